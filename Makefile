@@ -1,0 +1,37 @@
+# Every target sets up what it needs; nothing has to be done by hand.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: demo test test-long bench serve lint format setup
+
+demo: $(STAMP)
+	$(BIN)/steadyhand demo
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: $(STAMP)
+	$(BIN)/python -m bench
+
+serve: $(STAMP)
+	$(BIN)/steadyhand serve
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+	@sh tools/setup.sh $(VENV)
+	@touch $(STAMP)

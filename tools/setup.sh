@@ -1,0 +1,33 @@
+#!/bin/sh
+# Makes the virtual environment at $1 and installs the project into it, on a machine that may be new.
+# Debian's own packages are installed when root; otherwise the missing ones are named.
+set -eu
+venv=$1
+
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+
+missing=""
+need git git
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "installing:$missing"
+        apt-get update -qq
+        # shellcheck disable=SC2086  # one word a package
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    else
+        echo "Steadyhand needs these Debian packages first:$missing" >&2
+        echo "  sudo apt-get install$missing" >&2
+        exit 1
+    fi
+fi
+python3 - <<'PY' || exit 1
+import sys
+if sys.version_info < (3, 11):
+    sys.exit(f"Steadyhand needs Python 3.11 or newer; python3 here is {sys.version.split()[0]}")
+PY
+
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
