@@ -1,0 +1,153 @@
+"""Agents and workspaces: named ways to run, and where. Pure.
+
+An `Agent` is what a caller may ask for by name. Its `definition` is a Markdown file with frontmatter, as the
+CLI reads it; an agent without one is the CLI's default agent with the profile's model, tools and limits.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from steadyhand.errors import InvalidRequest
+from steadyhand.job import MICROS
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, dashes or underscores"
+
+Trust = Literal["none", "instructions", "full"]
+Mode = Literal["checkout", "in_place"]
+RunnerMode = Literal["stream", "plain"]
+
+SAFE_KEYS = ("name", "description", "tools", "model")
+"""Frontmatter that a definition keeps below full trust; the rest could bring hooks or servers along."""
+
+
+def agent_name(raw: str) -> str:
+    """Give the name that `raw` means: a path to a definition means its last part without `.md`.
+
+    Raises `InvalidRequest` at `/agent` when that is not a name.
+    """
+    name = raw.rsplit("/", 1)[-1]
+    name = name.removesuffix(".md")
+    if NAME.fullmatch(name) is None:
+        raise InvalidRequest.at("/agent", f"is not an agent's name: {NAME_RULE}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One agent definition: `text` is the whole file as the CLI will be given it."""
+
+    name: str
+    description: str
+    text: str
+    origin: Literal["workspace", "data_dir"]
+
+
+def parse_definition(
+    stem: str, text: str, *, origin: Literal["workspace", "data_dir"], full: bool = False
+) -> Definition | None:
+    """Read a definition file; null when it is not one (no frontmatter, or no usable name).
+
+    Below full trust only `SAFE_KEYS` are kept. `stem` is the file's name without `.md`, used when the
+    frontmatter has no name.
+    """
+    if not text.startswith("---"):
+        return None
+    head, separator, body = text[3:].partition("\n---")
+    if not separator:
+        return None
+    try:
+        keys: Any = yaml.safe_load(head)
+    except (yaml.YAMLError, RecursionError):
+        return None
+    if not isinstance(keys, dict):
+        return None
+    name = str(keys.get("name") or stem)
+    if NAME.fullmatch(name) is None:
+        return None
+    kept = {str(k): v for k, v in keys.items() if full or k in SAFE_KEYS}
+    kept["name"] = name
+    description = str(keys.get("description") or name)
+    kept["description"] = description
+    front = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    prompt = body.partition("\n")[2]
+    return Definition(name, description, f"---\n{front}---\n{prompt}", origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A named way to run. What is null falls to the service's defaults; `tools` null means all of the CLI's."""
+
+    name: str
+    description: str = ""
+    runner: str = "claude"
+    definition: str | None = None
+    """The name of the definition that is given to the CLI as `--agent`; null runs the CLI's default agent."""
+    workspace: str | None = None
+    """A workspace's name; null is the default workspace; `scratch` is an empty checkout."""
+    model: str | None = None
+    budget_micros: int | None = None
+    timeout_seconds: float | None = None
+    idle_timeout_seconds: float | None = None
+    tools: tuple[str, ...] | None = None
+    max_turns: int | None = None
+    effort: str | None = None
+    append_system_prompt: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    lean: bool = False
+    """Leave out what a chat without tools does not need; a request is then 9 KB in place of 51 KB."""
+
+
+SCRATCH = "scratch"
+"""The name of the workspace that is an empty directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A repository, a ref and a policy. `repository` null is an empty scratch checkout."""
+
+    name: str
+    repository: str | None = None
+    ref: str | None = None
+    mode: Mode = "checkout"
+    trust: Trust = "instructions"
+    trusted_refs: tuple[str, ...] = ()
+    """The refs on which `full` trust holds; on others it is `instructions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a job gets that does not say. Seconds and micro-dollars."""
+
+    agent: str = "claude"
+    workspace: str | None = None
+    budget_micros: int = 5 * MICROS
+    timeout_seconds: float = 2700
+    idle_timeout_seconds: float = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that a job may ask for. Seconds and micro-dollars; null is no limit."""
+
+    max_budget_micros: int | None = None
+    max_timeout_seconds: float | None = None
+
+
+BUILT_IN: Mapping[str, Agent] = {
+    "claude": Agent("claude", "Claude with all its tools, in the default workspace."),
+    "chat": Agent(
+        "chat",
+        "Claude without tools, lean and cheap, for plain conversation.",
+        workspace=SCRATCH,
+        tools=(),
+        budget_micros=MICROS // 4,
+        timeout_seconds=120,
+        lean=True,
+    ),
+}
+"""The agents that are there with no configuration at all."""

@@ -1,0 +1,157 @@
+"""What happens in a job, as typed and numbered events. Pure.
+
+A body is one of the classes below; `type` is its name on the wire and its fields are its `data`
+(contract.md, B). `TextDelta` is live only: it has no number and is never stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """A job moved along an edge; `source` is null for its acceptance."""
+
+    type: ClassVar[str] = "state.changed"
+    source: str | None
+    target: str
+    outcome: str | None = None
+    reason: str | None = None
+    parked_until: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole message of the agent (or a person's turn within the run)."""
+
+    type: ClassVar[str] = "message"
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What the model thought before it spoke."""
+
+    type: ClassVar[str] = "thinking"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """A tool call, as the model asked for it."""
+
+    type: ClassVar[str] = "tool.started"
+    tool_id: str
+    name: str
+    input: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished:
+    """What a tool answered; `output` is text, cut at 64 KiB when `truncated`."""
+
+    type: ClassVar[str] = "tool.finished"
+    tool_id: str
+    is_error: bool
+    output: str
+    truncated: bool
+    duration_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReported:
+    """Tokens of one model turn or of the run so far, with the cost when it is known (decimal dollars)."""
+
+    type: ClassVar[str] = "usage"
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+    turns: int
+    cost_usd: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EgressRefused:
+    """The agent asked for a host that it may not reach."""
+
+    type: ClassVar[str] = "egress.refused"
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something the caller should know."""
+
+    type: ClassVar[str] = "warning"
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of a message under way. Live only."""
+
+    type: ClassVar[str] = "text.delta"
+    message_id: str
+    text: str
+
+
+Body = StateChanged | Message | Thinking | ToolStarted | ToolFinished | UsageReported | EgressRefused | Warned
+"""What is numbered and stored."""
+
+BODIES: Mapping[str, type[Body]] = {
+    kind.type: kind
+    for kind in (
+        StateChanged,
+        Message,
+        Thinking,
+        ToolStarted,
+        ToolFinished,
+        UsageReported,
+        EgressRefused,
+        Warned,
+    )
+}
+
+_RENAMED = {"source": "from", "target": "to"}
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event before the store has numbered it."""
+
+    run: int
+    at: datetime
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A durable event: `seq` counts from 1 within its job, without gaps, on across runs."""
+
+    seq: int
+    job_id: str
+    run: int
+    at: datetime
+    type: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A piece of text on its way to those who follow now."""
+
+    job_id: str
+    run: int
+    at: datetime
+    body: TextDelta
+
+
+def data_of(body: Body | TextDelta) -> dict[str, Any]:
+    """Give a body's `data` as it stands on the wire."""
+    plain = asdict(body)
+    return {_RENAMED.get(name, name): value for name, value in plain.items()}

@@ -1,0 +1,237 @@
+"""Jobs, their runs and their states. Pure: no clock, no input or output."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal, get_args
+
+from steadyhand.errors import Conflict
+
+MICROS = 1_000_000
+"""Micro-dollars in a dollar; every amount of ours is an integer of them."""
+
+
+class State(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PARKED = "parked"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens unless somebody asks for it."""
+        return self in ENDED
+
+
+class Mover(StrEnum):
+    """Who moves a job along an edge."""
+
+    CALLER = "caller"  # by a request
+    WORKER = "worker"  # by what a run came to
+    NODE = "node"  # by its start, its stop or its clock
+
+
+ENDED = frozenset(
+    {State.COMPLETED, State.FAILED, State.TIMEOUT, State.CANCELLED, State.INTERRUPTED, State.ERROR}
+)
+
+_S, _M = State, Mover
+
+MOVES: Mapping[tuple[State, State], frozenset[Mover]] = {
+    (_S.QUEUED, _S.RUNNING): frozenset({_M.WORKER}),
+    (_S.QUEUED, _S.CANCELLED): frozenset({_M.CALLER}),
+    (_S.QUEUED, _S.ERROR): frozenset({_M.NODE, _M.WORKER}),
+    (_S.RUNNING, _S.COMPLETED): frozenset({_M.WORKER}),
+    (_S.RUNNING, _S.FAILED): frozenset({_M.WORKER}),
+    (_S.RUNNING, _S.TIMEOUT): frozenset({_M.WORKER}),
+    (_S.RUNNING, _S.CANCELLED): frozenset({_M.WORKER}),
+    (_S.RUNNING, _S.INTERRUPTED): frozenset({_M.WORKER, _M.NODE}),
+    (_S.RUNNING, _S.ERROR): frozenset({_M.WORKER}),
+    (_S.RUNNING, _S.PARKED): frozenset({_M.WORKER}),
+    (_S.RUNNING, _S.WAITING): frozenset({_M.WORKER}),
+    (_S.PARKED, _S.QUEUED): frozenset({_M.NODE}),
+    (_S.WAITING, _S.QUEUED): frozenset({_M.CALLER}),
+    (_S.PARKED, _S.CANCELLED): frozenset({_M.CALLER}),
+    (_S.WAITING, _S.CANCELLED): frozenset({_M.CALLER}),
+    (_S.PARKED, _S.TIMEOUT): frozenset({_M.NODE}),
+    (_S.WAITING, _S.TIMEOUT): frozenset({_M.NODE}),
+    (_S.PARKED, _S.ERROR): frozenset({_M.NODE}),
+    (_S.WAITING, _S.ERROR): frozenset({_M.NODE}),
+    (_S.COMPLETED, _S.QUEUED): frozenset({_M.CALLER}),
+    (_S.INTERRUPTED, _S.QUEUED): frozenset({_M.CALLER, _M.NODE}),
+    (_S.FAILED, _S.QUEUED): frozenset({_M.CALLER}),
+    (_S.TIMEOUT, _S.QUEUED): frozenset({_M.CALLER}),
+    (_S.CANCELLED, _S.QUEUED): frozenset({_M.CALLER}),
+    (_S.ERROR, _S.QUEUED): frozenset({_M.CALLER}),
+}
+"""Every edge there is, and who may take it. What is not here cannot happen."""
+
+
+def advance(source: State, target: State) -> State:
+    """Give `target` when the edge exists, else raise `Conflict` (`invalid_state`)."""
+    if (source, target) not in MOVES:
+        raise Conflict(f"A job that is {source} cannot become {target}.")
+    return target
+
+
+OnInterrupt = Literal["auto", "resume", "restart", "fail"]
+Publish = Literal["none", "branch"]
+Origin = Literal["api", "classic", "openai", "schedule"]
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[str, ...] = get_args(Effort)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A run's outcome as stored: a type from `outcome.OUTCOMES` and one line of detail."""
+
+    type: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One earlier turn of a conversation: `content` is text or a list of content blocks."""
+
+    role: Literal["user", "assistant"]
+    content: str | tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of all runs together, and model turns; cache reads and writes are apart from `input_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    turns: int = 0
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Give the sum."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_input_tokens + other.cache_read_input_tokens,
+            self.cache_creation_input_tokens + other.cache_creation_input_tokens,
+            self.turns + other.turns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job cost, in micro-dollars. `source` is `reported` while only the CLI's own figure is known."""
+
+    micros: int = 0
+    source: Literal["reported", "ledger"] = "reported"
+    priced: bool = True
+    reported_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a job did to its checkout: commits from `base` to `head`, and the size of the diff."""
+
+    base: str
+    head: str
+    files: int
+    insertions: int
+    deletions: int
+    branch: str | None = None
+    published: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the caller should know, though it did not end the job."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why an ended job is not `completed`."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One attempt at a job. `supervisor` and `supervisor_started` (clock ticks since boot) know its process."""
+
+    number: int
+    state: State
+    outcome: Verdict | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    node: str | None = None
+    supervisor: int | None = None
+    supervisor_started: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One request for work. Amounts are micro-dollars, times carry a zone, durations are seconds."""
+
+    id: str
+    prompt: str
+    agent: str
+    api_key_id: str
+    created_at: datetime
+    budget_micros: int
+    timeout_seconds: float
+    idle_timeout_seconds: float
+    state: State = State.QUEUED
+    runner: str = "claude"
+    origin: Origin = "api"
+    model: str | None = None
+    workspace: str | None = None
+    ref: str | None = None
+    commit: str | None = None
+    priority: int = 0
+    metadata: Mapping[str, Any] | None = None
+    title: str | None = None
+    output_schema: Mapping[str, Any] | None = None
+    on_interrupt: OnInterrupt = "auto"
+    publish: Publish = "none"
+    expires_in_seconds: float | None = None
+    max_turns: int | None = None
+    effort: str | None = None
+    append_system_prompt: str | None = None
+    history: tuple[Turn, ...] = ()
+    session_id: str | None = None
+    parent_job_id: str | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    parked_until: datetime | None = None
+    outcome: Verdict | None = None
+    runs: tuple[Run, ...] = ()
+    answer: str | None = None
+    structured_output: Any = None
+    usage: Usage = field(default_factory=Usage)
+    cost: Cost = field(default_factory=Cost)
+    changes: Changes | None = None
+    warnings: tuple[Notice, ...] = ()
+    error: Fault | None = None
+    last_event: int = 0
+    sequence: int = 0
+    """The store's order of acceptance; 0 until stored."""
+
+    @property
+    def run(self) -> int:
+        """The number of the newest run, 0 before the first."""
+        return self.runs[-1].number if self.runs else 0

@@ -1,0 +1,165 @@
+"""Judging a run from all evidence, never from the exit code alone. Pure.
+
+`OUTCOMES` is the closed list: each type, the state it means, and what it says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from steadyhand.job import Fault, State, Usage, Verdict
+
+
+class Stop(StrEnum):
+    """Why Steadyhand stopped a run; the first reason given wins."""
+
+    DEADLINE = "deadline"
+    IDLE = "idle"
+    CANCEL = "cancel"
+    SHUTDOWN = "shutdown"
+
+
+class Meaning(NamedTuple):
+    """What an outcome says: the state of its job, whether asking again may help, and in a sentence why."""
+
+    state: State
+    retryable: bool
+    text: str
+
+
+OUTCOMES: Mapping[str, Meaning] = {
+    "success": Meaning(State.COMPLETED, False, "The agent finished its work."),
+    "agent_error": Meaning(State.FAILED, True, "The agent ended with an error of its own."),
+    "refused": Meaning(State.FAILED, False, "The model refused the request."),
+    "empty": Meaning(State.FAILED, True, "The agent ended well and said nothing."),
+    "no_result": Meaning(State.FAILED, True, "The agent ended without a result."),
+    "budget": Meaning(State.FAILED, False, "The budget was spent."),
+    "max_turns": Meaning(State.FAILED, False, "The limit of turns was reached."),
+    "invalid_output": Meaning(State.FAILED, True, "The answer does not fit the output schema."),
+    "rate_limited": Meaning(State.FAILED, True, "The model's rate limit was reached."),
+    "unauthorized": Meaning(State.FAILED, False, "The model's service did not accept the credential."),
+    "model_error": Meaning(State.FAILED, True, "The model's service answered with an error."),
+    "unknown_agent": Meaning(State.FAILED, False, "Nobody defined the agent that was asked for."),
+    "killed": Meaning(State.FAILED, True, "The agent was killed by something that was not Steadyhand."),
+    "timeout": Meaning(State.TIMEOUT, True, "The deadline passed."),
+    "stalled": Meaning(State.TIMEOUT, True, "Nothing was heard from the agent for the idle limit."),
+    "cancelled": Meaning(State.CANCELLED, False, "It was cancelled."),
+    "interrupted": Meaning(State.INTERRUPTED, True, "The node stopped under it."),
+    "not_started": Meaning(State.ERROR, True, "The agent's process could not be started."),
+    "workspace": Meaning(State.ERROR, True, "The workspace could not be made ready."),
+    "expired": Meaning(State.ERROR, True, "It waited longer in the queue than it was good for."),
+    "internal": Meaning(State.ERROR, True, "Steadyhand failed; the service's log has the cause."),
+}
+
+_STOPPED = {
+    Stop.DEADLINE: "timeout",
+    Stop.IDLE: "stalled",
+    Stop.CANCEL: "cancelled",
+    Stop.SHUTDOWN: "interrupted",
+}
+_SUBTYPES = {
+    "error_max_turns": "max_turns",
+    "error_max_budget_usd": "budget",
+    "error_max_structured_output_retries": "invalid_output",
+}
+_STATUSES = {401: "unauthorized", 402: "budget", 403: "unauthorized", 429: "rate_limited"}
+_DETAIL_LIMIT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The CLI's own result object, read: `raw` is that object as it came."""
+
+    subtype: str
+    is_error: bool
+    text: str | None
+    structured_output: Any = None
+    api_error_status: int | None = None
+    stop_reason: str | None = None
+    errors: tuple[str, ...] = ()
+    session_id: str | None = None
+    cost_micros: int | None = None
+    usage: Usage | None = None
+    raw: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of how a run ended. `exit_code` is null when a signal ended the agent."""
+
+    stop: Stop | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    result: Result | None = None
+    stderr: str = ""
+    unknown_agent: bool = False
+    wants_schema: bool = False
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Say what a run came to.
+
+    A result that came before a stop was asked for still counts as stopped: the caller was told so.
+    """
+    if evidence.stop is not None:
+        return _verdict(_STOPPED[evidence.stop])
+    if evidence.unknown_agent:
+        return _verdict("unknown_agent", _last_line(evidence.stderr))
+    if evidence.result is None:
+        return _without_result(evidence)
+    return _with_result(evidence.result, evidence)
+
+
+def _without_result(evidence: Evidence) -> Verdict:
+    if evidence.signal is not None:
+        return _verdict("killed", f"signal {evidence.signal}")
+    if evidence.exit_code:
+        detail = _last_line(evidence.stderr) or f"exit code {evidence.exit_code}"
+        return _verdict("unknown_agent" if _names_unknown_agent(detail) else "agent_error", detail)
+    return _verdict("no_result", "exit code 0")
+
+
+def _with_result(result: Result, evidence: Evidence) -> Verdict:
+    said = "; ".join(result.errors) or result.text
+    if result.subtype in _SUBTYPES:
+        return _verdict(_SUBTYPES[result.subtype], said)
+    if result.api_error_status is not None:
+        return _verdict(_STATUSES.get(result.api_error_status, "model_error"), said)
+    if result.stop_reason == "refusal":
+        return _verdict("refused", said)
+    if result.is_error or result.subtype != "success":
+        return _verdict("agent_error", said or result.subtype)
+    if evidence.signal is not None:
+        return _verdict("killed", f"signal {evidence.signal} after its result")
+    if evidence.exit_code:
+        detail = _last_line(evidence.stderr) or f"exit code {evidence.exit_code}"
+        return _verdict("agent_error", detail)
+    if evidence.wants_schema and result.structured_output is None:
+        return _verdict("invalid_output", "no structured output came")
+    if not (result.text or "").strip() and result.structured_output is None:
+        return _verdict("empty")
+    return _verdict("success")
+
+
+def fault_of(verdict: Verdict) -> Fault | None:
+    """Give the `error` of an ended job: null for a success, else code, message and whether to try again."""
+    meaning = OUTCOMES[verdict.type]
+    if meaning.state is State.COMPLETED:
+        return None
+    message = meaning.text if verdict.detail is None else f"{meaning.text} {verdict.detail}"
+    return Fault(code=verdict.type, message=message, retryable=meaning.retryable)
+
+
+def _verdict(kind: str, detail: str | None = None) -> Verdict:
+    one_line = " ".join(detail.split())[:_DETAIL_LIMIT] if detail else None
+    return Verdict(kind, one_line or None)
+
+
+def _last_line(text: str) -> str | None:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else None
+
+
+def _names_unknown_agent(line: str) -> bool:
+    return line.startswith("--agent '") and "not found. Available agents:" in line
