@@ -413,3 +413,16 @@ class Runner(Protocol):
         call stops the agent as well. Raises `SpawnError` when there was nothing to run.
         """
         ...
+
+
+# --- the doctor --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that `doctor` looked at; `remedy` says what to do when it is not `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
