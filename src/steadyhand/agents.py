@@ -151,3 +151,28 @@ BUILT_IN: Mapping[str, Agent] = {
     ),
 }
 """The agents that are there with no configuration at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What can be asked for by name: configured agents over built-in ones, and configured workspaces."""
+
+    agents: Mapping[str, Agent] = field(default_factory=lambda: dict(BUILT_IN))
+    workspaces: Mapping[str, Workspace] = field(default_factory=dict)
+    defaults: Defaults = field(default_factory=Defaults)
+    limits: Limits = field(default_factory=Limits)
+
+    def agent(self, name: str) -> Agent:
+        """Give the agent of this name; one that is not configured needs a definition of that name."""
+        return self.agents.get(name) or Agent(name, definition=name)
+
+    def workspace(self, name: str | None) -> Workspace:
+        """Give a configured workspace, the scratch one for null, or one for a path or a URL."""
+        if name is None or name == SCRATCH:
+            return Workspace(SCRATCH)
+        return self.workspaces.get(name) or Workspace(name, repository=name)
+
+    def workspace_name(self, agent: Agent) -> str | None:
+        """Say where an agent works when the job does not: null is the scratch checkout."""
+        name = agent.workspace if agent.workspace is not None else self.defaults.workspace
+        return None if name == SCRATCH else name

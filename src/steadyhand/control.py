@@ -1,0 +1,445 @@
+"""The verbs: what callers can ask of the service, whatever door they come through."""
+
+import asyncio
+import difflib
+import math
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from steadyhand.agents import SCRATCH, Agent, Catalogue, Definition, Workspace
+from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, WorkspaceError
+from steadyhand.events import Draft, Event, Live, StateChanged
+from steadyhand.job import ENDED, Job, OnInterrupt, Origin, State, Turn, Verdict, advance
+from steadyhand.outcome import fault_of
+from steadyhand.ports import (
+    Added,
+    Checkouts,
+    Filter,
+    Idempotency,
+    Load,
+    Page,
+    Queue,
+    RunOutput,
+    Scope,
+    Store,
+)
+from steadyhand.record import Feed, Recorder
+
+_T = TypeVar("_T")
+_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the id of the key and what it may do."""
+
+    key_id: str
+    scopes: frozenset[Scope]
+
+    def require(self, scope: Scope) -> None:
+        """Raise `Forbidden` (`scope_missing`) without this scope; `admin` holds them all."""
+        if not self.may(scope):
+            raise Forbidden(f"This key lacks the scope {scope!r}.")
+
+    def may(self, scope: Scope) -> bool:
+        """Say whether this key has the scope."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request for work, already of the right types. Null falls to the agent's value, then the service's.
+
+    `strict` refuses an agent that nobody defined; the classic routes accept it and let the run fail.
+    """
+
+    prompt: str
+    agent: str | None = None
+    model: str | None = None
+    workspace: str | None = None
+    ref: str | None = None
+    budget_micros: int | None = None
+    timeout_seconds: float | None = None
+    idle_timeout_seconds: float | None = None
+    priority: int = 0
+    metadata: dict[str, Any] | None = None
+    title: str | None = None
+    output_schema: dict[str, Any] | None = None
+    on_interrupt: OnInterrupt = "auto"
+    expires_in_seconds: float | None = None
+    max_turns: int | None = None
+    effort: str | None = None
+    append_system_prompt: str | None = None
+    history: tuple[Turn, ...] = ()
+    origin: Origin = "api"
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An agent that can be asked for, with what a job of it gets when it does not say."""
+
+    agent: Agent
+    workspace: str | None
+    budget_micros: int
+    timeout_seconds: float
+    idle_timeout_seconds: float
+
+
+def new_job_id() -> str:
+    """Make an id: 12 lower-case hexadecimal digits."""
+    return secrets.token_hex(6)
+
+
+class Control:
+    """The verbs over the ports. Every one takes the caller and checks what that key may do."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        queue: Queue,
+        checkouts: Checkouts,
+        feed: Feed,
+        catalogue: Catalogue,
+        clock: Callable[[], datetime],
+        new_id: Callable[[], str] = new_job_id,
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._checkouts = checkouts
+        self._feed = feed
+        self._recorder = Recorder(store, feed)
+        self._clock = clock
+        self._new_id = new_id
+        self.catalogue = catalogue
+
+    # --- asking for work -------------------------------------------------------------------
+
+    async def submit(
+        self, caller: Caller, submission: Submission, idempotency: Idempotency | None = None
+    ) -> Added:
+        """Accept a job: it is durable when this returns.
+
+        Raises `InvalidRequest`, `Forbidden`, and `TryLater` when there is no room; then nothing is stored.
+        """
+        caller.require("submit")
+        if idempotency is not None:
+            known = await self._store.replay(caller.key_id, idempotency)
+            if known is not None:
+                return Added(known, replayed=True)
+        name = submission.agent or self.catalogue.defaults.agent
+        agent = self.catalogue.agent(name)
+        workspace = self._workspace_of(caller, submission, agent)
+        if submission.strict and name not in self.catalogue.agents:
+            await self._require_defined(name, workspace)
+        job = self._job_of(caller, submission, agent, workspace)
+        accepted = Draft(0, job.created_at, StateChanged(None, State.QUEUED))
+        return await self._queue.admit(job, [accepted], idempotency)
+
+    def _job_of(self, caller: Caller, asked: Submission, agent: Agent, workspace: str | None) -> Job:
+        defaults, limits = self.catalogue.defaults, self.catalogue.limits
+        budget = _first(asked.budget_micros, agent.budget_micros, defaults.budget_micros)
+        timeout = _first(asked.timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
+        if limits.max_budget_micros is not None and budget > limits.max_budget_micros:
+            most = limits.max_budget_micros / 1_000_000
+            raise InvalidRequest.at("/budget_usd", f"is above the limit of {most:g}", code="limit_exceeded")
+        if limits.max_timeout_seconds is not None and timeout > limits.max_timeout_seconds:
+            most = limits.max_timeout_seconds
+            raise InvalidRequest.at(
+                "/timeout_seconds", f"is above the limit of {most:g}", code="limit_exceeded"
+            )
+        now = self._clock()
+        return Job(
+            id=self._new_id(),
+            prompt=asked.prompt,
+            agent=agent.name,
+            runner=agent.runner,
+            api_key_id=caller.key_id,
+            created_at=now,
+            queued_at=now,
+            budget_micros=budget,
+            timeout_seconds=timeout,
+            idle_timeout_seconds=_first(
+                asked.idle_timeout_seconds, agent.idle_timeout_seconds, defaults.idle_timeout_seconds
+            ),
+            origin=asked.origin,
+            model=asked.model or agent.model,
+            workspace=workspace,
+            ref=asked.ref or self.catalogue.workspace(workspace).ref,
+            priority=asked.priority,
+            metadata=asked.metadata,
+            title=asked.title,
+            output_schema=asked.output_schema,
+            on_interrupt=asked.on_interrupt,
+            expires_in_seconds=asked.expires_in_seconds,
+            max_turns=asked.max_turns or agent.max_turns,
+            effort=asked.effort or agent.effort,
+            append_system_prompt=asked.append_system_prompt or agent.append_system_prompt,
+            history=asked.history,
+        )
+
+    def _workspace_of(self, caller: Caller, asked: Submission, agent: Agent) -> str | None:
+        name = asked.workspace
+        if name is None:
+            name = self.catalogue.workspace_name(agent)
+            if name is None and asked.ref is not None:
+                raise InvalidRequest.at("/ref", "needs a workspace; this agent has none")
+            return name
+        if name in self.catalogue.workspaces:
+            return name
+        if name == SCRATCH:
+            return None
+        if not (name.startswith("/") or _URL.fullmatch(name)):
+            known = sorted(self.catalogue.workspaces)
+            raise InvalidRequest.at(
+                "/workspace", f"is not known{_nearest(name, known)}", code="unknown_workspace"
+            )
+        if not caller.may("workspace:any"):
+            raise Forbidden(
+                "A path or a URL as workspace needs the scope 'workspace:any'.", code="workspace_not_allowed"
+            )
+        return name
+
+    async def _require_defined(self, name: str, workspace: str | None) -> None:
+        definitions = await self._checkouts.definitions(self.catalogue.workspace(workspace))
+        if name not in definitions:
+            known = sorted({*self.catalogue.agents, *definitions})
+            raise InvalidRequest.at("/agent", f"is not known{_nearest(name, known)}", code="unknown_agent")
+
+    # --- reading ---------------------------------------------------------------------------
+
+    async def get(self, caller: Caller, job_id: str) -> Job:
+        """Give a job that the caller may see, else raise `NotFound`."""
+        caller.require("read")
+        job = await self._store.get(job_id)
+        if job is None or not (job.api_key_id == caller.key_id or caller.may("read:all")):
+            raise NotFound("Job not found")
+        return job
+
+    async def page(self, caller: Caller, which: Filter, limit: int, cursor: str | None) -> Page:
+        """List jobs that the caller may see, newest first."""
+        caller.require("read")
+        if not caller.may("read:all"):
+            if which.api_key_id not in (None, caller.key_id):
+                return Page([], None)
+            which = replace(which, api_key_id=caller.key_id)
+        return await self._store.page(which, limit, cursor)
+
+    def position(self, job: Job) -> int | None:
+        """Give a queued job's place in the queue, 1 being next."""
+        return self._queue.position(job.id) if job.state is State.QUEUED else None
+
+    def load(self) -> Load:
+        """Say how full the service is."""
+        return self._queue.load()
+
+    async def wait(self, caller: Caller, job_id: str, seconds: float) -> Job:
+        """Give the job once it has ended, or as it stands after that many seconds."""
+        with self._feed.subscribe(job_id) as subscription:
+            job = await self.get(caller, job_id)
+            try:
+                async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
+                    while not job.state.ended and not subscription.closed:
+                        await subscription.take()
+                        job = await self.get(caller, job_id)
+            except TimeoutError:
+                job = await self.get(caller, job_id)
+        return job
+
+    async def events(self, caller: Caller, job_id: str, after: int, limit: int) -> Sequence[Event]:
+        """Give a page of a job's events."""
+        await self.get(caller, job_id)
+        return await self._store.events(job_id, after, limit)
+
+    async def follow(self, caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[Event | Live]:
+        """Give a job's events after `after`, then those that come, with live text, until it has ended."""
+        with self._feed.subscribe(job_id) as subscription:
+            seen = after
+            while True:
+                subscription.lagged = False
+                job = await self.get(caller, job_id)
+                async for event in self._stored(job_id, seen):
+                    seen = event.seq
+                    yield event
+                if subscription.closed or (job.state.ended and seen >= job.last_event):
+                    return
+                again = False
+                while not again:
+                    for item in await subscription.take():
+                        if isinstance(item, Live):
+                            yield item
+                        elif item.seq == seen + 1:
+                            seen = item.seq
+                            yield item
+                            again = again or _ends(item)
+                        elif item.seq > seen:
+                            subscription.lagged = True
+                            break
+                    again = again or subscription.lagged or subscription.closed
+
+    async def _stored(self, job_id: str, after: int) -> AsyncIterator[Event]:
+        while batch := await self._store.events(job_id, after):
+            for event in batch:
+                yield event
+            after = batch[-1].seq
+
+    async def output(self, caller: Caller, job_id: str) -> RunOutput | None:
+        """Give what a job's newest run printed."""
+        await self.get(caller, job_id)
+        return await self._store.output(job_id)
+
+    async def diff(self, caller: Caller, job_id: str) -> Path:
+        """Give the file with the job's diff; raises `Conflict` (`not_ready`) before its end."""
+        return await self._kept(caller, job_id, self._checkouts.files(job_id).diff, "diff")
+
+    async def transcript(self, caller: Caller, job_id: str) -> Path:
+        """Give the file with the agent's own record; raises `Conflict` (`not_ready`) before its end."""
+        return await self._kept(caller, job_id, self._checkouts.files(job_id).transcript, "transcript")
+
+    async def _kept(self, caller: Caller, job_id: str, path: Path, what: str) -> Path:
+        job = await self.get(caller, job_id)
+        if not job.state.ended:
+            raise Conflict(
+                f"The job is {job.state}; its {what} is there when it has ended.", code="not_ready"
+            )
+        if not await asyncio.to_thread(path.is_file):
+            raise NotFound(f"This job has no {what}.")
+        return path
+
+    # --- moving ----------------------------------------------------------------------------
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Cancel: a queued job at once, a running one as soon as nothing of it is alive."""
+        caller.require("cancel")
+        job = await self.get(caller, job_id)
+        if job.state.ended:
+            return job
+        found = await self._queue.cancel(job_id)
+        if found == "stopping":
+            return await self.get(caller, job_id)
+        verdict = Verdict("cancelled")
+        now = self._clock()
+        drafts = [Draft(job.run, now, StateChanged(job.state, State.CANCELLED, outcome=verdict.type))]
+        try:
+            return await self._recorder.change(
+                job_id,
+                frozenset({State.QUEUED, State.PARKED, State.WAITING}),
+                lambda old: replace(
+                    old,
+                    state=advance(old.state, State.CANCELLED),
+                    outcome=verdict,
+                    error=fault_of(verdict),
+                    finished_at=now,
+                ),
+                drafts,
+            )
+        except Conflict:
+            return await self.get(caller, job_id)
+
+    async def retry(self, caller: Caller, job_id: str, after_run: int | None = None) -> Job:
+        """Queue an ended job for a new run from the start; with `after_run` a repeat of the call is harmless."""
+        caller.require("submit")
+        job = await self.get(caller, job_id)
+        if after_run is not None and job.run > after_run:
+            return job
+        if after_run is not None and job.run == after_run and not job.state.ended:
+            return job if job.state is State.QUEUED else self._not_ended(job)
+        if not job.state.ended:
+            self._not_ended(job)
+        now = self._clock()
+        drafts = [Draft(job.run, now, StateChanged(job.state, State.QUEUED, reason="retry"))]
+        job = await self._recorder.change(job_id, ENDED, lambda old: requeued(old, now), drafts)
+        await self._queue.readmit(job)
+        return job
+
+    @staticmethod
+    def _not_ended(job: Job) -> Job:
+        raise Conflict(f"The job is {job.state}; only an ended job can be retried.")
+
+    async def delete(self, caller: Caller, job_id: str) -> None:
+        """Forget an ended job and all that was kept of it."""
+        caller.require("cancel")
+        job = await self.get(caller, job_id)
+        if not job.state.ended:
+            raise Conflict(f"The job is {job.state}; cancel it first.")
+        await self._store.delete(job_id)
+        await self._checkouts.forget(job_id)
+
+    # --- what can be asked for -------------------------------------------------------------
+
+    async def agents(self, caller: Caller) -> Sequence[Offer]:
+        """Give the agents that can be asked for: configured, built in, and defined in the default workspace."""
+        caller.require("read")
+        found = dict(self.catalogue.agents)
+        for name, definition in (await self._definitions()).items():
+            known = found.get(name)
+            if known is None:
+                found[name] = Agent(name, definition.description, definition=name)
+            elif not known.description:
+                found[name] = replace(known, description=definition.description)
+        return [self._offer(found[name]) for name in sorted(found)]
+
+    async def _definitions(self) -> dict[str, Definition]:
+        workspace = self.catalogue.workspace(self.catalogue.defaults.workspace)
+        try:
+            return dict(await self._checkouts.definitions(workspace))
+        except WorkspaceError:
+            return {}  # the list still names what is configured; the job itself will say what is wrong
+
+    def _offer(self, agent: Agent) -> Offer:
+        defaults = self.catalogue.defaults
+        return Offer(
+            agent=agent,
+            workspace=self.catalogue.workspace_name(agent),
+            budget_micros=_first(agent.budget_micros, defaults.budget_micros),
+            timeout_seconds=_first(agent.timeout_seconds, defaults.timeout_seconds),
+            idle_timeout_seconds=_first(agent.idle_timeout_seconds, defaults.idle_timeout_seconds),
+        )
+
+    def workspaces(self, caller: Caller) -> Sequence[Workspace]:
+        """Give the configured workspaces."""
+        caller.require("read")
+        return [self.catalogue.workspaces[name] for name in sorted(self.catalogue.workspaces)]
+
+    async def check(self) -> None:
+        """Return when the service can work; raises what stands in the way. For readiness."""
+        await self._store.check()
+
+
+def requeued(job: Job, now: datetime) -> Job:
+    """Give an ended job as it stands queued for a new run: what it came to is cleared, its runs are kept."""
+    return replace(
+        job,
+        state=advance(job.state, State.QUEUED),
+        queued_at=now,
+        started_at=None,
+        finished_at=None,
+        outcome=None,
+        error=None,
+        answer=None,
+        structured_output=None,
+        changes=None,
+        warnings=(),
+        session_id=None,
+    )
+
+
+def _ends(event: Event) -> bool:
+    return event.type == StateChanged.type and event.data["to"] in ENDED
+
+
+def _first(*values: _T | None) -> _T:
+    return next(value for value in values if value is not None)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are: {', '.join(known)}" if known else ""

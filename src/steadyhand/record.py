@@ -1,0 +1,152 @@
+"""What happens is kept first and told second: followers never see a numbered event that could be lost."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from steadyhand.events import Body, Draft, Event, Live, TextDelta
+from steadyhand.job import Job, State
+from steadyhand.ports import Store
+
+BACKLOG = 1_000
+"""How many items wait for one slow follower before pieces of text are dropped and events are read again."""
+
+
+class Subscription:
+    """One follower's end of the feed. What it missed is in the store; `lagged` says to look there."""
+
+    def __init__(self) -> None:
+        self._items: deque[Event | Live] = deque()
+        self._ready = asyncio.Event()
+        self.lagged = False
+        self.closed = False
+
+    def put(self, item: Event | Live) -> None:
+        """Hand over an item, or note that there was no room."""
+        if len(self._items) < BACKLOG:
+            self._items.append(item)
+        elif isinstance(item, Event):
+            self.lagged = True
+        self._ready.set()
+
+    def close(self) -> None:
+        """End the feed: the service is stopping."""
+        self.closed = True
+        self._ready.set()
+
+    async def take(self) -> list[Event | Live]:
+        """Wait for items and take them all; empty when it lagged or was closed. The caller bounds the wait."""
+        await self._ready.wait()
+        self._ready.clear()
+        items = list(self._items)
+        self._items.clear()
+        return items
+
+
+class Feed:
+    """Tells those who follow a job on this node what happens in it."""
+
+    def __init__(self) -> None:
+        self._followers: dict[str, set[Subscription]] = {}
+        self._closed = False
+
+    @contextmanager
+    def subscribe(self, job_id: str) -> Iterator[Subscription]:
+        """Follow a job for the length of the block."""
+        subscription = Subscription()
+        if self._closed:
+            subscription.close()
+        self._followers.setdefault(job_id, set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            others = self._followers[job_id]
+            others.discard(subscription)
+            if not others:
+                del self._followers[job_id]
+
+    def publish(self, job_id: str, items: Sequence[Event | Live]) -> None:
+        """Tell everybody who follows this job."""
+        for subscription in self._followers.get(job_id, ()):
+            for item in items:
+                subscription.put(item)
+
+    def close(self) -> None:
+        """End every feed, now and later."""
+        self._closed = True
+        for subscriptions in self._followers.values():
+            for subscription in subscriptions:
+                subscription.close()
+
+
+class Recorder:
+    """Keeps changes and events, then publishes them."""
+
+    def __init__(self, store: Store, feed: Feed) -> None:
+        self._store = store
+        self._feed = feed
+
+    async def change(
+        self,
+        job_id: str,
+        expected: frozenset[State],
+        update: Callable[[Job], Job],
+        drafts: Sequence[Draft] = (),
+    ) -> Job:
+        """Change a job and tell its followers. Raises as `Store.change` does."""
+        job, events = await self._store.change(job_id, expected, update, drafts)
+        self._feed.publish(job_id, events)
+        return job
+
+    async def append(self, job_id: str, drafts: Sequence[Draft]) -> None:
+        """Keep events and tell the job's followers."""
+        self._feed.publish(job_id, await self._store.append(job_id, drafts))
+
+    def live(self, item: Live) -> None:
+        """Tell followers of a piece of text that is not kept."""
+        self._feed.publish(item.job_id, [item])
+
+
+class Journal:
+    """The events of one run on their way to the store: the agent is read on while a commit is under way.
+
+    `emit` waits only when more than `BACKLOG` events are on their way. `write` runs beside the run, in the
+    worker's task group, until `close`.
+    """
+
+    BATCH = 64
+
+    def __init__(self, recorder: Recorder, job_id: str, run: int, clock: Callable[[], datetime]) -> None:
+        self._recorder = recorder
+        self._job_id = job_id
+        self._run = run
+        self._clock = clock
+        self._drafts: asyncio.Queue[Draft | None] = asyncio.Queue(BACKLOG)
+
+    async def emit(self, body: Body | TextDelta) -> None:
+        """Take what happened; pieces of text go to the followers at once."""
+        if isinstance(body, TextDelta):
+            self._recorder.live(Live(self._job_id, self._run, self._clock(), body))
+        else:
+            await self._drafts.put(Draft(self._run, self._clock(), body))
+
+    async def close(self) -> None:
+        """Let `write` end once all is kept."""
+        await self._drafts.put(None)
+
+    async def write(self) -> None:
+        """Keep what was emitted, in order, as many at a time as are there."""
+        while (draft := await self._drafts.get()) is not None:
+            batch = [draft]
+            ended = False
+            while len(batch) < self.BATCH and not self._drafts.empty():
+                following = self._drafts.get_nowait()
+                if following is None:
+                    ended = True
+                    break
+                batch.append(following)
+            await self._recorder.append(self._job_id, batch)
+            if ended:
+                return
