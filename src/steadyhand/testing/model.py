@@ -1,0 +1,306 @@
+"""The scripted model: an HTTP server on loopback that speaks the Anthropic Messages API and plays scenarios.
+
+In a test: ``with ScriptedModel(scenario="ok") as model: ... model.url ...``; by hand:
+``python -m steadyhand.testing.model --port 0 --scenario ok``, which prints its address on the first line.
+It costs nothing, reaches nothing, and records every request for the test to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from steadyhand.testing import scenario as scenarios
+from steadyhand.testing import wire
+from steadyhand.testing.request import ModelRequest
+from steadyhand.testing.scenario import Failure, Scenario, Turn
+
+KEPT_REQUESTS = 2000
+MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5")
+
+
+class ScriptedModel:
+    """The server, in a thread of its own, on a free port of 127.0.0.1 unless told otherwise.
+
+    ``scenario`` is what is played when a prompt does not name one by ``[[scenario:NAME]]``. ``requests`` are the
+    calls for an answer, oldest first (the last 2,000), ``side_requests`` those the CLI makes for itself (titles
+    and the like), ``others`` the rest; ``totals`` the tokens that were reported, by the names of the API.
+    """
+
+    def __init__(
+        self,
+        scenario: str | Path | Scenario = "ok",
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        record: bool = True,
+    ) -> None:
+        self.scenario = scenario if isinstance(scenario, Scenario) else scenarios.load(scenario)
+        self._record = record
+        self._lock = threading.Lock()
+        self._requests: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
+        self._side: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
+        self._others: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
+        self._totals: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
+        self._calls = 0
+        self.closing = threading.Event()
+        self._server = _Server((host, port), self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> Self:
+        """Serve until ``close``; what ``with`` does."""
+        return self.__enter__()
+
+    def close(self) -> None:
+        """Stop serving; streams that are still open are cut."""
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+    @property
+    def url(self) -> str:
+        """The address to give as ``ANTHROPIC_BASE_URL``."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host if isinstance(host, str) else host.decode()}:{port}"
+
+    @property
+    def requests(self) -> list[ModelRequest]:
+        """The calls for an answer, oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def side_requests(self) -> list[ModelRequest]:
+        """The calls the CLI made for itself."""
+        with self._lock:
+            return list(self._side)
+
+    @property
+    def others(self) -> list[ModelRequest]:
+        """Every request that did not ask for a message."""
+        with self._lock:
+            return list(self._others)
+
+    @property
+    def calls(self) -> int:
+        """How many times an answer was asked for, retries included."""
+        with self._lock:
+            return self._calls
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The tokens reported in the answers so far, by the API's names."""
+        with self._lock:
+            return dict(self._totals)
+
+    def clear(self) -> None:
+        """Forget the recorded requests and the totals."""
+        with self._lock:
+            self._requests.clear()
+            self._side.clear()
+            self._others.clear()
+            self._totals.clear()
+            self._calls = 0
+
+    def receive(self, request: ModelRequest) -> None:
+        """Record one request."""
+        with self._lock:
+            if not request.path.startswith("/v1/messages") or "count_tokens" in request.path:
+                self._others.append(request)
+            elif request.is_side:
+                self._side.append(request)
+            else:
+                self._calls += 1
+                if self._record:
+                    self._requests.append(request)
+
+    def count(self, usage: dict[str, int]) -> None:
+        """Add the tokens of one answer to the totals."""
+        with self._lock:
+            self._totals.update(usage)
+
+    def turn_for(self, request: ModelRequest) -> Turn | Failure:
+        """What to answer: a turn, or the failure that stands in its place."""
+        if request.is_side:
+            return wire.side_turn(request)
+        try:
+            name = scenarios.marked(request)
+            playing = scenarios.load(name) if name else self.scenario
+        except scenarios.ScenarioError as error:
+            return Failure(status=400, type="invalid_request_error", message=str(error))
+        turn = scenarios.structured_turn(request, playing.turn_for(request.turn_index))
+        if turn.error and self._still_refused(request, turn.error):
+            return turn.error
+        return turn
+
+    def _still_refused(self, request: ModelRequest, failure: Failure) -> bool:
+        if not failure.times:
+            return True
+        with self._lock:
+            self._refused[request.digest] += 1
+            return self._refused[request.digest] <= failure.times
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], model: ScriptedModel) -> None:
+        self.model = model
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle is what some scenarios are about: no traceback for it."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = 120
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._receive({})
+        if self.path.startswith("/v1/models"):
+            self._json(200, wire.model_list(MODELS))
+        else:
+            self._json(404, wire.error_body("not_found_error", "no such route"))
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        try:
+            body = json.loads(self.rfile.read(length) or b"{}")
+        except ValueError:
+            self._json(400, wire.error_body("invalid_request_error", "the body is not JSON"))
+            return
+        request = self._receive(body)
+        path = self.path.partition("?")[0]
+        if path == "/v1/messages/count_tokens":
+            self._json(200, {"input_tokens": max(1, length // 4)})
+        elif path == "/v1/messages":
+            self._answer(request)
+        else:
+            self._json(404, wire.error_body("not_found_error", "no such route"))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Say nothing: the requests are recorded."""
+
+    def _receive(self, body: dict[str, Any]) -> ModelRequest:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = ModelRequest(method=self.command, path=self.path, headers=headers, body=body)
+        self.server.model.receive(request)
+        return request
+
+    def _answer(self, request: ModelRequest) -> None:
+        turn = self.server.model.turn_for(request)
+        if isinstance(turn, Failure):
+            self._fail(turn)
+            return
+        if turn.delay_seconds:
+            self.server.model.closing.wait(turn.delay_seconds)
+        message = wire.Message(turn, request)
+        if not request.is_side:
+            self.server.model.count(message.usage)
+        if request.body.get("stream"):
+            self._stream(message)
+        else:
+            self._json(200, message.whole())
+
+    def _fail(self, failure: Failure) -> None:
+        extra = {}
+        if failure.retry_after is not None:
+            extra["retry-after"] = failure.retry_after
+        if failure.should_retry is not None:
+            extra["x-should-retry"] = str(failure.should_retry).lower()
+        self._json(failure.status, wire.error_body(failure.type, failure.message), extra)
+
+    def _stream(self, message: wire.Message) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("cache-control", "no-cache")
+        self.send_header("request-id", message.id.replace("msg_", "req_"))
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for data in self._paced(message):
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if message.cut:
+            # The connection breaks in the middle of the answer, without the last chunk.
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _paced(self, message: wire.Message) -> Iterator[bytes]:
+        """The events as bytes; those without a pause between them go out together."""
+        pause = message.turn.pace_ms / 1000
+        waiting = b""
+        for event in message.events():
+            waiting += wire.sse(event)
+            if event["type"] == "content_block_delta" and pause:
+                yield waiting
+                waiting = b""
+                if self.server.model.closing.wait(pause):
+                    return
+        if waiting:
+            yield waiting
+
+    def _json(self, status: int, body: dict[str, Any], extra: dict[str, str] | None = None) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.send_header("request-id", "req_scripted")
+        for name, value in (extra or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until interrupted; the address is the first line on stdout."""
+    parser = argparse.ArgumentParser(description="The scripted model on loopback.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--scenario", default="ok", help="one of: " + ", ".join(scenarios.names()))
+    options = parser.parse_args(argv)
+    try:
+        model = ScriptedModel(scenario=options.scenario, host=options.host, port=options.port, record=False)
+    except scenarios.ScenarioError as error:
+        parser.error(str(error))
+    with model:
+        print(model.url, flush=True)  # noqa: T201 - the first line is how the caller learns the port
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""One request to the scripted model, and what can be read from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+_CWD = re.compile(r"(?:Primary working directory|Working directory): (\S[^\n<]*)")
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A request as it came in: method, path, headers (names in lower case) and the JSON body."""
+
+    method: str
+    path: str
+    headers: dict[str, str] = field(repr=False)
+    body: dict[str, Any] = field(repr=False)
+
+    @property
+    def model(self) -> str:
+        """The model that was asked for."""
+        return str(self.body.get("model", ""))
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The conversation as it was sent."""
+        messages = self.body.get("messages")
+        return messages if isinstance(messages, list) else []
+
+    @property
+    def system(self) -> str:
+        """The system prompt as one text."""
+        return text_of(self.body.get("system"))
+
+    @property
+    def tools(self) -> list[str]:
+        """The names of the tools the model may call."""
+        return [str(tool.get("name")) for tool in self.body.get("tools") or []]
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """The conversation as pairs of role and text, tool calls and results left out."""
+        return [(str(message.get("role")), text_of(message.get("content"))) for message in self.messages]
+
+    @cached_property
+    def prompt(self) -> str:
+        """The text of the last prompt: the last user message that brings no tool result."""
+        at = self._prompt_at
+        return prompt_of(self.messages[at].get("content")) if at is not None else ""
+
+    @cached_property
+    def turn_index(self) -> int:
+        """How many assistant messages follow the last prompt, so which turn comes next (0 for the first)."""
+        at = self._prompt_at
+        later = self.messages[at + 1 :] if at is not None else self.messages
+        return sum(message.get("role") == "assistant" for message in later)
+
+    @property
+    def last_result(self) -> str:
+        """The text of the last tool result, or nothing."""
+        for message in reversed(self.messages):
+            for block in reversed(_blocks(message)):
+                if block.get("type") == "tool_result":
+                    return text_of(block.get("content"))
+        return ""
+
+    @property
+    def cwd(self) -> str | None:
+        """The working directory the agent says it is in, from the system prompt or the messages."""
+        found = _CWD.search(self.system) or _CWD.search("\n".join(text for _, text in self.turns))
+        return found[1].strip() if found else None
+
+    @property
+    def is_side(self) -> bool:
+        """Whether the CLI asks for itself (a session's title, a probe) and not for the conversation.
+
+        Such a request offers no tools and asks for JSON by ``output_config``, or wants a single token.
+        """
+        asks_for_json = bool((self.body.get("output_config") or {}).get("format"))
+        return not self.tools and (asks_for_json or self.body.get("max_tokens") == 1)
+
+    def tool_schema(self, name: str) -> dict[str, Any] | None:
+        """The input schema of a tool that is on offer, or None."""
+        for tool in self.body.get("tools") or []:
+            if tool.get("name") == name:
+                schema = tool.get("input_schema")
+                return schema if isinstance(schema, dict) else {}
+        return None
+
+    def called(self, name: str) -> bool:
+        """Whether the model has called this tool since the last prompt."""
+        at = self._prompt_at
+        later = self.messages[at + 1 :] if at is not None else self.messages
+        return any(
+            block.get("type") == "tool_use" and block.get("name") == name
+            for message in later
+            for block in _blocks(message)
+        )
+
+    @property
+    def digest(self) -> str:
+        """The same for a request and for its retries, another one for every other conversation."""
+        key = json.dumps([self.body.get("metadata"), self.messages], sort_keys=True)
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    @cached_property
+    def _prompt_at(self) -> int | None:
+        for at in range(len(self.messages) - 1, -1, -1):
+            message = self.messages[at]
+            if message.get("role") == "user" and not any(
+                b.get("type") == "tool_result" for b in _blocks(message)
+            ):
+                return at
+        return None
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content, whether it is a string or a list of blocks."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(str(block.get("text", "")) for block in content if block.get("type") == "text")
+    return ""
+
+
+def prompt_of(content: Any) -> str:
+    """The text of a user message without the reminders that the CLI puts in front of it."""
+    if not isinstance(content, list):
+        return text_of(content)
+    return text_of(
+        [block for block in content if not str(block.get("text", "")).startswith("<system-reminder>")]
+    )
+
+
+def _blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []

@@ -1,0 +1,216 @@
+"""Scenarios: what the scripted model answers, turn by turn, read from small TOML files.
+
+A scenario is a list of turns. Which turn is played depends only on the request: the number of assistant
+messages since the last prompt, so jobs that run side by side never disturb each other. Text and tool inputs
+may hold ``{cwd}``, ``{prompt}``, ``{last_result}`` and ``{model}``, which are filled in from the request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steadyhand.errors import ConfigError
+from steadyhand.testing.request import ModelRequest
+
+FOLDER = Path(__file__).parent / "scenarios"
+STRUCTURED_OUTPUT = "StructuredOutput"
+_MARKER = re.compile(r"\[\[scenario:([A-Za-z0-9_-]+)\]\]")
+
+
+class ScenarioError(ConfigError):
+    """A scenario that does not exist or says something that cannot be played."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool the model asks for; ``input`` is the tool's own object."""
+
+    name: str
+    input: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An HTTP error in place of an answer, as the real API words it.
+
+    ``times`` is how often one and the same request is refused before it is answered; 0 means always.
+    """
+
+    status: int
+    type: str = "api_error"
+    message: str = "scripted failure"
+    retry_after: str | None = None
+    should_retry: bool | None = None
+    times: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens the turn claims to have cost; ``None`` for output means one token for four characters."""
+
+    input_tokens: int = 10
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One answer of the model: thinking, then text, then tool calls, in this order.
+
+    ``delay_seconds`` passes before the first byte, ``pace_ms`` between two deltas of ``chunk_chars`` characters.
+    ``cut_after`` breaks the connection after that many deltas. ``endless`` ("thinking" or "text") repeats its
+    text until the client goes away, for at most ``endless_seconds``.
+    """
+
+    text: str = ""
+    thinking: str = ""
+    tool: tuple[ToolCall, ...] = ()
+    delay_seconds: float = 0.0
+    pace_ms: float = 0.0
+    chunk_chars: int = 12
+    cut_after: int | None = None
+    endless: str | None = None
+    endless_seconds: float = 60.0
+    stop_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    error: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A named list of turns; ``repeat`` plays the last one again and again when there are no more."""
+
+    name: str
+    description: str
+    turn: tuple[Turn, ...]
+    repeat: bool = False
+
+    def turn_for(self, index: int) -> Turn:
+        """The turn with this index, counted from 0; past the end a short closing word, or the last again."""
+        if index < len(self.turn):
+            return self.turn[index]
+        return self.turn[-1] if self.repeat else Turn(text="Done.")
+
+
+def load(name: str | Path) -> Scenario:
+    """Read a scenario by its name in the shipped folder, or from a TOML file by its path.
+
+    Raises ScenarioError when there is no such scenario or it holds a key that means nothing.
+    """
+    path = name if isinstance(name, Path) else FOLDER / f"{name}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ScenarioError(f"there is no scenario {str(name)!r}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path.name}: {error}") from error
+    return parse(path.stem, table)
+
+
+def names() -> list[str]:
+    """The names of the scenarios that are shipped, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def parse(name: str, table: dict[str, Any]) -> Scenario:
+    """A scenario from its parsed TOML table; raises ScenarioError on a key that means nothing."""
+    values = _known(Scenario, table, where=name, leave_out={"name"})
+    turns = tuple(_turn(turn, where=f"{name}: turn {n}") for n, turn in enumerate(values.pop("turn", []), 1))
+    if not turns:
+        raise ScenarioError(f"{name}: a scenario needs at least one turn")
+    return Scenario(name=name, description=values.pop("description", ""), turn=turns, **values)
+
+
+def marked(request: ModelRequest) -> str | None:
+    """The scenario a prompt asks for by ``[[scenario:NAME]]``, if it does."""
+    found = _MARKER.search(request.prompt)
+    return found[1] if found else None
+
+
+def fill(value: Any, request: ModelRequest) -> Any:
+    """The value with the variables in its strings, at any depth, replaced from the request."""
+    if isinstance(value, str):
+        known = {
+            "{cwd}": request.cwd or "",
+            "{prompt}": request.prompt,
+            "{last_result}": request.last_result,
+            "{model}": request.model,
+        }
+        for variable, text in known.items():
+            value = value.replace(variable, text)
+        return value
+    if isinstance(value, dict):
+        return {key: fill(item, request) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, request) for item in value]
+    return value
+
+
+def structured_turn(request: ModelRequest, turn: Turn) -> Turn:
+    """The turn, or a call of StructuredOutput in its place when the request wants one and the turn has none.
+
+    The object is the smallest one that the tool's schema allows, so that any schema gets an answer.
+    """
+    schema = request.tool_schema(STRUCTURED_OUTPUT)
+    if schema is None or turn.tool or turn.error or turn.endless or request.called(STRUCTURED_OUTPUT):
+        return turn
+    return dataclasses.replace(turn, tool=(ToolCall(STRUCTURED_OUTPUT, sample(schema)),))
+
+
+def sample(schema: dict[str, Any]) -> Any:
+    """A small value that satisfies a plain JSON schema: const, enum, anyOf, and the seven types."""
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for choice in ("anyOf", "oneOf", "allOf"):
+        if schema.get(choice):
+            return sample(schema[choice][0])
+    kind = schema.get("type", "object")
+    if isinstance(kind, list):
+        kind = kind[0]
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {
+            name: sample(properties.get(name, {"type": "string"}))
+            for name in schema.get("required", properties)
+        }
+    if kind == "array":
+        return [sample(schema.get("items", {"type": "string"}))] * max(1, schema.get("minItems", 1))
+    if kind == "string":
+        return "x" * schema["minLength"] if schema.get("minLength", 0) > len("scripted") else "scripted"
+    return {"integer": schema.get("minimum", 1), "number": schema.get("minimum", 1), "boolean": True}.get(
+        kind
+    )
+
+
+def _turn(table: dict[str, Any], where: str) -> Turn:
+    values = _known(Turn, table, where)
+    if "tool" in values:
+        values["tool"] = tuple(ToolCall(**_known(ToolCall, tool, where)) for tool in values["tool"])
+    if "usage" in values:
+        values["usage"] = Usage(**_known(Usage, values["usage"], where))
+    if "error" in values:
+        values["error"] = Failure(**_known(Failure, values["error"], where))
+    return Turn(**values)
+
+
+def _known(
+    kind: type[Scenario | Turn | ToolCall | Usage | Failure],
+    table: dict[str, Any],
+    where: str,
+    leave_out: set[str] | None = None,
+) -> dict[str, Any]:
+    allowed = {item.name for item in dataclasses.fields(kind)} - (leave_out or set())
+    unknown = sorted(set(table) - allowed)
+    if unknown:
+        raise ScenarioError(
+            f"{where}: {', '.join(unknown)} means nothing here; known are {', '.join(sorted(allowed))}"
+        )
+    return dict(table)

@@ -1,0 +1,157 @@
+"""The Messages API on the wire: a turn as streamed events or as one message."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from steadyhand.testing.request import ModelRequest
+from steadyhand.testing.scenario import Turn, fill
+
+_CACHED_PREFIX = 100
+"""Tokens a turn adds to the cache, so that cache figures grow the way real ones do."""
+
+
+class Message:
+    """One answer to one request, with its ids and its usage."""
+
+    def __init__(self, turn: Turn, request: ModelRequest) -> None:
+        self.turn = turn
+        self.request = request
+        self.id = f"msg_{uuid.uuid4().hex[:24]}"
+        self.cut = turn.cut_after is not None
+        self._blocks = _content(turn, request)
+        self.usage = _usage(turn, request, self._blocks)
+        self.stop_reason = turn.stop_reason or ("tool_use" if turn.tool else "end_turn")
+
+    def whole(self) -> dict[str, Any]:
+        """The message as the API gives it without streaming."""
+        return {
+            **self._head(self.usage),
+            "content": self._blocks,
+            "stop_reason": self.stop_reason,
+        }
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The message as the API streams it; a cut one just ends."""
+        yield {"type": "message_start", "message": self._head({**self.usage, "output_tokens": 1})}
+        yield {"type": "ping"}
+        deltas = 0
+        for index, block in enumerate(self._blocks):
+            yield {"type": "content_block_start", "index": index, "content_block": _opened(block)}
+            for delta in self._deltas(block):
+                yield {"type": "content_block_delta", "index": index, "delta": delta}
+                deltas += 1
+                if self.turn.cut_after is not None and deltas >= self.turn.cut_after:
+                    return
+            yield {"type": "content_block_stop", "index": index}
+        yield {
+            "type": "message_delta",
+            "delta": {"stop_reason": self.stop_reason, "stop_sequence": None},
+            "usage": self.usage,
+        }
+        yield {"type": "message_stop"}
+
+    def _head(self, usage: dict[str, int]) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.request.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
+
+    def _deltas(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        kind = block["type"]
+        if kind == "thinking":
+            for piece in self._pieces(block["thinking"], kind):
+                yield {"type": "thinking_delta", "thinking": piece}
+            yield {"type": "signature_delta", "signature": block["signature"]}
+        elif kind == "text":
+            for piece in self._pieces(block["text"], kind):
+                yield {"type": "text_delta", "text": piece}
+        else:
+            for piece in _cut(json.dumps(block["input"]), 40):
+                yield {"type": "input_json_delta", "partial_json": piece}
+
+    def _pieces(self, text: str, kind: str) -> Iterator[str]:
+        yield from _cut(text, self.turn.chunk_chars)
+        if self.turn.endless == kind:
+            until = time.monotonic() + self.turn.endless_seconds
+            while time.monotonic() < until:
+                yield from _cut(text, self.turn.chunk_chars)
+
+
+def sse(event: dict[str, Any]) -> bytes:
+    """One event as a server-sent event."""
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode())
+
+
+def error_body(kind: str, message: str) -> dict[str, Any]:
+    """An error as the API words it."""
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_scripted"}
+
+
+def model_list(ids: Iterable[str]) -> dict[str, Any]:
+    """The answer of ``GET /v1/models``."""
+    data = [
+        {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
+        for name in ids
+    ]
+    return {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
+
+
+def side_turn(request: ModelRequest) -> Turn:
+    """A harmless answer to what the CLI asks for itself."""
+    wants_json = "json" in request.system.lower() or "output_config" in request.body
+    return Turn(text='{"title": "Scripted", "isNewTopic": false}' if wants_json else "Scripted")
+
+
+def _content(turn: Turn, request: ModelRequest) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    if turn.thinking:
+        blocks.append(
+            {"type": "thinking", "thinking": fill(turn.thinking, request), "signature": "c2NyaXB0ZWQ="}
+        )
+    if turn.text:
+        blocks.append({"type": "text", "text": fill(turn.text, request)})
+    for call in turn.tool:
+        made = f"toolu_{uuid.uuid4().hex[:24]}"
+        blocks.append({"type": "tool_use", "id": made, "name": call.name, "input": fill(call.input, request)})
+    return blocks
+
+
+def _usage(turn: Turn, request: ModelRequest, blocks: list[dict[str, Any]]) -> dict[str, int]:
+    said = sum(len(json.dumps(block)) for block in blocks)
+    claimed = turn.usage
+    read = request.turn_index * _CACHED_PREFIX
+    return {
+        "input_tokens": claimed.input_tokens,
+        "cache_creation_input_tokens": _or(claimed.cache_creation_input_tokens, _CACHED_PREFIX),
+        "cache_read_input_tokens": _or(claimed.cache_read_input_tokens, read),
+        "output_tokens": _or(claimed.output_tokens, max(1, said // 4)),
+    }
+
+
+def _or(claimed: int | None, otherwise: int) -> int:
+    return otherwise if claimed is None else claimed
+
+
+def _opened(block: dict[str, Any]) -> dict[str, Any]:
+    empty: dict[str, dict[str, Any]] = {
+        "thinking": {"thinking": "", "signature": ""},
+        "text": {"text": ""},
+        "tool_use": {"input": {}},
+    }
+    return {**block, **empty[block["type"]]}
+
+
+def _cut(text: str, size: int) -> Iterator[str]:
+    for at in range(0, len(text), max(1, size)):
+        yield text[at : at + max(1, size)]
