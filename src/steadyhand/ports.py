@@ -326,6 +326,14 @@ class Place:
     notices: tuple[Notice, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Harvest:
+    """What was kept of a job's work; `changes` is null when there is no repository or no change."""
+
+    changes: Changes | None
+    notices: tuple[Notice, ...] = ()
+
+
 class Checkouts(Protocol):
     """Repositories made into places where an agent can work. Verbs raise `WorkspaceError`."""
 
@@ -337,8 +345,8 @@ class Checkouts(Protocol):
         """Make a private copy (or take the directory in place) with home, config directory and instructions."""
         ...
 
-    async def harvest(self, place: Place) -> Changes | None:
-        """Keep the diff, the commits and the transcript; null when there is no repository or no change."""
+    async def harvest(self, place: Place) -> Harvest:
+        """Keep the diff, the commits and the transcript, and say what changed."""
         ...
 
     async def release(self, place: Place) -> None:
@@ -347,6 +355,10 @@ class Checkouts(Protocol):
 
     async def forget(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
+        ...
+
+    async def sweep(self) -> None:
+        """Remove the checkouts and homes that an earlier life of the service left. Call it before any run."""
         ...
 
     def files(self, job_id: str) -> JobFiles:
