@@ -12,6 +12,7 @@
     │   ├── WorkspaceError      the repository or its checkout
     │   ├── SpawnError          the agent's process did not start
     │   └── SandboxError        the wanted isolation is not to be had
+    ├── Unreachable             no service answered where the client looked for one
     ├── ConfigError             the settings are wrong; the start is refused
     ├── DataDirectoryBusy       another process owns the data directory
     └── StoreError              the store failed under us
@@ -123,6 +124,12 @@ class SandboxError(RunError):
     """The wanted isolation is not to be had on this machine."""
 
     code = "sandbox_unavailable"
+
+
+class Unreachable(SteadyhandError):
+    """The client found no service: nothing answered, or (`bad_answer`) something that is none of ours."""
+
+    code = "unreachable"
 
 
 class ConfigError(SteadyhandError):
