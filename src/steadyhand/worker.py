@@ -192,6 +192,7 @@ class Worker:
         job = await self._begin(claim)
         stop = claim.stop
         deadline = asyncio.get_running_loop().call_later(job.timeout_seconds, stop.request, Stop.DEADLINE)
+        place: Place | None = None
         try:
             place = await self._prepare(job, workspace, claim)
             if place is None:
@@ -204,7 +205,8 @@ class Worker:
             return
         except SpawnError as error:
             await self._end(job, Verdict("not_started", error.detail))
-            await self._release(place)
+            if place is not None:
+                await self._release(place)
             return
         finally:
             deadline.cancel()

@@ -1,0 +1,197 @@
+"""The tables of `steadyhand.toml`, as types. What is not here is not a setting."""
+
+import re
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from steadyhand.agents import Mode, Trust
+from steadyhand.job import Effort
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _duration(value: Any) -> Any:
+    """Read `90d`, `24h`, `15m` or `30s`; a bare number is seconds; `never` is null."""
+    if value in ("never", None):
+        return None
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)([smhd]?)", value)):
+        return timedelta(seconds=int(match[1]) * _UNITS[match[2] or "s"])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("is not a duration such as 90d, 24h, 15m or 30s")
+
+
+def _words(value: Any) -> Any:
+    """Take a list, or words parted by commas as the environment gives them."""
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
+
+
+Duration = Annotated[timedelta | None, BeforeValidator(_duration)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServiceTable(_Table):
+    """[service]: how much runs here, where its data lies, and how agents are kept apart."""
+
+    concurrency: int = Field(default=4, ge=1, le=1_000)
+    max_queued: int = Field(default=100, ge=0, le=1_000_000)
+    drain_seconds: float = Field(default=30, ge=0, le=86_400)
+    data_dir: Path | None = None
+    database_url: str | None = None
+    isolation: Literal["none", "bwrap"] = "none"
+    profile: Literal["default", "classic"] = "default"
+    agent_uid_base: int = Field(default=64_000, ge=1_000, le=2_000_000_000)
+    node: str = "node-1"
+    paused: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class ServerTable(_Table):
+    """[server]: where it listens and as what it is known."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65_535)
+    public_url: str | None = None
+    allowed_hosts: Words = ()
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1_024, le=1024 * 1024 * 1024)
+
+
+class DefaultsTable(_Table):
+    """[defaults]: what a job gets that does not say."""
+
+    agent: str = "claude"
+    workspace: str | None = None
+    budget_usd: Dollars = Decimal(5)
+    timeout_seconds: Seconds = 2700
+    idle_timeout_seconds: Seconds = 600
+    on_interrupt: Literal["auto", "fail"] = "auto"
+    publish: Literal["none"] = "none"
+
+
+class LimitsTable(_Table):
+    """[limits]: the most a job may ask for."""
+
+    max_budget_usd: Dollars | None = None
+    max_timeout_seconds: Seconds | None = None
+
+
+class RetentionTable(_Table):
+    """[retention]: how long things are kept; `never` keeps them for good."""
+
+    jobs: Duration = timedelta(days=90)
+
+
+class GitTable(_Table):
+    """[git]: who commits, and the service's own way to repositories. Agents never see these files."""
+
+    author_name: str = "Steadyhand"
+    author_email: str = "steadyhand@localhost"
+    credential_file: Path | None = None
+    ssh_key_file: Path | None = None
+    ca_file: Path | None = None
+
+
+class ProviderTable(_Table):
+    """[providers.NAME]: where a model is; only `default` is used until the gateway is built."""
+
+    kind: Literal["anthropic"] = "anthropic"
+    base_url: str | None = None
+    api_key_file: Path | None = None
+
+
+class ClaudeTable(_Table):
+    """[runner.claude]: which CLI is run."""
+
+    path: Path | None = None
+
+
+class RunnerTable(_Table):
+    """[runner]: what drives agents."""
+
+    claude: ClaudeTable = ClaudeTable()
+
+
+class AliasTable(_Table):
+    """One alias in [openai.models]: an agent, and perhaps a model for it."""
+
+    agent: str
+    model: str | None = None
+
+
+class OpenaiTable(_Table):
+    """[openai]: what the model names of the OpenAI routes mean."""
+
+    default_agent: str | None = None
+    models: dict[str, AliasTable] = {}
+
+
+class WorkspaceTable(_Table):
+    """[workspaces.NAME]: a repository, a ref and a policy."""
+
+    repository: str
+    ref: str | None = None
+    mode: Mode = "checkout"
+    trust: Trust = "instructions"
+    trusted_refs: Words = ()
+
+
+class AgentTable(_Table):
+    """[agents.NAME]: a named way to run."""
+
+    description: str = ""
+    runner: Literal["claude"] = "claude"
+    workspace: str | None = None
+    model: str | None = None
+    budget_usd: Dollars | None = None
+    timeout_seconds: Seconds | None = None
+    idle_timeout_seconds: Seconds | None = None
+    tools: Words | None = None
+    max_turns: int | None = Field(default=None, ge=1, le=10_000)
+    effort: Effort | None = None
+    append_system_prompt: str | None = None
+    env: dict[str, str] = {}
+
+
+class Tables(_Table):
+    """The whole file."""
+
+    service: ServiceTable = ServiceTable()
+    server: ServerTable = ServerTable()
+    defaults: DefaultsTable = DefaultsTable()
+    limits: LimitsTable = LimitsTable()
+    retention: RetentionTable = RetentionTable()
+    git: GitTable = GitTable()
+    providers: dict[str, ProviderTable] = {}
+    runner: RunnerTable = RunnerTable()
+    openai: OpenaiTable = OpenaiTable()
+    workspaces: dict[str, WorkspaceTable] = {}
+    agents: dict[str, AgentTable] = {}
+
+
+UNBUILT = frozenset(
+    {
+        ("retention", "transcripts"),
+        ("retention", "kept_checkouts"),
+        ("retention", "max_bytes"),
+        *(
+            ("workspaces", "*", name)
+            for name in ("setup", "setup_secrets", "setup_egress", "publish", "caches")
+        ),
+        *(("agents", "*", name) for name in ("egress", "secrets", "memory", "provider")),
+    }
+)
+"""Settings of design.md whose part is not built: refused as such, not as unknown."""
