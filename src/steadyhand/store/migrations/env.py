@@ -1,0 +1,17 @@
+"""What Alembic runs for each command; `migrate.py` hands it the connection.
+
+Alembic wants this done at import.
+"""
+
+from alembic import context
+
+from steadyhand.store.schema import METADATA
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=METADATA,
+    render_as_batch=True,  # SQLite alters a table by copying it
+)
+
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,127 @@
+"""The tables, as SQLAlchemy Core sees them; `migrations/` makes them, and a test holds the two together.
+
+One schema for SQLite and Postgres: times are integers (microseconds since 1970 in UTC), what is never filtered on
+is JSON in text (ASCII, so that even a lone surrogate of a model's survives), and no type of one database alone.
+The number of a job's newest event is not a column: it is the greatest `events.seq`, so that appending an event does
+not rewrite the job's row with a prompt of megabytes in it.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+REVISION = "0001"
+"""The newest migration; an up-to-date database needs no Alembic to be opened."""
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts up by itself only in a column that is spelled INTEGER.
+_SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _job_reference(*, primary_key: bool = False) -> Column[int]:
+    return Column(
+        "job",
+        _SEQUENCE,
+        ForeignKey("jobs.sequence", ondelete="CASCADE"),
+        primary_key=primary_key,
+        nullable=False,
+        autoincrement=False,
+    )
+
+
+jobs = Table(
+    "jobs",
+    METADATA,
+    Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("id", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("api_key_id", String(64), nullable=False),
+    Column("agent", String(64), nullable=False),
+    Column("workspace", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+    Column("metadata", Text),  # the JSON object, or null
+    Column("record", Text, nullable=False),  # the JSON object of every small field without a column
+    # What may be large stands last: SQLite then reads the columns above without touching it.
+    Column("structured_output", Text),  # JSON
+    Column("history", Text),  # JSON
+    Column("answer", Text),  # a JSON string
+    Column("prompt", Text, nullable=False),
+    Index("uq_jobs_id", "id", unique=True),
+    Index("ix_jobs_state", "state"),
+    Index("ix_jobs_finished_at", "finished_at"),
+    sqlite_autoincrement=True,
+)
+
+runs = Table(
+    "runs",
+    METADATA,
+    _job_reference(primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("outcome", Text),  # JSON
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Column("exit_code", BigInteger),
+    Column("node", Text),
+    Column("supervisor", BigInteger),
+    Column("supervisor_started", BigInteger),
+)
+
+events = Table(
+    "events",
+    METADATA,
+    _job_reference(primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("run", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("data", Text, nullable=False),  # the JSON object
+)
+
+keys = Table(
+    "keys",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("scopes", Text, nullable=False),  # a JSON list
+    Column("created_at", BigInteger, nullable=False),
+)
+
+idempotency = Table(
+    "idempotency",
+    METADATA,
+    Column("api_key_id", String(64), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    _job_reference(),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_idempotency_created_at", "created_at"),
+    Index("ix_idempotency_job", "job"),
+)
+
+run_outputs = Table(
+    "run_outputs",
+    METADATA,
+    _job_reference(primary_key=True),
+    Column("run", Integer, primary_key=True, autoincrement=False),
+    Column("output", Text, nullable=False),  # a JSON list of lines
+    Column("stderr", Text, nullable=False),  # a JSON string
+)
