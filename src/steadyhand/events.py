@@ -5,7 +5,7 @@ A body is one of the classes below; `type` is its name on the wire and its field
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -153,5 +153,4 @@ class Live:
 
 def data_of(body: Body | TextDelta) -> dict[str, Any]:
     """Give a body's `data` as it stands on the wire."""
-    plain = asdict(body)
-    return {_RENAMED.get(name, name): value for name, value in plain.items()}
+    return {_RENAMED.get(each.name, each.name): getattr(body, each.name) for each in fields(body)}
