@@ -1,0 +1,86 @@
+"""Agents for tests: the real CLI of the SDK's wheel, the stand-in, and an environment made from nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from steadyhand.errors import ConfigError
+
+DUMMY_KEY = "sk-ant-scripted-no-real-key"
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+_SOURCE = Path(__file__).parent / "standin"
+_LIBRARY = ".stand-in"
+_LAUNCHER = """\
+#!{python} -IS
+import os, sys
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), {library!r}))
+from standin.program import main
+code = main(sys.argv[1:])
+os._exit(code)
+"""
+
+
+def cli_path() -> Path:
+    """The real ``claude``, as the SDK's wheel brings it; raises ConfigError when the wheel has none."""
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    if spec is None or spec.origin is None:
+        raise ConfigError("claude-agent-sdk is not installed")
+    path = Path(spec.origin).parent / "_bundled" / "claude"
+    if not path.exists():
+        raise ConfigError("the claude-agent-sdk wheel for this platform brings no CLI")
+    return path
+
+
+def system_python() -> Path:
+    """A python3 that an unprivileged user can run: the system's, or what this interpreter was made from."""
+    system = Path("/usr/bin/python3")
+    return system if system.exists() else Path(sys.executable).resolve()
+
+
+def install_standin(directory: Path) -> Path:
+    """Put the stand-in agent into ``directory`` (made if missing) as an executable ``claude``; its path.
+
+    All of it can be read by any user; the directories above must be traversable for the one who runs it. It is compiled
+    here, because the user who runs it could not write the compiled files.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    library = directory / _LIBRARY
+    shutil.rmtree(library, ignore_errors=True)
+    shutil.copytree(_SOURCE, library / "standin", ignore=shutil.ignore_patterns("__pycache__"))
+    python = system_python()
+    subprocess.run(
+        [python, "-IS", "-m", "compileall", "-q", library], check=True, capture_output=True, timeout=60
+    )
+    for path in [library, *library.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    launcher = directory / "claude"
+    launcher.write_text(_LAUNCHER.format(python=python, library=_LIBRARY), encoding="utf-8")
+    launcher.chmod(0o755)
+    return launcher
+
+
+def sealed_env(home: Path, base_url: str, *, config: Path | None = None) -> dict[str, str]:
+    """An environment for an agent built from nothing: its own home, a key that is none, the model on loopback.
+
+    Nothing of this process's environment goes in, so no test can reach or spend anything real. ``config`` is
+    ``CLAUDE_CONFIG_DIR``, ``.claude`` in the home without it. Raises ConfigError for an address that is not loopback.
+    """
+    if not base_url.startswith(("http://127.0.0.1:", "http://[::1]:")):
+        raise ConfigError(f"a test's model must be on loopback, not at {base_url}")
+    return {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PATH": SYSTEM_PATH,
+        "LANG": "C.UTF-8",
+        "CLAUDE_CONFIG_DIR": str(config or home / ".claude"),
+        "ANTHROPIC_API_KEY": DUMMY_KEY,
+        "ANTHROPIC_BASE_URL": base_url,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_TELEMETRY": "1",
+    }

@@ -1,0 +1,127 @@
+"""What lies in the config directory: agent definitions and the records of sessions."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from . import frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BUILT_IN = ("claude", "Explore", "general-purpose", "Plan", "statusline-setup")
+
+
+def config_dir() -> str:
+    """``CLAUDE_CONFIG_DIR``, or ``.claude`` in the home directory."""
+    return os.environ.get("CLAUDE_CONFIG_DIR") or os.path.join(os.environ.get("HOME", "/"), ".claude")
+
+
+def known_agents(given: str | None, sources: str | None) -> list[dict[str, str]]:
+    """The agents that can be asked for: built-ins, the config directory's, the repository's, and those of ``--agents``.
+
+    ``sources`` is the value of ``--setting-sources``; without ``project`` in it the repository's are left out.
+    """
+    agents = [{"name": name, "description": f"The built-in agent {name}."} for name in BUILT_IN]
+    folders = [os.path.join(config_dir(), "agents")]
+    if sources is None or "project" in sources.split(","):
+        folders.append(os.path.join(".claude", "agents"))
+    for folder in folders:
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        for name in names:
+            agent = _read(os.path.join(folder, name)) if name.endswith(".md") else None
+            if agent:
+                agents.append(agent)
+    if given:
+        text = given if given.lstrip().startswith("{") else _text(given)
+        agents += [_described(name, about) for name, about in json.loads(text).items()]
+    return agents
+
+
+def _described(name: str, about: dict[str, Any]) -> dict[str, str]:
+    agent = {"name": name, "description": str(about.get("description", ""))}
+    if about.get("model"):
+        agent["model"] = str(about["model"])
+    return agent
+
+
+def _read(path: str) -> dict[str, str] | None:
+    """An agent from its file; its name is the frontmatter's, and without frontmatter it is none."""
+    lines = _text(path).splitlines()
+    if not lines or lines[0].strip() != "---":
+        return None
+    about = {}
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        key, colon, value = line.partition(":")
+        if colon:
+            about[key.strip()] = value.strip().strip("\"'")
+    return _described(about["name"], about) if about.get("name") else None
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as source:
+        return source.read()
+
+
+class Session:
+    """The record of one session, a line for each turn, where the real one keeps it."""
+
+    def __init__(self, ident: str, *, keep: bool) -> None:
+        self.id = ident
+        slug = "".join(c if c.isalnum() else "-" for c in os.getcwd())
+        self.path = os.path.join(config_dir(), "projects", slug, ident + ".jsonl")
+        self._parent: str | None = None
+        self._keep = keep
+
+    @property
+    def exists(self) -> bool:
+        """Whether the session has been recorded before."""
+        return os.path.exists(self.path)
+
+    def turns(self) -> list[tuple[str, str]]:
+        """The earlier turns as pairs of role and text."""
+        found = []
+        for line in _text(self.path).splitlines():
+            entry = json.loads(line)
+            if entry.get("type") in ("user", "assistant"):
+                self._parent = entry.get("uuid")
+                found.append((entry["type"], text_of(entry["message"].get("content"))))
+        return found
+
+    def note(self, role: str, content: Any) -> None:
+        """Record one message; a config directory that cannot be written to is not the agent's trouble."""
+        if not self._keep:
+            return
+        ident = frames.new_uuid()
+        entry = {
+            "parentUuid": self._parent,
+            "isSidechain": False,
+            "type": role,
+            "message": {"role": role, "content": content},
+            "uuid": ident,
+            "timestamp": frames.now(),
+            "userType": "external",
+            "cwd": os.getcwd(),
+            "sessionId": self.id,
+            "version": frames.VERSION,
+        }
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as record:
+                record.write(json.dumps(entry) + "\n")
+        except OSError:
+            self._keep = False
+        self._parent = ident
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content, a string or a list of blocks."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(block["text"] for block in content if block.get("type") == "text")
+    return ""

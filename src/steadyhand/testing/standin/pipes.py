@@ -1,0 +1,77 @@
+"""Stdin and stdout: JSON lines out, and lines in without ever blocking a turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_CHUNK = 1 << 16
+
+
+class BadLine(Exception):
+    """A line on stdin that is not JSON."""
+
+
+class Lines:
+    """JSON lines from stdin as they come; ``ended`` once the other side has closed it."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._waiting = b""
+
+    def take(self, seconds: float | None) -> list[dict[str, Any]]:
+        """The messages that have come, after waiting for at most so many seconds for the first (None: without end)."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while not self.ended:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if not select.select([0], [], [], left)[0]:
+                return []
+            piece = os.read(0, _CHUNK)
+            self.ended = not piece
+            *lines, self._waiting = (self._waiting + piece).split(b"\n")
+            if self.ended and self._waiting.strip():
+                lines.append(self._waiting)
+            messages = [_parsed(line) for line in lines if line.strip()]
+            if messages:
+                return messages
+        return []
+
+
+def emit(message: dict[str, Any]) -> None:
+    """One message as a line on stdout."""
+    write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+
+def write(data: bytes, stream: int = 1) -> None:
+    """All of these bytes, however the pipe takes them."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(stream, view) :]
+
+
+def read_all() -> bytes:
+    """All of stdin."""
+    pieces: list[bytes] = []
+    while True:
+        piece = os.read(0, _CHUNK)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise BadLine(
+            f"Error parsing streaming input line (type=unknown, {len(line)} chars): SyntaxError"
+        ) from error
+    if not isinstance(message, dict):
+        raise BadLine(f"Error parsing streaming input line (type=unknown, {len(line)} chars): not an object")
+    return message
