@@ -1,0 +1,126 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steadyhand.agents import (
+    BUILT_IN,
+    NAME,
+    Agent,
+    Catalogue,
+    Defaults,
+    Workspace,
+    agent_name,
+    parse_definition,
+)
+from steadyhand.errors import InvalidRequest
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "issue-responder",
+        ".claude/agents/issue-responder",
+        ".claude/agents/issue-responder.md",
+        "/abs/issue-responder.md",
+    ],
+)
+def test_a_path_to_a_definition_means_its_last_part_without_the_ending(raw: str) -> None:
+    assert agent_name(raw) == "issue-responder"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "",
+        ".",
+        "..",
+        "../",
+        "a/..",
+        "-x",
+        ".hidden",
+        "a b",
+        "a\n",
+        "a\x00",
+        "é",
+        "ａ",
+        "a" * 65,
+        ".md",
+        "a;b",
+        "a$",
+    ],
+)
+def test_what_is_not_a_name_is_refused_at_the_agent_field(raw: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        agent_name(raw)
+    assert caught.value.faults[0].pointer == "/agent"
+
+
+@given(st.text(max_size=80))
+def test_a_name_is_never_a_path_an_option_or_more_than_ascii(raw: str) -> None:
+    try:
+        name = agent_name(raw)
+    except InvalidRequest:
+        return
+    assert NAME.fullmatch(name)
+    assert "/" not in name
+    assert not name.startswith(("-", "."))
+    assert name.isascii()
+
+
+DEFINITION = """---
+name: triage
+description: Sorts issues
+tools: Read, Bash
+model: haiku
+hooks:
+  Stop: [{hooks: [{type: command, command: "touch /tmp/x"}]}]
+mcpServers: {evil: {command: sh}}
+---
+You sort issues.
+"""
+
+
+def test_below_full_trust_a_definition_keeps_only_what_cannot_run_anything() -> None:
+    found = parse_definition("file", DEFINITION, origin="workspace")
+    assert found is not None
+    assert (found.name, found.description) == ("triage", "Sorts issues")
+    assert "hooks" not in found.text
+    assert "mcpServers" not in found.text
+    assert "tools: Read, Bash" in found.text
+    assert found.text.endswith("You sort issues.\n")
+
+
+def test_at_full_trust_a_definition_is_kept_whole() -> None:
+    found = parse_definition("file", DEFINITION, origin="data_dir", full=True)
+    assert found is not None
+    assert "mcpServers" in found.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "no frontmatter", "---\nname: x\n", "---\n: [\n---\n", "---\n- a\n---\n", "---\nname: ../x\n---\n"],
+)
+def test_what_is_no_definition_is_passed_over(text: str) -> None:
+    assert parse_definition("../up" if "- a" in text else "ok", text, origin="workspace") is None
+
+
+def test_a_definition_without_a_name_is_called_after_its_file() -> None:
+    found = parse_definition("by-file", "---\ndescription: d\n---\nbody\n", origin="workspace")
+    assert found is not None
+    assert found.name == "by-file"
+
+
+def test_an_agent_that_is_not_configured_stands_for_a_definition_of_its_name() -> None:
+    catalogue = Catalogue()
+    assert catalogue.agent("claude") is BUILT_IN["claude"]
+    assert catalogue.agent("else") == Agent("else", definition="else")
+
+
+def test_a_workspace_that_is_not_configured_is_a_path_or_a_url() -> None:
+    infra = Workspace("infra", "https://git.example.org/infra.git")
+    catalogue = Catalogue(workspaces={"infra": infra}, defaults=Defaults(workspace="infra"))
+    assert catalogue.workspace("infra") is infra
+    assert catalogue.workspace("/srv/repo") == Workspace("/srv/repo", repository="/srv/repo")
+    assert catalogue.workspace(None).repository is None
+    assert catalogue.workspace_name(Agent("a")) == "infra"
+    assert catalogue.workspace_name(BUILT_IN["chat"]) is None

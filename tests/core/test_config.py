@@ -1,0 +1,161 @@
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from steadyhand.config import Settings, client, default_data_dir, load, micros
+from steadyhand.errors import ConfigError
+
+
+def read(tmp_path: Path, text: str = "", **environ: str) -> Settings:
+    file = tmp_path / "steadyhand.toml"
+    file.write_text(text)
+    return load(file, environ={"STEADYHAND_DATA_DIR": str(tmp_path / "data"), **environ})
+
+
+def test_with_nothing_set_everything_has_the_documented_default(tmp_path: Path) -> None:
+    settings = load(environ={"HOME": str(tmp_path)}, file=None)
+    tables = settings.tables
+    assert (tables.service.concurrency, tables.service.max_queued, tables.service.drain_seconds) == (
+        4,
+        100,
+        30,
+    )
+    assert (tables.server.host, tables.server.port) == ("127.0.0.1", 8080)
+    assert tables.defaults.budget_usd == 5
+    assert settings.catalogue().defaults.budget_micros == 5_000_000
+    assert set(settings.catalogue().agents) == {"claude", "chat"}
+    assert not settings.classic
+
+
+def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("[service]\nconcurrency = 2\nmax_queued = 7\ndrain_seconds = 1\n")
+    settings = load(
+        file,
+        {"service.drain_seconds": 9, "server.port": None},
+        {"STEADYHAND_CONCURRENCY": "3", "STEADYHAND_SERVICE__DRAIN_SECONDS": "8"},
+    )
+    service = settings.tables.service
+    assert (service.concurrency, service.max_queued, service.drain_seconds) == (3, 7, 9)
+    rows = {row.name: row for row in settings.rows()}
+    assert rows["service.concurrency"].source == "STEADYHAND_CONCURRENCY"
+    assert rows["service.max_queued"].source == "s.toml"
+    assert rows["service.drain_seconds"].source == "command line"
+    assert rows["server.port"].source == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[service]\nconcurency = 2",
+            "service.concurency (steadyhand.toml): there is no such setting; did you mean concurrency",
+        ),
+        ("[servce]\nx = 2", "did you mean service"),
+        (
+            "[agents.a]\nmodle = 'x'",
+            "agents.a.modle (steadyhand.toml): there is no such setting; did you mean model",
+        ),
+        ("[agents.a]\negress = ['x']", "is known, but its part is not built yet"),
+        ("[workspaces.w]\nrepository = '/x'\nsetup = ['x']", "is known, but its part is not built yet"),
+        ("[service]\nconcurrency = 0", "service.concurrency (steadyhand.toml): Input should be greater"),
+        ("[defaults]\nbudget_usd = nan", "defaults.budget_usd"),
+        ("[retention]\njobs = 'soon'", "is not a duration such as 90d"),
+        ("[agents.'../x']\nmodel = 'x'", "is not a name"),
+        ("[agents.a]\nworkspace = 'nowhere'", "there is no workspace 'nowhere'"),
+        ("service = 3\n", "service"),
+        ("= broken", "could not be read"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_and_says_which_and_what_is_near(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_name_in_the_environment_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="STEADYHAND_CONCURENCY is no setting; did you mean STEADYHAND_CONCURRENCY"
+    ):
+        read(tmp_path, STEADYHAND_CONCURENCY="3")
+    with pytest.raises(ConfigError, match="did you mean concurrency"):
+        read(tmp_path, STEADYHAND_SERVICE__CONCURENCY="3")
+
+
+def test_every_secret_may_come_from_a_file_and_none_is_ever_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cr3t-value\n")
+    settings = read(
+        tmp_path,
+        STEADYHAND_API_KEY_FILE=str(secret),
+        API_BEARER_TOKEN="bearer-canary",
+        ANTHROPIC_API_KEY_FILE=str(secret),
+    )
+    assert settings.api_key == "s3cr3t-value"
+    assert settings.anthropic_api_key == "s3cr3t-value"
+    shown = repr(settings) + "".join(f"{row.name}{row.value}{row.source}" for row in settings.rows())
+    assert "s3cr3t" not in shown
+    assert "canary" not in shown
+
+
+def test_a_secret_file_that_is_missing_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="API_BEARER_TOKEN_FILE"):
+        read(tmp_path, API_BEARER_TOKEN_FILE=str(tmp_path / "none"))
+
+
+def test_the_classic_profile_is_one_job_at_a_time_in_place_without_a_queue(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path, STEADYHAND_PROFILE="classic", WORKSPACE_DIR="/srv/ws", API_BEARER_TOKEN="t" * 20
+    )
+    assert settings.classic
+    assert (settings.tables.service.concurrency, settings.tables.service.max_queued) == (1, 0)
+    assert settings.tables.openai.default_agent == "recruiter-triage"
+    workspace = settings.catalogue().workspace("default")
+    assert (workspace.repository, workspace.mode) == ("/srv/ws", "in_place")
+    assert settings.catalogue().defaults.workspace == "default"
+
+
+def test_the_earlier_service_s_directory_is_mirrored_in_the_default_profile(tmp_path: Path) -> None:
+    workspace = read(tmp_path, WORKSPACE_DIR="/srv/ws").catalogue().workspace("default")
+    assert (workspace.repository, workspace.mode, workspace.ref) == ("/srv/ws", "checkout", None)
+
+
+def test_an_agent_s_table_becomes_its_profile_with_money_in_micro_dollars(tmp_path: Path) -> None:
+    text = """
+    [workspaces.infra]
+    repository = "https://git.example.org/infra.git"
+    [agents.recruiter-triage]
+    workspace = "infra"
+    model = "sonnet"
+    budget_usd = 2.25
+    timeout_seconds = 900
+    tools = ["Read", "Bash"]
+    env = { REGION = "eu" }
+    """
+    agent = read(tmp_path, text).catalogue().agent("recruiter-triage")
+    assert agent.budget_micros == 2_250_000
+    assert agent.tools == ("Read", "Bash")
+    assert agent.env == {"REGION": "eu"}
+
+
+def test_micro_dollars_are_exact() -> None:
+    assert micros(Decimal("0.0412")) == 41_200
+    assert micros(Decimal("0.1") + Decimal("0.2")) == 300_000
+
+
+def test_the_command_line_s_token_falls_to_the_local_admin_key(tmp_path: Path) -> None:
+    (tmp_path / "admin.key").write_text("sh_admin_x\n")
+    assert client({"STEADYHAND_DATA_DIR": str(tmp_path)}).token == "sh_admin_x"
+    assert client({"STEADYHAND_DATA_DIR": str(tmp_path), "STEADYHAND_TOKEN": "mine"}).token == "mine"
+    assert client({"STEADYHAND_DATA_DIR": str(tmp_path / "none")}).token is None
+
+
+def test_data_lies_where_agents_can_reach_their_part_of_it() -> None:
+    directory = default_data_dir({"HOME": "/home/me"})
+    assert str(directory) == (
+        "/var/lib/steadyhand" if os.geteuid() == 0 else "/home/me/.local/share/steadyhand"
+    )

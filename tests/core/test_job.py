@@ -1,0 +1,77 @@
+import dataclasses
+import itertools
+
+import pytest
+
+from steadyhand.errors import Conflict
+from steadyhand.job import ENDED, MOVES, Mover, State, Usage, advance
+from steadyhand.outcome import OUTCOMES
+
+REACHABLE_FROM_THE_START = {
+    "queued": {"running", "cancelled", "error"},
+    "running": {
+        "completed",
+        "failed",
+        "timeout",
+        "cancelled",
+        "interrupted",
+        "error",
+        "parked",
+        "waiting",
+    },
+    "parked": {"queued", "cancelled", "timeout", "error"},
+    "waiting": {"queued", "cancelled", "timeout", "error"},
+    "completed": {"queued"},
+    "interrupted": {"queued"},
+    "failed": {"queued"},
+    "timeout": {"queued"},
+    "cancelled": {"queued"},
+    "error": {"queued"},
+}
+
+
+def test_the_table_of_moves_is_the_drawing_in_the_documentation_edge_by_edge() -> None:
+    drawn = {(State(a), State(b)) for a, targets in REACHABLE_FROM_THE_START.items() for b in targets}
+    assert set(MOVES) == drawn
+
+
+def test_every_state_can_be_reached_and_can_be_left() -> None:
+    assert {source for source, _ in MOVES} == set(State)
+    assert {target for _, target in MOVES} == set(State)
+
+
+def test_every_move_says_who_makes_it() -> None:
+    assert all(movers and movers <= set(Mover) for movers in MOVES.values())
+
+
+def test_an_ended_job_moves_only_back_into_the_queue() -> None:
+    assert {target for source, target in MOVES if source in ENDED} == {State.QUEUED}
+
+
+def test_a_move_that_is_not_in_the_table_is_refused() -> None:
+    for source, target in itertools.product(State, State):
+        if (source, target) in MOVES:
+            assert advance(source, target) is target
+        else:
+            with pytest.raises(Conflict, match=f"{source} cannot become {target}"):
+                advance(source, target)
+
+
+def test_every_state_but_the_waiting_ones_is_what_some_outcome_means() -> None:
+    assert {meaning.state for meaning in OUTCOMES.values()} == set(ENDED)
+
+
+def test_ended_says_which_states_are_final() -> None:
+    assert [state for state in State if state.ended] == [
+        "completed",
+        "failed",
+        "timeout",
+        "cancelled",
+        "interrupted",
+        "error",
+    ]
+
+
+def test_a_job_cannot_be_changed_in_place() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Usage().turns = 3  # type: ignore[misc]
