@@ -42,7 +42,7 @@ def test_a_path_to_a_definition_means_its_last_part_without_the_ending(raw: str)
         "a\n",
         "a\x00",
         "é",
-        "ａ",
+        "\N{FULLWIDTH LATIN SMALL LETTER A}",
         "a" * 65,
         ".md",
         "a;b",
