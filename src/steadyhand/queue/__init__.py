@@ -1,0 +1,5 @@
+"""Who runs next: by priority, then in the order of acceptance; bounded."""
+
+from steadyhand.queue.local import LocalQueue
+
+__all__ = ["LocalQueue"]
