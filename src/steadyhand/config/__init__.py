@@ -205,6 +205,8 @@ class ClientSettings:
     token: str | None = field(repr=False)
     data_dir: Path
     no_color: bool = False
+    token_is_local: bool = False
+    """The token is the local service's own and must not be sent to another machine."""
 
 
 def client(environ: Mapping[str, str] | None = None) -> ClientSettings:
@@ -212,13 +214,18 @@ def client(environ: Mapping[str, str] | None = None) -> ClientSettings:
     environ = os.environ if environ is None else environ
     data_dir = Path(environ.get("STEADYHAND_DATA_DIR") or default_data_dir(environ))
     token = environ.get("STEADYHAND_TOKEN") or None
+    local = token is None
     if token is None:
         try:
             token = (data_dir / "admin.key").read_text("ascii").strip() or None
         except (OSError, UnicodeDecodeError):
             token = None
     return ClientSettings(
-        environ.get("STEADYHAND_URL") or None, token, data_dir, no_color=bool(environ.get("NO_COLOR"))
+        environ.get("STEADYHAND_URL") or None,
+        token,
+        data_dir,
+        no_color=bool(environ.get("NO_COLOR")),
+        token_is_local=local,
     )
 
 
