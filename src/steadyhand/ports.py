@@ -65,7 +65,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A stretch of jobs, newest first; `next_cursor` is null on the last page."""
+    """A stretch of jobs, newest first; `next_cursor` is null on the last page.
+
+    They are listed in brief: 200 characters of the prompt, no history, answer or structured output.
+    """
 
     jobs: Sequence[Job]
     next_cursor: str | None
