@@ -1,0 +1,7 @@
+"""Repositories: mirrors, checkouts, what a job did to them, and the boundary around an agent."""
+
+from steadyhand.workspace.checkout import GitCheckouts
+from steadyhand.workspace.git import GitSettings
+from steadyhand.workspace.sandbox import NoSandbox
+
+__all__ = ["GitCheckouts", "GitSettings", "NoSandbox"]

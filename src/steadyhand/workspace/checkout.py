@@ -1,0 +1,292 @@
+"""Repositories made into places where an agent can work: a private copy per job, or a directory in place."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from steadyhand.agents import Definition, Workspace
+from steadyhand.errors import NotFound, WorkspaceError
+from steadyhand.job import Job, Notice
+from steadyhand.ports import Harvest, JobFiles, Place
+from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, copy_objects, hand_over, make_folder, remove_tree
+from steadyhand.workspace.git import Git, GitSettings
+from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester
+from steadyhand.workspace.in_place import InPlace
+from steadyhand.workspace.instructions import (
+    PATHS,
+    Instructions,
+    definitions_in,
+    read_instructions,
+    trusts_fully,
+    write_config,
+)
+from steadyhand.workspace.mirror import Mirror, Mirrors
+
+DEFINITIONS_MAX_AGE = 30.0
+"""Seconds that the list of a workspace's definitions may be behind its repository."""
+CHECKOUT_SECONDS = 300.0
+_JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_COPY_TRIES = 3
+_CACHED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What `prepare` made beside the folders: where the agent works, the commit, what came along."""
+
+    directory: Path
+    commit: str | None
+    brought: Instructions
+    notices: tuple[Notice, ...] = ()
+
+
+class GitCheckouts:
+    """Checkouts by git in a data directory: `mirrors`, `jobs/<id>` and the operator's `agents` are in it."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        git: GitSettings | None = None,
+        agent_uid_base: int = 64000,
+        classic: bool = False,
+        home: Path | None = None,
+        harvest_seconds: float = HARVEST_SECONDS,
+        debounce_seconds: float = 2.0,
+    ) -> None:
+        """Describe the checkouts; nothing is made before the first verb.
+
+        As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the
+        service's `home` say how a directory in place is used (contract.md, the classic profile).
+        """
+        self._data_dir = data_dir
+        self._settings = git or GitSettings()
+        self._base_uid = agent_uid_base if os.geteuid() == 0 else None
+        self._jobs = data_dir / "jobs"
+        self.mirrors = Mirrors(data_dir / "mirrors", self._settings, debounce_seconds=debounce_seconds)
+        self._in_place = InPlace(self._base_uid, classic=classic, home=home)
+        self._harvester = Harvester(self.mirrors, self._settings, harvest_seconds)
+        self._instructions: dict[tuple[str, str, bool], Instructions] = {}
+
+    def files(self, job_id: str) -> JobFiles:
+        """Say where a job's files lie."""
+        if _JOB_ID.fullmatch(job_id) is None:
+            raise NotFound("Job not found")
+        return JobFiles(self._jobs / job_id)
+
+    # --- definitions -----------------------------------------------------------------------
+
+    async def definitions(self, workspace: Workspace) -> Mapping[str, Definition]:
+        """Give the workspace's definitions by its trust, and the operator's own, which win."""
+        brought = Instructions()
+        if workspace.repository is not None and workspace.trust != "none":
+            if workspace.mode == "in_place":
+                brought = await self._in_place.instructions(workspace)
+            else:
+                mirror = self.mirrors.of(workspace.repository)
+                commit = await mirror.resolve(workspace.ref, max_age=DEFINITIONS_MAX_AGE)
+                brought = await self._brought(mirror, commit, workspace)
+        return {**brought.definitions, **self._own_definitions()}
+
+    def _own_definitions(self) -> dict[str, Definition]:
+        return definitions_in(self._data_dir / "agents")
+
+    async def _brought(self, mirror: Mirror, commit: str, workspace: Workspace) -> Instructions:
+        if workspace.trust == "none":
+            return Instructions()
+        full = trusts_fully(workspace)
+        key = (mirror.folder.name, commit, full)
+        if key not in self._instructions:
+            found = await mirror.files(commit, PATHS)
+            while len(self._instructions) >= _CACHED:
+                self._instructions.pop(next(iter(self._instructions)))
+            self._instructions[key] = await read_instructions(found, mirror.blobs, full=full)
+        return self._instructions[key]
+
+    # --- making a place --------------------------------------------------------------------
+
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:
+        """Make a private copy, or take the directory in place; raises `WorkspaceError`."""
+        if job.ref is not None:
+            workspace = replace(workspace, ref=job.ref)
+        files = self.files(job.id)
+        try:
+            await asyncio.to_thread(self._make_room, files)
+            if workspace.repository is not None and workspace.mode == "in_place":
+                return await self._prepare_in_place(workspace, files, slot)
+            user = None if self._base_uid is None else self._base_uid + slot
+            made = await self._make(job, workspace, files, user)
+            full = trusts_fully(workspace)
+            definitions = {**made.brought.definitions, **self._own_definitions()}
+            # With full trust the CLI reads the repository's own instructions where they stand.
+            texts = {} if full else made.brought.texts
+            await asyncio.to_thread(self._make_homes, files, user, texts, definitions)
+        except BaseException as error:
+            # Nobody has a place to release yet; a cancelled prepare leaves no checkout behind.
+            with contextlib.suppress(WorkspaceError):
+                await self._remove(_transient(files))
+            if isinstance(error, OSError):
+                raise WorkspaceError(f"The checkout could not be made: {error.strerror}.") from error
+            raise
+        return Place(
+            workspace=workspace,
+            files=files,
+            directory=made.directory,
+            home=files.home,
+            config=files.config,
+            user=user,
+            commit=made.commit,
+            definitions=definitions,
+            trust_full=full,
+            notices=(*made.notices, *made.brought.notices),
+        )
+
+    async def _prepare_in_place(self, workspace: Workspace, files: JobFiles, slot: int) -> Place:
+        place = await self._in_place.take(workspace, files, slot)
+        brought = await self._in_place.instructions(workspace)
+        definitions = {**brought.definitions, **self._own_definitions()}
+        texts = {} if place.trust_full else brought.texts
+        await asyncio.to_thread(self._make_homes, files, place.user, texts, definitions)
+        return replace(place, definitions=definitions, notices=(*place.notices, *brought.notices))
+
+    async def _make(self, job: Job, workspace: Workspace, files: JobFiles, user: int | None) -> Made:
+        if workspace.repository is None:
+            make_folder(files.checkout, PRIVATE, user)
+            return Made(files.checkout, None, Instructions())
+        mirror = self.mirrors.of(workspace.repository)
+        commit = await mirror.resolve(workspace.ref)
+        brought = await self._brought(mirror, commit, workspace)
+        await self._copy(mirror, files)
+        await self._describe(mirror, files, job.id)
+        await asyncio.to_thread(hand_over, files.checkout, user)
+        # The work tree is written by the agent's uid: what is in it belongs to the agent from the start.
+        await Git(user=user).run(
+            "checkout", "--quiet", "-B", f"steadyhand/{job.id}", commit,
+            cwd=files.checkout, seconds=CHECKOUT_SECONDS,
+        )  # fmt: skip
+        shutil.copyfile(files.checkout / ".git" / "index", base_index(files))
+        base_index(files).chmod(0o600)
+        return Made(files.checkout, commit, brought)
+
+    async def _copy(self, mirror: Mirror, files: JobFiles) -> None:
+        """Copy the mirror's objects; a repack under the copy starts it over."""
+        for attempt in range(1, _COPY_TRIES + 1):
+            make_folder(files.checkout, PRIVATE)
+            folder = files.checkout / ".git"
+            objects = folder / "objects"
+            await asyncio.to_thread(objects.mkdir, parents=True)
+            try:
+                await asyncio.to_thread(copy_objects, mirror.objects, objects)
+            except FileNotFoundError:
+                if attempt == _COPY_TRIES:
+                    raise
+                await asyncio.to_thread(remove_tree, files.checkout)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(mirror.folder / "shallow", folder / "shallow")
+                return
+
+    async def _describe(self, mirror: Mirror, files: JobFiles, job_id: str) -> None:
+        """Write the rest of `.git`: who commits are by, the mirror's branches as `origin`'s, no way back to it."""
+        folder = files.checkout / ".git"
+        (folder / "refs" / "heads").mkdir(parents=True)
+        (folder / "info").mkdir()
+        (folder / "HEAD").write_text(f"ref: refs/heads/steadyhand/{job_id}\n", encoding="utf-8")
+        lines = []
+        for name, value in await mirror.refs():
+            branch = name.removeprefix("refs/heads/")
+            lines.append(f"{value} {name if branch == name else f'refs/remotes/origin/{branch}'}\n")
+        (folder / "packed-refs").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        origin = "file:///nonexistent" if mirror.source.folder is not None else mirror.source.shown
+        config = (
+            "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n"
+            f"[user]\n\tname = {_quoted(self._settings.author_name)}\n"
+            f"\temail = {_quoted(self._settings.author_email)}\n"
+            f'[remote "origin"]\n\turl = {_quoted(origin)}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
+        )
+        (folder / "config").write_text(config, encoding="utf-8")
+
+    def _make_room(self, files: JobFiles) -> None:
+        """Make the job's folder, empty but for what is kept of earlier runs' output."""
+        make_folder(self._jobs, TRAVERSABLE)
+        if self._base_uid is not None:
+            # An agent's uid passes through the data directory and lists nothing in it.
+            self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
+        make_folder(files.root, TRAVERSABLE)
+        make_folder(files.kept, PRIVATE)
+        for path in (files.checkout, files.home, files.config, files.root / "harvest"):
+            remove_tree(path)
+        for path in (files.diff, files.bundle, files.transcript, base_index(files)):
+            path.unlink(missing_ok=True)
+        (files.root / "prepared").write_bytes(b"")
+
+    def _make_homes(
+        self,
+        files: JobFiles,
+        user: int | None,
+        texts: Mapping[str, str],
+        definitions: Mapping[str, Definition],
+    ) -> None:
+        make_folder(files.home, PRIVATE)
+        make_folder(files.home / "tmp", PRIVATE)
+        make_folder(files.config, PRIVATE)
+        write_config(files.config, texts, definitions)
+        hand_over(files.home, user)
+        hand_over(files.config, user)
+
+    # --- after the run ---------------------------------------------------------------------
+
+    async def harvest(self, place: Place) -> Harvest:
+        """Keep the diff, the commits and the transcript; what could not be kept is a notice."""
+        return await self._harvester.harvest(place)
+
+    async def release(self, place: Place) -> None:
+        """Remove the checkout and the home; the config directory stays, with the session in it."""
+        await self._remove(_transient(place.files))
+
+    async def forget(self, job_id: str) -> None:
+        """Remove all that is kept of a job."""
+        await self._remove((self.files(job_id).root,))
+
+    async def sweep(self) -> None:
+        """Remove what earlier lives left: every checkout and home, and trees that were being removed."""
+        if not self._jobs.is_dir():
+            return
+        paths: list[Path] = []
+        for folder in sorted(self._jobs.iterdir()):
+            if folder.name.startswith(".trash-"):
+                paths.append(folder)
+            elif _JOB_ID.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                paths += _transient(JobFiles(folder))
+                paths += folder.glob(".trash-*")
+        await self._remove(paths)
+
+    async def _remove(self, paths: tuple[Path, ...] | list[Path]) -> None:
+        failed: Exception | None = None
+        for path in paths:
+            try:
+                await asyncio.to_thread(remove_tree, path)
+            except (OSError, WorkspaceError) as error:
+                failed = error
+        if failed is not None:
+            raise WorkspaceError("A checkout could not be removed whole.") from failed
+
+
+def _transient(files: JobFiles) -> tuple[Path, ...]:
+    return (files.checkout, files.home, files.root / "harvest", base_index(files))
+
+
+def base_index(files: JobFiles) -> Path:
+    """The index as it was when the run began, which the service alone can write."""
+    return files.root / "base.index"
+
+
+def _quoted(value: str) -> str:
+    """Quote a value for git's configuration; newlines have no place in a name."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
+    return f'"{escaped}"'

@@ -1,0 +1,110 @@
+"""Files of a job on disk: made, handed to the agent's uid, and removed however hostile the tree is."""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+
+from steadyhand.errors import WorkspaceError
+
+TRAVERSABLE = 0o711
+PRIVATE = 0o700
+
+
+def make_folder(path: Path, mode: int, owner: int | None = None) -> None:
+    """Make one folder with exactly this mode, owned by `owner` (uid and gid) when given; one that is there stays."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
+    path.chmod(mode)
+    if owner is not None:
+        os.chown(path, owner, owner)
+
+
+def hand_over(path: Path, owner: int | None) -> None:
+    """Give a folder and all in it to `owner`; symlinks are never followed. Nothing when `owner` is null."""
+    if owner is None:
+        return
+    for _, folders, files, fd in os.fwalk(path, follow_symlinks=False):
+        for name in (*folders, *files):
+            os.chown(name, owner, owner, dir_fd=fd, follow_symlinks=False)
+    os.chown(path, owner, owner, follow_symlinks=False)
+
+
+def copy_objects(source: Path, target: Path) -> None:
+    """Copy git's objects, file by file and never as hard links.
+
+    Loose objects come before packs: what a repack moves meanwhile is then found in one of them. A file that
+    goes away under the copy raises `FileNotFoundError`; the caller starts over.
+    """
+    for folder in sorted(source.iterdir()):
+        if len(folder.name) == 2:  # noqa: PLR2004  # the first byte of an object's id, in hex
+            _copy_folder(folder, target / folder.name)
+    _copy_folder(source / "pack", target / "pack")
+    (target / "info").mkdir(exist_ok=True)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    # Data before indexes: an index is never there without its pack.
+    for file in sorted(source.iterdir(), key=lambda file: (file.suffix == ".idx", file.name)):
+        if file.name.startswith("tmp_") or file.suffix in {".lock", ".keep"}:
+            continue
+        copy = target / file.name
+        shutil.copyfile(file, copy)
+        copy.chmod(0o444)
+
+
+def remove_tree(path: Path, *, seconds: float = 120.0) -> None:
+    """Remove a file, a symlink or a tree and never leave it: no symlink is followed, no depth is too great.
+
+    Folders are moved flat into a service-owned one beside `path` before they are emptied, so that only one
+    is open at a time, and modes that shut their owner out are changed first. Call it when nothing is alive
+    in the tree. Raises `WorkspaceError` when it takes longer than `seconds`; what is left goes at the next
+    sweep.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        path.unlink()
+        return
+    trash = path.parent / f".trash-{path.name}"
+    make_folder(trash, PRIVATE)
+    _open_up(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(trash / f"{time.monotonic_ns()}")
+    _empty(trash, time.monotonic() + seconds)
+    trash.rmdir()
+
+
+def _empty(trash: Path, end: float) -> None:
+    count = 0
+    while folders := list(trash.iterdir()):
+        for folder in folders:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if time.monotonic() > end:
+                        raise WorkspaceError("A checkout took too long to remove.")
+                    inner = Path(entry.path)
+                    if not entry.is_dir(follow_symlinks=False):
+                        inner.unlink()
+                        continue
+                    _open_up(inner)
+                    count += 1
+                    inner.rename(trash / f"{time.monotonic_ns()}-{count}")
+            try:
+                folder.rmdir()
+            except OSError as error:
+                # A listing that changes under the reader may skip a name; the next round finds it.
+                if error.errno != errno.ENOTEMPTY or time.monotonic() > end:
+                    raise
+
+
+def _open_up(folder: Path) -> None:
+    """Make a folder's own modes no obstacle; root needs no such help and touches nothing."""
+    if os.geteuid() != 0:
+        folder.chmod(PRIVATE)

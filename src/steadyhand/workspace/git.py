@@ -1,0 +1,256 @@
+"""Runs git: an environment made from nothing, a bounded time, a bounded output, and a uid.
+
+The configuration given here outranks what a repository says for each key it names. That is a second
+line only: a filter's name is free text, so in a repository that an agent could write to git runs as
+the agent's uid, never as the service's.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from steadyhand.errors import WorkspaceError
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MIB = 1024 * 1024
+TERM_SECONDS = 2.0  # git removes its lock files on SIGTERM
+KILL_SECONDS = 5.0
+_CHUNK = 256 * 1024
+_STDERR_TAIL = 64 * 1024
+
+_BASE_ENVIRONMENT = {
+    "PATH": SEARCH_PATH,
+    "HOME": "/nonexistent",
+    "LC_ALL": "C",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+}
+_NO_FOREIGN_CONFIG = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+
+_BASE_CONFIG = (
+    ("core.hooksPath", os.devnull),
+    ("core.fsmonitor", "false"),
+    ("core.pager", "cat"),
+    ("core.quotePath", "false"),
+    ("commit.gpgSign", "false"),
+    ("tag.gpgSign", "false"),
+    ("credential.helper", ""),
+    ("diff.ignoreSubmodules", "all"),
+    ("submodule.recurse", "false"),
+    ("fetch.recurseSubmodules", "false"),
+    ("gc.autoDetach", "false"),
+    ("maintenance.autoDetach", "false"),
+    ("protocol.ext.allow", "never"),
+    ("safe.directory", "*"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GitSettings:
+    """The service's side of git: who commits are by, and how remotes are reached. Never shown to an agent."""
+
+    author_name: str = "Steadyhand"
+    author_email: str = "steadyhand@localhost"
+    credential_file: Path | None = None
+    """In the format of `git credential-store`."""
+    ssh_key_file: Path | None = None
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What git came to: its exit code, its stdout (empty when it went to a file), the tail of its stderr."""
+
+    code: int
+    out: bytes
+    err: str
+    overflowed: bool = False
+    """Stdout grew past its limit; git was stopped and the output is cut there."""
+
+    @property
+    def text(self) -> str:
+        """Stdout as text without the last newline; bytes that are not UTF-8 are kept as surrogates."""
+        return os.fsdecode(self.out).removesuffix("\n")
+
+    @property
+    def reason(self) -> str:
+        """The line of stderr that says most, without credentials and host paths."""
+        return reason_of(self.err)
+
+
+class Git:
+    """Runs git commands. One is made per purpose: `user` is the uid and gid (null is the service's own)."""
+
+    def __init__(
+        self,
+        *,
+        user: int | None = None,
+        env: Mapping[str, str] | None = None,
+        config: Sequence[tuple[str, str]] = (),
+        own_config: bool = False,
+    ) -> None:
+        """Fix the environment. `own_config` lets the user's and the machine's git configuration count."""
+        self._user = user
+        self._env = {**_BASE_ENVIRONMENT, **({} if own_config else _NO_FOREIGN_CONFIG), **(env or {})}
+        pairs = [pair for pair in _BASE_CONFIG if not (own_config and pair[0] == "credential.helper")]
+        self._env.update(_as_environment([*pairs, *config]))
+
+    async def run(
+        self,
+        *arguments: str,
+        cwd: Path,
+        stdin: bytes = b"",
+        seconds: float = 30.0,
+        limit: int = 16 * MIB,
+        into: BinaryIO | None = None,
+        check: bool = True,
+    ) -> Ran:
+        """Run one git command; stdout goes to `into` when given, at most `limit` bytes of it.
+
+        Raises `WorkspaceError` when git is missing, takes longer than `seconds`, or (with `check`) fails
+        or prints more than `limit`. Nothing of its process group is left when this returns or is cancelled.
+        """
+        verb = arguments[0]
+        process = await self._spawn(arguments, cwd)
+        reader = _Reader(process, limit, into)
+        try:
+            async with asyncio.timeout(seconds):
+                await reader.converse(stdin)
+                code = await process.wait()
+        except TimeoutError as error:
+            raise WorkspaceError(f"git {verb} took longer than {seconds:g} s.") from error
+        finally:
+            await _stop(process)
+        ran = Ran(code, bytes(reader.out), reader.err.decode("utf-8", "replace"), reader.overflowed)
+        if check and ran.overflowed:
+            raise WorkspaceError(f"git {verb} printed more than {limit} bytes.")
+        if check and code != 0:
+            raise WorkspaceError(f"git {verb} failed: {ran.reason}")
+        return ran
+
+    async def _spawn(self, arguments: Sequence[str], cwd: Path) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        try:
+            if self._user is None:
+                return await asyncio.create_subprocess_exec(
+                    "git", *arguments, cwd=cwd, env=self._env, start_new_session=True,
+                    stdin=pipe, stdout=pipe, stderr=pipe,
+                )  # fmt: skip
+            return await asyncio.create_subprocess_exec(
+                "git", *arguments, cwd=cwd, env=self._env, start_new_session=True,
+                stdin=pipe, stdout=pipe, stderr=pipe,
+                user=self._user, group=self._user, extra_groups=[],
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise WorkspaceError(_what_is_missing(cwd), retryable=False) from error
+        except OSError as error:
+            raise WorkspaceError(f"git could not be started: {error.strerror}.") from error
+
+
+def _what_is_missing(cwd: Path) -> str:
+    return "git is not installed." if cwd.is_dir() else "The directory is not there."
+
+
+class _Reader:
+    """Feeds a process and drains it; what it keeps is bounded."""
+
+    def __init__(self, process: asyncio.subprocess.Process, limit: int, into: BinaryIO | None) -> None:
+        self._process = process
+        self._limit = limit
+        self._into = into
+        self._seen = 0
+        self.out = bytearray()
+        self.err = bytearray()
+        self.overflowed = False
+
+    async def converse(self, stdin: bytes) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._feed(stdin))
+            group.create_task(self._drain_out())
+            group.create_task(self._drain_err())
+
+    async def _feed(self, data: bytes) -> None:
+        pipe = self._process.stdin
+        if pipe is None:
+            return
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            pipe.write(data)
+            await pipe.drain()
+        pipe.close()
+
+    async def _drain_out(self) -> None:
+        pipe = self._process.stdout
+        while pipe is not None and (chunk := await pipe.read(_CHUNK)):
+            self._seen += len(chunk)
+            if self._seen > self._limit:
+                if not self.overflowed:
+                    self.overflowed = True
+                    _signal(self._process, signal.SIGTERM)
+                continue
+            if self._into is None:
+                self.out += chunk
+            else:
+                self._into.write(chunk)
+
+    async def _drain_err(self) -> None:
+        pipe = self._process.stderr
+        while pipe is not None and (chunk := await pipe.read(_CHUNK)):
+            self.err += chunk
+            del self.err[:-_STDERR_TAIL]
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End what is left of the process group; each wait is bounded."""
+    for sign, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+        if process.returncode is not None:
+            break
+        _signal(process, sign)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await process.wait()
+    # A grandchild may hold the pipes open; asyncio has no public way to let go of them.
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _signal(process: asyncio.subprocess.Process, sign: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, sign)
+
+
+def _as_environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    env = {"GIT_CONFIG_COUNT": str(len(pairs))}
+    for number, (key, value) in enumerate(pairs):
+        env[f"GIT_CONFIG_KEY_{number}"] = key
+        env[f"GIT_CONFIG_VALUE_{number}"] = value
+    return env
+
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_QUOTED_PATH = re.compile(r"(['\"])/[^'\"]*\1")
+_HOST_PATH = re.compile(r"(?<![\w:/.>-])/[^\s:'\"]+")
+
+
+def without_secrets(text: str) -> str:
+    """Leave out credentials in URLs and paths of this machine."""
+    text = _CREDENTIALS.sub("", text)
+    text = _QUOTED_PATH.sub("<path>", text)
+    return _HOST_PATH.sub("<path>", text)
+
+
+def reason_of(stderr: str) -> str:
+    """Give the last line of git's stderr that names a fault, else the last line; at most 300 characters."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    line = (named or lines or ["no reason was given"])[-1]
+    for prefix in ("fatal: ", "error: "):
+        line = line.removeprefix(prefix)
+    return without_secrets(line)[:300]

@@ -1,0 +1,303 @@
+"""Keeps what a job did, when nothing of it is alive.
+
+git run by the service in a repository that an agent wrote would run the agent's code. So the agent's own
+`.git` is asked for one thing only, its commits as a pack, by a git that runs as the agent's uid; what is
+uncommitted is read through a git directory of ours over the agent's work tree, by the same uid; and both
+packs are checked object by object into a bare repository of the service, which the diff and the bundle
+come from.
+"""
+
+import asyncio
+import re
+from pathlib import Path
+
+from steadyhand.errors import WorkspaceError
+from steadyhand.job import Changes, Notice
+from steadyhand.ports import Harvest, JobFiles, Place
+from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, hand_over, make_folder, remove_tree
+from steadyhand.workspace.git import MIB, Git, GitSettings, Ran
+from steadyhand.workspace.in_place import head_of
+from steadyhand.workspace.mirror import COMMIT, Mirrors
+from steadyhand.workspace.stage import stage
+from steadyhand.workspace.transcript import keep_transcript
+
+HARVEST_SECONDS = 30.0
+DIFF_BYTES = 64 * MIB
+PACK_BYTES = 256 * MIB
+_SHORTSTAT = re.compile(r"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?")
+# Blobs above this are streamed, never held in memory whole, while foreign packs are checked.
+_IMPORT_CONFIG = (("core.bigFileThreshold", "32m"), ("pack.threads", "1"), ("core.fsync", "none"))
+_SNAPSHOT_CONFIG = (("core.compression", "1"), ("core.fsync", "none"), ("pack.threads", "1"))
+_DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--find-renames")
+
+
+class Harvester:
+    """Takes in the work of jobs whose agents have ended."""
+
+    def __init__(self, mirrors: Mirrors, settings: GitSettings, seconds: float = HARVEST_SECONDS) -> None:
+        """`seconds` bounds all git work of one harvest."""
+        self._mirrors = mirrors
+        self._settings = settings
+        self._seconds = seconds
+
+    async def harvest(self, place: Place) -> Harvest:
+        """Keep the transcript, the diff and the commits; what could not be kept is a notice, never an error."""
+        notices: list[Notice] = []
+        cut = await asyncio.to_thread(_keep_transcript, place)
+        if cut is not None:
+            notices.append(cut)
+        changes = None
+        try:
+            async with asyncio.timeout(self._seconds):
+                changes = await self._changes(place, notices)
+        except TimeoutError:
+            notices.append(_failed(f"it took longer than {self._seconds:g} s."))
+        except WorkspaceError as error:
+            notices.append(_failed(error.detail))
+        except OSError as error:
+            notices.append(_failed(f"{error.strerror}."))
+        finally:
+            await asyncio.to_thread(_tidy, place.files)
+        return Harvest(changes, tuple(notices))
+
+    async def _changes(self, place: Place, notices: list[Notice]) -> Changes | None:
+        if place.workspace.repository is None or place.commit is None:
+            return None
+        work = _Work(place, place.commit, notices)
+        if place.workspace.mode == "in_place":
+            return await _in_place(work)
+        mirror = self._mirrors.of(place.workspace.repository)
+        return await _Private(work, mirror.objects, self._settings).keep()
+
+
+class _Work:
+    """One harvest: its folders, its base and its notices. `folder` holds what is needed for it alone."""
+
+    def __init__(self, place: Place, base: str, notices: list[Notice]) -> None:
+        self.place = place
+        self.base = base
+        self.notices = notices
+        self.files = place.files
+        self.folder = place.files.root / "harvest"
+        remove_tree(self.folder)
+        make_folder(self.folder, TRAVERSABLE)
+
+    def note(self, code: str, message: str) -> None:
+        self.notices.append(Notice(code, message))
+
+    async def keep_diff(self, git: Git, cwd: Path, *revisions: str) -> tuple[int, int, int]:
+        """Write the diff and give its size: files, insertions, deletions."""
+        part = self.files.diff.with_name("diff.part")
+        with part.open("wb") as file:
+            ran = await git.run(
+                *_DIFF, "--binary", "--full-index", *revisions, "--",
+                cwd=cwd, into=file, limit=DIFF_BYTES, check=False,
+            )  # fmt: skip
+        if ran.overflowed:
+            part.unlink()
+            self.note("diff_too_large", "The diff is larger than 64 MiB and was not kept.")
+        elif ran.code != 0:
+            part.unlink()
+            raise WorkspaceError(f"git diff failed: {ran.reason}")
+        else:
+            part.replace(self.files.diff)
+        counted = await git.run(*_DIFF, "--shortstat", *revisions, "--", cwd=cwd)
+        return _counts(counted)
+
+
+class _Private:
+    """The harvest of a private checkout."""
+
+    def __init__(self, work: _Work, mirror_objects: Path, settings: GitSettings) -> None:
+        self._work = work
+        self._user = work.place.user
+        self._checkout = work.files.checkout
+        self._ours = work.folder / "import.git"
+        self._snapshot = work.folder / "snapshot"
+        self._settings = settings
+        self._branch = f"refs/heads/steadyhand/{work.files.root.name}"
+        self._git = Git(env={"GIT_DIR": str(self._ours)}, config=_IMPORT_CONFIG)
+        _make_repository(self._ours, mirror_objects)
+
+    async def keep(self) -> Changes | None:
+        base = self._work.base
+        head = await self._take_commits()
+        head = await self._take_tree(head)
+        if head == base:
+            return None
+        await self._run("update-ref", self._branch, head)
+        files, insertions, deletions = await self._work.keep_diff(self._git, self._ours, base, head)
+        await self._keep_bundle(head)
+        return Changes(base, head, files, insertions, deletions)
+
+    async def _run(self, *arguments: str, **options: bytes) -> Ran:
+        return await self._git.run(*arguments, cwd=self._ours, stdin=options.get("stdin", b""))
+
+    # --- commits ---------------------------------------------------------------------------
+
+    async def _take_commits(self) -> str:
+        """Take in what the agent committed and give its HEAD; the base when that is not to be had."""
+        base = self._work.base
+        try:
+            git = Git(user=self._user, env={"GIT_DIR": str(self._checkout / ".git")}, config=_SNAPSHOT_CONFIG)
+            head = _checked(await head_of(git, self._checkout))
+            if head != base and not await self._known(head):
+                revisions = f"{head}\n^{base}\n".encode()
+                pack = await self._pack(git, "commits", revisions, "--revs")
+                await self._import(pack)
+            await self._run("rev-parse", "--verify", "--quiet", f"{head}^{{commit}}")
+        except WorkspaceError as error:
+            text = f"The agent's commits could not be taken in; its files were. ({error.detail})"
+            self._work.note("harvest_partial", text)
+            return base
+        return head
+
+    async def _known(self, commit: str) -> bool:
+        """Whether the mirror has it: the agent only moved to another commit of the repository."""
+        ran = await self._git.run("cat-file", "-e", f"{commit}^{{commit}}", cwd=self._ours, check=False)
+        return ran.code == 0
+
+    async def _pack(self, git: Git, name: str, stdin: bytes, *options: str) -> Path:
+        pack = self._ours / "objects" / "pack" / f"pack-{name}.pack"
+        with pack.open("wb") as file:
+            await git.run(
+                "pack-objects", "--quiet", "--stdout", *options,
+                cwd=self._checkout, stdin=stdin, into=file, limit=PACK_BYTES,
+            )  # fmt: skip
+        return pack
+
+    async def _import(self, pack: Path) -> None:
+        """Check a pack object by object and link by link; one that fails is removed."""
+        try:
+            await self._run("index-pack", "--strict", str(pack))
+        except WorkspaceError:
+            await asyncio.to_thread(pack.unlink)
+            raise
+
+    # --- files -----------------------------------------------------------------------------
+
+    async def _take_tree(self, head: str) -> str:
+        """Commit what the agent left uncommitted on top of `head`, in our repository."""
+        index = self._ours / "index"
+        index.write_bytes((self._work.files.root / "base.index").read_bytes())
+        if head != self._work.base:
+            # The index keeps what it knows of unchanged files, so that only changed ones are read.
+            await self._run("read-tree", "--index-output=" + str(index), "-i", "-m", self._work.base, head)
+        _make_repository(self._snapshot, None)
+        (self._snapshot / "index").write_bytes(index.read_bytes())
+        hand_over(self._snapshot, self._user)
+        env = {"GIT_DIR": str(self._snapshot), "GIT_WORK_TREE": str(self._checkout)}
+        git = Git(user=self._user, env=env, config=_SNAPSHOT_CONFIG)
+        await stage(git, self._checkout, self._work.notices)
+        # Unchanged objects are in the mirror, out of the agent's reach.
+        tree = (await git.run("write-tree", "--missing-ok", cwd=self._checkout)).text
+        listed = await git.run(
+            "cat-file",
+            "--batch-all-objects",
+            "--unordered",
+            "--batch-check=%(objectname)",
+            cwd=self._checkout,
+        )
+        if listed.out:
+            await self._import(await self._pack(git, "files", listed.out))
+        if tree == (await self._run("rev-parse", "--verify", f"{head}^{{tree}}")).text:
+            return head
+        return await self._commit(tree, head)
+
+    async def _commit(self, tree: str, parent: str) -> str:
+        name, email = self._settings.author_name, self._settings.author_email
+        env = {"GIT_DIR": str(self._ours)}
+        env |= {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
+                for what, value in (("NAME", name), ("EMAIL", email))}  # fmt: skip
+        message = f"Uncommitted work of job {self._work.files.root.name}\n"
+        ran = await Git(env=env, config=_IMPORT_CONFIG).run(
+            "commit-tree", tree, "-p", parent, cwd=self._ours, stdin=message.encode()
+        )
+        return ran.text
+
+    async def _keep_bundle(self, head: str) -> None:
+        """Write the commits as a bundle on the base; none when the agent only went back in history."""
+        count = await self._run("rev-list", "--count", f"{self._work.base}..{head}")
+        if count.text == "0":
+            return
+        part = self._work.files.bundle.with_name("bundle.part")
+        with part.open("wb") as file:
+            await self._git.run(
+                "bundle", "create", "--quiet", "-", f"{self._work.base}..{self._branch}",
+                cwd=self._ours, into=file, limit=PACK_BYTES,
+            )  # fmt: skip
+        part.replace(self._work.files.bundle)
+
+
+async def _in_place(work: _Work) -> Changes | None:
+    """Compare HEAD before with the files after, as the agent's uid, leaving index and objects untouched."""
+    place, folder = work.place, work.place.directory
+    scratch = work.folder / "snapshot"
+    _make_repository(scratch, None)
+    hand_over(scratch, place.user)
+    plain = Git(user=place.user)
+    head = await head_of(plain, folder) or work.base
+    objects = (await plain.run("rev-parse", "--git-path", "objects", cwd=folder)).text
+    env = {
+        "GIT_INDEX_FILE": str(scratch / "index"),
+        "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(folder / objects),
+    }
+    git = Git(user=place.user, env=env, config=_SNAPSHOT_CONFIG)
+    top = Path((await plain.run("rev-parse", "--show-toplevel", cwd=folder)).text)
+    await git.run("read-tree", head, cwd=top)
+    await stage(git, top, work.notices)
+    files, insertions, deletions = await work.keep_diff(git, top, "--cached", work.base)
+    if files == 0 and head == work.base:
+        work.files.diff.unlink(missing_ok=True)
+        return None
+    return Changes(work.base, head, files, insertions, deletions)
+
+
+def _make_repository(folder: Path, alternates: Path | None) -> None:
+    """Make a git directory of ours by hand: no template, no hooks, nothing but what is written here."""
+    make_folder(folder, PRIVATE)
+    for name in ("objects/info", "objects/pack", "refs/heads"):
+        (folder / name).mkdir(parents=True)
+    (folder / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
+    (folder / "config").write_text(
+        "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n", encoding="utf-8"
+    )
+    if alternates is not None:
+        (folder / "objects" / "info" / "alternates").write_text(f"{alternates}\n", encoding="utf-8")
+        shallow = alternates.parent / "shallow"
+        if shallow.is_file():
+            (folder / "shallow").write_bytes(shallow.read_bytes())
+
+
+def _checked(head: str | None) -> str:
+    if head is None or COMMIT.fullmatch(head) is None:
+        raise WorkspaceError("the checkout has no HEAD any more")
+    return head
+
+
+def _counts(ran: Ran) -> tuple[int, int, int]:
+    match = _SHORTSTAT.search(ran.text)
+    if match is None:
+        return 0, 0, 0
+    return int(match[1]), int(match[2] or 0), int(match[3] or 0)
+
+
+def _keep_transcript(place: Place) -> Notice | None:
+    files = place.files
+    if place.config is not None:
+        return keep_transcript(place.config, files.transcript, owner=place.user)
+    since = (files.root / "prepared").stat().st_mtime
+    return keep_transcript(
+        place.home / ".claude", files.transcript, owner=place.user, since=since, directory=place.directory
+    )
+
+
+def _tidy(files: JobFiles) -> None:
+    remove_tree(files.root / "harvest")
+    for name in ("diff.part", "bundle.part"):
+        (files.kept / name).unlink(missing_ok=True)
+
+
+def _failed(reason: str) -> Notice:
+    return Notice("harvest_failed", f"What the agent changed could not be kept: {reason}")

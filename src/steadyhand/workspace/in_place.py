@@ -1,0 +1,141 @@
+"""A directory used as it stands. Every git call in it runs as the agent's uid: its configuration is not ours."""
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+from steadyhand.agents import Workspace
+from steadyhand.errors import WorkspaceError
+from steadyhand.job import Notice
+from steadyhand.ports import JobFiles, Place
+from steadyhand.workspace.git import SEARCH_PATH, Git
+from steadyhand.workspace.instructions import PATHS, Instructions, read_instructions, trusts_fully
+from steadyhand.workspace.mirror import blobs_of, files_in, source_of
+
+PULL_SECONDS = 60.0
+_ACCESS_SECONDS = 10.0
+
+
+class InPlace:
+    """Directories in place, as the given profile uses them."""
+
+    def __init__(self, base_uid: int | None, *, classic: bool, home: Path | None) -> None:
+        """`base_uid` is the first agent uid, null when agents run as the service; `home` is the service's own."""
+        self._base_uid = base_uid
+        self._classic = classic
+        self._home = home
+
+    def user(self, folder: Path, slot: int) -> int | None:
+        """Say whom agents run as in this folder: its owner, unless that is root; null is the service."""
+        if self._base_uid is None:
+            return None
+        owner = folder.stat().st_uid
+        return owner if owner != 0 else self._base_uid + slot
+
+    async def take(self, workspace: Workspace, files: JobFiles, slot: int) -> Place:
+        """Bring the directory up to date and say how it is used. A failed pull is a notice."""
+        folder = folder_of(workspace)
+        user = self.user(folder, slot)
+        notices: list[Notice] = []
+        own_home = self._home is not None and await may_use(self._home, user)
+        if not await may_use(folder, user):
+            text = "The agent's user may not write in the workspace; make it the owner, or give it leave."
+            notices.append(Notice("workspace_not_writable", text))
+        if workspace.ref is not None:
+            notices.append(
+                Notice("ref_ignored", "A workspace in place is used as it stands; the ref was ignored.")
+            )
+        git = Git(user=user)
+        commit = None
+        if await _is_repository(git, folder):
+            pull_home = self._home if own_home else None
+            failure = await _pull(user, folder, pull_home)
+            if failure is not None:
+                notices.append(failure)
+            commit = await head_of(git, folder)
+        as_service = self._classic and own_home
+        return Place(
+            workspace=workspace,
+            files=files,
+            directory=folder,
+            home=self._home if as_service and self._home is not None else files.home,
+            config=None if as_service else files.config,
+            user=user,
+            commit=commit,
+            trust_full=self._classic or trusts_fully(workspace),
+            notices=tuple(notices),
+        )
+
+    async def instructions(self, workspace: Workspace) -> Instructions:
+        """Read the instructions of the directory's HEAD by the workspace's trust."""
+        folder = folder_of(workspace)
+        if workspace.trust == "none":
+            return Instructions()
+        git = Git(user=self.user(folder, 0))
+        if not await _is_repository(git, folder):
+            return Instructions()
+        commit = await head_of(git, folder)
+        if commit is None:
+            return Instructions()
+        found = await files_in(git, folder, commit, PATHS)
+        full = self._classic or trusts_fully(workspace)
+        return await read_instructions(
+            found, lambda entries, limit: blobs_of(git, folder, entries, limit), full=full
+        )
+
+
+def folder_of(workspace: Workspace) -> Path:
+    """Give the directory of a workspace in place. Raises `WorkspaceError` when there is none."""
+    folder = source_of(workspace.repository or "").folder
+    if folder is None:
+        raise WorkspaceError("A workspace in place needs a directory, not a URL.", retryable=False)
+    if not folder.is_dir():
+        raise WorkspaceError(f"The workspace directory '{folder.name}' is not there.", retryable=False)
+    return folder
+
+
+async def _is_repository(git: Git, folder: Path) -> bool:
+    ran = await git.run("rev-parse", "--is-inside-work-tree", cwd=folder, check=False)
+    return ran.code == 0 and ran.text == "true"
+
+
+async def head_of(git: Git, folder: Path) -> str | None:
+    """Give the commit that is checked out; null before the first one."""
+    ran = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=folder, check=False)
+    return ran.text if ran.code == 0 else None
+
+
+async def _pull(user: int | None, folder: Path, home: Path | None) -> Notice | None:
+    """Run `git pull --rebase` as the agent's user, with that user's own configuration."""
+    env = {} if home is None else {"HOME": str(home)}
+    git = Git(user=user, env=env, own_config=home is not None)
+    try:
+        await git.run("pull", "--rebase", "--quiet", cwd=folder, seconds=PULL_SECONDS)
+    except WorkspaceError as error:
+        with contextlib.suppress(WorkspaceError):
+            await _leave_rebase(user, folder)
+        return Notice("pull_failed", f"The workspace was not brought up to date: {error.detail}")
+    return None
+
+
+async def _leave_rebase(user: int | None, folder: Path) -> None:
+    """Undo a rebase that stopped half way, so that the agent finds the directory as it was."""
+    git = Git(user=user)
+    for name in ("rebase-merge", "rebase-apply"):
+        ran = await git.run("rev-parse", "--git-path", name, cwd=folder, check=False)
+        if ran.code == 0 and (folder / ran.text).is_dir():
+            await git.run("rebase", "--abort", cwd=folder, check=False)
+            return
+
+
+async def may_use(folder: Path, user: int | None) -> bool:
+    """Whether this uid may enter the folder and write in it."""
+    if user is None:
+        return os.access(folder, os.W_OK | os.X_OK)
+    process = await asyncio.create_subprocess_exec(
+        "test", "-w", str(folder), "-a", "-x", str(folder), env={"PATH": SEARCH_PATH},
+        cwd="/", user=user, group=user, extra_groups=[], stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    async with asyncio.timeout(_ACCESS_SECONDS):
+        return await process.wait() == 0

@@ -1,0 +1,374 @@
+"""A bare mirror per repository, owned by the service: fetches are shared, debounced and bounded."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from steadyhand.errors import WorkspaceError
+from steadyhand.workspace.disk import PRIVATE, make_folder
+from steadyhand.workspace.git import MIB, Git, GitSettings, without_secrets
+
+HEAD_REF = "refs/steadyhand/HEAD"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
+_BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|^/|\.lock$|^-|^$|\.$")
+_SCHEMES = frozenset({"http", "https", "ssh", "git"})
+_SCP_LIKE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)[^\s]+")
+_REF_BYTES = 1024
+
+_DROP_AND_EXEC = (
+    "import os,sys;u,g=int(sys.argv[1]),int(sys.argv[2]);"
+    "os.setgroups([]);os.setresgid(g,g,g);os.setresuid(u,u,u);os.execvp(sys.argv[3],sys.argv[3:])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a repository comes from: `url` as git takes it, without a password; `folder` when it is local."""
+
+    url: str
+    folder: Path | None = None
+    authorization: str | None = None
+    """A header for the password that stood in the URL; a URL on a command line can be read by others."""
+
+    @property
+    def shown(self) -> str:
+        """The source as an error may name it: never a path of this machine."""
+        return self.folder.name if self.folder is not None else without_secrets(self.url)
+
+
+def source_of(repository: str) -> Source:
+    """Read a workspace's `repository`: a path, a `file://` URL, or a URL with http, https, ssh or git.
+
+    Raises `WorkspaceError` for anything else; transports that run a command are among that.
+    """
+    if not repository or repository.startswith("-") or "\x00" in repository or "::" in repository:
+        raise WorkspaceError("The repository is neither a path nor a URL.", retryable=False)
+    parts = urlsplit(repository)
+    if parts.scheme == "file":
+        return Source(unquote(parts.path), Path(unquote(parts.path)))
+    if "://" in repository:
+        if parts.scheme not in _SCHEMES:
+            raise WorkspaceError(f"A repository by '{parts.scheme}' is not taken.", retryable=False)
+        if parts.password is None or parts.scheme not in {"http", "https"}:
+            return Source(repository)
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+        token = base64.b64encode(pair.encode()).decode()
+        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return Source(bare, authorization=f"Authorization: Basic {token}")
+    path = Path(repository)
+    if not path.is_absolute() and not path.exists() and _SCP_LIKE.fullmatch(repository):
+        return Source(repository)
+    return Source(str(path.absolute()), path.absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A regular file in a commit: its path from the root, its blob, its size in bytes."""
+
+    path: str
+    blob: str
+    size: int
+
+
+class Mirror:
+    """One repository's mirror. `fetches` counts the fetches that were really made."""
+
+    def __init__(
+        self,
+        source: Source,
+        folder: Path,
+        settings: GitSettings,
+        *,
+        debounce_seconds: float = 2.0,
+        fetch_seconds: float = 300.0,
+    ) -> None:
+        """Describe a mirror in `folder`; nothing is made before the first fetch."""
+        self.source = source
+        self.folder = folder
+        self.fetches = 0
+        self._debounce = debounce_seconds
+        self._fetch_seconds = fetch_seconds
+        self._git = Git()
+        self._remote = Git(
+            env=_remote_environment(settings, folder.parent), config=_remote_config(source, settings)
+        )
+        self._lock = asyncio.Lock()
+        self._started = self._finished = float("-inf")
+        self._failure: tuple[float, WorkspaceError] | None = None
+
+    @property
+    def objects(self) -> Path:
+        """Where the mirror's objects lie."""
+        return self.folder / "objects"
+
+    # --- commits ---------------------------------------------------------------------------
+
+    async def resolve(self, ref: str | None, *, max_age: float | None = None) -> str:
+        """Give the commit that a branch, a tag or a commit id means; null is the repository's HEAD.
+
+        What is known may be `max_age` seconds old (the debounce when null); a name that is not known is
+        looked for once more after a fetch of its own. Raises `WorkspaceError`.
+        """
+        asked = time.monotonic()
+        if ref is not None and (len(ref) > _REF_BYTES or _BAD_IN_REF.search(ref)):
+            raise WorkspaceError(f"The ref {ref[:100]!r} is not a ref's name.", retryable=False)
+        if ref is not None and COMMIT.fullmatch(ref) and await self._lookup(ref):
+            return ref  # a commit never changes: no fetch can tell more
+        await self._refresh(asked - (self._debounce if max_age is None else max_age), share=True)
+        commit = await self._lookup(ref)
+        if commit is None:
+            await self._refresh(asked, share=False)
+            commit = await self._lookup(ref)
+        if commit is None and ref is not None and COMMIT.fullmatch(ref):
+            commit = await self._fetch_commit(ref)
+        if commit is None:
+            name = "HEAD" if ref is None else ref
+            raise WorkspaceError(f"The ref '{name}' is not in the repository.", retryable=False)
+        return commit
+
+    async def _lookup(self, ref: str | None) -> str | None:
+        if not self.folder.is_dir():
+            return None
+        names = [HEAD_REF] if ref in (None, "HEAD") else []
+        if ref is not None and ref != "HEAD":
+            names += [ref] if ref.startswith("refs/") else [f"refs/heads/{ref}", f"refs/tags/{ref}"]
+            if COMMIT.fullmatch(ref) or _SHORT_COMMIT.fullmatch(ref):
+                names.append(ref)
+        for name in names:
+            ran = await self._git.run(
+                "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}",
+                cwd=self.folder, check=False,
+            )  # fmt: skip
+            if ran.code == 0 and COMMIT.fullmatch(ran.text):
+                return ran.text
+        return None
+
+    # --- fetching --------------------------------------------------------------------------
+
+    async def _refresh(self, since: float, *, share: bool) -> None:
+        """Fetch unless one started after `since`, or (with `share`) was under way while this call waited."""
+        asked = time.monotonic()
+        async with self._turn():
+            if self._started >= since or (share and self._finished >= asked):
+                return
+            if self._failure is not None and self._failure[0] >= asked:
+                failed = self._failure[1]
+                raise WorkspaceError(failed.detail, retryable=failed.retryable) from failed
+            await self._fetch()
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Hold the mirror for one fetch; waits no longer than two may take."""
+        try:
+            async with asyncio.timeout(2 * self._fetch_seconds):
+                await self._lock.acquire()
+        except TimeoutError as error:
+            raise WorkspaceError(f"The repository '{self.source.shown}' is busy.") from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    async def _fetch(self) -> None:
+        started = time.monotonic()
+        try:
+            await self._make()
+            self.fetches += 1
+            await self._run_fetch(
+                "--prune", f"+HEAD:{HEAD_REF}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"
+            )
+        except WorkspaceError as error:
+            failed = WorkspaceError(
+                f"The repository '{self.source.shown}' could not be fetched: {error.detail}"
+            )
+            self._failure = (time.monotonic(), failed)
+            raise failed from error
+        self._started, self._finished = started, time.monotonic()
+        await self._git.run(
+            "gc", "--auto", "--quiet", cwd=self.folder, seconds=self._fetch_seconds, check=False
+        )
+
+    async def _fetch_commit(self, commit: str) -> str | None:
+        """Ask for one commit that no branch or tag leads to; not every server gives it."""
+        async with self._turn():
+            with contextlib.suppress(WorkspaceError):
+                await self._run_fetch(f"+{commit}:refs/steadyhand/commits/{commit}")
+        return await self._lookup(commit)
+
+    async def _run_fetch(self, *arguments: str) -> None:
+        options = [argument for argument in arguments if argument.startswith("--")]
+        refspecs = [argument for argument in arguments if not argument.startswith("--")]
+        upload_pack = self._upload_pack()
+        if upload_pack is not None:
+            options.append(f"--upload-pack={upload_pack}")
+        await self._remote.run(
+            "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow", *options,
+            "--", self.source.url, *refspecs, cwd=self.folder, seconds=self._fetch_seconds,
+        )  # fmt: skip
+
+    def _upload_pack(self) -> str | None:
+        """Read a local repository as its owner.
+
+        Its configuration may be anybody's work, and git takes the service's `safe.directory` away from the
+        reading side, so that it is said again here.
+        """
+        folder = self.source.folder
+        if folder is None:
+            return None
+        command = ["git", "-c", "safe.directory=*", "upload-pack"]
+        owner = owner_of(folder)
+        if owner is not None:
+            command = [
+                sys.executable,
+                "-I",
+                "-S",
+                "-c",
+                _DROP_AND_EXEC,
+                str(owner[0]),
+                str(owner[1]),
+                *command,
+            ]
+        return shlex.join(command)
+
+    async def _make(self) -> None:
+        if self.source.folder is not None and not self.source.folder.is_dir():
+            raise WorkspaceError("the directory is not there", retryable=False)
+        if (self.folder / "HEAD").is_file():
+            self._drop_stale_locks()
+            return
+        make_folder(self.folder.parent, PRIVATE)
+        make_folder(self.folder, PRIVATE)
+        await self._git.run("init", "--quiet", "--bare", "--template=", ".", cwd=self.folder)
+
+    def _drop_stale_locks(self) -> None:
+        """Remove locks that a git killed long ago left; the data directory has one owner, which is us."""
+        if self._finished > float("-inf"):
+            return
+        for lock in (*self.folder.glob("*.lock"), *self.folder.glob("refs/**/*.lock")):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > self._fetch_seconds:
+                    lock.unlink()
+
+    async def reach(self, cwd: Path, seconds: float) -> None:
+        """Ask the repository for its HEAD and fetch nothing. Raises `WorkspaceError`."""
+        if self.source.folder is not None and not self.source.folder.is_dir():
+            raise WorkspaceError("The directory is not there.", retryable=False)
+        upload_pack = self._upload_pack()
+        options = [] if upload_pack is None else [f"--upload-pack={upload_pack}"]
+        await self._remote.run(
+            "ls-remote", "--quiet", *options, "--", self.source.url, "HEAD", cwd=cwd, seconds=seconds
+        )
+
+    # --- reading ---------------------------------------------------------------------------
+
+    async def refs(self) -> Sequence[tuple[str, str]]:
+        """Give every branch and tag with the object it names."""
+        ran = await self._git.run(
+            "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags",
+            cwd=self.folder, limit=64 * MIB,
+        )  # fmt: skip
+        pairs = (line.partition(" ") for line in ran.text.splitlines())
+        return [(name, value) for value, _, name in pairs]
+
+    async def files(self, commit: str, paths: Sequence[str]) -> Sequence[Entry]:
+        """Give the regular files at or under these paths in a commit; symlinks and submodules are left out."""
+        return await files_in(self._git, self.folder, commit, paths)
+
+    async def blobs(self, entries: Sequence[Entry], limit: int) -> Sequence[bytes]:
+        """Give the content of files, as committed: no filter runs. Raises `WorkspaceError` above `limit` bytes."""
+        return await blobs_of(self._git, self.folder, entries, limit)
+
+
+async def files_in(git: Git, folder: Path, commit: str, paths: Sequence[str]) -> Sequence[Entry]:
+    """Read part of a commit's tree; see `Mirror.files`."""
+    ran = await git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--", *paths, cwd=folder)
+    entries = []
+    for line in ran.out.split(b"\x00"):
+        head, _, name = line.partition(b"\t")
+        fields = head.split()
+        if len(fields) == 4 and fields[0].startswith(b"100"):  # noqa: PLR2004  # mode, type, blob, size
+            with contextlib.suppress(UnicodeDecodeError):
+                entries.append(Entry(name.decode("utf-8"), fields[2].decode(), int(fields[3])))
+    return entries
+
+
+async def blobs_of(git: Git, folder: Path, entries: Sequence[Entry], limit: int) -> Sequence[bytes]:
+    """Read blobs by their ids; see `Mirror.blobs`."""
+    if not entries:
+        return []
+    ids = "".join(f"{entry.blob}\n" for entry in entries).encode()
+    ran = await git.run("cat-file", "--batch", cwd=folder, stdin=ids, limit=limit + 128 * len(entries))
+    contents, at = [], 0
+    for _ in entries:
+        end = ran.out.index(b"\n", at)
+        size = int(ran.out[at:end].split()[2])
+        contents.append(ran.out[end + 1 : end + 1 + size])
+        at = end + 1 + size + 1
+    return contents
+
+
+def owner_of(folder: Path) -> tuple[int, int] | None:
+    """Give the uid and gid to read a local repository as; null when that is the service itself."""
+    try:
+        found = (folder / ".git").lstat() if (folder / ".git").exists() else folder.stat()
+    except OSError as error:
+        raise WorkspaceError("the directory cannot be read", retryable=False) from error
+    if os.geteuid() != 0 or found.st_uid == 0:
+        return None
+    return found.st_uid, found.st_gid
+
+
+class Mirrors:
+    """The mirrors of a data directory, one per repository."""
+
+    def __init__(self, folder: Path, settings: GitSettings, *, debounce_seconds: float = 2.0) -> None:
+        """Keep mirrors in `folder`."""
+        self._folder = folder
+        self._settings = settings
+        self._debounce = debounce_seconds
+        self._mirrors: dict[str, Mirror] = {}
+
+    def of(self, repository: str) -> Mirror:
+        """Give a repository's mirror. Raises `WorkspaceError` when it is no path and no URL."""
+        source = source_of(repository)
+        # Who came with another password gets another mirror: a copy must not stand in for the right to read.
+        identity = f"{source.url}\n{source.authorization or ''}".encode("utf-8", "surrogateescape")
+        name = hashlib.sha256(identity).hexdigest()[:16]
+        if name not in self._mirrors:
+            folder = self._folder / f"{name}.git"
+            self._mirrors[name] = Mirror(source, folder, self._settings, debounce_seconds=self._debounce)
+        return self._mirrors[name]
+
+    async def reach(self, repository: str, *, seconds: float = 15.0) -> None:
+        """Try to reach a repository without fetching from it. Raises `WorkspaceError`."""
+        await self.of(repository).reach(self._folder.parent, seconds)
+
+
+def _remote_config(source: Source, settings: GitSettings) -> list[tuple[str, str]]:
+    pairs = [("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30"), ("fetch.unpackLimit", "1000")]
+    if settings.credential_file is not None:
+        pairs.append(("credential.helper", f"store --file={shlex.quote(str(settings.credential_file))}"))
+    if settings.ca_file is not None:
+        pairs.append(("http.sslCAInfo", str(settings.ca_file)))
+    if source.authorization is not None:
+        pairs.append((f"http.{source.url}.extraHeader", source.authorization))
+    return pairs
+
+
+def _remote_environment(settings: GitSettings, folder: Path) -> dict[str, str]:
+    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "StrictHostKeyChecking=accept-new"]
+    ssh += ["-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
+    if settings.ssh_key_file is not None:
+        ssh += ["-o", "IdentitiesOnly=yes", "-i", str(settings.ssh_key_file)]
+    return {"GIT_SSH_COMMAND": shlex.join(ssh)}
