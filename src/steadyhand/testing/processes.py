@@ -8,6 +8,8 @@ import time
 import uuid
 from pathlib import Path
 
+_LOOKS = 5
+
 
 def new_mark() -> str:
     """Give a text that no other process has."""
@@ -30,10 +32,15 @@ def marked(mark: str) -> list[int]:
 
 
 def none_left(mark: str, seconds: float = 5.0) -> bool:
-    """Wait until nothing with this mark is there, at most `seconds`; False when something still is."""
+    """Wait until nothing with this mark is there, at most `seconds`; False when something still is.
+
+    Several looks in a row must find nothing: one may miss what forks and ends between two steps of it.
+    """
     until = time.monotonic() + seconds
-    while marked(mark):
+    empty = 0
+    while empty < _LOOKS:
+        empty = 0 if marked(mark) else empty + 1
         if time.monotonic() > until:
             return False
-        time.sleep(0.01)
+        time.sleep(0.002)
     return True
