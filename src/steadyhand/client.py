@@ -180,12 +180,16 @@ class Client:
         """Give the workspaces that can be asked for."""
         return _rows(self._object("GET", "/v1/workspaces"))
 
-    def events(self, job_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
+    def events(self, job_id: str, *, after: int = 0, follow: bool = True) -> Iterator[dict[str, Any]]:
         """Follow a job's events from number `after` on, as they happen, until it has ended.
 
-        A connection that breaks is taken up again after the last numbered event, so that each of those comes
+        Without `follow` only those that there are by now are given. A connection that breaks is taken up again
+        after the last numbered event, so that each of those comes
         once; the pieces of text that were under way (`seq` null) are lost then.
         """
+        if not follow:
+            yield from self._so_far(job_id, after)
+            return
         patience = _Patience(self._patience)
         place = _Place(after)
         while not place.over:
@@ -227,9 +231,23 @@ class Client:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:
             raise self._unreachable(error) from error
+        except (TypeError, ValueError) as error:  # NaN, a lone surrogate, what JSON has no word for
+            raise InvalidRequest("The request holds something that JSON cannot say.") from error
         if not response.is_success:
             raise self._error(response)
         return response
+
+    def _so_far(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
+        path, accept = f"/v1/jobs/{_part(job_id)}/events", {"accept": "application/json"}
+        more = True
+        while more:
+            page = self._object("GET", path, params={"after": after}, headers=accept)
+            events = _rows(page)
+            yield from events
+            more = bool(events) and page.get("has_more") is True
+            after = max(
+                (event["seq"] for event in events if isinstance(event.get("seq"), int)), default=after
+            )
 
     def _stream(self, job_id: str, place: "_Place") -> Iterator[dict[str, Any]]:
         """Give the events of one connection; `place` knows how far it came and whether that was all."""

@@ -1,0 +1,14 @@
+"""The command line. Everything but `serve`, `doctor`, `config` and `demo` talks HTTP to a service.
+
+Exit codes are those of contract.md and stand in `exits`; answers go to stdout, progress and errors to stderr.
+"""
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that was asked for and exit with its code."""
+    from steadyhand.cli import jobs, run, service  # noqa: F401, PLC0415  # each adds its commands to the program
+    from steadyhand.cli.app import app  # noqa: PLC0415
+
+    app(prog_name="steadyhand")

@@ -1,0 +1,244 @@
+"""`steadyhand demo`: a failing test, a service, a real agent that fixes it, and the test passing.
+
+Everything goes the way of a user: a service in a process of its own, the HTTP API, the diff that it gives.
+The agent is the real CLI. Without ANTHROPIC_API_KEY its model is the scripted one, which costs nothing.
+"""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from steadyhand import config
+from steadyhand.cli.exits import Exit
+from steadyhand.cli.follow import Narrator, Progress, closing_line, view_for
+from steadyhand.cli.pages import diff_text
+from steadyhand.cli.screen import Screen
+from steadyhand.cli.text import clean, dollars, mapping, one_line, result_lines
+from steadyhand.client import Client
+from steadyhand.errors import SteadyhandError, Unreachable
+from steadyhand.testing.example import make_repository
+from steadyhand.testing.model import ScriptedModel
+
+PROMPT = "Fix the failing test."
+START_SECONDS, STOP_SECONDS, COMMAND_SECONDS, JOB_SECONDS = 60.0, 45.0, 60.0, 600.0
+_DUMMY_KEY = "sk-ant-demo-no-real-key"
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+
+
+class DemoFailed(SteadyhandError):
+    """The demo did not show what it promises."""
+
+    code = "demo"
+
+
+def run_demo(screen: Screen, *, clean_up: bool, as_json: bool) -> Exit:
+    """Play the demo and say what it came to; the job as JSON goes to stdout when that is asked for."""
+    console = screen.err if as_json else screen.out
+    root = _directory()
+    try:
+        job = _play(console, root)
+        if as_json:
+            screen.document(job)
+        _how_to_open(console, root, job, kept=not clean_up)
+    except (DemoFailed, Unreachable) as error:
+        screen.note(f"The demo failed: {error.detail}", "red")
+        _show_log(screen, root / "service.log")
+        return Exit.FAILED
+    finally:
+        if clean_up:
+            shutil.rmtree(root, ignore_errors=True)
+    return Exit.COMPLETED
+
+
+def _play(console: Console, root: Path) -> dict[str, Any]:
+    repository = root / "shop"
+    _step(console, 1, f"A small repository with a failing test: {repository}")
+    make_repository(repository)
+    passed, output = _run_test(repository)
+    _quote(console, output)
+    if passed:
+        raise DemoFailed("the test of the example was to fail at first, and passes.")
+    with ExitStack() as stack:
+        environment = _environment(console, stack, root)
+        _step(console, 3, "The service, in a process of its own")
+        url = stack.enter_context(_service(root, environment))
+        console.print(Text(f"  steadyhand serve  →  {url}", style="dim"))
+        token = (root / "data" / "admin.key").read_text("ascii").strip()
+        client = stack.enter_context(Client(url, token))
+        job = _work(console, client, repository)
+    _step(console, 6, "The test again")
+    passed, output = _run_test(repository)
+    _quote(console, output)
+    if not passed:
+        raise DemoFailed("the test still fails.")
+    console.print(Text("  The test passes.", style="bold green"))
+    return job
+
+
+def _work(console: Console, client: Client, repository: Path) -> dict[str, Any]:
+    """Submit the job, show what it does and what it changed, and apply that to the repository."""
+    body = {
+        "prompt": PROMPT,
+        "workspace": str(repository),
+        "title": "The demo",
+        "timeout_seconds": JOB_SECONDS,
+    }
+    _step(console, 4, "A job over HTTP, and what the agent does")
+    console.print(Text(f"  POST /v1/jobs {json.dumps(body)}", style="dim"))
+    job_id = str(client.submit(**body)["id"])  # type: ignore[arg-type]  # the fields are of several types
+    console.print(Text(f"  202 Accepted: job {one_line(job_id, 20)}\n", style="dim"))
+    progress = Progress()
+    with view_for(console, progress) as view:
+        Narrator(view, progress).tell_all(client.events(job_id))
+    job = client.wait(job_id, timeout_seconds=JOB_SECONDS)
+    console.print(closing_line(job))
+    if job.get("state") != "completed":
+        raise DemoFailed(f"the job ended as {one_line(job.get('state'), 20)}.")
+    _step(console, 5, "What it changed, and that applied to the repository")
+    patch = client.diff(job_id)
+    console.print(diff_text(patch.decode("utf-8", "replace")))
+    code, output = _run(["git", "apply", "-"], repository, given=patch)
+    if code != 0:
+        raise DemoFailed(f"git did not take the diff: {one_line(output)}")
+    console.print(Text("  git apply: done", style="dim"))
+    return job
+
+
+def _how_to_open(console: Console, root: Path, job: Mapping[str, Any], *, kept: bool) -> None:
+    cost, job_id = mapping(job.get("cost")), one_line(job.get("id", ""), 20)
+    scripted = "; the scripted model's tokens cost nothing" if cost and not _real_key() else ""
+    console.print(Text(f"\nCost: {dollars(cost.get('usd', '0'))} as the CLI reckons it{scripted}."))
+    if not kept:
+        return
+    data = root / "data"
+    console.print(
+        Text(
+            f"\nTo look at the job, start the service on the demo's data:\n"
+            f"  export STEADYHAND_DATA_DIR={data}\n"
+            f"  steadyhand serve &\n"
+            f"  steadyhand show {job_id}\n"
+            f"  steadyhand logs {job_id}\n"
+            f'  curl -H "Authorization: Bearer $(cat {data}/admin.key)" http://127.0.0.1:8080/v1/jobs/{job_id}\n'
+            f"Remove all of it: rm -r {root}"
+        ),
+        soft_wrap=True,
+    )
+
+
+# --- the parts ---------------------------------------------------------------------------------
+
+
+def _directory() -> Path:
+    root = Path(tempfile.mkdtemp(prefix="steadyhand-demo-"))
+    if os.geteuid() == 0:
+        root.chmod(0o755)  # agents run as another user then, and have to come through
+    return root
+
+
+def _real_key() -> str | None:
+    return config.load().anthropic_api_key
+
+
+def _environment(console: Console, stack: ExitStack, root: Path) -> dict[str, str]:
+    """Give the service's environment: nothing of this one but what a program needs, and a model."""
+    settings = config.load()
+    found = {name: settings.inherited[name] for name in _PASSED_ON if name in settings.inherited}
+    found["STEADYHAND_DATA_DIR"] = str(root / "data")
+    if settings.anthropic_api_key:
+        _step(console, 2, "The real model: ANTHROPIC_API_KEY is set, so this costs a few cents")
+        found["ANTHROPIC_API_KEY"] = settings.anthropic_api_key
+        if settings.base_url:
+            found["ANTHROPIC_BASE_URL"] = settings.base_url
+        return found
+    _step(console, 2, "The scripted model: ANTHROPIC_API_KEY is not set, so nothing is spent")
+    console.print(
+        Text(
+            "  The agent is the real claude CLI and does real work; only its model is played back.",
+            style="dim",
+        )
+    )
+    model = stack.enter_context(ScriptedModel("fix-the-test"))
+    found["ANTHROPIC_API_KEY"] = _DUMMY_KEY
+    found["ANTHROPIC_BASE_URL"] = model.url
+    return found
+
+
+@contextmanager
+def _service(root: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Run `steadyhand serve` on a free port for the length of the block and give its address."""
+    command = [sys.executable, "-m", "steadyhand", "serve", "--port", "0"]
+    with (root / "service.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=log)
+    try:
+        yield _address(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
+
+
+def _address(process: "subprocess.Popen[bytes]") -> str:
+    """Read the address from the first line that the service prints."""
+    assert process.stdout is not None  # noqa: S101  # it was asked for
+    deadline, read = time.monotonic() + START_SECONDS, b""
+    while b"\n" not in read:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        chunk = os.read(process.stdout.fileno(), 4096) if ready else b""
+        if not chunk:
+            raise DemoFailed("the service did not start.")
+        read += chunk
+    address = read.split(b"\n")[0].decode("utf-8", "replace").rsplit(" ", 1)[-1]
+    if not address.startswith("http://"):
+        raise DemoFailed(f"the service said {one_line(address)} in place of its address.")
+    return address
+
+
+def _run_test(repository: Path) -> tuple[bool, str]:
+    code, output = _run([sys.executable, "-B", "-m", "unittest", "-q"], repository)
+    return code == 0, output
+
+
+def _run(command: list[str], directory: Path, given: bytes = b"") -> tuple[int, str]:
+    """Run a command there, in an environment of nothing but a path; give its code and all it printed."""
+    environment = {"PATH": config.DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        input=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def _step(console: Console, number: int, text: str) -> None:
+    console.print(Text(f"\n{number}. {text}", style="bold"), soft_wrap=True)
+
+
+def _quote(console: Console, output: str) -> None:
+    for line in result_lines(output, limit=20):
+        console.print(Text(f"  │ {line}", style="dim"))
+
+
+def _show_log(screen: Screen, log: Path) -> None:
+    if log.is_file():
+        for line in clean(log.read_text("utf-8", "replace")).splitlines()[-20:]:
+            screen.note(f"  {line}", "dim")

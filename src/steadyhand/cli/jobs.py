@@ -1,0 +1,238 @@
+"""The commands that look at jobs and move them."""
+
+from typing import Annotated, Any
+
+import typer
+
+from steadyhand.cli import connect
+from steadyhand.cli.app import app
+from steadyhand.cli.connect import AsJson, JobId, Server
+from steadyhand.cli.exits import Exit, exit_of_job
+from steadyhand.cli.follow import Narrator, Progress, closing_line, view_for
+from steadyhand.cli.pages import agents_table, diff_text, job_page, jobs_table, workspaces_table
+from steadyhand.cli.screen import Screen
+from steadyhand.cli.text import one_line
+from steadyhand.client import ENDED_STATES, Client
+from steadyhand.errors import NotFound
+
+ExitStatus = Annotated[
+    bool, typer.Option("--exit-status", help="Exit with the job's own code (as `run` and `wait` do).")
+]
+
+
+@app.command()
+def jobs(
+    *,
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only jobs of this agent.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Only jobs in this workspace.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="At most this many.")] = 20,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        page = client.list(state=state or None, agent=agent, workspace=workspace, limit=limit)
+    if as_json:
+        screen.document(page)
+        return
+    rows = connect.rows_of(page)
+    if not rows:
+        screen.note("No jobs.")
+        return
+    screen.out.print(jobs_table(rows))
+    if page.get("has_more"):
+        screen.note("There are more: --limit.", "dim")
+
+
+@app.command()
+def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
+    """Show one job."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        found = client.get(connect.find(client, job))
+    if as_json:
+        screen.document(found)
+    else:
+        screen.out.print(job_page(found))
+
+
+@app.command()
+def wait(
+    job: JobId,
+    *,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait no longer than this, then exit 124.")
+    ] = None,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until a job has ended, print its answer and exit with its code. Ctrl-C leaves the job alone."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        found = client.wait(connect.find(client, job), timeout_seconds=timeout)
+    if found.get("state") not in ENDED_STATES and not as_json:
+        screen.note(f"The job is still {one_line(found.get('state'), 20)}.")
+    finish(screen, found, as_json=as_json)
+
+
+@app.command()
+def logs(
+    job: JobId,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events numbered above this.")] = 0,
+    exit_status: ExitStatus = False,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what the agent did; --json prints the events, one a line. Ctrl-C leaves the job alone."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        job_id = connect.find(client, job)
+        if as_json:
+            for event in client.events(job_id, after=after, follow=follow):
+                screen.line_of_json(event)
+        else:
+            _narrate(screen, client, job_id, after, follow=follow)
+        if exit_status:
+            raise typer.Exit(int(exit_of_job(client.get(job_id))))
+
+
+def _narrate(screen: Screen, client: Client, job_id: str, after: int, *, follow: bool) -> None:
+    progress = Progress()
+    with view_for(screen.out, progress, live=follow) as view:
+        Narrator(view, progress).tell_all(client.events(job_id, after=after, follow=follow))
+    screen.err.print(closing_line(client.get(job_id)), soft_wrap=True)
+
+
+@app.command()
+def cancel(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
+    """Ask a job to stop."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        found = client.cancel(connect.find(client, job))
+    _say_state(screen, found, as_json=as_json, asked="asked to stop")
+
+
+@app.command()
+def retry(
+    job: JobId,
+    *,
+    after_run: Annotated[
+        int | None, typer.Option(min=1, help="Only if this is still the newest run; makes a repeat harmless.")
+    ] = None,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run an ended job once more, from the start."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        found = client.retry(connect.find(client, job), after_run=after_run)
+    _say_state(screen, found, as_json=as_json, asked="asked for a new run")
+
+
+@app.command()
+def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
+    """Forget an ended job and all that was kept of it."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        job_id = connect.find(client, job)
+        client.delete(job_id)
+    if as_json:
+        screen.document({"object": "job", "id": job_id, "deleted": True})
+    else:
+        screen.note(f"{job_id} is deleted.")
+
+
+@app.command()
+def diff(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
+    """Print what a job changed, as `git apply` takes it."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        job_id = connect.find(client, job)
+        patch = _diff_or_nothing(client, job_id)
+    if as_json:
+        screen.document({"job_id": job_id, "diff": patch.decode("utf-8", "replace")})
+    elif not patch:
+        screen.note("The job changed nothing.")
+    elif screen.out.is_terminal:
+        screen.out.print(diff_text(patch.decode("utf-8", "replace")), soft_wrap=True)
+    else:
+        screen.raw(patch)
+
+
+def _diff_or_nothing(client: Client, job_id: str) -> bytes:
+    try:
+        return client.diff(job_id)
+    except NotFound:
+        job = client.get(job_id)  # raises the same when it is the job that is not there
+        if job.get("changes"):
+            raise
+        return b""
+
+
+@app.command()
+def transcript(
+    job: JobId,
+    *,
+    server: Server = None,
+    as_json: AsJson = False,  # noqa: ARG001  # it is NDJSON with and without# it is NDJSON with and without
+) -> None:
+    """Print the agent's own record of a job: one JSON object a line."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        screen.raw(client.transcript(connect.find(client, job)))
+
+
+@app.command()
+def agents(*, server: Server = None, as_json: AsJson = False) -> None:
+    """List the agents that can be asked for."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        rows = list(client.agents())
+    if as_json:
+        screen.document({"object": "list", "data": rows})
+    else:
+        screen.out.print(agents_table(rows))
+
+
+@app.command()
+def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
+    """List the workspaces that can be asked for."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        rows = list(client.workspaces())
+    if as_json:
+        screen.document({"object": "list", "data": rows})
+    elif rows:
+        screen.out.print(workspaces_table(rows))
+    else:
+        screen.note("No workspace is configured; a path or a URL can be given to `steadyhand run --repo`.")
+
+
+def _say_state(screen: Screen, job: dict[str, Any], *, as_json: bool, asked: str) -> None:
+    if as_json:
+        screen.document(job)
+        return
+    state = one_line(job.get("state", "?"), 20)
+    told = f"is {state}" if state in ENDED_STATES else f"is {state}, {asked}"
+    screen.note(f"{one_line(job.get('id', ''), 20)} {told}.")
+
+
+def finish(screen: Screen, job: dict[str, Any], *, as_json: bool, shown: str | None = None) -> None:
+    """Print a job's answer and what it came to, and exit with its code.
+
+    An answer that is on the same screen already (`shown`) is not printed twice.
+    """
+    code = exit_of_job(job)
+    if as_json:
+        screen.document(job)
+    else:
+        answer = job.get("answer")
+        if isinstance(answer, str) and answer.strip() and answer.strip() != (shown or "").strip():
+            screen.answer(answer)
+        if code is not Exit.TIMEOUT or job.get("state") in ENDED_STATES:
+            screen.err.print(closing_line(job), soft_wrap=True)
+    raise typer.Exit(int(code))

@@ -1,0 +1,91 @@
+"""The commands that are the service itself, or look at this machine: serve, doctor, config, demo."""
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steadyhand.cli import connect
+from steadyhand.cli.app import app
+from steadyhand.cli.connect import AsJson
+from steadyhand.cli.exits import Exit
+from steadyhand.cli.pages import checks_text, settings_table
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="The settings; else steadyhand.toml here, if any."),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the service keeps its data.")
+]
+
+
+@app.command()
+def serve(
+    *,
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")] = None,
+    data_dir: DataDir = None,
+    classic: Annotated[bool, typer.Option("--classic", help="Behave as the earlier service did.")] = False,
+) -> None:
+    """Run the service until SIGTERM or Ctrl-C; jobs under way get a grace period, a second signal cuts it short."""
+    from steadyhand import config as configuration  # noqa: PLC0415  # heavy: only for this command
+    from steadyhand import serve as service  # noqa: PLC0415
+
+    settings = configuration.load(
+        config,
+        {
+            "server.host": host,
+            "server.port": port,
+            "service.data_dir": data_dir,
+            "service.profile": "classic" if classic else None,
+        },
+    )
+    service.serve(settings, announce=lambda url: typer.echo(f"Steadyhand listens on {url}"))
+
+
+@app.command()
+def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Look at everything a service here would need, and say what to do about what is missing."""
+    from steadyhand import config as configuration  # noqa: PLC0415  # heavy: only for this command
+    from steadyhand import serve as service  # noqa: PLC0415
+
+    settings = configuration.load(config, {"service.data_dir": data_dir})
+    checks = [asdict(check) for check in asyncio.run(service.doctor(settings))]
+    ok = all(check["ok"] for check in checks)
+    screen = connect.screen()
+    if as_json:
+        screen.document({"object": "list", "data": checks, "ok": ok})
+    else:
+        screen.out.print(checks_text(checks), soft_wrap=True)
+    if not ok:
+        raise typer.Exit(int(Exit.FAILED))
+
+
+@app.command("config")
+def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Print each setting, its value and where that came from. Secrets are only said to be there."""
+    from steadyhand import config as configuration  # noqa: PLC0415  # heavy: only for this command
+
+    settings = configuration.load(config, {"service.data_dir": data_dir})
+    rows = [asdict(row) for row in settings.rows()]
+    screen = connect.screen()
+    if as_json:
+        screen.document({"object": "list", "data": rows})
+    else:
+        screen.out.print(settings_table(rows))
+
+
+@app.command()
+def demo(
+    *,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove the demo's directory at the end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a real agent fix a failing test in a small repository, through the service's HTTP API."""
+    from steadyhand.cli.demo import run_demo  # noqa: PLC0415  # it alone needs the testing kit
+
+    raise typer.Exit(int(run_demo(connect.screen(), clean_up=clean, as_json=as_json)))

@@ -1,0 +1,141 @@
+"""Text from agents and servers made safe and short enough for a terminal. Pure.
+
+What an agent printed may hold escape sequences that retitle a window, hide text or type for the user: nothing
+that came from outside is printed before it went through `clean`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+_SEQUENCES = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor, modes
+    "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\\\|\x9c)"  # OSC, DCS, SOS, PM, APC
+    "|\x1b[ -/]+[0-~]"  # charsets and the like
+)
+_UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROLS = re.compile(f"[{_UNSAFE}]")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ELLIPSIS = "…"
+
+_SUMMARY_KEYS = ("command", "file_path", "path", "pattern", "url", "query", "description", "prompt")
+"""What says most of a tool's input, in this order, for the tools the CLI has."""
+
+
+def clean(text: object) -> str:
+    """Give text without escape sequences; other control and direction characters become a replacement mark.
+
+    Line feeds and tabs stay; a carriage return counts as a line's end, so that nothing is overwritten.
+    """
+    plain = _SEQUENCES.sub("", str(text))
+    plain = plain.replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROLS.sub(_REPLACEMENT, plain)
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Give cleaned text on one line, cut to `limit` characters."""
+    return cut(" ".join(clean(text).split()), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """Cut to `limit` characters, saying so with an ellipsis."""
+    return text if len(text) <= limit else text[: max(0, limit - 1)].rstrip() + _ELLIPSIS
+
+
+def first_line(text: object, limit: int = 80) -> str:
+    """Give the first line that says something, cut to `limit` characters."""
+    return next((cut(line.strip(), limit) for line in clean(text).split("\n") if line.strip()), "")
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    """Give JSON that is readable and holds nothing a terminal would obey."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    # Raw line feeds are the layout's own: those inside strings are escaped already.
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def tool_line(given: object) -> str:
+    """Say in one line what a tool was asked for."""
+    if not isinstance(given, Mapping):
+        return one_line(given, 160)
+    for key in _SUMMARY_KEYS:
+        if isinstance(given.get(key), str) and given[key].strip():
+            return one_line(given[key], 160)
+    return one_line(json.dumps(given, ensure_ascii=False), 160) if given else ""
+
+
+def result_lines(output: object, limit: int = 6, width: int = 160) -> list[str]:
+    """Give the first and last lines of a tool's output, with a line that counts what lies between."""
+    lines = [cut(line.rstrip(), width) for line in clean(output).split("\n")]
+    lines = [line for line in lines if line]
+    if len(lines) <= limit:
+        return lines
+    head, tail = limit // 2, limit - limit // 2 - 1
+    return [*lines[:head], f"{_ELLIPSIS} {len(lines) - head - tail} more lines", *lines[-tail:]]
+
+
+def dollars(amount: object) -> str:
+    """Give an amount as people read it: four digits after the point, more only for what would read as zero."""
+    try:
+        value = Decimal(str(amount))
+    except InvalidOperation:
+        return one_line(amount, 20)
+    if not value.is_finite():
+        return one_line(amount, 20)
+    return f"${value:.6f}" if Decimal(0) < value < Decimal("0.0001") else f"${value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Give seconds as `4.2s`, `3m 05s` or `1h 02m`."""
+    if seconds < 60:  # noqa: PLR2004  # a minute
+        return f"{max(0.0, seconds):.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004  # an hour
+        return f"{minutes}m {rest:02d}s"
+    return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def age(seconds: float) -> str:
+    """Give how long ago something was, in its largest unit."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit} ago"
+    return f"{int(max(0, seconds))}s ago"
+
+
+def count(number: object) -> str:
+    """Give a number of tokens as `950`, `12.3k` or `4.5M`."""
+    if not isinstance(number, int):
+        return "?"
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def moment(value: object) -> datetime | None:
+    """Read a time of the contract; null for anything else."""
+    if not isinstance(value, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return parsed if parsed.tzinfo is not None else None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Give a JSON object, an empty one in place of anything else."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def changes_line(changes: object) -> str:
+    """Say the size of a job's changes, as `git diff --shortstat` would."""
+    if not isinstance(changes, Mapping):
+        return "no changes"
+    files, plus, minus = (changes.get(key) for key in ("files", "insertions", "deletions"))
+    noun = "file" if files == 1 else "files"
+    return one_line(f"{files} {noun} changed, {plus} insertions(+), {minus} deletions(-)")
