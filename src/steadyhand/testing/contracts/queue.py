@@ -1,0 +1,389 @@
+"""What every queue must do, over a store that passes its own contract."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from steadyhand.errors import InvalidRequest, TryLater
+from steadyhand.job import Job, State
+from steadyhand.outcome import Stop
+from steadyhand.ports import Added, Claim, Filter, Idempotency, Queue, Store
+from steadyhand.testing.contracts.samples import NOON, a_job, accepted, refused, to_its_end
+
+KEY = Idempotency("again", "f" * 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A queue and the store under it."""
+
+    queue: Queue
+    store: Store
+
+    async def admit(self, idempotency: Idempotency | None = None, **fields: object) -> Job:
+        """Admit a job with these fields."""
+        return (await self.admitted(idempotency, **fields)).job
+
+    async def admitted(self, idempotency: Idempotency | None = None, **fields: object) -> Added:
+        """Admit a job with these fields and give the whole answer."""
+        return await self.queue.admit(a_job(**fields), accepted(), idempotency)
+
+    async def refusal(self, idempotency: Idempotency | None = None) -> TryLater:
+        """Give the reason why no job is admitted, after a look that none was stored."""
+        before = await self.stored()
+        error = await refused(TryLater, self.admit(idempotency))
+        assert await self.stored() == before
+        return error
+
+    async def stored(self) -> int:
+        """Count the jobs in the store, up to 200."""
+        return len((await self.store.page(Filter(), 200)).jobs)
+
+    async def claim(self) -> Claim:
+        """Claim what must be there."""
+        async with asyncio.timeout(5):
+            return await self.queue.claim()
+
+    async def nothing_to_claim(self) -> bool:
+        """Whether a claim has to wait, looked at over a hundred turns of the event loop."""
+        async with asyncio.TaskGroup() as group:
+            claiming = group.create_task(self.queue.claim())
+            for _ in range(100):
+                await asyncio.sleep(0)
+            waits = not claiming.done()
+            claiming.cancel()
+        return waits
+
+
+class _Opens:
+    """How a suite gets its queue; a subclass for an adapter says it."""
+
+    def opened(self, *, capacity: int = 1, max_queued: int = 100) -> AbstractAsyncContextManager[Bench]:
+        """Give an empty queue for one test, closed at its end."""
+        raise NotImplementedError
+
+
+class QueueOrders(_Opens):
+    """Who is next, and in which slot."""
+
+    @to_its_end
+    async def test_a_job_that_was_admitted_is_stored_and_claimed_as_stored(self) -> None:
+        async with self.opened() as bench:
+            added = await bench.admitted()
+            assert await bench.store.get(added.job.id) == added.job
+            claim = await bench.claim()
+            assert (claim.job, claim.slot, claim.stop.reason) == (added.job, 0, None)
+
+    @to_its_end
+    async def test_a_higher_priority_goes_first_and_among_equals_the_earlier_one(self) -> None:
+        async with self.opened() as bench:
+            jobs = [await bench.admit(priority=each) for each in (0, 5, -3, 5, 0)]
+            places = [bench.queue.position(job.id) for job in jobs]
+            assert places == [3, 1, 5, 2, 4]
+            claimed = []
+            for _ in jobs:
+                claim = await bench.claim()
+                claimed.append(claim.job.id)
+                await bench.queue.done(claim)
+            assert claimed == [jobs[each].id for each in (1, 3, 0, 4, 2)]
+
+    @to_its_end
+    async def test_a_readmitted_job_takes_the_place_of_its_first_acceptance(self) -> None:
+        async with self.opened() as bench:
+            first = await bench.admit()
+            second = await bench.admit()
+            claim = await bench.claim()
+            assert claim.job == first
+            await bench.queue.done(claim)
+            await bench.queue.readmit(first)
+            assert bench.queue.position(first.id) == 1
+            assert bench.queue.position(second.id) == 2
+            assert (await bench.claim()).job == first
+
+    @to_its_end
+    async def test_a_job_that_is_readmitted_twice_is_claimed_once(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            job = await bench.admit()
+            await bench.queue.readmit(job)
+            await bench.queue.readmit(job)
+            assert (await bench.claim()).job == job
+            assert await bench.nothing_to_claim()
+
+    @to_its_end
+    async def test_a_retried_job_waits_until_its_old_run_is_put_away(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            job = await bench.admit()
+            claim = await bench.claim()
+            await bench.queue.readmit(job)
+            assert await bench.nothing_to_claim()
+            other = await bench.admit()
+            assert (await bench.claim()).job == other
+            await bench.queue.done(claim)
+            assert (await bench.claim()).job == job
+
+    @to_its_end
+    async def test_the_lowest_free_slot_is_given(self) -> None:
+        async with self.opened(capacity=3) as bench:
+            for _ in range(5):
+                await bench.admit()
+            claims = [await bench.claim() for _ in range(3)]
+            assert [claim.slot for claim in claims] == [0, 1, 2]
+            await bench.queue.done(claims[2])
+            await bench.queue.done(claims[1])
+            assert [(await bench.claim()).slot, (await bench.claim()).slot] == [1, 2]
+
+    @to_its_end
+    async def test_a_hundred_jobs_with_capacity_two_all_run_in_order_and_never_three_at_a_time(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            jobs = [a_job(priority=n % 3) for n in range(100)]
+            admitted = await asyncio.gather(*(bench.queue.admit(job, accepted()) for job in jobs))
+            claimed: list[Job] = []
+            running: set[int] = set()
+            most = 0
+            all_done = asyncio.Event()
+
+            async def work() -> None:
+                nonlocal most
+                while len(claimed) < len(jobs):
+                    claim = await bench.claim()
+                    assert claim.slot not in running
+                    claimed.append(claim.job)
+                    running.add(claim.slot)
+                    most = max(most, len(running), bench.queue.load().active)
+                    for _ in range(len(claimed) % 5):
+                        await asyncio.sleep(0)
+                    running.remove(claim.slot)
+                    await bench.queue.done(claim)
+                    if len(claimed) == len(jobs) and not running:
+                        all_done.set()
+
+            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+                workers = [group.create_task(work()) for _ in range(4)]
+                await all_done.wait()
+                for worker in workers:
+                    worker.cancel()
+            assert most == 2
+            stored = [added.job for added in admitted]
+            assert claimed == sorted(stored, key=lambda job: (-job.priority, job.sequence))
+
+
+class QueueBounds(_Opens):
+    """Room, refusals and repeats."""
+
+    @to_its_end
+    async def test_as_many_jobs_are_admitted_as_may_run_and_wait(self) -> None:
+        async with self.opened(capacity=2, max_queued=3) as bench:
+            for _ in range(5):
+                await bench.admit()
+            error = await bench.refusal()
+            assert error.code == "queue_full"
+            assert 1 <= error.retry_after <= 600
+            assert error.detail == f"The queue is full (3 jobs). Try again in {error.retry_after} s."
+            claim = await bench.claim()
+            await bench.refusal()
+            await bench.queue.done(claim)
+            await bench.admit()
+            await bench.refusal()
+
+    @to_its_end
+    async def test_without_a_queue_a_free_slot_still_admits(self) -> None:
+        async with self.opened(capacity=1, max_queued=0) as bench:
+            for _ in range(3):
+                await bench.admit()
+                assert (await bench.refusal()).code == "queue_full"
+                claim = await bench.claim()
+                assert (await bench.refusal()).code == "queue_full"
+                await bench.queue.done(claim)
+
+    @to_its_end
+    async def test_of_many_at_once_no_more_are_admitted_than_there_is_room_for(self) -> None:
+        async with self.opened(capacity=2, max_queued=3) as bench:
+            answers = await asyncio.gather(*(bench.admit() for _ in range(40)), return_exceptions=True)
+            assert sum(isinstance(answer, Job) for answer in answers) == 5
+            assert sum(isinstance(answer, TryLater) for answer in answers) == 35
+            assert await bench.stored() == 5
+
+    @to_its_end
+    async def test_a_repeat_gets_its_job_though_the_queue_is_full_and_is_queued_once(self) -> None:
+        async with self.opened(capacity=1, max_queued=0) as bench:
+            first = await bench.admitted(KEY)
+            again = await bench.admitted(KEY)
+            assert (first.replayed, again.replayed) == (False, True)
+            assert again.job == first.job
+            await bench.refusal(Idempotency("other", KEY.fingerprint))
+            await bench.claim()
+            assert bench.queue.load().queued == 0
+
+    @to_its_end
+    async def test_a_repeat_with_room_is_not_queued_again(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            await bench.admit(KEY)
+            assert (await bench.admitted(KEY)).replayed is True
+            await bench.claim()
+            assert await bench.nothing_to_claim()
+
+    @to_its_end
+    async def test_a_job_that_the_store_refuses_takes_no_room(self) -> None:
+        async with self.opened(capacity=1, max_queued=1) as bench:
+            await bench.admit(KEY)
+            for _ in range(5):
+                error = await refused(InvalidRequest, bench.admit(Idempotency(KEY.key, "0" * 64)))
+                assert error.code == "idempotency_mismatch"
+            await bench.admit()
+            assert bench.queue.load().queued == 2
+
+    @to_its_end
+    async def test_readmitted_jobs_are_taken_though_there_is_no_room(self) -> None:
+        jobs = [replace(a_job(), sequence=each + 1) for each in range(5)]
+        async with self.opened(capacity=1, max_queued=1) as bench:
+            for job in jobs:
+                await bench.queue.readmit(job)
+            assert bench.queue.load().queued == 5
+            await bench.refusal()
+
+    @to_its_end
+    async def test_the_load_says_whether_a_new_job_would_start_at_once(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            loads = [bench.queue.load()]
+            for _ in range(2):
+                await bench.admit()
+                await bench.claim()
+                loads.append(bench.queue.load())
+            assert [(load.active, load.queued, load.capacity) for load in loads] == [
+                (0, 0, 2),
+                (1, 0, 2),
+                (2, 0, 2),
+            ]
+            assert [load.busy for load in loads] == [False, False, True]
+
+    @to_its_end
+    async def test_jobs_that_waited_too_long_are_told(self) -> None:
+        async with self.opened() as bench:
+            await bench.admit()
+            one = await bench.admit(expires_in_seconds=60.0)
+            requeued = await bench.admit(queued_at=NOON + timedelta(seconds=30), expires_in_seconds=60.0)
+            never_queued_at = await bench.admit(queued_at=None, expires_in_seconds=60.0)
+            await bench.admit(expires_in_seconds=1e300)
+            assert await bench.queue.overdue(NOON + timedelta(seconds=60)) == []
+            found = await bench.queue.overdue(NOON + timedelta(seconds=61))
+            assert sorted(found) == sorted([one.id, never_queued_at.id])
+            assert requeued.id in await bench.queue.overdue(NOON + timedelta(seconds=91))
+
+
+class QueueStops(_Opens):
+    """Cancelling, draining, and callers that go away."""
+
+    @to_its_end
+    async def test_a_cancelled_job_is_withdrawn_and_never_claimed(self) -> None:
+        async with self.opened() as bench:
+            first, second = await bench.admit(), await bench.admit()
+            assert await bench.queue.cancel(first.id) == "withdrawn"
+            assert bench.queue.position(first.id) is None
+            assert (await bench.claim()).job == second
+            assert await bench.queue.cancel(first.id) == "unknown"
+
+    @to_its_end
+    async def test_a_running_job_is_asked_to_stop_and_the_first_reason_counts(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            await bench.admit()
+            await bench.admit()
+            one, other = await bench.claim(), await bench.claim()
+            assert await bench.queue.cancel(one.job.id, Stop.DEADLINE) == "stopping"
+            assert await bench.queue.cancel(one.job.id) == "stopping"
+            assert one.stop.reason is Stop.DEADLINE
+            assert other.stop.reason is None
+            assert bench.queue.load().active == 2
+            await bench.queue.done(one)
+            assert await bench.queue.cancel(one.job.id) == "unknown"
+
+    @to_its_end
+    async def test_giving_a_slot_back_twice_gives_it_back_once(self) -> None:
+        async with self.opened() as bench:
+            for _ in range(3):
+                await bench.admit()
+            first = await bench.claim()
+            await bench.queue.done(first)
+            second = await bench.claim()
+            await bench.queue.done(first)
+            assert bench.queue.load().active == 1
+            assert await bench.nothing_to_claim()
+            await bench.queue.done(second)
+            assert (await bench.claim()).slot == 0
+
+    @to_its_end
+    async def test_a_claim_that_is_cancelled_loses_no_job_and_no_slot(self) -> None:
+        async with self.opened(capacity=1) as bench:
+            for turns in range(12):
+                async with asyncio.TaskGroup() as group:
+                    claiming = group.create_task(bench.queue.claim())
+                    await asyncio.sleep(0)
+                    admitting = group.create_task(bench.admit())
+                    if turns % 3 == 2:  # cancelled in the very turn in which it was woken
+                        await asyncio.wait((admitting,))
+                    for _ in range(turns // 3):
+                        await asyncio.sleep(0)
+                    claiming.cancel()
+                claim = await bench.claim() if claiming.cancelled() else claiming.result()
+                assert (claim.job.id, claim.slot) == (admitting.result().id, 0)
+                await bench.queue.done(claim)
+            assert bench.queue.load() == replace(bench.queue.load(), active=0, queued=0)
+
+    @to_its_end
+    async def test_a_caller_who_goes_away_leaves_a_job_both_stored_and_queued_or_neither(self) -> None:
+        async with self.opened(capacity=1, max_queued=100) as bench:
+            for turns in range(8):
+                async with asyncio.TaskGroup() as group:
+                    admitting = group.create_task(bench.admit())
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+                    admitting.cancel()
+            stored = await bench.store.in_states(frozenset({State.QUEUED}))
+            assert [bench.queue.position(job.id) for job in stored] == list(range(1, len(stored) + 1))
+            assert bench.queue.load().queued == len(stored)
+
+    @to_its_end
+    async def test_while_draining_nothing_is_admitted_or_claimed_and_nothing_is_lost(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            jobs: Sequence[Job] = [await bench.admit() for _ in range(3)]
+            claim = await bench.claim()
+            bench.queue.drain()
+            error = await bench.refusal()
+            assert (error.code, error.retry_after > 0) == ("draining", True)
+            assert await bench.nothing_to_claim()
+            await bench.queue.done(claim)
+            assert await bench.nothing_to_claim()
+            assert [bench.queue.position(job.id) for job in jobs] == [None, 1, 2]
+
+    @to_its_end
+    async def test_a_claim_that_waits_when_the_drain_begins_gets_nothing(self) -> None:
+        async with self.opened() as bench:
+            job = await bench.admit()
+            await bench.claim()
+            async with asyncio.TaskGroup() as group:
+                claiming = group.create_task(bench.queue.claim())
+                await asyncio.sleep(0)
+                bench.queue.drain()
+                await bench.queue.readmit(job)
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                assert not claiming.done()
+                claiming.cancel()
+
+    @to_its_end
+    async def test_every_run_that_is_held_is_asked_to_stop(self) -> None:
+        async with self.opened(capacity=2) as bench:
+            for _ in range(3):
+                await bench.admit()
+            claims = [await bench.claim(), await bench.claim()]
+            claims[0].stop.request(Stop.CANCEL)
+            bench.queue.stop_all(Stop.SHUTDOWN)
+            assert [claim.stop.reason for claim in claims] == [Stop.CANCEL, Stop.SHUTDOWN]
+            async with asyncio.timeout(5):
+                assert await claims[1].stop.wait() is Stop.SHUTDOWN
+            assert bench.queue.load().queued == 1
+
+
+class QueueContract(QueueOrders, QueueBounds, QueueStops):
+    """All of it."""

@@ -1,0 +1,85 @@
+"""Jobs and drafts to try adapters with, and the way a test runs a coroutine."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from steadyhand.events import Body, Draft, Message, StateChanged
+from steadyhand.job import Job, State
+
+NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+"""When everything in these tests happens."""
+
+_BOUND_SECONDS = 60
+_Suite = TypeVar("_Suite")
+_Error = TypeVar("_Error", bound=Exception)
+
+
+def to_its_end(
+    test: Callable[[_Suite], Coroutine[Any, Any, None]],
+) -> Callable[[_Suite], None]:
+    """Make a plain test of a coroutine function: it has an event loop of its own and a minute."""
+
+    async def bounded(suite: _Suite) -> None:
+        async with asyncio.timeout(_BOUND_SECONDS):
+            await test(suite)
+
+    def run(suite: _Suite) -> None:
+        asyncio.run(bounded(suite))
+
+    run.__name__ = test.__name__
+    run.__doc__ = test.__doc__
+    return run
+
+
+async def refused(kind: type[_Error], attempt: Awaitable[object]) -> _Error:
+    """Await an attempt and give the error of that kind that it raised."""
+    try:
+        await attempt
+    except kind as error:
+        return error
+    raise AssertionError(f"nothing was refused; {kind.__name__} was expected")
+
+
+class Clock:
+    """A clock that a test moves: call it for the time."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        """Give the time."""
+        return self.now
+
+    def pass_by(self, length: timedelta) -> None:
+        """Let time pass."""
+        self.now += length
+
+
+def a_job(**changes: Any) -> Job:
+    """Give a queued job with an id of its own; `changes` are its other fields."""
+    fields: dict[str, Any] = {
+        "id": secrets.token_hex(6),
+        "prompt": "Say what you see.",
+        "agent": "claude",
+        "api_key_id": "k_one",
+        "created_at": NOON,
+        "queued_at": NOON,
+        "budget_micros": 5_000_000,
+        "timeout_seconds": 2700.0,
+        "idle_timeout_seconds": 600.0,
+    }
+    return Job(**{**fields, **changes})
+
+
+def accepted() -> list[Draft]:
+    """Give the first event of every job."""
+    return [Draft(0, NOON, StateChanged(None, State.QUEUED))]
+
+
+def said(*texts: str, run: int = 1) -> list[Draft]:
+    """Give a message of the agent for each text."""
+    bodies: list[Body] = [Message("assistant", text) for text in texts]
+    return [Draft(run, NOON, body) for body in bodies]

@@ -1,0 +1,137 @@
+"""The contract on the local queue; and what only it has: pausing, its guess when to come back, any history."""
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steadyhand.errors import TryLater
+from steadyhand.job import Job
+from steadyhand.ports import Claim
+from steadyhand.queue import LocalQueue
+from steadyhand.store import SqlStore, open_store
+from steadyhand.testing.contracts.queue import Bench, QueueContract
+from steadyhand.testing.contracts.samples import a_job, accepted
+
+
+class TestLocalQueue(QueueContract):
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.url = f"sqlite:///{tmp_path}/jobs.db"
+
+    @asynccontextmanager
+    async def opened(self, *, capacity: int = 1, max_queued: int = 100) -> AsyncIterator[Bench]:
+        store = await open_store(self.url)
+        try:
+            yield Bench(LocalQueue(store, capacity=capacity, max_queued=max_queued), store)
+        finally:
+            await store.close()
+
+
+@asynccontextmanager
+async def a_store(directory: Path) -> AsyncIterator[SqlStore]:
+    store = await open_store(f"sqlite:///{directory}/jobs.db")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def test_a_paused_queue_admits_and_never_claims(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with a_store(tmp_path) as store:
+            bench = Bench(LocalQueue(store, capacity=2, max_queued=5, paused=True), store)
+            for _ in range(7):
+                await bench.admit()
+            assert await bench.nothing_to_claim()
+            load = bench.queue.load()
+            assert (load.active, load.queued) == (0, 7)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("lengths", "elapsed", "wanted"),
+    [((), 0, 30), ((10, 20), 0, 15), ((10, 20), 5, 10), ((10,), 500, 1), ((9000,), 0, 600), ((0.2,), 0, 1)],
+)
+def test_a_refused_caller_is_told_when_the_next_run_may_end(
+    tmp_path: Path, lengths: tuple[float, ...], elapsed: float, wanted: int
+) -> None:
+    now = 1000.0
+
+    async def scenario() -> None:
+        nonlocal now
+        async with a_store(tmp_path) as store:
+            queue = LocalQueue(store, capacity=1, max_queued=0, clock=lambda: now)
+            for length in lengths:
+                await queue.admit(a_job(), accepted())
+                claim = await queue.claim()
+                now += length
+                await queue.done(claim)
+            await queue.admit(a_job(), accepted())
+            await queue.claim()
+            now += elapsed
+            with pytest.raises(TryLater) as refused:
+                await queue.admit(a_job(), accepted())
+            assert refused.value.retry_after == wanted
+            assert str(refused.value) == f"Every slot is taken (1 job). Try again in {wanted} s."
+
+    asyncio.run(scenario())
+
+
+class Unused:
+    """Stands for the store where a verb must not touch it: asking it for anything fails."""
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("readmit"), st.integers(-2, 2)),
+        st.tuples(st.just("claim"), st.just(0)),
+        st.tuples(st.just("done"), st.integers(0, 5)),
+        st.tuples(st.just("cancel"), st.integers(0, 30)),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(capacity=st.integers(1, 3), steps=STEPS)
+def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice(
+    capacity: int, steps: list[tuple[str, int]]
+) -> None:
+    async def scenario() -> None:
+        store: SqlStore = Unused()  # type: ignore[assignment]  # readmit and claim must not need it
+        queue = LocalQueue(store, capacity=capacity, max_queued=0)
+        model: list[tuple[int, int]] = []
+        jobs: dict[int, Job] = {}
+        held: list[Claim] = []
+        for what, number in steps:
+            if what == "readmit":
+                sequence = len(jobs) + 1
+                jobs[sequence] = replace(a_job(priority=number), sequence=sequence)
+                heapq.heappush(model, (-number, sequence))
+                await queue.readmit(jobs[sequence])
+            elif what == "claim" and model and len(held) < capacity:
+                async with asyncio.timeout(5):
+                    claim = await queue.claim()
+                assert claim.job is jobs[heapq.heappop(model)[1]]
+                assert claim.slot == min(set(range(capacity)) - {each.slot for each in held})
+                held.append(claim)
+            elif what == "done" and held:
+                await queue.done(held.pop(number % len(held)))
+            elif what == "cancel" and model:
+                gone = model.pop(number % len(model))
+                heapq.heapify(model)
+                assert await queue.cancel(jobs[gone[1]].id) == "withdrawn"
+            load = queue.load()
+            assert (load.active, load.queued) == (len(held), len(model))
+            for place, (_, sequence) in enumerate(sorted(model), 1):
+                assert queue.position(jobs[sequence].id) == place
+
+    asyncio.run(scenario())
