@@ -44,7 +44,7 @@ class Tending:
     node: str
     clock: Callable[[], datetime]
     environment: Callable[[Agent, Place], Mapping[str, str]]
-    sweep: Callable[[int, int], Awaitable[None]]
+    sweep: Callable[[int, int], Awaitable[object]]
     """Ends what is left of a run of an earlier life: the supervisor's pid and its start time."""
     drain_seconds: float = 30
     keep_jobs: timedelta | None = timedelta(days=90)
