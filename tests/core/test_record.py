@@ -1,0 +1,138 @@
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from steadyhand.agents import Catalogue
+from steadyhand.control import Caller, Control
+from steadyhand.events import Draft, Event, Live, Message, StateChanged, TextDelta
+from steadyhand.job import Job, State
+from steadyhand.ports import ALL_SCOPES
+from steadyhand.queue.local import LocalQueue
+from steadyhand.record import BACKLOG, Feed, Journal, Recorder
+from steadyhand.store import SqlStore, open_store
+from steadyhand.workspace.checkout import GitCheckouts
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+JOB = Job(
+    id="0123456789ab",
+    prompt="p",
+    agent="claude",
+    api_key_id="k",
+    created_at=NOW,
+    budget_micros=1,
+    timeout_seconds=1,
+    idle_timeout_seconds=1,
+)
+CALLER = Caller("k", ALL_SCOPES)
+
+
+def event(seq: int) -> Event:
+    return Event(seq, JOB.id, 1, NOW, "message", {"role": "assistant", "text": str(seq)})
+
+
+def test_a_follower_that_is_too_slow_loses_text_but_is_told_to_read_events_again() -> None:
+    feed = Feed()
+    with feed.subscribe(JOB.id) as slow:
+        feed.publish(JOB.id, [Live(JOB.id, 1, NOW, TextDelta("m", "x"))] * (BACKLOG + 10))
+        assert not slow.lagged
+        feed.publish(JOB.id, [event(1)])
+        assert slow.lagged
+        assert len(asyncio.run(slow.take())) == BACKLOG
+
+
+def test_a_follower_that_leaves_is_forgotten() -> None:
+    feed = Feed()
+    with feed.subscribe(JOB.id):
+        pass
+    assert not feed._followers
+
+
+def test_a_closed_feed_ends_those_who_follow_and_those_who_come_later() -> None:
+    feed = Feed()
+    with feed.subscribe(JOB.id) as before:
+        feed.close()
+        assert before.closed
+        assert asyncio.run(before.take()) == []
+    with feed.subscribe(JOB.id) as after:
+        assert after.closed
+
+
+def test_a_numbered_event_reaches_followers_only_once_the_store_has_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            journal = Journal(Recorder(store, feed), JOB.id, 1, lambda: NOW)
+            with feed.subscribe(JOB.id) as follower:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(journal.write())
+                    for number in range(300):
+                        await journal.emit(Message("assistant", str(number)))
+                    seen: list[int] = []
+                    while len(seen) < 300:
+                        for item in await follower.take():
+                            assert isinstance(item, Event)
+                            stored = await store.events(JOB.id, item.seq - 1, 1)
+                            assert stored[0] == item
+                            seen.append(item.seq)
+                    await journal.close()
+            assert seen == list(range(2, 302))
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def test_following_gives_every_number_once_however_the_job_and_the_follower_race(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            recorder = Recorder(store, feed)
+            control = _control(store, feed)
+
+            async def write() -> None:
+                for number in range(120):
+                    await recorder.append(JOB.id, [Draft(1, NOW, Message("assistant", str(number)))])
+                await recorder.change(
+                    JOB.id,
+                    frozenset(State),
+                    lambda job: _moved(job, State.CANCELLED),
+                    [Draft(0, NOW, StateChanged("queued", "cancelled"))],
+                )
+
+            async def follow(after: int) -> list[int]:
+                return [
+                    item.seq
+                    async for item in control.follow(CALLER, JOB.id, after)
+                    if isinstance(item, Event)
+                ]
+
+            async with asyncio.TaskGroup() as group:
+                followers = [group.create_task(follow(after)) for after in (0, 0, 5, 100)]
+                group.create_task(write())
+            for follower, after in zip(followers, (0, 0, 5, 100), strict=True):
+                assert follower.result() == list(range(after + 1, 123))
+            assert await follow(7) == list(range(8, 123))
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def _moved(job: Job, state: State) -> Job:
+    return replace(job, state=state, finished_at=NOW)
+
+
+def _control(store: SqlStore, feed: Feed) -> Control:
+    return Control(
+        store=store,
+        queue=LocalQueue(store, capacity=1, max_queued=1),
+        checkouts=GitCheckouts(Path("/nonexistent")),
+        feed=feed,
+        catalogue=Catalogue(),
+        clock=lambda: NOW,
+    )
