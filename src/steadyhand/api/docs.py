@@ -1,0 +1,263 @@
+"""What the OpenAPI document says of each route, apart from its name: bodies, parameters, answers, examples.
+
+Each constant is handed to one route as keyword arguments.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from steadyhand.api import examples, models, replies
+
+SECURITY = "bearer"
+_CLASSIC_ERRORS = (401, 422)
+_TEXTS = {
+    400: "Not JSON, or a parameter that is not to be had.",
+    401: "No key, or one that is not known.",
+    403: "The key may not do this, or the host is not known.",
+    404: "No such thing, or another caller's.",
+    406: "None of the accepted media types is to be had.",
+    409: "Not in a state for this.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: "A wrong field; nothing was stored.",
+    429: "Full for now; nothing was stored.",
+    500: "A fault of the service.",
+    503: "Stopping, or the run failed.",
+}
+Route = dict[str, Any]
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _content(media: str, model: type[BaseModel], example: Any) -> dict[str, Any]:
+    return {media: {"schema": _ref(model), "example": example}}
+
+
+def _json(text: str, model: type[BaseModel], example: Any, **headers: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": text, "content": _content("application/json", model, example)}
+    if headers:
+        answer["headers"] = {
+            name.replace("_", "-"): {"description": about, "schema": {"type": "string"}}
+            for name, about in headers.items()
+        }
+    return answer
+
+
+def _errors(media: str, *statuses: int) -> dict[int, dict[str, Any]]:
+    made: dict[int, dict[str, Any]] = {}
+    for status in statuses:
+        made[status] = {
+            "description": _TEXTS[status],
+            "content": _content(media, replies.Problem, examples.problem(status)),
+        }
+        if status in (429, 503):
+            made[status]["headers"] = {
+                "retry-after": {"description": "Seconds.", "schema": {"type": "integer"}}
+            }
+    return made
+
+
+def _native(*statuses: int) -> dict[int, dict[str, Any]]:
+    return _errors("application/problem+json", 401, 403, *statuses, 500)
+
+
+def _plain(*statuses: int) -> dict[int, dict[str, Any]]:
+    return _errors("application/json", *statuses, 500)
+
+
+def _parameter(name: str, where: str, about: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": where, "description": about, "schema": schema, "required": where == "path"}
+
+
+def _route(
+    answers: dict[int, dict[str, Any]],
+    *,
+    parameters: tuple[dict[str, Any], ...] = (),
+    body: type[BaseModel] | None = None,
+    shown: dict[str, Any] | None = None,
+    optional: bool = False,
+    open_to_all: bool = False,
+) -> Route:
+    extra: dict[str, Any] = {"security": [] if open_to_all else [{SECURITY: []}]}
+    if parameters:
+        extra["parameters"] = list(parameters)
+    if body is not None:
+        extra["requestBody"] = {
+            "required": not optional,
+            "content": {
+                "application/json": {
+                    "schema": _ref(body),
+                    "examples": {name: {"value": value} for name, value in (shown or {}).items()},
+                }
+            },
+        }
+    # `Response` has no media type of its own, so that only what is written here gets into the document.
+    return {"responses": answers, "openapi_extra": extra, "response_class": Response, "response_model": None}
+
+
+_TEXT = {"type": "string"}
+_PREFER = _parameter("Prefer", "header", "`wait=N` waits for the end, at most 60 seconds.", _TEXT)
+_LISTED: tuple[dict[str, Any], ...] = (
+    _parameter(
+        "state",
+        "query",
+        "Any of these states; repeatable.",
+        {"type": "array", "items": {"enum": list(replies.StateName.__args__)}},  # type: ignore[attr-defined]
+    ),
+    _parameter("agent", "query", "Jobs of this agent.", _TEXT),
+    _parameter("workspace", "query", "Jobs in this workspace.", _TEXT),
+    _parameter("api_key", "query", "Jobs of this key; needs `read:all` for others than one's own.", _TEXT),
+    _parameter(
+        "created_after", "query", "RFC 3339, with its zone.", {"type": "string", "format": "date-time"}
+    ),
+    _parameter(
+        "created_before", "query", "RFC 3339, with its zone.", {"type": "string", "format": "date-time"}
+    ),
+    _parameter(
+        "id_prefix", "query", "Jobs whose ids begin so.", {"type": "string", "pattern": "^[0-9a-f]{1,12}$"}
+    ),
+    _parameter(
+        "limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 200, "default": 20}
+    ),
+    _parameter("cursor", "query", "`next_cursor` of the page before.", _TEXT),
+)
+LIST_PARAMETERS = tuple(parameter["name"] for parameter in _LISTED)
+_METADATA = {
+    "name": "metadata",
+    "in": "query",
+    "description": "`metadata.NAME=value`: jobs whose metadata has this value under this name.",
+    "required": False,
+    "schema": {"type": "object", "additionalProperties": _TEXT},
+}
+
+HEALTH = _route(
+    {200: _json("How full it is.", replies.Health, examples.HEALTH), **_plain()}, open_to_all=True
+)
+PROBE = _route(
+    {200: _json("It answers.", replies.Alive, {"status": "ok"}), **_errors("application/problem+json", 500)},
+    open_to_all=True,
+)
+READINESS = _route(
+    {
+        200: _json("Work is taken.", replies.Alive, {"status": "ok"}),
+        **_errors("application/problem+json", 500, 503),
+    },
+    open_to_all=True,
+)
+EXECUTE = _route(
+    {
+        202: _json("The job is kept and will run.", replies.Executed, examples.EXECUTED),
+        **_plain(400, 401, 403, 409, 413, 415, 422, 503),
+    },
+    body=models.ExecuteRequest,
+    shown={"a job": examples.EXECUTE},
+)
+CLASSIC_JOB = _route(
+    {200: _json("The job.", replies.ClassicJob, examples.CLASSIC_JOB), **_plain(401, 403, 404)},
+)
+SUBMIT = _route(
+    {
+        200: _json(
+            "It has ended while `Prefer: wait` waited.", replies.Job, examples.JOB, location="The job."
+        ),
+        202: _json("It is kept and will run.", replies.Job, examples.QUEUED, location="The job."),
+        **_native(400, 413, 415, 422, 429, 503),
+    },
+    parameters=(
+        _PREFER,
+        _parameter(
+            "Idempotency-Key",
+            "header",
+            "The same key with the same body gives the same job, for 24 hours.",
+            {"type": "string", "minLength": 1, "maxLength": 255},
+        ),
+    ),
+    body=models.JobRequest,
+    shown={"the least": examples.LEAST, "in a repository": examples.SUBMIT},
+)
+LIST = _route(
+    {200: _json("A page.", replies.JobList, examples.JOBS), **_native(422)}, parameters=(*_LISTED, _METADATA)
+)
+JOB = _route(
+    {
+        200: _json("The job.", replies.Job, examples.JOB, etag="Changes when the job does."),
+        304: {"description": "It is as `If-None-Match` says."},
+        **_native(404, 422),
+    },
+    parameters=(_PREFER, _parameter("If-None-Match", "header", "An `ETag` of this job.", _TEXT)),
+)
+_AFTER = {"type": "integer", "minimum": 0, "default": 0}
+_EVENTS: dict[str, Any] = {
+    "description": "A stream of events, or a page of them.",
+    "content": {
+        "text/event-stream": {"schema": _TEXT, "example": examples.STREAM},
+        **_content("application/json", replies.EventList, examples.EVENTS),
+    },
+}
+EVENTS = _route(
+    {200: _EVENTS, 204: {"description": "There will be no more."}, **_native(404, 406, 422)},
+    parameters=(
+        _parameter("after", "query", "Only events above this number.", _AFTER),
+        _parameter(
+            "limit", "query", "How many on a JSON page.", {"type": "integer", "minimum": 1, "maximum": 500}
+        ),
+        _parameter("Last-Event-ID", "header", "The same as `after`, from a stream's reconnect.", _TEXT),
+    ),
+)
+
+
+def _file(media: str, example: str) -> dict[int, dict[str, Any]]:
+    content = {media: {"schema": _TEXT, "example": example}}
+    return {200: {"description": "The file.", "content": content}, **_native(404, 409)}
+
+
+DIFF = _route(_file("text/x-diff", examples.DIFF))
+TRANSCRIPT = _route(_file("application/x-ndjson", examples.TRANSCRIPT))
+CANCEL = _route(
+    {
+        200: _json("It has ended.", replies.Job, examples.JOB),
+        202: _json("It is being stopped.", replies.Job, examples.JOB),
+        **_native(400, 404, 413, 415, 422),
+    },
+    body=models.CancelRequest,
+    shown={"nothing": {}},
+    optional=True,
+)
+RETRY = _route(
+    {
+        202: _json("It is queued.", replies.Job, examples.QUEUED, location="The job."),
+        **_native(400, 404, 409, 413, 415, 422, 429, 503),
+    },
+    body=models.RetryRequest,
+    shown={"after the first run": {"after_run": 1}},
+    optional=True,
+)
+DELETE = _route({204: {"description": "It is gone."}, **_native(404, 409)})
+AGENTS = _route({200: _json("The agents.", replies.AgentList, examples.AGENTS), **_native(422)})
+WORKSPACES = _route(
+    {200: _json("The workspaces.", replies.WorkspaceList, examples.WORKSPACES), **_native(422)}
+)
+MODELS = _route({200: _json("The models.", replies.ModelList, examples.MODELS), **_plain(401, 403)})
+MODEL = _route({200: _json("The model.", replies.Model, examples.MODEL), **_plain(401, 403, 404)})
+CHAT = _route(
+    {
+        200: _json("The answer.", replies.Completion, examples.COMPLETION, x_steadyhand_job_id="The job."),
+        **_plain(400, 401, 403, 404, 413, 415, 422, 429, 503),
+    },
+    body=models.ChatRequest,
+    shown={"a question": examples.CHAT, "an object": examples.CHAT_OBJECT},
+)
+CLASSIC_CHAT = _route(
+    {
+        200: _json("The answer.", replies.Completion, examples.COMPLETION, x_steadyhand_job_id="The job."),
+        **_plain(401, 403, 413, 415, 422),
+        400: _json("Streaming is not to be had.", replies.ClassicFailure, examples.CLASSIC_STREAM),
+        503: _json("Busy, or the run failed.", replies.ClassicFailure, examples.CLASSIC_FAILURE),
+    },
+    body=models.ClassicChatRequest,
+    shown={"a question": examples.CHAT},
+)

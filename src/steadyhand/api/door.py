@@ -1,0 +1,70 @@
+"""What every route needs: the verbs, the keys and the options, and how a route finds them."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from starlette.requests import Request
+
+from steadyhand.api.auth import Keyring
+from steadyhand.control import Caller, Control
+from steadyhand.ports import Scope
+
+MEBIBYTE = 1024 * 1024
+
+
+class Alias(NamedTuple):
+    """What a model's name of the OpenAI routes means: an agent, and perhaps a model for it."""
+
+    agent: str
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiOptions:
+    """How the routes behave. Sizes are bytes.
+
+    `allowed_hosts` are the names that callers of the native routes may use, beside loopback, `bind_host` and
+    the host of `public_url`; `*` allows any. `ready` raises what stands in the way of work (`TryLater` with
+    `draining` while the service stops); without it the store is asked.
+    """
+
+    profile: Literal["default", "classic"] = "default"
+    allowed_hosts: tuple[str, ...] = ()
+    bind_host: str | None = None
+    public_url: str | None = None
+    max_body_bytes: int = 8 * MEBIBYTE
+    max_openai_body_bytes: int = 32 * MEBIBYTE
+    openai_default_agent: str | None = None
+    openai_models: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    version: str = "0"
+    ready: Callable[[], Awaitable[None]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The service as the routes see it."""
+
+    control: Control
+    keyring: Keyring
+    options: ApiOptions
+
+
+def door_of(request: Request) -> Door:
+    """Give the door of the app that this request came to."""
+    door: Door = request.app.state.door
+    return door
+
+
+def caller_of(request: Request) -> Caller:
+    """Give who asks. Called first in every route, before the body is read."""
+    return door_of(request).keyring.authenticate(request.scope["headers"])
+
+
+def insider(caller: Caller) -> Caller:
+    """Give the caller the rights over its own jobs that a route needs once it has been let in.
+
+    A chat call submits, waits and, when its client goes away, cancels; a key needs `submit` for it and no more.
+    """
+    own: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
+    return replace(caller, scopes=caller.scopes | own)

@@ -1,0 +1,224 @@
+"""What requests may hold. Types are strict: a number is no text, a boolean is no number."""
+
+import json
+import re
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, JsonValue
+from pydantic_core import PydanticCustomError
+
+from steadyhand.agents import NAME, NAME_RULE, agent_name
+from steadyhand.errors import InvalidRequest
+from steadyhand.job import MICROS, Effort
+
+KIBIBYTE = 1024
+LONGEST_WAIT_SECONDS = 7 * 24 * 3600
+MOST_DOLLARS = 1_000_000
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]+-]{0,199}")
+_REF_REFUSED = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _invalid(text: str) -> PydanticCustomError:
+    # The template is a constant of ours; what the caller sent is never part of it.
+    return PydanticCustomError("invalid_field", text)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise _invalid("is empty")
+    return text
+
+
+def is_model(text: str) -> bool:
+    """Say whether a text could be a model's name; one that looks like an option never is."""
+    return _MODEL.fullmatch(text) is not None
+
+
+def _model_name(text: str) -> str:
+    if not is_model(text):
+        raise _invalid("is not a model's name")
+    return text
+
+
+def _plain_name(text: str) -> str:
+    if NAME.fullmatch(text) is None:
+        raise _invalid(f"is not an agent's name: {NAME_RULE}")
+    return text
+
+
+def _name_in_path(text: str) -> str:
+    try:
+        return agent_name(text)
+    except InvalidRequest as error:
+        raise _invalid(f"is not an agent's name: {NAME_RULE}") from error
+
+
+def _git_ref(text: str) -> str:
+    if not text or text[0] in "-/." or text[-1] in "/." or _REF_REFUSED.search(text):
+        raise _invalid("is not a git ref or commit")
+    return text
+
+
+def _address(text: str) -> str:
+    if not text.strip() or text.startswith("-") or _CONTROL.search(text):
+        raise _invalid("is not a workspace's name, path or URL")
+    return text
+
+
+def _at_most(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > kibibytes * KIBIBYTE:
+        raise _invalid(f"is larger than {kibibytes} KiB")
+    return value
+
+
+def micros_of(dollars: float) -> int:
+    """Give an amount in whole micro-dollars; what is above nothing is never rounded to nothing."""
+    exact = Decimal(str(dollars)) * MICROS
+    return max(1, int(exact.to_integral_value(ROUND_HALF_EVEN)))
+
+
+Prompt = Annotated[str, AfterValidator(_not_blank)]
+Dollars = Annotated[float, Field(gt=0, le=MOST_DOLLARS, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False)]
+WholeSeconds = Annotated[int, Field(gt=0, le=LONGEST_WAIT_SECONDS)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _at_most(16, value))]
+Schema = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _at_most(64, value))]
+
+
+def _not_built(value: Any) -> Any:
+    if value is not None:
+        raise PydanticCustomError("unsupported_field", "is not built yet")
+    return value
+
+
+def _publish(value: str) -> str:
+    if value != "none":
+        raise PydanticCustomError("unsupported_field", "only 'none' is built yet")
+    return value
+
+
+def _on_interrupt(value: str) -> str:
+    if value in ("resume", "restart"):
+        raise PydanticCustomError("unsupported_field", "only 'auto' and 'fail' are built yet")
+    return value
+
+
+class ExecuteRequest(BaseModel):
+    """A request for work by the classic route. What it does not know is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: Prompt
+    agent: Annotated[
+        str,
+        AfterValidator(_name_in_path),
+        Field(description="A name; a path means its last part without `.md`."),
+    ]
+    max_budget_usd: Dollars = 5.0
+    timeout_seconds: WholeSeconds = 2700
+    metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
+
+
+class JobRequest(BaseModel):
+    """A request for work. What is null or left out falls to the agent's value, then to the service's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Prompt
+    agent: Annotated[str, AfterValidator(_plain_name)] | None = None
+    model: Annotated[str, AfterValidator(_model_name)] | None = None
+    workspace: Annotated[str, AfterValidator(_address), Field(max_length=2048)] | None = Field(
+        default=None, description="A name; with the scope `workspace:any` also a path or a URL."
+    )
+    ref: Annotated[str, AfterValidator(_git_ref), Field(max_length=255)] | None = None
+    budget_usd: Dollars | None = None
+    timeout_seconds: Seconds | None = None
+    idle_timeout_seconds: Seconds | None = None
+    priority: Annotated[int, Field(ge=-100, le=100, description="Higher goes first.")] = 0
+    metadata: Metadata | None = None
+    title: Annotated[str, Field(max_length=200)] | None = None
+    output_schema: Schema | None = Field(
+        default=None, description="A JSON Schema that the answer has to fit."
+    )
+    on_interrupt: Annotated[Literal["auto", "resume", "restart", "fail"], AfterValidator(_on_interrupt)] = (
+        "auto"
+    )
+    publish: Annotated[Literal["none", "branch"], AfterValidator(_publish)] = "none"
+    expires_in_seconds: Seconds | None = Field(
+        default=None, description="How long it may wait in the queue before it ends as `error`."
+    )
+    max_turns: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    effort: Effort | None = None
+    append_system_prompt: Prompt | None = None
+    session: Annotated[JsonValue, AfterValidator(_not_built)] = Field(
+        default=None, description="Not built yet: only null is taken."
+    )
+
+
+class RetryRequest(BaseModel):
+    """A request for a new run. With `after_run` a repeat of the same request changes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after_run: Annotated[int, Field(ge=0, le=2**31)] | None = None
+
+
+class CancelRequest(BaseModel):
+    """A request to stop; it has no fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation: `content` is text or a list of parts."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, JsonValue]] | None = None
+    refusal: str | None = None
+    tool_calls: list[JsonValue] | None = None
+
+
+class ChatRequest(BaseModel):
+    """A chat completion, as OpenAI's clients ask for it. What is not here is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field(max_length=512)
+    messages: Annotated[list[ChatMessage], FailFast(), Field(min_length=1, max_length=10_000)]
+    stream: bool | None = None
+    n: int | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    modalities: list[str] | None = None
+    audio: JsonValue = None
+    tools: list[JsonValue] | None = None
+    tool_choice: JsonValue = None
+    functions: list[JsonValue] | None = None
+    function_call: JsonValue = None
+    response_format: dict[str, JsonValue] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    metadata: Metadata | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+
+
+class ClassicChatMessage(BaseModel):
+    """One message of a conversation on the classic chat route."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: str
+    content: str | list[dict[str, JsonValue]] | None = None
+
+
+class ClassicChatRequest(BaseModel):
+    """A chat completion in the classic profile: every model's name is taken, nothing is streamed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field(default="", max_length=512)
+    messages: Annotated[list[ClassicChatMessage], FailFast(), Field(min_length=1, max_length=10_000)]
+    stream: bool | None = None

@@ -1,0 +1,101 @@
+"""What can be asked for: agents, workspaces, and the models of the OpenAI routes."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steadyhand.api import docs
+from steadyhand.api.asked import query_of
+from steadyhand.api.door import Alias, Door, caller_of, door_of, insider
+from steadyhand.api.models import is_model
+from steadyhand.api.problems import json_response
+from steadyhand.api.render import agent_json, list_json, workspace_json
+from steadyhand.control import Caller
+from steadyhand.errors import NotFound
+
+router = APIRouter()
+
+ModelId = Annotated[str, Path(description="The model's id; it may hold slashes.")]
+
+
+@router.get(
+    "/v1/agents", tags=["offers"], operation_id="listAgents", summary="List the agents", **docs.AGENTS
+)
+async def agents(request: Request) -> Response:
+    """Give the agents that can be asked for, with what a job of each gets and the most it may ask for."""
+    caller = caller_of(request)
+    query_of(request)
+    control = door_of(request).control
+    offers = await control.agents(caller)
+    return json_response(list_json([agent_json(offer, control.catalogue.limits) for offer in offers]))
+
+
+@router.get(
+    "/v1/workspaces",
+    tags=["offers"],
+    operation_id="listWorkspaces",
+    summary="List the workspaces",
+    **docs.WORKSPACES,
+)
+async def workspaces(request: Request) -> Response:
+    """Give the configured workspaces; addresses carry no credentials."""
+    caller = caller_of(request)
+    query_of(request)
+    found = door_of(request).control.workspaces(caller)
+    return json_response(list_json([workspace_json(workspace) for workspace in found]))
+
+
+@router.get("/v1/models", tags=["openai"], operation_id="listModels", summary="List models", **docs.MODELS)
+async def models(request: Request) -> Response:
+    """Give the aliases and the agents' names, as models."""
+    caller = caller_of(request)
+    door = door_of(request)
+    offers = await door.control.agents(caller)
+    names = [*door.options.openai_models, *(offer.agent.name for offer in offers)]
+    return json_response({"object": "list", "data": [_model_json(name) for name in dict.fromkeys(names)]})
+
+
+@router.get(
+    "/v1/models/{model_id:path}",
+    tags=["openai"],
+    operation_id="getModel",
+    summary="Give a model",
+    **docs.MODEL,
+)
+async def model(request: Request, model_id: ModelId) -> Response:
+    """Give a model by its id, which may hold slashes."""
+    caller = caller_of(request)
+    caller.require("read")
+    await resolved(door_of(request), caller, model_id)
+    return json_response(_model_json(model_id))
+
+
+def _model_json(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "steadyhand"}
+
+
+async def resolved(door: Door, caller: Caller, name: str) -> Alias:
+    """Say which agent and model a model's name means.
+
+    An alias comes first, then an agent's name, then `agent/model`; any other name goes to the default agent
+    as its model. Raises `NotFound` (`model_not_found`) when there is none.
+    """
+    options = door.options
+    if options.profile == "classic" and options.openai_default_agent:
+        return Alias(options.openai_default_agent)
+    if name in options.openai_models:
+        return Alias(*options.openai_models[name])
+    agent, _, rest = name.partition("/")
+    if agent in door.control.catalogue.agents:
+        known = True
+    else:
+        known = agent in {offer.agent.name for offer in await door.control.agents(insider(caller))}
+    if known and not rest and agent == name:
+        return Alias(agent)
+    if known and is_model(rest):
+        return Alias(agent, rest)
+    if options.openai_default_agent and is_model(name):
+        return Alias(options.openai_default_agent, name)
+    raise NotFound("There is no such model here; see /v1/models.", code="model_not_found")

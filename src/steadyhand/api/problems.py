@@ -1,0 +1,155 @@
+"""Errors, translated once: one body for all three groups of routes (contract.md, "Errors, everywhere")."""
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Literal
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope as AsgiScope
+
+from steadyhand.errors import (
+    CallerError,
+    Conflict,
+    FieldFault,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    TryLater,
+    Unauthenticated,
+)
+
+REQUEST_ID = "steadyhand.request_id"
+"""Where the edge leaves the request's id in the ASGI scope."""
+
+STATUSES: Mapping[str, int] = {
+    "malformed_json": 400,
+    "unsupported_parameter": 400,
+    "model_not_found": 404,
+    "not_acceptable": 406,
+    "request_timeout": 408,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "draining": 503,
+    "unavailable": 503,
+}
+"""Codes whose status is not that of their class."""
+
+_CLASSES: Sequence[tuple[type[CallerError], int]] = (
+    (InvalidRequest, 422),
+    (Unauthenticated, 401),
+    (Forbidden, 403),
+    (NotFound, 404),
+    (Conflict, 409),
+    (TryLater, 429),
+)
+_ROUTER_CODES: Mapping[int, str] = {404: "not_found", 405: "method_not_allowed"}
+_OPENAI_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+_SERVER_FAULT = 500
+_MOST_FAULTS = 20
+
+Group = Literal["classic", "native", "openai"]
+
+
+def group_of(path: str) -> Group:
+    """Say which group of contract.md a path belongs to; what belongs to none is native."""
+    if path in ("/health", "/execute") or path.startswith("/jobs/"):
+        return "classic"
+    if path.startswith(("/v1/chat/", "/v1/models", "/v1/responses")):
+        return "openai"
+    return "native"
+
+
+def status_of(error: CallerError) -> int:
+    """Give an error's status: by its code when that has one of its own, else by its class."""
+    known = STATUSES.get(error.code)
+    if known is not None:
+        return known
+    return next((status for kind, status in _CLASSES if isinstance(error, kind)), 400)
+
+
+def problem(
+    scope: AsgiScope,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    faults: Sequence[FieldFault] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Make the one error body, with the content type of the group that the path belongs to."""
+    faults = faults[:_MOST_FAULTS]
+    param = faults[0].pointer.lstrip("/?").replace("/", ".") or None if faults else None
+    kind = _OPENAI_TYPES.get(status, "server_error" if status >= _SERVER_FAULT else "invalid_request_error")
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": scope.get(REQUEST_ID),
+        "errors": [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults],
+        "error": {"message": detail, "type": kind, "param": param, "code": code},
+    }
+    native = group_of(scope["path"]) == "native"
+    media_type = "application/problem+json" if native else "application/json"
+    return json_response(body, status, headers=headers, media_type=media_type)
+
+
+def problem_of(scope: AsgiScope, error: CallerError) -> Response:
+    """Make the error body for one of our errors, with the headers that go with it."""
+    headers: dict[str, str] = {}
+    if isinstance(error, Unauthenticated):
+        headers["www-authenticate"] = 'Bearer realm="steadyhand"'
+    if isinstance(error, TryLater):
+        headers["retry-after"] = str(max(1, error.retry_after))
+    faults = error.faults if isinstance(error, InvalidRequest) else ()
+    return problem(scope, status_of(error), error.code, error.detail, faults=faults, headers=headers)
+
+
+def internal(scope: AsgiScope) -> Response:
+    """Make the body for a fault of ours: it says nothing of the cause, which is in the log."""
+    return problem(
+        scope, 500, "internal", "The service failed. Its log has the cause, under this request's id."
+    )
+
+
+async def on_caller_error(request: Request, error: Exception) -> Response:
+    """Answer one of our errors; FastAPI's handler for `CallerError`."""
+    assert isinstance(error, CallerError)  # noqa: S101  # registered for this class alone
+    return problem_of(request.scope, error)
+
+
+async def on_router_error(request: Request, error: Exception) -> Response:
+    """Answer what the router itself refuses: an unknown path or method."""
+    assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class alone
+    code = _ROUTER_CODES.get(error.status_code, "invalid_request")
+    detail = {
+        404: "There is no such route.",
+        405: f"{request.method} is not allowed here.",
+    }.get(error.status_code, HTTPStatus(error.status_code).phrase)
+    return problem(request.scope, error.status_code, code, detail, headers=error.headers)
+
+
+def json_response(
+    body: Any,
+    status: int = 200,
+    *,
+    headers: Mapping[str, str] | None = None,
+    media_type: str = "application/json",
+) -> Response:
+    """Answer with JSON, as it stands: nothing is validated again."""
+    return Response(json_bytes(body), status, headers, media_type)
+
+
+def json_bytes(body: Any) -> bytes:
+    """Write JSON in UTF-8. A lone surrogate in what an agent said becomes a question mark, never a 500."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
