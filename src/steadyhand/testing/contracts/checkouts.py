@@ -1,0 +1,322 @@
+"""What every way to make checkouts must do, with real git and, as root, with agents of a uid of their own."""
+
+import subprocess
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from steadyhand.agents import Workspace
+from steadyhand.errors import WorkspaceError
+from steadyhand.ports import Checkouts, Place
+from steadyhand.testing.contracts.samples import a_job, to_its_end
+
+_SECONDS = 60
+_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/nonexistent",
+    "LC_ALL": "C.UTF-8",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+}
+DEFINITION = "---\nname: helper\ndescription: Helps.\ntools: Read\nhooks:\n  Stop: []\n---\nYou help.\n"
+
+
+def shell(script: str, cwd: Path, *, user: int | None = None, home: Path | None = None) -> str:
+    """Run a shell script, as `user` (uid and gid) when given, and give what it printed."""
+    env = {**_ENVIRONMENT, **({} if home is None else {"HOME": str(home)})}
+    who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    ran = subprocess.run(  # type: ignore[call-overload]  # a test's own script
+        ["/bin/sh", "-ec", script], cwd=cwd, env=env, check=False, capture_output=True, timeout=_SECONDS, **who
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr.decode("utf-8", "replace")
+    return str(ran.stdout.decode("utf-8", "surrogateescape"))
+
+
+def as_agent(place: Place, script: str) -> str:
+    """Do in a place what an agent would do there: as its user, with its home."""
+    return shell(script, place.directory, user=place.user, home=place.home)
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository to make checkouts of; it has a branch `main`, a branch `side` and a tag `v1`."""
+
+    folder: Path
+
+    def do(self, script: str) -> str:
+        """Run a shell script in it."""
+        return shell(script, self.folder)
+
+    def commit(self, name: str, text: str) -> str:
+        """Commit a file on the branch that is checked out and give the commit's id."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        self.do(f"git add -A && git commit -qm 'Change {path.name}'")
+        return self.head()
+
+    def head(self, ref: str = "HEAD") -> str:
+        """Give a commit's id."""
+        return self.do(f"git rev-parse {ref}").strip()
+
+    def workspace(self, **fields: object) -> Workspace:
+        """Give it as a workspace."""
+        return Workspace("example", repository=str(self.folder), **fields)  # type: ignore[arg-type]
+
+
+def make_repository(folder: Path) -> Repository:
+    """Make a repository with a little history."""
+    folder.mkdir(parents=True)
+    repository = Repository(folder)
+    repository.do("git init -q -b main && git config user.name Ann && git config user.email ann@example.org")
+    repository.commit("readme.txt", "one\ntwo\nthree\n")
+    repository.do("git tag v1 && git checkout -q -b side")
+    repository.commit("side.txt", "aside\n")
+    repository.do("git checkout -q main")
+    repository.commit("src/code.txt", "".join(f"line {number}\n" for number in range(40)))
+    return repository
+
+
+def tree_of(folder: Path) -> dict[str, str]:
+    """Give every file below a folder, `.git` apart: its kind, its executable bit and its content."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if name.split("/", maxsplit=1)[0] == ".git" or (path.is_dir() and not path.is_symlink()):
+            continue
+        if path.is_symlink():
+            found[name] = f"link {path.readlink()}"
+        else:
+            found[name] = f"{path.stat().st_mode & 0o100:o} {path.read_bytes().hex()}"
+    return found
+
+
+class CheckoutsContract:
+    """Subclass it and give `opened()`; fetches must not be debounced there."""
+
+    world: Path
+    """A directory that every user can enter."""
+
+    def opened(self) -> AbstractAsyncContextManager[Checkouts]:
+        """Open checkouts in a data directory of their own below `world`."""
+        raise NotImplementedError
+
+    def repository(self) -> Repository:
+        """Make a repository."""
+        return make_repository(self.world / "repository")
+
+    @to_its_end
+    async def test_a_branch_a_tag_and_a_commit_can_each_be_checked_out(self) -> None:
+        repository = self.repository()
+        commit = repository.head("main~1")
+        async with self.opened() as checkouts:
+            for slot, ref in enumerate(["side", "v1", commit, commit[:10], "refs/heads/side", None]):
+                place = await checkouts.prepare(a_job(ref=ref), repository.workspace(), slot)
+                assert place.commit == repository.head(ref or "main")
+                assert as_agent(place, "git rev-parse HEAD").strip() == place.commit
+                assert as_agent(place, "git status --porcelain") == ""
+
+    @to_its_end
+    async def test_an_unknown_ref_is_named_in_the_error(self) -> None:
+        repository = self.repository()
+        async with self.opened() as checkouts:
+            for ref in ("no-such-branch", "f" * 40, "--upload-pack=x", "main..side", "v1^{/x}"):
+                with pytest.raises(WorkspaceError) as caught:
+                    await checkouts.prepare(a_job(ref=ref), repository.workspace(), 0)
+                assert ref in caught.value.detail
+
+    @to_its_end
+    async def test_a_repository_that_is_not_there_is_an_error_without_its_path(self) -> None:
+        missing = self.world / "missing"
+        async with self.opened() as checkouts:
+            with pytest.raises(WorkspaceError) as caught:
+                await checkouts.prepare(a_job(), Workspace("example", repository=str(missing)), 0)
+        assert "missing" in caught.value.detail
+        assert str(self.world) not in caught.value.detail
+
+    @to_its_end
+    async def test_the_next_job_sees_a_new_commit(self) -> None:
+        repository = self.repository()
+        async with self.opened() as checkouts:
+            before = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            commit = repository.commit("new.txt", "new\n")
+            after = await checkouts.prepare(a_job(), repository.workspace(), 1)
+        assert before.commit != commit
+        assert after.commit == commit
+        assert (after.directory / "new.txt").is_file()
+        assert not (before.directory / "new.txt").exists()
+
+    @to_its_end
+    async def test_uncommitted_work_of_the_repository_is_not_in_a_checkout(self) -> None:
+        repository = self.repository()
+        (repository.folder / "draft.txt").write_text("draft\n", encoding="utf-8")
+        (repository.folder / "readme.txt").write_text("edited\n", encoding="utf-8")
+        async with self.opened() as checkouts:
+            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+        assert not (place.directory / "draft.txt").exists()
+        assert (place.directory / "readme.txt").read_text(encoding="utf-8") == "one\ntwo\nthree\n"
+
+    @to_its_end
+    async def test_what_one_job_does_is_unknown_to_another_and_to_the_repository(self) -> None:
+        repository = self.repository()
+        async with self.opened() as checkouts:
+            first = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            second = await checkouts.prepare(a_job(), repository.workspace(), 1)
+            as_agent(
+                first, "echo mine > mine.txt && git add -A && git commit -qm mine && git branch -f main HEAD"
+            )
+            as_agent(
+                first, "chmod -R u+w .git && for f in $(find .git/objects -type f); do echo broken > $f; done"
+            )
+            third = await checkouts.prepare(a_job(), repository.workspace(), 2)
+            for place in (second, third):
+                assert not (place.directory / "mine.txt").exists()
+                as_agent(place, "git fsck --strict")
+        repository.do("git fsck --strict && test ! -e mine.txt")
+
+    @to_its_end
+    async def test_the_diff_applies_and_gives_the_tree_that_the_agent_left(self) -> None:
+        repository = self.repository()
+        repository.do(
+            "echo gone > gone.txt && printf 'a\\0b' > binary && echo run > run.sh && ln -s readme.txt link"
+        )
+        repository.commit("ignored-list", "x\n")
+        repository.commit(".gitignore", "*.log\n")
+        async with self.opened() as checkouts:
+            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            as_agent(
+                place,
+                "rm gone.txt && printf 'c\\0d\\377' > binary && chmod +x run.sh && ln -sf run.sh link\n"
+                "git mv src/code.txt moved.txt && echo extra >> moved.txt && git commit -qam renamed\n"
+                "echo 'new' > 'n\u00e4me with space.txt' && mkdir deep && printf 'no newline' > deep/file\n"
+                "echo hidden > noise.log && : > empty && ln -s /etc/passwd away && echo four >> readme.txt",
+            )
+            harvest = await checkouts.harvest(place)
+            assert harvest.changes is not None
+            assert harvest.notices == ()
+            (place.directory / "noise.log").unlink()
+            wanted = tree_of(place.directory)
+            copy = self.world / "copy"
+            shell(
+                f"git clone -q {repository.folder} {copy} && cd {copy} && git checkout -q {place.commit}",
+                self.world,
+            )
+            shell(f"git apply --index {place.files.diff}", copy)
+        assert tree_of(copy) == wanted
+        assert "a/away" in place.files.diff.read_text(encoding="utf-8", errors="replace")
+
+    @to_its_end
+    async def test_commits_and_uncommitted_work_are_kept_when_the_checkout_is_gone(self) -> None:
+        repository = self.repository()
+        async with self.opened() as checkouts:
+            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            as_agent(place, "echo a > a.txt && git add -A && git commit -qm 'First of mine'")
+            as_agent(
+                place, "echo b > b.txt && git add -A && git commit -qm 'Second of mine' && echo c > c.txt"
+            )
+            harvest = await checkouts.harvest(place)
+            await checkouts.release(place)
+        changes = harvest.changes
+        assert changes is not None
+        assert (changes.base, changes.files, changes.insertions, changes.deletions) == (place.commit, 3, 3, 0)
+        assert not place.directory.exists()
+        repository.do(f"git fetch -q {place.files.bundle} 'refs/heads/*:refs/heads/*'")
+        log = repository.do(f"git log --format=%s {changes.base}..{changes.head}").splitlines()
+        assert log[1:] == ["Second of mine", "First of mine"]
+        assert repository.do(f"git show {changes.head}:c.txt") == "c\n"
+
+    @to_its_end
+    async def test_a_job_that_changes_nothing_has_no_changes(self) -> None:
+        repository = self.repository()
+        async with self.opened() as checkouts:
+            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            as_agent(place, "touch readme.txt && git status > /dev/null")
+            harvest = await checkouts.harvest(place)
+        assert harvest.changes is None
+        assert harvest.notices == ()
+        assert not place.files.diff.exists()
+
+    @to_its_end
+    async def test_a_second_run_of_a_job_starts_over_and_leaves_nothing_of_the_first(self) -> None:
+        repository = self.repository()
+        job = a_job()
+        async with self.opened() as checkouts:
+            first = await checkouts.prepare(job, repository.workspace(), 0)
+            as_agent(
+                first,
+                "echo x > x.txt && touch ~/left && mkdir -p ../config/projects/p && echo {} > ../config/x",
+            )
+            await checkouts.harvest(first)
+            await checkouts.release(first)
+            again = await checkouts.prepare(job, repository.workspace(), 1)
+            harvest = await checkouts.harvest(again)
+        assert harvest.changes is None
+        assert not again.files.diff.exists()
+        assert not (again.home / "left").exists()
+        assert not (again.files.config / "x").exists()
+
+    @to_its_end
+    async def test_scratch_is_an_empty_directory_of_the_agent(self) -> None:
+        async with self.opened() as checkouts:
+            place = await checkouts.prepare(a_job(), Workspace("scratch"), 0)
+            assert as_agent(place, "ls -A && touch made") == ""
+            harvest = await checkouts.harvest(place)
+            assert place.commit is None
+            assert harvest.changes is None
+            await checkouts.release(place)
+            assert not place.directory.exists()
+
+    @to_its_end
+    async def test_release_keeps_what_was_kept_and_forget_keeps_nothing(self) -> None:
+        repository = self.repository()
+        job = a_job()
+        async with self.opened() as checkouts:
+            place = await checkouts.prepare(job, repository.workspace(), 0)
+            as_agent(
+                place,
+                "echo x > x.txt && mkdir -p ../config/projects/p && echo '{}' > ../config/projects/p/s.jsonl",
+            )
+            await checkouts.harvest(place)
+            await checkouts.release(place)
+            assert not place.home.exists()
+            assert place.files.diff.is_file()
+            assert place.files.transcript.read_text(encoding="utf-8") == "{}\n"
+            await checkouts.release(place)
+            await checkouts.forget(job.id)
+            assert not checkouts.files(job.id).root.exists()
+            await checkouts.forget(job.id)
+
+    @to_its_end
+    async def test_sweep_removes_checkouts_that_an_earlier_life_left_and_keeps_the_rest(self) -> None:
+        repository = self.repository()
+        async with self.opened() as checkouts:
+            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            as_agent(place, "echo x > x.txt && echo y > ../config/session")
+            await checkouts.harvest(place)
+            await checkouts.sweep()
+            assert not place.directory.exists()
+            assert not place.home.exists()
+            assert place.files.diff.is_file()
+            assert (place.files.config / "session").is_file()
+
+    @to_its_end
+    async def test_definitions_come_by_the_trust_of_the_workspace(self) -> None:
+        repository = self.repository()
+        repository.commit(".claude/agents/helper.md", DEFINITION)
+        async with self.opened() as checkouts:
+            none = await checkouts.definitions(repository.workspace(trust="none"))
+            some = await checkouts.definitions(repository.workspace(trust="instructions"))
+            listed = await checkouts.definitions(
+                repository.workspace(trust="full", trusted_refs=("main",), ref="main")
+            )
+            other = await checkouts.definitions(
+                repository.workspace(trust="full", trusted_refs=("side",), ref="main")
+            )
+        assert none == {}
+        assert list(some) == ["helper"]
+        assert "hooks" not in some["helper"].text
+        assert "tools: Read" in some["helper"].text
+        assert "hooks" in listed["helper"].text
+        assert other == some
