@@ -8,7 +8,10 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that was asked for and exit with its code."""
-    from steadyhand.cli import jobs, run, service  # noqa: F401, PLC0415  # each adds its commands to the program
+    # Each of the three adds its commands to the program.
+    import steadyhand.cli.jobs  # noqa: PLC0415
+    import steadyhand.cli.run  # noqa: PLC0415
+    import steadyhand.cli.service  # noqa: F401, PLC0415
     from steadyhand.cli.app import app  # noqa: PLC0415
 
     app(prog_name="steadyhand")

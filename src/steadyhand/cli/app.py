@@ -27,8 +27,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: a command lets go of things as it does for Ctrl-C."""
 
 
+_ORDER = ("serve", "run", "jobs", "show", "logs", "wait", "cancel", "retry", "diff", "transcript", "delete")
+"""How the help lists the commands; the others come after."""
+
+
 class _Program(TyperGroup):
     """The group of all commands; `invoke` is the boundary where errors are reported."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
     def invoke(self, ctx: Any) -> Any:
         signal.signal(signal.SIGTERM, _terminated)

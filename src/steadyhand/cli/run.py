@@ -36,7 +36,7 @@ _TITLE_LENGTH = 80
 def run(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPT]", help="What to do; `-`, or nothing, reads it from stdin."),
+        typer.Argument(metavar="PROMPT", help="What to do; `-`, or nothing, reads it from stdin."),
     ] = None,
     *,
     repo: Annotated[
