@@ -229,6 +229,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.model.count(message.usage)
         if request.body.get("stream"):
             self._stream(message)
+        elif message.cut:
+            # The CLI asks again without streaming when streams keep breaking; that answer breaks as well.
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"id":')
+            self._break_off()
         else:
             self._json(200, message.whole())
 
@@ -250,11 +258,14 @@ class _Handler(BaseHTTPRequestHandler):
         for data in self._paced(message):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         if message.cut:
-            # The connection breaks in the middle of the answer, without the last chunk.
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            self._break_off()
         else:
             self.wfile.write(b"0\r\n\r\n")
+
+    def _break_off(self) -> None:
+        """Break the connection in the middle of the answer."""
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _paced(self, message: wire.Message) -> Iterator[bytes]:
         """The events as bytes; those without a pause between them go out together."""

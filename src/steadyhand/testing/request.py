@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+MARKER = re.compile(r"\[\[scenario:([A-Za-z0-9_-]+)\]\]")
+_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
 _CWD = re.compile(r"(?:Primary working directory|Working directory): (\S[^\n<]*)")
 
 
@@ -49,7 +51,7 @@ class ModelRequest:
 
     @cached_property
     def prompt(self) -> str:
-        """The text of the last prompt: the last user message that brings no tool result."""
+        """The text of the prompt that is being answered, without the reminders the CLI puts in front of it."""
         at = self._prompt_at
         return prompt_of(self.messages[at].get("content")) if at is not None else ""
 
@@ -110,13 +112,14 @@ class ModelRequest:
 
     @cached_property
     def _prompt_at(self) -> int | None:
-        for at in range(len(self.messages) - 1, -1, -1):
-            message = self.messages[at]
-            if message.get("role") == "user" and not any(
-                b.get("type") == "tool_result" for b in _blocks(message)
-            ):
-                return at
-        return None
+        """Where the prompt is: the last user message that names a scenario, else the last without a tool result.
+
+        The CLI puts in user messages of its own (after a refusal, or an empty answer), and those name none.
+        """
+        asking = [at for at, message in enumerate(self.messages) if _is_prompt(message)]
+        naming = [at for at in asking if MARKER.search(prompt_of(self.messages[at].get("content")))]
+        found = naming or asking
+        return found[-1] if found else None
 
 
 def text_of(content: Any) -> str:
@@ -130,10 +133,12 @@ def text_of(content: Any) -> str:
 
 def prompt_of(content: Any) -> str:
     """The text of a user message without the reminders that the CLI puts in front of it."""
-    if not isinstance(content, list):
-        return text_of(content)
-    return text_of(
-        [block for block in content if not str(block.get("text", "")).startswith("<system-reminder>")]
+    return _REMINDER.sub("", text_of(content))
+
+
+def _is_prompt(message: dict[str, Any]) -> bool:
+    return message.get("role") == "user" and all(
+        block.get("type") != "tool_result" for block in _blocks(message)
     )
 
 

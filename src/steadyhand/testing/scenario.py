@@ -8,18 +8,16 @@ may hold ``{cwd}``, ``{prompt}``, ``{last_result}`` and ``{model}``, which are f
 from __future__ import annotations
 
 import dataclasses
-import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import ConfigError
-from steadyhand.testing.request import ModelRequest
+from steadyhand.testing.request import MARKER, ModelRequest
 
 FOLDER = Path(__file__).parent / "scenarios"
 STRUCTURED_OUTPUT = "StructuredOutput"
-_MARKER = re.compile(r"\[\[scenario:([A-Za-z0-9_-]+)\]\]")
 
 
 class ScenarioError(ConfigError):
@@ -129,7 +127,7 @@ def parse(name: str, table: dict[str, Any]) -> Scenario:
 
 def marked(request: ModelRequest) -> str | None:
     """The scenario a prompt asks for by ``[[scenario:NAME]]``, if it does."""
-    found = _MARKER.search(request.prompt)
+    found = MARKER.search(request.prompt)
     return found[1] if found else None
 
 

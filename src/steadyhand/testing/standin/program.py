@@ -168,8 +168,13 @@ class Agent:
         )
         result = frames.result(self.session.id, 0.0, self._cost)
         result.update(
-            usage=frames.usage(nothing), num_turns=0, stop_reason=None, api_error_status=None, result=""
+            usage=frames.usage(nothing),
+            num_turns=0,
+            stop_reason=None,
+            result="",
+            model_usage_since_last_result={},
         )
+        del result["terminal_reason"]
         return result
 
     def _code(self) -> int:

@@ -30,7 +30,7 @@ SETTINGS = frozenset(
 )
 """How it answers and ends.
 
-text, pace, chunk      the answer (``{last}`` in it is the last tool's output); ms between two pieces; characters in a piece
+text, pace, chunk      the answer, with ``{last}`` for a tool's last output; ms between pieces; characters in a piece
 cost, input, output, cache_read, cache_creation, turns    the figures in the result
 pids, lifetime         where spawned processes write their pids; how many seconds they live (60, refork at most 30)
 deaf                   SIGTERM, SIGINT and SIGHUP are ignored from here on

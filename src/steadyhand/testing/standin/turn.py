@@ -37,6 +37,7 @@ class Turn:
         self.began = time.monotonic()
         self.tools_used = 0
         self.last_output = ""
+        self._begun: list[str] = []
         self._streams = agent.options.output == "stream-json"
 
     def play(self) -> dict[str, Any] | None:
@@ -115,6 +116,7 @@ class Turn:
 
     def _message_start(self) -> str:
         ident = frames.new_id("msg_")
+        self._begun.append(ident)
         begun = frames.message(ident, self.agent.model, self.figures(""), [])
         self._event({"type": "message_start", "message": begun}, ident)
         return ident
@@ -316,6 +318,10 @@ class Turn:
         result = frames.result(self.agent.session.id, time.monotonic() - self.began, total)
         result["usage"] = frames.usage(figures)
         result["modelUsage"] = frames.model_usage(self.agent.model, totals, total)
+        if self._streams:
+            result["model_usage_since_last_result"] = frames.model_usage(self.agent.model, figures, cost)
+        if self.agent.options.streams_in:
+            result["begun_message_ids"] = self._begun
         result["num_turns"] = self.script.count("turns", 1 + self.tools_used)
         return result
 
@@ -413,7 +419,13 @@ def sample(schema: dict[str, Any]) -> Any:
 
 
 def _failed(subtype: str, reason: str, text: str) -> dict[str, Any]:
-    return {"subtype": subtype, "is_error": True, "terminal_reason": reason, "errors": [text]}
+    return {
+        "subtype": subtype,
+        "is_error": True,
+        "terminal_reason": reason,
+        "stop_reason": "tool_use",
+        "errors": [text],
+    }
 
 
 def _flood(amount: int, line: bytes) -> None:

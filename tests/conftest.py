@@ -1,0 +1,47 @@
+"""Fixtures for every test: a directory that agents can reach, the scripted model, the real CLI and the stand-in."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steadyhand.testing.cli import cli_path, install_standin
+from steadyhand.testing.model import ScriptedModel
+
+
+def _reachable_directory() -> Path:
+    # pytest's tmp_path is closed to other users, and agents run as an unprivileged one.
+    path = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def world_dir() -> Iterator[Path]:
+    """A fresh directory under /tmp that any user can enter; removed afterwards."""
+    path = _reachable_directory()
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def scripted_model() -> Iterator[ScriptedModel]:
+    """A scripted model of one's own; a prompt picks its scenario by ``[[scenario:NAME]]``, else it is ``ok``."""
+    with ScriptedModel() as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def real_cli() -> Path:
+    """The real ``claude`` of the SDK's wheel, never one on PATH."""
+    return cli_path()
+
+
+@pytest.fixture(scope="session")
+def standin() -> Iterator[Path]:
+    """The stand-in agent as an executable ``claude`` in a directory of its own, reachable for any user."""
+    directory = _reachable_directory()
+    yield install_standin(directory)
+    shutil.rmtree(directory, ignore_errors=True)

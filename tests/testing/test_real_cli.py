@@ -1,0 +1,212 @@
+"""The real CLI against the scripted model: what the service relies on, so that a change in it is noticed."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadyhand.errors import ConfigError
+from steadyhand.testing import scenario
+from steadyhand.testing.cli import DUMMY_KEY, sealed_env
+from steadyhand.testing.example import make_repository
+from steadyhand.testing.model import ScriptedModel
+
+from .conftest import AGENT_UID, ROOT, World, kind_of
+
+SCHEMA = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+
+
+def test_a_plain_prompt_is_answered_with_one_json_result(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    answer = world.run(real_cli, "[[scenario:echo]] --version")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.result["result"] == "You said: [[scenario:echo]] --version"
+    assert answer.result["usage"]["input_tokens"] == 10
+    assert len(scripted_model.requests) == 1
+
+
+def test_stream_json_gives_the_text_in_pieces_and_then_whole(world: World, real_cli: Path) -> None:
+    talk = world.talk(real_cli)
+    talk.control("initialize")
+    result = talk.ask("hello")
+    pieces = [
+        m["event"]["delta"].get("text", "") for m in talk.seen if kind_of(m).endswith("content_block_delta")
+    ]
+    whole = [m["message"]["content"][0]["text"] for m in talk.seen if m["type"] == "assistant"]
+    assert len(pieces) > 1
+    assert "".join(pieces) == whole[0] == result["result"]
+    assert talk.finish() == 0
+
+
+def test_a_bash_call_really_runs_as_the_agents_user(world: World, real_cli: Path) -> None:
+    answer = world.run(real_cli, "[[scenario:bash]]")
+    made = world.work / "made-by-bash.txt"
+    assert answer.result["result"] == "The command said: hello from bash"
+    assert made.read_text() == "hello from bash\n"
+    assert made.stat().st_uid == AGENT_UID
+
+
+def test_write_and_edit_change_the_file(world: World, real_cli: Path) -> None:
+    answer = world.run(real_cli, "[[scenario:edit]]")
+    assert "updated successfully" in answer.result["result"]
+    assert (world.work / "notes.txt").read_text() == "colour: green\n"
+
+
+def test_the_example_repositorys_test_fails_until_the_scenario_has_fixed_it(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    world.work = world.root / "shop"
+    make_repository(world.work)
+    for path in [world.work, *world.work.rglob("*")]:
+        if ROOT:
+            os.chown(path, AGENT_UID, AGENT_UID)
+    answer = world.run(real_cli, "[[scenario:fix-the-test]]", "--setting-sources", "user")
+    results = [request.last_result for request in scripted_model.requests]
+    assert "FAILED" in results[1]
+    assert re.search(r"^OK$", results[-1], re.MULTILINE)
+    assert answer.result["result"].startswith("Fixed:")
+    assert "item.price_cents * item.quantity" in (world.work / "shop.py").read_text()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_schema_gives_a_structured_output(world: World, real_cli: Path, *, streaming: bool) -> None:
+    if streaming:
+        result = world.talk(real_cli, "--json-schema", SCHEMA).ask("hello")
+    else:
+        result = world.run(real_cli, "hello", "--json-schema", SCHEMA).result
+    assert result["structured_output"] == {"n": 1}
+    assert json.loads(result["result"]) == {"n": 1}
+
+
+def test_a_spent_credit_stops_it_after_one_call(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    answer = world.run(real_cli, "[[scenario:no-credit]]")
+    assert scripted_model.calls == 1
+    assert answer.code == 1
+    assert answer.result["subtype"] == "success"
+    assert answer.result["is_error"] is True
+    assert answer.result["api_error_status"] == 402
+
+
+def test_a_rate_limit_that_says_no_retry_stops_it_after_one_call(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    answer = world.run(real_cli, "[[scenario:rate-limited-no-retry]]")
+    assert scripted_model.calls == 1
+    assert (answer.code, answer.result["api_error_status"]) == (1, 429)
+
+
+def test_a_rate_limit_with_retry_after_is_waited_for(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    talk = world.talk(real_cli)
+    result = talk.ask("[[scenario:rate-limited-once]]")
+    assert result["result"] == "ok, after waiting."
+    assert scripted_model.calls == 2
+    retry = next(m for m in talk.seen if m.get("subtype") == "api_retry")
+    assert retry["error_status"] == 429
+
+
+def test_a_stream_that_is_cut_is_asked_for_again_and_never_a_success(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    answer = world.run(real_cli, "[[scenario:cut]]", CLAUDE_CODE_MAX_RETRIES="1")
+    assert scripted_model.calls >= 2
+    assert answer.code == 1
+    assert answer.result["is_error"] is True
+
+
+def test_the_budget_ends_it_after_the_call_that_spent_it(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    answer = world.run(real_cli, "[[scenario:costly]]", "--max-budget-usd", "0.5")
+    assert scripted_model.calls == 1
+    assert answer.code == 1
+    assert answer.result["subtype"] == "error_max_budget_usd"
+    assert answer.result["total_cost_usd"] > 0.5
+    assert "result" not in answer.result
+
+
+def test_a_history_goes_in_as_turns_when_each_receipt_is_waited_for(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    talk = world.talk(real_cli)
+    talk.control("initialize")
+    for asked, answered in (("first question", "first answer"), ("second question", "second answer")):
+        talk.say("user", asked, shouldQuery=False)
+        assert talk.until("result")["num_turns"] == 0
+        talk.say("assistant", answered)
+    assert talk.ask("third question")["num_turns"] == 1
+    [request] = scripted_model.requests
+    turns = [(role, text.rsplit("\n", 1)[-1]) for role, text in request.turns if role != "system"]
+    assert turns == [
+        ("user", "first question"),
+        ("assistant", "first answer"),
+        ("user", "second question"),
+        ("assistant", "second answer"),
+        ("user", "third question"),
+    ]
+
+
+def test_an_unknown_agent_is_refused_in_plain_mode_and_passed_over_in_stream_mode(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    answer = world.run(real_cli, "hello", "--agent", "nobody")
+    assert (answer.code, answer.out) == (1, b"")
+    assert answer.err.startswith("--agent 'nobody' not found. Available agents: claude, ")
+    assert scripted_model.calls == 0
+    talk = world.talk(real_cli, "--agent", "nobody")
+    known = [agent["name"] for agent in talk.control("initialize")["response"]["agents"]]
+    assert "nobody" not in known
+    assert talk.ask("hello")["is_error"] is False
+
+
+def test_the_agents_environment_holds_nothing_of_this_shell_and_only_loopback_addresses(
+    world: World, real_cli: Path, scripted_model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a-canary-for-a-real-key")
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "a-canary-for-a-real-token")
+    monkeypatch.setenv("SOME_SETTING_OF_THIS_SHELL", "a-canary-for-anything-else")
+    tool = {"name": "Bash", "input": {"command": "env", "description": "Show the environment"}}
+    script = scenario.parse("env", {"turn": [{"tool": [tool]}, {"text": "{last_result}"}]})
+    with ScriptedModel(script) as model:
+        world.base_url = model.url
+        shown = world.run(real_cli, "show it").result["result"]
+        assert [request.headers["x-api-key"] for request in model.requests] == [DUMMY_KEY] * 2
+    assert f"ANTHROPIC_API_KEY={DUMMY_KEY}" in shown
+    assert "canary" not in shown
+    assert "OAUTH" not in shown
+    hosts = re.findall(r"https?://([^\s:/]+)", shown)
+    assert hosts
+    assert set(hosts) == {"127.0.0.1"}
+
+
+def test_an_environment_is_never_made_for_an_address_beyond_loopback(world_dir: Path) -> None:
+    for address in ("https://example.org", "http://127.0.0.1.example.org:80", "http://10.0.0.1:8080"):
+        with pytest.raises(ConfigError):
+            sealed_env(world_dir, address)
+
+
+def test_what_it_refuses_on_the_command_line_it_says_on_stderr(
+    world: World, real_cli: Path, standin: Path
+) -> None:
+    refused: list[tuple[str, ...]] = [
+        ("--bogus",),
+        ("--max-budget-usd", "0"),
+        ("--max-turns", "x"),
+        ("--session-id", "nope"),
+        ("--resume", "00000000-0000-4000-8000-000000000000"),
+        ("--setting-sources", "bogus"),
+        ("--agent", "nobody"),
+        ("--output-format", "bogus"),
+    ]
+    for options in refused:
+        answers: list[Any] = [world.run(cli, "hello", *options) for cli in (real_cli, standin)]
+        assert [(a.code, a.out, a.err) for a in answers[:1]] == [(a.code, a.out, a.err) for a in answers[1:]]
+        assert answers[0].code == 1
+        assert answers[0].err

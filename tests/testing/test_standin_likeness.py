@@ -1,0 +1,180 @@
+"""The stand-in beside the real CLI: the same messages with the same keys."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadyhand.testing.model import ScriptedModel
+
+from .conftest import STREAM, World, kind_of
+
+ANSWER = "ok: the scripted model has read the prompt."
+PROMPT = f'hello [[standin: text="{ANSWER}" chunk=12]]'
+TOOL = 'hello [[scenario:bash]] [[standin: say="Look." run="echo hi > made && cat made"]]'
+
+
+def keys_by_kind(messages: list[dict[str, Any]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for message in messages:
+        found.setdefault(kind_of(message), set()).update(message)
+    return found
+
+
+def without_repeats(kinds: list[str]) -> list[str]:
+    return [kind for at, kind in enumerate(kinds) if at == 0 or kinds[at - 1] != kind]
+
+
+def test_a_plain_json_result_has_the_same_keys_at_every_depth(
+    world: World, real_cli: Path, standin: Path
+) -> None:
+    real, ours = (world.run(cli, PROMPT).result for cli in (real_cli, standin))
+    assert set(ours) == set(real)
+    assert set(ours["usage"]) == set(real["usage"])
+    [(real_model, real_use)], [(our_model, our_use)] = real["modelUsage"].items(), ours["modelUsage"].items()
+    assert (our_model, set(our_use)) == (real_model, set(real_use))
+    for key in (
+        "type",
+        "subtype",
+        "is_error",
+        "num_turns",
+        "stop_reason",
+        "terminal_reason",
+        "api_error_status",
+        "result",
+    ):
+        assert ours[key] == real[key], key
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, TOOL])
+def test_a_conversation_has_the_same_messages_in_the_same_order_with_the_same_keys(
+    world: World, real_cli: Path, standin: Path, prompt: str
+) -> None:
+    seen = []
+    for cli in (real_cli, standin):
+        talk = world.talk(cli)
+        talk.control("initialize")
+        talk.ask(prompt)
+        assert talk.finish() == 0
+        seen.append(talk.seen)
+    real, ours = seen
+    wanted, found = keys_by_kind(real), keys_by_kind(ours)
+    assert set(found) <= set(wanted)
+    # The first event of a message also carries timings in the real one, which nobody should rely on.
+    optional = {"ttft_ms", "thinking_display"}
+    assert {
+        kind: (found[kind] ^ wanted[kind]) - optional
+        for kind in found
+        if (found[kind] ^ wanted[kind]) - optional
+    } == {}
+    if prompt == PROMPT:
+        real_kinds, our_kinds = ([kind_of(message) for message in messages] for messages in seen)
+        assert without_repeats(our_kinds) == without_repeats(real_kinds)
+    said = [[m["message"] for m in messages if m["type"] == "assistant"] for messages in seen]
+    assert set(said[1][0]) == set(said[0][0])
+    told = [[m["message"]["content"][0] for m in messages if m["type"] == "user"] for messages in seen]
+    assert [set(block) for block in told[1]] == [set(block) for block in told[0]]
+
+
+def test_initialize_is_answered_with_the_same_keys_and_the_same_built_in_agents(
+    world: World, real_cli: Path, standin: Path
+) -> None:
+    real, ours = (world.talk(cli).control("initialize") for cli in (real_cli, standin))
+    assert set(ours) == set(real)
+    assert set(ours["response"]) == set(real["response"])
+    assert [a["name"] for a in ours["response"]["agents"]] == [a["name"] for a in real["response"]["agents"]]
+
+
+def test_control_requests_are_answered_alike(world: World, real_cli: Path, standin: Path) -> None:
+    answers = []
+    for cli in (real_cli, standin):
+        talk = world.talk(cli)
+        talk.control("initialize")
+        sent = [talk.control("nonsense"), talk.control("set_model", model="haiku"), talk.control("interrupt")]
+        answers.append([{**answer, "request_id": ""} for answer in sent])
+    assert answers[1] == answers[0]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "directive"),
+    [
+        ("no-credit", "api_error=402"),
+        ("costly", "result=max_budget"),
+        ("loop", "result=max_turns"),
+        ("refusal", "result=refusal"),
+        ("empty", "result=empty"),
+    ],
+)
+def test_results_of_failed_runs_are_alike(
+    world: World, real_cli: Path, standin: Path, scenario: str, directive: str
+) -> None:
+    prompt = f"[[scenario:{scenario}]] [[standin: {directive}]]"
+    real, ours = (
+        world.run(cli, prompt, "--max-budget-usd", "0.5", "--max-turns", "2") for cli in (real_cli, standin)
+    )
+    assert ours.code == real.code
+    # How quickly the first words came is told only when some came.
+    timings = {"ttft_ms", "first_content_frame_ms", "ttft_stream_ms", "time_to_request_ms"}
+    assert set(ours.result) - timings == set(real.result) - timings
+    for key in ("subtype", "is_error", "terminal_reason", "stop_reason", "api_error_status", "errors"):
+        assert ours.result.get(key) == real.result.get(key), key
+
+
+def test_an_interrupted_tool_ends_the_turn_alike(world: World, real_cli: Path, standin: Path) -> None:
+    prompt = '[[scenario:deaf-tool]] [[standin: run="sleep 60"]]'
+    results, kinds = [], []
+    for cli in (real_cli, standin):
+        talk = world.talk(cli)
+        talk.control("initialize")
+        talk.say("user", prompt)
+        while talk.until("assistant")["message"]["content"][0]["type"] != "tool_use":
+            pass
+        talk.until("stream_event")
+        talk.control("interrupt")
+        results.append(talk.until("result"))
+        kinds.append([kind_of(message) for message in talk.seen[-3:]])
+    real, ours = results
+    assert set(ours) <= set(real)
+    for key in ("subtype", "is_error", "terminal_reason"):
+        assert ours[key] == real[key], key
+    assert kinds[1] == kinds[0]
+
+
+def test_a_receipt_for_a_turn_that_is_only_remembered_is_alike(
+    world: World, real_cli: Path, standin: Path
+) -> None:
+    receipts = []
+    for cli in (real_cli, standin):
+        talk = world.talk(cli)
+        talk.control("initialize")
+        talk.say("user", "remember this", shouldQuery=False)
+        receipts.append(talk.until("result"))
+    real, ours = receipts
+    assert set(ours) == set(real)
+    for key in ("subtype", "is_error", "num_turns", "result", "stop_reason", "usage"):
+        assert ours[key] == real[key], key
+
+
+def test_agents_in_the_config_directory_and_the_repository_are_known_alike(
+    world: World, real_cli: Path, standin: Path, scripted_model: ScriptedModel
+) -> None:
+    world.write("home/.claude/agents/one.md", "---\nname: mine\ndescription: of the user\n---\nBe mine.\n")
+    world.write("home/.claude/agents/two.md", "no frontmatter, no agent\n")
+    world.write(
+        "work/.claude/agents/three.md", "---\nname: theirs\ndescription: of the repository\n---\nBe theirs.\n"
+    )
+    for sources in ((), ("--setting-sources", "user")):
+        real, ours = (world.run(cli, "hello", "--agent", "nobody", *sources) for cli in (real_cli, standin))
+        assert sorted(ours.err.strip().split(": ")[1].split(", ")) == sorted(
+            real.err.strip().split(": ")[1].split(", ")
+        )
+        assert ("theirs" in ours.err) == (not sources)
+    assert scripted_model.calls == 0
+
+
+def test_streaming_out_only_has_the_same_messages(world: World, real_cli: Path, standin: Path) -> None:
+    base = tuple(option for option in STREAM if option != "--input-format")
+    at = STREAM.index("--input-format")
+    base = (*STREAM[:at], *STREAM[at + 2 :])
+    real, ours = (world.run(cli, PROMPT, base=base).lines for cli in (real_cli, standin))
+    assert without_repeats([kind_of(m) for m in ours]) == without_repeats([kind_of(m) for m in real])
