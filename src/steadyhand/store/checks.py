@@ -17,7 +17,7 @@ LEAST_FREE_BYTES = 1 << 30
 
 
 def check_store(url: str, data_directory: Path) -> Sequence[Check]:
-    """Look at the disk and the database; changes nothing, and works beside a running service. Blocks."""
+    """Look at the disk and the database; writes no data, and works beside a running service. Blocks."""
     return [_disk(data_directory), *_database(url)]
 
 
