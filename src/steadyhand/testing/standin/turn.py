@@ -171,6 +171,7 @@ class Turn:
                 call, "The tool use was interrupted.", failed=True, told="User rejected tool use"
             )
             raise
+        self.last_output = output
         told: Any = (
             f"Error: {output}"
             if failed
