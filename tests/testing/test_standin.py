@@ -336,7 +336,7 @@ def test_it_starts_without_the_modules_that_take_long_to_load(world: World, stan
     }
     library = str(standin.parent / ".stand-in")
     code = f"import sys; sys.path.insert(0, {library!r}); import standin.program; print(*sys.modules)"
-    command = [system_python(), "-IS", "-c", code]
+    command = [str(system_python()), "-IS", "-c", code]
     loaded = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "standin.turn" in loaded.stdout.split()
     assert slow.isdisjoint(loaded.stdout.split())
