@@ -1,0 +1,234 @@
+"""The composition root: lives from the start to the last drained job. What is wired to what is in `wiring`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+
+from steadyhand.config import LOOPBACK, Settings
+from steadyhand.errors import ConfigError
+from steadyhand.outcome import Stop
+from steadyhand.serve.doctor import doctor
+from steadyhand.serve.wiring import Service, admin_key, database_url, now, wire
+from steadyhand.store import DataDirectoryLock, open_store
+
+__all__ = ["doctor", "embedded", "serve"]
+
+SHUTDOWN_SECONDS = 5
+
+# --- its life ----------------------------------------------------------------------------------
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: a stop drains first, and it is ours to ask for."""
+
+    def __init__(self, config: uvicorn.Config, answering: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._answering = answering
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._answering()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Open the socket, so that a port that is taken stops the start before anything was touched."""
+    server = settings.tables.server
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((server.host, server.port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"Cannot listen on {server.host}:{server.port}: {error.strerror}. "
+            "Is another one running? Choose another with --port or [server] port."
+        ) from error
+    sock.set_inheritable(False)
+    return sock
+
+
+def check_isolation(settings: Settings) -> None:
+    """Refuse what is not built or not safe; say loudly that agents are not sealed off."""
+    service, server = settings.tables.service, settings.tables.server
+    if service.isolation == "bwrap":
+        raise ConfigError(
+            "service.isolation: 'bwrap' is known, but its part is not built yet; the one level is 'none'."
+        )
+    chosen = "service.isolation" in settings.sources or settings.classic
+    if server.host not in LOOPBACK and not chosen:
+        raise ConfigError(
+            f"Agents are not sealed off from this machine (isolation 'none'), so listening on {server.host} "
+            "must be asked for: set STEADYHAND_ISOLATION=none if that is what you want."
+        )
+    structlog.get_logger("steadyhand").warning(
+        "isolation.none",
+        meaning="agents can read and change whatever their user can; run only what you trust",
+    )
+
+
+def make_data_dir(settings: Settings) -> None:
+    """Make the data directory; when the service is root, agents may pass through it and see nothing."""
+    mode = 0o711 if os.geteuid() == 0 else 0o700
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.chmod(mode)
+    except OSError as error:
+        raise ConfigError(
+            f"The data directory {settings.data_dir} cannot be made: {error.strerror}. "
+            "Choose another with --data-dir or STEADYHAND_DATA_DIR."
+        ) from error
+
+
+async def live(
+    settings: Settings,
+    *,
+    started: Callable[[str], None],
+    stop: asyncio.Event,
+    at_once: asyncio.Event,
+) -> None:
+    """Run the service until `stop` is set and all is drained; `at_once` cuts the grace period short.
+
+    `started` is called with the service's address once it answers.
+    """
+    check_isolation(settings)
+    make_data_dir(settings)
+    with DataDirectoryLock(settings.data_dir), contextlib.closing(listen(settings)) as sock:
+        store = await open_store(database_url(settings), clock=now)
+        try:
+            service = wire(settings, store, stop.is_set)
+            await service.worker.recover()
+            host, port = sock.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            server = _Server(
+                uvicorn.Config(
+                    service.app,
+                    loop="asyncio",
+                    http="httptools",
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                ),
+                answering=lambda: started(url),
+            )
+            await _serve(service, server, sock, stop, at_once)
+        finally:
+            await store.close()
+
+
+async def _serve(
+    service: Service, server: _Server, sock: socket.socket, stop: asyncio.Event, at_once: asyncio.Event
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        http = group.create_task(server.serve(sockets=[sock]), name="http")
+        work = group.create_task(service.worker.run(), name="worker")
+        await stop.wait()
+        hurry = group.create_task(_hurry(service, at_once), name="hurry")
+        await service.worker.drain()
+        hurry.cancel()
+        service.feed.close()
+        server.should_exit = True
+        await http
+        work.cancel()
+    structlog.get_logger("steadyhand").info("stopped")
+
+
+async def _hurry(service: Service, at_once: asyncio.Event) -> None:
+    await at_once.wait()
+    service.queue.stop_all(Stop.SHUTDOWN)
+
+
+def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
+    """Run the service in this process until SIGTERM or SIGINT; a second signal cuts the grace period short."""
+    log_to_stderr(settings)
+
+    async def main() -> None:
+        stop, at_once = asyncio.Event(), asyncio.Event()
+
+        def asked() -> None:
+            (at_once if stop.is_set() else stop).set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked)
+        await live(settings, started=announce, stop=stop, at_once=at_once)
+
+    asyncio.run(main())
+
+
+@contextmanager
+def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Run the service in a thread of this process for the length of the block.
+
+    Gives its address and a key with all scopes. What is still running at the end is stopped at once.
+    """
+    log_to_stderr(settings, level="error")
+    made: list[str] = []
+    failed: list[BaseException] = []
+    ready = threading.Event()
+    handles: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Event]] = []
+
+    async def main() -> None:
+        stop, at_once = asyncio.Event(), asyncio.Event()
+        handles.append((asyncio.get_running_loop(), stop, at_once))
+
+        def started(url: str) -> None:
+            made.append(url)
+            ready.set()
+
+        await live(settings, started=started, stop=stop, at_once=at_once)
+
+    def thread() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:  # noqa: BLE001  # carried over to the thread that waits, below
+            failed.append(error)
+        finally:
+            ready.set()
+
+    running = threading.Thread(target=thread, name="steadyhand", daemon=True)
+    running.start()
+    ready.wait(60)
+    if not made:
+        raise failed[0] if failed else ConfigError("The service did not start within 60 s.")
+    try:
+        secret = settings.api_key or admin_key(settings.data_dir)[0]
+        yield made[0], secret
+    finally:
+        loop, stop, at_once = handles[0]
+        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(at_once.set)
+        running.join(90)
+
+
+def log_to_stderr(settings: Settings, *, level: str | None = None) -> None:
+    """Send the log to stderr: for people on a terminal, else one JSON object a line."""
+    terminal = sys.stderr.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level or settings.tables.service.log_level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

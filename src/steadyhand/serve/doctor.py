@@ -1,0 +1,51 @@
+"""Everything a start and a run will need, looked at; each room looks at its own."""
+
+import asyncio
+from collections.abc import Sequence
+
+from steadyhand.config import Settings
+from steadyhand.ports import Check
+from steadyhand.runner import install
+from steadyhand.serve.wiring import agent_uid_base, checkouts_of, database_url
+from steadyhand.store import check_store
+from steadyhand.workspace.checks import checks
+from steadyhand.workspace.sandbox import NoSandbox
+
+
+async def doctor(settings: Settings) -> Sequence[Check]:
+    """Look at everything a start and a run will need; each room looks at its own."""
+    uid = agent_uid_base(settings)
+    found = [_credential_check(settings)]
+    found += await asyncio.to_thread(check_store, database_url(settings), settings.data_dir)
+    found += await install.checks(
+        settings.tables.runner.claude.path,
+        classic=settings.classic,
+        path_env=settings.path,
+        data_dir=settings.data_dir,
+        uid=uid,
+    )
+    found += await checks(
+        settings.data_dir,
+        checkouts_of(settings).mirrors,
+        settings.catalogue().workspaces.values(),
+        NoSandbox(),
+        agent_uid_base=settings.tables.service.agent_uid_base,
+    )
+    return found
+
+
+def _credential_check(settings: Settings) -> Check:
+    if settings.anthropic_api_key:
+        return Check("credential", True, "an API key is set")
+    if settings.oauth_token:
+        return Check(
+            "credential", True, "a personal subscription token is set; read its terms before serving others"
+        )
+    if settings.base_url:
+        return Check("credential", True, f"none, and the model is at {settings.base_url}")
+    return Check(
+        "credential",
+        False,
+        "neither ANTHROPIC_API_KEY nor CLAUDE_CODE_OAUTH_TOKEN is set",
+        "export ANTHROPIC_API_KEY=... (or ANTHROPIC_API_KEY_FILE) before the start",
+    )

@@ -1,0 +1,209 @@
+"""What is wired to what: the only place where adapters are named."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI
+
+from steadyhand import __version__
+from steadyhand.agents import Agent
+from steadyhand.api import ApiOptions, Keyring, create_app
+from steadyhand.config import Settings
+from steadyhand.control import Control
+from steadyhand.errors import TryLater
+from steadyhand.ports import ALL_SCOPES, ApiKey, Place, Queue, Runner, Scope, Store
+from steadyhand.queue.local import LocalQueue
+from steadyhand.record import Feed, Recorder
+from steadyhand.runner import install
+from steadyhand.runner.claude import ClaudeRunner
+from steadyhand.runner.plain import PlainRunner
+from steadyhand.runner.process import sweep
+from steadyhand.worker import Tending, Worker
+from steadyhand.workspace.checkout import GitCheckouts
+from steadyhand.workspace.git import GitSettings
+from steadyhand.workspace.sandbox import NoSandbox
+
+CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
+SHORT_SECRET = 16
+_WITHHELD = ("API_BEARER_TOKEN", "STEADYHAND_")
+
+
+def now() -> datetime:
+    """Give the time, in UTC."""
+    return datetime.now(UTC)
+
+
+# --- keys --------------------------------------------------------------------------------------
+
+
+def admin_key(data_dir: Path) -> tuple[str, Path]:
+    """Give the local all-scopes key and its file, made on the first start."""
+    path = data_dir / "admin.key"
+    if path.exists():
+        return path.read_text("ascii").strip(), path
+    secret = f"sh_admin_{secrets.token_urlsafe(32)}"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(secret + "\n")
+    return secret, path
+
+
+def _key(key_id: str, secret: str, scopes: frozenset[Scope]) -> ApiKey:
+    return ApiKey(key_id, key_id, hashlib.sha256(secret.encode()).hexdigest(), scopes, now())
+
+
+def keys_of(settings: Settings) -> list[ApiKey]:
+    """Give the keys that callers may use; with none configured, the local `admin.key` is made and used."""
+    found = []
+    if settings.bearer_token:
+        found.append(_key("k_bearer", settings.bearer_token, CALLER_SCOPES))
+    if settings.api_key:
+        found.append(_key("k_admin", settings.api_key, ALL_SCOPES))
+    log = structlog.get_logger("steadyhand.keys")
+    for name, secret in (
+        ("API_BEARER_TOKEN", settings.bearer_token),
+        ("STEADYHAND_API_KEY", settings.api_key),
+    ):
+        if secret and len(secret) < SHORT_SECRET:
+            log.warning("key.short", name=name, characters=len(secret), wanted=SHORT_SECRET)
+    if not found and not settings.classic:
+        secret, path = admin_key(settings.data_dir)
+        log.info("key.admin", file=str(path))
+        found.append(_key("k_local", secret, ALL_SCOPES))
+    return found
+
+
+# --- what an agent is given --------------------------------------------------------------------
+
+
+def environment_of(settings: Settings) -> Callable[[Agent, Place], Mapping[str, str]]:
+    """Say what the service grants an agent's process.
+
+    In the classic profile that is the service's own environment but for its keys; else a path, a locale,
+    the model's address and credential, and what the agent's profile names.
+    """
+    if settings.classic:
+        base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD)}
+    else:
+        base = {"PATH": settings.path, "LANG": settings.inherited.get("LANG", "C.UTF-8")}
+    if settings.anthropic_api_key:
+        base["ANTHROPIC_API_KEY"] = settings.anthropic_api_key
+    if settings.oauth_token:
+        base["CLAUDE_CODE_OAUTH_TOKEN"] = settings.oauth_token
+    if settings.base_url:
+        base["ANTHROPIC_BASE_URL"] = settings.base_url
+
+    def environment(agent: Agent, _place: Place) -> Mapping[str, str]:
+        return base | dict(agent.env)
+
+    return environment
+
+
+def agent_uid_base(settings: Settings) -> int | None:
+    """Give the first uid of agents; null when the service is not root and cannot give them one of their own."""
+    return settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
+
+
+# --- wiring ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The parts of a running service that its life is made of."""
+
+    app: FastAPI
+    worker: Worker
+    queue: Queue
+    feed: Feed
+    store: Store
+
+
+def checkouts_of(settings: Settings) -> GitCheckouts:
+    """Wire the checkouts."""
+    git = settings.tables.git
+    return GitCheckouts(
+        settings.data_dir,
+        agent_uid_base=settings.tables.service.agent_uid_base,
+        git=GitSettings(
+            author_name=git.author_name,
+            author_email=git.author_email,
+            credential_file=git.credential_file,
+            ssh_key_file=git.ssh_key_file,
+            ca_file=git.ca_file,
+        ),
+        classic=settings.classic,
+        home=settings.home,
+    )
+
+
+def runner_of(settings: Settings) -> Runner:
+    """Wire the runner of the profile, with a CLI that the agents' user can reach."""
+    found = install.find_cli(
+        settings.tables.runner.claude.path, classic=settings.classic, path_env=settings.path
+    )
+    cli = install.reachable(found, settings.data_dir, agent_uid_base(settings))
+    return PlainRunner(cli, NoSandbox()) if settings.classic else ClaudeRunner(cli, NoSandbox())
+
+
+def wire(settings: Settings, store: Store, stopping: Callable[[], bool]) -> Service:
+    """Make every part and join them; nothing runs yet."""
+    tables = settings.tables
+    feed = Feed()
+    queue = LocalQueue(
+        store,
+        capacity=tables.service.concurrency,
+        max_queued=tables.service.max_queued,
+        paused=tables.service.paused,
+    )
+    checkouts = checkouts_of(settings)
+    catalogue = settings.catalogue()
+    control = Control(
+        store=store, queue=queue, checkouts=checkouts, feed=feed, catalogue=catalogue, clock=now
+    )
+    worker = Worker(
+        store=store,
+        queue=queue,
+        checkouts=checkouts,
+        runners={"claude": runner_of(settings)},
+        recorder=Recorder(store, feed),
+        catalogue=catalogue,
+        tending=Tending(
+            node=tables.service.node,
+            clock=now,
+            environment=environment_of(settings),
+            sweep=sweep,
+            drain_seconds=tables.service.drain_seconds,
+            keep_jobs=tables.retention.jobs,
+        ),
+    )
+
+    async def ready() -> None:
+        if stopping():
+            raise TryLater("The service is stopping.", code="draining", retry_after=5)
+        await control.check()
+
+    server = tables.server
+    options = ApiOptions(
+        profile=tables.service.profile,
+        allowed_hosts=server.allowed_hosts,
+        bind_host=server.host,
+        public_url=server.public_url,
+        max_body_bytes=server.max_body_bytes,
+        openai_default_agent=tables.openai.default_agent,
+        openai_models={name: (alias.agent, alias.model) for name, alias in tables.openai.models.items()},
+        version=__version__,
+        ready=ready,
+    )
+    app = create_app(control=control, keyring=Keyring(keys_of(settings)), options=options)
+    return Service(app, worker, queue, feed, store)
+
+
+def database_url(settings: Settings) -> str:
+    """Say where jobs are kept: in the data directory unless told otherwise."""
+    return settings.tables.service.database_url or f"sqlite:///{settings.data_dir / 'steadyhand.db'}"
