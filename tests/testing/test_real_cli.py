@@ -187,7 +187,8 @@ def test_the_agents_environment_holds_nothing_of_this_shell_and_only_loopback_ad
 
 
 def test_an_environment_is_never_made_for_an_address_beyond_loopback(world_dir: Path) -> None:
-    for address in ("https://example.org", "http://127.0.0.1.example.org:80", "http://10.0.0.1:8080"):
+    addresses = ["https://example.org", "http://127.0.0.1.example.org:80", "http://127.0.0.1:80@example.org"]
+    for address in (*addresses, "http://10.0.0.1:8080"):
         with pytest.raises(ConfigError):
             sealed_env(world_dir, address)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from steadyhand.errors import ConfigError
 
@@ -70,7 +71,7 @@ def sealed_env(home: Path, base_url: str, *, config: Path | None = None) -> dict
     Nothing of this process's environment goes in, so no test can reach or spend anything real. ``config`` is
     ``CLAUDE_CONFIG_DIR``, ``.claude`` in the home without it. Raises ConfigError for an address that is not loopback.
     """
-    if not base_url.startswith(("http://127.0.0.1:", "http://[::1]:")):
+    if urlsplit(base_url).hostname not in ("127.0.0.1", "::1"):
         raise ConfigError(f"a test's model must be on loopback, not at {base_url}")
     return {
         "HOME": str(home),
