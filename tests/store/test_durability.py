@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.errors import ConfigError, NotFound, StoreError
+from steadyhand.errors import ConfigError, StoreError
 from steadyhand.job import State
 from steadyhand.ports import Filter, Idempotency
 from steadyhand.store import SqlStore, open_store
@@ -243,19 +243,30 @@ def test_events_share_commits_and_what_is_urgent_does_not_wait_for_them(path: Pa
     asyncio.run(scenario())
 
 
-def test_a_caller_who_gave_up_leaves_the_store_in_order(path: Path) -> None:
+def test_what_a_caller_gave_up_before_its_turn_is_left_undone_and_numbers_have_no_gap(path: Path) -> None:
     async def scenario() -> None:
-        store = await opened(path, linger_seconds=0.2)
+        store = await opened(path, linger_seconds=3600)
         job = a_job()
         await store.add(job, accepted())
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await store.append(job.id, said("given up"))
-        (event,) = await store.append(job.id, said("kept"))
-        events = await store.events(job.id)
-        assert [each.seq for each in events] == list(range(1, event.seq + 1))
-        assert events[-1] == event
-        await refused(NotFound, store.append("0" * 12, said("x")))
+        _, (event,) = await store.change(job.id, frozenset(State), lambda old: old, said("kept"))
+        assert event.seq == 2
+        assert [each.data.get("text") for each in await store.events(job.id)] == [None, "kept"]
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lone_event_does_not_wait_for_company_when_the_last_commit_is_long_ago(path: Path) -> None:
+    async def scenario() -> None:
+        store = await opened(path, linger_seconds=3600)
+        job = a_job()
+        await store.add(job, accepted())
+        store._writer._committed_at -= 3600  # an hour passes
+        async with asyncio.timeout(30):
+            assert [event.seq for event in await store.append(job.id, said("alone"))] == [2]
         await store.close()
 
     asyncio.run(scenario())

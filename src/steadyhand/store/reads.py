@@ -30,6 +30,9 @@ from steadyhand.store.rows import (
 )
 from steadyhand.store.schema import events, idempotency, jobs, keys, run_outputs, runs
 
+IDEMPOTENCY_LIFE = timedelta(hours=24)
+"""For how long a caller's `Idempotency-Key` means the same job."""
+
 _LAST_EVENT = (
     select(func.coalesce(func.max(events.c.seq), 0))
     .where(events.c.job == jobs.c.sequence)
@@ -76,7 +79,7 @@ def replayed_job(connection: Connection, api_key_id: str, wanted: Idempotency, n
 
     Raises `InvalidRequest` (`idempotency_mismatch`) when the key came with another request.
     """
-    oldest = micros(now - timedelta(hours=24))
+    oldest = micros(now - IDEMPOTENCY_LIFE)
     found = connection.execute(
         select(idempotency.c.fingerprint, jobs.c.id)
         .join(jobs, jobs.c.sequence == idempotency.c.job)

@@ -1,11 +1,13 @@
 """The one thread that writes: it takes all that waits, commits once, and answers everybody.
 
 An operation is a function of a connection. Operations run in the order in which they were handed in. What is urgent
-is committed at once, together with whatever waits; events alone wait a little for company. When one operation of a
+is committed at once, together with whatever waits; events alone wait for company if the last commit was just now, so
+that a lone event is durable at once and a flood costs a bounded number of commits. When one operation of a
 batch fails, the batch is rolled back and done again with a savepoint around each, so that only the one fails.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from steadyhand.errors import SteadyhandError, StoreError
 
 LINGER_SECONDS = 0.02
-"""How long events wait for company; well below the 50 ms that a follower may be behind."""
+"""The least time between commits of events alone; well below the 50 ms that a follower may be behind."""
 
 LINGER_EVENTS = 64
 """How many waiting events are company enough."""
@@ -62,7 +64,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._change = threading.Condition()
         self._waiting: list[_Operation] = []
-        self._first_at = 0.0
+        self._committed_at = -math.inf
         self._events = 0
         self._urgent = False
         self._closing = False
@@ -88,8 +90,6 @@ class Writer:
         with self._change:
             if self._closing:
                 raise StoreError("The store is closed.")
-            if not self._waiting:
-                self._first_at = time.monotonic()
             was_due = self._due()
             first = not self._waiting
             self._waiting.append(operation)
@@ -111,20 +111,24 @@ class Writer:
             raise StoreError("The store did not finish its last commit.")
 
     def _work(self) -> None:
-        while batch := self._take():
-            answers = self._commit(batch)
+        while (batch := self._take()) is not None:
+            # Nobody waits for what was given up before its turn, so it is left undone.
+            answers = self._commit([each for each in batch if not each.future.cancelled()])
+            self._committed_at = time.monotonic()
             try:
                 self._loop.call_soon_threadsafe(_deliver, answers)
             except RuntimeError:  # the loop is closed and nobody waits any more
                 return
 
-    def _take(self) -> list[_Operation]:
-        """Wait until a batch is due and take it; empty when the store was closed."""
+    def _take(self) -> list[_Operation] | None:
+        """Wait until a batch is due and take it; null when the store was closed and nothing waits."""
         with self._change:
-            while not self._closing and not self._waiting:
+            while not self._waiting:
+                if self._closing:
+                    return None
                 self._change.wait()
             while not self._due():
-                left = self._first_at + self._linger - time.monotonic()
+                left = self._committed_at + self._linger - time.monotonic()
                 if left <= 0:
                     break
                 self._change.wait(left)
@@ -133,6 +137,8 @@ class Writer:
         return batch
 
     def _commit(self, batch: Sequence[_Operation]) -> list[_Answer]:
+        if not batch:
+            return []
         try:
             with self._engine.begin() as connection:
                 return [_Answer(operation, operation.run(connection)) for operation in batch]

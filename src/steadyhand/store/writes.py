@@ -5,7 +5,7 @@ Each may be run a second time after a rollback, so none keeps anything outside t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -27,9 +27,6 @@ from steadyhand.store.rows import (
 )
 from steadyhand.store.schema import events, idempotency, jobs, keys, run_outputs, runs
 
-IDEMPOTENCY_HOURS = 24
-"""For how long a caller's `Idempotency-Key` means the same job."""
-
 _INSERT_JOB = ReadyInsert(jobs, giving=jobs.c.sequence)
 _INSERT_EVENT = ReadyInsert(events)
 _INSERT_RUN = ReadyInsert(runs)
@@ -43,7 +40,7 @@ def add_job(
 ) -> Added:
     """Do `Store.add`; keys of more than a day ago are forgotten on the way."""
     if wanted is not None:
-        oldest = micros(now - timedelta(hours=IDEMPOTENCY_HOURS))
+        oldest = micros(now - reads.IDEMPOTENCY_LIFE)
         connection.execute(_FORGET_OLD_KEYS, {"moment": oldest})
         known = reads.replayed_job(connection, job.api_key_id, wanted, now)
         if known is not None:
