@@ -1,0 +1,324 @@
+"""The CLI's stream messages as our events. Pure: the clock is handed in.
+
+What comes from the agent is not trusted: a message of a wrong shape is passed over, at most with a warning, and never
+raises. Types that are not known are skipped, as the CLI adds some with each release.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from steadyhand.events import (
+    Body,
+    Message,
+    TextDelta,
+    Thinking,
+    ToolFinished,
+    ToolStarted,
+    UsageReported,
+    Warned,
+)
+from steadyhand.job import MICROS, Usage
+from steadyhand.outcome import Result
+
+OUTPUT_LIMIT = 64 * 1024
+"""Bytes of a tool's answer that an event keeps."""
+TEXT_LIMIT = 1024 * 1024
+"""Bytes of a message or a thought that an event keeps."""
+INPUT_LIMIT = 256 * 1024
+"""Bytes of a tool call's input, as JSON, that an event keeps; a larger one is described only."""
+EVENTS_LIMIT = 50_000
+BYTES_LIMIT = 64 * 1024 * 1024
+"""What one run may add to the record: so many events, and so many bytes of text in them."""
+
+_MOST_TOKENS = 1 << 53
+_MOST_DOLLARS = Decimal(1_000_000)
+_ERRORS = 20
+_ERROR_LENGTH = 2000
+_Reader = Callable[[Mapping[str, Any], float], Iterator[Body | TextDelta]]
+_SYNTHETIC = "<synthetic>"  # what the CLI gives as the model of a message it wrote itself
+
+
+class Conversation:
+    """Reads one run's messages, in order. `usage` is the run's so far; `session_id` is what the CLI told."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.session_id: str | None = None
+        self.state: str | None = None
+        """The CLI's own word for whether a turn is still owed: `running`, `idle`, or null when it never said."""
+        self.full = False
+        """Whether the record of this run has all that it may have; only results are read from then on."""
+        self._events = 0
+        self._bytes = 0
+        self._began: dict[str, float] = {}
+        self._counted: set[str] = set()
+        self._open: tuple[str, Usage] | None = None
+        self._readers: Mapping[str, _Reader] = {
+            "assistant": self._assistant,
+            "user": self._user,
+            "stream_event": self._stream,
+            "system": self._system,
+            "rate_limit_event": self._rate_limit,
+            "result": self._result,
+        }
+
+    def take(self, message: Mapping[str, Any], now: float) -> Sequence[Body | TextDelta]:
+        """Give the events that a message means. `now` is in seconds of a monotonic clock."""
+        kind = message.get("type")
+        reader = self._readers.get(kind) if isinstance(kind, str) else None
+        if reader is None:
+            return ()
+        return [
+            self._account(event)
+            for event in reader(message, now)
+            if not self.full or isinstance(event, TextDelta) or kind == "result"
+        ]
+
+    def _account(self, event: Body | TextDelta) -> Body | TextDelta:
+        if isinstance(event, TextDelta) or self.full:
+            return event
+        self._events += 1
+        self._bytes += _size(event)
+        self.full = self._events > EVENTS_LIMIT or self._bytes > BYTES_LIMIT
+        if self.full:
+            return Warned("events_left_out", "The agent does too much to record; the rest is left out.")
+        return event
+
+    def _assistant(self, message: Mapping[str, Any], now: float) -> Iterator[Body]:
+        inner = _mapping(message.get("message"))
+        below = message.get("parent_tool_use_id") is not None
+        own_words = message.get("error") is not None or inner.get("model") == _SYNTHETIC
+        for block in _blocks(inner.get("content")):
+            kind = block.get("type")
+            if kind == "text" and not below:
+                text = _cut(_text(block.get("text")), TEXT_LIMIT)[0]
+                yield Warned("model_error", text) if own_words else Message("assistant", text)
+            elif kind == "thinking" and not below:
+                yield Thinking(_cut(_text(block.get("thinking")), TEXT_LIMIT)[0])
+            elif kind in ("tool_use", "server_tool_use"):
+                yield self._tool_started(block, now)
+            elif isinstance(kind, str) and kind.endswith("_tool_result"):
+                yield self._tool_finished(block, now)
+        if not own_words:
+            yield from self._count(_text(inner.get("id")), usage_of(inner.get("usage"), turns=1))
+
+    def _user(self, message: Mapping[str, Any], now: float) -> Iterator[Body]:
+        for block in _blocks(_mapping(message.get("message")).get("content")):
+            if block.get("type") == "tool_result":
+                yield self._tool_finished(block, now)
+
+    def _tool_started(self, block: Mapping[str, Any], now: float) -> ToolStarted:
+        tool_id = _name(block.get("id"))
+        if len(self._began) < EVENTS_LIMIT:
+            self._began[tool_id] = now
+        given = _mapping(block.get("input"))
+        size = len(json.dumps(given))
+        if size > INPUT_LIMIT:
+            given = {"left_out": f"{size} bytes"}
+        return ToolStarted(tool_id, _name(block.get("name")), given)
+
+    def _tool_finished(self, block: Mapping[str, Any], now: float) -> ToolFinished:
+        tool_id = _name(block.get("tool_use_id"))
+        began = self._began.pop(tool_id, None)
+        output, truncated = _cut(_plain(block.get("content")), OUTPUT_LIMIT)
+        duration = None if began is None else round((now - began) * 1000)
+        return ToolFinished(tool_id, block.get("is_error") is True, output, truncated, duration)
+
+    def _stream(self, message: Mapping[str, Any], _now: float) -> Iterator[Body | TextDelta]:
+        if message.get("parent_tool_use_id") is not None:
+            return
+        event = _mapping(message.get("event"))
+        kind = event.get("type")
+        if kind == "message_start":
+            inner = _mapping(event.get("message"))
+            self._open = (_name(inner.get("id")), usage_of(inner.get("usage"), turns=1))
+        elif kind == "content_block_delta":
+            delta = _mapping(event.get("delta"))
+            if delta.get("type") == "text_delta" and _text(delta.get("text")):
+                yield TextDelta(self._open[0] if self._open else "", _text(delta.get("text")))
+        elif kind == "message_delta" and self._open is not None:
+            self._open = (self._open[0], _later(self._open[1], event.get("usage")))
+        elif kind == "message_stop" and self._open is not None:
+            (identity, usage), self._open = self._open, None
+            yield from self._count(identity, usage)
+
+    def _count(self, identity: str, usage: Usage) -> Iterator[UsageReported]:
+        """Add one model turn's tokens, once: the CLI sends a message again for each of its blocks."""
+        is_open = self._open is not None and self._open[0] == identity
+        if not identity or identity in self._counted or is_open or len(self._counted) >= EVENTS_LIMIT:
+            return
+        self._counted.add(identity)
+        self.usage = self.usage.plus(usage)
+        yield usage_event(self.usage)
+
+    def _system(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
+        subtype = message.get("subtype")
+        if subtype == "init":
+            self.session_id = _name(message.get("session_id")) or self.session_id
+        elif subtype == "session_state_changed":
+            self.state = _name(message.get("state"))
+        elif subtype == "api_retry":
+            yield Warned("api_retry", _retry_text(message))
+        elif subtype == "compact_boundary":
+            yield Warned("compacted", "The conversation grew too long and was summed up by the agent.")
+
+    def _rate_limit(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
+        status = _name(_mapping(message.get("rate_limit_info")).get("status"))
+        if status and status != "allowed":
+            yield Warned("rate_limit", f"The model's rate limit: {status}.")
+
+    def _result(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
+        result = read_result(message)
+        self._open = None
+        if result.usage is not None:
+            yield usage_event(result.usage, result.cost_micros)
+
+
+def read_result(message: Mapping[str, Any]) -> Result:
+    """Read the CLI's result object; what is missing or of a wrong type is null."""
+    status = message.get("api_error_status")
+    raw_errors = message.get("errors")
+    errors = raw_errors if isinstance(raw_errors, list) else []
+    text = message.get("result")
+    stop_reason = message.get("stop_reason")
+    usage = message.get("usage")
+    turns = _tokens(message.get("num_turns"))
+    return Result(
+        subtype=_name(message.get("subtype")),
+        is_error=message.get("is_error") is True,
+        text=text if isinstance(text, str) else None,
+        structured_output=message.get("structured_output"),
+        api_error_status=status if isinstance(status, int) and not isinstance(status, bool) else None,
+        stop_reason=stop_reason if isinstance(stop_reason, str) else None,
+        errors=tuple(each[:_ERROR_LENGTH] for each in errors[:_ERRORS] if isinstance(each, str)),
+        session_id=_name(message.get("session_id")) or None,
+        cost_micros=micros_of(message.get("total_cost_usd")),
+        usage=usage_of(usage, turns=turns) if isinstance(usage, dict) else None,
+        raw=message,
+    )
+
+
+def micros_of(dollars: Any) -> int | None:
+    """Give an amount of dollars, a JSON number, in micro-dollars; null when it is none or beyond reason.
+
+    The shortest decimal that means the number is what the CLI printed; it is that text which is read.
+    """
+    if isinstance(dollars, bool) or not isinstance(dollars, int | float):
+        return None
+    try:
+        amount = Decimal(str(dollars))
+        if not amount.is_finite() or not 0 <= amount <= _MOST_DOLLARS:
+            return None
+        return int((amount * MICROS).to_integral_value())
+    except (InvalidOperation, ValueError):
+        return None
+
+
+def dollars_of(micros: int) -> str:
+    """Give micro-dollars as decimal dollars with six places."""
+    return f"{micros // MICROS}.{micros % MICROS:06d}"
+
+
+def usage_of(raw: Any, *, turns: int) -> Usage:
+    """Read the API's usage figures; what is missing is 0."""
+    figures = _mapping(raw)
+    return Usage(
+        _tokens(figures.get("input_tokens")),
+        _tokens(figures.get("output_tokens")),
+        _tokens(figures.get("cache_read_input_tokens")),
+        _tokens(figures.get("cache_creation_input_tokens")),
+        turns,
+    )
+
+
+def usage_event(usage: Usage, cost_micros: int | None = None) -> UsageReported:
+    """Give the event that says what the run has used so far."""
+    return UsageReported(
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_input_tokens,
+        usage.turns,
+        None if cost_micros is None else dollars_of(cost_micros),
+    )
+
+
+def _later(usage: Usage, raw: Any) -> Usage:
+    # Figures of a `message_delta` are totals of the message; those that it leaves out stay as they were.
+    figures = _mapping(raw)
+
+    def newer(name: str, old: int) -> int:
+        return _tokens(figures[name]) if name in figures else old
+
+    return Usage(
+        newer("input_tokens", usage.input_tokens),
+        newer("output_tokens", usage.output_tokens),
+        newer("cache_read_input_tokens", usage.cache_read_input_tokens),
+        newer("cache_creation_input_tokens", usage.cache_creation_input_tokens),
+        usage.turns,
+    )
+
+
+def _retry_text(message: Mapping[str, Any]) -> str:
+    status = message.get("error_status")
+    delay = message.get("retry_delay_ms")
+    cause = f"status {status}" if isinstance(status, int) else _name(message.get("error")) or "no answer"
+    when = f" in {delay / 1000:.1f} s" if isinstance(delay, int | float) and 0 <= delay < _MOST_TOKENS else ""
+    return f"The model's service failed ({cause}); the agent tries again{when}."
+
+
+def _size(event: Body) -> int:
+    if isinstance(event, Message | Thinking):
+        return len(event.text)
+    if isinstance(event, ToolFinished):
+        return len(event.output)
+    if isinstance(event, ToolStarted):
+        return len(json.dumps(event.input))
+    return 0
+
+
+def _plain(content: Any) -> str:
+    """Give a tool's answer as text; what is no text is named."""
+    if isinstance(content, str):
+        return content
+    parts = []
+    for block in _blocks(content):
+        kind = block.get("type")
+        parts.append(_text(block.get("text")) if kind == "text" else f"[{_name(kind) or 'unknown'}]")
+    return "\n".join(parts)
+
+
+def _cut(text: str, limit: int) -> tuple[str, bool]:
+    """Cut text to `limit` bytes of UTF-8, never inside a character."""
+    if len(text) * 4 <= limit:
+        return text, False
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit:
+        return text, False
+    return data[:limit].decode("utf-8", "ignore"), True
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _blocks(value: Any) -> list[Mapping[str, Any]]:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _name(value: Any) -> str:
+    return value[:200] if isinstance(value, str) else ""
+
+
+def _tokens(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return value if 0 <= value < _MOST_TOKENS else 0
