@@ -7,6 +7,7 @@ the agent's uid, never as the service's.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -239,6 +240,10 @@ _QUOTED_PATH = re.compile(r"(['\"])/[^'\"]*\1")
 _HOST_PATH = re.compile(r"(?<![\w:/.>-])/[^\s:'\"]+")
 
 
+_SAYS_NOTHING = "fatal: Could not read from remote repository."
+"""After it comes only what might be the matter; what is the matter comes before."""
+
+
 def without_secrets(text: str) -> str:
     """Leave out credentials in URLs and paths of this machine."""
     text = _CREDENTIALS.sub("", text)
@@ -249,6 +254,7 @@ def without_secrets(text: str) -> str:
 def reason_of(stderr: str) -> str:
     """Give the last line of git's stderr that names a fault, else the last line; at most 300 characters."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = list(itertools.takewhile(lambda line: line != _SAYS_NOTHING, lines)) or lines
     named = [line for line in lines if line.startswith(("fatal:", "error:"))]
     line = (named or lines or ["no reason was given"])[-1]
     for prefix in ("fatal: ", "error: "):

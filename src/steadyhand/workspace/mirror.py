@@ -26,8 +26,9 @@ _SCHEMES = frozenset({"http", "https", "ssh", "git"})
 _SCP_LIKE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)[^\s]+")
 _REF_BYTES = 1024
 
+# All imports come first: the dropped uid may not be able to read this Python's library.
 _DROP_AND_EXEC = (
-    "import os,sys;u,g=int(sys.argv[1]),int(sys.argv[2]);"
+    "import os,sys,warnings;u,g=int(sys.argv[1]),int(sys.argv[2]);os.chdir('/');"
     "os.setgroups([]);os.setresgid(g,g,g);os.setresuid(u,u,u);os.execvp(sys.argv[3],sys.argv[3:])"
 )
 

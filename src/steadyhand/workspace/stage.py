@@ -27,16 +27,21 @@ async def stage(git: Git, tree: Path, notices: list[Notice]) -> None:
     )  # fmt: skip
     names = [name for name in listed.out.split(b"\x00") if name]
     nested = [name for name in names if name.endswith(b"/")]
-    chosen, large = await asyncio.to_thread(_choose, tree, names)
+    chosen, gone, large = await asyncio.to_thread(_sort, tree, names)
     if large:
         notices.append(_note("files_too_large", "Changed files that are too large were left out", large))
     if nested:
         notices.append(_note("nested_repository", "Repositories inside the checkout were left out", nested))
-    if not chosen:
-        return
-    paths = b"".join(name + b"\x00" for name in chosen)
+    if gone:
+        await git.run("update-index", "--force-remove", "-z", "--stdin", cwd=tree, stdin=_lines(gone))
+    if chosen:
+        await _add(git, tree, chosen, notices)
+
+
+async def _add(git: Git, tree: Path, chosen: Sequence[bytes], notices: list[Notice]) -> None:
+    paths = _lines(chosen)
     fast = await git.run(
-        "update-index", "--add", "--remove", "--replace", "-z", "--stdin", cwd=tree, stdin=paths, check=False
+        "update-index", "--add", "--replace", "-z", "--stdin", cwd=tree, stdin=paths, check=False
     )
     if fast.code == 0:
         return
@@ -52,18 +57,27 @@ async def stage(git: Git, tree: Path, notices: list[Notice]) -> None:
     notices.append(Notice("harvest_partial", f"Some changed files could not be kept: {fast.reason}"))
 
 
-def _choose(tree: Path, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Part what is taken from what is too large; sizes are looked at, nothing is opened."""
+def _sort(tree: Path, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    """Part what is there, what is gone and what is too large; sizes are looked at, nothing is opened.
+
+    What lies behind a folder that became a symlink is gone.
+    """
     chosen: list[bytes] = []
+    gone: list[bytes] = []
     large: list[bytes] = []
     total = 0
+    folders: dict[Path, bool] = {tree: True}
     for name in names:
         if name.endswith(b"/"):
             continue
+        path = tree / os.fsdecode(name)
         try:
-            found = (tree / os.fsdecode(name)).lstat()
+            found = path.lstat()
         except OSError:
-            chosen.append(name)  # it is gone, and that is a change
+            gone.append(name)
+            continue
+        if not _is_real(path.parent, folders):
+            gone.append(name)
             continue
         size = found.st_size if stat.S_ISREG(found.st_mode) else 0
         if size > FILE_BYTES or total + size > ALL_BYTES:
@@ -71,7 +85,18 @@ def _choose(tree: Path, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes
             continue
         total += size
         chosen.append(name)
-    return chosen, large
+    return chosen, gone, large
+
+
+def _is_real(folder: Path, known: dict[Path, bool]) -> bool:
+    """Whether a folder is reached without a symlink; `known` holds the tree's root and what was asked before."""
+    if folder not in known:
+        known[folder] = _is_real(folder.parent, known) and not folder.is_symlink()
+    return known[folder]
+
+
+def _lines(names: Sequence[bytes]) -> bytes:
+    return b"".join(name + b"\x00" for name in names)
 
 
 def _note(code: str, what: str, names: Sequence[bytes]) -> Notice:

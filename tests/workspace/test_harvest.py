@@ -1,0 +1,371 @@
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steadyhand.ports import Harvest, Place
+from steadyhand.testing.contracts.checkouts import Repository, as_agent, shell
+from steadyhand.testing.contracts.samples import a_job
+from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace import harvest as harvesting
+from steadyhand.workspace import stage as staging
+
+Work = Callable[[Place], None]
+
+
+def after(checkouts: GitCheckouts, repository: Repository, work: str | Work) -> tuple[Place, Harvest]:
+    """Give the place and the harvest after an agent did this."""
+
+    async def run() -> tuple[Place, Harvest]:
+        place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+        if isinstance(work, str):
+            as_agent(place, work)
+        else:
+            work(place)
+        return place, await checkouts.harvest(place)
+
+    return asyncio.run(run())
+
+
+def codes(harvest: Harvest) -> list[str]:
+    return [notice.code for notice in harvest.notices]
+
+
+def diff_of(place: Place) -> str:
+    return place.files.diff.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "rm -rf .git",
+        "rm .git/HEAD",
+        "echo 'gitdir: /nowhere' > x && rm -rf .git && mv x .git",
+        "rm -rf .git && mkfifo .git",
+        "find .git -type f | xargs -n1 chmod u+w; for f in $(find .git -type f); do echo x > $f; done",
+        "rm -rf .git/objects",
+    ],
+)
+def test_a_broken_git_directory_costs_the_commits_and_not_the_files(
+    checkouts: GitCheckouts, repository: Repository, harm: str
+) -> None:
+    committed = "echo a > a.txt && git add -A && git commit -qm a && echo b > b.txt && "
+    place, harvest = after(checkouts, repository, committed + harm)
+    assert harvest.changes is not None
+    assert harvest.changes.files == 2
+    assert codes(harvest) == ["harvest_partial"]
+    assert "b/a.txt" in diff_of(place)
+    assert "b/b.txt" in diff_of(place)
+    shell("git fsck --strict", checkouts.mirrors.of(str(repository.folder)).folder)
+
+
+def test_a_pack_with_a_broken_object_is_refused_and_the_files_are_kept(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    # A tree with an entry named '..' is what an import without checks would let in.
+    script = (
+        "echo evil > evil.txt && blob=$(git hash-object -w evil.txt)\n"
+        "entry=$(printf '100644 ..\\0'; printf $blob | sed 's/../\\\\x&/g')\n"
+        "python3 - $blob > tree <<'END'\n"
+        "import sys; sys.stdout.buffer.write(b'100644 ..\\0' + bytes.fromhex(sys.argv[1]))\n"
+        "END\n"
+        "tree=$(git hash-object --literally -t tree -w tree) && rm tree\n"
+        "commit=$(git commit-tree $tree -p HEAD -m evil) && git update-ref HEAD $commit"
+    )
+    place, harvest = after(checkouts, repository, script)
+    assert codes(harvest) == ["harvest_partial"]
+    assert harvest.changes is not None
+    assert "b/evil.txt" in diff_of(place)
+
+
+def test_a_history_that_was_made_anew_is_kept(checkouts: GitCheckouts, repository: Repository) -> None:
+    script = "git checkout -q --orphan fresh && git commit -qm 'All anew' && echo x > x.txt"
+    place, harvest = after(checkouts, repository, script)
+    assert codes(harvest) == []
+    assert harvest.changes is not None
+    assert harvest.changes.files == 1
+    assert place.files.bundle.is_file()
+
+
+def test_a_job_that_goes_back_in_history_has_the_reverse_as_its_diff(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    place, harvest = after(checkouts, repository, "git reset -q --hard HEAD~1")
+    assert codes(harvest) == []
+    assert harvest.changes is not None
+    assert harvest.changes.head == repository.head("main~1")
+    assert harvest.changes.deletions == 40
+    assert not place.files.bundle.exists()
+
+
+def test_a_file_that_was_force_added_and_one_no_longer_tracked_stand_as_the_agent_committed_them(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    script = (
+        "echo '*.log' > .gitignore && echo kept > kept.log && git add -f kept.log\n"
+        "echo 'readme.txt' >> .gitignore && git rm -q --cached readme.txt && git add .gitignore && git commit -qm x"
+    )
+    place, harvest = after(checkouts, repository, script)
+    assert codes(harvest) == []
+    assert harvest.changes is not None
+    assert harvest.changes.head == as_agent(place, "git rev-parse HEAD").strip()
+    assert "b/kept.log" in diff_of(place)
+
+
+def test_hidden_changes_are_seen_whatever_the_agent_says_of_its_index(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    script = (
+        "git update-index --assume-unchanged readme.txt && git update-index --skip-worktree src/code.txt\n"
+        'stamp=$(stat -c %y readme.txt) && echo TWO > readme.txt && touch -d "$stamp" readme.txt\n'
+        "echo changed > src/code.txt"
+    )
+    place, harvest = after(checkouts, repository, script)
+    assert harvest.changes is not None
+    assert harvest.changes.files == 2
+    assert "+TWO" in diff_of(place)
+
+
+def test_repositories_inside_the_checkout_are_left_out_with_a_note(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    script = (
+        "git init -q empty && git init -q inner && cd inner && echo x > x && git add x &&"
+        " git -c user.name=a -c user.email=a@b commit -qm x && cd .. && echo y > y.txt"
+    )
+    place, harvest = after(checkouts, repository, script)
+    assert codes(harvest) == ["nested_repository"]
+    assert harvest.changes is not None
+    assert harvest.changes.files == 1
+    assert "b/y.txt" in diff_of(place)
+
+
+def test_a_file_that_cannot_be_read_costs_only_itself(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    place, harvest = after(
+        checkouts, repository, "echo y > y.txt && echo z > z.txt && chmod 000 z.txt && mkfifo pipe"
+    )
+    assert codes(harvest) == ["harvest_partial"]
+    assert harvest.changes is not None
+    assert "b/y.txt" in diff_of(place)
+
+
+def test_a_directory_that_became_a_symlink_is_kept_as_one(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    script = "rm -r src && ln -s /etc src && echo x > x.txt"
+    place, harvest = after(checkouts, repository, script)
+    assert harvest.changes is not None
+    assert codes(harvest) == []
+    assert "new file mode 120000" in diff_of(place)
+    assert "deleted file mode 100644" in diff_of(place)
+    assert "root:" not in diff_of(place)
+
+
+def test_files_that_are_too_large_are_left_out_by_name(
+    checkouts: GitCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "FILE_BYTES", 1024 * 1024)
+    place, harvest = after(
+        checkouts, repository, "head -c 2000000 /dev/zero > large.bin && echo small > small.txt"
+    )
+    assert codes(harvest) == ["files_too_large"]
+    assert "large.bin" in harvest.notices[0].message
+    assert "b/small.txt" in diff_of(place)
+    assert "large.bin" not in diff_of(place)
+
+
+def test_a_diff_above_its_cap_is_not_kept_in_part(
+    checkouts: GitCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvesting, "DIFF_BYTES", 100_000)
+    place, harvest = after(checkouts, repository, "head -c 300000 /dev/urandom > noise.bin")
+    assert codes(harvest) == ["diff_too_large"]
+    assert harvest.changes is not None
+    assert harvest.changes.files == 1
+    assert not place.files.diff.exists()
+    assert place.files.bundle.is_file()
+
+
+def test_a_harvest_ends_when_its_time_is_over(world_dir: Path, repository: Repository) -> None:
+    (world_dir / "data").mkdir()
+    checkouts = GitCheckouts(world_dir / "data", harvest_seconds=0.001)
+    place, harvest = after(checkouts, repository, "echo x > x.txt")
+    assert codes(harvest) == ["harvest_failed"]
+    assert harvest.changes is None
+    assert not (place.files.root / "harvest").exists()
+
+
+def test_no_notice_names_a_path_of_this_machine(
+    checkouts: GitCheckouts, repository: Repository, world_dir: Path
+) -> None:
+    _, harvest = after(checkouts, repository, "rm -rf .git/objects && echo x > x.txt && chmod 000 x.txt")
+    assert harvest.notices
+    assert all(str(world_dir) not in notice.message for notice in harvest.notices)
+
+
+# --- the transcript ----------------------------------------------------------------------------
+
+
+def test_the_newest_session_is_kept_and_no_symlink_is_followed(
+    checkouts: GitCheckouts, repository: Repository, world_dir: Path
+) -> None:
+    secret = world_dir / "secret.jsonl"
+    secret.write_text("secret\n", encoding="utf-8")
+    script = (
+        "mkdir -p ../config/projects/p && cd ../config/projects/p && echo old > old.jsonl && echo new > new.jsonl\n"
+        "touch -d '2020-01-01' old.jsonl && touch -d '2021-01-01' new.jsonl\n"
+        f"ln -s {secret} z.jsonl && mkfifo fifo.jsonl && echo sub > agent-1.jsonl && ln -s {world_dir} ../link"
+    )
+    place, harvest = after(checkouts, repository, script)
+    assert codes(harvest) == []
+    assert place.files.transcript.read_text(encoding="utf-8") == "new\n"
+
+
+def test_a_config_directory_that_was_turned_into_a_symlink_keeps_nothing(
+    checkouts: GitCheckouts, repository: Repository, world_dir: Path
+) -> None:
+    other = world_dir / "other" / "p"
+    other.mkdir(parents=True)
+    (other / "s.jsonl").write_text("not yours\n", encoding="utf-8")
+    place, _ = after(checkouts, repository, f"ln -s {other.parent} ../config/projects")
+    assert not place.files.transcript.exists()
+
+
+# --- a .git that was made to run something -----------------------------------------------------
+
+TAINTS = {
+    "fsmonitor": "git config core.fsmonitor $HOOK",
+    "include": "printf '[core]\\n fsmonitor = %s\\n' $HOOK > ../home/inc; git config include.path $HOME/inc",
+    "external diff": "git config diff.external $HOOK",
+    "diff driver": (
+        "git config diff.evil.command $HOOK; git config diff.evil.textconv $HOOK; echo '* diff=evil' > .gitattributes"
+    ),
+    "filter": (
+        "git config filter.evil.clean $HOOK; git config filter.evil.process $HOOK;"
+        " git config filter.evil.required true; echo '* filter=evil' > .gitattributes"
+    ),
+    "hooks path": (
+        "git config core.hooksPath $HOME/hooks; mkdir $HOME/hooks;"
+        " for h in pre-commit post-commit post-index-change reference-transaction commit-msg; do"
+        " cp $HOOK $HOME/hooks/$h; cp $HOOK .git/hooks/$h; done"
+    ),
+    "gpg": "git config gpg.program $HOOK; git config commit.gpgSign true",
+    "ssh": "git config core.sshCommand $HOOK; git config remote.origin.url ssh://localhost/x",
+    "uploadpack": "git config uploadpack.packObjectsHook $HOOK; git config remote.origin.uploadpack $HOOK",
+    "promisor": (
+        "git config core.sshCommand $HOOK; git config extensions.partialClone origin;"
+        " git config core.repositoryformatversion 1;"
+        " git config remote.origin.url ssh://localhost/x; git config remote.origin.promisor true;"
+        " f=$(git rev-parse HEAD:readme.txt); git unpack-objects < $(ls .git/objects/pack/*.pack | head -1) || true"
+    ),
+    "credential helper": 'git config credential.helper "!$HOOK"',
+    "alias": 'for a in add commit status bundle diff log; do git config alias.$a "!$HOOK"; done',
+    "submodule": (
+        "git init -q sub; (cd sub; git config user.name a; git config user.email a@b; echo x > x; git add x;"
+        " git commit -qm x; git config core.fsmonitor $HOOK); git add sub"
+    ),
+    "pager and editor": "git config core.pager $HOOK; git config core.editor $HOOK; git config pager.diff $HOOK",
+    "alternate refs": "git config core.alternateRefsCommand $HOOK; git config pack.packObjectsHook $HOOK",
+    "trailers and merges": "git config merge.evil.driver $HOOK; git config trailer.x.command $HOOK",
+}
+
+
+@pytest.mark.parametrize("taint", TAINTS)
+def test_a_tainted_git_directory_runs_nothing_as_the_service(
+    checkouts: GitCheckouts, repository: Repository, world_dir: Path, taint: str
+) -> None:
+    marks = world_dir / "marks"
+    marks.mkdir()
+    marks.chmod(0o777)
+    hook = world_dir / "hook"
+    # It answers like a filter, so that what runs it goes on; each run leaves a file of its uid.
+    hook.write_text(f'#!/bin/sh\ntouch "{marks}/$(id -u)-$$"\ncat 2>/dev/null\n', encoding="utf-8")
+    hook.chmod(0o755)
+
+    def work(place: Place) -> None:
+        as_agent(
+            place,
+            "mkdir -p .git/hooks && git config core.checkStat default && echo x > x.txt && git add x.txt",
+        )
+        as_agent(place, f"HOOK={hook}\n{TAINTS[taint]}\necho more >> readme.txt")
+        for mark in marks.iterdir():
+            mark.unlink()  # what the agent itself set off
+
+    place, harvest = after(checkouts, repository, work)
+    runs = [path.stat().st_uid for path in marks.iterdir()]
+    assert runs == []
+    assert harvest.changes is not None
+    assert "+more" in diff_of(place)
+    asyncio.run(checkouts.release(place))
+    assert list(marks.iterdir()) == []
+
+
+def test_the_hook_of_the_tainted_tests_does_run_when_git_is_asked_without_care(
+    checkouts: GitCheckouts, repository: Repository, world_dir: Path
+) -> None:
+    marks = world_dir / "marks"
+    marks.mkdir()
+    marks.chmod(0o777)
+    hook = world_dir / "hook"
+    hook.write_text(f'#!/bin/sh\ntouch "{marks}/$(id -u)-$$"\ncat 2>/dev/null\n', encoding="utf-8")
+    hook.chmod(0o755)
+    place, _ = after(checkouts, repository, f"git config core.fsmonitor {hook}")
+    shell("git -c safe.directory='*' status > /dev/null", place.directory)
+    assert [path.stat().st_uid for path in marks.iterdir()] != []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="agents have a uid of their own only under root")
+def test_an_agent_reaches_neither_the_mirror_nor_another_job_nor_what_is_kept(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    async def run() -> None:
+        first = await checkouts.prepare(a_job(), repository.workspace(), 0)
+        as_agent(first, "echo secret > secret.txt")
+        await checkouts.harvest(first)
+        second = await checkouts.prepare(a_job(), repository.workspace(), 1)
+        mirror = checkouts.mirrors.of(str(repository.folder)).folder
+        root = first.files.root
+        for path in (
+            mirror,
+            mirror / "HEAD",
+            first.directory / "secret.txt",
+            first.files.diff,
+            root / "base.index",
+        ):
+            assert path.exists()
+            assert (
+                as_agent(second, f"cat {path} 2>/dev/null || ls {path}/ 2>/dev/null || echo closed")
+                == "closed\n"
+            )
+        jobs = root.parent
+        assert as_agent(second, f"ls {jobs} 2>/dev/null || echo closed") == "closed\n"
+        assert as_agent(second, f"touch {root}/x 2>/dev/null || echo closed") == "closed\n"
+        assert as_agent(second, "touch ../x 2>/dev/null || echo closed") == "closed\n"
+
+    asyncio.run(run())
+
+
+def test_no_object_of_a_checkout_is_a_hard_link_into_the_mirror(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    place, _ = after(checkouts, repository, "true")
+    files = [path for path in (place.directory / ".git" / "objects").rglob("*") if path.is_file()]
+    assert files
+    assert {path.stat().st_nlink for path in files} == {1}
+    assert not (place.directory / ".git" / "objects" / "info" / "alternates").exists()
+
+
+def test_thousands_of_files_are_harvested_in_good_time(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    script = "mkdir many && cd many && i=0; while [ $i -lt 3000 ]; do echo $i > f$i; i=$((i+1)); done"
+    place, harvest = after(checkouts, repository, script)
+    assert codes(harvest) == []
+    assert harvest.changes is not None
+    assert harvest.changes.files == 3000
+    assert hashlib.sha256(place.files.diff.read_bytes()).hexdigest()

@@ -1,0 +1,171 @@
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from steadyhand.errors import WorkspaceError
+from steadyhand.testing.contracts.checkouts import Repository, shell
+from steadyhand.testing.contracts.samples import a_job
+from steadyhand.workspace import GitCheckouts, GitSettings
+from steadyhand.workspace.mirror import Mirror, Mirrors, source_of
+
+
+def mirror_of(repository: Repository, world_dir: Path, **options: float) -> Mirror:
+    folder = world_dir / "mirrors" / "example.git"
+    return Mirror(source_of(str(repository.folder)), folder, GitSettings(), **options)
+
+
+def test_twenty_checkouts_at_once_share_one_fetch(world_dir: Path, repository: Repository) -> None:
+    (world_dir / "data").mkdir()
+    checkouts = GitCheckouts(world_dir / "data", debounce_seconds=0)
+
+    async def prepare_all() -> None:
+        async with asyncio.TaskGroup() as group:
+            for slot in range(20):
+                group.create_task(checkouts.prepare(a_job(), repository.workspace(), slot))
+
+    asyncio.run(prepare_all())
+    assert checkouts.mirrors.of(str(repository.folder)).fetches == 1
+    assert len(list((world_dir / "data" / "jobs").glob("*/checkout/readme.txt"))) == 20
+
+
+def test_a_young_fetch_is_not_repeated_but_for_a_ref_that_is_not_known(
+    world_dir: Path, repository: Repository
+) -> None:
+    mirror = mirror_of(repository, world_dir, debounce_seconds=600)
+
+    async def resolve() -> None:
+        before = await mirror.resolve("main")
+        after = repository.commit("later.txt", "later\n")
+        assert await mirror.resolve("main") == before
+        assert mirror.fetches == 1
+        assert await mirror.resolve(after) == after
+        assert mirror.fetches == 2
+        with pytest.raises(WorkspaceError, match="'nowhere'"):
+            await mirror.resolve("nowhere")
+        assert mirror.fetches == 3
+
+    asyncio.run(resolve())
+
+
+def test_a_commit_that_is_known_needs_no_fetch(world_dir: Path, repository: Repository) -> None:
+    mirror = mirror_of(repository, world_dir, debounce_seconds=0)
+
+    async def resolve() -> None:
+        commit = await mirror.resolve("main")
+        repository.folder.rename(world_dir / "elsewhere")
+        assert await mirror.resolve(commit) == commit
+
+    asyncio.run(resolve())
+
+
+def test_those_who_wait_for_a_fetch_that_fails_share_its_failure(world_dir: Path) -> None:
+    broken = world_dir / "broken"
+    broken.mkdir()
+    mirror = Mirror(source_of(str(broken)), world_dir / "mirrors" / "broken.git", GitSettings())
+
+    async def resolve_all() -> list[BaseException | str]:
+        return await asyncio.gather(*(mirror.resolve("main") for _ in range(10)), return_exceptions=True)
+
+    results = asyncio.run(resolve_all())
+    assert all(isinstance(result, WorkspaceError) for result in results)
+    assert mirror.fetches == 1
+    assert all("broken" in str(result) and str(world_dir) not in str(result) for result in results)
+
+
+def test_a_deleted_branch_goes_and_a_rewritten_one_is_followed(
+    world_dir: Path, repository: Repository
+) -> None:
+    mirror = mirror_of(repository, world_dir, debounce_seconds=0)
+
+    async def resolve() -> None:
+        await mirror.resolve("side")
+        repository.do("git branch -qD side && git commit -q --amend -m rewritten")
+        assert await mirror.resolve("main") == repository.head("main")
+        with pytest.raises(WorkspaceError, match="'side'"):
+            await mirror.resolve("side")
+
+    asyncio.run(resolve())
+
+
+def test_a_detached_head_that_no_branch_leads_to_is_what_head_means(
+    world_dir: Path, repository: Repository
+) -> None:
+    repository.do("git checkout -q --detach")
+    commit = repository.commit("detached.txt", "x\n")
+    mirror = mirror_of(repository, world_dir)
+    assert asyncio.run(mirror.resolve(None)) == commit
+
+
+def test_a_shallow_repository_can_be_checked_out_and_harvested(
+    world_dir: Path, repository: Repository
+) -> None:
+    shallow = Repository(world_dir / "shallow")
+    shell(f"git clone -q --depth 1 file://{repository.folder} {shallow.folder}", world_dir)
+    (world_dir / "data").mkdir()
+    checkouts = GitCheckouts(world_dir / "data")
+
+    async def run() -> None:
+        place = await checkouts.prepare(a_job(), shallow.workspace(), 0)
+        shell("echo x > x.txt && git add -A && git commit -qm x", place.directory, user=place.user)
+        harvest = await checkouts.harvest(place)
+        assert harvest.notices == ()
+        assert harvest.changes is not None
+        assert harvest.changes.files == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs files of another user")
+def test_a_repository_of_another_user_is_read_as_that_user(world_dir: Path, repository: Repository) -> None:
+    # What runs on the reading side is seen by the owner of the file it makes.
+    canary = world_dir / "open" / "canary"
+    canary.parent.mkdir(mode=0o777)
+    canary.parent.chmod(0o777)
+    hook = world_dir / "hook"
+    hook.write_text(f'#!/bin/sh\ntouch {canary}\nexec git pack-objects "$@"\n', encoding="utf-8")
+    hook.chmod(0o755)
+    repository.do(f"git config uploadpack.packObjectsHook {hook} && git config core.fsmonitor {hook}")
+    shell(f"chown -R 64321:64321 {repository.folder}", world_dir)
+    mirror = mirror_of(repository, world_dir)
+    assert len(asyncio.run(mirror.resolve("main"))) == 40
+    assert not canary.exists() or canary.stat().st_uid == 64321
+
+
+@pytest.mark.parametrize(
+    "repository", ["ext::sh -c id", "fd::3", "-c", "", "ftp://example.org/x", "a\x00b", "ext://sh"]
+)
+def test_what_is_no_repository_is_refused_before_git_sees_it(repository: str) -> None:
+    with pytest.raises(WorkspaceError):
+        source_of(repository)
+
+
+def test_a_password_in_a_url_is_kept_off_the_command_line() -> None:
+    source = source_of("https://ann:s3cret@git.example.org/x.git")
+    assert source.url == "https://git.example.org/x.git"
+    assert "s3cret" not in source.shown
+    assert source.authorization is not None
+
+
+def test_the_same_url_with_another_password_is_another_mirror(world_dir: Path) -> None:
+    mirrors = Mirrors(world_dir, GitSettings())
+    one = mirrors.of("https://ann:one@git.example.org/x.git")
+    two = mirrors.of("https://ann:two@git.example.org/x.git")
+    bare = mirrors.of("https://git.example.org/x.git")
+    assert len({one.folder, two.folder, bare.folder}) == 3
+    assert mirrors.of("https://git.example.org/x.git") is bare
+
+
+def test_a_lock_that_a_killed_git_left_long_ago_does_not_stop_a_fetch(
+    world_dir: Path, repository: Repository
+) -> None:
+    asyncio.run(mirror_of(repository, world_dir).resolve("main"))
+    lock = world_dir / "mirrors" / "example.git" / "refs" / "heads" / "main.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    long_ago = time.time() - 3600
+    os.utime(lock, (long_ago, long_ago))
+    commit = repository.commit("more.txt", "more\n")
+    assert asyncio.run(mirror_of(repository, world_dir).resolve("main")) == commit
