@@ -39,7 +39,7 @@ def create_app(
     )
     app.state.door = Door(control, keyring, options)
     chat = classic_chat if options.profile == "classic" else openai_chat
-    for part in (health, classic, jobs, offers, chat):
+    for part in (classic, health, jobs, offers, chat):  # the busiest first; routes are tried in this order
         app.include_router(part.router)
     app.add_middleware(Edge, hosts=Hosts(options))
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document

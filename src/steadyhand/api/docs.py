@@ -1,6 +1,6 @@
 """What the OpenAPI document says of each route, apart from its name: bodies, parameters, answers, examples.
 
-Each constant is handed to one route as keyword arguments.
+Each constant is handed to one route as keyword arguments. Examples are named as in `examples.EXAMPLES`.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from steadyhand.api import examples, models, replies
+from steadyhand.api import models, replies
 
 SECURITY = "bearer"
 _CLASSIC_ERRORS = (401, 422)
@@ -33,11 +33,15 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
-def _content(media: str, model: type[BaseModel], example: Any) -> dict[str, Any]:
-    return {media: {"schema": _ref(model), "example": example}}
+def _examples(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/examples/{name}"} for name in names}
 
 
-def _json(text: str, model: type[BaseModel], example: Any, **headers: str) -> dict[str, Any]:
+def _content(media: str, model: type[BaseModel], example: str) -> dict[str, Any]:
+    return {media: {"schema": _ref(model), "examples": _examples(example)}}
+
+
+def _json(text: str, model: type[BaseModel], example: str, **headers: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": text, "content": _content("application/json", model, example)}
     if headers:
         answer["headers"] = {
@@ -52,7 +56,7 @@ def _errors(media: str, *statuses: int) -> dict[int, dict[str, Any]]:
     for status in statuses:
         made[status] = {
             "description": _TEXTS[status],
-            "content": _content(media, replies.Problem, examples.problem(status)),
+            "content": _content(media, replies.Problem, f"PROBLEM_{status}"),
         }
         if status in (429, 503):
             made[status]["headers"] = {
@@ -78,7 +82,7 @@ def _route(
     *,
     parameters: tuple[dict[str, Any], ...] = (),
     body: type[BaseModel] | None = None,
-    shown: dict[str, Any] | None = None,
+    shown: tuple[str, ...] = (),
     optional: bool = False,
     open_to_all: bool = False,
 ) -> Route:
@@ -91,7 +95,7 @@ def _route(
             "content": {
                 "application/json": {
                     "schema": _ref(body),
-                    "examples": {name: {"value": value} for name, value in (shown or {}).items()},
+                    "examples": _examples(*shown),
                 }
             },
         }
@@ -134,37 +138,33 @@ _METADATA = {
     "schema": {"type": "object", "additionalProperties": _TEXT},
 }
 
-HEALTH = _route(
-    {200: _json("How full it is.", replies.Health, examples.HEALTH), **_plain()}, open_to_all=True
-)
+HEALTH = _route({200: _json("How full it is.", replies.Health, "HEALTH"), **_plain()}, open_to_all=True)
 PROBE = _route(
-    {200: _json("It answers.", replies.Alive, {"status": "ok"}), **_errors("application/problem+json", 500)},
+    {200: _json("It answers.", replies.Alive, "ALIVE"), **_errors("application/problem+json", 500)},
     open_to_all=True,
 )
 READINESS = _route(
     {
-        200: _json("Work is taken.", replies.Alive, {"status": "ok"}),
+        200: _json("Work is taken.", replies.Alive, "ALIVE"),
         **_errors("application/problem+json", 500, 503),
     },
     open_to_all=True,
 )
 EXECUTE = _route(
     {
-        202: _json("The job is kept and will run.", replies.Executed, examples.EXECUTED),
+        202: _json("The job is kept and will run.", replies.Executed, "EXECUTED"),
         **_plain(400, 401, 403, 409, 413, 415, 422, 503),
     },
     body=models.ExecuteRequest,
-    shown={"a job": examples.EXECUTE},
+    shown=("EXECUTE",),
 )
 CLASSIC_JOB = _route(
-    {200: _json("The job.", replies.ClassicJob, examples.CLASSIC_JOB), **_plain(401, 403, 404)},
+    {200: _json("The job.", replies.ClassicJob, "CLASSIC_JOB"), **_plain(401, 403, 404)},
 )
 SUBMIT = _route(
     {
-        200: _json(
-            "It has ended while `Prefer: wait` waited.", replies.Job, examples.JOB, location="The job."
-        ),
-        202: _json("It is kept and will run.", replies.Job, examples.QUEUED, location="The job."),
+        200: _json("It has ended while `Prefer: wait` waited.", replies.Job, "JOB", location="The job."),
+        202: _json("It is kept and will run.", replies.Job, "QUEUED", location="The job."),
         **_native(400, 413, 415, 422, 429, 503),
     },
     parameters=(
@@ -177,14 +177,17 @@ SUBMIT = _route(
         ),
     ),
     body=models.JobRequest,
-    shown={"the least": examples.LEAST, "in a repository": examples.SUBMIT},
+    shown=(
+        "LEAST",
+        "SUBMIT",
+    ),
 )
 LIST = _route(
-    {200: _json("A page.", replies.JobList, examples.JOBS), **_native(422)}, parameters=(*_LISTED, _METADATA)
+    {200: _json("A page.", replies.JobList, "JOBS"), **_native(422)}, parameters=(*_LISTED, _METADATA)
 )
 JOB = _route(
     {
-        200: _json("The job.", replies.Job, examples.JOB, etag="Changes when the job does."),
+        200: _json("The job.", replies.Job, "JOB", etag="Changes when the job does."),
         304: {"description": "It is as `If-None-Match` says."},
         **_native(404, 422),
     },
@@ -194,8 +197,8 @@ _AFTER = {"type": "integer", "minimum": 0, "default": 0}
 _EVENTS: dict[str, Any] = {
     "description": "A stream of events, or a page of them.",
     "content": {
-        "text/event-stream": {"schema": _TEXT, "example": examples.STREAM},
-        **_content("application/json", replies.EventList, examples.EVENTS),
+        "text/event-stream": {"schema": _TEXT, "examples": _examples("STREAM")},
+        **_content("application/json", replies.EventList, "EVENTS"),
     },
 }
 EVENTS = _route(
@@ -211,53 +214,54 @@ EVENTS = _route(
 
 
 def _file(media: str, example: str) -> dict[int, dict[str, Any]]:
-    content = {media: {"schema": _TEXT, "example": example}}
+    content = {media: {"schema": _TEXT, "examples": _examples(example)}}
     return {200: {"description": "The file.", "content": content}, **_native(404, 409)}
 
 
-DIFF = _route(_file("text/x-diff", examples.DIFF))
-TRANSCRIPT = _route(_file("application/x-ndjson", examples.TRANSCRIPT))
+DIFF = _route(_file("text/x-diff", "DIFF"))
+TRANSCRIPT = _route(_file("application/x-ndjson", "TRANSCRIPT"))
 CANCEL = _route(
     {
-        200: _json("It has ended.", replies.Job, examples.JOB),
-        202: _json("It is being stopped.", replies.Job, examples.JOB),
+        200: _json("It has ended.", replies.Job, "JOB"),
+        202: _json("It is being stopped.", replies.Job, "JOB"),
         **_native(400, 404, 413, 415, 422),
     },
     body=models.CancelRequest,
-    shown={"nothing": {}},
+    shown=("EMPTY",),
     optional=True,
 )
 RETRY = _route(
     {
-        202: _json("It is queued.", replies.Job, examples.QUEUED, location="The job."),
+        202: _json("It is queued.", replies.Job, "QUEUED", location="The job."),
         **_native(400, 404, 409, 413, 415, 422, 429, 503),
     },
     body=models.RetryRequest,
-    shown={"after the first run": {"after_run": 1}},
+    shown=("RETRY",),
     optional=True,
 )
 DELETE = _route({204: {"description": "It is gone."}, **_native(404, 409)})
-AGENTS = _route({200: _json("The agents.", replies.AgentList, examples.AGENTS), **_native(422)})
-WORKSPACES = _route(
-    {200: _json("The workspaces.", replies.WorkspaceList, examples.WORKSPACES), **_native(422)}
-)
-MODELS = _route({200: _json("The models.", replies.ModelList, examples.MODELS), **_plain(401, 403)})
-MODEL = _route({200: _json("The model.", replies.Model, examples.MODEL), **_plain(401, 403, 404)})
+AGENTS = _route({200: _json("The agents.", replies.AgentList, "AGENTS"), **_native(422)})
+WORKSPACES = _route({200: _json("The workspaces.", replies.WorkspaceList, "WORKSPACES"), **_native(422)})
+MODELS = _route({200: _json("The models.", replies.ModelList, "MODELS"), **_plain(401, 403)})
+MODEL = _route({200: _json("The model.", replies.Model, "MODEL"), **_plain(401, 403, 404)})
 CHAT = _route(
     {
-        200: _json("The answer.", replies.Completion, examples.COMPLETION, x_steadyhand_job_id="The job."),
+        200: _json("The answer.", replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
         **_plain(400, 401, 403, 404, 413, 415, 422, 429, 503),
     },
     body=models.ChatRequest,
-    shown={"a question": examples.CHAT, "an object": examples.CHAT_OBJECT},
+    shown=(
+        "CHAT",
+        "CHAT_OBJECT",
+    ),
 )
 CLASSIC_CHAT = _route(
     {
-        200: _json("The answer.", replies.Completion, examples.COMPLETION, x_steadyhand_job_id="The job."),
+        200: _json("The answer.", replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
         **_plain(401, 403, 413, 415, 422),
-        400: _json("Streaming is not to be had.", replies.ClassicFailure, examples.CLASSIC_STREAM),
-        503: _json("Busy, or the run failed.", replies.ClassicFailure, examples.CLASSIC_FAILURE),
+        400: _json("Streaming is not to be had.", replies.ClassicFailure, "CLASSIC_STREAM"),
+        503: _json("Busy, or the run failed.", replies.ClassicFailure, "CLASSIC_FAILURE"),
     },
     body=models.ClassicChatRequest,
-    shown={"a question": examples.CHAT},
+    shown=("CHAT",),
 )

@@ -1,5 +1,6 @@
-"""Examples for the OpenAPI document; a test holds them to the schemas."""
+"""Examples for the OpenAPI document, by name in `EXAMPLES`; a test holds them to the schemas."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -261,3 +262,31 @@ CLASSIC_STREAM = {
     "detail": "This service answers in one piece; leave out 'stream' or set it to false.",
 }
 CLASSIC_FAILURE = {"error": "execution failed", "detail": "agent is busy"}
+EXAMPLES: Mapping[str, Any] = {
+    "ALIVE": {"status": "ok"},
+    "EMPTY": {},
+    "RETRY": {"after_run": 1},
+    "HEALTH": HEALTH,
+    "EXECUTE": EXECUTE,
+    "EXECUTED": EXECUTED,
+    "CLASSIC_JOB": CLASSIC_JOB,
+    "LEAST": LEAST,
+    "SUBMIT": SUBMIT,
+    "JOB": JOB,
+    "QUEUED": QUEUED,
+    "JOBS": JOBS,
+    "EVENTS": EVENTS,
+    "STREAM": STREAM,
+    "DIFF": DIFF,
+    "TRANSCRIPT": TRANSCRIPT,
+    "AGENTS": AGENTS,
+    "WORKSPACES": WORKSPACES,
+    "MODEL": MODEL,
+    "MODELS": MODELS,
+    "CHAT": CHAT,
+    "CHAT_OBJECT": CHAT_OBJECT,
+    "COMPLETION": COMPLETION,
+    "CLASSIC_STREAM": CLASSIC_STREAM,
+    "CLASSIC_FAILURE": CLASSIC_FAILURE,
+    **{f"PROBLEM_{status}": problem(status) for status in _CODES},
+}

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from steadyhand.api import models, replies
 from steadyhand.api.docs import SECURITY
+from steadyhand.api.examples import EXAMPLES
 
 _DESCRIPTION = (
     "Post a prompt; an agent works on it in its own checkout, within a budget and a deadline. Every job is kept "
@@ -48,6 +49,8 @@ def _make(app: FastAPI) -> dict[str, Any]:
     components = whole.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     schemas.update(_schemas())
+    # Put in here and not by the routes: FastAPI takes every null out of the examples that routes bring along.
+    components["examples"] = {name: {"value": value} for name, value in EXAMPLES.items()}
     components["securitySchemes"] = {
         SECURITY: {"type": "http", "scheme": "bearer", "description": "A key of this service."}
     }
