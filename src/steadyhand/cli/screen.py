@@ -57,9 +57,15 @@ class Screen:
         self.err.print(clean(text), style=style or None, soft_wrap=True)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that has gone to the program's boundary; rich's own way ends with code 1."""
+        raise BrokenPipeError
+
+
 def _console(stream: TextIO, *, no_color: bool) -> Console:
     terminal = stream.isatty()
-    return Console(
+    return _Console(
         file=stream,
         force_terminal=terminal,
         force_interactive=terminal,

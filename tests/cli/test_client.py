@@ -1,0 +1,238 @@
+"""The Python client, against a real HTTP server whose answers the test lays out."""
+
+import inspect
+
+import pytest
+from tests.cli.world import JOB_ID, KEY, Answer, ScriptedService, a_job, an_event
+
+import steadyhand.client as public
+from steadyhand.client import Client
+from steadyhand.errors import (
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    SteadyhandError,
+    TryLater,
+    Unauthenticated,
+    Unreachable,
+)
+
+EVENTS = f"/v1/jobs/{JOB_ID}/events"
+JOB = f"/v1/jobs/{JOB_ID}"
+
+
+def test_the_public_surface_is_this_and_no_more() -> None:
+    assert public.__all__ == ["DEFAULT_URL", "ENDED_STATES", "Client"]
+    verbs = {name for name in vars(Client) if not name.startswith("_")}
+    assert verbs == {
+        "agents",
+        "cancel",
+        "close",
+        "delete",
+        "diff",
+        "events",
+        "get",
+        "list",
+        "retry",
+        "submit",
+        "transcript",
+        "wait",
+        "workspaces",
+    }
+    assert all(inspect.getdoc(getattr(Client, name)) for name in verbs)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "malformed_json", InvalidRequest),
+        (401, "unauthenticated", Unauthenticated),
+        (403, "workspace_not_allowed", Forbidden),
+        (404, "not_found", NotFound),
+        (409, "not_ready", Conflict),
+        (413, "body_too_large", InvalidRequest),
+        (422, "unknown_agent", InvalidRequest),
+        (429, "queue_full", TryLater),
+        (503, "draining", TryLater),
+        (500, "internal", Unreachable),
+    ],
+)
+def test_each_status_becomes_its_error_with_code_and_detail(
+    service: ScriptedService, status: int, code: str, kind: type[SteadyhandError]
+) -> None:
+    service.on("GET", JOB, Answer.problem(status, code, "Because."))
+    with Client(service.url, KEY) as client, pytest.raises(kind) as caught:
+        client.get(JOB_ID)
+    assert "Because." in caught.value.detail
+    assert caught.value.code == (code if status != 500 else "bad_answer")
+
+
+def test_every_wrong_field_and_the_time_to_wait_are_kept(service: ScriptedService) -> None:
+    body = {
+        "detail": "two",
+        "code": "invalid_field",
+        "errors": [{"pointer": "/a", "detail": "x"}, {"pointer": "/b"}],
+    }
+    service.on("POST", "/v1/jobs", Answer.of(body, 422))
+    service.on("GET", JOB, Answer.problem(429, "queue_full", "Full.", retry_after="12"))
+    with Client(service.url, KEY) as client:
+        with pytest.raises(InvalidRequest) as wrong:
+            client.submit("x")
+        with pytest.raises(TryLater) as full:
+            client.get(JOB_ID)
+    assert [(fault.pointer, fault.detail) for fault in wrong.value.faults] == [("/a", "x"), ("/b", "")]
+    assert full.value.retry_after == 12
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b"<html>hello</html>", "text/html"),
+        Answer(502, b"bad gateway", "text/plain"),
+        Answer.of([1]),
+        Answer(200, b"[" * 100_000),
+    ],
+)
+def test_an_answer_that_is_not_ours_is_told_apart(service: ScriptedService, answer: Answer) -> None:
+    service.on("GET", JOB, answer)
+    with Client(service.url, KEY) as client, pytest.raises(Unreachable) as caught:
+        client.get(JOB_ID)
+    assert caught.value.code == "bad_answer"
+
+
+def test_nobody_listening_is_unreachable_and_keeps_its_cause() -> None:
+    with Client("http://127.0.0.1:9", KEY) as client, pytest.raises(Unreachable) as caught:
+        client.get(JOB_ID)
+    assert caught.value.code == "unreachable"
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    "address", ["", "nonsense", "ftp://127.0.0.1", "http://", "http://[::1", "file:///etc"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(InvalidRequest):
+        Client(address)
+
+
+@pytest.mark.parametrize("token", ["line\nbreak", "snow☃", "nul\x00"])
+def test_a_key_that_cannot_stand_in_a_header_is_refused(token: str) -> None:
+    with pytest.raises(InvalidRequest):
+        Client("http://127.0.0.1:9", token)
+
+
+@pytest.mark.parametrize("job_id", ["", "../keys", "a/b", "a?b", "é", "a b"])
+def test_an_id_never_becomes_another_path(service: ScriptedService, job_id: str) -> None:
+    with Client(service.url, KEY) as client:
+        for verb in (client.get, client.cancel, client.delete, client.diff, client.transcript, client.retry):
+            with pytest.raises(NotFound):
+                verb(job_id)
+    assert service.asked == []
+
+
+def test_the_key_and_the_fields_are_sent_and_null_ones_are_not(service: ScriptedService) -> None:
+    service.on("POST", "/v1/jobs", Answer.of(a_job(), 202))
+    with Client(service.url, KEY) as client:
+        client.submit("Do it.", budget_usd=1.5, model=None)
+    [asked] = service.asked
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert asked.body == {"prompt": "Do it.", "budget_usd": 1.5}
+    assert asked.headers["idempotency-key"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", object()])
+def test_what_json_cannot_say_is_refused_before_it_is_sent(service: ScriptedService, value: object) -> None:
+    with Client(service.url, KEY) as client, pytest.raises(InvalidRequest):
+        client.submit("x", metadata={"value": value})
+    assert service.asked == []
+
+
+def test_a_submission_whose_answer_was_lost_is_sent_again_with_the_same_key(service: ScriptedService) -> None:
+    service.on("POST", "/v1/jobs", Answer(202, b"{", cut=True), Answer.of(a_job(), 202))
+    with Client(service.url, KEY) as client:
+        assert client.submit("x")["id"] == JOB_ID
+    first, second = service.asked
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+
+
+def test_a_stream_that_breaks_is_taken_up_after_the_last_number(service: ScriptedService) -> None:
+    one, two = (
+        an_event(1, "message", role="assistant", text="one"),
+        an_event(2, "message", role="assistant", text="2"),
+    )
+    delta, end = (
+        an_event(None, "text.delta", text="o"),
+        an_event(3, "state.changed", **{"from": "running", "to": "failed"}),
+    )
+    service.on("GET", EVENTS, Answer.stream(one, delta, cut=True), Answer.stream(two, end))
+    with Client(service.url, KEY) as client:
+        assert [event["seq"] for event in client.events(JOB_ID)] == [1, None, 2, 3]
+    assert [asked.headers.get("last-event-id") for asked in service.asked] == [None, "1"]
+
+
+def test_a_stream_that_breaks_after_the_last_event_ends_with_the_204(service: ScriptedService) -> None:
+    end = an_event(1, "state.changed", **{"from": "running", "to": "completed"})
+    service.on("GET", EVENTS, Answer.stream(end, cut=True), Answer(204))
+    with Client(service.url, KEY) as client:
+        assert [event["seq"] for event in client.events(JOB_ID)] == [1]
+    assert [asked.headers.get("last-event-id") for asked in service.asked] == [None, "1"]
+
+
+def test_an_ended_state_in_the_middle_is_not_the_end(service: ScriptedService) -> None:
+    moves = [("running", "failed"), ("failed", "queued"), ("queued", "running"), ("running", "completed")]
+    events = [an_event(n, "state.changed", **{"from": a, "to": b}) for n, (a, b) in enumerate(moves, 1)]
+    service.on("GET", EVENTS, Answer.stream(*events))
+    with Client(service.url, KEY) as client:
+        assert [event["seq"] for event in client.events(JOB_ID)] == [1, 2, 3, 4]
+
+
+def test_a_stream_that_always_breaks_is_given_up_in_the_end(service: ScriptedService) -> None:
+    service.on("GET", EVENTS, Answer.stream())
+    with Client(service.url, KEY, patience_seconds=0.5) as client, pytest.raises(Unreachable):
+        list(client.events(JOB_ID))
+    assert len(service.asked) > 1
+
+
+def test_unicode_line_ends_within_an_event_do_not_split_it(service: ScriptedService) -> None:
+    text = "a\u2028b\u0085c\x0bd"
+    end = an_event(2, "state.changed", **{"from": "running", "to": "completed"})
+    service.on("GET", EVENTS, Answer.stream(an_event(1, "message", role="assistant", text=text), end))
+    with Client(service.url, KEY) as client:
+        assert next(iter(client.events(JOB_ID)))["data"]["text"] == text
+
+
+def test_an_unreadable_event_is_an_error_and_no_traceback(service: ScriptedService) -> None:
+    service.on("GET", EVENTS, Answer(200, b"data: {nonsense\n\n", "text/event-stream"))
+    with Client(service.url, KEY, patience_seconds=0.3) as client, pytest.raises(Unreachable):
+        list(client.events(JOB_ID))
+
+
+def test_without_follow_the_events_so_far_come_page_by_page(service: ScriptedService) -> None:
+    first = {"object": "list", "data": [an_event(1, "warning"), an_event(2, "warning")], "has_more": True}
+    second = {"object": "list", "data": [an_event(3, "warning")], "has_more": False}
+    service.on("GET", EVENTS, Answer.of(first), Answer.of(second))
+    with Client(service.url, KEY) as client:
+        assert [event["seq"] for event in client.events(JOB_ID, follow=False)] == [1, 2, 3]
+    assert [asked.path.partition("?")[2] for asked in service.asked] == ["after=0", "after=2"]
+
+
+def test_waiting_goes_on_until_the_job_has_ended(service: ScriptedService) -> None:
+    service.on(
+        "GET", JOB, Answer.of(a_job(state="queued")), Answer.of(a_job(state="running")), Answer.of(a_job())
+    )
+    with Client(service.url, KEY) as client:
+        assert client.wait(JOB_ID)["state"] == "completed"
+    assert [asked.headers["prefer"] for asked in service.asked] == ["wait=30"] * 3
+
+
+def test_waiting_has_a_bound_when_one_is_given(service: ScriptedService) -> None:
+    service.on("GET", JOB, Answer.of(a_job(state="running")))
+    with Client(service.url, KEY) as client:
+        assert client.wait(JOB_ID, timeout_seconds=0.3)["state"] == "running"
+
+
+def test_waiting_outlives_a_restart_of_the_service(service: ScriptedService) -> None:
+    service.on("GET", JOB, Answer(200, b"{", cut=True), Answer.of(a_job()))
+    with Client(service.url, KEY) as client:
+        assert client.wait(JOB_ID)["state"] == "completed"

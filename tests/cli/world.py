@@ -1,0 +1,296 @@
+"""The command line as a subprocess, and a scripted HTTP service for what a real one seldom does."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+
+JOB_ID = "3f2a9c01be77"
+KEY = "a-key-of-the-tests-0123456789"
+COMMAND = [sys.executable, "-m", "steadyhand"]
+
+
+def a_job(**changes: Any) -> dict[str, Any]:
+    """A completed job with every key of the contract."""
+    job: dict[str, Any] = {
+        "object": "job",
+        "id": JOB_ID,
+        "state": "completed",
+        "outcome": {"type": "success", "detail": None},
+        "title": None,
+        "prompt": "Say hello.",
+        "agent": "claude",
+        "runner": "claude",
+        "model": None,
+        "workspace": None,
+        "ref": None,
+        "commit": None,
+        "priority": 0,
+        "metadata": {},
+        "budget_usd": "5.000000",
+        "timeout_seconds": 2700,
+        "created_at": "2026-01-01T00:00:00Z",
+        "started_at": "2026-01-01T00:00:01Z",
+        "finished_at": "2026-01-01T00:00:03Z",
+        "queue_position": None,
+        "run": 1,
+        "runs": [],
+        "answer": "Hello.",
+        "structured_output": None,
+        "usage": {
+            "input_tokens": 10,
+            "output_tokens": 5,
+            "cache_read_input_tokens": 0,
+            "cache_creation_input_tokens": 0,
+            "turns": 1,
+        },
+        "cost": {"usd": "0.041200", "source": "reported", "priced": True, "reported_usd": "0.041200"},
+        "changes": None,
+        "warnings": [],
+        "error": None,
+        "last_event": 3,
+    }
+    return job | changes
+
+
+def an_event(seq: int | None, kind: str, **data: Any) -> dict[str, Any]:
+    """One event as it stands on the wire."""
+    return {
+        "object": "event",
+        "seq": seq,
+        "job_id": JOB_ID,
+        "run": 1,
+        "type": kind,
+        "at": "2026-01-01T00:00:01Z",
+        "data": data,
+    }
+
+
+def as_stream(events: list[dict[str, Any]]) -> bytes:
+    """Events as a stream of server-sent events."""
+    parts = []
+    for event in events:
+        number = f"id: {event['seq']}\n" if event["seq"] is not None else ""
+        parts.append(f"{number}event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n")
+    return "".join(parts).encode()
+
+
+@dataclass
+class Answer:
+    """What the scripted service says; `cut` breaks the connection off after the body."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: bool = False
+
+    @classmethod
+    def of(cls, value: Any, status: int = 200, **headers: str) -> "Answer":
+        return cls(
+            status, json.dumps(value).encode(), headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
+
+    @classmethod
+    def problem(cls, status: int, code: str, detail: str, **headers: str) -> "Answer":
+        body = {
+            "type": "about:blank",
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "request_id": "req_1",
+        }
+        return cls.of(body, status, **headers)
+
+    @classmethod
+    def stream(cls, *events: dict[str, Any], cut: bool = False) -> "Answer":
+        return cls(200, as_stream(list(events)), "text/event-stream", cut=cut)
+
+
+@dataclass
+class Asked:
+    """A request that came."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+class ScriptedService:
+    """A real HTTP server whose answers a test lays out: by method and path, each in turn, the last one again."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self._answers: dict[tuple[str, str], list[Answer]] = {}
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _handle(self) -> None:
+                length = int(self.headers.get("content-length") or 0)
+                raw = self.rfile.read(length)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                asked = Asked(self.command, self.path, headers, json.loads(raw) if raw else None)
+                answer = service.take(asked)
+                self.send_response(answer.status)
+                self.send_header("content-type", answer.content_type)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                if answer.status != 204:
+                    # One byte more than comes is how a client notices that it was cut off.
+                    self.send_header("content-length", str(len(answer.body) + answer.cut))
+                self.end_headers()
+                self.wfile.write(answer.body)
+                if answer.cut:
+                    self.close_connection = True
+
+            do_GET = do_POST = do_DELETE = _handle  # noqa: N815  # the names that the base class calls
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class's name
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def on(self, method: str, path: str, *answers: Answer) -> "ScriptedService":
+        self._answers[method, path] = list(answers)
+        return self
+
+    def take(self, asked: Asked) -> Answer:
+        self.asked.append(asked)
+        answers = self._answers.get((asked.method, asked.path.partition("?")[0]), [])
+        if not answers:
+            return Answer.problem(404, "not_found", "Job not found")
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+@dataclass
+class Ran:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """`steadyhand` as a subprocess, in an environment made from nothing."""
+
+    def __init__(self, home: Path, url: str | None, token: str | None) -> None:
+        self.home = home
+        self.env = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(home),
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(home),
+            "STEADYHAND_DATA_DIR": str(home / "data"),
+        }
+        if url is not None:
+            self.env["STEADYHAND_URL"] = url
+        if token is not None:
+            self.env["STEADYHAND_TOKEN"] = token
+
+    def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> Ran:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            env=self.env | env,
+            cwd=self.home,
+            input=given.encode(),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    @contextmanager
+    def running(self, *arguments: str, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
+        """The command under way; killed at the end of the block if it is still there."""
+        options = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        } | options
+        env = self.env | options.pop("more_env", {})
+        started = subprocess.Popen([*COMMAND, *arguments], env=env, cwd=self.home, **options)
+        with cast("subprocess.Popen[bytes]", started) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+    def on_terminal(self, *arguments: str, timeout: float = 90, **env: str) -> Ran:
+        """Run it on a pseudo-terminal of its own, which is all of stdin, stdout and stderr."""
+        ours, theirs = os.openpty()
+        with self.running(
+            *arguments, stdin=theirs, stdout=theirs, stderr=theirs, more_env={"TERM": "xterm-256color"} | env
+        ) as process:
+            os.close(theirs)
+            shown = b"".join(_until_closed(ours, timeout))
+            os.close(ours)
+            return Ran(process.wait(timeout), shown.decode("utf-8", "replace"), "")
+
+
+def _until_closed(handle: int, timeout: float) -> Iterator[bytes]:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([handle], [], [], 1)
+        if not ready:
+            continue
+        try:
+            chunk = os.read(handle, 65_536)
+        except OSError:  # the other end is closed
+            return
+        if not chunk:
+            return
+        yield chunk
+    raise TimeoutError("the terminal was not closed in time")
+
+
+def read_until(stream: Any, wanted: str, timeout: float = 30) -> str:
+    """Read from a process's stream until a text is there."""
+    deadline, seen = time.monotonic() + timeout, b""
+    while wanted.encode() not in seen:
+        ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"{wanted!r} did not come; this did: {seen.decode('utf-8', 'replace')}"
+        chunk = os.read(stream.fileno(), 65_536)
+        assert chunk, f"{wanted!r} did not come before the end; this did: {seen.decode('utf-8', 'replace')}"
+        seen += chunk
+    return seen.decode("utf-8", "replace")
+
+
+def eventually(look: Callable[[], Any], timeout: float = 20) -> Any:
+    """Look again and again until something true is seen; the bound is generous, the look cheap."""
+    deadline = time.monotonic() + timeout
+    while not (found := look()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass
+class RealService:
+    """`steadyhand serve` in a process of its own, with the stand-in as its agent."""
+
+    url: str
+    token: str
+    process: "subprocess.Popen[bytes]"
