@@ -35,7 +35,7 @@ Blobs = Callable[[Sequence[Entry], int], Awaitable[Sequence[bytes]]]
 async def read_instructions(found: Sequence[Entry], blobs: Blobs, *, full: bool) -> Instructions:
     """Choose among the files of a commit, read them, and keep what is text; the caps are noted, not raised."""
     usable = [entry for entry in found if _safe(entry.path)]
-    chosen, left_out = _within_caps(sorted(usable, key=lambda entry: entry.path))
+    chosen, left_out = _within_caps(sorted(usable, key=_order))
     contents = await blobs(chosen, ALL_BYTES)
     texts: dict[str, str] = {}
     definitions: dict[str, Definition] = {}
@@ -65,6 +65,12 @@ async def read_instructions(found: Sequence[Entry], blobs: Blobs, *, full: bool)
 def _safe(path: str) -> bool:
     parts = path.split("/")
     return all(part not in {"", ".", ".."} and len(part) < 200 for part in parts)  # noqa: PLR2004
+
+
+def _order(entry: Entry) -> tuple[int, str]:
+    """What is wanted most comes first: the memory files, the root's before the other, then the rest by path."""
+    rank = _MEMORY.index(entry.path) if entry.path in _MEMORY else len(_MEMORY)
+    return rank, entry.path
 
 
 def _within_caps(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:

@@ -19,6 +19,9 @@ _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": "*",
 }
 DEFINITION = "---\nname: helper\ndescription: Helps.\ntools: Read\nhooks:\n  Stop: []\n---\nYou help.\n"
 
