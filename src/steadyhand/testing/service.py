@@ -1,0 +1,345 @@
+"""A real service for tests: `steadyhand serve` as a process of its own, in an environment made from nothing.
+
+It listens on a free port of loopback, keeps everything in one directory, and runs the agent it is given. Only
+processes that were started here are ended, by their pid.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH
+
+T = TypeVar("T")
+
+ADMIN = "sh-test-key-with-every-scope"
+BEARER = "sh-test-key-of-a-classic-caller"
+NO_MODEL = "http://127.0.0.1:9"
+"""Where nothing listens: the stand-in needs no model."""
+START_SECONDS = 30.0
+STOP_SECONDS = 60.0
+SLOTS = 20
+"""How many user ids one service may give to its agents."""
+_URL = re.compile(r"http://127\.0\.0\.1:\d+")
+_ENDED = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
+_numbers = itertools.count()
+
+
+def until(what: Callable[[], T | None], seconds: float = 20.0, *, every: float = 0.02) -> T:
+    """Give the first true value of `what`; raises TimeoutError when none came within so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        value = what()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"nothing came within {seconds} s")
+        time.sleep(every)
+
+
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder, free of anybody's configuration, and give what it printed."""
+    who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    env = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+        **who,
+    }
+    done = subprocess.run(
+        ["git", *words], cwd=folder, env=env, check=True, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+class Service:
+    """One service and its directory `root`, which has to exist and be traversable for any user.
+
+    `claude` is the agent: set in the settings, or, in the classic profile, put on PATH. `env` and `config` (the
+    text of `steadyhand.toml`) are added to what a service needs; a value of None takes a variable away.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        claude: Path,
+        *,
+        classic: bool = False,
+        env: Mapping[str, str | None] | None = None,
+        config: str = "",
+        model: str = NO_MODEL,
+    ) -> None:
+        self.root = root
+        self.classic = classic
+        self.data_dir = root / "data"
+        self.home = root / "home"
+        self.log_path = root / "service.log"
+        self.uid_base = 100_000 + (os.getpid() % 10_000) * 1_000 + (next(_numbers) % 50) * SLOTS
+        self.url = ""
+        self._bin = root / "bin"
+        self._claude = claude
+        self._model = model
+        self._env = dict(env or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http: httpx2.Client | None = None
+        self._log_from = 0
+        for folder in (self._bin, self.home):
+            folder.mkdir(exist_ok=True)
+        if classic:
+            (self._bin / "claude").symlink_to(claude)
+        self.give(self.home)
+        self.config_path = root / "steadyhand.toml"
+        self.config_path.write_text(config, encoding="utf-8")
+
+    # --- its life --------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment it is started with; nothing of this process's own goes in."""
+        made: dict[str, str | None] = {
+            "PATH": f"{self._bin}:{SYSTEM_PATH}",
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "ANTHROPIC_API_KEY": DUMMY_KEY,
+            "ANTHROPIC_BASE_URL": self._model,
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_AUTOUPDATER": "1",
+            "DISABLE_TELEMETRY": "1",
+            "API_BEARER_TOKEN": BEARER,
+            "STEADYHAND_API_KEY": ADMIN,
+            "STEADYHAND_DATA_DIR": str(self.data_dir),
+            "STEADYHAND_CONFIG": str(self.config_path),
+            "STEADYHAND_SERVER__PORT": "0",
+            "STEADYHAND_SERVICE__AGENT_UID_BASE": str(self.uid_base),
+        }
+        if self.classic:
+            made["STEADYHAND_PROFILE"] = "classic"
+        else:
+            made["STEADYHAND_RUNNER__CLAUDE__PATH"] = str(self._claude)
+        return {name: value for name, value in {**made, **self._env}.items() if value is not None}
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start the process and wait for nothing; `start` is what most callers want."""
+        self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [Path(sys.executable).parent / "steadyhand", "serve"],
+                cwd=self.root,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self._process
+
+    def start(self) -> Self:
+        """Start it and wait until it answers; raises RuntimeError with its log when it does not."""
+        process = self.spawn()
+
+        def answering() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"the service ended with {process.returncode}:\n{self.log}")
+            found = _URL.search(self.log_of_this_start)
+            if found is None:
+                return False
+            self.url = found[0]
+            try:
+                return httpx2.get(f"{self.url}/livez", timeout=5, trust_env=False).status_code == 200  # noqa: PLR2004
+            except httpx2.TransportError:
+                return False
+
+        try:
+            until(answering, START_SECONDS)
+        except TimeoutError as error:
+            self.kill9()
+            raise RuntimeError(f"the service did not answer:\n{self.log}") from error
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process of this start."""
+        if self._process is None:
+            raise RuntimeError("the service was not started")
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def terminate(self, seconds: float = STOP_SECONDS) -> int:
+        """Send SIGTERM and give the exit code; raises subprocess.TimeoutExpired when it does not end in time."""
+        self._let_go()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+    def kill9(self) -> None:
+        """Kill it as a crash would."""
+        self._let_go()
+        self.process.kill()
+        self.process.wait(STOP_SECONDS)
+
+    def restart(self) -> Self:
+        """Start it again on the same directory."""
+        return self.start()
+
+    def close(self) -> None:
+        """End it if it is still there, at once."""
+        if self._process is not None and self._process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(STOP_SECONDS)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    # --- looking at it ---------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        """All that it wrote to stdout and stderr, over all its starts."""
+        return self.log_path.read_text("utf-8", errors="replace")
+
+    @property
+    def log_of_this_start(self) -> str:
+        """What it wrote since it was started last."""
+        return self.log_path.read_bytes()[self._log_from :].decode("utf-8", errors="replace")
+
+    @property
+    def rss(self) -> int:
+        """The memory it holds, in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text("ascii", errors="replace")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        if found is None:
+            raise RuntimeError("the service is gone")
+        return int(found[1]) * 1024
+
+    def agents_alive(self) -> list[int]:
+        """Give the pids of all that its agents are or left, zombies apart; supervisors count too."""
+        mark = os.fsencode(str(self._bin))
+        own = self.process.pid if self.process.poll() is None else None
+        found = []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit() or int(folder.name) == own:
+                continue
+            try:
+                uid = folder.stat().st_uid
+                marked = mark in (folder / "environ").read_bytes()
+                theirs = os.geteuid() == 0 and self.uid_base <= uid < self.uid_base + SLOTS
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if (marked or theirs) and state != "Z":
+                found.append(int(folder.name))
+        return found
+
+    def give(self, path: Path) -> None:
+        """Hand a path and all in it to the first agent's user, when there is a choice."""
+        if os.geteuid() == 0:
+            for one in (path, *path.rglob("*")):
+                os.chown(one, self.uid_base, self.uid_base, follow_symlinks=False)
+
+    # --- talking to it ---------------------------------------------------------------------
+
+    @property
+    def http(self) -> httpx2.Client:
+        """A client with the key that may do everything; for one thread."""
+        if self._http is None:
+            self._http = self.connect(ADMIN)
+        return self._http
+
+    def connect(self, token: str | None = ADMIN) -> httpx2.Client:
+        """Give another client, with this key or none."""
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=75, trust_env=False)
+
+    def submit(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        """Ask for a job by the native route and give it as accepted; without a workspace unless one is named."""
+        body = {"prompt": prompt, "workspace": "scratch", **fields}
+        answer = self.http.post("/v1/jobs", json=body)
+        assert answer.status_code == 202, answer.text  # noqa: S101, PLR2004  # a test's expectation
+        return dict(answer.json())
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """Give a job as it stands."""
+        answer = self.http.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
+        return dict(answer.json())
+
+    def ended(self, job_id: str, seconds: float = 30.0) -> dict[str, Any]:
+        """Give a job once it has ended; raises TimeoutError."""
+
+        def look() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["state"] in _ENDED else None
+
+        return until(look, seconds)
+
+    def run(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        """Ask for a job and give it once it has ended."""
+        return self.ended(self.submit(prompt, **fields)["id"])
+
+    def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
+        """Give all events of a job that are there now, by pages of JSON."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = self.http.get(
+                f"/v1/jobs/{job_id}/events", params={"after": after}, headers={"accept": "application/json"}
+            )
+            assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
+            page = answer.json()
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            after = found[-1]["seq"]
+
+    def execute(self, prompt: str, agent: str = "claude", **fields: Any) -> dict[str, Any]:
+        """Ask for a job by the classic route, as its callers do, and give the answer's body."""
+        answer = self.http.post("/execute", json={"prompt": prompt, "agent": agent, **fields})
+        assert answer.status_code == 202, answer.text  # noqa: S101, PLR2004  # a test's expectation
+        return dict(answer.json())
+
+    def poll(self, job_id: str, seconds: float = 30.0) -> dict[str, Any]:
+        """Do as the classic callers do: ask until the status is anything but `running`."""
+
+        def look() -> dict[str, Any] | None:
+            answer = self.http.get(f"/jobs/{job_id}")
+            assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
+            job: dict[str, Any] = answer.json()
+            return job if job["status"] != "running" else None
+
+        return until(look, seconds)
+
+
+MakeService = Callable[..., Service]
+"""Makes a service that was not started; keywords are those of `Service`."""

@@ -1,0 +1,128 @@
+"""Real services over real sockets; each worker of the test run has its own."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steadyhand.testing.cli import install_standin
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import MakeService, Service, git
+
+AGENT = """\
+---
+name: {name}
+description: Answers {name} questions.
+---
+You answer {name} questions.
+"""
+AGENTS = ("issue-responder", "recruiter-triage")
+
+
+def make_repository(folder: Path) -> None:
+    """A repository with one file and two agent definitions."""
+    agents = folder / ".claude" / "agents"
+    agents.mkdir(parents=True)
+    for name in AGENTS:
+        (agents / f"{name}.md").write_text(AGENT.format(name=name))
+    (folder / "greeting.txt").write_text("hello\n")
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "first")
+
+
+@pytest.fixture(scope="session")
+def reachable_tmp() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="sh-bb-", dir="/tmp"))  # noqa: S108  # a fresh name
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def common_dir() -> Iterator[Path]:
+    """A directory where agents of any user may leave files: pids, times, marks."""
+    path = Path(tempfile.mkdtemp(prefix="sh-co-", dir="/tmp"))  # noqa: S108  # a fresh name
+    path.chmod(0o1777)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stand_in(reachable_tmp: Path) -> Path:
+    return install_standin(reachable_tmp / "stand-in")
+
+
+@pytest.fixture(scope="session")
+def model() -> Iterator[ScriptedModel]:
+    with ScriptedModel() as scripted:
+        yield scripted
+
+
+@pytest.fixture(scope="session")
+def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
+    """Make a service that was not started, with a repository as `WORKSPACE_DIR`; keywords are `Service`'s."""
+
+    def make(**options: object) -> Service:
+        root = Path(tempfile.mkdtemp(prefix="service-", dir=reachable_tmp))
+        root.chmod(0o755)
+        repository = root / "workspace"
+        env = {"WORKSPACE_DIR": str(repository), **options.pop("env", {})}  # type: ignore[dict-item]
+        service = Service(root, options.pop("claude", stand_in), env=env, **options)  # type: ignore[arg-type]
+        make_repository(repository)
+        if service.classic:
+            remote = root / "remote.git"
+            git(root, "clone", "-q", "--bare", str(repository), str(remote))
+            git(repository, "remote", "add", "origin", str(remote))
+            git(repository, "fetch", "-q", "origin")
+            git(repository, "branch", "-q", "-u", "origin/main")
+            service.give(repository)
+            service.give(remote)
+        return service
+
+    return make
+
+
+@pytest.fixture
+def make_service(make_service_in: MakeService) -> Iterator[MakeService]:
+    """Make services for one test; they are ended with it."""
+    made: list[Service] = []
+
+    def make(**options: object) -> Service:
+        made.append(make_service_in(**options))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close()
+        shutil.rmtree(service.root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def default_service(make_service_in: MakeService) -> Iterator[Service]:
+    """The default profile with the stand-in; shared, so a test leaves nothing running in it."""
+    with make_service_in() as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def classic_service(make_service_in: MakeService) -> Iterator[Service]:
+    """The classic profile with the stand-in on PATH."""
+    with make_service_in(classic=True) as service:
+        yield service
+
+
+@pytest.fixture(params=["default", "classic"])
+def service(request: pytest.FixtureRequest) -> Service:
+    """Each profile in turn, for what holds in both."""
+    found: Service = request.getfixturevalue(f"{request.param}_service")
+    return found
+
+
+@pytest.fixture
+def root_only() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("agents have a user of their own only when the service is root")

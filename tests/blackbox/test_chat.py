@@ -1,0 +1,149 @@
+"""The chat route and the models in the default profile (contract.md, C), with the stand-in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from steadyhand.testing.service import BEARER, Service, until
+
+
+def chat(service: Service, *messages: dict[str, Any], **fields: Any) -> httpx2.Response:
+    return service.http.post("/v1/chat/completions", json={"model": "chat", "messages": messages, **fields})
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def test_a_completion_has_the_shape_and_the_usage_that_clients_know(default_service: Service) -> None:
+    prompt = '[[standin: text="four" input=5 cache_read=100 cache_creation=20 output=7]]'
+    answer = chat(default_service, user(prompt))
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["object"], body["model"]) == ("chat.completion", "chat")
+    (choice,) = body["choices"]
+    assert (choice["index"], choice["finish_reason"]) == (0, "stop")
+    assert (choice["message"]["role"], choice["message"]["content"]) == ("assistant", "four")
+    assert body["usage"]["prompt_tokens"] == 125
+    assert body["usage"]["completion_tokens"] == 7
+    assert body["usage"]["total_tokens"] == 132
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 100}
+
+
+def test_the_official_client_reads_the_answer(default_service: Service) -> None:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+        completion = client.chat.completions.create(
+            model="chat", messages=[{"role": "user", "content": '[[standin: text="hello back"]]'}]
+        )
+        assert completion.choices[0].message.content == "hello back"
+        with pytest.raises(openai.NotFoundError, match="no-such-model"):
+            client.chat.completions.create(model="no-such-model", messages=[{"role": "user", "content": "x"}])
+
+
+def test_the_official_client_does_not_run_a_failed_agent_again(default_service: Service) -> None:
+    before = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    with (
+        openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=2) as client,
+        pytest.raises(openai.APIStatusError) as caught,
+    ):
+        client.chat.completions.create(
+            model="chat", messages=[{"role": "user", "content": "[[standin: result=error]]"}]
+        )
+    assert (caught.value.status_code, caught.value.code) == (503, "execution_failed")
+    jobs = default_service.http.get("/v1/jobs", params={"limit": 200}).json()["data"]
+    ids = [job["id"] for job in jobs]
+    newer = ids[: ids.index(before[0]["id"])] if before else ids
+    assert len(newer) == 1
+
+
+def test_a_run_that_failed_is_503_execution_failed_and_says_not_to_ask_again(default_service: Service) -> None:
+    answer = chat(default_service, user("[[standin: result=error]]"))
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "execution_failed"
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_history_reaches_the_agent_as_turns_and_the_system_message_apart(default_service: Service) -> None:
+    answer = chat(
+        default_service,
+        {"role": "system", "content": "Be brief."},
+        user("first"),
+        {"role": "assistant", "content": "one"},
+        user("second"),
+        {"role": "assistant", "content": "two"},
+        user("[[standin: history]]"),
+    )
+    turns = json.loads(answer.json()["choices"][0]["message"]["content"])
+    assert turns == [
+        ["user", "first"],
+        ["assistant", "one"],
+        ["user", "second"],
+        ["assistant", "two"],
+        ["user", "[[standin: history]]"],
+    ]
+
+
+def test_content_may_be_a_list_of_text_parts(default_service: Service) -> None:
+    answer = chat(default_service, user([{"type": "text", "text": "[[standin: text=parts]]"}]))
+    assert answer.json()["choices"][0]["message"]["content"] == "parts"
+
+
+def test_with_a_json_schema_the_content_is_the_json_and_nothing_else(default_service: Service) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    answer = chat(
+        default_service,
+        user("[[standin: structured='{\"n\": 4}']]"),
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    )
+    assert json.loads(answer.json()["choices"][0]["message"]["content"]) == {"n": 4}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"n": 2}, {"logprobs": True}, {"modalities": ["audio"]}, {"audio": {"voice": "x", "format": "wav"}}]
+)
+def test_what_is_not_to_be_had_is_400_unsupported_parameter(default_service: Service, fields: dict[str, Any]) -> None:
+    answer = chat(default_service, user("hi"), **fields)
+    assert (answer.status_code, answer.json()["code"]) == (400, "unsupported_parameter")
+    assert answer.json()["error"]["param"]
+
+
+def test_fields_that_are_not_known_are_passed_over(default_service: Service) -> None:
+    answer = chat(default_service, user("[[standin: text=ok]]"), temperature=0.2, seed=1, invented={"a": 1}, n=1)
+    assert answer.status_code == 200
+
+
+def test_an_unknown_model_is_404_model_not_found(default_service: Service) -> None:
+    answer = chat(default_service, user("hi"), model="gpt-nonexistent")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_an_agent_and_a_model_may_be_named_together(default_service: Service) -> None:
+    answer = chat(default_service, user("[[standin: report]]"), model="issue-responder/haiku")
+    report = json.loads(answer.json()["choices"][0]["message"]["content"])
+    assert report["agent"] == "issue-responder"
+    assert "haiku" in report["model"]
+    assert answer.json()["model"] == "issue-responder/haiku"
+
+
+def test_the_models_are_listed_and_given_one_by_one(default_service: Service) -> None:
+    body = default_service.http.get("/v1/models").json()
+    assert body["object"] == "list"
+    names = {model["id"] for model in body["data"]}
+    assert {"claude", "chat", "issue-responder"} <= names
+    assert default_service.http.get("/v1/models/claude").json()["id"] == "claude"
+    assert default_service.http.get("/v1/models/issue-responder/haiku").status_code == 200
+    gone = default_service.http.get("/v1/models/no-such")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_client_that_goes_away_cancels_its_run(default_service: Service, common_dir: Path) -> None:
+    body = {"model": "chat", "messages": [user(f"[[standin: touch={common_dir}/on sleep=60]]")]}
+    with default_service.connect() as client, pytest.raises(httpx2.ReadTimeout):
+        client.post("/v1/chat/completions", json=body, timeout=httpx2.Timeout(5, read=1.5))
+    until((common_dir / "on").exists)
+    newest = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"][0]["id"]
+    assert default_service.ended(newest, 5)["state"] == "cancelled"

@@ -1,0 +1,116 @@
+"""However a run is ended, no process of it is left: plain child, setsid child, double-forked daemon, deaf tool."""
+
+import signal
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadyhand.testing.service import MakeService, Service, until
+
+SPAWNED = 4
+"""The three left-overs and the tool's shell; beside them the agent itself."""
+
+
+def unruly(folder: Path) -> str:
+    """An agent that ignores SIGTERM, its tool too, with three processes beside it that ignore it as well."""
+    pids = folder / "pids"
+    return (
+        f"[[standin: pids={pids} lifetime=60 deaf spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf "
+        f'touch={folder}/on run_deaf="sleep 60" ]]'
+    )
+
+
+def started(service: Service, folder: Path, **fields: Any) -> str:
+    """Give the id of an unruly job once all its processes are there."""
+    job_id = str(service.submit(unruly(folder), **fields)["id"])
+    until((folder / "on").exists)
+    assert len((folder / "pids").read_text().split()) == SPAWNED - 1
+    until(lambda: len(service.agents_alive()) > SPAWNED)
+    return job_id
+
+
+def ran_for(job: dict[str, Any]) -> float:
+    run = job["runs"][-1]
+    span = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
+    return span.total_seconds()
+
+
+def none_alive(service: Service, seconds: float = 1.0) -> bool:
+    return until(lambda: not service.agents_alive(), seconds)
+
+
+def test_a_timeout_of_3_seconds_ends_as_timeout_within_5_with_nothing_alive(
+    service: Service, common_dir: Path
+) -> None:
+    assert none_alive(service)
+    job = service.ended(started(service, common_dir, timeout_seconds=3))
+    assert (job["state"], job["outcome"]["type"]) == ("timeout", "timeout")
+    assert 3 <= ran_for(job) <= 5
+    assert none_alive(service)
+
+
+def test_a_cancel_takes_at_most_2_seconds_and_leaves_nothing_alive(service: Service, common_dir: Path) -> None:
+    assert none_alive(service)
+    job_id = started(service, common_dir)
+    asked = datetime.now().astimezone()
+    assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
+    job = service.ended(job_id)
+    assert job["state"] == "cancelled"
+    assert (datetime.fromisoformat(job["finished_at"]) - asked).total_seconds() <= 2
+    assert none_alive(service)
+
+
+@pytest.mark.parametrize("profile", ["default", "classic"])
+def test_a_sigterm_to_the_service_leaves_nothing_alive(
+    make_service: MakeService, common_dir: Path, profile: str
+) -> None:
+    service = make_service(classic=profile == "classic", env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0.5"}).start()
+    job_id = started(service, common_dir)
+    assert service.terminate(10) == 0
+    assert service.agents_alive() == []
+    service.restart()
+    job = service.job(job_id)
+    assert (job["state"], job["outcome"]["type"]) == ("interrupted", "interrupted")
+    assert service.http.get(f"/jobs/{job_id}").json()["status"] == "error"
+
+
+@pytest.mark.parametrize("profile", ["default", "classic"])
+def test_a_kill_9_of_the_service_leaves_nothing_alive(
+    make_service: MakeService, common_dir: Path, profile: str
+) -> None:
+    service = make_service(classic=profile == "classic").start()
+    job_id = started(service, common_dir)
+    service.kill9()
+    assert none_alive(service, 5)
+    service.restart()
+    job = service.job(job_id)
+    assert (job["state"], job["outcome"]["type"]) == ("interrupted", "interrupted")
+
+
+def test_a_run_that_ends_well_leaves_none_of_its_children_alive(service: Service, common_dir: Path) -> None:
+    prompt = f"[[standin: pids={common_dir}/pids spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf text=done]]"
+    job = service.run(prompt)
+    assert (job["state"], job["answer"]) == ("completed", "done")
+    assert len((common_dir / "pids").read_text().split()) == 3
+    assert none_alive(service)
+
+
+def test_a_process_that_forks_again_and_again_is_caught(service: Service, common_dir: Path) -> None:
+    job = service.run(f"[[standin: pids={common_dir}/pids lifetime=20 spawn=refork:deaf sleep=0.3 text=done]]")
+    assert job["state"] == "completed"
+    assert none_alive(service)
+
+
+def test_an_agent_that_says_its_result_and_hangs_is_ended(service: Service) -> None:
+    job = service.run("[[standin: text=done hang=50 deaf]]", timeout_seconds=20)
+    # The result stands; whether the wait for its end was cut or ran into the deadline, nothing is left.
+    assert job["state"] in ("completed", "timeout")
+    assert none_alive(service)
+
+
+def test_a_killed_agent_takes_its_children_with_it(service: Service, common_dir: Path) -> None:
+    job = service.run(f"[[standin: pids={common_dir}/pids spawn=child spawn=daemon die={signal.SIGKILL:d}]]")
+    assert (job["state"], job["outcome"]["type"]) == ("failed", "killed")
+    assert none_alive(service)
