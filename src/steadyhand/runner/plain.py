@@ -93,7 +93,7 @@ def answer_in(printed: str) -> Result | None:
     """Give the answer in an output without a result line, as the earlier service did; null when there is none.
 
     A JSON object's answer is the first non-empty string among `result`, `content` and `text` (or it is a result
-    object over many lines); what is not JSON is its own answer, unless it is the beginning of a message only.
+    object over many lines); what is not JSON is its own answer, unless it is the beginning of an object only.
     """
     text = printed.strip()
     if not text:
@@ -101,7 +101,7 @@ def answer_in(printed: str) -> Result | None:
     try:
         value: Any = json.loads(text)
     except (ValueError, RecursionError):
-        is_torn = text.startswith("{") and '"type"' in text[:200]
+        is_torn = text.startswith('{"')
         return None if is_torn else Result("success", is_error=False, text=text)
     if isinstance(value, dict):
         if value.get("type") == "result":

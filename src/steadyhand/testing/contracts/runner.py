@@ -1,0 +1,475 @@
+"""What every runner must do, with the stand-in agent. What only a stream can do is in `StreamContract`.
+
+A subclass gives the runner; the fixtures `standin` (the program) and `world_dir` (a directory that any user can enter)
+come from pytest. The processes of a run are found by a mark in their environment.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from steadyhand.agents import Agent, Workspace
+from steadyhand.events import Body, Message, TextDelta, ToolFinished, ToolStarted, UsageReported, data_of
+from steadyhand.job import Job, Turn
+from steadyhand.outcome import Stop, judge
+from steadyhand.ports import JobFiles, Place, Report, Runner, RunSpec, StopSignal
+from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.processes import marked, new_mark, none_left
+
+AGENT_UID = 64400 if os.geteuid() == 0 else None
+CANCEL_SECONDS = 2.0
+"""How long a running job may take to be cancelled, with nothing left alive."""
+BOUND = 60.0
+FLOOD = "256M"
+"""How much a run prints to see that memory stays within `GROWTH`."""
+GROWTH = 50 * 1024 * 1024
+DEAF = "[[standin: deaf spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf lifetime=30 {signal} sleep=60]]"
+
+
+@dataclass(slots=True)
+class Ran:
+    """What a run came to and what was heard of it; `steps` are the names of its events in order."""
+
+    report: Report
+    heard: list[Body | TextDelta]
+    mark: str
+    supervisors: list[tuple[int, int]]
+
+    @property
+    def verdict(self) -> str:
+        """What it is judged to be."""
+        return judge(self.report.evidence).type
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The result object as it stands on the last line of the output."""
+        loaded: Mapping[str, Any] = json.loads(self.report.output.output[-1])
+        return loaded
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """Give the events of one kind."""
+        return [each for each in self.heard if isinstance(each, kind)]
+
+
+@dataclass(slots=True)
+class Stage:
+    """One job in a place of its own, ready to run."""
+
+    runner: Runner
+    spec: RunSpec
+    mark: str
+    stop: StopSignal = field(default_factory=StopSignal)
+    heard: list[Body | TextDelta] = field(default_factory=list)
+    supervisors: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, runner: Runner, world: Path, prompt: str, **fields: Any) -> "Stage":
+        """Set a job with this prompt and these fields; `definition` is its agent's."""
+        root = world / f"job-{new_mark()}"
+        files = JobFiles(root)
+        for folder in (root, files.checkout, files.home, files.config):
+            folder.mkdir()
+            if AGENT_UID is not None and folder != root:
+                os.chown(folder, AGENT_UID, AGENT_UID)
+        place = Place(
+            Workspace("scratch"), files, files.checkout, files.home, files.config, AGENT_UID, commit=None
+        )
+        definition = fields.pop("definition", None)
+        job = replace(_JOB, prompt=prompt, **fields)
+        mark = new_mark()
+        environment = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "SH_MARK": mark}
+        stage = cls(
+            runner,
+            RunSpec(job, 1, Agent(job.agent, definition=definition), place, environment, _ignore),
+            mark,
+        )
+        stage.spec = replace(stage.spec, spawned=lambda pid, ticks: stage.supervisors.append((pid, ticks)))
+        return stage
+
+    async def emit(self, body: Body | TextDelta) -> None:
+        """Hear an event; whatever comes must be fit for the store."""
+        json.dumps(data_of(body)).encode()
+        self.heard.append(body)
+
+    async def run(self) -> Ran:
+        """Run to the end; nothing may be alive when the runner returns."""
+        async with asyncio.timeout(BOUND):
+            report = await self.runner.run(self.spec, self.emit, self.stop)
+        assert marked(self.mark) == []
+        return Ran(report, self.heard, self.mark, self.supervisors)
+
+    async def run_and(self, act: Callable[[], Awaitable[None]]) -> Ran:
+        """Run, and do something beside it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_awaited(act()))
+            return await self.run()
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        """Wait until something is so, within a bound."""
+        async with asyncio.timeout(20):
+            while not there():  # noqa: ASYNC110  # what is waited for is another process's doing
+                await asyncio.sleep(0.005)
+
+
+_JOB = Job(
+    "0123456789ab",
+    "hello",
+    "claude",
+    "k_test",
+    datetime(2026, 1, 1, tzinfo=UTC),
+    budget_micros=5_000_000,
+    timeout_seconds=60,
+    idle_timeout_seconds=60,
+)
+
+
+def _ignore(_pid: int, _ticks: int) -> None:
+    return
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+def resident() -> int:
+    """Give the bytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+class _Makes:
+    """How a suite gets its runner; a subclass for an adapter says it."""
+
+    def runner(self, cli: Path) -> Runner:
+        """Give a runner of this program."""
+        raise NotImplementedError
+
+    def played(self, cli: Path, world: Path, prompt: str, **fields: Any) -> Ran:
+        """Run a prompt to its end."""
+        return asyncio.run(Stage.make(self.runner(cli), world, prompt, **fields).run())
+
+
+class RunnerEnds(_Makes):
+    """How a run ends, and how it is judged."""
+
+    def test_a_good_run_has_its_answer_its_usage_and_its_cost(self, standin: Path, world_dir: Path) -> None:
+        prompt = "[[standin: text=done cost=0.0412 input=7 output=9 cache_read=3 cache_creation=2 turns=4]]"
+        ran = self.played(standin, world_dir, prompt)
+        assert ran.verdict == "success"
+        result = ran.report.evidence.result
+        assert result is not None
+        assert (result.text, result.cost_micros) == ("done", 41_200)
+        assert result.usage is not None
+        usage = result.usage
+        assert (usage.input_tokens, usage.output_tokens, usage.turns) == (7, 9, 4)
+        assert (usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (3, 2)
+        assert (ran.report.evidence.exit_code, ran.report.evidence.signal) == (0, None)
+        assert ran.report.session_id == result.session_id
+        assert ran.report.notices == ()
+
+    def test_the_answer_and_the_cost_come_as_events(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, "[[standin: text=done cost=0.0412]]")
+        assert [each.text for each in ran.of(Message)] == ["done"]
+        assert ran.of(UsageReported)[-1].cost_usd == "0.041200"
+
+    def test_the_output_ends_with_the_result_object_on_one_line(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, "[[standin: text=done]]")
+        assert ran.report.output.output[-1].endswith("}\n")
+        assert ran.result["result"] == "done"
+        assert ran.result["type"] == "result"
+
+    def test_every_way_to_fail_is_told_apart(self, standin: Path, world_dir: Path) -> None:
+        expected = {
+            "result=error": "agent_error",
+            "is_error": "agent_error",
+            "exit=1": "agent_error",
+            "result=refusal": "refused",
+            "result=empty": "empty",
+            "result=none": "no_result",
+            "result=truncated": "no_result",
+            "result=max_turns": "max_turns",
+            "result=max_budget": "budget",
+            "api_error=402": "budget",
+            "api_error=401": "unauthorized",
+            "api_error=429": "rate_limited",
+            "api_error=500": "model_error",
+            "exit_now=7": "agent_error",
+            "exit_now=0": "no_result",
+            "die=KILL": "killed",
+            "die=SEGV": "killed",
+        }
+        judged = {
+            words: self.played(standin, world_dir, f"[[standin: {words}]]").verdict for words in expected
+        }
+        assert judged == expected
+
+    def test_a_signal_that_was_not_ours_is_in_the_evidence(self, standin: Path, world_dir: Path) -> None:
+        evidence = self.played(standin, world_dir, "[[standin: die=SEGV]]").report.evidence
+        assert (evidence.exit_code, evidence.signal, evidence.stop) == (None, 11, None)
+
+    def test_stderr_is_kept(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, '[[standin: stderr="something is odd" exit_now=3]]')
+        assert ran.report.evidence.stderr == "something is odd\n"
+        assert ran.report.output.stderr == "something is odd\n"
+        assert ran.report.evidence.exit_code == 3
+
+    def test_an_agent_that_stays_after_its_result_is_ended_and_its_result_counts(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        ran = self.played(standin, world_dir, "[[standin: text=done deaf hang=50]]")
+        assert ran.verdict == "success"
+        assert ran.report.evidence.exit_code is None
+        assert [notice.code for notice in ran.report.notices] == ["agent_lingered"]
+
+    def test_a_structured_answer_is_an_object(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, """[[standin: structured='{"a":[1,"b"]}']]""")
+        result = ran.report.evidence.result
+        assert result is not None
+        assert result.structured_output == {"a": [1, "b"]}
+
+    def test_an_agent_that_nobody_defined_is_not_run(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, "hello", agent="nobody", definition="nobody")
+        assert ran.verdict == "unknown_agent"
+        assert ran.report.evidence.exit_code == 1
+        assert ran.report.evidence.stderr.startswith("--agent 'nobody' not found. Available agents:")
+        assert ran.report.output.stderr == ran.report.evidence.stderr
+        assert ran.report.evidence.result is None
+        assert ran.of(Message) == []
+
+
+class RunnerStops(_Makes):
+    """Being stopped, and leaving nothing behind."""
+
+    def test_every_reason_to_stop_ends_all_of_a_deaf_agent_in_time(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        verdicts = {}
+        for reason in Stop:
+            stage, signal = self._deaf(standin, world_dir)
+            seconds = asyncio.run(self._stopped(stage, signal, reason))
+            assert seconds < CANCEL_SECONDS
+            verdicts[reason] = self.verdict
+        assert verdicts == {
+            Stop.DEADLINE: "timeout",
+            Stop.IDLE: "stalled",
+            Stop.CANCEL: "cancelled",
+            Stop.SHUTDOWN: "interrupted",
+        }
+
+    verdict = ""
+
+    def _deaf(self, cli: Path, world: Path) -> tuple[Stage, Path]:
+        stage = Stage.make(self.runner(cli), world, "")
+        signal = stage.spec.place.directory / "there"
+        prompt = DEAF.format(signal=f"touch={signal}")
+        stage.spec = replace(stage.spec, job=replace(stage.spec.job, prompt=prompt))
+        return stage, signal
+
+    async def _stopped(self, stage: Stage, signal: Path, reason: Stop) -> float:
+        asked = 0.0
+
+        async def ask() -> None:
+            nonlocal asked
+            await stage.until(signal.exists)
+            assert len(marked(stage.mark)) >= 4
+            asked = time.monotonic()
+            stage.stop.request(reason)
+
+        ran = await stage.run_and(ask)
+        self.verdict = ran.verdict
+        return time.monotonic() - asked
+
+    def test_a_stop_before_the_prompt_was_read_stops_it_too(self, standin: Path, world_dir: Path) -> None:
+        stage = Stage.make(self.runner(standin), world_dir, "[[standin: sleep=60]]")
+        stage.stop.request(Stop.CANCEL)
+        assert asyncio.run(stage.run()).verdict == "cancelled"
+
+    def test_a_tool_that_ignores_being_asked_is_ended_with_its_agent(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        stage = Stage.make(self.runner(standin), world_dir, '[[standin: run_deaf="touch there; sleep 60"]]')
+
+        async def ask() -> None:
+            await stage.until((stage.spec.place.directory / "there").exists)
+            stage.stop.request(Stop.CANCEL)
+
+        assert asyncio.run(stage.run_and(ask)).verdict == "cancelled"
+
+    def test_silence_beyond_the_idle_limit_is_a_stall(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, "[[standin: sleep=60]]", idle_timeout_seconds=0.5)
+        assert ran.verdict == "stalled"
+
+    def test_cancelling_the_call_ends_the_agent(self, standin: Path, world_dir: Path) -> None:
+        stage, signal = self._deaf(standin, world_dir)
+
+        async def scenario() -> None:
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(stage.run())
+                await stage.until(signal.exists)
+                running.cancel()
+
+        asyncio.run(scenario())
+        assert none_left(stage.mark, 0.5)
+
+    def test_what_a_good_run_leaves_behind_is_ended_before_it_returns(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        for kind in ("child", "setsid", "daemon", "refork"):
+            for manner in ("", ":deaf"):
+                prompt = f"[[standin: spawn={kind}{manner} lifetime=30 text=done]]"
+                ran = self.played(standin, world_dir, prompt)
+                assert ran.verdict == "success"
+                assert none_left(ran.mark, 0.5)
+
+    def test_the_supervisor_is_told_as_soon_as_it_is_there(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, "hello")
+        assert len(ran.supervisors) == 1
+        pid, ticks = ran.supervisors[0]
+        assert pid > 0
+        assert ticks > 0
+
+
+class RunnerTakes(_Makes):
+    """What goes in and what comes out: prompts, the place, floods."""
+
+    def test_prompts_that_look_like_options_arrive_as_text(self, standin: Path, world_dir: Path) -> None:
+        for prompt in (
+            "--version",
+            "--mcp-config=/etc/passwd",
+            "-p",
+            "-- x",
+            "\n--help",
+            "'; exit 9",
+            "$(id)",
+        ):
+            ran = self.played(standin, world_dir, prompt)
+            assert ran.verdict == "success"
+            assert ran.report.evidence.result is not None
+            assert ran.report.evidence.result.text == f"ok: {prompt}"
+
+    def test_a_prompt_of_two_megabytes_arrives_whole(self, standin: Path, world_dir: Path) -> None:
+        prompt = "[[standin: digest]]" + "αβ\n" * 400_000
+        ran = self.played(standin, world_dir, prompt)
+        result = ran.report.evidence.result
+        assert result is not None
+        seen = json.loads(result.text or "")
+        data = prompt.encode()
+        assert seen == {"length": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def test_an_agent_gets_its_user_its_place_and_what_was_granted(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        stage = Stage.make(self.runner(standin), world_dir, "[[standin: report]]")
+        ran = asyncio.run(stage.run())
+        result = ran.report.evidence.result
+        assert result is not None
+        seen = json.loads(result.text or "")
+        place = stage.spec.place
+        uid = os.geteuid() if place.user is None else place.user
+        assert seen["uid"] == uid
+        assert seen["cwd"] == str(place.directory)
+        expected = {
+            "HOME": str(place.home),
+            "PWD": str(place.directory),
+            "CLAUDE_CONFIG_DIR": str(place.config),
+            "PATH": SYSTEM_PATH,
+            "SH_MARK": stage.mark,
+            "DISABLE_AUTOUPDATER": "1",
+        }
+        assert {name: seen["environment"].get(name) for name in expected} == expected
+        assert Path(seen["environment"]["TMPDIR"]).is_relative_to(place.home)
+
+    def test_bytes_that_are_not_utf8_become_replacement_characters(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        ran = self.played(standin, world_dir, "[[standin: bad_utf8 text=done]]")
+        assert ran.verdict == "success"
+        assert "\N{REPLACEMENT CHARACTER}" in "".join(ran.report.output.output[:-1])
+
+    def test_what_is_printed_beside_messages_comes_before_the_result_within_a_bound(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        ran = self.played(standin, world_dir, "[[standin: flood_raw=10M text=done]]")
+        output = ran.report.output.output
+        assert ran.result["result"] == "done"
+        size = sum(len(line) for line in output[:-1])
+        assert 1024 * 1024 <= size < 1024 * 1024 + 200
+        gaps = [line for line in output if "bytes left out" in line]
+        assert gaps == [f"[{10 * 1024 * 1024 - 1024 * 1024} bytes left out]\n"]
+
+    def test_a_flood_of_any_kind_leaves_the_service_within_fifty_megabytes(
+        self, standin: Path, world_dir: Path
+    ) -> None:
+        self.flooded(standin, world_dir, FLOOD)
+
+    def flooded(self, standin: Path, world_dir: Path, amount: str) -> None:
+        """Print so much as messages, as lines and as one line without end, and look at memory and disk."""
+        for kind in ("flood", "flood_raw", "flood_line"):
+            before = resident()
+            ran = self.played(standin, world_dir, f"[[standin: {kind}={amount} text=done]]")
+            assert resident() - before < GROWTH
+            assert ran.report.evidence.exit_code == 0
+            kept = sum(path.stat().st_size for path in world_dir.rglob("stdout*"))
+            assert kept < 32 * 1024 * 1024
+            for path in world_dir.rglob("stdout*"):
+                path.unlink()
+
+
+class RunnerContract(RunnerEnds, RunnerStops, RunnerTakes):
+    """All that a runner must do in either mode."""
+
+
+class StreamContract(_Makes):
+    """What only a stream can do."""
+
+    def test_text_comes_in_pieces_before_the_whole_message(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, '[[standin: chunk=3 text="one two three"]]')
+        kinds = [each for each in ran.heard if isinstance(each, TextDelta | Message)]
+        assert isinstance(kinds[0], TextDelta)
+        assert isinstance(kinds[-1], Message)
+        assert "".join(each.text for each in ran.of(TextDelta)) == "one two three"
+        assert len({each.message_id for each in ran.of(TextDelta)}) == 1
+
+    def test_tools_are_seen_to_start_and_to_finish(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, '[[standin: run="echo hello; sleep 0.1" run="exit 3"]]')
+        started, finished = ran.of(ToolStarted), ran.of(ToolFinished)
+        assert [each.name for each in started] == ["Bash", "Bash"]
+        assert started[0].input["command"] == "echo hello; sleep 0.1"
+        assert [each.tool_id for each in finished] == [each.tool_id for each in started]
+        assert [each.is_error for each in finished] == [False, True]
+        assert finished[0].output == "hello"
+        assert finished[0].duration_ms >= 90
+
+    def test_earlier_turns_are_given_as_turns(self, standin: Path, world_dir: Path) -> None:
+        history = (Turn("user", "U1"), Turn("assistant", "A1"), Turn("user", "U2"), Turn("assistant", "A2"))
+        prompt = "[[standin: history]]"
+        session = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
+        ran = self.played(standin, world_dir, prompt, history=history, session_id=session)
+        result = ran.report.evidence.result
+        assert result is not None
+        expected = [[each.role, each.content] for each in history]
+        assert json.loads(result.text or "") == [*expected, ["user", prompt]]
+        assert ran.report.session_id == session
+
+    def test_a_stopped_run_still_says_what_it_used(self, standin: Path, world_dir: Path) -> None:
+        stage = Stage.make(self.runner(standin), world_dir, "[[standin: say=working cost=0.5 sleep=60]]")
+
+        async def ask() -> None:
+            await stage.until(lambda: any(isinstance(each, Message) for each in stage.heard))
+            stage.stop.request(Stop.CANCEL)
+
+        ran = asyncio.run(stage.run_and(ask))
+        assert ran.verdict == "cancelled"
+        assert ran.report.evidence.result is not None
+        assert ran.report.evidence.result.cost_micros == 500_000
+
+    def test_the_session_is_the_jobs(self, standin: Path, world_dir: Path) -> None:
+        session = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
+        assert self.played(standin, world_dir, "hello", session_id=session).report.session_id == session

@@ -1,0 +1,71 @@
+"""The classic command line: the contract, its words to the letter, and the answers it takes."""
+
+from pathlib import Path
+
+import pytest
+
+from steadyhand.ports import Runner
+from steadyhand.runner.plain import PlainRunner, answer_in, arguments
+from steadyhand.testing.contracts.runner import RunnerContract, Stage
+from steadyhand.workspace.sandbox import NoSandbox
+
+CLI = Path("/opt/claude")
+
+
+class TestPlainRunner(RunnerContract):
+    def runner(self, cli: Path) -> Runner:
+        return PlainRunner(cli, NoSandbox())
+
+
+def _arguments(folder: Path, **fields: object) -> list[str]:
+    spec = Stage.make(PlainRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
+    return arguments(CLI, spec)
+
+
+def test_the_command_is_the_earlier_services_to_the_letter(tmp_path: Path) -> None:
+    line = " ".join(_arguments(tmp_path, agent="recruiter-triage", budget_micros=2_000_000))
+    assert line == (
+        "/opt/claude -p --agent recruiter-triage --dangerously-skip-permissions --max-budget-usd 2.0"
+        " --output-format json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"), [(5_000_000, "5.0"), (500_000, "0.5"), (1, "0.000001"), (12_340_000, "12.34")]
+)
+def test_a_budget_is_written_as_a_plain_number(tmp_path: Path, micros: int, text: str) -> None:
+    assert _arguments(tmp_path, budget_micros=micros)[6] == text
+
+
+def test_a_model_is_named_when_the_job_names_one(tmp_path: Path) -> None:
+    assert _arguments(tmp_path, model="haiku")[-2:] == ["--model", "haiku"]
+    assert _arguments(tmp_path, model="--resume")[-1] == "--model=--resume"
+
+
+@pytest.mark.parametrize(
+    ("printed", "answer"),
+    [
+        ("plain words\n", "plain words"),
+        ('{"result": "", "content": "second", "text": "third"}', "second"),
+        ('{"text": "third"}', "third"),
+        ('{\n "type": "result",\n "subtype": "success", "result": "many lines"\n}', "many lines"),
+        ("[1, 2]", "[1, 2]"),
+        ("{braces} are words", "{braces} are words"),
+    ],
+)
+def test_an_output_without_a_result_line_has_its_answer_found(printed: str, answer: str) -> None:
+    result = answer_in(printed)
+    assert result is not None
+    assert (result.text, result.subtype, result.is_error) == (answer, "success", False)
+
+
+@pytest.mark.parametrize("printed", ["", " \n", "{}", '{"result": ""}', '{"type":"result","subtype":"suc'])
+def test_an_output_that_says_nothing_is_no_answer(printed: str) -> None:
+    assert answer_in(printed) is None
+
+
+@pytest.mark.long
+def test_a_gigabyte_of_any_kind_leaves_the_service_within_fifty_megabytes(
+    standin: Path, world_dir: Path
+) -> None:
+    TestPlainRunner().flooded(standin, world_dir, "1G")
