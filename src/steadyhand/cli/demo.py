@@ -32,7 +32,8 @@ from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
 
 PROMPT = "Fix the failing test."
-START_SECONDS, STOP_SECONDS, COMMAND_SECONDS, JOB_SECONDS = 60.0, 45.0, 60.0, 600.0
+START_SECONDS, STOP_SECONDS, COMMAND_SECONDS = 60.0, 45.0, 60.0
+JOB_SECONDS = 600
 _DUMMY_KEY = "sk-ant-demo-no-real-key"
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 

@@ -25,7 +25,9 @@ from steadyhand.cli.text import (
     one_line,
     result_lines,
     tool_line,
+    turns_text,
 )
+from steadyhand.client import ENDED_STATES
 
 STATE_STYLES: Mapping[str, str] = {
     "queued": "cyan",
@@ -66,8 +68,7 @@ class Progress:
 
     def line(self) -> str:
         """Give the line: state, elapsed, turns, tokens, cost."""
-        noun = "turn" if self.turns == 1 else "turns"
-        parts = [self.state, duration(time.monotonic() - self.since), f"{self.turns} {noun}"]
+        parts = [self.state, duration(time.monotonic() - self.since), turns_text(self.turns)]
         parts.append(f"{count(self.tokens)} tokens")
         if self.cost is not None:
             parts.append(self.cost)
@@ -152,6 +153,7 @@ class LiveView:
     def piece(self, text: str) -> None:
         """Grow the text under way; what fills a line moves up for good."""
         *whole, rest = (self._partial + text).split("\n")
+        self._partial = ""
         for line in whole:
             self._console.print(Text(line))
         wrapped = Text(rest).wrap(self._console, max(20, self._console.width - 1))
@@ -163,9 +165,9 @@ class LiveView:
 
     def settle(self) -> None:
         """Print the text under way as it stands."""
-        if self._partial.strip():
-            self._console.print(Text(self._partial))
-        self._partial = ""
+        partial, self._partial = self._partial, ""  # first, or it would be seen in both places
+        if partial.strip():
+            self._console.print(Text(partial))
 
     def refresh(self) -> None:
         """Redraw at the next tick; the view looks at the progress itself."""
@@ -183,7 +185,7 @@ class Narrator:
         self._view = view
         self._progress = progress
         self._streamed = ""
-        self._tools: dict[str, str] = {}
+        self._ended: Text | None = None
         self.said: str | None = None
 
     def tell(self, event: Mapping[str, Any]) -> None:
@@ -193,6 +195,9 @@ class Narrator:
             return
         teller = _TELLERS.get(str(event.get("type")))
         if teller is not None:
+            if self._ended is not None:  # it went on after all: it was run once more
+                self._view.line(self._ended)
+                self._ended = None
             teller(self, data)
             self._view.refresh()
 
@@ -226,12 +231,10 @@ class Narrator:
 
     def _tool_started(self, data: Mapping[str, Any]) -> None:
         name = one_line(data.get("name", "tool"), 60)
-        self._tools[str(data.get("tool_id"))] = name
         line = Text.assemble(("● ", "green"), (name, "bold"), "  ", tool_line(data.get("input")))
         self._view.line(line)
 
     def _tool_finished(self, data: Mapping[str, Any]) -> None:
-        self._tools.pop(str(data.get("tool_id")), None)
         failed = data.get("is_error") is True
         lines = result_lines(data.get("output", ""))
         if failed and not lines:
@@ -250,7 +253,11 @@ class Narrator:
             return
         why = data.get("reason") or (data.get("outcome") if state != "completed" else None)
         suffix = f" ({one_line(why, 120)})" if why else ""
-        self._view.line(Text(f"{state}{suffix}", style=STATE_STYLES.get(state, "") + " dim"))
+        line = Text(f"{state}{suffix}", style=STATE_STYLES.get(state, "") + " dim")
+        if state in ENDED_STATES:
+            self._ended = line  # the last one is told by `closing_line`
+        else:
+            self._view.line(line)
 
     def _warning(self, data: Mapping[str, Any]) -> None:
         self._view.line(Text(f"! {one_line(data.get('message', data.get('code', '')), 300)}", style="yellow"))
@@ -284,7 +291,7 @@ def closing_line(job: Mapping[str, Any]) -> Text:
     state = one_line(job.get("state", "?"), 20)
     usage, cost = mapping(job.get("usage")), mapping(job.get("cost"))
     tokens = sum(usage[name] for name in _TOKENS if isinstance(usage.get(name), int))
-    parts = [f"{usage.get('turns', 0)} turns", f"{count(tokens)} tokens", dollars(cost.get("usd", "0"))]
+    parts = [turns_text(usage.get("turns", 0)), f"{count(tokens)} tokens", dollars(cost.get("usd", "0"))]
     took = took_seconds(job)
     if took is not None:
         parts.insert(0, duration(took))

@@ -41,7 +41,7 @@ def jobs(
     if not rows:
         screen.note("No jobs.")
         return
-    screen.out.print(jobs_table(rows))
+    screen.page(jobs_table(rows))
     if page.get("has_more"):
         screen.note("There are more: --limit.", "dim")
 
@@ -55,7 +55,7 @@ def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     if as_json:
         screen.document(found)
     else:
-        screen.out.print(job_page(found))
+        screen.page(job_page(found))
 
 
 @app.command()
@@ -195,7 +195,7 @@ def agents(*, server: Server = None, as_json: AsJson = False) -> None:
     if as_json:
         screen.document({"object": "list", "data": rows})
     else:
-        screen.out.print(agents_table(rows))
+        screen.page(agents_table(rows))
 
 
 @app.command()
@@ -207,7 +207,7 @@ def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     if as_json:
         screen.document({"object": "list", "data": rows})
     elif rows:
-        screen.out.print(workspaces_table(rows))
+        screen.page(workspaces_table(rows))
     else:
         screen.note("No workspace is configured; a path or a URL can be given to `steadyhand run --repo`.")
 

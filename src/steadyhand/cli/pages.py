@@ -20,6 +20,7 @@ from steadyhand.cli.text import (
     mapping,
     moment,
     one_line,
+    turns_text,
 )
 
 _DIFF_STYLES = (
@@ -155,7 +156,7 @@ def _facts(job: Mapping[str, Any]) -> Iterable[tuple[str, Text]]:
 
 def _long_state(job: Mapping[str, Any]) -> Text:
     state, outcome = _state(job), mapping(job.get("outcome"))
-    if outcome.get("type") and outcome["type"] != job.get("state"):
+    if outcome.get("type") not in {None, "success", job.get("state")}:
         state.append(f" ({one_line(outcome['type'], 40)})", style="dim")
     if job.get("queue_position") is not None:
         state.append(f" (number {one_line(job['queue_position'], 10)} in the queue)", style="dim")
@@ -165,7 +166,7 @@ def _long_state(job: Mapping[str, Any]) -> Text:
 def _usage(usage: Mapping[str, Any]) -> str:
     read, written = usage.get("cache_read_input_tokens", 0), usage.get("cache_creation_input_tokens", 0)
     return (
-        f"{one_line(usage.get('turns', 0), 10)} turns, {count(usage.get('input_tokens', 0))} tokens in, "
+        f"{turns_text(usage.get('turns', 0))}, {count(usage.get('input_tokens', 0))} tokens in, "
         f"{count(usage.get('output_tokens', 0))} out, {count(read)} read from cache, {count(written)} written to it"
     )
 

@@ -6,7 +6,7 @@ Neither colours nor control characters go where no terminal is; markup in a text
 import sys
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from steadyhand.cli.text import clean, json_text
 
@@ -31,6 +31,17 @@ class Screen:
     def answer(self, text: str) -> None:
         """Print text from outside on stdout, cleaned, and nothing but it."""
         sys.stdout.write(clean(text).rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def page(self, renderable: RenderableType) -> None:
+        """Print a table or a page on stdout; into a pipe without the blanks that pad its columns."""
+        if self.out.is_terminal:
+            self.out.print(renderable)
+            return
+        with self.out.capture() as captured:
+            self.out.print(renderable)
+        lines = [line.rstrip() for line in captured.get().split("\n")]
+        sys.stdout.write("\n".join(lines))
         sys.stdout.flush()
 
     def raw(self, data: bytes) -> None:

@@ -76,7 +76,7 @@ def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json:
     if as_json:
         screen.document({"object": "list", "data": rows})
     else:
-        screen.out.print(settings_table(rows))
+        screen.page(settings_table(rows))
 
 
 @app.command()

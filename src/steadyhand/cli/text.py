@@ -18,6 +18,7 @@ _SEQUENCES = re.compile(
 )
 _UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROLS = re.compile(f"[{_UNSAFE}]")
+_CHECKOUT = re.compile(r"(?:/[^\s/'\"]+)*/jobs/[0-9a-f]{12}/checkout/")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ELLIPSIS = "…"
 
@@ -33,6 +34,11 @@ def clean(text: object) -> str:
     plain = _SEQUENCES.sub("", str(text))
     plain = plain.replace("\r\n", "\n").replace("\r", "\n")
     return _CONTROLS.sub(_REPLACEMENT, plain)
+
+
+def without_checkout(text: str) -> str:
+    """Take the place of a job's checkout out of the paths below it: what matters is the path in there."""
+    return _CHECKOUT.sub("", text)
 
 
 def one_line(text: object, limit: int = 200) -> str:
@@ -63,13 +69,13 @@ def tool_line(given: object) -> str:
         return one_line(given, 160)
     for key in _SUMMARY_KEYS:
         if isinstance(given.get(key), str) and given[key].strip():
-            return one_line(given[key], 160)
+            return one_line(without_checkout(given[key]), 160)
     return one_line(json.dumps(given, ensure_ascii=False), 160) if given else ""
 
 
 def result_lines(output: object, limit: int = 6, width: int = 160) -> list[str]:
     """Give the first and last lines of a tool's output, with a line that counts what lies between."""
-    lines = [cut(line.rstrip(), width) for line in clean(output).split("\n")]
+    lines = [cut(line.rstrip(), width) for line in without_checkout(clean(output)).split("\n")]
     lines = [line for line in lines if line]
     if len(lines) <= limit:
         return lines
@@ -116,6 +122,11 @@ def count(number: object) -> str:
     return str(number)
 
 
+def turns_text(turns: object) -> str:
+    """Give `1 turn` or `5 turns`."""
+    return f"{one_line(turns, 10)} turn{'' if turns == 1 else 's'}"
+
+
 def moment(value: object) -> datetime | None:
     """Read a time of the contract; null for anything else."""
     if not isinstance(value, str):
@@ -136,6 +147,12 @@ def changes_line(changes: object) -> str:
     """Say the size of a job's changes, as `git diff --shortstat` would."""
     if not isinstance(changes, Mapping):
         return "no changes"
-    files, plus, minus = (changes.get(key) for key in ("files", "insertions", "deletions"))
-    noun = "file" if files == 1 else "files"
-    return one_line(f"{files} {noun} changed, {plus} insertions(+), {minus} deletions(-)")
+    parts = (
+        ("files", "file", " changed"),
+        ("insertions", "insertion", "(+)"),
+        ("deletions", "deletion", "(-)"),
+    )
+    said = [
+        f"{changes.get(key)} {noun}{'' if changes.get(key) == 1 else 's'}{rest}" for key, noun, rest in parts
+    ]
+    return one_line(", ".join(said))

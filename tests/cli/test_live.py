@@ -1,0 +1,205 @@
+"""The command line against a real service, whose agent is the stand-in; nothing here is laid out beforehand."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.world import CommandLine, RealService, eventually, read_until
+
+from steadyhand.client import Client
+from steadyhand.testing.example import make_repository
+
+
+def started_job(live: CommandLine, prompt: str) -> str:
+    """A job that nobody follows."""
+    with Client(live.env["STEADYHAND_URL"], live.env["STEADYHAND_TOKEN"]) as client:
+        return str(client.submit(prompt)["id"])
+
+
+def state_of(live: CommandLine, job_id: str) -> str:
+    with Client(live.env["STEADYHAND_URL"], live.env["STEADYHAND_TOKEN"]) as client:
+        return str(client.get(job_id)["state"])
+
+
+def test_a_run_tells_what_happens_and_ends_with_the_answer(live: CommandLine) -> None:
+    ran = live("run", '[[standin: say="On it." run="echo one; echo two" text="All done." cost=0.0123]]')
+    assert (ran.code, ran.out) == (0, "All done.\n"), ran.err
+    assert "On it.\n● Bash  echo one; echo two\n  └ one\n    two\n" in ran.err
+    assert "$0.0123" in ran.err
+    assert "completed" in ran.err.splitlines()[-1]
+
+
+def test_what_was_run_can_be_looked_at_by_the_beginning_of_its_id(live: CommandLine) -> None:
+    job = json.loads(live("run", "--json", "--title", "A title of its own", "hello").out)
+    assert job["answer"].startswith("ok: hello")
+    short = job["id"][:9]
+    assert json.loads(live("show", short, "--json").out)["id"] == job["id"]
+    assert "A title of its own" in live("show", short).out
+    assert "A title of its own" in live("jobs", "--limit", "200").out
+    assert json.loads(live("jobs", "--state", "running", "--json").out)["object"] == "list"
+    told = live("logs", short)
+    assert "ok: hello" in told.out
+    events = [json.loads(line) for line in live("logs", short, "--json").out.splitlines()]
+    assert [event["seq"] for event in events] == list(range(1, job["last_event"] + 1))
+    followed = live("logs", "-f", "--json", "--after", "2", short).out.splitlines()
+    assert [json.loads(line)["seq"] for line in followed] == list(range(3, job["last_event"] + 1))
+    assert live("show", "0000000000ff").code == 3
+    assert live("jobs", "--state", "nonsense").code == 2
+
+
+def test_a_prompt_that_looks_like_an_option_arrives_as_text(live: CommandLine) -> None:
+    ran = live("run", "--quiet", "--", "--version")
+    assert (ran.code, ran.out) == (0, "ok: --version\n")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "code"),
+    [
+        ("[[standin: result=error]]", (), 1),
+        ("[[standin: result=max_budget]]", (), 5),
+        ("[[standin: sleep=60]]", ("--timeout", "1s"), 124),
+        ("hello", ("--agent", "nobody-defined-this"), 2),
+        ("hello", ("--budget", "0"), 2),
+        ("hello", ("--repo", "https://127.0.0.1:9/no/such.git"), 8),
+        (" ", (), 2),
+    ],
+)
+def test_run_exits_with_what_the_job_really_came_to(
+    live: CommandLine, prompt: str, options: tuple[str, ...], code: int
+) -> None:
+    ran = live("run", *options, prompt)
+    assert ran.code == code, ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_wrong_key_is_4(live: CommandLine) -> None:
+    assert live("jobs", STEADYHAND_TOKEN="not-the-key-of-this-service").code == 4
+
+
+def test_ctrl_c_in_a_run_leaves_a_cancelled_job(live: CommandLine) -> None:
+    with live.running("run", '[[standin: say="I am at it." sleep=60]]') as process:
+        told = read_until(process.stderr, "I am at it.")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=40)
+    assert process.returncode == 130
+    job_id = told.partition("job ")[2][:12]
+    assert state_of(live, job_id) == "cancelled"
+
+
+def test_ctrl_c_in_logs_leaves_the_job_running_and_cancel_ends_it(live: CommandLine) -> None:
+    job_id = started_job(live, '[[standin: say="I am at it." sleep=60]]')
+    with live.running("logs", "-f", job_id) as process:
+        read_until(process.stdout, "I am at it.")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert state_of(live, job_id) == "running"
+    waited = live("wait", "--timeout", "0.3", job_id)
+    assert (waited.code, waited.out) == (124, "")
+    assert "still running" in waited.err
+    assert live("cancel", job_id).code == 0
+    assert eventually(lambda: state_of(live, job_id) == "cancelled")
+    assert live("wait", job_id).code == 6
+
+
+def test_an_ended_job_can_be_run_once_more_and_deleted(live: CommandLine) -> None:
+    job_id = json.loads(live("run", "--json", "again").out)["id"]
+    assert live("retry", job_id, "--after-run", "1").code == 0
+    assert live("wait", job_id).out == "ok: again\n"
+    assert json.loads(live("show", job_id, "--json").out)["run"] == 2
+    told = live("logs", job_id)
+    assert told.out.count("ok: again") == 2
+    assert live("delete", job_id).code == 0
+    assert live("show", job_id).code == 3
+
+
+def test_a_diff_from_the_repository_here_can_be_applied_to_it(live: CommandLine, world_dir: Path) -> None:
+    repository = world_dir / "shop"
+    make_repository(repository)
+    live.home = repository
+    ran = live("run", "--repo", ".", "--json", "[[standin: write=new.txt:hello]]")
+    assert ran.code == 0, ran.err
+    job = json.loads(ran.out)
+    assert job["changes"]["files"] == 1
+    patch = live("diff", job["id"]).out
+    subprocess.run(["git", "apply", "-"], cwd=repository, input=patch.encode(), check=True, timeout=60)
+    assert (repository / "new.txt").read_text().strip() == "hello"
+    assert (
+        "1 file changed, 1 insertion(+)" in ran.err
+        or "1 file changed, 1 insertion(+)" in live("show", job["id"]).out
+    )
+
+
+def test_a_job_has_a_transcript_of_json_lines(live: CommandLine) -> None:
+    job_id = json.loads(live("run", "--json", "hello").out)["id"]
+    ran = live("transcript", job_id)
+    assert ran.code in {0, 3}, ran.err  # an agent may leave none; what there is has to be JSON
+    assert all(isinstance(json.loads(line), dict) for line in ran.out.splitlines())
+
+
+def test_the_agents_and_workspaces_are_listed(live: CommandLine) -> None:
+    assert "claude" in live("agents").out
+    assert {agent["id"] for agent in json.loads(live("agents", "--json").out)["data"]} >= {"claude", "chat"}
+    assert live("workspaces").code == 0
+
+
+def test_a_terminal_sees_the_text_grow_and_the_progress(live: CommandLine) -> None:
+    ran = live.on_terminal(
+        "run", '[[standin: pace=150 chunk=6 text="Slowly it comes into being." turns=1 cost=0.5]]'
+    )
+    assert ran.code == 0
+    assert "Slowly it" in ran.out
+    frames = ran.out.split("\r")
+    assert any(frame.rstrip().endswith("Slowly it co") for frame in frames), (
+        "no frame shows a piece of the text"
+    )
+    assert "running · " in ran.out
+    assert "$0.5000" in ran.out
+    assert ran.out.rstrip().endswith("no changes\x1b[0m")
+
+
+def test_without_a_service_run_brings_its_own(standin: Path, world_dir: Path) -> None:
+    command = CommandLine(world_dir, None, None)
+    # The default address is one where nobody listens: another service of this machine is none of ours.
+    script = (
+        "import steadyhand.cli.run as run\nfrom steadyhand.cli import main\n"
+        "run.DEFAULT_URL = 'http://127.0.0.1:9'\nmain()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", "hello"],
+        env=command.env
+        | {"STEADYHAND_RUNNER__CLAUDE__PATH": str(standin), "ANTHROPIC_API_KEY": "sk-ant-none"},
+        cwd=world_dir,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "ok: hello\n"), done.stderr
+    assert "running one in this process" in done.stderr
+
+
+def test_doctor_names_a_remedy_for_each_fault(live: CommandLine) -> None:
+    ran = live("doctor", "--json")
+    found = json.loads(ran.out)
+    assert ran.code == 1  # no credential is set in this environment
+    [credential] = [check for check in found["data"] if check["name"] == "credential"]
+    assert credential["remedy"]
+    told = live("doctor").out
+    assert "✗ credential" in told
+    assert "→ " in told
+
+
+def test_a_second_service_on_the_same_data_is_refused(live: CommandLine, real_service: RealService) -> None:
+    data = Path(live.env["STEADYHAND_DATA_DIR"])
+    with live.running("serve", "--port", "0") as first:
+        read_until(first.stdout, "Steadyhand listens on")
+        ran = live("serve", "--port", "0")
+        assert ran.code == 75
+        assert "--data-dir" in ran.err
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(45) == 0
+    assert (data / "admin.key").stat().st_mode & 0o777 == 0o600
