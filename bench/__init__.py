@@ -1,0 +1,1 @@
+"""The measurements: ours and a baseline, interleaved in one run on one machine. Run by `python -m bench`."""

@@ -1,0 +1,104 @@
+"""`python -m bench`: take the measurements and print them. It never asserts: a goal that was missed is shown so.
+
+Exits 0 when every row was measured, 1 when one could not be, or what it stands on did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import accepting, answering, starting
+from bench.rows import Row, table
+from bench.worlds import Broken, world
+from steadyhand.testing.cli import SYSTEM_PATH, cli_path
+
+BUSY_SHARE = 0.5
+"""With more than this load for each core, what is measured is the other work of the machine as well."""
+
+Measure = Callable[[Path, int], Row]
+ROWS: Mapping[str, tuple[int, Measure]] = {
+    "accept": (5, accepting.measure),
+    "start-stream": (20, lambda where, pairs: starting.measure(where, pairs, "stream")),
+    "start-plain": (20, lambda where, pairs: starting.measure(where, pairs, "plain")),
+    "answer": (20, answering.measure),
+}
+"""Each row's number of pairs, and what takes it."""
+
+
+def context() -> dict[str, Any]:
+    """Give what the figures depend on."""
+    load = os.getloadavg()[0]
+    cores = os.cpu_count() or 1
+    return {
+        "cores": cores,
+        "python": platform.python_version(),
+        "cli": _said(str(cli_path()), "--version").split(" ")[0],
+        "commit": _said("git", "rev-parse", "--short", "HEAD"),
+        "load": round(load, 2),
+        "busy": load > BUSY_SHARE * cores,
+    }
+
+
+def _said(*argv: str) -> str:
+    env = {"PATH": SYSTEM_PATH, "HOME": "/nonexistent", "DISABLE_AUTOUPDATER": "1"}
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, env=env)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def take(names: list[str], pairs: int | None) -> tuple[list[Row], dict[str, str]]:
+    """Take the rows; gives those that were measured, and why the others were not."""
+    rows: list[Row] = []
+    broken: dict[str, str] = {}
+    for name in names:
+        count, measure = ROWS[name]
+        count = pairs or count
+        print(f"{name}: {count} pairs ..", file=sys.stderr, flush=True)
+        try:
+            with world() as where:
+                rows.append(measure(where, count))
+        except (Broken, RuntimeError, OSError, subprocess.SubprocessError, AssertionError) as error:
+            broken[name] = f"{type(error).__name__}: {error}"
+    return rows, broken
+
+
+def main() -> int:
+    """Run; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Ours and a baseline, side by side.")
+    parser.add_argument("--only", action="append", choices=list(ROWS), help="this row (may be repeated)")
+    parser.add_argument("--pairs", type=int, help="how many pairs of each row")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    asked = parser.parse_args()
+    if asked.pairs is not None and asked.pairs < 1:
+        parser.error("--pairs: at least 1")
+    about = context()
+    rows, broken = take(asked.only or list(ROWS), asked.pairs)
+    if asked.json:
+        print(json.dumps({"context": about, "rows": [row.as_json() for row in rows], "broken": broken}))
+    else:
+        _print(about, rows, broken)
+    return 1 if broken else 0
+
+
+def _print(about: Mapping[str, Any], rows: list[Row], broken: Mapping[str, str]) -> None:
+    print(", ".join(f"{name} {value}" for name, value in about.items() if name != "busy"))
+    if about["busy"]:
+        print("This machine was busy when it began: the ratios stand, with more spread; the figures do not.")
+    print()
+    print(table(rows))
+    for name, why in broken.items():
+        print(f"{name}: NOT MEASURED: {why}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""How fast jobs are accepted, durably, beside the same web framework answering a constant."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.rows import Row, interleave
+from bench.worlds import Broken, child_environment, made_in
+from steadyhand.testing.service import BEARER, Service
+
+POSTS = 2_000
+CONNECTIONS = 16
+WARM_UP = 200
+PAGE = 200
+_WAIT = 180
+
+
+def measure(world: Path, pairs: int) -> Row:
+    """Measure it; raises `Broken` when a job that was accepted is not there after a `kill -9`."""
+    found = []
+    with constant() as baseline:
+
+        def ours() -> float:
+            rate, kept = accepted_per_second(made_in(world, "accept"))
+            found.append(kept)
+            return rate
+
+        def theirs() -> float:
+            post(baseline, WARM_UP)
+            return POSTS / float(post(baseline, POSTS)["seconds"])
+
+        figures = interleave(pairs, ours, theirs)
+    notes = (f"{sum(found)} of {len(found) * POSTS} accepted jobs found again after kill -9 and restart",)
+    what = (
+        f"POST /execute: {POSTS} posts, {CONNECTIONS} connections, SQLite WAL, synchronous=FULL, "
+        "workers paused; beside FastAPI answering a constant"
+    )
+    return Row("accept", what, "/s", *figures, "at least", 0.3, notes)
+
+
+def accepted_per_second(root: Path) -> tuple[float, int]:
+    """Give how many jobs a second a new service accepts, and how many of them outlive it."""
+    settings = {"STEADYHAND_SERVICE__PAUSED": "true", "STEADYHAND_SERVICE__MAX_QUEUED": "1000000"}
+    # Nothing is run while the workers are paused, so any program will do for an agent.
+    service = Service(root, Path("/bin/true"), env=settings)
+    try:
+        service.start()
+        post(service.url, WARM_UP)
+        done = post(service.url, POSTS)
+        service.kill9()
+        check_journal(service.data_dir / "steadyhand.db")
+        service.restart()
+        accepted = {json.loads(answer)["job_id"] for answer in done["answers"]}
+        kept = accepted & set(queued(service))
+    finally:
+        service.close()
+    if len(accepted) != POSTS or kept != accepted:
+        raise Broken(
+            f"of {POSTS} posts {len(accepted)} were accepted, and {len(kept)} jobs were there after kill -9"
+        )
+    return POSTS / done["seconds"], len(kept)
+
+
+def check_journal(database: Path) -> None:
+    """Raise `Broken` unless the database is in WAL mode."""
+    connection = sqlite3.connect(database)
+    try:
+        mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+    finally:
+        connection.close()
+    if mode != "wal":
+        raise Broken(f"the database's journal mode is {mode}, not wal")
+
+
+def queued(service: Service) -> Iterator[str]:
+    """Give the ids of all queued jobs, by pages."""
+    cursor: dict[str, Any] = {}
+    while True:
+        answer = service.http.get("/v1/jobs", params={"state": "queued", "limit": PAGE, **cursor})
+        if answer.status_code != 200:
+            raise Broken(f"listing the jobs gave {answer.status_code}: {answer.text[:200]}")
+        page = answer.json()
+        yield from (job["id"] for job in page["data"])
+        if not page["has_more"]:
+            return
+        cursor = {"cursor": page["next_cursor"]}
+
+
+def post(url: str, count: int) -> dict[str, Any]:
+    """Post so many jobs from a client in a process of its own; gives what `bench.posting` printed."""
+    where = urlsplit(url)
+    asked = {
+        "host": where.hostname,
+        "port": where.port,
+        "path": "/execute",
+        "headers": {"content-type": "application/json", "authorization": f"Bearer {BEARER}"},
+        "bodies": [
+            json.dumps({"prompt": f"Summarise ticket {number} in two sentences.", "agent": "claude"})
+            for number in range(count)
+        ],
+        "connections": CONNECTIONS,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.posting"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=_WAIT,
+        check=False,
+        env=child_environment(),
+    )
+    if done.returncode:
+        raise Broken(f"the client failed: {done.stderr[-500:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@contextmanager
+def constant() -> Iterator[str]:
+    """Run the baseline in a process of its own; gives its address."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.constant"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
