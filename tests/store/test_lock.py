@@ -59,3 +59,9 @@ def test_a_process_that_is_refused_leaves_the_owner_known(tmp_path: Path) -> Non
         for _ in range(2):
             with pytest.raises(DataDirectoryBusy, match=f"process {os.getpid()}"):
                 DataDirectoryLock(tmp_path).acquire()
+
+
+def test_nothing_is_left_of_the_longer_pid_of_an_owner_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("4194304123\n")
+    with DataDirectoryLock(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"

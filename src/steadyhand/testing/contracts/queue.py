@@ -108,8 +108,12 @@ class QueueOrders(_Opens):
             job = await bench.admit()
             await bench.queue.readmit(job)
             await bench.queue.readmit(job)
-            assert (await bench.claim()).job == job
+            claim = await bench.claim()
+            assert claim.job == job
+            await bench.queue.done(claim)
             assert await bench.nothing_to_claim()
+            other = await bench.admit()
+            assert (await bench.claim()).job == other
 
     @to_its_end
     async def test_a_retried_job_waits_until_its_old_run_is_put_away(self) -> None:
@@ -198,6 +202,21 @@ class QueueBounds(_Opens):
                 await bench.queue.done(claim)
 
     @to_its_end
+    async def test_a_slot_whose_job_is_about_to_end_has_room_and_is_claimed_when_given_back(self) -> None:
+        async with self.opened(capacity=1, max_queued=0) as bench:
+            await bench.admit()
+            first = await bench.claim()
+            bench.queue.ending(first.job.id)
+            assert not bench.queue.load().busy
+            second = await bench.admit()
+            assert (await bench.refusal()).code == "queue_full"
+            assert await bench.nothing_to_claim()
+            await bench.queue.done(first)
+            claim = await bench.claim()
+            assert (claim.job.id, claim.slot) == (second.id, 0)
+            assert bench.queue.load().active == 1
+
+    @to_its_end
     async def test_of_many_at_once_no_more_are_admitted_than_there_is_room_for(self) -> None:
         async with self.opened(capacity=2, max_queued=3) as bench:
             answers = await asyncio.gather(*(bench.admit() for _ in range(40)), return_exceptions=True)
@@ -221,7 +240,10 @@ class QueueBounds(_Opens):
         async with self.opened(capacity=2) as bench:
             await bench.admit(KEY)
             assert (await bench.admitted(KEY)).replayed is True
-            await bench.claim()
+            claim = await bench.claim()
+            assert await bench.nothing_to_claim()
+            await bench.queue.done(claim)
+            assert (await bench.admitted(KEY)).replayed is True
             assert await bench.nothing_to_claim()
 
     @to_its_end
@@ -339,6 +361,7 @@ class QueueStops(_Opens):
                     for _ in range(turns):
                         await asyncio.sleep(0)
                     admitting.cancel()
+            await bench.admit()  # whatever was under way is committed before this one
             stored = await bench.store.in_states(frozenset({State.QUEUED}))
             assert [bench.queue.position(job.id) for job in stored] == list(range(1, len(stored) + 1))
             assert bench.queue.load().queued == len(stored)
