@@ -1,0 +1,20 @@
+"""Fixtures: one running service for a file, and a client with every scope."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from tests.api.world import Service, running
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service in the default profile for a whole file."""
+    with running(tmp_path_factory.mktemp("service")) as found:
+        yield found
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[httpx2.Client]:
+    with service.client() as made:
+        yield made

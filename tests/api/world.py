@@ -1,0 +1,276 @@
+"""A service over a real socket: the real store, queue, control and worker; the agent is a small runner of the test.
+
+A prompt says what its agent does: `say TEXT`, `raw TEXT` (exit 0, no result), `fail TEXT`, `broken TEXT` (the agent
+cannot be started), `object` (structured output), `tell` (events and live text), `hold` (until it is stopped).
+"""
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+
+from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
+from steadyhand.api import ApiOptions, Keyring, create_app
+from steadyhand.control import Control
+from steadyhand.errors import SpawnError
+from steadyhand.events import Message, TextDelta, ToolStarted
+from steadyhand.job import Changes, Job, Usage
+from steadyhand.outcome import Evidence, Result
+from steadyhand.ports import (
+    ALL_SCOPES,
+    ApiKey,
+    Emit,
+    Harvest,
+    JobFiles,
+    Place,
+    Report,
+    RunOutput,
+    RunSpec,
+    Scope,
+    StopSignal,
+)
+from steadyhand.queue import LocalQueue
+from steadyhand.record import Feed, Recorder
+from steadyhand.store import SqlStore, open_store
+from steadyhand.worker import Tending, Worker
+
+ADMIN, LIMITED, OTHER, SUBMITTER = "admin-token", "limited-token", "other-token", "submit-token"
+SCOPES: Mapping[str, frozenset[Scope]] = {
+    ADMIN: ALL_SCOPES,
+    LIMITED: frozenset({"submit", "read", "cancel"}),
+    OTHER: frozenset({"submit", "read", "cancel"}),
+    SUBMITTER: frozenset({"submit"}),
+}
+BOUND = 20.0
+
+
+class SmallCheckouts:
+    """Empty directories with a fixed diff and transcript; one definition, `helper`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def definitions(self, workspace: Workspace) -> Mapping[str, Definition]:  # noqa: ARG002  # the port's signature
+        return {"helper": Definition("helper", "Helps.", "---\nname: helper\n---\n", "workspace")}
+
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:  # noqa: ARG002  # the port's signature
+        files = self.files(job.id)
+        files.kept.mkdir(parents=True, exist_ok=True)
+        return Place(workspace, files, self._root, self._root, None, None, None)
+
+    async def harvest(self, place: Place) -> Harvest:
+        if place.workspace.repository is None:
+            return Harvest(None)
+        place.files.diff.write_bytes(b"diff --git a/a b/a\n")
+        place.files.transcript.write_bytes(b'{"type":"user"}\n')
+        return Harvest(Changes("a" * 40, "b" * 40, 1, 2, 3))
+
+    async def release(self, place: Place) -> None:
+        pass
+
+    async def forget(self, job_id: str) -> None:
+        self.files(job_id).diff.unlink(missing_ok=True)
+        self.files(job_id).transcript.unlink(missing_ok=True)
+
+    async def sweep(self) -> None:
+        pass
+
+    def files(self, job_id: str) -> JobFiles:
+        return JobFiles(self._root / "jobs" / job_id)
+
+
+class SmallRunner:
+    """Does what the first word of the prompt says; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Job] = []
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+        self.asked.append(spec.job)
+        word, _, rest = spec.job.prompt.partition(" ")
+        if word == "broken":
+            raise SpawnError(rest)
+        if word == "hold":
+            return Report(Evidence(stop=await stop.wait()), RunOutput([], ""))
+        if word == "raw":
+            return Report(Evidence(exit_code=0), RunOutput([rest], ""))
+        if word == "tell":
+            await _tell(emit)
+        failed = word == "fail"
+        answer: dict[str, Any] | None = {"city": "Paris"} if spec.job.output_schema else None
+        text = json.dumps(answer) if answer else (rest or spec.job.prompt)
+        result = Result(
+            subtype="success",
+            is_error=failed,
+            text=text,
+            structured_output=answer,
+            cost_micros=41_200,
+            usage=Usage(10, 5, 200, 30, 1),
+        )
+        line = json.dumps({"type": "result", "is_error": failed, "result": text}) + "\n"
+        evidence = Evidence(exit_code=int(failed), result=result, wants_schema=answer is not None)
+        return Report(evidence, RunOutput(["a line\n", line], "some stderr"))
+
+
+async def _tell(emit: Emit) -> None:
+    for number in range(5):
+        await emit(TextDelta("m1", f"piece {number} "))
+    await emit(Message("assistant", "the whole message"))
+    await emit(ToolStarted("toolu_1", "Bash", {"command": "pytest -q"}))
+
+
+@dataclass
+class Service:
+    """A running service and what a test may look at inside."""
+
+    url: str
+    runner: SmallRunner
+    feed: Feed
+    control: Control
+    queue: LocalQueue
+    loop: asyncio.AbstractEventLoop
+
+    def client(self, token: str | None = ADMIN, **headers: str) -> httpx2.Client:
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=BOUND)
+
+    def count(self) -> int:
+        """How many jobs are stored."""
+        with self.client() as client:
+            return len(client.get("/v1/jobs", params={"limit": 200}).json()["data"])
+
+
+def eventually(condition: Callable[[], Any], seconds: float = BOUND) -> Any:
+    """Wait until a condition holds and give its value; fails after the bound."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+    return value
+
+
+def run_job(client: httpx2.Client, prompt: str, **fields: Any) -> dict[str, Any]:
+    """Run a job to its end and give it."""
+    reply = client.post("/v1/jobs", json={"prompt": prompt, **fields}, headers={"prefer": "wait=20"})
+    assert reply.status_code == 200, reply.text
+    job: dict[str, Any] = reply.json()
+    return job
+
+
+CATALOGUE = Catalogue(
+    agents={**BUILT_IN, "dear": Agent("dear", "Dear.", budget_micros=7_000_000)},
+    workspaces={
+        "infra": Workspace("infra", "https://user:secret@git.example.org/infra.git?token=x", ref="main")
+    },
+    limits=Limits(max_budget_micros=100_000_000, max_timeout_seconds=86_400),
+)
+
+
+@contextmanager
+def running(
+    root: Path,
+    *,
+    capacity: int = 2,
+    max_queued: int = 100,
+    keys: bool = True,
+    options: ApiOptions | None = None,
+    worker: bool = True,
+) -> Iterator[Service]:
+    """Run a service in a thread, with its own event loop, on a free port."""
+    started = threading.Event()
+    made: list[Service] = []
+    stopping: list[Callable[[], None]] = []
+    failed: list[BaseException] = []
+
+    async def serve() -> None:
+        store = await open_store(f"sqlite:///{root}/jobs.db")
+        feed = Feed()
+        checkouts = SmallCheckouts(root)
+        queue = LocalQueue(store, capacity=capacity, max_queued=max_queued)
+        control = Control(
+            store=store,
+            queue=queue,
+            checkouts=checkouts,
+            feed=feed,
+            catalogue=CATALOGUE,
+            clock=lambda: datetime.now(UTC),
+        )
+        runner = SmallRunner()
+        keyring = Keyring(_key(token) for token in (SCOPES if keys else ()))
+        app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
+        hand = _worker(store, queue, checkouts, runner, feed)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve())
+            working = group.create_task(hand.run()) if worker else None
+            while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
+                await asyncio.sleep(0.005)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            loop = asyncio.get_running_loop()
+            made.append(Service(f"http://127.0.0.1:{port}", runner, feed, control, queue, loop))
+            stopping.append(lambda: setattr(server, "should_exit", True))
+            started.set()
+            await serving
+            if working:
+                working.cancel()
+        await store.close()
+
+    def main() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:  # noqa: BLE001  # handed to the test's thread
+            failed.append(error)
+            started.set()
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    assert started.wait(BOUND)
+    with ExitStack() as stack:
+        stack.callback(thread.join, BOUND)
+        if failed:
+            raise failed[0]
+        stack.callback(stopping[0])
+        stack.callback(lambda: made[0].loop.call_soon_threadsafe(made[0].feed.close))
+        yield made[0]
+
+
+def _key(token: str) -> ApiKey:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return ApiKey(f"k_{token[:5]}", token, digest, SCOPES[token], datetime.now(UTC))
+
+
+def _worker(
+    store: SqlStore, queue: LocalQueue, checkouts: SmallCheckouts, runner: SmallRunner, feed: Feed
+) -> Worker:
+    async def nothing_to_sweep(pid: int, started: int) -> None:
+        pass
+
+    def no_environment(agent: Agent, place: Place) -> Mapping[str, str]:
+        return {}
+
+    tending = Tending(
+        node="n1",
+        clock=lambda: datetime.now(UTC),
+        environment=no_environment,
+        sweep=nothing_to_sweep,
+    )
+    return Worker(
+        store=store,
+        queue=queue,
+        checkouts=checkouts,
+        runners={"claude": runner},
+        recorder=Recorder(store, feed),
+        catalogue=CATALOGUE,
+        tending=tending,
+    )
