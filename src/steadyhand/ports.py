@@ -231,6 +231,13 @@ class Queue(Protocol):
         """Wait for the next job and a free slot, and take both. Nothing is claimed while draining."""
         ...
 
+    def ending(self, job_id: str) -> None:
+        """Say that a held job's end is about to be told: its slot counts as free, and is claimed after `done`.
+
+        Who reads of the end and at once asks for the next job must not hear that there is no room.
+        """
+        ...
+
     async def done(self, claim: Claim) -> None:
         """Give the slot back."""
         ...

@@ -323,6 +323,7 @@ class Worker:
         notices: tuple[Notice, ...] = (),
     ) -> None:
         """Write down what a job came to, in one commit with its last event."""
+        self._queue.ending(job.id)
         now = self._clock()
         target = OUTCOMES[verdict.type].state
         drafts = [Draft(job.run, now, Warned(notice.code, notice.message)) for notice in notices]

@@ -98,12 +98,13 @@ def test_what_the_agent_writes_stays_in_the_workspace(make_service: MakeService)
 
 def push_from_elsewhere(service: Service, name: str) -> None:
     other = service.root / f"other-{name}"
-    git(service.root, "clone", "-q", str(service.root / "remote.git"), str(other))
+    other.mkdir()
+    service.give(other)
+    git(other, "clone", "-q", str(service.root / "remote.git"), ".")
     (other / name).write_text("new\n")
     git(other, "add", "-A")
     git(other, "commit", "-q", "-m", name)
     git(other, "push", "-q", "origin", "main")
-    service.give(service.root / "remote.git")
 
 
 def test_the_workspace_is_brought_up_to_date_by_a_rebasing_pull(make_service: MakeService) -> None:
@@ -112,7 +113,6 @@ def test_the_workspace_is_brought_up_to_date_by_a_rebasing_pull(make_service: Ma
     (workspace / "local.txt").write_text("local\n")
     git(workspace, "add", "-A")
     git(workspace, "commit", "-q", "-m", "local work")
-    service.give(workspace)
     push_from_elsewhere(service, "pushed.txt")
     assert {"pushed.txt", "local.txt"} <= set(report(service)["files"])
     log = git(workspace, "log", "--format=%s").splitlines()
@@ -133,7 +133,6 @@ def test_a_pull_that_conflicts_leaves_the_workspace_as_it_was(make_service: Make
     (workspace / "pushed.txt").write_text("ours\n")
     git(workspace, "add", "-A")
     git(workspace, "commit", "-q", "-m", "ours")
-    service.give(workspace)
     push_from_elsewhere(service, "pushed.txt")
     job = service.poll(service.execute('[[standin: run="cat pushed.txt" text={last}]]')["job_id"])
     assert json.loads(job["output"][-1])["result"] == "ours"
@@ -169,8 +168,13 @@ def test_a_cron_job_that_starts_work_only_when_busy_is_false_always_gets_in(clas
         until(lambda: not classic_service.http.get("/health").json()["busy"])
         answer = classic_service.http.post("/execute", json={"prompt": "hello", "agent": "claude"})
         assert answer.status_code == 202
-        # The next one may come as soon as this one says that it has ended.
         assert classic_service.poll(answer.json()["job_id"])["status"] == "completed"
+
+
+def test_a_caller_that_asks_again_as_soon_as_its_job_has_ended_gets_in(classic_service: Service) -> None:
+    until(lambda: not classic_service.http.get("/health").json()["busy"])
+    for _ in range(20):
+        assert classic_service.poll(classic_service.execute("hello")["job_id"])["status"] == "completed"
 
 
 def test_what_was_refused_while_busy_was_not_stored(classic_service: Service, common_dir: Path) -> None:

@@ -26,7 +26,7 @@ def check_body(answer: httpx2.Response, status: int, code: str, *, native: bool 
     assert body["request_id"] == answer.headers["x-request-id"]
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert (body["error"]["message"], body["error"]["code"]) == (body["detail"], code)
-    for leak in ("Traceback", "/tmp/", "/work", ADMIN, BEARER, 'File "'):  # noqa: S108  # looked for, not used
+    for leak in ("Traceback", "/tmp/", "site-packages", ADMIN, BEARER, 'File "'):  # noqa: S108  # looked for, not used
         assert leak not in answer.text
     return body
 
@@ -52,7 +52,7 @@ BAD_KEYS = {
     "not a Bearer header": f"Basic {ADMIN}",
     "a bare token": ADMIN,
     "a wrong token": "Bearer wrong",
-    "an empty token": "Bearer ",
+    "an empty token": "Bearer",
     "a token that is not ASCII": "Bearer schlüssel",
     "a good token with more after it": f"Bearer {ADMIN} x",
 }
@@ -79,7 +79,7 @@ def test_models_need_a_key_in_the_default_profile(default_service: Service) -> N
 
 def test_a_service_with_no_key_configured_lets_nobody_in_by_an_empty_token(make_service: MakeService) -> None:
     service = make_service(classic=True, env={"API_BEARER_TOKEN": "", "STEADYHAND_API_KEY": None}).start()
-    for header in ("Bearer ", "Bearer", "", "Bearer None", "Bearer null"):
+    for header in ("Bearer", "", "Bearer None", "Bearer null"):
         with service.connect(None) as anyone:
             answer = anyone.post(
                 "/execute", json={"prompt": "hi", "agent": "claude"}, headers={"authorization": header}

@@ -66,6 +66,7 @@ class LocalQueue:
         self._waiting: dict[str, Job] = {}
         self._free = list(range(capacity))
         self._held: dict[int, _Held] = {}
+        self._ending: set[int] = set()
         self._admitting = 0
         self._durations: deque[float] = deque(maxlen=_REMEMBERED_RUNS)
         self._changed = asyncio.Event()
@@ -108,7 +109,7 @@ class LocalQueue:
     def _refusal(self) -> TryLater | None:
         if self._draining:
             return TryLater("The service is shutting down. Try again soon.", code="draining", retry_after=10)
-        if len(self._held) + len(self._waiting) + self._admitting < self._capacity + self._max_queued:
+        if self._active + len(self._waiting) + self._admitting < self._capacity + self._max_queued:
             return None
         seconds = self._retry_after()
         what = f"The queue is full ({_jobs(self._max_queued)})"
@@ -162,12 +163,21 @@ class LocalQueue:
         self._held[claim.slot] = _Held(claim, self._clock())
         return claim
 
+    def ending(self, job_id: str) -> None:
+        """Count the slot of a held job as free from here on; it is claimed anew only when it is given back."""
+        self._ending.update(slot for slot, held in self._held.items() if held.claim.job.id == job_id)
+
+    @property
+    def _active(self) -> int:
+        return len(self._held) - len(self._ending)
+
     async def done(self, claim: Claim) -> None:
         """Give the slot back; harmless when it was given back already."""
         held = self._held.get(claim.slot)
         if held is None or held.claim is not claim:
             return
         del self._held[claim.slot]
+        self._ending.discard(claim.slot)
         self._durations.append(self._clock() - held.since)
         heapq.heappush(self._free, claim.slot)
         self._tell()
@@ -195,7 +205,7 @@ class LocalQueue:
 
     def load(self) -> Load:
         """Say how full it is; a job on its way into the store counts as queued."""
-        return Load(len(self._held), len(self._waiting) + self._admitting, self._capacity)
+        return Load(self._active, len(self._waiting) + self._admitting, self._capacity)
 
     def drain(self) -> None:
         """Admit and claim nothing more; what waits stays queued in the store."""

@@ -50,19 +50,18 @@ def until(what: Callable[[], T | None], seconds: float = 20.0, *, every: float =
 
 
 def git(folder: Path, *words: str) -> str:
-    """Run git in a folder, free of anybody's configuration, and give what it printed."""
+    """Run git in a folder as its owner, free of anybody's configuration, and give what it printed."""
     who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    env = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/nonexistent",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": "safe.directory",
-        "GIT_CONFIG_VALUE_0": "*",
-        **who,
-    }
+    owner = folder.stat().st_uid
     done = subprocess.run(
-        ["git", *words], cwd=folder, env=env, check=True, capture_output=True, text=True, timeout=60
+        ["git", *words],
+        cwd=folder,
+        env={"PATH": SYSTEM_PATH, "HOME": "/nonexistent", "GIT_CONFIG_NOSYSTEM": "1", **who},
+        user=owner if owner != os.geteuid() else None,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     return done.stdout.strip()
 

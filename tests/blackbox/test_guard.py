@@ -1,0 +1,88 @@
+"""The tests' own guard, and who agents are: nothing of this shell's reaches them, and they are nobody special."""
+
+import json
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from steadyhand.testing.cli import DUMMY_KEY
+from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service
+
+LEAKS = ("ANTHROPIC_", "CLAUDE", "IS_SANDBOX", "AWS_", "GITHUB_")
+
+
+@pytest.mark.parametrize("profile", ["default", "classic"])
+def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    marks = {f"{prefix}LEAKED": f"leak-of-{prefix}" for prefix in LEAKS}
+    for name, value in {**marks, "IS_SANDBOX": "1", "ANTHROPIC_API_KEY": "leak-of-a-real-key"}.items():
+        monkeypatch.setenv(name, value)
+    service = make_service(classic=profile == "classic").start()
+    own = Path(f"/proc/{service.pid}/environ").read_bytes()
+    given = dict(pair.split("=", 1) for pair in os.fsdecode(own).split("\0") if pair)
+    assert given == service.environment()
+    agents = json.loads(service.run("[[standin: report]]", agent="issue-responder", workspace="default")["answer"])
+    for environment in (given, agents["environment"]):
+        assert "leak-of" not in str(environment)
+        assert "IS_SANDBOX" not in environment
+        assert environment["ANTHROPIC_API_KEY"] == DUMMY_KEY
+        assert urlsplit(environment["ANTHROPIC_BASE_URL"]).hostname == "127.0.0.1"
+
+
+def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_service: Service) -> None:
+    environment = json.loads(default_service.run("[[standin: report]]")["answer"])["environment"]
+    assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
+    assert not {ADMIN, BEARER} & set(environment.values())
+    assert environment["HOME"] != str(default_service.home)
+    assert environment["CLAUDE_CONFIG_DIR"].startswith(str(default_service.data_dir))
+
+
+def test_agents_run_as_an_unprivileged_user_of_their_slot(service: Service, root_only: None) -> None:
+    found = json.loads(service.run("[[standin: report]]")["answer"])
+    assert found["uid"] == found["gid"]
+    assert service.uid_base <= found["uid"] < service.uid_base + 4
+    assert found["groups"] in ([], [found["gid"]])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ls {data}",
+        "cat {data}/steadyhand.db",
+        "ls {data}/mirrors",
+        "touch {data}/x",
+        "cat /proc/{pid}/environ",
+        "kill -0 {pid}",
+    ],
+)
+def test_an_agent_cannot_look_into_the_service_or_touch_it(
+    default_service: Service, root_only: None, command: str
+) -> None:
+    asked = command.format(data=default_service.data_dir, pid=default_service.pid)
+    job = default_service.run(f'[[standin: run="{asked}" text={{last}}]]')
+    finished = [event["data"] for event in default_service.events(job["id"]) if event["type"] == "tool.finished"]
+    assert finished[0]["is_error"] is True, job["answer"]
+
+
+def test_an_agent_cannot_read_another_jobs_files(default_service: Service, root_only: None, common_dir: Path) -> None:
+    go = common_dir / "go"
+    first = default_service.submit(f"[[standin: write=secret.txt:mine touch={common_dir}/on wait_for={go}]]")["id"]
+    try:
+        second = default_service.run(f'[[standin: run="cat {default_service.data_dir}/jobs/{first}/checkout/secret.txt"]]')
+        finished = [e["data"] for e in default_service.events(second["id"]) if e["type"] == "tool.finished"]
+        assert finished[0]["is_error"] is True
+    finally:
+        go.touch()
+    assert default_service.ended(first)["state"] == "completed"
+
+
+def test_no_key_is_in_the_data_directory_or_the_log(service: Service) -> None:
+    service.run("hello")
+    for path in (service.log_path, *service.data_dir.rglob("*")):
+        if path.is_file():
+            content = path.read_bytes()
+            assert ADMIN.encode() not in content, path
+            assert BEARER.encode() not in content, path

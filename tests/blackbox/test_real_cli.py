@@ -1,0 +1,222 @@
+"""Each route and profile once with the real CLI and the scripted model, in an environment built from nothing."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadyhand.testing.cli import DUMMY_KEY, cli_path
+from steadyhand.testing.example import make_repository
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import BEARER, MakeService, Service, until
+
+OK = "ok: the scripted model has read the prompt."
+
+
+@pytest.fixture(scope="module")
+def real_default(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
+    with make_service_in(claude=cli_path(), model=model.url) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def real_classic(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
+    with make_service_in(classic=True, claude=cli_path(), model=model.url) as service:
+        yield service
+
+
+@pytest.fixture(params=["default", "classic"])
+def real(request: pytest.FixtureRequest) -> Service:
+    """Each profile in turn."""
+    found: Service = request.getfixturevalue(f"real_{request.param}")
+    return found
+
+
+def test_execute_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
+    model.clear()
+    job = real.poll(real.execute("Say ok.", "issue-responder", metadata={"n": 1})["job_id"])
+    assert (job["status"], job["exit_code"], job["metadata"]) == ("completed", 0, {"n": 1}), job["stderr"]
+    result = json.loads("".join(job["output"]))
+    assert (result["type"], result["subtype"], result["is_error"]) == ("result", "success", False)
+    assert result["result"] == OK
+    # Exactly one call for an answer reached the model, as the agent that was asked for, with a key that is none.
+    (request,) = model.requests
+    assert "You answer issue-responder questions." in request.system
+    assert DUMMY_KEY in (request.headers.get("x-api-key"), request.headers.get("authorization", "").partition(" ")[2])
+    usage = real.job(job["job_id"])["usage"]
+    assert usage["output_tokens"] == model.totals["output_tokens"]
+    assert usage["input_tokens"] == model.totals["input_tokens"]
+
+
+def test_an_agent_by_its_path_with_the_real_cli(real: Service) -> None:
+    job = real.poll(real.execute("Say ok.", ".claude/agents/recruiter-triage.md")["job_id"])
+    assert (job["status"], job["agent"]) == ("completed", "recruiter-triage")
+
+
+def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
+    model.clear()
+    job = real.poll(real.execute("Say ok.", "nobody")["job_id"])
+    assert (job["status"], job["exit_code"]) == ("failed", 1)
+    assert "--agent 'nobody' not found. Available agents: " in job["stderr"]
+    assert "issue-responder" in job["stderr"]
+    assert model.calls == 0
+
+
+def test_a_native_job_with_the_real_cli_has_events_transcript_and_cost(real: Service) -> None:
+    job = real.run("[[scenario:bash]] Make a file.", agent="claude", workspace="default")
+    assert job["state"] == "completed", job
+    assert "hello from bash" in job["answer"]
+    assert float(job["cost"]["usd"]) > 0
+    assert job["usage"]["turns"] >= 1
+    events = real.events(job["id"])
+    assert [event["seq"] for event in events] == list(range(1, job["last_event"] + 1))
+    if not real.classic:
+        (started,) = [event["data"] for event in events if event["type"] == "tool.started"]
+        assert started["name"] == "Bash"
+        (finished,) = [event["data"] for event in events if event["type"] == "tool.finished"]
+        assert "hello from bash" in str(finished["output"])
+        assert [e["data"]["text"] for e in events if e["type"] == "message"][0].startswith("I'll make a file")
+        assert "made-by-bash.txt" in real.http.get(f"/v1/jobs/{job['id']}/diff").text
+    transcript = real.http.get(f"/v1/jobs/{job['id']}/transcript")
+    assert transcript.status_code == 200
+    assert job["session_id"] in transcript.text
+
+
+def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
+    model.clear()
+    with real.connect(BEARER) as caller:
+        answer = caller.post(
+            "/v1/chat/completions",
+            json={
+                "model": "claude-haiku-4-5" if real.classic else "chat",
+                "messages": [
+                    {"role": "system", "content": "Be brief."},
+                    {"role": "user", "content": "First question."},
+                    {"role": "assistant", "content": "First answer."},
+                    {"role": "user", "content": "Second question."},
+                ],
+            },
+        )
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["choices"][0]["message"]["content"] == OK
+    assert body["usage"]["completion_tokens"] == model.totals["output_tokens"]
+    (request,) = model.requests
+    turns = [(role, text) for role, text in request.turns if role in ("user", "assistant")]
+    whole = json.dumps(request.body)
+    assert "Second question." in turns[-1][1]
+    if real.classic:
+        # The earlier service left out what the assistant had said.
+        assert "First answer." not in whole
+        assert turns[-1][1].index("System instructions:") < turns[-1][1].index("Request:")
+    else:
+        assert [role for role, _ in turns] == ["user", "assistant", "user"]
+        assert turns[1][1] == "First answer."
+        assert "Be brief." in request.system
+
+
+@pytest.mark.parametrize(
+    ("scenario", "outcome"), [("no-credit", "budget"), ("forbidden", "unauthorized"), ("refusal", "refused")]
+)
+def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(real: Service, scenario: str, outcome: str) -> None:
+    job_id = real.execute(f"[[scenario:{scenario}]] Try.")["job_id"]
+    job = real.poll(job_id)
+    assert (job["status"], job["exit_code"]) == ("failed", 1)
+    assert json.loads(job["output"][-1])["is_error"] is True
+    assert real.job(job_id)["outcome"]["type"] == outcome
+
+
+def test_a_budget_that_is_spent_ends_as_failed_with_the_real_cli(real: Service) -> None:
+    job_id = real.execute("[[scenario:costly]] Spend.", max_budget_usd=0.01)["job_id"]
+    assert real.poll(job_id)["status"] == "failed"
+    assert real.job(job_id)["outcome"]["type"] == "budget"
+
+
+def deaf(service: Service, **fields: Any) -> str:
+    """Give the id of a job whose Bash tool, setsid child and daemon ignore SIGTERM, once they are all there."""
+    job_id = str(service.submit("[[scenario:deaf-tool]] Start.", workspace="scratch", **fields)["id"])
+    until(lambda: any(len(p.read_text().split()) == 3 for p in service.data_dir.rglob("pids.txt")))
+    assert len(service.agents_alive()) > 3
+    return job_id
+
+
+def test_a_timeout_with_the_real_cli_ends_within_5_seconds_with_nothing_alive(real: Service) -> None:
+    job = real.ended(deaf(real, timeout_seconds=3))
+    assert (job["state"], job["outcome"]["type"]) == ("timeout", "timeout")
+    run = job["runs"][-1]
+    span = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
+    assert 3 <= span.total_seconds() <= 5
+    until(lambda: not real.agents_alive(), 1)
+
+
+def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive(real: Service) -> None:
+    job_id = deaf(real)
+    asked = datetime.now().astimezone()
+    real.http.post(f"/v1/jobs/{job_id}/cancel")
+    job = real.ended(job_id)
+    assert job["state"] == "cancelled"
+    assert (datetime.fromisoformat(job["finished_at"]) - asked).total_seconds() <= 2
+    until(lambda: not real.agents_alive(), 1)
+
+
+@pytest.mark.parametrize("profile", ["default", "classic"])
+def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_alive(
+    make_service: MakeService, model: ScriptedModel, profile: str
+) -> None:
+    service = make_service(
+        classic=profile == "classic",
+        claude=cli_path(),
+        model=model.url,
+        env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0.2"},
+    ).start()
+    first = deaf(service)
+    service.kill9()
+    until(lambda: not service.agents_alive(), 5)
+    service.restart()
+    assert service.job(first)["state"] == "interrupted"
+    second = deaf(service)
+    assert service.terminate(15) == 0
+    assert service.agents_alive() == []
+    service.restart()
+    assert service.job(second)["state"] == "interrupted"
+
+
+def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
+    make_service: MakeService, model: ScriptedModel, common_dir: Path
+) -> None:
+    repository = common_dir / "shop"
+    base = make_repository(repository)
+    service = make_service(claude=cli_path(), model=model.url).start()
+    job = service.run("[[scenario:fix-the-test]] Fix the failing test.", workspace=str(repository))
+    assert job["state"] == "completed", job
+    assert (job["commit"], job["changes"]["base"], job["changes"]["files"]) == (base, base, 1)
+    assert "item.quantity" in service.http.get(f"/v1/jobs/{job['id']}/diff").text
+
+
+def test_an_object_is_answered_to_a_schema_by_the_real_cli(real_default: Service) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "number": {"type": "integer"}},
+        "required": ["name", "number"],
+    }
+    job = real_default.run("[[scenario:structured]] Answer.", output_schema=schema)
+    assert job["structured_output"] == {"name": "scripted", "number": 42}
+
+
+def test_a_prompt_of_two_megabytes_reaches_the_model_through_the_real_cli(real: Service, model: ScriptedModel) -> None:
+    model.clear()
+    prompt = "0123456789abcde\n" * 125_000 + "the end of it"
+    assert real.poll(real.execute(prompt)["job_id"], 60)["status"] == "completed"
+    assert prompt.strip() in model.requests[0].prompt
+
+
+@pytest.mark.parametrize("prompt", ["--version", "--mcp-config=/etc/passwd", "-p --help"])
+def test_a_prompt_that_looks_like_an_option_is_text_to_the_real_cli(
+    real: Service, model: ScriptedModel, prompt: str
+) -> None:
+    model.clear()
+    assert real.poll(real.execute(prompt)["job_id"])["status"] == "completed"
+    assert prompt in model.requests[0].prompt
