@@ -36,7 +36,7 @@ def make_repository(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def reachable_tmp() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="sh-bb-", dir="/tmp"))  # noqa: S108  # a fresh name
+    path = Path(tempfile.mkdtemp(prefix="sh-bb-", dir="/tmp"))  # a fresh name
     path.chmod(0o755)
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -45,7 +45,7 @@ def reachable_tmp() -> Iterator[Path]:
 @pytest.fixture
 def common_dir() -> Iterator[Path]:
     """A directory where agents of any user may leave files: pids, times, marks."""
-    path = Path(tempfile.mkdtemp(prefix="sh-co-", dir="/tmp"))  # noqa: S108  # a fresh name
+    path = Path(tempfile.mkdtemp(prefix="sh-co-", dir="/tmp"))  # a fresh name
     path.chmod(0o1777)
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -79,6 +79,8 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
             git(repository, "remote", "add", "origin", str(remote))
             git(repository, "fetch", "-q", "origin")
             git(repository, "branch", "-q", "-u", "origin/main")
+            git(repository, "config", "user.name", "Owner")
+            git(repository, "config", "user.email", "owner@example.org")
             service.give(repository)
             service.give(remote)
         return service

@@ -60,7 +60,9 @@ def test_the_official_client_does_not_run_a_failed_agent_again(default_service: 
     assert len(newer) == 1
 
 
-def test_a_run_that_failed_is_503_execution_failed_and_says_not_to_ask_again(default_service: Service) -> None:
+def test_a_run_that_failed_is_503_execution_failed_and_says_not_to_ask_again(
+    default_service: Service,
+) -> None:
     answer = chat(default_service, user("[[standin: result=error]]"))
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "execution_failed"
@@ -103,16 +105,21 @@ def test_with_a_json_schema_the_content_is_the_json_and_nothing_else(default_ser
 
 
 @pytest.mark.parametrize(
-    "fields", [{"n": 2}, {"logprobs": True}, {"modalities": ["audio"]}, {"audio": {"voice": "x", "format": "wav"}}]
+    "fields",
+    [{"n": 2}, {"logprobs": True}, {"modalities": ["audio"]}, {"audio": {"voice": "x", "format": "wav"}}],
 )
-def test_what_is_not_to_be_had_is_400_unsupported_parameter(default_service: Service, fields: dict[str, Any]) -> None:
+def test_what_is_not_to_be_had_is_400_unsupported_parameter(
+    default_service: Service, fields: dict[str, Any]
+) -> None:
     answer = chat(default_service, user("hi"), **fields)
     assert (answer.status_code, answer.json()["code"]) == (400, "unsupported_parameter")
     assert answer.json()["error"]["param"]
 
 
 def test_fields_that_are_not_known_are_passed_over(default_service: Service) -> None:
-    answer = chat(default_service, user("[[standin: text=ok]]"), temperature=0.2, seed=1, invented={"a": 1}, n=1)
+    answer = chat(
+        default_service, user("[[standin: text=ok]]"), temperature=0.2, seed=1, invented={"a": 1}, n=1
+    )
     assert answer.status_code == 200
 
 

@@ -62,7 +62,9 @@ def test_a_model_is_added_when_a_job_names_one(classic_service: Service) -> None
 
 
 def test_the_agent_inherits_the_services_environment_but_for_its_keys(make_service: MakeService) -> None:
-    service = make_service(classic=True, env={"TEAM_SETTING": "from the service", "STEADYHAND_CONCURRENCY": "1"})
+    service = make_service(
+        classic=True, env={"TEAM_SETTING": "from the service", "STEADYHAND_CONCURRENCY": "1"}
+    )
     service.start()
     environment = report(service)["environment"]
     assert environment["TEAM_SETTING"] == "from the service"
@@ -249,7 +251,8 @@ def test_chat_refuses_to_stream(classic_service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["[[standin: result=error]]", "[[standin: result=none exit=3 stderr=broken]]", "[[standin: die=KILL]]"]
+    "prompt",
+    ["[[standin: result=error]]", "[[standin: result=none exit=3 stderr=broken]]", "[[standin: die=KILL]]"],
 )
 def test_a_failed_chat_run_is_503_with_one_short_line(classic_service: Service, prompt: str) -> None:
     answer = chat(classic_service, user(prompt))
@@ -288,7 +291,9 @@ def test_of_an_object_the_first_text_among_result_content_text_is_the_answer(
     assert body["choices"][0]["message"]["content"] == answer
 
 
-def test_the_planner_with_the_official_client_gets_its_answer_and_real_usage(classic_service: Service) -> None:
+def test_the_planner_with_the_official_client_gets_its_answer_and_real_usage(
+    classic_service: Service,
+) -> None:
     with openai.OpenAI(base_url=f"{classic_service.url}/v1", api_key=BEARER, max_retries=0) as client:
         completion = client.chat.completions.create(
             model="claude-haiku-4-5",

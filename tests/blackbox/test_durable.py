@@ -35,7 +35,9 @@ def check_record(service: Service, job_id: str) -> dict[str, Any]:
     job = service.job(job_id)
     events = service.events(job_id)
     assert [event["seq"] for event in events] == list(range(1, job["last_event"] + 1))
-    changes = [(event["data"]["from"], event["data"]["to"]) for event in events if event["type"] == "state.changed"]
+    changes = [
+        (event["data"]["from"], event["data"]["to"]) for event in events if event["type"] == "state.changed"
+    ]
     assert all(before[1] == after[0] for before, after in pairwise(changes)), changes
     assert changes[0] == (None, "queued")
     assert changes[-1][1] == job["state"]
@@ -58,7 +60,11 @@ def test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted(
         assert service.ended(job_id)["state"] == "completed"
     for job_id in running:
         job = check_record(service, job_id)
-        assert (job["state"], job["outcome"]["type"], job["error"]["retryable"]) == ("interrupted", "interrupted", True)
+        assert (job["state"], job["outcome"]["type"], job["error"]["retryable"]) == (
+            "interrupted",
+            "interrupted",
+            True,
+        )
     assert [job["id"] for job in everything(service)] == ended + running + queued
     for job_id in queued:
         check_record(service, job_id)
@@ -108,9 +114,7 @@ def crash_at_random(service: Service, common: Path, seed: int) -> None:
     for _ in range(2):
         stop = threading.Event()
         threads = [
-            threading.Thread(
-                target=storm, args=(service, common, stop, accepted, generator.randrange(10**9))
-            )
+            threading.Thread(target=storm, args=(service, common, stop, accepted, generator.randrange(10**9)))
             for _ in range(4)
         ]
         for thread in threads:
@@ -154,7 +158,9 @@ def test_many_kills_at_random_moments_lose_nothing_and_double_nothing(
 def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
     make_service: MakeService, common_dir: Path
 ) -> None:
-    service = make_service(env={"STEADYHAND_CONCURRENCY": "2", "STEADYHAND_SERVICE__MAX_QUEUED": "200"}).start()
+    service = make_service(
+        env={"STEADYHAND_CONCURRENCY": "2", "STEADYHAND_SERVICE__MAX_QUEUED": "200"}
+    ).start()
     go = common_dir / "go"
     gates = [service.submit(f"[[standin: wait_for={go}]]")["id"] for _ in range(2)]
     generator = random.Random(7)  # noqa: S311  # for a test's variety
@@ -163,7 +169,9 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
     def submit(numbers: range) -> None:
         with service.connect() as client:
             for number in numbers:
-                prompt = f"[[standin: touch={common_dir}/{number}-on sleep=0.02 touch={common_dir}/{number}-off]]"
+                prompt = (
+                    f"[[standin: touch={common_dir}/{number}-on sleep=0.02 touch={common_dir}/{number}-off]]"
+                )
                 body = {
                     "prompt": prompt,
                     "workspace": "scratch",
@@ -187,7 +195,8 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
     assert started == wanted
     assert at_once([(moment(job["started_at"]), moment(job["finished_at"])) for job in jobs]) <= 2
     spans = [
-        ((common_dir / f"{n}-on").stat().st_mtime, (common_dir / f"{n}-off").stat().st_mtime) for n in range(100)
+        ((common_dir / f"{n}-on").stat().st_mtime, (common_dir / f"{n}-off").stat().st_mtime)
+        for n in range(100)
     ]
     assert at_once(spans) == 2  # never more, and both slots were used
 

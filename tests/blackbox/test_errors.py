@@ -64,9 +64,11 @@ def test_without_a_good_key_every_route_is_401_before_it_looks_at_the_body(
     service: Service, method: str, path: str, kind: str
 ) -> None:
     given = BAD_KEYS[kind]
-    headers = {} if given is None else {"authorization": given.encode("utf-8")}
+    headers = [] if given is None else [(b"authorization", given.encode("utf-8"))]
     with service.connect(None) as anyone:
-        answer = anyone.request(method, path, content=b"not json" if method == "POST" else None, headers=headers)
+        answer = anyone.request(
+            method, path, content=b"not json" if method == "POST" else None, headers=headers
+        )
     native = path.startswith(("/v1/jobs", "/v1/agents", "/v1/workspaces"))
     check_body(answer, 401, "unauthenticated", native=native)
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -111,7 +113,9 @@ BAD_EXECUTES = {
     "a budget that is true": Bad({**GOOD, "max_budget_usd": True}, "/max_budget_usd"),
     "a budget of zero": Bad({**GOOD, "max_budget_usd": 0}, "/max_budget_usd"),
     "a budget below zero": Bad({**GOOD, "max_budget_usd": -1}, "/max_budget_usd"),
-    "a budget that is NaN": Bad(b'{"prompt": "p", "agent": "claude", "max_budget_usd": NaN}', "/max_budget_usd"),
+    "a budget that is NaN": Bad(
+        b'{"prompt": "p", "agent": "claude", "max_budget_usd": NaN}', "/max_budget_usd"
+    ),
     "an endless budget": Bad(
         b'{"prompt": "p", "agent": "claude", "max_budget_usd": Infinity}', "/max_budget_usd"
     ),
@@ -167,8 +171,12 @@ def test_a_422_names_each_field_that_is_wrong_in_one_string(service: Service) ->
 BAD_JOBS = {
     "no prompt": Bad({}, "/prompt"),
     "an unknown field": Bad({"prompt": "p", "promt": "x"}, "/promt", "unknown_field"),
-    "a field whose part is not built": Bad({"prompt": "p", "session": "abc"}, "/session", "unsupported_field"),
-    "publishing, which is not built": Bad({"prompt": "p", "publish": "branch"}, "/publish", "unsupported_field"),
+    "a field whose part is not built": Bad(
+        {"prompt": "p", "session": "abc"}, "/session", "unsupported_field"
+    ),
+    "publishing, which is not built": Bad(
+        {"prompt": "p", "publish": "branch"}, "/publish", "unsupported_field"
+    ),
     "resuming, which is not built": Bad(
         {"prompt": "p", "on_interrupt": "resume"}, "/on_interrupt", "unsupported_field"
     ),
@@ -180,7 +188,9 @@ BAD_JOBS = {
     "a ref that is an option": Bad({"prompt": "p", "ref": "--upload-pack=x"}, "/ref"),
     "a budget of zero": Bad({"prompt": "p", "budget_usd": 0}, "/budget_usd"),
     "a timeout below zero": Bad({"prompt": "p", "timeout_seconds": -1}, "/timeout_seconds"),
-    "an idle timeout that is text": Bad({"prompt": "p", "idle_timeout_seconds": "1"}, "/idle_timeout_seconds"),
+    "an idle timeout that is text": Bad(
+        {"prompt": "p", "idle_timeout_seconds": "1"}, "/idle_timeout_seconds"
+    ),
     "a priority that is a fraction": Bad({"prompt": "p", "priority": 1.5}, "/priority"),
     "metadata above 16 KiB": Bad({"prompt": "p", "metadata": {"a": "x" * 17_000}}, "/metadata"),
     "metadata that is a list": Bad({"prompt": "p", "metadata": []}, "/metadata"),
@@ -203,7 +213,9 @@ def test_an_unknown_field_comes_with_the_nearest_name(default_service: Service) 
     assert "budget_usd" in check_body(answer, 422, "unknown_field", native=True)["detail"]
 
 
-@pytest.mark.parametrize(("path", "native"), [("/execute", False), ("/v1/jobs", True), ("/v1/chat/completions", False)])
+@pytest.mark.parametrize(
+    ("path", "native"), [("/execute", False), ("/v1/jobs", True), ("/v1/chat/completions", False)]
+)
 def test_a_body_that_is_no_json_is_400(service: Service, path: str, *, native: bool) -> None:
     for raw in (b"", b"{", b"{'prompt': 1}", b'{"prompt": "\xff"}'):
         answer = service.http.post(path, content=raw, headers={"content-type": "application/json"})
@@ -312,7 +324,8 @@ def test_what_a_job_is_in_no_state_for_is_409(service: Service, common_dir: Path
 
 
 def test_what_is_above_the_services_limits_is_422(make_service: MakeService) -> None:
-    limits = "[limits]\nmax_budget_usd = 1.0\nmax_timeout_seconds = 60\n[defaults]\nbudget_usd = 1.0\ntimeout_seconds = 60\n"
+    limits = "[limits]\nmax_budget_usd = 1.0\nmax_timeout_seconds = 60\n"
+    limits += "[defaults]\nbudget_usd = 1.0\ntimeout_seconds = 60\n"
     service = make_service(config=limits).start()
     for field, value in (("budget_usd", 1.01), ("timeout_seconds", 61)):
         answer = post(service, "/v1/jobs", {"prompt": "p", field: value})

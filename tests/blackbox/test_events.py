@@ -35,7 +35,10 @@ def follow(service: Service, job_id: str, after: int | None = None) -> list[Fram
     headers = {"accept": "text/event-stream"}
     if after is not None:
         headers["last-event-id"] = str(after)
-    with service.connect() as client, client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+    with (
+        service.connect() as client,
+        client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer,
+    ):
         if answer.status_code == 204:
             return []
         assert answer.status_code == 200
@@ -85,7 +88,9 @@ def test_what_the_agent_said_thought_and_did_is_told_in_order(told: tuple[str, l
 
 def test_the_states_told_are_the_way_that_the_job_went(told: tuple[str, list[Frame]]) -> None:
     _, found = told
-    states = [(data["data"]["from"], data["data"]["to"]) for _, name, data in found if name == "state.changed"]
+    states = [
+        (data["data"]["from"], data["data"]["to"]) for _, name, data in found if name == "state.changed"
+    ]
     assert states == [(None, "queued"), ("queued", "running"), ("running", "completed")]
 
 
@@ -97,13 +102,17 @@ def test_last_event_id_at_every_number_of_a_finished_job_gives_the_same_tail(
         assert follow(default_service, job_id, number) == found[number:]
 
 
-def test_a_reconnect_after_the_last_event_is_204(default_service: Service, told: tuple[str, list[Frame]]) -> None:
+def test_a_reconnect_after_the_last_event_is_204(
+    default_service: Service, told: tuple[str, list[Frame]]
+) -> None:
     job_id, found = told
     answer = default_service.http.get(f"/v1/jobs/{job_id}/events", headers={"last-event-id": str(len(found))})
     assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_the_same_events_come_as_pages_of_json(default_service: Service, told: tuple[str, list[Frame]]) -> None:
+def test_the_same_events_come_as_pages_of_json(
+    default_service: Service, told: tuple[str, list[Frame]]
+) -> None:
     job_id, found = told
     assert default_service.events(job_id) == [data for _, _, data in found]
     page = default_service.http.get(
@@ -131,7 +140,9 @@ def test_many_followers_of_one_job_are_told_the_same(default_service: Service) -
     prompt = "[[standin: " + " ".join(f'say="line {n}" sleep=0.02' for n in range(20)) + "]]"
     job_id = default_service.submit(prompt)["id"]
     told: list[list[Frame]] = []
-    threads = [threading.Thread(target=lambda: told.append(follow(default_service, job_id))) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: told.append(follow(default_service, job_id))) for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -146,7 +157,11 @@ def test_a_follower_across_a_kill_and_a_restart_sees_every_number_once(
     make_service: MakeService, common_dir: Path
 ) -> None:
     service = make_service().start()
-    prompt = "[[standin: " + " ".join(f'say="line {n}" sleep=0.05' for n in range(20)) + f" touch={common_dir}/half sleep=60]]"
+    prompt = (
+        "[[standin: "
+        + " ".join(f'say="line {n}" sleep=0.05' for n in range(20))
+        + f" touch={common_dir}/half sleep=60]]"
+    )
     job_id = service.submit(prompt)["id"]
     seen: list[int] = []
     broken = threading.Event()

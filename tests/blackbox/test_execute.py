@@ -162,7 +162,15 @@ def test_a_result_of_three_mebibytes_is_never_cut(service: Service) -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["--version", "--mcp-config=/etc/passwd", "-p", "--dangerously-skip-permissions", "$(id)", "@file", "/clear"],
+    [
+        "--version",
+        "--mcp-config=/etc/passwd",
+        "-p",
+        "--dangerously-skip-permissions",
+        "$(id)",
+        "@file",
+        "/clear",
+    ],
 )
 def test_a_prompt_that_looks_like_an_option_reaches_the_agent_as_text(service: Service, prompt: str) -> None:
     job = service.poll(service.execute(prompt)["job_id"])

@@ -63,5 +63,7 @@ def test_a_gigabyte_of_anything_leaves_the_memory_where_it_was(service: Service,
 def test_many_events_are_all_kept_in_order(default_service: Service, common_dir: Path) -> None:
     said = " ".join(f'say="line {n}"' for n in range(300))
     job = default_service.run(f"[[standin: {said}]]")
-    texts = [event["data"]["text"] for event in default_service.events(job["id"]) if event["type"] == "message"]
+    texts = [
+        event["data"]["text"] for event in default_service.events(job["id"]) if event["type"] == "message"
+    ]
     assert texts[:300] == [f"line {n}" for n in range(300)]

@@ -24,7 +24,9 @@ def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
     own = Path(f"/proc/{service.pid}/environ").read_bytes()
     given = dict(pair.split("=", 1) for pair in os.fsdecode(own).split("\0") if pair)
     assert given == service.environment()
-    agents = json.loads(service.run("[[standin: report]]", agent="issue-responder", workspace="default")["answer"])
+    agents = json.loads(
+        service.run("[[standin: report]]", agent="issue-responder", workspace="default")["answer"]
+    )
     for environment in (given, agents["environment"]):
         assert "leak-of" not in str(environment)
         assert "IS_SANDBOX" not in environment
@@ -63,15 +65,23 @@ def test_an_agent_cannot_look_into_the_service_or_touch_it(
 ) -> None:
     asked = command.format(data=default_service.data_dir, pid=default_service.pid)
     job = default_service.run(f'[[standin: run="{asked}" text={{last}}]]')
-    finished = [event["data"] for event in default_service.events(job["id"]) if event["type"] == "tool.finished"]
+    finished = [
+        event["data"] for event in default_service.events(job["id"]) if event["type"] == "tool.finished"
+    ]
     assert finished[0]["is_error"] is True, job["answer"]
 
 
-def test_an_agent_cannot_read_another_jobs_files(default_service: Service, root_only: None, common_dir: Path) -> None:
+def test_an_agent_cannot_read_another_jobs_files(
+    default_service: Service, root_only: None, common_dir: Path
+) -> None:
     go = common_dir / "go"
-    first = default_service.submit(f"[[standin: write=secret.txt:mine touch={common_dir}/on wait_for={go}]]")["id"]
+    first = default_service.submit(f"[[standin: write=secret.txt:mine touch={common_dir}/on wait_for={go}]]")[
+        "id"
+    ]
     try:
-        second = default_service.run(f'[[standin: run="cat {default_service.data_dir}/jobs/{first}/checkout/secret.txt"]]')
+        second = default_service.run(
+            f'[[standin: run="cat {default_service.data_dir}/jobs/{first}/checkout/secret.txt"]]'
+        )
         finished = [e["data"] for e in default_service.events(second["id"]) if e["type"] == "tool.finished"]
         assert finished[0]["is_error"] is True
     finally:

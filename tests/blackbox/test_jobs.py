@@ -10,14 +10,13 @@ import pytest
 
 from steadyhand.testing.service import BEARER, MakeService, Service, until
 
-KEYS = set(
-    """
-    object id state outcome title prompt agent runner model workspace ref commit priority metadata api_key_id origin
-    session_id parent_job_id budget_usd timeout_seconds idle_timeout_seconds on_interrupt publish created_at started_at
-    finished_at parked_until queue_position run runs answer structured_output usage cost changes warnings error
-    last_event links
-    """.split()
-)
+KEYS = {
+    *("object", "id", "state", "outcome", "title", "prompt", "agent", "runner", "model", "workspace", "ref"),
+    *("commit", "priority", "metadata", "api_key_id", "origin", "session_id", "parent_job_id", "budget_usd"),
+    *("timeout_seconds", "idle_timeout_seconds", "on_interrupt", "publish", "created_at", "started_at"),
+    *("finished_at", "parked_until", "queue_position", "run", "runs", "answer", "structured_output", "usage"),
+    *("cost", "changes", "warnings", "error", "last_event", "links"),
+}
 LEFT_OUT = {"prompt", "answer", "structured_output", "runs"}
 UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -43,8 +42,17 @@ def test_a_completed_job_has_answer_usage_cost_run_and_session(service: Service)
         priority=3,
     )
     assert set(job) == KEYS
-    assert (job["state"], job["outcome"], job["error"]) == ("completed", {"type": "success", "detail": None}, None)
-    assert (job["answer"], job["title"], job["metadata"], job["priority"]) == ("done", "A title", {"ticket": "A-1"}, 3)
+    assert (job["state"], job["outcome"], job["error"]) == (
+        "completed",
+        {"type": "success", "detail": None},
+        None,
+    )
+    assert (job["answer"], job["title"], job["metadata"], job["priority"]) == (
+        "done",
+        "A title",
+        {"ticket": "A-1"},
+        3,
+    )
     assert job["usage"] == {
         "input_tokens": 5,
         "output_tokens": 7,
@@ -52,10 +60,15 @@ def test_a_completed_job_has_answer_usage_cost_run_and_session(service: Service)
         "cache_creation_input_tokens": 13,
         "turns": 2,
     }
-    assert job["cost"] == {"usd": "0.040900", "source": "reported", "priced": True, "reported_usd": "0.040900"}
+    assert job["cost"] == {
+        "usd": "0.040900",
+        "source": "reported",
+        "priced": True,
+        "reported_usd": "0.040900",
+    }
     (run,) = job["runs"]
     assert (run["number"], run["state"], run["exit_code"]) == (1, "completed", 0)
-    assert uuid.UUID(job["session_id"])
+    assert str(uuid.UUID(job["session_id"])) == job["session_id"]
     for name in ("created_at", "started_at", "finished_at"):
         assert UTC.fullmatch(job[name])
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
@@ -99,7 +112,9 @@ def test_a_silent_agent_ends_as_stalled(service: Service) -> None:
     assert (job["state"], job["outcome"]["type"]) == ("timeout", "stalled")
 
 
-def test_a_job_that_waited_too_long_in_the_queue_ends_as_error(make_service: MakeService, common_dir: Path) -> None:
+def test_a_job_that_waited_too_long_in_the_queue_ends_as_error(
+    make_service: MakeService, common_dir: Path
+) -> None:
     service = make_service(env={"STEADYHAND_CONCURRENCY": "1"}).start()
     first = service.submit(f"[[standin: wait_for={common_dir}/go]]")["id"]
     job = service.ended(service.submit("hello", expires_in_seconds=1)["id"])
@@ -117,7 +132,9 @@ def test_prefer_wait_answers_with_the_ended_job(service: Service) -> None:
     assert answer.json()["state"] == "completed"
 
 
-def test_prefer_wait_gives_202_when_the_time_is_over_and_a_get_waits_too(service: Service, common_dir: Path) -> None:
+def test_prefer_wait_gives_202_when_the_time_is_over_and_a_get_waits_too(
+    service: Service, common_dir: Path
+) -> None:
     answer = service.http.post(
         "/v1/jobs",
         json={"prompt": f"[[standin: wait_for={common_dir}/go]]", "workspace": "scratch"},
@@ -198,7 +215,9 @@ def test_a_list_is_newest_first_filtered_and_paged_without_a_gap(service: Servic
     assert pages == ids[::-1]
 
 
-def test_a_running_job_is_cancelled_and_an_ended_one_stays_as_it_is(service: Service, common_dir: Path) -> None:
+def test_a_running_job_is_cancelled_and_an_ended_one_stays_as_it_is(
+    service: Service, common_dir: Path
+) -> None:
     job_id = service.submit(f"[[standin: touch={common_dir}/on sleep=60]]")["id"]
     until((common_dir / "on").exists)
     assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
@@ -208,7 +227,9 @@ def test_a_running_job_is_cancelled_and_an_ended_one_stays_as_it_is(service: Ser
     assert (again.status_code, again.json()["state"]) == (200, "cancelled")
 
 
-def test_a_queued_job_is_cancelled_at_once_and_never_runs(make_service: MakeService, common_dir: Path) -> None:
+def test_a_queued_job_is_cancelled_at_once_and_never_runs(
+    make_service: MakeService, common_dir: Path
+) -> None:
     service = make_service(env={"STEADYHAND_CONCURRENCY": "1"}).start()
     first = service.submit(f"[[standin: wait_for={common_dir}/go]]")["id"]
     second = service.submit(f"[[standin: touch={common_dir}/ran]]")["id"]
@@ -248,7 +269,8 @@ def test_what_an_agent_changed_and_committed_is_in_the_diff_and_in_changes(
     service = default_service
     repository = service.root / "workspace"
     job = service.run(
-        '[[standin: write="greeting.txt:good bye\n" commit="Say good bye" write="new.txt:new\n"]]', workspace="default"
+        '[[standin: write="greeting.txt:good bye\n" commit="Say good bye" write="new.txt:new\n"]]',
+        workspace="default",
     )
     assert job["state"] == "completed", job
     assert job["commit"] == job["changes"]["base"]
@@ -310,7 +332,10 @@ def test_the_workspaces_are_listed(service: Service) -> None:
     answer = service.http.get("/v1/workspaces")
     assert answer.status_code == 200
     (workspace,) = answer.json()["data"]
-    assert (workspace["name"], workspace["mode"]) == ("default", "in_place" if service.classic else "checkout")
+    assert (workspace["name"], workspace["mode"]) == (
+        "default",
+        "in_place" if service.classic else "checkout",
+    )
 
 
 def test_the_callers_key_may_submit_read_and_cancel(service: Service) -> None:

@@ -51,7 +51,9 @@ def test_a_timeout_of_3_seconds_ends_as_timeout_within_5_with_nothing_alive(
     assert none_alive(service)
 
 
-def test_a_cancel_takes_at_most_2_seconds_and_leaves_nothing_alive(service: Service, common_dir: Path) -> None:
+def test_a_cancel_takes_at_most_2_seconds_and_leaves_nothing_alive(
+    service: Service, common_dir: Path
+) -> None:
     assert none_alive(service)
     job_id = started(service, common_dir)
     asked = datetime.now().astimezone()
@@ -66,7 +68,9 @@ def test_a_cancel_takes_at_most_2_seconds_and_leaves_nothing_alive(service: Serv
 def test_a_sigterm_to_the_service_leaves_nothing_alive(
     make_service: MakeService, common_dir: Path, profile: str
 ) -> None:
-    service = make_service(classic=profile == "classic", env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0.5"}).start()
+    service = make_service(
+        classic=profile == "classic", env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0.5"}
+    ).start()
     job_id = started(service, common_dir)
     assert service.terminate(10) == 0
     assert service.agents_alive() == []
@@ -90,7 +94,9 @@ def test_a_kill_9_of_the_service_leaves_nothing_alive(
 
 
 def test_a_run_that_ends_well_leaves_none_of_its_children_alive(service: Service, common_dir: Path) -> None:
-    prompt = f"[[standin: pids={common_dir}/pids spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf text=done]]"
+    prompt = (
+        f"[[standin: pids={common_dir}/pids spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf text=done]]"
+    )
     job = service.run(prompt)
     assert (job["state"], job["answer"]) == ("completed", "done")
     assert len((common_dir / "pids").read_text().split()) == 3
@@ -98,7 +104,9 @@ def test_a_run_that_ends_well_leaves_none_of_its_children_alive(service: Service
 
 
 def test_a_process_that_forks_again_and_again_is_caught(service: Service, common_dir: Path) -> None:
-    job = service.run(f"[[standin: pids={common_dir}/pids lifetime=20 spawn=refork:deaf sleep=0.3 text=done]]")
+    job = service.run(
+        f"[[standin: pids={common_dir}/pids lifetime=20 spawn=refork:deaf sleep=0.3 text=done]]"
+    )
     assert job["state"] == "completed"
     assert none_alive(service)
 

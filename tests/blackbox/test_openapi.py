@@ -36,7 +36,9 @@ def document(service: Service) -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(path, method, one) for path, methods in document["paths"].items() for method, one in methods.items()]
+    return [
+        (path, method, one) for path, methods in document["paths"].items() for method, one in methods.items()
+    ]
 
 
 def test_the_document_has_every_route_of_the_contract(document: dict[str, Any]) -> None:
@@ -53,7 +55,9 @@ def test_every_operation_has_an_id_of_its_own_a_summary_and_answers(document: di
         assert any(code.startswith("2") for code in one["responses"])
 
 
-def test_every_route_but_the_open_ones_says_that_it_needs_a_key_and_what_a_401_is(document: dict[str, Any]) -> None:
+def test_every_route_but_the_open_ones_says_that_it_needs_a_key_and_what_a_401_is(
+    document: dict[str, Any],
+) -> None:
     for path, method, one in operations(document):
         security = one.get("security", document.get("security", []))
         assert bool(security) is (path not in OPEN), (method, path)
@@ -86,7 +90,9 @@ def conforms(document: dict[str, Any], path: str, method: str, answer: Any) -> N
     jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
     # A schema that takes anything would prove nothing.
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate({"not": "it"})
+        jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(
+            {"not": "it"}
+        )
 
 
 def test_what_is_served_is_as_the_document_says(service: Service, document: dict[str, Any]) -> None:

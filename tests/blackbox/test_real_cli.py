@@ -45,7 +45,10 @@ def test_execute_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     # Exactly one call for an answer reached the model, as the agent that was asked for, with a key that is none.
     (request,) = model.requests
     assert "You answer issue-responder questions." in request.system
-    assert DUMMY_KEY in (request.headers.get("x-api-key"), request.headers.get("authorization", "").partition(" ")[2])
+    assert DUMMY_KEY in (
+        request.headers.get("x-api-key"),
+        request.headers.get("authorization", "").partition(" ")[2],
+    )
     usage = real.job(job["job_id"])["usage"]
     assert usage["output_tokens"] == model.totals["output_tokens"]
     assert usage["input_tokens"] == model.totals["input_tokens"]
@@ -78,7 +81,9 @@ def test_a_native_job_with_the_real_cli_has_events_transcript_and_cost(real: Ser
         assert started["name"] == "Bash"
         (finished,) = [event["data"] for event in events if event["type"] == "tool.finished"]
         assert "hello from bash" in str(finished["output"])
-        assert [e["data"]["text"] for e in events if e["type"] == "message"][0].startswith("I'll make a file")
+        assert next(e["data"]["text"] for e in events if e["type"] == "message").startswith(
+            "I'll make a file"
+        )
         assert "made-by-bash.txt" in real.http.get(f"/v1/jobs/{job['id']}/diff").text
     transcript = real.http.get(f"/v1/jobs/{job['id']}/transcript")
     assert transcript.status_code == 200
@@ -121,7 +126,9 @@ def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
 @pytest.mark.parametrize(
     ("scenario", "outcome"), [("no-credit", "budget"), ("forbidden", "unauthorized"), ("refusal", "refused")]
 )
-def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(real: Service, scenario: str, outcome: str) -> None:
+def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(
+    real: Service, scenario: str, outcome: str
+) -> None:
     job_id = real.execute(f"[[scenario:{scenario}]] Try.")["job_id"]
     job = real.poll(job_id)
     assert (job["status"], job["exit_code"]) == ("failed", 1)
@@ -206,7 +213,9 @@ def test_an_object_is_answered_to_a_schema_by_the_real_cli(real_default: Service
     assert job["structured_output"] == {"name": "scripted", "number": 42}
 
 
-def test_a_prompt_of_two_megabytes_reaches_the_model_through_the_real_cli(real: Service, model: ScriptedModel) -> None:
+def test_a_prompt_of_two_megabytes_reaches_the_model_through_the_real_cli(
+    real: Service, model: ScriptedModel
+) -> None:
     model.clear()
     prompt = "0123456789abcde\n" * 125_000 + "the end of it"
     assert real.poll(real.execute(prompt)["job_id"], 60)["status"] == "completed"

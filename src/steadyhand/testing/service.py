@@ -51,7 +51,11 @@ def until(what: Callable[[], T | None], seconds: float = 20.0, *, every: float =
 
 def git(folder: Path, *words: str) -> str:
     """Run git in a folder as its owner, free of anybody's configuration, and give what it printed."""
-    who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    who = {
+        f"GIT_{role}_{what}": "test@example.org"
+        for role in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     owner = folder.stat().st_uid
     done = subprocess.run(
         ["git", *words],
@@ -207,6 +211,7 @@ class Service:
 
     def close(self) -> None:
         """End it if it is still there, at once."""
+        self._let_go()
         if self._process is not None and self._process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.send_signal(signal.SIGTERM)
@@ -215,7 +220,6 @@ class Service:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(STOP_SECONDS)
-        self._let_go()
 
     def _let_go(self) -> None:
         if self._http is not None:
