@@ -25,7 +25,7 @@ from steadyhand.runner.messages import Conversation, read_result
 from steadyhand.runner.process import AgentProcess, Launch
 from steadyhand.runner.spool import Spool, parse
 
-INTERRUPT_SECONDS = 0.5
+INTERRUPT_SECONDS = 0.4
 """How long the agent may take to answer an interrupt with a result, so that what it used is known."""
 LEAVE_SECONDS = 0.3
 """How long it may then take to leave before it is stopped."""
