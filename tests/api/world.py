@@ -94,10 +94,12 @@ class SmallRunner:
 
     def __init__(self) -> None:
         self.asked: list[Job] = []
+        self.forced: str | None = None
+        """What every agent does, whatever its prompt says."""
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
         self.asked.append(spec.job)
-        word, _, rest = spec.job.prompt.partition(" ")
+        word, _, rest = (self.forced or spec.job.prompt).partition(" ")
         if word == "broken":
             raise SpawnError(rest)
         if word == "hold":
@@ -108,7 +110,7 @@ class SmallRunner:
             await _tell(emit)
         failed = word == "fail"
         answer: dict[str, Any] | None = {"city": "Paris"} if spec.job.output_schema else None
-        text = json.dumps(answer) if answer else (rest or spec.job.prompt)
+        text = json.dumps(answer) if answer else (rest if word == "say" else spec.job.prompt)
         result = Result(
             subtype="success",
             is_error=failed,
