@@ -1,5 +1,4 @@
 import asyncio
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -360,12 +359,10 @@ def test_no_object_of_a_checkout_is_a_hard_link_into_the_mirror(
     assert not (place.directory / ".git" / "objects" / "info" / "alternates").exists()
 
 
-def test_thousands_of_files_are_harvested_in_good_time(
-    checkouts: GitCheckouts, repository: Repository
-) -> None:
-    script = "mkdir many && cd many && i=0; while [ $i -lt 3000 ]; do echo $i > f$i; i=$((i+1)); done"
+def test_a_thousand_new_files_are_all_kept(checkouts: GitCheckouts, repository: Repository) -> None:
+    script = "mkdir many && cd many && i=0; while [ $i -lt 1000 ]; do echo $i > f$i; i=$((i+1)); done"
     place, harvest = after(checkouts, repository, script)
     assert codes(harvest) == []
     assert harvest.changes is not None
-    assert harvest.changes.files == 3000
-    assert hashlib.sha256(place.files.diff.read_bytes()).hexdigest()
+    assert harvest.changes.files == 1000
+    assert diff_of(place).count("new file mode") == 1000

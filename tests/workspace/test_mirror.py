@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -177,3 +178,42 @@ def test_a_lock_that_a_killed_git_left_long_ago_does_not_stop_a_fetch(
     os.utime(lock, (long_ago, long_ago))
     commit = repository.commit("more.txt", "more\n")
     assert asyncio.run(mirror_of(repository, world_dir).resolve("main")) == commit
+
+
+def test_a_prepare_that_fails_or_is_cancelled_leaves_no_checkout(
+    world_dir: Path, repository: Repository
+) -> None:
+    (world_dir / "data").mkdir()
+    checkouts = GitCheckouts(world_dir / "data", debounce_seconds=0)
+    job = a_job()
+
+    async def run() -> None:
+        with pytest.raises(WorkspaceError):
+            await checkouts.prepare(a_job(id=job.id, ref="nowhere"), repository.workspace(), 0)
+        assert {path.name for path in checkouts.files(job.id).root.iterdir()} == {"kept", "prepared"}
+        for delay in (0.0, 0.02, 0.04, 0.06):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await checkouts.prepare(job, repository.workspace(), 0)
+            await checkouts.sweep()
+        place = await checkouts.prepare(job, repository.workspace(), 0)
+        assert place.commit == repository.head()
+
+    asyncio.run(run())
+
+
+def test_a_data_directory_may_be_named_by_a_relative_path(
+    world_dir: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world_dir / "data").mkdir()
+    monkeypatch.chdir(world_dir)
+    checkouts = GitCheckouts(Path("data"))
+
+    async def run() -> None:
+        place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+        shell("echo x > x.txt", place.directory, user=place.user)
+        harvest = await checkouts.harvest(place)
+        assert harvest.changes is not None
+        assert harvest.notices == ()
+
+    asyncio.run(run())

@@ -64,6 +64,7 @@ class GitCheckouts:
         As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the
         service's `home` say how a directory in place is used (contract.md, the classic profile).
         """
+        data_dir = data_dir.absolute()  # git is told of it from other directories
         self._data_dir = data_dir
         self._settings = git or GitSettings()
         self._base_uid = agent_uid_base if os.geteuid() == 0 else None
