@@ -120,6 +120,11 @@ def test_a_diff_from_the_repository_here_can_be_applied_to_it(live: CommandLine,
     repository = world_dir / "shop"
     make_repository(repository)
     live.home = repository
+    told = live("run", "--repo", ".", "[[standin: write=new.txt:hello]]")
+    assert (
+        "1 file changed, 1 insertion(+), 0 deletions(-)\nto take the changes over: steadyhand diff "
+        in told.err
+    )
     ran = live("run", "--repo", ".", "--json", "[[standin: write=new.txt:hello]]")
     assert ran.code == 0, ran.err
     job = json.loads(ran.out)

@@ -221,10 +221,12 @@ def _say_state(screen: Screen, job: dict[str, Any], *, as_json: bool, asked: str
     screen.note(f"{one_line(job.get('id', ''), 20)} {told}.")
 
 
-def finish(screen: Screen, job: dict[str, Any], *, as_json: bool, shown: str | None = None) -> None:
+def finish(
+    screen: Screen, job: dict[str, Any], *, as_json: bool, shown: str | None = None, hint: str | None = None
+) -> None:
     """Print a job's answer and what it came to, and exit with its code.
 
-    An answer that is on the same screen already (`shown`) is not printed twice.
+    An answer that is on the same screen already (`shown`) is not printed twice; `hint` says what to do next.
     """
     code = exit_of_job(job)
     if as_json:
@@ -235,4 +237,6 @@ def finish(screen: Screen, job: dict[str, Any], *, as_json: bool, shown: str | N
             screen.answer(answer)
         if code is not Exit.TIMEOUT or job.get("state") in ENDED_STATES:
             screen.err.print(closing_line(job), soft_wrap=True)
+        if hint is not None:
+            screen.note(hint, "dim")
     raise typer.Exit(int(code))

@@ -101,7 +101,8 @@ def run(
             _cancel(screen, client, job["id"], as_json=as_json)
             code = Exit.TERMINATED if isinstance(interrupt, Terminated) else Exit.CTRL_C
             raise typer.Exit(int(code)) from None
-        finish(screen, ended, as_json=as_json, shown=shown if screen.shared else None)
+        hint = None if quiet or not ended.get("changes") else _hint(ended, client.base_url, server)
+        finish(screen, ended, as_json=as_json, shown=shown if screen.shared else None, hint=hint)
 
 
 def follow(screen: Screen, client: Client, job_id: str, *, quiet: bool = False) -> str | None:
@@ -115,6 +116,15 @@ def follow(screen: Screen, client: Client, job_id: str, *, quiet: bool = False) 
         narrator = Narrator(view, progress)
         narrator.tell_all(client.events(job_id))
     return narrator.said
+
+
+def _hint(job: Mapping[str, Any], url: str, server: str | None) -> str:
+    """Say how to get at the changes, from a service of our own when there is one to be started again."""
+    job_id = one_line(job.get("id", ""), 20)
+    option = "" if server is None else f" --server {server}"
+    named = server or connect.settings().url or DEFAULT_URL
+    first = "" if url == named.rstrip("/") else "steadyhand serve &  then  "
+    return f"to take the changes over: {first}steadyhand diff{option} {job_id} | git apply"
 
 
 def _submit(
