@@ -124,7 +124,8 @@ def test_a_follower_that_goes_away_is_let_go(client: httpx2.Client, service: Ser
     job_id = client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
     for _ in range(3):
         with client.stream("GET", f"/v1/jobs/{job_id}/events") as reply:
-            assert next(frame for frame in frames(reply) if "id" in frame)["id"] == "1"
+            open_frames = frames(reply)  # kept: a generator that is dropped closes the connection
+            assert next(frame for frame in open_frames if "id" in frame)["id"] == "1"
             assert job_id in service.feed._followers
         eventually(lambda: job_id not in service.feed._followers)
     client.post(f"/v1/jobs/{job_id}/cancel")
