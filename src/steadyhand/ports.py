@@ -6,7 +6,7 @@ One contract suite per port (`steadyhand.testing.contracts`) is passed by every 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -365,6 +365,10 @@ class Checkouts(Protocol):
 
     async def forget(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
+        ...
+
+    async def trim(self, now: datetime, transcripts: timedelta | None, max_bytes: int | None) -> None:
+        """Remove transcripts, sessions and printed output of that age, then the oldest of what is too much."""
         ...
 
     async def sweep(self) -> None:

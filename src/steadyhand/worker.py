@@ -34,7 +34,7 @@ _RUNNING = frozenset({State.RUNNING})
 _QUEUED = frozenset({State.QUEUED})
 HARVEST_SECONDS = 45
 TIDY_SECONDS = 1.0
-RETENTION_SECONDS = 60.0
+RETENTION_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Tending:
     """Ends what is left of a run of an earlier life: the supervisor's pid and its start time."""
     drain_seconds: float = 30
     keep_jobs: timedelta | None = timedelta(days=90)
+    keep_transcripts: timedelta | None = timedelta(days=30)
+    max_bytes: int | None = None
 
 
 class Worker:
@@ -139,9 +141,11 @@ class Worker:
                     await self._end(job, Verdict("expired"), expected=_QUEUED)
 
     async def _forget_old(self) -> None:
-        if self._tending.keep_jobs is None:
+        tending, now = self._tending, self._clock()
+        await self._checkouts.trim(now, tending.keep_transcripts, tending.max_bytes)
+        if tending.keep_jobs is None:
             return
-        before = self._clock() - self._tending.keep_jobs
+        before = now - tending.keep_jobs
         for job_id in await self._store.ended_before(before, 200):
             await self._checkouts.forget(job_id)
             await self._store.delete(job_id)

@@ -93,6 +93,8 @@ class RetentionTable(_Table):
     """[retention]: how long things are kept; `never` keeps them for good."""
 
     jobs: Duration = timedelta(days=90)
+    transcripts: Duration = timedelta(days=30)
+    max_bytes: int | None = Field(default=None, ge=1_000_000)
 
 
 class GitTable(_Table):
@@ -184,9 +186,7 @@ class Tables(_Table):
 
 UNBUILT = frozenset(
     {
-        ("retention", "transcripts"),
         ("retention", "kept_checkouts"),
-        ("retention", "max_bytes"),
         *(
             ("workspaces", "*", name)
             for name in ("setup", "setup_secrets", "setup_egress", "publish", "caches")

@@ -180,6 +180,8 @@ def wire(settings: Settings, store: Store, stopping: Callable[[], bool]) -> Serv
             sweep=sweep,
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,
+            keep_transcripts=tables.retention.transcripts,
+            max_bytes=tables.retention.max_bytes,
         ),
     )
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from steadyhand.agents import Definition, Workspace
@@ -26,6 +27,7 @@ from steadyhand.workspace.instructions import (
     write_config,
 )
 from steadyhand.workspace.mirror import Mirror, Mirrors
+from steadyhand.workspace.retention import trim
 
 DEFINITIONS_MAX_AGE = 30.0
 """Seconds that the list of a workspace's definitions may be behind its repository."""
@@ -253,6 +255,13 @@ class GitCheckouts:
     async def forget(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
         await self._remove((self.files(job_id).root,))
+
+    async def trim(self, now: datetime, transcripts: timedelta | None, max_bytes: int | None) -> None:
+        """Remove what has been kept long enough, or is too much; see `retention.trim`."""
+        try:
+            await asyncio.to_thread(trim, self._jobs, now=now, transcripts=transcripts, max_bytes=max_bytes)
+        except OSError as error:
+            raise WorkspaceError(f"Old files could not be removed: {error.strerror}.") from error
 
     async def sweep(self) -> None:
         """Remove what earlier lives left: every checkout and home, and trees that were being removed."""
