@@ -55,6 +55,8 @@ class SqlStore:
 
     async def add(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None) -> Added:
         """Keep a new job with its first events; see `ports.Store.add`."""
+        if idempotency is None:
+            return await self._writer.do_joined(writes.add_jobs, (job, drafts))
         now = self._clock()
         return await self._writer.do(lambda at: writes.add_job(at, job, drafts, idempotency, now))
 

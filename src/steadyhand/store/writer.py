@@ -4,6 +4,7 @@ An operation is a function of a connection. Operations run in the order in which
 is committed at once, together with whatever waits; events alone wait for company if the last commit was just now, so
 that a lone event is durable at once and a flood costs a bounded number of commits. When one operation of a
 batch fails, the batch is rolled back and done again with a savepoint around each, so that only the one fails.
+Neighbours of one kind may be done as one: each statement costs a change of thread, which is most of what it costs.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -31,12 +34,17 @@ ANSWER_SECONDS = 60.0
 _CLOSE_SECONDS = 30.0
 
 T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741  # an item
+Join = Callable[[Connection, Sequence[I]], Sequence[T]]
+"""Does many operations of one kind: takes their items, gives their answers in the same order."""
 
 
 @dataclass(slots=True, eq=False)
 class _Operation:
     run: Callable[[Connection], Any]
     future: asyncio.Future[Any]
+    join: Join[Any, Any] | None = None
+    item: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +85,20 @@ class Writer:
         `events` is how many events it appends when it may wait for company; null is urgent. What the operation
         raises of ours comes out as it is, anything else as `StoreError`.
         """
-        operation = _Operation(run, self._loop.create_future())
+        answer: T = await self._answer(_Operation(run, self._loop.create_future()), events)
+        return answer
+
+    async def do_joined(self, join: Join[I, T], item: I) -> T:
+        """As `do`, urgent, for an operation that is done together with neighbours of the same `join`."""
+        alone = _Operation(lambda at: join(at, (item,))[0], self._loop.create_future(), join, item)
+        answer: T = await self._answer(alone, None)
+        return answer
+
+    async def _answer(self, operation: _Operation, events: int | None) -> Any:
         self._hand_in(operation, events)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                answer: T = await operation.future
-                return answer
+                return await operation.future
         except TimeoutError as error:
             raise StoreError(f"The store did not answer within {ANSWER_SECONDS:.0f} s.") from error
 
@@ -141,7 +157,11 @@ class Writer:
             return []
         try:
             with self._engine.begin() as connection:
-                return [_Answer(operation, operation.run(connection)) for operation in batch]
+                return [
+                    answer
+                    for join, group in groupby(batch, key=attrgetter("join"))
+                    for answer in _run_together(connection, join, list(group))
+                ]
         except Exception:  # noqa: BLE001  # whatever it was, it comes up again below and is told then
             return self._commit_apart(batch)
 
@@ -151,6 +171,15 @@ class Writer:
                 return [_run_apart(connection, operation) for operation in batch]
         except Exception as error:  # noqa: BLE001  # the boundary of the thread: every caller gets it
             return [_Answer(operation, error=_translated(error)) for operation in batch]
+
+
+def _run_together(
+    connection: Connection, join: Join[Any, Any] | None, group: Sequence[_Operation]
+) -> list[_Answer]:
+    if join is None:
+        return [_Answer(operation, operation.run(connection)) for operation in group]
+    values = join(connection, [operation.item for operation in group])
+    return [_Answer(operation, value) for operation, value in zip(group, values, strict=True)]
 
 
 def _run_apart(connection: Connection, operation: _Operation) -> _Answer:

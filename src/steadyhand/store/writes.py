@@ -27,7 +27,7 @@ from steadyhand.store.rows import (
 )
 from steadyhand.store.schema import events, idempotency, jobs, keys, run_outputs, runs
 
-_INSERT_JOB = ReadyInsert(jobs, giving=jobs.c.sequence)
+_INSERT_JOB = ReadyInsert(jobs, made=jobs.c.sequence, giving=(jobs.c.id, jobs.c.sequence))
 _INSERT_EVENT = ReadyInsert(events)
 _INSERT_RUN = ReadyInsert(runs)
 _INSERT_IDEMPOTENCY = ReadyInsert(idempotency)
@@ -45,19 +45,32 @@ def add_job(
         known = reads.replayed_job(connection, job.api_key_id, wanted, now)
         if known is not None:
             return Added(known, replayed=True)
-    sequence: int = _INSERT_JOB.run(connection, job_row(job)).scalar_one()
-    _INSERT_RUN.run_all(connection, [run_row(sequence, run) for run in job.runs])
-    _insert_events(connection, sequence, numbered(job.id, 0, drafts))
+    (added,) = add_jobs(connection, [(job, drafts)])
     if wanted is not None:
         row = {
             "api_key_id": job.api_key_id,
             "key": wanted.key,
             "fingerprint": wanted.fingerprint,
-            "job": sequence,
+            "job": added.job.sequence,
             "created_at": micros(now),
         }
-        _INSERT_IDEMPOTENCY.run(connection, row)
-    return Added(replace(job, sequence=sequence, last_event=len(drafts)), replayed=False)
+        _INSERT_IDEMPOTENCY.run(connection, [row])
+    return added
+
+
+def add_jobs(connection: Connection, new: Sequence[tuple[Job, Sequence[Draft]]]) -> list[Added]:
+    """Do `Store.add` for jobs without an idempotency key, in order, by as few statements as can be."""
+    given = _INSERT_JOB.run(connection, [job_row(job) for job, _ in new])
+    sequences: dict[str, int] = {job_id: sequence for job_id, sequence in given}  # noqa: C416  # keeps the types
+    _INSERT_RUN.run(connection, [run_row(sequences[job.id], run) for job, _ in new for run in job.runs])
+    _INSERT_EVENT.run(
+        connection,
+        [event_row(sequences[job.id], event) for job, drafts in new for event in numbered(job.id, 0, drafts)],
+    )
+    return [
+        Added(replace(job, sequence=sequences[job.id], last_event=len(drafts)), replayed=False)
+        for job, drafts in new
+    ]
 
 
 def change_job(
@@ -96,14 +109,14 @@ def _update_runs(connection: Connection, sequence: int, before: Sequence[Run], a
         connection.execute(delete(runs).where(runs.c.job == sequence, runs.c.number == number))
     for number, run in wanted.items():
         if number not in kept:
-            _INSERT_RUN.run(connection, run_row(sequence, run))
+            _INSERT_RUN.run(connection, [run_row(sequence, run)])
         elif run != kept[number]:
             where = (runs.c.job == sequence, runs.c.number == number)
             connection.execute(update(runs).where(*where).values(run_row(sequence, run)))
 
 
 def _insert_events(connection: Connection, sequence: int, added: Sequence[Event]) -> None:
-    _INSERT_EVENT.run_all(connection, [event_row(sequence, event) for event in added])
+    _INSERT_EVENT.run(connection, [event_row(sequence, event) for event in added])
 
 
 def append_events(connection: Connection, job_id: str, drafts: Sequence[Draft]) -> Sequence[Event]:
