@@ -85,6 +85,9 @@ class SmallCheckouts:
     async def sweep(self) -> None:
         pass
 
+    async def trim(self, *asked: object) -> None:
+        pass
+
     def files(self, job_id: str) -> JobFiles:
         return JobFiles(self._root / "jobs" / job_id)
 
