@@ -44,9 +44,11 @@ def reachable_tmp() -> Iterator[Path]:
 
 @pytest.fixture
 def common_dir() -> Iterator[Path]:
-    """A directory where agents of any user may leave files: pids, times, marks."""
+    """A directory where agents of any user may leave files; `ran` in it is for all of them to append to."""
     path = Path(tempfile.mkdtemp(prefix="sh-co-", dir="/tmp"))  # a fresh name
-    path.chmod(0o1777)
+    path.chmod(0o777)
+    (path / "ran").touch()
+    (path / "ran").chmod(0o666)  # agents of several users append to it
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

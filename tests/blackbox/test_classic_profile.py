@@ -271,24 +271,22 @@ def test_a_chat_answer_that_is_no_json_is_the_raw_text(classic_service: Service)
     assert answer.json()["choices"][0]["message"]["content"].startswith("this line is not JSON")
 
 
-@pytest.mark.parametrize(
-    ("printed", "answer"),
-    [
-        ({"content": "from content", "text": "t"}, "from content"),
-        ({"result": "", "content": 3, "text": "from text"}, "from text"),
-        ({"result": "from result", "content": "c"}, "from result"),
-    ],
-)
 def test_of_an_object_the_first_text_among_result_content_text_is_the_answer(
-    make_service: MakeService, common_dir: Path, printed: dict[str, Any], answer: str
+    make_service: MakeService, common_dir: Path
 ) -> None:
     other = common_dir / "bin" / "claude"
     other.parent.mkdir()
-    other.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{json.dumps(printed)}'\n")
+    other.write_text("#!/bin/sh\nsed 1d\n")  # prints the prompt without its first line, which is `Request:`
     other.chmod(0o755)
     service = make_service(classic=True, claude=other).start()
-    body = chat(service, user("hi")).json()
-    assert body["choices"][0]["message"]["content"] == answer
+    for printed, answer in (
+        ({"content": "from content", "text": "t"}, "from content"),
+        ({"result": "", "content": 3, "text": "from text"}, "from text"),
+        ({"result": "from result", "content": "c"}, "from result"),
+    ):
+        body = chat(service, user(json.dumps(printed))).json()
+        assert body["choices"][0]["message"]["content"] == answer
+    assert chat(service, user('{"other": "text"}')).status_code == 503
 
 
 def test_the_planner_with_the_official_client_gets_its_answer_and_real_usage(

@@ -150,12 +150,13 @@ def deaf(service: Service, **fields: Any) -> str:
     return job_id
 
 
-def test_a_timeout_with_the_real_cli_ends_within_5_seconds_with_nothing_alive(real: Service) -> None:
-    job = real.ended(deaf(real, timeout_seconds=3))
+def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(real: Service) -> None:
+    # 10 seconds and not 3: on a busy machine the CLI itself takes some of them until its tool runs.
+    job = real.ended(deaf(real, timeout_seconds=10))
     assert (job["state"], job["outcome"]["type"]) == ("timeout", "timeout")
     run = job["runs"][-1]
     span = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
-    assert 3 <= span.total_seconds() <= 5
+    assert 10 <= span.total_seconds() <= 12
     until(lambda: not real.agents_alive(), 1)
 
 

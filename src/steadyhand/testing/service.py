@@ -160,6 +160,7 @@ class Service:
 
     def start(self) -> Self:
         """Start it and wait until it answers; raises RuntimeError with its log when it does not."""
+        self._let_go()  # the port is another one each time
         process = self.spawn()
 
         def answering() -> bool:
