@@ -246,8 +246,12 @@ class Control:
             try:
                 async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
                     while not job.state.ended and not subscription.closed:
-                        await subscription.take()
-                        job = await self.get(caller, job_id)
+                        items = await subscription.take()
+                        # Live text and tool calls end nothing; asking the store at each would cost more than the run.
+                        ended = any(isinstance(item, Event) and _ends(item) for item in items)
+                        if ended or subscription.lagged or subscription.closed:
+                            subscription.lagged = False
+                            job = await self.get(caller, job_id)
             except TimeoutError:
                 job = await self.get(caller, job_id)
         return job
