@@ -221,7 +221,9 @@ def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
 def log_to_stderr(settings: Settings, *, level: str | None = None) -> None:
     """Send the log to stderr: for people on a terminal, else one JSON object a line."""
     terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    # The console's own tracebacks show local variables, a caller's key and prompt among them.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = console if terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
