@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from structlog.testing import capture_logs
 from tests.api.world import ADMIN, Service, running
 
 from steadyhand.api import ApiOptions
@@ -160,9 +161,16 @@ def test_a_fault_of_ours_says_nothing_of_its_cause(tmp_path: Path) -> None:
     async def broken() -> None:
         raise ValueError("token abc at /secret/path")
 
-    with running(tmp_path, options=ApiOptions(ready=broken)) as service, service.client() as client:
+    with (
+        capture_logs() as logged,
+        running(tmp_path, options=ApiOptions(ready=broken)) as service,
+        service.client() as client,
+    ):
         reply = client.get("/readyz")
     assert reply.status_code == 500
+    assert [line["request_id"] for line in logged if line["log_level"] == "error"] == [
+        reply.json()["request_id"]
+    ]
     assert reply.json()["code"] == "internal"
     assert reply.json()["error"]["type"] == "server_error"
     assert reply.json()["request_id"] == reply.headers["x-request-id"]
