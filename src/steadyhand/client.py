@@ -70,7 +70,8 @@ class Client:
     """A connection to one service. Use it as a context manager, or `close` it; not shared between threads.
 
     `token` is sent as the bearer key. `patience_seconds` bounds how long `events` and `wait` put up with a
-    service that cannot be reached before they raise `Unreachable`; each time something is heard it starts anew.
+    service that can no longer be reached before they raise `Unreachable`; each time something is heard it
+    starts anew. With a service that never answered there is no patience.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Client:
         self.base_url = base_url.rstrip("/")
         self.local = _is_loopback(url.host)
         self._patience = patience_seconds
+        self._heard = False
         headers = {"authorization": f"Bearer {_header_safe(token)}"} if token else {}
         self._http = httpx2.Client(
             base_url=self.base_url,
@@ -146,7 +148,7 @@ class Client:
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
         """Give a job when it has ended, or as it is after `timeout_seconds` (null waits as long as it takes)."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        patience = _Patience(self._patience)
+        patience = _Patience(self._patience if self._heard else 0)
         while True:
             left = _LONGEST_WAIT if deadline is None else min(_LONGEST_WAIT, deadline - time.monotonic())
             # Whole seconds only, so the last stretch of a short wait is spent in small looks.
@@ -156,7 +158,7 @@ class Client:
             except Unreachable as error:
                 patience.spend(error)
                 continue
-            patience.renew()
+            patience.renew(self._patience)
             if job.get("state") in ENDED_STATES:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
@@ -184,25 +186,25 @@ class Client:
         """Follow a job's events from number `after` on, as they happen, until it has ended.
 
         Without `follow` only those that there are by now are given. A connection that breaks is taken up again
-        after the last numbered event, so that each of those comes
-        once; the pieces of text that were under way (`seq` null) are lost then.
+        after the last numbered event, so that each of those comes once; the pieces of text that were under way
+        (`seq` null) are lost then.
         """
         if not follow:
             yield from self._so_far(job_id, after)
             return
-        patience = _Patience(self._patience)
+        patience = _Patience(self._patience if self._heard else 0)
         place = _Place(after)
         while not place.over:
-            opened = time.monotonic()
+            strange, place.opened = not self._heard, None
             broken = Unreachable("The stream of events broke off again and again.")
             try:
                 for event in self._stream(job_id, place):
-                    patience.renew()
+                    patience.renew(self._patience)
                     yield event
             except Unreachable as error:
                 broken = error
-            if time.monotonic() - opened > _STEADY_SECONDS:
-                patience.renew()  # it was there, though nothing happened
+            if place.opened is not None and (strange or time.monotonic() - place.opened > _STEADY_SECONDS):
+                patience.renew(self._patience)  # it was there, though nothing happened
             if not place.over:
                 patience.spend(broken)
 
@@ -235,6 +237,7 @@ class Client:
             raise InvalidRequest("The request holds something that JSON cannot say.") from error
         if not response.is_success:
             raise self._error(response)
+        self._heard = True
         return response
 
     def _so_far(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
@@ -261,6 +264,7 @@ class Client:
                 if not response.is_success:
                     response.read()
                     raise self._error(response)
+                self._heard, place.opened = True, time.monotonic()
                 last = None
                 for event in _server_sent(response.iter_bytes()):
                     if isinstance(event.get("seq"), int):
@@ -302,21 +306,24 @@ class Client:
 
 @dataclass(slots=True)
 class _Place:
-    """How far a follower has come: the last number seen, and whether there is nothing more to come."""
+    """How far a follower has come: the last number seen, and whether there is nothing more to come.
+
+    `opened` is when the newest stream began, on the monotonic clock; null when it did not.
+    """
 
     after: int
     over: bool = False
+    opened: float | None = None
 
 
 class _Patience:
     """Pauses between attempts, longer each time, until too long has passed since something was heard."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.renew()
+        self.renew(seconds)
 
-    def renew(self) -> None:
-        self._deadline = time.monotonic() + self._seconds
+    def renew(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
         self._pause = _FIRST_PAUSE
 
     def spend(self, error: SteadyhandError) -> None:

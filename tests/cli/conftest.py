@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.world import COMMAND, KEY, CommandLine, RealService, ScriptedService, read_until
+from tests.cli.world import (
+    COMMAND,
+    KEY,
+    CommandLine,
+    QuickCommandLine,
+    RealService,
+    ScriptedService,
+    read_until,
+)
 
 
 @pytest.fixture
@@ -21,8 +29,8 @@ def service() -> Iterator[ScriptedService]:
 
 @pytest.fixture
 def steadyhand(tmp_path: Path, service: ScriptedService) -> CommandLine:
-    """The command line, talking to the scripted service."""
-    return CommandLine(tmp_path, service.url, KEY)
+    """The command line, talking to the scripted service; called, not started, but for terminals and signals."""
+    return QuickCommandLine(tmp_path, service.url, KEY)
 
 
 @pytest.fixture(scope="session")

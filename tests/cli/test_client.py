@@ -194,6 +194,17 @@ def test_a_stream_that_always_breaks_is_given_up_in_the_end(service: ScriptedSer
     assert len(service.asked) > 1
 
 
+def test_a_service_that_went_away_is_given_up_however_long_each_attempt_takes(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(public, "_STEADY_SECONDS", -1.0)  # every attempt counts as a long one
+    service.close()
+    with Client(service.url, KEY, patience_seconds=0.3) as client:
+        client._heard = True
+        with pytest.raises(Unreachable):
+            list(client.events(JOB_ID))
+
+
 def test_unicode_line_ends_within_an_event_do_not_split_it(service: ScriptedService) -> None:
     text = "a\u2028b\u0085c\x0bd"
     end = an_event(2, "state.changed", **{"from": "running", "to": "completed"})
@@ -233,6 +244,17 @@ def test_waiting_has_a_bound_when_one_is_given(service: ScriptedService) -> None
 
 
 def test_waiting_outlives_a_restart_of_the_service(service: ScriptedService) -> None:
-    service.on("GET", JOB, Answer(200, b"{", cut=True), Answer.of(a_job()))
+    service.on("GET", JOB, Answer.of(a_job(state="running")), Answer(200, b"{", cut=True), Answer.of(a_job()))
     with Client(service.url, KEY) as client:
         assert client.wait(JOB_ID)["state"] == "completed"
+    assert len(service.asked) == 3
+
+
+def test_there_is_no_patience_with_a_service_that_never_answered(service: ScriptedService) -> None:
+    service.on("GET", JOB, Answer(502, b"bad gateway")).on("GET", EVENTS, Answer(502, b"bad gateway"))
+    with Client(service.url, KEY) as client:
+        with pytest.raises(Unreachable):
+            client.wait(JOB_ID)
+        with pytest.raises(Unreachable):
+            list(client.events(JOB_ID))
+    assert len(service.asked) == 2

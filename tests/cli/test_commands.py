@@ -58,7 +58,7 @@ def test_run_exits_with_the_code_of_the_job(
     steadyhand: CommandLine, service: ScriptedService, state: str, outcome: str, code: int
 ) -> None:
     lay_out_run(service, ended_as(state, outcome))
-    ran = steadyhand("run", "Say hello.")
+    ran = steadyhand.process("run", "Say hello.")
     assert ran.code == code
     assert ran.out == "Hello.\n"
     assert state in ran.err
@@ -496,7 +496,7 @@ def test_a_locale_without_the_signs_is_no_reason_to_fail(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
     lay_out_run(service, a_job(answer="snow ☃"), an_event(1, "tool.started", name="Bash", input={}))
-    ran = steadyhand("run", "x", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    ran = steadyhand.process("run", "x", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert ran.code == 0
     assert ran.out == "snow \\u2603\n"
 
