@@ -25,9 +25,9 @@ from steadyhand.runner.messages import Conversation, read_result
 from steadyhand.runner.process import AgentProcess, Launch
 from steadyhand.runner.spool import Spool, parse
 
-INTERRUPT_SECONDS = 0.4
+INTERRUPT_SECONDS = 0.7
 """How long the agent may take to answer an interrupt with a result, so that what it used is known."""
-LEAVE_SECONDS = 0.3
+LEAVE_SECONDS = 0.2
 """How long it may then take to leave before it is stopped."""
 ARGUMENT_LIMIT = 100 * 1024
 """The longest argument, in bytes: the kernel refuses one of 131,072."""
@@ -258,7 +258,7 @@ class _Stream:
         self._conversation = Conversation()
         self._transport = ProcessTransport(drive.process)
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
-        self._connected = False
+        self._connected = asyncio.Event()
 
     async def line(self, line: bytes) -> None:
         drive = self._drive
@@ -302,11 +302,11 @@ class _Stream:
             self._transport.asked.set()
             self._drive.process.end_input()
             return
-        self._connected = True
+        self._connected.set()
 
     async def _knows_agent(self) -> bool:
         """Compare the agent's name with those that the CLI listed: it takes an unknown one for its default."""
-        if not self._connected:
+        if not self._connected.is_set():
             return False
         spec = self._drive.spec
         listed = _listed(await self._client.get_server_info())
@@ -323,7 +323,7 @@ class _Stream:
 
     async def interrupt(self) -> None:
         drive = self._drive
-        if self._connected and not drive.answered.is_set() and drive.process.running:
+        if not drive.answered.is_set() and drive.process.running:
             await bounded(self._interrupted(), INTERRUPT_SECONDS)
         drive.process.end_input()
         if drive.answered.is_set():

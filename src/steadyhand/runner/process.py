@@ -22,7 +22,7 @@ from steadyhand.ports import Command
 from steadyhand.runner import supervisor
 
 START_SECONDS = 30.0
-TERM_SECONDS = 0.6
+TERM_SECONDS = 0.5
 """How long the agent may take to end by itself after SIGTERM; then everything is killed."""
 GONE_SECONDS = 10.0
 """How long the kernel may take to be rid of what was killed; beyond it a process hangs in the kernel itself."""

@@ -27,7 +27,7 @@ AGENT_UID = 64400 if os.geteuid() == 0 else None
 CANCEL_SECONDS = 2.0
 """How long a running job may take to be cancelled, with nothing left alive."""
 BOUND = 60.0
-FLOOD = "256M"
+FLOOD = "128M"
 """How much a run prints to see that memory stays within `GROWTH`."""
 GROWTH = 50 * 1024 * 1024
 DEAF = "[[standin: deaf spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf lifetime=30 {signal} sleep=60]]"
