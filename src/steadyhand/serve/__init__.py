@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -23,6 +24,8 @@ from steadyhand.store import DataDirectoryLock, open_store
 __all__ = ["doctor", "embedded", "serve"]
 
 SHUTDOWN_SECONDS = 5
+COLLECT_EVERY = 10_000
+"""How many new objects there are between two rounds of the collector; an accepted job is some dozens."""
 
 # --- its life ----------------------------------------------------------------------------------
 
@@ -165,12 +168,26 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
         def asked() -> None:
             (at_once if stop.is_set() else stop).set()
 
+        def started(url: str) -> None:
+            settle_memory()
+            announce(url)
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked)
-        await live(settings, started=announce, stop=stop, at_once=at_once)
+        await live(settings, started=started, stop=stop, at_once=at_once)
 
     asyncio.run(main())
+
+
+def settle_memory() -> None:
+    """Leave what the start has made out of the collector's rounds; for a process that is the service alone.
+
+    It stays until the end anyway, and going through it took a fifth of the time of accepting a job.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
 
 
 @contextmanager
