@@ -170,10 +170,10 @@ def test_the_same_idempotency_key_and_body_give_the_same_job(service: Service) -
     assert again.headers["idempotent-replayed"] == "true"
     other = service.http.post("/v1/jobs", json={**body, "prompt": "twice"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+    assert service.ended(first.json()["id"])["run"] == 1
     with service.connect(BEARER) as caller:  # keys of idempotency belong to an API key
         theirs = caller.post("/v1/jobs", json=body, headers=headers)
     assert theirs.json()["id"] != first.json()["id"]
-    assert service.ended(first.json()["id"])["run"] == 1
     service.ended(theirs.json()["id"])
 
 
@@ -232,14 +232,14 @@ def test_a_queued_job_is_cancelled_at_once_and_never_runs(
 ) -> None:
     service = make_service(env={"STEADYHAND_CONCURRENCY": "1"}).start()
     first = service.submit(f"[[standin: wait_for={common_dir}/go]]")["id"]
-    second = service.submit(f"[[standin: touch={common_dir}/ran]]")["id"]
+    second = service.submit(f"[[standin: touch={common_dir}/started]]")["id"]
     assert service.job(second)["queue_position"] == 1
     answer = service.http.post(f"/v1/jobs/{second}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     (common_dir / "go").touch()
     assert service.ended(first)["state"] == "completed"
     assert service.run("hello")["state"] == "completed"
-    assert not (common_dir / "ran").exists()
+    assert not (common_dir / "started").exists()
     assert service.job(second)["runs"] == []
 
 
