@@ -144,7 +144,9 @@ def test_nothing_is_left_after_the_supervisor_was_killed(
             async with asyncio.timeout(5):
                 ended = await process.wait()
             assert (ended.code, ended.signal) == (None, signal.SIGKILL)
+            group = process._cgroup
         assert none_left(mark)
+        assert group is None or not os.path.exists(group)  # noqa: ASYNC240, PTH110  # a kernel file system
 
     asyncio.run(scenario())
 

@@ -299,8 +299,9 @@ class AgentProcess:
                 clean = await asyncio.shield(self._channel.gone)
         except TimeoutError:
             return Exit(ended.code, ended.signal, stuck=True)
-        if not clean:
-            self._kill_cgroup()
+        if not clean and self._cgroup is not None:
+            # The supervisor was killed, so nobody else will.
+            await _end_cgroup(Path(self._cgroup))
         return ended
 
     async def stop(self) -> Exit:
@@ -321,14 +322,6 @@ class AgentProcess:
                 return await self.wait()
         except TimeoutError:
             return Exit(None, signal.SIGKILL, stuck=True)
-
-    def _kill_cgroup(self) -> None:
-        # The supervisor was killed, so nobody else will: the group is still there to be killed as one.
-        if self._cgroup is not None:
-            group = Path(self._cgroup)
-            with contextlib.suppress(OSError):
-                (group / "cgroup.kill").write_text("1")
-                group.rmdir()
 
     def _drop_input(self) -> None:
         if self._input is None:
@@ -388,6 +381,16 @@ async def sweep(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
     It ends by itself when the service dies, so this mostly only waits. When it has not after half of `seconds`, its
     descendants are killed, then it.
     """
+    gone = await _gone(pid, started, seconds)
+    group = supervisor.cgroup_of(pid)
+    if (
+        group is not None and start_ticks(pid) is None
+    ):  # else the number is another's by now, and so is the group
+        await _end_cgroup(Path(group))
+    return gone
+
+
+async def _gone(pid: int, started: int, seconds: float) -> bool:
     loop = asyncio.get_running_loop()
     begun = loop.time()
     killed = False
@@ -406,3 +409,23 @@ def _kill_tree(pid: int) -> None:
     for victim in (*supervisor.descendants(pid), pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(victim, signal.SIGKILL)
+
+
+async def _end_cgroup(group: Path) -> None:
+    """Kill all of a group whose supervisor is gone, and remove it once it is empty; bounded."""
+    with contextlib.suppress(OSError):
+        (group / "cgroup.kill").write_text("1")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GONE_SECONDS):
+            while not _removed(group):  # noqa: ASYNC110  # the kernel tells nobody
+                await asyncio.sleep(0.005)
+
+
+def _removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # busy: what was killed is still dying
+    return True

@@ -166,10 +166,9 @@ def _start(spec: dict[str, Any], channel: int) -> _Run:
 
 
 def _start_in_cgroup(spec: dict[str, Any]) -> _Run | None:
-    mount = _cgroup_mount()
-    if os.geteuid() != 0 or mount is None:
+    group = cgroup_of(os.getpid())
+    if os.geteuid() != 0 or group is None:
         return None
-    group = f"{mount}/steadyhand-{os.getpid()}"
     try:
         os.mkdir(group)  # noqa: PTH102  # pathlib costs an import
     except OSError:
@@ -184,13 +183,14 @@ def _start_in_cgroup(spec: dict[str, Any]) -> _Run | None:
         raise
 
 
-def _cgroup_mount() -> str | None:
+def cgroup_of(supervisor: int) -> str | None:
+    """Give the path of a supervisor's group; None where the second version of cgroups is not mounted."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:  # noqa: PTH123
             for line in table:
                 left, _, right = line.partition(" - ")
                 if right.startswith("cgroup2 "):
-                    return left.split(" ")[4]
+                    return f"{left.split(' ')[4]}/steadyhand-{supervisor}"
     except OSError:
         return None
     return None
