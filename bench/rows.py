@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,8 +63,7 @@ def interleave(
 
 def percentile(figures: Sequence[float], share: float) -> float:
     """Give the smallest figure that at least this share of all do not exceed."""
-    ordered = sorted(figures)
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 100) * len(ordered) // 100) - 1))]
+    return sorted(figures)[max(0, math.ceil(share * len(figures)) - 1)]
 
 
 def table(rows: Sequence[Row]) -> str:
