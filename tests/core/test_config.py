@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.config import Settings, client, default_data_dir, load, micros
+from steadyhand.config.client import client, default_data_dir
+from steadyhand.config.settings import Settings, load, micros
 from steadyhand.errors import ConfigError
 
 

@@ -4,17 +4,16 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from steadyhand.cli.screen import Screen
 from steadyhand.cli.text import one_line
 from steadyhand.client import DEFAULT_URL, Client
+from steadyhand.config.client import ClientSettings
+from steadyhand.config.client import client as client_settings
 from steadyhand.errors import InvalidRequest, NotFound
-
-if TYPE_CHECKING:
-    from steadyhand.config import ClientSettings
 
 Server = Annotated[
     str | None,
@@ -33,11 +32,9 @@ _URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.
 _SHOWN_CANDIDATES = 10
 
 
-def settings() -> "ClientSettings":
+def settings() -> ClientSettings:
     """Read what the environment says to a client."""
-    from steadyhand import config  # noqa: PLC0415  # half of the time that `--help` would take
-
-    return config.client()
+    return client_settings()
 
 
 def screen() -> Screen:
@@ -53,7 +50,7 @@ def connected(server: str | None) -> Iterator[Client]:
         yield client
 
 
-def client_for(url: str, known: "ClientSettings") -> Client:
+def client_for(url: str, known: ClientSettings) -> Client:
     """Make a client; the key of the local service is never sent to another machine."""
     client = Client(url, known.token)
     if known.token_is_local and not client.local:

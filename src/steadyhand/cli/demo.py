@@ -20,13 +20,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from steadyhand import config
 from steadyhand.cli.exits import Exit
 from steadyhand.cli.follow import Narrator, Progress, closing_line, view_for
 from steadyhand.cli.pages import diff_text
 from steadyhand.cli.screen import Screen
 from steadyhand.cli.text import clean, dollars, mapping, one_line, result_lines
 from steadyhand.client import Client
+from steadyhand.config import settings as configuration
 from steadyhand.errors import SteadyhandError, Unreachable
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
@@ -149,12 +149,12 @@ def _directory() -> Path:
 
 
 def _real_key() -> str | None:
-    return config.load().anthropic_api_key
+    return configuration.load().anthropic_api_key
 
 
 def _environment(console: Console, stack: ExitStack, root: Path) -> dict[str, str]:
     """Give the service's environment: nothing of this one but what a program needs, and a model."""
-    settings = config.load()
+    settings = configuration.load()
     found = {name: settings.inherited[name] for name in _PASSED_ON if name in settings.inherited}
     found["STEADYHAND_DATA_DIR"] = str(root / "data")
     if settings.anthropic_api_key:
@@ -216,7 +216,7 @@ def _run_test(repository: Path) -> tuple[bool, str]:
 
 def _run(command: list[str], directory: Path, given: bytes = b"") -> tuple[int, str]:
     """Run a command there, in an environment of nothing but a path; give its code and all it printed."""
-    environment = {"PATH": config.DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
+    environment = {"PATH": configuration.DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
         command,
         cwd=directory,

@@ -2,12 +2,10 @@
 
 import json
 import re
-import secrets
 import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -159,10 +157,10 @@ def _submit(
 @contextmanager
 def _own_service() -> Iterator[Client]:
     """Run a service in this process, on a free port and with a key that nobody else knows."""
-    from steadyhand import config, serve  # noqa: PLC0415  # heavy, and seldom needed
+    from steadyhand import serve  # noqa: PLC0415  # heavy, and seldom needed
+    from steadyhand.config.settings import load  # noqa: PLC0415  # the same
 
-    settings = config.load(None, {"server.host": "127.0.0.1", "server.port": 0})
-    settings = replace(settings, api_key=secrets.token_urlsafe(32))
+    settings = load(None, {"server.host": "127.0.0.1", "server.port": 0})
     with serve.embedded(settings) as (url, token), Client(url, token) as client:
         yield client
 

@@ -32,8 +32,8 @@ def serve(
     classic: Annotated[bool, typer.Option("--classic", help="Behave as the earlier service did.")] = False,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C; jobs under way get a grace period, a second signal cuts it short."""
-    from steadyhand import config as configuration  # noqa: PLC0415  # heavy: only for this command
     from steadyhand import serve as service  # noqa: PLC0415
+    from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
     settings = configuration.load(
         config,
@@ -50,8 +50,8 @@ def serve(
 @app.command()
 def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Look at everything a service here would need, and say what to do about what is missing."""
-    from steadyhand import config as configuration  # noqa: PLC0415  # heavy: only for this command
     from steadyhand import serve as service  # noqa: PLC0415
+    from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
     settings = configuration.load(config, {"service.data_dir": data_dir})
     checks = [asdict(check) for check in asyncio.run(service.doctor(settings))]
@@ -68,7 +68,7 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
 @app.command("config")
 def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Print each setting, its value and where that came from. Secrets are only said to be there."""
-    from steadyhand import config as configuration  # noqa: PLC0415  # heavy: only for this command
+    from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
     settings = configuration.load(config, {"service.data_dir": data_dir})
     rows = [asdict(row) for row in settings.rows()]

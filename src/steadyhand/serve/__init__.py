@@ -4,21 +4,23 @@ import asyncio
 import contextlib
 import gc
 import os
+import secrets
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 import uvicorn
 
-from steadyhand.config import LOOPBACK, Settings
+from steadyhand.config.settings import LOOPBACK, Settings
 from steadyhand.errors import ConfigError
 from steadyhand.outcome import Stop
 from steadyhand.serve.doctor import doctor
-from steadyhand.serve.wiring import Service, admin_key, database_url, now, wire
+from steadyhand.serve.wiring import Service, database_url, now, wire
 from steadyhand.store import DataDirectoryLock, open_store
 
 __all__ = ["doctor", "embedded", "serve"]
@@ -197,6 +199,8 @@ def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
     Gives its address and a key with all scopes. What is still running at the end is stopped at once.
     """
     log_to_stderr(settings, level="error")
+    secret = settings.api_key or secrets.token_urlsafe(32)
+    settings = replace(settings, api_key=secret)
     made: list[str] = []
     failed: list[BaseException] = []
     ready = threading.Event()
@@ -226,7 +230,6 @@ def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
     if not made:
         raise failed[0] if failed else ConfigError("The service did not start within 60 s.")
     try:
-        secret = settings.api_key or admin_key(settings.data_dir)[0]
         yield made[0], secret
     finally:
         loop, stop, at_once = handles[0]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from steadyhand.config import Settings
+from steadyhand.config.settings import Settings
 from steadyhand.ports import Check
 from steadyhand.runner import install
 from steadyhand.serve.wiring import agent_uid_base, checkouts_of, database_url

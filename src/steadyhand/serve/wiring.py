@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from steadyhand import __version__
 from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, Keyring, create_app
-from steadyhand.config import Settings
+from steadyhand.config.settings import Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
 from steadyhand.ports import ALL_SCOPES, ApiKey, Place, Queue, Runner, Scope, Store

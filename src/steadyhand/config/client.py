@@ -1,0 +1,46 @@
+"""What the command line needs to reach a server; light, since every command reads it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Say where data lies unless told: /var/lib for root, so that agents can reach their own part of it."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/steadyhand")
+    base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME", "/")) / ".local/share")
+    return Path(base) / "steadyhand"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What the command line needs to reach a server; `url` null means nobody named one."""
+
+    url: str | None
+    token: str | None = field(repr=False)
+    data_dir: Path
+    no_color: bool = False
+    token_is_local: bool = False
+    """The token is the local service's own and must not be sent to another machine."""
+
+
+def client(environ: Mapping[str, str] | None = None) -> ClientSettings:
+    """Read what the command line needs; the token falls to the local `admin.key` when that can be read."""
+    environ = os.environ if environ is None else environ
+    data_dir = Path(environ.get("STEADYHAND_DATA_DIR") or default_data_dir(environ))
+    token = environ.get("STEADYHAND_TOKEN") or None
+    local = token is None
+    if token is None:
+        try:
+            token = (data_dir / "admin.key").read_text("ascii").strip() or None
+        except (OSError, UnicodeDecodeError):
+            token = None
+    return ClientSettings(
+        environ.get("STEADYHAND_URL") or None,
+        token,
+        data_dir,
+        no_color=bool(environ.get("NO_COLOR")),
+        token_is_local=local,
+    )

@@ -1,0 +1,347 @@
+"""The service's settings, from one TOML file, the environment and the command line.
+
+Later wins: defaults, the file, the environment, the command line. An unknown name stops the start with the
+nearest one that there is. Secrets are read once, here, and never shown.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from steadyhand.agents import BUILT_IN, NAME, Agent, Catalogue, Defaults, Limits, Workspace
+from steadyhand.config.client import default_data_dir
+from steadyhand.config.tables import UNBUILT, AgentTable, ProviderTable, Tables
+from steadyhand.errors import ConfigError
+from steadyhand.job import MICROS
+
+PREFIX = "STEADYHAND_"
+SHORT = {
+    "DATABASE_URL": ("service", "database_url"),
+    "DATA_DIR": ("service", "data_dir"),
+    "CONCURRENCY": ("service", "concurrency"),
+    "ISOLATION": ("service", "isolation"),
+    "PROFILE": ("service", "profile"),
+}
+"""The short forms among the environment's names: STEADYHAND_DATA_DIR is [service] data_dir."""
+CLIENT_NAMES = frozenset({"URL", "TOKEN", "CONFIG"})
+SECRETS = ("STEADYHAND_API_KEY", "API_BEARER_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+DEFAULT_WORKSPACE = "default"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NOT_BUILT = "is known, but its part is not built yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting as `steadyhand config` shows it."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything the service was told, checked. Secrets are in here and never in `rows`."""
+
+    tables: Tables
+    data_dir: Path
+    sources: Mapping[str, str] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+    bearer_token: str | None = field(default=None, repr=False)
+    anthropic_api_key: str | None = field(default=None, repr=False)
+    oauth_token: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    inherited: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The service's own environment, which agents inherit in the classic profile alone."""
+
+    @property
+    def classic(self) -> bool:
+        """Whether the earlier service's behaviour is asked for."""
+        return self.tables.service.profile == "classic"
+
+    @property
+    def path(self) -> str:
+        """Where the service finds programs, and agents too."""
+        return self.inherited.get("PATH", DEFAULT_PATH)
+
+    @property
+    def home(self) -> Path:
+        """The service's own home."""
+        return Path(self.inherited.get("HOME", "/"))
+
+    def catalogue(self) -> Catalogue:
+        """Give what can be asked for by name."""
+        tables = self.tables
+        agents = dict(BUILT_IN) | {name: _agent(name, table) for name, table in tables.agents.items()}
+        workspaces = {
+            name: Workspace(name, t.repository, t.ref, t.mode, t.trust, t.trusted_refs)
+            for name, t in tables.workspaces.items()
+        }
+        workspace = tables.defaults.workspace
+        if workspace is None and DEFAULT_WORKSPACE in workspaces:
+            workspace = DEFAULT_WORKSPACE
+        defaults = Defaults(
+            agent=tables.defaults.agent,
+            workspace=workspace,
+            budget_micros=micros(tables.defaults.budget_usd),
+            timeout_seconds=tables.defaults.timeout_seconds,
+            idle_timeout_seconds=tables.defaults.idle_timeout_seconds,
+        )
+        most = tables.limits.max_budget_usd
+        limits = Limits(None if most is None else micros(most), tables.limits.max_timeout_seconds)
+        return Catalogue(agents, workspaces, defaults, limits)
+
+    def rows(self) -> Iterator[Row]:
+        """Give each setting, its value and where that came from; secrets are only said to be there."""
+        for name, value in _flat(self.tables.model_dump(mode="json"), ()):
+            shown = "" if value is None else str(value)
+            if name == "service.data_dir":
+                shown = str(self.data_dir)
+            yield Row(name, shown, self._source(name))
+        secrets = (self.api_key, self.bearer_token, self.anthropic_api_key, self.oauth_token)
+        for name, secret in zip(SECRETS, secrets, strict=True):
+            yield Row(name, "(set)" if secret else "(not set)", self.sources.get(name, "default"))
+        yield Row(
+            "ANTHROPIC_BASE_URL", self.base_url or "", self.sources.get("ANTHROPIC_BASE_URL", "default")
+        )
+
+    def _source(self, name: str) -> str:
+        while name:
+            if name in self.sources:
+                return self.sources[name]
+            name = name.rpartition(".")[0]
+        return "default"
+
+
+def micros(dollars: Decimal) -> int:
+    """Give an amount in micro-dollars, rounded half to even."""
+    return round(dollars * MICROS)
+
+
+def _agent(name: str, table: AgentTable) -> Agent:
+    return Agent(
+        name=name,
+        description=table.description,
+        workspace=table.workspace,
+        model=table.model,
+        budget_micros=None if table.budget_usd is None else micros(table.budget_usd),
+        timeout_seconds=table.timeout_seconds,
+        idle_timeout_seconds=table.idle_timeout_seconds,
+        tools=table.tools,
+        max_turns=table.max_turns,
+        effort=table.effort,
+        append_system_prompt=table.append_system_prompt,
+        env=table.env,
+    )
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def load(
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read all settings. `overrides` are the command line's, by dotted name, null meaning not given.
+
+    Without `file`, STEADYHAND_CONFIG and then `steadyhand.toml` in the working directory are looked for.
+    Raises `ConfigError` with every fault in one message.
+    """
+    environ = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    path = _file(file, environ)
+    if path is not None:
+        _merge(merged, _read(path), path.name, sources)
+    for name, (place, value) in _from_environment(environ).items():
+        _put(merged, place, value, name, sources)
+    for dotted, value in (overrides or {}).items():
+        if value is not None:
+            _put(merged, tuple(dotted.split(".")), value, "command line", sources)
+    _classic_names(merged, environ, sources)
+    tables = _checked(merged, sources)
+    _check_names(tables)
+    secrets = {name: _secret(name, environ, sources) for name in SECRETS}
+    provider = tables.providers.get("default", ProviderTable())
+    key = secrets["ANTHROPIC_API_KEY"]
+    if provider.api_key_file is not None:
+        key = _secret_file(provider.api_key_file, "providers.default.api_key_file")
+    if environ.get("ANTHROPIC_BASE_URL"):
+        sources["ANTHROPIC_BASE_URL"] = "environment"
+    return Settings(
+        tables=tables,
+        data_dir=(tables.service.data_dir or default_data_dir(environ)).absolute(),
+        sources=sources,
+        api_key=secrets["STEADYHAND_API_KEY"],
+        bearer_token=secrets["API_BEARER_TOKEN"],
+        anthropic_api_key=key,
+        oauth_token=secrets["CLAUDE_CODE_OAUTH_TOKEN"],
+        base_url=provider.base_url or environ.get("ANTHROPIC_BASE_URL") or None,
+        inherited=dict(environ),
+    )
+
+
+def _file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+    if file is None and environ.get("STEADYHAND_CONFIG"):
+        file = Path(environ["STEADYHAND_CONFIG"])
+    if file is not None:
+        if not file.is_file():
+            raise ConfigError(f"There is no configuration file {file}.")
+        return file
+    found = Path("steadyhand.toml")
+    return found if found.is_file() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path.name} could not be read: {error}") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[tuple[str, ...], Any]]:
+    found: dict[str, tuple[tuple[str, ...], Any]] = {}
+    for name, value in environ.items():
+        rest = name.removeprefix(PREFIX)
+        if rest == name or rest in CLIENT_NAMES or name.removesuffix("_FILE") in SECRETS:
+            continue
+        place = SHORT.get(rest) or tuple(part.lower() for part in rest.split("__"))
+        if len(place) < 2:  # noqa: PLR2004  # a section and a key
+            known = [PREFIX + short for short in (*SHORT, *CLIENT_NAMES, "API_KEY")]
+            raise ConfigError(f"{name} is no setting{_nearest(name, known)}")
+        found[name] = (place, value)
+    return found
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any], source: str, sources: dict[str, str]) -> None:
+    for name, value in _leaves(new, ()):
+        _put(into, name, value, source, sources)
+
+
+def _leaves(table: Mapping[str, Any], before: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in table.items():
+        place = (*before, key)
+        if isinstance(value, Mapping) and value and len(place) < 3:  # noqa: PLR2004  # section, name, key
+            yield from _leaves(value, place)
+        else:
+            yield place, value
+
+
+def _put(
+    into: dict[str, Any], place: tuple[str, ...], value: Any, source: str, sources: dict[str, str]
+) -> None:
+    for part in place[:-1]:
+        inner = into.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{'.'.join(place)} ({source}): {part} is a value, not a table.")
+        into = inner
+    into[place[-1]] = value
+    sources[".".join(place)] = source
+
+
+def _classic_names(merged: dict[str, Any], environ: Mapping[str, str], sources: dict[str, str]) -> None:
+    """Let the earlier service's names and the classic profile's values stand where nothing else was said."""
+    classic = merged.get("service", {}).get("profile") == "classic"
+    if classic:
+        for place, value in {
+            ("service", "concurrency"): 1,
+            ("service", "max_queued"): 0,
+            ("openai", "default_agent"): "recruiter-triage",
+        }.items():
+            if place[1] not in merged.get(place[0], {}):
+                _put(merged, place, value, "classic profile", sources)
+    directory = environ.get("WORKSPACE_DIR")
+    if directory and DEFAULT_WORKSPACE not in merged.get("workspaces", {}):
+        place = ("workspaces", DEFAULT_WORKSPACE)
+        _put(merged, (*place, "repository"), directory, "WORKSPACE_DIR", sources)
+        if classic:
+            _put(merged, (*place, "mode"), "in_place", "classic profile", sources)
+            _put(merged, (*place, "trust"), "full", "classic profile", sources)
+
+
+def _checked(merged: dict[str, Any], sources: Mapping[str, str]) -> Tables:
+    try:
+        return Tables.model_validate(merged)
+    except ValidationError as error:
+        faults = [_fault(dict(fault), sources) for fault in error.errors()]
+        raise ConfigError("\n".join(faults)) from error
+
+
+def _fault(fault: dict[str, Any], sources: Mapping[str, str]) -> str:
+    place = tuple(str(part) for part in fault["loc"])
+    dotted = ".".join(place)
+    source = sources.get(dotted) or next(
+        (where for name, where in sources.items() if name.startswith(dotted) or dotted.startswith(name)), ""
+    )
+    where = f" ({source})" if source else ""
+    if fault["type"] != "extra_forbidden":
+        return f"{dotted}{where}: {fault['msg'].removeprefix('Value error, ')}"
+    if place in UNBUILT or (place[0], "*", place[-1]) in UNBUILT:
+        return f"{dotted}{where}: {_NOT_BUILT}"
+    return f"{dotted}{where}: there is no such setting{_nearest(place[-1], _siblings(place))}"
+
+
+def _siblings(place: tuple[str, ...]) -> list[str]:
+    """Give the names that could have stood at this place."""
+    model: Any = Tables
+    for part in place[:-1]:
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            continue
+        annotation = fields[part].annotation
+        model = next(
+            (a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), annotation
+        )
+    return list(getattr(model, "model_fields", {}))
+
+
+def _check_names(tables: Tables) -> None:
+    for kind, names in (("agents", tables.agents), ("workspaces", tables.workspaces)):
+        for name in names:
+            if NAME.fullmatch(name) is None:
+                raise ConfigError(f"{kind}.{name}: this is not a name that callers could use")
+    wanted = {f"agents.{name}.workspace": agent.workspace for name, agent in tables.agents.items()}
+    wanted["defaults.workspace"] = tables.defaults.workspace
+    for place, workspace in wanted.items():
+        if workspace not in (None, "scratch") and workspace not in tables.workspaces:
+            raise ConfigError(f"{place}: there is no workspace {workspace!r}")
+
+
+def _secret(name: str, environ: Mapping[str, str], sources: dict[str, str]) -> str | None:
+    """Read a secret from its name or, by path, from its name with `_FILE`; empty is none at all."""
+    if environ.get(name):
+        sources[name] = "environment"
+        return environ[name]
+    if environ.get(name + "_FILE"):
+        sources[name] = name + "_FILE"
+        return _secret_file(Path(environ[name + "_FILE"]), name + "_FILE")
+    return None
+
+
+def _secret_file(path: Path, name: str) -> str | None:
+    try:
+        return path.read_text("utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: {path} could not be read: {error}") from error
+
+
+def _flat(table: Mapping[str, Any], before: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, (*before, key))
+        else:
+            yield ".".join((*before, key)), value
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
