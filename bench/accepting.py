@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +23,14 @@ POSTS = 2_000
 CONNECTIONS = 16
 WARM_UP = 200
 PAGE = 200
+APPENDS = 50
 _WAIT = 180
 
 
 def measure(world: Path, pairs: int) -> Row:
     """Measure it; raises `Broken` when a job that was accepted is not there after a `kill -9`."""
     found = []
+    disk = [milliseconds_to_disk(world)]
     with constant() as baseline:
 
         def ours() -> float:
@@ -38,12 +43,29 @@ def measure(world: Path, pairs: int) -> Row:
             return POSTS / float(post(baseline, POSTS)["seconds"])
 
         figures = interleave(pairs, ours, theirs)
-    notes = (f"{sum(found)} of {len(found) * POSTS} accepted jobs found again after kill -9 and restart",)
+    disk.append(milliseconds_to_disk(world))
+    notes = (
+        f"{sum(found)} of {len(found) * POSTS} accepted jobs found again after kill -9 and restart",
+        f"an append reached this disk in {disk[0]:.1f} ms before and {disk[1]:.1f} ms after (fdatasync, median)",
+    )
     what = (
         f"POST /execute: {POSTS} posts, {CONNECTIONS} connections, SQLite WAL, synchronous=FULL, "
         "workers paused; beside FastAPI answering a constant"
     )
     return Row("accept", what, "/s", *figures, "at least", 0.3, notes)
+
+
+def milliseconds_to_disk(world: Path) -> float:
+    """Give how long the disk takes for an append of a few pages, in ms: what every commit has to wait for."""
+    path = made_in(world, "disk") / "file"
+    taken = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(APPENDS):
+            began = time.monotonic()
+            file.write(bytes(32 * 1024))
+            os.fdatasync(file.fileno())
+            taken.append(1000 * (time.monotonic() - began))
+    return statistics.median(taken)
 
 
 def accepted_per_second(root: Path) -> tuple[float, int]:
