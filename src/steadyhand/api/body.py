@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from steadyhand.errors import FieldFault, InvalidRequest
 
@@ -35,7 +35,13 @@ async def read(request: Request, limit: int) -> bytes:
     size = 0
     try:
         async with asyncio.timeout(READ_SECONDS):
-            async for piece in request.stream():
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                piece: bytes = message.get("body", b"")
+                more = message.get("more_body", False)
                 size += len(piece)
                 if size > limit:
                     raise _too_large(limit)
