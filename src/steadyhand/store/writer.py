@@ -112,7 +112,13 @@ class Writer:
             self._events += events or 0
             self._urgent = self._urgent or events is None
             if first or (self._due() and not was_due):
-                self._change.notify()
+                # Not at once: the thread would take this one alone and contend with the loop for the interpreter,
+                # while what the loop has at hand in this round is about to follow and can share the commit.
+                self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        with self._change:
+            self._change.notify()
 
     def _due(self) -> bool:
         return self._urgent or self._closing or self._events >= LINGER_EVENTS
