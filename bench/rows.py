@@ -74,7 +74,7 @@ def table(rows: Sequence[Row]) -> str:
             row.name,
             f"{statistics.median(row.ours):,.1f} {row.unit}",
             f"{statistics.median(row.theirs):,.1f} {row.unit}",
-            f"{row.ratio:.2f}",
+            f"{row.ratio:.3g}",
             f"{row.direction} {row.goal:g}",
             "met" if row.met else "MISSED",
         )
