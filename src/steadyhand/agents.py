@@ -98,6 +98,13 @@ class Agent:
     effort: str | None = None
     append_system_prompt: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    """Files of this machine that the agent may read, at the same paths inside."""
+    egress: tuple[str, ...] = ()
+    """Host names that it may reach, `*.` before one for all below it; `host` alone shares the host's network."""
+    memory_bytes: int | None = None
+    processes: int | None = None
+    disk_bytes: int | None = None
     lean: bool = False
     """Leave out what a chat without tools does not need; a request is then 9 KB in place of 51 KB."""
 
@@ -115,6 +122,12 @@ class Workspace:
     ref: str | None = None
     mode: Mode = "checkout"
     trust: Trust = "instructions"
+    setup: tuple[str, ...] = ()
+    """Shell commands run once for each warm checkout, in the sandbox."""
+    setup_secrets: tuple[str, ...] = ()
+    setup_egress: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
+    """Package managers (`pip npm cargo go`) whose caches the workspace's jobs share, read and write."""
     trusted_refs: tuple[str, ...] = ()
     """The refs on which `full` trust holds; on others it is `instructions`."""
 

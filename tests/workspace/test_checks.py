@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.agents import Workspace
+from steadyhand.agents import Agent, Workspace
 from steadyhand.ports import Check, Command, Place
 from steadyhand.testing.contracts.checkouts import Repository
 from steadyhand.testing.contracts.samples import a_job
@@ -65,4 +65,4 @@ def test_a_directory_in_place_that_agents_cannot_write_is_a_fault(
 def test_level_none_changes_nothing_of_a_command(checkouts: GitCheckouts) -> None:
     place: Place = asyncio.run(checkouts.prepare(a_job(), Workspace("scratch"), 0))
     command = Command(("agent", "-p"), {"A": "b"}, place.directory, place.user)
-    assert NoSandbox().wrap(command, place) == command
+    assert NoSandbox().wrap(command, place, Agent("a")) == command

@@ -137,22 +137,24 @@ def prompt_line(text: str, *, verbatim: bool) -> bytes:
 
 def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox) -> Launch:
     """Give what is launched, with the files that go with it."""
-    place = spec.place
+    place, view = spec.place, sandbox.view(spec.place)
     config = place.config or place.home / ".claude"
     files: list[tuple[Path, bytes]] = []
     prompt_file = None
     appended = appended_prompt(spec.job, spec.agent)
     if appended is not None:
-        prompt_file = config / f"append-system-prompt-{session}.md"
-        files.append((prompt_file, appended.encode()))
+        name = f"append-system-prompt-{session}.md"
+        prompt_file = (view.config or view.home / ".claude") / name
+        files.append((config / name, appended.encode()))
     if spec.job.history:
-        directory = str(place.directory.resolve())
+        directory = str(view.directory.resolve())
         record = session_record(spec.job.history, directory, session)
         files.append((session_file(config, directory, session), record))
-    env = environment(spec.environment, place) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
-    command = Command(arguments(cli, spec, session, prompt_file), env, place.directory, place.user)
-    folders = [] if place.config is None else [scratch(place)]
-    return Launch(sandbox.wrap(command, place), files=files, folders=folders)
+    env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
+    argv = arguments(cli, spec, session, prompt_file)
+    command = Command(argv, env, view.directory, place.user)
+    folders = [] if place.config is None else [scratch(place.home)]
+    return Launch(sandbox.wrap(command, place, spec.agent), files=files, folders=folders)
 
 
 # --- the transport -------------------------------------------------------------------------------

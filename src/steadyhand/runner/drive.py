@@ -12,7 +12,7 @@ from typing import Protocol
 
 from steadyhand.job import MICROS, Notice
 from steadyhand.outcome import Evidence, Result, Stop
-from steadyhand.ports import Emit, Place, Report, RunSpec, StopSignal
+from steadyhand.ports import Emit, Report, RunSpec, StopSignal, View
 from steadyhand.runner.process import AgentProcess, Exit
 from steadyhand.runner.spool import Spool
 
@@ -36,23 +36,23 @@ def budget_text(micros: int) -> str:
     return f"{text}0" if text.endswith(".") else text
 
 
-def environment(granted: Mapping[str, str], place: Place) -> dict[str, str]:
+def environment(granted: Mapping[str, str], view: View) -> dict[str, str]:
     """Give the agent's whole environment: what the service grants it, and where it lives.
 
     With a config directory of its own it also gets a folder for temporary files of its own, and keeps its traffic
     to the model; without one (in place in the classic profile) the environment stays as it was granted.
     """
-    env = {"PATH": _PATH, **granted, "HOME": str(place.home), "PWD": str(place.directory)}
+    env = {"PATH": _PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
     env.pop("OLDPWD", None)
-    if place.config is not None:
-        env |= {"CLAUDE_CONFIG_DIR": str(place.config), "TMPDIR": str(scratch(place)), **_QUIET}
+    if view.config is not None:
+        env |= {"CLAUDE_CONFIG_DIR": str(view.config), "TMPDIR": str(scratch(view.home)), **_QUIET}
         env |= {"USER": "agent", "LOGNAME": "agent"}
     return env
 
 
-def scratch(place: Place) -> Path:
+def scratch(home: Path) -> Path:
     """Give the folder for temporary files of a job with a home of its own."""
-    return place.home / "tmp"
+    return home / "tmp"
 
 
 def session_of(spec: RunSpec) -> str:

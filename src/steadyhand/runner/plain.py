@@ -37,11 +37,11 @@ class PlainRunner:
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
         """See `ports.Runner.run`."""
-        place = spec.place
-        env = environment(spec.environment, place)
-        command = Command(arguments(self._cli, spec), env, place.directory, place.user)
-        folders = [] if place.config is None else [scratch(place)]
-        launch = Launch(self._sandbox.wrap(command, place), folders=folders)
+        place, view = spec.place, self._sandbox.view(spec.place)
+        env = environment(spec.environment, view)
+        command = Command(arguments(self._cli, spec), env, view.directory, place.user)
+        folders = [] if place.config is None else [scratch(place.home)]
+        launch = Launch(self._sandbox.wrap(command, place, spec.agent), folders=folders)
         spool = Spool(place.files.spool(spec.number))
         try:
             async with AgentProcess.start(launch, spec.spawned) as process:

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from steadyhand.ports import Command, Place
+from steadyhand.agents import Agent
+from steadyhand.ports import Command, Place, View
 
 
 class NoSandbox:
@@ -10,6 +11,10 @@ class NoSandbox:
 
     level: Literal["none", "bwrap"] = "none"
 
-    def wrap(self, command: Command, place: Place) -> Command:  # noqa: ARG002  # the port's signature
+    def view(self, place: Place) -> View:
+        """Give the folders as they lie on this machine."""
+        return place.plain_view
+
+    def wrap(self, command: Command, place: Place, agent: Agent) -> Command:  # noqa: ARG002  # the port's signature
         """Give the command back as it is."""
         return command

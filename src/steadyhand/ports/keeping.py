@@ -1,0 +1,157 @@
+"""The store: jobs, runs, events and keys, durable."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, Protocol
+
+from steadyhand.events import Draft, Event
+from steadyhand.job import Job, State
+
+Scope = Literal["submit", "read", "cancel", "read:all", "workspace:any", "admin"]
+ALL_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel", "read:all", "workspace:any", "admin"})
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What a caller authenticates with. Only `digest` (SHA-256, hex) of the secret is known."""
+
+    id: str
+    name: str
+    digest: str
+    scopes: frozenset[Scope]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's `Idempotency-Key` and the SHA-256 of the parsed request it came with."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A job that was stored, or the one that an earlier request with the same key stored."""
+
+    job: Job
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs to list; null means any. `states` empty means any."""
+
+    api_key_id: str | None = None
+    states: frozenset[State] = frozenset()
+    agent: str | None = None
+    workspace: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    id_prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of jobs, newest first; `next_cursor` is null on the last page.
+
+    They are listed in brief: 200 characters of the prompt, no history, answer or structured output.
+    """
+
+    jobs: Sequence[Job]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutput:
+    """What a run printed, bounded as contract.md A says: `output` lines keep their newlines."""
+
+    output: Sequence[str]
+    stderr: str
+
+
+class Store(Protocol):
+    """Jobs, runs, events and keys, durable once a verb returns.
+
+    Verbs raise `StoreError` when the store itself fails. Everything that one verb does is one commit.
+    """
+
+    async def add(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None) -> Added:
+        """Keep a new job with its first events, unless its idempotency key is known for 24 hours.
+
+        Raises `InvalidRequest` (`idempotency_mismatch`) when the key is known with another fingerprint.
+        The job that comes back has its `sequence` and `last_event`.
+        """
+        ...
+
+    async def replay(self, api_key_id: str, idempotency: Idempotency) -> Job | None:
+        """Give the job that this key already made; raises as `add` does."""
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """Give a job with its runs, or null."""
+        ...
+
+    async def page(self, which: Filter, limit: int, cursor: str | None = None) -> Page:
+        """List jobs, newest first. Raises `InvalidRequest` (`bad_cursor`)."""
+        ...
+
+    async def change(
+        self,
+        job_id: str,
+        expected: frozenset[State],
+        update: Callable[[Job], Job],
+        drafts: Sequence[Draft] = (),
+    ) -> tuple[Job, Sequence[Event]]:
+        """Replace a job by `update(job)` and append events, if its state is one of `expected`.
+
+        `update` is pure and runs inside the transaction. Raises `Conflict` (`invalid_state`) when the
+        state is another, `NotFound` when the job is gone.
+        """
+        ...
+
+    async def append(self, job_id: str, drafts: Sequence[Draft]) -> Sequence[Event]:
+        """Number and keep events; they are durable when this returns. Commits are shared between callers."""
+        ...
+
+    async def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
+        """Give the events numbered above `after`, in order."""
+        ...
+
+    async def keep_output(self, job_id: str, run: int, output: RunOutput) -> None:
+        """Keep what a run printed."""
+        ...
+
+    async def output(self, job_id: str) -> RunOutput | None:
+        """Give what the newest run with any output printed."""
+        ...
+
+    async def in_states(self, states: frozenset[State]) -> Sequence[Job]:
+        """Give every job in these states, in the order of acceptance."""
+        ...
+
+    async def ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
+        """Give ids of jobs that ended before `moment`, oldest first."""
+        ...
+
+    async def delete(self, job_id: str) -> bool:
+        """Forget an ended job and all that the store has of it. Raises `Conflict` when it has not ended."""
+        ...
+
+    async def keys(self) -> Sequence[ApiKey]:
+        """Give the keys that are kept in the store."""
+        ...
+
+    async def keep_key(self, key: ApiKey) -> None:
+        """Keep a key; one with the same id is replaced."""
+        ...
+
+    async def check(self) -> None:
+        """Answer when the store can be read; for readiness."""
+        ...
+
+    async def close(self) -> None:
+        """Commit what waits and let go of the store."""
+        ...

@@ -1,0 +1,268 @@
+"""Places where agents work: checkouts, and the boundary around them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal, Protocol
+
+from steadyhand.agents import Agent, Definition, Workspace
+from steadyhand.job import Changes, Job, Notice
+
+
+@dataclass(frozen=True, slots=True)
+class JobFiles:
+    """Where one job's files lie: `root` is `<data-dir>/jobs/<id>`; the agent owns `home config checkout` only."""
+
+    root: Path
+
+    @property
+    def checkout(self) -> Path:
+        """The private checkout; gone after the job."""
+        return self.root / "checkout"
+
+    @property
+    def home(self) -> Path:
+        """The agent's home; gone after the job."""
+        return self.root / "home"
+
+    @property
+    def config(self) -> Path:
+        """The CLI's config directory, with the session in it."""
+        return self.root / "config"
+
+    @property
+    def kept(self) -> Path:
+        """What outlives the checkout; the service alone owns it."""
+        return self.root / "kept"
+
+    @property
+    def diff(self) -> Path:
+        """The diff that `git apply` takes."""
+        return self.kept / "changes.diff"
+
+    @property
+    def bundle(self) -> Path:
+        """The commits, as a git bundle."""
+        return self.kept / "commits.bundle"
+
+    @property
+    def transcript(self) -> Path:
+        """The agent's own record, NDJSON."""
+        return self.kept / "transcript.jsonl"
+
+    def spool(self, run: int) -> Path:
+        """The folder of what a run printed."""
+        return self.kept / f"run-{run}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Where the agent sees its folders. Inside the sandbox these are the same for every job."""
+
+    directory: Path
+    home: Path
+    config: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A checkout laid over a warm one: `lower` is shared and never written; the rest is this job's.
+
+    `image`, when there is one, is a file system of the disk limit's size that holds `upper` and `work`, which are
+    then relative to it. `owner` is who the lower's files belong to on disk.
+    """
+
+    lower: Path
+    upper: Path
+    work: Path
+    owner: int
+    image: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A file or folder of this machine that the agent sees at `at`."""
+
+    source: Path
+    at: Path
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A checkout made ready for one run. `user` is the uid (and gid) the agent runs as; null is the service's.
+
+    With `layers` the checkout exists only where the supervisor mounts it, and `directory` is its mount point.
+    """
+
+    workspace: Workspace
+    files: JobFiles
+    directory: Path
+    """Where the agent works: the private checkout, or the workspace itself when in place."""
+    home: Path
+    config: Path | None
+    """The CLI's config directory; null leaves it to the CLI (in place in the classic profile)."""
+    user: int | None
+    commit: str | None
+    definitions: Mapping[str, Definition] = field(default_factory=dict)
+    trust_full: bool = False
+    notices: tuple[Notice, ...] = ()
+    layers: Layers | None = None
+    binds: tuple[Bind, ...] = ()
+    slot: int = 0
+
+    @property
+    def plain_view(self) -> View:
+        """The folders as they lie on this machine: what an agent without a sandbox sees."""
+        return View(self.directory, self.home, self.config)
+
+
+@dataclass(frozen=True, slots=True)
+class Harvest:
+    """What was kept of a job's work; `changes` is null when there is no repository or no change."""
+
+    changes: Changes | None
+    notices: tuple[Notice, ...] = ()
+
+
+class Checkouts(Protocol):
+    """Repositories made into places where an agent can work. Verbs raise `WorkspaceError`."""
+
+    async def definitions(self, workspace: Workspace) -> Mapping[str, Definition]:
+        """Give the agent definitions that the workspace brings along, by its trust, at its ref."""
+        ...
+
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:
+        """Make a private copy (or take the directory in place) with home, config directory and instructions."""
+        ...
+
+    async def harvest(self, place: Place) -> Harvest:
+        """Keep the diff, the commits and the transcript, and say what changed."""
+        ...
+
+    async def release(self, place: Place) -> None:
+        """Remove the checkout and the home. Call it when nothing is alive in them."""
+        ...
+
+    async def forget(self, job_id: str) -> None:
+        """Remove all that is kept of a job."""
+        ...
+
+    async def trim(self, now: datetime, transcripts: timedelta | None, max_bytes: int | None) -> None:
+        """Remove transcripts, sessions and printed output of that age, then the oldest of what is too much."""
+        ...
+
+    async def sweep(self) -> None:
+        """Remove the checkouts and homes that an earlier life of the service left. Call it before any run."""
+        ...
+
+    def files(self, job_id: str) -> JobFiles:
+        """Say where a job's files lie."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The most that one run may take of the machine; null is no limit. Sizes are bytes."""
+
+    memory: int | None = None
+    processes: int | None = None
+    open_files: int | None = None
+    file_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One mount on the stage, below it at `name`.
+
+    A `bind` shows `source`; an `image` mounts the file system in the file `source`; an `overlay` lays `upper` (with
+    `work`) over `source`. `owner`, when given, is who `source` belongs to on disk and is shown as the run's user.
+    """
+
+    kind: Literal["bind", "image", "overlay"]
+    name: str
+    source: Path
+    writable: bool = False
+    owner: int | None = None
+    upper: Path | None = None
+    work: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What the supervisor makes before it starts a sealed command; all of it is gone with the run.
+
+    `stage` is a folder on which it mounts a file system that only this run's processes have, then `mounts` in order;
+    null when the service is not root and the sandbox makes its own mounts. `inputs` are bytes that the command
+    reads from these descriptors. `ports`, when not null, gives the run a network of its own with loopback alone, where
+    the service listens on them.
+    """
+
+    stage: Path | None = None
+    mounts: tuple[Mounted, ...] = ()
+    inputs: Mapping[int, bytes] = field(default_factory=dict)
+    ceiling: Ceiling = field(default_factory=Ceiling)
+    ports: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A process to be: arguments, its whole environment, its directory and its uid (null is the service's)."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path
+    user: int | None = None
+    seal: Seal | None = None
+
+
+class Sandbox(Protocol):
+    """A boundary around an agent. Both verbs are pure."""
+
+    level: Literal["none", "bwrap"]
+
+    def view(self, place: Place) -> View:
+        """Say where the agent sees its folders."""
+        ...
+
+    def wrap(self, command: Command, place: Place, agent: Agent) -> Command:
+        """Give the command to spawn in place of `command`, whose paths are those of the view."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an errand came to; `code` is null when it was stopped or killed."""
+
+    code: int | None
+    stdout: bytes
+    stderr: bytes
+
+
+class Errands(Protocol):
+    """Small commands run where the agent ran, with the same boundary; nothing of them is alive afterwards."""
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        place: Place,
+        agent: Agent,
+        *,
+        env: Mapping[str, str],
+        stdin: bytes = b"",
+        seconds: float,
+        max_output: int,
+    ) -> Done:
+        """Run a command in the view's directory. Raises `SpawnError`; what is over `max_output` bytes stops it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that `doctor` looked at; `remedy` says what to do when it is not `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None = None

@@ -1,0 +1,53 @@
+"""Runners: what drives an agent's process."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from steadyhand.agents import Agent
+from steadyhand.events import Body, TextDelta
+from steadyhand.job import Job, Notice
+from steadyhand.outcome import Evidence
+from steadyhand.ports.keeping import RunOutput
+from steadyhand.ports.places import Place
+from steadyhand.ports.queueing import StopSignal
+
+Emit = Callable[[Body | TextDelta], Awaitable[None]]
+"""Takes what happened, in order; waits when the store is behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """All that a runner needs for one run. `environment` is what the service grants the agent."""
+
+    job: Job
+    number: int
+    agent: Agent
+    place: Place
+    environment: Mapping[str, str]
+    spawned: Callable[[int, int], None]
+    """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
+    listening: Callable[[Sequence[int]], None] | None = None
+    """Called with descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run came to: the evidence, what it printed, and the session that it left."""
+
+    evidence: Evidence
+    output: RunOutput
+    session_id: str | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+class Runner(Protocol):
+    """Drives one kind of agent process."""
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+        """Run an agent to its end or until asked to stop; nothing of it is alive when this returns.
+
+        Asks itself to stop (`Stop.IDLE`) when nothing was heard for the job's idle limit. Cancelling the
+        call stops the agent as well. Raises `SpawnError` when there was nothing to run.
+        """
+        ...
