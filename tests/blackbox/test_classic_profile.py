@@ -95,6 +95,12 @@ def test_what_the_agent_writes_stays_in_the_workspace(make_service: MakeService)
     assert (service.root / "workspace" / "left.txt").read_text() == "here"
 
 
+def test_the_profile_can_be_asked_for_on_the_command_line(make_service: MakeService) -> None:
+    service = make_service(classic=True, env={"STEADYHAND_PROFILE": None}, arguments=["--classic"]).start()
+    assert service.http.get("/health").json()["capacity"] == 1
+    assert report(service)["argv"][1:4] == ["-p", "--agent", "issue-responder"]
+
+
 # --- the pull --------------------------------------------------------------------------------------
 
 

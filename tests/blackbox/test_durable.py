@@ -190,7 +190,7 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
 
     def idle() -> bool:
         body = service.http.get("/health").json()
-        return body["active"] + body["queued"] == 0
+        return (body["active"], body["queued"]) == (0, 0)
 
     until(idle, 90, every=0.2)
     jobs = [job for job in everything(service) if job["id"] not in gates]

@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +186,15 @@ def test_a_follower_across_a_kill_and_a_restart_sees_every_number_once(
     assert service.ended(job_id)["state"] == "interrupted"
     seen += [int(ident) for ident, _, _ in follow(service, job_id, seen[-1]) if ident]
     assert seen == list(range(1, service.job(job_id)["last_event"] + 1))
+
+
+@pytest.mark.long
+def test_a_silent_stream_is_kept_alive_by_a_comment_at_most_10_seconds_apart(
+    default_service: Service,
+) -> None:
+    job_id = default_service.submit("[[standin: sleep=24]]")["id"]
+    heard: list[float] = []
+    with default_service.connect() as client, client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+        heard.extend(time.monotonic() for line in answer.iter_lines() if line)
+    assert len(heard) > 4
+    assert max(after - before for before, after in pairwise(heard)) < 12

@@ -155,7 +155,7 @@ def test_output_above_a_mebibyte_keeps_its_ends_and_says_what_was_left_out(servi
 
 def test_a_result_of_three_mebibytes_is_never_cut(service: Service) -> None:
     prompt = "x" * 3_000_000
-    job = service.poll(service.execute(f"[[standin: history]]{prompt}")["job_id"])
+    job = service.poll(service.execute(f"[[standin: history chunk=65536]]{prompt}")["job_id"])
     result = json.loads(job["output"][-1])
     assert prompt in result["result"]
 

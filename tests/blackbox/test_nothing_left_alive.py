@@ -25,7 +25,8 @@ def unruly(folder: Path) -> str:
 def started(service: Service, folder: Path, **fields: Any) -> str:
     """Give the id of an unruly job once all its processes are there."""
     job_id = str(service.submit(unruly(folder), **fields)["id"])
-    until((folder / "on").exists)
+    until(lambda: (folder / "on").exists() or service.job(job_id)["finished_at"])
+    assert (folder / "on").exists(), service.http.get(f"/jobs/{job_id}").text
     assert len((folder / "pids").read_text().split()) == SPAWNED - 1
     until(lambda: len(service.agents_alive()) > SPAWNED)
     return job_id

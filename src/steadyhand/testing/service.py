@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -74,7 +74,8 @@ class Service:
     """One service and its directory `root`, which has to exist and be traversable for any user.
 
     `claude` is the agent: set in the settings, or, in the classic profile, put on PATH. `env` and `config` (the
-    text of `steadyhand.toml`) are added to what a service needs; a value of None takes a variable away.
+    text of `steadyhand.toml`) and `arguments` of `serve` are added to what a service needs; a value of None takes a
+    variable away.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Service:
         env: Mapping[str, str | None] | None = None,
         config: str = "",
         model: str = NO_MODEL,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.root = root
         self.classic = classic
@@ -97,6 +99,7 @@ class Service:
         self._bin = root / "bin"
         self._claude = claude
         self._model = model
+        self._arguments = list(arguments)
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx2.Client | None = None
@@ -148,7 +151,7 @@ class Service:
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [Path(sys.executable).parent / "steadyhand", "serve"],
+                [Path(sys.executable).parent / "steadyhand", "serve", *self._arguments],
                 cwd=self.root,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -241,12 +244,12 @@ class Service:
 
     @property
     def rss(self) -> int:
-        """The memory it holds, in bytes."""
+        """The memory it holds, in bytes, with what of it was swapped out."""
         status = Path(f"/proc/{self.pid}/status").read_text("ascii", errors="replace")
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        if found is None:
+        found = re.findall(r"(?:VmRSS|VmSwap):\s+(\d+) kB", status)
+        if not found:
             raise RuntimeError("the service is gone")
-        return int(found[1]) * 1024
+        return sum(map(int, found)) * 1024
 
     def agents_alive(self) -> list[int]:
         """Give the pids of all that its agents are or left, zombies apart; supervisors count too."""
