@@ -295,10 +295,12 @@ class Worker:
     async def _finish(self, job: Job, place: Place, report: Report) -> None:
         harvest = await self._harvest(place)
         verdict = judge(report.evidence)
-        await self._store.keep_output(job.id, job.run, report.output)
         notices = (*report.notices, *harvest.notices)
         try:
-            await self._end(job, verdict, report=report, harvest=harvest, notices=notices)
+            # Handed in one after the other without a wait between, the two share a commit.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._store.keep_output(job.id, job.run, report.output))
+                group.create_task(self._end(job, verdict, report=report, harvest=harvest, notices=notices))
         finally:
             await self._release(place)
 

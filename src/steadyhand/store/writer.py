@@ -45,6 +45,7 @@ class _Operation:
     future: asyncio.Future[Any]
     join: Join[Any, Any] | None = None
     item: Any = None
+    watch: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,7 @@ class Writer:
 
     async def _answer(self, operation: _Operation, events: int | None) -> Any:
         self._hand_in(operation, events)
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await operation.future
-        except TimeoutError as error:
-            raise StoreError(f"The store did not answer within {ANSWER_SECONDS:.0f} s.") from error
+        return await operation.future
 
     def _hand_in(self, operation: _Operation, events: int | None) -> None:
         with self._change:
@@ -109,6 +106,9 @@ class Writer:
             was_due = self._due()
             first = not self._waiting
             self._waiting.append(operation)
+            if first:
+                # One clock bounds the wait of all that share the batch; one for each costs more than an insert.
+                operation.watch = self._loop.call_later(ANSWER_SECONDS, _give_up, self._waiting)
             self._events += events or 0
             self._urgent = self._urgent or events is None
             if first or (self._due() and not was_due):
@@ -138,7 +138,7 @@ class Writer:
             answers = self._commit([each for each in batch if not each.future.cancelled()])
             self._committed_at = time.monotonic()
             try:
-                self._loop.call_soon_threadsafe(_deliver, answers)
+                self._loop.call_soon_threadsafe(_deliver, answers, batch[0].watch)
             except RuntimeError:  # the loop is closed and nobody waits any more
                 return
 
@@ -202,9 +202,17 @@ def _run_apart(connection: Connection, operation: _Operation) -> _Answer:
         return _Answer(operation, error=_translated(error))
 
 
-def _deliver(answers: Sequence[_Answer]) -> None:
+def _deliver(answers: Sequence[_Answer], watch: asyncio.TimerHandle | None) -> None:
+    if watch is not None:
+        watch.cancel()
     for answer in answers:
         answer.deliver()
+
+
+def _give_up(batch: Sequence[_Operation]) -> None:
+    error = StoreError(f"The store did not answer within {ANSWER_SECONDS:.0f} s.")
+    for operation in batch:
+        _Answer(operation, error=error).deliver()
 
 
 def _translated(error: Exception) -> Exception:
