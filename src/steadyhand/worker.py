@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -18,7 +19,9 @@ from steadyhand.outcome import OUTCOMES, Evidence, Result, Stop, fault_of, judge
 from steadyhand.ports import (
     Checkouts,
     Claim,
+    Gateway,
     Harvest,
+    Listening,
     Place,
     Queue,
     Report,
@@ -65,7 +68,10 @@ class Worker:
         recorder: Recorder,
         catalogue: Catalogue,
         tending: Tending,
+        gateway: Gateway | None = None,
     ) -> None:
+        """Join the parts; without a gateway agents reach the model, and all else, by themselves."""
+        self._gateway = gateway
         self._store = store
         self._queue = queue
         self._checkouts = checkouts
@@ -219,7 +225,8 @@ class Worker:
     async def _prepare(self, job: Job, workspace: Workspace, claim: Claim) -> Place | None:
         if claim.stop.reason is not None:
             return None
-        return await until_stopped(self._checkouts.prepare(job, workspace, claim.slot), claim.stop)
+        place = await until_stopped(self._checkouts.prepare(job, workspace, claim.slot), claim.stop)
+        return None if place is None else replace(place, slot=claim.slot)
 
     async def _begin(self, claim: Claim) -> Job:
         now = self._clock()
@@ -266,21 +273,30 @@ class Worker:
             def spawned(pid: int, started: int) -> None:
                 group.create_task(self._note_supervisor(job, pid, started), name=f"supervisor {job.id}")
 
-            spec = RunSpec(
-                job=job,
-                number=job.run,
-                agent=agent,
-                place=place,
-                environment=self._tending.environment(agent, place),
-                spawned=spawned,
-            )
             try:
-                result = await attempt(runner.run(spec, journal.emit, stop))
+                async with self._let_out(agent, place, journal) as listening:
+                    spec = RunSpec(
+                        job=job,
+                        number=job.run,
+                        agent=agent,
+                        place=place,
+                        environment=self._tending.environment(agent, place),
+                        spawned=spawned,
+                        listening=listening,
+                    )
+                    result = await attempt(runner.run(spec, journal.emit, stop))
             finally:
                 await journal.close()
         if isinstance(result, RunError):
             raise result
         return result
+
+    def _let_out(
+        self, agent: Agent, place: Place, journal: Journal
+    ) -> AbstractAsyncContextManager[Listening | None]:
+        if self._gateway is None:
+            return nullcontext()
+        return self._gateway.attend(place.slot, agent.egress, journal.emit)
 
     async def _note_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:

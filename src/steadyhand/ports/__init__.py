@@ -32,7 +32,7 @@ from steadyhand.ports.places import (
     View,
 )
 from steadyhand.ports.queueing import Claim, Load, Queue, StopSignal
-from steadyhand.ports.running import Emit, Report, Runner, RunSpec
+from steadyhand.ports.running import Emit, Gateway, Listening, Report, Runner, RunSpec
 
 __all__ = [
     "ALL_SCOPES",
@@ -48,10 +48,12 @@ __all__ = [
     "Emit",
     "Errands",
     "Filter",
+    "Gateway",
     "Harvest",
     "Idempotency",
     "JobFiles",
     "Layers",
+    "Listening",
     "Load",
     "Mounted",
     "Page",

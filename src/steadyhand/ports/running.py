@@ -1,6 +1,7 @@
 """Runners: what drives an agent's process."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from steadyhand.ports.queueing import StopSignal
 Emit = Callable[[Body | TextDelta], Awaitable[None]]
 """Takes what happened, in order; waits when the store is behind."""
 
+Listening = Callable[[Sequence[int]], None]
+"""Takes descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
@@ -27,8 +31,8 @@ class RunSpec:
     environment: Mapping[str, str]
     spawned: Callable[[int, int], None]
     """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
-    listening: Callable[[Sequence[int]], None] | None = None
-    """Called with descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
+    listening: Listening | None = None
+    """Called with what listens in a sealed run's network, once it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +54,24 @@ class Runner(Protocol):
         Asks itself to stop (`Stop.IDLE`) when nothing was heard for the job's idle limit. Cancelling the
         call stops the agent as well. Raises `SpawnError` when there was nothing to run.
         """
+        ...
+
+
+class Gateway(Protocol):
+    """The only way out of a sealed run: to the model, and to the hosts that its agent may reach."""
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        """Listen on every slot's socket for the length of the block. Raises `ConfigError` when it cannot."""
+        ...
+
+    def attend(self, slot: int, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
+        """Let the run that holds a slot out for the length of the block; its connections end with it.
+
+        What it was refused, and each host that it reached, is told to `emit`. Gives what takes the listening
+        sockets of the run's network.
+        """
+        ...
+
+    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
+        """Do the same for a small command that does not speak to the model, such as a workspace's setup."""
         ...

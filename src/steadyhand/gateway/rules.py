@@ -1,0 +1,217 @@
+"""Which hosts an agent may reach: names, addresses in any spelling, and what counts as a public address. Pure.
+
+A name is matched as it is on the wire: lower case, without a last dot, in its ASCII form. A look-alike is another
+name. What is only a number in disguise (`127.1`, `2130706433`, `0x7f.1`) is an address and never a name.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import idna
+
+from steadyhand.errors import ConfigError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+USUAL_PORTS = frozenset({80, 443})
+HOST_NETWORK = "host"
+"""The entry that shares the host's network: nothing goes through the gateway's proxy then."""
+
+_LONGEST_NAME = 253
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+_PORT = re.compile(r"[0-9]{1,5}")
+_IPV4_BYTES = 4
+_BYTE = 256
+
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # shared by carriers; a cloud's metadata among it
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # a cloud's metadata, at an address that looks public
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",  # relays of 6to4
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/3",  # multicast, reserved, broadcast
+        "2001::/23",  # Teredo and others that carry another address inside
+        "2001:db8::/32",
+        "2002::/16",  # 6to4: any IPv4 address in disguise
+        "3fff::/20",
+    )
+)
+_PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
+"""All else of IPv6 is local, multicast, or IPv4 in disguise (NAT64 among it)."""
+
+
+def is_public(address: Address) -> bool:
+    """Say whether an address is one of the open Internet."""
+    address = unmapped(address)
+    if isinstance(address, ipaddress.IPv6Address) and (address not in _PUBLIC_IPV6 or address.scope_id):
+        return False
+    return not any(address.version == network.version and address in network for network in _NOT_PUBLIC)
+
+
+def unmapped(address: Address) -> Address:
+    """Give the IPv4 address that is written as an IPv6 one (`::ffff:127.0.0.1`), else the address."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request wants to go: a name or an address, and a port."""
+
+    host: str | Address
+    port: int
+
+    def __str__(self) -> str:
+        """Give it as a URL has it; the usual ports are left out."""
+        host = f"[{self.host}]" if isinstance(self.host, ipaddress.IPv6Address) else str(self.host)
+        return host if self.port in USUAL_PORTS else f"{host}:{self.port}"
+
+
+def parse_target(authority: str, default_port: int | None) -> Target | None:
+    """Read `host:port` of a request; null when it is not one. Without a port it is the default one, if any."""
+    split = _split(authority)
+    if split is None:
+        return None
+    host, port_text = split
+    port = _port(port_text) if port_text is not None else default_port
+    found = parse_host(host)
+    return None if found is None or port is None else Target(found, port)
+
+
+def _split(authority: str) -> tuple[str, str | None] | None:
+    """Part host and port; the brackets of an IPv6 address stay."""
+    if authority.startswith("["):
+        host, bracket, rest = authority.partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            return None
+        return host + bracket, rest[1:] if rest else None
+    host, colon, port = authority.partition(":")
+    return host, port if colon else None
+
+
+def _port(text: str) -> int | None:
+    if _PORT.fullmatch(text) is None:
+        return None
+    port = int(text)
+    return port if 0 < port < 1 << 16 else None
+
+
+def parse_host(text: str) -> str | Address | None:
+    """Read a host: an address in any spelling, or a name as it is on the wire; null when it is neither."""
+    if text.startswith("["):
+        return _ipv6(text[1:-1]) if text.endswith("]") else None
+    name = text.lower().removesuffix(".")
+    labels = name.split(".")
+    if _NUMBER.fullmatch(labels[-1]) is not None:
+        return _ipv4(labels)
+    if len(name) > _LONGEST_NAME or any(_LABEL.fullmatch(label) is None for label in labels):
+        return None
+    return name
+
+
+def _ipv6(text: str) -> Address | None:
+    if "%" in text:
+        return None
+    try:
+        return unmapped(ipaddress.IPv6Address(text))
+    except ValueError:
+        return None
+
+
+def _ipv4(labels: Sequence[str]) -> Address | None:
+    """Read an IPv4 address as `inet_aton` does: one to four parts, each decimal, octal or hexadecimal."""
+    if len(labels) > _IPV4_BYTES or any(_NUMBER.fullmatch(label) is None for label in labels):
+        return None
+    try:
+        parts = [_number(label) for label in labels]
+    except ValueError:
+        return None
+    *leading, last = parts
+    if any(part >= _BYTE for part in leading) or last >= _BYTE ** (_IPV4_BYTES + 1 - len(parts)):
+        return None
+    value = last
+    for place, part in enumerate(leading):
+        value += part << 8 * (_IPV4_BYTES - 1 - place)
+    return ipaddress.IPv4Address(value)
+
+
+def _number(label: str) -> int:
+    if label.startswith("0x"):
+        return int(label[2:] or "0", 16)
+    return int(label, 8 if len(label) > 1 and label.startswith("0") else 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One entry of a list: a name (or all below it), or an address; `port` null means the usual ones."""
+
+    host: str | Address
+    below: bool
+    port: int | None
+
+    def covers(self, target: Target) -> bool:
+        """Say whether this entry lets a request through to where it wants to go."""
+        if not self._covers_port(target.port):
+            return False
+        if self.below:
+            return isinstance(target.host, str) and target.host.endswith(f".{self.host}")
+        return self.host == target.host
+
+    def _covers_port(self, port: int) -> bool:
+        return port in USUAL_PORTS if self.port is None else port == self.port
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The hosts that one agent may reach."""
+
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def of(cls, entries: Iterable[str]) -> "Rules":
+        """Read a list of an agent's profile. Raises `ConfigError` for an entry that names no host."""
+        return cls(tuple(_rule(entry) for entry in entries if entry != HOST_NETWORK))
+
+    def allow(self, target: Target) -> bool:
+        """Say whether the list has this host."""
+        return any(rule.covers(target) for rule in self.rules)
+
+    def allow_address(self, address: Address, port: int) -> bool:
+        """Say whether a name may lead to this address: it is public, or the list has the address itself."""
+        return is_public(address) or self.allow(Target(unmapped(address), port))
+
+
+def _rule(entry: str) -> Rule:
+    wrong = ConfigError(
+        f"egress: {entry!r} names no host; write example.org, *.example.org, 10.0.0.5, [fd00::5] or one of them "
+        "with :PORT."
+    )
+    below = entry.startswith("*.")
+    split = _split(entry.removeprefix("*."))
+    if split is None:
+        raise wrong
+    host, port_text = split
+    port = None if port_text is None else _port(port_text)
+    try:
+        wire = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
+    except idna.IDNAError as error:
+        raise wrong from error
+    found = parse_host(wire)
+    if found is None or (port_text is not None and port is None) or (below and not isinstance(found, str)):
+        raise wrong
+    return Rule(found, below, port)
