@@ -82,11 +82,15 @@ class Layers:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A file or folder of this machine that the agent sees at `at`."""
+    """A file or folder of this machine that the agent sees at `at`.
+
+    `owner`, when given, is who it belongs to on disk and is shown as the run's user.
+    """
 
     source: Path
     at: Path
     writable: bool = False
+    owner: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
