@@ -41,6 +41,8 @@ OUTCOMES: Mapping[str, Meaning] = {
     "unauthorized": Meaning(State.FAILED, False, "The model's service did not accept the credential."),
     "model_error": Meaning(State.FAILED, True, "The model's service answered with an error."),
     "unknown_agent": Meaning(State.FAILED, False, "Nobody defined the agent that was asked for."),
+    "memory": Meaning(State.FAILED, False, "The memory limit was reached."),
+    "disk": Meaning(State.FAILED, False, "The disk limit was reached."),
     "killed": Meaning(State.FAILED, True, "The agent was killed by something that was not Steadyhand."),
     "timeout": Meaning(State.TIMEOUT, True, "The deadline passed."),
     "stalled": Meaning(State.TIMEOUT, True, "Nothing was heard from the agent for the idle limit."),
@@ -64,6 +66,8 @@ _SUBTYPES = {
     "error_max_structured_output_retries": "invalid_output",
 }
 _STATUSES = {401: "unauthorized", 402: "budget", 403: "unauthorized", 429: "rate_limited"}
+_BROKEN = frozenset({"killed", "agent_error", "no_result"})
+"""What a run that ran out of something looks like: the limit is then what to say."""
 _DETAIL_LIMIT = 300
 
 
@@ -86,7 +90,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of how a run ended. `exit_code` is null when a signal ended the agent."""
+    """All that is known of how a run ended. `exit_code` is null when a signal ended the agent.
+
+    `memory` says that the kernel killed something of the run at its memory limit, `disk` that its disk was full.
+    """
 
     stop: Stop | None = None
     exit_code: int | None = None
@@ -95,20 +102,24 @@ class Evidence:
     stderr: str = ""
     unknown_agent: bool = False
     wants_schema: bool = False
+    memory: bool = False
+    disk: bool = False
 
 
 def judge(evidence: Evidence) -> Verdict:
     """Say what a run came to.
 
-    A result that came before a stop was asked for still counts as stopped: the caller was told so.
+    A result that came before a stop was asked for still counts as stopped: the caller was told so. A limit that was
+    reached says why a run broke; one that the agent coped with says nothing.
     """
     if evidence.stop is not None:
         return _verdict(_STOPPED[evidence.stop])
     if evidence.unknown_agent:
         return _verdict("unknown_agent", _last_line(evidence.stderr))
-    if evidence.result is None:
-        return _without_result(evidence)
-    return _with_result(evidence.result, evidence)
+    judged = _without_result(evidence) if evidence.result is None else _with_result(evidence.result, evidence)
+    if judged.type in _BROKEN and (evidence.memory or evidence.disk):
+        return _verdict("memory" if evidence.memory else "disk", judged.detail)
+    return judged
 
 
 def _without_result(evidence: Evidence) -> Verdict:

@@ -60,6 +60,25 @@ CASES = {
     ),
     "a signal from elsewhere": (Evidence(signal=9), "killed"),
     "a signal from elsewhere after a good result": (Evidence(signal=9, result=GOOD), "killed"),
+    "the memory limit that killed the agent": (Evidence(signal=9, memory=True), "memory"),
+    "the memory limit that made the agent fail": (
+        Evidence(exit_code=1, memory=True, disk=True, result=replace(GOOD, is_error=True)),
+        "memory",
+    ),
+    "the memory limit that the agent coped with": (
+        Evidence(exit_code=0, memory=True, result=GOOD),
+        "success",
+    ),
+    "the memory limit beside a budget that was spent": (
+        Evidence(exit_code=1, memory=True, result=Result("error_max_budget_usd", is_error=True, text=None)),
+        "budget",
+    ),
+    "the memory limit on the way to the deadline": (
+        Evidence(stop=Stop.DEADLINE, signal=9, memory=True),
+        "timeout",
+    ),
+    "a full disk that made the agent fail": (Evidence(exit_code=1, disk=True), "disk"),
+    "a full disk that the agent coped with": (Evidence(exit_code=0, disk=True, result=GOOD), "success"),
     "an unknown agent, as the runner saw it": (
         Evidence(exit_code=1, unknown_agent=True, stderr=UNKNOWN),
         "unknown_agent",
