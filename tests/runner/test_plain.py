@@ -69,3 +69,10 @@ def test_a_gigabyte_of_any_kind_leaves_the_service_within_fifty_megabytes(
     standin: Path, world_dir: Path
 ) -> None:
     TestPlainRunner().flooded(standin, world_dir, "1G")
+
+
+def test_an_agent_that_is_silent_until_its_end_has_not_stalled(standin: Path, world_dir: Path) -> None:
+    ran = TestPlainRunner().played(
+        standin, world_dir, "[[standin: sleep=2 text=done]]", idle_timeout_seconds=0.2
+    )
+    assert ran.verdict == "success"

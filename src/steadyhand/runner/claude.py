@@ -255,6 +255,8 @@ class ClaudeRunner:
 class _Stream:
     """A `drive.Mode`: the SDK's client for control, everything else read here."""
 
+    tells = True
+
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
         self._conversation = Conversation()

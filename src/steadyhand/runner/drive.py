@@ -64,7 +64,12 @@ def session_of(spec: RunSpec) -> str:
 
 
 class Mode(Protocol):
-    """How one kind of command line is spoken to."""
+    """How one kind of command line is spoken to.
+
+    `tells` says whether it prints while it works: only then does silence mean that it stalled.
+    """
+
+    tells: bool
 
     async def line(self, line: bytes) -> None:
         """Take a whole line of stdout that may be a message."""
@@ -121,10 +126,11 @@ class Drive:
                 ]
                 helpers = [
                     group.create_task(mode.talk()),
-                    group.create_task(self._watch_silence()),
                     group.create_task(self._watch_lingering()),
                     group.create_task(self._obey(mode)),
                 ]
+                if mode.tells:
+                    helpers.append(group.create_task(self._watch_silence()))
                 ended = await self.process.wait()
                 for helper in helpers:
                     helper.cancel()

@@ -54,7 +54,12 @@ class PlainRunner:
 
 
 class _Plain:
-    """A `drive.Mode`: the prompt, end of input, and the line that is the result."""
+    """A `drive.Mode`: the prompt, end of input, and the line that is the result.
+
+    This command line says nothing until it has ended, however long that takes; its deadline alone bounds it.
+    """
+
+    tells = False
 
     def __init__(self, drive: Drive) -> None:
         self._drive = drive

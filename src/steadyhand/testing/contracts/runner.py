@@ -302,10 +302,6 @@ class RunnerStops(_Makes):
 
         assert asyncio.run(stage.run_and(ask)).verdict == "cancelled"
 
-    def test_silence_beyond_the_idle_limit_is_a_stall(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, "[[standin: sleep=60]]", idle_timeout_seconds=0.5)
-        assert ran.verdict == "stalled"
-
     def test_cancelling_the_call_ends_the_agent(self, standin: Path, world_dir: Path) -> None:
         stage, signal = self._deaf(standin, world_dir)
 
@@ -428,6 +424,10 @@ class RunnerContract(RunnerEnds, RunnerStops, RunnerTakes):
 
 class StreamContract(_Makes):
     """What only a stream can do."""
+
+    def test_silence_beyond_the_idle_limit_is_a_stall(self, standin: Path, world_dir: Path) -> None:
+        ran = self.played(standin, world_dir, "[[standin: sleep=60]]", idle_timeout_seconds=0.5)
+        assert ran.verdict == "stalled"
 
     def test_text_comes_in_pieces_before_the_whole_message(self, standin: Path, world_dir: Path) -> None:
         ran = self.played(standin, world_dir, '[[standin: chunk=3 text="one two three"]]')
