@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import MICROS
+from steadyhand.job import MICROS, Publish
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, dashes or underscores"
@@ -128,6 +128,8 @@ class Workspace:
     setup_egress: tuple[str, ...] = ()
     caches: tuple[str, ...] = ()
     """Package managers (`pip npm cargo go`) whose caches the workspace's jobs share, read and write."""
+    publish: Publish | None = None
+    """What becomes of a job's commits when the job does not say; null falls to the defaults."""
     trusted_refs: tuple[str, ...] = ()
     """The refs on which `full` trust holds; on others it is `instructions`."""
 
@@ -141,6 +143,7 @@ class Defaults:
     budget_micros: int = 5 * MICROS
     timeout_seconds: float = 2700
     idle_timeout_seconds: float = 600
+    publish: Publish = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,21 @@ def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_pat
             "[agents.a]\nmodle = 'x'",
             "agents.a.modle (steadyhand.toml): there is no such setting; did you mean model",
         ),
-        ("[agents.a]\negress = ['x']", "is known, but its part is not built yet"),
-        ("[workspaces.w]\nrepository = '/x'\nsetup = ['x']", "is known, but its part is not built yet"),
+        ("[agents.a]\nprovider = 'x'", "is known, but its part is not built yet"),
+        ("[retention]\nkept_checkouts = '24h'", "is known, but its part is not built yet"),
+        ("[agents.a]\negres = ['x']", "did you mean egress"),
+        ("[agents.a]\nmemory = 'lots'", "agents.a.memory (steadyhand.toml): is not a size such as 512M"),
+        ("[agents.a]\nmemory = 'none'", "is not a size such as 512M"),
+        ("[agents.a]\nmemory = 1000", "agents.a.memory (steadyhand.toml): Input should be greater"),
+        ("[agents.a]\nprocesses = 1", "agents.a.processes (steadyhand.toml): Input should be greater"),
+        ("[agents.a]\nsecrets = ['key']", "is not an absolute path"),
+        ("[agents.a]\nsecrets = ['/a/../b']", "is not an absolute path"),
+        ("[agents.a]\nsecrets = ['/workspace/.env']", "cannot be below /workspace"),
+        ("[agents.a]\nsecrets = ['/proc/1/environ']", "cannot be below /proc"),
+        ('[agents.a]\nenv = { "A=B" = "x" }', "is not the name of a variable"),
+        ('[agents.a]\nenv = { A = "x\\u0000--bind" }', "holds a NUL byte"),
+        ("[workspaces.w]\nrepository = '/x'\ncaches = ['bun']", "Input should be 'pip'"),
+        ("[workspaces.w]\nrepository = '/x'\nsetup = 'x'", "workspaces.w.setup"),
         ("[service]\nconcurrency = 0", "service.concurrency (steadyhand.toml): Input should be greater"),
         ("[defaults]\nbudget_usd = nan", "defaults.budget_usd"),
         ("[retention]\njobs = 'soon'", "is not a duration such as 90d"),
@@ -141,6 +154,47 @@ def test_an_agent_s_table_becomes_its_profile_with_money_in_micro_dollars(tmp_pa
     assert agent.budget_micros == 2_250_000
     assert agent.tools == ("Read", "Bash")
     assert agent.env == {"REGION": "eu"}
+
+
+def test_what_an_agent_may_take_and_reach_is_in_its_profile(tmp_path: Path) -> None:
+    text = """
+    [defaults]
+    memory = "1.5G"
+    processes = "none"
+    publish = "branch"
+    [agents.a]
+    memory = "512M"
+    processes = 200
+    disk = "2GiB"
+    egress = ["levels.example.org", "*.example.net"]
+    secrets = ["/run/secrets/key"]
+    """
+    settings = read(tmp_path, text)
+    agent = settings.catalogue().agent("a")
+    assert (agent.memory_bytes, agent.processes, agent.disk_bytes) == (512 * 1024**2, 200, 2 * 1024**3)
+    assert agent.egress == ("levels.example.org", "*.example.net")
+    assert agent.secrets == ("/run/secrets/key",)
+    defaults = settings.tables.defaults
+    assert (defaults.memory, defaults.processes, defaults.disk) == (int(1.5 * 1024**3), None, None)
+    assert settings.catalogue().defaults.publish == "branch"
+
+
+def test_a_workspace_says_how_it_is_made_ready_and_what_becomes_of_commits(tmp_path: Path) -> None:
+    text = """
+    [workspaces.w]
+    repository = "/srv/w"
+    setup = ["git-crypt unlock /secrets/key", "make one, two"]
+    setup_secrets = ["/secrets/key"]
+    setup_egress = ["pypi.example.org"]
+    caches = ["pip", "npm"]
+    publish = "branch"
+    """
+    workspace = read(tmp_path, text).catalogue().workspace("w")
+    assert workspace.setup == ("git-crypt unlock /secrets/key", "make one, two")
+    assert workspace.setup_secrets == ("/secrets/key",)
+    assert workspace.setup_egress == ("pypi.example.org",)
+    assert workspace.caches == ("pip", "npm")
+    assert workspace.publish == "branch"
 
 
 def test_micro_dollars_are_exact() -> None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from steadyhand.agents import BUILT_IN, NAME, Agent, Catalogue, Defaults, Limits, Workspace
 from steadyhand.config.client import default_data_dir
-from steadyhand.config.tables import UNBUILT, AgentTable, ProviderTable, Tables
+from steadyhand.config.tables import UNBUILT, AgentTable, ProviderTable, Tables, WorkspaceTable
 from steadyhand.errors import ConfigError
 from steadyhand.job import MICROS
 
@@ -81,10 +81,7 @@ class Settings:
         """Give what can be asked for by name."""
         tables = self.tables
         agents = dict(BUILT_IN) | {name: _agent(name, table) for name, table in tables.agents.items()}
-        workspaces = {
-            name: Workspace(name, t.repository, t.ref, t.mode, t.trust, t.trusted_refs)
-            for name, t in tables.workspaces.items()
-        }
+        workspaces = {name: _workspace(name, table) for name, table in tables.workspaces.items()}
         workspace = tables.defaults.workspace
         if workspace is None and DEFAULT_WORKSPACE in workspaces:
             workspace = DEFAULT_WORKSPACE
@@ -94,6 +91,7 @@ class Settings:
             budget_micros=micros(tables.defaults.budget_usd),
             timeout_seconds=tables.defaults.timeout_seconds,
             idle_timeout_seconds=tables.defaults.idle_timeout_seconds,
+            publish=tables.defaults.publish,
         )
         most = tables.limits.max_budget_usd
         limits = Limits(None if most is None else micros(most), tables.limits.max_timeout_seconds)
@@ -140,6 +138,27 @@ def _agent(name: str, table: AgentTable) -> Agent:
         effort=table.effort,
         append_system_prompt=table.append_system_prompt,
         env=table.env,
+        secrets=table.secrets,
+        egress=table.egress,
+        memory_bytes=table.memory,
+        processes=table.processes,
+        disk_bytes=table.disk,
+    )
+
+
+def _workspace(name: str, table: WorkspaceTable) -> Workspace:
+    return Workspace(
+        name=name,
+        repository=table.repository,
+        ref=table.ref,
+        mode=table.mode,
+        trust=table.trust,
+        setup=table.setup,
+        setup_secrets=table.setup_secrets,
+        setup_egress=table.setup_egress,
+        caches=table.caches,
+        trusted_refs=table.trusted_refs,
+        publish=table.publish,
     )
 
 

@@ -1,17 +1,32 @@
 """The tables of `steadyhand.toml`, as types. What is not here is not a setting."""
 
+import posixpath
 import re
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from steadyhand.agents import Mode, Trust
-from steadyhand.job import Effort
+from steadyhand.job import Effort, Publish
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_TAKEN = (
+    "/dev",
+    "/harvest",
+    "/home/agent",
+    "/mirror",
+    "/opt/steadyhand",
+    "/proc",
+    "/run/steadyhand",
+    "/sys",
+    "/var/tmp",  # noqa: S108  # the sandbox's own
+    "/workspace",
+)
+"""Where the sandbox has something of its own, so that no file of this machine can be seen there."""
 
 
 def _duration(value: Any) -> Any:
@@ -34,8 +49,52 @@ def _words(value: Any) -> Any:
     return value
 
 
+def _size(value: Any) -> Any:
+    """Read `512M`, `2G` or a number of bytes."""
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value)):
+        return int(float(match[1]) * _SIZES[match[2]])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("is not a size such as 512M or 2G")
+
+
+def _size_or_none(value: Any) -> Any:
+    """Read a size; `none` is no limit."""
+    return None if value in ("none", None) else _size(value)
+
+
+def _number_or_none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+def _secret_path(value: str) -> str:
+    """Take the path of a file as the agent will see it: the same inside."""
+    if not posixpath.isabs(value) or posixpath.normpath(value) != value or "\0" in value or value == "/":
+        raise ValueError("is not an absolute path without `..` and `//`")
+    for place in _TAKEN:
+        if value == place or value.startswith(f"{place}/"):
+            raise ValueError(f"cannot be below {place}, where the sandbox has something of its own")
+    return value
+
+
+def _variables(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
+            raise ValueError(f"{name!r} is not the name of a variable")
+        if "\0" in text:
+            raise ValueError(f"the value of {name} holds a NUL byte")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1024**2, le=1024**5)]
+SizeOrNone = Annotated[Annotated[int, Field(ge=1024**2, le=1024**5)] | None, BeforeValidator(_size_or_none)]
+Processes = Annotated[int, Field(ge=16, le=4_000_000)]
+ProcessesOrNone = Annotated[Processes | None, BeforeValidator(_number_or_none)]
+Variables = Annotated[dict[str, str], AfterValidator(_variables)]
 Duration = Annotated[timedelta | None, BeforeValidator(_duration)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+SecretPath = Annotated[str, AfterValidator(_secret_path)]
+SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_words)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 
@@ -79,7 +138,10 @@ class DefaultsTable(_Table):
     timeout_seconds: Seconds = 2700
     idle_timeout_seconds: Seconds = 600
     on_interrupt: Literal["auto", "fail"] = "auto"
-    publish: Literal["none"] = "none"
+    publish: Publish = "none"
+    memory: SizeOrNone = 4 * 1024**3
+    processes: ProcessesOrNone = 1_024
+    disk: SizeOrNone = None
 
 
 class LimitsTable(_Table):
@@ -149,6 +211,11 @@ class WorkspaceTable(_Table):
     mode: Mode = "checkout"
     trust: Trust = "instructions"
     trusted_refs: Words = ()
+    setup: tuple[str, ...] = ()
+    setup_secrets: SecretPaths = ()
+    setup_egress: Words = ()
+    publish: Publish | None = None
+    caches: Annotated[tuple[Literal["pip", "npm", "cargo", "go"], ...], BeforeValidator(_words)] = ()
 
 
 class AgentTable(_Table):
@@ -165,7 +232,12 @@ class AgentTable(_Table):
     max_turns: int | None = Field(default=None, ge=1, le=10_000)
     effort: Effort | None = None
     append_system_prompt: str | None = None
-    env: dict[str, str] = {}
+    env: Variables = {}
+    secrets: SecretPaths = ()
+    egress: Words = ()
+    memory: Size | None = None
+    processes: Processes | None = None
+    disk: Size | None = None
 
 
 class Tables(_Table):
@@ -184,14 +256,5 @@ class Tables(_Table):
     agents: dict[str, AgentTable] = {}
 
 
-UNBUILT = frozenset(
-    {
-        ("retention", "kept_checkouts"),
-        *(
-            ("workspaces", "*", name)
-            for name in ("setup", "setup_secrets", "setup_egress", "publish", "caches")
-        ),
-        *(("agents", "*", name) for name in ("egress", "secrets", "memory", "provider")),
-    }
-)
+UNBUILT = frozenset({("retention", "kept_checkouts"), ("agents", "*", "provider")})
 """Settings of design.md whose part is not built: refused as such, not as unknown."""

@@ -1,9 +1,30 @@
-"""The boundary around an agent. The one level there is so far is `none`."""
+"""The boundary around an agent: none at all, or bwrap's namespaces with everything that belongs to them."""
 
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from steadyhand.agents import Agent
-from steadyhand.ports import Command, Place, View
+from steadyhand.errors import ConfigError, SpawnError
+from steadyhand.ports import Bind, Ceiling, Command, Mounted, Place, Seal, View
+from steadyhand.workspace import confine, seccomp
+
+PROXY_PORT = 3128
+"""Where the service's way to other hosts listens inside, on loopback."""
+OPEN_FILES = 16_384
+FILE_BYTES = 8 * 1024**3
+"""The largest file of an agent whose disk has no limit."""
+ALONE = ("host",)
+"""The egress that is no list: it shares this machine's network."""
+
+_ARGUMENTS, _FILTER = 10, 11
+"""The descriptors on which bwrap reads its options and the filter."""
+_STAGED_TREE, _STAGED_DISK = "tree", "disk"
+_LINKED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 class NoSandbox:
@@ -18,3 +39,232 @@ class NoSandbox:
     def wrap(self, command: Command, place: Place, agent: Agent) -> Command:  # noqa: ARG002  # the port's signature
         """Give the command back as it is."""
         return command
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The agent's program: `path` is how the runner calls it, `inside` how it is called in the sandbox.
+
+    `bind` shows it there; null when it is below `/usr`, which is seen anyway.
+    """
+
+    path: Path
+    inside: Path
+    bind: confine.Shown | None
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """What an agent may take of the machine when its profile does not say; null is no limit."""
+
+    memory_bytes: int | None = None
+    processes: int | None = None
+    disk_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BwrapSandbox:
+    """Level `bwrap`. Made by `on_this_machine`; its verbs look at nothing but what is in it.
+
+    `stage` is where a service that is root has the run's mounts made; without it bwrap binds what lies on this
+    machine. `owners` says to whom secret files belong that agents' users cannot read by themselves.
+    """
+
+    bwrap: Path
+    program: Program
+    frame: confine.Frame
+    etc: Path
+    sockets: Path
+    """The folder with a folder for each slot, which holds the slot's socket to the model."""
+    stage: Path | None
+    uid_base: int
+    owners: Mapping[Path, int] = field(default_factory=dict)
+    most: Most = field(default_factory=Most)
+    resolver: Path | None = None
+    """This machine's own `resolv.conf`, for agents that share its network."""
+    level: Literal["none", "bwrap"] = "bwrap"
+
+    def view(self, place: Place) -> View:  # noqa: ARG002  # the port's signature
+        """Give the folders as they are inside: the same for every job."""
+        return View(confine.WORKSPACE, confine.HOME, confine.CONFIG)
+
+    def wrap(self, command: Command, place: Place, agent: Agent) -> Command:
+        """Give bwrap's command line and its seal. Raises `SpawnError` for what cannot be an argument."""
+        shares_network = agent.egress == ALONE
+        shown, mounts = self._shown(place, agent, shares_network=shares_network)
+        argv = list(command.argv)
+        if argv and argv[0] == str(self.program.path):
+            argv[0] = str(self.program.inside)
+        if any("\0" in word for word in argv):
+            raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
+        filter_ = seccomp.program()
+        words = confine.options(
+            self.frame, shown, command.env, own_network=False, filter_from=_FILTER if filter_ else None
+        )
+        inputs = {_ARGUMENTS: confine.encoded(words)} | ({_FILTER: filter_} if filter_ else {})
+        seal = Seal(
+            stage=self.stage,
+            mounts=tuple(mounts),
+            inputs=inputs,
+            ceiling=self.ceiling(agent),
+            ports=None if shares_network else (PROXY_PORT,),
+        )
+        outside = [str(self.bwrap), "--args", str(_ARGUMENTS), "--", *argv]
+        return Command(outside, {}, Path("/"), command.user, seal)
+
+    def ceiling(self, agent: Agent) -> Ceiling:
+        """Give the most that a run of this agent may take."""
+        disk = agent.disk_bytes or self.most.disk_bytes
+        return Ceiling(
+            memory=agent.memory_bytes or self.most.memory_bytes,
+            processes=agent.processes or self.most.processes,
+            open_files=OPEN_FILES,
+            file_size=FILE_BYTES if disk is None else min(disk, FILE_BYTES),
+        )
+
+    def _shown(
+        self, place: Place, agent: Agent, *, shares_network: bool
+    ) -> tuple[list[confine.Shown], list[Mounted]]:
+        """Give what the agent sees, and the mounts that have to be made for it first (none without a stage)."""
+        binds = self._binds(place, agent, shares_network=shares_network)
+        if self.stage is None:
+            tree = [] if place.layers is None else [Bind(place.directory, confine.WORKSPACE, writable=True)]
+            return [confine.Shown(each.source, each.at, each.writable) for each in (*binds, *tree)], []
+        mounts, shown = [], []
+        if place.layers is not None:
+            mounts += _layered(place, self.stage)
+            shown.append(confine.Shown(self.stage / _STAGED_TREE, confine.WORKSPACE, writable=True))
+        for number, each in enumerate(binds):
+            name = f"b{number}"
+            mounts.append(Mounted("bind", name, each.source, writable=each.writable, owner=each.owner))
+            shown.append(confine.Shown(self.stage / name, each.at, each.writable))
+        return shown, mounts
+
+    def _binds(self, place: Place, agent: Agent, *, shares_network: bool) -> list[Bind]:
+        # In place in the classic profile the home would be the service's own, which no sealed agent sees.
+        home = place.home if place.config is not None else place.files.home
+        config = place.config or place.files.config
+        slot = self.uid_base + place.slot
+        foreign = self.stage is not None and place.user != slot
+        binds = [
+            Bind(self.etc, Path("/etc")),
+            Bind(self.sockets / f"slot-{place.slot}", confine.SERVICE, owner=slot if foreign else None),
+            Bind(home, confine.HOME, writable=True),
+            Bind(config, confine.CONFIG, writable=True),
+        ]
+        if place.layers is None:
+            binds.append(Bind(place.directory, confine.WORKSPACE, writable=True))
+        if self.program.bind is not None:
+            binds.append(Bind(self.program.bind.source, self.program.bind.at))
+        if shares_network and self.resolver is not None:
+            binds.append(Bind(self.resolver, Path("/etc/resolv.conf")))
+        binds += [Bind(Path(name), Path(name), owner=self.owners.get(Path(name))) for name in agent.secrets]
+        return [*binds, *place.binds]
+
+    # --- made at the start -----------------------------------------------------------------
+
+    @classmethod
+    def on_this_machine(
+        cls,
+        data_dir: Path,
+        cli: Path,
+        *,
+        etc: Path,
+        uid_base: int,
+        secrets: Iterable[str] = (),
+        most: Most | None = None,
+        search: str | None = None,
+    ) -> "BwrapSandbox":
+        """Look at this machine once. Raises `ConfigError` when bwrap is not installed."""
+        found = shutil.which("bwrap", path=search)
+        if found is None:
+            raise ConfigError(NO_BWRAP)
+        root = os.geteuid() == 0
+        return cls(
+            bwrap=Path(found).absolute(),
+            program=program_of(cli),
+            frame=confine.Frame(root_links()),
+            etc=etc,
+            sockets=data_dir / "run",
+            stage=data_dir / "stage" if root else None,
+            uid_base=uid_base,
+            owners=owners_of(secrets) if root else {},
+            most=most or Most(),
+            resolver=_resolver(),
+        )
+
+    def without_userns_lock(self) -> "BwrapSandbox":
+        """Give the same for a kernel that has no second user namespace to give; see `confine.Frame`."""
+        return replace(self, frame=replace(self.frame, disable_userns=False))
+
+
+NO_BWRAP = (
+    "service.isolation is 'bwrap', but there is no bwrap on this machine. "
+    'Install it (Debian, Ubuntu: apt-get install bubblewrap), or choose isolation = "none" '
+    "(STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox."
+)
+
+
+def _layered(place: Place, stage: Path) -> list[Mounted]:
+    layers = place.layers
+    if layers is None:
+        return []
+    disk: list[Mounted] = []
+    upper, work = layers.upper, layers.work
+    if layers.image is not None:
+        disk = [Mounted("image", _STAGED_DISK, layers.image, writable=True)]
+        upper, work = stage / _STAGED_DISK / upper, stage / _STAGED_DISK / work
+    owner = None if layers.owner == place.user else layers.owner
+    tree = Mounted("overlay", _STAGED_TREE, layers.lower, writable=True, owner=owner, upper=upper, work=work)
+    return [*disk, tree]
+
+
+def program_of(cli: Path) -> Program:
+    """Say how the agent's program is shown inside: by itself, or with its folder when it is a script."""
+    real = cli.resolve()
+    if real.is_relative_to("/usr"):
+        return Program(cli, real, None)
+    with real.open("rb") as file:
+        is_script = file.read(2) == b"#!"
+    if is_script:
+        return Program(cli, confine.PROGRAMS / real.name, confine.Shown(real.parent, confine.PROGRAMS))
+    inside = confine.PROGRAMS / "claude"
+    return Program(cli, inside, confine.Shown(real, inside))
+
+
+def root_links() -> tuple[tuple[str, str | None], ...]:
+    """Give the likes of `/bin` as this machine has them: links into `/usr`, or folders."""
+    links: list[tuple[str, str | None]] = []
+    for name in _LINKED:
+        path = Path("/") / name
+        if path.is_symlink():
+            links.append((str(path), str(path.readlink())))
+        elif path.is_dir():
+            links.append((str(path), None))
+    return tuple(links)
+
+
+def owners_of(secrets: Iterable[str]) -> dict[Path, int]:
+    """Give who owns each of these files that not every user may read; one that is not there is left out."""
+    owners = {}
+    for name in secrets:
+        try:
+            about = Path(name).stat()
+        except OSError:
+            continue
+        if not about.st_mode & 0o004:
+            owners[Path(name)] = about.st_uid
+    return owners
+
+
+def _resolver() -> Path | None:
+    try:
+        return Path("/etc/resolv.conf").resolve(strict=True)
+    except OSError:
+        return None
+
+
+def filter_detail() -> str:
+    """Say whether system calls are filtered on this kind of machine."""
+    known = bool(seccomp.program())
+    return "system calls filtered" if known else f"no filter of system calls for {platform.machine()}"

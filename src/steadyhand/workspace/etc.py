@@ -1,0 +1,108 @@
+"""The sandbox's own `/etc`: what programs need of this machine's, and users of our own. Made once, at the start."""
+
+import contextlib
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+COPIED = (
+    "alternatives",
+    "bindresvport.blacklist",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "host.conf",
+    "inputrc",
+    "java-*",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "localtime",
+    "magic",
+    "magic.mime",
+    "mime.types",
+    "nsswitch.conf",
+    "os-release",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "pki/tls/cert.pem",
+    "protocols",
+    "python3*",
+    "rpc",
+    "services",
+    "ssl/certs",
+    "ssl/cert.pem",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+)
+"""What is taken from this machine, where it is there and every user may read it: no users, hosts or secrets."""
+OURS = {
+    "passwd": (
+        "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+        "agent:x:1000:1000:agent:/home/agent:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    ),
+    "group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
+    "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "hostname": "sandbox\n",
+    "shells": "/bin/sh\n/bin/bash\n",
+    # There is nobody to ask: names are looked up by the service. Shared networks have the machine's bound over it.
+    "resolv.conf": "",
+}
+_MACHINE = Path("/etc")
+
+
+def make_etc(data_dir: Path, *, stand_ins: Iterable[Path] = (), machine: Path = _MACHINE) -> Path:
+    """Make `<data-dir>/etc` anew from `machine` and give its path. Raises `OSError`.
+
+    `stand_ins` are files below `/etc` that are to be bound over: an empty file stands where each will be.
+    """
+    folder, fresh = data_dir / "etc", data_dir / "etc.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for pattern in COPIED:
+        for source in machine.glob(pattern):
+            _copy(source, fresh / source.relative_to(machine))
+    for name, text in OURS.items():
+        (fresh / name).write_text(text, "utf-8")
+    for path in stand_ins:
+        if path.is_relative_to(_MACHINE):
+            target = fresh / path.relative_to(_MACHINE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.touch()
+    for path in (fresh, *fresh.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    # Runs of an earlier life are over by now, and none of this one has begun.
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder; links are followed where what they lead to is not below /usr, which is bound whole."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if source.is_symlink() and _is_seen_inside(source):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source.resolve())
+        elif source.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            for each in source.iterdir():
+                _copy(each, target / each.name)
+        elif source.is_file() and source.stat().st_mode & stat.S_IROTH:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def _is_seen_inside(link: Path) -> bool:
+    try:
+        return link.resolve(strict=True).is_relative_to("/usr")
+    except OSError:
+        return False
