@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from steadyhand.agents import Agent, Definition, Workspace
-from steadyhand.job import Changes, Job, Notice
+from steadyhand.job import Changes, Job, Notice, Publish
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ class Place:
     layers: Layers | None = None
     binds: tuple[Bind, ...] = ()
     slot: int = 0
+    publish: Publish = "none"
 
     @property
     def plain_view(self) -> View:

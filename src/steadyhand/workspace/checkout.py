@@ -12,9 +12,11 @@ from pathlib import Path
 
 from steadyhand.agents import Definition, Workspace
 from steadyhand.errors import NotFound, WorkspaceError
-from steadyhand.job import Job, Notice
-from steadyhand.ports import Harvest, JobFiles, Place
+from steadyhand.job import Job
+from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Layers, Place
+from steadyhand.workspace.caches import Caches
 from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, copy_objects, hand_over, make_folder, remove_tree
+from steadyhand.workspace.dotgit import describe
 from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester
 from steadyhand.workspace.in_place import InPlace
@@ -28,6 +30,15 @@ from steadyhand.workspace.instructions import (
 )
 from steadyhand.workspace.mirror import Mirror, Mirrors
 from steadyhand.workspace.retention import trim
+from steadyhand.workspace.warm import (
+    BRANCH,
+    Warm,
+    WarmCheckouts,
+    check_out,
+    secrets_of,
+    shown_objects,
+    write_base,
+)
 
 DEFINITIONS_MAX_AGE = 30.0
 """Seconds that the list of a workspace's definitions may be behind its repository."""
@@ -44,7 +55,8 @@ class Made:
     directory: Path
     commit: str | None
     brought: Instructions
-    notices: tuple[Notice, ...] = ()
+    layers: Layers | None = None
+    binds: tuple[Bind, ...] = ()
 
 
 class GitCheckouts:
@@ -60,11 +72,15 @@ class GitCheckouts:
         home: Path | None = None,
         harvest_seconds: float = HARVEST_SECONDS,
         debounce_seconds: float = 2.0,
+        errands: Errands | None = None,
+        overlay: bool = False,
     ) -> None:
         """Describe the checkouts; nothing is made before the first verb.
 
         As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the
-        service's `home` say how a directory in place is used (contract.md, the classic profile).
+        service's `home` say how a directory in place is used (contract.md, the classic profile). With `errands`
+        agents are sealed off, and all git on what they left runs beside them; with `overlay` as well, and as root,
+        a job's checkout is laid over a warm one that belongs to the uid below the agents'.
         """
         data_dir = data_dir.absolute()  # git is told of it from other directories
         self._data_dir = data_dir
@@ -73,7 +89,14 @@ class GitCheckouts:
         self._jobs = data_dir / "jobs"
         self.mirrors = Mirrors(data_dir / "mirrors", self._settings, debounce_seconds=debounce_seconds)
         self._in_place = InPlace(self._base_uid, classic=classic, home=home)
-        self._harvester = Harvester(self.mirrors, self._settings, harvest_seconds)
+        self._harvester = Harvester(self.mirrors, self._settings, harvest_seconds, errands)
+        self._errands = errands
+        self.warm: WarmCheckouts | None = None
+        shared = agent_uid_base - 1
+        if errands is not None and overlay and self._base_uid is not None:
+            self.warm = WarmCheckouts(data_dir / "warm", errands, self._settings, owner=shared)
+        self._caches = Caches(data_dir / "caches", None if self._base_uid is None else shared)
+        self._held: dict[str, Warm] = {}
         self._instructions: dict[tuple[str, str, bool], Instructions] = {}
 
     def files(self, job_id: str) -> JobFiles:
@@ -124,6 +147,9 @@ class GitCheckouts:
                 return await self._prepare_in_place(workspace, files, slot)
             user = None if self._base_uid is None else self._base_uid + slot
             made = await self._make(job, workspace, files, user)
+            binds = made.binds
+            if self._errands is not None:
+                binds += await asyncio.to_thread(self._caches.of, workspace)
             full = trusts_fully(workspace)
             definitions = {**made.brought.definitions, **self._own_definitions()}
             # With full trust the CLI reads the repository's own instructions where they stand.
@@ -132,7 +158,7 @@ class GitCheckouts:
         except BaseException as error:
             # Nobody has a place to release yet; a cancelled prepare leaves no checkout behind.
             with contextlib.suppress(WorkspaceError):
-                await self._remove(_transient(files))
+                await self._let_go(files)
             if isinstance(error, OSError):
                 raise WorkspaceError(f"The checkout could not be made: {error.strerror}.") from error
             raise
@@ -146,7 +172,11 @@ class GitCheckouts:
             commit=made.commit,
             definitions=definitions,
             trust_full=full,
-            notices=(*made.notices, *made.brought.notices),
+            notices=made.brought.notices,
+            layers=made.layers,
+            binds=binds,
+            slot=slot,
+            publish=job.publish,
         )
 
     async def _prepare_in_place(self, workspace: Workspace, files: JobFiles, slot: int) -> Place:
@@ -164,17 +194,46 @@ class GitCheckouts:
         mirror = self.mirrors.of(workspace.repository)
         commit = await mirror.resolve(workspace.ref)
         brought = await self._brought(mirror, commit, workspace)
+        if self.warm is not None:
+            self._held[job.id] = await self.warm.take(mirror, commit, workspace)
+            layers = lay_over(self._held[job.id], files, self.warm.owner, user)
+            return Made(files.checkout, commit, brought, layers, (shown_objects(mirror),))
         await self._copy(mirror, files)
-        await self._describe(mirror, files, job.id)
+        branch = BRANCH if self._errands is not None else f"steadyhand/{job.id}"
+        await describe(files.checkout / ".git", mirror, self._settings, branch)
         await asyncio.to_thread(hand_over, files.checkout, user)
+        if self._errands is not None:
+            await self._check_out_sealed(self._errands, workspace, commit, files, user)
+            return Made(files.checkout, commit, brought)
+        if workspace.setup:
+            raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
         # The work tree is written by the agent's uid: what is in it belongs to the agent from the start.
         await Git(user=user).run(
-            "checkout", "--quiet", "-B", f"steadyhand/{job.id}", commit,
-            cwd=files.checkout, seconds=CHECKOUT_SECONDS,
-        )  # fmt: skip
+            "checkout", "--quiet", "-B", branch, commit, cwd=files.checkout, seconds=CHECKOUT_SECONDS
+        )
         shutil.copyfile(files.checkout / ".git" / "index", base_index(files))
         base_index(files).chmod(0o600)
         return Made(files.checkout, commit, brought)
+
+    async def _check_out_sealed(
+        self, errands: Errands, workspace: Workspace, commit: str, files: JobFiles, user: int | None
+    ) -> None:
+        """Check out and set up in the job's own copy, where there is no overlay."""
+        for folder in (files.home, files.config):
+            make_folder(folder, PRIVATE, user)
+        place = Place(
+            workspace=workspace,
+            files=files,
+            directory=files.checkout,
+            home=files.home,
+            config=files.config,
+            user=user,
+            commit=commit,
+            binds=secrets_of(workspace),
+        )
+        write_base(base_of(files), await check_out(errands, place, settle=False))
+        for folder in (files.home, files.config):
+            await asyncio.to_thread(remove_tree, folder)
 
     async def _copy(self, mirror: Mirror, files: JobFiles) -> None:
         """Copy the mirror's objects; a repack under the copy starts it over."""
@@ -190,29 +249,7 @@ class GitCheckouts:
                     raise
                 await asyncio.to_thread(remove_tree, files.checkout)
             else:
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.copyfile(mirror.folder / "shallow", folder / "shallow")
                 return
-
-    async def _describe(self, mirror: Mirror, files: JobFiles, job_id: str) -> None:
-        """Write the rest of `.git`: who commits are by, the mirror's branches as `origin`'s, no way back to it."""
-        folder = files.checkout / ".git"
-        (folder / "refs" / "heads").mkdir(parents=True)
-        (folder / "info").mkdir()
-        (folder / "HEAD").write_text(f"ref: refs/heads/steadyhand/{job_id}\n", encoding="utf-8")
-        lines = []
-        for name, value in await mirror.refs():
-            branch = name.removeprefix("refs/heads/")
-            lines.append(f"{value} {name if branch == name else f'refs/remotes/origin/{branch}'}\n")
-        (folder / "packed-refs").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        origin = "file:///nonexistent" if mirror.source.folder is not None else mirror.source.shown
-        config = (
-            "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n"
-            f"[user]\n\tname = {_quoted(self._settings.author_name)}\n"
-            f"\temail = {_quoted(self._settings.author_email)}\n"
-            f'[remote "origin"]\n\turl = {_quoted(origin)}\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n'
-        )
-        (folder / "config").write_text(config, encoding="utf-8")
 
     def _make_room(self, files: JobFiles) -> None:
         """Make the job's folder, empty but for what is kept of earlier runs' output."""
@@ -222,9 +259,9 @@ class GitCheckouts:
             self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
         make_folder(files.root, TRAVERSABLE)
         make_folder(files.kept, PRIVATE)
-        for path in (files.checkout, files.home, files.config, files.root / "harvest"):
+        for path in (*_transient(files), files.config):
             remove_tree(path)
-        for path in (files.diff, files.bundle, files.transcript, base_index(files)):
+        for path in (files.diff, files.bundle, files.transcript):
             path.unlink(missing_ok=True)
         (files.root / "prepared").write_bytes(b"")
 
@@ -250,7 +287,13 @@ class GitCheckouts:
 
     async def release(self, place: Place) -> None:
         """Remove the checkout and the home; the config directory stays, with the session in it."""
-        await self._remove(_transient(place.files))
+        await self._let_go(place.files)
+
+    async def _let_go(self, files: JobFiles) -> None:
+        warm = self._held.pop(files.root.name, None)
+        if warm is not None and self.warm is not None:
+            await self.warm.give_back(warm)
+        await self._remove(_transient(files))
 
     async def forget(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
@@ -265,6 +308,8 @@ class GitCheckouts:
 
     async def sweep(self) -> None:
         """Remove what earlier lives left: every checkout and home, and trees that were being removed."""
+        if self.warm is not None:
+            await self.warm.sweep()
         if not self._jobs.is_dir():
             return
         paths: list[Path] = []
@@ -288,15 +333,28 @@ class GitCheckouts:
 
 
 def _transient(files: JobFiles) -> tuple[Path, ...]:
-    return (files.checkout, files.home, files.root / "harvest", base_index(files))
+    root = files.root
+    return (files.checkout, files.home, *upper_of(files), root / "harvest", base_of(files), base_index(files))
+
+
+def lay_over(warm: Warm, files: JobFiles, owner: int, user: int | None) -> Layers:
+    """Lay a job's checkout over the warm one of its commit: what that costs does not grow with the repository."""
+    upper, work = upper_of(files)
+    make_folder(upper, PRIVATE, user)
+    make_folder(work, PRIVATE, user)
+    return Layers(warm.tree, upper, work, owner)
+
+
+def upper_of(files: JobFiles) -> tuple[Path, Path]:
+    """Give the folders of what a job writes over a warm checkout: the files, and the kernel's own beside them."""
+    return files.root / "upper", files.root / "work"
 
 
 def base_index(files: JobFiles) -> Path:
-    """The index as it was when the run began, which the service alone can write."""
+    """The index as it was when the run began, which the service alone can write; without isolation."""
     return files.root / "base.index"
 
 
-def _quoted(value: str) -> str:
-    """Quote a value for git's configuration; newlines have no place in a name."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
-    return f'"{escaped}"'
+def base_of(files: JobFiles) -> Path:
+    """The folder of what a harvest of a sealed private copy stands on."""
+    return files.root / "base"

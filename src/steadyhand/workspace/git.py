@@ -101,9 +101,7 @@ class Git:
     ) -> None:
         """Fix the environment. `own_config` lets the user's and the machine's git configuration count."""
         self._user = user
-        self._env = {**_BASE_ENVIRONMENT, **({} if own_config else _NO_FOREIGN_CONFIG), **(env or {})}
-        pairs = [pair for pair in _BASE_CONFIG if not (own_config and pair[0] == "credential.helper")]
-        self._env.update(_as_environment([*pairs, *config]))
+        self._env = environment(env or {}, config, own_config=own_config)
 
     async def run(
         self,
@@ -225,6 +223,15 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 def _signal(process: asyncio.subprocess.Process, sign: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, sign)
+
+
+def environment(
+    extra: Mapping[str, str], config: Sequence[tuple[str, str]] = (), *, own_config: bool = False
+) -> dict[str, str]:
+    """Give the whole environment that git runs in; see `Git`."""
+    env = {**_BASE_ENVIRONMENT, **({} if own_config else _NO_FOREIGN_CONFIG), **extra}
+    pairs = [pair for pair in _BASE_CONFIG if not (own_config and pair[0] == "credential.helper")]
+    return env | _as_environment([*pairs, *config])
 
 
 def _as_environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

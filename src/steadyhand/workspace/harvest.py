@@ -9,24 +9,34 @@ come from.
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from steadyhand.agents import Agent
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Changes, Notice
-from steadyhand.ports import Harvest, JobFiles, Place
-from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, hand_over, make_folder, remove_tree
-from steadyhand.workspace.git import MIB, Git, GitSettings, Ran
+from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Place
+from steadyhand.workspace import stage as staging
+from steadyhand.workspace.disk import TRAVERSABLE, hand_over, make_folder, remove_tree
+from steadyhand.workspace.dotgit import make_repository
+from steadyhand.workspace.git import MIB, Git, GitSettings, Ran, without_secrets
 from steadyhand.workspace.in_place import head_of
 from steadyhand.workspace.mirror import COMMIT, Mirrors
-from steadyhand.workspace.stage import stage
+from steadyhand.workspace.sealed import GIVEN, Answer, ask
+from steadyhand.workspace.stage import KINDS, stage
 from steadyhand.workspace.transcript import keep_transcript
 
 HARVEST_SECONDS = 30.0
 DIFF_BYTES = 64 * MIB
 PACK_BYTES = 256 * MIB
+SEALED_BYTES = 128 * MIB
+"""The most that comes out of a sandbox in one pack; it is held in memory."""
+OBJECTS = 1_000_000
 _SHORTSTAT = re.compile(r"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?")
 # Blobs above this are streamed, never held in memory whole, while foreign packs are checked.
 _IMPORT_CONFIG = (("core.bigFileThreshold", "32m"), ("pack.threads", "1"), ("core.fsync", "none"))
+# A small pack can hold an object of any size: none is taken into memory that is larger.
+_IMPORT_BOUNDS = {"GIT_ALLOC_LIMIT": "512m"}
 _SNAPSHOT_CONFIG = (("core.compression", "1"), ("core.fsync", "none"), ("pack.threads", "1"))
 _DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--find-renames")
 
@@ -34,8 +44,15 @@ _DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--find-renames
 class Harvester:
     """Takes in the work of jobs whose agents have ended."""
 
-    def __init__(self, mirrors: Mirrors, settings: GitSettings, seconds: float = HARVEST_SECONDS) -> None:
-        """`seconds` bounds all git work of one harvest."""
+    def __init__(
+        self,
+        mirrors: Mirrors,
+        settings: GitSettings,
+        seconds: float = HARVEST_SECONDS,
+        errands: Errands | None = None,
+    ) -> None:
+        """`seconds` bounds all git work of one harvest; with `errands` it reads what was left inside the sandbox."""
+        self._errands = errands
         self._mirrors = mirrors
         self._settings = settings
         self._seconds = seconds
@@ -67,7 +84,7 @@ class Harvester:
         if place.workspace.mode == "in_place":
             return await _in_place(work)
         mirror = self._mirrors.of(place.workspace.repository)
-        return await _Private(work, mirror.objects, self._settings).keep()
+        return await _Private(work, mirror.objects, self._settings, self._errands).keep()
 
 
 class _Work:
@@ -84,6 +101,17 @@ class _Work:
 
     def note(self, code: str, message: str) -> None:
         self.notices.append(Notice(code, message))
+
+    def note_left_out(self, answer: Answer) -> None:
+        """Note what the other side says that it left out."""
+        for kind in KINDS:
+            names, count = answer.said.get(kind), answer.said.get(f"{kind}_count")
+            if isinstance(names, list) and names and type(count) is int:
+                shown = [str(name)[:200].encode("utf-8", "replace") for name in names[:3]]
+                self.notices.append(staging.left_out(kind, shown, count))
+        reason = answer.reason("files_lost")
+        if reason is not None:
+            self.note("harvest_partial", f"Some changed files could not be kept: {without_secrets(reason)}")
 
     async def keep_diff(self, git: Git, cwd: Path, *revisions: str) -> tuple[int, int, int]:
         """Write the diff and give its size: files, insertions, deletions."""
@@ -108,7 +136,10 @@ class _Work:
 class _Private:
     """The harvest of a private checkout."""
 
-    def __init__(self, work: _Work, mirror_objects: Path, settings: GitSettings) -> None:
+    def __init__(
+        self, work: _Work, mirror_objects: Path, settings: GitSettings, errands: Errands | None
+    ) -> None:
+        self._errands = errands
         self._work = work
         self._user = work.place.user
         self._checkout = work.files.checkout
@@ -116,13 +147,15 @@ class _Private:
         self._snapshot = work.folder / "snapshot"
         self._settings = settings
         self._branch = f"refs/heads/steadyhand/{work.files.root.name}"
-        self._git = Git(env={"GIT_DIR": str(self._ours)}, config=_IMPORT_CONFIG)
-        _make_repository(self._ours, mirror_objects)
+        self._git = Git(env={"GIT_DIR": str(self._ours), **_IMPORT_BOUNDS}, config=_IMPORT_CONFIG)
+        make_repository(self._ours, mirror_objects)
 
     async def keep(self) -> Changes | None:
         base = self._work.base
-        head = await self._take_commits()
-        head = await self._take_tree(head)
+        if self._errands is not None:
+            head = await self._take_sealed(self._errands)
+        else:
+            head = await self._take_tree(await self._take_commits())
         if head == base:
             return None
         await self._run("update-ref", self._branch, head)
@@ -147,10 +180,13 @@ class _Private:
                 await self._import(pack)
             await self._run("rev-parse", "--verify", "--quiet", f"{head}^{{commit}}")
         except WorkspaceError as error:
-            text = f"The agent's commits could not be taken in; its files were. ({error.detail})"
-            self._work.note("harvest_partial", text)
+            self._note_lost(error.detail)
             return base
         return head
+
+    def _note_lost(self, reason: str) -> None:
+        text = f"The agent's commits could not be taken in; its files were. ({reason})"
+        self._work.note("harvest_partial", text)
 
     async def _known(self, commit: str) -> bool:
         """Whether the mirror has it: the agent only moved to another commit of the repository."""
@@ -183,7 +219,7 @@ class _Private:
         if head != self._work.base:
             # The index keeps what it knows of unchanged files, so that only changed ones are read.
             await self._run("read-tree", "--index-output=" + str(index), "-i", "-m", self._work.base, head)
-        _make_repository(self._snapshot, None)
+        make_repository(self._snapshot, None)
         (self._snapshot / "index").write_bytes(index.read_bytes())
         hand_over(self._snapshot, self._user)
         env = {"GIT_DIR": str(self._snapshot), "GIT_WORK_TREE": str(self._checkout)}
@@ -200,6 +236,9 @@ class _Private:
         )
         if listed.out:
             await self._import(await self._pack(git, "files", listed.out))
+        return await self._on_top(tree, head)
+
+    async def _on_top(self, tree: str, head: str) -> str:
         if tree == (await self._run("rev-parse", "--verify", f"{head}^{{tree}}")).text:
             return head
         return await self._commit(tree, head)
@@ -214,6 +253,54 @@ class _Private:
             "commit-tree", tree, "-p", parent, cwd=self._ours, stdin=message.encode()
         )
         return ran.text
+
+    # --- both, from inside the sandbox -----------------------------------------------------
+
+    async def _take_sealed(self, errands: Errands) -> str:
+        """Take in commits and files that were packed beside the agent's work, and give the head that they make."""
+        answer = await self._ask(errands, commits=True)
+        lost = answer.reason("commits_lost")
+        head = self._work.base
+        if lost is None:
+            try:
+                head = answer.text("head", COMMIT)
+                await self._take_pack("commits", answer.parts[0])
+                await self._run("rev-parse", "--verify", "--quiet", f"{head}^{{commit}}")
+            except WorkspaceError as error:
+                lost, head = error.detail, self._work.base
+                # What came with the commits is not there to stand on: the files are asked for on the base.
+                answer = await self._ask(errands, commits=False)
+        if lost is not None:
+            self._note_lost(without_secrets(lost))
+        await self._take_pack("files", answer.parts[1])
+        self._work.note_left_out(answer)
+        tree = answer.text("tree", COMMIT)
+        await self._run("rev-parse", "--verify", "--quiet", f"{tree}^{{tree}}")
+        return await self._on_top(tree, head)
+
+    async def _ask(self, errands: Errands, *, commits: bool) -> Answer:
+        place, files = self._work.place, self._work.files
+        layers = place.layers
+        base = files.root / "base" if layers is None else layers.lower.parent / "base"
+        place = replace(place, binds=(*place.binds, Bind(base, GIVEN)))
+        request = {
+            "verb": "harvest", "base": self._work.base, "commits": commits, "limit": SEALED_BYTES,
+            "file_bytes": staging.FILE_BYTES, "all_bytes": staging.ALL_BYTES,
+        }  # fmt: skip
+        return await ask(
+            errands, request, place, Agent("harvest"),
+            seconds=HARVEST_SECONDS, max_output=2 * SEALED_BYTES + MIB, parts=2,
+        )  # fmt: skip
+
+    async def _take_pack(self, name: str, pack: memoryview) -> None:
+        """Check a pack that came out of the sandbox and take it in."""
+        if not pack:
+            return
+        if len(pack) > SEALED_BYTES or bytes(pack[:4]) != b"PACK" or int.from_bytes(pack[8:12]) > OBJECTS:
+            raise WorkspaceError("what came out of the sandbox is no pack, or too large")
+        path = self._ours / "objects" / "pack" / f"pack-{name}.pack"
+        await asyncio.to_thread(path.write_bytes, pack)
+        await self._import(path)
 
     async def _keep_bundle(self, head: str) -> None:
         """Write the commits as a bundle on the base; none when the agent only went back in history."""
@@ -233,7 +320,7 @@ async def _in_place(work: _Work) -> Changes | None:
     """Compare HEAD before with the files after, as the agent's uid, leaving index and objects untouched."""
     place, folder = work.place, work.place.directory
     scratch = work.folder / "snapshot"
-    _make_repository(scratch, None)
+    make_repository(scratch, None)
     hand_over(scratch, place.user)
     plain = Git(user=place.user)
     head = await head_of(plain, folder) or work.base
@@ -252,22 +339,6 @@ async def _in_place(work: _Work) -> Changes | None:
         work.files.diff.unlink(missing_ok=True)
         return None
     return Changes(work.base, head, files, insertions, deletions)
-
-
-def _make_repository(folder: Path, alternates: Path | None) -> None:
-    """Make a git directory of ours by hand: no template, no hooks, nothing but what is written here."""
-    make_folder(folder, PRIVATE)
-    for name in ("objects/info", "objects/pack", "refs/heads"):
-        (folder / name).mkdir(parents=True)
-    (folder / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
-    (folder / "config").write_text(
-        "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n", encoding="utf-8"
-    )
-    if alternates is not None:
-        (folder / "objects" / "info" / "alternates").write_text(f"{alternates}\n", encoding="utf-8")
-        shallow = alternates.parent / "shallow"
-        if shallow.is_file():
-            (folder / "shallow").write_bytes(shallow.read_bytes())
 
 
 def _checked(head: str | None) -> str:

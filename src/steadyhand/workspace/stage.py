@@ -1,16 +1,17 @@
 """Puts what changed in a work tree into an index, within bounds. The git given runs as the agent's uid."""
 
 import asyncio
-import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from steadyhand.job import Notice
+from steadyhand.workspace import inside
 from steadyhand.workspace.git import MIB, Git, without_secrets
+from steadyhand.workspace.inside import joined, sort_names
 
-FILE_BYTES = 64 * MIB
-ALL_BYTES = 256 * MIB
+FILE_BYTES = inside.FILE_BYTES
+ALL_BYTES = inside.ALL_BYTES
 LIST_BYTES = 32 * MIB
 _PATHSPECS = 2000
 
@@ -27,19 +28,19 @@ async def stage(git: Git, tree: Path, notices: list[Notice]) -> None:
     )  # fmt: skip
     names = [name for name in listed.out.split(b"\x00") if name]
     nested = [name for name in names if name.endswith(b"/")]
-    chosen, gone, large = await asyncio.to_thread(_sort, tree, names)
+    chosen, gone, large = await asyncio.to_thread(sort_names, tree, names, FILE_BYTES, ALL_BYTES)
     if large:
-        notices.append(_note("files_too_large", "Changed files that are too large were left out", large))
+        notices.append(left_out("large", large, len(large)))
     if nested:
-        notices.append(_note("nested_repository", "Repositories inside the checkout were left out", nested))
+        notices.append(left_out("nested", nested, len(nested)))
     if gone:
-        await git.run("update-index", "--force-remove", "-z", "--stdin", cwd=tree, stdin=_lines(gone))
+        await git.run("update-index", "--force-remove", "-z", "--stdin", cwd=tree, stdin=joined(gone))
     if chosen:
         await _add(git, tree, chosen, notices)
 
 
 async def _add(git: Git, tree: Path, chosen: Sequence[bytes], notices: list[Notice]) -> None:
-    paths = _lines(chosen)
+    paths = joined(chosen)
     fast = await git.run(
         "update-index", "--add", "--replace", "-z", "--stdin", cwd=tree, stdin=paths, check=False
     )
@@ -57,49 +58,17 @@ async def _add(git: Git, tree: Path, chosen: Sequence[bytes], notices: list[Noti
     notices.append(Notice("harvest_partial", f"Some changed files could not be kept: {fast.reason}"))
 
 
-def _sort(tree: Path, names: Sequence[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """Part what is there, what is gone and what is too large; sizes are looked at, nothing is opened.
-
-    What lies behind a folder that became a symlink is gone.
-    """
-    chosen: list[bytes] = []
-    gone: list[bytes] = []
-    large: list[bytes] = []
-    total = 0
-    folders: dict[Path, bool] = {tree: True}
-    for name in names:
-        if name.endswith(b"/"):
-            continue
-        path = tree / os.fsdecode(name)
-        try:
-            found = path.lstat()
-        except OSError:
-            gone.append(name)
-            continue
-        if not _is_real(path.parent, folders):
-            gone.append(name)
-            continue
-        size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-        if size > FILE_BYTES or total + size > ALL_BYTES:
-            large.append(name)
-            continue
-        total += size
-        chosen.append(name)
-    return chosen, gone, large
+Kind = Literal["large", "nested"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_LEFT_OUT: dict[Kind, tuple[str, str]] = {
+    "large": ("files_too_large", "Changed files that are too large were left out"),
+    "nested": ("nested_repository", "Repositories inside the checkout were left out"),
+}
 
 
-def _is_real(folder: Path, known: dict[Path, bool]) -> bool:
-    """Whether a folder is reached without a symlink; `known` holds the tree's root and what was asked before."""
-    if folder not in known:
-        known[folder] = _is_real(folder.parent, known) and not folder.is_symlink()
-    return known[folder]
-
-
-def _lines(names: Sequence[bytes]) -> bytes:
-    return b"".join(name + b"\x00" for name in names)
-
-
-def _note(code: str, what: str, names: Sequence[bytes]) -> Notice:
+def left_out(kind: Kind, names: Sequence[bytes], count: int) -> Notice:
+    """Say what of a tree was left out, by the first names of it."""
+    code, what = _LEFT_OUT[kind]
     shown = ", ".join(name.decode("utf-8", "replace") for name in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""  # noqa: PLR2004
+    more = f" and {count - 3} more" if count > 3 else ""  # noqa: PLR2004
     return Notice(code, without_secrets(f"{what}: {shown}{more}."))
