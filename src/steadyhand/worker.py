@@ -296,7 +296,7 @@ class Worker:
     ) -> AbstractAsyncContextManager[Listening | None]:
         if self._gateway is None:
             return nullcontext()
-        return self._gateway.attend(place.slot, agent.egress, journal.emit)
+        return self._gateway.attend(place, agent.egress, journal.emit)
 
     async def _note_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:

@@ -64,8 +64,10 @@ class Gateway(Protocol):
         """Listen on every slot's socket for the length of the block. Raises `ConfigError` when it cannot."""
         ...
 
-    def attend(self, slot: int, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
-        """Let the run that holds a slot out for the length of the block; its connections end with it.
+    def attend(
+        self, place: Place, egress: Sequence[str], emit: Emit
+    ) -> AbstractAsyncContextManager[Listening]:
+        """Let the run in this place out for the length of the block; its connections end with it.
 
         What it was refused, and each host that it reached, is told to `emit`. Gives what takes the listening
         sockets of the run's network.

@@ -1,0 +1,83 @@
+"""The gateway of a node: the model's sockets for as long as the service runs, and each run's way out."""
+
+import asyncio
+import functools
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from steadyhand.gateway.egress import Patience, Resolve, open_doors
+from steadyhand.gateway.forward import Credential, Forwarder
+from steadyhand.gateway.reports import Reports
+from steadyhand.gateway.rules import Address, Rules
+from steadyhand.gateway.sockets import SlotSocket, slot_folder
+from steadyhand.ports import Emit, Listening, Place
+
+PLACEHOLDER = "sk-ant-placeholder-the-gateway-adds-the-key"
+_RESOLVERS = 8
+"""Threads that ask for names: their own, so that a slow name keeps nothing else of the service waiting."""
+
+
+class ModelGateway:
+    """Forwards to the model for every slot, and to the hosts on an agent's list.
+
+    `upstream` null is the maker's own address; `credential` null adds none (a model that wants none).
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        slots: int,
+        upstream: str | None = None,
+        credential: Credential | None = None,
+        resolve: Resolve | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._data_dir = data_dir
+        self._credential = credential
+        self._forwarder = Forwarder(upstream, credential)
+        self._slots = [SlotSocket(slot_folder(data_dir, slot), self._forwarder) for slot in range(slots)]
+        self._pool = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
+        self._resolve = resolve or self._look_up
+        self._patience = patience or Patience()
+
+    @property
+    def placeholder(self) -> Mapping[str, str]:
+        """Give what an agent is told in place of the credential, as environment: of its kind, worth nothing."""
+        oauth = self._credential is not None and self._credential.kind == "oauth"
+        return {"CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY": PLACEHOLDER}
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Listen on every slot's socket for the length of the block. Raises `ConfigError` when it cannot."""
+        try:
+            async with AsyncExitStack() as stack:
+                for slot in self._slots:
+                    await stack.enter_async_context(slot.listening())
+                yield
+        finally:
+            await self._forwarder.close()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def attend(self, place: Place, egress: Sequence[str], emit: Emit) -> AsyncIterator[Listening]:
+        """Let the run in this place out for the length of the block: to the model, and to the hosts on its list.
+
+        Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
+        """
+        with self._slots[place.slot].held(Reports(emit), place.user):
+            async with self.doors(egress, emit) as listening:
+                yield listening
+
+    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
+        """Let out to the hosts on a list alone. Raises `ConfigError` for a list that means nothing."""
+        return open_doors(Rules.of(egress), emit, self._resolve, self._patience)
+
+    async def _look_up(self, name: str, port: int) -> list[Address]:
+        ask = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, ask)
+        return [ipaddress.ip_address(str(address[4][0])) for address in found]

@@ -1,0 +1,146 @@
+"""The model's sockets, one for each slot: which socket a request came by says whose it is.
+
+`<data-dir>/run/slot-N/model.sock` belongs to the user of the run that holds the slot, and to the service in between.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from steadyhand.errors import ConfigError, RunError
+from steadyhand.gateway.forward import Line
+from steadyhand.gateway.reports import Reports
+
+SOCKET_NAME = "model.sock"
+MOST_CONNECTIONS = 64
+HEAD_BYTES = 64 * 1024
+_KEEP_SECONDS = 120
+_CLOSING_SECONDS = 5
+
+
+def slot_folder(data_dir: Path, slot: int) -> Path:
+    """Say which folder is bound into the sandbox of the run that holds a slot."""
+    return data_dir / "run" / f"slot-{slot}"
+
+
+class SlotSocket:
+    """One slot's socket. Connections are taken only while a run holds the slot, and end with it."""
+
+    def __init__(self, folder: Path, app: ASGIApp) -> None:
+        self._folder = folder
+        self._state = ServerState()
+        self._reports: Reports | None = None
+        self._config = uvicorn.Config(
+            app,
+            http=H11Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            proxy_headers=False,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_KEEP_SECONDS,
+            h11_max_incomplete_event_size=HEAD_BYTES,
+        )
+        self._config.load()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Make the socket anew and accept on it for the length of the block. Raises `ConfigError`."""
+        server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=self._bind())
+        try:
+            yield
+        finally:
+            server.close()
+            self._cut_all()
+            if self._state.tasks:
+                await asyncio.wait(self._state.tasks, timeout=_CLOSING_SECONDS)
+            with contextlib.suppress(OSError):
+                (self._folder / SOCKET_NAME).unlink()
+
+    @contextmanager
+    def held(self, reports: Reports, user: int | None) -> Iterator[None]:
+        """Let the run of this user in for the length of the block. Raises `RunError` when the slot is taken."""
+        if self._reports is not None:
+            raise RunError("The slot's way to the model is taken by another run.", code="slot_taken")
+        self._reports = reports
+        self._own(user)
+        try:
+            yield
+        finally:
+            self._reports = None
+            self._cut_all()
+            self._own(None)
+
+    def _own(self, user: int | None) -> None:
+        if os.geteuid() == 0:
+            owner = 0 if user is None else user
+            os.chown(self._folder / SOCKET_NAME, owner, owner, follow_symlinks=False)
+
+    def _bind(self) -> socket.socket:
+        """Bind the socket by a descriptor of its folder: the kernel takes 107 bytes of path, and ours may be longer."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            for folder in (self._folder.parent, self._folder):
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o711)
+            (self._folder / SOCKET_NAME).unlink(missing_ok=True)
+            handle = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                sock.bind(f"/proc/self/fd/{handle}/{SOCKET_NAME}")
+            finally:
+                os.close(handle)
+            (self._folder / SOCKET_NAME).chmod(0o600)  # before it listens: until then nobody can connect
+        except OSError as error:
+            sock.close()
+            raise ConfigError(
+                f"The gateway's socket in {self._folder} cannot be made: {error.strerror}."
+            ) from error
+        return sock
+
+    def _accept(self) -> asyncio.Protocol:
+        if self._reports is None or len(self._state.connections) >= MOST_CONNECTIONS:
+            return _Unwelcome()
+        return _Connection(self._config, self._state, self._reports)
+
+    def _cut_all(self) -> None:
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+        for task in list(self._state.tasks):
+            task.cancel()
+
+
+class _Unwelcome(asyncio.Protocol):
+    """A connection that nobody may make now."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+
+
+class _Connection(H11Protocol):
+    """uvicorn's protocol, which knows its slot and keeps what agents send it out of the log."""
+
+    def __init__(self, config: uvicorn.Config, state: ServerState, reports: Reports) -> None:
+        held: dict[str, Any] = {"line": Line(reports, self._cut)}
+        super().__init__(config, state, held)
+        # What an agent does to its own socket is no news for the service's log, and it could do it without end.
+        self.logger = logging.getLogger("steadyhand.gateway.http")
+        self.logger.disabled = True
+        self.access_log = False
+
+    def _cut(self) -> None:
+        self.transport.abort()
