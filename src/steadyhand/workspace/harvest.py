@@ -9,6 +9,7 @@ come from.
 
 import asyncio
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from steadyhand.workspace.stage import KINDS, stage
 from steadyhand.workspace.transcript import keep_transcript
 
 HARVEST_SECONDS = 30.0
+PUSH_SECONDS = 10.0
+"""What a push has at least; it has what is left of the harvest's time as well."""
 DIFF_BYTES = 64 * MIB
 PACK_BYTES = 256 * MIB
 SEALED_BYTES = 128 * MIB
@@ -64,9 +67,13 @@ class Harvester:
         if cut is not None:
             notices.append(cut)
         changes = None
+        started = time.monotonic()
         try:
             async with asyncio.timeout(self._seconds):
                 changes = await self._changes(place, notices)
+            if changes is not None and place.publish == "branch" and place.workspace.mode != "in_place":
+                left = max(PUSH_SECONDS, self._seconds + PUSH_SECONDS - (time.monotonic() - started))
+                changes = await self._publish(place, changes, notices, left)
         except TimeoutError:
             notices.append(_failed(f"it took longer than {self._seconds:g} s."))
         except WorkspaceError as error:
@@ -85,6 +92,20 @@ class Harvester:
             return await _in_place(work)
         mirror = self._mirrors.of(place.workspace.repository)
         return await _Private(work, mirror.objects, self._settings, self._errands).keep()
+
+    async def _publish(
+        self, place: Place, changes: Changes, notices: list[Notice], seconds: float
+    ) -> Changes:
+        """Push the branch with the service's own credentials; what cannot be pushed stays as a bundle."""
+        branch = f"steadyhand/{place.files.root.name}"
+        mirror = self._mirrors.of(place.workspace.repository or "")
+        try:
+            await mirror.push(_ours(place.files), changes.head, branch, seconds=seconds)
+        except WorkspaceError as error:
+            text = f"The branch '{branch}' could not be pushed; its commits are kept. ({error.detail})"
+            notices.append(Notice("publish_failed", text))
+            return replace(changes, branch=branch)
+        return replace(changes, branch=branch, published=True)
 
 
 class _Work:
@@ -143,7 +164,7 @@ class _Private:
         self._work = work
         self._user = work.place.user
         self._checkout = work.files.checkout
-        self._ours = work.folder / "import.git"
+        self._ours = _ours(work.files)
         self._snapshot = work.folder / "snapshot"
         self._settings = settings
         self._branch = f"refs/heads/steadyhand/{work.files.root.name}"
@@ -339,6 +360,11 @@ async def _in_place(work: _Work) -> Changes | None:
         work.files.diff.unlink(missing_ok=True)
         return None
     return Changes(work.base, head, files, insertions, deletions)
+
+
+def _ours(files: JobFiles) -> Path:
+    """The service's own repository, for one harvest."""
+    return files.root / "harvest" / "import.git"
 
 
 def _checked(head: str | None) -> str:

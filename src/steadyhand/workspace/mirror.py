@@ -25,6 +25,7 @@ _BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|^/|\.lock$|^-
 _SCHEMES = frozenset({"http", "https", "ssh", "git"})
 _SCP_LIKE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)[^\s]+")
 _REF_BYTES = 1024
+_KNOWN = 1000
 
 # All imports come first: the dropped uid may not be able to read this Python's library.
 _DROP_AND_EXEC = (
@@ -107,6 +108,8 @@ class Mirror:
         self._lock = asyncio.Lock()
         self._started = self._finished = float("-inf")
         self._failure: tuple[float, WorkspaceError] | None = None
+        self._known: dict[str | None, str] = {}
+        self._changes = 0
 
     @property
     def objects(self) -> Path:
@@ -139,6 +142,14 @@ class Mirror:
         return commit
 
     async def _lookup(self, ref: str | None) -> str | None:
+        """Give the commit that the mirror has for a ref; asked for once between two fetches."""
+        changes = self._changes
+        commit = self._known.get(ref) or await self._look_up(ref)
+        if commit is not None and changes == self._changes and len(self._known) < _KNOWN:
+            self._known[ref] = commit
+        return commit
+
+    async def _look_up(self, ref: str | None) -> str | None:
         if not self.folder.is_dir():
             return None
         names = [HEAD_REF] if ref in (None, "HEAD") else []
@@ -210,24 +221,43 @@ class Mirror:
     async def _run_fetch(self, *arguments: str) -> None:
         options = [argument for argument in arguments if argument.startswith("--")]
         refspecs = [argument for argument in arguments if not argument.startswith("--")]
-        upload_pack = self._upload_pack()
+        upload_pack = self._other_side("upload-pack")
         if upload_pack is not None:
             options.append(f"--upload-pack={upload_pack}")
+        try:
+            await self._run_remote_fetch(options, refspecs)
+        finally:
+            self._changes += 1
+            self._known.clear()
+
+    async def _run_remote_fetch(self, options: Sequence[str], refspecs: Sequence[str]) -> None:
         await self._remote.run(
             "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow", *options,
             "--", self.source.url, *refspecs, cwd=self.folder, seconds=self._fetch_seconds,
         )  # fmt: skip
 
-    def _upload_pack(self) -> str | None:
-        """Read a local repository as its owner.
+    async def push(self, repository: Path, commit: str, branch: str, *, seconds: float) -> None:
+        """Make `branch` of the source be `commit`, which is in this bare repository of ours; raises `WorkspaceError`.
+
+        A branch of that name is replaced: it was an earlier run's.
+        """
+        receive_pack = self._other_side("receive-pack")
+        options = [] if receive_pack is None else [f"--receive-pack={receive_pack}"]
+        await self._remote.run(
+            "push", "--quiet", "--no-verify", "--force", *options,
+            "--", self.source.url, f"{commit}:refs/heads/{branch}", cwd=repository, seconds=seconds,
+        )  # fmt: skip
+
+    def _other_side(self, verb: str) -> str | None:
+        """Read or write a local repository as its owner; null for one that is not local.
 
         Its configuration may be anybody's work, and git takes the service's `safe.directory` away from the
-        reading side, so that it is said again here.
+        other side, so that it is said again here.
         """
         folder = self.source.folder
         if folder is None:
             return None
-        command = ["git", "-c", "safe.directory=*", "upload-pack"]
+        command = ["git", "-c", "safe.directory=*", verb]
         owner = owner_of(folder)
         if owner is not None:
             command = [
@@ -265,7 +295,7 @@ class Mirror:
         """Ask the repository for its HEAD and fetch nothing. Raises `WorkspaceError`."""
         if self.source.folder is not None and not self.source.folder.is_dir():
             raise WorkspaceError("The directory is not there.", retryable=False)
-        upload_pack = self._upload_pack()
+        upload_pack = self._other_side("upload-pack")
         options = [] if upload_pack is None else [f"--upload-pack={upload_pack}"]
         await self._remote.run(
             "ls-remote", "--quiet", *options, "--", self.source.url, "HEAD", cwd=cwd, seconds=seconds

@@ -1,0 +1,96 @@
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from steadyhand.ports import Harvest, Place
+from steadyhand.testing.contracts.checkouts import Repository, as_agent, shell
+from steadyhand.testing.contracts.samples import a_job
+from steadyhand.workspace import GitCheckouts
+
+
+def published(
+    checkouts: GitCheckouts,
+    repository: Repository,
+    script: str,
+    *,
+    job_id: str = "0123456789ab",
+    slot: int = 0,
+) -> tuple[Place, Harvest]:
+    """Give the place and the harvest of a job that asked for a branch."""
+
+    async def run() -> tuple[Place, Harvest]:
+        job = a_job(id=job_id, publish="branch")
+        place = await checkouts.prepare(job, repository.workspace(), slot)
+        as_agent(place, script)
+        return place, await checkouts.harvest(place)
+
+    return asyncio.run(run())
+
+
+def test_what_a_job_did_is_pushed_to_a_branch_of_its_own(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    script = "echo a > a.txt && git add -A && git commit -qm 'Mine' && echo b > b.txt"
+    _, harvest = published(checkouts, repository, script)
+    assert harvest.notices == ()
+    changes = harvest.changes
+    assert changes is not None
+    assert (changes.branch, changes.published) == ("steadyhand/0123456789ab", True)
+    assert repository.head("steadyhand/0123456789ab") == changes.head
+    assert repository.do("git show steadyhand/0123456789ab:b.txt") == "b\n"
+    assert repository.do("git branch --show-current && git status --porcelain") == "main\n"
+
+
+def test_a_job_that_changed_nothing_and_one_that_did_not_ask_push_nothing(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    _, harvest = published(checkouts, repository, "true")
+    assert harvest.changes is None
+
+    async def unasked() -> Harvest:
+        place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+        as_agent(place, "echo a > a.txt")
+        return await checkouts.harvest(place)
+
+    changes = asyncio.run(unasked()).changes
+    assert changes is not None
+    assert (changes.branch, changes.published) == (None, False)
+    assert "steadyhand" not in repository.do("git branch --list")
+
+
+def test_a_second_run_of_a_job_replaces_the_branch_of_the_first(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    published(checkouts, repository, "echo first > a.txt")
+    _, harvest = published(checkouts, repository, "echo second > a.txt")
+    assert harvest.notices == ()
+    assert repository.do("git show steadyhand/0123456789ab:a.txt") == "second\n"
+
+
+def test_a_push_that_is_refused_leaves_the_bundle_and_a_warning(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    hook = repository.folder / ".git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho 'no branches today' >&2\nexit 1\n", encoding="utf-8")
+    hook.chmod(0o755)
+    place, harvest = published(checkouts, repository, "echo a > a.txt")
+    assert [notice.code for notice in harvest.notices] == ["publish_failed"]
+    assert harvest.changes is not None
+    assert harvest.changes.published is False
+    assert str(repository.folder) not in harvest.notices[0].message
+    repository.do(f"git fetch -q {place.files.bundle} 'refs/heads/*:refs/heads/*'")
+    assert repository.head("steadyhand/0123456789ab") == harvest.changes.head
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another owner is only to be had under root")
+def test_a_local_repository_is_written_as_its_owner(checkouts: GitCheckouts, repository: Repository) -> None:
+    shell(f"chown -R 64500:64500 {repository.folder}", Path("/"))
+    _, harvest = published(checkouts, repository, "echo a > a.txt")
+    assert harvest.notices == ()
+    strange = [
+        path for path in repository.folder.rglob("*") if path.lstat().st_uid != 64500
+    ]  # fmt: skip
+    assert strange == []
