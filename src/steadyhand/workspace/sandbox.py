@@ -98,8 +98,14 @@ class BwrapSandbox:
         if any("\0" in word for word in argv):
             raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
         filter_ = seccomp.program()
+        # Without a stage nobody can listen in the run's network for the service, so bwrap makes an empty one.
+        empty_network = self.stage is None and not shares_network
         words = confine.options(
-            self.frame, shown, command.env, own_network=False, filter_from=_FILTER if filter_ else None
+            self.frame,
+            shown,
+            command.env,
+            own_network=empty_network,
+            filter_from=_FILTER if filter_ else None,
         )
         inputs = {_ARGUMENTS: confine.encoded(words)} | ({_FILTER: filter_} if filter_ else {})
         seal = Seal(
@@ -107,7 +113,7 @@ class BwrapSandbox:
             mounts=tuple(mounts),
             inputs=inputs,
             ceiling=self.ceiling(agent),
-            ports=None if shares_network else (PROXY_PORT,),
+            ports=None if shares_network or empty_network else (PROXY_PORT,),
         )
         outside = [str(self.bwrap), "--args", str(_ARGUMENTS), "--", *argv]
         return Command(outside, {}, Path("/"), command.user, seal)
@@ -128,8 +134,7 @@ class BwrapSandbox:
         """Give what the agent sees, and the mounts that have to be made for it first (none without a stage)."""
         binds = self._binds(place, agent, shares_network=shares_network)
         if self.stage is None:
-            tree = [] if place.layers is None else [Bind(place.directory, confine.WORKSPACE, writable=True)]
-            return [confine.Shown(each.source, each.at, each.writable) for each in (*binds, *tree)], []
+            return [confine.Shown(each.source, each.at, each.writable) for each in binds], []
         mounts, shown = [], []
         if place.layers is not None:
             mounts += _layered(place, self.stage)
@@ -152,7 +157,7 @@ class BwrapSandbox:
             Bind(home, confine.HOME, writable=True),
             Bind(config, confine.CONFIG, writable=True),
         ]
-        if place.layers is None:
+        if place.layers is None or self.stage is None:
             binds.append(Bind(place.directory, confine.WORKSPACE, writable=True))
         if self.program.bind is not None:
             binds.append(Bind(self.program.bind.source, self.program.bind.at))
