@@ -13,19 +13,21 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Command
-from steadyhand.runner import supervisor
+from steadyhand.runner import groups, supervisor
+from steadyhand.runner.groups import GONE_SECONDS, start_ticks
+from steadyhand.runner.sealing import Sealing
+
+__all__ = ["AgentProcess", "Exit", "Launch", "start_ticks", "sweep"]
 
 START_SECONDS = 30.0
 TERM_SECONDS = 0.5
 """How long the agent may take to end by itself after SIGTERM; then everything is killed."""
-GONE_SECONDS = 10.0
-"""How long the kernel may take to be rid of what was killed; beyond it a process hangs in the kernel itself."""
 _CHUNK = 1 << 16
 _LOADER = """
 import marshal, os, sys
@@ -43,11 +45,18 @@ exec(marshal.loads(code))
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How the agent ended: an exit code, or the signal that ended it. `stuck` says something may still be there."""
+    """How the agent ended: an exit code, or the signal that ended it. `stuck` says something may still be there.
+
+    `memory` says that the kernel killed something of the run at its memory limit, `disk` that its disk is full,
+    `forks_refused` how often it may not have one process more.
+    """
 
     code: int | None
     signal: int | None
     stuck: bool = False
+    memory: bool = False
+    disk: bool = False
+    forks_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +73,9 @@ class Launch:
     means: Sequence[str] = supervisor.MEANS
     file_size: int | None = None
 
-    def spec(self) -> dict[str, Any]:
-        """Give it as the supervisor reads it."""
-        command = self.command
+    def spec(self, name: str, sealing: Sealing | None) -> dict[str, Any]:
+        """Give it as the supervisor reads it; `name` is that of the run's groups."""
+        command, kill = self.command, groups.groups().kill
         return {
             "argv": [os.fsencode(word) for word in command.argv],
             "env": {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
@@ -76,6 +85,8 @@ class Launch:
             "folders": [os.fsencode(path) for path in self.folders],
             "file_size": self.file_size,
             "means": list(self.means),
+            "cgroup": None if kill is None else str(kill / name),
+            "seal": None if sealing is None else sealing.spec(name, self.file_size),
         }
 
 
@@ -106,7 +117,17 @@ class _Channel(asyncio.Protocol):
 
     def _take(self, message: Mapping[str, Any]) -> None:
         if "exited" in message:
-            _settle(self.exited, Exit(message["exited"], message["signal"]))
+            felt = message["felt"]
+            refused = felt.get("forks_refused", 0)
+            ended = Exit(
+                message["exited"],
+                message["signal"],
+                False,
+                felt.get("oom", 0) > 0,
+                felt.get("full", 0) > 0,
+                refused,
+            )
+            _settle(self.exited, ended)
         elif "gone" in message:
             _settle(self.gone, True)
         else:
@@ -126,6 +147,14 @@ class _Channel(asyncio.Protocol):
         """Send the supervisor its own code, which is the first thing that it reads."""
         if self.transport is not None:
             self.transport.write(_program())
+
+
+def _hand_on(descriptors: Sequence[int], take: Callable[[Sequence[int]], None] | None) -> None:
+    if take is not None and descriptors:
+        take(descriptors)
+        return
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
@@ -182,20 +211,39 @@ class AgentProcess:
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
         self._channel = channel
-        self._cgroup: str | None = None
+        self._groups: Sequence[Path] = ()
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.ReadTransport] = []
 
     @classmethod
     @contextlib.asynccontextmanager
     async def start(
-        cls, launch: Launch, spawned: Callable[[int, int], None] | None = None
+        cls,
+        launch: Launch,
+        spawned: Callable[[int, int], None] | None = None,
+        listening: Callable[[Sequence[int]], None] | None = None,
     ) -> AsyncIterator["AgentProcess"]:
         """Start an agent; on leaving, by whatever way, all of it is dead. Call from the main thread.
 
-        `spawned` is called with the supervisor's pid and start time as soon as it is there. Raises `SpawnError`
-        when the agent's program cannot be run.
+        `spawned` is called with the supervisor's pid and start time as soon as it is there, `listening` with the
+        descriptors of sockets that listen in a sealed run's network, which it closes. Raises `SpawnError` when the
+        agent's program cannot be run, or its seal not be made.
         """
+        sealing = await Sealing.prepare(launch.command.seal, launch.command.user)
+        try:
+            async with cls._start(launch, sealing, spawned) as process:
+                if sealing is not None:
+                    _hand_on(sealing.listening(), listening)
+                yield process
+        finally:
+            if sealing is not None:
+                sealing.close()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def _start(
+        cls, launch: Launch, sealing: Sealing | None, spawned: Callable[[int, int], None] | None
+    ) -> AsyncIterator["AgentProcess"]:
         ours, theirs = socket.socketpair()
         pipes = _Pipes.make()
         try:
@@ -209,7 +257,7 @@ class AgentProcess:
                 stdin=pipes.stdin[1],
                 stdout=pipes.stdout[1],
                 stderr=pipes.stderr[1],
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *(() if sealing is None else sealing.descriptors)),
                 env={},
                 start_new_session=True,
             )
@@ -222,6 +270,8 @@ class AgentProcess:
         finally:
             theirs.close()
             pipes.close_theirs()
+            if sealing is not None:
+                sealing.handed_over()
         channel = _Channel()
         process = cls(program.pid, start_ticks(program.pid) or 0, channel)
         try:
@@ -229,7 +279,8 @@ class AgentProcess:
             if spawned is not None:
                 spawned(process.pid, process.started_ticks)
             channel.send_program()
-            channel.send({"start": launch.spec()})
+            name = groups.name_of(process.pid, process.started_ticks)
+            channel.send({"start": launch.spec(name, sealing)})
             await process._open_pipes(pipes)
             await process._await_start(launch.command)
             yield process
@@ -256,11 +307,13 @@ class AgentProcess:
                 answer = await asyncio.shield(self._channel.started)
         except TimeoutError as error:
             raise SpawnError("The agent's program did not start in time.") from error
+        if answer.get("sealing"):
+            raise SpawnError(f"The sandbox could not be made: {answer['failed']}.")
         if "failed" in answer:
             name = Path(command.argv[0]).name
             raise SpawnError(f"The agent's program {name} could not be run: {answer['failed']}.")
         self.means = answer["means"]
-        self._cgroup = answer["cgroup"]
+        self._groups = [Path(group) for group in answer["groups"]]
 
     # --- talking to the agent --------------------------------------------------------------------
 
@@ -298,10 +351,10 @@ class AgentProcess:
             async with asyncio.timeout(GONE_SECONDS):
                 clean = await asyncio.shield(self._channel.gone)
         except TimeoutError:
-            return Exit(ended.code, ended.signal, stuck=True)
-        if not clean and self._cgroup is not None:
+            return replace(ended, stuck=True)
+        if not clean:
             # The supervisor was killed, so nobody else will.
-            await _end_cgroup(Path(self._cgroup))
+            await groups.end(self._groups)
         return ended
 
     async def stop(self) -> Exit:
@@ -365,16 +418,6 @@ def _frame(value: Any) -> bytes:
 # --- processes of an earlier life of the service -------------------------------------------------
 
 
-def start_ticks(pid: int) -> int | None:
-    """Give a process's start time in clock ticks since boot (`/proc/PID/stat`, field 22); None when it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    after = fields[fields.rindex(b")") + 2 :].split()
-    return None if after[0] in (b"Z", b"X") else int(after[19])
-
-
 async def sweep(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
     """Make sure that a supervisor of an earlier life of the service, and its run, are gone; True when they are.
 
@@ -382,11 +425,8 @@ async def sweep(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
     descendants are killed, then it.
     """
     gone = await _gone(pid, started, seconds)
-    group = supervisor.cgroup_of(pid)
-    if (
-        group is not None and start_ticks(pid) is None
-    ):  # else the number is another's by now, and so is the group
-        await _end_cgroup(Path(group))
+    if gone:
+        await groups.end(groups.groups().paths(groups.name_of(pid, started)))
     return gone
 
 
@@ -409,23 +449,3 @@ def _kill_tree(pid: int) -> None:
     for victim in (*supervisor.descendants(pid), pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(victim, signal.SIGKILL)
-
-
-async def _end_cgroup(group: Path) -> None:
-    """Kill all of a group whose supervisor is gone, and remove it once it is empty; bounded."""
-    with contextlib.suppress(OSError):
-        (group / "cgroup.kill").write_text("1")
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(GONE_SECONDS):
-            while not _removed(group):  # noqa: ASYNC110  # the kernel tells nobody
-                await asyncio.sleep(0.005)
-
-
-def _removed(group: Path) -> bool:
-    try:
-        group.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False  # busy: what was killed is still dying
-    return True

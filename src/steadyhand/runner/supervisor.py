@@ -7,11 +7,12 @@ length (little endian) and a `marshal` value: both ends are the same interpreter
 place of the modules over them.
 
 The service sends `{"start": spec}` once, then any of `{"signal": n}` (to the agent) and `{"kill": True}` (to all).
-It is answered `{"started": pid, "means": name, "cgroup": path | None}` or `{"failed": text}`, then
-`{"exited": code | None, "signal": n | None}`, and `{"gone": True}` when nothing of the run is alive. A spec is
-`argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user before
-it starts, never over what is there), `folders` (made the same way), `file_size` (RLIMIT_FSIZE in bytes, or None)
-and `means` (which to try, best first; see `MEANS`).
+It is answered `{"started": pid, "means": name, "groups": paths}` or `{"failed": text, "sealing": bool}`, then
+`{"exited": code | None, "signal": n | None, "felt": counts}`, and `{"gone": True}` when nothing of the run is alive.
+A spec is `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
+before it starts, never over what is there), `folders` (made the same way), `file_size` (RLIMIT_FSIZE in bytes, or
+None), `means` (which to try, best first; see `MEANS`), `cgroup` (the group that may be made for the run, or None) and
+`seal` (None, or what `stage.py` makes around the run; its code, compiled, is `seal["program"]`).
 
 The end of the agent, an end of file on the socket (the service died) and a request all end in the same way:
 everything is killed until there is no child left to wait for. The means, in the order they are tried:
@@ -70,17 +71,36 @@ def main() -> None:
     if asked is None:
         return
     spec = asked["start"]
+    spec["stage"] = stage = None if spec["seal"] is None else _stage(spec)
+    sealed = stage is None
     try:
+        if stage is not None:
+            stage.build()
+            sealed = True
         run = _start(spec, channel)
     except OSError as error:
-        _send(channel, {"failed": f"{error.strerror or error}"})
+        if stage is not None:
+            stage.end()
+        _send(channel, {"failed": f"{error.strerror or error}", "sealing": not sealed})
         return
     _let_go_of_standard_streams()
-    _send(channel, {"started": run.pid, "means": run.means, "cgroup": run.cgroup})
+    groups = [] if run.cgroup is None else [run.cgroup]
+    _send(
+        channel, {"started": run.pid, "means": run.means, "groups": groups if stage is None else stage.groups}
+    )
     code, signal = _attend(run, channel, wake)
-    _send(channel, {"exited": code, "signal": signal})
+    _send(channel, {"exited": code, "signal": signal, "felt": {} if stage is None else stage.evidence()})
     _kill_all(run, wake)
+    if stage is not None:
+        stage.end()
     _send(channel, {"gone": True})
+
+
+def _stage(spec: dict[str, Any]) -> Any:
+    """Give the surroundings that are to be made for the run: a `stage.Stage`."""
+    space: dict[str, Any] = {"__name__": "stage"}
+    exec(spec["seal"]["program"], space)  # noqa: S102  # from the service that started us, as is our own code
+    return space["Stage"](spec["seal"], spec["user"], spec["argv"][0])
 
 
 class _Run:
@@ -91,6 +111,7 @@ class _Run:
         self.means = means
         self.status = status
         self.cgroup = cgroup
+        self.stage: Any = None
 
 
 # --- talking to the service ----------------------------------------------------------------------
@@ -161,39 +182,26 @@ def _start(spec: dict[str, Any], channel: int) -> _Run:
         else:
             run = _start_child(spec, "walk", None)
         if run is not None:
+            run.stage = spec["stage"]
+            if run.stage is not None:
+                run.cgroup = run.stage.kill
             return run
     raise OSError(0, "no means of supervision is left to try")
 
 
 def _start_in_cgroup(spec: dict[str, Any]) -> _Run | None:
-    group = cgroup_of(os.getpid())
-    if os.geteuid() != 0 or group is None:
+    group = spec["cgroup"]
+    if group is None or spec["stage"] is not None:  # a sealed run is in the groups of its stage
         return None
     try:
         os.mkdir(group)  # noqa: PTH102  # pathlib costs an import
     except OSError:
-        return None
-    if not os.path.exists(f"{group}/cgroup.kill"):  # noqa: PTH110  # the same
-        os.rmdir(group)  # noqa: PTH106  # the same
         return None
     try:
         return _start_child(spec, "cgroup", group)
     except OSError:
         _remove_cgroup(group)
         raise
-
-
-def cgroup_of(supervisor: int) -> str | None:
-    """Give the path of a supervisor's group; None where the second version of cgroups is not mounted."""
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:  # noqa: PTH123
-            for line in table:
-                left, _, right = line.partition(" - ")
-                if right.startswith("cgroup2 "):
-                    return f"{left.split(' ')[4]}/steadyhand-{supervisor}"
-    except OSError:
-        return None
-    return None
 
 
 def _start_child(spec: dict[str, Any], means: str, cgroup: str | None) -> _Run:
@@ -269,7 +277,7 @@ def _be_init(spec: dict[str, Any], go: int, failure: int, status: int) -> NoRetu
         _libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         if os.read(go, 1) != b"g":
             os._exit(1)  # the supervisor died before we asked to die with it
-        if not _mount_own_proc():
+        if spec["stage"] is None and not _mount_own_proc():  # else bwrap mounts its own
             os.write(failure, _UNABLE)
             os._exit(1)
         _signal.set_wakeup_fd(-1)
@@ -316,6 +324,9 @@ def _become_agent(spec: dict[str, Any], failure: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if spec["file_size"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (spec["file_size"], spec["file_size"]))
+        stage = spec["stage"]
+        if stage is not None:
+            stage.enter()
         user = spec["user"]
         if user is not None and user != os.geteuid():
             os.setgroups([])
@@ -326,6 +337,8 @@ def _become_agent(spec: dict[str, Any], failure: int) -> NoReturn:
         _libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _write_files(spec)
         os.chdir(spec["cwd"])
+        if stage is not None:
+            failure = stage.hand_over(failure)
         # Every descriptor of ours closes at exec, `failure` too: that is how the supervisor knows it happened.
         os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606  # no shell is the point
     except OSError as error:
@@ -370,7 +383,15 @@ def _attend(run: _Run, channel: int, wake: int) -> tuple[int | None, int | None]
                 asked = _receive(channel)
                 if asked is None or "kill" in asked:
                     return _status_of(run, _kill_main(run))
-                _forward(run.pid, asked["signal"])
+                _forward(_addressee(run), asked["signal"])
+
+
+def _addressee(run: _Run) -> int:
+    """Give the pid that a signal is for: bwrap hands none on, so the command inside it is told itself."""
+    inner = None
+    if run.stage is not None:
+        inner = run.stage.command(_parents(), run.pid, init=run.means == "pid_namespace")
+    return run.pid if inner is None else inner
 
 
 def _kill_main(run: _Run) -> int:
@@ -388,7 +409,9 @@ def _status_of(run: _Run, ended: int) -> tuple[int | None, int | None]:
         # The init says how the agent ended; without a word it was killed before it could.
         ended = int(told) if told else int(_signal.SIGKILL)
     code = os.waitstatus_to_exitcode(ended)
-    return (code, None) if code >= 0 else (None, -code)
+    if code < 0:
+        return None, -code
+    return (code, None) if run.stage is None else run.stage.ended(code)
 
 
 def _reap(main: int) -> int | None:

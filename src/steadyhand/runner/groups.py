@@ -1,0 +1,228 @@
+"""Control groups: which limits the kernel holds for a run here, and what is left of groups of an earlier life.
+
+A group of a run is `steadyhand-<pid>-<ticks>`, by its supervisor's pid and start time, below the service's own group:
+so whatever bounds the service bounds its runs too, and nothing but our own is ever touched. Three ways, best first:
+version 2 with the `memory` and `pids` controllers handed on to us; version 1 `memory` and `pids` for the limits with
+version 2 beside them for `cgroup.kill`; neither, when resource limits and the walk must do.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from steadyhand.ports import Ceiling
+
+GONE_SECONDS = 10.0
+"""How long the kernel may take to be rid of what was killed; beyond it a process hangs in the kernel itself."""
+_NAME = re.compile(r"steadyhand-([0-9]+)-([0-9]+)")
+_TRIAL_BYTES = 1 << 30
+
+Limit = tuple[str, bytes, bool]
+"""A file of a group, what is written to it, and whether the group is of no use without."""
+Counter = tuple[str, str, bytes]
+"""A name, a file, and the key of the line in it that counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The groups below which a run's own are made; null is not to be had. With version 2 all three are the same."""
+
+    memory: Path | None = None
+    processes: Path | None = None
+    kill: Path | None = None
+    version: int = 1
+
+    @property
+    def parents(self) -> tuple[Path, ...]:
+        """Each of them once."""
+        return tuple(
+            dict.fromkeys(each for each in (self.memory, self.processes, self.kill) if each is not None)
+        )
+
+    def paths(self, name: str) -> list[Path]:
+        """Give where the groups of a run of this name are, if they are."""
+        return [parent / name for parent in self.parents]
+
+    def limits(self, name: str, ceiling: Ceiling) -> list[tuple[str, list[Limit]]]:
+        """Give the groups to make for a run and what to write to each."""
+        return [(str(parent / name), list(self._limits(parent, ceiling))) for parent in self.parents]
+
+    def _limits(self, parent: Path, ceiling: Ceiling) -> Iterator[Limit]:
+        if parent == self.memory and ceiling.memory is not None:
+            most = b"%d" % ceiling.memory
+            if self.version == 2:  # noqa: PLR2004  # of cgroups
+                yield "memory.max", most, True
+                yield "memory.swap.max", b"0", False
+            else:
+                yield "memory.limit_in_bytes", most, True
+                yield "memory.memsw.limit_in_bytes", most, False  # not there without accounting of swap
+        if parent == self.processes and ceiling.processes is not None:
+            yield "pids.max", b"%d" % ceiling.processes, True
+
+    def counters(self, name: str) -> list[Counter]:
+        """Give where the kernel counts the limits that a run felt."""
+        found: list[Counter] = []
+        if self.memory is not None:
+            file = "memory.events" if self.version == 2 else "memory.oom_control"  # noqa: PLR2004
+            found.append(("oom", str(self.memory / name / file), b"oom_kill"))
+        if self.processes is not None:
+            found.append(("forks_refused", str(self.processes / name / "pids.events"), b"max"))
+        return found
+
+    @property
+    def detail(self) -> str:
+        """Say in a sentence what holds the limits."""
+        if self.memory is None or self.processes is None:
+            held = "No control group holds memory or processes here; resource limits hold what they can"
+        else:
+            held = f"Memory and processes are held by control groups (version {self.version})"
+        return f"{held}; {'cgroup.kill' if self.kill is not None else 'a walk'} ends what is left."
+
+
+def name_of(supervisor: int, ticks: int) -> str:
+    """Give the name of the groups of a supervisor's run."""
+    return f"steadyhand-{supervisor}-{ticks}"
+
+
+@functools.cache
+def groups() -> Groups:
+    """Find out once what is to be had, by trying it."""
+    if os.geteuid() != 0:
+        return Groups()
+    return find(
+        Path("/proc/self/mountinfo").read_text("utf-8", "replace"), Path("/proc/self/cgroup").read_text()
+    )
+
+
+def find(mounts: str, own: str) -> Groups:
+    """Choose from the mount table and the service's own groups (`/proc/self/{mountinfo,cgroup}`); tries each."""
+    unified = _own(mounts, own, None)
+    if unified is not None and _works(unified, "memory.max", "pids.max"):
+        return Groups(unified, unified, unified, version=2)
+    memory, processes = _own(mounts, own, "memory"), _own(mounts, own, "pids")
+    return Groups(
+        memory if memory is not None and _works(memory, "memory.limit_in_bytes") else None,
+        processes if processes is not None and _works(processes, "pids.max") else None,
+        unified if unified is not None and _works(unified) else None,
+    )
+
+
+def _own(mounts: str, own: str, controller: str | None) -> Path | None:
+    """Give the path of the service's own group: of a version 1 controller, or for null of version 2."""
+    path = None
+    for line in own.splitlines():
+        number, _, rest = line.partition(":")
+        names, _, where = rest.partition(":")
+        if (number == "0" and not names) if controller is None else controller in names.split(","):
+            path = where
+    if path is None:
+        return None
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.partition(" ")
+        fits = (
+            kind == "cgroup2" if controller is None else kind == "cgroup" and controller in _options(options)
+        )
+        if fits:
+            root, point = left.split(" ")[3:5]
+            below = path.removeprefix(root.rstrip("/")) if path.startswith(root) else ""
+            return Path(point + below.rstrip("/"))
+    return None
+
+
+def _options(fields: str) -> Sequence[str]:
+    return fields.rpartition(" ")[2].split(",")
+
+
+def _works(parent: Path, *files: str) -> bool:
+    """Say whether a group below `parent` can be made and bounded by these files."""
+    trial = parent / name_of(os.getpid(), 0)
+    try:
+        trial.mkdir(exist_ok=True)
+    except OSError:
+        return False
+    try:
+        for file in files:
+            (trial / file).write_text(str(_TRIAL_BYTES if file.startswith("memory") else 64))
+        return bool(files) or (trial / "cgroup.kill").exists()
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            trial.rmdir()
+
+
+# --- what is left of them ------------------------------------------------------------------------
+
+
+async def end(paths: Sequence[Path]) -> None:
+    """Kill all that is in groups whose supervisor is gone, and remove them once they are empty; bounded."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GONE_SECONDS):
+            while True:
+                for path in paths:
+                    _kill(path)
+                paths = [path for path in paths if not _removed(path)]
+                if not paths:
+                    return
+                await asyncio.sleep(0.005)
+
+
+async def sweep_groups() -> int:
+    """End and remove what is left of groups whose supervisor is gone, and say how many there were."""
+    left = []
+    for parent in groups().parents:
+        for path in parent.glob("steadyhand-*"):
+            name = _NAME.fullmatch(path.name)
+            if name is not None and start_ticks(int(name[1])) != int(name[2]) and not _foreign(path):
+                left.append(path)
+    await end(left)
+    return len(left)
+
+
+def _foreign(group: Path) -> bool:
+    """Say whether a group holds processes of another pid namespace, whose supervisor cannot be seen from here."""
+    return 0 in _members(group)
+
+
+def _members(group: Path) -> list[int]:
+    try:
+        return [int(line) for line in (group / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
+
+
+def _kill(group: Path) -> None:
+    try:
+        (group / "cgroup.kill").write_text("1")
+    except OSError:
+        for pid in _members(group):
+            if pid > 0:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # busy: what was killed is still dying
+    return True
+
+
+def start_ticks(pid: int) -> int | None:
+    """Give a process's start time in clock ticks since boot (`/proc/PID/stat`, field 22); None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    after = fields[fields.rindex(b")") + 2 :].split()
+    return None if after[0] in (b"Z", b"X") else int(after[19])

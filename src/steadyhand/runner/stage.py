@@ -1,0 +1,467 @@
+"""What the supervisor makes around a sealed command before it starts: network, mounts, groups, limits.
+
+Sent compiled by the service with the run (`sealing.py`) and run inside the supervisor, as its own code is, so that a
+run without a seal pays nothing for it. As there, the interpreter's own modules are used in place of those over them.
+
+All of it is gone with the run: the mounts exist only in a mount namespace that the supervisor and its children have,
+the network and the user namespace likewise, loop devices clear themselves with their last mount. Only the groups
+outlive a supervisor that was killed; they carry its pid and start time, and the service removes them.
+
+A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work`; `map` is the descriptor of a
+user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (a socket for the listening
+descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill` (the group with
+`cgroup.kill`, or None) and the limits `processes open_files file_size memory` (or None; the first and the last are
+those that no group holds). What cannot be made raises `OSError` with a text that says what.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import _socket
+import fcntl
+import os
+import resource
+import sys
+
+TYPE_CHECKING = False  # `typing` costs 10 ms of every run; checkers know the name
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+_NEWNS, _NEWUSER, _NEWNET = 0x00020000, 0x10000000, 0x40000000
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REC_SLAVE = 1, 2, 4, 16384 | (1 << 19)
+_MNT_DETACH = 2
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same numbers on every machine
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, 0o2000000
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 1, 2, 4, 0x100000
+_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
+_LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
+_BACKLOG = 128
+_EBUSY = 16
+_LOOP_TRIES = 64  # another run may take the device that was free a moment ago
+_OOM_SCORE = b"500"  # the agent goes before the service when the machine itself runs out
+_FULL_BYTES = 1 << 20
+_FATAL = frozenset({4, 5, 6, 7, 8, 9, 11, 31})  # ILL TRAP ABRT BUS FPE KILL SEGV SYS
+_FIRST_FREE = 200  # descriptors above it are out of the way of a command's inputs
+
+
+if TYPE_CHECKING:
+    _Int = Any
+else:
+
+    class _Int(_ctypes._SimpleCData):  # noqa: SLF001  # what `ctypes.c_int` is
+        _type_ = "i"
+
+
+class _Function(_ctypes.CFuncPtr):
+    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+    _restype_ = _Int
+
+
+def _call(name: str, *words: int | bytes | None) -> int:
+    """Call a function of the C library. Raises `OSError` when it fails."""
+    library = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None is the process itself
+    answer: int = _Function(_ctypes.dlsym(library, name))(*words)
+    if answer < 0:
+        number = _ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return answer
+
+
+def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options: bytes | None) -> None:
+    _call("mount", source, target, kind, flags, options)
+
+
+class _Doing:
+    """Says what failed: `with _Doing("the mount of x")`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise OSError(error.errno or 0, f"{self._what}: {error.strerror or error}") from error
+
+
+class Stage:
+    """The surroundings of one run. `build` and `end` are the supervisor's, `enter` the command's-to-be."""
+
+    def __init__(self, seal: dict[str, Any], user: int | None, program: bytes) -> None:
+        self._seal = seal
+        self._user = user
+        self._bwrap = program.endswith(b"/bwrap")
+        self._root: bytes | None = seal["stage"]
+        self._images: list[bytes] = []
+        self._overlays: list[bytes] = []
+        self._staged = False
+        self.groups: list[str] = []
+        """The groups that were made."""
+        self.kill: str | None = seal["kill"]
+        """The group that ends all of a run at a word, or None."""
+
+    def build(self) -> None:
+        """Make everything. Raises `OSError`; `end` is to be called then as well."""
+        os.umask(0o022)
+        if os.geteuid() != 0:
+            self._be_root_of_oneself()
+        elif self._seal["ports"] is not None:
+            with _Doing("a network of its own"):
+                _call("unshare", _NEWNET)
+        if self._seal["ports"] is not None:
+            self._open_doors()
+        if self._root is not None:
+            self._set(self._root)
+        for owner in {each["map"] for each in self._seal["mounts"]} - {None}:
+            os.close(owner)
+        self._make_groups()
+
+    def _be_root_of_oneself(self) -> None:
+        """Take a user namespace in which this user may make the others; without ports it is a bonus."""
+        user, group = os.geteuid(), os.getegid()
+        ports = self._seal["ports"]
+        try:
+            _call("unshare", _NEWUSER | (0 if ports is None else _NEWNET))
+        except OSError as error:
+            if ports is None:
+                return
+            raise OSError(error.errno, f"a network of its own: {error.strerror}") from error
+        with _Doing("the user namespace of the sandbox"):
+            _write("/proc/self/setgroups", b"deny")
+            _write("/proc/self/uid_map", b"%d %d 1" % (user, user))
+            _write("/proc/self/gid_map", b"%d %d 1" % (group, group))
+
+    def _open_doors(self) -> None:
+        """Bring loopback up and hand the service sockets that listen in this network."""
+        with _Doing("the loopback of the sandbox"):
+            handle = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+            name = b"lo".ljust(16, b"\0") + _IFF_UP_RUNNING.to_bytes(2, sys.byteorder)
+            fcntl.ioctl(handle.fileno(), _SIOCSIFFLAGS, name.ljust(40, b"\0"))
+            handle.close()
+        if self._seal["doors"] is None:
+            return
+        listening = []
+        with _Doing("the listening sockets of the sandbox"):
+            for port in self._seal["ports"]:
+                door = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+                door.bind(("127.0.0.1", port))
+                door.listen(_BACKLOG)
+                listening.append(door)
+            numbers = b"".join(door.fileno().to_bytes(4, sys.byteorder) for door in listening)
+            doors = _socket.socket(fileno=self._seal["doors"])
+            doors.sendmsg([b"doors"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
+            doors.close()
+        for door in listening:
+            door.close()
+
+    # --- mounts --------------------------------------------------------------------------------------
+
+    def _set(self, root: bytes) -> None:
+        with _Doing("a mount namespace of its own"):
+            _call("unshare", _NEWNS)
+            # What this machine unmounts goes here as well; what is mounted here is seen nowhere else.
+            _mount(b"none", b"/", None, _MS_REC_SLAVE, None)
+        with _Doing("the stage of the sandbox"):
+            _mount(b"stage", root, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0711,size=1m")
+            self._staged = True
+        for number, mounted in enumerate(self._seal["mounts"]):
+            name: bytes = mounted["name"]
+            with _Doing(f"the {mounted['kind']} {os.fsdecode(name)!r}"):
+                point = os.path.join(root, name)  # noqa: PTH118  # pathlib costs an import
+                _make_point(point, folder=mounted["kind"] != "bind" or os.path.isdir(mounted["source"]))  # noqa: PTH112
+                if mounted["kind"] == "bind":
+                    _show(mounted["source"], point, mounted["map"], writable=mounted["writable"])
+                elif mounted["kind"] == "image":
+                    _mount_image(mounted["source"], point, writable=mounted["writable"])
+                    self._images.append(point)
+                else:
+                    self._lay(mounted, point, os.path.join(root, b".lower%d" % number))  # noqa: PTH118
+
+    def _lay(self, mounted: dict[str, Any], point: bytes, below: bytes) -> None:
+        """Lay an overlay over a folder, whose owner is shown as the run's user."""
+        _make_point(below, folder=True)
+        _show(mounted["source"], below, mounted["map"], writable=False)
+        upper = self._folder(mounted["upper"], 0o755)
+        work = self._folder(mounted["work"], 0o700)
+        _forget_volatile(work)
+        handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (below, upper, work)]
+        try:
+            # By descriptor: no name can be taken for an option, and the agent's mount table shows none of ours.
+            # `volatile`: the end of a run does not wait until the whole disk is written.
+            options = b"lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d" % (
+                *handles,
+            )
+            options += b",redirect_dir=on,volatile"
+            _mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+        finally:
+            for handle in handles:
+                os.close(handle)
+        self._overlays.append(work)
+
+    def _folder(self, path: bytes, mode: int) -> bytes:
+        """Give a layer's folder; one on an image is made when it is not there."""
+        if os.path.isabs(path):  # noqa: PTH117  # pathlib costs an import
+            return path
+        assert self._root is not None  # noqa: S101  # layers are mounted on it
+        path = os.path.join(self._root, path)  # noqa: PTH118  # the same
+        try:
+            os.mkdir(path, mode)  # noqa: PTH102  # the same
+        except FileExistsError:
+            return path
+        if self._user is not None:
+            os.chown(path, self._user, self._user)
+        return path
+
+    # --- limits --------------------------------------------------------------------------------------
+
+    def _make_groups(self) -> None:
+        for path, limits in self._seal["groups"]:
+            with _Doing(f"the group {path}"):
+                os.mkdir(path, 0o755)  # noqa: PTH102  # pathlib costs an import
+                self.groups.append(path)
+                for name, value, needed in limits:
+                    try:
+                        _write(f"{path}/{name}", value)
+                    except OSError:
+                        if needed:
+                            raise
+
+    def enter(self) -> None:
+        """Take the limits upon this process, while it may still do so."""
+        for path in self.groups:
+            with _Doing(f"the group {path}"):
+                _write(f"{path}/cgroup.procs", b"0")
+        _limit(resource.RLIMIT_NOFILE, self._seal["open_files"])
+        _limit(resource.RLIMIT_FSIZE, self._seal["file_size"])
+        _limit(resource.RLIMIT_NPROC, self._seal["processes"])
+        try:
+            _write("/proc/self/oom_score_adj", _OOM_SCORE)
+        except OSError:
+            return  # a guard for the machine, not a limit of the run
+
+    def hand_over(self, failure: int) -> int:
+        """Put the inputs on their descriptors, out of whose way `failure` moves."""
+        failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+        for number, content in self._seal["inputs"].items():
+            given = fcntl.fcntl(os.memfd_create("input"), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+            rest = content
+            while rest:
+                rest = rest[os.write(given, rest) :]
+            os.lseek(given, 0, os.SEEK_SET)
+            os.dup2(given, number, inheritable=True)
+        return failure
+
+    # --- the command inside bwrap --------------------------------------------------------------------
+
+    def command(self, pairs: Iterable[tuple[int, int]], root: int, *, init: bool) -> int | None:
+        """Give the pid of the command below `root`, from (pid, parent) of all processes; None before it is there.
+
+        The chain is: our init (when there is one), bwrap, its own process 1, and the first child of that.
+        """
+        if not self._bwrap:
+            return None
+        children: dict[int, list[int]] = {}
+        for pid, parent in pairs:
+            children.setdefault(parent, []).append(pid)
+        at = root
+        for _ in range(2 if init else 1):
+            below = children.get(at, [])
+            if len(below) != 1:
+                return None
+            at = below[0]
+        started = [(_started(pid), pid) for pid in children.get(at, [])]
+        return min(started)[1] if started else None
+
+    def ended(self, code: int) -> tuple[int | None, int | None]:
+        """Give how the command ended (code, signal) from bwrap's exit code, which is 128 + n for a signal.
+
+        Only of signals that nobody says on purpose: the CLI itself leaves with 143 when it is asked to end.
+        """
+        if self._bwrap and code - 128 in _FATAL:
+            return None, code - 128
+        return code, None
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    def evidence(self) -> dict[str, int]:
+        """Say which limits were felt: how often, by the names of the counters, and `full` disks."""
+        found = {}
+        for name, path, key in self._seal["counters"]:
+            found[name] = _count(path, key)
+        found["full"] = sum(_is_full(image) for image in self._images)
+        return found
+
+    def end(self) -> None:
+        """Unmount and remove what was made; nothing of the run is alive any more."""
+        for path in self.groups:
+            _remove(path)
+        self.groups = []
+        if not self._staged or self._root is None:
+            return
+        try:
+            _call("umount2", self._root, _MNT_DETACH)
+        except OSError:
+            return  # it goes with the namespace, when we do
+        for work in self._overlays:
+            _forget_volatile(work)
+
+
+# --- mounts, one at a time -------------------------------------------------------------------------
+
+
+def _make_point(path: bytes, *, folder: bool) -> None:
+    if folder:
+        os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
+        return
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120  # the same
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def _show(source: bytes, point: bytes, owner: int | None, *, writable: bool) -> None:
+    """Mount what is at `source` at `point`; with a user namespace `owner`, as it maps the owners of its files."""
+    recursive = _AT_RECURSIVE if owner is None else 0  # what is mounted below may not take a map
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | recursive
+    tree = _call("syscall", _OPEN_TREE, _AT_FDCWD, source, flags)
+    try:
+        wanted = _ATTR_NOSUID | _ATTR_NODEV | (0 if writable else _ATTR_RDONLY)
+        wanted |= 0 if owner is None else _ATTR_IDMAP
+        words = (wanted, 0, 0, owner or 0)  # struct mount_attr: set, clear, propagation, user namespace
+        attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
+        how = _AT_EMPTY_PATH | recursive
+        _call("syscall", _MOUNT_SETATTR, tree, b"", how, attributes, len(attributes))
+        _call("syscall", _MOVE_MOUNT, tree, b"", _AT_FDCWD, point, _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
+
+
+def _mount_image(image: bytes, point: bytes, *, writable: bool) -> None:
+    device, name = _attach_loop(image, writable=writable)
+    try:
+        flags = _MS_NOSUID | _MS_NODEV | (0 if writable else _MS_RDONLY)
+        _mount(name, point, b"ext4", flags, None)
+    finally:
+        os.close(device)  # the mount holds it now; without one it clears itself
+
+
+def _attach_loop(image: bytes, *, writable: bool) -> tuple[int, bytes]:
+    mode = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
+    file = os.open(image, mode | os.O_NOFOLLOW)
+    try:
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return _take_loop(
+                file, control, mode, _LO_FLAGS_AUTOCLEAR | (0 if writable else _LO_FLAGS_READ_ONLY)
+            )
+        finally:
+            os.close(control)
+    finally:
+        os.close(file)
+
+
+def _take_loop(file: int, control: int, mode: int, flags: int) -> tuple[int, bytes]:
+    # struct loop_config: file, block size, then loop_info64 (232 bytes, its flags at 52), then 64 bytes.
+    config = bytearray(8 + 232 + 64)
+    config[0:4] = file.to_bytes(4, sys.byteorder)
+    config[8 + 52 : 8 + 56] = flags.to_bytes(4, sys.byteorder)
+    for _ in range(_LOOP_TRIES):
+        name = b"/dev/loop%d" % fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+        device = os.open(name, mode)
+        try:
+            fcntl.ioctl(device, _LOOP_CONFIGURE, bytes(config))
+        except OSError as error:
+            os.close(device)
+            if error.errno != _EBUSY:
+                raise
+        else:
+            return device, name
+    raise OSError(_EBUSY, "no loop device is free")
+
+
+def _forget_volatile(work: bytes) -> None:
+    """Remove the mark of a volatile overlay, which keeps its layers from being used again.
+
+    It is there for machines that crash with files unwritten; a checkout is used again only on a machine that did not,
+    or as whatever was left of it.
+    """
+    for name in (b"work/incompat/volatile", b"work/incompat"):
+        try:
+            os.rmdir(os.path.join(work, name))  # noqa: PTH106, PTH118  # pathlib costs an import
+        except OSError:
+            continue
+
+
+# --- limits, one at a time -------------------------------------------------------------------------
+
+
+def _write(path: str, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _limit(which: int, most: int | None) -> None:
+    if most is None:
+        return
+    hard = resource.getrlimit(which)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(which, (most, most))
+
+
+def _count(path: str, key: bytes) -> int:
+    """Read `key NUMBER` of a group's file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        lines = os.read(descriptor, 4096).splitlines()
+    finally:
+        os.close(descriptor)
+    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [key]), 0)
+
+
+def _is_full(image: bytes) -> bool:
+    try:
+        state = os.statvfs(image)
+    except OSError:
+        return False
+    return state.f_bavail * state.f_frsize < _FULL_BYTES or state.f_favail == 0
+
+
+def _remove(group: str) -> None:
+    import select  # noqa: PLC0415  # the supervisor has it already
+
+    for _ in range(200):
+        try:
+            os.rmdir(group)  # noqa: PTH106  # pathlib costs an import
+        except FileNotFoundError:
+            return
+        except OSError:
+            select.poll().poll(5)  # what was killed is leaving it
+        else:
+            return
+
+
+# --- processes -------------------------------------------------------------------------------------
+
+
+def _started(pid: int) -> int:
+    try:
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 1 << 62
+    try:
+        fields = os.read(descriptor, 1024)
+    except OSError:
+        return 1 << 62
+    finally:
+        os.close(descriptor)
+    return int(fields[fields.rindex(b")") + 2 :].split()[19])
