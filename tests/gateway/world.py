@@ -1,0 +1,183 @@
+"""A gateway with its agent's ends: the model's socket, the proxy's port, and hosts that write down what they get."""
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from steadyhand.agents import Workspace
+from steadyhand.events import Body, EgressRefused, TextDelta, Warned
+from steadyhand.gateway import Credential, ModelGateway, Patience, slot_folder
+from steadyhand.gateway.rules import Address
+from steadyhand.ports import JobFiles, Place
+
+CANARY = "sk-ant-canary-the-real-key"
+KEY = Credential("api_key", CANARY)
+QUICK = Patience(head=0.5, connect=2, idle=5, linger=0.2)
+ENOUGH = 10.0
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def place_of(root: Path, slot: int = 0, user: int | None = None) -> Place:
+    return Place(
+        workspace=Workspace("scratch"),
+        files=JobFiles(root),
+        directory=root,
+        home=root,
+        config=None,
+        user=user,
+        commit=None,
+        slot=slot,
+    )
+
+
+@dataclass
+class Way:
+    """What a run has of the gateway."""
+
+    socket: Path
+    proxy: int = 0
+    told: list[Body | TextDelta] = field(default_factory=list)
+
+    async def emit(self, body: Body | TextDelta) -> None:
+        self.told.append(body)
+
+    @property
+    def refused(self) -> list[str]:
+        return [body.host for body in self.told if isinstance(body, EgressRefused)]
+
+    def warned(self, code: str) -> list[str]:
+        return [body.message for body in self.told if isinstance(body, Warned) and body.code == code]
+
+    def client(self) -> httpx2.AsyncClient:
+        """A client on the model's socket, as the CLI is one."""
+        return httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=str(self.socket)),
+            base_url="http://model.invalid",
+            timeout=ENOUGH,
+        )
+
+    async def say(self, request: bytes) -> bytes:
+        """Send bytes to the model's socket; all that comes back until the end."""
+        return await conversation(await asyncio.open_unix_connection(self.socket), request)
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send bytes to the proxy; all that comes back until the end."""
+        return await conversation(await asyncio.open_connection("127.0.0.1", self.proxy), request)
+
+
+async def conversation(ends: tuple[asyncio.StreamReader, asyncio.StreamWriter], request: bytes) -> bytes:
+    reader, writer = ends
+    heard = b""
+    try:
+        async with asyncio.timeout(ENOUGH):
+            writer.write(request)
+            while piece := await reader.read(1 << 16):
+                heard += piece
+    except ConnectionError:
+        pass  # cut: what was heard until then counts
+    finally:
+        writer.transport.abort()
+    return heard
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+
+
+@asynccontextmanager
+async def way_out(
+    root: Path,
+    upstream: str | None = None,
+    *,
+    credential: Credential | None = KEY,
+    egress: Sequence[str] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
+    patience: Patience = QUICK,
+    slot: int = 0,
+    user: int | None = None,
+) -> AsyncIterator[Way]:
+    """A gateway of two slots, and a run that holds one of them. `names` is all that can be resolved."""
+
+    async def resolve(name: str, port: int) -> list[Address]:
+        if name not in (names or {}):
+            raise OSError("no such name")
+        return [ipaddress.ip_address(address) for address in (names or {})[name]]
+
+    gateway = ModelGateway(
+        root,
+        slots=2,
+        upstream=upstream or "http://127.0.0.1:9",
+        credential=credential,
+        resolve=resolve,
+        patience=patience,
+    )
+    way = Way(slot_folder(root, slot) / "model.sock")
+    async with gateway.serving(), gateway.attend(place_of(root, slot, user), egress, way.emit) as listening:
+        listener = socket.create_server(("127.0.0.1", 0))
+        way.proxy = listener.getsockname()[1]
+        descriptor = os.dup(listener.fileno())
+        listener.close()
+        listening([descriptor])
+        yield way
+
+
+@dataclass
+class Host:
+    """A server on loopback that counts who came and keeps what they said."""
+
+    port: int
+    came: int = 0
+    heard: bytearray = field(default_factory=bytearray)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def host(answer: Answer | bytes = b"") -> AsyncIterator[Host]:
+    """Serve: bytes are the answer to each request's head; a function takes over after nothing was read."""
+    found = Host(0)
+
+    async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        found.came += 1
+        try:
+            if isinstance(answer, bytes):
+                while piece := await reader.read(1 << 16):
+                    found.heard += piece
+                    if b"\r\n\r\n" in found.heard and answer:
+                        writer.write(answer)
+            else:
+                await answer(reader, writer)
+        except OSError:
+            pass
+        finally:
+            found.left.set()
+            writer.transport.abort()
+
+    server = await asyncio.start_server(attend, "127.0.0.1", 0)
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        server.close()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(ENOUGH):
+        while not true():  # noqa: ASYNC110  # what is waited for is another program's doing
+            await asyncio.sleep(0.01)
+
+
+def ok(body: bytes, *headers: str) -> bytes:
+    lines = ["HTTP/1.1 200 OK", f"content-length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
