@@ -241,7 +241,7 @@ class ClaudeRunner:
         launch = launch_of(self._cli, spec, session_of(spec), self._sandbox)
         spool = Spool(spec.place.files.spool(spec.number))
         try:
-            async with AgentProcess.start(launch, spec.spawned) as process:
+            async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
                 drive = Drive(spec, emit, stop, process, spool)
                 mode = _Stream(drive)
                 try:

@@ -197,6 +197,10 @@ class Drive:
             )
         if ended.stuck:
             notices.append(Notice("processes_stuck", "A process of the agent could not be killed."))
+        if ended.forks_refused:
+            notices.append(
+                Notice("process_limit", f"{ended.forks_refused} processes more than its limit were refused.")
+            )
         output = self.spool.output(self.result_line)
         stderr = self.spool.stderr_text()
         if self.unknown_agent is not None:
@@ -211,6 +215,8 @@ class Drive:
             stderr=stderr,
             unknown_agent=self.unknown_agent is not None,
             wants_schema=self.spec.job.output_schema is not None,
+            memory=ended.memory,
+            disk=ended.disk,
         )
         return Report(evidence, output, self.session_id, tuple(notices))
 

@@ -44,7 +44,7 @@ class PlainRunner:
         launch = Launch(self._sandbox.wrap(command, place, spec.agent), folders=folders)
         spool = Spool(place.files.spool(spec.number))
         try:
-            async with AgentProcess.start(launch, spec.spawned) as process:
+            async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
                 drive = Drive(spec, emit, stop, process, spool)
                 mode = _Plain(drive)
                 report = await drive.attend(mode)

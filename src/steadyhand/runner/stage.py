@@ -204,11 +204,11 @@ class Stage:
         self._overlays.append(work)
 
     def _folder(self, path: bytes, mode: int) -> bytes:
-        """Give a layer's folder; one on an image is made when it is not there."""
-        if os.path.isabs(path):  # noqa: PTH117  # pathlib costs an import
-            return path
+        """Give a layer's folder, whose path may be relative to the stage; one on an image there is made if need be."""
         assert self._root is not None  # noqa: S101  # layers are mounted on it
-        path = os.path.join(self._root, path)  # noqa: PTH118  # the same
+        path = os.path.join(self._root, path)  # noqa: PTH118  # pathlib costs an import
+        if not path.startswith(self._root + b"/"):
+            return path
         try:
             os.mkdir(path, mode)  # noqa: PTH102  # the same
         except FileExistsError:
