@@ -48,9 +48,9 @@ class SealedWorld:
         for folder in (files.checkout, files.home, files.config):
             make_folder(folder, 0o700, self.user)
         etc = make_etc(data, stand_ins=[Path(name) for name in secrets])
-        made = BwrapSandbox.on_this_machine(data, cli, etc=etc, uid_base=UID, secrets=secrets)
-        self.staged = replace(made, stage=data / "stage")
-        self.sandbox = replace(made, stage=None)
+        made = BwrapSandbox.on_this_machine(data, cli, etc=etc, secrets=secrets)
+        # Nobody makes mounts or a network for it here: bwrap does all by itself.
+        self.sandbox = replace(made, stage=None, doors=False)
         self.place = Place(
             Workspace("w"), files, files.checkout, files.home, files.config, self.user, commit=None
         )

@@ -3,7 +3,7 @@
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,9 @@ from steadyhand.errors import ConfigError, SpawnError
 from steadyhand.ports import Bind, Ceiling, Command, Mounted, Place, Seal, View
 from steadyhand.workspace import confine, seccomp
 
+SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
+"""By which the CLI is told where the model is."""
+SOCKET = confine.SERVICE / "model.sock"
 PROXY_PORT = 3128
 """Where the service's way to other hosts listens inside, on loopback."""
 OPEN_FILES = 16_384
@@ -77,9 +80,10 @@ class BwrapSandbox:
     sockets: Path
     """The folder with a folder for each slot, which holds the slot's socket to the model."""
     stage: Path | None
-    uid_base: int
     owners: Mapping[Path, int] = field(default_factory=dict)
     most: Most = field(default_factory=Most)
+    doors: bool = True
+    """Whether the supervisor gives a run a network where the service listens; else bwrap makes an empty one."""
     resolver: Path | None = None
     """This machine's own `resolv.conf`, for agents that share its network."""
     level: Literal["none", "bwrap"] = "bwrap"
@@ -91,15 +95,15 @@ class BwrapSandbox:
     def wrap(self, command: Command, place: Place, agent: Agent) -> Command:
         """Give bwrap's command line and its seal. Raises `SpawnError` for what cannot be an argument."""
         shares_network = agent.egress == ALONE
-        shown, mounts = self._shown(place, agent, shares_network=shares_network)
+        binds = self._binds(command, place, agent, shares_network=shares_network)
+        shown, mounts = self._shown(place, binds)
         argv = list(command.argv)
         if argv and argv[0] == str(self.program.path):
             argv[0] = str(self.program.inside)
         if any("\0" in word for word in argv):
             raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
         filter_ = seccomp.program()
-        # Without a stage nobody can listen in the run's network for the service, so bwrap makes an empty one.
-        empty_network = self.stage is None and not shares_network
+        empty_network = not self.doors and not shares_network
         words = confine.options(
             self.frame,
             shown,
@@ -128,11 +132,8 @@ class BwrapSandbox:
             file_size=FILE_BYTES if disk is None else min(disk, FILE_BYTES),
         )
 
-    def _shown(
-        self, place: Place, agent: Agent, *, shares_network: bool
-    ) -> tuple[list[confine.Shown], list[Mounted]]:
+    def _shown(self, place: Place, binds: list[Bind]) -> tuple[list[confine.Shown], list[Mounted]]:
         """Give what the agent sees, and the mounts that have to be made for it first (none without a stage)."""
-        binds = self._binds(place, agent, shares_network=shares_network)
         if self.stage is None:
             return [confine.Shown(each.source, each.at, each.writable) for each in binds], []
         mounts, shown = [], []
@@ -145,20 +146,19 @@ class BwrapSandbox:
             shown.append(confine.Shown(self.stage / name, each.at, each.writable))
         return shown, mounts
 
-    def _binds(self, place: Place, agent: Agent, *, shares_network: bool) -> list[Bind]:
+    def _binds(self, command: Command, place: Place, agent: Agent, *, shares_network: bool) -> list[Bind]:
         # In place in the classic profile the home would be the service's own, which no sealed agent sees.
         home = place.home if place.config is not None else place.files.home
         config = place.config or place.files.config
-        slot = self.uid_base + place.slot
-        foreign = self.stage is not None and place.user != slot
         binds = [
             Bind(self.etc, Path("/etc")),
-            Bind(self.sockets / f"slot-{place.slot}", confine.SERVICE, owner=slot if foreign else None),
             Bind(home, confine.HOME, writable=True),
             Bind(config, confine.CONFIG, writable=True),
         ]
         if place.layers is None or self.stage is None:
             binds.append(Bind(place.directory, confine.WORKSPACE, writable=True))
+        if SOCKET_VARIABLE in command.env:  # an errand knows nothing of the model and has no way to it
+            binds.append(Bind(self.sockets / f"slot-{place.slot}", confine.SERVICE))
         if self.program.bind is not None:
             binds.append(Bind(self.program.bind.source, self.program.bind.at))
         if shares_network and self.resolver is not None:
@@ -175,7 +175,6 @@ class BwrapSandbox:
         cli: Path,
         *,
         etc: Path,
-        uid_base: int,
         secrets: Iterable[str] = (),
         most: Most | None = None,
         search: str | None = None,
@@ -192,15 +191,23 @@ class BwrapSandbox:
             etc=etc,
             sockets=data_dir / "run",
             stage=data_dir / "stage" if root else None,
-            uid_base=uid_base,
             owners=owners_of(secrets) if root else {},
             most=most or Most(),
             resolver=_resolver(),
         )
 
-    def without_userns_lock(self) -> "BwrapSandbox":
-        """Give the same for a kernel that has no second user namespace to give; see `confine.Frame`."""
-        return replace(self, frame=replace(self.frame, disable_userns=False))
+    def lesser(self) -> Iterator[tuple["BwrapSandbox", str]]:
+        """Give what can be had where this cannot, best first, and what is then missing; each is still sealed."""
+        unlocked = replace(self, frame=replace(self.frame, disable_userns=False))
+        lock = "the filter of system calls alone keeps agents from making user namespaces"
+        yield unlocked, lock
+        doors = "hosts of an egress list cannot be reached"
+        yield replace(self, doors=False), doors
+        yield replace(unlocked, doors=False), f"{lock}; {doors}"
+        if self.stage is not None:
+            stage = f"{doors}; checkouts and secret files are seen only where the agents' user can read them"
+            yield replace(self, stage=None, doors=False), stage
+            yield replace(unlocked, stage=None, doors=False), f"{lock}; {stage}"
 
 
 NO_BWRAP = (
