@@ -170,6 +170,10 @@ class Client:
         """Give what an ended job changed, as `git apply` takes it."""
         return self._send("GET", f"/v1/jobs/{_part(job_id)}/diff", headers={"accept": "text/x-diff"}).content
 
+    def bundle(self, job_id: str) -> bytes:
+        """Give the job's commits as a git bundle."""
+        return self._send("GET", f"/v1/jobs/{_part(job_id)}/bundle", headers={"accept": "*/*"}).content
+
     def transcript(self, job_id: str) -> bytes:
         """Give the agent's own record of an ended job: one JSON object a line."""
         return self._send("GET", f"/v1/jobs/{_part(job_id)}/transcript", headers={"accept": "*/*"}).content

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from steadyhand.agents import SCRATCH, Agent, Catalogue, Definition, Workspace
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, WorkspaceError
 from steadyhand.events import Draft, Event, Live, StateChanged
-from steadyhand.job import ENDED, Job, OnInterrupt, Origin, State, Turn, Verdict, advance
+from steadyhand.job import ENDED, Job, OnInterrupt, Origin, Publish, State, Turn, Verdict, advance
 from steadyhand.outcome import fault_of
 from steadyhand.ports import (
     Added,
@@ -71,6 +71,7 @@ class Submission:
     title: str | None = None
     output_schema: dict[str, Any] | None = None
     on_interrupt: OnInterrupt = "auto"
+    publish: Publish | None = None
     expires_in_seconds: float | None = None
     max_turns: int | None = None
     effort: str | None = None
@@ -177,6 +178,7 @@ class Control:
             title=asked.title,
             output_schema=asked.output_schema,
             on_interrupt=asked.on_interrupt,
+            publish=asked.publish or self.catalogue.workspace(workspace).publish or defaults.publish,
             expires_in_seconds=asked.expires_in_seconds,
             max_turns=asked.max_turns or agent.max_turns,
             effort=asked.effort or agent.effort,
@@ -301,6 +303,10 @@ class Control:
     async def diff(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the job's diff; raises `Conflict` (`not_ready`) before its end."""
         return await self._kept(caller, job_id, self._checkouts.files(job_id).diff, "diff")
+
+    async def bundle(self, caller: Caller, job_id: str) -> Path:
+        """Give the file with the job's commits; raises `Conflict` (`not_ready`) before its end."""
+        return await self._kept(caller, job_id, self._checkouts.files(job_id).bundle, "bundle")
 
     async def transcript(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the agent's own record; raises `Conflict` (`not_ready`) before its end."""

@@ -21,6 +21,7 @@ ROUTES = [
     ("GET", "/v1/jobs/000000000000/events"),
     ("GET", "/v1/jobs/000000000000/diff"),
     ("GET", "/v1/jobs/000000000000/transcript"),
+    ("GET", "/v1/jobs/000000000000/bundle"),
     ("POST", "/v1/jobs/000000000000/cancel"),
     ("POST", "/v1/jobs/000000000000/retry"),
     ("DELETE", "/v1/jobs/000000000000"),

@@ -125,7 +125,7 @@ def test_an_unknown_field_is_named_with_the_nearest(client: httpx2.Client) -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("session", "s"), ("publish", "branch"), ("on_interrupt", "resume"), ("on_interrupt", "restart")],
+    [("session", "s"), ("on_interrupt", "resume"), ("on_interrupt", "restart")],
 )
 def test_what_is_known_and_not_built_is_unsupported(client: httpx2.Client, name: str, value: str) -> None:
     assert refused(client, "unsupported_field", **{name: value})["errors"][0]["pointer"] == f"/{name}"
@@ -246,13 +246,13 @@ def test_delete_forgets_an_ended_job_only(client: httpx2.Client) -> None:
     assert client.post(f"/v1/jobs/{held}/retry").json()["code"] == "invalid_state"
     client.post(f"/v1/jobs/{held}/cancel")
     eventually(lambda: client.delete(f"/v1/jobs/{held}").status_code == 204)
-    for path in ("", "/events", "/diff", "/transcript"):
+    for path in ("", "/events", "/diff", "/transcript", "/bundle"):
         assert client.get(f"/v1/jobs/{held}{path}").status_code == 404
 
 
-def test_diff_and_transcript_are_there_when_the_job_has_ended(client: httpx2.Client) -> None:
+def test_diff_commits_and_transcript_are_there_when_the_job_has_ended(client: httpx2.Client) -> None:
     held = client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
-    for what in ("diff", "transcript"):
+    for what in ("diff", "transcript", "bundle"):
         reply = client.get(f"/v1/jobs/{held}/{what}")
         assert (reply.status_code, reply.json()["code"]) == (409, "not_ready")
     client.post(f"/v1/jobs/{held}/cancel")
@@ -262,8 +262,16 @@ def test_diff_and_transcript_are_there_when_the_job_has_ended(client: httpx2.Cli
     assert diff.content == b"diff --git a/a b/a\n"
     transcript = client.get(f"/v1/jobs/{job['id']}/transcript")
     assert transcript.headers["content-type"] == "application/x-ndjson"
+    bundle = client.get(f"/v1/jobs/{job['id']}/bundle")
+    assert bundle.headers["content-type"] == "application/x-git-bundle"
+    assert bundle.content == b"# v2 git bundle\n"
     assert job["changes"]["insertions"] == 2
     assert client.get(f"/v1/jobs/{run_job(client, 'say x')['id']}/diff").status_code == 404
+
+
+def test_what_becomes_of_the_commits_is_the_jobs_to_say(client: httpx2.Client) -> None:
+    assert run_job(client, "say x")["publish"] == "none"
+    assert run_job(client, "say x", publish="branch")["publish"] == "branch"
 
 
 def test_the_list_pages_newest_first_without_what_is_long(client: httpx2.Client) -> None:

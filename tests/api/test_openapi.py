@@ -26,6 +26,7 @@ ROUTES = {
     ("get", "/v1/jobs/{job_id}/events"),
     ("get", "/v1/jobs/{job_id}/diff"),
     ("get", "/v1/jobs/{job_id}/transcript"),
+    ("get", "/v1/jobs/{job_id}/bundle"),
     ("post", "/v1/jobs/{job_id}/cancel"),
     ("post", "/v1/jobs/{job_id}/retry"),
     ("get", "/v1/agents"),

@@ -73,6 +73,7 @@ class SmallCheckouts:
             return Harvest(None)
         place.files.diff.write_bytes(b"diff --git a/a b/a\n")
         place.files.transcript.write_bytes(b'{"type":"user"}\n')
+        place.files.bundle.write_bytes(b"# v2 git bundle\n")
         return Harvest(Changes("a" * 40, "b" * 40, 1, 2, 3))
 
     async def release(self, place: Place) -> None:

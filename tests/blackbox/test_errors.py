@@ -40,6 +40,7 @@ PROTECTED = [
     ("GET", "/v1/jobs/000000000000/events"),
     ("GET", "/v1/jobs/000000000000/diff"),
     ("GET", "/v1/jobs/000000000000/transcript"),
+    ("GET", "/v1/jobs/000000000000/bundle"),
     ("POST", "/v1/jobs/000000000000/cancel"),
     ("POST", "/v1/jobs/000000000000/retry"),
     ("DELETE", "/v1/jobs/000000000000"),
@@ -174,9 +175,6 @@ BAD_JOBS = {
     "a field whose part is not built": Bad(
         {"prompt": "p", "session": "abc"}, "/session", "unsupported_field"
     ),
-    "publishing, which is not built": Bad(
-        {"prompt": "p", "publish": "branch"}, "/publish", "unsupported_field"
-    ),
     "resuming, which is not built": Bad(
         {"prompt": "p", "on_interrupt": "resume"}, "/on_interrupt", "unsupported_field"
     ),
@@ -304,7 +302,7 @@ def test_another_callers_job_is_404_on_every_route(service: Service) -> None:
     job_id = service.run("hello")["id"]
     with service.connect(BEARER) as caller:
         check_body(caller.get(f"/jobs/{job_id}"), 404, "not_found")
-        for tail in ("", "/events", "/diff", "/transcript"):
+        for tail in ("", "/events", "/diff", "/transcript", "/bundle"):
             check_body(caller.get(f"/v1/jobs/{job_id}{tail}"), 404, "not_found", native=True)
         for tail in ("/cancel", "/retry"):
             check_body(caller.post(f"/v1/jobs/{job_id}{tail}"), 404, "not_found", native=True)
@@ -315,7 +313,7 @@ def test_another_callers_job_is_404_on_every_route(service: Service) -> None:
 def test_what_a_job_is_in_no_state_for_is_409(service: Service, common_dir: Path) -> None:
     job_id = service.submit(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["id"]
     until((common_dir / "on").exists)
-    for tail in ("/diff", "/transcript"):
+    for tail in ("/diff", "/transcript", "/bundle"):
         check_body(service.http.get(f"/v1/jobs/{job_id}{tail}"), 409, "not_ready", native=True)
     check_body(service.http.post(f"/v1/jobs/{job_id}/retry"), 409, "invalid_state", native=True)
     check_body(service.http.delete(f"/v1/jobs/{job_id}"), 409, "invalid_state", native=True)

@@ -72,7 +72,7 @@ def test_a_completed_job_has_answer_usage_cost_run_and_session(service: Service)
     for name in ("created_at", "started_at", "finished_at"):
         assert UTC.fullmatch(job[name])
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
-    assert set(job["links"]) == {"self", "events", "diff", "transcript"}
+    assert set(job["links"]) == {"self", "events", "diff", "transcript", "bundle"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ ROUTES = {
     "/v1/jobs/{job_id}/events": {"get"},
     "/v1/jobs/{job_id}/diff": {"get"},
     "/v1/jobs/{job_id}/transcript": {"get"},
+    "/v1/jobs/{job_id}/bundle": {"get"},
     "/v1/jobs/{job_id}/cancel": {"post"},
     "/v1/jobs/{job_id}/retry": {"post"},
     "/v1/agents": {"get"},

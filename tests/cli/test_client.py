@@ -37,6 +37,7 @@ def test_the_public_surface_is_this_and_no_more() -> None:
         "retry",
         "submit",
         "transcript",
+        "bundle",
         "wait",
         "workspaces",
     }
@@ -125,7 +126,8 @@ def test_a_key_that_cannot_stand_in_a_header_is_refused(token: str) -> None:
 @pytest.mark.parametrize("job_id", ["", "../keys", "a/b", "a?b", "é", "a b"])
 def test_an_id_never_becomes_another_path(service: ScriptedService, job_id: str) -> None:
     with Client(service.url, KEY) as client:
-        for verb in (client.get, client.cancel, client.delete, client.diff, client.transcript, client.retry):
+        reads = (client.get, client.diff, client.transcript, client.bundle)
+        for verb in (*reads, client.cancel, client.delete, client.retry):
             with pytest.raises(NotFound):
                 verb(job_id)
     assert service.asked == []

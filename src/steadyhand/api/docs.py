@@ -104,6 +104,7 @@ def _route(
 
 
 _TEXT = {"type": "string"}
+_BINARY = {"type": "string", "format": "binary"}
 _PREFER = _parameter("Prefer", "header", "`wait=N` waits for the end, at most 60 seconds.", _TEXT)
 _LISTED: tuple[dict[str, Any], ...] = (
     _parameter(
@@ -213,12 +214,13 @@ EVENTS = _route(
 )
 
 
-def _file(media: str, example: str) -> dict[int, dict[str, Any]]:
-    content = {media: {"schema": _TEXT, "examples": _examples(example)}}
+def _file(media: str, example: str, schema: dict[str, Any] = _TEXT) -> dict[int, dict[str, Any]]:
+    content = {media: {"schema": schema, "examples": _examples(example)}}
     return {200: {"description": "The file.", "content": content}, **_native(404, 409)}
 
 
 DIFF = _route(_file("text/x-diff", "DIFF"))
+BUNDLE = _route(_file("application/x-git-bundle", "BUNDLE", _BINARY))
 TRANSCRIPT = _route(_file("application/x-ndjson", "TRANSCRIPT"))
 CANCEL = _route(
     {

@@ -141,6 +141,7 @@ JOB: dict[str, Any] = {
         "events": "/v1/jobs/3f2a9c01be77/events",
         "diff": "/v1/jobs/3f2a9c01be77/diff",
         "transcript": "/v1/jobs/3f2a9c01be77/transcript",
+        "bundle": "/v1/jobs/3f2a9c01be77/bundle",
     },
 }
 QUEUED: dict[str, Any] = {
@@ -179,6 +180,7 @@ _EVENT = {
 EVENTS = {"object": "list", "data": [_EVENT], "has_more": True, "next_cursor": "12"}
 STREAM = 'id: 12\nevent: tool.started\ndata: {"object":"event","seq":12,"type":"tool.started"}\n\n'
 DIFF = "diff --git a/shop.py b/shop.py\n--- a/shop.py\n+++ b/shop.py\n@@ -1 +1 @@\n-total = 0\n+total = 1\n"
+BUNDLE = "# v2 git bundle\n"
 TRANSCRIPT = '{"type":"user","message":{"role":"user","content":"Fix the failing test."}}\n'
 AGENTS = {
     "object": "list",
@@ -278,6 +280,7 @@ EXAMPLES: Mapping[str, Any] = {
     "EVENTS": EVENTS,
     "STREAM": STREAM,
     "DIFF": DIFF,
+    "BUNDLE": BUNDLE,
     "TRANSCRIPT": TRANSCRIPT,
     "AGENTS": AGENTS,
     "WORKSPACES": WORKSPACES,

@@ -53,6 +53,7 @@ def submission_of(asked: JobRequest) -> Submission:
         title=asked.title,
         output_schema=asked.output_schema,
         on_interrupt=asked.on_interrupt,
+        publish=asked.publish,
         expires_in_seconds=asked.expires_in_seconds,
         max_turns=asked.max_turns,
         effort=asked.effort,
@@ -182,6 +183,14 @@ async def transcript(request: Request, job_id: JobId) -> Response:
     caller = caller_of(request)
     path = await door_of(request).control.transcript(caller, known_form(job_id))
     return _file(path, "application/x-ndjson")
+
+
+@router.get("/{job_id}/bundle", operation_id="getBundle", summary="Give a job's commits", **docs.BUNDLE)
+async def bundle(request: Request, job_id: JobId) -> Response:
+    """Give what a job did as a git bundle, for `git fetch`; 409 `not_ready` before the job has ended."""
+    caller = caller_of(request)
+    path = await door_of(request).control.bundle(caller, known_form(job_id))
+    return _file(path, "application/x-git-bundle")
 
 
 @router.post(

@@ -93,12 +93,6 @@ def _not_built(value: Any) -> Any:
     return value
 
 
-def _publish(value: str) -> str:
-    if value != "none":
-        raise PydanticCustomError("unsupported_field", "only 'none' is built yet")
-    return value
-
-
 def _on_interrupt(value: str) -> str:
     if value in ("resume", "restart"):
         raise PydanticCustomError("unsupported_field", "only 'auto' and 'fail' are built yet")
@@ -145,7 +139,9 @@ class JobRequest(BaseModel):
     on_interrupt: Annotated[Literal["auto", "resume", "restart", "fail"], AfterValidator(_on_interrupt)] = (
         "auto"
     )
-    publish: Annotated[Literal["none", "branch"], AfterValidator(_publish)] = "none"
+    publish: Literal["none", "branch"] | None = Field(
+        default=None, description="`branch` pushes `steadyhand/<id>` to the repository."
+    )
     expires_in_seconds: Seconds | None = Field(
         default=None, description="How long it may wait in the queue before it ends as `error`."
     )

@@ -89,6 +89,7 @@ def job_json(job: Job, position: int | None) -> dict[str, Any]:
             "events": f"{path}/events",
             "diff": f"{path}/diff",
             "transcript": f"{path}/transcript",
+            "bundle": f"{path}/bundle",
         },
     }
 

@@ -175,6 +175,7 @@ class Links(Reply):
     events: str
     diff: str
     transcript: str
+    bundle: str
 
 
 class JobItem(Reply):
