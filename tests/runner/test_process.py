@@ -23,7 +23,8 @@ import json, os, signal
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
     "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(), "cwd": os.getcwd(),
-    "privileges": int(status["NoNewPrivs"]), "ignored": int(status["SigIgn"], 16), "blocked": int(status["SigBlk"], 16),
+    "privileges": int(status["NoNewPrivs"]), "ignored": int(status["SigIgn"], 16) & ~(3 << 31),  # 32 and 33 are libc's own
+     "blocked": int(status["SigBlk"], 16),
     "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")), "environment": dict(os.environ),
     "leader": os.getpid() == os.getsid(0), "core": __import__("resource").getrlimit(4),
     "size": __import__("resource").getrlimit(1), "pid": os.getpid(),
