@@ -18,12 +18,13 @@ from steadyhand.testing.processes import marked
 
 Python = Callable[..., Command]
 
+# Signals 32 and 33 are libc's own: nobody can set them.
 SELF = """
 import json, os, signal
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
     "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(), "cwd": os.getcwd(),
-    "privileges": int(status["NoNewPrivs"]), "ignored": int(status["SigIgn"], 16) & ~(3 << 31),  # 32 and 33 are libc's own
+    "privileges": int(status["NoNewPrivs"]), "ignored": int(status["SigIgn"], 16) & ~(3 << 31),
      "blocked": int(status["SigBlk"], 16),
     "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd")), "environment": dict(os.environ),
     "leader": os.getpid() == os.getsid(0), "core": __import__("resource").getrlimit(4),
