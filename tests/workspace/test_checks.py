@@ -13,7 +13,7 @@ from steadyhand.workspace.checks import checks
 
 
 def looked_at(checkouts: GitCheckouts, data_dir: Path, *workspaces: Workspace) -> dict[str, Check]:
-    found = asyncio.run(checks(data_dir, checkouts.mirrors, workspaces, NoSandbox()))
+    found = asyncio.run(checks(data_dir, checkouts.mirrors, workspaces))
     return {check.name: check for check in found}
 
 
@@ -21,7 +21,7 @@ def test_a_sound_machine_has_no_fault(
     checkouts: GitCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     found = looked_at(checkouts, world_dir / "data", repository.workspace(), Workspace("scratch"))
-    assert list(found) == ["git", "data directory", "workspace example", "isolation"]
+    assert list(found) == ["git", "data directory", "workspace example"]
     assert all(check.ok for check in found.values())
 
 

@@ -14,7 +14,7 @@ from steadyhand.errors import ConfigError, SpawnError
 from steadyhand.ports import Bind, Command, JobFiles, Layers, Mounted, Place
 from steadyhand.workspace import confine
 from steadyhand.workspace.confine import Frame, Shown, encoded, options
-from steadyhand.workspace.sandbox import BwrapSandbox, Most, NoSandbox, Program, program_of
+from steadyhand.workspace.sandbox import PROXIES, BwrapSandbox, Most, NoSandbox, Program, program_of
 
 FRAME = Frame((("/bin", "usr/bin"), ("/lib64", None)))
 ARITY = {
@@ -87,7 +87,7 @@ def test_no_value_of_env_secrets_paths_or_the_command_line_becomes_an_option(
     )
     more = [each for each in options_of(wild) if each not in options_of(plain)]
     assert {each[0] for each in more} <= {"--setenv", "--ro-bind", "--perms", "--dir"}
-    assert {each[1]: each[2] for each in options_of(wild) if each[0] == "--setenv"} == env
+    assert {each[1]: each[2] for each in options_of(wild) if each[0] == "--setenv"} == {**PROXIES, **env}
     assert list(wild.argv) == ["/usr/bin/bwrap", "--args", "10", "--", *argv]
     assert wild.env == {}
 

@@ -225,7 +225,10 @@ class Command:
 class Sandbox(Protocol):
     """A boundary around an agent. Both verbs are pure."""
 
-    level: Literal["none", "bwrap"]
+    @property
+    def level(self) -> Literal["none", "bwrap"]:
+        """Say which level of isolation this is."""
+        ...
 
     def view(self, place: Place) -> View:
         """Say where the agent sees its folders."""

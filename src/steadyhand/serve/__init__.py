@@ -16,11 +16,14 @@ from dataclasses import replace
 import structlog
 import uvicorn
 
-from steadyhand.config.settings import LOOPBACK, Settings
+from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.outcome import Stop
+from steadyhand.runner.groups import sweep_groups
 from steadyhand.serve.doctor import doctor
-from steadyhand.serve.wiring import Service, database_url, now, wire
+from steadyhand.serve.isolation import announce as announce_level
+from steadyhand.serve.isolation import check_exposed, level_of
+from steadyhand.serve.wiring import Service, cli_of, database_url, now, wire
 from steadyhand.store import DataDirectoryLock, open_store
 
 __all__ = ["doctor", "embedded", "serve"]
@@ -68,25 +71,6 @@ def listen(settings: Settings) -> socket.socket:
     return sock
 
 
-def check_isolation(settings: Settings) -> None:
-    """Refuse what is not built or not safe; say loudly that agents are not sealed off."""
-    service, server = settings.tables.service, settings.tables.server
-    if service.isolation == "bwrap":
-        raise ConfigError(
-            "service.isolation: 'bwrap' is known, but its part is not built yet; the one level is 'none'."
-        )
-    chosen = "service.isolation" in settings.sources or settings.classic
-    if server.host not in LOOPBACK and not chosen:
-        raise ConfigError(
-            f"Agents are not sealed off from this machine (isolation 'none'), so listening on {server.host} "
-            "must be asked for: set STEADYHAND_ISOLATION=none if that is what you want."
-        )
-    structlog.get_logger("steadyhand").warning(
-        "isolation.none",
-        meaning="agents can read and change whatever their user can; run only what you trust",
-    )
-
-
 def make_data_dir(settings: Settings) -> None:
     """Make the data directory; when the service is root, agents may pass through it and see nothing."""
     mode = 0o711 if os.geteuid() == 0 else 0o700
@@ -111,13 +95,17 @@ async def live(
 
     `started` is called with the service's address once it answers.
     """
-    check_isolation(settings)
+    check_exposed(settings)
     make_data_dir(settings)
     with DataDirectoryLock(settings.data_dir), contextlib.closing(listen(settings)) as sock:
+        cli = cli_of(settings)
+        level = await level_of(settings, cli)
+        announce_level(settings, level)
         store = await open_store(database_url(settings), clock=now)
         try:
-            service = wire(settings, store, stop.is_set)
+            service = wire(settings, store, stop.is_set, cli, level)
             await service.worker.recover()
+            await sweep_groups()
             host, port = sock.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             server = _Server(
@@ -133,7 +121,8 @@ async def live(
                 ),
                 answering=lambda: started(url),
             )
-            await _serve(service, server, sock, stop, at_once)
+            async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
+                await _serve(service, server, sock, stop, at_once)
         finally:
             await store.close()
 

@@ -1,15 +1,17 @@
 """Everything a start and a run will need, looked at; each room looks at its own."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from steadyhand.config.settings import Settings
+from steadyhand.errors import ConfigError
 from steadyhand.ports import Check
 from steadyhand.runner import install
-from steadyhand.serve.wiring import agent_uid_base, checkouts_of, database_url
+from steadyhand.serve import isolation
+from steadyhand.serve.wiring import agent_uid_base, checkouts_of, cli_of, database_url
 from steadyhand.store import check_store
 from steadyhand.workspace.checks import checks
-from steadyhand.workspace.sandbox import NoSandbox
 
 
 async def doctor(settings: Settings) -> Sequence[Check]:
@@ -28,9 +30,10 @@ async def doctor(settings: Settings) -> Sequence[Check]:
         settings.data_dir,
         checkouts_of(settings).mirrors,
         settings.catalogue().workspaces.values(),
-        NoSandbox(),
         agent_uid_base=settings.tables.service.agent_uid_base,
     )
+    with contextlib.suppress(ConfigError, OSError):  # a CLI that is missing has a line of its own
+        found += await isolation.checks(settings, await asyncio.to_thread(cli_of, settings))
     return found
 
 

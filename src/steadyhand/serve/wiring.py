@@ -14,23 +14,28 @@ from fastapi import FastAPI
 from steadyhand import __version__
 from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, Keyring, create_app
-from steadyhand.config.settings import Settings
+from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
-from steadyhand.ports import ALL_SCOPES, ApiKey, Place, Queue, Runner, Scope, Store
+from steadyhand.gateway import Credential, ModelGateway
+from steadyhand.ports import ALL_SCOPES, ApiKey, Gateway, Place, Queue, Runner, Sandbox, Scope, Store
 from steadyhand.queue.local import LocalQueue
 from steadyhand.record import Feed, Recorder
 from steadyhand.runner import install
 from steadyhand.runner.claude import ClaudeRunner
+from steadyhand.runner.errand import SandboxErrands
 from steadyhand.runner.plain import PlainRunner
 from steadyhand.runner.process import sweep
+from steadyhand.serve.isolation import UNSEALED, Level
 from steadyhand.worker import Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
-from steadyhand.workspace.sandbox import NoSandbox
+from steadyhand.workspace.sandbox import SOCKET, SOCKET_VARIABLE
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 SHORT_SECRET = 16
+NO_ADDRESS = "http://model.invalid"
+"""The address that sealed agents are told: what matters is the socket."""
 _WITHHELD = ("API_BEARER_TOKEN", "STEADYHAND_")
 
 
@@ -82,12 +87,25 @@ def keys_of(settings: Settings) -> list[ApiKey]:
 # --- what an agent is given --------------------------------------------------------------------
 
 
-def environment_of(settings: Settings) -> Callable[[Agent, Place], Mapping[str, str]]:
+def environment_of(
+    settings: Settings, gateway: ModelGateway | None = None
+) -> Callable[[Agent, Place], Mapping[str, str]]:
     """Say what the service grants an agent's process.
 
-    In the classic profile that is the service's own environment but for its keys; else a path, a locale,
-    the model's address and credential, and what the agent's profile names.
+    With a gateway that is a path, a locale, the way to the gateway and a credential that is worth nothing. Without,
+    in the classic profile, it is the service's own environment but for its keys; else a path, a locale, the model's
+    address and credential. What the agent's profile names comes on top.
     """
+    if gateway is not None:
+        base = {
+            "PATH": DEFAULT_PATH,
+            "LANG": "C.UTF-8",
+            "SHELL": "/bin/bash",
+            "ANTHROPIC_BASE_URL": NO_ADDRESS,
+            SOCKET_VARIABLE: str(SOCKET),
+            **gateway.placeholder,
+        }
+        return lambda agent, _place: base | dict(agent.env)
     if settings.classic:
         base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD)}
     else:
@@ -122,10 +140,13 @@ class Service:
     queue: Queue
     feed: Feed
     store: Store
+    gateway: Gateway | None = None
 
 
-def checkouts_of(settings: Settings) -> GitCheckouts:
-    """Wire the checkouts."""
+def checkouts_of(
+    settings: Settings, level: Level = UNSEALED, gateway: ModelGateway | None = None
+) -> GitCheckouts:
+    """Wire the checkouts; at a level with a boundary all that touches what agents leave runs inside it."""
     git = settings.tables.git
     return GitCheckouts(
         settings.data_dir,
@@ -139,19 +160,42 @@ def checkouts_of(settings: Settings) -> GitCheckouts:
         ),
         classic=settings.classic,
         home=settings.home,
+        errands=SandboxErrands(level.sandbox, gateway) if level.sealed else None,
+        overlay=level.overlay,
     )
 
 
-def runner_of(settings: Settings) -> Runner:
-    """Wire the runner of the profile, with a CLI that the agents' user can reach."""
+def cli_of(settings: Settings) -> Path:
+    """Find the CLI, and put it where the agents' user can reach it. Raises `ConfigError` when there is none."""
     found = install.find_cli(
         settings.tables.runner.claude.path, classic=settings.classic, path_env=settings.path
     )
-    cli = install.reachable(found, settings.data_dir, agent_uid_base(settings))
-    return PlainRunner(cli, NoSandbox()) if settings.classic else ClaudeRunner(cli, NoSandbox())
+    return install.reachable(found, settings.data_dir, agent_uid_base(settings))
 
 
-def wire(settings: Settings, store: Store, stopping: Callable[[], bool]) -> Service:
+def runner_of(settings: Settings, cli: Path, sandbox: Sandbox) -> Runner:
+    """Wire the runner of the profile."""
+    return PlainRunner(cli, sandbox) if settings.classic else ClaudeRunner(cli, sandbox)
+
+
+def gateway_of(settings: Settings) -> ModelGateway:
+    """Wire the way out of the sandbox: to the default provider, with the service's credential."""
+    credential = None
+    if settings.anthropic_api_key:
+        credential = Credential("api_key", settings.anthropic_api_key)
+    elif settings.oauth_token:
+        credential = Credential("oauth", settings.oauth_token)
+    return ModelGateway(
+        settings.data_dir,
+        slots=settings.tables.service.concurrency,
+        upstream=settings.base_url,
+        credential=credential,
+    )
+
+
+def wire(
+    settings: Settings, store: Store, stopping: Callable[[], bool], cli: Path, level: Level = UNSEALED
+) -> Service:
     """Make every part and join them; nothing runs yet."""
     tables = settings.tables
     feed = Feed()
@@ -161,7 +205,8 @@ def wire(settings: Settings, store: Store, stopping: Callable[[], bool]) -> Serv
         max_queued=tables.service.max_queued,
         paused=tables.service.paused,
     )
-    checkouts = checkouts_of(settings)
+    gateway = gateway_of(settings) if level.sealed else None
+    checkouts = checkouts_of(settings, level, gateway)
     catalogue = settings.catalogue()
     control = Control(
         store=store, queue=queue, checkouts=checkouts, feed=feed, catalogue=catalogue, clock=now
@@ -170,19 +215,20 @@ def wire(settings: Settings, store: Store, stopping: Callable[[], bool]) -> Serv
         store=store,
         queue=queue,
         checkouts=checkouts,
-        runners={"claude": runner_of(settings)},
+        runners={"claude": runner_of(settings, cli, level.sandbox)},
         recorder=Recorder(store, feed),
         catalogue=catalogue,
         tending=Tending(
             node=tables.service.node,
             clock=now,
-            environment=environment_of(settings),
+            environment=environment_of(settings, gateway),
             sweep=sweep,
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,
             keep_transcripts=tables.retention.transcripts,
             max_bytes=tables.retention.max_bytes,
         ),
+        gateway=gateway,
     )
 
     async def ready() -> None:
@@ -203,7 +249,7 @@ def wire(settings: Settings, store: Store, stopping: Callable[[], bool]) -> Serv
         ready=ready,
     )
     app = create_app(control=control, keyring=Keyring(keys_of(settings)), options=options)
-    return Service(app, worker, queue, feed, store)
+    return Service(app, worker, queue, feed, store, gateway)
 
 
 def database_url(settings: Settings) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import Check, Sandbox
+from steadyhand.ports import Check
 from steadyhand.workspace.git import Git
 from steadyhand.workspace.in_place import folder_of, may_use
 from steadyhand.workspace.mirror import Mirrors
@@ -22,11 +22,10 @@ async def checks(
     data_dir: Path,
     mirrors: Mirrors,
     workspaces: Iterable[Workspace],
-    sandbox: Sandbox,
     *,
     agent_uid_base: int = 64000,
 ) -> Sequence[Check]:
-    """Look at git, the data directory, each configured workspace and the isolation; never raises."""
+    """Look at git, the data directory and each configured workspace; never raises."""
     user = agent_uid_base if os.geteuid() == 0 else None
     found = [await _git(), await _data_directory(data_dir, user)]
     for workspace in workspaces:
@@ -35,7 +34,6 @@ async def checks(
         found.append(await _reachable(workspace, workspace.repository, mirrors))
         if workspace.mode == "in_place":
             found.append(await _writable_in_place(workspace, user))
-    found.append(_isolation(sandbox))
     return found
 
 
@@ -114,10 +112,3 @@ async def _writable_in_place(workspace: Workspace, user: int | None) -> Check:
         f"Run `chown -R {agent}:{agent}` on it." if agent is not None else "Give the service's user leave."
     )
     return Check(name, ok=False, detail=f"agents run as {who}, who may not write there", remedy=remedy)
-
-
-def _isolation(sandbox: Sandbox) -> Check:
-    if sandbox.level == "none":
-        detail = "none: an agent can do what its uid can do on this machine, its network included"
-        return Check("isolation", ok=True, detail=detail)
-    return Check("isolation", ok=True, detail=sandbox.level)

@@ -18,6 +18,15 @@ SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
 SOCKET = confine.SERVICE / "model.sock"
 PROXY_PORT = 3128
 """Where the service's way to other hosts listens inside, on loopback."""
+_PROXY = f"http://127.0.0.1:{PROXY_PORT}"
+_DIRECT = "localhost,127.0.0.1,::1"
+PROXIES = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY),
+    "no_proxy": _DIRECT,
+    "NO_PROXY": _DIRECT,
+    "NODE_USE_ENV_PROXY": "1",
+}
+"""By which programs find the service's way out; it is told of what it refuses."""
 OPEN_FILES = 16_384
 FILE_BYTES = 8 * 1024**3
 """The largest file of an agent whose disk has no limit."""
@@ -104,10 +113,12 @@ class BwrapSandbox:
             raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
         filter_ = seccomp.program()
         empty_network = not self.doors and not shares_network
+        ports = None if shares_network or empty_network else (PROXY_PORT,)
+        env = command.env if ports is None else {**PROXIES, **command.env}
         words = confine.options(
             self.frame,
             shown,
-            command.env,
+            env,
             own_network=empty_network,
             filter_from=_FILTER if filter_ else None,
         )
@@ -117,7 +128,7 @@ class BwrapSandbox:
             mounts=tuple(mounts),
             inputs=inputs,
             ceiling=self.ceiling(agent),
-            ports=None if shares_network or empty_network else (PROXY_PORT,),
+            ports=ports,
         )
         outside = [str(self.bwrap), "--args", str(_ARGUMENTS), "--", *argv]
         return Command(outside, {}, Path("/"), command.user, seal)

@@ -1,0 +1,278 @@
+"""The level of isolation, chosen once at the start: tried on this machine, refused when it is not to be had."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from steadyhand.agents import Agent, Catalogue, Workspace
+from steadyhand.config.settings import LOOPBACK, Settings
+from steadyhand.errors import ConfigError
+from steadyhand.gateway import Rules
+from steadyhand.ports import Check, Command, JobFiles, Layers, Place, Sandbox
+from steadyhand.runner.groups import groups
+from steadyhand.runner.probe import try_command
+from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, make_folder
+from steadyhand.workspace.etc import make_etc
+from steadyhand.workspace.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, filter_detail
+
+CHOICE = (
+    'Or choose isolation = "none" (STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox: '
+    "agents can then read and change whatever their user can."
+)
+_TRUE = ["/bin/true"]
+_LAYERED = ["/bin/sh", "-c", "cat folder/below && echo x > folder/below && mv folder moved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What keeps agents apart here. `overlay` says whether checkouts can be laid over warm ones."""
+
+    sandbox: Sandbox
+    overlay: bool = False
+    missing: str | None = None
+    """What this machine does not let us have, though agents are sealed."""
+    no_overlay: str | None = None
+    """Why checkouts are copies."""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether there is a boundary at all."""
+        return self.sandbox.level != "none"
+
+
+UNSEALED = Level(NoSandbox())
+
+
+async def level_of(settings: Settings, cli: Path, *, etc_in: Path | None = None) -> Level:
+    """Give the level that was asked for. Raises `ConfigError` with a remedy when it is not to be had.
+
+    `etc_in` is where the sandbox's `/etc` is made, the data directory unless told otherwise.
+    """
+    if settings.tables.service.isolation == "none":
+        return UNSEALED
+    for agent in settings.catalogue().agents.values():
+        Rules.of(agent.egress)
+    for workspace in settings.catalogue().workspaces.values():
+        Rules.of(workspace.setup_egress)
+    secrets = secrets_of(settings.catalogue())
+    try:
+        etc = await asyncio.to_thread(
+            make_etc, etc_in or settings.data_dir, stand_ins=[Path(name) for name in secrets]
+        )
+        make_folder(settings.data_dir / "stage", TRAVERSABLE)
+    except OSError as error:
+        raise ConfigError(f"The sandbox's own /etc cannot be made: {error.strerror}.") from error
+    defaults = settings.tables.defaults
+    best = BwrapSandbox.on_this_machine(
+        settings.data_dir,
+        cli,
+        etc=etc,
+        secrets=secrets,
+        most=Most(defaults.memory, defaults.processes, defaults.disk),
+        search=settings.path,
+    )
+    with _trial(settings) as place:
+        sandbox, missing = await _first_that_works(best, place)
+        no_overlay = await _why_no_overlay(sandbox, place, settings)
+    return Level(sandbox, no_overlay is None, missing, no_overlay)
+
+
+async def _first_that_works(best: BwrapSandbox, place: Place) -> tuple[BwrapSandbox, str | None]:
+    reason = await try_command(_command(best, place, _TRUE))
+    if reason is None:
+        return best, None
+    for lesser, missing in best.lesser():
+        if await try_command(_command(lesser, place, _TRUE)) is None:
+            return lesser, f"{missing} ({reason})"
+    raise ConfigError(refusal(reason, facts()))
+
+
+async def _why_no_overlay(sandbox: BwrapSandbox, place: Place, settings: Settings) -> str | None:
+    if place.user is None:
+        return "the service is not root"
+    if sandbox.stage is None:
+        return "the service may not mount"
+    root = place.files.root
+    owner = settings.tables.service.agent_uid_base - 1
+    lower, upper, work = (root / name for name in ("lower", "upper", "work"))
+    for folder, user in ((lower, owner), (lower / "folder", owner), (upper, place.user), (work, place.user)):
+        make_folder(folder, PRIVATE, user)
+    (lower / "folder" / "below").write_text("below", "ascii")
+    os.chown(lower / "folder" / "below", owner, owner)
+    layered = Place(
+        place.workspace, place.files, place.directory, place.home, place.config, place.user, None,
+        layers=Layers(lower, upper, work, owner),
+    )  # fmt: skip
+    return await try_command(_command(sandbox, layered, _LAYERED))
+
+
+def _command(sandbox: BwrapSandbox, place: Place, argv: Sequence[str]) -> Command:
+    inner = Command(argv, {"PATH": "/usr/bin:/bin"}, sandbox.view(place).directory, place.user)
+    return sandbox.wrap(inner, place, Agent("probe"))
+
+
+@contextmanager
+def _trial(settings: Settings) -> Iterator[Place]:
+    """Make a place to try the sandbox in, and remove it."""
+    user = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
+    files = JobFiles(settings.data_dir / f"probe-{os.getpid()}")
+    try:
+        make_folder(files.root, TRAVERSABLE)
+        for folder in (files.checkout, files.home, files.config):
+            make_folder(folder, PRIVATE, user)
+        yield Place(Workspace("probe"), files, files.checkout, files.home, files.config, user, None)
+    finally:
+        shutil.rmtree(files.root, ignore_errors=True)
+
+
+def secrets_of(catalogue: Catalogue) -> list[str]:
+    """Give every secret file that an agent or a setup is granted."""
+    found = [name for agent in catalogue.agents.values() for name in agent.secrets]
+    found += [name for workspace in catalogue.workspaces.values() for name in workspace.setup_secrets]
+    return sorted(set(found))
+
+
+# --- what to say -------------------------------------------------------------------------------
+
+
+def facts() -> Mapping[str, str]:
+    """Read what decides on this machine whether users may make namespaces; what is not there is left out."""
+    found = {}
+    for name in (
+        "kernel/unprivileged_userns_clone",
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "user/max_user_namespaces",
+    ):
+        try:
+            found[name] = Path("/proc/sys", name).read_text("ascii").strip()
+        except OSError:
+            continue
+    marks = [Path("/.dockerenv"), Path("/run/.containerenv"), Path("/var/run/secrets/kubernetes.io")]
+    if any(mark.exists() for mark in marks):
+        found["container"] = "yes"
+    return found
+
+
+def refusal(reason: str, found: Mapping[str, str]) -> str:
+    """Say that the sandbox is not to be had, why, and what to do about it."""
+    remedies = []
+    if found.get("kernel/unprivileged_userns_clone") == "0":
+        remedies.append("sysctl -w kernel.unprivileged_userns_clone=1")
+    if found.get("user/max_user_namespaces") in {"0", "1"}:
+        remedies.append("sysctl -w user.max_user_namespaces=10000")
+    if found.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        remedies.append(
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or an AppArmor profile for bwrap with `userns,`)"
+        )
+    if "container" in found or "mount proc" in reason:
+        remedies.append(
+            "in a container: --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+            "--security-opt systempaths=unconfined (compose.yaml has them); as root also --cap-add SYS_ADMIN"
+        )
+    if not remedies:
+        remedies.append(
+            "let this user make user namespaces: bwrap --unshare-user --ro-bind / / true must work"
+        )
+    what = "".join(f"\n  - {remedy}" for remedy in remedies)
+    return (
+        f"Agents cannot be sealed off here (isolation 'bwrap'): {reason.strip().removesuffix('.')}.\n"
+        f"What may help:{what}\n{CHOICE}"
+    )
+
+
+def announce(settings: Settings, level: Level) -> None:
+    """Say in the log how agents are kept apart, and loudly where they are not."""
+    log = structlog.get_logger("steadyhand")
+    if not level.sealed:
+        log.warning(
+            "isolation.none",
+            meaning="agents can read and change whatever their user can; run only what you trust",
+        )
+        return
+    checkouts = "laid over warm ones" if level.overlay else f"copies: {level.no_overlay}"
+    log.info("isolation.bwrap", limits=groups().detail, checkouts=checkouts)
+    if level.missing is not None:
+        log.warning("isolation.partly", missing=level.missing)
+    for name in sharing_network(settings.catalogue()):
+        log.warning("egress.host", agent=name, meaning="this agent shares the network of this machine")
+
+
+def sharing_network(catalogue: Catalogue) -> list[str]:
+    """Give the agents whose egress is this machine's network."""
+    return sorted(name for name, agent in catalogue.agents.items() if agent.egress == ALONE)
+
+
+def check_exposed(settings: Settings) -> None:
+    """Refuse to listen for other machines without isolation, unless that was asked for."""
+    service, server = settings.tables.service, settings.tables.server
+    chosen = "service.isolation" in settings.sources or settings.classic
+    if service.isolation == "none" and server.host not in LOOPBACK and not chosen:
+        raise ConfigError(
+            f"Agents are not sealed off from this machine (isolation 'none'), so listening on {server.host} "
+            "must be asked for: set STEADYHAND_ISOLATION=none if that is what you want."
+        )
+
+
+# --- doctor ------------------------------------------------------------------------------------
+
+
+async def checks(settings: Settings, cli: Path) -> list[Check]:
+    """Try the level that is asked for, and say what agents are granted beside their checkout."""
+    granted = list(_granted(settings.catalogue()))
+    if settings.tables.service.isolation == "none":
+        detail = "none: an agent can do what its uid can do on this machine, its network included"
+        return [Check("isolation", ok=True, detail=detail), *granted]
+    trial = settings.data_dir / f"doctor-{os.getpid()}"
+    try:
+        make_folder(trial, TRAVERSABLE)
+        level = await level_of(settings, cli, etc_in=trial)
+    except ConfigError as error:
+        first, _, rest = error.detail.partition("\n")
+        return [Check("isolation", ok=False, detail=first, remedy=rest or CHOICE), *granted]
+    except OSError as error:
+        return [Check("isolation", ok=False, detail=f"{error.strerror}: {trial}", remedy=CHOICE), *granted]
+    finally:
+        await asyncio.to_thread(shutil.rmtree, trial, ignore_errors=True)
+    detail = f"bwrap: tried, an agent is sealed off; {filter_detail()}"
+    found = [
+        Check("isolation", ok=True, detail=detail if level.missing is None else f"{detail}; {level.missing}")
+    ]
+    found.append(Check("limits", ok=True, detail=groups().detail))
+    over = "laid over a warm checkout of their commit (overlay)"
+    found.append(
+        Check("checkouts", ok=True, detail=over if level.overlay else f"private copies: {level.no_overlay}")
+    )
+    return [*found, *granted]
+
+
+def _granted(catalogue: Catalogue) -> Iterator[Check]:
+    for name, agent in sorted(catalogue.agents.items()):
+        parts = [*_named("environment", sorted(agent.env)), *_named("secrets", agent.secrets)]
+        parts += _named("egress", agent.egress)
+        yield from _grant(f"agent {name}", parts, agent.secrets)
+    for name, workspace in sorted(catalogue.workspaces.items()):
+        parts = [
+            *_named("setup secrets", workspace.setup_secrets),
+            *_named("setup egress", workspace.setup_egress),
+            *_named("shared caches", workspace.caches),
+        ]
+        yield from _grant(f"workspace {name} grants", parts, workspace.setup_secrets)
+
+
+def _named(what: str, names: Iterable[str]) -> list[str]:
+    text = ", ".join(names)
+    return [f"{what}: {text}"] if text else []
+
+
+def _grant(name: str, parts: Sequence[str], secrets: Iterable[str]) -> Iterator[Check]:
+    if not parts:
+        return
+    lost = [path for path in secrets if not Path(path).exists()]
+    remedy = f"put {', '.join(lost)} there, or take it out of the configuration" if lost else None
+    yield Check(name, ok=not lost, detail="; ".join(parts), remedy=remedy)
