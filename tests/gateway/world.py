@@ -13,7 +13,7 @@ import httpx2
 
 from steadyhand.agents import Workspace
 from steadyhand.events import Body, EgressRefused, TextDelta, Warned
-from steadyhand.gateway import Credential, ModelGateway, Patience, slot_folder
+from steadyhand.gateway import Credential, ModelGateway, Patience, Resolve, slot_folder
 from steadyhand.gateway.rules import Address
 from steadyhand.ports import JobFiles, Place
 
@@ -100,13 +100,14 @@ async def way_out(
     credential: Credential | None = KEY,
     egress: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] | None = None,
+    resolve: Resolve | None = None,
     patience: Patience = QUICK,
     slot: int = 0,
     user: int | None = None,
 ) -> AsyncIterator[Way]:
     """A gateway of two slots, and a run that holds one of them. `names` is all that can be resolved."""
 
-    async def resolve(name: str, port: int) -> list[Address]:
+    async def from_names(name: str, port: int) -> list[Address]:
         if name not in (names or {}):
             raise OSError("no such name")
         return [ipaddress.ip_address(address) for address in (names or {})[name]]
@@ -116,7 +117,7 @@ async def way_out(
         slots=2,
         upstream=upstream or "http://127.0.0.1:9",
         credential=credential,
-        resolve=resolve,
+        resolve=resolve or from_names,
         patience=patience,
     )
     way = Way(slot_folder(root, slot) / "model.sock")
@@ -144,7 +145,9 @@ class Host:
 
 
 @asynccontextmanager
-async def host(answer: Answer | bytes = b"") -> AsyncIterator[Host]:
+async def host(
+    answer: Answer | bytes = b"", *, address: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Host]:
     """Serve: bytes are the answer to each request's head; a function takes over after nothing was read."""
     found = Host(0)
 
@@ -164,7 +167,7 @@ async def host(answer: Answer | bytes = b"") -> AsyncIterator[Host]:
             found.left.set()
             writer.transport.abort()
 
-    server = await asyncio.start_server(attend, "127.0.0.1", 0)
+    server = await asyncio.start_server(attend, address, port)
     found.port = server.sockets[0].getsockname()[1]
     try:
         yield found

@@ -20,6 +20,7 @@ from steadyhand.gateway.relay import end_to_end
 from steadyhand.gateway.reports import Reports
 
 DEFAULT_UPSTREAM = "https://api.anthropic.com"
+HEAD_BYTES = 64 * 1024
 MOST_BODY_BYTES = 64 * 1024 * 1024
 OAUTH_BETA = b"oauth-2025-04-20"
 """The flag that the model's service wants with an OAuth token; a CLI that holds an API key does not send it."""
@@ -155,6 +156,8 @@ class Forwarder:
         if method not in _METHODS or _PATH.fullmatch(path) is None or _QUERY.fullmatch(query) is None:
             await line.reports.refused_path(method, path.decode("latin-1"))
             raise Turned(403, "permission_error", "This gateway passes /v1/messages and /v1/models only.")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            raise Turned(431, "invalid_request_error", "The headers are too long.")
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
         if len(lengths) + chunked > 1:

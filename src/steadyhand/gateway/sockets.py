@@ -19,12 +19,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError, RunError
-from steadyhand.gateway.forward import Line
+from steadyhand.gateway.forward import HEAD_BYTES, Line
 from steadyhand.gateway.reports import Reports
 
 SOCKET_NAME = "model.sock"
 MOST_CONNECTIONS = 64
-HEAD_BYTES = 64 * 1024
 _KEEP_SECONDS = 120
 _CLOSING_SECONDS = 5
 
