@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.gateway.world import ENOUGH, QUICK, Host, host, ok, status_of, until, way_out
 
+from steadyhand.errors import SpawnError
 from steadyhand.gateway.egress import MOST_CONNECTIONS, Egress, Patience
 from steadyhand.gateway.reports import MOST_REFUSALS, Reports
 from steadyhand.gateway.rules import Address, Rules, parse_target
@@ -459,5 +460,14 @@ def test_a_host_that_is_not_there_is_no_refusal(world_dir: Path) -> None:
             assert status_of(await way.ask(connect(f"listed.test:{gone.port}"))) == 502
             assert status_of(await way.ask(connect("nowhere.test:443"))) == 502
             assert way.refused == []
+
+    asyncio.run(main())
+
+
+def test_what_fails_in_the_run_is_not_wrapped_by_its_doors(world_dir: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(SpawnError, match="did not start"):
+            async with way_out(world_dir):
+                raise SpawnError("It did not start.")
 
     asyncio.run(main())

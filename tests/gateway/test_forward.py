@@ -67,6 +67,20 @@ def test_the_real_key_takes_the_place_of_whatever_the_agent_sends(
     asyncio.run(main())
 
 
+def test_no_second_key_of_the_agents_goes_beside_the_real_one(world_dir: Path) -> None:
+    async def main() -> None:
+        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+            keys = b"x-api-key: %b\r\nX-API-KEY: %b\r\nAuthorization: Bearer %b\r\n" % (
+                (PLACEHOLDER.encode(),) * 3
+            )
+            await way.say(b"GET /v1/models HTTP/1.1\r\nhost: m\r\nconnection: close\r\n" + keys + b"\r\n")
+        heard = bytes(upstream.heard).lower()
+        assert heard.count(b"x-api-key: ") == heard.count(CANARY.encode()) == 1
+        assert PLACEHOLDER.encode() not in heard
+
+    asyncio.run(main())
+
+
 def test_a_subscription_token_goes_as_a_bearer_with_the_flag_it_needs(
     world_dir: Path, scripted_model: ScriptedModel
 ) -> None:

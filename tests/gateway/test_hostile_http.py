@@ -143,6 +143,16 @@ def test_no_second_request_is_smuggled_in_the_first(world_dir: Path, rest: bytes
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("rest", SMUGGLED[:2])
+def test_a_request_with_two_lengths_is_refused(world_dir: Path, rest: bytes) -> None:
+    async def main() -> None:
+        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+            assert status_of(await way.say(b"POST /v1/messages HTTP/1.1\r\nhost: m\r\n" + rest)) == 400
+        assert upstream.came == 0
+
+    asyncio.run(main())
+
+
 FLOODS = {
     "one long header": b"GET /v1/models HTTP/1.1\r\nhost: m\r\nx: " + b"y" * 200_000 + b"\r\n\r\n",
     "many headers": b"GET /v1/models HTTP/1.1\r\nhost: m\r\n" + b"x: y\r\n" * 50_000 + b"\r\n",

@@ -231,6 +231,7 @@ async def open_doors(
 ) -> AsyncIterator[Listening]:
     """Give what takes a run's listening sockets, and serve them for the length of the block."""
     egress = Egress(rules, Reports(emit), resolve, patience)
+    failed: Exception | None = None
     with contextlib.ExitStack() as sockets:
         async with asyncio.TaskGroup() as group:
             tasks: list[asyncio.Task[None]] = []
@@ -247,7 +248,11 @@ async def open_doors(
 
             try:
                 yield listening
+            except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
+                failed = error
             finally:
                 closed = True
                 for task in tasks:
                     task.cancel()
+    if failed is not None:
+        raise failed
