@@ -69,7 +69,7 @@ class WarmCheckouts:
         """`owner` is the uid that they belong to; at most so many, or so many bytes, are kept unused."""
         self._folder = folder
         self._errands = errands
-        self._settings = settings
+        self.settings = settings
         self.owner = owner
         self._most = most
         self._most_bytes = most_bytes
@@ -128,7 +128,7 @@ class WarmCheckouts:
             git = files.checkout / ".git"
             (git / "objects" / "info").mkdir(parents=True)
             (git / "objects" / "info" / "alternates").write_text(f"{MIRROR}\n", encoding="ascii")
-            await describe(git, mirror, self._settings, BRANCH)
+            await describe(git, mirror, self.settings, BRANCH)
             await asyncio.to_thread(hand_over, files.checkout, self.owner)
             place = Place(
                 workspace=workspace,

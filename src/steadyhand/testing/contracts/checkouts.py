@@ -28,13 +28,17 @@ DEFINITION = "---\nname: helper\ndescription: Helps.\ntools: Read\nhooks:\n  Sto
 
 def shell(script: str, cwd: Path, *, user: int | None = None, home: Path | None = None) -> str:
     """Run a shell script, as `user` (uid and gid) when given, and give what it printed."""
-    env = {**_ENVIRONMENT, **({} if home is None else {"HOME": str(home)})}
+    env = {**_ENVIRONMENT, **({} if home is None else {"HOME": str(home), **_config_of(home)})}
     who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     ran = subprocess.run(  # type: ignore[call-overload]  # a test's own script
         ["/bin/sh", "-ec", script], cwd=cwd, env=env, check=False, capture_output=True, timeout=_SECONDS, **who
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr.decode("utf-8", "replace")
     return str(ran.stdout.decode("utf-8", "surrogateescape"))
+
+
+def _config_of(home: Path) -> dict[str, str]:
+    return {"CLAUDE_CONFIG_DIR": str(home.with_name("config"))}
 
 
 def as_agent(place: Place, script: str) -> str:
@@ -106,6 +110,18 @@ class CheckoutsContract:
         """Open checkouts in a data directory of their own below `world`."""
         raise NotImplementedError
 
+    async def does(self, place: Place, script: str) -> str:
+        """Do in a place what an agent would do there, and give what it printed; here without a sandbox."""
+        return as_agent(place, script)
+
+    async def tree(self, place: Place) -> dict[str, str]:
+        """Give every file of a checkout as the agent sees it; see `tree_of`."""
+        return tree_of(place.directory)
+
+    def left(self, place: Place) -> set[str]:
+        """Give the names of what is in a job's folder."""
+        return {path.name for path in place.files.root.iterdir()}
+
     def repository(self) -> Repository:
         """Make a repository."""
         return make_repository(self.world / "repository")
@@ -118,8 +134,8 @@ class CheckoutsContract:
             for slot, ref in enumerate(["side", "v1", commit, commit[:10], "refs/heads/side", None]):
                 place = await checkouts.prepare(a_job(ref=ref), repository.workspace(), slot)
                 assert place.commit == repository.head(ref or "main")
-                assert as_agent(place, "git rev-parse HEAD").strip() == place.commit
-                assert as_agent(place, "git status --porcelain") == ""
+                assert (await self.does(place, "git rev-parse HEAD")).strip() == place.commit
+                assert await self.does(place, "git status --porcelain") == ""
 
     @to_its_end
     async def test_an_unknown_ref_is_named_in_the_error(self) -> None:
@@ -146,10 +162,10 @@ class CheckoutsContract:
             before = await checkouts.prepare(a_job(), repository.workspace(), 0)
             commit = repository.commit("new.txt", "new\n")
             after = await checkouts.prepare(a_job(), repository.workspace(), 1)
-        assert before.commit != commit
-        assert after.commit == commit
-        assert (after.directory / "new.txt").is_file()
-        assert not (before.directory / "new.txt").exists()
+            assert before.commit != commit
+            assert after.commit == commit
+            assert await self.does(after, "cat new.txt") == "new\n"
+            assert await self.does(before, "test ! -e new.txt") == ""
 
     @to_its_end
     async def test_uncommitted_work_of_the_repository_is_not_in_a_checkout(self) -> None:
@@ -158,8 +174,7 @@ class CheckoutsContract:
         (repository.folder / "readme.txt").write_text("edited\n", encoding="utf-8")
         async with self.opened() as checkouts:
             place = await checkouts.prepare(a_job(), repository.workspace(), 0)
-        assert not (place.directory / "draft.txt").exists()
-        assert (place.directory / "readme.txt").read_text(encoding="utf-8") == "one\ntwo\nthree\n"
+            assert await self.does(place, "test ! -e draft.txt && cat readme.txt") == "one\ntwo\nthree\n"
 
     @to_its_end
     async def test_what_one_job_does_is_unknown_to_another_and_to_the_repository(self) -> None:
@@ -167,16 +182,16 @@ class CheckoutsContract:
         async with self.opened() as checkouts:
             first = await checkouts.prepare(a_job(), repository.workspace(), 0)
             second = await checkouts.prepare(a_job(), repository.workspace(), 1)
-            as_agent(
+            await self.does(
                 first, "echo mine > mine.txt && git add -A && git commit -qm mine && git branch -f main HEAD"
             )
-            as_agent(
+            await self.does(
                 first, "chmod -R u+w .git && for f in $(find .git/objects -type f); do echo broken > $f; done"
             )
             third = await checkouts.prepare(a_job(), repository.workspace(), 2)
             for place in (second, third):
-                assert not (place.directory / "mine.txt").exists()
-                as_agent(place, "git fsck --strict")
+                await self.does(place, "test ! -e mine.txt")
+                await self.does(place, "git fsck --strict")
         repository.do("git fsck --strict && test ! -e mine.txt")
 
     @to_its_end
@@ -189,7 +204,7 @@ class CheckoutsContract:
         repository.commit(".gitignore", "*.log\n")
         async with self.opened() as checkouts:
             place = await checkouts.prepare(a_job(), repository.workspace(), 0)
-            as_agent(
+            await self.does(
                 place,
                 "rm gone.txt && printf 'c\\0d\\377' > binary && chmod +x run.sh && ln -sf run.sh link\n"
                 "git mv src/code.txt moved.txt && echo extra >> moved.txt && git commit -qam renamed\n"
@@ -199,8 +214,8 @@ class CheckoutsContract:
             harvest = await checkouts.harvest(place)
             assert harvest.changes is not None
             assert harvest.notices == ()
-            (place.directory / "noise.log").unlink()
-            wanted = tree_of(place.directory)
+            await self.does(place, "rm noise.log")
+            wanted = await self.tree(place)
             copy = self.world / "copy"
             shell(
                 f"git clone -q {repository.folder} {copy} && cd {copy} && git checkout -q {place.commit}",
@@ -215,8 +230,8 @@ class CheckoutsContract:
         repository = self.repository()
         async with self.opened() as checkouts:
             place = await checkouts.prepare(a_job(), repository.workspace(), 0)
-            as_agent(place, "echo a > a.txt && git add -A && git commit -qm 'First of mine'")
-            as_agent(
+            await self.does(place, "echo a > a.txt && git add -A && git commit -qm 'First of mine'")
+            await self.does(
                 place, "echo b > b.txt && git add -A && git commit -qm 'Second of mine' && echo c > c.txt"
             )
             harvest = await checkouts.harvest(place)
@@ -224,7 +239,7 @@ class CheckoutsContract:
         changes = harvest.changes
         assert changes is not None
         assert (changes.base, changes.files, changes.insertions, changes.deletions) == (place.commit, 3, 3, 0)
-        assert not place.directory.exists()
+        assert self.left(place) == {"config", "kept", "prepared"}
         repository.do(f"git fetch -q {place.files.bundle} 'refs/heads/*:refs/heads/*'")
         log = repository.do(f"git log --format=%s {changes.base}..{changes.head}").splitlines()
         assert log[1:] == ["Second of mine", "First of mine"]
@@ -235,7 +250,7 @@ class CheckoutsContract:
         repository = self.repository()
         async with self.opened() as checkouts:
             place = await checkouts.prepare(a_job(), repository.workspace(), 0)
-            as_agent(place, "touch readme.txt && git status > /dev/null")
+            await self.does(place, "touch readme.txt && git status > /dev/null")
             harvest = await checkouts.harvest(place)
         assert harvest.changes is None
         assert harvest.notices == ()
@@ -247,9 +262,9 @@ class CheckoutsContract:
         job = a_job()
         async with self.opened() as checkouts:
             first = await checkouts.prepare(job, repository.workspace(), 0)
-            as_agent(
+            await self.does(
                 first,
-                "echo x > x.txt && touch ~/left && mkdir -p ../config/projects/p && echo {} > ../config/x",
+                "echo x > x.txt && touch ~/left && cd $CLAUDE_CONFIG_DIR && mkdir -p projects/p && echo {} > x",
             )
             await checkouts.harvest(first)
             await checkouts.release(first)
@@ -264,12 +279,12 @@ class CheckoutsContract:
     async def test_scratch_is_an_empty_directory_of_the_agent(self) -> None:
         async with self.opened() as checkouts:
             place = await checkouts.prepare(a_job(), Workspace("scratch"), 0)
-            assert as_agent(place, "ls -A && touch made") == ""
+            assert await self.does(place, "ls -A && touch made") == ""
             harvest = await checkouts.harvest(place)
             assert place.commit is None
             assert harvest.changes is None
             await checkouts.release(place)
-            assert not place.directory.exists()
+            assert self.left(place) == {"config", "kept", "prepared"}
 
     @to_its_end
     async def test_release_keeps_what_was_kept_and_forget_keeps_nothing(self) -> None:
@@ -277,13 +292,14 @@ class CheckoutsContract:
         job = a_job()
         async with self.opened() as checkouts:
             place = await checkouts.prepare(job, repository.workspace(), 0)
-            as_agent(
+            await self.does(
                 place,
-                "echo x > x.txt && mkdir -p ../config/projects/p && echo '{}' > ../config/projects/p/s.jsonl",
+                "echo x > x.txt && mkdir -p $CLAUDE_CONFIG_DIR/projects/p && cd $CLAUDE_CONFIG_DIR/projects/p"
+                " && echo '{}' > s.jsonl",
             )
             await checkouts.harvest(place)
             await checkouts.release(place)
-            assert not place.home.exists()
+            assert self.left(place) == {"config", "kept", "prepared"}
             assert place.files.diff.is_file()
             assert place.files.transcript.read_text(encoding="utf-8") == "{}\n"
             await checkouts.release(place)
@@ -296,11 +312,10 @@ class CheckoutsContract:
         repository = self.repository()
         async with self.opened() as checkouts:
             place = await checkouts.prepare(a_job(), repository.workspace(), 0)
-            as_agent(place, "echo x > x.txt && echo y > ../config/session")
+            await self.does(place, "echo x > x.txt && echo y > $CLAUDE_CONFIG_DIR/session")
             await checkouts.harvest(place)
             await checkouts.sweep()
-            assert not place.directory.exists()
-            assert not place.home.exists()
+            assert self.left(place) == {"config", "kept", "prepared"}
             assert place.files.diff.is_file()
             assert (place.files.config / "session").is_file()
 
