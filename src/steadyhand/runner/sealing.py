@@ -15,7 +15,7 @@ from types import CodeType
 from typing import Any
 
 from steadyhand.errors import SpawnError
-from steadyhand.ports import Ceiling, Mounted, Seal
+from steadyhand.ports import Mounted, Seal
 from steadyhand.runner import stage
 from steadyhand.runner.groups import groups
 
@@ -40,6 +40,8 @@ class Sealing:
     """The descriptor of a user namespace by the owner that it shows as the run's user."""
     ours: socket.socket | None = None
     theirs: socket.socket | None = None
+    doors: int | None = None
+    """The number of `theirs`, which is the same in the supervisor."""
 
     @classmethod
     async def prepare(cls, seal: Seal | None, user: int | None) -> "Sealing | None":
@@ -51,13 +53,12 @@ class Sealing:
             owners = {mounted.owner for mounted in seal.mounts} - {None, user}
             maps = {owner: await _map(owner, user) for owner in owners if owner is not None}
         ours, theirs = socket.socketpair() if seal.ports else (None, None)
-        return cls(seal, maps, ours, theirs)
+        return cls(seal, maps, ours, theirs, None if theirs is None else theirs.fileno())
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What the supervisor inherits."""
-        doors = () if self.theirs is None else (self.theirs.fileno(),)
-        return (*self.maps.values(), *doors)
+        return (*self.maps.values(), *(() if self.doors is None else (self.doors,)))
 
     def spec(self, name: str, file_size: int | None) -> dict[str, Any]:
         """Give the seal as the supervisor reads it; `name` is that of its groups."""
@@ -69,13 +70,13 @@ class Sealing:
             "mounts": [self._mounted(each) for each in seal.mounts],
             "inputs": dict(seal.inputs),
             "ports": seal.ports,
-            "doors": None if self.theirs is None else self.theirs.fileno(),
+            "doors": self.doors,
             "groups": held.limits(name, ceiling),
             "counters": held.counters(name),
             "kill": None if held.kill is None else str(held.kill / name),
             "open_files": ceiling.open_files,
             "file_size": min(sizes, default=None),
-            **_unheld(ceiling),
+            "processes": ceiling.processes if held.processes is None else None,
         }
 
     def _mounted(self, mounted: Mounted) -> dict[str, Any]:
@@ -112,15 +113,6 @@ class Sealing:
         for end in (self.ours, self.theirs):
             if end is not None:
                 end.close()
-
-
-def _unheld(ceiling: Ceiling) -> dict[str, int | None]:
-    """Give the limits that no group holds."""
-    held = groups()
-    return {
-        "processes": ceiling.processes if held.processes is None else None,
-        "memory": ceiling.memory if held.memory is None else None,
-    }
 
 
 @functools.cache

@@ -10,8 +10,8 @@ outlive a supervisor that was killed; they carry its pid and start time, and the
 A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work`; `map` is the descriptor of a
 user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (a socket for the listening
 descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill` (the group with
-`cgroup.kill`, or None) and the limits `processes open_files file_size memory` (or None; the first and the last are
-those that no group holds). What cannot be made raises `OSError` with a text that says what.
+`cgroup.kill`, or None) and the limits `open_files file_size processes` (or None; the last when no group holds it).
+What cannot be made raises `OSError` with a text that says what.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import _socket
 import fcntl
 import os
 import resource
+import select
 import sys
 
 TYPE_CHECKING = False  # `typing` costs 10 ms of every run; checkers know the name
@@ -40,9 +41,10 @@ _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _BACKLOG = 128
-_EBUSY = 16
+_EBUSY, _ENOSPC = 16, 28
 _LOOP_TRIES = 64  # another run may take the device that was free a moment ago
 _OOM_SCORE = b"500"  # the agent goes before the service when the machine itself runs out
+_RESERVE_FILES, _RESERVE_BYTES = 8, 128 * 1024  # what it takes is a few inodes and blocks
 _FULL_BYTES = 1 << 20
 _FATAL = frozenset({4, 5, 6, 7, 8, 9, 11, 31})  # ILL TRAP ABRT BUS FPE KILL SEGV SYS
 _FIRST_FREE = 200  # descriptors above it are out of the way of a command's inputs
@@ -179,6 +181,8 @@ class Stage:
                 elif mounted["kind"] == "image":
                     _mount_image(mounted["source"], point, writable=mounted["writable"])
                     self._images.append(point)
+                    if mounted["writable"]:
+                        _take_reserve(point)
                 else:
                     self._lay(mounted, point, os.path.join(root, b".lower%d" % number))  # noqa: PTH118
 
@@ -197,7 +201,14 @@ class Stage:
                 *handles,
             )
             options += b",redirect_dir=on,volatile"
-            _mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+            try:
+                _mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+            except OSError as error:
+                if error.errno != _ENOSPC or not self._images:
+                    raise
+                for image in self._images:
+                    _give_reserve(image)
+                _mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
         finally:
             for handle in handles:
                 os.close(handle)
@@ -382,17 +393,44 @@ def _take_loop(file: int, control: int, mode: int, flags: int) -> tuple[int, byt
     raise OSError(_EBUSY, "no loop device is free")
 
 
+def _take_reserve(image: bytes) -> None:
+    """Keep a little of an image for ourselves: on a full one no overlay can be mounted, not even to look at it.
+
+    The reserve that file systems keep for root does not help, for an overlay writes as who mounted it.
+    """
+    folder = image + b"/reserve"
+    try:
+        os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
+        for number in range(_RESERVE_FILES):
+            file = os.open(folder + b"/%d" % number, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(file, 0, _RESERVE_BYTES)
+            finally:
+                os.close(file)
+    except OSError:
+        return  # full already; what is there is there
+
+
+def _give_reserve(image: bytes) -> None:
+    for number in range(_RESERVE_FILES):
+        try:
+            os.unlink(image + b"/reserve/%d" % number)  # noqa: PTH108  # pathlib costs an import
+        except OSError:
+            continue
+
+
 def _forget_volatile(work: bytes) -> None:
     """Remove the mark of a volatile overlay, which keeps its layers from being used again.
 
     It is there for machines that crash with files unwritten; a checkout is used again only on a machine that did not,
     or as whatever was left of it.
     """
-    for name in (b"work/incompat/volatile", b"work/incompat"):
-        try:
-            os.rmdir(os.path.join(work, name))  # noqa: PTH106, PTH118  # pathlib costs an import
-        except OSError:
-            continue
+    mark = os.path.join(work, b"work/incompat/volatile")  # noqa: PTH118  # pathlib costs an import
+    try:
+        os.unlink(mark + b"/dirty")  # noqa: PTH108  # the same
+        os.rmdir(mark)  # noqa: PTH106  # the same
+    except OSError:
+        return  # it was never mounted
 
 
 # --- limits, one at a time -------------------------------------------------------------------------
@@ -437,8 +475,6 @@ def _is_full(image: bytes) -> bool:
 
 
 def _remove(group: str) -> None:
-    import select  # noqa: PLC0415  # the supervisor has it already
-
     for _ in range(200):
         try:
             os.rmdir(group)  # noqa: PTH106  # pathlib costs an import
