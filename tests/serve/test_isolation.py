@@ -1,0 +1,208 @@
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steadyhand.agents import Agent, Workspace
+from steadyhand.config.settings import Settings, load
+from steadyhand.errors import ConfigError
+from steadyhand.ports import Check, Command, JobFiles, Place
+from steadyhand.runner.probe import try_command
+from steadyhand.serve import doctor
+from steadyhand.serve.isolation import Level, checks, level_of, refusal
+from steadyhand.serve.wiring import environment_of, gateway_of
+from steadyhand.workspace.sandbox import BwrapSandbox
+
+KEY = "sk-ant-canary-of-the-service"
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has mounts of its own")
+
+
+def settings_of(world_dir: Path, standin: Path, text: str = "", **environ: str) -> Settings:
+    file = world_dir / "steadyhand.toml"
+    file.write_text(text)
+    (world_dir / "data").mkdir(exist_ok=True)
+    (world_dir / "data").chmod(0o711)
+    given = {
+        "PATH": "/usr/bin:/bin",
+        "STEADYHAND_DATA_DIR": str(world_dir / "data"),
+        "STEADYHAND_ISOLATION": "bwrap",
+        "STEADYHAND_RUNNER__CLAUDE__PATH": str(standin),
+        "ANTHROPIC_API_KEY": KEY,
+        "SECRET_OF_THE_SERVICE": "canary",
+    }
+    return load(file, environ=given | environ)
+
+
+def level(settings: Settings, standin: Path) -> Level:
+    return asyncio.run(level_of(settings, standin))
+
+
+def a_place(world_dir: Path) -> Place:
+    files = JobFiles(world_dir / "data" / "jobs" / "j")
+    return Place(Workspace("w"), files, files.checkout, files.home, files.config, 64_000, None)
+
+
+@AS_ROOT
+def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: Path) -> None:
+    mounts = Path("/proc/self/mountinfo").read_text()
+    found = level(settings_of(world_dir, standin), standin)
+    assert found.sealed
+    assert found.missing is None
+    assert (found.overlay, found.no_overlay) == (True, None)
+    assert sorted(path.name for path in (world_dir / "data").iterdir()) == ["etc", "stage"]
+    assert not list((world_dir / "data" / "stage").iterdir())
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+
+
+def test_without_bwrap_the_service_does_not_start_and_says_what_to_install(
+    world_dir: Path, standin: Path
+) -> None:
+    settings = settings_of(world_dir, standin, PATH=str(world_dir))
+    with pytest.raises(ConfigError, match="apt-get install bubblewrap"):
+        level(settings, standin)
+
+
+def test_a_bwrap_that_is_refused_stops_the_start_and_never_falls_back(world_dir: Path, standin: Path) -> None:
+    fake = world_dir / "bin" / "bwrap"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    settings = settings_of(world_dir, standin, PATH=f"{fake.parent}:/usr/bin:/bin")
+    with pytest.raises(ConfigError) as caught:
+        level(settings, standin)
+    assert "No permissions to create new namespace" in caught.value.detail
+    assert "STEADYHAND_ISOLATION=none" in caught.value.detail
+
+
+def test_an_egress_list_that_means_nothing_stops_the_start(world_dir: Path, standin: Path) -> None:
+    settings = settings_of(world_dir, standin, "[agents.a]\negress = ['http://example.org/']\n")
+    with pytest.raises(ConfigError, match="names no host"):
+        level(settings, standin)
+
+
+@pytest.mark.parametrize(
+    ("reason", "found", "said"),
+    [
+        ("x", {"kernel/unprivileged_userns_clone": "0"}, "sysctl -w kernel.unprivileged_userns_clone=1"),
+        ("x", {"user/max_user_namespaces": "0"}, "sysctl -w user.max_user_namespaces="),
+        ("x", {"kernel/apparmor_restrict_unprivileged_userns": "1"}, "AppArmor profile for bwrap"),
+        ("x", {"container": "yes"}, "systempaths=unconfined"),
+        ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", {}, "systempaths=unconfined"),
+        ("bwrap: something new", {"user/max_user_namespaces": "9999"}, "must work"),
+    ],
+)
+def test_a_refusal_names_the_reason_the_remedy_and_the_other_choice(
+    reason: str, found: dict[str, str], said: str
+) -> None:
+    text = refusal(reason, found)
+    assert reason in text
+    assert said in text
+    assert "STEADYHAND_ISOLATION=none" in text
+
+
+def test_a_sealed_agent_gets_no_credential_and_nothing_of_the_service_s_environment(
+    world_dir: Path, standin: Path
+) -> None:
+    for profile in ("default", "classic"):
+        settings = settings_of(world_dir, standin, STEADYHAND_PROFILE=profile)
+        environment = environment_of(settings, gateway_of(settings))
+        granted = environment(Agent("a", env={"REGION": "eu"}), a_place(world_dir))
+        assert "canary" not in repr(granted)
+        assert granted["ANTHROPIC_UNIX_SOCKET"] == "/run/steadyhand/model.sock"
+        assert granted["REGION"] == "eu"
+        assert granted["ANTHROPIC_API_KEY"].startswith("sk-ant-placeholder")
+
+
+def test_the_placeholder_is_of_the_kind_of_the_credential(world_dir: Path, standin: Path) -> None:
+    settings = settings_of(world_dir, standin, ANTHROPIC_API_KEY="", CLAUDE_CODE_OAUTH_TOKEN="oauth-canary")
+    granted = environment_of(settings, gateway_of(settings))(Agent("a"), a_place(world_dir))
+    assert "ANTHROPIC_API_KEY" not in granted
+    assert "canary" not in granted["CLAUDE_CODE_OAUTH_TOKEN"]
+
+
+@AS_ROOT
+def test_limits_of_the_settings_reach_the_sandbox(world_dir: Path, standin: Path) -> None:
+    text = "[defaults]\nmemory = '1G'\nprocesses = 99\n[agents.small]\nmemory = '64M'\n"
+    settings = settings_of(world_dir, standin, text)
+    sandbox = level(settings, standin).sandbox
+    assert isinstance(sandbox, BwrapSandbox)
+    catalogue = settings.catalogue()
+    assert sandbox.ceiling(catalogue.agent("claude")).memory == 1024**3
+    assert sandbox.ceiling(catalogue.agent("small")).memory == 64 * 1024**2
+    assert sandbox.ceiling(catalogue.agent("small")).processes == 99
+
+
+def looked_at(settings: Settings, standin: Path) -> dict[str, Check]:
+    return {check.name: check for check in asyncio.run(checks(settings, standin))}
+
+
+@AS_ROOT
+def test_doctor_says_the_level_the_limits_the_checkouts_and_what_each_agent_is_granted(
+    world_dir: Path, standin: Path
+) -> None:
+    key = world_dir / "key"
+    key.write_text("canary")
+    key.chmod(0o600)
+    text = f"""
+    [workspaces.w]
+    repository = "/srv/w"
+    setup_secrets = ["{key}"]
+    caches = ["pip"]
+    [agents.a]
+    env = {{ REGION = "canary-value" }}
+    secrets = ["{key}", "/nowhere/key"]
+    egress = ["levels.example.org"]
+    """
+    found = looked_at(settings_of(world_dir, standin, text), standin)
+    assert found["isolation"].ok
+    assert "system calls filtered" in found["isolation"].detail
+    assert found["limits"].detail
+    assert "overlay" in found["checkouts"].detail
+    agent = found["agent a"]
+    assert f"environment: REGION; secrets: {key}, /nowhere/key; egress: levels.example.org" == agent.detail
+    assert not agent.ok
+    assert "/nowhere/key" in (agent.remedy or "")
+    assert found["workspace w grants"].ok
+    assert "canary" not in repr(found)
+    assert not list((world_dir / "data").glob("doctor-*"))
+
+
+def test_doctor_says_why_there_is_no_sandbox_and_what_to_do(world_dir: Path, standin: Path) -> None:
+    settings = settings_of(world_dir, standin, PATH=str(world_dir))
+    found = asyncio.run(checks(settings, standin))[0]
+    assert not found.ok
+    assert "no bwrap" in found.detail
+    unsealed = settings_of(world_dir, standin, STEADYHAND_ISOLATION="none")
+    assert asyncio.run(checks(unsealed, standin))[0].detail.startswith("none: an agent can do")
+
+
+@AS_ROOT
+def test_the_whole_doctor_passes_on_this_machine_when_sealed(world_dir: Path, standin: Path) -> None:
+    found = asyncio.run(doctor(settings_of(world_dir, standin)))
+    assert all(check.ok for check in found), [check for check in found if not check.ok]
+    assert {"cli", "isolation", "limits", "checkouts"} <= {check.name for check in found}
+
+
+@AS_ROOT
+def test_a_secret_that_only_root_may_read_is_shown_to_the_agent_that_was_granted_it(
+    world_dir: Path, standin: Path
+) -> None:
+    key = world_dir / "deep" / "key"
+    key.parent.mkdir(mode=0o700)
+    key.write_text("secret")
+    key.chmod(0o600)
+    text = f"[agents.a]\nsecrets = ['{key}']\n"
+    settings = settings_of(world_dir, standin, text)
+    sandbox = level(settings, standin).sandbox
+    place = a_place(world_dir)
+    place.files.root.mkdir(parents=True)
+    for folder in (place.files.checkout, place.files.home, place.files.config):
+        folder.mkdir()
+        os.chown(folder, 64_000, 64_000)
+    granted = settings.catalogue().agent("a")
+    for agent, reads in ((granted, True), (replace(granted, secrets=()), False)):
+        command = Command(["/bin/cat", str(key)], {"PATH": "/usr/bin"}, Path("/workspace"), 64_000)
+        refused = asyncio.run(try_command(sandbox.wrap(command, place, agent)))
+        assert (refused is None) is reads, refused
