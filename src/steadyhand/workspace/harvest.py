@@ -30,6 +30,8 @@ from steadyhand.workspace.transcript import keep_transcript
 HARVEST_SECONDS = 30.0
 PUSH_SECONDS = 10.0
 """What a push has at least; it has what is left of the harvest's time as well."""
+COMMITS_SECONDS = 12.0
+"""What the agent's own `.git` may take of it; time for the files is left."""
 DIFF_BYTES = 64 * MIB
 PACK_BYTES = 256 * MIB
 SEALED_BYTES = 128 * MIB
@@ -226,7 +228,7 @@ class _Private:
     async def _import(self, pack: Path) -> None:
         """Check a pack object by object and link by link; one that fails is removed."""
         try:
-            await self._run("index-pack", "--strict", str(pack))
+            await self._run("index-pack", "--strict=badFilemode=error", str(pack))
         except WorkspaceError:
             await asyncio.to_thread(pack.unlink)
             raise
@@ -306,7 +308,7 @@ class _Private:
         place = replace(place, binds=(*place.binds, Bind(base, GIVEN)))
         request = {
             "verb": "harvest", "base": self._work.base, "commits": commits, "limit": SEALED_BYTES,
-            "file_bytes": staging.FILE_BYTES, "all_bytes": staging.ALL_BYTES,
+            "commits_seconds": COMMITS_SECONDS, "file_bytes": staging.FILE_BYTES, "all_bytes": staging.ALL_BYTES,
         }  # fmt: skip
         return await ask(
             errands, request, place, Agent("harvest"),

@@ -84,15 +84,22 @@ def joined(names: Sequence[bytes]) -> bytes:
 
 
 def _git(
-    *arguments: str, stdin: bytes = b"", into: Path | None = None, env: Mapping[str, str] | None = None
+    *arguments: str,
+    stdin: bytes = b"",
+    into: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    seconds: float | None = None,
 ) -> bytes:
     """Run git; stdout goes to the file `into` when given. Raises `Failed`."""
     with contextlib.ExitStack() as stack:
         out = subprocess.PIPE if into is None else stack.enter_context(into.open("wb"))
-        ran = subprocess.run(  # that is what it is for
-            ["git", *arguments],
-            input=stdin, stdout=out, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}, check=False,
-        )  # fmt: skip
+        try:
+            ran = subprocess.run(
+                ["git", *arguments], input=stdin, stdout=out, stderr=subprocess.PIPE,
+                env={**os.environ, **(env or {})}, check=False, timeout=seconds,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"git {arguments[0]} took longer than {seconds:g} s") from error
     if ran.returncode != 0:
         lines = [line.strip() for line in ran.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
         named = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
@@ -188,7 +195,7 @@ def harvest(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     commits = scratch / "commits.pack"
     if asked["commits"]:
         try:
-            said["head"] = _pack_commits(tree, base, commits, limit)
+            said["head"] = _pack_commits(tree, base, commits, limit, asked["commits_seconds"])
         except Failed as error:
             said["commits_lost"] = str(error)
             commits.unlink(missing_ok=True)
@@ -210,18 +217,18 @@ def harvest(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     return said, [part.read_bytes() if part.exists() else b"" for part in (commits, files)]
 
 
-def _pack_commits(tree: Path, base: str, pack: Path, limit: int) -> str:
+def _pack_commits(tree: Path, base: str, pack: Path, limit: int, seconds: float) -> str:
     env = {"GIT_DIR": str(tree / ".git"), "GIT_NO_REPLACE_OBJECTS": "1"}
-    head = _text(_git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", env=env))
+    head = _text(_git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", env=env, seconds=seconds))
     if head != base:
-        known = _git("rev-parse", "--remotes=origin", env=env).split()[:_REMOTES]
+        known = _git("rev-parse", "--remotes=origin", env=env, seconds=seconds).split()[:_REMOTES]
         revisions = b"".join(b"^" + commit + b"\n" for commit in [base.encode(), *known])
-        _pack(pack, head.encode() + b"\n" + revisions, limit, "--revs", env=env)
+        _pack(pack, head.encode() + b"\n" + revisions, limit, "--revs", env=env, seconds=seconds)
     return head
 
 
-def _pack(pack: Path, stdin: bytes, limit: int, *options: str, env: Mapping[str, str] | None = None) -> None:
-    _git("pack-objects", "--quiet", "--stdout", *options, stdin=stdin, into=pack, env=env)
+def _pack(pack: Path, stdin: bytes, limit: int, *options: str, **git: Any) -> None:
+    _git("pack-objects", "--quiet", "--stdout", *options, stdin=stdin, into=pack, **git)
     if pack.stat().st_size > limit:
         pack.unlink()
         raise Failed(f"it is larger than {limit // MIB} MiB")
