@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from steadyhand.errors import SpawnError
 from steadyhand.job import MICROS, Notice
 from steadyhand.outcome import Evidence, Result, Stop
 from steadyhand.ports import Emit, Report, RunSpec, StopSignal, View
@@ -20,6 +21,7 @@ LINGER_SECONDS = 5.0
 """How long an agent may take to end after its result, unless it says itself that it is still at work."""
 DRAIN_SECONDS = 30.0
 """How long what is left in the pipes may take to be read and recorded once nothing is alive."""
+_OF_BWRAP = "bwrap: "
 _CHUNK = 1 << 16
 _YIELD_EVERY = 128  # lines; so that a flood of small ones leaves the loop to others
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -203,6 +205,9 @@ class Drive:
             )
         output = self.spool.output(self.result_line)
         stderr = self.spool.stderr_text()
+        if self.process.sealed and code == 1 and not output.output and stderr.startswith(_OF_BWRAP):
+            # An agent that says the same in bwrap's place harms its own run alone.
+            raise SpawnError(f"The sandbox could not be made: {stderr.splitlines()[0][:300]}.")
         if self.unknown_agent is not None:
             code, signal = 1, None
             stderr += self.unknown_agent

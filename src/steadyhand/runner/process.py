@@ -208,6 +208,8 @@ class AgentProcess:
         """When the supervisor started, in clock ticks since boot: with the pid it knows the process for sure."""
         self.means = ""
         """What makes sure that nothing is left: one of `supervisor.MEANS`."""
+        self.sealed = False
+        """Whether it runs behind a seal."""
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
         self._channel = channel
@@ -274,6 +276,7 @@ class AgentProcess:
                 sealing.handed_over()
         channel = _Channel()
         process = cls(program.pid, start_ticks(program.pid) or 0, channel)
+        process.sealed = sealing is not None
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
             if spawned is not None:

@@ -1,0 +1,99 @@
+"""Sealed runs of a service that is not root: the same end, by a user namespace of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.runner.sealed import PYTHON, shared_etc
+
+import steadyhand
+from steadyhand.testing.processes import marked, none_left
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+
+SERVICE_UID = 64700
+AFTER_SECONDS = 1.0
+HERE = Path(__file__).parent
+UNRULY = (HERE / "unruly.py").read_text(encoding="utf-8")
+DOORS = """
+import asyncio, socket
+from steadyhand.runner.process import AgentProcess, Launch
+from tests.runner.sealed import sealed_world
+
+CODE = "import socket; print(socket.create_connection(('127.0.0.1', 3128), 5).recv(9), len(socket.if_nameindex()))"
+
+async def main():
+    taken = []
+    with sealed_world("nobody", etc=Path(sys.argv[1])) as world:
+        async with asyncio.timeout(20), AgentProcess.start(Launch(world.python(CODE)), None, taken.extend) as process:
+            listener = socket.socket(fileno=taken[0])
+            listener.setblocking(False)
+            loop = asyncio.get_running_loop()
+            connection, _ = await loop.sock_accept(listener)
+            await loop.sock_sendall(connection, b"hello")
+            connection.close()
+            print((await process.stdout.read()).decode(), (await process.wait()).code, process.means)
+
+import sys
+from pathlib import Path
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def copy() -> Iterator[Path]:
+    """Give a copy of the code that another user can read."""
+    folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    folder.chmod(0o755)
+    without = shutil.ignore_patterns("__pycache__")
+    for package in (steadyhand, yaml):
+        source = Path(package.__path__[0])
+        shutil.copytree(source, folder / source.name, ignore=without)
+    (folder / "tests" / "runner").mkdir(parents=True)
+    shutil.copy(HERE / "sealed.py", folder / "tests" / "runner")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def start(copy: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [PYTHON, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=copy,
+        env={"PATH": os.defpath, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        user=SERVICE_UID,
+        group=SERVICE_UID,
+        extra_groups=[],
+    )
+
+
+def test_an_unprivileged_service_answers_where_its_sealed_run_connects(copy: Path) -> None:
+    with start(copy, "-c", DOORS, str(shared_etc())) as service:
+        out, _ = service.communicate(timeout=30)
+    assert out.split() == ["b'hello'", "1", "0", "pid_namespace"]
+
+
+@pytest.mark.parametrize("victim", ["service", "supervisor"])
+@pytest.mark.parametrize("kind", ["plain", "setsid", "daemon", "reforking"])
+def test_nothing_is_left_of_an_unprivileged_run(copy: Path, mark: str, kind: str, victim: str) -> None:
+    words = ["-m", "tests.runner.sealed", mark, str(shared_etc()), UNRULY, kind, "deaf", "stay"]
+    with start(copy, *words) as service:
+        data = None
+        try:
+            assert service.stdout is not None
+            supervisor, _, data = json.loads(service.stdout.readline())
+            assert marked(mark)
+            os.kill(service.pid if victim == "service" else supervisor, signal.SIGKILL)
+            assert none_left(mark, AFTER_SECONDS)
+        finally:
+            service.kill()
+            if data is not None:
+                shutil.rmtree(data)
