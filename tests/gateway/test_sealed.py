@@ -13,13 +13,13 @@ from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import Service
 
 PAGE = b"a page of the listed host"
-LOOKED = """\
+LOOKED = r"""
 description = "Look around from inside: the credential, hosts by the proxy and past it."
 [[turn]]
 [[turn.tool]]
 name = "Bash"
 input = {{ description = "Look", command = '''
-env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\\0' '\\n'; ls -la /run/steadyhand
+env; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\0' '\n'; ls -la /run/steadyhand
 echo "listed: $(curl -sS -m 20 http://127.0.0.2:{port}/page)"
 echo "tunnel: $(curl -sS -m 20 --proxytunnel http://127.0.0.2:{port}/page)"
 echo "redirected: $(curl -sS -m 20 -L http://127.0.0.2:{port}/moved 2>&1)"
@@ -30,7 +30,11 @@ echo "model: $(curl -sS -m 5 --unix-socket /run/steadyhand/model.sock http://m/v
 python3 -c "import socket; socket.getaddrinfo('example.org', 80)" 2>&1 | tail -1
 ''' }}
 [[turn]]
-text = "{{last_result}}"
+[[turn.tool]]
+name = "WebFetch"
+input = {{ url = "https://pages.test/", prompt = "Summarise it" }}
+[[turn]]
+text = "I looked."
 """
 
 
@@ -79,8 +83,8 @@ egress = ["127.0.0.2:{listed_port}"]
         job = service.ended(service.submit("look around", agent="looker")["id"], 90)
         assert job["state"] == "completed", (job, service.log)
         events = service.events(job["id"])
-        said = job["answer"]
-        found = dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
+        looked, fetched = [event["data"]["output"] for event in events if event["type"] == "tool.finished"]
+        found = dict(line.split(": ", 1) for line in looked.splitlines() if ": " in line)
         assert found["listed"] == found["tunnel"] == PAGE.decode()
         assert found["redirected"] == "Steadyhand: 127.0.0.3 is not on this agent's list of hosts."
         assert "response 403" in found["other"]
@@ -88,8 +92,9 @@ egress = ["127.0.0.2:{listed_port}"]
         assert found["metadata"] == "Steadyhand: 169.254.169.254 is not on this agent's list of hosts."
         assert "passes /v1/messages and /v1/models only" in found["model"]
         assert "socket.gaierror" in found
+        assert fetched == "proxy refused the connection"
         told = [event["data"]["host"] for event in events if event["type"] == "egress.refused"]
-        assert told == ["127.0.0.3", "other.test", "169.254.169.254"]
+        assert told == ["127.0.0.3", "other.test", "169.254.169.254", "pages.test"]
         warned = [event["data"] for event in events if event["type"] == "warning"]
         assert {"code": "egress_host", "message": f"The agent reached 127.0.0.2:{listed_port}."} in warned
         assert "gateway_refused" in [each["code"] for each in warned]

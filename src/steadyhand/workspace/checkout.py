@@ -275,7 +275,7 @@ class GitCheckouts:
         make_folder(files.home, PRIVATE)
         make_folder(files.home / "tmp", PRIVATE)
         make_folder(files.config, PRIVATE)
-        write_config(files.config, texts, definitions)
+        write_config(files.config, texts, definitions, sealed=self._errands is not None)
         hand_over(files.home, user)
         hand_over(files.config, user)
 

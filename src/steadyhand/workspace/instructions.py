@@ -134,8 +134,16 @@ def definitions_in(folder: Path) -> dict[str, Definition]:
     return found
 
 
-def write_config(config: Path, texts: Mapping[str, str], definitions: Mapping[str, Definition]) -> None:
+SEALED_SETTINGS = '{"skipWebFetchPreflight": true}\n'
+"""In the sandbox the CLI cannot ask its maker whether an address is harmless; the proxy decides which it reaches."""
+
+
+def write_config(
+    config: Path, texts: Mapping[str, str], definitions: Mapping[str, Definition], *, sealed: bool = False
+) -> None:
     """Write instructions and definitions into a config directory that the service alone can reach yet."""
+    if sealed:
+        _write(config / "settings.json", SEALED_SETTINGS)
     for name, text in texts.items():
         _write(config / name, text)
     for definition in definitions.values():
