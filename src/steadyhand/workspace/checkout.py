@@ -88,7 +88,7 @@ class GitCheckouts:
         self._base_uid = agent_uid_base if os.geteuid() == 0 else None
         self._jobs = data_dir / "jobs"
         self.mirrors = Mirrors(data_dir / "mirrors", self._settings, debounce_seconds=debounce_seconds)
-        self._in_place = InPlace(self._base_uid, classic=classic, home=home)
+        self._in_place = InPlace(self._base_uid, classic=classic, home=home, errands=errands)
         self._harvester = Harvester(self.mirrors, self._settings, harvest_seconds, errands)
         self._errands = errands
         self.warm: WarmCheckouts | None = None

@@ -37,6 +37,7 @@ PACK_BYTES = 256 * MIB
 SEALED_BYTES = 128 * MIB
 """The most that comes out of a sandbox in one pack; it is held in memory."""
 OBJECTS = 1_000_000
+_COUNTS = 4096
 _SHORTSTAT = re.compile(r"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?")
 # Blobs above this are streamed, never held in memory whole, while foreign packs are checked.
 _IMPORT_CONFIG = (("core.bigFileThreshold", "32m"), ("pack.threads", "1"), ("core.fsync", "none"))
@@ -91,6 +92,8 @@ class Harvester:
             return None
         work = _Work(place, place.commit, notices)
         if place.workspace.mode == "in_place":
+            if self._errands is not None:
+                return await _in_place_sealed(work, self._errands)
             return await _in_place(work)
         mirror = self._mirrors.of(place.workspace.repository)
         return await _Private(work, mirror.objects, self._settings, self._errands).keep()
@@ -153,7 +156,7 @@ class _Work:
         else:
             part.replace(self.files.diff)
         counted = await git.run(*_DIFF, "--shortstat", *revisions, "--", cwd=cwd)
-        return _counts(counted)
+        return _counts(counted.text)
 
 
 class _Private:
@@ -339,6 +342,28 @@ class _Private:
         part.replace(self._work.files.bundle)
 
 
+async def _in_place_sealed(work: _Work, errands: Errands) -> Changes | None:
+    """The same as `_in_place`, beside the agent's files: the directory's configuration runs in the sandbox only."""
+    request = {
+        "verb": "compare", "base": work.base, "diff": _DIFF, "limit": DIFF_BYTES,
+        "file_bytes": staging.FILE_BYTES, "all_bytes": staging.ALL_BYTES,
+    }  # fmt: skip
+    answer = await ask(
+        errands, request, work.place, Agent("harvest"),
+        seconds=HARVEST_SECONDS, max_output=DIFF_BYTES + MIB, parts=2,
+    )  # fmt: skip
+    head = answer.text("head", COMMIT)
+    work.note_left_out(answer)
+    files, insertions, deletions = _counts(bytes(answer.parts[1][:_COUNTS]).decode("utf-8", "replace"))
+    if answer.said.get("cut"):
+        work.note("diff_too_large", "The diff is larger than 64 MiB and was not kept.")
+    elif files or head != work.base:
+        await asyncio.to_thread(work.files.diff.write_bytes, answer.parts[0])
+    if files == 0 and head == work.base:
+        return None
+    return Changes(work.base, head, files, insertions, deletions)
+
+
 async def _in_place(work: _Work) -> Changes | None:
     """Compare HEAD before with the files after, as the agent's uid, leaving index and objects untouched."""
     place, folder = work.place, work.place.directory
@@ -375,8 +400,8 @@ def _checked(head: str | None) -> str:
     return head
 
 
-def _counts(ran: Ran) -> tuple[int, int, int]:
-    match = _SHORTSTAT.search(ran.text)
+def _counts(text: str) -> tuple[int, int, int]:
+    match = _SHORTSTAT.search(text)
     if match is None:
         return 0, 0, 0
     return int(match[1]), int(match[2] or 0), int(match[3] or 0)

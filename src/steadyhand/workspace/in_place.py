@@ -5,11 +5,12 @@ import contextlib
 import os
 from pathlib import Path
 
-from steadyhand.agents import Workspace
-from steadyhand.errors import WorkspaceError
+from steadyhand.agents import Agent, Workspace
+from steadyhand.errors import SpawnError, WorkspaceError
 from steadyhand.job import Notice
-from steadyhand.ports import JobFiles, Place
-from steadyhand.workspace.git import SEARCH_PATH, Git
+from steadyhand.ports import Done, Errands, JobFiles, Place
+from steadyhand.workspace.disk import PRIVATE, make_folder, remove_tree
+from steadyhand.workspace.git import MIB, SEARCH_PATH, Git, environment, reason_of
 from steadyhand.workspace.instructions import PATHS, Instructions, read_instructions, trusts_fully
 from steadyhand.workspace.mirror import blobs_of, files_in, source_of
 
@@ -20,8 +21,14 @@ _ACCESS_SECONDS = 10.0
 class InPlace:
     """Directories in place, as the given profile uses them."""
 
-    def __init__(self, base_uid: int | None, *, classic: bool, home: Path | None) -> None:
-        """`base_uid` is the first agent uid, null when agents run as the service; `home` is the service's own."""
+    def __init__(
+        self, base_uid: int | None, *, classic: bool, home: Path | None, errands: Errands | None = None
+    ) -> None:
+        """`base_uid` is the first agent uid, null when agents run as the service; `home` is the service's own.
+
+        With `errands` agents are sealed off, and the pull with them.
+        """
+        self._errands = errands
         self._base_uid = base_uid
         self._classic = classic
         self._home = home
@@ -46,11 +53,13 @@ class InPlace:
             notices.append(
                 Notice("ref_ignored", "A workspace in place is used as it stands; the ref was ignored.")
             )
-        git = Git(user=user)
+        git = reading_git(user)
         commit = None
         if await _is_repository(git, folder):
-            pull_home = self._home if own_home else None
-            failure = await _pull(user, folder, pull_home)
+            if self._errands is not None:
+                failure = await _pull_sealed(self._errands, workspace, files, user, slot)
+            else:
+                failure = await _pull(user, folder, self._home if own_home else None)
             if failure is not None:
                 notices.append(failure)
             commit = await head_of(git, folder)
@@ -72,7 +81,7 @@ class InPlace:
         folder = folder_of(workspace)
         if workspace.trust == "none":
             return Instructions()
-        git = Git(user=self.user(folder, 0))
+        git = reading_git(self.user(folder, 0))
         if not await _is_repository(git, folder):
             return Instructions()
         commit = await head_of(git, folder)
@@ -104,6 +113,46 @@ async def head_of(git: Git, folder: Path) -> str | None:
     """Give the commit that is checked out; null before the first one."""
     ran = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=folder, check=False)
     return ran.text if ran.code == 0 else None
+
+
+def reading_git(user: int | None) -> Git:
+    """Give a git that reads and starts nothing: without transports no missing object is fetched by a command."""
+    return Git(user=user, env={"GIT_ALLOW_PROTOCOL": "none"})
+
+
+async def _pull_sealed(
+    errands: Errands, workspace: Workspace, files: JobFiles, user: int | None, slot: int
+) -> Notice | None:
+    """Pull inside the sandbox, where the directory's configuration may run what it likes.
+
+    It reaches the hosts of the workspace's `setup_egress`.
+    """
+    place = Place(
+        workspace, files, folder_of(workspace), files.home, files.config, user, commit=None, slot=slot
+    )  # fmt: skip
+    agent = Agent("pull", egress=workspace.setup_egress)
+    env = environment({"HOME": "/home/agent"})
+
+    async def git(*arguments: str) -> Done:
+        return await errands.run(
+            ["git", *arguments], place, agent, env=env, seconds=PULL_SECONDS, max_output=MIB
+        )  # fmt: skip
+
+    for path in (files.home, files.config):
+        make_folder(path, PRIVATE, user)
+    try:
+        done = await git("pull", "--rebase", "--quiet")
+        if done.code == 0:
+            return None
+        await git("rebase", "--abort")
+        slow = f"git pull took longer than {PULL_SECONDS:g} s."
+        reason = slow if done.code is None else reason_of(done.stderr.decode("utf-8", "replace"))
+    except SpawnError as error:
+        reason = error.detail
+    finally:
+        for path in (files.home, files.config):
+            await asyncio.to_thread(remove_tree, path)
+    return Notice("pull_failed", f"The workspace was not brought up to date: {reason}")
 
 
 async def _pull(user: int | None, folder: Path, home: Path | None) -> Notice | None:

@@ -274,9 +274,33 @@ def _stage(tree: Path, said: dict[str, Any], file_bytes: int, all_bytes: int) ->
             )  # fmt: skip
 
 
+def compare(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Give the diff of a directory in place against a commit, and its size; its index and objects stay untouched."""
+    tree = Path.cwd()
+    if Path(os.fsdecode(_git("rev-parse", "--show-toplevel").rstrip(b"\n"))) != tree:
+        raise Failed("the directory is not the top of its repository")
+    said: dict[str, Any] = {"head": _text(_git("rev-parse", "--verify", "--quiet", "HEAD^{commit}"))}
+    scratch = Path("/tmp/compare")  # noqa: S108  # the sandbox's own
+    (scratch / "objects").mkdir(parents=True)
+    objects = tree / os.fsdecode(_git("rev-parse", "--git-path", "objects").rstrip(b"\n"))
+    os.environ.update(
+        GIT_INDEX_FILE=str(scratch / "index"),
+        GIT_OBJECT_DIRECTORY=str(scratch / "objects"),
+        GIT_ALTERNATE_OBJECT_DIRECTORIES=str(objects),
+    )
+    _git("read-tree", said["head"])
+    _stage(tree, said, asked["file_bytes"], asked["all_bytes"])
+    patch, command = scratch / "patch", [*asked["diff"], "--cached"]
+    _git(*command, "--binary", "--full-index", asked["base"], "--", into=patch)
+    said["cut"] = patch.stat().st_size > asked["limit"]
+    counts = _git(*command, "--shortstat", asked["base"], "--")
+    return said, [b"" if said["cut"] else patch.read_bytes(), counts]
+
+
 VERBS: dict[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[bytes]]]] = {
     "warm": warm,
     "harvest": harvest,
+    "compare": compare,
 }
 
 
