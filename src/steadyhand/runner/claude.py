@@ -147,7 +147,8 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox) -> Launc
         prompt_file = (view.config or view.home / ".claude") / name
         files.append((config / name, appended.encode()))
     if spec.job.history:
-        directory = str(view.directory.resolve())
+        # The CLI names a session's folder by where it is without links; inside a sandbox there are none.
+        directory = str(view.directory.resolve() if sandbox.level == "none" else view.directory)
         record = session_record(spec.job.history, directory, session)
         files.append((session_file(config, directory, session), record))
     env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}

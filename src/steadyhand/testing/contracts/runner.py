@@ -19,7 +19,7 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.events import Body, Message, TextDelta, ToolFinished, ToolStarted, UsageReported, data_of
 from steadyhand.job import Job, Turn
 from steadyhand.outcome import Stop, judge
-from steadyhand.ports import JobFiles, Place, Report, Runner, RunSpec, StopSignal
+from steadyhand.ports import JobFiles, Place, Report, Runner, RunSpec, StopSignal, View
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.processes import marked, new_mark, none_left
 
@@ -151,6 +151,14 @@ class _Makes:
         """Give a runner of this program."""
         raise NotImplementedError
 
+    def view(self, place: Place) -> View:
+        """Say where the agent sees its folders."""
+        return place.plain_view
+
+    def uid(self, place: Place) -> int:
+        """Say who the agent is as it sees it."""
+        return os.geteuid() if place.user is None else place.user
+
     def played(self, cli: Path, world: Path, prompt: str, **fields: Any) -> Ran:
         """Run a prompt to its end."""
         return asyncio.run(Stage.make(self.runner(cli), world, prompt, **fields).run())
@@ -268,7 +276,7 @@ class RunnerStops(_Makes):
     def _deaf(self, cli: Path, world: Path) -> tuple[Stage, Path]:
         stage = Stage.make(self.runner(cli), world, "")
         signal = stage.spec.place.directory / "there"
-        prompt = DEAF.format(signal=f"touch={signal}")
+        prompt = DEAF.format(signal="touch=there")
         stage.spec = replace(stage.spec, job=replace(stage.spec.job, prompt=prompt))
         return stage, signal
 
@@ -367,20 +375,19 @@ class RunnerTakes(_Makes):
         result = ran.report.evidence.result
         assert result is not None
         seen = json.loads(result.text or "")
-        place = stage.spec.place
-        uid = os.geteuid() if place.user is None else place.user
-        assert seen["uid"] == uid
-        assert seen["cwd"] == str(place.directory)
+        view = self.view(stage.spec.place)
+        assert seen["uid"] == self.uid(stage.spec.place)
+        assert seen["cwd"] == str(view.directory)
         expected = {
-            "HOME": str(place.home),
-            "PWD": str(place.directory),
-            "CLAUDE_CONFIG_DIR": str(place.config),
+            "HOME": str(view.home),
+            "PWD": str(view.directory),
+            "CLAUDE_CONFIG_DIR": str(view.config),
             "PATH": SYSTEM_PATH,
             "SH_MARK": stage.mark,
             "DISABLE_AUTOUPDATER": "1",
         }
         assert {name: seen["environment"].get(name) for name in expected} == expected
-        assert Path(seen["environment"]["TMPDIR"]).is_relative_to(place.home)
+        assert Path(seen["environment"]["TMPDIR"]).is_relative_to(view.home)
 
     def test_bytes_that_are_not_utf8_become_replacement_characters(
         self, standin: Path, world_dir: Path
