@@ -16,7 +16,7 @@ from typing import Any
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Mounted, Seal
-from steadyhand.runner import stage
+from steadyhand.runner import mounts, stage
 from steadyhand.runner.groups import groups
 
 _MAP_SECONDS = 10.0
@@ -116,9 +116,9 @@ class Sealing:
 
 
 @functools.cache
-def _program() -> CodeType:
-    path = Path(stage.__file__)
-    return compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+def _program() -> tuple[CodeType, ...]:
+    paths = [Path(str(each.__file__)) for each in (mounts, stage)]
+    return tuple(compile(path.read_bytes(), str(path), "exec", dont_inherit=True) for path in paths)
 
 
 async def _map(owner: int, shown: int) -> int:

@@ -16,7 +16,6 @@ What cannot be made raises `OSError` with a text that says what.
 
 from __future__ import annotations
 
-import _ctypes
 import _socket
 import fcntl
 import os
@@ -29,52 +28,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from steadyhand.runner.mounts import (
+        call,
+        forget_volatile,
+        give_reserve,
+        make_point,
+        mount,
+        mount_image,
+        show,
+        take_reserve,
+    )
+
 _NEWNS, _NEWUSER, _NEWNET = 0x00020000, 0x10000000, 0x40000000
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REC_SLAVE = 1, 2, 4, 16384 | (1 << 19)
+_MS_NOSUID, _MS_NODEV, _MS_REC_SLAVE = 2, 4, 16384 | (1 << 19)
 _MNT_DETACH = 2
-_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same numbers on every machine
-_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, 0o2000000
-_MOVE_MOUNT_F_EMPTY_PATH = 4
-_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_IDMAP = 1, 2, 4, 0x100000
-_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
-_LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _BACKLOG = 128
-_EBUSY, _ENOSPC = 16, 28
-_LOOP_TRIES = 64  # another run may take the device that was free a moment ago
+_ENOSPC = 28
 _OOM_SCORE = b"500"  # the agent goes before the service when the machine itself runs out
-_RESERVE_FILES, _RESERVE_BYTES = 8, 128 * 1024  # what it takes is a few inodes and blocks
 _FULL_BYTES = 1 << 20
 _FATAL = frozenset({4, 5, 6, 7, 8, 9, 11, 31})  # ILL TRAP ABRT BUS FPE KILL SEGV SYS
 _FIRST_FREE = 200  # descriptors above it are out of the way of a command's inputs
-
-
-if TYPE_CHECKING:
-    _Int = Any
-else:
-
-    class _Int(_ctypes._SimpleCData):  # noqa: SLF001  # what `ctypes.c_int` is
-        _type_ = "i"
-
-
-class _Function(_ctypes.CFuncPtr):
-    _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
-    _restype_ = _Int
-
-
-def _call(name: str, *words: int | bytes | None) -> int:
-    """Call a function of the C library. Raises `OSError` when it fails."""
-    library = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None is the process itself
-    answer: int = _Function(_ctypes.dlsym(library, name))(*words)
-    if answer < 0:
-        number = _ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return answer
-
-
-def _mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options: bytes | None) -> None:
-    _call("mount", source, target, kind, flags, options)
 
 
 class _Doing:
@@ -114,7 +88,7 @@ class Stage:
             self._be_root_of_oneself()
         elif self._seal["ports"] is not None:
             with _Doing("a network of its own"):
-                _call("unshare", _NEWNET)
+                call("unshare", _NEWNET)
         if self._seal["ports"] is not None:
             self._open_doors()
         if self._root is not None:
@@ -128,7 +102,7 @@ class Stage:
         user, group = os.geteuid(), os.getegid()
         ports = self._seal["ports"]
         try:
-            _call("unshare", _NEWUSER | (0 if ports is None else _NEWNET))
+            call("unshare", _NEWUSER | (0 if ports is None else _NEWNET))
         except OSError as error:
             if ports is None:
                 return
@@ -165,34 +139,34 @@ class Stage:
 
     def _set(self, root: bytes) -> None:
         with _Doing("a mount namespace of its own"):
-            _call("unshare", _NEWNS)
+            call("unshare", _NEWNS)
             # What this machine unmounts goes here as well; what is mounted here is seen nowhere else.
-            _mount(b"none", b"/", None, _MS_REC_SLAVE, None)
+            mount(b"none", b"/", None, _MS_REC_SLAVE, None)
         with _Doing("the stage of the sandbox"):
-            _mount(b"stage", root, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0711,size=1m")
+            mount(b"stage", root, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0711,size=1m")
             self._staged = True
         for number, mounted in enumerate(self._seal["mounts"]):
             name: bytes = mounted["name"]
             with _Doing(f"the {mounted['kind']} {os.fsdecode(name)!r}"):
                 point = os.path.join(root, name)  # noqa: PTH118  # pathlib costs an import
-                _make_point(point, folder=mounted["kind"] != "bind" or os.path.isdir(mounted["source"]))  # noqa: PTH112
+                make_point(point, folder=mounted["kind"] != "bind" or os.path.isdir(mounted["source"]))  # noqa: PTH112
                 if mounted["kind"] == "bind":
-                    _show(mounted["source"], point, mounted["map"], writable=mounted["writable"])
+                    show(mounted["source"], point, mounted["map"], writable=mounted["writable"])
                 elif mounted["kind"] == "image":
-                    _mount_image(mounted["source"], point, writable=mounted["writable"])
+                    mount_image(mounted["source"], point, writable=mounted["writable"])
                     self._images.append(point)
                     if mounted["writable"]:
-                        _take_reserve(point)
+                        take_reserve(point)
                 else:
                     self._lay(mounted, point, os.path.join(root, b".lower%d" % number))  # noqa: PTH118
 
     def _lay(self, mounted: dict[str, Any], point: bytes, below: bytes) -> None:
         """Lay an overlay over a folder, whose owner is shown as the run's user."""
-        _make_point(below, folder=True)
-        _show(mounted["source"], below, mounted["map"], writable=False)
+        make_point(below, folder=True)
+        show(mounted["source"], below, mounted["map"], writable=False)
         upper = self._folder(mounted["upper"], 0o755)
         work = self._folder(mounted["work"], 0o700)
-        _forget_volatile(work)
+        forget_volatile(work)
         handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (below, upper, work)]
         try:
             # By descriptor: no name can be taken for an option, and the agent's mount table shows none of ours.
@@ -202,13 +176,13 @@ class Stage:
             )
             options += b",redirect_dir=on,volatile"
             try:
-                _mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+                mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
             except OSError as error:
                 if error.errno != _ENOSPC or not self._images:
                     raise
                 for image in self._images:
-                    _give_reserve(image)
-                _mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+                    give_reserve(image)
+                mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
         finally:
             for handle in handles:
                 os.close(handle)
@@ -315,122 +289,11 @@ class Stage:
         if not self._staged or self._root is None:
             return
         try:
-            _call("umount2", self._root, _MNT_DETACH)
+            call("umount2", self._root, _MNT_DETACH)
         except OSError:
             return  # it goes with the namespace, when we do
         for work in self._overlays:
-            _forget_volatile(work)
-
-
-# --- mounts, one at a time -------------------------------------------------------------------------
-
-
-def _make_point(path: bytes, *, folder: bool) -> None:
-    if folder:
-        os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
-        return
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120  # the same
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
-
-
-def _show(source: bytes, point: bytes, owner: int | None, *, writable: bool) -> None:
-    """Mount what is at `source` at `point`; with a user namespace `owner`, as it maps the owners of its files."""
-    recursive = _AT_RECURSIVE if owner is None else 0  # what is mounted below may not take a map
-    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | recursive
-    tree = _call("syscall", _OPEN_TREE, _AT_FDCWD, source, flags)
-    try:
-        wanted = _ATTR_NOSUID | _ATTR_NODEV | (0 if writable else _ATTR_RDONLY)
-        wanted |= 0 if owner is None else _ATTR_IDMAP
-        words = (wanted, 0, 0, owner or 0)  # struct mount_attr: set, clear, propagation, user namespace
-        attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
-        how = _AT_EMPTY_PATH | recursive
-        _call("syscall", _MOUNT_SETATTR, tree, b"", how, attributes, len(attributes))
-        _call("syscall", _MOVE_MOUNT, tree, b"", _AT_FDCWD, point, _MOVE_MOUNT_F_EMPTY_PATH)
-    finally:
-        os.close(tree)
-
-
-def _mount_image(image: bytes, point: bytes, *, writable: bool) -> None:
-    device, name = _attach_loop(image, writable=writable)
-    try:
-        flags = _MS_NOSUID | _MS_NODEV | (0 if writable else _MS_RDONLY)
-        _mount(name, point, b"ext4", flags, None)
-    finally:
-        os.close(device)  # the mount holds it now; without one it clears itself
-
-
-def _attach_loop(image: bytes, *, writable: bool) -> tuple[int, bytes]:
-    mode = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
-    file = os.open(image, mode | os.O_NOFOLLOW)
-    try:
-        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            return _take_loop(
-                file, control, mode, _LO_FLAGS_AUTOCLEAR | (0 if writable else _LO_FLAGS_READ_ONLY)
-            )
-        finally:
-            os.close(control)
-    finally:
-        os.close(file)
-
-
-def _take_loop(file: int, control: int, mode: int, flags: int) -> tuple[int, bytes]:
-    # struct loop_config: file, block size, then loop_info64 (232 bytes, its flags at 52), then 64 bytes.
-    config = bytearray(8 + 232 + 64)
-    config[0:4] = file.to_bytes(4, sys.byteorder)
-    config[8 + 52 : 8 + 56] = flags.to_bytes(4, sys.byteorder)
-    for _ in range(_LOOP_TRIES):
-        name = b"/dev/loop%d" % fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
-        device = os.open(name, mode)
-        try:
-            fcntl.ioctl(device, _LOOP_CONFIGURE, bytes(config))
-        except OSError as error:
-            os.close(device)
-            if error.errno != _EBUSY:
-                raise
-        else:
-            return device, name
-    raise OSError(_EBUSY, "no loop device is free")
-
-
-def _take_reserve(image: bytes) -> None:
-    """Keep a little of an image for ourselves: on a full one no overlay can be mounted, not even to look at it.
-
-    The reserve that file systems keep for root does not help, for an overlay writes as who mounted it.
-    """
-    folder = image + b"/reserve"
-    try:
-        os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
-        for number in range(_RESERVE_FILES):
-            file = os.open(folder + b"/%d" % number, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(file, 0, _RESERVE_BYTES)
-            finally:
-                os.close(file)
-    except OSError:
-        return  # full already; what is there is there
-
-
-def _give_reserve(image: bytes) -> None:
-    for number in range(_RESERVE_FILES):
-        try:
-            os.unlink(image + b"/reserve/%d" % number)  # noqa: PTH108  # pathlib costs an import
-        except OSError:
-            continue
-
-
-def _forget_volatile(work: bytes) -> None:
-    """Remove the mark of a volatile overlay, which keeps its layers from being used again.
-
-    It is there for machines that crash with files unwritten; a checkout is used again only on a machine that did not,
-    or as whatever was left of it.
-    """
-    mark = os.path.join(work, b"work/incompat/volatile")  # noqa: PTH118  # pathlib costs an import
-    try:
-        os.unlink(mark + b"/dirty")  # noqa: PTH108  # the same
-        os.rmdir(mark)  # noqa: PTH106  # the same
-    except OSError:
-        return  # it was never mounted
+            forget_volatile(work)
 
 
 # --- limits, one at a time -------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def main() -> None:
 def _stage(spec: dict[str, Any]) -> Any:
     """Give the surroundings that are to be made for the run: a `stage.Stage`."""
     space: dict[str, Any] = {"__name__": "stage"}
-    exec(spec["seal"]["program"], space)  # noqa: S102  # from the service that started us, as is our own code
+    for part in spec["seal"]["program"]:
+        exec(part, space)  # noqa: S102  # from the service that started us, as is our own code
     return space["Stage"](spec["seal"], spec["user"], spec["argv"][0])
 
 
