@@ -1,7 +1,7 @@
 """The way to the model: takes the agent's placeholder off a request, puts the real credential on, and streams.
 
-An ASGI app. `scope["state"]["line"]` says whose connection it is. Only `/v1/messages` and `/v1/models` and what is
-below them pass; bodies go through as they come, both ways.
+An ASGI app. `scope["state"]` has the `line` that says whose connection it is, and the `target` as it was written.
+Only `/v1/messages` and `/v1/models` and what is below them pass; bodies go through as they come, both ways.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ MOST_BODY_BYTES = 64 * 1024 * 1024
 OAUTH_BETA = b"oauth-2025-04-20"
 """The flag that the model's service wants with an OAuth token; a CLI that holds an API key does not send it."""
 
+_VERSIONS = frozenset({"1.0", "1.1"})
 _METHODS = frozenset({"GET", "POST", "DELETE"})
 _PATH = re.compile(rb"/v1/(messages|models)(/[A-Za-z0-9_:-][A-Za-z0-9_.:-]*)*")
 _QUERY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]{0,8192}")
@@ -152,12 +153,15 @@ class Forwarder:
 
     async def _asked(self, scope: Scope, line: Line) -> Asked:
         """Judge a request by its head. Raises `Turned`."""
-        method, path, query = scope["method"], scope["raw_path"], scope["query_string"]
+        method, target = scope["method"], scope["state"]["target"]
+        path, _, query = target.partition(b"?")
         if method not in _METHODS or _PATH.fullmatch(path) is None or _QUERY.fullmatch(query) is None:
             await line.reports.refused_path(method, path.decode("latin-1"))
             raise Turned(403, "permission_error", "This gateway passes /v1/messages and /v1/models only.")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
             raise Turned(431, "invalid_request_error", "The headers are too long.")
+        if scope["http_version"] not in _VERSIONS:
+            raise Turned(400, "invalid_request_error", "This gateway speaks HTTP/1.1.")
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
         if len(lengths) + chunked > 1:

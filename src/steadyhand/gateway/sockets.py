@@ -15,7 +15,7 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError, RunError
@@ -42,7 +42,7 @@ class SlotSocket:
         self._reports: Reports | None = None
         self._config = uvicorn.Config(
             app,
-            http=H11Protocol,
+            http=HttpToolsProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -52,7 +52,6 @@ class SlotSocket:
             server_header=False,
             date_header=False,
             timeout_keep_alive=_KEEP_SECONDS,
-            h11_max_incomplete_event_size=HEAD_BYTES,
         )
         self._config.load()
 
@@ -130,16 +129,42 @@ class _Unwelcome(asyncio.Protocol):
             transport.abort()
 
 
-class _Connection(H11Protocol):
-    """uvicorn's protocol, which knows its slot and keeps what agents send it out of the log."""
+class _Connection(HttpToolsProtocol):
+    """uvicorn's protocol, which knows its slot, bounds a request's head, and keeps what agents send out of the log.
+
+    The parser is the one in C: with the other a flood of tiny headers or chunks holds the whole service up.
+    """
 
     def __init__(self, config: uvicorn.Config, state: ServerState, reports: Reports) -> None:
         held: dict[str, Any] = {"line": Line(reports, self._cut)}
         super().__init__(config, state, held)
+        self._framing_bytes = 0
         # What an agent does to its own socket is no news for the service's log, and it could do it without end.
         self.logger = logging.getLogger("steadyhand.gateway.http")
         self.logger.disabled = True
         self.access_log = False
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless it has been nothing but heads and framing for too long."""
+        self._framing_bytes += len(data)
+        super().data_received(data)
+        if self._framing_bytes > HEAD_BYTES:
+            self.transport.abort()
+
+    def on_headers_complete(self) -> None:
+        """Keep the target as it was written: what is judged is what was sent, not what a parser made of it."""
+        self.scope["state"]["target"] = self.url
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request; the next one's head is counted anew."""
+        self._framing_bytes = 0
+        super().on_message_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._framing_bytes = 0
+        super().on_body(body)
 
     def _cut(self) -> None:
         self.transport.abort()
