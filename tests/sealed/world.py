@@ -1,0 +1,125 @@
+"""What the attacks on a sealed service share: prompts that run Python inside, and a look at what is alive outside."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+from steadyhand.testing.service import SLOTS, Service
+
+PYTHON = "/usr/bin/python3"
+OUTSIDE = "the canary sang outside"
+_UIDS = re.compile(r"^Uid:\s+(\d+)\s+(\d+)", re.MULTILINE)
+
+
+def prompt(*commands: str, more: str = "", answer: str = "{last}") -> str:
+    """Give a prompt on which the stand-in runs these shell commands and answers what the last one printed."""
+    runs = " ".join(f'run="{_quoted(command)}"' for command in commands)
+    return f"[[standin: {runs} {more} text='{answer}']]"
+
+
+def _quoted(command: str) -> str:
+    return command.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+
+
+def python(code: str) -> str:
+    """Give a shell command that runs this Python code inside."""
+    return f"echo {base64.b64encode(code.encode()).decode()} | base64 -d > ~/c.py && {PYTHON} -I ~/c.py"
+
+
+def says(service: Service, *commands: str, more: str = "", **fields: Any) -> str:
+    """Run a job that does this and give what the last command printed; the job has to complete."""
+    job = service.run(prompt(*commands, more=more), **fields)
+    assert job["state"] == "completed", (job["outcome"], job["error"], service.log[-3000:])
+    return str(job["answer"])
+
+
+def alive(service: Service) -> dict[int, str]:
+    """Give every process, zombies apart, that has a uid of this service's agents: its pid and its name.
+
+    By the uids in `status`: the owner of the folder in /proc is root's for what cannot be dumped.
+    """
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            status = (folder / "status").read_text("ascii", errors="replace")
+        except OSError:
+            continue
+        uids = _UIDS.search(status)
+        if uids is None or "\nState:\tZ" in status:
+            continue
+        if any(service.uid_base <= int(uid) < service.uid_base + SLOTS for uid in uids.groups()):
+            found[int(folder.name)] = status.partition("\n")[0].removeprefix("Name:\t")
+    return found
+
+
+def supervisors(service: Service) -> list[int]:
+    """Give the children of the service, zombies apart."""
+    found = []
+    for task in Path(f"/proc/{service.pid}/task").iterdir():
+        found += [int(pid) for pid in (task / "children").read_text().split()]
+    return [
+        pid for pid in found if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    ]
+
+
+def groups_of(pids: dict[int, str]) -> set[Path]:
+    """Give the folders of the control groups made for runs that these processes are in."""
+    mounts = _group_mounts()
+    found = set()
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text("ascii").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            _, controllers, path = line.split(":", 2)
+            if "steadyhand-" in path and controllers in mounts:
+                found.add(mounts[controllers] / path.lstrip("/"))
+    return found
+
+
+def _group_mounts() -> dict[str, Path]:
+    found = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, kind, options, *_ = line.split()
+        if kind == "cgroup2":
+            found[""] = Path(where)
+        elif kind == "cgroup":
+            named = [each for each in options.split(",") if each in ("memory", "pids")]
+            found.update({name: Path(where) for name in named})
+    return found
+
+
+def mounts_of(service: Service) -> list[str]:
+    """Give the mounts of this machine (not of a run) that belong to the service's data directory."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if str(service.data_dir) in line]
+
+
+def loops_of(service: Service) -> list[str]:
+    """Give the loop devices whose file lies in the data directory."""
+    found = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            backing = path.read_text()
+        except OSError:
+            continue
+        if str(service.data_dir) in backing:
+            found.append(backing.strip())
+    return found
+
+
+def left_of_jobs(service: Service) -> list[str]:
+    """Give the names, below the folders of jobs, of all that is made for a run only: uppers, homes, checkouts."""
+    keeps = ("config", "kept", "prepared")
+    paths = (service.data_dir / "jobs").glob("*/*")
+    return [f"{path.parent.name}/{path.name}" for path in paths if path.name not in keeps]
+
+
+def files_of(folder: Path) -> bytes:
+    """Give all that is in a folder's files, one after another; for searching."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return b"\0".join(path.read_bytes() for path in found)
