@@ -81,6 +81,38 @@ def test_an_unprivileged_service_answers_where_its_sealed_run_connects(copy: Pat
     assert out.split() == ["b'hello'", "1", "0", "pid_namespace"]
 
 
+HOG = """
+import asyncio, sys
+from pathlib import Path
+from steadyhand.agents import Agent
+from steadyhand.runner.process import AgentProcess, Launch
+from tests.runner.sealed import sealed_world
+
+CODE = "import time; kept = [b'x' * (1 << 20) for _ in range(120)]; print('there', flush=True); time.sleep(20)"
+
+async def main():
+    with sealed_world("nobody", etc=Path(sys.argv[1])) as world:
+        for most in (60 << 20, 200 << 20):
+            world.agent = Agent("claude", memory_bytes=most, processes=40)
+            async with AgentProcess.start(Launch(world.python(CODE))) as process:
+                assert await process.stdout.readline() == b"there\\n"
+                try:
+                    async with asyncio.timeout(2.5):
+                        ended = await process.wait()
+                except TimeoutError:
+                    ended = await process.kill()
+                print(ended.code, ended.signal, ended.memory)
+
+asyncio.run(main())
+"""
+
+
+def test_an_unprivileged_run_holds_no_more_memory_than_it_may(copy: Path) -> None:
+    with start(copy, "-c", HOG, str(shared_etc())) as service:
+        out, _ = service.communicate(timeout=30)
+    assert out.splitlines() == ["None 9 True", "None 9 False"]
+
+
 @pytest.mark.parametrize("victim", ["service", "supervisor"])
 @pytest.mark.parametrize("kind", ["plain", "setsid", "daemon", "reforking"])
 def test_nothing_is_left_of_an_unprivileged_run(copy: Path, mark: str, kind: str, victim: str) -> None:

@@ -21,6 +21,8 @@ from steadyhand.ports import Ceiling
 GONE_SECONDS = 10.0
 """How long the kernel may take to be rid of what was killed; beyond it a process hangs in the kernel itself."""
 _NAME = re.compile(r"steadyhand-([0-9]+)-([0-9]+)")
+_SERVICE = "steadyhand-service"
+_VERSION_2 = ("memory.max", "pids.max")
 _TRIAL_BYTES = 1 << 30
 
 Limit = tuple[str, bytes, bool]
@@ -79,7 +81,7 @@ class Groups:
     def detail(self) -> str:
         """Say in a sentence what holds the limits."""
         if self.memory is None or self.processes is None:
-            held = "No control group holds memory or processes here; resource limits hold what they can"
+            held = "No control group holds memory or processes here; resource limits and a look at them twice a second must do"
         else:
             held = f"Memory and processes are held by control groups (version {self.version})"
         return f"{held}; {'cgroup.kill' if self.kill is not None else 'a walk'} ends what is left."
@@ -103,7 +105,11 @@ def groups() -> Groups:
 def find(mounts: str, own: str) -> Groups:
     """Choose from the mount table and the service's own groups (`/proc/self/{mountinfo,cgroup}`); tries each."""
     unified = _own(mounts, own, None)
-    if unified is not None and _works(unified, "memory.max", "pids.max"):
+    if unified is not None and unified.name == _SERVICE:
+        unified = unified.parent  # made below, by an earlier start in the same group
+    if unified is not None and (
+        _works(unified, *_VERSION_2) or (claim(unified) and _works(unified, *_VERSION_2))
+    ):
         return Groups(unified, unified, unified, version=2)
     memory, processes = _own(mounts, own, "memory"), _own(mounts, own, "pids")
     return Groups(
@@ -111,6 +117,24 @@ def find(mounts: str, own: str) -> Groups:
         processes if processes is not None and _works(processes, "pids.max") else None,
         unified if unified is not None and _works(unified) else None,
     )
+
+
+def claim(group: Path) -> bool:
+    """Make the service's own version 2 group one that hands `memory` and `pids` on to groups below it.
+
+    The kernel wants a group that does so to hold no process itself, so the service moves into one below. It does that
+    only where nobody else is in its group: that of a systemd unit or a container that is the service's alone.
+    """
+    try:
+        offered = (group / "cgroup.controllers").read_text("ascii").split()
+        if not {"memory", "pids"} <= set(offered) or _members(group) != [os.getpid()]:
+            return False
+        (group / _SERVICE).mkdir(exist_ok=True)
+        (group / _SERVICE / "cgroup.procs").write_text(str(os.getpid()), "ascii")
+        (group / "cgroup.subtree_control").write_text("+memory +pids", "ascii")
+    except OSError:
+        return False
+    return True
 
 
 def _own(mounts: str, own: str, controller: str | None) -> Path | None:

@@ -77,6 +77,7 @@ class Sealing:
             "open_files": ceiling.open_files,
             "file_size": min(sizes, default=None),
             "processes": ceiling.processes if held.processes is None else None,
+            "memory": ceiling.memory if held.memory is None else None,
         }
 
     def _mounted(self, mounted: Mounted) -> dict[str, Any]:

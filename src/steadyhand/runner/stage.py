@@ -10,7 +10,8 @@ outlive a supervisor that was killed; they carry its pid and start time, and the
 A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work`; `map` is the descriptor of a
 user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (a socket for the listening
 descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill` (the group with
-`cgroup.kill`, or None) and the limits `open_files file_size processes` (or None; the last when no group holds it).
+`cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None, as the last two are when a
+group holds them).
 What cannot be made raises `OSError` with a text that says what.
 """
 
@@ -46,6 +47,7 @@ _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _BACKLOG = 128
 _ENOSPC = 28
 _OOM_SCORE = b"500"  # the agent goes before the service when the machine itself runs out
+_LOOK_MS = 500
 _FULL_BYTES = 1 << 20
 _FATAL = frozenset({4, 5, 6, 7, 8, 9, 11, 31})  # ILL TRAP ABRT BUS FPE KILL SEGV SYS
 _FIRST_FREE = 200  # descriptors above it are out of the way of a command's inputs
@@ -80,6 +82,9 @@ class Stage:
         """The groups that were made."""
         self.kill: str | None = seal["kill"]
         """The group that ends all of a run at a word, or None."""
+        self.look_ms: int | None = None if seal["memory"] is None else _LOOK_MS
+        """How often to ask `takes_too_much`; None when a group holds the memory, or nothing is to."""
+        self._overfull = 0
 
     def build(self) -> None:
         """Make everything. Raises `OSError`; `end` is to be called then as well."""
@@ -229,6 +234,12 @@ class Stage:
         except OSError:
             return  # a guard for the machine, not a limit of the run
 
+    def takes_too_much(self, pids: Iterable[int]) -> bool:
+        """Say whether processes together hold more memory than they may, each page counted once."""
+        too_much: bool = sum(_held_by(pid) for pid in pids) > self._seal["memory"]
+        self._overfull += too_much
+        return too_much
+
     def hand_over(self, failure: int) -> int:
         """Put the inputs on their descriptors, out of whose way `failure` moves."""
         failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
@@ -275,7 +286,7 @@ class Stage:
 
     def evidence(self) -> dict[str, int]:
         """Say which limits were felt: how often, by the names of the counters, and `full` disks."""
-        found = {}
+        found = {"oom": self._overfull}
         for name, path, key in self._seal["counters"]:
             found[name] = _count(path, key)
         found["full"] = sum(_is_full(image) for image in self._images)
@@ -350,6 +361,21 @@ def _remove(group: str) -> None:
 
 
 # --- processes -------------------------------------------------------------------------------------
+
+
+def _held_by(pid: int) -> int:
+    """Give a process's share of memory in bytes."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        lines = os.read(descriptor, 4096).splitlines()
+    except OSError:
+        return 0  # it ended in between
+    finally:
+        os.close(descriptor)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:")), 0)
 
 
 def _started(pid: int) -> int:

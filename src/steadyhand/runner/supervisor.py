@@ -373,8 +373,12 @@ def _attend(run: _Run, channel: int, wake: int) -> tuple[int | None, int | None]
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(wake, select.POLLIN)
+    look_ms = None if run.stage is None else run.stage.look_ms
     while True:
-        for descriptor, _ in poll.poll():
+        ready = poll.poll(look_ms)
+        if not ready and run.stage.takes_too_much(descendants(os.getpid())):
+            return _status_of(run, _kill_main(run))
+        for descriptor, _ in ready:
             if descriptor == wake:
                 _drain(wake)
                 ended = _reap(run.pid)
