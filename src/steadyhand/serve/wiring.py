@@ -147,7 +147,7 @@ def checkouts_of(
     settings: Settings, level: Level = UNSEALED, gateway: ModelGateway | None = None
 ) -> GitCheckouts:
     """Wire the checkouts; at a level with a boundary all that touches what agents leave runs inside it."""
-    git = settings.tables.git
+    git, catalogue = settings.tables.git, settings.catalogue()
     return GitCheckouts(
         settings.data_dir,
         agent_uid_base=settings.tables.service.agent_uid_base,
@@ -162,6 +162,7 @@ def checkouts_of(
         home=settings.home,
         errands=SandboxErrands(level.sandbox, gateway) if level.sealed else None,
         overlay=level.overlay,
+        disk_of=lambda job: catalogue.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )
 
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, copy_objects, hand_o
 from steadyhand.workspace.dotgit import describe
 from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester
+from steadyhand.workspace.images import DiskImages
 from steadyhand.workspace.in_place import InPlace
 from steadyhand.workspace.instructions import (
     PATHS,
@@ -74,13 +75,15 @@ class GitCheckouts:
         debounce_seconds: float = 2.0,
         errands: Errands | None = None,
         overlay: bool = False,
+        disk_of: Callable[[Job], int | None] | None = None,
     ) -> None:
         """Describe the checkouts; nothing is made before the first verb.
 
         As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the
         service's `home` say how a directory in place is used (contract.md, the classic profile). With `errands`
         agents are sealed off, and all git on what they left runs beside them; with `overlay` as well, and as root,
-        a job's checkout is laid over a warm one that belongs to the uid below the agents'.
+        a job's checkout is laid over a warm one that belongs to the uid below the agents'. `disk_of` says
+        how many bytes a job may write over it; null is no limit.
         """
         data_dir = data_dir.absolute()  # git is told of it from other directories
         self._data_dir = data_dir
@@ -95,6 +98,8 @@ class GitCheckouts:
         shared = agent_uid_base - 1
         if errands is not None and overlay and self._base_uid is not None:
             self.warm = WarmCheckouts(data_dir / "warm", errands, self._settings, owner=shared)
+        self._images = DiskImages(data_dir / "images")
+        self._disk_of = disk_of
         self._caches = Caches(data_dir / "caches", None if self._base_uid is None else shared)
         self._held: dict[str, Warm] = {}
         self._instructions: dict[tuple[str, str, bool], Instructions] = {}
@@ -189,14 +194,13 @@ class GitCheckouts:
 
     async def _make(self, job: Job, workspace: Workspace, files: JobFiles, user: int | None) -> Made:
         if workspace.repository is None:
-            make_folder(files.checkout, PRIVATE, user)
-            return Made(files.checkout, None, Instructions())
+            return Made(files.checkout, None, Instructions(), await self._scratch(job, files, user))
         mirror = self.mirrors.of(workspace.repository)
         commit = await mirror.resolve(workspace.ref)
         brought = await self._brought(mirror, commit, workspace)
         if self.warm is not None:
             self._held[job.id] = await self.warm.take(mirror, commit, workspace)
-            layers = lay_over(self._held[job.id], files, self.warm.owner, user)
+            layers = await self._lay_over(self._held[job.id].tree, self.warm.owner, job, user)
             return Made(files.checkout, commit, brought, layers, (shown_objects(mirror),))
         await self._copy(mirror, files)
         branch = BRANCH if self._errands is not None else f"steadyhand/{job.id}"
@@ -214,6 +218,30 @@ class GitCheckouts:
         shutil.copyfile(files.checkout / ".git" / "index", base_index(files))
         base_index(files).chmod(0o600)
         return Made(files.checkout, commit, brought)
+
+    async def _scratch(self, job: Job, files: JobFiles, user: int | None) -> Layers | None:
+        """Make an empty checkout: a folder, or layers over nothing when its disk has a limit."""
+        if self.warm is not None and self._disk_limit(job) is not None:
+            nothing = self._data_dir / "empty"
+            make_folder(nothing, 0o755, self.warm.owner)
+            return await self._lay_over(nothing, self.warm.owner, job, user)
+        make_folder(files.checkout, PRIVATE, user)
+        return None
+
+    def _disk_limit(self, job: Job) -> int | None:
+        return self._disk_of(job) if self._disk_of is not None and self._images.can_be_had() else None
+
+    async def _lay_over(self, lower: Path, owner: int, job: Job, user: int | None) -> Layers:
+        """Lay a job's checkout over the warm one of its commit: what that costs does not grow with the repository."""
+        files = self.files(job.id)
+        upper, work = upper_of(files)
+        size = self._disk_limit(job)
+        if size is not None:
+            await self._images.put(image_of(files), size)
+            return Layers(lower, Path(upper.name), Path(work.name), owner, image_of(files))
+        make_folder(upper, PRIVATE, user)
+        make_folder(work, PRIVATE, user)
+        return Layers(lower, upper, work, owner)
 
     async def _check_out_sealed(
         self, errands: Errands, workspace: Workspace, commit: str, files: JobFiles, user: int | None
@@ -334,20 +362,18 @@ class GitCheckouts:
 
 def _transient(files: JobFiles) -> tuple[Path, ...]:
     root = files.root
-    return (files.checkout, files.home, *upper_of(files), root / "harvest", base_of(files), base_index(files))
-
-
-def lay_over(warm: Warm, files: JobFiles, owner: int, user: int | None) -> Layers:
-    """Lay a job's checkout over the warm one of its commit: what that costs does not grow with the repository."""
-    upper, work = upper_of(files)
-    make_folder(upper, PRIVATE, user)
-    make_folder(work, PRIVATE, user)
-    return Layers(warm.tree, upper, work, owner)
+    layers = (*upper_of(files), image_of(files))
+    return (files.checkout, files.home, *layers, root / "harvest", base_of(files), base_index(files))
 
 
 def upper_of(files: JobFiles) -> tuple[Path, Path]:
     """Give the folders of what a job writes over a warm checkout: the files, and the kernel's own beside them."""
     return files.root / "upper", files.root / "work"
+
+
+def image_of(files: JobFiles) -> Path:
+    """Give the file with the file system that holds both when the job's disk has a limit."""
+    return files.root / "disk.ext4"
 
 
 def base_index(files: JobFiles) -> Path:

@@ -151,9 +151,16 @@ class BwrapSandbox:
         if place.layers is not None:
             mounts += _layered(place, self.stage)
             shown.append(confine.Shown(self.stage / _STAGED_TREE, confine.WORKSPACE, writable=True))
+        limited = place.layers is not None and place.layers.image is not None
         for number, each in enumerate(binds):
             name = f"b{number}"
-            mounts.append(Mounted("bind", name, each.source, writable=each.writable, owner=each.owner))
+            if limited and each.at == confine.HOME:
+                # What fills the home counts against the disk limit like what fills the checkout.
+                disk = self.stage / _STAGED_DISK
+                upper, work = disk / "home", disk / "home-work"
+                mounts.append(Mounted("overlay", name, each.source, writable=True, upper=upper, work=work))
+            else:
+                mounts.append(Mounted("bind", name, each.source, writable=each.writable, owner=each.owner))
             shown.append(confine.Shown(self.stage / name, each.at, each.writable))
         return shown, mounts
 
