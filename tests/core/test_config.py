@@ -65,6 +65,7 @@ def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_pat
         ("[agents.a]\nmemory = 'lots'", "agents.a.memory (steadyhand.toml): is not a size such as 512M"),
         ("[agents.a]\nmemory = 'none'", "is not a size such as 512M"),
         ("[agents.a]\nmemory = 1000", "agents.a.memory (steadyhand.toml): Input should be greater"),
+        ("[agents.a]\negress = ['host', 'example.org']", "or `host` alone"),
         ("[agents.a]\nprocesses = 1", "agents.a.processes (steadyhand.toml): Input should be greater"),
         ("[agents.a]\nsecrets = ['key']", "is not an absolute path"),
         ("[agents.a]\nsecrets = ['/a/../b']", "is not an absolute path"),

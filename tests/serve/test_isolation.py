@@ -11,7 +11,7 @@ from steadyhand.errors import ConfigError
 from steadyhand.ports import Check, Command, JobFiles, Place
 from steadyhand.runner.probe import try_command
 from steadyhand.serve import doctor
-from steadyhand.serve.isolation import Level, checks, level_of, refusal
+from steadyhand.serve.isolation import Level, checks, level_of, refusal, sharing_network
 from steadyhand.serve.wiring import environment_of, gateway_of
 from steadyhand.workspace.sandbox import BwrapSandbox
 
@@ -132,6 +132,20 @@ def test_limits_of_the_settings_reach_the_sandbox(world_dir: Path, standin: Path
     assert sandbox.ceiling(catalogue.agent("claude")).memory == 1024**3
     assert sandbox.ceiling(catalogue.agent("small")).memory == 64 * 1024**2
     assert sandbox.ceiling(catalogue.agent("small")).processes == 99
+
+
+def test_who_shares_the_network_is_told_at_the_start(world_dir: Path, standin: Path) -> None:
+    text = """
+    [workspaces.w]
+    repository = "/srv/w"
+    setup_egress = ["host"]
+    [agents.open]
+    egress = "host"
+    [agents.listed]
+    egress = ["host.example"]
+    """
+    catalogue = settings_of(world_dir, standin, text).catalogue()
+    assert sharing_network(catalogue) == ["agent open", "setup of w"]
 
 
 def looked_at(settings: Settings, standin: Path) -> dict[str, Check]:

@@ -86,6 +86,14 @@ def _variables(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    if "host" in value and len(value) > 1:
+        raise ValueError(
+            "is either a list of host names or `host` alone, which shares this machine's network"
+        )
+    return value
+
+
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1024**2, le=1024**5)]
 SizeOrNone = Annotated[Annotated[int, Field(ge=1024**2, le=1024**5)] | None, BeforeValidator(_size_or_none)]
 Processes = Annotated[int, Field(ge=16, le=4_000_000)]
@@ -95,6 +103,7 @@ Duration = Annotated[timedelta | None, BeforeValidator(_duration)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 SecretPath = Annotated[str, AfterValidator(_secret_path)]
 SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_words)]
+Hosts = Annotated[Words, AfterValidator(_hosts)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 
@@ -213,7 +222,7 @@ class WorkspaceTable(_Table):
     trusted_refs: Words = ()
     setup: tuple[str, ...] = ()
     setup_secrets: SecretPaths = ()
-    setup_egress: Words = ()
+    setup_egress: Hosts = ()
     publish: Publish | None = None
     caches: Annotated[tuple[Literal["pip", "npm", "cargo", "go"], ...], BeforeValidator(_words)] = ()
 
@@ -234,7 +243,7 @@ class AgentTable(_Table):
     append_system_prompt: str | None = None
     env: Variables = {}
     secrets: SecretPaths = ()
-    egress: Words = ()
+    egress: Hosts = ()
     memory: Size | None = None
     processes: Processes | None = None
     disk: Size | None = None

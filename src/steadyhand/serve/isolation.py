@@ -199,13 +199,17 @@ def announce(settings: Settings, level: Level) -> None:
     log.info("isolation.bwrap", limits=groups().detail, checkouts=checkouts)
     if level.missing is not None:
         log.warning("isolation.partly", missing=level.missing)
-    for name in sharing_network(settings.catalogue()):
-        log.warning("egress.host", agent=name, meaning="this agent shares the network of this machine")
+    for who in sharing_network(settings.catalogue()):
+        log.warning(
+            "egress.host", who=who, meaning="shares the network of this machine, its loopback included"
+        )
 
 
 def sharing_network(catalogue: Catalogue) -> list[str]:
-    """Give the agents whose egress is this machine's network."""
-    return sorted(name for name, agent in catalogue.agents.items() if agent.egress == ALONE)
+    """Give the agents, and the workspaces' setups, whose egress is this machine's network."""
+    found = [f"agent {name}" for name, agent in catalogue.agents.items() if agent.egress == ALONE]
+    found += [f"setup of {name}" for name, each in catalogue.workspaces.items() if each.setup_egress == ALONE]
+    return sorted(found)
 
 
 def check_exposed(settings: Settings) -> None:
