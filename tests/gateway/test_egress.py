@@ -6,6 +6,7 @@ import ipaddress
 import itertools
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -179,10 +180,10 @@ def test_what_is_not_listed_is_refused_and_told(world_dir: Path, name: str) -> N
             way_out(world_dir, egress=listing(found), names=LOOPBACK | anywhere) as way,
         ):
             asked = f"{name}:{found.port}"
-            for request in (connect(asked), get(f"http://{asked}/")):
-                assert status_of(await way.ask(request)) in (400, 403)
+            answers = [status_of(await way.ask(each)) for each in (connect(asked), get(f"http://{asked}/"))]
+            assert set(answers) <= {400, 403}  # 400 for what is no request at all
             assert found.came == 0
-            assert len(way.refused) >= 1
+            assert len(way.refused) == answers.count(403)
             assert way.warned("egress_host") == []
 
     asyncio.run(main())
@@ -361,6 +362,49 @@ def test_a_head_that_never_ends_is_given_up(world_dir: Path) -> None:
             else:
                 pytest.fail("it was listened to for as long as it spoke")
             writer.transport.abort()
+
+    asyncio.run(main())
+
+
+def test_floods_of_tiny_pieces_hold_nothing_else_up(world_dir: Path) -> None:
+    """Nothing that one agent writes may keep the loop, and so every other caller, waiting."""
+
+    async def main() -> None:
+        async def deaf(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            while await reader.read(1 << 16):
+                pass
+
+        async with (
+            host(deaf) as found,
+            way_out(world_dir, found.url, egress=listing(found), names=LOOPBACK) as way,
+        ):
+            head = b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+            chunks = b"1\r\nx\r\n" * 10_000
+            headers = b"GET http://listed.test/ HTTP/1.1\r\n" + b"a:b\r\n" * 10_000
+
+            async def flood(path: Path | None, first: bytes, then: bytes) -> None:
+                _reader, writer = (
+                    await asyncio.open_unix_connection(path)
+                    if path
+                    else await asyncio.open_connection("127.0.0.1", way.proxy)
+                )
+                with contextlib.suppress(OSError):
+                    writer.write(first)
+                    for _ in range(10):
+                        writer.write(then)
+                        await writer.drain()
+                        await asyncio.sleep(0)
+                writer.transport.abort()
+
+            took = time.process_time()
+            for _ in range(3):
+                await flood(way.socket, head % b"/v1/messages", chunks)
+                await flood(way.socket, b"GET /v1/models HTTP/1.1\r\n", b"a:b\r\n" * 10_000)
+                await flood(None, head % f"http://listed.test:{found.port}/".encode(), chunks)
+                await flood(None, b"", headers)
+            took = time.process_time() - took
+            # 7 MB in tiny pieces: by a parser in Python this is the better part of a minute of the loop's time.
+            assert took < 10
 
     asyncio.run(main())
 

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import h11
 import structlog
 
-from steadyhand.gateway.relay import exchange, relay
+from steadyhand.gateway.heads import Answer, Request, Unreadable
+from steadyhand.gateway.relay import Ends, exchange, relay
 from steadyhand.gateway.reports import Reports, printable
-from steadyhand.gateway.rules import Address, Rules, Target, parse_target
+from steadyhand.gateway.rules import USUAL_PORTS, Address, Rules, Target, parse_target
 from steadyhand.ports import Emit, Listening
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
@@ -27,7 +27,7 @@ MOST_CONNECTIONS = 64
 MOST_RESOLVING = 4
 MOST_ADDRESSES = 4
 HEAD_BYTES = 64 * 1024
-_BUFFER_BYTES = 64 * 1024
+_HTTP = 80
 _LINGER_BYTES = 256 * 1024
 
 
@@ -80,10 +80,10 @@ class Egress:
     async def _attend(self, accepted: socket.socket) -> None:
         writer: asyncio.StreamWriter | None = None
         try:
-            reader, writer = await asyncio.open_connection(sock=accepted, limit=_BUFFER_BYTES)
+            reader, writer = await asyncio.open_connection(sock=accepted, limit=HEAD_BYTES)
             await self._answer(reader, writer)
-        except (OSError, TimeoutError, h11.ProtocolError):
-            pass  # the client or the host went away, or one of them does not speak HTTP: nobody is left to be told
+        except OSError:
+            pass  # the client went away: nobody is left to be told
         except asyncio.CancelledError:
             if writer is not None:
                 writer.transport.abort()
@@ -102,13 +102,12 @@ class Egress:
                 writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        conn = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         try:
-            request = await self._head(conn, reader)
+            request = await self._head(reader)
             if request is None:
                 return
-            target = wanted(request)
-            host_reader, host_writer = await self._connect(target)
+            target, path = wanted(request)
+            host = await self._connect(target)
         except Refused as refused:
             if refused.host is not None:
                 await self._reports.refused(refused.host)
@@ -117,27 +116,36 @@ class Egress:
         try:
             await self._reports.reached(str(target))
             if request.method == b"CONNECT":
-                await self._tunnel(conn, (reader, writer), (host_reader, host_writer))
-            else:
-                ends = (reader, writer), (host_reader, host_writer)
-                await exchange(conn, request, target, *ends, idle=self._patience.idle)
-                if conn.our_state is h11.SEND_RESPONSE:
-                    await self._refuse(reader, writer, Refused(502, f"{target} gave no answer."))
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                await relay((reader, writer), host, idle=self._patience.idle)
+            elif not await self._exchange(request, target, path, (reader, writer), host):
+                await self._refuse(reader, writer, Refused(502, f"{target} gave no answer."))
         finally:
-            host_writer.transport.abort()
+            host[1].transport.abort()
 
-    async def _head(self, conn: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
+    async def _exchange(
+        self, request: Request, target: Target, path: bytes, client: Ends, host: Ends
+    ) -> bool:
+        if request.waits:
+            client[1].write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        name = f"{target}:{target.port}" if target.port in USUAL_PORTS - {_HTTP} else str(target)
+        host[1].write(request.onward(path, name.encode()))
+        answer = Answer(without_body=request.method == b"HEAD")
+        return await exchange(request, answer, client, host, idle=self._patience.idle)
+
+    async def _head(self, reader: asyncio.StreamReader) -> Request | None:
         """Read a request's head; null when the client went away before its end."""
         try:
             async with asyncio.timeout(self._patience.head):
-                while (event := conn.next_event()) is h11.NEED_DATA:
-                    data = await reader.read(_BUFFER_BYTES)
-                    conn.receive_data(data)
-        except h11.RemoteProtocolError as error:
-            raise Refused(error.error_status_hint, "That is not a request this proxy understands.") from error
+                return Request.read(await reader.readuntil(b"\r\n\r\n"))
+        except asyncio.IncompleteReadError:
+            return None
+        except asyncio.LimitOverrunError as error:
+            raise Refused(431, "The head of the request is too long.") from error
+        except Unreadable as error:
+            raise Refused(400, "That is not a request this proxy understands.") from error
         except TimeoutError as error:
             raise Refused(408, "The request took too long to arrive.") from error
-        return event if isinstance(event, h11.Request) else None
 
     async def _connect(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to an address of the target that may be reached. Raises `Refused`."""
@@ -146,7 +154,7 @@ class Egress:
         for address in await self._addresses(target):
             try:
                 async with asyncio.timeout(self._patience.connect):
-                    return await asyncio.open_connection(str(address), target.port, limit=_BUFFER_BYTES)
+                    return await asyncio.open_connection(str(address), target.port, limit=HEAD_BYTES)
             except (OSError, TimeoutError):
                 continue
         raise Refused(502, f"{target} could not be reached.")
@@ -168,18 +176,6 @@ class Egress:
             )
         return allowed[:MOST_ADDRESSES]
 
-    async def _tunnel(
-        self,
-        conn: h11.Connection,
-        client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        host: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-    ) -> None:
-        early, _ended = conn.trailing_data
-        client[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        if early:
-            host[1].write(early)
-        await relay(client, host, idle=self._patience.idle)
-
     async def _refuse(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Refused
     ) -> None:
@@ -196,16 +192,23 @@ class Egress:
                 await writer.drain()
                 writer.write_eof()
                 left = _LINGER_BYTES
-                while left > 0 and (data := await reader.read(_BUFFER_BYTES)):
+                while left > 0 and (data := await reader.read(HEAD_BYTES)):
                     left -= len(data)
 
 
-_PHRASES = {400: "Bad Request", 403: "Forbidden", 408: "Request Timeout", 502: "Bad Gateway"}
+_PHRASES = {
+    400: "Bad Request",
+    403: "Forbidden",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    502: "Bad Gateway",
+}
 
 
-def wanted(request: h11.Request) -> Target:
-    """Say where a request wants to go. Raises `Refused` when that is not to be understood."""
-    asked = request.target.decode("ascii", "replace")
+def wanted(request: Request) -> tuple[Target, bytes]:
+    """Say where a request wants to go, and the path there. Raises `Refused` when that is not to be understood."""
+    asked = request.target.decode("latin-1")
+    path = ""
     if request.method == b"CONNECT":
         target = parse_target(asked, None)
     else:
@@ -214,15 +217,13 @@ def wanted(request: h11.Request) -> Target:
             raise Refused(
                 400, "This is a proxy: ask for http://HOST/, or CONNECT HOST:443 for anything else."
             )
-        authority = rest.partition("/")[0].partition("?")[0].partition("#")[0]
-        target = parse_target(authority, 80)
-        asked = authority
+        rest = rest.partition("#")[0]
+        cut = min((at for mark in "/?" if (at := rest.find(mark)) >= 0), default=len(rest))
+        asked, path = rest[:cut], rest[cut:]
+        target = parse_target(asked, _HTTP)
     if target is None:
         raise Refused(403, "That is not the name of a host.", printable(asked))
-    names = [name for name, _ in request.headers]
-    if b"transfer-encoding" in names and b"content-length" in names:
-        raise Refused(400, "A request has one length.")
-    return target
+    return target, (path if path.startswith("/") else f"/{path}").encode("latin-1")
 
 
 @asynccontextmanager

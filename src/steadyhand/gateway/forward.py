@@ -16,7 +16,7 @@ import httpx2
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from steadyhand.gateway.relay import end_to_end
+from steadyhand.gateway.heads import end_to_end
 from steadyhand.gateway.reports import Reports
 
 DEFAULT_UPSTREAM = "https://api.anthropic.com"
