@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -410,6 +411,25 @@ def test_no_more_than_so_many_connections_are_taken(world_dir: Path, scripted_mo
                             await asyncio.sleep(0.01)
 
     asyncio.run(main())
+
+
+def test_the_service_may_open_as_many_files_as_agents_can_make_it_open(
+    world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 4096:
+        pytest.fail(f"this test needs 4096 open files, and the machine allows {before[1]}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+
+    async def main() -> None:
+        async with way_out(world_dir, scripted_model.url):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1000
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+
+    try:
+        asyncio.run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_data_directory_may_be_deeper_than_a_sockets_name_is_long(

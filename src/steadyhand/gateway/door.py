@@ -3,12 +3,17 @@
 import asyncio
 import functools
 import ipaddress
+import resource
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+import structlog
+
+from steadyhand.gateway import egress as proxy
+from steadyhand.gateway import sockets
 from steadyhand.gateway.egress import Patience, Resolve, open_doors
 from steadyhand.gateway.forward import Credential, Forwarder
 from steadyhand.gateway.reports import Reports
@@ -19,6 +24,8 @@ from steadyhand.ports import Emit, Listening, Place
 PLACEHOLDER = "sk-ant-placeholder-the-gateway-adds-the-key"
 _RESOLVERS = 8
 """Threads that ask for names: their own, so that a slow name keeps nothing else of the service waiting."""
+_OWN_FILES = 512
+"""Open files that the rest of the service needs."""
 
 
 class ModelGateway:
@@ -56,6 +63,7 @@ class ModelGateway:
         """Listen on every slot's socket for the length of the block. Raises `ConfigError` when it cannot."""
         try:
             async with AsyncExitStack() as stack:
+                stack.enter_context(_room_for_connections(len(self._slots)))
                 for slot in self._slots:
                     await stack.enter_async_context(slot.listening())
                 yield
@@ -81,3 +89,21 @@ class ModelGateway:
         ask = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
         found = await asyncio.get_running_loop().run_in_executor(self._pool, ask)
         return [ipaddress.ip_address(str(address[4][0])) for address in found]
+
+
+@contextmanager
+def _room_for_connections(slots: int) -> Iterator[None]:
+    """Let the service open as many files as agents can make it open: else they could keep its callers out."""
+    wanted = _OWN_FILES + slots * 2 * (sockets.MOST_CONNECTIONS + proxy.MOST_CONNECTIONS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        yield
+        return
+    given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if given < wanted:
+        structlog.get_logger("steadyhand.gateway").warning("files.few", allowed=given, wanted=wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
