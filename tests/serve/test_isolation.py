@@ -56,6 +56,16 @@ def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: 
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
+@AS_ROOT
+def test_a_machine_without_a_filter_is_told_of_and_still_sealed(
+    world_dir: Path, standin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadyhand.workspace.seccomp.program", lambda: b"")
+    found = level(settings_of(world_dir, standin), standin)
+    assert found.sealed
+    assert "no filter of system calls" in (found.missing or "")
+
+
 def test_without_bwrap_the_service_does_not_start_and_says_what_to_install(
     world_dir: Path, standin: Path
 ) -> None:

@@ -19,7 +19,7 @@ from steadyhand.runner.groups import groups
 from steadyhand.runner.probe import try_command
 from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, make_folder
 from steadyhand.workspace.etc import make_etc
-from steadyhand.workspace.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, filter_detail
+from steadyhand.workspace.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, filter_detail, filters
 
 CHOICE = (
     'Or choose isolation = "none" (STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox: '
@@ -80,6 +80,8 @@ async def level_of(settings: Settings, cli: Path, *, etc_in: Path | None = None)
     with _trial(settings) as place:
         sandbox, missing = await _first_that_works(best, place)
         no_overlay = await _why_no_overlay(sandbox, place, settings)
+    if not filters():
+        missing = "; ".join(each for each in (missing, filter_detail()) if each)
     return Level(sandbox, no_overlay is None, missing, no_overlay)
 
 

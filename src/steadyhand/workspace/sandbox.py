@@ -294,7 +294,11 @@ def _resolver() -> Path | None:
         return None
 
 
-def filter_detail() -> str:
+def filters() -> bool:
     """Say whether system calls are filtered on this kind of machine."""
-    known = bool(seccomp.program())
-    return "system calls filtered" if known else f"no filter of system calls for {platform.machine()}"
+    return bool(seccomp.program())
+
+
+def filter_detail() -> str:
+    """Say the same in words."""
+    return "system calls filtered" if filters() else f"no filter of system calls for {platform.machine()}"
