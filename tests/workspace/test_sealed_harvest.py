@@ -117,6 +117,21 @@ def test_what_is_left_out_is_named(
     assert "b/small.txt" in diff_of(place)
 
 
+def test_work_that_is_larger_than_what_may_come_out_is_refused_by_name(
+    sealed: Sealed, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvesting, "SEALED_BYTES", 100_000)
+    script = "head -c 300000 /dev/urandom > noise && git add noise && git commit -qm noise"
+    _, harvest = run(sealed.after(repository.workspace(), script))
+    # The commits did not come out, and the same bytes as files did not either.
+    assert codes(harvest) == ["harvest_failed"]
+    assert "larger than" in harvest.notices[0].message
+    _, small = run(sealed.after(repository.workspace(), script + " && git rm -q noise && echo x > x.txt"))
+    assert codes(small) == ["harvest_partial"]
+    assert small.changes is not None
+    assert small.changes.files == 1
+
+
 def test_a_job_that_moves_to_another_branch_of_the_repository_brings_its_work_along(
     sealed: Sealed, repository: Repository
 ) -> None:

@@ -177,6 +177,28 @@ def test_the_oldest_that_nobody_uses_go_and_one_in_use_stays(
     run(work())
 
 
+def test_one_that_goes_while_it_is_asked_for_is_made_anew(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    warm = WarmCheckouts(
+        world_dir / "data" / "warm", sealed.errands, warm_of(sealed).settings, owner=63_999, most=0
+    )
+    sealed.checkouts.warm = warm
+
+    async def one(slot: int) -> None:
+        for _ in range(3):
+            place = await sealed.prepare(repository.workspace(), slot)
+            assert await sealed.does(place, "cat readme.txt") == "one\ntwo\nthree\n"
+            await sealed.checkouts.release(place)
+
+    async def work() -> None:
+        await asyncio.gather(*(one(slot) for slot in range(3)))
+        assert kept(world_dir) == set()
+        assert warm.built >= 1
+
+    run(work())
+
+
 def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
     sealed: Sealed, repository: Repository, world_dir: Path
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from steadyhand.agents import Definition, Workspace
 from steadyhand.errors import NotFound, WorkspaceError
-from steadyhand.job import Job
+from steadyhand.job import Job, Notice
 from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Layers, Place
 from steadyhand.workspace.caches import Caches
 from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, copy_objects, hand_over, make_folder, remove_tree
@@ -177,12 +177,17 @@ class GitCheckouts:
             commit=made.commit,
             definitions=definitions,
             trust_full=full,
-            notices=made.brought.notices,
+            notices=(*made.brought.notices, *self._unused(workspace)),
             layers=made.layers,
             binds=binds,
             slot=slot,
             publish=job.publish,
         )
+
+    def _unused(self, workspace: Workspace) -> tuple[Notice, ...]:
+        if self._errands is not None or not workspace.caches:
+            return ()
+        return (Notice("caches_unused", "The workspace's shared caches need isolation 'bwrap'."),)
 
     async def _prepare_in_place(self, workspace: Workspace, files: JobFiles, slot: int) -> Place:
         place = await self._in_place.take(workspace, files, slot)

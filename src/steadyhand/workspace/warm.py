@@ -105,6 +105,7 @@ class WarmCheckouts:
         self._held[warm.folder] -= 1
         if self._held[warm.folder] <= 0:
             del self._held[warm.folder]
+            self._locks.pop(warm.folder, None)
 
     async def _make_sure(self, warm: Warm, mirror: Mirror, commit: str, workspace: Workspace) -> None:
         lock = self._locks.setdefault(warm.folder, asyncio.Lock())
@@ -115,9 +116,6 @@ class WarmCheckouts:
                 self._ready.add(warm.folder)
         except TimeoutError as error:
             raise WorkspaceError("The checkout took too long to be made.") from error
-        finally:
-            if not lock.locked():
-                self._locks.pop(warm.folder, None)
 
     # --- making one ------------------------------------------------------------------------
 
@@ -167,10 +165,15 @@ class WarmCheckouts:
     async def collect(self) -> None:
         """Remove what has been unused longest, while there is too much; never what is in use."""
         for warm in await asyncio.to_thread(self._too_many):
-            if warm.folder in self._held or warm.folder in self._locks:
+            if warm.folder in self._held:
                 continue
-            self._ready.discard(warm.folder)
-            await asyncio.to_thread(remove_tree, warm.folder)
+            # Who asks for it meanwhile waits, finds it gone and makes it anew.
+            lock = self._locks.setdefault(warm.folder, asyncio.Lock())
+            async with lock:
+                self._ready.discard(warm.folder)
+                await asyncio.to_thread(remove_tree, warm.folder)
+            if warm.folder not in self._held:
+                self._locks.pop(warm.folder, None)
 
     def _too_many(self) -> list[Warm]:
         found: list[tuple[float, int, Warm]] = []
