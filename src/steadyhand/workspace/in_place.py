@@ -63,7 +63,8 @@ class InPlace:
             if failure is not None:
                 notices.append(failure)
             commit = await head_of(git, folder)
-        as_service = self._classic and own_home
+        # A sealed agent is never shown the service's own home.
+        as_service = self._classic and own_home and self._errands is None
         return Place(
             workspace=workspace,
             files=files,
