@@ -1,0 +1,167 @@
+"""A proxy's requests and answers as they are read: by the parser in C, for an agent may write as much as it likes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httptools
+
+MOST_ANSWER_HEAD = 256 * 1024
+_FINAL = 200
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"upgrade",
+    }
+)
+"""Headers that speak of one connection and not of the message (RFC 9110, 7.6.1); the framing is not among them."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Leave out what belongs to one connection, what `connection` names included. Names are in lower case."""
+    headers = list(headers)
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    framing = {b"content-length", b"transfer-encoding"}
+    dropped = HOP_BY_HOP | (named - framing)
+    return [(name, value) for name, value in headers if name not in dropped]
+
+
+class Unreadable(Exception):
+    """Not a request or an answer in HTTP/1.1, or one with two lengths."""
+
+
+@dataclass
+class Request:
+    """A request whose head is there; `feed` takes what comes of its body."""
+
+    method: bytes = b""
+    target: bytes = b""
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    complete: bool = False
+    chunked: bool = False
+    headed: bool = False
+    pieces: list[bytes] = field(default_factory=list)
+    parser: Any = None
+
+    @classmethod
+    def read(cls, head: bytes) -> "Request":
+        """Read a head, its blank line included. Raises `Unreadable`."""
+        request = cls()
+        request.parser = httptools.HttpRequestParser(request)
+        request.feed(head)
+        if not request.headed or request.parser.get_http_version() not in {"1.0", "1.1"}:
+            raise Unreadable
+        request.method = request.parser.get_method()
+        lengths = [value for name, value in request.headers if name == b"content-length"]
+        codings = [value.lower() for name, value in request.headers if name == b"transfer-encoding"]
+        if len(lengths) + len(codings) > 1 or codings not in ([], [b"chunked"]):
+            raise Unreadable
+        request.chunked = bool(codings)
+        return request
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes; give what of the body is in them, framed as the head says. Raises `Unreadable`."""
+        was_complete = self.complete
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.complete = (
+                True  # what follows is no body: a tunnel, or words to a host that is not asked to change
+            )
+        except httptools.HttpParserError as error:
+            if not self.complete:
+                raise Unreadable from error
+        body = b"".join(self.pieces)
+        self.pieces.clear()
+        if not self.chunked:
+            return body
+        end = b"0\r\n\r\n" if self.complete and not was_complete else b""
+        return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + end
+
+    def onward(self, path: bytes, host: bytes) -> bytes:
+        """Give the head as the host is to see it: its own name, origin form, one request per connection."""
+        kept: Headers = [
+            (name, value) for name, value in end_to_end(self.headers) if name not in (b"host", b"expect")
+        ]
+        lines = [b"%b %b HTTP/1.1" % (self.method, path), b"host: " + host]
+        lines += [b"%b: %b" % header for header in kept]
+        return b"\r\n".join([*lines, b"connection: close", b"", b""])
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client sends its body only when it is told to go on."""
+        return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
+
+    # --- what the parser calls ---
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        if not self.complete:
+            self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; what comes after the head is a trailer and is left out."""
+        if not self.headed:
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Take note that the head is there."""
+        self.headed = True
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        if not self.complete:
+            self.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        """Take note of the end; a second request on the connection is not listened to."""
+        self.complete = True
+
+
+class Answer:
+    """Follows an answer to see where it ends."""
+
+    def __init__(self, *, without_body: bool) -> None:
+        self.complete = False
+        self._without_body = without_body
+        self._headed = False
+        self._head_bytes = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of it. Raises `Unreadable`."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.complete = True
+        except httptools.HttpParserError as error:
+            if not self.complete:
+                raise Unreadable from error
+        self._head_bytes += 0 if self._headed else len(data)
+        if self._head_bytes > MOST_ANSWER_HEAD:
+            raise Unreadable
+
+    # --- what the parser calls ---
+
+    def on_headers_complete(self) -> None:
+        """Take note that the head is there."""
+        self._headed = self._parser.get_status_code() >= _FINAL
+        self.complete = self.complete or (self._headed and self._without_body)
+
+    def on_message_complete(self) -> None:
+        """Take note of the end, unless it was only a word in between."""
+        self.complete = self.complete or self._headed
