@@ -81,7 +81,10 @@ class Groups:
     def detail(self) -> str:
         """Say in a sentence what holds the limits."""
         if self.memory is None or self.processes is None:
-            held = "No control group holds memory or processes here; resource limits and a look at them twice a second must do"
+            held = (
+                "No control group holds memory or processes here; "
+                "resource limits and a look at them twice a second must do"
+            )
         else:
             held = f"Memory and processes are held by control groups (version {self.version})"
         return f"{held}; {'cgroup.kill' if self.kill is not None else 'a walk'} ends what is left."
