@@ -134,6 +134,13 @@ def test_the_classic_profile_is_one_job_at_a_time_in_place_without_a_queue(tmp_p
     assert settings.catalogue().defaults.workspace == "default"
 
 
+def test_the_classic_profile_is_not_sealed_unless_asked_for(tmp_path: Path) -> None:
+    settings = read(tmp_path, STEADYHAND_PROFILE="classic")
+    assert settings.tables.service.isolation == "none"
+    asked = read(tmp_path, STEADYHAND_PROFILE="classic", STEADYHAND_ISOLATION="bwrap")
+    assert asked.tables.service.isolation == "bwrap"
+
+
 def test_the_earlier_service_s_directory_is_mirrored_in_the_default_profile(tmp_path: Path) -> None:
     workspace = read(tmp_path, WORKSPACE_DIR="/srv/ws").catalogue().workspace("default")
     assert (workspace.repository, workspace.mode, workspace.ref) == ("/srv/ws", "checkout", None)

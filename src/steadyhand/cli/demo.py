@@ -35,7 +35,7 @@ PROMPT = "Fix the failing test."
 START_SECONDS, STOP_SECONDS, COMMAND_SECONDS = 60.0, 45.0, 60.0
 JOB_SECONDS = 600
 _DUMMY_KEY = "sk-ant-demo-no-real-key"
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "STEADYHAND_ISOLATION")
 
 
 class DemoFailed(SteadyhandError):

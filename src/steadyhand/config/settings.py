@@ -274,6 +274,7 @@ def _classic_names(merged: dict[str, Any], environ: Mapping[str, str], sources: 
         for place, value in {
             ("service", "concurrency"): 1,
             ("service", "max_queued"): 0,
+            ("service", "isolation"): "none",
             ("openai", "default_agent"): "recruiter-triage",
         }.items():
             if place[1] not in merged.get(place[0], {}):
