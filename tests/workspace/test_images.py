@@ -61,22 +61,17 @@ def test_a_job_writes_no_more_than_its_disk_has_and_its_work_is_kept(
         place = await sealed.prepare(repository.workspace())
         image = place.files.root / "disk.ext4"
         assert image.is_file()
+        fill = "{ head -c 100000000 /dev/zero > %s 2>&1 || echo full; }"
         said = await sealed.does(
             place,
-            "echo mine >> readme.txt && git mv src moved\n{ head -c 100000000 /dev/zero > big 2>&1 || echo full; }",
+            f"echo mine >> readme.txt && git mv src moved && {fill % '~/big'} && rm ~/big && {fill % 'big'}",
         )
-        assert "full" in said
-        assert "full" in await sealed.does(
-            place, "rm big; head -c 100000000 /dev/zero > ~/big 2>&1 || echo full"
-        )
-        await sealed.does(place, "rm ~/big && touch ~/.note && touch big")
-        assert await sealed.does(place, "rm big && git status --porcelain | sort") == (
-            " M readme.txt\nR  src/code.txt -> moved/code.txt\n"
-        )
+        assert said.count("full") == 2
+        # It is looked at as it was left: with no room for anything.
         harvest = await sealed.checkouts.harvest(place)
         assert harvest.notices == ()
         assert harvest.changes is not None
-        assert (harvest.changes.files, harvest.changes.insertions) == (2, 1)
+        assert (harvest.changes.files, harvest.changes.insertions) == (3, 1)
         await sealed.checkouts.release(place)
         assert not image.exists()
         assert str(image) not in loops()

@@ -204,6 +204,7 @@ class GitCheckouts:
         commit = await mirror.resolve(workspace.ref)
         brought = await self._brought(mirror, commit, workspace)
         if self.warm is not None:
+            await self._give_back(files)
             self._held[job.id] = await self.warm.take(mirror, commit, workspace)
             layers = await self._lay_over(self._held[job.id].tree, self.warm.owner, job, user)
             return Made(files.checkout, commit, brought, layers, (shown_objects(mirror),))
@@ -323,10 +324,13 @@ class GitCheckouts:
         await self._let_go(place.files)
 
     async def _let_go(self, files: JobFiles) -> None:
+        await self._give_back(files)
+        await self._remove(_transient(files))
+
+    async def _give_back(self, files: JobFiles) -> None:
         warm = self._held.pop(files.root.name, None)
         if warm is not None and self.warm is not None:
             await self.warm.give_back(warm)
-        await self._remove(_transient(files))
 
     async def forget(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
