@@ -1,0 +1,163 @@
+"""A fork bomb, a memory hog, a disk filler and a flood of output: each ends with a word, `/health` answers.
+
+Each attack is bounded by itself (512 MB of memory, 128 processes, 256 MB of disk, 20 s) and is made only after a small
+probe, first in line to be killed, has shown that its limit is there.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.sealed.world import alive, prompt, python
+
+from steadyhand.testing.service import MakeService, Service, until
+
+FIRST_TO_GO = "echo 1000 > /proc/self/oom_score_adj; "
+MEBIBYTE = 1 << 20
+HEALTH_SECONDS = 2.0
+"""How long `/health` may take at most on a machine that runs other tests; half of the looks take less than a tenth."""
+MEMORY = "held = bytearray({amount} << 20); print('HELD', len(held))"
+FORKS = """
+import os, time
+made = 0
+try:
+    for _ in range({amount}):
+        if os.fork() == 0:
+            time.sleep(8)
+            os._exit(0)
+        made += 1
+except OSError:
+    pass
+print(made)
+"""
+BOMB = """
+import os, time
+end = time.monotonic() + 5
+for _ in range(6):
+    try:
+        os.fork()
+    except OSError:
+        pass
+while time.monotonic() < end:
+    try:
+        if os.fork() == 0:
+            time.sleep(0.2)
+            os._exit(0)
+    except OSError:
+        time.sleep(0.05)
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except OSError:
+        pass
+print("over")
+"""
+CONFIG = """\
+[agents.small]
+workspace = "scratch"
+memory = "200M"
+processes = 60
+disk = "64M"
+"""
+
+
+@pytest.fixture(scope="module")
+def service(make_service_in: MakeService) -> Iterator[Service]:
+    with make_service_in(config=CONFIG) as made:
+        yield made
+
+
+def watched(service: Service, text: str, **fields: Any) -> dict[str, Any]:
+    """Run a job and ask for the health all the while; gives the job."""
+    job_id = service.submit(text, **fields)["id"]
+    times: list[float] = []
+    with service.connect(None) as client:
+        while client.get("/health").json()["active"] or not times:
+            began = time.monotonic()
+            assert client.get("/health").status_code == 200
+            times.append(time.monotonic() - began)
+            time.sleep(0.02)
+            if len(times) > 3000:
+                break
+    assert max(times) < HEALTH_SECONDS
+    assert sorted(times)[len(times) // 2] < 0.1
+    job = service.ended(job_id)
+    until(lambda: not alive(service), 1)
+    return job
+
+
+def test_a_memory_hog_ends_as_such(service: Service) -> None:
+    probe = service.run(prompt(FIRST_TO_GO + python(MEMORY.format(amount=260)) + "; echo $?"), agent="small")
+    assert probe["answer"].endswith("137"), "the limit does not hold: no attack"
+    # Twice and more what it may have, in the tool; its agent breaks over it.
+    hog = FIRST_TO_GO + python(MEMORY.format(amount=480))
+    job = watched(service, f"{prompt(hog, more='die=9')}", agent="small")
+    assert (job["state"], job["outcome"]["type"]) == ("failed", "memory")
+    assert "memory" in job["error"]["message"].lower()
+    # What an agent copes with is no failure.
+    job = watched(service, prompt(hog + "; echo lived on"), agent="small")
+    assert job["state"] == "completed"
+    assert job["answer"].endswith("lived on")
+
+
+def test_memory_in_files_of_memory_counts_as_well(service: Service) -> None:
+    fill = FIRST_TO_GO + "head -c 400M /dev/zero > /tmp/fill; echo filled $?"
+    job = watched(service, prompt(fill), agent="small")
+    assert job["state"] == "completed"
+    assert "filled 0" not in job["answer"]
+
+
+def test_a_fork_bomb_comes_to_its_limit(service: Service) -> None:
+    probe = service.run(prompt(FIRST_TO_GO + python(FORKS.format(amount=70))), agent="small")
+    assert 10 < int(probe["answer"]) < 60, "the limit does not hold: no attack"
+    job = watched(service, prompt(FIRST_TO_GO + python(BOMB) + " | tail -1"), agent="small")
+    assert job["state"] in ("completed", "failed")
+    assert job["outcome"]["type"] in ("success", "agent_error", "killed", "empty")
+    assert service.run(prompt("echo well"), agent="small")["answer"] == "well"
+
+
+def test_a_file_comes_to_its_limit(service: Service) -> None:
+    probe = service.run(prompt("head -c 80M /dev/zero > big 2>/dev/null; stat -c %s big"), agent="small")
+    assert int(probe["answer"]) <= 64 * MEBIBYTE, "the limit does not hold: no attack"
+    job = watched(
+        service,
+        prompt("dd if=/dev/zero of=big bs=1M count=250 2>&1 | tail -1; stat -c %s big"),
+        agent="small",
+    )
+    assert job["state"] in ("completed", "failed")
+    assert sum(path.stat().st_size for path in service.data_dir.rglob("big")) <= 64 * MEBIBYTE
+
+
+@pytest.mark.parametrize("kind", ["flood", "flood_raw", "flood_line"])
+def test_a_flood_of_output_leaves_the_memory_where_it_was(service: Service, kind: str) -> None:
+    flood(service, kind, "170M")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["flood", "flood_raw", "flood_line"])
+def test_a_flood_of_gigabytes_leaves_the_memory_where_it_was(service: Service, kind: str) -> None:
+    flood(service, kind, "3G")
+
+
+def flood(service: Service, kind: str, size: str) -> None:
+    for _ in range(4):
+        service.run("hello")  # what a first job loads for good is no part of the question
+    before = service.rss
+    job_id = service.submit(f"[[standin: {kind}={size} text=done]]", idle_timeout_seconds=600)["id"]
+    peak = 0
+
+    def over() -> bool:
+        nonlocal peak
+        peak = max(peak, service.rss)
+        return service.job(job_id)["finished_at"] is not None
+
+    until(over, 170, every=0.1)
+    assert service.job(job_id)["state"] == "completed"
+    assert peak - before < 50 * MEBIBYTE
+    assert len("".join(service.poll(job_id)["output"])) < 1.2 * MEBIBYTE
+
+
+def test_output_that_is_no_text_is_kept_as_far_as_it_goes(service: Service) -> None:
+    job = watched(service, "[[standin: bad_utf8 text=done]]")
+    assert (job["state"], job["answer"]) == ("completed", "done")

@@ -1,0 +1,68 @@
+"""Fifty jobs, one after another, leave every count where it was."""
+
+from pathlib import Path
+
+from tests.sealed.world import alive, left_of_jobs, loops_of, mounts_of, prompt, supervisors
+
+from steadyhand.runner.groups import groups
+from steadyhand.testing.service import MakeService, Service, until
+
+JOBS = 50
+WARM_UP = 4
+
+
+def counts(service: Service) -> dict[str, int]:
+    """Count what a run could leave behind, on the machine and in the service."""
+    process = Path(f"/proc/{service.pid}")
+    temporary = [*(service.root / "tmp").rglob("*"), *(service.data_dir / "stage").rglob("*")]
+    return {
+        "agents": len(alive(service)),
+        "children": len(supervisors(service)),
+        "mounts of the machine": len(mounts_of(service)),
+        "mounts of the service": len((process / "mountinfo").read_text().splitlines()),
+        "loop devices": len(loops_of(service)),
+        "temporary files": len(temporary),
+        "left in folders of jobs": len(left_of_jobs(service)),
+        "other folders": len([path for path in service.data_dir.rglob("*") if _beside_jobs(path, service)]),
+    }
+
+
+def groups_of_the_dead() -> set[Path]:
+    """Give the control groups on this machine whose run is over."""
+    found = [path for parent in groups().parents for path in parent.glob("steadyhand-*")]
+    return {path for path in found if not Path("/proc", path.name.split("-")[1]).exists()}
+
+
+def _beside_jobs(path: Path, service: Service) -> bool:
+    first = path.relative_to(service.data_dir).parts[0]
+    return first != "jobs" and not first.startswith("steadyhand.db") and path.is_dir()
+
+
+def open_files(service: Service) -> int:
+    return len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
+
+
+def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> None:
+    service = make_service().start()
+    workspace = str(service.root / "workspace")
+    work = prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 20 &) ; echo done")
+    for _ in range(WARM_UP):
+        assert service.run(work, workspace=workspace)["answer"] == "done"
+    until(lambda: not left_of_jobs(service) and not supervisors(service), 10)
+    before, files, dead = counts(service), open_files(service), groups_of_the_dead()
+    assert (
+        before["agents"]
+        == before["children"]
+        == before["loop devices"]
+        == before["left in folders of jobs"]
+        == 0
+    )
+    for _ in range(JOBS):
+        assert service.run(work, workspace=workspace)["answer"] == "done"
+    until(lambda: not left_of_jobs(service) and not supervisors(service), 10)
+    assert counts(service) == before
+    # Other tests kill services, whose groups the next start removes: what is there for longer was left.
+    until(lambda: not groups_of_the_dead() - dead, 20)
+    until(
+        lambda: open_files(service) <= files + 2, 10
+    )  # a connection of the database or of this test may be open
