@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import accepting, answering, starting
+from bench import accepting, answering, sealing, starting
 from bench.rows import Row, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
@@ -29,6 +29,10 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "start-stream": (20, lambda where, pairs: starting.measure(where, pairs, "stream")),
     "start-plain": (20, lambda where, pairs: starting.measure(where, pairs, "plain")),
     "answer": (20, answering.measure),
+    "answer-sealed": (20, lambda where, pairs: answering.measure(where, pairs, sealed=True)),
+    "sandbox": (40, sealing.measure_sandbox),
+    "checkout": (5, sealing.measure_checkout),
+    "checkout-growth": (20, sealing.measure_growth),
 }
 """Each row's number of pairs, and what takes it."""
 

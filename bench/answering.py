@@ -21,11 +21,16 @@ WARM_UP = 2
 _SECONDS = 60
 
 
-def measure(world: Path, pairs: int) -> Row:
-    """Measure it with the real CLI, each run of either side with a fresh home as the same unprivileged user."""
-    root = made_in(world, "answer")
+def measure(world: Path, pairs: int, *, sealed: bool = False) -> Row:
+    """Measure it with the real CLI, each run of either side with a fresh home as the same unprivileged user.
+
+    With `sealed` the service's agent is in the sandbox; the bare one never is.
+    """
+    name, goal = ("answer-sealed", 1.15) if sealed else ("answer", 1.10)
+    root = made_in(world, name)
     cli = within_reach(cli_path(), root / "claude")
-    with ScriptedModel("ok") as model, Service(root, cli, model=model.url) as service:
+    env = {"STEADYHAND_ISOLATION": "bwrap" if sealed else "none"}
+    with ScriptedModel("ok") as model, Service(root, cli, model=model.url, env=env) as service:
         user = service.uid_base if os.geteuid() == 0 else None
         answers: list[str] = []
 
@@ -52,10 +57,10 @@ def measure(world: Path, pairs: int) -> Row:
         ours_taken, theirs_taken = interleave(pairs, ours, theirs)
     if len(set(answers)) != 1:
         raise Broken(f"the answers differ: {sorted(set(answers))}")
-    what = "a whole job, from POST to its end, default profile; beside `claude -p --output-format json`"
-    return Row(
-        "answer", what, "ms", ours_taken, theirs_taken, "at most", 1.10, _notes(ours_taken, theirs_taken)
-    )
+    how = "default profile, in the sandbox" if sealed else "default profile"
+    what = f"a whole job, from POST to its end, {how}; beside `claude -p --output-format json`"
+    notes = _notes(ours_taken, theirs_taken)
+    return Row(name, what, "ms", ours_taken, theirs_taken, "at most", goal, notes)
 
 
 def _notes(ours: Sequence[float], theirs: Sequence[float]) -> list[str]:
