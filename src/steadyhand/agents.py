@@ -85,6 +85,10 @@ class Agent:
     name: str
     description: str = ""
     runner: str = "claude"
+    provider: str = "default"
+    """The name of the way to its model: an address and a credential."""
+    day_micros: int | None = None
+    """What all its jobs may spend in a day of UTC; null is no limit."""
     definition: str | None = None
     """The name of the definition that is given to the CLI as `--agent`; null runs the CLI's default agent."""
     workspace: str | None = None

@@ -84,6 +84,8 @@ def advance(source: State, target: State) -> State:
 
 
 OnInterrupt = Literal["auto", "resume", "restart", "fail"]
+Begin = Literal["fresh", "resume"]
+"""How the next run of a job begins: anew, or in the session and the checkout of the run before."""
 Publish = Literal["none", "branch"]
 Origin = Literal["api", "classic", "openai", "schedule"]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
@@ -218,6 +220,13 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     parked_until: datetime | None = None
+    begin: Begin = "fresh"
+    continue_prompt: str | None = None
+    """What a resumed run is told in place of going on where it stopped."""
+    at_start: Begin | None = None
+    """How the next start of the service is to take up an interrupted job; null leaves it as it is."""
+    used_seconds: float = 0.0
+    """How long earlier runs took that this one goes on from: they share its deadline."""
     outcome: Verdict | None = None
     runs: tuple[Run, ...] = ()
     answer: str | None = None

@@ -17,11 +17,11 @@ from steadyhand.events import Draft, StateChanged, Warned
 from steadyhand.job import Job, Notice, Run, State, Verdict, advance
 from steadyhand.outcome import OUTCOMES, Evidence, Result, Stop, fault_of, judge
 from steadyhand.ports import (
+    Attendance,
     Checkouts,
     Claim,
     Gateway,
     Harvest,
-    Listening,
     Place,
     Queue,
     Report,
@@ -29,6 +29,7 @@ from steadyhand.ports import (
     RunSpec,
     StopSignal,
     Store,
+    Work,
 )
 from steadyhand.record import Journal, Recorder
 
@@ -274,15 +275,16 @@ class Worker:
                 group.create_task(self._note_supervisor(job, pid, started), name=f"supervisor {job.id}")
 
             try:
-                async with self._let_out(agent, place, journal) as listening:
+                async with self._let_out(Work(job, agent, place), journal) as attendance:
+                    told = {} if attendance is None else attendance.environment
                     spec = RunSpec(
                         job=job,
                         number=job.run,
                         agent=agent,
                         place=place,
-                        environment=self._tending.environment(agent, place),
+                        environment={**self._tending.environment(agent, place), **told, **agent.env},
                         spawned=spawned,
-                        listening=listening,
+                        listening=None if attendance is None else attendance.listening,
                     )
                     result = await attempt(runner.run(spec, journal.emit, stop))
             finally:
@@ -291,12 +293,8 @@ class Worker:
             raise result
         return result
 
-    def _let_out(
-        self, agent: Agent, place: Place, journal: Journal
-    ) -> AbstractAsyncContextManager[Listening | None]:
-        if self._gateway is None:
-            return nullcontext()
-        return self._gateway.attend(place, agent.egress, journal.emit)
+    def _let_out(self, work: Work, journal: Journal) -> AbstractAsyncContextManager[Attendance | None]:
+        return nullcontext() if self._gateway is None else self._gateway.attend(work, journal.emit)
 
     async def _note_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.gateway.world import CANARY, ENOUGH, host, ok, place_of, until, way_out
+from tests.gateway.world import CANARY, ENOUGH, SOCKET_INSIDE, host, ok, place_of, until, way_out, work_in
 
 from steadyhand.errors import RunError
 from steadyhand.gateway import Credential, ModelGateway, forward, slot_folder
@@ -360,7 +360,7 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
     world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
     async def main() -> None:
-        gateway = ModelGateway(world_dir, slots=2, upstream=scripted_model.url)
+        gateway = ModelGateway(world_dir, slots=2, socket_inside=SOCKET_INSIDE, upstream=scripted_model.url)
         socket = slot_folder(world_dir, 0) / "model.sock"
 
         async def emit(body: object) -> None:
@@ -374,10 +374,10 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
         async with gateway.serving():
             with pytest.raises(httpx2.TransportError):
                 await call()
-            async with gateway.attend(place_of(world_dir), (), emit):
+            async with gateway.attend(work_in(place_of(world_dir)), emit):
                 assert await call() == 200
                 with pytest.raises(RunError):
-                    async with gateway.attend(place_of(world_dir), (), emit):
+                    async with gateway.attend(work_in(place_of(world_dir)), emit):
                         pass
                 reader, writer = await asyncio.open_unix_connection(socket)
                 writer.write(b"POST /v1/messages HTTP/1.1\r\n")  # a request under way when the run ends
@@ -385,7 +385,7 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
             assert await asyncio.wait_for(reader.read(), ENOUGH) == b""
             with pytest.raises(httpx2.TransportError):
                 await call()
-            async with gateway.attend(place_of(world_dir), (), emit):
+            async with gateway.attend(work_in(place_of(world_dir)), emit):
                 assert await call() == 200
         assert not socket.exists()
 

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import httpx2
 
-from steadyhand.agents import Workspace
+from steadyhand.agents import Agent, Workspace
 from steadyhand.events import Body, EgressRefused, TextDelta, Warned
 from steadyhand.gateway import Credential, ModelGateway, Patience, Resolve, slot_folder
 from steadyhand.gateway.rules import Address
-from steadyhand.ports import JobFiles, Place
+from steadyhand.ports import JobFiles, Place, Work
+from steadyhand.testing.contracts.samples import a_job
 
 CANARY = "sk-ant-canary-the-real-key"
 KEY = Credential("api_key", CANARY)
 QUICK = Patience(head=0.5, connect=2, idle=5, linger=0.2)
 ENOUGH = 10.0
+SOCKET_INSIDE = "/run/steadyhand/model.sock"
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -36,6 +38,10 @@ def place_of(root: Path, slot: int = 0, user: int | None = None) -> Place:
         commit=None,
         slot=slot,
     )
+
+
+def work_in(place: Place, egress: Sequence[str] = ()) -> Work:
+    return Work(a_job(), Agent("claude", egress=tuple(egress)), place)
 
 
 @dataclass
@@ -115,18 +121,21 @@ async def way_out(
     gateway = ModelGateway(
         root,
         slots=2,
+        socket_inside=SOCKET_INSIDE,
         upstream=upstream or "http://127.0.0.1:9",
         credential=credential,
         resolve=resolve or from_names,
         patience=patience,
     )
     way = Way(slot_folder(root, slot) / "model.sock")
-    async with gateway.serving(), gateway.attend(place_of(root, slot, user), egress, way.emit) as listening:
+    work = work_in(place_of(root, slot, user), egress)
+    async with gateway.serving(), gateway.attend(work, way.emit) as attendance:
         listener = socket.create_server(("127.0.0.1", 0))
         way.proxy = listener.getsockname()[1]
         descriptor = os.dup(listener.fileno())
         listener.close()
-        listening([descriptor])
+        assert attendance.listening is not None
+        attendance.listening([descriptor])
         yield way
 
 

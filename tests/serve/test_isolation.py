@@ -8,11 +8,12 @@ import pytest
 from steadyhand.agents import Agent, Workspace
 from steadyhand.config.settings import Settings, load
 from steadyhand.errors import ConfigError
-from steadyhand.ports import Check, Command, JobFiles, Place
+from steadyhand.ports import Check, Command, JobFiles, Place, Work
 from steadyhand.runner.probe import try_command
 from steadyhand.serve import doctor
 from steadyhand.serve.isolation import Level, checks, level_of, refusal, sharing_network
 from steadyhand.serve.wiring import environment_of, gateway_of
+from steadyhand.testing.contracts.samples import a_job
 from steadyhand.workspace.sandbox import BwrapSandbox
 
 KEY = "sk-ant-canary-of-the-service"
@@ -112,22 +113,35 @@ def test_a_refusal_names_the_reason_the_remedy_and_the_other_choice(
     assert "STEADYHAND_ISOLATION=none" in text
 
 
+def granted_by(settings: Settings, world_dir: Path) -> dict[str, str]:
+    """Give all that a sealed agent is told by the service and by its gateway."""
+    place, gateway = a_place(world_dir), gateway_of(settings)
+    job = replace(a_job(), agent="a")
+
+    async def main() -> dict[str, str]:
+        async with gateway.serving(), gateway.attend(Work(job, Agent("a"), place), nothing) as attendance:
+            return dict(attendance.environment)
+
+    async def nothing(_body: object) -> None:
+        pass
+
+    return {**environment_of(settings, sealed=True)(Agent("a"), place), **asyncio.run(main())}
+
+
 def test_a_sealed_agent_gets_no_credential_and_nothing_of_the_service_s_environment(
     world_dir: Path, standin: Path
 ) -> None:
     for profile in ("default", "classic"):
         settings = settings_of(world_dir, standin, STEADYHAND_PROFILE=profile)
-        environment = environment_of(settings, gateway_of(settings))
-        granted = environment(Agent("a", env={"REGION": "eu"}), a_place(world_dir))
+        granted = granted_by(settings, world_dir)
         assert "canary" not in repr(granted)
         assert granted["ANTHROPIC_UNIX_SOCKET"] == "/run/steadyhand/model.sock"
-        assert granted["REGION"] == "eu"
         assert granted["ANTHROPIC_API_KEY"].startswith("sk-ant-placeholder")
 
 
 def test_the_placeholder_is_of_the_kind_of_the_credential(world_dir: Path, standin: Path) -> None:
     settings = settings_of(world_dir, standin, ANTHROPIC_API_KEY="", CLAUDE_CODE_OAUTH_TOKEN="oauth-canary")
-    granted = environment_of(settings, gateway_of(settings))(Agent("a"), a_place(world_dir))
+    granted = granted_by(settings, world_dir)
     assert "ANTHROPIC_API_KEY" not in granted
     assert "canary" not in granted["CLAUDE_CODE_OAUTH_TOKEN"]
 

@@ -17,6 +17,7 @@ from steadyhand.errors import StoreError
 from steadyhand.events import BODIES, Draft, data_of
 from steadyhand.job import (
     EFFORTS,
+    Begin,
     Changes,
     Cost,
     Fault,
@@ -106,6 +107,10 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "history": st.lists(TURNS, max_size=3).map(tuple),
     "session_id": maybe(ANY_TEXT),
     "parent_job_id": maybe(ANY_TEXT),
+    "begin": st.sampled_from(get_args(Begin)),
+    "continue_prompt": maybe(ANY_TEXT),
+    "at_start": maybe(st.sampled_from(get_args(Begin))),
+    "used_seconds": SECONDS,
     "queued_at": maybe(TIMES),
     "started_at": maybe(TIMES),
     "finished_at": maybe(TIMES),

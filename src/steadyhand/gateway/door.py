@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -19,19 +20,30 @@ from steadyhand.gateway.forward import Credential, Forwarder
 from steadyhand.gateway.reports import Reports
 from steadyhand.gateway.rules import Address, Rules
 from steadyhand.gateway.sockets import SlotSocket, slot_folder
-from steadyhand.ports import Emit, Listening, Place
+from steadyhand.ports import SOCKET_VARIABLE, Emit, Listening, Work
 
 PLACEHOLDER = "sk-ant-placeholder-the-gateway-adds-the-key"
+NO_ADDRESS = "http://model.invalid"
+"""The address that sealed agents are told: what matters is the socket."""
 _RESOLVERS = 8
 """Threads that ask for names: their own, so that a slow name keeps nothing else of the service waiting."""
 _OWN_FILES = 512
 """Open files that the rest of the service needs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """A run that is let out; see `ports.Attendance`."""
+
+    environment: Mapping[str, str]
+    listening: Listening | None
+
+
 class ModelGateway:
     """Forwards to the model for every slot, and to the hosts on an agent's list.
 
-    `upstream` null is the maker's own address; `credential` null adds none (a model that wants none).
+    `socket_inside` is where an agent finds its slot's socket. `upstream` null is the maker's own address;
+    `credential` null adds none (a model that wants none).
     """
 
     def __init__(
@@ -39,12 +51,14 @@ class ModelGateway:
         data_dir: Path,
         *,
         slots: int,
+        socket_inside: str,
         upstream: str | None = None,
         credential: Credential | None = None,
         resolve: Resolve | None = None,
         patience: Patience | None = None,
     ) -> None:
         self._data_dir = data_dir
+        self._socket = socket_inside
         self._credential = credential
         self._forwarder = Forwarder(upstream, credential)
         self._slots = [SlotSocket(slot_folder(data_dir, slot), self._forwarder) for slot in range(slots)]
@@ -52,11 +66,14 @@ class ModelGateway:
         self._resolve = resolve or self._look_up
         self._patience = patience or Patience()
 
-    @property
-    def placeholder(self) -> Mapping[str, str]:
-        """Give what an agent is told in place of the credential, as environment: of its kind, worth nothing."""
+    def _told(self) -> Mapping[str, str]:
+        """Give what an agent is told: an address, and in place of the credential one of its kind, worth nothing."""
         oauth = self._credential is not None and self._credential.kind == "oauth"
-        return {"CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY": PLACEHOLDER}
+        return {
+            "ANTHROPIC_BASE_URL": NO_ADDRESS,
+            SOCKET_VARIABLE: self._socket,
+            "CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY": PLACEHOLDER,
+        }
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -72,14 +89,15 @@ class ModelGateway:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
-    async def attend(self, place: Place, egress: Sequence[str], emit: Emit) -> AsyncIterator[Listening]:
-        """Let the run in this place out for the length of the block: to the model, and to the hosts on its list.
+    async def attend(self, work: Work, emit: Emit) -> AsyncIterator[Attended]:
+        """Let a run out for the length of the block: to the model, and to the hosts on its agent's list.
 
         Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
         """
+        place = work.place
         with self._slots[place.slot].held(Reports(emit), place.user):
-            async with self.doors(egress, emit) as listening:
-                yield listening
+            async with self.doors(work.agent.egress, emit) as listening:
+                yield Attended(self._told(), listening)
 
     def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
         """Let out to the hosts on a list alone. Raises `ConfigError` for a list that means nothing."""

@@ -9,10 +9,26 @@ from steadyhand.ports.keeping import (
     ApiKey,
     Filter,
     Idempotency,
+    KeyLimits,
     Page,
     RunOutput,
     Scope,
     Store,
+)
+from steadyhand.ports.metering import (
+    SOCKET_VARIABLE,
+    Allowance,
+    AllowancesOf,
+    Attendance,
+    Call,
+    Gateway,
+    Ledger,
+    Spent,
+    Tokens,
+    UsageBy,
+    UsageQuery,
+    UsageRow,
+    Work,
 )
 from steadyhand.ports.places import (
     Bind,
@@ -32,13 +48,18 @@ from steadyhand.ports.places import (
     View,
 )
 from steadyhand.ports.queueing import Claim, Load, Queue, StopSignal
-from steadyhand.ports.running import Emit, Gateway, Listening, Report, Runner, RunSpec
+from steadyhand.ports.running import Emit, Listening, Report, Runner, RunSpec
 
 __all__ = [
     "ALL_SCOPES",
+    "SOCKET_VARIABLE",
     "Added",
+    "Allowance",
+    "AllowancesOf",
     "ApiKey",
+    "Attendance",
     "Bind",
+    "Call",
     "Ceiling",
     "Check",
     "Checkouts",
@@ -52,7 +73,9 @@ __all__ = [
     "Harvest",
     "Idempotency",
     "JobFiles",
+    "KeyLimits",
     "Layers",
+    "Ledger",
     "Listening",
     "Load",
     "Mounted",
@@ -66,7 +89,13 @@ __all__ = [
     "Sandbox",
     "Scope",
     "Seal",
+    "Spent",
     "StopSignal",
     "Store",
+    "Tokens",
+    "UsageBy",
+    "UsageQuery",
+    "UsageRow",
     "View",
+    "Work",
 ]

@@ -13,6 +13,22 @@ ALL_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel", "read:all"
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """What a key may ask for; null is no limit. Amounts are micro-dollars, days and months are those of UTC."""
+
+    agents: tuple[str, ...] | None = None
+    workspaces: tuple[str, ...] | None = None
+    per_minute: int | None = None
+    """Requests for work."""
+    running: int | None = None
+    """Jobs that run at once; others wait."""
+    queued: int | None = None
+    """Jobs that may wait."""
+    day_micros: int | None = None
+    month_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApiKey:
     """What a caller authenticates with. Only `digest` (SHA-256, hex) of the secret is known."""
 
@@ -21,6 +37,8 @@ class ApiKey:
     digest: str
     scopes: frozenset[Scope]
     created_at: datetime
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    revoked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

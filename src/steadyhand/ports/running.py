@@ -1,7 +1,6 @@
 """Runners: what drives an agent's process."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,26 +53,4 @@ class Runner(Protocol):
         Asks itself to stop (`Stop.IDLE`) when nothing was heard for the job's idle limit. Cancelling the
         call stops the agent as well. Raises `SpawnError` when there was nothing to run.
         """
-        ...
-
-
-class Gateway(Protocol):
-    """The only way out of a sealed run: to the model, and to the hosts that its agent may reach."""
-
-    def serving(self) -> AbstractAsyncContextManager[None]:
-        """Listen on every slot's socket for the length of the block. Raises `ConfigError` when it cannot."""
-        ...
-
-    def attend(
-        self, place: Place, egress: Sequence[str], emit: Emit
-    ) -> AbstractAsyncContextManager[Listening]:
-        """Let the run in this place out for the length of the block; its connections end with it.
-
-        What it was refused, and each host that it reached, is told to `emit`. Gives what takes the listening
-        sockets of the run's network.
-        """
-        ...
-
-    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
-        """Do the same for a small command that does not speak to the model, such as a workspace's setup."""
         ...

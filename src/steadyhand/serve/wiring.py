@@ -30,12 +30,10 @@ from steadyhand.serve.isolation import UNSEALED, Level
 from steadyhand.worker import Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
-from steadyhand.workspace.sandbox import SOCKET, SOCKET_VARIABLE
+from steadyhand.workspace.sandbox import SOCKET
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 SHORT_SECRET = 16
-NO_ADDRESS = "http://model.invalid"
-"""The address that sealed agents are told: what matters is the socket."""
 _WITHHELD = ("API_BEARER_TOKEN", "STEADYHAND_")
 
 
@@ -87,25 +85,15 @@ def keys_of(settings: Settings) -> list[ApiKey]:
 # --- what an agent is given --------------------------------------------------------------------
 
 
-def environment_of(
-    settings: Settings, gateway: ModelGateway | None = None
-) -> Callable[[Agent, Place], Mapping[str, str]]:
-    """Say what the service grants an agent's process.
+def environment_of(settings: Settings, *, sealed: bool) -> Callable[[Agent, Place], Mapping[str, str]]:
+    """Say what the service grants an agent's process, beside what the gateway tells it and its profile names.
 
-    With a gateway that is a path, a locale, the way to the gateway and a credential that is worth nothing. Without,
-    in the classic profile, it is the service's own environment but for its keys; else a path, a locale, the model's
-    address and credential. What the agent's profile names comes on top.
+    Sealed off that is a path and a locale. Else, in the classic profile, it is the service's own environment but for
+    its keys; else a path, a locale, the model's address and credential.
     """
-    if gateway is not None:
-        base = {
-            "PATH": DEFAULT_PATH,
-            "LANG": "C.UTF-8",
-            "SHELL": "/bin/bash",
-            "ANTHROPIC_BASE_URL": NO_ADDRESS,
-            SOCKET_VARIABLE: str(SOCKET),
-            **gateway.placeholder,
-        }
-        return lambda agent, _place: base | dict(agent.env)
+    if sealed:
+        base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "SHELL": "/bin/bash"}
+        return lambda _agent, _place: base
     if settings.classic:
         base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD)}
     else:
@@ -116,11 +104,7 @@ def environment_of(
         base["CLAUDE_CODE_OAUTH_TOKEN"] = settings.oauth_token
     if settings.base_url:
         base["ANTHROPIC_BASE_URL"] = settings.base_url
-
-    def environment(agent: Agent, _place: Place) -> Mapping[str, str]:
-        return base | dict(agent.env)
-
-    return environment
+    return lambda _agent, _place: base
 
 
 def agent_uid_base(settings: Settings) -> int | None:
@@ -189,6 +173,7 @@ def gateway_of(settings: Settings) -> ModelGateway:
     return ModelGateway(
         settings.data_dir,
         slots=settings.tables.service.concurrency,
+        socket_inside=str(SOCKET),
         upstream=settings.base_url,
         credential=credential,
     )
@@ -222,7 +207,7 @@ def wire(
         tending=Tending(
             node=tables.service.node,
             clock=now,
-            environment=environment_of(settings, gateway),
+            environment=environment_of(settings, sealed=level.sealed),
             sweep=sweep,
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,

@@ -5,7 +5,7 @@ Times come back in UTC with their microseconds. JSON is written in ASCII; what s
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping
 
 from steadyhand.events import Draft, Event, data_of
 from steadyhand.job import Changes, Cost, Fault, Job, Notice, Run, State, Turn, Usage, Verdict
-from steadyhand.ports import ApiKey, RunOutput, Scope
+from steadyhand.ports import ApiKey, Call, KeyLimits, RunOutput, Scope, Tokens
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -38,6 +38,10 @@ _AS_IT_IS = (
     "append_system_prompt",
     "session_id",
     "parent_job_id",
+    "begin",
+    "continue_prompt",
+    "at_start",
+    "used_seconds",
 )
 """Fields that stand in `record` under their own name, as they are."""
 
@@ -46,6 +50,24 @@ _FLAT = {"usage": Usage, "cost": Cost, "outcome": Verdict, "changes": Changes, "
 _NAMES = {
     kind: tuple(each.name for each in fields(kind)) for kind in (Usage, Cost, Verdict, Changes, Fault, Notice)
 }
+
+_OF_CALL = (
+    "id",
+    "job_id",
+    "run",
+    "api_key_id",
+    "agent",
+    "provider",
+    "model",
+    "reserved_micros",
+    "micros",
+    "status",
+    "source",
+)
+"""Fields of a call that stand in its row as they are."""
+
+DAY = 86_400_000_000
+"""Microseconds in a day."""
 
 BRIEF_PROMPT = 200
 """How many characters of its prompt a listed job has."""
@@ -104,7 +126,8 @@ def _flat(value: Any) -> dict[str, Any] | None:
 def job_of(row: RowMapping, runs: Sequence[Run]) -> Job:
     """Give the job of a row with `last_event`; a listed row lacks `structured_output`, `history` and `answer`."""
     record = json.loads(row["record"])
-    parts: dict[str, Any] = {name: record[name] for name in _AS_IT_IS}
+    # What a later version added is not in the rows of an earlier one.
+    parts: dict[str, Any] = {name: record[name] for name in _AS_IT_IS if name in record}
     parts.update({name: _maybe_moment(record[name]) for name in _TIMES})
     parts.update({name: kind(**record[name]) for name, kind in _FLAT.items() if record[name] is not None})
     return Job(
@@ -213,13 +236,45 @@ def key_row(key: ApiKey) -> dict[str, Any]:
         "digest": key.digest,
         "scopes": to_json(sorted(key.scopes)),
         "created_at": micros(key.created_at),
+        "limits": to_json(asdict(key.limits)),
+        "revoked_at": _maybe_micros(key.revoked_at),
     }
 
 
 def key_of(row: RowMapping) -> ApiKey:
     """Give the key of a row."""
     scopes = cast("list[Scope]", json.loads(row["scopes"]))
-    return ApiKey(row["id"], row["name"], row["digest"], frozenset(scopes), moment(row["created_at"]))
+    return ApiKey(
+        row["id"],
+        row["name"],
+        row["digest"],
+        frozenset(scopes),
+        moment(row["created_at"]),
+        _limits(row["limits"]),
+        _maybe_moment(row["revoked_at"]),
+    )
+
+
+def _limits(text: str | None) -> KeyLimits:
+    if text is None:
+        return KeyLimits()
+    values: dict[str, Any] = json.loads(text)
+    named: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return KeyLimits(**named)
+
+
+def call_row(call: Call) -> dict[str, Any]:
+    """Give a call's columns."""
+    row = {name: getattr(call, name) for name in _OF_CALL}
+    flags = {name: int(getattr(call, name)) for name in ("settled", "priced", "complete")}
+    return {**row, **flags, **asdict(call.tokens), "at": micros(call.at), "day": micros(call.at) // DAY}
+
+
+def call_of(row: RowMapping) -> Call:
+    """Give the call of a row."""
+    tokens = Tokens(**{each.name: row[each.name] for each in fields(Tokens)})
+    flags: dict[str, Any] = {name: bool(row[name]) for name in ("settled", "priced", "complete")}
+    return Call(**{name: row[name] for name in _OF_CALL}, **flags, tokens=tokens, at=moment(row["at"]))
 
 
 def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:

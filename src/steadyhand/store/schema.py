@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration; an up-to-date database needs no Alembic to be opened."""
 
 METADATA = MetaData(
@@ -103,6 +103,8 @@ keys = Table(
     Column("digest", String(64), nullable=False),
     Column("scopes", Text, nullable=False),  # a JSON list
     Column("created_at", BigInteger, nullable=False),
+    Column("limits", Text),  # the JSON object of what is limited, or null
+    Column("revoked_at", BigInteger),
 )
 
 idempotency = Table(
@@ -124,4 +126,34 @@ run_outputs = Table(
     Column("run", Integer, primary_key=True, autoincrement=False),
     Column("output", Text, nullable=False),  # a JSON list of lines
     Column("stderr", Text, nullable=False),  # a JSON string
+)
+
+# Without a reference to the job: what was spent is known after the job is forgotten.
+calls = Table(
+    "calls",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("job_id", String(64), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("api_key_id", String(64), nullable=False),
+    Column("agent", String(64), nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("day", Integer, nullable=False),  # since 1970, in UTC
+    Column("settled", Integer, nullable=False),  # 0 or 1, as the flags below
+    Column("reserved_micros", BigInteger, nullable=False),
+    Column("micros", BigInteger, nullable=False),
+    Column("input", BigInteger, nullable=False),
+    Column("output", BigInteger, nullable=False),
+    Column("cache_read", BigInteger, nullable=False),
+    Column("cache_write_5m", BigInteger, nullable=False),
+    Column("cache_write_1h", BigInteger, nullable=False),
+    Column("priced", Integer, nullable=False),
+    Column("complete", Integer, nullable=False),
+    Column("status", Integer),
+    Column("source", String(16), nullable=False),
+    Index("ix_calls_job_id", "job_id"),
+    Index("ix_calls_day", "day"),
+    Index("ix_calls_settled", "settled"),
 )

@@ -10,11 +10,9 @@ from typing import Literal
 
 from steadyhand.agents import Agent
 from steadyhand.errors import ConfigError, SpawnError
-from steadyhand.ports import Bind, Ceiling, Command, Mounted, Place, Seal, View
+from steadyhand.ports import SOCKET_VARIABLE, Bind, Ceiling, Command, Mounted, Place, Seal, View
 from steadyhand.workspace import confine, seccomp
 
-SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
-"""By which the CLI is told where the model is."""
 SOCKET = confine.SERVICE / "model.sock"
 PROXY_PORT = 3128
 """Where the service's way to other hosts listens inside, on loopback."""
