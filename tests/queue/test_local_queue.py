@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +26,14 @@ class TestLocalQueue(QueueContract):
         self.url = f"sqlite:///{tmp_path}/jobs.db"
 
     @asynccontextmanager
-    async def opened(self, *, capacity: int = 1, max_queued: int = 100) -> AsyncIterator[Bench]:
+    async def opened(
+        self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
+    ) -> AsyncIterator[Bench]:
         store = await open_store(self.url)
+        limits = most_running or {}
         try:
-            yield Bench(LocalQueue(store, capacity=capacity, max_queued=max_queued), store)
+            queue = LocalQueue(store, capacity=capacity, max_queued=max_queued, most_running=limits.get)
+            yield Bench(queue, store)
         finally:
             await store.close()
 
@@ -92,6 +96,7 @@ class Unused:
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("readmit"), st.integers(-2, 2)),
+        st.tuples(st.just("readmit_other"), st.integers(-2, 2)),
         st.tuples(st.just("claim"), st.just(0)),
         st.tuples(st.just("done"), st.integers(0, 5)),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
@@ -112,9 +117,9 @@ def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice
         jobs: dict[int, Job] = {}
         held: list[Claim] = []
         for what, number in steps:
-            if what == "readmit":
+            if what.startswith("readmit"):
                 sequence = len(jobs) + 1
-                jobs[sequence] = replace(a_job(priority=number), sequence=sequence)
+                jobs[sequence] = replace(a_job(priority=number, api_key_id=what), sequence=sequence)
                 heapq.heappush(model, (-number, sequence))
                 await queue.readmit(jobs[sequence])
             elif what == "claim" and model and len(held) < capacity:

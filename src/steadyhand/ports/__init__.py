@@ -5,6 +5,7 @@ One contract suite per port (`steadyhand.testing.contracts`) is passed by every 
 
 from steadyhand.ports.keeping import (
     ALL_SCOPES,
+    NO_LIMITS,
     Added,
     ApiKey,
     Filter,
@@ -47,17 +48,19 @@ from steadyhand.ports.places import (
     Seal,
     View,
 )
-from steadyhand.ports.queueing import Claim, Load, Queue, StopSignal
+from steadyhand.ports.queueing import Backlog, Claim, Load, Queue, StopSignal
 from steadyhand.ports.running import Emit, Listening, Report, Runner, RunSpec
 
 __all__ = [
     "ALL_SCOPES",
+    "NO_LIMITS",
     "SOCKET_VARIABLE",
     "Added",
     "Allowance",
     "AllowancesOf",
     "ApiKey",
     "Attendance",
+    "Backlog",
     "Bind",
     "Call",
     "Ceiling",

@@ -28,6 +28,9 @@ class KeyLimits:
     month_micros: int | None = None
 
 
+NO_LIMITS = KeyLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
     """What a caller authenticates with. Only `digest` (SHA-256, hex) of the secret is known."""
@@ -37,8 +40,11 @@ class ApiKey:
     digest: str
     scopes: frozenset[Scope]
     created_at: datetime
-    limits: KeyLimits = field(default_factory=KeyLimits)
+    limits: KeyLimits = NO_LIMITS
     revoked_at: datetime | None = None
+    former_digest: str | None = None
+    """Of the secret before the newest, which is good `former_until`."""
+    former_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

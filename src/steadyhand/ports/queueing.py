@@ -55,8 +55,23 @@ class Load:
         return self.active + self.queued >= self.capacity
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What one key has in the queue: jobs that do not run yet, and how many more of it could start at once.
+
+    `retry_after` guesses when a running job ends, in whole seconds.
+    """
+
+    waiting: int
+    startable: int
+    retry_after: int
+
+
 class Queue(Protocol):
-    """Who runs next: by priority (higher first), then in the order of acceptance; bounded."""
+    """Who runs next: by priority (higher first), then in the order of acceptance; bounded.
+
+    A key may have a limit on the jobs of it that run at once: the others of it wait and hold up nobody else's.
+    """
 
     async def admit(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None) -> Added:
         """Store a new job and enqueue it in one commit, or raise `TryLater` (`queue_full`, `draining`).
@@ -100,6 +115,10 @@ class Queue(Protocol):
 
     def load(self) -> Load:
         """Say how full it is."""
+        ...
+
+    def backlog(self, key_id: str) -> Backlog:
+        """Say what a key has in it; what is on its way into the store counts as waiting."""
         ...
 
     def drain(self) -> None:

@@ -9,7 +9,7 @@ import heapq
 import math
 import time
 from bisect import bisect_left, insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from steadyhand.errors import TryLater
 from steadyhand.events import Draft
 from steadyhand.job import Job
 from steadyhand.outcome import Stop
-from steadyhand.ports import Added, Claim, Idempotency, Load, StopSignal, Store
+from steadyhand.ports import Added, Backlog, Claim, Idempotency, Load, StopSignal, Store
 
 RETRY_BOUNDS = (1, 600)
 """The least and the most seconds that a refused caller is asked to wait."""
@@ -44,7 +44,8 @@ class _Held:
 class LocalQueue:
     """`ports.Queue` in memory. `capacity` jobs run at once; `max_queued` more may wait.
 
-    `paused` admits and never claims, for measuring; `clock` is a monotonic clock in seconds.
+    `most_running` gives how many jobs of a key may run at once, null for as many as there are slots. `paused` admits
+    and never claims, for measuring; `clock` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class LocalQueue:
         max_queued: int,
         clock: Callable[[], float] = time.monotonic,
         paused: bool = False,
+        most_running: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         self._store = store
         self._capacity = capacity
@@ -62,12 +64,15 @@ class LocalQueue:
         self._clock = clock
         self._claiming = not paused
         self._draining = False
-        self._order: list[_Place] = []
+        self._most_running = most_running
+        # A line for each key that has jobs waiting, so that one at its limit is passed over by one look.
+        self._lines: dict[str, list[_Place]] = {}
         self._waiting: dict[str, Job] = {}
         self._free = list(range(capacity))
         self._held: dict[int, _Held] = {}
         self._ending: set[int] = set()
-        self._admitting = 0
+        self._admitting: Counter[str] = Counter()
+        self._on_their_way = 0
         self._durations: deque[float] = deque(maxlen=_REMEMBERED_RUNS)
         self._changed = asyncio.Event()
 
@@ -82,11 +87,16 @@ class LocalQueue:
             if known is None:
                 raise refusal
             return Added(known, replayed=True)
-        self._admitting += 1  # holds the place while the store commits
+        key_id = job.api_key_id
+        self._admitting[key_id] += 1  # holds the place while the store commits
+        self._on_their_way += 1
         try:
             return await self._see_through(job, drafts, idempotency)
         finally:
-            self._admitting -= 1
+            self._on_their_way -= 1
+            self._admitting[key_id] -= 1
+            if not self._admitting[key_id]:
+                del self._admitting[key_id]
 
     async def _see_through(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None) -> Added:
         """Add and enqueue as one, even when the caller goes away meanwhile: a stored job must not be forgotten.
@@ -109,7 +119,7 @@ class LocalQueue:
     def _refusal(self) -> TryLater | None:
         if self._draining:
             return TryLater("The service is shutting down. Try again soon.", code="draining", retry_after=10)
-        if self._active + len(self._waiting) + self._admitting < self._capacity + self._max_queued:
+        if self._active + len(self._waiting) + self._on_their_way < self._capacity + self._max_queued:
             return None
         seconds = self._retry_after()
         what = f"The queue is full ({_jobs(self._max_queued)})"
@@ -132,13 +142,16 @@ class LocalQueue:
     def _enqueue(self, job: Job) -> None:
         self._withdraw(job.id)
         self._waiting[job.id] = job
-        insort(self._order, _place(job))
+        insort(self._lines.setdefault(job.api_key_id, []), _place(job))
         self._tell()
 
     def _withdraw(self, job_id: str) -> Job | None:
         job = self._waiting.pop(job_id, None)
         if job is not None:
-            del self._order[bisect_left(self._order, _place(job))]
+            line = self._lines[job.api_key_id]
+            del line[bisect_left(line, _place(job))]
+            if not line:
+                del self._lines[job.api_key_id]
         return job
 
     async def claim(self) -> Claim:
@@ -153,15 +166,28 @@ class LocalQueue:
     def _take(self) -> Claim | None:
         if not self._claiming or self._draining or not self._free:
             return None
-        # A job that was retried while its old run is being put away waits until that run is done.
-        busy = {held.claim.job.id for held in self._held.values()}
-        next_id = next((job_id for _, _, job_id in self._order if job_id not in busy), None)
-        job = None if next_id is None else self._withdraw(next_id)
+        place = self._next()
+        job = None if place is None else self._withdraw(place[2])
         if job is None:
             return None
         claim = Claim(job, heapq.heappop(self._free), StopSignal())
         self._held[claim.slot] = _Held(claim, self._clock())
         return claim
+
+    def _next(self) -> _Place | None:
+        """Give the first place whose job may run now."""
+        # A job that was retried while its old run is being put away waits until that run is done.
+        busy = {held.claim.job.id for held in self._held.values()}
+        running = self._running()
+        firsts = (
+            next((place for place in line if place[2] not in busy), None)
+            for key_id, line in self._lines.items()
+            if (most := self._most_running(key_id)) is None or running[key_id] < most
+        )
+        return min((place for place in firsts if place is not None), default=None)
+
+    def _running(self) -> Counter[str]:
+        return Counter(held.claim.job.api_key_id for held in self._held.values())
 
     def ending(self, job_id: str) -> None:
         """Count the slot of a held job as free from here on; it is claimed anew only when it is given back."""
@@ -196,16 +222,30 @@ class LocalQueue:
 
     async def overdue(self, now: datetime) -> Sequence[str]:
         """Give ids of queued jobs that have waited longer than they are good for, next first."""
-        return [job_id for _, _, job_id in self._order if _is_overdue(self._waiting[job_id], now)]
+        places = heapq.merge(*self._lines.values())
+        return [job_id for _, _, job_id in places if _is_overdue(self._waiting[job_id], now)]
 
     def position(self, job_id: str) -> int | None:
         """Give a queued job's place, 1 being next."""
         job = self._waiting.get(job_id)
-        return None if job is None else bisect_left(self._order, _place(job)) + 1
+        if job is None:
+            return None
+        place = _place(job)
+        return sum(bisect_left(line, place) for line in self._lines.values()) + 1
 
     def load(self) -> Load:
         """Say how full it is; a job on its way into the store counts as queued."""
-        return Load(self._active, len(self._waiting) + self._admitting, self._capacity)
+        return Load(self._active, len(self._waiting) + self._on_their_way, self._capacity)
+
+    def backlog(self, key_id: str) -> Backlog:
+        """Say what a key has in it; a slot whose job's end is told counts as free."""
+        waiting = len(self._lines.get(key_id, ())) + self._admitting[key_id]
+        startable = self._capacity - self._active
+        most = self._most_running(key_id)
+        if most is not None:
+            told = (self._held[slot].claim.job.api_key_id == key_id for slot in self._ending)
+            startable = min(startable, most - self._running()[key_id] + sum(told))
+        return Backlog(waiting, max(0, startable), self._retry_after())
 
     def drain(self) -> None:
         """Admit and claim nothing more; what waits stays queued in the store."""

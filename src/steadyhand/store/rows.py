@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping
 
 from steadyhand.events import Draft, Event, data_of
 from steadyhand.job import Changes, Cost, Fault, Job, Notice, Run, State, Turn, Usage, Verdict
-from steadyhand.ports import ApiKey, Call, KeyLimits, RunOutput, Scope, Tokens
+from steadyhand.ports import NO_LIMITS, ApiKey, Call, KeyLimits, RunOutput, Scope, Tokens
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -238,6 +238,8 @@ def key_row(key: ApiKey) -> dict[str, Any]:
         "created_at": micros(key.created_at),
         "limits": to_json(asdict(key.limits)),
         "revoked_at": _maybe_micros(key.revoked_at),
+        "former_digest": key.former_digest,
+        "former_until": _maybe_micros(key.former_until),
     }
 
 
@@ -252,12 +254,14 @@ def key_of(row: RowMapping) -> ApiKey:
         moment(row["created_at"]),
         _limits(row["limits"]),
         _maybe_moment(row["revoked_at"]),
+        row["former_digest"],
+        _maybe_moment(row["former_until"]),
     )
 
 
 def _limits(text: str | None) -> KeyLimits:
     if text is None:
-        return KeyLimits()
+        return NO_LIMITS
     values: dict[str, Any] = json.loads(text)
     named: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return KeyLimits(**named)

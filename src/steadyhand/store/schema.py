@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration; an up-to-date database needs no Alembic to be opened."""
 
 METADATA = MetaData(
@@ -105,6 +105,8 @@ keys = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("limits", Text),  # the JSON object of what is limited, or null
     Column("revoked_at", BigInteger),
+    Column("former_digest", String(64)),
+    Column("former_until", BigInteger),
 )
 
 idempotency = Table(

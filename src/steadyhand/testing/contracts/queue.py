@@ -1,7 +1,7 @@
 """What every queue must do, over a store that passes its own contract."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -60,8 +60,10 @@ class Bench:
 class _Opens:
     """How a suite gets its queue; a subclass for an adapter says it."""
 
-    def opened(self, *, capacity: int = 1, max_queued: int = 100) -> AbstractAsyncContextManager[Bench]:
-        """Give an empty queue for one test, closed at its end."""
+    def opened(
+        self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
+    ) -> AbstractAsyncContextManager[Bench]:
+        """Give an empty queue for one test, closed at its end; `most_running` are limits by key."""
         raise NotImplementedError
 
 
@@ -408,5 +410,76 @@ class QueueStops(_Opens):
             assert bench.queue.load().queued == 1
 
 
-class QueueContract(QueueOrders, QueueBounds, QueueStops):
+class QueueShares(_Opens):
+    """What each key has of it."""
+
+    @to_its_end
+    async def test_a_key_at_its_limit_waits_and_holds_up_nobody_else(self) -> None:
+        async with self.opened(capacity=3, most_running={"k_small": 1}) as bench:
+            mine = [await bench.admit(api_key_id="k_small", priority=9) for _ in range(3)]
+            other = await bench.admit()
+            first = await bench.claim()
+            assert first.job == mine[0]
+            assert (await bench.claim()).job == other
+            assert await bench.nothing_to_claim()
+            assert [bench.queue.position(job.id) for job in mine] == [None, 1, 2]
+            await bench.queue.done(first)
+            assert (await bench.claim()).job == mine[1]
+            assert await bench.nothing_to_claim()
+
+    @to_its_end
+    async def test_a_job_taken_out_of_a_line_leaves_the_rest_of_it_in_order(self) -> None:
+        async with self.opened(capacity=2, most_running={"k_small": 1}) as bench:
+            mine = [await bench.admit(api_key_id="k_small") for _ in range(4)]
+            held = await bench.claim()
+            assert await bench.queue.cancel(mine[1].id) == "withdrawn"
+            assert await bench.queue.cancel(mine[3].id) == "withdrawn"
+            await bench.queue.readmit(replace(mine[3]))
+            await bench.queue.done(held)
+            claim = await bench.claim()
+            assert claim.job == mine[2]
+            await bench.queue.done(claim)
+            assert (await bench.claim()).job == mine[3]
+            assert bench.queue.load().queued == 0
+
+    @to_its_end
+    async def test_the_backlog_of_a_key_is_its_own(self) -> None:
+        async with self.opened(capacity=3, most_running={"k_small": 2}) as bench:
+            assert bench.queue.backlog("k_small").startable == 2
+            assert bench.queue.backlog("k_one").startable == 3
+            for _ in range(4):
+                await bench.admit(api_key_id="k_small")
+            claims = [await bench.claim(), await bench.claim()]
+            small, one = bench.queue.backlog("k_small"), bench.queue.backlog("k_one")
+            assert (small.waiting, small.startable) == (2, 0)
+            assert (one.waiting, one.startable) == (0, 1)
+            assert small.retry_after >= 1
+            bench.queue.ending(claims[0].job.id)
+            assert bench.queue.backlog("k_small").startable == 1
+            assert bench.queue.backlog("k_one").startable == 2
+
+    @to_its_end
+    async def test_what_is_on_its_way_into_the_store_counts_as_waiting(self) -> None:
+        async with self.opened(capacity=1) as bench:
+            async with asyncio.TaskGroup() as group:
+                for key_id in ("k_one", "k_two", "k_two"):
+                    group.create_task(bench.admit(api_key_id=key_id))
+                await asyncio.sleep(0)  # lets them hand themselves in
+                assert bench.queue.backlog("k_two").waiting == 2
+                assert bench.queue.backlog("k_one").waiting == 1
+            assert bench.queue.backlog("k_two").waiting == 2
+            assert bench.queue.load().queued == 3
+
+    @to_its_end
+    async def test_overdue_jobs_of_all_keys_are_told_next_first(self) -> None:
+        async with self.opened(capacity=1) as bench:
+            late = [
+                await bench.admit(api_key_id=key_id, priority=priority, expires_in_seconds=1.0)
+                for key_id, priority in (("k_one", 0), ("k_two", 1), ("k_one", 2))
+            ]
+            wanted = [late[2].id, late[1].id, late[0].id]
+            assert list(await bench.queue.overdue(NOON + timedelta(seconds=2))) == wanted
+
+
+class QueueContract(QueueOrders, QueueBounds, QueueShares, QueueStops):
     """All of it."""

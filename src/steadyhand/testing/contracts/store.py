@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from steadyhand.errors import Conflict, InvalidRequest, NotFound, StoreError
 from steadyhand.events import Draft, Event, StateChanged, ToolFinished, data_of
 from steadyhand.job import ENDED, Job, Run, State, Turn, Usage, Verdict
-from steadyhand.ports import ApiKey, Filter, Idempotency, RunOutput, Store
+from steadyhand.ports import ApiKey, Filter, Idempotency, KeyLimits, RunOutput, Store
 from steadyhand.testing.contracts.samples import NOON, Clock, a_job, accepted, refused, said, to_its_end
 
 QUEUED = frozenset({State.QUEUED})
@@ -477,7 +477,18 @@ class StoreForgetsAndCloses(_Opens):
     @to_its_end
     async def test_keys_are_kept_and_one_with_the_same_id_is_replaced(self) -> None:
         one = ApiKey("k_1", "n8n", "a" * 64, frozenset({"submit", "read"}), NOON)
-        two = ApiKey("k_2", "cron", "b" * 64, frozenset(), NOON + timedelta(seconds=1))
+        limits = KeyLimits(("claude",), ("infra", "scratch"), 60, 2, 0, 5_000_000, 2**53)
+        two = ApiKey(
+            "k_2",
+            "cron",
+            "b" * 64,
+            frozenset(),
+            NOON + timedelta(seconds=1),
+            limits,
+            NOON + timedelta(days=1),
+            "c" * 64,
+            NOON + timedelta(days=2),
+        )
         async with self.opened() as store:
             assert await store.keys() == []
             await store.keep_key(two)

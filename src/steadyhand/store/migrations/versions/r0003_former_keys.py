@@ -1,0 +1,22 @@
+"""The secret that a key had before its newest, for as long as it is good."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Give keys a former digest."""
+    op.add_column("keys", sa.Column("former_digest", sa.String(64)))
+    op.add_column("keys", sa.Column("former_until", sa.BigInteger))
+
+
+def downgrade() -> None:
+    """Take it away."""
+    with op.batch_alter_table("keys") as keys:
+        keys.drop_column("former_digest")
+        keys.drop_column("former_until")
