@@ -11,12 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from steadyhand.admission import Admission, Charge
 from steadyhand.agents import SCRATCH, Agent, Catalogue, Definition, Workspace
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, WorkspaceError
 from steadyhand.events import Draft, Event, Live, StateChanged
 from steadyhand.job import ENDED, Job, OnInterrupt, Origin, Publish, State, Turn, Verdict, advance
 from steadyhand.outcome import fault_of
 from steadyhand.ports import (
+    NO_LIMITS,
     Added,
     Checkouts,
     Filter,
@@ -110,7 +112,9 @@ class Control:
         catalogue: Catalogue,
         clock: Callable[[], datetime],
         new_id: Callable[[], str] = new_job_id,
+        admission: Admission | None = None,
     ) -> None:
+        """Without `admission` no key has limits."""
         self._store = store
         self._queue = queue
         self._checkouts = checkouts
@@ -118,6 +122,9 @@ class Control:
         self._recorder = Recorder(store, feed)
         self._clock = clock
         self._new_id = new_id
+        self._admission = admission or Admission(
+            limits_of=lambda _: NO_LIMITS, backlog_of=queue.backlog, clock=clock
+        )
         self.catalogue = catalogue
 
     # --- asking for work -------------------------------------------------------------------
@@ -127,7 +134,8 @@ class Control:
     ) -> Added:
         """Accept a job: it is durable when this returns.
 
-        Raises `InvalidRequest`, `Forbidden`, and `TryLater` when there is no room; then nothing is stored.
+        Raises `InvalidRequest`, `Forbidden`, and `TryLater` when there is no room or a limit of the key is
+        reached; then nothing is stored.
         """
         caller.require("submit")
         if idempotency is not None:
@@ -137,11 +145,29 @@ class Control:
         name = submission.agent or self.catalogue.defaults.agent
         agent = self.catalogue.agent(name)
         workspace = self._workspace_of(caller, submission, agent)
+        self._admission.permit(caller.key_id, name, workspace)
         if submission.strict and name not in self.catalogue.agents:
             await self._require_defined(name, workspace)
         job = self._job_of(caller, submission, agent, workspace)
         accepted = Draft(0, job.created_at, StateChanged(None, State.QUEUED))
-        return await self._queue.admit(job, [accepted], idempotency)
+        charge = await self._admission.charge(caller.key_id)
+        try:
+            added = await self._queue.admit(job, [accepted], idempotency)
+        except BaseException:
+            charge.undo()
+            raise
+        if added.replayed:
+            charge.undo()
+        return added
+
+    async def admit(self, caller: Caller, agent: str, workspace: str | None) -> Charge:
+        """Let a request for more work through by the limits of its key; what comes of it may be undone.
+
+        Raises `Forbidden` (`agent_not_allowed`, `workspace_not_allowed`) and `TryLater` (`rate_limited`,
+        `too_many_jobs`, `budget_exhausted`).
+        """
+        self._admission.permit(caller.key_id, agent, workspace)
+        return await self._admission.charge(caller.key_id)
 
     def _job_of(self, caller: Caller, asked: Submission, agent: Agent, workspace: str | None) -> Job:
         defaults, limits = self.catalogue.defaults, self.catalogue.limits
@@ -362,6 +388,7 @@ class Control:
             return job if job.state is State.QUEUED else self._not_ended(job)
         if not job.state.ended:
             self._not_ended(job)
+        await self.admit(caller, job.agent, job.workspace)
         now = self._clock()
         drafts = [Draft(job.run, now, StateChanged(job.state, State.QUEUED, reason="retry"))]
         job = await self._recorder.change(job_id, ENDED, lambda old: requeued(old, now), drafts)

@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from tests.api.world import Service, run_job
 
-from steadyhand.api import ApiOptions, Keyring, create_app
+from steadyhand.api import ApiOptions, create_app
 from steadyhand.api.examples import EXAMPLES
 
 ROUTES = {
@@ -167,7 +167,7 @@ def test_there_are_no_pages_that_load_scripts_from_elsewhere(client: httpx2.Clie
 
 def test_the_classic_profile_documents_its_own_chat(service: Service) -> None:
     options = ApiOptions(profile="classic", version="9.8.7")
-    app = create_app(control=service.control, keyring=Keyring([]), options=options)
+    app = create_app(control=service.control, keyring=service.keyring, options=options)
     document = app.openapi()
     assert document["info"]["version"] == "9.8.7"
     chat = document["paths"]["/v1/chat/completions"]["post"]

@@ -19,12 +19,14 @@ from typing import Any
 import httpx2
 import uvicorn
 
+from steadyhand.admission import Admission
 from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
-from steadyhand.api import ApiOptions, Keyring, create_app
+from steadyhand.api import ApiOptions, create_app
 from steadyhand.control import Control
 from steadyhand.errors import SpawnError
 from steadyhand.events import Message, TextDelta, ToolStarted
 from steadyhand.job import Changes, Job, Usage
+from steadyhand.keyring import Keyring
 from steadyhand.outcome import Evidence, Result
 from steadyhand.ports import (
     ALL_SCOPES,
@@ -144,6 +146,7 @@ class Service:
     feed: Feed
     control: Control
     queue: LocalQueue
+    keyring: Keyring
     loop: asyncio.AbstractEventLoop
 
     def client(self, token: str | None = ADMIN, **headers: str) -> httpx2.Client:
@@ -203,7 +206,14 @@ def running(
         store = await open_store(f"sqlite:///{root}/jobs.db")
         feed = Feed()
         checkouts = SmallCheckouts(root)
-        queue = LocalQueue(store, capacity=capacity, max_queued=max_queued)
+        keyring = Keyring([_key(token) for token in (SCOPES if keys else ())], store)
+        await keyring.load()
+        queue = LocalQueue(
+            store,
+            capacity=capacity,
+            max_queued=max_queued,
+            most_running=lambda key_id: keyring.limits_of(key_id).running,
+        )
         control = Control(
             store=store,
             queue=queue,
@@ -211,9 +221,11 @@ def running(
             feed=feed,
             catalogue=CATALOGUE,
             clock=lambda: datetime.now(UTC),
+            admission=Admission(
+                limits_of=keyring.limits_of, backlog_of=queue.backlog, clock=lambda: datetime.now(UTC)
+            ),
         )
         runner = SmallRunner()
-        keyring = Keyring(_key(token) for token in (SCOPES if keys else ()))
         app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
         hand = _worker(store, queue, checkouts, runner, feed)
@@ -224,7 +236,7 @@ def running(
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
             loop = asyncio.get_running_loop()
-            made.append(Service(f"http://127.0.0.1:{port}", runner, feed, control, queue, loop))
+            made.append(Service(f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, loop))
             stopping.append(lambda: setattr(server, "should_exit", True))
             started.set()
             await serving

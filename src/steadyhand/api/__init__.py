@@ -1,7 +1,6 @@
 """The HTTP face of the service: classic, native and OpenAI routes over `steadyhand.control.Control`."""
 
 from steadyhand.api.app import create_app
-from steadyhand.api.auth import Keyring
 from steadyhand.api.door import ApiOptions
 
-__all__ = ["ApiOptions", "Keyring", "create_app"]
+__all__ = ["ApiOptions", "create_app"]

@@ -7,13 +7,13 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from steadyhand.api import classic, classic_chat, health, jobs, offers, openai_chat
-from steadyhand.api.auth import Keyring
 from steadyhand.api.door import ApiOptions, Door
 from steadyhand.api.edge import Edge, Hosts
 from steadyhand.api.openapi import document
 from steadyhand.api.problems import on_caller_error, on_router_error
 from steadyhand.control import Control
 from steadyhand.errors import CallerError
+from steadyhand.keyring import Keyring
 
 
 def create_app(

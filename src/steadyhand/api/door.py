@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple
 
 from starlette.requests import Request
 
-from steadyhand.api.auth import Keyring
+from steadyhand.api.auth import authenticated, token_of
 from steadyhand.control import Caller, Control
+from steadyhand.keyring import Keyring
 from steadyhand.ports import Scope
 
 MEBIBYTE = 1024 * 1024
@@ -58,7 +59,13 @@ def door_of(request: Request) -> Door:
 
 def caller_of(request: Request) -> Caller:
     """Give who asks. Called first in every route, before the body is read."""
-    return door_of(request).keyring.authenticate(request.scope["headers"])
+    return authenticated(door_of(request).keyring, request.scope["headers"])
+
+
+def welcome_of(request: Request) -> Callable[[], bool]:
+    """Give what says whether the key that let this request in would still do so."""
+    keyring, token = door_of(request).keyring, token_of(request.scope["headers"])
+    return lambda: keyring.knows(token)
 
 
 def insider(caller: Caller) -> Caller:

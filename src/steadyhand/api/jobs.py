@@ -19,7 +19,7 @@ from steadyhand.api.asked import (
     whole_number,
 )
 from steadyhand.api.body import body_of, fingerprint, optional_body_of
-from steadyhand.api.door import Door, caller_of, door_of
+from steadyhand.api.door import Door, caller_of, door_of, welcome_of
 from steadyhand.api.models import CancelRequest, JobRequest, RetryRequest, micros_of
 from steadyhand.api.problems import json_bytes, json_response
 from steadyhand.api.render import event_json, item_json, job_json, list_json
@@ -164,7 +164,7 @@ async def events(request: Request, job_id: JobId) -> Response:
         return json_response(list_json([event_json(event) for event in found], cursor))
     if job.state.ended and after >= job.last_event:
         return Response(status_code=204)
-    return EventStream(control.follow(caller, job_id, after))
+    return EventStream(control.follow(caller, job_id, after), welcome_of(request))
 
 
 @router.get("/{job_id}/diff", operation_id="getDiff", summary="Give what a job changed", **docs.DIFF)

@@ -1,7 +1,7 @@
 """Events as a stream (Server-Sent Events): one writer, one reader of the job, one ear for the client's leaving."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import cast
 
@@ -30,17 +30,21 @@ def event_bytes(item: Event | Live) -> bytes:
 
 
 class EventStream(Response):
-    """Streams what a job's follower gives, until it ends or the client leaves; then the follower is let go."""
+    """Streams what a job's follower gives, until it ends or the client leaves; then the follower is let go.
+
+    A client that is no longer `welcome` is told nothing more: its stream is cut at the next event or comment.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: AsyncIterator[Event | Live]) -> None:
+    def __init__(self, source: AsyncIterator[Event | Live], welcome: Callable[[], bool]) -> None:
         super().__init__(
             status_code=200,
             headers={"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"},
         )
         del self.headers["content-length"]
         # `follow` is a generator; closing it gives its subscription back at once.
+        self._welcome = welcome
         self._source = cast("AsyncGenerator[Event | Live, None]", source)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
@@ -50,8 +54,9 @@ class EventStream(Response):
         try:
             async with asyncio.TaskGroup() as group:
                 ear = group.create_task(_until_left(receive))
-                group.create_task(self._read(queue))
-                await _write(queue, send)
+                reader = group.create_task(self._read(queue))
+                await _write(queue, send, self._welcome)
+                reader.cancel()
                 ear.cancel()
         except* _ClientLeft:
             pass  # nobody is left to write to
@@ -63,7 +68,7 @@ class EventStream(Response):
         await queue.put(None)
 
 
-async def _write(queue: asyncio.Queue[Event | Live | None], send: Send) -> None:
+async def _write(queue: asyncio.Queue[Event | Live | None], send: Send, welcome: Callable[[], bool]) -> None:
     # Bytes that say the stream is open go out before the first event, so that a client sees its headers at once.
     await send({"type": "http.response.body", "body": b": following\n\n", "more_body": True})
     while True:
@@ -71,8 +76,12 @@ async def _write(queue: asyncio.Queue[Event | Live | None], send: Send) -> None:
             async with asyncio.timeout(KEEPALIVE_SECONDS):
                 item = await queue.get()
         except TimeoutError:
-            await send({"type": "http.response.body", "body": KEEPALIVE_COMMENT, "more_body": True})
-            continue
+            if welcome():
+                await send({"type": "http.response.body", "body": KEEPALIVE_COMMENT, "more_body": True})
+                continue
+            item = None
+        if not welcome():
+            item = None
         pieces: list[bytes] = []
         while item is not None:
             pieces.append(event_bytes(item))

@@ -104,6 +104,7 @@ async def live(
         store = await open_store(database_url(settings), clock=now)
         try:
             service = wire(settings, store, stop.is_set, cli, level)
+            await service.keyring.load()
             await service.worker.recover()
             await sweep_groups()
             host, port = sock.getsockname()[:2]

@@ -1,6 +1,5 @@
 """What is wired to what: the only place where adapters are named."""
 
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -12,12 +11,14 @@ import structlog
 from fastapi import FastAPI
 
 from steadyhand import __version__
+from steadyhand.admission import Admission
 from steadyhand.agents import Agent
-from steadyhand.api import ApiOptions, Keyring, create_app
+from steadyhand.api import ApiOptions, create_app
 from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
 from steadyhand.gateway import Credential, ModelGateway
+from steadyhand.keyring import Keyring, digest_of
 from steadyhand.ports import ALL_SCOPES, ApiKey, Gateway, Place, Queue, Runner, Sandbox, Scope, Store
 from steadyhand.queue.local import LocalQueue
 from steadyhand.record import Feed, Recorder
@@ -57,17 +58,17 @@ def admin_key(data_dir: Path) -> tuple[str, Path]:
     return secret, path
 
 
-def _key(key_id: str, secret: str, scopes: frozenset[Scope]) -> ApiKey:
-    return ApiKey(key_id, key_id, hashlib.sha256(secret.encode()).hexdigest(), scopes, now())
+def _key(key_id: str, source: str, secret: str, scopes: frozenset[Scope]) -> ApiKey:
+    return ApiKey(key_id, source, digest_of(secret.encode()), scopes, now())
 
 
 def keys_of(settings: Settings) -> list[ApiKey]:
-    """Give the keys that callers may use; with none configured, the local `admin.key` is made and used."""
+    """Give the keys that are set outside the service; with none configured, `admin.key` is made and used."""
     found = []
     if settings.bearer_token:
-        found.append(_key("k_bearer", settings.bearer_token, CALLER_SCOPES))
+        found.append(_key("k_bearer", "API_BEARER_TOKEN", settings.bearer_token, CALLER_SCOPES))
     if settings.api_key:
-        found.append(_key("k_admin", settings.api_key, ALL_SCOPES))
+        found.append(_key("k_admin", "STEADYHAND_API_KEY", settings.api_key, ALL_SCOPES))
     log = structlog.get_logger("steadyhand.keys")
     for name, secret in (
         ("API_BEARER_TOKEN", settings.bearer_token),
@@ -78,7 +79,7 @@ def keys_of(settings: Settings) -> list[ApiKey]:
     if not found and not settings.classic:
         secret, path = admin_key(settings.data_dir)
         log.info("key.admin", file=str(path))
-        found.append(_key("k_local", secret, ALL_SCOPES))
+        found.append(_key("k_local", "admin.key", secret, ALL_SCOPES))
     return found
 
 
@@ -124,6 +125,7 @@ class Service:
     queue: Queue
     feed: Feed
     store: Store
+    keyring: Keyring
     gateway: Gateway | None = None
 
 
@@ -185,17 +187,25 @@ def wire(
     """Make every part and join them; nothing runs yet."""
     tables = settings.tables
     feed = Feed()
+    keyring = Keyring(keys_of(settings), store, clock=now)
     queue = LocalQueue(
         store,
         capacity=tables.service.concurrency,
         max_queued=tables.service.max_queued,
         paused=tables.service.paused,
+        most_running=lambda key_id: keyring.limits_of(key_id).running,
     )
     gateway = gateway_of(settings) if level.sealed else None
     checkouts = checkouts_of(settings, level, gateway)
     catalogue = settings.catalogue()
     control = Control(
-        store=store, queue=queue, checkouts=checkouts, feed=feed, catalogue=catalogue, clock=now
+        store=store,
+        queue=queue,
+        checkouts=checkouts,
+        feed=feed,
+        catalogue=catalogue,
+        clock=now,
+        admission=Admission(limits_of=keyring.limits_of, backlog_of=queue.backlog, clock=now),
     )
     worker = Worker(
         store=store,
@@ -234,8 +244,8 @@ def wire(
         version=__version__,
         ready=ready,
     )
-    app = create_app(control=control, keyring=Keyring(keys_of(settings)), options=options)
-    return Service(app, worker, queue, feed, store, gateway)
+    app = create_app(control=control, keyring=keyring, options=options)
+    return Service(app, worker, queue, feed, store, keyring, gateway)
 
 
 def database_url(settings: Settings) -> str:

@@ -1,0 +1,195 @@
+"""The keys that open this node: one directory of them, by the digest of their secret and by their id.
+
+A few are fixed: they come from the environment or from `admin.key`, and are changed there. The others are made here
+and kept in the store. A secret is told once, when it is made; what is kept of it is its SHA-256.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import string
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from steadyhand.errors import Conflict, NotFound, Unauthenticated
+from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, Scope, Store
+
+ID_LETTERS = 10
+SECRET_LETTERS = 43
+"""Letters and digits: 256 bits, and nothing that a shell, a URL or a double click would stumble over."""
+LONGEST_GRACE = timedelta(days=7)
+_SECRET_ALPHABET = string.ascii_letters + string.digits
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+
+
+def digest_of(secret: bytes) -> str:
+    """Give what is kept of a secret: its SHA-256 in lower-case hex."""
+    return hashlib.sha256(secret).hexdigest()
+
+
+def _drawn(count: int, alphabet: str) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(count))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Keyring:
+    """The keys that open the service. With none at all, nobody gets in. It belongs to one event loop."""
+
+    def __init__(
+        self, fixed: Iterable[ApiKey], store: Store, *, clock: Callable[[], datetime] = _now
+    ) -> None:
+        """`fixed` are keys that cannot be changed here; of two with one secret the later one counts."""
+        self._store = store
+        self._clock = clock
+        self._fixed = list(fixed)
+        self._keys: dict[str, ApiKey] = {}
+        self._by_digest: dict[str, tuple[str, str, datetime | None]] = {}
+        """By digest: the digest itself, the key's id, and until when it is good."""
+        self._limited: dict[str, KeyLimits] = {}
+        self._changing = asyncio.Lock()
+        for key in self._fixed:
+            self._take_in(key)
+
+    async def load(self) -> None:
+        """Take in what is kept in the store. Call it before anybody asks."""
+        for key in await self._store.keys():
+            self._take_in(key)
+        for key in self._fixed:  # they come first where one of them is a kept one's secret
+            self._take_in(key)
+
+    def _take_in(self, key: ApiKey) -> None:
+        for digest in [digest for digest, found in self._by_digest.items() if found[1] == key.id]:
+            del self._by_digest[digest]
+        self._keys[key.id] = key
+        self._limited.pop(key.id, None)
+        if key.limits != NO_LIMITS:
+            self._limited[key.id] = key.limits
+        if key.revoked_at is not None:
+            return
+        self._by_digest[key.digest.lower()] = (key.digest.lower(), key.id, None)
+        if key.former_digest is not None:
+            self._by_digest[key.former_digest] = (key.former_digest, key.id, key.former_until)
+
+    # --- asking ----------------------------------------------------------------------------
+
+    def known(self, token: bytes) -> ApiKey:
+        """Give the key with this secret; raises `Unauthenticated` for an empty, unknown or revoked one."""
+        if not token:
+            raise Unauthenticated("The token is empty.")
+        key = self._found(digest_of(token))
+        if key is None:
+            raise Unauthenticated("This token is not known here.")
+        return key
+
+    def knows(self, token: bytes) -> bool:
+        """Say whether a secret that was good still is."""
+        return self._found(digest_of(token)) is not None
+
+    def _found(self, digest: str) -> ApiKey | None:
+        # A caller cannot steer a digest, so finding it by hash tells nothing; what is found is compared in full.
+        found = self._by_digest.get(digest)
+        if found is None or not hmac.compare_digest(found[0], digest):
+            return None
+        _, key_id, until = found
+        return None if until is not None and self._clock() >= until else self._keys[key_id]
+
+    def limits_of(self, key_id: str) -> KeyLimits:
+        """Give what a key may ask for; `NO_LIMITS` itself for one without limits or that is not known."""
+        return self._limited.get(key_id, NO_LIMITS)
+
+    def all(self) -> Sequence[ApiKey]:
+        """Give every key, revoked ones too: the fixed ones first, then the oldest first."""
+        return sorted(
+            self._keys.values(), key=lambda key: (not self.is_fixed(key.id), key.created_at, key.id)
+        )
+
+    def get(self, key_id: str) -> ApiKey:
+        """Give a key by its id, else raise `NotFound`."""
+        key = self._keys.get(key_id)
+        if key is None:
+            raise NotFound("Key not found")
+        return key
+
+    def is_fixed(self, key_id: str) -> bool:
+        """Say whether a key cannot be changed here."""
+        return any(key.id == key_id for key in self._fixed)
+
+    # --- changing --------------------------------------------------------------------------
+
+    async def create(self, name: str, scopes: frozenset[Scope], limits: KeyLimits) -> tuple[ApiKey, str]:
+        """Make and keep a key; gives it with its secret, which is told this once."""
+        async with self._changing:
+            key_id = f"k_{_drawn(ID_LETTERS, _ID_ALPHABET)}"
+            while key_id in self._keys:
+                key_id = f"k_{_drawn(ID_LETTERS, _ID_ALPHABET)}"
+            secret = _secret(key_id)
+            key = ApiKey(key_id, name, digest_of(secret.encode()), scopes, self._clock(), limits)
+            await self._keep(key)
+            return key, secret
+
+    async def revoke(self, key_id: str) -> ApiKey:
+        """End a key, at once; one that was revoked stays as it is.
+
+        Raises `NotFound`, and `Conflict` for a fixed key and for the last one that may do everything.
+        """
+        async with self._changing:
+            key = self._changeable(key_id)
+            if key.revoked_at is not None:
+                return key
+            if "admin" in key.scopes and not self._others_with_admin(key_id):
+                raise Conflict(
+                    "This is the last key with the scope 'admin': make another first, or set STEADYHAND_API_KEY."
+                )
+            revoked = replace(key, revoked_at=self._clock(), former_digest=None, former_until=None)
+            # It opens nothing more even when the store then fails, which the caller is told.
+            self._take_in(revoked)
+            await self._keep(revoked)
+            return revoked
+
+    async def rotate(self, key_id: str, grace_seconds: float = 0) -> tuple[ApiKey, str]:
+        """Give a key a new secret; the old one ends at once, or after so many seconds.
+
+        Raises `NotFound`, and `Conflict` for a fixed or revoked key.
+        """
+        async with self._changing:
+            key = self._changeable(key_id)
+            if key.revoked_at is not None:
+                raise Conflict("This key is revoked; make another.")
+            secret = _secret(key_id)
+            until = self._clock() + timedelta(seconds=grace_seconds) if grace_seconds else None
+            rotated = replace(
+                key,
+                digest=digest_of(secret.encode()),
+                former_digest=None if until is None else key.digest,
+                former_until=until,
+            )
+            await self._keep(rotated)
+            return rotated, secret
+
+    async def _keep(self, key: ApiKey) -> None:
+        await self._store.keep_key(key)
+        self._take_in(key)
+
+    def _changeable(self, key_id: str) -> ApiKey:
+        key = self.get(key_id)
+        if self.is_fixed(key_id):
+            raise Conflict(
+                f"This key is set by {key.name}, outside the service; change it there and restart."
+            )
+        return key
+
+    def _others_with_admin(self, key_id: str) -> bool:
+        return any(
+            "admin" in key.scopes
+            for key in self._keys.values()
+            if key.id != key_id and key.revoked_at is None
+        )
+
+
+def _secret(key_id: str) -> str:
+    return f"sh_{key_id}_{_drawn(SECRET_LETTERS, _SECRET_ALPHABET)}"
