@@ -81,6 +81,29 @@ def test_an_unprivileged_service_answers_where_its_sealed_run_connects(copy: Pat
     assert out.split() == ["b'hello'", "1", "0", "pid_namespace"]
 
 
+IN_A_CONTAINER = """
+for each in 1 2 3 4 5 6 7 8; do /bin/true; done
+setpriv --reuid "$1" --regid "$1" --clear-groups /usr/bin/python3 -c "$2" "$3"
+"""
+
+
+@pytest.mark.parametrize("user", [0, SERVICE_UID])
+def test_a_sealed_run_starts_where_few_processes_are_to_be_seen(copy: Path, user: int) -> None:
+    """In a container the numbers that a new pid namespace gives are nobody's outside it."""
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    words = ["/bin/sh", "-ec", IN_A_CONTAINER, "container", str(user), DOORS, str(shared_etc())]
+    done = subprocess.run(
+        [*alone, *words],
+        capture_output=True,
+        text=True,
+        cwd=copy,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["b'hello'", "1", "0", "pid_namespace"], "")
+
+
 HOG = """
 import asyncio, sys
 from pathlib import Path

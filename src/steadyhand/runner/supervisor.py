@@ -46,7 +46,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
-_MS_REC_PRIVATE = 16384 | (1 << 18)
+_MS_REC_SLAVE = 16384 | (1 << 19)
 _UNABLE = b"unable"
 _PAUSE_MS = 5  # between two looks at what is left; a dying child wakes us sooner
 _BUSY_ROUNDS = 50  # looks without a pause, for what forks faster than we look
@@ -278,7 +278,7 @@ def _be_init(spec: dict[str, Any], go: int, failure: int, status: int) -> NoRetu
         _libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         if os.read(go, 1) != b"g":
             os._exit(1)  # the supervisor died before we asked to die with it
-        if spec["stage"] is None and not _mount_own_proc():  # else bwrap mounts its own
+        if not _mount_own_proc():  # bwrap, too, looks its children up here before it mounts one for them
             os.write(failure, _UNABLE)
             os._exit(1)
         _signal.set_wakeup_fd(-1)
@@ -300,7 +300,7 @@ def _be_init(spec: dict[str, Any], go: int, failure: int, status: int) -> NoRetu
 def _mount_own_proc() -> bool:
     if _libc("unshare", _CLONE_NEWNS) != 0:
         return False
-    if _libc("mount", b"none", b"/", None, _MS_REC_PRIVATE, None) != 0:
+    if _libc("mount", b"none", b"/", None, _MS_REC_SLAVE, None) != 0:
         return False
     return bool(_libc("mount", b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None) == 0)
 
