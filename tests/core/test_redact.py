@@ -1,0 +1,313 @@
+"""No secret comes out of the redactor, however it is written and wherever the pieces are cut."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steadyhand.events import Message, TextDelta, ToolStarted, Warned
+from steadyhand.redact import LINE_LIMIT, Redactor
+
+KEY = "sk-ant-api03-fVq8_Zk2-canary-Xw41TtR9bLm6"
+PASSWORD = 'p%41ss\\w/"ord 7!'
+PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nx1==\n-----END KEY-----"
+SECRETS = (KEY, PASSWORD, PEM, "zażółć-gęślą-🔑-jaźń", "correct horse battery staple")
+GONE = "[redacted]"
+KNOWING = Redactor(SECRETS)
+
+
+def escaped(text: str) -> str:
+    return "".join(f"\\u{int.from_bytes(unit):04x}" for unit in _utf16(text))
+
+
+def _utf16(text: str) -> list[bytes]:
+    data = text.encode("utf-16-be")
+    return [data[at : at + 2] for at in range(0, len(data), 2)]
+
+
+def wrapped(text: str, width: int = 76) -> str:
+    return "\n".join(text[at : at + width] for at in range(0, len(text), width))
+
+
+WRITTEN: Mapping[str, Callable[[str], str]] = {
+    "plain": str,
+    "percent": lambda s: quote(s, safe=""),
+    "percent, all of it": lambda s: "".join(f"%{byte:02x}" for byte in s.encode()),
+    "as a form": quote_plus,
+    "json": lambda s: json.dumps(s, ensure_ascii=False)[1:-1],
+    "json in ASCII": lambda s: json.dumps(s)[1:-1],
+    "json, all of it": escaped,
+    "json with slashes": lambda s: json.dumps(s)[1:-1].replace("/", "\\/"),
+    "json in json": lambda s: json.dumps(json.dumps(s)),
+    "json in json, all of it": lambda s: json.dumps(escaped(s)),
+    "json three deep": lambda s: json.dumps(json.dumps(json.dumps(s))),
+    "hex": lambda s: s.encode().hex(),
+    "HEX": lambda s: s.encode().hex().upper(),
+    "base64": lambda s: base64.b64encode(s.encode()).decode(),
+    "base64 for URLs": lambda s: base64.urlsafe_b64encode(s.encode()).decode(),
+    "base64 after one byte": lambda s: base64.b64encode(b"x" + s.encode() + b"tail").decode(),
+    "base64 after two bytes": lambda s: base64.b64encode(b"xy" + s.encode() + b"tail").decode(),
+    "basic authentication": lambda s: base64.b64encode(b"a-user:" + s.encode()).decode(),
+    "base64 for URLs, percent": lambda s: quote(base64.b64encode(b"u:" + s.encode()).decode(), safe=""),
+    "base64 in json": lambda s: json.dumps(base64.b64encode(s.encode()).decode()).replace("/", "\\/"),
+    "base64 in lines": lambda s: wrapped(base64.b64encode(s.encode() * 3).decode()),
+    "base64 in lines in json": lambda s: json.dumps(wrapped(base64.b64encode(s.encode() * 3).decode())),
+}
+
+
+def core(secret: str, how: str) -> bytes:
+    """Give what of a spelling must not come out: of base64 without the ends, which hold other bits too."""
+    text = WRITTEN[how](secret).strip('"\\')
+    return (text[4:-8] if "base64" in how or "basic" in how else text).encode()
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_secret_is_found_however_it_is_written(secret: str, how: str) -> None:
+    told = f'<a href="x?{WRITTEN[how](secret)}&y=%20">\\n'
+    clean = KNOWING.text(told)
+    assert GONE in clean
+    assert secret not in clean
+    assert core(secret, how).decode() not in clean
+    assert clean.startswith('<a href="x?')
+    assert clean.endswith('&y=%20">\\n')
+    assert len(clean) < len('<a href="x?&y=%20">\\n') + 20 * len(GONE)
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_secret_is_found_wherever_the_pieces_are_cut(secret: str, how: str) -> None:
+    redactor = KNOWING
+    told = f"some text {WRITTEN[how](secret)} and more".encode()
+    whole = redactor.data(told)
+    assert whole != told
+    for cut in range(len(told) + 1):
+        stream = redactor.bytes_stream()
+        assert stream.feed(told[:cut]) + stream.feed(told[cut:]) + stream.end() == whole
+    stream = redactor.bytes_stream()
+    assert b"".join(stream.feed(told[at : at + 1]) for at in range(len(told))) + stream.end() == whole
+
+
+# --- fuzz ----------------------------------------------------------------------------------------
+
+printable = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+secrets = st.one_of(
+    st.text(st.sampled_from("abcdefABCDEF0123456789-_"), min_size=8, max_size=60),
+    st.text(printable, min_size=8, max_size=40).map(str.strip).filter(lambda s: len(s) >= 8),
+    st.text(st.sampled_from('ab\\%/"nu041 \n'), min_size=8, max_size=20).map(str.strip).filter(lambda s: len(s) >= 8),
+    st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=8, max_size=20)
+    .map(str.strip)
+    .filter(lambda s: len(s) >= 8),
+)  # fmt: skip
+context = st.text(st.one_of(printable, st.sampled_from("\n\t%\\é🔑")), max_size=30)
+
+
+@st.composite
+def percent(draw: st.DrawFn, secret: str) -> str:
+    """Any mix that decodes to the secret: a percent sign is always escaped, once anything is."""
+    whole = []
+    for byte in secret.encode():
+        plain = byte < 0x80 and byte != 0x25 and draw(st.booleans())
+        code = f"%{byte:02x}"
+        whole.append(chr(byte) if plain else draw(st.sampled_from([code, code.upper()])))
+    return "".join(whole)
+
+
+@st.composite
+def in_json(draw: st.DrawFn, secret: str) -> str:
+    """Any mix that JSON reads as the secret."""
+    whole = []
+    for character in secret:
+        ways = [
+            escaped(character),
+            escaped(character).upper().replace("\\U", "\\u"),
+            json.dumps(character)[1:-1],
+        ]
+        if character == "/":
+            ways.append("\\/")
+        if character >= " " and character not in '"\\':
+            ways.append(character)
+        whole.append(draw(st.sampled_from(ways)))
+    return "".join(whole)
+
+
+@st.composite
+def in_json_twice(draw: st.DrawFn, secret: str) -> str:
+    """The same inside a string of JSON, written as JSON writers do."""
+    text = json.dumps(draw(in_json(secret)), ensure_ascii=draw(st.booleans()))
+    return text.replace("/", "\\/") if draw(st.booleans()) else text
+
+
+@given(data=st.data(), secret=secrets, before=context, after=context)
+@settings(max_examples=300, deadline=None)
+def test_no_mix_of_escapes_comes_out_at_any_cut(
+    data: st.DataObject, secret: str, before: str, after: str
+) -> None:
+    written = data.draw(st.one_of(percent(secret), in_json(secret), in_json_twice(secret), st.just(secret)))
+    told = (before + written + after).encode()
+    redactor = Redactor([secret])
+    if secret in GONE:
+        return
+    whole = redactor.data(told)
+    assert GONE.encode() in whole
+    assert written.encode() not in whole
+    assert secret.encode() not in whole
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(told)), min_size=1, max_size=4)))
+    stream = redactor.bytes_stream()
+    pieces = [stream.feed(told[a:b]) for a, b in zip([0, *cuts], [*cuts, len(told)], strict=True)]
+    assert b"".join([*pieces, stream.end()]) == whole
+
+
+@given(
+    st.lists(st.binary(min_size=8, max_size=700), min_size=1, max_size=4), st.binary(max_size=40), st.data()
+)
+@settings(max_examples=80, deadline=None)
+def test_no_bytes_come_out_at_any_cut(many: list[bytes], around: bytes, data: st.DataObject) -> None:
+    many = [each for each in many if each not in GONE.encode()]
+    redactor = Redactor(many)
+    ways: list[Callable[[bytes], bytes]] = [bytes, base64.b64encode, lambda each: each.hex().encode()]
+    told = around.join(data.draw(st.sampled_from(ways))(each) for each in [*many, b"", *many])
+    whole = redactor.data(told)
+    assert all(secret not in whole for secret in many)
+    assert all(secret.hex().encode() not in whole for secret in many)
+    cut = data.draw(st.integers(0, len(told)))
+    stream = redactor.bytes_stream()
+    assert stream.feed(told[:cut]) + stream.feed(told[cut:]) + stream.end() == whole
+
+
+@given(st.text(st.characters(), max_size=200))
+@settings(deadline=None)
+def test_text_without_a_secret_comes_out_unchanged(text: str) -> None:
+    redactor = KNOWING
+    assert redactor.text(text) is text
+    stream = redactor.text_stream()
+    assert "".join(stream.feed(each) for each in text) + stream.end() == text
+    data = text.encode("utf-8", "surrogatepass")
+    assert redactor.data(data) is data
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.text()
+values = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+
+
+@given(values)
+@settings(deadline=None)
+def test_a_value_without_a_secret_comes_out_unchanged(value: object) -> None:
+    assert KNOWING.value(value) == value
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+def test_live_text_is_held_back_only_where_a_secret_may_begin() -> None:
+    stream = Redactor([KEY]).text_stream()
+    assert stream.feed("Hello!") == "Hello!"
+    assert stream.feed(" the key: sk-a") == " the key: "
+    assert stream.feed("nt-api03 is how they begin") == "sk-ant-api03 is how they begin"
+    assert stream.feed(f"and this is one: {KEY[:20]}") == "and this is one: "
+    assert stream.feed(KEY[20:]) == GONE
+    assert stream.feed(".") == "."
+    assert stream.feed("100%") == "100"
+    assert stream.feed(" sure") == "% sure"
+    assert stream.feed(KEY[:-1]) == ""
+    assert stream.end() == KEY[:-1]
+
+
+def test_what_is_held_back_has_a_bound() -> None:
+    redactor = Redactor(["abababab", "babababa", KEY, "a" * 300])
+    for piece in (b"ab", b"\\", b"%", b"\n", b"a", b"%61", KEY[:9].encode()):
+        held, told = b"", 0
+        for _ in range(500):
+            out, held = redactor.split(held + piece * 100)
+            told += len(out)
+            assert len(held) < 200_000
+        assert told > 0
+
+
+def test_lines_of_json_stay_lines_of_json() -> None:
+    redactor = Redactor([*SECRETS, 'x","b":["y'])
+    values = [
+        {"text": f"it is {PASSWORD}!", "more": [KEY, {KEY: 1}], "whole": PEM},
+        {"text": json.dumps({"deep": json.dumps(PEM)})},
+        {"text": "nothing to see", "n": 12345678901234567890, "f": 0.1},
+        {"type": "odd", "a": "x", "b": ["y"]},
+    ]
+    lines = "".join(json.dumps(each, separators=(",", ":")) + "\n" for each in values).encode() + b"torn {"
+    for size in (1, 7, 1000):
+        stream = redactor.line_stream()
+        out = b"".join(stream.feed(lines[at : at + size]) for at in range(0, len(lines), size)) + stream.end()
+        told = out.split(b"\n")
+        assert [type(json.loads(line)) for line in told[:-1]] == [dict] * 4
+        assert told[-1] == b"torn {"
+        assert json.loads(told[0]) == {
+            "text": f"it is {GONE}!",
+            "more": [GONE, {GONE: 1}],
+            "whole": GONE,
+        }
+        assert json.loads(told[2]) == values[2]
+        assert json.loads(told[3]) == {"type": "odd", "redacted": GONE}
+        for secret in SECRETS:
+            assert secret not in out.decode()
+            assert json.dumps(secret)[1:-1] not in out.decode()
+
+
+def test_a_line_beyond_the_limit_is_clean_too() -> None:
+    redactor = Redactor([KEY])
+    line = json.dumps({"text": "x" * LINE_LIMIT + KEY + "y" * LINE_LIMIT}).encode() + b"\n"
+    after = json.dumps([KEY]).encode() + b"\n"
+    stream = redactor.line_stream()
+    whole = line + after
+    out = b"".join(stream.feed(whole[at : at + 65_536]) for at in range(0, len(whole), 65_536)) + stream.end()
+    assert out == whole.replace(KEY.encode(), GONE.encode()).replace(b'[ "', b'["')
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+def test_bodies_of_events_and_values_are_clean_all_through() -> None:
+    redactor = Redactor([KEY, "1234567890123"])
+    assert redactor.body(Message("assistant", f"a {KEY}")) == Message("assistant", f"a {GONE}")
+    assert redactor.body(TextDelta("m", KEY)) == TextDelta("m", GONE)
+    started = ToolStarted("t", "Bash", {"command": f"echo {KEY}", "many": [{"n": 1234567890123, "m": 12}]})
+    cleaned = redactor.body(started)
+    assert cleaned.input == {"command": f"echo {GONE}", "many": [{"n": GONE, "m": 12}]}
+    same = Warned("code", "message")
+    assert redactor.body(same) is same
+
+
+def test_a_short_secret_is_not_looked_for_and_the_replacement_stays_as_it_is() -> None:
+    redactor = Redactor(["1234567", "redacted", "", b"short"])
+    assert redactor.text("1234567 [redacted] short") == "1234567 [redacted] short"
+
+
+def test_secrets_are_taken_in_while_it_is_in_use() -> None:
+    redactor = Redactor()
+    stream = redactor.bytes_stream()
+    assert stream.feed(KEY.encode()) == KEY.encode()
+    more = redactor.with_more([KEY])
+    assert redactor.text(KEY) == KEY
+    assert more.text(KEY) == GONE
+    redactor.add([KEY])
+    assert stream.feed(KEY.encode()) + stream.end() == GONE.encode()
+
+
+def test_a_long_secret_is_found_in_pieces_and_nothing_is_left_between() -> None:
+    secret = "".join(f"{n:05d}-Key/" for n in range(1000))
+    redactor = Redactor([secret])
+    assert redactor.text(f"<{secret}>") == f"<{GONE}>"
+    assert redactor.text(f"<{quote(secret, safe='')}>") == f"<{GONE}>"
+    for shift in range(3):
+        told = base64.b64encode(b"x" * shift + secret.encode()).decode()
+        assert len(redactor.text(told)) <= len(GONE) + 8
+    assert len(redactor.text(secret[100:2000])) < 2 * 516 + len(GONE)
+
+
+def test_many_secrets_are_told_apart() -> None:
+    many = [f"tok_{n:04d}_{'%016x' % (n * 0x9E3779B97F4A7C15 % 2**64)}" for n in range(60)]
+    redactor = Redactor(many)
+    told = " ".join([*many, *(quote(each, safe="") for each in many), many[0][:-1]])
+    assert redactor.text(told) == " ".join([GONE] * 120 + [many[0][:-1]])
