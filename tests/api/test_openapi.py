@@ -31,6 +31,11 @@ ROUTES = {
     ("post", "/v1/jobs/{job_id}/retry"),
     ("get", "/v1/agents"),
     ("get", "/v1/workspaces"),
+    ("get", "/v1/keys"),
+    ("post", "/v1/keys"),
+    ("get", "/v1/keys/{key_id}"),
+    ("delete", "/v1/keys/{key_id}"),
+    ("post", "/v1/keys/{key_id}/rotate"),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model_id}"),
     ("post", "/v1/chat/completions"),
@@ -112,7 +117,9 @@ def test_every_error_is_the_one_body_in_its_media_type(document: dict[str, Any])
         assert "500" in operation["responses"]
         if path not in OPEN:
             assert {"401", "403"} <= set(operation["responses"]), path
-        native = path.startswith(("/v1/jobs", "/v1/agents", "/v1/workspaces", "/livez", "/readyz"))
+        native = path.startswith(
+            ("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/livez", "/readyz")
+        )
         media = "application/problem+json" if native else "application/json"
         for status, answer in operation["responses"].items():
             if int(status) >= 400:
@@ -154,6 +161,9 @@ def test_real_answers_fit_their_schemas(
     fits(document, "Health", client.get("/health").json())
     fits(document, "AgentList", client.get("/v1/agents").json())
     fits(document, "WorkspaceList", client.get("/v1/workspaces").json())
+    fits(document, "NewKey", client.post("/v1/keys", json={"name": "ci"}).json())
+    fits(document, "KeyList", client.get("/v1/keys").json())
+    fits(document, "Key", client.get("/v1/keys/k_admin").json())
     fits(document, "ModelList", client.get("/v1/models").json())
     fits(document, "Problem", client.get("/v1/jobs/0").json())
     chat = {"model": "claude", "messages": [{"role": "user", "content": "say x"}]}

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -179,9 +179,8 @@ def checked(model: type[M], value: Any) -> M:
     try:
         made = model.model_validate(value, strict=True)
     except ValidationError as error:
-        faults += [
-            _fault(each) for each in error.errors(include_url=False, include_input=False)[:_MOST_FAULTS]
-        ]
+        found = error.errors(include_url=False, include_input=False)[:_MOST_FAULTS]
+        faults += [_fault(model, each) for each in found]
     else:
         if not faults:
             return made
@@ -213,8 +212,24 @@ def nearest(name: str, known: Mapping[str, Any] | frozenset[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _fault(found: Mapping[str, Any]) -> tuple[str, FieldFault]:
+def _fields_at(model: type[BaseModel], where: Sequence[str | int]) -> Mapping[str, Any]:
+    """Give the fields of the model that lies there in another; none where a list is on the way."""
+    for part in where:
+        annotation = model.model_fields[part].annotation if isinstance(part, str) else None
+        kinds = (annotation, *get_args(annotation))
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if inner is None:
+            return {}
+        model = inner
+    return model.model_fields
+
+
+def _fault(model: type[BaseModel], found: Mapping[str, Any]) -> tuple[str, FieldFault]:
     kind: str = found["type"]
+    if kind == "extra_forbidden":
+        *outer, name = found["loc"]
+        hint = nearest(str(name), _fields_at(model, outer))
+        return "unknown_field", FieldFault(pointer_of(found["loc"]), f"is not a known field{hint}")
     code = kind if kind in ("unsupported_field", "unsupported_parameter") else "invalid_field"
     text: str = found["msg"]
     if kind == "missing":

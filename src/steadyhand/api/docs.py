@@ -22,7 +22,7 @@ _TEXTS = {
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: "A wrong field; nothing was stored.",
-    429: "Full for now; nothing was stored.",
+    429: "Full, or a limit of the key, for now; nothing was stored.",
     500: "A fault of the service.",
     503: "Stopping, or the run failed.",
 }
@@ -154,7 +154,7 @@ READINESS = _route(
 EXECUTE = _route(
     {
         202: _json("The job is kept and will run.", replies.Executed, "EXECUTED"),
-        **_plain(400, 401, 403, 409, 413, 415, 422, 503),
+        **_plain(400, 401, 403, 409, 413, 415, 422, 429, 503),
     },
     body=models.ExecuteRequest,
     shown=("EXECUTE",),
@@ -244,6 +244,26 @@ RETRY = _route(
 DELETE = _route({204: {"description": "It is gone."}, **_native(404, 409)})
 AGENTS = _route({200: _json("The agents.", replies.AgentList, "AGENTS"), **_native(422)})
 WORKSPACES = _route({200: _json("The workspaces.", replies.WorkspaceList, "WORKSPACES"), **_native(422)})
+KEYS = _route({200: _json("The keys.", replies.KeyList, "KEYS"), **_native(422)})
+KEY = _route({200: _json("The key.", replies.Key, "KEY"), **_native(404, 422)})
+CREATE_KEY = _route(
+    {
+        201: _json("The key, with its secret.", replies.NewKey, "NEW_KEY", location="The key."),
+        **_native(400, 413, 415, 422),
+    },
+    body=models.KeyRequest,
+    shown=("CREATE_KEY", "LEAST_KEY"),
+)
+REVOKE_KEY = _route({200: _json("It is revoked.", replies.Key, "REVOKED_KEY"), **_native(404, 409, 422)})
+ROTATE_KEY = _route(
+    {
+        200: _json("The key, with its new secret.", replies.NewKey, "NEW_KEY"),
+        **_native(400, 404, 409, 413, 415, 422),
+    },
+    body=models.RotateRequest,
+    shown=("ROTATE_KEY",),
+    optional=True,
+)
 MODELS = _route({200: _json("The models.", replies.ModelList, "MODELS"), **_plain(401, 403)})
 MODEL = _route({200: _json("The model.", replies.Model, "MODEL"), **_plain(401, 403, 404)})
 CHAT = _route(

@@ -219,6 +219,39 @@ WORKSPACES = {
     "has_more": False,
     "next_cursor": None,
 }
+CREATE_KEY = {
+    "name": "nightly triage",
+    "scopes": ["submit", "read", "cancel"],
+    "limits": {
+        "agents": ["recruiter-triage"],
+        "workspaces": ["infra"],
+        "requests_per_minute": 30,
+        "running_jobs": 2,
+        "queued_jobs": 20,
+        "budget_usd_per_day": 5.0,
+        "budget_usd_per_month": 60.0,
+    },
+}
+KEY: dict[str, Any] = {
+    "object": "api_key",
+    "id": "k_7h2m4q9x1z",
+    "name": "nightly triage",
+    "origin": "service",
+    "scopes": ["submit", "read", "cancel"],
+    "limits": {
+        "agents": ["recruiter-triage"],
+        "workspaces": ["infra"],
+        "requests_per_minute": 30,
+        "running_jobs": 2,
+        "queued_jobs": 20,
+        "budget_usd_per_day": "5.000000",
+        "budget_usd_per_month": "60.000000",
+    },
+    "created_at": "2026-01-01T09:00:00.100000Z",
+    "revoked_at": None,
+    "former_secret_until": None,
+}
+NEW_KEY = {**KEY, "secret": "sh_k_7h2m4q9x1z_" + "0" * 43}
 MODEL = {"id": "chat", "object": "model", "created": 0, "owned_by": "steadyhand"}
 MODELS = {"object": "list", "data": [MODEL]}
 CHAT = {
@@ -284,6 +317,13 @@ EXAMPLES: Mapping[str, Any] = {
     "TRANSCRIPT": TRANSCRIPT,
     "AGENTS": AGENTS,
     "WORKSPACES": WORKSPACES,
+    "LEAST_KEY": {"name": "ci"},
+    "CREATE_KEY": CREATE_KEY,
+    "ROTATE_KEY": {"grace_seconds": 3600},
+    "KEY": KEY,
+    "NEW_KEY": NEW_KEY,
+    "REVOKED_KEY": {**KEY, "revoked_at": "2026-01-02T09:00:00.100000Z"},
+    "KEYS": {"object": "list", "data": [KEY], "has_more": False, "next_cursor": None},
     "MODEL": MODEL,
     "MODELS": MODELS,
     "CHAT": CHAT,

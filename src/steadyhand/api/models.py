@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from steadyhand.agents import NAME, NAME_RULE, agent_name
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import MICROS, Effort
+from steadyhand.ports import Scope
 
 KIBIBYTE = 1024
 LONGEST_WAIT_SECONDS = 7 * 24 * 3600
@@ -67,6 +68,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _label(text: str) -> str:
+    if _CONTROL.search(text):
+        raise _invalid("holds a control character")
+    return _not_blank(text)
+
+
 def _at_most(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
     if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > kibibytes * KIBIBYTE:
         raise _invalid(f"is larger than {kibibytes} KiB")
@@ -115,15 +122,19 @@ class ExecuteRequest(BaseModel):
     metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
 
 
+AgentName = Annotated[str, AfterValidator(_plain_name)]
+WorkspaceName = Annotated[str, AfterValidator(_address), Field(max_length=2048)]
+
+
 class JobRequest(BaseModel):
     """A request for work. What is null or left out falls to the agent's value, then to the service's."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
-    agent: Annotated[str, AfterValidator(_plain_name)] | None = None
+    agent: AgentName | None = None
     model: Annotated[str, AfterValidator(_model_name)] | None = None
-    workspace: Annotated[str, AfterValidator(_address), Field(max_length=2048)] | None = Field(
+    workspace: WorkspaceName | None = Field(
         default=None, description="A name; with the scope `workspace:any` also a path or a URL."
     )
     ref: Annotated[str, AfterValidator(_git_ref), Field(max_length=255)] | None = None
@@ -159,6 +170,52 @@ class RetryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     after_run: Annotated[int, Field(ge=0, le=2**31)] | None = None
+
+
+class KeyLimitsRequest(BaseModel):
+    """What a key may ask for; null or left out is no limit. Days and months are those of UTC."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    agents: Annotated[list[AgentName], Field(min_length=1, max_length=1000)] | None = None
+    workspaces: Annotated[list[WorkspaceName], Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="Names, `scratch` for none; with `workspace:any` also paths and URLs."
+    )
+    requests_per_minute: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="Requests for work in any minute."
+    )
+    running_jobs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None, description="Jobs that run at once; others wait."
+    )
+    queued_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        default=None, description="Jobs that may wait; with 0 only what starts at once is taken."
+    )
+    budget_usd_per_day: Dollars | None = None
+    budget_usd_per_month: Dollars | None = None
+
+
+class KeyRequest(BaseModel):
+    """A request for a new key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, AfterValidator(_label), Field(max_length=100)] = Field(
+        description="For people to tell it by."
+    )
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)] = Field(
+        default=["submit", "read", "cancel"]
+    )
+    limits: KeyLimitsRequest | None = None
+
+
+class RotateRequest(BaseModel):
+    """A request for a new secret of a key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    grace_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False)] = Field(
+        default=0, description="For how long the old secret stays good."
+    )
 
 
 class CancelRequest(BaseModel):

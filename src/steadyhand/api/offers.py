@@ -24,11 +24,12 @@ ModelId = Annotated[str, Path(description="The model's id; it may hold slashes."
     "/v1/agents", tags=["offers"], operation_id="listAgents", summary="List the agents", **docs.AGENTS
 )
 async def agents(request: Request) -> Response:
-    """Give the agents that can be asked for, with what a job of each gets and the most it may ask for."""
+    """Give the agents that the key can ask for, with what a job of each gets and the most it may ask for."""
     caller = caller_of(request)
     query_of(request)
-    control = door_of(request).control
-    offers = await control.agents(caller)
+    door = door_of(request)
+    control, named = door.control, door.keyring.limits_of(caller.key_id).agents
+    offers = [offer for offer in await control.agents(caller) if named is None or offer.agent.name in named]
     return json_response(list_json([agent_json(offer, control.catalogue.limits) for offer in offers]))
 
 
@@ -40,21 +41,26 @@ async def agents(request: Request) -> Response:
     **docs.WORKSPACES,
 )
 async def workspaces(request: Request) -> Response:
-    """Give the configured workspaces; addresses carry no credentials."""
+    """Give the configured workspaces that the key may use; addresses carry no credentials."""
     caller = caller_of(request)
     query_of(request)
-    found = door_of(request).control.workspaces(caller)
+    door = door_of(request)
+    named = door.keyring.limits_of(caller.key_id).workspaces
+    found = [each for each in door.control.workspaces(caller) if named is None or each.name in named]
     return json_response(list_json([workspace_json(workspace) for workspace in found]))
 
 
 @router.get("/v1/models", tags=["openai"], operation_id="listModels", summary="List models", **docs.MODELS)
 async def models(request: Request) -> Response:
-    """Give the aliases and the agents' names, as models."""
+    """Give the aliases and the names of the agents that the key can ask for, as models."""
     caller = caller_of(request)
     door = door_of(request)
-    offers = await door.control.agents(caller)
-    names = [*door.options.openai_models, *(offer.agent.name for offer in offers)]
-    return json_response({"object": "list", "data": [_model_json(name) for name in dict.fromkeys(names)]})
+    named = door.keyring.limits_of(caller.key_id).agents
+    agents = {name: alias[0] for name, alias in door.options.openai_models.items()}
+    for offer in await door.control.agents(caller):
+        agents.setdefault(offer.agent.name, offer.agent.name)
+    names = [name for name, agent in agents.items() if named is None or agent in named]
+    return json_response({"object": "list", "data": [_model_json(name) for name in names]})
 
 
 @router.get(

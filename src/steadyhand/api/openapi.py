@@ -22,6 +22,7 @@ _TAGS = {
     "classic": "The routes of the earlier service.",
     "jobs": "Jobs, their events and what they leave.",
     "offers": "What can be asked for.",
+    "keys": "Who may ask, and what was spent.",
     "openai": "For clients of the OpenAI API.",
 }
 

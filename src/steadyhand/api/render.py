@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit, urlunsplit
 
 from steadyhand.agents import Limits, Workspace
 from steadyhand.control import Offer
 from steadyhand.events import Event, Live, data_of
 from steadyhand.job import MICROS, Changes, Cost, Fault, Job, Run, Usage, Verdict
+from steadyhand.ports import ApiKey, Scope, UsageRow
 
 LEFT_OUT_OF_LISTS = ("prompt", "answer", "structured_output", "runs")
 
@@ -146,6 +147,54 @@ def agent_json(offer: Offer, limits: Limits) -> dict[str, Any]:
             "max_budget_usd": None if most is None else dollars(most),
             "max_timeout_seconds": None if longest is None else number(longest),
         },
+    }
+
+
+def key_json(key: ApiKey, *, fixed: bool, secret: str | None = None) -> dict[str, Any]:
+    """Give a key; its secret stands in the one answer that tells it."""
+    limits = key.limits
+    shown: dict[str, Any] = {
+        "object": "api_key",
+        "id": key.id,
+        "name": key.name,
+        "origin": "environment" if fixed else "service",
+        "scopes": [scope for scope in get_args(Scope) if scope in key.scopes],
+        "limits": {
+            "agents": None if limits.agents is None else list(limits.agents),
+            "workspaces": None
+            if limits.workspaces is None
+            else [public_address(name) for name in limits.workspaces],
+            "requests_per_minute": limits.per_minute,
+            "running_jobs": limits.running,
+            "queued_jobs": limits.queued,
+            "budget_usd_per_day": None if limits.day_micros is None else dollars(limits.day_micros),
+            "budget_usd_per_month": None if limits.month_micros is None else dollars(limits.month_micros),
+        },
+        "created_at": moment(key.created_at),
+        "revoked_at": moment(key.revoked_at),
+        "former_secret_until": moment(key.former_until),
+    }
+    return shown if secret is None else {**shown, "secret": secret}
+
+
+def usage_json(row: UsageRow) -> dict[str, Any]:
+    """Give one group of what was spent; what it is not grouped by is null."""
+    spent, tokens = row.spent, row.spent.tokens
+    return {
+        "object": "usage",
+        "api_key_id": row.of.get("api_key"),
+        "agent": row.of.get("agent"),
+        "model": row.of.get("model"),
+        "provider": row.of.get("provider"),
+        "day": row.of.get("day"),
+        "calls": spent.calls,
+        "usage": {
+            "input_tokens": tokens.input,
+            "output_tokens": tokens.output,
+            "cache_read_input_tokens": tokens.cache_read,
+            "cache_creation_input_tokens": tokens.cache_write_5m + tokens.cache_write_1h,
+        },
+        "cost": {"usd": dollars(spent.micros), "priced": spent.priced, "complete": spent.complete},
     }
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from steadyhand.api.models import MOST_DOLLARS
 from steadyhand.job import State
+from steadyhand.ports import Scope
 
 Dollars = Annotated[
     str, Field(pattern=r"^\d+\.\d{6}$", description=f"Decimal dollars, at most {MOST_DOLLARS:,}.")
@@ -305,6 +306,50 @@ class WorkspaceList(List):
     """Workspaces by name."""
 
     data: list[Workspace]
+
+
+class KeyLimits(Reply):
+    """What a key may ask for; null is no limit."""
+
+    agents: list[str] | None
+    workspaces: list[str] | None
+    requests_per_minute: int | None
+    running_jobs: int | None
+    queued_jobs: int | None
+    budget_usd_per_day: Dollars | None
+    budget_usd_per_month: Dollars | None
+
+
+class KeyItem(Reply):
+    """A key; one of the environment is changed there."""
+
+    object: Literal["api_key"]
+    id: str
+    name: str
+    origin: Literal["environment", "service"]
+    scopes: list[Scope]
+    limits: KeyLimits
+    created_at: datetime
+    revoked_at: datetime | None
+    former_secret_until: datetime | None = Field(
+        description="Until when the secret before the newest is good."
+    )
+
+
+class Key(KeyItem):
+    """A key, without its secret."""
+
+
+class NewKey(KeyItem):
+    """A key with its secret, which is told this once."""
+
+    secret: str
+
+
+class KeyList(List):
+    """Every key: those of the environment, then the oldest first."""
+
+    data: list[Key]
 
 
 class Model(Reply):
