@@ -220,6 +220,30 @@ class Client:
         query = {"limit": limit, "cursor": cursor, **filters}
         return self._object("GET", "/v1/jobs", params={k: v for k, v in query.items() if v is not None})
 
+    # --- keys ------------------------------------------------------------------------------
+
+    def list_keys(self) -> Sequence[dict[str, Any]]:
+        """Give every key of the service, without their secrets; needs the scope `admin`, as all of these."""
+        return _rows(self._object("GET", "/v1/keys"))
+
+    def create_key(self, name: str, *, scopes: Sequence[str] | None = None, **limits: Any) -> dict[str, Any]:
+        """Make a key and give it with its `secret`, told this once; `limits` are those of `POST /v1/keys`."""
+        body: dict[str, Any] = {"name": name}
+        if scopes is not None:
+            body["scopes"] = tuple(scopes)
+        if bounds := {name: value for name, value in limits.items() if value is not None}:
+            body["limits"] = bounds
+        return self._object("POST", "/v1/keys", json=body)
+
+    def revoke_key(self, key_id: str) -> dict[str, Any]:
+        """End a key at once and give it as it then is."""
+        return self._object("DELETE", f"/v1/keys/{_key_part(key_id)}")
+
+    def rotate_key(self, key_id: str, *, grace_seconds: float = 0) -> dict[str, Any]:
+        """Give a key a new `secret`; the old one ends at once, or after `grace_seconds`."""
+        body = {"grace_seconds": grace_seconds}
+        return self._object("POST", f"/v1/keys/{_key_part(key_id)}/rotate", json=body)
+
     # --- underneath ------------------------------------------------------------------------
 
     def _object(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -404,6 +428,12 @@ def _part(job_id: str) -> str:
     if not (job_id.isascii() and job_id.isalnum()):
         raise NotFound(f"{job_id!r} is not the id of a job.")
     return job_id
+
+
+def _key_part(key_id: str) -> str:
+    if not (key_id.isascii() and key_id.replace("_", "").isalnum()):
+        raise NotFound(f"{key_id!r} is not the id of a key.")
+    return key_id
 
 
 def _header_safe(token: str) -> str:

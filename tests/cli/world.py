@@ -19,8 +19,9 @@ from unittest.mock import patch
 from typer.testing import CliRunner
 
 import steadyhand.cli.jobs
+import steadyhand.cli.keys
 import steadyhand.cli.run
-import steadyhand.cli.service  # noqa: F401  # each of the three adds its commands to the program
+import steadyhand.cli.service  # noqa: F401  # each of these adds its commands to the program
 from steadyhand.cli.app import app
 
 JOB_ID = "3f2a9c01be77"

@@ -8,8 +8,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that was asked for and exit with its code."""
-    # Each of the three adds its commands to the program.
+    # Each of these adds its commands to the program.
     import steadyhand.cli.jobs  # noqa: PLC0415
+    import steadyhand.cli.keys  # noqa: PLC0415
     import steadyhand.cli.run  # noqa: PLC0415
     import steadyhand.cli.service  # noqa: F401, PLC0415
     from steadyhand.cli.app import app  # noqa: PLC0415

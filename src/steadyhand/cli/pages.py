@@ -119,6 +119,44 @@ def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def keys_table(keys: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
+    """Give the table of keys; a limit that is not there is not named."""
+    now = now or datetime.now(UTC)
+    table = _table("ID", "NAME", "SCOPES", "LIMITS", "MADE", "STATE")
+    for key in keys:
+        made = moment(key.get("created_at"))
+        table.add_row(
+            _name(key.get("id"), 20),
+            _name(key.get("name"), 30),
+            Text(one_line(" ".join(map(str, key.get("scopes") or ())), 60)),
+            Text(one_line(", ".join(_limits(mapping(key.get("limits")))) or "-", 120)),
+            Text(age((now - made).total_seconds()) if made else "-"),
+            Text("revoked", style="red")
+            if key.get("revoked_at") is not None
+            else Text("fixed" if key.get("origin") == "environment" else "good"),
+        )
+    return table
+
+
+_LIMIT_WORDS = (
+    ("running_jobs", "{} running"),
+    ("queued_jobs", "{} queued"),
+    ("requests_per_minute", "{}/min"),
+)
+
+
+def _limits(limits: Mapping[str, Any]) -> Iterable[str]:
+    for name, words in _LIMIT_WORDS:
+        if limits.get(name) is not None:
+            yield words.format(one_line(limits[name], 12))
+    for period in ("day", "month"):
+        if (amount := limits.get(f"budget_usd_per_{period}")) is not None:
+            yield f"{dollars(amount)}/{period}"
+    for name in ("agents", "workspaces"):
+        if limits.get(name) is not None:
+            yield f"{name}: {' '.join(map(str, limits[name]))}"
+
+
 def job_page(job: Mapping[str, Any]) -> RenderableType:
     """Give everything a person wants to know of one job."""
     facts = Table.grid(padding=(0, 2))

@@ -1,0 +1,145 @@
+"""`steadyhand keys`: who may ask the service for what."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from steadyhand.cli import connect
+from steadyhand.cli.app import app
+from steadyhand.cli.connect import AsJson, Server
+from steadyhand.cli.pages import keys_table
+from steadyhand.cli.screen import Screen
+from steadyhand.cli.text import one_line
+from steadyhand.client import Client
+from steadyhand.errors import InvalidRequest, NotFound
+
+keys = typer.Typer(help="Make, list, revoke and rotate the keys of the service.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="The key's id, a beginning of it, or its name; not ambiguous.")
+]
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="For people to tell the key by.")],
+    *,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What it may do: submit, read, cancel (the default are these three), read:all, workspace:any, "
+            "admin; may be repeated."
+        ),
+    ] = None,
+    agent: Annotated[
+        list[str] | None, typer.Option(help="Only this agent; may be repeated.", metavar="NAME")
+    ] = None,
+    workspace: Annotated[
+        list[str] | None, typer.Option(help="Only this workspace; may be repeated.", metavar="NAME")
+    ] = None,
+    per_minute: Annotated[int | None, typer.Option(help="Requests for work in any minute.")] = None,
+    running: Annotated[int | None, typer.Option(help="Jobs that run at once; others wait.")] = None,
+    queued: Annotated[int | None, typer.Option(help="Jobs that may wait; more are refused.")] = None,
+    day: Annotated[
+        float | None, typer.Option("--budget-per-day", metavar="USD", help="The most it may spend a day.")
+    ] = None,
+    month: Annotated[
+        float | None, typer.Option("--budget-per-month", metavar="USD", help="The most it may spend a month.")
+    ] = None,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print its secret, which is told this once."""
+    limits = {
+        "agents": agent or None,
+        "workspaces": workspace or None,
+        "requests_per_minute": per_minute,
+        "running_jobs": running,
+        "queued_jobs": queued,
+        "budget_usd_per_day": day,
+        "budget_usd_per_month": month,
+    }
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        made = client.create_key(name, scopes=scope or None, **limits)
+    _tell_secret(screen, made, as_json=as_json)
+
+
+@keys.command("list")
+def listed(
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Those that were revoked too.")] = False,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the keys, without their secrets."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        rows = [row for row in client.list_keys() if every or row.get("revoked_at") is None]
+    if as_json:
+        screen.document({"object": "list", "data": rows})
+    elif rows:
+        screen.page(keys_table(rows))
+    else:
+        screen.note("No keys.")
+
+
+@keys.command()
+def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
+    """End a key at once; jobs that it has asked for go on."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        ended = client.revoke_key(_find(client, key))
+    if as_json:
+        screen.document(ended)
+    else:
+        screen.note(f"{_called(ended)} is revoked.")
+
+
+@keys.command()
+def rotate(
+    key: Key,
+    *,
+    grace: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="For how long the old secret stays good.")
+    ] = 0,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a key a new secret and print it; id and limits stay."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        rotated = client.rotate_key(_find(client, key), grace_seconds=grace)
+    _tell_secret(screen, rotated, as_json=as_json)
+
+
+def _tell_secret(screen: Screen, key: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        screen.document(key)
+        return
+    screen.answer(str(key.get("secret", "")))
+    screen.note(f"{_called(key)}: keep it now, it is not shown again.", "dim")
+    if key.get("former_secret_until") is not None:
+        screen.note(f"The old one is good until {one_line(key['former_secret_until'], 40)}.", "dim")
+
+
+def _called(key: Mapping[str, Any]) -> str:
+    return f"{one_line(key.get('id', '?'), 40)} ({one_line(key.get('name', ''), 100)})"
+
+
+def _find(client: Client, given: str) -> str:
+    """Give the whole id; an exact id or name counts before a beginning, a key that is good before revoked ones."""
+    rows = [row for row in client.list_keys() if isinstance(row.get("id"), str)]
+    exact = [row for row in rows if given in (row["id"], row.get("name"))]
+    short = given.removeprefix("k_")
+    begin = [row for row in rows if short and row["id"].removeprefix("k_").startswith(short)]
+    found = exact or begin
+    found = [row for row in found if row.get("revoked_at") is None] or found
+    if not found:
+        raise NotFound(f"There is no key {one_line(given, 60)!r}.")
+    if len(found) > 1:
+        names = ", ".join(_called(row) for row in found[:10])
+        raise InvalidRequest(f"{one_line(given, 60)!r} means several keys: {names}")
+    return str(found[0]["id"])
