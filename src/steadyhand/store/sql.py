@@ -18,8 +18,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from steadyhand.errors import ConfigError, StoreError
 from steadyhand.events import Draft, Event
 from steadyhand.job import Job, State
-from steadyhand.ports import Added, ApiKey, Filter, Idempotency, Page, RunOutput
-from steadyhand.store import reads, writes
+from steadyhand.ports import Added, ApiKey, Call, Filter, Idempotency, Page, RunOutput, UsageQuery, UsageRow
+from steadyhand.store import reads, sums, writes
 from steadyhand.store.migrate import migrate
 from steadyhand.store.writer import ANSWER_SECONDS, LINGER_SECONDS, Writer
 
@@ -36,7 +36,7 @@ def _now() -> datetime:
 
 
 class SqlStore:
-    """`ports.Store` on SQLite; `open_store` makes one. It belongs to the event loop that opened it."""
+    """`ports.Store` and `ports.Ledger` on SQLite; it belongs to the event loop that `open_store` made it in."""
 
     def __init__(
         self,
@@ -118,6 +118,18 @@ class SqlStore:
     async def keep_key(self, key: ApiKey) -> None:
         """Keep a key; one with the same id is replaced."""
         await self._writer.do(lambda at: writes.keep_key(at, key))
+
+    async def keep_call(self, call: Call) -> None:
+        """Keep a call of a model; it shares its commit with what comes within a few milliseconds."""
+        await self._writer.do(lambda at: writes.keep_call(at, call), events=1)
+
+    async def settle_open(self) -> int:
+        """Settle what an earlier life left open; give how many."""
+        return await self._writer.do(writes.settle_open)
+
+    async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
+        """Add up settled calls, a row for each group."""
+        return await self._read(lambda at: sums.usage(at, query))
 
     async def check(self) -> None:
         """Answer when the store can be read."""

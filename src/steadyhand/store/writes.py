@@ -13,10 +13,11 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import Draft, Event
 from steadyhand.job import ENDED, Job, Run, State
-from steadyhand.ports import Added, ApiKey, Idempotency, RunOutput
+from steadyhand.ports import Added, ApiKey, Call, Idempotency, RunOutput
 from steadyhand.store import reads
 from steadyhand.store.inserts import ReadyInsert
 from steadyhand.store.rows import (
+    call_row,
     event_row,
     job_row,
     key_row,
@@ -25,12 +26,14 @@ from steadyhand.store.rows import (
     output_row,
     run_row,
 )
-from steadyhand.store.schema import events, idempotency, jobs, keys, run_outputs, runs
+from steadyhand.store.schema import calls, events, idempotency, jobs, keys, run_outputs, runs
 
 _INSERT_JOB = ReadyInsert(jobs, made=jobs.c.sequence, giving=(jobs.c.id, jobs.c.sequence))
 _INSERT_EVENT = ReadyInsert(events)
 _INSERT_RUN = ReadyInsert(runs)
 _INSERT_IDEMPOTENCY = ReadyInsert(idempotency)
+_INSERT_CALL = ReadyInsert(calls)
+_FORGET_CALL = delete(calls).where(calls.c.id == bindparam("call_id"))
 _FORGET_OLD_KEYS = delete(idempotency).where(idempotency.c.created_at <= bindparam("moment"))
 _SEQUENCE_OF = select(jobs.c.sequence).where(jobs.c.id == bindparam("job_id"))
 
@@ -149,6 +152,18 @@ def keep_key(connection: Connection, key: ApiKey) -> None:
     """Do `Store.keep_key`."""
     connection.execute(delete(keys).where(keys.c.id == key.id))
     connection.execute(insert(keys), key_row(key))
+
+
+def keep_call(connection: Connection, call: Call) -> None:
+    """Do `Ledger.keep_call`."""
+    connection.execute(_FORGET_CALL, {"call_id": call.id})
+    _INSERT_CALL.run(connection, [call_row(call)])
+
+
+def settle_open(connection: Connection) -> int:
+    """Do `Ledger.settle_open`."""
+    settled = {"settled": 1, "complete": 0, "micros": calls.c.reserved_micros}
+    return connection.execute(update(calls).where(calls.c.settled == 0).values(settled)).rowcount
 
 
 def _sequence_of(connection: Connection, job_id: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from steadyhand.events import Body, Draft, Message, StateChanged
 from steadyhand.job import Job, State
+from steadyhand.ports import Call
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 """When everything in these tests happens."""
@@ -72,6 +73,22 @@ def a_job(**changes: Any) -> Job:
         "idle_timeout_seconds": 600.0,
     }
     return Job(**{**fields, **changes})
+
+
+def a_call(**changes: Any) -> Call:
+    """Give a settled call with an id of its own; `changes` are its other fields."""
+    fields: dict[str, Any] = {
+        "id": secrets.token_hex(8),
+        "job_id": "0" * 12,
+        "run": 1,
+        "api_key_id": "k_one",
+        "agent": "claude",
+        "provider": "default",
+        "model": "claude-sonnet-5",
+        "at": NOON,
+        "settled": True,
+    }
+    return Call(**{**fields, **changes})
 
 
 def accepted() -> list[Draft]:

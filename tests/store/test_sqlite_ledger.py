@@ -1,0 +1,43 @@
+"""The ledger over SQLite, and what of it outlives a process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from steadyhand.ports import Ledger, Spent, UsageQuery
+from steadyhand.store import open_store
+from steadyhand.testing.contracts.ledger import LedgerContract
+from steadyhand.testing.contracts.samples import a_call, a_job, accepted
+
+
+class TestSqliteLedger(LedgerContract):
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path: Path) -> None:
+        self.url = f"sqlite:///{tmp_path}/jobs.db"
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Ledger]:
+        store = await open_store(self.url)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    def test_what_was_spent_is_known_after_the_job_was_forgotten_and_the_store_opened_anew(self) -> None:
+        async def main() -> Spent:
+            store = await open_store(self.url)
+            job = a_job()
+            await store.add(job, accepted())
+            await store.keep_call(a_call(job_id=job.id, micros=7))
+            await store.close()
+            store = await open_store(self.url)
+            try:
+                (row,) = await store.usage(UsageQuery(job_id=job.id))
+            finally:
+                await store.close()
+            return row.spent
+
+        assert asyncio.run(main()).micros == 7

@@ -1,0 +1,12 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from steadyhand.ports import Ledger
+from steadyhand.testing.contracts.ledger import LedgerContract
+from steadyhand.testing.ledger import MemoryLedger
+
+
+class TestMemoryLedger(LedgerContract):
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Ledger]:
+        yield MemoryLedger()
