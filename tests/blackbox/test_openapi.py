@@ -24,6 +24,9 @@ ROUTES = {
     "/v1/jobs/{job_id}/retry": {"post"},
     "/v1/agents": {"get"},
     "/v1/workspaces": {"get"},
+    "/v1/keys": {"get", "post"},
+    "/v1/keys/{key_id}": {"get", "delete"},
+    "/v1/keys/{key_id}/rotate": {"post"},
     "/v1/chat/completions": {"post"},
 }
 OPEN = {"/health", "/livez", "/readyz"}
@@ -107,6 +110,15 @@ def test_what_is_served_is_as_the_document_says(service: Service, document: dict
     conforms(document, "/v1/jobs", "get", http.get("/v1/jobs"))
     conforms(document, "/v1/agents", "get", http.get("/v1/agents"))
     conforms(document, "/v1/workspaces", "get", http.get("/v1/workspaces"))
+    made = http.post("/v1/keys", json={"name": "ci", "limits": {"agents": ["claude"], "queued_jobs": 0}})
+    conforms(document, "/v1/keys", "post", made)
+    conforms(document, "/v1/keys", "get", http.get("/v1/keys"))
+    key = f"/v1/keys/{made.json()['id']}"
+    conforms(document, "/v1/keys/{key_id}", "get", http.get(key))
+    conforms(document, "/v1/keys/{key_id}/rotate", "post", http.post(f"{key}/rotate"))
+    conforms(document, "/v1/keys/{key_id}", "delete", http.delete(key))
+    conforms(document, "/v1/keys/{key_id}/rotate", "post", http.post(f"{key}/rotate"))
+    conforms(document, "/v1/keys/{key_id}", "delete", http.delete("/v1/keys/k_admin"))
     events = http.get(f"/v1/jobs/{job['id']}/events", headers={"accept": "application/json"})
     conforms(document, "/v1/jobs/{job_id}/events", "get", events)
     conforms(document, "/v1/jobs/{job_id}/cancel", "post", http.post(f"/v1/jobs/{job['id']}/cancel"))
