@@ -13,7 +13,7 @@ from typing import Literal
 
 from steadyhand.agents import SCRATCH
 from steadyhand.errors import Forbidden, TryLater
-from steadyhand.job import MICROS
+from steadyhand.job import dollars
 from steadyhand.ports import NO_LIMITS, Backlog, KeyLimits, Ledger, UsageQuery
 
 _SECOND = 1_000_000_000
@@ -127,7 +127,7 @@ class Admission:
                 now = self._clock()
                 again = bounds_of(period, now)[1]
                 raise TryLater(
-                    f"This key's budget of {_dollars(most)} USD a {period} is spent ({_dollars(spent)} USD). "
+                    f"This key's budget of {dollars(most)} USD a {period} is spent ({dollars(spent)} USD). "
                     f"It begins anew at {again:%Y-%m-%dT%H:%M:%SZ}.",
                     code="budget_exhausted",
                     retry_after=math.ceil((again - now).total_seconds()),
@@ -163,11 +163,6 @@ class Admission:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _dollars(micros: int) -> str:
-    whole, rest = divmod(micros, MICROS)
-    return f"{whole}.{rest:06d}".rstrip("0").ljust(len(str(whole)) + 3, "0")
 
 
 def _names(names: Sequence[str]) -> str:

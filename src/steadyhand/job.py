@@ -12,6 +12,12 @@ MICROS = 1_000_000
 """Micro-dollars in a dollar; every amount of ours is an integer of them."""
 
 
+def dollars(micros: int) -> str:
+    """Write an amount in dollars for people: two places, more only where they say something."""
+    whole, rest = divmod(micros, MICROS)
+    return f"{whole}.{rest:06d}".rstrip("0").ljust(len(str(whole)) + 3, "0")
+
+
 class State(StrEnum):
     """Where a job stands."""
 
