@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import MICROS, Publish
+from steadyhand.job import MICROS, OnInterrupt, Publish
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, dashes or underscores"
@@ -148,6 +148,7 @@ class Defaults:
     timeout_seconds: float = 2700
     idle_timeout_seconds: float = 600
     publish: Publish = "none"
+    on_interrupt: OnInterrupt = "auto"
 
 
 @dataclass(frozen=True, slots=True)

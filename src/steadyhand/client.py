@@ -131,6 +131,19 @@ class Client:
         body = {} if after_run is None else {"after_run": after_run}
         return self._object("POST", f"/v1/jobs/{_part(job_id)}/retry", json=body)
 
+    def resume(
+        self,
+        job_id: str,
+        *,
+        after_run: int | None = None,
+        budget_usd: float | None = None,
+        prompt: str | None = None,
+    ) -> dict[str, Any]:
+        """Ask an ended job to go on in its session and checkout, perhaps with more to spend or something to say."""
+        given = {"after_run": after_run, "budget_usd": budget_usd, "prompt": prompt}
+        body = {name: value for name, value in given.items() if value is not None}
+        return self._object("POST", f"/v1/jobs/{_part(job_id)}/resume", json=body)
+
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask a job to stop and give it as it then is; one that has ended stays as it is."""
         return self._object("POST", f"/v1/jobs/{_part(job_id)}/cancel")

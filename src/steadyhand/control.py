@@ -15,7 +15,7 @@ from steadyhand.admission import Admission, Charge
 from steadyhand.agents import SCRATCH, Agent, Catalogue, Definition, Workspace
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, WorkspaceError
 from steadyhand.events import Draft, Event, Live, StateChanged
-from steadyhand.job import ENDED, Job, OnInterrupt, Origin, Publish, State, Turn, Verdict, advance
+from steadyhand.job import ENDED, MICROS, Job, OnInterrupt, Origin, Publish, State, Turn, Verdict, advance
 from steadyhand.outcome import fault_of
 from steadyhand.ports import (
     NO_LIMITS,
@@ -31,6 +31,7 @@ from steadyhand.ports import (
     Store,
 )
 from steadyhand.record import Feed, Recorder
+from steadyhand.rerun import again, goes_on
 
 _T = TypeVar("_T")
 _URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
@@ -72,7 +73,7 @@ class Submission:
     metadata: dict[str, Any] | None = None
     title: str | None = None
     output_schema: dict[str, Any] | None = None
-    on_interrupt: OnInterrupt = "auto"
+    on_interrupt: OnInterrupt | None = None
     publish: Publish | None = None
     expires_in_seconds: float | None = None
     max_turns: int | None = None
@@ -81,6 +82,15 @@ class Submission:
     history: tuple[Turn, ...] = ()
     origin: Origin = "api"
     strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """How an ended job is to go on: a new budget in all, what to say in place of going on; a repeat is harmless."""
+
+    budget_micros: int | None = None
+    prompt: str | None = None
+    after_run: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +183,7 @@ class Control:
         defaults, limits = self.catalogue.defaults, self.catalogue.limits
         budget = _first(asked.budget_micros, agent.budget_micros, defaults.budget_micros)
         timeout = _first(asked.timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
-        if limits.max_budget_micros is not None and budget > limits.max_budget_micros:
-            most = limits.max_budget_micros / 1_000_000
-            raise InvalidRequest.at("/budget_usd", f"is above the limit of {most:g}", code="limit_exceeded")
+        self._within_budget(budget)
         if limits.max_timeout_seconds is not None and timeout > limits.max_timeout_seconds:
             most = limits.max_timeout_seconds
             raise InvalidRequest.at(
@@ -203,7 +211,7 @@ class Control:
             metadata=asked.metadata,
             title=asked.title,
             output_schema=asked.output_schema,
-            on_interrupt=asked.on_interrupt,
+            on_interrupt=asked.on_interrupt or defaults.on_interrupt,
             publish=asked.publish or self.catalogue.workspace(workspace).publish or defaults.publish,
             expires_in_seconds=asked.expires_in_seconds,
             max_turns=asked.max_turns or agent.max_turns,
@@ -211,6 +219,13 @@ class Control:
             append_system_prompt=asked.append_system_prompt or agent.append_system_prompt,
             history=asked.history,
         )
+
+    def _within_budget(self, micros: int) -> None:
+        most = self.catalogue.limits.max_budget_micros
+        if most is not None and micros > most:
+            raise InvalidRequest.at(
+                "/budget_usd", f"is above the limit of {most / MICROS:g}", code="limit_exceeded"
+            )
 
     def _workspace_of(self, caller: Caller, asked: Submission, agent: Agent) -> str | None:
         name = asked.workspace
@@ -359,12 +374,15 @@ class Control:
         found = await self._queue.cancel(job_id)
         if found == "stopping":
             return await self.get(caller, job_id)
+        return await self._cancelled(job)
+
+    async def _cancelled(self, job: Job) -> Job:
         verdict = Verdict("cancelled")
         now = self._clock()
         drafts = [Draft(job.run, now, StateChanged(job.state, State.CANCELLED, outcome=verdict.type))]
         try:
-            return await self._recorder.change(
-                job_id,
+            changed = await self._recorder.change(
+                job.id,
                 frozenset({State.QUEUED, State.PARKED, State.WAITING}),
                 lambda old: replace(
                     old,
@@ -376,28 +394,53 @@ class Control:
                 drafts,
             )
         except Conflict:
-            return await self.get(caller, job_id)
+            return await self._store.get(job.id) or job
+        if goes_on(job):
+            await self._checkouts.drop(job.id)
+        return changed
 
     async def retry(self, caller: Caller, job_id: str, after_run: int | None = None) -> Job:
         """Queue an ended job for a new run from the start; with `after_run` a repeat of the call is harmless."""
         caller.require("submit")
         job = await self.get(caller, job_id)
-        if after_run is not None and job.run > after_run:
+        if _is_repeat(job, after_run):
             return job
-        if after_run is not None and job.run == after_run and not job.state.ended:
-            return job if job.state is State.QUEUED else self._not_ended(job)
+        return await self._run_again(caller, job, "retry", lambda old, now: again(old, "fresh", now))
+
+    async def resume(self, caller: Caller, job_id: str, asked: Continuation) -> Job:
+        """Queue an ended job for a new run in the same session and checkout, perhaps with more to spend or to say.
+
+        Raises `Conflict` (`invalid_state`) when it has not ended or has no session, `InvalidRequest` for a budget
+        that is no more than was spent.
+        """
+        caller.require("submit")
+        job = await self.get(caller, job_id)
+        if _is_repeat(job, asked.after_run):
+            return job
+        budget = job.budget_micros if asked.budget_micros is None else asked.budget_micros
+        self._within_budget(budget)
+        if budget <= job.cost.micros and job.cost.source == "ledger":
+            spent = f"{job.cost.micros / MICROS:.6f}"
+            raise InvalidRequest.at("/budget_usd", f"has to be above the {spent} that the job has spent")
+        if not job.run or not await asyncio.to_thread(self._checkouts.files(job_id).config.is_dir):
+            raise Conflict("The job has left no session to go on with; retry it.")
+
+        def resumed(old: Job, now: datetime) -> Job:
+            return replace(again(old, "resume", now), budget_micros=budget, continue_prompt=asked.prompt)
+
+        return await self._run_again(caller, job, "resume", resumed)
+
+    async def _run_again(
+        self, caller: Caller, job: Job, reason: str, change: Callable[[Job, datetime], Job]
+    ) -> Job:
         if not job.state.ended:
-            self._not_ended(job)
+            raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
         await self.admit(caller, job.agent, job.workspace)
         now = self._clock()
-        drafts = [Draft(job.run, now, StateChanged(job.state, State.QUEUED, reason="retry"))]
-        job = await self._recorder.change(job_id, ENDED, lambda old: requeued(old, now), drafts)
+        drafts = [Draft(job.run, now, StateChanged(job.state, State.QUEUED, reason=reason))]
+        job = await self._recorder.change(job.id, ENDED, lambda old: change(old, now), drafts)
         await self._queue.readmit(job)
         return job
-
-    @staticmethod
-    def _not_ended(job: Job) -> Job:
-        raise Conflict(f"The job is {job.state}; only an ended job can be retried.")
 
     async def delete(self, caller: Caller, job_id: str) -> None:
         """Forget an ended job and all that was kept of it."""
@@ -449,22 +492,18 @@ class Control:
         await self._store.check()
 
 
-def requeued(job: Job, now: datetime) -> Job:
-    """Give an ended job as it stands queued for a new run: what it came to is cleared, its runs are kept."""
-    return replace(
-        job,
-        state=advance(job.state, State.QUEUED),
-        queued_at=now,
-        started_at=None,
-        finished_at=None,
-        outcome=None,
-        error=None,
-        answer=None,
-        structured_output=None,
-        changes=None,
-        warnings=(),
-        session_id=None,
-    )
+def _is_repeat(job: Job, after_run: int | None) -> bool:
+    """Say whether a job was run again already since the run that the caller knows of.
+
+    Raises `Conflict` when that very run is under way.
+    """
+    if after_run is None or job.run < after_run:
+        return False
+    if job.run > after_run or job.state is State.QUEUED:
+        return True
+    if not job.state.ended:
+        raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
+    return False
 
 
 def _ends(event: Event) -> bool:

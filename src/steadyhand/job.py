@@ -231,6 +231,8 @@ class Job:
     """What a resumed run is told in place of going on where it stopped."""
     at_start: Begin | None = None
     """How the next start of the service is to take up an interrupted job; null leaves it as it is."""
+    since_run: int = 1
+    """The run from which this one goes on, through all between: they share its budget."""
     used_seconds: float = 0.0
     """How long earlier runs took that this one goes on from: they share its deadline."""
     outcome: Verdict | None = None

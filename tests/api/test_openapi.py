@@ -29,6 +29,7 @@ ROUTES = {
     ("get", "/v1/jobs/{job_id}/bundle"),
     ("post", "/v1/jobs/{job_id}/cancel"),
     ("post", "/v1/jobs/{job_id}/retry"),
+    ("post", "/v1/jobs/{job_id}/resume"),
     ("get", "/v1/agents"),
     ("get", "/v1/workspaces"),
     ("get", "/v1/keys"),

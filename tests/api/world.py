@@ -9,7 +9,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,7 +44,7 @@ from steadyhand.ports import (
 from steadyhand.queue import LocalQueue
 from steadyhand.record import Feed, Recorder
 from steadyhand.store import SqlStore, open_store
-from steadyhand.worker import Tending, Worker
+from steadyhand.worker import Parts, Tending, Worker
 
 ADMIN, LIMITED, OTHER, SUBMITTER = "admin-token", "limited-token", "other-token", "submit-token"
 SCOPES: Mapping[str, frozenset[Scope]] = {
@@ -85,7 +85,16 @@ class SmallCheckouts:
         self.files(job_id).diff.unlink(missing_ok=True)
         self.files(job_id).transcript.unlink(missing_ok=True)
 
-    async def sweep(self) -> None:
+    async def sweep(self, spared: Collection[str] = ()) -> None:
+        pass
+
+    async def keep(self, place: Place) -> None:
+        pass
+
+    async def kept(self) -> Mapping[str, datetime]:
+        return {}
+
+    async def drop(self, job_id: str) -> None:
         pass
 
     async def trim(self, *asked: object) -> None:
@@ -284,11 +293,13 @@ def _worker(
         sweep=nothing_to_sweep,
     )
     return Worker(
-        store=store,
-        queue=queue,
-        checkouts=checkouts,
-        runners={"claude": runner},
-        recorder=Recorder(store, feed),
-        catalogue=CATALOGUE,
-        tending=tending,
+        Parts(
+            store=store,
+            queue=queue,
+            checkouts=checkouts,
+            runners={"claude": runner},
+            recorder=Recorder(store, feed),
+            catalogue=CATALOGUE,
+            tending=tending,
+        )
     )

@@ -180,9 +180,7 @@ BAD_JOBS = {
     "a field whose part is not built": Bad(
         {"prompt": "p", "session": "abc"}, "/session", "unsupported_field"
     ),
-    "resuming, which is not built": Bad(
-        {"prompt": "p", "on_interrupt": "resume"}, "/on_interrupt", "unsupported_field"
-    ),
+    "a word that is none": Bad({"prompt": "p", "on_interrupt": "go on"}, "/on_interrupt"),
     "an unknown agent": Bad({"prompt": "p", "agent": "isue-responder"}, "/agent", "unknown_agent"),
     "a built-in agent of the CLI": Bad({"prompt": "p", "agent": "Explore"}, "/agent", "unknown_agent"),
     "an unknown workspace": Bad({"prompt": "p", "workspace": "infra"}, "/workspace", "unknown_workspace"),

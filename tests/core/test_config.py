@@ -60,7 +60,7 @@ def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_pat
             "agents.a.modle (steadyhand.toml): there is no such setting; did you mean model",
         ),
         ("[agents.a]\nprovider = 'x'", "is known, but its part is not built yet"),
-        ("[retention]\nkept_checkouts = '24h'", "is known, but its part is not built yet"),
+        ("[retention]\nkept_checkouts = 'long'", "is not a duration such as 90d"),
         ("[agents.a]\negres = ['x']", "did you mean egress"),
         ("[agents.a]\nmemory = 'lots'", "agents.a.memory (steadyhand.toml): is not a size such as 512M"),
         ("[agents.a]\nmemory = 'none'", "is not a size such as 512M"),

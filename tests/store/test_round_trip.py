@@ -111,6 +111,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "continue_prompt": maybe(ANY_TEXT),
     "at_start": maybe(st.sampled_from(get_args(Begin))),
     "used_seconds": SECONDS,
+    "since_run": st.integers(1, 9),
     "queued_at": maybe(TIMES),
     "started_at": maybe(TIMES),
     "finished_at": maybe(TIMES),

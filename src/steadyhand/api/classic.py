@@ -74,9 +74,12 @@ async def classic_job(request: Request, job_id: JobId) -> Response:
 
 def classic_json(job: Job, output: RunOutput | None) -> dict[str, Any]:
     """Give a job as the classic route shows it; `output` is what its newest run printed."""
+    # A job that the next start takes up again is not over: a caller that read `error` would look no more.
+    over = job.state.ended and job.at_start is None
+    status = STATUS[job.state] if over else "running"
     shown: dict[str, Any] = {
         "job_id": job.id,
-        "status": STATUS[job.state],
+        "status": status,
         "state": job.state.value,
         "prompt": job.prompt,
         "agent": job.agent,
@@ -84,14 +87,14 @@ def classic_json(job: Job, output: RunOutput | None) -> dict[str, Any]:
         # Callers parse this with what they have; an offset is understood by more of them than a Z.
         "started_at": (job.started_at or job.created_at).isoformat(),
     }
-    if not job.state.ended:
+    if not over:
         return shown
     ended_at = job.finished_at or job.created_at
     shown["finished_at"] = ended_at.isoformat()
     shown["exit_code"] = job.runs[-1].exit_code if job.runs else None
     shown["output"] = list(output.output) if output else []
     shown["stderr"] = output.stderr if output else ""
-    if STATUS[job.state] == "error":
+    if status == "error":
         shown["error"] = one_line(job.error.message if job.error else f"The job is {job.state}.")
     return shown
 

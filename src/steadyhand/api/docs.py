@@ -241,6 +241,15 @@ RETRY = _route(
     shown=("RETRY",),
     optional=True,
 )
+RESUME = _route(
+    {
+        202: _json("It is queued.", replies.Job, "QUEUED", location="The job."),
+        **_native(400, 404, 409, 413, 415, 422, 429, 503),
+    },
+    body=models.ResumeRequest,
+    shown=("RESUME",),
+    optional=True,
+)
 DELETE = _route({204: {"description": "It is gone."}, **_native(404, 409)})
 AGENTS = _route({200: _json("The agents.", replies.AgentList, "AGENTS"), **_native(422)})
 WORKSPACES = _route({200: _json("The workspaces.", replies.WorkspaceList, "WORKSPACES"), **_native(422)})

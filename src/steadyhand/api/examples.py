@@ -301,6 +301,7 @@ EXAMPLES: Mapping[str, Any] = {
     "ALIVE": {"status": "ok"},
     "EMPTY": {},
     "RETRY": {"after_run": 1},
+    "RESUME": {"after_run": 1, "budget_usd": 10},
     "HEALTH": HEALTH,
     "EXECUTE": EXECUTE,
     "EXECUTED": EXECUTED,

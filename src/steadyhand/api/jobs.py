@@ -20,11 +20,11 @@ from steadyhand.api.asked import (
 )
 from steadyhand.api.body import body_of, fingerprint, optional_body_of
 from steadyhand.api.door import Door, caller_of, door_of, welcome_of
-from steadyhand.api.models import CancelRequest, JobRequest, RetryRequest, micros_of
+from steadyhand.api.models import CancelRequest, JobRequest, ResumeRequest, RetryRequest, micros_of
 from steadyhand.api.problems import json_bytes, json_response
 from steadyhand.api.render import event_json, item_json, job_json, list_json
 from steadyhand.api.stream import EventStream
-from steadyhand.control import Caller, Submission
+from steadyhand.control import Caller, Continuation, Submission
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job, State
 from steadyhand.ports import Filter, Idempotency
@@ -216,6 +216,21 @@ async def retry(request: Request, job_id: JobId) -> Response:
     job_id = known_form(job_id)
     asked = await optional_body_of(request, RetryRequest, door.options.max_body_bytes)
     job = await door.control.retry(caller, job_id, asked.after_run)
+    return _job_response(door, job, 202, {"location": f"/v1/jobs/{job.id}"})
+
+
+@router.post(
+    "/{job_id}/resume", status_code=202, operation_id="resumeJob", summary="Go on with a job", **docs.RESUME
+)
+async def resume(request: Request, job_id: JobId) -> Response:
+    """Queue an ended job for a new run in the same session and checkout, perhaps with a higher budget or a prompt."""
+    caller = caller_of(request)
+    door = door_of(request)
+    job_id = known_form(job_id)
+    asked = await optional_body_of(request, ResumeRequest, door.options.max_body_bytes)
+    budget = None if asked.budget_usd is None else micros_of(asked.budget_usd)
+    continuation = Continuation(budget_micros=budget, prompt=asked.prompt, after_run=asked.after_run)
+    job = await door.control.resume(caller, job_id, continuation)
     return _job_response(door, job, 202, {"location": f"/v1/jobs/{job.id}"})
 
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from steadyhand.agents import NAME, NAME_RULE, agent_name
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import MICROS, Effort
+from steadyhand.job import MICROS, Effort, OnInterrupt
 from steadyhand.ports import Scope
 
 KIBIBYTE = 1024
@@ -100,12 +100,6 @@ def _not_built(value: Any) -> Any:
     return value
 
 
-def _on_interrupt(value: str) -> str:
-    if value in ("resume", "restart"):
-        raise PydanticCustomError("unsupported_field", "only 'auto' and 'fail' are built yet")
-    return value
-
-
 class ExecuteRequest(BaseModel):
     """A request for work by the classic route. What it does not know is passed over."""
 
@@ -147,8 +141,10 @@ class JobRequest(BaseModel):
     output_schema: Schema | None = Field(
         default=None, description="A JSON Schema that the answer has to fit."
     )
-    on_interrupt: Annotated[Literal["auto", "resume", "restart", "fail"], AfterValidator(_on_interrupt)] = (
-        "auto"
+    on_interrupt: OnInterrupt | None = Field(
+        default=None,
+        description="What becomes of it when the service stops under it: `auto` goes on after a planned stop and "
+        "stops there after a crash.",
     )
     publish: Literal["none", "branch"] | None = Field(
         default=None, description="`branch` pushes `steadyhand/<id>` to the repository."
@@ -216,6 +212,18 @@ class RotateRequest(BaseModel):
     grace_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False)] = Field(
         default=0, description="For how long the old secret stays good."
     )
+
+
+class ResumeRequest(BaseModel):
+    """A request to go on in the same session and checkout. With `after_run` a repeat of the request changes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after_run: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    budget_usd: Dollars | None = Field(
+        default=None, description="For the job in all, what it has spent included."
+    )
+    prompt: Prompt | None = Field(default=None, description="Said in place of asking it to go on.")
 
 
 class CancelRequest(BaseModel):

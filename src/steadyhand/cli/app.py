@@ -27,7 +27,20 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: a command lets go of things as it does for Ctrl-C."""
 
 
-_ORDER = ("serve", "run", "jobs", "show", "logs", "wait", "cancel", "retry", "diff", "transcript", "delete")
+_ORDER = (
+    "serve",
+    "run",
+    "jobs",
+    "show",
+    "logs",
+    "wait",
+    "cancel",
+    "retry",
+    "resume",
+    "diff",
+    "transcript",
+    "delete",
+)
 """How the help lists the commands; the others come after."""
 
 

@@ -134,6 +134,29 @@ def retry(
 
 
 @app.command()
+def resume(
+    job: JobId,
+    prompt: Annotated[str | None, typer.Argument(help="Said to the agent in place of going on.")] = None,
+    *,
+    budget: Annotated[
+        float | None, typer.Option("--budget", min=0.000001, help="US dollars for the job in all.")
+    ] = None,
+    after_run: Annotated[
+        int | None, typer.Option(min=1, help="Only if this is still the newest run; makes a repeat harmless.")
+    ] = None,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with an ended job, in the same session and checkout."""
+    screen = connect.screen()
+    with connect.connected(server) as client:
+        found = client.resume(
+            connect.find(client, job), after_run=after_run, budget_usd=budget, prompt=prompt
+        )
+    _say_state(screen, found, as_json=as_json, asked="asked to go on")
+
+
+@app.command()
 def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Forget an ended job and all that was kept of it."""
     screen = connect.screen()

@@ -92,6 +92,7 @@ class Settings:
             timeout_seconds=tables.defaults.timeout_seconds,
             idle_timeout_seconds=tables.defaults.idle_timeout_seconds,
             publish=tables.defaults.publish,
+            on_interrupt=tables.defaults.on_interrupt,
         )
         most = tables.limits.max_budget_usd
         limits = Limits(None if most is None else micros(most), tables.limits.max_timeout_seconds)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from steadyhand.agents import Mode, Trust
-from steadyhand.job import Effort, Publish
+from steadyhand.job import Effort, OnInterrupt, Publish
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -146,7 +146,7 @@ class DefaultsTable(_Table):
     budget_usd: Dollars = Decimal(5)
     timeout_seconds: Seconds = 2700
     idle_timeout_seconds: Seconds = 600
-    on_interrupt: Literal["auto", "fail"] = "auto"
+    on_interrupt: OnInterrupt = "auto"
     publish: Publish = "none"
     memory: SizeOrNone = 4 * 1024**3
     processes: ProcessesOrNone = 1_024
@@ -165,6 +165,7 @@ class RetentionTable(_Table):
 
     jobs: Duration = timedelta(days=90)
     transcripts: Duration = timedelta(days=30)
+    kept_checkouts: Duration = timedelta(days=1)
     max_bytes: int | None = Field(default=None, ge=1_000_000)
 
 
@@ -265,5 +266,5 @@ class Tables(_Table):
     agents: dict[str, AgentTable] = {}
 
 
-UNBUILT = frozenset({("retention", "kept_checkouts"), ("agents", "*", "provider")})
+UNBUILT = frozenset({("agents", "*", "provider")})
 """Settings of design.md whose part is not built: refused as such, not as unknown."""

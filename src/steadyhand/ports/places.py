@@ -1,6 +1,6 @@
 """Places where agents work: checkouts, and the boundary around them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -78,6 +78,8 @@ class Layers:
     work: Path
     owner: int
     image: Path | None = None
+    hand_over: bool = False
+    """Whether what is in the image is another user's and has to be given to the run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,11 @@ class Checkouts(Protocol):
         ...
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:
-        """Make a private copy (or take the directory in place) with home, config directory and instructions."""
+        """Make a private copy (or take the directory in place) with home, config directory and instructions.
+
+        A job whose run goes on (`begin` is `resume`) gets what was kept of it; of a job that let go of its checkout,
+        or of its parent, a copy is made anew with the work that was harvested and the session.
+        """
         ...
 
     async def harvest(self, place: Place) -> Harvest:
@@ -150,6 +156,18 @@ class Checkouts(Protocol):
         """Remove the checkout and the home. Call it when nothing is alive in them."""
         ...
 
+    async def keep(self, place: Place) -> None:
+        """Leave checkout, home and session where they are, for a later run. Call it when nothing is alive in them."""
+        ...
+
+    async def kept(self) -> Mapping[str, datetime]:
+        """Give the jobs whose checkout is there, running ones among them, and since when."""
+        ...
+
+    async def drop(self, job_id: str) -> None:
+        """Remove the checkout and the home that were kept of a job; what was harvested stays."""
+        ...
+
     async def forget(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
         ...
@@ -158,8 +176,11 @@ class Checkouts(Protocol):
         """Remove transcripts, sessions and printed output of that age, then the oldest of what is too much."""
         ...
 
-    async def sweep(self) -> None:
-        """Remove the checkouts and homes that an earlier life of the service left. Call it before any run."""
+    async def sweep(self, spared: Collection[str] = ()) -> None:
+        """Remove the checkouts and homes that an earlier life of the service left, but for those of spared jobs.
+
+        Call it before any run.
+        """
         ...
 
     def files(self, job_id: str) -> JobFiles:
@@ -192,6 +213,8 @@ class Mounted:
     owner: int | None = None
     upper: Path | None = None
     work: Path | None = None
+    hand_over: bool = False
+    """Whether all in an image is to be given to the run's user, whoever's it is."""
 
 
 @dataclass(frozen=True, slots=True)

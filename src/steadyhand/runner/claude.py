@@ -8,7 +8,6 @@ hundred messages of any size is not.
 import asyncio
 import contextlib
 import json
-import re
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,18 @@ from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
 from steadyhand.job import Job, Turn
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
-from steadyhand.runner.drive import Drive, bounded, budget_text, environment, scratch, session_of
+from steadyhand.runner.drive import (
+    Drive,
+    bounded,
+    budget_text,
+    environment,
+    goes_on,
+    said,
+    scratch,
+    session_file,
+    session_of,
+    where,
+)
 from steadyhand.runner.messages import Conversation, read_result
 from steadyhand.runner.process import AgentProcess, Launch
 from steadyhand.runner.spool import Spool, parse
@@ -43,7 +53,9 @@ _HISTORY_TIME = "2026-01-01T00:00:00.000Z"
 # --- what is launched: pure ----------------------------------------------------------------------
 
 
-def arguments(cli: Path, spec: RunSpec, session: str, prompt_file: Path | None) -> list[str]:
+def arguments(
+    cli: Path, spec: RunSpec, session: str, prompt_file: Path | None, *, goes_on: bool = False
+) -> list[str]:
     """Give the command line. `prompt_file` holds what is appended to the system prompt.
 
     Raises `SpawnError` when the output schema is too large for an argument.
@@ -53,7 +65,7 @@ def arguments(cli: Path, spec: RunSpec, session: str, prompt_file: Path | None) 
     argv += ["--include-partial-messages", "--dangerously-skip-permissions"]
     argv += ["--max-budget-usd", budget_text(job.budget_micros)]
     argv += ["--setting-sources", "user,project,local" if spec.place.trust_full else "user"]
-    argv += ["--resume" if job.history else "--session-id", session]
+    argv += ["--resume" if job.history or goes_on else "--session-id", session]
     options: list[tuple[str, str | None]] = [
         ("--agent", agent.definition),
         ("--model", job.model or agent.model),
@@ -89,11 +101,6 @@ def appended_prompt(job: Job, agent: Agent) -> str | None:
     """Give what is appended to the system prompt: the agent's own words, then the job's."""
     parts = [each for each in (agent.append_system_prompt, job.append_system_prompt) if each]
     return "\n\n".join(parts) or None
-
-
-def session_file(config: Path, directory: str, session: str) -> Path:
-    """Give where the CLI keeps the session of a directory."""
-    return config / "projects" / re.sub(r"[^A-Za-z0-9]", "-", directory) / f"{session}.jsonl"
 
 
 def session_record(history: Sequence[Turn], directory: str, session: str) -> bytes:
@@ -143,16 +150,16 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox) -> Launc
     prompt_file = None
     appended = appended_prompt(spec.job, spec.agent)
     if appended is not None:
-        name = f"append-system-prompt-{session}.md"
+        name = f"append-system-prompt-{session}-{spec.number}.md"
         prompt_file = (view.config or view.home / ".claude") / name
         files.append((config / name, appended.encode()))
-    if spec.job.history:
-        # The CLI names a session's folder by where it is without links; inside a sandbox there are none.
-        directory = str(view.directory.resolve() if sandbox.level == "none" else view.directory)
+    going_on = goes_on(spec, sandbox, session)
+    if spec.job.history and not going_on:
+        directory = where(view, sandbox)
         record = session_record(spec.job.history, directory, session)
         files.append((session_file(config, directory, session), record))
     env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
-    argv = arguments(cli, spec, session, prompt_file)
+    argv = arguments(cli, spec, session, prompt_file, goes_on=going_on)
     command = Command(argv, env, view.directory, place.user)
     folders = [] if place.config is None else [scratch(place.home)]
     return Launch(sandbox.wrap(command, place, spec.agent), files=files, folders=folders)
@@ -239,11 +246,13 @@ class ClaudeRunner:
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
         """See `ports.Runner.run`."""
-        launch = launch_of(self._cli, spec, session_of(spec), self._sandbox)
+        session = session_of(spec)
+        going_on = goes_on(spec, self._sandbox, session)
+        launch = launch_of(self._cli, spec, session, self._sandbox)
         spool = Spool(spec.place.files.spool(spec.number))
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
-                drive = Drive(spec, emit, stop, process, spool)
+                drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
                 mode = _Stream(drive)
                 try:
                     return await drive.attend(mode)
@@ -298,7 +307,8 @@ class _Stream:
             await self._transport.asked.wait()
             job = self._drive.spec.job
             verbatim = job.origin == "openai" or self._drive.spec.agent.lean
-            await self._drive.process.write(prompt_line(job.prompt, verbatim=verbatim))
+            text = said(self._drive.spec, going_on=self._drive.going_on)
+            await self._drive.process.write(prompt_line(text, verbatim=verbatim))
 
     async def _greet(self) -> None:
         try:

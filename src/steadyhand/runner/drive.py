@@ -5,6 +5,7 @@ A mode says what to launch, what to make of a line, what to say to the agent, an
 
 import asyncio
 import contextlib
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Protocol
 from steadyhand.errors import SpawnError
 from steadyhand.job import MICROS, Notice
 from steadyhand.outcome import Evidence, Result, Stop
-from steadyhand.ports import Emit, Report, RunSpec, StopSignal, View
+from steadyhand.ports import Emit, Report, RunSpec, Sandbox, StopSignal, View
 from steadyhand.runner.process import AgentProcess, Exit
 from steadyhand.runner.spool import Spool
 
+GO_ON = "Continue from where you left off."
+"""What an agent is told whose run goes on after an interruption."""
 LINGER_SECONDS = 5.0
 """How long an agent may take to end after its result, unless it says itself that it is still at work."""
 DRAIN_SECONDS = 30.0
@@ -65,6 +68,32 @@ def session_of(spec: RunSpec) -> str:
         return str(uuid.uuid4())
 
 
+def where(view: View, sandbox: Sandbox) -> str:
+    """Give the directory by which the CLI names a session's folder: without links, of which a sandbox has none."""
+    return str(view.directory.resolve() if sandbox.level == "none" else view.directory)
+
+
+def session_file(config: Path, directory: str, session: str) -> Path:
+    """Give where the CLI keeps the session of a directory."""
+    return config / "projects" / re.sub(r"[^A-Za-z0-9]", "-", directory) / f"{session}.jsonl"
+
+
+def goes_on(spec: RunSpec, sandbox: Sandbox, session: str) -> bool:
+    """Say whether the run goes on in a session that an earlier one left; one that left none begins anew."""
+    if spec.job.begin != "resume":
+        return False
+    config = spec.place.config or spec.place.home / ".claude"
+    return session_file(config, where(sandbox.view(spec.place), sandbox), session).is_file()
+
+
+def said(spec: RunSpec, *, going_on: bool) -> str:
+    """Give what the agent is told: its job, or to go on with it."""
+    job = spec.job
+    if not going_on:
+        return job.prompt
+    return job.continue_prompt or (job.prompt if spec.number == 1 else GO_ON)
+
+
 class Mode(Protocol):
     """How one kind of command line is spoken to.
 
@@ -90,9 +119,18 @@ class Drive:
     """One run under way: what was heard, what it answered, and how it came to its end."""
 
     def __init__(
-        self, spec: RunSpec, emit: Emit, stop: StopSignal, process: AgentProcess, spool: Spool
+        self,
+        spec: RunSpec,
+        emit: Emit,
+        stop: StopSignal,
+        process: AgentProcess,
+        spool: Spool,
+        *,
+        going_on: bool = False,
     ) -> None:
         self.spec = spec
+        self.going_on = going_on
+        """Whether the agent goes on in a session of an earlier run."""
         self.emit = emit
         self.stop = stop
         self.process = process
@@ -190,6 +228,9 @@ class Drive:
 
     def _report(self, ended: Exit) -> Report:
         notices = []
+        if self.spec.job.begin == "resume" and not self.going_on:
+            text = "The session of the run before was not there any more; the agent began anew."
+            notices.append(Notice("session_lost", text))
         code, signal = ended.code, ended.signal
         if self._lingered:
             # It was ours that ended it, so neither says anything about the run.

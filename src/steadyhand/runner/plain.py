@@ -9,7 +9,7 @@ from typing import Any
 from steadyhand.events import Message
 from steadyhand.outcome import Result
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
-from steadyhand.runner.drive import Drive, budget_text, environment, scratch
+from steadyhand.runner.drive import Drive, budget_text, environment, goes_on, said, scratch, session_of
 from steadyhand.runner.messages import read_result, usage_event
 from steadyhand.runner.process import AgentProcess, Launch
 from steadyhand.runner.spool import Spool, parse
@@ -39,13 +39,18 @@ class PlainRunner:
         """See `ports.Runner.run`."""
         place, view = spec.place, self._sandbox.view(spec.place)
         env = environment(spec.environment, view)
-        command = Command(arguments(self._cli, spec), env, view.directory, place.user)
+        session = session_of(spec)
+        going_on = goes_on(spec, self._sandbox, session)
+        argv = arguments(self._cli, spec)
+        if going_on:
+            argv += ["--resume", session]
+        command = Command(argv, env, view.directory, place.user)
         folders = [] if place.config is None else [scratch(place.home)]
         launch = Launch(self._sandbox.wrap(command, place, spec.agent), folders=folders)
         spool = Spool(place.files.spool(spec.number))
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
-                drive = Drive(spec, emit, stop, process, spool)
+                drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
                 mode = _Plain(drive)
                 report = await drive.attend(mode)
             return await _completed(report, drive)
@@ -72,7 +77,8 @@ class _Plain:
             self._drive.spool.printed(line)
 
     async def talk(self) -> None:
-        await self._drive.process.write(self._drive.spec.job.prompt.encode())
+        prompt = said(self._drive.spec, going_on=self._drive.going_on)
+        await self._drive.process.write(prompt.encode())
         self._drive.process.end_input()
 
     async def interrupt(self) -> None:

@@ -89,6 +89,7 @@ class Sealing:
             "map": None if mounted.owner is None else self.maps.get(mounted.owner),
             "upper": None if mounted.upper is None else os.fsencode(mounted.upper),
             "work": None if mounted.work is None else os.fsencode(mounted.work),
+            "hand_over": mounted.hand_over,
         }
 
     def handed_over(self) -> None:

@@ -7,11 +7,11 @@ All of it is gone with the run: the mounts exist only in a mount namespace that 
 the network and the user namespace likewise, loop devices clear themselves with their last mount. Only the groups
 outlive a supervisor that was killed; they carry its pid and start time, and the service removes them.
 
-A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work`; `map` is the descriptor of a
-user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (a socket for the listening
-descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill` (the group with
-`cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None, as the last two are when a
-group holds them).
+A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over`; `map` is the
+descriptor of a user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (a socket
+for the listening descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill`
+(the group with `cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None, as the last
+two are when a group holds them).
 What cannot be made raises `OSError` with a text that says what.
 """
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         call,
         forget_volatile,
         give_reserve,
+        hand_over,
         make_point,
         mount,
         mount_image,
@@ -160,6 +161,8 @@ class Stage:
                 elif mounted["kind"] == "image":
                     mount_image(mounted["source"], point, writable=mounted["writable"])
                     self._images.append(point)
+                    if mounted["hand_over"] and self._user is not None:
+                        hand_over(point, self._user)
                     if mounted["writable"]:
                         take_reserve(point)
                 else:

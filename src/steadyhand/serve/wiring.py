@@ -28,7 +28,7 @@ from steadyhand.runner.errand import SandboxErrands
 from steadyhand.runner.plain import PlainRunner
 from steadyhand.runner.process import sweep
 from steadyhand.serve.isolation import UNSEALED, Level
-from steadyhand.worker import Tending, Worker
+from steadyhand.worker import Parts, Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
 from steadyhand.workspace.sandbox import SOCKET
@@ -207,7 +207,7 @@ def wire(
         clock=now,
         admission=Admission(limits_of=keyring.limits_of, backlog_of=queue.backlog, clock=now),
     )
-    worker = Worker(
+    parts = Parts(
         store=store,
         queue=queue,
         checkouts=checkouts,
@@ -222,10 +222,12 @@ def wire(
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,
             keep_transcripts=tables.retention.transcripts,
+            keep_checkouts=tables.retention.kept_checkouts,
             max_bytes=tables.retention.max_bytes,
         ),
         gateway=gateway,
     )
+    worker = Worker(parts)
 
     async def ready() -> None:
         if stopping():

@@ -42,6 +42,7 @@ _AS_IT_IS = (
     "continue_prompt",
     "at_start",
     "used_seconds",
+    "since_run",
 )
 """Fields that stand in `record` under their own name, as they are."""
 

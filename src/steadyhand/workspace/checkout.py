@@ -5,7 +5,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,15 @@ from steadyhand.errors import NotFound, WorkspaceError
 from steadyhand.job import Job, Notice
 from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Layers, Place
 from steadyhand.workspace.caches import Caches
-from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, copy_objects, hand_over, make_folder, remove_tree
+from steadyhand.workspace.disk import (
+    PRIVATE,
+    TRAVERSABLE,
+    copy_objects,
+    copy_tree,
+    hand_over,
+    make_folder,
+    remove_tree,
+)
 from steadyhand.workspace.dotgit import describe
 from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester
@@ -29,6 +37,7 @@ from steadyhand.workspace.instructions import (
     trusts_fully,
     write_config,
 )
+from steadyhand.workspace.kept import Note, bring_back, forget_note, note_of, noted
 from steadyhand.workspace.mirror import Mirror, Mirrors
 from steadyhand.workspace.retention import trim
 from steadyhand.workspace.warm import (
@@ -45,6 +54,7 @@ DEFINITIONS_MAX_AGE = 30.0
 """Seconds that the list of a workspace's definitions may be behind its repository."""
 CHECKOUT_SECONDS = 300.0
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_LOST = Notice("work_lost", "The work of the run before could not be put back; the run goes on without it.")
 _COPY_TRIES = 3
 _CACHED = 64
 
@@ -146,37 +156,65 @@ class GitCheckouts:
         if job.ref is not None:
             workspace = replace(workspace, ref=job.ref)
         files = self.files(job.id)
+        note = await asyncio.to_thread(note_of, files) if job.begin == "resume" else None
         try:
-            await asyncio.to_thread(self._make_room, files)
-            if workspace.repository is not None and workspace.mode == "in_place":
-                return await self._prepare_in_place(workspace, files, slot)
-            user = None if self._base_uid is None else self._base_uid + slot
-            made = await self._make(job, workspace, files, user)
-            binds = made.binds
-            if self._errands is not None:
-                binds += await asyncio.to_thread(self._caches.of, workspace)
-            full = trusts_fully(workspace)
-            definitions = {**made.brought.definitions, **self._own_definitions()}
-            # With full trust the CLI reads the repository's own instructions where they stand.
-            texts = {} if full else made.brought.texts
-            await asyncio.to_thread(self._make_homes, files, user, texts, definitions)
+            if note is None:
+                return await self._prepare_anew(job, workspace, files, slot)
+            return await self._prepare_again(job, workspace, files, slot, note)
         except BaseException as error:
-            # Nobody has a place to release yet; a cancelled prepare leaves no checkout behind.
-            with contextlib.suppress(WorkspaceError):
-                await self._let_go(files)
+            # Nobody has a place to release yet; a cancelled prepare leaves no checkout behind but a kept one.
+            if note is None:
+                with contextlib.suppress(WorkspaceError):
+                    await self._let_go(files)
             if isinstance(error, OSError):
                 raise WorkspaceError(f"The checkout could not be made: {error.strerror}.") from error
             raise
+
+    async def _prepare_anew(self, job: Job, workspace: Workspace, files: JobFiles, slot: int) -> Place:
+        origin = self._origin(job)
+        await asyncio.to_thread(self._make_room, files, origin)
+        if _is_in_place(workspace):
+            return await self._prepare_in_place(workspace, files, slot, goes_on=origin is not None)
+        user = self._user(slot)
+        if origin is not None and job.commit is not None:
+            workspace = replace(workspace, ref=job.commit)
+        made = await self._make(job, workspace, files, user)
+        place = await self._placed(job, workspace, files, slot, made)
+        # With full trust the CLI reads the repository's own instructions where they stand.
+        texts = {} if place.trust_full else made.brought.texts
+        await asyncio.to_thread(self._make_homes, files, user, texts, place.definitions)
+        if origin is not None:
+            place = await self._bring_back(place, origin)
+        await asyncio.to_thread(self._note(job.id, user, made).write, files)
+        return place
+
+    async def _prepare_again(
+        self, job: Job, workspace: Workspace, files: JobFiles, slot: int, note: Note
+    ) -> Place:
+        """Take up the checkout that was kept of a job, for the user of another slot if need be."""
+        if _is_in_place(workspace):
+            return await self._prepare_in_place(workspace, files, slot, goes_on=True)
+        user = self._user(slot)
+        made = await self._go_on(job, workspace, files, user, note)
+        for folder in (files.home, files.config):
+            await asyncio.to_thread(hand_over, folder, user)
+        await asyncio.to_thread(self._note(job.id, user, made).write, files)
+        return await self._placed(job, workspace, files, slot, made)
+
+    async def _placed(self, job: Job, workspace: Workspace, files: JobFiles, slot: int, made: Made) -> Place:
+        binds = made.binds
+        if self._errands is not None:
+            binds += await asyncio.to_thread(self._caches.of, workspace)
         return Place(
             workspace=workspace,
             files=files,
             directory=made.directory,
             home=files.home,
             config=files.config,
-            user=user,
+            user=self._user(slot),
             commit=made.commit,
-            definitions=definitions,
-            trust_full=full,
+            definitions={**made.brought.definitions, **self._own_definitions()},
+            trust_full=trusts_fully(workspace),
             notices=(*made.brought.notices, *self._unused(workspace)),
             layers=made.layers,
             binds=binds,
@@ -184,17 +222,24 @@ class GitCheckouts:
             publish=job.publish,
         )
 
+    def _user(self, slot: int) -> int | None:
+        return None if self._base_uid is None else self._base_uid + slot
+
     def _unused(self, workspace: Workspace) -> tuple[Notice, ...]:
         if self._errands is not None or not workspace.caches:
             return ()
         return (Notice("caches_unused", "The workspace's shared caches need isolation 'bwrap'."),)
 
-    async def _prepare_in_place(self, workspace: Workspace, files: JobFiles, slot: int) -> Place:
-        place = await self._in_place.take(workspace, files, slot)
+    async def _prepare_in_place(
+        self, workspace: Workspace, files: JobFiles, slot: int, *, goes_on: bool
+    ) -> Place:
+        # A run that goes on finds the directory as the run before left it.
+        place = await self._in_place.take(workspace, files, slot, pull=not goes_on)
         brought = await self._in_place.instructions(workspace)
         definitions = {**brought.definitions, **self._own_definitions()}
         texts = {} if place.trust_full else brought.texts
         await asyncio.to_thread(self._make_homes, files, place.user, texts, definitions)
+        await asyncio.to_thread(Note(place.user, place.commit, in_place=True).write, files)
         return replace(place, definitions=definitions, notices=(*place.notices, *brought.notices))
 
     async def _make(self, job: Job, workspace: Workspace, files: JobFiles, user: int | None) -> Made:
@@ -224,6 +269,76 @@ class GitCheckouts:
         shutil.copyfile(files.checkout / ".git" / "index", base_index(files))
         base_index(files).chmod(0o600)
         return Made(files.checkout, commit, brought)
+
+    # --- going on --------------------------------------------------------------------------
+
+    def _origin(self, job: Job) -> JobFiles | None:
+        """Give the files of the job whose session this run goes on with: its own, or its parent's at first."""
+        if job.begin != "resume":
+            return None
+        first = job.parent_job_id is not None and job.run <= 1
+        return self.files(job.parent_job_id if first and job.parent_job_id else job.id)
+
+    def _note(self, job_id: str, user: int | None, made: Made) -> Note:
+        warm, layers = self._held.get(job_id), made.layers
+        return Note(
+            user=user,
+            commit=made.commit,
+            warm=None if warm is None or self.warm is None else self.warm.name(warm),
+            over_nothing=layers is not None and warm is None,
+            image=layers is not None and layers.image is not None,
+        )
+
+    async def _go_on(
+        self, job: Job, workspace: Workspace, files: JobFiles, user: int | None, note: Note
+    ) -> Made:
+        if (note.warm is not None or note.over_nothing) and self.warm is None:
+            raise WorkspaceError(
+                "The kept checkout was laid over another one, which is not to be had now.", retryable=False
+            )
+        layers: Layers | None = None
+        binds: tuple[Bind, ...] = ()
+        brought = Instructions()
+        if workspace.repository is not None and note.commit is not None:
+            mirror = self.mirrors.of(workspace.repository)
+            brought = await self._brought(mirror, note.commit, workspace)
+            if self.warm is not None and note.warm is not None:
+                warm = await self.warm.take(mirror, note.commit, workspace)
+                await self._give_back(files)
+                self._held[job.id] = warm
+                layers, binds = self._layers_again(warm.tree, files, note, user), (shown_objects(mirror),)
+        if self.warm is not None and note.over_nothing:
+            layers = self._layers_again(self._data_dir / "empty", files, note, user)
+        if layers is None:
+            await asyncio.to_thread(hand_over, files.checkout, user)
+        elif layers.image is None:
+            await asyncio.to_thread(hand_over, layers.upper, user)
+            await asyncio.to_thread(remove_tree, layers.work)
+            make_folder(layers.work, PRIVATE, user)
+        return Made(files.checkout, note.commit, brought, layers, binds)
+
+    def _layers_again(self, lower: Path, files: JobFiles, note: Note, user: int | None) -> Layers:
+        assert self.warm is not None  # noqa: S101  # asked by the caller
+        upper, work = upper_of(files)
+        if not note.image:
+            return Layers(lower, upper, work, self.warm.owner)
+        image = image_of(files)
+        names = Path(upper.name), Path(work.name)
+        return Layers(lower, *names, self.warm.owner, image, hand_over=note.user != user)
+
+    async def _bring_back(self, place: Place, origin: JobFiles) -> Place:
+        """Put the work that was harvested from `origin` into a checkout made anew."""
+        if place.commit is None:
+            return place
+        if not await asyncio.to_thread(origin.bundle.is_file):
+            if await asyncio.to_thread(origin.diff.is_file):
+                return replace(place, notices=(*place.notices, _LOST))
+            return place  # nothing had been changed
+        try:
+            await bring_back(self._errands, place, origin.bundle)
+        except WorkspaceError:
+            return replace(place, notices=(*place.notices, _LOST))
+        return place
 
     async def _scratch(self, job: Job, files: JobFiles, user: int | None) -> Layers | None:
         """Make an empty checkout: a folder, or layers over nothing when its disk has a limit."""
@@ -285,18 +400,22 @@ class GitCheckouts:
             else:
                 return
 
-    def _make_room(self, files: JobFiles) -> None:
-        """Make the job's folder, empty but for what is kept of earlier runs' output."""
+    def _make_room(self, files: JobFiles, origin: JobFiles | None) -> None:
+        """Make the job's folder, empty but for what is kept of earlier runs' output, and the session of `origin`."""
         make_folder(self._jobs, TRAVERSABLE)
         if self._base_uid is not None:
             # An agent's uid passes through the data directory and lists nothing in it.
             self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
         make_folder(files.root, TRAVERSABLE)
         make_folder(files.kept, PRIVATE)
-        for path in (*_transient(files), files.config):
+        for path in _transient(files):
             remove_tree(path)
-        for path in (files.diff, files.bundle, files.transcript):
-            path.unlink(missing_ok=True)
+        if origin is None or origin.root != files.root:
+            remove_tree(files.config)
+            for path in (files.diff, files.bundle, files.transcript):
+                path.unlink(missing_ok=True)
+        if origin is not None and origin.root != files.root:
+            copy_tree(origin.config, files.config)
         (files.root / "prepared").write_bytes(b"")
 
     def _make_homes(
@@ -308,8 +427,10 @@ class GitCheckouts:
     ) -> None:
         make_folder(files.home, PRIVATE)
         make_folder(files.home / "tmp", PRIVATE)
+        fresh = not files.config.is_dir()
         make_folder(files.config, PRIVATE)
-        write_config(files.config, texts, definitions, sealed=self._errands is not None)
+        if fresh:  # else it is the agent's, with the session that the run goes on with
+            write_config(files.config, texts, definitions, sealed=self._errands is not None)
         hand_over(files.home, user)
         hand_over(files.config, user)
 
@@ -323,8 +444,21 @@ class GitCheckouts:
         """Remove the checkout and the home; the config directory stays, with the session in it."""
         await self._let_go(place.files)
 
+    async def keep(self, place: Place) -> None:
+        """Leave everything where it is: it is noted already, and its warm checkout stays in use."""
+
+    async def kept(self) -> Mapping[str, datetime]:
+        """Give the jobs whose checkout is there, and since when."""
+        return await asyncio.to_thread(lambda: dict(noted(self._jobs)))
+
+    async def drop(self, job_id: str) -> None:
+        """Remove the checkout and the home that were kept of a job."""
+        await self._let_go(self.files(job_id))
+
     async def _let_go(self, files: JobFiles) -> None:
         await self._give_back(files)
+        # The note goes first: what is half removed is nothing to go on in.
+        await asyncio.to_thread(forget_note, files)
         await self._remove(_transient(files))
 
     async def _give_back(self, files: JobFiles) -> None:
@@ -334,7 +468,9 @@ class GitCheckouts:
 
     async def forget(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
-        await self._remove((self.files(job_id).root,))
+        files = self.files(job_id)
+        await self._give_back(files)
+        await self._remove((files.root,))
 
     async def trim(self, now: datetime, transcripts: timedelta | None, max_bytes: int | None) -> None:
         """Remove what has been kept long enough, or is too much; see `retention.trim`."""
@@ -343,10 +479,14 @@ class GitCheckouts:
         except OSError as error:
             raise WorkspaceError(f"Old files could not be removed: {error.strerror}.") from error
 
-    async def sweep(self) -> None:
-        """Remove what earlier lives left: every checkout and home, and trees that were being removed."""
+    async def sweep(self, spared: Collection[str] = ()) -> None:
+        """Remove what earlier lives left: checkouts and homes of jobs that are not spared, and half removed trees."""
         if self.warm is not None:
             await self.warm.sweep()
+            for job_id in spared:
+                note = note_of(self.files(job_id))
+                if note is not None and note.warm is not None:
+                    self._held[job_id] = self.warm.hold(note.warm)
         if not self._jobs.is_dir():
             return
         paths: list[Path] = []
@@ -354,7 +494,9 @@ class GitCheckouts:
             if folder.name.startswith(".trash-"):
                 paths.append(folder)
             elif _JOB_ID.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
-                paths += _transient(JobFiles(folder))
+                if folder.name not in spared:
+                    forget_note(JobFiles(folder))
+                    paths += _transient(JobFiles(folder))
                 paths += folder.glob(".trash-*")
         await self._remove(paths)
 
@@ -367,6 +509,10 @@ class GitCheckouts:
                 failed = error
         if failed is not None:
             raise WorkspaceError("A checkout could not be removed whole.") from failed
+
+
+def _is_in_place(workspace: Workspace) -> bool:
+    return workspace.repository is not None and workspace.mode == "in_place"
 
 
 def _transient(files: JobFiles) -> tuple[Path, ...]:

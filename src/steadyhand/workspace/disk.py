@@ -33,6 +33,41 @@ def hand_over(path: Path, owner: int | None) -> None:
     os.chown(path, owner, owner, follow_symlinks=False)
 
 
+def copy_tree(source: Path, target: Path, *, most_bytes: int = 512 * 1024 * 1024) -> None:
+    """Copy the folders and regular files of a tree that an agent wrote; links and what else there is are left out.
+
+    The copy belongs to the caller. Raises `WorkspaceError` above `most_bytes`. Nothing when there is no source.
+    """
+    if source.is_symlink() or not source.is_dir():
+        return
+    left = most_bytes
+    for path, folders, files, handle in os.fwalk(source, follow_symlinks=False):
+        inner = target / os.path.relpath(path, source)
+        make_folder(inner, PRIVATE)
+        for name in [each for each in folders if stat.S_ISLNK(_mode(each, handle))]:
+            folders.remove(name)
+        for name in files:
+            if stat.S_ISREG(_mode(name, handle)):
+                left = _copy_file(name, handle, inner / name, left)
+
+
+def _mode(name: str, folder: int) -> int:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+
+
+def _copy_file(name: str, folder: int, target: Path, left: int) -> int:
+    """Copy one file and give how many bytes may still be copied."""
+    # Nothing of the job is alive, so what was a file is one; O_NONBLOCK is for the case that it is not.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as source, target.open("xb") as copy:
+        while data := source.read(1 << 20):
+            left -= len(data)
+            if left < 0:
+                raise WorkspaceError("The session of the run before is too large to be copied.")
+            copy.write(data)
+    return left
+
+
 def copy_objects(source: Path, target: Path) -> None:
     """Copy git's objects, file by file and never as hard links.
 

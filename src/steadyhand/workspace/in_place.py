@@ -40,8 +40,8 @@ class InPlace:
         owner = folder.stat().st_uid
         return owner if owner != 0 else self._base_uid + slot
 
-    async def take(self, workspace: Workspace, files: JobFiles, slot: int) -> Place:
-        """Bring the directory up to date and say how it is used. A failed pull is a notice."""
+    async def take(self, workspace: Workspace, files: JobFiles, slot: int, *, pull: bool = True) -> Place:
+        """Bring the directory up to date, unless told not to, and say how it is used. A failed pull is a notice."""
         folder = folder_of(workspace)
         user = self.user(folder, slot)
         notices: list[Notice] = []
@@ -56,9 +56,10 @@ class InPlace:
         git = reading_git(user)
         commit = None
         if await _is_repository(git, folder):
-            if self._errands is not None:
+            failure = None
+            if pull and self._errands is not None:
                 failure = await _pull_sealed(self._errands, workspace, files, user, slot)
-            else:
+            elif pull:
                 failure = await _pull(user, folder, self._home if own_home else None)
             if failure is not None:
                 notices.append(failure)

@@ -274,6 +274,13 @@ def _stage(tree: Path, said: dict[str, Any], file_bytes: int, all_bytes: int) ->
             )  # fmt: skip
 
 
+def restore(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Put the commits of a bundle, which the service made, on top of the commit that is checked out."""
+    _git("fetch", "--quiet", str(GIVEN / asked["bundle"]), asked["ref"])
+    _git("reset", "--quiet", "--hard", "FETCH_HEAD")
+    return {}, []
+
+
 def compare(asked: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Give the diff of a directory in place against a commit, and its size; its index and objects stay untouched."""
     tree = Path.cwd()
@@ -301,6 +308,7 @@ VERBS: dict[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[bytes]
     "warm": warm,
     "harvest": harvest,
     "compare": compare,
+    "restore": restore,
 }
 
 

@@ -240,7 +240,7 @@ def _layered(place: Place, stage: Path) -> list[Mounted]:
     disk: list[Mounted] = []
     upper, work = layers.upper, layers.work
     if layers.image is not None:
-        disk = [Mounted("image", _STAGED_DISK, layers.image, writable=True)]
+        disk = [Mounted("image", _STAGED_DISK, layers.image, writable=True, hand_over=layers.hand_over)]
         upper, work = stage / _STAGED_DISK / upper, stage / _STAGED_DISK / work
     owner = None if layers.owner == place.user else layers.owner
     tree = Mounted("overlay", _STAGED_TREE, layers.lower, writable=True, owner=owner, upper=upper, work=work)

@@ -94,6 +94,16 @@ class WarmCheckouts:
             raise
         return warm
 
+    def name(self, warm: Warm) -> str:
+        """Give the name by which `hold` finds a checkout again, in a later life of the service."""
+        return str(warm.folder.relative_to(self._folder))
+
+    def hold(self, name: str) -> Warm:
+        """Count a checkout as in use, by its name; it may have gone meanwhile, then `take` makes it anew."""
+        warm = Warm(self._folder / name)
+        self._held[warm.folder] += 1
+        return warm
+
     async def give_back(self, warm: Warm) -> None:
         """Let go of a checkout; the oldest unused ones go when there are too many."""
         self._let_go(warm)

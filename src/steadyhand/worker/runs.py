@@ -1,0 +1,292 @@
+"""One job's way through a run: begin, place, drive, judge, keep."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from steadyhand.agents import Agent, Catalogue, Workspace
+from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
+from steadyhand.events import Draft, StateChanged, Warned
+from steadyhand.job import Job, Notice, Run, State, Verdict, advance
+from steadyhand.outcome import OUTCOMES, Evidence, Stop, judge
+from steadyhand.ports import (
+    Attendance,
+    Checkouts,
+    Claim,
+    Gateway,
+    Harvest,
+    Place,
+    Queue,
+    Report,
+    Runner,
+    RunSpec,
+    StopSignal,
+    Store,
+    Work,
+)
+from steadyhand.record import Journal, Recorder
+from steadyhand.rerun import goes_on
+from steadyhand.worker.endings import ended, with_run
+from steadyhand.worker.stopping import attempt, until_stopped
+
+RUNNING = frozenset({State.RUNNING})
+QUEUED = frozenset({State.QUEUED})
+HARVEST_SECONDS = 45
+
+
+@dataclass(frozen=True, slots=True)
+class Tending:
+    """What a worker is told of its node. `environment` gives what the service grants an agent's process."""
+
+    node: str
+    clock: Callable[[], datetime]
+    environment: Callable[[Agent, Place], Mapping[str, str]]
+    sweep: Callable[[int, int], Awaitable[object]]
+    """Ends what is left of a run of an earlier life: the supervisor's pid and its start time."""
+    drain_seconds: float = 30
+    keep_jobs: timedelta | None = timedelta(days=90)
+    keep_transcripts: timedelta | None = timedelta(days=30)
+    keep_checkouts: timedelta | None = timedelta(days=1)
+    """How long an ended job's checkout waits for a run that goes on in it."""
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run needs of the service. Without a gateway agents reach the model, and all else, by themselves."""
+
+    store: Store
+    queue: Queue
+    checkouts: Checkouts
+    runners: Mapping[str, Runner]
+    recorder: Recorder
+    catalogue: Catalogue
+    tending: Tending
+    gateway: Gateway | None = None
+
+
+class Runs:
+    """Takes claimed jobs through their runs; each call of `work` sees one to its end."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._clock = parts.tending.clock
+        self._in_place: dict[str, asyncio.Lock] = {}
+        self._log = structlog.get_logger("steadyhand.worker")
+
+    async def work(self, claim: Claim) -> None:
+        """Run a claimed job; whatever goes wrong is its end, not the node's."""
+        log = self._log.bind(job=claim.job.id, slot=claim.slot)
+        try:
+            await self._run(claim)
+        except (Conflict, NotFound) as gone:
+            log.info("job.moved_elsewhere", reason=gone.detail)
+        except Exception:  # the boundary of a job
+            log.exception("job.failed_internally")
+            await self._end_after_fault(claim.job.id)
+
+    async def _end_after_fault(self, job_id: str) -> None:
+        try:
+            job = await self._parts.store.get(job_id)
+            if job is not None and not job.state.ended:
+                await self.end(job, Verdict("internal"), expected=frozenset({job.state}))
+        except SteadyhandError:
+            self._log.exception("job.end_not_kept", job=job_id)
+
+    async def _run(self, claim: Claim) -> None:
+        workspace = self._workspace(claim.job)
+        if workspace.mode != "in_place" or workspace.repository is None:
+            await self._run_in(claim, workspace)
+            return
+        lock = self._in_place.setdefault(workspace.repository, asyncio.Lock())
+        held = await until_stopped(lock.acquire(), claim.stop)
+        try:
+            await self._run_in(claim, workspace)
+        finally:
+            if held:
+                lock.release()
+
+    def _workspace(self, job: Job) -> Workspace:
+        workspace = self._parts.catalogue.workspace(job.workspace)
+        return workspace if job.ref is None else replace(workspace, ref=job.ref)
+
+    async def _run_in(self, claim: Claim, workspace: Workspace) -> None:
+        job = await self._begin(claim)
+        stop = claim.stop
+        left = max(0.0, job.timeout_seconds - job.used_seconds)
+        deadline = asyncio.get_running_loop().call_later(left, stop.request, Stop.DEADLINE)
+        place: Place | None = None
+        try:
+            place = await self._prepare(job, workspace, claim)
+            if place is None:
+                job = await self.end(job, judge(Evidence(stop=stop.reason)))
+                if not goes_on(job):
+                    await self._parts.checkouts.drop(job.id)
+                return
+            job = await self._placed(job, place)
+            report = await self._drive(job, place, stop)
+        except WorkspaceError as error:
+            await self.end(job, Verdict("workspace", error.detail))
+            return
+        except SpawnError as error:
+            await self.end(job, Verdict("not_started", error.detail))
+            if place is not None:
+                await self._release(place)
+            return
+        finally:
+            deadline.cancel()
+        await self._finish(job, place, report)
+
+    # --- up to the run ---------------------------------------------------------------------
+
+    async def _begin(self, claim: Claim) -> Job:
+        now = self._clock()
+        number = claim.job.run + 1
+        session = str(uuid.uuid4())
+        draft = Draft(number, now, StateChanged(State.QUEUED, State.RUNNING))
+        run = Run(number, State.RUNNING, started_at=now, node=self._parts.tending.node)
+        return await self._parts.recorder.change(
+            claim.job.id,
+            QUEUED,
+            lambda old: replace(
+                old,
+                state=advance(old.state, State.RUNNING),
+                started_at=now,
+                since_run=old.since_run if old.begin == "resume" else number,
+                session_id=(old.session_id if old.begin == "resume" else None) or session,
+                runs=(*old.runs, run),
+            ),
+            [draft],
+        )
+
+    async def _prepare(self, job: Job, workspace: Workspace, claim: Claim) -> Place | None:
+        if claim.stop.reason is not None:
+            return None
+        checkouts = self._parts.checkouts
+        place = await until_stopped(checkouts.prepare(job, workspace, claim.slot), claim.stop)
+        return None if place is None else replace(place, slot=claim.slot)
+
+    async def _placed(self, job: Job, place: Place) -> Job:
+        if place.commit is None and not place.notices:
+            return job
+        now = self._clock()
+        drafts = [Draft(job.run, now, Warned(notice.code, notice.message)) for notice in place.notices]
+        return await self._parts.recorder.change(
+            job.id,
+            RUNNING,
+            lambda old: replace(
+                old, commit=place.commit or old.commit, warnings=(*old.warnings, *place.notices)
+            ),
+            drafts,
+        )
+
+    # --- the run ---------------------------------------------------------------------------
+
+    async def _drive(self, job: Job, place: Place, stop: StopSignal) -> Report:
+        parts = self._parts
+        journal = Journal(parts.recorder, job.id, job.run, self._clock)
+        agent = parts.catalogue.agent(job.agent)
+        if agent.definition is None and agent.name in place.definitions:
+            agent = replace(agent, definition=agent.name)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(journal.write(), name=f"journal {job.id}")
+
+            def spawned(pid: int, started: int) -> None:
+                group.create_task(self._note_supervisor(job, pid, started), name=f"supervisor {job.id}")
+
+            try:
+                async with self._let_out(Work(job, agent, place), journal) as attendance:
+                    told = {} if attendance is None else attendance.environment
+                    spec = RunSpec(
+                        job=job,
+                        number=job.run,
+                        agent=agent,
+                        place=place,
+                        environment={**parts.tending.environment(agent, place), **told, **agent.env},
+                        spawned=spawned,
+                        listening=None if attendance is None else attendance.listening,
+                    )
+                    result = await attempt(parts.runners[agent.runner].run(spec, journal.emit, stop))
+            finally:
+                await journal.close()
+        if isinstance(result, RunError):
+            raise result
+        return result
+
+    def _let_out(self, work: Work, journal: Journal) -> AbstractAsyncContextManager[Attendance | None]:
+        gateway = self._parts.gateway
+        return nullcontext() if gateway is None else gateway.attend(work, journal.emit)
+
+    async def _note_supervisor(self, job: Job, pid: int, started: int) -> None:
+        try:
+            await self._parts.store.change(
+                job.id,
+                RUNNING,
+                lambda old: with_run(old, supervisor=pid, supervisor_started=started),
+            )
+        except (Conflict, NotFound):
+            self._log.debug("supervisor.not_noted", job=job.id)
+
+    # --- after the run ---------------------------------------------------------------------
+
+    async def _finish(self, job: Job, place: Place, report: Report) -> None:
+        harvest = await self._harvest(place)
+        verdict = judge(report.evidence)
+        notices = (*report.notices, *harvest.notices)
+        # Until its end is written down the job may go on: only then is it known what to keep.
+        keeping = False
+        try:
+            # Handed in one after the other without a wait between, the two share a commit.
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._parts.store.keep_output(job.id, job.run, report.output))
+                ending = group.create_task(
+                    self.end(job, verdict, report=report, harvest=harvest, notices=notices)
+                )
+            keeping = goes_on(ending.result())
+        finally:
+            await (self._parts.checkouts.keep(place) if keeping else self._release(place))
+
+    async def _harvest(self, place: Place) -> Harvest:
+        try:
+            async with asyncio.timeout(HARVEST_SECONDS):
+                return await self._parts.checkouts.harvest(place)
+        except (WorkspaceError, TimeoutError) as error:
+            self._log.warning("harvest.failed", error=str(error))
+            return Harvest(None, (Notice("harvest_failed", "What the agent changed could not be kept."),))
+
+    async def _release(self, place: Place) -> None:
+        try:
+            await self._parts.checkouts.release(place)
+        except (WorkspaceError, OSError):
+            self._log.exception("release.failed", job=place.files.root.name)
+
+    async def end(
+        self,
+        job: Job,
+        verdict: Verdict,
+        *,
+        expected: frozenset[State] = RUNNING,
+        report: Report | None = None,
+        harvest: Harvest | None = None,
+        notices: tuple[Notice, ...] = (),
+        planned: bool = True,
+    ) -> Job:
+        """Write down what a job came to, in one commit with its last event; `planned` is false after a crash."""
+        self._parts.queue.ending(job.id)
+        now = self._clock()
+        target = OUTCOMES[verdict.type].state
+        drafts = [Draft(job.run, now, Warned(notice.code, notice.message)) for notice in notices]
+        drafts.append(
+            Draft(job.run, now, StateChanged(job.state, target, outcome=verdict.type, reason=verdict.detail))
+        )
+
+        def update(old: Job) -> Job:
+            changed = ended(old, verdict, now, report=report, harvest=harvest, planned=planned)
+            return replace(changed, warnings=(*old.warnings, *notices))
+
+        return await self._parts.recorder.change(job.id, expected, update, drafts)

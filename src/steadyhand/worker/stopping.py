@@ -1,0 +1,35 @@
+"""Waiting for work that somebody may stop."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
+
+from steadyhand.errors import RunError
+from steadyhand.ports import StopSignal
+
+_T = TypeVar("_T")
+
+
+async def attempt(work: Awaitable[_T]) -> _T | RunError:
+    """Give what the work comes to, its `RunError` as a value: a task group would wrap it."""
+    try:
+        return await work
+    except RunError as error:
+        return error
+
+
+async def until_stopped(work: Coroutine[Any, Any, _T], stop: StopSignal) -> _T | None:
+    """Give what the work comes to, or null when a stop is asked for first; the work is then cancelled."""
+    async with asyncio.TaskGroup() as group:
+        job = group.create_task(attempt(work))
+        asked = group.create_task(stop.wait())
+        await asyncio.wait({job, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not job.done():
+            job.cancel()
+    if job.cancelled():
+        return None
+    result = job.result()
+    if isinstance(result, RunError):
+        raise result
+    return result
