@@ -226,7 +226,7 @@ def test_sigterm_drains(make_service: MakeService, common_dir: Path) -> None:
         env={"STEADYHAND_CONCURRENCY": "2", "STEADYHAND_SERVICE__DRAIN_SECONDS": "6"}
     ).start()
     quick = service.submit(f"[[standin: touch={common_dir}/quick wait_for={common_dir}/go]]")["id"]
-    slow = service.submit(f"[[standin: touch={common_dir}/slow sleep=60]]")["id"]
+    slow = service.submit(f"[[standin: touch={common_dir}/slow sleep=60]]", on_interrupt="fail")["id"]
     until(lambda: (common_dir / "quick").exists() and (common_dir / "slow").exists())
     queued = service.submit(f"[[standin: touch={common_dir}/queued]]")["id"]
     with service.connect() as client:

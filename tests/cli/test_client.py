@@ -27,6 +27,7 @@ def test_the_public_surface_is_this_and_no_more() -> None:
     verbs = {name for name in vars(Client) if not name.startswith("_")}
     assert verbs == {
         "agents",
+        "bundle",
         "cancel",
         "close",
         "create_key",
@@ -36,12 +37,12 @@ def test_the_public_surface_is_this_and_no_more() -> None:
         "get",
         "list",
         "list_keys",
+        "resume",
         "retry",
         "revoke_key",
         "rotate_key",
         "submit",
         "transcript",
-        "bundle",
         "wait",
         "workspaces",
     }

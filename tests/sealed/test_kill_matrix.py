@@ -54,6 +54,16 @@ def reclaimed(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any
     return job
 
 
+def kept(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any]:
+    """Hold that nothing of a run is alive or mounted and that what a resume needs is there, until it is deleted."""
+    job = service.ended(job_id)
+    gone(service, groups)
+    assert {name.partition("/")[0] for name in left_of_jobs(service)} == {job_id}
+    assert service.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert left_of_jobs(service) == []
+    return job
+
+
 @pytest.fixture(scope="module")
 def service(make_service_in: MakeService) -> Any:
     with make_service_in() as made:
@@ -83,7 +93,7 @@ class TestOfARunThatEndedBy:
     def test_its_own_budget(self, service: Service, kind: str) -> None:
         job_id = service.submit(unruly(kind, stay=False, more="sleep=1 cost=3"), budget_usd=1)["id"]
         groups = groups_of(spawned(service, job_id))
-        job = reclaimed(service, job_id, groups)
+        job = kept(service, job_id, groups)
         assert (job["state"], job["outcome"]["type"]) == ("failed", "budget")
 
     def test_a_chat_client_that_goes_away(self, service: Service, kind: str) -> None:
