@@ -143,12 +143,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A piece of text on its way to those who follow now."""
+    """A piece of text on its way to those who follow now.
+
+    It stands at `offset` in the message that comes after `messages` others of its run: a follower that missed a
+    piece, or came in the middle, can tell, and waits for the whole message.
+    """
 
     job_id: str
     run: int
     at: datetime
     body: TextDelta
+    messages: int = 0
+    offset: int = 0
 
 
 def data_of(body: Body | TextDelta) -> dict[str, Any]:

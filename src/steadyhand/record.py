@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
-from steadyhand.events import Body, Draft, Event, Live, TextDelta
+from steadyhand.events import Body, Draft, Event, Live, Message, TextDelta
 from steadyhand.job import Job, State
 from steadyhand.ports import Store
 
@@ -124,12 +124,21 @@ class Journal:
         self._run = run
         self._clock = clock
         self._drafts: asyncio.Queue[Draft | None] = asyncio.Queue(BACKLOG)
+        self._messages = 0
+        self._under_way = ""
+        self._offset = 0
 
     async def emit(self, body: Body | TextDelta) -> None:
         """Take what happened; pieces of text go to the followers at once."""
         if isinstance(body, TextDelta):
-            self._recorder.live(Live(self._job_id, self._run, self._clock(), body))
+            if body.message_id != self._under_way:
+                self._under_way, self._offset = body.message_id, 0
+            at = (self._messages, self._offset)
+            self._offset += len(body.text)
+            self._recorder.live(Live(self._job_id, self._run, self._clock(), body, *at))
         else:
+            if isinstance(body, Message) and body.role == "assistant":
+                self._messages, self._offset = self._messages + 1, 0
             await self._drafts.put(Draft(self._run, self._clock(), body))
 
     async def close(self) -> None:

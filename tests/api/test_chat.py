@@ -10,14 +10,14 @@ import openai
 import pytest
 from tests.api.world import ADMIN, SUBMITTER, Service, eventually, running
 
-from steadyhand.api import ApiOptions
+from steadyhand.api import Alias, ApiOptions
 from steadyhand.job import Turn
 
 
 @pytest.fixture(scope="module")
 def aliased(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     options = ApiOptions(
-        openai_models={"claude-haiku-4-5": ("dear", "haiku"), "plain": ("chat", None)},
+        openai_models={"claude-haiku-4-5": Alias("dear", "haiku"), "plain": Alias("chat")},
         openai_default_agent="chat",
     )
     with running(tmp_path_factory.mktemp("aliased"), options=options) as found:
@@ -118,14 +118,15 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"stream": True}, "stream"),
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"tools": [TOOL]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [TOOL, TOOL], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"messages": [user([IMAGE])]}, "messages.0.content.0"),

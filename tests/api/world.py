@@ -1,7 +1,8 @@
 """A service over a real socket: the real store, queue, control and worker; the agent is a small runner of the test.
 
 A prompt says what its agent does: `say TEXT`, `raw TEXT` (exit 0, no result), `fail TEXT`, `broken TEXT` (the agent
-cannot be started), `object` (structured output), `tell` (events and live text), `hold` (until it is stopped).
+cannot be started), `object` (structured output), `play TEXT`
+(what the test put in `play`), `tell` (events and live text), `hold` (until it is stopped).
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -109,6 +110,8 @@ class SmallRunner:
 
     def __init__(self) -> None:
         self.asked: list[Job] = []
+        self.play: Callable[[Emit], Awaitable[None]] | None = None
+        """What an agent does whose prompt begins with `play`; its answer is the rest, or without one a failure."""
         self.forced: str | None = None
         """What every agent does, whatever its prompt says."""
 
@@ -123,9 +126,11 @@ class SmallRunner:
             return Report(Evidence(exit_code=0), RunOutput([rest], ""))
         if word == "tell":
             await _tell(emit)
-        failed = word == "fail"
+        if word == "play" and self.play is not None:
+            await self.play(emit)
+        failed = word == "fail" or (word == "play" and not rest)
         answer: dict[str, Any] | None = {"city": "Paris"} if spec.job.output_schema else None
-        text = json.dumps(answer) if answer else (rest if word == "say" else spec.job.prompt)
+        text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.prompt)
         result = Result(
             subtype="success",
             is_error=failed,

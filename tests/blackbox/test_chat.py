@@ -154,3 +154,50 @@ def test_a_client_that_goes_away_cancels_its_run(default_service: Service, commo
     until((common_dir / "on").exists)
     newest = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"][0]["id"]
     assert default_service.ended(newest, 5)["state"] == "cancelled"
+
+
+def test_the_official_client_streams_text_as_it_is_made(default_service: Service) -> None:
+    prompt = (
+        "[[standin: say='Let me look.' run='echo hi' text='It says {last}.' chunk=3 pace=2 input=5 output=7]]"
+    )
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="chat",
+                messages=[{"role": "user", "content": prompt}],
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+    *said, last, usage = chunks
+    pieces = [chunk.choices[0].delta.content or "" for chunk in said]
+    assert "".join(pieces) == "Let me look.\n\nIt says hi."
+    assert len([piece for piece in pieces if piece]) > 5
+    assert (last.choices[0].finish_reason, usage.choices) == ("stop", [])
+    assert usage.usage is not None
+    assert (usage.usage.prompt_tokens, usage.usage.completion_tokens) == (5, 7)
+
+
+def test_a_stream_that_fails_in_the_middle_raises_in_the_official_client(default_service: Service) -> None:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=2) as client:
+        stream = client.chat.completions.create(
+            model="chat",
+            messages=[{"role": "user", "content": "[[standin: say=Half. die=KILL]]"}],
+            stream=True,
+        )
+        pieces: list[str | None] = []
+        with pytest.raises(openai.APIError, match="killed"):
+            pieces.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert "".join(piece or "" for piece in pieces) == "Half."
+
+
+def test_a_client_that_leaves_its_stream_cancels_the_run(default_service: Service, common_dir: Path) -> None:
+    prompt = f"[[standin: say=Begun. touch={common_dir}/begun sleep=60]]"
+    body = {"model": "chat", "messages": [user(prompt)], "stream": True}
+    with (
+        default_service.connect() as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as reply,
+    ):
+        job_id = reply.headers["x-steadyhand-job-id"]
+        until((common_dir / "begun").exists)
+    assert default_service.ended(job_id, 5)["state"] == "cancelled"

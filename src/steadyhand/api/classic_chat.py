@@ -13,7 +13,9 @@ from steadyhand.api.body import body_of
 from steadyhand.api.classic import one_line
 from steadyhand.api.door import caller_of, door_of, insider
 from steadyhand.api.models import ClassicChatMessage, ClassicChatRequest
-from steadyhand.api.openai_chat import completion_json, ended_or_left, job_headers, text_of
+from steadyhand.api.openai.completions import completion_json
+from steadyhand.api.openai.conversation import text_of
+from steadyhand.api.openai.runs import ended_or_left, job_headers
 from steadyhand.api.problems import json_response
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest, TryLater

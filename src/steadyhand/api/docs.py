@@ -106,6 +106,12 @@ def _route(
 _TEXT = {"type": "string"}
 _BINARY = {"type": "string", "format": "binary"}
 _PREFER = _parameter("Prefer", "header", "`wait=N` waits for the end, at most 60 seconds.", _TEXT)
+_IDEMPOTENCY = _parameter(
+    "Idempotency-Key",
+    "header",
+    "The same key with the same body gives the same job, for 24 hours.",
+    {"type": "string", "minLength": 1, "maxLength": 255},
+)
 _LISTED: tuple[dict[str, Any], ...] = (
     _parameter(
         "state",
@@ -170,12 +176,7 @@ SUBMIT = _route(
     },
     parameters=(
         _PREFER,
-        _parameter(
-            "Idempotency-Key",
-            "header",
-            "The same key with the same body gives the same job, for 24 hours.",
-            {"type": "string", "minLength": 1, "maxLength": 255},
-        ),
+        _IDEMPOTENCY,
     ),
     body=models.JobRequest,
     shown=(
@@ -275,16 +276,17 @@ ROTATE_KEY = _route(
 )
 MODELS = _route({200: _json("The models.", replies.ModelList, "MODELS"), **_plain(401, 403)})
 MODEL = _route({200: _json("The model.", replies.Model, "MODEL"), **_plain(401, 403, 404)})
+_STREAM_CONTENT: Route = {"schema": _TEXT, "examples": _examples("CHAT_STREAM")}
+_COMPLETION = _json("The answer.", replies.Completion, "COMPLETION", x_steadyhand_job_id="The job.")
+_COMPLETION["content"]["text/event-stream"] = _STREAM_CONTENT
 CHAT = _route(
     {
-        200: _json("The answer.", replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
+        200: _COMPLETION,
         **_plain(400, 401, 403, 404, 413, 415, 422, 429, 503),
     },
+    parameters=(_IDEMPOTENCY,),
     body=models.ChatRequest,
-    shown=(
-        "CHAT",
-        "CHAT_OBJECT",
-    ),
+    shown=("CHAT", "CHAT_OBJECT", "CHAT_FUNCTION"),
 )
 CLASSIC_CHAT = _route(
     {

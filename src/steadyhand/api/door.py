@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from starlette.requests import Request
 
+from steadyhand.api.attending import Attending
 from steadyhand.api.auth import authenticated, token_of
 from steadyhand.control import Caller, Control
 from steadyhand.keyring import Keyring
@@ -15,10 +16,14 @@ MEBIBYTE = 1024 * 1024
 
 
 class Alias(NamedTuple):
-    """What a model's name of the OpenAI routes means: an agent, and perhaps a model for it."""
+    """What a model's name of the OpenAI routes means: an agent, and perhaps a model for it.
+
+    With `reasoning` `tools`, what its tools do goes out as the reasoning of a streamed chat completion.
+    """
 
     agent: str
     model: str | None = None
+    reasoning: Literal["none", "tools"] = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class ApiOptions:
     max_body_bytes: int = 8 * MEBIBYTE
     max_openai_body_bytes: int = 32 * MEBIBYTE
     openai_default_agent: str | None = None
-    openai_models: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    openai_models: Mapping[str, Alias] = field(default_factory=dict)
     version: str = "0"
     ready: Callable[[], Awaitable[None]] | None = None
 
@@ -49,6 +54,7 @@ class Door:
     control: Control
     keyring: Keyring
     options: ApiOptions
+    attending: Attending = field(default_factory=Attending)
 
 
 def door_of(request: Request) -> Door:

@@ -272,6 +272,17 @@ CHAT_OBJECT = {
         },
     },
 }
+CHAT_FUNCTION = {
+    "model": "chat",
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "tools": [{"type": "function", "function": {"name": "city", "parameters": {"type": "object"}}}],
+    "tool_choice": "required",
+}
+CHAT_STREAM = (
+    'data: {"id":"chatcmpl-3f2a9c01be77","object":"chat.completion.chunk","created":1767258000,"model":"chat",'
+    '"system_fingerprint":null,"choices":[{"index":0,"delta":{"content":"Paris"},"logprobs":null,'
+    '"finish_reason":null}]}\n\ndata: [DONE]\n\n'
+)
 COMPLETION = {
     "id": "chatcmpl-3f2a9c01be77",
     "object": "chat.completion",
@@ -329,6 +340,8 @@ EXAMPLES: Mapping[str, Any] = {
     "MODELS": MODELS,
     "CHAT": CHAT,
     "CHAT_OBJECT": CHAT_OBJECT,
+    "CHAT_FUNCTION": CHAT_FUNCTION,
+    "CHAT_STREAM": CHAT_STREAM,
     "COMPLETION": COMPLETION,
     "CLASSIC_STREAM": CLASSIC_STREAM,
     "CLASSIC_FAILURE": CLASSIC_FAILURE,

@@ -23,7 +23,7 @@ from steadyhand.api.door import Door, caller_of, door_of, welcome_of
 from steadyhand.api.models import CancelRequest, JobRequest, ResumeRequest, RetryRequest, micros_of
 from steadyhand.api.problems import json_bytes, json_response
 from steadyhand.api.render import event_json, item_json, job_json, list_json
-from steadyhand.api.stream import EventStream
+from steadyhand.api.stream import event_stream
 from steadyhand.control import Caller, Continuation, Submission
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job, State
@@ -164,7 +164,7 @@ async def events(request: Request, job_id: JobId) -> Response:
         return json_response(list_json([event_json(event) for event in found], cursor))
     if job.state.ended and after >= job.last_event:
         return Response(status_code=204)
-    return EventStream(control.follow(caller, job_id, after), welcome_of(request))
+    return event_stream(control.follow(caller, job_id, after), welcome_of(request))
 
 
 @router.get("/{job_id}/diff", operation_id="getDiff", summary="Give what a job changed", **docs.DIFF)

@@ -243,6 +243,14 @@ class ChatMessage(BaseModel):
     tool_calls: list[JsonValue] | None = None
 
 
+class StreamOptions(BaseModel):
+    """How a stream is to be. What is not here is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool | None = None
+
+
 class ChatRequest(BaseModel):
     """A chat completion, as OpenAI's clients ask for it. What is not here is passed over."""
 
@@ -251,6 +259,7 @@ class ChatRequest(BaseModel):
     model: str = Field(max_length=512)
     messages: Annotated[list[ChatMessage], FailFast(), Field(min_length=1, max_length=10_000)]
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     n: int | None = None
     logprobs: bool | int | None = None
     top_logprobs: int | None = None

@@ -92,7 +92,7 @@ async def resolved(door: Door, caller: Caller, name: str) -> Alias:
     if options.profile == "classic" and options.openai_default_agent:
         return Alias(options.openai_default_agent)
     if name in options.openai_models:
-        return Alias(*options.openai_models[name])
+        return options.openai_models[name]
     agent, _, rest = name.partition("/")
     if agent in door.control.catalogue.agents:
         known = True

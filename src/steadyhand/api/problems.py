@@ -88,7 +88,6 @@ def problem(
     """Make the one error body, with the content type of the group that the path belongs to."""
     faults = faults[:_MOST_FAULTS]
     param = faults[0].pointer.lstrip("/?").replace("/", ".") or None if faults else None
-    kind = _OPENAI_TYPES.get(status, "server_error" if status >= _SERVER_FAULT else "invalid_request_error")
     body = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -97,11 +96,17 @@ def problem(
         "code": code,
         "request_id": scope.get(REQUEST_ID),
         "errors": [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults],
-        "error": {"message": detail, "type": kind, "param": param, "code": code},
+        "error": error_json(status, code, detail, param),
     }
     native = group_of(scope["path"]) == "native"
     media_type = "application/problem+json" if native else "application/json"
     return json_response(body, status, headers=headers, media_type=media_type)
+
+
+def error_json(status: int, code: str, detail: str, param: str | None = None) -> dict[str, Any]:
+    """Give an error as OpenAI's clients know it; in a stream it stands for the status that can be sent no more."""
+    kind = _OPENAI_TYPES.get(status, "server_error" if status >= _SERVER_FAULT else "invalid_request_error")
+    return {"message": detail, "type": kind, "param": param, "code": code}
 
 
 def problem_of(scope: AsgiScope, error: CallerError) -> Response:

@@ -368,12 +368,28 @@ class ModelList(Reply):
     data: list[Model]
 
 
-class Answer(Reply):
-    """What the agent answered."""
+class Called(Reply):
+    """A function and the arguments for it, as JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Reply):
+    """A call that the client is to make."""
+
+    id: str
+    type: Literal["function"]
+    function: Called
+
+
+class Answer(BaseModel):
+    """What the agent answered: text, or calls."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: str | None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Choice(Reply):
@@ -382,7 +398,7 @@ class Choice(Reply):
     index: int
     message: Answer
     logprobs: None
-    finish_reason: Literal["stop"]
+    finish_reason: Literal["stop", "tool_calls"]
 
 
 class PromptTokens(Reply):

@@ -200,10 +200,11 @@ class RunnerTable(_Table):
 
 
 class AliasTable(_Table):
-    """One alias in [openai.models]: an agent, and perhaps a model for it."""
+    """One alias in [openai.models]: an agent, perhaps a model for it, and what a chat shows of its tools."""
 
     agent: str
     model: str | None = None
+    reasoning: Literal["none", "tools"] = "none"
 
 
 class OpenaiTable(_Table):

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from steadyhand import __version__
 from steadyhand.admission import Admission
 from steadyhand.agents import Agent
-from steadyhand.api import ApiOptions, create_app
+from steadyhand.api import Alias, ApiOptions, create_app
 from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
@@ -242,7 +242,10 @@ def wire(
         public_url=server.public_url,
         max_body_bytes=server.max_body_bytes,
         openai_default_agent=tables.openai.default_agent,
-        openai_models={name: (alias.agent, alias.model) for name, alias in tables.openai.models.items()},
+        openai_models={
+            name: Alias(alias.agent, alias.model, alias.reasoning)
+            for name, alias in tables.openai.models.items()
+        },
         version=__version__,
         ready=ready,
     )

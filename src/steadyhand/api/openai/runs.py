@@ -1,0 +1,141 @@
+"""One run for one request: started, or joined when the client's library asks the same again; left, or waited for."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steadyhand.api.asked import idempotency_key
+from steadyhand.api.body import fingerprint
+from steadyhand.api.classic import one_line
+from steadyhand.api.door import Door, insider
+from steadyhand.api.problems import problem
+from steadyhand.control import Caller, Submission
+from steadyhand.errors import InvalidRequest, NotFound
+from steadyhand.job import Job, State
+from steadyhand.ports import Idempotency
+
+JUST_ENDED = timedelta(minutes=10)
+"""How long after its end a run is still the answer to a repeat of its request."""
+RETURN_SECONDS = 2.5
+"""How long a run goes on after its client went away, when the client's library asks again by itself within that."""
+_RETRY_COUNT = "x-stainless-retry-count"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run that answers a request; `replayed` when an earlier request started it."""
+
+    job: Job
+    replayed: bool
+
+    def headers(self, *, retry: bool = True) -> dict[str, str]:
+        """Give the headers that name the job."""
+        headers = job_headers(self.job, retry=retry)
+        if self.replayed:
+            headers["idempotent-replayed"] = "true"
+        return headers
+
+
+async def started(
+    request: Request, door: Door, caller: Caller, submission: Submission, value: Any
+) -> Started:
+    """Start a run for a request with this parsed body, or find the run that the same request started before.
+
+    An `Idempotency-Key` says so for a day; without one a library that counts its retries does. Raises as
+    `Control.submit`.
+    """
+    key = idempotency_key(request)
+    if key is not None:
+        said = await _fingerprint([request.url.path, value])
+        added = await door.control.submit(caller, submission, Idempotency(key, said))
+        return Started(added.job, added.replayed)
+    count = request.headers.get(_RETRY_COUNT)
+    if count is None:
+        return Started((await door.control.submit(caller, submission)).job, replayed=False)
+    asked = (caller.key_id, await _fingerprint([request.url.path, value]))
+    if count.isascii() and count.isdecimal() and count.strip("0"):
+        found = await _joined(door, caller, asked)
+        if found is not None:
+            return Started(found, replayed=True)
+    added = await door.control.submit(caller, submission)
+    door.attending.remember(asked, added.job.id)
+    return Started(added.job, replayed=False)
+
+
+async def _fingerprint(value: Any) -> str:
+    return await asyncio.to_thread(fingerprint, value)
+
+
+async def _joined(door: Door, caller: Caller, asked: tuple[str, str]) -> Job | None:
+    job_id = door.attending.recall(asked)
+    if job_id is None:
+        return None
+    try:
+        job = await door.control.get(insider(caller), job_id)
+    except NotFound:
+        return None
+    if job.state is State.CANCELLED:
+        return None  # nobody waited for it any more: there is nothing to answer with
+    ended = job.finished_at
+    return job if ended is None or datetime.now(UTC) - ended <= JUST_ENDED else None
+
+
+async def ended_or_left(request: Request, door: Door, caller: Caller, job_id: str) -> Job | None:
+    """Wait for a job's end (its own deadline is the bound); when the client leaves, cancel it and give null."""
+    own = insider(caller)
+    with door.attending.at(job_id):
+        async with asyncio.TaskGroup() as group:
+            wait = group.create_task(door.control.wait(own, job_id, math.inf))
+            ear = group.create_task(_cancel_when_left(request, wait))
+            wait.add_done_callback(lambda _: ear.cancel())
+    if wait.cancelled():
+        await left(request, door, caller, job_id)
+        return None
+    return wait.result()
+
+
+async def _cancel_when_left(request: Request, wait: asyncio.Task[Job]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    wait.cancel()
+
+
+async def left(request: Request, door: Door, caller: Caller, job_id: str) -> None:
+    """Cancel a run whose client went away, unless another one waits for it or the same comes back at once."""
+    if _RETRY_COUNT in request.headers:
+        await asyncio.sleep(RETURN_SECONDS)
+    if not door.attending.anybody_at(job_id):
+        await door.control.cancel(insider(caller), job_id)
+
+
+def job_headers(job: Job, *, retry: bool = True) -> dict[str, str]:
+    """Give the headers that name the job; without `retry` a client's library is told not to ask again."""
+    headers = {"x-steadyhand-job-id": job.id}
+    if not retry:
+        headers["x-should-retry"] = "false"
+    return headers
+
+
+def why_failed(job: Job) -> tuple[str, str]:
+    """Give the code and the sentence for a run that did not complete."""
+    if not job.state.ended:
+        return "draining", "The service is stopping; the job can be looked up later."
+    return "execution_failed", one_line(job.error.message if job.error else f"The job ended as {job.state}.")
+
+
+def failure(request: Request, job: Job, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer for a run that did not complete; a client that asked again by itself would run it again."""
+    code, detail = why_failed(job)
+    whole = {**job_headers(job, retry=False), **(headers or {})}
+    return problem(request.scope, 503, code, detail, headers=whole)
+
+
+def unsupported(parameter: str, why: str) -> InvalidRequest:
+    """Refuse what the OpenAI API has and these routes do not."""
+    return InvalidRequest.at(f"/{parameter}", why, code="unsupported_parameter")

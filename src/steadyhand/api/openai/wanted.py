@@ -1,0 +1,142 @@
+"""What an answer has to be: text, the JSON of a schema, or the arguments of one function."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steadyhand.api.openai.runs import unsupported
+from steadyhand.api.problems import json_bytes
+from steadyhand.errors import InvalidRequest
+from steadyhand.job import Job
+
+MOST_TOOLS = 128
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+_NOT_BUILT = "tools of the client are not built yet; the agent has its own"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """The one function that the answer has to call; `named` when the caller chose it by its name."""
+
+    name: str
+    description: str | None
+    parameters: Mapping[str, Any]
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How the answer is to be. With a `function` its arguments are the answer; else with a `schema` its JSON."""
+
+    schema: dict[str, Any] | None = None
+    function: Function | None = None
+
+    @property
+    def output_schema(self) -> dict[str, Any] | None:
+        """The schema that the agent's object has to fit."""
+        return self.schema if self.function is None else dict(self.function.parameters)
+
+    @property
+    def hint(self) -> str | None:
+        """What the agent is told of the function whose arguments it gives."""
+        if self.function is None:
+            return None
+        told = f": {self.function.description}" if self.function.description else "."
+        return f"Your final answer is the arguments for a call of the function `{self.function.name}`{told}"
+
+    def text(self, job: Job) -> str:
+        """Give what a completed job answered: its text, or the JSON and nothing else."""
+        if self.output_schema is not None and job.structured_output is not None:
+            return json_bytes(job.structured_output).decode("utf-8")
+        return job.answer or ""
+
+
+def wanted_of(
+    schema: dict[str, Any] | None, tools: Sequence[Mapping[str, Any]], choice: Any, where: str = "tools"
+) -> Wanted:
+    """Say what the answer has to be, from a schema, the client's tools as `{name, description, parameters}`, a choice.
+
+    A choice that leaves one function is a run for its arguments; tools that the agent may call or not are refused.
+    """
+    if len(tools) > MOST_TOOLS:
+        raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOLS} tools")
+    functions = [_function(tool, f"{where}/{place}") for place, tool in enumerate(tools)]
+    if choice in (None, "auto"):
+        if tools:
+            raise unsupported(where, _NOT_BUILT)
+        return Wanted(schema)
+    if choice == "none":
+        return Wanted(schema)
+    name = choice.get("name") if isinstance(choice, Mapping) else None
+    named = isinstance(name, str)
+    if not named and choice != "required":
+        raise unsupported("tool_choice", "has to be none, auto, required or the name of a function")
+    found = [function for function in functions if not named or function.name == name]
+    if not found:
+        raise InvalidRequest.at("/tool_choice", "names no function of tools" if named else "needs tools")
+    if len(found) > 1 and not named:
+        raise unsupported("tool_choice", f"required with more than one tool: {_NOT_BUILT}")
+    if schema is not None:
+        raise unsupported("tool_choice", "a function's arguments and a schema cannot both be the answer")
+    first = found[0]
+    return Wanted(None, Function(first.name, first.description, first.parameters, named))
+
+
+def _function(tool: Mapping[str, Any], where: str) -> Function:
+    name, description, parameters = tool.get("name"), tool.get("description"), tool.get("parameters")
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise InvalidRequest.at(f"/{where}", "has no name of 1 to 64 letters, digits, dashes and underscores")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise InvalidRequest.at(f"/{where}", "its parameters have to be a JSON Schema")
+    text = description if isinstance(description, str) else None
+    return Function(name, text, _ANY_OBJECT if parameters is None else parameters, named=False)
+
+
+def chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """Give the functions among a chat request's tools; raises `InvalidRequest` for others."""
+    found: list[Mapping[str, Any]] = []
+    for place, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(tool, Mapping) or tool.get("type") != "function":
+            raise unsupported(f"tools/{place}", "only functions can be tools")
+        if not isinstance(function, Mapping):
+            raise InvalidRequest.at(f"/tools/{place}/function", "has to be a function")
+        found.append(function)
+    for place, function in enumerate(functions):
+        if not isinstance(function, Mapping):
+            raise InvalidRequest.at(f"/functions/{place}", "has to be a function")
+        found.append(function)
+    return found
+
+
+def chat_choice(choice: Any, function_call: Any) -> Any:
+    """Give the choice of a chat request: a word, or an object with the function's `name`."""
+    if choice is None:
+        return function_call
+    if isinstance(choice, Mapping) and choice.get("type") == "function":
+        return choice.get("function")
+    return choice
+
+
+def chat_schema(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Give the JSON Schema that the answer has to fit; null when any text will do."""
+    if response_format is None:
+        return None
+    named = response_format.get("json_schema")
+    return schema_of(response_format.get("type"), named, "response_format", "json_schema/schema")
+
+
+def schema_of(kind: Any, named: Any, where: str, below: str) -> dict[str, Any] | None:
+    """Give the schema of a format: `named` is the object that has it."""
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return dict(_ANY_OBJECT)
+    if kind != "json_schema":
+        raise unsupported(f"{where}/type", "has to be text, json_object or json_schema")
+    schema = named.get("schema", _ANY_OBJECT) if isinstance(named, Mapping) else None
+    if not isinstance(schema, Mapping):
+        raise InvalidRequest.at(f"/{where}/{below}", "has to be a JSON Schema")
+    return dict(schema)
