@@ -257,6 +257,17 @@ class Client:
         body = {"grace_seconds": grace_seconds}
         return self._object("POST", f"/v1/keys/{_key_part(key_id)}/rotate", json=body)
 
+    def usage(self, *, by: Sequence[str] = (), **filters: Any) -> Sequence[dict[str, Any]]:
+        """Give what was spent, a row for each group of `by`; `filters` are the parameters of `GET /v1/usage`."""
+        query = {"by": tuple(by), "limit": 1000, **{k: v for k, v in filters.items() if v is not None}}
+        rows: Sequence[dict[str, Any]] = []
+        while True:
+            page = self._object("GET", "/v1/usage", params=query)
+            rows = [*rows, *_rows(page)]
+            if not page.get("has_more"):
+                return rows
+            query["cursor"] = page.get("next_cursor")
+
     # --- underneath ------------------------------------------------------------------------
 
     def _object(self, method: str, path: str, **options: Any) -> dict[str, Any]:

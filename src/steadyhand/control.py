@@ -23,12 +23,15 @@ from steadyhand.ports import (
     Checkouts,
     Filter,
     Idempotency,
+    Ledger,
     Load,
     Page,
     Queue,
     RunOutput,
     Scope,
     Store,
+    UsageQuery,
+    UsageRow,
 )
 from steadyhand.record import Feed, Recorder
 from steadyhand.rerun import again, goes_on
@@ -119,6 +122,7 @@ class Control:
         queue: Queue,
         checkouts: Checkouts,
         feed: Feed,
+        ledger: Ledger,
         catalogue: Catalogue,
         clock: Callable[[], datetime],
         new_id: Callable[[], str] = new_job_id,
@@ -129,6 +133,7 @@ class Control:
         self._queue = queue
         self._checkouts = checkouts
         self._feed = feed
+        self._ledger = ledger
         self._recorder = Recorder(store, feed)
         self._clock = clock
         self._new_id = new_id
@@ -486,6 +491,15 @@ class Control:
         """Give the configured workspaces."""
         caller.require("read")
         return [self.catalogue.workspaces[name] for name in sorted(self.catalogue.workspaces)]
+
+    async def usage(self, caller: Caller, which: UsageQuery) -> Sequence[UsageRow]:
+        """Add up what was spent; a key without `admin` sees its own alone."""
+        caller.require("read")
+        if not caller.may("admin"):
+            if which.api_key_id not in (None, caller.key_id):
+                return []
+            which = replace(which, api_key_id=caller.key_id)
+        return await self._ledger.usage(which)
 
     async def check(self) -> None:
         """Return when the service can work; raises what stands in the way. For readiness."""

@@ -31,6 +31,7 @@ ROUTES = [
     ("DELETE", "/v1/jobs/000000000000"),
     ("GET", "/v1/agents"),
     ("GET", "/v1/workspaces"),
+    ("GET", "/v1/usage"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("GET", "/v1/keys/k_admin"),

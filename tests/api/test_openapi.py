@@ -32,6 +32,7 @@ ROUTES = {
     ("post", "/v1/jobs/{job_id}/resume"),
     ("get", "/v1/agents"),
     ("get", "/v1/workspaces"),
+    ("get", "/v1/usage"),
     ("get", "/v1/keys"),
     ("post", "/v1/keys"),
     ("get", "/v1/keys/{key_id}"),
@@ -119,7 +120,7 @@ def test_every_error_is_the_one_body_in_its_media_type(document: dict[str, Any])
         if path not in OPEN:
             assert {"401", "403"} <= set(operation["responses"]), path
         native = path.startswith(
-            ("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/livez", "/readyz")
+            ("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage", "/livez", "/readyz")
         )
         media = "application/problem+json" if native else "application/json"
         for status, answer in operation["responses"].items():

@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from steadyhand.admission import Admission
+from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
 from steadyhand.api import ApiOptions, create_app
 from steadyhand.control import Control
@@ -161,6 +161,7 @@ class Service:
     control: Control
     queue: LocalQueue
     keyring: Keyring
+    store: SqlStore
     loop: asyncio.AbstractEventLoop
 
     def client(self, token: str | None = ADMIN, **headers: str) -> httpx2.Client:
@@ -233,10 +234,14 @@ def running(
             queue=queue,
             checkouts=checkouts,
             feed=feed,
+            ledger=store,
             catalogue=CATALOGUE,
             clock=lambda: datetime.now(UTC),
             admission=Admission(
-                limits_of=keyring.limits_of, backlog_of=queue.backlog, clock=lambda: datetime.now(UTC)
+                limits_of=keyring.limits_of,
+                backlog_of=queue.backlog,
+                spent_of=spent_by(store, lambda: datetime.now(UTC)),
+                clock=lambda: datetime.now(UTC),
             ),
         )
         runner = SmallRunner()
@@ -250,7 +255,9 @@ def running(
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
             loop = asyncio.get_running_loop()
-            made.append(Service(f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, loop))
+            made.append(
+                Service(f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, store, loop)
+            )
             stopping.append(lambda: setattr(server, "should_exit", True))
             started.set()
             await serving

@@ -46,6 +46,7 @@ PROTECTED = [
     ("DELETE", "/v1/jobs/000000000000"),
     ("GET", "/v1/agents"),
     ("GET", "/v1/workspaces"),
+    ("GET", "/v1/usage"),
     ("GET", "/v1/keys"),
     ("POST", "/v1/keys"),
     ("GET", "/v1/keys/k_admin"),
@@ -75,7 +76,7 @@ def test_without_a_good_key_every_route_is_401_before_it_looks_at_the_body(
         answer = anyone.request(
             method, path, content=b"not json" if method == "POST" else None, headers=headers
         )
-    native = path.startswith(("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys"))
+    native = path.startswith(("/v1/jobs", "/v1/agents", "/v1/workspaces", "/v1/keys", "/v1/usage"))
     check_body(answer, 401, "unauthenticated", native=native)
     assert answer.headers["www-authenticate"].startswith("Bearer")
 

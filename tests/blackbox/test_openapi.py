@@ -25,6 +25,7 @@ ROUTES = {
     "/v1/jobs/{job_id}/resume": {"post"},
     "/v1/agents": {"get"},
     "/v1/workspaces": {"get"},
+    "/v1/usage": {"get"},
     "/v1/keys": {"get", "post"},
     "/v1/keys/{key_id}": {"get", "delete"},
     "/v1/keys/{key_id}/rotate": {"post"},
@@ -112,6 +113,7 @@ def test_what_is_served_is_as_the_document_says(service: Service, document: dict
     conforms(document, "/v1/agents", "get", http.get("/v1/agents"))
     conforms(document, "/v1/workspaces", "get", http.get("/v1/workspaces"))
     made = http.post("/v1/keys", json={"name": "ci", "limits": {"agents": ["claude"], "queued_jobs": 0}})
+    conforms(document, "/v1/usage", "get", http.get("/v1/usage"))
     conforms(document, "/v1/keys", "post", made)
     conforms(document, "/v1/keys", "get", http.get("/v1/keys"))
     key = f"/v1/keys/{made.json()['id']}"

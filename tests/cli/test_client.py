@@ -43,6 +43,7 @@ def test_the_public_surface_is_this_and_no_more() -> None:
         "rotate_key",
         "submit",
         "transcript",
+        "usage",
         "wait",
         "workspaces",
     }

@@ -179,6 +179,53 @@ def test_an_id_that_is_none_never_becomes_part_of_a_path(service: ScriptedServic
     assert service.asked == []
 
 
+def a_usage_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "object": "usage",
+        "api_key_id": None,
+        "agent": None,
+        "model": None,
+        "provider": None,
+        "day": "2026-01-01",
+        "calls": 41,
+        "usage": {
+            "input_tokens": 33_292,
+            "output_tokens": 940,
+            "cache_read_input_tokens": 0,
+            "cache_creation_input_tokens": 2_000_000,
+        },
+        "cost": {"usd": "1.689200", "priced": True, "complete": True},
+    }
+    return {**row, **changes}
+
+
+def test_usage_is_asked_by_day_and_printed_as_a_table(
+    steadyhand: CommandLine, service: ScriptedService
+) -> None:
+    guessed = {"usd": "0.000003", "priced": False, "complete": False}
+    service.on("GET", "/v1/usage", a_list(a_usage_row(), a_usage_row(day="\x1b[2J", cost=guessed)))
+    ran = steadyhand("usage", "--since", "2026-01-01", "--agent", "a b")
+    assert ran.code == 0
+    assert service.asked[-1].path == "/v1/usage?by=day&limit=1000&since=2026-01-01T00%3A00%3A00Z&agent=a+b"
+    head, first, second = ran.out.splitlines()
+    assert head.split() == ["DAY", "CALLS", "IN", "OUT", "CACHE", "READ", "CACHE", "WRITTEN", "COST"]
+    assert first.split() == ["2026-01-01", "41", "33.3k", "940", "0", "2.0M", "$1.6892"]
+    assert second.endswith("$0.000003  unpriced, incomplete")
+    assert "\x1b" not in ran.out
+
+
+def test_usage_goes_through_all_pages_and_groups_as_told(
+    steadyhand: CommandLine, service: ScriptedService
+) -> None:
+    first = {"object": "list", "data": [a_usage_row(calls=1)], "has_more": True, "next_cursor": "1000"}
+    service.on("GET", "/v1/usage", Answer.of(first), a_list(a_usage_row(calls=2)))
+    ran = steadyhand("usage", "--by", "api_key", "--by", "model", "--json")
+    assert [row["calls"] for row in json.loads(ran.out)["data"]] == [1, 2]
+    assert service.asked[-1].path == "/v1/usage?by=api_key&by=model&limit=1000&cursor=1000"
+    service.on("GET", "/v1/usage", a_list())
+    assert steadyhand("usage").err == "Nothing was spent.\n"
+
+
 def test_a_key_s_life_on_a_real_service(live: CommandLine, real_service: RealService) -> None:
     made = live("keys", "create", "night", "--per-minute", "1", "--scope", "submit", "--scope", "read")
     assert (made.code, made.err.count("\n")) == (0, 1)

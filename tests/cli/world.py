@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 import steadyhand.cli.jobs
 import steadyhand.cli.keys
 import steadyhand.cli.run
-import steadyhand.cli.service  # noqa: F401  # each of these adds its commands to the program
+import steadyhand.cli.service
+import steadyhand.cli.usage  # noqa: F401  # each of these adds its commands to the program
 from steadyhand.cli.app import app
 
 JOB_ID = "3f2a9c01be77"

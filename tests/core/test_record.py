@@ -133,6 +133,7 @@ def _control(store: SqlStore, feed: Feed) -> Control:
         queue=LocalQueue(store, capacity=1, max_queued=1),
         checkouts=GitCheckouts(Path("/nonexistent")),
         feed=feed,
+        ledger=store,
         catalogue=Catalogue(),
         clock=lambda: NOW,
     )

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from steadyhand.api import classic, classic_chat, health, jobs, keys, offers, openai_chat
+from steadyhand.api import classic, classic_chat, health, jobs, keys, offers, openai_chat, usage
 from steadyhand.api.door import ApiOptions, Door
 from steadyhand.api.edge import Edge, Hosts
 from steadyhand.api.openapi import document
@@ -39,14 +39,8 @@ def create_app(
     )
     app.state.door = Door(control, keyring, options)
     chat = classic_chat if options.profile == "classic" else openai_chat
-    for part in (
-        classic,
-        health,
-        jobs,
-        offers,
-        keys,
-        chat,
-    ):  # the busiest first; routes are tried in this order
+    # The busiest first; routes are tried in this order.
+    for part in (classic, health, jobs, offers, keys, usage, chat):
         app.include_router(part.router)
     app.add_middleware(Edge, hosts=Hosts(options))
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document

@@ -3,12 +3,13 @@
 Each constant is handed to one route as keyword arguments. Examples are named as in `examples.EXAMPLES`.
 """
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from steadyhand.api import models, replies
+from steadyhand.ports import UsageBy
 
 SECURITY = "bearer"
 _CLASSIC_ERRORS = (401, 422)
@@ -274,6 +275,26 @@ ROTATE_KEY = _route(
     shown=("ROTATE_KEY",),
     optional=True,
 )
+_TIME = {"type": "string", "format": "date-time"}
+_USAGE: tuple[dict[str, Any], ...] = (
+    _parameter(
+        "by",
+        "query",
+        "What to group by; repeatable. Without it there is one row.",
+        {"type": "array", "items": {"enum": list(get_args(UsageBy))}},
+    ),
+    _parameter("since", "query", "Calls from then on; RFC 3339, with its zone.", _TIME),
+    _parameter("until", "query", "Calls before then.", _TIME),
+    _parameter("api_key", "query", "Calls for this key; needs `admin` for others than one's own.", _TEXT),
+    _parameter("agent", "query", "Calls of this agent.", _TEXT),
+    _parameter("model", "query", "Calls of this model.", _TEXT),
+    _parameter(
+        "limit", "query", "How many rows.", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 200}
+    ),
+    _parameter("cursor", "query", "`next_cursor` of the page before.", _TEXT),
+)
+USAGE_PARAMETERS = tuple(parameter["name"] for parameter in _USAGE)
+USAGE = _route({200: _json("The rows.", replies.UsageList, "USAGE"), **_native(422)}, parameters=_USAGE)
 MODELS = _route({200: _json("The models.", replies.ModelList, "MODELS"), **_plain(401, 403)})
 MODEL = _route({200: _json("The model.", replies.Model, "MODEL"), **_plain(401, 403, 404)})
 _STREAM_CONTENT: Route = {"schema": _TEXT, "examples": _examples("CHAT_STREAM")}

@@ -252,6 +252,29 @@ KEY: dict[str, Any] = {
     "former_secret_until": None,
 }
 NEW_KEY = {**KEY, "secret": "sh_k_7h2m4q9x1z_" + "0" * 43}
+USAGE = {
+    "object": "list",
+    "data": [
+        {
+            "object": "usage",
+            "api_key_id": "k_7h2m4q9x1z",
+            "agent": None,
+            "model": None,
+            "provider": None,
+            "day": "2026-01-01",
+            "calls": 41,
+            "usage": {
+                "input_tokens": 33_292,
+                "output_tokens": 13_940,
+                "cache_read_input_tokens": 623_610,
+                "cache_creation_input_tokens": 82_164,
+            },
+            "cost": {"usd": "1.689200", "priced": True, "complete": True},
+        }
+    ],
+    "has_more": False,
+    "next_cursor": None,
+}
 MODEL = {"id": "chat", "object": "model", "created": 0, "owned_by": "steadyhand"}
 MODELS = {"object": "list", "data": [MODEL]}
 CHAT = {
@@ -329,6 +352,7 @@ EXAMPLES: Mapping[str, Any] = {
     "TRANSCRIPT": TRANSCRIPT,
     "AGENTS": AGENTS,
     "WORKSPACES": WORKSPACES,
+    "USAGE": USAGE,
     "LEAST_KEY": {"name": "ci"},
     "CREATE_KEY": CREATE_KEY,
     "ROTATE_KEY": {"grace_seconds": 3600},

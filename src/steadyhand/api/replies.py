@@ -1,6 +1,6 @@
 """What responses hold, for the OpenAPI document. Responses are built by `render` and not validated again."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -350,6 +350,45 @@ class KeyList(List):
     """Every key: those of the environment, then the oldest first."""
 
     data: list[Key]
+
+
+class SpentTokens(Reply):
+    """Tokens of the calls of a group."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+
+
+class SpentCost(Reply):
+    """What the calls of a group cost, by the ledger."""
+
+    usd: Dollars
+    priced: bool = Field(
+        description="False when a model's price was not known and the dearest one was taken."
+    )
+    complete: bool = Field(description="False when an answer was cut and the figure may be too low.")
+
+
+class SpentRow(Reply):
+    """What one group of calls came to; what it is not grouped by is null."""
+
+    object: Literal["usage"]
+    api_key_id: str | None
+    agent: str | None
+    model: str | None
+    provider: str | None
+    day: date | None = Field(description="In UTC.")
+    calls: int
+    usage: SpentTokens
+    cost: SpentCost
+
+
+class UsageList(List):
+    """Groups of calls, in the order of what they are grouped by."""
+
+    data: list[SpentRow]
 
 
 class Model(Reply):

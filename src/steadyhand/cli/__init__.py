@@ -12,7 +12,8 @@ def main() -> None:
     import steadyhand.cli.jobs  # noqa: PLC0415
     import steadyhand.cli.keys  # noqa: PLC0415
     import steadyhand.cli.run  # noqa: PLC0415
-    import steadyhand.cli.service  # noqa: F401, PLC0415
+    import steadyhand.cli.service  # noqa: PLC0415
+    import steadyhand.cli.usage  # noqa: F401, PLC0415
     from steadyhand.cli.app import app  # noqa: PLC0415
 
     app(prog_name="steadyhand")

@@ -157,6 +157,26 @@ def _limits(limits: Mapping[str, Any]) -> Iterable[str]:
             yield f"{name}: {' '.join(map(str, limits[name]))}"
 
 
+def usage_table(rows: Iterable[Mapping[str, Any]], groups: Sequence[str]) -> RenderableType:
+    """Give the table of what was spent; a cost that may be too low, or is a guess, is marked."""
+    numbers = ("CALLS", "IN", "OUT", "CACHE READ", "CACHE WRITTEN", "COST")
+    table = _table(*(one_line(group, 20).upper() for group in groups), *numbers, "", right=numbers)
+    for row in rows:
+        tokens, cost = mapping(row.get("usage")), mapping(row.get("cost"))
+        marks = (("unpriced", cost.get("priced")), ("incomplete", cost.get("complete")))
+        table.add_row(
+            *(_name(row.get("api_key_id" if group == "api_key" else group)) for group in groups),
+            Text(one_line(row.get("calls", "?"), 20)),
+            *(Text(count(tokens.get(f"{name}_tokens"))) for name in _TOKENS),
+            Text(dollars(cost.get("usd", "?"))),
+            Text(", ".join(word for word, good in marks if good is False), style="yellow"),
+        )
+    return table
+
+
+_TOKENS = ("input", "output", "cache_read_input", "cache_creation_input")
+
+
 def job_page(job: Mapping[str, Any]) -> RenderableType:
     """Give everything a person wants to know of one job."""
     facts = Table.grid(padding=(0, 2))

@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 
 from steadyhand import __version__
-from steadyhand.admission import Admission
+from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import Agent
 from steadyhand.api import Alias, ApiOptions, create_app
 from steadyhand.config.settings import DEFAULT_PATH, Settings
@@ -28,6 +28,7 @@ from steadyhand.runner.errand import SandboxErrands
 from steadyhand.runner.plain import PlainRunner
 from steadyhand.runner.process import sweep
 from steadyhand.serve.isolation import UNSEALED, Level
+from steadyhand.store import SqlStore
 from steadyhand.worker import Parts, Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
@@ -182,7 +183,7 @@ def gateway_of(settings: Settings) -> ModelGateway:
 
 
 def wire(
-    settings: Settings, store: Store, stopping: Callable[[], bool], cli: Path, level: Level = UNSEALED
+    settings: Settings, store: SqlStore, stopping: Callable[[], bool], cli: Path, level: Level = UNSEALED
 ) -> Service:
     """Make every part and join them; nothing runs yet."""
     tables = settings.tables
@@ -203,9 +204,15 @@ def wire(
         queue=queue,
         checkouts=checkouts,
         feed=feed,
+        ledger=store,
         catalogue=catalogue,
         clock=now,
-        admission=Admission(limits_of=keyring.limits_of, backlog_of=queue.backlog, clock=now),
+        admission=Admission(
+            limits_of=keyring.limits_of,
+            backlog_of=queue.backlog,
+            spent_of=spent_by(store, now),
+            clock=now,
+        ),
     )
     parts = Parts(
         store=store,

@@ -1,0 +1,50 @@
+"""`steadyhand usage`: what was spent."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from steadyhand.cli import connect
+from steadyhand.cli.app import app
+from steadyhand.cli.connect import AsJson, Server
+from steadyhand.cli.pages import usage_table
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+@app.command()
+def usage(
+    *,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="api_key, agent, model, provider or day (the default); may be repeated."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Calls from then on: a day in UTC, or an RFC 3339 time."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Calls before then.")] = None,
+    api_key: Annotated[str | None, typer.Option(metavar="ID", help="Only calls for this key.")] = None,
+    agent: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this agent.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this model.")] = None,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add up what the calls of models cost. Without the scope `admin` a key sees its own."""
+    screen = connect.screen()
+    groups = by or ["day"]
+    with connect.connected(server) as client:
+        rows = client.usage(
+            by=groups, since=_time(since), until=_time(until), api_key=api_key, agent=agent, model=model
+        )
+    if as_json:
+        screen.document({"object": "list", "data": rows})
+    elif rows:
+        screen.page(usage_table(rows, groups))
+    else:
+        screen.note("Nothing was spent.")
+
+
+def _time(text: str | None) -> str | None:
+    return f"{text}T00:00:00Z" if text is not None and _DAY.fullmatch(text) else text
