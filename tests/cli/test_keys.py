@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tests.cli.world import Answer, CommandLine, RealService, ScriptedService
 
+from steadyhand.api.examples import EXAMPLES
 from steadyhand.client import Client
 from steadyhand.errors import NotFound
 
@@ -180,22 +181,7 @@ def test_an_id_that_is_none_never_becomes_part_of_a_path(service: ScriptedServic
 
 
 def a_usage_row(**changes: Any) -> dict[str, Any]:
-    row = {
-        "object": "usage",
-        "api_key_id": None,
-        "agent": None,
-        "model": None,
-        "provider": None,
-        "day": "2026-01-01",
-        "calls": 41,
-        "usage": {
-            "input_tokens": 33_292,
-            "output_tokens": 940,
-            "cache_read_input_tokens": 0,
-            "cache_creation_input_tokens": 2_000_000,
-        },
-        "cost": {"usd": "1.689200", "priced": True, "complete": True},
-    }
+    row: dict[str, Any] = EXAMPLES["USAGE"]["data"][0]
     return {**row, **changes}
 
 
@@ -209,7 +195,7 @@ def test_usage_is_asked_by_day_and_printed_as_a_table(
     assert service.asked[-1].path == "/v1/usage?by=day&limit=1000&since=2026-01-01T00%3A00%3A00Z&agent=a+b"
     head, first, second = ran.out.splitlines()
     assert head.split() == ["DAY", "CALLS", "IN", "OUT", "CACHE", "READ", "CACHE", "WRITTEN", "COST"]
-    assert first.split() == ["2026-01-01", "41", "33.3k", "940", "0", "2.0M", "$1.6892"]
+    assert first.split() == ["2026-01-01", "41", "33.3k", "13.9k", "623.6k", "82.2k", "$1.6892"]
     assert second.endswith("$0.000003  unpriced, incomplete")
     assert "\x1b" not in ran.out
 
