@@ -333,6 +333,8 @@ class Control:
                         elif item.seq > seen:
                             subscription.lagged = True
                             break
+                        elif _ends(item):
+                            again = True  # it was read from the store; the job was looked at before it ended
                     again = again or subscription.lagged or subscription.closed
 
     async def _stored(self, job_id: str, after: int) -> AsyncIterator[Event]:

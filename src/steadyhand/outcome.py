@@ -92,7 +92,8 @@ class Result:
 class Evidence:
     """All that is known of how a run ended. `exit_code` is null when a signal ended the agent.
 
-    `memory` says that the kernel killed something of the run at its memory limit, `disk` that its disk was full.
+    `schema_fault` says what of the object that it gave, or gave last, does not fit its schema. `memory` says that the
+    kernel killed something of the run at its memory limit, `disk` that its disk was full.
     """
 
     stop: Stop | None = None
@@ -102,6 +103,7 @@ class Evidence:
     stderr: str = ""
     unknown_agent: bool = False
     wants_schema: bool = False
+    schema_fault: str | None = None
     memory: bool = False
     disk: bool = False
 
@@ -134,7 +136,8 @@ def _without_result(evidence: Evidence) -> Verdict:
 def _with_result(result: Result, evidence: Evidence) -> Verdict:
     said = "; ".join(result.errors) or result.text
     if result.subtype in _SUBTYPES:
-        return _verdict(_SUBTYPES[result.subtype], said)
+        kind = _SUBTYPES[result.subtype]
+        return _verdict(kind, (evidence.schema_fault if kind == "invalid_output" else None) or said)
     if result.api_error_status is not None:
         return _verdict(_STATUSES.get(result.api_error_status, "model_error"), said)
     if result.stop_reason == "refusal":
@@ -148,6 +151,8 @@ def _with_result(result: Result, evidence: Evidence) -> Verdict:
         return _verdict("agent_error", detail)
     if evidence.wants_schema and result.structured_output is None:
         return _verdict("invalid_output", "no structured output came")
+    if evidence.schema_fault is not None:
+        return _verdict("invalid_output", evidence.schema_fault)
     if not (result.text or "").strip() and result.structured_output is None:
         return _verdict("empty")
     return _verdict("success")

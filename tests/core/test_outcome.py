@@ -33,6 +33,15 @@ CASES = {
         ),
         "invalid_output",
     ),
+    "an object that does not fit its schema": (
+        Evidence(
+            exit_code=0,
+            wants_schema=True,
+            schema_fault="/a: 1 is not of type 'string' (schema: /properties/a/type)",
+            result=replace(GOOD, structured_output={"a": 1}),
+        ),
+        "invalid_output",
+    ),
     "a refusal": (Evidence(exit_code=0, result=replace(GOOD, stop_reason="refusal")), "refused"),
     "the budget of the CLI": (
         Evidence(exit_code=1, result=Result("error_max_budget_usd", is_error=True, text=None)),

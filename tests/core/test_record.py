@@ -123,6 +123,36 @@ def test_following_gives_every_number_once_however_the_job_and_the_follower_race
     asyncio.run(scene())
 
 
+def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            control, recorder = _control(store, feed), Recorder(store, feed)
+
+            async def follow() -> list[int]:
+                seen: list[int] = []
+                async for item in control.follow(CALLER, JOB.id):
+                    assert isinstance(item, Event)
+                    if not seen:  # it has looked at the job, and now reads its events
+                        await recorder.change(
+                            JOB.id,
+                            frozenset(State),
+                            lambda job: _moved(job, State.CANCELLED),
+                            [Draft(0, NOW, StateChanged("queued", "cancelled"))],
+                        )
+                    seen.append(item.seq)
+                return seen
+
+            async with asyncio.timeout(20):
+                assert await follow() == [1, 2]
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
 def _moved(job: Job, state: State) -> Job:
     return replace(job, state=state, finished_at=NOW)
 

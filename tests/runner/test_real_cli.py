@@ -9,14 +9,15 @@ import pytest
 
 from steadyhand.agents import Definition
 from steadyhand.events import Message, TextDelta, ToolFinished, UsageReported
-from steadyhand.job import Turn
-from steadyhand.outcome import Stop
+from steadyhand.job import Turn as Said
+from steadyhand.outcome import Stop, judge
 from steadyhand.ports import Runner
 from steadyhand.runner.claude import ClaudeRunner
 from steadyhand.runner.plain import PlainRunner
 from steadyhand.testing.cli import DUMMY_KEY
 from steadyhand.testing.contracts.runner import Stage
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.scenario import Scenario, ToolCall, Turn
 from steadyhand.workspace.sandbox import NoSandbox
 
 SESSION = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
@@ -137,7 +138,7 @@ def _runs_a_tool(stage: Stage) -> bool:
 def test_earlier_turns_reach_the_model_as_turns_in_one_call(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
-    history = (Turn("user", "U1"), Turn("assistant", "A1"), Turn("user", "U2"), Turn("assistant", "A2"))
+    history = (Said("user", "U1"), Said("assistant", "A1"), Said("user", "U2"), Said("assistant", "A2"))
     stage = _stage(
         "stream",
         real_cli,
@@ -183,3 +184,14 @@ def test_an_appended_prompt_of_any_size_reaches_the_model(
     ran = asyncio.run(stage.run())
     assert ran.verdict == "success"
     assert text.strip() in str(scripted_model.requests[0].body["system"])
+
+
+def test_an_agent_that_never_meets_its_schema_says_where_it_failed(real_cli: Path, world_dir: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    wrong = Scenario("wrong", "", (Turn(tool=(ToolCall("StructuredOutput", {"n": "four"}),)),), repeat=True)
+    with ScriptedModel(wrong) as model:
+        stage = _stage("stream", real_cli, world_dir, model, "go", output_schema=schema)
+        ran = asyncio.run(stage.run())
+    assert ran.verdict == "invalid_output"
+    detail = judge(ran.report.evidence).detail
+    assert detail == "/n: 'four' is not of type 'integer' (schema: /properties/n/type)"

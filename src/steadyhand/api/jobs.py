@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from steadyhand import schemas
 from steadyhand.api import docs
 from steadyhand.api.asked import (
     JobId,
@@ -38,7 +39,9 @@ _BIGGEST_SEQ = 2**53
 
 
 def submission_of(asked: JobRequest) -> Submission:
-    """Give what the request asks for, in the words of the core."""
+    """Give what the request asks for, in the words of the core; raises `InvalidRequest` for a schema that is none."""
+    if asked.output_schema is not None:
+        schemas.accept(asked.output_schema, "/output_schema")
     return Submission(
         prompt=asked.prompt,
         agent=asked.agent,

@@ -52,7 +52,7 @@ async def chat(request: Request) -> Response:
         chat_schema(asked.response_format),
         chat_tools(asked.tools or (), asked.functions or ()),
         chat_choice(asked.tool_choice, asked.function_call),
-        "tools" if asked.tools or not asked.functions else "functions",
+        *(("tools", "/function") if asked.tools or not asked.functions else ("functions", "")),
     )
     run = await started(request, door, caller, submission_of(asked, alias, wanted), value)
     if asked.stream:

@@ -17,6 +17,7 @@ from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionE
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
+from steadyhand.events import ToolStarted
 from steadyhand.job import Job, Turn
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
 from steadyhand.runner.drive import (
@@ -44,6 +45,8 @@ ARGUMENT_LIMIT = 100 * 1024
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
 """Agents of the CLI itself, which nobody can ask for by name."""
 
+STRUCTURED_OUTPUT = "StructuredOutput"
+"""The tool that the CLI gives an agent whose answer has to fit a schema."""
 _REQUESTS = 64  # control requests of the agent that are passed on; it has no reason for any
 _REQUEST_SIZE = 64 * 1024
 _CONTROL = frozenset({"control_response", "control_request", "control_cancel_request"})
@@ -287,6 +290,8 @@ class _Stream:
             self._transport.offer(message, len(line))
             return
         for event in self._conversation.take(message, asyncio.get_running_loop().time()):
+            if isinstance(event, ToolStarted) and event.name == STRUCTURED_OUTPUT:
+                drive.tried = event.input
             await drive.emit(event)
         drive.session_id = self._conversation.session_id or drive.session_id
         drive.busy = self._conversation.state == "running"

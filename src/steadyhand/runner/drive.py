@@ -9,8 +9,9 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from steadyhand import schemas
 from steadyhand.errors import SpawnError
 from steadyhand.job import MICROS, Notice
 from steadyhand.outcome import Evidence, Result, Stop
@@ -140,6 +141,8 @@ class Drive:
         self.session_id: str | None = None
         self.unknown_agent: str | None = None
         """What there is to say when nobody defined the agent."""
+        self.tried: Any = None
+        """The object that the agent tried last as its structured output."""
         self.answered = asyncio.Event()
         self.busy = False
         """Whether the agent says that it is still at work after its result."""
@@ -182,7 +185,17 @@ class Drive:
         except BaseExceptionGroup as errors:
             # The first cause is what the caller knows by its type; the others followed from it.
             raise _first(errors) from errors
-        return self._report(ended)
+        return self._report(ended, await self._schema_fault())
+
+    async def _schema_fault(self) -> str | None:
+        """Check what the agent gave against the schema once more; an agent that gave up is judged by its last try."""
+        schema = self.spec.job.output_schema
+        if schema is None or self.result is None:
+            return None
+        given = self.result.structured_output
+        if given is None:
+            given = self.tried
+        return None if given is None else await asyncio.to_thread(schemas.fault, schema, given)
 
     async def _read_stdout(self, mode: Mode) -> None:
         count = 0
@@ -226,7 +239,7 @@ class Drive:
         await mode.interrupt()
         await self.process.stop()
 
-    def _report(self, ended: Exit) -> Report:
+    def _report(self, ended: Exit, schema_fault: str | None) -> Report:
         notices = []
         if self.spec.job.begin == "resume" and not self.going_on:
             text = "The session of the run before was not there any more; the agent began anew."
@@ -261,6 +274,7 @@ class Drive:
             stderr=stderr,
             unknown_agent=self.unknown_agent is not None,
             wants_schema=self.spec.job.output_schema is not None,
+            schema_fault=schema_fault,
             memory=ended.memory,
             disk=ended.disk,
         )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from steadyhand import schemas
 from steadyhand.api.openai.runs import unsupported
 from steadyhand.api.problems import json_bytes
 from steadyhand.errors import InvalidRequest
@@ -54,15 +55,20 @@ class Wanted:
 
 
 def wanted_of(
-    schema: dict[str, Any] | None, tools: Sequence[Mapping[str, Any]], choice: Any, where: str = "tools"
+    schema: dict[str, Any] | None,
+    tools: Sequence[Mapping[str, Any]],
+    choice: Any,
+    where: str = "tools",
+    inner: str = "",
 ) -> Wanted:
     """Say what the answer has to be, from a schema, the client's tools as `{name, description, parameters}`, a choice.
 
-    A choice that leaves one function is a run for its arguments; tools that the agent may call or not are refused.
+    `where` is their place in the request, and each is at `inner` in its own. A choice that leaves one function is a
+    run for its arguments; tools that the agent may call or not are refused.
     """
     if len(tools) > MOST_TOOLS:
         raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOLS} tools")
-    functions = [_function(tool, f"{where}/{place}") for place, tool in enumerate(tools)]
+    functions = [_function(tool, f"{where}/{place}{inner}") for place, tool in enumerate(tools)]
     if choice in (None, "auto"):
         if tools:
             raise unsupported(where, _NOT_BUILT)
@@ -88,10 +94,8 @@ def _function(tool: Mapping[str, Any], where: str) -> Function:
     name, description, parameters = tool.get("name"), tool.get("description"), tool.get("parameters")
     if not isinstance(name, str) or _NAME.fullmatch(name) is None:
         raise InvalidRequest.at(f"/{where}", "has no name of 1 to 64 letters, digits, dashes and underscores")
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise InvalidRequest.at(f"/{where}", "its parameters have to be a JSON Schema")
-    text = description if isinstance(description, str) else None
-    return Function(name, text, _ANY_OBJECT if parameters is None else parameters, named=False)
+    schema = _accepted(_ANY_OBJECT if parameters is None else parameters, f"/{where}/parameters")
+    return Function(name, description if isinstance(description, str) else None, schema, named=False)
 
 
 def chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[str, Any]]:
@@ -137,6 +141,14 @@ def schema_of(kind: Any, named: Any, where: str, below: str) -> dict[str, Any] |
     if kind != "json_schema":
         raise unsupported(f"{where}/type", "has to be text, json_object or json_schema")
     schema = named.get("schema", _ANY_OBJECT) if isinstance(named, Mapping) else None
+    return _accepted(schema, f"/{where}/{below}")
+
+
+def _accepted(schema: Any, where: str) -> dict[str, Any]:
+    """Give a schema of an object within the bounds; raises `InvalidRequest` for others."""
     if not isinstance(schema, Mapping):
-        raise InvalidRequest.at(f"/{where}/{below}", "has to be a JSON Schema")
+        raise InvalidRequest.at(where, "has to be a JSON Schema")
+    schemas.accept(schema, where)
+    if schema.get("type", "object") != "object":
+        raise InvalidRequest.at(f"{where}/type", "has to be object: the answer is one object")
     return dict(schema)
