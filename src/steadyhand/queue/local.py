@@ -9,7 +9,7 @@ import heapq
 import math
 import time
 from bisect import bisect_left, insort
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,7 +71,7 @@ class LocalQueue:
         self._free = list(range(capacity))
         self._held: dict[int, _Held] = {}
         self._ending: set[int] = set()
-        self._admitting: Counter[str] = Counter()
+        self._admitting: defaultdict[str, int] = defaultdict(int)
         self._on_their_way = 0
         self._durations: deque[float] = deque(maxlen=_REMEMBERED_RUNS)
         self._changed = asyncio.Event()
@@ -239,7 +239,7 @@ class LocalQueue:
 
     def backlog(self, key_id: str) -> Backlog:
         """Say what a key has in it; a slot whose job's end is told counts as free."""
-        waiting = len(self._lines.get(key_id, ())) + self._admitting[key_id]
+        waiting = len(self._lines.get(key_id, ())) + self._admitting.get(key_id, 0)
         startable = self._capacity - self._active
         most = self._most_running(key_id)
         if most is not None:
