@@ -83,6 +83,10 @@ class Submission:
     effort: str | None = None
     append_system_prompt: str | None = None
     history: tuple[Turn, ...] = ()
+    parent: str | None = None
+    """The job whose session and work this one goes on with; `session` and `session_name` mean the newest of theirs."""
+    session: str | None = None
+    session_name: str | None = None
     origin: Origin = "api"
     strict: bool = True
 
@@ -157,13 +161,25 @@ class Control:
             known = await self._store.replay(caller.key_id, idempotency)
             if known is not None:
                 return Added(known, replayed=True)
+        parent = await self._parent_of(caller, submission)
+        if parent is not None:
+            submission = going_on_from(parent, submission)
         name = submission.agent or self.catalogue.defaults.agent
         agent = self.catalogue.agent(name)
-        workspace = self._workspace_of(caller, submission, agent)
+        workspace = parent.workspace if parent is not None else self._workspace_of(caller, submission, agent)
         self._admission.permit(caller.key_id, name, workspace)
         if submission.strict and name not in self.catalogue.agents:
             await self._require_defined(name, workspace)
         job = self._job_of(caller, submission, agent, workspace)
+        if parent is not None:
+            job = replace(
+                job,
+                parent_job_id=parent.id,
+                begin="resume",
+                session_id=parent.session_id,
+                commit=parent.commit,
+                ref=parent.ref,
+            )
         accepted = Draft(0, job.created_at, StateChanged(None, State.QUEUED))
         charge = await self._admission.charge(caller.key_id)
         try:
@@ -183,6 +199,38 @@ class Control:
         """
         self._admission.permit(caller.key_id, agent, workspace)
         return await self._admission.charge(caller.key_id)
+
+    async def _parent_of(self, caller: Caller, asked: Submission) -> Job | None:
+        """Give the job that a new one goes on with, if it goes on with any.
+
+        A name that nobody used yet begins a conversation; an unknown session is refused.
+        """
+        if asked.parent is not None:
+            parent = await self.get(caller, asked.parent)
+            if parent.state.ended and parent.session_id is None:
+                raise Conflict("The job has left no session to go on with.")
+            return parent
+        if asked.session is None and asked.session_name is None:
+            return None
+        which = Filter(api_key_id=caller.key_id, session_id=asked.session, session_name=asked.session_name)
+        newest = (await self._store.page(which, 1)).jobs
+        if newest:
+            return await self._store.get(newest[0].id)
+        if asked.session is not None:
+            raise InvalidRequest.at("/session", "no job of this key has that session")
+        return None
+
+    async def conversation(self, caller: Caller, digest: str) -> Job | None:
+        """Give the one job of this key whose conversation this is, all that was said; null when there is no one.
+
+        Of two that are alike to the letter neither is taken: they may have done different things.
+        """
+        found = (await self._store.page(Filter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
+        return await self._store.get(found[0].id) if len(found) == 1 else None
+
+    async def note_conversation(self, job_id: str, digest: str) -> None:
+        """Note all that was said up to a job's answer, so that the caller may come back with it."""
+        await self._store.change(job_id, ENDED, lambda old: replace(old, conversation=digest))
 
     def _job_of(self, caller: Caller, asked: Submission, agent: Agent, workspace: str | None) -> Job:
         defaults, limits = self.catalogue.defaults, self.catalogue.limits
@@ -223,6 +271,7 @@ class Control:
             effort=asked.effort or agent.effort,
             append_system_prompt=asked.append_system_prompt or agent.append_system_prompt,
             history=asked.history,
+            session_name=asked.session_name,
         )
 
     def _within_budget(self, micros: int) -> None:
@@ -506,6 +555,29 @@ class Control:
     async def check(self) -> None:
         """Return when the service can work; raises what stands in the way. For readiness."""
         await self._store.check()
+
+
+def going_on_from(parent: Job, asked: Submission) -> Submission:
+    """Give a request for the next turn with what it takes over from the turn before.
+
+    Raises `InvalidRequest` for what would be another session.
+    """
+    for name, given, before in (
+        ("agent", asked.agent, parent.agent),
+        ("workspace", asked.workspace, parent.workspace),
+        ("ref", asked.ref, parent.ref),
+    ):
+        if given is not None and given != before:
+            raise InvalidRequest.at(
+                f"/{name}", f"is another than that of the session, which keeps its {name}"
+            )
+    return replace(
+        asked,
+        agent=parent.agent,
+        model=asked.model or parent.model,
+        append_system_prompt=asked.append_system_prompt or parent.append_system_prompt,
+        strict=False,
+    )
 
 
 def _is_repeat(job: Job, after_run: int | None) -> bool:

@@ -221,7 +221,12 @@ class Job:
     append_system_prompt: str | None = None
     history: tuple[Turn, ...] = ()
     session_id: str | None = None
+    session_name: str | None = None
+    """What the caller calls its conversation, if anything."""
+    conversation: str | None = None
+    """A digest of all that was said in the conversation up to this job's answer, if a caller may come back with it."""
     parent_job_id: str | None = None
+    """The job whose session and work this one goes on with."""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -125,14 +125,6 @@ def test_an_unknown_field_is_named_with_the_nearest(client: httpx2.Client) -> No
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("session", "s")],
-)
-def test_what_is_known_and_not_built_is_unsupported(client: httpx2.Client, name: str, value: str) -> None:
-    assert refused(client, "unsupported_field", **{name: value})["errors"][0]["pointer"] == f"/{name}"
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
     [
         ("prompt", "  "),
         ("agent", ".claude/agents/claude"),

@@ -30,6 +30,7 @@ ROUTES = {
     ("post", "/v1/jobs/{job_id}/cancel"),
     ("post", "/v1/jobs/{job_id}/retry"),
     ("post", "/v1/jobs/{job_id}/resume"),
+    ("post", "/v1/jobs/{job_id}/turns"),
     ("get", "/v1/agents"),
     ("get", "/v1/workspaces"),
     ("get", "/v1/usage"),

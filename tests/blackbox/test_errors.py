@@ -178,8 +178,9 @@ def test_a_422_names_each_field_that_is_wrong_in_one_string(service: Service) ->
 BAD_JOBS = {
     "no prompt": Bad({}, "/prompt"),
     "an unknown field": Bad({"prompt": "p", "promt": "x"}, "/promt", "unknown_field"),
-    "a field whose part is not built": Bad(
-        {"prompt": "p", "session": "abc"}, "/session", "unsupported_field"
+    "a session that is none": Bad({"prompt": "p", "session": "abc"}, "/session"),
+    "a session of nobody": Bad(
+        {"prompt": "p", "session": "00000000-0000-4000-8000-000000000000"}, "/session"
     ),
     "a word that is none": Bad({"prompt": "p", "on_interrupt": "go on"}, "/on_interrupt"),
     "an unknown agent": Bad({"prompt": "p", "agent": "isue-responder"}, "/agent", "unknown_agent"),

@@ -23,6 +23,7 @@ ROUTES = {
     "/v1/jobs/{job_id}/cancel": {"post"},
     "/v1/jobs/{job_id}/retry": {"post"},
     "/v1/jobs/{job_id}/resume": {"post"},
+    "/v1/jobs/{job_id}/turns": {"post"},
     "/v1/agents": {"get"},
     "/v1/workspaces": {"get"},
     "/v1/usage": {"get"},

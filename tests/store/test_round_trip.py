@@ -107,6 +107,8 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "history": st.lists(TURNS, max_size=3).map(tuple),
     "session_id": maybe(ANY_TEXT),
     "parent_job_id": maybe(ANY_TEXT),
+    "session_name": maybe(ANY_TEXT),
+    "conversation": maybe(ANY_TEXT),
     "begin": st.sampled_from(get_args(Begin)),
     "continue_prompt": maybe(ANY_TEXT),
     "at_start": maybe(st.sampled_from(get_args(Begin))),

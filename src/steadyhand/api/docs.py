@@ -175,10 +175,7 @@ SUBMIT = _route(
         202: _json("It is kept and will run.", replies.Job, "QUEUED", location="The job."),
         **_native(400, 413, 415, 422, 429, 503),
     },
-    parameters=(
-        _PREFER,
-        _IDEMPOTENCY,
-    ),
+    parameters=(_PREFER, _IDEMPOTENCY),
     body=models.JobRequest,
     shown=(
         "LEAST",
@@ -242,6 +239,16 @@ RETRY = _route(
     body=models.RetryRequest,
     shown=("RETRY",),
     optional=True,
+)
+TURNS = _route(
+    {
+        200: _json("It has ended while `Prefer: wait` waited.", replies.Job, "JOB", location="The job."),
+        202: _json("It is kept and will run.", replies.Job, "QUEUED", location="The job."),
+        **_native(400, 404, 409, 413, 415, 422, 429, 503),
+    },
+    parameters=(_PREFER, _IDEMPOTENCY),
+    body=models.TurnRequest,
+    shown=("TURN",),
 )
 RESUME = _route(
     {

@@ -334,6 +334,7 @@ CLASSIC_FAILURE = {"error": "execution failed", "detail": "agent is busy"}
 EXAMPLES: Mapping[str, Any] = {
     "ALIVE": {"status": "ok"},
     "EMPTY": {},
+    "TURN": {"prompt": "Now add a test for it."},
     "RETRY": {"after_run": 1},
     "RESUME": {"after_run": 1, "budget_usd": 10},
     "HEALTH": HEALTH,

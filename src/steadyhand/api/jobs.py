@@ -1,7 +1,10 @@
 """The native routes for jobs (contract.md, B)."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -21,7 +24,15 @@ from steadyhand.api.asked import (
 )
 from steadyhand.api.body import body_of, fingerprint, optional_body_of
 from steadyhand.api.door import Door, caller_of, door_of, welcome_of
-from steadyhand.api.models import CancelRequest, JobRequest, ResumeRequest, RetryRequest, micros_of
+from steadyhand.api.models import (
+    CancelRequest,
+    JobRequest,
+    ResumeRequest,
+    RetryRequest,
+    TurnRequest,
+    WorkRequest,
+    micros_of,
+)
 from steadyhand.api.problems import json_bytes, json_response
 from steadyhand.api.render import event_json, item_json, job_json, list_json
 from steadyhand.api.stream import event_stream
@@ -29,6 +40,8 @@ from steadyhand.control import Caller, Continuation, Submission
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job, State
 from steadyhand.ports import Filter, Idempotency
+
+_Asked = TypeVar("_Asked", bound=WorkRequest)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -39,15 +52,24 @@ _BIGGEST_SEQ = 2**53
 
 
 def submission_of(asked: JobRequest) -> Submission:
-    """Give what the request asks for, in the words of the core; raises `InvalidRequest` for a schema that is none."""
+    """Give what the request asks for, in the words of the core."""
+    return replace(
+        _work_of(asked),
+        agent=asked.agent,
+        workspace=asked.workspace,
+        ref=asked.ref,
+        append_system_prompt=asked.append_system_prompt,
+        session=asked.session,
+    )
+
+
+def _work_of(asked: WorkRequest) -> Submission:
+    """Give what every request asks for; raises `InvalidRequest` for a schema that is none."""
     if asked.output_schema is not None:
         schemas.accept(asked.output_schema, "/output_schema")
     return Submission(
         prompt=asked.prompt,
-        agent=asked.agent,
         model=asked.model,
-        workspace=asked.workspace,
-        ref=asked.ref,
         budget_micros=None if asked.budget_usd is None else micros_of(asked.budget_usd),
         timeout_seconds=asked.timeout_seconds,
         idle_timeout_seconds=asked.idle_timeout_seconds,
@@ -60,13 +82,31 @@ def submission_of(asked: JobRequest) -> Submission:
         expires_in_seconds=asked.expires_in_seconds,
         max_turns=asked.max_turns,
         effort=asked.effort,
-        append_system_prompt=asked.append_system_prompt,
     )
 
 
 @router.post("", status_code=202, operation_id="submitJob", summary="Accept a job", **docs.SUBMIT)
 async def submit(request: Request) -> Response:
     """Take a job; it is durable once this answers. `Prefer: wait=N` waits for its end, at most 60 seconds."""
+    return await _accept(request, JobRequest, submission_of)
+
+
+@router.post(
+    "/{job_id}/turns", status_code=202, operation_id="nextTurn", summary="Go on with a session", **docs.TURNS
+)
+async def turns(request: Request, job_id: JobId) -> Response:
+    """Take the next turn in a job's session as a new job, in a copy of what that job did.
+
+    It waits for a job that has not ended. Two turns on one job are two sessions from there on.
+    """
+    caller_of(request)
+    parent = known_form(job_id)
+    return await _accept(request, TurnRequest, lambda asked: replace(_work_of(asked), parent=parent))
+
+
+async def _accept(
+    request: Request, kind: type[_Asked], submission: Callable[[_Asked], Submission]
+) -> Response:
     caller = caller_of(request)
     door = door_of(request)
     query_of(request)
@@ -74,9 +114,12 @@ async def submit(request: Request) -> Response:
     if seconds:
         caller.require("read")  # before anything is stored
     key = idempotency_key(request)
-    asked, value = await body_of(request, JobRequest, door.options.max_body_bytes)
-    idempotency = None if key is None else Idempotency(key, fingerprint(value))
-    added = await door.control.submit(caller, submission_of(asked), idempotency)
+    asked, value = await body_of(request, kind, door.options.max_body_bytes)
+    wanted = submission(asked)
+    # What a key was used for is the turn's job as well as its body.
+    used_for = value if wanted.parent is None else [wanted.parent, value]
+    idempotency = None if key is None else Idempotency(key, fingerprint(used_for))
+    added = await door.control.submit(caller, wanted, idempotency)
     job = added.job
     headers = {"location": f"/v1/jobs/{job.id}"}
     if added.replayed:

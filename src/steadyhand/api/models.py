@@ -18,6 +18,7 @@ LONGEST_WAIT_SECONDS = 7 * 24 * 3600
 MOST_DOLLARS = 1_000_000
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]+-]{0,199}")
 _REF_REFUSED = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
+_SESSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -94,9 +95,9 @@ Metadata = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _at_most
 Schema = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _at_most(64, value))]
 
 
-def _not_built(value: Any) -> Any:
-    if value is not None:
-        raise PydanticCustomError("unsupported_field", "is not built yet")
+def _session_id(value: str) -> str:
+    if _SESSION.fullmatch(value) is None:
+        raise PydanticCustomError("session_id", "is not a session's id")
     return value
 
 
@@ -120,18 +121,13 @@ AgentName = Annotated[str, AfterValidator(_plain_name)]
 WorkspaceName = Annotated[str, AfterValidator(_address), Field(max_length=2048)]
 
 
-class JobRequest(BaseModel):
-    """A request for work. What is null or left out falls to the agent's value, then to the service's."""
+class WorkRequest(BaseModel):
+    """What every request for work may say. What is null or left out falls to the agent's value, then the service's."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
-    agent: AgentName | None = None
     model: Annotated[str, AfterValidator(_model_name)] | None = None
-    workspace: WorkspaceName | None = Field(
-        default=None, description="A name; with the scope `workspace:any` also a path or a URL."
-    )
-    ref: Annotated[str, AfterValidator(_git_ref), Field(max_length=255)] | None = None
     budget_usd: Dollars | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
@@ -154,9 +150,24 @@ class JobRequest(BaseModel):
     )
     max_turns: Annotated[int, Field(ge=1, le=10_000)] | None = None
     effort: Effort | None = None
+
+
+class TurnRequest(WorkRequest):
+    """The next turn in a job's session: a new job of the same agent, in the same workspace."""
+
+
+class JobRequest(WorkRequest):
+    """A request for work. What is null or left out falls to the agent's value, then to the service's."""
+
+    agent: Annotated[str, AfterValidator(_plain_name)] | None = None
+    workspace: Annotated[str, AfterValidator(_address), Field(max_length=2048)] | None = Field(
+        default=None, description="A name; with the scope `workspace:any` also a path or a URL."
+    )
+    ref: Annotated[str, AfterValidator(_git_ref), Field(max_length=255)] | None = None
     append_system_prompt: Prompt | None = None
-    session: Annotated[JsonValue, AfterValidator(_not_built)] = Field(
-        default=None, description="Not built yet: only null is taken."
+    session: Annotated[str, AfterValidator(_session_id)] | None = Field(
+        default=None,
+        description="The `session_id` of earlier jobs of this key: go on with the newest of them.",
     )
 
 

@@ -75,6 +75,9 @@ class Filter:
     created_after: datetime | None = None
     created_before: datetime | None = None
     id_prefix: str | None = None
+    session_id: str | None = None
+    session_name: str | None = None
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

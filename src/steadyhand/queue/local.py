@@ -180,11 +180,17 @@ class LocalQueue:
         busy = {held.claim.job.id for held in self._held.values()}
         running = self._running()
         firsts = (
-            next((place for place in line if place[2] not in busy), None)
+            next((place for place in line if place[2] not in busy and self._is_its_turn(place, busy)), None)
             for key_id, line in self._lines.items()
             if (most := self._most_running(key_id)) is None or running[key_id] < most
         )
         return min((place for place in firsts if place is not None), default=None)
+
+    def _is_its_turn(self, place: _Place, busy: set[str]) -> bool:
+        """Say whether the job that this one goes on with has ended, as far as this queue knows."""
+        job = self._waiting[place[2]]
+        parent = None if job.run else job.parent_job_id
+        return parent is None or (parent not in self._waiting and parent not in busy)
 
     def _running(self) -> Counter[str]:
         return Counter(held.claim.job.api_key_id for held in self._held.values())

@@ -28,13 +28,13 @@ from steadyhand.runner.drive import (
     goes_on,
     said,
     scratch,
-    session_file,
     session_of,
     where,
 )
 from steadyhand.runner.messages import Conversation, read_result
 from steadyhand.runner.process import AgentProcess, Launch
 from steadyhand.runner.spool import Spool, parse
+from steadyhand.sessions import session_file
 
 INTERRUPT_SECONDS = 0.7
 """How long the agent may take to answer an interrupt with a result, so that what it used is known."""

@@ -5,7 +5,6 @@ A mode says what to launch, what to make of a line, what to say to the agent, an
 
 import asyncio
 import contextlib
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from steadyhand.outcome import Evidence, Result, Stop
 from steadyhand.ports import Emit, Report, RunSpec, Sandbox, StopSignal, View
 from steadyhand.runner.process import AgentProcess, Exit
 from steadyhand.runner.spool import Spool
+from steadyhand.sessions import session_file
 
 GO_ON = "Continue from where you left off."
 """What an agent is told whose run goes on after an interruption."""
@@ -72,11 +72,6 @@ def session_of(spec: RunSpec) -> str:
 def where(view: View, sandbox: Sandbox) -> str:
     """Give the directory by which the CLI names a session's folder: without links, of which a sandbox has none."""
     return str(view.directory.resolve() if sandbox.level == "none" else view.directory)
-
-
-def session_file(config: Path, directory: str, session: str) -> Path:
-    """Give where the CLI keeps the session of a directory."""
-    return config / "projects" / re.sub(r"[^A-Za-z0-9]", "-", directory) / f"{session}.jsonl"
 
 
 def goes_on(spec: RunSpec, sandbox: Sandbox, session: str) -> bool:

@@ -141,6 +141,10 @@ def _conditions(which: Filter) -> list[ColumnElement[bool]]:
         found.append(jobs.c.agent == which.agent)
     if which.workspace is not None:
         found.append(jobs.c.workspace == which.workspace)
+    for column in (jobs.c.session_id, jobs.c.session_name, jobs.c.conversation):
+        wanted = getattr(which, column.name)
+        if wanted is not None:
+            found.append(column == wanted)
     if which.created_after is not None:
         found.append(jobs.c.created_at > micros(which.created_after))
     if which.created_before is not None:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration; an up-to-date database needs no Alembic to be opened."""
 
 METADATA = MetaData(
@@ -57,6 +57,9 @@ jobs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger),
     Column("metadata", Text),  # the JSON object, or null
+    Column("session_id", String(64)),  # as in the record; by this and the two below conversations go on
+    Column("session_name", String(128)),
+    Column("conversation", String(64)),
     Column("record", Text, nullable=False),  # the JSON object of every small field without a column
     # What may be large stands last: SQLite then reads the columns above without touching it.
     Column("structured_output", Text),  # JSON
@@ -66,6 +69,9 @@ jobs = Table(
     Index("uq_jobs_id", "id", unique=True),
     Index("ix_jobs_state", "state"),
     Index("ix_jobs_finished_at", "finished_at"),
+    Index("ix_jobs_session_id", "session_id"),
+    Index("ix_jobs_session_name", "session_name"),
+    Index("ix_jobs_conversation", "conversation"),
     sqlite_autoincrement=True,
 )
 

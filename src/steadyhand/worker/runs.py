@@ -147,6 +147,7 @@ class Runs:
     async def _begin(self, claim: Claim) -> Job:
         now = self._clock()
         number = claim.job.run + 1
+        parent = await self._parent(claim.job) if number == 1 else None
         session = str(uuid.uuid4())
         draft = Draft(number, now, StateChanged(State.QUEUED, State.RUNNING))
         run = Run(number, State.RUNNING, started_at=now, node=self._parts.tending.node)
@@ -158,11 +159,18 @@ class Runs:
                 state=advance(old.state, State.RUNNING),
                 started_at=now,
                 since_run=old.since_run if old.begin == "resume" else number,
-                session_id=(old.session_id if old.begin == "resume" else None) or session,
+                commit=old.commit if parent is None else parent.commit,
+                session_id=(parent.session_id if parent else None)
+                or (old.session_id if old.begin == "resume" else None)
+                or session,
                 runs=(*old.runs, run),
             ),
             [draft],
         )
+
+    async def _parent(self, job: Job) -> Job | None:
+        """Give the job that this one goes on with, as it ended: it may have run only since this one was accepted."""
+        return None if job.parent_job_id is None else await self._parts.store.get(job.parent_job_id)
 
     async def _prepare(self, job: Job, workspace: Workspace, claim: Claim) -> Place | None:
         if claim.stop.reason is not None:

@@ -14,6 +14,7 @@ from steadyhand.agents import Definition, Workspace
 from steadyhand.errors import NotFound, WorkspaceError
 from steadyhand.job import Job, Notice
 from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Layers, Place
+from steadyhand.sessions import folder_name
 from steadyhand.workspace.caches import Caches
 from steadyhand.workspace.disk import (
     PRIVATE,
@@ -416,6 +417,8 @@ class GitCheckouts:
                 path.unlink(missing_ok=True)
         if origin is not None and origin.root != files.root:
             copy_tree(origin.config, files.config)
+            if self._errands is None:
+                _move_session(files.config, origin.checkout, files.checkout)
         (files.root / "prepared").write_bytes(b"")
 
     def _make_homes(
@@ -509,6 +512,13 @@ class GitCheckouts:
                 failed = error
         if failed is not None:
             raise WorkspaceError("A checkout could not be removed whole.") from failed
+
+
+def _move_session(config: Path, before: Path, after: Path) -> None:
+    """Put a session where the CLI looks for it in another directory; sealed ones are all at the same place."""
+    old, new = (config / "projects" / folder_name(str(each.resolve())) for each in (before, after))
+    if old.is_dir() and not old.is_symlink():
+        old.rename(new)
 
 
 def _is_in_place(workspace: Workspace) -> bool:

@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from steadyhand.job import Notice
+from steadyhand.sessions import folder_name
 from steadyhand.workspace.git import MIB
 
 TRANSCRIPT_BYTES = 64 * MIB
@@ -26,7 +26,7 @@ def keep_transcript(
     Only regular files of `owner` (null is anybody) that changed after `since` (seconds since the epoch)
     count, and with `directory` only sessions of that working directory. Files above 64 MiB are cut.
     """
-    slug = None if directory is None else re.sub(r"[^A-Za-z0-9]", "-", str(directory))
+    slug = None if directory is None else folder_name(str(directory))
     try:
         with _opened(config, None, _FOLDER_FLAGS) as top, _opened("projects", top, _FOLDER_FLAGS) as projects:
             newest = _newest(projects, slug, owner, since)
