@@ -4,12 +4,16 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from steadyhand.events import Body, Draft, Event, Live, Message, TextDelta
 from steadyhand.job import Job, State
 from steadyhand.ports import Store
+from steadyhand.redact import Redactor, TextStream
 
+_R = TypeVar("_R")
 BACKLOG = 1_000
 """How many items wait for one slow follower before pieces of text are dropped and events are read again."""
 
@@ -82,11 +86,13 @@ class Feed:
 
 
 class Recorder:
-    """Keeps changes and events, then publishes them."""
+    """Keeps changes and events, then publishes them, all without live secrets."""
 
-    def __init__(self, store: Store, feed: Feed) -> None:
+    def __init__(self, store: Store, feed: Feed, redactor: Redactor | None = None) -> None:
+        """Join the parts; without a redactor all is kept as it is."""
         self._store = store
         self._feed = feed
+        self.redactor = redactor or Redactor()
 
     async def change(
         self,
@@ -96,17 +102,41 @@ class Recorder:
         drafts: Sequence[Draft] = (),
     ) -> Job:
         """Change a job and tell its followers. Raises as `Store.change` does."""
-        job, events = await self._store.change(job_id, expected, update, drafts)
+        redactor = self.redactor
+        job, events = await self._store.change(
+            job_id, expected, lambda old: without_secrets(redactor, update(old)), self._clean(drafts)
+        )
         self._feed.publish(job_id, events)
         return job
 
     async def append(self, job_id: str, drafts: Sequence[Draft]) -> None:
         """Keep events and tell the job's followers."""
-        self._feed.publish(job_id, await self._store.append(job_id, drafts))
+        self._feed.publish(job_id, await self._store.append(job_id, self._clean(drafts)))
 
     def live(self, item: Live) -> None:
-        """Tell followers of a piece of text that is not kept."""
+        """Tell followers of a piece of text that is not kept. Secrets go across pieces: `Journal` takes them out."""
         self._feed.publish(item.job_id, [item])
+
+    def _clean(self, drafts: Sequence[Draft]) -> Sequence[Draft]:
+        return [replace(draft, body=self.redactor.body(draft.body)) for draft in drafts]
+
+
+def without_secrets(redactor: Redactor, job: Job) -> Job:
+    """Give a job whose account of itself has no live secret; what its caller sent stays as it came."""
+    runs = tuple(replace(run, outcome=_of(redactor, run.outcome)) for run in job.runs)
+    return replace(
+        job,
+        runs=runs,
+        outcome=_of(redactor, job.outcome),
+        error=_of(redactor, job.error),
+        warnings=tuple(redactor.body(notice) for notice in job.warnings),
+        answer=redactor.value(job.answer),
+        structured_output=redactor.value(job.structured_output),
+    )
+
+
+def _of(redactor: Redactor, record: _R | None) -> _R | None:
+    return None if record is None else redactor.body(record)
 
 
 class Journal:
@@ -127,22 +157,41 @@ class Journal:
         self._messages = 0
         self._under_way = ""
         self._offset = 0
+        self._saying: tuple[str, TextStream] | None = None
 
     async def emit(self, body: Body | TextDelta) -> None:
-        """Take what happened; pieces of text go to the followers at once."""
+        """Take what happened; pieces of text go to the followers at once, but for what may begin a secret."""
         if isinstance(body, TextDelta):
-            if body.message_id != self._under_way:
-                self._under_way, self._offset = body.message_id, 0
+            self._say(body)
+            return
+        if isinstance(body, Message) and body.role == "assistant":
+            self._say_rest()
+            self._messages, self._offset = self._messages + 1, 0
+        await self._drafts.put(Draft(self._run, self._clock(), body))
+
+    def _say(self, delta: TextDelta) -> None:
+        if self._saying is None or self._saying[0] != delta.message_id:
+            self._say_rest()
+            self._saying = delta.message_id, self._recorder.redactor.text_stream()
+        if delta.message_id != self._under_way:
+            self._under_way, self._offset = delta.message_id, 0
+        self._tell(delta.message_id, self._saying[1].feed(delta.text))
+
+    def _say_rest(self) -> None:
+        if self._saying is not None:
+            (message_id, stream), self._saying = self._saying, None
+            self._tell(message_id, stream.end())
+
+    def _tell(self, message_id: str, text: str) -> None:
+        if text:
             at = (self._messages, self._offset)
-            self._offset += len(body.text)
-            self._recorder.live(Live(self._job_id, self._run, self._clock(), body, *at))
-        else:
-            if isinstance(body, Message) and body.role == "assistant":
-                self._messages, self._offset = self._messages + 1, 0
-            await self._drafts.put(Draft(self._run, self._clock(), body))
+            self._offset += len(text)
+            delta = TextDelta(message_id, text)
+            self._recorder.live(Live(self._job_id, self._run, self._clock(), delta, *at))
 
     async def close(self) -> None:
         """Let `write` end once all is kept."""
+        self._say_rest()
         await self._drafts.put(None)
 
     async def write(self) -> None:

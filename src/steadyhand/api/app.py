@@ -42,6 +42,6 @@ def create_app(
     # The busiest first; routes are tried in this order.
     for part in (classic, health, jobs, offers, keys, usage, chat):
         app.include_router(part.router)
-    app.add_middleware(Edge, hosts=Hosts(options))
+    app.add_middleware(Edge, hosts=Hosts(options), redactor=options.redactor)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

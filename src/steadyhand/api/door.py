@@ -11,6 +11,7 @@ from steadyhand.api.auth import authenticated, token_of
 from steadyhand.control import Caller, Control
 from steadyhand.keyring import Keyring
 from steadyhand.ports import Scope
+from steadyhand.redact import Redactor
 
 MEBIBYTE = 1024 * 1024
 
@@ -32,7 +33,7 @@ class ApiOptions:
 
     `allowed_hosts` are the names that callers of the native routes may use, beside loopback, `bind_host` and
     the host of `public_url`; `*` allows any. `ready` raises what stands in the way of work (`TryLater` with
-    `draining` while the service stops); without it the store is asked.
+    `draining` while the service stops); without it the store is asked. `redactor` takes live secrets out of errors.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -45,6 +46,7 @@ class ApiOptions:
     openai_models: Mapping[str, Alias] = field(default_factory=dict)
     version: str = "0"
     ready: Callable[[], Awaitable[None]] | None = None
+    redactor: Redactor | None = None
 
 
 @dataclass(frozen=True, slots=True)

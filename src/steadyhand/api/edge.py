@@ -9,8 +9,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadyhand.api.door import ApiOptions
-from steadyhand.api.problems import REQUEST_ID, group_of, internal, problem_of
+from steadyhand.api.problems import REDACTOR, REQUEST_ID, group_of, internal, problem_of
 from steadyhand.errors import CallerError, Forbidden
+from steadyhand.redact import Redactor
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PROBES = frozenset({"/livez", "/readyz", "/metrics"})
@@ -82,8 +83,9 @@ def _origin_host(origin: str) -> str:
 class Edge:
     """Pure ASGI: stamps `x-request-id` on every response and lets no exception out without an answer."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, redactor: Redactor | None = None) -> None:
         self._app = app
+        self._redactor = redactor
         self._hosts = hosts
         self._random = random.Random()  # noqa: S311  # an id to look for in the log, not a secret
         self._log = structlog.get_logger("steadyhand.api")
@@ -95,6 +97,7 @@ class Edge:
             return
         request_id = f"req_{self._random.getrandbits(64):016x}"
         scope[REQUEST_ID] = request_id
+        scope[REDACTOR] = self._redactor
         stamp = (b"x-request-id", request_id.encode("ascii"))
         started = False
 

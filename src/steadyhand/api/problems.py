@@ -20,9 +20,12 @@ from steadyhand.errors import (
     TryLater,
     Unauthenticated,
 )
+from steadyhand.redact import Redactor
 
 REQUEST_ID = "steadyhand.request_id"
 """Where the edge leaves the request's id in the ASGI scope."""
+REDACTOR = "steadyhand.redactor"
+"""Where the edge leaves what takes live secrets out of errors."""
 
 STATUSES: Mapping[str, int] = {
     "malformed_json": 400,
@@ -98,6 +101,8 @@ def problem(
         "errors": [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults],
         "error": error_json(status, code, detail, param),
     }
+    redactor: Redactor | None = scope.get(REDACTOR)
+    body = body if redactor is None else redactor.value(body)
     native = group_of(scope["path"]) == "native"
     media_type = "application/problem+json" if native else "application/json"
     return json_response(body, status, headers=headers, media_type=media_type)

@@ -52,9 +52,12 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
     """Look at everything a service here would need, and say what to do about what is missing."""
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
+    from steadyhand.config.live import values_of  # noqa: PLC0415
+    from steadyhand.redact import Redactor  # noqa: PLC0415
 
     settings = configuration.load(config, {"service.data_dir": data_dir})
-    checks = [asdict(check) for check in asyncio.run(service.doctor(settings))]
+    clean = Redactor(values_of(settings))
+    checks = [clean.value(asdict(check)) for check in asyncio.run(service.doctor(settings))]
     ok = all(check["ok"] for check in checks)
     screen = connect.screen()
     if as_json:
@@ -69,9 +72,12 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
 def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Print each setting, its value and where that came from. Secrets are only said to be there."""
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
+    from steadyhand.config.live import values_of  # noqa: PLC0415
+    from steadyhand.redact import Redactor  # noqa: PLC0415
 
     settings = configuration.load(config, {"service.data_dir": data_dir})
-    rows = [asdict(row) for row in settings.rows()]
+    clean = Redactor(values_of(settings))
+    rows = [clean.value(asdict(row)) for row in settings.rows()]
     screen = connect.screen()
     if as_json:
         screen.document({"object": "list", "data": rows})

@@ -222,12 +222,12 @@ class LineStream:
             self._held = bytearray()
         return out
 
-    def end(self) -> bytes:
-        """Give the last line when it has no newline."""
-        if self._long is not None:
-            return self._long.end()
+    def end(self, *, torn: bool = False) -> bytes:
+        """Give the last line when it has no newline; a `torn` one without what may begin a secret."""
         held, self._held = bytes(self._held), bytearray()
-        return self._redactor.line(held)
+        if torn:
+            return self._redactor.split(held)[0]
+        return self._redactor.line(held) if self._long is None else self._long.end()
 
     def _lines(self, lines: bytes) -> bytes:
         if self._redactor.data(lines) is lines:

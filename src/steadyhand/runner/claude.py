@@ -20,6 +20,7 @@ from steadyhand.errors import SpawnError
 from steadyhand.events import ToolStarted
 from steadyhand.job import Job, Turn
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
+from steadyhand.redact import Redactor
 from steadyhand.runner.drive import (
     Drive,
     bounded,
@@ -243,16 +244,18 @@ class ProcessTransport(Transport):
 class ClaudeRunner:
     """Runs agents by the CLI's streaming protocol; implements `ports.Runner`."""
 
-    def __init__(self, cli: Path, sandbox: Sandbox) -> None:
+    def __init__(self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None) -> None:
+        """Take the CLI, the boundary, and what takes secrets out of all that a run says."""
         self._cli = cli
         self._sandbox = sandbox
+        self._redactor = redactor
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
         """See `ports.Runner.run`."""
         session = session_of(spec)
         going_on = goes_on(spec, self._sandbox, session)
         launch = launch_of(self._cli, spec, session, self._sandbox)
-        spool = Spool(spec.place.files.spool(spec.number))
+        spool = Spool(spec.place.files.spool(spec.number), self._redactor)
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
                 drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
@@ -289,6 +292,12 @@ class _Stream:
         if message["type"] in _CONTROL:
             self._transport.offer(message, len(line))
             return
+        clean = drive.spool.redactor.line(line)
+        if clean is not line:
+            line, message = clean, parse(clean)
+            if message is None:
+                drive.spool.printed(line)
+                return
         for event in self._conversation.take(message, asyncio.get_running_loop().time()):
             if isinstance(event, ToolStarted) and event.name == STRUCTURED_OUTPUT:
                 drive.tried = event.input

@@ -9,6 +9,7 @@ from typing import Any
 from steadyhand.events import Message
 from steadyhand.outcome import Result
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
+from steadyhand.redact import Redactor
 from steadyhand.runner.drive import Drive, budget_text, environment, goes_on, said, scratch, session_of
 from steadyhand.runner.messages import read_result, usage_event
 from steadyhand.runner.process import AgentProcess, Launch
@@ -31,9 +32,11 @@ def arguments(cli: Path, spec: RunSpec) -> list[str]:
 class PlainRunner:
     """Runs agents by the classic command line; implements `ports.Runner`."""
 
-    def __init__(self, cli: Path, sandbox: Sandbox) -> None:
+    def __init__(self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None) -> None:
+        """Take the CLI, the boundary, and what takes secrets out of all that a run says."""
         self._cli = cli
         self._sandbox = sandbox
+        self._redactor = redactor
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
         """See `ports.Runner.run`."""
@@ -47,7 +50,7 @@ class PlainRunner:
         command = Command(argv, env, view.directory, place.user)
         folders = [] if place.config is None else [scratch(place.home)]
         launch = Launch(self._sandbox.wrap(command, place, spec.agent), folders=folders)
-        spool = Spool(place.files.spool(spec.number))
+        spool = Spool(place.files.spool(spec.number), self._redactor)
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
                 drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
@@ -70,6 +73,7 @@ class _Plain:
         self._drive = drive
 
     async def line(self, line: bytes) -> None:
+        line = self._drive.spool.redactor.line(line)
         message = parse(line) if b'"result"' in line else None
         if message is not None and message["type"] == "result":
             self._drive.answer(read_result(message), line)

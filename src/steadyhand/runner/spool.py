@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from steadyhand.ports import RunOutput
+from steadyhand.redact import Redactor
 
 LINE_LIMIT = 16 * 1024 * 1024
 """The longest line, in bytes, that is read as a protocol message; a longer one counts as printed."""
@@ -16,6 +17,8 @@ STDERR_HEAD = 64 * 1024
 STDERR_TAIL = 192 * 1024
 DISK_HEAD = 16 * 1024 * 1024
 DISK_SEGMENT = 4 * 1024 * 1024
+MARGIN = 16 * 1024
+"""Bytes kept beyond a cut, so that a secret that goes across it is seen whole, however it is written."""
 
 _LARGE = 1024 * 1024
 _MOST_PARTS = 300_000  # of a large message: parsed, each costs a hundred times its length
@@ -104,9 +107,10 @@ def _storable(value: Any) -> Any:
 
 
 class Bounded:
-    """Bytes of which the first `head` and the last `tail` are kept."""
+    """Bytes of which the first `head` and the last `tail` are given, without live secrets."""
 
-    def __init__(self, head: int, tail: int) -> None:
+    def __init__(self, head: int, tail: int, redactor: Redactor | None = None) -> None:
+        self._redactor = redactor or Redactor()
         self._head_size = head
         self._tail_size = tail
         self._head = bytearray()
@@ -116,23 +120,32 @@ class Bounded:
     def add(self, data: bytes) -> None:
         """Take more."""
         self._total += len(data)
-        room = self._head_size - len(self._head)
+        room = self._head_size + MARGIN - len(self._head)
         if room > 0:
             self._head += data[:room]
             data = data[room:]
-        self._tail += data[-self._tail_size :]
-        if len(self._tail) > 2 * self._tail_size:
-            del self._tail[: -self._tail_size]
+        size = self._tail_size + MARGIN
+        self._tail += data[-size:]
+        if len(self._tail) > 2 * size:
+            del self._tail[:-size]
 
     def text(self) -> str:
         """Give what is kept, with a line that says how many bytes were left out."""
-        tail = bytes(self._tail[-self._tail_size :])
-        left_out = self._total - len(self._head) - len(tail)
+        redactor = self._redactor
+        left_out = self._total - self._head_size - self._tail_size
         if left_out <= 0:
-            return (bytes(self._head) + tail).decode("utf-8", "replace")
-        head = self._head.decode("utf-8", "replace")
+            return redactor.data(bytes(self._head + self._tail)).decode("utf-8", "replace")
+        # What may be the beginning of a secret stays away, and so does what may be the end of one.
+        first = redactor.split(bytes(self._head))[0][: self._head_size]
+        whole = self._total == len(self._head) + len(self._tail)
+        known = bytes(self._head + self._tail) if whole else bytes(self._tail)
+        size = self._tail_size + MARGIN
+        last = redactor.data(known[-size:])
+        last = last[min(MARGIN, len(last)) if len(known) >= size else 0 :]
+        last = last[max(0, len(last) - self._tail_size) :]
+        head = first.decode("utf-8", "replace")
         gap = "" if head.endswith("\n") or not head else "\n"
-        return f"{head}{gap}[{left_out} bytes left out]\n{tail.decode('utf-8', 'replace')}"
+        return f"{head}{gap}[{left_out} bytes left out]\n{last.decode('utf-8', 'replace')}"
 
 
 class Capped:
@@ -172,19 +185,22 @@ class Capped:
 
 
 class Spool:
-    """All that one run prints. `printed` of stdout is what is no protocol message."""
+    """All that one run prints, without live secrets. `printed` of stdout is what is no protocol message."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, redactor: Redactor | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.redactor = redactor or Redactor()
+        self._out = self.redactor.bytes_stream()
+        self._err = self.redactor.bytes_stream()
         self._stdout = Capped(folder / "stdout")
         self._stderr = Capped(folder / "stderr", DISK_SEGMENT, DISK_SEGMENT)
-        self._printed = Bounded(HEAD, TAIL)
-        self._errors = Bounded(STDERR_HEAD, STDERR_TAIL)
+        self._printed = Bounded(HEAD, TAIL, self.redactor)
+        self._errors = Bounded(STDERR_HEAD, STDERR_TAIL, self.redactor)
         self._lines = Lines()
 
     def stdout(self, chunk: bytes) -> Iterator[bytes]:
         """Keep a chunk of stdout and give the whole lines in it that may be messages."""
-        self._stdout.add(chunk)
+        self._stdout.add(self._out.feed(chunk))
         yield from self._candidates(self._lines.feed(chunk))
 
     def end(self) -> Iterator[bytes]:
@@ -204,7 +220,7 @@ class Spool:
 
     def stderr(self, chunk: bytes) -> None:
         """Keep a chunk of stderr."""
-        self._stderr.add(chunk)
+        self._stderr.add(self._err.feed(chunk))
         self._errors.add(chunk)
 
     def printed_text(self) -> str:
@@ -226,6 +242,8 @@ class Spool:
 
     def close(self) -> None:
         """Be done with the files."""
+        self._stdout.add(self._out.end())
+        self._stderr.add(self._err.end())
         self._stdout.close()
         self._stderr.close()
 

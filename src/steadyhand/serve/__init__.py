@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +18,13 @@ import uvicorn
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.outcome import Stop
+from steadyhand.redact import Redactor
 from steadyhand.runner.groups import sweep_groups
 from steadyhand.serve.doctor import doctor
 from steadyhand.serve.isolation import announce as announce_level
 from steadyhand.serve.isolation import check_exposed, level_of
+from steadyhand.serve.logs import log_to_stderr
+from steadyhand.serve.secrecy import redactor_of
 from steadyhand.serve.wiring import Service, cli_of, database_url, now, wire
 from steadyhand.store import DataDirectoryLock, open_store
 
@@ -86,6 +88,7 @@ def make_data_dir(settings: Settings) -> None:
 
 async def live(
     settings: Settings,
+    redactor: Redactor,
     *,
     started: Callable[[str], None],
     stop: asyncio.Event,
@@ -93,7 +96,7 @@ async def live(
 ) -> None:
     """Run the service until `stop` is set and all is drained; `at_once` cuts the grace period short.
 
-    `started` is called with the service's address once it answers.
+    `started` is called with the service's address once it answers. `redactor` takes secrets out of all that is told.
     """
     check_exposed(settings)
     make_data_dir(settings)
@@ -103,7 +106,7 @@ async def live(
         announce_level(settings, level)
         store = await open_store(database_url(settings), clock=now)
         try:
-            service = wire(settings, store, stop.is_set, cli, level)
+            service = wire(settings, store, stop.is_set, cli, level, redactor=redactor)
             await service.keyring.load()
             await service.worker.recover()
             await sweep_groups()
@@ -152,7 +155,8 @@ async def _hurry(service: Service, at_once: asyncio.Event) -> None:
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
     """Run the service in this process until SIGTERM or SIGINT; a second signal cuts the grace period short."""
-    log_to_stderr(settings)
+    redactor = redactor_of(settings)
+    log_to_stderr(settings.tables.service.log_level, redactor)
 
     async def main() -> None:
         stop, at_once = asyncio.Event(), asyncio.Event()
@@ -167,7 +171,7 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked)
-        await live(settings, started=started, stop=stop, at_once=at_once)
+        await live(settings, redactor, started=started, stop=stop, at_once=at_once)
 
     asyncio.run(main())
 
@@ -188,9 +192,10 @@ def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
 
     Gives its address and a key with all scopes. What is still running at the end is stopped at once.
     """
-    log_to_stderr(settings, level="error")
     secret = settings.api_key or secrets.token_urlsafe(32)
     settings = replace(settings, api_key=secret)
+    redactor = redactor_of(settings)
+    log_to_stderr("error", redactor)
     made: list[str] = []
     failed: list[BaseException] = []
     ready = threading.Event()
@@ -204,7 +209,7 @@ def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
             made.append(url)
             ready.set()
 
-        await live(settings, started=started, stop=stop, at_once=at_once)
+        await live(settings, redactor, started=started, stop=stop, at_once=at_once)
 
     def thread() -> None:
         try:
@@ -226,22 +231,3 @@ def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
         loop.call_soon_threadsafe(stop.set)
         loop.call_soon_threadsafe(at_once.set)
         running.join(90)
-
-
-def log_to_stderr(settings: Settings, *, level: str | None = None) -> None:
-    """Send the log to stderr: for people on a terminal, else one JSON object a line."""
-    terminal = sys.stderr.isatty()
-    # The console's own tracebacks show local variables, a caller's key and prompt among them.
-    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    renderer = console if terminal else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level or settings.tables.service.log_level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

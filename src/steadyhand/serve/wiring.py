@@ -14,6 +14,7 @@ from steadyhand import __version__
 from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import Agent
 from steadyhand.api import Alias, ApiOptions, create_app
+from steadyhand.config.live import values_of
 from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
@@ -22,12 +23,15 @@ from steadyhand.keyring import Keyring, digest_of
 from steadyhand.ports import ALL_SCOPES, ApiKey, Gateway, Place, Queue, Runner, Sandbox, Scope, Store
 from steadyhand.queue.local import LocalQueue
 from steadyhand.record import Feed, Recorder
+from steadyhand.redact import Redactor
 from steadyhand.runner import install
 from steadyhand.runner.claude import ClaudeRunner
 from steadyhand.runner.errand import SandboxErrands
 from steadyhand.runner.plain import PlainRunner
 from steadyhand.runner.process import sweep
 from steadyhand.serve.isolation import UNSEALED, Level
+from steadyhand.serve.secrecy import announce as announce_secrets
+from steadyhand.serve.secrecy import redactor_of, watched
 from steadyhand.store import SqlStore
 from steadyhand.worker import Parts, Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
@@ -131,7 +135,10 @@ class Service:
 
 
 def checkouts_of(
-    settings: Settings, level: Level = UNSEALED, gateway: ModelGateway | None = None
+    settings: Settings,
+    level: Level = UNSEALED,
+    gateway: ModelGateway | None = None,
+    redactor: Redactor | None = None,
 ) -> GitCheckouts:
     """Wire the checkouts; at a level with a boundary all that touches what agents leave runs inside it."""
     git, catalogue = settings.tables.git, settings.catalogue()
@@ -149,6 +156,7 @@ def checkouts_of(
         home=settings.home,
         errands=SandboxErrands(level.sandbox, gateway) if level.sealed else None,
         overlay=level.overlay,
+        redactor=redactor,
         disk_of=lambda job: catalogue.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )
 
@@ -161,9 +169,9 @@ def cli_of(settings: Settings) -> Path:
     return install.reachable(found, settings.data_dir, agent_uid_base(settings))
 
 
-def runner_of(settings: Settings, cli: Path, sandbox: Sandbox) -> Runner:
+def runner_of(settings: Settings, cli: Path, sandbox: Sandbox, redactor: Redactor) -> Runner:
     """Wire the runner of the profile."""
-    return PlainRunner(cli, sandbox) if settings.classic else ClaudeRunner(cli, sandbox)
+    return (PlainRunner if settings.classic else ClaudeRunner)(cli, sandbox, redactor)
 
 
 def gateway_of(settings: Settings) -> ModelGateway:
@@ -183,12 +191,21 @@ def gateway_of(settings: Settings) -> ModelGateway:
 
 
 def wire(
-    settings: Settings, store: SqlStore, stopping: Callable[[], bool], cli: Path, level: Level = UNSEALED
+    settings: Settings,
+    store: SqlStore,
+    stopping: Callable[[], bool],
+    cli: Path,
+    level: Level = UNSEALED,
+    *,
+    redactor: Redactor | None = None,
 ) -> Service:
     """Make every part and join them; nothing runs yet."""
+    redactor = redactor or redactor_of(settings)
     tables = settings.tables
     feed = Feed()
     keyring = Keyring(keys_of(settings), store, clock=now)
+    redactor.add(values_of(settings))  # the local key may be new
+    announce_secrets(settings)
     queue = LocalQueue(
         store,
         capacity=tables.service.concurrency,
@@ -197,7 +214,7 @@ def wire(
         most_running=lambda key_id: keyring.limits_of(key_id).running,
     )
     gateway = gateway_of(settings) if level.sealed else None
-    checkouts = checkouts_of(settings, level, gateway)
+    checkouts = checkouts_of(settings, level, gateway, redactor)
     catalogue = settings.catalogue()
     control = Control(
         store=store,
@@ -218,13 +235,13 @@ def wire(
         store=store,
         queue=queue,
         checkouts=checkouts,
-        runners={"claude": runner_of(settings, cli, level.sandbox)},
-        recorder=Recorder(store, feed),
+        runners={"claude": runner_of(settings, cli, level.sandbox, redactor)},
+        recorder=Recorder(store, feed, redactor),
         catalogue=catalogue,
         tending=Tending(
             node=tables.service.node,
             clock=now,
-            environment=environment_of(settings, sealed=level.sealed),
+            environment=watched(settings, redactor, environment_of(settings, sealed=level.sealed)),
             sweep=sweep,
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,
@@ -255,6 +272,7 @@ def wire(
         },
         version=__version__,
         ready=ready,
+        redactor=redactor,
     )
     app = create_app(control=control, keyring=keyring, options=options)
     return Service(app, worker, queue, feed, store, keyring, gateway)

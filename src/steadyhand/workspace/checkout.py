@@ -14,6 +14,7 @@ from steadyhand.agents import Definition, Workspace
 from steadyhand.errors import NotFound, WorkspaceError
 from steadyhand.job import Job, Notice
 from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Layers, Place
+from steadyhand.redact import Redactor
 from steadyhand.sessions import folder_name
 from steadyhand.workspace.caches import Caches
 from steadyhand.workspace.disk import (
@@ -87,6 +88,7 @@ class GitCheckouts:
         errands: Errands | None = None,
         overlay: bool = False,
         disk_of: Callable[[Job], int | None] | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         """Describe the checkouts; nothing is made before the first verb.
 
@@ -94,7 +96,7 @@ class GitCheckouts:
         service's `home` say how a directory in place is used (contract.md, the classic profile). With `errands`
         agents are sealed off, and all git on what they left runs beside them; with `overlay` as well, and as root,
         a job's checkout is laid over a warm one that belongs to the uid below the agents'. `disk_of` says
-        how many bytes a job may write over it; null is no limit.
+        how many bytes a job may write over it; null is no limit. `redactor` cleans what is kept of an agent's record.
         """
         data_dir = data_dir.absolute()  # git is told of it from other directories
         self._data_dir = data_dir
@@ -103,7 +105,7 @@ class GitCheckouts:
         self._jobs = data_dir / "jobs"
         self.mirrors = Mirrors(data_dir / "mirrors", self._settings, debounce_seconds=debounce_seconds)
         self._in_place = InPlace(self._base_uid, classic=classic, home=home, errands=errands)
-        self._harvester = Harvester(self.mirrors, self._settings, harvest_seconds, errands)
+        self._harvester = Harvester(self.mirrors, self._settings, harvest_seconds, errands, redactor)
         self._errands = errands
         self.warm: WarmCheckouts | None = None
         shared = agent_uid_base - 1

@@ -17,6 +17,7 @@ from steadyhand.agents import Agent
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Changes, Notice
 from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Place
+from steadyhand.redact import Redactor
 from steadyhand.workspace import stage as staging
 from steadyhand.workspace.disk import TRAVERSABLE, hand_over, make_folder, remove_tree
 from steadyhand.workspace.dotgit import make_repository
@@ -56,8 +57,10 @@ class Harvester:
         settings: GitSettings,
         seconds: float = HARVEST_SECONDS,
         errands: Errands | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         """`seconds` bounds all git work of one harvest; with `errands` it reads what was left inside the sandbox."""
+        self._redactor = redactor
         self._errands = errands
         self._mirrors = mirrors
         self._settings = settings
@@ -66,7 +69,7 @@ class Harvester:
     async def harvest(self, place: Place) -> Harvest:
         """Keep the transcript, the diff and the commits; what could not be kept is a notice, never an error."""
         notices: list[Notice] = []
-        cut = await asyncio.to_thread(_keep_transcript, place)
+        cut = await asyncio.to_thread(_keep_transcript, place, self._redactor)
         if cut is not None:
             notices.append(cut)
         changes = None
@@ -407,13 +410,18 @@ def _counts(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2] or 0), int(match[3] or 0)
 
 
-def _keep_transcript(place: Place) -> Notice | None:
+def _keep_transcript(place: Place, redactor: Redactor | None) -> Notice | None:
     files = place.files
     if place.config is not None:
-        return keep_transcript(place.config, files.transcript, owner=place.user)
+        return keep_transcript(place.config, files.transcript, owner=place.user, redactor=redactor)
     since = (files.root / "prepared").stat().st_mtime
     return keep_transcript(
-        place.home / ".claude", files.transcript, owner=place.user, since=since, directory=place.directory
+        place.home / ".claude",
+        files.transcript,
+        owner=place.user,
+        since=since,
+        directory=place.directory,
+        redactor=redactor,
     )
 
 

@@ -1,0 +1,62 @@
+"""The service's log, on stderr: for people on a terminal, else one JSON object a line. No live secret is in it."""
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+from steadyhand.redact import Redactor
+
+
+class _Clean:
+    """A renderer whose lines are clean; `is_json` ones stay JSON."""
+
+    def __init__(self, renderer: Any, redactor: Redactor, *, is_json: bool) -> None:
+        self._renderer = renderer
+        self._redactor = redactor
+        self._is_json = is_json
+
+    def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
+        line: str = self._renderer(logger, name, event)
+        if self._is_json:
+            return self._redactor.line(line.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
+        return self._redactor.text(line)
+
+
+class _Others(logging.Handler):
+    """What libraries log, the server's own faults among them: it goes the same way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one record; its traceback is formatted by the log's own means."""
+        values: Mapping[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
+        log = structlog.get_logger(record.name)
+        try:
+            log.log(record.levelno, record.getMessage(), logger=record.name, **values)
+        except Exception:  # noqa: BLE001  # a log that fails takes nothing else with it
+            self.handleError(record)
+
+
+def log_to_stderr(level: str, redactor: Redactor, stream: TextIO | None = None) -> None:
+    """Send the log to stderr, or to `stream`, from `level` on."""
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    # The console's own tracebacks show local variables, a caller's key and prompt among them.
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer = console if terminal else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if terminal else [structlog.processors.format_exc_info]),
+            _Clean(renderer, redactor, is_json=not terminal),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+    )
+    root = logging.getLogger()
+    root.handlers = [each for each in root.handlers if not isinstance(each, _Others)] + [
+        _Others(logging.WARNING)
+    ]
