@@ -5,11 +5,12 @@ from pathlib import Path
 
 from steadyhand.agents import Catalogue
 from steadyhand.control import Caller, Control
-from steadyhand.events import Draft, Event, Live, Message, StateChanged, TextDelta
-from steadyhand.job import Job, State
+from steadyhand.events import Draft, Event, Live, Message, StateChanged, TextDelta, Warned
+from steadyhand.job import Fault, Job, Notice, State, Verdict
 from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
 from steadyhand.record import BACKLOG, Feed, Journal, Recorder
+from steadyhand.redact import Redactor
 from steadyhand.store import SqlStore, open_store
 from steadyhand.workspace.checkout import GitCheckouts
 
@@ -151,6 +152,68 @@ def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_pa
             await store.close()
 
     asyncio.run(scene())
+
+
+def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_store(tmp_path: Path) -> None:
+    secret = "sk-canary-41Xw9TtR9bLm6"
+
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            recorder = Recorder(store, feed, Redactor([secret]))
+            journal = Journal(recorder, JOB.id, 1, lambda: NOW)
+            with feed.subscribe(JOB.id) as follower:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(journal.write())
+                    for piece in ("Look: ", secret[:5], secret[5:], "! And s"):
+                        await journal.emit(TextDelta("m1", piece))
+                    await journal.emit(TextDelta("m2", secret[:7]))
+                    await journal.emit(Message("assistant", f"It is {secret}"))
+                    await journal.emit(TextDelta("m3", secret[7:]))
+                    await journal.close()
+                seen = await follower.take()
+            said = [(item.body.message_id, item.body.text) for item in seen if isinstance(item, Live)]
+            assert said == [
+                ("m1", "Look: "),
+                ("m1", "[redacted]"),
+                ("m1", "! And "),
+                ("m1", "s"),
+                ("m2", secret[:7]),
+                *[("m3", text) for text in _whole(said, "m3")],
+            ]
+            assert "".join(_whole(said, "m3")) == secret[7:]
+            notice, verdict = Notice("code", f"a {secret}"), Verdict("agent_error", f"b {secret}")
+            await recorder.change(
+                JOB.id,
+                frozenset(State),
+                lambda job: replace(
+                    job,
+                    warnings=(notice,),
+                    outcome=verdict,
+                    error=Fault("agent_error", f"c {secret}", retryable=True),
+                    answer=f"d {secret}",
+                    structured_output={secret: [secret]},
+                ),
+                [Draft(0, NOW, Warned("code", f"e {secret}"))],
+            )
+            job = await store.get(JOB.id)
+            assert job is not None
+            assert job.structured_output == {"[redacted]": ["[redacted]"]}
+            assert secret not in repr(job)
+            assert secret not in repr(await store.events(JOB.id))
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert secret.encode() not in kept
+    assert b"d [redacted]" in kept
+
+
+def _whole(said: list[tuple[str, str]], message_id: str) -> list[str]:
+    return [text for each, text in said if each == message_id]
 
 
 def _moved(job: Job, state: State) -> Job:

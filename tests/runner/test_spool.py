@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steadyhand.redact import Redactor
 from steadyhand.runner.spool import HEAD, TAIL, Bounded, Capped, Lines, Spool, parse
 
 
@@ -112,3 +113,30 @@ def test_what_a_store_cannot_keep_is_replaced() -> None:
         "n": None,
         "ok": "\N{GRINNING FACE}",
     }
+
+
+def test_a_secret_is_neither_in_what_is_kept_nor_in_the_files_wherever_it_was_cut(tmp_path: Path) -> None:
+    secret = b"sk-canary-41Xw9TtR9bLm6"
+    redactor = Redactor([secret])
+    for shift in range(0, 2 * len(secret), 3):
+        spool = Spool(tmp_path, redactor)
+        row = b"x" * shift + (secret + b".") * 70_000
+        for at in range(0, len(row), 65_536):
+            assert list(spool.stdout(row[at : at + 65_536])) == []
+            spool.stderr(row[at : at + 65_536])
+        kept = "".join(spool.output(None).output) + spool.stderr_text()
+        spool.close()
+        assert "bytes left out" in kept
+        assert "[redacted].[redacted]" in kept
+        parts = kept.replace("[redacted]", "").replace("\n", ".").split(".")
+        assert not any("canary" in part or "TtR9" in part for part in parts)
+    assert all(secret not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_what_is_kept_of_text_without_a_secret_is_the_same_with_and_without_secrets() -> None:
+    data = b"".join(b"%09d\n" % number for number in range(200_000))
+    plain, looked = Bounded(HEAD, TAIL), Bounded(HEAD, TAIL, Redactor([b"sk-canary-41Xw9TtR9bLm6"]))
+    for at in range(0, len(data), 50_000):
+        plain.add(data[at : at + 50_000])
+        looked.add(data[at : at + 50_000])
+        assert looked.text() == plain.text()

@@ -38,7 +38,7 @@ result                 success, error, none, truncated, empty, refusal, max_turn
 is_error, api_error    set in the result, whatever the exit code says; api_error is an HTTP status
 exit                   the exit code at the end, whatever the result says
 hang                   seconds to stay after the result, deaf to the end of input
-stderr                 text for stderr
+stderr                 text for stderr; with ``{last}`` as above, and then after all acts
 structured             the object of ``structured_output`` as JSON; with a schema and without this, a small sample
 report, digest         the answer is JSON: argv, environment, uids, session; or the prompt's length and sha256
 history                the answer is JSON: the earlier turns and the prompt, as [role, text]

@@ -46,11 +46,14 @@ class Turn:
         if script.has("deaf"):
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-        if script.has("stderr"):
-            pipes.write(script.text("stderr").encode() + b"\n", stream=2)
+        errors = script.text("stderr") if script.has("stderr") else ""
+        if errors and "{last}" not in errors:
+            pipes.write(errors.encode() + b"\n", stream=2)
         try:
             for name, value in script.acts:
                 self._act(name)(value)
+            if "{last}" in errors:
+                pipes.write(errors.replace("{last}", self.last_output).encode() + b"\n", stream=2)
             if script.has("api_error"):
                 return self._api_error()
             return self._finish()
