@@ -1,5 +1,6 @@
 """The classic profile: the earlier service's observable behaviour to the letter (contract.md, A)."""
 
+import hashlib
 import json
 import os
 import threading
@@ -68,7 +69,13 @@ def test_the_agent_inherits_the_services_environment_but_for_its_keys(make_servi
     service.start()
     environment = report(service)["environment"]
     assert environment["TEAM_SETTING"] == "from the service"
-    assert environment["ANTHROPIC_API_KEY"] == service.environment()["ANTHROPIC_API_KEY"]
+    key = service.environment()["ANTHROPIC_API_KEY"]
+    assert (
+        environment["ANTHROPIC_API_KEY"] == "[redacted]"
+    )  # it is told to nobody, so its digest is asked for
+    asked = service.execute('[[standin: run="printf %s $ANTHROPIC_API_KEY | sha256sum" text="{last}"]]')
+    output = json.loads(service.poll(asked["job_id"])["output"][-1])
+    assert output["result"].split()[0] == hashlib.sha256(key.encode()).hexdigest()
     assert "API_BEARER_TOKEN" not in environment
     assert not [name for name in environment if name.startswith("STEADYHAND_")]
     assert ADMIN not in environment.values()
