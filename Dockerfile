@@ -15,13 +15,18 @@ RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         bubblewrap ca-certificates git openssh-client python3-venv \
     && rm -rf /var/lib/apt/lists/*
-COPY constraints.txt /tmp/constraints.txt
-COPY --from=build /wheels /tmp/wheels
+# What it is made of comes first: after a change of the code alone this is taken from the engine's cache.
 # The claude CLI comes along in the claude-agent-sdk wheel.
+COPY pyproject.toml constraints.txt /tmp/steadyhand/
 RUN python3 -m venv /opt/steadyhand \
-    && /opt/steadyhand/bin/python -m pip install --quiet --no-cache-dir -c /tmp/constraints.txt /tmp/wheels/*.whl \
+    && cd /tmp/steadyhand \
+    && python3 -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needs.txt \
+    && /opt/steadyhand/bin/python -m pip install --quiet --no-cache-dir -c constraints.txt -r needs.txt \
+    && rm -r /tmp/steadyhand
+COPY --from=build /wheels /tmp/wheels
+RUN /opt/steadyhand/bin/python -m pip install --quiet --no-cache-dir --no-deps /tmp/wheels/*.whl \
     && ln -s /opt/steadyhand/bin/steadyhand /usr/local/bin/steadyhand \
-    && rm -rf /tmp/wheels /tmp/constraints.txt
+    && rm -r /tmp/wheels
 RUN groupadd --gid 10001 steadyhand \
     && useradd --uid 10001 --gid 10001 --home-dir /home/steadyhand --create-home --shell /usr/sbin/nologin steadyhand \
     && install -d -o 10001 -g 10001 -m 0755 /data

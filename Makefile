@@ -2,16 +2,17 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+TEST_STAMP := $(VENV)/.ready-for-tests
 
 .PHONY: demo test test-long bench serve lint format setup
 
 demo: $(STAMP)
 	$(BIN)/steadyhand demo
 
-test: $(STAMP) lint
+test: $(TEST_STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
 
-test-long: $(STAMP)
+test-long: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(STAMP)
@@ -35,3 +36,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt tools/setup.sh
 	@sh tools/setup.sh $(VENV)
 	@touch $(STAMP)
+
+$(TEST_STAMP): $(STAMP)
+	@sh tools/setup.sh $(VENV) tests
+	@touch $(TEST_STAMP)

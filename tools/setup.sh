@@ -1,8 +1,10 @@
 #!/bin/sh
-# Makes the virtual environment at $1 and installs the project into it, on a machine that may be new.
-# Debian's own packages are installed when root; otherwise the missing ones are named.
+# Makes the virtual environment at $1 and installs the project into it, on a machine that may be new; with the word
+# `tests` after it, only what tests need beside it. Debian's own packages are installed when root; otherwise the missing
+# ones are named.
 set -eu
 venv=$1
+for_tests=${2:-}
 
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
@@ -13,18 +15,29 @@ need git git
 need bwrap bubblewrap
 command -v mkfs.ext4 >/dev/null 2>&1 || [ -x /sbin/mkfs.ext4 ] || missing="$missing e2fsprogs"
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+# The Dockerfile's steps are run in a root made from Debian's packages, which only root can do.
+if [ "$for_tests" = tests ] && [ "$(id -u)" = 0 ]; then need mmdebstrap mmdebstrap; fi
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-        echo "installing:$missing"
-        apt-get update -qq
+        echo "Installing Debian packages:$missing"
+        said=$(mktemp)
         # shellcheck disable=SC2086  # one word a package
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+        if ! { apt-get update -qq \
+            && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$said" 2>&1
+        then
+            cat "$said" >&2
+            rm -f "$said"
+            echo "Debian's packages could not be installed:$missing" >&2
+            exit 1
+        fi
+        rm -f "$said"
     else
         echo "Steadyhand needs these Debian packages first:$missing" >&2
-        echo "  sudo apt-get install$missing" >&2
+        echo "  sudo apt-get update && sudo apt-get install$missing" >&2
         exit 1
     fi
 fi
+[ "$for_tests" != tests ] || exit 0
 python3 - <<'PY' || exit 1
 import sys
 if sys.version_info < (3, 11):
@@ -32,4 +45,5 @@ if sys.version_info < (3, 11):
 PY
 
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+echo "Installing Python packages into $venv (about a minute the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

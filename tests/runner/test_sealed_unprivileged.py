@@ -111,7 +111,7 @@ from steadyhand.agents import Agent
 from steadyhand.runner.process import AgentProcess, Launch
 from tests.runner.sealed import sealed_world
 
-CODE = "import time; kept = [b'x' * (1 << 20) for _ in range(120)]; print('there', flush=True); time.sleep(20)"
+CODE = "import time; print('there', flush=True); kept = [b'x' * (1 << 20) for _ in range(120)]; time.sleep(20)"
 
 async def main():
     with sealed_world("nobody", etc=Path(sys.argv[1])) as world:

@@ -279,7 +279,8 @@ def _be_init(spec: dict[str, Any], go: int, failure: int, status: int) -> NoRetu
         if os.read(go, 1) != b"g":
             os._exit(1)  # the supervisor died before we asked to die with it
         if not _mount_own_proc():  # bwrap, too, looks its children up here before it mounts one for them
-            os.write(failure, _UNABLE)
+            # Sealed there is no other means: bwrap would have to mount the same.
+            os.write(failure, _UNABLE if spec["stage"] is None else b"cannot mount proc for it")
             os._exit(1)
         _signal.set_wakeup_fd(-1)
         agent = os.fork()
