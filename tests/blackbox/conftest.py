@@ -42,9 +42,20 @@ def reachable_tmp() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+NOT_SEALED = {"STEADYHAND_ISOLATION": "none"}
+
+
+def level_for(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Say how a test's services keep agents apart: as by default, unless it shares a folder with its agents."""
+    return NOT_SEALED if "common_dir" in request.fixturenames else {}
+
+
 @pytest.fixture
 def common_dir() -> Iterator[Path]:
-    """A directory where agents of any user may leave files; `ran` in it is for all of them to append to."""
+    """A directory where agents of any user may leave files; `ran` in it is for all of them to append to.
+
+    Services of a test that has one are not sealed: a sealed agent sees no folder of this machine.
+    """
     path = Path(tempfile.mkdtemp(prefix="sh-co-", dir="/tmp"))  # a fresh name
     path.chmod(0o777)
     (path / "ran").touch()
@@ -91,12 +102,13 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
 
 
 @pytest.fixture
-def make_service(make_service_in: MakeService) -> Iterator[MakeService]:
+def make_service(make_service_in: MakeService, request: pytest.FixtureRequest) -> Iterator[MakeService]:
     """Make services for one test; they are ended with it."""
     made: list[Service] = []
 
     def make(**options: object) -> Service:
-        made.append(make_service_in(**options))
+        env = level_for(request) | options.pop("env", {})  # type: ignore[operator]  # a mapping, as `Service` takes it
+        made.append(make_service_in(env=env, **options))
         return made[-1]
 
     yield make
@@ -106,17 +118,31 @@ def make_service(make_service_in: MakeService) -> Iterator[MakeService]:
 
 
 @pytest.fixture(scope="session")
-def default_service(make_service_in: MakeService) -> Iterator[Service]:
-    """The default profile with the stand-in; shared, so a test leaves nothing running in it."""
+def sealed_service(make_service_in: MakeService) -> Iterator[Service]:
+    """The default profile with the stand-in, sealed as it is by default; shared, so nothing is left running in it."""
     with make_service_in() as service:
         yield service
 
 
 @pytest.fixture(scope="session")
+def open_service(make_service_in: MakeService) -> Iterator[Service]:
+    """The same without a boundary, for tests that share a folder with their agents."""
+    with make_service_in(env=NOT_SEALED) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
 def classic_service(make_service_in: MakeService) -> Iterator[Service]:
-    """The classic profile with the stand-in on PATH."""
+    """The classic profile with the stand-in on PATH, which is not sealed unless asked for."""
     with make_service_in(classic=True) as service:
         yield service
+
+
+@pytest.fixture
+def default_service(request: pytest.FixtureRequest) -> Service:
+    """The default profile at the level that the test can do with."""
+    found: Service = request.getfixturevalue("open_service" if level_for(request) else "sealed_service")
+    return found
 
 
 @pytest.fixture(params=["default", "classic"])

@@ -120,7 +120,7 @@ class ServiceTable(_Table):
     drain_seconds: float = Field(default=30, ge=0, le=86_400)
     data_dir: Path | None = None
     database_url: str | None = None
-    isolation: Literal["none", "bwrap"] = "none"
+    isolation: Literal["none", "bwrap"] = "bwrap"
     profile: Literal["default", "classic"] = "default"
     agent_uid_base: int = Field(default=64_000, ge=1_000, le=2_000_000_000)
     node: str = "node-1"

@@ -22,7 +22,7 @@ from steadyhand.redact import Redactor
 from steadyhand.runner.groups import sweep_groups
 from steadyhand.serve.doctor import doctor
 from steadyhand.serve.isolation import announce as announce_level
-from steadyhand.serve.isolation import check_exposed, level_of
+from steadyhand.serve.isolation import level_of
 from steadyhand.serve.logs import log_to_stderr
 from steadyhand.serve.secrecy import redactor_of
 from steadyhand.serve.wiring import Service, cli_of, database_url, now, wire
@@ -98,7 +98,6 @@ async def live(
 
     `started` is called with the service's address once it answers. `redactor` takes secrets out of all that is told.
     """
-    check_exposed(settings)
     make_data_dir(settings)
     with DataDirectoryLock(settings.data_dir), contextlib.closing(listen(settings)) as sock:
         cli = cli_of(settings)

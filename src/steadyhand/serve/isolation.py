@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,13 +20,32 @@ from steadyhand.runner.groups import groups
 from steadyhand.runner.probe import try_command
 from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, make_folder
 from steadyhand.workspace.etc import make_etc
-from steadyhand.workspace.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, filter_detail, filters
+from steadyhand.workspace.images import DiskImages
+from steadyhand.workspace.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, Weaker, filters
 
 CHOICE = (
     'Or choose isolation = "none" (STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox: '
     "agents can then read and change whatever their user can."
 )
-_TRUE = ["/bin/true"]
+_NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
+_MARK = "made-inside"
+_ESSENTIAL = f"""
+fail() {{ echo "$1" >&2; exit 1; }}
+while read -r name value; do
+    case $name in Seccomp:) filter=$value ;; NoNewPrivs:) stays=$value ;; CapEff:) may=$value ;; esac
+done < /proc/self/status
+[ "$filter" = 2 ] || fail "system calls are not filtered inside"
+[ "$stays$may" = 10000000000000000 ] || fail "it has rights of its own inside, or may gain some"
+for name in {" ".join(_NAMESPACES)}; do
+    [ "$(readlink "/proc/self/ns/$name")" != "$1" ] || fail "it has no $name namespace of its own"
+    shift
+done
+while read -r _ at _ options _; do
+    case "$at $options" in "/ rw"* | "/usr rw"* | "/etc rw"*) fail "it can write to $at" ;; esac
+done < /proc/self/mounts
+: > {_MARK}
+"""
+"""What has to hold whatever else is missing, looked at from inside; the words are the service's own namespaces."""
 _LAYERED = ["/bin/sh", "-c", "cat folder/below && echo x > folder/below && mv folder moved"]
 
 
@@ -35,7 +55,7 @@ class Level:
 
     sandbox: Sandbox
     overlay: bool = False
-    missing: str | None = None
+    weaker: tuple[Weaker, ...] = ()
     """What this machine does not let us have, though agents are sealed."""
     no_overlay: str | None = None
     """Why checkouts are copies."""
@@ -60,6 +80,8 @@ async def level_of(settings: Settings, cli: Path, *, etc_in: Path | None = None)
         Rules.of(agent.egress)
     for workspace in settings.catalogue().workspaces.values():
         Rules.of(workspace.setup_egress)
+    if not filters():
+        raise ConfigError(no_filter(platform.machine()))
     secrets = secrets_of(settings.catalogue())
     try:
         etc = await asyncio.to_thread(
@@ -78,21 +100,52 @@ async def level_of(settings: Settings, cli: Path, *, etc_in: Path | None = None)
         search=settings.path,
     )
     with _trial(settings) as place:
-        sandbox, missing = await _first_that_works(best, place)
+        sandbox, weaker = await _first_that_works(best, place)
         no_overlay = await _why_no_overlay(sandbox, place, settings)
-    if not filters():
-        missing = "; ".join(each for each in (missing, filter_detail()) if each)
-    return Level(sandbox, no_overlay is None, missing, no_overlay)
+    weaker += tuple(_weaker_here(disks=no_overlay is None and DiskImages.can_be_had()))
+    return Level(sandbox, no_overlay is None, weaker, no_overlay)
 
 
-async def _first_that_works(best: BwrapSandbox, place: Place) -> tuple[BwrapSandbox, str | None]:
-    reason = await try_command(_command(best, place, _TRUE))
+async def _first_that_works(best: BwrapSandbox, place: Place) -> tuple[BwrapSandbox, tuple[Weaker, ...]]:
+    reason = await _why_not(best, place)
     if reason is None:
-        return best, None
-    for lesser, missing in best.lesser():
-        if await try_command(_command(lesser, place, _TRUE)) is None:
-            return lesser, f"{missing} ({reason})"
+        return best, ()
+    for lesser, weaker in best.lesser():
+        if await _why_not(lesser, place) is None:
+            first = Weaker(f"{weaker[0].missing} ({reason.strip().removesuffix('.')})", weaker[0].meaning)
+            return lesser, (first, *weaker[1:])
     raise ConfigError(refusal(reason, facts()))
+
+
+async def _why_not(sandbox: BwrapSandbox, place: Place) -> str | None:
+    """Say why agents cannot be sealed off like this; null when they can, and what is essential was seen to hold."""
+    ours = [str(Path("/proc/self/ns", name).readlink()) for name in _NAMESPACES]
+    mark = place.directory / _MARK
+    mark.unlink(missing_ok=True)
+    reason = await try_command(_command(sandbox, place, ["/bin/sh", "-c", _ESSENTIAL, "sh", *ours]))
+    if reason is None and place.user is not None and mark.stat().st_uid != place.user:
+        return "its user is not the agents' own outside of the sandbox"
+    return reason
+
+
+def _weaker_here(*, disks: bool) -> Iterator[Weaker]:
+    """Say what is missing beside the sandbox itself."""
+    if os.geteuid() != 0:
+        yield Weaker(
+            "root",
+            "to this machine all agents are the service's own user, and what keeps them apart is the sandbox alone",
+        )
+    held = groups()
+    if held.memory is None or held.processes is None:
+        yield Weaker(
+            "control groups for memory and processes",
+            "memory is summed up twice a second and processes are counted by user, so a limit may be passed for a moment",
+        )
+    if not disks:
+        yield Weaker(
+            "disks of a fixed size (root, overlays, loop devices and mkfs.ext4)",
+            "a disk limit holds for each file of an agent and not for all of them together",
+        )
 
 
 async def _why_no_overlay(sandbox: BwrapSandbox, place: Place, settings: Settings) -> str | None:
@@ -188,6 +241,14 @@ def refusal(reason: str, found: Mapping[str, str]) -> str:
     )
 
 
+def no_filter(machine: str) -> str:
+    """Say that no sandbox is to be had on this kind of machine, and what to do about it."""
+    return (
+        f"Agents cannot be sealed off here (isolation 'bwrap'): no filter of system calls is known for {machine}.\n"
+        f"What may help:\n  - a machine of x86_64 or aarch64\n{CHOICE}"
+    )
+
+
 def announce(settings: Settings, level: Level) -> None:
     """Say in the log how agents are kept apart, and loudly where they are not."""
     log = structlog.get_logger("steadyhand")
@@ -196,11 +257,17 @@ def announce(settings: Settings, level: Level) -> None:
             "isolation.none",
             meaning="agents can read and change whatever their user can; run only what you trust",
         )
+        if settings.tables.server.host not in LOOPBACK:
+            log.warning(
+                "isolation.none.exposed",
+                host=settings.tables.server.host,
+                meaning="whoever reaches this address and holds a key that may submit can do the same",
+            )
         return
     checkouts = "laid over warm ones" if level.overlay else f"copies: {level.no_overlay}"
     log.info("isolation.bwrap", limits=groups().detail, checkouts=checkouts)
-    if level.missing is not None:
-        log.warning("isolation.partly", missing=level.missing)
+    for each in level.weaker:
+        log.warning("isolation.partly", missing=each.missing, meaning=each.meaning)
     for who in sharing_network(settings.catalogue()):
         log.warning(
             "egress.host", who=who, meaning="shares the network of this machine, its loopback included"
@@ -212,17 +279,6 @@ def sharing_network(catalogue: Catalogue) -> list[str]:
     found = [f"agent {name}" for name, agent in catalogue.agents.items() if agent.egress == ALONE]
     found += [f"setup of {name}" for name, each in catalogue.workspaces.items() if each.setup_egress == ALONE]
     return sorted(found)
-
-
-def check_exposed(settings: Settings) -> None:
-    """Refuse to listen for other machines without isolation, unless that was asked for."""
-    service, server = settings.tables.service, settings.tables.server
-    chosen = "service.isolation" in settings.sources or settings.classic
-    if service.isolation == "none" and server.host not in LOOPBACK and not chosen:
-        raise ConfigError(
-            f"Agents are not sealed off from this machine (isolation 'none'), so listening on {server.host} "
-            "must be asked for: set STEADYHAND_ISOLATION=none if that is what you want."
-        )
 
 
 # --- doctor ------------------------------------------------------------------------------------
@@ -245,10 +301,9 @@ async def checks(settings: Settings, cli: Path) -> list[Check]:
         return [Check("isolation", ok=False, detail=f"{error.strerror}: {trial}", remedy=CHOICE), *granted]
     finally:
         await asyncio.to_thread(shutil.rmtree, trial, ignore_errors=True)
-    detail = f"bwrap: tried, an agent is sealed off; {filter_detail()}"
-    found = [
-        Check("isolation", ok=True, detail=detail if level.missing is None else f"{detail}; {level.missing}")
-    ]
+    detail = "bwrap: tried, an agent is sealed off; system calls filtered"
+    found = [Check("isolation", ok=True, detail=detail)]
+    found += [Check("isolation, in part", ok=True, detail=str(each)) for each in level.weaker]
     found.append(Check("limits", ok=True, detail=groups().detail))
     over = "laid over a warm checkout of their commit (overlay)"
     found.append(

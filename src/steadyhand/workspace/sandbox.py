@@ -1,7 +1,6 @@
 """The boundary around an agent: none at all, or bwrap's namespaces with everything that belongs to them."""
 
 import os
-import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -70,6 +69,31 @@ class Most:
     memory_bytes: int | None = None
     processes: int | None = None
     disk_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weaker:
+    """What this machine does not let us have though agents are sealed off, and what that means for them."""
+
+    missing: str
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"without {self.missing}: {self.meaning}"
+
+
+NO_LOCK = Weaker(
+    "bwrap's lock on user namespaces (--disable-userns)",
+    "the filter of system calls alone keeps agents from making namespaces",
+)
+NO_DOORS = Weaker(
+    "a network of the run's own that the service can listen in",
+    "agents reach the model and nothing else; no host of an egress list can be reached",
+)
+NO_STAGE = Weaker(
+    "mounts made for each run (the service is root and may not mount)",
+    "agents see secret files only where their user can read them",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +236,19 @@ class BwrapSandbox:
             resolver=_resolver(),
         )
 
-    def lesser(self) -> Iterator[tuple["BwrapSandbox", str]]:
-        """Give what can be had where this cannot, best first, and what is then missing; each is still sealed."""
-        unlocked = replace(self, frame=replace(self.frame, disable_userns=False))
-        lock = "the filter of system calls alone keeps agents from making user namespaces"
-        yield unlocked, lock
-        doors = "hosts of an egress list cannot be reached"
-        yield replace(self, doors=False), doors
-        yield replace(unlocked, doors=False), f"{lock}; {doors}"
+    def lesser(self) -> Iterator[tuple["BwrapSandbox", tuple[Weaker, ...]]]:
+        """Give what can be had where this cannot, best first, and what is then missing.
+
+        Never missing are the agent's own user (when the service is root), its namespaces, the filter of system calls,
+        the read-only root and the cleared environment.
+        """
+        unlocked = replace(self.frame, disable_userns=False)
+        yield replace(self, frame=unlocked), (NO_LOCK,)
+        yield replace(self, doors=False), (NO_DOORS,)
+        yield replace(self, frame=unlocked, doors=False), (NO_LOCK, NO_DOORS)
         if self.stage is not None:
-            stage = f"{doors}; checkouts and secret files are seen only where the agents' user can read them"
-            yield replace(self, stage=None, doors=False), stage
-            yield replace(unlocked, stage=None, doors=False), f"{lock}; {stage}"
+            yield replace(self, stage=None, doors=False), (NO_DOORS, NO_STAGE)
+            yield replace(self, frame=unlocked, stage=None, doors=False), (NO_LOCK, NO_DOORS, NO_STAGE)
 
 
 NO_BWRAP = (
@@ -295,8 +320,3 @@ def _resolver() -> Path | None:
 def filters() -> bool:
     """Say whether system calls are filtered on this kind of machine."""
     return bool(seccomp.program())
-
-
-def filter_detail() -> str:
-    """Say the same in words."""
-    return "system calls filtered" if filters() else f"no filter of system calls for {platform.machine()}"
