@@ -281,7 +281,6 @@ def test_a_second_process_on_the_same_data_directory_is_refused_with_a_clear_mes
     [
         ({}, "[service]\nconcurency = 2\n", "did you mean concurrency"),
         ({"STEADYHAND_ISOLATION": "bwrap", "PATH": "/nonexistent"}, "", "apt-get install bubblewrap"),
-        
         ({"STEADYHAND_RUNNER__CLAUDE__PATH": "/nonexistent/claude"}, "", "claude"),
     ],
 )

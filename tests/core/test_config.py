@@ -134,9 +134,10 @@ def test_the_classic_profile_is_one_job_at_a_time_in_place_without_a_queue(tmp_p
     assert settings.catalogue().defaults.workspace == "default"
 
 
-def test_the_classic_profile_is_not_sealed_unless_asked_for(tmp_path: Path) -> None:
+def test_agents_are_sealed_off_but_in_the_classic_profile_unless_asked_for(tmp_path: Path) -> None:
     settings = read(tmp_path, STEADYHAND_PROFILE="classic")
     assert settings.tables.service.isolation == "none"
+    assert read(tmp_path).tables.service.isolation == "bwrap"
     asked = read(tmp_path, STEADYHAND_PROFILE="classic", STEADYHAND_ISOLATION="bwrap")
     assert asked.tables.service.isolation == "bwrap"
 

@@ -1,9 +1,11 @@
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.config.settings import Settings, load
@@ -11,9 +13,12 @@ from steadyhand.errors import ConfigError
 from steadyhand.ports import Check, Command, JobFiles, Place, Work
 from steadyhand.runner.probe import try_command
 from steadyhand.serve import doctor
-from steadyhand.serve.isolation import Level, checks, level_of, refusal, sharing_network
+from steadyhand.serve.isolation import Level, announce, checks, level_of, refusal, sharing_network
+from steadyhand.serve.isolation import _trial as a_trial
+from steadyhand.serve.isolation import _why_not as why_not
 from steadyhand.serve.wiring import environment_of, gateway_of
 from steadyhand.testing.contracts.samples import a_job
+from steadyhand.workspace.etc import make_etc
 from steadyhand.workspace.sandbox import BwrapSandbox
 
 KEY = "sk-ant-canary-of-the-service"
@@ -50,21 +55,135 @@ def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: 
     mounts = Path("/proc/self/mountinfo").read_text()
     found = level(settings_of(world_dir, standin), standin)
     assert found.sealed
-    assert found.missing is None
+    assert found.weaker == ()
     assert (found.overlay, found.no_overlay) == (True, None)
     assert sorted(path.name for path in (world_dir / "data").iterdir()) == ["etc", "stage"]
     assert not list((world_dir / "data" / "stage").iterdir())
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
-@AS_ROOT
-def test_a_machine_without_a_filter_is_told_of_and_still_sealed(
+def test_a_machine_without_a_filter_of_system_calls_is_refused(
     world_dir: Path, standin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steadyhand.workspace.seccomp.program", lambda: b"")
-    found = level(settings_of(world_dir, standin), standin)
-    assert found.sealed
-    assert "no filter of system calls" in (found.missing or "")
+    with pytest.raises(ConfigError) as caught:
+        level(settings_of(world_dir, standin), standin)
+    assert "no filter of system calls is known for" in caught.value.detail
+    assert "STEADYHAND_ISOLATION=none" in caught.value.detail
+
+
+LEAVING_OUT = """#!/usr/bin/python3 -IS
+import os, sys
+words = b""
+while part := os.read(10, 65536):
+    words += part
+words = words.split(b"\\0")[:-1]
+for out in {out!r}:
+    at = words.index(out[0])
+    while words[at : at + len(out)] != out:
+        at = words.index(out[0], at + 1)
+    del words[at : at + len(out)]
+if any(word in {refused!r} for word in words):
+    sys.exit("bwrap: Unknown option " + words[0].decode())
+changed = os.memfd_create("words", 0)
+os.write(changed, b"".join(word + b"\\0" for word in words))
+os.lseek(changed, 0, os.SEEK_SET)
+os.dup2(changed, 10)
+os.execv("/usr/bin/bwrap", ["/usr/bin/bwrap", *sys.argv[1:]])
+"""
+
+
+def another_bwrap(
+    world_dir: Path, *, out: Sequence[Sequence[bytes]] = (), refused: Sequence[bytes] = ()
+) -> str:
+    """Make a bwrap that leaves out some of its options or refuses some, and give a PATH with it."""
+    fake = world_dir / "bin" / "bwrap"
+    fake.parent.mkdir()
+    fake.write_text(LEAVING_OUT.format(out=[list(words) for words in out], refused=tuple(refused)))
+    fake.chmod(0o755)
+    return f"{fake.parent}:/usr/bin:/bin"
+
+
+def test_the_bwrap_of_these_tests_is_one_when_it_leaves_nothing_out(world_dir: Path, standin: Path) -> None:
+    assert level(settings_of(world_dir, standin, PATH=another_bwrap(world_dir)), standin).sealed
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ([[b"--unshare-uts"], [b"--hostname", b"sandbox"]], "no uts namespace of its own"),
+        ([[b"--unshare-ipc"]], "no ipc namespace of its own"),
+        ([[b"--seccomp", b"11"]], "system calls are not filtered"),
+        ([[b"--remount-ro", b"/"]], "it can write to /"),
+    ],
+)
+def test_a_sandbox_that_leaves_out_what_is_essential_is_refused(
+    world_dir: Path, standin: Path, out: list[list[bytes]], said: str
+) -> None:
+    settings = settings_of(world_dir, standin, PATH=another_bwrap(world_dir, out=out))
+    with pytest.raises(ConfigError) as caught:
+        level(settings, standin)
+    assert said in caught.value.detail
+    assert "STEADYHAND_ISOLATION=none" in caught.value.detail
+
+
+def test_a_network_that_is_not_the_run_s_own_is_refused(world_dir: Path, standin: Path) -> None:
+    """Without its doors a run's network is made by bwrap, so that is the one to leave out."""
+    settings = settings_of(world_dir, standin, PATH=another_bwrap(world_dir, out=[[b"--unshare-net"]]))
+    best = sandbox_of(settings, standin)
+    with a_trial(settings) as place:
+        lesser = replace(best, doors=False)
+        assert asyncio.run(why_not(lesser, place)) == "it has no net namespace of its own"
+
+
+def sandbox_of(settings: Settings, cli: Path) -> BwrapSandbox:
+    (settings.data_dir / "stage").mkdir(exist_ok=True)
+    return BwrapSandbox.on_this_machine(
+        settings.data_dir, cli, etc=make_etc(settings.data_dir), search=settings.path
+    )
+
+
+def test_whatever_is_missing_what_is_essential_holds(world_dir: Path, standin: Path) -> None:
+    settings = settings_of(world_dir, standin)
+    best = sandbox_of(settings, standin)
+    forms = list(best.lesser())
+    assert len(forms) == (5 if os.geteuid() == 0 else 3)
+    with a_trial(settings) as place:
+        for lesser, weaker in forms:
+            assert asyncio.run(why_not(lesser, place)) is None, weaker
+
+
+def test_a_weaker_form_is_named_with_what_it_means_in_the_log_and_by_doctor(
+    world_dir: Path, standin: Path
+) -> None:
+    path = another_bwrap(world_dir, refused=[b"--disable-userns"])
+    settings = settings_of(world_dir, standin, PATH=path)
+    found = level(settings, standin)
+    with capture_logs() as logged:
+        announce(settings, found)
+    told = [entry for entry in logged if entry["event"] == "isolation.partly"]
+    assert [entry["log_level"] for entry in told] == ["warning"] * len(found.weaker)
+    assert "lock on user namespaces" in told[0]["missing"]
+    assert "bwrap: Unknown option" in told[0]["missing"]
+    assert "filter of system calls alone" in told[0]["meaning"]
+    lines = [check.detail for check in asyncio.run(checks(settings, standin))]
+    for each in found.weaker:
+        assert str(each) in lines
+
+
+def test_without_a_boundary_a_service_for_other_machines_is_warned_of_twice(
+    world_dir: Path, standin: Path
+) -> None:
+    for host, wanted in (
+        ("127.0.0.1", ["isolation.none"]),
+        ("192.0.2.1", ["isolation.none", "isolation.none.exposed"]),
+    ):
+        settings = settings_of(world_dir, standin, STEADYHAND_ISOLATION="none", STEADYHAND_SERVER__HOST=host)
+        with capture_logs() as logged:
+            announce(settings, level(settings, standin))
+        assert [(entry["event"], entry["log_level"]) for entry in logged] == [
+            (name, "warning") for name in wanted
+        ]
 
 
 def test_without_bwrap_the_service_does_not_start_and_says_what_to_install(

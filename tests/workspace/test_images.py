@@ -93,3 +93,29 @@ def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
         assert {path.name for path in place.files.root.iterdir()} == {"config", "kept", "prepared"}
 
     run(work())
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        "head -c 100000000 /dev/zero > big$N || true; i=0; while echo x > ~/$N-$i; do i=$((i+1)); done",
+        "i=0; while true > ~/$N-$i; do i=$((i+1)); done",
+    ],
+    ids=["its bytes", "its number of files"],
+)
+def test_a_disk_that_every_run_fills_again_can_always_be_looked_at(
+    world_dir: Path, repository: Repository, fill: str
+) -> None:
+    sealed = Sealed(world_dir, disk_of=lambda _: 48 * MIB)
+
+    async def work() -> None:
+        place = await sealed.prepare(repository.workspace())
+        await sealed.does(place, "echo mine >> readme.txt")
+        for number in range(5):
+            assert await sealed.does(place, f"N={number}; {{ {fill}; }} 2>/dev/null; echo full") == "full\n"
+        harvest = await sealed.checkouts.harvest(place)
+        assert harvest.notices == ()
+        assert harvest.changes is not None
+        await sealed.checkouts.release(place)
+
+    run(work())

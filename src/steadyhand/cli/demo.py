@@ -27,6 +27,7 @@ from steadyhand.cli.screen import Screen
 from steadyhand.cli.text import clean, dollars, mapping, one_line, result_lines
 from steadyhand.client import Client
 from steadyhand.config import settings as configuration
+from steadyhand.config.tables import ServiceTable
 from steadyhand.errors import SteadyhandError, Unreachable
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
@@ -76,6 +77,7 @@ def _play(console: Console, root: Path) -> dict[str, Any]:
         _step(console, 3, "The service, in a process of its own")
         url = stack.enter_context(_service(root, environment))
         console.print(Text(f"  steadyhand serve  →  {url}", style="dim"))
+        console.print(Text(f"  {_how_apart(environment)}", style="dim"), soft_wrap=True)
         token = (root / "data" / "admin.key").read_text("ascii").strip()
         client = stack.enter_context(Client(url, token))
         job = _work(console, client, repository)
@@ -136,6 +138,13 @@ def _how_to_open(console: Console, root: Path, job: Mapping[str, Any], *, kept: 
         ),
         soft_wrap=True,
     )
+
+
+def _how_apart(environment: Mapping[str, str]) -> str:
+    """Say what is around the agent; a service that could not do so would not have started."""
+    if environment.get("STEADYHAND_ISOLATION", ServiceTable().isolation) == "none":
+        return "isolation none, as asked for: the agent shares this machine"
+    return "isolation bwrap: the agent is sealed off with its checkout, and its only way out is to the model"
 
 
 # --- the parts ---------------------------------------------------------------------------------

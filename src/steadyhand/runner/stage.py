@@ -191,6 +191,8 @@ class Stage:
                 for image in self._images:
                     give_reserve(image)
                 mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+                for image in self._images:
+                    take_reserve(image)  # before the agent fills that as well: the next mount needs it again
         finally:
             for handle in handles:
                 os.close(handle)

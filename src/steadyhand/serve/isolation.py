@@ -119,13 +119,20 @@ async def _first_that_works(best: BwrapSandbox, place: Place) -> tuple[BwrapSand
 
 async def _why_not(sandbox: BwrapSandbox, place: Place) -> str | None:
     """Say why agents cannot be sealed off like this; null when they can, and what is essential was seen to hold."""
-    ours = [str(Path("/proc/self/ns", name).readlink()) for name in _NAMESPACES]
-    mark = place.directory / _MARK
-    mark.unlink(missing_ok=True)
-    reason = await try_command(_command(sandbox, place, ["/bin/sh", "-c", _ESSENTIAL, "sh", *ours]))
-    if reason is None and place.user is not None and mark.stat().st_uid != place.user:
+    reason = await try_command(_command(sandbox, place, _probe(place)))
+    if reason is None and not _made_by_agent(place):
         return "its user is not the agents' own outside of the sandbox"
     return reason
+
+
+def _probe(place: Place) -> Sequence[str]:
+    (place.directory / _MARK).unlink(missing_ok=True)
+    ours = [str(Path("/proc/self/ns", name).readlink()) for name in _NAMESPACES]
+    return ["/bin/sh", "-c", _ESSENTIAL, "sh", *ours]
+
+
+def _made_by_agent(place: Place) -> bool:
+    return place.user is None or (place.directory / _MARK).stat().st_uid == place.user
 
 
 def _weaker_here(*, disks: bool) -> Iterator[Weaker]:
@@ -139,7 +146,7 @@ def _weaker_here(*, disks: bool) -> Iterator[Weaker]:
     if held.memory is None or held.processes is None:
         yield Weaker(
             "control groups for memory and processes",
-            "memory is summed up twice a second and processes are counted by user, so a limit may be passed for a moment",
+            "memory is summed up twice a second and may pass its limit for a moment; processes are counted by user",
         )
     if not disks:
         yield Weaker(
