@@ -17,7 +17,7 @@ class SandboxErrands:
     """`ports.Errands` in a sandbox, with the hosts that the errand's agent may reach."""
 
     def __init__(self, sandbox: Sandbox, gateway: Gateway | None = None) -> None:
-        self._sandbox = sandbox
+        self.sandbox = sandbox
         self._gateway = gateway
 
     async def run(
@@ -32,8 +32,8 @@ class SandboxErrands:
         max_output: int,
     ) -> Done:
         """Run a command; see the port. Nothing of it is alive afterwards, however it ended."""
-        plain = Command(argv, dict(env), self._sandbox.view(place).directory, place.user)
-        launch = Launch(self._sandbox.wrap(plain, place, agent))
+        plain = Command(argv, dict(env), self.sandbox.view(place).directory, place.user)
+        launch = Launch(self.sandbox.wrap(plain, place, agent))
         output = _Output(max_output)
         async with self._doors(agent) as listening, AgentProcess.start(launch, None, listening) as process:
             ended = None

@@ -1,0 +1,43 @@
+"""The whole way of a run, at each level of isolation and with each kind of checkout that it has."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.workspace.sealed_checkouts import errands_in
+
+from steadyhand.ports import Checkouts, Sandbox
+from steadyhand.testing.contracts.boundary import BoundaryContract
+from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace.sandbox import NoSandbox
+
+
+class _Here(BoundaryContract):
+    @pytest.fixture(autouse=True)
+    def place(self, world_dir: Path) -> None:
+        self.world = world_dir
+        (world_dir / "data").mkdir()
+
+
+class TestLevelNone(_Here):
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
+        yield GitCheckouts(self.world / "data", debounce_seconds=0), NoSandbox()
+
+
+class TestLevelBwrap(_Here):
+    overlay = os.geteuid() == 0
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
+        errands = errands_in(self.world)
+        checkouts = GitCheckouts(
+            self.world / "data", debounce_seconds=0, errands=errands, overlay=self.overlay
+        )
+        yield checkouts, errands.sandbox
+
+
+class TestLevelBwrapWithCopies(TestLevelBwrap):
+    overlay = False
