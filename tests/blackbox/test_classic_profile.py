@@ -327,8 +327,8 @@ def test_jobs_survive_a_restart(make_service: MakeService) -> None:
     assert service.http.get(f"/jobs/{job_id}").json() == before
 
 
-def test_the_start_warns_that_agents_are_not_sealed_off(service: Service) -> None:
-    assert "isolation.none" in service.log
+def test_the_start_warns_that_agents_are_not_sealed_off(classic_service: Service) -> None:
+    assert "isolation.none" in classic_service.log
 
 
 def test_callers_of_many_threads_run_one_at_a_time(classic_service: Service, common_dir: Path) -> None:

@@ -49,11 +49,11 @@ def follow(service: Service, job_id: str, after: int | None = None) -> list[Fram
 
 
 @pytest.fixture(scope="module")
-def told(default_service: Service) -> tuple[str, list[Frame]]:
+def told(sealed_service: Service) -> tuple[str, list[Frame]]:
     """A finished job with several kinds of events, and what a follower from the start was told."""
     prompt = '[[standin: think="hm" say="one" run="echo two" run="exit 3" text="three"]]'
-    job_id = default_service.run(prompt)["id"]
-    return job_id, follow(default_service, job_id)
+    job_id = sealed_service.run(prompt)["id"]
+    return job_id, follow(sealed_service, job_id)
 
 
 def test_events_are_numbered_from_one_without_a_gap(told: tuple[str, list[Frame]]) -> None:

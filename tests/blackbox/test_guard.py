@@ -30,22 +30,38 @@ def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
     for environment in (given, agents["environment"]):
         assert "leak-of" not in str(environment)
         assert "IS_SANDBOX" not in environment
-        assert environment["ANTHROPIC_API_KEY"] == DUMMY_KEY
-        assert urlsplit(environment["ANTHROPIC_BASE_URL"]).hostname == "127.0.0.1"
+        assert urlsplit(environment["ANTHROPIC_BASE_URL"]).hostname in ("127.0.0.1", "model.invalid")
+    assert given["ANTHROPIC_API_KEY"] == DUMMY_KEY
+    assert (agents["environment"]["ANTHROPIC_API_KEY"] == DUMMY_KEY) == (profile == "classic")
 
 
 def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_service: Service) -> None:
     environment = json.loads(default_service.run("[[standin: report]]")["answer"])["environment"]
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
     assert not {ADMIN, BEARER} & set(environment.values())
-    assert environment["HOME"] != str(default_service.home)
-    assert environment["CLAUDE_CONFIG_DIR"].startswith(str(default_service.data_dir))
+    assert DUMMY_KEY not in environment.values()
+    assert (environment["HOME"], environment["CLAUDE_CONFIG_DIR"]) == ("/home/agent", "/home/agent/.claude")
 
 
-def test_agents_run_as_an_unprivileged_user_of_their_slot(service: Service, root_only: None) -> None:
+def test_an_agent_without_a_boundary_has_a_home_of_its_own_all_the_same(open_service: Service) -> None:
+    environment = json.loads(open_service.run("[[standin: report]]")["answer"])["environment"]
+    assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
+    assert not {ADMIN, BEARER} & set(environment.values())
+    assert environment["HOME"] != str(open_service.home)
+    assert environment["CLAUDE_CONFIG_DIR"].startswith(str(open_service.data_dir))
+
+
+@pytest.mark.parametrize("level", ["sealed", "open", "classic"])
+def test_agents_run_as_an_unprivileged_user_of_their_slot(
+    request: pytest.FixtureRequest, root_only: None, level: str
+) -> None:
+    service: Service = request.getfixturevalue(f"{level}_service")
     found = json.loads(service.run("[[standin: report]]")["answer"])
     assert found["uid"] == found["gid"]
-    assert service.uid_base <= found["uid"] < service.uid_base + 4
+    if level == "sealed":
+        assert found["uid"] == 1000  # as which it is shown to itself
+    else:
+        assert service.uid_base <= found["uid"] < service.uid_base + 4
     assert found["groups"] in ([], [found["gid"]])
 
 
