@@ -175,9 +175,9 @@ class BoundaryContract:
                     both.append(await stack.enter_async_context(AgentProcess.start(Launch(command))))
                 for process in both:
                     assert await process.stdout.readline() == b"ready\n"
-                for process, name in zip(both, (b"one", b"other"), strict=True):
+                for process, own in zip(both, (b"one", b"other"), strict=True):
                     await process.write(b"go\n")
-                    assert await process.stdout.read(-1) == name + b"\n" + name + b"\n"
+                    assert await process.stdout.read(-1) == own + b"\n" + own + b"\n"
 
     @to_its_end
     async def test_a_command_has_the_environment_that_it_was_given_and_none_of_the_services(self) -> None:
