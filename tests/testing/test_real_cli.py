@@ -211,3 +211,42 @@ def test_what_it_refuses_on_the_command_line_it_says_on_stderr(
         assert [(a.code, a.out, a.err) for a in answers[:1]] == [(a.code, a.out, a.err) for a in answers[1:]]
         assert answers[0].code == 1
         assert answers[0].err
+
+
+def used(result: dict[str, Any]) -> dict[str, int]:
+    """What the CLI counted over all its calls, by the API's names."""
+    names = {
+        "input_tokens": "inputTokens",
+        "output_tokens": "outputTokens",
+        "cache_read_input_tokens": "cacheReadInputTokens",
+        "cache_creation_input_tokens": "cacheCreationInputTokens",
+        "ephemeral_5m_input_tokens": "cacheCreationEphemeral5mInputTokens",
+        "ephemeral_1h_input_tokens": "cacheCreationEphemeral1hInputTokens",
+    }
+    models = result["modelUsage"].values()
+    return {name: sum(model[theirs] for model in models) for name, theirs in names.items()}
+
+
+def test_three_subagents_run_side_by_side_and_the_cli_counts_what_the_model_told_them(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    result = world.run(real_cli, "[[scenario:subagents]]").result
+    assert result["result"] == "All three are back."
+    assert result["subagent_stats"]["completed"] == 3
+    assert len(scripted_model.requests) == 2 + 2 + 3 + 1
+    assert used(result) == scripted_model.told
+    assert used(result)["ephemeral_1h_input_tokens"] == 1234 + 99
+
+
+def test_a_limit_in_the_middle_ends_it_and_a_resumption_goes_on_without_a_repeated_call(
+    world: World, real_cli: Path, scripted_model: ScriptedModel
+) -> None:
+    session = "22222222-2222-4222-8222-222222222222"
+    stopped = world.run(
+        real_cli, "[[scenario:rate-limited-midway]]", "--session-id", session, CLAUDE_CODE_MAX_RETRIES="0"
+    )
+    assert (stopped.code, stopped.result["api_error_status"]) == (1, 429)
+    resumed = world.run(real_cli, "Go on.", "--resume", session, CLAUDE_CODE_MAX_RETRIES="0")
+    assert resumed.result["result"] == "Done. The marks are: mark"
+    assert (world.work / "marks.txt").read_text() == "mark\n"
+    assert scripted_model.calls == 3

@@ -34,6 +34,12 @@ def asked(prompt: str, *, stream: bool = False, **extra: Any) -> dict[str, Any]:
     return {"model": "claude-haiku-4-5", "max_tokens": 100, "stream": stream, "messages": messages, **extra}
 
 
+def flat(usage: dict[str, Any]) -> dict[str, int]:
+    """Usage with how long cache writes are kept beside the rest, as the model counts it."""
+    plain = {name: count for name, count in usage.items() if name != "cache_creation"}
+    return {**plain, **usage["cache_creation"]}
+
+
 def events(data: bytes) -> list[dict[str, Any]]:
     blocks = data.decode().strip().split("\n\n")
     parsed = [json.loads(block.split("\ndata: ", 1)[1]) for block in blocks]
@@ -49,7 +55,7 @@ def test_an_answer_without_streaming_is_one_message_with_its_usage(scripted_mode
     assert message["content"] == [{"type": "text", "text": "You said: [[scenario:echo]] good morning"}]
     assert message["stop_reason"] == "end_turn"
     assert message["usage"]["cache_creation_input_tokens"] == 100
-    assert scripted_model.totals == message["usage"]
+    assert scripted_model.totals == flat(message["usage"])
 
 
 def test_a_streamed_answer_has_the_events_of_the_api_in_their_order(scripted_model: ScriptedModel) -> None:
@@ -229,3 +235,93 @@ def test_it_runs_as_a_program_that_prints_its_address_first() -> None:
             assert "You said: hello" in connection.getresponse().read().decode()
         finally:
             process.terminate()
+
+
+# --- what is told is what is counted -----------------------------------------------------------
+
+
+def test_a_stream_tells_its_cache_writes_by_length_at_its_start_and_its_output_at_its_end(
+    scripted_model: ScriptedModel,
+) -> None:
+    _, data = post(scripted_model, asked("[[scenario:cached]]", stream=True))
+    seen = events(data)
+    started, ended = seen[0]["message"]["usage"], seen[-2]["usage"]
+    assert started["cache_creation"] == {"ephemeral_5m_input_tokens": 3087, "ephemeral_1h_input_tokens": 1234}
+    assert started["cache_creation_input_tokens"] == ended["cache_creation_input_tokens"] == 4321
+    assert scripted_model.totals == {**flat(started), "output_tokens": ended["output_tokens"]}
+
+
+def test_of_a_cut_stream_only_the_figures_that_were_sent_are_counted(scripted_model: ScriptedModel) -> None:
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        post(scripted_model, asked("[[scenario:cut]]", stream=True))
+    assert scripted_model.totals["output_tokens"] == 1
+    assert scripted_model.totals["input_tokens"] == 10
+
+
+def test_of_an_answer_that_breaks_before_its_figures_nothing_is_counted(
+    scripted_model: ScriptedModel,
+) -> None:
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        post(scripted_model, asked("[[scenario:cut]]"))
+    assert sum(scripted_model.told.values()) == 0
+
+
+def test_of_a_stream_that_its_client_leaves_the_last_figures_are_not_counted(
+    scripted_model: ScriptedModel,
+) -> None:
+    connection = http.client.HTTPConnection(urlsplit(scripted_model.url).netloc, timeout=20)
+    connection.request("POST", "/v1/messages", json.dumps(asked("[[scenario:slow]]", stream=True)))
+    response = connection.getresponse()
+    assert b"message_start" in response.read(100)
+    response.close()
+    connection.close()
+    scripted_model.close()
+    assert scripted_model.totals["output_tokens"] == 1
+
+
+def test_a_stream_that_was_cut_once_comes_whole_and_both_are_counted(scripted_model: ScriptedModel) -> None:
+    body = asked("[[scenario:cut-once]]", stream=True)
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        post(scripted_model, body)
+    seen = events(post(scripted_model, body)[1])
+    assert seen[-1]["type"] == "message_stop"
+    assert scripted_model.totals["output_tokens"] == 1 + seen[-2]["usage"]["output_tokens"]
+    assert scripted_model.totals["input_tokens"] == 20
+
+
+def test_answers_that_the_cli_asks_for_itself_are_told_and_not_in_the_conversations_totals(
+    scripted_model: ScriptedModel,
+) -> None:
+    title = asked("title", output_config={"format": {"type": "json_schema"}})
+    usage = [json.loads(post(scripted_model, body)[1])["usage"] for body in (asked("main"), title)]
+    assert scripted_model.totals == flat(usage[0])
+    assert scripted_model.told == {
+        name: count + flat(usage[1])[name] for name, count in flat(usage[0]).items()
+    }
+
+
+def test_failures_tell_nothing(scripted_model: ScriptedModel) -> None:
+    post(scripted_model, asked("[[scenario:overloaded]]"))
+    assert scripted_model.told == {}
+
+
+def test_a_limit_in_the_middle_is_met_once_in_a_conversation_however_it_goes_on(
+    scripted_model: ScriptedModel,
+) -> None:
+    call = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "mark"}
+
+    def later(session: str, *more: dict[str, Any]) -> int:
+        body = asked("[[scenario:rate-limited-midway]]", metadata={"user_id": session})
+        body["messages"] += [
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+            *more,
+        ]
+        response, _ = post(scripted_model, body)
+        assert response.headers["retry-after"] == ("120" if response.status == 429 else None)
+        return response.status
+
+    assert later("one") == 429
+    assert later("one", {"role": "user", "content": "Go on where you stopped."}) == 200
+    assert [later("two"), later("two"), later("one")] == [429, 200, 200]

@@ -8,6 +8,8 @@ It costs nothing, reaches nothing, and records every request for the test to loo
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import socket
 import threading
@@ -33,7 +35,8 @@ class ScriptedModel:
 
     ``scenario`` is what is played when a prompt does not name one by ``[[scenario:NAME]]``. ``requests`` are the
     calls for an answer, oldest first (the last 2,000), ``side_requests`` those the CLI makes for itself (titles
-    and the like), ``others`` the rest; ``totals`` the tokens that were reported, by the names of the API.
+    and the like), ``others`` the rest; ``totals`` the tokens that were told to the conversations' clients, by the names
+    of the API, and ``told`` those to all clients: of an answer that broke off only what was sent of its figures.
     """
 
     def __init__(
@@ -51,7 +54,8 @@ class ScriptedModel:
         self._side: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
         self._others: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
         self._totals: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self._tries: Counter[str] = Counter()
         self._calls = 0
         self.closing = threading.Event()
         self._server = _Server((host, port), self)
@@ -109,9 +113,15 @@ class ScriptedModel:
 
     @property
     def totals(self) -> dict[str, int]:
-        """The tokens reported in the answers so far, by the API's names."""
+        """The tokens told in the conversations' answers so far, by the API's names."""
         with self._lock:
             return dict(self._totals)
+
+    @property
+    def told(self) -> dict[str, int]:
+        """The tokens told in all answers so far, also those that the CLI asked for itself."""
+        with self._lock:
+            return dict(self._told)
 
     def clear(self) -> None:
         """Forget the recorded requests and the totals."""
@@ -120,6 +130,7 @@ class ScriptedModel:
             self._side.clear()
             self._others.clear()
             self._totals.clear()
+            self._told.clear()
             self._calls = 0
 
     def receive(self, request: ModelRequest) -> None:
@@ -134,10 +145,12 @@ class ScriptedModel:
                 if self._record:
                     self._requests.append(request)
 
-    def count(self, usage: dict[str, int]) -> None:
-        """Add the tokens of one answer to the totals."""
+    def count(self, request: ModelRequest, usage: dict[str, int]) -> None:
+        """Add tokens that an answer tells to the totals; negative ones are taken back."""
         with self._lock:
-            self._totals.update(usage)
+            for totals in [self._told] if request.is_side else [self._told, self._totals]:
+                for name, count in usage.items():
+                    totals[name] += count
 
     def turn_for(self, request: ModelRequest) -> Turn | Failure:
         """What to answer: a turn, or the failure that stands in its place."""
@@ -149,16 +162,22 @@ class ScriptedModel:
         except scenarios.ScenarioError as error:
             return Failure(status=400, type="invalid_request_error", message=str(error))
         turn = scenarios.structured_turn(request, playing.turn_for(request.turn_index))
-        if turn.error and self._still_refused(request, turn.error):
+        if turn.error and self._still_refused(playing, request, turn.error):
             return turn.error
+        if turn.cut_after is not None and turn.cut_times and not self._among(turn.cut_times, request.digest):
+            return dataclasses.replace(turn, cut_after=None)
         return turn
 
-    def _still_refused(self, request: ModelRequest, failure: Failure) -> bool:
-        if not failure.times:
-            return True
+    def _still_refused(self, playing: Scenario, request: ModelRequest, failure: Failure) -> bool:
+        if failure.once:
+            return self._among(1, f"{playing.name} {request.turn_index} {request.conversation}")
+        return not failure.times or self._among(failure.times, request.digest)
+
+    def _among(self, first: int, key: str) -> bool:
+        """Whether this is one of the first so many that come with this key."""
         with self._lock:
-            self._refused[request.digest] += 1
-            return self._refused[request.digest] <= failure.times
+            self._tries[key] += 1
+            return self._tries[key] <= first
 
 
 class _Server(ThreadingHTTPServer):
@@ -225,8 +244,6 @@ class _Handler(BaseHTTPRequestHandler):
         if turn.delay_seconds:
             self.server.model.closing.wait(turn.delay_seconds)
         message = wire.Message(turn, request)
-        if not request.is_side:
-            self.server.model.count(message.usage)
         if request.body.get("stream"):
             self._stream(message)
         elif message.cut:
@@ -238,7 +255,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b'{"id":')
             self._break_off()
         else:
-            self._json(200, message.whole())
+            with self._told(request, message.usage):
+                self._json(200, message.whole())
+
+    @contextlib.contextmanager
+    def _told(self, request: ModelRequest, usage: dict[str, int]) -> Iterator[None]:
+        """Count what the block sends: before it is sent, so that whoever has it finds it counted; not if that fails."""
+        self.server.model.count(request, usage)
+        try:
+            yield
+        except OSError:
+            self.server.model.count(request, {name: -count for name, count in usage.items()})
+            raise
 
     def _fail(self, failure: Failure) -> None:
         extra = {}
@@ -255,8 +283,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("request-id", message.id.replace("msg_", "req_"))
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for data in self._paced(message):
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        for data, usage in self._paced(message):
+            with self._told(message.request, usage):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         if message.cut:
             self._break_off()
         else:
@@ -267,19 +296,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _paced(self, message: wire.Message) -> Iterator[bytes]:
-        """The events as bytes; those without a pause between them go out together."""
+    def _paced(self, message: wire.Message) -> Iterator[tuple[bytes, dict[str, int]]]:
+        """The events as bytes, with the tokens they tell; those without a pause between them go out together."""
         pause = message.turn.pace_ms / 1000
-        waiting = b""
+        waiting, usage, told = b"", {}, {}
         for event in message.events():
             waiting += wire.sse(event)
+            if event["type"] == "message_start":
+                usage = told = {**message.usage, "output_tokens": event["message"]["usage"]["output_tokens"]}
+            elif event["type"] == "message_delta":
+                more = message.usage["output_tokens"] - told["output_tokens"]
+                usage = {**usage, "output_tokens": usage.get("output_tokens", 0) + more}
             if event["type"] == "content_block_delta" and pause:
-                yield waiting
-                waiting = b""
+                yield waiting, usage
+                waiting, usage = b"", {}
                 if self.server.model.closing.wait(pause):
                     return
         if waiting:
-            yield waiting
+            yield waiting, usage
 
     def _json(self, status: int, body: dict[str, Any], extra: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()

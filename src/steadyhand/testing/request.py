@@ -110,6 +110,13 @@ class ModelRequest:
         key = json.dumps([self.body.get("metadata"), self.messages], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
+    @property
+    def conversation(self) -> str:
+        """The same for every request of one conversation, however often it was taken up again."""
+        asked = [prompt_of(message.get("content")) for message in self.messages if _is_prompt(message)]
+        key = json.dumps([self.body.get("metadata"), asked[:1]], sort_keys=True)
+        return hashlib.sha256(key.encode()).hexdigest()
+
     @cached_property
     def _prompt_at(self) -> int | None:
         """Where the prompt is: the last user message that names a scenario, else the last without a tool result.

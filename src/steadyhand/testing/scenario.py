@@ -36,7 +36,8 @@ class ToolCall:
 class Failure:
     """An HTTP error in place of an answer, as the real API words it.
 
-    ``times`` is how often one and the same request is refused before it is answered; 0 means always.
+    ``times`` is how often one and the same request is refused before it is answered; 0 means always. With ``once`` it
+    is the first request of a conversation that comes here that is refused, and no other, also after a resumption.
     """
 
     status: int
@@ -45,16 +46,21 @@ class Failure:
     retry_after: str | None = None
     should_retry: bool | None = None
     times: int = 0
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens the turn claims to have cost; ``None`` for output means one token for four characters."""
+    """Tokens the turn claims to have cost; ``None`` for output means one token for four characters.
+
+    Of the cache writes ``ephemeral_1h_input_tokens`` are claimed to be kept for an hour, the others for five minutes.
+    """
 
     input_tokens: int = 10
     output_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,8 @@ class Turn:
     """One answer of the model: thinking, then text, then tool calls, in this order.
 
     ``delay_seconds`` passes before the first byte, ``pace_ms`` between two deltas of ``chunk_chars`` characters.
-    ``cut_after`` breaks the connection after that many deltas. ``endless`` ("thinking" or "text") repeats its
+    ``cut_after`` breaks the connection after that many deltas, for the first ``cut_times`` tries of a request (0: for
+    all). ``endless`` ("thinking" or "text") repeats its
     text until the client goes away, for at most ``endless_seconds``.
     """
 
@@ -73,6 +80,7 @@ class Turn:
     pace_ms: float = 0.0
     chunk_chars: int = 12
     cut_after: int | None = None
+    cut_times: int = 0
     endless: str | None = None
     endless_seconds: float = 60.0
     stop_reason: str | None = None

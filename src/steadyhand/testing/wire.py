@@ -15,6 +15,9 @@ _CACHED_PREFIX = 100
 """Tokens a turn adds to the cache, so that cache figures grow the way real ones do."""
 
 
+LENGTHS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+
+
 class Message:
     """One answer to one request, with its ids and its usage."""
 
@@ -30,14 +33,14 @@ class Message:
     def whole(self) -> dict[str, Any]:
         """The message as the API gives it without streaming."""
         return {
-            **self._head(self.usage),
+            **self._head(split(self.usage)),
             "content": self._blocks,
             "stop_reason": self.stop_reason,
         }
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The message as the API streams it; a cut one just ends."""
-        yield {"type": "message_start", "message": self._head({**self.usage, "output_tokens": 1})}
+        yield {"type": "message_start", "message": self._head(split({**self.usage, "output_tokens": 1}))}
         yield {"type": "ping"}
         deltas = 0
         for index, block in enumerate(self._blocks):
@@ -51,11 +54,11 @@ class Message:
         yield {
             "type": "message_delta",
             "delta": {"stop_reason": self.stop_reason, "stop_sequence": None},
-            "usage": self.usage,
+            "usage": {name: count for name, count in self.usage.items() if name not in LENGTHS},
         }
         yield {"type": "message_stop"}
 
-    def _head(self, usage: dict[str, int]) -> dict[str, Any]:
+    def _head(self, usage: dict[str, Any]) -> dict[str, Any]:
         return {
             "id": self.id,
             "type": "message",
@@ -86,6 +89,12 @@ class Message:
             until = time.monotonic() + self.turn.endless_seconds
             while time.monotonic() < until:
                 yield from _cut(text, self.turn.chunk_chars)
+
+
+def split(usage: dict[str, int]) -> dict[str, Any]:
+    """Usage as the API gives it: how long the cache writes are kept is a table of its own."""
+    plain = {name: count for name, count in usage.items() if name not in LENGTHS}
+    return {**plain, "cache_creation": {name: usage[name] for name in LENGTHS}}
 
 
 def sse(event: dict[str, Any]) -> bytes:
@@ -131,11 +140,15 @@ def _usage(turn: Turn, request: ModelRequest, blocks: list[dict[str, Any]]) -> d
     said = sum(len(json.dumps(block)) for block in blocks)
     claimed = turn.usage
     read = request.turn_index * _CACHED_PREFIX
+    written = _or(claimed.cache_creation_input_tokens, _CACHED_PREFIX)
+    hour = min(claimed.ephemeral_1h_input_tokens, written)
     return {
         "input_tokens": claimed.input_tokens,
-        "cache_creation_input_tokens": _or(claimed.cache_creation_input_tokens, _CACHED_PREFIX),
+        "cache_creation_input_tokens": written,
         "cache_read_input_tokens": _or(claimed.cache_read_input_tokens, read),
         "output_tokens": _or(claimed.output_tokens, max(1, said // 4)),
+        "ephemeral_5m_input_tokens": written - hour,
+        "ephemeral_1h_input_tokens": hour,
     }
 
 
