@@ -5,7 +5,7 @@ import difflib
 import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -87,6 +87,8 @@ class Submission:
     """The job whose session and work this one goes on with; `session` and `session_name` mean the newest of theirs."""
     session: str | None = None
     session_name: str | None = None
+    content: tuple[Mapping[str, Any], ...] = ()
+    request: Mapping[str, Any] | None = None
     origin: Origin = "api"
     strict: bool = True
 
@@ -272,6 +274,8 @@ class Control:
             append_system_prompt=asked.append_system_prompt or agent.append_system_prompt,
             history=asked.history,
             session_name=asked.session_name,
+            content=asked.content,
+            request=asked.request,
         )
 
     def _within_budget(self, micros: int) -> None:

@@ -220,6 +220,13 @@ class Job:
     effort: str | None = None
     append_system_prompt: str | None = None
     history: tuple[Turn, ...] = ()
+    content: tuple[Mapping[str, Any], ...] = ()
+    """What is asked, as content blocks, when it is more than text; `prompt` is then the text in it.
+
+    Beside those of the model's API there is `file`: a `name`, and base64 as `data`, for a file beside the agent's work.
+    """
+    request: Mapping[str, Any] | None = None
+    """What the door that it came through needs to answer for it later: JSON that means nothing elsewhere."""
     session_id: str | None = None
     session_name: str | None = None
     """What the caller calls its conversation, if anything."""

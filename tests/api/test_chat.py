@@ -111,7 +111,7 @@ def test_a_schema_run_answers_with_the_json_and_nothing_else(
     assert service.runner.asked[-1].output_schema == schema
 
 
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
@@ -129,7 +129,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
-        ({"messages": [user([IMAGE])]}, "messages.0.content.0"),
+        ({"messages": [user([AUDIO])]}, "messages.0.content.0"),
         ({"messages": [user("x"), {"role": "assistant", "content": "y"}]}, "messages"),
         ({"messages": [{"role": "system", "content": "y"}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "y", "tool_call_id": "c"}, user("x")]}, "messages.0"),

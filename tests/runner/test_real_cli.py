@@ -195,3 +195,42 @@ def test_an_agent_that_never_meets_its_schema_says_where_it_failed(real_cli: Pat
     assert ran.verdict == "invalid_output"
     detail = judge(ran.report.evidence).detail
     assert detail == "/n: 'four' is not of type 'integer' (schema: /properties/n/type)"
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PAGE = "JVBERi0xLjQKJSVFT0YK"
+
+
+def test_images_and_documents_reach_the_model_as_blocks_and_a_large_file_by_its_path(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
+    source = {"type": "base64", "media_type": "application/pdf", "data": PAGE}
+    text = {"type": "text", "media_type": "text/plain", "data": "a,b"}
+    content = (
+        {"type": "text", "text": "[[scenario:bash]] What is"},
+        image,
+        {"type": "document", "source": source, "title": "page.pdf"},
+        {"type": "document", "source": text, "title": "t.csv"},
+        {"type": "file", "name": "large.txt", "data": "aGVsbG8="},
+    )
+    history = (Said("user", (image, {"type": "text", "text": "U1"})), Said("assistant", "A1"))
+    stage = _stage(
+        "stream",
+        real_cli,
+        world_dir,
+        scripted_model,
+        "What is",
+        content=content,
+        history=history,
+        origin="openai",
+    )
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    messages = scripted_model.requests[0].body["messages"]
+    blocks = [block for message in messages if message["role"] == "user" for block in message["content"]]
+    kinds = [block["type"] for block in blocks if block["type"] in ("image", "document")]
+    assert kinds == ["image", "image", "document", "document"]
+    path = stage.spec.place.home / "attachments" / "1-large.txt"
+    assert path.read_text() == "hello"
+    assert any(str(path) in str(block.get("text")) for block in blocks)

@@ -105,6 +105,8 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "effort": maybe(st.sampled_from(EFFORTS)),
     "append_system_prompt": maybe(ANY_TEXT),
     "history": st.lists(TURNS, max_size=3).map(tuple),
+    "content": st.lists(OBJECTS, max_size=2).map(tuple),
+    "request": maybe(OBJECTS),
     "session_id": maybe(ANY_TEXT),
     "parent_job_id": maybe(ANY_TEXT),
     "session_name": maybe(ANY_TEXT),

@@ -15,7 +15,7 @@ from steadyhand.api.models import ChatRequest
 from steadyhand.api.offers import resolved
 from steadyhand.api.openai.chunks import Chunks, Shown
 from steadyhand.api.openai.completions import completion_json
-from steadyhand.api.openai.conversation import joined, taken_apart
+from steadyhand.api.openai.conversation import joined, spoken_in_chat, taken_apart
 from steadyhand.api.openai.runs import Started, ended_or_left, failure, left, started, unsupported
 from steadyhand.api.openai.wanted import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
 from steadyhand.api.problems import json_response
@@ -68,7 +68,7 @@ async def chat(request: Request) -> Response:
 
 def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted) -> Submission:
     """Give what the request asks for, in the words of the core."""
-    conversation = taken_apart(asked.messages)
+    conversation = taken_apart(spoken_in_chat(asked.messages))
     metadata = dict(asked.metadata or {})
     if asked.user is not None:
         metadata.setdefault("user", asked.user)
@@ -82,6 +82,9 @@ def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted) -> Submissio
         effort=None if effort is None else _EFFORTS.get(effort, effort),
         append_system_prompt=joined([conversation.system or "", wanted.hint or ""]) or None,
         history=conversation.history,
+        content=conversation.content,
+        # Nobody waits for it any more once the service has stopped.
+        on_interrupt="fail",
         origin="openai",
     )
 

@@ -21,6 +21,7 @@ from steadyhand.events import ToolStarted
 from steadyhand.job import Job, Turn
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
+from steadyhand.runner.attached import FOLDER, attached
 from steadyhand.runner.drive import (
     Drive,
     bounded,
@@ -137,9 +138,12 @@ def session_record(history: Sequence[Turn], directory: str, session: str) -> byt
     return "".join(line + "\n" for line in lines).encode()
 
 
-def prompt_line(text: str, *, verbatim: bool) -> bytes:
-    """Give the prompt as a message. When `verbatim`, the CLI expands no `@path` and runs no slash command in it."""
-    message: dict[str, Any] = {"type": "user", "message": {"role": "user", "content": text}}
+def prompt_line(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> bytes:
+    """Give the prompt, text or blocks, as a message.
+
+    When `verbatim`, the CLI expands no `@path` and runs no slash command in it.
+    """
+    message: dict[str, Any] = {"type": "user", "message": {"role": "user", "content": content}}
     message |= {"parent_tool_use_id": None, "session_id": "default"}
     if verbatim:
         message["client_composed"] = True
@@ -158,9 +162,12 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox) -> Launc
         prompt_file = (view.config or view.home / ".claude") / name
         files.append((config / name, appended.encode()))
     going_on = goes_on(spec, sandbox, session)
+    if not going_on:
+        brought = attached(spec.job, view.home)
+        files += [(place.home / FOLDER / name, data) for name, data in brought.files]
     if spec.job.history and not going_on:
         directory = where(view, sandbox)
-        record = session_record(spec.job.history, directory, session)
+        record = session_record(brought.history, directory, session)
         files.append((session_file(config, directory, session), record))
     env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
     argv = arguments(cli, spec, session, prompt_file, goes_on=going_on)
@@ -259,7 +266,7 @@ class ClaudeRunner:
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
                 drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
-                mode = _Stream(drive)
+                mode = _Stream(drive, self._sandbox.view(spec.place).home)
                 try:
                     return await drive.attend(mode)
                 finally:
@@ -273,8 +280,9 @@ class _Stream:
 
     tells = True
 
-    def __init__(self, drive: Drive) -> None:
+    def __init__(self, drive: Drive, home: Path) -> None:
         self._drive = drive
+        self._home = home
         self._conversation = Conversation()
         self._transport = ProcessTransport(drive.process)
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
@@ -321,8 +329,10 @@ class _Stream:
             await self._transport.asked.wait()
             job = self._drive.spec.job
             verbatim = job.origin == "openai" or self._drive.spec.agent.lean
-            text = said(self._drive.spec, going_on=self._drive.going_on)
-            await self._drive.process.write(prompt_line(text, verbatim=verbatim))
+            content: str | list[Mapping[str, Any]] = said(self._drive.spec, going_on=self._drive.going_on)
+            if content == job.prompt:
+                content = attached(job, self._home).content
+            await self._drive.process.write(prompt_line(content, verbatim=verbatim))
 
     async def _greet(self) -> None:
         try:

@@ -105,7 +105,7 @@ def job_row(job: Job) -> dict[str, Any]:
         "conversation": job.conversation,
         "record": to_json(_record(job)),
         "structured_output": None if job.structured_output is None else to_json(job.structured_output),
-        "history": to_json([[turn.role, turn.content] for turn in job.history]) if job.history else None,
+        "history": _asked_row(job),
         "answer": None if job.answer is None else to_json(job.answer),
         "prompt": job.prompt,
     }
@@ -147,7 +147,7 @@ def job_of(row: RowMapping, runs: Sequence[Run]) -> Job:
         conversation=row["conversation"],
         finished_at=_maybe_moment(row["finished_at"]),
         structured_output=_maybe_json(row.get("structured_output")),
-        history=_history(row.get("history")),
+        **_asked(row.get("history")),
         answer=_maybe_json(row.get("answer")),
         warnings=tuple(Notice(**each) for each in record["warnings"]),
         runs=tuple(runs),
@@ -157,12 +157,28 @@ def job_of(row: RowMapping, runs: Sequence[Run]) -> Job:
     )
 
 
-def _history(text: str | None) -> tuple[Turn, ...]:
-    if text is None:
-        return ()
+def _asked_row(job: Job) -> str | None:
+    """Give what was asked beside the prompt: the turns alone, or with what few jobs have."""
+    turns = [[turn.role, turn.content] for turn in job.history]
+    if job.content or job.request is not None:
+        return to_json({"turns": turns, "content": job.content, "request": job.request})
+    return to_json(turns) if turns else None
+
+
+def _asked(text: str | None) -> dict[str, Any]:
+    found = [] if text is None else json.loads(text)
+    if isinstance(found, list):
+        return {"history": _history(found)}
+    return {
+        "history": _history(found["turns"]),
+        "content": tuple(found["content"]),
+        "request": found["request"],
+    }
+
+
+def _history(turns: Sequence[Any]) -> tuple[Turn, ...]:
     return tuple(
-        Turn(role, content if isinstance(content, str) else tuple(content))
-        for role, content in json.loads(text)
+        Turn(role, content if isinstance(content, str) else tuple(content)) for role, content in turns
     )
 
 

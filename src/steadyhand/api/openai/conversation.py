@@ -1,47 +1,81 @@
-"""The messages of a chat completion, taken apart."""
+"""A conversation, taken apart: what stands above all, the earlier turns, and what is asked now."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from steadyhand.api.models import ChatMessage
+from steadyhand.api.openai.parts import Block, Parts
 from steadyhand.api.openai.runs import unsupported
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Turn
 
 
 class Conversation(NamedTuple):
-    """A list of messages, taken apart: what stands above all, the earlier turns, and what is asked now."""
+    """What is asked now is `prompt`, or when it is more than text, the blocks of `content` with that text in them."""
 
     system: str | None
     history: tuple[Turn, ...]
     prompt: str
+    content: tuple[Block, ...] = ()
 
 
-def taken_apart(messages: Sequence[ChatMessage]) -> Conversation:
-    """Take a conversation apart. The last messages have to be the user's: they are what is asked."""
-    system: list[str] = []
-    turns: list[Turn] = []
+class Spoken(NamedTuple):
+    """One message: who said it, and what."""
+
+    role: str
+    blocks: Sequence[Block]
+
+
+def spoken_in_chat(messages: Sequence[ChatMessage]) -> list[Spoken]:
+    """Give the messages of a chat completion."""
+    parts = Parts()
+    spoken: list[Spoken] = []
     for place, message in enumerate(messages):
         where = f"messages/{place}"
         if message.role in ("tool", "function") or message.tool_calls:
             raise unsupported(where, "tool calls of the client are not built yet")
-        text = text_of(message.content, f"{where}/content")
-        if message.role in ("system", "developer"):
-            system.append(text)
-        elif message.role == "user":
-            turns.append(Turn("user", text))
-        elif said := text or message.refusal:
-            turns.append(Turn("assistant", said))
+        blocks = parts.blocks(message.content, f"{where}/content")
+        if message.role == "assistant" and message.refusal and not text_in(blocks):
+            blocks = parts.blocks(message.refusal, where)
+        spoken.append(Spoken(message.role, blocks))
+    return spoken
+
+
+def taken_apart(spoken: Sequence[Spoken], where: str = "messages") -> Conversation:
+    """Take a conversation apart. The last messages have to be the user's: they are what is asked."""
+    system = [text_in(each.blocks) for each in spoken if each.role in ("system", "developer")]
+    turns = [each for each in spoken if each.role in ("user", "assistant")]
     if not turns or turns[-1].role != "user":
-        raise unsupported("messages", "the last message has to be the user's; an answer is not continued")
-    asked: list[str] = []
+        raise unsupported(where, "the last message has to be the user's; an answer is not continued")
+    asked: list[Spoken] = []
     while turns and turns[-1].role == "user":
-        asked.insert(0, str(turns.pop().content))
-    prompt = joined(asked)
-    if not prompt:
-        raise InvalidRequest.at("/messages", "the last message is empty")
-    kept = tuple(turn for turn in turns if str(turn.content).strip())
-    return Conversation(joined(system) or None, kept, prompt)
+        asked.insert(0, turns.pop())
+    prompt = joined([text_in(each.blocks) for each in asked])
+    blocks = [block for each in asked for block in each.blocks if _says(block)]
+    content = tuple(blocks) if any(block["type"] != "text" for block in blocks) else ()
+    if not prompt and not content:
+        raise InvalidRequest.at(f"/{where}", "the last message is empty")
+    history = tuple(_turn(each) for each in turns if any(_says(block) for block in each.blocks))
+    return Conversation(joined(system) or None, history, prompt or "(no text)", content)
+
+
+def _turn(spoken: Spoken) -> Turn:
+    role: Literal["user", "assistant"] = "assistant" if spoken.role == "assistant" else "user"
+    blocks = [block for block in spoken.blocks if _says(block)]
+    if all(block["type"] == "text" for block in blocks):
+        return Turn(role, text_in(blocks))
+    if role == "assistant":
+        raise unsupported("messages", "an assistant's message may hold text only")
+    return Turn(role, tuple(blocks))
+
+
+def _says(block: Block) -> bool:
+    return block["type"] != "text" or bool(block["text"].strip())
+
+
+def text_in(blocks: Sequence[Block]) -> str:
+    """Give the text among blocks."""
+    return "\n".join(block["text"] for block in blocks if block["type"] == "text")
 
 
 def joined(texts: Sequence[str]) -> str:
@@ -51,17 +85,8 @@ def joined(texts: Sequence[str]) -> str:
 
 def text_of(content: str | Sequence[Mapping[str, Any]] | None, where: str) -> str:
     """Give a message's text; raises `InvalidRequest` for parts that are not text."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    texts: list[str] = []
-    for place, part in enumerate(content):
-        kind = part.get("type")
-        text = part.get("refusal" if kind == "refusal" else "text")
-        if kind not in ("text", "refusal"):
-            raise unsupported(f"{where}/{place}", "only text parts are built yet")
-        if not isinstance(text, str):
-            raise InvalidRequest.at(f"/{where}/{place}", "has no text")
-        texts.append(text)
-    return "\n".join(texts)
+    blocks = Parts().blocks(content, where)
+    for place, block in enumerate(blocks):
+        if block["type"] != "text":
+            raise unsupported(f"{where}/{place}", "only text parts are taken here")
+    return text_in(blocks)
