@@ -117,6 +117,9 @@ BODIES: Mapping[str, type[Body]] = {
     )
 }
 
+STEPS = frozenset({Message.type, Thinking.type, ToolStarted.type, ToolFinished.type})
+"""What an agent says and does, one after the other."""
+
 _RENAMED = {"source": "from", "target": "to"}
 
 
@@ -145,15 +148,15 @@ class Event:
 class Live:
     """A piece of text on its way to those who follow now.
 
-    It stands at `offset` in the message that comes after `messages` others of its run: a follower that missed a
-    piece, or came in the middle, can tell, and waits for the whole message.
+    It came after `steps` events of its run that are `STEPS`, and stands at `offset` in its message: a follower that
+    missed a piece, or came in the middle, or is told of it before what came before it was kept, can tell.
     """
 
     job_id: str
     run: int
     at: datetime
     body: TextDelta
-    messages: int = 0
+    steps: int = 0
     offset: int = 0
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
-from steadyhand.events import Body, Draft, Event, Live, Message, TextDelta
+from steadyhand.events import STEPS, Body, Draft, Event, Live, Message, TextDelta
 from steadyhand.job import Job, State
 from steadyhand.ports import Store
 from steadyhand.redact import Redactor, TextStream
@@ -154,7 +154,7 @@ class Journal:
         self._run = run
         self._clock = clock
         self._drafts: asyncio.Queue[Draft | None] = asyncio.Queue(BACKLOG)
-        self._messages = 0
+        self._steps = 0
         self._under_way = ""
         self._offset = 0
         self._saying: tuple[str, TextStream] | None = None
@@ -166,7 +166,8 @@ class Journal:
             return
         if isinstance(body, Message) and body.role == "assistant":
             self._say_rest()
-            self._messages, self._offset = self._messages + 1, 0
+            self._offset = 0
+        self._steps += body.type in STEPS
         await self._drafts.put(Draft(self._run, self._clock(), body))
 
     def _say(self, delta: TextDelta) -> None:
@@ -184,7 +185,7 @@ class Journal:
 
     def _tell(self, message_id: str, text: str) -> None:
         if text:
-            at = (self._messages, self._offset)
+            at = (self._steps, self._offset)
             self._offset += len(text)
             delta = TextDelta(message_id, text)
             self._recorder.live(Live(self._job_id, self._run, self._clock(), delta, *at))

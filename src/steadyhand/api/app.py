@@ -6,7 +6,17 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from steadyhand.api import classic, classic_chat, health, jobs, keys, offers, openai_chat, usage
+from steadyhand.api import (
+    classic,
+    classic_chat,
+    health,
+    jobs,
+    keys,
+    offers,
+    openai_chat,
+    openai_responses,
+    usage,
+)
 from steadyhand.api.door import ApiOptions, Door
 from steadyhand.api.edge import Edge, Hosts
 from steadyhand.api.openapi import document
@@ -38,9 +48,9 @@ def create_app(
         exception_handlers={CallerError: on_caller_error, HTTPException: on_router_error},
     )
     app.state.door = Door(control, keyring, options)
-    chat = classic_chat if options.profile == "classic" else openai_chat
+    doors = (classic_chat,) if options.profile == "classic" else (openai_chat, openai_responses)
     # The busiest first; routes are tried in this order.
-    for part in (classic, health, jobs, offers, keys, usage, chat):
+    for part in (classic, health, jobs, offers, keys, usage, *doors):
         app.include_router(part.router)
     app.add_middleware(Edge, hosts=Hosts(options), redactor=options.redactor)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document

@@ -316,6 +316,41 @@ CHAT = _route(
     body=models.ChatRequest,
     shown=("CHAT", "CHAT_OBJECT", "CHAT_FUNCTION"),
 )
+_RESPONSE = _json("The response.", replies.ResponseObject, "RESPONSE", x_steadyhand_job_id="The job.")
+_RESPONSE["content"]["text/event-stream"] = {"schema": _TEXT, "examples": _examples("RESPONSE_STREAM")}
+RESPONSE_CREATE = _route(
+    {200: _RESPONSE, **_plain(400, 401, 403, 404, 413, 415, 422, 429, 503)},
+    parameters=(_IDEMPOTENCY,),
+    body=models.ResponseRequest,
+    shown=("RESPOND", "RESPOND_BACKGROUND"),
+)
+_NUMBER = {"type": "integer", "minimum": 0}
+RESPONSE_GET = _route(
+    {200: _RESPONSE, **_plain(401, 403, 404, 422)},
+    parameters=(
+        _parameter("stream", "query", "Follow its events.", {"type": "boolean", "default": False}),
+        _parameter("starting_after", "query", "Only events above this `sequence_number`.", _NUMBER),
+    ),
+)
+_GONE = _json("It is gone.", replies.ResponseGone, "RESPONSE_GONE")
+RESPONSE_DELETE = _route({200: _GONE, **_plain(401, 403, 404, 409)})
+RESPONSE_CANCEL = _route(
+    {
+        200: _json("The response, as it is now.", replies.ResponseObject, "RESPONSE"),
+        **_plain(401, 403, 404),
+    },
+    body=models.CancelRequest,
+    shown=("EMPTY",),
+    optional=True,
+)
+RESPONSE_INPUT = _route(
+    {200: _json("The input.", replies.InputItems, "INPUT_ITEMS"), **_plain(401, 403, 404, 422)},
+    parameters=(
+        _parameter("limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 100}),
+        _parameter("order", "query", "The newest first, or the oldest.", {"enum": ["asc", "desc"]}),
+        _parameter("after", "query", "Only items after this one.", _TEXT),
+    ),
+)
 CLASSIC_CHAT = _route(
     {
         200: _json("The answer.", replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),

@@ -326,6 +326,90 @@ COMPLETION = {
         "prompt_tokens_details": {"cached_tokens": 1_100},
     },
 }
+RESPOND = {"model": "claude", "instructions": "Be brief.", "input": "Why is the build red?", "stream": True}
+RESPOND_BACKGROUND = {
+    "model": "claude",
+    "input": [{"role": "user", "content": [{"type": "input_text", "text": "Upgrade the parser."}]}],
+    "background": True,
+}
+RESPONSE: dict[str, Any] = {
+    "id": "resp_3f2a9c01be77",
+    "object": "response",
+    "created_at": 1_767_258_000,
+    "completed_at": 1_767_258_041,
+    "status": "completed",
+    "background": False,
+    "error": None,
+    "incomplete_details": None,
+    "instructions": "Be brief.",
+    "model": "claude",
+    "output": [
+        {
+            "type": "mcp_call",
+            "id": "mcp_3f2a9c01be77_0",
+            "status": "completed",
+            "server_label": "steadyhand",
+            "name": "Bash",
+            "arguments": '{"command": "make test"}',
+            "output": "1 failed",
+            "error": None,
+            "approval_request_id": None,
+        },
+        {
+            "type": "message",
+            "id": "msg_3f2a9c01be77_1",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "A test fails.", "annotations": [], "logprobs": []}],
+        },
+    ],
+    "usage": {
+        "input_tokens": 1_204,
+        "input_tokens_details": {"cached_tokens": 1_100, "cache_write_tokens": 0},
+        "output_tokens": 4,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 1_208,
+    },
+    "metadata": {},
+    "previous_response_id": None,
+    "store": True,
+    "parallel_tool_calls": True,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "top_logprobs": 0,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "reasoning": {"effort": None, "summary": None},
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "tool_choice": "auto",
+    "tools": [],
+    "truncation": "disabled",
+    "service_tier": "default",
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "user": None,
+}
+RESPONSE_STREAM = (
+    'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":9,'
+    '"item_id":"msg_3f2a9c01be77_1","output_index":1,"content_index":0,"delta":"A test fails.","logprobs":[]}\n\n'
+)
+INPUT_ITEMS = {
+    "object": "list",
+    "data": [
+        {
+            "id": "in_3f2a9c01be77_0",
+            "type": "message",
+            "role": "user",
+            "status": "completed",
+            "content": [{"type": "input_text", "text": "Why is the build red?"}],
+        }
+    ],
+    "first_id": "in_3f2a9c01be77_0",
+    "last_id": "in_3f2a9c01be77_0",
+    "has_more": False,
+}
 CLASSIC_STREAM = {
     "error": "streaming not supported",
     "detail": "This service answers in one piece; leave out 'stream' or set it to false.",
@@ -368,6 +452,12 @@ EXAMPLES: Mapping[str, Any] = {
     "CHAT_FUNCTION": CHAT_FUNCTION,
     "CHAT_STREAM": CHAT_STREAM,
     "COMPLETION": COMPLETION,
+    "RESPOND": RESPOND,
+    "RESPOND_BACKGROUND": RESPOND_BACKGROUND,
+    "RESPONSE": RESPONSE,
+    "RESPONSE_STREAM": RESPONSE_STREAM,
+    "RESPONSE_GONE": {"id": "resp_3f2a9c01be77", "object": "response", "deleted": True},
+    "INPUT_ITEMS": INPUT_ITEMS,
     "CLASSIC_STREAM": CLASSIC_STREAM,
     "CLASSIC_FAILURE": CLASSIC_FAILURE,
     **{f"PROBLEM_{status}": problem(status) for status in _CODES},

@@ -5,7 +5,7 @@ import re
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from steadyhand.agents import NAME, NAME_RULE, agent_name
@@ -283,6 +283,80 @@ class ChatRequest(BaseModel):
     response_format: dict[str, JsonValue] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     metadata: Metadata | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+
+
+_MOST_ITEMS = 10_000
+_INPUT: dict[str, Any] = {
+    "description": "Text, or a list of messages and other items.",
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "maxItems": _MOST_ITEMS, "items": {"type": "object"}},
+    ],
+}
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, str):
+        return _not_blank(value)
+    if not isinstance(value, list):
+        raise _invalid("has to be a string or a list of items")
+    if not 1 <= len(value) <= _MOST_ITEMS:
+        raise _invalid("has to have at least 1 item, and at most 10,000")
+    if not all(isinstance(item, dict) for item in value):
+        raise _invalid("has to be a list of objects")
+    return value
+
+
+class TextOptions(BaseModel):
+    """How the text of a response is to be. What is not here is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: dict[str, JsonValue] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningOptions(BaseModel):
+    """How much is thought. What is not here is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class ResponseRequest(BaseModel):
+    """A response, as OpenAI's clients ask for it. What is not here is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = Field(max_length=512)
+    input: Annotated[JsonValue, AfterValidator(_said), WithJsonSchema(_INPUT)]
+    instructions: str | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    store: bool | None = None
+    previous_response_id: str | None = None
+    conversation: JsonValue = None
+    prompt: JsonValue = None
+    text: TextOptions | None = None
+    tools: list[JsonValue] | None = None
+    tool_choice: str | dict[str, JsonValue] | None = None
+    reasoning: ReasoningOptions | None = None
+    include: list[str] | None = None
+    metadata: Annotated[dict[str, str], AfterValidator(lambda value: _at_most(16, value))] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    parallel_tool_calls: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    top_logprobs: int | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
 
 

@@ -16,7 +16,7 @@ from steadyhand.api.offers import resolved
 from steadyhand.api.openai.chunks import Chunks, Shown
 from steadyhand.api.openai.completions import completion_json
 from steadyhand.api.openai.conversation import joined, spoken_in_chat, taken_apart
-from steadyhand.api.openai.runs import Started, ended_or_left, failure, left, started, unsupported
+from steadyhand.api.openai.runs import EFFORTS, Started, ended_or_left, failure, left, started, unsupported
 from steadyhand.api.openai.wanted import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
 from steadyhand.api.problems import json_response
 from steadyhand.api.stream import Item, Stream
@@ -30,7 +30,6 @@ PATIENCE_SECONDS = 5.0
 """How long a stream waits for its first text, so that a run that fails at once is an error and no stream."""
 KEEPALIVE_SECONDS = 8.0
 """The longest silence on a stream; some clients and proxies give up after 10 seconds."""
-_EFFORTS = {"none": "low", "minimal": "low"}
 
 
 @router.post(
@@ -79,7 +78,7 @@ def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted) -> Submissio
         model=alias.model,
         metadata=metadata or None,
         output_schema=wanted.output_schema,
-        effort=None if effort is None else _EFFORTS.get(effort, effort),
+        effort=None if effort is None else EFFORTS.get(effort, effort),
         append_system_prompt=joined([conversation.system or "", wanted.hint or ""]) or None,
         history=conversation.history,
         content=conversation.content,

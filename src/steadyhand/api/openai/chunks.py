@@ -9,11 +9,11 @@ from starlette.responses import Response
 
 from steadyhand.api.openai.completions import finish_reason, tool_calls, usage_json
 from steadyhand.api.openai.runs import why_failed
-from steadyhand.api.openai.told import Told
+from steadyhand.api.openai.told import Rest, Told
 from steadyhand.api.openai.wanted import Wanted
 from steadyhand.api.problems import error_json, json_bytes
 from steadyhand.api.stream import Ending, Item, Piece
-from steadyhand.events import Event, Live, Message, ToolFinished, ToolStarted
+from steadyhand.events import Event, Live, ToolFinished, ToolStarted
 from steadyhand.job import Job, State
 
 DONE = b"data: [DONE]\n\n"
@@ -57,22 +57,25 @@ class Chunks:
         """Give what one thing that happened adds to the stream."""
         if isinstance(item, Live):
             return [] if self._whole else self._text(self._told.live(item))
-        if item.type == Message.type and item.data["role"] == "assistant":
-            return [] if self._whole else self._message(item)
+        rest = self._told.take(item)
+        pieces = []
         if item.type == ToolStarted.type:
-            return self._tool(item.data)
-        if item.type == ToolFinished.type and self._shown.reasoning == "none":
-            return [_comment("tool finished")]
-        return []
+            pieces = self._tool(item.data)
+        elif item.type == ToolFinished.type and self._shown.reasoning == "none":
+            pieces = [_comment("tool finished")]
+        if self._whole:
+            return pieces
+        if rest is not None:
+            pieces = self._message(item.data["text"], rest)
+        return pieces + self._text(self._told.early())
 
-    def _message(self, event: Event) -> list[Piece]:
-        rest = self._told.message(event)
+    def _message(self, whole: str, rest: Rest) -> list[Piece]:
         if not rest.fits:
             self._in_message = False
         pieces = self._text(rest.text)
         self._in_message = False
-        self._last_message = event.data["text"]
-        return pieces + self._text(self._told.early())
+        self._last_message = whole
+        return pieces
 
     def _text(self, text: str) -> list[Piece]:
         if not text:

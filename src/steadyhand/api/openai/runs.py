@@ -24,6 +24,8 @@ JUST_ENDED = timedelta(minutes=10)
 """How long after its end a run is still the answer to a repeat of its request."""
 RETURN_SECONDS = 2.5
 """How long a run goes on after its client went away, when the client's library asks again by itself within that."""
+EFFORTS = {"none": "low", "minimal": "low"}
+"""Words for efforts that agents do not know, as those that they do."""
 _RETRY_COUNT = "x-stainless-retry-count"
 
 

@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from steadyhand.events import Event, Live
+from steadyhand.events import STEPS, Event, Live, Message
 
 _EARLY = 256
-"""How many pieces of a following message wait for the message before it to be kept."""
+"""How many pieces wait for what came before them to be kept."""
 
 
 class Rest(NamedTuple):
@@ -21,14 +21,13 @@ class Rest(NamedTuple):
 class Told:
     """Puts live text and whole messages together, so that every character of a message is told once.
 
-    Live text may have gaps, since followers that lag lose it, and may begin in the middle; it may also be ahead of the
-    message before it, which is kept first and told second. Whatever does not follow on what was told waits for the
-    whole message.
+    Live text may have gaps, since followers that lag lose it, and may begin in the middle; it may also be ahead of what
+    came before it, which is kept first and told second. Whatever does not follow on what was told waits.
     """
 
     def __init__(self) -> None:
         self._run = 0
-        self._messages = 0
+        self._steps = 0
         self._pieces: list[str] = []
         self._length = 0
         self._lost = False
@@ -37,9 +36,9 @@ class Told:
     def live(self, item: Live) -> str:
         """Take a piece and give what can be told of it now."""
         self._follow(item.run)
-        if item.run < self._run or item.messages < self._messages:
+        if item.run < self._run or item.steps < self._steps:
             return ""
-        if item.messages > self._messages:
+        if item.steps > self._steps:
             if len(self._early) < _EARLY:
                 self._early.append(item)
             return ""
@@ -61,12 +60,14 @@ class Told:
             return ""
         return text[known:]
 
-    def message(self, event: Event) -> Rest:
-        """Take a whole message and give what is still to be told of it; the next message may begin."""
+    def take(self, event: Event) -> Rest | None:
+        """Take an event; of a whole message of the agent, give what is still to be told of it."""
         self._follow(event.run)
+        self._steps += event.type in STEPS
+        if event.type != Message.type or event.data["role"] != "assistant":
+            return None
         whole: str = event.data["text"]
         told = "".join(self._pieces)
-        self._messages += 1
         self._begin()
         if whole.startswith(told):
             return Rest(whole[len(told) :], fits=True)
@@ -74,7 +75,7 @@ class Told:
         return Rest("", fits=True) if told.startswith(whole) else Rest(whole, fits=False)
 
     def early(self) -> str:
-        """Give what came of the next message before the one before it was whole; call it after `message`."""
+        """Give what came before its time and can be told now; call it after `take`."""
         early, self._early = self._early, []
         return "".join(self.live(item) for item in early)
 
@@ -85,6 +86,6 @@ class Told:
 
     def _follow(self, run: int) -> None:
         if run > self._run:
-            self._run, self._messages = run, 0
+            self._run, self._steps = run, 0
             self._early.clear()
             self._begin()

@@ -1,0 +1,223 @@
+"""What a request of the Responses API asks for, in the words of the core, and what is shown of it again."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steadyhand.api.door import Alias
+from steadyhand.api.models import ResponseRequest
+from steadyhand.api.openai.conversation import Conversation, Spoken, joined, taken_apart
+from steadyhand.api.openai.parts import Block, Parts
+from steadyhand.api.openai.resource import KIND
+from steadyhand.api.openai.runs import EFFORTS, unsupported
+from steadyhand.api.openai.wanted import Wanted, schema_of, wanted_of
+from steadyhand.control import Submission
+from steadyhand.errors import InvalidRequest
+
+_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_PASSED_OVER = frozenset({"reasoning", "mcp_list_tools", "mcp_call", "compaction"})
+"""Items of earlier answers that a client sends back and that say nothing to an agent of ours."""
+
+
+def refuse_unbuilt(asked: ResponseRequest) -> None:
+    """Raise `InvalidRequest` (`unsupported_parameter`) for what is not to be had, naming it."""
+    if asked.conversation is not None:
+        raise unsupported(
+            "conversation", "conversations are not kept here; send the earlier messages as input"
+        )
+    if asked.previous_response_id is not None:
+        raise unsupported("previous_response_id", "is not built yet; send the earlier messages as input")
+    if asked.prompt is not None:
+        raise unsupported("prompt", "there are no stored prompts here")
+    if asked.top_logprobs:
+        raise unsupported("top_logprobs", "agents have no log probabilities")
+    for place, name in enumerate(asked.include or ()):
+        if name.endswith("logprobs"):
+            raise unsupported(f"include/{place}", "agents have no log probabilities")
+    if asked.background and asked.store is False:
+        raise InvalidRequest.at("/store", "a response in the background has to be stored")
+
+
+def submission_of(asked: ResponseRequest, alias: Alias) -> Submission:
+    """Give what the request asks for; raises `InvalidRequest`."""
+    wanted = _wanted(asked)
+    items = _items(asked.input)
+    conversation = _conversation(items)
+    effort = None if asked.reasoning is None else asked.reasoning.effort
+    system = joined([asked.instructions or "", conversation.system or "", wanted.hint or ""])
+    return Submission(
+        prompt=conversation.prompt,
+        agent=alias.agent,
+        model=alias.model,
+        metadata=_metadata(asked),
+        output_schema=wanted.output_schema,
+        effort=None if effort is None else EFFORTS.get(effort, effort),
+        append_system_prompt=system or None,
+        history=conversation.history,
+        content=conversation.content,
+        request=_kept(asked, wanted, items),
+        # A run in the background goes on after the service was stopped; for another one nobody waits then.
+        on_interrupt="resume" if asked.background else "fail",
+        origin="openai",
+    )
+
+
+def _metadata(asked: ResponseRequest) -> dict[str, Any] | None:
+    return dict(asked.metadata) if asked.metadata else None
+
+
+def _wanted(asked: ResponseRequest) -> Wanted:
+    tools: list[Mapping[str, Any]] = []
+    for place, tool in enumerate(asked.tools or ()):
+        if not isinstance(tool, Mapping) or tool.get("type") != "function":
+            raise unsupported(f"tools/{place}", "only functions can be tools; the agent has its own")
+        tools.append(tool)
+    schema = None
+    if asked.text is not None and asked.text.format is not None:
+        form = asked.text.format
+        schema = schema_of(form.get("type"), form, "text/format", "schema")
+    choice = asked.tool_choice
+    if isinstance(choice, Mapping) and choice.get("type") != "function":
+        raise unsupported("tool_choice", "has to be none, auto, required or the name of a function")
+    return wanted_of(schema, tools, choice)
+
+
+def _items(given: Any) -> list[Mapping[str, Any]]:
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    return list(given)
+
+
+def _conversation(items: Sequence[Mapping[str, Any]]) -> Conversation:
+    parts = Parts()
+    spoken: list[Spoken] = []
+    for place, item in enumerate(items):
+        where = f"input/{place}"
+        kind = item.get("type", "message" if "role" in item else None)
+        if kind in _PASSED_OVER:
+            continue
+        if kind != "message":
+            raise unsupported(where, _why_not(kind))
+        role, content = item.get("role"), item.get("content")
+        if role not in _ROLES:
+            raise InvalidRequest.at(f"/{where}/role", f"has to be one of {', '.join(sorted(_ROLES))}")
+        if not isinstance(content, str | list) or not all(isinstance(part, str | dict) for part in content):
+            raise InvalidRequest.at(f"/{where}/content", "has to be text or a list of parts")
+        for number, part in enumerate(content):
+            if isinstance(content, list) and not isinstance(part, dict):
+                raise InvalidRequest.at(f"/{where}/content/{number}", "has to be a part")
+        spoken.append(Spoken(str(role), parts.blocks(content, f"{where}/content")))
+    return taken_apart(spoken, "input")
+
+
+def _why_not(kind: Any) -> str:
+    if kind in ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"):
+        return "tool calls of the client are not built yet"
+    if kind == "item_reference":
+        return "references to items are not built yet; send the message itself"
+    return "is no item that can be taken; messages are"
+
+
+# --- what is shown again ---------------------------------------------------------------------------
+
+
+def _kept(asked: ResponseRequest, wanted: Wanted, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    function = wanted.function
+    return {
+        "kind": KIND,
+        "model": asked.model,
+        "instructions": asked.instructions,
+        "background": bool(asked.background),
+        "stored": asked.store is not False,
+        "function": None if function is None else {"name": function.name},
+        "input": _shown_input(items),
+        "echo": _echo(asked),
+    }
+
+
+def _echo(asked: ResponseRequest) -> dict[str, Any]:
+    """Give the parameters that a response repeats; what an agent has no use for is repeated all the same."""
+    reasoning: dict[str, Any] = {"effort": None, "summary": None}
+    if asked.reasoning is not None:
+        reasoning = {"effort": asked.reasoning.effort, "summary": asked.reasoning.summary}
+    text = {} if asked.text is None else asked.text.model_dump(exclude_none=True)
+    return {
+        "max_output_tokens": asked.max_output_tokens,
+        "max_tool_calls": asked.max_tool_calls,
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "presence_penalty": _number(asked.presence_penalty, 0.0),
+        "frequency_penalty": _number(asked.frequency_penalty, 0.0),
+        "temperature": _number(asked.temperature, 1.0),
+        "top_p": _number(asked.top_p, 1.0),
+        "prompt_cache_key": asked.prompt_cache_key,
+        "safety_identifier": asked.safety_identifier,
+        "user": asked.user,
+        "reasoning": reasoning,
+        "store": asked.store is not False,
+        "text": {"format": _format(text.get("format")), "verbosity": text.get("verbosity", "medium")},
+        "tool_choice": asked.tool_choice or "auto",
+        "tools": [_tool(tool) for tool in asked.tools or () if isinstance(tool, Mapping)],
+        "truncation": asked.truncation or "disabled",
+    }
+
+
+def _number(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _format(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    if given is None or given.get("type") == "text":
+        return {"type": "text"}
+    if given.get("type") == "json_object":
+        return {"type": "json_object"}
+    name = given.get("name")
+    return {
+        "type": "json_schema",
+        "name": name if isinstance(name, str) else "answer",
+        "description": given.get("description"),
+        "schema": given.get("schema", {"type": "object"}),
+        "strict": bool(given.get("strict")),
+    }
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": tool.get("name"),
+        "description": tool.get("description"),
+        "parameters": tool.get("parameters"),
+        "strict": tool.get("strict"),
+    }
+
+
+def _shown_input(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give the input's messages as they are listed again: without the bytes of images and files."""
+    shown: list[dict[str, Any]] = []
+    for item in items:
+        if "role" not in item:
+            continue
+        content = item.get("content")
+        blocks: Sequence[Any] = (
+            [{"type": "input_text", "text": content}] if isinstance(content, str) else content or ()
+        )
+        answer = item["role"] == "assistant"
+        parts = [_shown_part(part, answer=answer) for part in blocks]
+        shown.append({"type": "message", "role": item["role"], "status": "completed", "content": parts})
+    return shown
+
+
+def _shown_part(part: Block, *, answer: bool) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind in ("input_image", "image_url"):
+        return {
+            "type": "input_image",
+            "detail": part.get("detail", "auto"),
+            "image_url": None,
+            "file_id": None,
+        }
+    if kind in ("input_file", "file"):
+        return {"type": "input_file", "filename": part.get("filename"), "file_data": None, "file_id": None}
+    text = part.get("text") or part.get("refusal") or ""
+    if answer:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "input_text", "text": text}
