@@ -294,18 +294,23 @@ def test_a_sweep_removes_the_groups_of_the_dead_and_of_nobody_else() -> None:
     ticks = groups.start_ticks(os.getpid()) or 0
     parent = held.parents[0]
     alive, dead = parent / groups.name_of(os.getpid(), ticks), parent / groups.name_of(os.getpid(), 1)
-    other = parent / "steadyhand-else"
-    for path in (alive, dead, other):
+    other, elsewhere = parent / "steadyhand-else", parent / f"steadyhand-{os.getpid()}-1-1"
+    for path in (alive, dead, other, elsewhere):
         path.mkdir()
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
         (dead / "cgroup.procs").write_text(str(sleeper.pid))
         assert asyncio.run(groups.sweep_groups()) >= 1
         assert sleeper.wait(5) == -9
-        assert (alive.exists(), dead.exists(), other.exists()) == (True, False, True)
+        assert (alive.exists(), dead.exists(), other.exists(), elsewhere.exists()) == (
+            True,
+            False,
+            True,
+            True,
+        )
     finally:
         sleeper.kill()
-        for path in (alive, other):
+        for path in (alive, other, elsewhere):
             path.rmdir()
 
 

@@ -7,6 +7,7 @@ The agent is the real CLI. Without ANTHROPIC_API_KEY its model is the scripted o
 import json
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,14 +126,14 @@ def _how_to_open(console: Console, root: Path, job: Mapping[str, Any], *, kept: 
     console.print(Text(f"\nCost: {dollars(cost.get('usd', '0'))} as the CLI reckons it{scripted}."))
     if not kept:
         return
-    data = root / "data"
+    data, command = root / "data", _command()
     console.print(
         Text(
             f"\nTo look at the job, start the service on the demo's data:\n"
             f"  export STEADYHAND_DATA_DIR={data}\n"
-            f"  steadyhand serve &\n"
-            f"  steadyhand show {job_id}\n"
-            f"  steadyhand logs {job_id}\n"
+            f"  {command} serve &\n"
+            f"  {command} show {job_id}\n"
+            f"  {command} logs {job_id}\n"
             f'  curl -H "Authorization: Bearer $(cat {data}/admin.key)" http://127.0.0.1:8080/v1/jobs/{job_id}\n'
             f"Remove all of it: rm -r {root}"
         ),
@@ -145,6 +146,12 @@ def _how_apart(environment: Mapping[str, str]) -> str:
     if environment.get("STEADYHAND_ISOLATION", ServiceTable().isolation) == "none":
         return "isolation none, as asked for: the agent shares this machine"
     return "isolation bwrap: the agent is sealed off with its checkout, and its only way out is to the model"
+
+
+def _command() -> str:
+    """Give the word that starts this program here: `make demo` uses one that is not on PATH."""
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == "steadyhand" else "steadyhand"
 
 
 # --- the parts ---------------------------------------------------------------------------------

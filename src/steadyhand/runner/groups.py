@@ -1,7 +1,8 @@
 """Control groups: which limits the kernel holds for a run here, and what is left of groups of an earlier life.
 
-A group of a run is `steadyhand-<pid>-<ticks>`, by its supervisor's pid and start time, below the service's own group:
-so whatever bounds the service bounds its runs too, and nothing but our own is ever touched. Three ways, best first:
+A group of a run is `steadyhand-<pid>-<ticks>-<namespace>`, by its supervisor's pid and start time and the pid namespace
+in which they mean something, below the service's own group: so whatever bounds the service bounds its runs too, and
+nothing but our own is ever touched. Three ways, best first:
 version 2 with the `memory` and `pids` controllers handed on to us; version 1 `memory` and `pids` for the limits with
 version 2 beside them for `cgroup.kill`; neither, when resource limits and the walk must do.
 """
@@ -20,7 +21,7 @@ from steadyhand.ports import Ceiling
 
 GONE_SECONDS = 10.0
 """How long the kernel may take to be rid of what was killed; beyond it a process hangs in the kernel itself."""
-_NAME = re.compile(r"steadyhand-([0-9]+)-([0-9]+)")
+_NAME = re.compile(r"steadyhand-([0-9]+)-([0-9]+)-([0-9]+)")
 _SERVICE = "steadyhand-service"
 _VERSION_2 = ("memory.max", "pids.max")
 _TRIAL_BYTES = 1 << 30
@@ -92,7 +93,16 @@ class Groups:
 
 def name_of(supervisor: int, ticks: int) -> str:
     """Give the name of the groups of a supervisor's run."""
-    return f"steadyhand-{supervisor}-{ticks}"
+    return f"steadyhand-{supervisor}-{ticks}-{_namespace()}"
+
+
+@functools.cache
+def _namespace() -> int:
+    """Give the number of this process's pid namespace.
+
+    Control groups may be shared with services in others, whose supervisors have other numbers there, or none.
+    """
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 @functools.cache
@@ -207,15 +217,12 @@ async def sweep_groups() -> int:
     for parent in groups().parents:
         for path in parent.glob("steadyhand-*"):
             name = _NAME.fullmatch(path.name)
-            if name is not None and start_ticks(int(name[1])) != int(name[2]) and not _foreign(path):
+            if name is None or int(name[3]) != _namespace():
+                continue
+            if start_ticks(int(name[1])) != int(name[2]):
                 left.append(path)
     await end(left)
     return len(left)
-
-
-def _foreign(group: Path) -> bool:
-    """Say whether a group holds processes of another pid namespace, whose supervisor cannot be seen from here."""
-    return 0 in _members(group)
 
 
 def _members(group: Path) -> list[int]:
