@@ -1,5 +1,6 @@
 """The chat route and the models in the default profile (contract.md, C), with the stand-in."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,19 @@ def test_a_client_that_leaves_its_stream_cancels_the_run(default_service: Servic
         job_id = reply.headers["x-steadyhand-job-id"]
         until((common_dir / "begun").exists)
     assert default_service.ended(job_id, 5)["state"] == "cancelled"
+
+
+def test_a_large_file_lies_in_the_agents_home_and_an_image_is_told(default_service: Service) -> None:
+    large = base64.b64encode(b"quetzal " * 40_000).decode()
+    gif = base64.b64encode(b"GIF89a" + bytes(8)).decode()
+    prompt = "[[standin: run='wc -c < $HOME/attachments/1-birds.txt' text={last}]]"
+    parts = [
+        {"type": "text", "text": prompt},
+        {"type": "image_url", "image_url": {"url": f"data:image/gif;base64,{gif}"}},
+        {"type": "file", "file": {"filename": "birds.txt", "file_data": f"data:text/plain;base64,{large}"}},
+    ]
+    answer = chat(default_service, user(parts), model="claude")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "320000"
+    job = default_service.job(answer.headers["x-steadyhand-job-id"])
+    assert job["changes"] is None

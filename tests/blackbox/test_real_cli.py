@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from steadyhand.testing.cli import DUMMY_KEY, cli_path
@@ -237,3 +238,30 @@ def test_a_prompt_that_looks_like_an_option_is_text_to_the_real_cli(
     model.clear()
     assert real.poll(real.execute(prompt)["job_id"])["status"] == "completed"
     assert prompt in model.requests[0].prompt
+
+
+def test_a_streamed_chat_and_a_response_with_the_real_cli(
+    real_default: Service, model: ScriptedModel
+) -> None:
+    model.clear()
+    with openai.OpenAI(base_url=f"{real_default.url}/v1", api_key=BEARER, max_retries=0) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="claude",
+                messages=[{"role": "user", "content": "[[scenario:ok]] Say ok."}],
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == OK
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == model.totals["output_tokens"]
+        with client.responses.stream(model="claude", input="[[scenario:bash]] Run it.") as stream:
+            kinds = [event.type for event in stream]
+            response = stream.get_final_response()
+    assert "response.mcp_call.completed" in kinds
+    assert kinds[-1] == "response.completed"
+    tool = next(item for item in response.output if item.type == "mcp_call")
+    assert tool.name == "Bash"
+    told_again = real_default.http.get(f"/v1/responses/{response.id}", params={"stream": "true"}).text
+    assert '"type":"response.completed"' in told_again

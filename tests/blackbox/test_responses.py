@@ -1,0 +1,100 @@
+"""The Responses API on a whole service: a run in the background outlives its service, and is told without a seam."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from steadyhand.testing.service import BEARER, MakeService, Service, until
+
+
+def events_of(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.startswith("data: {"):
+            yield json.loads(line.removeprefix("data: "))
+
+
+def follow(service: Service, response_id: str, after: int | None = None) -> list[dict[str, Any]]:
+    query = {"stream": "true"} | ({} if after is None else {"starting_after": str(after)})
+    with (
+        service.connect() as client,
+        client.stream("GET", f"/v1/responses/{response_id}", params=query) as reply,
+    ):
+        assert reply.status_code == 200
+        return list(events_of(reply.iter_lines()))
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every_event_once(
+    make_service: MakeService, common_dir: Path, *, planned: bool
+) -> None:
+    gate = common_dir / "gate"
+    prompt = f"[[standin: say=First. run='echo one' say=Second. wait_for={gate} run='echo two' text=Done.]]"
+    with make_service(env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0"}) as service:
+        begun = service.http.post(
+            "/v1/responses", json={"model": "chat", "input": prompt, "background": True}
+        ).json()
+        assert begun["status"] in ("queued", "in_progress")
+        seen: list[dict[str, Any]] = []
+        with (
+            service.connect() as client,
+            client.stream("GET", f"/v1/responses/{begun['id']}", params={"stream": "true"}) as reply,
+        ):
+            events = events_of(reply.iter_lines())
+            for event in events:
+                seen.append(event)
+                if event["type"] == "response.output_text.done" and event["text"] == "Second.":
+                    break
+            if planned:
+                service.terminate()
+            else:
+                service.kill9()
+            with contextlib.suppress(httpx2.TransportError):  # it may be cut
+                seen += list(events)
+        assert seen[-1]["type"] != "response.failed"
+        gate.touch()
+        service.restart()
+        rest = follow(service, begun["id"], seen[-1]["sequence_number"])
+        assert rest[-1]["type"] == "response.completed"
+        told = seen + rest
+        assert [event["sequence_number"] for event in told] == list(range(len(told)))
+        whole = follow(service, begun["id"])
+        assert whole == told
+        for number in range(0, len(whole), 3):
+            assert follow(service, begun["id"], number) == whole[number + 1 :]
+        response = service.http.get(f"/v1/responses/{begun['id']}").json()
+        assert response == whole[-1]["response"]
+        job = service.job(begun["id"].removeprefix("resp_"))
+        assert (job["state"], job["run"]) == ("completed", 2)
+
+
+def test_the_official_client_streams_a_response_with_what_the_tools_do(default_service: Service) -> None:
+    prompt = "[[standin: say='Let me look.' run='echo hi' text='It says {last}.' chunk=5 pace=2]]"
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+        with client.responses.stream(model="chat", input=prompt) as stream:
+            kinds = [event.type for event in stream]
+            response = stream.get_final_response()
+        assert kinds.count("response.output_text.delta") >= 2
+        assert "response.mcp_call.completed" in kinds
+        assert [item.type for item in response.output] == ["message", "mcp_call", "message"]
+        assert response.output_text == "Let me look.It says hi."
+        found = client.responses.retrieve(response.id)
+    assert [item.type for item in found.output] == [item.type for item in response.output]
+    assert found.output_text == response.output_text
+
+
+def test_a_response_in_the_background_is_cancelled_by_the_official_client(
+    default_service: Service, common_dir: Path
+) -> None:
+    prompt = f"[[standin: touch={common_dir}/begun sleep=60]]"
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+        begun = client.responses.create(model="chat", input=prompt, background=True)
+        until((common_dir / "begun").exists)
+        stopped = client.responses.cancel(begun.id)
+    assert stopped.status == "cancelled"
+    assert default_service.job(begun.id.removeprefix("resp_"))["state"] == "cancelled"
