@@ -67,6 +67,6 @@ def real_service(standin: Path) -> Iterator[RealService]:
 
 
 @pytest.fixture
-def live(tmp_path: Path, real_service: RealService) -> CommandLine:
-    """The command line, talking to the real service."""
-    return CommandLine(tmp_path, real_service.url, real_service.token)
+def live(world_dir: Path, real_service: RealService) -> CommandLine:
+    """The command line, talking to the real service; its home is one that agents can come through."""
+    return CommandLine(world_dir, real_service.url, real_service.token)

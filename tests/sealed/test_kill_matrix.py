@@ -38,20 +38,23 @@ def spawned(service: Service, job_id: str) -> dict[int, str]:
         said = [event["data"] for event in service.events(job_id) if event["type"] == "message"]
         return any(each.get("text") == "spawned" for each in said)
 
-    def seen() -> dict[int, str] | None:
-        found = alive(service)
-        return found if len(found) > 1 else None  # what forks again and again is not there at each look
-
     until(look)
-    return until(seen)
+    found = alive(service)
+    assert found
+    return found
 
 
 def gone(service: Service, groups: set[Path]) -> None:
     """Hold that nothing of any run is there: processes, mounts, loop devices, groups, uppers."""
-    until(lambda: not alive(service), AFTER_SECONDS)
+    until(lambda: none_alive(service), AFTER_SECONDS)
     assert mounts_of(service) == []
     assert loops_of(service) == []
     until(lambda: not any(group.exists() for group in groups), 2)
+
+
+def none_alive(service: Service) -> bool:
+    """Say that nothing is seen in several looks: what forks again and again is missed by every other one."""
+    return not any(alive(service) for _ in range(5))
 
 
 def reclaimed(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def test_a_kill_9_of_the_service_ends_all_kinds(make_service: MakeService, level
     service = make_service(env={"STEADYHAND_ISOLATION": level}).start()
     jobs, groups = all_kinds(service, level)
     service.kill9()
-    until(lambda: not alive(service), AFTER_SECONDS)
+    until(lambda: none_alive(service), AFTER_SECONDS)
     assert mounts_of(service) == []
     assert loops_of(service) == []
     service.restart()

@@ -206,6 +206,18 @@ def test_a_bwrap_that_is_refused_stops_the_start_and_never_falls_back(world_dir:
     assert "STEADYHAND_ISOLATION=none" in caught.value.detail
 
 
+@AS_ROOT
+def test_a_data_directory_that_agents_cannot_come_to_is_refused_with_the_folder(
+    world_dir: Path, standin: Path
+) -> None:
+    settings = settings_of(world_dir, standin)
+    world_dir.chmod(0o700)
+    with pytest.raises(ConfigError) as caught:
+        level(settings, standin)
+    assert f"chmod o+x {world_dir}" in caught.value.detail
+    assert "STEADYHAND_ISOLATION=none" in caught.value.detail
+
+
 def test_an_egress_list_that_means_nothing_stops_the_start(world_dir: Path, standin: Path) -> None:
     settings = settings_of(world_dir, standin, "[agents.a]\negress = ['http://example.org/']\n")
     with pytest.raises(ConfigError, match="names no host"):

@@ -18,6 +18,7 @@ from steadyhand.gateway import Rules
 from steadyhand.ports import Check, Command, JobFiles, Layers, Place, Sandbox
 from steadyhand.runner.groups import groups
 from steadyhand.runner.probe import try_command
+from steadyhand.workspace.checks import closed_ancestor
 from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, make_folder
 from steadyhand.workspace.etc import make_etc
 from steadyhand.workspace.images import DiskImages
@@ -82,6 +83,10 @@ async def level_of(settings: Settings, cli: Path, *, etc_in: Path | None = None)
         Rules.of(workspace.setup_egress)
     if not filters():
         raise ConfigError(no_filter(platform.machine()))
+    user = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
+    closed = await asyncio.to_thread(closed_ancestor, settings.data_dir, user)
+    if closed is not None:
+        raise ConfigError(closed_off(closed, user))
     secrets = secrets_of(settings.catalogue())
     try:
         etc = await asyncio.to_thread(
@@ -253,6 +258,15 @@ def no_filter(machine: str) -> str:
     return (
         f"Agents cannot be sealed off here (isolation 'bwrap'): no filter of system calls is known for {machine}.\n"
         f"What may help:\n  - a machine of x86_64 or aarch64\n{CHOICE}"
+    )
+
+
+def closed_off(folder: Path, user: int | None) -> str:
+    """Say that agents cannot come to what is theirs in the data directory, and what to do about it."""
+    return (
+        f"Agents cannot be sealed off here (isolation 'bwrap'): their user ({user}) may not pass through {folder} "
+        f"to the data directory.\nWhat may help:\n  - chmod o+x {folder}\n"
+        f"  - a data directory elsewhere (--data-dir, STEADYHAND_DATA_DIR)\n{CHOICE}"
     )
 
 

@@ -55,7 +55,7 @@ async def _data_directory(data_dir: Path, user: int | None) -> Check:
     except OSError as error:
         remedy = "Make the service's user its owner, or choose another with --data-dir."
         return Check("data directory", ok=False, detail=f"cannot be written: {error.strerror}", remedy=remedy)
-    closed = await asyncio.to_thread(_closed_ancestor, data_dir, user)
+    closed = await asyncio.to_thread(closed_ancestor, data_dir, user)
     if closed is not None:
         detail = f"agents (uid {user}) cannot pass through {closed}"
         remedy = f"Run `chmod o+x {closed}`, or choose a data directory elsewhere with --data-dir."
@@ -71,7 +71,7 @@ def _try_to_write(data_dir: Path) -> None:
         file.write(b"x")
 
 
-def _closed_ancestor(data_dir: Path, user: int | None) -> Path | None:
+def closed_ancestor(data_dir: Path, user: int | None) -> Path | None:
     """Give the outermost folder above the data directory that an agent's uid may not pass through."""
     if user is None:
         return None
