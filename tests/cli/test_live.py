@@ -200,7 +200,7 @@ def test_doctor_names_a_remedy_for_each_fault(live: CommandLine) -> None:
 def test_a_second_service_on_the_same_data_is_refused(live: CommandLine, real_service: RealService) -> None:
     data = Path(live.env["STEADYHAND_DATA_DIR"])
     with live.running("serve", "--port", "0") as first:
-        read_until(first.stdout, "Steadyhand listens on")
+        read_until(first.stdout, "Steadyhand listens on", 60)
         ran = live("serve", "--port", "0")
         assert ran.code == 75
         assert "--data-dir" in ran.err
