@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from steadyhand.api import models, replies
+from steadyhand.api.openai import replies as openai_replies
 from steadyhand.ports import UsageBy
 
 SECURITY = "bearer"
@@ -302,10 +303,10 @@ _USAGE: tuple[dict[str, Any], ...] = (
 )
 USAGE_PARAMETERS = tuple(parameter["name"] for parameter in _USAGE)
 USAGE = _route({200: _json("The rows.", replies.UsageList, "USAGE"), **_native(422)}, parameters=_USAGE)
-MODELS = _route({200: _json("The models.", replies.ModelList, "MODELS"), **_plain(401, 403)})
-MODEL = _route({200: _json("The model.", replies.Model, "MODEL"), **_plain(401, 403, 404)})
+MODELS = _route({200: _json("The models.", openai_replies.ModelList, "MODELS"), **_plain(401, 403)})
+MODEL = _route({200: _json("The model.", openai_replies.Model, "MODEL"), **_plain(401, 403, 404)})
 _STREAM_CONTENT: Route = {"schema": _TEXT, "examples": _examples("CHAT_STREAM")}
-_COMPLETION = _json("The answer.", replies.Completion, "COMPLETION", x_steadyhand_job_id="The job.")
+_COMPLETION = _json("The answer.", openai_replies.Completion, "COMPLETION", x_steadyhand_job_id="The job.")
 _COMPLETION["content"]["text/event-stream"] = _STREAM_CONTENT
 CHAT = _route(
     {
@@ -316,7 +317,7 @@ CHAT = _route(
     body=models.ChatRequest,
     shown=("CHAT", "CHAT_OBJECT", "CHAT_FUNCTION"),
 )
-_RESPONSE = _json("The response.", replies.ResponseObject, "RESPONSE", x_steadyhand_job_id="The job.")
+_RESPONSE = _json("The response.", openai_replies.ResponseObject, "RESPONSE", x_steadyhand_job_id="The job.")
 _RESPONSE["content"]["text/event-stream"] = {"schema": _TEXT, "examples": _examples("RESPONSE_STREAM")}
 RESPONSE_CREATE = _route(
     {200: _RESPONSE, **_plain(400, 401, 403, 404, 413, 415, 422, 429, 503)},
@@ -332,11 +333,11 @@ RESPONSE_GET = _route(
         _parameter("starting_after", "query", "Only events above this `sequence_number`.", _NUMBER),
     ),
 )
-_GONE = _json("It is gone.", replies.ResponseGone, "RESPONSE_GONE")
+_GONE = _json("It is gone.", openai_replies.ResponseGone, "RESPONSE_GONE")
 RESPONSE_DELETE = _route({200: _GONE, **_plain(401, 403, 404, 409)})
 RESPONSE_CANCEL = _route(
     {
-        200: _json("The response, as it is now.", replies.ResponseObject, "RESPONSE"),
+        200: _json("The response, as it is now.", openai_replies.ResponseObject, "RESPONSE"),
         **_plain(401, 403, 404),
     },
     body=models.CancelRequest,
@@ -344,7 +345,7 @@ RESPONSE_CANCEL = _route(
     optional=True,
 )
 RESPONSE_INPUT = _route(
-    {200: _json("The input.", replies.InputItems, "INPUT_ITEMS"), **_plain(401, 403, 404, 422)},
+    {200: _json("The input.", openai_replies.InputItems, "INPUT_ITEMS"), **_plain(401, 403, 404, 422)},
     parameters=(
         _parameter("limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 100}),
         _parameter("order", "query", "The newest first, or the oldest.", {"enum": ["asc", "desc"]}),
@@ -353,7 +354,7 @@ RESPONSE_INPUT = _route(
 )
 CLASSIC_CHAT = _route(
     {
-        200: _json("The answer.", replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
+        200: _json("The answer.", openai_replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
         **_plain(401, 403, 413, 415, 422),
         400: _json("Streaming is not to be had.", replies.ClassicFailure, "CLASSIC_STREAM"),
         503: _json("Busy, or the run failed.", replies.ClassicFailure, "CLASSIC_FAILURE"),

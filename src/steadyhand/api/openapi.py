@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from steadyhand.api import models, replies
 from steadyhand.api.docs import SECURITY
 from steadyhand.api.examples import EXAMPLES
+from steadyhand.api.openai import replies as openai_replies
 
 _DESCRIPTION = (
     "Post a prompt; an agent works on it in its own checkout, within a budget and a deadline. Every job is kept "
@@ -78,7 +79,8 @@ def _without_fastapis_own_422(answers: dict[str, Any]) -> None:
 
 def _schemas() -> dict[str, Any]:
     asked = [(kind, "validation") for kind in _kinds(models, BaseModel)]
-    answered = [(kind, "serialization") for kind in _kinds(replies, BaseModel)]
+    said = [*_kinds(replies, BaseModel), *_kinds(openai_replies, BaseModel)]
+    answered = [(kind, "serialization") for kind in said]
     _, definitions = models_json_schema(
         [*asked, *answered],  # type: ignore[list-item]  # the two modes are literals
         ref_template="#/components/schemas/{model}",
