@@ -214,10 +214,13 @@ class Control:
             return parent
         if asked.session is None and asked.session_name is None:
             return None
-        which = Filter(api_key_id=caller.key_id, session_id=asked.session, session_name=asked.session_name)
-        newest = (await self._store.page(which, 1)).jobs
-        if newest:
-            return await self._store.get(newest[0].id)
+        wanted = [Filter(session_id=asked.session, session_name=asked.session_name)]
+        if asked.session is None:
+            wanted.append(Filter(session_id=asked.session_name))  # by the id that the caller was told
+        for which in wanted:
+            newest = (await self._store.page(replace(which, api_key_id=caller.key_id), 1)).jobs
+            if newest:
+                return await self._store.get(newest[0].id)
         if asked.session is not None:
             raise InvalidRequest.at("/session", "no job of this key has that session")
         return None
@@ -228,7 +231,10 @@ class Control:
         Of two that are alike to the letter neither is taken: they may have done different things.
         """
         found = (await self._store.page(Filter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
-        return await self._store.get(found[0].id) if len(found) == 1 else None
+        if len(found) != 1:
+            return None
+        there = await asyncio.to_thread(self._checkouts.files(found[0].id).config.is_dir)
+        return await self._store.get(found[0].id) if there else None
 
     async def note_conversation(self, job_id: str, digest: str) -> None:
         """Note all that was said up to a job's answer, so that the caller may come back with it."""

@@ -1,6 +1,6 @@
 """Chat completions (contract.md, C), for any client of the OpenAI API."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import cast
 
@@ -13,13 +13,14 @@ from steadyhand.api.body import body_of
 from steadyhand.api.door import Alias, Door, caller_of, door_of, insider, welcome_of
 from steadyhand.api.models import ChatRequest
 from steadyhand.api.offers import resolved
-from steadyhand.api.openai.chunks import Chunks, Shown
+from steadyhand.api.openai.chunks import DONE, Chunks, Shown
 from steadyhand.api.openai.completions import completion_json
-from steadyhand.api.openai.conversation import joined, spoken_in_chat, taken_apart
+from steadyhand.api.openai.continuing import answered, digest_of, going_on, session_headers
+from steadyhand.api.openai.conversation import Spoken, joined, spoken_in_chat, taken_apart
 from steadyhand.api.openai.runs import EFFORTS, Started, ended_or_left, failure, left, started, unsupported
 from steadyhand.api.openai.wanted import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
 from steadyhand.api.problems import json_response
-from steadyhand.api.stream import Item, Stream
+from steadyhand.api.stream import Item, Piece, Stream
 from steadyhand.control import Caller, Submission
 from steadyhand.events import Event, Live
 from steadyhand.job import State
@@ -53,21 +54,28 @@ async def chat(request: Request) -> Response:
         chat_choice(asked.tool_choice, asked.function_call),
         *(("tools", "/function") if asked.tools or not asked.functions else ("functions", "")),
     )
-    run = await started(request, door, caller, submission_of(asked, alias, wanted), value)
+    spoken = spoken_in_chat(asked.messages)
+    submission = submission_of(asked, alias, wanted, spoken)
+    submission = await going_on(request, door, insider(caller), submission, model=asked.model, spoken=spoken)
+    run = await started(request, door, caller, submission, value)
     if asked.stream:
         usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        return _streamed(request, door, caller, run, Shown(asked.model, wanted, usage, alias.reasoning))
+        shown = Shown(asked.model, wanted, usage, alias.reasoning)
+        return _streamed(request, door, caller, run, shown=shown, spoken=spoken)
     job = await ended_or_left(request, door, caller, run.job.id)
     if job is None:
         return Response(status_code=499)  # nobody reads it
     if job.state is not State.COMPLETED:
         return failure(request, job, run.headers(retry=False))
-    return json_response(completion_json(job, asked.model, wanted.text(job), wanted), headers=run.headers())
+    text = wanted.text(job)
+    await door.control.note_conversation(job.id, digest_of(asked.model, answered(spoken, text)))
+    headers = run.headers() | session_headers(request, job)
+    return json_response(completion_json(job, asked.model, text, wanted), headers=headers)
 
 
-def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted) -> Submission:
+def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted, spoken: Sequence[Spoken]) -> Submission:
     """Give what the request asks for, in the words of the core."""
-    conversation = taken_apart(spoken_in_chat(asked.messages))
+    conversation = taken_apart(spoken)
     metadata = dict(asked.metadata or {})
     if asked.user is not None:
         metadata.setdefault("user", asked.user)
@@ -100,7 +108,9 @@ def refuse_unbuilt(asked: ChatRequest) -> None:
         raise unsupported("audio" if asked.audio is not None else "modalities", "only text is answered")
 
 
-def _streamed(request: Request, door: Door, caller: Caller, run: Started, shown: Shown) -> Response:
+def _streamed(
+    request: Request, door: Door, caller: Caller, run: Started, *, shown: Shown, spoken: Sequence[Spoken]
+) -> Response:
     own, job_id = insider(caller), run.job.id
 
     async def pieces() -> AsyncIterator[Item]:
@@ -113,6 +123,10 @@ def _streamed(request: Request, door: Door, caller: Caller, run: Started, shown:
                         yield piece
             job = await door.control.get(own, job_id)
             for last in chunks.end(job, failure(request, job, run.headers(retry=False))):
+                if job.state is State.COMPLETED and isinstance(last, Piece) and last.data == DONE:
+                    # Before the client can come back with it.
+                    told = digest_of(shown.model, answered(spoken, chunks.content))
+                    await door.control.note_conversation(job_id, told)
                 yield last
 
     async def gone() -> None:

@@ -15,6 +15,7 @@ from steadyhand.api.body import body_of
 from steadyhand.api.door import Door, caller_of, door_of, insider, welcome_of
 from steadyhand.api.models import ResponseRequest
 from steadyhand.api.offers import resolved
+from steadyhand.api.openai.continuing import after_response, not_found
 from steadyhand.api.openai.requested import refuse_unbuilt, submission_of
 from steadyhand.api.openai.resource import is_response, over, response_json, status_of
 from steadyhand.api.openai.runs import ended_or_left, failure, left, started, why_failed
@@ -47,7 +48,10 @@ async def create(request: Request) -> Response:
     asked, value = await body_of(request, ResponseRequest, door.options.max_openai_body_bytes, lenient=True)
     refuse_unbuilt(asked)
     alias = await resolved(door, caller, asked.model)
-    run = await started(request, door, caller, submission_of(asked, alias), value)
+    submission = after_response(submission_of(asked, alias), asked.previous_response_id)
+    if submission.parent is not None:
+        await _before(door, caller, submission.parent)
+    run = await started(request, door, caller, submission, value)
     own, job = insider(caller), run.job
     if asked.stream:
         return _followed(request, door, own, job, after=-1, headers=run.headers())
@@ -59,6 +63,16 @@ async def create(request: Request) -> Response:
     if ended.state is not State.COMPLETED:
         return failure(request, ended, run.headers(retry=False))
     return json_response(await _whole(door, own, ended), headers=run.headers())
+
+
+async def _before(door: Door, caller: Caller, job_id: str) -> None:
+    """Raise `InvalidRequest` unless this is a response of the caller's that another one can go on with."""
+    try:
+        job = await door.control.get(insider(caller), job_id)
+    except NotFound as error:
+        raise not_found() from error
+    if not is_response(job):
+        raise not_found()
 
 
 @router.get("/{response_id}", operation_id="getResponse", summary="Give a response", **docs.RESPONSE_GET)

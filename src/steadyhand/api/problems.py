@@ -30,6 +30,7 @@ REDACTOR = "steadyhand.redactor"
 STATUSES: Mapping[str, int] = {
     "malformed_json": 400,
     "unsupported_parameter": 400,
+    "previous_response_not_found": 400,
     "model_not_found": 404,
     "not_acceptable": 406,
     "request_timeout": 408,

@@ -40,6 +40,8 @@ class Chunks:
     def __init__(self, job: Job, shown: Shown) -> None:
         self._shown = shown
         self._told = Told()
+        self.content = ""
+        """All that has gone out as the answer."""
         self._begun = False
         self._said = False
         self._in_message = False
@@ -132,6 +134,7 @@ class Chunks:
         return [self._chunk({"role": "assistant", "content": ""}, None)]
 
     def _delta(self, delta: Mapping[str, Any]) -> list[Piece]:
+        self.content += delta.get("content") or ""
         return [*self._begin(), self._chunk(delta, None)]
 
     def _chunk(self, delta: Mapping[str, Any], finish: str | None) -> Piece:

@@ -24,8 +24,6 @@ def refuse_unbuilt(asked: ResponseRequest) -> None:
         raise unsupported(
             "conversation", "conversations are not kept here; send the earlier messages as input"
         )
-    if asked.previous_response_id is not None:
-        raise unsupported("previous_response_id", "is not built yet; send the earlier messages as input")
     if asked.prompt is not None:
         raise unsupported("prompt", "there are no stored prompts here")
     if asked.top_logprobs:
@@ -144,7 +142,7 @@ def _echo(asked: ResponseRequest) -> dict[str, Any]:
         "max_output_tokens": asked.max_output_tokens,
         "max_tool_calls": asked.max_tool_calls,
         "parallel_tool_calls": asked.parallel_tool_calls is not False,
-        "previous_response_id": None,
+        "previous_response_id": asked.previous_response_id,
         "presence_penalty": _number(asked.presence_penalty, 0.0),
         "frequency_penalty": _number(asked.frequency_penalty, 0.0),
         "temperature": _number(asked.temperature, 1.0),

@@ -1,0 +1,155 @@
+"""A conversation that comes back whole goes on in the session that it belongs to, and in no other."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from steadyhand.testing.service import BEARER, MakeService, Service
+
+Messages = list[dict[str, str]]
+HISTORY = "[[standin: history]]"
+
+
+@pytest.fixture(scope="module")
+def service(make_service_in: MakeService) -> Any:
+    with make_service_in(
+        env={
+            "STEADYHAND_ISOLATION": "none",
+            "STEADYHAND_CONCURRENCY": "4",
+            "STEADYHAND_SERVICE__MAX_QUEUED": "200",
+        }
+    ) as made:
+        yield made
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def chat(
+    service: Service, messages: Messages, client: httpx2.Client | None = None, **more: Any
+) -> tuple[str, str]:
+    """Ask, and give the answer and the job's id; `messages` gets the answer at its end, as clients keep it."""
+    headers = more.pop("headers", {})
+    body = {"model": "claude", "messages": messages, **more}
+    answer = (client or service.http).post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    if more.get("stream"):
+        text = "".join(
+            choice["delta"].get("content") or ""
+            for line in answer.text.splitlines()
+            if line.startswith("data: {")
+            for choice in json.loads(line.removeprefix("data: "))["choices"]
+        )
+    else:
+        text = answer.json()["choices"][0]["message"]["content"]
+    messages.append({"role": "assistant", "content": text})
+    return text, answer.headers["x-steadyhand-job-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_that_comes_back_goes_on_in_its_session(service: Service, *, stream: bool) -> None:
+    said = [user(f"[[standin: say=thinking text=one-{stream}]]")]
+    _, first = chat(service, said, stream=stream)
+    said.append(user(HISTORY))
+    answer, second = chat(service, said, stream=stream)
+    job = service.job(second)
+    assert job["parent_job_id"] == first
+    assert job["session_id"] == service.job(first)["session_id"]
+    assert answer.rstrip("]").endswith(f'["user", "{HISTORY}"')
+    said.append(user(HISTORY))
+    _, third = chat(service, said, stream=stream)
+    assert service.job(third)["parent_job_id"] == second
+
+
+def test_a_letter_changed_another_model_or_another_key_is_another_conversation(service: Service) -> None:
+    said = [user("[[standin: text=unique-beginning]]")]
+    chat(service, said)
+    said.append(user(HISTORY))
+    changed = [*said]
+    changed[1] = {"role": "assistant", "content": "unique-beginninG"}
+    assert service.job(chat(service, changed)[1])["parent_job_id"] is None
+    with_system = [{"role": "system", "content": "Be brief."}, *said]
+    assert service.job(chat(service, with_system)[1])["parent_job_id"] is None
+    with service.connect(BEARER) as other:
+        assert service.job(chat(service, [*said], other)[1])["parent_job_id"] is None
+    # What was said is known all the same: the turns that came back are the agent's history.
+    answer, job_id = chat(service, changed[:3])
+    assert service.job(job_id)["parent_job_id"] is None
+    assert [role for role, _ in json.loads(answer)] == ["user", "assistant", "user"]
+
+
+def test_two_chats_that_begin_alike_never_share_a_session(service: Service) -> None:
+    chats = [[user("[[standin: text=hello-there]]")] for _ in range(2)]
+    firsts = [chat(service, said)[1] for said in chats]
+    assert len({service.job(job_id)["session_id"] for job_id in firsts}) == 2
+    seconds = []
+    for word, said in zip(("left", "right"), chats, strict=True):
+        said.append(user(f"[[standin: text={word}]]"))
+        seconds.append(chat(service, said)[1])
+    for word, said in zip(("left", "right"), chats, strict=True):
+        said.append(user(HISTORY))
+        answer, _ = chat(service, said)
+        assert word in answer
+        assert ("right" if word == "left" else "left") not in answer
+    sessions = {service.job(job_id)["session_id"] for job_id in seconds}
+    assert len(sessions) == 2
+
+
+def test_fifty_interleaved_conversations_never_mix(service: Service) -> None:
+    talks = [[user(f"[[standin: text=talk-{number}-begins]]")] for number in range(50)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda said: chat(service, said), talks))
+        for said in talks:
+            said.append(user(HISTORY))
+        answers = list(pool.map(lambda said: chat(service, said), talks))
+    for number, (answer, job_id) in enumerate(answers):
+        assert service.job(job_id)["parent_job_id"] is not None
+        told = [text for _, text in json.loads(answer)]
+        assert told == [f"[[standin: text=talk-{number}-begins]]", f"talk-{number}-begins", HISTORY]
+
+
+def test_a_caller_names_its_conversation_by_a_header(service: Service) -> None:
+    headers = {"x-session-id": "front-end/42"}
+    answer = service.http.post(
+        "/v1/chat/completions",
+        json={"model": "claude", "messages": [user("[[standin: text=one]]")]},
+        headers=headers,
+    )
+    assert answer.headers["x-session-id"] == "front-end/42"
+    text, second = chat(service, [user(HISTORY)], headers=headers)
+    assert [said for _, said in json.loads(text)] == ["[[standin: text=one]]", "one", HISTORY]
+    assert service.job(second)["parent_job_id"] == answer.headers["x-steadyhand-job-id"]
+    unnamed = service.http.post(
+        "/v1/chat/completions", json={"model": "claude", "messages": [user("[[standin: text=told]]")]}
+    )
+    text, _ = chat(service, [user(HISTORY)], headers={"x-session-id": unnamed.headers["x-session-id"]})
+    assert [said for _, said in json.loads(text)][:2] == ["[[standin: text=told]]", "told"]
+    refused = service.http.post(
+        "/v1/chat/completions",
+        json={"model": "claude", "messages": [user("x")]},
+        headers={"x-session-id": "two words"},
+    )
+    assert refused.status_code == 422
+
+
+def test_a_response_goes_on_with_the_one_before(service: Service) -> None:
+    body = {"model": "claude", "input": "[[standin: text=first-response]]"}
+    first = service.http.post("/v1/responses", json=body).json()
+    body = {"model": "claude", "input": HISTORY, "previous_response_id": first["id"]}
+    second = service.http.post("/v1/responses", json=body)
+    assert second.status_code == 200, second.text
+    assert second.json()["previous_response_id"] == first["id"]
+    text = second.json()["output"][-1]["content"][0]["text"]
+    assert [said for _, said in json.loads(text)] == [
+        "[[standin: text=first-response]]",
+        "first-response",
+        HISTORY,
+    ]
+    for wrong in ("resp_000000000000", "nonsense"):
+        refused = service.http.post("/v1/responses", json={**body, "previous_response_id": wrong})
+        assert (refused.status_code, refused.json()["code"]) == (400, "previous_response_not_found")
+        assert refused.json()["error"]["param"] == "previous_response_id"
