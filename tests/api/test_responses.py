@@ -273,7 +273,7 @@ def test_json_and_a_forced_function(client: httpx2.Client, service: Service) -> 
     ("fields", "status", "param", "why"),
     [
         ({"conversation": "c"}, 400, "conversation", "not kept here"),
-        ({"previous_response_id": "resp_1"}, 400, "previous_response_id", "not built yet"),
+        ({"previous_response_id": "resp_1"}, 400, "previous_response_id", "no response of this key"),
         ({"prompt": {"id": "p"}}, 400, "prompt", "no stored prompts"),
         ({"top_logprobs": 3}, 400, "top_logprobs", "log probabilities"),
         ({"include": ["message.output_text.logprobs"]}, 400, "include.0", "log probabilities"),
