@@ -5,6 +5,7 @@ import json
 import random
 import tracemalloc
 import zlib
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -33,7 +34,7 @@ from tests.gateway.answers import (
     whole,
 )
 
-from steadyhand.gateway import bodies
+from steadyhand.gateway import bodies, meter
 from steadyhand.gateway.meter import Extras, Form, Meter, Reading
 from steadyhand.ports import Tokens
 
@@ -49,6 +50,14 @@ BODIES: list[tuple[bytes, list[tuple[bytes, bytes]], Form]] = [
     (whole(), JSON, "bedrock"),
 ]
 each_body = pytest.mark.parametrize(("body", "headers", "form"), BODIES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _each_piece_is_read_when_it_comes() -> Iterator[None]:
+    """Else small answers would be put together before they are read, and how they were cut would not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "GATHERED_BYTES", 1)
+        yield
 
 
 def parted(body: bytes, at: list[int]) -> list[bytes]:
@@ -145,6 +154,25 @@ def test_figures_that_the_agent_makes_the_model_say_count_for_nothing() -> None:
 
 def test_an_end_that_openai_like_gateways_put_after_it_changes_nothing() -> None:
     assert read(STREAM + b"data: [DONE]\n\n").complete
+
+
+def test_pieces_that_are_gathered_before_they_are_read_make_no_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = sse(usual(deltas=300))
+    found = []
+    for gathered in (1, 1000, 1 << 16):
+        monkeypatch.setattr(meter, "GATHERED_BYTES", gathered)
+        found.append(read(parted(stream, [*range(0, len(stream), 37)])))
+    assert found == [found[0]] * 3
+    assert found[0].complete
+
+
+@pytest.mark.parametrize("newlines", [1, 2, 3, 4])
+def test_more_empty_lines_than_needed_make_no_difference(newlines: int) -> None:
+    body = b"".join(sse([event]) + b"\n" * newlines for event in usual())
+    found = {read(parted(body, [*range(0, len(body), step)])) for step in (1, 2, 3, 1000)}
+    assert found == {read(STREAM)}
 
 
 def test_an_event_of_several_data_lines_is_one() -> None:
@@ -383,23 +411,23 @@ def test_json_that_is_too_deep_breaks_nothing() -> None:
 # --- bounds ------------------------------------------------------------------------------------
 
 
-def peak(meter: Meter, piece: bytes, times: int) -> int:
+def peak(taking: Meter, piece: bytes, times: int) -> int:
     tracemalloc.start()
     try:
         for _ in range(times):
-            meter.feed(piece)
+            taking.feed(piece)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("size", [7, 4096, 1 << 20])
+@pytest.mark.parametrize("size", [64, 4096, 1 << 20])
 def test_a_line_without_end_does_not_grow_memory_and_is_incomplete(size: int) -> None:
-    meter = Meter(200, SSE, "messages")
-    meter.feed(sse([start()]) + b'event: message_delta\ndata: {"type":"message_delta","x":"')
-    assert peak(meter, b"x" * size, min(200_000, (32 << 20) // size)) < 8 << 20
-    meter.feed(b'"}\n\n' + sse([last(), STOP]))
-    reading = meter.finish(cut=False)
+    taking = Meter(200, SSE, "messages")
+    taking.feed(sse([start()]) + b'event: message_delta\ndata: {"type":"message_delta","x":"')
+    assert peak(taking, b"x" * size, min(20_000, (32 << 20) // size)) < 8 << 20
+    taking.feed(b'"}\n\n' + sse([last(), STOP]))
+    reading = taking.finish(cut=False)
     assert not reading.complete
     assert reading.tokens == TOLD
 
@@ -433,10 +461,10 @@ def test_at_the_bound_of_an_event_the_pieces_make_no_difference(
 
 
 def test_a_json_body_above_its_bound_is_let_go() -> None:
-    meter = Meter(200, JSON, "messages")
-    meter.feed(b'{"x":"')
-    assert peak(meter, b"x" * (1 << 20), 40) < 40 << 20
-    reading = meter.finish(cut=False)
+    taking = Meter(200, JSON, "messages")
+    taking.feed(b'{"x":"')
+    assert peak(taking, b"x" * (1 << 20), 40) < 40 << 20
+    reading = taking.finish(cut=False)
     assert (reading.complete, reading.seen) == (False, False)
 
 
@@ -451,6 +479,7 @@ def test_frames_that_are_too_long_or_wrong_end_the_reading_with_a_mark() -> None
         reading = read(chunks + wrong + frames([last(), STOP]), FRAMES, form="bedrock")
         assert not reading.complete
         assert reading.tokens.input == 123
+    assert not read(frames([start(), last()]) + b"\x7f" * 100, FRAMES, form="bedrock").complete
     other = frame(b'{"message":"throttled"}', b"throttlingException")
     assert read(chunks + other + frames([last(), STOP]), FRAMES, form="bedrock").complete
 

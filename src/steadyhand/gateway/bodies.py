@@ -61,11 +61,12 @@ class Body(Protocol):
 
 def offer(sink: Sink, event: bytes) -> bool:
     """Take the length of what an event says; false when the event has to be read, as it is none of a block."""
-    if _BLOCK not in event or _USAGE in event:
+    if _USAGE in event:
         return False
-    if _DELTA in event:
+    if event.startswith(_DELTA_LINE) or _DELTA in event:
         sink.said += _said(event)
-    return True
+        return True
+    return _BLOCK in event
 
 
 def _said(event: bytes) -> int:

@@ -18,9 +18,9 @@ Form = Literal["messages", "bedrock", "none"]
 MOST_TOKENS = 10**10
 """A figure above it is no count of tokens."""
 BYTES_A_TOKEN = 4
-
-_GATHERED = 64 * 1024
+GATHERED_BYTES = 64 * 1024
 """Pieces are read together: the figures are wanted at the end only, and a piece of a stream is often tiny."""
+
 _SUCCESS = range(200, 300)
 _FRAMES = "application/vnd.amazon.eventstream"
 _PACKED = (["gzip"], ["x-gzip"], ["deflate"])
@@ -92,7 +92,7 @@ class Meter:
             return
         self._waiting.append(data)
         self._size += len(data)
-        if self._size >= _GATHERED or len(self._waiting) >= _GATHERED:
+        if self._size >= GATHERED_BYTES or len(self._waiting) >= GATHERED_BYTES:
             self._read()
 
     def finish(self, *, cut: bool) -> Reading:
