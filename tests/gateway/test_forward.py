@@ -9,12 +9,24 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.gateway.world import CANARY, ENOUGH, SOCKET_INSIDE, host, ok, place_of, until, way_out, work_in
+from tests.gateway.world import (
+    CANARY,
+    ENOUGH,
+    FLAT,
+    SOCKET_INSIDE,
+    host,
+    ok,
+    place_of,
+    until,
+    way_out,
+    work_in,
+)
 
 from steadyhand.errors import RunError
-from steadyhand.gateway import Credential, ModelGateway, forward, slot_folder
-from steadyhand.gateway.door import PLACEHOLDER
+from steadyhand.gateway import Accounts, Credential, ModelGateway, Provider, budget_of, forward, slot_folder
+from steadyhand.gateway.providers import PLACEHOLDER
 from steadyhand.gateway.sockets import MOST_CONNECTIONS
+from steadyhand.testing.ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
 
 ASK = {
@@ -360,7 +372,13 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
     world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
     async def main() -> None:
-        gateway = ModelGateway(world_dir, slots=2, socket_inside=SOCKET_INSIDE, upstream=scripted_model.url)
+        gateway = ModelGateway(
+            world_dir,
+            slots=2,
+            socket_inside=SOCKET_INSIDE,
+            accounts=Accounts(MemoryLedger(), FLAT, budget_of),
+            providers=[Provider(base_url=scripted_model.url)],
+        )
         socket = slot_folder(world_dir, 0) / "model.sock"
 
         async def emit(body: object) -> None:

@@ -17,6 +17,8 @@ PATHS = [
     b"/v1/complete",
     b"/v1/files",
     b"/v1/organizations/me",
+    b"/v1/messages/batches",
+    b"/v1/messages/batches/msgbatch_1/results",
     b"/v1/messages/",
     b"/v1/messages//x",
     b"//v1/messages",

@@ -11,7 +11,7 @@ import pytest
 from tests.gateway.world import CANARY, KEY, Way, way_out
 
 from steadyhand.gateway import Credential
-from steadyhand.gateway.door import PLACEHOLDER
+from steadyhand.gateway.providers import PLACEHOLDER
 from steadyhand.testing.model import ScriptedModel
 
 AGENT = 64001

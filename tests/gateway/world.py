@@ -7,21 +7,36 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.events import Body, EgressRefused, TextDelta, Warned
-from steadyhand.gateway import Credential, ModelGateway, Patience, Resolve, slot_folder
+from steadyhand.gateway import (
+    Accounts,
+    Credential,
+    ModelGateway,
+    Patience,
+    Prices,
+    Provider,
+    Resolve,
+    Waits,
+    budget_of,
+    slot_folder,
+)
 from steadyhand.gateway.rules import Address
-from steadyhand.ports import JobFiles, Place, Work
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.ports import AllowancesOf, Attendance, JobFiles, Place, Work
+from steadyhand.testing.contracts.samples import Clock, a_job
+from steadyhand.testing.ledger import MemoryLedger
 
 CANARY = "sk-ant-canary-the-real-key"
 KEY = Credential("api_key", CANARY)
 QUICK = Patience(head=0.5, connect=2, idle=5, linger=0.2)
 ENOUGH = 10.0
+SHORT_SLEEP = 30.0
 SOCKET_INSIDE = "/run/steadyhand/model.sock"
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -40,8 +55,38 @@ def place_of(root: Path, slot: int = 0, user: int | None = None) -> Place:
     )
 
 
-def work_in(place: Place, egress: Sequence[str] = ()) -> Work:
-    return Work(a_job(), Agent("claude", egress=tuple(egress)), place)
+def work_in(place: Place, egress: Sequence[str] = (), **job: Any) -> Work:
+    return Work(a_job(**job), Agent("claude", egress=tuple(egress)), place)
+
+
+FLAT = Prices.load(
+    {"claude-*": dict.fromkeys(("input", "output", "cache_read", "cache_write_5m", "cache_write_1h"), "1")}
+)
+"""A micro-dollar for each token of whatever kind, so that what is spent is what was counted."""
+
+
+class Hurried(Clock):
+    """A clock that short sleeps move on at once; who sleeps for longer sleeps until a test lets time pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+        self._moved = asyncio.Event()
+
+    def pass_by(self, length: timedelta) -> None:
+        super().pass_by(length)
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        if seconds <= SHORT_SLEEP:
+            self.pass_by(timedelta(seconds=seconds))
+            await asyncio.sleep(0)
+            return
+        end = self.now + timedelta(seconds=seconds)
+        while self.now < end:
+            await self._moved.wait()
 
 
 @dataclass
@@ -51,6 +96,9 @@ class Way:
     socket: Path
     proxy: int = 0
     told: list[Body | TextDelta] = field(default_factory=list)
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    attendance: Attendance | None = None
+    gateway: ModelGateway | None = None
 
     async def emit(self, body: Body | TextDelta) -> None:
         self.told.append(body)
@@ -61,6 +109,11 @@ class Way:
 
     def warned(self, code: str) -> list[str]:
         return [body.message for body in self.told if isinstance(body, Warned) and body.code == code]
+
+    @property
+    def attended(self) -> Attendance:
+        assert self.attendance is not None
+        return self.attendance
 
     def client(self) -> httpx2.AsyncClient:
         """A client on the model's socket, as the CLI is one."""
@@ -110,6 +163,12 @@ async def way_out(
     patience: Patience = QUICK,
     slot: int = 0,
     user: int | None = None,
+    provider: Provider | None = None,
+    ledger: MemoryLedger | None = None,
+    allowances_of: AllowancesOf = budget_of,
+    waits: Waits | None = None,
+    clock: Hurried | None = None,
+    **job: Any,
 ) -> AsyncIterator[Way]:
     """A gateway of two slots, and a run that holds one of them. `names` is all that can be resolved."""
 
@@ -118,18 +177,23 @@ async def way_out(
             raise OSError("no such name")
         return [ipaddress.ip_address(address) for address in (names or {})[name]]
 
-    gateway = ModelGateway(
+    way = Way(slot_folder(root, slot) / "model.sock", ledger=ledger or MemoryLedger())
+    time = clock or Hurried()
+    gateway = way.gateway = ModelGateway(
         root,
         slots=2,
         socket_inside=SOCKET_INSIDE,
-        upstream=upstream or "http://127.0.0.1:9",
-        credential=credential,
+        accounts=Accounts(way.ledger, FLAT, allowances_of),
+        providers=[provider or Provider(base_url=upstream or "http://127.0.0.1:9", credential=credential)],
         resolve=resolve or from_names,
         patience=patience,
+        waits=waits,
+        clock=time,
+        sleep=time.sleep,
     )
-    way = Way(slot_folder(root, slot) / "model.sock")
-    work = work_in(place_of(root, slot, user), egress)
+    work = work_in(place_of(root, slot, user), egress, **job)
     async with gateway.serving(), gateway.attend(work, way.emit) as attendance:
+        way.attendance = attendance
         listener = socket.create_server(("127.0.0.1", 0))
         way.proxy = listener.getsockname()[1]
         descriptor = os.dup(listener.fileno())

@@ -102,7 +102,7 @@ class TestOfARunThatEndedBy:
         assert reclaimed(service, job_id, groups)["state"] == "cancelled"
 
     def test_its_own_budget(self, service: Service, kind: str) -> None:
-        job_id = service.submit(unruly(kind, stay=False, more="sleep=1 cost=3"), budget_usd=1)["id"]
+        job_id = service.submit(unruly(kind, stay=False, more="sleep=1 api_error=402"))["id"]
         groups = groups_of(spawned(service, job_id))
         job = kept(service, job_id, groups)
         assert (job["state"], job["outcome"]["type"]) == ("failed", "budget")

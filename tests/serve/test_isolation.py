@@ -13,11 +13,13 @@ from steadyhand.errors import ConfigError
 from steadyhand.ports import Check, Command, JobFiles, Place, Work
 from steadyhand.runner.probe import try_command
 from steadyhand.serve import doctor
+from steadyhand.serve.gateways import gateway_of
 from steadyhand.serve.isolation import Level, announce, checks, level_of, refusal, sharing_network
 from steadyhand.serve.isolation import _trial as a_trial
 from steadyhand.serve.isolation import _why_not as why_not
-from steadyhand.serve.wiring import environment_of, gateway_of
+from steadyhand.serve.wiring import environment_of
 from steadyhand.testing.contracts.samples import a_job
+from steadyhand.testing.ledger import MemoryLedger
 from steadyhand.workspace.etc import make_etc
 from steadyhand.workspace.sandbox import BwrapSandbox
 
@@ -246,7 +248,9 @@ def test_a_refusal_names_the_reason_the_remedy_and_the_other_choice(
 
 def granted_by(settings: Settings, world_dir: Path) -> dict[str, str]:
     """Give all that a sealed agent is told by the service and by its gateway."""
-    place, gateway = a_place(world_dir), gateway_of(settings)
+    place = a_place(world_dir)
+    gateway = gateway_of(settings, MemoryLedger(), sealed=True)
+    assert gateway is not None
     job = replace(a_job(), agent="a")
 
     async def main() -> dict[str, str]:
@@ -256,7 +260,7 @@ def granted_by(settings: Settings, world_dir: Path) -> dict[str, str]:
     async def nothing(_body: object) -> None:
         pass
 
-    return {**environment_of(settings, sealed=True)(Agent("a"), place), **asyncio.run(main())}
+    return {**environment_of(settings, sealed=True, alone=False)(Agent("a"), place), **asyncio.run(main())}
 
 
 def test_a_sealed_agent_gets_no_credential_and_nothing_of_the_service_s_environment(

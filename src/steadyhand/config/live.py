@@ -49,6 +49,7 @@ def _all(settings: Settings) -> Iterator[Secret]:
         "database_url": _password(tables.service.database_url),
         "base_url": _password(settings.base_url),
     }
+    known |= {f"{each.name}.base_url": _password(each.base_url) for each in settings.providers}
     for name, value in known.items():
         if value:
             yield Secret(name, value.encode("utf-8", "surrogateescape"))
@@ -57,9 +58,7 @@ def _all(settings: Settings) -> Iterator[Secret]:
             if name.upper().endswith(_SECRET_NAMES):
                 yield Secret(name, value.encode())
     files = {"admin.key": settings.data_dir / "admin.key"}
-    files |= {
-        f"providers.{name}": each.api_key_file for name, each in tables.providers.items() if each.api_key_file
-    }
+    files |= {f"providers.{each.name}": each.file for each in settings.providers if each.file is not None}
     for name, path in files.items():
         yield Secret(name, _content(path).strip())
     granted = [path for agent in tables.agents.values() for path in agent.secrets]

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from steadyhand.agents import BUILT_IN, NAME, Agent, Catalogue, Defaults, Limits, Workspace
 from steadyhand.config.client import default_data_dir
-from steadyhand.config.tables import UNBUILT, AgentTable, ProviderTable, Tables, WorkspaceTable
+from steadyhand.config.providers import DEFAULT_PROVIDER, ProviderSetting, provider_settings
+from steadyhand.config.tables import UNBUILT, AgentTable, Tables, WorkspaceTable
 from steadyhand.errors import ConfigError
 from steadyhand.job import MICROS
 
@@ -59,6 +60,7 @@ class Settings:
     anthropic_api_key: str | None = field(default=None, repr=False)
     oauth_token: str | None = field(default=None, repr=False)
     base_url: str | None = None
+    providers: tuple[ProviderSetting, ...] = ()
     inherited: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The service's own environment, which agents inherit in the classic profile alone."""
 
@@ -129,6 +131,8 @@ def _agent(name: str, table: AgentTable) -> Agent:
     return Agent(
         name=name,
         description=table.description,
+        provider=table.provider,
+        day_micros=None if table.budget_per_day_usd is None else micros(table.budget_per_day_usd),
         workspace=table.workspace,
         model=table.model,
         budget_micros=None if table.budget_usd is None else micros(table.budget_usd),
@@ -191,10 +195,14 @@ def load(
     tables = _checked(merged, sources)
     _check_names(tables)
     secrets = {name: _secret(name, environ, sources) for name in SECRETS}
-    provider = tables.providers.get("default", ProviderTable())
-    key = secrets["ANTHROPIC_API_KEY"]
-    if provider.api_key_file is not None:
-        key = _secret_file(provider.api_key_file, "providers.default.api_key_file")
+    providers = provider_settings(
+        tables.providers,
+        api_key=secrets["ANTHROPIC_API_KEY"],
+        oauth_token=secrets["CLAUDE_CODE_OAUTH_TOKEN"],
+        base_url=environ.get("ANTHROPIC_BASE_URL") or None,
+        read=_secret_file,
+    )
+    default = next(each for each in providers if each.name == DEFAULT_PROVIDER)
     if environ.get("ANTHROPIC_BASE_URL"):
         sources["ANTHROPIC_BASE_URL"] = "environment"
     return Settings(
@@ -203,9 +211,10 @@ def load(
         sources=sources,
         api_key=secrets["STEADYHAND_API_KEY"],
         bearer_token=secrets["API_BEARER_TOKEN"],
-        anthropic_api_key=key,
-        oauth_token=secrets["CLAUDE_CODE_OAUTH_TOKEN"],
-        base_url=provider.base_url or environ.get("ANTHROPIC_BASE_URL") or None,
+        anthropic_api_key=default.secret if default.credential == "api_key" else None,
+        oauth_token=default.secret if default.credential == "oauth" else None,
+        base_url=default.base_url,
+        providers=providers,
         inherited=dict(environ),
     )
 
@@ -332,6 +341,11 @@ def _check_names(tables: Tables) -> None:
                 raise ConfigError(f"{kind}.{name}: this is not a name that callers could use")
     wanted = {f"agents.{name}.workspace": agent.workspace for name, agent in tables.agents.items()}
     wanted["defaults.workspace"] = tables.defaults.workspace
+    known = sorted({DEFAULT_PROVIDER, *tables.providers})
+    for name, agent in tables.agents.items():
+        if agent.provider not in known:
+            near = _nearest(agent.provider, known)
+            raise ConfigError(f"agents.{name}.provider: there is no provider {agent.provider!r}{near}")
     for place, workspace in wanted.items():
         if workspace not in (None, "scratch") and workspace not in tables.workspaces:
             raise ConfigError(f"{place}: there is no workspace {workspace!r}")

@@ -154,10 +154,11 @@ class DefaultsTable(_Table):
 
 
 class LimitsTable(_Table):
-    """[limits]: the most a job may ask for."""
+    """[limits]: the most a job may ask for, and what all jobs together may spend in a day of UTC."""
 
     max_budget_usd: Dollars | None = None
     max_timeout_seconds: Seconds | None = None
+    service_per_day_usd: Dollars | None = None
 
 
 class RetentionTable(_Table):
@@ -180,11 +181,22 @@ class GitTable(_Table):
 
 
 class ProviderTable(_Table):
-    """[providers.NAME]: where a model is; only `default` is used until the gateway is built."""
+    """[providers.NAME]: a way to a model: its address, and the credential that the gateway puts on."""
 
-    kind: Literal["anthropic"] = "anthropic"
+    kind: Literal["anthropic", "bedrock", "vertex"] = "anthropic"
     base_url: str | None = None
     api_key_file: Path | None = None
+    oauth_token_file: Path | None = None
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    project: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,128}$")] | None = None
+
+
+class GatewayTable(_Table):
+    """[gateway]: how long it waits itself for a busy model before a job is parked, for one answer and for all."""
+
+    max_wait_seconds: float = Field(default=20, ge=0, le=600)
+    max_waits_seconds: float = Field(default=60, ge=0, le=3_600)
 
 
 class ClaudeTable(_Table):
@@ -234,9 +246,11 @@ class AgentTable(_Table):
 
     description: str = ""
     runner: Literal["claude"] = "claude"
+    provider: str = "default"
     workspace: str | None = None
     model: str | None = None
     budget_usd: Dollars | None = None
+    budget_per_day_usd: Dollars | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
     tools: Words | None = None
@@ -261,11 +275,13 @@ class Tables(_Table):
     retention: RetentionTable = RetentionTable()
     git: GitTable = GitTable()
     providers: dict[str, ProviderTable] = {}
+    gateway: GatewayTable = GatewayTable()
+    prices: dict[str, dict[str, Any]] = {}
     runner: RunnerTable = RunnerTable()
     openai: OpenaiTable = OpenaiTable()
     workspaces: dict[str, WorkspaceTable] = {}
     agents: dict[str, AgentTable] = {}
 
 
-UNBUILT = frozenset({("agents", "*", "provider")})
+UNBUILT: frozenset[tuple[str, ...]] = frozenset()
 """Settings of design.md whose part is not built: refused as such, not as unknown."""

@@ -1,9 +1,27 @@
-"""The only door out of a sealed run: a socket to the model that adds the real key, and a proxy to listed hosts."""
+"""The one door between agents and models: it holds the key, counts every call, and ends at the budget.
 
-from steadyhand.gateway.door import ModelGateway
+From a sealed run there is also a proxy to the hosts on its agent's list, and nothing else.
+"""
+
+from steadyhand.gateway.door import Accounts, ModelGateway, budget_of
 from steadyhand.gateway.egress import Patience, Resolve
-from steadyhand.gateway.forward import Credential
+from steadyhand.gateway.prices import Prices
+from steadyhand.gateway.providers import Credential, Provider
 from steadyhand.gateway.rules import Rules
 from steadyhand.gateway.sockets import SOCKET_NAME, slot_folder
+from steadyhand.gateway.walls import Waits
 
-__all__ = ["SOCKET_NAME", "Credential", "ModelGateway", "Patience", "Resolve", "Rules", "slot_folder"]
+__all__ = [
+    "SOCKET_NAME",
+    "Accounts",
+    "Credential",
+    "ModelGateway",
+    "Patience",
+    "Prices",
+    "Provider",
+    "Resolve",
+    "Rules",
+    "Waits",
+    "budget_of",
+    "slot_folder",
+]

@@ -154,9 +154,9 @@ class Budgets:
             (total,) = await self._ledger.usage(UsageQuery(since=since))
             self._account(("service", "", period)).settled = total.spent.micros
 
-    async def open_job(self, job_id: str) -> None:
-        """Take in what a job's earlier runs have spent. Call it before a run of it makes calls."""
-        (row,) = await self._ledger.usage(UsageQuery(job_id=job_id))
+    async def open_job(self, job_id: str, since_run: int = 1) -> None:
+        """Take in what a job's runs from this one on have spent. Call it before a run of it makes calls."""
+        (row,) = await self._ledger.usage(UsageQuery(job_id=job_id, since_run=since_run))
         self._account(("job", job_id, "job")).settled = row.spent.micros
 
     def close_job(self, job_id: str) -> None:

@@ -1,28 +1,38 @@
 """The gateway of a node: the model's sockets for as long as the service runs, and each run's way out."""
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
+from steadyhand.agents import Agent
 from steadyhand.gateway import egress as proxy
 from steadyhand.gateway import sockets
+from steadyhand.gateway.books import Books
+from steadyhand.gateway.budgets import Budgets
 from steadyhand.gateway.egress import Patience, Resolve, open_doors
-from steadyhand.gateway.forward import Credential, Forwarder
+from steadyhand.gateway.forward import Forwarder
+from steadyhand.gateway.loopback import Loopback
+from steadyhand.gateway.prices import Prices
+from steadyhand.gateway.providers import PLACEHOLDER, Provider, Providers
 from steadyhand.gateway.reports import Reports
 from steadyhand.gateway.rules import Address, Rules
 from steadyhand.gateway.sockets import SlotSocket, slot_folder
-from steadyhand.ports import SOCKET_VARIABLE, Emit, Listening, Work
+from steadyhand.gateway.visit import Office, Visit
+from steadyhand.gateway.walls import Waits, Walls
+from steadyhand.job import Job
+from steadyhand.ports import SOCKET_VARIABLE, Allowance, AllowancesOf, Emit, Ledger, Listening, Spent, Work
 
-PLACEHOLDER = "sk-ant-placeholder-the-gateway-adds-the-key"
 NO_ADDRESS = "http://model.invalid"
 """The address that sealed agents are told: what matters is the socket."""
 _RESOLVERS = 8
@@ -37,13 +47,46 @@ class Attended:
 
     environment: Mapping[str, str]
     listening: Listening | None
+    visit: Visit
+
+    @property
+    def wall(self) -> datetime | None:
+        """Until when the model's rate limit has turned this run away."""
+        return self.visit.wall
+
+    @property
+    def spent_out(self) -> str | None:
+        """Which budget has turned this run away."""
+        return self.visit.spent_out
+
+    async def settled(self) -> Spent:
+        """Wait, bounded, until its calls are kept; give what they came to."""
+        return await self.visit.settled()
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """What the gateway counts by: where calls are kept, what they cost, and what may be spent."""
+
+    ledger: Ledger
+    prices: Prices
+    allowances_of: AllowancesOf
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def budget_of(job: Job, _agent: Agent) -> Sequence[Allowance]:
+    """Give the limit that a job itself has."""
+    return [Allowance("job", job.id, "job", job.budget_micros)]
 
 
 class ModelGateway:
-    """Forwards to the model for every slot, and to the hosts on an agent's list.
+    """Forwards to the models for every run, and to the hosts on an agent's list for sealed ones.
 
-    `socket_inside` is where an agent finds its slot's socket. `upstream` null is the maker's own address;
-    `credential` null adds none (a model that wants none).
+    `socket_inside` is where a sealed agent finds its slot's socket; null serves agents that are not sealed off, on
+    loopback. `clock` and `sleep` are what time is for rate limits and budgets.
     """
 
     def __init__(
@@ -51,41 +94,54 @@ class ModelGateway:
         data_dir: Path,
         *,
         slots: int,
-        socket_inside: str,
-        upstream: str | None = None,
-        credential: Credential | None = None,
+        socket_inside: str | None,
+        accounts: Accounts,
+        providers: Sequence[Provider] = (Provider(),),
         resolve: Resolve | None = None,
         patience: Patience | None = None,
+        waits: Waits | None = None,
+        clock: Callable[[], datetime] = _now,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """Raises `ConfigError` for a provider that cannot be."""
         self._data_dir = data_dir
         self._socket = socket_inside
-        self._credential = credential
-        self._forwarder = Forwarder(upstream, credential)
-        self._slots = [SlotSocket(slot_folder(data_dir, slot), self._forwarder) for slot in range(slots)]
+        self._providers = Providers(providers)
+        self._ledger = accounts.ledger
+        self._walls = Walls(clock, sleep, waits or Waits())
+        self._budgets = Budgets(accounts.ledger, clock)
+        self._books = Books(accounts.ledger)
+        self._office = Office(self._budgets, self._books, accounts.prices, clock, accounts.allowances_of)
+        self._forwarder = Forwarder(self._walls)
+        for provider in providers:
+            self._forwarder.add(provider)
+        sealed = range(slots) if socket_inside is not None else ()
+        self._slots = [SlotSocket(slot_folder(data_dir, slot), self._forwarder) for slot in sealed]
+        self._loopback = None if socket_inside is not None else Loopback(self._forwarder, slots)
+        self._connections = slots * sockets.MOST_CONNECTIONS
         self._pool = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
         self._resolve = resolve or self._look_up
         self._patience = patience or Patience()
 
-    def _told(self) -> Mapping[str, str]:
-        """Give what an agent is told: an address, and in place of the credential one of its kind, worth nothing."""
-        oauth = self._credential is not None and self._credential.kind == "oauth"
-        return {
-            "ANTHROPIC_BASE_URL": NO_ADDRESS,
-            SOCKET_VARIABLE: self._socket,
-            "CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY": PLACEHOLDER,
-        }
-
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Listen on every slot's socket for the length of the block. Raises `ConfigError` when it cannot."""
+        """Listen for the length of the block; see `ports.Gateway.serving`."""
+        left = await self._ledger.settle_open()
+        if left:
+            structlog.get_logger("steadyhand.gateway").warning("ledger.left_open", calls=left)
+        await self._budgets.seed()
         try:
             async with AsyncExitStack() as stack:
-                stack.enter_context(_room_for_connections(len(self._slots)))
+                stack.enter_context(_room_for(self._connections))
+                await stack.enter_async_context(self._books.open())
+                await stack.enter_async_context(_beside(self._walls.watch()))
                 for slot in self._slots:
                     await stack.enter_async_context(slot.listening())
+                if self._loopback is not None:
+                    await stack.enter_async_context(self._loopback.listening())
                 yield
         finally:
-            await self._forwarder.close()
+            self._forwarder.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
@@ -94,10 +150,34 @@ class ModelGateway:
 
         Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
         """
-        place = work.place
-        with self._slots[place.slot].held(Reports(emit), place.user):
+        visit = Visit(work, self._providers.named(work.agent.provider), self._office, Reports(emit))
+        await self._budgets.open_job(work.job.id, work.job.since_run)
+        try:
+            async with self._let_in(visit, work, emit) as attended:
+                yield attended
+        finally:
+            await visit.settled()
+            self._budgets.close_job(work.job.id)
+
+    @asynccontextmanager
+    async def _let_in(self, visit: Visit, work: Work, emit: Emit) -> AsyncIterator[Attended]:
+        place, provider = work.place, visit.provider
+        if self._loopback is not None:
+            with self._loopback.held(visit) as token:
+                yield Attended(provider.told(self._loopback.address, token), None, visit)
+            return
+        told = {**provider.told(NO_ADDRESS, PLACEHOLDER), SOCKET_VARIABLE: str(self._socket)}
+        with self._slots[place.slot].held(visit, place.user):
             async with self.doors(work.agent.egress, emit) as listening:
-                yield Attended(self._told(), listening)
+                yield Attended(told, listening, visit)
+
+    def wall(self, agent: Agent) -> datetime | None:
+        """Give until when the rate limit of an agent's credential turns everybody away."""
+        return self._walls.until(self._providers.named(agent.provider).account)
+
+    def on_wall(self, callback: Callable[[], None]) -> None:
+        """Call this whenever a wall has risen or fallen."""
+        self._walls.on_change(callback)
 
     def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
         """Let out to the hosts on a list alone. Raises `ConfigError` for a list that means nothing."""
@@ -109,10 +189,22 @@ class ModelGateway:
         return [ipaddress.ip_address(str(address[4][0])) for address in found]
 
 
+@asynccontextmanager
+async def _beside(work: Awaitable[None]) -> AsyncIterator[None]:
+    """Do something for the length of the block."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 @contextmanager
-def _room_for_connections(slots: int) -> Iterator[None]:
+def _room_for(connections: int) -> Iterator[None]:
     """Let the service open as many files as agents can make it open: else they could keep its callers out."""
-    wanted = _OWN_FILES + slots * 2 * (sockets.MOST_CONNECTIONS + proxy.MOST_CONNECTIONS)
+    wanted = _OWN_FILES + 2 * (connections + connections // sockets.MOST_CONNECTIONS * proxy.MOST_CONNECTIONS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         yield

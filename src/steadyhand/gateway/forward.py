@@ -1,79 +1,64 @@
 """The way to the model: takes the agent's placeholder off a request, puts the real credential on, and streams.
 
 An ASGI app. `scope["state"]` has the `line` that says whose connection it is, and the `target` as it was written.
-Only `/v1/messages` and `/v1/models` and what is below them pass; bodies go through as they come, both ways.
+Only the routes of the visit's provider pass. What costs is let through by the budgets, read as it passes, and settled
+when it has; a service that is busy for a moment is asked again before the agent has heard of it.
 """
 
 import asyncio
 import contextlib
 import json
+import math
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import httpx2
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
+from steadyhand.gateway.budgets import Crowded, Exhausted
 from steadyhand.gateway.heads import end_to_end
-from steadyhand.gateway.reports import Reports
+from steadyhand.gateway.meter import Meter
+from steadyhand.gateway.providers import Provider, Route
+from steadyhand.gateway.upstream import Answer, Ask, Pieces, Unreachable, Upstream
+from steadyhand.gateway.visit import OpenCall, Visit
+from steadyhand.gateway.walls import Pause, Wall, Walls
 
-DEFAULT_UPSTREAM = "https://api.anthropic.com"
 HEAD_BYTES = 64 * 1024
 MOST_BODY_BYTES = 64 * 1024 * 1024
-OAUTH_BETA = b"oauth-2025-04-20"
-"""The flag that the model's service wants with an OAuth token; a CLI that holds an API key does not send it."""
+KEPT_BODY_BYTES = 4 * 1024 * 1024
+"""A body up to this size is kept until its answer comes, so that it can be sent again."""
 
 _VERSIONS = frozenset({"1.0", "1.1"})
-_METHODS = frozenset({"GET", "POST", "DELETE"})
-_PATH = re.compile(rb"/v1/(messages|models)(/[A-Za-z0-9_:-][A-Za-z0-9_.:-]*)*")
+_METHODS = frozenset({"GET", "POST"})
+_PATH = re.compile(rb"[A-Za-z0-9._~:@%/-]{1,2048}")
 _QUERY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]{0,8192}")
-_TIMEOUT = {"connect": 10.0, "read": 600.0, "write": 60.0, "pool": 10.0}
-_KEPT_CONNECTIONS = 32
-_KEEP_SECONDS = 30
+_FIRST_KEY = re.compile(rb'\s*\{\s*"model"\s*:\s*"([A-Za-z0-9._:@/\[\]-]{1,200})"')
 _LEAST_ANSWER, _MOST_ANSWER = 200, 599
-
-_DROPPED = frozenset(
-    {
-        b"authorization",
-        b"x-api-key",
-        b"cookie",
-        b"host",
-        b"content-length",
-        b"transfer-encoding",
-        b"expect",
-        b"forwarded",
-    }
-)
-"""Of the agent's headers: what could speak for somebody, and the framing, which is made anew."""
+_TURNED_BYTES = 64 * 1024
 _DROPPED_BACK = frozenset({b"set-cookie", b"transfer-encoding", b"alt-svc"})
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
-    """The service's own credential; it is on the way to the model and nowhere else."""
-
-    kind: Literal["api_key", "oauth"]
-    secret: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Line:
-    """One connection of an agent: where its run is told things, and how the connection is cut."""
+    """One connection of an agent: whose it is, and how it is cut."""
 
-    reports: Reports
+    visit: Visit
     cut: Callable[[], None]
 
 
 class Turned(Exception):
     """A request that is answered here, in the words of the Messages API."""
 
-    def __init__(self, status: int, kind: str, message: str) -> None:
+    def __init__(
+        self, status: int, kind: str, message: str, headers: Mapping[bytes, bytes] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind
         self.message = message
+        self.headers = headers or {}
 
 
 class Gone(Exception):
@@ -85,40 +70,35 @@ class Asked:
     """A request that may pass; `length` is null when its body has none or says none."""
 
     method: str
-    path: bytes
-    query: bytes
+    target: bytes
+    route: Route
     headers: list[tuple[bytes, bytes]]
     length: int | None
     has_body: bool
 
 
 class Forwarder:
-    """The app. It keeps connections to the model's service open for the next request, whoever's that is."""
+    """The app. It keeps connections to the models' services open for the next request, whoever's that is."""
 
-    def __init__(self, upstream: str | None, credential: Credential | None) -> None:
-        self._upstream = httpx2.URL(upstream or DEFAULT_UPSTREAM)
-        self._base = self._upstream.raw_path.partition(b"?")[0].rstrip(b"/")
-        self._credential = credential
-        # A transport, not a client: that would keep one agent's cookies for the next and add headers of its own.
-        self._transport = httpx2.AsyncHTTPTransport(
-            trust_env=False,
-            limits=httpx2.Limits(
-                max_connections=None,
-                max_keepalive_connections=_KEPT_CONNECTIONS,
-                keepalive_expiry=_KEEP_SECONDS,
-            ),
-        )
+    def __init__(self, walls: Walls) -> None:
+        self._walls = walls
+        self._upstreams: dict[str, Upstream] = {}
         self._log = structlog.get_logger("steadyhand.gateway")
 
-    async def close(self) -> None:
-        """Close the connections to the model's service."""
-        await self._transport.aclose()
+    def add(self, provider: Provider) -> None:
+        """Know the way to a provider. Raises `ConfigError` for an address that is none."""
+        self._upstreams[provider.name] = Upstream(provider.url)
+
+    def close(self) -> None:
+        """Close the connections to the models' services."""
+        for upstream in self._upstreams.values():
+            upstream.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one request there and its answer back; ends early when the agent goes away."""
         line: Line = scope["state"]["line"]
         sending = _Sending(send)
-        body = _Body(receive)
+        body = _Body(receive, line.visit)
         try:
             async with asyncio.TaskGroup() as group:
                 work = group.create_task(self._handle(scope, line, body, sending))
@@ -130,24 +110,28 @@ class Forwarder:
         except Exception:  # noqa: BLE001  # the boundary of a request: logged, and never a half answer that looks whole
             self._log.exception("gateway.failed")
             line.cut()
+        finally:
+            body.let_go()
 
     async def _handle(self, scope: Scope, line: Line, body: "_Body", send: "_Sending") -> None:
         try:
             asked = await self._asked(scope, line)
             if not asked.has_body:
                 body.none()
-            await self._exchange(asked, body, send)
+            await self._pass(asked, line.visit, body, send)
+            await line.visit.tell()
         except Turned as turned:
             if send.started:
                 line.cut()
             else:
                 await _answer(send, turned)
-        except httpx2.TransportError as error:
-            self._log.warning("gateway.upstream_failed", error=f"{type(error).__name__}: {error}")
+        except Unreachable as error:
+            self._log.warning("gateway.upstream_failed", error=str(error))
             if send.started:
                 line.cut()
             else:
-                await _answer(send, Turned(502, "api_error", _why(error)))
+                text = "The model's service could not be reached, or broke off."
+                await _answer(send, Turned(502, "api_error", text))
         except Gone:
             pass
 
@@ -155,9 +139,12 @@ class Forwarder:
         """Judge a request by its head. Raises `Turned`."""
         method, target = scope["method"], scope["state"]["target"]
         path, _, query = target.partition(b"?")
-        if method not in _METHODS or _PATH.fullmatch(path) is None or _QUERY.fullmatch(query) is None:
-            await line.reports.refused_path(method, path.decode("latin-1"))
-            raise Turned(403, "permission_error", "This gateway passes /v1/messages and /v1/models only.")
+        provider = line.visit.provider
+        well_formed = method in _METHODS and _PATH.fullmatch(path) and _QUERY.fullmatch(query)
+        route = provider.route(method, path) if well_formed else None
+        if route is None:
+            await line.visit.reports.refused_path(method, path.decode("latin-1"))
+            raise Turned(403, "permission_error", f"This gateway passes {provider.passes} only.")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
             raise Turned(431, "invalid_request_error", "The headers are too long.")
         if scope["http_version"] not in _VERSIONS:
@@ -169,61 +156,104 @@ class Forwarder:
         length = int(lengths[0]) if lengths else None
         if length is not None and length > MOST_BODY_BYTES:
             raise _too_large()
-        return Asked(method, path, query, self._headers(scope["headers"]), length, chunked or bool(length))
+        headers = provider.headers(scope["headers"])
+        return Asked(method, target, route, headers, length, chunked or bool(length))
 
-    def _headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Give the headers for the model's service, with the real credential."""
-        kept = [
-            (name, value)
-            for name, value in end_to_end(headers)
-            if name not in _DROPPED and not name.startswith((b"x-forwarded-", b"proxy-"))
-        ]
-        if self._credential is None:
-            return kept
-        secret = self._credential.secret.encode("latin-1", "replace")
-        if self._credential.kind == "api_key":
-            return [*kept, (b"x-api-key", secret)]
-        flags = [v.strip() for n, value in kept if n == b"anthropic-beta" for v in value.split(b",")]
-        if OAUTH_BETA not in flags:
-            flags.append(OAUTH_BETA)
-        kept = [(name, value) for name, value in kept if name != b"anthropic-beta"]
-        return [
-            *kept,
-            (b"anthropic-beta", b",".join(flag for flag in flags if flag)),
-            (b"authorization", b"Bearer " + secret),
-        ]
+    # --- one call --------------------------------------------------------------------------
 
-    async def _exchange(self, asked: Asked, body: "_Body", send: "_Sending") -> None:
-        target = self._base + asked.path + (b"?" + asked.query if asked.query else b"")
-        headers = list(asked.headers)
-        if asked.has_body and asked.length is not None:
-            headers.append((b"content-length", b"%d" % asked.length))
-        request = httpx2.Request(
-            asked.method,
-            self._upstream.copy_with(raw_path=target),
-            headers=headers,
-            content=body.pieces() if asked.has_body else None,
-            extensions={"timeout": _TIMEOUT},
-        )
-        response = await self._transport.handle_async_request(request)
+    async def _pass(self, asked: Asked, visit: Visit, body: "_Body", send: "_Sending") -> None:
+        """Let a request through: past the wall and the budgets, there and back. Raises `Turned`, `Unreachable`."""
+        self._check_wall(visit)
+        await body.begin(asked.length)
+        if asked.route.form == "none":
+            await self._exchange(asked, visit, body, send, None)
+            return
+        model = asked.route.model or _model_of(body.first)
         try:
-            await _stream(response, send)
+            call = await visit.begin(model, asked.length if asked.length is not None else len(body.first))
+        except Exhausted as exhausted:
+            raise Turned(402, "billing_error", exhausted.text, {b"x-should-retry": b"false"}) from exhausted
+        except Crowded as crowded:
+            raise Turned(529, "overloaded_error", "Too many calls wait for this budget.") from crowded
+        if asked.length is None:
+            body.watch_size(call)
+        try:
+            await self._exchange(asked, visit, body, send, call)
+        except Unreachable as error:
+            call.settle(None, None, asked=error.asked)
+            raise
+        except Turned as turned:
+            call.settle(None, turned.status, asked=False)
+            raise
         finally:
-            await response.aclose()
+            call.settle(None, None, asked=call.asked)
 
+    def _check_wall(self, visit: Visit) -> None:
+        until = self._walls.until(visit.provider.account)
+        if until is not None:
+            visit.wall = until
+            left = math.ceil((until - self._walls.clock()).total_seconds())
+            raise Turned(
+                429,
+                "rate_limit_error",
+                f"The model's rate limit holds until {until:%Y-%m-%dT%H:%M:%SZ}.",
+                {b"x-should-retry": b"false", b"retry-after": b"%d" % left},
+            )
 
-async def _stream(response: httpx2.Response, send: "_Sending") -> None:
-    """Pass an answer on, each piece when it comes."""
-    if not _LEAST_ANSWER <= response.status_code <= _MOST_ANSWER:
-        raise Turned(502, "api_error", f"The model's service answered {response.status_code}.")
-    raw = [(name.lower(), value) for name, value in response.headers.raw]
-    headers = [(name, value) for name, value in end_to_end(raw) if name not in _DROPPED_BACK]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-    if not isinstance(response.stream, httpx2.AsyncByteStream):
-        raise TypeError("the transport gave an answer that cannot be awaited")
-    async for piece in response.stream:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _exchange(
+        self, asked: Asked, visit: Visit, body: "_Body", send: "_Sending", call: OpenCall | None
+    ) -> None:
+        """Ask, again after a pause where the service is busy for a moment, and pass the answer on."""
+        upstream = self._upstreams[visit.provider.name]
+        ask = Ask(asked.method, upstream.base + asked.target, asked.headers, asked.length, asked.has_body)
+        waited = 0.0
+        tries = 0
+        while True:
+            if call is not None:
+                call.asked = True
+            answer = await upstream.ask(ask, body)
+            try:
+                verdict = self._walls.judge(answer.status, answer.headers, tries, waited)
+                again = isinstance(verdict, Pause) and (not asked.has_body or body.whole is not None)
+                if verdict is None or not (again or isinstance(verdict, Wall)):
+                    await self._back(answer, asked.route, send, call)
+                    return
+                await answer.short(_TURNED_BYTES)
+            finally:
+                answer.close()
+            if isinstance(verdict, Wall):
+                until = self._walls.rise(visit.provider.account, verdict.until)
+                self._log.warning("gateway.wall", provider=visit.provider.name, until=until.isoformat())
+                self._check_wall(visit)
+                continue  # it fell in this very moment
+            if call is not None:
+                call.asked = False  # what was turned away costs nothing
+            await self._walls.sleep(verdict.seconds)
+            waited += verdict.seconds
+            tries += 1
+            self._check_wall(visit)
+
+    async def _back(self, answer: Answer, route: Route, send: "_Sending", call: OpenCall | None) -> None:
+        """Pass an answer on, each piece when it comes, and read it on the way."""
+        if not _LEAST_ANSWER <= answer.status <= _MOST_ANSWER:
+            raise Turned(502, "api_error", f"The model's service answered {answer.status}.")
+        headers = [(name, value) for name, value in end_to_end(answer.headers) if name not in _DROPPED_BACK]
+        meter = None if call is None else Meter(answer.status, answer.headers, route.form)
+        whole = False
+        try:
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            async for piece in answer.pieces():
+                try:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                finally:
+                    if meter is not None:
+                        meter.feed(piece)
+            whole = True
+        finally:
+            # Settled before the agent can know that it is over: what it asks next is judged by what this cost.
+            if meter is not None and call is not None:
+                call.settle(meter.finish(cut=not whole), answer.status)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Sending:
@@ -240,31 +270,76 @@ class _Sending:
         await self._send(message)
 
 
-class _Body:
-    """A request's body on its way, bounded; then the watch for the agent going away."""
+class _Body(Pieces):
+    """A request's body on its way, bounded; then the watch for the agent going away.
 
-    def __init__(self, receive: Receive) -> None:
+    `begin` takes a small one whole, so that its model is known and it can be sent again; of another one it takes the
+    first piece, and the rest goes through as it comes.
+    """
+
+    def __init__(self, receive: Receive, visit: Visit) -> None:
         self._receive = receive
+        self._visit = visit
         self._taken = asyncio.Event()
+        self._total = 0
+        self._over = False
+        self._room = 0
+        self._call: OpenCall | None = None
+        self.whole: bytes | None = None
+        self.first = b""
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Give the body piece by piece. Raises `Gone`, and `Turned` when it is larger than may be."""
-        total = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise Gone
-            total += len(message["body"])
-            if total > MOST_BODY_BYTES:
-                raise _too_large()
-            if message["body"]:
-                yield message["body"]
-            if not message["more_body"]:
-                self._taken.set()
-                return
+    async def begin(self, length: int | None) -> None:
+        """Take what has to be known before it may pass."""
+        if self._over:
+            self.whole = b""
+        elif length is not None and length <= min(KEPT_BODY_BYTES, self._visit.room):
+            self._room = length
+            self._visit.room -= length
+            parts = [piece async for piece in self._pieces()]
+            self.whole = self.first = parts[0] if len(parts) == 1 else b"".join(parts)
+        else:
+            self.first = await self._next()
+
+    def watch_size(self, call: OpenCall) -> None:
+        """Tell a call how large its body turned out to be."""
+        self._call = call
+
+    def let_go(self) -> None:
+        """Give back the room that was taken for it."""
+        self._visit.room += self._room
+        self._room = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self.first:
+            yield self.first
+        async for piece in self._pieces():
+            yield piece
+        if self._call is not None:
+            self._call.grew(self._total)
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while not self._over:
+            piece = await self._next()
+            if piece:
+                yield piece
+
+    async def _next(self) -> bytes:
+        """Give the next piece. Raises `Gone`, and `Turned` when the body is larger than may be."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        piece: bytes = message["body"]
+        self._total += len(piece)
+        if self._total > MOST_BODY_BYTES:
+            raise _too_large()
+        if not message["more_body"]:
+            self._over = True
+            self._taken.set()
+        return piece
 
     def none(self) -> None:
         """Say that there is none to be read."""
+        self._over = True
         self._taken.set()
 
     async def gone(self) -> None:
@@ -274,14 +349,21 @@ class _Body:
             pass
 
 
+def _model_of(body: bytes) -> str | None:
+    """Give the model that a request names, as far as its beginning or all of it says so."""
+    found = _FIRST_KEY.match(body)
+    if found is not None:
+        return found[1].decode("ascii")
+    try:
+        read: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    model = read.get("model") if isinstance(read, dict) else None
+    return model if isinstance(model, str) else None
+
+
 def _too_large() -> Turned:
     return Turned(413, "request_too_large", f"A request has at most {MOST_BODY_BYTES >> 20} MiB.")
-
-
-def _why(error: httpx2.TransportError) -> str:
-    if isinstance(error, httpx2.TimeoutException):
-        return "The model's service did not answer in time."
-    return "The model's service could not be reached, or broke off."
 
 
 async def _answer(send: _Sending, turned: Turned) -> None:
@@ -289,6 +371,7 @@ async def _answer(send: _Sending, turned: Turned) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        *turned.headers.items(),
         (b"connection", b"close"),
     ]
     with contextlib.suppress(OSError):

@@ -34,6 +34,13 @@ class Reports:
             self._hosts.add(host)
             await self._emit(Warned("egress_host", f"The agent reached {host}."))
 
+    async def unpriced(self, model: str) -> None:
+        """Tell of a model whose price is not known."""
+        text = (
+            f"The price of {printable(model)} is not known; its calls are counted at the dearest one that is."
+        )
+        await self._emit(Warned("unpriced_model", text))
+
     async def _refusal(self, body: Body) -> None:
         self._refusals += 1
         if self._refusals <= MOST_REFUSALS:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,36 @@ from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError, RunError
 from steadyhand.gateway.forward import HEAD_BYTES, Line
-from steadyhand.gateway.reports import Reports
+from steadyhand.gateway.visit import Visit
 
 SOCKET_NAME = "model.sock"
 MOST_CONNECTIONS = 64
 _KEEP_SECONDS = 120
-_CLOSING_SECONDS = 5
+CLOSING_SECONDS = 5
 
 
 def slot_folder(data_dir: Path, slot: int) -> Path:
     """Say which folder is bound into the sandbox of the run that holds a slot."""
     return data_dir / "run" / f"slot-{slot}"
+
+
+def serving_config(app: ASGIApp) -> uvicorn.Config:
+    """Give what uvicorn's protocol wants to know."""
+    config = uvicorn.Config(
+        app,
+        http=HttpToolsProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_SECONDS,
+    )
+    config.load()
+    return config
 
 
 class SlotSocket:
@@ -39,21 +58,8 @@ class SlotSocket:
     def __init__(self, folder: Path, app: ASGIApp) -> None:
         self._folder = folder
         self._state = ServerState()
-        self._reports: Reports | None = None
-        self._config = uvicorn.Config(
-            app,
-            http=HttpToolsProtocol,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            proxy_headers=False,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=_KEEP_SECONDS,
-        )
-        self._config.load()
+        self._visit: Visit | None = None
+        self._config = serving_config(app)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -65,21 +71,21 @@ class SlotSocket:
             server.close()
             self._cut_all()
             if self._state.tasks:
-                await asyncio.wait(self._state.tasks, timeout=_CLOSING_SECONDS)
+                await asyncio.wait(self._state.tasks, timeout=CLOSING_SECONDS)
             with contextlib.suppress(OSError):
                 (self._folder / SOCKET_NAME).unlink()
 
     @contextmanager
-    def held(self, reports: Reports, user: int | None) -> Iterator[None]:
+    def held(self, visit: Visit, user: int | None) -> Iterator[None]:
         """Let the run of this user in for the length of the block. Raises `RunError` when the slot is taken."""
-        if self._reports is not None:
+        if self._visit is not None:
             raise RunError("The slot's way to the model is taken by another run.", code="slot_taken")
-        self._reports = reports
+        self._visit = visit
         self._own(user)
         try:
             yield
         finally:
-            self._reports = None
+            self._visit = None
             self._cut_all()
             self._own(None)
 
@@ -110,18 +116,24 @@ class SlotSocket:
         return sock
 
     def _accept(self) -> asyncio.Protocol:
-        if self._reports is None or len(self._state.connections) >= MOST_CONNECTIONS:
-            return _Unwelcome()
-        return _Connection(self._config, self._state, self._reports)
+        visit = self._visit
+        if visit is None or len(self._state.connections) >= MOST_CONNECTIONS:
+            return Unwelcome()
+        return Connection(self._config, self._state, lambda cut: {"line": Line(visit, cut)})
 
     def _cut_all(self) -> None:
-        for connection in list(self._state.connections):
-            connection.transport.abort()
-        for task in list(self._state.tasks):
-            task.cancel()
+        cut_all(self._state)
 
 
-class _Unwelcome(asyncio.Protocol):
+def cut_all(state: ServerState) -> None:
+    """Cut every connection, and end what was done for it."""
+    for connection in list(state.connections):
+        connection.transport.abort()
+    for task in list(state.tasks):
+        task.cancel()
+
+
+class Unwelcome(asyncio.Protocol):
     """A connection that nobody may make now."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -129,15 +141,17 @@ class _Unwelcome(asyncio.Protocol):
             transport.abort()
 
 
-class _Connection(HttpToolsProtocol):
-    """uvicorn's protocol, which knows its slot, bounds a request's head, and keeps what agents send out of the log.
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, which knows whose it is, bounds a request's head, and keeps what agents send out of the log.
 
     The parser is the one in C: with the other a flood of tiny headers or chunks holds the whole service up.
     """
 
-    def __init__(self, config: uvicorn.Config, state: ServerState, reports: Reports) -> None:
-        held: dict[str, Any] = {"line": Line(reports, self._cut)}
-        super().__init__(config, state, held)
+    def __init__(
+        self, config: uvicorn.Config, state: ServerState, held: Callable[[Callable[[], None]], dict[str, Any]]
+    ) -> None:
+        """`held` makes what each request's `state` begins with, from what cuts the connection."""
+        super().__init__(config, state, held(self._cut))
         self._framing_bytes = 0
         # What an agent does to its own socket is no news for the service's log, and it could do it without end.
         self.logger = logging.getLogger("steadyhand.gateway.http")

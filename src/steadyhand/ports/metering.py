@@ -96,6 +96,8 @@ class UsageQuery:
     agent: str | None = None
     model: str | None = None
     job_id: str | None = None
+    since_run: int | None = None
+    """Only calls of runs with this number or a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +161,32 @@ class Attendance(Protocol):
         """Give what takes the listening sockets of a sealed run's network; null without one."""
         ...
 
+    @property
+    def wall(self) -> datetime | None:
+        """Give until when the model's rate limit has turned this run away; null when it has not."""
+        ...
+
+    @property
+    def spent_out(self) -> str | None:
+        """Say in a sentence which budget has turned this run away; null when none has."""
+        ...
+
+    async def settled(self) -> Spent:
+        """Give what this run's calls came to, once they have ended and are kept, or a few seconds have passed.
+
+        Incomplete when some have not ended by then. Call it when nothing of the run is alive.
+        """
+        ...
+
 
 class Gateway(Protocol):
     """The only way out of a sealed run: to the model, and to the hosts that its agent may reach."""
 
     def serving(self) -> AbstractAsyncContextManager[None]:
-        """Listen for every slot for the length of the block. Raises `ConfigError` when it cannot."""
+        """Listen for every slot for the length of the block. Raises `ConfigError` when it cannot.
+
+        Calls that an earlier life left open are settled, and what was spent so far is known, when it begins.
+        """
         ...
 
     def attend(self, work: Work, emit: Emit) -> AbstractAsyncContextManager[Attendance]:
@@ -172,6 +194,14 @@ class Gateway(Protocol):
 
         What it was refused, and each host that it reached, is told to `emit`.
         """
+        ...
+
+    def wall(self, agent: Agent) -> datetime | None:
+        """Give until when the rate limit of an agent's credential turns everybody away; null when it does not."""
+        ...
+
+    def on_wall(self, callback: Callable[[], None]) -> None:
+        """Call this, on the event loop's thread, whenever a wall has risen, moved back or fallen."""
         ...
 
     def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:

@@ -59,16 +59,23 @@ _HISTORY_TIME = "2026-01-01T00:00:00.000Z"
 
 
 def arguments(
-    cli: Path, spec: RunSpec, session: str, prompt_file: Path | None, *, goes_on: bool = False
+    cli: Path,
+    spec: RunSpec,
+    session: str,
+    prompt_file: Path | None,
+    *,
+    goes_on: bool = False,
+    budgeted: bool = True,
 ) -> list[str]:
     """Give the command line. `prompt_file` holds what is appended to the system prompt.
 
+    `budgeted` has the CLI hold the budget by its own guess; where the gateway does, that could end a run too early.
     Raises `SpawnError` when the output schema is too large for an argument.
     """
     job, agent = spec.job, spec.agent
     argv = [str(cli), "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
     argv += ["--include-partial-messages", "--dangerously-skip-permissions"]
-    argv += ["--max-budget-usd", budget_text(job.budget_micros)]
+    argv += ["--max-budget-usd", budget_text(job.budget_micros)] if budgeted else []
     argv += ["--setting-sources", "user,project,local" if spec.place.trust_full else "user"]
     argv += ["--resume" if job.history or goes_on else "--session-id", session]
     options: list[tuple[str, str | None]] = [
@@ -150,7 +157,7 @@ def prompt_line(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> by
     return json.dumps(message).encode() + b"\n"
 
 
-def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox) -> Launch:
+def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budgeted: bool = True) -> Launch:
     """Give what is launched, with the files that go with it."""
     place, view = spec.place, sandbox.view(spec.place)
     config = place.config or place.home / ".claude"
@@ -170,7 +177,7 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox) -> Launc
         record = session_record(brought.history, directory, session)
         files.append((session_file(config, directory, session), record))
     env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
-    argv = arguments(cli, spec, session, prompt_file, goes_on=going_on)
+    argv = arguments(cli, spec, session, prompt_file, goes_on=going_on, budgeted=budgeted)
     command = Command(argv, env, view.directory, place.user)
     folders = [] if place.config is None else [scratch(place.home)]
     return Launch(sandbox.wrap(command, place, spec.agent), files=files, folders=folders)
@@ -251,17 +258,23 @@ class ProcessTransport(Transport):
 class ClaudeRunner:
     """Runs agents by the CLI's streaming protocol; implements `ports.Runner`."""
 
-    def __init__(self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None) -> None:
-        """Take the CLI, the boundary, and what takes secrets out of all that a run says."""
+    def __init__(
+        self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None, *, budgeted: bool = True
+    ) -> None:
+        """Take the CLI, the boundary, and what takes secrets out of all that a run says.
+
+        `budgeted` is false where the gateway holds the budget.
+        """
         self._cli = cli
         self._sandbox = sandbox
         self._redactor = redactor
+        self._budgeted = budgeted
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
         """See `ports.Runner.run`."""
         session = session_of(spec)
         going_on = goes_on(spec, self._sandbox, session)
-        launch = launch_of(self._cli, spec, session, self._sandbox)
+        launch = launch_of(self._cli, spec, session, self._sandbox, budgeted=self._budgeted)
         spool = Spool(spec.place.files.spool(spec.number), self._redactor)
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:

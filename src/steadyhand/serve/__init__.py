@@ -21,6 +21,7 @@ from steadyhand.outcome import Stop
 from steadyhand.redact import Redactor
 from steadyhand.runner.groups import sweep_groups
 from steadyhand.serve.doctor import doctor
+from steadyhand.serve.gateways import announce as announce_credentials
 from steadyhand.serve.isolation import announce as announce_level
 from steadyhand.serve.isolation import level_of
 from steadyhand.serve.logs import log_to_stderr
@@ -103,12 +104,11 @@ async def live(
         cli = cli_of(settings)
         level = await level_of(settings, cli)
         announce_level(settings, level)
+        announce_credentials(settings)
         store = await open_store(database_url(settings), clock=now)
         try:
             service = wire(settings, store, stop.is_set, cli, level, redactor=redactor)
             await service.keyring.load()
-            await service.worker.recover()
-            await sweep_groups()
             host, port = sock.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             server = _Server(
@@ -125,6 +125,9 @@ async def live(
                 answering=lambda: started(url),
             )
             async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
+                # After the gateway has settled what was left open: what an interrupted run cost is then known.
+                await service.worker.recover()
+                await sweep_groups()
                 await _serve(service, server, sock, stop, at_once)
         finally:
             await store.close()

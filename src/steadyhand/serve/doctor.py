@@ -8,7 +8,7 @@ from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.ports import Check
 from steadyhand.runner import install
-from steadyhand.serve import isolation
+from steadyhand.serve import gateways, isolation
 from steadyhand.serve.wiring import agent_uid_base, checkouts_of, cli_of, database_url
 from steadyhand.store import check_store
 from steadyhand.workspace.checks import checks
@@ -17,7 +17,7 @@ from steadyhand.workspace.checks import checks
 async def doctor(settings: Settings) -> Sequence[Check]:
     """Look at everything a start and a run will need; each room looks at its own."""
     uid = agent_uid_base(settings)
-    found = [_credential_check(settings)]
+    found = gateways.checks(settings)
     found += await asyncio.to_thread(check_store, database_url(settings), settings.data_dir)
     found += await install.checks(
         settings.tables.runner.claude.path,
@@ -35,20 +35,3 @@ async def doctor(settings: Settings) -> Sequence[Check]:
     with contextlib.suppress(ConfigError, OSError):  # a CLI that is missing has a line of its own
         found += await isolation.checks(settings, await asyncio.to_thread(cli_of, settings))
     return found
-
-
-def _credential_check(settings: Settings) -> Check:
-    if settings.anthropic_api_key:
-        return Check("credential", True, "an API key is set")
-    if settings.oauth_token:
-        return Check(
-            "credential", True, "a personal subscription token is set; read its terms before serving others"
-        )
-    if settings.base_url:
-        return Check("credential", True, f"none, and the model is at {settings.base_url}")
-    return Check(
-        "credential",
-        False,
-        "neither ANTHROPIC_API_KEY nor CLAUDE_CODE_OAUTH_TOKEN is set",
-        "export ANTHROPIC_API_KEY=... (or ANTHROPIC_API_KEY_FILE) before the start",
-    )

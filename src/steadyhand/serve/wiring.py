@@ -18,7 +18,7 @@ from steadyhand.config.live import values_of
 from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
-from steadyhand.gateway import Credential, ModelGateway
+from steadyhand.gateway import ModelGateway
 from steadyhand.keyring import Keyring, digest_of
 from steadyhand.ports import ALL_SCOPES, ApiKey, Gateway, Place, Queue, Runner, Sandbox, Scope, Store
 from steadyhand.queue.local import LocalQueue
@@ -29,6 +29,7 @@ from steadyhand.runner.claude import ClaudeRunner
 from steadyhand.runner.errand import SandboxErrands
 from steadyhand.runner.plain import PlainRunner
 from steadyhand.runner.process import sweep
+from steadyhand.serve.gateways import gateway_of
 from steadyhand.serve.isolation import UNSEALED, Level
 from steadyhand.serve.secrecy import announce as announce_secrets
 from steadyhand.serve.secrecy import redactor_of, watched
@@ -36,7 +37,6 @@ from steadyhand.store import SqlStore
 from steadyhand.worker import Parts, Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
-from steadyhand.workspace.sandbox import SOCKET
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 SHORT_SECRET = 16
@@ -91,25 +91,26 @@ def keys_of(settings: Settings) -> list[ApiKey]:
 # --- what an agent is given --------------------------------------------------------------------
 
 
-def environment_of(settings: Settings, *, sealed: bool) -> Callable[[Agent, Place], Mapping[str, str]]:
+def environment_of(
+    settings: Settings, *, sealed: bool, alone: bool
+) -> Callable[[Agent, Place], Mapping[str, str]]:
     """Say what the service grants an agent's process, beside what the gateway tells it and its profile names.
 
-    Sealed off that is a path and a locale. Else, in the classic profile, it is the service's own environment but for
-    its keys; else a path, a locale, the model's address and credential.
+    That is a path and a locale. An agent that is left `alone`, with no gateway between it and its model, gets the
+    service's own environment but for its keys, with the model's address and credential: the classic profile's way.
     """
     if sealed:
         base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "SHELL": "/bin/bash"}
-        return lambda _agent, _place: base
-    if settings.classic:
-        base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD)}
-    else:
+    elif not alone:
         base = {"PATH": settings.path, "LANG": settings.inherited.get("LANG", "C.UTF-8")}
-    if settings.anthropic_api_key:
-        base["ANTHROPIC_API_KEY"] = settings.anthropic_api_key
-    if settings.oauth_token:
-        base["CLAUDE_CODE_OAUTH_TOKEN"] = settings.oauth_token
-    if settings.base_url:
-        base["ANTHROPIC_BASE_URL"] = settings.base_url
+    else:
+        base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD)}
+        told = {
+            "ANTHROPIC_API_KEY": settings.anthropic_api_key,
+            "CLAUDE_CODE_OAUTH_TOKEN": settings.oauth_token,
+            "ANTHROPIC_BASE_URL": settings.base_url,
+        }
+        base |= {name: value for name, value in told.items() if value}
     return lambda _agent, _place: base
 
 
@@ -169,25 +170,13 @@ def cli_of(settings: Settings) -> Path:
     return install.reachable(found, settings.data_dir, agent_uid_base(settings))
 
 
-def runner_of(settings: Settings, cli: Path, sandbox: Sandbox, redactor: Redactor) -> Runner:
-    """Wire the runner of the profile."""
-    return (PlainRunner if settings.classic else ClaudeRunner)(cli, sandbox, redactor)
-
-
-def gateway_of(settings: Settings) -> ModelGateway:
-    """Wire the way out of the sandbox: to the default provider, with the service's credential."""
-    credential = None
-    if settings.anthropic_api_key:
-        credential = Credential("api_key", settings.anthropic_api_key)
-    elif settings.oauth_token:
-        credential = Credential("oauth", settings.oauth_token)
-    return ModelGateway(
-        settings.data_dir,
-        slots=settings.tables.service.concurrency,
-        socket_inside=str(SOCKET),
-        upstream=settings.base_url,
-        credential=credential,
-    )
+def runner_of(
+    settings: Settings, cli: Path, sandbox: Sandbox, redactor: Redactor, *, budgeted: bool = True
+) -> Runner:
+    """Wire the runner of the profile; `budgeted` says that the CLI itself is to hold the budget."""
+    if settings.classic:
+        return PlainRunner(cli, sandbox, redactor)
+    return ClaudeRunner(cli, sandbox, redactor, budgeted=budgeted)
 
 
 def wire(
@@ -213,7 +202,7 @@ def wire(
         paused=tables.service.paused,
         most_running=lambda key_id: keyring.limits_of(key_id).running,
     )
-    gateway = gateway_of(settings) if level.sealed else None
+    gateway = gateway_of(settings, store, keyring.limits_of, sealed=level.sealed)
     checkouts = checkouts_of(settings, level, gateway, redactor)
     catalogue = settings.catalogue()
     control = Control(
@@ -235,13 +224,15 @@ def wire(
         store=store,
         queue=queue,
         checkouts=checkouts,
-        runners={"claude": runner_of(settings, cli, level.sandbox, redactor)},
+        runners={"claude": runner_of(settings, cli, level.sandbox, redactor, budgeted=gateway is None)},
         recorder=Recorder(store, feed, redactor),
         catalogue=catalogue,
         tending=Tending(
             node=tables.service.node,
             clock=now,
-            environment=watched(settings, redactor, environment_of(settings, sealed=level.sealed)),
+            environment=watched(
+                settings, redactor, environment_of(settings, alone=gateway is None, sealed=level.sealed)
+            ),
             sweep=sweep,
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,

@@ -48,6 +48,8 @@ def _conditions(query: UsageQuery) -> list[ColumnElement[bool]]:
     if query.until is not None:
         until = micros(query.until)
         found += [calls.c.day <= until // DAY, calls.c.at < until]
+    if query.since_run is not None:
+        found.append(calls.c.run >= query.since_run)
     for column, wanted in (
         (calls.c.api_key_id, query.api_key_id),
         (calls.c.agent, query.agent),

@@ -59,4 +59,5 @@ def _asked_for(call: Call, query: UsageQuery) -> bool:
         all(value is None or found == value for found, value in wanted)
         and (query.since is None or call.at >= query.since)
         and (query.until is None or call.at < query.until)
+        and (query.since_run is None or call.run >= query.since_run)
     )

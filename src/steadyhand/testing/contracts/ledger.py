@@ -99,13 +99,17 @@ class LedgerContract:
         async with self.opened() as ledger:
             await ledger.keep_call(a_call(job_id="one", micros=1, at=NOON))
             await ledger.keep_call(a_call(job_id="two", micros=2, at=NOON + DAY, api_key_id="k_two"))
-            await ledger.keep_call(a_call(job_id="two", micros=4, at=NOON + 2 * DAY, agent="b", model="m"))
+            await ledger.keep_call(
+                a_call(job_id="two", micros=4, at=NOON + 2 * DAY, agent="b", model="m", run=3)
+            )
             for query, expected in (
                 (UsageQuery(job_id="two"), 6),
                 (UsageQuery(api_key_id="k_two"), 2),
                 (UsageQuery(agent="b"), 4),
                 (UsageQuery(model="m"), 4),
                 (UsageQuery(model="m", job_id="one"), 0),
+                (UsageQuery(job_id="two", since_run=3), 4),
+                (UsageQuery(since_run=4), 0),
                 (UsageQuery(since=NOON), 7),
                 (UsageQuery(since=NOON + timedelta(microseconds=1)), 6),
                 (UsageQuery(until=NOON + DAY), 1),
