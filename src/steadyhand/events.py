@@ -6,7 +6,7 @@ A body is one of the classes below; `type` is its name on the wire and its field
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 
@@ -158,6 +158,11 @@ class Live:
     body: TextDelta
     steps: int = 0
     offset: int = 0
+
+
+def rfc3339(at: datetime) -> str:
+    """Give a time as it stands on the wire: in UTC, with a Z."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def data_of(body: Body | TextDelta) -> dict[str, Any]:

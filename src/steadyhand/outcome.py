@@ -106,6 +106,8 @@ class Evidence:
     schema_fault: str | None = None
     memory: bool = False
     disk: bool = False
+    spent_out: str | None = None
+    """Which budget turned a call of the run away, in a sentence."""
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -119,6 +121,8 @@ def judge(evidence: Evidence) -> Verdict:
     if evidence.unknown_agent:
         return _verdict("unknown_agent", _last_line(evidence.stderr))
     judged = _without_result(evidence) if evidence.result is None else _with_result(evidence.result, evidence)
+    if evidence.spent_out is not None and judged.type != "success":
+        return _verdict("budget", evidence.spent_out)
     if judged.type in _BROKEN and (evidence.memory or evidence.disk):
         return _verdict("memory" if evidence.memory else "disk", judged.detail)
     return judged

@@ -313,5 +313,6 @@ def _worker(
             recorder=Recorder(store, feed),
             catalogue=CATALOGUE,
             tending=tending,
+            ledger=store,
         )
     )

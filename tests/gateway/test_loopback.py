@@ -150,7 +150,9 @@ def test_the_ledger_has_it_though_nobody_waited(world_dir: Path) -> None:
 # --- other providers, with the real CLI ----------------------------------------------------------
 
 
-def run_cli(cli: Path, root: Path, told: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+def run_cli(
+    cli: Path, root: Path, told: Mapping[str, str], prompt: str = "hello"
+) -> tuple[int, dict[str, Any]]:
     home = root / "home"
     home.mkdir(exist_ok=True)
     root_user = os.geteuid() == 0
@@ -158,7 +160,7 @@ def run_cli(cli: Path, root: Path, told: Mapping[str, str]) -> tuple[int, dict[s
         os.chown(home, AGENT, AGENT)
     done = subprocess.run(
         [cli, "-p", "--output-format", "json", "--dangerously-skip-permissions"],
-        input=b"hello",
+        input=prompt.encode(),
         cwd=home,
         env={
             "HOME": str(home),
@@ -209,8 +211,7 @@ def test_the_real_cli_by_loopback_holds_a_token_of_its_run_and_the_model_gets_th
             assert {call.headers.get(header) for call in calls} == {expected}
             token = next(v for n, v in attendance.environment.items() if n != "ANTHROPIC_BASE_URL")
             assert token not in str([call.headers for call in calls])
-            said = model.totals["output_tokens"] + model.side_totals.get("output_tokens", 0)
-            assert spent.tokens.output == said > 0
+            assert spent.tokens.output == model.told["output_tokens"] > 0
             assert {call.provider for call in way.ledger.settled} == {"house"}
 
     asyncio.run(main())

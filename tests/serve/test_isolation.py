@@ -17,7 +17,7 @@ from steadyhand.serve.gateways import gateway_of
 from steadyhand.serve.isolation import Level, announce, checks, level_of, refusal, sharing_network
 from steadyhand.serve.isolation import _trial as a_trial
 from steadyhand.serve.isolation import _why_not as why_not
-from steadyhand.serve.wiring import environment_of
+from steadyhand.serve.wiring import environment_of, now
 from steadyhand.testing.contracts.samples import a_job
 from steadyhand.testing.ledger import MemoryLedger
 from steadyhand.workspace.etc import make_etc
@@ -249,7 +249,7 @@ def test_a_refusal_names_the_reason_the_remedy_and_the_other_choice(
 def granted_by(settings: Settings, world_dir: Path) -> dict[str, str]:
     """Give all that a sealed agent is told by the service and by its gateway."""
     place = a_place(world_dir)
-    gateway = gateway_of(settings, MemoryLedger(), sealed=True)
+    gateway = gateway_of(settings, MemoryLedger(), sealed=True, clock=now)
     assert gateway is not None
     job = replace(a_job(), agent="a")
 

@@ -1,13 +1,13 @@
 """Domain objects as the JSON of contract.md. Every key is always there."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, get_args
 from urllib.parse import urlsplit, urlunsplit
 
 from steadyhand.agents import Limits, Workspace
 from steadyhand.control import Offer
-from steadyhand.events import Event, Live, data_of
+from steadyhand.events import Event, Live, data_of, rfc3339
 from steadyhand.job import MICROS, Changes, Cost, Fault, Job, Run, Usage, Verdict
 from steadyhand.ports import ApiKey, Scope, UsageRow
 
@@ -22,9 +22,7 @@ def dollars(micros: int) -> str:
 
 def moment(at: datetime | None) -> str | None:
     """Give a time as RFC 3339 in UTC, with a Z."""
-    if at is None:
-        return None
-    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return None if at is None else rfc3339(at)
 
 
 def number(seconds: float) -> float:

@@ -121,6 +121,10 @@ class Queue(Protocol):
         """Say what a key has in it; what is on its way into the store counts as waiting."""
         ...
 
+    def look_again(self) -> None:
+        """Ask anew which of the waiting jobs may start: what stood in their way may be gone."""
+        ...
+
     def drain(self) -> None:
         """Admit and claim nothing more."""
         ...

@@ -44,6 +44,7 @@ class _Held:
 class LocalQueue:
     """`ports.Queue` in memory. `capacity` jobs run at once; `max_queued` more may wait.
 
+    `may_start` says whether a job would get anywhere now; `look_again` is to be called when that has changed.
     `most_running` gives how many jobs of a key may run at once, null for as many as there are slots. `paused` admits
     and never claims, for measuring; `clock` is a monotonic clock in seconds.
     """
@@ -56,6 +57,7 @@ class LocalQueue:
         max_queued: int,
         clock: Callable[[], float] = time.monotonic,
         paused: bool = False,
+        may_start: Callable[[Job], bool] = lambda _: True,
         most_running: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         self._store = store
@@ -64,6 +66,7 @@ class LocalQueue:
         self._clock = clock
         self._claiming = not paused
         self._draining = False
+        self._may_start = may_start
         self._most_running = most_running
         # A line for each key that has jobs waiting, so that one at its limit is passed over by one look.
         self._lines: dict[str, list[_Place]] = {}
@@ -180,17 +183,21 @@ class LocalQueue:
         busy = {held.claim.job.id for held in self._held.values()}
         running = self._running()
         firsts = (
-            next((place for place in line if place[2] not in busy and self._is_its_turn(place, busy)), None)
+            next(
+                (each for each in line if each[2] not in busy and self._may_run(each, busy)),
+                None,
+            )
             for key_id, line in self._lines.items()
             if (most := self._most_running(key_id)) is None or running[key_id] < most
         )
         return min((place for place in firsts if place is not None), default=None)
 
-    def _is_its_turn(self, place: _Place, busy: set[str]) -> bool:
-        """Say whether the job that this one goes on with has ended, as far as this queue knows."""
+    def _may_run(self, place: _Place, busy: set[str]) -> bool:
+        """Say whether nothing but a slot is missing; the job that this one goes on with has to have ended."""
         job = self._waiting[place[2]]
         parent = None if job.run else job.parent_job_id
-        return parent is None or (parent not in self._waiting and parent not in busy)
+        its_turn = parent is None or (parent not in self._waiting and parent not in busy)
+        return its_turn and self._may_start(job)
 
     def _running(self) -> Counter[str]:
         return Counter(held.claim.job.api_key_id for held in self._held.values())
@@ -252,6 +259,10 @@ class LocalQueue:
             told = (self._held[slot].claim.job.api_key_id == key_id for slot in self._ending)
             startable = min(startable, most - self._running()[key_id] + sum(told))
         return Backlog(waiting, max(0, startable), self._retry_after())
+
+    def look_again(self) -> None:
+        """Ask anew which of the waiting jobs may start."""
+        self._tell()
 
     def drain(self) -> None:
         """Admit and claim nothing more; what waits stays queued in the store."""

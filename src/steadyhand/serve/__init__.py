@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
 import uvicorn
@@ -94,6 +95,7 @@ async def live(
     started: Callable[[str], None],
     stop: asyncio.Event,
     at_once: asyncio.Event,
+    clock: Callable[[], datetime] = now,
 ) -> None:
     """Run the service until `stop` is set and all is drained; `at_once` cuts the grace period short.
 
@@ -105,9 +107,9 @@ async def live(
         level = await level_of(settings, cli)
         announce_level(settings, level)
         announce_credentials(settings)
-        store = await open_store(database_url(settings), clock=now)
+        store = await open_store(database_url(settings), clock=clock)
         try:
-            service = wire(settings, store, stop.is_set, cli, level, redactor=redactor)
+            service = wire(settings, store, stop.is_set, cli, level, redactor=redactor, clock=clock)
             await service.keyring.load()
             host, port = sock.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -189,7 +191,7 @@ def settle_memory() -> None:
 
 
 @contextmanager
-def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
+def embedded(settings: Settings, *, clock: Callable[[], datetime] = now) -> Iterator[tuple[str, str]]:
     """Run the service in a thread of this process for the length of the block.
 
     Gives its address and a key with all scopes. What is still running at the end is stopped at once.
@@ -211,7 +213,7 @@ def embedded(settings: Settings) -> Iterator[tuple[str, str]]:
             made.append(url)
             ready.set()
 
-        await live(settings, redactor, started=started, stop=stop, at_once=at_once)
+        await live(settings, redactor, started=started, stop=stop, at_once=at_once, clock=clock)
 
     def thread() -> None:
         try:

@@ -1,6 +1,7 @@
 """Wires the gateway: the providers of the settings, the prices, and the limits on what may be spent."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import structlog
 
@@ -21,7 +22,12 @@ def _no_limits(_key_id: str) -> KeyLimits:
 
 
 def gateway_of(
-    settings: Settings, ledger: Ledger, limits_of: LimitsOf = _no_limits, *, sealed: bool
+    settings: Settings,
+    ledger: Ledger,
+    limits_of: LimitsOf = _no_limits,
+    *,
+    sealed: bool,
+    clock: Callable[[], datetime],
 ) -> ModelGateway | None:
     """Wire the way to the models; null where agents go by themselves: in the classic profile at level `none`.
 
@@ -36,6 +42,7 @@ def gateway_of(
         socket_inside=str(SOCKET) if sealed else None,
         accounts=Accounts(ledger, Prices.load(settings.tables.prices), allowances_of(settings, limits_of)),
         providers=[provider_of(each) for each in settings.providers],
+        clock=clock,
         waits=Waits(gateway.max_wait_seconds, gateway.max_waits_seconds),
     )
 

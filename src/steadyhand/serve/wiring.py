@@ -19,6 +19,7 @@ from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
 from steadyhand.gateway import ModelGateway
+from steadyhand.job import Job
 from steadyhand.keyring import Keyring, digest_of
 from steadyhand.ports import ALL_SCOPES, ApiKey, Gateway, Place, Queue, Runner, Sandbox, Scope, Store
 from steadyhand.queue.local import LocalQueue
@@ -34,7 +35,7 @@ from steadyhand.serve.isolation import UNSEALED, Level
 from steadyhand.serve.secrecy import announce as announce_secrets
 from steadyhand.serve.secrecy import redactor_of, watched
 from steadyhand.store import SqlStore
-from steadyhand.worker import Parts, Tending, Worker
+from steadyhand.worker import Parking, Parts, Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
 
@@ -187,24 +188,34 @@ def wire(
     level: Level = UNSEALED,
     *,
     redactor: Redactor | None = None,
+    clock: Callable[[], datetime] = now,
 ) -> Service:
     """Make every part and join them; nothing runs yet."""
     redactor = redactor or redactor_of(settings)
     tables = settings.tables
     feed = Feed()
-    keyring = Keyring(keys_of(settings), store, clock=now)
+    keyring = Keyring(keys_of(settings), store, clock=clock)
     redactor.add(values_of(settings))  # the local key may be new
     announce_secrets(settings)
+    catalogue, parking = settings.catalogue(), Parking()
+    gateway = gateway_of(settings, store, keyring.limits_of, sealed=level.sealed, clock=clock)
+
+    def may_start(job: Job) -> bool:
+        """Keep jobs from a rate limit that stands, and turns from a job before them that waits for one."""
+        walled = gateway is not None and gateway.wall(catalogue.agent(job.agent)) is not None
+        return not walled and (job.parent_job_id is None or not parking.has(job.parent_job_id))
+
     queue = LocalQueue(
         store,
         capacity=tables.service.concurrency,
         max_queued=tables.service.max_queued,
         paused=tables.service.paused,
+        may_start=may_start,
         most_running=lambda key_id: keyring.limits_of(key_id).running,
     )
-    gateway = gateway_of(settings, store, keyring.limits_of, sealed=level.sealed)
+    if gateway is not None:
+        gateway.on_wall(queue.look_again)
     checkouts = checkouts_of(settings, level, gateway, redactor)
-    catalogue = settings.catalogue()
     control = Control(
         store=store,
         queue=queue,
@@ -212,12 +223,12 @@ def wire(
         feed=feed,
         ledger=store,
         catalogue=catalogue,
-        clock=now,
+        clock=clock,
         admission=Admission(
             limits_of=keyring.limits_of,
             backlog_of=queue.backlog,
-            spent_of=spent_by(store, now),
-            clock=now,
+            spent_of=spent_by(store, clock),
+            clock=clock,
         ),
     )
     parts = Parts(
@@ -229,7 +240,7 @@ def wire(
         catalogue=catalogue,
         tending=Tending(
             node=tables.service.node,
-            clock=now,
+            clock=clock,
             environment=watched(
                 settings, redactor, environment_of(settings, alone=gateway is None, sealed=level.sealed)
             ),
@@ -240,7 +251,9 @@ def wire(
             keep_checkouts=tables.retention.kept_checkouts,
             max_bytes=tables.retention.max_bytes,
         ),
+        ledger=store,
         gateway=gateway,
+        parking=parking,
     )
     worker = Worker(parts)
 

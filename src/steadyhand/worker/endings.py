@@ -1,13 +1,26 @@
 """How a job changes when a run of it ends. Pure."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.job import Job, State, Verdict, advance
+from steadyhand.job import MICROS, Cost, Job, Notice, State, Usage, Verdict, advance
 from steadyhand.outcome import OUTCOMES, Result, fault_of
-from steadyhand.ports import Harvest, Report
-from steadyhand.rerun import at_start
+from steadyhand.ports import Harvest, Report, Spent, Tokens
+from steadyhand.rerun import at_start, run_seconds
+
+MOST_DIFFERENCE_PERCENT = 5
+"""How far the agent's own figure may be from what was counted before the job says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run came to: what its agent said of itself, and what the gateway knows of it, if it went through one."""
+
+    report: Report
+    spent: Spent | None = None
+    wall: datetime | None = None
+    """Until when the model's rate limit turned the run away, if that is what stopped it."""
 
 
 def with_run(job: Job, **values: Any) -> Job:
@@ -20,7 +33,7 @@ def ended(
     verdict: Verdict,
     now: datetime,
     *,
-    report: Report | None,
+    ran: Ran | None,
     harvest: Harvest | None,
     planned: bool,
 ) -> Job:
@@ -40,29 +53,89 @@ def ended(
             state=target,
             outcome=verdict,
             finished_at=now,
-            exit_code=report.evidence.exit_code if report else None,
+            exit_code=ran.report.evidence.exit_code if ran else None,
         )
     if harvest is not None and harvest.changes is not None:
         changed = replace(changed, changes=harvest.changes)
-    return with_report(changed, report) if report is not None else changed
+    return with_ran(changed, ran) if ran is not None else changed
 
 
-def with_report(job: Job, report: Report) -> Job:
-    """Give a job with what its newest run's agent said of itself."""
-    job = replace(job, session_id=report.session_id or job.session_id)
-    result = report.evidence.result
-    return job if result is None else _with_result(job, result)
-
-
-def _with_result(job: Job, result: Result) -> Job:
-    cost = job.cost
-    if result.cost_micros is not None:
-        total = cost.micros + result.cost_micros
-        cost = replace(cost, micros=total, reported_micros=total)
-    return replace(
-        job,
-        answer=result.text,
-        structured_output=result.structured_output,
-        usage=job.usage if result.usage is None else job.usage.plus(result.usage),
-        cost=cost,
+def parked(job: Job, until: datetime, verdict: Verdict, now: datetime, *, ran: Ran, harvest: Harvest) -> Job:
+    """Give a job that waits for the model's rate limit; its next run goes on where this one stopped."""
+    changed = with_run(
+        replace(
+            job,
+            state=advance(job.state, State.PARKED),
+            parked_until=until,
+            begin="resume",
+            continue_prompt=None,
+            used_seconds=run_seconds(job, now),
+            changes=harvest.changes or job.changes,
+        ),
+        state=State.PARKED,
+        outcome=verdict,
+        finished_at=now,
+        exit_code=ran.report.evidence.exit_code,
     )
+    # Its answer is how the CLI words the refusal; the job has none yet.
+    return replace(with_ran(changed, ran), answer=job.answer, structured_output=job.structured_output)
+
+
+def unparked(job: Job, now: datetime) -> Job:
+    """Give a parked job queued again."""
+    return replace(job, state=advance(job.state, State.QUEUED), queued_at=now, parked_until=None)
+
+
+def with_ran(job: Job, ran: Ran) -> Job:
+    """Give a job with what its newest run came to; what the gateway counted outweighs what the agent said."""
+    report, result = ran.report, ran.report.evidence.result
+    job = replace(job, session_id=report.session_id or job.session_id)
+    if result is not None:
+        job = replace(job, answer=result.text, structured_output=result.structured_output)
+    said = None if result is None else result.usage
+    if ran.spent is None:
+        usage = job.usage if said is None else job.usage.plus(said)
+        return replace(job, usage=usage, cost=_reported(job.cost, result))
+    turns = ran.spent.calls if said is None else said.turns
+    cost = _reported(job.cost, result)
+    cost = replace(
+        cost,
+        micros=job.cost.micros + ran.spent.micros,
+        source="ledger",
+        priced=job.cost.priced and ran.spent.priced,
+    )
+    return replace(job, usage=job.usage.plus(usage_of(ran.spent.tokens, turns)), cost=cost)
+
+
+def _reported(cost: Cost, result: Result | None) -> Cost:
+    if result is None or result.cost_micros is None:
+        return cost
+    total = (cost.reported_micros or 0) + result.cost_micros
+    return replace(cost, micros=total, reported_micros=total)
+
+
+def usage_of(tokens: Tokens, turns: int) -> Usage:
+    """Give counted tokens as a job shows them."""
+    return Usage(
+        input_tokens=tokens.input,
+        output_tokens=tokens.output,
+        cache_read_input_tokens=tokens.cache_read,
+        cache_creation_input_tokens=tokens.cache_write_5m + tokens.cache_write_1h,
+        turns=turns,
+    )
+
+
+def differs(ran: Ran) -> Notice | None:
+    """Say so when what the agent says that it cost is not what was counted."""
+    result, spent = ran.report.evidence.result, ran.spent
+    if spent is None or result is None or result.cost_micros is None or not spent.complete:
+        return None
+    most = max(spent.micros, result.cost_micros)
+    if abs(spent.micros - result.cost_micros) * 100 <= most * MOST_DIFFERENCE_PERCENT:
+        return None
+    text = f"The agent says {_dollars(result.cost_micros)} USD; {_dollars(spent.micros)} USD were counted."
+    return Notice("cost_differs", text)
+
+
+def _dollars(micros: int) -> str:
+    return f"{micros // MICROS}.{micros % MICROS:06d}"

@@ -11,10 +11,13 @@ from steadyhand.job import Begin, Job, State, Verdict
 from steadyhand.outcome import Stop
 from steadyhand.ports import Claim, Filter
 from steadyhand.rerun import again, goes_on
+from steadyhand.worker.endings import unparked
+from steadyhand.worker.parking import MOST_PARKED, last_moment
 from steadyhand.worker.runs import HARVEST_SECONDS, QUEUED, RUNNING, Parts, Runs
 
 TIDY_SECONDS = 1.0
 RETENTION_SECONDS = 300.0
+PARKED = frozenset({State.PARKED})
 _PAGE = 200
 
 
@@ -47,6 +50,8 @@ class Worker:
             self._log.warning("job.interrupted", job=job.id)
         for job in await self._to_take_up():
             await self._take_up(job, job.at_start or "fresh")
+        for job in await self._store.in_states(PARKED):
+            self._parts.parking.put(job)
         queued = await self._store.in_states(QUEUED)
         await self._checkouts.sweep(await self._going_on())
         for job in queued:
@@ -106,6 +111,7 @@ class Worker:
         while True:
             try:
                 await self._expire()
+                await self._unpark()
                 if time.monotonic() - swept >= RETENTION_SECONDS:
                     swept = time.monotonic()
                     await self._let_go_of_checkouts()
@@ -120,6 +126,23 @@ class Worker:
                 job = await self._store.get(job_id)
                 if job is not None:
                     await self._runs.end(job, Verdict("expired"), expected=QUEUED)
+
+    async def _unpark(self) -> None:
+        """Queue the jobs whose wait for the model is over; one that has waited for too long ends."""
+        now = self._clock()
+        for job_id in self._parts.parking.due(now):
+            job = await self._store.get(job_id)
+            if job is None or job.state is not State.PARKED:
+                continue  # it was cancelled, or deleted after that
+            if now >= last_moment(job):
+                verdict = Verdict(
+                    "timeout", f"The model's rate limit held it up for {MOST_PARKED.days} days."
+                )
+                await self._runs.end(job, verdict, expected=PARKED)
+                continue
+            drafts = [Draft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))]
+            job = await self._parts.recorder.change(job_id, PARKED, lambda old: unparked(old, now), drafts)
+            await self._queue.readmit(job)
 
     async def _let_go_of_checkouts(self) -> None:
         """Drop the checkouts of ended jobs that have waited long enough for a run to go on in them."""

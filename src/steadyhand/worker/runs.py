@@ -4,22 +4,24 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
 
 from steadyhand.agents import Agent, Catalogue, Workspace
 from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
-from steadyhand.events import Draft, StateChanged, Warned
-from steadyhand.job import Job, Notice, Run, State, Verdict, advance
+from steadyhand.events import Draft, StateChanged, Warned, rfc3339
+from steadyhand.job import Job, Notice, Run, State, Usage, Verdict, advance
 from steadyhand.outcome import OUTCOMES, Evidence, Stop, judge
 from steadyhand.ports import (
     Attendance,
+    Call,
     Checkouts,
     Claim,
     Gateway,
     Harvest,
+    Ledger,
     Place,
     Queue,
     Report,
@@ -27,16 +29,20 @@ from steadyhand.ports import (
     RunSpec,
     StopSignal,
     Store,
+    Tokens,
     Work,
 )
 from steadyhand.record import Journal, Recorder
 from steadyhand.rerun import goes_on
-from steadyhand.worker.endings import ended, with_run
+from steadyhand.worker.endings import Ran, differs, ended, parked, with_run
+from steadyhand.worker.parking import Parking
 from steadyhand.worker.stopping import attempt, until_stopped
 
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
 HARVEST_SECONDS = 45
+_TURNED_AWAY = frozenset({"rate_limited", "agent_error", "model_error", "no_result"})
+"""What a run looks like that the model's rate limit has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,9 @@ class Parts:
     recorder: Recorder
     catalogue: Catalogue
     tending: Tending
+    ledger: Ledger
     gateway: Gateway | None = None
+    parking: Parking = field(default_factory=Parking)
 
 
 class Runs:
@@ -129,7 +137,7 @@ class Runs:
                     await self._parts.checkouts.drop(job.id)
                 return
             job = await self._placed(job, place)
-            report = await self._drive(job, place, stop)
+            ran = await self._drive(job, place, stop)
         except WorkspaceError as error:
             await self.end(job, Verdict("workspace", error.detail))
             return
@@ -140,7 +148,7 @@ class Runs:
             return
         finally:
             deadline.cancel()
-        await self._finish(job, place, report)
+        await self._finish(job, place, ran)
 
     # --- up to the run ---------------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class Runs:
 
     # --- the run ---------------------------------------------------------------------------
 
-    async def _drive(self, job: Job, place: Place, stop: StopSignal) -> Report:
+    async def _drive(self, job: Job, place: Place, stop: StopSignal) -> Ran:
         parts = self._parts
         journal = Journal(parts.recorder, job.id, job.run, self._clock)
         agent = parts.catalogue.agent(job.agent)
@@ -220,11 +228,42 @@ class Runs:
                         listening=None if attendance is None else attendance.listening,
                     )
                     result = await attempt(parts.runners[agent.runner].run(spec, journal.emit, stop))
+                    ran = result if isinstance(result, RunError) else await _counted(result, attendance)
             finally:
                 await journal.close()
-        if isinstance(result, RunError):
-            raise result
-        return result
+        if isinstance(ran, RunError):
+            raise ran
+        if attendance is None:
+            await self._keep_reported(job, agent, ran.report)
+        return ran
+
+    async def _keep_reported(self, job: Job, agent: Agent, report: Report) -> None:
+        """Keep what a run past the gateway cost by the agent's own word, so that it stands in the ledger as well."""
+        result = report.evidence.result
+        if result is None or result.cost_micros is None:
+            return
+        said = result.usage or Usage()
+        tokens = Tokens(
+            said.input_tokens,
+            said.output_tokens,
+            said.cache_read_input_tokens,
+            said.cache_creation_input_tokens,
+        )
+        call = Call(
+            id=uuid.uuid4().hex,
+            job_id=job.id,
+            run=job.run,
+            api_key_id=job.api_key_id,
+            agent=job.agent,
+            provider=agent.provider,
+            model=job.model or agent.model or "",
+            at=self._clock(),
+            settled=True,
+            tokens=tokens,
+            micros=result.cost_micros,
+            source="reported",
+        )
+        await self._parts.ledger.keep_call(call)
 
     def _let_out(self, work: Work, journal: Journal) -> AbstractAsyncContextManager[Attendance | None]:
         gateway = self._parts.gateway
@@ -242,10 +281,13 @@ class Runs:
 
     # --- after the run ---------------------------------------------------------------------
 
-    async def _finish(self, job: Job, place: Place, report: Report) -> None:
+    async def _finish(self, job: Job, place: Place, ran: Ran) -> None:
+        report = ran.report
         harvest = await self._harvest(place)
         verdict = judge(report.evidence)
-        notices = (*report.notices, *harvest.notices)
+        difference = differs(ran)
+        notices = (*report.notices, *harvest.notices, *([] if difference is None else [difference]))
+        parks = ran.wall is not None and verdict.type in _TURNED_AWAY
         # Until its end is written down the job may go on: only then is it known what to keep.
         keeping = False
         try:
@@ -253,7 +295,9 @@ class Runs:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._parts.store.keep_output(job.id, job.run, report.output))
                 ending = group.create_task(
-                    self.end(job, verdict, report=report, harvest=harvest, notices=notices)
+                    self._park(job, verdict, ran, harvest, notices)
+                    if parks
+                    else self.end(job, verdict, ran=ran, harvest=harvest, notices=notices)
                 )
             keeping = goes_on(ending.result())
         finally:
@@ -279,7 +323,7 @@ class Runs:
         verdict: Verdict,
         *,
         expected: frozenset[State] = RUNNING,
-        report: Report | None = None,
+        ran: Ran | None = None,
         harvest: Harvest | None = None,
         notices: tuple[Notice, ...] = (),
         planned: bool = True,
@@ -294,7 +338,42 @@ class Runs:
         )
 
         def update(old: Job) -> Job:
-            changed = ended(old, verdict, now, report=report, harvest=harvest, planned=planned)
+            changed = ended(old, verdict, now, ran=ran, harvest=harvest, planned=planned)
             return replace(changed, warnings=(*old.warnings, *notices))
 
         return await self._parts.recorder.change(job.id, expected, update, drafts)
+
+    async def _park(
+        self, job: Job, verdict: Verdict, ran: Ran, harvest: Harvest, notices: tuple[Notice, ...]
+    ) -> Job:
+        """Write down that a job waits for the model's rate limit, with its session and checkout kept."""
+        assert ran.wall is not None  # noqa: S101  # asked by the caller
+        self._parts.queue.ending(job.id)
+        now, until = self._clock(), ran.wall
+        drafts = [Draft(job.run, now, Warned(notice.code, notice.message)) for notice in notices]
+        change = StateChanged(
+            job.state,
+            State.PARKED,
+            outcome=verdict.type,
+            reason="the model's rate limit",
+            parked_until=rfc3339(until),
+        )
+
+        def update(old: Job) -> Job:
+            changed = parked(old, until, verdict, now, ran=ran, harvest=harvest)
+            return replace(changed, warnings=(*old.warnings, *notices))
+
+        job = await self._parts.recorder.change(
+            job.id, RUNNING, update, [*drafts, Draft(job.run, now, change)]
+        )
+        self._parts.parking.put(job)
+        return job
+
+
+async def _counted(report: Report, attendance: Attendance | None) -> Ran:
+    """Add what the gateway knows of a run that has ended."""
+    if attendance is None:
+        return Ran(report)
+    spent = await attendance.settled()
+    evidence = replace(report.evidence, spent_out=attendance.spent_out)
+    return Ran(replace(report, evidence=evidence), spent, attendance.wall)

@@ -1,0 +1,132 @@
+"""A rate limit in the middle of a job: it is parked and goes on when it may; the clock is moved, not waited for."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from tests.sealed.conftest import make_repository
+
+from steadyhand.config.settings import load
+from steadyhand.serve import embedded
+from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH, cli_path
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import until
+
+CONFIG = """\
+[providers.other]
+base_url = "{other}"
+[agents.elsewhere]
+workspace = "scratch"
+provider = "other"
+"""
+MIDWAY = "[[scenario:rate-limited-midway]] leave a mark"
+
+
+class Clock:
+    """The time of day, which a test moves on."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+class Running:
+    """A service in this process, with one slot."""
+
+    def __init__(self, http: httpx2.Client, clock: Clock, model: ScriptedModel, workspace: str) -> None:
+        self.http, self.clock, self.model, self.workspace = http, clock, model, workspace
+
+    def submit(self, prompt: str, **fields: Any) -> str:
+        answer = self.http.post("/v1/jobs", json={"prompt": prompt, **fields})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return dict(self.http.get(f"/v1/jobs/{job_id}").json())
+
+    def until_state(self, job_id: str, state: str) -> dict[str, Any]:
+        until(lambda: self.job(job_id)["state"] == state, 60)
+        return self.job(job_id)
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        headers = {"accept": "application/json"}
+        answer = self.http.get(f"/v1/jobs/{job_id}/events", params={"limit": 500}, headers=headers)
+        return list(answer.json()["data"])
+
+
+@pytest.fixture(params=["bwrap", "none"])
+def running(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[Running]:
+    root = Path(tempfile.mkdtemp(prefix="parked-", dir=reachable_tmp))
+    root.chmod(0o755)
+    make_repository(root / "workspace")
+    clock = Clock()
+    with ExitStack() as stack:
+        model = stack.enter_context(ScriptedModel())
+        other = stack.enter_context(ScriptedModel())
+        config = root / "steadyhand.toml"
+        config.write_text(CONFIG.format(other=other.url))
+        settings = load(
+            config,
+            {"server.port": 0, "service.data_dir": str(root / "data"), "service.concurrency": 1},
+            {
+                "PATH": SYSTEM_PATH,
+                "HOME": str(root),
+                "ANTHROPIC_API_KEY": DUMMY_KEY,
+                "ANTHROPIC_BASE_URL": model.url,
+                "STEADYHAND_ISOLATION": request.param,
+                "STEADYHAND_RUNNER__CLAUDE__PATH": str(cli_path()),
+            },
+        )
+        url, key = stack.enter_context(embedded(settings, clock=clock))
+        headers = {"authorization": f"Bearer {key}"}
+        http = stack.enter_context(httpx2.Client(base_url=url, headers=headers, timeout=30, trust_env=False))
+        yield Running(http, clock, model, str(root / "workspace"))
+
+
+def test_a_job_that_meets_a_long_rate_limit_is_parked_and_finishes_when_it_may(running: Running) -> None:
+    began = running.clock()
+    job_id = running.submit(MIDWAY, workspace=running.workspace)
+    parked = running.until_state(job_id, "parked")
+    reset = datetime.fromisoformat(parked["parked_until"])
+    assert timedelta(seconds=100) < reset - began < timedelta(seconds=200)
+    assert parked["error"] is None
+    change = running.events(job_id)[-1]["data"]
+    assert (change["to"], change["parked_until"]) == ("parked", parked["parked_until"])
+    assert running.http.get(f"/jobs/{job_id}").json()["status"] == "running"
+    # The slot is free: an agent with another credential runs, one with the same is not started into the wall.
+    same = running.submit("hello", workspace="scratch")
+    other = running.submit("hello", agent="elsewhere")
+    assert running.until_state(other, "completed")["answer"]
+    calls = running.model.calls
+    assert running.job(same)["state"] == "queued"
+    running.clock.ahead += timedelta(seconds=150)
+    done = running.until_state(job_id, "completed")
+    assert "mark" in done["answer"], done["answer"]
+    assert [run["state"] for run in done["runs"]] == ["parked", "completed"]
+    assert (done["session_id"], done["parked_until"]) == (parked["session_id"], None)
+    tools = [event for event in running.events(job_id) if event["type"] == "tool.started"]
+    assert len(tools) == 1
+    diff = running.http.get(f"/v1/jobs/{job_id}/diff").text
+    assert diff.count("\n+mark") == 1
+    assert running.until_state(same, "completed")["answer"]
+    assert running.model.calls > calls
+    assert done["cost"]["source"] == "ledger"
+
+
+def test_a_parked_job_can_be_cancelled_and_leaves_nothing(running: Running) -> None:
+    job_id = running.submit(MIDWAY, workspace=running.workspace)
+    running.until_state(job_id, "parked")
+    assert running.http.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+    running.clock.ahead += timedelta(seconds=150)
+    after = running.submit("hello", workspace="scratch")
+    running.until_state(after, "completed")
+    assert running.job(job_id)["state"] == "cancelled"
+    assert running.http.post(f"/v1/jobs/{job_id}/resume", json={}).status_code == 202
+    assert "mark" in running.until_state(job_id, "completed")["answer"]
