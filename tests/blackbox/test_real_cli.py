@@ -188,12 +188,12 @@ def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_ali
         model=model.url,
         env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0.2"},
     ).start()
-    first = deaf(service)
+    first = deaf(service, on_interrupt="fail")
     service.kill9()
     until(lambda: not service.agents_alive(), 5)
     service.restart()
     assert service.job(first)["state"] == "interrupted"
-    second = deaf(service)
+    second = deaf(service, on_interrupt="fail")
     assert service.terminate(15) == 0
     assert service.agents_alive() == []
     service.restart()

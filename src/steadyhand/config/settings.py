@@ -286,6 +286,8 @@ def _classic_names(merged: dict[str, Any], environ: Mapping[str, str], sources: 
             ("service", "max_queued"): 0,
             ("service", "isolation"): "none",
             ("openai", "default_agent"): "recruiter-triage",
+            # That command line names no session before its end, so what was interrupted could only be run again.
+            ("defaults", "on_interrupt"): "fail",
         }.items():
             if place[1] not in merged.get(place[0], {}):
                 _put(merged, place, value, "classic profile", sources)
