@@ -265,3 +265,17 @@ def test_a_streamed_chat_and_a_response_with_the_real_cli(
     assert tool.name == "Bash"
     told_again = real_default.http.get(f"/v1/responses/{response.id}", params={"stream": "true"}).text
     assert '"type":"response.completed"' in told_again
+
+
+@pytest.mark.parametrize("isolation", ["bwrap", "none"])
+def test_a_service_without_a_credential_says_so_at_once_and_asks_nobody(
+    make_service: MakeService, isolation: str
+) -> None:
+    service = make_service(
+        claude=cli_path(),
+        env={"ANTHROPIC_API_KEY": None, "ANTHROPIC_BASE_URL": None, "STEADYHAND_ISOLATION": isolation},
+    ).start()
+    job = service.run("hello", workspace="scratch")
+    assert (job["state"], job["outcome"]["type"]) == ("failed", "unauthorized"), service.log[-2000:]
+    assert "set ANTHROPIC_API_KEY" in job["error"]["message"]
+    assert "upstream_failed" not in service.log

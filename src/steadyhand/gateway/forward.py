@@ -163,6 +163,10 @@ class Forwarder:
 
     async def _pass(self, asked: Asked, visit: Visit, body: "_Body", send: "_Sending") -> None:
         """Let a request through: past the wall and the budgets, there and back. Raises `Turned`, `Unreachable`."""
+        missing = visit.provider.missing
+        if missing is not None:
+            # 403 is what makes the CLI stop at once; 401 it would try again.
+            raise Turned(403, "permission_error", missing, {b"x-should-retry": b"false"})
         self._check_wall(visit)
         await body.begin(asked.length)
         if asked.route.form == "none":

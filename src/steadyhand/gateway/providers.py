@@ -135,6 +135,15 @@ class Provider:
         return DEFAULT_UPSTREAM
 
     @property
+    def missing(self) -> str | None:
+        """Say what is missing when it cannot work: its maker's own address answers nobody without a credential."""
+        if self.credential is not None or self.base_url is not None:
+            return None
+        where = f"[providers.{self.name}] api_key_file"
+        wanted = f"ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or {where}" if self.name == "default" else where
+        return f"The service has no credential for the model: set {wanted} and start it again."
+
+    @property
     def account(self) -> tuple[str, str]:
         """Whose rate limit it is: providers with one address and one credential share a wall."""
         return (self.url, "" if self.credential is None else self.credential.secret)
