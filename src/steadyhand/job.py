@@ -1,9 +1,10 @@
 """Jobs, their runs and their states. Pure: no clock, no input or output."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from steadyhand.errors import Conflict
@@ -264,3 +265,13 @@ class Job:
     def run(self) -> int:
         """The number of the newest run, 0 before the first."""
         return self.runs[-1].number if self.runs else 0
+
+
+_FROM_THE_STORE = ("last_event", "sequence")  # the last fields of a job
+_from_the_caller = attrgetter(*(each.name for each in fields(Job) if each.name not in _FROM_THE_STORE))
+
+
+def as_stored(job: Job, last_event: int, sequence: int) -> Job:
+    """Give the job with what the store made for it; `dataclasses.replace` does the same in three times the time."""
+    values: tuple[Any, ...] = (*_from_the_caller(job), last_event, sequence)
+    return Job(*values)

@@ -236,7 +236,7 @@ def test_events_share_commits_and_what_is_urgent_does_not_wait_for_them(path: Pa
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             group.create_task(store.append(job.id, said("waits")))
             await asyncio.sleep(0)
-            group.create_task(store.add(a_job(), accepted()))  # takes the event along
+            await store.add(a_job(), accepted())  # takes the event along
         assert commits == 3
         await store.close()
 

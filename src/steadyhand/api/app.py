@@ -37,6 +37,9 @@ def create_app(
 
     The document is at `/openapi.json`; there are no interactive pages, since theirs load scripts from elsewhere.
     """
+    doors = (classic_chat,) if options.profile == "classic" else (openai_chat, openai_responses)
+    # The busiest first; routes are tried in this order.
+    parts = (classic, health, jobs, offers, keys, usage, *doors)
     app = FastAPI(
         title="Steadyhand",
         version=options.version,
@@ -46,12 +49,10 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
         exception_handlers={CallerError: on_caller_error, HTTPException: on_router_error},
+        # Taken in as they are: nothing is added to them, and a router within a router looks for its route twice.
+        routes=[route for part in parts for route in part.router.routes],
     )
     app.state.door = Door(control, keyring, options)
-    doors = (classic_chat,) if options.profile == "classic" else (openai_chat, openai_responses)
-    # The busiest first; routes are tried in this order.
-    for part in (classic, health, jobs, offers, keys, usage, *doors):
-        app.include_router(part.router)
     app.add_middleware(Edge, hosts=Hosts(options), redactor=options.redactor)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

@@ -12,12 +12,13 @@ from steadyhand.api.body import body_of
 from steadyhand.api.door import caller_of, door_of
 from steadyhand.api.models import ExecuteRequest, micros_of
 from steadyhand.api.problems import json_response
+from steadyhand.api.route import DirectRoute
 from steadyhand.control import Submission
 from steadyhand.errors import Conflict, TryLater
 from steadyhand.job import Job, State
 from steadyhand.ports import RunOutput
 
-router = APIRouter(tags=["classic"])
+router = APIRouter(tags=["classic"], route_class=DirectRoute)
 
 STATUS = {
     State.QUEUED: "running",

@@ -17,12 +17,13 @@ from steadyhand.api.openai.completions import completion_json
 from steadyhand.api.openai.conversation import text_of
 from steadyhand.api.openai.runs import ended_or_left, job_headers
 from steadyhand.api.problems import json_response
+from steadyhand.api.route import DirectRoute
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest, TryLater
 from steadyhand.job import MICROS, Job, State
 from steadyhand.ports import RunOutput
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(tags=["openai"], route_class=DirectRoute)
 
 DEFAULT_AGENT = "recruiter-triage"
 BUDGET_MICROS = 2 * MICROS

@@ -7,9 +7,10 @@ from starlette.responses import Response
 from steadyhand.api import docs
 from steadyhand.api.door import door_of
 from steadyhand.api.problems import json_response, problem
+from steadyhand.api.route import DirectRoute
 from steadyhand.errors import StoreError
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=DirectRoute)
 
 
 @router.get("/health", operation_id="getHealth", summary="How full the service is", **docs.HEALTH)
@@ -28,7 +29,7 @@ async def health(request: Request) -> Response:
 
 
 @router.get("/livez", operation_id="getLiveness", summary="Whether the process answers", **docs.PROBE)
-async def livez() -> Response:
+async def livez(_request: Request) -> Response:
     """For the platform; no key is needed."""
     return json_response({"status": "ok"})
 

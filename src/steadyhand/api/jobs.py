@@ -35,6 +35,7 @@ from steadyhand.api.models import (
 )
 from steadyhand.api.problems import json_bytes, json_response
 from steadyhand.api.render import event_json, item_json, job_json, list_json
+from steadyhand.api.route import DirectRoute
 from steadyhand.api.stream import event_stream
 from steadyhand.control import Caller, Continuation, Submission
 from steadyhand.errors import InvalidRequest
@@ -43,7 +44,7 @@ from steadyhand.ports import Filter, Idempotency
 
 _Asked = TypeVar("_Asked", bound=WorkRequest)
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DirectRoute)
 
 _EVENTS_MEDIA = ("text/event-stream", "application/json")
 _MOST_LISTED = 200

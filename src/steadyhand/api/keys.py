@@ -14,10 +14,11 @@ from steadyhand.api.door import Door, caller_of, door_of
 from steadyhand.api.models import micros_of
 from steadyhand.api.problems import json_response
 from steadyhand.api.render import key_json, list_json
+from steadyhand.api.route import DirectRoute
 from steadyhand.errors import NotFound
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits
 
-router = APIRouter(tags=["keys"])
+router = APIRouter(tags=["keys"], route_class=DirectRoute)
 
 KeyId = Annotated[str, Path(description="The key's id; it stands in its secret.")]
 _KEY_ID = re.compile(r"k_[a-z0-9]{1,32}")

@@ -12,10 +12,11 @@ from steadyhand.api.door import Alias, Door, caller_of, door_of, insider
 from steadyhand.api.models import is_model
 from steadyhand.api.problems import json_response
 from steadyhand.api.render import agent_json, list_json, workspace_json
+from steadyhand.api.route import DirectRoute
 from steadyhand.control import Caller
 from steadyhand.errors import NotFound
 
-router = APIRouter()
+router = APIRouter(route_class=DirectRoute)
 
 ModelId = Annotated[str, Path(description="The model's id; it may hold slashes.")]
 

@@ -20,12 +20,13 @@ from steadyhand.api.openai.conversation import Spoken, joined, spoken_in_chat, t
 from steadyhand.api.openai.runs import EFFORTS, Started, ended_or_left, failure, left, started, unsupported
 from steadyhand.api.openai.wanted import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
 from steadyhand.api.problems import json_response
+from steadyhand.api.route import DirectRoute
 from steadyhand.api.stream import Item, Piece, Stream
 from steadyhand.control import Caller, Submission
 from steadyhand.events import Event, Live
 from steadyhand.job import State
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(tags=["openai"], route_class=DirectRoute)
 
 PATIENCE_SECONDS = 5.0
 """How long a stream waits for its first text, so that a run that fails at once is an error and no stream."""

@@ -11,10 +11,11 @@ from steadyhand.api.asked import Query, query_of, whole_number
 from steadyhand.api.door import caller_of, door_of
 from steadyhand.api.problems import json_response
 from steadyhand.api.render import list_json, usage_json
+from steadyhand.api.route import DirectRoute
 from steadyhand.errors import InvalidRequest
 from steadyhand.ports import UsageBy, UsageQuery
 
-router = APIRouter(tags=["keys"])
+router = APIRouter(tags=["keys"], route_class=DirectRoute)
 
 _GROUPS: tuple[UsageBy, ...] = get_args(UsageBy)
 _MOST_GROUPS = 1000

@@ -1,6 +1,6 @@
 """The store: jobs, runs, events and keys, durable."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
@@ -105,7 +105,9 @@ class Store(Protocol):
     Verbs raise `StoreError` when the store itself fails. Everything that one verb does is one commit.
     """
 
-    async def add(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None) -> Added:
+    def add(
+        self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None
+    ) -> Awaitable[Added]:
         """Keep a new job with its first events, unless its idempotency key is known for 24 hours.
 
         Raises `InvalidRequest` (`idempotency_mismatch`) when the key is known with another fingerprint.

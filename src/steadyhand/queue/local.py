@@ -13,6 +13,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Literal
 
 from steadyhand.errors import TryLater
@@ -90,34 +91,20 @@ class LocalQueue:
             if known is None:
                 raise refusal
             return Added(known, replayed=True)
-        key_id = job.api_key_id
-        self._admitting[key_id] += 1  # holds the place while the store commits
-        self._on_their_way += 1
-        try:
-            return await self._see_through(job, drafts, idempotency)
-        finally:
-            self._on_their_way -= 1
-            self._admitting[key_id] -= 1
-            if not self._admitting[key_id]:
-                del self._admitting[key_id]
-
-    async def _see_through(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None) -> Added:
-        """Add and enqueue as one, even when the caller goes away meanwhile: a stored job must not be forgotten.
-
-        A cancellation is raised again once the store has answered, which it does within its own bound.
-        """
         adding = asyncio.ensure_future(self._store.add(job, drafts, idempotency))
-        cancelled: asyncio.CancelledError | None = None
-        while not adding.done():
-            try:
-                await asyncio.wait((adding,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if not (adding.cancelled() or adding.exception()) and not adding.result().replayed:
+        self._admitting[job.api_key_id] += 1  # holds the place until the store has answered
+        self._on_their_way += 1
+        # Told by the store and not by the caller, who may be gone by then: a stored job must not be forgotten.
+        adding.add_done_callback(partial(self._admitted, job.api_key_id))
+        return await asyncio.shield(adding)
+
+    def _admitted(self, key_id: str, adding: asyncio.Future[Added]) -> None:
+        self._on_their_way -= 1
+        self._admitting[key_id] -= 1
+        if not self._admitting[key_id]:
+            del self._admitting[key_id]
+        if not (adding.cancelled() or adding.exception() or adding.result().replayed):
             self._enqueue(adding.result().job)
-        if cancelled is not None:
-            raise cancelled
-        return adding.result()
 
     def _refusal(self) -> TryLater | None:
         if self._draining:

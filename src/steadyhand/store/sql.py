@@ -53,12 +53,14 @@ class SqlStore:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-reader")
         self._closed = False
 
-    async def add(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None) -> Added:
+    def add(
+        self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None
+    ) -> asyncio.Future[Added]:
         """Keep a new job with its first events; see `ports.Store.add`."""
         if idempotency is None:
-            return await self._writer.do_joined(writes.add_jobs, (job, drafts))
+            return self._writer.do_joined(writes.add_jobs, (job, drafts))
         now = self._clock()
-        return await self._writer.do(lambda at: writes.add_job(at, job, drafts, idempotency, now))
+        return self._writer.do(lambda at: writes.add_job(at, job, drafts, idempotency, now))
 
     async def replay(self, api_key_id: str, idempotency: Idempotency) -> Job | None:
         """Give the job that this key already made."""

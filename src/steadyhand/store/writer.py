@@ -80,29 +80,24 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def do(self, run: Callable[[Connection], T], *, events: int | None = None) -> T:
+    def do(self, run: Callable[[Connection], T], *, events: int | None = None) -> asyncio.Future[T]:
         """Run an operation in a transaction and answer when it is durable.
 
         `events` is how many events it appends when it may wait for company; null is urgent. What the operation
         raises of ours comes out as it is, anything else as `StoreError`.
         """
-        answer: T = await self._answer(_Operation(run, self._loop.create_future()), events)
-        return answer
+        return self._hand_in(_Operation(run, self._loop.create_future()), events)
 
-    async def do_joined(self, join: Join[I, T], item: I) -> T:
+    def do_joined(self, join: Join[I, T], item: I) -> asyncio.Future[T]:
         """As `do`, urgent, for an operation that is done together with neighbours of the same `join`."""
         alone = _Operation(lambda at: join(at, (item,))[0], self._loop.create_future(), join, item)
-        answer: T = await self._answer(alone, None)
-        return answer
+        return self._hand_in(alone, None)
 
-    async def _answer(self, operation: _Operation, events: int | None) -> Any:
-        self._hand_in(operation, events)
-        return await operation.future
-
-    def _hand_in(self, operation: _Operation, events: int | None) -> None:
+    def _hand_in(self, operation: _Operation, events: int | None) -> asyncio.Future[Any]:
         with self._change:
             if self._closing:
-                raise StoreError("The store is closed.")
+                operation.future.set_exception(StoreError("The store is closed."))
+                return operation.future
             was_due = self._due()
             first = not self._waiting
             self._waiting.append(operation)
@@ -115,6 +110,7 @@ class Writer:
                 # Not at once: the thread would take this one alone and contend with the loop for the interpreter,
                 # while what the loop has at hand in this round is about to follow and can share the commit.
                 self._loop.call_soon(self._wake)
+        return operation.future
 
     def _wake(self) -> None:
         with self._change:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import Draft, Event
-from steadyhand.job import ENDED, Job, Run, State
+from steadyhand.job import ENDED, Job, Run, State, as_stored
 from steadyhand.ports import Added, ApiKey, Call, Idempotency, RunOutput
 from steadyhand.store import reads
 from steadyhand.store.inserts import ReadyInsert
@@ -28,7 +28,7 @@ from steadyhand.store.rows import (
 )
 from steadyhand.store.schema import calls, events, idempotency, jobs, keys, run_outputs, runs
 
-_INSERT_JOB = ReadyInsert(jobs, made=jobs.c.sequence, giving=(jobs.c.id, jobs.c.sequence))
+_INSERT_JOB = ReadyInsert(jobs, made=jobs.c.sequence)
 _INSERT_EVENT = ReadyInsert(events)
 _INSERT_RUN = ReadyInsert(runs)
 _INSERT_IDEMPOTENCY = ReadyInsert(idempotency)
@@ -63,16 +63,19 @@ def add_job(
 
 def add_jobs(connection: Connection, new: Sequence[tuple[Job, Sequence[Draft]]]) -> list[Added]:
     """Do `Store.add` for jobs without an idempotency key, in order, by as few statements as can be."""
-    given = _INSERT_JOB.run(connection, [job_row(job) for job, _ in new])
-    sequences: dict[str, int] = {job_id: sequence for job_id, sequence in given}  # noqa: C416  # keeps the types
-    _INSERT_RUN.run(connection, [run_row(sequences[job.id], run) for job, _ in new for run in job.runs])
+    sequences = _INSERT_JOB.run(connection, [job_row(job) for job, _ in new])
+    stored = list(zip(sequences, new, strict=True))
+    _INSERT_RUN.run(connection, [run_row(sequence, run) for sequence, (job, _) in stored for run in job.runs])
     _INSERT_EVENT.run(
         connection,
-        [event_row(sequences[job.id], event) for job, drafts in new for event in numbered(job.id, 0, drafts)],
+        [
+            event_row(sequence, event)
+            for sequence, (job, drafts) in stored
+            for event in numbered(job.id, 0, drafts)
+        ],
     )
     return [
-        Added(replace(job, sequence=sequences[job.id], last_event=len(drafts)), replayed=False)
-        for job, drafts in new
+        Added(as_stored(job, len(drafts), sequence), replayed=False) for sequence, (job, drafts) in stored
     ]
 
 
