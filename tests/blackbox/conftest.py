@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.services import ended_together, make_repository, make_root, model, reachable_tmp, stand_in
 
-from steadyhand.testing.cli import install_standin
-from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import MakeService, Service, git
+
+__all__ = ["model", "reachable_tmp", "stand_in"]  # fixtures, taken in
 
 AGENT = """\
 ---
@@ -22,24 +23,10 @@ You answer {name} questions.
 AGENTS = ("issue-responder", "recruiter-triage")
 
 
-def make_repository(folder: Path) -> None:
-    """A repository with one file and two agent definitions."""
-    agents = folder / ".claude" / "agents"
-    agents.mkdir(parents=True)
-    for name in AGENTS:
-        (agents / f"{name}.md").write_text(AGENT.format(name=name))
-    (folder / "greeting.txt").write_text("hello\n")
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "first")
-
-
-@pytest.fixture(scope="session")
-def reachable_tmp() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="sh-bb-", dir="/tmp"))  # a fresh name
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+FILES = {
+    "greeting.txt": "hello\n",
+    **{f".claude/agents/{name}.md": AGENT.format(name=name) for name in AGENTS},
+}
 
 
 NOT_SEALED = {"STEADYHAND_ISOLATION": "none"}
@@ -65,27 +52,15 @@ def common_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def stand_in(reachable_tmp: Path) -> Path:
-    return install_standin(reachable_tmp / "stand-in")
-
-
-@pytest.fixture(scope="session")
-def model() -> Iterator[ScriptedModel]:
-    with ScriptedModel() as scripted:
-        yield scripted
-
-
-@pytest.fixture(scope="session")
 def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
     """Make a service that was not started, with a repository as `WORKSPACE_DIR`; keywords are `Service`'s."""
 
     def make(**options: object) -> Service:
-        root = Path(tempfile.mkdtemp(prefix="service-", dir=reachable_tmp))
-        root.chmod(0o755)
+        root = make_root(reachable_tmp)
         repository = root / "workspace"
         env = {"WORKSPACE_DIR": str(repository), **options.pop("env", {})}  # type: ignore[dict-item]
         service = Service(root, options.pop("claude", stand_in), env=env, **options)  # type: ignore[arg-type]
-        make_repository(repository)
+        make_repository(repository, FILES)
         if service.classic:
             remote = root / "remote.git"
             git(root, "clone", "-q", "--bare", str(repository), str(remote))
@@ -104,17 +79,13 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
 @pytest.fixture
 def make_service(make_service_in: MakeService, request: pytest.FixtureRequest) -> Iterator[MakeService]:
     """Make services for one test; they are ended with it."""
-    made: list[Service] = []
 
     def make(**options: object) -> Service:
         env = level_for(request) | options.pop("env", {})  # type: ignore[operator]  # a mapping, as `Service` takes it
-        made.append(make_service_in(env=env, **options))
-        return made[-1]
+        return make_service_in(env=env, **options)
 
-    yield make
-    for service in made:
-        service.close()
-        shutil.rmtree(service.root, ignore_errors=True)
+    with ended_together(make) as ended:
+        yield ended
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,15 @@
 """Services whose agents are sealed off; as root, which CI is, every row of the attack table is tried."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.services import ended_together, make_repository, make_root, model, reachable_tmp, stand_in
 
-from steadyhand.testing.cli import install_standin
-from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService, Service, git
+from steadyhand.testing.service import MakeService, Service
+
+__all__ = ["model", "reachable_tmp", "stand_in"]  # fixtures, taken in
 
 CONFIG = """\
 [agents.small]
@@ -21,14 +20,7 @@ disk = "128M"
 """
 
 
-def make_repository(folder: Path) -> None:
-    """A repository with a file and a text of instructions."""
-    folder.mkdir()
-    (folder / "greeting.txt").write_text("hello\n")
-    (folder / "CLAUDE.md").write_text("Answer in one line.\n")
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "first")
+FILES = {"greeting.txt": "hello\n", "CLAUDE.md": "Answer in one line.\n"}
 
 
 @pytest.fixture(autouse=True)
@@ -38,25 +30,11 @@ def _as_root() -> None:
 
 
 @pytest.fixture(scope="session")
-def reachable_tmp() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="sh-se-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def stand_in(reachable_tmp: Path) -> Path:
-    return install_standin(reachable_tmp / "stand-in")
-
-
-@pytest.fixture(scope="session")
 def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
     """Make a service that was not started, sealed unless told otherwise, with a repository as `WORKSPACE_DIR`."""
 
     def make(**options: object) -> Service:
-        root = Path(tempfile.mkdtemp(prefix="service-", dir=reachable_tmp))
-        root.chmod(0o755)
+        root = make_root(reachable_tmp)
         repository = root / "workspace"
         own_tmp = root / "tmp"
         own_tmp.mkdir()
@@ -68,7 +46,7 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
         }
         options.setdefault("config", CONFIG)
         service = Service(root, options.pop("claude", stand_in), env=env, **options)  # type: ignore[arg-type]
-        make_repository(repository)
+        make_repository(repository, FILES)
         return service
 
     return make
@@ -77,16 +55,8 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
 @pytest.fixture
 def make_service(make_service_in: MakeService) -> Iterator[MakeService]:
     """Make services for one test; they are ended with it."""
-    made: list[Service] = []
-
-    def make(**options: object) -> Service:
-        made.append(make_service_in(**options))
-        return made[-1]
-
-    yield make
-    for service in made:
-        service.close()
-        shutil.rmtree(service.root, ignore_errors=True)
+    with ended_together(make_service_in) as ended:
+        yield ended
 
 
 @pytest.fixture(scope="session")
@@ -94,12 +64,6 @@ def sealed(make_service_in: MakeService) -> Iterator[Service]:
     """A sealed service with the stand-in; shared, so a test leaves nothing running in it."""
     with make_service_in() as service:
         yield service
-
-
-@pytest.fixture(scope="session")
-def model() -> Iterator[ScriptedModel]:
-    with ScriptedModel() as scripted:
-        yield scripted
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.sealed.conftest import make_repository
+from tests.sealed.conftest import FILES
+from tests.services import make_repository
 
 from steadyhand.config.settings import load
 from steadyhand.serve import embedded
@@ -65,7 +66,7 @@ class Running:
 def running(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[Running]:
     root = Path(tempfile.mkdtemp(prefix="parked-", dir=reachable_tmp))
     root.chmod(0o755)
-    make_repository(root / "workspace")
+    make_repository(root / "workspace", FILES)
     clock = Clock()
     with ExitStack() as stack:
         model = stack.enter_context(ScriptedModel())

@@ -21,13 +21,14 @@ from steadyhand.api.openai.resource import is_response, over, response_json, sta
 from steadyhand.api.openai.runs import ended_or_left, failure, left, started, why_failed
 from steadyhand.api.openai.story import Story
 from steadyhand.api.problems import json_bytes, json_response
+from steadyhand.api.route import DirectRoute
 from steadyhand.api.stream import Ending, Item, Piece, Stream
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest, NotFound
 from steadyhand.events import Event, Live
 from steadyhand.job import Job, State
 
-router = APIRouter(prefix="/v1/responses", tags=["openai"])
+router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=DirectRoute)
 
 ResponseId = Annotated[str, Path(description="The response's id: `resp_` and the job's id.")]
 
