@@ -80,6 +80,7 @@ def test_the_agent_inherits_the_services_environment_but_for_its_keys(make_servi
     assert not [name for name in environment if name.startswith("STEADYHAND_")]
     assert ADMIN not in environment.values()
     assert BEARER not in environment.values()
+    assert [name for name, value in environment.items() if "[redacted]" in value] == ["ANTHROPIC_API_KEY"]
 
 
 def test_the_agent_has_the_services_home_and_works_in_the_workspace_itself(classic_service: Service) -> None:

@@ -32,7 +32,14 @@ def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
         assert "IS_SANDBOX" not in environment
         assert urlsplit(environment["ANTHROPIC_BASE_URL"]).hostname in ("127.0.0.1", "model.invalid")
     assert given["ANTHROPIC_API_KEY"] == DUMMY_KEY
-    assert (agents["environment"]["ANTHROPIC_API_KEY"] == DUMMY_KEY) == (profile == "classic")
+    # What an agent says of a live secret is taken out: that it is gone shows that it was one.
+    assert secrets_in(agents["environment"]) == (["ANTHROPIC_API_KEY"] if profile == "classic" else [])
+    assert DUMMY_KEY not in agents["environment"].values()
+
+
+def secrets_in(environment: dict[str, str]) -> list[str]:
+    """Give the names of variables whose values, as an agent told them, held a secret of the service."""
+    return [name for name, value in environment.items() if "[redacted]" in value]
 
 
 def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_service: Service) -> None:
@@ -40,6 +47,7 @@ def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_ser
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
     assert not {ADMIN, BEARER} & set(environment.values())
     assert DUMMY_KEY not in environment.values()
+    assert secrets_in(environment) == []
     assert (environment["HOME"], environment["CLAUDE_CONFIG_DIR"]) == ("/home/agent", "/home/agent/.claude")
 
 
@@ -47,6 +55,7 @@ def test_an_agent_without_a_boundary_has_a_home_of_its_own_all_the_same(open_ser
     environment = json.loads(open_service.run("[[standin: report]]")["answer"])["environment"]
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
     assert not {ADMIN, BEARER} & set(environment.values())
+    assert secrets_in(environment) == []
     assert environment["HOME"] != str(open_service.home)
     assert environment["CLAUDE_CONFIG_DIR"].startswith(str(open_service.data_dir))
 

@@ -105,6 +105,7 @@ egress = ["127.0.0.2:{listed_port}"]
         transcript = service.http.get(f"/v1/jobs/{job['id']}/transcript")
         assert transcript.status_code == 200
         assert CANARY not in transcript.text
+        assert "[redacted]" not in str(job) + str(events) + service.log + transcript.text
     holding = [
         path for path in world_dir.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()
     ]

@@ -111,7 +111,9 @@ def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
     for call in calls:
         sent = call.headers.get("x-api-key") or call.headers.get("authorization", "").removeprefix("Bearer ")
         assert sent == key
-    assert key not in everything_told(made, job["id"])
+    told = everything_told(made, job["id"])
+    assert key not in told
+    assert "[redacted]" not in told  # nor was there anything to take out
 
 
 def test_the_key_is_nowhere_in_the_sandbox(service: tuple[Service, str], workspace_of: str) -> None:
@@ -122,6 +124,7 @@ def test_the_key_is_nowhere_in_the_sandbox(service: tuple[Service, str], workspa
     assert key not in told
     assert ADMIN not in told
     assert BEARER not in told
+    assert "[redacted]" not in told
 
 
 def test_the_search_finds_a_key_that_is_there(service: tuple[Service, str]) -> None:
@@ -144,5 +147,7 @@ def test_with_the_real_cli_the_key_is_on_the_calls_and_not_in_its_tools(
     assert job["state"] == "completed", (job["error"], made.log[-3000:])
     assert model.requests
     assert {call.headers.get("x-api-key") for call in [*model.requests, *model.side_requests]} == {KEY}
-    assert KEY not in everything_told(made, job["id"])
+    told = everything_told(made, job["id"])
+    assert KEY not in told
+    assert "[redacted]" not in told
     assert not any(KEY in json.dumps(call.body) for call in model.requests)
