@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from steadyhand.config.settings import Settings
+from steadyhand.config.settings import SECRETS, Settings
 from steadyhand.redact import SHORTEST
 
 _SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
@@ -41,15 +41,12 @@ def values_of(settings: Settings) -> list[bytes]:
 
 def _all(settings: Settings) -> Iterator[Secret]:
     tables = settings.tables
-    known = {
-        "ANTHROPIC_API_KEY": settings.anthropic_api_key,
-        "CLAUDE_CODE_OAUTH_TOKEN": settings.oauth_token,
-        "API_BEARER_TOKEN": settings.bearer_token,
-        "STEADYHAND_API_KEY": settings.api_key,
-        "database_url": _password(tables.service.database_url),
-        "base_url": _password(settings.base_url),
-    }
-    known |= {f"{each.name}.base_url": _password(each.base_url) for each in settings.providers}
+    known = {name: settings.inherited.get(name) for name in SECRETS}
+    # What came by a file named in the environment, or by an option, is in the settings alone.
+    known |= {"API_BEARER_TOKEN": settings.bearer_token, "STEADYHAND_API_KEY": settings.api_key}
+    known |= {f"providers.{each.name}": each.secret for each in settings.providers}
+    known |= {f"providers.{each.name}.base_url": _password(each.base_url) for each in settings.providers}
+    known["database_url"] = _password(tables.service.database_url)
     for name, value in known.items():
         if value:
             yield Secret(name, value.encode("utf-8", "surrogateescape"))
