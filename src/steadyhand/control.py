@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import json
 import math
 import re
 import secrets
@@ -13,9 +14,22 @@ from typing import Any, TypeVar
 
 from steadyhand.admission import Admission, Charge
 from steadyhand.agents import SCRATCH, Agent, Catalogue, Definition, Workspace
+from steadyhand.calls import Exchange
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, WorkspaceError
-from steadyhand.events import Draft, Event, Live, StateChanged
-from steadyhand.job import ENDED, MICROS, Job, OnInterrupt, Origin, Publish, State, Turn, Verdict, advance
+from steadyhand.events import CallsWaiting, Draft, Event, Live, StateChanged
+from steadyhand.job import (
+    ENDED,
+    MICROS,
+    ClientTool,
+    Job,
+    OnInterrupt,
+    Origin,
+    Publish,
+    State,
+    Turn,
+    Verdict,
+    advance,
+)
 from steadyhand.outcome import fault_of
 from steadyhand.ports import (
     NO_LIMITS,
@@ -89,6 +103,7 @@ class Submission:
     session_name: str | None = None
     content: tuple[Mapping[str, Any], ...] = ()
     request: Mapping[str, Any] | None = None
+    tools: tuple[ClientTool, ...] = ()
     origin: Origin = "api"
     strict: bool = True
 
@@ -133,8 +148,9 @@ class Control:
         clock: Callable[[], datetime],
         new_id: Callable[[], str] = new_job_id,
         admission: Admission | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
-        """Without `admission` no key has limits."""
+        """Without `admission` no key has limits; `exchange` is the worker's."""
         self._store = store
         self._queue = queue
         self._checkouts = checkouts
@@ -146,6 +162,7 @@ class Control:
         self._admission = admission or Admission(
             limits_of=lambda _: NO_LIMITS, backlog_of=queue.backlog, clock=clock
         )
+        self._exchange = exchange or Exchange()
         self.catalogue = catalogue
 
     # --- asking for work -------------------------------------------------------------------
@@ -282,6 +299,7 @@ class Control:
             session_name=asked.session_name,
             content=asked.content,
             request=asked.request,
+            tools=asked.tools,
         )
 
     def _within_budget(self, micros: int) -> None:
@@ -496,6 +514,36 @@ class Control:
 
         return await self._run_again(caller, job, "resume", resumed)
 
+    async def answer_calls(self, caller: Caller, job_id: str, results: Mapping[str, str]) -> tuple[Job, int]:
+        """Give an agent the results of the calls that it waits for, by their ids; a repeat is harmless.
+
+        Gives the job and the number of its newest event before that. When the agent's process is not there any more,
+        its session is resumed. Raises `NotFound`, `InvalidRequest` for ids that are not those that it waits for.
+        """
+        caller.require("submit")
+        job = await self.get(replace(caller, scopes=frozenset({"read"})), job_id)
+        after = self._exchange.given(job_id, results)
+        if after is not None:
+            return job, after
+        wanted = self._exchange.wanted(job_id)
+        if wanted:
+            _are_those(results, wanted)
+            if self._exchange.answer(job_id, results, job.last_event):
+                return job, job.last_event
+        if job.outcome is None or job.outcome.type not in _TAKES_LATE_RESULTS:
+            raise InvalidRequest(
+                "The agent does not wait for the results of these calls any more.", code=_UNKNOWN_CALL
+            )
+        calls: Sequence[Mapping[str, Any]] = ()
+        async for event in self._stored(job_id, 0):
+            if event.type == CallsWaiting.type and event.run == job.run:
+                calls = event.data["calls"]
+        _are_those(results, frozenset(call["id"] for call in calls))
+        told = _told_late(calls, results)
+        resumed = await self.resume(caller, job_id, Continuation(prompt=told, after_run=job.run))
+        self._exchange.remember(job_id, results, job.last_event)
+        return resumed, job.last_event
+
     async def _run_again(
         self, caller: Caller, job: Job, reason: str, change: Callable[[Job, datetime], Job]
     ) -> Job:
@@ -588,6 +636,30 @@ def going_on_from(parent: Job, asked: Submission) -> Submission:
         append_system_prompt=asked.append_system_prompt or parent.append_system_prompt,
         strict=False,
     )
+
+
+_UNKNOWN_CALL = "unknown_call"
+_TAKES_LATE_RESULTS = frozenset({"unanswered", "interrupted", "timeout"})
+
+
+def _are_those(results: Mapping[str, str], wanted: frozenset[str]) -> None:
+    if others := sorted(results.keys() - wanted):
+        raise InvalidRequest(
+            f"The agent does not wait for the result of the call {others[0][:64]!r}.", code=_UNKNOWN_CALL
+        )
+    if missing := sorted(wanted - results.keys()):
+        raise InvalidRequest(
+            f"The result of the call {missing[0]!r}, made in the same turn, is missing.", code=_UNKNOWN_CALL
+        )
+
+
+def _told_late(calls: Sequence[Mapping[str, Any]], results: Mapping[str, str]) -> str:
+    """Give the results as what a resumed agent is told."""
+    parts = ["Your last tool calls were made after all. Their results:"]
+    for call in calls:
+        given = json.dumps(call["arguments"], ensure_ascii=False)
+        parts.append(f"{call['name']}({given}):\n{results[call['id']]}")
+    return "\n\n".join([*parts, "Go on with them."])
 
 
 def _is_repeat(job: Job, after_run: int | None) -> bool:

@@ -4,7 +4,7 @@ A body is one of the classes below; `type` is its name on the wire and its field
 (contract.md, B). `TextDelta` is live only: it has no number and is never stored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -62,6 +62,14 @@ class ToolFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsWaiting:
+    """The agent waits for its caller to make these calls: each with `id`, `name` and `arguments`."""
+
+    type: ClassVar[str] = "calls.waiting"
+    calls: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class UsageReported:
     """Tokens of one model turn or of the run so far, with the cost when it is known (decimal dollars)."""
 
@@ -100,7 +108,17 @@ class TextDelta:
     text: str
 
 
-Body = StateChanged | Message | Thinking | ToolStarted | ToolFinished | UsageReported | EgressRefused | Warned
+Body = (
+    StateChanged
+    | Message
+    | Thinking
+    | ToolStarted
+    | ToolFinished
+    | CallsWaiting
+    | UsageReported
+    | EgressRefused
+    | Warned
+)
 """What is numbered and stored."""
 
 BODIES: Mapping[str, type[Body]] = {
@@ -111,6 +129,7 @@ BODIES: Mapping[str, type[Body]] = {
         Thinking,
         ToolStarted,
         ToolFinished,
+        CallsWaiting,
         UsageReported,
         EgressRefused,
         Warned,

@@ -116,6 +116,15 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientTool:
+    """A tool that the caller has, with the JSON Schema of its arguments: calls of it are handed out to the caller."""
+
+    name: str
+    description: str | None
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of all runs together, and model turns; cache reads and writes are apart from `input_tokens`."""
 
@@ -226,6 +235,8 @@ class Job:
 
     Beside those of the model's API there is `file`: a `name`, and base64 as `data`, for a file beside the agent's work.
     """
+    tools: tuple[ClientTool, ...] = ()
+    """The caller's own tools that the agent may call."""
     request: Mapping[str, Any] | None = None
     """What the door that it came through needs to answer for it later: JSON that means nothing elsewhere."""
     session_id: str | None = None

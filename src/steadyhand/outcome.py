@@ -18,6 +18,7 @@ class Stop(StrEnum):
     IDLE = "idle"
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
+    UNANSWERED = "unanswered"
 
 
 class Meaning(NamedTuple):
@@ -48,6 +49,9 @@ OUTCOMES: Mapping[str, Meaning] = {
     "stalled": Meaning(State.TIMEOUT, True, "Nothing was heard from the agent for the idle limit."),
     "cancelled": Meaning(State.CANCELLED, False, "It was cancelled."),
     "interrupted": Meaning(State.INTERRUPTED, True, "The node stopped under it."),
+    "unanswered": Meaning(
+        State.INTERRUPTED, False, "The results of the calls that the agent asked its caller for did not come."
+    ),
     "not_started": Meaning(State.ERROR, True, "The agent's process could not be started."),
     "workspace": Meaning(State.ERROR, True, "The workspace could not be made ready."),
     "expired": Meaning(State.ERROR, True, "It waited longer in the queue than it was good for."),
@@ -59,6 +63,7 @@ _STOPPED = {
     Stop.IDLE: "stalled",
     Stop.CANCEL: "cancelled",
     Stop.SHUTDOWN: "interrupted",
+    Stop.UNANSWERED: "unanswered",
 }
 _SUBTYPES = {
     "error_max_turns": "max_turns",

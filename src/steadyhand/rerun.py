@@ -27,7 +27,8 @@ def goes_on(job: Job) -> bool:
     if job.state is State.QUEUED:
         return job.begin == "resume"
     if job.state is State.INTERRUPTED:
-        return job.on_interrupt not in ("fail", "restart")
+        # Whoever was to make calls for the agent may still bring what came of them.
+        return bool(job.tools) or job.on_interrupt not in ("fail", "restart")
     return job.outcome is not None and job.outcome.type == "budget"
 
 

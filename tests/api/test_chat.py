@@ -111,6 +111,28 @@ def test_a_schema_run_answers_with_the_json_and_nothing_else(
     assert service.runner.asked[-1].output_schema == schema
 
 
+def test_earlier_calls_and_their_results_are_part_of_the_history(
+    client: httpx2.Client, service: Service
+) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    messages = [
+        user("first"),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "seven", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "It is seven."},
+        user("second"),
+    ]
+    assert ask(client, messages=messages).status_code == 200
+    job = service.runner.asked[-1]
+    assert job.prompt == "second"
+    assert [(turn.role, turn.content) for turn in job.history] == [
+        ("user", "first"),
+        ("assistant", '[Call c1: f({"a": 1})]'),
+        ("user", "[The result of the call c1:]\nseven"),
+        ("assistant", "It is seven."),
+    ]
+
+
 AUDIO = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 TOOL = {"type": "function", "function": {"name": "f"}}
 
@@ -123,17 +145,13 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
-        ({"tools": [TOOL]}, "tools"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"tools": [TOOL, TOOL], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
-        ({"functions": [{"name": "f"}]}, "functions"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"messages": [user([AUDIO])]}, "messages.0.content.0"),
         ({"messages": [user("x"), {"role": "assistant", "content": "y"}]}, "messages"),
         ({"messages": [{"role": "system", "content": "y"}]}, "messages"),
-        ({"messages": [{"role": "tool", "content": "y", "tool_call_id": "c"}, user("x")]}, "messages.0"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "c"}]}, user("x")]}, "messages.0"),
     ],
 )
 def test_what_is_not_to_be_had_is_400_and_starts_nothing(

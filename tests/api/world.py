@@ -23,6 +23,7 @@ import uvicorn
 from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
 from steadyhand.api import ApiOptions, create_app
+from steadyhand.calls import Exchange
 from steadyhand.control import Control
 from steadyhand.errors import SpawnError
 from steadyhand.events import Message, TextDelta, ToolStarted
@@ -112,12 +113,23 @@ class SmallRunner:
         self.asked: list[Job] = []
         self.play: Callable[[Emit], Awaitable[None]] | None = None
         """What an agent does whose prompt begins with `play`; its answer is the rest, or without one a failure."""
+        self.asking: Callable[[RunSpec, Emit], Awaitable[None]] | None = None
+        """What an agent does that has tools of its caller."""
         self.forced: str | None = None
         """What every agent does, whatever its prompt says."""
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
         self.asked.append(spec.job)
         word, _, rest = (self.forced or spec.job.prompt).partition(" ")
+        if self.asking is not None and spec.job.tools:
+            asking = asyncio.ensure_future(self.asking(spec, emit))
+            stopped = asyncio.ensure_future(stop.wait())
+            await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                asking.cancel()
+                return Report(Evidence(stop=stop.reason), RunOutput([], ""))
+            stopped.cancel()
+            await asking
         if word == "broken":
             raise SpawnError(rest)
         if word == "hold":
@@ -229,7 +241,9 @@ def running(
             max_queued=max_queued,
             most_running=lambda key_id: keyring.limits_of(key_id).running,
         )
+        exchange = Exchange()
         control = Control(
+            exchange=exchange,
             store=store,
             queue=queue,
             checkouts=checkouts,
@@ -247,7 +261,7 @@ def running(
         runner = SmallRunner()
         app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
-        hand = _worker(store, queue, checkouts, runner, feed)
+        hand = _worker(store, queue, checkouts, runner, feed, exchange=exchange)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())
             working = group.create_task(hand.run()) if worker else None
@@ -290,7 +304,13 @@ def _key(token: str) -> ApiKey:
 
 
 def _worker(
-    store: SqlStore, queue: LocalQueue, checkouts: SmallCheckouts, runner: SmallRunner, feed: Feed
+    store: SqlStore,
+    queue: LocalQueue,
+    checkouts: SmallCheckouts,
+    runner: SmallRunner,
+    feed: Feed,
+    *,
+    exchange: Exchange,
 ) -> Worker:
     async def nothing_to_sweep(pid: int, started: int) -> None:
         pass
@@ -314,5 +334,6 @@ def _worker(
             catalogue=CATALOGUE,
             tending=tending,
             ledger=store,
+            exchange=exchange,
         )
     )

@@ -101,6 +101,7 @@ CASES = {
     "silence": (Evidence(stop=Stop.IDLE, signal=9), "stalled"),
     "a cancel": (Evidence(stop=Stop.CANCEL, signal=9), "cancelled"),
     "a shutdown": (Evidence(stop=Stop.SHUTDOWN, signal=15), "interrupted"),
+    "a caller that did not make its calls": (Evidence(stop=Stop.UNANSWERED, exit_code=0), "unanswered"),
 }
 
 

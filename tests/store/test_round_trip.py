@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
@@ -19,6 +19,7 @@ from steadyhand.job import (
     EFFORTS,
     Begin,
     Changes,
+    ClientTool,
     Cost,
     Fault,
     Job,
@@ -106,6 +107,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "append_system_prompt": maybe(ANY_TEXT),
     "history": st.lists(TURNS, max_size=3).map(tuple),
     "content": st.lists(OBJECTS, max_size=2).map(tuple),
+    "tools": st.lists(st.builds(ClientTool, ANY_TEXT, maybe(ANY_TEXT), OBJECTS), max_size=2).map(tuple),
     "request": maybe(OBJECTS),
     "session_id": maybe(ANY_TEXT),
     "parent_job_id": maybe(ANY_TEXT),
@@ -146,6 +148,7 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int | None: maybe(AMOUNTS),
     bool: st.booleans(),
     Mapping[str, Any]: OBJECTS,
+    Sequence[Mapping[str, Any]]: st.lists(OBJECTS, max_size=2),
 }
 
 

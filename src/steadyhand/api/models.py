@@ -252,6 +252,7 @@ class ChatMessage(BaseModel):
     content: str | list[dict[str, JsonValue]] | None = None
     refusal: str | None = None
     tool_calls: list[JsonValue] | None = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(BaseModel):

@@ -14,10 +14,18 @@ from steadyhand.api.door import Alias, Door, caller_of, door_of, insider, welcom
 from steadyhand.api.models import ChatRequest
 from steadyhand.api.offers import resolved
 from steadyhand.api.openai.chunks import DONE, Chunks, Shown
-from steadyhand.api.openai.completions import completion_json
+from steadyhand.api.openai.completions import completion_json, usage_json
 from steadyhand.api.openai.continuing import answered, digest_of, going_on, session_headers
 from steadyhand.api.openai.conversation import Spoken, joined, spoken_in_chat, taken_apart
-from steadyhand.api.openai.runs import EFFORTS, Started, ended_or_left, failure, left, started, unsupported
+from steadyhand.api.openai.rounds import (
+    Round,
+    completion_id,
+    gone_on,
+    paused_json,
+    paused_or_ended,
+    results_of,
+)
+from steadyhand.api.openai.runs import EFFORTS, failure, left, started, unless_left, unsupported
 from steadyhand.api.openai.wanted import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
 from steadyhand.api.problems import json_response
 from steadyhand.api.route import DirectRoute
@@ -54,24 +62,43 @@ async def chat(request: Request) -> Response:
         chat_tools(asked.tools or (), asked.functions or ()),
         chat_choice(asked.tool_choice, asked.function_call),
         *(("tools", "/function") if asked.tools or not asked.functions else ("functions", "")),
+        callable_=True,
     )
     spoken = spoken_in_chat(asked.messages)
-    submission = submission_of(asked, alias, wanted, spoken)
-    submission = await going_on(request, door, insider(caller), submission, model=asked.model, spoken=spoken)
-    run = await started(request, door, caller, submission, value)
+    given = results_of(asked.messages)
+    if given is None:
+        submission = submission_of(asked, alias, wanted, spoken)
+        submission = await going_on(
+            request, door, insider(caller), submission, model=asked.model, spoken=spoken
+        )
+        at = Round(await started(request, door, caller, submission, value))
+    else:
+        at = await gone_on(door, insider(caller), *given)
+    usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+    shown = Shown(asked.model, wanted, usage, alias.reasoning)
     if asked.stream:
-        usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-        shown = Shown(asked.model, wanted, usage, alias.reasoning)
-        return _streamed(request, door, caller, run, shown=shown, spoken=spoken)
-    job = await ended_or_left(request, door, caller, run.job.id)
-    if job is None:
+        return _streamed(request, door, caller, at, shown=shown, spoken=spoken)
+    return await _whole(request, door, caller, at, shown=shown, spoken=spoken)
+
+
+async def _whole(
+    request: Request, door: Door, caller: Caller, at: Round, *, shown: Shown, spoken: Sequence[Spoken]
+) -> Response:
+    run = at.run
+    waited = paused_or_ended(door, insider(caller), at)
+    found = await unless_left(request, door, caller, run.job.id, waited)
+    if found is None:
         return Response(status_code=499)  # nobody reads it
+    job, paused, usage = found
+    if paused is not None:
+        return json_response(paused_json(job, shown.model, paused, at.after), headers=run.headers())
     if job.state is not State.COMPLETED:
         return failure(request, job, run.headers(retry=False))
-    text = wanted.text(job)
-    await door.control.note_conversation(job.id, digest_of(asked.model, answered(spoken, text)))
-    headers = run.headers() | session_headers(request, job)
-    return json_response(completion_json(job, asked.model, text, wanted), headers=headers)
+    text = shown.wanted.text(job)
+    await door.control.note_conversation(job.id, digest_of(shown.model, answered(spoken, text)))
+    body = completion_json(job, shown.model, text, shown.wanted)
+    body |= {"id": completion_id(job, at.after), "usage": usage_json(usage)}
+    return json_response(body, headers=run.headers() | session_headers(request, job))
 
 
 def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted, spoken: Sequence[Spoken]) -> Submission:
@@ -90,6 +117,7 @@ def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted, spoken: Sequ
         effort=None if effort is None else EFFORTS.get(effort, effort),
         append_system_prompt=joined([conversation.system or "", wanted.hint or ""]) or None,
         history=conversation.history,
+        tools=wanted.tools,
         content=conversation.content,
         # Nobody waits for it any more once the service has stopped.
         on_interrupt="fail",
@@ -110,18 +138,21 @@ def refuse_unbuilt(asked: ChatRequest) -> None:
 
 
 def _streamed(
-    request: Request, door: Door, caller: Caller, run: Started, *, shown: Shown, spoken: Sequence[Spoken]
+    request: Request, door: Door, caller: Caller, at: Round, *, shown: Shown, spoken: Sequence[Spoken]
 ) -> Response:
+    run = at.run
     own, job_id = insider(caller), run.job.id
+    chunks = Chunks(run.job, shown, at.after)
 
     async def pieces() -> AsyncIterator[Item]:
         with door.attending.at(job_id):
-            chunks = Chunks(run.job, shown)
             followed = cast("AsyncGenerator[Event | Live, None]", door.control.follow(own, job_id))
             async with aclosing(followed) as items:
                 async for item in items:
                     for piece in chunks.take(item):
                         yield piece
+                    if chunks.over:
+                        return
             job = await door.control.get(own, job_id)
             for last in chunks.end(job, failure(request, job, run.headers(retry=False))):
                 if job.state is State.COMPLETED and isinstance(last, Piece) and last.data == DONE:
@@ -131,7 +162,8 @@ def _streamed(
                 yield last
 
     async def gone() -> None:
-        await left(request, door, caller, job_id)
+        if not chunks.over:  # it left with calls to make
+            await left(request, door, caller, job_id)
 
     return Stream(
         pieces(),

@@ -31,6 +31,7 @@ STATUSES: Mapping[str, int] = {
     "malformed_json": 400,
     "unsupported_parameter": 400,
     "previous_response_not_found": 400,
+    "unknown_call": 400,
     "model_not_found": 404,
     "not_acceptable": 406,
     "request_timeout": 408,

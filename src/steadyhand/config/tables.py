@@ -223,6 +223,7 @@ class OpenaiTable(_Table):
     """[openai]: what the model names of the OpenAI routes mean."""
 
     default_agent: str | None = None
+    tool_result_seconds: Seconds = 600
     models: dict[str, AliasTable] = {}
 
 

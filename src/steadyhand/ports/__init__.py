@@ -51,7 +51,7 @@ from steadyhand.ports.places import (
     View,
 )
 from steadyhand.ports.queueing import Backlog, Claim, Load, Queue, StopSignal
-from steadyhand.ports.running import Emit, Listening, Report, Runner, RunSpec
+from steadyhand.ports.running import Ask, ClientCall, Emit, Listening, Report, Runner, RunSpec
 
 __all__ = [
     "ALL_SCOPES",
@@ -61,6 +61,7 @@ __all__ = [
     "Allowance",
     "AllowancesOf",
     "ApiKey",
+    "Ask",
     "Attendance",
     "Backlog",
     "Bind",
@@ -70,6 +71,7 @@ __all__ = [
     "Check",
     "Checkouts",
     "Claim",
+    "ClientCall",
     "Command",
     "Done",
     "Emit",

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from steadyhand.agents import Agent
 from steadyhand.events import Body, TextDelta
@@ -20,6 +20,19 @@ Listening = Callable[[Sequence[int]], None]
 
 
 @dataclass(frozen=True, slots=True)
+class ClientCall:
+    """A call of one of the caller's own tools."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+Ask = Callable[[Sequence[ClientCall]], Awaitable[Mapping[str, str]]]
+"""Has calls made by the job's caller and gives what came of each, by its id; raises `TimeoutError`."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """All that a runner needs for one run. `environment` is what the service grants the agent."""
 
@@ -32,6 +45,8 @@ class RunSpec:
     """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
     listening: Listening | None = None
     """Called with what listens in a sealed run's network, once it is there."""
+    ask: Ask | None = None
+    """Makes the calls of a job with tools of its caller."""
 
 
 @dataclass(frozen=True, slots=True)

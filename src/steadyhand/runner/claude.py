@@ -19,9 +19,11 @@ from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
 from steadyhand.events import ToolStarted
 from steadyhand.job import Job, Turn
+from steadyhand.outcome import Stop
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
 from steadyhand.runner.attached import FOLDER, attached
+from steadyhand.runner.calls import CONFIG, ClientCalls
 from steadyhand.runner.drive import (
     Drive,
     bounded,
@@ -51,6 +53,7 @@ STRUCTURED_OUTPUT = "StructuredOutput"
 """The tool that the CLI gives an agent whose answer has to fit a schema."""
 _REQUESTS = 64  # control requests of the agent that are passed on; it has no reason for any
 _REQUEST_SIZE = 64 * 1024
+_CALL_MILLISECONDS = 24 * 60 * 60 * 1000
 _CONTROL = frozenset({"control_response", "control_request", "control_cancel_request"})
 _HISTORY_TIME = "2026-01-01T00:00:00.000Z"
 
@@ -85,6 +88,7 @@ def arguments(
         ("--max-turns", _number(job.max_turns or agent.max_turns)),
         ("--effort", job.effort or agent.effort),
         ("--json-schema", _schema(job)),
+        ("--mcp-config", CONFIG if job.tools else None),
         ("--append-system-prompt-file", None if prompt_file is None else str(prompt_file)),
     ]
     for name, value in options:
@@ -177,6 +181,9 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budge
         record = session_record(brought.history, directory, session)
         files.append((session_file(config, directory, session), record))
     env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
+    if spec.job.tools:
+        # How long a call may take is the service's to say, not the CLI's.
+        env["MCP_TOOL_TIMEOUT"] = str(_CALL_MILLISECONDS)
     argv = arguments(cli, spec, session, prompt_file, goes_on=going_on, budgeted=budgeted)
     command = Command(argv, env, view.directory, place.user)
     folders = [] if place.config is None else [scratch(place.home)]
@@ -300,6 +307,8 @@ class _Stream:
         self._transport = ProcessTransport(drive.process)
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
         self._connected = asyncio.Event()
+        job = drive.spec.job
+        self._calls = ClientCalls(job.tools, f"call_{job.id}_{drive.spec.number}") if job.tools else None
 
     async def line(self, line: bytes) -> None:
         drive = self._drive
@@ -311,7 +320,7 @@ class _Stream:
                 drive.spool.printed(line)
             return
         if message["type"] in _CONTROL:
-            self._transport.offer(message, len(line))
+            self._control(message, len(line))
             return
         clean = drive.spool.redactor.line(line)
         if clean is not line:
@@ -323,6 +332,8 @@ class _Stream:
             if isinstance(event, ToolStarted) and event.name == STRUCTURED_OUTPUT:
                 drive.tried = event.input
             await drive.emit(event)
+        if self._calls is not None:
+            self._calls.see(message)
         drive.session_id = self._conversation.session_id or drive.session_id
         drive.busy = self._conversation.state == "running"
         if message["type"] == "result":
@@ -331,8 +342,35 @@ class _Stream:
         elif message["type"] in ("assistant", "stream_event") and message.get("parent_tool_use_id") is None:
             drive.answered.clear()  # a turn that the agent began by itself: its result is still to come
 
+    def _control(self, message: dict[str, Any], size: int) -> None:
+        calls = self._calls
+        if calls is None or not calls.request(message, size):
+            self._transport.offer(message, size)
+        elif self._conversation.full:
+            calls.settle()  # the end of the model's message is not read any more
+
+    async def _make_calls(self, calls: ClientCalls) -> None:
+        drive = self._drive
+        while True:
+            turn = await calls.turn()
+            if drive.spec.ask is None:
+                results = dict.fromkeys(
+                    (call.id for call in turn.values()), "Nobody is there to make the call."
+                )
+            else:
+                with drive.held():
+                    try:
+                        results = dict(await drive.spec.ask(tuple(turn.values())))
+                    except TimeoutError:
+                        drive.stop.request(Stop.UNANSWERED)
+                        return
+            calls.answer(turn, results)
+
     async def talk(self) -> None:
         async with asyncio.TaskGroup() as group:
+            if self._calls is not None:
+                group.create_task(self._calls.write(self._drive.process.write))
+                group.create_task(self._make_calls(self._calls))
             greeting = group.create_task(self._greet())
             if self._drive.spec.agent.definition is not None:
                 await asyncio.wait({greeting})

@@ -6,7 +6,7 @@ A mode says what to launch, what to make of a line, what to say to the agent, an
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,6 +141,7 @@ class Drive:
         self.answered = asyncio.Event()
         self.busy = False
         """Whether the agent says that it is still at work after its result."""
+        self._held = 0
         self._answered_at = 0.0
         self._heard = _now()
         self._lingered = False
@@ -153,6 +154,16 @@ class Drive:
         self.session_id = result.session_id or self.session_id
         self._answered_at = _now()
         self.answered.set()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for somebody else for the length of the block: the agent's silence is not its own."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self._heard = _now()
 
     async def attend(self, mode: Mode) -> Report:
         """See the run to its end; nothing of it is alive when this returns."""
@@ -213,7 +224,7 @@ class Drive:
     async def _watch_silence(self) -> None:
         limit = self.spec.job.idle_timeout_seconds
         while True:
-            left = self._heard + limit - _now()
+            left = limit if self._held else self._heard + limit - _now()
             if left <= 0:
                 self.stop.request(Stop.IDLE)
                 return

@@ -14,6 +14,7 @@ from steadyhand import __version__
 from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import Agent
 from steadyhand.api import Alias, ApiOptions, create_app
+from steadyhand.calls import Exchange
 from steadyhand.config.live import values_of
 from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
@@ -216,7 +217,9 @@ def wire(
     if gateway is not None:
         gateway.on_wall(queue.look_again)
     checkouts = checkouts_of(settings, level, gateway, redactor)
+    exchange = Exchange(tables.openai.tool_result_seconds)
     control = Control(
+        exchange=exchange,
         store=store,
         queue=queue,
         checkouts=checkouts,
@@ -254,6 +257,7 @@ def wire(
         ledger=store,
         gateway=gateway,
         parking=parking,
+        exchange=exchange,
     )
     worker = Worker(parts)
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from sqlalchemy import RowMapping
 
 from steadyhand.events import Draft, Event, data_of
-from steadyhand.job import Changes, Cost, Fault, Job, Notice, Run, State, Turn, Usage, Verdict
+from steadyhand.job import Changes, ClientTool, Cost, Fault, Job, Notice, Run, State, Turn, Usage, Verdict
 from steadyhand.ports import NO_LIMITS, ApiKey, Call, KeyLimits, RunOutput, Scope, Tokens
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -160,8 +160,9 @@ def job_of(row: RowMapping, runs: Sequence[Run]) -> Job:
 def _asked_row(job: Job) -> str | None:
     """Give what was asked beside the prompt: the turns alone, or with what few jobs have."""
     turns = [[turn.role, turn.content] for turn in job.history]
-    if job.content or job.request is not None:
-        return to_json({"turns": turns, "content": job.content, "request": job.request})
+    if job.content or job.tools or job.request is not None:
+        tools = [[tool.name, tool.description, tool.parameters] for tool in job.tools]
+        return to_json({"turns": turns, "content": job.content, "request": job.request, "tools": tools})
     return to_json(turns) if turns else None
 
 
@@ -173,6 +174,7 @@ def _asked(text: str | None) -> dict[str, Any]:
         "history": _history(found["turns"]),
         "content": tuple(found["content"]),
         "request": found["request"],
+        "tools": tuple(ClientTool(*each) for each in found.get("tools", ())),
     }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -10,15 +10,18 @@ from datetime import datetime, timedelta
 import structlog
 
 from steadyhand.agents import Agent, Catalogue, Workspace
+from steadyhand.calls import Exchange
 from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
-from steadyhand.events import Draft, StateChanged, Warned, rfc3339
+from steadyhand.events import CallsWaiting, Draft, StateChanged, Warned, rfc3339
 from steadyhand.job import Job, Notice, Run, State, Usage, Verdict, advance
 from steadyhand.outcome import OUTCOMES, Evidence, Stop, judge
 from steadyhand.ports import (
+    Ask,
     Attendance,
     Call,
     Checkouts,
     Claim,
+    ClientCall,
     Gateway,
     Harvest,
     Ledger,
@@ -76,6 +79,7 @@ class Parts:
     ledger: Ledger
     gateway: Gateway | None = None
     parking: Parking = field(default_factory=Parking)
+    exchange: Exchange = field(default_factory=Exchange)
 
 
 class Runs:
@@ -226,6 +230,7 @@ class Runs:
                         environment={**parts.tending.environment(agent, place), **told, **agent.env},
                         spawned=spawned,
                         listening=None if attendance is None else attendance.listening,
+                        ask=self._asking(job, journal) if job.tools else None,
                     )
                     result = await attempt(parts.runners[agent.runner].run(spec, journal.emit, stop))
                     ran = result if isinstance(result, RunError) else await _counted(result, attendance)
@@ -268,6 +273,18 @@ class Runs:
     def _let_out(self, work: Work, journal: Journal) -> AbstractAsyncContextManager[Attendance | None]:
         gateway = self._parts.gateway
         return nullcontext() if gateway is None else gateway.attend(work, journal.emit)
+
+    def _asking(self, job: Job, journal: Journal) -> Ask:
+        exchange = self._parts.exchange
+
+        async def ask(calls: Sequence[ClientCall]) -> Mapping[str, str]:
+            told = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
+            # They wait before anybody is told of them: whoever is told may answer at once.
+            with exchange.waiting(job.id, calls) as waiting:
+                await journal.emit(CallsWaiting(told))
+                return await waiting.results(exchange.seconds)
+
+        return ask
 
     async def _note_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:

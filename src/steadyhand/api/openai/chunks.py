@@ -1,20 +1,21 @@
 """A chat completion as a stream of chunks."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from starlette.responses import Response
 
-from steadyhand.api.openai.completions import finish_reason, tool_calls, usage_json
+from steadyhand.api.openai.completions import calls_json, finish_reason, tool_calls, usage_json
+from steadyhand.api.openai.rounds import Spending, completion_id
 from steadyhand.api.openai.runs import why_failed
 from steadyhand.api.openai.told import Rest, Told
 from steadyhand.api.openai.wanted import Wanted
 from steadyhand.api.problems import error_json, json_bytes
 from steadyhand.api.stream import Ending, Item, Piece
-from steadyhand.events import Event, Live, ToolFinished, ToolStarted
-from steadyhand.job import Job, State
+from steadyhand.events import CallsWaiting, Event, Live, ToolFinished, ToolStarted
+from steadyhand.job import Job, State, Usage
 
 DONE = b"data: [DONE]\n\n"
 _BETWEEN = "\n\n"
@@ -37,8 +38,12 @@ class Shown:
 class Chunks:
     """Makes the chunks of one stream. What is text of the agent goes out at once, unless JSON is wanted."""
 
-    def __init__(self, job: Job, shown: Shown) -> None:
+    def __init__(self, job: Job, shown: Shown, after: int = 0) -> None:
+        """Tell of what comes after the event `after`; what was before it is to be taken all the same."""
         self._shown = shown
+        self._spending = Spending(after)
+        self.over = False
+        """Whether the stream ended with calls for the client to make."""
         self._told = Told()
         self.content = ""
         """All that has gone out as the answer."""
@@ -48,7 +53,7 @@ class Chunks:
         self._last_message: str | None = None
         self._whole = shown.wanted.output_schema is not None
         self._head = {
-            "id": f"chatcmpl-{job.id}",
+            "id": completion_id(job, after),
             "object": "chat.completion.chunk",
             "created": int(job.created_at.timestamp()),
             "model": shown.model,
@@ -57,6 +62,16 @@ class Chunks:
 
     def take(self, item: Event | Live) -> list[Piece]:
         """Give what one thing that happened adds to the stream."""
+        if self.over:
+            return []
+        if isinstance(item, Event):
+            self._spending.take(item)
+            if item.seq <= self._spending.after:
+                self._told.take(item)
+                self._told.early()
+                return []
+            if item.type == CallsWaiting.type:
+                return self._calls(item.data["calls"])
         if isinstance(item, Live):
             return [] if self._whole else self._text(self._told.live(item))
         rest = self._told.take(item)
@@ -70,6 +85,20 @@ class Chunks:
         if rest is not None:
             pieces = self._message(item.data["text"], rest)
         return pieces + self._text(self._told.early())
+
+    def _calls(self, calls: Sequence[Mapping[str, Any]]) -> list[Piece]:
+        self.over = True
+        pieces = self._begin()
+        for index, call in enumerate(calls_json(calls)):
+            arguments = call["function"]["arguments"]
+            call["function"]["arguments"] = ""
+            pieces += self._delta({"tool_calls": [{"index": index, **call}]})
+            pieces += self._delta({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]})
+        return [*pieces, self._chunk({}, "tool_calls"), *self._done(self._spending.since())]
+
+    def _done(self, usage: Usage) -> list[Piece]:
+        told = [_data({**self._head, "choices": [], "usage": usage_json(usage)})] if self._shown.usage else []
+        return [*told, Piece(DONE)]
 
     def _message(self, whole: str, rest: Rest) -> list[Piece]:
         if not rest.fits:
@@ -113,9 +142,7 @@ class Chunks:
             pieces += self._rest(job.answer or "")
         pieces += self._begin()
         pieces.append(self._chunk({}, finish_reason(wanted)))
-        if self._shown.usage:
-            pieces.append(_data({**self._head, "choices": [], "usage": usage_json(job)}))
-        return [*pieces, Piece(DONE)]
+        return [*pieces, *self._done(self._spending.rest(job))]
 
     def _rest(self, answer: str) -> list[Piece]:
         # The result is what the last message said; it differs when there was none, or one that was cut.

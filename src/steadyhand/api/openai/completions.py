@@ -1,9 +1,11 @@
 """A chat completion in one piece, and what a stream of chunks shares with it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steadyhand.api.openai.wanted import Function, Wanted
-from steadyhand.job import Job
+from steadyhand.api.problems import json_bytes
+from steadyhand.job import Job, Usage
 
 
 def completion_json(job: Job, model: str, text: str, wanted: Wanted | None = None) -> dict[str, Any]:
@@ -20,8 +22,23 @@ def completion_json(job: Job, model: str, text: str, wanted: Wanted | None = Non
         "choices": [
             {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(wanted)}
         ],
-        "usage": usage_json(job),
+        "usage": usage_json(job.usage),
     }
+
+
+def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give calls that an agent waits for as OpenAI's clients know them."""
+    return [
+        {
+            "id": call["id"],
+            "type": "function",
+            "function": {
+                "name": call["name"],
+                "arguments": json_bytes(call["arguments"]).decode("utf-8", "replace"),
+            },
+        }
+        for call in calls
+    ]
 
 
 def tool_calls(job: Job, function: Function, arguments: str) -> list[dict[str, Any]]:
@@ -35,9 +52,8 @@ def finish_reason(wanted: Wanted) -> str:
     return "tool_calls" if wanted.function is not None and not wanted.function.named else "stop"
 
 
-def usage_json(job: Job) -> dict[str, Any]:
-    """Give the tokens of a job; cache reads and writes are among the prompt's."""
-    usage = job.usage
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Give tokens; cache reads and writes are among the prompt's."""
     prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
     return {
         "prompt_tokens": prompt,

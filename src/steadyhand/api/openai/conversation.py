@@ -32,13 +32,27 @@ def spoken_in_chat(messages: Sequence[ChatMessage]) -> list[Spoken]:
     spoken: list[Spoken] = []
     for place, message in enumerate(messages):
         where = f"messages/{place}"
-        if message.role in ("tool", "function") or message.tool_calls:
-            raise unsupported(where, "tool calls of the client are not built yet")
         blocks = parts.blocks(message.content, f"{where}/content")
+        role = message.role
+        if role in ("tool", "function"):
+            # An earlier call of the client: what came of it was told to the model.
+            told = f"[The result of the call {message.tool_call_id or 'before'}:]\n{text_in(blocks)}"
+            role, blocks = "user", parts.blocks(told, where)
+        elif message.tool_calls:
+            blocks = [*blocks, *parts.blocks(_called(message.tool_calls), where)]
         if message.role == "assistant" and message.refusal and not text_in(blocks):
             blocks = parts.blocks(message.refusal, where)
-        spoken.append(Spoken(message.role, blocks))
+        spoken.append(Spoken(role, blocks))
     return spoken
+
+
+def _called(calls: Sequence[Any]) -> str:
+    lines = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(call, Mapping) and isinstance(function, Mapping):
+            lines.append(f"[Call {call.get('id')}: {function.get('name')}({function.get('arguments')})]")
+    return "\n".join(lines)
 
 
 def taken_apart(spoken: Sequence[Spoken], where: str = "messages") -> Conversation:

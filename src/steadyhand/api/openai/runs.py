@@ -2,10 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +20,7 @@ from steadyhand.errors import InvalidRequest, NotFound
 from steadyhand.job import Job, State
 from steadyhand.ports import Idempotency
 
+T = TypeVar("T")
 JUST_ENDED = timedelta(minutes=10)
 """How long after its end a run is still the answer to a repeat of its request."""
 RETURN_SECONDS = 2.5
@@ -90,10 +91,18 @@ async def _joined(door: Door, caller: Caller, asked: tuple[str, str]) -> Job | N
 
 async def ended_or_left(request: Request, door: Door, caller: Caller, job_id: str) -> Job | None:
     """Wait for a job's end (its own deadline is the bound); when the client leaves, cancel it and give null."""
-    own = insider(caller)
+    return await unless_left(
+        request, door, caller, job_id, door.control.wait(insider(caller), job_id, math.inf)
+    )
+
+
+async def unless_left(
+    request: Request, door: Door, caller: Caller, job_id: str, waited: Coroutine[Any, Any, T]
+) -> T | None:
+    """Wait for what comes of a job; when the client leaves, cancel the job and give null."""
     with door.attending.at(job_id):
         async with asyncio.TaskGroup() as group:
-            wait = group.create_task(door.control.wait(own, job_id, math.inf))
+            wait = group.create_task(waited)
             ear = group.create_task(_cancel_when_left(request, wait))
             wait.add_done_callback(lambda _: ear.cancel())
     if wait.cancelled():
@@ -102,7 +111,7 @@ async def ended_or_left(request: Request, door: Door, caller: Caller, job_id: st
     return wait.result()
 
 
-async def _cancel_when_left(request: Request, wait: asyncio.Task[Job]) -> None:
+async def _cancel_when_left(request: Request, wait: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     wait.cancel()

@@ -9,9 +9,11 @@ from steadyhand import schemas
 from steadyhand.api.openai.runs import unsupported
 from steadyhand.api.problems import json_bytes
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import Job
+from steadyhand.job import ClientTool, Job
 
 MOST_TOOLS = 128
+MOST_TOOL_BYTES = 256 * 1024
+"""How many tools a client may have, and how large they may be together."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _NOT_BUILT = "tools of the client are not built yet; the agent has its own"
@@ -29,10 +31,14 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How the answer is to be. With a `function` its arguments are the answer; else with a `schema` its JSON."""
+    """How the answer is to be. With a `function` its arguments are the answer; else with a `schema` its JSON.
+
+    `tools` are those of the client that the agent may call on the way.
+    """
 
     schema: dict[str, Any] | None = None
     function: Function | None = None
+    tools: tuple[ClientTool, ...] = ()
 
     @property
     def output_schema(self) -> dict[str, Any] | None:
@@ -60,19 +66,21 @@ def wanted_of(
     choice: Any,
     where: str = "tools",
     inner: str = "",
+    *,
+    callable_: bool = False,
 ) -> Wanted:
     """Say what the answer has to be, from a schema, the client's tools as `{name, description, parameters}`, a choice.
 
     `where` is their place in the request, and each is at `inner` in its own. A choice that leaves one function is a
-    run for its arguments; tools that the agent may call or not are refused.
+    run for its arguments; tools that the agent may call or not are refused unless they are `callable_`.
     """
     if len(tools) > MOST_TOOLS:
         raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOLS} tools")
     functions = [_function(tool, f"{where}/{place}{inner}") for place, tool in enumerate(tools)]
     if choice in (None, "auto"):
-        if tools:
+        if tools and not callable_:
             raise unsupported(where, _NOT_BUILT)
-        return Wanted(schema)
+        return Wanted(schema, tools=_callable(functions, where))
     if choice == "none":
         return Wanted(schema)
     name = choice.get("name") if isinstance(choice, Mapping) else None
@@ -88,6 +96,17 @@ def wanted_of(
         raise unsupported("tool_choice", "a function's arguments and a schema cannot both be the answer")
     first = found[0]
     return Wanted(None, Function(first.name, first.description, first.parameters, named))
+
+
+def _callable(functions: Sequence[Function], where: str) -> tuple[ClientTool, ...]:
+    names = [function.name for function in functions]
+    if len(set(names)) < len(names):
+        raise InvalidRequest.at(f"/{where}", "has two tools of the same name")
+    found = tuple(ClientTool(each.name, each.description, each.parameters) for each in functions)
+    size = sum(len(json_bytes([tool.name, tool.description, tool.parameters])) for tool in found)
+    if size > MOST_TOOL_BYTES:
+        raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOL_BYTES} bytes of tools")
+    return found
 
 
 def _function(tool: Mapping[str, Any], where: str) -> Function:

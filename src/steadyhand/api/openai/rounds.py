@@ -1,0 +1,157 @@
+"""The rounds of a chat with tools of the client: each is one response, from one turn's calls to the next."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from steadyhand.api.door import Door
+from steadyhand.api.models import ChatMessage
+from steadyhand.api.openai.completions import calls_json, usage_json
+from steadyhand.api.openai.conversation import text_of
+from steadyhand.api.openai.runs import Started
+from steadyhand.control import Caller
+from steadyhand.errors import InvalidRequest, NotFound
+from steadyhand.events import CallsWaiting, Event, Live, Message, UsageReported
+from steadyhand.job import Job, Usage
+
+_ID = re.compile(r"call_([0-9a-f]{12})_[0-9]+_[0-9]+")
+_OF_SCHEMA_RUN = re.compile(r"call_[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A response is about what happens in a run after its event `after`."""
+
+    run: Started
+    after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A round that ended with calls: what was said before them, the calls, and what was used."""
+
+    text: str
+    calls: Sequence[Any]
+    usage: Usage
+
+
+class Spending:
+    """Tells what of a job's tokens was used after one of its events, which are all taken in order."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self._runs: dict[int, Usage] = {}
+        self._before = Usage()
+
+    def take(self, event: Event) -> None:
+        """Take an event."""
+        if event.type == UsageReported.type:
+            self._runs[event.run] = Usage(**{each.name: event.data[each.name] for each in fields(Usage)})
+        if event.seq <= self.after:
+            self._before = self._all()
+
+    def _all(self) -> Usage:
+        total = Usage()
+        for usage in self._runs.values():
+            total = total.plus(usage)
+        return total
+
+    def since(self) -> Usage:
+        """Give what was used after that event so far."""
+        return _less(self._all(), self._before)
+
+    def rest(self, job: Job) -> Usage:
+        """Give what was used after that event, of an ended job."""
+        return _less(job.usage, self._before)
+
+
+def _less(usage: Usage, before: Usage) -> Usage:
+    left = {
+        each.name: max(0, getattr(usage, each.name) - getattr(before, each.name)) for each in fields(Usage)
+    }
+    return Usage(**left)
+
+
+def completion_id(job: Job, after: int) -> str:
+    """Give the id of a response: each round of a job has its own."""
+    return f"chatcmpl-{job.id}" + (f"-{after}" if after else "")
+
+
+def results_of(messages: Sequence[ChatMessage]) -> tuple[str, dict[str, str]] | None:
+    """Give the job and the results of its calls, by their ids, when the messages end with such.
+
+    Raises `InvalidRequest` for ids that are not of one job's calls. The arguments of a forced function were the
+    answer of a run that has ended: what came of that call begins a new run.
+    """
+    results: dict[str, str] = {}
+    jobs: set[str] = set()
+    for place in range(len(messages) - 1, -1, -1):
+        message = messages[place]
+        if message.role != "tool":
+            break
+        where = f"messages/{place}"
+        given = message.tool_call_id or ""
+        if _OF_SCHEMA_RUN.fullmatch(given) is not None:
+            return None
+        match = _ID.fullmatch(given)
+        if match is None:
+            raise InvalidRequest.at(
+                f"/{where}/tool_call_id", "is the id of no call of ours", code="unknown_call"
+            )
+        if given in results:
+            raise InvalidRequest.at(f"/{where}/tool_call_id", "is there twice", code="unknown_call")
+        results[given] = text_of(message.content, f"{where}/content")
+        jobs.add(match[1])
+    if len(jobs) > 1:
+        raise InvalidRequest.at("/messages", "has results for the calls of two runs", code="unknown_call")
+    return (jobs.pop(), results) if jobs else None
+
+
+async def gone_on(door: Door, own: Caller, job_id: str, results: dict[str, str]) -> Round:
+    """Go on with the run that waits for these results; raises `InvalidRequest` (`unknown_call`)."""
+    try:
+        job, after = await door.control.answer_calls(own, job_id, results)
+    except NotFound as error:
+        raise InvalidRequest.at(
+            "/messages", "has results for calls of no run of yours", code="unknown_call"
+        ) from error
+    return Round(Started(job, replayed=False), after)
+
+
+async def paused_or_ended(door: Door, own: Caller, at: Round) -> tuple[Job, Paused | None, Usage]:
+    """Wait for the end of a round: calls that wait, or the end of the job, with what the round used."""
+    spending = Spending(at.after)
+    texts: list[str] = []
+    followed = cast("AsyncGenerator[Event | Live, None]", door.control.follow(own, at.run.job.id))
+    paused = None
+    async with aclosing(followed) as items:
+        async for item in items:
+            if isinstance(item, Live):
+                continue
+            spending.take(item)
+            if item.seq <= at.after:
+                continue
+            if item.type == Message.type and item.data["role"] == "assistant":
+                texts.append(item.data["text"])
+            elif item.type == CallsWaiting.type:
+                paused = Paused("\n\n".join(texts), item.data["calls"], spending.since())
+                break
+    job = await door.control.get(own, at.run.job.id)
+    return job, paused, spending.rest(job) if paused is None else paused.usage
+
+
+def paused_json(job: Job, model: str, paused: Paused, after: int) -> dict[str, Any]:
+    """Give a round that ended with calls as a chat completion."""
+    message: dict[str, Any] = {"role": "assistant", "content": paused.text or None, "refusal": None}
+    message["tool_calls"] = calls_json(paused.calls)
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls"}
+    return {
+        "id": completion_id(job, after),
+        "object": "chat.completion",
+        "created": int(job.created_at.timestamp()),
+        "model": model,
+        "choices": [choice],
+        "usage": usage_json(paused.usage),
+    }
