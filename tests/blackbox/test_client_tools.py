@@ -1,0 +1,94 @@
+"""Tools of a client with the real CLI, sealed: the round trip, and what is left when nobody came back in time."""
+
+from typing import Any
+
+import httpx2
+
+from steadyhand.testing.cli import cli_path
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import MakeService, Service, until
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+QUESTION = {"role": "user", "content": "[[scenario:client-tools]] weather?"}
+ANSWER = "The last one said: snow"
+
+
+def _ask(http: httpx2.Client, messages: list[dict[str, Any]], model: str = "claude") -> dict[str, Any]:
+    body = {"model": model, "messages": messages, "tools": [WEATHER]}
+    reply = http.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    (choice,) = reply.json()["choices"]
+    found: dict[str, Any] = choice["message"]
+    return found
+
+
+def _answered(said: dict[str, Any], text: str) -> list[dict[str, Any]]:
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": text} for call in said["tool_calls"]]
+    return [said, *results]
+
+
+def _job_of(said: dict[str, Any]) -> str:
+    job_id: str = said["tool_calls"][0]["id"].split("_")[1]
+    return job_id
+
+
+def test_calls_come_and_go_between_a_client_and_a_sealed_agent(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    with make_service(claude=cli_path(), model=model.url) as service:
+        for name in ("claude", "chat"):
+            talk = [QUESTION]
+            first = _ask(service.http, talk, name)
+            assert len(first["tool_calls"]) == 2
+            talk += _answered(first, "sun")
+            second = _ask(service.http, talk, name)
+            assert len(second["tool_calls"]) == 1
+            talk += _answered(second, "snow")
+            assert _ask(service.http, talk, name)["content"] == ANSWER
+            job = service.job(_job_of(first))
+            assert (job["state"], job["run"]) == ("completed", 1)
+
+
+def _late(service: Service, said: dict[str, Any]) -> dict[str, Any]:
+    return _ask(service.http, [QUESTION, *_answered(said, "sun")])
+
+
+def test_results_that_come_late_resume_the_session(make_service: MakeService, model: ScriptedModel) -> None:
+    config = "[openai]\ntool_result_seconds = 1\n"
+    with make_service(claude=cli_path(), model=model.url, config=config) as service:
+        said = _ask(service.http, [QUESTION])
+        job = service.ended(_job_of(said))
+        assert (job["state"], job["outcome"]["type"]) == ("interrupted", "unanswered")
+        model.clear()
+        _late(service, said)
+        job = service.job(_job_of(said))
+        assert job["run"] == 2
+        # The model sees its own calls, and what came of them.
+        told = str(model.requests[0].body["messages"])
+        assert "mcp__client__get_weather" in told
+        assert "Your last tool calls were made after all" in told
+        assert told.count("\\nsun") == 2 or told.count("\nsun") == 2, told
+
+
+def test_results_that_come_after_a_crash_of_the_service_resume_the_session(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    service = make_service(claude=cli_path(), model=model.url)
+    with service:
+        said = _ask(service.http, [QUESTION])
+        service.kill9()
+        service.restart()
+        job = until(lambda: service.ended(_job_of(said)))
+        assert job["state"] == "interrupted"
+        model.clear()
+        _late(service, said)
+        told = str(model.requests[0].body["messages"])
+        assert "mcp__client__get_weather" in told
+        assert "Your last tool calls were made after all" in told
+        assert service.job(_job_of(said))["run"] == 2
