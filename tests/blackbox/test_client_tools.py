@@ -76,12 +76,19 @@ def test_results_that_come_late_resume_the_session(make_service: MakeService, mo
         assert told.count("\\nsun") == 2 or told.count("\nsun") == 2, told
 
 
+def _is_written_down(service: Service, text: str) -> bool:
+    sessions = service.data_dir.glob("jobs/*/config/projects/*/*.jsonl")
+    return any(text in path.read_text("utf-8", "replace") for path in sessions)
+
+
 def test_results_that_come_after_a_crash_of_the_service_resume_the_session(
     make_service: MakeService, model: ScriptedModel
 ) -> None:
     service = make_service(claude=cli_path(), model=model.url)
     with service:
         said = _ask(service.http, [QUESTION])
+        # What the CLI has not written down yet when it is killed, no later run can know.
+        until(lambda: _is_written_down(service, "get_weather"))
         service.kill9()
         service.restart()
         job = until(lambda: service.ended(_job_of(said)))

@@ -110,8 +110,11 @@ def with_ran(job: Job, ran: Ran) -> Job:
 def _reported(cost: Cost, result: Result | None) -> Cost:
     if result is None or result.cost_micros is None:
         return cost
-    total = (cost.reported_micros or 0) + result.cost_micros
-    return replace(cost, micros=total, reported_micros=total)
+    return replace(
+        cost,
+        micros=cost.micros + result.cost_micros,
+        reported_micros=(cost.reported_micros or 0) + result.cost_micros,
+    )
 
 
 def usage_of(tokens: Tokens, turns: int) -> Usage:

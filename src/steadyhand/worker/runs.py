@@ -238,7 +238,7 @@ class Runs:
                 await journal.close()
         if isinstance(ran, RunError):
             raise ran
-        if attendance is None:
+        if ran.spent is None:
             await self._keep_reported(job, agent, ran.report)
         return ran
 
@@ -393,4 +393,5 @@ async def _counted(report: Report, attendance: Attendance | None) -> Ran:
         return Ran(report)
     spent = await attendance.settled()
     evidence = replace(report.evidence, spent_out=attendance.spent_out)
-    return Ran(replace(report, evidence=evidence), spent, attendance.wall)
+    # What an agent cost that never asked the gateway is known by its own word alone; that is no zero.
+    return Ran(replace(report, evidence=evidence), spent if spent.calls else None, attendance.wall)
