@@ -162,8 +162,10 @@ def test_a_key_whose_budget_is_spent_is_refused_at_every_door_until_it_begins_an
     spend(service, 9_999, key=key["id"], at=since)
     spend(service, 10**9, key="k_other", at=now)
     with service.client(key["secret"]) as own:
-        job = own.post("/v1/jobs", json={"prompt": "say x"}, headers={"idempotency-key": "one"})
-        assert job.status_code == 202
+        job = own.post(
+            "/v1/jobs", json={"prompt": "say x"}, headers={"idempotency-key": "one", "prefer": "wait=30"}
+        )
+        assert job.status_code == 200
         spend(service, 1, key=key["id"], at=now)
         before = service.count()
         for reply in (
@@ -175,7 +177,7 @@ def test_a_key_whose_budget_is_spent_is_refused_at_every_door_until_it_begins_an
             ),
         ):
             body = check(reply, 429, "budget_exhausted")
-            assert f"0.01 USD a {period} is spent (0.01 USD)" in body["detail"]
+            assert f"0.01 USD a {period} is spent (0.0512 USD)" in body["detail"]
             seconds = (until - datetime.now(UTC)).total_seconds()
             assert seconds <= int(reply.headers["retry-after"]) <= (until - now).total_seconds() + 1
             assert f"{until:%Y-%m-%d}T00:00:00Z" in body["detail"]

@@ -158,9 +158,7 @@ def test_a_client_that_goes_away_cancels_its_run(default_service: Service, commo
 
 
 def test_the_official_client_streams_text_as_it_is_made(default_service: Service) -> None:
-    prompt = (
-        "[[standin: say='Let me look.' run='echo hi' text='It says {last}.' chunk=3 pace=2 input=5 output=7]]"
-    )
+    prompt = "[[standin: say='Let me look.' run='echo hi' text='It says {last}.' chunk=3 pace=40 input=5 output=7]]"
     with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
         chunks = list(
             client.chat.completions.create(

@@ -29,7 +29,9 @@ def test_a_job_is_accepted_with_its_place_and_every_key(service: Service) -> Non
     assert set(job) == KEYS
     assert (job["object"], job["state"], job["run"], job["agent"]) == ("job", "queued", 0, "claude")
     assert (job["budget_usd"], job["timeout_seconds"], job["idle_timeout_seconds"]) == ("5.000000", 2700, 600)
-    assert (job["priority"], job["on_interrupt"], job["publish"], job["origin"]) == (0, "auto", "none", "api")
+    # The classic command line names no session before its end, so nothing goes on by itself there.
+    wish = "fail" if service.classic else "auto"
+    assert (job["priority"], job["on_interrupt"], job["publish"], job["origin"]) == (0, wish, "none", "api")
     assert UTC.fullmatch(job["created_at"])
     assert service.ended(job["id"])["state"] == "completed"
 

@@ -269,6 +269,7 @@ class RunnerStops(_Makes):
             Stop.IDLE: "stalled",
             Stop.CANCEL: "cancelled",
             Stop.SHUTDOWN: "interrupted",
+            Stop.UNANSWERED: "unanswered",
         }
 
     verdict = ""
