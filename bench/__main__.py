@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import accepting, answering, sealing, starting
+from bench import accepting, answering, passing, sealing, starting
 from bench.rows import Row, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
@@ -23,13 +23,15 @@ from steadyhand.testing.cli import SYSTEM_PATH, cli_path
 BUSY_SHARE = 0.5
 """With more than this load for each core, what is measured is the other work of the machine as well."""
 
-Measure = Callable[[Path, int], Row]
+Measure = Callable[[Path, int], Row | list[Row]]
 ROWS: Mapping[str, tuple[int, Measure]] = {
     "accept": (5, accepting.measure),
     "start-stream": (20, lambda where, pairs: starting.measure(where, pairs, "stream")),
     "start-plain": (20, lambda where, pairs: starting.measure(where, pairs, "plain")),
     "answer": (20, answering.measure),
     "answer-sealed": (20, lambda where, pairs: answering.measure(where, pairs, sealed=True)),
+    "gateway-ttft": (10, passing.measure),
+    "gateway-cpu": (6, passing.measure_cpu),
     "sandbox": (40, sealing.measure_sandbox),
     "checkout": (5, sealing.measure_checkout),
     "checkout-growth": (20, sealing.measure_growth),
@@ -70,7 +72,8 @@ def take(names: list[str], pairs: int | None) -> tuple[list[Row], dict[str, str]
         print(f"{name}: {count} pairs ..", file=sys.stderr, flush=True)
         try:
             with world() as where:
-                rows.append(measure(where, count))
+                found = measure(where, count)
+                rows += found if isinstance(found, list) else [found]
         except (Broken, RuntimeError, OSError, subprocess.SubprocessError, AssertionError) as error:
             broken[name] = f"{type(error).__name__}: {error}"
     return rows, broken

@@ -21,15 +21,20 @@ class Row:
     direction: Literal["at least", "at most"]
     goal: float
     notes: Sequence[str] = field(default_factory=tuple)
+    by: Literal["ratio", "added"] = "ratio"
+    """Whether a pair is compared by its ratio, or by how much ours adds."""
 
     @property
     def ratio(self) -> float:
-        """The median of the pairs' own ratios, so that a slow minute of the machine weighs on both sides."""
-        return statistics.median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
+        """The median of the pairs' own figures, so that a slow minute of the machine weighs on both sides."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        if self.by == "added":
+            return statistics.median(ours - theirs for ours, theirs in pairs)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
 
     @property
     def met(self) -> bool:
-        """Whether the ratio is where it should be."""
+        """Whether the figure is where it should be."""
         return self.ratio >= self.goal if self.direction == "at least" else self.ratio <= self.goal
 
     def as_json(self) -> Mapping[str, Any]:
@@ -40,7 +45,7 @@ class Row:
             "unit": self.unit,
             "ours": statistics.median(self.ours),
             "theirs": statistics.median(self.theirs),
-            "ratio": self.ratio,
+            self.by: self.ratio,
             "direction": self.direction,
             "goal": self.goal,
             "met": self.met,
@@ -74,8 +79,8 @@ def table(rows: Sequence[Row]) -> str:
             row.name,
             f"{statistics.median(row.ours):,.1f} {row.unit}",
             f"{statistics.median(row.theirs):,.1f} {row.unit}",
-            f"{row.ratio:.3g}",
-            f"{row.direction} {row.goal:g}",
+            f"{row.ratio:.3g}" if row.by == "ratio" else f"{row.ratio:+.2f} {row.unit}",
+            f"{row.direction} {row.goal:g}" + ("" if row.by == "ratio" else f" {row.unit}"),
             "met" if row.met else "MISSED",
         )
         for row in rows

@@ -304,6 +304,50 @@ def test_the_call_to_the_model_ends_when_the_agent_goes_away(world_dir: Path) ->
     asyncio.run(main())
 
 
+def test_one_connection_to_the_service_serves_request_after_request(world_dir: Path) -> None:
+    streamed = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+
+    async def main() -> None:
+        for answer in (ok(b"{}"), streamed):
+
+            async def serve(
+                reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes = answer
+            ) -> None:
+                while True:
+                    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                    length = int(head.partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+                    await reader.readexactly(length)
+                    writer.write(said)
+
+            async with (
+                host(serve) as upstream,
+                way_out(world_dir, upstream.url) as way,
+                way.client() as client,
+            ):
+                for _ in range(5):
+                    assert (await client.post("/v1/messages", json=ASK)).status_code == 200
+                assert upstream.came == 1
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_the_service_closed_meanwhile_is_made_anew(world_dir: Path) -> None:
+    async def main() -> None:
+        async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"}]}")
+            writer.write(ok(b"{}"))
+            await writer.drain()
+            await reader.readuntil(b"}]}")  # the next request: it ends here, unanswered
+
+        asked = {"model": "claude-haiku-4-5", "messages": [{"role": "user"}]}
+        async with host(once) as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
+            for _ in range(3):
+                assert (await client.post("/v1/messages", json=asked)).status_code == 200
+            assert upstream.came == 3
+
+    asyncio.run(main())
+
+
 # --- bodies ------------------------------------------------------------------------------------
 
 

@@ -261,7 +261,7 @@ def test_the_model_of_a_request_is_found_where_it_stands(world_dir: Path, body: 
             way.client() as client,
         ):
             going = asyncio.ensure_future(client.post("/v1/messages", content=body))
-            await until(lambda: body in upstream.heard)
+            await until(lambda: body in upstream.heard and bool(way.ledger.calls))
             (opened,) = way.ledger.calls.values()
             assert (opened.settled, opened.model) == (False, model)
             going.cancel()

@@ -1,4 +1,8 @@
-"""Writes calls into the ledger beside the calls themselves: nobody's first token waits for a disk."""
+"""Writes calls into the ledger beside the calls themselves: nobody's first token waits for a disk.
+
+A call that begins is handed in a moment later, when it is on its way: the thread that writes would else take the
+interpreter from it. One that has ended by then is written once.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,6 +14,7 @@ from steadyhand.errors import StoreError
 from steadyhand.ports import Call, Ledger
 
 TRIES = 3
+LATER_SECONDS = 0.05
 
 
 class Books:
@@ -19,6 +24,7 @@ class Books:
         self._ledger = ledger
         self._open = False
         self._last: dict[str, asyncio.Task[None]] = {}
+        self._later: dict[str, tuple[asyncio.TimerHandle, Call]] = {}
         self._log = structlog.get_logger("steadyhand.gateway")
 
     @asynccontextmanager
@@ -28,6 +34,9 @@ class Books:
         try:
             yield
         finally:
+            for timer, call in list(self._later.values()):
+                timer.cancel()
+                self._hand_in(call)
             self._open = False
             if self._last:
                 await asyncio.wait(list(self._last.values()))  # each is bounded by the store
@@ -36,7 +45,16 @@ class Books:
         """Hand a call in."""
         if not self._open:
             self._log.error("ledger.closed", call=call.id)
-            return
+        elif call.settled:
+            self._hand_in(call)
+        else:
+            timer = asyncio.get_running_loop().call_later(LATER_SECONDS, self._hand_in, call)
+            self._later[call.id] = (timer, call)
+
+    def _hand_in(self, call: Call) -> None:
+        later = self._later.pop(call.id, None)
+        if later is not None:
+            later[0].cancel()
         before = self._last.get(call.id)
         # Not in a task group: that would wrap what is raised in the block.
         task = asyncio.ensure_future(self._keep(call, before))

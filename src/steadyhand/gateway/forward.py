@@ -46,6 +46,19 @@ class Line:
 
     visit: Visit
     cut: Callable[[], None]
+    lost: "Lost"
+
+
+class Lost:
+    """Ends what is done for a connection when the agent has closed it."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        """Say that it is closed."""
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Turned(Exception):
@@ -97,20 +110,15 @@ class Forwarder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one request there and its answer back; ends early when the agent goes away."""
         line: Line = scope["state"]["line"]
-        sending = _Sending(send)
         body = _Body(receive, line.visit)
+        line.lost.task = asyncio.current_task()
         try:
-            async with asyncio.TaskGroup() as group:
-                work = group.create_task(self._handle(scope, line, body, sending))
-                watch = group.create_task(body.gone())
-                await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
-                watch.cancel()
-                if not sending.finished:
-                    work.cancel()
+            await self._handle(scope, line, body, _Sending(send))
         except Exception:  # noqa: BLE001  # the boundary of a request: logged, and never a half answer that looks whole
             self._log.exception("gateway.failed")
             line.cut()
         finally:
+            line.lost.task = None
             body.let_go()
 
     async def _handle(self, scope: Scope, line: Line, body: "_Body", send: "_Sending") -> None:
@@ -261,21 +269,19 @@ class Forwarder:
 
 
 class _Sending:
-    """Sends, and knows how far the answer is."""
+    """Sends, and knows whether the answer has begun."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.started = False
-        self.finished = False
 
     async def __call__(self, message: Message) -> None:
         self.started = True
-        self.finished = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)
 
 
 class _Body(Pieces):
-    """A request's body on its way, bounded; then the watch for the agent going away.
+    """A request's body on its way, bounded.
 
     `begin` takes a small one whole, so that its model is known and it can be sent again; of another one it takes the
     first piece, and the rest goes through as it comes.
@@ -284,7 +290,6 @@ class _Body(Pieces):
     def __init__(self, receive: Receive, visit: Visit) -> None:
         self._receive = receive
         self._visit = visit
-        self._taken = asyncio.Event()
         self._total = 0
         self._over = False
         self._room = 0
@@ -336,21 +341,12 @@ class _Body(Pieces):
         self._total += len(piece)
         if self._total > MOST_BODY_BYTES:
             raise _too_large()
-        if not message["more_body"]:
-            self._over = True
-            self._taken.set()
+        self._over = not message["more_body"]
         return piece
 
     def none(self) -> None:
         """Say that there is none to be read."""
         self._over = True
-        self._taken.set()
-
-    async def gone(self) -> None:
-        """Wait until the agent has closed its end, or has the whole answer."""
-        await self._taken.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
 
 
 def _model_of(body: bytes) -> str | None:

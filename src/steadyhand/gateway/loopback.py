@@ -87,7 +87,7 @@ class Loopback:
     def _accept(self) -> asyncio.Protocol:
         if len(self._state.connections) >= self._most:
             return Unwelcome()
-        return _Guest(self._config, self._state, lambda cut: {"cut": cut})
+        return _Guest(self._config, self._state, lambda cut, lost: {"cut": cut, "lost": lost})
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find out whose request it is, and carry it to the model; nobody's is refused."""
@@ -96,7 +96,7 @@ class Loopback:
         if visit is None:
             await _refuse(send)
             return
-        state["line"] = Line(visit, state["cut"])
+        state["line"] = Line(visit, state["cut"], state["lost"])
         state["guest"](visit)
         await self._app(scope, receive, send)
 

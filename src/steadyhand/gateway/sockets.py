@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError, RunError
-from steadyhand.gateway.forward import HEAD_BYTES, Line
+from steadyhand.gateway.forward import HEAD_BYTES, Line, Lost
 from steadyhand.gateway.visit import Visit
 
 SOCKET_NAME = "model.sock"
@@ -119,7 +119,7 @@ class SlotSocket:
         visit = self._visit
         if visit is None or len(self._state.connections) >= MOST_CONNECTIONS:
             return Unwelcome()
-        return Connection(self._config, self._state, lambda cut: {"line": Line(visit, cut)})
+        return Connection(self._config, self._state, lambda cut, lost: {"line": Line(visit, cut, lost)})
 
     def _cut_all(self) -> None:
         cut_all(self._state)
@@ -148,10 +148,14 @@ class Connection(HttpToolsProtocol):
     """
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, held: Callable[[Callable[[], None]], dict[str, Any]]
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        held: Callable[[Callable[[], None], Lost], dict[str, Any]],
     ) -> None:
-        """`held` makes what each request's `state` begins with, from what cuts the connection."""
-        super().__init__(config, state, held(self._cut))
+        """`held` makes what each request's `state` begins with, from what cuts the connection and what ends with it."""
+        self._lost = Lost()
+        super().__init__(config, state, held(self._cut, self._lost))
         self._framing_bytes = 0
         # What an agent does to its own socket is no news for the service's log, and it could do it without end.
         self.logger = logging.getLogger("steadyhand.gateway.http")
@@ -164,6 +168,11 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._framing_bytes > HEAD_BYTES:
             self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what is done for it at once: nobody is left to be answered."""
+        super().connection_lost(exc)
+        self._lost()
 
     def on_headers_complete(self) -> None:
         """Keep the target as it was written: what is judged is what was sent, not what a parser made of it."""

@@ -113,13 +113,9 @@ class Upstream:
 
     async def _over(self, wire: "_Wire", ask: Ask, body: Pieces | None) -> "Answer":
         try:
-            wire.begin(ask.method)
+            wire.begin()
             await self._send(wire, ask, body)
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await wire.head()
-        except TimeoutError as error:
-            wire.abort()
-            raise Unreachable("it did not answer in time", asked=True) from error
+            await wire.head()
         except BaseException:
             wire.abort()
             raise
@@ -186,11 +182,7 @@ class Answer:
             elif wire.complete:
                 return
             else:
-                try:
-                    async with asyncio.timeout(ANSWER_SECONDS):
-                        await wire.more()
-                except TimeoutError as error:
-                    raise Unreachable("it fell silent", asked=True) from error
+                await wire.more()
 
     async def short(self, most: int) -> bytes:
         """Give the first `most` bytes of the body, or what there is of it."""
@@ -226,7 +218,9 @@ class _Wire(asyncio.Protocol):
         self._headed = False
         self._head_bytes = 0
         self._framed = False
-        self._method = ""
+        self._kept = False
+        self._heard_at = 0.0
+        self._watch: asyncio.TimerHandle | None = None
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.heard = False
         self.complete = False
@@ -235,13 +229,15 @@ class _Wire(asyncio.Protocol):
 
     # --- one exchange ----------------------------------------------------------------------
 
-    def begin(self, method: str) -> None:
+    def begin(self) -> None:
         """Get ready for the next answer."""
         self._in_use = True
         self._headed = self.heard = self.complete = self._framed = False
         self._head_bytes = self.status = 0
         self.headers = []
-        self._method = method
+        self._heard_at = asyncio.get_running_loop().time()
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._look)
         if self.answered.done():
             self.answered = asyncio.get_running_loop().create_future()
         if self._lost is not None:
@@ -293,7 +289,7 @@ class _Wire(asyncio.Protocol):
     def release(self) -> None:
         """Keep the connection for the next request, if its answer is all here."""
         whole = self.complete and not self._pieces and self._good and self._lost is None
-        if not (whole and self._parser.should_keep_alive() and len(self._idle) < MOST_KEPT):
+        if not (whole and self._kept and len(self._idle) < MOST_KEPT):
             self.abort()
             return
         self._in_use = False
@@ -330,6 +326,7 @@ class _Wire(asyncio.Protocol):
             self.abort()  # nobody asked
             return
         self.heard = True
+        self._heard_at = asyncio.get_running_loop().time()
         if not self._headed:
             self._head_bytes += len(data)
         try:
@@ -348,6 +345,8 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.wake()
+        if self._watch is not None:
+            self._watch.cancel()
         if self in self._idle:
             self._idle.remove(self)
         if self._headed and not self._framed and not self.complete and error is None:
@@ -364,6 +363,16 @@ class _Wire(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
+
+    def _look(self) -> None:
+        """End an exchange in which nothing was heard for too long; a timer for each piece would cost more than it."""
+        loop = asyncio.get_running_loop()
+        silent = loop.time() - self._heard_at
+        # An agent that is slow to take what there is keeps the service silent, too.
+        if self._in_use and not self._paused and not self._pieces and silent >= ANSWER_SECONDS:
+            self._end(TimeoutError("it was silent for too long"))
+            return
+        self._watch = loop.call_later(max(ANSWER_SECONDS - silent, 1.0), self._look)
 
     def _end(self, error: Exception) -> None:
         self._lost = error
@@ -413,6 +422,7 @@ class _Wire(asyncio.Protocol):
         """Take note of the end of the answer."""
         if self._headed:
             self.complete = True
+            self._kept = self._framed and self._parser.should_keep_alive()  # it knows only now
             self._wake_reader()
 
     def _wake_reader(self) -> None:

@@ -14,11 +14,17 @@ MOST_ROWS = 16
 
 
 class ReadyInsert:
-    """An insert of rows that have every column of a table but `made`, an integer key that SQLite counts up."""
+    """An insert of rows that have every column of a table but `made`, an integer key that SQLite counts up.
 
-    def __init__(self, table: Table, *, made: Column[int] | None = None) -> None:
+    With `key` a row takes the place of the one that has the same; there is none such among the rows of a run.
+    """
+
+    def __init__(
+        self, table: Table, *, made: Column[int] | None = None, key: Column[Any] | None = None
+    ) -> None:
         self._table = table
         self._made = made
+        self._key = key
         self._columns = tuple(column.name for column in table.c if column is not made)
         self._texts: dict[tuple[str, int], tuple[str, bool]] = {}
 
@@ -57,6 +63,13 @@ class ReadyInsert:
             compiled = statement.compile(dialect=dialect)
             if compiled.positiontup is not None and compiled.positiontup != self._names(count):
                 raise AssertionError("the parameters are not in the order of the rows")
-            found = (str(compiled), dialect.positional)
+            found = (str(compiled) + self._instead(), dialect.positional)
             self._texts[dialect.name, count] = found
         return found
+
+    def _instead(self) -> str:
+        """Say, in the words of SQLite and Postgres, what becomes of a row whose key is there."""
+        if self._key is None:
+            return ""
+        new = ", ".join(f'"{name}" = excluded."{name}"' for name in self._columns if name != self._key.name)
+        return f" ON CONFLICT ({self._key.name}) DO UPDATE SET {new}"

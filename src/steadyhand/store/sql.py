@@ -123,7 +123,7 @@ class SqlStore:
 
     async def keep_call(self, call: Call) -> None:
         """Keep a call of a model; it shares its commit with what comes within a few milliseconds."""
-        await self._writer.do(lambda at: writes.keep_call(at, call), events=1)
+        await self._writer.do_joined(writes.keep_calls, call, events=1)
 
     async def settle_open(self) -> int:
         """Settle what an earlier life left open; give how many."""

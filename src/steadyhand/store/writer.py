@@ -88,10 +88,10 @@ class Writer:
         """
         return self._hand_in(_Operation(run, self._loop.create_future()), events)
 
-    def do_joined(self, join: Join[I, T], item: I) -> asyncio.Future[T]:
-        """As `do`, urgent, for an operation that is done together with neighbours of the same `join`."""
+    def do_joined(self, join: Join[I, T], item: I, *, events: int | None = None) -> asyncio.Future[T]:
+        """As `do`, for an operation that is done together with neighbours of the same `join`."""
         alone = _Operation(lambda at: join(at, (item,))[0], self._loop.create_future(), join, item)
-        return self._hand_in(alone, None)
+        return self._hand_in(alone, events)
 
     def _hand_in(self, operation: _Operation, events: int | None) -> asyncio.Future[Any]:
         with self._change:

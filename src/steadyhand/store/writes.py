@@ -32,8 +32,7 @@ _INSERT_JOB = ReadyInsert(jobs, made=jobs.c.sequence)
 _INSERT_EVENT = ReadyInsert(events)
 _INSERT_RUN = ReadyInsert(runs)
 _INSERT_IDEMPOTENCY = ReadyInsert(idempotency)
-_INSERT_CALL = ReadyInsert(calls)
-_FORGET_CALL = delete(calls).where(calls.c.id == bindparam("call_id"))
+_INSERT_CALL = ReadyInsert(calls, key=calls.c.id)
 _FORGET_OLD_KEYS = delete(idempotency).where(idempotency.c.created_at <= bindparam("moment"))
 _SEQUENCE_OF = select(jobs.c.sequence).where(jobs.c.id == bindparam("job_id"))
 
@@ -157,10 +156,11 @@ def keep_key(connection: Connection, key: ApiKey) -> None:
     connection.execute(insert(keys), key_row(key))
 
 
-def keep_call(connection: Connection, call: Call) -> None:
-    """Do `Ledger.keep_call`."""
-    connection.execute(_FORGET_CALL, {"call_id": call.id})
-    _INSERT_CALL.run(connection, [call_row(call)])
+def keep_calls(connection: Connection, some: Sequence[Call]) -> list[None]:
+    """Do `Ledger.keep_call` for calls, in order: of those with one id the last one is kept."""
+    newest = {call.id: call for call in some}
+    _INSERT_CALL.run(connection, [call_row(call) for call in newest.values()])
+    return [None] * len(some)
 
 
 def settle_open(connection: Connection) -> int:

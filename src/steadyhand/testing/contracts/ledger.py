@@ -45,6 +45,14 @@ class LedgerContract:
             assert await _sum(ledger) == Spent(1, Tokens(output=4), 40)
 
     @to_its_end
+    async def test_calls_that_are_kept_at_once_each_have_their_last_word(self) -> None:
+        opened = [a_call(settled=False, reserved_micros=1) for _ in range(40)]
+        async with self.opened() as ledger:
+            both = [each for call in opened for each in (call, replace(call, settled=True, micros=2))]
+            await asyncio.gather(*(ledger.keep_call(call) for call in both))
+            assert await _sum(ledger) == Spent(40, micros=80)
+
+    @to_its_end
     async def test_what_was_left_open_is_settled_at_its_reservation_and_marked(self) -> None:
         async with self.opened() as ledger:
             await ledger.keep_call(a_call(settled=False, reserved_micros=900))

@@ -1,0 +1,149 @@
+"""What the gateway costs a stream: how much later its first token comes, and the processor's time for a megabyte.
+
+The same model, the same client and the same bytes on both sides, by turns in one run; only what stands between differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import streaming
+from bench.rows import Row, interleave, percentile
+from bench.worlds import Broken, child_environment, made_in
+
+STREAMS = 20
+EACH = 6
+_SECONDS = 180
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Part:
+    """One process of the measurement; it says one JSON object a line."""
+
+    process: subprocess.Popen[str]
+
+    def hear(self) -> dict[str, Any]:
+        """Give what it says next."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise Broken(f"a part ended with {self.process.wait(10)}")
+        return dict(json.loads(line))
+
+    def ask(self, what: dict[str, Any]) -> dict[str, Any]:
+        """Tell it something and give its answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The processor's time that it has taken."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+@contextmanager
+def part(*argv: str) -> Iterator[Part]:
+    """Run a part for the length of the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.streaming", *argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    try:
+        yield Part(process)
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@contextmanager
+def parts(world: Path, between: str) -> Iterator[tuple[Part, Part, str, str]]:
+    """Start all: gives the client, what stands between, the model's address and the socket before it."""
+    folder = made_in(world, between)
+    with ExitStack() as stack:
+        address = str(stack.enter_context(part("model")).hear()["url"])
+        middle = stack.enter_context(part(between, str(folder), address))
+        socket = str(middle.hear()["socket"])
+        client = stack.enter_context(part("client"))
+        yield client, middle, address, socket
+
+
+def measure(world: Path, pairs: int) -> list[Row]:
+    """Measure the time to the first token with 20 streams at once, through the gateway and without it."""
+    every: dict[str, list[float]] = {"ours": [], "theirs": []}
+    tails: dict[str, list[float]] = {"ours": [], "theirs": []}
+    with parts(world, "gateway") as (client, middle, address, socket):
+
+        def take(side: str, to: str) -> float:
+            first = client.ask({"to": to, "streams": STREAMS, "each": EACH})["first"]
+            if len(first) != STREAMS * EACH:
+                raise Broken(f"{len(first)} of {STREAMS * EACH} streams had a first token")
+            every[side] += first
+            tails[side].append(percentile(first, 0.99))
+            return percentile(first, 0.5)
+
+        take("ours", socket)
+        take("theirs", address)
+        for found in (*every.values(), *tails.values()):
+            found.clear()
+        ours, theirs = interleave(pairs, lambda: take("ours", socket), lambda: take("theirs", address))
+        _check(middle, pairs + 1)
+    what = (
+        f"time to the first token of a stream, {STREAMS} at once, a request of {streaming.BODY_BYTES // 1000} kB; "
+        "through the gateway (its ledger in SQLite), beside the model itself"
+    )
+    note = (
+        f"over all {len(every['ours'])} streams of each side: p50 {percentile(every['ours'], 0.5):.2f} and "
+        f"{percentile(every['theirs'], 0.5):.2f} ms, p99 {percentile(every['ours'], 0.99):.2f} and "
+        f"{percentile(every['theirs'], 0.99):.2f} ms"
+    )
+    tail = (tails["ours"], tails["theirs"])
+    return [
+        Row("gateway-ttft", f"p50 of a round: {what}", "ms", ours, theirs, "at most", 3.0, (note,), "added"),
+        Row("gateway-ttft-p99", "p99 of a round: the same", "ms", *tail, "at most", 10.0, (), "added"),
+    ]
+
+
+def _check(middle: Part, rounds: int) -> None:
+    """Hold that every stream is in the ledger, to the token."""
+    assert middle.process.stdin is not None
+    middle.process.stdin.close()
+    counted = middle.hear()
+    streams = rounds * STREAMS * EACH
+    if counted != {"calls": streams, "output": streams * streaming.TOKENS, "complete": True}:
+        raise Broken(f"the ledger has {counted} after {streams} streams")
+
+
+def measure_cpu(world: Path, pairs: int) -> Row:
+    """Measure the processor's time for a streamed megabyte, of the gateway and of a relay that only copies."""
+    with parts(world, "gateway") as ours, parts(world, "relay") as theirs:
+
+        def take(side: tuple[Part, Part, str, str]) -> float:
+            client, middle, _, socket = side
+            before = middle.cpu_seconds
+            moved = float(client.ask({"to": socket, "streams": STREAMS, "each": EACH})["bytes"])
+            return (middle.cpu_seconds - before) * 1e3 / (moved / 1e6)
+
+        take(ours)
+        take(theirs)
+        figures = interleave(pairs, lambda: take(ours), lambda: take(theirs))
+    what = (
+        f"processor's time for a megabyte of streams, {STREAMS} at once, an event of "
+        f"{len(streaming.PIECE)} bytes every {streaming.PACE_SECONDS * 1000:.0f} ms; beside an asyncio relay that "
+        "copies bytes and looks at nothing"
+    )
+    return Row("gateway-cpu", what, "ms/MB", *figures, "at most", 4.0)
