@@ -15,6 +15,8 @@ need git git
 need bwrap bubblewrap
 command -v mkfs.ext4 >/dev/null 2>&1 || [ -x /sbin/mkfs.ext4 ] || missing="$missing e2fsprogs"
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+# The gateway's tests make a certificate.
+[ "$for_tests" != tests ] || need openssl openssl
 # The Dockerfile's steps are run in a root made from Debian's packages, which only root can do.
 if [ "$for_tests" = tests ] && [ "$(id -u)" = 0 ]; then need mmdebstrap mmdebstrap; fi
 if [ -n "$missing" ]; then
