@@ -1,12 +1,13 @@
 """A budget is a wall: with the real CLI, whatever it believes itself."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService
+from steadyhand.testing.service import MakeService, Service, until
 
 TURNS = 50
 A_TURN_MICROS = 6_000
@@ -54,3 +55,27 @@ def test_a_job_of_50_turns_with_a_budget_of_ten_stops_within_one_of_it(
         job = service.ended(job["id"], 120)
         assert job["outcome"]["type"] == "budget"
         assert 20 <= model.calls <= 22, model.calls
+
+
+def test_a_call_under_way_when_the_service_is_killed_costs_what_it_had_reserved(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    service = make_service(claude=cli_path(), model=model.url, config=CONFIG).start()
+    model.clear()
+    job_id = service.submit("[[scenario:slow]] go on", model="claude-haiku-4-5")["id"]
+    until(lambda: bool(model.requests), 60)
+    until(lambda: _open_calls(service) == [(job_id, 0)], 20)
+    service.kill9()
+    service.restart()
+    assert _open_calls(service) == []
+    with sqlite3.connect(service.data_dir / "steadyhand.db") as database:
+        query = "SELECT micros, reserved_micros, complete FROM calls WHERE job_id = ?"
+        found = database.execute(query, (job_id,)).fetchall()
+    assert found
+    assert all(micros == reserved > 4_096 * 5 and complete == 0 for micros, reserved, complete in found)
+
+
+def _open_calls(service: Service) -> list[tuple[str, int]]:
+    """Give the calls in the ledger on the disk that have not ended: whose, and what they cost so far."""
+    with sqlite3.connect(service.data_dir / "steadyhand.db") as database:
+        return list(database.execute("SELECT job_id, micros FROM calls WHERE settled = 0"))
