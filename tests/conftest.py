@@ -1,5 +1,6 @@
 """Fixtures for every test: a directory that agents can reach, the scripted model, the real CLI and the stand-in."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from steadyhand.testing.cli import cli_path, install_standin
 from steadyhand.testing.model import ScriptedModel
@@ -28,6 +30,15 @@ def _reachable_directory() -> Path:
     path = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """A test that runs a command of the service in this process takes its log's settings with it when it ends."""
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    yield
+    structlog.configure(**before)
+    logging.getLogger().handlers = handlers
 
 
 @pytest.fixture

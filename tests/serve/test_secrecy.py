@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,11 @@ CANARY = "sk-canary-41Xw9TtR9bLm6"
 
 
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
-    """The service's log, as it goes out; the settings of the test run are put back."""
-    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+def log() -> io.StringIO:
+    """The service's log, as it goes out."""
     stream = io.StringIO()
     log_to_stderr("info", Redactor([CANARY]), stream)
-    yield stream
-    structlog.configure(**before)
-    logging.getLogger().handlers = handlers
+    return stream
 
 
 def toml(folder: Path) -> Path:
