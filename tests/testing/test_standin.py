@@ -253,6 +253,31 @@ def test_a_history_is_kept_as_turns(world: World, standin: Path) -> None:
     assert turns == [["user", "first"], ["assistant", "answer"], ["user", "[[standin: history]]"]]
 
 
+def test_a_tool_of_the_client_is_called_by_the_control_protocol(world: World, standin: Path) -> None:
+    talk = world.talk(standin)
+    talk.control("initialize")
+    talk.say("user", """[[standin: call='get_weather:{"city": "Oslo"}' text="It is {last}."]]""")
+    asked = talk.until("control_request")
+    said = asked["request"]["message"]
+    assert (asked["request"]["subtype"], asked["request"]["server_name"]) == ("mcp_message", "client")
+    assert (said["method"], said["params"]["name"]) == ("tools/call", "get_weather")
+    assert said["params"]["arguments"] == {"city": "Oslo"}
+    result = {"content": [{"type": "text", "text": "rain"}], "isError": False}
+    answer = {"mcp_response": {"jsonrpc": "2.0", "id": said["id"], "result": result}}
+    response = {"subtype": "success", "request_id": asked["request_id"], "response": answer}
+    talk.send({"type": "control_response", "response": response})
+    assert talk.until("result")["result"] == "It is rain."
+    (block,) = [
+        block
+        for message in talk.seen
+        if message["type"] == "assistant"
+        for block in message["message"]["content"]
+        if block["type"] == "tool_use"
+    ]
+    assert block["name"] == "mcp__client__get_weather"
+    assert block["id"] == said["params"]["_meta"]["claudecode/toolUseId"]
+
+
 def test_a_session_goes_on_where_it_stopped(world: World, standin: Path) -> None:
     first = world.run(standin, "remember me").result
     session = first["session_id"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_TERMINATED = 143
 EXIT_BAD_DIRECTIVE = 64
+_HEARD_SECONDS = 0.01
 _ROOT = "--dangerously-skip-permissions cannot be used with root/sudo privileges for security reasons"
 _NO_INPUT = "Error: Input must be provided either through stdin or as a prompt argument when using --print"
 _ONLY_SPACE = (
@@ -42,6 +43,8 @@ class Agent:
         self._totals: dict[str, int] = {}
         self._lines = pipes.Lines()
         self._prompts: list[dict[str, Any]] = []
+        self._asked = 0
+        self._answers: dict[str, dict[str, Any]] = {}
         self._interrupted = False
         self._busy = False
         self._failed = False
@@ -87,6 +90,20 @@ class Agent:
                 raise Interrupted
             if time.monotonic() >= end:
                 return
+
+    def ask_server(self, name: str, method: str, params: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Ask a server of the caller's own (MCP over control requests) and give its JSON-RPC answer."""
+        self._asked += 1
+        ident = f"server-{self._asked}"
+        said = {"jsonrpc": "2.0", "id": self._asked, "method": method, "params": params}
+        request = {"subtype": "mcp_message", "server_name": name, "message": said}
+        pipes.emit({"type": "control_request", "request_id": ident, "request": request})
+        end = time.monotonic() + seconds
+        while ident not in self._answers:
+            if self._lines.ended or time.monotonic() > end:
+                raise Interrupted
+            self.pause(_HEARD_SECONDS)
+        return self._answers.pop(ident)
 
     def spend(self, cost: float, figures: dict[str, int]) -> tuple[float, dict[str, int]]:
         """Add a turn's cost and tokens; the totals of this process so far."""
@@ -186,6 +203,9 @@ class Agent:
         kind = message.get("type")
         if kind == "control_request":
             self._control(str(message.get("request_id")), message.get("request") or {})
+        elif kind == "control_response":
+            response = message["response"]
+            self._answers[str(response["request_id"])] = response["response"]["mcp_response"]
         elif kind == "user":
             self._prompts.append(message)
         elif kind == "assistant":

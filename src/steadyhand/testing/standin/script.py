@@ -6,13 +6,14 @@ import re
 
 ACTS = frozenset(
     """
-    say think run run_deaf sleep wait_for touch flood flood_raw flood_line bad_utf8 spawn write commit die exit_now
+    say think run run_deaf call sleep wait_for touch flood flood_raw flood_line bad_utf8 spawn write commit die exit_now
     """.split()  # noqa: SIM905 - read more easily than a list of strings
 )
 """Things done in the order in which they stand.
 
 say, think       a message of the assistant, a thought
 run, run_deaf    a Bash call that really runs (deaf: with SIGTERM ignored), bounded by ``lifetime``
+call             NAME:JSON of the input, a tool of the client's, by the control protocol as the real one calls it
 sleep            seconds of silence
 wait_for, touch  wait (for at most 60 s) until a file is there; make one
 flood            so many bytes of valid events; flood_raw: of lines that are not JSON; flood_line: one line without end

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FLOOD_LINE = 4096
 _WAIT_FOR_SECONDS = 60.0
 _TOOL_SECONDS = 60.0
+_CALL_SECONDS = 600.0
 _TOOL_OUTPUT = 30_000
 _SHOWN = 60
 
@@ -66,6 +67,7 @@ class Turn:
             "think": self._think,
             "run": self._run,
             "run_deaf": lambda command: self._run(command, deaf=True),
+            "call": self._call,
             "sleep": lambda seconds: self.agent.pause(float(seconds)),
             "wait_for": self._wait_for,
             "touch": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)),
@@ -156,8 +158,13 @@ class Turn:
 
     def _tool(self, name: str, given: dict[str, Any], work: Callable[[], tuple[str, bool]]) -> None:
         """A tool call: announced, really done, and its result told."""
-        self.tools_used += 1
         call = frames.new_id("toolu_")
+        self._tool_called(call, name, given, work)
+
+    def _tool_called(
+        self, call: str, name: str, given: dict[str, Any], work: Callable[[], tuple[str, bool]]
+    ) -> None:
+        self.tools_used += 1
         block = {"type": "tool_use", "id": call, "name": name, "input": given}
         if self._streams:
             ident = self._message_start()
@@ -235,6 +242,19 @@ class Turn:
         if child.returncode:
             return f"Exit code {child.returncode}\n{output}".strip(), True
         return output, False
+
+    def _call(self, value: str) -> None:
+        name, _, text = value.partition(":")
+        given, call = json.loads(text), frames.new_id("toolu_")
+        params = {"name": name, "arguments": given, "_meta": {"claudecode/toolUseId": call}}
+        self._tool_called(call, f"mcp__client__{name}", given, lambda: self._asked_of_client(params))
+
+    def _asked_of_client(self, params: dict[str, Any]) -> tuple[str, bool]:
+        said = self.agent.ask_server("client", "tools/call", params, _CALL_SECONDS)
+        if "error" in said:
+            return str(said["error"]["message"]), True
+        result = said["result"]
+        return "\n".join(block["text"] for block in result["content"]), bool(result["isError"])
 
     def _write(self, value: str) -> None:
         name, _, text = value.partition(":")
