@@ -4,16 +4,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-for-tests
 
-.PHONY: demo test test-long bench serve lint format setup
+.PHONY: demo test test-long bench serve lint format setup clients
 
 demo: $(STAMP)
 	$(BIN)/steadyhand demo
 
-test: $(TEST_STAMP) lint
+test: $(TEST_STAMP) clients lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
 
-test-long: $(TEST_STAMP)
+test-long: $(TEST_STAMP) clients
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The clients that tests/clients runs; quick when they are there.
+clients: $(TEST_STAMP)
+	@VENV=$(VENV) sh tools/clients.sh
 
 bench: $(STAMP)
 	$(BIN)/python -m bench

@@ -1,0 +1,37 @@
+"""The matrix's services, shared by all clients, and the clients themselves; each worker of the test run has its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.clients.programs import Client
+from tests.services import make_root, model, reachable_tmp, stand_in
+
+from steadyhand.testing.cli import cli_path
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import Service
+
+__all__ = ["model", "reachable_tmp", "stand_in"]  # fixtures, taken in
+
+
+@pytest.fixture(scope="session")
+def stand_in_service(reachable_tmp: Path, stand_in: Path) -> Iterator[Service]:
+    """A service whose agent is the stand-in."""
+    with Service(make_root(reachable_tmp), stand_in) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def real_service(reachable_tmp: Path, model: ScriptedModel) -> Iterator[Service]:
+    """A service whose agent is the real CLI, and whose model is the scripted one."""
+    with Service(make_root(reachable_tmp), cli_path(), model=model.url) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def clients() -> Iterator[dict[tuple[str, str], Client]]:
+    """The clients that have run on this worker, by name and agent."""
+    known: dict[tuple[str, str], Client] = {}
+    yield known
+    for client in known.values():
+        client.close()

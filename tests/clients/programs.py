@@ -1,0 +1,117 @@
+"""A real client as a process of its own, in its own environment, and what it told of its cases."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.clients.losing import LosingProxy
+
+from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.service import Service
+
+ROOM = Path(__file__).parent
+MADE = ROOM.parent.parent / "build" / "clients"
+NAMES = sorted(folder.name for folder in ROOM.iterdir() if any(folder.glob("client.*")))
+"""The clients that there are: a folder each."""
+_SECONDS = 150
+
+
+def made(name: str) -> Path:
+    """Give the folder of a client's environment, which `make test` makes."""
+    folder = MADE / name
+    wanted = next(
+        path for path in (ROOM / name).iterdir() if path.name in ("requirements.txt", "package.json")
+    )
+    stamp = folder / ".made-of"
+    assert stamp.exists(), f"the client {name} is not installed: run `sh tools/clients.sh {name}`"
+    assert stamp.read_text() == wanted.read_text(), (
+        f"run `sh tools/clients.sh {name}`: it wants other packages"
+    )
+    return folder
+
+
+def command(name: str) -> tuple[list[str], dict[str, str]]:
+    """Give how a client's program is started, and its environment but for what it is to do."""
+    folder, program = made(name), next((ROOM / name).glob("client.*"))
+    home = folder / "home"
+    home.mkdir(exist_ok=True)
+    path = f"{folder / 'bin'}:{folder / 'node_modules' / '.bin'}:{SYSTEM_PATH}"
+    env = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
+    if program.suffix == ".mjs":
+        # Packages are looked for from the program's own folder on.
+        there = folder / program.name
+        there.write_bytes(program.read_bytes())
+        return ["node", str(there)], env
+    return [str(folder / "bin" / "python"), str(program)], {**env, "PYTHONPATH": str(ROOM / "frame")}
+
+
+class Client:
+    """One client that runs all its cases in one process when the first of them is asked for.
+
+    It has a key of its own at the service, by which its jobs are found, and goes through a proxy that loses an answer.
+    """
+
+    def __init__(self, name: str, service: Service, model: str, prompts: Mapping[str, Any]) -> None:
+        self.name = name
+        self.service = service
+        self._model = model
+        self._prompts = prompts
+        self._proxy = LosingProxy(service.url)
+        self._proxy.__enter__()
+        made_key = service.http.post("/v1/keys", json={"name": name})
+        assert made_key.status_code == 201, made_key.text
+        self._key = made_key.json()
+
+    def close(self) -> None:
+        self._proxy.__exit__(None, None, None)
+
+    @property
+    def lost_an_answer(self) -> bool:
+        return self._proxy.lost
+
+    def saw(self, case: str) -> dict[str, Any]:
+        """Give what the program told of a case."""
+        found = self._told.get(case)
+        assert found is not None, f"{self.name} told nothing of {case}"
+        assert "crash" not in found, f"{self.name} broke at {case}:\n{found['crash']}"
+        return found
+
+    def jobs(self, case: str) -> list[dict[str, Any]]:
+        """Give the jobs that a case's prompts began, oldest first."""
+        asked = self._prompts[case]
+        asked = [asked] if isinstance(asked, str) else asked
+        return [job for job in self._jobs if any(prompt in job["prompt"] for prompt in asked)]
+
+    @cached_property
+    def _jobs(self) -> list[dict[str, Any]]:
+        assert self._told
+        listed = self.service.http.get("/v1/jobs", params={"api_key": self._key["id"], "limit": 200}).json()
+        return [self.service.job(job["id"]) for job in reversed(listed["data"])]
+
+    @cached_property
+    def _told(self) -> dict[str, dict[str, Any]]:
+        return {told["case"]: told for told in self._run(list(self._prompts))}
+
+    def _run(self, cases: Sequence[str]) -> list[dict[str, Any]]:
+        arguments, env = command(self.name)
+        env |= {
+            "STEADYHAND_URL": f"{self._proxy.url}/v1",
+            "STEADYHAND_KEY": self._key["secret"],
+            "STEADYHAND_MODEL": self._model,
+            "STEADYHAND_PROMPTS": json.dumps(self._prompts),
+        }
+        done = subprocess.run(
+            [*arguments, *cases],
+            env=env,
+            cwd=env["HOME"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, f"{self.name} ended with {done.returncode}:\n{done.stderr}"
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

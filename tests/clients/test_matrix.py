@@ -1,0 +1,134 @@
+"""Every client that people have, as it is released, against a running service: what it shows is what the agent did.
+
+With the stand-in as the agent each client does every case, with the real CLI the ones that show that both speak to each
+other. A client's cases run in one process, in the order of `PROMPTS`; tests look at what it told of each.
+"""
+
+import json
+from typing import Any
+
+import pytest
+from tests.clients.losing import LOSE
+from tests.clients.programs import NAMES, Client
+
+from steadyhand.testing.service import Service
+
+PROMPTS: dict[str, Any] = {
+    "plain": '[[standin: text="A plain answer."]]',
+    "streamed": '[[standin: text="One answer in pieces." chunk=5 pace=2]]',
+    "usage": '[[standin: text="four" input=5 cache_read=100 cache_creation=20 output=7]]',
+    "structured": """[[standin: structured='{"name": "Ada", "age": 36}']]""",
+    "tools": """[[standin: call='get_weather:{"city": "Oslo"}' text="The tool said: {last}."]]""",
+    "multi-turn": ['[[standin: text="The first answer."]]', "[[standin: history]]"],
+    "error": "[[standin: result=error]] Fail.",
+    "cut": '[[standin: say="It begins well" chunk=3 pace=2 die=KILL]]',
+    "retry": f'[[standin: text="Not lost."]] {LOSE}',
+}
+REAL: dict[str, Any] = {
+    "plain": "[[scenario:ok]] Say ok.",
+    "streamed": "[[scenario:ok]] Say it in pieces.",
+    "tools": "[[scenario:client-tools]] What is the weather?",
+}
+OK = "ok: the scripted model has read the prompt."
+CAUSE = "the stand-in was told to fail"
+every_client = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def client(name: str, stand_in_service: Service, clients: dict[tuple[str, str], Client]) -> Client:
+    if (name, "chat") not in clients:
+        clients[name, "chat"] = Client(name, stand_in_service, "chat", PROMPTS)
+    return clients[name, "chat"]
+
+
+@pytest.fixture
+def really(name: str, real_service: Service, clients: dict[tuple[str, str], Client]) -> Client:
+    if (name, "claude") not in clients:
+        clients[name, "claude"] = Client(name, real_service, "claude", REAL)
+    return clients[name, "claude"]
+
+
+@every_client
+def test_plain_the_answer_is_what_the_agent_said(client: Client) -> None:
+    assert client.saw("plain")["text"] == "A plain answer."
+
+
+@every_client
+def test_streamed_the_answer_comes_in_pieces(client: Client) -> None:
+    saw = client.saw("streamed")
+    assert saw["text"] == "One answer in pieces."
+    assert saw["pieces"] >= 2
+
+
+@every_client
+def test_usage_is_what_the_agent_used_in_one_piece_and_streamed(client: Client) -> None:
+    saw = client.saw("usage")
+    for figures in (saw["plain"], saw["streamed"]):
+        assert figures == {"input": 125, "output": 7, "cached": 100}
+
+
+@every_client
+def test_structured_the_object_is_the_agents(client: Client) -> None:
+    assert client.saw("structured")["object"] == {"name": "Ada", "age": 36}
+    assert len(client.jobs("structured")) == 1
+
+
+@every_client
+def test_tools_a_call_goes_to_the_client_and_its_result_to_the_agent(client: Client) -> None:
+    saw = client.saw("tools")
+    assert saw["cities"] == ["Oslo"]
+    assert saw["text"] == "The tool said: rain in Oslo."
+    (job,) = client.jobs("tools")
+    assert (job["state"], job["run"]) == ("completed", 1)
+
+
+@every_client
+def test_multi_turn_the_second_prompt_follows_the_first_in_its_session(client: Client) -> None:
+    first, second = PROMPTS["multi-turn"]
+    said = json.loads(client.saw("multi-turn")["text"])
+    assert said == [["user", first], ["assistant", "The first answer."], ["user", second]]
+    before, after = client.jobs("multi-turn")
+    assert after["session_id"] == before["session_id"]
+
+
+@every_client
+def test_error_a_run_that_failed_is_an_exception_with_its_cause_and_is_not_run_again(client: Client) -> None:
+    saw = client.saw("error")
+    for error in (saw["plain"], saw["streamed"]):
+        assert error["kind"]
+        assert CAUSE in error["text"]
+    assert len(client.jobs("error")) == 2
+
+
+@every_client
+def test_cut_an_answer_that_breaks_off_is_an_exception(client: Client) -> None:
+    saw = client.saw("cut")
+    assert saw["error"]["kind"]
+    assert saw["text"] == "It begins well"
+    assert len(client.jobs("cut")) == 1
+
+
+@every_client
+def test_retry_a_lost_answer_is_asked_for_again_and_the_agent_runs_once(client: Client) -> None:
+    assert client.saw("retry")["text"] == "Not lost."
+    assert client.lost_an_answer
+    (job,) = client.jobs("retry")
+    assert (job["state"], job["run"]) == ("completed", 1)
+
+
+@every_client
+def test_the_real_cli_answers_whole_and_in_pieces(really: Client) -> None:
+    assert really.saw("plain")["text"] == OK
+    saw = really.saw("streamed")
+    assert saw["text"] == OK
+    assert saw["pieces"] >= 2
+
+
+@every_client
+def test_the_real_cli_calls_tools_of_the_client_side_by_side(really: Client) -> None:
+    saw = really.saw("tools")
+    assert sorted(saw["cities"][:2]) == ["Paris", "Rome"]
+    assert saw["cities"][2:] == ["Oslo"]
+    assert saw["text"].endswith("The last one said: rain in Oslo")
+    (job,) = really.jobs("tools")
+    assert (job["state"], job["run"]) == ("completed", 1)

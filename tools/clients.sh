@@ -1,0 +1,36 @@
+#!/bin/sh
+# Makes the environments of the real clients that tests/clients runs, each below build/clients/<name>: of those named,
+# else of all. One that is there already with the same requirements is left as it is.
+set -eu
+cd "$(dirname "$0")/.."
+into=build/clients
+pip=${VENV:-.venv}/bin/python
+
+of_python() { # of_python NAME: nothing but wheels, and compiled only as far as it is used
+    python3 -m venv --clear --without-pip "$into/$1"
+    "$pip" -m pip --python "$into/$1/bin/python" install --quiet --disable-pip-version-check --no-compile \
+        --only-binary :all: -r "tests/clients/$1/requirements.txt"
+}
+
+of_node() { # of_node NAME
+    rm -rf "${into:?}/$1"
+    mkdir -p "$into/$1"
+    cp "tests/clients/$1/package.json" "$into/$1/"
+    (cd "$into/$1" && npm install --no-package-lock --no-audit --no-fund --ignore-scripts --silent)
+}
+
+[ $# -gt 0 ] || set -- $(ls tests/clients)
+mkdir -p "$into"
+for name; do
+    for wanted in "tests/clients/$name/requirements.txt" "tests/clients/$name/package.json"; do
+        [ -f "$wanted" ] || continue
+        stamp="$into/$name/.made-of"
+        ! cmp -s "$wanted" "$stamp" || continue
+        echo "Installing the client $name"
+        case $wanted in
+        *.txt) of_python "$name" ;;
+        *) of_node "$name" ;;
+        esac
+        cp "$wanted" "$stamp"
+    done
+done
