@@ -156,6 +156,20 @@ def test_a_signal_that_ended_the_command_is_told_apart_from_an_exit_code(
 HOG = "kept = []\nfor _ in range(300): kept.append(b'x' * (1 << 20))\n"
 
 
+def test_a_run_is_in_every_group_that_was_made_for_it(world: SealedWorld) -> None:
+    code = "import os; os.fork(); print('ready', flush=True); input()"
+
+    async def scenario() -> list[int]:
+        async with asyncio.timeout(20), AgentProcess.start(Launch(world.python(code))) as process:
+            assert await process.stdout.readline() == b"ready\n"
+            name = groups.name_of(process.pid, process.started_ticks)
+            return [len((path / "cgroup.procs").read_text().split()) for path in groups.groups().paths(name)]
+
+    assert asyncio.run(scenario()) == [4] * len(
+        groups.groups().parents
+    )  # bwrap, its init, the two of the code
+
+
 def test_a_run_that_needs_more_memory_than_it_may_is_ended_and_says_so(world: SealedWorld) -> None:
     if groups.groups().memory is None:
         pytest.skip("no control group for memory here")

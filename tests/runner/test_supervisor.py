@@ -207,3 +207,15 @@ def test_the_supervisor_reports_the_means_it_uses(python: Python) -> None:
             assert process.means in supervisor.MEANS
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("group", [None, "missing", "no-group"])
+def test_a_child_that_cannot_be_born_in_a_group_is_born_outside(tmp_path: Path, group: str | None) -> None:
+    (tmp_path / "no-group").mkdir()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    pid, born_in = supervisor._fork_into(None if group is None else str(tmp_path / group))
+    if pid == 0:
+        os._exit(0 if born_in is None else 1)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    assert born_in is None
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

@@ -226,11 +226,12 @@ class Stage:
                         if needed:
                             raise
 
-    def enter(self) -> None:
-        """Take the limits upon this process, while it may still do so."""
+    def enter(self, born_in: str | None) -> None:
+        """Take the limits upon this process, while it may still do so; it was `born_in` one of its groups, if any."""
         for path in self.groups:
-            with _Doing(f"the group {path}"):
-                _write(f"{path}/cgroup.procs", b"0")
+            if path != born_in:
+                with _Doing(f"the group {path}"):
+                    _join(path)
         _limit(resource.RLIMIT_NOFILE, self._seal["open_files"])
         _limit(resource.RLIMIT_FSIZE, self._seal["file_size"])
         _limit(resource.RLIMIT_NPROC, self._seal["processes"])
@@ -313,6 +314,14 @@ class Stage:
 
 
 # --- limits, one at a time -------------------------------------------------------------------------
+
+
+def _join(group: str) -> None:
+    """Enter a control group, by the one thread there is; moving a thread costs no wait, but only version 1 lets us."""
+    try:
+        _write(f"{group}/tasks", b"0")
+    except FileNotFoundError:
+        _write(f"{group}/cgroup.procs", b"0")
 
 
 def _write(path: str, content: bytes) -> None:
