@@ -23,6 +23,7 @@ import uvicorn
 from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
 from steadyhand.api import ApiOptions, create_app
+from steadyhand.api.attending import Attending
 from steadyhand.calls import Exchange
 from steadyhand.control import Control
 from steadyhand.errors import SpawnError
@@ -175,6 +176,7 @@ class Service:
     keyring: Keyring
     store: SqlStore
     loop: asyncio.AbstractEventLoop
+    attending: Attending
 
     def client(self, token: str | None = ADMIN, **headers: str) -> httpx2.Client:
         if token is not None:
@@ -269,8 +271,11 @@ def running(
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
             loop = asyncio.get_running_loop()
+            attending = app.state.door.attending
             made.append(
-                Service(f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, store, loop)
+                Service(
+                    f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, store, loop, attending
+                )
             )
             stopping.append(lambda: setattr(server, "should_exit", True))
             started.set()

@@ -27,7 +27,13 @@ RETURN_SECONDS = 2.5
 """How long a run goes on after its client went away, when the client's library asks again by itself within that."""
 EFFORTS = {"none": "low", "minimal": "low"}
 """Words for efforts that agents do not know, as those that they do."""
+SOONEST_SECONDS, LATEST_SECONDS = 1.5, 8.0
+"""When a library that says nothing asks again: it waits 2 s the first time and 4 s the second."""
+SILENT_RETURN_SECONDS = 5.0
+"""As `RETURN_SECONDS`, for a library that says nothing and lost an answer that was to come whole."""
 _RETRY_COUNT = "x-stainless-retry-count"
+_SILENT = "ai-sdk/"
+"""In the user agent of the Vercel AI SDK, which asks again without saying so and passes over `x-should-retry`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,8 @@ async def started(
 ) -> Started:
     """Start a run for a request with this parsed body, or find the run that the same request started before.
 
-    An `Idempotency-Key` says so for a day; without one a library that counts its retries does. Raises as
-    `Control.submit`.
+    An `Idempotency-Key` says so for a day; without one a library that counts its retries does, and of one that
+    does not it is known by the time. Raises as `Control.submit`.
     """
     key = idempotency_key(request)
     if key is not None:
@@ -59,13 +65,17 @@ async def started(
         added = await door.control.submit(caller, submission, Idempotency(key, said))
         return Started(added.job, added.replayed)
     count = request.headers.get(_RETRY_COUNT)
-    if count is None:
+    silent = _is_silent(request)
+    if count is None and not silent:
         return Started((await door.control.submit(caller, submission)).job, replayed=False)
     asked = (caller.key_id, await _fingerprint([request.url.path, value]))
-    if count.isascii() and count.isdecimal() and count.strip("0"):
+    found = None
+    if silent:
+        found = await _lost(door, caller, asked, streamed=bool(value.get("stream")))
+    elif count is not None and count.isascii() and count.isdecimal() and count.strip("0"):
         found = await _joined(door, caller, asked)
-        if found is not None:
-            return Started(found, replayed=True)
+    if found is not None:
+        return Started(found, replayed=True)
     added = await door.control.submit(caller, submission)
     door.attending.remember(asked, added.job.id)
     return Started(added.job, replayed=False)
@@ -89,6 +99,28 @@ async def _joined(door: Door, caller: Caller, asked: tuple[str, str]) -> Job | N
     return job if ended is None or datetime.now(UTC) - ended <= JUST_ENDED else None
 
 
+def _is_silent(request: Request) -> bool:
+    return _RETRY_COUNT not in request.headers and _SILENT in request.headers.get("user-agent", "")
+
+
+async def _lost(door: Door, caller: Caller, asked: tuple[str, str], *, streamed: bool) -> Job | None:
+    """Give the run whose answer was lost, or was a failure, when the same comes just as the library asks again.
+
+    Whoever asks the same on purpose gets a run of its own: beside one that somebody waits for, at once after one that
+    ended, or after a stream that came to its end, for which the library does not ask again.
+    """
+    job = await _joined(door, caller, asked)
+    if job is None or door.attending.anybody_at(job.id):
+        return None
+    if job.finished_at is None:
+        alone = door.attending.alone_for(job.id)
+        return job if alone is not None and SOONEST_SECONDS <= alone <= LATEST_SECONDS else None
+    age = (datetime.now(UTC) - job.finished_at).total_seconds()
+    if job.state is State.COMPLETED:
+        return job if not streamed and SOONEST_SECONDS <= age <= LATEST_SECONDS else None
+    return job if age <= LATEST_SECONDS else None
+
+
 async def ended_or_left(request: Request, door: Door, caller: Caller, job_id: str) -> Job | None:
     """Wait for a job's end (its own deadline is the bound); when the client leaves, cancel it and give null."""
     return await unless_left(
@@ -106,7 +138,8 @@ async def unless_left(
             ear = group.create_task(_cancel_when_left(request, wait))
             wait.add_done_callback(lambda _: ear.cancel())
     if wait.cancelled():
-        await left(request, door, caller, job_id)
+        seconds = SILENT_RETURN_SECONDS if _is_silent(request) else RETURN_SECONDS
+        await left(request, door, caller, job_id, seconds)
         return None
     return wait.result()
 
@@ -117,10 +150,12 @@ async def _cancel_when_left(request: Request, wait: asyncio.Task[Any]) -> None:
     wait.cancel()
 
 
-async def left(request: Request, door: Door, caller: Caller, job_id: str) -> None:
-    """Cancel a run whose client went away, unless another one waits for it or the same comes back at once."""
-    if _RETRY_COUNT in request.headers:
-        await asyncio.sleep(RETURN_SECONDS)
+async def left(
+    request: Request, door: Door, caller: Caller, job_id: str, seconds: float = RETURN_SECONDS
+) -> None:
+    """Cancel a run whose client went away, unless another one waits for it or the same comes back within `seconds`."""
+    if _RETRY_COUNT in request.headers or _is_silent(request):
+        await asyncio.sleep(seconds)
     if not door.attending.anybody_at(job_id):
         await door.control.cancel(insider(caller), job_id)
 
@@ -144,6 +179,9 @@ def failure(request: Request, job: Job, headers: Mapping[str, str] | None = None
     """Answer for a run that did not complete; a client that asked again by itself would run it again."""
     code, detail = why_failed(job)
     whole = {**job_headers(job, retry=False), **(headers or {})}
+    if _is_silent(request):
+        # It will ask again, and be told the same: that need not take it six seconds.
+        whole["retry-after-ms"] = "0"
     return problem(request.scope, 503, code, detail, headers=whole)
 
 
