@@ -12,7 +12,7 @@ from tests.api.world import Service, eventually
 from steadyhand.api.openai import runs
 from steadyhand.ports import Emit
 
-SILENT = {"user-agent": "ai/7.0.173 ai-sdk/openai-compatible/3.0.92 runtime/node.js/24"}
+SILENT = {"user-agent": "ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/24"}
 
 
 @pytest.fixture(autouse=True)

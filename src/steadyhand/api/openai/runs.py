@@ -32,7 +32,7 @@ SOONEST_SECONDS, LATEST_SECONDS = 1.5, 8.0
 SILENT_RETURN_SECONDS = 5.0
 """As `RETURN_SECONDS`, for a library that says nothing and lost an answer that was to come whole."""
 _RETRY_COUNT = "x-stainless-retry-count"
-_SILENT = "ai-sdk/"
+_SILENT = "ai-sdk"
 """In the user agent of the Vercel AI SDK, which asks again without saying so and passes over `x-should-retry`."""
 
 
