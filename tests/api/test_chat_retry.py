@@ -1,7 +1,6 @@
 """A request that comes twice runs its agent once: a library's own retry, and `Idempotency-Key`."""
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -10,7 +9,6 @@ import pytest
 from tests.api.world import ADMIN, OTHER, Service, eventually
 
 from steadyhand.api.openai import runs
-from steadyhand.ports import Emit
 
 FIRST = {"x-stainless-retry-count": "0"}
 AGAIN = {"x-stainless-retry-count": "1"}
@@ -28,14 +26,9 @@ def ask(client: httpx2.Client, prompt: str, headers: dict[str, str], **fields: A
 
 
 def test_a_library_that_gives_up_and_asks_again_finds_its_run(service: Service) -> None:
-    gate = asyncio.Event()
-
-    async def until_asked_again(emit: Emit) -> None:
-        await gate.wait()
-
-    service.runner.play = until_asked_again
+    go_on = service.hold_play()
     before = len(service.runner.asked)
-    hook = {"request": [lambda request: _open(service, gate, request)]}
+    hook = {"request": [lambda request: _open(go_on, request)]}
     http = httpx2.Client(event_hooks=hook)
     with openai.OpenAI(
         base_url=f"{service.url}/v1", api_key=ADMIN, timeout=1.0, max_retries=2, http_client=http
@@ -47,9 +40,9 @@ def test_a_library_that_gives_up_and_asks_again_finds_its_run(service: Service) 
     assert len(service.runner.asked) == before + 1
 
 
-def _open(service: Service, gate: asyncio.Event, request: httpx2.Request) -> None:
+def _open(go_on: Callable[[], object], request: httpx2.Request) -> None:
     if request.headers["x-stainless-retry-count"] != "0":
-        service.loop.call_soon_threadsafe(gate.set)
+        go_on()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -102,12 +95,7 @@ def test_an_idempotency_key_means_one_run(client: httpx2.Client, service: Servic
 def test_a_run_that_two_clients_wait_for_goes_on_when_one_leaves(
     client: httpx2.Client, service: Service
 ) -> None:
-    gate = asyncio.Event()
-
-    async def wait(emit: Emit) -> None:
-        await gate.wait()
-
-    service.runner.play = wait
+    go_on = service.hold_play()
     key = {"idempotency-key": "chat-2"}
     before = len(service.runner.asked)
     with service.client() as stays, service.client() as leaves:
@@ -117,7 +105,7 @@ def test_a_run_that_two_clients_wait_for_goes_on_when_one_leaves(
             eventually(lambda: len(service.runner.asked) > before)
             with pytest.raises(httpx2.ReadTimeout):
                 leaves.post("/v1/chat/completions", json=body, headers=key)
-            service.loop.call_soon_threadsafe(gate.set)
+            go_on()
             reply.read()
     assert '"content":"on"' in reply.text
 

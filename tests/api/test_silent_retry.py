@@ -1,6 +1,5 @@
 """A library that asks again without saying so (the Vercel AI SDK) runs an agent once; who asks twice runs it twice."""
 
-import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +9,6 @@ import pytest
 from tests.api.world import Service, eventually
 
 from steadyhand.api.openai import runs
-from steadyhand.ports import Emit
 
 SILENT = {"user-agent": "ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/24"}
 
@@ -89,12 +87,7 @@ def test_a_stream_that_came_to_its_end_is_not_given_again(client: httpx2.Client)
 def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
     client: httpx2.Client, service: Service
 ) -> None:
-    gate = asyncio.Event()
-
-    async def wait(emit: Emit) -> None:
-        await gate.wait()
-
-    service.runner.play = wait
+    go_on = service.hold_play()
     before = len(service.runner.asked)
     body = {"model": "claude", "stream": True, "messages": [{"role": "user", "content": "play beside"}]}
     with (
@@ -104,7 +97,7 @@ def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
         two.stream("POST", "/v1/chat/completions", json=body, headers=SILENT) as second,
     ):
         eventually(lambda: len(service.runner.asked) == before + 2)
-        service.loop.call_soon_threadsafe(gate.set)
+        go_on()
         assert [first.read(), second.read()]
         assert job_of(first) != job_of(second)
 
@@ -113,12 +106,7 @@ def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
 def test_a_run_whose_client_lost_its_connection_is_found_again(
     client: httpx2.Client, service: Service
 ) -> None:
-    gate = asyncio.Event()
-
-    async def wait(emit: Emit) -> None:
-        await gate.wait()
-
-    service.runner.play = wait
+    go_on = service.hold_play()
     before = len(service.runner.asked)
     with service.client() as leaves:
         leaves.timeout = httpx2.Timeout(0.5)
@@ -130,7 +118,7 @@ def test_a_run_whose_client_lost_its_connection_is_found_again(
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, client, "play for whoever comes back")
         eventually(lambda: service.attending.anybody_at(job_id))
-        service.loop.call_soon_threadsafe(gate.set)
+        go_on()
         again = asked.result()
     assert (job_of(again), again.status_code) == (job_id, 200)
     assert len(service.runner.asked) == before + 1

@@ -183,6 +183,16 @@ class Service:
             headers["authorization"] = f"Bearer {token}"
         return httpx2.Client(base_url=self.url, headers=headers, timeout=BOUND)
 
+    def hold_play(self) -> Callable[[], object]:
+        """Let every agent that is to `play` wait until what this gives is called."""
+        gate = asyncio.Event()
+
+        async def wait(emit: Emit) -> None:
+            await gate.wait()
+
+        self.runner.play = wait
+        return lambda: self.loop.call_soon_threadsafe(gate.set)
+
     def count(self) -> int:
         """How many jobs are stored."""
         with self.client() as client:
