@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import accepting, answering, passing, sealing, starting
+from bench import accepting, answering, health, passing, sealing, starting
 from bench.rows import Row, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
@@ -32,6 +32,7 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "answer-sealed": (20, lambda where, pairs: answering.measure(where, pairs, sealed=True)),
     "gateway-ttft": (10, passing.measure),
     "gateway-cpu": (6, passing.measure_cpu),
+    "health": (5, health.measure),
     "sandbox": (40, sealing.measure_sandbox),
     "checkout": (5, sealing.measure_checkout),
     "checkout-growth": (20, sealing.measure_growth),

@@ -8,9 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.sealed.world import files_of, prompt, says
+from tests.sealed.world import files_of, says
 
 from steadyhand.testing.service import Service
+from steadyhand.testing.shell import prompt
 
 HARMS = {
     "no .git at all": "rm -rf .git",

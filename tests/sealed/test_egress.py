@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from tests.sealed.conftest import CONFIG
-from tests.sealed.world import prompt, python, says
+from tests.sealed.world import says
 
 from steadyhand.testing.service import MakeService, Service
+from steadyhand.testing.shell import prompt, python
 
 BY_PROXY = {
     "a name": ("curl -sS -m 5 http://attacker.example/", "attacker.example"),

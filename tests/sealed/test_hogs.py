@@ -9,62 +9,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.sealed.world import alive, prompt, python
+from tests.sealed.world import alive
 
+from steadyhand.testing.hogs import FIRST_TO_GO, SMALL, fork_bomb, memory_hog
 from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.shell import prompt
 
-FIRST_TO_GO = "echo 1000 > /proc/self/oom_score_adj; "
 MEBIBYTE = 1 << 20
 HEALTH_SECONDS = 2.0
 """How long `/health` may take at most on a machine that runs other tests; half of the looks take less than a tenth."""
-MEMORY = "held = bytearray({amount} << 20); print('HELD', len(held))"
-FORKS = """
-import os, time
-made = 0
-try:
-    for _ in range({amount}):
-        if os.fork() == 0:
-            time.sleep(8)
-            os._exit(0)
-        made += 1
-except OSError:
-    pass
-print(made)
-"""
-BOMB = """
-import os, time
-end = time.monotonic() + 5
-for _ in range(6):
-    try:
-        os.fork()
-    except OSError:
-        pass
-while time.monotonic() < end:
-    try:
-        if os.fork() == 0:
-            time.sleep(0.2)
-            os._exit(0)
-    except OSError:
-        time.sleep(0.05)
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except OSError:
-        pass
-print("over")
-"""
-CONFIG = """\
-[agents.small]
-workspace = "scratch"
-memory = "200M"
-processes = 60
-disk = "64M"
-"""
 
 
 @pytest.fixture(scope="module")
 def service(make_service_in: MakeService) -> Iterator[Service]:
-    with make_service_in(config=CONFIG) as made:
+    with make_service_in(config=SMALL) as made:
         yield made
 
 
@@ -88,10 +46,8 @@ def watched(service: Service, text: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_memory_hog_ends_as_such(service: Service) -> None:
-    probe = service.run(prompt(FIRST_TO_GO + python(MEMORY.format(amount=260)) + "; echo $?"), agent="small")
-    assert probe["answer"].endswith("137"), "the limit does not hold: no attack"
-    # Twice and more what it may have, in the tool; its agent breaks over it.
-    hog = FIRST_TO_GO + python(MEMORY.format(amount=480))
+    # In the tool; its agent breaks over it.
+    hog = memory_hog(service)
     job = watched(service, f"{prompt(hog, more='die=9')}", agent="small")
     assert (job["state"], job["outcome"]["type"]) == ("failed", "memory")
     assert "memory" in job["error"]["message"].lower()
@@ -109,9 +65,7 @@ def test_memory_in_files_of_memory_counts_as_well(service: Service) -> None:
 
 
 def test_a_fork_bomb_comes_to_its_limit(service: Service) -> None:
-    probe = service.run(prompt(FIRST_TO_GO + python(FORKS.format(amount=70))), agent="small")
-    assert 10 < int(probe["answer"]) < 60, "the limit does not hold: no attack"
-    job = watched(service, prompt(FIRST_TO_GO + python(BOMB) + " | tail -1"), agent="small")
+    job = watched(service, prompt(fork_bomb(service)), agent="small")
     assert job["state"] in ("completed", "failed")
     assert job["outcome"]["type"] in ("success", "agent_error", "killed", "empty")
     assert service.run(prompt("echo well"), agent="small")["answer"] == "well"

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sealed.world import files_of, prompt, python
+from tests.sealed.world import files_of
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service
+from steadyhand.testing.shell import prompt, python
 
 KEY = "sk-ant-canary-71c0ffee-of-the-gateway"
 TOKEN = "sk-ant-oat-canary-0ddba11"

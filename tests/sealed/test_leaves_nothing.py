@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from tests.sealed.world import alive, left_of_jobs, loops_of, mounts_of, prompt, supervisors
+from tests.sealed.world import alive, left_of_jobs, loops_of, mounts_of, supervisors
 
 from steadyhand.runner.groups import groups
 from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.shell import prompt
 
 JOBS = 50
 WARM_UP = 4

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.sealed.world import files_of, prompt, python, says
+from tests.sealed.world import files_of, says
 
 from steadyhand.testing.service import ADMIN, BEARER, Service, git, until
+from steadyhand.testing.shell import prompt, python
 
 SECRET = "canary-of-another-job-5b1f"
 UNREADABLE = {

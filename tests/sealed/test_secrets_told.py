@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.core.test_redact import WRITTEN, core
-from tests.sealed.world import files_of, prompt, python
+from tests.sealed.world import files_of
 
 from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.shell import prompt, python
 
 SECRET = 'tok/canary+41_Xw9-TtR9bLm6=Q "z"'
 LINES = "FIRST_CANARY=Vq8Zk2Xw41TtR9bLm6\nhost = canary.example.org:8443/x"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sealed.world import prompt
 
 from steadyhand.testing.service import MakeService, Service, git
+from steadyhand.testing.shell import prompt
 
 TAINTS = {
     "fsmonitor": "git config core.fsmonitor $HOOK",

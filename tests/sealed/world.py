@@ -1,30 +1,14 @@
-"""What the attacks on a sealed service share: prompts that run Python inside, and a look at what is alive outside."""
+"""What the attacks on a sealed service share: a look at what is alive and at what is left outside."""
 
-import base64
 import re
 from pathlib import Path
 from typing import Any
 
 from steadyhand.testing.service import SLOTS, Service
+from steadyhand.testing.shell import prompt
 
-PYTHON = "/usr/bin/python3"
 OUTSIDE = "the canary sang outside"
 _UIDS = re.compile(r"^Uid:\s+(\d+)\s+(\d+)", re.MULTILINE)
-
-
-def prompt(*commands: str, more: str = "", answer: str = "{last}") -> str:
-    """Give a prompt on which the stand-in runs these shell commands and answers what the last one printed."""
-    runs = " ".join(f'run="{_quoted(command)}"' for command in commands)
-    return f"[[standin: {runs} {more} text='{answer}']]"
-
-
-def _quoted(command: str) -> str:
-    return command.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-
-
-def python(code: str) -> str:
-    """Give a shell command that runs this Python code inside."""
-    return f"echo {base64.b64encode(code.encode()).decode()} | base64 -d > ~/c.py && {PYTHON} -I ~/c.py"
 
 
 def says(service: Service, *commands: str, more: str = "", **fields: Any) -> str:
