@@ -36,16 +36,21 @@ def made(name: str) -> Path:
     return folder
 
 
-def command(name: str) -> tuple[list[str], dict[str, str]]:
-    """Give how a client's program is started, and its environment but for what it is to do."""
-    folder, program = made(name), next((ROOM / name).glob("client.*"))
+def environment(name: str) -> dict[str, str]:
+    """Give what a client's programs are started with, whatever they are to do."""
+    folder = made(name)
     home = folder / "home"
     home.mkdir(exist_ok=True)
     path = f"{folder / 'bin'}:{SYSTEM_PATH}"
-    env = {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
+    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOM / "frame")}
+
+
+def command(name: str, program: Path) -> list[str]:
+    """Give how a program of a client is started."""
+    folder = made(name)
     if program.suffix == ".mjs":
-        return [str(NODE), str(_laid(program, folder))], env
-    return [str(folder / "bin" / "python"), str(program)], {**env, "PYTHONPATH": str(ROOM / "frame")}
+        return [str(NODE), str(_laid(program, folder))]
+    return [str(folder / "bin" / "python"), str(program)]
 
 
 def _laid(program: Path, folder: Path) -> Path:
@@ -106,8 +111,8 @@ class Client:
         return {told["case"]: told for told in self._run(list(self._prompts))}
 
     def _run(self, cases: Sequence[str]) -> list[dict[str, Any]]:
-        arguments, env = command(self.name)
-        env |= {
+        arguments = command(self.name, next((ROOM / self.name).glob("client.*")))
+        env = environment(self.name) | {
             "STEADYHAND_URL": f"{self._proxy.url}/v1",
             "STEADYHAND_KEY": self._key["secret"],
             "STEADYHAND_MODEL": self._model,

@@ -1,0 +1,36 @@
+"""The programs of docs/clients.md, each taken out of the page and run as it stands."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.clients.programs import command, environment
+
+from steadyhand.testing.service import ADMIN, Service
+
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+_SNIPPET = re.compile(r"<!-- client: ([a-z-]+) -->\n```(python|js)\n(.*?)```", re.DOTALL)
+SNIPPETS = {name: (language, text) for name, language, text in _SNIPPET.findall(PAGE.read_text("utf-8"))}
+ANSWER = "ok: Why is the build red?"
+"""What the stand-in says to the page's question."""
+
+
+@pytest.mark.parametrize("name", sorted(SNIPPETS))
+def test_the_snippet_prints_the_answer(name: str, stand_in_service: Service, tmp_path: Path) -> None:
+    language, text = SNIPPETS[name]
+    program = tmp_path / f"snippet-{name}.{'py' if language == 'python' else 'mjs'}"
+    program.write_text(text, "utf-8")
+    where = {"OPENAI_BASE_URL": f"{stand_in_service.url}/v1", "OPENAI_API_KEY": ADMIN}
+    done = subprocess.run(
+        command(name, program),
+        env=environment(name) | where,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == ANSWER
