@@ -28,7 +28,7 @@ of_node() { # of_node NAME
     mkdir -p "$into/$1"
     cp "tests/clients/$1/package.json" "$into/$1/"
     "$node/bin/node" "$node/lib/node_modules/npm/bin/npm-cli.js" install --prefix "$into/$1" --globalconfig /etc/npmrc \
-        --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel error
+        --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel error >/dev/null
 }
 
 [ $# -gt 0 ] || set -- $(ls tests/clients)
