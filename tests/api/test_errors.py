@@ -59,7 +59,9 @@ def test_unknown_routes_and_methods(client: httpx2.Client) -> None:
     reply = client.put("/v1/jobs", json={})
     check(reply, 405, "method_not_allowed")
     check(client.get("/execute"), 405, "method_not_allowed")
-    assert "POST" in client.get("/execute").headers["allow"]
+    assert client.get("/execute").headers["allow"] == "POST"
+    assert client.put("/v1/jobs").headers["allow"] == "GET, POST"
+    assert client.put("/v1/jobs/0123456789ab").headers["allow"] == "DELETE, GET"
     check(client.get("/v1/jobs/"), 404, "not_found")
 
 

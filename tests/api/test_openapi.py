@@ -1,5 +1,6 @@
 """The OpenAPI document: whole, valid, and true to what the routes do."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,18 @@ def fits(document: dict[str, Any], name: str, value: Any) -> None:
     jsonschema.validate(value, schema, cls=Draft202012Validator)
 
 
+def fit_each(document: dict[str, Any], schema: dict[str, Any], stream: str) -> None:
+    """Check each event of a stream, and what its data holds, which a validator leaves alone."""
+    for written in stream.strip().split("\n\n"):
+        event = dict(line.split(": ", 1) for line in written.split("\n"))
+        jsonschema.validate(event, schema, cls=Draft202012Validator)
+        data = schema["properties"]["data"]
+        if event["data"] != data.get("anyOf", [{}])[0].get("const"):
+            inner = data["anyOf"][1] if "anyOf" in data else data
+            whole = {**inner["contentSchema"], "components": document["components"]}
+            jsonschema.validate(json.loads(event["data"]), whole, cls=Draft202012Validator)
+
+
 def test_every_route_is_there_with_id_summary_tags_and_key(document: dict[str, Any]) -> None:
     assert {(method, path) for method, path, _ in operations(document)} == ROUTES
     ids = [operation["operationId"] for _, _, operation in operations(document)]
@@ -109,7 +122,7 @@ def test_every_answer_and_body_has_a_schema_and_an_example(document: dict[str, A
                 assert "content" not in answer
                 continue
             for content in answer["content"].values():
-                assert content["schema"], (method, path, status)
+                assert content.get("schema") or content["itemSchema"], (method, path, status)
                 assert content["examples"], (method, path, status)
         if method == "post":
             content = operation["requestBody"]["content"]["application/json"]
@@ -151,6 +164,9 @@ def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
             for name, reference in content["examples"].items():
                 used.add(name)
                 value = resolve(document, reference["$ref"])["value"]
+                if "itemSchema" in content:
+                    fit_each(document, content["itemSchema"], value)
+                    continue
                 schema = {**content["schema"], "components": document["components"]}
                 jsonschema.validate(value, schema, cls=Draft202012Validator)
     assert used <= set(EXAMPLES)
@@ -178,6 +194,38 @@ def test_real_answers_fit_their_schemas(
     fits(document, "Completion", client.post("/v1/chat/completions", json=chat).json())
 
 
+def test_what_is_streamed_is_as_the_document_says(
+    document: dict[str, Any], client: httpx2.Client, service: Service
+) -> None:
+    chat = {"model": "claude", "messages": [{"role": "user", "content": "tell x"}], "stream": True}
+    respond = {"model": "claude", "input": "tell x", "stream": True}
+    streams = {
+        "/v1/chat/completions": client.post("/v1/chat/completions", json=chat),
+        "/v1/responses": client.post("/v1/responses", json=respond),
+        "/v1/jobs/{job_id}/events": client.get(f"/v1/jobs/{run_job(client, 'tell x')['id']}/events"),
+    }
+    for path, answer in streams.items():
+        text = re.sub("(?m)^:.*\n\n", "", answer.text)
+        assert text.count("data: ") > 3
+        method = "post" if answer.request.method == "POST" else "get"
+        content = document["paths"][path][method]["responses"]["200"]["content"]["text/event-stream"]
+        fit_each(document, content["itemSchema"], text)
+        with pytest.raises(jsonschema.ValidationError):
+            fit_each(document, content["itemSchema"], 'data: {"not": "it"}')
+
+
+def test_links_lead_to_operations_and_name_their_parameters(document: dict[str, Any]) -> None:
+    known = {operation["operationId"]: operation for _, _, operation in operations(document)}
+    found = 0
+    for _, _, operation in operations(document):
+        for answer in operation["responses"].values():
+            for link in answer.get("links", {}).values():
+                names = {parameter["name"] for parameter in known[link["operationId"]]["parameters"]}
+                assert set(link["parameters"]) <= names
+                found += 1
+    assert found > 20
+
+
 def test_there_are_no_pages_that_load_scripts_from_elsewhere(client: httpx2.Client) -> None:
     for path in ("/docs", "/redoc"):
         assert client.get(path).status_code == 404
@@ -189,9 +237,8 @@ def test_the_classic_profile_documents_its_own_chat(service: Service) -> None:
     document = app.openapi()
     assert document["info"]["version"] == "9.8.7"
     chat = document["paths"]["/v1/chat/completions"]["post"]
-    assert chat["responses"]["503"]["content"]["application/json"]["schema"]["$ref"].endswith(
-        "/ClassicFailure"
-    )
+    kinds = chat["responses"]["503"]["content"]["application/json"]["schema"]["anyOf"]
+    assert [kind["$ref"].rpartition("/")[2] for kind in kinds] == ["ClassicFailure", "Problem"]
 
 
 def test_agents_and_workspaces_say_what_can_be_asked_for(client: httpx2.Client) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx2
 import uvicorn
+from starlette.types import ASGIApp
 
 from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
@@ -234,8 +235,9 @@ def running(
     keys: bool = True,
     options: ApiOptions | None = None,
     worker: bool = True,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> Iterator[Service]:
-    """Run a service in a thread, with its own event loop, on a free port."""
+    """Run a service in a thread, with its own event loop, on a free port; `around` puts something before its app."""
     started = threading.Event()
     made: list[Service] = []
     stopping: list[Callable[[], None]] = []
@@ -272,7 +274,7 @@ def running(
         )
         runner = SmallRunner()
         app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
+        server = uvicorn.Server(uvicorn.Config(around(app), port=0, log_level="error", access_log=False))
         hand = _worker(store, queue, checkouts, runner, feed, exchange=exchange)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())

@@ -13,7 +13,7 @@ from steadyhand.api.openai import replies as openai_replies
 from steadyhand.ports import UsageBy
 
 SECURITY = "bearer"
-_CLASSIC_ERRORS = (401, 422)
+_TEXT = {"type": "string"}
 _TEXTS = {
     400: "Not JSON, or a parameter that is not to be had.",
     401: "No key, or one that is not known.",
@@ -43,14 +43,45 @@ def _content(media: str, model: type[BaseModel], example: str) -> dict[str, Any]
     return {media: {"schema": _ref(model), "examples": _examples(example)}}
 
 
-def _json(text: str, model: type[BaseModel], example: str, **headers: str) -> dict[str, Any]:
+def _json(
+    text: str, model: type[BaseModel], example: str, *, links: Route | None = None, **headers: str
+) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": text, "content": _content("application/json", model, example)}
+    if links:
+        answer["links"] = links
     if headers:
         answer["headers"] = {
             name.replace("_", "-"): {"description": about, "schema": {"type": "string"}}
             for name, about in headers.items()
         }
     return answer
+
+
+def _stream(example: str, *kinds: type[BaseModel], end: str | None = None) -> dict[str, Any]:
+    """Say what each event of a stream is (`itemSchema`): its data is JSON, but for the `end`."""
+    data: dict[str, Any] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [_ref(kind) for kind in kinds]},
+    }
+    event = {
+        "type": "object",
+        "properties": {
+            "id": _TEXT,
+            "event": _TEXT,
+            "data": data if end is None else {"anyOf": [{"const": end}, data]},
+        },
+        "required": ["data"],
+    }
+    return {"text/event-stream": {"itemSchema": event, "examples": _examples(example)}}
+
+
+def _links(parameter: str, where: str, *operations: str) -> dict[str, Any]:
+    """Say which operations take the id that an answer holds, and as which parameter."""
+    value = f"$response.body#/{where}"
+    return {
+        operation: {"operationId": operation, "parameters": {parameter: value}} for operation in operations
+    }
 
 
 def _errors(media: str, *statuses: int) -> dict[int, dict[str, Any]]:
@@ -105,7 +136,6 @@ def _route(
     return {"responses": answers, "openapi_extra": extra, "response_class": Response, "response_model": None}
 
 
-_TEXT = {"type": "string"}
 _BINARY = {"type": "string", "format": "binary"}
 _PREFER = _parameter("Prefer", "header", "`wait=N` waits for the end, at most 60 seconds.", _TEXT)
 _IDEMPOTENCY = _parameter(
@@ -161,7 +191,12 @@ READINESS = _route(
 )
 EXECUTE = _route(
     {
-        202: _json("The job is kept and will run.", replies.Executed, "EXECUTED"),
+        202: _json(
+            "The job is kept and will run.",
+            replies.Executed,
+            "EXECUTED",
+            links=_links("job_id", "job_id", "getClassicJob"),
+        ),
         **_plain(400, 401, 403, 409, 413, 415, 422, 429, 503),
     },
     body=models.ExecuteRequest,
@@ -170,10 +205,25 @@ EXECUTE = _route(
 CLASSIC_JOB = _route(
     {200: _json("The job.", replies.ClassicJob, "CLASSIC_JOB"), **_plain(401, 403, 404)},
 )
+_JOB_LINKS = _links(
+    "job_id",
+    "id",
+    *("getJob", "followJob", "cancelJob", "retryJob", "resumeJob", "nextTurn", "deleteJob"),
+    *("getDiff", "getTranscript", "getBundle", "getClassicJob"),
+)
+_MADE = {
+    200: _json(
+        "It has ended while `Prefer: wait` waited.",
+        replies.Job,
+        "JOB",
+        links=_JOB_LINKS,
+        location="The job.",
+    ),
+    202: _json("It is kept and will run.", replies.Job, "QUEUED", links=_JOB_LINKS, location="The job."),
+}
 SUBMIT = _route(
     {
-        200: _json("It has ended while `Prefer: wait` waited.", replies.Job, "JOB", location="The job."),
-        202: _json("It is kept and will run.", replies.Job, "QUEUED", location="The job."),
+        **_MADE,
         **_native(400, 413, 415, 422, 429, 503),
     },
     parameters=(_PREFER, _IDEMPOTENCY),
@@ -198,7 +248,7 @@ _AFTER = {"type": "integer", "minimum": 0, "default": 0}
 _EVENTS: dict[str, Any] = {
     "description": "A stream of events, or a page of them.",
     "content": {
-        "text/event-stream": {"schema": _TEXT, "examples": _examples("STREAM")},
+        **_stream("STREAM", replies.Event),
         **_content("application/json", replies.EventList, "EVENTS"),
     },
 }
@@ -243,8 +293,7 @@ RETRY = _route(
 )
 TURNS = _route(
     {
-        200: _json("It has ended while `Prefer: wait` waited.", replies.Job, "JOB", location="The job."),
-        202: _json("It is kept and will run.", replies.Job, "QUEUED", location="The job."),
+        **_MADE,
         **_native(400, 404, 409, 413, 415, 422, 429, 503),
     },
     parameters=(_PREFER, _IDEMPOTENCY),
@@ -267,7 +316,13 @@ KEYS = _route({200: _json("The keys.", replies.KeyList, "KEYS"), **_native(422)}
 KEY = _route({200: _json("The key.", replies.Key, "KEY"), **_native(404, 422)})
 CREATE_KEY = _route(
     {
-        201: _json("The key, with its secret.", replies.NewKey, "NEW_KEY", location="The key."),
+        201: _json(
+            "The key, with its secret.",
+            replies.NewKey,
+            "NEW_KEY",
+            links=_links("key_id", "id", "getKey", "rotateKey", "revokeKey"),
+            location="The key.",
+        ),
         **_native(400, 413, 415, 422),
     },
     body=models.KeyRequest,
@@ -305,9 +360,10 @@ USAGE_PARAMETERS = tuple(parameter["name"] for parameter in _USAGE)
 USAGE = _route({200: _json("The rows.", replies.UsageList, "USAGE"), **_native(422)}, parameters=_USAGE)
 MODELS = _route({200: _json("The models.", openai_replies.ModelList, "MODELS"), **_plain(401, 403)})
 MODEL = _route({200: _json("The model.", openai_replies.Model, "MODEL"), **_plain(401, 403, 404)})
-_STREAM_CONTENT: Route = {"schema": _TEXT, "examples": _examples("CHAT_STREAM")}
 _COMPLETION = _json("The answer.", openai_replies.Completion, "COMPLETION", x_steadyhand_job_id="The job.")
-_COMPLETION["content"]["text/event-stream"] = _STREAM_CONTENT
+_COMPLETION["content"] |= _stream(
+    "CHAT_STREAM", openai_replies.Chunk, openai_replies.ChunkFault, end="[DONE]"
+)
 CHAT = _route(
     {
         200: _COMPLETION,
@@ -318,7 +374,10 @@ CHAT = _route(
     shown=("CHAT", "CHAT_OBJECT", "CHAT_FUNCTION"),
 )
 _RESPONSE = _json("The response.", openai_replies.ResponseObject, "RESPONSE", x_steadyhand_job_id="The job.")
-_RESPONSE["content"]["text/event-stream"] = {"schema": _TEXT, "examples": _examples("RESPONSE_STREAM")}
+_RESPONSE["content"] |= _stream("RESPONSE_STREAM", openai_replies.ResponseEvent, end="[DONE]")
+_RESPONSE["links"] = _links(
+    "response_id", "id", "getResponse", "deleteResponse", "cancelResponse", "listInputItems"
+)
 RESPONSE_CREATE = _route(
     {200: _RESPONSE, **_plain(400, 401, 403, 404, 413, 415, 422, 429, 503)},
     parameters=(_IDEMPOTENCY,),
@@ -338,9 +397,9 @@ RESPONSE_DELETE = _route({200: _GONE, **_plain(401, 403, 404, 409)})
 RESPONSE_CANCEL = _route(
     {
         200: _json("The response, as it is now.", openai_replies.ResponseObject, "RESPONSE"),
-        **_plain(401, 403, 404),
+        **_plain(400, 401, 403, 404, 413, 415, 422),
     },
-    body=models.CancelRequest,
+    body=models.ResponseCancelRequest,
     shown=("EMPTY",),
     optional=True,
 )
@@ -352,12 +411,21 @@ RESPONSE_INPUT = _route(
         _parameter("after", "query", "Only items after this one.", _TEXT),
     ),
 )
+
+
+def _classic_failure(text: str, status: int, example: str) -> dict[str, Any]:
+    """Say that an answer is the earlier service's own, or where that had none, the one of all routes."""
+    schema = {"anyOf": [_ref(replies.ClassicFailure), _ref(replies.Problem)]}
+    content = {"schema": schema, "examples": _examples(example, f"PROBLEM_{status}")}
+    return {"description": text, "content": {"application/json": content}}
+
+
 CLASSIC_CHAT = _route(
     {
         200: _json("The answer.", openai_replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
         **_plain(401, 403, 413, 415, 422),
-        400: _json("Streaming is not to be had.", replies.ClassicFailure, "CLASSIC_STREAM"),
-        503: _json("Busy, or the run failed.", replies.ClassicFailure, "CLASSIC_FAILURE"),
+        400: _classic_failure("Not JSON, or streaming, which is not to be had.", 400, "CLASSIC_STREAM"),
+        503: _classic_failure("Stopping, busy, or the run failed.", 503, "CLASSIC_FAILURE"),
     },
     body=models.ClassicChatRequest,
     shown=("CHAT",),

@@ -178,7 +178,11 @@ _EVENT = {
     "data": {"tool_id": "toolu_1", "name": "Bash", "input": {"command": "pytest -q"}},
 }
 EVENTS = {"object": "list", "data": [_EVENT], "has_more": True, "next_cursor": "12"}
-STREAM = 'id: 12\nevent: tool.started\ndata: {"object":"event","seq":12,"type":"tool.started"}\n\n'
+STREAM = (
+    'id: 12\nevent: tool.started\ndata: {"object":"event","seq":12,"job_id":"3f2a9c01be77","run":1,'
+    '"type":"tool.started","at":"2026-01-01T09:00:07.100000Z",'
+    '"data":{"tool_id":"toolu_1","name":"Bash","input":{"command":"make test"}}}\n\n'
+)
 DIFF = "diff --git a/shop.py b/shop.py\n--- a/shop.py\n+++ b/shop.py\n@@ -1 +1 @@\n-total = 0\n+total = 1\n"
 BUNDLE = "# v2 git bundle\n"
 TRANSCRIPT = '{"type":"user","message":{"role":"user","content":"Fix the failing test."}}\n'

@@ -87,7 +87,12 @@ def micros_of(dollars: float) -> int:
     return max(1, int(exact.to_integral_value(ROUND_HALF_EVEN)))
 
 
-Prompt = Annotated[str, AfterValidator(_not_blank)]
+def _text(**said: Any) -> WithJsonSchema:
+    """Say in the document, as far as a schema can, what a validator of ours holds a text to."""
+    return WithJsonSchema({"type": "string", "minLength": 1, **said})
+
+
+Prompt = Annotated[str, AfterValidator(_not_blank), _text(pattern=r"\S")]
 Dollars = Annotated[float, Field(gt=0, le=MOST_DOLLARS, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False)]
 WholeSeconds = Annotated[int, Field(gt=0, le=LONGEST_WAIT_SECONDS)]
@@ -110,6 +115,7 @@ class ExecuteRequest(BaseModel):
     agent: Annotated[
         str,
         AfterValidator(_name_in_path),
+        _text(),
         Field(description="A name; a path means its last part without `.md`."),
     ]
     max_budget_usd: Dollars = 5.0
@@ -117,8 +123,13 @@ class ExecuteRequest(BaseModel):
     metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
 
 
-AgentName = Annotated[str, AfterValidator(_plain_name)]
-WorkspaceName = Annotated[str, AfterValidator(_address), Field(max_length=2048)]
+AgentName = Annotated[str, AfterValidator(_plain_name), _text(pattern=f"^{NAME.pattern}$")]
+WorkspaceName = Annotated[
+    str,
+    AfterValidator(_address),
+    Field(max_length=2048),
+    _text(maxLength=2048, pattern=r"^(?!-)[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
+]
 
 
 class WorkRequest(BaseModel):
@@ -127,7 +138,7 @@ class WorkRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
-    model: Annotated[str, AfterValidator(_model_name)] | None = None
+    model: Annotated[str, AfterValidator(_model_name), _text(pattern=f"^{_MODEL.pattern}$")] | None = None
     budget_usd: Dollars | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
@@ -159,15 +170,17 @@ class TurnRequest(WorkRequest):
 class JobRequest(WorkRequest):
     """A request for work. What is null or left out falls to the agent's value, then to the service's."""
 
-    agent: Annotated[str, AfterValidator(_plain_name)] | None = None
-    workspace: Annotated[str, AfterValidator(_address), Field(max_length=2048)] | None = Field(
+    agent: AgentName | None = None
+    workspace: WorkspaceName | None = Field(
         default=None, description="A name; with the scope `workspace:any` also a path or a URL."
     )
-    ref: Annotated[str, AfterValidator(_git_ref), Field(max_length=255)] | None = None
+    ref: Annotated[str, AfterValidator(_git_ref), Field(max_length=255), _text(maxLength=255)] | None = None
     append_system_prompt: Prompt | None = None
-    session: Annotated[str, AfterValidator(_session_id)] | None = Field(
-        default=None,
-        description="The `session_id` of earlier jobs of this key: go on with the newest of them.",
+    session: Annotated[str, AfterValidator(_session_id), _text(pattern=f"^{_SESSION.pattern}$")] | None = (
+        Field(
+            default=None,
+            description="The `session_id` of earlier jobs of this key: go on with the newest of them.",
+        )
     )
 
 
@@ -206,9 +219,12 @@ class KeyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, AfterValidator(_label), Field(max_length=100)] = Field(
-        description="For people to tell it by."
-    )
+    name: Annotated[
+        str,
+        AfterValidator(_label),
+        Field(max_length=100),
+        _text(maxLength=100, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
+    ] = Field(description="For people to tell it by.")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)] = Field(
         default=["submit", "read", "cancel"]
     )
@@ -359,6 +375,12 @@ class ResponseRequest(BaseModel):
     prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
+
+
+class ResponseCancelRequest(BaseModel):
+    """A request to stop a response; it has no fields. What is in it is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class ClassicChatMessage(BaseModel):

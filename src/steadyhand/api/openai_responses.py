@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from steadyhand.api import docs, openai_chat
 from steadyhand.api.asked import whole_number
-from steadyhand.api.body import body_of
+from steadyhand.api.body import body_of, optional_body_of
 from steadyhand.api.door import Door, caller_of, door_of, insider, welcome_of
-from steadyhand.api.models import ResponseRequest
+from steadyhand.api.models import ResponseCancelRequest, ResponseRequest
 from steadyhand.api.offers import resolved
 from steadyhand.api.openai.continuing import after_response, not_found
 from steadyhand.api.openai.requested import refuse_unbuilt, submission_of
@@ -83,10 +83,13 @@ async def get(request: Request, response_id: ResponseId) -> Response:
     door = door_of(request)
     job = await _found(door, caller, response_id)
     query = request.query_params
-    if query.get("stream", "false").lower() not in ("true", "1"):
-        return json_response(await _whole(door, caller, job))
+    stream = query.get("stream", "false").lower()
+    if stream not in ("true", "false"):
+        raise InvalidRequest.at("?stream", "has to be true or false")
     text = query.get("starting_after")
     after = -1 if text is None else whole_number(text, "?starting_after", least=0, most=_BIGGEST)
+    if stream == "false":
+        return json_response(await _whole(door, caller, job))
     return _followed(request, door, caller, job, after=after, headers={}, again=True)
 
 
@@ -110,6 +113,7 @@ async def cancel(request: Request, response_id: ResponseId) -> Response:
     caller = caller_of(request)
     door = door_of(request)
     job = await _found(door, caller, response_id)
+    await optional_body_of(request, ResponseCancelRequest, door.options.max_openai_body_bytes)
     job = await door.control.cancel(caller, job.id)
     if not over(job):
         job = await door.control.wait(insider(caller), job.id, _CANCEL_SECONDS)

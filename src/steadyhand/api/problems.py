@@ -8,6 +8,7 @@ from typing import Any, Literal
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope as AsgiScope
 
 from steadyhand.errors import (
@@ -148,7 +149,17 @@ async def on_router_error(request: Request, error: Exception) -> Response:
         404: "There is no such route.",
         405: f"{request.method} is not allowed here.",
     }.get(error.status_code, HTTPStatus(error.status_code).phrase)
-    return problem(request.scope, error.status_code, code, detail, headers=error.headers)
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"allow": _allowed(request)}
+    return problem(request.scope, error.status_code, code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Give the methods of all routes that have this path; the router names those of the first one alone."""
+    routes = request.app.router.routes
+    having = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in having for method in route.methods or ()}))
 
 
 def json_response(

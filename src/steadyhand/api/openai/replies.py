@@ -82,6 +82,51 @@ class Completion(Reply):
     usage: ChatUsage
 
 
+class Delta(BaseModel):
+    """What a chunk adds: each key only where it adds something."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class ChunkChoice(Reply):
+    """The one choice, piece by piece."""
+
+    index: int
+    delta: Delta
+    logprobs: None
+    finish_reason: Literal["stop", "tool_calls"] | None
+
+
+class Chunk(BaseModel):
+    """A piece of a streamed chat completion. With `include_usage` the last one has the usage, and no choice."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: None
+    choices: list[ChunkChoice]
+    usage: ChatUsage | None = None
+
+
+class StreamFault(Reply):
+    """What ended a stream before its time."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ChunkFault(Reply):
+    """The last of a stream whose run failed after it had begun."""
+
+    error: StreamFault
+
+
 class TokenDetails(Reply):
     """Which of the input's tokens were read from the cache, and which were written to it."""
 
@@ -151,6 +196,15 @@ class ResponseObject(Reply):
     prompt_cache_key: str | None
     safety_identifier: str | None
     user: str | None
+
+
+class ResponseEvent(Reply):
+    """An event of a streamed response; what else it has depends on its `type`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, Field(pattern="^(response[.]|error$)")]
+    sequence_number: int
 
 
 class ResponseGone(Reply):
