@@ -1,13 +1,23 @@
 """Calls that agents of this node wait for, made by those who asked for the runs."""
 
 import asyncio
-from collections import OrderedDict
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 from steadyhand.ports import ClientCall
 
-_REMEMBERED = 1_000
+SERVER = "client"
+"""What an agent knows its caller's tools by: the server that has them."""
+PREFIX = f"mcp__{SERVER}__"
+"""What the names of those tools begin with in what the agent says of its work."""
+
+
+def digest_of(results: Mapping[str, str]) -> str:
+    """Give what stands for the results of calls, so that the same ones are known again."""
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
 
 class Waiting:
@@ -16,17 +26,26 @@ class Waiting:
     def __init__(self, calls: Sequence[ClientCall]) -> None:
         self.ids = frozenset(call.id for call in calls)
         self._results: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
+        self._bound: asyncio.Timeout | None = None
+        self._held = False
 
-    def answer(self, results: Mapping[str, str]) -> bool:
-        """Give the results; false when others were given, or it is too late."""
-        if self._results.done():
-            return False
-        self._results.set_result(results)
+    def hold(self) -> bool:
+        """Let the calls wait without a bound: their results are there and are about to be given; false if too late."""
+        if self._bound is not None:
+            if self._bound.expired():
+                return False
+            self._bound.reschedule(None)
+        self._held = True
         return True
+
+    def answer(self, results: Mapping[str, str]) -> None:
+        """Give the results, after `hold`; whoever waited may be gone by now."""
+        if not self._results.done():
+            self._results.set_result(results)
 
     async def results(self, seconds: float) -> Mapping[str, str]:
         """Wait for the results; raises `TimeoutError`."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(None if self._held else seconds) as self._bound:
             return await self._results
 
 
@@ -39,7 +58,11 @@ class Exchange:
     def __init__(self, seconds: float = 600.0) -> None:
         self.seconds = seconds
         self._waiting: dict[str, Waiting] = {}
-        self._given: OrderedDict[str, tuple[Mapping[str, str], int]] = OrderedDict()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def one_by_one(self, job_id: str) -> asyncio.Lock:
+        """Give the lock that whoever brings results to a job holds meanwhile."""
+        return self._locks.setdefault(job_id, asyncio.Lock())
 
     @contextmanager
     def waiting(self, job_id: str, calls: Sequence[ClientCall]) -> Iterator[Waiting]:
@@ -50,27 +73,6 @@ class Exchange:
         finally:
             del self._waiting[job_id]
 
-    def wanted(self, job_id: str) -> frozenset[str]:
-        """Give the ids of the calls of a job that wait."""
-        waiting = self._waiting.get(job_id)
-        return frozenset() if waiting is None else waiting.ids
-
-    def answer(self, job_id: str, results: Mapping[str, str], after: int) -> bool:
-        """Give all results of the calls that wait; `after` is the job's newest event before that."""
-        waiting = self._waiting.get(job_id)
-        if waiting is None or not waiting.answer(results):
-            return False
-        self.remember(job_id, results, after)
-        return True
-
-    def remember(self, job_id: str, results: Mapping[str, str], after: int) -> None:
-        """Note which results were given last, so that a repeat of them is harmless."""
-        self._given.pop(job_id, None)
-        self._given[job_id] = (results, after)
-        while len(self._given) > _REMEMBERED:
-            self._given.popitem(last=False)
-
-    def given(self, job_id: str, results: Mapping[str, str]) -> int | None:
-        """Give what `after` was when the very same results were given last; null when they were not."""
-        known, after = self._given.get(job_id, ({}, 0))
-        return after if known and known == results else None
+    def of(self, job_id: str) -> Waiting | None:
+        """Give the calls of a job that wait."""
+        return self._waiting.get(job_id)

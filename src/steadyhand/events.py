@@ -70,6 +70,15 @@ class CallsWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsAnswered:
+    """The caller brought what came of the calls with these `ids`; `digest` stands for the results, all of them."""
+
+    type: ClassVar[str] = "calls.answered"
+    ids: Sequence[str]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class UsageReported:
     """Tokens of one model turn or of the run so far, with the cost when it is known (decimal dollars)."""
 
@@ -115,6 +124,7 @@ Body = (
     | ToolStarted
     | ToolFinished
     | CallsWaiting
+    | CallsAnswered
     | UsageReported
     | EgressRefused
     | Warned
@@ -130,6 +140,7 @@ BODIES: Mapping[str, type[Body]] = {
         ToolStarted,
         ToolFinished,
         CallsWaiting,
+        CallsAnswered,
         UsageReported,
         EgressRefused,
         Warned,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+from tests.api.asking import Asking
 from tests.api.world import Service, running
 
 
@@ -18,3 +19,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def client(service: Service) -> Iterator[httpx2.Client]:
     with service.client() as made:
         yield made
+
+
+@pytest.fixture
+def asking(service: Service) -> Iterator[Asking]:
+    """What every agent with tools of its caller does for the length of a test: one turn with two calls."""
+    agent = Asking(["Paris", "Rome"])
+    service.runner.asking = agent
+    yield agent
+    service.runner.asking = None

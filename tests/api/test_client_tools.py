@@ -1,16 +1,12 @@
 """Tools of an OpenAI client: calls go out to it, what comes of them goes on with the same run."""
 
-import asyncio
 import json
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx2
 import pytest
+from tests.api.asking import Asking
 from tests.api.world import BOUND, LIMITED, OTHER, Service, eventually
-
-from steadyhand.events import Message, UsageReported
-from steadyhand.ports import ClientCall, Emit, RunSpec
 
 WEATHER = {
     "type": "function",
@@ -21,40 +17,6 @@ WEATHER = {
     },
 }
 QUESTION = {"role": "user", "content": "play it is fine"}
-
-
-class Asking:
-    """An agent that asks for calls, turn by turn, and says what came of them."""
-
-    def __init__(self, *turns: Sequence[str]) -> None:
-        self.turns = turns
-        self.results: list[list[str]] = []
-        self.then_hold = False
-
-    async def __call__(self, spec: RunSpec, emit: Emit) -> None:
-        assert spec.ask is not None
-        count = 0
-        for number, cities in enumerate(self.turns, 1):
-            await emit(Message("assistant", f"let me look {number}"))
-            await emit(UsageReported(10 * number, 5 * number, 0, 0, number))
-            calls = []
-            for city in cities:
-                count += 1
-                name = f"call_{spec.job.id}_{spec.number}_{count}"
-                calls.append(ClientCall(name, "get_weather", {"city": city}))
-            found = await spec.ask(calls)
-            self.results.append([found[call.id] for call in calls])
-        if self.then_hold:
-            await asyncio.Event().wait()
-        await emit(Message("assistant", "it is fine"))
-
-
-@pytest.fixture
-def asking(service: Service) -> Iterator[Asking]:
-    agent = Asking(["Paris", "Rome"])
-    service.runner.asking = agent
-    yield agent
-    service.runner.asking = None
 
 
 def ask(

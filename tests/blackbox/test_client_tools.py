@@ -1,8 +1,9 @@
 """Tools of a client with the real CLI, sealed: the round trip, and what is left when nobody came back in time."""
 
-from typing import Any
+from typing import Any, cast
 
 import httpx2
+from tests import strict
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
@@ -99,3 +100,44 @@ def test_results_that_come_after_a_crash_of_the_service_resume_the_session(
         assert "mcp__client__get_weather" in told
         assert "Your last tool calls were made after all" in told
         assert service.job(_job_of(said))["run"] == 2
+
+
+def _respond(http: httpx2.Client, given: Any, **fields: Any) -> dict[str, Any]:
+    tool = {**cast("dict[str, Any]", WEATHER["function"]), "type": "function"}
+    reply = http.post("/v1/responses", json={"model": "claude", "input": given, "tools": [tool], **fields})
+    assert reply.status_code == 200, reply.text
+    body: dict[str, Any] = reply.json()
+    strict.response(body)
+    return body
+
+
+def _outputs(body: dict[str, Any], text: str) -> list[dict[str, Any]]:
+    calls = [item for item in body["output"] if item["type"] == "function_call"]
+    return [{"type": "function_call_output", "call_id": call["call_id"], "output": text} for call in calls]
+
+
+def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    with make_service(claude=cli_path(), model=model.url) as service:
+        for whole in (False, True):
+            talk: list[dict[str, Any]] = [QUESTION]
+            first = _respond(service.http, talk)
+            assert len(_outputs(first, "")) == 2
+            talk += [*first["output"], *_outputs(first, "sun")]
+            before = {} if whole else {"previous_response_id": first["id"]}
+            second = _respond(service.http, talk if whole else _outputs(first, "sun"), **before)
+            assert len(_outputs(second, "")) == 1
+            references = [{"type": "item_reference", "id": item["id"]} for item in second["output"]]
+            talk += [*references, *_outputs(second, "snow")]
+            before = {} if whole else {"previous_response_id": second["id"]}
+            third = _respond(service.http, talk if whole else _outputs(second, "snow"), **before)
+            assert strict.response(third).output_text == ANSWER
+            assert all(each["usage"]["output_tokens"] > 0 for each in (first, second, third))
+            job = service.job(first["id"].removeprefix("resp_"))
+            assert (job["state"], job["run"]) == ("completed", 1)
+            assert (
+                sum(each["usage"]["output_tokens"] for each in (first, second, third))
+                == (job["usage"]["output_tokens"])
+            )
+            assert not [each for each in third["output"] if each["type"] == "mcp_call"]

@@ -66,14 +66,14 @@ async def chat(request: Request) -> Response:
     )
     spoken = spoken_in_chat(asked.messages)
     given = results_of(asked.messages)
-    if given is None:
+    if given is None or not given.results:
         submission = submission_of(asked, alias, wanted, spoken)
         submission = await going_on(
             request, door, insider(caller), submission, model=asked.model, spoken=spoken
         )
         at = Round(await started(request, door, caller, submission, value))
     else:
-        at = await gone_on(door, insider(caller), *given)
+        at = await gone_on(door, insider(caller), given)
     usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
     shown = Shown(asked.model, wanted, usage, alias.reasoning)
     if asked.stream:

@@ -34,6 +34,7 @@ STATUSES: Mapping[str, int] = {
     "previous_response_not_found": 400,
     "unknown_call": 400,
     "model_not_found": 404,
+    "item_not_found": 404,
     "not_acceptable": 406,
     "request_timeout": 408,
     "body_too_large": 413,

@@ -1,6 +1,6 @@
 """The verbs: what callers can ask of the service, whatever door they come through."""
 
 from steadyhand.control.asked import Caller, Continuation, Offer, Submission
-from steadyhand.control.moving import Control
+from steadyhand.control.calling import Answered, Control
 
-__all__ = ["Caller", "Continuation", "Control", "Offer", "Submission"]
+__all__ = ["Answered", "Caller", "Continuation", "Control", "Offer", "Submission"]

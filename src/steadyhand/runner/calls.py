@@ -9,11 +9,10 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from steadyhand.calls import PREFIX, SERVER
 from steadyhand.job import ClientTool
 from steadyhand.ports import ClientCall
 
-SERVER = "client"
-PREFIX = f"mcp__{SERVER}__"
 CONFIG = json.dumps({"mcpServers": {SERVER: {"type": "sdk", "name": SERVER}}})
 """What the command line is told of the server."""
 MOST_REQUESTS = 4_096

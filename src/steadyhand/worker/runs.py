@@ -12,7 +12,7 @@ import structlog
 from steadyhand.agents import Agent, Catalogue, Workspace
 from steadyhand.calls import Exchange
 from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
-from steadyhand.events import CallsWaiting, Draft, StateChanged, Warned, rfc3339
+from steadyhand.events import CallsAnswered, CallsWaiting, Draft, StateChanged, Warned, rfc3339
 from steadyhand.job import Job, Notice, Run, State, Usage, Verdict, advance
 from steadyhand.outcome import OUTCOMES, Evidence, Stop, judge
 from steadyhand.ports import (
@@ -346,6 +346,9 @@ class Runs:
         planned: bool = True,
     ) -> Job:
         """Write down what a job came to, in one commit with its last event; `planned` is false after a crash."""
+        if verdict.type == "interrupted" and await self._waits_for_results(job):
+            # It could not go on by itself: whoever has the results resumes it.
+            verdict = Verdict("unanswered", verdict.detail)
         self._parts.queue.ending(job.id)
         now = self._clock()
         target = OUTCOMES[verdict.type].state
@@ -359,6 +362,16 @@ class Runs:
             return replace(changed, warnings=(*old.warnings, *notices))
 
         return await self._parts.recorder.change(job.id, expected, update, drafts)
+
+    async def _waits_for_results(self, job: Job) -> bool:
+        """Say whether the newest run's last calls of its caller's tools are unanswered."""
+        waits, after = False, 0
+        while job.tools and (batch := await self._parts.store.events(job.id, after)):
+            for event in batch:
+                if event.type in (CallsWaiting.type, CallsAnswered.type):
+                    waits = event.type == CallsWaiting.type and event.run == job.run
+            after = batch[-1].seq
+        return waits
 
     async def _park(
         self, job: Job, verdict: Verdict, ran: Ran, harvest: Harvest, notices: tuple[Notice, ...]

@@ -20,7 +20,6 @@ from steadyhand.job import Job
 
 SESSION_HEADER = "x-session-id"
 _NAME = re.compile(r"[\x21-\x7e]{1,128}")
-_RESPONSE = re.compile(r"resp_([0-9a-f]{12})")
 
 
 def digest_of(model: str, spoken: Sequence[Spoken]) -> str:
@@ -65,16 +64,6 @@ async def going_on(
         return submission
     parent = await door.control.conversation(caller, digest_of(model, before))
     return submission if parent is None else replace(submission, parent=parent.id)
-
-
-def after_response(submission: Submission, previous: str | None) -> Submission:
-    """Give a request for a run that goes on with the response before. Raises `InvalidRequest` for what is no id."""
-    if previous is None:
-        return submission
-    found = _RESPONSE.fullmatch(previous)
-    if found is None:
-        raise not_found()
-    return replace(submission, parent=found[1])
 
 
 def not_found() -> InvalidRequest:

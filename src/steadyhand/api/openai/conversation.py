@@ -36,7 +36,7 @@ def spoken_in_chat(messages: Sequence[ChatMessage]) -> list[Spoken]:
         role = message.role
         if role in ("tool", "function"):
             # An earlier call of the client: what came of it was told to the model.
-            told = f"[The result of the call {message.tool_call_id or 'before'}:]\n{text_in(blocks)}"
+            told = result_text(message.tool_call_id or "before", text_in(blocks))
             role, blocks = "user", parts.blocks(told, where)
         elif message.tool_calls:
             blocks = [*blocks, *parts.blocks(_called(message.tool_calls), where)]
@@ -51,8 +51,18 @@ def _called(calls: Sequence[Any]) -> str:
     for call in calls:
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(call, Mapping) and isinstance(function, Mapping):
-            lines.append(f"[Call {call.get('id')}: {function.get('name')}({function.get('arguments')})]")
+            lines.append(call_line(call.get("id"), function.get("name"), function.get("arguments")))
     return "\n".join(lines)
+
+
+def call_line(call_id: Any, name: Any, arguments: Any) -> str:
+    """Give an earlier call of a tool of the client as what an agent is told."""
+    return f"[Call {call_id}: {name}({arguments})]"
+
+
+def result_text(call_id: str, text: str) -> str:
+    """Give what came of an earlier call as what an agent is told."""
+    return f"[The result of the call {call_id}:]\n{text}"
 
 
 def taken_apart(spoken: Sequence[Spoken], where: str = "messages") -> Conversation:

@@ -162,7 +162,7 @@ class ResponseObject(Reply):
 
     model_config = ConfigDict(json_schema_serialization_defaults_required=True, extra="allow")
 
-    id: Annotated[str, Field(pattern="^resp_[0-9a-f]{12}$")]
+    id: Annotated[str, Field(pattern="^resp_[0-9a-f]{12}(_[1-9][0-9]*)?$")]
     object: Literal["response"]
     created_at: int
     completed_at: int | None
@@ -173,7 +173,7 @@ class ResponseObject(Reply):
     instructions: str | None
     model: str
     output: list[dict[str, Any]] = Field(
-        description="Messages, `mcp_call` for what the agent's own tools did, `function_call` for a forced tool."
+        description="Messages, `mcp_call` for what the agent's own tools did, `function_call` for the client to make."
     )
     usage: ResponseUsage | None
     metadata: dict[str, Any]
@@ -215,7 +215,7 @@ class ResponseGone(Reply):
     deleted: Literal[True]
 
 
-class InputItem(Reply):
+class InputMessage(Reply):
     """A message of the input."""
 
     id: str
@@ -225,11 +225,32 @@ class InputItem(Reply):
     content: list[dict[str, Any]]
 
 
+class InputCall(Reply):
+    """An earlier call that the client made, in the input."""
+
+    id: str
+    type: Literal["function_call"]
+    status: Literal["completed"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class InputOutput(Reply):
+    """What came of a call, in the input."""
+
+    id: str
+    type: Literal["function_call_output"]
+    status: Literal["completed"]
+    call_id: str
+    output: str | list[dict[str, Any]]
+
+
 class InputItems(Reply):
     """A stretch of the input."""
 
     object: Literal["list"]
-    data: list[InputItem]
+    data: list[InputMessage | InputCall | InputOutput]
     first_id: str | None
     last_id: str | None
     has_more: bool

@@ -5,17 +5,13 @@ from typing import Any
 
 from steadyhand.api.door import Alias
 from steadyhand.api.models import ResponseRequest
-from steadyhand.api.openai.conversation import Conversation, Spoken, joined, taken_apart
-from steadyhand.api.openai.parts import Block, Parts
+from steadyhand.api.openai.conversation import joined, taken_apart
+from steadyhand.api.openai.items import Item, last_of, shown_input, spoken_in
 from steadyhand.api.openai.resource import KIND
 from steadyhand.api.openai.runs import EFFORTS, unsupported
 from steadyhand.api.openai.wanted import Wanted, schema_of, wanted_of
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest
-
-_ROLES = frozenset({"user", "assistant", "system", "developer"})
-_PASSED_OVER = frozenset({"reasoning", "mcp_list_tools", "mcp_call", "compaction"})
-"""Items of earlier answers that a client sends back and that say nothing to an agent of ours."""
 
 
 def refuse_unbuilt(asked: ResponseRequest) -> None:
@@ -35,11 +31,10 @@ def refuse_unbuilt(asked: ResponseRequest) -> None:
         raise InvalidRequest.at("/store", "a response in the background has to be stored")
 
 
-def submission_of(asked: ResponseRequest, alias: Alias) -> Submission:
-    """Give what the request asks for; raises `InvalidRequest`."""
+def submission_of(asked: ResponseRequest, alias: Alias, items: Sequence[Item]) -> Submission:
+    """Give what the request asks for with these items as its input; raises `InvalidRequest`."""
     wanted = _wanted(asked)
-    items = _items(asked.input)
-    conversation = _conversation(items)
+    conversation = taken_apart(spoken_in(items), "input")
     effort = None if asked.reasoning is None else asked.reasoning.effort
     system = joined([asked.instructions or "", conversation.system or "", wanted.hint or ""])
     return Submission(
@@ -52,6 +47,7 @@ def submission_of(asked: ResponseRequest, alias: Alias) -> Submission:
         append_system_prompt=system or None,
         history=conversation.history,
         content=conversation.content,
+        tools=wanted.tools,
         request=_kept(asked, wanted, items),
         # A run in the background goes on after the service was stopped; for another one nobody waits then.
         on_interrupt="resume" if asked.background else "fail",
@@ -76,58 +72,31 @@ def _wanted(asked: ResponseRequest) -> Wanted:
     choice = asked.tool_choice
     if isinstance(choice, Mapping) and choice.get("type") != "function":
         raise unsupported("tool_choice", "has to be none, auto, required or the name of a function")
-    return wanted_of(schema, tools, choice)
-
-
-def _items(given: Any) -> list[Mapping[str, Any]]:
-    if isinstance(given, str):
-        return [{"type": "message", "role": "user", "content": given}]
-    return list(given)
-
-
-def _conversation(items: Sequence[Mapping[str, Any]]) -> Conversation:
-    parts = Parts()
-    spoken: list[Spoken] = []
-    for place, item in enumerate(items):
-        where = f"input/{place}"
-        kind = item.get("type", "message" if "role" in item else None)
-        if kind in _PASSED_OVER:
-            continue
-        if kind != "message":
-            raise unsupported(where, _why_not(kind))
-        role, content = item.get("role"), item.get("content")
-        if role not in _ROLES:
-            raise InvalidRequest.at(f"/{where}/role", f"has to be one of {', '.join(sorted(_ROLES))}")
-        if not isinstance(content, str | list) or not all(isinstance(part, str | dict) for part in content):
-            raise InvalidRequest.at(f"/{where}/content", "has to be text or a list of parts")
-        for number, part in enumerate(content):
-            if isinstance(content, list) and not isinstance(part, dict):
-                raise InvalidRequest.at(f"/{where}/content/{number}", "has to be a part")
-        spoken.append(Spoken(str(role), parts.blocks(content, f"{where}/content")))
-    return taken_apart(spoken, "input")
-
-
-def _why_not(kind: Any) -> str:
-    if kind in ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"):
-        return "tool calls of the client are not built yet"
-    if kind == "item_reference":
-        return "references to items are not built yet; send the message itself"
-    return "is no item that can be taken; messages are"
+    return wanted_of(schema, tools, choice, callable_=True)
 
 
 # --- what is shown again ---------------------------------------------------------------------------
 
 
-def _kept(asked: ResponseRequest, wanted: Wanted, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _kept(asked: ResponseRequest, wanted: Wanted, items: Sequence[Item]) -> dict[str, Any]:
     function = wanted.function
+    named = None if function is None else {"name": function.name}
+    return {"kind": KIND, "function": named, **_asked(asked, items)}
+
+
+def later_of(asked: ResponseRequest, items: Sequence[Item]) -> dict[str, Any]:
+    """Give what a job keeps of a request that goes on with it: of its input what is new."""
+    new = [item for _, item in last_of(items)]
+    return {**_asked(asked, new), "metadata": _metadata(asked)}
+
+
+def _asked(asked: ResponseRequest, items: Sequence[Item]) -> dict[str, Any]:
     return {
-        "kind": KIND,
         "model": asked.model,
         "instructions": asked.instructions,
         "background": bool(asked.background),
         "stored": asked.store is not False,
-        "function": None if function is None else {"name": function.name},
-        "input": _shown_input(items),
+        "input": shown_input(items),
         "echo": _echo(asked),
     }
 
@@ -186,36 +155,3 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": tool.get("parameters"),
         "strict": tool.get("strict"),
     }
-
-
-def _shown_input(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give the input's messages as they are listed again: without the bytes of images and files."""
-    shown: list[dict[str, Any]] = []
-    for item in items:
-        if "role" not in item:
-            continue
-        content = item.get("content")
-        blocks: Sequence[Any] = (
-            [{"type": "input_text", "text": content}] if isinstance(content, str) else content or ()
-        )
-        answer = item["role"] == "assistant"
-        parts = [_shown_part(part, answer=answer) for part in blocks]
-        shown.append({"type": "message", "role": item["role"], "status": "completed", "content": parts})
-    return shown
-
-
-def _shown_part(part: Block, *, answer: bool) -> dict[str, Any]:
-    kind = part.get("type")
-    if kind in ("input_image", "image_url"):
-        return {
-            "type": "input_image",
-            "detail": part.get("detail", "auto"),
-            "image_url": None,
-            "file_id": None,
-        }
-    if kind in ("input_file", "file"):
-        return {"type": "input_file", "filename": part.get("filename"), "file_data": None, "file_id": None}
-    text = part.get("text") or part.get("refusal") or ""
-    if answer:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    return {"type": "input_text", "text": text}

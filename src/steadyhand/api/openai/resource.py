@@ -1,10 +1,13 @@
 """A response of the Responses API as JSON: every key that its types name is there."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from steadyhand.api.openai.runs import why_failed
-from steadyhand.job import Job, State
+from steadyhand.job import Job, State, Usage
 
 KIND = "response"
 SERVER = "steadyhand"
@@ -25,14 +28,81 @@ _NULLS = (
 """What responses have elsewhere and never here."""
 
 
-def response_id(job_id: str) -> str:
-    """Give the id of the response that a job answers."""
-    return f"resp_{job_id}"
+_ID = re.compile(r"resp_([0-9a-f]{12})(?:_([1-9][0-9]{0,3}))?")
+
+
+def place_of(response_id: str) -> tuple[str, int] | None:
+    """Give the job and the number of a response by its id; null for what is no id."""
+    match = _ID.fullmatch(response_id)
+    return None if match is None else (match[1], int(match[2] or 0))
 
 
 def is_response(job: Job) -> bool:
-    """Say whether a job was asked for as a response that is to be kept."""
+    """Say whether a job was asked for as a response."""
     return job.request is not None and job.request.get("kind") == KIND
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One of a job's responses. Each answer to calls of the job begins the next, which is `number` of them.
+
+    `asked` is what its request has left with the job.
+    """
+
+    job: Job
+    number: int
+    asked: Mapping[str, Any]
+
+    @property
+    def mark(self) -> str:
+        """What the ids of all that is the response's have in them."""
+        return self.job.id + (f"_{self.number}" if self.number else "")
+
+    @property
+    def id(self) -> str:
+        """The response's id."""
+        return f"resp_{self.mark}"
+
+    @property
+    def stored(self) -> bool:
+        """Whether it can be looked up: it was to be kept, and nobody had it forgotten."""
+        return bool(self.asked.get("stored", True)) and not self.asked.get("forgotten")
+
+
+def kept_of(job: Job, number: int = 0) -> Kept | None:
+    """Give one of a job's responses; null when the job has none of that number."""
+    first: Mapping[str, Any] = job.request or {}
+    later: Sequence[Mapping[str, Any]] = first.get("later", ())
+    if not is_response(job) or number > len(later):
+        return None
+    if number == 0:
+        return Kept(job, 0, {**first, "metadata": job.metadata})
+    asked = later[number - 1]
+    echo = {**first.get("echo", {}), **asked["echo"]}
+    return Kept(job, number, {"function": first.get("function"), **asked, "echo": echo})
+
+
+def newest_of(job: Job) -> Kept | None:
+    """Give the newest of a job's responses, if it has any."""
+    return kept_of(job, len((job.request or {}).get("later", ())))
+
+
+def with_later(job: Job, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give what a job keeps for the door with one more response; what it repeats of the first is left out."""
+    first: Mapping[str, Any] = job.request or {}
+    echo = {key: value for key, value in asked["echo"].items() if value != first.get("echo", {}).get(key)}
+    return {**first, "later": [*first.get("later", ()), {**asked, "echo": echo}]}
+
+
+def without(job: Job, number: int) -> Job | None:
+    """Give a job with one response forgotten, and what was said in it; null when that leaves it with none."""
+    first: Mapping[str, Any] = job.request or {}
+    later: Sequence[Mapping[str, Any]] = first.get("later", ())
+    every = [first, *later]
+    if all(each.get("forgotten") for place, each in enumerate(every) if place != number):
+        return None
+    every[number] = {**every[number], "forgotten": True, "input": []}
+    return replace(job, request={**every[0], "later": every[1:]})
 
 
 def over(job: Job) -> bool:
@@ -47,15 +117,22 @@ def status_of(job: Job) -> str:
     return {State.COMPLETED: "completed", State.CANCELLED: "cancelled"}.get(job.state, "failed")
 
 
-def response_json(job: Job, status: str, output: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Give a response; what only an ended job has is null until then."""
-    asked: Mapping[str, Any] = job.request or {}
-    ended = status not in ("queued", "in_progress")
-    finished = job.finished_at
+def response_json(
+    kept: Kept,
+    status: str,
+    output: Sequence[Mapping[str, Any]],
+    *,
+    created: datetime | None = None,
+    finished: datetime | None = None,
+    usage: Usage | None = None,
+) -> dict[str, Any]:
+    """Give a response; what only one that has ended has is null until then."""
+    job, asked = kept.job, kept.asked
+    created = created or job.created_at
     return {
-        "id": response_id(job.id),
+        "id": kept.id,
         "object": "response",
-        "created_at": int(job.created_at.timestamp()),
+        "created_at": int(created.timestamp()),
         "completed_at": int(finished.timestamp()) if finished and status == "completed" else None,
         "status": status,
         "background": bool(asked.get("background")),
@@ -63,8 +140,8 @@ def response_json(job: Job, status: str, output: Sequence[Mapping[str, Any]]) ->
         "instructions": asked.get("instructions"),
         "model": asked.get("model", job.agent),
         "output": list(output),
-        "usage": _usage(job) if ended else None,
-        "metadata": job.metadata or {},
+        "usage": None if usage is None else _usage(usage),
+        "metadata": asked.get("metadata") or {},
         "service_tier": "default",
         "truncation": "disabled",
         "top_logprobs": 0,
@@ -79,8 +156,7 @@ def _error(job: Job) -> dict[str, Any]:
     return {"code": code, "message": why_failed(job)[1]}
 
 
-def _usage(job: Job) -> dict[str, Any]:
-    usage = job.usage
+def _usage(usage: Usage) -> dict[str, Any]:
     given = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
     return {
         "input_tokens": given,

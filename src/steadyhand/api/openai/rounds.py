@@ -3,21 +3,24 @@
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, fields
-from typing import Any, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, cast
 
 from steadyhand.api.door import Door
 from steadyhand.api.models import ChatMessage
 from steadyhand.api.openai.completions import calls_json, usage_json
 from steadyhand.api.openai.conversation import text_of
+from steadyhand.api.openai.resource import is_response
 from steadyhand.api.openai.runs import Started
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest, NotFound
 from steadyhand.events import CallsWaiting, Event, Live, Message, UsageReported
 from steadyhand.job import Job, Usage
 
+UNKNOWN_CALL = "unknown_call"
 _ID = re.compile(r"call_([0-9a-f]{12})_[0-9]+_[0-9]+")
-_OF_SCHEMA_RUN = re.compile(r"call_[0-9a-f]{12}")
+_OF_ANSWER = re.compile(r"call_([0-9a-f]{12})(?:_[0-9]+)?")
+"""The id of a call that was itself the answer of a run, so that no process waits for what comes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,10 @@ class Spending:
         if event.seq <= self.after:
             self._before = self._all()
 
+    def begin(self, event: Event) -> None:
+        """Tell from this event on, which was just taken, of what is used after it."""
+        self.after, self._before = event.seq, self._all()
+
     def _all(self) -> Usage:
         total = Usage()
         for usage in self._runs.values():
@@ -79,45 +86,78 @@ def completion_id(job: Job, after: int) -> str:
     return f"chatcmpl-{job.id}" + (f"-{after}" if after else "")
 
 
-def results_of(messages: Sequence[ChatMessage]) -> tuple[str, dict[str, str]] | None:
-    """Give the job and the results of its calls, by their ids, when the messages end with such.
+class Result(NamedTuple):
+    """What came of one call; `where` is the place of its id in the request."""
 
-    Raises `InvalidRequest` for ids that are not of one job's calls. The arguments of a forced function were the
-    answer of a run that has ended: what came of that call begins a new run.
+    where: str
+    call_id: str
+    text: str
+
+
+class Brought(NamedTuple):
+    """What a client brings of calls of one job; without `results` they were the answer of a run that has ended."""
+
+    job_id: str
+    results: dict[str, str]
+
+
+def brought_by(given: Sequence[Result], where: str) -> Brought | None:
+    """Give results by the calls' ids; null without any. `where` is the place of all of them.
+
+    Raises `InvalidRequest` for ids that are not of one job's calls.
     """
     results: dict[str, str] = {}
     jobs: set[str] = set()
+    ended: set[str] = set()
+    for result in given:
+        match = _OF_ANSWER.fullmatch(result.call_id)
+        if match is not None:
+            ended.add(match[1])
+            continue
+        match = _ID.fullmatch(result.call_id)
+        if match is None:
+            raise InvalidRequest.at(f"/{result.where}", "is the id of no call of ours", code=UNKNOWN_CALL)
+        if result.call_id in results:
+            raise InvalidRequest.at(f"/{result.where}", "is there twice", code=UNKNOWN_CALL)
+        results[result.call_id] = result.text
+        jobs.add(match[1])
+    if len(jobs | ended) > 1:
+        raise InvalidRequest.at(f"/{where}", "has results for the calls of two runs", code=UNKNOWN_CALL)
+    return Brought((jobs | ended).pop(), results) if given else None
+
+
+def results_of(messages: Sequence[ChatMessage]) -> Brought | None:
+    """Give the results that the messages end with, if they do. Raises `InvalidRequest` as `brought_by`."""
+    given: list[Result] = []
     for place in range(len(messages) - 1, -1, -1):
         message = messages[place]
         if message.role != "tool":
             break
         where = f"messages/{place}"
-        given = message.tool_call_id or ""
-        if _OF_SCHEMA_RUN.fullmatch(given) is not None:
-            return None
-        match = _ID.fullmatch(given)
-        if match is None:
-            raise InvalidRequest.at(
-                f"/{where}/tool_call_id", "is the id of no call of ours", code="unknown_call"
-            )
-        if given in results:
-            raise InvalidRequest.at(f"/{where}/tool_call_id", "is there twice", code="unknown_call")
-        results[given] = text_of(message.content, f"{where}/content")
-        jobs.add(match[1])
-    if len(jobs) > 1:
-        raise InvalidRequest.at("/messages", "has results for the calls of two runs", code="unknown_call")
-    return (jobs.pop(), results) if jobs else None
+        text = text_of(message.content, f"{where}/content")
+        given.append(Result(f"{where}/tool_call_id", message.tool_call_id or "", text))
+    return brought_by(given, "messages")
 
 
-async def gone_on(door: Door, own: Caller, job_id: str, results: dict[str, str]) -> Round:
+async def gone_on(door: Door, own: Caller, brought: Brought) -> Round:
     """Go on with the run that waits for these results; raises `InvalidRequest` (`unknown_call`)."""
+    job = await job_of(door, own, brought, "messages")
+    if is_response(job):
+        raise InvalidRequest.at(
+            "/messages", "has results for calls of a response: bring them there", code=UNKNOWN_CALL
+        )
+    given = await door.control.answer_calls(own, brought.job_id, brought.results)
+    return Round(Started(given.job, replayed=False), given.after)
+
+
+async def job_of(door: Door, own: Caller, brought: Brought, where: str) -> Job:
+    """Give the caller's own job whose calls these are of; raises `InvalidRequest` (`unknown_call`)."""
     try:
-        job, after = await door.control.answer_calls(own, job_id, results)
+        return await door.control.get(replace(own, scopes=frozenset({"read"})), brought.job_id)
     except NotFound as error:
         raise InvalidRequest.at(
-            "/messages", "has results for calls of no run of yours", code="unknown_call"
+            f"/{where}", "has results for calls of no run of yours", code=UNKNOWN_CALL
         ) from error
-    return Round(Started(job, replayed=False), after)
 
 
 async def paused_or_ended(door: Door, own: Caller, at: Round) -> tuple[Job, Paused | None, Usage]:
