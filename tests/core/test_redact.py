@@ -288,11 +288,32 @@ def test_secrets_are_taken_in_while_it_is_in_use() -> None:
     redactor = Redactor()
     stream = redactor.bytes_stream()
     assert stream.feed(KEY.encode()) == KEY.encode()
-    more = redactor.with_more([KEY])
-    assert redactor.text(KEY) == KEY
-    assert more.text(KEY) == GONE
     redactor.add([KEY])
     assert stream.feed(KEY.encode()) + stream.end() == GONE.encode()
+
+
+def test_a_secret_that_is_lent_is_looked_for_beside_the_others_and_then_no_more() -> None:
+    lent = "run-4711-XyZ/0815"
+    redactor = Redactor([KEY])
+    stream, lines = redactor.text_stream(), redactor.line_stream()
+    whole = f"{KEY} {lent} {quote(lent, safe='')} {lent}{KEY}"
+    with redactor.lent([lent]):
+        assert redactor.text(whole) == f"{GONE} {GONE} {GONE} {GONE}{GONE}"
+        assert redactor.body(Warned("code", lent)) == Warned("code", GONE)
+        with redactor.lent([lent, "another-one"]):
+            assert redactor.text(f"{lent} another-one") == f"{GONE} {GONE}"
+        assert redactor.text(f"{lent} another-one") == f"{GONE} another-one"
+        said = "".join(stream.feed(letter) for letter in whole) + stream.end()
+        assert said == f"{GONE} {GONE} {GONE} {GONE}{GONE}"
+        line = json.dumps({"a": lent, "b": [KEY]}).encode() + b"\n"
+        assert json.loads(lines.feed(line)) == {"a": GONE, "b": [GONE]}
+        overlapping = lent + KEY[:4]
+        with redactor.lent([lent[-6:] + KEY[:4]]):
+            assert redactor.text(overlapping) == GONE
+        redactor.add(["one-that-stays"])
+        assert redactor.text(f"{lent} one-that-stays") == f"{GONE} {GONE}"
+    assert redactor.text(whole) == f"{GONE} {lent} {quote(lent, safe='')} {lent}{GONE}"
+    assert redactor.text("one-that-stays") == GONE
 
 
 def test_a_long_secret_is_found_in_pieces_and_nothing_is_left_between() -> None:

@@ -48,6 +48,7 @@ class Attended:
     environment: Mapping[str, str]
     listening: Listening | None
     visit: Visit
+    secrets: tuple[str, ...] = ()
 
     @property
     def wall(self) -> datetime | None:
@@ -164,7 +165,7 @@ class ModelGateway:
         place, provider = work.place, visit.provider
         if self._loopback is not None:
             with self._loopback.held(visit) as token:
-                yield Attended(provider.told(self._loopback.address, token), None, visit)
+                yield Attended(provider.told(self._loopback.address, token), None, visit, (token,))
             return
         told = {**provider.told(NO_ADDRESS, PLACEHOLDER), SOCKET_VARIABLE: str(self._socket)}
         with self._slots[place.slot].held(visit, place.user):

@@ -1,6 +1,6 @@
 """What calls of a model cost, who may spend how much, and what the gateway knows of a run that it lets out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -154,6 +154,11 @@ class Attendance(Protocol):
     @property
     def environment(self) -> Mapping[str, str]:
         """Give what the agent is told to reach the model, a credential that is worth nothing outside among it."""
+        ...
+
+    @property
+    def secrets(self) -> Collection[str]:
+        """Give what of that is worth something here for as long as the run lasts: nobody else is to see it."""
         ...
 
     @property

@@ -7,12 +7,13 @@ from such an agent is that it is not given them.
 
 import codecs
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from steadyhand.redact.forms import REPLACEMENT, SHORTEST, forms_of
-from steadyhand.redact.search import Index, Spans
+from steadyhand.redact.forms import REPLACEMENT, SHORTEST, Form, forms_of
+from steadyhand.redact.search import Index, Spans, merged
 
 __all__ = ["SHORTEST", "ByteStream", "LineStream", "Redactor", "TextStream"]
 
@@ -31,27 +32,38 @@ class Redactor:
     def __init__(self, secrets: Iterable[str | bytes] = ()) -> None:
         """Take the secrets; those below `SHORTEST` characters are not looked for."""
         self._secrets: frozenset[bytes] = frozenset()
-        self._index: Index | None = None
+        self._kept: Index | None = None
+        self._lent: list[bytes] = []
+        self._indexes: tuple[Index, ...] = ()
         self.add(secrets)
 
     def add(self, secrets: Iterable[str | bytes]) -> None:
         """Look for these as well, from now on."""
-        given = {each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each for each in secrets}
-        more = given - self._secrets
+        more = _encoded(secrets) - self._secrets
         if not more:
             return
         self._secrets |= more
-        known = () if self._index is None else self._index.forms
-        forms = [form for secret in sorted(more) for form in forms_of(secret)]
-        if forms:
-            self._index = Index([*known, *forms])
+        known = () if self._kept is None else self._kept.forms
+        self._kept = _index_of(more, known)
+        self._look_for_lent()
 
-    def with_more(self, secrets: Iterable[str | bytes]) -> "Redactor":
-        """Give one that looks for these as well; this one stays as it is."""
-        other = Redactor()
-        other._secrets, other._index = self._secrets, self._index  # of its own kind
-        other.add(secrets)
-        return other
+    @contextmanager
+    def lent(self, secrets: Iterable[str | bytes]) -> Iterator[None]:
+        """Look for these as well for the length of the block, which may be as short as a run."""
+        given = _encoded(secrets)
+        self._lent += given
+        self._look_for_lent()
+        try:
+            yield
+        finally:
+            for secret in given:
+                self._lent.remove(secret)  # one that is lent twice stays until the other block ends
+            self._look_for_lent()
+
+    def _look_for_lent(self) -> None:
+        # An index of its own: the other one is made of many secrets, and a run should not wait for that.
+        indexes = (self._kept, _index_of(set(self._lent)))
+        self._indexes = tuple(index for index in indexes if index is not None)
 
     # --- whole things ----------------------------------------------------------------------
 
@@ -61,15 +73,15 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Give text without secrets: the same object when there are none in it."""
-        if self._index is None or len(text) < SHORTEST:
+        if not self._indexes or len(text) < SHORTEST:
             return text
         data = text.encode("utf-8", "surrogatepass")
-        spans = self._index.spans(data, text_only=True)
+        spans = self._spans(data, text_only=True)
         return self._cut(data, spans).decode("utf-8", "surrogatepass") if spans else text
 
     def value(self, value: Any) -> Any:
         """Give a JSON value without secrets, in keys and in long numbers as well."""
-        if self._index is None:
+        if not self._indexes:
             return value
         if isinstance(value, str):
             return self.text(value)
@@ -84,7 +96,7 @@ class Redactor:
 
     def body(self, body: _E) -> _E:
         """Give an event's body, or another frozen record, without secrets in its texts and values."""
-        if self._index is None:
+        if not self._indexes:
             return body
         changed = {}
         for field in fields(body):  # type: ignore[arg-type]  # a dataclass
@@ -116,8 +128,13 @@ class Redactor:
             return _json({"type": self.value(kind), "redacted": _TEXT}) + end
         return again
 
-    def _spans(self, data: bytes) -> Spans:
-        return () if self._index is None or len(data) < SHORTEST else self._index.spans(data)
+    def _spans(self, data: bytes, *, text_only: bool = False) -> Spans:
+        if len(data) < SHORTEST:
+            return ()
+        found = [spans for index in self._indexes if (spans := index.spans(data, text_only=text_only))]
+        if len(found) <= 1:
+            return found[0] if found else ()
+        return merged([span for spans in found for span in spans])
 
     @staticmethod
     def _cut(data: bytes, spans: Spans) -> bytes:
@@ -134,10 +151,10 @@ class Redactor:
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
         """Give what of the data can go, without secrets, and what may be the beginning of one."""
-        if self._index is None or not data:
+        if not self._indexes or not data:
             return data, b""
-        spans = self._index.spans(data)
-        begins = self._index.begins(data)
+        spans = self._spans(data)
+        begins = min(index.begins(data) for index in self._indexes)
         for start, end in spans:
             if start < begins < end and end - start <= _CHAIN:
                 begins = start
@@ -233,6 +250,15 @@ class LineStream:
         if self._redactor.data(lines) is lines:
             return lines
         return b"".join(self._redactor.line(line + b"\n") for line in lines[:-1].split(b"\n"))
+
+
+def _encoded(secrets: Iterable[str | bytes]) -> set[bytes]:
+    return {each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each for each in secrets}
+
+
+def _index_of(secrets: Collection[bytes], known: Iterable[Form] = ()) -> Index | None:
+    forms = [*known, *(form for secret in sorted(secrets) for form in forms_of(secret))]
+    return Index(forms) if forms else None
 
 
 def _json(value: Any) -> bytes:

@@ -67,7 +67,7 @@ class Index:
                     (loose.start(start), loose.end(end))
                     for start, end in _occurrences(form.loose, loose.bytes)
                 ]
-        return _merged(found)
+        return merged(found)
 
     def _is_escaped(self, data: bytes) -> bool:
         if b"%" in data and self._percent.search(data):
@@ -140,11 +140,12 @@ def _occurrences(needle: bytes, data: bytes) -> list[tuple[int, int]]:
     return found
 
 
-def _merged(spans: list[tuple[int, int]]) -> Spans:
-    merged: list[tuple[int, int]] = []
+def merged(spans: list[tuple[int, int]]) -> Spans:
+    """Give spans in order; what overlaps is one."""
+    found: list[tuple[int, int]] = []
     for start, end in sorted(spans):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        if found and start < found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
         else:
-            merged.append((start, end))
-    return merged
+            found.append((start, end))
+    return found

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -128,6 +128,11 @@ class Runs:
         return workspace if job.ref is None else replace(workspace, ref=job.ref)
 
     async def _run_in(self, claim: Claim, workspace: Workspace) -> None:
+        # What the run alone has of secrets is known until all that it left is kept.
+        with ExitStack() as secrets:
+            await self._run_at(claim, workspace, secrets)
+
+    async def _run_at(self, claim: Claim, workspace: Workspace, secrets: ExitStack) -> None:
         job = await self._begin(claim)
         stop = claim.stop
         left = max(0.0, job.timeout_seconds - job.used_seconds)
@@ -141,7 +146,7 @@ class Runs:
                     await self._parts.checkouts.drop(job.id)
                 return
             job = await self._placed(job, place)
-            ran = await self._drive(job, place, stop)
+            ran = await self._drive(job, place, stop, secrets)
         except WorkspaceError as error:
             await self.end(job, Verdict("workspace", error.detail))
             return
@@ -207,7 +212,7 @@ class Runs:
 
     # --- the run ---------------------------------------------------------------------------
 
-    async def _drive(self, job: Job, place: Place, stop: StopSignal) -> Ran:
+    async def _drive(self, job: Job, place: Place, stop: StopSignal, secrets: ExitStack) -> Ran:
         parts = self._parts
         journal = Journal(parts.recorder, job.id, job.run, self._clock)
         agent = parts.catalogue.agent(job.agent)
@@ -221,7 +226,10 @@ class Runs:
 
             try:
                 async with self._let_out(Work(job, agent, place), journal) as attendance:
-                    told = {} if attendance is None else attendance.environment
+                    told: Mapping[str, str] = {}
+                    if attendance is not None:
+                        told = attendance.environment
+                        secrets.enter_context(parts.recorder.redactor.lent(attendance.secrets))
                     spec = RunSpec(
                         job=job,
                         number=job.run,
