@@ -153,3 +153,36 @@ def test_a_response_goes_on_with_the_one_before(service: Service) -> None:
         refused = service.http.post("/v1/responses", json={**body, "previous_response_id": wrong})
         assert (refused.status_code, refused.json()["code"]) == (400, "previous_response_not_found")
         assert refused.json()["error"]["param"] == "previous_response_id"
+
+
+def respond(service: Service, items: list[Any], **more: Any) -> tuple[list[dict[str, Any]], str]:
+    """Ask for a response, and give its output and the job's id."""
+    answer = service.http.post("/v1/responses", json={"model": "claude", "input": items, **more})
+    assert answer.status_code == 200, answer.text
+    if more.get("stream"):
+        events = [
+            line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")
+        ]
+        response = json.loads(events[-1])["response"]
+    else:
+        response = answer.json()
+    return response["output"], answer.headers["x-steadyhand-job-id"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("refer", [False, True])
+def test_responses_go_on_in_the_session_of_what_comes_back(
+    service: Service, *, refer: bool, stream: bool
+) -> None:
+    said: list[Any] = [user(f"[[standin: say=thinking run=true text=response-{refer}-{stream}]]")]
+    output, first = respond(service, said, stream=stream)
+    assert [item["type"] for item in output] == ["message", "mcp_call", "message"]
+    said += [{"type": "item_reference", "id": item["id"]} if refer else item for item in output]
+    said.append(user(HISTORY))
+    output, second = respond(service, said, stream=stream)
+    job = service.job(second)
+    assert job["parent_job_id"] == first
+    assert job["session_id"] == service.job(first)["session_id"]
+    assert json.loads(output[-1]["content"][0]["text"])[0] == ["user", said[0]["content"]]
+    told_otherwise = respond(service, said, instructions="Be brief.")[1]
+    assert service.job(told_otherwise)["parent_job_id"] is None

@@ -1,6 +1,6 @@
 """The Responses API (contract.md, C): created, streamed, looked up, followed again, cancelled, forgotten."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import Annotated, Any, cast
@@ -14,9 +14,10 @@ from steadyhand.api.asked import whole_number
 from steadyhand.api.body import body_of, optional_body_of
 from steadyhand.api.door import Door, caller_of, door_of, insider, welcome_of
 from steadyhand.api.models import ResponseCancelRequest, ResponseRequest
+from steadyhand.api.openai.conversation import Spoken
 from steadyhand.api.openai.requested import refuse_unbuilt
 from steadyhand.api.openai.resource import Kept, newest_of, over, without
-from steadyhand.api.openai.responding import begun, found, input_of, told, told_whole
+from steadyhand.api.openai.responding import begun, found, input_of, note_talk, told, told_whole
 from steadyhand.api.openai.runs import failure, left, unless_left, why_failed
 from steadyhand.api.openai.story import Story
 from steadyhand.api.problems import json_bytes, json_response
@@ -48,10 +49,10 @@ async def create(request: Request) -> Response:
     door = door_of(request)
     asked, value = await body_of(request, ResponseRequest, door.options.max_openai_body_bytes, lenient=True)
     refuse_unbuilt(asked)
-    run, kept = await begun(request, door, caller, asked, value)
+    run, kept, talk = await begun(request, door, caller, asked, value)
     own = insider(caller)
     if asked.stream:
-        return _followed(request, door, own, kept, after=-1, headers=run.headers())
+        return _followed(request, door, own, kept, after=-1, headers=run.headers(), talk=talk)
     if kept.asked.get("background"):
         return _shown(await told(door, own, kept), kept, run.headers())
     waited = told_whole(door, own, kept)
@@ -61,6 +62,8 @@ async def create(request: Request) -> Response:
     job, story = ended
     if job.state is not State.COMPLETED and not story.over:
         return failure(request, job, run.headers(retry=False))
+    if job.state is State.COMPLETED:
+        await note_talk(door, story, talk)
     return json_response(story.response(job), headers=run.headers())
 
 
@@ -162,6 +165,7 @@ def _followed(
     after: int,
     headers: dict[str, str],
     again: bool = False,
+    talk: Sequence[Spoken] | None = None,
 ) -> Response:
     """Stream a response's events above a number; `again` is a look at it by somebody who did not ask for it."""
     background = again or bool(kept.asked.get("background"))
@@ -172,7 +176,7 @@ def _followed(
             await left(request, door, own, kept.job.id)
 
     return Stream(
-        _told(request, door, own, story, after, alone=background),
+        _told(request, door, own, story, after, alone=background, talk=talk),
         welcome_of(request),
         patience=0.0 if background else openai_chat.PATIENCE_SECONDS,
         opening=b": following\n\n",
@@ -183,7 +187,14 @@ def _followed(
 
 
 async def _told(
-    request: Request, door: Door, own: Caller, story: Story, after: int, *, alone: bool
+    request: Request,
+    door: Door,
+    own: Caller,
+    story: Story,
+    after: int,
+    *,
+    alone: bool,
+    talk: Sequence[Spoken] | None,
 ) -> AsyncIterator[Item]:
     job_id = story.kept.job.id
     followed = cast("AsyncGenerator[Event | Live, None]", door.control.follow(own, job_id))
@@ -215,6 +226,8 @@ async def _told(
     if last["sequence_number"] <= after:
         yield Piece(_DONE)
     elif last["type"] == "response.completed":
+        # Before the client can come back with it.
+        await note_talk(door, story, talk)
         yield Piece(_bytes(last) + _DONE)
     else:
         yield Ending(_bytes(last) + _DONE, failure(request, job))

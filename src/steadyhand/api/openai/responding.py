@@ -10,8 +10,17 @@ from starlette.requests import Request
 from steadyhand.api.door import Door, insider
 from steadyhand.api.models import ResponseRequest
 from steadyhand.api.offers import resolved
-from steadyhand.api.openai.continuing import not_found
-from steadyhand.api.openai.items import REFERENCE, Item, brought_in, items_of, kind_of, result_among
+from steadyhand.api.openai.continuing import digest_of, going_on, not_found
+from steadyhand.api.openai.conversation import Spoken
+from steadyhand.api.openai.items import (
+    REFERENCE,
+    Item,
+    brought_in,
+    items_of,
+    kind_of,
+    result_among,
+    spoken_in,
+)
 from steadyhand.api.openai.requested import later_of, submission_of
 from steadyhand.api.openai.resource import Kept, is_response, kept_of, newest_of, over, place_of, with_later
 from steadyhand.api.openai.rounds import UNKNOWN_CALL, Brought, job_of
@@ -32,6 +41,8 @@ class Begun(NamedTuple):
 
     run: Started
     kept: Kept
+    talk: Sequence[Spoken] | None = None
+    """All that was said up to the answer; null when the request brought the newest of it only."""
 
 
 async def found(door: Door, caller: Caller, response_id: str) -> Kept:
@@ -81,13 +92,33 @@ async def begun(request: Request, door: Door, caller: Caller, asked: ResponseReq
     if brought is not None and brought.results:
         return await _gone_on(door, insider(caller), asked, items, brought)
     submission = submission_of(asked, alias, items)
+    talk = _talk(asked, items)
     if asked.previous_response_id is not None:
         before = await _before(door, insider(caller), asked.previous_response_id)
         submission = replace(submission, parent=before.job.id)
+    else:
+        own = insider(caller)
+        submission = await going_on(request, door, own, submission, model=asked.model, spoken=talk or ())
     run = await started(request, door, caller, submission, value)
     kept = kept_of(run.job)
     assert kept is not None  # noqa: S101  # it was asked for as one
-    return Begun(run, kept)
+    return Begun(run, kept, talk)
+
+
+def _talk(asked: ResponseRequest, items: Sequence[Item]) -> Sequence[Spoken] | None:
+    if asked.previous_response_id is not None:
+        return None
+    above = [Spoken("system", [{"type": "text", "text": asked.instructions}])] if asked.instructions else []
+    return [*above, *spoken_in(items)]
+
+
+async def note_talk(door: Door, story: Story, talk: Sequence[Spoken] | None) -> None:
+    """Note all that was said, with what a completed response answered, so that its client may come back with it."""
+    if talk is None:
+        return
+    kept = story.kept
+    whole = digest_of(kept.asked["model"], [*talk, *spoken_in(story.output)])
+    await door.control.note_conversation(kept.job.id, whole)
 
 
 async def _before(door: Door, own: Caller, response_id: str) -> Kept:
@@ -138,7 +169,7 @@ async def _gone_on(
     answered = await door.control.answer_calls(own, job.id, results, note)
     kept = kept_of(answered.job, answered.number)
     assert kept is not None  # noqa: S101  # it was noted with the answer
-    return Begun(Started(answered.job, replayed=False), kept)
+    return Begun(Started(answered.job, replayed=False), kept, _talk(asked, items))
 
 
 async def with_referenced(door: Door, caller: Caller, items: Sequence[Item]) -> Sequence[Item]:
