@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.api.asking import Asking
 from tests.api.world import Service, eventually
 
 from steadyhand.api.openai import runs
@@ -81,6 +82,23 @@ def test_a_stream_that_came_to_its_end_is_not_given_again(client: httpx2.Client)
     first, again = (ask(client, "say it in pieces", stream=True) for _ in range(2))
     assert first.status_code == again.status_code == 200
     assert job_of(again) != job_of(first)
+
+
+@pytest.mark.usefixtures("asks_again_at_once")
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_for_the_client_that_were_lost_are_given_again_and_streamed_ones_are_not(
+    client: httpx2.Client, service: Service, *, stream: bool
+) -> None:
+    service.runner.asking = Asking(["Oslo"])
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    prompt = f"say the weather {stream}"
+    first, again = (ask(client, prompt, tools=[weather], stream=stream) for _ in range(2))
+    service.runner.asking = None
+    assert "get_weather" in first.text
+    assert "get_weather" in again.text
+    assert (job_of(again) == job_of(first)) is not stream
+    for job_id in {job_of(first), job_of(again)}:
+        client.post(f"/v1/jobs/{job_id}/cancel")
 
 
 @pytest.mark.usefixtures("asks_again_at_once")

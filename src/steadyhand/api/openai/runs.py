@@ -107,14 +107,17 @@ async def _lost(door: Door, caller: Caller, asked: tuple[str, str], *, streamed:
     """Give the run whose answer was lost, or was a failure, when the same comes just as the library asks again.
 
     Whoever asks the same on purpose gets a run of its own: beside one that somebody waits for, at once after one that
-    ended, or after a stream that came to its end, for which the library does not ask again.
+    ended, or after a stream that came to its end, by calls too, for which the library does not ask again.
     """
     job = await _joined(door, caller, asked)
     if job is None or door.attending.anybody_at(job.id):
         return None
     if job.finished_at is None:
         alone = door.attending.alone_for(job.id)
-        return job if alone is not None and SOONEST_SECONDS <= alone <= LATEST_SECONDS else None
+        if alone is None or not SOONEST_SECONDS <= alone <= LATEST_SECONDS:
+            return None
+        told = streamed and await door.control.open_calls(insider(caller), job.id)
+        return None if told else job
     age = (datetime.now(UTC) - job.finished_at).total_seconds()
     if job.state is State.COMPLETED:
         return job if not streamed and SOONEST_SECONDS <= age <= LATEST_SECONDS else None
