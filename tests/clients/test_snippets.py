@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.clients.programs import command, environment
+from tests.clients.programs import NAMES, command, environment
 
 from steadyhand.testing.service import ADMIN, Service
 
@@ -14,6 +14,10 @@ _SNIPPET = re.compile(r"<!-- client: ([a-z-]+) -->\n```(python|js)\n(.*?)```", r
 SNIPPETS = {name: (language, text) for name, language, text in _SNIPPET.findall(PAGE.read_text("utf-8"))}
 ANSWER = "ok: Why is the build red?"
 """What the stand-in says to the page's question."""
+
+
+def test_every_client_has_a_program_on_the_page() -> None:
+    assert sorted(SNIPPETS) == NAMES
 
 
 @pytest.mark.parametrize("name", sorted(SNIPPETS))
