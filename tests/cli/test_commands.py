@@ -303,6 +303,16 @@ def test_run_tells_in_plain_lines_what_the_agent_does(
     assert "\r" not in ran.err + ran.out
 
 
+def test_an_answer_that_is_the_error_is_printed_once(
+    steadyhand: CommandLine, service: ScriptedService
+) -> None:
+    error = {"code": "x", "message": "It failed. The model said no.", "retryable": False}
+    lay_out_run(service, a_job(state="failed", answer="The model said no.", error=error))
+    ran = steadyhand("run", "do it")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.count("The model said no.") == 1
+
+
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m [bold]x[/bold] \x9b5n\u202e\x00 :smile:"
 
 

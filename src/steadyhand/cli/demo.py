@@ -123,7 +123,7 @@ def _work(console: Console, client: Client, repository: Path) -> dict[str, Any]:
 def _how_to_open(console: Console, root: Path, job: Mapping[str, Any], *, kept: bool) -> None:
     cost, job_id = mapping(job.get("cost")), one_line(job.get("id", ""), 20)
     scripted = "; the scripted model's tokens cost nothing" if cost and not _real_key() else ""
-    console.print(Text(f"\nCost: {dollars(cost.get('usd', '0'))} as the CLI reckons it{scripted}."))
+    console.print(Text(f"\nCost: {dollars(cost.get('usd', '0'))} by the price list{scripted}."))
     if not kept:
         return
     data, command = root / "data", _command()

@@ -11,7 +11,7 @@ from steadyhand.cli.exits import Exit, exit_of_job
 from steadyhand.cli.follow import Narrator, Progress, closing_line, view_for
 from steadyhand.cli.pages import agents_table, diff_text, job_page, jobs_table, workspaces_table
 from steadyhand.cli.screen import Screen
-from steadyhand.cli.text import one_line
+from steadyhand.cli.text import mapping, one_line
 from steadyhand.client import ENDED_STATES, Client
 from steadyhand.errors import NotFound
 
@@ -249,14 +249,18 @@ def finish(
 ) -> None:
     """Print a job's answer and what it came to, and exit with its code.
 
-    An answer that is on the same screen already (`shown`) is not printed twice; `hint` says what to do next.
+    An answer that is on the same screen already (`shown`), or that is the error, is not printed twice; `hint` says what
+    to do next.
     """
     code = exit_of_job(job)
     if as_json:
         screen.document(job)
     else:
         answer = job.get("answer")
-        if isinstance(answer, str) and answer.strip() and answer.strip() != (shown or "").strip():
+        error = str(mapping(job.get("error")).get("message", ""))
+        answer = answer if isinstance(answer, str) else ""
+        said = answer.strip()
+        if said and said != (shown or "").strip() and said not in error:
             screen.answer(answer)
         if code is not Exit.TIMEOUT or job.get("state") in ENDED_STATES:
             screen.err.print(closing_line(job), soft_wrap=True)
