@@ -99,6 +99,22 @@ def _below(schema: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}/{_escaped(key)}", each) for key, each in inner.items())
 
 
+def moved(schema: Any, to: str) -> Any:
+    """Give a schema as it has to stand at the place `to` within another one: its references follow it there."""
+    if not isinstance(schema, Mapping):
+        return schema
+    found = dict(schema)
+    reference = found.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        found["$ref"] = to + reference[1:]
+    for name in found.keys() & {*_ONE, *_MANY, "items"}:
+        inner = found[name]
+        found[name] = [moved(each, to) for each in inner] if isinstance(inner, list) else moved(inner, to)
+    for name in found.keys() & set(_NAMED):
+        found[name] = {key: moved(each, to) for key, each in found[name].items()}
+    return found
+
+
 def _escaped(key: str) -> str:
     return key[:64].replace("~", "~0").replace("/", "~1")
 

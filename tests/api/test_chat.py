@@ -146,7 +146,6 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
-        ({"tools": [TOOL, TOOL], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"messages": [user([AUDIO])]}, "messages.0.content.0"),

@@ -47,6 +47,7 @@ def deep(levels: int) -> dict[str, Any]:
         ),
         ({"tools": [{"type": "function"}], "tool_choice": "required"}, 422, "tools.0.function", "function"),
         ({"tool_choice": "required"}, 422, "tool_choice", "needs tools"),
+        ({"tools": [function()] * 2, "tool_choice": "required"}, 422, "tools", "same name"),
         (
             {"tools": [function()], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             422,

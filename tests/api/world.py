@@ -117,6 +117,8 @@ class SmallRunner:
         """What an agent does whose prompt begins with `play`; its answer is the rest, or without one a failure."""
         self.asking: Callable[[RunSpec, Emit], Awaitable[None]] | None = None
         """What an agent does that has tools of its caller."""
+        self.structured: dict[str, Any] = {"city": "Paris"}
+        """The object of every agent that has to give one."""
         self.forced: str | None = None
         """What every agent does, whatever its prompt says."""
 
@@ -143,7 +145,7 @@ class SmallRunner:
         if word == "play" and self.play is not None:
             await self.play(emit)
         failed = word == "fail" or (word == "play" and not rest)
-        answer: dict[str, Any] | None = {"city": "Paris"} if spec.job.output_schema else None
+        answer: dict[str, Any] | None = self.structured if spec.job.output_schema else None
         text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.prompt)
         result = Result(
             subtype="success",

@@ -141,3 +141,43 @@ def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(
                 == (job["usage"]["output_tokens"])
             )
             assert not [each for each in third["output"] if each["type"] == "mcp_call"]
+
+
+PLACE = {
+    "type": "object",
+    "$defs": {"place": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}},
+    "properties": {"place": {"$ref": "#/$defs/place"}},
+    "required": ["place"],
+}
+REQUIRED = [
+    {"name": "get_weather", "description": "Tells the weather.", "parameters": PLACE},
+    {"name": "stop", "parameters": {"type": "object", "properties": {}}},
+]
+
+
+def test_the_real_cli_answers_with_calls_of_tools_that_had_to_be_called_and_goes_on_after_them(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    question = {"role": "user", "content": "[[scenario:required-tools]] weather?"}
+    with make_service(claude=cli_path(), model=model.url) as service:
+        tools = [{"type": "function", "function": tool} for tool in REQUIRED]
+        body = {"model": "chat", "messages": [question], "tools": tools, "tool_choice": "required"}
+        said = service.http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+        called = [(call["function"]["name"], call["function"]["arguments"]) for call in said["tool_calls"]]
+        # The first try did not fit its schema, by a reference within it: the CLI had the model try again.
+        assert called == [("get_weather", '{"place":{"city":"Oslo"}}'), ("stop", "{}")]
+        tools = [{"type": "function", **tool} for tool in REQUIRED]
+        body = {"model": "chat", "input": [question], "tools": tools, "tool_choice": "required"}
+        first = service.http.post("/v1/responses", json=body).json()
+        strict.response(first)
+        assert [(item["name"], item["arguments"]) for item in first["output"]] == called
+        model.clear()
+        given = [*_outputs(first, "[[scenario:echo]] sun")]
+        second = _respond(
+            service.http, given, previous_response_id=first["id"], model="chat", tool_choice="none"
+        )
+        job = service.job(second["id"].removeprefix("resp_"))
+        assert job["parent_job_id"] == first["id"].removeprefix("resp_")
+        told = str(model.requests[0].body["messages"])
+        assert "weather?" in told
+        assert "StructuredOutput" in told

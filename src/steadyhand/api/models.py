@@ -295,6 +295,7 @@ class ChatRequest(BaseModel):
     audio: JsonValue = None
     tools: list[JsonValue] | None = None
     tool_choice: JsonValue = None
+    parallel_tool_calls: bool | None = None
     functions: list[JsonValue] | None = None
     function_call: JsonValue = None
     response_format: dict[str, JsonValue] | None = None

@@ -15,7 +15,7 @@ from steadyhand.api.models import ChatRequest
 from steadyhand.api.offers import resolved
 from steadyhand.api.openai.chunks import DONE, Chunks, Shown
 from steadyhand.api.openai.completions import completion_json, usage_json
-from steadyhand.api.openai.continuing import answered, digest_of, going_on, session_headers
+from steadyhand.api.openai.continuing import after_answer, answered, digest_of, going_on, session_headers
 from steadyhand.api.openai.conversation import Spoken, joined, spoken_in_chat, taken_apart
 from steadyhand.api.openai.rounds import (
     Round,
@@ -62,7 +62,7 @@ async def chat(request: Request) -> Response:
         chat_tools(asked.tools or (), asked.functions or ()),
         chat_choice(asked.tool_choice, asked.function_call),
         *(("tools", "/function") if asked.tools or not asked.functions else ("functions", "")),
-        callable_=True,
+        parallel=asked.parallel_tool_calls is not False,
     )
     spoken = spoken_in_chat(asked.messages)
     given = results_of(asked.messages)
@@ -71,6 +71,7 @@ async def chat(request: Request) -> Response:
         submission = await going_on(
             request, door, insider(caller), submission, model=asked.model, spoken=spoken
         )
+        submission = await after_answer(door, insider(caller), submission, given)
         at = Round(await started(request, door, caller, submission, value))
     else:
         at = await gone_on(door, insider(caller), given)

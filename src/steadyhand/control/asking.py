@@ -111,10 +111,15 @@ class Asking(Reading):
         Of two that are alike to the letter neither is taken: they may have done different things.
         """
         found = (await self._store.page(Filter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
-        if len(found) != 1:
+        return await self.continuable(caller, found[0].id) if len(found) == 1 else None
+
+    async def continuable(self, caller: Caller, job_id: str) -> Job | None:
+        """Give a completed job of this very key whose session is there to be gone on with; else null."""
+        job = await self._store.get(job_id)
+        if job is None or job.api_key_id != caller.key_id or job.state is not State.COMPLETED:
             return None
-        there = await asyncio.to_thread(self._checkouts.files(found[0].id).config.is_dir)
-        return await self._store.get(found[0].id) if there else None
+        there = await asyncio.to_thread(self._checkouts.files(job_id).config.is_dir)
+        return job if there else None
 
     async def note_conversation(self, job_id: str, digest: str) -> None:
         """Note all that was said up to a job's answer, so that the caller may come back with it."""

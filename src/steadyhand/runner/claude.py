@@ -169,7 +169,8 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budge
     prompt_file = None
     appended = appended_prompt(spec.job, spec.agent)
     if appended is not None:
-        name = f"append-system-prompt-{session}-{spec.number}.md"
+        # The next turn has a copy of this directory, and the same session.
+        name = f"append-system-prompt-{spec.job.id}-{spec.number}.md"
         prompt_file = (view.config or view.home / ".claude") / name
         files.append((config / name, appended.encode()))
     going_on = goes_on(spec, sandbox, session)

@@ -118,7 +118,7 @@ class Chunks:
 
     def _tool(self, data: Mapping[str, Any]) -> list[Piece]:
         name = " ".join(str(data["name"]).split())[:80] or "unknown"
-        if self._shown.reasoning == "none" or self._shown.wanted.function is not None:
+        if self._shown.reasoning == "none" or self._shown.wanted.forced is not None:
             return [_comment(f"tool {name} started")]
         given = json.dumps(data["input"], ensure_ascii=False)
         cut = given if len(given) <= _INPUT_SHOWN else f"{given[:_INPUT_SHOWN]}…"
@@ -133,9 +133,9 @@ class Chunks:
             ]
         wanted = self._shown.wanted
         pieces: list[Item] = []
-        if wanted.function is not None:
-            calls = tool_calls(job, wanted.function, wanted.text(job))
-            pieces += self._delta({"tool_calls": [{"index": 0, **call} for call in calls]})
+        if wanted.forced is not None:
+            for index, call in enumerate(tool_calls(job, wanted.forced)):
+                pieces += self._delta({"tool_calls": [{"index": index, **call}]})
         elif self._whole:
             pieces += self._delta({"content": wanted.text(job)})
         else:

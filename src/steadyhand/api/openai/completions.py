@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steadyhand.api.openai.wanted import Function, Wanted
+from steadyhand.api.openai.wanted import Wanted, calls_of
 from steadyhand.api.problems import json_bytes
 from steadyhand.job import Job, Usage
 
@@ -12,8 +12,8 @@ def completion_json(job: Job, model: str, text: str, wanted: Wanted | None = Non
     """Give an ended job as a chat completion; `model` is the name that was asked for."""
     wanted = wanted or Wanted()
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if wanted.function is not None:
-        message |= {"content": None, "tool_calls": tool_calls(job, wanted.function, text)}
+    if wanted.forced is not None:
+        message |= {"content": None, "tool_calls": tool_calls(job, wanted.forced)}
     return {
         "id": f"chatcmpl-{job.id}",
         "object": "chat.completion",
@@ -41,15 +41,18 @@ def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def tool_calls(job: Job, function: Function, arguments: str) -> list[dict[str, Any]]:
-    """Give the one call of a run for a function's arguments."""
-    called = {"name": function.name, "arguments": arguments}
-    return [{"id": f"call_{job.id}", "type": "function", "function": called}]
+def tool_calls(job: Job, forced: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give the calls that are the answer of a run."""
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in calls_of(job, forced)
+    ]
 
 
 def finish_reason(wanted: Wanted) -> str:
     """Say why a completion ended: a call that the caller itself named ends with `stop`, as with OpenAI."""
-    return "tool_calls" if wanted.function is not None and not wanted.function.named else "stop"
+    named = wanted.function is not None and wanted.function.named
+    return "tool_calls" if wanted.forced is not None and not named else "stop"
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:

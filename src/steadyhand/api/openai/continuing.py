@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from steadyhand.api.door import Door
 from steadyhand.api.openai.conversation import Spoken
+from steadyhand.api.openai.rounds import Brought
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job
@@ -64,6 +65,17 @@ async def going_on(
         return submission
     parent = await door.control.conversation(caller, digest_of(model, before))
     return submission if parent is None else replace(submission, parent=parent.id)
+
+
+async def after_answer(
+    door: Door, own: Caller, submission: Submission, brought: Brought | None
+) -> Submission:
+    """Give a request with what came of calls that were a run's answer: it goes on with that session, if it can."""
+    if brought is None or submission.parent is not None or submission.session_name is not None:
+        return submission
+    job = await door.control.continuable(own, brought.job_id)
+    fits = job is not None and job.agent == submission.agent
+    return replace(submission, parent=brought.job_id) if fits else submission
 
 
 def not_found() -> InvalidRequest:

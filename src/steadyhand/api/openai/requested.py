@@ -72,16 +72,14 @@ def _wanted(asked: ResponseRequest) -> Wanted:
     choice = asked.tool_choice
     if isinstance(choice, Mapping) and choice.get("type") != "function":
         raise unsupported("tool_choice", "has to be none, auto, required or the name of a function")
-    return wanted_of(schema, tools, choice, callable_=True)
+    return wanted_of(schema, tools, choice, parallel=asked.parallel_tool_calls is not False)
 
 
 # --- what is shown again ---------------------------------------------------------------------------
 
 
 def _kept(asked: ResponseRequest, wanted: Wanted, items: Sequence[Item]) -> dict[str, Any]:
-    function = wanted.function
-    named = None if function is None else {"name": function.name}
-    return {"kind": KIND, "function": named, **_asked(asked, items)}
+    return {"kind": KIND, "function": wanted.forced, **_asked(asked, items)}
 
 
 def later_of(asked: ResponseRequest, items: Sequence[Item]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from steadyhand.api.door import Door, insider
 from steadyhand.api.models import ResponseRequest
 from steadyhand.api.offers import resolved
-from steadyhand.api.openai.continuing import digest_of, going_on, not_found
+from steadyhand.api.openai.continuing import after_answer, digest_of, going_on, not_found
 from steadyhand.api.openai.conversation import Spoken
 from steadyhand.api.openai.items import (
     REFERENCE,
@@ -99,6 +99,7 @@ async def begun(request: Request, door: Door, caller: Caller, asked: ResponseReq
     else:
         own = insider(caller)
         submission = await going_on(request, door, own, submission, model=asked.model, spoken=talk or ())
+    submission = await after_answer(door, insider(caller), submission, brought)
     run = await started(request, door, caller, submission, value)
     kept = kept_of(run.job)
     assert kept is not None  # noqa: S101  # it was asked for as one

@@ -25,6 +25,7 @@ from steadyhand.api.openai.resource import (
 )
 from steadyhand.api.openai.rounds import Spending
 from steadyhand.api.openai.told import Told
+from steadyhand.api.openai.wanted import calls_of
 from steadyhand.api.problems import json_bytes
 from steadyhand.calls import PREFIX
 from steadyhand.events import (
@@ -52,7 +53,7 @@ class Story:
         job, asked = kept.job, kept.asked
         self.kept = kept
         self._background = bool(asked.get("background"))
-        self._function: Mapping[str, Any] | None = asked.get("function")
+        self._forced: Mapping[str, Any] | None = asked.get("function")
         self._whole = job.output_schema is not None
         self.output: list[Telling] = []
         self.length = 0
@@ -257,8 +258,8 @@ class Story:
         answer = job.answer or ""
         if self._whole and job.structured_output is not None:
             answer = json_bytes(job.structured_output).decode("utf-8")
-        if self._function is not None:
-            return self._call(f"call_{job.id}", self._function["name"], answer)
+        if self._forced is not None:
+            return [each for call in calls_of(job, self._forced) for each in self._call(*call)]
         # The result is what the last message said; it differs when there was none.
         if not self._whole and answer.strip() == self._last_message.strip():
             return []

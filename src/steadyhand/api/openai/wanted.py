@@ -1,9 +1,9 @@
-"""What an answer has to be: text, the JSON of a schema, or the arguments of one function."""
+"""What an answer has to be: text, the JSON of a schema, the arguments of one function, or calls of some of several."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from steadyhand import schemas
 from steadyhand.api.openai.runs import unsupported
@@ -16,7 +16,10 @@ MOST_TOOL_BYTES = 256 * 1024
 """How many tools a client may have, and how large they may be together."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-_NOT_BUILT = "tools of the client are not built yet; the agent has its own"
+_MOST_CALLS = 64
+"""How many calls one answer may be."""
+_PLACE = "#/properties/calls/items/anyOf/{}/properties/arguments"
+"""Where a function's own schema stands in that of an answer of calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +32,25 @@ class Function:
     named: bool
 
 
+class Call(NamedTuple):
+    """A call that is the answer of a run, with its arguments as JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How the answer is to be. With a `function` its arguments are the answer; else with a `schema` its JSON.
+    """How the answer is to be. With a `function` its arguments are the answer; with `required` ones calls of those.
 
-    `tools` are those of the client that the agent may call on the way.
+    Else with a `schema` it is JSON. `tools` are those of the client that the agent may call on the way.
     """
 
     schema: dict[str, Any] | None = None
     function: Function | None = None
     tools: tuple[ClientTool, ...] = ()
+    required: tuple[Function, ...] = ()
 
     @property
     def output_schema(self) -> dict[str, Any] | None:
@@ -46,8 +58,18 @@ class Wanted:
         return self.schema if self.function is None else dict(self.function.parameters)
 
     @property
+    def forced(self) -> Mapping[str, Any] | None:
+        """What is kept of it with a job whose answer is calls: the name of the function, or null for one of several."""
+        if self.required:
+            return {"name": None}
+        return None if self.function is None else {"name": self.function.name}
+
+    @property
     def hint(self) -> str | None:
-        """What the agent is told of the function whose arguments it gives."""
+        """What the agent is told of the functions that its answer calls."""
+        if self.required:
+            listed = "".join(f"\n- `{each.name}`: {each.description or ''}" for each in self.required)
+            return f"Your final answer is a call of one of these functions, or of several of them:{listed}"
         if self.function is None:
             return None
         told = f": {self.function.description}" if self.function.description else "."
@@ -60,6 +82,24 @@ class Wanted:
         return job.answer or ""
 
 
+def calls_of(job: Job, forced: Mapping[str, Any]) -> list[Call]:
+    """Give the calls that a completed job answered with; `forced` is that of what was wanted."""
+    given = job.structured_output
+    if forced["name"] is not None:
+        return [
+            Call(f"call_{job.id}", forced["name"], _json(given) if given is not None else job.answer or "")
+        ]
+    calls = given.get("calls", ()) if isinstance(given, Mapping) else ()
+    return [
+        Call(f"call_{job.id}_{number}", call["name"], _json(call["arguments"]))
+        for number, call in enumerate(calls, 1)
+    ]
+
+
+def _json(value: Any) -> str:
+    return json_bytes(value).decode("utf-8")
+
+
 def wanted_of(
     schema: dict[str, Any] | None,
     tools: Sequence[Mapping[str, Any]],
@@ -67,19 +107,17 @@ def wanted_of(
     where: str = "tools",
     inner: str = "",
     *,
-    callable_: bool = False,
+    parallel: bool = True,
 ) -> Wanted:
     """Say what the answer has to be, from a schema, the client's tools as `{name, description, parameters}`, a choice.
 
     `where` is their place in the request, and each is at `inner` in its own. A choice that leaves one function is a
-    run for its arguments; tools that the agent may call or not are refused unless they are `callable_`.
+    run for its arguments, one that leaves several a run for calls of them, and without `parallel` for one call.
     """
     if len(tools) > MOST_TOOLS:
         raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOLS} tools")
     functions = [_function(tool, f"{where}/{place}{inner}") for place, tool in enumerate(tools)]
     if choice in (None, "auto"):
-        if tools and not callable_:
-            raise unsupported(where, _NOT_BUILT)
         return Wanted(schema, tools=_callable(functions, where))
     if choice == "none":
         return Wanted(schema)
@@ -90,12 +128,38 @@ def wanted_of(
     found = [function for function in functions if not named or function.name == name]
     if not found:
         raise InvalidRequest.at("/tool_choice", "names no function of tools" if named else "needs tools")
-    if len(found) > 1 and not named:
-        raise unsupported("tool_choice", f"required with more than one tool: {_NOT_BUILT}")
     if schema is not None:
         raise unsupported("tool_choice", "a function's arguments and a schema cannot both be the answer")
+    if len(found) > 1 and not named:
+        _callable(found, where)
+        return Wanted(_of_calls(found, where, most=_MOST_CALLS if parallel else 1), required=tuple(found))
     first = found[0]
     return Wanted(None, Function(first.name, first.description, first.parameters, named))
+
+
+def _of_calls(functions: Sequence[Function], where: str, *, most: int) -> dict[str, Any]:
+    """Give the schema of an answer that calls functions."""
+    each: list[Any] = []
+    for number, function in enumerate(functions):
+        alone = {key: value for key, value in function.parameters.items() if key not in ("$schema", "$id")}
+        properties = {
+            "name": {"type": "string", "enum": [function.name]},
+            "arguments": schemas.moved(alone, _PLACE.format(number)),
+        }
+        each.append(_object(properties))
+    calls = {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": each}}
+    schema = _object({"calls": calls})
+    schemas.accept(schema, f"/{where}")
+    return schema
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def _callable(functions: Sequence[Function], where: str) -> tuple[ClientTool, ...]:
