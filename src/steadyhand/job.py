@@ -237,6 +237,8 @@ class Job:
     """
     tools: tuple[ClientTool, ...] = ()
     """The caller's own tools that the agent may call."""
+    one_call: bool = False
+    """Whether calls of those are handed out one after another, also when the agent makes several in one turn."""
     request: Mapping[str, Any] | None = None
     """What the door that it came through needs to answer for it later: JSON that means nothing elsewhere."""
     session_id: str | None = None

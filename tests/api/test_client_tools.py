@@ -184,5 +184,6 @@ def test_tools_have_bounds(client: httpx2.Client, tools: list[Any], why: str) ->
 def test_the_tools_are_kept_with_the_job(service: Service, client: httpx2.Client, asking: Asking) -> None:
     calls = calls_of(ask(client, [QUESTION])[1])
     assert [tool.name for tool in service.runner.asked[-1].tools] == ["get_weather"]
+    assert not service.runner.asked[-1].one_call
     ask(client, answers(calls, "a", "b"))
     assert len(asking.results) == 1

@@ -20,8 +20,10 @@ QUESTION = {"role": "user", "content": "[[scenario:client-tools]] weather?"}
 ANSWER = "The last one said: snow"
 
 
-def _ask(http: httpx2.Client, messages: list[dict[str, Any]], model: str = "claude") -> dict[str, Any]:
-    body = {"model": model, "messages": messages, "tools": [WEATHER]}
+def _ask(
+    http: httpx2.Client, messages: list[dict[str, Any]], model: str = "claude", **fields: Any
+) -> dict[str, Any]:
+    body = {"model": model, "messages": messages, "tools": [WEATHER], **fields}
     reply = http.post("/v1/chat/completions", json=body)
     assert reply.status_code == 200, reply.text
     (choice,) = reply.json()["choices"]
@@ -54,6 +56,19 @@ def test_calls_come_and_go_between_a_client_and_a_sealed_agent(
             assert _ask(service.http, talk, name)["content"] == ANSWER
             job = service.job(_job_of(first))
             assert (job["state"], job["run"]) == ("completed", 1)
+
+
+def test_a_client_that_takes_one_call_at_a_time_gets_them_so(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    with make_service(claude=cli_path(), model=model.url) as service:
+        talk = [QUESTION]
+        for city in ("Paris", "Rome", "Oslo"):
+            said = _ask(service.http, talk, parallel_tool_calls=False)
+            (call,) = said["tool_calls"]
+            assert city in call["function"]["arguments"]
+            talk += _answered(said, "snow")
+        assert _ask(service.http, talk, parallel_tool_calls=False)["content"] == ANSWER
 
 
 def _late(service: Service, said: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,18 @@ def test_calls_of_one_turn_are_gathered_and_their_results_reach_the_model(
     assert "sun in Rome" in told
 
 
+def test_calls_of_one_turn_are_handed_out_one_after_another_when_asked_for(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=20.0, one_call=True)
+    caller = Caller()
+    stage.spec = replace(stage.spec, ask=caller)
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    assert caller.turns == [[{"city": "Paris"}], [{"city": "Rome"}], [{"city": "Oslo"}]]
+    assert ran.result["result"] == "The last one said: sun in Oslo"
+
+
 def test_the_idle_limit_does_not_run_while_the_caller_makes_a_call(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:

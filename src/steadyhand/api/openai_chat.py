@@ -119,6 +119,7 @@ def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted, spoken: Sequ
         append_system_prompt=joined([conversation.system or "", wanted.hint or ""]) or None,
         history=conversation.history,
         tools=wanted.tools,
+        one_call=wanted.one_call,
         content=conversation.content,
         # Nobody waits for it any more once the service has stopped.
         on_interrupt="fail",

@@ -73,6 +73,7 @@ class Submission:
     content: tuple[Mapping[str, Any], ...] = ()
     request: Mapping[str, Any] | None = None
     tools: tuple[ClientTool, ...] = ()
+    one_call: bool = False
     origin: Origin = "api"
     strict: bool = True
 

@@ -168,6 +168,7 @@ class Asking(Reading):
             content=asked.content,
             request=asked.request,
             tools=asked.tools,
+            one_call=asked.one_call,
         )
 
     def _within_budget(self, micros: int) -> None:

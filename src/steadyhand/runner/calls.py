@@ -1,7 +1,7 @@
 """The caller's own tools, as a server of the Model Context Protocol that speaks over the agent's pipes.
 
 The CLI sends the protocol's messages as control requests, so that a sealed run needs no network for it. Calls of one
-turn of the model are gathered: they are handed out together once the model's message has ended.
+turn of the model are gathered: they are handed out together once the model's message has ended, or one after another.
 """
 
 import asyncio
@@ -25,10 +25,14 @@ _INTERNAL = -32603
 
 
 class ClientCalls:
-    """Reads what the agent asks of the server, and answers it; `named` is what the calls' ids begin with."""
+    """Reads what the agent asks of the server, and answers it.
 
-    def __init__(self, tools: Sequence[ClientTool], named: str) -> None:
+    `named` is what the calls' ids begin with; with `one_call` those of one turn are turns of their own to the caller.
+    """
+
+    def __init__(self, tools: Sequence[ClientTool], named: str, *, one_call: bool = False) -> None:
         self._tools = tools
+        self._one_call = one_call
         self._named = named
         self._count = 0
         self._requests = 0
@@ -137,7 +141,8 @@ class ClientCalls:
             self._count += 1
             turn[use] = ClientCall(f"{self._named}_{self._count}", name, given)
         self._blocks = {}
-        self._turns.put_nowait(turn)
+        for part in [{use: call} for use, call in turn.items()] if self._one_call else [turn]:
+            self._turns.put_nowait(part)
 
     # --- what is answered ------------------------------------------------------------------
 

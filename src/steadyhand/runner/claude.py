@@ -309,7 +309,8 @@ class _Stream:
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
         self._connected = asyncio.Event()
         job = drive.spec.job
-        self._calls = ClientCalls(job.tools, f"call_{job.id}_{drive.spec.number}") if job.tools else None
+        named = f"call_{job.id}_{drive.spec.number}"
+        self._calls = ClientCalls(job.tools, named, one_call=job.one_call) if job.tools else None
 
     async def line(self, line: bytes) -> None:
         drive = self._drive

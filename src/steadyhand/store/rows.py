@@ -162,7 +162,8 @@ def _asked_row(job: Job) -> str | None:
     turns = [[turn.role, turn.content] for turn in job.history]
     if job.content or job.tools or job.request is not None:
         tools = [[tool.name, tool.description, tool.parameters] for tool in job.tools]
-        return to_json({"turns": turns, "content": job.content, "request": job.request, "tools": tools})
+        asked = {"turns": turns, "content": job.content, "request": job.request, "tools": tools}
+        return to_json(asked | ({"one_call": True} if job.one_call else {}))
     return to_json(turns) if turns else None
 
 
@@ -175,6 +176,7 @@ def _asked(text: str | None) -> dict[str, Any]:
         "content": tuple(found["content"]),
         "request": found["request"],
         "tools": tuple(ClientTool(*each) for each in found.get("tools", ())),
+        "one_call": found.get("one_call", False),
     }
 
 

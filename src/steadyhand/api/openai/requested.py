@@ -48,6 +48,7 @@ def submission_of(asked: ResponseRequest, alias: Alias, items: Sequence[Item]) -
         history=conversation.history,
         content=conversation.content,
         tools=wanted.tools,
+        one_call=wanted.one_call,
         request=_kept(asked, wanted, items),
         # A run in the background goes on after the service was stopped; for another one nobody waits then.
         on_interrupt="resume" if asked.background else "fail",

@@ -44,13 +44,15 @@ class Call(NamedTuple):
 class Wanted:
     """How the answer is to be. With a `function` its arguments are the answer; with `required` ones calls of those.
 
-    Else with a `schema` it is JSON. `tools` are those of the client that the agent may call on the way.
+    Else with a `schema` it is JSON. `tools` are those of the client that the agent may call on the way, with `one_call`
+    one after another.
     """
 
     schema: dict[str, Any] | None = None
     function: Function | None = None
     tools: tuple[ClientTool, ...] = ()
     required: tuple[Function, ...] = ()
+    one_call: bool = False
 
     @property
     def output_schema(self) -> dict[str, Any] | None:
@@ -118,7 +120,7 @@ def wanted_of(
         raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOLS} tools")
     functions = [_function(tool, f"{where}/{place}{inner}") for place, tool in enumerate(tools)]
     if choice in (None, "auto"):
-        return Wanted(schema, tools=_callable(functions, where))
+        return Wanted(schema, tools=_callable(functions, where), one_call=not parallel)
     if choice == "none":
         return Wanted(schema)
     name = choice.get("name") if isinstance(choice, Mapping) else None

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from steadyhand.errors import Conflict, NotFound, StoreError
 from steadyhand.events import Draft, Event, StateChanged, ToolFinished, data_of
-from steadyhand.job import Job, Run, State, Turn, Usage, Verdict
+from steadyhand.job import ClientTool, Job, Run, State, Turn, Usage, Verdict
 from steadyhand.ports import RunOutput
 from steadyhand.testing.contracts.samples import NOON, a_job, accepted, refused, said, to_its_end
 from steadyhand.testing.contracts.store.opens import QUEUED, Opens, ended
@@ -25,12 +25,19 @@ class StoreKeepsJobs(Opens):
             structured_output={"b": 2.5},
             outcome=Verdict("success"),
         )
+        with_tools = a_job(
+            content=({"type": "text", "text": "look"},),
+            tools=(ClientTool("get_weather", None, {"type": "object"}),),
+            one_call=True,
+            request={"door": "chat"},
+        )
         async with self.opened() as store:
-            added = await store.add(job, accepted())
-            assert added.replayed is False
-            assert added.job.sequence > 0
-            assert added.job == replace(job, sequence=added.job.sequence, last_event=1)
-            assert await store.get(job.id) == added.job
+            for each in (job, with_tools):
+                added = await store.add(each, accepted())
+                assert added.replayed is False
+                assert added.job.sequence > 0
+                assert added.job == replace(each, sequence=added.job.sequence, last_event=1)
+                assert await store.get(each.id) == added.job
 
     @to_its_end
     async def test_metadata_that_is_null_stays_apart_from_metadata_that_is_empty(self) -> None:
