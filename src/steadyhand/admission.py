@@ -8,36 +8,25 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Literal
+from datetime import datetime
 
 from steadyhand.agents import SCRATCH
 from steadyhand.errors import Forbidden, TryLater
 from steadyhand.job import dollars
-from steadyhand.ports import NO_LIMITS, Backlog, KeyLimits, Ledger, UsageQuery
+from steadyhand.ports import NO_LIMITS, Backlog, KeyLimits, Ledger, Span, UsageQuery, bounds_of
 
 _SECOND = 1_000_000_000
 _WINDOW = 60 * _SECOND
 _SHOWN_NAMES = 10
 
-BudgetPeriod = Literal["day", "month"]
-SpentOf = Callable[[str, BudgetPeriod], Awaitable[int]]
+SpentOf = Callable[[str, Span], Awaitable[int]]
 """Gives the settled micro-dollars that a key has spent in this day or month."""
-
-
-def bounds_of(period: BudgetPeriod, now: datetime) -> tuple[datetime, datetime]:
-    """Give when the day or month of a moment began and when the next begins, in UTC."""
-    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "day":
-        return today, today + timedelta(days=1)
-    first = today.replace(day=1)
-    return first, (first + timedelta(days=32)).replace(day=1)
 
 
 def spent_by(ledger: Ledger, clock: Callable[[], datetime]) -> SpentOf:
     """Read what keys have spent from the ledger."""
 
-    async def spent(key_id: str, period: BudgetPeriod) -> int:
+    async def spent(key_id: str, period: Span) -> int:
         since, until = bounds_of(period, clock())
         rows = await ledger.usage(UsageQuery(since=since, until=until, api_key_id=key_id))
         return sum(row.spent.micros for row in rows)
@@ -60,7 +49,7 @@ class Charge:
 _FREE = Charge()
 
 
-async def _nothing(_key_id: str, _period: BudgetPeriod) -> int:
+async def _nothing(_key_id: str, _period: Span) -> int:
     return 0
 
 
@@ -115,7 +104,7 @@ class Admission:
         return _FREE if limits.per_minute is None else self._within_rate(key_id, limits.per_minute)
 
     async def _within_budgets(self, key_id: str, limits: KeyLimits) -> None:
-        periods: tuple[tuple[BudgetPeriod, int | None], ...] = (
+        periods: tuple[tuple[Span, int | None], ...] = (
             ("month", limits.month_micros),  # who has spent both comes back after the longer one
             ("day", limits.day_micros),
         )

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from steadyhand.job import dollars
-from steadyhand.ports import Allowance, BudgetScope, Ledger, Period, UsageBy, UsageQuery
+from steadyhand.ports import Allowance, BudgetScope, Ledger, Period, Span, UsageBy, UsageQuery, bounds_of
 
 WAIT_SECONDS = 600.0
 """How long a call may wait for others to settle; as long as an answer may take."""
 MOST_WAITING = 10_000
 
 _AccountKey = tuple[BudgetScope, str, Period]
-_PERIODS: tuple[Period, ...] = ("day", "month")
+_PERIODS: tuple[Span, ...] = ("day", "month")
 _SEEDS: tuple[tuple[BudgetScope, UsageBy], ...] = (("agent", "agent"), ("key", "api_key"))
 
 
@@ -52,8 +52,7 @@ def began(period: Period, now: datetime) -> datetime:
     """Give when the day or the month of a moment began, in UTC; a job's account begins with time itself."""
     if period == "job":
         return datetime.min.replace(tzinfo=UTC)
-    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return today if period == "day" else today.replace(day=1)
+    return bounds_of(period, now)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,14 @@ from steadyhand.ports.metering import (
     Gateway,
     Ledger,
     Period,
+    Span,
     Spent,
     Tokens,
     UsageBy,
     UsageQuery,
     UsageRow,
     Work,
+    bounds_of,
 )
 from steadyhand.ports.places import (
     Bind,
@@ -98,6 +100,7 @@ __all__ = [
     "Sandbox",
     "Scope",
     "Seal",
+    "Span",
     "Spent",
     "StopSignal",
     "Store",
@@ -107,4 +110,5 @@ __all__ = [
     "UsageRow",
     "View",
     "Work",
+    "bounds_of",
 ]

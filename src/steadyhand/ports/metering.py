@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 
 from steadyhand.agents import Agent
@@ -15,8 +15,18 @@ SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
 """The variable that tells an agent of its socket to the model; a command without it has no way there."""
 
 BudgetScope = Literal["job", "agent", "key", "service"]
-Period = Literal["job", "day", "month"]
+Span = Literal["day", "month"]
+Period = Literal["job", Span]
 """How long a budget lasts: the job's life, or a day or a month in UTC."""
+
+
+def bounds_of(span: Span, now: datetime) -> tuple[datetime, datetime]:
+    """Give when the day or month of a moment began and when the next begins, in UTC."""
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if span == "day":
+        return today, today + timedelta(days=1)
+    first = today.replace(day=1)
+    return first, (first + timedelta(days=32)).replace(day=1)
 
 
 @dataclass(frozen=True, slots=True)

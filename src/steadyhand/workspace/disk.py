@@ -23,6 +23,15 @@ def make_folder(path: Path, mode: int, owner: int | None = None) -> None:
         os.chown(path, owner, owner)
 
 
+def size_of(folder: Path) -> int:
+    """Give how many bytes the files of a tree take on disk."""
+    total = 0
+    for _, _, names, handle in os.fwalk(folder, follow_symlinks=False):
+        for name in names:
+            total += os.stat(name, dir_fd=handle, follow_symlinks=False).st_blocks * 512
+    return total
+
+
 def hand_over(path: Path, owner: int | None) -> None:
     """Give a folder and all in it to `owner`; symlinks are never followed. Nothing when `owner` is null."""
     if owner is None:

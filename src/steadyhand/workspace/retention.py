@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from steadyhand.ports import JobFiles
-from steadyhand.workspace.disk import remove_tree
+from steadyhand.workspace.disk import remove_tree, size_of
 
 SPARED = timedelta(days=1)
 """What was made less than this long ago is never trimmed for its size: it may be running, or just read."""
@@ -23,7 +23,7 @@ def trim(jobs: Path, *, now: datetime, transcripts: timedelta | None, max_bytes:
         trimmed += sum(_drop(_record(files)) for prepared, files in found if prepared < oldest)
     if max_bytes is None:
         return trimmed
-    sizes = {files.root: _size(files.root) for _, files in found}
+    sizes = {files.root: size_of(files.root) for _, files in found}
     total = sum(sizes.values())
     for prepared, files in found:
         if total <= max_bytes or prepared >= (now - SPARED).timestamp():
@@ -57,11 +57,3 @@ def _drop(paths: list[Path]) -> bool:
         else:
             path.unlink()
     return bool(there)
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for _, _, names, handle in os.fwalk(folder, follow_symlinks=False):
-        for name in names:
-            total += os.stat(name, dir_fd=handle, follow_symlinks=False).st_blocks * 512
-    return total

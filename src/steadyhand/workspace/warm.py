@@ -13,7 +13,7 @@ from pathlib import Path
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Bind, Errands, JobFiles, Place
-from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, hand_over, make_folder, remove_tree
+from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, hand_over, make_folder, remove_tree, size_of
 from steadyhand.workspace.dotgit import describe
 from steadyhand.workspace.git import MIB, GitSettings
 from steadyhand.workspace.mirror import Mirror
@@ -168,7 +168,7 @@ class WarmCheckouts:
         write_base(files.root / "base", parts)
         remove_tree(files.home)
         remove_tree(files.config)
-        (files.root / "whole").write_text(str(_size(files.root)), encoding="ascii")
+        (files.root / "whole").write_text(str(size_of(files.root)), encoding="ascii")
 
     # --- letting go of old ones ------------------------------------------------------------
 
@@ -277,11 +277,3 @@ def _digest(workspace: Workspace) -> str:
             stamps.append((name, found.st_size, found.st_mtime_ns))
     text = json.dumps([workspace.setup, workspace.setup_egress, stamps])
     return "-" + hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for _, _, names, handle in os.fwalk(folder, follow_symlinks=False):
-        for name in names:
-            total += os.stat(name, dir_fd=handle, follow_symlinks=False).st_blocks * 512
-    return total
