@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from steadyhand.ports import Command
-from steadyhand.runner import supervisor
+from steadyhand.runner import starting, supervisor
 from steadyhand.runner.process import AgentProcess, Launch, start_ticks, sweep
 from steadyhand.testing.processes import marked, none_left
 
@@ -213,7 +213,7 @@ def test_the_supervisor_reports_the_means_it_uses(python: Python) -> None:
 def test_a_child_that_cannot_be_born_in_a_group_is_born_outside(tmp_path: Path, group: str | None) -> None:
     (tmp_path / "no-group").mkdir()
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    pid, born_in = supervisor._fork_into(None if group is None else str(tmp_path / group))
+    pid, born_in = starting._fork_into(None if group is None else str(tmp_path / group))
     if pid == 0:
         os._exit(0 if born_in is None else 1)
     assert os.waitpid(pid, 0) == (pid, 0)

@@ -19,7 +19,7 @@ from typing import Any
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Command
-from steadyhand.runner import groups, supervisor
+from steadyhand.runner import groups, killing, starting, supervisor
 from steadyhand.runner.groups import GONE_SECONDS, start_ticks
 from steadyhand.runner.sealing import Sealing
 
@@ -39,7 +39,8 @@ with open(int(sys.argv[1]), "rb", buffering=0, closefd=False) as channel:
             os._exit(1)
         code += part
 __file__ = "supervisor.py"
-exec(marshal.loads(code))
+for part in marshal.loads(code):
+    exec(part)
 """
 
 
@@ -408,9 +409,9 @@ class AgentProcess:
 
 @functools.cache
 def _program() -> bytes:
-    """Give the supervisor's code as a frame: compiled once here in place of 5 ms of every run."""
-    path = Path(supervisor.__file__)
-    return _frame(compile(path.read_bytes(), str(path), "exec", dont_inherit=True))
+    """Give the supervisor's code, part by part, as a frame: compiled once here in place of 5 ms of every run."""
+    paths = [Path(str(each.__file__)) for each in (killing, starting, supervisor)]
+    return _frame(tuple(compile(path.read_bytes(), str(path), "exec", dont_inherit=True) for path in paths))
 
 
 def _frame(value: Any) -> bytes:
@@ -449,6 +450,6 @@ async def _gone(pid: int, started: int, seconds: float) -> bool:
 
 
 def _kill_tree(pid: int) -> None:
-    for victim in (*supervisor.descendants(pid), pid):
+    for victim in (*killing.descendants(pid), pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(victim, signal.SIGKILL)
