@@ -11,8 +11,7 @@ from jsonschema import Draft202012Validator
 from tests.api.test_keys import check, limited, make
 from tests.api.world import ADMIN, LIMITED, OTHER, SUBMITTER, Service
 
-from steadyhand.admission import bounds_of
-from steadyhand.ports import Call, Tokens
+from steadyhand.ports import Call, Tokens, bounds_of
 
 DAY = datetime(2026, 1, 31, 12, tzinfo=UTC)
 _numbers = itertools.count()

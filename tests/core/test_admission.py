@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyhand.admission import Admission, Charge, bounds_of
+from steadyhand.admission import Admission, Charge
 from steadyhand.errors import Forbidden, TryLater
-from steadyhand.ports import NO_LIMITS, Backlog, KeyLimits
+from steadyhand.ports import NO_LIMITS, Backlog, KeyLimits, bounds_of
 from steadyhand.testing.contracts.samples import refused
 
 T = TypeVar("T")
