@@ -22,8 +22,8 @@ def sealed(world_dir: Path) -> Sealed:
 
 
 def warm_of(sealed: Sealed) -> WarmCheckouts:
-    assert sealed.checkouts.warm is not None
-    return sealed.checkouts.warm
+    assert sealed.checkouts.making.warm is not None
+    return sealed.checkouts.making.warm
 
 
 def kept(world: Path) -> set[str]:
@@ -159,7 +159,7 @@ def test_filters_that_setup_defines_are_used_for_what_is_left_uncommitted(
 def test_the_oldest_that_nobody_uses_go_and_one_in_use_stays(
     sealed: Sealed, repository: Repository, world_dir: Path
 ) -> None:
-    sealed.checkouts.warm = WarmCheckouts(
+    sealed.checkouts.making.warm = WarmCheckouts(
         world_dir / "data" / "warm", sealed.errands, warm_of(sealed).settings, owner=63_999, most=1
     )
 
@@ -183,7 +183,7 @@ def test_one_that_goes_while_it_is_asked_for_is_made_anew(
     warm = WarmCheckouts(
         world_dir / "data" / "warm", sealed.errands, warm_of(sealed).settings, owner=63_999, most=0
     )
-    sealed.checkouts.warm = warm
+    sealed.checkouts.making.warm = warm
 
     async def one(slot: int) -> None:
         for _ in range(3):

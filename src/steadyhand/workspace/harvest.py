@@ -21,6 +21,7 @@ from steadyhand.redact import Redactor
 from steadyhand.workspace import stage as staging
 from steadyhand.workspace.disk import TRAVERSABLE, hand_over, make_folder, remove_tree
 from steadyhand.workspace.dotgit import make_repository
+from steadyhand.workspace.folders import base_index, base_of
 from steadyhand.workspace.git import MIB, Git, GitSettings, Ran, without_secrets
 from steadyhand.workspace.in_place import head_of
 from steadyhand.workspace.mirror import COMMIT, Mirrors
@@ -244,7 +245,7 @@ class _Private:
     async def _take_tree(self, head: str) -> str:
         """Commit what the agent left uncommitted on top of `head`, in our repository."""
         index = self._ours / "index"
-        index.write_bytes((self._work.files.root / "base.index").read_bytes())
+        index.write_bytes(base_index(self._work.files).read_bytes())
         if head != self._work.base:
             # The index keeps what it knows of unchanged files, so that only changed ones are read.
             await self._run("read-tree", "--index-output=" + str(index), "-i", "-m", self._work.base, head)
@@ -310,7 +311,7 @@ class _Private:
     async def _ask(self, errands: Errands, *, commits: bool) -> Answer:
         place, files = self._work.place, self._work.files
         layers = place.layers
-        base = files.root / "base" if layers is None else layers.lower.parent / "base"
+        base = base_of(files) if layers is None else layers.lower.parent / "base"
         place = replace(place, binds=(*place.binds, Bind(base, GIVEN)))
         request = {
             "verb": "harvest", "base": self._work.base, "commits": commits, "limit": SEALED_BYTES,

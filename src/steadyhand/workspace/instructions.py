@@ -10,12 +10,13 @@ import yaml
 from steadyhand.agents import Definition, Workspace, parse_definition
 from steadyhand.job import Notice
 from steadyhand.workspace.disk import PRIVATE
-from steadyhand.workspace.mirror import Entry
+from steadyhand.workspace.mirror import Entry, Mirror
 
 PATHS = ("CLAUDE.md", ".claude/CLAUDE.md", ".claude/rules", ".claude/skills", ".claude/agents")
 FILE_BYTES = 256 * 1024
 ALL_BYTES = 4 * 1024 * 1024
 FILES = 200
+_CACHED = 64
 _SKILL_KEYS = frozenset({"name", "description", "license", "version", "model", "when_to_use"})
 _MEMORY = ("CLAUDE.md", ".claude/CLAUDE.md")
 
@@ -60,6 +61,26 @@ async def read_instructions(found: Sequence[Entry], blobs: Blobs, *, full: bool)
         texts["CLAUDE.md"] = "\n\n".join(memory)
     notices = (_left_out(left_out),) if left_out else ()
     return Instructions(texts, definitions, notices)
+
+
+class InstructionsOf:
+    """What commits bring along by their workspace's trust; the latest ones are remembered."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, bool], Instructions] = {}
+
+    async def of(self, mirror: Mirror, commit: str, workspace: Workspace) -> Instructions:
+        """Give what a commit brings along; raises `WorkspaceError`."""
+        if workspace.trust == "none":
+            return Instructions()
+        full = trusts_fully(workspace)
+        key = (mirror.folder.name, commit, full)
+        if key not in self._known:
+            found = await mirror.files(commit, PATHS)
+            while len(self._known) >= _CACHED:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = await read_instructions(found, mirror.blobs, full=full)
+        return self._known[key]
 
 
 def _safe(path: str) -> bool:

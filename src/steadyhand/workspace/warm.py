@@ -138,16 +138,8 @@ class WarmCheckouts:
             (git / "objects" / "info" / "alternates").write_text(f"{MIRROR}\n", encoding="ascii")
             await describe(git, mirror, self.settings, BRANCH)
             await asyncio.to_thread(hand_over, files.checkout, self.owner)
-            place = Place(
-                workspace=workspace,
-                files=files,
-                directory=files.checkout,
-                home=files.home,
-                config=files.config,
-                user=self.owner,
-                commit=commit,
-                binds=(shown_objects(mirror), *secrets_of(workspace)),
-            )
+            binds = (shown_objects(mirror), *secrets_of(workspace))
+            place = bare_place(workspace, files, self.owner, commit, binds)
             parts = await check_out(self._errands, place, settle=True)
             await asyncio.to_thread(self._finish, files, parts)
             await asyncio.to_thread(remove_tree, warm.folder)
@@ -253,6 +245,22 @@ def write_base(folder: Path, parts: tuple[bytes, bytes, bytes]) -> None:
 def shown_objects(mirror: Mirror) -> Bind:
     """Show a mirror's objects where the checkout's `.git` looks for them."""
     return Bind(mirror.objects, MIRROR, owner=mirror.objects.stat().st_uid)
+
+
+def bare_place(
+    workspace: Workspace, files: JobFiles, user: int | None, commit: str, binds: tuple[Bind, ...]
+) -> Place:
+    """Give a place that the service's own commands work in before an agent has it."""
+    return Place(
+        workspace=workspace,
+        files=files,
+        directory=files.checkout,
+        home=files.home,
+        config=files.config,
+        user=user,
+        commit=commit,
+        binds=binds,
+    )
 
 
 def secrets_of(workspace: Workspace) -> tuple[Bind, ...]:
