@@ -107,6 +107,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "append_system_prompt": maybe(ANY_TEXT),
     "history": st.lists(TURNS, max_size=3).map(tuple),
     "content": st.lists(OBJECTS, max_size=2).map(tuple),
+    "one_call": st.booleans(),
     "tools": st.lists(st.builds(ClientTool, ANY_TEXT, maybe(ANY_TEXT), OBJECTS), max_size=2).map(tuple),
     "request": maybe(OBJECTS),
     "session_id": maybe(ANY_TEXT),
@@ -149,6 +150,7 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     Mapping[str, Any]: OBJECTS,
     Sequence[Mapping[str, Any]]: st.lists(OBJECTS, max_size=2),
+    Sequence[str]: st.lists(ANY_TEXT, max_size=2),
 }
 
 

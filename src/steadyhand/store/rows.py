@@ -160,7 +160,7 @@ def job_of(row: RowMapping, runs: Sequence[Run]) -> Job:
 def _asked_row(job: Job) -> str | None:
     """Give what was asked beside the prompt: the turns alone, or with what few jobs have."""
     turns = [[turn.role, turn.content] for turn in job.history]
-    if job.content or job.tools or job.request is not None:
+    if job.content or job.tools or job.one_call or job.request is not None:
         tools = [[tool.name, tool.description, tool.parameters] for tool in job.tools]
         asked = {"turns": turns, "content": job.content, "request": job.request, "tools": tools}
         return to_json(asked | ({"one_call": True} if job.one_call else {}))
