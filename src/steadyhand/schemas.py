@@ -20,6 +20,8 @@ MOST_BYTES = 64 * 1024
 DEEPEST = 40
 MOST_SCHEMAS = 5_000
 MOST_REFERENCES = 500
+MOST_UNFOLDED = 100_000
+"""How many schemas it may be with each reference replaced by what it refers to, but for those that go round."""
 STEPS = 20_000
 """How many keywords are looked at before an answer counts as one that we could not check."""
 _MOST_UNIQUE = 1_000
@@ -75,6 +77,27 @@ def accept(schema: Mapping[str, Any], where: str) -> None:
             raise InvalidRequest.at(where, f"has more than {MOST_REFERENCES} references")
         _check_words(each, at)
         waiting += [(inner, f"{at}/{name}", depth + 1) for name, inner in _below(each, at)]
+    if references and _unfolded(schema, where) > MOST_UNFOLDED:
+        raise InvalidRequest.at(where, f"unfolds by its references into more than {MOST_UNFOLDED:,} schemas")
+
+
+def _unfolded(schema: Mapping[str, Any], where: str) -> int:
+    """Count the schemas that there are once references are followed: a few lines can refer to each other for ever."""
+    sizes: dict[int, int] = {}
+    begun: set[int] = set()
+    waiting: list[tuple[Any, list[Any] | None]] = [(schema, None)]
+    while waiting:
+        each, below = waiting.pop()
+        if below is not None:
+            sizes[id(each)] = min(MOST_UNFOLDED + 1, 1 + sum(sizes.get(id(inner), 0) for inner in below))
+        elif isinstance(each, Mapping) and id(each) not in begun:
+            begun.add(id(each))
+            below = [inner for _, inner in _below(each, where)]
+            if str(each.get("$ref", "")).startswith("#/"):
+                below.append(_referred(each["$ref"], schema))
+            waiting.append((each, below))
+            waiting += [(inner, None) for inner in below]
+    return sizes[id(schema)]
 
 
 def _below(schema: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
@@ -124,6 +147,12 @@ def _check_reference(reference: Any, root: Mapping[str, Any], at: str) -> None:
         raise InvalidRequest.at(at, "may only refer to a place within this schema, as in '#/$defs/name'")
     if reference != "#" and not reference.startswith("#/"):
         return  # a named anchor; whether it is there shows when it is used
+    if _referred(reference, root) is None:
+        raise InvalidRequest.at(at, "refers to nothing in this schema")
+
+
+def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+    """Give what a reference by its place refers to; null for nothing."""
     place: Any = root
     for part in reference[2:].split("/") if len(reference) > 1 else ():
         key = part.replace("%25", "%").replace("~1", "/").replace("~0", "~")
@@ -132,7 +161,8 @@ def _check_reference(reference: Any, root: Mapping[str, Any], at: str) -> None:
         else:
             place = place.get(key) if isinstance(place, Mapping) else None
         if place is None:
-            raise InvalidRequest.at(at, "refers to nothing in this schema")
+            return None
+    return place
 
 
 def _check_words(schema: Mapping[str, Any], at: str) -> None:

@@ -199,6 +199,10 @@ def test_what_does_not_fit_is_refused_and_the_run_goes_on_waiting(client: httpx2
     assert "input.0.output.0" in refused(ask(client, odd), "unsupported_parameter")
     reply = ask(client, [{**outputs(calls[:1], "x")[0], "output": 5}])
     assert (reply.status_code, reply.json()["error"]["param"]) == (422, "input.0.output")
+    unread: list[dict[str, Any]] = [{"type": "message", "content": "x"}, {"role": "user", "content": 5}]
+    for item in unread:
+        reply = ask(client, [*outputs(calls, "x", "y"), item])
+        assert (reply.status_code, reply.json()["error"]["code"]) == (422, "invalid_field")
     missing = ask(client, "go on", previous_response_id=first["id"])
     assert "has no output of the call" in refused(missing)
     other = answer(client, "say x", tools=[])

@@ -26,11 +26,11 @@ def items_of(given: Any) -> list[Item]:
     return list(given)
 
 
-def kind_of(item: Item) -> Any:
-    """Give an item's type: a message need not say what it is, and neither need a reference."""
+def kind_of(item: Item) -> str | None:
+    """Give an item's type: a message need not say what it is, and neither need a reference; null for what is none."""
     kind = item.get("type")
     if kind is not None:
-        return kind
+        return kind if isinstance(kind, str) else None
     if "role" in item:
         return "message"
     return REFERENCE if "id" in item and not set(item) - {"id", "type"} else None
@@ -58,9 +58,9 @@ def spoken_in(items: Sequence[Item]) -> list[Spoken]:
 
 def _message(item: Item, where: str, parts: Parts) -> Spoken:
     role, content = item.get("role"), item.get("content")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequest.at(f"/{where}/role", f"has to be one of {', '.join(sorted(_ROLES))}")
-    return Spoken(str(role), parts.blocks(_parts_of(content, f"{where}/content"), f"{where}/content"))
+    return Spoken(role, parts.blocks(_parts_of(content, f"{where}/content"), f"{where}/content"))
 
 
 def _parts_of(content: Any, where: str) -> Any:

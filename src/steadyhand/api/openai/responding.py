@@ -147,6 +147,7 @@ async def _gone_on(
     door: Door, own: Caller, asked: ResponseRequest, items: Sequence[Item], brought: Brought
 ) -> Begun:
     """Bring results to the run that waits for them; raises `InvalidRequest` (`unknown_call`)."""
+    spoken_in(items)  # raises for what cannot be read, though the agent knows it already
     job = await job_of(door, own, brought, "input")
     if not is_response(job):
         raise InvalidRequest.at("/input", "has results for calls of no response", code=UNKNOWN_CALL)
