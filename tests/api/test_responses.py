@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.responses import ResponseItemList
 from tests import strict
-from tests.api.world import ADMIN, OTHER, SUBMITTER, Service, eventually
+from tests.api.world import ADMIN, OTHER, SUBMITTER, Service, eventually, refused_by_name
 
 from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted
 from steadyhand.ports import Emit
@@ -292,21 +292,16 @@ def test_json_and_a_forced_function(client: httpx2.Client, service: Service) -> 
     ],
 )
 def test_what_is_wrong_is_refused_by_name_and_starts_nothing(
-    client: httpx2.Client,
-    service: Service,
-    *,
-    fields: dict[str, Any],
-    status: int,
-    param: str | None,
-    why: str,
+    service: Service, *, fields: dict[str, Any], status: int, param: str | None, why: str
 ) -> None:
-    before = service.count()
-    reply = client.post("/v1/responses", json={"model": "claude", "input": "say x", "stream": True, **fields})
-    assert reply.status_code == status, reply.text
-    error = reply.json()["error"]
-    assert why in error["message"]
-    assert param is None or error["param"] == param
-    assert service.count() == before
+    refused_by_name(
+        service,
+        "/v1/responses",
+        {"model": "claude", "input": "say x", **fields},
+        status=status,
+        param=param,
+        why=why,
+    )
 
 
 def test_only_its_own_key_finds_a_response_and_only_if_it_was_stored(

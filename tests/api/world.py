@@ -219,6 +219,22 @@ def run_job(client: httpx2.Client, prompt: str, **fields: Any) -> dict[str, Any]
     return job
 
 
+def refused_by_name(
+    service: Service, route: str, body: dict[str, Any], *, status: int, param: str | None, why: str
+) -> None:
+    """See a request refused, streamed or not, by an error that says which parameter and why, with nothing started."""
+    before = service.count()
+    with service.client() as client:
+        for stream in (False, True):
+            reply = client.post(route, json={"stream": stream, **body})
+            assert reply.status_code == status, reply.text
+            error = reply.json()["error"]
+            assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
+            assert why in error["message"]
+            assert param is None or error["param"] == param
+    assert service.count() == before
+
+
 CATALOGUE = Catalogue(
     agents={**BUILT_IN, "dear": Agent("dear", "Dear.", budget_micros=7_000_000)},
     workspaces={

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,27 @@ def follow(service: Service, response_id: str, after: int | None = None) -> list
         return list(events_of(reply.iter_lines()))
 
 
+def seen_until_stopped(
+    service: Service, response_id: str, text: str, stop: Callable[[], object]
+) -> list[dict[str, Any]]:
+    """Follow a response until a message was told, then stop its service, and give all that came."""
+    seen: list[dict[str, Any]] = []
+    with (
+        service.connect() as client,
+        client.stream("GET", f"/v1/responses/{response_id}", params={"stream": "true"}) as reply,
+    ):
+        events = events_of(reply.iter_lines())
+        for event in events:
+            seen.append(event)
+            if event["type"] == "response.output_text.done" and event["text"] == text:
+                break
+        stop()
+        with contextlib.suppress(httpx2.TransportError):  # it may be cut
+            seen += list(events)
+    assert seen[-1]["type"] != "response.failed"
+    return seen
+
+
 @pytest.mark.parametrize("planned", [True, False])
 def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every_event_once(
     make_service: MakeService, common_dir: Path, *, planned: bool
@@ -40,23 +61,8 @@ def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every
             "/v1/responses", json={"model": "chat", "input": prompt, "background": True}
         ).json()
         assert begun["status"] in ("queued", "in_progress")
-        seen: list[dict[str, Any]] = []
-        with (
-            service.connect() as client,
-            client.stream("GET", f"/v1/responses/{begun['id']}", params={"stream": "true"}) as reply,
-        ):
-            events = events_of(reply.iter_lines())
-            for event in events:
-                seen.append(event)
-                if event["type"] == "response.output_text.done" and event["text"] == "Second.":
-                    break
-            if planned:
-                service.terminate()
-            else:
-                service.kill9()
-            with contextlib.suppress(httpx2.TransportError):  # it may be cut
-                seen += list(events)
-        assert seen[-1]["type"] != "response.failed"
+        stop = service.terminate if planned else service.kill9
+        seen = seen_until_stopped(service, begun["id"], "Second.", stop)
         gate.touch()
         service.restart()
         rest = follow(service, begun["id"], seen[-1]["sequence_number"])

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests import strict
-from tests.blackbox.test_responses import events_of, follow
+from tests.blackbox.test_responses import events_of, follow, seen_until_stopped
 
 from steadyhand.testing.service import MakeService, Service, until
 
@@ -134,20 +134,7 @@ def test_a_response_in_the_background_after_calls_gives_every_event_once_over_a_
         work = f"[[standin: say=First. run='echo one' say=Second. wait_for={gate} run='echo two' text=Done.]]"
         given = {"input": output(first, work), "previous_response_id": first["id"], "background": True}
         second = service.http.post("/v1/responses", json={"model": "chat", **given}).json()
-        seen: list[dict[str, Any]] = []
-        with (
-            service.connect() as client,
-            client.stream("GET", f"/v1/responses/{second['id']}", params={"stream": "true"}) as reply,
-        ):
-            events = events_of(reply.iter_lines())
-            for event in events:
-                seen.append(event)
-                if event["type"] == "response.output_text.done" and event["text"] == "Second.":
-                    break
-            service.terminate()
-            with contextlib.suppress(httpx2.TransportError):
-                seen += list(events)
-        assert seen[-1]["type"] != "response.failed"
+        seen = seen_until_stopped(service, second["id"], "Second.", service.terminate)
         gate.touch()
         service.restart()
         told = seen + follow(service, second["id"], seen[-1]["sequence_number"])
