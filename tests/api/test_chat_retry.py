@@ -65,6 +65,47 @@ def test_a_repeat_of_a_run_that_failed_does_not_run_it_again(client: httpx2.Clie
     assert len(service.runner.asked) == before + 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_framework_that_asks_again_whatever_it_is_told_gets_the_same_failure(
+    client: httpx2.Client, service: Service, *, stream: bool
+) -> None:
+    before, prompt = len(service.runner.asked), f"fail again {stream}"
+    first, again = (ask(client, prompt, FIRST, stream=stream) for _ in range(2))
+    assert (first.status_code, again.status_code) == (503, 503)
+    assert again.json()["error"] == first.json()["error"]
+    assert again.headers["x-steadyhand-job-id"] == first.headers["x-steadyhand-job-id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(service.runner.asked) == before + 1
+
+
+def test_a_failure_is_no_answer_to_who_says_that_it_asks_anew_or_is_no_library(
+    client: httpx2.Client,
+) -> None:
+    first = ask(client, "fail for all", FIRST).headers["x-steadyhand-job-id"]
+    for headers in ({}, FIRST | {"idempotency-key": "anew"}):
+        assert ask(client, "fail for all", headers).headers["x-steadyhand-job-id"] != first
+
+
+def test_a_response_in_the_background_that_failed_is_run_again(
+    client: httpx2.Client, service: Service
+) -> None:
+    before = len(service.runner.asked)
+    body = {"model": "claude", "input": "fail behind", "background": True}
+    for _ in range(2):
+        made = client.post("/v1/responses", json=body, headers=FIRST).headers["x-steadyhand-job-id"]
+        job = client.get(f"/v1/jobs/{made}", headers={"prefer": "wait=20"}).json()
+        assert job["state"] == "failed"
+    assert len(service.runner.asked) == before + 2
+
+
+def test_what_failed_some_time_ago_is_run_again(
+    client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ask(client, "fail and come back", FIRST).headers["x-steadyhand-job-id"]
+    monkeypatch.setattr(runs, "JUST_FAILED", -runs.JUST_FAILED)
+    assert ask(client, "fail and come back", FIRST).headers["x-steadyhand-job-id"] != first
+
+
 def test_only_the_same_key_and_body_are_a_repeat(client: httpx2.Client, service: Service) -> None:
     first = ask(client, "say same", FIRST).headers["x-steadyhand-job-id"]
     with service.client(OTHER) as other:

@@ -23,6 +23,11 @@ from steadyhand.ports import Idempotency
 T = TypeVar("T")
 JUST_ENDED = timedelta(minutes=10)
 """How long after its end a run is still the answer to a repeat of its request."""
+JUST_FAILED = timedelta(seconds=20)
+"""How long a failure is the answer when an official library asks the same as for the first time.
+
+Frameworks repeat what failed through that library whatever it was told: LlamaIndex twice, 1 to 20 s after an answer.
+"""
 RETURN_SECONDS = 2.5
 """How long a run goes on after its client went away, when the client's library asks again by itself within that."""
 EFFORTS = {"none": "low", "minimal": "low"}
@@ -32,6 +37,7 @@ SOONEST_SECONDS, LATEST_SECONDS = 1.5, 8.0
 SILENT_RETURN_SECONDS = 5.0
 """As `RETURN_SECONDS`, for a library that says nothing and lost an answer that was to come whole."""
 _RETRY_COUNT = "x-stainless-retry-count"
+_FAILED = frozenset({State.FAILED, State.TIMEOUT, State.ERROR})
 _SILENT = "ai-sdk"
 """In the user agent of the Vercel AI SDK, which asks again without saying so and passes over `x-should-retry`."""
 
@@ -57,7 +63,8 @@ async def started(
     """Start a run for a request with this parsed body, or find the run that the same request started before.
 
     An `Idempotency-Key` says so for a day; without one a library that counts its retries does, and of one that
-    does not it is known by the time. Raises as `Control.submit`.
+    does not it is known by the time. What failed is also asked for again by frameworks around such a library, which
+    then counts from zero. Raises as `Control.submit`.
     """
     key = idempotency_key(request)
     if key is not None:
@@ -74,6 +81,9 @@ async def started(
         found = await _lost(door, caller, asked, streamed=bool(value.get("stream")))
     elif count is not None and count.isascii() and count.isdecimal() and count.strip("0"):
         found = await _joined(door, caller, asked)
+    elif not value.get("background"):
+        # Who asks for a run in the background was not told by an error that it failed: asking again is meant.
+        found = await _failed(door, caller, asked)
     if found is not None:
         return Started(found, replayed=True)
     added = await door.control.submit(caller, submission)
@@ -97,6 +107,13 @@ async def _joined(door: Door, caller: Caller, asked: tuple[str, str]) -> Job | N
         return None  # nobody waited for it any more: there is nothing to answer with
     ended = job.finished_at
     return job if ended is None or datetime.now(UTC) - ended <= JUST_ENDED else None
+
+
+async def _failed(door: Door, caller: Caller, asked: tuple[str, str]) -> Job | None:
+    job = await _joined(door, caller, asked)
+    if job is None or job.finished_at is None or job.state not in _FAILED:
+        return None
+    return job if datetime.now(UTC) - job.finished_at <= JUST_FAILED else None
 
 
 def _is_silent(request: Request) -> bool:
