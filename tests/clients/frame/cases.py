@@ -15,15 +15,22 @@ from typing import Any
 URL = os.environ["STEADYHAND_URL"]
 KEY = os.environ["STEADYHAND_KEY"]
 MODEL = os.environ["STEADYHAND_MODEL"]
-PROMPTS: dict[str, Any] = json.loads(os.environ["STEADYHAND_PROMPTS"])
 
 PERSON = {
+    "title": "person",
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
     "required": ["name", "age"],
     "additionalProperties": False,
 }
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+Figures = dict[str, int | None]
+
+
+def figures(given: int, made: int, cached: int | None) -> Figures:
+    """What a client says was used: tokens of the prompt, of the answer, and those of the prompt from the cache."""
+    return {"input": given, "output": made, "cached": cached}
 
 
 class Weather:
@@ -33,8 +40,57 @@ class Weather:
         self.cities: list[str] = []
 
     def in_city(self, city: str) -> str:
+        """Tell the weather in a city."""
         self.cities.append(city)
         return f"rain in {city}"
+
+
+class Program:
+    """A client: how it asks, in its own words; the cases are made of that."""
+
+    def ask(self, prompt: str) -> tuple[str, Figures]:
+        """Ask and give the whole answer, and what it used."""
+        raise NotImplementedError
+
+    def pieces(self, prompt: str, into: list[str]) -> Figures:
+        """Ask for a stream, put its text into the list as it comes, and give what it used."""
+        raise NotImplementedError
+
+    def people(self, prompt: str) -> list[Any]:
+        """Ask for a person in each way that the client knows, and give the objects."""
+        raise NotImplementedError
+
+    def use(self, prompt: str, weather: Weather) -> str:
+        """Ask with the tool `get_weather`, make every call, and give the last answer."""
+        raise NotImplementedError
+
+    def talk(self, prompts: list[str]) -> str:
+        """Ask one after the other in one conversation and give the last answer."""
+        raise NotImplementedError
+
+    def case(self, name: str, prompt: Any) -> dict[str, Any]:
+        """Run a case and give what was seen."""
+        into: list[str] = []
+        weather = Weather()
+        cases: dict[str, Callable[[], dict[str, Any]]] = {
+            "plain": lambda: {"text": self.ask(prompt)[0]},
+            "streamed": lambda: {
+                "used": self.pieces(prompt, into),
+                "text": "".join(into),
+                "pieces": len(into),
+            },
+            "usage": lambda: {"plain": self.ask(prompt)[1], "streamed": self.pieces(prompt, into)},
+            "structured": lambda: {"objects": self.people(prompt)},
+            "tools": lambda: {"text": self.use(prompt, weather), "cities": weather.cities},
+            "multi-turn": lambda: {"text": self.talk(prompt)},
+            "error": lambda: {
+                "plain": raised(lambda: self.ask(prompt)),
+                "streamed": raised(lambda: self.pieces(prompt, into)),
+            },
+            "cut": lambda: {"error": raised(lambda: self.pieces(prompt, into)), "text": "".join(into)},
+            "retry": lambda: {"text": self.ask(prompt)[0]},
+        }
+        return cases[name]()
 
 
 def raised(call: Callable[[], Any]) -> dict[str, str]:
@@ -46,11 +102,12 @@ def raised(call: Callable[[], Any]) -> dict[str, str]:
     return {"kind": "", "text": ""}
 
 
-def main(cases: dict[str, Callable[[Any], dict[str, Any]]]) -> None:
+def main(program: Program) -> None:
     """Run the cases that the command line names."""
+    prompts = json.loads(os.environ["STEADYHAND_PROMPTS"])
     for name in sys.argv[1:]:
         try:
-            saw = cases[name](PROMPTS[name])
+            saw = program.case(name, prompts[name])
         except Exception:  # noqa: BLE001  # the boundary: the test shows it
             saw = {"crash": traceback.format_exc()}
         print(json.dumps({"case": name, **saw}), flush=True)  # noqa: T201  # it is how a program tells

@@ -50,7 +50,7 @@ await main({
   async structured(prompt) {
     const json_schema = { name: "person", schema: PERSON, strict: true };
     const text = await textOf(say(prompt), { response_format: { type: "json_schema", json_schema } });
-    return { object: JSON.parse(text) };
+    return { objects: [JSON.parse(text)] };
   },
   async tools(prompt) {
     const weather = new Weather();
