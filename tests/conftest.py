@@ -10,15 +10,20 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from steadyhand.testing.cli import cli_path, install_standin
 from steadyhand.testing.model import ScriptedModel
 
 
 def pytest_configure() -> None:
-    """A shell that starts tests in the background has them ignore Ctrl-C, and so would all that they start."""
+    """Make the run the same wherever it is started."""
+    # A shell that starts tests in the background has them ignore Ctrl-C, and so would all that they start.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -188,3 +188,13 @@ def test_no_shape_whatever_raises(messages: list[dict[str, Any]]) -> None:
     for message in messages:
         for event in conversation.take(message, 0):
             json.dumps(data_of(event))
+
+
+@pytest.mark.parametrize("given", ["\ud800", "a\x00b", "x" * 65, "", "../up", 7, None])
+def test_an_id_of_a_session_that_cannot_be_one_is_none(given: Any) -> None:
+    conversation = Conversation()
+    list(conversation.take({"type": "system", "subtype": "init", "session_id": given}, 0.0))
+    assert conversation.session_id is None
+    found = read_result({"type": "result", "subtype": "success", "session_id": given})
+    assert found is not None
+    assert found.session_id is None

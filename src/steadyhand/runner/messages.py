@@ -5,6 +5,7 @@ raises. Types that are not known are skipped, as the CLI adds some with each rel
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -32,6 +33,7 @@ EVENTS_LIMIT = 50_000
 BYTES_LIMIT = 64 * 1024 * 1024
 """What one run may add to the record: so many events, and so many bytes of text in them."""
 
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_TOKENS = 1 << 53
 _MOST_DOLLARS = Decimal(1_000_000)
 _ERRORS = 20
@@ -156,7 +158,7 @@ class Conversation:
     def _system(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
         subtype = message.get("subtype")
         if subtype == "init":
-            self.session_id = _name(message.get("session_id")) or self.session_id
+            self.session_id = _session(message) or self.session_id
         elif subtype == "session_state_changed":
             self.state = _name(message.get("state"))
         elif subtype == "api_retry":
@@ -193,7 +195,7 @@ def read_result(message: Mapping[str, Any]) -> Result:
         api_error_status=status if isinstance(status, int) and not isinstance(status, bool) else None,
         stop_reason=stop_reason if isinstance(stop_reason, str) else None,
         errors=tuple(each[:_ERROR_LENGTH] for each in errors[:_ERRORS] if isinstance(each, str)),
-        session_id=_name(message.get("session_id")) or None,
+        session_id=_session(message),
         cost_micros=micros_of(message.get("total_cost_usd")),
         usage=usage_of(usage, turns=turns) if isinstance(usage, dict) else None,
         raw=message,
@@ -316,6 +318,12 @@ def _text(value: Any) -> str:
 
 def _name(value: Any) -> str:
     return value[:200] if isinstance(value, str) else ""
+
+
+def _session(message: Mapping[str, Any]) -> str | None:
+    # Jobs are found by it, so one that could not stand in a column of the store is none.
+    value = message.get("session_id")
+    return value if isinstance(value, str) and _SESSION.fullmatch(value) else None
 
 
 def _tokens(value: Any) -> int:
