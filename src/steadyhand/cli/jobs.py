@@ -215,10 +215,7 @@ def agents(*, server: Server = None, as_json: AsJson = False) -> None:
     screen = connect.screen()
     with connect.connected(server) as client:
         rows = list(client.agents())
-    if as_json:
-        screen.document({"object": "list", "data": rows})
-    else:
-        screen.page(agents_table(rows))
+    screen.rows(rows, agents_table, as_json=as_json)
 
 
 @app.command()
@@ -227,12 +224,8 @@ def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     screen = connect.screen()
     with connect.connected(server) as client:
         rows = list(client.workspaces())
-    if as_json:
-        screen.document({"object": "list", "data": rows})
-    elif rows:
-        screen.page(workspaces_table(rows))
-    else:
-        screen.note("No workspace is configured; a path or a URL can be given to `steadyhand run --repo`.")
+    none = "No workspace is configured; a path or a URL can be given to `steadyhand run --repo`."
+    screen.rows(rows, workspaces_table, as_json=as_json, none=none)
 
 
 def _say_state(screen: Screen, job: dict[str, Any], *, as_json: bool, asked: str) -> None:

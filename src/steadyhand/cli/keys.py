@@ -78,12 +78,7 @@ def listed(
     screen = connect.screen()
     with connect.connected(server) as client:
         rows = [row for row in client.list_keys() if every or row.get("revoked_at") is None]
-    if as_json:
-        screen.document({"object": "list", "data": rows})
-    elif rows:
-        screen.page(keys_table(rows))
-    else:
-        screen.note("No keys.")
+    screen.rows(rows, keys_table, as_json=as_json, none="No keys.")
 
 
 @keys.command()

@@ -4,6 +4,7 @@ Neither colours nor control characters go where no terminal is; markup in a text
 """
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
@@ -43,6 +44,22 @@ class Screen:
         lines = [line.rstrip() for line in captured.get().split("\n")]
         sys.stdout.write("\n".join(lines))
         sys.stdout.flush()
+
+    def rows(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        table: Callable[[Sequence[Mapping[str, Any]]], RenderableType],
+        *,
+        as_json: bool,
+        none: str | None = None,
+    ) -> None:
+        """Print a list as one JSON document or as its table; of an empty one say `none` in place of the table."""
+        if as_json:
+            self.document({"object": "list", "data": rows})
+        elif rows or none is None:
+            self.page(table(rows))
+        else:
+            self.note(none)
 
     def raw(self, data: bytes) -> None:
         """Print bytes: to the letter into a pipe or a file, cleaned on a terminal."""

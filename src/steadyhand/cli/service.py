@@ -79,10 +79,7 @@ def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json:
     clean = Redactor(values_of(settings))
     rows = [clean.value(asdict(row)) for row in settings.rows()]
     screen = connect.screen()
-    if as_json:
-        screen.document({"object": "list", "data": rows})
-    else:
-        screen.page(settings_table(rows))
+    screen.rows(rows, settings_table, as_json=as_json)
 
 
 @app.command()

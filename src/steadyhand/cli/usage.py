@@ -38,12 +38,7 @@ def usage(
         rows = client.usage(
             by=groups, since=_time(since), until=_time(until), api_key=api_key, agent=agent, model=model
         )
-    if as_json:
-        screen.document({"object": "list", "data": rows})
-    elif rows:
-        screen.page(usage_table(rows, groups))
-    else:
-        screen.note("Nothing was spent.")
+    screen.rows(rows, lambda all_: usage_table(all_, groups), as_json=as_json, none="Nothing was spent.")
 
 
 def _time(text: str | None) -> str | None:
