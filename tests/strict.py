@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
@@ -29,6 +30,7 @@ USAGE = {
     "input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details",
 }  # fmt: skip
 TOOL = {"type", "name", "description", "parameters", "strict"}
+FORMAT = {"type", "name", "description", "schema", "strict"}
 PART = {"type", "text", "annotations", "logprobs"}
 _UNNAMED = {"presence_penalty", "frequency_penalty", "store"}
 """Keys that the specification requires and OpenAI's own types do not name."""
@@ -62,11 +64,38 @@ def response(body: dict[str, Any]) -> Response:
     assert not missing, missing
     if body["usage"] is not None:
         assert set(body["usage"]) >= USAGE
+    form = body["text"]["format"]
+    assert set(form) >= (FORMAT if form["type"] == "json_schema" else {"type"}), form
+    assert set(body["reasoning"] or {"effort", "summary"}) >= {"effort", "summary"}
+    assert set(body["error"] or {"code", "message"}) == {"code", "message"}
     for tool in body["tools"]:
         assert set(tool) >= TOOL
     for item in body["output"]:
         check_item(item)
     return read(Response, body, unnamed=_UNNAMED)
+
+
+def completion(body: dict[str, Any]) -> ChatCompletion:
+    """Read a chat completion, which says what it used."""
+    assert set(body) >= {"id", "object", "created", "model", "choices", "usage"}
+    for choice in body["choices"]:
+        assert set(choice) >= {"index", "message", "logprobs", "finish_reason"}
+        assert set(choice["message"]) >= {"role", "content", "refusal"}
+    return read(ChatCompletion, body)
+
+
+def chunk(body: dict[str, Any]) -> ChatCompletionChunk:
+    """Read a chunk of a streamed chat completion; what reasons is the one thing that OpenAI's types do not name."""
+    return read(ChatCompletionChunk, body, unnamed={"choices.0.delta.reasoning_content"})
+
+
+def error(body: dict[str, Any]) -> dict[str, Any]:
+    """Read an error: OpenAI's clients show its parts only when they are there and of these types."""
+    found: dict[str, Any] = body["error"]
+    assert set(found) == {"message", "type", "param", "code"}, found
+    assert found["param"] is None or isinstance(found["param"], str)
+    assert all(isinstance(found[name], str) and found[name] for name in ("message", "type", "code"))
+    return found
 
 
 def check_item(item: dict[str, Any]) -> None:
