@@ -60,6 +60,8 @@ def command(name: str, program: Path) -> list[str]:
     folder = made(PROGRAMS[name].parent.name)
     if program.suffix == ".mjs":
         return [str(NODE), str(_laid(program, folder))]
+    if program.suffix == ".sh":
+        return ["/bin/sh", str(program)]
     return [str(folder / "bin" / "python"), str(program)]
 
 

@@ -10,10 +10,13 @@ from tests.clients.programs import PROGRAMS, command, environment
 from steadyhand.testing.service import ADMIN, Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
-_SNIPPET = re.compile(r"<!-- client: ([a-z-]+) -->\n```(python|js)\n(.*?)```", re.DOTALL)
+_SNIPPET = re.compile(r"<!-- client: ([a-z-]+) -->\n```(python|js|sh)\n(.*?)```", re.DOTALL)
 SNIPPETS = {name: (language, text) for name, language, text in _SNIPPET.findall(PAGE.read_text("utf-8"))}
+SUFFIX = {"python": "py", "js": "mjs", "sh": "sh"}
 ANSWER = "ok: Why is the build red?"
 """What the stand-in says to the page's question."""
+SAMPLE = "stand-in"
+"""What the stand-in puts where a schema wants a string."""
 
 
 def test_every_client_has_a_program_on_the_page() -> None:
@@ -23,7 +26,7 @@ def test_every_client_has_a_program_on_the_page() -> None:
 @pytest.mark.parametrize("name", sorted(SNIPPETS))
 def test_the_snippet_prints_the_answer(name: str, stand_in_service: Service, tmp_path: Path) -> None:
     language, text = SNIPPETS[name]
-    program = tmp_path / f"snippet-{name}.{'py' if language == 'python' else 'mjs'}"
+    program = tmp_path / f"snippet-{name}.{SUFFIX[language]}"
     program.write_text(text, "utf-8")
     where = {"OPENAI_BASE_URL": f"{stand_in_service.url}/v1", "OPENAI_API_KEY": ADMIN}
     done = subprocess.run(
@@ -37,4 +40,4 @@ def test_the_snippet_prints_the_answer(name: str, stand_in_service: Service, tmp
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() == ANSWER
+    assert done.stdout.strip() == (SAMPLE if name == "instructor" else ANSWER)
