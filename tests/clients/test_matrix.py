@@ -31,7 +31,8 @@ REAL: dict[str, Any] = {
 }
 OK = "ok: the scripted model has read the prompt."
 CAUSE = "the stand-in was told to fail"
-every_client = pytest.mark.parametrize("name", PROGRAMS)
+# By client, so that the workers of a test run share the clients out and seldom run one twice.
+every_client = pytest.mark.parametrize("name", PROGRAMS, scope="session")
 
 
 @pytest.fixture

@@ -23,6 +23,11 @@ def test_every_client_has_a_program_on_the_page() -> None:
     assert sorted(SNIPPETS) == sorted(PROGRAMS)
 
 
+def test_every_client_has_a_row_in_the_table() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(PROGRAMS)
+
+
 @pytest.mark.parametrize("name", sorted(SNIPPETS))
 def test_the_snippet_prints_the_answer(name: str, stand_in_service: Service, tmp_path: Path) -> None:
     language, text = SNIPPETS[name]
