@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-for-tests
+# Tests wait a good part of their time, for a second more than they compute: three keep two cores busy.
+WORKERS := 3
 
 .PHONY: demo test test-long bench serve lint format setup clients
 
@@ -10,10 +12,10 @@ demo: $(STAMP)
 	$(BIN)/steadyhand demo
 
 test: $(TEST_STAMP) clients lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 test-long: $(TEST_STAMP) clients
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # The clients that tests/clients runs; quick when they are there.
 clients: $(TEST_STAMP)

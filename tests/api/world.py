@@ -292,7 +292,9 @@ def running(
         )
         runner = SmallRunner()
         app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
-        server = uvicorn.Server(uvicorn.Config(around(app), port=0, log_level="error", access_log=False))
+        # Without a configuration of its own, which would hold for the whole test run.
+        config = uvicorn.Config(around(app), port=0, log_config=None, log_level="error", access_log=False)
+        server = uvicorn.Server(config)
         hand = _worker(store, queue, checkouts, runner, feed, exchange=exchange)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())

@@ -1,5 +1,6 @@
 """The tests' own guard, and who agents are: nothing of this shell's reaches them, and they are nobody special."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from steadyhand.testing.cli import DUMMY_KEY
 from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service
+from steadyhand.testing.shell import prompt
 
 LEAKS = ("ANTHROPIC_", "CLAUDE", "IS_SANDBOX", "AWS_", "GITHUB_")
 
@@ -55,7 +57,10 @@ def test_an_agent_without_a_boundary_has_a_home_of_its_own_all_the_same(open_ser
     environment = json.loads(open_service.run("[[standin: report]]")["answer"])["environment"]
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
     assert not {ADMIN, BEARER} & set(environment.values())
-    assert secrets_in(environment) == []
+    # The token of its run, in the place of the service's key.
+    assert secrets_in(environment) == ["ANTHROPIC_API_KEY"]
+    digest = open_service.run(prompt("printf %s $ANTHROPIC_API_KEY | sha256sum | cut -d' ' -f1"))["answer"]
+    assert digest not in [hashlib.sha256(each.encode()).hexdigest() for each in ("", DUMMY_KEY)]
     assert environment["HOME"] != str(open_service.home)
     assert environment["CLAUDE_CONFIG_DIR"].startswith(str(open_service.data_dir))
 
