@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-for-tests
-# Tests wait a good part of their time, for a second more than they compute: three keep two cores busy.
+# Tests wait for a good part of their time: three at once keep two cores busy.
 WORKERS := 3
 
 .PHONY: demo test test-long bench serve lint format setup clients
