@@ -23,7 +23,8 @@ def test_git_sees_nothing_of_the_services_environment(
 
 def test_git_that_takes_too_long_is_ended_with_its_children(world_dir: Path, repository: Repository) -> None:
     pids = world_dir / "pids"
-    alias = f"!sh -c 'echo $$ >> {pids}; sleep 60 & echo $! >> {pids}; wait'"
+    deaf = f'(trap "" TERM; echo $$ >> {pids}; while :; do sleep 1; done) & echo $! >> {pids}'
+    alias = f"!sh -c 'echo $$ >> {pids}; sleep 60 & echo $! >> {pids}; {deaf}; wait'"
     started = time.monotonic()
     with pytest.raises(WorkspaceError, match="took longer than 1 s"):
         asyncio.run(Git().run("-c", f"alias.slow={alias}", "slow", cwd=repository.folder, seconds=1))

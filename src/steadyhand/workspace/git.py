@@ -22,6 +22,7 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MIB = 1024 * 1024
 TERM_SECONDS = 2.0  # git removes its lock files on SIGTERM
 KILL_SECONDS = 5.0
+_LOOK_SECONDS = 0.005
 _CHUNK = 256 * 1024
 _STDERR_TAIL = 64 * 1024
 
@@ -216,13 +217,34 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await process.wait()
+    # What git started may need longer to end than git did, or not heed SIGTERM.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILL_SECONDS):
+            while _signal(process, signal.SIGKILL) and _lives(process.pid):  # noqa: ASYNC110  # there is no event for it
+                await asyncio.sleep(_LOOK_SECONDS)
     # A grandchild may hold the pipes open; asyncio has no public way to let go of them.
     process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _signal(process: asyncio.subprocess.Process, sign: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _signal(process: asyncio.subprocess.Process, sign: signal.Signals) -> bool:
+    """Send a signal to the process group; false when nothing is left of it."""
+    try:
         os.killpg(process.pid, sign)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _lives(group: int) -> bool:
+    """Say whether a process of this group is there that is no zombie, which only waits for its new parent."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_bytes().rpartition(b")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue  # it is gone
+        if int(its_group) == group and state != b"Z":
+            return True
+    return False
 
 
 def environment(
