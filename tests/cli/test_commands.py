@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from tests.cli.world import (
     COMMAND,
     JOB_ID,
@@ -20,6 +21,9 @@ from tests.cli.world import (
     eventually,
     read_until,
 )
+from typer.core import TyperGroup
+
+from steadyhand.cli.app import app
 
 JOB = f"/v1/jobs/{JOB_ID}"
 EVENTS = f"{JOB}/events"
@@ -270,6 +274,28 @@ def test_json_is_one_document_on_stdout_for_every_command(
         assert ran.code == 0, ran.err
         assert isinstance(json.loads(ran.out), dict), arguments
     assert json.loads(steadyhand("run", "x", "--json").out) == a_job()
+
+
+def commands_of(group: TyperGroup, before: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
+    """Give each command of the program by its words, with the names of its options."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            found |= commands_of(command, (*before, name))
+        else:
+            found[*before, name] = {word for option in command.params for word in option.opts}
+    return found
+
+
+def test_every_command_takes_json() -> None:
+    program = typer.main.get_command(app)
+    assert isinstance(program, TyperGroup)
+    commands = commands_of(program)
+    assert {words[0] for words in commands} >= {
+        *("serve", "run", "jobs", "show", "wait", "logs", "cancel", "retry", "resume", "diff", "transcript"),
+        *("agents", "workspaces", "doctor", "demo", "config", "delete", "keys", "usage"),
+    }
+    assert [words for words, options in commands.items() if "--json" not in options] == []
 
 
 def test_followed_logs_as_json_are_one_event_a_line(

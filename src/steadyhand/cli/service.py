@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from steadyhand.cli.app import app
 from steadyhand.cli.connect import AsJson
 from steadyhand.cli.exits import Exit
 from steadyhand.cli.pages import checks_text, settings_table
+from steadyhand.errors import ConfigError
 
 ConfigFile = Annotated[
     Path | None,
@@ -30,6 +31,7 @@ def serve(
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="The port; 0 takes a free one.")] = None,
     data_dir: DataDir = None,
     classic: Annotated[bool, typer.Option("--classic", help="Behave as the earlier service did.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the service until SIGTERM or Ctrl-C; jobs under way get a grace period, a second signal cuts it short."""
     from steadyhand import serve as service  # noqa: PLC0415
@@ -44,7 +46,14 @@ def serve(
             "service.profile": "classic" if classic else None,
         },
     )
-    service.serve(settings, announce=lambda url: typer.echo(f"Steadyhand listens on {url}"))
+
+    def announce(url: str) -> None:
+        if as_json:
+            connect.screen().line_of_json({"object": "service", "url": url})
+        else:
+            typer.echo(f"Steadyhand listens on {url}")
+
+    service.serve(settings, announce=announce)
 
 
 @app.command()
@@ -55,9 +64,13 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
     from steadyhand.config.live import values_of  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
-    settings = configuration.load(config, {"service.data_dir": data_dir})
-    clean = Redactor(values_of(settings))
-    checks = [clean.value(asdict(check)) for check in asyncio.run(service.doctor(settings))]
+    try:
+        settings = configuration.load(config, {"service.data_dir": data_dir})
+    except ConfigError as error:
+        checks: list[Any] = [asdict(check) for check in service.misconfigured(error)]
+    else:
+        clean = Redactor(values_of(settings))
+        checks = [clean.value(asdict(check)) for check in asyncio.run(service.doctor(settings))]
     ok = all(check["ok"] for check in checks)
     screen = connect.screen()
     if as_json:

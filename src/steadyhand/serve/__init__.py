@@ -21,7 +21,7 @@ from steadyhand.errors import ConfigError
 from steadyhand.outcome import Stop
 from steadyhand.redact import Redactor
 from steadyhand.runner.groups import sweep_groups
-from steadyhand.serve.doctor import doctor
+from steadyhand.serve.doctor import doctor, misconfigured
 from steadyhand.serve.gateways import announce as announce_credentials
 from steadyhand.serve.isolation import announce as announce_level
 from steadyhand.serve.isolation import level_of
@@ -30,7 +30,7 @@ from steadyhand.serve.secrecy import redactor_of
 from steadyhand.serve.wiring import Service, cli_of, database_url, now, wire
 from steadyhand.store import DataDirectoryLock, open_store
 
-__all__ = ["doctor", "embedded", "serve"]
+__all__ = ["doctor", "embedded", "misconfigured", "serve"]
 
 SHUTDOWN_SECONDS = 5
 COLLECT_EVERY = 10_000

@@ -17,7 +17,9 @@ from steadyhand.workspace.checks import checks
 async def doctor(settings: Settings) -> Sequence[Check]:
     """Look at everything a start and a run will need; each room looks at its own."""
     uid = agent_uid_base(settings)
-    found = gateways.checks(settings)
+    places = sorted(set(settings.sources.values()))
+    found = [Check("config", True, f"from {', '.join(places)}" if places else "the defaults")]
+    found += gateways.checks(settings)
     found += await asyncio.to_thread(check_store, database_url(settings), settings.data_dir)
     found += await install.checks(
         settings.tables.runner.claude.path,
@@ -35,3 +37,9 @@ async def doctor(settings: Settings) -> Sequence[Check]:
     with contextlib.suppress(ConfigError, OSError):  # a CLI that is missing has a line of its own
         found += await isolation.checks(settings, await asyncio.to_thread(cli_of, settings))
     return found
+
+
+def misconfigured(error: ConfigError) -> Sequence[Check]:
+    """Give what is wrong with the settings, a fault each: what else there is to look at depends on them."""
+    remedy = "Correct it, and run `steadyhand doctor` again."
+    return [Check("config", False, fault, remedy) for fault in error.detail.splitlines()]
