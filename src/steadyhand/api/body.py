@@ -185,11 +185,7 @@ def checked(model: type[M], value: Any) -> M:
         if not faults:
             return made
     codes = {code for code, _ in faults}
-    code = next(
-        c
-        for c in ("unknown_field", "unsupported_parameter", "unsupported_field", "invalid_field")
-        if c in codes
-    )
+    code = next(c for c in ("unknown_field", "unsupported_parameter", "invalid_field") if c in codes)
     raise InvalidRequest(
         "; ".join(_sentence(fault) for _, fault in faults),
         code=code,
@@ -230,7 +226,7 @@ def _fault(model: type[BaseModel], found: Mapping[str, Any]) -> tuple[str, Field
         *outer, name = found["loc"]
         hint = nearest(str(name), _fields_at(model, outer))
         return "unknown_field", FieldFault(pointer_of(found["loc"]), f"is not a known field{hint}")
-    code = kind if kind in ("unsupported_field", "unsupported_parameter") else "invalid_field"
+    code = kind if kind == "unsupported_parameter" else "invalid_field"
     text: str = found["msg"]
     if kind == "missing":
         text = "is required"
