@@ -1,5 +1,6 @@
 """The error body and the table of errors (contract.md, "Errors, everywhere")."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,6 +178,14 @@ def test_a_422_names_each_field_that_is_wrong_in_one_string(service: Service) ->
 
 BAD_JOBS = {
     "no prompt": Bad({}, "/prompt"),
+    "an empty prompt": Bad({"prompt": ""}, "/prompt"),
+    "a prompt of spaces": Bad({"prompt": " \n"}, "/prompt"),
+    "a prompt that is a number": Bad({"prompt": 1}, "/prompt"),
+    "a budget that is text": Bad({"prompt": "p", "budget_usd": "5"}, "/budget_usd"),
+    "a budget that is true": Bad({"prompt": "p", "budget_usd": True}, "/budget_usd"),
+    "an agent with a newline": Bad({"prompt": "p", "agent": "claude\n"}, "/agent"),
+    "an agent of 65 letters": Bad({"prompt": "p", "agent": "a" * 65}, "/agent"),
+    "an agent with a look-alike letter": Bad({"prompt": "p", "agent": "cl\u0430ude"}, "/agent"),
     "an unknown field": Bad({"prompt": "p", "promt": "x"}, "/promt", "unknown_field"),
     "a session that is none": Bad({"prompt": "p", "session": "abc"}, "/session"),
     "a session of nobody": Bad(
@@ -203,16 +212,102 @@ BAD_JOBS = {
 
 
 @pytest.mark.parametrize("case", BAD_JOBS)
-def test_bad_input_on_the_native_route_is_422_and_stores_nothing(default_service: Service, case: str) -> None:
+def test_bad_input_on_the_native_route_is_422_and_stores_nothing(service: Service, case: str) -> None:
     bad = BAD_JOBS[case]
-    before = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
-    body = check_body(post(default_service, "/v1/jobs", bad.body), 422, bad.code, native=True)
+    before = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    body = check_body(post(service, "/v1/jobs", bad.body), 422, bad.code, native=True)
     assert [fault["pointer"] for fault in body["errors"]] == [bad.pointer]
-    assert default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
+    assert service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
 
-def test_an_unknown_field_comes_with_the_nearest_name(default_service: Service) -> None:
-    answer = post(default_service, "/v1/jobs", {"prompt": "p", "budget": 1})
+NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "0", "-1", "-0.0")
+
+
+@pytest.mark.parametrize("written", NO_NUMBERS)
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/execute", "max_budget_usd"),
+        ("/execute", "timeout_seconds"),
+        ("/v1/jobs", "budget_usd"),
+        ("/v1/jobs", "timeout_seconds"),
+        ("/v1/jobs", "idle_timeout_seconds"),
+        ("/v1/jobs", "expires_in_seconds"),
+    ],
+)
+def test_an_amount_or_a_time_that_is_not_finite_or_not_above_nothing_is_422(
+    service: Service, path: str, field: str, written: str
+) -> None:
+    raw = f'{{"prompt": "p", "agent": "claude", "{field}": {written}}}'
+    before = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    body = check_body(post(service, path, raw.encode()), 422, "invalid_field", native=path == "/v1/jobs")
+    assert [fault["pointer"] for fault in body["errors"]] == [f"/{field}"]
+    assert service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
+
+
+HOLDS_TEXT = {
+    **{f"/execute {name}": ("/execute", name) for name in ("prompt", "agent")},
+    **{
+        f"/v1/jobs {name}": ("/v1/jobs", name)
+        for name in (
+            "prompt",
+            "agent",
+            "model",
+            "workspace",
+            "ref",
+            "title",
+            "append_system_prompt",
+            "session",
+        )
+    },
+    "/v1/chat/completions model": ("/v1/chat/completions", "model"),
+}
+NO_TEXTS = ("a\\u0000b", "a\\ud800b", "a\\udfffb")
+
+
+@pytest.mark.parametrize("written", NO_TEXTS)
+@pytest.mark.parametrize("case", HOLDS_TEXT)
+def test_a_nul_or_half_a_surrogate_pair_in_any_string_is_422(
+    service: Service, case: str, written: str
+) -> None:
+    path, field = HOLDS_TEXT[case]
+    good = CHAT if path == "/v1/chat/completions" else GOOD
+    raw = json.dumps({**good, field: "HERE"}).replace("HERE", written)
+    before = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    body = check_body(post(service, path, raw.encode()), 422, "invalid_field", native=path == "/v1/jobs")
+    assert [fault["pointer"] for fault in body["errors"]] == [f"/{field}"]
+    assert service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
+
+
+@pytest.mark.parametrize("written", NO_TEXTS)
+@pytest.mark.parametrize(
+    ("path", "raw", "pointer"),
+    [
+        ("/v1/jobs", '{"prompt": "p", "metadata": {"a": [{"b": "HERE"}]}}', "/metadata/a/0/b"),
+        ("/v1/jobs", '{"prompt": "p", "metadata": {"HERE": 1}}', "/metadata"),
+        ("/v1/jobs", '{"prompt": "p", "output_schema": {"title": "HERE"}}', "/output_schema/title"),
+        (
+            "/v1/chat/completions",
+            '{"model": "claude", "messages": [{"role": "user", "content": "HERE"}]}',
+            "/messages/0/content",
+        ),
+        (
+            "/v1/chat/completions",
+            '{"model": "claude", "messages": [{"role": "user", "content": [{"type": "text", "text": "HERE"}]}]}',
+            "/messages/0/content/0/text",
+        ),
+    ],
+)
+def test_a_nul_or_half_a_surrogate_pair_is_found_however_deep_it_lies(
+    service: Service, path: str, raw: str, pointer: str, written: str
+) -> None:
+    answer = post(service, path, raw.replace("HERE", written).encode())
+    body = check_body(answer, 422, "invalid_field", native=path == "/v1/jobs")
+    assert [fault["pointer"] for fault in body["errors"]] == [pointer]
+
+
+def test_an_unknown_field_comes_with_the_nearest_name(service: Service) -> None:
+    answer = post(service, "/v1/jobs", {"prompt": "p", "budget": 1})
     assert "budget_usd" in check_body(answer, 422, "unknown_field", native=True)["detail"]
 
 
@@ -262,9 +357,9 @@ def test_a_body_above_eight_mebibytes_is_413(service: Service, path: str, *, nat
     check_body(answer, 413, "body_too_large", native=native)
 
 
-def test_a_body_above_32_mebibytes_is_413_on_the_openai_routes(default_service: Service) -> None:
+def test_a_body_above_32_mebibytes_is_413_on_the_openai_routes(service: Service) -> None:
     big = {**CHAT, "messages": [{"role": "user", "content": "x" * (32 * 1024 * 1024)}]}
-    check_body(post(default_service, "/v1/chat/completions", big), 413, "body_too_large")
+    check_body(post(service, "/v1/chat/completions", big), 413, "body_too_large")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])

@@ -43,18 +43,24 @@ def refused_at_every_door(
     bodies = []
     for path, body in DOORS.items():
         answer = caller.post(path, json=body)
-        bodies.append(check_body(answer, status, code, native=path == "/v1/jobs"))
         if status == 429:
             assert int(answer.headers["retry-after"]) >= 1
+            if service.classic and path == "/v1/chat/completions":  # in the earlier service's own words
+                assert answer.status_code == 503
+                assert set(answer.json()) == {"error", "detail"}
+                bodies.append(answer.json())
+                continue
+        bodies.append(check_body(answer, status, code, native=path == "/v1/jobs"))
+        if status == 429:
             assert bodies[-1]["error"]["type"] == "rate_limit_error"
     assert jobs(service) == before
     return bodies
 
 
 @pytest.mark.parametrize("scope", ["submit", "read", "cancel", "admin"])
-def test_scope_missing_names_the_scope(default_service: Service, scope: str) -> None:
+def test_scope_missing_names_the_scope(service: Service, scope: str) -> None:
     others = [each for each in ("submit", "read", "cancel") if each != scope]
-    with default_service.connect(made(default_service, scopes=others)["secret"]) as caller:
+    with service.connect(made(service, scopes=others)["secret"]) as caller:
         answer = {
             "submit": lambda: caller.post("/v1/jobs", json={"prompt": "hello"}),
             "read": lambda: caller.get("/v1/jobs"),
@@ -64,30 +70,39 @@ def test_scope_missing_names_the_scope(default_service: Service, scope: str) -> 
     assert repr(scope) in check_body(answer, 403, "scope_missing", native=True)["detail"]
 
 
-def test_agent_not_allowed(default_service: Service) -> None:
-    with limited(default_service, agents=["issue-responder"]) as caller:
-        for body in refused_at_every_door(default_service, caller, 403, "agent_not_allowed"):
+def test_agent_not_allowed(service: Service) -> None:
+    with limited(service, agents=["issue-responder"]) as caller:
+        for body in refused_at_every_door(service, caller, 403, "agent_not_allowed"):
             assert "issue-responder" in body["detail"]
         answer = caller.post("/execute", json={**EXECUTE, "agent": ".claude/agents/issue-responder.md"})
         assert answer.status_code == 202
-    assert default_service.poll(answer.json()["job_id"])["status"] == "completed"
+    assert service.poll(answer.json()["job_id"])["status"] == "completed"
 
 
-def test_workspace_not_allowed(default_service: Service) -> None:
-    with limited(default_service, workspaces=["infra"]) as caller:
-        refused_at_every_door(default_service, caller, 403, "workspace_not_allowed")
+def test_workspace_not_allowed(service: Service) -> None:
+    with limited(service, workspaces=["infra"]) as caller:
+        refused_at_every_door(service, caller, 403, "workspace_not_allowed")
 
 
-def test_rate_limited(default_service: Service) -> None:
-    with limited(default_service, requests_per_minute=1) as caller:
+def test_rate_limited(service: Service) -> None:
+    with limited(service, requests_per_minute=1) as caller:
         headers = {"idempotency-key": "the one"}
         first = caller.post("/v1/jobs", json=DOORS["/v1/jobs"], headers=headers)
         assert first.status_code == 202
-        for body in refused_at_every_door(default_service, caller, 429, "rate_limited"):
+        service.ended(first.json()["id"])
+        for body in refused_at_every_door(service, caller, 429, "rate_limited"):
             assert "1 time a minute" in body["detail"]
         again = caller.post("/v1/jobs", json=DOORS["/v1/jobs"], headers=headers)
         assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
-    default_service.ended(first.json()["id"])
+
+
+def test_budget_exhausted(service: Service) -> None:
+    with limited(service, budget_usd_per_day=0.25) as caller:
+        body = {"prompt": "[[standin: cost=0.3 input=3 output=4]]", "workspace": "scratch"}
+        first = caller.post("/v1/jobs", json=body, headers={"prefer": "wait=30"})
+        assert (first.status_code, first.json()["state"]) == (200, "completed")
+        for refusal in refused_at_every_door(service, caller, 429, "budget_exhausted"):
+            assert "0.25 USD a day" in refusal["detail"]
 
 
 def test_too_many_jobs_and_a_key_s_jobs_hold_up_nobody_else_s(
