@@ -74,6 +74,14 @@ def test_a_job_that_did_not_complete_has_an_error(client: httpx2.Client) -> None
     assert error["retryable"] is True
 
 
+def test_a_fault_of_ours_ends_the_job_and_says_nothing_of_its_cause(client: httpx2.Client) -> None:
+    job = run_job(client, "fault a-name-inside-the-service")
+    assert (job["state"], job["outcome"]) == ("error", {"type": "internal", "detail": None})
+    assert (job["runs"][0]["state"], job["runs"][0]["outcome"]["type"]) == ("error", "internal")
+    assert "a-name-inside" not in str(job | {"prompt": None})
+    assert run_job(client, "say x")["state"] == "completed"
+
+
 def test_prefer_wait_gives_up_after_its_seconds(client: httpx2.Client) -> None:
     before = time.monotonic()
     reply = client.post("/v1/jobs", json={"prompt": "hold"}, headers={"prefer": "respond-async, wait=1"})

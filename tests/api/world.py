@@ -1,7 +1,7 @@
 """A service over a real socket: the real store, queue, control and worker; the agent is a small runner of the test.
 
 A prompt says what its agent does: `say TEXT`, `raw TEXT` (exit 0, no result), `fail TEXT`, `broken TEXT` (the agent
-cannot be started), `object` (structured output), `play TEXT`
+cannot be started), `fault TEXT` (the service itself fails), `object` (structured output), `play TEXT`
 (what the test put in `play`), `tell` (events and live text), `hold` (until it is stopped).
 """
 
@@ -136,6 +136,8 @@ class SmallRunner:
             await asking
         if word == "broken":
             raise SpawnError(rest)
+        if word == "fault":
+            raise LookupError(rest)
         if word == "hold":
             return Report(Evidence(stop=await stop.wait()), RunOutput([], ""))
         if word == "raw":

@@ -328,6 +328,34 @@ def test_jobs_survive_a_restart(make_service: MakeService) -> None:
     assert service.http.get(f"/jobs/{job_id}").json() == before
 
 
+def test_a_service_that_stops_takes_nothing_more_and_says_so_in_each_routes_words(
+    make_service: MakeService, common_dir: Path
+) -> None:
+    service = make_service(classic=True, env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "20"}).start()
+    job_id = service.execute(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["job_id"]
+    until((common_dir / "on").exists)
+    with service.connect() as client:
+        service.process.terminate()
+        until(lambda: client.get("/readyz").status_code == 503)
+        for path, body in (("/execute", {"prompt": "p", "agent": "claude"}), ("/v1/jobs", {"prompt": "p"})):
+            answer = client.post(path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+            assert int(answer.headers["retry-after"]) >= 1
+        answer = client.post(
+            "/v1/chat/completions", json={"model": "m", "messages": [{"role": "user", "content": "p"}]}
+        )
+        assert (answer.status_code, answer.json()["error"]) == (503, "execution failed")
+        assert set(answer.json()) == {"error", "detail"}
+        assert int(answer.headers["retry-after"]) >= 1
+        assert client.get("/health").json()["busy"] is True
+        (common_dir / "go").touch()  # what runs has its grace period
+        until(lambda: client.get(f"/jobs/{job_id}").json()["status"] == "completed")
+    assert service.process.wait(30) == 0
+    service.restart()
+    assert service.http.get(f"/jobs/{job_id}").json()["status"] == "completed"
+    assert len(service.http.get("/v1/jobs").json()["data"]) == 1
+
+
 def test_the_start_warns_that_agents_are_not_sealed_off(classic_service: Service) -> None:
     assert "isolation.none" in classic_service.log
 

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -7,32 +8,33 @@ from steadyhand.errors import Conflict
 from steadyhand.job import ENDED, MOVES, Mover, State, Usage, advance
 from steadyhand.outcome import OUTCOMES
 
-REACHABLE_FROM_THE_START = {
-    "queued": {"running", "cancelled", "error"},
-    "running": {
-        "completed",
-        "failed",
-        "timeout",
-        "cancelled",
-        "interrupted",
-        "error",
-        "parked",
-        "waiting",
-    },
-    "parked": {"queued", "cancelled", "timeout", "error"},
-    "waiting": {"queued", "cancelled", "timeout", "error"},
-    "completed": {"queued"},
-    "interrupted": {"queued"},
-    "failed": {"queued"},
-    "timeout": {"queued"},
-    "cancelled": {"queued"},
-    "error": {"queued"},
-}
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+
+def drawn() -> set[tuple[State, State]]:
+    """Give the edges of the drawing: `a -> b | c` and chains of arrows, each line with a remark at its end."""
+    part = PAGE.read_text("utf-8").partition("## The states of a job\n")[2].partition("\nThe table")[0]
+    edges = set()
+    for line in part.splitlines():
+        steps = [
+            [State(word.strip()) for word in step.split("|")]
+            for step in line.partition("(")[0].split("->")
+            if step.strip()
+        ]
+        for sources, targets in itertools.pairwise(steps):
+            edges |= set(itertools.product(sources, targets))
+    return edges
 
 
 def test_the_table_of_moves_is_the_drawing_in_the_documentation_edge_by_edge() -> None:
-    drawn = {(State(a), State(b)) for a, targets in REACHABLE_FROM_THE_START.items() for b in targets}
-    assert set(MOVES) == drawn
+    assert set(MOVES) == drawn()
+
+
+def test_the_documentation_says_what_each_state_that_is_not_reserved_means() -> None:
+    table = PAGE.read_text("utf-8").partition("| state | means |\n")[2].partition("\n\n")[0]
+    said = {row.split("|")[1].strip(" `"): row.split("|")[2].strip() for row in table.splitlines()[1:]}
+    assert set(said) == set(State) - {State.WAITING}
+    assert all(said.values())
 
 
 def test_every_state_can_be_reached_and_can_be_left() -> None:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,18 @@ def test_every_outcome_that_judging_can_give_is_in_the_closed_list() -> None:
     assert {expected for _, expected in CASES.values()} <= set(OUTCOMES)
     made_elsewhere = {"not_started", "workspace", "expired", "internal"}
     assert set(OUTCOMES) == {expected for _, expected in CASES.values()} | made_elsewhere
+
+
+def test_the_documentation_gives_each_outcome_its_state_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("| outcome | state | when |\n")[2].partition("\n\n")[0]
+    documented: dict[str, set[str]] = {}
+    for row in table.splitlines()[1:]:
+        names, state, when = (cell.strip() for cell in row.strip("|").split("|"))
+        assert when
+        for name in names.split(","):
+            documented.setdefault(name.strip(" `"), set()).add(state)
+    assert documented == {name: {meaning.state.value} for name, meaning in OUTCOMES.items()}
 
 
 def test_a_detail_is_one_line_and_bounded() -> None:
