@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from steadyhand.testing.cli import cli_path
@@ -73,6 +74,82 @@ def test_a_call_under_way_when_the_service_is_killed_costs_what_it_had_reserved(
         found = database.execute(query, (job_id,)).fetchall()
     assert found
     assert all(micros == reserved > 4_096 * 5 and complete == 0 for micros, reserved, complete in found)
+    job = service.job(job_id)
+    cost = sum(micros for micros, _, _ in found)
+    assert (job["state"], job["cost"]["source"]) == ("interrupted", "ledger")
+    assert job["cost"]["usd"] == f"{cost / 1e6:.6f}"
+    assert job["usage"]["turns"] == len(found)
+
+
+SHARED = {
+    "agent": "The budget of the agent busy for this day (0.06 USD) is spent.",
+    "day": "The budget of this key for this day (0.06 USD) is spent.",
+    "month": "The budget of this key for this month (0.06 USD) is spent.",
+    "service": "The budget of this service for this day (0.06 USD) is spent.",
+}
+SHARED_CONFIG = """\
+[prices."claude-haiku-4-5"]
+input = "2"
+output = "10"
+[agents.busy]
+workspace = "scratch"
+model = "claude-haiku-4-5"
+{agent}
+[agents.other]
+workspace = "scratch"
+model = "claude-haiku-4-5"
+{limits}
+"""
+
+
+@pytest.mark.parametrize("whose", SHARED)
+def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
+    make_service: MakeService, reachable_tmp: Path, whose: str
+) -> None:
+    scenario = reachable_tmp / f"many-{whose}.toml"
+    head, _, turn = SCENARIO.partition("\n")
+    scenario.write_text(f"{head}\n" + turn * 4 + '[[turn]]\ntext = "Done."\n', encoding="utf-8")
+    config = SHARED_CONFIG.format(
+        agent="budget_per_day_usd = 0.06" if whose == "agent" else "",
+        limits="[limits]\nservice_per_day_usd = 0.06" if whose == "service" else "",
+    )
+    with ScriptedModel(scenario) as model:
+        service = make_service(claude=cli_path(), model=model.url, config=config).start()
+        limits = {f"budget_usd_per_{whose}": 0.06} if whose in ("day", "month") else None
+        key = service.http.post("/v1/keys", json={"name": "one", "limits": limits}).json()
+        with service.connect(key["secret"]) as caller:
+            # Four turns of 12,000 micro-dollars and a cheap one; then there is room for one more.
+            first = service.ended(_asked(caller, "busy"), 90)
+            assert first["state"] == "completed", (first, service.log[-2000:])
+            # The agent's own figure is by other prices.
+            assert [warning["code"] for warning in first["warnings"]] == ["cost_differs"]
+            assert first["cost"]["reported_usd"] != first["cost"]["usd"]
+            second = service.ended(_asked(caller, "busy"), 90)
+        assert (second["state"], second["outcome"]["type"]) == ("failed", "budget"), second
+        assert SHARED[whose] in second["outcome"]["detail"]
+        calls = model.calls
+        assert 6 <= calls <= 7, calls
+        service.terminate()
+        service.restart()
+        with service.connect(key["secret"]) as caller:
+            if whose in ("day", "month"):
+                refused = caller.post("/v1/jobs", json={"prompt": "go on", "agent": "busy"})
+                assert (refused.status_code, refused.json()["code"]) == (429, "budget_exhausted")
+                assert int(refused.headers["retry-after"]) > 0
+            else:
+                third = service.ended(_asked(caller, "busy"), 90)
+                assert (third["outcome"]["type"], third["cost"]["usd"]) == ("budget", "0.000000")
+                assert SHARED[whose] in third["outcome"]["detail"]
+        assert model.calls == calls
+        # Whom the limit does not hold for works on; the service's holds for everybody.
+        state = "failed" if whose == "service" else "completed"
+        assert service.run("go on", agent="other")["state"] == state
+
+
+def _asked(caller: httpx2.Client, agent: str) -> str:
+    answer = caller.post("/v1/jobs", json={"prompt": "go on", "agent": agent})
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
 
 
 def _open_calls(service: Service) -> list[tuple[str, int]]:

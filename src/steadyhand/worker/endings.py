@@ -96,15 +96,19 @@ def with_ran(job: Job, ran: Ran) -> Job:
     if ran.spent is None:
         usage = job.usage if said is None else job.usage.plus(said)
         return replace(job, usage=usage, cost=_reported(job.cost, result))
-    turns = ran.spent.calls if said is None else said.turns
-    cost = _reported(job.cost, result)
+    job = replace(job, cost=replace(_reported(job.cost, result), micros=job.cost.micros))
+    return with_spent(job, ran.spent, ran.spent.calls if said is None else said.turns)
+
+
+def with_spent(job: Job, spent: Spent, turns: int) -> Job:
+    """Give a job with what was counted of a run of it."""
     cost = replace(
-        cost,
-        micros=job.cost.micros + ran.spent.micros,
+        job.cost,
+        micros=job.cost.micros + spent.micros,
         source="ledger",
-        priced=job.cost.priced and ran.spent.priced,
+        priced=job.cost.priced and spent.priced,
     )
-    return replace(job, usage=job.usage.plus(usage_of(ran.spent.tokens, turns)), cost=cost)
+    return replace(job, usage=job.usage.plus(usage_of(spent.tokens, turns)), cost=cost)
 
 
 def _reported(cost: Cost, result: Result | None) -> Cost:

@@ -30,14 +30,16 @@ from steadyhand.ports import (
     Report,
     Runner,
     RunSpec,
+    Spent,
     StopSignal,
     Store,
     Tokens,
+    UsageQuery,
     Work,
 )
 from steadyhand.record import Journal, Recorder
 from steadyhand.rerun import goes_on
-from steadyhand.worker.endings import Ran, differs, ended, parked, with_run
+from steadyhand.worker.endings import Ran, differs, ended, parked, with_run, with_spent
 from steadyhand.worker.parking import Parking
 from steadyhand.worker.stopping import attempt, until_stopped
 
@@ -364,12 +366,22 @@ class Runs:
         drafts.append(
             Draft(job.run, now, StateChanged(job.state, target, outcome=verdict.type, reason=verdict.detail))
         )
+        counted = await self._counted_of(job) if ran is None else None
 
         def update(old: Job) -> Job:
             changed = ended(old, verdict, now, ran=ran, harvest=harvest, planned=planned)
+            if counted is not None:
+                changed = with_spent(changed, counted, counted.calls)
             return replace(changed, warnings=(*old.warnings, *notices))
 
         return await self._parts.recorder.change(job.id, expected, update, drafts)
+
+    async def _counted_of(self, job: Job) -> Spent | None:
+        """Give what the ledger has of a run whose end nobody saw; null when it made no call."""
+        if self._parts.gateway is None or job.state is not State.RUNNING:
+            return None
+        (row,) = await self._parts.ledger.usage(UsageQuery(job_id=job.id, since_run=job.run))
+        return row.spent if row.spent.calls else None
 
     async def _waits_for_results(self, job: Job) -> bool:
         """Say whether the newest run's last calls of its caller's tools are unanswered."""
