@@ -58,6 +58,34 @@ def test_a_job_of_50_turns_with_a_budget_of_ten_stops_within_one_of_it(
         assert 20 <= model.calls <= 22, model.calls
 
 
+def test_a_retry_begins_the_budget_anew_and_a_resume_goes_on_with_what_is_left(
+    make_service: MakeService, reachable_tmp: Path
+) -> None:
+    scenario = reachable_tmp / "again.toml"
+    head, _, turn = SCENARIO.partition("\n")
+    scenario.write_text(f"{head}\n" + turn * TURNS, encoding="utf-8")
+    with ScriptedModel(scenario) as model:
+        service = make_service(claude=cli_path(), model=model.url, config=CONFIG).start()
+        job = service.ended(service.submit("go on", model="claude-haiku-4-5", budget_usd=0.018)["id"], 90)
+        assert job["outcome"]["type"] == "budget"
+        first = model.calls
+        assert service.http.post(f"/v1/jobs/{job['id']}/retry").status_code == 202
+        job = service.ended(job["id"], 90)
+        assert job["outcome"]["type"] == "budget"
+        second = model.calls - first
+        assert 3 <= min(first, second) <= max(first, second) <= 4
+        assert job["cost"]["usd"] == f"{(first + second) * A_TURN_MICROS / 1e6:.6f}"
+        spent = f"{second * A_TURN_MICROS / 1e6:.6f}"
+        refused = service.http.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.018})
+        assert refused.status_code == 422
+        assert f"has to be above the {spent} that the job has spent" in refused.json()["detail"]
+        # Less than both runs came to, and more than the budget has paid for since it began anew.
+        resumed = service.http.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.030})
+        assert resumed.status_code == 202, resumed.text
+        assert service.ended(job["id"], 90)["outcome"]["type"] == "budget"
+        assert model.calls > first + second
+
+
 def test_a_call_under_way_when_the_service_is_killed_costs_what_it_had_reserved(
     make_service: MakeService, model: ScriptedModel
 ) -> None:

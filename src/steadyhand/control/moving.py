@@ -18,6 +18,7 @@ from steadyhand.job import (
     advance,
 )
 from steadyhand.outcome import fault_of
+from steadyhand.ports import UsageQuery
 from steadyhand.rerun import again, goes_on
 
 
@@ -93,9 +94,11 @@ class Moving(Asking):
         """Do `resume`; `before` is what happened just before it, and `noted` what else changes with it."""
         budget = job.budget_micros if asked.budget_micros is None else asked.budget_micros
         self._within_budget(budget)
-        if budget <= job.cost.micros and job.cost.source == "ledger":
-            spent = f"{job.cost.micros / MICROS:.6f}"
-            raise InvalidRequest.at("/budget_usd", f"has to be above the {spent} that the job has spent")
+        spent = await self._spent_of_budget(job)
+        if budget <= spent:
+            raise InvalidRequest.at(
+                "/budget_usd", f"has to be above the {spent / MICROS:.6f} that the job has spent"
+            )
         if not job.run or not await asyncio.to_thread(self._checkouts.files(job.id).config.is_dir):
             raise Conflict("The job has left no session to go on with; retry it.")
 
@@ -104,6 +107,13 @@ class Moving(Asking):
             return replace(again(old, "resume", now), budget_micros=budget, continue_prompt=asked.prompt)
 
         return await self._run_again(caller, job, "resume", resumed, before)
+
+    async def _spent_of_budget(self, job: Job) -> int:
+        """Give what a job's budget has paid for: a retry began it anew. Past the gateway each run has it to itself."""
+        if job.cost.source != "ledger":
+            return 0
+        (row,) = await self._ledger.usage(UsageQuery(job_id=job.id, since_run=job.since_run))
+        return row.spent.micros
 
     async def _run_again(
         self,
