@@ -9,6 +9,7 @@ import pytest
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.shell import prompt, python
 
 TURNS = 50
 A_TURN_MICROS = 6_000
@@ -172,6 +173,36 @@ def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
         # Whom the limit does not hold for works on; the service's holds for everybody.
         state = "failed" if whose == "service" else "completed"
         assert service.run("go on", agent="other")["state"] == state
+
+
+ASK = """
+import json, os, urllib.error, urllib.request
+body = json.dumps({"model": "claude-haiku-4-5", "max_tokens": 9, "messages": []}).encode()
+headers = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "content-type": "application/json"}
+asked = urllib.request.Request(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", body, headers)
+try:
+    print(urllib.request.urlopen(asked).status)
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode())
+"""
+
+
+def test_what_an_agent_says_of_itself_that_never_asked_the_gateway_counts_at_once_and_later(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    config = "[limits]\nservice_per_day_usd = 0.5\n"
+    env = {"STEADYHAND_ISOLATION": "none"}
+    service = make_service(model=model.url, config=config, env=env).start()
+    asking = prompt(python(ASK))
+    assert service.run(asking)["answer"] == "200"
+    job = service.run("[[standin: cost=0.5 text=done]]")
+    assert (job["state"], job["cost"]["source"], job["cost"]["usd"]) == ("completed", "reported", "0.500000")
+    for _ in range(2):
+        answer = service.run(asking)["answer"]
+        assert answer.startswith("402 ")
+        assert "The budget of this service for this day (0.50 USD) is spent." in answer
+        service.terminate()
+        service.restart()
 
 
 def _asked(caller: httpx2.Client, agent: str) -> str:

@@ -19,7 +19,7 @@ from steadyhand.agents import Agent
 from steadyhand.gateway import egress as proxy
 from steadyhand.gateway import sockets
 from steadyhand.gateway.books import Books
-from steadyhand.gateway.budgets import Budgets
+from steadyhand.gateway.budgets import Budgets, Payer
 from steadyhand.gateway.egress import Patience, Resolve, open_doors
 from steadyhand.gateway.forward import Forwarder
 from steadyhand.gateway.loopback import Loopback
@@ -31,7 +31,17 @@ from steadyhand.gateway.sockets import SlotSocket, slot_folder
 from steadyhand.gateway.visit import Office, Visit
 from steadyhand.gateway.walls import Waits, Walls
 from steadyhand.job import Job
-from steadyhand.ports import SOCKET_VARIABLE, Allowance, AllowancesOf, Emit, Ledger, Listening, Spent, Work
+from steadyhand.ports import (
+    SOCKET_VARIABLE,
+    Allowance,
+    AllowancesOf,
+    Call,
+    Emit,
+    Ledger,
+    Listening,
+    Spent,
+    Work,
+)
 
 NO_ADDRESS = "http://model.invalid"
 """The address that sealed agents are told: what matters is the socket."""
@@ -171,6 +181,10 @@ class ModelGateway:
         with self._slots[place.slot].held(visit, place.user):
             async with self.doors(work.agent.egress, emit) as listening:
                 yield Attended(told, listening, visit)
+
+    def count(self, call: Call) -> None:
+        """Count what was spent past this against the budgets that others share; see `ports.Gateway.count`."""
+        self._budgets.count(Payer(call.job_id, call.agent, call.api_key_id), call.micros)
 
     def wall(self, agent: Agent) -> datetime | None:
         """Give until when the rate limit of an agent's credential turns everybody away."""

@@ -211,6 +211,10 @@ class Gateway(Protocol):
         """
         ...
 
+    def count(self, call: Call) -> None:
+        """Count a call that went past the gateway, and is in the ledger, against the budgets that jobs share."""
+        ...
+
     def wall(self, agent: Agent) -> datetime | None:
         """Give until when the rate limit of an agent's credential turns everybody away; null when it does not."""
         ...

@@ -8,6 +8,7 @@ import structlog
 from steadyhand.agents import Agent
 from steadyhand.config.providers import TERMS, ProviderSetting
 from steadyhand.config.settings import Settings, micros
+from steadyhand.errors import ConfigError
 from steadyhand.gateway import Accounts, Credential, ModelGateway, Prices, Provider, Waits, budget_of
 from steadyhand.job import Job
 from steadyhand.ports import NO_LIMITS, Allowance, AllowancesOf, Check, KeyLimits, Ledger
@@ -31,9 +32,10 @@ def gateway_of(
 ) -> ModelGateway | None:
     """Wire the way to the models; null where agents go by themselves: in the classic profile at level `none`.
 
-    Raises `ConfigError` for a provider or a price that cannot be.
+    Raises `ConfigError` for a provider or a price that cannot be, and for a limit that nobody would hold.
     """
     if settings.classic and not sealed:
+        _require_no_wall(settings)
         return None
     gateway = settings.tables.gateway
     return ModelGateway(
@@ -45,6 +47,22 @@ def gateway_of(
         clock=clock,
         waits=Waits(gateway.max_wait_seconds, gateway.max_waits_seconds),
     )
+
+
+def _require_no_wall(settings: Settings) -> None:
+    """Raise `ConfigError` for a limit that only the gateway could hold: one that is not held is worse than none."""
+    tables = settings.tables
+    asked = [] if tables.limits.service_per_day_usd is None else ["limits.service_per_day_usd"]
+    asked += [
+        f"agents.{name}.budget_per_day_usd"
+        for name, agent in tables.agents.items()
+        if agent.budget_per_day_usd is not None
+    ]
+    if asked:
+        raise ConfigError(
+            f"{', '.join(asked)}: nobody holds this in the classic profile at level none, whose agents go past the "
+            "gateway. Take it out, or set STEADYHAND_ISOLATION=bwrap."
+        )
 
 
 def provider_of(setting: ProviderSetting) -> Provider:

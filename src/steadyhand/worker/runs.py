@@ -253,7 +253,7 @@ class Runs:
         return ran
 
     async def _keep_reported(self, job: Job, agent: Agent, report: Report) -> None:
-        """Keep what a run past the gateway cost by the agent's own word, so that it stands in the ledger as well."""
+        """Keep what a run past the gateway cost by the agent's own word: in the ledger, and against shared budgets."""
         result = report.evidence.result
         if result is None or result.cost_micros is None:
             return
@@ -279,6 +279,8 @@ class Runs:
             source="reported",
         )
         await self._parts.ledger.keep_call(call)
+        if self._parts.gateway is not None:
+            self._parts.gateway.count(call)
 
     def _let_out(self, work: Work, journal: Journal) -> AbstractAsyncContextManager[Attendance | None]:
         gateway = self._parts.gateway
