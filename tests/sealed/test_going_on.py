@@ -84,35 +84,51 @@ def test_a_planned_stop_goes_on_by_itself_at_the_next_start(service: Service) ->
     assert "Continue from where you left off" in done["answer"]
 
 
+ONCE, AGAIN = ["interrupted"], ["interrupted", "completed"]
+
+
 @pytest.mark.parametrize(
-    ("wish", "runs"),
+    ("planned", "wish", "runs"),
     [
-        ("auto", ["interrupted"]),
-        ("fail", ["interrupted"]),
-        ("resume", ["interrupted", "completed"]),
-        ("restart", ["interrupted", "completed"]),
+        (False, "auto", ONCE),
+        (False, "fail", ONCE),
+        (False, "resume", AGAIN),
+        (False, "restart", AGAIN),
+        (True, "auto", AGAIN),
+        (True, "fail", ONCE),
+        (True, "resume", AGAIN),
+        (True, "restart", AGAIN),
     ],
 )
-def test_after_a_crash_only_what_was_asked_for_is_run_again(
-    make_service: MakeService, wish: str, runs: list[str]
+def test_after_a_stop_or_a_crash_what_was_asked_for_is_done(
+    make_service: MakeService, wish: str, runs: list[str], *, planned: bool
 ) -> None:
-    service = make_service(config=CONFIG).start()
+    service = make_service(config=CONFIG, env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0.2"}).start()
     script = f"[[standin: run='ls left.txt' {LEFT} say=here sleep=3 text=whole]]"
     job_id = service.submit(script, workspace=workspace_of(service), on_interrupt=wish)["id"]
     started(service, job_id)
-    service.kill9()
+    session = service.job(job_id)["session_id"]
+    if planned:
+        service.terminate(20)
+    else:
+        service.kill9()
     service.restart()
     done = service.ended(job_id)
     assert [run["state"] for run in done["runs"]] == runs
+    looks = [e["data"]["is_error"] for e in service.events(job_id) if e["type"] == "tool.finished"][::3]
     if wish == "restart":
         assert done["answer"] == "whole"
-        first, second = [e["data"] for e in service.events(job_id) if e["type"] == "tool.finished"][::3][:2]
-        assert first["is_error"]
-        assert second["is_error"]  # the checkout was made anew
-    if wish == "auto":
+        assert done["session_id"] != session
+        assert looks == [True, True]  # the checkout was made anew
+    elif runs == AGAIN:
+        assert done["session_id"] == session
+        assert "Continue from where you left off" in done["answer"]
+        assert len(looks) == 1  # what was done is not done again, and is there
+        assert "+tracked-not" in service.http.get(f"/v1/jobs/{job_id}/diff").text
+    elif wish == "auto":
         resume(service, job_id, prompt=LOOK)
         assert service.ended(job_id)["answer"] == SEEN
-    if wish == "fail":
+    else:
         assert left_of_jobs(service) == []
 
 
