@@ -329,6 +329,25 @@ def test_run_tells_in_plain_lines_what_the_agent_does(
     assert "\r" not in ran.err + ran.out
 
 
+def test_a_follower_is_told_until_when_a_job_is_parked(
+    steadyhand: CommandLine, service: ScriptedService
+) -> None:
+    when = "2026-01-01T05:00:00Z"
+    parked = {"from": "running", "to": "parked", "reason": "the model's rate limit", "parked_until": when}
+    back = {"from": "parked", "to": "queued", "reason": "the wait is over", "parked_until": None}
+    lay_out_run(
+        service, a_job(), an_event(1, "state.changed", **parked), an_event(2, "state.changed", **back)
+    )
+    for words in (("run", "x"), ("logs", "-f", JOB_ID), ("wait", JOB_ID)):
+        told = steadyhand(*words)
+        assert told.code == 0
+        said = told.out + told.err
+        assert (f"parked until {when} (the model's rate limit)" in said) is (words[0] != "wait")
+        assert ("queued (the wait is over)" in said) is (words[0] != "wait")
+    service.on("GET", JOB, Answer.of(a_job(state="parked", parked_until=when, finished_at=None)))
+    assert f"parked until {when}" in steadyhand("show", JOB_ID).out
+
+
 def test_an_answer_that_is_the_error_is_printed_once(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
@@ -350,6 +369,7 @@ def hostile_job() -> dict[str, object]:
         agent=HOSTILE,
         state="failed",
         error={"code": "x", "message": HOSTILE, "retryable": False},
+        parked_until=HOSTILE,
         metadata={HOSTILE: HOSTILE},
         warnings=[{"code": "x", "message": HOSTILE}],
         cost={"usd": HOSTILE},
@@ -369,7 +389,9 @@ def lay_out_hostility(service: ScriptedService) -> None:
         an_event(4, "warning", code="x", message=HOSTILE),
         an_event(5, "thinking", text=HOSTILE),
         an_event(6, "egress.refused", host=HOSTILE),
-        an_event(7, "state.changed", **{"from": "x", "to": HOSTILE, "reason": HOSTILE}),
+        an_event(
+            7, "state.changed", **{"from": "x", "to": HOSTILE, "reason": HOSTILE, "parked_until": HOSTILE}
+        ),
         an_event(8, "usage", input_tokens="many", turns=None, cost_usd=HOSTILE),
     )
     page = {"object": "list", "data": [hostile_job()]}

@@ -253,6 +253,8 @@ class Narrator:
             return
         why = data.get("reason") or (data.get("outcome") if state != "completed" else None)
         suffix = f" ({one_line(why, 120)})" if why else ""
+        if data.get("parked_until") is not None:
+            suffix = f" until {one_line(data['parked_until'], 40)}{suffix}"
         line = Text(f"{state}{suffix}", style=STATE_STYLES.get(state, "") + " dim")
         if state in ENDED_STATES:
             self._ended = line  # the last one is told by `closing_line`

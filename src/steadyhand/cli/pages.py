@@ -216,6 +216,8 @@ def _long_state(job: Mapping[str, Any]) -> Text:
     state, outcome = _state(job), mapping(job.get("outcome"))
     if outcome.get("type") not in {None, "success", job.get("state")}:
         state.append(f" ({one_line(outcome['type'], 40)})", style="dim")
+    if job.get("parked_until") is not None:
+        state.append(f" until {one_line(job['parked_until'], 40)}", style="dim")
     if job.get("queue_position") is not None:
         state.append(f" (number {one_line(job['queue_position'], 10)} in the queue)", style="dim")
     return state
