@@ -139,16 +139,34 @@ def test_the_search_finds_a_key_that_is_there(service: tuple[Service, str]) -> N
         assert where in found
 
 
-def test_with_the_real_cli_the_key_is_on_the_calls_and_not_in_its_tools(
-    make_service: MakeService, model: ScriptedModel, reachable_tmp: Path
+LOOKING = """\
+description = "Two searches with the CLI's own shell, the second for what was put there to be found."
+[[turn]]
+[[turn.tool]]
+name = "Bash"
+input = {{ command = {look}, description = "Look" }}
+[[turn]]
+text = "It is {{last_result}}."
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "found"), [("", "It is nowhere."), ("echo sk-ant-can''ary > ~/there.txt; ", "there.txt")]
+)
+def test_with_the_real_cli_the_key_is_on_the_calls_and_nowhere_that_its_tools_can_look(
+    make_service: MakeService, reachable_tmp: Path, before: str, found: str
 ) -> None:
-    made = make_service(claude=cli_path(), model=model.url, env={"ANTHROPIC_API_KEY": KEY}).start()
-    model.clear()
-    job = made.run("[[scenario:bash]] look around", workspace=str(made.root / "workspace"))
-    assert job["state"] == "completed", (job["error"], made.log[-3000:])
-    assert model.requests
-    assert {call.headers.get("x-api-key") for call in [*model.requests, *model.side_requests]} == {KEY}
-    told = everything_told(made, job["id"])
-    assert KEY not in told
-    assert "[redacted]" not in told
-    assert not any(KEY in json.dumps(call.body) for call in model.requests)
+    scenario = reachable_tmp / "looking.toml"
+    scenario.write_text(LOOKING.format(look=json.dumps(before + python(LOOK))), encoding="utf-8")
+    with ScriptedModel(scenario) as model:
+        made = make_service(claude=cli_path(), model=model.url, env={"ANTHROPIC_API_KEY": KEY}).start()
+        job = made.ended(made.submit("look around", workspace=str(made.root / "workspace"))["id"], 90)
+        assert job["state"] == "completed", (job["error"], made.log[-3000:])
+        assert found in job["answer"]
+        assert len(model.requests) == 2
+        calls = [*model.requests, *model.side_requests, *model.others]
+        assert {call.headers.get("x-api-key") for call in calls} == {KEY}
+        told = everything_told(made, job["id"])
+        assert KEY not in told
+        assert "[redacted]" not in told
+        assert not any(KEY in json.dumps(call.body) for call in calls)
