@@ -145,7 +145,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
-        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice"),
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"messages": [user([AUDIO])]}, "messages.0.content.0"),

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from openai.types.chat import ChatCompletion
 from tests import strict
-from tests.api.world import Service
+from tests.api.world import Service, refused_by_name
 
 from steadyhand import schemas
 
@@ -147,3 +147,57 @@ def test_tools_that_are_too_much_for_one_schema_are_refused(client: httpx2.Clien
     assert error["param"] == "tools"
     assert "larger than 64 KiB" in error["message"]
     assert service.count() == before
+
+
+def of(mode: Any, *names: str, chat: bool) -> dict[str, Any]:
+    """A choice that leaves some of the tools, as each route's clients send it."""
+    if not chat:
+        tools = [{"type": "function", "name": name} for name in names]
+        return {"type": "allowed_tools", "mode": mode, "tools": tools}
+    listed = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": listed}}
+
+
+@pytest.mark.parametrize("route", ["chat", "responses"])
+def test_a_choice_may_leave_some_of_the_tools(client: httpx2.Client, service: Service, route: str) -> None:
+    send = chat if route == "chat" else respond
+
+    def job(mode: str, *names: str) -> Any:
+        choice = of(mode, *names, chat=route == "chat")
+        reply = send(client, [QUESTION], tool_choice=choice)
+        assert reply.status_code == 200, reply.text
+        if route == "responses":
+            assert strict.response(reply.json()).model_dump()["tool_choice"] == choice
+        return service.runner.asked[-1]
+
+    left = job("auto", "look")
+    assert ([tool.name for tool in left.tools], left.output_schema) == (["look"], None)
+    assert [tool.name for tool in job("auto", "look", "buy").tools] == ["buy", "look"]
+    alone = job("required", "look")
+    assert (alone.tools, alone.output_schema) == ((), CITY)
+    both = job("required", "look", "buy").output_schema
+    assert schemas.fault(both, {"calls": BOTH}) is None
+
+
+@pytest.mark.parametrize("route", ["chat", "responses"])
+@pytest.mark.parametrize(
+    ("mode", "names", "why"),
+    [
+        ("auto", ["sell"], "names no function of tools"),
+        ("required", ["look", "sell"], "names no function of tools"),
+        ("auto", [], "has to list functions"),
+        ("none", ["look"], "the mode auto or required"),
+        (None, ["look"], "the mode auto or required"),
+    ],
+)
+def test_a_choice_that_leaves_what_is_not_there_is_refused_by_name(
+    service: Service, *, route: str, mode: Any, names: list[str], why: str
+) -> None:
+    choice = of(mode, *names, chat=route == "chat")
+    body: dict[str, Any] = {"model": "claude", "tool_choice": choice}
+    path = "/v1/responses"
+    if route == "chat":
+        path, body = "/v1/chat/completions", {**body, "tools": CHAT, "messages": [QUESTION]}
+    else:
+        body |= {"tools": RESPONSES, "input": "say so"}
+    refused_by_name(service, path, body, status=422, param="tool_choice", why=why)

@@ -9,7 +9,7 @@ from steadyhand.api.openai.conversation import joined, taken_apart
 from steadyhand.api.openai.items import Item, last_of, shown_input, spoken_in
 from steadyhand.api.openai.resource import KIND
 from steadyhand.api.openai.runs import EFFORTS, unsupported
-from steadyhand.api.openai.wanted import Wanted, schema_of, wanted_of
+from steadyhand.api.openai.wanted import ALLOWED, CHOICES, Wanted, schema_of, wanted_of
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest
 
@@ -71,8 +71,8 @@ def _wanted(asked: ResponseRequest) -> Wanted:
         form = asked.text.format
         schema = schema_of(form.get("type"), form, "text/format", "schema")
     choice = asked.tool_choice
-    if isinstance(choice, Mapping) and choice.get("type") != "function":
-        raise unsupported("tool_choice", "has to be none, auto, required or the name of a function")
+    if isinstance(choice, Mapping) and choice.get("type") not in ("function", ALLOWED):
+        raise unsupported("tool_choice", CHOICES)
     return wanted_of(schema, tools, choice, parallel=asked.parallel_tool_calls is not False)
 
 

@@ -14,6 +14,9 @@ from steadyhand.job import ClientTool, Job
 MOST_TOOLS = 128
 MOST_TOOL_BYTES = 256 * 1024
 """How many tools a client may have, and how large they may be together."""
+ALLOWED = "allowed_tools"
+"""The type of a choice that leaves some of the tools."""
+CHOICES = "has to be none, auto, required, the name of a function, or allowed_tools"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _MOST_CALLS = 64
@@ -113,12 +116,14 @@ def wanted_of(
 ) -> Wanted:
     """Say what the answer has to be, from a schema, the client's tools as `{name, description, parameters}`, a choice.
 
-    `where` is their place in the request, and each is at `inner` in its own. A choice that leaves one function is a
-    run for its arguments, one that leaves several a run for calls of them, and without `parallel` for one call.
+    `where` is their place in the request, and each is at `inner` in its own. A choice that requires a call is a run for
+    a function's arguments when it leaves one function, else for calls of them, and without `parallel` for one call.
     """
     if len(tools) > MOST_TOOLS:
         raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOLS} tools")
     functions = [_function(tool, f"{where}/{place}{inner}") for place, tool in enumerate(tools)]
+    if isinstance(choice, Mapping) and choice.get("type") == ALLOWED:
+        functions, choice = _allowed(functions, choice)
     if choice in (None, "auto"):
         return Wanted(schema, tools=_callable(functions, where), one_call=not parallel)
     if choice == "none":
@@ -126,7 +131,7 @@ def wanted_of(
     name = choice.get("name") if isinstance(choice, Mapping) else None
     named = isinstance(name, str)
     if not named and choice != "required":
-        raise unsupported("tool_choice", "has to be none, auto, required or the name of a function")
+        raise unsupported("tool_choice", CHOICES)
     found = [function for function in functions if not named or function.name == name]
     if not found:
         raise InvalidRequest.at("/tool_choice", "names no function of tools" if named else "needs tools")
@@ -137,6 +142,23 @@ def wanted_of(
         return Wanted(_of_calls(found, where, most=_MOST_CALLS if parallel else 1), required=tuple(found))
     first = found[0]
     return Wanted(None, Function(first.name, first.description, first.parameters, named))
+
+
+def _allowed(functions: Sequence[Function], choice: Mapping[str, Any]) -> tuple[list[Function], Any]:
+    """Give the functions that a choice leaves of all, and the choice among those."""
+    listed, mode = choice.get("tools"), choice.get("mode")
+    if mode not in ("auto", "required"):
+        raise InvalidRequest.at("/tool_choice", "has to have the mode auto or required with allowed_tools")
+    if not isinstance(listed, list) or not listed:
+        raise InvalidRequest.at("/tool_choice", "has to list functions of tools with allowed_tools")
+    names = {function.name for function in functions}
+    wanted: set[str] = set()
+    for place, tool in enumerate(listed):
+        name = tool.get("name") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
+        if not isinstance(name, str) or name not in names:
+            raise InvalidRequest.at("/tool_choice", f"names no function of tools at {place} of allowed_tools")
+        wanted.add(name)
+    return [function for function in functions if function.name in wanted], mode
 
 
 def _of_calls(functions: Sequence[Function], where: str, *, most: int) -> dict[str, Any]:
@@ -201,12 +223,29 @@ def chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[s
 
 
 def chat_choice(choice: Any, function_call: Any) -> Any:
-    """Give the choice of a chat request: a word, or an object with the function's `name`."""
+    """Give the choice of a chat request as the Responses API has it: a word, a function's `name`, or some of them."""
     if choice is None:
         return function_call
     if isinstance(choice, Mapping) and choice.get("type") == "function":
         return choice.get("function")
+    if isinstance(choice, Mapping) and choice.get("type") == ALLOWED:
+        inner = choice.get(ALLOWED)
+        allowed = inner if isinstance(inner, Mapping) else {}
+        tools = allowed.get("tools")
+        return {"type": ALLOWED, "mode": allowed.get("mode"), "tools": _named(tools)}
     return choice
+
+
+def _named(tools: Any) -> Any:
+    """Give a chat's list of functions with their names where the Responses API has them."""
+    if not isinstance(tools, list):
+        return tools
+    return [
+        {"type": tool.get("type"), **tool["function"]}
+        if isinstance(tool, Mapping) and isinstance(tool.get("function"), Mapping)
+        else tool
+        for tool in tools
+    ]
 
 
 def chat_schema(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
