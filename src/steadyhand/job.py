@@ -279,6 +279,13 @@ class Job:
         """The number of the newest run, 0 before the first."""
         return self.runs[-1].number if self.runs else 0
 
+    @property
+    def files(self) -> tuple[Mapping[str, Any], ...]:
+        """The blocks of its turns, those of its history first, that are files."""
+        turns = (*(turn.content for turn in self.history), self.content)
+        blocks = (block for content in turns if not isinstance(content, str) for block in content)
+        return tuple(block for block in blocks if block.get("type") == "file")
+
 
 _FROM_THE_STORE = ("last_event", "sequence")  # the last fields of a job
 _from_the_caller = attrgetter(*(each.name for each in fields(Job) if each.name not in _FROM_THE_STORE))

@@ -202,10 +202,13 @@ def test_a_client_that_leaves_its_stream_cancels_the_run(default_service: Servic
     assert default_service.ended(job_id, 5)["state"] == "cancelled"
 
 
-def test_a_large_file_lies_in_the_agents_home_and_an_image_is_told(default_service: Service) -> None:
+def test_a_large_file_lies_in_the_checkout_as_none_of_its_work_and_an_image_is_told(
+    default_service: Service,
+) -> None:
     large = base64.b64encode(b"quetzal " * 40_000).decode()
     gif = base64.b64encode(b"GIF89a" + bytes(8)).decode()
-    prompt = "[[standin: run='wc -c < $HOME/attachments/1-birds.txt' text={last}]]"
+    look = "cat .attachments/*-birds.txt | wc -c; git status --short; git add --all; git status --short; touch new"
+    prompt = f"[[standin: run='{look}' text={{last}}]]"
     parts = [
         {"type": "text", "text": prompt},
         {"type": "image_url", "image_url": {"url": f"data:image/gif;base64,{gif}"}},
@@ -215,4 +218,5 @@ def test_a_large_file_lies_in_the_agents_home_and_an_image_is_told(default_servi
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"] == "320000"
     job = default_service.job(answer.headers["x-steadyhand-job-id"])
-    assert job["changes"] is None
+    assert job["changes"]["files"] == 1  # the one that it made
+    assert "birds" not in default_service.http.get(f"/v1/jobs/{job['id']}/diff").text

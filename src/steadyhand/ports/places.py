@@ -246,7 +246,7 @@ class Command:
 
 
 class Sandbox(Protocol):
-    """A boundary around an agent. Both verbs are pure."""
+    """A boundary around an agent. All verbs are pure."""
 
     @property
     def level(self) -> Literal["none", "bwrap"]:
@@ -255,6 +255,10 @@ class Sandbox(Protocol):
 
     def view(self, place: Place) -> View:
         """Say where the agent sees its folders."""
+        ...
+
+    def checkout(self, place: Place) -> Path:
+        """Say where the checkout is for what is done outside of the boundary just before the agent starts."""
         ...
 
     def wrap(self, command: Command, place: Place, agent: Agent) -> Command:

@@ -47,6 +47,8 @@ class RunSpec:
     """Called with what listens in a sealed run's network, once it is there."""
     ask: Ask | None = None
     """Makes the calls of a job with tools of its caller."""
+    earlier: Sequence[Mapping[str, Any]] = ()
+    """The files that came with earlier turns of its session, which its checkout has not."""
 
 
 @dataclass(frozen=True, slots=True)

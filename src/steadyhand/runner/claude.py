@@ -10,7 +10,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
@@ -22,7 +22,7 @@ from steadyhand.job import Job, Turn
 from steadyhand.outcome import Stop
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.attached import FOLDER, attached
+from steadyhand.runner.attached import attached, files_of, told_at
 from steadyhand.runner.calls import CONFIG, ClientCalls
 from steadyhand.runner.drive import (
     Drive,
@@ -173,13 +173,11 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budge
         name = f"append-system-prompt-{spec.job.id}-{spec.number}.md"
         prompt_file = (view.config or view.home / ".claude") / name
         files.append((config / name, appended.encode()))
+    folder, seen = told_at(place, sandbox)
     going_on = goes_on(spec, sandbox, session)
-    if not going_on:
-        brought = attached(spec.job, view.home)
-        files += [(place.home / FOLDER / name, data) for name, data in brought.files]
     if spec.job.history and not going_on:
         directory = where(view, sandbox)
-        record = session_record(brought.history, directory, session)
+        record = session_record(attached(spec.job, seen).history, directory, session)
         files.append((session_file(config, directory, session), record))
     env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
     if spec.job.tools:
@@ -188,7 +186,8 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budge
     argv = arguments(cli, spec, session, prompt_file, goes_on=going_on, budgeted=budgeted)
     command = Command(argv, env, view.directory, place.user)
     folders = [] if place.config is None else [scratch(place.home)]
-    return Launch(sandbox.wrap(command, place, spec.agent), files=files, folders=folders)
+    laid = [(folder / name, data) for name, data in files_of(spec.job, spec.earlier)]
+    return Launch(sandbox.wrap(command, place, spec.agent), files=files, laid=laid, folders=folders)
 
 
 # --- the transport -------------------------------------------------------------------------------
@@ -287,7 +286,7 @@ class ClaudeRunner:
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
                 drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
-                mode = _Stream(drive, self._sandbox.view(spec.place).home)
+                mode = _Stream(drive, told_at(spec.place, self._sandbox)[1])
                 try:
                     return await drive.attend(mode)
                 finally:
@@ -301,9 +300,9 @@ class _Stream:
 
     tells = True
 
-    def __init__(self, drive: Drive, home: Path) -> None:
+    def __init__(self, drive: Drive, folder: PurePosixPath) -> None:
         self._drive = drive
-        self._home = home
+        self._folder = folder
         self._conversation = Conversation()
         self._transport = ProcessTransport(drive.process)
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
@@ -384,7 +383,7 @@ class _Stream:
             verbatim = job.origin == "openai" or self._drive.spec.agent.lean
             content: str | list[Mapping[str, Any]] = said(self._drive.spec, going_on=self._drive.going_on)
             if content == job.prompt:
-                content = attached(job, self._home).content
+                content = attached(job, self._folder).content
             await self._drive.process.write(prompt_line(content, verbatim=verbatim))
 
     async def _greet(self) -> None:

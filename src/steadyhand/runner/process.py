@@ -64,12 +64,13 @@ class Exit:
 class Launch:
     """A command and what goes with it: files (absolute path, content) and folders made as its user before it starts.
 
-    A file is never written over one that is there. `means` are tried in order (`supervisor.MEANS`); `file_size` is
-    the largest file that it may write, in bytes.
+    A file is never written over one that is there: there must be none, but for those of `laid`, which are then left
+    out. `means` are tried in order (`supervisor.MEANS`); `file_size` is the largest file that it may write, in bytes.
     """
 
     command: Command
     files: Sequence[tuple[Path, bytes]] = ()
+    laid: Sequence[tuple[Path, bytes]] = ()
     folders: Sequence[Path] = ()
     means: Sequence[str] = supervisor.MEANS
     file_size: int | None = None
@@ -83,6 +84,7 @@ class Launch:
             "cwd": os.fsencode(command.cwd),
             "user": command.user,
             "files": [(os.fsencode(path), content) for path, content in self.files],
+            "laid": [(os.fsencode(path), content) for path, content in self.laid],
             "folders": [os.fsencode(path) for path in self.folders],
             "file_size": self.file_size,
             "means": list(self.means),

@@ -249,13 +249,20 @@ def _write_files(spec: dict[str, Any]) -> None:
     # As the agent's user: a link that an earlier run left here leads only where that user may write anyway.
     for folder in spec["folders"]:
         os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
-    for path, content in spec["files"]:
+    laid = [each for each in spec["laid"] if not _is_taken(each[0])]
+    for path, content in (*spec["files"], *laid):
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  # the same
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         rest = content
         while rest:
             rest = rest[os.write(descriptor, rest) :]
         os.close(descriptor)
+
+
+def _is_taken(path: bytes) -> bool:
+    # The folder is the agent's own, too: what it has made of it in an earlier run is left as it is.
+    folder = os.path.dirname(path)  # noqa: PTH120  # the same
+    return os.path.lexists(path) or os.path.islink(folder) or os.path.isfile(folder)  # noqa: PTH113, PTH114  # the same
 
 
 def _give_up(failure: int, error: OSError) -> NoReturn:

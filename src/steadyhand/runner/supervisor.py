@@ -11,9 +11,10 @@ The service sends `{"start": spec}` once, then any of `{"signal": n}` (to the ag
 It is answered `{"started": pid, "means": name, "groups": paths}` or `{"failed": text, "sealing": bool}`, then
 `{"exited": code | None, "signal": n | None, "felt": counts}`, and `{"gone": True}` when nothing of the run is alive.
 A spec is `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
-before it starts, never over what is there), `folders` (made the same way), `file_size` (RLIMIT_FSIZE in bytes, or
-None), `means` (which to try, best first; see `MEANS`), `cgroup` (the group that may be made for the run, or None) and
-`seal` (None, or what `stage.py` makes around the run; its code, compiled, is `seal["program"]`).
+before it starts, never over what is there), `laid` (the same, left out where something is there), `folders` (made the
+same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (which to try, best first; see `MEANS`), `cgroup` (the
+group that may be made for the run, or None) and `seal` (None, or what `stage.py` makes around the run; its code,
+compiled, is `seal["program"]`).
 
 The end of the agent, an end of file on the socket (the service died) and a request all end in the same way:
 everything is killed until there is no child left to wait for. The means, in the order they are tried:

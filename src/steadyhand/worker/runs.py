@@ -40,6 +40,7 @@ from steadyhand.ports import (
 from steadyhand.record import Journal, Recorder
 from steadyhand.rerun import goes_on
 from steadyhand.worker.endings import Ran, differs, ended, parked, with_run, with_spent
+from steadyhand.worker.lineage import before, earlier_files
 from steadyhand.worker.parking import Parking
 from steadyhand.worker.stopping import attempt, until_stopped
 
@@ -166,11 +167,12 @@ class Runs:
     async def _begin(self, claim: Claim) -> Job:
         now = self._clock()
         number = claim.job.run + 1
-        parent = await self._parent(claim.job) if number == 1 else None
+        parts = self._parts
+        parent = await before(parts.store, parts.checkouts, claim.job) if number == 1 else None
         session = str(uuid.uuid4())
         draft = Draft(number, now, StateChanged(State.QUEUED, State.RUNNING))
-        run = Run(number, State.RUNNING, started_at=now, node=self._parts.tending.node)
-        return await self._parts.recorder.change(
+        run = Run(number, State.RUNNING, started_at=now, node=parts.tending.node)
+        return await parts.recorder.change(
             claim.job.id,
             QUEUED,
             lambda old: replace(
@@ -178,6 +180,7 @@ class Runs:
                 state=advance(old.state, State.RUNNING),
                 started_at=now,
                 since_run=old.since_run if old.begin == "resume" else number,
+                parent_job_id=old.parent_job_id if parent is None else parent.id,
                 commit=old.commit if parent is None else parent.commit,
                 session_id=(parent.session_id if parent else None)
                 or (old.session_id if old.begin == "resume" else None)
@@ -186,10 +189,6 @@ class Runs:
             ),
             [draft],
         )
-
-    async def _parent(self, job: Job) -> Job | None:
-        """Give the job that this one goes on with, as it ended: it may have run only since this one was accepted."""
-        return None if job.parent_job_id is None else await self._parts.store.get(job.parent_job_id)
 
     async def _prepare(self, job: Job, workspace: Workspace, claim: Claim) -> Place | None:
         if claim.stop.reason is not None:
@@ -218,6 +217,7 @@ class Runs:
         parts = self._parts
         journal = Journal(parts.recorder, job.id, job.run, self._clock)
         agent = parts.catalogue.agent(job.agent)
+        earlier = await earlier_files(parts.store, job)
         if agent.definition is None and agent.name in place.definitions:
             agent = replace(agent, definition=agent.name)
         async with asyncio.TaskGroup() as group:
@@ -241,6 +241,7 @@ class Runs:
                         spawned=spawned,
                         listening=None if attendance is None else attendance.listening,
                         ask=self._asking(job, journal) if job.tools else None,
+                        earlier=earlier,
                     )
                     result = await attempt(parts.runners[agent.runner].run(spec, journal.emit, stop))
                     ran = result if isinstance(result, RunError) else await _counted(result, attendance)

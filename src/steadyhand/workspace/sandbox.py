@@ -45,6 +45,10 @@ class NoSandbox:
         """Give the folders as they lie on this machine."""
         return place.plain_view
 
+    def checkout(self, place: Place) -> Path:
+        """Give it as it lies on this machine."""
+        return place.directory
+
     def wrap(self, command: Command, place: Place, agent: Agent) -> Command:  # noqa: ARG002  # the port's signature
         """Give the command back as it is."""
         return command
@@ -122,6 +126,10 @@ class BwrapSandbox:
     def view(self, place: Place) -> View:  # noqa: ARG002  # the port's signature
         """Give the folders as they are inside: the same for every job."""
         return View(confine.WORKSPACE, confine.HOME, confine.CONFIG)
+
+    def checkout(self, place: Place) -> Path:
+        """Give where its layers are mounted for this run, or where it lies when it has none."""
+        return place.directory if place.layers is None or self.stage is None else self.stage / _STAGED_TREE
 
     def wrap(self, command: Command, place: Place, agent: Agent) -> Command:
         """Give bwrap's command line and its seal. Raises `SpawnError` for what cannot be an argument."""
