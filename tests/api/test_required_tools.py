@@ -68,15 +68,14 @@ def test_a_chat_completion_is_calls_and_their_results_go_on_in_the_same_session(
     assert "`buy`: Buys." in str(job.append_system_prompt)
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "done"} for call in calls]
     talk = [QUESTION, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
-    # Without a session to go on with, the history is told.
-    assert chat(client, talk).status_code == 200
-    assert service.runner.asked[-1].parent_job_id is None
-    config = service.control._checkouts.files(job.id).config
-    config.mkdir(parents=True)
     assert chat(client, talk).status_code == 200
     following = service.runner.asked[-1]
     assert (following.parent_job_id, following.session_id) == (job.id, job.session_id)
     assert following.prompt == "\n\n".join(f"[The result of the call {c['id']}:]\ndone" for c in calls)
+    # Without a session to go on with, the history is told.
+    service.control._checkouts.files(job.id).config.rmdir()
+    assert chat(client, talk).status_code == 200
+    assert service.runner.asked[-1].parent_job_id is None
 
 
 def test_a_streamed_chat_completion_gives_each_call_its_index(client: httpx2.Client) -> None:

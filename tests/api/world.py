@@ -71,7 +71,8 @@ class SmallCheckouts:
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:  # noqa: ARG002  # the port's signature
         files = self.files(job.id)
-        files.kept.mkdir(parents=True, exist_ok=True)
+        for folder in (files.kept, files.config):
+            folder.mkdir(parents=True, exist_ok=True)
         return Place(workspace, files, self._root, self._root, None, None, None)
 
     async def harvest(self, place: Place) -> Harvest:

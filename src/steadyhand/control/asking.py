@@ -22,6 +22,8 @@ from steadyhand.ports import (
     Idempotency,
 )
 
+_NEWEST = 20
+"""How many jobs of a session are looked through for one that has left it."""
 _URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 
 
@@ -43,6 +45,14 @@ class Asking(Reading):
             known = await self._store.replay(caller.key_id, idempotency)
             if known is not None:
                 return Added(known, replayed=True)
+        named = submission.session or submission.session_name
+        if named is None:
+            return await self._accept(caller, submission, idempotency)
+        # One after another: each goes on with the one before it, which it would not find while that is on its way.
+        async with self._by_session.setdefault((caller.key_id, named), asyncio.Lock()):
+            return await self._accept(caller, submission, idempotency)
+
+    async def _accept(self, caller: Caller, submission: Submission, idempotency: Idempotency | None) -> Added:
         parent = await self._parent_of(caller, submission)
         if parent is not None:
             submission = going_on_from(parent, submission)
@@ -89,7 +99,7 @@ class Asking(Reading):
         """
         if asked.parent is not None:
             parent = await self.get(caller, asked.parent)
-            if parent.state.ended and parent.session_id is None:
+            if not await self.has_session(parent):
                 raise Conflict("The job has left no session to go on with.")
             return parent
         if asked.session is None and asked.session_name is None:
@@ -98,12 +108,19 @@ class Asking(Reading):
         if asked.session is None:
             wanted.append(Filter(session_id=asked.session_name))  # by the id that the caller was told
         for which in wanted:
-            newest = (await self._store.page(replace(which, api_key_id=caller.key_id), 1)).jobs
-            if newest:
-                return await self._store.get(newest[0].id)
+            newest = (await self._store.page(replace(which, api_key_id=caller.key_id), _NEWEST)).jobs
+            for job in newest:
+                # One that was cancelled before it ran has left nothing: the session is where it was before it.
+                if await self.has_session(job):
+                    return await self._store.get(job.id)
         if asked.session is not None:
             raise InvalidRequest.at("/session", "no job of this key has that session")
         return None
+
+    async def has_session(self, job: Job) -> bool:
+        """Say whether a job's session is there to be gone on with, or may be once it has ended."""
+        config = self._checkouts.files(job.id).config
+        return not job.state.ended or await asyncio.to_thread(config.is_dir)
 
     async def conversation(self, caller: Caller, digest: str) -> Job | None:
         """Give the one job of this key whose conversation this is, all that was said; null when there is no one.
@@ -118,8 +135,7 @@ class Asking(Reading):
         job = await self._store.get(job_id)
         if job is None or job.api_key_id != caller.key_id or job.state is not State.COMPLETED:
             return None
-        there = await asyncio.to_thread(self._checkouts.files(job_id).config.is_dir)
-        return job if there else None
+        return job if await self.has_session(job) else None
 
     async def note_conversation(self, job_id: str, digest: str) -> None:
         """Note all that was said up to a job's answer, so that the caller may come back with it."""

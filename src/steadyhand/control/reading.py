@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from steadyhand.admission import Admission
 from steadyhand.agents import Agent, Catalogue, Definition, Workspace
@@ -64,6 +65,7 @@ class Reading:
             limits_of=lambda _: NO_LIMITS, backlog_of=queue.backlog, clock=clock
         )
         self._exchange = exchange or Exchange()
+        self._by_session: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.catalogue = catalogue
 
     # --- reading ---------------------------------------------------------------------------

@@ -137,6 +137,9 @@ async def _before(door: Door, own: Caller, response_id: str) -> Kept:
     if kept != newest_of(job):
         why = "is not the last response of its run; only that one can be gone on with"
         raise InvalidRequest.at("/previous_response_id", why, code="previous_response_not_found")
+    if not await door.control.has_session(job):
+        why = "has left no session to go on with, or it is kept no more"
+        raise InvalidRequest.at("/previous_response_id", why, code="previous_response_not_found")
     missing = sorted(await door.control.open_calls(own, job.id))
     if missing:
         raise InvalidRequest.at("/input", f"has no output of the call {missing[0]!r}", code=UNKNOWN_CALL)
