@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from steadyhand.errors import ConfigError
 from steadyhand.testing.cli import DUMMY_KEY
 from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service
 from steadyhand.testing.shell import prompt
@@ -37,6 +38,26 @@ def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
     # What an agent says of a live secret is taken out: that it is gone shows that it was one.
     assert secrets_in(agents["environment"]) == (["ANTHROPIC_API_KEY"] if profile == "classic" else [])
     assert DUMMY_KEY not in agents["environment"].values()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"ANTHROPIC_BASE_URL": None},
+        {"ANTHROPIC_BASE_URL": "https://model.example.org"},
+        {"ANTHROPIC_BASE_URL": "http://127.0.0.1.example.org:80"},
+        {"ANTHROPIC_BASE_URL": "http://127.0.0.1:80@example.org"},
+        {"ANTHROPIC_BASE_URL": "http://10.0.0.1:8080", "ANTHROPIC_API_KEY": None},
+        {"ANTHROPIC_BASE_URL": None, "ANTHROPIC_API_KEY": None, "CLAUDE_CODE_OAUTH_TOKEN": "a-token"},
+    ],
+)
+def test_no_service_of_a_test_is_started_that_could_reach_a_real_model(
+    make_service: MakeService, env: dict[str, str | None]
+) -> None:
+    service = make_service(env=env)
+    with pytest.raises(ConfigError, match="loopback"):
+        service.start()
+    assert not service.data_dir.exists()
 
 
 def secrets_in(environment: dict[str, str]) -> list[str]:

@@ -1,8 +1,11 @@
 """The demo, with the real CLI and the scripted model, as `make demo` plays it."""
 
+import json
+import re
+import signal
 from pathlib import Path
 
-from tests.cli.world import CommandLine
+from tests.cli.world import CommandLine, read_until
 
 
 def test_the_demo_fixes_the_test_and_leaves_nothing_when_told_so(world_dir: Path) -> None:
@@ -16,5 +19,28 @@ def test_the_demo_fixes_the_test_and_leaves_nothing_when_told_so(world_dir: Path
     assert "+    return sum(item.price_cents * item.quantity for item in basket)" in before
     assert "OK" in after
     assert "The test passes." in after
+    assert re.search(r"Cost: \$\d+\.\d{2,}", after), after
+    assert "the scripted model's tokens cost nothing" in after
     assert "\x1b" not in ran.out
     assert not list(world_dir.glob("steadyhand-demo-*"))
+
+
+def test_the_demo_says_how_to_open_what_it_made_and_that_works(world_dir: Path) -> None:
+    command = CommandLine(world_dir, None, None)
+    ran = command("demo", "--json", timeout=170)
+    assert ran.code == 0, ran.err
+    job = json.loads(ran.out)
+    [kept] = world_dir.glob("steadyhand-demo-*")
+    told = [line.strip() for line in ran.err.partition("To look at the job")[2].splitlines()]
+    assert f"export STEADYHAND_DATA_DIR={kept}/data" in told
+    assert f"steadyhand show {job['id']}" in told
+    assert f"Remove all of it: rm -r {kept}" in told
+    command.env |= {"STEADYHAND_DATA_DIR": f"{kept}/data", "STEADYHAND_ISOLATION": "none"}
+    with command.running("serve", "--port", "0", "--json") as process:
+        command.env["STEADYHAND_URL"] = json.loads(read_until(process.stdout, "\n", 60))["url"]
+        shown = command("show", job["id"], "--json")
+        assert (json.loads(shown.out)["id"], json.loads(shown.out)["state"]) == (job["id"], "completed")
+        assert "+    return sum(item.price_cents * item.quantity" in command("diff", job["id"]).out
+        assert "● Edit" in command("logs", job["id"]).out
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=45)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.cli.world import CommandLine, eventually, read_until
 
-from steadyhand.testing.service import ADMIN, BEARER, Service
+from steadyhand.testing.cli import DUMMY_KEY
+from steadyhand.testing.service import ADMIN, BEARER, NO_MODEL, Service
 
 SLEEPY = '[[standin: say="I am at it." sleep=60]]'
 
@@ -134,6 +135,15 @@ def test_a_wait_that_ran_out_is_124_and_ctrl_c_is_130(alone: Service) -> None:
     assert alone.job(job_id)["state"] == "cancelled"
 
 
+def with_agent(standin: Path) -> dict[str, str]:
+    """Give what a service of the command's own needs beside its directory: an agent, and a model where nobody is."""
+    return {
+        "STEADYHAND_RUNNER__CLAUDE__PATH": str(standin),
+        "ANTHROPIC_API_KEY": DUMMY_KEY,
+        "ANTHROPIC_BASE_URL": NO_MODEL,
+    }
+
+
 def connections_of(pid: int) -> list[str]:
     """The sockets that a process holds open: it has begun to ask."""
     found = []
@@ -151,7 +161,7 @@ def test_doctor_with_a_fault_is_1_and_each_fault_has_its_remedy_beside_it(
     world_dir: Path, standin: Path
 ) -> None:
     command = CommandLine(world_dir, None, None)
-    command.env |= {"STEADYHAND_RUNNER__CLAUDE__PATH": str(standin), "ANTHROPIC_API_KEY": "sk-ant-none"}
+    command.env |= with_agent(standin)
     ran = command.process("doctor", "--json")
     assert ran.code == 0, ran.out
     looked_at = {check["name"] for check in json.loads(ran.out)["data"]}
@@ -161,6 +171,7 @@ def test_doctor_with_a_fault_is_1_and_each_fault_has_its_remedy_beside_it(
     } <= looked_at
     command.env |= {
         "ANTHROPIC_API_KEY": "",
+        "ANTHROPIC_BASE_URL": "",
         "STEADYHAND_RUNNER__CLAUDE__PATH": "/bin/false",
         "WORKSPACE_DIR": str(world_dir / "no-repository"),
     }
@@ -192,8 +203,7 @@ def test_doctor_names_each_wrong_setting_with_what_was_meant(world_dir: Path) ->
 
 def test_serve_tells_where_it_listens_as_json(world_dir: Path, standin: Path) -> None:
     command = CommandLine(world_dir, None, None)
-    more = {"STEADYHAND_RUNNER__CLAUDE__PATH": str(standin), "ANTHROPIC_API_KEY": "sk-ant-none"}
-    with command.running("serve", "--port", "0", "--json", more_env=more) as process:
+    with command.running("serve", "--port", "0", "--json", more_env=with_agent(standin)) as process:
         told = json.loads(read_until(process.stdout, "\n", 60))
         assert told["object"] == "service"
         token = (world_dir / "data" / "admin.key").read_text().strip()

@@ -175,7 +175,11 @@ def test_without_a_service_run_brings_its_own(standin: Path, world_dir: Path) ->
     done = subprocess.run(
         [sys.executable, "-c", script, "run", "hello"],
         env=command.env
-        | {"STEADYHAND_RUNNER__CLAUDE__PATH": str(standin), "ANTHROPIC_API_KEY": "sk-ant-none"},
+        | {
+            "STEADYHAND_RUNNER__CLAUDE__PATH": str(standin),
+            "ANTHROPIC_API_KEY": "sk-ant-none",
+            "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
+        },
         cwd=world_dir,
         capture_output=True,
         text=True,

@@ -65,14 +65,19 @@ def install_standin(directory: Path) -> Path:
     return launcher
 
 
+def on_loopback(base_url: str) -> str:
+    """Give a model's address back; raises ConfigError for one that is not on loopback."""
+    if urlsplit(base_url).hostname not in ("127.0.0.1", "::1"):
+        raise ConfigError(f"a test's model must be on loopback, not at {base_url!r}")
+    return base_url
+
+
 def sealed_env(home: Path, base_url: str, *, config: Path | None = None) -> dict[str, str]:
     """An environment for an agent built from nothing: its own home, a key that is none, the model on loopback.
 
     Nothing of this process's environment goes in, so no test can reach or spend anything real. ``config`` is
     ``CLAUDE_CONFIG_DIR``, ``.claude`` in the home without it. Raises ConfigError for an address that is not loopback.
     """
-    if urlsplit(base_url).hostname not in ("127.0.0.1", "::1"):
-        raise ConfigError(f"a test's model must be on loopback, not at {base_url}")
     return {
         "HOME": str(home),
         "TMPDIR": str(home),
@@ -80,7 +85,7 @@ def sealed_env(home: Path, base_url: str, *, config: Path | None = None) -> dict
         "LANG": "C.UTF-8",
         "CLAUDE_CONFIG_DIR": str(config or home / ".claude"),
         "ANTHROPIC_API_KEY": DUMMY_KEY,
-        "ANTHROPIC_BASE_URL": base_url,
+        "ANTHROPIC_BASE_URL": on_loopback(base_url),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_TELEMETRY": "1",

@@ -20,12 +20,13 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH
+from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH, on_loopback
 
 T = TypeVar("T")
 
 ADMIN = "sh-test-key-with-every-scope"
 BEARER = "sh-test-key-of-a-classic-caller"
+CREDENTIALS = frozenset({"ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY_FILE"})
 NO_MODEL = "http://127.0.0.1:9"
 """Where nothing listens: the stand-in needs no model."""
 START_SECONDS = 30.0
@@ -123,7 +124,10 @@ class Service:
         self.close()
 
     def environment(self) -> dict[str, str]:
-        """Give the environment it is started with; nothing of this process's own goes in."""
+        """Give the environment it is started with; nothing of this process's own goes in.
+
+        Raises ConfigError for one with which a model beyond loopback could be reached.
+        """
         made: dict[str, str | None] = {
             "PATH": f"{self._bin}:{SYSTEM_PATH}",
             "HOME": str(self.home),
@@ -144,7 +148,10 @@ class Service:
             made["STEADYHAND_PROFILE"] = "classic"
         else:
             made["STEADYHAND_RUNNER__CLAUDE__PATH"] = str(self._claude)
-        return {name: value for name, value in {**made, **self._env}.items() if value is not None}
+        given = {name: value for name, value in {**made, **self._env}.items() if value is not None}
+        if "ANTHROPIC_BASE_URL" in given or CREDENTIALS & set(given):
+            on_loopback(given.get("ANTHROPIC_BASE_URL", "the model's own address"))
+        return given
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the process and wait for nothing; `start` is what most callers want."""
