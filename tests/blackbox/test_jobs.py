@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from steadyhand.testing.service import BEARER, MakeService, Service, until
+from steadyhand.testing.shell import prompt
 
 KEYS = {
     *("object", "id", "state", "outcome", "title", "prompt", "agent", "runner", "model", "workspace", "ref"),
@@ -301,22 +302,34 @@ def test_the_agents_own_record_is_given_line_by_line(service: Service) -> None:
     assert {"user", "assistant"} <= {line["type"] for line in lines}
 
 
-def test_an_output_schema_gives_an_object(default_service: Service) -> None:
+def test_an_output_schema_gives_an_object(service: Service) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    job = default_service.run("[[standin: structured='{\"n\": 4}']]", output_schema=schema)
-    assert (job["state"], job["structured_output"]) == ("completed", {"n": 4})
+    job = service.run("hello", output_schema=schema)  # the stand-in makes one when it is told the schema
+    assert (job["state"], job["structured_output"]) == ("completed", {"n": 1})
 
 
-def test_model_turns_effort_and_system_prompt_reach_the_agent(default_service: Service) -> None:
-    job = default_service.run(
-        "[[standin: report]]", model="haiku", max_turns=7, effort="low", append_system_prompt="Be brief."
-    )
+@pytest.mark.parametrize("workspace", ["scratch", "default"])
+def test_model_turns_effort_and_system_prompt_reach_the_agent(service: Service, workspace: str) -> None:
+    fields: dict[str, Any] = {"model": "haiku", "max_turns": 7, "effort": "low", "workspace": workspace}
+    job = service.run("[[standin: report]]", append_system_prompt="Be brief.", **fields)
     report = json.loads(job["answer"])
     argv = report["argv"]
     assert argv[argv.index("--max-turns") + 1] == "7"
     assert argv[argv.index("--effort") + 1] == "low"
     assert "haiku" in report["model"]
     assert job["model"] == "haiku"
+    file = argv[argv.index("--append-system-prompt-file") + 1]
+    words = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
+    read = service.run(
+        prompt(f"cat $({words} | grep ^/.*append-system-prompt-)"), append_system_prompt="Be brief.", **fields
+    )
+    assert (read["answer"], Path(file).suffix) == ("Be brief.", ".md")
+
+
+def test_the_built_in_chat_has_no_tools(service: Service) -> None:
+    argv = json.loads(service.run("[[standin: report]]", agent="chat")["answer"])["argv"]
+    assert argv[argv.index("--tools") + 1] == ""
+    assert "--agent" not in argv
 
 
 def test_the_agents_that_can_be_asked_for_are_listed_with_their_limits(service: Service) -> None:

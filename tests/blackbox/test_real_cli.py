@@ -212,14 +212,40 @@ def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
     assert "item.quantity" in service.http.get(f"/v1/jobs/{job['id']}/diff").text
 
 
-def test_an_object_is_answered_to_a_schema_by_the_real_cli(real_default: Service) -> None:
+def test_an_object_is_answered_to_a_schema_by_the_real_cli(real: Service) -> None:
     schema = {
         "type": "object",
         "properties": {"name": {"type": "string"}, "number": {"type": "integer"}},
         "required": ["name", "number"],
     }
-    job = real_default.run("[[scenario:structured]] Answer.", output_schema=schema)
+    job = real.run("[[scenario:structured]] Answer.", output_schema=schema)
     assert job["structured_output"] == {"name": "scripted", "number": 42}
+
+
+def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
+    real: Service, model: ScriptedModel
+) -> None:
+    model.clear()
+    job = real.run(
+        "Say ok.", agent="chat", model="haiku", effort="low", append_system_prompt="Be brief, quetzal."
+    )
+    assert (job["state"], job["answer"]) == ("completed", OK), job
+    (request,) = model.requests
+    assert "haiku" in request.body["model"]
+    assert "Be brief, quetzal." in request.system
+    assert not request.body.get("tools")
+    looping = real.run("[[scenario:loop]] Go round.", max_turns=2)
+    assert (looping["state"], looping["outcome"]["type"]) == ("failed", "max_turns")
+
+
+def test_health_says_what_is_so_with_the_real_cli(real: Service) -> None:
+    job_id = deaf(real)
+    body = real.http.get("/health").json()
+    assert (body["status"], body["busy"], body["active"]) == ("ok", real.classic, 1)
+    real.http.post(f"/v1/jobs/{job_id}/cancel")
+    real.ended(job_id)
+    until(lambda: real.http.get("/health").json()["active"] == 0)
+    assert real.http.get("/health").json()["busy"] is False
 
 
 def test_a_prompt_of_two_megabytes_reaches_the_model_through_the_real_cli(

@@ -1,9 +1,11 @@
 """The classic command line: the contract, its words to the letter, and the answers it takes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from steadyhand.agents import BUILT_IN, Agent
 from steadyhand.ports import Runner
 from steadyhand.runner.plain import PlainRunner, answer_in, arguments
 from steadyhand.testing.contracts.runner import RunnerContract, Stage
@@ -40,6 +42,29 @@ def test_a_budget_is_written_as_a_plain_number(tmp_path: Path, micros: int, text
 def test_a_model_is_named_when_the_job_names_one(tmp_path: Path) -> None:
     assert _arguments(tmp_path, model="haiku")[-2:] == ["--model", "haiku"]
     assert _arguments(tmp_path, model="--resume")[-1] == "--model=--resume"
+
+
+def test_what_a_job_or_its_agents_profile_asks_for_comes_after_the_earlier_services_words(
+    tmp_path: Path,
+) -> None:
+    fields = {"max_turns": 3, "effort": "low", "output_schema": {"type": "object"}}
+    spec = Stage.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="triage", **fields).spec
+    spec = replace(spec, agent=Agent("triage", model="sonnet", tools=("Read", "Grep"), max_turns=9))
+    words = arguments(CLI, spec, Path("/p.md"))
+    assert words[words.index("--output-format") + 2 :] == [
+        *("--model", "sonnet", "--tools", "Read,Grep", "--max-turns", "3", "--effort", "low"),
+        *("--json-schema", '{"type":"object"}', "--append-system-prompt-file", "/p.md"),
+    ]
+    assert words[1:4] == ["-p", "--agent", "triage"]
+
+
+def test_the_built_in_chat_is_run_without_tools_and_without_a_name_that_the_cli_does_not_know(
+    tmp_path: Path,
+) -> None:
+    spec = Stage.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="chat").spec
+    words = arguments(CLI, replace(spec, agent=BUILT_IN["chat"]))
+    assert "--agent" not in words
+    assert words[words.index("--tools") + 1] == ""
 
 
 @pytest.mark.parametrize(

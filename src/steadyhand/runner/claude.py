@@ -15,10 +15,8 @@ from typing import Any
 
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
 
-from steadyhand.agents import Agent
-from steadyhand.errors import SpawnError
 from steadyhand.events import ToolStarted
-from steadyhand.job import Job, Turn
+from steadyhand.job import Turn
 from steadyhand.outcome import Stop
 from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
@@ -36,6 +34,7 @@ from steadyhand.runner.drive import (
     where,
 )
 from steadyhand.runner.messages import Conversation, read_result
+from steadyhand.runner.options import appended, option, options
 from steadyhand.runner.process import AgentProcess, Launch
 from steadyhand.runner.spool import Spool, parse
 from steadyhand.sessions import session_file
@@ -44,8 +43,6 @@ INTERRUPT_SECONDS = 0.7
 """How long the agent may take to answer an interrupt with a result, so that what it used is known."""
 LEAVE_SECONDS = 0.2
 """How long it may then take to leave before it is stopped."""
-ARGUMENT_LIMIT = 100 * 1024
-"""The longest argument, in bytes: the kernel refuses one of 131,072."""
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
 """Agents of the CLI itself, which nobody can ask for by name."""
 
@@ -81,42 +78,9 @@ def arguments(
     argv += ["--max-budget-usd", budget_text(job.budget_micros)] if budgeted else []
     argv += ["--setting-sources", "user,project,local" if spec.place.trust_full else "user"]
     argv += ["--resume" if job.history or goes_on else "--session-id", session]
-    options: list[tuple[str, str | None]] = [
-        ("--agent", agent.definition),
-        ("--model", job.model or agent.model),
-        ("--tools", None if agent.tools is None else ",".join(agent.tools)),
-        ("--max-turns", _number(job.max_turns or agent.max_turns)),
-        ("--effort", job.effort or agent.effort),
-        ("--json-schema", _schema(job)),
-        ("--mcp-config", CONFIG if job.tools else None),
-        ("--append-system-prompt-file", None if prompt_file is None else str(prompt_file)),
-    ]
-    for name, value in options:
-        if value is not None:
-            # A value that begins with a dash would be read as an option of its own.
-            argv += [f"{name}={value}"] if value.startswith("-") else [name, value]
-    if agent.lean:
-        argv.append("--exclude-dynamic-system-prompt-sections")
-    return argv
-
-
-def _number(value: int | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _schema(job: Job) -> str | None:
-    if job.output_schema is None:
-        return None
-    text = json.dumps(job.output_schema, separators=(",", ":"), ensure_ascii=False)
-    if len(text.encode("utf-8", "surrogatepass")) > ARGUMENT_LIMIT:
-        raise SpawnError(f"The output schema is larger than {ARGUMENT_LIMIT} bytes.", retryable=False)
-    return text
-
-
-def appended_prompt(job: Job, agent: Agent) -> str | None:
-    """Give what is appended to the system prompt: the agent's own words, then the job's."""
-    parts = [each for each in (agent.append_system_prompt, job.append_system_prompt) if each]
-    return "\n\n".join(parts) or None
+    argv += [] if agent.definition is None else option("--agent", agent.definition)
+    argv += options(spec, prompt_file)
+    return [*argv, "--mcp-config", CONFIG] if job.tools else argv
 
 
 def session_record(history: Sequence[Turn], directory: str, session: str) -> bytes:
@@ -166,13 +130,9 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budge
     place, view = spec.place, sandbox.view(spec.place)
     config = place.config or place.home / ".claude"
     files: list[tuple[Path, bytes]] = []
-    prompt_file = None
-    appended = appended_prompt(spec.job, spec.agent)
-    if appended is not None:
-        # The next turn has a copy of this directory, and the same session.
-        name = f"append-system-prompt-{spec.job.id}-{spec.number}.md"
-        prompt_file = (view.config or view.home / ".claude") / name
-        files.append((config / name, appended.encode()))
+    more = appended(spec, view)
+    if more is not None:
+        files.append((more.written, more.text))
     folder, seen = told_at(place, sandbox)
     going_on = goes_on(spec, sandbox, session)
     if spec.job.history and not going_on:
@@ -183,6 +143,7 @@ def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budge
     if spec.job.tools:
         # How long a call may take is the service's to say, not the CLI's.
         env["MCP_TOOL_TIMEOUT"] = str(_CALL_MILLISECONDS)
+    prompt_file = None if more is None else more.seen
     argv = arguments(cli, spec, session, prompt_file, goes_on=going_on, budgeted=budgeted)
     command = Command(argv, env, view.directory, place.user)
     folders = [] if place.config is None else [scratch(place.home)]

@@ -12,21 +12,21 @@ from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
 from steadyhand.runner.drive import Drive, budget_text, environment, goes_on, said, scratch, session_of
 from steadyhand.runner.messages import read_result, usage_event
+from steadyhand.runner.options import appended, options
 from steadyhand.runner.process import AgentProcess, Launch
 from steadyhand.runner.spool import Spool, parse
 
 _TEXT_KEYS = ("result", "content", "text")
 
 
-def arguments(cli: Path, spec: RunSpec) -> list[str]:
-    """Give the command line that the earlier service ran, with `--model` when a job names one."""
-    job = spec.job
-    argv = [str(cli), "-p", "--agent", job.agent, "--dangerously-skip-permissions"]
-    argv += ["--max-budget-usd", budget_text(job.budget_micros), "--output-format", "json"]
-    if job.model is not None:
-        # A value that begins with a dash would be read as an option of its own.
-        argv += [f"--model={job.model}"] if job.model.startswith("-") else ["--model", job.model]
-    return argv
+def arguments(cli: Path, spec: RunSpec, prompt_file: Path | None = None) -> list[str]:
+    """Give the command line that the earlier service ran, and after it what a job or its agent's profile asks for.
+
+    The built-in chat is a profile of ours, which the CLI knows no agent for.
+    """
+    argv = [str(cli), "-p", *([] if spec.agent.lean else ["--agent", spec.job.agent])]
+    argv += ["--dangerously-skip-permissions", "--max-budget-usd", budget_text(spec.job.budget_micros)]
+    return [*argv, "--output-format", "json", *options(spec, prompt_file)]
 
 
 class PlainRunner:
@@ -44,12 +44,14 @@ class PlainRunner:
         env = environment(spec.environment, view)
         session = session_of(spec)
         going_on = goes_on(spec, self._sandbox, session)
-        argv = arguments(self._cli, spec)
+        more = appended(spec, view)
+        argv = arguments(self._cli, spec, None if more is None else more.seen)
         if going_on:
             argv += ["--resume", session]
         command = Command(argv, env, view.directory, place.user)
         folders = [] if place.config is None else [scratch(place.home)]
-        launch = Launch(self._sandbox.wrap(command, place, spec.agent), folders=folders)
+        files = [] if more is None else [(more.written, more.text)]
+        launch = Launch(self._sandbox.wrap(command, place, spec.agent), files=files, folders=folders)
         spool = Spool(place.files.spool(spec.number), self._redactor)
         try:
             async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:

@@ -1,0 +1,74 @@
+"""What a job and its agent's profile ask of the CLI beside the prompt, as options of either command line. Pure."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from steadyhand.agents import Agent
+from steadyhand.errors import SpawnError
+from steadyhand.job import Job
+from steadyhand.ports import RunSpec, View
+
+ARGUMENT_LIMIT = 100 * 1024
+"""The longest argument, in bytes: the kernel refuses one of 131,072."""
+
+
+class Appended(NamedTuple):
+    """What is appended to the system prompt: the file as the service writes it, as the agent sees it, and its text."""
+
+    written: Path
+    seen: Path
+    text: bytes
+
+
+def options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
+    """Give the options; none for a job that asks for nothing. `prompt_file` holds what is appended.
+
+    Raises `SpawnError` when the output schema is too large for an argument.
+    """
+    job, agent = spec.job, spec.agent
+    wishes: list[tuple[str, str | None]] = [
+        ("--model", job.model or agent.model),
+        ("--tools", None if agent.tools is None else ",".join(agent.tools)),
+        ("--max-turns", _number(job.max_turns or agent.max_turns)),
+        ("--effort", job.effort or agent.effort),
+        ("--json-schema", _schema(job)),
+        ("--append-system-prompt-file", None if prompt_file is None else str(prompt_file)),
+    ]
+    found = [word for name, value in wishes if value is not None for word in option(name, value)]
+    return [*found, "--exclude-dynamic-system-prompt-sections"] if agent.lean else found
+
+
+def option(name: str, value: str) -> list[str]:
+    """Give one option; a value that begins with a dash would be read as an option of its own."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
+
+
+def appended(spec: RunSpec, view: View) -> Appended | None:
+    """Give what is appended to the system prompt: the agent's own words, then the job's; it goes by a file."""
+    text = _appended_text(spec.job, spec.agent)
+    if text is None:
+        return None
+    place = spec.place
+    # The next turn has a copy of this directory, and the same session. The service's own is left alone.
+    name = f"append-system-prompt-{spec.job.id}-{spec.number}.md"
+    folder = place.config or place.files.config
+    return Appended(folder / name, (view.config or folder) / name, text.encode())
+
+
+def _appended_text(job: Job, agent: Agent) -> str | None:
+    parts = [each for each in (agent.append_system_prompt, job.append_system_prompt) if each]
+    return "\n\n".join(parts) or None
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _schema(job: Job) -> str | None:
+    if job.output_schema is None:
+        return None
+    text = json.dumps(job.output_schema, separators=(",", ":"), ensure_ascii=False)
+    if len(text.encode("utf-8", "surrogatepass")) > ARGUMENT_LIMIT:
+        raise SpawnError(f"The output schema is larger than {ARGUMENT_LIMIT} bytes.", retryable=False)
+    return text
