@@ -72,17 +72,37 @@ def test_a_second_run_of_a_job_replaces_the_branch_of_the_first(
 def test_a_push_that_is_refused_leaves_the_bundle_and_a_warning(
     checkouts: GitCheckouts, repository: Repository
 ) -> None:
-    hook = repository.folder / ".git" / "hooks" / "pre-receive"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text("#!/bin/sh\necho 'no branches today' >&2\nexit 1\n", encoding="utf-8")
-    hook.chmod(0o755)
+    repository.do("git branch steadyhand")  # where it stands no branch of a name below it can be
     place, harvest = published(checkouts, repository, "echo a > a.txt")
     assert [notice.code for notice in harvest.notices] == ["publish_failed"]
     assert harvest.changes is not None
     assert harvest.changes.published is False
     assert str(repository.folder) not in harvest.notices[0].message
+    repository.do("git branch -m steadyhand other")
     repository.do(f"git fetch -q {place.files.bundle} 'refs/heads/*:refs/heads/*'")
     assert repository.head("steadyhand/0123456789ab") == harvest.changes.head
+
+
+def test_a_push_to_a_local_repository_runs_nothing_that_an_agent_in_it_may_have_left(
+    checkouts: GitCheckouts, repository: Repository, world_dir: Path
+) -> None:
+    ran = world_dir / "ran"
+    ran.mkdir()
+    ran.chmod(0o777)
+    for hook in ("pre-receive", "update", "post-receive", "post-update", "reference-transaction"):
+        path = repository.folder / ".git" / "hooks" / hook
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\ntouch {ran}/{hook}\n", encoding="utf-8")
+        path.chmod(0o755)
+    # The control: a plain push runs them all.
+    shell(f"git clone -q {repository.folder} plain && cd plain && git push -q origin main:plain", world_dir)
+    assert len(list(ran.iterdir())) == 5
+    for path in ran.iterdir():
+        path.unlink()
+    _, harvest = published(checkouts, repository, "echo a > a.txt")
+    assert harvest.changes is not None
+    assert harvest.changes.published, harvest.notices
+    assert list(ran.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another owner is only to be had under root")

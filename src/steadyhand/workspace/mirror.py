@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shlex
@@ -25,6 +26,15 @@ _BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|^/|\.lock$|^-
 _SCHEMES = frozenset({"http", "https", "ssh", "git"})
 _SCP_LIKE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)[^\s]+")
 _REF_BYTES = 1024
+# What a repository's own configuration could have upload-pack and receive-pack run.
+_OTHER_SIDE = (
+    "safe.directory=*",
+    f"core.hooksPath={os.devnull}",
+    "core.fsmonitor=false",
+    "core.alternateRefsCommand=true",  # a command that names none; it cannot be unset
+    "receive.denyCurrentBranch=refuse",  # to bring a work tree up to date runs its filters
+    "receive.autoGC=false",
+)
 _KNOWN = 1000
 
 # All imports come first: the dropped uid may not be able to read this Python's library.
@@ -249,15 +259,15 @@ class Mirror:
         )  # fmt: skip
 
     def _other_side(self, verb: str) -> str | None:
-        """Read or write a local repository as its owner; null for one that is not local.
+        """Read or write a local repository as its owner, and run nothing of it; null for one that is not local.
 
-        Its configuration may be anybody's work, and git takes the service's `safe.directory` away from the
-        other side, so that it is said again here.
+        Its configuration and its hooks may be anybody's work, an agent's that was in it in place among them, and git
+        takes the service's own configuration away from the other side, so that it is said again here.
         """
         folder = self.source.folder
         if folder is None:
             return None
-        command = ["git", "-c", "safe.directory=*", verb]
+        command = ["git", *itertools.chain.from_iterable(("-c", pair) for pair in _OTHER_SIDE), verb]
         owner = owner_of(folder)
         if owner is not None:
             command = [
