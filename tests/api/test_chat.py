@@ -90,6 +90,28 @@ def test_metadata_user_and_effort_are_kept(client: httpx2.Client, service: Servi
     job = service.runner.asked[-1]
     assert job.metadata == {"flow": "7", "user": "anna"}
     assert job.effort == "low"
+    found = client.get("/v1/jobs", params={"metadata.user": "anna", "metadata.flow": "7"}).json()["data"]
+    assert job.id in {each["id"] for each in found}
+
+
+@pytest.mark.parametrize(
+    ("asked", "effort"),
+    [
+        (None, None),
+        ("none", "low"),
+        ("minimal", "low"),
+        *((same, same) for same in ("low", "medium", "high", "xhigh", "max")),
+    ],
+)
+def test_reasoning_effort_is_the_agents_effort_on_both_routes(
+    client: httpx2.Client, service: Service, asked: str | None, effort: str | None
+) -> None:
+    assert ask(client, reasoning_effort=asked, max_completion_tokens=9).status_code == 200
+    assert service.runner.asked[-1].effort == effort
+    response = {"model": "claude", "input": "say x", "reasoning": {"effort": asked}, "max_output_tokens": 9}
+    body = client.post("/v1/responses", json=response).json()
+    assert service.runner.asked[-1].effort == effort
+    assert (body["reasoning"]["effort"], body["max_output_tokens"]) == (asked, 9)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +234,7 @@ def test_openais_client_asks_once_and_shows_the_message(service: Service) -> Non
             client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])
         assert caught.value.code == "model_not_found"
         assert "claude" in [model.id for model in client.models.list()]
+        assert client.models.retrieve("claude/vendor/model-1").id == "claude/vendor/model-1"
 
 
 def test_a_client_that_goes_away_cancels_its_run(client: httpx2.Client, service: Service) -> None:

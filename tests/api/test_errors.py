@@ -124,9 +124,15 @@ def test_a_full_queue_is_429_with_retry_after(small: Service) -> None:
         assert body["error"]["type"] == "rate_limit_error"
         assert int(reply.headers["retry-after"]) >= 1
         chat = {"model": "claude", "messages": [{"role": "user", "content": "say x"}]}
-        reply = client.post("/v1/chat/completions", json=chat)
-        check(reply, 429, "queue_full")
-        assert int(reply.headers["retry-after"]) >= 1
+        response = {"model": "claude", "input": "say x"}
+        before = small.count()
+        for stream in (False, True):
+            for path, asked in (("/v1/chat/completions", chat), ("/v1/responses", response)):
+                reply = client.post(path, json={**asked, "stream": stream})
+                check(reply, 429, "queue_full")
+                assert int(reply.headers["retry-after"]) >= 1
+                assert "x-should-retry" not in reply.headers  # nothing has started: ask again
+        assert small.count() == before
         for job_id in held:
             client.post(f"/v1/jobs/{job_id}/cancel")
 

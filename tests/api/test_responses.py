@@ -78,7 +78,9 @@ def test_a_response_has_every_key_and_its_usage(client: httpx2.Client, service: 
     assert response.usage.input_tokens_details.cached_tokens == 200
     assert (response.instructions, response.temperature, response.user) == ("Be brief.", 0.5, "anna")
     assert response.metadata == {"a": "b"}
-    assert service.runner.asked[-1].append_system_prompt == "Be brief."
+    job = service.runner.asked[-1]
+    assert job.append_system_prompt == "Be brief."
+    assert job.metadata == {"a": "b", "user": "anna"}
     assert client.get(f"/v1/responses/{response.id}").json() == reply.json()
 
 

@@ -25,7 +25,7 @@ from steadyhand.api.openai.rounds import (
     paused_or_ended,
     results_of,
 )
-from steadyhand.api.openai.runs import EFFORTS, failure, left, started, unless_left, unsupported
+from steadyhand.api.openai.runs import EFFORTS, failure, left, metadata_of, started, unless_left, unsupported
 from steadyhand.api.openai.wanted import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
 from steadyhand.api.problems import json_response
 from steadyhand.api.route import DirectRoute
@@ -91,29 +91,27 @@ async def _whole(
     if found is None:
         return Response(status_code=499)  # nobody reads it
     job, paused, usage = found
+    headers = run.headers() | session_headers(request, job)
     if paused is not None:
-        return json_response(paused_json(job, shown.model, paused, at.after), headers=run.headers())
+        return json_response(paused_json(job, shown.model, paused, at.after), headers=headers)
     if job.state is not State.COMPLETED:
         return failure(request, job, run.headers(retry=False))
     text = shown.wanted.text(job)
     await door.control.note_conversation(job.id, digest_of(shown.model, answered(spoken, text)))
     body = completion_json(job, shown.model, text, shown.wanted)
     body |= {"id": completion_id(job, at.after), "usage": usage_json(usage)}
-    return json_response(body, headers=run.headers() | session_headers(request, job))
+    return json_response(body, headers=headers)
 
 
 def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted, spoken: Sequence[Spoken]) -> Submission:
     """Give what the request asks for, in the words of the core."""
     conversation = taken_apart(spoken)
-    metadata = dict(asked.metadata or {})
-    if asked.user is not None:
-        metadata.setdefault("user", asked.user)
     effort = asked.reasoning_effort
     return Submission(
         prompt=conversation.prompt,
         agent=alias.agent,
         model=alias.model,
-        metadata=metadata or None,
+        metadata=metadata_of(asked.metadata, asked.user),
         output_schema=wanted.output_schema,
         effort=None if effort is None else EFFORTS.get(effort, effort),
         append_system_prompt=joined([conversation.system or "", wanted.hint or ""]) or None,
@@ -172,6 +170,6 @@ def _streamed(
         welcome_of(request),
         patience=PATIENCE_SECONDS,
         keepalive=KEEPALIVE_SECONDS,
-        headers=run.headers(),
+        headers=run.headers() | session_headers(request, run.job),
         left=gone,
     )

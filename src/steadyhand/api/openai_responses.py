@@ -14,6 +14,7 @@ from steadyhand.api.asked import whole_number
 from steadyhand.api.body import body_of, optional_body_of
 from steadyhand.api.door import Door, caller_of, door_of, insider, welcome_of
 from steadyhand.api.models import ResponseCancelRequest, ResponseRequest
+from steadyhand.api.openai.continuing import session_headers
 from steadyhand.api.openai.conversation import Spoken
 from steadyhand.api.openai.requested import refuse_unbuilt
 from steadyhand.api.openai.resource import Kept, newest_of, over, without
@@ -51,10 +52,11 @@ async def create(request: Request) -> Response:
     refuse_unbuilt(asked)
     run, kept, talk = await begun(request, door, caller, asked, value)
     own = insider(caller)
+    headers = run.headers() | session_headers(request, run.job)
     if asked.stream:
-        return _followed(request, door, own, kept, after=-1, headers=run.headers(), talk=talk)
+        return _followed(request, door, own, kept, after=-1, headers=headers, talk=talk)
     if kept.asked.get("background"):
-        return _shown(await told(door, own, kept), kept, run.headers())
+        return _shown(await told(door, own, kept), kept, headers)
     waited = told_whole(door, own, kept)
     ended = await unless_left(request, door, caller, run.job.id, waited)
     if ended is None:
@@ -64,7 +66,7 @@ async def create(request: Request) -> Response:
         return failure(request, job, run.headers(retry=False))
     if job.state is State.COMPLETED:
         await note_talk(door, story, talk)
-    return json_response(story.response(job), headers=run.headers())
+    return json_response(story.response(job), headers=headers | session_headers(request, job))
 
 
 @router.get("/{response_id}", operation_id="getResponse", summary="Give a response", **docs.RESPONSE_GET)

@@ -8,7 +8,7 @@ from steadyhand.api.models import ResponseRequest
 from steadyhand.api.openai.conversation import joined, taken_apart
 from steadyhand.api.openai.items import Item, last_of, shown_input, spoken_in
 from steadyhand.api.openai.resource import KIND
-from steadyhand.api.openai.runs import EFFORTS, unsupported
+from steadyhand.api.openai.runs import EFFORTS, metadata_of, unsupported
 from steadyhand.api.openai.wanted import ALLOWED, CHOICES, Wanted, schema_of, wanted_of
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest
@@ -41,7 +41,7 @@ def submission_of(asked: ResponseRequest, alias: Alias, items: Sequence[Item]) -
         prompt=conversation.prompt,
         agent=alias.agent,
         model=alias.model,
-        metadata=_metadata(asked),
+        metadata=metadata_of(asked.metadata, asked.user),
         output_schema=wanted.output_schema,
         effort=None if effort is None else EFFORTS.get(effort, effort),
         append_system_prompt=system or None,
@@ -54,10 +54,6 @@ def submission_of(asked: ResponseRequest, alias: Alias, items: Sequence[Item]) -
         on_interrupt="resume" if asked.background else "fail",
         origin="openai",
     )
-
-
-def _metadata(asked: ResponseRequest) -> dict[str, Any] | None:
-    return dict(asked.metadata) if asked.metadata else None
 
 
 def _wanted(asked: ResponseRequest) -> Wanted:
@@ -86,7 +82,7 @@ def _kept(asked: ResponseRequest, wanted: Wanted, items: Sequence[Item]) -> dict
 def later_of(asked: ResponseRequest, items: Sequence[Item]) -> dict[str, Any]:
     """Give what a job keeps of a request that goes on with it: of its input what is new."""
     new = [item for _, item in last_of(items)]
-    return {**_asked(asked, new), "metadata": _metadata(asked)}
+    return _asked(asked, new)
 
 
 def _asked(asked: ResponseRequest, items: Sequence[Item]) -> dict[str, Any]:
@@ -94,6 +90,7 @@ def _asked(asked: ResponseRequest, items: Sequence[Item]) -> dict[str, Any]:
         "model": asked.model,
         "instructions": asked.instructions,
         "background": bool(asked.background),
+        "metadata": asked.metadata or None,
         "stored": asked.store is not False,
         "input": shown_input(items),
         "echo": _echo(asked),

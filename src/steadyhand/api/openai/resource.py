@@ -76,7 +76,7 @@ def kept_of(job: Job, number: int = 0) -> Kept | None:
     if not is_response(job) or number > len(later):
         return None
     if number == 0:
-        return Kept(job, 0, {**first, "metadata": job.metadata})
+        return Kept(job, 0, first)
     asked = later[number - 1]
     echo = {**first.get("echo", {}), **asked["echo"]}
     return Kept(job, number, {"function": first.get("function"), **asked, "echo": echo})

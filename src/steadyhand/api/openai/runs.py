@@ -205,6 +205,12 @@ def failure(request: Request, job: Job, headers: Mapping[str, str] | None = None
     return problem(request.scope, 503, code, detail, headers=whole)
 
 
+def metadata_of(given: Mapping[str, Any] | None, user: str | None) -> dict[str, Any] | None:
+    """Give what a job keeps of a request's metadata, with its `user` among it unless there is another one."""
+    whole = {} if user is None else {"user": user}
+    return {**whole, **(given or {})} or None
+
+
 def unsupported(parameter: str, why: str) -> InvalidRequest:
     """Refuse what the OpenAI API has and these routes do not."""
     return InvalidRequest.at(f"/{parameter}", why, code="unsupported_parameter")
