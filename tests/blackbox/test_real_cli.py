@@ -305,3 +305,22 @@ def test_a_service_without_a_credential_says_so_at_once_and_asks_nobody(
     assert (job["state"], job["outcome"]["type"]) == ("failed", "unauthorized"), service.log[-2000:]
     assert "set ANTHROPIC_API_KEY" in job["error"]["message"]
     assert "upstream_failed" not in service.log
+
+
+def test_the_chat_agent_has_no_tools_and_tells_the_model_little(
+    real_default: Service, model: ScriptedModel
+) -> None:
+    sizes = {}
+    for name in ("claude", "chat"):
+        model.clear()
+        body = {"model": name, "messages": [{"role": "user", "content": "Give this chat a title."}]}
+        reply = real_default.http.post("/v1/chat/completions", json=body)
+        assert reply.json()["choices"][0]["message"]["content"] == OK
+        (request,) = model.requests
+        sizes[name] = len(json.dumps(request.body))
+        assert bool(request.body.get("tools")) == (name == "claude")
+        job = real_default.job(reply.headers["x-steadyhand-job-id"])
+        if name == "chat":
+            assert (job["budget_usd"], job["timeout_seconds"]) == ("0.250000", 120)
+            assert (job["workspace"], job["commit"]) == (None, None)
+    assert sizes["chat"] * 3 < sizes["claude"]
