@@ -176,3 +176,23 @@ def test_a_flood_that_nobody_reads_blocks_and_is_still_stopped(python: Python, m
             assert marked(mark) == []
 
     asyncio.run(scenario())
+
+
+def test_what_is_laid_leaves_alone_what_is_there_and_goes_behind_no_link(
+    python: Python, open_dir: Path
+) -> None:
+    command = python("print('here')")
+    folder, elsewhere, linked = (open_dir / name for name in ("folder", "elsewhere", "linked"))
+    for each in (folder, elsewhere):
+        each.mkdir(mode=0o777)
+        each.chmod(0o777)
+    (folder / "old").write_bytes(b"the agent's own")
+    (folder / "hanging").symlink_to(open_dir / "nowhere")
+    linked.symlink_to(elsewhere)
+    paths = [folder / "old", folder / "new", folder / "hanging", linked / "new", open_dir / "made" / "new"]
+    out, _, ended = _run(Launch(command, laid=[(path, b"laid") for path in paths]))
+    assert (out, ended) == (b"here\n", Exit(0, None))
+    assert [path.read_bytes() for path in (folder / "old", folder / "new")] == [b"the agent's own", b"laid"]
+    assert (open_dir / "made" / "new").read_bytes() == b"laid"
+    assert list(elsewhere.iterdir()) == []
+    assert not (open_dir / "nowhere").exists()
