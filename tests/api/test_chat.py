@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -297,3 +298,32 @@ def test_models_are_the_aliases_and_the_agents(aliased: Service) -> None:
     assert names[:2] == ["claude-haiku-4-5", "plain"]
     assert {"claude", "chat", "dear", "helper"} <= set(names)
     assert all(set(model) == {"id", "object", "created", "owned_by"} for model in body["data"])
+
+
+def test_a_session_keeps_its_agent_and_a_conversation_begins_anew_with_another(tmp_path: Path) -> None:
+    models = {"moving": Alias("chat"), "other": Alias("dear")}
+    with running(tmp_path, options=ApiOptions(openai_models=models)) as service, service.client() as client:
+        named = {"x-session-id": "one"}
+        first = client.post(
+            "/v1/chat/completions", json={"model": "moving", "messages": [user("say hi")]}, headers=named
+        )
+        response = client.post("/v1/responses", json={"model": "moving", "input": "say ho"}).json()
+        asked: dict[str, Any] = {"model": "other", "messages": [user("say x")]}
+        for refused in (
+            client.post("/v1/chat/completions", json=asked, headers=named),
+            client.post(
+                "/v1/responses",
+                json={"model": "other", "input": "x", "previous_response_id": response["id"]},
+            ),
+        ):
+            error = refused.json()["error"]
+            assert (refused.status_code, error["param"]) == (422, "model")
+            assert "keeps its agent" in error["message"]
+        said = [user("say hi"), {"role": "assistant", "content": "hi"}, user("say more")]
+        assert ask(client, model="moving", messages=said).status_code == 200
+        assert service.runner.asked[-1].parent_job_id == first.headers["x-steadyhand-job-id"]
+        # Its alias was set to another agent since.
+        models["moving"] = Alias("dear")
+        assert ask(client, model="moving", messages=said).status_code == 200
+        job = service.runner.asked[-1]
+        assert (job.agent, job.parent_job_id, len(job.history)) == ("dear", None, 2)

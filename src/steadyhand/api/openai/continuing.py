@@ -64,7 +64,9 @@ async def going_on(
     if not before:
         return submission
     parent = await door.control.conversation(caller, digest_of(model, before))
-    return submission if parent is None else replace(submission, parent=parent.id)
+    # The model's name may mean another agent by now: that one is told what was said, and begins a session of its own.
+    fits = parent is not None and parent.agent == submission.agent
+    return replace(submission, parent=parent.id) if parent is not None and fits else submission
 
 
 async def after_answer(

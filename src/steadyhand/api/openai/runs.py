@@ -18,7 +18,7 @@ from steadyhand.api.problems import problem
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest, NotFound
 from steadyhand.job import Job, State
-from steadyhand.ports import Idempotency
+from steadyhand.ports import Added, Idempotency
 
 T = TypeVar("T")
 JUST_ENDED = timedelta(minutes=10)
@@ -69,12 +69,12 @@ async def started(
     key = idempotency_key(request)
     if key is not None:
         said = await _fingerprint([request.url.path, value])
-        added = await door.control.submit(caller, submission, Idempotency(key, said))
+        added = await _submitted(door, caller, submission, Idempotency(key, said))
         return Started(added.job, added.replayed)
     count = request.headers.get(_RETRY_COUNT)
     silent = _is_silent(request)
     if count is None and not silent:
-        return Started((await door.control.submit(caller, submission)).job, replayed=False)
+        return Started((await _submitted(door, caller, submission)).job, replayed=False)
     asked = (caller.key_id, await _fingerprint([request.url.path, value]))
     found = None
     if silent:
@@ -86,9 +86,22 @@ async def started(
         found = await _failed(door, caller, asked)
     if found is not None:
         return Started(found, replayed=True)
-    added = await door.control.submit(caller, submission)
+    added = await _submitted(door, caller, submission)
     door.attending.remember(asked, added.job.id)
     return Started(added.job, replayed=False)
+
+
+async def _submitted(
+    door: Door, caller: Caller, submission: Submission, idempotency: Idempotency | None = None
+) -> Added:
+    try:
+        return await door.control.submit(caller, submission, idempotency)
+    except InvalidRequest as error:
+        if [fault.pointer for fault in error.faults] != ["/agent"]:
+            raise
+        # Here an agent is asked for by a model's name.
+        why = "means another agent than that of the session, which keeps its agent"
+        raise InvalidRequest.at("/model", why) from error
 
 
 async def _fingerprint(value: Any) -> str:
