@@ -195,29 +195,71 @@ def test_each_piece_of_an_answer_is_there_before_the_next_is_sent(world_dir: Pat
     asyncio.run(main())
 
 
-def test_each_piece_of_a_request_is_there_before_the_next_is_sent(world_dir: Path) -> None:
+FIRST, SECOND = b'{"model":"claude-haiku-4-5","messages":["', b'the end"]}'
+SIZED = {"content-length": str(len(FIRST + SECOND))}
+
+
+@pytest.mark.parametrize("headers", [{}, SIZED])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_each_piece_of_a_request_is_there_before_the_next_is_sent(
+    world_dir: Path, path: str, headers: dict[str, str]
+) -> None:
     async def main() -> None:
         came = asyncio.Event()
 
         async def listening(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"first")
+            await reader.readuntil(FIRST)
             came.set()
-            await reader.readuntil(b"second")
+            await reader.readuntil(SECOND)
             writer.write(ok(b"{}"))
             await writer.drain()
 
         async def halves() -> object:
-            yield b"first"
+            yield FIRST
             await asyncio.wait_for(came.wait(), ENOUGH)
-            yield b"second"
+            yield SECOND
 
         async with (
             host(listening) as upstream,
             way_out(world_dir, upstream.url) as way,
             way.client() as client,
         ):
-            answer = await client.post("/v1/messages", content=halves())  # type: ignore[arg-type]
+            answer = await client.post(path, content=halves(), headers=headers)  # type: ignore[arg-type]
         assert answer.status_code == 200
+
+    asyncio.run(main())
+
+
+def test_a_request_that_is_turned_away_in_its_middle_is_sent_again_from_its_beginning(
+    world_dir: Path,
+) -> None:
+    async def main() -> None:
+        turned = asyncio.Event()
+        heard: list[bytes] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            if not turned.is_set():
+                await reader.readexactly(len(FIRST))
+                writer.write(b"HTTP/1.1 429 Busy\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n")
+                await writer.drain()
+                turned.set()
+                await reader.read()  # until it is given up
+                return
+            heard.append(await reader.readexactly(len(FIRST + SECOND)))
+            writer.write(ok(b"{}"))
+            await writer.drain()
+
+        async def halves() -> object:
+            yield FIRST
+            await asyncio.wait_for(turned.wait(), ENOUGH)
+            yield SECOND
+
+        async with host(serve) as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
+            answer = await client.post("/v1/messages", content=halves(), headers=SIZED)  # type: ignore[arg-type]
+        assert answer.status_code == 200
+        assert heard == [FIRST + SECOND]
+        assert upstream.came == 2
 
     asyncio.run(main())
 

@@ -176,8 +176,9 @@ class Forwarder:
             # 403 is what makes the CLI stop at once; 401 it would try again.
             raise Turned(403, "permission_error", missing, {b"x-should-retry": b"false"})
         self._check_wall(visit)
-        await body.begin(asked.length)
-        if asked.route.form == "none":
+        costs = asked.route.form != "none"
+        await body.begin(asked.length, names_model=costs and asked.route.model is None)
+        if not costs:
             await self._exchange(asked, visit, body, send, None)
             return
         model = asked.route.model or _model_of(body.first)
@@ -226,7 +227,7 @@ class Forwarder:
             answer = await upstream.ask(ask, body)
             try:
                 verdict = self._walls.judge(answer.status, answer.headers, tries, waited)
-                again = isinstance(verdict, Pause) and (not asked.has_body or body.whole is not None)
+                again = isinstance(verdict, Pause) and (not asked.has_body or body.again)
                 if verdict is None or not (again or isinstance(verdict, Wall)):
                     await self._back(answer, asked.route, send, call)
                     return
@@ -281,10 +282,9 @@ class _Sending:
 
 
 class _Body(Pieces):
-    """A request's body on its way, bounded.
+    """A request's body on its way, bounded: each piece goes on as it comes; those of a small one are kept as well.
 
-    `begin` takes a small one whole, so that its model is known and it can be sent again; of another one it takes the
-    first piece, and the rest goes through as it comes.
+    `begin` waits for the first piece, and for all of a small body only when that does not say which model is meant.
     """
 
     def __init__(self, receive: Receive, visit: Visit) -> None:
@@ -294,20 +294,35 @@ class _Body(Pieces):
         self._over = False
         self._room = 0
         self._call: OpenCall | None = None
-        self.whole: bytes | None = None
+        self._kept: list[bytes] | None = None
         self.first = b""
 
-    async def begin(self, length: int | None) -> None:
-        """Take what has to be known before it may pass."""
-        if self._over:
-            self.whole = b""
-        elif length is not None and length <= min(KEPT_BODY_BYTES, self._visit.room):
-            self._room = length
-            self._visit.room -= length
-            parts = [piece async for piece in self._pieces()]
-            self.whole = self.first = parts[0] if len(parts) == 1 else b"".join(parts)
-        else:
+    @property
+    def whole(self) -> bytes | None:
+        """All of it, when it is there and kept."""
+        if self._kept is None or not self._over:
+            return None
+        if len(self._kept) > 1:
+            self._kept = [b"".join(self._kept)]
+        return self._kept[0] if self._kept else b""
+
+    @property
+    def again(self) -> bool:
+        """Whether it can be sent once more: it is kept from its beginning."""
+        return self._kept is not None
+
+    async def begin(self, length: int | None, *, names_model: bool) -> None:
+        """Take what has to be known before it may pass; `names_model` when it is wanted for its model."""
+        if self._over or (length is not None and length <= min(KEPT_BODY_BYTES, self._visit.room)):
+            self._room = length or 0
+            self._visit.room -= self._room
+            self._kept = []
+        while not (self.first or self._over):
             self.first = await self._next()
+        if self.again and names_model and _FIRST_KEY.match(self.first) is None:
+            while not self._over:
+                await self._next()
+            self.first = self.whole or b""
 
     def watch_size(self, call: OpenCall) -> None:
         """Tell a call how large its body turned out to be."""
@@ -319,18 +334,22 @@ class _Body(Pieces):
         self._room = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self.first:
-            yield self.first
-        async for piece in self._pieces():
-            yield piece
+        if self._kept is None:
+            piece = self.first
+            while piece or not self._over:
+                if piece:
+                    yield piece
+                piece = b"" if self._over else await self._next()
+        else:
+            kept, given = self._kept, 0
+            while given < len(kept) or not self._over:
+                if given == len(kept):
+                    await self._next()
+                else:
+                    yield kept[given]
+                    given += 1
         if self._call is not None:
             self._call.grew(self._total)
-
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        while not self._over:
-            piece = await self._next()
-            if piece:
-                yield piece
 
     async def _next(self) -> bytes:
         """Give the next piece. Raises `Gone`, and `Turned` when the body is larger than may be."""
@@ -342,6 +361,8 @@ class _Body(Pieces):
         if self._total > MOST_BODY_BYTES:
             raise _too_large()
         self._over = not message["more_body"]
+        if self._kept is not None and piece:
+            self._kept.append(piece)
         return piece
 
     def none(self) -> None:

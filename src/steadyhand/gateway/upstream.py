@@ -55,7 +55,15 @@ class Ask:
 class Pieces:
     """What a body is read from: all of it when `whole` is not null, else piece by piece."""
 
-    whole: bytes | None = None
+    @property
+    def whole(self) -> bytes | None:
+        """All of it, when it is there and kept."""
+        raise NotImplementedError
+
+    @property
+    def again(self) -> bool:
+        """Whether it can be given from its beginning once more."""
+        raise NotImplementedError
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Give the pieces."""
@@ -92,7 +100,7 @@ class Upstream:
                 return await self._over(wire, ask, body)
             except Unreachable:
                 # The service closes idle connections when it likes; if it was that, nothing of this was looked at.
-                if wire.heard or not (body is None or body.whole is not None):
+                if wire.heard or not (body is None or body.again):
                     raise
         return await self._over(await self._connect(), ask, body)
 
