@@ -45,6 +45,20 @@ def test_calls_go_through_side_by_side_while_their_reservations_fit() -> None:
     asyncio.run(main())
 
 
+def test_what_is_settled_and_reserved_stays_below_the_limit() -> None:
+    async def main() -> None:
+        for last, passes in ((299, True), (300, False)):
+            made = budgets()
+            (await made.admit(payer(JOB), 1)).settle(400)
+            await made.admit(payer(JOB), 300)
+            beside = asyncio.ensure_future(made.admit(payer(JOB), last))
+            await settle_soon()
+            assert beside.done() is passes
+            beside.cancel()
+
+    asyncio.run(main())
+
+
 def test_with_nothing_in_flight_one_call_goes_through_whatever_it_reserves() -> None:
     async def main() -> None:
         made = budgets()

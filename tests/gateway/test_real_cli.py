@@ -83,6 +83,7 @@ def test_the_real_key_is_on_every_call_and_nowhere_in_the_agent(
                 key = call.headers.get("x-api-key"), call.headers.get("authorization")
                 assert key == ((CANARY, None) if kind == "api_key" else (None, f"Bearer {CANARY}"))
                 assert PLACEHOLDER not in str(call.headers)
+                assert next(iter(call.body)) == "model"  # its model is known before the rest of it is here
                 if kind == "oauth":
                     assert "oauth-2025-04-20" in call.headers["anthropic-beta"].split(",")
             assert f"{held}={PLACEHOLDER}" in json.dumps(calls[-1].body)  # the tool did see its environment

@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 from tests.sealed.conftest import FILES
 from tests.services import make_repository
 
-from steadyhand.config.settings import load
+from steadyhand.config.settings import Settings, load
 from steadyhand.serve import embedded
 from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH, cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import until
+from steadyhand.testing.service import ADMIN, until
 
 CONFIG = """\
 [providers.other]
@@ -62,15 +63,29 @@ class Running:
         return list(answer.json()["data"])
 
 
+@dataclass
+class World:
+    """A directory, a clock and a model that outlive the service."""
+
+    settings: Settings
+    clock: Clock
+    model: ScriptedModel
+    workspace: str
+
+    @contextmanager
+    def running(self) -> Iterator[Running]:
+        with embedded(self.settings, clock=self.clock) as (url, key):
+            headers = {"authorization": f"Bearer {key}"}
+            with httpx2.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as http:
+                yield Running(http, self.clock, self.model, self.workspace)
+
+
 @pytest.fixture(params=["bwrap", "none"])
-def running(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[Running]:
+def world(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[World]:
     root = Path(tempfile.mkdtemp(prefix="parked-", dir=reachable_tmp))
     root.chmod(0o755)
     make_repository(root / "workspace", FILES)
-    clock = Clock()
-    with ExitStack() as stack:
-        model = stack.enter_context(ScriptedModel())
-        other = stack.enter_context(ScriptedModel())
+    with ScriptedModel() as model, ScriptedModel() as other:
         config = root / "steadyhand.toml"
         config.write_text(CONFIG.format(other=other.url))
         settings = load(
@@ -81,14 +96,18 @@ def running(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[Run
                 "HOME": str(root),
                 "ANTHROPIC_API_KEY": DUMMY_KEY,
                 "ANTHROPIC_BASE_URL": model.url,
+                "STEADYHAND_API_KEY": ADMIN,
                 "STEADYHAND_ISOLATION": request.param,
                 "STEADYHAND_RUNNER__CLAUDE__PATH": str(cli_path()),
             },
         )
-        url, key = stack.enter_context(embedded(settings, clock=clock))
-        headers = {"authorization": f"Bearer {key}"}
-        http = stack.enter_context(httpx2.Client(base_url=url, headers=headers, timeout=30, trust_env=False))
-        yield Running(http, clock, model, str(root / "workspace"))
+        yield World(settings, Clock(), model, str(root / "workspace"))
+
+
+@pytest.fixture
+def running(world: World) -> Iterator[Running]:
+    with world.running() as running:
+        yield running
 
 
 def test_a_job_that_meets_a_long_rate_limit_is_parked_and_finishes_when_it_may(running: Running) -> None:
@@ -131,3 +150,19 @@ def test_a_parked_job_can_be_cancelled_and_leaves_nothing(running: Running) -> N
     assert running.job(job_id)["state"] == "cancelled"
     assert running.http.post(f"/v1/jobs/{job_id}/resume", json={}).status_code == 202
     assert "mark" in running.until_state(job_id, "completed")["answer"]
+
+
+def test_a_parked_job_waits_on_over_a_restart_and_finishes_when_it_may(world: World) -> None:
+    with world.running() as before:
+        job_id = before.submit(MIDWAY, workspace=world.workspace)
+        parked = before.until_state(job_id, "parked")
+    with world.running() as after:
+        assert after.job(job_id) == parked
+        calls = world.model.calls
+        world.clock.ahead += timedelta(seconds=150)
+        done = after.until_state(job_id, "completed")
+        assert "mark" in done["answer"], done["answer"]
+        assert [run["state"] for run in done["runs"]] == ["parked", "completed"]
+        assert len([event for event in after.events(job_id) if event["type"] == "tool.started"]) == 1
+        assert after.http.get(f"/v1/jobs/{job_id}/diff").text.count("\n+mark") == 1
+        assert world.model.calls > calls

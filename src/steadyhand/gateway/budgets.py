@@ -1,8 +1,9 @@
 """Who may still spend how much: accounts in memory, seeded from the ledger, asked before every call of a model.
 
-An account has what is settled and what calls in flight have reserved. A call is let through when it fits all the
-limits that hold for it; or, on an account with nothing in flight and something left, in any case, so that the overshoot
-is at most that one call. Else it waits its turn. What is spent is the gateway's own count and nobody's word for it.
+An account has what is settled and what calls in flight have reserved. A call is let through when with it both stay
+below all the limits that hold for it; or, on an account with nothing in flight and something left, in any case, so
+that the overshoot is at most that one call. Else it waits its turn. What is spent is the gateway's own count and
+nobody's word for it.
 """
 
 import asyncio
@@ -82,7 +83,7 @@ class _Account:
     in_flight: int = 0
 
     def fits(self, reserve: int, limit: int) -> bool:
-        return self.in_flight == 0 or self.settled + self.reserved + reserve <= limit
+        return self.in_flight == 0 or self.settled + self.reserved + reserve < limit
 
 
 class Held:
