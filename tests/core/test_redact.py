@@ -92,6 +92,37 @@ def test_a_secret_is_found_wherever_the_pieces_are_cut(secret: str, how: str) ->
     assert b"".join(stream.feed(told[at : at + 1]) for at in range(len(told))) + stream.end() == whole
 
 
+@pytest.mark.parametrize(
+    ("secret", "written"),
+    [
+        ("begins\\\\goes on", "begins\\%5cgoes on"),
+        ("begins\\\\goes on", "begins%5C\\u005cgoes%20on"),
+        ("begins\\\\\\goes on", "begins\\%5c\\\\u005Cgoes on"),
+        ("ends in a row\\\\", "ends in a row\\%5C"),
+        ("\\\\begins in a row", "\\%5cbegins in a row"),
+        ("a percent % sign", "a percent %2525 sign"),
+    ],
+)
+def test_a_row_of_backslashes_or_a_percent_sign_may_be_cut_anywhere_however_it_is_mixed(
+    secret: str, written: str
+) -> None:
+    redactor = Redactor([secret])
+    for before in ("", "x ", secret):
+        told = f"{before}{written}".encode()
+        whole = redactor.data(told)
+        assert whole in (GONE.encode(), b"x " + GONE.encode(), 2 * GONE.encode())
+        for cut in range(len(told) + 1):
+            stream = redactor.bytes_stream()
+            assert stream.feed(told[:cut]) + stream.feed(told[cut:]) + stream.end() == whole, cut
+
+
+def test_rows_of_backslashes_in_many_ways_of_reading_them_are_done_with_in_time() -> None:
+    redactor = Redactor(["begins" + "\\" * 4 + "goes on"])
+    told = b"begins" + (b"\\" * 7 + b"u005c") * 30 + b" goes elsewhere"
+    assert redactor.data(told) is told
+    assert redactor.split(told) == (told, b"")
+
+
 # --- fuzz ----------------------------------------------------------------------------------------
 
 printable = st.characters(min_codepoint=0x20, max_codepoint=0x7E)

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
@@ -199,6 +200,12 @@ FIRST, SECOND = b'{"model":"claude-haiku-4-5","messages":["', b'the end"]}'
 SIZED = {"content-length": str(len(FIRST + SECOND))}
 
 
+async def halves(go_on: asyncio.Event) -> AsyncIterator[bytes]:
+    yield FIRST
+    await asyncio.wait_for(go_on.wait(), ENOUGH)
+    yield SECOND
+
+
 @pytest.mark.parametrize("headers", [{}, SIZED])
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
 def test_each_piece_of_a_request_is_there_before_the_next_is_sent(
@@ -214,17 +221,12 @@ def test_each_piece_of_a_request_is_there_before_the_next_is_sent(
             writer.write(ok(b"{}"))
             await writer.drain()
 
-        async def halves() -> object:
-            yield FIRST
-            await asyncio.wait_for(came.wait(), ENOUGH)
-            yield SECOND
-
         async with (
             host(listening) as upstream,
             way_out(world_dir, upstream.url) as way,
             way.client() as client,
         ):
-            answer = await client.post(path, content=halves(), headers=headers)  # type: ignore[arg-type]
+            answer = await client.post(path, content=halves(came), headers=headers)
         assert answer.status_code == 200
 
     asyncio.run(main())
@@ -250,13 +252,8 @@ def test_a_request_that_is_turned_away_in_its_middle_is_sent_again_from_its_begi
             writer.write(ok(b"{}"))
             await writer.drain()
 
-        async def halves() -> object:
-            yield FIRST
-            await asyncio.wait_for(turned.wait(), ENOUGH)
-            yield SECOND
-
         async with host(serve) as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
-            answer = await client.post("/v1/messages", content=halves(), headers=SIZED)  # type: ignore[arg-type]
+            answer = await client.post("/v1/messages", content=halves(turned), headers=SIZED)
         assert answer.status_code == 200
         assert heard == [FIRST + SECOND]
         assert upstream.came == 2

@@ -15,13 +15,17 @@ _PART = (
     rb"(?:%[0-9a-fA-F]?|\\{1,8}(?:u[0-9a-fA-F]{0,3})?)?\Z"
 )
 """A character that is not whole at the end of the data."""
+_BACKSLASH = rb"(?:%5[cC]|\\(?:u005[cC])?)"
+"""One of a row. Of a deep escape each backslash counts as one of its own: there is one way only to read a row."""
 
 
 class Knot:
     """One such secret. `longest` is the most bytes that an escaped one takes."""
 
     def __init__(self, secret: bytes) -> None:
-        self._units = list(_units(secret))
+        characters = _characters(secret)
+        self._units = [_unit(each) for each in characters]
+        self._parts = [_part(each) for each in characters]
         self._whole: re.Pattern[bytes] | None = None
         self._begun: re.Pattern[bytes] | None = None
         self.longest = 14 * len(secret)
@@ -35,28 +39,38 @@ class Knot:
     def begins(self, data: bytes) -> int:
         """Say where the last stretch of the data begins that may be its beginning; the data's length if nowhere."""
         if self._begun is None:
-            pattern = _PART if len(self._units) <= _BEGINNING else b""
-            for unit in reversed(self._units[: min(len(self._units) - 1, _BEGINNING)]):
-                pattern = b"(?:" + _PART + b"|" + unit + pattern + b")"
+            begun = min(len(self._units) - 1, _BEGINNING)
+            pattern = self._parts[-1] if len(self._units) <= _BEGINNING else b""
+            for unit, part in zip(reversed(self._units[:begun]), reversed(self._parts[:begun]), strict=True):
+                pattern = b"(?:" + part + b"|" + unit + pattern + b")"
             self._begun = re.compile(pattern)
         match = self._begun.search(data, max(0, len(data) - self.longest))
         return len(data) if match is None else match.start()
 
 
-def _units(secret: bytes) -> list[bytes]:
-    """Give a pattern for each character, a row of backslashes as one."""
+def _characters(secret: bytes) -> list[str] | list[bytes]:
+    """Give its characters, a row of backslashes as one; of what is no text its bytes."""
     try:
-        characters = re.findall(r"\\+|[^\\]", secret.decode("utf-8"), re.DOTALL)
+        return re.findall(r"\\+|[^\\]", secret.decode("utf-8"), re.DOTALL)
     except UnicodeDecodeError:
-        return [b"(?:" + re.escape(bytes((byte,))) + b"|%" + _hex(byte) + b")" for byte in secret]
-    return [_unit(each) for each in characters]
+        return [bytes((byte,)) for byte in secret]
 
 
-def _unit(character: str) -> bytes:
+def _part(character: str | bytes) -> bytes:
+    """Give a pattern for what is there of a character, or of a row, that is not whole at the end of the data."""
+    if character == "%":
+        return rb"(?:%(?:25){0,2}2\Z|" + _PART + b")"
+    if isinstance(character, str) and character.startswith("\\"):
+        return _BACKSLASH + b"{0,%d}" % (len(character) - 1) + _PART
+    return _PART
+
+
+def _unit(character: str | bytes) -> bytes:
+    """Give a pattern for a character, or for a row, however it is escaped."""
+    if isinstance(character, bytes):
+        return b"(?:" + re.escape(character) + b"|%" + _hex(character[0]) + b")"
     if character.startswith("\\"):
-        size = len(character)
-        most = min(8 * size, size + 64)
-        return rb"(?:%%5[cC]|\\{1,8}u005[cC]|\\){%d,%d}" % (size, most)
+        return _BACKSLASH + b"{%d,%d}" % (len(character), 8 * len(character))
     if character == "%":
         return rb"(?:%(?:25){0,3}|\\{1,8}u0025)"
     data = character.encode()
