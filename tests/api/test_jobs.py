@@ -287,6 +287,14 @@ def test_the_list_pages_newest_first_without_what_is_long(client: httpx2.Client)
     assert (rest["has_more"], rest["next_cursor"], rest["object"]) == (False, None, "list")
 
 
+def test_a_page_of_the_list_has_20_jobs_unless_asked_otherwise(client: httpx2.Client) -> None:
+    for _ in range(21):
+        run_job(client, "say x", metadata={"batch": "of 21"})
+    first = client.get("/v1/jobs", params={"metadata.batch": "of 21"}).json()
+    assert (len(first["data"]), first["has_more"]) == (20, True)
+    assert len(client.get("/v1/jobs", params={"metadata.batch": "of 21", "limit": 200}).json()["data"]) == 21
+
+
 def test_the_list_filters(client: httpx2.Client, service: Service) -> None:
     job = run_job(client, "fail x", agent="dear", workspace="infra")
     params: list[dict[str, Any]] = [

@@ -87,8 +87,12 @@ def test_models_need_a_key_in_the_default_profile(default_service: Service) -> N
         check_body(anyone.get("/v1/models"), 401, "unauthenticated")
 
 
-def test_a_service_with_no_key_configured_lets_nobody_in_by_an_empty_token(make_service: MakeService) -> None:
-    service = make_service(classic=True, env={"API_BEARER_TOKEN": "", "STEADYHAND_API_KEY": None}).start()
+@pytest.mark.parametrize("profile", ["default", "classic"])
+def test_a_service_with_no_key_configured_lets_nobody_in_by_an_empty_token(
+    make_service: MakeService, profile: str
+) -> None:
+    env = {"API_BEARER_TOKEN": "", "STEADYHAND_API_KEY": None}
+    service = make_service(classic=profile == "classic", env=env).start()
     for header in ("Bearer", "", "Bearer None", "Bearer null"):
         with service.connect(None) as anyone:
             answer = anyone.post(

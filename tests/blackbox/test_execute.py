@@ -11,7 +11,7 @@ import pytest
 
 from steadyhand.testing.service import BEARER, Service, until
 
-ENDED = {
+ENDED: dict[str, tuple[str, int | None, str]] = {
     "completed": ("", 0, "completed"),
     "failed by its exit code": ("[[standin: result=none exit=7 stderr=broken]]", 7, "failed"),
     "failed by an error result": ("[[standin: result=error]]", 1, "failed"),
@@ -19,6 +19,7 @@ ENDED = {
     "failed by a success that exits 1": ("[[standin: api_error=402]]", 1, "failed"),
     "failed by exit 0 with an error result": ("[[standin: is_error exit=0]]", 0, "failed"),
     "failed by exit 0 without a result": ("[[standin: result=none]]", 0, "failed"),
+    "failed by a signal, which leaves no exit code": ("[[standin: die=KILL]]", None, "failed"),
     "failed by spending its budget": ("[[standin: result=max_budget]]", 1, "failed"),
 }
 
@@ -64,6 +65,10 @@ def test_budget_and_timeout_are_taken_as_asked(service: Service) -> None:
 def test_metadata_comes_back_as_it_came(service: Service, metadata: Any) -> None:
     job_id = service.execute("hello", metadata=metadata)["job_id"]
     assert service.poll(job_id)["metadata"] == metadata
+
+
+def test_metadata_that_was_left_out_is_null(service: Service) -> None:
+    assert service.poll(service.execute("hello")["job_id"])["metadata"] is None
 
 
 @pytest.mark.parametrize(
@@ -146,11 +151,13 @@ def test_lines_that_are_no_protocol_are_kept_before_the_result(service: Service)
 def test_output_above_a_mebibyte_keeps_its_ends_and_says_what_was_left_out(service: Service) -> None:
     job = service.poll(service.execute("[[standin: flood_raw=3M]]")["job_id"])
     assert job["status"] == "completed"
-    whole = "".join(job["output"])
-    assert 1_000_000 < len(whole) < 1_070_000
-    notes = [line for line in job["output"] if not line.startswith(("this line", "{"))]
-    assert any(re.search(r"\d{7}", re.sub(r"[,_ ]", "", line)) for line in notes), notes
-    assert json.loads(job["output"][-1])["type"] == "result"
+    *printed, result = job["output"]
+    (note,) = [at for at, line in enumerate(printed) if re.fullmatch(r"\[\d+ bytes left out\]\n", line)]
+    head, tail = "".join(printed[:note]), "".join(printed[note + 1 :])
+    assert 0 <= len(head) - 256 * 1024 <= 1  # a line that was cut ends all the same
+    assert len(tail) == 768 * 1024
+    assert int(re.findall(r"\d+", printed[note])[0]) == 3 * 1024 * 1024 - 1024 * 1024
+    assert json.loads(result)["type"] == "result"
 
 
 def test_a_result_of_three_mebibytes_is_never_cut(service: Service) -> None:

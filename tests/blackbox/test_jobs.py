@@ -143,10 +143,15 @@ def test_prefer_wait_gives_202_when_the_time_is_over_and_a_get_waits_too(
         headers={"prefer": "wait=1"},
     )
     assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "wait=1"
     path = f"/v1/jobs/{answer.json()['id']}"
-    assert service.http.get(path, headers={"prefer": "wait=1"}).json()["state"] in ("queued", "running")
+    waited = service.http.get(path, headers={"prefer": "wait=1"})
+    assert waited.json()["state"] in ("queued", "running")
+    assert waited.headers["preference-applied"] == "wait=1"
     (common_dir / "go").touch()
-    assert service.http.get(path, headers={"prefer": "wait=30"}).json()["state"] == "completed"
+    ended = service.http.get(path, headers={"prefer": "wait=30"})
+    assert ended.json()["state"] == "completed"
+    assert ended.headers["etag"] != waited.headers["etag"]
 
 
 def test_an_etag_that_still_holds_is_304(service: Service) -> None:
@@ -179,9 +184,14 @@ def test_the_same_idempotency_key_and_body_give_the_same_job(service: Service) -
     service.ended(theirs.json()["id"])
 
 
-def test_an_idempotency_key_of_256_characters_is_refused(service: Service) -> None:
-    answer = service.http.post("/v1/jobs", json={"prompt": "p"}, headers={"idempotency-key": "k" * 256})
-    assert answer.status_code == 422
+def test_an_idempotency_key_may_have_255_characters_and_no_more(service: Service) -> None:
+    body = {"prompt": "p", "workspace": "scratch"}
+    key = uuid.uuid4().hex.ljust(255, "k")
+    answer = service.http.post("/v1/jobs", json=body, headers={"idempotency-key": key})
+    assert answer.status_code == 202
+    service.ended(answer.json()["id"])
+    refused = service.http.post("/v1/jobs", json=body, headers={"idempotency-key": key + "k"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_field")
 
 
 def test_a_list_is_newest_first_filtered_and_paged_without_a_gap(service: Service) -> None:

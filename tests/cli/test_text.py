@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steadyhand.cli.follow import Progress
 from steadyhand.cli.text import clean, cut, dollars, duration, json_text, one_line, result_lines, tool_line
 
 UNSAFE = {chr(n) for n in (*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0))} | set("\u202e\u2066\u2028")
@@ -29,6 +30,17 @@ UNSAFE = {chr(n) for n in (*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0))} |
 )
 def test_what_a_terminal_would_obey_is_taken_out_of_text(hostile: str, shown: str) -> None:
     assert clean(hostile) == shown
+
+
+def test_the_progress_line_says_how_long_how_many_turns_and_tokens_and_what_it_costs() -> None:
+    progress = Progress(state="running")
+    progress.since -= 65
+    assert progress.line() == "running · 1m 05s · 0 turns · 0 tokens"
+    progress.take({"input_tokens": 1200, "output_tokens": 30})
+    progress.take({"input_tokens": 10, "cache_read_input_tokens": 4})
+    assert progress.line() == "running · 1m 05s · 2 turns · 1.2k tokens"
+    progress.take({"input_tokens": 2000, "turns": 3, "cost_usd": "0.012300"})
+    assert progress.line() == "running · 1m 05s · 3 turns · 2.0k tokens · $0.0123"
 
 
 @given(st.text())

@@ -1,0 +1,42 @@
+"""The house as the page draws it is the one that import-linter holds, and each room is in its table."""
+
+import re
+import tomllib
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[2]
+PAGE = (
+    (PROJECT / "docs" / "architecture.md")
+    .read_text("utf-8")
+    .partition("## The house\n")[2]
+    .partition("\n## ")[0]
+)
+
+
+def floors(text: str) -> list[set[str]]:
+    """Give the rooms of each floor, from the top down."""
+    return [set(re.findall(r"\w+", floor)) for floor in text.split("->")]
+
+
+def test_the_house_is_drawn_as_it_is_held() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))
+    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    drawn = PAGE.partition("    cli ->")[1:]
+    drawing = "".join(drawn).partition("\n\n")[0]
+    assert floors(drawing) == [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    assert contract["exhaustive"] is True
+
+
+def test_every_room_has_its_line_in_the_table() -> None:
+    rooms = {
+        path.name if path.is_dir() else path.stem
+        for path in (PROJECT / "src" / "steadyhand").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    named = {
+        name.strip("`/").removesuffix(".py")
+        for row in PAGE.partition("| room |")[2].splitlines()[2:]
+        for name in row.split("|")[1].replace(" ", "").split(",")
+        if row.startswith("| `")
+    }
+    assert rooms - {"__init__", "__main__"} == named
