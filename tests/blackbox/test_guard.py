@@ -86,6 +86,12 @@ def test_an_agent_without_a_boundary_has_a_home_of_its_own_all_the_same(open_ser
     assert environment["CLAUDE_CONFIG_DIR"].startswith(str(open_service.data_dir))
 
 
+def test_each_job_has_a_config_directory_of_its_own(open_service: Service) -> None:
+    jobs = [open_service.run("[[standin: report]]") for _ in range(2)]
+    folders = [json.loads(job["answer"])["environment"]["CLAUDE_CONFIG_DIR"] for job in jobs]
+    assert all(job["id"] in Path(folder).parts for job, folder in zip(jobs, folders, strict=True))
+
+
 @pytest.mark.parametrize("level", ["sealed", "open", "classic"])
 def test_agents_run_as_an_unprivileged_user_of_their_slot(
     request: pytest.FixtureRequest, root_only: None, level: str

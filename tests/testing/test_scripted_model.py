@@ -183,8 +183,8 @@ def test_twenty_streams_are_served_side_by_side(scripted_model: ScriptedModel) -
         answers = list(pool.map(lambda n: post(model, asked(f"number {n}", stream=True))[1], range(20)))
         took = time.monotonic() - began
     assert all(events(data)[-1]["type"] == "message_stop" for data in answers)
-    # One after the other they would take 20 s.
-    assert took < 10
+    # At their pace each takes a second; one after the other they would take 20 s.
+    assert 0.9 <= took < 10
 
 
 def test_requests_are_recorded_with_headers_and_body_and_side_requests_apart(
