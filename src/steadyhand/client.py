@@ -353,7 +353,8 @@ class Client:
             return TryLater(detail, code=code, retry_after=_seconds(response.headers.get("retry-after")))
         if kind is not None:
             return kind(detail, code=code)
-        return Unreachable(f"{self.base_url} answered {response.status_code}: {detail}", code="bad_answer")
+        code = "internal" if body.get("code") == "internal" else "bad_answer"
+        return Unreachable(f"{self.base_url} answered {response.status_code}: {detail}", code=code)
 
 
 @dataclass(slots=True)

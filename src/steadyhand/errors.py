@@ -127,7 +127,7 @@ class SandboxError(RunError):
 
 
 class Unreachable(SteadyhandError):
-    """The client found no service: nothing answered, or (`bad_answer`) something that is none of ours."""
+    """The client found no service: nothing answered, what did is none of ours (`bad_answer`) or failed (`internal`)."""
 
     code = "unreachable"
 

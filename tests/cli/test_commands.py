@@ -106,6 +106,17 @@ def test_an_error_of_the_service_has_its_exit_code_and_one_clear_line(
         assert len(ran.err.splitlines()) <= 2
 
 
+def test_a_service_that_fails_is_not_taken_for_something_else(
+    steadyhand: CommandLine, service: ScriptedService
+) -> None:
+    service.on("GET", JOB, Answer.problem(500, "internal", "The service failed."))
+    service.on("GET", "/v1/jobs", Answer(502, b"bad gateway", "text/plain"))
+    failed, foreign = steadyhand("show", JOB_ID), steadyhand("jobs")
+    assert "a fault of the service's own" in failed.err
+    assert "Is that the address of a Steadyhand service?" not in failed.err
+    assert "Is that the address of a Steadyhand service?" in foreign.err
+
+
 def test_each_wrong_field_is_named(steadyhand: CommandLine, service: ScriptedService) -> None:
     faults = [{"pointer": "/ref", "detail": "is bad"}, {"pointer": "/title", "detail": "is long"}]
     service.on(

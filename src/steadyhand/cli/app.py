@@ -97,6 +97,10 @@ _ADVICE: Mapping[tuple[type[SteadyhandError], str | None], str] = {
         "bad_answer",
     ): "Is that the address of a Steadyhand service? Name one by --server or STEADYHAND_URL.",
     (
+        Unreachable,
+        "internal",
+    ): "It is a fault of the service's own: whoever runs it finds the cause in its log.",
+    (
         Unauthenticated,
         None,
     ): "Set STEADYHAND_TOKEN to a key of this service; a local one without keys of its own "

@@ -144,7 +144,7 @@ def _submit(
         with _held_signals():
             job = client.submit(prompt, **fields)
     except Unreachable as error:
-        if named is not None or error.code == "bad_answer":
+        if named is not None or error.code != Unreachable.code:
             raise
         screen.note(f"No service at {DEFAULT_URL}: running one in this process.", "dim")
         client = stack.enter_context(_own_service())
