@@ -33,7 +33,7 @@ def check(reply: httpx2.Response, status: int, code: str) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize("path", ["/execute", "/v1/jobs", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/execute", "/v1/jobs", "/v1/chat/completions", "/v1/responses"])
 def test_what_is_not_json_is_400(client: httpx2.Client, path: str) -> None:
     for raw in (b"{", b"", b"\xff\xfe", b"{'a': 1}", b'{"a": "\x01"}', b'{"a": 1} x'):
         check(client.post(path, content=raw, headers=JSON), 400, "malformed_json")
@@ -95,7 +95,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield found
 
 
-@pytest.mark.parametrize("path", ["/execute", "/v1/jobs", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/execute", "/v1/jobs", "/v1/chat/completions", "/v1/responses"])
 def test_a_body_above_the_limit_is_413_however_it_comes(small: Service, path: str) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(50):

@@ -200,3 +200,27 @@ def test_a_choice_that_leaves_what_is_not_there_is_refused_by_name(
     else:
         body |= {"tools": RESPONSES, "input": "say so"}
     refused_by_name(service, path, body, status=422, param="tool_choice", why=why)
+
+
+@pytest.mark.parametrize("route", ["chat", "responses"])
+def test_what_an_answer_had_to_be_and_its_instructions_are_no_part_of_the_next_turn(
+    client: httpx2.Client, service: Service, route: str
+) -> None:
+    named = {"x-session-id": f"once-{route}"}
+    brief = {"role": "system", "content": "Be brief."}
+    path, given, tools = "/v1/chat/completions", "messages", CHAT
+    if route == "responses":
+        path, given, tools = "/v1/responses", "input", RESPONSES
+    first = {"model": "claude/haiku", given: [brief, QUESTION], "tools": tools, "tool_choice": "required"}
+    assert client.post(path, json=first, headers=named).status_code == 200
+    before = service.runner.asked[-1]
+    assert "Be brief.\n\nYour final answer is a call" in str(before.append_system_prompt)
+    ways: list[tuple[dict[str, Any], dict[str, str]]] = [({}, named)]
+    if route == "responses":
+        ways.append(({"previous_response_id": f"resp_{before.id}"}, {}))
+    for fields, headers in ways:
+        body = {"model": "claude", given: [QUESTION], **fields}
+        assert client.post(path, json=body, headers=headers).status_code == 200
+        job = service.runner.asked[-1]
+        assert job.parent_job_id == before.id
+        assert (job.append_system_prompt, job.model, job.output_schema) == (None, None, None)

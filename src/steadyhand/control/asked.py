@@ -117,12 +117,15 @@ def going_on_from(parent: Job, asked: Submission) -> Submission:
             raise InvalidRequest.at(
                 f"/{name}", f"is another than that of the session, which keeps its {name}"
             )
+    going_on = replace(asked, agent=parent.agent, strict=False)
+    if asked.origin == "openai":
+        return (
+            going_on  # such a client says its instructions, what its answer has to be and its model each time
+        )
     return replace(
-        asked,
-        agent=parent.agent,
+        going_on,
         model=asked.model or parent.model,
         append_system_prompt=asked.append_system_prompt or parent.append_system_prompt,
-        strict=False,
     )
 
 

@@ -178,7 +178,7 @@ class Asking(Reading):
             expires_in_seconds=asked.expires_in_seconds,
             max_turns=asked.max_turns or agent.max_turns,
             effort=asked.effort or agent.effort,
-            append_system_prompt=asked.append_system_prompt or agent.append_system_prompt,
+            append_system_prompt=asked.append_system_prompt,
             history=asked.history,
             session_name=asked.session_name,
             content=asked.content,
