@@ -1,6 +1,7 @@
 """A conversation that comes back whole goes on in the session that it belongs to, and in no other."""
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -50,6 +51,18 @@ def chat(
     return text, answer.headers["x-steadyhand-job-id"]
 
 
+def responded(service: Service, said: list[Any], **more: Any) -> tuple[str, str]:
+    """The same as `chat` by the Responses API: `said` gets the items of the answer at its end."""
+    output, job_id = respond(service, said, **more)
+    said += output
+    text: str = output[-1]["content"][0]["text"]
+    return text, job_id
+
+
+def answered_by(route: str) -> Callable[..., tuple[str, str]]:
+    return chat if route == "chat" else responded
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_conversation_that_comes_back_goes_on_in_its_session(service: Service, *, stream: bool) -> None:
     said = [user(f"[[standin: say=thinking text=one-{stream}]]")]
@@ -82,8 +95,10 @@ def test_a_letter_changed_another_model_or_another_key_is_another_conversation(s
     assert [role for role, _ in json.loads(answer)] == ["user", "assistant", "user"]
 
 
-def test_two_chats_that_begin_alike_never_share_a_session(service: Service) -> None:
-    chats = [[user("[[standin: text=hello-there]]")] for _ in range(2)]
+@pytest.mark.parametrize("route", ["chat", "responses"])
+def test_two_chats_that_begin_alike_never_share_a_session(service: Service, route: str) -> None:
+    chat = answered_by(route)
+    chats = [[user(f"[[standin: text=hello-{route}]]")] for _ in range(2)]
     firsts = [chat(service, said)[1] for said in chats]
     assert len({service.job(job_id)["session_id"] for job_id in firsts}) == 2
     seconds = []
@@ -101,11 +116,18 @@ def test_two_chats_that_begin_alike_never_share_a_session(service: Service) -> N
 
 def test_fifty_interleaved_conversations_never_mix(service: Service) -> None:
     talks = [[user(f"[[standin: text=talk-{number}-begins]]")] for number in range(50)]
+
+    def ask(number: int) -> tuple[str, str]:
+        # By either route, streamed or not.
+        return answered_by("chat" if number % 2 else "responses")(
+            service, talks[number], stream=number % 4 > 1
+        )
+
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda said: chat(service, said), talks))
+        list(pool.map(ask, range(50)))
         for said in talks:
             said.append(user(HISTORY))
-        answers = list(pool.map(lambda said: chat(service, said), talks))
+        answers = list(pool.map(ask, range(50)))
     for number, (answer, job_id) in enumerate(answers):
         assert service.job(job_id)["parent_job_id"] is not None
         told = [text for _, text in json.loads(answer)]

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from tests.blackbox.test_sessions import text_of
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
@@ -30,17 +31,6 @@ def body_for(route: str, prompt: str, model: str = "claude", **fields: Any) -> d
 def ask(service: Service, route: str, prompt: str, model: str = "claude", **fields: Any) -> httpx2.Response:
     with service.connect() as client:
         return client.post(route, json=body_for(route, prompt, model, **fields), timeout=60)
-
-
-def text_of(reply: httpx2.Response) -> str:
-    assert reply.status_code == 200, reply.text
-    body = reply.json()
-    text: str = (
-        body["choices"][0]["message"]["content"]
-        if "choices" in body
-        else body["output"][-1]["content"][0]["text"]
-    )
-    return text
 
 
 def newest(service: Service) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def ask(service: Service, route: str, given: Any, name: str | None = None, **fie
 
 
 def text_of(reply: httpx2.Response) -> str:
+    assert reply.status_code == 200, reply.text
     body = reply.json()
     text: str = (
         body["choices"][0]["message"]["content"]
