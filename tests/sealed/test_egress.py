@@ -1,12 +1,11 @@
 """A host that is not on the list is not reached: by name, by address, past the proxy, by a redirect; and it is told."""
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 
 import pytest
 from tests.sealed.conftest import CONFIG
+from tests.sealed.listener import Listener
 from tests.sealed.world import says
 
 from steadyhand.testing.service import MakeService, Service
@@ -43,41 +42,6 @@ PAST_IT = {
 }
 
 
-class Listener:
-    """A server that an attacker would like to be asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        listener = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                listener.asked.append(self.path)
-                if self.path == "/redirect":
-                    self.send_response(302)
-                    self.send_header("location", "http://attacker.example/stolen")
-                elif self.path == "/inside":
-                    self.send_response(302)
-                    self.send_header("location", f"http://localhost:{listener.port}/stolen")
-                else:
-                    self.send_response(200)
-                self.send_header("content-length", "2")
-                self.end_headers()
-                self.wfile.write(b"ok")
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
-                """Say nothing."""
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.fixture(scope="module")
 def listener() -> Iterator[Listener]:
     found = Listener()
@@ -110,6 +74,9 @@ def test_what_is_listed_is_reached(service: Service, listener: Listener) -> None
     assert job["answer"] == "ok"
     assert listener.asked == ["/hello"]
     assert refusals(service, job["id"]) == []
+    told = [event["data"] for event in service.events(job["id"]) if event["type"] == "warning"]
+    reached = f"The agent reached 127.0.0.1:{listener.port}."
+    assert told == [{"code": "egress_host", "message": reached}]
 
 
 # This machine's address is on the list of the one agent; of the rest, two are enough for the one without a list.

@@ -228,20 +228,28 @@ def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
     run(work())
 
 
-def test_caches_are_shared_by_the_jobs_of_a_workspace_and_by_no_other(
-    sealed: Sealed, repository: Repository
+CACHES = [
+    ("pip", "~/.cache/pip"), ("npm", "~/.npm"), ("cargo", "~/.cargo/registry"), ("cargo", "~/.cargo/git"),
+    ("go", "~/go/pkg/mod"), ("go", "~/.cache/go-build"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cache", "where"), CACHES)
+def test_a_cache_is_shared_by_the_jobs_of_a_workspace_and_by_no_other(
+    sealed: Sealed, repository: Repository, cache: str, where: str
 ) -> None:
-    workspace = repository.workspace(caches=("pip", "go"))
+    workspace = repository.workspace(caches=(cache,))
 
     async def work() -> None:
         first = await sealed.prepare(workspace, 0)
-        await sealed.does(first, "echo wheel > ~/.cache/pip/w && echo mod > ~/go/pkg/mod/m")
+        await sealed.does(first, f"echo one > {where}/f")
         second = await sealed.prepare(workspace, 1)
-        said = await sealed.does(second, "cat ~/.cache/pip/w ~/go/pkg/mod/m && echo more >> ~/.cache/pip/w")
-        assert said == "wheel\nmod\n"
-        assert await sealed.does(first, "cat ~/.cache/pip/w") == "wheel\nmore\n"
+        assert await sealed.does(second, f"cat {where}/f && echo more >> {where}/f") == "one\n"
+        assert await sealed.does(first, f"cat {where}/f") == "one\nmore\n"
         other = await sealed.prepare(replace(workspace, name="other"), 2)
-        assert await sealed.does(other, "ls ~/.cache/pip") == ""
+        assert await sealed.does(other, f"ls {where}") == ""
+        without = await sealed.prepare(repository.workspace(), 3)
+        assert await sealed.does(without, f"ls {where} 2>/dev/null || echo none") == "none\n"
 
     run(work())
 
