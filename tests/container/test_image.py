@@ -77,6 +77,7 @@ def test_a_job_is_done_in_the_container_and_a_stop_leaves_nothing(
         assert doctor.returncode == 0, doctor.stdout + doctor.stderr
         level = "bwrap: tried" if file == "compose.yaml" else "none: an agent can do"
         assert level in doctor.stdout
+        assert ("clones that share the mirror's objects" in doctor.stdout) == (file == "compose.yaml")
 
         model = running.background(
             PYTHON, "-m", "steadyhand.testing.model", "--port", str(MODEL_PORT), "--scenario", "fix-the-test"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.sealed.listener import Listener
 from tests.services import ended_together, make_repository, make_root, model, reachable_tmp, stand_in
 
 from steadyhand.testing.service import MakeService, Service
@@ -57,6 +58,14 @@ def make_service(make_service_in: MakeService) -> Iterator[MakeService]:
     """Make services for one test; they are ended with it."""
     with ended_together(make_service_in) as ended:
         yield ended
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[Listener]:
+    """A server on this machine that tells what it was asked for."""
+    found = Listener()
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

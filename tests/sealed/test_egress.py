@@ -43,13 +43,6 @@ PAST_IT = {
 
 
 @pytest.fixture(scope="module")
-def listener() -> Iterator[Listener]:
-    found = Listener()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
 def service(make_service_in: MakeService, listener: Listener) -> Iterator[Service]:
     listed = f'"listed.example", "*.pages.example", "127.0.0.1:{listener.port}"'
     more = f'[agents.reaching]\nworkspace = "scratch"\negress = [{listed}]\n[agents.alone]\nworkspace = "scratch"\n'

@@ -150,8 +150,8 @@ class Scene:
     async def play(self) -> None:
         data = self._root / "data"
         if self._sealed:
-            for overlay in (True, False):
-                made = Sealed(self._root, overlay=overlay)
+            for overlay, shares in ((True, False), (False, False), (False, True)):
+                made = Sealed(self._root, overlay=overlay, shares=shares)
                 await self._jobs(made.checkouts, made)
         else:
             data.mkdir()

@@ -14,13 +14,6 @@ SECRET = "canary-of-the-setup-88d1"
 
 
 @pytest.fixture(scope="module")
-def listener() -> Iterator[Listener]:
-    found = Listener()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
 def service(make_service_in: MakeService, listener: Listener) -> Iterator[Service]:
     made = make_service_in()
     secret = made.root / "setup-key"

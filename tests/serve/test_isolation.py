@@ -14,14 +14,22 @@ from steadyhand.ports import Check, Command, JobFiles, Place, Work
 from steadyhand.runner.probe import try_command
 from steadyhand.serve import doctor
 from steadyhand.serve.gateways import gateway_of
-from steadyhand.serve.isolation import Level, announce, checks, level_of, refusal, sharing_network
+from steadyhand.serve.isolation import (
+    Level,
+    announce,
+    checks,
+    how_checkouts_are_made,
+    level_of,
+    refusal,
+    sharing_network,
+)
 from steadyhand.serve.isolation import _trial as a_trial
 from steadyhand.serve.isolation import _why_not as why_not
 from steadyhand.serve.wiring import environment_of, now
 from steadyhand.testing.contracts.samples import a_job
 from steadyhand.testing.ledger import MemoryLedger
 from steadyhand.workspace.etc import make_etc
-from steadyhand.workspace.sandbox import BwrapSandbox
+from steadyhand.workspace.sandbox import BwrapSandbox, NoSandbox
 
 KEY = "sk-ant-canary-of-the-service"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has mounts of its own")
@@ -332,7 +340,7 @@ def test_doctor_says_the_level_the_limits_the_checkouts_and_what_each_agent_is_g
     assert found["isolation"].ok
     assert "system calls filtered" in found["isolation"].detail
     assert found["limits"].detail
-    assert "overlay" in found["checkouts"].detail
+    assert found["checkouts"].detail == "laid over a warm checkout of their commit (overlay)"
     agent = found["agent a"]
     assert f"environment: REGION; secrets: {key}, /nowhere/key; egress: levels.example.org" == agent.detail
     assert not agent.ok
@@ -340,6 +348,13 @@ def test_doctor_says_the_level_the_limits_the_checkouts_and_what_each_agent_is_g
     assert found["workspace w grants"].ok
     assert "canary" not in repr(found)
     assert not list((world_dir / "data").glob("doctor-*"))
+
+
+def test_without_an_overlay_doctor_says_why_and_what_checkouts_are_instead() -> None:
+    shared = how_checkouts_are_made(Level(NoSandbox(), no_overlay="the service is not root", shares=True))
+    assert shared == "clones that share the mirror's objects, as there is no overlay: the service is not root"
+    copied = how_checkouts_are_made(Level(NoSandbox(), no_overlay="the service may not mount"))
+    assert copied == "clones with a copy of all objects, as there is no overlay: the service may not mount"
 
 
 def test_doctor_says_why_there_is_no_sandbox_and_what_to_do(world_dir: Path, standin: Path) -> None:

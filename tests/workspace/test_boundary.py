@@ -29,15 +29,20 @@ class TestLevelNone(_Here):
 
 class TestLevelBwrap(_Here):
     overlay = os.geteuid() == 0
+    shares = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
         errands = errands_in(self.world)
         checkouts = GitCheckouts(
-            self.world / "data", debounce_seconds=0, errands=errands, overlay=self.overlay
+            self.world / "data", debounce_seconds=0, errands=errands, overlay=self.overlay, shares=self.shares
         )
         yield checkouts, errands.sandbox
 
 
 class TestLevelBwrapWithCopies(TestLevelBwrap):
     overlay = False
+
+
+class TestLevelBwrapWithClones(TestLevelBwrapWithCopies):
+    shares = True

@@ -1,12 +1,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.workspace.sealed_checkouts import Sealed
 
+from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Checkouts, Place
-from steadyhand.testing.contracts.checkouts import CheckoutsContract
+from steadyhand.testing.contracts.checkouts import CheckoutsContract, make_repository
+from steadyhand.testing.contracts.samples import a_job, to_its_end
 from steadyhand.workspace import GitCheckouts
 
 
@@ -25,11 +28,12 @@ class TestSealedCheckouts(CheckoutsContract):
     """Laid over warm checkouts, and looked at from inside the sandbox."""
 
     overlay = True
+    shares = False
 
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
         self.world = world_dir
-        self.sealed = Sealed(world_dir, overlay=self.overlay)
+        self.sealed = Sealed(world_dir, overlay=self.overlay, shares=self.shares)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Checkouts]:
@@ -46,3 +50,37 @@ class TestSealedCopies(TestSealedCheckouts):
     """A private copy in the sandbox, where there is no overlay."""
 
     overlay = False
+
+
+class TestSealedClones(TestSealedCopies):
+    """A clone in the sandbox that shares the mirror's objects."""
+
+    shares = True
+
+    @to_its_end
+    async def test_a_clone_has_no_object_of_the_mirrors_and_cannot_write_there(self) -> None:
+        repository = make_repository(self.world / "repository")
+        place = await self.sealed.prepare(repository.workspace())
+        assert await self.does(place, "find .git/objects -type f") == ".git/objects/info/alternates\n"
+        await self.sealed.does(place, "echo x > /mirror/x", fails=True)
+        await self.does(place, "echo x > x && git add x && git commit -qm x && git fsck")
+        harvest = await self.sealed.checkouts.harvest(place)
+        assert harvest.notices == ()
+        assert harvest.changes is not None
+        assert harvest.changes.files == 1
+
+    @to_its_end
+    async def test_one_that_was_kept_is_gone_on_in_from_another_slot(self) -> None:
+        repository, job = make_repository(self.world / "repository"), a_job()
+        first = await self.sealed.prepare(repository.workspace(), 0, job)
+        await self.does(first, "echo x > x && git add x && git commit -qm Mine && echo y > y")
+        await self.sealed.checkouts.keep(first)
+        again = await self.sealed.prepare(repository.workspace(), 1, replace(job, begin="resume"))
+        assert again.user != first.user or again.user is None
+        assert (
+            await self.does(again, "cat y && git log --format=%s | head -2") == "y\nMine\nChange code.txt\n"
+        )
+        # Where the mirror's objects cannot be shown, there is nothing that it could be gone on in.
+        elsewhere = Sealed(self.world, overlay=False)
+        with pytest.raises(WorkspaceError, match="shares the mirror's objects"):
+            await elsewhere.prepare(repository.workspace(), 1, replace(job, begin="resume"))

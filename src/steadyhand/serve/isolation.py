@@ -59,7 +59,9 @@ class Level:
     weaker: tuple[Weaker, ...] = ()
     """What this machine does not let us have, though agents are sealed."""
     no_overlay: str | None = None
-    """Why checkouts are copies."""
+    """Why checkouts are not laid over warm ones."""
+    shares: bool = False
+    """Whether agents can be shown the objects of a mirror, read-only: then a checkout without overlay is a clone."""
 
     @property
     def sealed(self) -> bool:
@@ -108,7 +110,9 @@ async def level_of(settings: Settings, cli: Path, *, etc_in: Path | None = None)
         sandbox, weaker = await _first_that_works(best, place)
         no_overlay = await _why_no_overlay(sandbox, place, settings)
     weaker += tuple(_weaker_here(disks=no_overlay is None and DiskImages.can_be_had()))
-    return Level(sandbox, no_overlay is None, weaker, no_overlay)
+    # Not root, the agents' user is the service's; root without mounts cannot show them what is its own.
+    shares = os.geteuid() != 0 or sandbox.stage is not None
+    return Level(sandbox, no_overlay is None, weaker, no_overlay, shares)
 
 
 async def _first_that_works(best: BwrapSandbox, place: Place) -> tuple[BwrapSandbox, tuple[Weaker, ...]]:
@@ -285,14 +289,21 @@ def announce(settings: Settings, level: Level) -> None:
                 meaning="whoever reaches this address and holds a key that may submit can do the same",
             )
         return
-    checkouts = "laid over warm ones" if level.overlay else f"copies: {level.no_overlay}"
-    log.info("isolation.bwrap", limits=groups().detail, checkouts=checkouts)
+    log.info("isolation.bwrap", limits=groups().detail, checkouts=how_checkouts_are_made(level))
     for each in level.weaker:
         log.warning("isolation.partly", missing=each.missing, meaning=each.meaning)
     for who in sharing_network(settings.catalogue()):
         log.warning(
             "egress.host", who=who, meaning="shares the network of this machine, its loopback included"
         )
+
+
+def how_checkouts_are_made(level: Level) -> str:
+    """Say which way was chosen, and why not a better one."""
+    if level.overlay:
+        return "laid over a warm checkout of their commit (overlay)"
+    how = "clones that share the mirror's objects" if level.shares else "clones with a copy of all objects"
+    return f"{how}, as there is no overlay: {level.no_overlay}"
 
 
 def sharing_network(catalogue: Catalogue) -> list[str]:
@@ -326,10 +337,7 @@ async def checks(settings: Settings, cli: Path) -> list[Check]:
     found = [Check("isolation", ok=True, detail=detail)]
     found += [Check("isolation, in part", ok=True, detail=str(each)) for each in level.weaker]
     found.append(Check("limits", ok=True, detail=groups().detail))
-    over = "laid over a warm checkout of their commit (overlay)"
-    found.append(
-        Check("checkouts", ok=True, detail=over if level.overlay else f"private copies: {level.no_overlay}")
-    )
+    found.append(Check("checkouts", ok=True, detail=how_checkouts_are_made(level)))
     return [*found, *granted]
 
 

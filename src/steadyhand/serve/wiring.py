@@ -159,6 +159,7 @@ def checkouts_of(
         home=settings.home,
         errands=SandboxErrands(level.sandbox, gateway) if level.sealed else None,
         overlay=level.overlay,
+        shares=level.shares,
         redactor=redactor,
         disk_of=lambda job: catalogue.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )

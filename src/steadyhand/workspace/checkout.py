@@ -46,6 +46,7 @@ class GitCheckouts:
         debounce_seconds: float = 2.0,
         errands: Errands | None = None,
         overlay: bool = False,
+        shares: bool = False,
         disk_of: Callable[[Job], int | None] | None = None,
         redactor: Redactor | None = None,
     ) -> None:
@@ -54,7 +55,8 @@ class GitCheckouts:
         As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the
         service's `home` say how a directory in place is used (contract.md, the classic profile). With `errands`
         agents are sealed off, and all git on what they left runs beside them; with `overlay` as well, and as root,
-        a job's checkout is laid over a warm one that belongs to the uid below the agents'. `disk_of` says
+        a job's checkout is laid over a warm one that belongs to the uid below the agents'; else with `shares`, when
+        agents can be shown what the service reads, it is a clone that shares the mirror's objects. `disk_of` says
         how many bytes a job may write over it; null is no limit. `redactor` cleans what is kept of an agent's record.
         """
         data_dir = data_dir.absolute()  # git is told of it from other directories
@@ -71,7 +73,14 @@ class GitCheckouts:
         if errands is not None and overlay and shared is not None:
             warm = WarmCheckouts(data_dir / "warm", errands, settings, owner=shared)
         self.making = Making(
-            data_dir, self.mirrors, settings, self._brought, errands=errands, warm=warm, disk_of=disk_of
+            data_dir,
+            self.mirrors,
+            settings,
+            self._brought,
+            errands=errands,
+            warm=warm,
+            shares=shares,
+            disk_of=disk_of,
         )
         self._folders = Folders(data_dir, shared=shared is not None, sealed=errands is not None)
         self._caches = Caches(data_dir / "caches", shared)

@@ -27,7 +27,7 @@ class Note:
     """How a checkout was made: whose its files are on disk, and the warm one that it lies over, if any.
 
     `warm` is below the folder of warm checkouts; `over_nothing` says that the lower one is empty, `image` that what
-    the job wrote is in an image of its own.
+    the job wrote is in an image of its own, `shared` that its objects are the mirror's.
     """
 
     user: int | None
@@ -36,6 +36,7 @@ class Note:
     over_nothing: bool = False
     image: bool = False
     in_place: bool = False
+    shared: bool = False
 
     def write(self, files: JobFiles) -> None:
         """Write the note down whole."""

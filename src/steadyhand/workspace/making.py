@@ -26,6 +26,7 @@ from steadyhand.workspace.warm import (
     bare_place,
     check_out,
     secrets_of,
+    share_objects,
     shown_objects,
     write_base,
 )
@@ -45,7 +46,11 @@ class Made:
 
 
 class Making:
-    """Makes checkouts, and knows which warm ones they lie over. Without `warm` each is a copy."""
+    """Makes checkouts, and knows which warm ones they lie over.
+
+    Without `warm` each is a work tree of its own, over the mirror's objects where sealed agents can be shown them
+    (`shares`), else with a copy of them.
+    """
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class Making:
         *,
         errands: Errands | None,
         warm: WarmCheckouts | None,
+        shares: bool,
         disk_of: Callable[[Job], int | None] | None,
     ) -> None:
         self.warm = warm
@@ -64,6 +70,7 @@ class Making:
         self._settings = settings
         self._brought = brought
         self._errands = errands
+        self._shares = shares and errands is not None
         self._images = DiskImages(data_dir / "images")
         self._disk_of = disk_of
         self._held: dict[str, Warm] = {}
@@ -80,13 +87,19 @@ class Making:
             self._held[job.id] = await self.warm.take(mirror, commit, workspace)
             layers = await self._lay_over(self._held[job.id].tree, self.warm.owner, job, files, user)
             return Made(files.checkout, commit, brought, layers, (shown_objects(mirror),))
-        await self._copy(mirror, files)
+        binds: tuple[Bind, ...] = ()
+        if self._shares:
+            binds = (shown_objects(mirror),)
+            make_folder(files.checkout, PRIVATE)
+            await asyncio.to_thread(share_objects, files.checkout / ".git")
+        else:
+            await self._copy(mirror, files)
         branch = BRANCH if self._errands is not None else f"steadyhand/{job.id}"
         await describe(files.checkout / ".git", mirror, self._settings, branch)
         await asyncio.to_thread(hand_over, files.checkout, user)
         if self._errands is not None:
-            await self._check_out_sealed(self._errands, workspace, commit, files, user)
-            return Made(files.checkout, commit, brought)
+            await self._check_out_sealed(self._errands, workspace, commit, files, user, binds=binds)
+            return Made(files.checkout, commit, brought, binds=binds)
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
         # The work tree is written by the agent's uid: what is in it belongs to the agent from the start.
@@ -105,6 +118,7 @@ class Making:
             commit=made.commit,
             warm=None if warm is None or self.warm is None else self.warm.name(warm),
             over_nothing=layers is not None and warm is None,
+            shared=layers is None and made.binds != (),
             image=layers is not None and layers.image is not None,
         )
 
@@ -115,6 +129,11 @@ class Making:
         if (note.warm is not None or note.over_nothing) and self.warm is None:
             raise WorkspaceError(
                 "The kept checkout was laid over another one, which is not to be had now.", retryable=False
+            )
+        if note.shared and not self._shares:
+            raise WorkspaceError(
+                "The kept checkout shares the mirror's objects, which agents cannot be shown now.",
+                retryable=False,
             )
         layers: Layers | None = None
         binds: tuple[Bind, ...] = ()
@@ -127,6 +146,8 @@ class Making:
                 await self.give_back(files)
                 self._held[job.id] = warm
                 layers, binds = self._layers_again(warm.tree, files, note, user), (shown_objects(mirror),)
+            elif note.shared:
+                binds = (shown_objects(mirror),)
         if self.warm is not None and note.over_nothing:
             layers = self._layers_again(self._data_dir / "empty", files, note, user)
         if layers is None:
@@ -170,12 +191,19 @@ class Making:
         return Layers(lower, upper, work, owner)
 
     async def _check_out_sealed(
-        self, errands: Errands, workspace: Workspace, commit: str, files: JobFiles, user: int | None
+        self,
+        errands: Errands,
+        workspace: Workspace,
+        commit: str,
+        files: JobFiles,
+        user: int | None,
+        *,
+        binds: tuple[Bind, ...],
     ) -> None:
-        """Check out and set up in the job's own copy, where there is no overlay."""
+        """Check out and set up in the job's own work tree, where there is no overlay."""
         for folder in (files.home, files.config):
             make_folder(folder, PRIVATE, user)
-        place = bare_place(workspace, files, user, commit, secrets_of(workspace))
+        place = bare_place(workspace, files, user, commit, (*binds, *secrets_of(workspace)))
         write_base(base_of(files), await check_out(errands, place, settle=False))
         for folder in (files.home, files.config):
             await asyncio.to_thread(remove_tree, folder)

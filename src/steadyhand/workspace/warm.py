@@ -134,8 +134,7 @@ class WarmCheckouts:
         try:
             await asyncio.to_thread(self._make_folders, files)
             git = files.checkout / ".git"
-            (git / "objects" / "info").mkdir(parents=True)
-            (git / "objects" / "info" / "alternates").write_text(f"{MIRROR}\n", encoding="ascii")
+            share_objects(git)
             await describe(git, mirror, self.settings, BRANCH)
             await asyncio.to_thread(hand_over, files.checkout, self.owner)
             binds = (shown_objects(mirror), *secrets_of(workspace))
@@ -240,6 +239,12 @@ def write_base(folder: Path, parts: tuple[bytes, bytes, bytes]) -> None:
     for name, part in zip(_BASE, parts, strict=True):
         (folder / name).write_bytes(part)
         (folder / name).chmod(0o644)
+
+
+def share_objects(git: Path) -> None:
+    """Begin a checkout's `.git` that reads the mirror's objects where the sandbox shows them."""
+    (git / "objects" / "info").mkdir(parents=True)
+    (git / "objects" / "info" / "alternates").write_text(f"{MIRROR}\n", encoding="ascii")
 
 
 def shown_objects(mirror: Mirror) -> Bind:
