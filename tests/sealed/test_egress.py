@@ -46,6 +46,7 @@ PAST_IT = {
 def service(make_service_in: MakeService, listener: Listener) -> Iterator[Service]:
     listed = f'"listed.example", "*.pages.example", "127.0.0.1:{listener.port}"'
     more = f'[agents.reaching]\nworkspace = "scratch"\negress = [{listed}]\n[agents.alone]\nworkspace = "scratch"\n'
+    more += '[agents.open]\nworkspace = "scratch"\negress = "host"\n'
     with make_service_in(config=CONFIG + more) as made:
         yield made
 
@@ -70,6 +71,17 @@ def test_what_is_listed_is_reached(service: Service, listener: Listener) -> None
     told = [event["data"] for event in service.events(job["id"]) if event["type"] == "warning"]
     reached = f"The agent reached 127.0.0.1:{listener.port}."
     assert told == [{"code": "egress_host", "message": reached}]
+
+
+def test_who_shares_the_network_reaches_this_machine_and_each_start_says_so(
+    service: Service, listener: Listener
+) -> None:
+    listener.asked.clear()
+    reach = f"curl -sS -m 5 http://127.0.0.1:{listener.port}/shared"
+    assert says(service, reach, agent="open") == "ok"
+    assert listener.asked == ["/shared"]
+    assert "egress.host" in service.log_of_this_start
+    assert "agent open" in service.log_of_this_start
 
 
 # This machine's address is on the list of the one agent; of the rest, two are enough for the one without a list.

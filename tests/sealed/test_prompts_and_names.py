@@ -35,7 +35,7 @@ def hostile_prompts() -> list[str]:
 
 def test_two_hundred_prompts_that_look_like_options_arrive_as_text(sealed: Service) -> None:
     prompts = [f"{each}\n[[standin: digest]]" for each in hostile_prompts()]
-    assert len(set(prompts)) > PROMPTS * 0.9
+    assert len(set(prompts)) == PROMPTS
 
     def ask(text: str) -> dict[str, Any]:
         with sealed.connect() as client:
@@ -70,11 +70,13 @@ def hostile_names() -> list[str]:
         "a:b", "a@b", "a,b", "a=b", "{a}", "[a]", "<a>", "../../etc/passwd\x00", "..\\..", "\ud7ff",
         "\U0001f600", "\u2024\u2024",
     )  # fmt: skip
-    found = list(bad)
+    found = dict.fromkeys(bad)
     while len(found) < NAMES:
         piece = "".join(chance.choices("abcXYZ019._-", k=chance.randint(0, 12)))
-        found.append(piece + chance.choice(bad[2:25]) + chance.choice(("", "/..", "\x00", "\n")))
-    return [name for name in found if name.rsplit("/", 1)[-1].removesuffix(".md") != "claude"][:NAMES]
+        name = piece + chance.choice(bad[2:25]) + chance.choice(("", "/..", "\x00", "\n"))
+        if name.rsplit("/", 1)[-1].removesuffix(".md") != "claude":
+            found[name] = None
+    return list(found)
 
 
 def test_three_hundred_names_are_refused_before_anything_is_touched(sealed: Service) -> None:
@@ -85,7 +87,7 @@ def test_three_hundred_names_are_refused_before_anything_is_touched(sealed: Serv
 
     before = looks_of_it()
     names = hostile_names()
-    assert len(names) == NAMES
+    assert len(set(names)) == NAMES
     accepted = []
     for number, name in enumerate(names):
         field = ("agent", "session", "agent")[number % 3]
