@@ -105,6 +105,20 @@ def test_a_push_to_a_local_repository_runs_nothing_that_an_agent_in_it_may_have_
     assert list(ran.iterdir()) == []
 
 
+def test_a_branch_that_somebody_has_checked_out_in_a_local_repository_is_left_alone(
+    checkouts: GitCheckouts, repository: Repository, world_dir: Path
+) -> None:
+    repository.do(
+        f"git config filter.evil.smudge 'touch {world_dir}/ran; cat';"
+        " git config receive.denyCurrentBranch updateInstead; git checkout -q -b steadyhand/0123456789ab"
+    )
+    before = repository.head()
+    _, harvest = published(checkouts, repository, "echo '* filter=evil' > .gitattributes; echo a > a.txt")
+    assert [notice.code for notice in harvest.notices] == ["publish_failed"]
+    assert (repository.head(), repository.do("git status --porcelain")) == (before, "")
+    assert not (world_dir / "ran").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="another owner is only to be had under root")
 def test_a_local_repository_is_written_as_its_owner(checkouts: GitCheckouts, repository: Repository) -> None:
     shell(f"chown -R 64500:64500 {repository.folder}", Path("/"))
