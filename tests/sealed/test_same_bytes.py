@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from itertools import takewhile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from steadyhand.testing.cli import sealed_env
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.request import ModelRequest
 from steadyhand.testing.service import Service, git
@@ -42,6 +44,12 @@ def sent(request: ModelRequest) -> str:
     return json.dumps([request.body.get(name) for name in ("tools", "system", "messages")])
 
 
+def shared(first: str, second: str) -> float:
+    """Give how much of the longer one both begin with."""
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    return alike / max(len(first), len(second))
+
+
 def test_two_jobs_in_two_slots_share_what_the_model_is_sent(repository: Path, real_cli: Path) -> None:
     root = repository.parent
     config = CONFIG.format(repository=repository)
@@ -51,8 +59,19 @@ def test_two_jobs_in_two_slots_share_what_the_model_is_sent(repository: Path, re
         assert [job["state"] for job in jobs] == ["completed", "completed"], service.log
         assert len(model.requests) == 2
         first, second = (sent(request) for request in model.requests)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
-    assert shared / max(len(first), len(second)) >= 0.99, (
-        first[shared - 80 : shared + 80],
-        second[shared - 80 :],
-    )
+    assert shared(first, second) >= 0.99, (first, second)
+
+
+def test_two_bare_runs_in_two_directories_share_less(repository: Path, real_cli: Path) -> None:
+    """The control: what is measured tells runs apart that the model's cache does not take for one."""
+    with ScriptedModel() as model:
+        for name in ("one", "another"):
+            work, home = repository.parent / name, repository.parent / f"home-of-{name}"
+            home.mkdir()
+            git(repository.parent, "clone", "-q", str(repository), str(work))
+            subprocess.run(
+                [real_cli, "-p", "--output-format", "json"], input="Say ok.", cwd=work,
+                env=sealed_env(home, model.url), capture_output=True, text=True, timeout=90, check=True,
+            )  # fmt: skip
+        assert len(model.requests) == 2
+        assert shared(*(sent(request) for request in model.requests)) < 0.9
