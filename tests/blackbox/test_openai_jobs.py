@@ -15,6 +15,7 @@ from tests.blackbox.test_sessions import text_of
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import BEARER, MakeService, Service, until
+from steadyhand.testing.shell import prompt
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 HISTORY = "[[standin: history]]"
@@ -190,3 +191,15 @@ def test_a_budget_holds_for_a_run_of_an_openai_client_with_the_real_cli(
         assert "execution_failed" in reply.text or '"status":"failed"' in reply.text
         job = service.job(reply.headers["x-steadyhand-job-id"])
         assert (job["state"], job["outcome"]["type"], job["budget_usd"]) == ("failed", "budget", "0.010000")
+
+
+def test_an_agents_own_words_are_told_once_and_before_those_of_a_request(make_service: MakeService) -> None:
+    config = '[agents.terse]\nworkspace = "scratch"\nappend_system_prompt = "Quetzal."\n'
+    words = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
+    look = prompt(f"cat $({words} | grep ^/.*append-system-prompt-)")
+    with make_service(config=config) as service:
+        asked: list[tuple[str, str]] = [("", "Quetzal."), ("Be kind.", "Quetzal.\n\nBe kind.")]
+        for system, told in asked:
+            above = [{"role": "system", "content": system}] if system else []
+            body = {"model": "terse", "messages": [*above, {"role": "user", "content": look}]}
+            assert text_of(service.http.post(CHAT, json=body)) == told
