@@ -116,6 +116,16 @@ def test_a_row_of_backslashes_or_a_percent_sign_may_be_cut_anywhere_however_it_i
             assert stream.feed(told[:cut]) + stream.feed(told[cut:]) + stream.end() == whole, cut
 
 
+@pytest.mark.parametrize("told", ["%0000000000", "x%000000000000", "\\u0000000000", "00000000%0000000000"])
+def test_what_is_held_is_not_cut_off_from_an_escape_that_it_goes_on_with(told: str) -> None:
+    redactor = Redactor(["00000000"])
+    whole = redactor.data(told.encode())
+    for cut in range(len(told) + 1):
+        stream = redactor.bytes_stream()
+        pieces = [stream.feed(told[:cut].encode()), stream.feed(told[cut:].encode()), stream.end()]
+        assert b"".join(pieces) == whole, cut
+
+
 def test_rows_of_backslashes_in_many_ways_of_reading_them_are_done_with_in_time() -> None:
     redactor = Redactor(["begins" + "\\" * 4 + "goes on"])
     told = b"begins" + (b"\\" * 7 + b"u005c") * 30 + b" goes elsewhere"

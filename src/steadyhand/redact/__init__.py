@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from steadyhand.redact.forms import REPLACEMENT, SHORTEST, Form, forms_of
+from steadyhand.redact.forms import REPLACEMENT, SHORTEST, Form, begun_escape, forms_of
 from steadyhand.redact.search import Index, Spans, merged
 
 __all__ = ["SHORTEST", "ByteStream", "LineStream", "Redactor", "TextStream"]
@@ -154,12 +154,9 @@ class Redactor:
         if not self._indexes or not data:
             return data, b""
         spans = self._spans(data)
-        begins = min(index.begins(data) for index in self._indexes)
-        for start, end in spans:
-            if start < begins < end and end - start <= _CHAIN:
-                begins = start
-            elif start < begins < end:
-                begins = end
+        begins = _outside(spans, min(index.begins(data) for index in self._indexes))
+        # What is held is read again by itself, and half an escape means something else than the whole one.
+        begins = _outside(spans, begun_escape(data, begins))
         gone = [span for span in spans if span[1] <= begins]
         return self._cut(data[:begins], gone), data[begins:]
 
@@ -250,6 +247,14 @@ class LineStream:
         if self._redactor.data(lines) is lines:
             return lines
         return b"".join(self._redactor.line(line + b"\n") for line in lines[:-1].split(b"\n"))
+
+
+def _outside(spans: Spans, place: int) -> int:
+    """Give a place in some data that is in no secret: its beginning, or the end of what is too long to be held."""
+    for start, end in spans:
+        if start < place < end:
+            return start if end - start <= _CHAIN else end
+    return place
 
 
 def _encoded(secrets: Iterable[str | bytes]) -> set[bytes]:

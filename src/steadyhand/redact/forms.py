@@ -130,10 +130,11 @@ def _known() -> dict[bytes, bytes]:
 _KNOWN = _known()
 
 
-def begun_escape(data: bytes) -> int:
-    """Say where an escape begins that is not whole at the end of the data; its length when there is none."""
-    match = _BEGUN.search(data, max(0, len(data) - 32))
-    return len(data) if match is None else match.start()
+def begun_escape(data: bytes, until: int | None = None) -> int:
+    """Say where an escape begins that is not whole at the end of the data, or at `until`, which else is given."""
+    end = len(data) if until is None else until
+    match = _BEGUN.search(data, max(0, end - 32), end)
+    return end if match is None else match.start()
 
 
 @dataclass(frozen=True, slots=True)
