@@ -126,6 +126,30 @@ def test_what_is_held_is_not_cut_off_from_an_escape_that_it_goes_on_with(told: s
         assert b"".join(pieces) == whole, cut
 
 
+@pytest.mark.parametrize("before", ["\\", "\\\\", "%", "%0", "%2", "\\u", "\\u0", "\\u00", "\\u004"])
+@pytest.mark.parametrize("secret", ["abcdefgh12/x", "0a1b2c3d", "u0041bcdefgh", KEY])
+def test_what_stands_before_a_secret_does_not_hide_it_by_making_an_escape_with_its_beginning(
+    secret: str, before: str
+) -> None:
+    percent_all = WRITTEN["percent, all of it"]
+    redactor = Redactor([secret])
+    for written in (
+        secret,
+        percent_all(secret),
+        escaped(secret),
+        *(secret[:size] + percent_all(secret[size:]) for size in (1, 2, 5)),
+        *(secret[:size] + escaped(secret[size:]) for size in (1, 2, 5)),
+        secret.replace("/", "\\/"),
+    ):
+        told = f"{before}{written}".encode()
+        whole = redactor.data(told)
+        assert GONE.encode() in whole, told
+        assert len(whole) <= len(before) + len(GONE), whole
+        for cut in range(len(told) + 1):
+            stream = redactor.bytes_stream()
+            assert stream.feed(told[:cut]) + stream.feed(told[cut:]) + stream.end() == whole, (told, cut)
+
+
 def test_rows_of_backslashes_in_many_ways_of_reading_them_are_done_with_in_time() -> None:
     redactor = Redactor(["begins" + "\\" * 4 + "goes on"])
     told = b"begins" + (b"\\" * 7 + b"u005c") * 30 + b" goes elsewhere"

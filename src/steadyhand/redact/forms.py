@@ -24,7 +24,7 @@ _ESCAPE = re.compile(
     rb"\\+u(" + _HIGH + rb")\\+u(" + _LOW + rb")"
     rb"|\\+u([0-9a-fA-F]{4})"
     rb"|%([0-9a-fA-F]{2})"
-    rb"|\\+([^bfnrt\\])"
+    rb"|\\+([^bfnrt\\%])"
     rb"|\\+[bfnrt]?"
     rb"|[\x00-\x20]+",
     re.DOTALL,
@@ -32,6 +32,8 @@ _ESCAPE = re.compile(
 _BEGUN = re.compile(
     rb"(?:%[0-9a-fA-F]?|\\{1,8}(?:u(?:" + _HIGH + rb"(?:\\+(?:u[0-9a-fA-F]{0,3})?)?|[0-9a-fA-F]{0,3}))?)\Z"
 )
+SWALLOWED = 5
+"""Bytes of an escape after its mark: so many of a secret may be taken for an escape with what stands before it."""
 _SPACE = bytes(range(0x21))
 _SPECIAL = re.compile(rb"[\x00-\x20%\\]")
 
@@ -128,6 +130,21 @@ def _known() -> dict[bytes, bytes]:
 
 
 _KNOWN = _known()
+
+
+def inside_escapes(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Give each place within an escape, as what begins there may have been taken for a part of it.
+
+    With it come the bytes from there to the escape's end, and where in the loosened data what follows begins.
+    """
+    size = position = 0
+    for match in _ESCAPE.finditer(data):
+        begin, end = match.span()
+        size += begin - position + len(_meant_known(match))
+        position = end
+        if data[begin] > 0x20:  # noqa: PLR2004  # else it is white space
+            for place in range(max(begin + 1, end - SWALLOWED), end):
+                yield place, data[place:end], size
 
 
 def begun_escape(data: bytes, until: int | None = None) -> int:

@@ -4,7 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-from steadyhand.redact.forms import Form, Loose, begun_escape, loosen
+from steadyhand.redact.forms import SWALLOWED, Form, Loose, begun_escape, inside_escapes, loosen
 from steadyhand.redact.knots import Knot
 from steadyhand.redact.sieve import Sieve
 
@@ -29,7 +29,15 @@ class Index:
         self._plain = Sieve(strings, _ESCAPED)
         # What is made of such bytes alone has windows of them.
         self._rest = Sieve([each for each in strings if each[1] in self._plain.hopeless], b"")
-        self._loose = Sieve([(_clear(form), owner) for owner, form in enumerate(self.forms)], _BROKEN)
+        clear = [(_clear(form)[SWALLOWED:], owner) for owner, form in enumerate(self.forms)]
+        self._loose = Sieve(clear, _BROKEN)
+        # What is too short for a window is looked for by its end.
+        self._brief = {
+            owner: self.forms[owner].loose[SWALLOWED:]
+            for owner in self._loose.hopeless
+            if not self.forms[owner].knotty
+        }
+        self._hopeless = self._loose.hopeless - self._brief.keys()
         self._beginnings = _Beginnings(form.plain for form in self.forms)
         self._loose_beginnings = _Beginnings(form.loose for form in self.forms if not form.knotty)
         # Without an escape that stands for a byte of a window, plain data says it all.
@@ -48,13 +56,16 @@ class Index:
         owners = {*self._plain.owners(data), *self._rest.owners(data)}
         marked = b"\\" in data or b"%" in data
         if marked:
-            owners |= self._loose.hopeless
+            owners |= self._hopeless
         if self._is_escaped(data):
-            owners.update(self._loose.owners(loosen(data)))
+            loosened = loosen(data)
+            owners.update(self._loose.owners(loosened))
+            owners.update(owner for owner, end in self._brief.items() if end in loosened)
         if not owners:
             return ()
         found: list[tuple[int, int]] = []
         loose = Loose(data)
+        inside = list(inside_escapes(data)) if marked else []
         for owner in owners:
             form = self.forms[owner]
             if text_only and not form.is_text:
@@ -66,6 +77,11 @@ class Index:
                 found += [
                     (loose.start(start), loose.end(end))
                     for start, end in _occurrences(form.loose, loose.bytes)
+                ]
+                found += [
+                    (place, loose.end(after + len(form.loose) - len(head)))
+                    for place, head, after in inside
+                    if form.loose.startswith(head) and loose.bytes.startswith(form.loose[len(head) :], after)
                 ]
         return merged(found)
 
@@ -90,6 +106,12 @@ class Index:
         if len(loose) < len(tail) or escape < len(data):
             begun = self._loose_beginnings.at(loose)
             at = min(at, escape if begun == len(loose) else tail_at + Loose(tail).start(begun))
+            for place, head, after in inside_escapes(tail):
+                if tail_at + place >= at:
+                    break
+                if self._loose_beginnings.has(head + loose[after : after + longest]):
+                    at = tail_at + place
+                    break
         if not self._knots:
             return at
         return min([at, *(knot.begins(data) for knot in self._knots.values())])
@@ -115,6 +137,12 @@ class _Beginnings:
             if data[at:] in short:
                 return at
         return size
+
+    def has(self, data: bytes) -> bool:
+        """Say whether the data is the beginning of a string, and not all of it."""
+        if len(data) < _HEAD:
+            return data in self._short
+        return data[:_HEAD] in self._heads and self._begins(data)
 
     def _begins(self, rest: bytes) -> bool:
         first = bisect_left(self._sorted, rest)
