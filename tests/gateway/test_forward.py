@@ -124,6 +124,18 @@ def test_without_a_credential_none_is_sent_on(world_dir: Path, scripted_model: S
     asyncio.run(main())
 
 
+def test_where_no_credential_is_set_that_is_said_at_once_and_nobody_is_asked(world_dir: Path) -> None:
+    async def main() -> None:
+        async with way_out(world_dir, provider=Provider()) as way, way.client() as client:
+            answer = await client.post("/v1/messages", json=ASK)
+            assert answer.status_code == 403
+            assert answer.headers["x-should-retry"] == "false"
+            assert "no credential for the model: set ANTHROPIC_API_KEY" in answer.json()["error"]["message"]
+            assert way.ledger.calls == {}
+
+    asyncio.run(main())
+
+
 def test_a_credential_does_not_show_when_it_is_printed() -> None:
     assert CANARY not in repr(Credential("api_key", CANARY))
 
