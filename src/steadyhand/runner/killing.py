@@ -1,16 +1,16 @@
 """What is alive below a process, and killing all of it until nothing is left to wait for.
 
-Sent compiled by the service, and run inside the supervisor before its own code (`supervisor.py`), whose rules on
-imports hold here, too. The service itself looks up descendants with it.
+Run inside the supervisor before its own code (`supervisor.py`), whose rules on imports hold here, too. The service
+itself looks up descendants with it.
 """
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # 6 ms less than `signal`, which makes enums
+import _signal  # type: ignore[import-not-found]  # `signal` makes enums
 import os
 import select
 
-TYPE_CHECKING = False  # `typing` costs 10 ms of every run; checkers know the name
+TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -100,7 +100,7 @@ def _below(root: int, children: dict[int, list[int]]) -> list[int]:
 
 def parents() -> Iterator[tuple[int, int]]:
     """Give (pid, parent) of every process, newest first; `/proc/PID/children` is not in every kernel."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  # pathlib costs an import
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  # pathlib is large
     pids.sort(reverse=True)
     for pid in pids:
         try:
@@ -128,7 +128,7 @@ def _kill_cgroup(group: str) -> None:
 def remove_cgroup(group: str) -> None:
     """Remove an empty control group."""
     try:
-        os.rmdir(group)  # noqa: PTH106  # pathlib costs an import
+        os.rmdir(group)  # noqa: PTH106  # pathlib is large
     except OSError:
         return  # an empty group left behind holds nothing
 

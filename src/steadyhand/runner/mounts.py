@@ -1,4 +1,4 @@
-"""System calls for mounts, and one mount at a time: the lower half of `stage.py`, sent and run with it.
+"""System calls for mounts, and one mount at a time: the lower half of `stage.py`, run with it.
 
 Nothing here is imported where it runs: its code comes first in the same space.
 """
@@ -10,7 +10,7 @@ import fcntl
 import os
 import sys
 
-TYPE_CHECKING = False  # `typing` costs 10 ms of every run; checkers know the name
+TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from typing import Any
 
@@ -56,7 +56,7 @@ def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options:
 
 def make_point(path: bytes, *, folder: bool) -> None:
     if folder:
-        os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
+        os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103  # pathlib is large
         return
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)  # noqa: PTH103, PTH120  # the same
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
@@ -124,7 +124,7 @@ def _take_loop(file: int, control: int, mode: int, flags: int) -> tuple[int, byt
 
 def hand_over(image: bytes, user: int) -> None:
     """Give the layers on an image to a user; no link is followed. The file system's own folders stay root's."""
-    for name in os.listdir(image):  # noqa: PTH208  # pathlib costs an import
+    for name in os.listdir(image):  # noqa: PTH208  # pathlib is large
         if name in (b"lost+found", b"reserve"):
             continue
         top = os.path.join(image, name)  # noqa: PTH118  # the same
@@ -141,7 +141,7 @@ def take_reserve(image: bytes) -> None:
     """
     folder = image + b"/reserve"
     try:
-        os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
+        os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib is large
         for number in range(_RESERVE_FILES):
             file = os.open(folder + b"/%d" % number, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
@@ -155,7 +155,7 @@ def take_reserve(image: bytes) -> None:
 def give_reserve(image: bytes) -> None:
     for number in range(_RESERVE_FILES):
         try:
-            os.unlink(image + b"/reserve/%d" % number)  # noqa: PTH108  # pathlib costs an import
+            os.unlink(image + b"/reserve/%d" % number)  # noqa: PTH108  # pathlib is large
         except OSError:
             continue
 
@@ -166,7 +166,7 @@ def forget_volatile(work: bytes) -> None:
     It is there for machines that crash with files unwritten; a checkout is used again only on a machine that did not,
     or as whatever was left of it.
     """
-    mark = os.path.join(work, b"work/incompat/volatile")  # noqa: PTH118  # pathlib costs an import
+    mark = os.path.join(work, b"work/incompat/volatile")  # noqa: PTH118  # pathlib is large
     try:
         os.unlink(mark + b"/dirty")  # noqa: PTH108  # the same
         os.rmdir(mark)  # noqa: PTH106  # the same

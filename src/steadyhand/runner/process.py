@@ -6,12 +6,10 @@ alive: no child, no child of its own session, no daemon (see `supervisor.py`).
 
 import asyncio
 import contextlib
-import functools
 import marshal
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Command
-from steadyhand.runner import groups, killing, starting, supervisor
+from steadyhand.runner import forkserver, groups, killing, supervisor
 from steadyhand.runner.groups import GONE_SECONDS, start_ticks
 from steadyhand.runner.sealing import Sealing
 
@@ -29,19 +27,6 @@ START_SECONDS = 30.0
 TERM_SECONDS = 0.5
 """How long the agent may take to end by itself after SIGTERM; then everything is killed."""
 _CHUNK = 1 << 16
-_LOADER = """
-import marshal, os, sys
-with open(int(sys.argv[1]), "rb", buffering=0, closefd=False) as channel:
-    size, code = int.from_bytes(channel.read(4), "little"), b""
-    while len(code) < size:
-        part = channel.read(size - len(code))
-        if not part:
-            os._exit(1)
-        code += part
-__file__ = "supervisor.py"
-for part in marshal.loads(code):
-    exec(part)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +83,7 @@ class _Channel(asyncio.Protocol):
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
+        self.here: asyncio.Future[int | None] = loop.create_future()
         self.started: asyncio.Future[Mapping[str, Any]] = loop.create_future()
         self.exited: asyncio.Future[Exit] = loop.create_future()
         self.gone: asyncio.Future[bool] = loop.create_future()
@@ -133,11 +119,14 @@ class _Channel(asyncio.Protocol):
             _settle(self.exited, ended)
         elif "gone" in message:
             _settle(self.gone, True)
+        elif "here" in message:
+            _settle(self.here, message["here"])
         else:
             _settle(self.started, message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         # Without a word: somebody killed the supervisor, and with it the agent.
+        _settle(self.here, None)
         _settle(self.started, {"failed": "its supervisor died"})
         _settle(self.exited, Exit(None, signal.SIGKILL))
         _settle(self.gone, False)
@@ -145,11 +134,6 @@ class _Channel(asyncio.Protocol):
     def send(self, message: Mapping[str, Any]) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(_frame(dict(message)))
-
-    def send_program(self) -> None:
-        """Send the supervisor its own code, which is the first thing that it reads."""
-        if self.transport is not None:
-            self.transport.write(_program())
 
 
 def _hand_on(descriptors: Sequence[int], take: Callable[[Sequence[int]], None] | None) -> None:
@@ -187,9 +171,14 @@ class _Pipes:
         self.open.discard(descriptor)
         return os.fdopen(descriptor, "wb" if descriptor == self.stdin[0] else "rb", buffering=0)
 
+    @property
+    def theirs(self) -> tuple[int, int, int]:
+        """The agent's stdin, stdout and stderr."""
+        return self.stdin[1], self.stdout[1], self.stderr[1]
+
     def close_theirs(self) -> None:
-        for pair in (self.stdin, self.stdout, self.stderr):
-            self._close(pair[1])
+        for descriptor in self.theirs:
+            self._close(descriptor)
 
     def close(self) -> None:
         for descriptor in tuple(self.open):
@@ -204,14 +193,14 @@ class _Pipes:
 class AgentProcess:
     """A running agent. Use it as `async with AgentProcess.start(...) as process`."""
 
-    def __init__(self, pid: int, started_ticks: int, channel: _Channel) -> None:
-        self.pid = pid
-        """The supervisor's pid."""
-        self.started_ticks = started_ticks
+    def __init__(self, channel: _Channel, *, sealed: bool) -> None:
+        self.pid = 0
+        """The supervisor's pid, once it is there."""
+        self.started_ticks = 0
         """When the supervisor started, in clock ticks since boot: with the pid it knows the process for sure."""
         self.means = ""
         """What makes sure that nothing is left: one of `supervisor.MEANS`."""
-        self.sealed = False
+        self.sealed = sealed
         """Whether it runs behind a seal."""
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
@@ -251,26 +240,12 @@ class AgentProcess:
     ) -> AsyncIterator["AgentProcess"]:
         ours, theirs = socket.socketpair()
         pipes = _Pipes.make()
+        given = () if sealing is None else sealing.descriptors
         try:
-            program = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-S",
-                "-c",
-                _LOADER,
-                str(theirs.fileno()),
-                stdin=pipes.stdin[1],
-                stdout=pipes.stdout[1],
-                stderr=pipes.stderr[1],
-                pass_fds=(theirs.fileno(), *(() if sealing is None else sealing.descriptors)),
-                env={},
-                start_new_session=True,
-            )
-        except BaseException as error:
+            await forkserver.fork((*pipes.theirs, theirs.fileno(), *given))
+        except BaseException:
             ours.close()
             pipes.close()
-            if isinstance(error, OSError):
-                raise SpawnError(f"The supervisor could not be started: {error.strerror}.") from error
             raise
         finally:
             theirs.close()
@@ -278,20 +253,32 @@ class AgentProcess:
             if sealing is not None:
                 sealing.handed_over()
         channel = _Channel()
-        process = cls(program.pid, start_ticks(program.pid) or 0, channel)
-        process.sealed = sealing is not None
+        process = cls(channel, sealed=sealing is not None)
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+            await process._meet()
             if spawned is not None:
                 spawned(process.pid, process.started_ticks)
-            channel.send_program()
             name = groups.name_of(process.pid, process.started_ticks)
             channel.send({"start": launch.spec(name, sealing)})
             await process._open_pipes(pipes)
             await process._await_start(launch.command)
             yield process
         finally:
-            await process._finish(program, ours, pipes)
+            await process._finish(ours, pipes)
+
+    async def _meet(self) -> None:
+        """Learn who the supervisor is, which was asked for. Raises `SpawnError`."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                pid = await asyncio.shield(self._channel.here)
+        except TimeoutError as error:
+            forkserver.replace()
+            raise SpawnError("The supervisor did not start in time.") from error
+        ticks = None if pid is None else start_ticks(pid)
+        if pid is None or ticks is None:
+            raise SpawnError("The supervisor died as it started.")
+        self.pid, self.started_ticks = pid, ticks
 
     async def _open_pipes(self, pipes: _Pipes) -> None:
         loop = asyncio.get_running_loop()
@@ -390,7 +377,7 @@ class AgentProcess:
         if not transport.is_closing() or transport.get_write_buffer_size() > 0:
             transport.abort()
 
-    async def _finish(self, program: asyncio.subprocess.Process, ours: socket.socket, pipes: _Pipes) -> None:
+    async def _finish(self, ours: socket.socket, pipes: _Pipes) -> None:
         try:
             if self._channel.transport is None:
                 ours.close()
@@ -404,16 +391,8 @@ class AgentProcess:
                 transport.close()
             self._drop_input()
             pipes.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GONE_SECONDS):
-                await program.wait()
-
-
-@functools.cache
-def _program() -> bytes:
-    """Give the supervisor's code, part by part, as a frame: compiled once here in place of 5 ms of every run."""
-    paths = [Path(str(each.__file__)) for each in (killing, starting, supervisor)]
-    return _frame(tuple(compile(path.read_bytes(), str(path), "exec", dont_inherit=True) for path in paths))
+        if self.pid:
+            await _gone(self.pid, self.started_ticks, GONE_SECONDS, pause=0.001)
 
 
 def _frame(value: Any) -> bytes:
@@ -430,13 +409,13 @@ async def sweep(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
     It ends by itself when the service dies, so this mostly only waits. When it has not after half of `seconds`, its
     descendants are killed, then it.
     """
-    gone = await _gone(pid, started, seconds)
+    gone = await _gone(pid, started, seconds, pause=0.01, force=True)
     if gone:
         await groups.end(groups.groups().paths(groups.name_of(pid, started)))
     return gone
 
 
-async def _gone(pid: int, started: int, seconds: float) -> bool:
+async def _gone(pid: int, started: int, seconds: float, *, pause: float, force: bool = False) -> bool:
     loop = asyncio.get_running_loop()
     begun = loop.time()
     killed = False
@@ -444,10 +423,10 @@ async def _gone(pid: int, started: int, seconds: float) -> bool:
         waited = loop.time() - begun
         if waited > seconds:
             return False
-        if not killed and waited > seconds / 2:
+        if force and not killed and waited > seconds / 2:
             _kill_tree(pid)
             killed = True
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
     return True
 
 

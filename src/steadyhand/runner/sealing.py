@@ -4,19 +4,16 @@ See `stage.py` for the other side.
 """
 
 import asyncio
-import functools
 import os
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Mounted, Seal
-from steadyhand.runner import mounts, stage
 from steadyhand.runner.groups import groups
 
 _MAP_SECONDS = 10.0
@@ -40,8 +37,6 @@ class Sealing:
     """The descriptor of a user namespace by the owner that it shows as the run's user."""
     ours: socket.socket | None = None
     theirs: socket.socket | None = None
-    doors: int | None = None
-    """The number of `theirs`, which is the same in the supervisor."""
 
     @classmethod
     async def prepare(cls, seal: Seal | None, user: int | None) -> "Sealing | None":
@@ -53,24 +48,23 @@ class Sealing:
             owners = {mounted.owner for mounted in seal.mounts} - {None, user}
             maps = {owner: await _map(owner, user) for owner in owners if owner is not None}
         ours, theirs = socket.socketpair() if seal.ports else (None, None)
-        return cls(seal, maps, ours, theirs, None if theirs is None else theirs.fileno())
+        return cls(seal, maps, ours, theirs)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What the supervisor inherits."""
-        return (*self.maps.values(), *(() if self.doors is None else (self.doors,)))
+        """What the supervisor is given, which the spec counts from 0."""
+        return (*self.maps.values(), *(() if self.theirs is None else (self.theirs.fileno(),)))
 
     def spec(self, name: str, file_size: int | None) -> dict[str, Any]:
         """Give the seal as the supervisor reads it; `name` is that of its groups."""
         seal, held, ceiling = self.seal, groups(), self.seal.ceiling
         sizes = [size for size in (ceiling.file_size, file_size) if size is not None]
         return {
-            "program": _program(),
             "stage": None if seal.stage is None else os.fsencode(seal.stage),
             "mounts": [self._mounted(each) for each in seal.mounts],
             "inputs": dict(seal.inputs),
             "ports": seal.ports,
-            "doors": self.doors,
+            "doors": None if self.ours is None else len(self.maps),
             "groups": held.limits(name, ceiling),
             "counters": held.counters(name),
             "kill": None if held.kill is None else str(held.kill / name),
@@ -81,12 +75,13 @@ class Sealing:
         }
 
     def _mounted(self, mounted: Mounted) -> dict[str, Any]:
+        numbers = {owner: number for number, owner in enumerate(self.maps)}
         return {
             "kind": mounted.kind,
             "name": os.fsencode(mounted.name),
             "source": os.fsencode(mounted.source),
             "writable": mounted.writable,
-            "map": None if mounted.owner is None else self.maps.get(mounted.owner),
+            "map": None if mounted.owner is None else numbers.get(mounted.owner),
             "upper": None if mounted.upper is None else os.fsencode(mounted.upper),
             "work": None if mounted.work is None else os.fsencode(mounted.work),
             "hand_over": mounted.hand_over,
@@ -115,12 +110,6 @@ class Sealing:
         for end in (self.ours, self.theirs):
             if end is not None:
                 end.close()
-
-
-@functools.cache
-def _program() -> tuple[CodeType, ...]:
-    paths = [Path(str(each.__file__)) for each in (mounts, stage)]
-    return tuple(compile(path.read_bytes(), str(path), "exec", dont_inherit=True) for path in paths)
 
 
 async def _map(owner: int, shown: int) -> int:

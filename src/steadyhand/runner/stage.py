@@ -1,17 +1,16 @@
 """What the supervisor makes around a sealed command before it starts: network, mounts, groups, limits.
 
-Sent compiled by the service with the run (`sealing.py`) and run inside the supervisor, as its own code is, so that a
-run without a seal pays nothing for it. As there, the interpreter's own modules are used in place of those over them.
+Run inside the supervisor (`supervisor.py`), whose rules on imports hold here, too.
 
 All of it is gone with the run: the mounts exist only in a mount namespace that the supervisor and its children have,
 the network and the user namespace likewise, loop devices clear themselves with their last mount. Only the groups
 outlive a supervisor that was killed; they carry its pid and start time, and the service removes them.
 
-A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over`; `map` is the
-descriptor of a user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (a socket
+A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over`; `map` is the number
+of a user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (the number of a socket
 for the listening descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill`
 (the group with `cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None, as the last
-two are when a group holds them).
+two are when a group holds them). The numbers count the descriptors that the supervisor was given.
 What cannot be made raises `OSError` with a text that says what.
 """
 
@@ -24,7 +23,7 @@ import resource
 import select
 import sys
 
-TYPE_CHECKING = False  # `typing` costs 10 ms of every run; checkers know the name
+TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -71,8 +70,9 @@ class _Doing:
 class Stage:
     """The surroundings of one run. `build` and `end` are the supervisor's, `enter` the command's-to-be."""
 
-    def __init__(self, seal: dict[str, Any], user: int | None, program: bytes) -> None:
+    def __init__(self, seal: dict[str, Any], given: list[int], user: int | None, program: bytes) -> None:
         self._seal = seal
+        self._given = given
         self._user = user
         self._bwrap = program.endswith(b"/bwrap")
         self._root: bytes | None = seal["stage"]
@@ -99,8 +99,8 @@ class Stage:
             self._open_doors()
         if self._root is not None:
             self._set(self._root)
-        for owner in {each["map"] for each in self._seal["mounts"]} - {None}:
-            os.close(owner)
+        for descriptor in self._given:
+            os.close(descriptor)
         self._make_groups()
 
     def _be_root_of_oneself(self) -> None:
@@ -135,9 +135,9 @@ class Stage:
                 door.listen(_BACKLOG)
                 listening.append(door)
             numbers = b"".join(door.fileno().to_bytes(4, sys.byteorder) for door in listening)
-            doors = _socket.socket(fileno=self._seal["doors"])
+            doors = _socket.socket(fileno=self._given[self._seal["doors"]])
             doors.sendmsg([b"doors"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
-            doors.close()
+            doors.detach()
         for door in listening:
             door.close()
 
@@ -154,10 +154,10 @@ class Stage:
         for number, mounted in enumerate(self._seal["mounts"]):
             name: bytes = mounted["name"]
             with _Doing(f"the {mounted['kind']} {os.fsdecode(name)!r}"):
-                point = os.path.join(root, name)  # noqa: PTH118  # pathlib costs an import
+                point = os.path.join(root, name)  # noqa: PTH118  # pathlib is large
                 make_point(point, folder=mounted["kind"] != "bind" or os.path.isdir(mounted["source"]))  # noqa: PTH112
                 if mounted["kind"] == "bind":
-                    show(mounted["source"], point, mounted["map"], writable=mounted["writable"])
+                    show(mounted["source"], point, self._map(mounted), writable=mounted["writable"])
                 elif mounted["kind"] == "image":
                     mount_image(mounted["source"], point, writable=mounted["writable"])
                     self._images.append(point)
@@ -171,7 +171,7 @@ class Stage:
     def _lay(self, mounted: dict[str, Any], point: bytes, below: bytes) -> None:
         """Lay an overlay over a folder, whose owner is shown as the run's user."""
         make_point(below, folder=True)
-        show(mounted["source"], below, mounted["map"], writable=False)
+        show(mounted["source"], below, self._map(mounted), writable=False)
         upper = self._folder(mounted["upper"], 0o755)
         work = self._folder(mounted["work"], 0o700)
         forget_volatile(work)
@@ -198,10 +198,13 @@ class Stage:
                 os.close(handle)
         self._overlays.append(work)
 
+    def _map(self, mounted: dict[str, Any]) -> int | None:
+        return None if mounted["map"] is None else self._given[mounted["map"]]
+
     def _folder(self, path: bytes, mode: int) -> bytes:
         """Give a layer's folder, whose path may be relative to the stage; one on an image there is made if need be."""
         assert self._root is not None  # noqa: S101  # layers are mounted on it
-        path = os.path.join(self._root, path)  # noqa: PTH118  # pathlib costs an import
+        path = os.path.join(self._root, path)  # noqa: PTH118  # pathlib is large
         if not path.startswith(self._root + b"/"):
             return path
         try:
@@ -217,7 +220,7 @@ class Stage:
     def _make_groups(self) -> None:
         for path, limits in self._seal["groups"]:
             with _Doing(f"the group {path}"):
-                os.mkdir(path, 0o755)  # noqa: PTH102  # pathlib costs an import
+                os.mkdir(path, 0o755)  # noqa: PTH102  # pathlib is large
                 self.groups.append(path)
                 for name, value, needed in limits:
                     try:
@@ -365,7 +368,7 @@ def _is_full(image: bytes) -> bool:
 def _remove(group: str) -> None:
     for _ in range(200):
         try:
-            os.rmdir(group)  # noqa: PTH106  # pathlib costs an import
+            os.rmdir(group)  # noqa: PTH106  # pathlib is large
         except FileNotFoundError:
             return
         except OSError:

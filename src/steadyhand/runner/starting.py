@@ -1,18 +1,17 @@
 """How the supervisor starts the agent: by the first means that works, without anything that it must not have.
 
-Sent compiled by the service, and run inside the supervisor before its own code (`supervisor.py`), whose rules on
-imports hold here, too.
+Run inside the supervisor before its own code (`supervisor.py`), whose rules on imports hold here, too.
 """
 
 from __future__ import annotations
 
-import _ctypes  # 3 ms less than `ctypes`
-import _signal  # type: ignore[import-not-found]  # 6 ms less than `signal`, which makes enums
+import _ctypes  # smaller than `ctypes`
+import _signal  # type: ignore[import-not-found]  # `signal` makes enums
 import os
 import resource
 import sys
 
-TYPE_CHECKING = False  # `typing` costs 10 ms of every run; checkers know the name
+TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
@@ -79,7 +78,7 @@ def _start_in_cgroup(spec: dict[str, Any]) -> Run | None:
     if group is None or spec["stage"] is not None:  # a sealed run is in the groups of its stage
         return None
     try:
-        os.mkdir(group)  # noqa: PTH102  # pathlib costs an import
+        os.mkdir(group)  # noqa: PTH102  # pathlib is large
     except OSError:
         return None
     try:
@@ -248,7 +247,7 @@ def _become_agent(spec: dict[str, Any], failure: int, born_in: str | None) -> No
 def _write_files(spec: dict[str, Any]) -> None:
     # As the agent's user: a link that an earlier run left here leads only where that user may write anyway.
     for folder in spec["folders"]:
-        os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib costs an import
+        os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib is large
     laid = [each for each in spec["laid"] if not _is_taken(each[0])]
     for path, content in (*spec["files"], *laid):
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  # the same

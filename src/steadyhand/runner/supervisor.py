@@ -1,20 +1,21 @@
 """The process between the service and one agent: it sees to it that nothing of a run is left alive.
 
-Run as `python -I -S -c LOADER FD` with the agent's stdin, stdout and stderr as its own and FD one end of a socket
-pair, whose first frame is the code of `killing.py`, `starting.py` and this file, compiled by the service
-(`process.py`) and run here one after the other as one module. Frames on it are four bytes of
-length (little endian) and a `marshal` value: both ends are the same interpreter, and `marshal` costs no import where
-`json` costs 10 ms of every run. For the same reason the interpreter's own `_ctypes` and `_signal` are used here in
-place of the modules over them.
+Forked for one run from a process that is there already (`forking.py`), with the agent's stdin, stdout and stderr as its
+own and a channel to the service. That process has the code of `killing.py`, `starting.py` and this file, compiled by
+the service (`forkserver.py`) and run one after the other as one module. Frames on the channel are four bytes of
+length (little endian) and a `marshal` value: both ends are the same interpreter. What is forked is kept small, for a
+fork copies the tables of all memory there is: so `marshal` in place of `json`, and the interpreter's own `_ctypes` and
+`_signal` in place of the modules over them.
 
-The service sends `{"start": spec}` once, then any of `{"signal": n}` (to the agent) and `{"kill": True}` (to all).
-It is answered `{"started": pid, "means": name, "groups": paths}` or `{"failed": text, "sealing": bool}`, then
-`{"exited": code | None, "signal": n | None, "felt": counts}`, and `{"gone": True}` when nothing of the run is alive.
+It says `{"here": pid}`. The service sends `{"start": spec}` once, then any of `{"signal": n}` (to the agent) and
+`{"kill": True}` (to all). It is answered `{"started": pid, "means": name, "groups": paths}` or
+`{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
+`{"gone": True}` when nothing of the run is alive.
 A spec is `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
 before it starts, never over what is there), `laid` (the same, left out where something is there), `folders` (made the
 same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (which to try, best first; see `MEANS`), `cgroup` (the
-group that may be made for the run, or None) and `seal` (None, or what `stage.py` makes around the run; its code,
-compiled, is `seal["program"]`).
+group that may be made for the run, or None) and `seal` (None, or what `stage.py` makes around the run;
+descriptors in it are counted among those given besides).
 
 The end of the agent, an end of file on the socket (the service died) and a request all end in the same way:
 everything is killed until there is no child left to wait for. The means, in the order they are tried:
@@ -27,13 +28,12 @@ everything is killed until there is no child left to wait for. The means, in the
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # 6 ms less than `signal`, which makes enums
+import _signal  # type: ignore[import-not-found]  # `signal` makes enums
 import marshal
 import os
 import select
-import sys
 
-TYPE_CHECKING = False  # `typing` costs 10 ms of every run; checkers know the name
+TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from typing import Any
 
@@ -45,19 +45,21 @@ MEANS = ("pid_namespace", "cgroup", "walk")
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def main() -> None:
-    """Serve one run."""
-    channel = int(sys.argv[1])
-    os.set_inheritable(channel, False)
-    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
-        _signal.signal(number, _signal.SIG_IGN)  # the service alone says when this ends
+def supervise(channel: int, given: list[int], surroundings: Any) -> None:
+    """Serve one run, whose spec comes on the channel; `given` are the descriptors that its seal may name.
+
+    `surroundings` is `stage.Stage`, for a run with a seal.
+    """
+    os.setsid()
     wake = _wake_on_child()
     libc("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _send(channel, {"here": os.getpid()})
     asked = _receive(channel)
     if asked is None:
         return
     spec = asked["start"]
-    spec["stage"] = stage = None if spec["seal"] is None else _stage(spec)
+    stage = None if spec["seal"] is None else surroundings(spec["seal"], given, spec["user"], spec["argv"][0])
+    spec["stage"] = stage
     sealed = stage is None
     try:
         if stage is not None:
@@ -80,14 +82,6 @@ def main() -> None:
     if stage is not None:
         stage.end()
     _send(channel, {"gone": True})
-
-
-def _stage(spec: dict[str, Any]) -> Any:
-    """Give the surroundings that are to be made for the run: a `stage.Stage`."""
-    space: dict[str, Any] = {"__name__": "stage"}
-    for part in spec["seal"]["program"]:
-        exec(part, space)  # noqa: S102  # from the service that started us, as is our own code
-    return space["Stage"](spec["seal"], spec["user"], spec["argv"][0])
 
 
 # --- talking to the service ----------------------------------------------------------------------
@@ -189,8 +183,3 @@ def _status_of(run: Run, ended: int) -> tuple[int | None, int | None]:
     if code < 0:
         return None, -code
     return (code, None) if run.stage is None else run.stage.ended(code)
-
-
-if __name__ == "__main__":
-    main()
-    os._exit(0)  # there is nothing to tidy, and somebody waits
