@@ -16,6 +16,7 @@ from steadyhand.ports import Command
 from steadyhand.runner import forkserver, process
 from steadyhand.runner.process import AgentProcess, Launch, start_ticks
 from steadyhand.testing.processes import marked
+from steadyhand.testing.service import until
 
 Python = Callable[..., Command]
 
@@ -39,10 +40,16 @@ async def _answered_and_ended(agent: AgentProcess) -> None:
     assert (ended.code, ended.signal, ended.stuck) == (0, None, False)
 
 
-async def _ended(pid: int, ticks: int | None) -> None:
-    async with asyncio.timeout(10):
-        while start_ticks(pid) == ticks:
-            await asyncio.sleep(0.005)
+def _open_in(pid: int) -> list[int]:
+    return sorted(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_all_runs_are_forked_from_one_process_that_has_nothing_open_of_the_services(
@@ -61,8 +68,8 @@ def test_all_runs_are_forked_from_one_process_that_has_nothing_open_of_the_servi
             assert parent == _parent(other.pid)
             assert _parent(parent) == os.getpid()
             # Its own streams (the program it read, nothing, our stderr) and the door.
-            assert sorted(os.listdir(f"/proc/{parent}/fd"), key=int) == ["0", "1", "2", "3"]
-            assert Path(f"/proc/{parent}/environ").read_bytes() == b""
+            assert _open_in(parent) == [0, 1, 2, 3]
+            assert _environment(parent) == b""
 
     try:
         asyncio.run(scenario())
@@ -76,7 +83,7 @@ def test_when_it_is_killed_runs_go_on_and_the_next_has_another(python: Python, m
             await _greeted(before)
             first = _parent(before.pid)
             os.kill(first, signal.SIGKILL)
-            await _ended(first, start_ticks(first))
+            until(lambda: start_ticks(first) is None, 10)
             async with AgentProcess.start(Launch(python(HELLO))) as after:
                 await _greeted(after)
                 assert _parent(after.pid) != first
@@ -139,7 +146,7 @@ def test_a_run_that_is_called_off_before_its_supervisor_is_there_leaves_nothing(
             async with AgentProcess.start(Launch(python(HELLO))) as after:
                 # It serves in order: what was called off is born by now, and has found nobody.
                 assert _parent(after.pid) == parent
-                await _only_child(parent, after.pid)
+                until(lambda: _children(parent) == [after.pid], 10)
         assert marked(mark) == []
 
     asyncio.run(scenario())
@@ -148,12 +155,6 @@ def test_a_run_that_is_called_off_before_its_supervisor_is_there_leaves_nothing(
 async def _start_only(launch: Launch) -> None:
     async with AgentProcess.start(launch):
         pass
-
-
-async def _only_child(parent: int, child: int) -> None:
-    async with asyncio.timeout(10):
-        while Path(f"/proc/{parent}/task/{parent}/children").read_text().split() != [str(child)]:
-            await asyncio.sleep(0.005)
 
 
 def test_it_ends_with_the_service_also_when_that_is_killed(open_dir: Path) -> None:
@@ -181,4 +182,4 @@ def test_it_ends_with_the_service_also_when_that_is_killed(open_dir: Path) -> No
         assert born is not None
         service.kill()
         service.wait(10)
-        asyncio.run(_ended(parent, born))
+        until(lambda: start_ticks(parent) != born, 10)

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from tests.sealed.world import alive, left_of_jobs, loops_of, mounts_of, supervisors
+from tests.sealed.world import alive, children, left_of_jobs, loops_of, mounts_of, supervisors
 
 from steadyhand.runner.groups import groups
 from steadyhand.testing.service import MakeService, Service, until
@@ -21,7 +21,8 @@ def counts(service: Service) -> dict[str, int]:
     temporary = [*(service.root / "tmp").rglob("*"), *(service.data_dir / "stage").rglob("*")]
     return {
         "agents": len(alive(service)),
-        "children": len(supervisors(service)),
+        "children": len(children(service)),
+        "supervisors": len(supervisors(service)),
         "mounts of the machine": len(mounts_of(service)),
         "mounts of the service": len((process / "mountinfo").read_text().splitlines()),
         "loop devices": len(loops_of(service)),
@@ -29,6 +30,11 @@ def counts(service: Service) -> dict[str, int]:
         "left in folders of jobs": len(left_of_jobs(service)),
         "other folders": len([path for path in service.data_dir.rglob("*") if _beside_jobs(path, service)]),
     }
+
+
+def at_rest(service: Service) -> bool:
+    """Say whether nothing of a job is there: of the service's children only the one that supervisors come from."""
+    return not left_of_jobs(service) and not supervisors(service) and len(children(service)) == 1
 
 
 def groups_of_the_dead() -> set[Path]:
@@ -55,18 +61,19 @@ def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> 
     work = prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 20 &) ; echo done")
     for _ in range(WARM_UP):
         assert service.run(work, workspace=workspace)["answer"] == "done"
-    until(lambda: not left_of_jobs(service) and not supervisors(service), 10)
+    until(lambda: at_rest(service), 10)
     before, files, dead = counts(service), open_files(service), groups_of_the_dead()
+    assert before["children"] == 1
     assert (
         before["agents"]
-        == before["children"]
+        == before["supervisors"]
         == before["loop devices"]
         == before["left in folders of jobs"]
         == 0
     )
     for _ in range(JOBS):
         assert service.run(work, workspace=workspace)["answer"] == "done"
-    until(lambda: not left_of_jobs(service) and not supervisors(service), 10)
+    until(lambda: at_rest(service), 10)
     assert counts(service) == before
     # Other tests kill services, whose groups the next start removes: what is there for longer was left.
     until(lambda: not groups_of_the_dead() - dead, 20)

@@ -39,13 +39,24 @@ def alive(service: Service) -> dict[int, str]:
     return found
 
 
+def children(service: Service) -> list[int]:
+    """Give the children of the service, zombies apart: between jobs one, that supervisors are forked from."""
+    return _children(service.pid)
+
+
 def supervisors(service: Service) -> list[int]:
-    """Give the children of the service, zombies apart."""
+    """Give the children of its children, zombies apart."""
+    return [pid for child in children(service) for pid in _children(child)]
+
+
+def _children(pid: int) -> list[int]:
     found = []
-    for task in Path(f"/proc/{service.pid}/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
     return [
-        pid for pid in found if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        child
+        for child in found
+        if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     ]
 
 
