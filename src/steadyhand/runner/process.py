@@ -391,6 +391,7 @@ class AgentProcess:
                 transport.close()
             self._drop_input()
             pipes.close()
+        await asyncio.sleep(0)  # what was let go of is closed at the next turn of the loop
         if self.pid:
             await _gone(self.pid, self.started_ticks, GONE_SECONDS, pause=0.001)
 
