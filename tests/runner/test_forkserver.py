@@ -1,6 +1,7 @@
 """The process that supervisors are forked from: one for all runs, replaced when it is gone, ended with the service."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -183,3 +184,20 @@ def test_it_ends_with_the_service_also_when_that_is_killed(open_dir: Path) -> No
         service.kill()
         service.wait(10)
         until(lambda: start_ticks(parent) != born, 10)
+
+
+def test_a_run_ends_as_well_where_the_kernel_gives_no_handle_of_a_process(
+    python: Python, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(pid: int, flags: int = 0) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    async def scenario() -> None:
+        monkeypatch.setattr(os, "pidfd_open", refused)
+        async with AgentProcess.start(Launch(python(HELLO))) as agent:
+            await _greeted(agent)
+            await _answered_and_ended(agent)
+        assert start_ticks(agent.pid) is None
+        assert marked(mark) == []
+
+    asyncio.run(scenario())

@@ -136,6 +136,33 @@ class _Channel(asyncio.Protocol):
             self.transport.write(_frame(dict(message)))
 
 
+class _Ended:
+    """The end of a process that is no child of ours: told by the kernel, or looked for where it has no such word."""
+
+    def __init__(self, pid: int, ticks: int) -> None:
+        self._known = pid, ticks
+        self._over = asyncio.Event()
+        try:
+            self._handle = os.pidfd_open(pid)
+        except OSError:
+            self._handle = -1
+        else:
+            asyncio.get_running_loop().add_reader(self._handle, self._over.set)
+
+    async def wait(self) -> None:
+        """Wait for it; the caller bounds the wait."""
+        if self._handle >= 0:
+            await self._over.wait()
+        else:
+            await _gone(*self._known, GONE_SECONDS)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._handle >= 0:
+            asyncio.get_running_loop().remove_reader(self._handle)
+            os.close(self._handle)
+
+
 def _hand_on(descriptors: Sequence[int], take: Callable[[Sequence[int]], None] | None) -> None:
     if take is not None and descriptors:
         take(descriptors)
@@ -208,6 +235,7 @@ class AgentProcess:
         self._groups: Sequence[Path] = ()
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.ReadTransport] = []
+        self._ended: _Ended | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -278,7 +306,7 @@ class AgentProcess:
         ticks = None if pid is None else start_ticks(pid)
         if pid is None or ticks is None:
             raise SpawnError("The supervisor died as it started.")
-        self.pid, self.started_ticks = pid, ticks
+        self.pid, self.started_ticks, self._ended = pid, ticks, _Ended(pid, ticks)
 
     async def _open_pipes(self, pipes: _Pipes) -> None:
         loop = asyncio.get_running_loop()
@@ -392,8 +420,11 @@ class AgentProcess:
             self._drop_input()
             pipes.close()
         await asyncio.sleep(0)  # what was let go of is closed at the next turn of the loop
-        if self.pid:
-            await _gone(self.pid, self.started_ticks, GONE_SECONDS, pause=0.001)
+        if self._ended is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GONE_SECONDS):
+                    await self._ended.wait()
+            self._ended.close()
 
 
 def _frame(value: Any) -> bytes:
@@ -410,13 +441,13 @@ async def sweep(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
     It ends by itself when the service dies, so this mostly only waits. When it has not after half of `seconds`, its
     descendants are killed, then it.
     """
-    gone = await _gone(pid, started, seconds, pause=0.01, force=True)
+    gone = await _gone(pid, started, seconds, force=True)
     if gone:
         await groups.end(groups.groups().paths(groups.name_of(pid, started)))
     return gone
 
 
-async def _gone(pid: int, started: int, seconds: float, *, pause: float, force: bool = False) -> bool:
+async def _gone(pid: int, started: int, seconds: float, *, force: bool = False) -> bool:
     loop = asyncio.get_running_loop()
     begun = loop.time()
     killed = False
@@ -427,7 +458,7 @@ async def _gone(pid: int, started: int, seconds: float, *, pause: float, force: 
         if force and not killed and waited > seconds / 2:
             _kill_tree(pid)
             killed = True
-        await asyncio.sleep(pause)
+        await asyncio.sleep(0.01)
     return True
 
 
