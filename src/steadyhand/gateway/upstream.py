@@ -1,7 +1,9 @@
 """Connections to one model's service: HTTP/1.1 over asyncio, kept open for the next request, whoever's that is.
 
 A thin client of our own: what stands between an agent and its model's first word is this and the agent's own
-connection, and a general client costs several times as much for each piece.
+connection. With httpx2's pool in its place `gateway-ttft` of docs/bench.md was 4.8 ms at p50 and 13.6 ms at p99 where
+this has 1.0 and 2.2 (the goals are 3 and 10), and the processor's time for a megabyte 10.5 times a relay's where this
+takes 4.
 """
 
 import asyncio
