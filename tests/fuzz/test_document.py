@@ -65,7 +65,10 @@ class Arrivals:
 
 @dataclass
 class Much:
-    """How many requests an operation is tried with by itself, and how many ways through several are tried."""
+    """How many requests an operation is tried with by itself, and how many ways through several are tried.
+
+    Ways end early by chance, some runs after a hundred requests in all: the others have to be enough.
+    """
 
     requests: int
     ways: int
@@ -145,7 +148,7 @@ def holds(found: Tried, *, least: int) -> None:
 
 @pytest.mark.timeout(600)
 def test_five_thousand_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
-    holds(tried(tmp_path, "default", Much(40, 450), seed=20_260), least=LEAST)
+    holds(tried(tmp_path, "default", Much(136, 250), seed=20_260), least=LEAST)
 
 
 @pytest.mark.timeout(600)
