@@ -110,6 +110,9 @@ def test_one_that_hangs_fails_a_run_within_its_bound_and_is_replaced(
             assert start_ticks(hung) is None
             async with AgentProcess.start(Launch(python(HELLO))) as after:
                 await _greeted(after)
+                forkserver.replace(hung)  # another run that waited for it as well gives up now
+                async with AgentProcess.start(Launch(python(HELLO))) as next_one:
+                    assert _parent(next_one.pid) == _parent(after.pid)
                 await _answered_and_ended(after)
             await _greeted(before)
             await _answered_and_ended(before)
@@ -126,9 +129,10 @@ def test_a_run_that_is_called_off_before_its_supervisor_is_there_leaves_nothing(
     async def scenario() -> None:
         asked = asyncio.Event()
 
-        async def ask(descriptors: Sequence[int]) -> None:
-            await fork(descriptors)
+        async def ask(descriptors: Sequence[int]) -> int:
+            pid = await fork(descriptors)
             asked.set()
+            return pid
 
         async with AgentProcess.start(Launch(python(HELLO))) as before:
             parent = _parent(before.pid)

@@ -85,15 +85,16 @@ _running: list[_Server] = []
 """The one that is there, if any; it stays for the life of the process."""
 
 
-async def fork(descriptors: Sequence[int]) -> None:
+async def fork(descriptors: Sequence[int]) -> int:
     """Ask for a supervisor, which gets copies of the descriptors: three streams, its channel, and others.
 
-    Raises `SpawnError` when none can be had.
+    Gives the pid of the one that was asked, for `replace`. Raises `SpawnError` when none can be had.
     """
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            while not _ask(descriptors):  # noqa: ASYNC110  # it is a hundred runs behind
+            while (asked := _ask(descriptors)) is None:  # noqa: ASYNC110  # it is a hundred runs behind
                 await asyncio.sleep(_PAUSE_SECONDS)
+            return asked
     except TimeoutError as error:
         replace()
         raise SpawnError("The supervisor could not be started in time.") from error
@@ -101,24 +102,29 @@ async def fork(descriptors: Sequence[int]) -> None:
         raise SpawnError(f"The supervisor could not be started: {error.strerror}.") from error
 
 
-def replace() -> None:
-    """Let go of the one that is there, which did not do as asked: the next run starts another."""
-    while _running:
+def replace(pid: int | None = None) -> None:
+    """Let go of the one that is there, which did not do as asked: the next run starts another.
+
+    With a `pid` only of that one: of several runs that waited for it, the first has replaced it, and the others' runs
+    may come from the new one by now.
+    """
+    while _running and pid in (None, _running[0].pid):
         _running.pop().end()
 
 
-def _ask(descriptors: Sequence[int]) -> bool:
-    """Send one message; False when there is no room for it yet, or nobody to take it any more."""
+def _ask(descriptors: Sequence[int]) -> int | None:
+    """Send one message and give whom it was for; null when there is no room yet, or nobody to take it any more."""
+    server = _current()
     try:
-        socket.send_fds(_current().door, [b"fork"], list(descriptors))
+        socket.send_fds(server.door, [b"fork"], list(descriptors))
     except BlockingIOError:
-        return False
+        return None
     except OSError as error:
         if error.errno not in {errno.EPIPE, errno.ECONNRESET}:
             raise
-        replace()  # it was killed
-        return False
-    return True
+        replace(server.pid)  # it was killed
+        return None
+    return server.pid
 
 
 def _current() -> _Server:

@@ -270,7 +270,7 @@ class AgentProcess:
         pipes = _Pipes.make()
         given = () if sealing is None else sealing.descriptors
         try:
-            await forkserver.fork((*pipes.theirs, theirs.fileno(), *given))
+            asked = await forkserver.fork((*pipes.theirs, theirs.fileno(), *given))
         except BaseException:
             ours.close()
             pipes.close()
@@ -284,7 +284,7 @@ class AgentProcess:
         process = cls(channel, sealed=sealing is not None)
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
-            await process._meet()
+            await process._meet(asked)
             if spawned is not None:
                 spawned(process.pid, process.started_ticks)
             name = groups.name_of(process.pid, process.started_ticks)
@@ -295,13 +295,13 @@ class AgentProcess:
         finally:
             await process._finish(ours, pipes)
 
-    async def _meet(self) -> None:
-        """Learn who the supervisor is, which was asked for. Raises `SpawnError`."""
+    async def _meet(self, asked: int) -> None:
+        """Learn who the supervisor is; `asked` is the fork server's pid. Raises `SpawnError`."""
         try:
             async with asyncio.timeout(START_SECONDS):
                 pid = await asyncio.shield(self._channel.here)
         except TimeoutError as error:
-            forkserver.replace()
+            forkserver.replace(asked)
             raise SpawnError("The supervisor did not start in time.") from error
         ticks = None if pid is None else start_ticks(pid)
         if pid is None or ticks is None:
