@@ -10,7 +10,7 @@ from typing import Any
 from bench.rows import Row, interleave, percentile
 from bench.worlds import Broken, made_in
 from steadyhand.testing.cli import install_standin
-from steadyhand.testing.hogs import SMALL, LimitMissingError, fork_bomb, memory_hog
+from steadyhand.testing.resource_hogs import SMALL, LimitMissingError, fork_bomb, memory_hog
 from steadyhand.testing.service import Service
 from steadyhand.testing.shell import prompt
 

@@ -21,15 +21,15 @@ from bench.worlds import Broken, made_in
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, SteadyhandError
 from steadyhand.ports import Command, JobFiles, Place
-from steadyhand.runner.errand import SandboxErrands
-from steadyhand.runner.process import AgentProcess, Launch
+from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.sandbox.etc_dir import make_etc
+from steadyhand.sandbox.sandbox import BwrapSandbox
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.contracts.samples import a_job
 from steadyhand.testing.service import git
 from steadyhand.workspace.checkout import GitCheckouts
-from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, make_folder
-from steadyhand.workspace.etc import make_etc
-from steadyhand.workspace.sandbox import BwrapSandbox
+from steadyhand.workspace.filesystem import PRIVATE, TRAVERSABLE, make_folder
 
 LARGE = 30_000
 SMALL = 300

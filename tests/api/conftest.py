@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
-from tests.api.asking import Asking
-from tests.api.world import Service, running
+from tests.api.api_service import Service, running
+from tests.api.tool_calling_agent import Asking
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.services import ended_together, make_repository, make_root, model, reachable_tmp, stand_in
+from tests.service_fixtures import ended_together, make_repository, make_root, model, reachable_tmp, stand_in
 
 from steadyhand.testing.service import MakeService, Service, git
 

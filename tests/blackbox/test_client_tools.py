@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import httpx2
-from tests import strict
+from tests import openai_types
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
@@ -122,7 +122,7 @@ def _respond(http: httpx2.Client, given: Any, **fields: Any) -> dict[str, Any]:
     reply = http.post("/v1/responses", json={"model": "claude", "input": given, "tools": [tool], **fields})
     assert reply.status_code == 200, reply.text
     body: dict[str, Any] = reply.json()
-    strict.response(body)
+    openai_types.response(body)
     return body
 
 
@@ -147,7 +147,7 @@ def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(
             talk += [*references, *_outputs(second, "snow")]
             before = {} if whole else {"previous_response_id": second["id"]}
             third = _respond(service.http, talk if whole else _outputs(second, "snow"), **before)
-            assert strict.response(third).output_text == ANSWER
+            assert openai_types.response(third).output_text == ANSWER
             assert all(each["usage"]["output_tokens"] > 0 for each in (first, second, third))
             job = service.job(first["id"].removeprefix("resp_"))
             assert (job["state"], job["run"]) == ("completed", 1)
@@ -184,7 +184,7 @@ def test_the_real_cli_answers_with_calls_of_tools_that_had_to_be_called_and_goes
         tools = [{"type": "function", **tool} for tool in REQUIRED]
         body = {"model": "chat", "input": [question], "tools": tools, "tool_choice": "required"}
         first = service.http.post("/v1/responses", json=body).json()
-        strict.response(first)
+        openai_types.response(first)
         assert [(item["name"], item["arguments"]) for item in first["output"]] == called
         model.clear()
         given = [*_outputs(first, "[[scenario:echo]] sun")]

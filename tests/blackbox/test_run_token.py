@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.core.test_redact import WRITTEN, core
+from tests.redact.test_redactor import WRITTEN, core
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.world import (
+from tests.cli.command_line import (
     COMMAND,
     KEY,
     CommandLine,

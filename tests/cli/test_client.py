@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from tests.cli.world import JOB_ID, KEY, Answer, ScriptedService, a_job, an_event
+from tests.cli.command_line import JOB_ID, KEY, Answer, ScriptedService, a_job, an_event
 
 import steadyhand.client as public
 from steadyhand.client import Client

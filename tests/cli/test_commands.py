@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from tests.cli.world import (
+from tests.cli.command_line import (
     COMMAND,
     JOB_ID,
     KEY,

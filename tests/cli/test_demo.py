@@ -5,7 +5,7 @@ import re
 import signal
 from pathlib import Path
 
-from tests.cli.world import CommandLine, read_until
+from tests.cli.command_line import CommandLine, read_until
 
 
 def test_the_demo_fixes_the_test_and_leaves_nothing_when_told_so(world_dir: Path) -> None:

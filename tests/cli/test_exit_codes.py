@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.world import CommandLine, eventually, read_until
+from tests.cli.command_line import CommandLine, eventually, read_until
 
 from steadyhand.testing.cli import DUMMY_KEY
 from steadyhand.testing.service import ADMIN, BEARER, NO_MODEL, Service

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from tests.cli.world import Answer, CommandLine, RealService, ScriptedService
+from tests.cli.command_line import Answer, CommandLine, RealService, ScriptedService
 
-from steadyhand.api.examples import EXAMPLES
+from steadyhand.api.openapi.examples import EXAMPLES
 from steadyhand.client import Client
 from steadyhand.errors import NotFound
 

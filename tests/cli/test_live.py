@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.world import CommandLine, RealService, eventually, read_until
+from tests.cli.command_line import CommandLine, RealService, eventually, read_until
 
 from steadyhand.client import Client
 from steadyhand.testing.example import make_repository

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.clients.programs import Client
-from tests.services import make_root, model, reachable_tmp, stand_in
+from tests.clients.client_programs import Client
+from tests.service_fixtures import make_root, model, reachable_tmp, stand_in
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel

@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 import pytest
-from tests.clients.losing import LOSE
-from tests.clients.programs import PROGRAMS, Client
+from tests.clients.client_programs import PROGRAMS, Client
+from tests.clients.lossy_proxy import LOSE
 
 from steadyhand.testing.service import Service
 

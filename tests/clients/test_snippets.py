@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.clients.programs import PROGRAMS, command, environment
+from tests.clients.client_programs import PROGRAMS, command, environment
 
 from steadyhand.testing.service import ADMIN, Service
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from tests.container.image import PATH, Image, entering
+from tests.container.image_builder import PATH, Image, entering
 
 from steadyhand.testing.service import until
 

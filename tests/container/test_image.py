@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.container.container import Container, Service
 from tests.container.dockerfile import parse
-from tests.container.image import Builder, Image, cache_folder
+from tests.container.image_builder import Builder, Image, cache_folder
 
 from steadyhand.testing.cli import DUMMY_KEY
 

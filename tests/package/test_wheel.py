@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "steadyhand"
 LOOK = """
 import asyncio, sys
 import steadyhand
-from steadyhand.gateway.prices import Prices
+from steadyhand.gateway.money.prices import Prices
 from steadyhand.store import open_store
 from steadyhand.testing import scenario
 assert steadyhand.__file__.startswith(sys.argv[1]), steadyhand.__file__
@@ -56,7 +56,7 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = set(sources())
     assert {
-        "steadyhand/gateway/prices.toml",
+        "steadyhand/gateway/money/prices.toml",
         "steadyhand/py.typed",
         "steadyhand/testing/scenarios/ok.toml",
         "steadyhand/store/migrations/env.py",

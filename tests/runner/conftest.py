@@ -46,8 +46,8 @@ def python(open_dir: Path, mark: str) -> Python:
 
 @pytest.fixture
 def unruly(python: Python) -> Python:
-    """Make a command that runs `unruly.py` with the given words."""
-    code = Path(__file__).with_name("unruly.py").read_text(encoding="utf-8")
+    """Make a command that runs `unruly_agent.py` with the given words."""
+    code = Path(__file__).with_name("unruly_agent.py").read_text(encoding="utf-8")
 
     def command(*words: str) -> Command:
         return python(code, *words)

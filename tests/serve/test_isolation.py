@@ -11,9 +11,11 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.config.settings import Settings, load
 from steadyhand.errors import ConfigError
 from steadyhand.ports import Check, Command, JobFiles, Place, Work
-from steadyhand.runner.probe import try_command
+from steadyhand.runner.process.trial_run import try_command
+from steadyhand.sandbox.etc_dir import make_etc
+from steadyhand.sandbox.sandbox import BwrapSandbox, NoSandbox
 from steadyhand.serve import doctor
-from steadyhand.serve.gateways import gateway_of
+from steadyhand.serve.gateway_setup import gateway_of
 from steadyhand.serve.isolation import (
     Level,
     announce,
@@ -28,8 +30,6 @@ from steadyhand.serve.isolation import _why_not as why_not
 from steadyhand.serve.wiring import environment_of, now
 from steadyhand.testing.contracts.samples import a_job
 from steadyhand.testing.ledger import MemoryLedger
-from steadyhand.workspace.etc import make_etc
-from steadyhand.workspace.sandbox import BwrapSandbox, NoSandbox
 
 KEY = "sk-ant-canary-of-the-service"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has mounts of its own")
@@ -75,7 +75,7 @@ def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: 
 def test_a_machine_without_a_filter_of_system_calls_is_refused(
     world_dir: Path, standin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.workspace.seccomp.program", lambda: b"")
+    monkeypatch.setattr("steadyhand.sandbox.seccomp.program", lambda: b"")
     with pytest.raises(ConfigError) as caught:
         level(settings_of(world_dir, standin), standin)
     assert "no filter of system calls is known for" in caught.value.detail

@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_to_everybody_and_the_store_recovers_when_there_is_r
 def test_a_store_that_another_program_holds_says_so_and_goes_on_afterwards(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.store.sql.BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("steadyhand.store.sqlite.BUSY_MILLISECONDS", 50)
 
     async def scenario() -> None:
         store = await opened(path)

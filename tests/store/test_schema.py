@@ -145,7 +145,7 @@ def test_the_doctor_names_what_is_wrong_and_the_remedy(
     path.write_text("this is no database, though it is long enough to look like one" * 100)
     bad_file = by_name(list(check_store(f"sqlite:///{path}", tmp_path)))["database"]
     bad_url = by_name(list(check_store("postgresql://localhost/x", tmp_path)))["database"]
-    monkeypatch.setattr("steadyhand.store.checks.LEAST_FREE_BYTES", 1 << 62)
+    monkeypatch.setattr("steadyhand.store.doctor.LEAST_FREE_BYTES", 1 << 62)
     no_room = by_name(list(check_store(f"sqlite:///{tmp_path}/new.db", tmp_path)))["disk"]
     for check in (bad_file, bad_url, no_room):
         assert not check.ok
@@ -156,7 +156,7 @@ def test_the_doctor_names_what_is_wrong_and_the_remedy(
 def test_the_doctor_notices_a_database_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.store.sql.BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("steadyhand.store.sqlite.BUSY_MILLISECONDS", 50)
     path = tmp_path / "jobs.db"
     make(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:

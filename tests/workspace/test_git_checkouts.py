@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.workspace.sealed_checkouts import Sealed
+from tests.workspace.sandboxed_checkouts import Sealed
 
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Checkouts, Place

@@ -9,8 +9,8 @@ from steadyhand.ports import Harvest, Place
 from steadyhand.testing.contracts.checkouts import Repository, as_agent, shell
 from steadyhand.testing.contracts.samples import a_job
 from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace import git_index as staging
 from steadyhand.workspace import harvest as harvesting
-from steadyhand.workspace import stage as staging
 
 Work = Callable[[Place], None]
 

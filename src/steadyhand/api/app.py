@@ -6,21 +6,14 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from steadyhand.api import (
-    classic,
-    classic_chat,
-    health,
-    jobs,
-    keys,
-    offers,
-    openai_chat,
-    openai_responses,
-    usage,
-)
-from steadyhand.api.door import ApiOptions, Door
-from steadyhand.api.edge import Edge, Hosts
-from steadyhand.api.openapi import document
-from steadyhand.api.problems import on_caller_error, on_router_error
+from steadyhand.api.classic import chat_completions, execute
+from steadyhand.api.native import catalog, health, jobs, keys, usage
+from steadyhand.api.openai.chat import chat_routes
+from steadyhand.api.openai.responses import response_routes
+from steadyhand.api.openapi.document import document
+from steadyhand.api.transport.context import ApiOptions, Door
+from steadyhand.api.transport.errors import on_caller_error, on_router_error
+from steadyhand.api.transport.middleware import Edge, Hosts
 from steadyhand.control import Control
 from steadyhand.errors import CallerError
 from steadyhand.keyring import Keyring
@@ -37,9 +30,9 @@ def create_app(
 
     The document is at `/openapi.json`; there are no interactive pages, since theirs load scripts from elsewhere.
     """
-    doors = (classic_chat,) if options.profile == "classic" else (openai_chat, openai_responses)
+    doors = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
     # The busiest first; routes are tried in this order.
-    parts = (classic, health, jobs, offers, keys, usage, *doors)
+    parts = (execute, health, jobs, catalog, keys, usage, *doors)
     app = FastAPI(
         title="Steadyhand",
         version=options.version,

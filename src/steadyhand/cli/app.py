@@ -10,8 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from steadyhand.cli.exits import Exit, exit_of_error
-from steadyhand.cli.text import clean
+from steadyhand.cli.exit_codes import Exit, exit_of_error
+from steadyhand.cli.sanitize import clean
 from steadyhand.errors import (
     Conflict,
     DataDirectoryBusy,

@@ -21,14 +21,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from steadyhand.cli.exits import Exit
-from steadyhand.cli.follow import Narrator, Progress, closing_line, view_for
-from steadyhand.cli.pages import diff_text
-from steadyhand.cli.screen import Screen
-from steadyhand.cli.text import clean, dollars, mapping, one_line, result_lines
+from steadyhand.cli.console import Screen
+from steadyhand.cli.exit_codes import Exit
+from steadyhand.cli.progress import Narrator, Progress, closing_line, view_for
+from steadyhand.cli.sanitize import clean, dollars, mapping, one_line, result_lines
+from steadyhand.cli.tables import diff_text
 from steadyhand.client import Client
 from steadyhand.config import settings as configuration
-from steadyhand.config.tables import ServiceTable
+from steadyhand.config.file_schema import ServiceTable
 from steadyhand.errors import SteadyhandError, Unreachable
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel

@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli import connect
+from steadyhand.cli import client_options
 from steadyhand.cli.app import app
-from steadyhand.cli.connect import AsJson, JobId, Server
-from steadyhand.cli.exits import Exit, exit_of_job
-from steadyhand.cli.follow import Narrator, Progress, closing_line, view_for
-from steadyhand.cli.pages import agents_table, diff_text, job_page, jobs_table, workspaces_table
-from steadyhand.cli.screen import Screen
-from steadyhand.cli.text import mapping, one_line
+from steadyhand.cli.client_options import AsJson, JobId, Server
+from steadyhand.cli.console import Screen
+from steadyhand.cli.exit_codes import Exit, exit_of_job
+from steadyhand.cli.progress import Narrator, Progress, closing_line, view_for
+from steadyhand.cli.sanitize import mapping, one_line
+from steadyhand.cli.tables import agents_table, diff_text, job_page, jobs_table, workspaces_table
 from steadyhand.client import ENDED_STATES, Client
 from steadyhand.errors import NotFound
 
@@ -31,13 +31,13 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         page = client.list(state=state or None, agent=agent, workspace=workspace, limit=limit)
     if as_json:
         screen.document(page)
         return
-    rows = connect.rows_of(page)
+    rows = client_options.rows_of(page)
     if not rows:
         screen.note("No jobs.")
         return
@@ -49,9 +49,9 @@ def jobs(
 @app.command()
 def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Show one job."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        found = client.get(connect.find(client, job))
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        found = client.get(client_options.find(client, job))
     if as_json:
         screen.document(found)
     else:
@@ -69,9 +69,9 @@ def wait(
     as_json: AsJson = False,
 ) -> None:
     """Wait until a job has ended, print its answer and exit with its code. Ctrl-C leaves the job alone."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        found = client.wait(connect.find(client, job), timeout_seconds=timeout)
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        found = client.wait(client_options.find(client, job), timeout_seconds=timeout)
     if found.get("state") not in ENDED_STATES and not as_json:
         screen.note(f"The job is still {one_line(found.get('state'), 20)}.")
     finish(screen, found, as_json=as_json)
@@ -88,9 +88,9 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what the agent did; --json prints the events, one a line. Ctrl-C leaves the job alone."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        job_id = connect.find(client, job)
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        job_id = client_options.find(client, job)
         if as_json:
             for event in client.events(job_id, after=after, follow=follow):
                 screen.line_of_json(event)
@@ -110,9 +110,9 @@ def _narrate(screen: Screen, client: Client, job_id: str, after: int, *, follow:
 @app.command()
 def cancel(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Ask a job to stop."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        found = client.cancel(connect.find(client, job))
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        found = client.cancel(client_options.find(client, job))
     _say_state(screen, found, as_json=as_json, asked="asked to stop")
 
 
@@ -127,9 +127,9 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Run an ended job once more, from the start."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        found = client.retry(connect.find(client, job), after_run=after_run)
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        found = client.retry(client_options.find(client, job), after_run=after_run)
     _say_state(screen, found, as_json=as_json, asked="asked for a new run")
 
 
@@ -148,10 +148,10 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an ended job, in the same session and checkout."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         found = client.resume(
-            connect.find(client, job), after_run=after_run, budget_usd=budget, prompt=prompt
+            client_options.find(client, job), after_run=after_run, budget_usd=budget, prompt=prompt
         )
     _say_state(screen, found, as_json=as_json, asked="asked to go on")
 
@@ -159,9 +159,9 @@ def resume(
 @app.command()
 def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Forget an ended job and all that was kept of it."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        job_id = connect.find(client, job)
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        job_id = client_options.find(client, job)
         client.delete(job_id)
     if as_json:
         screen.document({"object": "job", "id": job_id, "deleted": True})
@@ -172,9 +172,9 @@ def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> Non
 @app.command()
 def diff(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Print what a job changed, as `git apply` takes it."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        job_id = connect.find(client, job)
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        job_id = client_options.find(client, job)
         patch = _diff_or_nothing(client, job_id)
     if as_json:
         screen.document({"job_id": job_id, "diff": patch.decode("utf-8", "replace")})
@@ -204,16 +204,16 @@ def transcript(
     as_json: AsJson = False,  # noqa: ARG001  # it is NDJSON with and without# it is NDJSON with and without
 ) -> None:
     """Print the agent's own record of a job: one JSON object a line."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
-        screen.raw(client.transcript(connect.find(client, job)))
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
+        screen.raw(client.transcript(client_options.find(client, job)))
 
 
 @app.command()
 def agents(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the agents that can be asked for."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         rows = list(client.agents())
     screen.rows(rows, agents_table, as_json=as_json)
 
@@ -221,8 +221,8 @@ def agents(*, server: Server = None, as_json: AsJson = False) -> None:
 @app.command()
 def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the workspaces that can be asked for."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         rows = list(client.workspaces())
     none = "No workspace is configured; a path or a URL can be given to `steadyhand run --repo`."
     screen.rows(rows, workspaces_table, as_json=as_json, none=none)

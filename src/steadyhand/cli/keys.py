@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli import connect
+from steadyhand.cli import client_options
 from steadyhand.cli.app import app
-from steadyhand.cli.connect import AsJson, Server
-from steadyhand.cli.pages import keys_table
-from steadyhand.cli.screen import Screen
-from steadyhand.cli.text import one_line
+from steadyhand.cli.client_options import AsJson, Server
+from steadyhand.cli.console import Screen
+from steadyhand.cli.sanitize import one_line
+from steadyhand.cli.tables import keys_table
 from steadyhand.client import Client
 from steadyhand.errors import InvalidRequest, NotFound
 
@@ -61,8 +61,8 @@ def create(
         "budget_usd_per_day": day,
         "budget_usd_per_month": month,
     }
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         made = client.create_key(name, scopes=scope or None, **limits)
     _tell_secret(screen, made, as_json=as_json)
 
@@ -75,8 +75,8 @@ def listed(
     as_json: AsJson = False,
 ) -> None:
     """List the keys, without their secrets."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         rows = [row for row in client.list_keys() if every or row.get("revoked_at") is None]
     screen.rows(rows, keys_table, as_json=as_json, none="No keys.")
 
@@ -84,8 +84,8 @@ def listed(
 @keys.command()
 def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
     """End a key at once; jobs that it has asked for go on."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         ended = client.revoke_key(_find(client, key))
     if as_json:
         screen.document(ended)
@@ -104,8 +104,8 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Give a key a new secret and print it; id and limits stay."""
-    screen = connect.screen()
-    with connect.connected(server) as client:
+    screen = client_options.screen()
+    with client_options.connected(server) as client:
         rotated = client.rotate_key(_find(client, key), grace_seconds=grace)
     _tell_secret(screen, rotated, as_json=as_json)
 

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli import connect
+from steadyhand.cli import client_options
 from steadyhand.cli.app import Terminated, app
-from steadyhand.cli.connect import AsJson, Server
-from steadyhand.cli.exits import Exit
-from steadyhand.cli.follow import Narrator, Progress, view_for
+from steadyhand.cli.client_options import AsJson, Server
+from steadyhand.cli.console import Screen
+from steadyhand.cli.exit_codes import Exit
 from steadyhand.cli.jobs import finish
-from steadyhand.cli.screen import Screen
-from steadyhand.cli.text import first_line, one_line
+from steadyhand.cli.progress import Narrator, Progress, view_for
+from steadyhand.cli.sanitize import first_line, one_line
 from steadyhand.client import DEFAULT_URL, ENDED_STATES, Client
 from steadyhand.errors import ConfigError, InvalidRequest, SteadyhandError, Unreachable
 
@@ -75,8 +75,8 @@ def run(
 
     With no service to be found one is started for the length of the command.
     """
-    screen = connect.screen()
-    place, is_path = connect.workspace_of(repo, workspace)
+    screen = client_options.screen()
+    place, is_path = client_options.workspace_of(repo, workspace)
     text = _prompt(prompt, screen)
     fields = {
         "agent": agent,
@@ -120,7 +120,7 @@ def _hint(job: Mapping[str, Any], url: str, server: str | None) -> str:
     """Say how to get at the changes, from a service of our own when there is one to be started again."""
     job_id = one_line(job.get("id", ""), 20)
     option = "" if server is None else f" --server {server}"
-    named = server or connect.settings().url or DEFAULT_URL
+    named = server or client_options.settings().url or DEFAULT_URL
     first = "" if url == named.rstrip("/") else "steadyhand serve &  then  "
     return f"to take the changes over: {first}steadyhand diff{option} {job_id} | git apply"
 
@@ -135,11 +135,11 @@ def _submit(
     path: str | None,
 ) -> tuple[Client, dict[str, Any]]:
     """Give the accepted job and a client of the service that has it, which may be one of our own."""
-    known = connect.settings()
+    known = client_options.settings()
     named = server or known.url
-    client = stack.enter_context(connect.client_for(named or DEFAULT_URL, known))
+    client = stack.enter_context(client_options.client_for(named or DEFAULT_URL, known))
     if path is not None:
-        connect.refuse_path_on(client, path, is_path=True)
+        client_options.refuse_path_on(client, path, is_path=True)
     try:
         with _held_signals():
             job = client.submit(prompt, **fields)

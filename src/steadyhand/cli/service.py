@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli import connect
+from steadyhand.cli import client_options
 from steadyhand.cli.app import app
-from steadyhand.cli.connect import AsJson
-from steadyhand.cli.exits import Exit
-from steadyhand.cli.pages import checks_text, settings_table
+from steadyhand.cli.client_options import AsJson
+from steadyhand.cli.exit_codes import Exit
+from steadyhand.cli.tables import checks_text, settings_table
 from steadyhand.errors import ConfigError
 
 ConfigFile = Annotated[
@@ -49,7 +49,7 @@ def serve(
 
     def announce(url: str) -> None:
         if as_json:
-            connect.screen().line_of_json({"object": "service", "url": url})
+            client_options.screen().line_of_json({"object": "service", "url": url})
         else:
             typer.echo(f"Steadyhand listens on {url}")
 
@@ -61,7 +61,7 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
     """Look at everything a service here would need, and say what to do about what is missing."""
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
-    from steadyhand.config.live import values_of  # noqa: PLC0415
+    from steadyhand.config.secret_values import values_of  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
     try:
@@ -72,7 +72,7 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
         clean = Redactor(values_of(settings))
         checks = [clean.value(asdict(check)) for check in asyncio.run(service.doctor(settings))]
     ok = all(check["ok"] for check in checks)
-    screen = connect.screen()
+    screen = client_options.screen()
     if as_json:
         screen.document({"object": "list", "data": checks, "ok": ok})
     else:
@@ -85,13 +85,13 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
 def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Print each setting, its value and where that came from. Secrets are only said to be there."""
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
-    from steadyhand.config.live import values_of  # noqa: PLC0415
+    from steadyhand.config.secret_values import values_of  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
     settings = configuration.load(config, {"service.data_dir": data_dir})
     clean = Redactor(values_of(settings))
     rows = [clean.value(asdict(row)) for row in settings.rows()]
-    screen = connect.screen()
+    screen = client_options.screen()
     screen.rows(rows, settings_table, as_json=as_json)
 
 
@@ -104,4 +104,4 @@ def demo(
     """Let a real agent fix a failing test in a small repository, through the service's HTTP API."""
     from steadyhand.cli.demo import run_demo  # noqa: PLC0415  # it alone needs the testing kit
 
-    raise typer.Exit(int(run_demo(connect.screen(), clean_up=clean, as_json=as_json)))
+    raise typer.Exit(int(run_demo(client_options.screen(), clean_up=clean, as_json=as_json)))

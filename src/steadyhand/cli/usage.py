@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from steadyhand.cli import connect
+from steadyhand.cli import client_options
 from steadyhand.cli.app import app
-from steadyhand.cli.connect import AsJson, Server
-from steadyhand.cli.pages import usage_table
+from steadyhand.cli.client_options import AsJson, Server
+from steadyhand.cli.tables import usage_table
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -32,9 +32,9 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Add up what the calls of models cost. Without the scope `admin` a key sees its own."""
-    screen = connect.screen()
+    screen = client_options.screen()
     groups = by or ["day"]
-    with connect.connected(server) as client:
+    with client_options.connected(server) as client:
         rows = client.usage(
             by=groups, since=_time(since), until=_time(until), api_key=api_key, agent=agent, model=model
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from steadyhand.config.tables import ProviderTable
+from steadyhand.config.file_schema import ProviderTable
 from steadyhand.errors import ConfigError
 
 DEFAULT_PROVIDER = "default"

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from steadyhand.agents import BUILT_IN, NAME, Agent, Catalogue, Defaults, Limits, Workspace
 from steadyhand.config.client import default_data_dir
+from steadyhand.config.file_schema import UNBUILT, AgentTable, Tables, WorkspaceTable
 from steadyhand.config.providers import DEFAULT_PROVIDER, ProviderSetting, provider_settings
-from steadyhand.config.tables import UNBUILT, AgentTable, Tables, WorkspaceTable
 from steadyhand.errors import ConfigError
 from steadyhand.job import MICROS
 

@@ -1,6 +1,6 @@
 """The verbs: what callers can ask of the service, whatever door they come through."""
 
-from steadyhand.control.asked import Caller, Continuation, Offer, Submission
-from steadyhand.control.calling import Answered, Control
+from steadyhand.control.requests import Caller, Continuation, Offer, Submission
+from steadyhand.control.tool_results import Answered, Control
 
 __all__ = ["Answered", "Caller", "Continuation", "Control", "Offer", "Submission"]

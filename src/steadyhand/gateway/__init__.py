@@ -3,13 +3,13 @@
 From a sealed run there is also a proxy to the hosts on its agent's list, and nothing else.
 """
 
-from steadyhand.gateway.door import Accounts, ModelGateway, budget_of
-from steadyhand.gateway.egress import Patience, Resolve
-from steadyhand.gateway.prices import Prices
-from steadyhand.gateway.providers import Credential, Provider
-from steadyhand.gateway.rules import Rules
-from steadyhand.gateway.sockets import SOCKET_NAME, slot_folder
-from steadyhand.gateway.walls import Waits
+from steadyhand.gateway.egress.connect_proxy import Patience, Resolve
+from steadyhand.gateway.egress.rules import Rules
+from steadyhand.gateway.gateway import Accounts, ModelGateway, budget_of
+from steadyhand.gateway.model.provider_rate_limits import Waits
+from steadyhand.gateway.model.providers import Credential, Provider
+from steadyhand.gateway.model.unix_listener import SOCKET_NAME, slot_folder
+from steadyhand.gateway.money.prices import Prices
 
 __all__ = [
     "SOCKET_NAME",

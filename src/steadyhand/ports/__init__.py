@@ -3,20 +3,7 @@
 One contract suite per port (`steadyhand.testing.contracts`) is passed by every adapter of it.
 """
 
-from steadyhand.ports.keeping import (
-    ALL_SCOPES,
-    NO_LIMITS,
-    Added,
-    ApiKey,
-    Filter,
-    Idempotency,
-    KeyLimits,
-    Page,
-    RunOutput,
-    Scope,
-    Store,
-)
-from steadyhand.ports.metering import (
+from steadyhand.ports.gateway import (
     SOCKET_VARIABLE,
     Allowance,
     AllowancesOf,
@@ -35,7 +22,22 @@ from steadyhand.ports.metering import (
     Work,
     bounds_of,
 )
-from steadyhand.ports.places import (
+from steadyhand.ports.queue import Backlog, Claim, Load, Queue, StopSignal
+from steadyhand.ports.runner import Ask, ClientCall, Emit, Listening, Report, Runner, RunSpec
+from steadyhand.ports.store import (
+    ALL_SCOPES,
+    NO_LIMITS,
+    Added,
+    ApiKey,
+    Filter,
+    Idempotency,
+    KeyLimits,
+    Page,
+    RunOutput,
+    Scope,
+    Store,
+)
+from steadyhand.ports.workspace import (
     Bind,
     Ceiling,
     Check,
@@ -52,8 +54,6 @@ from steadyhand.ports.places import (
     Seal,
     View,
 )
-from steadyhand.ports.queueing import Backlog, Claim, Load, Queue, StopSignal
-from steadyhand.ports.running import Ask, ClientCall, Emit, Listening, Report, Runner, RunSpec
 
 __all__ = [
     "ALL_SCOPES",

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from steadyhand.redact.forms import REPLACEMENT, SHORTEST, Form, begun_escape, forms_of
-from steadyhand.redact.search import Index, Spans, merged
+from steadyhand.redact.encodings import REPLACEMENT, SHORTEST, Form, begun_escape, forms_of
+from steadyhand.redact.matcher import Index, Spans, merged
 
 __all__ = ["SHORTEST", "ByteStream", "LineStream", "Redactor", "TextStream"]
 

@@ -20,13 +20,13 @@ from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.outcome import Stop
 from steadyhand.redact import Redactor
-from steadyhand.runner.groups import sweep_groups
+from steadyhand.runner.process.cgroups import sweep_groups
 from steadyhand.serve.doctor import doctor, misconfigured
-from steadyhand.serve.gateways import announce as announce_credentials
+from steadyhand.serve.gateway_setup import announce as announce_credentials
 from steadyhand.serve.isolation import announce as announce_level
 from steadyhand.serve.isolation import level_of
 from steadyhand.serve.logs import log_to_stderr
-from steadyhand.serve.secrecy import redactor_of
+from steadyhand.serve.redaction import redactor_of
 from steadyhand.serve.wiring import Service, cli_of, database_url, now, wire
 from steadyhand.store import DataDirectoryLock, open_store
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.ports import Check
-from steadyhand.runner import install
-from steadyhand.serve import gateways, isolation
+from steadyhand.runner.claude import install
+from steadyhand.serve import gateway_setup, isolation
 from steadyhand.serve.wiring import agent_uid_base, checkouts_of, cli_of, database_url
 from steadyhand.store import check_store
-from steadyhand.workspace.checks import checks
+from steadyhand.workspace.doctor import checks
 
 
 async def doctor(settings: Settings) -> Sequence[Check]:
@@ -19,7 +19,7 @@ async def doctor(settings: Settings) -> Sequence[Check]:
     uid = agent_uid_base(settings)
     places = sorted(set(settings.sources.values()))
     found = [Check("config", True, f"from {', '.join(places)}" if places else "the defaults")]
-    found += gateways.checks(settings)
+    found += gateway_setup.checks(settings)
     found += await asyncio.to_thread(check_store, database_url(settings), settings.data_dir)
     found += await install.checks(
         settings.tables.runner.claude.path,

@@ -16,13 +16,13 @@ from steadyhand.config.settings import LOOPBACK, Settings
 from steadyhand.errors import ConfigError
 from steadyhand.gateway import Rules
 from steadyhand.ports import Check, Command, JobFiles, Layers, Place, Sandbox
-from steadyhand.runner.groups import groups
-from steadyhand.runner.probe import try_command
-from steadyhand.workspace.checks import closed_ancestor
-from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, make_folder
-from steadyhand.workspace.etc import make_etc
-from steadyhand.workspace.images import DiskImages
-from steadyhand.workspace.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, Weaker, filters
+from steadyhand.runner.process.cgroups import groups
+from steadyhand.runner.process.trial_run import try_command
+from steadyhand.sandbox.etc_dir import make_etc
+from steadyhand.sandbox.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, Weaker, filters
+from steadyhand.workspace.disk_images import DiskImages
+from steadyhand.workspace.doctor import closed_ancestor
+from steadyhand.workspace.filesystem import PRIVATE, TRAVERSABLE, make_folder
 
 CHOICE = (
     'Or choose isolation = "none" (STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox: '

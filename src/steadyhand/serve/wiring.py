@@ -14,28 +14,28 @@ from steadyhand import __version__
 from steadyhand.admission import Admission, spent_by
 from steadyhand.agents import Agent
 from steadyhand.api import Alias, ApiOptions, create_app
-from steadyhand.calls import Exchange
-from steadyhand.config.live import values_of
+from steadyhand.config.secret_values import values_of
 from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
 from steadyhand.errors import TryLater
+from steadyhand.event_log import Feed, Recorder
 from steadyhand.gateway import ModelGateway
 from steadyhand.job import Job
 from steadyhand.keyring import Keyring, digest_of
 from steadyhand.ports import ALL_SCOPES, ApiKey, Gateway, Place, Queue, Runner, Sandbox, Scope, Store
 from steadyhand.queue.local import LocalQueue
-from steadyhand.record import Feed, Recorder
 from steadyhand.redact import Redactor
-from steadyhand.runner import install
-from steadyhand.runner.claude import ClaudeRunner
-from steadyhand.runner.errand import SandboxErrands
-from steadyhand.runner.plain import PlainRunner
-from steadyhand.runner.process import sweep
-from steadyhand.serve.gateways import gateway_of
+from steadyhand.runner.claude import install
+from steadyhand.runner.claude.plain import PlainRunner
+from steadyhand.runner.claude.runner import ClaudeRunner
+from steadyhand.runner.process.agent_process import sweep
+from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.serve.gateway_setup import gateway_of
 from steadyhand.serve.isolation import UNSEALED, Level
-from steadyhand.serve.secrecy import announce as announce_secrets
-from steadyhand.serve.secrecy import redactor_of, watched
+from steadyhand.serve.redaction import announce as announce_secrets
+from steadyhand.serve.redaction import redactor_of, watched
 from steadyhand.store import SqlStore
+from steadyhand.tool_calls import Exchange
 from steadyhand.worker import Parking, Parts, Tending, Worker
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings

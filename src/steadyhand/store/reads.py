@@ -17,7 +17,7 @@ from steadyhand.errors import InvalidRequest
 from steadyhand.events import Event
 from steadyhand.job import ENDED, Job, Run, State
 from steadyhand.ports import ApiKey, Filter, Idempotency, Page, RunOutput
-from steadyhand.store.rows import (
+from steadyhand.store.mapping import (
     BRIEF_PROMPT,
     event_of,
     job_of,

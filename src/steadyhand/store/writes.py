@@ -15,8 +15,8 @@ from steadyhand.events import Draft, Event
 from steadyhand.job import ENDED, Job, Run, State, as_stored
 from steadyhand.ports import Added, ApiKey, Call, Idempotency, RunOutput
 from steadyhand.store import reads
-from steadyhand.store.inserts import ReadyInsert
-from steadyhand.store.rows import (
+from steadyhand.store.bulk_insert import ReadyInsert
+from steadyhand.store.mapping import (
     call_row,
     event_row,
     job_row,

@@ -2,6 +2,5 @@
 
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
-from steadyhand.workspace.sandbox import NoSandbox
 
-__all__ = ["GitCheckouts", "GitSettings", "NoSandbox"]
+__all__ = ["GitCheckouts", "GitSettings"]

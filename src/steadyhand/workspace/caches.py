@@ -7,7 +7,7 @@ from pathlib import Path
 from steadyhand.agents import NAME, Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Bind
-from steadyhand.workspace.disk import PRIVATE, TRAVERSABLE, make_folder
+from steadyhand.workspace.filesystem import PRIVATE, TRAVERSABLE, make_folder
 
 _HOME = Path("/home/agent")
 PLACES: Mapping[str, Sequence[str]] = {

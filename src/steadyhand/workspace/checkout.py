@@ -14,17 +14,17 @@ from steadyhand.job import Job, Notice
 from steadyhand.ports import Errands, Harvest, JobFiles, Place
 from steadyhand.redact import Redactor
 from steadyhand.workspace.caches import Caches
-from steadyhand.workspace.disk import hand_over
-from steadyhand.workspace.folders import Folders, transient
+from steadyhand.workspace.checkout_note import Note, bring_back, forget_note, note_of
+from steadyhand.workspace.create import Made, Making
+from steadyhand.workspace.filesystem import hand_over
 from steadyhand.workspace.git import GitSettings
 from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester
 from steadyhand.workspace.in_place import InPlace
 from steadyhand.workspace.instructions import Instructions, InstructionsOf, definitions_in, trusts_fully
-from steadyhand.workspace.kept import Note, bring_back, forget_note, note_of
-from steadyhand.workspace.making import Made, Making
+from steadyhand.workspace.job_dirs import Folders, transient
 from steadyhand.workspace.mirror import Mirrors
 from steadyhand.workspace.retention import trim
-from steadyhand.workspace.warm import WarmCheckouts
+from steadyhand.workspace.warm_checkouts import WarmCheckouts
 
 DEFINITIONS_MAX_AGE = 30.0
 """Seconds that the list of a workspace's definitions may be behind its repository."""

@@ -18,15 +18,15 @@ from steadyhand.errors import WorkspaceError
 from steadyhand.job import Changes, Notice
 from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Place
 from steadyhand.redact import Redactor
-from steadyhand.workspace import stage as staging
-from steadyhand.workspace.disk import TRAVERSABLE, hand_over, make_folder, remove_tree
-from steadyhand.workspace.dotgit import make_repository
-from steadyhand.workspace.folders import base_index, base_of
+from steadyhand.workspace import git_index as staging
+from steadyhand.workspace.filesystem import TRAVERSABLE, hand_over, make_folder, remove_tree
 from steadyhand.workspace.git import MIB, Git, GitSettings, Ran, without_secrets
+from steadyhand.workspace.git_dir import make_repository
+from steadyhand.workspace.git_index import KINDS, stage
 from steadyhand.workspace.in_place import head_of
+from steadyhand.workspace.job_dirs import base_index, base_of
 from steadyhand.workspace.mirror import COMMIT, Mirrors
-from steadyhand.workspace.sealed import GIVEN, Answer, ask
-from steadyhand.workspace.stage import KINDS, stage
+from steadyhand.workspace.sandboxed_git_client import GIVEN, Answer, ask
 from steadyhand.workspace.transcript import keep_transcript
 
 HARVEST_SECONDS = 30.0

@@ -9,7 +9,7 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, WorkspaceError
 from steadyhand.job import Notice
 from steadyhand.ports import Done, Errands, JobFiles, Place
-from steadyhand.workspace.disk import PRIVATE, make_folder, remove_tree
+from steadyhand.workspace.filesystem import PRIVATE, make_folder, remove_tree
 from steadyhand.workspace.git import MIB, SEARCH_PATH, Git, environment, reason_of
 from steadyhand.workspace.instructions import PATHS, Instructions, read_instructions, trusts_fully
 from steadyhand.workspace.mirror import blobs_of, files_in, source_of

@@ -9,7 +9,7 @@ import yaml
 
 from steadyhand.agents import Definition, Workspace, parse_definition
 from steadyhand.job import Notice
-from steadyhand.workspace.disk import PRIVATE
+from steadyhand.workspace.filesystem import PRIVATE
 from steadyhand.workspace.mirror import Entry, Mirror
 
 PATHS = ("CLAUDE.md", ".claude/CLAUDE.md", ".claude/rules", ".claude/skills", ".claude/agents")

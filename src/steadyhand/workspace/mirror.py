@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.workspace.disk import PRIVATE, make_folder
+from steadyhand.workspace.filesystem import PRIVATE, make_folder
 from steadyhand.workspace.git import MIB, Git, GitSettings, without_secrets
 
 HEAD_REF = "refs/steadyhand/HEAD"

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from steadyhand.ports import JobFiles
-from steadyhand.workspace.disk import remove_tree, size_of
+from steadyhand.workspace.filesystem import remove_tree, size_of
 
 SPARED = timedelta(days=1)
 """What was made less than this long ago is never trimmed for its size: it may be running, or just read."""

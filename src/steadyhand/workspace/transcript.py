@@ -6,9 +6,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from steadyhand.claude_sessions import folder_name
 from steadyhand.job import Notice
 from steadyhand.redact import Redactor
-from steadyhand.sessions import folder_name
 from steadyhand.workspace.git import MIB
 
 TRANSCRIPT_BYTES = 64 * MIB

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from . import frames, leftovers, pipes
+from . import frames, orphans, pipes
 from .script import Script, size
 
 TYPE_CHECKING = False
@@ -276,7 +276,7 @@ class Turn:
     def _spawn(self, value: str) -> None:
         kind, _, manner = value.partition(":")
         lifetime = self.script.number("lifetime", _TOOL_SECONDS)
-        leftovers.spawn(kind, deaf=manner == "deaf", pids=self.script.text("pids"), lifetime=lifetime)
+        orphans.spawn(kind, deaf=manner == "deaf", pids=self.script.text("pids"), lifetime=lifetime)
 
     def _wait_for(self, path: str) -> None:
         end = time.monotonic() + _WAIT_FOR_SECONDS

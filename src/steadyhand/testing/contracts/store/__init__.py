@@ -1,8 +1,8 @@
 """What every store must do."""
 
-from steadyhand.testing.contracts.store.asking import StoreKnowsRepeats, StoreLists
-from steadyhand.testing.contracts.store.forgetting import StoreForgetsAndCloses
-from steadyhand.testing.contracts.store.keeping import StoreKeepsEvents, StoreKeepsJobs
+from steadyhand.testing.contracts.store.deletion import StoreForgetsAndCloses
+from steadyhand.testing.contracts.store.persistence import StoreKeepsEvents, StoreKeepsJobs
+from steadyhand.testing.contracts.store.queries import StoreKnowsRepeats, StoreLists
 
 
 class StoreContract(StoreKeepsJobs, StoreKeepsEvents, StoreKnowsRepeats, StoreLists, StoreForgetsAndCloses):

@@ -1,0 +1,1 @@
+"""The routes of the earlier service, kept for its callers."""

@@ -1,0 +1,109 @@
+"""The routes of the earlier service (contract.md, A). Its callers will not change."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steadyhand.api.openapi import operations
+from steadyhand.api.schemas.requests import ExecuteRequest, micros_of
+from steadyhand.api.transport.body import body_of
+from steadyhand.api.transport.context import caller_of, door_of
+from steadyhand.api.transport.errors import json_response
+from steadyhand.api.transport.params import JobId, known_form
+from steadyhand.api.transport.route import DirectRoute
+from steadyhand.control import Submission
+from steadyhand.errors import Conflict, TryLater
+from steadyhand.job import Job, State
+from steadyhand.ports import RunOutput
+
+router = APIRouter(tags=["classic"], route_class=DirectRoute)
+
+STATUS = {
+    State.QUEUED: "running",
+    State.RUNNING: "running",
+    State.PARKED: "running",
+    State.WAITING: "running",
+    State.COMPLETED: "completed",
+    State.FAILED: "failed",
+    State.TIMEOUT: "timeout",
+    State.CANCELLED: "error",
+    State.INTERRUPTED: "error",
+    State.ERROR: "error",
+}
+"""The five words of the earlier service: a caller's loop ends on the first that is not `running`."""
+
+
+class AgentBusy(TryLater, Conflict):
+    """No slot and no room in the queue; on this route that is a 409, with `Retry-After`."""
+
+
+@router.post(
+    "/execute", status_code=202, operation_id="execute", summary="Accept a job", **operations.EXECUTE
+)
+async def execute(request: Request) -> Response:
+    """Take a prompt for an agent. The job is durable once this answers; poll it at `/jobs/{job_id}`."""
+    caller = caller_of(request)
+    door = door_of(request)
+    asked, _ = await body_of(request, ExecuteRequest, door.options.max_body_bytes, lenient=True)
+    submission = Submission(
+        prompt=asked.prompt,
+        agent=asked.agent,
+        budget_micros=micros_of(asked.max_budget_usd),
+        timeout_seconds=asked.timeout_seconds,
+        metadata=asked.metadata,
+        origin="classic",
+        strict=False,
+    )
+    try:
+        added = await door.control.submit(caller, submission)
+    except TryLater as error:
+        if error.code != "queue_full":
+            raise
+        raise AgentBusy("Agent is busy", code="queue_full", retry_after=error.retry_after) from error
+    return json_response({"job_id": added.job.id, "status": "running"}, 202)
+
+
+@router.get(
+    "/jobs/{job_id}", operation_id="getClassicJob", summary="How a job stands", **operations.CLASSIC_JOB
+)
+async def classic_job(request: Request, job_id: JobId) -> Response:
+    """Give a job in the words of the earlier service, with what its agent printed once it has ended."""
+    caller = caller_of(request)
+    control = door_of(request).control
+    job = await control.get(caller, known_form(job_id))
+    output = await control.output(caller, job.id) if job.state.ended else None
+    return json_response(classic_json(job, output))
+
+
+def classic_json(job: Job, output: RunOutput | None) -> dict[str, Any]:
+    """Give a job as the classic route shows it; `output` is what its newest run printed."""
+    # A job that the next start takes up again is not over: a caller that read `error` would look no more.
+    over = job.state.ended and job.at_start is None
+    status = STATUS[job.state] if over else "running"
+    shown: dict[str, Any] = {
+        "job_id": job.id,
+        "status": status,
+        "state": job.state.value,
+        "prompt": job.prompt,
+        "agent": job.agent,
+        "metadata": job.metadata,
+        # Callers parse this with what they have; an offset is understood by more of them than a Z.
+        "started_at": (job.started_at or job.created_at).isoformat(),
+    }
+    if not over:
+        return shown
+    ended_at = job.finished_at or job.created_at
+    shown["finished_at"] = ended_at.isoformat()
+    shown["exit_code"] = job.runs[-1].exit_code if job.runs else None
+    shown["output"] = list(output.output) if output else []
+    shown["stderr"] = output.stderr if output else ""
+    if status == "error":
+        shown["error"] = one_line(job.error.message if job.error else f"The job is {job.state}.")
+    return shown
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Give a text as one line of at most `limit` characters."""
+    return " ".join(text.split())[:limit]

@@ -1,0 +1,45 @@
+"""How the service is: the board's `/health`, and what the platform asks."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steadyhand.api.openapi import operations
+from steadyhand.api.transport.context import door_of
+from steadyhand.api.transport.errors import json_response, problem
+from steadyhand.api.transport.route import DirectRoute
+from steadyhand.errors import StoreError
+
+router = APIRouter(tags=["health"], route_class=DirectRoute)
+
+
+@router.get("/health", operation_id="getHealth", summary="How full the service is", **operations.HEALTH)
+async def health(request: Request) -> Response:
+    """`busy` is true when a new job would not start at once. No key is needed."""
+    load = door_of(request).control.load()
+    return json_response(
+        {
+            "status": "ok",
+            "busy": load.busy,
+            "active": load.active,
+            "queued": load.queued,
+            "capacity": load.capacity,
+        }
+    )
+
+
+@router.get("/livez", operation_id="getLiveness", summary="Whether the process answers", **operations.PROBE)
+async def livez(_request: Request) -> Response:
+    """For the platform; no key is needed."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/readyz", operation_id="getReadiness", summary="Whether work is taken", **operations.READINESS)
+async def readyz(request: Request) -> Response:
+    """503 while the service stops, or while its store cannot be read; no key is needed."""
+    door = door_of(request)
+    try:
+        await (door.options.ready or door.control.check)()
+    except StoreError:
+        return problem(request.scope, 503, "unavailable", "The store cannot be read.")
+    return json_response({"status": "ok"})

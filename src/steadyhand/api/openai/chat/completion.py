@@ -1,0 +1,66 @@
+"""A chat completion in one piece, and what a stream of chunks shares with it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steadyhand.api.openai.output_spec import Wanted, calls_of
+from steadyhand.api.transport.errors import json_bytes
+from steadyhand.job import Job, Usage
+
+
+def completion_json(job: Job, model: str, text: str, wanted: Wanted | None = None) -> dict[str, Any]:
+    """Give an ended job as a chat completion; `model` is the name that was asked for."""
+    wanted = wanted or Wanted()
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if wanted.forced is not None:
+        message |= {"content": None, "tool_calls": tool_calls(job, wanted.forced)}
+    return {
+        "id": f"chatcmpl-{job.id}",
+        "object": "chat.completion",
+        "created": int(job.created_at.timestamp()),
+        "model": model,
+        "choices": [
+            {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(wanted)}
+        ],
+        "usage": usage_json(job.usage),
+    }
+
+
+def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give calls that an agent waits for as OpenAI's clients know them."""
+    return [
+        {
+            "id": call["id"],
+            "type": "function",
+            "function": {
+                "name": call["name"],
+                "arguments": json_bytes(call["arguments"]).decode("utf-8", "replace"),
+            },
+        }
+        for call in calls
+    ]
+
+
+def tool_calls(job: Job, forced: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give the calls that are the answer of a run."""
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in calls_of(job, forced)
+    ]
+
+
+def finish_reason(wanted: Wanted) -> str:
+    """Say why a completion ended: a call that the caller itself named ends with `stop`, as with OpenAI."""
+    named = wanted.function is not None and wanted.function.named
+    return "tool_calls" if wanted.forced is not None and not named else "stop"
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """Give tokens; cache reads and writes are among the prompt's."""
+    prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": prompt + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cache_read_input_tokens},
+    }

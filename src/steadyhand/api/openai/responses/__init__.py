@@ -1,0 +1,1 @@
+"""The Responses routes of the OpenAI API."""

@@ -1,0 +1,208 @@
+"""A response of the Responses API as JSON: every key that its types name is there."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from steadyhand.api.openai.start_run import why_failed
+from steadyhand.job import Job, State, Usage
+
+KIND = "response"
+SERVER = "steadyhand"
+"""The label under which an agent's own tools are told of: a server's tools, which no client answers."""
+_NULLS = (
+    "access_programs",
+    "conversation",
+    "image",
+    "incomplete_details",
+    "input_transformations",
+    "moderation",
+    "prompt",
+    "prompt_cache_diagnostics",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "tool_usage",
+)
+"""What responses have elsewhere and never here."""
+
+
+_ID = re.compile(r"resp_([0-9a-f]{12})(?:_([1-9][0-9]{0,3}))?")
+
+
+def place_of(response_id: str) -> tuple[str, int] | None:
+    """Give the job and the number of a response by its id; null for what is no id."""
+    match = _ID.fullmatch(response_id)
+    return None if match is None else (match[1], int(match[2] or 0))
+
+
+def is_response(job: Job) -> bool:
+    """Say whether a job was asked for as a response."""
+    return job.request is not None and job.request.get("kind") == KIND
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One of a job's responses. Each answer to calls of the job begins the next, which is `number` of them.
+
+    `asked` is what its request has left with the job.
+    """
+
+    job: Job
+    number: int
+    asked: Mapping[str, Any]
+
+    @property
+    def mark(self) -> str:
+        """What the ids of all that is the response's have in them."""
+        return self.job.id + (f"_{self.number}" if self.number else "")
+
+    @property
+    def id(self) -> str:
+        """The response's id."""
+        return f"resp_{self.mark}"
+
+    @property
+    def stored(self) -> bool:
+        """Whether it can be looked up: it was to be kept, and nobody had it forgotten."""
+        return bool(self.asked.get("stored", True)) and not self.asked.get("forgotten")
+
+
+def kept_of(job: Job, number: int = 0) -> Kept | None:
+    """Give one of a job's responses; null when the job has none of that number."""
+    first: Mapping[str, Any] = job.request or {}
+    later: Sequence[Mapping[str, Any]] = first.get("later", ())
+    if not is_response(job) or number > len(later):
+        return None
+    if number == 0:
+        return Kept(job, 0, first)
+    asked = later[number - 1]
+    echo = {**first.get("echo", {}), **asked["echo"]}
+    return Kept(job, number, {"function": first.get("function"), **asked, "echo": echo})
+
+
+def newest_of(job: Job) -> Kept | None:
+    """Give the newest of a job's responses, if it has any."""
+    return kept_of(job, len((job.request or {}).get("later", ())))
+
+
+def with_later(job: Job, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give what a job keeps for the door with one more response; what it repeats of the first is left out."""
+    first: Mapping[str, Any] = job.request or {}
+    echo = {key: value for key, value in asked["echo"].items() if value != first.get("echo", {}).get(key)}
+    return {**first, "later": [*first.get("later", ()), {**asked, "echo": echo}]}
+
+
+def without(job: Job, number: int) -> Job | None:
+    """Give a job with one response forgotten, and what was said in it; null when that leaves it with none."""
+    first: Mapping[str, Any] = job.request or {}
+    later: Sequence[Mapping[str, Any]] = first.get("later", ())
+    every = [first, *later]
+    if all(each.get("forgotten") for place, each in enumerate(every) if place != number):
+        return None
+    every[number] = {**every[number], "forgotten": True, "input": []}
+    return replace(job, request={**every[0], "later": every[1:]})
+
+
+def over(job: Job) -> bool:
+    """Say whether nothing more will come: a job that the next start takes up goes on."""
+    return job.state.ended and not (job.state is State.INTERRUPTED and job.at_start is not None)
+
+
+def status_of(job: Job) -> str:
+    """Give the word that the API has for a job's state."""
+    if not over(job):
+        return "queued" if job.state is State.QUEUED and not job.runs else "in_progress"
+    return {State.COMPLETED: "completed", State.CANCELLED: "cancelled"}.get(job.state, "failed")
+
+
+def response_json(
+    kept: Kept,
+    status: str,
+    output: Sequence[Mapping[str, Any]],
+    *,
+    created: datetime | None = None,
+    finished: datetime | None = None,
+    usage: Usage | None = None,
+) -> dict[str, Any]:
+    """Give a response; what only one that has ended has is null until then."""
+    job, asked = kept.job, kept.asked
+    created = created or job.created_at
+    return {
+        "id": kept.id,
+        "object": "response",
+        "created_at": int(created.timestamp()),
+        "completed_at": int(finished.timestamp()) if finished and status == "completed" else None,
+        "status": status,
+        "background": bool(asked.get("background")),
+        "error": _error(job) if status == "failed" else None,
+        "instructions": asked.get("instructions"),
+        "model": asked.get("model", job.agent),
+        "output": list(output),
+        "usage": None if usage is None else _usage(usage),
+        "metadata": asked.get("metadata") or {},
+        "service_tier": "default",
+        "truncation": "disabled",
+        "top_logprobs": 0,
+        **asked.get("echo", {}),
+        **dict.fromkeys(_NULLS),
+    }
+
+
+def _error(job: Job) -> dict[str, Any]:
+    limited = job.outcome is not None and job.outcome.type == "rate_limited"
+    code = "rate_limit_exceeded" if limited else "server_error"
+    return {"code": code, "message": why_failed(job)[1]}
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    given = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+    return {
+        "input_tokens": given,
+        "input_tokens_details": {
+            "cached_tokens": usage.cache_read_input_tokens,
+            "cache_write_tokens": usage.cache_creation_input_tokens,
+        },
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": given + usage.output_tokens,
+    }
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """Give a part of text."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def message_item(item_id: str, text: str | None, status: str) -> dict[str, Any]:
+    """Give a message of the agent; without text it has no part yet."""
+    content = [] if text is None else [text_part(text)]
+    return {"type": "message", "id": item_id, "status": status, "role": "assistant", "content": content}
+
+
+def tool_item(item_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
+    """Give a call of one of the agent's own tools, without its output."""
+    return {
+        "type": "mcp_call",
+        "id": item_id,
+        "status": status,
+        "server_label": SERVER,
+        "name": name,
+        "arguments": arguments,
+        "output": None,
+        "error": None,
+        "approval_request_id": None,
+    }
+
+
+def function_item(item_id: str, call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
+    """Give a call that the client is to make."""
+    return {
+        "type": "function_call",
+        "id": item_id,
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+        "status": status,
+    }

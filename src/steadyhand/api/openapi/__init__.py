@@ -1,0 +1,1 @@
+"""The OpenAPI document, its examples and the routes that serve it."""

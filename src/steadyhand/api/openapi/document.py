@@ -1,0 +1,94 @@
+"""The OpenAPI document: FastAPI's, with the bodies that we parse ourselves and the way to authenticate."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from steadyhand.api.openapi.examples import EXAMPLES
+from steadyhand.api.openapi.operations import SECURITY
+from steadyhand.api.schemas import native, requests
+from steadyhand.api.schemas import openai as openai_replies
+
+_DESCRIPTION = (
+    "Post a prompt; an agent works on it in its own checkout, within a budget and a deadline. Every job is kept "
+    "from the moment it is accepted. `/execute` and `/jobs/..` are the routes of the earlier service, `/v1/jobs` "
+    "the native ones, `/v1/chat/completions` is for clients of the OpenAI API."
+)
+_TAGS = {
+    "health": "How the service is; no key is needed.",
+    "classic": "The routes of the earlier service.",
+    "jobs": "Jobs, their events and what they leave.",
+    "offers": "What can be asked for.",
+    "keys": "Who may ask, and what was spent.",
+    "openai": "For clients of the OpenAI API.",
+}
+
+
+def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Give the function that makes the app's document, once, when it is first asked for."""
+
+    def made() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _make(app)
+        return app.openapi_schema
+
+    return made
+
+
+def _make(app: FastAPI) -> dict[str, Any]:
+    whole = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=_DESCRIPTION,
+        routes=app.routes,
+        tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+    )
+    components = whole.setdefault("components", {})
+    components["schemas"] = _schemas()
+    # Put in here and not by the routes: FastAPI takes every null out of the examples that routes bring along.
+    components["examples"] = {name: {"value": value} for name, value in EXAMPLES.items()}
+    components["securitySchemes"] = {
+        SECURITY: {"type": "http", "scheme": "bearer", "description": "A key of this service."}
+    }
+    components["headers"] = {
+        "x-request-id": {
+            "description": "The request's id, as in the log; on every response.",
+            "schema": {"type": "string"},
+        }
+    }
+    for path in whole["paths"].values():
+        for operation in path.values():
+            _without_fastapis_own_422(operation["responses"])
+            for answer in operation["responses"].values():
+                headers = answer.setdefault("headers", {})
+                headers["x-request-id"] = {"$ref": "#/components/headers/x-request-id"}
+    return whole
+
+
+def _without_fastapis_own_422(answers: dict[str, Any]) -> None:
+    """Take out the answer that FastAPI supposes for a path with a parameter: no route of ours gives it."""
+    content = answers.get("422", {}).get("content", {}).get("application/json", {})
+    if content.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
+        del answers["422"]
+
+
+def _schemas() -> dict[str, Any]:
+    asked = [(kind, "validation") for kind in _kinds(requests, BaseModel)]
+    said = [*_kinds(native, BaseModel), *_kinds(openai_replies, BaseModel)]
+    answered = [(kind, "serialization") for kind in said]
+    _, definitions = models_json_schema(
+        [*asked, *answered],  # type: ignore[list-item]  # the two modes are literals
+        ref_template="#/components/schemas/{model}",
+    )
+    found: dict[str, Any] = definitions["$defs"]
+    return found
+
+
+def _kinds(module: Any, base: type[BaseModel]) -> list[type[BaseModel]]:
+    found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
+    return [kind for kind in found if kind.__module__ == module.__name__ and not kind.__subclasses__()]

@@ -1,0 +1,1 @@
+"""Types of request bodies and responses, from which the OpenAPI document is made."""

@@ -1,0 +1,105 @@
+"""Where the command line prints: answers on stdout, everything else on stderr.
+
+Neither colours nor control characters go where no terminal is; markup in a text is never interpreted.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console, RenderableType
+
+from steadyhand.cli.sanitize import clean, json_text
+
+_PIPE_WIDTH = 200  # a table in a pipe is for grep, not for a screen's width
+
+
+class Screen:
+    """The two streams of one command."""
+
+    def __init__(self, *, no_color: bool = False) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # a locale without ✓ is no reason to fail
+        self.out = _console(sys.stdout, no_color=no_color)
+        self.err = _console(sys.stderr, no_color=no_color)
+
+    @property
+    def shared(self) -> bool:
+        """Whether stdout and stderr are seen in one place."""
+        return self.out.is_terminal and self.err.is_terminal
+
+    def answer(self, text: str) -> None:
+        """Print text from outside on stdout, cleaned, and nothing but it."""
+        sys.stdout.write(clean(text).rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def page(self, renderable: RenderableType) -> None:
+        """Print a table or a page on stdout; into a pipe without the blanks that pad its columns."""
+        if self.out.is_terminal:
+            self.out.print(renderable)
+            return
+        with self.out.capture() as captured:
+            self.out.print(renderable)
+        lines = [line.rstrip() for line in captured.get().split("\n")]
+        sys.stdout.write("\n".join(lines))
+        sys.stdout.flush()
+
+    def rows(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        table: Callable[[Sequence[Mapping[str, Any]]], RenderableType],
+        *,
+        as_json: bool,
+        none: str | None = None,
+    ) -> None:
+        """Print a list as one JSON document or as its table; of an empty one say `none` in place of the table."""
+        if as_json:
+            self.document({"object": "list", "data": rows})
+        elif rows or none is None:
+            self.page(table(rows))
+        else:
+            self.note(none)
+
+    def raw(self, data: bytes) -> None:
+        """Print bytes: to the letter into a pipe or a file, cleaned on a terminal."""
+        if self.out.is_terminal:
+            self.answer(data.decode("utf-8", "replace"))
+            return
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    def document(self, value: Any) -> None:
+        """Print one JSON document on stdout."""
+        sys.stdout.write(json_text(value) + "\n")
+        sys.stdout.flush()
+
+    def line_of_json(self, value: Any) -> None:
+        """Print one line of NDJSON on stdout, at once."""
+        sys.stdout.write(json_text(value, indent=None) + "\n")
+        sys.stdout.flush()
+
+    def note(self, text: str, style: str = "") -> None:
+        """Print a line on stderr, cleaned."""
+        self.err.print(clean(text), style=style or None, soft_wrap=True)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that has gone to the program's boundary; rich's own way ends with code 1."""
+        raise BrokenPipeError
+
+
+def _console(stream: TextIO, *, no_color: bool) -> Console:
+    terminal = stream.isatty()
+    return _Console(
+        file=stream,
+        force_terminal=terminal,
+        force_interactive=terminal,
+        no_color=no_color or None,
+        width=None if terminal else _PIPE_WIDTH,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )

@@ -1,0 +1,313 @@
+"""Telling what an agent does, as it does it: live on a terminal, in plain lines anywhere else."""
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from steadyhand.cli.sanitize import (
+    changes_line,
+    clean,
+    count,
+    dollars,
+    duration,
+    first_line,
+    mapping,
+    moment,
+    one_line,
+    result_lines,
+    tool_line,
+    turns_text,
+)
+from steadyhand.client import ENDED_STATES
+
+STATE_STYLES: Mapping[str, str] = {
+    "queued": "cyan",
+    "running": "blue",
+    "parked": "cyan",
+    "waiting": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "timeout": "red",
+    "cancelled": "yellow",
+    "interrupted": "yellow",
+    "error": "red",
+}
+_TOKENS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_REFRESH_PER_SECOND = 8
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the progress line says. The clock is this process's own, from when it began to follow."""
+
+    state: str = "queued"
+    turns: int = 0
+    tokens: int = 0
+    cost: str | None = None
+    since: float = field(default_factory=time.monotonic)
+
+    def take(self, data: Mapping[str, Any]) -> None:
+        """Add one turn's usage; a report with a cost is of the whole run so far and replaces the sum."""
+        tokens = sum(data[name] for name in _TOKENS if isinstance(data.get(name), int))
+        turns = data.get("turns") if isinstance(data.get("turns"), int) else 0
+        if data.get("cost_usd") is None:
+            self.turns += turns or 1
+            self.tokens += tokens
+        else:
+            self.turns, self.tokens = turns or self.turns, tokens or self.tokens
+            self.cost = dollars(data["cost_usd"])
+
+    def line(self) -> str:
+        """Give the line: state, elapsed, turns, tokens, cost."""
+        parts = [self.state, duration(time.monotonic() - self.since), turns_text(self.turns)]
+        parts.append(f"{count(self.tokens)} tokens")
+        if self.cost is not None:
+            parts.append(self.cost)
+        return " · ".join(parts)
+
+
+class View(Protocol):
+    """Where the narration goes."""
+
+    def line(self, text: Text) -> None:
+        """Show a whole line for good."""
+        ...
+
+    def piece(self, text: str) -> None:
+        """Show a piece of text that is under way."""
+        ...
+
+    def settle(self) -> None:
+        """Keep for good what was under way."""
+        ...
+
+    def refresh(self) -> None:
+        """Show how far it is."""
+        ...
+
+
+class PlainView(AbstractContextManager["PlainView"]):
+    """Whole lines only, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held back."""
+
+    def line(self, text: Text) -> None:
+        """Print the line."""
+        self._console.print(text, soft_wrap=True)
+
+    def piece(self, text: str) -> None:
+        """Wait for the whole message."""
+
+    def settle(self) -> None:
+        """Nothing is under way."""
+
+    def refresh(self) -> None:
+        """Say nothing: a progress line is for a terminal."""
+
+
+class LiveView:
+    """Lines above, and at the bottom the text under way and the progress, redrawn in place."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self._console = console
+        self._progress = progress
+        self._partial = ""
+        self._spinner = Spinner("dots")
+        self._live = Live(
+            console=console,
+            get_renderable=self._bottom,
+            refresh_per_second=_REFRESH_PER_SECOND,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
+        self._live.stop()
+
+    def line(self, text: Text) -> None:
+        """Print the line above the bottom."""
+        self.settle()
+        self._console.print(text)
+
+    def piece(self, text: str) -> None:
+        """Grow the text under way; what fills a line moves up for good."""
+        *whole, rest = (self._partial + text).split("\n")
+        self._partial = ""
+        for line in whole:
+            self._console.print(Text(line))
+        wrapped = Text(rest).wrap(self._console, max(20, self._console.width - 1))
+        for each in wrapped[:-1]:
+            self._console.print(each)
+        # `wrap` drops the space at the end of its last line, which the next piece needs.
+        last = wrapped[-1].plain if len(wrapped) > 1 else rest
+        self._partial = last + " " if len(wrapped) > 1 and rest.endswith(" ") else last
+
+    def settle(self) -> None:
+        """Print the text under way as it stands."""
+        partial, self._partial = self._partial, ""  # first, or it would be seen in both places
+        if partial.strip():
+            self._console.print(Text(partial))
+
+    def refresh(self) -> None:
+        """Redraw at the next tick; the view looks at the progress itself."""
+
+    def _bottom(self) -> RenderableType:
+        status = Table.grid(padding=(0, 1))
+        status.add_row(self._spinner, Text(self._progress.line(), style="dim", no_wrap=True))
+        return Group(Text(self._partial), status) if self._partial else status
+
+
+class Narrator:
+    """Turns events into lines. `said` is the last whole message of the agent that was shown."""
+
+    def __init__(self, view: View, progress: Progress) -> None:
+        self._view = view
+        self._progress = progress
+        self._streamed = ""
+        self._ended: Text | None = None
+        self.said: str | None = None
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Tell one event; types that are not known are skipped, as the contract asks."""
+        data = event.get("data")
+        if not isinstance(data, Mapping):
+            return
+        teller = _TELLERS.get(str(event.get("type")))
+        if teller is not None:
+            if self._ended is not None:  # it went on after all: it was run once more
+                self._view.line(self._ended)
+                self._ended = None
+            teller(self, data)
+            self._view.refresh()
+
+    def tell_all(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Tell events as they come."""
+        for event in events:
+            self.tell(event)
+
+    def _delta(self, data: Mapping[str, Any]) -> None:
+        text = clean(data.get("text", ""))
+        self._streamed += text
+        self._view.piece(text)
+
+    def _message(self, data: Mapping[str, Any]) -> None:
+        text = clean(data.get("text", "")).strip()
+        streamed, self._streamed = self._streamed.strip(), ""
+        self._view.settle()
+        if not text:
+            return
+        whole = isinstance(self._view, LiveView) and streamed == text
+        if not whole:
+            mine = data.get("role") == "assistant"
+            self._view.line(Text(text) if mine else Text("> " + text, style="bold"))
+        if data.get("role") == "assistant":
+            self.said = text
+
+    def _thinking(self, data: Mapping[str, Any]) -> None:
+        line = first_line(data.get("text", ""), 120)
+        if line:
+            self._view.line(Text(f"∴ {line}", style="dim italic"))
+
+    def _tool_started(self, data: Mapping[str, Any]) -> None:
+        name = one_line(data.get("name", "tool"), 60)
+        line = Text.assemble(("● ", "green"), (name, "bold"), "  ", tool_line(data.get("input")))
+        self._view.line(line)
+
+    def _tool_finished(self, data: Mapping[str, Any]) -> None:
+        failed = data.get("is_error") is True
+        lines = result_lines(data.get("output", ""))
+        if failed and not lines:
+            lines = ["failed"]
+        for number, line in enumerate(lines):
+            style = "red" if failed else "dim"
+            self._view.line(Text(("  └ " if number == 0 else "    ") + line, style=style))
+
+    def _usage(self, data: Mapping[str, Any]) -> None:
+        self._progress.take(data)
+
+    def _state(self, data: Mapping[str, Any]) -> None:
+        state = one_line(data.get("to", "?"), 20)
+        self._progress.state = state
+        if state == "queued" and data.get("from") is None:
+            return
+        why = data.get("reason") or (data.get("outcome") if state != "completed" else None)
+        suffix = f" ({one_line(why, 120)})" if why else ""
+        if data.get("parked_until") is not None:
+            suffix = f" until {one_line(data['parked_until'], 40)}{suffix}"
+        line = Text(f"{state}{suffix}", style=STATE_STYLES.get(state, "") + " dim")
+        if state in ENDED_STATES:
+            self._ended = line  # the last one is told by `closing_line`
+        else:
+            self._view.line(line)
+
+    def _warning(self, data: Mapping[str, Any]) -> None:
+        self._view.line(Text(f"! {one_line(data.get('message', data.get('code', '')), 300)}", style="yellow"))
+
+    def _egress(self, data: Mapping[str, Any]) -> None:
+        self._view.line(Text(f"! refused: {one_line(data.get('host', '?'))}", style="yellow"))
+
+
+_TELLERS = {
+    "text.delta": Narrator._delta,  # noqa: SLF001  # the table of this very class
+    "message": Narrator._message,  # noqa: SLF001
+    "thinking": Narrator._thinking,  # noqa: SLF001
+    "tool.started": Narrator._tool_started,  # noqa: SLF001
+    "tool.finished": Narrator._tool_finished,  # noqa: SLF001
+    "usage": Narrator._usage,  # noqa: SLF001
+    "state.changed": Narrator._state,  # noqa: SLF001
+    "warning": Narrator._warning,  # noqa: SLF001
+    "egress.refused": Narrator._egress,  # noqa: SLF001
+}
+
+
+def view_for(console: Console, progress: Progress, *, live: bool = True) -> PlainView | LiveView:
+    """Give the view that this console can bear."""
+    if live and console.is_terminal and not console.is_dumb_terminal:
+        return LiveView(console, progress)
+    return PlainView(console)
+
+
+def closing_line(job: Mapping[str, Any]) -> Text:
+    """Say in one line what a job came to: state, time, turns, tokens, cost, changes."""
+    state = one_line(job.get("state", "?"), 20)
+    usage, cost = mapping(job.get("usage")), mapping(job.get("cost"))
+    tokens = sum(usage[name] for name in _TOKENS if isinstance(usage.get(name), int))
+    parts = [turns_text(usage.get("turns", 0)), f"{count(tokens)} tokens", dollars(cost.get("usd", "0"))]
+    took = took_seconds(job)
+    if took is not None:
+        parts.insert(0, duration(took))
+    parts.append(changes_line(job.get("changes")))
+    line = Text.assemble(
+        (state, STATE_STYLES.get(state, "")), ("  " + " · ".join(map(one_line, parts)), "dim")
+    )
+    error = job.get("error")
+    if isinstance(error, Mapping):
+        line.append(f"\n{one_line(error.get('message', ''), 400)}", style="red")
+    return line
+
+
+def took_seconds(job: Mapping[str, Any]) -> float | None:
+    """Say how long an ended job ran, in seconds."""
+    start, end = moment(job.get("started_at")), moment(job.get("finished_at"))
+    return None if start is None or end is None else (end - start).total_seconds()

@@ -1,0 +1,157 @@
+"""The verbs that move a job on: cancelled, run again, gone on with, forgotten."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from steadyhand.control.requests import Caller, Continuation
+from steadyhand.control.submit import Asking
+from steadyhand.errors import Conflict, InvalidRequest
+from steadyhand.events import Body, Draft, StateChanged
+from steadyhand.job import (
+    ENDED,
+    MICROS,
+    Job,
+    State,
+    Verdict,
+    advance,
+)
+from steadyhand.outcome import fault_of
+from steadyhand.ports import UsageQuery
+from steadyhand.retry import again, goes_on
+
+
+def _as_is(job: Job) -> Job:
+    return job
+
+
+class Moving(Asking):
+    """What moves jobs."""
+
+    # --- moving ----------------------------------------------------------------------------
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Cancel: a queued job at once, a running one as soon as nothing of it is alive."""
+        caller.require("cancel")
+        job = await self.get(caller, job_id)
+        if job.state.ended:
+            return job
+        found = await self._queue.cancel(job_id)
+        if found == "stopping":
+            return await self.get(caller, job_id)
+        return await self._cancelled(job)
+
+    async def _cancelled(self, job: Job) -> Job:
+        verdict = Verdict("cancelled")
+        now = self._clock()
+        drafts = [Draft(job.run, now, StateChanged(job.state, State.CANCELLED, outcome=verdict.type))]
+        try:
+            changed = await self._recorder.change(
+                job.id,
+                frozenset({State.QUEUED, State.PARKED, State.WAITING}),
+                lambda old: replace(
+                    old,
+                    state=advance(old.state, State.CANCELLED),
+                    outcome=verdict,
+                    error=fault_of(verdict),
+                    finished_at=now,
+                ),
+                drafts,
+            )
+        except Conflict:
+            return await self._store.get(job.id) or job
+        if goes_on(job):
+            await self._checkouts.drop(job.id)
+        return changed
+
+    async def retry(self, caller: Caller, job_id: str, after_run: int | None = None) -> Job:
+        """Queue an ended job for a new run from the start; with `after_run` a repeat of the call is harmless."""
+        caller.require("submit")
+        job = await self.get(caller, job_id)
+        if _is_repeat(job, after_run):
+            return job
+        return await self._run_again(caller, job, "retry", lambda old, now: again(old, "fresh", now))
+
+    async def resume(self, caller: Caller, job_id: str, asked: Continuation) -> Job:
+        """Queue an ended job for a new run in the same session and checkout, perhaps with more to spend or to say.
+
+        Raises `Conflict` (`invalid_state`) when it has not ended or has no session, `InvalidRequest` for a budget
+        that is no more than was spent.
+        """
+        caller.require("submit")
+        job = await self.get(caller, job_id)
+        return job if _is_repeat(job, asked.after_run) else await self._resumed(caller, job, asked)
+
+    async def _resumed(
+        self,
+        caller: Caller,
+        job: Job,
+        asked: Continuation,
+        *before: Body,
+        noted: Callable[[Job], Job] = _as_is,
+    ) -> Job:
+        """Do `resume`; `before` is what happened just before it, and `noted` what else changes with it."""
+        budget = job.budget_micros if asked.budget_micros is None else asked.budget_micros
+        self._within_budget(budget)
+        spent = await self._spent_of_budget(job)
+        if budget <= spent:
+            raise InvalidRequest.at(
+                "/budget_usd", f"has to be above the {spent / MICROS:.6f} that the job has spent"
+            )
+        if not job.run or not await asyncio.to_thread(self._checkouts.files(job.id).config.is_dir):
+            raise Conflict("The job has left no session to go on with; retry it.")
+
+        def resumed(old: Job, now: datetime) -> Job:
+            old = noted(old)
+            return replace(again(old, "resume", now), budget_micros=budget, continue_prompt=asked.prompt)
+
+        return await self._run_again(caller, job, "resume", resumed, before)
+
+    async def _spent_of_budget(self, job: Job) -> int:
+        """Give what a job's budget has paid for: a retry began it anew. Past the gateway each run has it to itself."""
+        if job.cost.source != "ledger":
+            return 0
+        (row,) = await self._ledger.usage(UsageQuery(job_id=job.id, since_run=job.since_run))
+        return row.spent.micros
+
+    async def _run_again(
+        self,
+        caller: Caller,
+        job: Job,
+        reason: str,
+        change: Callable[[Job, datetime], Job],
+        before: Sequence[Body] = (),
+    ) -> Job:
+        if not job.state.ended:
+            raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
+        await self.admit(caller, job.agent, job.workspace)
+        now = self._clock()
+        bodies = [*before, StateChanged(job.state, State.QUEUED, reason=reason)]
+        drafts = [Draft(job.run, now, body) for body in bodies]
+        job = await self._recorder.change(job.id, ENDED, lambda old: change(old, now), drafts)
+        await self._queue.readmit(job)
+        return job
+
+    async def delete(self, caller: Caller, job_id: str) -> None:
+        """Forget an ended job and all that was kept of it."""
+        caller.require("cancel")
+        job = await self.get(caller, job_id)
+        if not job.state.ended:
+            raise Conflict(f"The job is {job.state}; cancel it first.")
+        await self._store.delete(job_id)
+        await self._checkouts.forget(job_id)
+
+
+def _is_repeat(job: Job, after_run: int | None) -> bool:
+    """Say whether a job was run again already since the run that the caller knows of.
+
+    Raises `Conflict` when that very run is under way.
+    """
+    if after_run is None or job.run < after_run:
+        return False
+    if job.run > after_run or job.state is State.QUEUED:
+        return True
+    if not job.state.ended:
+        raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
+    return False

@@ -1,0 +1,1 @@
+"""The proxy from sandboxes to the hosts that an agent may reach."""

@@ -1,0 +1,1 @@
+"""The reverse proxy to model providers: credentials, metering and rate limits."""

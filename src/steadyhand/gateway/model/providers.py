@@ -1,0 +1,257 @@
+"""Ways to models: an address, a credential, the routes that may pass there, and what an agent is told of it.
+
+What an agent is told is never the credential: an address that means nothing outside, and a placeholder of its kind.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from steadyhand.errors import ConfigError, RunError
+from steadyhand.gateway.http_messages import end_to_end
+from steadyhand.gateway.model.usage_meter import Form
+
+Kind = Literal["anthropic", "bedrock", "vertex"]
+
+DEFAULT_UPSTREAM = "https://api.anthropic.com"
+OAUTH_BETA = b"oauth-2025-04-20"
+"""The flag that the model's service wants with an OAuth token; a CLI that holds an API key does not send it."""
+PLACEHOLDER = "sk-ant-placeholder-the-gateway-adds-the-key"
+RUN_HEADER = "x-steadyhand-run"
+"""Says on loopback which run a request is from, where the agent sends no credential that could."""
+
+_MODEL = rb"[A-Za-z0-9._~:@%-]{1,300}"
+_ID = rb"[A-Za-z0-9._~-]{1,128}"
+_MESSAGES = re.compile(rb"/v1/messages(?P<free>/count_tokens)?")
+_MODELS = re.compile(rb"/v1/models(/[A-Za-z0-9_:-][A-Za-z0-9_.:-]*)*")
+_BEDROCK = re.compile(
+    rb"/model/(?P<model>" + _MODEL + rb")/(?:(?P<call>invoke|invoke-with-response-stream)|count-tokens)"
+)
+_VERTEX = re.compile(
+    rb"/v1/projects/(?P<project>" + _ID + rb")/locations/" + _ID + rb"/publishers/anthropic/models/"
+    rb"(?P<model>[A-Za-z0-9._~@-]{1,300}):(?:rawPredict|streamRawPredict)"
+)
+_COUNTING = b"count-tokens"
+_PASSES = {
+    "anthropic": "/v1/messages and /v1/models",
+    "bedrock": "/model/ID/invoke and /model/ID/invoke-with-response-stream",
+    "vertex": "the rawPredict and streamRawPredict of Anthropic's models",
+}
+
+_DROPPED = frozenset(
+    {
+        b"authorization",
+        b"x-api-key",
+        b"cookie",
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"expect",
+        b"forwarded",
+        b"accept-encoding",
+        RUN_HEADER.encode(),
+    }
+)
+"""Of the agent's headers: what could speak for somebody, and the framing and packing, which are made anew."""
+_DROPPED_KINDS = (b"x-forwarded-", b"proxy-", b"x-amz-", b"x-goog-")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A request that may pass: the form of its answer (`none` costs nothing), and the model that its path names."""
+
+    form: Form
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The service's own credential; it is on the way to the model and nowhere else.
+
+    `api_key` goes as `x-api-key`, `oauth` (a subscription's token) and `bearer` as a Bearer; with `header` it goes by
+    that name as it is. With `file` the secret is read again when the file changes.
+    """
+
+    kind: Literal["api_key", "oauth", "bearer"]
+    secret: str = field(repr=False)
+    header: str | None = None
+    file: Path | None = None
+
+    def value(self) -> bytes:
+        """Give the secret as it is now."""
+        secret = self.secret if self.file is None else _read_again(self.file, self.secret)
+        return secret.encode("latin-1", "replace")
+
+
+@dataclass(slots=True)
+class _Seen:
+    stamp: tuple[int, int, int]
+    secret: str = field(repr=False)
+
+
+_files: dict[Path, _Seen] = {}
+
+
+def _read_again(path: Path, before: str) -> str:
+    """Give what is in a file, read only when it has changed; when it cannot be read, what was known before."""
+    try:
+        now = os.stat(path)  # noqa: PTH116  # for every request
+        stamp = (now.st_mtime_ns, now.st_size, now.st_ino)
+        seen = _files.get(path)
+        if seen is None or seen.stamp != stamp:
+            seen = _files[path] = _Seen(stamp, path.read_text("utf-8").strip() or before)
+    except (OSError, UnicodeDecodeError):
+        seen = _files.get(path)
+    return before if seen is None else seen.secret
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One way to a model. `base_url` null is the maker's own address; `credential` null adds none.
+
+    `region` and `project` are what the CLI has to know for Bedrock and Vertex.
+    """
+
+    name: str = "default"
+    kind: Kind = "anthropic"
+    base_url: str | None = None
+    credential: Credential | None = None
+    region: str | None = None
+    project: str | None = None
+
+    @property
+    def url(self) -> str:
+        """Where its service is."""
+        if self.base_url is not None:
+            return self.base_url
+        if self.kind == "bedrock":
+            return f"https://bedrock-runtime.{self.region}.amazonaws.com"
+        if self.kind == "vertex":
+            place = "" if self.region in (None, "global") else f"{self.region}-"
+            return f"https://{place}aiplatform.googleapis.com"
+        return DEFAULT_UPSTREAM
+
+    @property
+    def missing(self) -> str | None:
+        """Say what is missing when it cannot work: its maker's own address answers nobody without a credential."""
+        if self.credential is not None or self.base_url is not None:
+            return None
+        where = f"[providers.{self.name}] api_key_file"
+        wanted = f"ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or {where}" if self.name == "default" else where
+        return f"The service has no credential for the model: set {wanted} and start it again."
+
+    @property
+    def account(self) -> tuple[str, str]:
+        """Whose rate limit it is: providers with one address and one credential share a wall."""
+        return (self.url, "" if self.credential is None else self.credential.secret)
+
+    @property
+    def passes(self) -> str:
+        """Say which routes may pass."""
+        return _PASSES[self.kind]
+
+    def route(self, method: str, path: bytes) -> Route | None:
+        """Judge a request by its method and path; null when it may not pass."""
+        if self.kind == "anthropic":
+            return _messages_route(method, path)
+        if method != "POST":
+            return None
+        if self.kind == "bedrock":
+            found = _BEDROCK.fullmatch(path)
+            if found is None:
+                return None
+            return Route("bedrock" if found["call"] else "none", _named(found["model"]))
+        found = _VERTEX.fullmatch(path)
+        if found is None or (self.project is not None and found["project"].decode() != self.project):
+            return None
+        return Route("none" if found["model"] == _COUNTING else "messages", _named(found["model"]))
+
+    def headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Give an agent's headers as they go to the service, with the real credential."""
+        credential = self.credential
+        own = b"" if credential is None or credential.header is None else credential.header.lower().encode()
+        kept = [
+            (name, value)
+            for name, value in end_to_end(headers)
+            if name not in _DROPPED and name != own and not name.startswith(_DROPPED_KINDS)
+        ]
+        # What comes packed has to be unpacked to be metered, and not everything can be.
+        kept.append((b"accept-encoding", b"identity"))
+        if credential is None:
+            return kept
+        secret = credential.value()
+        if credential.kind == "oauth":
+            kept = _with_flag(kept)
+        if own and own != b"authorization":
+            return [*kept, (own, secret)]
+        if credential.kind == "api_key" and not own:
+            return [*kept, (b"x-api-key", secret)]
+        return [*kept, (b"authorization", b"Bearer " + secret)]
+
+    def told(self, address: str, token: str) -> dict[str, str]:
+        """Give what an agent is told to reach this by the gateway at `address`; `token` stands for the credential."""
+        if self.kind == "bedrock":
+            told = {
+                "CLAUDE_CODE_USE_BEDROCK": "1",
+                "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1",
+                "ANTHROPIC_BEDROCK_BASE_URL": address,
+                "ANTHROPIC_CUSTOM_HEADERS": f"{RUN_HEADER}: {token}",
+            }
+            return told | ({"AWS_REGION": self.region} if self.region else {})
+        if self.kind == "vertex":
+            told = {
+                "CLAUDE_CODE_USE_VERTEX": "1",
+                "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1",
+                "ANTHROPIC_VERTEX_BASE_URL": f"{address}/v1",
+                "ANTHROPIC_CUSTOM_HEADERS": f"{RUN_HEADER}: {token}",
+                "CLOUD_ML_REGION": self.region or "global",
+            }
+            return told | ({"ANTHROPIC_VERTEX_PROJECT_ID": self.project} if self.project else {})
+        oauth = self.credential is not None and self.credential.kind == "oauth"
+        return {
+            "ANTHROPIC_BASE_URL": address,
+            "CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY": token,
+        }
+
+
+def _messages_route(method: str, path: bytes) -> Route | None:
+    found = _MESSAGES.fullmatch(path)
+    if found is not None and method in ("GET", "POST"):
+        return Route("none" if found["free"] or method == "GET" else "messages")
+    return Route("none") if method == "GET" and _MODELS.fullmatch(path) else None
+
+
+def _named(model: bytes) -> str:
+    return model.decode("ascii").replace("%3A", ":").replace("%3a", ":")
+
+
+def _with_flag(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    flags = [v.strip() for n, value in headers if n == b"anthropic-beta" for v in value.split(b",")]
+    if OAUTH_BETA not in flags:
+        flags.append(OAUTH_BETA)
+    kept = [(name, value) for name, value in headers if name != b"anthropic-beta"]
+    return [*kept, (b"anthropic-beta", b",".join(flag for flag in flags if flag))]
+
+
+class Providers:
+    """The ways to models by their names."""
+
+    def __init__(self, providers: Sequence[Provider]) -> None:
+        self._by_name: Mapping[str, Provider] = {each.name: each for each in providers}
+        for each in providers:
+            if each.kind == "bedrock" and each.base_url is None and each.region is None:
+                raise ConfigError(f"providers.{each.name}: bedrock needs a `region` or a `base_url`")
+
+    def __iter__(self) -> Iterator[Provider]:
+        """Give them all."""
+        return iter(self._by_name.values())
+
+    def named(self, name: str) -> Provider:
+        """Give the one of this name. Raises `RunError`; the configuration was checked at the start."""
+        found = self._by_name.get(name)
+        if found is None:
+            raise RunError(f"There is no provider {name!r}.", code="unknown_provider", retryable=False)
+        return found

@@ -1,0 +1,193 @@
+"""The model's sockets, one for each slot: which socket a request came by says whose it is.
+
+`<data-dir>/run/slot-N/model.sock` belongs to the user of the run that holds the slot, and to the service in between.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from steadyhand.errors import ConfigError, RunError
+from steadyhand.gateway.model.metered_run import Visit
+from steadyhand.gateway.model.reverse_proxy import HEAD_BYTES, Line, Lost
+
+SOCKET_NAME = "model.sock"
+MOST_CONNECTIONS = 64
+_KEEP_SECONDS = 120
+CLOSING_SECONDS = 5
+
+
+def slot_folder(data_dir: Path, slot: int) -> Path:
+    """Say which folder is bound into the sandbox of the run that holds a slot."""
+    return data_dir / "run" / f"slot-{slot}"
+
+
+def serving_config(app: ASGIApp) -> uvicorn.Config:
+    """Give what uvicorn's protocol wants to know."""
+    config = uvicorn.Config(
+        app,
+        http=HttpToolsProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=_KEEP_SECONDS,
+    )
+    config.load()
+    return config
+
+
+class SlotSocket:
+    """One slot's socket. Connections are taken only while a run holds the slot, and end with it."""
+
+    def __init__(self, folder: Path, app: ASGIApp) -> None:
+        self._folder = folder
+        self._state = ServerState()
+        self._visit: Visit | None = None
+        self._config = serving_config(app)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Make the socket anew and accept on it for the length of the block. Raises `ConfigError`."""
+        server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=self._bind())
+        try:
+            yield
+        finally:
+            server.close()
+            self._cut_all()
+            if self._state.tasks:
+                await asyncio.wait(self._state.tasks, timeout=CLOSING_SECONDS)
+            with contextlib.suppress(OSError):
+                (self._folder / SOCKET_NAME).unlink()
+
+    @contextmanager
+    def held(self, visit: Visit, user: int | None) -> Iterator[None]:
+        """Let the run of this user in for the length of the block. Raises `RunError` when the slot is taken."""
+        if self._visit is not None:
+            raise RunError("The slot's way to the model is taken by another run.", code="slot_taken")
+        self._visit = visit
+        self._own(user)
+        try:
+            yield
+        finally:
+            self._visit = None
+            self._cut_all()
+            self._own(None)
+
+    def _own(self, user: int | None) -> None:
+        if os.geteuid() == 0:
+            owner = 0 if user is None else user
+            os.chown(self._folder / SOCKET_NAME, owner, owner, follow_symlinks=False)
+
+    def _bind(self) -> socket.socket:
+        """Bind the socket by a descriptor of its folder: the kernel takes 107 bytes of path, and ours may be longer."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            for folder in (self._folder.parent, self._folder):
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o711)
+            (self._folder / SOCKET_NAME).unlink(missing_ok=True)
+            handle = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                sock.bind(f"/proc/self/fd/{handle}/{SOCKET_NAME}")
+            finally:
+                os.close(handle)
+            (self._folder / SOCKET_NAME).chmod(0o600)  # before it listens: until then nobody can connect
+        except OSError as error:
+            sock.close()
+            raise ConfigError(
+                f"The gateway's socket in {self._folder} cannot be made: {error.strerror}."
+            ) from error
+        return sock
+
+    def _accept(self) -> asyncio.Protocol:
+        visit = self._visit
+        if visit is None or len(self._state.connections) >= MOST_CONNECTIONS:
+            return Unwelcome()
+        return Connection(self._config, self._state, lambda cut, lost: {"line": Line(visit, cut, lost)})
+
+    def _cut_all(self) -> None:
+        cut_all(self._state)
+
+
+def cut_all(state: ServerState) -> None:
+    """Cut every connection, and end what was done for it."""
+    for connection in list(state.connections):
+        connection.transport.abort()
+    for task in list(state.tasks):
+        task.cancel()
+
+
+class Unwelcome(asyncio.Protocol):
+    """A connection that nobody may make now."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, which knows whose it is, bounds a request's head, and keeps what agents send out of the log.
+
+    The parser is the one in C: with the other a flood of tiny headers or chunks holds the whole service up.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        held: Callable[[Callable[[], None], Lost], dict[str, Any]],
+    ) -> None:
+        """`held` makes what each request's `state` begins with, from what cuts the connection and what ends with it."""
+        self._lost = Lost()
+        super().__init__(config, state, held(self._cut, self._lost))
+        self._framing_bytes = 0
+        # What an agent does to its own socket is no news for the service's log, and it could do it without end.
+        self.logger = logging.getLogger("steadyhand.gateway.http")
+        self.logger.disabled = True
+        self.access_log = False
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless it has been nothing but heads and framing for too long."""
+        self._framing_bytes += len(data)
+        super().data_received(data)
+        if self._framing_bytes > HEAD_BYTES:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what is done for it at once: nobody is left to be answered."""
+        super().connection_lost(exc)
+        self._lost()
+
+    def on_headers_complete(self) -> None:
+        """Keep the target as it was written: what is judged is what was sent, not what a parser made of it."""
+        self.scope["state"]["target"] = self.url
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request; the next one's head is counted anew."""
+        self._framing_bytes = 0
+        super().on_message_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._framing_bytes = 0
+        super().on_body(body)
+
+    def _cut(self) -> None:
+        self.transport.abort()

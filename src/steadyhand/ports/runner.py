@@ -1,0 +1,73 @@
+"""Runners: what drives an agent's process."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from steadyhand.agents import Agent
+from steadyhand.events import Body, TextDelta
+from steadyhand.job import Job, Notice
+from steadyhand.outcome import Evidence
+from steadyhand.ports.queue import StopSignal
+from steadyhand.ports.store import RunOutput
+from steadyhand.ports.workspace import Place
+
+Emit = Callable[[Body | TextDelta], Awaitable[None]]
+"""Takes what happened, in order; waits when the store is behind."""
+
+Listening = Callable[[Sequence[int]], None]
+"""Takes descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCall:
+    """A call of one of the caller's own tools."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+Ask = Callable[[Sequence[ClientCall]], Awaitable[Mapping[str, str]]]
+"""Has calls made by the job's caller and gives what came of each, by its id; raises `TimeoutError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """All that a runner needs for one run. `environment` is what the service grants the agent."""
+
+    job: Job
+    number: int
+    agent: Agent
+    place: Place
+    environment: Mapping[str, str]
+    spawned: Callable[[int, int], None]
+    """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
+    listening: Listening | None = None
+    """Called with what listens in a sealed run's network, once it is there."""
+    ask: Ask | None = None
+    """Makes the calls of a job with tools of its caller."""
+    earlier: Sequence[Mapping[str, Any]] = ()
+    """The files that came with earlier turns of its session, which its checkout has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run came to: the evidence, what it printed, and the session that it left."""
+
+    evidence: Evidence
+    output: RunOutput
+    session_id: str | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+class Runner(Protocol):
+    """Drives one kind of agent process."""
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+        """Run an agent to its end or until asked to stop; nothing of it is alive when this returns.
+
+        Asks itself to stop (`Stop.IDLE`) when nothing was heard for the job's idle limit. Cancelling the
+        call stops the agent as well. Raises `SpawnError` when there was nothing to run.
+        """
+        ...

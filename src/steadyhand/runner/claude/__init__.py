@@ -1,0 +1,1 @@
+"""The runner for the claude command line."""

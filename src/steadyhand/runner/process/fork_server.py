@@ -1,0 +1,158 @@
+"""The service's side of the process that supervisors are forked from (`fork_server_main.py`).
+
+It is started once and asked for each run.
+
+It is asked by one message on a socket and says nothing itself: a supervisor says on its own channel that it is there.
+It ends with the service, at the end of that socket, and when somebody kills it the next run starts another; runs under
+way do not need it.
+"""
+
+import asyncio
+import contextlib
+import errno
+import functools
+import marshal
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+
+from steadyhand.errors import SpawnError
+from steadyhand.runner.process import (
+    cgroups,
+    fork_server_main,
+    mounts,
+    process_tree,
+    sandbox_child,
+    spawn,
+    supervisor,
+)
+
+_ASK_SECONDS = 5.0
+_PAUSE_SECONDS = 0.002
+_DOOR = 3  # the number of the socket over there
+_LOADER = """
+import marshal, sys
+module, stage_parts = marshal.load(sys.stdin.buffer)
+for part in module:
+    exec(part)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """One that was started, by the process `owner`."""
+
+    pid: int
+    door: socket.socket
+    owner: int
+
+    @classmethod
+    def start(cls) -> "_Server":
+        """Start one. Raises `OSError`."""
+        # First: where the service moves to a group of its own, what it started before would stay outside.
+        cgroups.groups()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = os.memfd_create("supervisor")
+        try:
+            with os.fdopen(os.dup(program), "wb") as file:
+                file.write(_program())
+            os.lseek(program, 0, os.SEEK_SET)
+            pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", "-c", _LOADER, str(_DOOR)],
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, program, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), _DOOR),
+                ],
+                setsid=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(program)
+        ours.setblocking(False)
+        return cls(pid, ours, os.getpid())
+
+    def end(self) -> None:
+        """Let go of it; what it forked goes on. It is killed, since one that hangs would not notice."""
+        self.door.close()
+        if self.owner == os.getpid():
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+
+
+_running: list[_Server] = []
+"""The one that is there, if any; it stays for the life of the process."""
+
+
+async def fork(descriptors: Sequence[int]) -> int:
+    """Ask for a supervisor, which gets copies of the descriptors: three streams, its channel, and others.
+
+    Gives the pid of the one that was asked, for `replace`. Raises `SpawnError` when none can be had.
+    """
+    try:
+        async with asyncio.timeout(_ASK_SECONDS):
+            while (asked := _ask(descriptors)) is None:  # noqa: ASYNC110  # it is a hundred runs behind
+                await asyncio.sleep(_PAUSE_SECONDS)
+            return asked
+    except TimeoutError as error:
+        replace()
+        raise SpawnError("The supervisor could not be started in time.") from error
+    except OSError as error:
+        raise SpawnError(f"The supervisor could not be started: {error.strerror}.") from error
+
+
+def replace(pid: int | None = None) -> None:
+    """Let go of the one that is there, which did not do as asked: the next run starts another.
+
+    With a `pid` only of that one: of several runs that waited for it, the first has replaced it, and the others' runs
+    may come from the new one by now.
+    """
+    while _running and pid in (None, _running[0].pid):
+        _running.pop().end()
+
+
+def _ask(descriptors: Sequence[int]) -> int | None:
+    """Send one message and give whom it was for; null when there is no room yet, or nobody to take it any more."""
+    server = _current()
+    try:
+        socket.send_fds(server.door, [b"fork"], list(descriptors))
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno not in {errno.EPIPE, errno.ECONNRESET}:
+            raise
+        replace(server.pid)  # it was killed
+        return None
+    return server.pid
+
+
+def _current() -> _Server:
+    if _running and _running[0].owner != os.getpid():
+        replace()  # a copy of another process's: that one's runs are not to share a parent with ours
+    if not _running:
+        _running.append(_Server.start())
+    return _running[0]
+
+
+@functools.cache
+def _program() -> bytes:
+    """Give the code of both sides of a run over there, compiled once."""
+    return marshal.dumps(
+        (_compiled(process_tree, spawn, supervisor, fork_server_main), _compiled(mounts, sandbox_child))
+    )
+
+
+def _compiled(*modules: object) -> tuple[CodeType, ...]:
+    paths = [Path(str(module.__file__)) for module in modules]  # type: ignore[attr-defined]  # modules have one
+    return tuple(compile(path.read_bytes(), str(path), "exec", dont_inherit=True) for path in paths)

@@ -1,0 +1,409 @@
+"""What the supervisor makes around a sealed command before it starts: network, mounts, groups, limits.
+
+Run inside the supervisor (`supervisor.py`), whose rules on imports hold here, too.
+
+All of it is gone with the run: the mounts exist only in a mount namespace that the supervisor and its children have,
+the network and the user namespace likewise, loop devices clear themselves with their last mount. Only the groups
+outlive a supervisor that was killed; they carry its pid and start time, and the service removes them.
+
+A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over`; `map` is the number
+of a user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (the number of a socket
+for the listening descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill`
+(the group with `cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None, as the last
+two are when a group holds them). The numbers count the descriptors that the supervisor was given.
+What cannot be made raises `OSError` with a text that says what.
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import resource
+import select
+import sys
+
+TYPE_CHECKING = False  # `typing` is large; checkers know the name
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from steadyhand.runner.process.mounts import (
+        call,
+        forget_volatile,
+        give_reserve,
+        hand_over,
+        make_point,
+        mount,
+        mount_image,
+        show,
+        take_reserve,
+    )
+
+_NEWNS, _NEWUSER, _NEWNET = 0x00020000, 0x10000000, 0x40000000
+_MS_NOSUID, _MS_NODEV, _MS_REC_SLAVE = 2, 4, 16384 | (1 << 19)
+_MNT_DETACH = 2
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
+_BACKLOG = 128
+_ENOSPC = 28
+_OOM_SCORE = b"500"  # the agent goes before the service when the machine itself runs out
+_LOOK_MS = 500
+_FULL_BYTES = 1 << 20
+_FATAL = frozenset({4, 5, 6, 7, 8, 9, 11, 31})  # ILL TRAP ABRT BUS FPE KILL SEGV SYS
+_FIRST_FREE = 200  # descriptors above it are out of the way of a command's inputs
+
+
+class _Doing:
+    """Says what failed: `with _Doing("the mount of x")`."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise OSError(error.errno or 0, f"{self._what}: {error.strerror or error}") from error
+
+
+class Stage:
+    """The surroundings of one run. `build` and `end` are the supervisor's, `enter` the command's-to-be."""
+
+    def __init__(self, seal: dict[str, Any], given: list[int], user: int | None, program: bytes) -> None:
+        self._seal = seal
+        self._given = given
+        self._user = user
+        self._bwrap = program.endswith(b"/bwrap")
+        self._root: bytes | None = seal["stage"]
+        self._images: list[bytes] = []
+        self._overlays: list[bytes] = []
+        self._staged = False
+        self.groups: list[str] = []
+        """The groups that were made."""
+        self.kill: str | None = seal["kill"]
+        """The group that ends all of a run at a word, or None."""
+        self.look_ms: int | None = None if seal["memory"] is None else _LOOK_MS
+        """How often to ask `takes_too_much`; None when a group holds the memory, or nothing is to."""
+        self._overfull = 0
+
+    def build(self) -> None:
+        """Make everything. Raises `OSError`; `end` is to be called then as well."""
+        os.umask(0o022)
+        if os.geteuid() != 0:
+            self._be_root_of_oneself()
+        elif self._seal["ports"] is not None:
+            with _Doing("a network of its own"):
+                call("unshare", _NEWNET)
+        if self._seal["ports"] is not None:
+            self._open_doors()
+        if self._root is not None:
+            self._set(self._root)
+        for descriptor in self._given:
+            os.close(descriptor)
+        self._make_groups()
+
+    def _be_root_of_oneself(self) -> None:
+        """Take a user namespace in which this user may make the others; without ports it is a bonus."""
+        user, group = os.geteuid(), os.getegid()
+        ports = self._seal["ports"]
+        try:
+            call("unshare", _NEWUSER | (0 if ports is None else _NEWNET))
+        except OSError as error:
+            if ports is None:
+                return
+            raise OSError(error.errno, f"a network of its own: {error.strerror}") from error
+        with _Doing("the user namespace of the sandbox"):
+            _write("/proc/self/setgroups", b"deny")
+            _write("/proc/self/uid_map", b"%d %d 1" % (user, user))
+            _write("/proc/self/gid_map", b"%d %d 1" % (group, group))
+
+    def _open_doors(self) -> None:
+        """Bring loopback up and hand the service sockets that listen in this network."""
+        with _Doing("the loopback of the sandbox"):
+            handle = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+            name = b"lo".ljust(16, b"\0") + _IFF_UP_RUNNING.to_bytes(2, sys.byteorder)
+            fcntl.ioctl(handle.fileno(), _SIOCSIFFLAGS, name.ljust(40, b"\0"))
+            handle.close()
+        if self._seal["doors"] is None:
+            return
+        listening = []
+        with _Doing("the listening sockets of the sandbox"):
+            for port in self._seal["ports"]:
+                door = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+                door.bind(("127.0.0.1", port))
+                door.listen(_BACKLOG)
+                listening.append(door)
+            numbers = b"".join(door.fileno().to_bytes(4, sys.byteorder) for door in listening)
+            doors = _socket.socket(fileno=self._given[self._seal["doors"]])
+            doors.sendmsg([b"doors"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
+            doors.detach()
+        for door in listening:
+            door.close()
+
+    # --- mounts --------------------------------------------------------------------------------------
+
+    def _set(self, root: bytes) -> None:
+        with _Doing("a mount namespace of its own"):
+            call("unshare", _NEWNS)
+            # What this machine unmounts goes here as well; what is mounted here is seen nowhere else.
+            mount(b"none", b"/", None, _MS_REC_SLAVE, None)
+        with _Doing("the stage of the sandbox"):
+            mount(b"stage", root, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0711,size=1m")
+            self._staged = True
+        for number, mounted in enumerate(self._seal["mounts"]):
+            name: bytes = mounted["name"]
+            with _Doing(f"the {mounted['kind']} {os.fsdecode(name)!r}"):
+                point = os.path.join(root, name)  # noqa: PTH118  # pathlib is large
+                make_point(point, folder=mounted["kind"] != "bind" or os.path.isdir(mounted["source"]))  # noqa: PTH112
+                if mounted["kind"] == "bind":
+                    show(mounted["source"], point, self._map(mounted), writable=mounted["writable"])
+                elif mounted["kind"] == "image":
+                    mount_image(mounted["source"], point, writable=mounted["writable"])
+                    self._images.append(point)
+                    if mounted["hand_over"] and self._user is not None:
+                        hand_over(point, self._user)
+                    if mounted["writable"]:
+                        take_reserve(point)
+                else:
+                    self._lay(mounted, point, os.path.join(root, b".lower%d" % number))  # noqa: PTH118
+
+    def _lay(self, mounted: dict[str, Any], point: bytes, below: bytes) -> None:
+        """Lay an overlay over a folder, whose owner is shown as the run's user."""
+        make_point(below, folder=True)
+        show(mounted["source"], below, self._map(mounted), writable=False)
+        upper = self._folder(mounted["upper"], 0o755)
+        work = self._folder(mounted["work"], 0o700)
+        forget_volatile(work)
+        handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (below, upper, work)]
+        try:
+            # By descriptor: no name can be taken for an option, and the agent's mount table shows none of ours.
+            # `volatile`: the end of a run does not wait until the whole disk is written.
+            options = b"lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d" % (
+                *handles,
+            )
+            options += b",redirect_dir=on,volatile"
+            try:
+                mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+            except OSError as error:
+                if error.errno != _ENOSPC or not self._images:
+                    raise
+                for image in self._images:
+                    give_reserve(image)
+                mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
+                for image in self._images:
+                    take_reserve(image)  # before the agent fills that as well: the next mount needs it again
+        finally:
+            for handle in handles:
+                os.close(handle)
+        self._overlays.append(work)
+
+    def _map(self, mounted: dict[str, Any]) -> int | None:
+        return None if mounted["map"] is None else self._given[mounted["map"]]
+
+    def _folder(self, path: bytes, mode: int) -> bytes:
+        """Give a layer's folder, whose path may be relative to the stage; one on an image there is made if need be."""
+        assert self._root is not None  # noqa: S101  # layers are mounted on it
+        path = os.path.join(self._root, path)  # noqa: PTH118  # pathlib is large
+        if not path.startswith(self._root + b"/"):
+            return path
+        try:
+            os.mkdir(path, mode)  # noqa: PTH102  # the same
+        except FileExistsError:
+            return path
+        if self._user is not None:
+            os.chown(path, self._user, self._user)
+        return path
+
+    # --- limits --------------------------------------------------------------------------------------
+
+    def _make_groups(self) -> None:
+        for path, limits in self._seal["groups"]:
+            with _Doing(f"the group {path}"):
+                os.mkdir(path, 0o755)  # noqa: PTH102  # pathlib is large
+                self.groups.append(path)
+                for name, value, needed in limits:
+                    try:
+                        _write(f"{path}/{name}", value)
+                    except OSError:
+                        if needed:
+                            raise
+
+    def enter(self, born_in: str | None) -> None:
+        """Take the limits upon this process, while it may still do so; it was `born_in` one of its groups, if any."""
+        for path in self.groups:
+            if path != born_in:
+                with _Doing(f"the group {path}"):
+                    _join(path)
+        _limit(resource.RLIMIT_NOFILE, self._seal["open_files"])
+        _limit(resource.RLIMIT_FSIZE, self._seal["file_size"])
+        _limit(resource.RLIMIT_NPROC, self._seal["processes"])
+        try:
+            _write("/proc/self/oom_score_adj", _OOM_SCORE)
+        except OSError:
+            return  # a guard for the machine, not a limit of the run
+
+    def takes_too_much(self, pids: Iterable[int]) -> bool:
+        """Say whether processes together hold more memory than they may, each page counted once."""
+        too_much: bool = sum(_held_by(pid) for pid in pids) > self._seal["memory"]
+        self._overfull += too_much
+        return too_much
+
+    def hand_over(self, failure: int) -> int:
+        """Put the inputs on their descriptors, out of whose way `failure` moves."""
+        failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+        for number, content in self._seal["inputs"].items():
+            given = fcntl.fcntl(os.memfd_create("input"), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+            rest = content
+            while rest:
+                rest = rest[os.write(given, rest) :]
+            os.lseek(given, 0, os.SEEK_SET)
+            os.dup2(given, number, inheritable=True)
+        return failure
+
+    # --- the command inside bwrap --------------------------------------------------------------------
+
+    def command(self, pairs: Iterable[tuple[int, int]], root: int, *, init: bool) -> int | None:
+        """Give the pid of the command below `root`, from (pid, parent) of all processes; None before it is there.
+
+        The chain is: our init (when there is one), bwrap, its own process 1, and the first child of that.
+        """
+        if not self._bwrap:
+            return None
+        children: dict[int, list[int]] = {}
+        for pid, parent in pairs:
+            children.setdefault(parent, []).append(pid)
+        at = root
+        for _ in range(2 if init else 1):
+            below = children.get(at, [])
+            if len(below) != 1:
+                return None
+            at = below[0]
+        started = [(_started(pid), pid) for pid in children.get(at, [])]
+        return min(started)[1] if started else None
+
+    def ended(self, code: int) -> tuple[int | None, int | None]:
+        """Give how the command ended (code, signal) from bwrap's exit code, which is 128 + n for a signal.
+
+        Only of signals that nobody says on purpose: the CLI itself leaves with 143 when it is asked to end.
+        """
+        if self._bwrap and code - 128 in _FATAL:
+            return None, code - 128
+        return code, None
+
+    # --- the end -------------------------------------------------------------------------------------
+
+    def evidence(self) -> dict[str, int]:
+        """Say which limits were felt: how often, by the names of the counters, and `full` disks."""
+        found = {"oom": self._overfull}
+        for name, path, key in self._seal["counters"]:
+            found[name] = _count(path, key)
+        found["full"] = sum(_is_full(image) for image in self._images)
+        return found
+
+    def end(self) -> None:
+        """Unmount and remove what was made; nothing of the run is alive any more."""
+        for path in self.groups:
+            _remove(path)
+        self.groups = []
+        if not self._staged or self._root is None:
+            return
+        try:
+            call("umount2", self._root, _MNT_DETACH)
+        except OSError:
+            return  # it goes with the namespace, when we do
+        for work in self._overlays:
+            forget_volatile(work)
+
+
+# --- limits, one at a time -------------------------------------------------------------------------
+
+
+def _join(group: str) -> None:
+    """Enter a control group, by the one thread there is; moving a thread costs no wait, but only version 1 lets us."""
+    try:
+        _write(f"{group}/tasks", b"0")
+    except FileNotFoundError:
+        _write(f"{group}/cgroup.procs", b"0")
+
+
+def _write(path: str, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _limit(which: int, most: int | None) -> None:
+    if most is None:
+        return
+    hard = resource.getrlimit(which)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(which, (most, most))
+
+
+def _count(path: str, key: bytes) -> int:
+    """Read `key NUMBER` of a group's file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        lines = os.read(descriptor, 4096).splitlines()
+    finally:
+        os.close(descriptor)
+    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [key]), 0)
+
+
+def _is_full(image: bytes) -> bool:
+    try:
+        state = os.statvfs(image)
+    except OSError:
+        return False
+    return state.f_bavail * state.f_frsize < _FULL_BYTES or state.f_favail == 0
+
+
+def _remove(group: str) -> None:
+    for _ in range(200):
+        try:
+            os.rmdir(group)  # noqa: PTH106  # pathlib is large
+        except FileNotFoundError:
+            return
+        except OSError:
+            select.poll().poll(5)  # what was killed is leaving it
+        else:
+            return
+
+
+# --- processes -------------------------------------------------------------------------------------
+
+
+def _held_by(pid: int) -> int:
+    """Give a process's share of memory in bytes."""
+    try:
+        descriptor = os.open(f"/proc/{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        lines = os.read(descriptor, 4096).splitlines()
+    except OSError:
+        return 0  # it ended in between
+    finally:
+        os.close(descriptor)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:")), 0)
+
+
+def _started(pid: int) -> int:
+    try:
+        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 1 << 62
+    try:
+        fields = os.read(descriptor, 1024)
+    except OSError:
+        return 1 << 62
+    finally:
+        os.close(descriptor)
+    return int(fields[fields.rindex(b")") + 2 :].split()[19])

@@ -1,0 +1,185 @@
+"""The process between the service and one agent: it sees to it that nothing of a run is left alive.
+
+Forked for one run from a process that is there already (`fork_server_main.py`), with the agent's stdin, stdout and
+stderr as its own and a channel to the service. That process has the code of `process_tree.py`, `spawn.py` and this
+file, compiled by the service (`fork_server.py`) and run one after the other as one module. Frames on the channel are
+four bytes of length (little endian) and a `marshal` value: both ends are the same interpreter. What is forked is kept
+small, for a fork copies the tables of all memory there is: so `marshal` in place of `json`, and the interpreter's own
+`_ctypes` and `_signal` in place of the modules over them.
+
+It says `{"here": pid}`. The service sends `{"start": spec}` once, then any of `{"signal": n}` (to the agent) and
+`{"kill": True}` (to all). It is answered `{"started": pid, "means": name, "groups": paths}` or
+`{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
+`{"gone": True}` when nothing of the run is alive.
+A spec is `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
+before it starts, never over what is there), `laid` (the same, left out where something is there), `folders` (made the
+same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (which to try, best first; see `MEANS`), `cgroup` (the
+group that may be made for the run, or None) and `seal` (None, or what `sandbox_child.py` makes around the run;
+descriptors in it are counted among those given besides).
+
+The end of the agent, an end of file on the socket (the service died) and a request all end in the same way:
+everything is killed until there is no child left to wait for. The means, in the order they are tried:
+
+- `pid_namespace`: a tiny init of ours is process 1; the kernel kills all of the namespace when it ends, and it ends
+  when the supervisor does, `kill -9` included.
+- `cgroup`: a group of its own with `cgroup.kill`, and the walk.
+- `walk`: a child subreaper is the parent of every orphan below it, so all of them are found from here.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # `signal` makes enums
+import marshal
+import os
+import select
+
+TYPE_CHECKING = False  # `typing` is large; checkers know the name
+if TYPE_CHECKING:
+    from typing import Any
+
+    from steadyhand.runner.process.process_tree import descendants, drain, forward, kill_all, parents, reap
+    from steadyhand.runner.process.spawn import Run, let_go_of_standard_streams, libc, start
+
+MEANS = ("pid_namespace", "cgroup", "walk")
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def supervise(channel: int, given: list[int], surroundings: Any) -> None:
+    """Serve one run, whose spec comes on the channel; `given` are the descriptors that its seal may name.
+
+    `surroundings` is `stage.Stage`, for a run with a seal.
+    """
+    os.setsid()
+    wake = _wake_on_child()
+    libc("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _send(channel, {"here": os.getpid()})
+    asked = _receive(channel)
+    if asked is None:
+        return
+    spec = asked["start"]
+    stage = None if spec["seal"] is None else surroundings(spec["seal"], given, spec["user"], spec["argv"][0])
+    spec["stage"] = stage
+    sealed = stage is None
+    try:
+        if stage is not None:
+            stage.build()
+            sealed = True
+        run = start(spec, channel)
+    except OSError as error:
+        if stage is not None:
+            stage.end()
+        _send(channel, {"failed": f"{error.strerror or error}", "sealing": not sealed})
+        return
+    let_go_of_standard_streams()
+    groups = [] if run.cgroup is None else [run.cgroup]
+    _send(
+        channel, {"started": run.pid, "means": run.means, "groups": groups if stage is None else stage.groups}
+    )
+    code, signal = _attend(run, channel, wake)
+    _send(channel, {"exited": code, "signal": signal, "felt": {} if stage is None else stage.evidence()})
+    kill_all(run.cgroup, wake)
+    if stage is not None:
+        stage.end()
+    _send(channel, {"gone": True})
+
+
+# --- talking to the service ----------------------------------------------------------------------
+
+
+def _send(channel: int, message: dict[str, Any]) -> None:
+    frame = marshal.dumps(message)
+    data = len(frame).to_bytes(4, "little") + frame
+    try:
+        while data:
+            data = data[os.write(channel, data) :]
+    except OSError:
+        return  # the service is gone; what is left to do is the same without it
+
+
+def _receive(channel: int) -> dict[str, Any] | None:
+    head = _read_exactly(channel, 4)
+    if head is None:
+        return None
+    frame = _read_exactly(channel, int.from_bytes(head, "little"))
+    if frame is None:
+        return None
+    message: dict[str, Any] = marshal.loads(frame)  # noqa: S302  # from the service that started us
+    return message
+
+
+def _read_exactly(channel: int, size: int) -> bytes | None:
+    parts = b""
+    while len(parts) < size:
+        try:
+            part = os.read(channel, size - len(parts))
+        except ConnectionResetError:
+            return None
+        if not part:
+            return None
+        parts += part
+    return parts
+
+
+def _wake_on_child() -> int:
+    """Give a descriptor that becomes readable when a child dies."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    _signal.signal(_signal.SIGCHLD, lambda *_: None)
+    _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader
+
+
+# --- attending and ending it ---------------------------------------------------------------------
+
+
+def _attend(run: Run, channel: int, wake: int) -> tuple[int | None, int | None]:
+    """Do as asked until the agent ends or all is to be killed; gives its exit code or its signal."""
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    look_ms = None if run.stage is None else run.stage.look_ms
+    while True:
+        ready = poll.poll(look_ms)
+        if not ready and run.stage.takes_too_much(descendants(os.getpid())):
+            return _status_of(run, _kill_main(run))
+        for descriptor, _ in ready:
+            if descriptor == wake:
+                drain(wake)
+                ended = reap(run.pid)
+                if ended is not None:
+                    return _status_of(run, ended)
+            else:
+                asked = _receive(channel)
+                if asked is None or "kill" in asked:
+                    return _status_of(run, _kill_main(run))
+                forward(_addressee(run), asked["signal"])
+
+
+def _addressee(run: Run) -> int:
+    """Give the pid that a signal is for: bwrap hands none on, so the command inside it is told itself."""
+    inner = None
+    if run.stage is not None:
+        inner = run.stage.command(parents(), run.pid, init=run.means == "pid_namespace")
+    return run.pid if inner is None else inner
+
+
+def _kill_main(run: Run) -> int:
+    """Kill the agent (with its namespace, when it has one) and give its wait status."""
+    ended = reap(run.pid)
+    if ended is None:
+        os.kill(run.pid, _signal.SIGKILL)
+        _, ended = os.waitpid(run.pid, 0)
+    return ended
+
+
+def _status_of(run: Run, ended: int) -> tuple[int | None, int | None]:
+    if run.status is not None:
+        told = os.read(run.status, 32)
+        # The init says how the agent ended; without a word it was killed before it could.
+        ended = int(told) if told else int(_signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(ended)
+    if code < 0:
+        return None, -code
+    return (code, None) if run.stage is None else run.stage.ended(code)

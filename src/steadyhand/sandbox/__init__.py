@@ -1,0 +1,1 @@
+"""The sandbox around an agent: bubblewrap arguments, system call filter and /etc."""

@@ -1,0 +1,237 @@
+"""What a store has to keep: jobs with their runs, and their events."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+from steadyhand.errors import Conflict, NotFound, StoreError
+from steadyhand.events import Draft, Event, StateChanged, ToolFinished, data_of
+from steadyhand.job import ClientTool, Job, Run, State, Turn, Usage, Verdict
+from steadyhand.ports import RunOutput
+from steadyhand.testing.contracts.samples import NOON, a_job, accepted, refused, said, to_its_end
+from steadyhand.testing.contracts.store.harness import QUEUED, Opens, ended
+
+
+class StoreKeepsJobs(Opens):
+    """Adding, reading and changing jobs."""
+
+    @to_its_end
+    async def test_a_job_comes_back_as_it_went_in_with_its_place_and_event_count(self) -> None:
+        job = a_job(
+            metadata={"a": [1, None, "é"]},
+            history=(Turn("user", "hi"), Turn("assistant", ({"type": "text", "text": "ho"},))),
+            runs=(Run(1, State.FAILED, Verdict("killed", "signal 9"), started_at=NOON, exit_code=None),),
+            usage=Usage(1, 2, 3, 4, 5),
+            structured_output={"b": 2.5},
+            outcome=Verdict("success"),
+        )
+        with_tools = a_job(
+            content=({"type": "text", "text": "look"},),
+            tools=(ClientTool("get_weather", None, {"type": "object"}),),
+            one_call=True,
+            request={"door": "chat"},
+        )
+        async with self.opened() as store:
+            for each in (job, with_tools):
+                added = await store.add(each, accepted())
+                assert added.replayed is False
+                assert added.job.sequence > 0
+                assert added.job == replace(each, sequence=added.job.sequence, last_event=1)
+                assert await store.get(each.id) == added.job
+
+    @to_its_end
+    async def test_metadata_that_is_null_stays_apart_from_metadata_that_is_empty(self) -> None:
+        async with self.opened() as store:
+            kinds: tuple[dict[str, str] | None, ...] = (None, {})
+            for metadata in kinds:
+                job = a_job(metadata=metadata)
+                await store.add(job, accepted())
+                found = await store.get(job.id)
+                assert found is not None
+                assert found.metadata == metadata
+
+    @to_its_end
+    async def test_a_prompt_of_two_megabytes_comes_back_whole(self) -> None:
+        job = a_job(prompt="--version 🐘\r\n" * 140_000)
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            found = await store.get(job.id)
+            assert found is not None
+            assert found.prompt == job.prompt
+
+    @to_its_end
+    async def test_what_nobody_stored_is_null(self) -> None:
+        async with self.opened() as store:
+            assert await store.get("0" * 12) is None
+            assert await store.output("0" * 12) is None
+            assert await store.events("0" * 12) == []
+
+    @to_its_end
+    async def test_later_jobs_have_higher_places_though_they_come_at_once(self) -> None:
+        jobs = [a_job() for _ in range(50)]
+        async with self.opened() as store:
+            added = await asyncio.gather(*(store.add(job, accepted()) for job in jobs))
+            places = [each.job.sequence for each in added]
+            assert places == sorted(set(places))
+            assert [each.job.id for each in added] == [job.id for job in jobs]
+
+    @to_its_end
+    async def test_a_change_keeps_the_job_its_runs_and_its_events_together(self) -> None:
+        job = a_job()
+        drafts = [Draft(1, NOON, StateChanged("queued", "running"))]
+
+        def start(old: Job) -> Job:
+            runs = (*old.runs, Run(1, State.RUNNING, started_at=NOON, supervisor=7, supervisor_started=9))
+            return replace(old, state=State.RUNNING, started_at=NOON, runs=runs)
+
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            changed, events = await store.change(job.id, QUEUED, start, drafts)
+            assert [event.seq for event in events] == [2]
+            assert changed.last_event == 2
+            assert changed.runs[0].supervisor == 7
+            assert await store.get(job.id) == changed
+            assert await store.events(job.id, after=1) == events
+
+    @to_its_end
+    async def test_a_run_that_a_change_replaces_or_leaves_out_is_replaced_or_gone(self) -> None:
+        job = a_job(runs=(Run(1, State.RUNNING), Run(2, State.RUNNING)))
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            second = Run(2, State.FAILED, Verdict("killed"), NOON, NOON, 1, "n1", 5, 6)
+            await store.change(job.id, QUEUED, lambda old: replace(old, runs=(second,)))
+            found = await store.get(job.id)
+            assert found is not None
+            assert found.runs == (second,)
+
+    @to_its_end
+    async def test_a_change_in_another_state_is_refused_and_leaves_no_trace(self) -> None:
+        job = a_job()
+        async with self.opened() as store:
+            added = await store.add(job, accepted())
+            attempt = store.change(job.id, frozenset({State.RUNNING}), ended(NOON), said("lost"))
+            error = await refused(Conflict, attempt)
+            assert error.code == "invalid_state"
+            assert await store.get(job.id) == added.job
+            assert len(await store.events(job.id)) == 1
+
+    @to_its_end
+    async def test_a_change_or_event_of_a_job_that_is_gone_is_not_found(self) -> None:
+        async with self.opened() as store:
+            await refused(NotFound, store.change("0" * 12, QUEUED, ended(NOON)))
+            await refused(NotFound, store.append("0" * 12, said("hello")))
+            await refused(NotFound, store.keep_output("0" * 12, 1, RunOutput([], "")))
+
+    @to_its_end
+    async def test_an_update_that_fails_changes_nothing_and_harms_nobody_else(self) -> None:
+        job, other = a_job(), a_job()
+
+        def break_down(_: Job) -> Job:
+            raise ZeroDivisionError
+
+        async with self.opened() as store:
+            added = await store.add(job, accepted())
+            failing = store.change(job.id, QUEUED, break_down, said("lost"))
+            error, neighbour = await asyncio.gather(
+                refused(StoreError, failing), store.add(other, accepted())
+            )
+            assert isinstance(error.__cause__, ZeroDivisionError)
+            assert await store.get(job.id) == added.job
+            assert await store.get(other.id) == neighbour.job
+
+    @to_its_end
+    async def test_of_many_changes_from_one_state_only_one_happens(self) -> None:
+        job = a_job()
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            attempts = (store.change(job.id, QUEUED, ended(NOON), said("me")) for _ in range(20))
+            answers = await asyncio.gather(*attempts, return_exceptions=True)
+            assert sum(isinstance(answer, tuple) for answer in answers) == 1
+            assert sum(isinstance(answer, Conflict) for answer in answers) == 19
+            assert len(await store.events(job.id)) == 2
+
+    @to_its_end
+    async def test_jobs_in_given_states_come_in_the_order_of_acceptance(self) -> None:
+        jobs = [a_job(priority=each) for each in range(5)]
+        async with self.opened() as store:
+            for job in jobs:
+                await store.add(job, accepted())
+            await store.change(jobs[2].id, QUEUED, ended(NOON))
+            found = await store.in_states(QUEUED)
+            assert [job.id for job in found] == [jobs[each].id for each in (0, 1, 3, 4)]
+            assert await store.in_states(frozenset({State.PARKED})) == []
+
+
+class StoreKeepsEvents(Opens):
+    """Numbering, order and durability of events; outputs."""
+
+    @to_its_end
+    async def test_events_are_numbered_from_one_without_gaps_whoever_appends(self) -> None:
+        job, other = a_job(), a_job()
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            await store.add(other, accepted())
+            appends = [store.append(job.id, said(f"{n} a", f"{n} b")) for n in range(40)]
+            noise = [store.append(other.id, said("noise")) for _ in range(40)]
+            told = await asyncio.gather(*appends, *noise)
+            events = await store.events(job.id)
+            assert [event.seq for event in events] == list(range(1, 82))
+            assert [event for part in told[:40] for event in part] == events[1:]
+            assert [event.data["text"] for event in events[1:]] == [
+                f"{n} {half}" for n in range(40) for half in "ab"
+            ]
+
+    @to_its_end
+    async def test_an_event_that_was_returned_can_be_read_by_everybody(self) -> None:
+        job = a_job()
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            for number in range(2, 12):
+                (event,) = await store.append(job.id, said("x"))
+                assert await store.events(job.id, after=number - 1) == [event]
+
+    @to_its_end
+    async def test_an_event_keeps_its_time_run_and_data(self) -> None:
+        at = NOON + timedelta(microseconds=1)
+        body = ToolFinished("t1", True, "🐘\udc80\0", False, None)
+        job = a_job()
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            await store.append(job.id, [Draft(3, at, body)])
+            found = await store.events(job.id, after=1)
+            assert found == [Event(2, job.id, 3, at, "tool.finished", data_of(body))]
+
+    @to_its_end
+    async def test_events_are_given_after_a_number_and_no_more_than_the_limit(self) -> None:
+        job = a_job()
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            await store.append(job.id, said(*(str(n) for n in range(20))))
+            found = await store.events(job.id, after=5, limit=7)
+            assert [event.seq for event in found] == list(range(6, 13))
+            assert await store.events(job.id, after=21) == []
+
+    @to_its_end
+    async def test_numbering_goes_on_over_changes_and_runs(self) -> None:
+        job = a_job()
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            await store.append(job.id, said("one"))
+            _, events = await store.change(job.id, QUEUED, ended(NOON), said("two", "three"))
+            (last,) = await store.append(job.id, said("four", run=2))
+            assert [event.seq for event in (*events, last)] == [3, 4, 5]
+            found = await store.get(job.id)
+            assert found is not None
+            assert found.last_event == 5
+
+    @to_its_end
+    async def test_the_output_of_the_newest_run_that_has_any_is_given(self) -> None:
+        job = a_job()
+        async with self.opened() as store:
+            await store.add(job, accepted())
+            assert await store.output(job.id) is None
+            await store.keep_output(job.id, 2, RunOutput(("two\n", "\udcff"), "err"))
+            await store.keep_output(job.id, 1, RunOutput(("one\n",), ""))
+            assert await store.output(job.id) == RunOutput(("two\n", "\udcff"), "err")
+            await store.keep_output(job.id, 2, RunOutput((), "again"))
+            assert await store.output(job.id) == RunOutput((), "again")

@@ -1,0 +1,85 @@
+"""File systems of a fixed size in a file: what a job writes over its checkout can be no more than fits into one."""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+from steadyhand.errors import WorkspaceError
+from steadyhand.workspace.filesystem import PRIVATE, make_folder
+from steadyhand.workspace.git import SEARCH_PATH, without_secrets
+
+SMALLEST_BYTES = 32 * 1024 * 1024
+MKFS_SECONDS = 60.0
+_INODE_BYTES = 8192
+_INODES = (65_536, 524_288)
+_LOOPS = Path("/dev/loop-control")
+
+
+class DiskImages:
+    """Empty file systems to copy from, one per size, in `folder`; a copy costs milliseconds and no disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = asyncio.Lock()
+
+    @staticmethod
+    def can_be_had() -> bool:
+        """Say whether this machine can make and mount them: as root, with e2fsprogs and loop devices."""
+        return (
+            os.geteuid() == 0 and _LOOPS.exists() and shutil.which("mkfs.ext4", path=SEARCH_PATH) is not None
+        )
+
+    async def put(self, target: Path, size: int) -> None:
+        """Make an empty file system of so many bytes in the file `target`. Raises `WorkspaceError`."""
+        size = max(size, SMALLEST_BYTES) // 4096 * 4096
+        template = self._folder / f"{size}.ext4"
+        if not template.is_file():
+            async with self._lock:
+                if not template.is_file():
+                    await self._make(template, size)
+        await asyncio.to_thread(copy_sparse, template, target)
+
+    async def _make(self, template: Path, size: int) -> None:
+        make_folder(self._folder, PRIVATE)
+        part = template.with_suffix(".part")
+        with part.open("wb") as file:
+            file.truncate(size)
+        inodes = min(max(size // _INODE_BYTES, _INODES[0]), _INODES[1])
+        # Without a journal and with blocks of a page: small ones would have blocks that a loop device cannot serve.
+        process = await asyncio.create_subprocess_exec(
+            "mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", str(inodes),
+            "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=1", str(part),
+            env={"PATH": SEARCH_PATH}, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(MKFS_SECONDS):
+                _, said = await process.communicate()
+        except TimeoutError as error:
+            raise WorkspaceError("A disk of the limit's size took too long to be made.") from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode != 0:
+            reason = without_secrets(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
+            raise WorkspaceError(f"A disk of the limit's size could not be made: {reason}")
+        part.rename(template)
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy what is written of a file and leave its holes holes."""
+    with source.open("rb") as origin, target.open("xb") as copy:
+        os.fchmod(copy.fileno(), 0o600)
+        size = os.fstat(origin.fileno()).st_size
+        copy.truncate(size)
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(origin.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                return  # nothing but a hole is left
+            end = os.lseek(origin.fileno(), at, os.SEEK_HOLE)
+            while at < end:
+                at += os.copy_file_range(origin.fileno(), copy.fileno(), end - at, at, at)

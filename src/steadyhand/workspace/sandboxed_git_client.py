@@ -1,0 +1,118 @@
+"""Asks the program inside the sandbox, and believes nothing of what it answers."""
+
+import functools
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steadyhand.agents import Agent
+from steadyhand.errors import SpawnError, WorkspaceError
+from steadyhand.ports import Errands, Place
+from steadyhand.workspace import sandboxed_git
+from steadyhand.workspace.git import MIB, SEARCH_PATH, environment, without_secrets
+
+MIRROR = Path("/mirror")
+"""Where the sandbox shows the mirror's objects, read-only; a warm checkout's `.git` leads there."""
+GIVEN = sandboxed_git.GIVEN
+HOME = "/home/agent"
+_HEADER_BYTES = MIB
+_PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came out: `said` is JSON, `parts` are bytes; both may be an attacker's."""
+
+    said: Mapping[str, Any]
+    parts: Sequence[memoryview]
+
+    def text(self, name: str, pattern: re.Pattern[str]) -> str:
+        """Give one value that must look like this. Raises `WorkspaceError`."""
+        value = self.said.get(name)
+        if not isinstance(value, str) or pattern.fullmatch(value) is None:
+            raise WorkspaceError("the answer from inside the sandbox makes no sense")
+        return value
+
+    def reason(self, name: str) -> str | None:
+        """Give a sentence of the other side, cut short and on one line, or null."""
+        value = self.said.get(name)
+        return None if not isinstance(value, str) else " ".join(value.split())[:300]
+
+
+async def ask(
+    errands: Errands,
+    request: Mapping[str, Any],
+    place: Place,
+    agent: Agent,
+    *,
+    seconds: float,
+    max_output: int,
+    parts: int,
+) -> Answer:
+    """Run the program in the place; it must answer with this many parts, or with an error.
+
+    Raises `WorkspaceError` when it could not be run, took too long, printed too much or makes no sense.
+    """
+    argv = [_python(), "-I", "-S", "-c", _program()]
+    env = environment({"PATH": SEARCH_PATH, "HOME": HOME, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
+    stdin = json.dumps(dict(request)).encode()
+    try:
+        done = await errands.run(
+            argv, place, agent, env=env, stdin=stdin, seconds=seconds, max_output=max_output
+        )
+    except SpawnError as error:
+        raise WorkspaceError(f"the sandbox could not be started: {error.detail}") from error
+    if done.code is None:
+        raise WorkspaceError(f"it took longer than {seconds:g} s, or too much came out")
+    if done.code != 0:
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise WorkspaceError(f"the work inside the sandbox ended with {done.code}: {last[:200]}")
+    return read_answer(done.stdout, parts)
+
+
+def read_answer(out: bytes, wanted: int) -> Answer:
+    """Read an answer; see `inside.main`. Raises `WorkspaceError` for anything else."""
+    nonsense = WorkspaceError("the answer from inside the sandbox makes no sense")
+    end = out.find(b"\n", 0, _HEADER_BYTES)
+    try:
+        said = json.loads(out[:end]) if end >= 0 else None
+    except (ValueError, RecursionError) as error:
+        raise nonsense from error
+    if not isinstance(said, dict):
+        raise nonsense
+    answer = Answer(said, ())
+    fault = answer.reason("error")
+    if fault is not None:
+        raise WorkspaceError(without_secrets(fault))
+    sizes = said.get("parts")
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise nonsense
+    rest = memoryview(out)[end + 1 :]
+    if sum(sizes) != len(rest) or len(sizes) not in {0, wanted}:
+        raise nonsense
+    parts, at = [], 0
+    for size in sizes:
+        parts.append(rest[at : at + size])
+        at += size
+    return Answer(said, parts)
+
+
+@functools.cache
+def _program() -> str:
+    return Path(sandboxed_git.__file__).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _python() -> str:
+    """Find a Python that the sandbox can see: it has this machine's /usr."""
+    ours = Path(sys.executable).resolve()
+    if ours.is_relative_to("/usr"):
+        return str(ours)
+    for path in _PYTHONS:
+        if Path(path).is_file():
+            return path
+    raise WorkspaceError("There is no Python below /usr for the work inside the sandbox.", retryable=False)

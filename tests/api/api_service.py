@@ -1,0 +1,379 @@
+"""A service over a real socket: the real store, queue, control and worker; the agent is a small runner of the test.
+
+A prompt says what its agent does: `say TEXT`, `raw TEXT` (exit 0, no result), `fail TEXT`, `broken TEXT` (the agent
+cannot be started), `fault TEXT` (the service itself fails), `object` (structured output), `play TEXT`
+(what the test put in `play`), `tell` (events and live text), `hold` (until it is stopped).
+"""
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+from starlette.types import ASGIApp
+
+from steadyhand.admission import Admission, spent_by
+from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
+from steadyhand.api import ApiOptions, create_app
+from steadyhand.api.transport.waiting_clients import Attending
+from steadyhand.control import Control
+from steadyhand.errors import SpawnError
+from steadyhand.event_log import Feed, Recorder
+from steadyhand.events import Message, TextDelta, ToolStarted
+from steadyhand.job import Changes, Job, Usage
+from steadyhand.keyring import Keyring
+from steadyhand.outcome import Evidence, Result
+from steadyhand.ports import (
+    ALL_SCOPES,
+    ApiKey,
+    Emit,
+    Harvest,
+    JobFiles,
+    Place,
+    Report,
+    RunOutput,
+    RunSpec,
+    Scope,
+    StopSignal,
+)
+from steadyhand.queue import LocalQueue
+from steadyhand.store import SqlStore, open_store
+from steadyhand.tool_calls import Exchange
+from steadyhand.worker import Parts, Tending, Worker
+
+ADMIN, LIMITED, OTHER, SUBMITTER = "admin-token", "limited-token", "other-token", "submit-token"
+SCOPES: Mapping[str, frozenset[Scope]] = {
+    ADMIN: ALL_SCOPES,
+    LIMITED: frozenset({"submit", "read", "cancel"}),
+    OTHER: frozenset({"submit", "read", "cancel"}),
+    SUBMITTER: frozenset({"submit"}),
+}
+BOUND = 20.0
+
+
+class SmallCheckouts:
+    """Empty directories with a fixed diff and transcript; one definition, `helper`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def definitions(self, workspace: Workspace) -> Mapping[str, Definition]:  # noqa: ARG002  # the port's signature
+        return {"helper": Definition("helper", "Helps.", "---\nname: helper\n---\n", "workspace")}
+
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:  # noqa: ARG002  # the port's signature
+        files = self.files(job.id)
+        for folder in (files.kept, files.config):
+            folder.mkdir(parents=True, exist_ok=True)
+        return Place(workspace, files, self._root, self._root, None, None, None)
+
+    async def harvest(self, place: Place) -> Harvest:
+        if place.workspace.repository is None:
+            return Harvest(None)
+        place.files.diff.write_bytes(b"diff --git a/a b/a\n")
+        place.files.transcript.write_bytes(b'{"type":"user"}\n')
+        place.files.bundle.write_bytes(b"# v2 git bundle\n")
+        return Harvest(Changes("a" * 40, "b" * 40, 1, 2, 3))
+
+    async def release(self, place: Place) -> None:
+        pass
+
+    async def forget(self, job_id: str) -> None:
+        self.files(job_id).diff.unlink(missing_ok=True)
+        self.files(job_id).transcript.unlink(missing_ok=True)
+
+    async def sweep(self, spared: Collection[str] = ()) -> None:
+        pass
+
+    async def keep(self, place: Place) -> None:
+        pass
+
+    async def kept(self) -> Mapping[str, datetime]:
+        return {}
+
+    async def drop(self, job_id: str) -> None:
+        pass
+
+    async def trim(self, *asked: object) -> None:
+        pass
+
+    def files(self, job_id: str) -> JobFiles:
+        return JobFiles(self._root / "jobs" / job_id)
+
+
+class SmallRunner:
+    """Does what the first word of the prompt says; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Job] = []
+        self.play: Callable[[Emit], Awaitable[None]] | None = None
+        """What an agent does whose prompt begins with `play`; its answer is the rest, or without one a failure."""
+        self.asking: Callable[[RunSpec, Emit], Awaitable[None]] | None = None
+        """What an agent does that has tools of its caller."""
+        self.structured: dict[str, Any] = {"city": "Paris"}
+        """The object of every agent that has to give one."""
+        self.forced: str | None = None
+        """What every agent does, whatever its prompt says."""
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+        self.asked.append(spec.job)
+        word, _, rest = (self.forced or spec.job.prompt).partition(" ")
+        if self.asking is not None and spec.job.tools:
+            asking = asyncio.ensure_future(self.asking(spec, emit))
+            stopped = asyncio.ensure_future(stop.wait())
+            await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                asking.cancel()
+                return Report(Evidence(stop=stop.reason), RunOutput([], ""))
+            stopped.cancel()
+            await asking
+        if word == "broken":
+            raise SpawnError(rest)
+        if word == "fault":
+            raise LookupError(rest)
+        if word == "hold":
+            return Report(Evidence(stop=await stop.wait()), RunOutput([], ""))
+        if word == "raw":
+            return Report(Evidence(exit_code=0), RunOutput([rest], ""))
+        if word == "tell":
+            await _tell(emit)
+        if word == "play" and self.play is not None:
+            await self.play(emit)
+        failed = word == "fail" or (word == "play" and not rest)
+        answer: dict[str, Any] | None = self.structured if spec.job.output_schema else None
+        text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.prompt)
+        result = Result(
+            subtype="success",
+            is_error=failed,
+            text=text,
+            structured_output=answer,
+            cost_micros=41_200,
+            usage=Usage(10, 5, 200, 30, 1),
+        )
+        line = json.dumps({"type": "result", "is_error": failed, "result": text}) + "\n"
+        evidence = Evidence(exit_code=int(failed), result=result, wants_schema=answer is not None)
+        return Report(evidence, RunOutput(["a line\n", line], "some stderr"))
+
+
+async def _tell(emit: Emit) -> None:
+    for number in range(5):
+        await emit(TextDelta("m1", f"piece {number} "))
+    await emit(Message("assistant", "the whole message"))
+    await emit(ToolStarted("toolu_1", "Bash", {"command": "pytest -q"}))
+
+
+@dataclass
+class Service:
+    """A running service and what a test may look at inside."""
+
+    url: str
+    runner: SmallRunner
+    feed: Feed
+    control: Control
+    queue: LocalQueue
+    keyring: Keyring
+    store: SqlStore
+    loop: asyncio.AbstractEventLoop
+    attending: Attending
+
+    def client(self, token: str | None = ADMIN, **headers: str) -> httpx2.Client:
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=BOUND)
+
+    def hold_play(self) -> Callable[[], object]:
+        """Let every agent that is to `play` wait until what this gives is called."""
+        gate = asyncio.Event()
+
+        async def wait(emit: Emit) -> None:
+            await gate.wait()
+
+        self.runner.play = wait
+        return lambda: self.loop.call_soon_threadsafe(gate.set)
+
+    def count(self) -> int:
+        """How many jobs are stored."""
+        with self.client() as client:
+            return len(client.get("/v1/jobs", params={"limit": 200}).json()["data"])
+
+
+def eventually(condition: Callable[[], Any], seconds: float = BOUND) -> Any:
+    """Wait until a condition holds and give its value; fails after the bound."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+    return value
+
+
+def run_job(client: httpx2.Client, prompt: str, **fields: Any) -> dict[str, Any]:
+    """Run a job to its end and give it."""
+    reply = client.post("/v1/jobs", json={"prompt": prompt, **fields}, headers={"prefer": "wait=20"})
+    assert reply.status_code == 200, reply.text
+    job: dict[str, Any] = reply.json()
+    return job
+
+
+def refused_by_name(
+    service: Service, route: str, body: dict[str, Any], *, status: int, param: str | None, why: str
+) -> None:
+    """See a request refused, streamed or not, by an error that says which parameter and why, with nothing started."""
+    before = service.count()
+    with service.client() as client:
+        for stream in (False, True):
+            reply = client.post(route, json={"stream": stream, **body})
+            assert reply.status_code == status, reply.text
+            error = reply.json()["error"]
+            assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
+            assert why in error["message"]
+            assert param is None or error["param"] == param
+    assert service.count() == before
+
+
+CATALOGUE = Catalogue(
+    agents={**BUILT_IN, "dear": Agent("dear", "Dear.", budget_micros=7_000_000)},
+    workspaces={
+        "infra": Workspace("infra", "https://user:secret@git.example.org/infra.git?token=x", ref="main")
+    },
+    limits=Limits(max_budget_micros=100_000_000, max_timeout_seconds=86_400),
+)
+
+
+@contextmanager
+def running(
+    root: Path,
+    *,
+    capacity: int = 2,
+    max_queued: int = 100,
+    keys: bool = True,
+    options: ApiOptions | None = None,
+    worker: bool = True,
+    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+) -> Iterator[Service]:
+    """Run a service in a thread, with its own event loop, on a free port; `around` puts something before its app."""
+    started = threading.Event()
+    made: list[Service] = []
+    stopping: list[Callable[[], None]] = []
+    failed: list[BaseException] = []
+
+    async def serve() -> None:
+        store = await open_store(f"sqlite:///{root}/jobs.db")
+        feed = Feed()
+        checkouts = SmallCheckouts(root)
+        keyring = Keyring([_key(token) for token in (SCOPES if keys else ())], store)
+        await keyring.load()
+        queue = LocalQueue(
+            store,
+            capacity=capacity,
+            max_queued=max_queued,
+            most_running=lambda key_id: keyring.limits_of(key_id).running,
+        )
+        exchange = Exchange()
+        control = Control(
+            exchange=exchange,
+            store=store,
+            queue=queue,
+            checkouts=checkouts,
+            feed=feed,
+            ledger=store,
+            catalogue=CATALOGUE,
+            clock=lambda: datetime.now(UTC),
+            admission=Admission(
+                limits_of=keyring.limits_of,
+                backlog_of=queue.backlog,
+                spent_of=spent_by(store, lambda: datetime.now(UTC)),
+                clock=lambda: datetime.now(UTC),
+            ),
+        )
+        runner = SmallRunner()
+        app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
+        # Without a configuration of its own, which would hold for the whole test run.
+        config = uvicorn.Config(around(app), port=0, log_config=None, log_level="error", access_log=False)
+        server = uvicorn.Server(config)
+        hand = _worker(store, queue, checkouts, runner, feed, exchange=exchange)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(server.serve())
+            working = group.create_task(hand.run()) if worker else None
+            while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
+                await asyncio.sleep(0.005)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            loop = asyncio.get_running_loop()
+            attending = app.state.door.attending
+            made.append(
+                Service(
+                    f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, store, loop, attending
+                )
+            )
+            stopping.append(lambda: setattr(server, "should_exit", True))
+            started.set()
+            await serving
+            if working:
+                working.cancel()
+        await store.close()
+
+    def main() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:  # noqa: BLE001  # handed to the test's thread
+            failed.append(error)
+            started.set()
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    assert started.wait(BOUND)
+    with ExitStack() as stack:
+        stack.callback(thread.join, BOUND)
+        if failed:
+            raise failed[0]
+        stack.callback(stopping[0])
+        stack.callback(lambda: made[0].loop.call_soon_threadsafe(made[0].feed.close))
+        yield made[0]
+
+
+def _key(token: str) -> ApiKey:
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return ApiKey(f"k_{token[:5]}", token, digest, SCOPES[token], datetime.now(UTC))
+
+
+def _worker(
+    store: SqlStore,
+    queue: LocalQueue,
+    checkouts: SmallCheckouts,
+    runner: SmallRunner,
+    feed: Feed,
+    *,
+    exchange: Exchange,
+) -> Worker:
+    async def nothing_to_sweep(pid: int, started: int) -> None:
+        pass
+
+    def no_environment(agent: Agent, place: Place) -> Mapping[str, str]:
+        return {}
+
+    tending = Tending(
+        node="n1",
+        clock=lambda: datetime.now(UTC),
+        environment=no_environment,
+        sweep=nothing_to_sweep,
+    )
+    return Worker(
+        Parts(
+            store=store,
+            queue=queue,
+            checkouts=checkouts,
+            runners={"claude": runner},
+            recorder=Recorder(store, feed),
+            catalogue=CATALOGUE,
+            tending=tending,
+            ledger=store,
+            exchange=exchange,
+        )
+    )

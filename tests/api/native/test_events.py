@@ -1,0 +1,168 @@
+"""A job's events over a real socket: streams and pages."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from tests.api.api_service import Service, eventually, run_job
+
+from steadyhand.api.transport import sse
+
+STREAM = {"accept": "text/event-stream"}
+
+
+def frames(reply: httpx2.Response) -> Iterator[dict[str, str]]:
+    """Read a stream's frames: `id`, `event`, `data` and `comment`."""
+    frame: dict[str, str] = {}
+    for line in reply.iter_lines():
+        if line:
+            name, _, value = line.partition(":")
+            frame[name or "comment"] = value.strip()
+        elif frame:
+            yield frame
+            frame = {}
+
+
+def streamed(client: httpx2.Client, job_id: str, **headers: str) -> list[dict[str, str]]:
+    with client.stream("GET", f"/v1/jobs/{job_id}/events", headers={**STREAM, **headers}) as reply:
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        assert reply.headers["cache-control"].startswith("no-cache")
+        return [frame for frame in frames(reply) if "comment" not in frame]
+
+
+def test_a_finished_job_gives_every_event_and_then_closes(client: httpx2.Client) -> None:
+    job = run_job(client, "tell me")
+    found = streamed(client, job["id"])
+    assert [int(frame["id"]) for frame in found] == list(range(1, job["last_event"] + 1))
+    for frame in found:
+        event = json.loads(frame["data"])
+        assert set(event) == {"object", "seq", "job_id", "run", "type", "at", "data"}
+        assert (event["object"], event["job_id"]) == ("event", job["id"])
+        assert (event["type"], event["seq"]) == (frame["event"], int(frame["id"]))
+    types = [frame["event"] for frame in found]
+    assert types == ["state.changed", "state.changed", "message", "tool.started", "state.changed"]
+    assert json.loads(found[0]["data"])["data"]["to"] == "queued"
+    assert json.loads(found[-1]["data"])["data"]["to"] == "completed"
+
+
+def test_every_last_event_id_gives_the_same_tail(client: httpx2.Client) -> None:
+    job = run_job(client, "tell me")
+    whole = streamed(client, job["id"])
+    for number in range(job["last_event"]):
+        assert streamed(client, job["id"], **{"last-event-id": str(number)}) == whole[number:]
+        after = client.get(f"/v1/jobs/{job['id']}/events", params={"after": number}, headers=STREAM)
+        assert after.text.count("event: ") == len(whole[number:])
+
+
+def test_a_reconnect_after_the_final_event_is_204(client: httpx2.Client) -> None:
+    job = run_job(client, "tell me")
+    path = f"/v1/jobs/{job['id']}/events"
+    last = str(job["last_event"])
+    assert client.get(path, headers={**STREAM, "last-event-id": last}).status_code == 204
+    assert client.get(path, params={"after": last}, headers=STREAM).status_code == 204
+
+
+def test_a_follower_of_a_retried_job_goes_on(client: httpx2.Client) -> None:
+    job = run_job(client, "say x")
+    client.post(f"/v1/jobs/{job['id']}/retry")
+    found = streamed(client, job["id"], **{"last-event-id": str(job["last_event"])})
+    assert int(found[0]["id"]) == job["last_event"] + 1
+    assert json.loads(found[-1]["data"])["data"]["to"] == "completed"
+    assert json.loads(found[-1]["data"])["run"] == 2
+
+
+@pytest.mark.parametrize("bad", ["-1", "x", "1.5", "99999", "9" * 30, "٣"])
+def test_a_bad_cursor_is_422(client: httpx2.Client, bad: str) -> None:
+    path = f"/v1/jobs/{run_job(client, 'say x')['id']}/events"
+    by_query = client.get(path, params={"after": bad}, headers=STREAM)
+    by_header = client.get(path, headers={b"accept": b"text/event-stream", b"last-event-id": bad.encode()})
+    for reply in (by_query, by_header):
+        assert (reply.status_code, reply.json()["code"]) == (422, "bad_cursor")
+
+
+def test_live_text_has_no_number_and_comes_to_those_who_follow(
+    client: httpx2.Client, service: Service
+) -> None:
+    blockers = [client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"] for _ in range(2)]
+    job_id = client.post("/v1/jobs", json={"prompt": "tell me"}).json()["id"]
+    found: list[dict[str, str]] = []
+    with client.stream("GET", f"/v1/jobs/{job_id}/events") as reply:
+        for frame in frames(reply):
+            if frame.get("event") == "state.changed" and blockers:
+                for blocker in blockers:  # now that we follow, the job may run
+                    service.client().post(f"/v1/jobs/{blocker}/cancel")
+                blockers = []
+            found.append(frame)
+    live = [frame for frame in found if frame.get("event") == "text.delta"]
+    assert live
+    for frame in live:
+        assert "id" not in frame
+        event = json.loads(frame["data"])
+        assert event["seq"] is None
+        assert event["data"]["text"].startswith("piece")
+    numbers = [int(frame["id"]) for frame in found if "id" in frame]
+    assert numbers == list(range(1, numbers[-1] + 1))
+
+
+def test_silence_is_broken_by_comments(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sse.KEEPALIVE_SECONDS == 10
+    monkeypatch.setattr(sse, "KEEPALIVE_SECONDS", 0.05)
+    job_id = client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
+    comments = 0
+    with client.stream("GET", f"/v1/jobs/{job_id}/events") as reply:
+        for frame in frames(reply):
+            comments += "comment" in frame
+            if comments > 3:
+                break
+    client.post(f"/v1/jobs/{job_id}/cancel")
+
+
+def test_a_follower_that_goes_away_is_let_go(client: httpx2.Client, service: Service) -> None:
+    job_id = client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
+    for _ in range(3):
+        with client.stream("GET", f"/v1/jobs/{job_id}/events") as reply:
+            open_frames = frames(reply)  # kept: a generator that is dropped closes the connection
+            assert next(frame for frame in open_frames if "id" in frame)["id"] == "1"
+            assert job_id in service.feed._followers
+        eventually(lambda: job_id not in service.feed._followers)
+    client.post(f"/v1/jobs/{job_id}/cancel")
+
+
+def test_json_pages_the_same_events(client: httpx2.Client) -> None:
+    job = run_job(client, "tell me")
+    path = f"/v1/jobs/{job['id']}/events"
+    whole = [json.loads(frame["data"]) for frame in streamed(client, job["id"])]
+    paged: list[dict[str, Any]] = []
+    params: dict[str, Any] = {"limit": 2}
+    while True:
+        page = client.get(path, params=params, headers={"accept": "application/json"}).json()
+        assert set(page) == {"object", "data", "has_more", "next_cursor"}
+        paged += page["data"]
+        assert page["has_more"] is (page["next_cursor"] is not None)
+        if not page["has_more"]:
+            break
+        params["after"] = page["next_cursor"]
+    assert paged == whole
+    after_all = {"accept": "application/json"}
+    reply = client.get(path, params={"after": job["last_event"]}, headers=after_all)
+    assert (reply.status_code, reply.json()["data"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("accept", "media"),
+    [
+        ("*/*", "text/event-stream"),
+        ("text/*", "text/event-stream"),
+        ("text/event-stream, application/json", "text/event-stream"),
+        ("application/json, */*", "application/json"),
+        ("application/*", "application/json"),
+        ("text/event-stream;q=0.5, application/json;q=0.6", "application/json"),
+    ],
+)
+def test_accept_chooses_between_stream_and_page(client: httpx2.Client, accept: str, media: str) -> None:
+    job = run_job(client, "say x")
+    reply = client.get(f"/v1/jobs/{job['id']}/events", headers={"accept": accept})
+    assert reply.headers["content-type"].split(";")[0] == media

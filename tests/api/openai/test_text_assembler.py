@@ -1,0 +1,109 @@
+"""Every character of a message is told once, whatever was lost, came late, or came twice."""
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steadyhand.api.openai.text_assembler import Rest, Told
+from steadyhand.events import Event, Live, TextDelta
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def live(text: str, steps: int, offset: int, run: int = 1) -> Live:
+    return Live("j", run, NOW, TextDelta("m", text), steps, offset)
+
+
+def whole_of(told: Told, text: str, run: int = 1) -> Rest:
+    rest = told.take(Event(1, "j", run, NOW, "message", {"role": "assistant", "text": text}))
+    assert rest is not None
+    return rest
+
+
+def tool(run: int = 1) -> Event:
+    return Event(1, "j", run, NOW, "tool.started", {"tool_id": "t", "name": "Bash", "input": {}})
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=12), st.lists(st.integers(0, 12), max_size=6)), max_size=5),
+    st.randoms(),
+)
+def test_what_was_told_and_what_is_missing_are_the_whole_message(
+    messages: list[tuple[str, list[int]]], random: object
+) -> None:
+    told = Told()
+    for number, (whole, cuts) in enumerate(messages):
+        said = told.early() if number else ""
+        ends = sorted({min(cut, len(whole)) for cut in cuts})
+        for start, end in zip([0, *ends], ends, strict=False):
+            if random.random() < 0.7:  # type: ignore[attr-defined]  # pieces are lost
+                said += told.live(live(whole[start:end], number, start))
+        rest = whole_of(told, whole)
+        assert rest.fits
+        assert said + rest.text == whole
+
+
+def test_a_piece_of_the_next_message_waits_for_the_one_before_it() -> None:
+    told = Told()
+    assert told.live(live("One", 0, 0)) == "One"
+    assert told.live(live("Tw", 1, 0)) == ""
+    assert whole_of(told, "One.").text == "."
+    assert told.early() == "Tw"
+    assert whole_of(told, "Two").text == "o"
+
+
+def test_who_comes_in_the_middle_is_told_from_the_start_by_the_whole_message() -> None:
+    told = Told()
+    assert told.live(live("dle", 0, 3)) == ""
+    assert told.live(live(" end", 0, 6)) == ""
+    assert whole_of(told, "middle end").text == "middle end"
+
+
+def test_what_was_told_before_is_not_told_again() -> None:
+    told = Told()
+    told.live(live("abc", 0, 0))
+    assert told.live(live("bc", 0, 1)) == ""
+    assert told.live(live("cd", 0, 2)) == "d"
+    whole_of(told, "abcd")
+    assert told.live(live("late", 0, 4)) == ""
+
+
+def test_a_message_that_began_anew_does_not_fit() -> None:
+    told = Told()
+    told.live(live("abc", 0, 0))
+    assert told.live(live("ax", 0, 0)) == ""
+    assert told.live(live("y", 0, 3)) == ""
+    assert whole_of(told, "axy") == ("axy", False)
+
+
+def test_a_new_run_counts_its_messages_from_the_start() -> None:
+    told = Told()
+    whole_of(told, "one")
+    assert told.live(live("tw", 0, 0, run=2)) == "tw"
+    assert told.live(live("old", 1, 0, run=1)) == ""
+    assert whole_of(told, "two", run=2).text == "o"
+
+
+def test_text_waits_for_the_tool_that_came_before_it() -> None:
+    told = Told()
+    whole_of(told, "one")
+    assert told.live(live("two", 2, 0)) == ""
+    assert told.early() == ""
+    assert told.take(tool()) is None
+    assert told.early() == "two"
+
+
+def test_a_tool_in_the_middle_of_a_message_does_not_end_it() -> None:
+    told = Told()
+    assert told.live(live("be", 0, 0)) == "be"
+    assert told.take(tool()) is None
+    assert told.live(live("gun", 1, 2)) == "gun"
+    assert whole_of(told, "begun.") == (".", True)
+
+
+def test_what_is_no_step_changes_nothing() -> None:
+    told = Told()
+    assert told.live(live("be", 0, 0)) == "be"
+    assert told.take(Event(2, "j", 1, NOW, "usage", {})) is None
+    assert told.live(live("gun", 0, 2)) == "gun"

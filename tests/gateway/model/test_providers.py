@@ -1,0 +1,162 @@
+"""Ways to models that are not the maker's own address: their routes, their credentials, and the real CLI on them."""
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+from tests.gateway.gateway_harness import CANARY, FLAT, Way, host, place_of, work_in
+from tests.gateway.model.test_tcp_listener import run_cli
+from tests.gateway.model_responses import frames, sse, usual
+
+from steadyhand.agents import Agent
+from steadyhand.gateway import Accounts, Credential, ModelGateway, Provider, budget_of, slot_folder
+from steadyhand.gateway.model.providers import Route
+from steadyhand.ports import Tokens, Work
+
+BEDROCK = Provider("aws", "bedrock", region="eu-central-1")
+VERTEX = Provider("gcp", "vertex", region="europe-west1", project="shop-1")
+PLACE = b"/v1/projects/shop-1/locations/europe-west1/publishers/anthropic/models"
+AGENT = 64001
+ROOT = os.geteuid() == 0
+
+
+@pytest.mark.parametrize(
+    ("provider", "path", "route"),
+    [
+        (
+            BEDROCK,
+            b"/model/eu.anthropic.claude-x-v1:0/invoke",
+            Route("bedrock", "eu.anthropic.claude-x-v1:0"),
+        ),
+        (BEDROCK, b"/model/claude-x-v1%3A0/invoke-with-response-stream", Route("bedrock", "claude-x-v1:0")),
+        (BEDROCK, b"/model/claude-x/count-tokens", Route("none", "claude-x")),
+        (BEDROCK, b"/model/claude-x/converse", None),
+        (BEDROCK, b"/model/claude-x/async-invoke", None),
+        (BEDROCK, b"/model/a/b/invoke", None),
+        (BEDROCK, b"/model/claude-x/invoke/", None),
+        (BEDROCK, b"/inference-profiles", None),
+        (BEDROCK, b"/v1/messages", None),
+        (VERTEX, PLACE + b"/claude-x@20250101:streamRawPredict", Route("messages", "claude-x@20250101")),
+        (VERTEX, PLACE + b"/claude-x:rawPredict", Route("messages", "claude-x")),
+        (VERTEX, PLACE + b"/count-tokens:rawPredict", Route("none", "count-tokens")),
+        (VERTEX, PLACE.replace(b"shop-1", b"shop-2") + b"/claude-x:rawPredict", None),
+        (VERTEX, PLACE.replace(b"anthropic", b"google") + b"/gemini:rawPredict", None),
+        (VERTEX, PLACE + b"/claude-x:predict", None),
+        (VERTEX, PLACE + b"/../../../x:rawPredict", None),
+        (Provider(), b"/model/claude-x/invoke", None),
+        (Provider(), b"/v1/messages/batches", None),
+        (Provider(), b"/v1/messages", Route("messages")),
+        (Provider(), b"/v1/messages/count_tokens", Route("none")),
+    ],
+)
+def test_only_the_calls_of_models_pass(provider: Provider, path: bytes, route: Route | None) -> None:
+    assert provider.route("POST", path) == route
+
+
+def test_an_address_is_the_regions_where_none_is_told() -> None:
+    assert BEDROCK.url == "https://bedrock-runtime.eu-central-1.amazonaws.com"
+    assert VERTEX.url == "https://europe-west1-aiplatform.googleapis.com"
+    assert Provider("g", "vertex", project="p").url == "https://aiplatform.googleapis.com"
+
+
+@pytest.mark.parametrize(
+    ("credential", "name", "value"),
+    [
+        (Credential("api_key", CANARY), b"x-api-key", CANARY),
+        (Credential("api_key", CANARY, "X-LiteLLM-API-Key"), b"x-litellm-api-key", CANARY),
+        (Credential("api_key", CANARY, "Authorization"), b"authorization", f"Bearer {CANARY}"),
+        (Credential("oauth", CANARY), b"authorization", f"Bearer {CANARY}"),
+        (Credential("bearer", CANARY), b"authorization", f"Bearer {CANARY}"),
+    ],
+)
+def test_the_credential_goes_by_its_header_and_nothing_of_the_agents_beside_it(
+    credential: Credential, name: bytes, value: str
+) -> None:
+    sent = [
+        (each, b"mine")
+        for each in (b"x-api-key", b"authorization", b"x-litellm-api-key", b"x-steadyhand-run", b"x-amz-date")
+    ]
+    headers = Provider(credential=credential).headers(
+        [*sent, (b"x-goog-user-project", b"mine"), (b"a", b"b")]
+    )
+    assert [each for key, each in headers if key == name] == [value.encode()]
+    assert (b"a", b"b") in headers
+    mine = [key for key, each in headers if each == b"mine"]
+    assert mine == ([] if name == b"x-litellm-api-key" else [b"x-litellm-api-key"])
+
+
+def test_a_token_file_that_changed_is_read_again_and_one_that_is_gone_is_not_missed(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    credential = Credential("bearer", "at-the-start", file=file)
+    assert credential.value() == b"first"
+    file.write_text("second-token")
+    assert credential.value() == b"second-token"
+    file.write_text("")
+    assert credential.value() == b"at-the-start"
+    file.unlink()
+    assert credential.value() == b"at-the-start"
+
+
+# --- with the real CLI ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("kind", ["bedrock", "vertex"])
+def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_counts(
+    world_dir: Path, real_cli: Path, kind: str, *, sealed: bool
+) -> None:
+    events = usual()
+    answer = frames(events) if kind == "bedrock" else sse(events)
+    form = "application/vnd.amazon.eventstream" if kind == "bedrock" else "text/event-stream"
+    heads: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                heads.append(head)
+                length = int(head.lower().partition("content-length: ")[2].split("\r\n")[0] or 0)
+                await reader.readexactly(length)
+                lines = f"HTTP/1.1 200 OK\r\ncontent-type: {form}\r\ncontent-length: {len(answer)}\r\n\r\n"
+                writer.write(lines.encode() + answer)
+                await writer.drain()
+
+    async def main() -> None:
+        token = world_dir / "token"
+        token.write_text(CANARY)
+        credential = Credential("bearer", CANARY, file=token)
+        async with host(serve) as upstream:
+            provider = (
+                Provider("cloud", "bedrock", upstream.url, credential, region="eu-central-1")
+                if kind == "bedrock"
+                else Provider("cloud", "vertex", upstream.url, credential, "europe-west1", "shop-1")
+            )
+            way = Way(slot_folder(world_dir, 0) / "model.sock")
+            gateway = ModelGateway(
+                world_dir,
+                slots=1,
+                socket_inside=str(way.socket) if sealed else None,
+                accounts=Accounts(way.ledger, FLAT, budget_of),
+                providers=[Provider(), provider],
+            )
+            place = place_of(world_dir, user=AGENT if ROOT else None)
+            work = Work(work_in(place).job, Agent("a", provider="cloud"), place)
+            async with gateway.serving(), gateway.attend(work, way.emit) as attendance:
+                assert CANARY not in str(attendance.environment)
+                code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, attendance.environment)
+                assert (code, result["is_error"]) == (0, False), (result, heads)
+                spent = await attendance.settled()
+        assert result["result"] == "one two three four" * 3
+        assert heads
+        for head in heads:
+            assert f"authorization: Bearer {CANARY}\r\n" in head
+            assert "x-steadyhand-run" not in head.lower()
+        wanted = "/model/" if kind == "bedrock" else "/v1/projects/shop-1/locations/"
+        assert heads[0].startswith(f"POST {wanted}")
+        assert spent.tokens == Tokens(*(each * len(heads) for each in (123, 765, 4567, 590, 300)))
+        assert spent.complete
+
+    asyncio.run(main())

@@ -1,0 +1,96 @@
+"""Records golden transcripts anew, from the real CLI against the scripted model.
+
+Run it as `python tests/runner/claude/record_golden.py [CASE ..]`.
+Look at the difference before you commit it: it is how an upgrade of the CLI shows what it changed.
+"""
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from steadyhand.events import data_of
+from steadyhand.runner.claude.messages import Conversation
+from steadyhand.runner.claude.runner import ClaudeRunner
+from steadyhand.runner.output import parse
+from steadyhand.sandbox.sandbox import NoSandbox
+from steadyhand.testing.cli import DUMMY_KEY, cli_path
+from steadyhand.testing.contracts.runner import Stage
+from steadyhand.testing.model import ScriptedModel
+
+GOLDEN = Path(__file__).parent / "golden"
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "number": {"type": "integer"}},
+    "required": ["name", "number"],
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "answer": ("[[scenario:ok]] hello", {}),
+    "tool": ("[[scenario:bash]] run it", {}),
+    "thinking": ("[[scenario:thinking]] think", {}),
+    "structured": ("[[scenario:structured]] give it", {"output_schema": SCHEMA}),
+    "no-credit": ("[[scenario:no-credit]] hello", {}),
+    "max-turns": ("[[scenario:bash]] run it", {"max_turns": 1}),
+    "retry": ("[[scenario:overloaded]] hello", {}),
+}
+SECONDS_A_LINE = 0.1  # the clock of a replay
+
+
+def events_of(lines: list[str]) -> list[dict[str, Any]]:
+    """Give the events that a transcript means, each line a tenth of a second after the one before."""
+    conversation = Conversation()
+    found = []
+    for number, line in enumerate(lines):
+        message = parse(line.encode())
+        assert message is not None
+        found += [
+            {"type": event.type, "data": data_of(event)}
+            for event in conversation.take(message, number * SECONDS_A_LINE)
+        ]
+    return found
+
+
+def _record(name: str, world: Path) -> None:
+    prompt, fields = CASES[name]
+    with ScriptedModel() as model:
+        stage = Stage.make(ClaudeRunner(cli_path(), NoSandbox()), world, prompt, **fields)
+        granted = {"ANTHROPIC_API_KEY": DUMMY_KEY, "ANTHROPIC_BASE_URL": model.url}
+        stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted})
+        asyncio.run(stage.run())
+    files = stage.spec.place.files
+    text = (files.spool(1) / "stdout").read_text(encoding="utf-8")
+    lines = [_without_surroundings(line) for line in text.replace(str(files.root), "/job").splitlines()]
+    kept = [line for line in lines if line]
+    folder = GOLDEN / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "transcript.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    events = json.dumps(events_of(kept), indent=1, ensure_ascii=False)
+    (folder / "events.json").write_text(events + "\n", encoding="utf-8")
+
+
+def _without_surroundings(line: str) -> str:
+    """Leave out the answers to control requests, and of the first message what says much about the CLI alone."""
+    message = json.loads(line)
+    if message["type"] == "control_response":
+        return ""
+    if message.get("subtype") == "init":
+        kept = ("type", "subtype", "session_id", "cwd", "model", "uuid", "claude_code_version")
+        message = {name: message[name] for name in kept}
+    return json.dumps(message)
+
+
+def main() -> None:
+    """Record the cases that are named, or all."""
+    for name in sys.argv[1:] or CASES:
+        world = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+        world.chmod(0o755)
+        _record(name, world)
+        shutil.rmtree(world)
+
+
+if __name__ == "__main__":
+    main()

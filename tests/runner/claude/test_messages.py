@@ -1,0 +1,200 @@
+"""The CLI's messages as events: golden transcripts of the real one, and shapes that nobody should trust."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted, UsageReported, Warned, data_of
+from steadyhand.runner.claude.messages import (
+    EVENTS_LIMIT,
+    INPUT_LIMIT,
+    OUTPUT_LIMIT,
+    Conversation,
+    dollars_of,
+    micros_of,
+    read_result,
+)
+from steadyhand.runner.output import parse
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.name for path in GOLDEN.iterdir())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_transcript_of_the_real_cli_means_these_events(case: str) -> None:
+    lines = (GOLDEN / case / "transcript.jsonl").read_text(encoding="utf-8").splitlines()
+    conversation = Conversation()
+    events = []
+    for number, line in enumerate(lines):
+        message = parse(line.encode())
+        assert message is not None
+        events += [
+            {"type": event.type, "data": data_of(event)} for event in conversation.take(message, number / 10)
+        ]
+    expected = json.loads((GOLDEN / case / "events.json").read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(events)) == expected
+    assert conversation.session_id == json.loads(lines[-1])["session_id"]
+
+
+def test_the_golden_cases_are_there() -> None:
+    assert {"answer", "tool", "structured", "no-credit", "retry", "max-turns"} <= set(CASES)
+
+
+def _assistant(*blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
+    inner = {"id": "msg_1", "content": list(blocks), "usage": {"input_tokens": 3, "output_tokens": 5}}
+    return {"type": "assistant", "message": inner, **more}
+
+
+def test_a_message_sent_again_for_each_block_is_counted_once() -> None:
+    conversation = Conversation()
+    first = conversation.take(_assistant({"type": "text", "text": "a"}), 0)
+    second = conversation.take(_assistant({"type": "text", "text": "b"}), 0)
+    assert [type(each) for each in first] == [Message, UsageReported]
+    assert [type(each) for each in second] == [Message]
+    assert (conversation.usage.input_tokens, conversation.usage.turns) == (3, 1)
+
+
+def test_a_subagents_words_are_not_the_agents_but_its_tools_are_seen() -> None:
+    conversation = Conversation()
+    blocks = (
+        {"type": "text", "text": "inner"},
+        {"type": "tool_use", "id": "t", "name": "Bash", "input": {}},
+    )
+    events = conversation.take(_assistant(*blocks, parent_tool_use_id="toolu_9"), 0)
+    assert [type(each) for each in events] == [ToolStarted, UsageReported]
+    delta = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x"}}
+    assert conversation.take({"type": "stream_event", "event": delta, "parent_tool_use_id": "t"}, 0) == []
+    assert conversation.take({"type": "stream_event", "event": delta, "parent_tool_use_id": None}, 0) == [
+        TextDelta("", "x")
+    ]
+
+
+def test_what_the_cli_writes_itself_is_a_warning_and_no_answer() -> None:
+    message = _assistant({"type": "text", "text": "API Error: 402"}, error="billing_error")
+    assert Conversation().take(message, 0) == [Warned("model_error", "API Error: 402")]
+
+
+def test_a_tools_time_is_the_clocks_and_its_output_is_cut() -> None:
+    conversation = Conversation()
+    conversation.take(
+        _assistant({"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "x"}}), 10.0
+    )
+    block = {"type": "tool_result", "tool_use_id": "t", "content": "ä" * OUTPUT_LIMIT, "is_error": True}
+    (finished,) = conversation.take({"type": "user", "message": {"content": [block]}}, 12.5)
+    assert isinstance(finished, ToolFinished)
+    assert (finished.duration_ms, finished.is_error, finished.truncated) == (2500, True, True)
+    assert len(finished.output.encode()) == OUTPUT_LIMIT
+
+
+def test_a_tool_result_of_blocks_is_its_text_and_names_the_rest() -> None:
+    content = [{"type": "text", "text": "a"}, {"type": "image", "source": {}}, {"type": "text", "text": "b"}]
+    block = {"type": "tool_result", "tool_use_id": "unheard of", "content": content}
+    (finished,) = Conversation().take({"type": "user", "message": {"content": [block]}}, 0)
+    assert finished == ToolFinished("unheard of", False, "a\n[image]\nb", False, None)
+
+
+def test_an_input_too_large_for_the_record_is_described() -> None:
+    block = {"type": "tool_use", "id": "t", "name": "Write", "input": {"content": "x" * INPUT_LIMIT}}
+    started = Conversation().take(_assistant(block), 0)[0]
+    assert isinstance(started, ToolStarted)
+    assert list(started.input) == ["left_out"]
+
+
+def test_a_flood_of_events_is_cut_with_one_warning_and_the_end_still_comes() -> None:
+    conversation = Conversation()
+    events: list[Any] = []
+    for number in range(EVENTS_LIMIT):
+        inner = {"id": f"m{number}", "content": "x", "usage": {}}
+        events += conversation.take({"type": "assistant", "message": inner}, 0)
+    assert conversation.full
+    assert len(events) == EVENTS_LIMIT + 1
+    assert [each.code for each in events if isinstance(each, Warned)] == ["events_left_out"]
+    assert conversation.take({"type": "result", "usage": {}, "total_cost_usd": 1}, 0) != []
+
+
+@pytest.mark.parametrize(
+    ("dollars", "micros"),
+    [
+        (0.0412, 41_200),
+        (0.1, 100_000),
+        (1e-7, 0),
+        (1.5e-6, 2),
+        (5, 5_000_000),
+        (0, 0),
+        (1.1000000000000001, 1_100_000),
+        (-1, None),
+        (1e300, None),
+        (float("nan"), None),
+        (True, None),
+        ("1", None),
+        (None, None),
+    ],
+)
+def test_money_is_read_as_the_text_it_was(dollars: Any, micros: int | None) -> None:
+    assert micros_of(dollars) == micros
+
+
+@given(st.decimals(0, 1000, places=6))
+def test_every_amount_of_micro_dollars_survives_json(amount: Decimal) -> None:
+    micros = micros_of(json.loads(str(amount)))
+    assert micros is not None
+    assert Decimal(dollars_of(micros)) == amount
+
+
+def test_a_result_of_wrong_types_is_read_as_far_as_it_goes() -> None:
+    result = read_result(
+        {
+            "type": "result",
+            "subtype": 3,
+            "is_error": "yes",
+            "result": [1],
+            "usage": [],
+            "errors": ["a", 2],
+            "num_turns": -4,
+            "total_cost_usd": {},
+            "api_error_status": True,
+            "stop_reason": 1,
+        }
+    )
+    assert (result.subtype, result.is_error, result.text, result.usage) == ("", False, None, None)
+    assert (result.errors, result.cost_micros, result.api_error_status) == (("a",), None, None)
+
+
+_KEYS = st.sampled_from(
+    "type message content id usage event delta text input name tool_use_id input_tokens error subtype result".split()  # noqa: SIM905  # read more easily
+)
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+_TYPES = st.sampled_from(
+    "assistant user system result stream_event rate_limit_event text tool_use tool_result message_start".split()  # noqa: SIM905  # the same
+)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({"type": _TYPES}, optional={"message": _ANY, "event": _ANY, "usage": _ANY})
+    )
+)
+def test_no_shape_whatever_raises(messages: list[dict[str, Any]]) -> None:
+    conversation = Conversation()
+    for message in messages:
+        for event in conversation.take(message, 0):
+            json.dumps(data_of(event))
+
+
+@pytest.mark.parametrize("given", ["\ud800", "a\x00b", "x" * 65, "", "../up", 7, None])
+def test_an_id_of_a_session_that_cannot_be_one_is_none(given: Any) -> None:
+    conversation = Conversation()
+    list(conversation.take({"type": "system", "subtype": "init", "session_id": given}, 0.0))
+    assert conversation.session_id is None
+    found = read_result({"type": "result", "subtype": "success", "session_id": given})
+    assert found is not None
+    assert found.session_id is None

@@ -1,0 +1,103 @@
+"""The classic command line: the contract, its words to the letter, and the answers it takes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steadyhand.agents import BUILT_IN, Agent
+from steadyhand.ports import Runner
+from steadyhand.runner.claude.plain import PlainRunner, answer_in, arguments
+from steadyhand.sandbox.sandbox import NoSandbox
+from steadyhand.testing.contracts.runner import RunnerContract, Stage
+
+CLI = Path("/opt/claude")
+
+
+class TestPlainRunner(RunnerContract):
+    def runner(self, cli: Path) -> Runner:
+        return PlainRunner(cli, NoSandbox())
+
+
+def _arguments(folder: Path, **fields: object) -> list[str]:
+    spec = Stage.make(PlainRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
+    return arguments(CLI, spec)
+
+
+def test_the_command_is_the_earlier_services_to_the_letter(tmp_path: Path) -> None:
+    line = " ".join(_arguments(tmp_path, agent="recruiter-triage", budget_micros=2_000_000))
+    assert line == (
+        "/opt/claude -p --agent recruiter-triage --dangerously-skip-permissions --max-budget-usd 2.0"
+        " --output-format json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"), [(5_000_000, "5.0"), (500_000, "0.5"), (1, "0.000001"), (12_340_000, "12.34")]
+)
+def test_a_budget_is_written_as_a_plain_number(tmp_path: Path, micros: int, text: str) -> None:
+    assert _arguments(tmp_path, budget_micros=micros)[6] == text
+
+
+def test_a_model_is_named_when_the_job_names_one(tmp_path: Path) -> None:
+    assert _arguments(tmp_path, model="haiku")[-2:] == ["--model", "haiku"]
+    assert _arguments(tmp_path, model="--resume")[-1] == "--model=--resume"
+
+
+def test_what_a_job_or_its_agents_profile_asks_for_comes_after_the_earlier_services_words(
+    tmp_path: Path,
+) -> None:
+    fields = {"max_turns": 3, "effort": "low", "output_schema": {"type": "object"}}
+    spec = Stage.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="triage", **fields).spec
+    spec = replace(spec, agent=Agent("triage", model="sonnet", tools=("Read", "Grep"), max_turns=9))
+    words = arguments(CLI, spec, Path("/p.md"))
+    assert words[words.index("--output-format") + 2 :] == [
+        *("--model", "sonnet", "--tools", "Read,Grep", "--max-turns", "3", "--effort", "low"),
+        *("--json-schema", '{"type":"object"}', "--append-system-prompt-file", "/p.md"),
+    ]
+    assert words[1:4] == ["-p", "--agent", "triage"]
+
+
+def test_the_built_in_chat_is_run_without_tools_and_without_a_name_that_the_cli_does_not_know(
+    tmp_path: Path,
+) -> None:
+    spec = Stage.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="chat").spec
+    words = arguments(CLI, replace(spec, agent=BUILT_IN["chat"]))
+    assert "--agent" not in words
+    assert words[words.index("--tools") + 1] == ""
+
+
+@pytest.mark.parametrize(
+    ("printed", "answer"),
+    [
+        ("plain words\n", "plain words"),
+        ('{"result": "", "content": "second", "text": "third"}', "second"),
+        ('{"text": "third"}', "third"),
+        ('{\n "type": "result",\n "subtype": "success", "result": "many lines"\n}', "many lines"),
+        ("[1, 2]", "[1, 2]"),
+        ("{braces} are words", "{braces} are words"),
+    ],
+)
+def test_an_output_without_a_result_line_has_its_answer_found(printed: str, answer: str) -> None:
+    result = answer_in(printed)
+    assert result is not None
+    assert (result.text, result.subtype, result.is_error) == (answer, "success", False)
+
+
+@pytest.mark.parametrize("printed", ["", " \n", "{}", '{"result": ""}', '{"type":"result","subtype":"suc'])
+def test_an_output_that_says_nothing_is_no_answer(printed: str) -> None:
+    assert answer_in(printed) is None
+
+
+@pytest.mark.long
+def test_a_gigabyte_of_any_kind_leaves_the_service_within_fifty_megabytes(
+    standin: Path, world_dir: Path
+) -> None:
+    TestPlainRunner().flooded(standin, world_dir, "1G")
+
+
+def test_an_agent_that_is_silent_until_its_end_has_not_stalled(standin: Path, world_dir: Path) -> None:
+    ran = TestPlainRunner().played(
+        standin, world_dir, "[[standin: sleep=2 text=done]]", idle_timeout_seconds=0.2
+    )
+    assert ran.verdict == "success"

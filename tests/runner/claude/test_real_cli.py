@@ -1,0 +1,236 @@
+"""Both modes with the real CLI and the scripted model; its environment is built from nothing, all on loopback."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadyhand.agents import Definition
+from steadyhand.events import Message, TextDelta, ToolFinished, UsageReported
+from steadyhand.job import Turn as Said
+from steadyhand.outcome import Stop, judge
+from steadyhand.ports import Runner
+from steadyhand.runner.claude.plain import PlainRunner
+from steadyhand.runner.claude.runner import ClaudeRunner
+from steadyhand.sandbox.sandbox import NoSandbox
+from steadyhand.testing.cli import DUMMY_KEY
+from steadyhand.testing.contracts.runner import Stage
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.scenario import Scenario, ToolCall, Turn
+
+SESSION = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
+TRIAGE = "---\nname: triage\ndescription: Sorts.\n---\nSort what comes by the word quetzal.\n"
+
+
+def _runner(mode: str, cli: Path) -> Runner:
+    return PlainRunner(cli, NoSandbox()) if mode == "plain" else ClaudeRunner(cli, NoSandbox())
+
+
+def _stage(mode: str, cli: Path, world: Path, model: ScriptedModel, prompt: str, **fields: Any) -> Stage:
+    stage = Stage.make(_runner(mode, cli), world, prompt, **fields)
+    granted = {"ANTHROPIC_API_KEY": DUMMY_KEY, "ANTHROPIC_BASE_URL": model.url}
+    stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted})
+    return stage
+
+
+def _define(stage: Stage) -> None:
+    place = stage.spec.place
+    assert place.config is not None
+    (place.config / "agents").mkdir()
+    (place.config / "agents" / "triage.md").write_text(TRIAGE, encoding="utf-8")
+    known = {"triage": Definition("triage", "Sorts.", TRIAGE, "workspace")}
+    stage.spec = replace(stage.spec, place=replace(place, definitions=known))
+
+
+@pytest.mark.parametrize("mode", ["plain", "stream"])
+def test_an_answer_with_its_usage_and_cost(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
+) -> None:
+    ran = asyncio.run(_stage(mode, real_cli, world_dir, scripted_model, "[[scenario:ok]] hello").run())
+    assert ran.verdict == "success"
+    result = ran.report.evidence.result
+    assert result is not None
+    assert result.text == "ok: the scripted model has read the prompt."
+    assert result.usage is not None
+    assert result.usage.output_tokens > 0
+    assert result.cost_micros
+    assert ran.of(Message)[-1].text == result.text
+    assert ran.of(UsageReported)[-1].cost_usd is not None
+    assert bool(ran.of(TextDelta)) == (mode == "stream")
+    assert ran.result["result"] == result.text
+
+
+@pytest.mark.parametrize("mode", ["plain", "stream"])
+def test_a_tool_really_runs_in_the_checkout(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
+) -> None:
+    stage = _stage(mode, real_cli, world_dir, scripted_model, "[[scenario:bash]] run it")
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    assert (stage.spec.place.directory / "made-by-bash.txt").read_text() == "hello from bash\n"
+    if mode == "stream":
+        (finished,) = ran.of(ToolFinished)
+        assert (finished.output, finished.is_error) == ("hello from bash", False)
+        assert finished.duration_ms is not None
+
+
+@pytest.mark.parametrize("mode", ["plain", "stream"])
+def test_an_agent_that_nobody_defined_makes_no_model_call(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
+) -> None:
+    stage = _stage(mode, real_cli, world_dir, scripted_model, "hello", agent="nobody", definition="nobody")
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "unknown_agent"
+    assert ran.report.evidence.exit_code == 1
+    assert ran.report.evidence.stderr.startswith("--agent 'nobody' not found. Available agents:")
+    assert scripted_model.requests == []
+
+
+@pytest.mark.parametrize("mode", ["plain", "stream"])
+def test_a_defined_agent_is_the_one_that_runs(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
+) -> None:
+    stage = _stage(
+        mode, real_cli, world_dir, scripted_model, "[[scenario:ok]] hi", agent="triage", definition="triage"
+    )
+    _define(stage)
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    assert any("quetzal" in str(request.body) for request in scripted_model.requests)
+
+
+@pytest.mark.parametrize("mode", ["plain", "stream"])
+def test_a_spent_credit_is_told_at_once(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
+) -> None:
+    ran = asyncio.run(_stage(mode, real_cli, world_dir, scripted_model, "[[scenario:no-credit]] x").run())
+    assert ran.verdict == "budget"
+    assert ran.report.evidence.exit_code == 1
+
+
+@pytest.mark.parametrize("mode", ["plain", "stream"])
+def test_a_cancel_while_a_deaf_tool_runs_is_done_in_time(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
+) -> None:
+    stage = _stage(mode, real_cli, world_dir, scripted_model, "[[scenario:deaf-tool]] go")
+
+    async def scenario() -> tuple[str, float]:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(stage.run())
+            await stage.until(lambda: _runs_a_tool(stage))
+            begun = asyncio.get_running_loop().time()
+            stage.stop.request(Stop.CANCEL)
+            ran = await running
+        return ran.verdict, asyncio.get_running_loop().time() - begun
+
+    verdict, seconds = asyncio.run(scenario())
+    assert verdict == "cancelled"
+    assert seconds < 2
+
+
+def _runs_a_tool(stage: Stage) -> bool:
+    pids = stage.spec.place.directory / "pids.txt"
+    return pids.exists() and len(pids.read_text().splitlines()) == 3
+
+
+def test_earlier_turns_reach_the_model_as_turns_in_one_call(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    history = (Said("user", "U1"), Said("assistant", "A1"), Said("user", "U2"), Said("assistant", "A2"))
+    stage = _stage(
+        "stream",
+        real_cli,
+        world_dir,
+        scripted_model,
+        "[[scenario:ok]] U3",
+        history=history,
+        session_id=SESSION,
+    )
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    assert ran.report.session_id == SESSION
+    (request,) = scripted_model.requests
+    turns = [(each["role"], str(each["content"])) for each in request.body["messages"]]
+    spoken = [(role, text) for role, text in turns if role != "system"]
+    assert [role for role, _ in spoken] == ["user", "assistant", "user", "assistant", "user"]
+    assert all(word in text for word, (_, text) in zip(["U1", "A1", "U2", "A2", "U3"], spoken, strict=True))
+
+
+def test_a_schema_gives_an_object(real_cli: Path, world_dir: Path, scripted_model: ScriptedModel) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "number": {"type": "integer"}},
+        "required": ["name", "number"],
+    }
+    stage = _stage(
+        "stream", real_cli, world_dir, scripted_model, "[[scenario:structured]] go", output_schema=schema
+    )
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    result = ran.report.evidence.result
+    assert result is not None
+    assert result.structured_output == {"name": "scripted", "number": 42}
+
+
+def test_an_appended_prompt_of_any_size_reaches_the_model(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    text = "quetzal " * 30_000
+    stage = _stage(
+        "stream", real_cli, world_dir, scripted_model, "[[scenario:ok]] go", append_system_prompt=text
+    )
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    assert text.strip() in str(scripted_model.requests[0].body["system"])
+
+
+def test_an_agent_that_never_meets_its_schema_says_where_it_failed(real_cli: Path, world_dir: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    wrong = Scenario("wrong", "", (Turn(tool=(ToolCall("StructuredOutput", {"n": "four"}),)),), repeat=True)
+    with ScriptedModel(wrong) as model:
+        stage = _stage("stream", real_cli, world_dir, model, "go", output_schema=schema)
+        ran = asyncio.run(stage.run())
+    assert ran.verdict == "invalid_output"
+    detail = judge(ran.report.evidence).detail
+    assert detail == "/n: 'four' is not of type 'integer' (schema: /properties/n/type)"
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PAGE = "JVBERi0xLjQKJSVFT0YK"
+
+
+def test_images_and_documents_reach_the_model_as_blocks_and_a_large_file_by_its_path(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
+    source = {"type": "base64", "media_type": "application/pdf", "data": PAGE}
+    text = {"type": "text", "media_type": "text/plain", "data": "a,b"}
+    content = (
+        {"type": "text", "text": "[[scenario:bash]] What is"},
+        image,
+        {"type": "document", "source": source, "title": "page.pdf"},
+        {"type": "document", "source": text, "title": "t.csv"},
+        {"type": "file", "name": "large.txt", "data": "aGVsbG8="},
+    )
+    history = (Said("user", (image, {"type": "text", "text": "U1"})), Said("assistant", "A1"))
+    stage = _stage(
+        "stream",
+        real_cli,
+        world_dir,
+        scripted_model,
+        "What is",
+        content=content,
+        history=history,
+        origin="openai",
+    )
+    ran = asyncio.run(stage.run())
+    assert ran.verdict == "success"
+    messages = scripted_model.requests[0].body["messages"]
+    blocks = [block for message in messages if message["role"] == "user" for block in message["content"]]
+    kinds = [block["type"] for block in blocks if block["type"] in ("image", "document")]
+    assert kinds == ["image", "image", "document", "document"]
+    (path,) = stage.spec.place.directory.glob(".attachments/*-large.txt")
+    assert path.read_text() == "hello"
+    assert any(f"message: .attachments/{path.name}]" in str(block.get("text")) for block in blocks)

@@ -1,0 +1,58 @@
+"""The runner's contract behind the sandbox: what holds without it holds with it."""
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from tests.runner.sandboxed_process import shared_etc
+
+from steadyhand.errors import SpawnError
+from steadyhand.ports import Place, Runner, View
+from steadyhand.runner.claude.plain import PlainRunner
+from steadyhand.runner.claude.runner import ClaudeRunner
+from steadyhand.sandbox.sandbox import BwrapSandbox
+from steadyhand.testing.contracts.runner import RunnerContract, StreamContract
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@functools.cache
+def _data() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
+    (folder / "stage").mkdir()
+    return folder
+
+
+def sandbox(cli: Path) -> BwrapSandbox:
+    return BwrapSandbox.on_this_machine(_data(), cli, etc=shared_etc())
+
+
+class _Sealed:
+    def view(self, place: Place) -> View:  # noqa: ARG002  # the suite's signature
+        return View(Path("/workspace"), Path("/home/agent"), Path("/home/agent/.claude"))
+
+    def uid(self, place: Place) -> int:  # noqa: ARG002  # the same
+        return 1000
+
+
+class TestSealedPlainRunner(_Sealed, RunnerContract):
+    def runner(self, cli: Path) -> Runner:
+        return PlainRunner(cli, sandbox(cli))
+
+
+class TestSealedClaudeRunner(_Sealed, RunnerContract, StreamContract):
+    def runner(self, cli: Path) -> Runner:
+        return ClaudeRunner(cli, sandbox(cli))
+
+
+def test_a_sandbox_that_bwrap_cannot_make_is_no_failure_of_the_agent(world_dir: Path) -> None:
+    cli = world_dir / "claude"
+    cli.write_text("#!/bin/sh\n")  # which nobody may run
+    with pytest.raises(SpawnError, match="The sandbox could not be made: bwrap: execvp"):
+        TestSealedPlainRunner().played(cli, world_dir, "hello")

@@ -1,0 +1,203 @@
+"""The SDK's transport, each method of it, over a process that really runs; and hostile control messages."""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
+
+from steadyhand.ports import Command
+from steadyhand.runner.claude.runner import ClaudeRunner, ProcessTransport
+from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.sandbox.sandbox import NoSandbox
+from steadyhand.testing.contracts.runner import Stage, resident
+
+Python = Callable[..., Command]
+ECHO = "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)\nprint('end', flush=True)"
+
+
+def test_the_sdk_is_pinned_and_its_transport_asks_for_what_we_give() -> None:
+    assert version("claude-agent-sdk") == "0.2.187"
+    wanted = {"connect", "write", "read_messages", "close", "is_ready", "end_input"}
+    assert Transport.__abstractmethods__ == wanted
+
+
+def test_it_is_ready_between_connect_and_close(python: Python) -> None:
+    async def scenario() -> None:
+        async with AgentProcess.start(Launch(python(ECHO))) as process:
+            transport = ProcessTransport(process)
+            assert not transport.is_ready()
+            with pytest.raises(CLIConnectionError):
+                await transport.write("early\n")
+            await transport.connect()
+            assert transport.is_ready()
+            await transport.write("a line\n")
+            assert await process.stdout.readline() == b"got a line\n"
+            await transport.close()
+            assert not transport.is_ready()
+            assert await process.stdout.readline() == b"end\n"
+            with pytest.raises(CLIConnectionError):
+                await transport.write("late\n")
+
+    asyncio.run(scenario())
+
+
+def test_ending_the_input_lets_the_agent_end(python: Python) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(10), AgentProcess.start(Launch(python(ECHO))) as process:
+            transport = ProcessTransport(process)
+            await transport.connect()
+            await transport.end_input()
+            await transport.end_input()
+            assert (await process.wait()).code == 0
+
+    asyncio.run(scenario())
+
+
+async def _write_for_ever(transport: ProcessTransport) -> None:
+    while True:
+        await transport.write("x" * 65536)
+
+
+def test_writing_to_an_agent_that_is_gone_is_the_sdks_own_error(python: Python) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(10), AgentProcess.start(Launch(python("pass"))) as process:
+            transport = ProcessTransport(process)
+            await transport.connect()
+            await process.wait()
+            # The loop sees that the pipe has broken when it comes round to it, or when it is written to.
+            with pytest.raises(CLIConnectionError):
+                await _write_for_ever(transport)
+
+    asyncio.run(scenario())
+
+
+def test_only_answers_to_its_own_questions_reach_the_sdk(python: Python) -> None:
+    async def scenario() -> list[bool]:
+        async with AgentProcess.start(Launch(python(ECHO))) as process:
+            transport = ProcessTransport(process)
+            await transport.connect()
+            assert not transport.asked.is_set()
+            await transport.write(json.dumps({"type": "control_request", "request_id": "r1"}) + "\n")
+            assert transport.asked.is_set()
+            answer: dict[str, Any] = {
+                "type": "control_response",
+                "response": {"request_id": "r1", "subtype": "success"},
+            }
+            request: dict[str, Any] = {
+                "type": "control_request",
+                "request_id": "x",
+                "request": {"subtype": "hook_callback"},
+            }
+            hostile: list[dict[str, Any]] = [
+                {"type": "control_response"},
+                {"type": "control_response", "response": "r1"},
+                {"type": "control_response", "response": {"request_id": ["r1"]}},
+                {"type": "control_response", "response": {"request_id": "r2"}},
+                {"type": "control_request"},
+                {"type": "control_request", "request_id": 1, "request": {"subtype": "x"}},
+                {"type": "control_request", "request_id": "x", "request": {"subtype": {}}},
+            ]
+            taken = [transport.offer(each, 100) for each in [*hostile, answer, answer, request]]
+            messages = transport.read_messages()
+            async with asyncio.timeout(5):
+                assert await anext(messages) == answer
+                assert await anext(messages) == request
+            taken.append(transport.offer(request, 1 << 20))
+            return [*taken, *(transport.offer(request, 100) for _ in range(100))]
+
+    taken = asyncio.run(scenario())
+    assert taken[:11] == [False] * 7 + [True, False, True, False]
+    assert 0 < sum(taken[11:]) < 64
+
+
+def test_the_sdks_client_works_over_it(standin: Path, world_dir: Path) -> None:
+    async def scenario() -> list[str]:
+        env = {"HOME": str(world_dir), "IS_SANDBOX": "1", "PATH": "/usr/bin:/bin"}
+        argv = [
+            str(standin),
+            "-p",
+            "--input-format",
+            "stream-json",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+        ]
+        async with asyncio.timeout(20), AgentProcess.start(Launch(Command(argv, env, world_dir))) as process:
+            transport = ProcessTransport(process)
+            client = ClaudeSDKClient(ClaudeAgentOptions(), transport=transport)
+            async with asyncio.TaskGroup() as group:
+                connecting = group.create_task(client.connect())
+                while not connecting.done():
+                    line = asyncio.ensure_future(process.stdout.readline())
+                    await asyncio.wait({line, connecting}, return_when=asyncio.FIRST_COMPLETED)
+                    if line.done():
+                        transport.offer(json.loads(line.result()), 100)
+                    else:
+                        line.cancel()
+                    await asyncio.sleep(0)
+            info = await client.get_server_info()
+            await client.disconnect()
+            assert (await process.wait()).code == 0
+        assert info is not None
+        return [agent["name"] for agent in info["agents"]]
+
+    assert "general-purpose" in asyncio.run(scenario())
+
+
+HOSTILE = """
+import os, sys
+asked = b'{"type":"control_request","request_id":"x","request":{"subtype":"can_use_tool","input":"'
+block = (asked + b"x" * 4000 + b'"}}\\n'
+         b'{"type":"control_response","response":7}\\n{"type":"result"\\n{"type":"assistant","message":[1]}\\n') * 64
+for _ in range(250):
+    os.write(1, block)
+os.write(1, b'{"type":"result","subtype":"success","result":"done"}\\n')
+"""
+
+
+def test_hostile_control_messages_are_dropped_and_cost_no_memory(python: Python, world_dir: Path) -> None:
+    interpreter = python("").argv[0]
+    program = world_dir / "hostile"
+    program.write_text(f"#!{interpreter} -IS\n{HOSTILE}", encoding="utf-8")
+    program.chmod(0o755)
+    before = resident()
+    ran = asyncio.run(Stage.make(ClaudeRunner(program, NoSandbox()), world_dir, "hello").run())
+    assert ran.verdict == "success"
+    assert resident() - before < 50 * 1024 * 1024
+
+
+def test_an_agent_that_is_silent_from_the_start_stalls_and_is_ended(python: Python, world_dir: Path) -> None:
+    program = world_dir / "mute"
+    program.write_text(f"#!{python('').argv[0]} -IS\nimport time\ntime.sleep(60)\n", encoding="utf-8")
+    program.chmod(0o755)
+    stage = Stage.make(
+        ClaudeRunner(program, NoSandbox()), world_dir, "hello", definition="x", idle_timeout_seconds=0.3
+    )
+    assert asyncio.run(stage.run()).verdict == "stalled"
+
+
+def test_an_emit_that_fails_is_the_callers_to_know_and_ends_the_agent(standin: Path, world_dir: Path) -> None:
+    stage = Stage.make(ClaudeRunner(standin, NoSandbox()), world_dir, "[[standin: say=x sleep=60]]")
+
+    async def broken(_body: object) -> None:
+        raise OSError("the store is gone")
+
+    async def scenario() -> None:
+        async with asyncio.timeout(10):
+            await stage.runner.run(stage.spec, broken, stage.stop)
+
+    with pytest.raises(OSError, match=re.escape("the store is gone")):
+        asyncio.run(scenario())
+
+
+def test_a_session_id_that_is_no_uuid_is_replaced(standin: Path, world_dir: Path) -> None:
+    stage = Stage.make(ClaudeRunner(standin, NoSandbox()), world_dir, "hello")
+    stage.spec = replace(stage.spec, job=replace(stage.spec.job, session_id="--bad"))
+    assert asyncio.run(stage.run()).verdict == "success"

@@ -1,0 +1,117 @@
+"""Which groups are chosen, from the kernel's tables as they are on other machines.
+
+Real ones are in test_sandboxed_run.py.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from steadyhand.ports import Ceiling
+from steadyhand.runner.process.cgroups import Groups, claim, find, name_of
+
+CEILING = Ceiling(memory=1 << 30, processes=99)
+
+
+def mount(kind: str, point: Path, root: str = "/", options: str = "rw") -> str:
+    return f"31 23 0:28 {root} {point} rw,relatime - {kind} {kind} {options}\n"
+
+
+def folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
+def test_version_2_with_its_controllers_holds_all(tmp_path: Path) -> None:
+    own = folder(tmp_path / "unit")
+    found = find(mount("cgroup2", tmp_path), "0::/unit\n")
+    assert found == Groups(own, own, own, version=2)
+    assert found.limits("n", CEILING) == [
+        (
+            str(own / "n"),
+            [
+                ("memory.max", b"1073741824", True),
+                ("memory.swap.max", b"0", False),
+                ("pids.max", b"99", True),
+            ],
+        )
+    ]
+    assert [file for _, file, _ in found.counters("n")] == [
+        str(own / "n" / "memory.events"),
+        str(own / "n" / "pids.events"),
+    ]
+
+
+def test_version_1_holds_the_limits_below_the_services_own_groups(tmp_path: Path) -> None:
+    memory, processes = folder(tmp_path / "memory" / "box"), folder(tmp_path / "pids")
+    mounts = mount("cgroup", tmp_path / "memory", options="rw,memory")
+    mounts += mount("cgroup", tmp_path / "pids", options="rw,pids") + mount("cgroup2", tmp_path / "gone")
+    found = find(mounts, "4:memory:/box\n8:pids:/\n0::/\n")
+    assert found == Groups(memory, processes, None)
+    assert found.limits("n", CEILING) == [
+        (
+            str(memory / "n"),
+            [
+                ("memory.limit_in_bytes", b"1073741824", True),
+                ("memory.memsw.limit_in_bytes", b"1073741824", False),
+            ],
+        ),
+        (str(processes / "n"), [("pids.max", b"99", True)]),
+    ]
+
+
+def test_in_a_container_a_groups_path_begins_where_its_mount_does(tmp_path: Path) -> None:
+    own = folder(tmp_path / "memory" / "inner")
+    mounts = mount("cgroup", tmp_path / "memory", root="/docker/abc", options="rw,memory")
+    assert find(mounts, "4:memory:/docker/abc/inner\n").memory == own
+
+
+def test_without_limits_the_groups_are_made_all_the_same(tmp_path: Path) -> None:
+    own = folder(tmp_path / "unit")
+    assert find(mount("cgroup2", tmp_path), "0::/unit\n").limits("n", Ceiling()) == [(str(own / "n"), [])]
+
+
+@pytest.mark.parametrize("tables", [("", ""), ("31 23 0:28 / /x rw - tmpfs tmpfs rw\n", "0::/\n")])
+def test_where_there_are_none_nothing_is_held(tables: tuple[str, str]) -> None:
+    assert find(*tables) == Groups()
+    assert find(*tables).limits("n", CEILING) == []
+
+
+def kernel_files(group: Path, members: list[int], controllers: str = "cpu memory pids") -> None:
+    """Write what the kernel shows of a group; what is written to it is then seen in the files."""
+    (group / "cgroup.controllers").write_text(controllers)
+    (group / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in members))
+    (group / "cgroup.subtree_control").write_text("")
+
+
+def test_a_group_that_is_the_services_alone_is_made_to_hand_controllers_on(tmp_path: Path) -> None:
+    kernel_files(tmp_path, [os.getpid()])
+    assert claim(tmp_path)
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +pids"
+    assert (tmp_path / "steadyhand-service" / "cgroup.procs").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("others", "controllers"), [([1], "memory pids"), ([0], "memory pids"), ([], "cpu"), ([], "memory")]
+)
+def test_a_group_with_others_in_it_or_without_controllers_is_left_alone(
+    tmp_path: Path, others: list[int], controllers: str
+) -> None:
+    kernel_files(tmp_path, [os.getpid(), *others], controllers)
+    assert not claim(tmp_path)
+    assert not (tmp_path / "steadyhand-service").exists()
+
+
+def test_a_start_after_a_claim_finds_the_group_above(tmp_path: Path) -> None:
+    folder(tmp_path / "unit" / "steadyhand-service")
+    assert find(mount("cgroup2", tmp_path), "0::/unit/steadyhand-service\n").memory == tmp_path / "unit"
+
+
+def test_what_holds_the_limits_is_said_in_a_sentence() -> None:
+    here = Path("/x")
+    assert Groups(here, here, here, version=2).detail == (
+        "Memory and processes are held by control groups (version 2); cgroup.kill ends what is left."
+    )
+    assert Groups().detail.startswith("No control group holds memory or processes here")
+    assert name_of(12, 345) == f"steadyhand-12-345-{Path('/proc/self/ns/pid').stat().st_ino}"

@@ -1,0 +1,154 @@
+"""Sealed runs of a service that is not root: the same end, by a user namespace of its own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from tests.runner.sandboxed_process import PYTHON, shared_etc
+
+import steadyhand
+from steadyhand.testing.processes import marked, none_left
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+
+SERVICE_UID = 64700
+AFTER_SECONDS = 1.0
+HERE = Path(__file__).parents[1]
+UNRULY = (HERE / "unruly_agent.py").read_text(encoding="utf-8")
+DOORS = """
+import asyncio, socket
+from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from tests.runner.sandboxed_process import sealed_world
+
+CODE = "import socket; print(socket.create_connection(('127.0.0.1', 3128), 5).recv(9), len(socket.if_nameindex()))"
+
+async def main():
+    taken = []
+    with sealed_world("nobody", etc=Path(sys.argv[1])) as world:
+        async with asyncio.timeout(20), AgentProcess.start(Launch(world.python(CODE)), None, taken.extend) as process:
+            listener = socket.socket(fileno=taken[0])
+            listener.setblocking(False)
+            loop = asyncio.get_running_loop()
+            connection, _ = await loop.sock_accept(listener)
+            await loop.sock_sendall(connection, b"hello")
+            connection.close()
+            print((await process.stdout.read()).decode(), (await process.wait()).code, process.means)
+
+import sys
+from pathlib import Path
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def copy() -> Iterator[Path]:
+    """Give a copy of the code that another user can read."""
+    folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    folder.chmod(0o755)
+    without = shutil.ignore_patterns("__pycache__")
+    for package in (steadyhand, yaml):
+        source = Path(package.__path__[0])
+        shutil.copytree(source, folder / source.name, ignore=without)
+    (folder / "tests" / "runner").mkdir(parents=True)
+    shutil.copy(HERE / "sandboxed_process.py", folder / "tests" / "runner")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def start(copy: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [PYTHON, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=copy,
+        env={"PATH": os.defpath, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        user=SERVICE_UID,
+        group=SERVICE_UID,
+        extra_groups=[],
+    )
+
+
+def test_an_unprivileged_service_answers_where_its_sealed_run_connects(copy: Path) -> None:
+    with start(copy, "-c", DOORS, str(shared_etc())) as service:
+        out, _ = service.communicate(timeout=30)
+    assert out.split() == ["b'hello'", "1", "0", "pid_namespace"]
+
+
+IN_A_CONTAINER = """
+for each in 1 2 3 4 5 6 7 8; do /bin/true; done
+setpriv --reuid "$1" --regid "$1" --clear-groups /usr/bin/python3 -c "$2" "$3"
+"""
+
+
+@pytest.mark.parametrize("user", [0, SERVICE_UID])
+def test_a_sealed_run_starts_where_few_processes_are_to_be_seen(copy: Path, user: int) -> None:
+    """In a container the numbers that a new pid namespace gives are nobody's outside it."""
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    words = ["/bin/sh", "-ec", IN_A_CONTAINER, "container", str(user), DOORS, str(shared_etc())]
+    done = subprocess.run(
+        [*alone, *words],
+        capture_output=True,
+        text=True,
+        cwd=copy,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout.split(), done.stderr) == (["b'hello'", "1", "0", "pid_namespace"], "")
+
+
+HOG = """
+import asyncio, sys
+from pathlib import Path
+from steadyhand.agents import Agent
+from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from tests.runner.sandboxed_process import sealed_world
+
+CODE = "import time; print('there', flush=True); kept = [b'x' * (1 << 20) for _ in range(120)]; time.sleep(20)"
+
+async def main():
+    with sealed_world("nobody", etc=Path(sys.argv[1])) as world:
+        for most in (60 << 20, 200 << 20):
+            world.agent = Agent("claude", memory_bytes=most, processes=40)
+            async with AgentProcess.start(Launch(world.python(CODE))) as process:
+                assert await process.stdout.readline() == b"there\\n"
+                try:
+                    async with asyncio.timeout(2.5):
+                        ended = await process.wait()
+                except TimeoutError:
+                    ended = await process.kill()
+                print(ended.code, ended.signal, ended.memory)
+
+asyncio.run(main())
+"""
+
+
+def test_an_unprivileged_run_holds_no_more_memory_than_it_may(copy: Path) -> None:
+    with start(copy, "-c", HOG, str(shared_etc())) as service:
+        out, _ = service.communicate(timeout=30)
+    assert out.splitlines() == ["None 9 True", "None 9 False"]
+
+
+@pytest.mark.parametrize("victim", ["service", "supervisor"])
+@pytest.mark.parametrize("kind", ["plain", "setsid", "daemon", "reforking"])
+def test_nothing_is_left_of_an_unprivileged_run(copy: Path, mark: str, kind: str, victim: str) -> None:
+    words = ["-m", "tests.runner.sandboxed_process", mark, str(shared_etc()), UNRULY, kind, "deaf", "stay"]
+    with start(copy, *words) as service:
+        data = None
+        try:
+            assert service.stdout is not None
+            supervisor, _, data = json.loads(service.stdout.readline())
+            assert marked(mark)
+            os.kill(service.pid if victim == "service" else supervisor, signal.SIGKILL)
+            assert none_left(mark, AFTER_SECONDS)
+        finally:
+            service.kill()
+            if data is not None:
+                shutil.rmtree(data)

@@ -1,0 +1,122 @@
+"""A world for sealed runs: a data directory, a place with a layered checkout, and the real sandbox around it."""
+
+import asyncio
+import atexit
+import functools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from steadyhand.agents import Agent, Workspace
+from steadyhand.ports import Command, JobFiles, Layers, Place, Seal
+from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.sandbox.etc_dir import make_etc
+from steadyhand.sandbox.sandbox import BwrapSandbox
+
+PYTHON = "/usr/bin/python3"
+BASE = 64600
+OWNER = BASE - 1
+MIB = 1 << 20
+ROOT = os.geteuid() == 0
+
+
+@dataclass
+class SealedWorld:
+    """One data directory with one place in it; `agent` is what its limits are taken from."""
+
+    data: Path
+    sandbox: BwrapSandbox
+    place: Place
+    mark: str
+    agent: Agent = field(default_factory=lambda: Agent("claude"))
+
+    def command(self, *argv: str, **env: str) -> Command:
+        """Give a sealed command, known by the world's mark."""
+        plain = Command(
+            list(argv), {"PATH": "/usr/bin:/bin", "SH_MARK": self.mark, **env}, Path("/workspace")
+        )
+        return self.sandbox.wrap(replace(plain, user=self.place.user), self.place, self.agent)
+
+    def python(self, code: str, *words: str) -> Command:
+        """Give a sealed command that runs Python code."""
+        return self.command(PYTHON, "-I", "-S", "-c", code, *words)
+
+    def seal(self, command: Command) -> Seal:
+        """Give the seal of a command of this world."""
+        assert command.seal is not None
+        return command.seal
+
+
+@functools.cache
+def shared_etc() -> Path:
+    """Make the sandbox's `/etc` once for all tests."""
+    folder = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make_etc(folder)
+
+
+@contextmanager
+def sealed_world(
+    mark: str, *, slot: int = 0, layered: bool = ROOT, etc: Path | None = None
+) -> Iterator[SealedWorld]:
+    """Make a world and remove it afterwards."""
+    data = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    data.chmod(0o755)
+    try:
+        user = BASE + slot if ROOT else None
+        files = JobFiles(data / "jobs" / "job1")
+        folders = [data / "stage", data / "run" / f"slot-{slot}", data / "warm" / "tree" / "folder"]
+        folders += [files.root / "upper", files.root / "work", files.checkout, files.home, files.config]
+        for folder in folders:
+            folder.mkdir(parents=True)
+        tree = data / "warm" / "tree"
+        (tree / "README").write_text("hello\n")
+        (tree / "folder" / "deep").write_text("deep\n")
+        if user is not None:
+            for path in (tree, *tree.rglob("*")):
+                os.chown(path, OWNER, OWNER)
+            for path in (files.root / "upper", files.root / "work", files.checkout, files.home, files.config):
+                os.chown(path, user, user)
+        layers = Layers(tree, files.root / "upper", files.root / "work", OWNER) if layered else None
+        place = Place(
+            workspace=Workspace("tree"),
+            files=files,
+            directory=files.checkout,
+            home=files.home,
+            config=files.config,
+            user=user,
+            commit=None,
+            layers=layers,
+            slot=slot,
+        )
+        sandbox = BwrapSandbox.on_this_machine(data, Path(PYTHON), etc=etc or shared_etc())
+        yield SealedWorld(data, sandbox, place, mark)
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+async def ready(process: AgentProcess) -> None:
+    """Wait until the command says so."""
+    line = await process.stdout.readline()
+    assert line == b"ready\n", (line, await process.stderr.read(2000))
+
+
+async def _serve(mark: str, etc: Path, words: Sequence[str]) -> None:
+    """Be a service of its own, which can be killed: start what it is given, and say who supervises it."""
+    with sealed_world(mark, etc=etc) as world:
+        async with AgentProcess.start(Launch(world.python(*words))) as process:
+            await ready(process)
+            sys.stdout.write(json.dumps([process.pid, process.started_ticks, str(world.data)]) + "\n")
+            sys.stdout.flush()
+            await asyncio.sleep(60)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

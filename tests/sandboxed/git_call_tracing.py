@@ -1,0 +1,180 @@
+"""Every place from which the service calls git: found in its code, and told apart while it runs.
+
+A place is named by its module, its function and git's verb. What passes a verb on (`Mirror._run_fetch` and the like)
+is no place of its own: its caller is.
+"""
+
+import ast
+import functools
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from tests.sandboxed.hostile_repository import Marks
+
+import steadyhand
+from steadyhand.ports import Done
+from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.workspace import git as git_module
+from steadyhand.workspace import mirror, sandboxed_git, sandboxed_git_client
+
+SOURCES = Path(steadyhand.__file__).parent
+_MAIN = '\nif __name__ == "__main__":'
+_ROOM = SOURCES / "workspace"
+_CALLING = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "_other_side"}
+_PASSING_ON = {("harvest", "_pack"), ("sandboxed_git", "_pack"), ("mirror", "_run_remote_fetch")}
+ELSEWHERE = "between calls of git"
+_SAID = b"@git-call "
+
+# The program inside says on stderr from where it calls git: by the numbers of its lines, which this does not move.
+_TELLING = f"""
+def _told(git):
+    def told(*arguments, **options):
+        frame, lines = sys._getframe(1), []
+        while frame is not None:
+            lines.append([frame.f_code.co_name, frame.f_lineno])
+            frame = frame.f_back
+        sys.stderr.write({_SAID.decode()!r} + json.dumps(lines) + "\\n")
+        sys.stderr.flush()
+        return git(*arguments, **options)
+    return told
+_git = _told(_git)
+"""
+
+
+@functools.cache
+def places() -> Mapping[tuple[str, int], str]:
+    """Give every place by its module and each line that it takes up."""
+    found = {}
+    for path in sorted(_ROOM.glob("*.py")):
+        seen: Counter[str] = Counter()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for call, function in _calls(tree, "module"):
+            verb = _verb_of(call, tree)
+            if verb is None or (path.stem, function) in _PASSING_ON:
+                continue
+            name = f"{path.stem}.{function} {verb}"
+            seen[name] += 1
+            if seen[name] > 1:
+                name += f" ({seen[name]})"
+            for line in range(call.lineno, (call.end_lineno or call.lineno) + 1):
+                found[path.stem, line] = name
+    return found
+
+
+def _calls(node: ast.AST, function: str) -> Iterator[tuple[ast.Call, str]]:
+    for child in ast.iter_child_nodes(node):
+        inner = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
+        if isinstance(child, ast.Call) and _name_of(child.func) in _CALLING:
+            yield child, function
+        yield from _calls(child, inner)
+
+
+def _name_of(called: ast.expr) -> str:
+    if isinstance(called, ast.Attribute):
+        return called.attr
+    return called.id if isinstance(called, ast.Name) else ""
+
+
+def _verb_of(call: ast.Call, tree: ast.Module) -> str | None:
+    """Give the first word that is a command of git's; words that stand in a tuple of the module count."""
+    words: list[str] = []
+    for argument in call.args:
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+            words.append(argument.value)
+        elif isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Name):
+            words += _words_of(argument.value.id, tree)
+    if _name_of(call.func) in {"_run_fetch", "_pack"}:
+        return {"_run_fetch": "fetch", "_pack": "pack-objects"}[_name_of(call.func)]
+    return next((word for word in words if word in _commands()), None)
+
+
+def _words_of(name: str, tree: ast.Module) -> list[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and [_name_of(target) for target in node.targets] == [name]:
+            return [each.value for each in ast.walk(node.value)
+                    if isinstance(each, ast.Constant) and isinstance(each.value, str)]  # fmt: skip
+    return ["diff"] if name == "command" else []
+
+
+@functools.cache
+def _commands() -> frozenset[str]:
+    listed = subprocess.run(["git", "--list-cmds=builtins"], capture_output=True, text=True, check=True)
+    return frozenset(listed.stdout.split())
+
+
+class Watched:
+    """Tells, for each place, as which users a taint ran while git was called from there; and between the calls."""
+
+    def __init__(self, marks: Marks, patch: pytest.MonkeyPatch) -> None:
+        self.ran: dict[str, set[int]] = {}
+        self._marks = marks
+        self._passing: list[str] = []
+        patch.setattr(git_module.Git, "run", self._over(git_module.Git.run))
+        patch.setattr(mirror.Mirror, "_other_side", self._aside(mirror.Mirror._other_side))
+        patch.setattr(SandboxErrands, "run", self._around(SandboxErrands.run))
+        told = Path(sandboxed_git.__file__).read_text(encoding="utf-8").replace(_MAIN, _TELLING + _MAIN)
+        patch.setattr(sandboxed_git_client, "_program", lambda: told)
+
+    def _note(self, names: Sequence[str]) -> None:
+        users = self._marks.taken()
+        for name in names:
+            self.ran.setdefault(name, set()).update(users)
+
+    def _over(self, run: Any) -> Any:
+        async def watched(git: git_module.Git, *arguments: str, **options: Any) -> git_module.Ran:
+            name = _place(_lines_of(sys._getframe(1)))
+            names, self._passing = [name, *self._passing], []
+            self._note([ELSEWHERE])
+            try:
+                ran: git_module.Ran = await run(git, *arguments, **options)
+            finally:
+                self._note(names)
+            return ran
+
+        return watched
+
+    def _aside(self, other_side: Any) -> Any:
+        """What runs on a repository's own side is started by git itself, with the next command."""
+
+        def watched(of: mirror.Mirror, verb: str) -> str | None:
+            command: str | None = other_side(of, verb)
+            self._passing.append(_place(_lines_of(sys._getframe(1))))
+            return command
+
+        return watched
+
+    def _around(self, run: Any) -> Any:
+        async def watched(errands: SandboxErrands, argv: Sequence[str], *others: Any, **options: Any) -> Done:
+            names = [_place(_lines_of(sys._getframe(1)))] if argv[0] == "git" else [ELSEWHERE]
+            done: Done = await run(errands, argv, *others, **options)
+            lines = done.stderr.splitlines(keepends=True)
+            told = [line.removeprefix(_SAID) for line in lines if line.startswith(_SAID)]
+            names += [_place([("sandboxed_git", number) for _, number in json.loads(line)]) for line in told]
+            self._note(names)
+            rest = b"".join(line for line in lines if not line.startswith(_SAID))
+            return replace(done, stderr=rest)
+
+        return watched
+
+
+def _lines_of(frame: FrameType | None) -> Sequence[tuple[str, int]]:
+    found = []
+    while frame is not None:
+        found.append((Path(frame.f_code.co_filename).stem, frame.f_lineno))
+        frame = frame.f_back
+    return found
+
+
+def _place(lines: Sequence[tuple[str, int]]) -> str:
+    """Give the innermost place on the way to a call. A call from anywhere else is one that this does not know."""
+    name = next((places()[line] for line in lines if line in places()), None)
+    assert name is not None, f"git is called from a place that is not known: {lines[:6]}"
+    return name

@@ -1,0 +1,277 @@
+"""Eleven ways to make a repository run something, against each call of git that the service makes.
+
+The calls are found in the code. For each taint and each level a scene of real jobs goes through all of them against
+repositories that are tainted so: the one that jobs are made from, its checkouts (by setup and by the agent), what is
+left of them, and a directory in place. Sealed off, nothing at all may run outside; a sealed agent's own folder
+cannot be seen by what runs inside. At level `none`, where git in an agent's own files runs as the agent's user
+and what it left may run with it, nothing runs as the service.
+"""
+
+import ast
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.sandboxed.git_call_tracing import ELSEWHERE, SOURCES, Watched, places
+from tests.sandboxed.hostile_repository import CARELESS, TAINTS, Marks
+from tests.workspace.sandboxed_checkouts import Sealed
+
+from steadyhand.agents import Workspace
+from steadyhand.errors import WorkspaceError
+from steadyhand.job import Job
+from steadyhand.ports import Place
+from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, as_agent, make_repository, shell
+from steadyhand.testing.contracts.samples import a_job
+from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace.doctor import checks
+
+OWNER = 64_321
+
+MIRROR_CALLS = (
+    "mirror._make init",
+    "mirror._fetch fetch",
+    "mirror._run_fetch upload-pack",
+    "mirror._fetch gc",
+    "mirror._fetch_commit fetch",
+    "mirror._look_up rev-parse",
+    "mirror.refs for-each-ref",
+    "mirror.files_in ls-tree",
+    "mirror.blobs_of cat-file",
+    "mirror.push push",
+    "mirror.push receive-pack",
+    "mirror.reach ls-remote",
+    "mirror.reach upload-pack",
+    "doctor._git version",
+)
+"""The service's own, at both levels."""
+IMPORT_CALLS = (
+    "harvest._import index-pack",
+    "harvest._on_top rev-parse",
+    "harvest._commit commit-tree",
+    "harvest.keep update-ref",
+    "harvest.keep_diff diff",
+    "harvest.keep_diff diff (2)",
+    "harvest._keep_bundle rev-list",
+    "harvest._keep_bundle bundle",
+)
+IN_PLACE_CALLS = ("in_place._is_repository rev-parse", "in_place.head_of rev-parse")
+SEALED_CALLS = (
+    "harvest._take_sealed rev-parse",
+    "harvest._take_sealed rev-parse (2)",
+    "in_place._pull_sealed pull",
+    "in_place._pull_sealed rebase",
+    "sandboxed_git.warm checkout",
+    "sandboxed_git.warm update-index",
+    "sandboxed_git._leave_out_what_setup_made ls-files",
+    "sandboxed_git._filters config",
+    "sandboxed_git.harvest read-tree",
+    "sandboxed_git.harvest write-tree",
+    "sandboxed_git.harvest cat-file",
+    "sandboxed_git.harvest pack-objects",
+    "sandboxed_git._pack_commits rev-parse",
+    "sandboxed_git._pack_commits rev-parse (2)",
+    "sandboxed_git._pack_commits pack-objects",
+    "sandboxed_git._stage ls-files",
+    "sandboxed_git._stage update-index",
+    "sandboxed_git._stage update-index (2)",
+    "sandboxed_git._stage add",
+    "sandboxed_git.restore fetch",
+    "sandboxed_git.restore reset",
+    "sandboxed_git.compare rev-parse",
+    "sandboxed_git.compare rev-parse (2)",
+    "sandboxed_git.compare rev-parse (3)",
+    "sandboxed_git.compare read-tree",
+    "sandboxed_git.compare diff",
+    "sandboxed_git.compare diff (2)",
+)
+BARE_CALLS = (
+    "create.anew checkout",
+    "harvest._take_commits rev-parse",
+    "harvest._take_commits pack-objects",
+    "harvest._known cat-file",
+    "harvest._take_tree read-tree",
+    "harvest._take_tree write-tree",
+    "harvest._take_tree cat-file",
+    "harvest._take_tree pack-objects",
+    "harvest._in_place rev-parse",
+    "harvest._in_place rev-parse (2)",
+    "harvest._in_place read-tree",
+    "in_place._pull pull",
+    "in_place._leave_rebase rev-parse",
+    "in_place._leave_rebase rebase",
+    "git_index.stage ls-files",
+    "git_index.stage update-index",
+    "git_index._add update-index",
+    "git_index._add add",
+    "checkout_note.bring_back fetch",
+    "checkout_note.bring_back reset",
+)
+AS_THE_AGENT = frozenset(
+    {"in_place._pull pull", "in_place._leave_rebase rebase", "git_index.stage ls-files", "git_index._add update-index",
+     "git_index._add add"}
+)  # fmt: skip
+"""In a directory in place these may run what its configuration says, as whom the agent runs there."""
+SHARED = (*MIRROR_CALLS, *IMPORT_CALLS, *IN_PLACE_CALLS)
+
+
+class Scene:
+    """Jobs of one level, in a folder of their own, that go through every call of git."""
+
+    def __init__(self, root: Path, taint: str, *, sealed: bool) -> None:
+        self.marks = Marks(root)
+        self._taint = self.marks.tainting(taint) + "; true"
+        self._root = root
+        self._sealed = sealed
+        self.repository = make_repository(root / "repository")
+        self.repository.commit(".claude/agents/helper.md", DEFINITION)
+        self.repository.commit(".gitattributes", "* filter=evil diff=evil merge=evil\n")
+        self.direct = Repository(root / "direct")
+        shell(f"git clone -q {self.repository.folder} {self.direct.folder}", root)
+        self._half_done = root / "half-done"
+        self._leave_a_rebase_half_done()
+        for each in (self.repository, self.direct):
+            each.do(self._taint)
+            shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
+        self.marks.taken()
+
+    def _leave_a_rebase_half_done(self) -> None:
+        self.direct.do(
+            "git config user.name Bob; git config user.email bob@example.org; git checkout -q -b other HEAD~1;"
+            " echo other > readme.txt; git commit -qam other; git checkout -q main; echo main > readme.txt;"
+            f" git commit -qam main; git rebase -q other || true; cp -r .git/rebase-merge {self._half_done};"
+            " git rebase --abort"
+        )
+
+    async def play(self) -> None:
+        data = self._root / "data"
+        if self._sealed:
+            for overlay, shares in ((True, False), (False, False), (False, True)):
+                made = Sealed(self._root, overlay=overlay, shares=shares)
+                await self._jobs(made.checkouts, made)
+        else:
+            data.mkdir()
+            made = None
+            await self._jobs(GitCheckouts(data, debounce_seconds=0), None)
+
+    async def _jobs(self, checkouts: GitCheckouts, hands: Sealed | None) -> None:
+        setup = (self._taint,) if hands is not None else ()
+        workspace = self.repository.workspace(setup=setup)
+        direct = self.direct.workspace(mode="in_place")
+        await checks(self._root / "data", checkouts.mirrors, [workspace, direct])
+        await checkouts.definitions(workspace)
+        with contextlib.suppress(WorkspaceError):
+            await checkouts.prepare(a_job(ref="0123456789" * 4), workspace, 0)
+        job = a_job(publish="branch")
+        await self._work(checkouts, hands, job, workspace)
+        # What was harvested is put back, and worked on once more, with what the first run left.
+        for again in (workspace, self.repository.workspace()):
+            await self._work(checkouts, hands, replace(job, begin="resume"), again)
+        await self._work(checkouts, hands, a_job(), direct)
+        shell(f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder)
+        await self._work(checkouts, hands, a_job(), direct)
+        await checkouts.definitions(direct)
+
+    async def _work(
+        self, checkouts: GitCheckouts, hands: Sealed | None, job: Job, workspace: Workspace
+    ) -> None:
+        place = await checkouts.prepare(job, workspace, 1)
+        await self._does(
+            hands, place, "echo a > a.txt; git add a.txt; git commit --no-gpg-sign -qm a || true"
+        )
+        await self._does(hands, place, self._taint)
+        more = "echo more >> readme.txt; rm -f src/code.txt closed.txt; echo x > closed.txt; chmod 000 closed.txt"
+        await self._does(hands, place, more)
+        harvest = await checkouts.harvest(place)
+        assert harvest.changes is not None, harvest.notices
+        await checkouts.release(place)
+
+    async def _does(self, hands: Sealed | None, place: Place, script: str) -> None:
+        if hands is not None:
+            await hands.does(place, script)
+        else:
+            as_agent(place, script)
+            self.marks.taken()  # that was the agent's own doing
+
+
+Play = Callable[[str, bool], Mapping[str, set[int]]]
+
+
+@pytest.fixture(scope="module")
+def play() -> Play:
+    """Play a scene, once; give as whom something ran while git was called, for each call that it went through."""
+    played: dict[tuple[str, bool], Mapping[str, set[int]]] = {}
+
+    def once(taint: str, sealed: bool) -> Mapping[str, set[int]]:  # noqa: FBT001
+        if (taint, sealed) not in played:
+            root = Path(tempfile.mkdtemp(prefix="sh-gc-", dir="/tmp"))
+            root.chmod(0o755)
+            try:
+                scene = Scene(root, taint, sealed=sealed)
+                with pytest.MonkeyPatch.context() as patch:
+                    watched = Watched(scene.marks, patch)
+                    asyncio.run(scene.play())
+                    played[taint, sealed] = watched.ran
+            finally:
+                shutil.rmtree(root, ignore_errors=True)
+        return played[taint, sealed]
+
+    return once
+
+
+def test_every_place_that_calls_git_has_its_cases() -> None:
+    assert set(places().values()) == {*SHARED, *SEALED_CALLS, *BARE_CALLS}
+
+
+def test_git_is_started_where_the_calls_are_looked_for_and_nowhere_else() -> None:
+    found = set()
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value == "git":
+                found.add(str(path.relative_to(SOURCES)))
+    found -= {f"workspace/{name}.py" for name in ("git", "sandboxed_git", "in_place", "mirror")}
+    # The name of a check of doctor's, and what is no part of the service.
+    assert found == {"workspace/doctor.py", "cli/demo.py", "testing/service.py", "testing/example.py"}
+
+
+@pytest.mark.parametrize(
+    ("taint", "command"), [(taint, each) for taint in TAINTS for each in CARELESS[taint]]
+)
+def test_a_careless_git_runs_the_taint(world_dir: Path, taint: str, command: str) -> None:
+    """The control: each taint can do something, so that nothing is what the others can fail to find."""
+    marks = Marks(world_dir)
+    repository = make_repository(world_dir / "repository")
+    repository.commit("greeting.txt", "hello\n")
+    repository.do(
+        "git checkout -q -b other HEAD~1; echo other > greeting.txt; git add -A; git commit -qm other;"
+        " git checkout -q main"
+    )
+    shell("git clone -q repository pulled; cp -r pulled pushed", world_dir)
+    repository.do(f"echo {world_dir}/pulled/.git/objects > .git/objects/info/alternates")
+    repository.do(f"{marks.tainting(taint)}; true")
+    repository.do("echo more >> greeting.txt")
+    assert marks.taken() == set()
+    repository.do(f"({command}) < /dev/null > /dev/null 2>&1 || true")
+    assert marks.taken() == {0}
+
+
+@pytest.mark.parametrize("call", [*SHARED, *SEALED_CALLS, ELSEWHERE])
+@pytest.mark.parametrize("taint", TAINTS)
+def test_sealed_a_taint_runs_nothing_outside(play: Play, taint: str, call: str) -> None:
+    ran = play(taint, True)
+    assert call in ran, "the call was not made"
+    assert ran[call] == set()
+
+
+@pytest.mark.parametrize("call", [*SHARED, *BARE_CALLS])
+@pytest.mark.parametrize("taint", TAINTS)
+def test_without_a_boundary_a_taint_runs_nothing_or_as_the_agents_user_in_its_own_directory(
+    play: Play, taint: str, call: str
+) -> None:
+    ran = play(taint, False)
+    assert call in ran, "the call was not made"
+    assert ran[call] <= ({OWNER} if call in AS_THE_AGENT else set())

@@ -1,0 +1,82 @@
+"""Fifty jobs, one after another, leave every count where it was."""
+
+from collections import Counter
+from pathlib import Path
+
+from tests.sandboxed.host_inspection import alive, children, left_of_jobs, loops_of, mounts_of, supervisors
+
+from steadyhand.runner.process.cgroups import groups
+from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.shell import prompt
+
+JOBS = 50
+MOST_OF_THE_DATABASE = 3 * 4
+"""One connection writes and three read, each with the file, its log and its index."""
+WARM_UP = 4
+
+
+def counts(service: Service) -> dict[str, int]:
+    """Count what a run could leave behind, on the machine and in the service."""
+    process = Path(f"/proc/{service.pid}")
+    temporary = [*(service.root / "tmp").rglob("*"), *(service.data_dir / "stage").rglob("*")]
+    return {
+        "agents": len(alive(service)),
+        "children": len(children(service)),
+        "supervisors": len(supervisors(service)),
+        "mounts of the machine": len(mounts_of(service)),
+        "mounts of the service": len((process / "mountinfo").read_text().splitlines()),
+        "loop devices": len(loops_of(service)),
+        "temporary files": len(temporary),
+        "left in folders of jobs": len(left_of_jobs(service)),
+        "other folders": len([path for path in service.data_dir.rglob("*") if _beside_jobs(path, service)]),
+    }
+
+
+def at_rest(service: Service) -> bool:
+    """Say whether nothing of a job is there: of the service's children only the one that supervisors come from."""
+    return not left_of_jobs(service) and not supervisors(service) and len(children(service)) == 1
+
+
+def groups_of_the_dead() -> set[Path]:
+    """Give the control groups on this machine whose run is over."""
+    found = [path for parent in groups().parents for path in parent.glob("steadyhand-*")]
+    return {path for path in found if not Path("/proc", path.name.split("-")[1]).exists()}
+
+
+def _beside_jobs(path: Path, service: Service) -> bool:
+    first = path.relative_to(service.data_dir).parts[0]
+    return first != "jobs" and not first.startswith("steadyhand.db") and path.is_dir()
+
+
+def open_files(service: Service) -> Counter[bool]:
+    """Count the service's descriptors: those of its database, by true, and all others."""
+    database = str(service.data_dir / "steadyhand.db")
+    links = (str(link.readlink()) for link in Path(f"/proc/{service.pid}/fd").iterdir())
+    return Counter(link.startswith(database) for link in links)
+
+
+def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> None:
+    service = make_service().start()
+    workspace = str(service.root / "workspace")
+    work = prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 20 &) ; echo done")
+    for _ in range(WARM_UP):
+        assert service.run(work, workspace=workspace)["answer"] == "done"
+    until(lambda: at_rest(service), 10)
+    before, files, dead = counts(service), open_files(service), groups_of_the_dead()
+    assert before["children"] == 1
+    assert (
+        before["agents"]
+        == before["supervisors"]
+        == before["loop devices"]
+        == before["left in folders of jobs"]
+        == 0
+    )
+    for _ in range(JOBS):
+        assert service.run(work, workspace=workspace)["answer"] == "done"
+    until(lambda: at_rest(service), 10)
+    assert counts(service) == before
+    # Other tests kill services, whose groups the next start removes: what is there for longer was left.
+    until(lambda: not groups_of_the_dead() - dead, 20)
+    # A connection of this test may be open; those of the database are made when they are needed, up to a bound.
+    until(lambda: open_files(service)[False] <= files[False] + 1, 10)
+    assert open_files(service)[True] <= MOST_OF_THE_DATABASE

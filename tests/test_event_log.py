@@ -1,0 +1,232 @@
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from steadyhand.agents import Catalogue
+from steadyhand.control import Caller, Control
+from steadyhand.event_log import BACKLOG, Feed, Journal, Recorder
+from steadyhand.events import Draft, Event, Live, Message, StateChanged, TextDelta, Warned
+from steadyhand.job import Fault, Job, Notice, State, Verdict
+from steadyhand.ports import ALL_SCOPES
+from steadyhand.queue.local import LocalQueue
+from steadyhand.redact import Redactor
+from steadyhand.store import SqlStore, open_store
+from steadyhand.workspace.checkout import GitCheckouts
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+JOB = Job(
+    id="0123456789ab",
+    prompt="p",
+    agent="claude",
+    api_key_id="k",
+    created_at=NOW,
+    budget_micros=1,
+    timeout_seconds=1,
+    idle_timeout_seconds=1,
+)
+CALLER = Caller("k", ALL_SCOPES)
+
+
+def event(seq: int) -> Event:
+    return Event(seq, JOB.id, 1, NOW, "message", {"role": "assistant", "text": str(seq)})
+
+
+def test_a_follower_that_is_too_slow_loses_text_but_is_told_to_read_events_again() -> None:
+    feed = Feed()
+    with feed.subscribe(JOB.id) as slow:
+        feed.publish(JOB.id, [Live(JOB.id, 1, NOW, TextDelta("m", "x"))] * (BACKLOG + 10))
+        assert not slow.lagged
+        feed.publish(JOB.id, [event(1)])
+        assert slow.lagged
+        assert len(asyncio.run(slow.take())) == BACKLOG
+
+
+def test_a_follower_that_leaves_is_forgotten() -> None:
+    feed = Feed()
+    with feed.subscribe(JOB.id):
+        pass
+    assert not feed._followers
+
+
+def test_a_closed_feed_ends_those_who_follow_and_those_who_come_later() -> None:
+    feed = Feed()
+    with feed.subscribe(JOB.id) as before:
+        feed.close()
+        assert before.closed
+        assert asyncio.run(before.take()) == []
+    with feed.subscribe(JOB.id) as after:
+        assert after.closed
+
+
+def test_a_numbered_event_reaches_followers_only_once_the_store_has_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            journal = Journal(Recorder(store, feed), JOB.id, 1, lambda: NOW)
+            with feed.subscribe(JOB.id) as follower:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(journal.write())
+                    for number in range(300):
+                        await journal.emit(Message("assistant", str(number)))
+                    seen: list[int] = []
+                    while len(seen) < 300:
+                        for item in await follower.take():
+                            assert isinstance(item, Event)
+                            stored = await store.events(JOB.id, item.seq - 1, 1)
+                            assert stored[0] == item
+                            seen.append(item.seq)
+                    await journal.close()
+            assert seen == list(range(2, 302))
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def test_following_gives_every_number_once_however_the_job_and_the_follower_race(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            recorder = Recorder(store, feed)
+            control = _control(store, feed)
+
+            async def write() -> None:
+                for number in range(120):
+                    await recorder.append(JOB.id, [Draft(1, NOW, Message("assistant", str(number)))])
+                await recorder.change(
+                    JOB.id,
+                    frozenset(State),
+                    lambda job: _moved(job, State.CANCELLED),
+                    [Draft(0, NOW, StateChanged("queued", "cancelled"))],
+                )
+
+            async def follow(after: int) -> list[int]:
+                return [
+                    item.seq
+                    async for item in control.follow(CALLER, JOB.id, after)
+                    if isinstance(item, Event)
+                ]
+
+            async with asyncio.TaskGroup() as group:
+                followers = [group.create_task(follow(after)) for after in (0, 0, 5, 100)]
+                group.create_task(write())
+            for follower, after in zip(followers, (0, 0, 5, 100), strict=True):
+                assert follower.result() == list(range(after + 1, 123))
+            assert await follow(7) == list(range(8, 123))
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            control, recorder = _control(store, feed), Recorder(store, feed)
+
+            async def follow() -> list[int]:
+                seen: list[int] = []
+                async for item in control.follow(CALLER, JOB.id):
+                    assert isinstance(item, Event)
+                    if not seen:  # it has looked at the job, and now reads its events
+                        await recorder.change(
+                            JOB.id,
+                            frozenset(State),
+                            lambda job: _moved(job, State.CANCELLED),
+                            [Draft(0, NOW, StateChanged("queued", "cancelled"))],
+                        )
+                    seen.append(item.seq)
+                return seen
+
+            async with asyncio.timeout(20):
+                assert await follow() == [1, 2]
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_store(tmp_path: Path) -> None:
+    secret = "sk-canary-41Xw9TtR9bLm6"
+
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            feed = Feed()
+            recorder = Recorder(store, feed, Redactor([secret]))
+            journal = Journal(recorder, JOB.id, 1, lambda: NOW)
+            with feed.subscribe(JOB.id) as follower:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(journal.write())
+                    for piece in ("Look: ", secret[:5], secret[5:], "! And s"):
+                        await journal.emit(TextDelta("m1", piece))
+                    await journal.emit(TextDelta("m2", secret[:7]))
+                    await journal.emit(Message("assistant", f"It is {secret}"))
+                    await journal.emit(TextDelta("m3", secret[7:]))
+                    await journal.close()
+                seen = await follower.take()
+            said = [(item.body.message_id, item.body.text) for item in seen if isinstance(item, Live)]
+            assert said == [
+                ("m1", "Look: "),
+                ("m1", "[redacted]"),
+                ("m1", "! And "),
+                ("m1", "s"),
+                ("m2", secret[:7]),
+                *[("m3", text) for text in _whole(said, "m3")],
+            ]
+            assert "".join(_whole(said, "m3")) == secret[7:]
+            notice, verdict = Notice("code", f"a {secret}"), Verdict("agent_error", f"b {secret}")
+            await recorder.change(
+                JOB.id,
+                frozenset(State),
+                lambda job: replace(
+                    job,
+                    warnings=(notice,),
+                    outcome=verdict,
+                    error=Fault("agent_error", f"c {secret}", retryable=True),
+                    answer=f"d {secret}",
+                    structured_output={secret: [secret]},
+                ),
+                [Draft(0, NOW, Warned("code", f"e {secret}"))],
+            )
+            job = await store.get(JOB.id)
+            assert job is not None
+            assert job.structured_output == {"[redacted]": ["[redacted]"]}
+            assert secret not in repr(job)
+            assert secret not in repr(await store.events(JOB.id))
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert secret.encode() not in kept
+    assert b"d [redacted]" in kept
+
+
+def _whole(said: list[tuple[str, str]], message_id: str) -> list[str]:
+    return [text for each, text in said if each == message_id]
+
+
+def _moved(job: Job, state: State) -> Job:
+    return replace(job, state=state, finished_at=NOW)
+
+
+def _control(store: SqlStore, feed: Feed) -> Control:
+    return Control(
+        store=store,
+        queue=LocalQueue(store, capacity=1, max_queued=1),
+        checkouts=GitCheckouts(Path("/nonexistent")),
+        feed=feed,
+        ledger=store,
+        catalogue=Catalogue(),
+        clock=lambda: NOW,
+    )

@@ -1,0 +1,153 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steadyhand.job import State
+from steadyhand.outcome import OUTCOMES, Evidence, Result, Stop, fault_of, judge
+
+GOOD = Result(subtype="success", is_error=False, text="done")
+UNKNOWN = "--agent 'x' not found. Available agents: claude, Plan"
+
+CASES = {
+    "a good result and exit 0": (Evidence(exit_code=0, result=GOOD), "success"),
+    "a good result of a process we had to end afterwards": (Evidence(exit_code=None, result=GOOD), "success"),
+    "a success subtype that is an error, exit 1": (
+        Evidence(
+            exit_code=1, result=replace(GOOD, is_error=True, text="API Error: 402", api_error_status=402)
+        ),
+        "budget",
+    ),
+    "a success subtype, no error, but exit 1": (Evidence(exit_code=1, result=GOOD), "agent_error"),
+    "exit 0 with is_error": (Evidence(exit_code=0, result=replace(GOOD, is_error=True)), "agent_error"),
+    "exit 0 with no result": (Evidence(exit_code=0), "no_result"),
+    "exit 3 with no result": (Evidence(exit_code=3, stderr="boom\n"), "agent_error"),
+    "an empty result": (Evidence(exit_code=0, result=replace(GOOD, text=" \n")), "empty"),
+    "no text but an object": (
+        Evidence(exit_code=0, wants_schema=True, result=replace(GOOD, text=None, structured_output={"a": 1})),
+        "success",
+    ),
+    "a schema without an object": (Evidence(exit_code=0, wants_schema=True, result=GOOD), "invalid_output"),
+    "a schema never met": (
+        Evidence(
+            exit_code=1, result=replace(GOOD, subtype="error_max_structured_output_retries", is_error=True)
+        ),
+        "invalid_output",
+    ),
+    "an object that does not fit its schema": (
+        Evidence(
+            exit_code=0,
+            wants_schema=True,
+            schema_fault="/a: 1 is not of type 'string' (schema: /properties/a/type)",
+            result=replace(GOOD, structured_output={"a": 1}),
+        ),
+        "invalid_output",
+    ),
+    "a refusal": (Evidence(exit_code=0, result=replace(GOOD, stop_reason="refusal")), "refused"),
+    "the budget of the CLI": (
+        Evidence(exit_code=1, result=Result("error_max_budget_usd", is_error=True, text=None)),
+        "budget",
+    ),
+    "the turns of the CLI": (
+        Evidence(exit_code=1, result=Result("error_max_turns", is_error=True, text=None)),
+        "max_turns",
+    ),
+    "an error while running": (
+        Evidence(exit_code=1, result=Result("error_during_execution", is_error=True, text=None)),
+        "agent_error",
+    ),
+    "an API error 429": (
+        Evidence(exit_code=1, result=replace(GOOD, is_error=True, api_error_status=429)),
+        "rate_limited",
+    ),
+    "an API error 401": (
+        Evidence(exit_code=1, result=replace(GOOD, is_error=True, api_error_status=401)),
+        "unauthorized",
+    ),
+    "an API error 500 though not marked as an error": (
+        Evidence(exit_code=0, result=replace(GOOD, api_error_status=500)),
+        "model_error",
+    ),
+    "a signal from elsewhere": (Evidence(signal=9), "killed"),
+    "a signal from elsewhere after a good result": (Evidence(signal=9, result=GOOD), "killed"),
+    "the memory limit that killed the agent": (Evidence(signal=9, memory=True), "memory"),
+    "the memory limit that made the agent fail": (
+        Evidence(exit_code=1, memory=True, disk=True, result=replace(GOOD, is_error=True)),
+        "memory",
+    ),
+    "the memory limit that the agent coped with": (
+        Evidence(exit_code=0, memory=True, result=GOOD),
+        "success",
+    ),
+    "the memory limit beside a budget that was spent": (
+        Evidence(exit_code=1, memory=True, result=Result("error_max_budget_usd", is_error=True, text=None)),
+        "budget",
+    ),
+    "the memory limit on the way to the deadline": (
+        Evidence(stop=Stop.DEADLINE, signal=9, memory=True),
+        "timeout",
+    ),
+    "a full disk that made the agent fail": (Evidence(exit_code=1, disk=True), "disk"),
+    "a full disk that the agent coped with": (Evidence(exit_code=0, disk=True, result=GOOD), "success"),
+    "an unknown agent, as the runner saw it": (
+        Evidence(exit_code=1, unknown_agent=True, stderr=UNKNOWN),
+        "unknown_agent",
+    ),
+    "an unknown agent, as the CLI says it": (Evidence(exit_code=1, stderr=UNKNOWN), "unknown_agent"),
+    "the deadline": (Evidence(stop=Stop.DEADLINE, exit_code=143), "timeout"),
+    "the deadline, with a result that came on the way out": (
+        Evidence(stop=Stop.DEADLINE, exit_code=0, result=GOOD),
+        "timeout",
+    ),
+    "silence": (Evidence(stop=Stop.IDLE, signal=9), "stalled"),
+    "a cancel": (Evidence(stop=Stop.CANCEL, signal=9), "cancelled"),
+    "a shutdown": (Evidence(stop=Stop.SHUTDOWN, signal=15), "interrupted"),
+    "a caller that did not make its calls": (Evidence(stop=Stop.UNANSWERED, exit_code=0), "unanswered"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_is_judged_from_all_evidence(case: str) -> None:
+    evidence, expected = CASES[case]
+    assert judge(evidence).type == expected
+
+
+def test_every_outcome_that_judging_can_give_is_in_the_closed_list() -> None:
+    assert {expected for _, expected in CASES.values()} <= set(OUTCOMES)
+    made_elsewhere = {"not_started", "workspace", "expired", "internal"}
+    assert set(OUTCOMES) == {expected for _, expected in CASES.values()} | made_elsewhere
+
+
+def test_the_documentation_gives_each_outcome_its_state_and_no_other() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text("utf-8")
+    table = page.partition("| outcome | state | when |\n")[2].partition("\n\n")[0]
+    documented: dict[str, set[str]] = {}
+    for row in table.splitlines()[1:]:
+        names, state, when = (cell.strip() for cell in row.strip("|").split("|"))
+        assert when
+        for name in names.split(","):
+            documented.setdefault(name.strip(" `"), set()).add(state)
+    assert documented == {name: {meaning.state.value} for name, meaning in OUTCOMES.items()}
+
+
+def test_a_detail_is_one_line_and_bounded() -> None:
+    verdict = judge(Evidence(exit_code=1, stderr="first\n" + "long " * 200 + "\n\n"))
+    assert verdict.detail is not None
+    assert "\n" not in verdict.detail
+    assert len(verdict.detail) <= 300
+
+
+def test_only_a_success_has_no_fault() -> None:
+    for evidence, expected in CASES.values():
+        fault = fault_of(judge(evidence))
+        assert (fault is None) == (expected == "success")
+        if fault is not None:
+            assert fault.code == expected
+            assert fault.message.startswith(OUTCOMES[expected].text)
+
+
+def test_every_outcome_means_an_ended_state_and_says_so_in_a_sentence() -> None:
+    for meaning in OUTCOMES.values():
+        assert meaning.state.ended
+        assert meaning.text.endswith(".")
+    assert OUTCOMES["success"].state is State.COMPLETED

@@ -1,0 +1,93 @@
+"""Checkouts of sealed agents: with the real sandbox and the real supervisor, in a data directory of their own."""
+
+import asyncio
+import inspect
+import json
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from steadyhand.agents import Agent, Workspace
+from steadyhand.job import Job
+from steadyhand.ports import Done, Errands, Harvest, Place
+from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.sandbox.etc_dir import make_etc
+from steadyhand.sandbox.sandbox import BwrapSandbox
+from steadyhand.testing.contracts.checkouts import tree_of
+from steadyhand.testing.contracts.samples import a_job
+from steadyhand.workspace import GitCheckouts
+
+GIT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/home/agent",
+    "CLAUDE_CONFIG_DIR": "/home/agent/.claude",
+    "LC_ALL": "C.UTF-8",
+}
+_T = TypeVar("_T")
+_TREE = f"""
+import json
+from pathlib import Path
+{inspect.getsource(tree_of)}
+print(json.dumps(tree_of(Path.cwd())))
+"""
+
+
+def errands_in(world: Path, *, slots: int = 4) -> SandboxErrands:
+    """Give what runs commands sealed off, with the data directory `world/data`."""
+    data = world / "data"
+    data.mkdir(exist_ok=True)
+    data.chmod(0o711)
+    cli = world / "claude"
+    cli.write_bytes(b"no program")
+    for slot in range(slots):
+        (data / "run" / f"slot-{slot}").mkdir(parents=True, exist_ok=True)
+    (data / "stage").mkdir(exist_ok=True)
+    etc = make_etc(data)
+    return SandboxErrands(BwrapSandbox.on_this_machine(data, cli, etc=etc))
+
+
+class Sealed:
+    """Checkouts whose agents are sealed off, and an agent's hands in them."""
+
+    def __init__(self, world: Path, *, overlay: bool = True, **options: Any) -> None:
+        self.errands: Errands = errands_in(world)
+        self.checkouts = GitCheckouts(
+            world / "data", debounce_seconds=0, errands=self.errands, overlay=overlay, **options
+        )
+
+    async def prepare(self, workspace: Workspace, slot: int = 0, job: Job | None = None) -> Place:
+        return await self.checkouts.prepare(job or a_job(), workspace, slot)
+
+    async def does(self, place: Place, script: str, *, fails: bool = False) -> str:
+        """Do in a place what an agent would do there, and give what it printed."""
+        done = await self.tries(place, script)
+        assert (done.code != 0) == fails, (done.code, done.stderr.decode("utf-8", "replace"))
+        return done.stdout.decode("utf-8", "surrogateescape")
+
+    async def tree(self, place: Place) -> dict[str, str]:
+        """Give every file of a checkout as the agent sees it; see `tree_of`."""
+        argv = ["/usr/bin/python3", "-c", _TREE]
+        done = await self.errands.run(argv, place, Agent("a"), env=GIT, seconds=60, max_output=1 << 26)
+        assert done.code == 0, done.stderr.decode("utf-8", "replace")
+        return dict(json.loads(done.stdout))
+
+    async def tries(self, place: Place, script: str) -> Done:
+        return await self.errands.run(
+            ["/bin/sh", "-ec", script], place, Agent("a"), env=GIT, seconds=60, max_output=64 * 1024 * 1024
+        )  # fmt: skip
+
+    async def after(self, workspace: Workspace, script: str) -> tuple[Place, Harvest]:
+        """Give the place and the harvest after an agent did this."""
+        place = await self.prepare(workspace)
+        await self.does(place, script)
+        return place, await self.checkouts.harvest(place)
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a test's coroutine, for two minutes at most."""
+
+    async def bounded() -> _T:
+        async with asyncio.timeout(120):
+            return await work
+
+    return asyncio.run(bounded())

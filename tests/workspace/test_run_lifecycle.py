@@ -1,0 +1,48 @@
+"""The whole way of a run, at each level of isolation and with each kind of checkout that it has."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from tests.workspace.sandboxed_checkouts import errands_in
+
+from steadyhand.ports import Checkouts, Sandbox
+from steadyhand.sandbox.sandbox import NoSandbox
+from steadyhand.testing.contracts.isolation import BoundaryContract
+from steadyhand.workspace import GitCheckouts
+
+
+class _Here(BoundaryContract):
+    @pytest.fixture(autouse=True)
+    def place(self, world_dir: Path) -> None:
+        self.world = world_dir
+        (world_dir / "data").mkdir()
+
+
+class TestLevelNone(_Here):
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
+        yield GitCheckouts(self.world / "data", debounce_seconds=0), NoSandbox()
+
+
+class TestLevelBwrap(_Here):
+    overlay = os.geteuid() == 0
+    shares = False
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
+        errands = errands_in(self.world)
+        checkouts = GitCheckouts(
+            self.world / "data", debounce_seconds=0, errands=errands, overlay=self.overlay, shares=self.shares
+        )
+        yield checkouts, errands.sandbox
+
+
+class TestLevelBwrapWithCopies(TestLevelBwrap):
+    overlay = False
+
+
+class TestLevelBwrapWithClones(TestLevelBwrapWithCopies):
+    shares = True

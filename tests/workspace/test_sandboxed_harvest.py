@@ -1,0 +1,334 @@
+"""What an agent leaves in a sealed checkout: nothing of it runs outside, and no answer from inside is believed."""
+
+import json
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from hashlib import sha1
+from pathlib import Path
+
+import pytest
+from tests.workspace.sandboxed_checkouts import Sealed, run
+
+from steadyhand.errors import WorkspaceError
+from steadyhand.ports import Done, Harvest, Place
+from steadyhand.testing.contracts.checkouts import Repository, make_repository, shell
+from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace import git_index as staging
+from steadyhand.workspace import harvest as harvesting
+from steadyhand.workspace.sandboxed_git_client import read_answer
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
+
+
+@pytest.fixture
+def sealed(world_dir: Path) -> Sealed:
+    return Sealed(world_dir)
+
+
+def codes(harvest: Harvest) -> list[str]:
+    return [notice.code for notice in harvest.notices]
+
+
+def diff_of(place: Place) -> str:
+    return place.files.diff.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+# --- a .git that was made to run something, or made to break ------------------------------------
+
+TAINTS = {
+    "fsmonitor": "git config core.fsmonitor $HOOK",
+    "include": "printf '[core]\\n fsmonitor = %s\\n' $HOOK > ~/inc; git config include.path ~/inc",
+    "external diff": "git config diff.external $HOOK",
+    "filter": (
+        "git config filter.evil.clean $HOOK; git config filter.evil.process $HOOK;"
+        " git config filter.evil.required true; echo '* filter=evil' > .gitattributes"
+    ),
+    "hooks": (
+        "mkdir -p .git/hooks; for h in pre-commit post-commit post-index-change reference-transaction; do"
+        " cp $HOOK .git/hooks/$h; done; git config core.hooksPath .git/hooks"
+    ),
+    "gpg": "git config gpg.program $HOOK; git config commit.gpgSign true",
+    "ssh": "git config core.sshCommand $HOOK; git config remote.origin.url ssh://localhost/x",
+    "uploadpack": "git config uploadpack.packObjectsHook $HOOK; git config remote.origin.uploadpack $HOOK",
+    "credential helper": 'git config credential.helper "!$HOOK"',
+    "alias": 'for a in add commit status bundle diff log; do git config alias.$a "!$HOOK"; done',
+    "alternate refs": "git config core.alternateRefsCommand $HOOK; git config pack.packObjectsHook $HOOK",
+}
+
+
+@pytest.mark.parametrize("taint", TAINTS)
+def test_a_tainted_git_directory_runs_nothing_outside(
+    sealed: Sealed, repository: Repository, world_dir: Path, taint: str
+) -> None:
+    marks = world_dir / "marks"
+    marks.mkdir()
+    marks.chmod(0o777)
+    # Inside there is no such folder: a mark that comes to be was made by something that ran outside.
+    hook = f"printf '#!/bin/sh\\ntouch {marks}/mark 2>/dev/null\\ncat 2>/dev/null\\n' > ~/hook"
+    hook += "; chmod +x ~/hook; HOOK=$HOME/hook"
+    script = f"{hook}\necho x > x.txt && git add x.txt\n{TAINTS[taint]}\necho more >> readme.txt"
+    place, harvest = run(sealed.after(repository.workspace(), script))
+    assert harvest.changes is not None
+    assert "+more" in diff_of(place)
+    run(sealed.checkouts.release(place))
+    assert list(marks.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "rm -rf .git",
+        "rm -f .git/HEAD && mkfifo .git/HEAD",
+        "rm -rf .git && mkfifo .git",
+        "for f in $(find .git -type f); do chmod u+w $f; echo x > $f; done",
+        "rm -rf .git/objects && ln -s / .git/objects",
+        "echo /nowhere > .git/objects/info/alternates",
+    ],
+)
+def test_a_broken_git_directory_costs_the_commits_and_not_the_files(
+    sealed: Sealed, repository: Repository, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvesting, "COMMITS_SECONDS", 3)
+    committed = "echo a > a.txt && git add -A && git commit -qm a && echo b > b.txt && "
+    place, harvest = run(sealed.after(repository.workspace(), committed + harm))
+    assert harvest.changes is not None, harvest.notices
+    assert harvest.changes.files == 2
+    assert codes(harvest) == ["harvest_partial"]
+    assert "b/a.txt" in diff_of(place)
+    assert "b/b.txt" in diff_of(place)
+    shell("git fsck --strict", sealed.checkouts.mirrors.of(str(repository.folder)).folder)
+
+
+def test_what_is_left_out_is_named(
+    sealed: Sealed, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "FILE_BYTES", 1024 * 1024)
+    script = (
+        "head -c 2000000 /dev/zero > large.bin && echo small > small.txt && git init -q inner && cd inner"
+        " && echo x > x && git add x && git -c user.name=a -c user.email=a@b commit -qm x"
+    )
+    place, harvest = run(sealed.after(repository.workspace(), script))
+    assert codes(harvest) == ["files_too_large", "nested_repository"]
+    assert "large.bin" in harvest.notices[0].message
+    assert "b/small.txt" in diff_of(place)
+
+
+def test_work_that_is_larger_than_what_may_come_out_is_refused_by_name(
+    sealed: Sealed, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvesting, "SEALED_BYTES", 100_000)
+    script = "head -c 300000 /dev/urandom > noise && git add noise && git commit -qm noise"
+    _, harvest = run(sealed.after(repository.workspace(), script))
+    # The commits did not come out, and the same bytes as files did not either.
+    assert codes(harvest) == ["harvest_failed"]
+    assert "larger than" in harvest.notices[0].message
+    _, small = run(sealed.after(repository.workspace(), script + " && git rm -q noise && echo x > x.txt"))
+    assert codes(small) == ["harvest_partial"]
+    assert small.changes is not None
+    assert small.changes.files == 1
+
+
+def test_a_job_that_moves_to_another_branch_of_the_repository_brings_its_work_along(
+    sealed: Sealed, repository: Repository
+) -> None:
+    script = (
+        "git checkout -q origin/side && echo x > x.txt && git add x.txt && git commit -qm x && echo y > y.txt"
+    )
+    place, harvest = run(sealed.after(repository.workspace(), script))
+    assert codes(harvest) == []
+    assert harvest.changes is not None
+    assert "b/side.txt" in diff_of(place)
+    assert "b/x.txt" in diff_of(place)
+    assert "b/y.txt" in diff_of(place)
+
+
+# --- answers that an attacker wrote -------------------------------------------------------------
+
+
+def an_object(kind: bytes, body: bytes) -> bytes:
+    """Give one object as it stands in a pack."""
+    number = {b"commit": 1, b"tree": 2, b"blob": 3}[kind]
+    size, head = len(body), bytearray()
+    head.append((number << 4) | (size & 15))
+    size >>= 4
+    while size:
+        head[-1] |= 128
+        head.append(size & 127)
+        size >>= 7
+    return bytes(head) + zlib.compress(body)
+
+
+def a_pack(*objects: bytes, count: int | None = None, version: int = 2) -> bytes:
+    body = struct.pack(">4sII", b"PACK", version, len(objects) if count is None else count) + b"".join(
+        objects
+    )
+    return body + sha1(body, usedforsecurity=False).digest()
+
+
+def named(kind: bytes, body: bytes) -> str:
+    return sha1(kind + b" %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
+
+
+def an_answer(said: object, *parts: bytes, sizes: object = None) -> bytes:
+    if isinstance(said, dict):
+        said = {"parts": [len(part) for part in parts] if sizes is None else sizes, **said}
+    return json.dumps(said).encode() + b"\n" + b"".join(parts)
+
+
+def a_tree(*entries: tuple[bytes, bytes, str]) -> bytes:
+    return b"".join(mode + b" " + name + b"\0" + bytes.fromhex(blob) for mode, name, blob in entries)
+
+
+BLOB = b"evil\n"
+BLOB_ID = named(b"blob", BLOB)
+PERSON = b"a <a@b> 1700000000 +0000"
+SIGNED = b"\nauthor " + PERSON + b"\ncommitter " + PERSON + b"\n\nx\n"
+Z = "0" * 40
+
+
+def evil_tree(name: bytes, mode: bytes = b"100644") -> tuple[str, bytes]:
+    """Give a tree with such an entry: its id, and a pack with it."""
+    tree = a_tree((mode, name, BLOB_ID))
+    return named(b"tree", tree), a_pack(an_object(b"blob", BLOB), an_object(b"tree", tree))
+
+
+def evil_commit(body: bytes) -> tuple[str, bytes]:
+    tree = a_tree((b"100644", b"x", BLOB_ID))
+    commit = body.replace(b"TREE", named(b"tree", tree).encode())
+    return named(b"commit", commit), a_pack(
+        an_object(b"blob", BLOB), an_object(b"tree", tree), an_object(b"commit", commit)
+    )
+
+
+def forged(which: str, base: str) -> bytes:  # one case after another
+    """Give the answer of that name; those with a pack say that it holds the head, or the files."""
+    good = {"head": base}
+    if which in NAMES:
+        tree, pack = evil_tree(*NAMES[which])
+        return an_answer({**good, "tree": tree}, b"", pack)
+    if which in COMMITS:
+        head, pack = evil_commit(COMMITS[which])
+        return an_answer({"head": head, "tree": Z}, pack, b"")
+    if which in PACKS:
+        return an_answer({**good, "tree": Z}, b"", PACKS[which]())
+    return ANSWERS[which](base)
+
+
+def bomb() -> bytes:
+    return a_pack(an_object(b"tree", b"\0" * (700 << 20)))
+
+
+NAMES: dict[str, tuple[bytes, bytes]] = {
+    "an entry named dot dot": (b"..", b"100644"),
+    "an entry named dot": (b".", b"40000"),
+    "an entry named .git": (b".git", b"40000"),
+    "an entry named .GIT": (b".GIT", b"40000"),
+    "an entry named git~1": (b"git~1", b"40000"),
+    "an entry with a slash": (b"a/../../x", b"100644"),
+    "an entry without a name": (b"", b"100644"),
+    "an entry with a mode that is none": (b"x", b"777777"),
+    "a .gitmodules that is a symlink": (b".gitmodules", b"120000"),
+}
+COMMITS: dict[str, bytes] = {
+    "a commit without an author": b"tree TREE\n\nno author\n",
+    "a commit with a broken date": b"tree TREE\nauthor a <a@b> x +0000\ncommitter " + PERSON + b"\n\nx\n",
+    "a commit whose parent is nowhere": b"tree TREE\nparent " + b"1" * 40 + SIGNED,
+    "a commit whose tree is nowhere": b"tree " + b"2" * 40 + SIGNED,
+    "a commit that is no commit": b"\0" * 100,
+}
+PACKS: dict[str, Callable[[], bytes]] = {
+    "no pack at all": lambda: b"x" * 1000,
+    "a pack of another version": lambda: a_pack(an_object(b"blob", BLOB), version=9),
+    "a pack that ends early": lambda: a_pack(an_object(b"blob", BLOB * 1000))[:-40],
+    "a pack that promises more": lambda: a_pack(an_object(b"blob", BLOB), count=500),
+    "a pack of a billion objects": lambda: a_pack(count=1_000_000_000),
+    "a pack with another sum": lambda: a_pack(an_object(b"blob", BLOB))[:-1] + b"x",
+    "a pack with a broken stream": lambda: a_pack(b"\x35" + b"garbage" * 9),
+    "a pack with a tree whose blob is nowhere": lambda: a_pack(
+        an_object(b"tree", a_tree((b"100644", b"x", "3" * 40)))
+    ),
+    "a small pack of a very large tree": bomb,
+}
+ANSWERS: dict[str, Callable[[str], bytes]] = {
+    "nothing": lambda _: b"",
+    "no JSON": lambda _: b"{{{\n",
+    "a list": lambda _: an_answer([1, 2]),
+    "a deep list": lambda _: b"[" * 100_000 + b"\n",
+    "a header without end": lambda _: b"{" + b" " * (2 << 20) + b"}\n",
+    "sizes that are too much": lambda base: an_answer({"head": base}, b"x", sizes=[10**12, 1]),
+    "sizes below nothing": lambda base: an_answer({"head": base}, b"x" * 4, sizes=[-1, 5]),
+    "sizes that are no numbers": lambda base: an_answer({"head": base}, sizes=[True, "1"]),
+    "three parts": lambda base: an_answer({"head": base}, b"", b"", b""),
+    "a head that is an option": lambda _: an_answer({"head": "--output=/tmp/x", "tree": Z}, b"", b""),
+    "a head that nobody has": lambda _: an_answer({"head": "4" * 40, "tree": Z}, b"", b""),
+    "a tree that nobody has": lambda base: an_answer({"head": base, "tree": "5" * 40}, b"", b""),
+    "a tree that is a number": lambda base: an_answer({"head": base, "tree": 7}, b"", b""),
+    "no tree": lambda base: an_answer({"head": base}, b"", b""),
+}  # fmt: skip
+FORGED = [*NAMES, *COMMITS, *PACKS, *ANSWERS, "an answer that takes too long"]
+
+
+class Forging:
+    """Errands whose harvest answers with a forgery; what else is asked is done."""
+
+    def __init__(self, errands: object, which: str) -> None:
+        self._errands = errands
+        self._which = which
+
+    async def run(self, argv: object, place: Place, agent: object, **options: object) -> Done:
+        stdin = options.get("stdin")
+        if isinstance(stdin, bytes) and b'"harvest"' in stdin:
+            if self._which == "an answer that takes too long":
+                return Done(None, b"", b"")
+            asked = json.loads(stdin)
+            return Done(0, forged(self._which, asked["base"]), b"")
+        return await self._errands.run(argv, place, agent, **options)  # type: ignore[attr-defined,no-any-return]
+
+
+def test_there_are_thirty_forgeries_or_more() -> None:
+    assert len(FORGED) >= 30
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[Sealed, Repository]]:
+    """A repository and a warm checkout for all forgeries."""
+    world = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    world.chmod(0o755)
+    yield Sealed(world), make_repository(world / "repository")
+    shutil.rmtree(world)
+
+
+@pytest.mark.parametrize("which", FORGED)
+def test_a_forged_answer_is_refused_and_the_services_repositories_are_unharmed(
+    shared: tuple[Sealed, Repository], which: str
+) -> None:
+    sealed, repository = shared
+
+    async def work() -> tuple[Place, Harvest]:
+        place = await sealed.prepare(repository.workspace())
+        harvester = GitCheckouts(
+            place.files.root.parent.parent, debounce_seconds=0, errands=Forging(sealed.errands, which), overlay=True
+        )  # fmt: skip
+        harvest = await harvester.harvest(place)
+        await sealed.checkouts.release(place)
+        return place, harvest
+
+    place, harvest = run(work())
+    assert harvest.changes is None
+    assert [notice.code for notice in harvest.notices if notice.code.startswith("harvest_")] != []
+    assert not place.files.diff.exists()
+    assert not place.files.bundle.exists()
+    mirror = sealed.checkouts.mirrors.of(str(repository.folder)).folder
+    shell("git fsck --strict && git cat-file --batch-all-objects --batch-check | wc -l", mirror)
+    assert BLOB_ID not in shell("git cat-file --batch-all-objects --batch-check", mirror)
+
+
+def test_a_true_answer_is_read() -> None:
+    answer = read_answer(an_answer({"head": "x"}, b"ab", b"c"), 2)
+    assert [bytes(part) for part in answer.parts] == [b"ab", b"c"]
+    with pytest.raises(WorkspaceError, match="it broke"):
+        read_answer(an_answer({"error": "it  broke"}), 2)

@@ -1,0 +1,288 @@
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.workspace.sandboxed_checkouts import Sealed, run
+
+from steadyhand.errors import WorkspaceError
+from steadyhand.job import Job
+from steadyhand.ports import Place
+from steadyhand.testing.contracts.checkouts import Repository
+from steadyhand.testing.contracts.samples import a_job
+from steadyhand.workspace.warm_checkouts import WarmCheckouts
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
+
+
+@pytest.fixture
+def sealed(world_dir: Path) -> Sealed:
+    return Sealed(world_dir)
+
+
+def warm_of(sealed: Sealed) -> WarmCheckouts:
+    assert sealed.checkouts.making.warm is not None
+    return sealed.checkouts.making.warm
+
+
+def kept(world: Path) -> set[str]:
+    return {path.name for path in (world / "data" / "warm").glob("*/*")}
+
+
+def test_jobs_of_one_commit_share_a_warm_checkout_that_is_made_once(
+    sealed: Sealed, repository: Repository
+) -> None:
+    async def work() -> None:
+        places = await asyncio.gather(*(sealed.prepare(repository.workspace(), slot) for slot in range(4)))
+        assert warm_of(sealed).built == 1
+        lowers = {place.layers.lower for place in places if place.layers is not None}
+        assert len(lowers) == 1
+        await sealed.does(places[0], "echo mine > mine.txt && rm readme.txt && git checkout -q -b other")
+        said = await sealed.does(
+            places[1], "ls && git status --porcelain --branch && whoami && stat -c %U readme.txt"
+        )
+        assert said == "readme.txt\nsrc\n## steadyhand/work\nagent\nagent\n"
+
+    run(work())
+
+
+def test_nothing_that_an_agent_does_reaches_the_warm_checkout_or_the_mirror(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    def stamps() -> dict[str, tuple[int, int]]:
+        folders = (world_dir / "data" / "warm", world_dir / "data" / "mirrors")
+        return {
+            str(path): (path.lstat().st_mtime_ns, path.lstat().st_size)
+            for folder in folders
+            for path in folder.rglob("*")
+            if path.name != "whole"
+        }
+
+    async def work() -> None:
+        place = await sealed.prepare(repository.workspace())
+        before = stamps()
+        await sealed.does(
+            place,
+            "rm -rf src && echo x > readme.txt && chmod 777 . && touch -d 2020-01-01 .git/config && git gc -q\n"
+            "! touch /mirror/x 2>/dev/null && ! rm -rf /mirror/pack 2>/dev/null && git fsck --strict",
+        )
+        await sealed.checkouts.harvest(place)
+        await sealed.checkouts.release(place)
+        assert stamps() == before
+
+    run(work())
+
+
+def test_the_index_is_prepared_so_that_status_reads_no_file_again(
+    sealed: Sealed, repository: Repository
+) -> None:
+    async def work() -> None:
+        place = await sealed.prepare(repository.workspace())
+        # This plumbing believes the index alone: it names every file whose owner, inode or times are others than there.
+        assert await sealed.does(place, "git diff-files --name-only") == ""
+        before = "stat -c '%Y %s' .git/index"
+        said = await sealed.does(place, f"{before} && git status --porcelain && {before}")
+        assert len(set(said.splitlines())) == 1
+
+    run(work())
+
+
+def test_setup_runs_once_and_what_it_makes_is_no_jobs_work(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    secret = world_dir / "secret key"
+    secret.write_text("word\n", encoding="utf-8")
+    secret.chmod(0o600)
+    command = (
+        f"mkdir 'built *' && cat '{secret}' > 'built */out' && date +%N > stamp && git status > /dev/null"
+    )
+    workspace = repository.workspace(setup=(command,), setup_secrets=(str(secret),))
+
+    async def work() -> None:
+        first = await sealed.prepare(workspace, 0)
+        second = await sealed.prepare(workspace, 1)
+        assert warm_of(sealed).built == 1
+        stamp = await sealed.does(first, "cat stamp")
+        assert await sealed.does(second, "cat stamp") == stamp
+        assert await sealed.does(second, "cat 'built *'/out && git status --porcelain") == "word\n"
+        assert (await sealed.tries(second, f"cat '{secret}'")).code != 0
+        harvest = await sealed.checkouts.harvest(second)
+        assert harvest.changes is None
+        assert harvest.notices == ()
+        plain = await sealed.prepare(repository.workspace(), 2)
+        assert await sealed.does(plain, "ls") == "readme.txt\nsrc\n"
+
+    run(work())
+
+
+def test_a_setup_command_that_fails_is_named_with_its_last_line_and_leaves_nothing(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    workspace = repository.workspace(setup=("echo fine", "echo first; echo 'no such key' >&2; exit 3"))
+    with pytest.raises(WorkspaceError, match="no such key") as caught:
+        run(sealed.prepare(workspace))
+    assert "exit 3" in caught.value.detail
+    assert kept(world_dir) == set()
+
+
+def test_setup_has_no_network(sealed: Sealed, repository: Repository) -> None:
+    script = "python3 -c 'import socket; socket.create_connection((\"192.0.2.1\", 80), 2)' 2>&1 | grep -q unreachable"
+    run(sealed.prepare(repository.workspace(setup=(script,))))
+
+
+def test_filters_that_setup_defines_are_used_for_what_is_left_uncommitted(
+    sealed: Sealed, repository: Repository
+) -> None:
+    repository.commit(".gitattributes", "secret.txt filter=rot\n")
+    repository.commit("secret.txt", "Uryyb\n")
+    rot = "tr A-Za-z N-ZA-Mn-za-m"
+    setup = (
+        f"git config filter.rot.clean '{rot}' && git config filter.rot.smudge '{rot}'"
+        " && git config filter.rot.required true && rm secret.txt && git checkout -q secret.txt"
+    )
+
+    async def work() -> None:
+        place = await sealed.prepare(repository.workspace(setup=(setup,)))
+        assert await sealed.does(place, "cat secret.txt && git status --porcelain") == "Hello\n"
+        # What an agent defines by itself is not: it would be its own harm, but it is not what the repository means.
+        await sealed.does(place, "echo 'Hello there' > secret.txt && git config filter.rot.clean 'echo no'")
+        harvest = await sealed.checkouts.harvest(place)
+        assert harvest.notices == ()
+        diff = place.files.diff.read_text(encoding="utf-8")
+        assert "+Uryyb gurer" in diff
+        assert "Hello" not in diff
+
+    run(work())
+
+
+def test_the_oldest_that_nobody_uses_go_and_one_in_use_stays(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    sealed.checkouts.making.warm = WarmCheckouts(
+        world_dir / "data" / "warm", sealed.errands, warm_of(sealed).settings, owner=63_999, most=1
+    )
+
+    async def work() -> None:
+        old = await sealed.prepare(repository.workspace(ref="v1"), 0)
+        new = await sealed.prepare(repository.workspace(ref="main"), 1)
+        assert kept(world_dir) == {old.commit, new.commit}
+        assert await sealed.does(old, "cat readme.txt") == "one\ntwo\nthree\n"
+        await sealed.checkouts.release(new)
+        await sealed.checkouts.release(old)
+        assert kept(world_dir) == {old.commit}
+        again = await sealed.prepare(repository.workspace(ref="main"), 1)
+        assert await sealed.does(again, "ls") == "readme.txt\nsrc\n"
+
+    run(work())
+
+
+def test_one_that_goes_while_it_is_asked_for_is_made_anew(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    warm = WarmCheckouts(
+        world_dir / "data" / "warm", sealed.errands, warm_of(sealed).settings, owner=63_999, most=0
+    )
+    sealed.checkouts.making.warm = warm
+
+    async def one(slot: int) -> None:
+        for _ in range(3):
+            place = await sealed.prepare(repository.workspace(), slot)
+            assert await sealed.does(place, "cat readme.txt") == "one\ntwo\nthree\n"
+            await sealed.checkouts.release(place)
+
+    async def work() -> None:
+        await asyncio.gather(*(one(slot) for slot in range(3)))
+        assert kept(world_dir) == set()
+        assert warm.built >= 1
+
+    run(work())
+
+
+def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    outside = world_dir / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("x", encoding="utf-8")
+
+    async def work() -> None:
+        place = await sealed.prepare(repository.workspace())
+        await sealed.does(place, "echo x > x.txt")
+        assert place.layers is not None
+        of_mirror = place.layers.lower.parent.parent
+        half = of_mirror / ".build-0123" / "checkout"
+        half.mkdir(parents=True)
+        (half / "link").symlink_to(outside)
+        (of_mirror / "unfinished").mkdir()
+        (of_mirror.parent / "stray").symlink_to(outside)
+        later = Sealed(world_dir)
+        await later.checkouts.sweep()
+        assert kept(world_dir) == {place.commit}
+        assert (outside / "kept").is_file()
+        assert {path.name for path in place.files.root.iterdir()} == {"config", "kept", "prepared"}
+        again = await later.prepare(repository.workspace())
+        assert warm_of(later).built == 0
+        assert await later.does(again, "ls") == "readme.txt\nsrc\n"
+
+    run(work())
+
+
+CACHES = [
+    ("pip", "~/.cache/pip"), ("npm", "~/.npm"), ("cargo", "~/.cargo/registry"), ("cargo", "~/.cargo/git"),
+    ("go", "~/go/pkg/mod"), ("go", "~/.cache/go-build"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cache", "where"), CACHES)
+def test_a_cache_is_shared_by_the_jobs_of_a_workspace_and_by_no_other(
+    sealed: Sealed, repository: Repository, cache: str, where: str
+) -> None:
+    workspace = repository.workspace(caches=(cache,))
+
+    async def work() -> None:
+        first = await sealed.prepare(workspace, 0)
+        await sealed.does(first, f"echo one > {where}/f")
+        second = await sealed.prepare(workspace, 1)
+        assert await sealed.does(second, f"cat {where}/f && echo more >> {where}/f") == "one\n"
+        assert await sealed.does(first, f"cat {where}/f") == "one\nmore\n"
+        other = await sealed.prepare(replace(workspace, name="other"), 2)
+        assert await sealed.does(other, f"ls {where}") == ""
+        without = await sealed.prepare(repository.workspace(), 3)
+        assert await sealed.does(without, f"ls {where} 2>/dev/null || echo none") == "none\n"
+
+    run(work())
+
+
+def test_a_prepare_that_is_given_up_leaves_no_warm_checkout_in_use(
+    sealed: Sealed, repository: Repository, world_dir: Path
+) -> None:
+    async def work() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await sealed.prepare(repository.workspace(setup=("sleep 30",)))
+        assert kept(world_dir) == set()
+        place = await sealed.prepare(repository.workspace())
+        await sealed.checkouts.release(place)
+
+    run(work())
+
+
+def test_no_process_of_git_is_needed_when_commit_and_warm_checkout_are_there(
+    sealed: Sealed, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hot(job: Job) -> Place:
+        return await sealed.prepare(repository.workspace(), job=job)
+
+    async def work() -> None:
+        await sealed.checkouts.release(await hot(a_job()))
+        calls: list[str] = []
+        monkeypatch.setattr(
+            "steadyhand.workspace.git.Git._spawn", lambda _, arguments, __: calls.append(arguments[0])
+        )
+        sealed.checkouts.mirrors.of(str(repository.folder))._debounce = 600
+        place = await hot(a_job())
+        assert calls == []
+        assert await sealed.does(place, "cat readme.txt") == "one\ntwo\nthree\n"
+
+    run(work())
