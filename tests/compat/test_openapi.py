@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.compat.document import PROFILES, served, service_of, without_prose
-from tests.services import make_root
+from tests.service_fixtures import make_root
 
 SNAPSHOTS = Path(__file__).parent / "openapi"
 

@@ -2,7 +2,7 @@
 
 from tests.docs.pages import table, text_of
 
-from steadyhand.cli.exits import Exit
+from steadyhand.cli.exit_codes import Exit
 
 
 def test_the_page_has_each_exit_code_and_no_other() -> None:

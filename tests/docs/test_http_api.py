@@ -12,11 +12,11 @@ from tests.docs.pages import PROJECT, by_name, names_in, table, text_of
 
 from steadyhand import errors
 from steadyhand.api import ApiOptions, create_app
-from steadyhand.api.classic import STATUS
-from steadyhand.api.models import JobRequest, TurnRequest
-from steadyhand.api.openai.runs import why_failed
-from steadyhand.api.problems import _ROUTER_CODES, STATUSES, status_of
-from steadyhand.api.render import LEFT_OUT_OF_LISTS, item_json, job_json, key_json, usage_json
+from steadyhand.api.classic.execute import STATUS
+from steadyhand.api.native.serializers import LEFT_OUT_OF_LISTS, item_json, job_json, key_json, usage_json
+from steadyhand.api.openai.start_run import why_failed
+from steadyhand.api.schemas.requests import JobRequest, TurnRequest
+from steadyhand.api.transport.errors import _ROUTER_CODES, STATUSES, status_of
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, TryLater
 from steadyhand.events import BODIES, StateChanged, TextDelta, data_of
