@@ -41,7 +41,7 @@ def test_the_snippet_prints_the_answer(name: str, stand_in_service: Service, tmp
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
