@@ -21,7 +21,7 @@ from tests.compat.sample import (
     service_on,
     unpack,
 )
-from tests.services import make_root
+from tests.service_fixtures import make_root
 
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.request import ModelRequest
