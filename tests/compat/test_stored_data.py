@@ -139,7 +139,7 @@ class Opened:
         return any(all(text in messages for text in texts) for messages in asked)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sample(reachable_tmp: Path, expected: dict[str, Any]) -> Iterator[Opened]:
     with (
         Recovered() as model,
