@@ -1,4 +1,4 @@
-"""The house as the page draws it is the one that import-linter holds, and each room is in its table."""
+"""The layers on the page are those that import-linter checks, and each room is in its table."""
 
 import re
 import tomllib
@@ -8,26 +8,26 @@ PROJECT = Path(__file__).parents[2]
 PAGE = (
     (PROJECT / "docs" / "architecture.md")
     .read_text("utf-8")
-    .partition("## The house\n")[2]
+    .partition("## Layers and rooms\n")[2]
     .partition("\n## ")[0]
 )
 
 
-def floors(text: str) -> list[set[str]]:
-    """Give the rooms of each floor, from the top down."""
-    return [set(re.findall(r"\w+", floor)) for floor in text.split("->")]
+def layers_of(text: str) -> list[set[str]]:
+    """Return the rooms of each layer, from the top down."""
+    return [set(re.findall(r"\w+", layer)) for layer in text.split("->")]
 
 
-def test_the_house_is_drawn_as_it_is_held() -> None:
+def test_the_layers_on_the_page_are_those_of_the_contract() -> None:
     settings = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))
     (contract,) = settings["tool"]["importlinter"]["contracts"]
     drawn = PAGE.partition("    cli ->")[1:]
     drawing = "".join(drawn).partition("\n\n")[0]
-    assert floors(drawing) == [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    assert layers_of(drawing) == [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
     assert contract["exhaustive"] is True
 
 
-def test_every_room_has_its_line_in_the_table() -> None:
+def test_every_room_has_its_row_in_the_table() -> None:
     rooms = {
         path.name if path.is_dir() else path.stem
         for path in (PROJECT / "src" / "steadyhand").iterdir()
