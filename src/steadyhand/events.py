@@ -1,7 +1,7 @@
 """What happens in a job, as typed and numbered events. Pure.
 
 A body is one of the classes below; `type` is its name on the wire and its fields are its `data`
-(contract.md, B). `TextDelta` is live only: it has no number and is never stored.
+(docs/http-api.md#events). `TextDelta` is live only: it has no number and is never stored.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The chat route and the models in the default profile (contract.md, C), with the stand-in."""
+"""The chat route and the models in the default profile (docs/http-api.md#openai-routes), with the stand-in."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The classic profile: the earlier service's observable behaviour to the letter (contract.md, A)."""
+"""The classic profile: the earlier service's observable behaviour to the letter (docs/http-api.md)."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What outlives a crash and a stop: jobs, events, order (issue 2, "Must hold")."""
+"""What outlives a crash and a stop: jobs, events, order."""
 
 import random
 import threading

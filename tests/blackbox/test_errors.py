@@ -1,4 +1,4 @@
-"""The error body and the table of errors (contract.md, "Errors, everywhere")."""
+"""The error body and the table of errors (docs/http-api.md#errors)."""
 
 import json
 import re

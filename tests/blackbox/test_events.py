@@ -1,4 +1,4 @@
-"""Events: numbered without gaps, the same to every follower, live text without numbers (contract.md, B)."""
+"""Events: numbered without gaps, the same to every follower, live text without numbers (docs/http-api.md#events)."""
 
 import json
 import threading

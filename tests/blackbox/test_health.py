@@ -1,4 +1,4 @@
-"""`GET /health`, and what the platform asks (contract.md, A and B)."""
+"""`GET /health`, and what the platform asks (docs/http-api.md#health)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The native routes for jobs (contract.md, B), end to end with the stand-in."""
+"""The native routes for jobs (docs/http-api.md#native-routes), end to end with the stand-in."""
 
 import json
 import re

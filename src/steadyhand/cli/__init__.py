@@ -1,6 +1,6 @@
 """The command line. Everything but `serve`, `doctor`, `config` and `demo` talks HTTP to a service.
 
-Exit codes are those of contract.md and stand in `exits`; answers go to stdout, progress and errors to stderr.
+Exit codes are those of docs/cli.md and stand in `exits`; answers go to stdout, progress and errors to stderr.
 """
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""The exit codes of the command line (contract.md), and what leads to which."""
+"""The exit codes of the command line (docs/cli.md), and what leads to which."""
 
 from collections.abc import Mapping
 from enum import IntEnum

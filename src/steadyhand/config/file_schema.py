@@ -285,4 +285,4 @@ class Tables(_Table):
 
 
 UNBUILT: frozenset[tuple[str, ...]] = frozenset()
-"""Settings of design.md whose part is not built: refused as such, not as unknown."""
+"""Settings whose part is not built: refused as such, not as unknown."""

@@ -93,7 +93,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class RunOutput:
-    """What a run printed, bounded as contract.md A says: `output` lines keep their newlines."""
+    """What a run printed, bounded as docs/http-api.md says: `output` lines keep their newlines."""
 
     output: Sequence[str]
     stderr: str

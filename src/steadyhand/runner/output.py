@@ -232,7 +232,7 @@ class Spool:
         return self._errors.text()
 
     def output(self, result: bytes | None) -> RunOutput:
-        """Give the output as contract.md A says: printed lines, then the result object on one line, never cut."""
+        """Give the output as docs/http-api.md says: printed lines, then the result object on one line, never cut."""
         lines = _split(self._printed.text())
         if result is not None:
             if lines and not lines[-1].endswith("\n"):

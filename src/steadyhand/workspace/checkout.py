@@ -53,7 +53,7 @@ class GitCheckouts:
         """Describe the checkouts; nothing is made before the first verb.
 
         As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the
-        service's `home` say how a directory in place is used (contract.md, the classic profile). With `errands`
+        service's `home` say how a directory in place is used (docs/http-api.md#the-classic-profile). With `errands`
         agents are sealed off, and all git on what they left runs beside them; with `overlay` as well, and as root,
         a job's checkout is laid over a warm one that belongs to the uid below the agents'; else with `shares`, when
         agents can be shown what the service reads, it is a clone that shares the mirror's objects. `disk_of` says

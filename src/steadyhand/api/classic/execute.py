@@ -1,4 +1,4 @@
-"""The routes of the earlier service (contract.md, A). Its callers will not change."""
+"""The routes of the earlier service (docs/http-api.md#classic-routes). Its callers will not change."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The native routes for jobs (contract.md, B)."""
+"""The native routes for jobs (docs/http-api.md#native-routes)."""
 
 import hashlib
 from collections.abc import Callable

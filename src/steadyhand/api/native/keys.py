@@ -1,4 +1,4 @@
-"""Keys (contract.md, B); all of it needs the scope `admin`."""
+"""Keys (docs/http-api.md#keys); all of it needs the scope `admin`."""
 
 import re
 from typing import Annotated

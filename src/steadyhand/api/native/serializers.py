@@ -1,4 +1,4 @@
-"""Domain objects as the JSON of contract.md. Every key is always there."""
+"""Domain objects as the JSON of docs/http-api.md. Every key is always there."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What was spent with keys (contract.md, B)."""
+"""What was spent with keys (docs/http-api.md#usage)."""
 
 from typing import get_args
 

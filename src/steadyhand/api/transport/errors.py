@@ -1,4 +1,4 @@
-"""Errors, translated once: one body for all three groups of routes (contract.md, "Errors, everywhere")."""
+"""Errors, translated once: one body for all three groups of routes (docs/http-api.md#errors)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ Group = Literal["classic", "native", "openai"]
 
 
 def group_of(path: str) -> Group:
-    """Say which group of contract.md a path belongs to; what belongs to none is native."""
+    """Say which group of docs/http-api.md a path belongs to; what belongs to none is native."""
     if path in ("/health", "/execute") or path.startswith("/jobs/"):
         return "classic"
     if path.startswith(("/v1/chat/", "/v1/models", "/v1/responses")):

@@ -1,4 +1,4 @@
-"""Chat completions (contract.md, C), for any client of the OpenAI API."""
+"""Chat completions (docs/http-api.md#openai-routes), for any client of the OpenAI API."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""The Responses API (contract.md, C): created, streamed, looked up, followed again, cancelled, forgotten."""
+"""The Responses API (docs/http-api.md): created, streamed, looked up, followed again, cancelled, forgotten."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
