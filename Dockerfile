@@ -1,5 +1,5 @@
-# Steadyhand in a container: the service as a user of its own, its data under /data.
-# compose.yaml starts it with the sandbox, compose.none.yaml where the host refuses nested namespaces.
+# Steadyhand in a container: the service runs as its own user, its data is under /data.
+# compose.yaml starts it with the sandbox. compose.none.yaml is for hosts that refuse nested namespaces.
 
 FROM debian:bookworm-slim AS build
 RUN apt-get update -qq \
@@ -10,13 +10,13 @@ RUN python3 -m venv /build \
     && /build/bin/python -m pip wheel --quiet --no-deps --wheel-dir /wheels /src
 
 FROM debian:bookworm-slim
-# git makes the checkouts, bubblewrap seals agents off; the sandbox shows agents this /usr, its python3 included.
+# git makes the checkouts, bubblewrap the sandbox. Agents see this /usr in the sandbox, with its python3.
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
         bubblewrap ca-certificates git openssh-client python3-venv \
     && rm -rf /var/lib/apt/lists/*
-# What it is made of comes first: after a change of the code alone this is taken from the engine's cache.
-# The claude CLI comes along in the claude-agent-sdk wheel.
+# Dependencies are installed first: after a change of the code alone, the engine takes this step from its cache.
+# The claude CLI is in the claude-agent-sdk wheel.
 COPY pyproject.toml constraints.txt /tmp/steadyhand/
 RUN python3 -m venv /opt/steadyhand \
     && cd /tmp/steadyhand \
@@ -35,7 +35,7 @@ VOLUME ["/data"]
 USER 10001:10001
 WORKDIR /home/steadyhand
 EXPOSE 8080
-# Whether the process answers; /readyz says whether it takes work, which a draining service does not.
+# /livez checks that the process answers. /readyz also checks that it accepts work; a draining service does not.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python3", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8080/livez', timeout=4)"]
 ENTRYPOINT ["steadyhand"]
