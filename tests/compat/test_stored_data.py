@@ -97,6 +97,7 @@ def test_the_command_line_finds_the_stored_admin_key(held: Service, expected: di
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert [path.name for path in held.data_dir.glob("*.key")] == ["admin.key"]
     assert [job["id"] for job in json.loads(done.stdout)["data"]] == expected["list"]
 
 
@@ -139,11 +140,20 @@ class Opened:
         return any(all(text in messages for text in texts) for messages in asked)
 
 
+def with_a_file_of_the_parked(service: Service) -> Service:
+    """Leave a file in the checkout of the parked job: it is in the job's diff if the run goes on in that checkout."""
+    (mark,) = service.data_dir.glob("jobs/*/upper/marks.txt")
+    left = mark.with_name("left-in-the-checkout.txt")
+    left.write_text("left\n", "ascii")
+    os.chown(left, mark.stat().st_uid, mark.stat().st_gid)
+    return service
+
+
 @pytest.fixture(scope="module")
 def sample(reachable_tmp: Path, expected: dict[str, Any]) -> Iterator[Opened]:
     with (
         Recovered() as model,
-        opened(make_root(reachable_tmp), model.url, datetime.now(UTC)) as service,
+        with_a_file_of_the_parked(opened(make_root(reachable_tmp), model.url, datetime.now(UTC))) as service,
     ):
         yield Opened(service, model, expected)
 
@@ -166,6 +176,7 @@ def test_stored_jobs_and_sessions_go_on(sample: Opened) -> None:
     assert [run["state"] for run in parked["runs"]] == ["parked", "completed"]
     diff = sample.service.http.get(f"/v1/jobs/{parked['id']}/diff").text
     assert diff.count("\n+mark") == 1
+    assert diff.count("\n+left") == 1
 
     sample.completed(turn["id"])
     assert sample.was_told("first turn", "second turn", "third turn")
