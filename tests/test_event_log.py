@@ -7,7 +7,8 @@ from steadyhand.agents import Catalogue
 from steadyhand.control import Caller, Control
 from steadyhand.event_log import BACKLOG, Feed, Journal, Recorder
 from steadyhand.events import Draft, Event, Live, Message, StateChanged, TextDelta, Warned
-from steadyhand.job import Fault, Job, Notice, State, Verdict
+from steadyhand.job import Fault, Job, Notice, OutcomeType, State, Verdict
+from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
@@ -184,7 +185,10 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
                 *[("m3", text) for text in _whole(said, "m3")],
             ]
             assert "".join(_whole(said, "m3")) == secret[7:]
-            notice, verdict = Notice("code", f"a {secret}"), Verdict("agent_error", f"b {secret}")
+            notice, verdict = (
+                Notice(WarningCode.COMPACTED, f"a {secret}"),
+                Verdict(OutcomeType.AGENT_ERROR, f"b {secret}"),
+            )
             await recorder.change(
                 JOB.id,
                 frozenset(State),
@@ -196,7 +200,7 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
                     answer=f"d {secret}",
                     structured_output={secret: [secret]},
                 ),
-                [Draft(0, NOW, Warned("code", f"e {secret}"))],
+                [Draft(0, NOW, Warned(WarningCode.COMPACTED, f"e {secret}"))],
             )
             job = await store.get(JOB.id)
             assert job is not None

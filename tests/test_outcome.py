@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.job import State
+from steadyhand.job import OutcomeType, State
 from steadyhand.outcome import OUTCOMES, Evidence, Result, Stop, fault_of, judge
 
 GOOD = Result(subtype="success", is_error=False, text="done")
@@ -118,6 +118,10 @@ def test_every_outcome_that_judging_can_give_is_in_the_closed_list() -> None:
     assert set(OUTCOMES) == {expected for _, expected in CASES.values()} | made_elsewhere
 
 
+def test_every_type_of_outcome_has_its_meaning() -> None:
+    assert list(OUTCOMES) == list(OutcomeType)
+
+
 def test_the_documentation_gives_each_outcome_its_state_and_no_other() -> None:
     page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text("utf-8")
     table = page.partition("| outcome | state | when |\n")[2].partition("\n\n")[0]
@@ -143,11 +147,11 @@ def test_only_a_success_has_no_fault() -> None:
         assert (fault is None) == (expected == "success")
         if fault is not None:
             assert fault.code == expected
-            assert fault.message.startswith(OUTCOMES[expected].text)
+            assert fault.message.startswith(OUTCOMES[OutcomeType(expected)].text)
 
 
 def test_every_outcome_means_an_ended_state_and_says_so_in_a_sentence() -> None:
     for meaning in OUTCOMES.values():
         assert meaning.state.ended
         assert meaning.text.endswith(".")
-    assert OUTCOMES["success"].state is State.COMPLETED
+    assert OUTCOMES[OutcomeType.SUCCESS].state is State.COMPLETED

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from steadyhand.job_warnings import WarningCode
+
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
@@ -104,7 +106,7 @@ class Warned:
     """Something the caller should know."""
 
     type: ClassVar[str] = "warning"
-    code: str
+    code: WarningCode
     message: str
 
 

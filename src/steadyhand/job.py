@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from steadyhand.errors import Conflict
+from steadyhand.job_warnings import WarningCode
 
 MICROS = 1_000_000
 """Micro-dollars in a dollar; every amount of ours is an integer of them."""
@@ -99,11 +100,40 @@ Effort = Literal["low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
 
 
+class OutcomeType(StrEnum):
+    """The type of an outcome; `outcome.OUTCOMES` has the state and the meaning of each."""
+
+    SUCCESS = "success"
+    AGENT_ERROR = "agent_error"
+    REFUSED = "refused"
+    EMPTY = "empty"
+    NO_RESULT = "no_result"
+    BUDGET = "budget"
+    MAX_TURNS = "max_turns"
+    INVALID_OUTPUT = "invalid_output"
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    MODEL_ERROR = "model_error"
+    UNKNOWN_AGENT = "unknown_agent"
+    MEMORY = "memory"
+    DISK = "disk"
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    STALLED = "stalled"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    UNANSWERED = "unanswered"
+    NOT_STARTED = "not_started"
+    WORKSPACE = "workspace"
+    EXPIRED = "expired"
+    INTERNAL = "internal"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A run's outcome as stored: a type from `outcome.OUTCOMES` and one line of detail."""
 
-    type: str
+    type: OutcomeType
     detail: str | None = None
 
 
@@ -172,7 +202,7 @@ class Changes:
 class Notice:
     """Something the caller should know, though it did not end the job."""
 
-    code: str
+    code: WarningCode
     message: str
 
 

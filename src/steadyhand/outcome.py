@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from steadyhand.job import Fault, State, Usage, Verdict
+from steadyhand.job import Fault, OutcomeType, State, Usage, Verdict
 
 
 class Stop(StrEnum):
@@ -29,49 +29,58 @@ class Meaning(NamedTuple):
     text: str
 
 
-OUTCOMES: Mapping[str, Meaning] = {
-    "success": Meaning(State.COMPLETED, False, "The agent finished its work."),
-    "agent_error": Meaning(State.FAILED, True, "The agent ended with an error of its own."),
-    "refused": Meaning(State.FAILED, False, "The model refused the request."),
-    "empty": Meaning(State.FAILED, True, "The agent ended well and said nothing."),
-    "no_result": Meaning(State.FAILED, True, "The agent ended without a result."),
-    "budget": Meaning(State.FAILED, False, "The budget was spent."),
-    "max_turns": Meaning(State.FAILED, False, "The limit of turns was reached."),
-    "invalid_output": Meaning(State.FAILED, True, "The answer does not fit the output schema."),
-    "rate_limited": Meaning(State.FAILED, True, "The model's rate limit was reached."),
-    "unauthorized": Meaning(State.FAILED, False, "The model's service did not accept the credential."),
-    "model_error": Meaning(State.FAILED, True, "The model's service answered with an error."),
-    "unknown_agent": Meaning(State.FAILED, False, "Nobody defined the agent that was asked for."),
-    "memory": Meaning(State.FAILED, False, "The memory limit was reached."),
-    "disk": Meaning(State.FAILED, False, "The disk limit was reached."),
-    "killed": Meaning(State.FAILED, True, "The agent was killed by something that was not Steadyhand."),
-    "timeout": Meaning(State.TIMEOUT, True, "The deadline passed."),
-    "stalled": Meaning(State.TIMEOUT, True, "Nothing was heard from the agent for the idle limit."),
-    "cancelled": Meaning(State.CANCELLED, False, "It was cancelled."),
-    "interrupted": Meaning(State.INTERRUPTED, True, "The node stopped under it."),
-    "unanswered": Meaning(
+OUTCOMES: Mapping[OutcomeType, Meaning] = {
+    OutcomeType.SUCCESS: Meaning(State.COMPLETED, False, "The agent finished its work."),
+    OutcomeType.AGENT_ERROR: Meaning(State.FAILED, True, "The agent ended with an error of its own."),
+    OutcomeType.REFUSED: Meaning(State.FAILED, False, "The model refused the request."),
+    OutcomeType.EMPTY: Meaning(State.FAILED, True, "The agent ended well and said nothing."),
+    OutcomeType.NO_RESULT: Meaning(State.FAILED, True, "The agent ended without a result."),
+    OutcomeType.BUDGET: Meaning(State.FAILED, False, "The budget was spent."),
+    OutcomeType.MAX_TURNS: Meaning(State.FAILED, False, "The limit of turns was reached."),
+    OutcomeType.INVALID_OUTPUT: Meaning(State.FAILED, True, "The answer does not fit the output schema."),
+    OutcomeType.RATE_LIMITED: Meaning(State.FAILED, True, "The model's rate limit was reached."),
+    OutcomeType.UNAUTHORIZED: Meaning(
+        State.FAILED, False, "The model's service did not accept the credential."
+    ),
+    OutcomeType.MODEL_ERROR: Meaning(State.FAILED, True, "The model's service answered with an error."),
+    OutcomeType.UNKNOWN_AGENT: Meaning(State.FAILED, False, "Nobody defined the agent that was asked for."),
+    OutcomeType.MEMORY: Meaning(State.FAILED, False, "The memory limit was reached."),
+    OutcomeType.DISK: Meaning(State.FAILED, False, "The disk limit was reached."),
+    OutcomeType.KILLED: Meaning(
+        State.FAILED, True, "The agent was killed by something that was not Steadyhand."
+    ),
+    OutcomeType.TIMEOUT: Meaning(State.TIMEOUT, True, "The deadline passed."),
+    OutcomeType.STALLED: Meaning(State.TIMEOUT, True, "Nothing was heard from the agent for the idle limit."),
+    OutcomeType.CANCELLED: Meaning(State.CANCELLED, False, "It was cancelled."),
+    OutcomeType.INTERRUPTED: Meaning(State.INTERRUPTED, True, "The node stopped under it."),
+    OutcomeType.UNANSWERED: Meaning(
         State.INTERRUPTED, False, "The results of the calls that the agent asked its caller for did not come."
     ),
-    "not_started": Meaning(State.ERROR, True, "The agent's process could not be started."),
-    "workspace": Meaning(State.ERROR, True, "The workspace could not be made ready."),
-    "expired": Meaning(State.ERROR, True, "It waited longer in the queue than it was good for."),
-    "internal": Meaning(State.ERROR, True, "Steadyhand failed; the service's log has the cause."),
+    OutcomeType.NOT_STARTED: Meaning(State.ERROR, True, "The agent's process could not be started."),
+    OutcomeType.WORKSPACE: Meaning(State.ERROR, True, "The workspace could not be made ready."),
+    OutcomeType.EXPIRED: Meaning(State.ERROR, True, "It waited longer in the queue than it was good for."),
+    OutcomeType.INTERNAL: Meaning(State.ERROR, True, "Steadyhand failed; the service's log has the cause."),
 }
 
 _STOPPED = {
-    Stop.DEADLINE: "timeout",
-    Stop.IDLE: "stalled",
-    Stop.CANCEL: "cancelled",
-    Stop.SHUTDOWN: "interrupted",
-    Stop.UNANSWERED: "unanswered",
+    Stop.DEADLINE: OutcomeType.TIMEOUT,
+    Stop.IDLE: OutcomeType.STALLED,
+    Stop.CANCEL: OutcomeType.CANCELLED,
+    Stop.SHUTDOWN: OutcomeType.INTERRUPTED,
+    Stop.UNANSWERED: OutcomeType.UNANSWERED,
 }
 _SUBTYPES = {
-    "error_max_turns": "max_turns",
-    "error_max_budget_usd": "budget",
-    "error_max_structured_output_retries": "invalid_output",
+    "error_max_turns": OutcomeType.MAX_TURNS,
+    "error_max_budget_usd": OutcomeType.BUDGET,
+    "error_max_structured_output_retries": OutcomeType.INVALID_OUTPUT,
 }
-_STATUSES = {401: "unauthorized", 402: "budget", 403: "unauthorized", 429: "rate_limited"}
-_BROKEN = frozenset({"killed", "agent_error", "no_result"})
+_STATUSES = {
+    401: OutcomeType.UNAUTHORIZED,
+    402: OutcomeType.BUDGET,
+    403: OutcomeType.UNAUTHORIZED,
+    429: OutcomeType.RATE_LIMITED,
+}
+_BROKEN = frozenset({OutcomeType.KILLED, OutcomeType.AGENT_ERROR, OutcomeType.NO_RESULT})
 """What a run that ran out of something looks like: the limit is then what to say."""
 _DETAIL_LIMIT = 300
 
@@ -124,47 +133,49 @@ def judge(evidence: Evidence) -> Verdict:
     if evidence.stop is not None:
         return _verdict(_STOPPED[evidence.stop])
     if evidence.unknown_agent:
-        return _verdict("unknown_agent", _last_line(evidence.stderr))
+        return _verdict(OutcomeType.UNKNOWN_AGENT, _last_line(evidence.stderr))
     judged = _without_result(evidence) if evidence.result is None else _with_result(evidence.result, evidence)
-    if evidence.spent_out is not None and judged.type != "success":
-        return _verdict("budget", evidence.spent_out)
+    if evidence.spent_out is not None and judged.type != OutcomeType.SUCCESS:
+        return _verdict(OutcomeType.BUDGET, evidence.spent_out)
     if judged.type in _BROKEN and (evidence.memory or evidence.disk):
-        return _verdict("memory" if evidence.memory else "disk", judged.detail)
+        return _verdict(OutcomeType.MEMORY if evidence.memory else OutcomeType.DISK, judged.detail)
     return judged
 
 
 def _without_result(evidence: Evidence) -> Verdict:
     if evidence.signal is not None:
-        return _verdict("killed", f"signal {evidence.signal}")
+        return _verdict(OutcomeType.KILLED, f"signal {evidence.signal}")
     if evidence.exit_code:
         detail = _last_line(evidence.stderr) or f"exit code {evidence.exit_code}"
-        return _verdict("unknown_agent" if _names_unknown_agent(detail) else "agent_error", detail)
-    return _verdict("no_result", "exit code 0")
+        return _verdict(
+            OutcomeType.UNKNOWN_AGENT if _names_unknown_agent(detail) else OutcomeType.AGENT_ERROR, detail
+        )
+    return _verdict(OutcomeType.NO_RESULT, "exit code 0")
 
 
 def _with_result(result: Result, evidence: Evidence) -> Verdict:
     said = "; ".join(result.errors) or result.text
     if result.subtype in _SUBTYPES:
         kind = _SUBTYPES[result.subtype]
-        return _verdict(kind, (evidence.schema_fault if kind == "invalid_output" else None) or said)
+        return _verdict(kind, (evidence.schema_fault if kind == OutcomeType.INVALID_OUTPUT else None) or said)
     if result.api_error_status is not None:
-        return _verdict(_STATUSES.get(result.api_error_status, "model_error"), said)
+        return _verdict(_STATUSES.get(result.api_error_status, OutcomeType.MODEL_ERROR), said)
     if result.stop_reason == "refusal":
-        return _verdict("refused", said)
+        return _verdict(OutcomeType.REFUSED, said)
     if result.is_error or result.subtype != "success":
-        return _verdict("agent_error", said or result.subtype)
+        return _verdict(OutcomeType.AGENT_ERROR, said or result.subtype)
     if evidence.signal is not None:
-        return _verdict("killed", f"signal {evidence.signal} after its result")
+        return _verdict(OutcomeType.KILLED, f"signal {evidence.signal} after its result")
     if evidence.exit_code:
         detail = _last_line(evidence.stderr) or f"exit code {evidence.exit_code}"
-        return _verdict("agent_error", detail)
+        return _verdict(OutcomeType.AGENT_ERROR, detail)
     if evidence.wants_schema and result.structured_output is None:
-        return _verdict("invalid_output", "no structured output came")
+        return _verdict(OutcomeType.INVALID_OUTPUT, "no structured output came")
     if evidence.schema_fault is not None:
-        return _verdict("invalid_output", evidence.schema_fault)
+        return _verdict(OutcomeType.INVALID_OUTPUT, evidence.schema_fault)
     if not (result.text or "").strip() and result.structured_output is None:
-        return _verdict("empty")
-    return _verdict("success")
+        return _verdict(OutcomeType.EMPTY)
+    return _verdict(OutcomeType.SUCCESS)
 
 
 def fault_of(verdict: Verdict) -> Fault | None:
@@ -176,7 +187,7 @@ def fault_of(verdict: Verdict) -> Fault | None:
     return Fault(code=verdict.type, message=message, retryable=meaning.retryable)
 
 
-def _verdict(kind: str, detail: str | None = None) -> Verdict:
+def _verdict(kind: OutcomeType, detail: str | None = None) -> Verdict:
     one_line = " ".join(detail.split())[:_DETAIL_LIMIT] if detail else None
     return Verdict(kind, one_line or None)
 

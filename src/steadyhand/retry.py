@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from steadyhand.job import Begin, Job, State, Verdict, advance
+from steadyhand.job import Begin, Job, OutcomeType, State, Verdict, advance
 
 
 def at_start(job: Job, verdict: Verdict, *, planned: bool) -> Begin | None:
@@ -11,7 +11,7 @@ def at_start(job: Job, verdict: Verdict, *, planned: bool) -> Begin | None:
 
     An agent's run is no idempotent thing: what is not asked for after a crash is not done.
     """
-    if verdict.type != "interrupted":
+    if verdict.type != OutcomeType.INTERRUPTED:
         return None
     if job.on_interrupt == "restart":
         return "fresh"
@@ -29,7 +29,7 @@ def goes_on(job: Job) -> bool:
     if job.state is State.INTERRUPTED:
         # Whoever was to make calls for the agent may still bring what came of them.
         return bool(job.tools) or job.on_interrupt not in ("fail", "restart")
-    return job.outcome is not None and job.outcome.type == "budget"
+    return job.outcome is not None and job.outcome.type == OutcomeType.BUDGET
 
 
 def again(job: Job, begin: Begin, now: datetime) -> Job:

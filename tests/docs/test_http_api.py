@@ -19,8 +19,9 @@ from steadyhand.api.schemas.requests import JobRequest, TurnRequest
 from steadyhand.api.transport.errors import _ROUTER_CODES, STATUSES, status_of
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, TryLater
-from steadyhand.events import BODIES, StateChanged, TextDelta, data_of
-from steadyhand.job import Changes, Job, Run, State, Verdict
+from steadyhand.events import BODIES, StateChanged, TextDelta, Warned, data_of
+from steadyhand.job import Changes, Job, OutcomeType, Run, State, Verdict
+from steadyhand.job_warnings import WARNINGS, WarningCode
 from steadyhand.keyring import Keyring
 from steadyhand.outcome import OUTCOMES
 from steadyhand.ports import ApiKey, Spent, UsageRow
@@ -91,8 +92,8 @@ def sample_job() -> Job:
         timeout_seconds=1,
         idle_timeout_seconds=1,
         state=State.COMPLETED,
-        outcome=Verdict("success"),
-        runs=(Run(1, State.COMPLETED, Verdict("success")),),
+        outcome=Verdict(OutcomeType.SUCCESS),
+        runs=(Run(1, State.COMPLETED, Verdict(OutcomeType.SUCCESS)),),
         changes=Changes("a", "b", 1, 1, 1),
     )
 
@@ -133,6 +134,25 @@ def test_the_page_has_the_classic_word_for_each_state() -> None:
     rows = table(PAGE, "| state | `status` |")
     documented = {state: word.strip("`") for states, word in rows for state in names_in(states)}
     assert documented == STATUS
+
+
+def documented_warnings() -> dict[str, list[str]]:
+    return by_name(table(PAGE, "| code | where | meaning |"))
+
+
+def test_the_page_has_each_code_of_a_warning_with_its_meaning_and_no_other() -> None:
+    assert set(WARNINGS) == set(WarningCode)
+    assert {code: meaning for code, (_, meaning) in documented_warnings().items()} == WARNINGS
+
+
+def test_the_page_says_which_warnings_stand_in_the_job() -> None:
+    events = set()
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == Warned.__name__:
+                events |= set(re.findall(r"WarningCode\.(\w+)", ast.unparse(node)))
+    shown = {code: where for code, (where, _) in documented_warnings().items()}
+    assert shown == {code: "event" if code.name in events else "job" for code in WarningCode}
 
 
 # --- events --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from steadyhand.errors import (
     Unauthenticated,
     Unreachable,
 )
+from steadyhand.job import OutcomeType
 
 
 class Exit(IntEnum):
@@ -62,7 +63,7 @@ _BY_ERROR: tuple[tuple[type[SteadyhandError], Exit], ...] = (
 def exit_of_job(job: Mapping[str, Any]) -> Exit:
     """Give the code for an ended job; one that has not ended is a wait that ran out."""
     outcome = job.get("outcome")
-    if isinstance(outcome, Mapping) and outcome.get("type") == "budget":
+    if isinstance(outcome, Mapping) and outcome.get("type") == OutcomeType.BUDGET:
         return Exit.BUDGET
     return _BY_STATE.get(str(job.get("state")), Exit.TIMEOUT)
 

@@ -13,6 +13,7 @@ from steadyhand.job import (
     ENDED,
     MICROS,
     Job,
+    OutcomeType,
     State,
     Verdict,
     advance,
@@ -43,7 +44,7 @@ class Moving(Asking):
         return await self._cancelled(job)
 
     async def _cancelled(self, job: Job) -> Job:
-        verdict = Verdict("cancelled")
+        verdict = Verdict(OutcomeType.CANCELLED)
         now = self._clock()
         drafts = [Draft(job.run, now, StateChanged(job.state, State.CANCELLED, outcome=verdict.type))]
         try:

@@ -9,11 +9,11 @@ from steadyhand.control.lifecycle import Moving
 from steadyhand.control.requests import Caller, Continuation
 from steadyhand.errors import InvalidRequest
 from steadyhand.events import CallsAnswered, CallsWaiting, Draft, Event
-from steadyhand.job import Job, State
+from steadyhand.job import Job, OutcomeType, State
 from steadyhand.tool_calls import digest_of
 
 _UNKNOWN_CALL = "unknown_call"
-_TAKES_LATE_RESULTS = frozenset({"unanswered", "interrupted", "timeout"})
+_TAKES_LATE_RESULTS = frozenset({OutcomeType.UNANSWERED, OutcomeType.INTERRUPTED, OutcomeType.TIMEOUT})
 
 Note = Callable[[Job], Job]
 
@@ -140,7 +140,9 @@ class Control(Moving):
     ) -> Answered:
         """Answer for results that were given before: an agent that was interrupted at work on them goes on."""
         job = known.job
-        interrupted = job.outcome is not None and job.outcome.type == "interrupted" and job.at_start is None
+        interrupted = (
+            job.outcome is not None and job.outcome.type == OutcomeType.INTERRUPTED and job.at_start is None
+        )
         if asked.open or known.number < len(asked.answers) or not interrupted:
             return known
         told = Continuation(prompt=_told_late(asked.calls, results))

@@ -1,6 +1,7 @@
 """What the gateway tells a job of: bounded, so that an agent that asks in a loop fills no store."""
 
 from steadyhand.events import Body, EgressRefused, Warned
+from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import Emit
 
 MOST_REFUSALS = 200
@@ -26,20 +27,20 @@ class Reports:
         asked = printable(f"{method} {path}")
         if asked not in self._paths and len(self._paths) < MOST_REFUSALS:
             self._paths.add(asked)
-            await self._refusal(Warned("gateway_refused", f"The gateway does not pass {asked}."))
+            await self._refusal(Warned(WarningCode.GATEWAY_REFUSED, f"The gateway does not pass {asked}."))
 
     async def reached(self, host: str) -> None:
         """Tell of a host that the agent reached for the first time in this run."""
         if host not in self._hosts and len(self._hosts) < MOST_HOSTS:
             self._hosts.add(host)
-            await self._emit(Warned("egress_host", f"The agent reached {host}."))
+            await self._emit(Warned(WarningCode.EGRESS_HOST, f"The agent reached {host}."))
 
     async def unpriced(self, model: str) -> None:
         """Tell of a model whose price is not known."""
         text = (
             f"The price of {printable(model)} is not known; its calls are counted at the dearest one that is."
         )
-        await self._emit(Warned("unpriced_model", text))
+        await self._emit(Warned(WarningCode.UNPRICED_MODEL, text))
 
     async def _refusal(self, body: Body) -> None:
         self._refusals += 1
@@ -47,7 +48,7 @@ class Reports:
             await self._emit(body)
         elif self._refusals == MOST_REFUSALS + 1:
             more = f"More than {MOST_REFUSALS} requests were refused; further ones are not recorded."
-            await self._emit(Warned("egress_refusals", more))
+            await self._emit(Warned(WarningCode.EGRESS_REFUSALS, more))
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from steadyhand.job import MICROS, Cost, Job, Notice, State, Usage, Verdict, advance
+from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import OUTCOMES, Result, fault_of
 from steadyhand.ports import Harvest, Report, Spent, Tokens
 from steadyhand.retry import at_start, run_seconds
@@ -141,7 +142,7 @@ def differs(ran: Ran) -> Notice | None:
     if abs(spent.micros - result.cost_micros) * 100 <= most * MOST_DIFFERENCE_PERCENT:
         return None
     text = f"The agent says {_dollars(result.cost_micros)} USD; {_dollars(spent.micros)} USD were counted."
-    return Notice("cost_differs", text)
+    return Notice(WarningCode.COST_DIFFERS, text)
 
 
 def _dollars(micros: int) -> str:

@@ -13,7 +13,8 @@ from steadyhand.agents import Agent, Catalogue, Workspace
 from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
 from steadyhand.event_log import Journal, Recorder
 from steadyhand.events import CallsAnswered, CallsWaiting, Draft, StateChanged, Warned, rfc3339
-from steadyhand.job import Job, Notice, Run, State, Usage, Verdict, advance
+from steadyhand.job import Job, Notice, OutcomeType, Run, State, Usage, Verdict, advance
+from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import OUTCOMES, Evidence, Stop, judge
 from steadyhand.ports import (
     Ask,
@@ -47,7 +48,9 @@ from steadyhand.worker.stoppable import attempt, until_stopped
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
 HARVEST_SECONDS = 45
-_TURNED_AWAY = frozenset({"rate_limited", "agent_error", "model_error", "no_result"})
+_TURNED_AWAY = frozenset(
+    {OutcomeType.RATE_LIMITED, OutcomeType.AGENT_ERROR, OutcomeType.MODEL_ERROR, OutcomeType.NO_RESULT}
+)
 """What a run looks like that the model's rate limit has stopped."""
 
 
@@ -109,7 +112,7 @@ class Runs:
         try:
             job = await self._parts.store.get(job_id)
             if job is not None and not job.state.ended:
-                await self.end(job, Verdict("internal"), expected=frozenset({job.state}))
+                await self.end(job, Verdict(OutcomeType.INTERNAL), expected=frozenset({job.state}))
         except SteadyhandError:
             self._log.exception("job.end_not_kept", job=job_id)
 
@@ -151,10 +154,10 @@ class Runs:
             job = await self._placed(job, place)
             ran = await self._drive(job, place, stop, secrets)
         except WorkspaceError as error:
-            await self.end(job, Verdict("workspace", error.detail))
+            await self.end(job, Verdict(OutcomeType.WORKSPACE, error.detail))
             return
         except SpawnError as error:
-            await self.end(job, Verdict("not_started", error.detail))
+            await self.end(job, Verdict(OutcomeType.NOT_STARTED, error.detail))
             if place is not None:
                 await self._release(place)
             return
@@ -339,7 +342,9 @@ class Runs:
                 return await self._parts.checkouts.harvest(place)
         except (WorkspaceError, TimeoutError) as error:
             self._log.warning("harvest.failed", error=str(error))
-            return Harvest(None, (Notice("harvest_failed", "What the agent changed could not be kept."),))
+            return Harvest(
+                None, (Notice(WarningCode.HARVEST_FAILED, "What the agent changed could not be kept."),)
+            )
 
     async def _release(self, place: Place) -> None:
         try:
@@ -359,9 +364,9 @@ class Runs:
         planned: bool = True,
     ) -> Job:
         """Write down what a job came to, in one commit with its last event; `planned` is false after a crash."""
-        if verdict.type == "interrupted" and await self._waits_for_results(job):
+        if verdict.type == OutcomeType.INTERRUPTED and await self._waits_for_results(job):
             # It could not go on by itself: whoever has the results resumes it.
-            verdict = Verdict("unanswered", verdict.detail)
+            verdict = Verdict(OutcomeType.UNANSWERED, verdict.detail)
         self._parts.queue.ending(job.id)
         now = self._clock()
         target = OUTCOMES[verdict.type].state

@@ -7,7 +7,7 @@ import structlog
 
 from steadyhand.errors import SteadyhandError
 from steadyhand.events import Draft, StateChanged
-from steadyhand.job import Begin, Job, State, Verdict
+from steadyhand.job import Begin, Job, OutcomeType, State, Verdict
 from steadyhand.outcome import Stop
 from steadyhand.ports import Claim, Filter
 from steadyhand.retry import again, goes_on
@@ -45,7 +45,7 @@ class Worker:
             if run is not None and run.supervisor is not None and run.supervisor_started is not None:
                 await self._parts.tending.sweep(run.supervisor, run.supervisor_started)
             await self._runs.end(
-                job, Verdict("interrupted", "The service stopped without warning."), planned=False
+                job, Verdict(OutcomeType.INTERRUPTED, "The service stopped without warning."), planned=False
             )
             self._log.warning("job.interrupted", job=job.id)
         for job in await self._to_take_up():
@@ -125,7 +125,7 @@ class Worker:
             if await self._queue.cancel(job_id) == "withdrawn":
                 job = await self._store.get(job_id)
                 if job is not None:
-                    await self._runs.end(job, Verdict("expired"), expected=QUEUED)
+                    await self._runs.end(job, Verdict(OutcomeType.EXPIRED), expected=QUEUED)
 
     async def _unpark(self) -> None:
         """Queue the jobs whose wait for the model is over; one that has waited for too long ends."""
@@ -136,7 +136,7 @@ class Worker:
                 continue  # it was cancelled, or deleted after that
             if now >= last_moment(job):
                 verdict = Verdict(
-                    "timeout", f"The model's rate limit held it up for {MOST_PARKED.days} days."
+                    OutcomeType.TIMEOUT, f"The model's rate limit held it up for {MOST_PARKED.days} days."
                 )
                 await self._runs.end(job, verdict, expected=PARKED)
                 continue

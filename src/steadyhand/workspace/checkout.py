@@ -11,6 +11,7 @@ from pathlib import Path
 from steadyhand.agents import Definition, Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, Notice
+from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import Errands, Harvest, JobFiles, Place
 from steadyhand.redact import Redactor
 from steadyhand.workspace.caches import Caches
@@ -28,7 +29,9 @@ from steadyhand.workspace.warm_checkouts import WarmCheckouts
 
 DEFINITIONS_MAX_AGE = 30.0
 """Seconds that the list of a workspace's definitions may be behind its repository."""
-_LOST = Notice("work_lost", "The work of the run before could not be put back; the run goes on without it.")
+_LOST = Notice(
+    WarningCode.WORK_LOST, "The work of the run before could not be put back; the run goes on without it."
+)
 
 
 class GitCheckouts:
@@ -185,7 +188,7 @@ class GitCheckouts:
     def _unused(self, workspace: Workspace) -> tuple[Notice, ...]:
         if self._errands is not None or not workspace.caches:
             return ()
-        return (Notice("caches_unused", "The workspace's shared caches need isolation 'bwrap'."),)
+        return (Notice(WarningCode.CACHES_UNUSED, "The workspace's shared caches need isolation 'bwrap'."),)
 
     async def _prepare_in_place(
         self, workspace: Workspace, files: JobFiles, slot: int, *, goes_on: bool

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from steadyhand.job import Notice
+from steadyhand.job_warnings import WarningCode
 from steadyhand.workspace import sandboxed_git
 from steadyhand.workspace.git import MIB, Git, without_secrets
 from steadyhand.workspace.sandboxed_git import joined, sort_names
@@ -55,14 +56,16 @@ async def _add(git: Git, tree: Path, chosen: Sequence[bytes], notices: list[Noti
         if slow.code == 0:
             return
         fast = slow
-    notices.append(Notice("harvest_partial", f"Some changed files could not be kept: {fast.reason}"))
+    notices.append(
+        Notice(WarningCode.HARVEST_PARTIAL, f"Some changed files could not be kept: {fast.reason}")
+    )
 
 
 Kind = Literal["large", "nested"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_LEFT_OUT: dict[Kind, tuple[str, str]] = {
-    "large": ("files_too_large", "Changed files that are too large were left out"),
-    "nested": ("nested_repository", "Repositories inside the checkout were left out"),
+_LEFT_OUT: dict[Kind, tuple[WarningCode, str]] = {
+    "large": (WarningCode.FILES_TOO_LARGE, "Changed files that are too large were left out"),
+    "nested": (WarningCode.NESTED_REPOSITORY, "Repositories inside the checkout were left out"),
 }
 
 

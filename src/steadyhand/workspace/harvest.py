@@ -16,6 +16,7 @@ from pathlib import Path
 from steadyhand.agents import Agent
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Changes, Notice
+from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Place
 from steadyhand.redact import Redactor
 from steadyhand.workspace import git_index as staging
@@ -112,7 +113,7 @@ class Harvester:
             await mirror.push(_ours(place.files), changes.head, branch, seconds=seconds)
         except WorkspaceError as error:
             text = f"The branch '{branch}' could not be pushed; its commits are kept. ({error.detail})"
-            notices.append(Notice("publish_failed", text))
+            notices.append(Notice(WarningCode.PUBLISH_FAILED, text))
             return replace(changes, branch=branch)
         return replace(changes, branch=branch, published=True)
 
@@ -129,7 +130,7 @@ class _Work:
         remove_tree(self.folder)
         make_folder(self.folder, TRAVERSABLE)
 
-    def note(self, code: str, message: str) -> None:
+    def note(self, code: WarningCode, message: str) -> None:
         self.notices.append(Notice(code, message))
 
     def note_left_out(self, answer: Answer) -> None:
@@ -141,7 +142,10 @@ class _Work:
                 self.notices.append(staging.left_out(kind, shown, count))
         reason = answer.reason("files_lost")
         if reason is not None:
-            self.note("harvest_partial", f"Some changed files could not be kept: {without_secrets(reason)}")
+            self.note(
+                WarningCode.HARVEST_PARTIAL,
+                f"Some changed files could not be kept: {without_secrets(reason)}",
+            )
 
     async def keep_diff(self, git: Git, cwd: Path, *revisions: str) -> tuple[int, int, int]:
         """Write the diff and give its size: files, insertions, deletions."""
@@ -153,7 +157,7 @@ class _Work:
             )  # fmt: skip
         if ran.overflowed:
             part.unlink()
-            self.note("diff_too_large", "The diff is larger than 64 MiB and was not kept.")
+            self.note(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
         elif ran.code != 0:
             part.unlink()
             raise WorkspaceError(f"git diff failed: {ran.reason}")
@@ -216,7 +220,7 @@ class _Private:
 
     def _note_lost(self, reason: str) -> None:
         text = f"The agent's commits could not be taken in; its files were. ({reason})"
-        self._work.note("harvest_partial", text)
+        self._work.note(WarningCode.HARVEST_PARTIAL, text)
 
     async def _known(self, commit: str) -> bool:
         """Whether the mirror has it: the agent only moved to another commit of the repository."""
@@ -360,7 +364,7 @@ async def _in_place_sealed(work: _Work, errands: Errands) -> Changes | None:
     work.note_left_out(answer)
     files, insertions, deletions = _counts(bytes(answer.parts[1][:_COUNTS]).decode("utf-8", "replace"))
     if answer.said.get("cut"):
-        work.note("diff_too_large", "The diff is larger than 64 MiB and was not kept.")
+        work.note(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
     elif files or head != work.base:
         await asyncio.to_thread(work.files.diff.write_bytes, answer.parts[0])
     if files == 0 and head == work.base:
@@ -433,4 +437,4 @@ def _tidy(files: JobFiles) -> None:
 
 
 def _failed(reason: str) -> Notice:
-    return Notice("harvest_failed", f"What the agent changed could not be kept: {reason}")
+    return Notice(WarningCode.HARVEST_FAILED, f"What the agent changed could not be kept: {reason}")

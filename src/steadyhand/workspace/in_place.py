@@ -8,6 +8,7 @@ from pathlib import Path
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, WorkspaceError
 from steadyhand.job import Notice
+from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import Done, Errands, JobFiles, Place
 from steadyhand.workspace.filesystem import PRIVATE, make_folder, remove_tree
 from steadyhand.workspace.git import MIB, SEARCH_PATH, Git, environment, reason_of
@@ -48,10 +49,12 @@ class InPlace:
         own_home = self._home is not None and await may_use(self._home, user)
         if not await may_use(folder, user):
             text = "The agent's user may not write in the workspace; make it the owner, or give it leave."
-            notices.append(Notice("workspace_not_writable", text))
+            notices.append(Notice(WarningCode.WORKSPACE_NOT_WRITABLE, text))
         if workspace.ref is not None:
             notices.append(
-                Notice("ref_ignored", "A workspace in place is used as it stands; the ref was ignored.")
+                Notice(
+                    WarningCode.REF_IGNORED, "A workspace in place is used as it stands; the ref was ignored."
+                )
             )
         git = reading_git(user)
         commit = None
@@ -154,7 +157,7 @@ async def _pull_sealed(
     finally:
         for path in (files.home, files.config):
             await asyncio.to_thread(remove_tree, path)
-    return Notice("pull_failed", f"The workspace was not brought up to date: {reason}")
+    return Notice(WarningCode.PULL_FAILED, f"The workspace was not brought up to date: {reason}")
 
 
 async def _pull(user: int | None, folder: Path, home: Path | None) -> Notice | None:
@@ -166,7 +169,7 @@ async def _pull(user: int | None, folder: Path, home: Path | None) -> Notice | N
     except WorkspaceError as error:
         with contextlib.suppress(WorkspaceError):
             await _leave_rebase(user, folder)
-        return Notice("pull_failed", f"The workspace was not brought up to date: {error.detail}")
+        return Notice(WarningCode.PULL_FAILED, f"The workspace was not brought up to date: {error.detail}")
     return None
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from steadyhand.agents import Definition, Workspace, parse_definition
 from steadyhand.job import Notice
+from steadyhand.job_warnings import WarningCode
 from steadyhand.workspace.filesystem import PRIVATE
 from steadyhand.workspace.mirror import Entry, Mirror
 
@@ -110,7 +111,8 @@ def _within_caps(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
 def _left_out(paths: Sequence[str]) -> Notice:
     names = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")  # noqa: PLR2004
     return Notice(
-        "instructions_cut", f"Instructions that are too large, too many or no text were left out: {names}."
+        WarningCode.INSTRUCTIONS_CUT,
+        f"Instructions that are too large, too many or no text were left out: {names}.",
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steadyhand.claude_sessions import folder_name
 from steadyhand.job import Notice
+from steadyhand.job_warnings import WarningCode
 from steadyhand.redact import Redactor
 from steadyhand.workspace.git import MIB
 
@@ -41,7 +42,9 @@ def keep_transcript(
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return Notice("transcript_lost", f"The agent's own record could not be kept: {error.strerror}.")
+        return Notice(
+            WarningCode.TRANSCRIPT_LOST, f"The agent's own record could not be kept: {error.strerror}."
+        )
 
 
 @contextlib.contextmanager
@@ -84,4 +87,4 @@ def _copy(projects: int, which: tuple[str, str], target: Path, redactor: Redacto
             more = left == 0 and os.read(source, 1) != b""
             file.write(lines.end(torn=more))
         part.replace(target)
-    return Notice("transcript_cut", "The agent's own record was cut at 64 MiB.") if more else None
+    return Notice(WarningCode.TRANSCRIPT_CUT, "The agent's own record was cut at 64 MiB.") if more else None

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted, UsageReported, Warned, data_of
+from steadyhand.job_warnings import WarningCode
 from steadyhand.runner.claude.messages import (
     EVENTS_LIMIT,
     INPUT_LIMIT,
@@ -76,7 +77,7 @@ def test_a_subagents_words_are_not_the_agents_but_its_tools_are_seen() -> None:
 
 def test_what_the_cli_writes_itself_is_a_warning_and_no_answer() -> None:
     message = _assistant({"type": "text", "text": "API Error: 402"}, error="billing_error")
-    assert Conversation().take(message, 0) == [Warned("model_error", "API Error: 402")]
+    assert Conversation().take(message, 0) == [Warned(WarningCode.MODEL_ERROR, "API Error: 402")]
 
 
 def test_a_tools_time_is_the_clocks_and_its_output_is_cut() -> None:

@@ -20,7 +20,7 @@ from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest, TryLater
-from steadyhand.job import MICROS, Job, State
+from steadyhand.job import MICROS, Job, OutcomeType, State
 from steadyhand.ports import RunOutput
 
 router = APIRouter(tags=["openai"], route_class=DirectRoute)
@@ -98,7 +98,10 @@ def answer_of(job: Job, output: RunOutput | None) -> str | None:
     if job.state is State.COMPLETED and job.answer:
         return job.answer
     ended_well = bool(job.runs) and job.runs[-1].exit_code == 0 and job.outcome is not None
-    if not (job.state is State.COMPLETED or (ended_well and job.outcome and job.outcome.type == "no_result")):
+    if not (
+        job.state is State.COMPLETED
+        or (ended_well and job.outcome and job.outcome.type == OutcomeType.NO_RESULT)
+    ):
         return None
     raw = "".join(output.output).strip() if output else ""
     try:

@@ -21,6 +21,7 @@ from steadyhand.events import (
     Warned,
 )
 from steadyhand.job import MICROS, Usage
+from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import Result
 
 OUTPUT_LIMIT = 64 * 1024
@@ -85,7 +86,9 @@ class Conversation:
         self._bytes += _size(event)
         self.full = self._events > EVENTS_LIMIT or self._bytes > BYTES_LIMIT
         if self.full:
-            return Warned("events_left_out", "The agent does too much to record; the rest is left out.")
+            return Warned(
+                WarningCode.EVENTS_LEFT_OUT, "The agent does too much to record; the rest is left out."
+            )
         return event
 
     def _assistant(self, message: Mapping[str, Any], now: float) -> Iterator[Body]:
@@ -96,7 +99,7 @@ class Conversation:
             kind = block.get("type")
             if kind == "text" and not below:
                 text = _cut(_text(block.get("text")), TEXT_LIMIT)[0]
-                yield Warned("model_error", text) if own_words else Message("assistant", text)
+                yield Warned(WarningCode.MODEL_ERROR, text) if own_words else Message("assistant", text)
             elif kind == "thinking" and not below:
                 yield Thinking(_cut(_text(block.get("thinking")), TEXT_LIMIT)[0])
             elif kind in ("tool_use", "server_tool_use"):
@@ -162,14 +165,16 @@ class Conversation:
         elif subtype == "session_state_changed":
             self.state = _name(message.get("state"))
         elif subtype == "api_retry":
-            yield Warned("api_retry", _retry_text(message))
+            yield Warned(WarningCode.API_RETRY, _retry_text(message))
         elif subtype == "compact_boundary":
-            yield Warned("compacted", "The conversation grew too long and was summed up by the agent.")
+            yield Warned(
+                WarningCode.COMPACTED, "The conversation grew too long and was summed up by the agent."
+            )
 
     def _rate_limit(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
         status = _name(_mapping(message.get("rate_limit_info")).get("status"))
         if status and status != "allowed":
-            yield Warned("rate_limit", f"The model's rate limit: {status}.")
+            yield Warned(WarningCode.RATE_LIMIT, f"The model's rate limit: {status}.")
 
     def _result(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
         result = read_result(message)

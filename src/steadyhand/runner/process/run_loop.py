@@ -14,6 +14,7 @@ from steadyhand import json_schema
 from steadyhand.claude_sessions import session_file
 from steadyhand.errors import SpawnError
 from steadyhand.job import MICROS, Notice
+from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import Evidence, Result, Stop
 from steadyhand.ports import Emit, Report, RunSpec, Sandbox, StopSignal, View
 from steadyhand.runner.output import Spool
@@ -249,19 +250,22 @@ class Drive:
         notices = []
         if self.spec.job.begin == "resume" and not self.going_on:
             text = "The session of the run before was not there any more; the agent began anew."
-            notices.append(Notice("session_lost", text))
+            notices.append(Notice(WarningCode.SESSION_LOST, text))
         code, signal = ended.code, ended.signal
         if self._lingered:
             # It was ours that ended it, so neither says anything about the run.
             code = signal = None
             notices.append(
-                Notice("agent_lingered", "The agent did not end after its result and was stopped.")
+                Notice(WarningCode.AGENT_LINGERED, "The agent did not end after its result and was stopped.")
             )
         if ended.stuck:
-            notices.append(Notice("processes_stuck", "A process of the agent could not be killed."))
+            notices.append(Notice(WarningCode.PROCESSES_STUCK, "A process of the agent could not be killed."))
         if ended.forks_refused:
             notices.append(
-                Notice("process_limit", f"{ended.forks_refused} processes more than its limit were refused.")
+                Notice(
+                    WarningCode.PROCESS_LIMIT,
+                    f"{ended.forks_refused} processes more than its limit were refused.",
+                )
             )
         output = self.spool.output(self.result_line)
         stderr = self.spool.stderr_text()

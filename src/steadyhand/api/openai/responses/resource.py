@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from steadyhand.api.openai.start_run import why_failed
-from steadyhand.job import Job, State, Usage
+from steadyhand.job import Job, OutcomeType, State, Usage
 
 KIND = "response"
 SERVER = "steadyhand"
@@ -151,7 +151,7 @@ def response_json(
 
 
 def _error(job: Job) -> dict[str, Any]:
-    limited = job.outcome is not None and job.outcome.type == "rate_limited"
+    limited = job.outcome is not None and job.outcome.type == OutcomeType.RATE_LIMITED
     code = "rate_limit_exceeded" if limited else "server_error"
     return {"code": code, "message": why_failed(job)[1]}
 

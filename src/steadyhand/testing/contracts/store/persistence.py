@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from steadyhand.errors import Conflict, NotFound, StoreError
 from steadyhand.events import Draft, Event, StateChanged, ToolFinished, data_of
-from steadyhand.job import ClientTool, Job, Run, State, Turn, Usage, Verdict
+from steadyhand.job import ClientTool, Job, OutcomeType, Run, State, Turn, Usage, Verdict
 from steadyhand.ports import RunOutput
 from steadyhand.testing.contracts.samples import NOON, a_job, accepted, refused, said, to_its_end
 from steadyhand.testing.contracts.store.harness import QUEUED, Opens, ended
@@ -20,10 +20,14 @@ class StoreKeepsJobs(Opens):
         job = a_job(
             metadata={"a": [1, None, "é"]},
             history=(Turn("user", "hi"), Turn("assistant", ({"type": "text", "text": "ho"},))),
-            runs=(Run(1, State.FAILED, Verdict("killed", "signal 9"), started_at=NOON, exit_code=None),),
+            runs=(
+                Run(
+                    1, State.FAILED, Verdict(OutcomeType.KILLED, "signal 9"), started_at=NOON, exit_code=None
+                ),
+            ),
             usage=Usage(1, 2, 3, 4, 5),
             structured_output={"b": 2.5},
-            outcome=Verdict("success"),
+            outcome=Verdict(OutcomeType.SUCCESS),
         )
         with_tools = a_job(
             content=({"type": "text", "text": "look"},),
@@ -98,7 +102,7 @@ class StoreKeepsJobs(Opens):
         job = a_job(runs=(Run(1, State.RUNNING), Run(2, State.RUNNING)))
         async with self.opened() as store:
             await store.add(job, accepted())
-            second = Run(2, State.FAILED, Verdict("killed"), NOON, NOON, 1, "n1", 5, 6)
+            second = Run(2, State.FAILED, Verdict(OutcomeType.KILLED), NOON, NOON, 1, "n1", 5, 6)
             await store.change(job.id, QUEUED, lambda old: replace(old, runs=(second,)))
             found = await store.get(job.id)
             assert found is not None

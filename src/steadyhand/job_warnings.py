@@ -1,0 +1,70 @@
+"""The codes of the warnings of a job, each with its meaning. Pure."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class WarningCode(StrEnum):
+    """The code of a warning, as it stands in a job and in an event."""
+
+    AGENT_LINGERED = "agent_lingered"
+    API_RETRY = "api_retry"
+    CACHES_UNUSED = "caches_unused"
+    COMPACTED = "compacted"
+    COST_DIFFERS = "cost_differs"
+    DIFF_TOO_LARGE = "diff_too_large"
+    EGRESS_HOST = "egress_host"
+    EGRESS_REFUSALS = "egress_refusals"
+    EVENTS_LEFT_OUT = "events_left_out"
+    FILES_TOO_LARGE = "files_too_large"
+    GATEWAY_REFUSED = "gateway_refused"
+    HARVEST_FAILED = "harvest_failed"
+    HARVEST_PARTIAL = "harvest_partial"
+    INSTRUCTIONS_CUT = "instructions_cut"
+    MODEL_ERROR = "model_error"
+    NESTED_REPOSITORY = "nested_repository"
+    PROCESS_LIMIT = "process_limit"
+    PROCESSES_STUCK = "processes_stuck"
+    PUBLISH_FAILED = "publish_failed"
+    PULL_FAILED = "pull_failed"
+    RATE_LIMIT = "rate_limit"
+    REF_IGNORED = "ref_ignored"
+    SESSION_LOST = "session_lost"
+    TRANSCRIPT_CUT = "transcript_cut"
+    TRANSCRIPT_LOST = "transcript_lost"
+    UNPRICED_MODEL = "unpriced_model"
+    WORK_LOST = "work_lost"
+    WORKSPACE_NOT_WRITABLE = "workspace_not_writable"
+
+
+WARNINGS: Mapping[WarningCode, str] = {
+    WarningCode.AGENT_LINGERED: "The agent did not exit after its result and was stopped.",
+    WarningCode.API_RETRY: "The agent repeats a call that the model's service did not answer.",
+    WarningCode.CACHES_UNUSED: "Shared caches need isolation `bwrap`; the run had none.",
+    WarningCode.COMPACTED: "The conversation was too long; the agent replaced it by a summary.",
+    WarningCode.COST_DIFFERS: "The agent's own cost differs from the counted cost by more than 5 %.",
+    WarningCode.DIFF_TOO_LARGE: "The diff is larger than 64 MiB and was not kept.",
+    WarningCode.EGRESS_HOST: "The agent reached this host for the first time in this run.",
+    WarningCode.EGRESS_REFUSALS: "Too many requests were refused; later refusals are not recorded.",
+    WarningCode.EVENTS_LEFT_OUT: "The run has too many events; later ones are not recorded.",
+    WarningCode.FILES_TOO_LARGE: "Changed files above the size limit were left out.",
+    WarningCode.GATEWAY_REFUSED: "The agent asked the gateway for something that is not a model call.",
+    WarningCode.HARVEST_FAILED: "The agent's changes could not be kept.",
+    WarningCode.HARVEST_PARTIAL: "A part of the agent's changes could not be kept.",
+    WarningCode.INSTRUCTIONS_CUT: "Instruction files were left out: too large, too many or not text.",
+    WarningCode.MODEL_ERROR: "The agent reports an error of the model's service.",
+    WarningCode.NESTED_REPOSITORY: "Git repositories inside the checkout were left out.",
+    WarningCode.PROCESS_LIMIT: "The agent started more processes than it may have; the excess was refused.",
+    WarningCode.PROCESSES_STUCK: "A process of the agent could not be killed.",
+    WarningCode.PUBLISH_FAILED: "The branch could not be pushed; the commits are in the bundle.",
+    WarningCode.PULL_FAILED: "`git pull` failed; the workspace was used as it was.",
+    WarningCode.RATE_LIMIT: "The model's service reports on its rate limit.",
+    WarningCode.REF_IGNORED: "A workspace in place ignores `ref`.",
+    WarningCode.SESSION_LOST: "The earlier session no longer existed; the agent began a new one.",
+    WarningCode.TRANSCRIPT_CUT: "The transcript was cut at 64 MiB.",
+    WarningCode.TRANSCRIPT_LOST: "The transcript could not be kept.",
+    WarningCode.UNPRICED_MODEL: "The model has no known price; its calls count at the highest known price.",
+    WarningCode.WORK_LOST: "The work of the earlier run could not be restored.",
+    WarningCode.WORKSPACE_NOT_WRITABLE: "The agent's user cannot write in the workspace.",
+}
+"""The meaning of each code; docs/http-api.md prints this table."""
