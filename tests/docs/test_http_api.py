@@ -14,7 +14,7 @@ from steadyhand import errors
 from steadyhand.api import ApiOptions, create_app
 from steadyhand.api.classic.execute import STATUS
 from steadyhand.api.native.serializers import LEFT_OUT_OF_LISTS, item_json, job_json, key_json, usage_json
-from steadyhand.api.openai.start_run import why_failed
+from steadyhand.api.openai.run_failure import why_failed
 from steadyhand.api.schemas.requests import JobRequest, TurnRequest
 from steadyhand.api.transport.errors import _ROUTER_CODES, STATUSES, status_of
 from steadyhand.control import Control

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from steadyhand.api.classic import chat_completions, execute
 from steadyhand.api.native import catalog, health, jobs, keys, usage
+from steadyhand.api.openai import models
 from steadyhand.api.openai.chat import chat_routes
 from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.openapi.document import document
@@ -32,7 +33,7 @@ def create_app(
     """
     doors = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
     # The busiest first; routes are tried in this order.
-    parts = (execute, health, jobs, catalog, keys, usage, *doors)
+    parts = (execute, health, jobs, catalog, models, keys, usage, *doors)
     app = FastAPI(
         title="Steadyhand",
         version=options.version,

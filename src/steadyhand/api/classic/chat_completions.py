@@ -8,16 +8,17 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steadyhand.api.classic.execute import one_line
 from steadyhand.api.openai.chat.completion import completion_json
 from steadyhand.api.openai.input_messages import text_of
-from steadyhand.api.openai.start_run import ended_or_left, job_headers
+from steadyhand.api.openai.run_failure import job_headers
+from steadyhand.api.openai.start_run import ended_or_left
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas.requests import ClassicChatMessage, ClassicChatRequest
 from steadyhand.api.transport.body import body_of
 from steadyhand.api.transport.context import caller_of, door_of, insider
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.route import DirectRoute
+from steadyhand.api.transport.text import one_line
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest, TryLater
 from steadyhand.job import MICROS, Job, OutcomeType, State

@@ -13,6 +13,7 @@ from steadyhand.api.transport.context import caller_of, door_of
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.params import JobId, known_form
 from steadyhand.api.transport.route import DirectRoute
+from steadyhand.api.transport.text import one_line
 from steadyhand.control import Submission
 from steadyhand.errors import Conflict, TryLater
 from steadyhand.job import Job, State
@@ -102,8 +103,3 @@ def classic_json(job: Job, output: RunOutput | None) -> dict[str, Any]:
     if status == "error":
         shown["error"] = one_line(job.error.message if job.error else f"The job is {job.state}.")
     return shown
-
-
-def one_line(text: str, limit: int = 500) -> str:
-    """Give a text as one line of at most `limit` characters."""
-    return " ".join(text.split())[:limit]

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from steadyhand import json_schema
+from steadyhand.api.native.event_stream import event_stream
 from steadyhand.api.native.serializers import event_json, item_json, job_json, list_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas.requests import (
@@ -36,7 +37,6 @@ from steadyhand.api.transport.params import (
     whole_number,
 )
 from steadyhand.api.transport.route import DirectRoute
-from steadyhand.api.transport.sse import event_stream
 from steadyhand.control import Caller, Continuation, Submission
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job, State

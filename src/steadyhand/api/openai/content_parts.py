@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steadyhand.api.openai.start_run import unsupported
+from steadyhand.api.transport.errors import unsupported
 from steadyhand.errors import InvalidRequest
 
 Block = Mapping[str, Any]

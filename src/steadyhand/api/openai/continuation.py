@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
+from steadyhand.api.openai.client_tool_results import Brought
 from steadyhand.api.openai.input_messages import Spoken
-from steadyhand.api.openai.tool_rounds import Brought
 from steadyhand.api.transport.context import Door
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from steadyhand.api.openai.content_parts import Block, Parts
-from steadyhand.api.openai.start_run import unsupported
 from steadyhand.api.schemas.requests import ChatMessage
+from steadyhand.api.transport.errors import unsupported
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Turn
 

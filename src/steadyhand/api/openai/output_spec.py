@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from steadyhand import json_schema
-from steadyhand.api.openai.start_run import unsupported
-from steadyhand.api.transport.errors import json_bytes
+from steadyhand.api.transport.errors import json_bytes, unsupported
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import ClientTool, Job
 

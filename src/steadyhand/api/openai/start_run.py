@@ -2,18 +2,16 @@
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import Response
 
-from steadyhand.api.classic.execute import one_line
+from steadyhand.api.openai.run_failure import RETRY_COUNT_HEADER, is_silent_retrier, job_headers
 from steadyhand.api.transport.body import fingerprint
 from steadyhand.api.transport.context import Door, insider
-from steadyhand.api.transport.errors import problem
 from steadyhand.api.transport.params import idempotency_key
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest, NotFound
@@ -30,16 +28,11 @@ Frameworks repeat what failed through that library whatever it was told: LlamaIn
 """
 RETURN_SECONDS = 2.5
 """How long a run goes on after its client went away, when the client's library asks again by itself within that."""
-EFFORTS = {"none": "low", "minimal": "low"}
-"""Words for efforts that agents do not know, as those that they do."""
 SOONEST_SECONDS, LATEST_SECONDS = 1.5, 8.0
 """When a library that says nothing asks again: it waits 2 s the first time and 4 s the second."""
 SILENT_RETURN_SECONDS = 5.0
 """As `RETURN_SECONDS`, for a library that says nothing and lost an answer that was to come whole."""
-_RETRY_COUNT = "x-stainless-retry-count"
 _FAILED = frozenset({State.FAILED, State.TIMEOUT, State.ERROR})
-_SILENT = "ai-sdk"
-"""In the user agent of the Vercel AI SDK, which asks again without saying so and passes over `x-should-retry`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +64,8 @@ async def started(
         said = await _fingerprint([request.url.path, value])
         added = await _submitted(door, caller, submission, Idempotency(key, said))
         return Started(added.job, added.replayed)
-    count = request.headers.get(_RETRY_COUNT)
-    silent = _is_silent(request)
+    count = request.headers.get(RETRY_COUNT_HEADER)
+    silent = is_silent_retrier(request)
     if count is None and not silent:
         return Started((await _submitted(door, caller, submission)).job, replayed=False)
     asked = (caller.key_id, await _fingerprint([request.url.path, value]))
@@ -129,10 +122,6 @@ async def _failed(door: Door, caller: Caller, asked: tuple[str, str]) -> Job | N
     return job if datetime.now(UTC) - job.finished_at <= JUST_FAILED else None
 
 
-def _is_silent(request: Request) -> bool:
-    return _RETRY_COUNT not in request.headers and _SILENT in request.headers.get("user-agent", "")
-
-
 async def _lost(door: Door, caller: Caller, asked: tuple[str, str], *, streamed: bool) -> Job | None:
     """Give the run whose answer was lost, or was a failure, when the same comes just as the library asks again.
 
@@ -171,7 +160,7 @@ async def unless_left(
             ear = group.create_task(_cancel_when_left(request, wait))
             wait.add_done_callback(lambda _: ear.cancel())
     if wait.cancelled():
-        seconds = SILENT_RETURN_SECONDS if _is_silent(request) else RETURN_SECONDS
+        seconds = SILENT_RETURN_SECONDS if is_silent_retrier(request) else RETURN_SECONDS
         await left(request, door, caller, job_id, seconds)
         return None
     return wait.result()
@@ -187,43 +176,7 @@ async def left(
     request: Request, door: Door, caller: Caller, job_id: str, seconds: float = RETURN_SECONDS
 ) -> None:
     """Cancel a run whose client went away, unless another one waits for it or the same comes back within `seconds`."""
-    if _RETRY_COUNT in request.headers or _is_silent(request):
+    if RETRY_COUNT_HEADER in request.headers or is_silent_retrier(request):
         await asyncio.sleep(seconds)
     if not door.attending.anybody_at(job_id):
         await door.control.cancel(insider(caller), job_id)
-
-
-def job_headers(job: Job, *, retry: bool = True) -> dict[str, str]:
-    """Give the headers that name the job; without `retry` a client's library is told not to ask again."""
-    headers = {"x-steadyhand-job-id": job.id}
-    if not retry:
-        headers["x-should-retry"] = "false"
-    return headers
-
-
-def why_failed(job: Job) -> tuple[str, str]:
-    """Give the code and the sentence for a run that did not complete."""
-    if not job.state.ended:
-        return "draining", "The service is stopping; the job can be looked up later."
-    return "execution_failed", one_line(job.error.message if job.error else f"The job ended as {job.state}.")
-
-
-def failure(request: Request, job: Job, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer for a run that did not complete; a client that asked again by itself would run it again."""
-    code, detail = why_failed(job)
-    whole = {**job_headers(job, retry=False), **(headers or {})}
-    if _is_silent(request):
-        # It will ask again, and be told the same: that need not take it six seconds.
-        whole["retry-after-ms"] = "0"
-    return problem(request.scope, 503, code, detail, headers=whole)
-
-
-def metadata_of(given: Mapping[str, Any] | None, user: str | None) -> dict[str, Any] | None:
-    """Give what a job keeps of a request's metadata, with its `user` among it unless there is another one."""
-    whole = {} if user is None else {"user": user}
-    return {**whole, **(given or {})} or None
-
-
-def unsupported(parameter: str, why: str) -> InvalidRequest:
-    """Refuse what the OpenAI API has and these routes do not."""
-    return InvalidRequest.at(f"/{parameter}", why, code="unsupported_parameter")

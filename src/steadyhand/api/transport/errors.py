@@ -177,3 +177,8 @@ def json_response(
 def json_bytes(body: Any) -> bytes:
     """Write JSON in UTF-8. A lone surrogate in what an agent said becomes a question mark, never a 500."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def unsupported(parameter: str, why: str) -> InvalidRequest:
+    """Refuse what the OpenAI API has and these routes do not."""
+    return InvalidRequest.at(f"/{parameter}", why, code="unsupported_parameter")

@@ -10,10 +10,6 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from steadyhand.api.native.serializers import event_json
-from steadyhand.api.transport.errors import json_bytes
-from steadyhand.events import Event, Live
-
 KEEPALIVE_SECONDS = 10.0
 """The longest silence on a stream; a comment breaks it."""
 _WAITING = 256
@@ -166,21 +162,3 @@ async def _until_left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     raise _ClientLeft
-
-
-def event_bytes(item: Event | Live) -> bytes:
-    """Give an event as it stands on the wire; live text has no `id`, so that a client never resumes from it."""
-    body = event_json(item)
-    number = f"id: {body['seq']}\n" if body["seq"] is not None else ""
-    return f"{number}event: {body['type']}\ndata: ".encode() + json_bytes(body) + b"\n\n"
-
-
-def event_stream(source: AsyncIterator[Event | Live], welcome: Callable[[], bool]) -> Stream:
-    """Stream what a job's follower gives, as the native route shows it."""
-    return Stream(_written(source), welcome, opening=b": following\n\n")
-
-
-async def _written(source: AsyncIterator[Event | Live]) -> AsyncIterator[Item]:
-    async with aclosing(cast("AsyncGenerator[Event | Live, None]", source)) as items:
-        async for item in items:
-            yield Piece(event_bytes(item))

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionChunk
 from tests.api.api_service import ADMIN, Service, eventually, running
 
 from steadyhand.api import Alias, ApiOptions
-from steadyhand.api.openai.chat import chat_routes
+from steadyhand.api.openai import stream_timing
 from steadyhand.events import Message, TextDelta, Thinking, ToolFinished, ToolStarted
 from steadyhand.ports import Emit
 
@@ -187,10 +187,10 @@ def test_what_can_be_refused_is_refused_before_the_first_byte(
 def test_silence_is_broken_by_comments_alone(
     client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert chat_routes.PATIENCE_SECONDS < 10
-    assert chat_routes.KEEPALIVE_SECONDS < 10
-    monkeypatch.setattr(chat_routes, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(chat_routes, "KEEPALIVE_SECONDS", 0.05)
+    assert stream_timing.OPEN_TIMEOUT_SECONDS < 10
+    assert stream_timing.KEEPALIVE_SECONDS < 10
+    monkeypatch.setattr(stream_timing, "OPEN_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(stream_timing, "KEEPALIVE_SECONDS", 0.05)
     go_on = asyncio.Event()
 
     async def silent(emit: Emit) -> None:
@@ -210,7 +210,7 @@ def test_silence_is_broken_by_comments_alone(
 def test_once_the_stream_is_open_a_failure_without_text_is_data(
     client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_routes, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(stream_timing, "OPEN_TIMEOUT_SECONDS", 0.01)
     go_on = asyncio.Event()
 
     async def silent(emit: Emit) -> None:

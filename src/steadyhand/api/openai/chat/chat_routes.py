@@ -8,22 +8,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steadyhand.api.native.catalog import resolved
+from steadyhand.api.openai import stream_timing
+from steadyhand.api.openai.chat.chunks import DONE, Chunks, Shown
 from steadyhand.api.openai.chat.completion import completion_json, usage_json
-from steadyhand.api.openai.chat.stream import DONE, Chunks, Shown
-from steadyhand.api.openai.continuation import after_answer, answered, digest_of, going_on, session_headers
-from steadyhand.api.openai.input_messages import Spoken, joined, spoken_in_chat, taken_apart
-from steadyhand.api.openai.output_spec import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
-from steadyhand.api.openai.start_run import (
-    EFFORTS,
-    failure,
-    left,
-    metadata_of,
-    started,
-    unless_left,
-    unsupported,
-)
-from steadyhand.api.openai.tool_rounds import (
+from steadyhand.api.openai.chat.rounds import (
     Round,
     completion_id,
     gone_on,
@@ -31,11 +19,18 @@ from steadyhand.api.openai.tool_rounds import (
     paused_or_ended,
     results_of,
 )
+from steadyhand.api.openai.continuation import after_answer, answered, digest_of, going_on, session_headers
+from steadyhand.api.openai.input_messages import Spoken, joined, spoken_in_chat, taken_apart
+from steadyhand.api.openai.models import resolved
+from steadyhand.api.openai.output_spec import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
+from steadyhand.api.openai.run_failure import failure
+from steadyhand.api.openai.start_run import left, started, unless_left
+from steadyhand.api.openai.submission_fields import EFFORTS, metadata_of
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas.requests import ChatRequest
 from steadyhand.api.transport.body import body_of
 from steadyhand.api.transport.context import Alias, Door, caller_of, door_of, insider, welcome_of
-from steadyhand.api.transport.errors import json_response
+from steadyhand.api.transport.errors import json_response, unsupported
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.sse import Item, Piece, Stream
 from steadyhand.control import Caller, Submission
@@ -43,11 +38,6 @@ from steadyhand.events import Event, Live
 from steadyhand.job import State
 
 router = APIRouter(tags=["openai"], route_class=DirectRoute)
-
-PATIENCE_SECONDS = 5.0
-"""How long a stream waits for its first text, so that a run that fails at once is an error and no stream."""
-KEEPALIVE_SECONDS = 8.0
-"""The longest silence on a stream; some clients and proxies give up after 10 seconds."""
 
 
 @router.post(
@@ -179,8 +169,8 @@ def _streamed(
     return Stream(
         pieces(),
         welcome_of(request),
-        patience=PATIENCE_SECONDS,
-        keepalive=KEEPALIVE_SECONDS,
+        patience=stream_timing.OPEN_TIMEOUT_SECONDS,
+        keepalive=stream_timing.KEEPALIVE_SECONDS,
         headers=run.headers() | session_headers(request, run.job),
         left=gone,
     )

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steadyhand.api.openai.client_tool_results import Brought, Result, brought_by
 from steadyhand.api.openai.content_parts import Block, Parts
 from steadyhand.api.openai.input_messages import Spoken, call_line, result_text, text_in
-from steadyhand.api.openai.start_run import unsupported
-from steadyhand.api.openai.tool_rounds import Brought, Result, brought_by
+from steadyhand.api.transport.errors import unsupported
 from steadyhand.errors import InvalidRequest
 
 Item = Mapping[str, Any]

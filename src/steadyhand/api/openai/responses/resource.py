@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.api.openai.start_run import why_failed
+from steadyhand.api.openai.kinds import is_response
+from steadyhand.api.openai.run_failure import why_failed
 from steadyhand.job import Job, OutcomeType, State, Usage
 
-KIND = "response"
 SERVER = "steadyhand"
 """The label under which an agent's own tools are told of: a server's tools, which no client answers."""
 _NULLS = (
@@ -35,11 +35,6 @@ def place_of(response_id: str) -> tuple[str, int] | None:
     """Give the job and the number of a response by its id; null for what is no id."""
     match = _ID.fullmatch(response_id)
     return None if match is None else (match[1], int(match[2] or 0))
-
-
-def is_response(job: Job) -> bool:
-    """Say whether a job was asked for as a response."""
-    return job.request is not None and job.request.get("kind") == KIND
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from steadyhand.api.openai.output_spec import calls_of
-from steadyhand.api.openai.responses.chunking import Pieces, pieces_of
+from steadyhand.api.openai.responses.delta_splitter import Pieces, pieces_of
 from steadyhand.api.openai.responses.resource import (
     Kept,
     function_item,
@@ -25,7 +25,7 @@ from steadyhand.api.openai.responses.resource import (
     tool_item,
 )
 from steadyhand.api.openai.text_assembler import Told
-from steadyhand.api.openai.tool_rounds import Spending
+from steadyhand.api.openai.usage_since import Spending
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.events import (
     CallsAnswered,

@@ -9,14 +9,15 @@ from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steadyhand.api.openai.chat import chat_routes
+from steadyhand.api.openai import stream_timing
 from steadyhand.api.openai.continuation import session_headers
 from steadyhand.api.openai.input_messages import Spoken
-from steadyhand.api.openai.responses.request import refuse_unbuilt
+from steadyhand.api.openai.responses.build_submission import refuse_unbuilt
 from steadyhand.api.openai.responses.resource import Kept, newest_of, over, without
 from steadyhand.api.openai.responses.response_events import Story
-from steadyhand.api.openai.responses.service import begun, found, input_of, note_talk, told, told_whole
-from steadyhand.api.openai.start_run import failure, left, unless_left, why_failed
+from steadyhand.api.openai.responses.start_response import begun, found, input_of, note_talk, told, told_whole
+from steadyhand.api.openai.run_failure import failure, why_failed
+from steadyhand.api.openai.start_run import left, unless_left
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas.requests import ResponseCancelRequest, ResponseRequest
 from steadyhand.api.transport.body import body_of, optional_body_of
@@ -186,9 +187,9 @@ def _followed(
     return Stream(
         _told(request, door, own, story, after, alone=background, talk=talk),
         welcome_of(request),
-        patience=0.0 if background else chat_routes.PATIENCE_SECONDS,
+        patience=0.0 if background else stream_timing.OPEN_TIMEOUT_SECONDS,
         opening=b": following\n\n",
-        keepalive=chat_routes.KEEPALIVE_SECONDS,
+        keepalive=stream_timing.KEEPALIVE_SECONDS,
         headers=headers,
         left=gone,
     )

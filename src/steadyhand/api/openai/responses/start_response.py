@@ -7,9 +7,12 @@ from typing import Any, NamedTuple, cast
 
 from starlette.requests import Request
 
-from steadyhand.api.native.catalog import resolved
+from steadyhand.api.openai.client_tool_results import UNKNOWN_CALL, Brought, job_of
 from steadyhand.api.openai.continuation import after_answer, digest_of, going_on, not_found
 from steadyhand.api.openai.input_messages import Spoken
+from steadyhand.api.openai.kinds import is_response
+from steadyhand.api.openai.models import resolved
+from steadyhand.api.openai.responses.build_submission import later_of, submission_of
 from steadyhand.api.openai.responses.input_items import (
     REFERENCE,
     Item,
@@ -19,19 +22,9 @@ from steadyhand.api.openai.responses.input_items import (
     result_among,
     spoken_in,
 )
-from steadyhand.api.openai.responses.request import later_of, submission_of
-from steadyhand.api.openai.responses.resource import (
-    Kept,
-    is_response,
-    kept_of,
-    newest_of,
-    over,
-    place_of,
-    with_later,
-)
+from steadyhand.api.openai.responses.resource import Kept, kept_of, newest_of, over, place_of, with_later
 from steadyhand.api.openai.responses.response_events import Story
 from steadyhand.api.openai.start_run import Started, started
-from steadyhand.api.openai.tool_rounds import UNKNOWN_CALL, Brought, job_of
 from steadyhand.api.schemas.requests import ResponseRequest
 from steadyhand.api.transport.context import Door, insider
 from steadyhand.control import Caller

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from starlette.responses import Response
 
 from steadyhand.api.openai.chat.completion import calls_json, finish_reason, tool_calls, usage_json
+from steadyhand.api.openai.chat.rounds import completion_id
 from steadyhand.api.openai.output_spec import Wanted
-from steadyhand.api.openai.start_run import why_failed
+from steadyhand.api.openai.run_failure import why_failed
 from steadyhand.api.openai.text_assembler import Rest, Told
-from steadyhand.api.openai.tool_rounds import Spending, completion_id
+from steadyhand.api.openai.usage_since import Spending
 from steadyhand.api.transport.errors import error_json, json_bytes
 from steadyhand.api.transport.sse import Ending, Item, Piece
 from steadyhand.events import CallsWaiting, Event, Live, ToolFinished, ToolStarted

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steadyhand.api.openai.input_messages import joined, taken_apart
+from steadyhand.api.openai.kinds import KIND
 from steadyhand.api.openai.output_spec import ALLOWED, CHOICES, Wanted, schema_of, wanted_of
 from steadyhand.api.openai.responses.input_items import Item, last_of, shown_input, spoken_in
-from steadyhand.api.openai.responses.resource import KIND
-from steadyhand.api.openai.start_run import EFFORTS, metadata_of, unsupported
+from steadyhand.api.openai.submission_fields import EFFORTS, metadata_of
 from steadyhand.api.schemas.requests import ResponseRequest
 from steadyhand.api.transport.context import Alias
+from steadyhand.api.transport.errors import unsupported
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest
 

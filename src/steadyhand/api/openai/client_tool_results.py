@@ -1,0 +1,66 @@
+"""Results of the client's tools that a request brings, and the job whose calls they are of."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from steadyhand.api.transport.context import Door
+from steadyhand.control import Caller
+from steadyhand.errors import InvalidRequest, NotFound
+from steadyhand.job import Job
+
+UNKNOWN_CALL = "unknown_call"
+_ID = re.compile(r"call_([0-9a-f]{12})_[0-9]+_[0-9]+")
+_OF_ANSWER = re.compile(r"call_([0-9a-f]{12})(?:_[0-9]+)?")
+"""The id of a call that was itself the answer of a run, so that no process waits for what comes of it."""
+
+
+class Result(NamedTuple):
+    """What came of one call; `where` is the place of its id in the request."""
+
+    where: str
+    call_id: str
+    text: str
+
+
+class Brought(NamedTuple):
+    """What a client brings of calls of one job; without `results` they were the answer of a run that has ended."""
+
+    job_id: str
+    results: dict[str, str]
+
+
+def brought_by(given: Sequence[Result], where: str) -> Brought | None:
+    """Give results by the calls' ids; null without any. `where` is the place of all of them.
+
+    Raises `InvalidRequest` for ids that are not of one job's calls.
+    """
+    results: dict[str, str] = {}
+    jobs: set[str] = set()
+    ended: set[str] = set()
+    for result in given:
+        match = _OF_ANSWER.fullmatch(result.call_id)
+        if match is not None:
+            ended.add(match[1])
+            continue
+        match = _ID.fullmatch(result.call_id)
+        if match is None:
+            raise InvalidRequest.at(f"/{result.where}", "is the id of no call of ours", code=UNKNOWN_CALL)
+        if result.call_id in results:
+            raise InvalidRequest.at(f"/{result.where}", "is there twice", code=UNKNOWN_CALL)
+        results[result.call_id] = result.text
+        jobs.add(match[1])
+    if len(jobs | ended) > 1:
+        raise InvalidRequest.at(f"/{where}", "has results for the calls of two runs", code=UNKNOWN_CALL)
+    return Brought((jobs | ended).pop(), results) if given else None
+
+
+async def job_of(door: Door, own: Caller, brought: Brought, where: str) -> Job:
+    """Give the caller's own job whose calls these are of; raises `InvalidRequest` (`unknown_call`)."""
+    try:
+        return await door.control.get(replace(own, scopes=frozenset({"read"})), brought.job_id)
+    except NotFound as error:
+        raise InvalidRequest.at(
+            f"/{where}", "has results for calls of no run of yours", code=UNKNOWN_CALL
+        ) from error

@@ -1,0 +1,10 @@
+"""The kind of answer that a job was asked for as."""
+
+from steadyhand.job import Job
+
+KIND = "response"
+
+
+def is_response(job: Job) -> bool:
+    """Say whether a job was asked for as a response."""
+    return job.request is not None and job.request.get("kind") == KIND
