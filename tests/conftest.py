@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 
 from steadyhand.testing.cli import cli_path, install_standin
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.preloaded import Preloaded
+from steadyhand.testing.service import Service
 
 
 def pytest_configure() -> None:
@@ -21,6 +23,8 @@ def pytest_configure() -> None:
     # A shell that starts tests in the background has them ignore Ctrl-C, and so would all that they start.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Most of a service's start is importing; a test of the start itself sets this to None.
+    Service.preloaded = Preloaded()
     # How long an example takes says how busy the machine is.
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")

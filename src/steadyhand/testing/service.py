@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import httpx2
 
 from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH, on_loopback
+from steadyhand.testing.preloaded import Preloaded, Process
 
 T = TypeVar("T")
 
@@ -79,6 +80,9 @@ class Service:
     variable away.
     """
 
+    preloaded: ClassVar[Preloaded | None] = None
+    """The process that services are forked from; without one each is started as `steadyhand serve`."""
+
     def __init__(
         self,
         root: Path,
@@ -102,7 +106,7 @@ class Service:
         self._model = model
         self._arguments = list(arguments)
         self._env = dict(env or {})
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._http: httpx2.Client | None = None
         self._log_from = 0
         for folder in (self._bin, self.home):
@@ -153,19 +157,24 @@ class Service:
             on_loopback(given.get("ANTHROPIC_BASE_URL", "the model's own address"))
         return given
 
-    def spawn(self) -> subprocess.Popen[bytes]:
+    def spawn(self) -> Process:
         """Start the process and wait for nothing; `start` is what most callers want."""
         self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
+        argv = [str(Path(sys.executable).parent / "steadyhand"), "serve", *self._arguments]
+        environment = self.environment()
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [Path(sys.executable).parent / "steadyhand", "serve", *self._arguments],
-                cwd=self.root,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            if self.preloaded is not None and self.preloaded.can_start(environment):
+                self._process = self.preloaded.start(argv, self.root, environment, log.fileno())
+            else:
+                self._process = subprocess.Popen(
+                    argv,
+                    cwd=self.root,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
         return self._process
 
     def start(self) -> Self:
@@ -193,7 +202,7 @@ class Service:
         return self
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         """The process of this start."""
         if self._process is None:
             raise RuntimeError("the service was not started")
