@@ -10,11 +10,11 @@ TAINTS = {
     "fsmonitor": "git config core.fsmonitor $HOOK",
     "include": "printf '[core]\\n fsmonitor = %s\\n' $HOOK > .git/inc; git config include.path inc",
     "external diff": (
-        "git config diff.external $HOOK; git config diff.evil.textconv $HOOK; echo '* diff=evil' > .gitattributes"
+        "git config diff.external $HOOK; git config diff.evil.textconv $HOOK; echo '* diff=evil' >> .gitattributes"
     ),
     "filter": (
         "git config filter.evil.clean $HOOK; git config filter.evil.smudge $HOOK; git config filter.evil.process $HOOK;"
-        " echo '* filter=evil' > .gitattributes"
+        " echo '* filter=evil' >> .gitattributes"
     ),
     "hooks": (
         "mkdir -p .git/hooks hooks; for h in pre-commit post-commit post-index-change reference-transaction"
@@ -39,11 +39,18 @@ TAINTS = {
     ),
     "alternate refs": (
         "git config core.alternateRefsCommand $HOOK; git config core.gitProxy $HOOK;"
-        " git config merge.evil.driver $HOOK; echo '* merge=evil' > .gitattributes;"
+        " git config merge.evil.driver $HOOK; echo '* merge=evil' >> .gitattributes;"
         " git config protocol.ext.allow always; git config gc.recentObjectsHook $HOOK;"
         ' git config url."ext::$HOOK".insteadOf /'
     ),
 }
+
+TOGETHER = (
+    ("fsmonitor", "external diff", "gpg", "ssh"),
+    ("include", "filter", "credential helper", "alternate refs"),
+    ("hooks", "uploadpack", "alias"),
+)
+"""All taints, in groups whose members change nothing of one another."""
 
 CARELESS = {
     "fsmonitor": ("git status",),
@@ -71,33 +78,55 @@ CARELESS = {
 
 
 class Marks:
-    """A folder in which anybody may leave a mark, and the program that does; sealed agents see neither."""
+    """A folder in which anybody may leave a mark, and a program for each taint that does; sealed agents see neither."""
 
     def __init__(self, root: Path) -> None:
-        self.program = root / "evil"
+        self._root = root
         self._folder = root / "marks"
         self._folder.mkdir()
         self._folder.chmod(0o777)
-        self.program.write_text(self.text, encoding="utf-8")
-        self.program.chmod(0o755)
+        for taint in TAINTS:
+            program = self._program(taint)
+            program.write_text(self._text(taint), encoding="utf-8")
+            program.chmod(0o755)
 
-    @property
-    def text(self) -> str:
-        """The program: it says as whom it ran, and passes on what it is given."""
-        return f"#!/bin/sh\ntouch {self._folder}/$(id -u) 2>/dev/null\ntimeout 1 cat 2>/dev/null\n"
+    def _program(self, taint: str) -> Path:
+        return self._root / f"evil-{_slug(taint)}"
 
-    def tainting(self, taint: str) -> str:
-        """Give a script that taints the repository that it is run in.
+    def _text(self, taint: str) -> str:
+        """The program: it says as whom it ran and of which taint it is, and passes on what it is given."""
+        mark = f"{self._folder}/$(id -u).{_slug(taint)}"
+        return f"#!/bin/sh\ntouch {mark} 2>/dev/null\ntimeout 1 cat 2>/dev/null\n"
+
+    def tainting(self, *taints: str) -> str:
+        """Give a script that taints the repository that it is run in, in all of these ways.
 
         The program that the configuration names lies on this machine where everybody may run it, as if the agent
         knew of one; hooks are files of the repository.
         """
-        made = self.text.replace("\n", "\\n")
-        return f"printf '{made}' > .git/evil; chmod +x .git/evil; HOOK={self.program}; ({TAINTS[taint]}) 2>&1"
+        return "; ".join(self._tainting(taint) for taint in taints)
+
+    def _tainting(self, taint: str) -> str:
+        made = self._text(taint).replace("\n", "\\n")
+        hook = f"HOOK={self._program(taint)}"
+        return f"printf '{made}' > .git/evil; chmod +x .git/evil; {hook}; ({TAINTS[taint]}) 2>&1"
 
     def taken(self) -> set[int]:
-        """Give the users as whom the program ran since it was asked last."""
-        found = list(self._folder.iterdir())
-        for path in found:
+        """Give the users as whom a program ran since it was asked last."""
+        return {user for users in self.taken_by_taint().values() for user in users}
+
+    def taken_by_taint(self) -> dict[str, set[int]]:
+        """Give the same for each taint whose program ran."""
+        found: dict[str, set[int]] = {}
+        for path in list(self._folder.iterdir()):
             path.unlink()
-        return {int(path.name) for path in found}
+            user, _, slug = path.name.partition(".")
+            found.setdefault(_NAMES[slug], set()).add(int(user))
+        return found
+
+
+def _slug(taint: str) -> str:
+    return taint.replace(" ", "-")
+
+
+_NAMES = {_slug(taint): taint for taint in TAINTS}
