@@ -26,6 +26,7 @@ from steadyhand.job import (
     Notice,
     OnInterrupt,
     Origin,
+    OutcomeType,
     Publish,
     Run,
     State,
@@ -33,6 +34,7 @@ from steadyhand.job import (
     Usage,
     Verdict,
 )
+from steadyhand.job_warnings import WarningCode
 from steadyhand.store import open_store
 from steadyhand.testing.contracts.samples import a_job, accepted
 
@@ -50,7 +52,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(ANY_TEXT, JSON, max_size=4)
-VERDICTS = st.builds(Verdict, ANY_TEXT, st.none() | ANY_TEXT)
+VERDICTS = st.builds(Verdict, st.sampled_from(OutcomeType), st.none() | ANY_TEXT)
 TURNS = st.builds(
     Turn, st.sampled_from(["user", "assistant"]), ANY_TEXT | st.lists(OBJECTS, max_size=3).map(tuple)
 )
@@ -132,7 +134,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "changes": maybe(
         st.builds(Changes, ANY_TEXT, ANY_TEXT, AMOUNTS, AMOUNTS, AMOUNTS, maybe(ANY_TEXT), st.booleans())
     ),
-    "warnings": st.lists(st.builds(Notice, ANY_TEXT, ANY_TEXT), max_size=3).map(tuple),
+    "warnings": st.lists(st.builds(Notice, st.sampled_from(WarningCode), ANY_TEXT), max_size=3).map(tuple),
     "error": maybe(st.builds(Fault, ANY_TEXT, ANY_TEXT, st.booleans())),
 }
 JOBS = st.fixed_dictionaries(STRATEGIES).map(lambda values: Job(**values))
@@ -143,6 +145,7 @@ def _become(other: Job, _: Job) -> Job:
 
 
 OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
+    WarningCode: st.sampled_from(WarningCode),
     str: ANY_TEXT,
     str | None: maybe(ANY_TEXT),
     int: AMOUNTS,
