@@ -47,6 +47,7 @@ from steadyhand.ports import (
 )
 from steadyhand.queue import LocalQueue
 from steadyhand.store import SqlStore, open_store
+from steadyhand.testing.service import PLAIN_HTTP
 from steadyhand.tool_calls import Exchange
 from steadyhand.worker import Parts, Tending, Worker
 
@@ -187,7 +188,7 @@ class Service:
     def client(self, token: str | None = ADMIN, **headers: str) -> httpx2.Client:
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=BOUND)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=BOUND, verify=PLAIN_HTTP)
 
     def hold_play(self) -> Callable[[], object]:
         """Let every agent that is to `play` wait until what this gives is called."""

@@ -31,6 +31,7 @@ from steadyhand.gateway.egress.rules import Address
 from steadyhand.ports import AllowancesOf, Attendance, JobFiles, Place, Work
 from steadyhand.testing.contracts.samples import Clock, a_job
 from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.service import PLAIN_HTTP
 
 CANARY = "sk-ant-canary-the-real-key"
 KEY = Credential("api_key", CANARY)
@@ -118,7 +119,7 @@ class Way:
     def client(self) -> httpx2.AsyncClient:
         """A client on the model's socket, as the CLI is one."""
         return httpx2.AsyncClient(
-            transport=httpx2.AsyncHTTPTransport(uds=str(self.socket)),
+            transport=httpx2.AsyncHTTPTransport(uds=str(self.socket), verify=PLAIN_HTTP),
             base_url="http://model.invalid",
             timeout=ENOUGH,
         )

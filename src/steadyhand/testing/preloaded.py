@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import importlib
 import json
 import os
@@ -164,7 +165,8 @@ def main(number: int) -> None:
     """Import what a service imports, fork for each message on the socket, and end with the socket."""
     for name in _MODULES:
         importlib.import_module(name)
-
+    gc.collect()
+    gc.freeze()  # a service does so, too, once it is up: here it is done once for all of them
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     door = socket.socket(fileno=number)
     while True:

@@ -18,6 +18,7 @@ from steadyhand.gateway import Accounts, Credential, ModelGateway, Provider, bud
 from steadyhand.ports import Attendance, Work
 from steadyhand.testing.ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import PLAIN_HTTP
 
 ASK = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}]}
 AGENT = 64001
@@ -41,7 +42,7 @@ async def ask(attendance: Attendance, **headers: str) -> httpx2.Response:
     """Ask as the agent of a run would; `headers` instead of its own token when there are any."""
     told = attendance.environment
     sent = headers or {"x-api-key": told["ANTHROPIC_API_KEY"]}
-    async with httpx2.AsyncClient(timeout=ENOUGH, trust_env=False) as client:
+    async with httpx2.AsyncClient(timeout=ENOUGH, trust_env=False, verify=PLAIN_HTTP) as client:
         return await client.post(f"{told['ANTHROPIC_BASE_URL']}/v1/messages", json=ASK, headers=sent)
 
 
@@ -102,7 +103,7 @@ def test_other_paths_are_refused_and_told_to_the_run_that_asked(world_dir: Path)
             host() as upstream,
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
             gateway.attend(work_in(place_of(world_dir)), way.emit) as attendance,
-            httpx2.AsyncClient(timeout=ENOUGH, trust_env=False) as client,
+            httpx2.AsyncClient(timeout=ENOUGH, trust_env=False, verify=PLAIN_HTTP) as client,
         ):
             told = attendance.environment
             answer = await client.post(

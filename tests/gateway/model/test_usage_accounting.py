@@ -15,6 +15,7 @@ from steadyhand.gateway import Accounts, ModelGateway, Provider, budget_of
 from steadyhand.ports import Spent, Tokens, UsageQuery
 from steadyhand.store import open_store
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import PLAIN_HTTP
 
 RUNS = 200
 WITH_THE_CLI = {196: "subagents", 197: "cached", 198: "cut-once", 199: "overloaded-midway"}
@@ -62,7 +63,8 @@ def calls_of(number: int) -> list[list[dict[str, Any]]]:
 async def make(run: int, address: str, token: str) -> int:
     """Make a run's calls as its agent would; gives how many."""
     made = 0
-    async with httpx2.AsyncClient(timeout=60, trust_env=False, headers={"x-api-key": token}) as client:
+    headers = {"x-api-key": token}
+    async with httpx2.AsyncClient(timeout=60, trust_env=False, verify=PLAIN_HTTP, headers=headers) as client:
 
         async def one(asked: dict[str, Any]) -> None:
             try:
