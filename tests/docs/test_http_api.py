@@ -13,8 +13,9 @@ from tests.docs.pages import PROJECT, by_name, names_in, table, text_of
 from steadyhand import errors
 from steadyhand.api import ApiOptions, create_app
 from steadyhand.api.classic.execute import STATUS
-from steadyhand.api.native.serializers import LEFT_OUT_OF_LISTS, item_json, job_json, key_json, usage_json
+from steadyhand.api.native.serializers import job_item_json, job_json, key_json, usage_json
 from steadyhand.api.openai.run_failure import why_failed
+from steadyhand.api.schemas.native_bodies import LIST_OMITTED_FIELDS
 from steadyhand.api.schemas.requests import JobRequest, TurnRequest
 from steadyhand.api.transport.errors import _ROUTER_CODES, STATUSES, status_of
 from steadyhand.control import Control
@@ -112,8 +113,8 @@ def test_the_job_on_the_page_has_the_keys_of_a_job() -> None:
 
 def test_the_page_names_what_a_list_of_jobs_leaves_out() -> None:
     sentence = PAGE.partition("An item is a job without")[2].partition(".")[0]
-    assert set(names_in(sentence)) == set(LEFT_OUT_OF_LISTS)
-    left_out = set(job_json(sample_job(), None)) - set(item_json(sample_job(), None))
+    assert set(names_in(sentence)) == set(LIST_OMITTED_FIELDS)
+    left_out = set(job_json(sample_job(), None)) - set(job_item_json(sample_job(), None))
     assert set(names_in(sentence)) == left_out
 
 
@@ -183,7 +184,7 @@ def block(first: str) -> dict[str, Any]:
 
 def test_the_key_on_the_page_has_the_keys_of_a_key() -> None:
     key = ApiKey("k_a", "nightly", "00", frozenset({"read"}), NOON)
-    shown = key_json(key, fixed=False)
+    shown = key_json(key, is_fixed=False)
     on_page = block('{"object": "api_key"')
     on_page["limits"]["agents"] = None
     assert shape(on_page) == shape(shown)

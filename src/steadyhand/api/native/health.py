@@ -4,7 +4,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from steadyhand.api.native.serializers import health_json
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import native_bodies
 from steadyhand.api.transport.context import door_of
 from steadyhand.api.transport.errors import json_response, problem
 from steadyhand.api.transport.route import DirectRoute
@@ -12,26 +14,19 @@ from steadyhand.errors import StoreError
 
 router = APIRouter(tags=["health"], route_class=DirectRoute)
 
+_ALIVE: native_bodies.Alive = {"status": "ok"}
+
 
 @router.get("/health", operation_id="getHealth", summary="How full the service is", **operations.HEALTH)
 async def health(request: Request) -> Response:
     """`busy` is true when a new job would not start at once. No key is needed."""
-    load = door_of(request).control.load()
-    return json_response(
-        {
-            "status": "ok",
-            "busy": load.busy,
-            "active": load.active,
-            "queued": load.queued,
-            "capacity": load.capacity,
-        }
-    )
+    return json_response(health_json(door_of(request).control.load()))
 
 
 @router.get("/livez", operation_id="getLiveness", summary="Whether the process answers", **operations.PROBE)
 async def livez(_request: Request) -> Response:
     """For the platform; no key is needed."""
-    return json_response({"status": "ok"})
+    return json_response(_ALIVE)
 
 
 @router.get("/readyz", operation_id="getReadiness", summary="Whether work is taken", **operations.READINESS)
@@ -42,4 +37,4 @@ async def readyz(request: Request) -> Response:
         await (door.options.ready or door.control.check)()
     except StoreError:
         return problem(request.scope, 503, "unavailable", "The store cannot be read.")
-    return json_response({"status": "ok"})
+    return json_response(_ALIVE)

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 
 from steadyhand import json_schema
 from steadyhand.api.native.event_stream import event_stream
-from steadyhand.api.native.serializers import event_json, item_json, job_json, list_json
+from steadyhand.api.native.serializers import event_json, job_item_json, job_json, list_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas.requests import (
     CancelRequest,
@@ -156,7 +156,7 @@ async def listed(request: Request) -> Response:
     limit = query.whole("limit", 20, least=1, most=_MOST_LISTED)
     page = await control.page(caller, which, limit, query.one("cursor"))
     return json_response(
-        list_json([item_json(job, control.position(job)) for job in page.jobs], page.next_cursor)
+        list_json([job_item_json(job, control.position(job)) for job in page.jobs], page.next_cursor)
     )
 
 

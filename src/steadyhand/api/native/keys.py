@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steadyhand.api.native.serializers import key_json, list_json
+from steadyhand.api.native.serializers import key_json, list_json, new_key_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import requests
 from steadyhand.api.schemas.requests import micros_of
@@ -38,7 +38,10 @@ def _known_form(key_id: str) -> str:
 
 
 def _answer(door: Door, key: ApiKey, status: int = 200, secret: str | None = None) -> Response:
-    body = key_json(key, fixed=door.keyring.is_fixed(key.id), secret=secret)
+    is_fixed = door.keyring.is_fixed(key.id)
+    body = (
+        key_json(key, is_fixed=is_fixed) if secret is None else new_key_json(key, secret, is_fixed=is_fixed)
+    )
     headers = {"location": f"/v1/keys/{key.id}"} if status == 201 else {}  # noqa: PLR2004  # created
     if secret is not None:
         headers["cache-control"] = "no-store"
@@ -67,7 +70,9 @@ async def listed(request: Request) -> Response:
     door = _admin(request)
     query_of(request)
     keyring = door.keyring
-    return json_response(list_json([key_json(key, fixed=keyring.is_fixed(key.id)) for key in keyring.all()]))
+    return json_response(
+        list_json([key_json(key, is_fixed=keyring.is_fixed(key.id)) for key in keyring.all()])
+    )
 
 
 @router.post(

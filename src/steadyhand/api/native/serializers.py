@@ -1,60 +1,74 @@
-"""Domain objects as the JSON of docs/http-api.md. Every key is always there."""
+"""Build the response bodies of docs/http-api.md from objects of the core. Every key is always there."""
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, TypeVar, cast, get_args
 from urllib.parse import urlsplit, urlunsplit
 
 from steadyhand.agents import Limits, Workspace
+from steadyhand.api.schemas import native_bodies
 from steadyhand.control import Offer
 from steadyhand.events import Event, Live, data_of, rfc3339
 from steadyhand.job import MICROS, Changes, Cost, Fault, Job, Run, Usage, Verdict
-from steadyhand.ports import ApiKey, Scope, UsageRow
+from steadyhand.ports import ApiKey, KeyLimits, Load, Scope, UsageRow
 
-LEFT_OUT_OF_LISTS = ("prompt", "answer", "structured_output", "runs")
-
-
-def dollars(micros: int) -> str:
-    """Give an amount as a decimal string in dollars."""
-    whole, rest = divmod(micros, MICROS)
-    return f"{whole}.{rest:06d}"
+T = TypeVar("T")
 
 
-def moment(at: datetime | None) -> str | None:
-    """Give a time as RFC 3339 in UTC, with a Z."""
-    return None if at is None else rfc3339(at)
+def format_usd(micros: int) -> str:
+    """Return an amount as a decimal string in dollars."""
+    whole_dollars, fraction = divmod(micros, MICROS)
+    return f"{whole_dollars}.{fraction:06d}"
 
 
-def number(seconds: float) -> float:
-    """Give a duration as a whole number where it is one."""
+def _usd_or_none(micros: int | None) -> str | None:
+    return None if micros is None else format_usd(micros)
+
+
+def _time_or_none(time: datetime | None) -> str | None:
+    return None if time is None else rfc3339(time)
+
+
+def compact_number(seconds: float) -> float:
+    """Return a duration as an integer if it is one."""
     return int(seconds) if seconds == int(seconds) else seconds
 
 
-def public_address(address: str | None) -> str | None:
-    """Give a repository's address without what may be a secret in it: user, password, query."""
-    if address is None or "://" not in address:
-        return address
+def redact_url(url: str | None) -> str | None:
+    """Return a repository's URL without the parts that may hold a secret: user, password, query, fragment."""
+    if url is None or "://" not in url:
+        return url
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(url)
     except ValueError:
         return None
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def job_json(job: Job, position: int | None) -> dict[str, Any]:
-    """Give a job with all its keys; `position` is its place in the queue."""
+def health_json(load: Load) -> native_bodies.Health:
+    """Return how full the service is."""
+    return {
+        "status": "ok",
+        "busy": load.busy,
+        "active": load.active,
+        "queued": load.queued,
+        "capacity": load.capacity,
+    }
+
+
+def job_json(job: Job, position: int | None) -> native_bodies.Job:
+    """Return a job with all its keys; `position` is its place in the queue."""
     path = f"/v1/jobs/{job.id}"
     return {
         "object": "job",
         "id": job.id,
         "state": job.state.value,
-        "outcome": _verdict(job.outcome),
+        "outcome": _outcome_json(job.outcome),
         "title": job.title,
         "prompt": job.prompt,
         "agent": job.agent,
         "runner": job.runner,
         "model": job.model,
-        "workspace": public_address(job.workspace),
+        "workspace": redact_url(job.workspace),
         "ref": job.ref,
         "commit": job.commit,
         "priority": job.priority,
@@ -63,25 +77,25 @@ def job_json(job: Job, position: int | None) -> dict[str, Any]:
         "origin": job.origin,
         "session_id": job.session_id,
         "parent_job_id": job.parent_job_id,
-        "budget_usd": dollars(job.budget_micros),
-        "timeout_seconds": number(job.timeout_seconds),
-        "idle_timeout_seconds": number(job.idle_timeout_seconds),
+        "budget_usd": format_usd(job.budget_micros),
+        "timeout_seconds": compact_number(job.timeout_seconds),
+        "idle_timeout_seconds": compact_number(job.idle_timeout_seconds),
         "on_interrupt": job.on_interrupt,
         "publish": job.publish,
-        "created_at": moment(job.created_at),
-        "started_at": moment(job.started_at),
-        "finished_at": moment(job.finished_at),
-        "parked_until": moment(job.parked_until),
+        "created_at": rfc3339(job.created_at),
+        "started_at": _time_or_none(job.started_at),
+        "finished_at": _time_or_none(job.finished_at),
+        "parked_until": _time_or_none(job.parked_until),
         "queue_position": position,
         "run": job.run,
-        "runs": [_run(run) for run in job.runs],
+        "runs": [_run_json(run) for run in job.runs],
         "answer": job.answer,
         "structured_output": job.structured_output,
-        "usage": _usage(job.usage),
-        "cost": _cost(job.cost),
-        "changes": _changes(job.changes),
-        "warnings": [{"code": notice.code, "message": notice.message} for notice in job.warnings],
-        "error": _fault(job.error),
+        "usage": _usage_totals_json(job.usage),
+        "cost": _cost_json(job.cost),
+        "changes": _changes_json(job.changes),
+        "warnings": [{"code": warning.code, "message": warning.message} for warning in job.warnings],
+        "error": _error_json(job.error),
         "last_event": job.last_event,
         "links": {
             "self": path,
@@ -93,21 +107,21 @@ def job_json(job: Job, position: int | None) -> dict[str, Any]:
     }
 
 
-def item_json(job: Job, position: int | None) -> dict[str, Any]:
-    """Give a job as it stands in a list: without what may be long."""
-    whole = job_json(job, position)
-    for name in LEFT_OUT_OF_LISTS:
-        del whole[name]
-    return whole
+def job_item_json(job: Job, position: int | None) -> native_bodies.JobItem:
+    """Return a job as an item of a list: without the fields that may be long."""
+    item: native_bodies.JobItem = job_json(job, position)
+    for name in native_bodies.LIST_OMITTED_FIELDS:
+        del cast("dict[str, Any]", item)[name]
+    return item
 
 
-def list_json(data: Sequence[Any], next_cursor: str | None = None) -> dict[str, Any]:
-    """Give a list; there is more when there is a cursor."""
+def list_json(data: list[T], next_cursor: str | None = None) -> native_bodies.Page[T]:
+    """Return a page of a list; there is more if there is a cursor."""
     return {"object": "list", "data": data, "has_more": next_cursor is not None, "next_cursor": next_cursor}
 
 
-def event_json(item: Event | Live) -> dict[str, Any]:
-    """Give an event; live text has `seq` null."""
+def event_json(item: Event | Live) -> native_bodies.Event:
+    """Return an event; live text has `seq` null."""
     if isinstance(item, Live):
         seq, kind, data = None, item.body.type, data_of(item.body)
     else:
@@ -118,65 +132,70 @@ def event_json(item: Event | Live) -> dict[str, Any]:
         "job_id": item.job_id,
         "run": item.run,
         "type": kind,
-        "at": moment(item.at),
+        "at": rfc3339(item.at),
         "data": data,
     }
 
 
-def agent_json(offer: Offer, limits: Limits) -> dict[str, Any]:
-    """Give an agent that can be asked for, with what its jobs get and the most they may ask for."""
+def agent_json(offer: Offer, limits: Limits) -> native_bodies.Agent:
+    """Return an agent with the defaults and the limits of its jobs."""
     agent = offer.agent
-    most = limits.max_budget_micros
-    longest = limits.max_timeout_seconds
+    max_timeout = limits.max_timeout_seconds
     return {
         "object": "agent",
         "name": agent.name,
         "description": agent.description,
         "runner": agent.runner,
         "model": agent.model,
-        "workspace": public_address(offer.workspace),
-        "budget_usd": dollars(offer.budget_micros),
-        "timeout_seconds": number(offer.timeout_seconds),
-        "idle_timeout_seconds": number(offer.idle_timeout_seconds),
+        "workspace": redact_url(offer.workspace),
+        "budget_usd": format_usd(offer.budget_micros),
+        "timeout_seconds": compact_number(offer.timeout_seconds),
+        "idle_timeout_seconds": compact_number(offer.idle_timeout_seconds),
         "max_turns": agent.max_turns,
         "effort": agent.effort,
         "tools": None if agent.tools is None else list(agent.tools),
         "limits": {
-            "max_budget_usd": None if most is None else dollars(most),
-            "max_timeout_seconds": None if longest is None else number(longest),
+            "max_budget_usd": _usd_or_none(limits.max_budget_micros),
+            "max_timeout_seconds": None if max_timeout is None else compact_number(max_timeout),
         },
     }
 
 
-def key_json(key: ApiKey, *, fixed: bool, secret: str | None = None) -> dict[str, Any]:
-    """Give a key; its secret stands in the one answer that tells it."""
-    limits = key.limits
-    shown: dict[str, Any] = {
+def key_json(key: ApiKey, *, is_fixed: bool) -> native_bodies.Key:
+    """Return a key without its secret; a fixed key is one of the environment."""
+    return {
         "object": "api_key",
         "id": key.id,
         "name": key.name,
-        "origin": "environment" if fixed else "service",
+        "origin": "environment" if is_fixed else "service",
         "scopes": [scope for scope in get_args(Scope) if scope in key.scopes],
-        "limits": {
-            "agents": None if limits.agents is None else list(limits.agents),
-            "workspaces": None
-            if limits.workspaces is None
-            else [public_address(name) for name in limits.workspaces],
-            "requests_per_minute": limits.per_minute,
-            "running_jobs": limits.running,
-            "queued_jobs": limits.queued,
-            "budget_usd_per_day": None if limits.day_micros is None else dollars(limits.day_micros),
-            "budget_usd_per_month": None if limits.month_micros is None else dollars(limits.month_micros),
-        },
-        "created_at": moment(key.created_at),
-        "revoked_at": moment(key.revoked_at),
-        "former_secret_until": moment(key.former_until),
+        "limits": _key_limits_json(key.limits),
+        "created_at": rfc3339(key.created_at),
+        "revoked_at": _time_or_none(key.revoked_at),
+        "former_secret_until": _time_or_none(key.former_until),
     }
-    return shown if secret is None else {**shown, "secret": secret}
 
 
-def usage_json(row: UsageRow) -> dict[str, Any]:
-    """Give one group of what was spent; what it is not grouped by is null."""
+def new_key_json(key: ApiKey, secret: str, *, is_fixed: bool) -> native_bodies.NewKey:
+    """Return a key with its new secret, which no other response has."""
+    return {**key_json(key, is_fixed=is_fixed), "secret": secret}
+
+
+def _key_limits_json(limits: KeyLimits) -> native_bodies.KeyLimits:
+    workspaces = limits.workspaces
+    return {
+        "agents": None if limits.agents is None else list(limits.agents),
+        "workspaces": None if workspaces is None else [redact_url(name) or "" for name in workspaces],
+        "requests_per_minute": limits.per_minute,
+        "running_jobs": limits.running,
+        "queued_jobs": limits.queued,
+        "budget_usd_per_day": _usd_or_none(limits.day_micros),
+        "budget_usd_per_month": _usd_or_none(limits.month_micros),
+    }
+
+
+def usage_json(row: UsageRow) -> native_bodies.SpentRow:
+    """Return the usage of one group of calls; a field that is not grouped by is None."""
     spent, tokens = row.spent, row.spent.tokens
     return {
         "object": "usage",
@@ -192,39 +211,39 @@ def usage_json(row: UsageRow) -> dict[str, Any]:
             "cache_read_input_tokens": tokens.cache_read,
             "cache_creation_input_tokens": tokens.cache_write_5m + tokens.cache_write_1h,
         },
-        "cost": {"usd": dollars(spent.micros), "priced": spent.priced, "complete": spent.complete},
+        "cost": {"usd": format_usd(spent.micros), "priced": spent.priced, "complete": spent.complete},
     }
 
 
-def workspace_json(workspace: Workspace) -> dict[str, Any]:
-    """Give a workspace; the address of its repository carries no credential."""
+def workspace_json(workspace: Workspace) -> native_bodies.Workspace:
+    """Return a workspace; the URL of its repository has no credential."""
     return {
         "object": "workspace",
         "name": workspace.name,
-        "repository": public_address(workspace.repository),
+        "repository": redact_url(workspace.repository),
         "ref": workspace.ref,
         "mode": workspace.mode,
         "trust": workspace.trust,
     }
 
 
-def _verdict(verdict: Verdict | None) -> Mapping[str, Any] | None:
-    return None if verdict is None else {"type": verdict.type, "detail": verdict.detail}
+def _outcome_json(outcome: Verdict | None) -> native_bodies.Outcome | None:
+    return None if outcome is None else {"type": outcome.type, "detail": outcome.detail}
 
 
-def _run(run: Run) -> Mapping[str, Any]:
+def _run_json(run: Run) -> native_bodies.Run:
     return {
         "number": run.number,
         "state": run.state.value,
-        "outcome": _verdict(run.outcome),
-        "started_at": moment(run.started_at),
-        "finished_at": moment(run.finished_at),
+        "outcome": _outcome_json(run.outcome),
+        "started_at": _time_or_none(run.started_at),
+        "finished_at": _time_or_none(run.finished_at),
         "exit_code": run.exit_code,
         "node": run.node,
     }
 
 
-def _usage(usage: Usage) -> Mapping[str, int]:
+def _usage_totals_json(usage: Usage) -> native_bodies.Usage:
     return {
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -234,17 +253,16 @@ def _usage(usage: Usage) -> Mapping[str, int]:
     }
 
 
-def _cost(cost: Cost) -> Mapping[str, Any]:
-    reported = cost.reported_micros
+def _cost_json(cost: Cost) -> native_bodies.Cost:
     return {
-        "usd": dollars(cost.micros),
+        "usd": format_usd(cost.micros),
         "source": cost.source,
         "priced": cost.priced,
-        "reported_usd": None if reported is None else dollars(reported),
+        "reported_usd": _usd_or_none(cost.reported_micros),
     }
 
 
-def _changes(changes: Changes | None) -> Mapping[str, Any] | None:
+def _changes_json(changes: Changes | None) -> native_bodies.Changes | None:
     if changes is None:
         return None
     return {
@@ -258,7 +276,7 @@ def _changes(changes: Changes | None) -> Mapping[str, Any] | None:
     }
 
 
-def _fault(fault: Fault | None) -> Mapping[str, Any] | None:
-    if fault is None:
+def _error_json(error: Fault | None) -> native_bodies.JobFault | None:
+    if error is None:
         return None
-    return {"code": fault.code, "message": fault.message, "retryable": fault.retryable}
+    return {"code": error.code, "message": error.message, "retryable": error.retryable}

@@ -1,17 +1,18 @@
 """The OpenAPI document: FastAPI's, with the bodies that we parse ourselves and the way to authenticate."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
+from typing_extensions import is_typeddict
 
 from steadyhand.api.openapi.examples import EXAMPLES
 from steadyhand.api.openapi.operations import SECURITY
-from steadyhand.api.schemas import native, requests
-from steadyhand.api.schemas import openai as openai_replies
+from steadyhand.api.schemas import native_bodies, openai_bodies, requests
 
 _DESCRIPTION = (
     "Post a prompt; an agent works on it in its own checkout, within a budget and a deadline. Every job is kept "
@@ -49,7 +50,7 @@ def _make(app: FastAPI) -> dict[str, Any]:
         tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
     )
     components = whole.setdefault("components", {})
-    components["schemas"] = _schemas()
+    components["schemas"] = _component_schemas()
     # Put in here and not by the routes: FastAPI takes every null out of the examples that routes bring along.
     components["examples"] = {name: {"value": value} for name, value in EXAMPLES.items()}
     components["securitySchemes"] = {
@@ -77,18 +78,29 @@ def _without_fastapis_own_422(answers: dict[str, Any]) -> None:
         del answers["422"]
 
 
-def _schemas() -> dict[str, Any]:
-    asked = [(kind, "validation") for kind in _kinds(requests, BaseModel)]
-    said = [*_kinds(native, BaseModel), *_kinds(openai_replies, BaseModel)]
-    answered = [(kind, "serialization") for kind in said]
-    _, definitions = models_json_schema(
-        [*asked, *answered],  # type: ignore[list-item]  # the two modes are literals
+def _component_schemas() -> dict[str, Any]:
+    """Return the schema of every request body, response body and event."""
+    modes: list[tuple[type, JsonSchemaMode]] = [
+        *((model, "validation") for model in _public_classes(requests) if issubclass(model, BaseModel)),
+        *((body, "serialization") for body in _public_classes(native_bodies) if is_typeddict(body)),
+        *((body, "serialization") for body in _public_classes(openai_bodies) if is_typeddict(body)),
+    ]
+    _, definitions = TypeAdapter.json_schemas(
+        [(each.__name__, mode, TypeAdapter(each)) for each, mode in modes],
         ref_template="#/components/schemas/{model}",
     )
-    found: dict[str, Any] = definitions["$defs"]
-    return found
+    schemas: dict[str, Any] = definitions["$defs"]
+    return schemas
 
 
-def _kinds(module: Any, base: type[BaseModel]) -> list[type[BaseModel]]:
-    found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
-    return [kind for kind in found if kind.__module__ == module.__name__ and not kind.__subclasses__()]
+def _public_classes(module: ModuleType) -> list[type]:
+    """Return the classes that a module defines, without bases, generic classes and private ones."""
+    classes = [value for value in vars(module).values() if isinstance(value, type)]
+    return [
+        each
+        for each in classes
+        if each.__module__ == module.__name__
+        and not each.__name__.startswith("_")
+        and not each.__subclasses__()
+        and not getattr(each, "__parameters__", ())
+    ]

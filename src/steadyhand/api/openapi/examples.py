@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from steadyhand.api.schemas.native_bodies import LIST_OMITTED_FIELDS
+
 _CODES = {
     400: ("malformed_json", "The body is not valid JSON."),
     401: ("unauthenticated", "This token is not known here."),
@@ -161,10 +163,9 @@ QUEUED: dict[str, Any] = {
     "changes": None,
     "last_event": 1,
 }
-_LEFT_OUT = ("prompt", "answer", "structured_output", "runs")
 JOBS = {
     "object": "list",
-    "data": [{name: value for name, value in JOB.items() if name not in _LEFT_OUT}],
+    "data": [{name: value for name, value in JOB.items() if name not in LIST_OMITTED_FIELDS}],
     "has_more": False,
     "next_cursor": None,
 }

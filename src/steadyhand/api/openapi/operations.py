@@ -5,11 +5,10 @@ Each constant is handed to one route as keyword arguments. Examples are named as
 
 from typing import Any, get_args
 
-from pydantic import BaseModel
 from starlette.responses import Response
 
-from steadyhand.api.schemas import native, requests
-from steadyhand.api.schemas import openai as openai_replies
+from steadyhand.api.schemas import native_bodies, openai_bodies, requests
+from steadyhand.job import State
 from steadyhand.ports import UsageBy
 
 SECURITY = "bearer"
@@ -31,7 +30,7 @@ _TEXTS = {
 Route = dict[str, Any]
 
 
-def _ref(model: type[BaseModel]) -> dict[str, str]:
+def _ref(model: type) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
@@ -39,12 +38,12 @@ def _examples(*names: str) -> dict[str, Any]:
     return {name: {"$ref": f"#/components/examples/{name}"} for name in names}
 
 
-def _content(media: str, model: type[BaseModel], example: str) -> dict[str, Any]:
+def _content(media: str, model: type, example: str) -> dict[str, Any]:
     return {media: {"schema": _ref(model), "examples": _examples(example)}}
 
 
 def _json(
-    text: str, model: type[BaseModel], example: str, *, links: Route | None = None, **headers: str
+    text: str, model: type, example: str, *, links: Route | None = None, **headers: str
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": text, "content": _content("application/json", model, example)}
     if links:
@@ -57,7 +56,7 @@ def _json(
     return answer
 
 
-def _stream(example: str, *kinds: type[BaseModel], end: str | None = None) -> dict[str, Any]:
+def _stream(example: str, *kinds: type, end: str | None = None) -> dict[str, Any]:
     """Say what each event of a stream is (`itemSchema`): its data is JSON, but for the `end`."""
     data: dict[str, Any] = {
         "type": "string",
@@ -89,7 +88,7 @@ def _errors(media: str, *statuses: int) -> dict[int, dict[str, Any]]:
     for status in statuses:
         made[status] = {
             "description": _TEXTS[status],
-            "content": _content(media, native.Problem, f"PROBLEM_{status}"),
+            "content": _content(media, native_bodies.Problem, f"PROBLEM_{status}"),
         }
         if status in (429, 503):
             made[status]["headers"] = {
@@ -114,7 +113,7 @@ def _route(
     answers: dict[int, dict[str, Any]],
     *,
     parameters: tuple[dict[str, Any], ...] = (),
-    body: type[BaseModel] | None = None,
+    body: type | None = None,
     shown: tuple[str, ...] = (),
     optional: bool = False,
     open_to_all: bool = False,
@@ -149,7 +148,7 @@ _LISTED: tuple[dict[str, Any], ...] = (
         "state",
         "query",
         "Any of these states; repeatable.",
-        {"type": "array", "items": {"enum": list(native.StateName.__args__)}},  # type: ignore[attr-defined]
+        {"type": "array", "items": {"enum": list(State)}},
     ),
     _parameter("agent", "query", "Jobs of this agent.", _TEXT),
     _parameter("workspace", "query", "Jobs in this workspace.", _TEXT),
@@ -177,14 +176,14 @@ _METADATA = {
     "schema": {"type": "object", "additionalProperties": _TEXT},
 }
 
-HEALTH = _route({200: _json("How full it is.", native.Health, "HEALTH"), **_plain()}, open_to_all=True)
+HEALTH = _route({200: _json("How full it is.", native_bodies.Health, "HEALTH"), **_plain()}, open_to_all=True)
 PROBE = _route(
-    {200: _json("It answers.", native.Alive, "ALIVE"), **_errors("application/problem+json", 500)},
+    {200: _json("It answers.", native_bodies.Alive, "ALIVE"), **_errors("application/problem+json", 500)},
     open_to_all=True,
 )
 READINESS = _route(
     {
-        200: _json("Work is taken.", native.Alive, "ALIVE"),
+        200: _json("Work is taken.", native_bodies.Alive, "ALIVE"),
         **_errors("application/problem+json", 500, 503),
     },
     open_to_all=True,
@@ -193,7 +192,7 @@ EXECUTE = _route(
     {
         202: _json(
             "The job is kept and will run.",
-            native.Executed,
+            native_bodies.Executed,
             "EXECUTED",
             links=_links("job_id", "job_id", "getClassicJob"),
         ),
@@ -203,7 +202,7 @@ EXECUTE = _route(
     shown=("EXECUTE",),
 )
 CLASSIC_JOB = _route(
-    {200: _json("The job.", native.ClassicJob, "CLASSIC_JOB"), **_plain(401, 403, 404)},
+    {200: _json("The job.", native_bodies.ClassicJob, "CLASSIC_JOB"), **_plain(401, 403, 404)},
 )
 _JOB_LINKS = _links(
     "job_id",
@@ -214,12 +213,14 @@ _JOB_LINKS = _links(
 _MADE = {
     200: _json(
         "It has ended while `Prefer: wait` waited.",
-        native.Job,
+        native_bodies.Job,
         "JOB",
         links=_JOB_LINKS,
         location="The job.",
     ),
-    202: _json("It is kept and will run.", native.Job, "QUEUED", links=_JOB_LINKS, location="The job."),
+    202: _json(
+        "It is kept and will run.", native_bodies.Job, "QUEUED", links=_JOB_LINKS, location="The job."
+    ),
 }
 SUBMIT = _route(
     {
@@ -234,11 +235,11 @@ SUBMIT = _route(
     ),
 )
 LIST = _route(
-    {200: _json("A page.", native.JobList, "JOBS"), **_native(422)}, parameters=(*_LISTED, _METADATA)
+    {200: _json("A page.", native_bodies.JobList, "JOBS"), **_native(422)}, parameters=(*_LISTED, _METADATA)
 )
 JOB = _route(
     {
-        200: _json("The job.", native.Job, "JOB", etag="Changes when the job does."),
+        200: _json("The job.", native_bodies.Job, "JOB", etag="Changes when the job does."),
         304: {"description": "It is as `If-None-Match` says."},
         **_native(404, 422),
     },
@@ -248,8 +249,8 @@ _AFTER = {"type": "integer", "minimum": 0, "default": 0}
 _EVENTS: dict[str, Any] = {
     "description": "A stream of events, or a page of them.",
     "content": {
-        **_stream("STREAM", native.Event),
-        **_content("application/json", native.EventList, "EVENTS"),
+        **_stream("STREAM", native_bodies.Event),
+        **_content("application/json", native_bodies.EventList, "EVENTS"),
     },
 }
 EVENTS = _route(
@@ -274,8 +275,8 @@ BUNDLE = _route(_file("application/x-git-bundle", "BUNDLE", _BINARY))
 TRANSCRIPT = _route(_file("application/x-ndjson", "TRANSCRIPT"))
 CANCEL = _route(
     {
-        200: _json("It has ended.", native.Job, "JOB"),
-        202: _json("It is being stopped.", native.Job, "JOB"),
+        200: _json("It has ended.", native_bodies.Job, "JOB"),
+        202: _json("It is being stopped.", native_bodies.Job, "JOB"),
         **_native(400, 404, 413, 415, 422),
     },
     body=requests.CancelRequest,
@@ -284,7 +285,7 @@ CANCEL = _route(
 )
 RETRY = _route(
     {
-        202: _json("It is queued.", native.Job, "QUEUED", location="The job."),
+        202: _json("It is queued.", native_bodies.Job, "QUEUED", location="The job."),
         **_native(400, 404, 409, 413, 415, 422, 429, 503),
     },
     body=requests.RetryRequest,
@@ -302,7 +303,7 @@ TURNS = _route(
 )
 RESUME = _route(
     {
-        202: _json("It is queued.", native.Job, "QUEUED", location="The job."),
+        202: _json("It is queued.", native_bodies.Job, "QUEUED", location="The job."),
         **_native(400, 404, 409, 413, 415, 422, 429, 503),
     },
     body=requests.ResumeRequest,
@@ -310,15 +311,17 @@ RESUME = _route(
     optional=True,
 )
 DELETE = _route({204: {"description": "It is gone."}, **_native(404, 409)})
-AGENTS = _route({200: _json("The agents.", native.AgentList, "AGENTS"), **_native(422)})
-WORKSPACES = _route({200: _json("The workspaces.", native.WorkspaceList, "WORKSPACES"), **_native(422)})
-KEYS = _route({200: _json("The keys.", native.KeyList, "KEYS"), **_native(422)})
-KEY = _route({200: _json("The key.", native.Key, "KEY"), **_native(404, 422)})
+AGENTS = _route({200: _json("The agents.", native_bodies.AgentList, "AGENTS"), **_native(422)})
+WORKSPACES = _route(
+    {200: _json("The workspaces.", native_bodies.WorkspaceList, "WORKSPACES"), **_native(422)}
+)
+KEYS = _route({200: _json("The keys.", native_bodies.KeyList, "KEYS"), **_native(422)})
+KEY = _route({200: _json("The key.", native_bodies.Key, "KEY"), **_native(404, 422)})
 CREATE_KEY = _route(
     {
         201: _json(
             "The key, with its secret.",
-            native.NewKey,
+            native_bodies.NewKey,
             "NEW_KEY",
             links=_links("key_id", "id", "getKey", "rotateKey", "revokeKey"),
             location="The key.",
@@ -328,10 +331,12 @@ CREATE_KEY = _route(
     body=requests.KeyRequest,
     shown=("CREATE_KEY", "LEAST_KEY"),
 )
-REVOKE_KEY = _route({200: _json("It is revoked.", native.Key, "REVOKED_KEY"), **_native(404, 409, 422)})
+REVOKE_KEY = _route(
+    {200: _json("It is revoked.", native_bodies.Key, "REVOKED_KEY"), **_native(404, 409, 422)}
+)
 ROTATE_KEY = _route(
     {
-        200: _json("The key, with its new secret.", native.NewKey, "NEW_KEY"),
+        200: _json("The key, with its new secret.", native_bodies.NewKey, "NEW_KEY"),
         **_native(400, 404, 409, 413, 415, 422),
     },
     body=requests.RotateRequest,
@@ -357,13 +362,11 @@ _USAGE: tuple[dict[str, Any], ...] = (
     _parameter("cursor", "query", "`next_cursor` of the page before.", _TEXT),
 )
 USAGE_PARAMETERS = tuple(parameter["name"] for parameter in _USAGE)
-USAGE = _route({200: _json("The rows.", native.UsageList, "USAGE"), **_native(422)}, parameters=_USAGE)
-MODELS = _route({200: _json("The models.", openai_replies.ModelList, "MODELS"), **_plain(401, 403)})
-MODEL = _route({200: _json("The model.", openai_replies.Model, "MODEL"), **_plain(401, 403, 404)})
-_COMPLETION = _json("The answer.", openai_replies.Completion, "COMPLETION", x_steadyhand_job_id="The job.")
-_COMPLETION["content"] |= _stream(
-    "CHAT_STREAM", openai_replies.Chunk, openai_replies.ChunkFault, end="[DONE]"
-)
+USAGE = _route({200: _json("The rows.", native_bodies.UsageList, "USAGE"), **_native(422)}, parameters=_USAGE)
+MODELS = _route({200: _json("The models.", openai_bodies.ModelList, "MODELS"), **_plain(401, 403)})
+MODEL = _route({200: _json("The model.", openai_bodies.Model, "MODEL"), **_plain(401, 403, 404)})
+_COMPLETION = _json("The answer.", openai_bodies.Completion, "COMPLETION", x_steadyhand_job_id="The job.")
+_COMPLETION["content"] |= _stream("CHAT_STREAM", openai_bodies.Chunk, openai_bodies.ChunkFault, end="[DONE]")
 CHAT = _route(
     {
         200: _COMPLETION,
@@ -373,8 +376,8 @@ CHAT = _route(
     body=requests.ChatRequest,
     shown=("CHAT", "CHAT_OBJECT", "CHAT_FUNCTION"),
 )
-_RESPONSE = _json("The response.", openai_replies.ResponseObject, "RESPONSE", x_steadyhand_job_id="The job.")
-_RESPONSE["content"] |= _stream("RESPONSE_STREAM", openai_replies.ResponseEvent, end="[DONE]")
+_RESPONSE = _json("The response.", openai_bodies.ResponseObject, "RESPONSE", x_steadyhand_job_id="The job.")
+_RESPONSE["content"] |= _stream("RESPONSE_STREAM", openai_bodies.ResponseEvent, end="[DONE]")
 _RESPONSE["links"] = _links(
     "response_id", "id", "getResponse", "deleteResponse", "cancelResponse", "listInputItems"
 )
@@ -392,11 +395,11 @@ RESPONSE_GET = _route(
         _parameter("starting_after", "query", "Only events above this `sequence_number`.", _NUMBER),
     ),
 )
-_GONE = _json("It is gone.", openai_replies.ResponseGone, "RESPONSE_GONE")
+_GONE = _json("It is gone.", openai_bodies.ResponseGone, "RESPONSE_GONE")
 RESPONSE_DELETE = _route({200: _GONE, **_plain(401, 403, 404, 409)})
 RESPONSE_CANCEL = _route(
     {
-        200: _json("The response, as it is now.", openai_replies.ResponseObject, "RESPONSE"),
+        200: _json("The response, as it is now.", openai_bodies.ResponseObject, "RESPONSE"),
         **_plain(400, 401, 403, 404, 413, 415, 422),
     },
     body=requests.ResponseCancelRequest,
@@ -404,7 +407,7 @@ RESPONSE_CANCEL = _route(
     optional=True,
 )
 RESPONSE_INPUT = _route(
-    {200: _json("The input.", openai_replies.InputItems, "INPUT_ITEMS"), **_plain(401, 403, 404, 422)},
+    {200: _json("The input.", openai_bodies.InputItems, "INPUT_ITEMS"), **_plain(401, 403, 404, 422)},
     parameters=(
         _parameter("limit", "query", "How many.", {"type": "integer", "minimum": 1, "maximum": 100}),
         _parameter("order", "query", "The newest first, or the oldest.", {"enum": ["asc", "desc"]}),
@@ -415,14 +418,14 @@ RESPONSE_INPUT = _route(
 
 def _classic_failure(text: str, status: int, example: str) -> dict[str, Any]:
     """Say that an answer is the earlier service's own, or where that had none, the one of all routes."""
-    schema = {"anyOf": [_ref(native.ClassicFailure), _ref(native.Problem)]}
+    schema = {"anyOf": [_ref(native_bodies.ClassicFailure), _ref(native_bodies.Problem)]}
     content = {"schema": schema, "examples": _examples(example, f"PROBLEM_{status}")}
     return {"description": text, "content": {"application/json": content}}
 
 
 CLASSIC_CHAT = _route(
     {
-        200: _json("The answer.", openai_replies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
+        200: _json("The answer.", openai_bodies.Completion, "COMPLETION", x_steadyhand_job_id="The job."),
         **_plain(401, 403, 413, 415, 422),
         400: _classic_failure("Not JSON, or streaming, which is not to be had.", 400, "CLASSIC_STREAM"),
         503: _classic_failure("Stopping, busy, or the run failed.", 503, "CLASSIC_FAILURE"),

@@ -1,13 +1,14 @@
-"""What the OpenAI routes answer, for the OpenAPI document. Answers are built elsewhere and not validated again."""
+"""Response bodies and events of the OpenAI routes, as `native_bodies` has those of the other routes."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
-from steadyhand.api.schemas.native import Reply
+from steadyhand.api.schemas.native_bodies import NullIfAbsent
 
 
-class Model(Reply):
+class Model(TypedDict):
     """A model of the OpenAI routes: an alias, an agent, or `agent/model`."""
 
     id: str
@@ -16,21 +17,21 @@ class Model(Reply):
     owned_by: str
 
 
-class ModelList(Reply):
+class ModelList(TypedDict):
     """Models, as OpenAI's clients expect them."""
 
     object: Literal["list"]
     data: list[Model]
 
 
-class Called(Reply):
+class Called(TypedDict):
     """A function and the arguments for it, as JSON."""
 
     name: str
     arguments: str
 
 
-class ToolCall(Reply):
+class ToolCall(TypedDict):
     """A call that the client is to make."""
 
     id: str
@@ -38,16 +39,16 @@ class ToolCall(Reply):
     function: Called
 
 
-class Answer(BaseModel):
+class Answer(TypedDict):
     """What the agent answered: text, or calls."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: NotRequired[NullIfAbsent[list[ToolCall]]]
 
 
-class Choice(Reply):
+class Choice(TypedDict):
     """The one choice."""
 
     index: int
@@ -56,13 +57,13 @@ class Choice(Reply):
     finish_reason: Literal["stop", "tool_calls"]
 
 
-class PromptTokens(Reply):
+class PromptTokens(TypedDict):
     """How many of the prompt's tokens came from the cache."""
 
     cached_tokens: int
 
 
-class ChatUsage(Reply):
+class ChatUsage(TypedDict):
     """Tokens, cache reads and writes among the prompt's."""
 
     prompt_tokens: int
@@ -71,7 +72,7 @@ class ChatUsage(Reply):
     prompt_tokens_details: PromptTokens
 
 
-class Completion(Reply):
+class Completion(TypedDict):
     """A chat completion."""
 
     id: str
@@ -82,16 +83,16 @@ class Completion(Reply):
     usage: ChatUsage
 
 
-class Delta(BaseModel):
+class Delta(TypedDict):
     """What a chunk adds: each key only where it adds something."""
 
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    role: NotRequired[NullIfAbsent[Literal["assistant"]]]
+    content: NotRequired[NullIfAbsent[str]]
+    reasoning_content: NotRequired[NullIfAbsent[str]]
+    tool_calls: NotRequired[NullIfAbsent[list[dict[str, Any]]]]
 
 
-class ChunkChoice(Reply):
+class ChunkChoice(TypedDict):
     """The one choice, piece by piece."""
 
     index: int
@@ -100,7 +101,7 @@ class ChunkChoice(Reply):
     finish_reason: Literal["stop", "tool_calls"] | None
 
 
-class Chunk(BaseModel):
+class Chunk(TypedDict):
     """A piece of a streamed chat completion. With `include_usage` the last one has the usage, and no choice."""
 
     id: str
@@ -109,10 +110,10 @@ class Chunk(BaseModel):
     model: str
     system_fingerprint: None
     choices: list[ChunkChoice]
-    usage: ChatUsage | None = None
+    usage: NotRequired[NullIfAbsent[ChatUsage]]
 
 
-class StreamFault(Reply):
+class StreamFault(TypedDict):
     """What ended a stream before its time."""
 
     message: str
@@ -121,26 +122,26 @@ class StreamFault(Reply):
     code: str
 
 
-class ChunkFault(Reply):
+class ChunkFault(TypedDict):
     """The last of a stream whose run failed after it had begun."""
 
     error: StreamFault
 
 
-class TokenDetails(Reply):
+class TokenDetails(TypedDict):
     """Which of the input's tokens were read from the cache, and which were written to it."""
 
     cached_tokens: int
     cache_write_tokens: int
 
 
-class ReasoningDetails(Reply):
+class ReasoningDetails(TypedDict):
     """How many tokens were thought; they are not told apart here."""
 
     reasoning_tokens: int
 
 
-class ResponseUsage(Reply):
+class ResponseUsage(TypedDict):
     """Tokens, cache reads and writes among the input's."""
 
     input_tokens: int
@@ -150,17 +151,16 @@ class ResponseUsage(Reply):
     total_tokens: int
 
 
-class ResponseFault(Reply):
+class ResponseFault(TypedDict):
     """Why a response failed."""
 
     code: Literal["server_error", "rate_limit_exceeded"]
     message: str
 
 
-class ResponseObject(Reply):
+@with_config(ConfigDict(extra="allow"))
+class ResponseObject(TypedDict):
     """A response; what an agent has no use for is repeated as it was asked."""
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True, extra="allow")
 
     id: Annotated[str, Field(pattern="^resp_[0-9a-f]{12}(_[1-9][0-9]*)?$")]
     object: Literal["response"]
@@ -172,9 +172,12 @@ class ResponseObject(Reply):
     incomplete_details: None
     instructions: str | None
     model: str
-    output: list[dict[str, Any]] = Field(
-        description="Messages, `mcp_call` for what the agent's own tools did, `function_call` for the client to make."
-    )
+    output: Annotated[
+        list[dict[str, Any]],
+        Field(
+            description="Messages, `mcp_call` for tools of the agent, `function_call` for calls that the client makes."
+        ),
+    ]
     usage: ResponseUsage | None
     metadata: dict[str, Any]
     previous_response_id: str | None
@@ -198,16 +201,15 @@ class ResponseObject(Reply):
     user: str | None
 
 
-class ResponseEvent(Reply):
+@with_config(ConfigDict(extra="allow"))
+class ResponseEvent(TypedDict):
     """An event of a streamed response; what else it has depends on its `type`."""
-
-    model_config = ConfigDict(extra="allow")
 
     type: Annotated[str, Field(pattern="^(response[.]|error$)")]
     sequence_number: int
 
 
-class ResponseGone(Reply):
+class ResponseGone(TypedDict):
     """A response that was forgotten."""
 
     id: str
@@ -215,7 +217,7 @@ class ResponseGone(Reply):
     deleted: Literal[True]
 
 
-class InputMessage(Reply):
+class InputMessage(TypedDict):
     """A message of the input."""
 
     id: str
@@ -225,7 +227,7 @@ class InputMessage(Reply):
     content: list[dict[str, Any]]
 
 
-class InputCall(Reply):
+class InputCall(TypedDict):
     """An earlier call that the client made, in the input."""
 
     id: str
@@ -236,7 +238,7 @@ class InputCall(Reply):
     arguments: str
 
 
-class InputOutput(Reply):
+class InputOutput(TypedDict):
     """What came of a call, in the input."""
 
     id: str
@@ -246,7 +248,7 @@ class InputOutput(Reply):
     output: str | list[dict[str, Any]]
 
 
-class InputItems(Reply):
+class InputItems(TypedDict):
     """A stretch of the input."""
 
     object: Literal["list"]

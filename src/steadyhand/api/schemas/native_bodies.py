@@ -1,46 +1,42 @@
-"""What responses hold, for the OpenAPI document. Responses are built by `render` and not validated again."""
+"""Response bodies and events. mypy holds what builds one to its type, and the OpenAPI document is made from the same.
 
-from datetime import date, datetime
-from typing import Annotated, Any, Literal
+The name of a class is that of its component in the document, which clients were generated from. A name that begins with
+an underscore is no component. Nothing is validated when a response is sent.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
+
+from pydantic import Field, WithJsonSchema
+from typing_extensions import TypedDict
 
 from steadyhand.api.schemas.requests import MOST_DOLLARS
-from steadyhand.job import State
+from steadyhand.job import OnInterrupt, Origin, Publish
 from steadyhand.ports import Scope
 
+T = TypeVar("T")
 Dollars = Annotated[
     str, Field(pattern=r"^\d+\.\d{6}$", description=f"Decimal dollars, at most {MOST_DOLLARS:,}.")
 ]
-StateName = Literal[
-    "queued",
-    "running",
-    "parked",
-    "waiting",
-    "completed",
-    "failed",
-    "timeout",
-    "cancelled",
-    "interrupted",
-    "error",
-]
-assert set(StateName.__args__) == set(State)  # type: ignore[attr-defined]  # noqa: S101
+JobId = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+Date = Annotated[str, WithJsonSchema({"type": "string", "format": "date"})]
+_OpenState = Literal["queued", "running", "parked", "waiting"]
+_EndState = Literal["completed", "failed", "timeout", "cancelled", "interrupted", "error"]
+JobState = Literal[_OpenState, _EndState]
+NullIfAbsent = Annotated[T | None, Field(json_schema_extra={"default": None})]
 
 
-class Reply(BaseModel):
-    """A response body: every key is always there."""
-
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
-
-
-class FieldProblem(Reply):
+class FieldProblem(TypedDict):
     """One wrong field."""
 
-    pointer: str = Field(description="A JSON pointer into the body, or `?name` for a query parameter.")
+    pointer: Annotated[
+        str, Field(description="A JSON pointer into the body, or `?name` for a query parameter.")
+    ]
     detail: str
 
 
-class OpenaiError(Reply):
+class OpenaiError(TypedDict):
     """The same error, where OpenAI's clients look for it."""
 
     message: str
@@ -49,81 +45,85 @@ class OpenaiError(Reply):
     code: str
 
 
-class Problem(Reply):
+class Problem(TypedDict):
     """The one error body of every route."""
 
     type: str
     title: str
     status: int
     detail: str
-    code: str = Field(description="Stable; branch on this.")
+    code: Annotated[str, Field(description="Stable; branch on this.")]
     request_id: str
     errors: list[FieldProblem]
     error: OpenaiError
 
 
-class Health(Reply):
+class Health(TypedDict):
     """How full the service is."""
 
     status: Literal["ok"]
-    busy: bool = Field(description="True when a new job would not start at once.")
+    busy: Annotated[bool, Field(description="True when a new job would not start at once.")]
     active: int
     queued: int
     capacity: int
 
 
-class Alive(Reply):
+class Alive(TypedDict):
     """An answer to a probe."""
 
     status: Literal["ok"]
 
 
-class Executed(Reply):
+class Executed(TypedDict):
     """An accepted job of the classic route."""
 
-    job_id: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+    job_id: JobId
     status: Literal["running"]
 
 
-class ClassicJob(BaseModel):
+class ClassicJob(TypedDict):
     """A job in the words of the earlier service. The last five keys are there once it has ended."""
 
     job_id: str
     status: Literal["running", "completed", "failed", "timeout", "error"]
-    state: StateName
+    state: JobState
     prompt: str
     agent: str
-    metadata: dict[str, Any] | None
-    started_at: datetime
-    finished_at: datetime | None = None
-    exit_code: int | None = None
-    output: list[str] | None = Field(
-        default=None, description="Lines with their newlines; join and parse them."
-    )
-    stderr: str | None = None
-    error: str | None = Field(default=None, description="One line, there whenever `status` is `error`.")
+    metadata: Mapping[str, Any] | None
+    started_at: Timestamp
+    finished_at: NotRequired[NullIfAbsent[Timestamp]]
+    exit_code: NotRequired[NullIfAbsent[int]]
+    output: NotRequired[
+        Annotated[
+            NullIfAbsent[list[str]], Field(description="Lines with their newlines; join and parse them.")
+        ]
+    ]
+    stderr: NotRequired[NullIfAbsent[str]]
+    error: NotRequired[
+        Annotated[NullIfAbsent[str], Field(description="One line, there whenever `status` is `error`.")]
+    ]
 
 
-class Outcome(Reply):
+class Outcome(TypedDict):
     """What a run came to."""
 
     type: str
     detail: str | None
 
 
-class Run(Reply):
+class Run(TypedDict):
     """One attempt at a job."""
 
     number: int
-    state: StateName
+    state: JobState
     outcome: Outcome | None
-    started_at: datetime | None
-    finished_at: datetime | None
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
     exit_code: int | None
     node: str | None
 
 
-class Usage(Reply):
+class Usage(TypedDict):
     """Tokens and turns of all runs of a job."""
 
     input_tokens: int
@@ -133,7 +133,7 @@ class Usage(Reply):
     turns: int
 
 
-class Cost(Reply):
+class Cost(TypedDict):
     """What a job cost."""
 
     usd: Dollars
@@ -142,7 +142,7 @@ class Cost(Reply):
     reported_usd: Dollars | None
 
 
-class Changes(Reply):
+class Changes(TypedDict):
     """What a job did to its checkout."""
 
     base: str
@@ -154,14 +154,14 @@ class Changes(Reply):
     published: bool
 
 
-class Warn(Reply):
+class Warn(TypedDict):
     """Something the caller should know, though it did not end the job."""
 
     code: str
     message: str
 
 
-class JobFault(Reply):
+class JobFault(TypedDict):
     """Why an ended job is not `completed`."""
 
     code: str
@@ -169,7 +169,7 @@ class JobFault(Reply):
     retryable: bool
 
 
-class Links(Reply):
+class Links(TypedDict):
     """Where the rest of a job is."""
 
     self: str
@@ -179,12 +179,12 @@ class Links(Reply):
     bundle: str
 
 
-class JobItem(Reply):
+class JobItem(TypedDict):
     """A job as it stands in a list."""
 
     object: Literal["job"]
-    id: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
-    state: StateName
+    id: JobId
+    state: JobState
     outcome: Outcome | None
     title: str | None
     agent: str
@@ -194,20 +194,20 @@ class JobItem(Reply):
     ref: str | None
     commit: str | None
     priority: int
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     api_key_id: str
-    origin: Literal["api", "classic", "openai", "schedule"]
+    origin: Origin
     session_id: str | None
     parent_job_id: str | None
     budget_usd: Dollars
     timeout_seconds: float
     idle_timeout_seconds: float
-    on_interrupt: Literal["auto", "resume", "restart", "fail"]
-    publish: Literal["none", "branch"]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    parked_until: datetime | None
+    on_interrupt: OnInterrupt
+    publish: Publish
+    created_at: Timestamp
+    started_at: Timestamp | None
+    finished_at: Timestamp | None
+    parked_until: Timestamp | None
     queue_position: int | None
     run: int
     usage: Usage
@@ -228,46 +228,56 @@ class Job(JobItem):
     structured_output: Any
 
 
-class List(Reply):
-    """A stretch of a list."""
+LIST_OMITTED_FIELDS = tuple(name for name in Job.__annotations__ if name not in JobItem.__annotations__)
+"""The fields of a job that a list of jobs leaves out, because they may be long."""
+
+
+class _ListFields(TypedDict):
+    """A page of a list."""
 
     object: Literal["list"]
     has_more: bool
     next_cursor: str | None
 
 
-class JobList(List):
+class Page(_ListFields, Generic[T]):
+    """A page of a list of any items, as the code builds it; each list of the document has a class of its own."""
+
+    data: list[T]
+
+
+class JobList(_ListFields):
     """Jobs, newest first."""
 
     data: list[JobItem]
 
 
-class Event(Reply):
+class Event(TypedDict):
     """One thing that happened in a job. Skip types that you do not know."""
 
     object: Literal["event"]
-    seq: int | None = Field(description="Counts from 1 without gaps; null for live text.")
+    seq: Annotated[int | None, Field(description="Counts from 1 without gaps; null for live text.")]
     job_id: str
     run: int
     type: str
-    at: datetime
+    at: Timestamp
     data: dict[str, Any]
 
 
-class EventList(List):
+class EventList(_ListFields):
     """Events in order; `next_cursor` is the next `after`."""
 
     data: list[Event]
 
 
-class AgentLimits(Reply):
+class AgentLimits(TypedDict):
     """The most that a job may ask for; null is no limit."""
 
     max_budget_usd: Dollars | None
     max_timeout_seconds: float | None
 
 
-class Agent(Reply):
+class Agent(TypedDict):
     """An agent that can be asked for, with what a job of it gets that does not say."""
 
     object: Literal["agent"]
@@ -285,13 +295,13 @@ class Agent(Reply):
     limits: AgentLimits
 
 
-class AgentList(List):
+class AgentList(_ListFields):
     """Agents by name."""
 
     data: list[Agent]
 
 
-class Workspace(Reply):
+class Workspace(TypedDict):
     """A repository, a ref and a policy."""
 
     object: Literal["workspace"]
@@ -302,13 +312,13 @@ class Workspace(Reply):
     trust: Literal["none", "instructions", "full"]
 
 
-class WorkspaceList(List):
+class WorkspaceList(_ListFields):
     """Workspaces by name."""
 
     data: list[Workspace]
 
 
-class KeyLimits(Reply):
+class KeyLimits(TypedDict):
     """What a key may ask for; null is no limit."""
 
     agents: list[str] | None
@@ -320,7 +330,7 @@ class KeyLimits(Reply):
     budget_usd_per_month: Dollars | None
 
 
-class KeyItem(Reply):
+class _KeyFields(TypedDict):
     """A key; one of the environment is changed there."""
 
     object: Literal["api_key"]
@@ -329,30 +339,30 @@ class KeyItem(Reply):
     origin: Literal["environment", "service"]
     scopes: list[Scope]
     limits: KeyLimits
-    created_at: datetime
-    revoked_at: datetime | None
-    former_secret_until: datetime | None = Field(
-        description="Until when the secret before the newest is good."
-    )
+    created_at: Timestamp
+    revoked_at: Timestamp | None
+    former_secret_until: Annotated[
+        Timestamp | None, Field(description="Until when the secret before the newest is good.")
+    ]
 
 
-class Key(KeyItem):
+class Key(_KeyFields):
     """A key, without its secret."""
 
 
-class NewKey(KeyItem):
+class NewKey(_KeyFields):
     """A key with its secret, which is told this once."""
 
     secret: str
 
 
-class KeyList(List):
+class KeyList(_ListFields):
     """Every key: those of the environment, then the oldest first."""
 
     data: list[Key]
 
 
-class SpentTokens(Reply):
+class SpentTokens(TypedDict):
     """Tokens of the calls of a group."""
 
     input_tokens: int
@@ -361,17 +371,19 @@ class SpentTokens(Reply):
     cache_creation_input_tokens: int
 
 
-class SpentCost(Reply):
+class SpentCost(TypedDict):
     """What the calls of a group cost, by the ledger."""
 
     usd: Dollars
-    priced: bool = Field(
-        description="False when a model's price was not known and the dearest one was taken."
-    )
-    complete: bool = Field(description="False when an answer was cut and the figure may be too low.")
+    priced: Annotated[
+        bool, Field(description="False when a model's price was not known and the dearest one was taken.")
+    ]
+    complete: Annotated[
+        bool, Field(description="False when an answer was cut and the figure may be too low.")
+    ]
 
 
-class SpentRow(Reply):
+class SpentRow(TypedDict):
     """What one group of calls came to; what it is not grouped by is null."""
 
     object: Literal["usage"]
@@ -379,19 +391,19 @@ class SpentRow(Reply):
     agent: str | None
     model: str | None
     provider: str | None
-    day: date | None = Field(description="In UTC.")
+    day: Annotated[Date | None, Field(description="In UTC.")]
     calls: int
     usage: SpentTokens
     cost: SpentCost
 
 
-class UsageList(List):
+class UsageList(_ListFields):
     """Groups of calls, in the order of what they are grouped by."""
 
     data: list[SpentRow]
 
 
-class ClassicFailure(Reply):
+class ClassicFailure(TypedDict):
     """A failure of the classic chat route."""
 
     error: Literal["execution failed", "streaming not supported"]
