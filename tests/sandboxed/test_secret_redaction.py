@@ -1,4 +1,4 @@
-"""An agent that was granted a secret file tells it in every way: nobody who follows or reads the job gets to see it."""
+"""An agent that was granted a secret file prints it in every encoding: no reader of the job sees it."""
 
 import json
 import threading
@@ -21,12 +21,15 @@ for path in sys.argv[1:]:
     s = open(path).read().strip()
     b = s.encode()
     print(s)
-    print(quote(s, safe=""), "".join("%%%02X" % c for c in b))
-    print(json.dumps(s), json.dumps(json.dumps(s)), "".join("\\\\u%04x" % c for c in b))
-    print(json.dumps("".join("\\\\u%04x" % c for c in b)), json.dumps(s).replace("/", "\\\\/"))
+    print(quote(s, safe=""), quote(s), "".join("%%%02X" % c for c in b))
+    text = s
+    for _ in range(3):
+        text = json.dumps(text)
+        print(text, text.replace("/", "\\\\/"))
+    print(quote(json.dumps(s)))
     for before in (b"", b"u:", b"user:"):
         print(base64.b64encode(before + b).decode(), base64.urlsafe_b64encode(before + b + b"tail").decode())
-    print(b.hex(), b.hex().upper(), base64.encodebytes(b * 3).decode())
+    print(b.hex(), b.hex().upper(), base64.encodebytes(b).decode())
 """
 
 

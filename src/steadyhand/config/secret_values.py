@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from steadyhand.config.settings import SECRETS, Settings
-from steadyhand.redact import SHORTEST
+from steadyhand.redact import MIN_SECRET
 
 _SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 """How the names of variables end whose values are secrets."""
@@ -26,7 +26,7 @@ class Secret:
     @property
     def is_short(self) -> bool:
         """Whether it is too short to be looked for."""
-        return len(self.value) < SHORTEST
+        return len(self.value) < MIN_SECRET
 
 
 def secrets_of(settings: Settings) -> list[Secret]:
@@ -95,7 +95,7 @@ def _lines(content: bytes) -> Iterator[bytes]:
         found = [line] if len(lines) > 1 else []
         if equals and name.isidentifier():
             found.append(value.strip().strip("\"'"))
-        yield from (each.encode() for each in found if len(each) >= SHORTEST)
+        yield from (each.encode() for each in found if len(each) >= MIN_SECRET)
 
 
 def _password(url: str | None) -> str | None:

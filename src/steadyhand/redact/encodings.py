@@ -1,210 +1,158 @@
-"""The forms in which a secret may be written, and text without its escapes. Pure.
+"""The encodings in which a secret is looked for, as byte strings. Pure.
 
-A `Form` is one spelling of one secret: itself, base64 at one of three alignments in one of two alphabets, or hex.
-Percent and JSON escapes are not forms of their own: text is compared once as it stands and once `loose`, which is
-without escapes, whatever mix and depth of them it had, and without white space, so that wrapped base64 is found too.
+A writer encodes a secret in one of a few ways: as it is, base64, hex, percent, and JSON inside JSON. Each way has one
+result, so all results are made in advance and the search compares bytes alone; it decodes nothing.
 """
 
 import base64
 import re
-from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from urllib.parse import quote, quote_plus
 
-SHORTEST = 8
-"""Characters below which a secret is not looked for: it would shred text."""
+MIN_SECRET = 8
+"""Bytes below which a secret is not looked for: it would shred text."""
 PIECE = 516
 """Bytes of a long secret that are looked for as one; pieces overlap, so that nothing is left between them."""
-_STRIDE = 510  # a multiple of 3: base64 of all pieces has the same alignment
 REPLACEMENT = b"[redacted]"
+JSON_DEPTH = 5
+"""Layers of JSON: the output of a tool in a message in an event in a response in a log."""
 
-_HIGH = rb"[dD][89abAB][0-9a-fA-F]{2}"
-_LOW = rb"[dD][c-fC-F][0-9a-fA-F]{2}"
-_ESCAPE = re.compile(
-    rb"\\+u(" + _HIGH + rb")\\+u(" + _LOW + rb")"
-    rb"|\\+u([0-9a-fA-F]{4})"
-    rb"|%([0-9a-fA-F]{2})"
-    rb"|\\+([^bfnrt\\%])"
-    rb"|\\+[bfnrt]?"
-    rb"|[\x00-\x20]+",
-    re.DOTALL,
+_STRIDE = 510  # a multiple of 3: base64 of all pieces has the same alignment
+_BASE64_LINES = (76, 64)
+"""Digits in a line of base64: as MIME and `base64` write it, and as PEM has it."""
+_HEX_LINE = 60
+"""Digits in a line of hex, as `xxd -p` writes it."""
+
+_SHORT_ESCAPES = {
+    '"': '\\"',
+    "/": "\\/",
+    "\b": "\\b",
+    "\t": "\\t",
+    "\n": "\\n",
+    "\f": "\\f",
+    "\r": "\\r",
+}
+_MINIMAL = r'"\x00-\x1f'
+_JSON_WRITERS = (
+    (re.compile(f"[{_MINIMAL}]"), "04x"),
+    (re.compile(f"[{_MINIMAL}\x80-\U0010ffff]"), "04x"),
+    (re.compile(f"[{_MINIMAL}\x80-\U0010ffff]"), "04X"),
+    (re.compile(f"[{_MINIMAL}/]"), "04x"),
+    (re.compile(f"[{_MINIMAL}/\x80-\U0010ffff]"), "04x"),
+    (re.compile(f"[{_MINIMAL}<>&]"), "04x"),
 )
-_BEGUN = re.compile(
-    rb"(?:%[0-9a-fA-F]?|\\{1,8}(?:u(?:" + _HIGH + rb"(?:\\+(?:u[0-9a-fA-F]{0,3})?)?|[0-9a-fA-F]{0,3}))?)\Z"
-)
-SWALLOWED = 5
-"""Bytes of an escape after its mark: so many of a secret may be taken for an escape with what stands before it."""
-_SPACE = bytes(range(0x21))
-_SPECIAL = re.compile(rb"[\x00-\x20%\\]")
+"""The characters that JSON writers escape beside the backslash, and how they write a code. All must escape those of the
+first; some write ASCII alone, some escape slashes or what HTML would take for its own."""
+_ESCAPABLE = re.compile(rf"[{_MINIMAL}\\/<>&\x80-\U0010ffff]")
+_URL_SAFE = ("", "/", "!'()*", ";/?:@&=+$,#!'()*")
+"""The characters that percent encoders leave, beside letters, digits and `-._~`: those of RFC 3986, of paths, and of
+JavaScript's `encodeURIComponent` and `encodeURI`."""
 
 
-class Loose:
-    """Bytes without escapes and white space; `start` and `end` lead back to where they came from."""
-
-    def __init__(self, data: bytes) -> None:
-        self.bytes = data
-        self._at: list[int] = [0]
-        self._from: list[int] = [0]
-        self._until: list[int | None] = [None]
-        if _SPECIAL.search(data) is not None:
-            self._read(data)
-
-    def _read(self, data: bytes) -> None:
-        parts: list[bytes] = []
-        size = 0
-        self._at, self._from, self._until = [], [], []
-        position = 0
-
-        for match in _ESCAPE.finditer(data):
-            begin, end = match.span()
-            if begin > position:
-                parts.append(data[position:begin])
-                self._at.append(size)
-                self._from.append(position)
-                self._until.append(None)
-                size += begin - position
-            position = end
-            meant = _meant_known(match)
-            if meant:
-                parts.append(meant)
-                self._at.append(size)
-                self._from.append(begin)
-                self._until.append(end)
-                size += len(meant)
-        if position < len(data):
-            parts.append(data[position:])
-            self._at.append(size)
-            self._from.append(position)
-            self._until.append(None)
-        self.bytes = b"".join(parts)
-
-    def start(self, offset: int) -> int:
-        """Say where the byte at `offset` came from."""
-        run = bisect_right(self._at, offset) - 1
-        return self._from[run] + (0 if self._until[run] is not None else offset - self._at[run])
-
-    def end(self, offset: int) -> int:
-        """Say where what the byte before `offset` came from has its end."""
-        run = bisect_right(self._at, offset - 1) - 1
-        until = self._until[run]
-        return self._from[run] + offset - self._at[run] if until is None else until
-
-
-def loosen(data: bytes) -> bytes:
-    """Give bytes without escapes and white space."""
-    if b"\\" in data or b"%" in data:
-        return _ESCAPE.sub(_meant_known, data)
-    return data.translate(None, _SPACE)
-
-
-def _meant(match: re.Match[bytes]) -> bytes:
-    kind = match.lastindex
-    if kind is None:
-        return b""
-    found = match[kind]
-    if kind == 4:  # noqa: PLR2004  # the groups are those of `_ESCAPE`
-        byte = bytes((int(found, 16),))
-    elif kind == 5:  # noqa: PLR2004
-        byte = found
-    elif kind == 3:  # noqa: PLR2004
-        byte = chr(int(found, 16)).encode("utf-8", "surrogatepass")
-    else:
-        high, low = int(match[1], 16), int(found, 16)
-        byte = chr(0x10000 + ((high & 0x3FF) << 10) + (low & 0x3FF)).encode()
-    return b"" if len(byte) == 1 and byte[0] <= 0x20 else byte  # noqa: PLR2004
-
-
-def _meant_known(match: re.Match[bytes]) -> bytes:
-    known = _KNOWN.get(match[0])
-    return _meant(match) if known is None else known
-
-
-def _known() -> dict[bytes, bytes]:
-    """Give what the usual escapes mean: looking it up takes a third of the time of working it out."""
-    digits = "0123456789abcdefABCDEF"
-    texts = [f"%{high}{low}" for high in digits for low in digits]
-    texts += [f"\\u00{high}{low}" for high in "01234567" for low in digits]
-    texts += [*"\n ", "\\n", "\\\\n", '\\"', '\\\\"', "\\/", "\\\\/", "\\t"]
-    found = ((text.encode(), _ESCAPE.fullmatch(text.encode())) for text in texts)
-    return {data: _meant(match) for data, match in found if match is not None}
-
-
-_KNOWN = _known()
-
-
-def inside_escapes(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Give each place within an escape, as what begins there may have been taken for a part of it.
-
-    With it come the bytes from there to the escape's end, and where in the loosened data what follows begins.
-    """
-    size = position = 0
-    for match in _ESCAPE.finditer(data):
-        begin, end = match.span()
-        size += begin - position + len(_meant_known(match))
-        position = end
-        if data[begin] > 0x20:  # noqa: PLR2004  # else it is white space
-            for place in range(max(begin + 1, end - SWALLOWED), end):
-                yield place, data[place:end], size
-
-
-def begun_escape(data: bytes, until: int | None = None) -> int:
-    """Say where an escape begins that is not whole at the end of the data, or at `until`, which else is given."""
-    end = len(data) if until is None else until
-    match = _BEGUN.search(data, max(0, end - 32), end)
-    return end if match is None else match.start()
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """One spelling of a secret.
-
-    `knotty` ones hold a backslash or a percent sign, or are white space above all, so `loose` does not mean them.
-    """
-
-    plain: bytes
-    loose: bytes
-    knotty: bool
-    is_text: bool
-
-
-def forms_of(secret: bytes) -> Iterator[Form]:
-    """Give all forms of a secret; none when it is too short, or stands in the replacement itself."""
-    if len(secret) < SHORTEST or secret in REPLACEMENT:
+def encodings_of(secret: bytes) -> Iterator[bytes]:
+    """Return all byte strings that stand for a secret; none if it is too short, or is part of the replacement."""
+    if len(secret) < MIN_SECRET or secret in REPLACEMENT:
         return
-    start = 0
-    while True:
-        rest = len(secret) - start
-        # The last piece takes the rest, so that none is too short to be looked for.
-        piece = secret[start:] if rest < _STRIDE + PIECE else secret[start : start + PIECE]
-        for spelling in dict.fromkeys(_spellings(piece)):
-            yield _form(spelling)
-        if rest < _STRIDE + PIECE:
-            return
-        start += _STRIDE
-
-
-def _form(spelling: bytes) -> Form:
-    loose = loosen(spelling)
-    knotty = b"\\" in spelling or b"%" in spelling or len(loose) < SHORTEST
     try:
-        spelling.decode("utf-8")
+        secret.decode()
         is_text = True
     except UnicodeDecodeError:
         is_text = False
-    return Form(spelling, loose, knotty, is_text)
+    for start, end in _pieces(len(secret)):
+        piece = secret[start:end]
+        yield from _percent_all(piece)
+        if is_text:
+            yield from _escaped(piece.decode("utf-8", "ignore"))  # without the characters that it cuts
+        else:
+            yield piece
+            yield from _percent(piece)
+            text = piece.decode("utf-8", "replace")  # what a reader of text makes of it
+            if len(text.replace("\N{REPLACEMENT CHARACTER}", "")) >= MIN_SECRET:
+                yield from _escaped(text)
+        for digits in {*_base64(secret, start, end), *_hex(secret, start, end)}:
+            yield from _escaped(digits)
 
 
-def _spellings(piece: bytes) -> Iterator[bytes]:
-    yield piece
-    as_text = piece.decode("utf-8", "replace")
-    if as_text.encode() != piece and len(as_text.replace("\N{REPLACEMENT CHARACTER}", "")) >= SHORTEST:
-        yield as_text.encode()  # what reading it as text makes of it
-    if b" " in piece:
-        yield piece.replace(b" ", b"+")  # as forms are sent
-    for shift in range(3):
-        # Of base64 at this alignment: the digits that hold bits of the secret alone.
-        first, after = (8 * shift + 5) // 6, 8 * (shift + len(piece)) // 6
-        yield base64.b64encode(bytes(shift) + piece)[first:after]
-        yield base64.urlsafe_b64encode(bytes(shift) + piece)[first:after]
-    yield piece.hex().encode()
-    yield piece.hex().upper().encode()
+def _pieces(size: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    while size - start >= _STRIDE + PIECE:
+        yield start, start + PIECE
+        start += _STRIDE
+    yield start, size  # the last piece takes the rest, so that none is too short to be looked for
+
+
+def _base64(secret: bytes, start: int, end: int) -> Iterator[str]:
+    """Yield the digits that hold bits of a piece alone: at each alignment, and in lines from the secret's beginning."""
+    piece = secret[start:end]
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for shift in range(3):
+            first, last = (8 * shift + 5) // 6, 8 * (shift + len(piece)) // 6
+            yield encode(bytes(shift) + piece)[first:last].decode()
+    digits = base64.b64encode(piece)[: 8 * len(piece) // 6].decode()
+    for width in _BASE64_LINES:
+        yield _in_lines(digits, start * 4 // 3, width)
+
+
+def _hex(secret: bytes, start: int, end: int) -> Iterator[str]:
+    digits = secret[start:end].hex()
+    yield digits
+    yield digits.upper()
+    yield _in_lines(digits, 2 * start, _HEX_LINE)
+
+
+def _in_lines(digits: str, before: int, width: int) -> str:
+    """Return digits that follow `before` others, with a newline after every `width`."""
+    first = width - before % width
+    return "\n".join([digits[:first], *(digits[at : at + width] for at in range(first, len(digits), width))])
+
+
+def _escaped(text: str) -> Iterator[bytes]:
+    """Yield a text as it is, percent-encoded, in JSON at each depth, and percent-encoded over JSON once."""
+    for nested in _nested_json(text):
+        yield nested.encode()
+    for once in {text} | _json_by_each(text):
+        yield from _percent(once.encode())
+
+
+def _percent(data: bytes) -> Iterator[bytes]:
+    for encoded in {*(quote(data, safe=safe) for safe in _URL_SAFE), quote_plus(data)}:
+        yield encoded.encode()
+        yield re.sub("%..", lambda match: match[0].lower(), encoded).encode()
+
+
+def _percent_all(data: bytes) -> Iterator[bytes]:
+    for code in ("%%%02X", "%%%02x"):
+        yield "".join(code % byte for byte in data).encode()
+
+
+def _nested_json(text: str) -> set[str]:
+    """Return a text in up to `JSON_DEPTH` layers of JSON strings, of which one may be of another writer."""
+    found = {text}
+    inner = text
+    for depth in range(JSON_DEPTH):
+        layers = _json_by_each(inner)
+        for _ in range(depth, JSON_DEPTH):
+            found |= layers
+            layers = set(map(_json, layers))
+        inner = _json(inner)
+    return found
+
+
+def _json_by_each(text: str) -> set[str]:
+    """Return the inside of a JSON string as each writer has it."""
+    if _ESCAPABLE.search(text) is None:
+        return {text}
+    return {_json(text, pattern, code) for pattern, code in _JSON_WRITERS}
+
+
+def _json(text: str, pattern: re.Pattern[str] = _JSON_WRITERS[0][0], code: str = "04x") -> str:
+    """Return the inside of a JSON string."""
+
+    def escape(match: re.Match[str]) -> str:
+        short = _SHORT_ESCAPES.get(match[0])
+        if short is not None:
+            return short
+        units = match[0].encode("utf-16-be")
+        return "".join(f"\\u{int.from_bytes(units[at : at + 2]):{code}}" for at in range(0, len(units), 2))
+
+    return pattern.sub(escape, text.replace("\\", "\\\\"))

@@ -136,7 +136,7 @@ class Bounded:
         if left_out <= 0:
             return redactor.data(bytes(self._head + self._tail)).decode("utf-8", "replace")
         # What may be the beginning of a secret stays away, and so does what may be the end of one.
-        first = redactor.split(bytes(self._head))[0][: self._head_size]
+        first = redactor.truncated(bytes(self._head))[: self._head_size]
         whole = self._total == len(self._head) + len(self._tail)
         known = bytes(self._head + self._tail) if whole else bytes(self._tail)
         size = self._tail_size + MARGIN

@@ -9,7 +9,7 @@ from steadyhand.agents import Agent
 from steadyhand.config.secret_values import secrets_of, values_of
 from steadyhand.config.settings import Settings
 from steadyhand.ports import Place
-from steadyhand.redact import SHORTEST, Redactor
+from steadyhand.redact import MIN_SECRET, Redactor
 
 
 def redactor_of(settings: Settings) -> Redactor:
@@ -24,7 +24,7 @@ def announce(settings: Settings) -> None:
         structlog.get_logger("steadyhand.secrets").warning(
             "secrets.short",
             names=short,
-            wanted=SHORTEST,
+            wanted=MIN_SECRET,
             detail="These are not taken out of what agents say.",
         )
 

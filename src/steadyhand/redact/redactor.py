@@ -1,0 +1,270 @@
+"""The redactor of whole things, and its streams for what comes in chunks. Pure."""
+
+import codecs
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from steadyhand.redact.encodings import MIN_SECRET, REPLACEMENT, encodings_of
+from steadyhand.redact.matcher import Matcher, Spans, merged
+
+_E = TypeVar("_E")
+_TEXT = REPLACEMENT.decode("ascii")
+LINE_LIMIT = 8 << 20
+"""Bytes of a line of JSON that is kept JSON; a longer one may come out as something else."""
+_NUMBER = 10 ** (MIN_SECRET - 1)
+
+
+class Redactor:
+    """Replaces live secrets. Secrets may be added while it is in use; its streams see them, too."""
+
+    def __init__(self, secrets: Iterable[str | bytes] = ()) -> None:
+        """Create it for these secrets; those below `MIN_SECRET` bytes are not looked for."""
+        self._secrets: frozenset[bytes] = frozenset()
+        self._permanent: Matcher | None = None
+        self._lent: list[bytes] = []
+        self._matchers: tuple[Matcher, ...] = ()
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str | bytes]) -> None:
+        """Look for these as well, from now on."""
+        more = _encoded(secrets) - self._secrets
+        if not more:
+            return
+        self._secrets |= more
+        self._permanent = _matcher_of(more, () if self._permanent is None else self._permanent.patterns)
+        self._use_matchers()
+
+    @contextmanager
+    def lent(self, secrets: Iterable[str | bytes]) -> Iterator[None]:
+        """Look for these as well for the length of the block, which may be as short as a run."""
+        lent = _encoded(secrets)
+        self._lent += lent
+        self._use_matchers()
+        try:
+            yield
+        finally:
+            for secret in lent:
+                self._lent.remove(secret)  # one that is lent twice stays until the other block ends
+            self._use_matchers()
+
+    def _use_matchers(self) -> None:
+        # Lent secrets have a matcher of their own: the other one has many, and a run should not wait for that.
+        matchers = (self._permanent, _matcher_of(set(self._lent)))
+        self._matchers = tuple(matcher for matcher in matchers if matcher is not None)
+
+    # --- whole things ----------------------------------------------------------------------
+
+    def data(self, data: bytes) -> bytes:
+        """Return bytes without secrets: the same object if there are none in it."""
+        return _cut(data, self.search(data)[0])
+
+    def text(self, text: str) -> str:
+        """Return text without secrets: the same object if there are none in it."""
+        if not self._matchers or len(text) < MIN_SECRET:
+            return text
+        data = text.encode("utf-8", "surrogatepass")
+        spans, _ = self.search(data, text_only=True)
+        return _cut(data, spans).decode("utf-8", "surrogatepass") if spans else text
+
+    def value(self, value: Any) -> Any:
+        """Return a JSON value without secrets, in keys and in long numbers as well."""
+        if not self._matchers:
+            return value
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {self.value(key): self.value(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(each) for each in value]
+        if isinstance(value, int) and abs(value) >= _NUMBER:
+            text = str(value)
+            return value if self.text(text) is text else self.text(text)
+        return value
+
+    def body(self, body: _E) -> _E:
+        """Return an event's body, or another frozen record, without secrets in its texts and values."""
+        if not self._matchers:
+            return body
+        changed = {}
+        for field in fields(body):  # type: ignore[arg-type]  # a dataclass
+            value = getattr(body, field.name)
+            cleaned = self.value(value) if isinstance(value, str | Mapping) else value
+            if cleaned != value:
+                changed[field.name] = cleaned
+        return replace(body, **changed) if changed else body  # type: ignore[type-var]
+
+    def line(self, line: bytes) -> bytes:
+        """Return a line of JSON without secrets: still JSON, with its newline; the same object without any."""
+        cleaned = self.data(line)
+        if cleaned is line:
+            return line
+        end = line[len(line.rstrip(b"\r\n")) :]
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            return cleaned
+        clean = _json(self.value(value)) + end
+        again = self.data(clean)
+        if again is clean:
+            return clean
+        # A secret that goes across the marks of JSON itself, or stands in a number with a fraction.
+        try:
+            json.loads(again)
+        except ValueError:
+            kind = value.get("type") if isinstance(value, dict) else None
+            return _json({"type": self.value(kind), "redacted": _TEXT}) + end
+        return again
+
+    def truncated(self, data: bytes) -> bytes:
+        """Return the beginning of some data without secrets, and without an end that may begin one."""
+        spans, begun = self.search(data)
+        return _cut(data[:begun], _before(spans, begun))
+
+    def search(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+        """Return where secrets stand, and from where on the data may be the beginning of one."""
+        if len(self._matchers) == 1:
+            return self._matchers[0].search(data, text_only=text_only)
+        found = [matcher.search(data, text_only=text_only) for matcher in self._matchers]
+        return merged(span for spans, _ in found for span in spans), min(
+            (b for _, b in found), default=len(data)
+        )
+
+    # --- in chunks -------------------------------------------------------------------------
+
+    def bytes_stream(self) -> "ByteStream":
+        """Return a stream that is fed with bytes."""
+        return ByteStream(self)
+
+    def text_stream(self) -> "TextStream":
+        """Return a stream that is fed with text."""
+        return TextStream(self)
+
+    def line_stream(self) -> "LineStream":
+        """Return a stream that is fed with lines of JSON."""
+        return LineStream(self)
+
+
+class ByteStream:
+    """Bytes in chunks: only an end that may be the beginning of a secret is held back."""
+
+    def __init__(self, redactor: Redactor, *, text_only: bool = False) -> None:
+        """Create it; `text_only` is for UTF-8, of which no character may be cut."""
+        self._redactor = redactor
+        self._text_only = text_only
+        self._held = b""
+        self._replaced = (
+            0  # so many of the held bytes are in a secret that the replacement stands for already
+        )
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what can go of this chunk and of what was held back."""
+        data = self._held + chunk if self._held else chunk
+        spans, begun = self._search(data)
+        self._held = data[begun:]
+        before = _before(spans, begun)
+        out = _cut(data[:begun], before, replaced=self._replaced > 0)
+        if begun or not self._replaced:
+            self._replaced = next((end - begun for start, end in spans if start < begun < end), 0)
+        return out
+
+    def end(self) -> bytes:
+        """Return what was held back, when nothing more comes."""
+        held, self._held = self._held, b""
+        out = _cut(held, self._search(held)[0], replaced=self._replaced > 0)
+        self._replaced = 0
+        return out
+
+    def _search(self, data: bytes) -> tuple[Spans, int]:
+        spans, begun = self._redactor.search(data, text_only=self._text_only)
+        return (merged([(0, self._replaced), *spans]) if self._replaced else spans), begun
+
+
+class TextStream:
+    """Text in pieces: only an end that may be the beginning of a secret is held back."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._bytes = ByteStream(redactor, text_only=True)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+
+    def feed(self, text: str) -> str:
+        """Return what can go of this text and of what was held back; often that is all of it."""
+        return self._decoder.decode(self._bytes.feed(text.encode("utf-8", "surrogatepass")))
+
+    def end(self) -> str:
+        """Return what was held back, when nothing more comes."""
+        return self._decoder.decode(self._bytes.end(), final=True)
+
+
+class LineStream:
+    """Lines of JSON in chunks; each comes out whole and still is JSON. One above `LINE_LIMIT` comes as bytes do."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._held = bytearray()
+        self._long: ByteStream | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the lines that are whole with this chunk."""
+        out = b""
+        if self._long is not None:
+            end = chunk.find(b"\n") + 1
+            if not end:
+                return self._long.feed(chunk)
+            out = self._long.feed(chunk[:end]) + self._long.end()
+            self._long = None
+            chunk = chunk[end:]
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            out += self._lines(bytes(self._held) + chunk[:end])
+            self._held = bytearray()
+        self._held += chunk[end:]
+        if len(self._held) > LINE_LIMIT:
+            self._long = self._redactor.bytes_stream()
+            out += self._long.feed(bytes(self._held))
+            self._held = bytearray()
+        return out
+
+    def end(self, *, torn: bool = False) -> bytes:
+        """Return the last line if it has no newline; a `torn` one without an end that may begin a secret."""
+        held, self._held = bytes(self._held), bytearray()
+        if torn:
+            return self._redactor.truncated(held)
+        return self._redactor.line(held) if self._long is None else self._long.end()
+
+    def _lines(self, lines: bytes) -> bytes:
+        if self._redactor.data(lines) is lines:
+            return lines
+        return b"".join(self._redactor.line(line + b"\n") for line in lines[:-1].split(b"\n"))
+
+
+def _before(spans: Spans, place: int) -> Spans:
+    return [(start, min(end, place)) for start, end in spans if start < place]
+
+
+def _cut(data: bytes, spans: Spans, *, replaced: bool = False) -> bytes:
+    """Return data with the replacement for each span; for the first one it is there already if `replaced`."""
+    if not spans:
+        return data
+    parts = []
+    at = 0
+    for start, end in spans:
+        parts += [data[at:start], b"" if replaced and start == 0 else REPLACEMENT]
+        at = end
+    return b"".join([*parts, data[at:]])
+
+
+def _encoded(secrets: Iterable[str | bytes]) -> set[bytes]:
+    return {each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each for each in secrets}
+
+
+def _matcher_of(secrets: Iterable[bytes], known: Iterable[bytes] = ()) -> Matcher | None:
+    patterns = {*known, *(encoding for secret in secrets for encoding in encodings_of(secret))}
+    return Matcher(patterns) if patterns else None
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate as JSON escapes it
