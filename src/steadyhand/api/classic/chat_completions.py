@@ -13,6 +13,7 @@ from steadyhand.api.openai.input_messages import text_of
 from steadyhand.api.openai.run_failure import job_headers
 from steadyhand.api.openai.start_run import ended_or_left
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.requests import ClassicChatMessage, ClassicChatRequest
 from steadyhand.api.transport.body import body_of
 from steadyhand.api.transport.context import caller_of, door_of, insider
@@ -46,7 +47,8 @@ async def classic_chat(request: Request) -> Response:
     asked, _ = await body_of(request, ClassicChatRequest, door.options.max_openai_body_bytes, lenient=True)
     if asked.stream:
         detail = "This service answers in one piece; leave out 'stream' or set it to false."
-        return json_response({"error": "streaming not supported", "detail": detail}, 400)
+        refusal: native_bodies.ClassicFailure = {"error": "streaming not supported", "detail": detail}
+        return json_response(refusal, 400)
     submission = Submission(
         prompt=prompt_of(asked.messages),
         agent=door.options.openai_default_agent or DEFAULT_AGENT,
@@ -72,7 +74,10 @@ async def classic_chat(request: Request) -> Response:
 
 
 def _failed(detail: str, headers: Mapping[str, str]) -> Response:
-    body = {"error": "execution failed", "detail": one_line(detail, _DETAIL_LIMIT)}
+    body: native_bodies.ClassicFailure = {
+        "error": "execution failed",
+        "detail": one_line(detail, _DETAIL_LIMIT),
+    }
     return json_response(body, 503, headers=headers)
 
 

@@ -1,12 +1,13 @@
 """The routes of the earlier service (docs/http-api.md#classic-routes). Its callers will not change."""
 
-from typing import Any
+from collections.abc import Mapping
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.requests import ExecuteRequest, micros_of
 from steadyhand.api.transport.body import body_of
 from steadyhand.api.transport.context import caller_of, door_of
@@ -21,7 +22,7 @@ from steadyhand.ports import RunOutput
 
 router = APIRouter(tags=["classic"], route_class=DirectRoute)
 
-STATUS = {
+STATUS: Mapping[State, native_bodies.ClassicStatus] = {
     State.QUEUED: "running",
     State.RUNNING: "running",
     State.PARKED: "running",
@@ -63,7 +64,8 @@ async def execute(request: Request) -> Response:
         if error.code != "queue_full":
             raise
         raise AgentBusy("Agent is busy", code="queue_full", retry_after=error.retry_after) from error
-    return json_response({"job_id": added.job.id, "status": "running"}, 202)
+    body: native_bodies.Executed = {"job_id": added.job.id, "status": "running"}
+    return json_response(body, 202)
 
 
 @router.get(
@@ -78,12 +80,12 @@ async def classic_job(request: Request, job_id: JobId) -> Response:
     return json_response(classic_json(job, output))
 
 
-def classic_json(job: Job, output: RunOutput | None) -> dict[str, Any]:
+def classic_json(job: Job, output: RunOutput | None) -> native_bodies.ClassicJob:
     """Give a job as the classic route shows it; `output` is what its newest run printed."""
     # A job that the next start takes up again is not over: a caller that read `error` would look no more.
     over = job.state.ended and job.at_start is None
-    status = STATUS[job.state] if over else "running"
-    shown: dict[str, Any] = {
+    status: native_bodies.ClassicStatus = STATUS[job.state] if over else "running"
+    shown: native_bodies.ClassicJob = {
         "job_id": job.id,
         "status": status,
         "state": job.state.value,

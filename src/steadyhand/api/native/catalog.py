@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from steadyhand.api.native.serializers import agent_json, list_json, workspace_json
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import native_bodies
 from steadyhand.api.transport.context import caller_of, door_of
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.params import query_of
@@ -24,7 +25,10 @@ async def agents(request: Request) -> Response:
     door = door_of(request)
     control, named = door.control, door.keyring.limits_of(caller.key_id).agents
     offers = [offer for offer in await control.agents(caller) if named is None or offer.agent.name in named]
-    return json_response(list_json([agent_json(offer, control.catalogue.limits) for offer in offers]))
+    body: native_bodies.AgentList = list_json(
+        [agent_json(offer, control.catalogue.limits) for offer in offers]
+    )
+    return json_response(body)
 
 
 @router.get(
@@ -41,4 +45,5 @@ async def workspaces(request: Request) -> Response:
     door = door_of(request)
     named = door.keyring.limits_of(caller.key_id).workspaces
     found = [each for each in door.control.workspaces(caller) if named is None or each.name in named]
-    return json_response(list_json([workspace_json(workspace) for workspace in found]))
+    body: native_bodies.WorkspaceList = list_json([workspace_json(workspace) for workspace in found])
+    return json_response(body)

@@ -14,6 +14,7 @@ from steadyhand import json_schema
 from steadyhand.api.native.event_stream import event_stream
 from steadyhand.api.native.serializers import event_json, job_item_json, job_json, list_json
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.requests import (
     CancelRequest,
     JobRequest,
@@ -155,9 +156,9 @@ async def listed(request: Request) -> Response:
     )
     limit = query.whole("limit", 20, least=1, most=_MOST_LISTED)
     page = await control.page(caller, which, limit, query.one("cursor"))
-    return json_response(
-        list_json([job_item_json(job, control.position(job)) for job in page.jobs], page.next_cursor)
-    )
+    items = [job_item_json(job, control.position(job)) for job in page.jobs]
+    body: native_bodies.JobList = list_json(items, page.next_cursor)
+    return json_response(body)
 
 
 def _state(text: str) -> State:
@@ -214,7 +215,8 @@ async def events(request: Request, job_id: JobId) -> Response:
         found = await control.events(caller, job_id, after, limit)
         more = bool(found) and len(found) == limit and found[-1].seq < job.last_event
         cursor = str(found[-1].seq) if more else None
-        return json_response(list_json([event_json(event) for event in found], cursor))
+        body: native_bodies.EventList = list_json([event_json(event) for event in found], cursor)
+        return json_response(body)
     if job.state.ended and after >= job.last_event:
         return Response(status_code=204)
     return event_stream(control.follow(caller, job_id, after), welcome_of(request))

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from steadyhand.api.native.serializers import key_json, list_json, new_key_json
 from steadyhand.api.openapi import operations
-from steadyhand.api.schemas import requests
+from steadyhand.api.schemas import native_bodies, requests
 from steadyhand.api.schemas.requests import micros_of
 from steadyhand.api.transport.body import body_of, optional_body_of
 from steadyhand.api.transport.context import Door, caller_of, door_of
@@ -70,9 +70,10 @@ async def listed(request: Request) -> Response:
     door = _admin(request)
     query_of(request)
     keyring = door.keyring
-    return json_response(
-        list_json([key_json(key, is_fixed=keyring.is_fixed(key.id)) for key in keyring.all()])
+    body: native_bodies.KeyList = list_json(
+        [key_json(key, is_fixed=keyring.is_fixed(key.id)) for key in keyring.all()]
     )
+    return json_response(body)
 
 
 @router.post(

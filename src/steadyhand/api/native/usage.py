@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from steadyhand.api.native.serializers import list_json, usage_json
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import native_bodies
 from steadyhand.api.transport.context import caller_of, door_of
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.params import Query, query_of, whole_number
@@ -43,7 +44,8 @@ async def usage(request: Request) -> Response:
     )
     rows = await door_of(request).control.usage(caller, which)
     more = str(start + limit) if len(rows) > start + limit else None
-    return json_response(list_json([usage_json(row) for row in rows[start : start + limit]], more))
+    body: native_bodies.UsageList = list_json([usage_json(row) for row in rows[start : start + limit]], more)
+    return json_response(body)
 
 
 def _groups(query: Query) -> tuple[UsageBy, ...]:

@@ -1,12 +1,13 @@
 """The models of the OpenAI routes: their list, and the agent that a model's name means."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import is_model
 from steadyhand.api.transport.context import Alias, Door, caller_of, door_of, insider
 from steadyhand.api.transport.errors import json_response
@@ -31,7 +32,8 @@ async def models(request: Request) -> Response:
     for offer in await door.control.agents(caller):
         agents.setdefault(offer.agent.name, offer.agent.name)
     names = [name for name, agent in agents.items() if named is None or agent in named]
-    return json_response({"object": "list", "data": [_model_json(name) for name in names]})
+    body: openai_bodies.ModelList = {"object": "list", "data": [_model_json(name) for name in names]}
+    return json_response(body)
 
 
 @router.get(
@@ -49,7 +51,7 @@ async def model(request: Request, model_id: ModelId) -> Response:
     return json_response(_model_json(model_id))
 
 
-def _model_json(name: str) -> dict[str, Any]:
+def _model_json(name: str) -> openai_bodies.Model:
     return {"id": name, "object": "model", "created": 0, "owned_by": "steadyhand"}
 
 

@@ -24,6 +24,7 @@ Date = Annotated[str, WithJsonSchema({"type": "string", "format": "date"})]
 _OpenState = Literal["queued", "running", "parked", "waiting"]
 _EndState = Literal["completed", "failed", "timeout", "cancelled", "interrupted", "error"]
 JobState = Literal[_OpenState, _EndState]
+ClassicStatus = Literal["running", "completed", "failed", "timeout", "error"]
 NullIfAbsent = Annotated[T | None, Field(json_schema_extra={"default": None})]
 
 
@@ -85,7 +86,7 @@ class ClassicJob(TypedDict):
     """A job in the words of the earlier service. The last five keys are there once it has ended."""
 
     job_id: str
-    status: Literal["running", "completed", "failed", "timeout", "error"]
+    status: ClassicStatus
     state: JobState
     prompt: str
     agent: str

@@ -7,6 +7,9 @@ from typing_extensions import TypedDict
 
 from steadyhand.api.schemas.native_bodies import NullIfAbsent
 
+FinishReason = Literal["stop", "tool_calls"]
+ResponseStatus = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+
 
 class Model(TypedDict):
     """A model of the OpenAI routes: an alias, an agent, or `agent/model`."""
@@ -54,7 +57,7 @@ class Choice(TypedDict):
     index: int
     message: Answer
     logprobs: None
-    finish_reason: Literal["stop", "tool_calls"]
+    finish_reason: FinishReason
 
 
 class PromptTokens(TypedDict):
@@ -98,7 +101,7 @@ class ChunkChoice(TypedDict):
     index: int
     delta: Delta
     logprobs: None
-    finish_reason: Literal["stop", "tool_calls"] | None
+    finish_reason: FinishReason | None
 
 
 class Chunk(TypedDict):
@@ -166,7 +169,7 @@ class ResponseObject(TypedDict):
     object: Literal["response"]
     created_at: int
     completed_at: int | None
-    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+    status: ResponseStatus
     background: bool
     error: ResponseFault | None
     incomplete_details: None

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope as AsgiScope
 
+from steadyhand.api.schemas import native_bodies
 from steadyhand.errors import (
     CallerError,
     Conflict,
@@ -95,13 +96,13 @@ def problem(
     """Make the one error body, with the content type of the group that the path belongs to."""
     faults = faults[:_MOST_FAULTS]
     param = faults[0].pointer.lstrip("/?").replace("/", ".") or None if faults else None
-    body = {
+    body: native_bodies.Problem = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
-        "request_id": scope.get(REQUEST_ID),
+        "request_id": scope[REQUEST_ID],
         "errors": [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults],
         "error": error_json(status, code, detail, param),
     }
@@ -112,7 +113,7 @@ def problem(
     return json_response(body, status, headers=headers, media_type=media_type)
 
 
-def error_json(status: int, code: str, detail: str, param: str | None = None) -> dict[str, Any]:
+def error_json(status: int, code: str, detail: str, param: str | None = None) -> native_bodies.OpenaiError:
     """Give an error as OpenAI's clients know it; in a stream it stands for the status that can be sent no more."""
     kind = _OPENAI_TYPES.get(status, "server_error" if status >= _SERVER_FAULT else "invalid_request_error")
     return {"message": detail, "type": kind, "param": param, "code": code}

@@ -100,7 +100,7 @@ async def _whole(
     text = shown.wanted.text(job)
     await door.control.note_conversation(job.id, digest_of(shown.model, answered(spoken, text)))
     body = completion_json(job, shown.model, text, shown.wanted)
-    body |= {"id": completion_id(job, at.after), "usage": usage_json(usage)}
+    body["id"], body["usage"] = completion_id(job, at.after), usage_json(usage)
     return json_response(body, headers=headers)
 
 

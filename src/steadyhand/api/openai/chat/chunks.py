@@ -13,6 +13,7 @@ from steadyhand.api.openai.output_spec import Wanted
 from steadyhand.api.openai.run_failure import why_failed
 from steadyhand.api.openai.text_assembler import Rest, Told
 from steadyhand.api.openai.usage_since import Spending
+from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.transport.errors import error_json, json_bytes
 from steadyhand.api.transport.sse import Ending, Item, Piece
 from steadyhand.events import CallsWaiting, Event, Live, ToolFinished, ToolStarted
@@ -53,12 +54,13 @@ class Chunks:
         self._in_message = False
         self._last_message: str | None = None
         self._whole = shown.wanted.output_schema is not None
-        self._head = {
+        self._head: openai_bodies.Chunk = {
             "id": completion_id(job, after),
             "object": "chat.completion.chunk",
             "created": int(job.created_at.timestamp()),
             "model": shown.model,
             "system_fingerprint": None,
+            "choices": [],
         }
 
     def take(self, item: Event | Live) -> list[Piece]:
@@ -98,7 +100,7 @@ class Chunks:
         return [*pieces, self._chunk({}, "tool_calls"), *self._done(self._spending.since())]
 
     def _done(self, usage: Usage) -> list[Piece]:
-        told = [_data({**self._head, "choices": [], "usage": usage_json(usage)})] if self._shown.usage else []
+        told = [_data({**self._head, "usage": usage_json(usage)})] if self._shown.usage else []
         return [*told, Piece(DONE)]
 
     def _message(self, whole: str, rest: Rest) -> list[Piece]:
@@ -129,9 +131,7 @@ class Chunks:
         """Give the end of the stream; `refusal` answers a run that failed before anything was sent."""
         if job.state is not State.COMPLETED:
             code, detail = why_failed(job)
-            return [
-                Ending(b"data: " + json_bytes({"error": error_json(503, code, detail)}) + b"\n\n", refusal)
-            ]
+            return [Ending(_data({"error": error_json(503, code, detail)}).data, refusal)]
         wanted = self._shown.wanted
         pieces: list[Item] = []
         if wanted.forced is not None:
@@ -161,17 +161,19 @@ class Chunks:
         self._begun = True
         return [self._chunk({"role": "assistant", "content": ""}, None)]
 
-    def _delta(self, delta: Mapping[str, Any]) -> list[Piece]:
+    def _delta(self, delta: openai_bodies.Delta) -> list[Piece]:
         self.content += delta.get("content") or ""
         return [*self._begin(), self._chunk(delta, None)]
 
-    def _chunk(self, delta: Mapping[str, Any], finish: str | None) -> Piece:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        whole = {**self._head, "choices": [choice]}
-        return _data({**whole, "usage": None} if self._shown.usage else whole)
+    def _chunk(self, delta: openai_bodies.Delta, finish: openai_bodies.FinishReason | None) -> Piece:
+        chunk: openai_bodies.Chunk = {
+            **self._head,
+            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
+        }
+        return _data({**chunk, "usage": None} if self._shown.usage else chunk)
 
 
-def _data(body: Mapping[str, Any]) -> Piece:
+def _data(body: openai_bodies.Chunk | openai_bodies.ChunkFault) -> Piece:
     return Piece(b"data: " + json_bytes(body) + b"\n\n")
 
 

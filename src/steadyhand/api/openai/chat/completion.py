@@ -4,16 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steadyhand.api.openai.output_spec import Wanted, calls_of
+from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.job import Job, Usage
 
 
-def completion_json(job: Job, model: str, text: str, wanted: Wanted | None = None) -> dict[str, Any]:
+def completion_json(
+    job: Job, model: str, text: str, wanted: Wanted | None = None
+) -> openai_bodies.Completion:
     """Give an ended job as a chat completion; `model` is the name that was asked for."""
     wanted = wanted or Wanted()
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    message: openai_bodies.Answer = {"role": "assistant", "content": text, "refusal": None}
     if wanted.forced is not None:
-        message |= {"content": None, "tool_calls": tool_calls(job, wanted.forced)}
+        message["content"] = None
+        message["tool_calls"] = tool_calls(job, wanted.forced)
     return {
         "id": f"chatcmpl-{job.id}",
         "object": "chat.completion",
@@ -26,7 +30,7 @@ def completion_json(job: Job, model: str, text: str, wanted: Wanted | None = Non
     }
 
 
-def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[openai_bodies.ToolCall]:
     """Give calls that an agent waits for as OpenAI's clients know them."""
     return [
         {
@@ -41,7 +45,7 @@ def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def tool_calls(job: Job, forced: Mapping[str, Any]) -> list[dict[str, Any]]:
+def tool_calls(job: Job, forced: Mapping[str, Any]) -> list[openai_bodies.ToolCall]:
     """Give the calls that are the answer of a run."""
     return [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -49,13 +53,13 @@ def tool_calls(job: Job, forced: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def finish_reason(wanted: Wanted) -> str:
+def finish_reason(wanted: Wanted) -> openai_bodies.FinishReason:
     """Say why a completion ended: a call that the caller itself named ends with `stop`, as with OpenAI."""
     named = wanted.function is not None and wanted.function.named
     return "tool_calls" if wanted.forced is not None and not named else "stop"
 
 
-def usage_json(usage: Usage) -> dict[str, Any]:
+def usage_json(usage: Usage) -> openai_bodies.ChatUsage:
     """Give tokens; cache reads and writes are among the prompt's."""
     prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
     return {

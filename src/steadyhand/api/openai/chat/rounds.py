@@ -11,6 +11,7 @@ from steadyhand.api.openai.input_messages import text_of
 from steadyhand.api.openai.kinds import is_response
 from steadyhand.api.openai.start_run import Started
 from steadyhand.api.openai.usage_since import Spending
+from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import ChatMessage
 from steadyhand.api.transport.context import Door
 from steadyhand.control import Caller
@@ -87,11 +88,19 @@ async def paused_or_ended(door: Door, own: Caller, at: Round) -> tuple[Job, Paus
     return job, paused, spending.rest(job) if paused is None else paused.usage
 
 
-def paused_json(job: Job, model: str, paused: Paused, after: int) -> dict[str, Any]:
+def paused_json(job: Job, model: str, paused: Paused, after: int) -> openai_bodies.Completion:
     """Give a round that ended with calls as a chat completion."""
-    message: dict[str, Any] = {"role": "assistant", "content": paused.text or None, "refusal": None}
-    message["tool_calls"] = calls_json(paused.calls)
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "tool_calls"}
+    choice: openai_bodies.Choice = {
+        "index": 0,
+        "message": {
+            "role": "assistant",
+            "content": paused.text or None,
+            "refusal": None,
+            "tool_calls": calls_json(paused.calls),
+        },
+        "logprobs": None,
+        "finish_reason": "tool_calls",
+    }
     return {
         "id": completion_id(job, after),
         "object": "chat.completion",

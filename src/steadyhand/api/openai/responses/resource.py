@@ -4,26 +4,29 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from steadyhand.api.openai.kinds import is_response
 from steadyhand.api.openai.run_failure import why_failed
+from steadyhand.api.schemas import openai_bodies
 from steadyhand.job import Job, OutcomeType, State, Usage
 
 SERVER = "steadyhand"
 """The label under which an agent's own tools are told of: a server's tools, which no client answers."""
-_NULLS = (
-    "access_programs",
-    "conversation",
-    "image",
-    "incomplete_details",
-    "input_transformations",
-    "moderation",
-    "prompt",
-    "prompt_cache_diagnostics",
-    "prompt_cache_options",
-    "prompt_cache_retention",
-    "tool_usage",
+_NULLS: Any = dict.fromkeys(
+    [
+        "access_programs",
+        "conversation",
+        "image",
+        "incomplete_details",
+        "input_transformations",
+        "moderation",
+        "prompt",
+        "prompt_cache_diagnostics",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "tool_usage",
+    ]
 )
 """What responses have elsewhere and never here."""
 
@@ -105,25 +108,29 @@ def over(job: Job) -> bool:
     return job.state.ended and not (job.state is State.INTERRUPTED and job.at_start is not None)
 
 
-def status_of(job: Job) -> str:
+def status_of(job: Job) -> openai_bodies.ResponseStatus:
     """Give the word that the API has for a job's state."""
     if not over(job):
         return "queued" if job.state is State.QUEUED and not job.runs else "in_progress"
-    return {State.COMPLETED: "completed", State.CANCELLED: "cancelled"}.get(job.state, "failed")
+    if job.state is State.COMPLETED:
+        return "completed"
+    return "cancelled" if job.state is State.CANCELLED else "failed"
 
 
 def response_json(
     kept: Kept,
-    status: str,
-    output: Sequence[Mapping[str, Any]],
+    status: openai_bodies.ResponseStatus,
+    output: Sequence[dict[str, Any]],
     *,
     created: datetime | None = None,
     finished: datetime | None = None,
     usage: Usage | None = None,
-) -> dict[str, Any]:
+) -> openai_bodies.ResponseObject:
     """Give a response; what only one that has ended has is null until then."""
     job, asked = kept.job, kept.asked
     created = created or job.created_at
+    # What a request leaves with its job are the fields that are not listed here.
+    echo = cast("openai_bodies.ResponseObject", asked.get("echo", {}))
     return {
         "id": kept.id,
         "object": "response",
@@ -140,18 +147,20 @@ def response_json(
         "service_tier": "default",
         "truncation": "disabled",
         "top_logprobs": 0,
-        **asked.get("echo", {}),
-        **dict.fromkeys(_NULLS),
+        **echo,
+        **_NULLS,
     }
 
 
-def _error(job: Job) -> dict[str, Any]:
+def _error(job: Job) -> openai_bodies.ResponseFault:
     limited = job.outcome is not None and job.outcome.type == OutcomeType.RATE_LIMITED
-    code = "rate_limit_exceeded" if limited else "server_error"
-    return {"code": code, "message": why_failed(job)[1]}
+    return {
+        "code": "rate_limit_exceeded" if limited else "server_error",
+        "message": why_failed(job)[1],
+    }
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage) -> openai_bodies.ResponseUsage:
     given = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
     return {
         "input_tokens": given,

@@ -26,6 +26,8 @@ from steadyhand.api.openai.responses.resource import (
 )
 from steadyhand.api.openai.text_assembler import Told
 from steadyhand.api.openai.usage_since import Spending
+from steadyhand.api.schemas import openai_bodies
+from steadyhand.api.schemas.openai_bodies import ResponseEvent
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.events import (
     CallsAnswered,
@@ -43,8 +45,6 @@ STRUCTURED_OUTPUT = "StructuredOutput"
 """The tool by which an agent gives its object: no work of its own that is worth telling."""
 _TERMINAL = {"completed": "response.completed"}
 
-Telling = dict[str, Any]
-
 
 class Story:
     """One telling of a response, from its job's first event on. `output` is what there is of the answer so far."""
@@ -55,7 +55,7 @@ class Story:
         self._background = bool(asked.get("background"))
         self._forced: Mapping[str, Any] | None = asked.get("function")
         self._whole = job.output_schema is not None
-        self.output: list[Telling] = []
+        self.output: list[dict[str, Any]] = []
         self.length = 0
         self.over = False
         """Whether it ended with calls for the client to make."""
@@ -69,7 +69,7 @@ class Story:
         self._tools: dict[str, int] = {}
         self._last_message = ""
 
-    def take(self, item: Event | Live) -> list[Telling]:
+    def take(self, item: Event | Live) -> list[ResponseEvent]:
         """Give the events that one thing that happened means."""
         if self.over:
             return []
@@ -88,7 +88,7 @@ class Story:
         told = self._happened(item)
         return told if self._whole or self._background else told + self._text(self._told.early())
 
-    def _happened(self, item: Event) -> list[Telling]:
+    def _happened(self, item: Event) -> list[ResponseEvent]:
         message = self._told.take(item) is not None
         if item.type == StateChanged.type:
             return self._state(item.data)
@@ -99,18 +99,18 @@ class Story:
             return self._tool_started(item.data)
         return self._tool_finished(item.data) if item.type == ToolFinished.type else []
 
-    def _begin(self, item: Event) -> list[Telling]:
+    def _begin(self, item: Event) -> list[ResponseEvent]:
         """Begin with what came of the calls of the response before."""
         self._created, self._running = item.at, True
         self._spending.begin(item)
         return [*self._accepted(), self._snapshot("response.in_progress", "in_progress")]
 
-    def _accepted(self) -> list[Telling]:
-        status = "queued" if self._background else "in_progress"
+    def _accepted(self) -> list[ResponseEvent]:
+        status: openai_bodies.ResponseStatus = "queued" if self._background else "in_progress"
         told = [self._snapshot("response.created", status)]
         return [*told, self._snapshot("response.queued", status)] if self._background else told
 
-    def _state(self, data: Mapping[str, Any]) -> list[Telling]:
+    def _state(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         if data["from"] is None:
             return self._accepted()
         if data["to"] == State.RUNNING and not self._running:
@@ -118,24 +118,25 @@ class Story:
             return [self._snapshot("response.in_progress", "in_progress")]
         return []
 
-    def _snapshot(self, kind: str, status: str) -> Telling:
+    def _snapshot(self, kind: str, status: openai_bodies.ResponseStatus) -> ResponseEvent:
         return self._event(kind, response=response_json(self.kept, status, [], created=self._created))
 
-    def _event(self, kind: str, **fields: Any) -> Telling:
-        told = {"type": kind, "sequence_number": self.length, **fields}
+    def _event(self, kind: str, **fields: Any) -> ResponseEvent:
+        rest: Any = fields
+        told: ResponseEvent = {"type": kind, "sequence_number": self.length, **rest}
         self.length += 1
         return told
 
     # --- messages --------------------------------------------------------------------------
 
-    def _text(self, text: str) -> list[Telling]:
+    def _text(self, text: str) -> list[ResponseEvent]:
         if not text:
             return []
         told = [] if self._open is not None else self._begin_message()
         assert self._open is not None  # noqa: S101  # it was just begun
         return told + [self._delta(piece) for piece in self._open.cut.feed(text)]
 
-    def _begin_message(self) -> list[Telling]:
+    def _begin_message(self) -> list[ResponseEvent]:
         index = len(self.output)
         item_id = f"msg_{self.kept.mark}_{index}"
         self.output.append(message_item(item_id, None, "in_progress"))
@@ -145,12 +146,12 @@ class Story:
             self._event("response.content_part.added", **self._open.place, part=text_part("")),
         ]
 
-    def _delta(self, piece: str) -> Telling:
+    def _delta(self, piece: str) -> ResponseEvent:
         assert self._open is not None  # noqa: S101  # only within a message
         self._open.deltas += 1
         return self._event("response.output_text.delta", **self._open.place, delta=piece, logprobs=[])
 
-    def _whole_message(self, text: str, status: str = "completed") -> list[Telling]:
+    def _whole_message(self, text: str, status: str = "completed") -> list[ResponseEvent]:
         told = [] if self._open is not None else self._begin_message()
         assert self._open is not None  # noqa: S101  # it was just begun
         # Pieces that were told before are the first of these; should the model have begun anew, `done` is the truth.
@@ -167,7 +168,7 @@ class Story:
 
     # --- tools -----------------------------------------------------------------------------
 
-    def _tool_started(self, data: Mapping[str, Any]) -> list[Telling]:
+    def _tool_started(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         name: str = data["name"]
         if self._whole and name == STRUCTURED_OUTPUT:
             return []
@@ -187,7 +188,7 @@ class Story:
             self._event("response.mcp_call_arguments.done", **place, arguments=arguments),
         ]
 
-    def _tool_finished(self, data: Mapping[str, Any]) -> list[Telling]:
+    def _tool_finished(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         index = self._tools.pop(data["tool_id"], None)
         if index is None:
             return []
@@ -197,7 +198,7 @@ class Story:
             return self._tool_done(index, "failed", error=error)
         return self._tool_done(index, "completed", output=data["output"])
 
-    def _tool_done(self, index: int, status: str, **result: Any) -> list[Telling]:
+    def _tool_done(self, index: int, status: str, **result: Any) -> list[ResponseEvent]:
         self.output[index] = {**self.output[index], "status": status, **result}
         item = self.output[index]
         told = [] if status == "incomplete" else [f"response.mcp_call.{status}"]
@@ -209,7 +210,7 @@ class Story:
 
     # --- the end ---------------------------------------------------------------------------
 
-    def _calls(self, item: Event) -> list[Telling]:
+    def _calls(self, item: Event) -> list[ResponseEvent]:
         """End with calls for the client to make: what comes of them begins another response."""
         told = self._rest_incomplete()
         for call in item.data["calls"]:
@@ -220,7 +221,7 @@ class Story:
             self._event("response.completed", response=self._ended("completed", self._spending.since())),
         ]
 
-    def end(self, job: Job) -> list[Telling]:
+    def end(self, job: Job) -> list[ResponseEvent]:
         """Give the last events, once nothing more will come of the job."""
         if self.over:
             return []
@@ -232,7 +233,7 @@ class Story:
         response = self._ended(status, self._spending.rest(job))
         return [*told, self._event(_TERMINAL.get(status, "response.failed"), response=response)]
 
-    def response(self, job: Job) -> Telling:
+    def response(self, job: Job) -> openai_bodies.ResponseObject:
         """Give the whole response as it stands, once all that happened was taken and, of a job that is over, `end`."""
         if self.over:
             return self._ended("completed", self._spending.since())
@@ -240,13 +241,15 @@ class Story:
         usage = self._spending.rest(job) if over(job) else None
         return self._ended(status_of(job), usage)
 
-    def _ended(self, status: str, usage: Usage | None) -> Telling:
+    def _ended(
+        self, status: openai_bodies.ResponseStatus, usage: Usage | None
+    ) -> openai_bodies.ResponseObject:
         return response_json(
             self.kept, status, self.output, created=self._created, finished=self._finished, usage=usage
         )
 
-    def _rest_incomplete(self) -> list[Telling]:
-        told: list[Telling] = []
+    def _rest_incomplete(self) -> list[ResponseEvent]:
+        told: list[ResponseEvent] = []
         if self._open is not None:
             told += self._whole_message(self._open.cut.all, "incomplete")
         for index in sorted(self._tools.values()):
@@ -254,7 +257,7 @@ class Story:
         self._tools.clear()
         return told
 
-    def _answer(self, job: Job) -> list[Telling]:
+    def _answer(self, job: Job) -> list[ResponseEvent]:
         answer = job.answer or ""
         if self._whole and job.structured_output is not None:
             answer = json_bytes(job.structured_output).decode("utf-8")
@@ -265,7 +268,7 @@ class Story:
             return []
         return self._whole_message(answer) if answer else []
 
-    def _call(self, call_id: str, name: str, arguments: str) -> list[Telling]:
+    def _call(self, call_id: str, name: str, arguments: str) -> list[ResponseEvent]:
         index = len(self.output)
         item_id = f"fc_{self.kept.mark}_{index}"
         begun = function_item(item_id, call_id, name, "", "in_progress")

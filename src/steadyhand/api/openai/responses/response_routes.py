@@ -19,6 +19,7 @@ from steadyhand.api.openai.responses.start_response import begun, found, input_o
 from steadyhand.api.openai.run_failure import failure, why_failed
 from steadyhand.api.openai.start_run import left, unless_left
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import ResponseCancelRequest, ResponseRequest
 from steadyhand.api.transport.body import body_of, optional_body_of
 from steadyhand.api.transport.context import Door, caller_of, door_of, insider, welcome_of
@@ -100,7 +101,8 @@ async def delete(request: Request, response_id: ResponseId) -> Response:
     kept = await found(door, caller, response_id)
     if not await door.control.forget_part(caller, kept.job.id, lambda job: without(job, kept.number)):
         await door.control.delete(caller, kept.job.id)
-    return json_response({"id": response_id, "object": "response", "deleted": True})
+    body: openai_bodies.ResponseGone = {"id": response_id, "object": "response", "deleted": True}
+    return json_response(body)
 
 
 @router.post(
@@ -149,16 +151,15 @@ async def input_items(request: Request, response_id: ResponseId) -> Response:
         if not places:
             raise InvalidRequest.at("?after", "is no item of this input")
         items = items[places[0] + 1 :]
-    page = items[:limit]
-    return json_response(
-        {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-            "has_more": len(items) > len(page),
-        }
-    )
+    page: list[Any] = items[:limit]
+    body: openai_bodies.InputItems = {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(items) > len(page),
+    }
+    return json_response(body)
 
 
 def _shown(story: Story, kept: Kept, headers: Mapping[str, str] | None = None) -> Response:
@@ -221,8 +222,9 @@ async def _told(
         # The service is stopping. What goes on in its next life has no end yet; the client comes back for the rest.
         if not alone:
             code, detail = why_failed(job)
-            error = {"type": "error", "code": code, "message": detail, "param": None}
-            yield Ending(_bytes({**error, "sequence_number": story.length}), failure(request, job))
+            fields: Any = {"code": code, "message": detail, "param": None}
+            event = {"type": "error", **fields, "sequence_number": story.length}
+            yield Ending(_bytes(event), failure(request, job))
         return
     *rest, last = story.end(job)
     # A client that was told more than was kept, before a crash, is still to be told how it ended.
@@ -242,5 +244,5 @@ async def _told(
         yield Ending(_bytes(last) + _DONE, failure(request, job))
 
 
-def _bytes(event: dict[str, Any]) -> bytes:
+def _bytes(event: openai_bodies.ResponseEvent) -> bytes:
     return f"event: {event['type']}\ndata: ".encode() + json_bytes(event) + b"\n\n"
