@@ -11,7 +11,7 @@ from tests.sandboxed.host_inspection import left_of_jobs
 
 from steadyhand.testing.service import Service
 
-PROMPTS = 200
+PROMPTS, MANY_PROMPTS = 80, 200
 NAMES = 300
 OPTIONS = (
     "--version", "-p", "--help", "-h", "--mcp-config=/etc/passwd", "--settings={}", "--agents {}", "--model x",
@@ -23,19 +23,20 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def hostile_prompts() -> list[str]:
-    """Give prompts that begin, end or are made of options; the same ones each time."""
+def hostile_prompts(number: int) -> list[str]:
+    """Return prompts that begin, end or are made of options; the same ones each time."""
     chance = random.Random(3)  # noqa: S311  # the same prompts each time
     found = list(OPTIONS)
-    while len(found) < PROMPTS:
+    while len(found) < number:
         words = chance.choices(OPTIONS, k=chance.randint(2, 5))
         found.append(chance.choice((" ", "\n", "\t", "=", "")).join(words))
-    return found[:PROMPTS]
+    return found
 
 
-def test_two_hundred_prompts_that_look_like_options_arrive_as_text(sealed: Service) -> None:
-    prompts = [f"{each}\n[[standin: digest]]" for each in hostile_prompts()]
-    assert len(set(prompts)) == PROMPTS
+@pytest.mark.parametrize("number", [PROMPTS, pytest.param(MANY_PROMPTS, marks=pytest.mark.long)])
+def test_prompts_that_look_like_options_arrive_as_text(sealed: Service, number: int) -> None:
+    prompts = [f"{each}\n[[standin: digest]]" for each in hostile_prompts(number)]
+    assert len(set(prompts)) == number
 
     def ask(text: str) -> dict[str, Any]:
         with sealed.connect() as client:
