@@ -1,6 +1,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from steadyhand.agents import Catalogue
@@ -12,6 +13,7 @@ from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
+from steadyhand.redact.matcher import Spans
 from steadyhand.store import SqlStore, open_store
 from steadyhand.workspace.checkout import GitCheckouts
 
@@ -214,6 +216,48 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert secret.encode() not in kept
     assert b"d [redacted]" in kept
+
+
+class _CountingRedactor(Redactor):
+    """Notes all that it searches."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__([secret])
+        self.searched: list[bytes] = []
+
+    def search(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+        self.searched.append(data)
+        return super().search(data, text_only=text_only)
+
+
+def test_a_text_of_an_agent_is_searched_for_secrets_once_however_often_its_job_changes(
+    tmp_path: Path,
+) -> None:
+    redactor = _CountingRedactor("sk-ant-canary-41Xw9")
+
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
+            recorder = Recorder(store, Feed(), redactor)
+            await recorder.append(JOB.id, [Draft(1, NOW, Message("assistant", "the message"))])
+            error = Fault("agent_error", "the error", retryable=True)
+            warnings = (Notice(WarningCode.COMPACTED, "the warning"),)
+            answered = partial(
+                replace, answer="the answer", structured_output=["the value"], error=error, warnings=warnings
+            )
+            for update in (
+                answered,
+                partial(_moved, state=State.RUNNING),
+                partial(_moved, state=State.FAILED),
+            ):
+                await recorder.change(JOB.id, frozenset(State), update)
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+    for text in (b"the message", b"the answer", b"the value", b"the error", b"the warning"):
+        assert redactor.searched.count(text) == 1, text
 
 
 def _whole(said: list[tuple[str, str]], message_id: str) -> list[str]:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any
 
 from steadyhand.events import STEPS, Body, Draft, Event, Live, Message, TextDelta
 from steadyhand.job import Job, State
 from steadyhand.ports import Store
 from steadyhand.redact import Redactor, TextStream
 
-_R = TypeVar("_R")
 BACKLOG = 1_000
 """How many items wait for one slow follower before pieces of text are dropped and events are read again."""
 
@@ -104,7 +103,10 @@ class Recorder:
         """Change a job and tell its followers. Raises as `Store.change` does."""
         redactor = self.redactor
         job, events = await self._store.change(
-            job_id, expected, lambda old: without_secrets(redactor, update(old)), self._clean(drafts)
+            job_id,
+            expected,
+            lambda old: _without_new_secrets(redactor, old, update(old)),
+            self._clean(drafts),
         )
         self._feed.publish(job_id, events)
         return job
@@ -121,22 +123,30 @@ class Recorder:
         return [replace(draft, body=self.redactor.body(draft.body)) for draft in drafts]
 
 
-def without_secrets(redactor: Redactor, job: Job) -> Job:
-    """Give a job whose account of itself has no live secret; what its caller sent stays as it came."""
-    runs = tuple(replace(run, outcome=_of(redactor, run.outcome)) for run in job.runs)
+def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
+    """Return a job without live secrets in what its agent and the service say of it, as far as that is not as before.
+
+    What its caller sent stays as it came.
+    """
+
+    def clean(value: Any, before: Any, redact: Callable[[Any], Any]) -> Any:
+        return value if value is None or value is before else redact(value)
+
+    runs_before = {run.number: run.outcome for run in old.runs}
+    runs = tuple(
+        replace(run, outcome=clean(run.outcome, runs_before.get(run.number), redactor.body))
+        for run in job.runs
+    )
+    warnings = tuple(each if each in old.warnings else redactor.body(each) for each in job.warnings)
     return replace(
         job,
         runs=runs,
-        outcome=_of(redactor, job.outcome),
-        error=_of(redactor, job.error),
-        warnings=tuple(redactor.body(notice) for notice in job.warnings),
-        answer=redactor.value(job.answer),
-        structured_output=redactor.value(job.structured_output),
+        warnings=warnings,
+        outcome=clean(job.outcome, old.outcome, redactor.body),
+        error=clean(job.error, old.error, redactor.body),
+        answer=clean(job.answer, old.answer, redactor.value),
+        structured_output=clean(job.structured_output, old.structured_output, redactor.value),
     )
-
-
-def _of(redactor: Redactor, record: _R | None) -> _R | None:
-    return None if record is None else redactor.body(record)
 
 
 class Journal:

@@ -189,13 +189,13 @@ class Spool:
 
     def __init__(self, folder: Path, redactor: Redactor | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.redactor = redactor or Redactor()
-        self._out = self.redactor.bytes_stream()
-        self._err = self.redactor.bytes_stream()
+        self._redactor = redactor or Redactor()
+        self._out = self._redactor.bytes_stream()
+        self._err = self._redactor.bytes_stream()
         self._stdout = Capped(folder / "stdout")
         self._stderr = Capped(folder / "stderr", DISK_SEGMENT, DISK_SEGMENT)
-        self._printed = Bounded(HEAD, TAIL, self.redactor)
-        self._errors = Bounded(STDERR_HEAD, STDERR_TAIL, self.redactor)
+        self._printed = Bounded(HEAD, TAIL, self._redactor)
+        self._errors = Bounded(STDERR_HEAD, STDERR_TAIL, self._redactor)
         self._lines = Lines()
 
     def stdout(self, chunk: bytes) -> Iterator[bytes]:
@@ -237,7 +237,7 @@ class Spool:
         if result is not None:
             if lines and not lines[-1].endswith("\n"):
                 lines[-1] += "\n"
-            lines.append(result.decode("utf-8", "replace").rstrip("\r\n") + "\n")
+            lines.append(self._redactor.line(result).decode("utf-8", "replace").rstrip("\r\n") + "\n")
         return RunOutput(lines, self._errors.text())
 
     def close(self) -> None:

@@ -11,6 +11,8 @@ from steadyhand.agents import Agent, Definition
 from steadyhand.errors import SpawnError
 from steadyhand.job import Turn
 from steadyhand.ports import Runner, RunSpec
+from steadyhand.redact import Redactor
+from steadyhand.redact.matcher import Spans
 from steadyhand.runner.claude.runner import ClaudeRunner, arguments, launch_of, prompt_line, session_record
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.runner import RunnerContract, Stage, StreamContract
@@ -21,6 +23,29 @@ ALWAYS = (
     "/opt/claude -p --input-format stream-json --output-format stream-json --verbose --include-partial-messages"
     " --dangerously-skip-permissions --max-budget-usd 5.0 --setting-sources user --session-id " + SESSION
 )
+
+
+class _CountingRedactor(Redactor):
+    """Notes all that it searches."""
+
+    def __init__(self) -> None:
+        super().__init__(["a-secret-of-no-agent"])
+        self.searched = b""
+
+    def search(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+        self.searched += data
+        return super().search(data, text_only=text_only)
+
+
+def test_a_line_of_the_agent_is_searched_for_secrets_in_the_copy_on_disk_alone_and_its_result_for_the_output(
+    standin: Path, world_dir: Path
+) -> None:
+    redactor = _CountingRedactor()
+    asyncio.run(Stage.make(ClaudeRunner(standin, NoSandbox(), redactor), world_dir, "hello").run())
+    assert (
+        redactor.searched.count(b'"type": "assistant"') + redactor.searched.count(b'"type":"assistant"') == 1
+    )
+    assert redactor.searched.count(b'"type": "result"') + redactor.searched.count(b'"type":"result"') == 2
 
 
 class TestClaudeRunner(RunnerContract, StreamContract):

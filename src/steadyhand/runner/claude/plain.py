@@ -83,7 +83,6 @@ class _Plain:
         self._drive = drive
 
     async def line(self, line: bytes) -> None:
-        line = self._drive.spool.redactor.line(line)
         message = parse(line) if b'"result"' in line else None
         if message is not None and message["type"] == "result":
             self._drive.answer(read_result(message), line)

@@ -284,12 +284,6 @@ class _Stream:
         if message["type"] in _CONTROL:
             self._control(message, len(line))
             return
-        clean = drive.spool.redactor.line(line)
-        if clean is not line:
-            line, message = clean, parse(clean)
-            if message is None:
-                drive.spool.printed(line)
-                return
         for event in self._conversation.take(message, asyncio.get_running_loop().time()):
             if isinstance(event, ToolStarted) and event.name == STRUCTURED_OUTPUT:
                 drive.tried = event.input
