@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from bench.rows import Row, interleave
 from bench.worlds import Broken, child_environment, made_in
-from steadyhand.testing.service import BEARER, Service
+from steadyhand.testing.service import CLASSIC_KEY, Service
 
 POSTS = 2_000
 CONNECTIONS = 16
@@ -77,7 +77,7 @@ def accepted_per_second(root: Path) -> tuple[float, int]:
         service.start()
         post(service.url, WARM_UP)
         done = post(service.url, POSTS)
-        service.kill9()
+        service.kill()
         check_journal(service.data_dir / "steadyhand.db")
         service.restart()
         accepted = {json.loads(answer)["job_id"] for answer in done["answers"]}
@@ -123,7 +123,7 @@ def post(url: str, count: int) -> dict[str, Any]:
         "host": where.hostname,
         "port": where.port,
         "path": "/execute",
-        "headers": {"content-type": "application/json", "authorization": f"Bearer {BEARER}"},
+        "headers": {"content-type": "application/json", "authorization": f"Bearer {CLASSIC_KEY}"},
         "bodies": [
             json.dumps({"prompt": f"Summarise ticket {number} in two sentences.", "agent": "claude"})
             for number in range(count)

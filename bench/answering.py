@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.rows import Row, interleave, percentile
 from bench.worlds import Broken, given_to, made_in
-from steadyhand.testing.cli import cli_path, sealed_env
+from steadyhand.testing.cli import cli_path, isolated_env
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import Service
 
@@ -80,7 +80,7 @@ def answered_directly(cli: Path, home: Path, model: str, user: int | None) -> tu
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=sealed_env(home, model),
+        env=isolated_env(home, model),
         cwd=home,
         **who,
     )

@@ -10,9 +10,9 @@ from typing import Any
 from bench.rows import Row, interleave, percentile
 from bench.worlds import Broken, made_in
 from steadyhand.testing.cli import install_standin
-from steadyhand.testing.resource_hogs import SMALL, LimitMissingError, fork_bomb, memory_hog
+from steadyhand.testing.resource_hogs import SMALL_LIMITS_CONFIG, LimitMissingError, fork_bomb, memory_hog
 from steadyhand.testing.service import Service
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.shell import shell_prompt
 
 _PAUSE_SECONDS = 0.02
 _SECONDS = 60.0
@@ -24,9 +24,9 @@ def measure(world: Path, pairs: int) -> Row:
     """Measure the longest of the looks of a round: a fork bomb, a memory hog and a flood, all at once."""
     root = made_in(world, "health")
     agent = install_standin(root / "agent")
-    with Service(root, agent, config=SMALL) as service:
+    with Service(root, agent, config=SMALL_LIMITS_CONFIG) as service:
         try:
-            hogs = (prompt(fork_bomb(service)), prompt(memory_hog(service) + "; echo lived on"))
+            hogs = (shell_prompt(fork_bomb(service)), shell_prompt(memory_hog(service) + "; echo lived on"))
         except LimitMissingError as error:
             raise Broken(str(error)) from error
         looks: list[float] = []
@@ -37,7 +37,7 @@ def measure(world: Path, pairs: int) -> Row:
             return max(found)
 
         def theirs() -> float:
-            return max(longest(service, (prompt(f"sleep {_QUIET_SECONDS}"), {"agent": "small"})))
+            return max(longest(service, (shell_prompt(f"sleep {_QUIET_SECONDS}"), {"agent": "small"})))
 
         figures = interleave(pairs, ours, theirs)
     spread = ", ".join(f"p{share * 100:g} {percentile(looks, share):.1f} ms" for share in (0.5, 0.99, 1))

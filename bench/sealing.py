@@ -20,16 +20,16 @@ from bench.rows import Row, interleave, percentile
 from bench.worlds import Broken, made_in
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, SteadyhandError
-from steadyhand.ports import Command, JobFiles, Place
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
-from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.ports import Checkout, Command, JobPaths
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
+from steadyhand.runner.sandbox_exec import ProcessSandboxExec
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
 from steadyhand.testing.cli import cli_path
-from steadyhand.testing.contracts.samples import a_job
-from steadyhand.testing.service import git
+from steadyhand.testing.contracts.samples import make_job
+from steadyhand.testing.service import run_git
 from steadyhand.workspace.checkout import GitCheckouts
-from steadyhand.workspace.filesystem import PRIVATE, TRAVERSABLE, make_folder
+from steadyhand.workspace.filesystem import PRIVATE, TRAVERSABLE, make_dir
 
 LARGE = 30_000
 SMALL = 300
@@ -49,7 +49,7 @@ class Sealed:
     data: Path
     sandbox: BwrapSandbox
 
-    def command(self, argv: list[str], place: Place) -> Command:
+    def command(self, argv: list[str], place: Checkout) -> Command:
         """Give a command sealed off in a place."""
         inner = Command(argv, _PATH, self.sandbox.view(place).directory, place.user)
         return self.sandbox.wrap(inner, place, Agent("bench"))
@@ -60,12 +60,12 @@ def sealed_in(root: Path) -> Sealed:
     data = made_in(root, "data")
     (data / "stage").mkdir()
     (data / "run" / "slot-0").mkdir(parents=True)
-    return Sealed(data, BwrapSandbox.on_this_machine(data, cli_path(), etc=make_etc(data)))
+    return Sealed(data, BwrapSandbox.detect(data, cli_path(), etc_dir=make_etc(data)))
 
 
 async def said_ready(command: Command) -> int:
     """Run a command that says `ready` and no more; gives when that was read, in ns of the monotonic clock."""
-    async with asyncio.timeout(_SECONDS), AgentProcess.start(Launch(command)) as process:
+    async with asyncio.timeout(_SECONDS), AgentProcess.start(LaunchSpec(command)) as process:
         process.end_input()
         line = await process.stdout.readline()
         now = time.monotonic_ns()
@@ -83,17 +83,17 @@ def measure_sandbox(world: Path, pairs: int) -> Row:
     root = made_in(world, "sandbox")
     sealed = sealed_in(root)
     user = UID_BASE if os.geteuid() == 0 else None
-    files = JobFiles(sealed.data / "jobs" / "bench")
-    make_folder(files.root.parent, TRAVERSABLE)
-    make_folder(files.root, TRAVERSABLE)
+    files = JobPaths(sealed.data / "jobs" / "bench")
+    make_dir(files.root.parent, TRAVERSABLE)
+    make_dir(files.root, TRAVERSABLE)
     for folder in (files.checkout, files.home, files.config):
-        make_folder(folder, PRIVATE, user)
-    place = Place(Workspace("bench"), files, files.checkout, files.home, files.config, user, commit=None)
+        make_dir(folder, PRIVATE, user)
+    place = Checkout(Workspace("bench"), files, files.checkout, files.home, files.config, user, commit=None)
 
     async def ours() -> float:
         began = time.monotonic_ns()
         async with asyncio.timeout(_SECONDS):
-            async with AgentProcess.start(Launch(sealed.command(["/bin/true"], place))) as process:
+            async with AgentProcess.start(LaunchSpec(sealed.command(["/bin/true"], place))) as process:
                 process.end_input()
                 ended = await process.wait()
         if ended.code != 0:
@@ -128,7 +128,7 @@ class Repository:
             agent_uid_base=UID_BASE,
             # One fetch serves all that ask, as for jobs that come close together; the lower is warm.
             debounce_seconds=_FRESH_SECONDS,
-            errands=SandboxErrands(self._sealed.sandbox),
+            sandbox_exec=ProcessSandboxExec(self._sealed.sandbox),
             overlay=True,
         )
         self.path = self._root / "repository"
@@ -141,7 +141,7 @@ class Repository:
 
     async def _checkout(self) -> float:
         began = time.monotonic_ns()
-        place = await self._checkouts.prepare(a_job(), self._workspace, 0)
+        place = await self._checkouts.prepare(make_job(), self._workspace, 0)
         ready = await said_ready(self._sealed.command(_READY, place))
         if place.layers is None:
             raise Broken("the checkout was a copy: there is no overlay on this machine")
@@ -152,9 +152,9 @@ class Repository:
         """Add a worktree and give the ms that it took; it is removed outside the measurement."""
         target = self._root / f"worktree-{next(self._numbers)}"
         began = time.monotonic_ns()
-        git(self.path, "worktree", "add", "--detach", "--quiet", str(target), "HEAD")
+        run_git(self.path, "worktree", "add", "--detach", "--quiet", str(target), "HEAD")
         took = (time.monotonic_ns() - began) / 1e6
-        git(self.path, "worktree", "remove", "--force", str(target))
+        run_git(self.path, "worktree", "remove", "--force", str(target))
         return took
 
 
@@ -185,14 +185,14 @@ def measure_growth(world: Path, pairs: int) -> Row:
 def generate(path: Path, files: int) -> None:
     """Make a repository of so many small files, a hundred to a folder, in one commit."""
     path.mkdir()
-    git(path, "init", "--quiet", "--initial-branch=main")
+    run_git(path, "init", "--quiet", "--initial-branch=main")
     for number in range(files):
         folder = path / f"part-{number // _A_FOLDER % 20:02}" / f"folder-{number // _A_FOLDER:03}"
         if number % _A_FOLDER == 0:
             folder.mkdir(parents=True)
         (folder / f"file-{number:05}.py").write_text(f"NUMBER = {number}\n" * 20, encoding="ascii")
-    git(path, "add", ".")
-    git(path, "commit", "--quiet", "-m", "All of it")
+    run_git(path, "add", ".")
+    run_git(path, "commit", "--quiet", "-m", "All of it")
 
 
 # --- parts -------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from bench.rows import Row, interleave, percentile
 from bench.worlds import Broken, given_to, made_in
-from steadyhand.testing.cli import install_standin, sealed_env, system_python
-from steadyhand.testing.service import NO_MODEL, Service, until
+from steadyhand.testing.cli import install_standin, isolated_env, system_python
+from steadyhand.testing.service import UNUSED_MODEL_URL, Service, wait_until
 
 PROMPT = "Say hello."
 WARM_UP = 3
@@ -122,7 +122,7 @@ def submitted(service: Service) -> tuple[int, int, str]:
             raise Broken(f"POST /execute gave {answer.status_code}: {answer.text[:200]}")
         return began, accepted, answer.json()["job_id"]
 
-    return until(sent, _SECONDS)
+    return wait_until(sent, _SECONDS)
 
 
 def _notes(figures: tuple[Sequence[float], Sequence[float]], in_hand: Sequence[float]) -> list[str]:
@@ -139,7 +139,7 @@ async def started_directly(agent: Marked, kind: Kind, home: Path, user: int | No
     whole: Mapping[str, Any] = (
         {} if user is None else {"user": user, "group": user, "extra_groups": []}
     )  # the CLI, and so the stand-in, refuses to skip permissions as root
-    env = sealed_env(home, NO_MODEL)
+    env = isolated_env(home, UNUSED_MODEL_URL)
     began = time.monotonic_ns()
     process = await asyncio.create_subprocess_exec(
         str(agent.path),

@@ -16,11 +16,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from steadyhand.agents import Agent, Workspace
-from steadyhand.gateway import Accounts, Credential, ModelGateway, Prices, Provider, budget_of, slot_folder
-from steadyhand.ports import JobFiles, Place, Work
-from steadyhand.serve import settle_memory
+from steadyhand.gateway import (
+    BillingDeps,
+    Credential,
+    ModelGateway,
+    Prices,
+    Provider,
+    job_allowances,
+    slot_dir,
+)
+from steadyhand.ports import Checkout, JobPaths, RunContext
+from steadyhand.serve import freeze_startup_objects
 from steadyhand.store import open_store
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.testing.contracts.samples import make_job
 
 BODY_BYTES = 50_000
 """What the CLI sends for its first turn."""
@@ -110,22 +118,22 @@ async def model() -> None:
 async def gateway(directory: Path, address: str) -> None:
     """Our gateway with a real ledger, and one run that it lets out by its socket."""
     store = await open_store(f"sqlite:///{directory}/ledger.db")
-    files = JobFiles(directory / "job")
-    place = Place(Workspace("bench"), files, files.checkout, files.home, files.config, None, None)
+    files = JobPaths(directory / "job")
+    place = Checkout(Workspace("bench"), files, files.checkout, files.home, files.config, None, None)
     made = ModelGateway(
         directory,
         slots=1,
-        socket_inside="/unused",
-        accounts=Accounts(store, Prices.load(), budget_of),
+        sandbox_socket="/unused",
+        billing=BillingDeps(store, Prices.load(), job_allowances),
         providers=[Provider(base_url=address, credential=Credential("api_key", "sk-bench"))],
     )
 
     async def emit(told: object) -> None:
         raise RuntimeError(f"the gateway told of {told}")
 
-    work = Work(a_job(budget_micros=10**15), Agent("bench"), place)
+    work = RunContext(make_job(budget_micros=10**15), Agent("bench"), place)
     async with made.serving(), made.attend(work, emit) as attendance:
-        _say({"socket": str(slot_folder(directory, 0) / "model.sock")})
+        _say({"socket": str(slot_dir(directory, 0) / "model.sock")})
         await _until_end_of_input()
         spent = await attendance.settled()
         _say({"calls": spent.calls, "output": spent.tokens.output, "complete": spent.complete})
@@ -279,7 +287,7 @@ async def _until_end_of_input() -> None:
 
 def main() -> None:
     part, *rest = sys.argv[1:]
-    settle_memory()  # as the service does: what is measured is its way of running
+    freeze_startup_objects()  # as the service does: what is measured is its way of running
     if part == "model":
         asyncio.run(model())
     elif part == "client":

@@ -49,7 +49,7 @@ def _reachable_directory() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _log_as_it_was() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     """A test that runs a command of the service in this process takes its log's settings with it when it ends."""
     before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
     yield

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
-SPECIFIED = {
+RESPONSE_KEYS = {
     "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model",
     "previous_response_id", "instructions", "output", "error", "tools", "tool_choice", "truncation",
     "parallel_tool_calls", "text", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs",
@@ -20,97 +20,97 @@ SPECIFIED = {
     "service_tier", "metadata", "safety_identifier", "prompt_cache_key",
 }  # fmt: skip
 """The keys of a response that the Open Responses specification requires."""
-ITEMS = {
+ITEM_KEYS = {
     "message": {"type", "id", "status", "role", "content"},
     "function_call": {"type", "id", "call_id", "name", "arguments", "status"},
     "function_call_output": {"type", "id", "call_id", "output", "status"},
 }
 """The keys of items that it requires."""
-USAGE = {
+USAGE_KEYS = {
     "input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details",
 }  # fmt: skip
-TOOL = {"type", "name", "description", "parameters", "strict"}
-FORMAT = {"type", "name", "description", "schema", "strict"}
-PART = {"type", "text", "annotations", "logprobs"}
-_UNNAMED = {"presence_penalty", "frequency_penalty", "store"}
+TOOL_KEYS = {"type", "name", "description", "parameters", "strict"}
+FORMAT_KEYS = {"type", "name", "description", "schema", "strict"}
+PART_KEYS = {"type", "text", "annotations", "logprobs"}
+_UNTYPED_KEYS = {"presence_penalty", "frequency_penalty", "store"}
 """Keys that the specification requires and OpenAI's own types do not name."""
 
 
-def read(kind: type[T] | TypeAdapter[T], value: Any, *, unnamed: set[str] = frozenset()) -> T:  # type: ignore[assignment]
+def parse_strict(type_: type[T] | TypeAdapter[T], value: Any, *, allowed_extra: set[str] = frozenset()) -> T:  # type: ignore[assignment]
     """Read a value by a type, to the letter: nothing is converted, and a key that the type does not name fails.
 
     `unnamed` are keys of the value itself that may be there all the same.
     """
-    adapter: TypeAdapter[T] = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
-    found = adapter.validate_json(json.dumps(value), strict=True)
-    strange = {path for path in _unknown(found, "") if path.lstrip(".") not in unnamed}
-    assert not strange, f"{adapter} does not name {sorted(strange)} in {json.dumps(value)[:2000]}"
-    return found
+    adapter: TypeAdapter[T] = type_ if isinstance(type_, TypeAdapter) else TypeAdapter(type_)
+    parsed = adapter.validate_json(json.dumps(value), strict=True)
+    unknown = {path for path in _unknown_keys(parsed, "") if path.lstrip(".") not in allowed_extra}
+    assert not unknown, f"{adapter} does not name {sorted(unknown)} in {json.dumps(value)[:2000]}"
+    return parsed
 
 
-def _unknown(value: Any, path: str) -> Iterator[str]:
+def _unknown_keys(value: Any, path: str) -> Iterator[str]:
     if isinstance(value, BaseModel):
         yield from (f"{path}.{name}" for name in value.model_extra or ())
         for name in type(value).model_fields:
-            yield from _unknown(getattr(value, name), f"{path}.{name}")
+            yield from _unknown_keys(getattr(value, name), f"{path}.{name}")
     elif isinstance(value, list):
         for place, each in enumerate(value):
-            yield from _unknown(each, f"{path}.{place}")
+            yield from _unknown_keys(each, f"{path}.{place}")
 
 
-def response(body: dict[str, Any]) -> Response:
+def parse_response(body: dict[str, Any]) -> Response:
     """Read a response, which has every key that the specification and the type name."""
-    missing = (SPECIFIED | set(Response.model_fields)) - set(body)
+    missing = (RESPONSE_KEYS | set(Response.model_fields)) - set(body)
     assert not missing, missing
     if body["usage"] is not None:
-        assert set(body["usage"]) >= USAGE
+        assert set(body["usage"]) >= USAGE_KEYS
     form = body["text"]["format"]
-    assert set(form) >= (FORMAT if form["type"] == "json_schema" else {"type"}), form
+    assert set(form) >= (FORMAT_KEYS if form["type"] == "json_schema" else {"type"}), form
     assert set(body["reasoning"] or {"effort", "summary"}) >= {"effort", "summary"}
     assert set(body["error"] or {"code", "message"}) == {"code", "message"}
     for tool in body["tools"]:
-        assert set(tool) >= TOOL
+        assert set(tool) >= TOOL_KEYS
     for item in body["output"]:
         check_item(item)
-    return read(Response, body, unnamed=_UNNAMED)
+    return parse_strict(Response, body, allowed_extra=_UNTYPED_KEYS)
 
 
-def completion(body: dict[str, Any]) -> ChatCompletion:
+def parse_completion(body: dict[str, Any]) -> ChatCompletion:
     """Read a chat completion, which says what it used."""
     assert set(body) >= {"id", "object", "created", "model", "choices", "usage"}
     for choice in body["choices"]:
         assert set(choice) >= {"index", "message", "logprobs", "finish_reason"}
         assert set(choice["message"]) >= {"role", "content", "refusal"}
-    return read(ChatCompletion, body)
+    return parse_strict(ChatCompletion, body)
 
 
-def chunk(body: dict[str, Any]) -> ChatCompletionChunk:
+def parse_chunk(body: dict[str, Any]) -> ChatCompletionChunk:
     """Read a chunk of a streamed chat completion; what reasons is the one thing that OpenAI's types do not name."""
-    return read(ChatCompletionChunk, body, unnamed={"choices.0.delta.reasoning_content"})
+    return parse_strict(ChatCompletionChunk, body, allowed_extra={"choices.0.delta.reasoning_content"})
 
 
-def error(body: dict[str, Any]) -> dict[str, Any]:
+def parse_error(body: dict[str, Any]) -> dict[str, Any]:
     """Read an error: OpenAI's clients show its parts only when they are there and of these types."""
-    found: dict[str, Any] = body["error"]
-    assert set(found) == {"message", "type", "param", "code"}, found
-    assert found["param"] is None or isinstance(found["param"], str)
-    assert all(isinstance(found[name], str) and found[name] for name in ("message", "type", "code"))
-    return found
+    parsed: dict[str, Any] = body["error"]
+    assert set(parsed) == {"message", "type", "param", "code"}, parsed
+    assert parsed["param"] is None or isinstance(parsed["param"], str)
+    assert all(isinstance(parsed[name], str) and parsed[name] for name in ("message", "type", "code"))
+    return parsed
 
 
 def check_item(item: dict[str, Any]) -> None:
     """See that an item has all keys that the specification requires of it."""
-    assert set(item) >= ITEMS.get(item["type"], {"id", "type"}), item
+    assert set(item) >= ITEM_KEYS.get(item["type"], {"id", "type"}), item
     for part in item.get("content") or ():
-        assert part["type"] != "output_text" or set(part) >= PART, part
+        assert part["type"] != "output_text" or set(part) >= PART_KEYS, part
 
 
-def event(body: dict[str, Any]) -> Any:
+def parse_event(body: dict[str, Any]) -> Any:
     """Read an event of a stream of the Responses API, with the response or the item in it."""
     assert isinstance(body["sequence_number"], int)
     if "response" in body:
-        response(body["response"])
-        body = {**body, "response": {k: v for k, v in body["response"].items() if k not in _UNNAMED}}
+        parse_response(body["response"])
+        body = {**body, "response": {k: v for k, v in body["response"].items() if k not in _UNTYPED_KEYS}}
     if "item" in body:
         check_item(body["item"])
-    return read(_EVENT, body)
+    return parse_strict(_EVENT, body)

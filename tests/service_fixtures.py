@@ -10,7 +10,7 @@ import pytest
 
 from steadyhand.testing.cli import install_standin
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService, Service, git
+from steadyhand.testing.service import MakeService, Service, run_git
 
 
 @pytest.fixture(scope="session")
@@ -36,21 +36,21 @@ def model() -> Iterator[ScriptedModel]:
 
 
 @contextmanager
-def ended_together(make_one: MakeService) -> Iterator[MakeService]:
+def closing_services(make_service: MakeService) -> Iterator[MakeService]:
     """Make services by `make_one` for the length of the block; they are ended and taken away with it."""
-    made: list[Service] = []
+    services: list[Service] = []
 
     def make(**options: object) -> Service:
-        made.append(make_one(**options))
-        return made[-1]
+        services.append(make_service(**options))
+        return services[-1]
 
     yield make
-    for service in made:
+    for service in services:
         service.close()
         shutil.rmtree(service.root, ignore_errors=True)
 
 
-def make_root(reachable_tmp: Path) -> Path:
+def make_service_root(reachable_tmp: Path) -> Path:
     """Make the directory that one service has to itself."""
     root = Path(tempfile.mkdtemp(prefix="service-", dir=reachable_tmp))
     root.chmod(0o755)
@@ -64,6 +64,6 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "first")
+    run_git(folder, "init", "-q", "-b", "main")
+    run_git(folder, "add", "-A")
+    run_git(folder, "commit", "-q", "-m", "first")

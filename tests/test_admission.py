@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyhand.admission import Admission, Charge
-from steadyhand.errors import Forbidden, TryLater
-from steadyhand.ports import NO_LIMITS, Backlog, KeyLimits, bounds_of
-from steadyhand.testing.contracts.samples import refused
+from steadyhand.admission import Admission, RateCharge
+from steadyhand.errors import Forbidden, RetryLater
+from steadyhand.ports import NO_LIMITS, KeyBacklog, KeyLimits, period_bounds
+from steadyhand.testing.contracts.samples import expect_error
 
 T = TypeVar("T")
 SECOND = 1_000_000_000
@@ -26,19 +26,19 @@ class Bench:
 
     def __init__(self, **limits: object) -> None:
         self.limits = KeyLimits(**limits) if limits else NO_LIMITS  # type: ignore[arg-type]  # by name
-        self.backlog = Backlog(waiting=0, startable=1, retry_after=9)
+        self.backlog = KeyBacklog(waiting=0, startable=1, retry_after=9)
         self.spent = {"day": 0, "month": 0}
         self.now = 100 * SECOND
         self.asked: list[str] = []
         self.admission = Admission(
-            limits_of=lambda _: self.limits,
-            backlog_of=self._backlog,
-            spent_of=self._spent,
+            get_limits=lambda _: self.limits,
+            get_backlog=self._backlog,
+            get_spending=self._spent,
             clock=lambda: NOW,
-            ticks=lambda: self.now,
+            monotonic_ns=lambda: self.now,
         )
 
-    def _backlog(self, key_id: str) -> Backlog:
+    def _backlog(self, key_id: str) -> KeyBacklog:
         self.asked.append(f"backlog of {key_id}")
         return self.backlog
 
@@ -46,11 +46,11 @@ class Bench:
         self.asked.append(f"{period} of {key_id}")
         return self.spent[period]
 
-    def charge(self) -> Charge:
+    def charge(self) -> RateCharge:
         return run(self.admission.charge("k_1"))
 
-    def refusal(self) -> TryLater:
-        return run(refused(TryLater, self.admission.charge("k_1")))
+    def refusal(self) -> RetryLater:
+        return run(expect_error(RetryLater, self.admission.charge("k_1")))
 
 
 def run(what: Awaitable[T]) -> T:
@@ -64,7 +64,7 @@ def test_a_key_without_limits_asks_nobody_and_counts_nothing() -> None:
     bench = Bench()
     for _ in range(1000):
         bench.charge()
-    bench.admission.permit("k_1", "anyone", "/anywhere")
+    bench.admission.check_allowed("k_1", "anyone", "/anywhere")
     assert bench.asked == []
 
 
@@ -84,10 +84,10 @@ def test_a_key_without_limits_asks_nobody_and_counts_nothing() -> None:
 def test_only_listed_agents_and_workspaces_pass(agent: str, workspace: str | None, code: str | None) -> None:
     bench = Bench(agents=("claude", "dear"), workspaces=("infra", "scratch"))
     if code is None:
-        bench.admission.permit("k_1", agent, workspace)
+        bench.admission.check_allowed("k_1", agent, workspace)
         return
     with pytest.raises(Forbidden) as error:
-        bench.admission.permit("k_1", agent, workspace)
+        bench.admission.check_allowed("k_1", agent, workspace)
     assert error.value.code == code
     assert ("claude, dear" if code == "agent_not_allowed" else "infra, scratch") in error.value.detail
     assert "secret" not in error.value.detail
@@ -95,13 +95,13 @@ def test_only_listed_agents_and_workspaces_pass(agent: str, workspace: str | Non
 
 def test_no_workspace_is_the_scratch_one_and_has_to_be_listed() -> None:
     with pytest.raises(Forbidden):
-        Bench(workspaces=("infra",)).admission.permit("k_1", "claude", None)
+        Bench(workspaces=("infra",)).admission.check_allowed("k_1", "claude", None)
 
 
 def test_a_long_list_of_names_is_cut_in_the_refusal() -> None:
     names = tuple(f"agent-{number}" for number in range(500))
     with pytest.raises(Forbidden) as error:
-        Bench(agents=names).admission.permit("k_1", "claude", None)
+        Bench(agents=names).admission.check_allowed("k_1", "claude", None)
     assert "agent-9 and 490 more" in error.value.detail
     assert len(error.value.detail) < 300
 
@@ -143,7 +143,7 @@ def test_never_more_than_the_rate_in_any_minute_and_whoever_waits_as_told_gets_i
         bench.now += gap
         try:
             bench.charge()
-        except TryLater as error:
+        except RetryLater as error:
             waits.append(error.retry_after)
             bench.now += error.retry_after * SECOND
             bench.charge()
@@ -166,7 +166,7 @@ def test_never_more_than_the_rate_in_any_minute_and_whoever_waits_as_told_gets_i
 )
 def test_jobs_that_would_wait_are_bounded(waiting: int, startable: int, queued: int, *, passes: bool) -> None:
     bench = Bench(queued=queued)
-    bench.backlog = Backlog(waiting, startable, 17)
+    bench.backlog = KeyBacklog(waiting, startable, 17)
     if passes:
         bench.charge()
         return
@@ -204,9 +204,9 @@ def test_a_refused_request_is_not_counted() -> None:
     bench.spent["day"] = 1
     assert bench.refusal().code == "budget_exhausted"
     bench.spent["day"] = 0
-    bench.backlog = Backlog(0, 0, 1)
+    bench.backlog = KeyBacklog(0, 0, 1)
     assert bench.refusal().code == "too_many_jobs"
-    bench.backlog = Backlog(0, 1, 1)
+    bench.backlog = KeyBacklog(0, 1, 1)
     bench.charge()
     assert bench.refusal().code == "rate_limited"
 
@@ -214,9 +214,9 @@ def test_a_refused_request_is_not_counted() -> None:
 @given(st.datetimes(LEAST, MOST, timezones=st.just(timezone(timedelta(hours=13)))))
 def test_days_and_months_are_those_of_utc_and_hold_the_moment(now: datetime) -> None:
     for period in ("day", "month"):
-        since, until = bounds_of(period, now)
+        since, until = period_bounds(period, now)
         assert since <= now < until
         assert since.utcoffset() == until.utcoffset() == timedelta(0)
-        assert bounds_of(period, until)[0] == until
+        assert period_bounds(period, until)[0] == until
         assert (since.hour, since.minute, since.microsecond) == (0, 0, 0)
-    assert bounds_of("month", now)[0].day == bounds_of("month", now)[1].day == 1
+    assert period_bounds("month", now)[0].day == period_bounds("month", now)[1].day == 1

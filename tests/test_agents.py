@@ -3,13 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadyhand.agents import (
-    BUILT_IN,
-    NAME,
+    BUILT_IN_AGENTS,
+    NAME_PATTERN,
     Agent,
-    Catalogue,
+    Catalog,
     Defaults,
     Workspace,
-    agent_name,
+    parse_agent_name,
     parse_definition,
 )
 from steadyhand.errors import InvalidRequest
@@ -25,7 +25,7 @@ from steadyhand.errors import InvalidRequest
     ],
 )
 def test_a_path_to_a_definition_means_its_last_part_without_the_ending(raw: str) -> None:
-    assert agent_name(raw) == "issue-responder"
+    assert parse_agent_name(raw) == "issue-responder"
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_a_path_to_a_definition_means_its_last_part_without_the_ending(raw: str)
 )
 def test_what_is_not_a_name_is_refused_at_the_agent_field(raw: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        agent_name(raw)
+        parse_agent_name(raw)
     assert caught.value.faults[0].pointer == "/agent"
 
 
 @given(st.text(max_size=80))
 def test_a_name_is_never_a_path_an_option_or_more_than_ascii(raw: str) -> None:
     try:
-        name = agent_name(raw)
+        name = parse_agent_name(raw)
     except InvalidRequest:
         return
-    assert NAME.fullmatch(name)
+    assert NAME_PATTERN.fullmatch(name)
     assert "/" not in name
     assert not name.startswith(("-", "."))
     assert name.isascii()
@@ -91,7 +91,7 @@ def test_below_full_trust_a_definition_keeps_only_what_cannot_run_anything() -> 
 
 
 def test_at_full_trust_a_definition_is_kept_whole() -> None:
-    found = parse_definition("file", DEFINITION, origin="data_dir", full=True)
+    found = parse_definition("file", DEFINITION, origin="data_dir", full_trust=True)
     assert found is not None
     assert "mcpServers" in found.text
 
@@ -111,16 +111,16 @@ def test_a_definition_without_a_name_is_called_after_its_file() -> None:
 
 
 def test_an_agent_that_is_not_configured_stands_for_a_definition_of_its_name() -> None:
-    catalogue = Catalogue()
-    assert catalogue.agent("claude") is BUILT_IN["claude"]
+    catalogue = Catalog()
+    assert catalogue.agent("claude") is BUILT_IN_AGENTS["claude"]
     assert catalogue.agent("else") == Agent("else", definition="else")
 
 
 def test_a_workspace_that_is_not_configured_is_a_path_or_a_url() -> None:
     infra = Workspace("infra", "https://git.example.org/infra.git")
-    catalogue = Catalogue(workspaces={"infra": infra}, defaults=Defaults(workspace="infra"))
+    catalogue = Catalog(workspaces={"infra": infra}, defaults=Defaults(workspace="infra"))
     assert catalogue.workspace("infra") is infra
     assert catalogue.workspace("/srv/repo") == Workspace("/srv/repo", repository="/srv/repo")
     assert catalogue.workspace(None).repository is None
-    assert catalogue.workspace_name(Agent("a")) == "infra"
-    assert catalogue.workspace_name(BUILT_IN["chat"]) is None
+    assert catalogue.default_workspace_name(Agent("a")) == "infra"
+    assert catalogue.default_workspace_name(BUILT_IN_AGENTS["chat"]) is None

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from steadyhand.agents import Catalogue
+from steadyhand.agents import Catalog
 from steadyhand.control import Caller, Control
-from steadyhand.event_log import BACKLOG, Feed, Journal, Recorder
-from steadyhand.events import Draft, Event, Live, Message, StateChanged, TextDelta, Warned
-from steadyhand.job import Fault, Job, Notice, OutcomeType, State, Verdict
+from steadyhand.event_log import MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
+from steadyhand.events import Event, EventDraft, LiveText, Message, StateChanged, TextDelta, WarningEvent
+from steadyhand.job import ErrorInfo, Job, JobWarning, Outcome, OutcomeType, State
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
@@ -36,24 +36,24 @@ def event(seq: int) -> Event:
 
 
 def test_a_follower_that_is_too_slow_loses_text_but_is_told_to_read_events_again() -> None:
-    feed = Feed()
+    feed = EventFeed()
     with feed.subscribe(JOB.id) as slow:
-        feed.publish(JOB.id, [Live(JOB.id, 1, NOW, TextDelta("m", "x"))] * (BACKLOG + 10))
+        feed.publish(JOB.id, [LiveText(JOB.id, 1, NOW, TextDelta("m", "x"))] * (MAX_BACKLOG + 10))
         assert not slow.lagged
         feed.publish(JOB.id, [event(1)])
         assert slow.lagged
-        assert len(asyncio.run(slow.take())) == BACKLOG
+        assert len(asyncio.run(slow.take())) == MAX_BACKLOG
 
 
 def test_a_follower_that_leaves_is_forgotten() -> None:
-    feed = Feed()
+    feed = EventFeed()
     with feed.subscribe(JOB.id):
         pass
-    assert not feed._followers
+    assert not feed._subscriptions
 
 
 def test_a_closed_feed_ends_those_who_follow_and_those_who_come_later() -> None:
-    feed = Feed()
+    feed = EventFeed()
     with feed.subscribe(JOB.id) as before:
         feed.close()
         assert before.closed
@@ -66,9 +66,9 @@ def test_a_numbered_event_reaches_followers_only_once_the_store_has_it(tmp_path:
     async def scene() -> None:
         store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
         try:
-            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
-            feed = Feed()
-            journal = Journal(Recorder(store, feed), JOB.id, 1, lambda: NOW)
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            feed = EventFeed()
+            journal = RunEventWriter(EventLog(store, feed), JOB.id, 1, lambda: NOW)
             with feed.subscribe(JOB.id) as follower:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(journal.write())
@@ -93,19 +93,19 @@ def test_following_gives_every_number_once_however_the_job_and_the_follower_race
     async def scene() -> None:
         store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
         try:
-            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
-            feed = Feed()
-            recorder = Recorder(store, feed)
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            feed = EventFeed()
+            recorder = EventLog(store, feed)
             control = _control(store, feed)
 
             async def write() -> None:
                 for number in range(120):
-                    await recorder.append(JOB.id, [Draft(1, NOW, Message("assistant", str(number)))])
+                    await recorder.append(JOB.id, [EventDraft(1, NOW, Message("assistant", str(number)))])
                 await recorder.change(
                     JOB.id,
                     frozenset(State),
                     lambda job: _moved(job, State.CANCELLED),
-                    [Draft(0, NOW, StateChanged("queued", "cancelled"))],
+                    [EventDraft(0, NOW, StateChanged("queued", "cancelled"))],
                 )
 
             async def follow(after: int) -> list[int]:
@@ -131,9 +131,9 @@ def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_pa
     async def scene() -> None:
         store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
         try:
-            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
-            feed = Feed()
-            control, recorder = _control(store, feed), Recorder(store, feed)
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            feed = EventFeed()
+            control, recorder = _control(store, feed), EventLog(store, feed)
 
             async def follow() -> list[int]:
                 seen: list[int] = []
@@ -144,7 +144,7 @@ def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_pa
                             JOB.id,
                             frozenset(State),
                             lambda job: _moved(job, State.CANCELLED),
-                            [Draft(0, NOW, StateChanged("queued", "cancelled"))],
+                            [EventDraft(0, NOW, StateChanged("queued", "cancelled"))],
                         )
                     seen.append(item.seq)
                 return seen
@@ -163,10 +163,10 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
     async def scene() -> None:
         store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
         try:
-            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
-            feed = Feed()
-            recorder = Recorder(store, feed, Redactor([secret]))
-            journal = Journal(recorder, JOB.id, 1, lambda: NOW)
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            feed = EventFeed()
+            recorder = EventLog(store, feed, Redactor([secret]))
+            journal = RunEventWriter(recorder, JOB.id, 1, lambda: NOW)
             with feed.subscribe(JOB.id) as follower:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(journal.write())
@@ -177,7 +177,7 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
                     await journal.emit(TextDelta("m3", secret[7:]))
                     await journal.close()
                 seen = await follower.take()
-            said = [(item.body.message_id, item.body.text) for item in seen if isinstance(item, Live)]
+            said = [(item.body.message_id, item.body.text) for item in seen if isinstance(item, LiveText)]
             assert said == [
                 ("m1", "Look: "),
                 ("m1", "[redacted]"),
@@ -188,8 +188,8 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
             ]
             assert "".join(_whole(said, "m3")) == secret[7:]
             notice, verdict = (
-                Notice(WarningCode.COMPACTED, f"a {secret}"),
-                Verdict(OutcomeType.AGENT_ERROR, f"b {secret}"),
+                JobWarning(WarningCode.COMPACTED, f"a {secret}"),
+                Outcome(OutcomeType.AGENT_ERROR, f"b {secret}"),
             )
             await recorder.change(
                 JOB.id,
@@ -198,11 +198,11 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
                     job,
                     warnings=(notice,),
                     outcome=verdict,
-                    error=Fault("agent_error", f"c {secret}", retryable=True),
+                    error=ErrorInfo("agent_error", f"c {secret}", retryable=True),
                     answer=f"d {secret}",
                     structured_output={secret: [secret]},
                 ),
-                [Draft(0, NOW, Warned(WarningCode.COMPACTED, f"e {secret}"))],
+                [EventDraft(0, NOW, WarningEvent(WarningCode.COMPACTED, f"e {secret}"))],
             )
             job = await store.get(JOB.id)
             assert job is not None
@@ -238,11 +238,11 @@ def test_a_text_of_an_agent_is_searched_for_secrets_once_however_often_its_job_c
     async def scene() -> None:
         store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
         try:
-            await store.add(JOB, [Draft(0, NOW, StateChanged(None, "queued"))])
-            recorder = Recorder(store, Feed(), redactor)
-            await recorder.append(JOB.id, [Draft(1, NOW, Message("assistant", "the message"))])
-            error = Fault("agent_error", "the error", retryable=True)
-            warnings = (Notice(WarningCode.COMPACTED, "the warning"),)
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            recorder = EventLog(store, EventFeed(), redactor)
+            await recorder.append(JOB.id, [EventDraft(1, NOW, Message("assistant", "the message"))])
+            error = ErrorInfo("agent_error", "the error", retryable=True)
+            warnings = (JobWarning(WarningCode.COMPACTED, "the warning"),)
             answered = partial(
                 replace, answer="the answer", structured_output=["the value"], error=error, warnings=warnings
             )
@@ -268,13 +268,13 @@ def _moved(job: Job, state: State) -> Job:
     return replace(job, state=state, finished_at=NOW)
 
 
-def _control(store: SqlStore, feed: Feed) -> Control:
+def _control(store: SqlStore, feed: EventFeed) -> Control:
     return Control(
         store=store,
         queue=LocalQueue(store, capacity=1, max_queued=1),
         checkouts=GitCheckouts(Path("/nonexistent")),
         feed=feed,
         ledger=store,
-        catalogue=Catalogue(),
+        catalogue=Catalog(),
         clock=lambda: NOW,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steadyhand.errors import Conflict
-from steadyhand.job import ENDED, MOVES, Mover, State, Usage, advance
+from steadyhand.job import ENDED, TRANSITIONS, Actor, State, Usage, transition
 from steadyhand.outcome import OUTCOMES
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
@@ -27,7 +27,7 @@ def drawn() -> set[tuple[State, State]]:
 
 
 def test_the_table_of_moves_is_the_drawing_in_the_documentation_edge_by_edge() -> None:
-    assert set(MOVES) == drawn()
+    assert set(TRANSITIONS) == drawn()
 
 
 def test_the_documentation_says_what_each_state_that_is_not_reserved_means() -> None:
@@ -38,25 +38,25 @@ def test_the_documentation_says_what_each_state_that_is_not_reserved_means() -> 
 
 
 def test_every_state_can_be_reached_and_can_be_left() -> None:
-    assert {source for source, _ in MOVES} == set(State)
-    assert {target for _, target in MOVES} == set(State)
+    assert {source for source, _ in TRANSITIONS} == set(State)
+    assert {target for _, target in TRANSITIONS} == set(State)
 
 
 def test_every_move_says_who_makes_it() -> None:
-    assert all(movers and movers <= set(Mover) for movers in MOVES.values())
+    assert all(movers and movers <= set(Actor) for movers in TRANSITIONS.values())
 
 
 def test_an_ended_job_moves_only_back_into_the_queue() -> None:
-    assert {target for source, target in MOVES if source in ENDED} == {State.QUEUED}
+    assert {target for source, target in TRANSITIONS if source in ENDED} == {State.QUEUED}
 
 
 def test_a_move_that_is_not_in_the_table_is_refused() -> None:
     for source, target in itertools.product(State, State):
-        if (source, target) in MOVES:
-            assert advance(source, target) is target
+        if (source, target) in TRANSITIONS:
+            assert transition(source, target) is target
         else:
             with pytest.raises(Conflict, match=f"{source} cannot become {target}"):
-                advance(source, target)
+                transition(source, target)
 
 
 def test_every_state_but_the_waiting_ones_is_what_some_outcome_means() -> None:

@@ -23,13 +23,15 @@ PERSON = {
 
 
 def test_a_common_schema_is_taken_and_names_both_places_of_a_fault() -> None:
-    json_schema.accept(PERSON, "/s")
-    assert json_schema.fault(PERSON, {"name": "x", "tags": ["a"], "age": None}) is None
-    assert json_schema.fault(PERSON, {"name": "x", "tags": ["a", "c"]}) == (
+    json_schema.check_schema(PERSON, "/s")
+    assert json_schema.validation_error(PERSON, {"name": "x", "tags": ["a"], "age": None}) is None
+    assert json_schema.validation_error(PERSON, {"name": "x", "tags": ["a", "c"]}) == (
         "/tags/1: 'c' is not one of ['a', 'b'] (schema: /properties/tags/items/enum)"
     )
-    assert "(schema: /required)" in str(json_schema.fault(PERSON, {}))
-    assert "(schema: /additionalProperties)" in str(json_schema.fault(PERSON, {"name": "x", "more": 1}))
+    assert "(schema: /required)" in str(json_schema.validation_error(PERSON, {}))
+    assert "(schema: /additionalProperties)" in str(
+        json_schema.validation_error(PERSON, {"name": "x", "more": 1})
+    )
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -61,17 +63,17 @@ def nested(levels: int) -> dict[str, Any]:
         ({"maxLength": 1.5}, "/s/maxLength", "whole number"),
         ({"multipleOf": 0}, "/s/multipleOf", "above 0"),
         ({"pattern": 4}, "/s/pattern", "regular expression"),
-        (nested(json_schema.DEEPEST + 1), "/s", "levels"),
-        ({"anyOf": [{}] * (json_schema.MOST_SCHEMAS + 1)}, "/s", "schemas"),
-        ({"anyOf": [{"$ref": "#"}] * (json_schema.MOST_REFERENCES + 1)}, "/s", "references"),
-        ({"description": "x" * json_schema.MOST_BYTES}, "/s", "KiB"),
+        (nested(json_schema.MAX_DEPTH + 1), "/s", "levels"),
+        ({"anyOf": [{}] * (json_schema.MAX_SUBSCHEMAS + 1)}, "/s", "schemas"),
+        ({"anyOf": [{"$ref": "#"}] * (json_schema.MAX_REFERENCES + 1)}, "/s", "references"),
+        ({"description": "x" * json_schema.MAX_BYTES}, "/s", "KiB"),
     ],
 )
 def test_what_is_no_schema_or_too_much_is_refused_with_its_place(
     schema: dict[str, Any], pointer: str, text: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        json_schema.accept(schema, "/s")
+        json_schema.check_schema(schema, "/s")
     assert caught.value.faults[0].pointer == pointer
     assert text in caught.value.detail
 
@@ -79,7 +81,7 @@ def test_what_is_no_schema_or_too_much_is_refused_with_its_place(
 def test_what_the_library_takes_for_a_schema_is_taken() -> None:
     for schema in (PERSON, {}, {"items": [True, False]}, {"$defs": {"a": True}, "$ref": "#/$defs/a"}):
         Draft202012Validator.check_schema(PERSON)
-        json_schema.accept(schema, "")
+        json_schema.check_schema(schema, "")
 
 
 def test_a_pattern_that_explodes_is_not_run() -> None:
@@ -88,31 +90,31 @@ def test_a_pattern_that_explodes_is_not_run() -> None:
         "patternProperties": {"^(a+)+$": {"type": "integer"}},
         "additionalProperties": False,
     }
-    json_schema.accept(schema, "")
-    assert json_schema.fault(schema, {"a": "a" * 60 + "!", "a" * 60 + "!": 1}) is None
+    json_schema.check_schema(schema, "")
+    assert json_schema.validation_error(schema, {"a": "a" * 60 + "!", "a" * 60 + "!": 1}) is None
 
 
 def test_a_schema_that_explodes_is_refused_and_given_up() -> None:
     defs = {f"n{i}": {"allOf": [{"$ref": f"#/$defs/n{i + 1}"}] * 2} for i in range(30)}
     bomb = {"$ref": "#/$defs/n0", "$defs": {**defs, "n30": {"type": "integer"}}}
     with pytest.raises(InvalidRequest, match="unfolds"):
-        json_schema.accept(bomb, "")
-    assert json_schema.fault(bomb, 4) is None
+        json_schema.check_schema(bomb, "")
+    assert json_schema.validation_error(bomb, 4) is None
     endless = {"$ref": "#"}
-    json_schema.accept(endless, "")
-    assert json_schema.fault(endless, 4) is None
+    json_schema.check_schema(endless, "")
+    assert json_schema.validation_error(endless, 4) is None
 
 
 def test_an_answer_that_explodes_is_given_up() -> None:
     schema = {"items": {"allOf": [{"type": "integer"}] * 100}}
-    assert json_schema.fault(schema, [1] * 100_000) is None
+    assert json_schema.validation_error(schema, [1] * 100_000) is None
     objects = {"uniqueItems": True}
-    assert json_schema.fault(objects, [{"a": i} for i in range(20_000)]) is None
-    assert json_schema.fault(objects, [{"a": 1}, {"a": 1}]) is not None
+    assert json_schema.validation_error(objects, [{"a": i} for i in range(20_000)]) is None
+    assert json_schema.validation_error(objects, [{"a": 1}, {"a": 1}]) is not None
 
 
 def test_a_fault_is_one_short_line() -> None:
-    found = json_schema.fault({"type": "integer"}, json.dumps(["x\n" * 5_000]))
+    found = json_schema.validation_error({"type": "integer"}, json.dumps(["x\n" * 5_000]))
     assert found is not None
     assert len(found) < 300
     assert "\n" not in found

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from steadyhand.errors import Conflict, NotFound, StoreError, Unauthenticated
-from steadyhand.keyring import Keyring, digest_of
+from steadyhand.keyring import Keyring, secret_digest
 from steadyhand.ports import ALL_SCOPES, NO_LIMITS, ApiKey, KeyLimits, Scope
 from steadyhand.store import SqlStore, open_store
-from steadyhand.testing.contracts.samples import NOON, Clock, refused
+from steadyhand.testing.contracts.samples import NOON, FakeClock, expect_error
 
 SUBMIT: frozenset[Scope] = frozenset({"submit"})
 ADMIN: frozenset[Scope] = frozenset({"admin"})
-FIXED = ApiKey("k_admin", "STEADYHAND_API_KEY", digest_of(b"fixed"), ALL_SCOPES, NOON)
+FIXED = ApiKey("k_admin", "STEADYHAND_API_KEY", secret_digest(b"fixed"), ALL_SCOPES, NOON)
 
 
 class Bench:
-    def __init__(self, store: SqlStore, clock: Clock) -> None:
+    def __init__(self, store: SqlStore, clock: FakeClock) -> None:
         self.store = store
         self.clock = clock
 
@@ -35,7 +35,7 @@ class Bench:
 async def a_bench(path: Path) -> AsyncIterator[Bench]:
     store = await open_store(f"sqlite:///{path}/jobs.db")
     try:
-        yield Bench(store, Clock())
+        yield Bench(store, FakeClock())
     finally:
         await store.close()
 
@@ -87,7 +87,7 @@ def test_keys_and_what_became_of_them_survive_a_restart(tmp_path: Path) -> None:
         assert again.all() == first.all()
         assert again.limits_of(kept.id) == limits
         assert [opens(again, each) for each in (secret, lost, old, new)] == [True, False, True, True]
-        bench.clock.pass_by(timedelta(seconds=60))
+        bench.clock.advance(timedelta(seconds=60))
         assert [opens(again, each) for each in (old, new)] == [False, True]
 
     play(tmp_path, scene)
@@ -99,16 +99,16 @@ def test_a_revoked_key_opens_nothing_at_once_and_stays_known_by_its_id(tmp_path:
         limits = KeyLimits(day_micros=1)
         key, secret = await keyring.create("ci", SUBMIT, limits)
         _, newer = await keyring.rotate(key.id, grace_seconds=3600)
-        bench.clock.pass_by(timedelta(seconds=5))
+        bench.clock.advance(timedelta(seconds=5))
         revoked = await keyring.revoke(key.id)
         assert revoked.revoked_at == NOON + timedelta(seconds=5)
         assert not opens(keyring, secret)
         assert not opens(keyring, newer)
         # Jobs that it has asked for are still bound by its limits.
         assert keyring.limits_of(key.id) == limits
-        bench.clock.pass_by(timedelta(seconds=5))
+        bench.clock.advance(timedelta(seconds=5))
         assert await keyring.revoke(key.id) == revoked
-        await refused(Conflict, keyring.rotate(key.id))
+        await expect_error(Conflict, keyring.rotate(key.id))
 
     play(tmp_path, scene)
 
@@ -118,7 +118,7 @@ def test_a_key_is_shut_even_when_the_store_cannot_keep_that_it_was_revoked(tmp_p
         keyring = await bench.keyring(FIXED)
         key, secret = await keyring.create("ci", SUBMIT, NO_LIMITS)
         await bench.store.close()
-        await refused(StoreError, keyring.revoke(key.id))
+        await expect_error(StoreError, keyring.revoke(key.id))
         assert not opens(keyring, secret)
 
     play(tmp_path, scene)
@@ -133,7 +133,7 @@ def test_a_rotated_key_keeps_its_id_and_limits_and_its_old_secret_ends(tmp_path:
         assert (rotated.id, rotated.limits, rotated.created_at) == (key.id, key.limits, key.created_at)
         assert opens(keyring, new)
         assert opens(keyring, old) is bool(grace)
-        bench.clock.pass_by(timedelta(seconds=grace))
+        bench.clock.advance(timedelta(seconds=grace))
         assert opens(keyring, new)
         assert not opens(keyring, old)
 
@@ -155,7 +155,7 @@ def test_a_fixed_key_cannot_be_changed_and_says_where_it_is_set(tmp_path: Path) 
     async def scene(bench: Bench) -> None:
         keyring = await bench.keyring(FIXED)
         for attempt in (keyring.revoke("k_admin"), keyring.rotate("k_admin")):
-            error = await refused(Conflict, attempt)
+            error = await expect_error(Conflict, attempt)
             assert "STEADYHAND_API_KEY" in error.detail
         assert opens(keyring, "fixed")
 
@@ -164,15 +164,15 @@ def test_a_fixed_key_cannot_be_changed_and_says_where_it_is_set(tmp_path: Path) 
 
 def test_the_last_key_that_may_do_everything_cannot_be_revoked(tmp_path: Path) -> None:
     async def scene(bench: Bench) -> None:
-        bearer = ApiKey("k_bearer", "API_BEARER_TOKEN", digest_of(b"b"), SUBMIT, NOON)
+        bearer = ApiKey("k_bearer", "API_BEARER_TOKEN", secret_digest(b"b"), SUBMIT, NOON)
         keyring = await bench.keyring(bearer)
         first, secret = await keyring.create("first", ADMIN, NO_LIMITS)
-        error = await refused(Conflict, keyring.revoke(first.id))
+        error = await expect_error(Conflict, keyring.revoke(first.id))
         assert "last key" in error.detail
         assert opens(keyring, secret)
         second, _ = await keyring.create("second", ADMIN, NO_LIMITS)
         await keyring.revoke(first.id)
-        await refused(Conflict, keyring.revoke(second.id))
+        await expect_error(Conflict, keyring.revoke(second.id))
 
     play(tmp_path, scene)
 
@@ -198,7 +198,7 @@ def test_of_many_changes_at_once_none_undoes_a_revocation(tmp_path: Path) -> Non
 def test_a_fixed_key_with_the_secret_of_a_kept_one_comes_first(tmp_path: Path) -> None:
     async def scene(bench: Bench) -> None:
         key, secret = await (await bench.keyring(FIXED)).create("ci", SUBMIT, NO_LIMITS)
-        fixed = ApiKey("k_admin", "STEADYHAND_API_KEY", digest_of(secret.encode()), ALL_SCOPES, NOON)
+        fixed = ApiKey("k_admin", "STEADYHAND_API_KEY", secret_digest(secret.encode()), ALL_SCOPES, NOON)
         keyring = await bench.keyring(fixed)
         assert keyring.known(secret.encode()) == fixed
         await keyring.revoke(key.id)
@@ -210,11 +210,11 @@ def test_a_fixed_key_with_the_secret_of_a_kept_one_comes_first(tmp_path: Path) -
 def test_nobody_gets_in_without_a_key_and_an_unknown_id_is_not_found(tmp_path: Path) -> None:
     async def scene(bench: Bench) -> None:
         keyring = await bench.keyring()
-        for token in (b"", b"x", b"\xff", digest_of(b"x").encode()):
+        for token in (b"", b"x", b"\xff", secret_digest(b"x").encode()):
             with pytest.raises(Unauthenticated):
                 keyring.known(token)
         for attempt in (keyring.revoke("k_none"), keyring.rotate("k_none")):
-            await refused(NotFound, attempt)
+            await expect_error(NotFound, attempt)
         assert keyring.limits_of("k_none") is NO_LIMITS
 
     play(tmp_path, scene)

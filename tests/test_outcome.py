@@ -4,112 +4,125 @@ from pathlib import Path
 import pytest
 
 from steadyhand.job import OutcomeType, State
-from steadyhand.outcome import OUTCOMES, Evidence, Result, Stop, fault_of, judge
+from steadyhand.outcome import OUTCOMES, AgentResult, RunEvidence, StopReason, decide_outcome, error_info
 
-GOOD = Result(subtype="success", is_error=False, text="done")
+GOOD = AgentResult(subtype="success", is_error=False, text="done")
 UNKNOWN = "--agent 'x' not found. Available agents: claude, Plan"
 
 CASES = {
-    "a good result and exit 0": (Evidence(exit_code=0, result=GOOD), "success"),
-    "a good result of a process we had to end afterwards": (Evidence(exit_code=None, result=GOOD), "success"),
+    "a good result and exit 0": (RunEvidence(exit_code=0, result=GOOD), "success"),
+    "a good result of a process we had to end afterwards": (
+        RunEvidence(exit_code=None, result=GOOD),
+        "success",
+    ),
     "a success subtype that is an error, exit 1": (
-        Evidence(
+        RunEvidence(
             exit_code=1, result=replace(GOOD, is_error=True, text="API Error: 402", api_error_status=402)
         ),
         "budget",
     ),
-    "a success subtype, no error, but exit 1": (Evidence(exit_code=1, result=GOOD), "agent_error"),
-    "exit 0 with is_error": (Evidence(exit_code=0, result=replace(GOOD, is_error=True)), "agent_error"),
-    "exit 0 with no result": (Evidence(exit_code=0), "no_result"),
-    "exit 3 with no result": (Evidence(exit_code=3, stderr="boom\n"), "agent_error"),
-    "an empty result": (Evidence(exit_code=0, result=replace(GOOD, text=" \n")), "empty"),
+    "a success subtype, no error, but exit 1": (RunEvidence(exit_code=1, result=GOOD), "agent_error"),
+    "exit 0 with is_error": (RunEvidence(exit_code=0, result=replace(GOOD, is_error=True)), "agent_error"),
+    "exit 0 with no result": (RunEvidence(exit_code=0), "no_result"),
+    "exit 3 with no result": (RunEvidence(exit_code=3, stderr="boom\n"), "agent_error"),
+    "an empty result": (RunEvidence(exit_code=0, result=replace(GOOD, text=" \n")), "empty"),
     "no text but an object": (
-        Evidence(exit_code=0, wants_schema=True, result=replace(GOOD, text=None, structured_output={"a": 1})),
+        RunEvidence(
+            exit_code=0, schema_required=True, result=replace(GOOD, text=None, structured_output={"a": 1})
+        ),
         "success",
     ),
-    "a schema without an object": (Evidence(exit_code=0, wants_schema=True, result=GOOD), "invalid_output"),
+    "a schema without an object": (
+        RunEvidence(exit_code=0, schema_required=True, result=GOOD),
+        "invalid_output",
+    ),
     "a schema never met": (
-        Evidence(
+        RunEvidence(
             exit_code=1, result=replace(GOOD, subtype="error_max_structured_output_retries", is_error=True)
         ),
         "invalid_output",
     ),
     "an object that does not fit its schema": (
-        Evidence(
+        RunEvidence(
             exit_code=0,
-            wants_schema=True,
-            schema_fault="/a: 1 is not of type 'string' (schema: /properties/a/type)",
+            schema_required=True,
+            schema_error="/a: 1 is not of type 'string' (schema: /properties/a/type)",
             result=replace(GOOD, structured_output={"a": 1}),
         ),
         "invalid_output",
     ),
-    "a refusal": (Evidence(exit_code=0, result=replace(GOOD, stop_reason="refusal")), "refused"),
+    "a refusal": (RunEvidence(exit_code=0, result=replace(GOOD, stop_reason="refusal")), "refused"),
     "the budget of the CLI": (
-        Evidence(exit_code=1, result=Result("error_max_budget_usd", is_error=True, text=None)),
+        RunEvidence(exit_code=1, result=AgentResult("error_max_budget_usd", is_error=True, text=None)),
         "budget",
     ),
     "the turns of the CLI": (
-        Evidence(exit_code=1, result=Result("error_max_turns", is_error=True, text=None)),
+        RunEvidence(exit_code=1, result=AgentResult("error_max_turns", is_error=True, text=None)),
         "max_turns",
     ),
     "an error while running": (
-        Evidence(exit_code=1, result=Result("error_during_execution", is_error=True, text=None)),
+        RunEvidence(exit_code=1, result=AgentResult("error_during_execution", is_error=True, text=None)),
         "agent_error",
     ),
     "an API error 429": (
-        Evidence(exit_code=1, result=replace(GOOD, is_error=True, api_error_status=429)),
+        RunEvidence(exit_code=1, result=replace(GOOD, is_error=True, api_error_status=429)),
         "rate_limited",
     ),
     "an API error 401": (
-        Evidence(exit_code=1, result=replace(GOOD, is_error=True, api_error_status=401)),
+        RunEvidence(exit_code=1, result=replace(GOOD, is_error=True, api_error_status=401)),
         "unauthorized",
     ),
     "an API error 500 though not marked as an error": (
-        Evidence(exit_code=0, result=replace(GOOD, api_error_status=500)),
+        RunEvidence(exit_code=0, result=replace(GOOD, api_error_status=500)),
         "model_error",
     ),
-    "a signal from elsewhere": (Evidence(signal=9), "killed"),
-    "a signal from elsewhere after a good result": (Evidence(signal=9, result=GOOD), "killed"),
-    "the memory limit that killed the agent": (Evidence(signal=9, memory=True), "memory"),
+    "a signal from elsewhere": (RunEvidence(signal=9), "killed"),
+    "a signal from elsewhere after a good result": (RunEvidence(signal=9, result=GOOD), "killed"),
+    "the memory limit that killed the agent": (RunEvidence(signal=9, memory=True), "memory"),
     "the memory limit that made the agent fail": (
-        Evidence(exit_code=1, memory=True, disk=True, result=replace(GOOD, is_error=True)),
+        RunEvidence(exit_code=1, memory=True, disk=True, result=replace(GOOD, is_error=True)),
         "memory",
     ),
     "the memory limit that the agent coped with": (
-        Evidence(exit_code=0, memory=True, result=GOOD),
+        RunEvidence(exit_code=0, memory=True, result=GOOD),
         "success",
     ),
     "the memory limit beside a budget that was spent": (
-        Evidence(exit_code=1, memory=True, result=Result("error_max_budget_usd", is_error=True, text=None)),
+        RunEvidence(
+            exit_code=1, memory=True, result=AgentResult("error_max_budget_usd", is_error=True, text=None)
+        ),
         "budget",
     ),
     "the memory limit on the way to the deadline": (
-        Evidence(stop=Stop.DEADLINE, signal=9, memory=True),
+        RunEvidence(stop=StopReason.DEADLINE, signal=9, memory=True),
         "timeout",
     ),
-    "a full disk that made the agent fail": (Evidence(exit_code=1, disk=True), "disk"),
-    "a full disk that the agent coped with": (Evidence(exit_code=0, disk=True, result=GOOD), "success"),
+    "a full disk that made the agent fail": (RunEvidence(exit_code=1, disk=True), "disk"),
+    "a full disk that the agent coped with": (RunEvidence(exit_code=0, disk=True, result=GOOD), "success"),
     "an unknown agent, as the runner saw it": (
-        Evidence(exit_code=1, unknown_agent=True, stderr=UNKNOWN),
+        RunEvidence(exit_code=1, unknown_agent=True, stderr=UNKNOWN),
         "unknown_agent",
     ),
-    "an unknown agent, as the CLI says it": (Evidence(exit_code=1, stderr=UNKNOWN), "unknown_agent"),
-    "the deadline": (Evidence(stop=Stop.DEADLINE, exit_code=143), "timeout"),
+    "an unknown agent, as the CLI says it": (RunEvidence(exit_code=1, stderr=UNKNOWN), "unknown_agent"),
+    "the deadline": (RunEvidence(stop=StopReason.DEADLINE, exit_code=143), "timeout"),
     "the deadline, with a result that came on the way out": (
-        Evidence(stop=Stop.DEADLINE, exit_code=0, result=GOOD),
+        RunEvidence(stop=StopReason.DEADLINE, exit_code=0, result=GOOD),
         "timeout",
     ),
-    "silence": (Evidence(stop=Stop.IDLE, signal=9), "stalled"),
-    "a cancel": (Evidence(stop=Stop.CANCEL, signal=9), "cancelled"),
-    "a shutdown": (Evidence(stop=Stop.SHUTDOWN, signal=15), "interrupted"),
-    "a caller that did not make its calls": (Evidence(stop=Stop.UNANSWERED, exit_code=0), "unanswered"),
+    "silence": (RunEvidence(stop=StopReason.IDLE, signal=9), "stalled"),
+    "a cancel": (RunEvidence(stop=StopReason.CANCEL, signal=9), "cancelled"),
+    "a shutdown": (RunEvidence(stop=StopReason.SHUTDOWN, signal=15), "interrupted"),
+    "a caller that did not make its calls": (
+        RunEvidence(stop=StopReason.UNANSWERED, exit_code=0),
+        "unanswered",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_is_judged_from_all_evidence(case: str) -> None:
     evidence, expected = CASES[case]
-    assert judge(evidence).type == expected
+    assert decide_outcome(evidence).type == expected
 
 
 def test_every_outcome_that_judging_can_give_is_in_the_closed_list() -> None:
@@ -135,7 +148,7 @@ def test_the_documentation_gives_each_outcome_its_state_and_no_other() -> None:
 
 
 def test_a_detail_is_one_line_and_bounded() -> None:
-    verdict = judge(Evidence(exit_code=1, stderr="first\n" + "long " * 200 + "\n\n"))
+    verdict = decide_outcome(RunEvidence(exit_code=1, stderr="first\n" + "long " * 200 + "\n\n"))
     assert verdict.detail is not None
     assert "\n" not in verdict.detail
     assert len(verdict.detail) <= 300
@@ -143,7 +156,7 @@ def test_a_detail_is_one_line_and_bounded() -> None:
 
 def test_only_a_success_has_no_fault() -> None:
     for evidence, expected in CASES.values():
-        fault = fault_of(judge(evidence))
+        fault = error_info(decide_outcome(evidence))
         assert (fault is None) == (expected == "success")
         if fault is not None:
             assert fault.code == expected

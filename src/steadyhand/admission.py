@@ -10,24 +10,32 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from steadyhand.agents import SCRATCH
-from steadyhand.errors import Forbidden, TryLater
-from steadyhand.job import dollars
-from steadyhand.ports import NO_LIMITS, Backlog, KeyLimits, Ledger, Span, UsageQuery, bounds_of
+from steadyhand.agents import SCRATCH_WORKSPACE
+from steadyhand.errors import Forbidden, RetryLater
+from steadyhand.job import format_dollars_short
+from steadyhand.ports import (
+    NO_LIMITS,
+    CalendarPeriod,
+    KeyBacklog,
+    KeyLimits,
+    Ledger,
+    UsageQuery,
+    period_bounds,
+)
 
-_SECOND = 1_000_000_000
-_WINDOW = 60 * _SECOND
-_SHOWN_NAMES = 10
+_SECOND_NS = 1_000_000_000
+_WINDOW_NS = 60 * _SECOND_NS
+_MAX_NAMES_SHOWN = 10
 
-SpentOf = Callable[[str, Span], Awaitable[int]]
+GetSpending = Callable[[str, CalendarPeriod], Awaitable[int]]
 """Gives the settled micro-dollars that a key has spent in this day or month."""
 
 
-def spent_by(ledger: Ledger, clock: Callable[[], datetime]) -> SpentOf:
+def spending_from_ledger(ledger: Ledger, clock: Callable[[], datetime]) -> GetSpending:
     """Read what keys have spent from the ledger."""
 
-    async def spent(key_id: str, period: Span) -> int:
-        since, until = bounds_of(period, clock())
+    async def spent(key_id: str, period: CalendarPeriod) -> int:
+        since, until = period_bounds(period, clock())
         rows = await ledger.usage(UsageQuery(since=since, until=until, api_key_id=key_id))
         return sum(row.spent.micros for row in rows)
 
@@ -35,7 +43,7 @@ def spent_by(ledger: Ledger, clock: Callable[[], datetime]) -> SpentOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class RateCharge:
     """What an admitted request took of its key's rate."""
 
     window: deque[int] | None = None
@@ -46,10 +54,10 @@ class Charge:
             self.window.pop()
 
 
-_FREE = Charge()
+_NO_CHARGE = RateCharge()
 
 
-async def _nothing(_key_id: str, _period: Span) -> int:
+async def _no_spending(_key_id: str, _period: CalendarPeriod) -> int:
     return 0
 
 
@@ -62,98 +70,99 @@ class Admission:
     def __init__(
         self,
         *,
-        limits_of: Callable[[str], KeyLimits],
-        backlog_of: Callable[[str], Backlog],
-        spent_of: SpentOf = _nothing,
+        get_limits: Callable[[str], KeyLimits],
+        get_backlog: Callable[[str], KeyBacklog],
+        get_spending: GetSpending = _no_spending,
         clock: Callable[[], datetime],
-        ticks: Callable[[], int] = time.monotonic_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._limits_of = limits_of
-        self._backlog_of = backlog_of
-        self._spent_of = spent_of
+        self._get_limits = get_limits
+        self._get_backlog = get_backlog
+        self._get_spending = get_spending
         self._clock = clock
-        self._ticks = ticks
+        self._monotonic_ns = monotonic_ns
         self._windows: dict[str, deque[int]] = {}
 
-    def permit(self, key_id: str, agent: str, workspace: str | None) -> None:
+    def check_allowed(self, key_id: str, agent: str, workspace: str | None) -> None:
         """Raise `Forbidden` (`agent_not_allowed`, `workspace_not_allowed`); no workspace is the scratch one."""
-        limits = self._limits_of(key_id)
+        limits = self._get_limits(key_id)
         if limits is NO_LIMITS:
             return
         if limits.agents is not None and agent not in limits.agents:
             raise Forbidden(
-                f"This key may not use the agent {agent!r}; it may use {_names(limits.agents)}.",
+                f"This key may not use the agent {agent!r}; it may use {_join_names(limits.agents)}.",
                 code="agent_not_allowed",
             )
-        if limits.workspaces is not None and (workspace or SCRATCH) not in limits.workspaces:
+        if limits.workspaces is not None and (workspace or SCRATCH_WORKSPACE) not in limits.workspaces:
             raise Forbidden(
-                f"This key may not use this workspace; it may use {_names(limits.workspaces)}.",
+                f"This key may not use this workspace; it may use {_join_names(limits.workspaces)}.",
                 code="workspace_not_allowed",
             )
 
-    async def charge(self, key_id: str) -> Charge:
+    async def charge(self, key_id: str) -> RateCharge:
         """Count one request for work, or raise `TryLater` (`budget_exhausted`, `too_many_jobs`, `rate_limited`).
 
         It does not let go of the event loop after it has counted: what is admitted next finds the queue as judged.
         """
-        limits = self._limits_of(key_id)
+        limits = self._get_limits(key_id)
         if limits is NO_LIMITS:
-            return _FREE
-        await self._within_budgets(key_id, limits)
-        self._within_queue(key_id, limits)
-        return _FREE if limits.per_minute is None else self._within_rate(key_id, limits.per_minute)
+            return _NO_CHARGE
+        await self._check_budgets(key_id, limits)
+        self._check_queued(key_id, limits)
+        return _NO_CHARGE if limits.per_minute is None else self._charge_rate(key_id, limits.per_minute)
 
-    async def _within_budgets(self, key_id: str, limits: KeyLimits) -> None:
-        periods: tuple[tuple[Span, int | None], ...] = (
+    async def _check_budgets(self, key_id: str, limits: KeyLimits) -> None:
+        periods: tuple[tuple[CalendarPeriod, int | None], ...] = (
             ("month", limits.month_micros),  # who has spent both comes back after the longer one
             ("day", limits.day_micros),
         )
-        for period, most in periods:
-            if most is None:
+        for period, limit_micros in periods:
+            if limit_micros is None:
                 continue
-            spent = await self._spent_of(key_id, period)
-            if spent >= most:
+            spent = await self._get_spending(key_id, period)
+            if spent >= limit_micros:
                 now = self._clock()
-                again = bounds_of(period, now)[1]
-                raise TryLater(
-                    f"This key's budget of {dollars(most)} USD a {period} is spent ({dollars(spent)} USD). "
-                    f"It begins anew at {again:%Y-%m-%dT%H:%M:%SZ}.",
+                resets_at = period_bounds(period, now)[1]
+                raise RetryLater(
+                    f"This key's budget of {format_dollars_short(limit_micros)} USD a {period} is spent "
+                    f"({format_dollars_short(spent)} USD). "
+                    f"It begins anew at {resets_at:%Y-%m-%dT%H:%M:%SZ}.",
                     code="budget_exhausted",
-                    retry_after=math.ceil((again - now).total_seconds()),
+                    retry_after=math.ceil((resets_at - now).total_seconds()),
                 )
 
-    def _within_queue(self, key_id: str, limits: KeyLimits) -> None:
+    def _check_queued(self, key_id: str, limits: KeyLimits) -> None:
         if limits.queued is None:
             return
-        backlog = self._backlog_of(key_id)
+        backlog = self._get_backlog(key_id)
         if backlog.waiting + 1 - backlog.startable > limits.queued:
-            raise TryLater(
-                f"This key may have {_counted(limits.queued, 'job')} waiting. "
+            raise RetryLater(
+                f"This key may have {_pluralize(limits.queued, 'job')} waiting. "
                 f"Try again in {backlog.retry_after} s.",
                 code="too_many_jobs",
                 retry_after=backlog.retry_after,
             )
 
-    def _within_rate(self, key_id: str, most: int) -> Charge:
+    def _charge_rate(self, key_id: str, limit: int) -> RateCharge:
         window = self._windows.setdefault(key_id, deque())
-        now = self._ticks()
-        while window and now - window[0] >= _WINDOW:
+        now = self._monotonic_ns()
+        while window and now - window[0] >= _WINDOW_NS:
             window.popleft()
-        if len(window) >= most:
-            seconds = max(1, -((now - window[-most] - _WINDOW) // _SECOND))
-            raise TryLater(
-                f"This key may ask for work {_counted(most, 'time')} a minute. Try again in {seconds} s.",
+        if len(window) >= limit:
+            retry_after = max(1, -((now - window[-limit] - _WINDOW_NS) // _SECOND_NS))
+            raise RetryLater(
+                f"This key may ask for work {_pluralize(limit, 'time')} a minute. Try again in {retry_after} s.",
                 code="rate_limited",
-                retry_after=seconds,
+                retry_after=retry_after,
             )
         window.append(now)
-        return Charge(window)
+        return RateCharge(window)
 
 
-def _counted(count: int, noun: str) -> str:
+def _pluralize(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN_NAMES])
-    return f"{shown} and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else shown
+def _join_names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MAX_NAMES_SHOWN])
+    return f"{shown} and {len(names) - _MAX_NAMES_SHOWN} more" if len(names) > _MAX_NAMES_SHOWN else shown

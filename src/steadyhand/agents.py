@@ -12,33 +12,33 @@ from typing import Any, Literal
 import yaml
 
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import MICROS, OnInterrupt, Publish
+from steadyhand.job import MICROS_PER_DOLLAR, OnInterrupt, Publish
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, dashes or underscores"
 
-Trust = Literal["none", "instructions", "full"]
-Mode = Literal["checkout", "in_place"]
+TrustLevel = Literal["none", "instructions", "full"]
+WorkspaceMode = Literal["checkout", "in_place"]
 RunnerMode = Literal["stream", "plain"]
 
-SAFE_KEYS = ("name", "description", "tools", "model")
+SAFE_FRONTMATTER_KEYS = ("name", "description", "tools", "model")
 """Frontmatter that a definition keeps below full trust; the rest could bring hooks or servers along."""
 
 
-def agent_name(raw: str) -> str:
+def parse_agent_name(raw: str) -> str:
     """Give the name that `raw` means: a path to a definition means its last part without `.md`.
 
     Raises `InvalidRequest` at `/agent` when that is not a name.
     """
     name = raw.rsplit("/", 1)[-1]
     name = name.removesuffix(".md")
-    if NAME.fullmatch(name) is None:
+    if NAME_PATTERN.fullmatch(name) is None:
         raise InvalidRequest.at("/agent", f"is not an agent's name: {NAME_RULE}")
     return name
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class AgentDefinition:
     """One agent definition: `text` is the whole file as the CLI will be given it."""
 
     name: str
@@ -48,8 +48,8 @@ class Definition:
 
 
 def parse_definition(
-    stem: str, text: str, *, origin: Literal["workspace", "data_dir"], full: bool = False
-) -> Definition | None:
+    stem: str, text: str, *, origin: Literal["workspace", "data_dir"], full_trust: bool = False
+) -> AgentDefinition | None:
     """Read a definition file; null when it is not one (no frontmatter, or no usable name).
 
     Below full trust only `SAFE_KEYS` are kept. `stem` is the file's name without `.md`, used when the
@@ -57,25 +57,25 @@ def parse_definition(
     """
     if not text.startswith("---"):
         return None
-    head, separator, body = text[3:].partition("\n---")
+    frontmatter, separator, body = text[3:].partition("\n---")
     if not separator:
         return None
     try:
-        keys: Any = yaml.safe_load(head)
+        keys: Any = yaml.safe_load(frontmatter)
     except (yaml.YAMLError, RecursionError):
         return None
     if not isinstance(keys, dict):
         return None
     name = str(keys.get("name") or stem)
-    if NAME.fullmatch(name) is None:
+    if NAME_PATTERN.fullmatch(name) is None:
         return None
-    kept = {str(k): v for k, v in keys.items() if full or k in SAFE_KEYS}
-    kept["name"] = name
+    allowed = {str(k): v for k, v in keys.items() if full_trust or k in SAFE_FRONTMATTER_KEYS}
+    allowed["name"] = name
     description = str(keys.get("description") or name)
-    kept["description"] = description
-    front = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    allowed["description"] = description
+    frontmatter_yaml = yaml.safe_dump(allowed, sort_keys=False, allow_unicode=True)
     prompt = body.partition("\n")[2]
-    return Definition(name, description, f"---\n{front}---\n{prompt}", origin)
+    return AgentDefinition(name, description, f"---\n{frontmatter_yaml}---\n{prompt}", origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Agent:
     """Leave out what a chat without tools does not need; a request is then 9 KB in place of 51 KB."""
 
 
-SCRATCH = "scratch"
+SCRATCH_WORKSPACE = "scratch"
 """The name of the workspace that is an empty directory."""
 
 
@@ -124,8 +124,8 @@ class Workspace:
     name: str
     repository: str | None = None
     ref: str | None = None
-    mode: Mode = "checkout"
-    trust: Trust = "instructions"
+    mode: WorkspaceMode = "checkout"
+    trust: TrustLevel = "instructions"
     setup: tuple[str, ...] = ()
     """Shell commands run once for each warm checkout, in the sandbox."""
     setup_secrets: tuple[str, ...] = ()
@@ -144,7 +144,7 @@ class Defaults:
 
     agent: str = "claude"
     workspace: str | None = None
-    budget_micros: int = 5 * MICROS
+    budget_micros: int = 5 * MICROS_PER_DOLLAR
     timeout_seconds: float = 2700
     idle_timeout_seconds: float = 600
     publish: Publish = "none"
@@ -159,14 +159,14 @@ class Limits:
     max_timeout_seconds: float | None = None
 
 
-BUILT_IN: Mapping[str, Agent] = {
+BUILT_IN_AGENTS: Mapping[str, Agent] = {
     "claude": Agent("claude", "Claude with all its tools, in the default workspace."),
     "chat": Agent(
         "chat",
         "Claude without tools, lean and cheap, for plain conversation.",
-        workspace=SCRATCH,
+        workspace=SCRATCH_WORKSPACE,
         tools=(),
-        budget_micros=MICROS // 4,
+        budget_micros=MICROS_PER_DOLLAR // 4,
         timeout_seconds=120,
         lean=True,
     ),
@@ -175,10 +175,10 @@ BUILT_IN: Mapping[str, Agent] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalog:
     """What can be asked for by name: configured agents over built-in ones, and configured workspaces."""
 
-    agents: Mapping[str, Agent] = field(default_factory=lambda: dict(BUILT_IN))
+    agents: Mapping[str, Agent] = field(default_factory=lambda: dict(BUILT_IN_AGENTS))
     workspaces: Mapping[str, Workspace] = field(default_factory=dict)
     defaults: Defaults = field(default_factory=Defaults)
     limits: Limits = field(default_factory=Limits)
@@ -189,11 +189,11 @@ class Catalogue:
 
     def workspace(self, name: str | None) -> Workspace:
         """Give a configured workspace, the scratch one for null, or one for a path or a URL."""
-        if name is None or name == SCRATCH:
-            return Workspace(SCRATCH)
+        if name is None or name == SCRATCH_WORKSPACE:
+            return Workspace(SCRATCH_WORKSPACE)
         return self.workspaces.get(name) or Workspace(name, repository=name)
 
-    def workspace_name(self, agent: Agent) -> str | None:
+    def default_workspace_name(self, agent: Agent) -> str | None:
         """Say where an agent works when the job does not: null is the scratch checkout."""
         name = agent.workspace if agent.workspace is not None else self.defaults.workspace
-        return None if name == SCRATCH else name
+        return None if name == SCRATCH_WORKSPACE else name

@@ -26,14 +26,14 @@ import httpx2
 from steadyhand.errors import (
     CallerError,
     Conflict,
-    FieldFault,
+    FieldError,
     Forbidden,
     InvalidRequest,
     NotFound,
+    RetryLater,
+    ServiceUnreachable,
     SteadyhandError,
-    TryLater,
     Unauthenticated,
-    Unreachable,
 )
 
 __all__ = ["DEFAULT_URL", "ENDED_STATES", "Client"]
@@ -42,15 +42,15 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
 """The states in which nothing more happens to a job unless somebody asks for it."""
 
-_CONNECT_SECONDS = 5.0
-_ANSWER_SECONDS = 60.0
-_SILENCE_SECONDS = 35.0  # the service says something on a stream at least every 10 s
-_LONGEST_WAIT = 30  # of one `Prefer: wait`; the service takes up to 60
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-_STEADY_SECONDS = 1.0  # a stream that held this long was a good one
-_LINE_LIMIT = 32 * 1024 * 1024
+_CONNECT_TIMEOUT_SECONDS = 5.0
+_RESPONSE_TIMEOUT_SECONDS = 60.0
+_STREAM_READ_TIMEOUT_SECONDS = 35.0  # the service says something on a stream at least every 10 s
+_MAX_PREFER_WAIT_SECONDS = 30  # of one `Prefer: wait`; the service takes up to 60
+_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 2.0
+_STABLE_STREAM_SECONDS = 1.0  # a stream that held this long was a good one
+_MAX_LINE_BYTES = 32 * 1024 * 1024
 
-_BY_STATUS: Mapping[int, type[CallerError]] = {
+_ERROR_BY_STATUS: Mapping[int, type[CallerError]] = {
     400: InvalidRequest,
     401: Unauthenticated,
     403: Forbidden,
@@ -61,8 +61,8 @@ _BY_STATUS: Mapping[int, type[CallerError]] = {
     413: InvalidRequest,
     415: InvalidRequest,
     422: InvalidRequest,
-    429: TryLater,
-    503: TryLater,
+    429: RetryLater,
+    503: RetryLater,
 }
 
 
@@ -87,13 +87,13 @@ class Client:
             )
         self.base_url = base_url.rstrip("/")
         self.local = _is_loopback(url.host)
-        self._patience = patience_seconds
-        self._heard = False
-        headers = {"authorization": f"Bearer {_header_safe(token)}"} if token else {}
+        self._reconnect_seconds = patience_seconds
+        self._has_connected = False
+        headers = {"authorization": f"Bearer {_validate_token(token)}"} if token else {}
         self._http = httpx2.Client(
             base_url=self.base_url,
             headers=headers,
-            timeout=httpx2.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            timeout=httpx2.Timeout(_RESPONSE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS),
             trust_env=not self.local,  # a proxy has no business between this machine and itself
         )
 
@@ -101,7 +101,10 @@ class Client:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -120,16 +123,16 @@ class Client:
         body = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
         try:
-            return self._object("POST", "/v1/jobs", json=body, headers=headers)
-        except Unreachable as error:
+            return self._request_json("POST", "/v1/jobs", json=body, headers=headers)
+        except ServiceUnreachable as error:
             if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | None):
                 raise  # nobody heard it the first time
-            return self._object("POST", "/v1/jobs", json=body, headers=headers)
+            return self._request_json("POST", "/v1/jobs", json=body, headers=headers)
 
     def retry(self, job_id: str, *, after_run: int | None = None) -> dict[str, Any]:
         """Ask for a new run of an ended job; with `after_run` a repeat of the request does nothing more."""
         body = {} if after_run is None else {"after_run": after_run}
-        return self._object("POST", f"/v1/jobs/{_part(job_id)}/retry", json=body)
+        return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/retry", json=body)
 
     def resume(
         self,
@@ -140,64 +143,74 @@ class Client:
         prompt: str | None = None,
     ) -> dict[str, Any]:
         """Ask an ended job to go on in its session and checkout, perhaps with more to spend or something to say."""
-        given = {"after_run": after_run, "budget_usd": budget_usd, "prompt": prompt}
-        body = {name: value for name, value in given.items() if value is not None}
-        return self._object("POST", f"/v1/jobs/{_part(job_id)}/resume", json=body)
+        fields = {"after_run": after_run, "budget_usd": budget_usd, "prompt": prompt}
+        body = {name: value for name, value in fields.items() if value is not None}
+        return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/resume", json=body)
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask a job to stop and give it as it then is; one that has ended stays as it is."""
-        return self._object("POST", f"/v1/jobs/{_part(job_id)}/cancel")
+        return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/cancel")
 
     def delete(self, job_id: str) -> None:
         """Forget an ended job and all that was kept of it."""
-        self._send("DELETE", f"/v1/jobs/{_part(job_id)}")
+        self._request("DELETE", f"/v1/jobs/{_job_path_segment(job_id)}")
 
     # --- looking ---------------------------------------------------------------------------
 
     def get(self, job_id: str) -> dict[str, Any]:
         """Give a job."""
-        return self._object("GET", f"/v1/jobs/{_part(job_id)}")
+        return self._request_json("GET", f"/v1/jobs/{_job_path_segment(job_id)}")
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
         """Give a job when it has ended, or as it is after `timeout_seconds` (null waits as long as it takes)."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        patience = _Patience(self._patience if self._heard else 0)
+        backoff = _Backoff(self._reconnect_seconds if self._has_connected else 0)
         while True:
-            left = _LONGEST_WAIT if deadline is None else min(_LONGEST_WAIT, deadline - time.monotonic())
+            remaining = (
+                _MAX_PREFER_WAIT_SECONDS
+                if deadline is None
+                else min(_MAX_PREFER_WAIT_SECONDS, deadline - time.monotonic())
+            )
             # Whole seconds only, so the last stretch of a short wait is spent in small looks.
-            prefer = {"prefer": f"wait={int(left)}"} if left >= 1 else {}
+            prefer = {"prefer": f"wait={int(remaining)}"} if remaining >= 1 else {}
             try:
-                job = self._object("GET", f"/v1/jobs/{_part(job_id)}", headers=prefer)
-            except Unreachable as error:
-                patience.spend(error)
+                job = self._request_json("GET", f"/v1/jobs/{_job_path_segment(job_id)}", headers=prefer)
+            except ServiceUnreachable as error:
+                backoff.spend(error)
                 continue
-            patience.renew(self._patience)
+            backoff.reset(self._reconnect_seconds)
             if job.get("state") in ENDED_STATES:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
                 return job
             if not prefer:
-                time.sleep(_FIRST_PAUSE)
+                time.sleep(_MIN_PAUSE_SECONDS)
 
     def diff(self, job_id: str) -> bytes:
         """Give what an ended job changed, as `git apply` takes it."""
-        return self._send("GET", f"/v1/jobs/{_part(job_id)}/diff", headers={"accept": "text/x-diff"}).content
+        return self._request(
+            "GET", f"/v1/jobs/{_job_path_segment(job_id)}/diff", headers={"accept": "text/x-diff"}
+        ).content
 
     def bundle(self, job_id: str) -> bytes:
         """Give the job's commits as a git bundle."""
-        return self._send("GET", f"/v1/jobs/{_part(job_id)}/bundle", headers={"accept": "*/*"}).content
+        return self._request(
+            "GET", f"/v1/jobs/{_job_path_segment(job_id)}/bundle", headers={"accept": "*/*"}
+        ).content
 
     def transcript(self, job_id: str) -> bytes:
         """Give the agent's own record of an ended job: one JSON object a line."""
-        return self._send("GET", f"/v1/jobs/{_part(job_id)}/transcript", headers={"accept": "*/*"}).content
+        return self._request(
+            "GET", f"/v1/jobs/{_job_path_segment(job_id)}/transcript", headers={"accept": "*/*"}
+        ).content
 
     def agents(self) -> Sequence[dict[str, Any]]:
         """Give the agents that can be asked for, with their limits."""
-        return _rows(self._object("GET", "/v1/agents"))
+        return _rows(self._request_json("GET", "/v1/agents"))
 
     def workspaces(self) -> Sequence[dict[str, Any]]:
         """Give the workspaces that can be asked for."""
-        return _rows(self._object("GET", "/v1/workspaces"))
+        return _rows(self._request_json("GET", "/v1/workspaces"))
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = True) -> Iterator[dict[str, Any]]:
         """Follow a job's events from number `after` on, as they happen, until it has ended.
@@ -207,23 +220,25 @@ class Client:
         (`seq` null) are lost then.
         """
         if not follow:
-            yield from self._so_far(job_id, after)
+            yield from self._list_events(job_id, after)
             return
-        patience = _Patience(self._patience if self._heard else 0)
-        place = _Place(after)
-        while not place.over:
-            strange, place.opened = not self._heard, None
-            broken = Unreachable("The stream of events broke off again and again.")
+        backoff = _Backoff(self._reconnect_seconds if self._has_connected else 0)
+        position = _StreamPosition(after)
+        while not position.over:
+            first_contact, position.opened = not self._has_connected, None
+            stream_error = ServiceUnreachable("The stream of events broke off again and again.")
             try:
-                for event in self._stream(job_id, place):
-                    patience.renew(self._patience)
+                for event in self._stream_events(job_id, position):
+                    backoff.reset(self._reconnect_seconds)
                     yield event
-            except Unreachable as error:
-                broken = error
-            if place.opened is not None and (strange or time.monotonic() - place.opened > _STEADY_SECONDS):
-                patience.renew(self._patience)  # it was there, though nothing happened
-            if not place.over:
-                patience.spend(broken)
+            except ServiceUnreachable as error:
+                stream_error = error
+            if position.opened is not None and (
+                first_contact or time.monotonic() - position.opened > _STABLE_STREAM_SECONDS
+            ):
+                backoff.reset(self._reconnect_seconds)  # it was there, though nothing happened
+            if not position.over:
+                backoff.spend(stream_error)
 
     def list(self, *, limit: int = 20, cursor: str | None = None, **filters: Any) -> dict[str, Any]:
         """Give a page of jobs, newest first: `data`, `has_more` and the `next_cursor` to go on with.
@@ -231,38 +246,38 @@ class Client:
         `filters` are the query parameters of `GET /v1/jobs`; a sequence repeats one, null leaves it out.
         """
         query = {"limit": limit, "cursor": cursor, **filters}
-        return self._object("GET", "/v1/jobs", params={k: v for k, v in query.items() if v is not None})
+        return self._request_json("GET", "/v1/jobs", params={k: v for k, v in query.items() if v is not None})
 
     # --- keys ------------------------------------------------------------------------------
 
     def list_keys(self) -> Sequence[dict[str, Any]]:
         """Give every key of the service, without their secrets; needs the scope `admin`, as all of these."""
-        return _rows(self._object("GET", "/v1/keys"))
+        return _rows(self._request_json("GET", "/v1/keys"))
 
     def create_key(self, name: str, *, scopes: Sequence[str] | None = None, **limits: Any) -> dict[str, Any]:
         """Make a key and give it with its `secret`, told this once; `limits` are those of `POST /v1/keys`."""
         body: dict[str, Any] = {"name": name}
         if scopes is not None:
             body["scopes"] = tuple(scopes)
-        if bounds := {name: value for name, value in limits.items() if value is not None}:
-            body["limits"] = bounds
-        return self._object("POST", "/v1/keys", json=body)
+        if key_limits := {name: value for name, value in limits.items() if value is not None}:
+            body["limits"] = key_limits
+        return self._request_json("POST", "/v1/keys", json=body)
 
     def revoke_key(self, key_id: str) -> dict[str, Any]:
         """End a key at once and give it as it then is."""
-        return self._object("DELETE", f"/v1/keys/{_key_part(key_id)}")
+        return self._request_json("DELETE", f"/v1/keys/{_key_path_segment(key_id)}")
 
     def rotate_key(self, key_id: str, *, grace_seconds: float = 0) -> dict[str, Any]:
         """Give a key a new `secret`; the old one ends at once, or after `grace_seconds`."""
         body = {"grace_seconds": grace_seconds}
-        return self._object("POST", f"/v1/keys/{_key_part(key_id)}/rotate", json=body)
+        return self._request_json("POST", f"/v1/keys/{_key_path_segment(key_id)}/rotate", json=body)
 
     def usage(self, *, by: Sequence[str] = (), **filters: Any) -> Sequence[dict[str, Any]]:
         """Give what was spent, a row for each group of `by`; `filters` are the parameters of `GET /v1/usage`."""
         query = {"by": tuple(by), "limit": 1000, **{k: v for k, v in filters.items() if v is not None}}
         rows: Sequence[dict[str, Any]] = []
         while True:
-            page = self._object("GET", "/v1/usage", params=query)
+            page = self._request_json("GET", "/v1/usage", params=query)
             rows = [*rows, *_rows(page)]
             if not page.get("has_more"):
                 return rows
@@ -270,95 +285,99 @@ class Client:
 
     # --- underneath ------------------------------------------------------------------------
 
-    def _object(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        response = self._send(method, path, **options)
+    def _request_json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        response = self._request(method, path, **options)
         try:
             body = response.json()
         except (ValueError, RecursionError) as error:
-            raise self._foreign(response.status_code) from error
+            raise self._bad_answer_error(response.status_code) from error
         if not isinstance(body, dict):
-            raise self._foreign(response.status_code)
+            raise self._bad_answer_error(response.status_code)
         return body
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
+    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable_error(error) from error
         except (TypeError, ValueError) as error:  # NaN, a lone surrogate, what JSON has no word for
             raise InvalidRequest("The request holds something that JSON cannot say.") from error
         if not response.is_success:
-            raise self._error(response)
-        self._heard = True
+            raise self._parse_error(response)
+        self._has_connected = True
         return response
 
-    def _so_far(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
-        path, accept = f"/v1/jobs/{_part(job_id)}/events", {"accept": "application/json"}
-        more = True
-        while more:
-            page = self._object("GET", path, params={"after": after}, headers=accept)
+    def _list_events(self, job_id: str, after: int) -> Iterator[dict[str, Any]]:
+        path, accept = f"/v1/jobs/{_job_path_segment(job_id)}/events", {"accept": "application/json"}
+        has_more = True
+        while has_more:
+            page = self._request_json("GET", path, params={"after": after}, headers=accept)
             events = _rows(page)
             yield from events
-            more = bool(events) and page.get("has_more") is True
+            has_more = bool(events) and page.get("has_more") is True
             after = max(
                 (event["seq"] for event in events if isinstance(event.get("seq"), int)), default=after
             )
 
-    def _stream(self, job_id: str, place: "_Place") -> Iterator[dict[str, Any]]:
+    def _stream_events(self, job_id: str, position: "_StreamPosition") -> Iterator[dict[str, Any]]:
         """Give the events of one connection; `place` knows how far it came and whether that was all."""
         headers = {"accept": "text/event-stream"}
-        if place.after:
-            headers["last-event-id"] = str(place.after)
-        timeout = httpx2.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS, read=_SILENCE_SECONDS)
-        path = f"/v1/jobs/{_part(job_id)}/events"
+        if position.after:
+            headers["last-event-id"] = str(position.after)
+        timeout = httpx2.Timeout(
+            _RESPONSE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS, read=_STREAM_READ_TIMEOUT_SECONDS
+        )
+        path = f"/v1/jobs/{_job_path_segment(job_id)}/events"
         try:
             with self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
                 if not response.is_success:
                     response.read()
-                    raise self._error(response)
-                self._heard, place.opened = True, time.monotonic()
-                last = None
-                for event in _server_sent(response.iter_bytes()):
+                    raise self._parse_error(response)
+                self._has_connected, position.opened = True, time.monotonic()
+                last_event = None
+                for event in _parse_sse(response.iter_bytes()):
                     if isinstance(event.get("seq"), int):
-                        place.after, last = event["seq"], event
+                        position.after, last_event = event["seq"], event
                     yield event
-                place.over = response.status_code == HTTPStatus.NO_CONTENT or (
-                    last is not None and _ends(last)
+                position.over = response.status_code == HTTPStatus.NO_CONTENT or (
+                    last_event is not None and _is_final_event(last_event)
                 )
         except httpx2.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable_error(error) from error
 
-    def _unreachable(self, error: httpx2.HTTPError) -> Unreachable:
-        why = str(error) or type(error).__name__
-        return Unreachable(f"No answer from {self.base_url}: {why}.")
+    def _unreachable_error(self, error: httpx2.HTTPError) -> ServiceUnreachable:
+        reason = str(error) or type(error).__name__
+        return ServiceUnreachable(f"No answer from {self.base_url}: {reason}.")
 
-    def _foreign(self, status: int) -> Unreachable:
-        return Unreachable(
+    def _bad_answer_error(self, status: int) -> ServiceUnreachable:
+        return ServiceUnreachable(
             f"{self.base_url} answered {status} with something that is not Steadyhand's.", code="bad_answer"
         )
 
-    def _error(self, response: httpx2.Response) -> SteadyhandError:
+    def _parse_error(self, response: httpx2.Response) -> SteadyhandError:
         """Make the error that the contract's one error body speaks of."""
         try:
             body = response.json()
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict) or "detail" not in body:
-            return self._foreign(response.status_code)
+            return self._bad_answer_error(response.status_code)
         detail, code = str(body["detail"]), str(body.get("code") or "internal")
-        kind = _BY_STATUS.get(response.status_code)
-        if kind is InvalidRequest:
-            return InvalidRequest(detail, code=code, faults=_faults(body.get("errors")))
-        if kind is TryLater:
-            return TryLater(detail, code=code, retry_after=_seconds(response.headers.get("retry-after")))
-        if kind is not None:
-            return kind(detail, code=code)
+        error_class = _ERROR_BY_STATUS.get(response.status_code)
+        if error_class is InvalidRequest:
+            return InvalidRequest(detail, code=code, field_errors=_parse_field_errors(body.get("errors")))
+        if error_class is RetryLater:
+            return RetryLater(
+                detail, code=code, retry_after=_parse_retry_after(response.headers.get("retry-after"))
+            )
+        if error_class is not None:
+            return error_class(detail, code=code)
         code = "internal" if body.get("code") == "internal" else "bad_answer"
-        return Unreachable(f"{self.base_url} answered {response.status_code}: {detail}", code=code)
+        return ServiceUnreachable(f"{self.base_url} answered {response.status_code}: {detail}", code=code)
 
 
 @dataclass(slots=True)
-class _Place:
+class _StreamPosition:
     """How far a follower has come: the last number seen, and whether there is nothing more to come.
 
     `opened` is when the newest stream began, on the monotonic clock; null when it did not.
@@ -369,25 +388,25 @@ class _Place:
     opened: float | None = None
 
 
-class _Patience:
+class _Backoff:
     """Pauses between attempts, longer each time, until too long has passed since something was heard."""
 
     def __init__(self, seconds: float) -> None:
-        self.renew(seconds)
+        self.reset(seconds)
 
-    def renew(self, seconds: float) -> None:
+    def reset(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
-        self._pause = _FIRST_PAUSE
+        self._pause_seconds = _MIN_PAUSE_SECONDS
 
     def spend(self, error: SteadyhandError) -> None:
         """Pause, or raise the error when there is no patience left."""
-        if time.monotonic() + self._pause > self._deadline:
+        if time.monotonic() + self._pause_seconds > self._deadline:
             raise error
-        time.sleep(self._pause)
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        time.sleep(self._pause_seconds)
+        self._pause_seconds = min(self._pause_seconds * 2, _MAX_PAUSE_SECONDS)
 
 
-def _server_sent(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+def _parse_sse(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     """Read server-sent events whose data is one JSON object; comments and unknown fields are skipped.
 
     Split at line feeds only: the JSON may hold characters that Unicode counts as line ends.
@@ -400,7 +419,7 @@ def _server_sent(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
             try:
                 event = json.loads(b"\n".join(data))
             except (ValueError, RecursionError) as error:
-                raise Unreachable(
+                raise ServiceUnreachable(
                     "The stream of events held something unreadable.", code="bad_answer"
                 ) from error
             data.clear()
@@ -409,22 +428,22 @@ def _server_sent(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    held: list[bytes] = []
+    partial: list[bytes] = []
     size = 0
     for chunk in chunks:
-        *whole, rest = chunk.split(b"\n")
-        for line in whole:
-            yield b"".join([*held, line]).removesuffix(b"\r")
-            held.clear()
+        *lines, remainder = chunk.split(b"\n")
+        for line in lines:
+            yield b"".join([*partial, line]).removesuffix(b"\r")
+            partial.clear()
             size = 0
-        if rest:
-            held.append(rest)
-            size += len(rest)
-        if size > _LINE_LIMIT:
-            raise Unreachable("The stream of events held a line without end.", code="bad_answer")
+        if remainder:
+            partial.append(remainder)
+            size += len(remainder)
+        if size > _MAX_LINE_BYTES:
+            raise ServiceUnreachable("The stream of events held a line without end.", code="bad_answer")
 
 
-def _ends(event: Mapping[str, Any]) -> bool:
+def _is_final_event(event: Mapping[str, Any]) -> bool:
     data = event.get("data")
     return event.get("type") == "state.changed" and isinstance(data, dict) and data.get("to") in ENDED_STATES
 
@@ -434,34 +453,34 @@ def _rows(document: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     return [row for row in data if isinstance(row, dict)] if isinstance(data, Sequence) else []
 
 
-def _faults(errors: object) -> tuple[FieldFault, ...]:
+def _parse_field_errors(errors: object) -> tuple[FieldError, ...]:
     if not isinstance(errors, Sequence):
         return ()
     return tuple(
-        FieldFault(str(each.get("pointer", "")), str(each.get("detail", "")))
-        for each in errors
-        if isinstance(each, dict)
+        FieldError(str(entry.get("pointer", "")), str(entry.get("detail", "")))
+        for entry in errors
+        if isinstance(entry, dict)
     )
 
 
-def _seconds(value: str | None) -> int:
+def _parse_retry_after(value: str | None) -> int:
     return int(value) if value is not None and value.isascii() and value.isdigit() else 1
 
 
-def _part(job_id: str) -> str:
+def _job_path_segment(job_id: str) -> str:
     """Give an id that is safe as one part of a path; nothing else is an id."""
     if not (job_id.isascii() and job_id.isalnum()):
         raise NotFound(f"{job_id!r} is not the id of a job.")
     return job_id
 
 
-def _key_part(key_id: str) -> str:
+def _key_path_segment(key_id: str) -> str:
     if not (key_id.isascii() and key_id.replace("_", "").isalnum()):
         raise NotFound(f"{key_id!r} is not the id of a key.")
     return key_id
 
 
-def _header_safe(token: str) -> str:
+def _validate_token(token: str) -> str:
     if not token.isascii() or not token.isprintable():
         raise InvalidRequest("The key holds characters that no key has.")
     return token

@@ -40,7 +40,7 @@ class CallerError(SteadyhandError):
 
 
 @dataclass(frozen=True, slots=True)
-class FieldFault:
+class FieldError:
     """One wrong field: a JSON pointer (RFC 6901) into the body, or `?name` for a query parameter."""
 
     pointer: str
@@ -52,16 +52,18 @@ class InvalidRequest(CallerError):
 
     code = "invalid_field"
 
-    def __init__(self, detail: str, *, code: str | None = None, faults: tuple[FieldFault, ...] = ()) -> None:
+    def __init__(
+        self, detail: str, *, code: str | None = None, field_errors: tuple[FieldError, ...] = ()
+    ) -> None:
         super().__init__(detail, code=code)
-        self.faults = faults
+        self.faults = field_errors
 
     @classmethod
     def at(cls, pointer: str, detail: str, *, code: str | None = None) -> "InvalidRequest":
         """Refuse one field; the detail names it."""
         name = pointer.lstrip("/?").replace("/", ".")
         text = f"{name}: {detail}" if name else detail
-        return cls(text, code=code, faults=(FieldFault(pointer, detail),))
+        return cls(text, code=code, field_errors=(FieldError(pointer, detail),))
 
 
 class Unauthenticated(CallerError):
@@ -88,7 +90,7 @@ class Conflict(CallerError):
     code = "invalid_state"
 
 
-class TryLater(CallerError):
+class RetryLater(CallerError):
     """Refused for now; `retry_after` is in whole seconds."""
 
     code = "queue_full"
@@ -126,7 +128,7 @@ class SandboxError(RunError):
     code = "sandbox_unavailable"
 
 
-class Unreachable(SteadyhandError):
+class ServiceUnreachable(SteadyhandError):
     """The client found no service: nothing answered, what did is none of ours (`bad_answer`) or failed (`internal`)."""
 
     code = "unreachable"

@@ -8,12 +8,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.events import STEPS, Body, Draft, Event, Live, Message, TextDelta
+from steadyhand.events import STEP_TYPES, Event, EventBody, EventDraft, LiveText, Message, TextDelta
 from steadyhand.job import Job, State
 from steadyhand.ports import Store
 from steadyhand.redact import Redactor, TextStream
 
-BACKLOG = 1_000
+MAX_BACKLOG = 1_000
 """How many items wait for one slow follower before pieces of text are dropped and events are read again."""
 
 
@@ -21,14 +21,14 @@ class Subscription:
     """One follower's end of the feed. What it missed is in the store; `lagged` says to look there."""
 
     def __init__(self) -> None:
-        self._items: deque[Event | Live] = deque()
+        self._items: deque[Event | LiveText] = deque()
         self._ready = asyncio.Event()
         self.lagged = False
         self.closed = False
 
-    def put(self, item: Event | Live) -> None:
+    def put(self, item: Event | LiveText) -> None:
         """Hand over an item, or note that there was no room."""
-        if len(self._items) < BACKLOG:
+        if len(self._items) < MAX_BACKLOG:
             self._items.append(item)
         elif isinstance(item, Event):
             self.lagged = True
@@ -39,7 +39,7 @@ class Subscription:
         self.closed = True
         self._ready.set()
 
-    async def take(self) -> list[Event | Live]:
+    async def take(self) -> list[Event | LiveText]:
         """Wait for items and take them all; empty when it lagged or was closed. The caller bounds the wait."""
         await self._ready.wait()
         self._ready.clear()
@@ -48,11 +48,11 @@ class Subscription:
         return items
 
 
-class Feed:
+class EventFeed:
     """Tells those who follow a job on this node what happens in it."""
 
     def __init__(self) -> None:
-        self._followers: dict[str, set[Subscription]] = {}
+        self._subscriptions: dict[str, set[Subscription]] = {}
         self._closed = False
 
     @contextmanager
@@ -61,33 +61,33 @@ class Feed:
         subscription = Subscription()
         if self._closed:
             subscription.close()
-        self._followers.setdefault(job_id, set()).add(subscription)
+        self._subscriptions.setdefault(job_id, set()).add(subscription)
         try:
             yield subscription
         finally:
-            others = self._followers[job_id]
-            others.discard(subscription)
-            if not others:
-                del self._followers[job_id]
+            subscriptions = self._subscriptions[job_id]
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                del self._subscriptions[job_id]
 
-    def publish(self, job_id: str, items: Sequence[Event | Live]) -> None:
+    def publish(self, job_id: str, items: Sequence[Event | LiveText]) -> None:
         """Tell everybody who follows this job."""
-        for subscription in self._followers.get(job_id, ()):
+        for subscription in self._subscriptions.get(job_id, ()):
             for item in items:
                 subscription.put(item)
 
     def close(self) -> None:
         """End every feed, now and later."""
         self._closed = True
-        for subscriptions in self._followers.values():
+        for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.close()
 
 
-class Recorder:
+class EventLog:
     """Keeps changes and events, then publishes them, all without live secrets."""
 
-    def __init__(self, store: Store, feed: Feed, redactor: Redactor | None = None) -> None:
+    def __init__(self, store: Store, feed: EventFeed, redactor: Redactor | None = None) -> None:
         """Join the parts; without a redactor all is kept as it is."""
         self._store = store
         self._feed = feed
@@ -98,7 +98,7 @@ class Recorder:
         job_id: str,
         expected: frozenset[State],
         update: Callable[[Job], Job],
-        drafts: Sequence[Draft] = (),
+        drafts: Sequence[EventDraft] = (),
     ) -> Job:
         """Change a job and tell its followers. Raises as `Store.change` does."""
         redactor = self.redactor
@@ -106,20 +106,20 @@ class Recorder:
             job_id,
             expected,
             lambda old: _without_new_secrets(redactor, old, update(old)),
-            self._clean(drafts),
+            self._redact(drafts),
         )
         self._feed.publish(job_id, events)
         return job
 
-    async def append(self, job_id: str, drafts: Sequence[Draft]) -> None:
+    async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> None:
         """Keep events and tell the job's followers."""
-        self._feed.publish(job_id, await self._store.append(job_id, self._clean(drafts)))
+        self._feed.publish(job_id, await self._store.append(job_id, self._redact(drafts)))
 
-    def live(self, item: Live) -> None:
+    def live(self, item: LiveText) -> None:
         """Tell followers of a piece of text that is not kept. Secrets go across pieces: `Journal` takes them out."""
         self._feed.publish(item.job_id, [item])
 
-    def _clean(self, drafts: Sequence[Draft]) -> Sequence[Draft]:
+    def _redact(self, drafts: Sequence[EventDraft]) -> Sequence[EventDraft]:
         return [replace(draft, body=self.redactor.body(draft.body)) for draft in drafts]
 
 
@@ -149,60 +149,60 @@ def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
     )
 
 
-class Journal:
+class RunEventWriter:
     """The events of one run on their way to the store: the agent is read on while a commit is under way.
 
     `emit` waits only when more than `BACKLOG` events are on their way. `write` runs beside the run, in the
     worker's task group, until `close`.
     """
 
-    BATCH = 64
+    MAX_BATCH = 64
 
-    def __init__(self, recorder: Recorder, job_id: str, run: int, clock: Callable[[], datetime]) -> None:
+    def __init__(self, recorder: EventLog, job_id: str, run: int, clock: Callable[[], datetime]) -> None:
         self._recorder = recorder
         self._job_id = job_id
         self._run = run
         self._clock = clock
-        self._drafts: asyncio.Queue[Draft | None] = asyncio.Queue(BACKLOG)
+        self._drafts: asyncio.Queue[EventDraft | None] = asyncio.Queue(MAX_BACKLOG)
         self._steps = 0
-        self._under_way = ""
+        self._message_id = ""
         self._offset = 0
-        self._saying: tuple[str, TextStream] | None = None
+        self._text_stream: tuple[str, TextStream] | None = None
 
-    async def emit(self, body: Body | TextDelta) -> None:
+    async def emit(self, body: EventBody | TextDelta) -> None:
         """Take what happened; pieces of text go to the followers at once, but for what may begin a secret."""
         if isinstance(body, TextDelta):
-            self._say(body)
+            self._emit_text(body)
             return
         if isinstance(body, Message) and body.role == "assistant":
-            self._say_rest()
+            self._flush_text()
             self._offset = 0
-        self._steps += body.type in STEPS
-        await self._drafts.put(Draft(self._run, self._clock(), body))
+        self._steps += body.type in STEP_TYPES
+        await self._drafts.put(EventDraft(self._run, self._clock(), body))
 
-    def _say(self, delta: TextDelta) -> None:
-        if self._saying is None or self._saying[0] != delta.message_id:
-            self._say_rest()
-            self._saying = delta.message_id, self._recorder.redactor.text_stream()
-        if delta.message_id != self._under_way:
-            self._under_way, self._offset = delta.message_id, 0
-        self._tell(delta.message_id, self._saying[1].feed(delta.text))
+    def _emit_text(self, delta: TextDelta) -> None:
+        if self._text_stream is None or self._text_stream[0] != delta.message_id:
+            self._flush_text()
+            self._text_stream = delta.message_id, self._recorder.redactor.text_stream()
+        if delta.message_id != self._message_id:
+            self._message_id, self._offset = delta.message_id, 0
+        self._publish_text(delta.message_id, self._text_stream[1].feed(delta.text))
 
-    def _say_rest(self) -> None:
-        if self._saying is not None:
-            (message_id, stream), self._saying = self._saying, None
-            self._tell(message_id, stream.end())
+    def _flush_text(self) -> None:
+        if self._text_stream is not None:
+            (message_id, stream), self._text_stream = self._text_stream, None
+            self._publish_text(message_id, stream.end())
 
-    def _tell(self, message_id: str, text: str) -> None:
+    def _publish_text(self, message_id: str, text: str) -> None:
         if text:
-            at = (self._steps, self._offset)
+            position = (self._steps, self._offset)
             self._offset += len(text)
             delta = TextDelta(message_id, text)
-            self._recorder.live(Live(self._job_id, self._run, self._clock(), delta, *at))
+            self._recorder.live(LiveText(self._job_id, self._run, self._clock(), delta, *position))
 
     async def close(self) -> None:
         """Let `write` end once all is kept."""
-        self._say_rest()
+        self._flush_text()
         await self._drafts.put(None)
 
     async def write(self) -> None:
@@ -210,7 +210,7 @@ class Journal:
         while (draft := await self._drafts.get()) is not None:
             batch = [draft]
             ended = False
-            while len(batch) < self.BATCH and not self._drafts.empty():
+            while len(batch) < self.MAX_BATCH and not self._drafts.empty():
                 following = self._drafts.get_nowait()
                 if following is None:
                     ended = True

@@ -64,7 +64,7 @@ class ToolFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class CallsWaiting:
+class ToolCallsRequested:
     """The agent waits for its caller to make these calls: each with `id`, `name` and `arguments`."""
 
     type: ClassVar[str] = "calls.waiting"
@@ -72,7 +72,7 @@ class CallsWaiting:
 
 
 @dataclass(frozen=True, slots=True)
-class CallsAnswered:
+class ToolCallsAnswered:
     """The caller brought what came of the calls with these `ids`; `digest` stands for the results, all of them."""
 
     type: ClassVar[str] = "calls.answered"
@@ -102,7 +102,7 @@ class EgressRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
+class WarningEvent:
     """Something the caller should know."""
 
     type: ClassVar[str] = "warning"
@@ -119,21 +119,21 @@ class TextDelta:
     text: str
 
 
-Body = (
+EventBody = (
     StateChanged
     | Message
     | Thinking
     | ToolStarted
     | ToolFinished
-    | CallsWaiting
-    | CallsAnswered
+    | ToolCallsRequested
+    | ToolCallsAnswered
     | UsageReported
     | EgressRefused
-    | Warned
+    | WarningEvent
 )
 """What is numbered and stored."""
 
-BODIES: Mapping[str, type[Body]] = {
+EVENT_TYPES: Mapping[str, type[EventBody]] = {
     kind.type: kind
     for kind in (
         StateChanged,
@@ -141,27 +141,27 @@ BODIES: Mapping[str, type[Body]] = {
         Thinking,
         ToolStarted,
         ToolFinished,
-        CallsWaiting,
-        CallsAnswered,
+        ToolCallsRequested,
+        ToolCallsAnswered,
         UsageReported,
         EgressRefused,
-        Warned,
+        WarningEvent,
     )
 }
 
-STEPS = frozenset({Message.type, Thinking.type, ToolStarted.type, ToolFinished.type})
+STEP_TYPES = frozenset({Message.type, Thinking.type, ToolStarted.type, ToolFinished.type})
 """What an agent says and does, one after the other."""
 
-_RENAMED = {"source": "from", "target": "to"}
+_WIRE_NAMES = {"source": "from", "target": "to"}
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class EventDraft:
     """An event before the store has numbered it."""
 
     run: int
     at: datetime
-    body: Body
+    body: EventBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class LiveText:
     """A piece of text on its way to those who follow now.
 
     It came after `steps` events of its run that are `STEPS`, and stands at `offset` in its message: a follower that
@@ -192,11 +192,11 @@ class Live:
     offset: int = 0
 
 
-def rfc3339(at: datetime) -> str:
+def format_rfc3339(at: datetime) -> str:
     """Give a time as it stands on the wire: in UTC, with a Z."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-def data_of(body: Body | TextDelta) -> dict[str, Any]:
+def event_data(body: EventBody | TextDelta) -> dict[str, Any]:
     """Give a body's `data` as it stands on the wire."""
-    return {_RENAMED.get(each.name, each.name): getattr(body, each.name) for each in fields(body)}
+    return {_WIRE_NAMES.get(each.name, each.name): getattr(body, each.name) for each in fields(body)}

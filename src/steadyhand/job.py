@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args
 from steadyhand.errors import Conflict
 from steadyhand.job_warnings import WarningCode
 
-MICROS = 1_000_000
+MICROS_PER_DOLLAR = 1_000_000
 """Micro-dollars in a dollar; every amount of ours is an integer of them."""
 
 
-def dollars(micros: int) -> str:
+def format_dollars_short(micros: int) -> str:
     """Write an amount in dollars for people: two places, more only where they say something."""
-    whole, rest = divmod(micros, MICROS)
-    return f"{whole}.{rest:06d}".rstrip("0").ljust(len(str(whole)) + 3, "0")
+    whole, remainder = divmod(micros, MICROS_PER_DOLLAR)
+    return f"{whole}.{remainder:06d}".rstrip("0").ljust(len(str(whole)) + 3, "0")
 
 
 class State(StrEnum):
@@ -40,7 +40,7 @@ class State(StrEnum):
         return self in ENDED
 
 
-class Mover(StrEnum):
+class Actor(StrEnum):
     """Who moves a job along an edge."""
 
     CALLER = "caller"  # by a request
@@ -52,47 +52,47 @@ ENDED = frozenset(
     {State.COMPLETED, State.FAILED, State.TIMEOUT, State.CANCELLED, State.INTERRUPTED, State.ERROR}
 )
 
-_S, _M = State, Mover
+_S, _A = State, Actor
 
-MOVES: Mapping[tuple[State, State], frozenset[Mover]] = {
-    (_S.QUEUED, _S.RUNNING): frozenset({_M.WORKER}),
-    (_S.QUEUED, _S.CANCELLED): frozenset({_M.CALLER}),
-    (_S.QUEUED, _S.ERROR): frozenset({_M.NODE, _M.WORKER}),
-    (_S.RUNNING, _S.COMPLETED): frozenset({_M.WORKER}),
-    (_S.RUNNING, _S.FAILED): frozenset({_M.WORKER}),
-    (_S.RUNNING, _S.TIMEOUT): frozenset({_M.WORKER}),
-    (_S.RUNNING, _S.CANCELLED): frozenset({_M.WORKER}),
-    (_S.RUNNING, _S.INTERRUPTED): frozenset({_M.WORKER, _M.NODE}),
-    (_S.RUNNING, _S.ERROR): frozenset({_M.WORKER}),
-    (_S.RUNNING, _S.PARKED): frozenset({_M.WORKER}),
-    (_S.RUNNING, _S.WAITING): frozenset({_M.WORKER}),
-    (_S.PARKED, _S.QUEUED): frozenset({_M.NODE}),
-    (_S.WAITING, _S.QUEUED): frozenset({_M.CALLER}),
-    (_S.PARKED, _S.CANCELLED): frozenset({_M.CALLER}),
-    (_S.WAITING, _S.CANCELLED): frozenset({_M.CALLER}),
-    (_S.PARKED, _S.TIMEOUT): frozenset({_M.NODE}),
-    (_S.WAITING, _S.TIMEOUT): frozenset({_M.NODE}),
-    (_S.PARKED, _S.ERROR): frozenset({_M.NODE}),
-    (_S.WAITING, _S.ERROR): frozenset({_M.NODE}),
-    (_S.COMPLETED, _S.QUEUED): frozenset({_M.CALLER}),
-    (_S.INTERRUPTED, _S.QUEUED): frozenset({_M.CALLER, _M.NODE}),
-    (_S.FAILED, _S.QUEUED): frozenset({_M.CALLER}),
-    (_S.TIMEOUT, _S.QUEUED): frozenset({_M.CALLER}),
-    (_S.CANCELLED, _S.QUEUED): frozenset({_M.CALLER}),
-    (_S.ERROR, _S.QUEUED): frozenset({_M.CALLER}),
+TRANSITIONS: Mapping[tuple[State, State], frozenset[Actor]] = {
+    (_S.QUEUED, _S.RUNNING): frozenset({_A.WORKER}),
+    (_S.QUEUED, _S.CANCELLED): frozenset({_A.CALLER}),
+    (_S.QUEUED, _S.ERROR): frozenset({_A.NODE, _A.WORKER}),
+    (_S.RUNNING, _S.COMPLETED): frozenset({_A.WORKER}),
+    (_S.RUNNING, _S.FAILED): frozenset({_A.WORKER}),
+    (_S.RUNNING, _S.TIMEOUT): frozenset({_A.WORKER}),
+    (_S.RUNNING, _S.CANCELLED): frozenset({_A.WORKER}),
+    (_S.RUNNING, _S.INTERRUPTED): frozenset({_A.WORKER, _A.NODE}),
+    (_S.RUNNING, _S.ERROR): frozenset({_A.WORKER}),
+    (_S.RUNNING, _S.PARKED): frozenset({_A.WORKER}),
+    (_S.RUNNING, _S.WAITING): frozenset({_A.WORKER}),
+    (_S.PARKED, _S.QUEUED): frozenset({_A.NODE}),
+    (_S.WAITING, _S.QUEUED): frozenset({_A.CALLER}),
+    (_S.PARKED, _S.CANCELLED): frozenset({_A.CALLER}),
+    (_S.WAITING, _S.CANCELLED): frozenset({_A.CALLER}),
+    (_S.PARKED, _S.TIMEOUT): frozenset({_A.NODE}),
+    (_S.WAITING, _S.TIMEOUT): frozenset({_A.NODE}),
+    (_S.PARKED, _S.ERROR): frozenset({_A.NODE}),
+    (_S.WAITING, _S.ERROR): frozenset({_A.NODE}),
+    (_S.COMPLETED, _S.QUEUED): frozenset({_A.CALLER}),
+    (_S.INTERRUPTED, _S.QUEUED): frozenset({_A.CALLER, _A.NODE}),
+    (_S.FAILED, _S.QUEUED): frozenset({_A.CALLER}),
+    (_S.TIMEOUT, _S.QUEUED): frozenset({_A.CALLER}),
+    (_S.CANCELLED, _S.QUEUED): frozenset({_A.CALLER}),
+    (_S.ERROR, _S.QUEUED): frozenset({_A.CALLER}),
 }
 """Every edge there is, and who may take it. What is not here cannot happen."""
 
 
-def advance(source: State, target: State) -> State:
+def transition(source: State, target: State) -> State:
     """Give `target` when the edge exists, else raise `Conflict` (`invalid_state`)."""
-    if (source, target) not in MOVES:
+    if (source, target) not in TRANSITIONS:
         raise Conflict(f"A job that is {source} cannot become {target}.")
     return target
 
 
 OnInterrupt = Literal["auto", "resume", "restart", "fail"]
-Begin = Literal["fresh", "resume"]
+StartMode = Literal["fresh", "resume"]
 """How the next run of a job begins: anew, or in the session and the checkout of the run before."""
 Publish = Literal["none", "branch"]
 Origin = Literal["api", "classic", "openai", "schedule"]
@@ -130,7 +130,7 @@ class OutcomeType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Outcome:
     """A run's outcome as stored: a type from `outcome.OUTCOMES` and one line of detail."""
 
     type: OutcomeType
@@ -199,7 +199,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class JobWarning:
     """Something the caller should know, though it did not end the job."""
 
     code: WarningCode
@@ -207,7 +207,7 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ErrorInfo:
     """Why an ended job is not `completed`."""
 
     code: str
@@ -221,7 +221,7 @@ class Run:
 
     number: int
     state: State
-    outcome: Verdict | None = None
+    outcome: Outcome | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None
@@ -282,24 +282,24 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     parked_until: datetime | None = None
-    begin: Begin = "fresh"
+    begin: StartMode = "fresh"
     continue_prompt: str | None = None
     """What a resumed run is told in place of going on where it stopped."""
-    at_start: Begin | None = None
+    at_start: StartMode | None = None
     """How the next start of the service is to take up an interrupted job; null leaves it as it is."""
     since_run: int = 1
     """The run from which this one goes on, through all between: they share its budget."""
     used_seconds: float = 0.0
     """How long earlier runs took that this one goes on from: they share its deadline."""
-    outcome: Verdict | None = None
+    outcome: Outcome | None = None
     runs: tuple[Run, ...] = ()
     answer: str | None = None
     structured_output: Any = None
     usage: Usage = field(default_factory=Usage)
     cost: Cost = field(default_factory=Cost)
     changes: Changes | None = None
-    warnings: tuple[Notice, ...] = ()
-    error: Fault | None = None
+    warnings: tuple[JobWarning, ...] = ()
+    error: ErrorInfo | None = None
     last_event: int = 0
     sequence: int = 0
     """The store's order of acceptance; 0 until stored."""
@@ -317,11 +317,11 @@ class Job:
         return tuple(block for block in blocks if block.get("type") == "file")
 
 
-_FROM_THE_STORE = ("last_event", "sequence")  # the last fields of a job
-_from_the_caller = attrgetter(*(each.name for each in fields(Job) if each.name not in _FROM_THE_STORE))
+_STORE_FIELDS = ("last_event", "sequence")  # the last fields of a job
+_get_other_fields = attrgetter(*(each.name for each in fields(Job) if each.name not in _STORE_FIELDS))
 
 
-def as_stored(job: Job, last_event: int, sequence: int) -> Job:
+def with_store_fields(job: Job, last_event: int, sequence: int) -> Job:
     """Give the job with what the store made for it; `dataclasses.replace` does the same in three times the time."""
-    values: tuple[Any, ...] = (*_from_the_caller(job), last_event, sequence)
+    values: tuple[Any, ...] = (*_get_other_fields(job), last_event, sequence)
     return Job(*values)

@@ -16,24 +16,32 @@ from referencing.exceptions import Unresolvable
 
 from steadyhand.errors import InvalidRequest
 
-MOST_BYTES = 64 * 1024
-DEEPEST = 40
-MOST_SCHEMAS = 5_000
-MOST_REFERENCES = 500
-MOST_UNFOLDED = 100_000
+MAX_BYTES = 64 * 1024
+MAX_DEPTH = 40
+MAX_SUBSCHEMAS = 5_000
+MAX_REFERENCES = 500
+MAX_EXPANDED_SCHEMAS = 100_000
 """How many schemas it may be with each reference replaced by what it refers to, but for those that go round."""
-STEPS = 20_000
+MAX_VALIDATION_STEPS = 20_000
 """How many keywords are looked at before an answer counts as one that we could not check."""
-_MOST_UNIQUE = 1_000
-_SHOWN = 160
+_MAX_UNIQUE_ITEMS = 1_000
+_MAX_MESSAGE_LENGTH = 160
 
 _TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
-_ONE: tuple[str, ...] = ("additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
-_ONE += ("additionalItems", "unevaluatedItems", "unevaluatedProperties", "contentSchema")
-_MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_COUNTS: tuple[str, ...] = (
+_SCHEMA_KEYWORDS: tuple[str, ...] = (
+    "additionalProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "propertyNames",
+)
+_SCHEMA_KEYWORDS += ("additionalItems", "unevaluatedItems", "unevaluatedProperties", "contentSchema")
+_SCHEMA_LIST_KEYWORDS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_SCHEMA_MAP_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_COUNT_KEYWORDS: tuple[str, ...] = (
     "minLength",
     "maxLength",
     "minItems",
@@ -41,216 +49,232 @@ _COUNTS: tuple[str, ...] = (
     "minProperties",
     "maxProperties",
 )
-_COUNTS += ("minContains", "maxContains")
-_NOT_TAKEN = ("$dynamicRef", "$recursiveRef")
-_NOT_RUN = ("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems", "format")
+_COUNT_KEYWORDS += ("minContains", "maxContains")
+_UNSUPPORTED_KEYWORDS = ("$dynamicRef", "$recursiveRef")
+_SKIPPED_KEYWORDS = ("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems", "format")
 
 
-class _OutOfSteps(Exception):
+class _StepLimitReached(Exception):
     """A check that would take too long."""
 
 
-def accept(schema: Mapping[str, Any], where: str) -> None:
+def check_schema(schema: Mapping[str, Any], pointer: str) -> None:
     """Look through a schema before it is used; `where` is the pointer of its place in the request.
 
     Raises `InvalidRequest` that says what is wrong and where: no schema, too deep, too many, a reference to elsewhere.
     """
-    if len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode()) > MOST_BYTES:
-        raise InvalidRequest.at(where, f"is larger than {MOST_BYTES // 1024} KiB")
-    seen, references = 0, 0
-    waiting: list[tuple[Any, str, int]] = [(schema, where, 1)]
-    while waiting:
-        each, at, depth = waiting.pop()
-        seen += 1
-        if seen > MOST_SCHEMAS:
-            raise InvalidRequest.at(where, f"has more than {MOST_SCHEMAS} schemas in it")
-        if depth > DEEPEST:
-            raise InvalidRequest.at(where, f"has more than {DEEPEST} levels")
-        if isinstance(each, bool):
+    if len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES:
+        raise InvalidRequest.at(pointer, f"is larger than {MAX_BYTES // 1024} KiB")
+    count, references = 0, 0
+    pending: list[tuple[Any, str, int]] = [(schema, pointer, 1)]
+    while pending:
+        subschema, at, depth = pending.pop()
+        count += 1
+        if count > MAX_SUBSCHEMAS:
+            raise InvalidRequest.at(pointer, f"has more than {MAX_SUBSCHEMAS} schemas in it")
+        if depth > MAX_DEPTH:
+            raise InvalidRequest.at(pointer, f"has more than {MAX_DEPTH} levels")
+        if isinstance(subschema, bool):
             continue
-        if not isinstance(each, Mapping):
+        if not isinstance(subschema, Mapping):
             raise InvalidRequest.at(at, "has to be a JSON Schema: an object or a boolean")
-        if "$ref" in each:
+        if "$ref" in subschema:
             references += 1
-            _check_reference(each["$ref"], schema, f"{at}/$ref")
-        if references > MOST_REFERENCES:
-            raise InvalidRequest.at(where, f"has more than {MOST_REFERENCES} references")
-        _check_words(each, at)
-        waiting += [(inner, f"{at}/{name}", depth + 1) for name, inner in _below(each, at)]
-    if references and _unfolded(schema, where) > MOST_UNFOLDED:
-        raise InvalidRequest.at(where, f"unfolds by its references into more than {MOST_UNFOLDED:,} schemas")
+            _check_reference(subschema["$ref"], schema, f"{at}/$ref")
+        if references > MAX_REFERENCES:
+            raise InvalidRequest.at(pointer, f"has more than {MAX_REFERENCES} references")
+        _check_keywords(subschema, at)
+        pending += [(inner, f"{at}/{name}", depth + 1) for name, inner in _subschemas(subschema, at)]
+    if references and _expanded_size(schema, pointer) > MAX_EXPANDED_SCHEMAS:
+        raise InvalidRequest.at(
+            pointer, f"unfolds by its references into more than {MAX_EXPANDED_SCHEMAS:,} schemas"
+        )
 
 
-def _unfolded(schema: Mapping[str, Any], where: str) -> int:
+def _expanded_size(schema: Mapping[str, Any], pointer: str) -> int:
     """Count the schemas that there are once references are followed: a few lines can refer to each other for ever."""
     sizes: dict[int, int] = {}
-    begun: set[int] = set()
-    waiting: list[tuple[Any, list[Any] | None]] = [(schema, None)]
-    while waiting:
-        each, below = waiting.pop()
-        if below is not None:
-            sizes[id(each)] = min(MOST_UNFOLDED + 1, 1 + sum(sizes.get(id(inner), 0) for inner in below))
-        elif isinstance(each, Mapping) and id(each) not in begun:
-            begun.add(id(each))
-            below = [inner for _, inner in _below(each, where)]
-            if str(each.get("$ref", "")).startswith("#/"):
-                below.append(_referred(each["$ref"], schema))
-            waiting.append((each, below))
-            waiting += [(inner, None) for inner in below]
+    visited: set[int] = set()
+    pending: list[tuple[Any, list[Any] | None]] = [(schema, None)]
+    while pending:
+        subschema, children = pending.pop()
+        if children is not None:
+            sizes[id(subschema)] = min(
+                MAX_EXPANDED_SCHEMAS + 1, 1 + sum(sizes.get(id(inner), 0) for inner in children)
+            )
+        elif isinstance(subschema, Mapping) and id(subschema) not in visited:
+            visited.add(id(subschema))
+            children = [inner for _, inner in _subschemas(subschema, pointer)]
+            if str(subschema.get("$ref", "")).startswith("#/"):
+                children.append(_resolve_reference(subschema["$ref"], schema))
+            pending.append((subschema, children))
+            pending += [(inner, None) for inner in children]
     return sizes[id(schema)]
 
 
-def _below(schema: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
+def _subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Any]]:
     """Give the schemas that lie directly within one, by their place in it."""
-    for name in _ONE:
+    for name in _SCHEMA_KEYWORDS:
         if name in schema:
             yield name, schema[name]
-    for name in (*_MANY, "items"):
+    for name in (*_SCHEMA_LIST_KEYWORDS, "items"):
         inner = schema.get(name)
         if name == "items" and not isinstance(inner, list):
             if inner is not None:
                 yield name, inner
         elif name in schema:
             if not isinstance(inner, list) or not inner:
-                raise InvalidRequest.at(f"{at}/{name}", "has to be a list of schemas")
-            yield from ((f"{name}/{place}", each) for place, each in enumerate(inner))
-    for name in _NAMED:
+                raise InvalidRequest.at(f"{pointer}/{name}", "has to be a list of schemas")
+            yield from ((f"{name}/{index}", subschema) for index, subschema in enumerate(inner))
+    for name in _SCHEMA_MAP_KEYWORDS:
         if name in schema:
             inner = schema[name]
             if not isinstance(inner, Mapping):
-                raise InvalidRequest.at(f"{at}/{name}", "has to be an object of schemas")
-            yield from ((f"{name}/{_escaped(key)}", each) for key, each in inner.items())
+                raise InvalidRequest.at(f"{pointer}/{name}", "has to be an object of schemas")
+            yield from ((f"{name}/{_escape_pointer(key)}", subschema) for key, subschema in inner.items())
 
 
-def moved(schema: Any, to: str) -> Any:
+def rebase_references(schema: Any, base: str) -> Any:
     """Give a schema as it has to stand at the place `to` within another one: its references follow it there."""
     if not isinstance(schema, Mapping):
         return schema
-    found = dict(schema)
-    reference = found.get("$ref")
+    copy = dict(schema)
+    reference = copy.get("$ref")
     if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
-        found["$ref"] = to + reference[1:]
-    for name in found.keys() & {*_ONE, *_MANY, "items"}:
-        inner = found[name]
-        found[name] = [moved(each, to) for each in inner] if isinstance(inner, list) else moved(inner, to)
-    for name in found.keys() & set(_NAMED):
-        found[name] = {key: moved(each, to) for key, each in found[name].items()}
-    return found
+        copy["$ref"] = base + reference[1:]
+    for name in copy.keys() & {*_SCHEMA_KEYWORDS, *_SCHEMA_LIST_KEYWORDS, "items"}:
+        inner = copy[name]
+        copy[name] = (
+            [rebase_references(each, base) for each in inner]
+            if isinstance(inner, list)
+            else rebase_references(inner, base)
+        )
+    for name in copy.keys() & set(_SCHEMA_MAP_KEYWORDS):
+        copy[name] = {key: rebase_references(each, base) for key, each in copy[name].items()}
+    return copy
 
 
-def _escaped(key: str) -> str:
+def _escape_pointer(key: str) -> str:
     return key[:64].replace("~", "~0").replace("/", "~1")
 
 
-def _check_reference(reference: Any, root: Mapping[str, Any], at: str) -> None:
+def _check_reference(reference: Any, root: Mapping[str, Any], pointer: str) -> None:
     if not isinstance(reference, str) or not reference.startswith("#"):
-        raise InvalidRequest.at(at, "may only refer to a place within this schema, as in '#/$defs/name'")
+        raise InvalidRequest.at(pointer, "may only refer to a place within this schema, as in '#/$defs/name'")
     if reference != "#" and not reference.startswith("#/"):
         return  # a named anchor; whether it is there shows when it is used
-    if _referred(reference, root) is None:
-        raise InvalidRequest.at(at, "refers to nothing in this schema")
+    if _resolve_reference(reference, root) is None:
+        raise InvalidRequest.at(pointer, "refers to nothing in this schema")
 
 
-def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+def _resolve_reference(reference: str, root: Mapping[str, Any]) -> Any:
     """Give what a reference by its place refers to; null for nothing."""
-    place: Any = root
+    node: Any = root
     for part in reference[2:].split("/") if len(reference) > 1 else ():
         key = part.replace("%25", "%").replace("~1", "/").replace("~0", "~")
-        if isinstance(place, Sequence) and not isinstance(place, str) and key.isdecimal():
-            place = place[int(key)] if int(key[:9]) < len(place) else None
+        if isinstance(node, Sequence) and not isinstance(node, str) and key.isdecimal():
+            node = node[int(key)] if int(key[:9]) < len(node) else None
         else:
-            place = place.get(key) if isinstance(place, Mapping) else None
-        if place is None:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node is None:
             return None
-    return place
+    return node
 
 
-def _check_words(schema: Mapping[str, Any], at: str) -> None:
-    for name in _NOT_TAKEN:
+def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
+    for name in _UNSUPPORTED_KEYWORDS:
         if name in schema:
-            raise InvalidRequest.at(f"{at}/{name}", "is not taken")
-    kinds = schema.get("type", [])
-    for kind in kinds if isinstance(kinds, list) else [kinds]:
-        if not isinstance(kind, str) or kind not in _TYPES:
-            raise InvalidRequest.at(f"{at}/type", f"has to be one of {', '.join(sorted(_TYPES))}")
-    for name in _NUMBERS:
+            raise InvalidRequest.at(f"{pointer}/{name}", "is not taken")
+    type_names = schema.get("type", [])
+    for type_name in type_names if isinstance(type_names, list) else [type_names]:
+        if not isinstance(type_name, str) or type_name not in _TYPES:
+            raise InvalidRequest.at(f"{pointer}/type", f"has to be one of {', '.join(sorted(_TYPES))}")
+    for name in _NUMBER_KEYWORDS:
         # Before they were numbers, two of these were booleans.
         if name in schema and not isinstance(schema[name], int | float):
-            raise InvalidRequest.at(f"{at}/{name}", "has to be a number")
-    for name in _COUNTS:
-        if name in schema and not (_whole(schema[name]) and schema[name] >= 0):
-            raise InvalidRequest.at(f"{at}/{name}", "has to be a whole number, 0 or more")
+            raise InvalidRequest.at(f"{pointer}/{name}", "has to be a number")
+    for name in _COUNT_KEYWORDS:
+        if name in schema and not (_is_integer(schema[name]) and schema[name] >= 0):
+            raise InvalidRequest.at(f"{pointer}/{name}", "has to be a whole number, 0 or more")
     if schema.get("multipleOf") == 0:
-        raise InvalidRequest.at(f"{at}/multipleOf", "has to be above 0")
-    _check_lists(schema, at)
+        raise InvalidRequest.at(f"{pointer}/multipleOf", "has to be above 0")
+    _check_lists(schema, pointer)
 
 
-def _check_lists(schema: Mapping[str, Any], at: str) -> None:
+def _check_lists(schema: Mapping[str, Any], pointer: str) -> None:
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise InvalidRequest.at(f"{at}/required", "has to be a list of names")
+        raise InvalidRequest.at(f"{pointer}/required", "has to be a list of names")
     if not isinstance(schema.get("enum", []), list):
-        raise InvalidRequest.at(f"{at}/enum", "has to be a list")
+        raise InvalidRequest.at(f"{pointer}/enum", "has to be a list")
     if not isinstance(schema.get("pattern", ""), str):
-        raise InvalidRequest.at(f"{at}/pattern", "has to be a regular expression")
+        raise InvalidRequest.at(f"{pointer}/pattern", "has to be a regular expression")
 
 
-def _whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return not isinstance(value, bool) and (isinstance(value, int) or value == int(value))
 
 
-def fault(schema: Mapping[str, Any], value: Any) -> str | None:
+def validation_error(schema: Mapping[str, Any], value: Any) -> str | None:
     """Say in one line what of a value does not fit a schema, with both places; null when nothing is found.
 
     What would take too long counts as nothing found. It blocks for up to a second: call it in a thread.
     """
-    kind = validator_for(schema, default=Draft202012Validator)
-    steps = _Steps()
-    counted = {name: steps.counted(check) for name, check in kind.VALIDATORS.items() if name not in _NOT_RUN}
-    counted |= dict.fromkeys(_NOT_RUN, _nothing)
-    validator = extend(kind, counted)(  # type: ignore[no-untyped-call]
+    validator_class = validator_for(schema, default=Draft202012Validator)
+    counter = _StepCounter()
+    keywords = {
+        name: counter.count_checks(check)
+        for name, check in validator_class.VALIDATORS.items()
+        if name not in _SKIPPED_KEYWORDS
+    }
+    keywords |= dict.fromkeys(_SKIPPED_KEYWORDS, _skip)
+    validator = extend(validator_class, keywords)(  # type: ignore[no-untyped-call]
         schema, registry=Registry()
     )
     try:
-        found = next(validator.iter_errors(value), None)
-    except (_OutOfSteps, RecursionError, Unresolvable, OverflowError, ArithmeticError):
+        error = next(validator.iter_errors(value), None)
+    except (_StepLimitReached, RecursionError, Unresolvable, OverflowError, ArithmeticError):
         return None
-    return None if found is None else _sentence(found)
+    return None if error is None else _format_error(error)
 
 
-def _sentence(found: ValidationError) -> str:
-    at = "".join(f"/{part}" for part in found.absolute_path) or "/"
-    place = "".join(f"/{part}" for part in found.absolute_schema_path)
-    message = " ".join(found.message.split())
-    text = message if len(message) <= _SHOWN else f"{message[:_SHOWN]}…"
-    return f"{at}: {text} (schema: {place})"
+def _format_error(error: ValidationError) -> str:
+    instance_path = "".join(f"/{part}" for part in error.absolute_path) or "/"
+    schema_path = "".join(f"/{part}" for part in error.absolute_schema_path)
+    message = " ".join(error.message.split())
+    text = message if len(message) <= _MAX_MESSAGE_LENGTH else f"{message[:_MAX_MESSAGE_LENGTH]}…"
+    return f"{instance_path}: {text} (schema: {schema_path})"
 
 
-_Check = Callable[[Any, Any, Any, Any], Any]
+_KeywordCheck = Callable[[Any, Any, Any, Any], Any]
 
 
-class _Steps:
+class _StepCounter:
     def __init__(self) -> None:
-        self._left = STEPS
+        self._left = MAX_VALIDATION_STEPS
 
-    def counted(self, check: _Check) -> _Check:
+    def count_checks(self, check: _KeywordCheck) -> _KeywordCheck:
         def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
             # A list of allowed values is gone through; an object of properties has a step for each below it.
             self._left -= 1 + (len(value) // 8 if isinstance(value, list) else 0)
             if self._left < 0:
-                raise _OutOfSteps
-            if check is _UNIQUE and isinstance(instance, list) and len(instance) > _MOST_UNIQUE:
+                raise _StepLimitReached
+            if (
+                check is _UNIQUE_ITEMS_CHECK
+                and isinstance(instance, list)
+                and len(instance) > _MAX_UNIQUE_ITEMS
+            ):
                 return None
-            if check is _ADDITIONAL and "patternProperties" in schema:
+            if check is _ADDITIONAL_PROPERTIES_CHECK and "patternProperties" in schema:
                 return None  # which properties are additional depends on the patterns
             return check(validator, value, instance, schema)
 
         return counting
 
 
-_UNIQUE = Draft202012Validator.VALIDATORS["uniqueItems"]
-_ADDITIONAL = Draft202012Validator.VALIDATORS["additionalProperties"]
+_UNIQUE_ITEMS_CHECK = Draft202012Validator.VALIDATORS["uniqueItems"]
+_ADDITIONAL_PROPERTIES_CHECK = Draft202012Validator.VALIDATORS["additionalProperties"]
 
 
-def _nothing(*_: Any) -> None:
+def _skip(*_: Any) -> None:
     return None

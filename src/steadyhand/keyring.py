@@ -16,20 +16,20 @@ from datetime import UTC, datetime, timedelta
 from steadyhand.errors import Conflict, NotFound, Unauthenticated
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, Scope, Store
 
-ID_LETTERS = 10
-SECRET_LETTERS = 43
+ID_LENGTH = 10
+SECRET_LENGTH = 43
 """Letters and digits: 256 bits, and nothing that a shell, a URL or a double click would stumble over."""
-LONGEST_GRACE = timedelta(days=7)
+MAX_GRACE = timedelta(days=7)
 _SECRET_ALPHABET = string.ascii_letters + string.digits
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
 
-def digest_of(secret: bytes) -> str:
+def secret_digest(secret: bytes) -> str:
     """Give what is kept of a secret: its SHA-256 in lower-case hex."""
     return hashlib.sha256(secret).hexdigest()
 
 
-def _drawn(count: int, alphabet: str) -> str:
+def _random_text(count: int, alphabet: str) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(count))
 
 
@@ -50,30 +50,30 @@ class Keyring:
         self._keys: dict[str, ApiKey] = {}
         self._by_digest: dict[str, tuple[str, str, datetime | None]] = {}
         """By digest: the digest itself, the key's id, and until when it is good."""
-        self._limited: dict[str, KeyLimits] = {}
-        self._changing = asyncio.Lock()
+        self._limits: dict[str, KeyLimits] = {}
+        self._lock = asyncio.Lock()
         for key in self._fixed:
-            self._take_in(key)
+            self._index(key)
 
     async def load(self) -> None:
         """Take in what is kept in the store. Call it before anybody asks."""
         for key in await self._store.keys():
-            self._take_in(key)
+            self._index(key)
         for key in self._fixed:  # they come first where one of them is a kept one's secret
-            self._take_in(key)
+            self._index(key)
 
-    def _take_in(self, key: ApiKey) -> None:
-        for digest in [digest for digest, found in self._by_digest.items() if found[1] == key.id]:
+    def _index(self, key: ApiKey) -> None:
+        for digest in [digest for digest, entry in self._by_digest.items() if entry[1] == key.id]:
             del self._by_digest[digest]
         self._keys[key.id] = key
-        self._limited.pop(key.id, None)
+        self._limits.pop(key.id, None)
         if key.limits != NO_LIMITS:
-            self._limited[key.id] = key.limits
+            self._limits[key.id] = key.limits
         if key.revoked_at is not None:
             return
         self._by_digest[key.digest.lower()] = (key.digest.lower(), key.id, None)
-        if key.former_digest is not None:
-            self._by_digest[key.former_digest] = (key.former_digest, key.id, key.former_until)
+        if key.previous_digest is not None:
+            self._by_digest[key.previous_digest] = (key.previous_digest, key.id, key.previous_valid_until)
 
     # --- asking ----------------------------------------------------------------------------
 
@@ -81,26 +81,26 @@ class Keyring:
         """Give the key with this secret; raises `Unauthenticated` for an empty, unknown or revoked one."""
         if not token:
             raise Unauthenticated("The token is empty.")
-        key = self._found(digest_of(token))
+        key = self._find(secret_digest(token))
         if key is None:
             raise Unauthenticated("This token is not known here.")
         return key
 
-    def knows(self, token: bytes) -> bool:
+    def is_valid(self, token: bytes) -> bool:
         """Say whether a secret that was good still is."""
-        return self._found(digest_of(token)) is not None
+        return self._find(secret_digest(token)) is not None
 
-    def _found(self, digest: str) -> ApiKey | None:
+    def _find(self, digest: str) -> ApiKey | None:
         # A caller cannot steer a digest, so finding it by hash tells nothing; what is found is compared in full.
-        found = self._by_digest.get(digest)
-        if found is None or not hmac.compare_digest(found[0], digest):
+        entry = self._by_digest.get(digest)
+        if entry is None or not hmac.compare_digest(entry[0], digest):
             return None
-        _, key_id, until = found
-        return None if until is not None and self._clock() >= until else self._keys[key_id]
+        _, key_id, valid_until = entry
+        return None if valid_until is not None and self._clock() >= valid_until else self._keys[key_id]
 
     def limits_of(self, key_id: str) -> KeyLimits:
         """Give what a key may ask for; `NO_LIMITS` itself for one without limits or that is not known."""
-        return self._limited.get(key_id, NO_LIMITS)
+        return self._limits.get(key_id, NO_LIMITS)
 
     def all(self) -> Sequence[ApiKey]:
         """Give every key, revoked ones too: the fixed ones first, then the oldest first."""
@@ -123,13 +123,13 @@ class Keyring:
 
     async def create(self, name: str, scopes: frozenset[Scope], limits: KeyLimits) -> tuple[ApiKey, str]:
         """Make and keep a key; gives it with its secret, which is told this once."""
-        async with self._changing:
-            key_id = f"k_{_drawn(ID_LETTERS, _ID_ALPHABET)}"
+        async with self._lock:
+            key_id = f"k_{_random_text(ID_LENGTH, _ID_ALPHABET)}"
             while key_id in self._keys:
-                key_id = f"k_{_drawn(ID_LETTERS, _ID_ALPHABET)}"
-            secret = _secret(key_id)
-            key = ApiKey(key_id, name, digest_of(secret.encode()), scopes, self._clock(), limits)
-            await self._keep(key)
+                key_id = f"k_{_random_text(ID_LENGTH, _ID_ALPHABET)}"
+            secret = _new_secret(key_id)
+            key = ApiKey(key_id, name, secret_digest(secret.encode()), scopes, self._clock(), limits)
+            await self._save(key)
             return key, secret
 
     async def revoke(self, key_id: str) -> ApiKey:
@@ -137,18 +137,18 @@ class Keyring:
 
         Raises `NotFound`, and `Conflict` for a fixed key and for the last one that may do everything.
         """
-        async with self._changing:
-            key = self._changeable(key_id)
+        async with self._lock:
+            key = self._get_changeable(key_id)
             if key.revoked_at is not None:
                 return key
-            if "admin" in key.scopes and not self._others_with_admin(key_id):
+            if "admin" in key.scopes and not self._has_other_admin(key_id):
                 raise Conflict(
                     "This is the last key with the scope 'admin': make another first, or set STEADYHAND_API_KEY."
                 )
-            revoked = replace(key, revoked_at=self._clock(), former_digest=None, former_until=None)
+            revoked = replace(key, revoked_at=self._clock(), previous_digest=None, previous_valid_until=None)
             # It opens nothing more even when the store then fails, which the caller is told.
-            self._take_in(revoked)
-            await self._keep(revoked)
+            self._index(revoked)
+            await self._save(revoked)
             return revoked
 
     async def rotate(self, key_id: str, grace_seconds: float = 0) -> tuple[ApiKey, str]:
@@ -156,26 +156,26 @@ class Keyring:
 
         Raises `NotFound`, and `Conflict` for a fixed or revoked key.
         """
-        async with self._changing:
-            key = self._changeable(key_id)
+        async with self._lock:
+            key = self._get_changeable(key_id)
             if key.revoked_at is not None:
                 raise Conflict("This key is revoked; make another.")
-            secret = _secret(key_id)
-            until = self._clock() + timedelta(seconds=grace_seconds) if grace_seconds else None
+            secret = _new_secret(key_id)
+            previous_valid_until = self._clock() + timedelta(seconds=grace_seconds) if grace_seconds else None
             rotated = replace(
                 key,
-                digest=digest_of(secret.encode()),
-                former_digest=None if until is None else key.digest,
-                former_until=until,
+                digest=secret_digest(secret.encode()),
+                previous_digest=None if previous_valid_until is None else key.digest,
+                previous_valid_until=previous_valid_until,
             )
-            await self._keep(rotated)
+            await self._save(rotated)
             return rotated, secret
 
-    async def _keep(self, key: ApiKey) -> None:
+    async def _save(self, key: ApiKey) -> None:
         await self._store.keep_key(key)
-        self._take_in(key)
+        self._index(key)
 
-    def _changeable(self, key_id: str) -> ApiKey:
+    def _get_changeable(self, key_id: str) -> ApiKey:
         key = self.get(key_id)
         if self.is_fixed(key_id):
             raise Conflict(
@@ -183,7 +183,7 @@ class Keyring:
             )
         return key
 
-    def _others_with_admin(self, key_id: str) -> bool:
+    def _has_other_admin(self, key_id: str) -> bool:
         return any(
             "admin" in key.scopes
             for key in self._keys.values()
@@ -191,5 +191,5 @@ class Keyring:
         )
 
 
-def _secret(key_id: str) -> str:
-    return f"sh_{key_id}_{_drawn(SECRET_LETTERS, _SECRET_ALPHABET)}"
+def _new_secret(key_id: str) -> str:
+    return f"sh_{key_id}_{_random_text(SECRET_LENGTH, _SECRET_ALPHABET)}"

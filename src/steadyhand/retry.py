@@ -3,10 +3,10 @@
 from dataclasses import replace
 from datetime import datetime
 
-from steadyhand.job import Begin, Job, OutcomeType, State, Verdict, advance
+from steadyhand.job import Job, Outcome, OutcomeType, StartMode, State, transition
 
 
-def at_start(job: Job, verdict: Verdict, *, planned: bool) -> Begin | None:
+def recovery_start_mode(job: Job, verdict: Outcome, *, planned: bool) -> StartMode | None:
     """Say how the next start takes up a job that was interrupted, by a planned stop or by a crash.
 
     An agent's run is no idempotent thing: what is not asked for after a crash is not done.
@@ -20,7 +20,7 @@ def at_start(job: Job, verdict: Verdict, *, planned: bool) -> Begin | None:
     return None
 
 
-def goes_on(job: Job) -> bool:
+def is_resumable(job: Job) -> bool:
     """Say whether a later run may go on in this job's checkout, so that it is kept."""
     if job.state in (State.PARKED, State.WAITING):
         return True
@@ -32,15 +32,15 @@ def goes_on(job: Job) -> bool:
     return job.outcome is not None and job.outcome.type == OutcomeType.BUDGET
 
 
-def again(job: Job, begin: Begin, now: datetime) -> Job:
+def requeued(job: Job, start_mode: StartMode, now: datetime) -> Job:
     """Give an ended job queued for a new run; what it came to is cleared, its runs are kept.
 
     A run that goes on keeps the session; the service itself says with `used_seconds` what it had of its deadline.
     """
     return replace(
         job,
-        state=advance(job.state, State.QUEUED),
-        begin=begin,
+        state=transition(job.state, State.QUEUED),
+        begin=start_mode,
         continue_prompt=None,
         at_start=None,
         used_seconds=0.0,
@@ -54,11 +54,11 @@ def again(job: Job, begin: Begin, now: datetime) -> Job:
         structured_output=None,
         changes=None,
         warnings=(),
-        session_id=job.session_id if begin == "resume" else None,
+        session_id=job.session_id if start_mode == "resume" else None,
     )
 
 
-def run_seconds(job: Job, now: datetime) -> float:
+def elapsed_seconds(job: Job, now: datetime) -> float:
     """Give how long runs that share a deadline took, the newest among them."""
     started = job.runs[-1].started_at if job.runs else None
     return job.used_seconds + (0.0 if started is None else max(0.0, (now - started).total_seconds()))

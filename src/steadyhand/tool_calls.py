@@ -7,35 +7,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
-from steadyhand.ports import ClientCall
+from steadyhand.ports import ClientToolCall
 
-SERVER = "client"
+MCP_SERVER_NAME = "client"
 """What an agent knows its caller's tools by: the server that has them."""
-PREFIX = f"mcp__{SERVER}__"
+MCP_TOOL_PREFIX = f"mcp__{MCP_SERVER_NAME}__"
 """What the names of those tools begin with in what the agent says of its work."""
 
 
-def digest_of(results: Mapping[str, str]) -> str:
+def results_digest(results: Mapping[str, str]) -> str:
     """Give what stands for the results of calls, so that the same ones are known again."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
 
-class Waiting:
+class PendingCalls:
     """One turn's calls, until all their results are there."""
 
-    def __init__(self, calls: Sequence[ClientCall]) -> None:
+    def __init__(self, calls: Sequence[ClientToolCall]) -> None:
         self.ids = frozenset(call.id for call in calls)
         self._results: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
-        self._bound: asyncio.Timeout | None = None
-        self._held = False
+        self._timeout: asyncio.Timeout | None = None
+        self._timeout_disabled = False
 
     def hold(self) -> bool:
         """Let the calls wait without a bound: their results are there and are about to be given; false if too late."""
-        if self._bound is not None:
-            if self._bound.expired():
+        if self._timeout is not None:
+            if self._timeout.expired():
                 return False
-            self._bound.reschedule(None)
-        self._held = True
+            self._timeout.reschedule(None)
+        self._timeout_disabled = True
         return True
 
     def answer(self, results: Mapping[str, str]) -> None:
@@ -45,34 +45,34 @@ class Waiting:
 
     async def results(self, seconds: float) -> Mapping[str, str]:
         """Wait for the results; raises `TimeoutError`."""
-        async with asyncio.timeout(None if self._held else seconds) as self._bound:
+        async with asyncio.timeout(None if self._timeout_disabled else seconds) as self._timeout:
             return await self._results
 
 
-class Exchange:
+class ToolCallBroker:
     """Brings calls and their results together. At most one turn's calls of a job wait at a time.
 
     `seconds` is how long an agent's process waits; after that its run ends and a later result resumes its session.
     """
 
-    def __init__(self, seconds: float = 600.0) -> None:
-        self.seconds = seconds
-        self._waiting: dict[str, Waiting] = {}
+    def __init__(self, timeout_seconds: float = 600.0) -> None:
+        self.seconds = timeout_seconds
+        self._pending: dict[str, PendingCalls] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def one_by_one(self, job_id: str) -> asyncio.Lock:
+    def lock_for(self, job_id: str) -> asyncio.Lock:
         """Give the lock that whoever brings results to a job holds meanwhile."""
         return self._locks.setdefault(job_id, asyncio.Lock())
 
     @contextmanager
-    def waiting(self, job_id: str, calls: Sequence[ClientCall]) -> Iterator[Waiting]:
+    def waiting(self, job_id: str, calls: Sequence[ClientToolCall]) -> Iterator[PendingCalls]:
         """Let these calls of a job wait for the length of the block."""
-        waiting = self._waiting[job_id] = Waiting(calls)
+        waiting = self._pending[job_id] = PendingCalls(calls)
         try:
             yield waiting
         finally:
-            del self._waiting[job_id]
+            del self._pending[job_id]
 
-    def of(self, job_id: str) -> Waiting | None:
+    def of(self, job_id: str) -> PendingCalls | None:
         """Give the calls of a job that wait."""
-        return self._waiting.get(job_id)
+        return self._pending.get(job_id)

@@ -21,26 +21,26 @@ import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
-from steadyhand.admission import Admission, spent_by
-from steadyhand.agents import BUILT_IN, Agent, Catalogue, Definition, Limits, Workspace
+from steadyhand.admission import Admission, spending_from_ledger
+from steadyhand.agents import BUILT_IN_AGENTS, Agent, AgentDefinition, Catalog, Limits, Workspace
 from steadyhand.api import ApiOptions, create_app
-from steadyhand.api.transport.waiting_clients import Attending
+from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Control
 from steadyhand.errors import SpawnError
-from steadyhand.event_log import Feed, Recorder
+from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Message, TextDelta, ToolStarted
 from steadyhand.job import Changes, Job, Usage
 from steadyhand.keyring import Keyring
-from steadyhand.outcome import Evidence, Result
+from steadyhand.outcome import AgentResult, RunEvidence
 from steadyhand.ports import (
     ALL_SCOPES,
     ApiKey,
+    Checkout,
     Emit,
     Harvest,
-    JobFiles,
-    Place,
-    Report,
+    JobPaths,
     RunOutput,
+    RunReport,
     RunSpec,
     Scope,
     StopSignal,
@@ -48,8 +48,8 @@ from steadyhand.ports import (
 from steadyhand.queue import LocalQueue
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.service import PLAIN_HTTP
-from steadyhand.tool_calls import Exchange
-from steadyhand.worker import Parts, Tending, Worker
+from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.worker import Worker, WorkerConfig, WorkerDeps
 
 ADMIN, LIMITED, OTHER, SUBMITTER = "admin-token", "limited-token", "other-token", "submit-token"
 SCOPES: Mapping[str, frozenset[Scope]] = {
@@ -58,25 +58,25 @@ SCOPES: Mapping[str, frozenset[Scope]] = {
     OTHER: frozenset({"submit", "read", "cancel"}),
     SUBMITTER: frozenset({"submit"}),
 }
-BOUND = 20.0
+TIMEOUT_SECONDS = 20.0
 
 
-class SmallCheckouts:
+class FakeCheckouts:
     """Empty directories with a fixed diff and transcript; one definition, `helper`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def definitions(self, workspace: Workspace) -> Mapping[str, Definition]:  # noqa: ARG002  # the port's signature
-        return {"helper": Definition("helper", "Helps.", "---\nname: helper\n---\n", "workspace")}
+    async def definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:  # noqa: ARG002  # the port's signature
+        return {"helper": AgentDefinition("helper", "Helps.", "---\nname: helper\n---\n", "workspace")}
 
-    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:  # noqa: ARG002  # the port's signature
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:  # noqa: ARG002  # the port's signature
         files = self.files(job.id)
         for folder in (files.kept, files.config):
             folder.mkdir(parents=True, exist_ok=True)
-        return Place(workspace, files, self._root, self._root, None, None, None)
+        return Checkout(workspace, files, self._root, self._root, None, None, None)
 
-    async def harvest(self, place: Place) -> Harvest:
+    async def harvest(self, place: Checkout) -> Harvest:
         if place.workspace.repository is None:
             return Harvest(None)
         place.files.diff.write_bytes(b"diff --git a/a b/a\n")
@@ -84,7 +84,7 @@ class SmallCheckouts:
         place.files.bundle.write_bytes(b"# v2 git bundle\n")
         return Harvest(Changes("a" * 40, "b" * 40, 1, 2, 3))
 
-    async def release(self, place: Place) -> None:
+    async def release(self, place: Checkout) -> None:
         pass
 
     async def forget(self, job_id: str) -> None:
@@ -94,7 +94,7 @@ class SmallCheckouts:
     async def sweep(self, spared: Collection[str] = ()) -> None:
         pass
 
-    async def keep(self, place: Place) -> None:
+    async def keep(self, place: Checkout) -> None:
         pass
 
     async def kept(self) -> Mapping[str, datetime]:
@@ -106,34 +106,34 @@ class SmallCheckouts:
     async def trim(self, *asked: object) -> None:
         pass
 
-    def files(self, job_id: str) -> JobFiles:
-        return JobFiles(self._root / "jobs" / job_id)
+    def files(self, job_id: str) -> JobPaths:
+        return JobPaths(self._root / "jobs" / job_id)
 
 
-class SmallRunner:
+class FakeRunner:
     """Does what the first word of the prompt says; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Job] = []
         self.play: Callable[[Emit], Awaitable[None]] | None = None
         """What an agent does whose prompt begins with `play`; its answer is the rest, or without one a failure."""
-        self.asking: Callable[[RunSpec, Emit], Awaitable[None]] | None = None
+        self.tool_calling_agent: Callable[[RunSpec, Emit], Awaitable[None]] | None = None
         """What an agent does that has tools of its caller."""
         self.structured: dict[str, Any] = {"city": "Paris"}
         """The object of every agent that has to give one."""
         self.forced: str | None = None
         """What every agent does, whatever its prompt says."""
 
-    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         self.asked.append(spec.job)
         word, _, rest = (self.forced or spec.job.prompt).partition(" ")
-        if self.asking is not None and spec.job.tools:
-            asking = asyncio.ensure_future(self.asking(spec, emit))
+        if self.tool_calling_agent is not None and spec.job.tools:
+            asking = asyncio.ensure_future(self.tool_calling_agent(spec, emit))
             stopped = asyncio.ensure_future(stop.wait())
             await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 asking.cancel()
-                return Report(Evidence(stop=stop.reason), RunOutput([], ""))
+                return RunReport(RunEvidence(stop=stop.reason), RunOutput([], ""))
             stopped.cancel()
             await asking
         if word == "broken":
@@ -141,17 +141,17 @@ class SmallRunner:
         if word == "fault":
             raise LookupError(rest)
         if word == "hold":
-            return Report(Evidence(stop=await stop.wait()), RunOutput([], ""))
+            return RunReport(RunEvidence(stop=await stop.wait()), RunOutput([], ""))
         if word == "raw":
-            return Report(Evidence(exit_code=0), RunOutput([rest], ""))
+            return RunReport(RunEvidence(exit_code=0), RunOutput([rest], ""))
         if word == "tell":
-            await _tell(emit)
+            await _emit_text(emit)
         if word == "play" and self.play is not None:
             await self.play(emit)
         failed = word == "fail" or (word == "play" and not rest)
         answer: dict[str, Any] | None = self.structured if spec.job.output_schema else None
         text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.prompt)
-        result = Result(
+        result = AgentResult(
             subtype="success",
             is_error=failed,
             text=text,
@@ -160,11 +160,11 @@ class SmallRunner:
             usage=Usage(10, 5, 200, 30, 1),
         )
         line = json.dumps({"type": "result", "is_error": failed, "result": text}) + "\n"
-        evidence = Evidence(exit_code=int(failed), result=result, wants_schema=answer is not None)
-        return Report(evidence, RunOutput(["a line\n", line], "some stderr"))
+        evidence = RunEvidence(exit_code=int(failed), result=result, schema_required=answer is not None)
+        return RunReport(evidence, RunOutput(["a line\n", line], "some stderr"))
 
 
-async def _tell(emit: Emit) -> None:
+async def _emit_text(emit: Emit) -> None:
     for number in range(5):
         await emit(TextDelta("m1", f"piece {number} "))
     await emit(Message("assistant", "the whole message"))
@@ -172,23 +172,23 @@ async def _tell(emit: Emit) -> None:
 
 
 @dataclass
-class Service:
+class RunningService:
     """A running service and what a test may look at inside."""
 
     url: str
-    runner: SmallRunner
-    feed: Feed
+    runner: FakeRunner
+    feed: EventFeed
     control: Control
     queue: LocalQueue
     keyring: Keyring
     store: SqlStore
     loop: asyncio.AbstractEventLoop
-    attending: Attending
+    attending: WaitingClients
 
     def client(self, token: str | None = ADMIN, **headers: str) -> httpx2.Client:
         if token is not None:
             headers["authorization"] = f"Bearer {token}"
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=BOUND, verify=PLAIN_HTTP)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_SECONDS, verify=PLAIN_HTTP)
 
     def hold_play(self) -> Callable[[], object]:
         """Let every agent that is to `play` wait until what this gives is called."""
@@ -206,9 +206,9 @@ class Service:
             return len(client.get("/v1/jobs", params={"limit": 200}).json()["data"])
 
 
-def eventually(condition: Callable[[], Any], seconds: float = BOUND) -> Any:
+def wait_until(condition: Callable[[], Any], timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
     """Wait until a condition holds and give its value; fails after the bound."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + timeout_seconds
     while not (value := condition()):
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.01)
@@ -223,8 +223,8 @@ def run_job(client: httpx2.Client, prompt: str, **fields: Any) -> dict[str, Any]
     return job
 
 
-def refused_by_name(
-    service: Service, route: str, body: dict[str, Any], *, status: int, param: str | None, why: str
+def check_parameter_error(
+    service: RunningService, route: str, body: dict[str, Any], *, status: int, param: str | None, why: str
 ) -> None:
     """See a request refused, streamed or not, by an error that says which parameter and why, with nothing started."""
     before = service.count()
@@ -239,8 +239,8 @@ def refused_by_name(
     assert service.count() == before
 
 
-CATALOGUE = Catalogue(
-    agents={**BUILT_IN, "dear": Agent("dear", "Dear.", budget_micros=7_000_000)},
+CATALOGUE = Catalog(
+    agents={**BUILT_IN_AGENTS, "dear": Agent("dear", "Dear.", budget_micros=7_000_000)},
     workspaces={
         "infra": Workspace("infra", "https://user:secret@git.example.org/infra.git?token=x", ref="main")
     },
@@ -249,7 +249,7 @@ CATALOGUE = Catalogue(
 
 
 @contextmanager
-def running(
+def running_service(
     root: Path,
     *,
     capacity: int = 2,
@@ -257,29 +257,29 @@ def running(
     keys: bool = True,
     options: ApiOptions | None = None,
     worker: bool = True,
-    around: Callable[[ASGIApp], ASGIApp] = lambda app: app,
-) -> Iterator[Service]:
+    wrap_app: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+) -> Iterator[RunningService]:
     """Run a service in a thread, with its own event loop, on a free port; `around` puts something before its app."""
     started = threading.Event()
-    made: list[Service] = []
+    result: list[RunningService] = []
     stopping: list[Callable[[], None]] = []
     failed: list[BaseException] = []
 
     async def serve() -> None:
         store = await open_store(f"sqlite:///{root}/jobs.db")
-        feed = Feed()
-        checkouts = SmallCheckouts(root)
-        keyring = Keyring([_key(token) for token in (SCOPES if keys else ())], store)
+        feed = EventFeed()
+        checkouts = FakeCheckouts(root)
+        keyring = Keyring([_make_key(token) for token in (SCOPES if keys else ())], store)
         await keyring.load()
         queue = LocalQueue(
             store,
             capacity=capacity,
             max_queued=max_queued,
-            most_running=lambda key_id: keyring.limits_of(key_id).running,
+            running_limit=lambda key_id: keyring.limits_of(key_id).running,
         )
-        exchange = Exchange()
+        exchange = ToolCallBroker()
         control = Control(
-            exchange=exchange,
+            tool_calls=exchange,
             store=store,
             queue=queue,
             checkouts=checkouts,
@@ -288,18 +288,18 @@ def running(
             catalogue=CATALOGUE,
             clock=lambda: datetime.now(UTC),
             admission=Admission(
-                limits_of=keyring.limits_of,
-                backlog_of=queue.backlog,
-                spent_of=spent_by(store, lambda: datetime.now(UTC)),
+                get_limits=keyring.limits_of,
+                get_backlog=queue.backlog,
+                get_spending=spending_from_ledger(store, lambda: datetime.now(UTC)),
                 clock=lambda: datetime.now(UTC),
             ),
         )
-        runner = SmallRunner()
+        runner = FakeRunner()
         app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
         # Without a configuration of its own, which would hold for the whole test run.
-        config = uvicorn.Config(around(app), port=0, log_config=None, log_level="error", access_log=False)
+        config = uvicorn.Config(wrap_app(app), port=0, log_config=None, log_level="error", access_log=False)
         server = uvicorn.Server(config)
-        hand = _worker(store, queue, checkouts, runner, feed, exchange=exchange)
+        hand = _make_worker(store, queue, checkouts, runner, feed, exchange=exchange)
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(server.serve())
             working = group.create_task(hand.run()) if worker else None
@@ -307,9 +307,9 @@ def running(
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
             loop = asyncio.get_running_loop()
-            attending = app.state.door.attending
-            made.append(
-                Service(
+            attending = app.state.request_socket.attending
+            result.append(
+                RunningService(
                     f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, store, loop, attending
                 )
             )
@@ -329,52 +329,52 @@ def running(
 
     thread = threading.Thread(target=main)
     thread.start()
-    assert started.wait(BOUND)
+    assert started.wait(TIMEOUT_SECONDS)
     with ExitStack() as stack:
-        stack.callback(thread.join, BOUND)
+        stack.callback(thread.join, TIMEOUT_SECONDS)
         if failed:
             raise failed[0]
         stack.callback(stopping[0])
-        stack.callback(lambda: made[0].loop.call_soon_threadsafe(made[0].feed.close))
-        yield made[0]
+        stack.callback(lambda: result[0].loop.call_soon_threadsafe(result[0].feed.close))
+        yield result[0]
 
 
-def _key(token: str) -> ApiKey:
+def _make_key(token: str) -> ApiKey:
     digest = hashlib.sha256(token.encode()).hexdigest()
     return ApiKey(f"k_{token[:5]}", token, digest, SCOPES[token], datetime.now(UTC))
 
 
-def _worker(
+def _make_worker(
     store: SqlStore,
     queue: LocalQueue,
-    checkouts: SmallCheckouts,
-    runner: SmallRunner,
-    feed: Feed,
+    checkouts: FakeCheckouts,
+    runner: FakeRunner,
+    feed: EventFeed,
     *,
-    exchange: Exchange,
+    exchange: ToolCallBroker,
 ) -> Worker:
     async def nothing_to_sweep(pid: int, started: int) -> None:
         pass
 
-    def no_environment(agent: Agent, place: Place) -> Mapping[str, str]:
+    def no_environment(agent: Agent, place: Checkout) -> Mapping[str, str]:
         return {}
 
-    tending = Tending(
+    config = WorkerConfig(
         node="n1",
         clock=lambda: datetime.now(UTC),
         environment=no_environment,
         sweep=nothing_to_sweep,
     )
     return Worker(
-        Parts(
+        WorkerDeps(
             store=store,
             queue=queue,
             checkouts=checkouts,
             runners={"claude": runner},
-            recorder=Recorder(store, feed),
+            event_log=EventLog(store, feed),
             catalogue=CATALOGUE,
-            tending=tending,
+            config=config,
             ledger=store,
-            exchange=exchange,
+            tool_calls=exchange,
         )
     )

@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Sequence
 
 from steadyhand.events import Message, ToolFinished, ToolStarted, UsageReported
-from steadyhand.ports import ClientCall, Emit, RunSpec
+from steadyhand.ports import ClientToolCall, Emit, RunSpec
 
 
-class Asking:
+class ToolCallingAgent:
     """An agent that asks for calls, turn by turn, and says what came of them."""
 
     def __init__(self, *turns: Sequence[str]) -> None:
         self.turns = turns
         self.results: list[list[str]] = []
-        self.then_hold = False
+        self.hold_after_turns = False
 
     async def __call__(self, spec: RunSpec, emit: Emit) -> None:
         assert spec.ask is not None
@@ -26,12 +26,12 @@ class Asking:
                 count += 1
                 await emit(ToolStarted(f"toolu_{count}", "mcp__client__get_weather", {"city": city}))
                 name = f"call_{spec.job.id}_{spec.number}_{count}"
-                calls.append(ClientCall(name, "get_weather", {"city": city}))
+                calls.append(ClientToolCall(name, "get_weather", {"city": city}))
             found = await spec.ask(calls)
             for call in calls:
                 place = call.id.rpartition("_")[2]
                 await emit(ToolFinished(f"toolu_{place}", False, found[call.id], False, 1))
             self.results.append([found[call.id] for call in calls])
-        if self.then_hold:
+        if self.hold_after_turns:
             await asyncio.Event().wait()
         await emit(Message("assistant", "it is fine"))

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.service_fixtures import ended_together, make_repository, make_root, model, reachable_tmp, stand_in
+from tests.service_fixtures import (
+    closing_services,
+    make_repository,
+    make_service_root,
+    model,
+    reachable_tmp,
+    stand_in,
+)
 
-from steadyhand.testing.service import MakeService, Service, git
+from steadyhand.testing.service import MakeService, Service, run_git
 
 __all__ = ["model", "reachable_tmp", "stand_in"]  # fixtures, taken in
 
@@ -29,12 +36,12 @@ FILES = {
 }
 
 
-NOT_SEALED = {"STEADYHAND_ISOLATION": "none"}
+UNSANDBOXED = {"STEADYHAND_ISOLATION": "none"}
 
 
-def level_for(request: pytest.FixtureRequest) -> dict[str, str]:
+def isolation_for(request: pytest.FixtureRequest) -> dict[str, str]:
     """Say how a test's services keep agents apart: as by default, unless it shares a folder with its agents."""
-    return NOT_SEALED if "common_dir" in request.fixturenames else {}
+    return UNSANDBOXED if "common_dir" in request.fixturenames else {}
 
 
 @pytest.fixture
@@ -56,21 +63,21 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
     """Make a service that was not started, with a repository as `WORKSPACE_DIR`; keywords are `Service`'s."""
 
     def make(**options: object) -> Service:
-        root = make_root(reachable_tmp)
+        root = make_service_root(reachable_tmp)
         repository = root / "workspace"
         env = {"WORKSPACE_DIR": str(repository), **options.pop("env", {})}  # type: ignore[dict-item]
         service = Service(root, options.pop("claude", stand_in), env=env, **options)  # type: ignore[arg-type]
         make_repository(repository, FILES)
         if service.classic:
             remote = root / "remote.git"
-            git(root, "clone", "-q", "--bare", str(repository), str(remote))
-            git(repository, "remote", "add", "origin", str(remote))
-            git(repository, "fetch", "-q", "origin")
-            git(repository, "branch", "-q", "-u", "origin/main")
-            git(repository, "config", "user.name", "Owner")
-            git(repository, "config", "user.email", "owner@example.org")
-            service.give(repository)
-            service.give(remote)
+            run_git(root, "clone", "-q", "--bare", str(repository), str(remote))
+            run_git(repository, "remote", "add", "origin", str(remote))
+            run_git(repository, "fetch", "-q", "origin")
+            run_git(repository, "branch", "-q", "-u", "origin/main")
+            run_git(repository, "config", "user.name", "Owner")
+            run_git(repository, "config", "user.email", "owner@example.org")
+            service.give_to_agent(repository)
+            service.give_to_agent(remote)
         return service
 
     return make
@@ -81,10 +88,10 @@ def make_service(make_service_in: MakeService, request: pytest.FixtureRequest) -
     """Make services for one test; they are ended with it."""
 
     def make(**options: object) -> Service:
-        env = level_for(request) | options.pop("env", {})  # type: ignore[operator]  # a mapping, as `Service` takes it
+        env = isolation_for(request) | options.pop("env", {})  # type: ignore[operator]  # a mapping, as `Service` takes it
         return make_service_in(env=env, **options)
 
-    with ended_together(make) as ended:
+    with closing_services(make) as ended:
         yield ended
 
 
@@ -98,7 +105,7 @@ def sealed_service(make_service_in: MakeService) -> Iterator[Service]:
 @pytest.fixture(scope="session")
 def open_service(make_service_in: MakeService) -> Iterator[Service]:
     """The same without a boundary, for tests that share a folder with their agents."""
-    with make_service_in(env=NOT_SEALED) as service:
+    with make_service_in(env=UNSANDBOXED) as service:
         yield service
 
 
@@ -112,7 +119,7 @@ def classic_service(make_service_in: MakeService) -> Iterator[Service]:
 @pytest.fixture
 def default_service(request: pytest.FixtureRequest) -> Service:
     """The default profile at the level that the test can do with."""
-    found: Service = request.getfixturevalue("open_service" if level_for(request) else "sealed_service")
+    found: Service = request.getfixturevalue("open_service" if isolation_for(request) else "sealed_service")
     return found
 
 

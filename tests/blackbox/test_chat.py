@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from steadyhand.testing.service import BEARER, Service, until
+from steadyhand.testing.service import CLASSIC_KEY, Service, wait_until
 
 
 def chat(service: Service, *messages: dict[str, Any], **fields: Any) -> httpx2.Response:
@@ -36,7 +36,7 @@ def test_a_completion_has_the_shape_and_the_usage_that_clients_know(default_serv
 
 
 def test_the_official_client_reads_the_answer(default_service: Service) -> None:
-    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=0) as client:
         completion = client.chat.completions.create(
             model="chat", messages=[{"role": "user", "content": '[[standin: text="hello back"]]'}]
         )
@@ -48,7 +48,7 @@ def test_the_official_client_reads_the_answer(default_service: Service) -> None:
 def test_the_official_client_does_not_run_a_failed_agent_again(default_service: Service) -> None:
     before = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
     with (
-        openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=2) as client,
+        openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=2) as client,
         pytest.raises(openai.APIStatusError) as caught,
     ):
         client.chat.completions.create(
@@ -152,14 +152,14 @@ def test_a_client_that_goes_away_cancels_its_run(default_service: Service, commo
     body = {"model": "chat", "messages": [user(f"[[standin: touch={common_dir}/on sleep=60]]")]}
     with default_service.connect() as client, pytest.raises(httpx2.ReadTimeout):
         client.post("/v1/chat/completions", json=body, timeout=httpx2.Timeout(5, read=1.5))
-    until((common_dir / "on").exists)
+    wait_until((common_dir / "on").exists)
     newest = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"][0]["id"]
     assert default_service.ended(newest, 5)["state"] == "cancelled"
 
 
 def test_the_official_client_streams_text_as_it_is_made(default_service: Service) -> None:
     prompt = "[[standin: say='Let me look.' run='echo hi' text='It says {last}.' chunk=3 pace=40 input=5 output=7]]"
-    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=0) as client:
         chunks = list(
             client.chat.completions.create(
                 model="chat",
@@ -178,7 +178,7 @@ def test_the_official_client_streams_text_as_it_is_made(default_service: Service
 
 
 def test_a_stream_that_fails_in_the_middle_raises_in_the_official_client(default_service: Service) -> None:
-    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=2) as client:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=2) as client:
         stream = client.chat.completions.create(
             model="chat",
             messages=[{"role": "user", "content": "[[standin: say=Half. die=KILL]]"}],
@@ -198,7 +198,7 @@ def test_a_client_that_leaves_its_stream_cancels_the_run(default_service: Servic
         client.stream("POST", "/v1/chat/completions", json=body) as reply,
     ):
         job_id = reply.headers["x-steadyhand-job-id"]
-        until((common_dir / "begun").exists)
+        wait_until((common_dir / "begun").exists)
     assert default_service.ended(job_id, 5)["state"] == "cancelled"
 
 

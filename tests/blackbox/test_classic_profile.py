@@ -11,7 +11,7 @@ import httpx2
 import openai
 import pytest
 
-from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service, git, until
+from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service, run_git, wait_until
 
 
 def report(service: Service, agent: str = "issue-responder", **fields: Any) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def test_the_agent_inherits_the_services_environment_but_for_its_keys(make_servi
     assert output["result"].split()[0] == hashlib.sha256(key.encode()).hexdigest()
     assert "API_BEARER_TOKEN" not in environment
     assert not [name for name in environment if name.startswith("STEADYHAND_")]
-    assert ADMIN not in environment.values()
-    assert BEARER not in environment.values()
+    assert ADMIN_KEY not in environment.values()
+    assert CLASSIC_KEY not in environment.values()
     assert [name for name, value in environment.items() if "[redacted]" in value] == ["ANTHROPIC_API_KEY"]
 
 
@@ -115,23 +115,23 @@ def test_the_profile_can_be_asked_for_on_the_command_line(make_service: MakeServ
 def push_from_elsewhere(service: Service, name: str) -> None:
     other = service.root / f"other-{name}"
     other.mkdir()
-    service.give(other)
-    git(other, "clone", "-q", str(service.root / "remote.git"), ".")
+    service.give_to_agent(other)
+    run_git(other, "clone", "-q", str(service.root / "remote.git"), ".")
     (other / name).write_text("new\n")
-    git(other, "add", "-A")
-    git(other, "commit", "-q", "-m", name)
-    git(other, "push", "-q", "origin", "main")
+    run_git(other, "add", "-A")
+    run_git(other, "commit", "-q", "-m", name)
+    run_git(other, "push", "-q", "origin", "main")
 
 
 def test_the_workspace_is_brought_up_to_date_by_a_rebasing_pull(make_service: MakeService) -> None:
     service = make_service(classic=True).start()
     workspace = service.root / "workspace"
     (workspace / "local.txt").write_text("local\n")
-    git(workspace, "add", "-A")
-    git(workspace, "commit", "-q", "-m", "local work")
+    run_git(workspace, "add", "-A")
+    run_git(workspace, "commit", "-q", "-m", "local work")
     push_from_elsewhere(service, "pushed.txt")
     assert {"pushed.txt", "local.txt"} <= set(report(service)["files"])
-    log = git(workspace, "log", "--format=%s").splitlines()
+    log = run_git(workspace, "log", "--format=%s").splitlines()
     assert log[:2] == ["local work", "pushed.txt"]  # rebased, not merged
 
 
@@ -147,12 +147,12 @@ def test_a_pull_that_conflicts_leaves_the_workspace_as_it_was(make_service: Make
     service = make_service(classic=True).start()
     workspace = service.root / "workspace"
     (workspace / "pushed.txt").write_text("ours\n")
-    git(workspace, "add", "-A")
-    git(workspace, "commit", "-q", "-m", "ours")
+    run_git(workspace, "add", "-A")
+    run_git(workspace, "commit", "-q", "-m", "ours")
     push_from_elsewhere(service, "pushed.txt")
     job = service.poll(service.execute('[[standin: run="cat pushed.txt" text={last}]]')["job_id"])
     assert json.loads(job["output"][-1])["result"] == "ours"
-    assert git(workspace, "status", "--porcelain") == ""
+    assert run_git(workspace, "status", "--porcelain") == ""
 
 
 # --- one at a time -----------------------------------------------------------------------------
@@ -181,14 +181,14 @@ def test_a_second_execute_is_409_and_a_second_chat_call_503_while_one_runs(
 
 def test_a_cron_job_that_starts_work_only_when_busy_is_false_always_gets_in(classic_service: Service) -> None:
     for _ in range(5):
-        until(lambda: not classic_service.http.get("/health").json()["busy"])
+        wait_until(lambda: not classic_service.http.get("/health").json()["busy"])
         answer = classic_service.http.post("/execute", json={"prompt": "hello", "agent": "claude"})
         assert answer.status_code == 202
         assert classic_service.poll(answer.json()["job_id"])["status"] == "completed"
 
 
 def test_a_caller_that_asks_again_as_soon_as_its_job_has_ended_gets_in(classic_service: Service) -> None:
-    until(lambda: not classic_service.http.get("/health").json()["busy"])
+    wait_until(lambda: not classic_service.http.get("/health").json()["busy"])
     for _ in range(20):
         assert classic_service.poll(classic_service.execute("hello")["job_id"])["status"] == "completed"
 
@@ -306,7 +306,7 @@ def test_of_an_object_the_first_text_among_result_content_text_is_the_answer(
 def test_the_planner_with_the_official_client_gets_its_answer_and_real_usage(
     classic_service: Service,
 ) -> None:
-    with openai.OpenAI(base_url=f"{classic_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{classic_service.url}/v1", api_key=CLASSIC_KEY, max_retries=0) as client:
         completion = client.chat.completions.create(
             model="claude-haiku-4-5",
             messages=[{"role": "user", "content": '[[standin: text="planned" input=3 output=4]]'}],
@@ -333,10 +333,10 @@ def test_a_service_that_stops_takes_nothing_more_and_says_so_in_each_routes_word
 ) -> None:
     service = make_service(classic=True, env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "20"}).start()
     job_id = service.execute(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["job_id"]
-    until((common_dir / "on").exists)
+    wait_until((common_dir / "on").exists)
     with service.connect() as client:
         service.process.terminate()
-        until(lambda: client.get("/readyz").status_code == 503)
+        wait_until(lambda: client.get("/readyz").status_code == 503)
         for path, body in (("/execute", {"prompt": "p", "agent": "claude"}), ("/v1/jobs", {"prompt": "p"})):
             answer = client.post(path, json=body)
             assert (answer.status_code, answer.json()["code"]) == (503, "draining")
@@ -349,7 +349,7 @@ def test_a_service_that_stops_takes_nothing_more_and_says_so_in_each_routes_word
         assert int(answer.headers["retry-after"]) >= 1
         assert client.get("/health").json()["busy"] is True
         (common_dir / "go").touch()  # what runs has its grace period
-        until(lambda: client.get(f"/jobs/{job_id}").json()["status"] == "completed")
+        wait_until(lambda: client.get(f"/jobs/{job_id}").json()["status"] == "completed")
     assert service.process.wait(30) == 0
     service.restart()
     assert service.http.get(f"/jobs/{job_id}").json()["status"] == "completed"
@@ -374,7 +374,7 @@ def test_callers_of_many_threads_run_one_at_a_time(classic_service: Service, com
         thread.start()
     for thread in threads:
         thread.join(20)
-    until(lambda: not classic_service.http.get("/health").json()["busy"])
+    wait_until(lambda: not classic_service.http.get("/health").json()["busy"])
     assert set(codes) <= {202, 409}
     assert 202 in codes
     marks = times.read_text().split()

@@ -7,7 +7,7 @@ from tests import openai_types
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 WEATHER = {
     "type": "function",
@@ -104,10 +104,10 @@ def test_results_that_come_after_a_crash_of_the_service_resume_the_session(
     with service:
         said = _ask(service.http, [QUESTION])
         # What the CLI has not written down yet when it is killed, no later run can know.
-        until(lambda: _is_written_down(service, "get_weather"))
-        service.kill9()
+        wait_until(lambda: _is_written_down(service, "get_weather"))
+        service.kill()
         service.restart()
-        job = until(lambda: service.ended(_job_of(said)))
+        job = wait_until(lambda: service.ended(_job_of(said)))
         assert job["state"] == "interrupted"
         model.clear()
         _late(service, said)
@@ -122,7 +122,7 @@ def _respond(http: httpx2.Client, given: Any, **fields: Any) -> dict[str, Any]:
     reply = http.post("/v1/responses", json={"model": "claude", "input": given, "tools": [tool], **fields})
     assert reply.status_code == 200, reply.text
     body: dict[str, Any] = reply.json()
-    openai_types.response(body)
+    openai_types.parse_response(body)
     return body
 
 
@@ -147,7 +147,7 @@ def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(
             talk += [*references, *_outputs(second, "snow")]
             before = {} if whole else {"previous_response_id": second["id"]}
             third = _respond(service.http, talk if whole else _outputs(second, "snow"), **before)
-            assert openai_types.response(third).output_text == ANSWER
+            assert openai_types.parse_response(third).output_text == ANSWER
             assert all(each["usage"]["output_tokens"] > 0 for each in (first, second, third))
             job = service.job(first["id"].removeprefix("resp_"))
             assert (job["state"], job["run"]) == ("completed", 1)
@@ -184,7 +184,7 @@ def test_the_real_cli_answers_with_calls_of_tools_that_had_to_be_called_and_goes
         tools = [{"type": "function", **tool} for tool in REQUIRED]
         body = {"model": "chat", "input": [question], "tools": tools, "tool_choice": "required"}
         first = service.http.post("/v1/responses", json=body).json()
-        openai_types.response(first)
+        openai_types.parse_response(first)
         assert [(item["name"], item["arguments"]) for item in first["output"]] == called
         model.clear()
         given = [*_outputs(first, "[[scenario:echo]] sun")]

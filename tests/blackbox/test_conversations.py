@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from steadyhand.testing.service import BEARER, MakeService, Service
+from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service
 
 Messages = list[dict[str, str]]
 HISTORY = "[[standin: history]]"
@@ -87,7 +87,7 @@ def test_a_letter_changed_another_model_or_another_key_is_another_conversation(s
     assert service.job(chat(service, changed)[1])["parent_job_id"] is None
     with_system = [{"role": "system", "content": "Be brief."}, *said]
     assert service.job(chat(service, with_system)[1])["parent_job_id"] is None
-    with service.connect(BEARER) as other:
+    with service.connect(CLASSIC_KEY) as other:
         assert service.job(chat(service, [*said], other)[1])["parent_job_id"] is None
     # What was said is known all the same: the turns that came back are the agent's history.
     answer, job_id = chat(service, changed[:3])

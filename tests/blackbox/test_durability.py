@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from steadyhand.testing.service import ADMIN, MakeService, Service, until
+from steadyhand.testing.service import ADMIN_KEY, MakeService, Service, wait_until
 
 ENDED = {"completed", "failed", "timeout", "cancelled", "interrupted", "error"}
 
@@ -50,11 +50,11 @@ def test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted(
 ) -> None:
     service = make_service(env={"STEADYHAND_CONCURRENCY": "2"}).start()
     running = [service.submit(f"[[standin: touch={common_dir}/r{n} sleep=60]]")["id"] for n in range(2)]
-    until(lambda: all((common_dir / f"r{n}").exists() for n in range(2)))
+    wait_until(lambda: all((common_dir / f"r{n}").exists() for n in range(2)))
     queued = [service.submit(f"[[standin: run='echo {n} >> {common_dir}/ran']]")["id"] for n in range(5)]
     ended = [job["id"] for job in everything(service) if job["state"] in ENDED]
-    service.kill9()
-    until(lambda: not service.agents_alive(), 5)
+    service.kill()
+    wait_until(lambda: not service.live_agent_pids(), 5)
     service.restart()
     for job_id in queued:
         assert service.ended(job_id)["state"] == "completed"
@@ -70,14 +70,14 @@ def test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted(
         check_record(service, job_id)
     # Nothing ran twice.
     assert sorted((common_dir / "ran").read_text().split()) == [str(n) for n in range(5)]
-    until(lambda: not service.agents_alive(), 5)
+    wait_until(lambda: not service.live_agent_pids(), 5)
 
 
 def test_an_interrupted_job_can_be_asked_for_again(make_service: MakeService, common_dir: Path) -> None:
     service = make_service().start()
     job_id = service.submit(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["id"]
-    until((common_dir / "on").exists)
-    service.kill9()
+    wait_until((common_dir / "on").exists)
+    service.kill()
     service.restart()
     assert service.job(job_id)["state"] == "interrupted"
     (common_dir / "go").touch()
@@ -91,7 +91,7 @@ def storm(service: Service, common: Path, stop: threading.Event, accepted: list[
     generator = random.Random(seed)  # noqa: S311  # for a test's variety
     number = 0
     with httpx2.Client(
-        base_url=service.url, headers={"authorization": f"Bearer {ADMIN}"}, timeout=20, trust_env=False
+        base_url=service.url, headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=20, trust_env=False
     ) as client:
         while not stop.is_set():
             number += 1
@@ -120,7 +120,7 @@ def crash_at_random(service: Service, common: Path, seed: int) -> None:
         for thread in threads:
             thread.start()
         time.sleep(generator.uniform(0.05, 1.0))  # the random moment is what this is about
-        service.kill9()
+        service.kill()
         stop.set()
         for thread in threads:
             thread.join(30)
@@ -138,7 +138,7 @@ def crash_at_random(service: Service, common: Path, seed: int) -> None:
     assert len(marks) == len(set(marks)), "a job ran twice"
     completed = {job["metadata"]["mark"] for job in map(service.job, jobs) if job["state"] == "completed"}
     assert completed <= set(marks) <= set(runs)
-    until(lambda: not service.agents_alive(), 5)
+    wait_until(lambda: not service.live_agent_pids(), 5)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -192,7 +192,7 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
         body = service.http.get("/health").json()
         return (body["active"], body["queued"]) == (0, 0)
 
-    until(idle, 90, every=0.2)
+    wait_until(idle, 90, interval=0.2)
     jobs = [job for job in everything(service) if job["id"] not in gates]
     assert len(jobs) == 100
     assert {job["state"] for job in jobs} == {"completed"}
@@ -227,11 +227,11 @@ def test_sigterm_drains(make_service: MakeService, common_dir: Path) -> None:
     ).start()
     quick = service.submit(f"[[standin: touch={common_dir}/quick wait_for={common_dir}/go]]")["id"]
     slow = service.submit(f"[[standin: touch={common_dir}/slow sleep=60]]", on_interrupt="fail")["id"]
-    until(lambda: (common_dir / "quick").exists() and (common_dir / "slow").exists())
+    wait_until(lambda: (common_dir / "quick").exists() and (common_dir / "slow").exists())
     queued = service.submit(f"[[standin: touch={common_dir}/queued]]")["id"]
     with service.connect() as client:
         service.process.terminate()
-        until(lambda: client.get("/readyz").status_code == 503)
+        wait_until(lambda: client.get("/readyz").status_code == 503)
         # New work is refused, and that a client may try again is said.
         for path, body in (
             ("/v1/jobs", {"prompt": "p"}),
@@ -244,9 +244,9 @@ def test_sigterm_drains(make_service: MakeService, common_dir: Path) -> None:
         assert client.get("/health").status_code == 200
         # What runs has its grace period.
         (common_dir / "go").touch()
-        until(lambda: client.get(f"/v1/jobs/{quick}").json()["state"] == "completed", 5)
+        wait_until(lambda: client.get(f"/v1/jobs/{quick}").json()["state"] == "completed", 5)
     assert service.process.wait(20) == 0
-    assert service.agents_alive() == []
+    assert service.live_agent_pids() == []
     assert not (common_dir / "queued").exists()
     service.restart()
     assert service.ended(queued)["state"] == "completed"
@@ -258,9 +258,9 @@ def test_sigterm_drains(make_service: MakeService, common_dir: Path) -> None:
 def test_a_second_signal_cuts_the_grace_period_short(make_service: MakeService, common_dir: Path) -> None:
     service = make_service().start()  # 30 seconds of grace
     service.submit(f"[[standin: touch={common_dir}/on sleep=60]]")
-    until((common_dir / "on").exists)
+    wait_until((common_dir / "on").exists)
     service.process.terminate()
-    until(lambda: service.connect().get("/readyz").status_code == 503)
+    wait_until(lambda: service.connect().get("/readyz").status_code == 503)
     assert service.terminate(15) == 0
 
 

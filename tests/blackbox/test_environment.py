@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from steadyhand.errors import ConfigError
-from steadyhand.testing.cli import DUMMY_KEY
-from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service
+from steadyhand.testing.shell import shell_prompt
 
 LEAKS = ("ANTHROPIC_", "CLAUDE", "IS_SANDBOX", "AWS_", "GITHUB_")
 
@@ -34,10 +34,10 @@ def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
         assert "leak-of" not in str(environment)
         assert "IS_SANDBOX" not in environment
         assert urlsplit(environment["ANTHROPIC_BASE_URL"]).hostname in ("127.0.0.1", "model.invalid")
-    assert given["ANTHROPIC_API_KEY"] == DUMMY_KEY
+    assert given["ANTHROPIC_API_KEY"] == DUMMY_API_KEY
     # What an agent says of a live secret is taken out: that it is gone shows that it was one.
     assert secrets_in(agents["environment"]) == (["ANTHROPIC_API_KEY"] if profile == "classic" else [])
-    assert DUMMY_KEY not in agents["environment"].values()
+    assert DUMMY_API_KEY not in agents["environment"].values()
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def secrets_in(environment: dict[str, str]) -> list[str]:
 def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_service: Service) -> None:
     environment = json.loads(default_service.run("[[standin: report]]")["answer"])["environment"]
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
-    assert not {ADMIN, BEARER} & set(environment.values())
-    assert DUMMY_KEY not in environment.values()
+    assert not {ADMIN_KEY, CLASSIC_KEY} & set(environment.values())
+    assert DUMMY_API_KEY not in environment.values()
     assert secrets_in(environment) == []
     assert (environment["HOME"], environment["CLAUDE_CONFIG_DIR"]) == ("/home/agent", "/home/agent/.claude")
 
@@ -77,11 +77,13 @@ def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_ser
 def test_an_agent_without_a_boundary_has_a_home_of_its_own_all_the_same(open_service: Service) -> None:
     environment = json.loads(open_service.run("[[standin: report]]")["answer"])["environment"]
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
-    assert not {ADMIN, BEARER} & set(environment.values())
+    assert not {ADMIN_KEY, CLASSIC_KEY} & set(environment.values())
     # The token of its run, in the place of the service's key.
     assert secrets_in(environment) == ["ANTHROPIC_API_KEY"]
-    digest = open_service.run(prompt("printf %s $ANTHROPIC_API_KEY | sha256sum | cut -d' ' -f1"))["answer"]
-    assert digest not in [hashlib.sha256(each.encode()).hexdigest() for each in ("", DUMMY_KEY)]
+    digest = open_service.run(shell_prompt("printf %s $ANTHROPIC_API_KEY | sha256sum | cut -d' ' -f1"))[
+        "answer"
+    ]
+    assert digest not in [hashlib.sha256(each.encode()).hexdigest() for each in ("", DUMMY_API_KEY)]
     assert environment["HOME"] != str(open_service.home)
     assert environment["CLAUDE_CONFIG_DIR"].startswith(str(open_service.data_dir))
 
@@ -151,5 +153,5 @@ def test_no_key_is_in_the_data_directory_or_the_log(service: Service) -> None:
     for path in (service.log_path, *service.data_dir.rglob("*")):
         if path.is_file():
             content = path.read_bytes()
-            assert ADMIN.encode() not in content, path
-            assert BEARER.encode() not in content, path
+            assert ADMIN_KEY.encode() not in content, path
+            assert CLASSIC_KEY.encode() not in content, path

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
-from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service, until
+from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service, wait_until
 
 CHAT = {"model": "claude", "messages": [{"role": "user", "content": "hi"}]}
 FIELDS = {"type", "title", "status", "detail", "code", "request_id", "errors", "error"}
@@ -27,7 +27,7 @@ def check_body(answer: httpx2.Response, status: int, code: str, *, native: bool 
     assert body["request_id"] == answer.headers["x-request-id"]
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert (body["error"]["message"], body["error"]["code"]) == (body["detail"], code)
-    for leak in ("Traceback", "/tmp/", "site-packages", ADMIN, BEARER, 'File "'):  # noqa: S108  # looked for, not used
+    for leak in ("Traceback", "/tmp/", "site-packages", ADMIN_KEY, CLASSIC_KEY, 'File "'):  # noqa: S108  # looked for, not used
         assert leak not in answer.text
     return body
 
@@ -57,12 +57,12 @@ PROTECTED = [
 ]
 BAD_KEYS = {
     "no header": None,
-    "not a Bearer header": f"Basic {ADMIN}",
-    "a bare token": ADMIN,
+    "not a Bearer header": f"Basic {ADMIN_KEY}",
+    "a bare token": ADMIN_KEY,
     "a wrong token": "Bearer wrong",
     "an empty token": "Bearer",
     "a token that is not ASCII": "Bearer schlüssel",
-    "a good token with more after it": f"Bearer {ADMIN} x",
+    "a good token with more after it": f"Bearer {ADMIN_KEY} x",
 }
 
 
@@ -396,7 +396,7 @@ def test_a_full_queue_is_429_on_the_native_route_and_409_on_execute_and_stores_n
 
 
 def test_a_key_without_a_scope_is_403_with_its_name(service: Service) -> None:
-    with service.connect(BEARER) as caller:
+    with service.connect(CLASSIC_KEY) as caller:
         answer = caller.post("/v1/jobs", json={"prompt": "p", "workspace": "/etc"})
     body = check_body(answer, 403, "workspace_not_allowed", native=True)
     assert "workspace:any" in body["detail"]
@@ -404,7 +404,7 @@ def test_a_key_without_a_scope_is_403_with_its_name(service: Service) -> None:
 
 def test_another_callers_job_is_404_on_every_route(service: Service) -> None:
     job_id = service.run("hello")["id"]
-    with service.connect(BEARER) as caller:
+    with service.connect(CLASSIC_KEY) as caller:
         check_body(caller.get(f"/jobs/{job_id}"), 404, "not_found")
         for tail in ("", "/events", "/diff", "/transcript", "/bundle"):
             check_body(caller.get(f"/v1/jobs/{job_id}{tail}"), 404, "not_found", native=True)
@@ -416,7 +416,7 @@ def test_another_callers_job_is_404_on_every_route(service: Service) -> None:
 
 def test_what_a_job_is_in_no_state_for_is_409(service: Service, common_dir: Path) -> None:
     job_id = service.submit(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["id"]
-    until((common_dir / "on").exists)
+    wait_until((common_dir / "on").exists)
     for tail in ("/diff", "/transcript", "/bundle"):
         check_body(service.http.get(f"/v1/jobs/{job_id}{tail}"), 409, "not_ready", native=True)
     check_body(service.http.post(f"/v1/jobs/{job_id}/retry"), 409, "invalid_state", native=True)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 Frame = tuple[str | None, str, dict[str, Any]]
 
@@ -177,9 +177,9 @@ def test_a_follower_across_a_kill_and_a_restart_sees_every_number_once(
 
     thread = threading.Thread(target=listen)
     thread.start()
-    until((common_dir / "half").exists)
-    until(lambda: len(seen) > 10)
-    service.kill9()
+    wait_until((common_dir / "half").exists)
+    wait_until(lambda: len(seen) > 10)
+    service.kill()
     thread.join(30)
     assert broken.is_set()
     service.restart()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steadyhand.testing.service import BEARER, Service, until
+from steadyhand.testing.service import CLASSIC_KEY, Service, wait_until
 
 ENDED: dict[str, tuple[str, int | None, str]] = {
     "completed": ("", 0, "completed"),
@@ -41,9 +41,9 @@ def test_the_native_route_knows_the_job_by_the_same_id(service: Service) -> None
 
 
 def test_the_key_that_callers_have_always_had_is_enough(service: Service) -> None:
-    with service.connect(BEARER) as caller:
+    with service.connect(CLASSIC_KEY) as caller:
         job_id = caller.post("/execute", json={"prompt": "hello", "agent": "claude"}).json()["job_id"]
-        until(lambda: caller.get(f"/jobs/{job_id}").json()["status"] != "running")
+        wait_until(lambda: caller.get(f"/jobs/{job_id}").json()["status"] != "running")
         assert caller.get(f"/jobs/{job_id}").json()["status"] == "completed"
 
 
@@ -98,7 +98,7 @@ def test_while_it_runs_a_job_says_running_and_nothing_of_its_end(service: Servic
     go = common_dir / "go"
     job_id = service.execute(f"[[standin: wait_for={go}]]", metadata={"k": 1})["job_id"]
     try:
-        until(lambda: service.http.get(f"/jobs/{job_id}").json()["state"] == "running")
+        wait_until(lambda: service.http.get(f"/jobs/{job_id}").json()["state"] == "running")
         job = service.http.get(f"/jobs/{job_id}").json()
         assert job["status"] == "running"
         assert {"prompt", "agent", "metadata", "started_at"} <= set(job)
@@ -211,7 +211,7 @@ def test_a_timeout_says_timeout_and_its_output_is_a_list(service: Service) -> No
 
 def test_a_cancelled_job_says_error_with_one_line_of_why(service: Service, common_dir: Path) -> None:
     job_id = service.execute(f"[[standin: touch={common_dir}/on sleep=30]]")["job_id"]
-    until((common_dir / "on").exists)
+    wait_until((common_dir / "on").exists)
     assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
     job = service.poll(job_id)
     assert (job["status"], job["state"]) == ("error", "cancelled")
@@ -226,7 +226,7 @@ def test_a_queued_job_says_running_with_its_acceptance_as_start(
     go = common_dir / "go"
     ids = [service.submit(f"[[standin: wait_for={go}]]")["id"] for _ in range(4)]
     try:
-        until(lambda: service.http.get("/health").json()["active"] == 4)
+        wait_until(lambda: service.http.get("/health").json()["active"] == 4)
         job_id = service.execute("hello")["job_id"]
         job = service.http.get(f"/jobs/{job_id}").json()
         assert (job["status"], job["state"]) == ("running", "queued")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from steadyhand.testing.service import Service, until
+from steadyhand.testing.service import Service, wait_until
 
 
 def test_health_needs_no_key_and_has_the_five_fields_and_no_other(service: Service) -> None:
@@ -16,7 +16,7 @@ def test_health_needs_no_key_and_has_the_five_fields_and_no_other(service: Servi
 
 
 def test_an_idle_service_is_not_busy(service: Service) -> None:
-    until(lambda: service.http.get("/health").json()["active"] == 0)
+    wait_until(lambda: service.http.get("/health").json()["active"] == 0)
     body = service.http.get("/health").json()
     assert (body["busy"], body["queued"]) == (False, 0)
     assert body["capacity"] == (1 if service.classic else 4)
@@ -35,13 +35,13 @@ def test_busy_is_true_exactly_when_a_new_job_would_not_start_at_once(
         ids.append(service.submit(f"[[standin: wait_for={go}]]")["id"])
     try:
         assert seen == [(False, 0), (False, 1), (False, 2), (False, 3), (True, 4)]
-        until(lambda: service.http.get("/health").json()["active"] == 4)
+        wait_until(lambda: service.http.get("/health").json()["active"] == 4)
         assert service.http.get("/health").json()["queued"] == 1
     finally:
         go.touch()
     for job_id in ids:
         assert service.ended(job_id)["state"] == "completed"
-    until(lambda: not service.http.get("/health").json()["busy"])
+    wait_until(lambda: not service.http.get("/health").json()["busy"])
 
 
 def test_the_probes_need_no_key(service: Service) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from steadyhand.testing.service import BEARER, MakeService, Service, until
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
+from steadyhand.testing.shell import shell_prompt
 
 KEYS = {
     *("object", "id", "state", "outcome", "title", "prompt", "agent", "runner", "model", "workspace", "ref"),
@@ -178,7 +178,7 @@ def test_the_same_idempotency_key_and_body_give_the_same_job(service: Service) -
     other = service.http.post("/v1/jobs", json={**body, "prompt": "twice"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
     assert service.ended(first.json()["id"])["run"] == 1
-    with service.connect(BEARER) as caller:  # keys of idempotency belong to an API key
+    with service.connect(CLASSIC_KEY) as caller:  # keys of idempotency belong to an API key
         theirs = caller.post("/v1/jobs", json=body, headers=headers)
     assert theirs.json()["id"] != first.json()["id"]
     service.ended(theirs.json()["id"])
@@ -231,7 +231,7 @@ def test_a_running_job_is_cancelled_and_an_ended_one_stays_as_it_is(
     service: Service, common_dir: Path
 ) -> None:
     job_id = service.submit(f"[[standin: touch={common_dir}/on sleep=60]]")["id"]
-    until((common_dir / "on").exists)
+    wait_until((common_dir / "on").exists)
     assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
     job = service.ended(job_id, 5)
     assert (job["state"], job["outcome"]["type"]) == ("cancelled", "cancelled")
@@ -260,7 +260,7 @@ def test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless(ser
     for _ in range(3):
         answer = service.http.post(f"/v1/jobs/{job_id}/retry", json={"after_run": 1})
         assert answer.status_code == 202
-    until(lambda: service.job(job_id)["run"] == 2)
+    wait_until(lambda: service.job(job_id)["run"] == 2)
     job = service.ended(job_id)
     assert [run["number"] for run in job["runs"]] == [1, 2]
     seqs = [event["seq"] for event in service.events(job_id)]
@@ -272,7 +272,7 @@ def test_a_deleted_job_is_gone_with_all_that_was_kept_of_it(service: Service) ->
     assert service.http.delete(f"/v1/jobs/{job_id}").status_code == 204
     for path in (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/events", f"/jobs/{job_id}"):
         assert service.http.get(path).status_code == 404
-    until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
+    wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
 
 
 def test_what_an_agent_changed_and_committed_is_in_the_diff_and_in_changes(
@@ -291,16 +291,16 @@ def test_what_an_agent_changed_and_committed_is_in_the_diff_and_in_changes(
     answer = service.http.get(f"/v1/jobs/{job['id']}/diff")
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/x-diff")
     git_copy = common_dir / "copy"
-    from steadyhand.testing.service import git  # noqa: PLC0415  # used by this test alone
+    from steadyhand.testing.service import run_git  # noqa: PLC0415  # used by this test alone
 
-    git(common_dir, "clone", "-q", str(repository), str(git_copy))
+    run_git(common_dir, "clone", "-q", str(repository), str(git_copy))
     (common_dir / "changes.diff").write_bytes(answer.content)
-    git(git_copy, "apply", "--index", str(common_dir / "changes.diff"))
+    run_git(git_copy, "apply", "--index", str(common_dir / "changes.diff"))
     assert (git_copy / "greeting.txt").read_text() == "good bye\n"
     assert (git_copy / "new.txt").read_text() == "new\n"
     # The repository that it came from is as it was.
     assert (repository / "greeting.txt").read_text() == "hello\n"
-    assert git(repository, "status", "--porcelain") == ""
+    assert run_git(repository, "status", "--porcelain") == ""
 
 
 def test_the_agents_own_record_is_given_line_by_line(service: Service) -> None:
@@ -331,7 +331,9 @@ def test_model_turns_effort_and_system_prompt_reach_the_agent(service: Service, 
     file = argv[argv.index("--append-system-prompt-file") + 1]
     words = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
     read = service.run(
-        prompt(f"cat $({words} | grep ^/.*append-system-prompt-)"), append_system_prompt="Be brief.", **fields
+        shell_prompt(f"cat $({words} | grep ^/.*append-system-prompt-)"),
+        append_system_prompt="Be brief.",
+        **fields,
     )
     assert (read["answer"], Path(file).suffix) == ("Be brief.", ".md")
 
@@ -363,7 +365,7 @@ def test_the_workspaces_are_listed(service: Service) -> None:
 
 
 def test_the_callers_key_may_submit_read_and_cancel(service: Service) -> None:
-    with service.connect(BEARER) as caller:
+    with service.connect(CLASSIC_KEY) as caller:
         job = caller.post(
             "/v1/jobs", json={"prompt": "hello", "workspace": "scratch"}, headers={"prefer": "wait=30"}
         ).json()

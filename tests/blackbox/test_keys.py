@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from tests.blackbox.test_errors import check_body
 
-from steadyhand.testing.service import BEARER, MakeService, Service, until
+from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
 
 EXECUTE = {"prompt": "hello", "agent": "claude"}
 CHAT = {"model": "claude", "messages": [{"role": "user", "content": "hello"}]}
@@ -114,7 +114,7 @@ def test_too_many_jobs_and_a_key_s_jobs_hold_up_nobody_else_s(
         held = caller.post(
             "/v1/jobs", json={"prompt": f"[[standin: wait_for={go}]]", "workspace": "scratch"}
         ).json()["id"]
-        until(lambda: caller.get(f"/v1/jobs/{held}").json()["state"] == "running")
+        wait_until(lambda: caller.get(f"/v1/jobs/{held}").json()["state"] == "running")
         waits = caller.post("/v1/jobs", json=DOORS["/v1/jobs"]).json()["id"]
         for body in refused_at_every_door(service, caller, 429, "too_many_jobs"):
             assert "1 job waiting" in body["detail"]
@@ -137,9 +137,9 @@ def test_keys_limits_and_waiting_jobs_survive_a_crash(make_service: MakeService,
             "/v1/jobs", json={"prompt": f"[[standin: touch={on} wait_for={go}]]", "workspace": "scratch"}
         ).json()["id"]
         waiting = [caller.post("/v1/jobs", json=DOORS["/v1/jobs"]).json()["id"] for _ in range(2)]
-    until(on.exists)
+    wait_until(on.exists)
     listed = service.http.get("/v1/keys").json()["data"]
-    service.kill9()
+    service.kill()
     service.restart()
     after = service.http.get("/v1/keys").json()["data"]
     assert [each for each in after if each["origin"] == "service"] == [
@@ -198,7 +198,7 @@ def test_the_classic_profile_has_keys_and_limits_too(classic_service: Service) -
 
 
 def test_who_is_not_admin_sees_and_changes_no_keys(service: Service) -> None:
-    with service.connect(BEARER) as caller:
+    with service.connect(CLASSIC_KEY) as caller:
         for method, path in (
             ("GET", "/v1/keys"),
             ("POST", "/v1/keys"),

@@ -14,8 +14,8 @@ from tests.blackbox.test_sessions import text_of
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import BEARER, MakeService, Service, until
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
+from steadyhand.testing.shell import shell_prompt
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 HISTORY = "[[standin: history]]"
@@ -47,7 +47,7 @@ def test_a_run_is_seen_among_the_jobs_and_cancelled_there(
     prompt = f"[[standin: touch={common_dir}/on sleep=60]]"
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, default_service, route, prompt, "chat", stream=stream)
-        until((common_dir / "on").exists)
+        wait_until((common_dir / "on").exists)
         job = newest(default_service)
         assert (job["state"], job["origin"], job["agent"]) == ("running", "openai", "chat")
         assert (job["budget_usd"], job["timeout_seconds"]) == ("0.250000", 120)
@@ -66,7 +66,7 @@ def test_an_object_that_does_not_fit_is_an_error_that_names_the_place_in_the_sch
     default_service: Service, *, route: str, stream: bool
 ) -> None:
     prompt = f"""[[standin: structured='{{"n": "four"}}']] {route} {stream}"""
-    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=2) as client:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=2) as client:
         form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": NUMBER}}
         said: Any = [{"role": "user", "content": prompt}]
         text: Any = {"format": {"type": "json_schema", "name": "n", "schema": NUMBER}}
@@ -152,7 +152,7 @@ def test_a_run_that_its_client_waited_for_is_kept_and_not_run_again_after_a_stop
     with make_service(env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0"}) as service:
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(ask, service, route, prompt)
-            until((common_dir / "on").exists)
+            wait_until((common_dir / "on").exists)
             job_id = newest(service)["id"]
             service.terminate()
             with contextlib.suppress(httpx2.TransportError):
@@ -196,7 +196,7 @@ def test_a_budget_holds_for_a_run_of_an_openai_client_with_the_real_cli(
 def test_an_agents_own_words_are_told_once_and_before_those_of_a_request(make_service: MakeService) -> None:
     config = '[agents.terse]\nworkspace = "scratch"\nappend_system_prompt = "Quetzal."\n'
     words = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
-    look = prompt(f"cat $({words} | grep ^/.*append-system-prompt-)")
+    look = shell_prompt(f"cat $({words} | grep ^/.*append-system-prompt-)")
     with make_service(config=config) as service:
         asked: list[tuple[str, str]] = [("", "Quetzal."), ("Be kind.", "Quetzal.\n\nBe kind.")]
         for system, told in asked:

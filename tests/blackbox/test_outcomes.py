@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
@@ -72,8 +72,8 @@ def test_a_job_that_the_service_died_under_says_error_with_one_line_of_why(
 ) -> None:
     service = make_service(classic=profile == "classic").start()
     job_id = service.execute(f"[[standin: touch={common_dir}/on sleep=60]]")["job_id"]
-    until((common_dir / "on").exists)
-    service.kill9()
+    wait_until((common_dir / "on").exists)
+    service.kill()
     service.restart()
     shown = service.poll(job_id)
     assert (shown["status"], shown["state"]) == ("error", "interrupted")
@@ -88,13 +88,13 @@ def test_jobs_are_forgotten_with_all_that_was_kept_when_their_time_is_over(make_
     job_id = service.run('[[standin: write="new.txt:new\n"]]', workspace="default")["id"]
     assert service.http.get(f"/v1/jobs/{job_id}/diff").status_code == 200
     ended = datetime.fromisoformat(service.job(job_id)["finished_at"])
-    until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 1)
+    wait_until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 1)
     service.terminate()
     service.restart()  # which looks at once, and then now and again
-    until(lambda: service.http.get(f"/v1/jobs/{job_id}").status_code == 404)
+    wait_until(lambda: service.http.get(f"/v1/jobs/{job_id}").status_code == 404)
     for path in ("/diff", "/events", "/transcript", "/bundle"):
         assert service.http.get(f"/v1/jobs/{job_id}{path}").status_code == 404
-    until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
+    wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
     assert service.run("hello")["state"] == "completed"
 
 
@@ -104,8 +104,8 @@ def test_transcripts_may_be_kept_for_a_shorter_time_than_their_jobs(make_service
     path = f"/v1/jobs/{job_id}/transcript"
     assert service.http.get(path).status_code == 200
     ended = datetime.fromisoformat(service.job(job_id)["finished_at"])
-    until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 1)
+    wait_until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 1)
     service.terminate()
     service.restart()
-    until(lambda: service.http.get(path).status_code == 404)
+    wait_until(lambda: service.http.get(path).status_code == 404)
     assert service.job(job_id)["answer"].startswith("ok: hello")

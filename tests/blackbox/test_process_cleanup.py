@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 SPAWNED = 4
 """The three left-overs and the tool's shell; beside them the agent itself."""
@@ -25,10 +25,10 @@ def unruly(folder: Path) -> str:
 def started(service: Service, folder: Path, **fields: Any) -> str:
     """Give the id of an unruly job once all its processes are there."""
     job_id = str(service.submit(unruly(folder), **fields)["id"])
-    until(lambda: (folder / "on").exists() or service.job(job_id)["finished_at"])
+    wait_until(lambda: (folder / "on").exists() or service.job(job_id)["finished_at"])
     assert (folder / "on").exists(), service.http.get(f"/jobs/{job_id}").text
     assert len((folder / "pids").read_text().split()) == SPAWNED - 1
-    until(lambda: len(service.agents_alive()) > SPAWNED)
+    wait_until(lambda: len(service.live_agent_pids()) > SPAWNED)
     return job_id
 
 
@@ -39,7 +39,7 @@ def ran_for(job: dict[str, Any]) -> float:
 
 
 def none_alive(service: Service, seconds: float = 1.0) -> bool:
-    return until(lambda: not service.agents_alive(), seconds)
+    return wait_until(lambda: not service.live_agent_pids(), seconds)
 
 
 def test_a_timeout_of_3_seconds_ends_as_timeout_within_5_with_nothing_alive(
@@ -75,7 +75,7 @@ def test_a_sigterm_to_the_service_leaves_nothing_alive(
     # What may go on after a planned stop does so at the next start; this one may not.
     job_id = started(service, common_dir, on_interrupt="fail")
     assert service.terminate(10) == 0
-    assert service.agents_alive() == []
+    assert service.live_agent_pids() == []
     service.restart()
     job = service.job(job_id)
     assert (job["state"], job["outcome"]["type"]) == ("interrupted", "interrupted")
@@ -88,7 +88,7 @@ def test_a_kill_9_of_the_service_leaves_nothing_alive(
 ) -> None:
     service = make_service(classic=profile == "classic").start()
     job_id = started(service, common_dir)
-    service.kill9()
+    service.kill()
     assert none_alive(service, 5)
     service.restart()
     job = service.job(job_id)

@@ -9,10 +9,10 @@ from typing import Any
 import openai
 import pytest
 
-from steadyhand.testing.cli import DUMMY_KEY, cli_path
+from steadyhand.testing.cli import DUMMY_API_KEY, cli_path
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import BEARER, MakeService, Service, until
+from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
 
 OK = "ok: the scripted model has read the prompt."
 
@@ -46,13 +46,13 @@ def test_execute_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     # Exactly one call for an answer reached the model, as the agent that was asked for, with a key that is none.
     (request,) = model.requests
     assert "You answer issue-responder questions." in request.system
-    assert DUMMY_KEY in (
+    assert DUMMY_API_KEY in (
         request.headers.get("x-api-key"),
         request.headers.get("authorization", "").partition(" ")[2],
     )
     usage = real.job(job["job_id"])["usage"]
-    assert usage["output_tokens"] == model.totals["output_tokens"]
-    assert usage["input_tokens"] == model.totals["input_tokens"]
+    assert usage["output_tokens"] == model.conversation_totals["output_tokens"]
+    assert usage["input_tokens"] == model.conversation_totals["input_tokens"]
 
 
 def test_an_agent_by_its_path_with_the_real_cli(real: Service) -> None:
@@ -93,7 +93,7 @@ def test_a_native_job_with_the_real_cli_has_events_transcript_and_cost(real: Ser
 
 def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
-    with real.connect(BEARER) as caller:
+    with real.connect(CLASSIC_KEY) as caller:
         answer = caller.post(
             "/v1/chat/completions",
             json={
@@ -109,7 +109,7 @@ def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert body["choices"][0]["message"]["content"] == OK
-    assert body["usage"]["completion_tokens"] == model.totals["output_tokens"]
+    assert body["usage"]["completion_tokens"] == model.conversation_totals["output_tokens"]
     (request,) = model.requests
     turns = [(role, text) for role, text in request.turns if role in ("user", "assistant")]
     whole = json.dumps(request.body)
@@ -146,8 +146,8 @@ def test_a_budget_that_is_spent_ends_as_failed_with_the_real_cli(real: Service) 
 def deaf(service: Service, **fields: Any) -> str:
     """Give the id of a job whose Bash tool, setsid child and daemon ignore SIGTERM, once they are all there."""
     job_id = str(service.submit("[[scenario:deaf-tool]] Start.", workspace="scratch", **fields)["id"])
-    until(lambda: _three_pids(service))
-    assert len(service.agents_alive()) > 3
+    wait_until(lambda: _three_pids(service))
+    assert len(service.live_agent_pids()) > 3
     return job_id
 
 
@@ -165,7 +165,7 @@ def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(re
     run = job["runs"][-1]
     span = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
     assert 10 <= span.total_seconds() <= 12
-    until(lambda: not real.agents_alive(), 1)
+    wait_until(lambda: not real.live_agent_pids(), 1)
 
 
 def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive(real: Service) -> None:
@@ -175,7 +175,7 @@ def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive(r
     job = real.ended(job_id)
     assert job["state"] == "cancelled"
     assert (datetime.fromisoformat(job["finished_at"]) - asked).total_seconds() <= 2
-    until(lambda: not real.agents_alive(), 1)
+    wait_until(lambda: not real.live_agent_pids(), 1)
 
 
 @pytest.mark.parametrize("profile", ["default", "classic"])
@@ -189,13 +189,13 @@ def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_ali
         env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0.2"},
     ).start()
     first = deaf(service, on_interrupt="fail")
-    service.kill9()
-    until(lambda: not service.agents_alive(), 5)
+    service.kill()
+    wait_until(lambda: not service.live_agent_pids(), 5)
     service.restart()
     assert service.job(first)["state"] == "interrupted"
     second = deaf(service, on_interrupt="fail")
     assert service.terminate(15) == 0
-    assert service.agents_alive() == []
+    assert service.live_agent_pids() == []
     service.restart()
     assert service.job(second)["state"] == "interrupted"
 
@@ -244,7 +244,7 @@ def test_health_says_what_is_so_with_the_real_cli(real: Service) -> None:
     assert (body["status"], body["busy"], body["active"]) == ("ok", real.classic, 1)
     real.http.post(f"/v1/jobs/{job_id}/cancel")
     real.ended(job_id)
-    until(lambda: real.http.get("/health").json()["active"] == 0)
+    wait_until(lambda: real.http.get("/health").json()["active"] == 0)
     assert real.http.get("/health").json()["busy"] is False
 
 
@@ -270,7 +270,7 @@ def test_a_streamed_chat_and_a_response_with_the_real_cli(
     real_default: Service, model: ScriptedModel
 ) -> None:
     model.clear()
-    with openai.OpenAI(base_url=f"{real_default.url}/v1", api_key=BEARER, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{real_default.url}/v1", api_key=CLASSIC_KEY, max_retries=0) as client:
         chunks = list(
             client.chat.completions.create(
                 model="claude",
@@ -281,7 +281,7 @@ def test_a_streamed_chat_and_a_response_with_the_real_cli(
         )
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == OK
         assert chunks[-1].usage is not None
-        assert chunks[-1].usage.completion_tokens == model.totals["output_tokens"]
+        assert chunks[-1].usage.completion_tokens == model.conversation_totals["output_tokens"]
         with client.responses.stream(model="claude", input="[[scenario:bash]] Run it.") as stream:
             kinds = [event.type for event in stream]
             response = stream.get_final_response()

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from steadyhand.testing.service import BEARER, MakeService, Service, until
+from steadyhand.testing.service import CLASSIC_KEY, MakeService, Service, wait_until
 
 
 def events_of(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
@@ -61,7 +61,7 @@ def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every
             "/v1/responses", json={"model": "chat", "input": prompt, "background": True}
         ).json()
         assert begun["status"] in ("queued", "in_progress")
-        stop = service.terminate if planned else service.kill9
+        stop = service.terminate if planned else service.kill
         seen = seen_until_stopped(service, begun["id"], "Second.", stop)
         gate.touch()
         service.restart()
@@ -81,7 +81,7 @@ def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every
 
 def test_the_official_client_streams_a_response_with_what_the_tools_do(default_service: Service) -> None:
     prompt = "[[standin: say='Let me look.' run='echo hi' text='It says {last}.' chunk=5 pace=2]]"
-    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=0) as client:
         with client.responses.stream(model="chat", input=prompt) as stream:
             kinds = [event.type for event in stream]
             response = stream.get_final_response()
@@ -98,9 +98,9 @@ def test_a_response_in_the_background_is_cancelled_by_the_official_client(
     default_service: Service, common_dir: Path
 ) -> None:
     prompt = f"[[standin: touch={common_dir}/begun sleep=60]]"
-    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=BEARER, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=0) as client:
         begun = client.responses.create(model="chat", input=prompt, background=True)
-        until((common_dir / "begun").exists)
+        wait_until((common_dir / "begun").exists)
         stopped = client.responses.cancel(begun.id)
     assert stopped.status == "cancelled"
     assert default_service.job(begun.id.removeprefix("resp_"))["state"] == "cancelled"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 Said = list[dict[str, Any]]
 HISTORY = "[[standin: history]]"
@@ -107,9 +107,9 @@ def test_of_two_writers_of_one_session_the_second_waits_for_the_first(
     first = f"[[standin: touch={common_dir}/on wait_for={gate} text=first]]"
     with ThreadPoolExecutor(2) as pool:
         one = pool.submit(ask, service, route, [user(first)], name)
-        until((common_dir / "on").exists)
+        wait_until((common_dir / "on").exists)
         two = pool.submit(ask, service, route, [user(HISTORY)], name)
-        waiting = until(lambda: service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"])
+        waiting = wait_until(lambda: service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"])
         assert len(waiting) == 1
         gate.touch()
         assert turns_of(two.result()) == [first, "first", HISTORY]
@@ -130,12 +130,14 @@ def test_a_turn_that_never_ran_does_not_cut_a_named_session_short(service: Servi
     held = [
         service.submit(f"[[standin: touch={common_dir}/{n} wait_for={common_dir}/gate]]") for n in range(3)
     ]
-    until(lambda: all((common_dir / str(n)).exists() for n in range(3)))
+    wait_until(lambda: all((common_dir / str(n)).exists() for n in range(3)))
     with ThreadPoolExecutor(2) as pool:
         turn = pool.submit(ask, service, CHAT, [user("[[standin: text=never]]")], name)
-        (queued,) = until(lambda: service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"])
+        (queued,) = wait_until(
+            lambda: service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"]
+        )
         waits = pool.submit(ask, service, CHAT, [user(HISTORY)], name)  # for that turn
-        until(lambda: len(service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"]) == 2)
+        wait_until(lambda: len(service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"]) == 2)
         assert service.http.post(f"/v1/jobs/{queued['id']}/cancel").json()["state"] == "cancelled"
         (common_dir / "gate").touch()
         assert turns_of(waits.result())[:2] == [says("kept"), "kept"]

@@ -9,7 +9,7 @@ import pytest
 from tests import openai_types
 from tests.blackbox.test_responses import events_of, follow, seen_until_stopped
 
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 TOOL: dict[str, Any] = {"name": "look", "parameters": {"type": "object"}}
 AT_ONCE = {"STEADYHAND_SERVICE__DRAIN_SECONDS": "0"}
@@ -21,7 +21,7 @@ def respond(http: httpx2.Client, given: Any, **fields: Any) -> dict[str, Any]:
     reply = http.post("/v1/responses", json=body)
     assert reply.status_code == 200, reply.text
     found: dict[str, Any] = reply.json()
-    openai_types.response(found)
+    openai_types.parse_response(found)
     return found
 
 
@@ -45,7 +45,7 @@ def with_calls(service: Service, response_id: str) -> dict[str, Any]:
         body: dict[str, Any] = service.http.get(f"/v1/responses/{response_id}").json()
         return body if body["status"] == "completed" else None
 
-    return until(look)
+    return wait_until(look)
 
 
 def job_of(service: Service, body: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def test_a_response_whose_calls_wait_over_a_stop_goes_on_with_their_outputs(
         assert service.http.get(f"/v1/responses/{first['id']}").json() == first
         given = output(first, "[[standin: text='Sun after all.']]")
         second = respond(service.http, given, previous_response_id=first["id"])
-        assert openai_types.response(second).output_text == "Sun after all."
+        assert openai_types.parse_response(second).output_text == "Sun after all."
         assert job_of(service, first)["run"] == 2
         assert service.http.get(f"/v1/responses/{first['id']}").json() == first
         assert service.http.get(f"/v1/responses/{second['id']}").json() == second
@@ -105,7 +105,7 @@ def test_an_agent_that_was_stopped_at_work_on_the_outputs_is_given_them_once_mor
         given = output(first, working)
         body = {"model": "chat", "input": given, "previous_response_id": first["id"], "stream": True}
         with service.connect() as client, client.stream("POST", "/v1/responses", json=body) as reply:
-            until(busy.exists)
+            wait_until(busy.exists)
             service.terminate()
             with contextlib.suppress(httpx2.TransportError):
                 assert [event["type"] for event in events_of(reply.iter_lines())][-1] in (
@@ -118,7 +118,7 @@ def test_an_agent_that_was_stopped_at_work_on_the_outputs_is_given_them_once_mor
         gate.touch()
         second = respond(service.http, given, previous_response_id=first["id"])
         assert second["id"] == f"{first['id']}_1"
-        assert openai_types.response(second).output_text == "Done with it."
+        assert openai_types.parse_response(second).output_text == "Done with it."
         assert job_of(service, first)["run"] == 3
 
 
@@ -141,7 +141,7 @@ def test_a_response_in_the_background_after_calls_gives_every_event_once_over_a_
         assert told[-1]["type"] == "response.completed"
         assert [event["sequence_number"] for event in told] == list(range(len(told)))
         for event in told:
-            openai_types.event(event)
+            openai_types.parse_event(event)
         for number in range(-1, len(told)):
             after = None if number < 0 else number
             assert follow(service, second["id"], after) == told[number + 1 :]

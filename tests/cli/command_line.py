@@ -30,7 +30,7 @@ KEY = "a-key-of-the-tests-0123456789"
 COMMAND = [sys.executable, "-m", "steadyhand"]
 
 
-def a_job(**changes: Any) -> dict[str, Any]:
+def job_json(**changes: Any) -> dict[str, Any]:
     """A completed job with every key of the contract."""
     job: dict[str, Any] = {
         "object": "job",
@@ -73,7 +73,7 @@ def a_job(**changes: Any) -> dict[str, Any]:
     return job | changes
 
 
-def an_event(seq: int | None, kind: str, **data: Any) -> dict[str, Any]:
+def event_json(seq: int | None, kind: str, **data: Any) -> dict[str, Any]:
     """One event as it stands on the wire."""
     return {
         "object": "event",
@@ -86,7 +86,7 @@ def an_event(seq: int | None, kind: str, **data: Any) -> dict[str, Any]:
     }
 
 
-def as_stream(events: list[dict[str, Any]]) -> bytes:
+def sse_stream(events: list[dict[str, Any]]) -> bytes:
     """Events as a stream of server-sent events."""
     parts = []
     for event in events:
@@ -96,7 +96,7 @@ def as_stream(events: list[dict[str, Any]]) -> bytes:
 
 
 @dataclass
-class Answer:
+class ScriptedAnswer:
     """What the scripted service says; `cut` breaks the connection off after the body."""
 
     status: int = 200
@@ -106,13 +106,13 @@ class Answer:
     cut: bool = False
 
     @classmethod
-    def of(cls, value: Any, status: int = 200, **headers: str) -> "Answer":
+    def of(cls, value: Any, status: int = 200, **headers: str) -> "ScriptedAnswer":
         return cls(
             status, json.dumps(value).encode(), headers={k.replace("_", "-"): v for k, v in headers.items()}
         )
 
     @classmethod
-    def problem(cls, status: int, code: str, detail: str, **headers: str) -> "Answer":
+    def problem(cls, status: int, code: str, detail: str, **headers: str) -> "ScriptedAnswer":
         body = {
             "type": "about:blank",
             "status": status,
@@ -123,12 +123,12 @@ class Answer:
         return cls.of(body, status, **headers)
 
     @classmethod
-    def stream(cls, *events: dict[str, Any], cut: bool = False) -> "Answer":
-        return cls(200, as_stream(list(events)), "text/event-stream", cut=cut)
+    def stream(cls, *events: dict[str, Any], cut: bool = False) -> "ScriptedAnswer":
+        return cls(200, sse_stream(list(events)), "text/event-stream", cut=cut)
 
 
 @dataclass
-class Asked:
+class RecordedRequest:
     """A request that came."""
 
     method: str
@@ -141,8 +141,8 @@ class ScriptedService:
     """A real HTTP server whose answers a test lays out: by method and path, each in turn, the last one again."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self.asked: list[RecordedRequest] = []
+        self._answers: dict[tuple[str, str], list[ScriptedAnswer]] = {}
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -152,7 +152,7 @@ class ScriptedService:
                 length = int(self.headers.get("content-length") or 0)
                 raw = self.rfile.read(length)
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked = Asked(self.command, self.path, headers, json.loads(raw) if raw else None)
+                asked = RecordedRequest(self.command, self.path, headers, json.loads(raw) if raw else None)
                 answer = service.take(asked)
                 self.send_response(answer.status)
                 self.send_header("content-type", answer.content_type)
@@ -177,15 +177,15 @@ class ScriptedService:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
-    def on(self, method: str, path: str, *answers: Answer) -> "ScriptedService":
+    def on(self, method: str, path: str, *answers: ScriptedAnswer) -> "ScriptedService":
         self._answers[method, path] = list(answers)
         return self
 
-    def take(self, asked: Asked) -> Answer:
-        self.asked.append(asked)
-        answers = self._answers.get((asked.method, asked.path.partition("?")[0]), [])
+    def take(self, request: RecordedRequest) -> ScriptedAnswer:
+        self.asked.append(request)
+        answers = self._answers.get((request.method, request.path.partition("?")[0]), [])
         if not answers:
-            return Answer.problem(404, "not_found", "Job not found")
+            return ScriptedAnswer.problem(404, "not_found", "Job not found")
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ class ScriptedService:
 
 
 @dataclass
-class Ran:
+class CommandResult:
     """What a command came to."""
 
     code: int
@@ -220,10 +220,10 @@ class CommandLine:
         if token is not None:
             self.env["STEADYHAND_TOKEN"] = token
 
-    def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> Ran:
+    def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:
         return self.process(*arguments, given=given, timeout=timeout, **env)
 
-    def process(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> Ran:
+    def process(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:
         """Run it to its end in a process of its own."""
         done = subprocess.run(
             [*COMMAND, *arguments],
@@ -234,7 +234,7 @@ class CommandLine:
             timeout=timeout,
             check=False,
         )
-        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return CommandResult(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     @contextmanager
     def running(self, *arguments: str, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
@@ -253,7 +253,7 @@ class CommandLine:
                 if process.poll() is None:
                     process.kill()
 
-    def on_terminal(self, *arguments: str, timeout: float = 90, **env: str) -> Ran:
+    def on_terminal(self, *arguments: str, timeout: float = 90, **env: str) -> CommandResult:
         """Run it on a pseudo-terminal of its own, which is all of stdin, stdout and stderr."""
         ours, theirs = os.openpty()
         with self.running(
@@ -262,13 +262,13 @@ class CommandLine:
             os.close(theirs)
             shown = b"".join(_until_closed(ours, timeout))
             os.close(ours)
-            return Ran(process.wait(timeout), shown.decode("utf-8", "replace"), "")
+            return CommandResult(process.wait(timeout), shown.decode("utf-8", "replace"), "")
 
 
-class QuickCommandLine(CommandLine):
+class InProcessCommandLine(CommandLine):
     """The same without a process for each command: the program is called, in the environment it is to see."""
 
-    def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> Ran:  # noqa: ARG002  # the test's own bound holds
+    def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:  # noqa: ARG002  # the test's own bound holds
         before = signal.getsignal(signal.SIGTERM)
         with patch.dict(os.environ, self.env | env, clear=True), chdir(self.home):
             try:
@@ -279,7 +279,7 @@ class QuickCommandLine(CommandLine):
                 signal.signal(signal.SIGTERM, before)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Ran(result.exit_code, result.stdout, result.stderr)
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
 
 
 def _until_closed(handle: int, timeout: float) -> Iterator[bytes]:
@@ -298,22 +298,22 @@ def _until_closed(handle: int, timeout: float) -> Iterator[bytes]:
     raise TimeoutError("the terminal was not closed in time")
 
 
-def read_until(stream: Any, wanted: str, timeout: float = 30) -> str:
+def read_until(stream: Any, expected: str, timeout: float = 30) -> str:
     """Read from a process's stream until a text is there."""
     deadline, seen = time.monotonic() + timeout, b""
-    while wanted.encode() not in seen:
+    while expected.encode() not in seen:
         ready, _, _ = select.select([stream], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"{wanted!r} did not come; this did: {seen.decode('utf-8', 'replace')}"
+        assert ready, f"{expected!r} did not come; this did: {seen.decode('utf-8', 'replace')}"
         chunk = os.read(stream.fileno(), 65_536)
-        assert chunk, f"{wanted!r} did not come before the end; this did: {seen.decode('utf-8', 'replace')}"
+        assert chunk, f"{expected!r} did not come before the end; this did: {seen.decode('utf-8', 'replace')}"
         seen += chunk
     return seen.decode("utf-8", "replace")
 
 
-def eventually(look: Callable[[], Any], timeout: float = 20) -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 20) -> Any:
     """Look again and again until something true is seen; the bound is generous, the look cheap."""
     deadline = time.monotonic() + timeout
-    while not (found := look()):
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come about in time"
         time.sleep(0.05)
     return found

@@ -13,7 +13,7 @@ from tests.cli.command_line import (
     COMMAND,
     KEY,
     CommandLine,
-    QuickCommandLine,
+    InProcessCommandLine,
     RealService,
     ScriptedService,
     read_until,
@@ -30,7 +30,7 @@ def service() -> Iterator[ScriptedService]:
 @pytest.fixture
 def steadyhand(tmp_path: Path, service: ScriptedService) -> CommandLine:
     """The command line, talking to the scripted service; called, not started, but for terminals and signals."""
-    return QuickCommandLine(tmp_path, service.url, KEY)
+    return InProcessCommandLine(tmp_path, service.url, KEY)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ from tests.cli.command_line import (
     COMMAND,
     JOB_ID,
     KEY,
-    Answer,
     CommandLine,
+    ScriptedAnswer,
     ScriptedService,
-    a_job,
-    an_event,
-    eventually,
+    event_json,
+    job_json,
     read_until,
+    wait_until,
 )
 from typer.core import TyperGroup
 
@@ -27,13 +27,13 @@ from steadyhand.cli.app import app
 
 JOB = f"/v1/jobs/{JOB_ID}"
 EVENTS = f"{JOB}/events"
-ENDED = an_event(9, "state.changed", **{"from": "running", "to": "completed", "outcome": "success"})
+ENDED = event_json(9, "state.changed", **{"from": "running", "to": "completed", "outcome": "success"})
 
 
 def lay_out_run(service: ScriptedService, job: dict[str, object], *events: dict[str, object]) -> None:
-    service.on("POST", "/v1/jobs", Answer.of(a_job(state="queued", answer=None), 202))
-    service.on("GET", EVENTS, Answer.stream(*events, ENDED))
-    service.on("GET", JOB, Answer.of(job))
+    service.on("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued", answer=None), 202))
+    service.on("GET", EVENTS, ScriptedAnswer.stream(*events, ENDED))
+    service.on("GET", JOB, ScriptedAnswer.of(job))
 
 
 def ended_as(state: str, outcome: str) -> dict[str, object]:
@@ -42,7 +42,7 @@ def ended_as(state: str, outcome: str) -> dict[str, object]:
         if state == "completed"
         else {"code": outcome, "message": f"It was {outcome}.", "retryable": False}
     )
-    return a_job(state=state, outcome={"type": outcome, "detail": None}, error=error)
+    return job_json(state=state, outcome={"type": outcome, "detail": None}, error=error)
 
 
 OUTCOMES = [
@@ -95,7 +95,7 @@ def test_wait_and_logs_with_exit_status_exit_with_the_code_of_the_job(
 def test_an_error_of_the_service_has_its_exit_code_and_one_clear_line(
     steadyhand: CommandLine, service: ScriptedService, status: int, code: str, exit_code: int
 ) -> None:
-    problem = Answer.problem(status, code, "Something is the matter.", retry_after="7")
+    problem = ScriptedAnswer.problem(status, code, "Something is the matter.", retry_after="7")
     service.on("POST", "/v1/jobs", problem).on("GET", JOB, problem).on("GET", "/v1/jobs", problem)
     for arguments in (("run", "x"), ("show", JOB_ID), ("wait", JOB_ID), ("jobs", "--json"), ("diff", "3f")):
         ran = steadyhand(*arguments)
@@ -109,8 +109,8 @@ def test_an_error_of_the_service_has_its_exit_code_and_one_clear_line(
 def test_a_service_that_fails_is_not_taken_for_something_else(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("GET", JOB, Answer.problem(500, "internal", "The service failed."))
-    service.on("GET", "/v1/jobs", Answer(502, b"bad gateway", "text/plain"))
+    service.on("GET", JOB, ScriptedAnswer.problem(500, "internal", "The service failed."))
+    service.on("GET", "/v1/jobs", ScriptedAnswer(502, b"bad gateway", "text/plain"))
     failed, foreign = steadyhand("show", JOB_ID), steadyhand("jobs")
     assert "a fault of the service's own" in failed.err
     assert "Is that the address of a Steadyhand service?" not in failed.err
@@ -120,7 +120,9 @@ def test_a_service_that_fails_is_not_taken_for_something_else(
 def test_each_wrong_field_is_named(steadyhand: CommandLine, service: ScriptedService) -> None:
     faults = [{"pointer": "/ref", "detail": "is bad"}, {"pointer": "/title", "detail": "is long"}]
     service.on(
-        "POST", "/v1/jobs", Answer.of({"detail": "Two.", "code": "invalid_field", "errors": faults}, 422)
+        "POST",
+        "/v1/jobs",
+        ScriptedAnswer.of({"detail": "Two.", "code": "invalid_field", "errors": faults}, 422),
     )
     ran = steadyhand("run", "x")
     assert ran.code == 2
@@ -164,7 +166,7 @@ def test_what_cannot_be_meant_is_2_and_nothing_is_sent(
 def test_every_option_of_run_reaches_the_service(
     steadyhand: CommandLine, service: ScriptedService, tmp_path: Path
 ) -> None:
-    lay_out_run(service, a_job())
+    lay_out_run(service, job_json())
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object"}')
     ran = steadyhand(
@@ -202,7 +204,7 @@ def test_every_option_of_run_reaches_the_service(
 def test_the_prompt_comes_from_stdin_to_the_letter(
     steadyhand: CommandLine, service: ScriptedService, arguments: tuple[str, ...]
 ) -> None:
-    lay_out_run(service, a_job())
+    lay_out_run(service, job_json())
     prompt = "  first ☃\nsecond\n" + "x" * 200_000
     assert steadyhand(*arguments, given=prompt).code == 0
     assert service.asked[0].body["prompt"] == prompt
@@ -210,7 +212,7 @@ def test_the_prompt_comes_from_stdin_to_the_letter(
 
 
 def test_a_path_becomes_absolute_and_a_url_stays(steadyhand: CommandLine, service: ScriptedService) -> None:
-    lay_out_run(service, a_job())
+    lay_out_run(service, job_json())
     for given in (".", "https://git.example.org/a.git", "git@example.org:a.git"):
         assert steadyhand("run", "--repo", given, "x").code == 0
     sent = [asked.body["workspace"] for asked in service.asked if asked.method == "POST"]
@@ -230,7 +232,7 @@ def test_the_local_key_is_used_here_and_never_sent_to_another_machine(
     (steadyhand.home / "data").mkdir()
     (steadyhand.home / "data" / "admin.key").write_text("the-local-key\n")
     del steadyhand.env["STEADYHAND_TOKEN"]
-    service.on("GET", "/v1/jobs", Answer.of({"object": "list", "data": []}))
+    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": []}))
     assert steadyhand("jobs").code == 0
     assert service.asked[-1].headers["authorization"] == "Bearer the-local-key"
     # A proxy is how a request to another machine can be looked at from here.
@@ -252,8 +254,8 @@ def test_an_id_may_be_cut_short_when_it_is_not_ambiguous(
     steadyhand: CommandLine, service: ScriptedService, found: list[str], code: int, said: str
 ) -> None:
     rows = [{"object": "job", "id": each} for each in found]
-    service.on("GET", "/v1/jobs", Answer.of({"object": "list", "data": rows}))
-    service.on("GET", JOB, Answer.of(a_job()))
+    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": rows}))
+    service.on("GET", JOB, ScriptedAnswer.of(job_json()))
     ran = steadyhand("show", "3F")
     assert ran.code == code
     assert said in ran.out + ran.err
@@ -261,7 +263,7 @@ def test_an_id_may_be_cut_short_when_it_is_not_ambiguous(
 
 
 def test_a_whole_id_is_asked_for_at_once(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("GET", JOB, Answer.of(a_job()))
+    service.on("GET", JOB, ScriptedAnswer.of(job_json()))
     assert steadyhand("show", JOB_ID).code == 0
     assert [asked.path for asked in service.asked] == [JOB]
 
@@ -269,14 +271,16 @@ def test_a_whole_id_is_asked_for_at_once(steadyhand: CommandLine, service: Scrip
 def test_json_is_one_document_on_stdout_for_every_command(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    lay_out_run(service, a_job())
-    page = {"object": "list", "data": [a_job()], "has_more": False, "next_cursor": None}
-    service.on("GET", "/v1/jobs", Answer.of(page))
-    service.on("POST", f"{JOB}/cancel", Answer.of(a_job())).on("POST", f"{JOB}/retry", Answer.of(a_job()))
-    service.on("DELETE", JOB, Answer(204))
-    service.on("GET", f"{JOB}/diff", Answer(200, b"diff --git a/x b/x\n", "text/x-diff"))
+    lay_out_run(service, job_json())
+    page = {"object": "list", "data": [job_json()], "has_more": False, "next_cursor": None}
+    service.on("GET", "/v1/jobs", ScriptedAnswer.of(page))
+    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json())).on(
+        "POST", f"{JOB}/retry", ScriptedAnswer.of(job_json())
+    )
+    service.on("DELETE", JOB, ScriptedAnswer(204))
+    service.on("GET", f"{JOB}/diff", ScriptedAnswer(200, b"diff --git a/x b/x\n", "text/x-diff"))
     for path in ("/v1/agents", "/v1/workspaces"):
-        service.on("GET", path, Answer.of({"object": "list", "data": [{"name": "claude"}]}))
+        service.on("GET", path, ScriptedAnswer.of({"object": "list", "data": [{"name": "claude"}]}))
     for arguments in (
         *(("run", "x"), ("jobs",), ("show", JOB_ID), ("wait", JOB_ID), ("cancel", JOB_ID), ("retry", JOB_ID)),
         *(("diff", JOB_ID), ("agents",), ("workspaces",), ("delete", JOB_ID), ("config",)),
@@ -284,7 +288,7 @@ def test_json_is_one_document_on_stdout_for_every_command(
         ran = steadyhand(*arguments, "--json")
         assert ran.code == 0, ran.err
         assert isinstance(json.loads(ran.out), dict), arguments
-    assert json.loads(steadyhand("run", "x", "--json").out) == a_job()
+    assert json.loads(steadyhand("run", "x", "--json").out) == job_json()
 
 
 def commands_of(group: TyperGroup, before: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
@@ -312,8 +316,12 @@ def test_every_command_takes_json() -> None:
 def test_followed_logs_as_json_are_one_event_a_line(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    events = [an_event(1, "message", role="assistant", text="a\nb"), an_event(2, "unheard.of", x=1), ENDED]
-    service.on("GET", EVENTS, Answer.stream(*events))
+    events = [
+        event_json(1, "message", role="assistant", text="a\nb"),
+        event_json(2, "unheard.of", x=1),
+        ENDED,
+    ]
+    service.on("GET", EVENTS, ScriptedAnswer.stream(*events))
     ran = steadyhand("logs", "-f", "--json", JOB_ID)
     assert [json.loads(line) for line in ran.out.splitlines()] == events
 
@@ -323,12 +331,12 @@ def test_run_tells_in_plain_lines_what_the_agent_does(
 ) -> None:
     lay_out_run(
         service,
-        a_job(changes={"files": 2, "insertions": 14, "deletions": 3}),
-        an_event(None, "text.delta", message_id="m", text="I'll ru"),
-        an_event(1, "message", role="assistant", text="I'll run the tests."),
-        an_event(2, "tool.started", tool_id="t", name="Bash", input={"command": "pytest -q"}),
-        an_event(3, "tool.finished", tool_id="t", is_error=False, output="1 passed", duration_ms=5),
-        an_event(4, "unheard.of", strange=True),
+        job_json(changes={"files": 2, "insertions": 14, "deletions": 3}),
+        event_json(None, "text.delta", message_id="m", text="I'll ru"),
+        event_json(1, "message", role="assistant", text="I'll run the tests."),
+        event_json(2, "tool.started", tool_id="t", name="Bash", input={"command": "pytest -q"}),
+        event_json(3, "tool.finished", tool_id="t", is_error=False, output="1 passed", duration_ms=5),
+        event_json(4, "unheard.of", strange=True),
     )
     ran = steadyhand("run", "x")
     assert ran.out == "Hello.\n"
@@ -347,7 +355,7 @@ def test_a_follower_is_told_until_when_a_job_is_parked(
     parked = {"from": "running", "to": "parked", "reason": "the model's rate limit", "parked_until": when}
     back = {"from": "parked", "to": "queued", "reason": "the wait is over", "parked_until": None}
     lay_out_run(
-        service, a_job(), an_event(1, "state.changed", **parked), an_event(2, "state.changed", **back)
+        service, job_json(), event_json(1, "state.changed", **parked), event_json(2, "state.changed", **back)
     )
     for words in (("run", "x"), ("logs", "-f", JOB_ID), ("wait", JOB_ID)):
         told = steadyhand(*words)
@@ -355,7 +363,7 @@ def test_a_follower_is_told_until_when_a_job_is_parked(
         said = told.out + told.err
         assert (f"parked until {when} (the model's rate limit)" in said) is (words[0] != "wait")
         assert ("queued (the wait is over)" in said) is (words[0] != "wait")
-    service.on("GET", JOB, Answer.of(a_job(state="parked", parked_until=when, finished_at=None)))
+    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="parked", parked_until=when, finished_at=None)))
     assert f"parked until {when}" in steadyhand("show", JOB_ID).out
 
 
@@ -363,7 +371,7 @@ def test_an_answer_that_is_the_error_is_printed_once(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
     error = {"code": "x", "message": "It failed. The model said no.", "retryable": False}
-    lay_out_run(service, a_job(state="failed", answer="The model said no.", error=error))
+    lay_out_run(service, job_json(state="failed", answer="The model said no.", error=error))
     ran = steadyhand("run", "do it")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.count("The model said no.") == 1
@@ -373,7 +381,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m [bold]x[/bold] \x9b5n\u202e
 
 
 def hostile_job() -> dict[str, object]:
-    return a_job(
+    return job_json(
         title=HOSTILE,
         prompt=HOSTILE,
         answer=HOSTILE,
@@ -393,26 +401,28 @@ def lay_out_hostility(service: ScriptedService) -> None:
     lay_out_run(
         service,
         hostile_job(),
-        an_event(None, "text.delta", message_id="m", text=HOSTILE),
-        an_event(1, "message", role="assistant", text=HOSTILE + "\nsecond"),
-        an_event(2, "tool.started", tool_id=HOSTILE, name=HOSTILE, input={"command": HOSTILE}),
-        an_event(3, "tool.finished", tool_id=HOSTILE, is_error=True, output=HOSTILE),
-        an_event(4, "warning", code="x", message=HOSTILE),
-        an_event(5, "thinking", text=HOSTILE),
-        an_event(6, "egress.refused", host=HOSTILE),
-        an_event(
+        event_json(None, "text.delta", message_id="m", text=HOSTILE),
+        event_json(1, "message", role="assistant", text=HOSTILE + "\nsecond"),
+        event_json(2, "tool.started", tool_id=HOSTILE, name=HOSTILE, input={"command": HOSTILE}),
+        event_json(3, "tool.finished", tool_id=HOSTILE, is_error=True, output=HOSTILE),
+        event_json(4, "warning", code="x", message=HOSTILE),
+        event_json(5, "thinking", text=HOSTILE),
+        event_json(6, "egress.refused", host=HOSTILE),
+        event_json(
             7, "state.changed", **{"from": "x", "to": HOSTILE, "reason": HOSTILE, "parked_until": HOSTILE}
         ),
-        an_event(8, "usage", input_tokens="many", turns=None, cost_usd=HOSTILE),
+        event_json(8, "usage", input_tokens="many", turns=None, cost_usd=HOSTILE),
     )
     page = {"object": "list", "data": [hostile_job()]}
     row = {"name": HOSTILE, "description": HOSTILE, "repository": HOSTILE, "timeout_seconds": HOSTILE}
-    service.on("GET", "/v1/jobs", Answer.of(page))
+    service.on("GET", "/v1/jobs", ScriptedAnswer.of(page))
     for path in ("/v1/agents", "/v1/workspaces"):
-        service.on("GET", path, Answer.of({"object": "list", "data": [row, {}]}))
-    service.on("POST", f"{JOB}/cancel", Answer.problem(409, "invalid_state", HOSTILE))
-    service.on("GET", f"{JOB}/diff", Answer(200, f"+{HOSTILE}\n".encode(), "text/x-diff"))
-    service.on("GET", f"{JOB}/transcript", Answer(200, f"{HOSTILE}\n".encode(), "application/x-ndjson"))
+        service.on("GET", path, ScriptedAnswer.of({"object": "list", "data": [row, {}]}))
+    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.problem(409, "invalid_state", HOSTILE))
+    service.on("GET", f"{JOB}/diff", ScriptedAnswer(200, f"+{HOSTILE}\n".encode(), "text/x-diff"))
+    service.on(
+        "GET", f"{JOB}/transcript", ScriptedAnswer(200, f"{HOSTILE}\n".encode(), "application/x-ndjson")
+    )
 
 
 EVERYWHERE = [
@@ -459,7 +469,7 @@ def test_hostile_text_does_not_reach_a_terminal_as_a_command(
 
 def test_a_diff_goes_into_a_pipe_to_the_letter(steadyhand: CommandLine, service: ScriptedService) -> None:
     patch = b"diff --git a/x b/x\n+\x1b[31m\xff\r\n"
-    service.on("GET", f"{JOB}/diff", Answer(200, patch, "text/x-diff"))
+    service.on("GET", f"{JOB}/diff", ScriptedAnswer(200, patch, "text/x-diff"))
     done = subprocess.run(
         [*COMMAND, "diff", JOB_ID], env=steadyhand.env, capture_output=True, check=True, timeout=60
     )
@@ -469,15 +479,15 @@ def test_a_diff_goes_into_a_pipe_to_the_letter(steadyhand: CommandLine, service:
 def test_a_job_that_changed_nothing_has_an_empty_diff(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("GET", f"{JOB}/diff", Answer.problem(404, "not_found", "This job has no diff."))
-    service.on("GET", JOB, Answer.of(a_job()))
+    service.on("GET", f"{JOB}/diff", ScriptedAnswer.problem(404, "not_found", "This job has no diff."))
+    service.on("GET", JOB, ScriptedAnswer.of(job_json()))
     ran = steadyhand("diff", JOB_ID)
     assert (ran.code, ran.out) == (0, "")
     assert "changed nothing" in ran.err
 
 
 def test_no_color_means_no_colour_on_a_terminal(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("GET", "/v1/jobs", Answer.of({"object": "list", "data": [a_job()]}))
+    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": [job_json()]}))
     assert "\x1b[32m" in steadyhand.on_terminal("jobs").out
     assert "\x1b[32m" not in steadyhand.on_terminal("jobs", NO_COLOR="1").out
 
@@ -487,11 +497,11 @@ def test_a_terminal_shows_the_text_once_and_the_progress_line(
 ) -> None:
     lay_out_run(
         service,
-        a_job(answer="It is done now."),
-        an_event(None, "text.delta", message_id="m", text="It is do"),
-        an_event(None, "text.delta", message_id="m", text="ne now."),
-        an_event(1, "usage", input_tokens=1200, output_tokens=34, turns=1),
-        an_event(2, "message", role="assistant", text="It is done now."),
+        job_json(answer="It is done now."),
+        event_json(None, "text.delta", message_id="m", text="It is do"),
+        event_json(None, "text.delta", message_id="m", text="ne now."),
+        event_json(1, "usage", input_tokens=1200, output_tokens=34, turns=1),
+        event_json(2, "message", role="assistant", text="It is done now."),
     )
     ran = steadyhand.on_terminal("run", "x")
     assert ran.code == 0
@@ -503,11 +513,11 @@ def test_a_terminal_shows_the_text_once_and_the_progress_line(
 
 
 def test_ctrl_c_in_run_cancels_the_job(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("POST", "/v1/jobs", Answer.of(a_job(state="queued"), 202))
-    message = an_event(1, "message", role="assistant", text="I am at it.")
-    service.on("GET", EVENTS, Answer.stream(message, cut=True), Answer.stream(cut=True))
-    service.on("POST", f"{JOB}/cancel", Answer.of(a_job(state="running"), 202))
-    service.on("GET", JOB, Answer.of(a_job(state="cancelled")))
+    service.on("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued"), 202))
+    message = event_json(1, "message", role="assistant", text="I am at it.")
+    service.on("GET", EVENTS, ScriptedAnswer.stream(message, cut=True), ScriptedAnswer.stream(cut=True))
+    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json(state="running"), 202))
+    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="cancelled")))
     with steadyhand.running("run", "x") as process:
         read_until(process.stderr, "I am at it.")
         process.send_signal(signal.SIGINT)
@@ -522,11 +532,14 @@ def test_ctrl_c_in_logs_and_wait_leaves_the_job_alone(
     steadyhand: CommandLine, service: ScriptedService, arguments: tuple[str, ...]
 ) -> None:
     service.on(
-        "GET", EVENTS, Answer.stream(an_event(1, "warning", message="x"), cut=True), Answer.stream(cut=True)
+        "GET",
+        EVENTS,
+        ScriptedAnswer.stream(event_json(1, "warning", message="x"), cut=True),
+        ScriptedAnswer.stream(cut=True),
     )
-    service.on("GET", JOB, Answer.of(a_job(state="running")))
+    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="running")))
     with steadyhand.running(*arguments) as process:
-        eventually(lambda: service.asked)
+        wait_until(lambda: service.asked)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -535,12 +548,14 @@ def test_ctrl_c_in_logs_and_wait_leaves_the_job_alone(
 
 
 def test_sigterm_in_run_cancels_the_job_too(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("POST", "/v1/jobs", Answer.of(a_job(state="queued"), 202))
+    service.on("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued"), 202))
     service.on(
-        "GET", EVENTS, Answer.stream(an_event(1, "message", role="assistant", text="At it."), cut=True)
+        "GET",
+        EVENTS,
+        ScriptedAnswer.stream(event_json(1, "message", role="assistant", text="At it."), cut=True),
     )
-    service.on("POST", f"{JOB}/cancel", Answer.of(a_job(state="cancelled"), 200))
-    service.on("GET", JOB, Answer.of(a_job(state="cancelled")))
+    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json(state="cancelled"), 200))
+    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="cancelled")))
     with steadyhand.running("run", "x") as process:
         read_until(process.stderr, "At it.")
         process.send_signal(signal.SIGTERM)
@@ -550,8 +565,8 @@ def test_sigterm_in_run_cancels_the_job_too(steadyhand: CommandLine, service: Sc
 
 
 def test_a_reader_that_goes_away_is_no_error(steadyhand: CommandLine, service: ScriptedService) -> None:
-    rows = [a_job(title="x" * 80) for _ in range(2000)]
-    service.on("GET", "/v1/jobs", Answer.of({"object": "list", "data": rows}))
+    rows = [job_json(title="x" * 80) for _ in range(2000)]
+    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": rows}))
     with steadyhand.running("jobs") as process:
         assert process.stdout is not None
         os.read(process.stdout.fileno(), 10)
@@ -564,7 +579,7 @@ def test_a_reader_that_goes_away_is_no_error(steadyhand: CommandLine, service: S
 def test_a_locale_without_the_signs_is_no_reason_to_fail(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    lay_out_run(service, a_job(answer="snow ☃"), an_event(1, "tool.started", name="Bash", input={}))
+    lay_out_run(service, job_json(answer="snow ☃"), event_json(1, "tool.started", name="Bash", input={}))
     ran = steadyhand.process("run", "x", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert ran.code == 0
     assert ran.out == "snow \\u2603\n"
@@ -573,7 +588,7 @@ def test_a_locale_without_the_signs_is_no_reason_to_fail(
 def test_the_help_and_the_lists_do_not_load_the_service(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("GET", "/v1/jobs", Answer.of({"object": "list", "data": [a_job()]}))
+    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": [job_json()]}))
     script = (
         "import sys\nfrom steadyhand.cli import main\n"
         "try:\n    main()\nfinally:\n"
@@ -604,6 +619,6 @@ def test_the_settings_are_shown_with_their_source_and_no_secret(steadyhand: Comm
 
 
 def test_the_key_of_the_environment_is_sent(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("GET", "/v1/agents", Answer.of({"object": "list", "data": []}))
+    service.on("GET", "/v1/agents", ScriptedAnswer.of({"object": "list", "data": []}))
     assert steadyhand("agents").code == 0
     assert service.asked[0].headers["authorization"] == f"Bearer {KEY}"

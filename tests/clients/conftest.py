@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.clients.client_programs import Client
-from tests.service_fixtures import make_root, model, reachable_tmp, stand_in
+from tests.service_fixtures import make_service_root, model, reachable_tmp, stand_in
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
@@ -17,14 +17,14 @@ __all__ = ["model", "reachable_tmp", "stand_in"]  # fixtures, taken in
 @pytest.fixture(scope="session")
 def stand_in_service(reachable_tmp: Path, stand_in: Path) -> Iterator[Service]:
     """A service whose agent is the stand-in."""
-    with Service(make_root(reachable_tmp), stand_in) as service:
+    with Service(make_service_root(reachable_tmp), stand_in) as service:
         yield service
 
 
 @pytest.fixture(scope="session")
 def real_service(reachable_tmp: Path, model: ScriptedModel) -> Iterator[Service]:
     """A service whose agent is the real CLI, and whose model is the scripted one."""
-    with Service(make_root(reachable_tmp), cli_path(), model=model.url) as service:
+    with Service(make_service_root(reachable_tmp), cli_path(), model=model.url) as service:
         yield service
 
 

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-LOSE = "lose-the-first-answer"
+LOSE_HEADER = "lose-the-first-answer"
 """A request with this in its body is answered by nothing the first time, once its answer is there."""
 _CHUNK = 1 << 16
 _SECONDS = 120.0
 
 
-class LosingProxy:
+class LossyProxy:
     """Hands bytes on between clients and the server at `url`, in threads of its own; `lost` tells."""
 
     def __init__(self, url: str) -> None:
@@ -53,13 +53,13 @@ class LosingProxy:
                 return
             server = socket.create_connection((self._to.hostname, self._to.port), timeout=_SECONDS)
             client.settimeout(_SECONDS)
-            line = _Line(self, client, server)
+            line = _Connection(self, client, server)
             with self._lock:
                 self._open |= {client, server}
-            for pump in (line.up, line.down):
+            for pump in (line.forward_request, line.forward_response):
                 threading.Thread(target=pump, daemon=True).start()
 
-    def loses(self) -> bool:
+    def should_lose(self) -> bool:
         """Say whether an answer is still to be lost, which it then is."""
         with self._lock:
             first, self.lost = not self.lost, True
@@ -72,30 +72,30 @@ class LosingProxy:
             self._open.difference_update(ends)
 
 
-class _Line:
+class _Connection:
     """One connection of a client, and the one of its own to the server."""
 
-    def __init__(self, proxy: LosingProxy, client: socket.socket, server: socket.socket) -> None:
+    def __init__(self, proxy: LossyProxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
         self._client = client
         self._server = server
         self._losing = False
 
-    def up(self) -> None:
+    def forward_request(self) -> None:
         tail = b""
         for piece in _pieces(self._client):
             tail += piece
-            if LOSE.encode() in tail:
+            if LOSE_HEADER.encode() in tail:
                 self._losing, tail = True, b""
-            tail = tail[-len(LOSE) :]
+            tail = tail[-len(LOSE_HEADER) :]
             with contextlib.suppress(OSError):
                 self._server.sendall(piece)
         self._proxy.forget(self._client, self._server)
 
-    def down(self) -> None:
+    def forward_response(self) -> None:
         for piece in _pieces(self._server):
             # An answer that is whole begins when its run has ended.
-            if self._losing and self._proxy.loses():
+            if self._losing and self._proxy.should_lose():
                 break
             self._losing = False
             with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.clients.client_programs import PROGRAMS, Client
-from tests.clients.lossy_proxy import LOSE
+from tests.clients.lossy_proxy import LOSE_HEADER
 
 from steadyhand.testing.service import Service
 
@@ -22,7 +22,7 @@ PROMPTS: dict[str, Any] = {
     "multi-turn": ['[[standin: text="The first answer."]]', "[[standin: history]]"],
     "error": "[[standin: result=error]] Fail.",
     "cut": '[[standin: say="It begins well" chunk=3 pace=2 die=KILL]]',
-    "retry": f'[[standin: text="Not lost."]] {LOSE}',
+    "retry": f'[[standin: text="Not lost."]] {LOSE_HEADER}',
 }
 REAL: dict[str, Any] = {
     "plain": "[[scenario:ok]] Say ok.",
@@ -51,26 +51,26 @@ def really(name: str, real_service: Service, clients: dict[tuple[str, str], Clie
 
 @every_client
 def test_plain_the_answer_is_what_the_agent_said(client: Client) -> None:
-    assert client.saw("plain")["text"] == "A plain answer."
+    assert client.result_of("plain")["text"] == "A plain answer."
 
 
 @every_client
 def test_streamed_the_answer_comes_in_pieces(client: Client) -> None:
-    saw = client.saw("streamed")
+    saw = client.result_of("streamed")
     assert saw["text"] == "One answer in pieces."
     assert saw["pieces"] >= 2
 
 
 @every_client
 def test_usage_is_what_the_agent_used_in_one_piece_and_streamed(client: Client) -> None:
-    saw = client.saw("usage")
+    saw = client.result_of("usage")
     for figures in (saw["plain"], saw["streamed"]):
         assert figures == {"input": 125, "output": 7, "cached": 100}
 
 
 @every_client
 def test_structured_the_object_is_the_agents(client: Client) -> None:
-    objects = client.saw("structured")["objects"]  # one for each way in which the client asks for one
+    objects = client.result_of("structured")["objects"]  # one for each way in which the client asks for one
     assert objects
     assert all(one == {"name": "Ada", "age": 36} for one in objects)
     assert len(client.jobs("structured")) == len(objects)
@@ -78,7 +78,7 @@ def test_structured_the_object_is_the_agents(client: Client) -> None:
 
 @every_client
 def test_tools_a_call_goes_to_the_client_and_its_result_to_the_agent(client: Client) -> None:
-    saw = client.saw("tools")
+    saw = client.result_of("tools")
     assert saw["cities"] == ["Oslo"]
     assert saw["text"] == "The tool said: rain in Oslo."
     (job,) = client.jobs("tools")
@@ -88,7 +88,7 @@ def test_tools_a_call_goes_to_the_client_and_its_result_to_the_agent(client: Cli
 @every_client
 def test_multi_turn_the_second_prompt_follows_the_first_in_its_session(client: Client) -> None:
     first, second = PROMPTS["multi-turn"]
-    said = json.loads(client.saw("multi-turn")["text"])
+    said = json.loads(client.result_of("multi-turn")["text"])
     assert said == [["user", first], ["assistant", "The first answer."], ["user", second]]
     before, after = client.jobs("multi-turn")
     assert after["session_id"] == before["session_id"]
@@ -96,7 +96,7 @@ def test_multi_turn_the_second_prompt_follows_the_first_in_its_session(client: C
 
 @every_client
 def test_error_a_run_that_failed_is_an_exception_with_its_cause_and_is_not_run_again(client: Client) -> None:
-    saw = client.saw("error")
+    saw = client.result_of("error")
     for error in (saw["plain"], saw["streamed"]):
         assert error["kind"]
         assert CAUSE in error["text"]
@@ -105,7 +105,7 @@ def test_error_a_run_that_failed_is_an_exception_with_its_cause_and_is_not_run_a
 
 @every_client
 def test_cut_an_answer_that_breaks_off_is_an_exception(client: Client) -> None:
-    saw = client.saw("cut")
+    saw = client.result_of("cut")
     assert saw["error"]["kind"]
     assert saw["text"] == "It begins well"
     assert len(client.jobs("cut")) == 1
@@ -113,23 +113,23 @@ def test_cut_an_answer_that_breaks_off_is_an_exception(client: Client) -> None:
 
 @every_client
 def test_retry_a_lost_answer_is_asked_for_again_and_the_agent_runs_once(client: Client) -> None:
-    assert client.saw("retry")["text"] == "Not lost."
-    assert client.lost_an_answer
+    assert client.result_of("retry")["text"] == "Not lost."
+    assert client.lost_answer
     (job,) = client.jobs("retry")
     assert (job["state"], job["run"]) == ("completed", 1)
 
 
 @every_client
 def test_the_real_cli_answers_whole_and_in_pieces(really: Client) -> None:
-    assert really.saw("plain")["text"] == OK
-    saw = really.saw("streamed")
+    assert really.result_of("plain")["text"] == OK
+    saw = really.result_of("streamed")
     assert saw["text"] == OK
     assert saw["pieces"] >= 2
 
 
 @every_client
 def test_the_real_cli_calls_tools_of_the_client_side_by_side(really: Client) -> None:
-    saw = really.saw("tools")
+    saw = really.result_of("tools")
     assert sorted(saw["cities"][:2]) == ["Paris", "Rome"]
     assert saw["cities"][2:] == ["Oslo"]
     assert saw["text"].endswith("The last one said: rain in Oslo")

@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from steadyhand.testing.service import ADMIN, Service
+from steadyhand.testing.service import ADMIN_KEY, Service
 
 SILENT_SECONDS = 90
 PATIENT_SECONDS = 20.0
@@ -35,7 +35,7 @@ def _whole(client: openai.OpenAI, prompt: str) -> str:
 def test_a_stream_outlives_a_silence_in_which_its_client_would_give_up(stand_in_service: Service) -> None:
     def ask(how: Callable[[openai.OpenAI, str], str]) -> str:
         with openai.OpenAI(
-            base_url=f"{stand_in_service.url}/v1", api_key=ADMIN, timeout=PATIENT_SECONDS, max_retries=0
+            base_url=f"{stand_in_service.url}/v1", api_key=ADMIN_KEY, timeout=PATIENT_SECONDS, max_retries=0
         ) as client:
             return how(client, PROMPT.format(how.__name__))
 

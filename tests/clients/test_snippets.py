@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.clients.client_programs import PROGRAMS, command, environment
+from tests.clients.client_programs import PROGRAMS, client_command, client_environment
 
-from steadyhand.testing.service import ADMIN, Service
+from steadyhand.testing.service import ADMIN_KEY, Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 _SNIPPET = re.compile(r"<!-- client: ([a-z-]+) -->\n```(python|js|sh)\n(.*?)```", re.DOTALL)
@@ -33,10 +33,10 @@ def test_the_snippet_prints_the_answer(name: str, stand_in_service: Service, tmp
     language, text = SNIPPETS[name]
     program = tmp_path / f"snippet-{name}.{SUFFIX[language]}"
     program.write_text(text, "utf-8")
-    where = {"OPENAI_BASE_URL": f"{stand_in_service.url}/v1", "OPENAI_API_KEY": ADMIN}
+    where = {"OPENAI_BASE_URL": f"{stand_in_service.url}/v1", "OPENAI_API_KEY": ADMIN_KEY}
     done = subprocess.run(
-        command(name, program),
-        env=environment(name) | where,
+        client_command(name, program),
+        env=client_environment(name) | where,
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -36,7 +36,7 @@ from tests.compat.sample import (
 )
 
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import ADMIN, Service, git, until
+from steadyhand.testing.service import ADMIN_KEY, Service, run_git, wait_until
 
 CONFIG = """\
 [service]
@@ -201,11 +201,11 @@ def run_to_their_ends(service: Service) -> None:
         instructions="Be kind.",
     )
     cancelled = service.submit("[[scenario:slow]] cancel this")["id"]
-    until(lambda: written_down(service, cancelled, "cancel this"))
+    wait_until(lambda: written_down(service, cancelled, "cancel this"))
     asked(service.http, f"/v1/jobs/{cancelled}/cancel")
     ended_well(service, cancelled, "cancelled")
     interrupted = service.submit("[[scenario:slow]] end with the service", on_interrupt="fail")["id"]
-    until(lambda: written_down(service, interrupted, "end with the service"))
+    wait_until(lambda: written_down(service, interrupted, "end with the service"))
     service.terminate()
 
 
@@ -214,7 +214,7 @@ def leave_in_the_middle(service: Service) -> None:
     parked = service.submit(
         "[[scenario:rate-limited-midway]] leave a mark", agent="patient", workspace="project"
     )
-    until(lambda: service.job(parked["id"])["state"] == "parked", 60)
+    wait_until(lambda: service.job(parked["id"])["state"] == "parked", 60)
     tool = {**TOOL, "type": "function"}
     body: dict[str, Any] = {"model": "claude", "tools": [tool]}
     response = asked(service.http, "/v1/responses", input="[[scenario:client-tools]] weather?", **body)
@@ -226,18 +226,18 @@ def leave_in_the_middle(service: Service) -> None:
     later = asked(service.http, "/v1/responses", input=outputs, previous_response_id=response["id"], **body)
     calls = [item for item in later["output"] if item["type"] == "function_call"]
     waiting = response["id"].removeprefix("resp_")
-    until(lambda: written_down(service, waiting, "Oslo"))
+    wait_until(lambda: written_down(service, waiting, "Oslo"))
     if len(outputs) != 2 or len(calls) != 1:
         raise RuntimeError(json.dumps([response, later], indent=1))
     taken_up = service.submit("[[scenario:slow]] go on later", on_interrupt="resume")["id"]
-    until(lambda: written_down(service, taken_up, "go on later"))
+    wait_until(lambda: written_down(service, taken_up, "go on later"))
     service.submit("[[scenario:echo]] after all the others", priority=-3, timeout_seconds=120)
     service.terminate()
 
 
 def without_secrets(data_dir: Path) -> None:
     """Put made-up secrets in the place of those that were drawn, and no process of this machine in that of a run."""
-    (data_dir / "admin.key").write_text(f"{ADMIN}\n", "ascii")
+    (data_dir / "admin.key").write_text(f"{ADMIN_KEY}\n", "ascii")
     digests = {secret: hashlib.sha256(secret.encode()).hexdigest() for secret in (KEY, FORMER_KEY)}
     with sqlite3.connect(data_dir / "steadyhand.db") as database:
         database.execute("UPDATE keys SET digest = ? WHERE name = 'ci'", (digests[KEY],))
@@ -306,13 +306,13 @@ def main() -> None:
         root = fresh(parent, "made")
         (root / "config.toml").write_text(CONFIG, "ascii")
         project = fresh(root, "project")
-        git(project, "init", "-q", "-b", "main", "--template=")
+        run_git(project, "init", "-q", "-b", "main", "--template=")
         (project / "greeting.txt").write_text("hello\n", "ascii")
-        git(project, "add", "-A")
-        git(project, "commit", "-q", "-m", "first")
+        run_git(project, "add", "-A")
+        run_git(project, "commit", "-q", "-m", "first")
         with service_on(root, CONFIG, model.url) as service:
             service.terminate()  # it has made its key
-            (root / "data" / "admin.key").write_text(f"{ADMIN}\n", "ascii")
+            (root / "data" / "admin.key").write_text(f"{ADMIN_KEY}\n", "ascii")
             run_to_their_ends(service.start())
             leave_in_the_middle(service.start())
         without_secrets(root / "data")

@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 
 from steadyhand.testing.cli import cli_path
-from steadyhand.testing.service import SLOTS, Service
+from steadyhand.testing.service import UIDS_PER_SERVICE, Service
 
 FOLDER = Path(__file__).parent / "sample"
 ARCHIVE = FOLDER / "sample.tar.xz"
@@ -104,7 +104,7 @@ def _rewrite_notes(root: Path, user_of: Callable[[int], int | None], before: str
 
 def _moved(uid: int, before: int, after: int) -> int:
     # The user below the first belongs to the agents too: it owns the checkouts that several jobs share.
-    return after + uid - before if before - 1 <= uid < before + SLOTS else uid
+    return after + uid - before if before - 1 <= uid < before + UIDS_PER_SERVICE else uid
 
 
 # --- its age -----------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 from tests.compat import source
-from tests.service_fixtures import make_repository, make_root
+from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand import config
 from steadyhand.job import State
 from steadyhand.outcome import OUTCOMES
 from steadyhand.testing.cli import SYSTEM_PATH
-from steadyhand.testing.service import Service, until
+from steadyhand.testing.service import Service, wait_until
 
 NAMES: dict[str, Any] = tomllib.loads((Path(__file__).parent / "names.toml").read_text("utf-8"))
 
@@ -142,7 +142,7 @@ def test_each_name_of_the_environment_sets_what_the_table_says(tmp_path: Path) -
 @pytest.fixture(scope="module")
 def stored(reachable_tmp: Path, stand_in: Path) -> dict[str, set[str]]:
     """What a service of today has written: the keys of each stored document, and the database's columns."""
-    root = make_root(reachable_tmp)
+    root = make_service_root(reachable_tmp)
     make_repository(root / "workspace", {"greeting.txt": "hello\n"})
     gate = root / "gate"
     tool = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
@@ -161,7 +161,7 @@ def stored(reachable_tmp: Path, stand_in: Path) -> dict[str, set[str]]:
             f"[[standin: wait_for={gate} write=new.txt:text text=done]]", workspace="default"
         )
         note = service.data_dir / "jobs" / job["id"] / "place.json"
-        until(lambda: note.exists() and note.read_text("ascii"))
+        wait_until(lambda: note.exists() and note.read_text("ascii"))
         found = {"place.json": set(json.loads(note.read_text("ascii")))}
         gate.touch()
         ended = service.ended(job["id"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.compat.document import PROFILES, served, service_of, without_prose
-from tests.service_fixtures import make_root
+from tests.service_fixtures import make_service_root
 
 SNAPSHOTS = Path(__file__).parent / "openapi"
 
@@ -31,7 +31,7 @@ def leaves(node: Any, before: str = "") -> dict[str, Any]:
 def test_the_document_without_prose_is_the_stored_one(
     profile: str, reachable_tmp: Path, stand_in: Path
 ) -> None:
-    with service_of(profile, make_root(reachable_tmp), stand_in) as service:
+    with service_of(profile, make_service_root(reachable_tmp), stand_in) as service:
         now = served(service)
     before = snapshot(profile)
     assert sorted(now["components"]["schemas"]) == sorted(before["components"]["schemas"])

@@ -21,7 +21,7 @@ from tests.compat.sample import (
     service_on,
     unpack,
 )
-from tests.service_fixtures import make_root
+from tests.service_fixtures import make_service_root
 
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.request import ModelRequest
@@ -50,7 +50,7 @@ def opened(root: Path, model: str, until_when: datetime, **env: str) -> Service:
 @pytest.fixture(scope="module")
 def held(reachable_tmp: Path, model: ScriptedModel) -> Iterator[Service]:
     """The sample on a service that starts no job."""
-    with opened(make_root(reachable_tmp), model.url, datetime.now(UTC) + LATER, **HELD) as service:
+    with opened(make_service_root(reachable_tmp), model.url, datetime.now(UTC) + LATER, **HELD) as service:
         yield service
 
 
@@ -153,7 +153,9 @@ def with_a_file_of_the_parked(service: Service) -> Service:
 def sample(reachable_tmp: Path, expected: dict[str, Any]) -> Iterator[Opened]:
     with (
         Recovered() as model,
-        with_a_file_of_the_parked(opened(make_root(reachable_tmp), model.url, datetime.now(UTC))) as service,
+        with_a_file_of_the_parked(
+            opened(make_service_root(reachable_tmp), model.url, datetime.now(UTC))
+        ) as service,
     ):
         yield Opened(service, model, expected)
 

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.config.client import client, default_data_dir
-from steadyhand.config.settings import Settings, load, micros
+from steadyhand.config.client import default_data_dir, load_client_settings
+from steadyhand.config.settings import Settings, load_settings, to_micros
 from steadyhand.errors import ConfigError
 
 
 def read(tmp_path: Path, text: str = "", **environ: str) -> Settings:
     file = tmp_path / "steadyhand.toml"
     file.write_text(text)
-    return load(file, environ={"STEADYHAND_DATA_DIR": str(tmp_path / "data"), **environ})
+    return load_settings(file, environ={"STEADYHAND_DATA_DIR": str(tmp_path / "data"), **environ})
 
 
 def test_with_nothing_set_everything_has_the_documented_default(tmp_path: Path) -> None:
-    settings = load(environ={"HOME": str(tmp_path)}, file=None)
+    settings = load_settings(environ={"HOME": str(tmp_path)}, file=None)
     tables = settings.tables
     assert (tables.service.concurrency, tables.service.max_queued, tables.service.drain_seconds) == (
         4,
@@ -33,7 +33,7 @@ def test_with_nothing_set_everything_has_the_documented_default(tmp_path: Path) 
 def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text("[service]\nconcurrency = 2\nmax_queued = 7\ndrain_seconds = 1\n")
-    settings = load(
+    settings = load_settings(
         file,
         {"service.drain_seconds": 9, "server.port": None},
         {"STEADYHAND_CONCURRENCY": "3", "STEADYHAND_SERVICE__DRAIN_SECONDS": "8"},
@@ -219,15 +219,18 @@ def test_a_workspace_says_how_it_is_made_ready_and_what_becomes_of_commits(tmp_p
 
 
 def test_micro_dollars_are_exact() -> None:
-    assert micros(Decimal("0.0412")) == 41_200
-    assert micros(Decimal("0.1") + Decimal("0.2")) == 300_000
+    assert to_micros(Decimal("0.0412")) == 41_200
+    assert to_micros(Decimal("0.1") + Decimal("0.2")) == 300_000
 
 
 def test_the_command_line_s_token_falls_to_the_local_admin_key(tmp_path: Path) -> None:
     (tmp_path / "admin.key").write_text("sh_admin_x\n")
-    assert client({"STEADYHAND_DATA_DIR": str(tmp_path)}).token == "sh_admin_x"
-    assert client({"STEADYHAND_DATA_DIR": str(tmp_path), "STEADYHAND_TOKEN": "mine"}).token == "mine"
-    assert client({"STEADYHAND_DATA_DIR": str(tmp_path / "none")}).token is None
+    assert load_client_settings({"STEADYHAND_DATA_DIR": str(tmp_path)}).token == "sh_admin_x"
+    assert (
+        load_client_settings({"STEADYHAND_DATA_DIR": str(tmp_path), "STEADYHAND_TOKEN": "mine"}).token
+        == "mine"
+    )
+    assert load_client_settings({"STEADYHAND_DATA_DIR": str(tmp_path / "none")}).token is None
 
 
 def test_data_lies_where_agents_can_reach_their_part_of_it() -> None:

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from tests.container.image_builder import PATH, Image, entering
+from tests.container.image_builder import PATH, Image, enter_command
 
-from steadyhand.testing.service import until
+from steadyhand.testing.service import wait_until
 
 MASKED = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -33,7 +33,7 @@ _SECONDS = re.compile(r"([0-9]+)s")
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ComposeService:
     """The one service of a compose file, as far as it can be carried out here; what is not known fails."""
 
     environment: dict[str, str]
@@ -60,26 +60,26 @@ class Service:
         grace = _SECONDS.fullmatch(service["stop_grace_period"])
         assert grace is not None
         environment = {
-            key: _filled_in(str(value), variables) for key, value in service["environment"].items()
+            key: _substitute(str(value), variables) for key, value in service["environment"].items()
         }
         options = frozenset(service["security_opt"])
         return cls(environment, options, target, (address, int(outside), int(inside)), int(grace[1]))
 
-    def without(self, option: str) -> "Service":
+    def without(self, option: str) -> "ComposeService":
         """Give the same with one option of the engine left out."""
         assert option in self.options
         left = self.options - {option}
-        return Service(self.environment, left, self.volume, self.published, self.grace_seconds)
+        return ComposeService(self.environment, left, self.volume, self.published, self.grace_seconds)
 
 
-def _filled_in(value: str, variables: dict[str, str]) -> str:
+def _substitute(value: str, variables: dict[str, str]) -> str:
     return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: variables.get(found[1]) or found[2], value)
 
 
 class Container:
     """An image that runs as a service says, in namespaces of its own; `more` is added to its environment."""
 
-    def __init__(self, image: Image, service: Service, scratch: Path, **more: str) -> None:
+    def __init__(self, image: Image, service: ComposeService, scratch: Path, **more: str) -> None:
         self._image = image
         self._service = service
         self._area = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
@@ -104,7 +104,7 @@ class Container:
             "folder": self._image.stage.folder, "env": self._env,
             "argv": [*self._as_user(), *self._image.stage.entrypoint, *self._image.stage.command],
         }  # fmt: skip
-        words = entering(spec, "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup")
+        words = enter_command(spec, "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": PATH}
@@ -145,7 +145,7 @@ class Container:
         def look() -> str | None:
             return file.read_text("ascii").strip() or None
 
-        return int(until(look))
+        return int(wait_until(look))
 
     def _inside(self, words: tuple[str, ...]) -> list[str]:
         enter = [
@@ -184,7 +184,7 @@ class Container:
             return self.execute(*self._image.stage.health).returncode == 0
 
         try:
-            until(well, allowed, every=0.5)
+            wait_until(well, allowed, interval=0.5)
         except TimeoutError as error:
             raise AssertionError(f"it is not healthy:\n{self.log}") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
-class NotUnderstood(Exception):
+class UnsupportedInstruction(Exception):
     """The file says something that is not known here, or not in this form."""
 
 
@@ -55,11 +55,11 @@ def parse(text: str) -> list[Stage]:
         if word == "FROM":
             stages.append(_from(rest))
         elif not stages:
-            raise NotUnderstood(f"{word} before FROM")
+            raise UnsupportedInstruction(f"{word} before FROM")
         else:
             _add(stages[-1], word, rest)
     if not stages:
-        raise NotUnderstood("no FROM")
+        raise UnsupportedInstruction("no FROM")
     return stages
 
 
@@ -70,7 +70,7 @@ def _instructions(text: str) -> Iterator[tuple[str, str]]:
         if line.lstrip().startswith("#") or not (kept or line.strip()):
             continue
         if not line.strip():
-            raise NotUnderstood("an empty line inside an instruction")
+            raise UnsupportedInstruction("an empty line inside an instruction")
         kept += line
         if kept.endswith("\\"):
             kept = kept[:-1]
@@ -79,13 +79,13 @@ def _instructions(text: str) -> Iterator[tuple[str, str]]:
         yield word, rest.strip()
         kept = ""
     if kept:
-        raise NotUnderstood("the last instruction goes on after the end")
+        raise UnsupportedInstruction("the last instruction goes on after the end")
 
 
 def _from(rest: str) -> Stage:
     found = re.fullmatch(r"([a-z0-9:._/-]+)(?: AS ([a-z]+))?", rest)
     if found is None:
-        raise NotUnderstood(f"FROM {rest}")
+        raise UnsupportedInstruction(f"FROM {rest}")
     return Stage(found[1], found[2])
 
 
@@ -112,20 +112,20 @@ def _add(stage: Stage, word: str, rest: str) -> None:
         case "HEALTHCHECK":
             _health(stage, rest)
         case _:
-            raise NotUnderstood(f"{word} {rest}")
+            raise UnsupportedInstruction(f"{word} {rest}")
 
 
 def _env(stage: Stage, rest: str) -> None:
     found = re.fullmatch(r"([A-Z_]+)=([\w/.:-]+)", rest)
     if found is None:
-        raise NotUnderstood(f"ENV {rest}")
+        raise UnsupportedInstruction(f"ENV {rest}")
     stage.env[found[1]] = found[2]
 
 
 def _user(stage: Stage, rest: str) -> None:
     found = re.fullmatch(r"(\d+):(\d+)", rest)
     if found is None:
-        raise NotUnderstood(f"USER {rest}: not a pair of numbers")
+        raise UnsupportedInstruction(f"USER {rest}: not a pair of numbers")
     stage.user = int(found[1]), int(found[2])
 
 
@@ -135,13 +135,13 @@ def _copy(rest: str) -> Copy:
     while words and words[0].startswith("--"):
         flag = _FLAG.fullmatch(words.pop(0))
         if flag is None or flag[1] != "from":
-            raise NotUnderstood(f"COPY {rest}")
+            raise UnsupportedInstruction(f"COPY {rest}")
         stage = flag[2]
     if len(words) < 2 or any(re.fullmatch(r"[\w/.-]+", each) is None for each in words):
-        raise NotUnderstood(f"COPY {rest}")
+        raise UnsupportedInstruction(f"COPY {rest}")
     *sources, target = words
     if not target.startswith("/") or (len(sources) > 1 and not target.endswith("/")):
-        raise NotUnderstood(f"COPY {rest}: the target must be a folder of the image")
+        raise UnsupportedInstruction(f"COPY {rest}: the target must be a folder of the image")
     return Copy(tuple(sources), target, stage)
 
 
@@ -150,10 +150,10 @@ def _health(stage: Stage, rest: str) -> None:
     for option in options.split():
         flag = _FLAG.fullmatch(option)
         if flag is None or flag[1] not in _HEALTH:
-            raise NotUnderstood(f"HEALTHCHECK {option}")
+            raise UnsupportedInstruction(f"HEALTHCHECK {option}")
         stage.health_options[flag[1]] = flag[2]
     if not command:
-        raise NotUnderstood(f"HEALTHCHECK {rest}")
+        raise UnsupportedInstruction(f"HEALTHCHECK {rest}")
     stage.health = _words("HEALTHCHECK", words)
 
 
@@ -162,7 +162,7 @@ def _words(what: str, rest: str) -> list[str]:
     try:
         words = json.loads(rest)
     except json.JSONDecodeError as error:
-        raise NotUnderstood(f"{what} {rest}: not a JSON list") from error
+        raise UnsupportedInstruction(f"{what} {rest}: not a JSON list") from error
     if not isinstance(words, list) or not words or not all(isinstance(each, str) for each in words):
-        raise NotUnderstood(f"{what} {rest}: not a list of words")
+        raise UnsupportedInstruction(f"{what} {rest}: not a list of words")
     return words

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.container import registry_access
-from tests.container.dockerfile import Copy, NotUnderstood, Run, Stage
+from tests.container.dockerfile import Copy, Run, Stage, UnsupportedInstruction
 
 ENTER = str(Path(__file__).with_name("enter.py"))
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -61,7 +61,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class _Built:
+class _BuildState:
     """A stage so far: its layers, what it was made from, and whether it may be kept."""
 
     layers: tuple[str, ...]
@@ -74,7 +74,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steadyhand-container"
 
 
-class Builder:
+class ImageBuilder:
     """Builds in `scratch`, which has to be on the file system of no overlay, from the context `project`."""
 
     def __init__(self, project: Path, scratch: Path, cache: Path) -> None:
@@ -87,12 +87,12 @@ class Builder:
     def build(self, stages: Sequence[Stage]) -> Image:
         """Carry out all stages and give the last."""
         self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _only_one(self._cache / "lock"):
+        with _exclusive_lock(self._cache / "lock"):
             self._forget_old()
-            named: dict[str, _Built] = {}
+            named: dict[str, _BuildState] = {}
             for stage in stages:
                 if stage.base != BASE:
-                    raise NotUnderstood(f"FROM {stage.base}: only {BASE} can be made here")
+                    raise UnsupportedInstruction(f"FROM {stage.base}: only {BASE} can be made here")
                 built = self._base()
                 for step in stage.steps:
                     built = self._step(built, stage, step, named)
@@ -102,30 +102,32 @@ class Builder:
 
     # --- one layer --------------------------------------------------------------------------
 
-    def _base(self) -> _Built:
+    def _base(self) -> _BuildState:
         """Give Debian's smallest root, as its slim image is."""
         found = sorted(self._cache.glob("base-*"))
         if found and time.time() - int(found[-1].name.partition("-")[2]) < FRESH_SECONDS:
-            return _Built((str(found[-1]),), found[-1].name)
+            return _BuildState((str(found[-1]),), found[-1].name)
         part = self._cache / f"part-{os.getpid()}"
         words = ["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root"]
         words += [f"--dpkgopt={each}" for each in _SLIM]
         words += [f"--aptopt={each.removesuffix(';')}" for each in registry_access.apt_options()]
         sources = registry_access.apt_sources(SUITE)
-        _carry_out(
+        _run_command(
             [*words, SUITE, str(part), *(["-"] if sources else [])], BASE_SECONDS, "the base", given=sources
         )
         base = self._cache / f"base-{int(time.time())}"
         part.rename(base)
-        return _Built((str(base),), base.name)
+        return _BuildState((str(base),), base.name)
 
-    def _step(self, built: _Built, stage: Stage, step: Run | Copy, named: dict[str, _Built]) -> _Built:
+    def _step(
+        self, built: _BuildState, stage: Stage, step: Run | Copy, named: dict[str, _BuildState]
+    ) -> _BuildState:
         env = {"PATH": PATH, **stage.env}
         binds: list[Bind]
         kept, sources = built.kept, ""
         if isinstance(step, Run):
             argv = ["/bin/sh", "-c", step.command]
-            more, folders = registry_access.settings()
+            more, folders = registry_access.build_settings()
             env |= more
             binds = [*folders]
         else:
@@ -150,7 +152,7 @@ class Builder:
                 folder.rename(layer)
             else:
                 layer = folder
-        return _Built((*built.layers, str(layer)), key, kept)
+        return _BuildState((*built.layers, str(layer)), key, kept)
 
     def _enter(
         self, lower: Sequence[str], binds: Sequence[Bind], env: dict[str, str], argv: list[str], what: str
@@ -165,7 +167,7 @@ class Builder:
             "binds": binds, "masked": [], "read_only": [], "alone": False, "init": False, "folder": "/", "env": env,
             "argv": argv,
         }  # fmt: skip
-        _carry_out(entering(spec, "--mount", "--pid"), STEP_SECONDS, what)
+        _run_command(enter_command(spec, "--mount", "--pid"), STEP_SECONDS, what)
         return area / "upper"
 
     def _forget_old(self) -> None:
@@ -175,13 +177,13 @@ class Builder:
                 shutil.rmtree(path)
 
 
-def entering(spec: dict[str, object], *namespaces: str) -> list[str]:
+def enter_command(spec: dict[str, object], *namespaces: str) -> list[str]:
     """Give the command that goes into a root; all of it dies with the one who starts it."""
     own = ["unshare", *namespaces, "--propagation", "private", "--fork", "--kill-child"]
     return ["setpriv", "--pdeathsig", "KILL", *own, sys.executable, "-I", "-S", ENTER, json.dumps(spec)]
 
 
-def _carry_out(words: Sequence[str], seconds: int, what: str, given: str = "") -> None:
+def _run_command(words: Sequence[str], seconds: int, what: str, given: str = "") -> None:
     done = subprocess.run(
         words, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         timeout=seconds, env={"PATH": PATH},
@@ -191,7 +193,7 @@ def _carry_out(words: Sequence[str], seconds: int, what: str, given: str = "") -
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def _exclusive_lock(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -204,11 +206,11 @@ def _make_context(project: Path, context: Path) -> None:
     """Copy what `.dockerignore` lets through; it names what may come along, and nothing else is known here."""
     first, *lines = (project / ".dockerignore").read_text("utf-8").split()
     if first != "*":
-        raise NotUnderstood(".dockerignore must begin with `*`")
+        raise UnsupportedInstruction(".dockerignore must begin with `*`")
     left_out = [line.removeprefix("**/") for line in lines if line.startswith("**/")]
     let_in = [line.removeprefix("!") for line in lines if line.startswith("!")]
     if len(left_out) + len(let_in) != len(lines):
-        raise NotUnderstood(f".dockerignore: {lines}")
+        raise UnsupportedInstruction(f".dockerignore: {lines}")
     context.mkdir()
     for name in let_in:
         if (project / name).is_dir():

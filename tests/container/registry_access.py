@@ -19,7 +19,7 @@ _APT = re.compile(r'Acquire::(Check-Valid-Until|Check-Date|https?::\w+(::[\w.-]+
 
 
 @cache
-def settings() -> tuple[dict[str, str], list[tuple[str, str]]]:
+def build_settings() -> tuple[dict[str, str], list[tuple[str, str]]]:
     """Give the environment and the binds (source, target) of a build: pip's settings, proxies, names of hosts."""
     said = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.container.container import Service
+from tests.container.container import ComposeService
 from tests.container.dockerfile import parse
 
 HERE = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def test_every_compose_file_names_its_level_drains_long_enough_and_only_the_seal
 
 @pytest.mark.parametrize("file", ["compose.yaml", "compose.none.yaml"])
 def test_the_compose_files_fit_what_the_dockerfile_makes(file: str) -> None:
-    known = Service.read(HERE / file, {})
+    known = ComposeService.read(HERE / file, {})
     stage = parse((HERE / "Dockerfile").read_text("utf-8"))[-1]
     assert [known.volume] == stage.volumes == [stage.env["STEADYHAND_DATA_DIR"]]
     assert stage.user[0] > 0

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tests.container.dockerfile import Copy, NotUnderstood, Run, parse
+from tests.container.dockerfile import Copy, Run, UnsupportedInstruction, parse
 
 OURS = (Path(__file__).resolve().parents[2] / "Dockerfile").read_text("utf-8")
 
@@ -54,12 +54,12 @@ def test_a_command_over_several_lines_is_one_without_the_comments_in_between() -
     ],
 )
 def test_what_is_not_known_here_fails(line: str) -> None:
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(UnsupportedInstruction):
         parse(f"FROM a\n{line}\n")
 
 
 def test_nothing_comes_before_the_base() -> None:
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(UnsupportedInstruction):
         parse("RUN true\n")
-    with pytest.raises(NotUnderstood):
+    with pytest.raises(UnsupportedInstruction):
         parse("# nothing\n")

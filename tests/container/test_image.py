@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.container.container import Container, Service
+from tests.container.container import ComposeService, Container
 from tests.container.dockerfile import parse
-from tests.container.image_builder import Builder, Image, cache_folder
+from tests.container.image_builder import Image, ImageBuilder, cache_folder
 
-from steadyhand.testing.cli import DUMMY_KEY
+from steadyhand.testing.cli import DUMMY_API_KEY
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a root"),
@@ -38,14 +38,14 @@ def scratch() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def image(scratch: Path) -> Image:
     stages = parse((PROJECT / "Dockerfile").read_text("utf-8"))
-    return Builder(PROJECT, scratch, cache_folder()).build(stages)
+    return ImageBuilder(PROJECT, scratch, cache_folder()).build(stages)
 
 
-def service(file: str) -> Service:
-    return Service.read(PROJECT / file, {"ANTHROPIC_API_KEY": DUMMY_KEY})
+def service(file: str) -> ComposeService:
+    return ComposeService.read(PROJECT / file, {"ANTHROPIC_API_KEY": DUMMY_API_KEY})
 
 
-def container(image: Image, service: Service, scratch: Path) -> Container:
+def container(image: Image, service: ComposeService, scratch: Path) -> Container:
     return Container(
         image,
         service,

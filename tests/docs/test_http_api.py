@@ -12,20 +12,20 @@ from tests.docs.pages import PROJECT, by_name, names_in, table, text_of
 
 from steadyhand import errors
 from steadyhand.api import ApiOptions, create_app
-from steadyhand.api.classic.execute import STATUS
+from steadyhand.api.classic.execute import CLASSIC_STATUS
 from steadyhand.api.native.serializers import job_item_json, job_json, key_json, usage_json
-from steadyhand.api.openai.run_failure import why_failed
+from steadyhand.api.openai.run_failure import failure_reason
 from steadyhand.api.schemas.native_bodies import LIST_OMITTED_FIELDS
 from steadyhand.api.schemas.requests import JobRequest, TurnRequest
-from steadyhand.api.transport.errors import _ROUTER_CODES, STATUSES, status_of
+from steadyhand.api.transport.errors import _CODE_BY_STATUS, STATUS_BY_CODE, http_status
 from steadyhand.control import Control
-from steadyhand.errors import CallerError, TryLater
-from steadyhand.events import BODIES, StateChanged, TextDelta, Warned, data_of
-from steadyhand.job import Changes, Job, OutcomeType, Run, State, Verdict
+from steadyhand.errors import CallerError, RetryLater
+from steadyhand.events import EVENT_TYPES, StateChanged, TextDelta, WarningEvent, event_data
+from steadyhand.job import Changes, Job, Outcome, OutcomeType, Run, State
 from steadyhand.job_warnings import WARNINGS, WarningCode
 from steadyhand.keyring import Keyring
 from steadyhand.outcome import OUTCOMES
-from steadyhand.ports import ApiKey, Spent, UsageRow
+from steadyhand.ports import ApiKey, UsageRow, UsageTotal
 from steadyhand.testing.contracts.samples import NOON
 
 PAGE = text_of("http-api.md")
@@ -93,8 +93,8 @@ def sample_job() -> Job:
         timeout_seconds=1,
         idle_timeout_seconds=1,
         state=State.COMPLETED,
-        outcome=Verdict(OutcomeType.SUCCESS),
-        runs=(Run(1, State.COMPLETED, Verdict(OutcomeType.SUCCESS)),),
+        outcome=Outcome(OutcomeType.SUCCESS),
+        runs=(Run(1, State.COMPLETED, Outcome(OutcomeType.SUCCESS)),),
         changes=Changes("a", "b", 1, 1, 1),
     )
 
@@ -134,7 +134,7 @@ def test_the_page_has_each_outcome_with_its_state_and_whether_a_new_run_may_help
 def test_the_page_has_the_classic_word_for_each_state() -> None:
     rows = table(PAGE, "| state | `status` |")
     documented = {state: word.strip("`") for states, word in rows for state in names_in(states)}
-    assert documented == STATUS
+    assert documented == CLASSIC_STATUS
 
 
 def documented_warnings() -> dict[str, list[str]]:
@@ -150,7 +150,7 @@ def test_the_page_says_which_warnings_stand_in_the_job() -> None:
     events = set()
     for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == Warned.__name__:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == WarningEvent.__name__:
                 events |= set(re.findall(r"WarningCode\.(\w+)", ast.unparse(node)))
     shown = {code: where for code, (where, _) in documented_warnings().items()}
     assert shown == {code: "event" if code.name in events else "job" for code in WarningCode}
@@ -160,12 +160,12 @@ def test_the_page_says_which_warnings_stand_in_the_job() -> None:
 
 
 def data_keys(kind: type[Any]) -> list[str]:
-    return list(data_of(kind(**{each.name: None for each in fields(kind)})))
+    return list(event_data(kind(**{each.name: None for each in fields(kind)})))
 
 
 def test_the_page_has_each_type_of_event_with_its_data_and_no_other() -> None:
     rows = by_name(table(PAGE, "| type | data | meaning |"))
-    kinds: Mapping[str, type[Any]] = {**BODIES, TextDelta.type: TextDelta}
+    kinds: Mapping[str, type[Any]] = {**EVENT_TYPES, TextDelta.type: TextDelta}
     assert {name: names_in(data) for name, (data, _) in rows.items()} == {
         name: data_keys(kind) for name, kind in kinds.items()
     }
@@ -191,7 +191,7 @@ def test_the_key_on_the_page_has_the_keys_of_a_key() -> None:
 
 
 def test_the_usage_on_the_page_has_the_keys_of_a_row() -> None:
-    assert shape(block('{"object": "usage"')) == shape(usage_json(UsageRow({}, Spent())))
+    assert shape(block('{"object": "usage"')) == shape(usage_json(UsageRow({}, UsageTotal())))
 
 
 # --- errors --------------------------------------------------------------------------------------
@@ -235,18 +235,18 @@ def kinds_of_error() -> list[type[CallerError]]:
 
 def statuses() -> dict[str, int]:
     """Return each code that a caller can get with its status."""
-    found = dict(STATUSES) | {code: status for status, code in _ROUTER_CODES.items()}
-    found |= {kind.code: status_of(kind("")) for kind in kinds_of_error()}
+    found = dict(STATUS_BY_CODE) | {code: status for status, code in _CODE_BY_STATUS.items()}
+    found |= {kind.code: http_status(kind("")) for kind in kinds_of_error()}
     by_class = {kind.__name__: kind for kind in kinds_of_error()}
     named = set(found)
     for called, code in calls_with_codes():
         named.add(code)
         if called in by_class:
-            found[code] = status_of(by_class[called]("", code=code))
+            found[code] = http_status(by_class[called]("", code=code))
     # Answered without an error of ours.
     found["internal"] = 500
     for state in (State.FAILED, State.RUNNING):
-        found[why_failed(replace(sample_job(), state=state))[0]] = 503
+        found[failure_reason(replace(sample_job(), state=state))[0]] = 503
     assert named <= set(found)
     return found
 
@@ -259,6 +259,6 @@ def test_the_page_has_each_code_of_an_error_with_its_status_and_no_other() -> No
 def test_the_page_says_later_for_the_errors_that_name_a_time() -> None:
     rows = by_name(table(PAGE, "| code | status | again | when |"))
     later = {code for code, (_, again, _) in rows.items() if again == "later"}
-    named = {code for called, code in calls_with_codes() if called == TryLater.__name__}
-    assert later == named | {TryLater.code}
+    named = {code for called, code in calls_with_codes() if called == RetryLater.__name__}
+    assert later == named | {RetryLater.code}
     assert {again for _, again, _ in rows.values()} == {"yes", "no", "later"}

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.api.api_service import ADMIN, Service, run_job, running
-from tests.clients.client_programs import made
+from tests.api.api_service import ADMIN, RunningService, run_job, running_service
+from tests.clients.client_programs import environment_dir
 
 from steadyhand.api import ApiOptions
 from steadyhand.testing.cli import SYSTEM_PATH
@@ -83,7 +83,7 @@ class Tried:
     faults: list[str] = field(default_factory=list)
 
 
-def furnish(root: Path, service: Service, profile: str) -> None:
+def furnish(root: Path, service: RunningService, profile: str) -> None:
     """Write into `root` what schemathesis is to go by: the configuration, and ids of what there is."""
     shared = (HERE / "schemathesis.toml").read_text()
     (root / WAYS).write_text(shared)
@@ -101,9 +101,9 @@ def furnish(root: Path, service: Service, profile: str) -> None:
 
 def tried(root: Path, profile: Literal["default", "classic"], much: Much, *, seed: int) -> Tried:
     """Let schemathesis try a service of its own: each operation by itself, then ways through them by their links."""
-    program = made("schemathesis") / "bin" / "schemathesis"
+    program = environment_dir("schemathesis") / "bin" / "schemathesis"
     arrivals = Arrivals()
-    with running(root, options=ApiOptions(profile=profile), around=arrivals.around) as service:
+    with running_service(root, options=ApiOptions(profile=profile), wrap_app=arrivals.around) as service:
         with service.client() as client:
             found = Tried(client.get("/openapi.json").json(), arrivals)
         furnish(root, service, profile)

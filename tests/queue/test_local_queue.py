@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadyhand.errors import TryLater
+from steadyhand.errors import RetryLater
 from steadyhand.job import Job
 from steadyhand.ports import Claim
 from steadyhand.queue import LocalQueue
 from steadyhand.store import SqlStore, open_store
-from steadyhand.testing.contracts.queue import Bench, QueueContract
-from steadyhand.testing.contracts.samples import a_job, accepted
+from steadyhand.testing.contracts.queue import QueueContract, QueueHarness
+from steadyhand.testing.contracts.samples import accepted_draft, make_job
 
 
 class TestLocalQueue(QueueContract):
@@ -28,12 +28,12 @@ class TestLocalQueue(QueueContract):
     @asynccontextmanager
     async def opened(
         self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
-    ) -> AsyncIterator[Bench]:
+    ) -> AsyncIterator[QueueHarness]:
         store = await open_store(self.url)
         limits = most_running or {}
         try:
-            queue = LocalQueue(store, capacity=capacity, max_queued=max_queued, most_running=limits.get)
-            yield Bench(queue, store)
+            queue = LocalQueue(store, capacity=capacity, max_queued=max_queued, running_limit=limits.get)
+            yield QueueHarness(queue, store)
         finally:
             await store.close()
 
@@ -50,10 +50,10 @@ async def a_store(directory: Path) -> AsyncIterator[SqlStore]:
 def test_a_paused_queue_admits_and_never_claims(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with a_store(tmp_path) as store:
-            bench = Bench(LocalQueue(store, capacity=2, max_queued=5, paused=True), store)
+            bench = QueueHarness(LocalQueue(store, capacity=2, max_queued=5, paused=True), store)
             for _ in range(7):
                 await bench.admit()
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             load = bench.queue.load()
             assert (load.active, load.queued) == (0, 7)
 
@@ -74,15 +74,15 @@ def test_a_refused_caller_is_told_when_the_next_run_may_end(
         async with a_store(tmp_path) as store:
             queue = LocalQueue(store, capacity=1, max_queued=0, clock=lambda: now)
             for length in lengths:
-                await queue.admit(a_job(), accepted())
+                await queue.admit(make_job(), accepted_draft())
                 claim = await queue.claim()
                 now += length
                 await queue.done(claim)
-            await queue.admit(a_job(), accepted())
+            await queue.admit(make_job(), accepted_draft())
             await queue.claim()
             now += elapsed
-            with pytest.raises(TryLater) as refused:
-                await queue.admit(a_job(), accepted())
+            with pytest.raises(RetryLater) as refused:
+                await queue.admit(make_job(), accepted_draft())
             assert refused.value.retry_after == wanted
             assert str(refused.value) == f"Every slot is taken (1 job). Try again in {wanted} s."
 
@@ -119,7 +119,7 @@ def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice
         for what, number in steps:
             if what.startswith("readmit"):
                 sequence = len(jobs) + 1
-                jobs[sequence] = replace(a_job(priority=number, api_key_id=what), sequence=sequence)
+                jobs[sequence] = replace(make_job(priority=number, api_key_id=what), sequence=sequence)
                 heapq.heappush(model, (-number, sequence))
                 await queue.readmit(jobs[sequence])
             elif what == "claim" and model and len(held) < capacity:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadyhand.events import Message, TextDelta, ToolStarted, Warned
+from steadyhand.events import Message, TextDelta, ToolStarted, WarningEvent
 from steadyhand.job_warnings import WarningCode
 from steadyhand.redact import LINE_LIMIT, Redactor
 
@@ -270,7 +270,7 @@ def test_bodies_of_events_and_values_are_clean_all_through() -> None:
     started = ToolStarted("t", "Bash", {"command": f"echo {KEY}", "many": [{"n": 1234567890123, "m": 12}]})
     cleaned = redactor.body(started)
     assert cleaned.input == {"command": f"echo {GONE}", "many": [{"n": GONE, "m": 12}]}
-    same = Warned(WarningCode.COMPACTED, "message")
+    same = WarningEvent(WarningCode.COMPACTED, "message")
     assert redactor.body(same) is same
 
 
@@ -294,7 +294,9 @@ def test_a_secret_that_is_lent_is_looked_for_beside_the_others_and_then_no_more(
     whole = f"{KEY} {lent} {quote(lent, safe='')} {lent}{KEY}"
     with redactor.lent([lent]):
         assert redactor.text(whole) == f"{GONE} {GONE} {GONE} {GONE}{GONE}"
-        assert redactor.body(Warned(WarningCode.COMPACTED, lent)) == Warned(WarningCode.COMPACTED, GONE)
+        assert redactor.body(WarningEvent(WarningCode.COMPACTED, lent)) == WarningEvent(
+            WarningCode.COMPACTED, GONE
+        )
         with redactor.lent([lent, "another-one"]):
             assert redactor.text(f"{lent} another-one") == f"{GONE} {GONE}"
         assert redactor.text(f"{lent} another-one") == f"{GONE} another-one"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from steadyhand.ports import Command
-from steadyhand.testing.processes import new_mark
+from steadyhand.testing.processes import new_process_mark
 
 AGENT_UID = 64321 if os.geteuid() == 0 else None
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -30,7 +30,7 @@ def open_dir() -> Iterator[Path]:
 @pytest.fixture
 def mark() -> str:
     """What the processes of this test are known by."""
-    return new_mark()
+    return new_process_mark()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from steadyhand.agents import Agent, Workspace
-from steadyhand.ports import Command, JobFiles, Layers, Place, Seal
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.ports import Checkout, Command, JobPaths, OverlayLayers, SandboxSpec
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
 
@@ -27,12 +27,12 @@ ROOT = os.geteuid() == 0
 
 
 @dataclass
-class SealedWorld:
+class SandboxHarness:
     """One data directory with one place in it; `agent` is what its limits are taken from."""
 
     data: Path
     sandbox: BwrapSandbox
-    place: Place
+    place: Checkout
     mark: str
     agent: Agent = field(default_factory=lambda: Agent("claude"))
 
@@ -47,7 +47,7 @@ class SealedWorld:
         """Give a sealed command that runs Python code."""
         return self.command(PYTHON, "-I", "-S", "-c", code, *words)
 
-    def seal(self, command: Command) -> Seal:
+    def seal(self, command: Command) -> SandboxSpec:
         """Give the seal of a command of this world."""
         assert command.seal is not None
         return command.seal
@@ -63,15 +63,15 @@ def shared_etc() -> Path:
 
 
 @contextmanager
-def sealed_world(
+def sandbox_harness(
     mark: str, *, slot: int = 0, layered: bool = ROOT, etc: Path | None = None
-) -> Iterator[SealedWorld]:
+) -> Iterator[SandboxHarness]:
     """Make a world and remove it afterwards."""
     data = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
     data.chmod(0o755)
     try:
         user = BASE + slot if ROOT else None
-        files = JobFiles(data / "jobs" / "job1")
+        files = JobPaths(data / "jobs" / "job1")
         folders = [data / "stage", data / "run" / f"slot-{slot}", data / "warm" / "tree" / "folder"]
         folders += [files.root / "upper", files.root / "work", files.checkout, files.home, files.config]
         for folder in folders:
@@ -84,8 +84,8 @@ def sealed_world(
                 os.chown(path, OWNER, OWNER)
             for path in (files.root / "upper", files.root / "work", files.checkout, files.home, files.config):
                 os.chown(path, user, user)
-        layers = Layers(tree, files.root / "upper", files.root / "work", OWNER) if layered else None
-        place = Place(
+        layers = OverlayLayers(tree, files.root / "upper", files.root / "work", OWNER) if layered else None
+        place = Checkout(
             workspace=Workspace("tree"),
             files=files,
             directory=files.checkout,
@@ -96,27 +96,27 @@ def sealed_world(
             layers=layers,
             slot=slot,
         )
-        sandbox = BwrapSandbox.on_this_machine(data, Path(PYTHON), etc=etc or shared_etc())
-        yield SealedWorld(data, sandbox, place, mark)
+        sandbox = BwrapSandbox.detect(data, Path(PYTHON), etc_dir=etc or shared_etc())
+        yield SandboxHarness(data, sandbox, place, mark)
     finally:
         shutil.rmtree(data, ignore_errors=True)
 
 
-async def ready(process: AgentProcess) -> None:
+async def wait_until_ready(process: AgentProcess) -> None:
     """Wait until the command says so."""
     line = await process.stdout.readline()
     assert line == b"ready\n", (line, await process.stderr.read(2000))
 
 
-async def _serve(mark: str, etc: Path, words: Sequence[str]) -> None:
+async def _run_service(mark: str, etc: Path, words: Sequence[str]) -> None:
     """Be a service of its own, which can be killed: start what it is given, and say who supervises it."""
-    with sealed_world(mark, etc=etc) as world:
-        async with AgentProcess.start(Launch(world.python(*words))) as process:
-            await ready(process)
+    with sandbox_harness(mark, etc=etc) as world:
+        async with AgentProcess.start(LaunchSpec(world.python(*words))) as process:
+            await wait_until_ready(process)
             sys.stdout.write(json.dumps([process.pid, process.started_ticks, str(world.data)]) + "\n")
             sys.stdout.flush()
             await asyncio.sleep(60)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
+    asyncio.run(_run_service(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

@@ -8,36 +8,48 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadyhand.redact import Redactor
-from steadyhand.runner.output import HEAD, TAIL, Bounded, Capped, Lines, Spool, parse
+from steadyhand.runner.output import (
+    STDOUT_HEAD_BYTES,
+    STDOUT_TAIL_BYTES,
+    CappedFile,
+    HeadTailBuffer,
+    LineSplitter,
+    OutputCapture,
+    parse_message,
+)
 
 
-def _pieces(lines: Lines, *chunks: bytes) -> list[tuple[bool, bytes]]:
+def _pieces(lines: LineSplitter, *chunks: bytes) -> list[tuple[bool, bytes]]:
     return [piece for chunk in chunks for piece in lines.feed(chunk)] + list(lines.end())
 
 
 def test_a_line_in_many_chunks_comes_out_whole() -> None:
-    pieces = _pieces(Lines(), b'{"a":', b"1", b"}\n{", b"}\n")
+    pieces = _pieces(LineSplitter(), b'{"a":', b"1", b"}\n{", b"}\n")
     assert pieces == [(True, b'{"a":1}\n'), (True, b"{}\n")]
 
 
 def test_a_line_that_is_no_message_is_passed_on_as_it_comes() -> None:
-    assert _pieces(Lines(), b"wor", b"ds\n", b"{}") == [(False, b"wor"), (False, b"ds\n"), (True, b"{}")]
+    assert _pieces(LineSplitter(), b"wor", b"ds\n", b"{}") == [
+        (False, b"wor"),
+        (False, b"ds\n"),
+        (True, b"{}"),
+    ]
 
 
 def test_a_line_beyond_the_limit_is_printed_and_the_next_one_is_whole_again() -> None:
-    pieces = _pieces(Lines(limit=8), b'{"aaa', b"aaaaaaa", b"aaa", b'"}\n{"b":1}\n')
+    pieces = _pieces(LineSplitter(limit=8), b'{"aaa', b"aaaaaaa", b"aaa", b'"}\n{"b":1}\n')
     assert b"".join(data for whole, data in pieces if not whole) == b'{"aaaaaaaaaaaaa"}\n'
     assert [data for whole, data in pieces if whole] == [b'{"b":1}\n']
 
 
 @given(st.lists(st.binary(max_size=20)), st.integers(1, 30))
 def test_no_byte_is_lost_or_doubled_however_it_is_cut(chunks: list[bytes], limit: int) -> None:
-    assert b"".join(data for _, data in _pieces(Lines(limit), *chunks)) == b"".join(chunks)
+    assert b"".join(data for _, data in _pieces(LineSplitter(limit), *chunks)) == b"".join(chunks)
 
 
 @given(st.lists(st.binary(max_size=50)), st.integers(0, 40), st.integers(1, 40))
 def test_what_is_kept_has_a_bound_and_says_what_is_not(chunks: list[bytes], head: int, tail: int) -> None:
-    kept = Bounded(head, tail)
+    kept = HeadTailBuffer(head, tail)
     for chunk in chunks:
         kept.add(chunk)
     whole = b"".join(chunks)
@@ -51,7 +63,7 @@ def test_what_is_kept_has_a_bound_and_says_what_is_not(chunks: list[bytes], head
 
 
 def test_a_file_keeps_its_beginning_and_its_end_within_a_cap(tmp_path: Path) -> None:
-    file = Capped(tmp_path / "out", head=100, segment=40)
+    file = CappedFile(tmp_path / "out", head=100, segment=40)
     data = bytes(range(256)) * 4
     for at in range(0, len(data), 7):
         file.add(data[at : at + 7])
@@ -65,7 +77,7 @@ def test_a_file_keeps_its_beginning_and_its_end_within_a_cap(tmp_path: Path) -> 
 
 
 def test_the_output_is_the_printed_lines_and_the_whole_result(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = OutputCapture(tmp_path)
     result = b'{"type":"result","result":"' + b"x" * 2_000_000 + b'"}\n'
     lines = list(spool.stdout(b"first\x0bline\nlast"))
     assert lines == []
@@ -78,14 +90,14 @@ def test_the_output_is_the_printed_lines_and_the_whole_result(tmp_path: Path) ->
 
 
 def test_an_output_above_a_mebibyte_keeps_its_first_and_last_lines(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = OutputCapture(tmp_path)
     data = b"".join(b"%09d\n" % number for number in range(200_000))
     assert list(spool.stdout(data)) == []
     text = "".join(spool.output(None).output)
     spool.close()
-    assert text.encode().startswith(data[:HEAD])
-    assert text.encode().endswith(data[-TAIL:])
-    assert f"[{len(data) - HEAD - TAIL} bytes left out]" in text
+    assert text.encode().startswith(data[:STDOUT_HEAD_BYTES])
+    assert text.encode().endswith(data[-STDOUT_TAIL_BYTES:])
+    assert f"[{len(data) - STDOUT_HEAD_BYTES - STDOUT_TAIL_BYTES} bytes left out]" in text
 
 
 @pytest.mark.parametrize(
@@ -102,11 +114,11 @@ def test_an_output_above_a_mebibyte_keeps_its_first_and_last_lines(tmp_path: Pat
     ],
 )
 def test_what_is_no_message_or_too_intricate_is_not_read(line: bytes) -> None:
-    assert parse(line) is None
+    assert parse_message(line) is None
 
 
 def test_what_a_store_cannot_keep_is_replaced() -> None:
-    read = parse(b'{"type":"x","a\\ud800":["\\udfff",{"b":"\\u0000"}],"n":NaN,"ok":"\\ud83d\\ude00"}')
+    read = parse_message(b'{"type":"x","a\\ud800":["\\udfff",{"b":"\\u0000"}],"n":NaN,"ok":"\\ud83d\\ude00"}')
     assert read == {
         "type": "x",
         "a\N{REPLACEMENT CHARACTER}": ["\N{REPLACEMENT CHARACTER}", {"b": "\N{REPLACEMENT CHARACTER}"}],
@@ -119,7 +131,7 @@ def test_a_secret_is_neither_in_what_is_kept_nor_in_the_files_wherever_it_was_cu
     secret = b"sk-canary-41Xw9TtR9bLm6"
     redactor = Redactor([secret])
     for shift in range(0, 2 * len(secret), 3):
-        spool = Spool(tmp_path, redactor)
+        spool = OutputCapture(tmp_path, redactor)
         row = b"x" * shift + (secret + b".") * 70_000
         for at in range(0, len(row), 65_536):
             assert list(spool.stdout(row[at : at + 65_536])) == []
@@ -135,7 +147,10 @@ def test_a_secret_is_neither_in_what_is_kept_nor_in_the_files_wherever_it_was_cu
 
 def test_what_is_kept_of_text_without_a_secret_is_the_same_with_and_without_secrets() -> None:
     data = b"".join(b"%09d\n" % number for number in range(200_000))
-    plain, looked = Bounded(HEAD, TAIL), Bounded(HEAD, TAIL, Redactor([b"sk-canary-41Xw9TtR9bLm6"]))
+    plain, looked = (
+        HeadTailBuffer(STDOUT_HEAD_BYTES, STDOUT_TAIL_BYTES),
+        HeadTailBuffer(STDOUT_HEAD_BYTES, STDOUT_TAIL_BYTES, Redactor([b"sk-canary-41Xw9TtR9bLm6"])),
+    )
     for at in range(0, len(data), 50_000):
         plain.add(data[at : at + 50_000])
         looked.add(data[at : at + 50_000])

@@ -9,16 +9,16 @@ import signal
 import sys
 import time
 
-LIFE = 30.0
+LIFETIME_SECONDS = 30.0
 
 
-def live(*, deaf: bool) -> None:
-    if deaf:
+def stay_alive(*, ignore_signals: bool) -> None:
+    if ignore_signals:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
 
 
-def refork(until: float) -> None:
+def keep_forking(until: float) -> None:
     # Each generation lives for a moment only, so that whoever looks for it finds its predecessor.
     while time.monotonic() < until:
         if os.fork() != 0:
@@ -27,33 +27,33 @@ def refork(until: float) -> None:
     os._exit(0)
 
 
-def leave(kind: str, ready: int, *, deaf: bool) -> None:
+def spawn_leftover(kind: str, ready: int, *, deaf: bool) -> None:
     pid = os.fork()
     if pid != 0:
         if kind == "daemon":
             os.waitpid(pid, 0)
         return
-    live(deaf=deaf)
+    stay_alive(ignore_signals=deaf)
     if kind in ("setsid", "daemon"):
         os.setsid()
     if kind == "daemon" and os.fork() != 0:
         os._exit(0)
     os.write(ready, b"x")
     if kind == "reforking":
-        refork(time.monotonic() + LIFE)
-    time.sleep(LIFE)
+        keep_forking(time.monotonic() + LIFETIME_SECONDS)
+    time.sleep(LIFETIME_SECONDS)
     os._exit(0)
 
 
 def main() -> None:
     kind, deaf, ending = sys.argv[1], sys.argv[2] == "deaf", sys.argv[3]
     reader, writer = os.pipe()
-    leave(kind, writer, deaf=deaf)
+    spawn_leftover(kind, writer, deaf=deaf)
     os.read(reader, 1)
-    live(deaf=deaf)
+    stay_alive(ignore_signals=deaf)
     os.write(1, b"ready\n")
     if ending == "stay":
-        time.sleep(LIFE)
+        time.sleep(LIFETIME_SECONDS)
 
 
 main()

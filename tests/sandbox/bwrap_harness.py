@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from steadyhand.agents import Agent, Workspace
-from steadyhand.ports import Command, JobFiles, Place
+from steadyhand.ports import Checkout, Command, JobPaths
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
-from steadyhand.workspace.filesystem import make_folder
+from steadyhand.workspace.filesystem import make_dir
 
 UID = 64_000
-PATH = {"PATH": "/usr/bin:/bin"}
+PATH_ENV = {"PATH": "/usr/bin:/bin"}
 
 # bwrap, as the agent's user, with what it reads put on the descriptors that it expects.
-_CARRY_OUT = """
+_RUN_COMMAND = """
 import ast, os, sys
 user, inputs, argv = ast.literal_eval(sys.stdin.buffer.readline().decode())
 for descriptor, data in inputs.items():
@@ -35,39 +35,41 @@ os.execve(argv[0], argv, {})
 """
 
 
-class SealedWorld:
+class BwrapHarness:
     """A place, a sandbox without a stage, and what runs in it."""
 
     def __init__(self, root: Path, cli: Path, *, secrets: Sequence[str] = ()) -> None:
         self.root = root
         self.user = UID if os.geteuid() == 0 else None
         data = root / "data"
-        files = JobFiles(data / "jobs" / "job1")
+        files = JobPaths(data / "jobs" / "job1")
         files.root.mkdir(parents=True)
         (data / "run" / "slot-0").mkdir(parents=True)
         for folder in (files.checkout, files.home, files.config):
-            make_folder(folder, 0o700, self.user)
-        etc = make_etc(data, stand_ins=[Path(name) for name in secrets])
-        made = BwrapSandbox.on_this_machine(data, cli, etc=etc, secrets=secrets)
+            make_dir(folder, 0o700, self.user)
+        etc = make_etc(data, placeholders=[Path(name) for name in secrets])
+        made = BwrapSandbox.detect(data, cli, etc_dir=etc, secrets=secrets)
         # Nobody makes mounts or a network for it here: bwrap does all by itself.
         self.sandbox = replace(made, stage=None, doors=False)
-        self.place = Place(
+        self.place = Checkout(
             Workspace("w"), files, files.checkout, files.home, files.config, self.user, commit=None
         )
 
-    def wrap(self, argv: Sequence[str], env: Mapping[str, str] = PATH, agent: Agent | None = None) -> Command:
+    def wrap(
+        self, argv: Sequence[str], env: Mapping[str, str] = PATH_ENV, agent: Agent | None = None
+    ) -> Command:
         command = Command(argv, env, self.sandbox.view(self.place).directory, self.user)
         return self.sandbox.wrap(command, self.place, agent or Agent("a"))
 
     def run(
         self,
         *argv: str,
-        env: Mapping[str, str] = PATH,
+        env: Mapping[str, str] = PATH_ENV,
         agent: Agent | None = None,
-        place: Place | None = None,
+        place: Checkout | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         command = Command(argv, env, Path("/workspace"), self.user)
-        return carry_out(self.sandbox.wrap(command, place or self.place, agent or Agent("a")))
+        return run_command(self.sandbox.wrap(command, place or self.place, agent or Agent("a")))
 
     def says(self, script: str, **options: object) -> str:
         """Run a shell script and give what it printed; it must end well."""
@@ -76,12 +78,12 @@ class SealedWorld:
         return done.stdout.decode()
 
 
-def carry_out(command: Command) -> subprocess.CompletedProcess[bytes]:
+def run_command(command: Command) -> subprocess.CompletedProcess[bytes]:
     assert command.seal is not None
     assert command.seal.stage is None
-    asked = (command.user, dict(command.seal.inputs), list(command.argv))
+    asked = (command.user, dict(command.seal.input_data), list(command.argv))
     return subprocess.run(
-        [sys.executable, "-IS", "-c", _CARRY_OUT],
+        [sys.executable, "-IS", "-c", _RUN_COMMAND],
         input=repr(asked).encode() + b"\n",
         capture_output=True,
         timeout=60,

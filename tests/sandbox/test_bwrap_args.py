@@ -7,16 +7,23 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sandbox.bwrap_harness import SealedWorld
+from tests.sandbox.bwrap_harness import BwrapHarness
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import ConfigError, SpawnError
-from steadyhand.ports import Bind, Command, JobFiles, Layers, Mounted, Place
+from steadyhand.ports import BindMount, Checkout, Command, JobPaths, Mount, OverlayLayers
 from steadyhand.sandbox import bwrap_args
-from steadyhand.sandbox.bwrap_args import Frame, Shown, encoded, options
-from steadyhand.sandbox.sandbox import PROXIES, BwrapSandbox, Most, NoSandbox, Program, program_of
+from steadyhand.sandbox.bwrap_args import BwrapBind, RootLayout, bwrap_options, encode_args
+from steadyhand.sandbox.sandbox import (
+    PROXY_ENV,
+    AgentProgram,
+    BwrapSandbox,
+    DefaultLimits,
+    NoSandbox,
+    locate_program,
+)
 
-FRAME = Frame((("/bin", "usr/bin"), ("/lib64", None)))
+FRAME = RootLayout((("/bin", "usr/bin"), ("/lib64", None)))
 ARITY = {
     "--unshare-user": 0, "--unshare-pid": 0, "--unshare-ipc": 0, "--unshare-uts": 0, "--unshare-net": 0,
     "--unshare-cgroup-try": 0, "--disable-userns": 0, "--die-with-parent": 0, "--new-session": 0,
@@ -34,18 +41,18 @@ WILD = TEXT | st.sampled_from(
 def pure_sandbox(stage: Path | None = Path("/data/stage"), **changes: object) -> BwrapSandbox:
     sandbox = BwrapSandbox(
         bwrap=Path("/usr/bin/bwrap"),
-        program=Program(Path("/srv/claude"), Path("/opt/steadyhand/claude"), None),
-        frame=FRAME,
-        etc=Path("/data/etc"),
+        program=AgentProgram(Path("/srv/claude"), Path("/opt/steadyhand/claude"), None),
+        layout=FRAME,
+        etc_dir=Path("/data/etc"),
         sockets=Path("/data/run"),
         stage=stage,
     )
     return replace(sandbox, **changes)  # type: ignore[arg-type]
 
 
-def a_place(**changes: object) -> Place:
-    files = JobFiles(Path("/data/jobs/j"))
-    place = Place(Workspace("w"), files, files.checkout, files.home, files.config, 64_000, commit=None)
+def a_place(**changes: object) -> Checkout:
+    files = JobPaths(Path("/data/jobs/j"))
+    place = Checkout(Workspace("w"), files, files.checkout, files.home, files.config, 64_000, commit=None)
     return replace(place, **changes)  # type: ignore[arg-type]
 
 
@@ -63,7 +70,7 @@ def parsed(words: list[str]) -> list[tuple[str, ...]]:
 
 def options_of(command: Command) -> list[tuple[str, ...]]:
     assert command.seal is not None
-    data = command.seal.inputs[10]
+    data = command.seal.input_data[10]
     assert data.endswith(b"\0")
     return parsed([word.decode("utf-8", "surrogateescape") for word in data[:-1].split(b"\0")])
 
@@ -80,14 +87,14 @@ def options_of(command: Command) -> list[tuple[str, ...]]:
 def test_no_value_of_env_secrets_paths_or_the_command_line_becomes_an_option(
     env: dict[str, str], secrets: list[str], sources: list[str], argv: list[str]
 ) -> None:
-    binds = tuple(Bind(Path(each), Path("/b") / str(n)) for n, each in enumerate(sources))
+    binds = tuple(BindMount(Path(each), Path("/b") / str(n)) for n, each in enumerate(sources))
     plain = pure_sandbox().wrap(Command(["x"], {}, Path("/")), a_place(), Agent("a"))
     wild = pure_sandbox().wrap(
         Command(argv, env, Path("/")), a_place(binds=binds), Agent("a", secrets=tuple(secrets))
     )
     more = [each for each in options_of(wild) if each not in options_of(plain)]
     assert {each[0] for each in more} <= {"--setenv", "--ro-bind", "--perms", "--dir"}
-    assert {each[1]: each[2] for each in options_of(wild) if each[0] == "--setenv"} == {**PROXIES, **env}
+    assert {each[1]: each[2] for each in options_of(wild) if each[0] == "--setenv"} == {**PROXY_ENV, **env}
     assert list(wild.argv) == ["/usr/bin/bwrap", "--args", "10", "--", *argv]
     assert wild.env == {}
 
@@ -109,24 +116,26 @@ def test_the_command_line_of_bwrap_tells_nothing_of_the_environment_or_the_servi
 
 
 def test_every_profile_drops_all_and_keeps_nothing_of_the_machine() -> None:
-    words = [each[0] for each in parsed(options(FRAME, [], {}, own_network=True, filter_from=11))]
+    words = [each[0] for each in parsed(bwrap_options(FRAME, [], {}, unshare_network=True, seccomp_fd=11))]
     for needed in (
         "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--disable-userns",
         "--die-with-parent", "--new-session", "--cap-drop", "--clearenv", "--seccomp",
     ):  # fmt: skip
         assert needed in words, needed
     shown = [
-        each for each in parsed(options(FRAME, [], {}, own_network=True, filter_from=11)) if "bind" in each[0]
+        each
+        for each in parsed(bwrap_options(FRAME, [], {}, unshare_network=True, seccomp_fd=11))
+        if "bind" in each[0]
     ]
     assert shown == [("--ro-bind", "/usr", "/usr"), ("--ro-bind", "/lib64", "/lib64")]
 
 
 def test_folders_above_a_mount_point_are_open_and_outer_binds_come_first() -> None:
     shown = [
-        Shown(Path("/s/deep"), Path("/home/agent/.cache/pip")),
-        Shown(Path("/s/home"), Path("/home/agent")),
+        BwrapBind(Path("/s/deep"), Path("/home/agent/.cache/pip")),
+        BwrapBind(Path("/s/home"), Path("/home/agent")),
     ]
-    words = parsed(options(FRAME, shown, {}, own_network=False, filter_from=None))
+    words = parsed(bwrap_options(FRAME, shown, {}, unshare_network=False, seccomp_fd=None))
     home = words.index(("--ro-bind", "/s/home", "/home/agent"))
     folder = words.index(("--dir", "/home/agent/.cache"))
     assert home < folder < words.index(("--ro-bind", "/s/deep", "/home/agent/.cache/pip"))
@@ -134,7 +143,7 @@ def test_folders_above_a_mount_point_are_open_and_outer_binds_come_first() -> No
 
 
 def test_options_are_parted_by_nul() -> None:
-    assert encoded(["--dir", "/\udcff"]) == b"--dir\0/\xff\0"
+    assert encode_args(["--dir", "/\udcff"]) == b"--dir\0/\xff\0"
 
 
 # --- the seal ------------------------------------------------------------------------------------
@@ -152,11 +161,13 @@ def test_a_plain_checkout_is_bound_from_the_stage() -> None:
 
 
 def test_layers_are_one_overlay_whose_upper_may_be_on_an_image() -> None:
-    layers = Layers(Path("/data/warm/x"), Path("/data/jobs/j/upper"), Path("/data/jobs/j/work"), owner=63_999)
+    layers = OverlayLayers(
+        Path("/data/warm/x"), Path("/data/jobs/j/upper"), Path("/data/jobs/j/work"), owner=63_999
+    )
     command = pure_sandbox().wrap(Command(["x"], {}, Path("/")), a_place(layers=layers), Agent("a"))
     assert command.seal is not None
     tree = command.seal.mounts[0]
-    assert tree == Mounted(
+    assert tree == Mount(
         "overlay", "tree", layers.lower, writable=True, owner=63_999, upper=layers.upper, work=layers.work
     )
     assert ("--bind", "/data/stage/tree", "/workspace") in options_of(command)
@@ -177,7 +188,7 @@ def test_only_what_is_told_of_the_model_is_shown_the_way_to_it() -> None:
 
 
 def test_what_can_be_had_where_not_all_can_is_still_sealed() -> None:
-    for lesser, missing in pure_sandbox().lesser():
+    for lesser, missing in pure_sandbox().fallbacks():
         command = lesser.wrap(Command(["x"], {}, Path("/")), a_place(), Agent("a"))
         words = {each[0] for each in options_of(command)}
         assert {"--unshare-user", "--unshare-pid", "--cap-drop", "--clearenv", "--seccomp"} <= words
@@ -202,7 +213,7 @@ def test_the_home_of_the_service_is_never_shown() -> None:
 
 
 def test_an_agent_s_own_limits_win_over_the_defaults() -> None:
-    sandbox = pure_sandbox(most=Most(memory_bytes=4_000, processes=100, disk_bytes=None))
+    sandbox = pure_sandbox(most=DefaultLimits(memory_bytes=4_000, processes=100, disk_bytes=None))
     assert sandbox.ceiling(Agent("a")).memory == 4_000
     mine = sandbox.ceiling(Agent("a", memory_bytes=7, processes=9, disk_bytes=11))
     assert (mine.memory, mine.processes, mine.file_size) == (7, 9, 11)
@@ -227,11 +238,11 @@ def test_sharing_the_network_is_asked_for_by_that_one_word_alone() -> None:
 
 
 @pytest.fixture
-def sealed(world_dir: Path, standin: Path) -> SealedWorld:
-    return SealedWorld(world_dir, standin)
+def sealed(world_dir: Path, standin: Path) -> BwrapHarness:
+    return BwrapHarness(world_dir, standin)
 
 
-def test_an_agent_sees_itself_as_a_plain_user_in_its_workspace(sealed: SealedWorld) -> None:
+def test_an_agent_sees_itself_as_a_plain_user_in_its_workspace(sealed: BwrapHarness) -> None:
     assert sealed.says("id -un; id -u; pwd; hostname; echo $HOME").split() == [
         "agent",
         "1000",
@@ -244,7 +255,7 @@ def test_an_agent_sees_itself_as_a_plain_user_in_its_workspace(sealed: SealedWor
     assert re.search(r"Seccomp:\s2\n", status)
 
 
-def test_what_an_agent_writes_is_its_own_and_the_root_takes_nothing(sealed: SealedWorld) -> None:
+def test_what_an_agent_writes_is_its_own_and_the_root_takes_nothing(sealed: BwrapHarness) -> None:
     sealed.says(
         "echo x > /workspace/a; echo y > ~agent/b; echo z > /home/agent/.claude/c; echo t > /tmp/d; echo >/dev/null"
     )
@@ -256,7 +267,7 @@ def test_what_an_agent_writes_is_its_own_and_the_root_takes_nothing(sealed: Seal
         assert sealed.run("/bin/sh", "-c", f"echo x > {place}").returncode != 0, place
 
 
-def test_nothing_of_this_machine_is_seen(sealed: SealedWorld, world_dir: Path) -> None:
+def test_nothing_of_this_machine_is_seen(sealed: BwrapHarness, world_dir: Path) -> None:
     (world_dir / "canary").write_text("host file")
     (world_dir / "canary").chmod(0o644)
     assert sealed.run("/bin/cat", str(world_dir / "canary")).returncode != 0
@@ -266,20 +277,20 @@ def test_nothing_of_this_machine_is_seen(sealed: SealedWorld, world_dir: Path) -
     assert sealed.says("ls -d /proc/[0-9]* | wc -l; env").split("\n")[0] in {"3", "4", "5"}
 
 
-def test_the_environment_is_what_was_given(sealed: SealedWorld) -> None:
+def test_the_environment_is_what_was_given(sealed: BwrapHarness) -> None:
     env = {"PATH": "/usr/bin", "GREETING": "--bind / \n two lines", "EMPTY": ""}
     out = sealed.run("/usr/bin/env", "-0", env=env).stdout.decode().split("\0")
     assert dict(line.split("=", 1) for line in out if line) == {**env, "PWD": "/workspace"}
     assert b"GREETING" not in sealed.run("/bin/sh", "-c", "cat /proc/1/cmdline", env=env).stdout
 
 
-def test_words_that_look_like_options_reach_the_program(sealed: SealedWorld) -> None:
+def test_words_that_look_like_options_reach_the_program(sealed: BwrapHarness) -> None:
     words = ["--bind", "/", "/host", "--", "-c", "--share-net"]
     done = sealed.run("/usr/bin/printf", "%s\\n", *words)
     assert done.stdout.decode().split("\n")[:-1] == words
 
 
-def test_there_is_no_network_but_loopback(sealed: SealedWorld) -> None:
+def test_there_is_no_network_but_loopback(sealed: BwrapHarness) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         script = f"import socket; socket.create_connection(('127.0.0.1', {port}), 3)"
@@ -297,7 +308,7 @@ def test_a_secret_is_seen_at_its_own_path_by_the_agent_that_was_granted_it(
     for name in ("key", "other"):
         (folder / name).write_text(name)
         (folder / name).chmod(0o644)
-    sealed = SealedWorld(world_dir, standin, secrets=[str(folder / "key")])
+    sealed = BwrapHarness(world_dir, standin, secrets=[str(folder / "key")])
     granted = Agent("a", secrets=(str(folder / "key"),))
     assert sealed.says(f"cat {folder}/key; ls {folder}", agent=granted) == "keykey\n"
     assert sealed.run("/bin/sh", "-c", f"echo x > {folder}/key", agent=granted).returncode != 0
@@ -305,7 +316,7 @@ def test_a_secret_is_seen_at_its_own_path_by_the_agent_that_was_granted_it(
 
 
 def test_a_secret_below_etc_has_a_place_there(world_dir: Path, standin: Path) -> None:
-    sealed = SealedWorld(world_dir, standin, secrets=["/etc/hostname", "/etc/deep/down/key"])
+    sealed = BwrapHarness(world_dir, standin, secrets=["/etc/hostname", "/etc/deep/down/key"])
     said = sealed.says("cat /etc/hostname", agent=Agent("a", secrets=("/etc/hostname",)))
     assert said == Path("/etc/hostname").read_text()
     assert sealed.says("test -f /etc/deep/down/key && echo there") == "there\n"
@@ -314,25 +325,25 @@ def test_a_secret_below_etc_has_a_place_there(world_dir: Path, standin: Path) ->
 def test_the_stand_in_and_the_real_program_run_at_a_fixed_path(
     world_dir: Path, standin: Path, real_cli: Path
 ) -> None:
-    sealed = SealedWorld(world_dir, standin)
+    sealed = BwrapHarness(world_dir, standin)
     assert sealed.run(str(standin), "--version").stdout
-    program = program_of(real_cli)
-    assert program.inside == Path("/opt/steadyhand/claude")
+    program = locate_program(real_cli)
+    assert program.sandbox_path == Path("/opt/steadyhand/claude")
     reachable = world_dir / "claude"
     shutil.copyfile(real_cli, reachable)
     reachable.chmod(0o755)
-    sealed.sandbox = replace(sealed.sandbox, program=program_of(reachable))
+    sealed.sandbox = replace(sealed.sandbox, program=locate_program(reachable))
     done = sealed.run(str(reachable), "--version", env={"PATH": "/usr/bin", "HOME": "/home/agent"})
     assert b"Claude Code" in done.stdout, done.stderr
 
 
 def test_a_program_below_usr_is_called_where_it_is() -> None:
-    program = program_of(Path("/usr/bin/env"))
+    program = locate_program(Path("/usr/bin/env"))
     assert program.bind is None
-    assert program.inside == Path("/usr/bin/env").resolve()
+    assert program.sandbox_path == Path("/usr/bin/env").resolve()
 
 
-def test_certificates_locales_and_names_of_users_work_inside(sealed: SealedWorld) -> None:
+def test_certificates_locales_and_names_of_users_work_inside(sealed: BwrapHarness) -> None:
     count = "import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 50)"
     assert sealed.run("/usr/bin/python3", "-c", count).stdout == b"True\n"
     assert sealed.says(
@@ -344,17 +355,17 @@ def test_certificates_locales_and_names_of_users_work_inside(sealed: SealedWorld
     ]
 
 
-def test_memory_in_tmp_and_shm_is_bounded(sealed: SealedWorld) -> None:
+def test_memory_in_tmp_and_shm_is_bounded(sealed: BwrapHarness) -> None:
     sizes = sealed.says("df -k --output=size /tmp /dev/shm | tail -n 2").split()
-    assert [int(size) * 1024 for size in sizes] == [bwrap_args.SCRATCH_BYTES, bwrap_args.SHARED_MEMORY_BYTES]
+    assert [int(size) * 1024 for size in sizes] == [bwrap_args.TMP_BYTES, bwrap_args.SHM_BYTES]
 
 
 def test_without_bwrap_there_is_a_remedy(world_dir: Path, standin: Path) -> None:
     with pytest.raises(ConfigError, match="apt-get install bubblewrap") as caught:
-        BwrapSandbox.on_this_machine(world_dir, standin, etc=world_dir, search=str(world_dir))
+        BwrapSandbox.detect(world_dir, standin, etc_dir=world_dir, search_path=str(world_dir))
     assert "STEADYHAND_ISOLATION=none" in caught.value.detail
 
 
 def test_level_none_shows_what_is_there() -> None:
     place = a_place()
-    assert NoSandbox().view(place) == place.plain_view
+    assert NoSandbox().view(place) == place.host_paths

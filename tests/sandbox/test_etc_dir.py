@@ -17,7 +17,7 @@ def test_only_what_programs_need_and_every_user_may_read_is_taken(tmp_path: Path
     (machine / "localtime").symlink_to("/usr/bin/env")
     (machine / "ssl/certs/leading-out.pem").symlink_to(machine / "shadow")
     (machine / "ssl/certs/leading-nowhere.pem").symlink_to("/nonexistent")
-    made = make_etc(tmp_path, machine=machine)
+    made = make_etc(tmp_path, host_etc=machine)
     found = {str(path.relative_to(made)) for path in made.rglob("*") if not path.is_dir()}
     ours = {"passwd", "group", "hosts", "hostname", "shells", "resolv.conf"}
     assert found == ours | {"ssl/certs/ca.pem", "services", "localtime"}
@@ -28,7 +28,7 @@ def test_only_what_programs_need_and_every_user_may_read_is_taken(tmp_path: Path
 def test_it_is_made_anew_at_each_start_with_places_for_what_is_bound(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "stale").touch()
-    made = make_etc(tmp_path, stand_ins=[Path("/etc/deep/key"), Path("/run/secrets/key")])
+    made = make_etc(tmp_path, placeholders=[Path("/etc/deep/key"), Path("/run/secrets/key")])
     assert not (made / "stale").exists()
     assert (made / "deep" / "key").read_bytes() == b""
     assert not (tmp_path / "run").exists()

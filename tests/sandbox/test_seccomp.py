@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from tests.sandbox.bwrap_harness import SealedWorld
+from tests.sandbox.bwrap_harness import BwrapHarness
 
 from steadyhand.sandbox import seccomp
 
@@ -41,9 +41,9 @@ def refused(error: int) -> int:
 def test_every_call_of_the_list_is_refused_and_the_usual_ones_are_not(
     machine: str, architecture: int
 ) -> None:
-    code = seccomp.program(machine)
+    code = seccomp.build_filter(machine)
     column = ("x86_64", "aarch64").index(machine)
-    for name, numbers in seccomp._REFUSED.items():
+    for name, numbers in seccomp._DENIED_SYSCALLS.items():
         number = numbers[column]
         if number is not None:
             assert judge(code, architecture, number) == refused(errno.EPERM), name
@@ -58,7 +58,7 @@ def test_every_call_of_the_list_is_refused_and_the_usual_ones_are_not(
 
 @pytest.mark.parametrize(("machine", "architecture"), [("x86_64", X86_64), ("aarch64", AARCH64)])
 def test_arguments_are_judged_by_the_half_that_the_kernel_takes(machine: str, architecture: int) -> None:
-    code = seccomp.program(machine)
+    code = seccomp.build_filter(machine)
     clone, ioctl, personality, opened, pair = {
         "x86_64": (56, 16, 135, 41, 53),
         "aarch64": (220, 29, 92, 198, 199),
@@ -81,13 +81,13 @@ def test_arguments_are_judged_by_the_half_that_the_kernel_takes(machine: str, ar
 
 
 def test_calls_of_another_architecture_end_the_process_and_x32_is_not_there() -> None:
-    assert judge(seccomp.program("x86_64"), I386, 20) == KILLED
-    assert judge(seccomp.program("aarch64"), X86_64, 39) == KILLED
-    assert judge(seccomp.program("x86_64"), X86_64, 0x40000000 | 39) == refused(errno.ENOSYS)
+    assert judge(seccomp.build_filter("x86_64"), I386, 20) == KILLED
+    assert judge(seccomp.build_filter("aarch64"), X86_64, 39) == KILLED
+    assert judge(seccomp.build_filter("x86_64"), X86_64, 0x40000000 | 39) == refused(errno.ENOSYS)
 
 
 def test_a_machine_that_is_not_known_has_no_filter() -> None:
-    assert seccomp.program("riscv64") == b""
+    assert seccomp.build_filter("riscv64") == b""
 
 
 INSIDE = r"""
@@ -118,9 +118,9 @@ print(said)
 
 
 def test_the_kernel_refuses_them_inside(world_dir: Path, standin: Path) -> None:
-    if not seccomp.program() or seccomp.program() != seccomp.program("x86_64"):
+    if not seccomp.build_filter() or seccomp.build_filter() != seccomp.build_filter("x86_64"):
         pytest.skip("the numbers in this test are those of x86_64")
-    done = SealedWorld(world_dir, standin).run("/usr/bin/python3", "-c", INSIDE)
+    done = BwrapHarness(world_dir, standin).run("/usr/bin/python3", "-c", INSIDE)
     said = ast.literal_eval(done.stdout.decode())
     assert {name: said.pop(name) for name in ("getpid", "inet", "unix")} == dict.fromkeys(
         ("getpid", "inet", "unix"), "did"

@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sandboxed.recording_server import Listener
-from tests.service_fixtures import ended_together, make_repository, make_root, model, reachable_tmp, stand_in
+from tests.sandboxed.recording_server import RecordingServer
+from tests.service_fixtures import (
+    closing_services,
+    make_repository,
+    make_service_root,
+    model,
+    reachable_tmp,
+    stand_in,
+)
 
 from steadyhand.testing.service import MakeService, Service
 
@@ -35,7 +42,7 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
     """Make a service that was not started, sealed unless told otherwise, with a repository as `WORKSPACE_DIR`."""
 
     def make(**options: object) -> Service:
-        root = make_root(reachable_tmp)
+        root = make_service_root(reachable_tmp)
         repository = root / "workspace"
         own_tmp = root / "tmp"
         own_tmp.mkdir()
@@ -56,14 +63,14 @@ def make_service_in(reachable_tmp: Path, stand_in: Path) -> MakeService:
 @pytest.fixture
 def make_service(make_service_in: MakeService) -> Iterator[MakeService]:
     """Make services for one test; they are ended with it."""
-    with ended_together(make_service_in) as ended:
+    with closing_services(make_service_in) as ended:
         yield ended
 
 
 @pytest.fixture(scope="module")
-def listener() -> Iterator[Listener]:
+def listener() -> Iterator[RecordingServer]:
     """A server on this machine that tells what it was asked for."""
-    found = Listener()
+    found = RecordingServer()
     yield found
     found.close()
 

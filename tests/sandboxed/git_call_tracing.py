@@ -17,31 +17,31 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from tests.sandboxed.hostile_repository import Marks
+from tests.sandboxed.hostile_repository import AttackMarks
 
 import steadyhand
-from steadyhand.ports import Done
-from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.ports import ExecResult
+from steadyhand.runner.sandbox_exec import ProcessSandboxExec
 from steadyhand.workspace import git as git_module
 from steadyhand.workspace import mirror, sandboxed_git, sandboxed_git_client
 
 SOURCES = Path(steadyhand.__file__).parent
 _MAIN = '\nif __name__ == "__main__":'
-_ROOM = SOURCES / "workspace"
-_CALLING = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "_other_side"}
-_PASSING_ON = {("harvest", "_pack"), ("sandboxed_git", "_pack"), ("mirror", "_run_remote_fetch")}
-ELSEWHERE = "between calls of git"
-_SAID = b"@git-call "
+_WORKSPACE_SOURCES = SOURCES / "workspace"
+_CALL_NAMES = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "_other_side"}
+_WRAPPER_FUNCTIONS = {("harvest", "_pack"), ("sandboxed_git", "_pack"), ("mirror", "_run_remote_fetch")}
+UNKNOWN_PLACE = "between calls of git"
+_OUTPUT_PREFIX = b"@git-call "
 
 # The program inside says on stderr from where it calls git: by the numbers of its lines, which this does not move.
-_TELLING = f"""
+_TRACE_CODE = f"""
 def _told(git):
     def told(*arguments, **options):
         frame, lines = sys._getframe(1), []
         while frame is not None:
             lines.append([frame.f_code.co_name, frame.f_lineno])
             frame = frame.f_back
-        sys.stderr.write({_SAID.decode()!r} + json.dumps(lines) + "\\n")
+        sys.stderr.write({_OUTPUT_PREFIX.decode()!r} + json.dumps(lines) + "\\n")
         sys.stderr.flush()
         return git(*arguments, **options)
     return told
@@ -50,15 +50,15 @@ _git = _told(_git)
 
 
 @functools.cache
-def places() -> Mapping[tuple[str, int], str]:
+def find_call_sites() -> Mapping[tuple[str, int], str]:
     """Give every place by its module and each line that it takes up."""
     found = {}
-    for path in sorted(_ROOM.glob("*.py")):
+    for path in sorted(_WORKSPACE_SOURCES.glob("*.py")):
         seen: Counter[str] = Counter()
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for call, function in _calls(tree, "module"):
+        for call, function in _find_calls(tree, "module"):
             verb = _verb_of(call, tree)
-            if verb is None or (path.stem, function) in _PASSING_ON:
+            if verb is None or (path.stem, function) in _WRAPPER_FUNCTIONS:
                 continue
             name = f"{path.stem}.{function} {verb}"
             seen[name] += 1
@@ -69,12 +69,12 @@ def places() -> Mapping[tuple[str, int], str]:
     return found
 
 
-def _calls(node: ast.AST, function: str) -> Iterator[tuple[ast.Call, str]]:
+def _find_calls(node: ast.AST, function: str) -> Iterator[tuple[ast.Call, str]]:
     for child in ast.iter_child_nodes(node):
         inner = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
-        if isinstance(child, ast.Call) and _name_of(child.func) in _CALLING:
+        if isinstance(child, ast.Call) and _name_of(child.func) in _CALL_NAMES:
             yield child, function
-        yield from _calls(child, inner)
+        yield from _find_calls(child, inner)
 
 
 def _name_of(called: ast.expr) -> str:
@@ -110,62 +110,71 @@ def _commands() -> frozenset[str]:
     return frozenset(listed.stdout.split())
 
 
-class Watched:
+class GitCallTracer:
     """Tells, for each place, as which users a taint ran while git was called from there; and between the calls."""
 
-    def __init__(self, marks: Marks, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, marks: AttackMarks, patch: pytest.MonkeyPatch) -> None:
         self.ran: dict[str, set[int]] = {}
         self._marks = marks
         self._passing: list[str] = []
-        patch.setattr(git_module.Git, "run", self._over(git_module.Git.run))
-        patch.setattr(mirror.Mirror, "_other_side", self._aside(mirror.Mirror._other_side))
-        patch.setattr(SandboxErrands, "run", self._around(SandboxErrands.run))
-        told = Path(sandboxed_git.__file__).read_text(encoding="utf-8").replace(_MAIN, _TELLING + _MAIN)
+        patch.setattr(git_module.Git, "run", self._trace_local(git_module.Git.run))
+        patch.setattr(mirror.Mirror, "_other_side", self._trace_remote(mirror.Mirror._remote_command))
+        patch.setattr(ProcessSandboxExec, "run", self._trace_sandboxed(ProcessSandboxExec.run))
+        told = Path(sandboxed_git.__file__).read_text(encoding="utf-8").replace(_MAIN, _TRACE_CODE + _MAIN)
         patch.setattr(sandboxed_git_client, "_program", lambda: told)
 
-    def _note(self, names: Sequence[str]) -> None:
-        users = self._marks.taken()
+    def _record(self, names: Sequence[str]) -> None:
+        users = self._marks.take_marks()
         for name in names:
             self.ran.setdefault(name, set()).update(users)
 
-    def _over(self, run: Any) -> Any:
-        async def watched(git: git_module.Git, *arguments: str, **options: Any) -> git_module.Ran:
-            name = _place(_lines_of(sys._getframe(1)))
+    def _trace_local(self, run: Any) -> Any:
+        async def watched(git: git_module.Git, *arguments: str, **options: Any) -> git_module.GitResult:
+            name = _innermost_call_site(_stack_lines(sys._getframe(1)))
             names, self._passing = [name, *self._passing], []
-            self._note([ELSEWHERE])
+            self._record([UNKNOWN_PLACE])
             try:
-                ran: git_module.Ran = await run(git, *arguments, **options)
+                ran: git_module.GitResult = await run(git, *arguments, **options)
             finally:
-                self._note(names)
+                self._record(names)
             return ran
 
         return watched
 
-    def _aside(self, other_side: Any) -> Any:
+    def _trace_remote(self, other_side: Any) -> Any:
         """What runs on a repository's own side is started by git itself, with the next command."""
 
         def watched(of: mirror.Mirror, verb: str) -> str | None:
             command: str | None = other_side(of, verb)
-            self._passing.append(_place(_lines_of(sys._getframe(1))))
+            self._passing.append(_innermost_call_site(_stack_lines(sys._getframe(1))))
             return command
 
         return watched
 
-    def _around(self, run: Any) -> Any:
-        async def watched(errands: SandboxErrands, argv: Sequence[str], *others: Any, **options: Any) -> Done:
-            names = [_place(_lines_of(sys._getframe(1)))] if argv[0] == "git" else [ELSEWHERE]
-            done: Done = await run(errands, argv, *others, **options)
+    def _trace_sandboxed(self, run: Any) -> Any:
+        async def watched(
+            errands: ProcessSandboxExec, argv: Sequence[str], *others: Any, **options: Any
+        ) -> ExecResult:
+            names = (
+                [_innermost_call_site(_stack_lines(sys._getframe(1)))]
+                if argv[0] == "git"
+                else [UNKNOWN_PLACE]
+            )
+            done: ExecResult = await run(errands, argv, *others, **options)
             lines = done.stderr.splitlines(keepends=True)
-            told = [line.removeprefix(_SAID) for line in lines if line.startswith(_SAID)]
-            names += [_place([("sandboxed_git", number) for _, number in json.loads(line)]) for line in told]
-            self._note(names)
-            rest = b"".join(line for line in lines if not line.startswith(_SAID))
+            told = [line.removeprefix(_OUTPUT_PREFIX) for line in lines if line.startswith(_OUTPUT_PREFIX)]
+            names += [
+                _innermost_call_site([("sandboxed_git", number) for _, number in json.loads(line)])
+                for line in told
+            ]
+            self._record(names)
+            rest = b"".join(line for line in lines if not line.startswith(_OUTPUT_PREFIX))
             return replace(done, stderr=rest)
 
         return watched
 
 
-def _lines_of(frame: FrameType | None) -> Sequence[tuple[str, int]]:
+def _stack_lines(frame: FrameType | None) -> Sequence[tuple[str, int]]:
     found = []
     while frame is not None:
         found.append((Path(frame.f_code.co_filename).stem, frame.f_lineno))
@@ -173,8 +182,8 @@ def _lines_of(frame: FrameType | None) -> Sequence[tuple[str, int]]:
     return found
 
 
-def _place(lines: Sequence[tuple[str, int]]) -> str:
+def _innermost_call_site(lines: Sequence[tuple[str, int]]) -> str:
     """Give the innermost place on the way to a call. A call from anywhere else is one that this does not know."""
-    name = next((places()[line] for line in lines if line in places()), None)
+    name = next((find_call_sites()[line] for line in lines if line in find_call_sites()), None)
     assert name is not None, f"git is called from a place that is not known: {lines[:6]}"
     return name

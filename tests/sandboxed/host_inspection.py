@@ -4,21 +4,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-from steadyhand.testing.service import SLOTS, Service
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.service import UIDS_PER_SERVICE, Service
+from steadyhand.testing.shell import shell_prompt
 
-OUTSIDE = "the canary sang outside"
+OUTSIDE_MARKER = "the canary sang outside"
 _UIDS = re.compile(r"^Uid:\s+(\d+)\s+(\d+)", re.MULTILINE)
 
 
-def says(service: Service, *commands: str, more: str = "", **fields: Any) -> str:
+def run_commands(service: Service, *commands: str, more: str = "", **fields: Any) -> str:
     """Run a job that does this and give what the last command printed; the job has to complete."""
-    job = service.run(prompt(*commands, more=more), **fields)
+    job = service.run(shell_prompt(*commands, options=more), **fields)
     assert job["state"] == "completed", (job["outcome"], job["error"], service.log[-3000:])
     return str(job["answer"])
 
 
-def alive(service: Service) -> dict[int, str]:
+def live_agent_processes(service: Service) -> dict[int, str]:
     """Give every process, zombies apart, that has a uid of this service's agents: its pid and its name.
 
     By the uids in `status`: the owner of the folder in /proc is root's for what cannot be dumped.
@@ -34,19 +34,19 @@ def alive(service: Service) -> dict[int, str]:
         uids = _UIDS.search(status)
         if uids is None or "\nState:\tZ" in status:
             continue
-        if any(service.uid_base <= int(uid) < service.uid_base + SLOTS for uid in uids.groups()):
+        if any(service.uid_base <= int(uid) < service.uid_base + UIDS_PER_SERVICE for uid in uids.groups()):
             found[int(folder.name)] = status.partition("\n")[0].removeprefix("Name:\t")
     return found
 
 
-def children(service: Service) -> list[int]:
+def service_children(service: Service) -> list[int]:
     """Give the children of the service, zombies apart: between jobs one, that supervisors are forked from."""
     return _children(service.pid)
 
 
 def supervisors(service: Service) -> list[int]:
     """Give the children of its children, zombies apart."""
-    return [pid for child in children(service) for pid in _children(child)]
+    return [pid for child in service_children(service) for pid in _children(child)]
 
 
 def _children(pid: int) -> list[int]:
@@ -60,9 +60,9 @@ def _children(pid: int) -> list[int]:
     ]
 
 
-def groups_of(pids: dict[int, str]) -> set[Path]:
+def cgroup_folders(pids: dict[int, str]) -> set[Path]:
     """Give the folders of the control groups made for runs that these processes are in."""
-    mounts = _group_mounts()
+    mounts = _cgroup_mounts()
     found = set()
     for pid in pids:
         try:
@@ -76,7 +76,7 @@ def groups_of(pids: dict[int, str]) -> set[Path]:
     return found
 
 
-def _group_mounts() -> dict[str, Path]:
+def _cgroup_mounts() -> dict[str, Path]:
     found = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, where, kind, options, *_ = line.split()
@@ -88,13 +88,13 @@ def _group_mounts() -> dict[str, Path]:
     return found
 
 
-def mounts_of(service: Service) -> list[str]:
+def host_mounts(service: Service) -> list[str]:
     """Give the mounts of this machine (not of a run) that belong to the service's data directory."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [line for line in lines if str(service.data_dir) in line]
 
 
-def loops_of(service: Service) -> list[str]:
+def loop_devices(service: Service) -> list[str]:
     """Give the loop devices whose file lies in the data directory."""
     found = []
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
@@ -107,14 +107,14 @@ def loops_of(service: Service) -> list[str]:
     return found
 
 
-def left_of_jobs(service: Service) -> list[str]:
+def leftover_job_files(service: Service) -> list[str]:
     """Give the names, below the folders of jobs, of all that is made for a run only: uppers, homes, checkouts."""
     keeps = ("config", "kept", "prepared")
     paths = (service.data_dir / "jobs").glob("*/*")
     return [f"{path.parent.name}/{path.name}" for path in paths if path.name not in keeps]
 
 
-def files_of(folder: Path) -> bytes:
+def folder_contents(folder: Path) -> bytes:
     """Give all that is in a folder's files, one after another; for searching."""
     found = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return b"\0".join(path.read_bytes() for path in found)

@@ -6,7 +6,7 @@ each, plain git commands that run it: without them nobody would know that a tain
 
 from pathlib import Path
 
-TAINTS = {
+ATTACKS = {
     "fsmonitor": "git config core.fsmonitor $HOOK",
     "include": "printf '[core]\\n fsmonitor = %s\\n' $HOOK > .git/inc; git config include.path inc",
     "external diff": (
@@ -52,7 +52,7 @@ TOGETHER = (
 )
 """All taints, in groups whose members change nothing of one another."""
 
-CARELESS = {
+UNSAFE_COMMANDS = {
     "fsmonitor": ("git status",),
     "include": ("git status",),
     "external diff": ("git diff", "git log -p"),
@@ -77,7 +77,7 @@ CARELESS = {
 }
 
 
-class Marks:
+class AttackMarks:
     """A folder in which anybody may leave a mark, and a program for each taint that does; sealed agents see neither."""
 
     def __init__(self, root: Path) -> None:
@@ -85,7 +85,7 @@ class Marks:
         self._folder = root / "marks"
         self._folder.mkdir()
         self._folder.chmod(0o777)
-        for taint in TAINTS:
+        for taint in ATTACKS:
             program = self._program(taint)
             program.write_text(self._text(taint), encoding="utf-8")
             program.chmod(0o755)
@@ -98,7 +98,7 @@ class Marks:
         mark = f"{self._folder}/$(id -u).{_slug(taint)}"
         return f"#!/bin/sh\ntouch {mark} 2>/dev/null\ntimeout 1 cat 2>/dev/null\n"
 
-    def tainting(self, *taints: str) -> str:
+    def attack_script(self, *taints: str) -> str:
         """Give a script that taints the repository that it is run in, in all of these ways.
 
         The program that the configuration names lies on this machine where everybody may run it, as if the agent
@@ -109,9 +109,9 @@ class Marks:
     def _tainting(self, taint: str) -> str:
         made = self._text(taint).replace("\n", "\\n")
         hook = f"HOOK={self._program(taint)}"
-        return f"printf '{made}' > .git/evil; chmod +x .git/evil; {hook}; ({TAINTS[taint]}) 2>&1"
+        return f"printf '{made}' > .git/evil; chmod +x .git/evil; {hook}; ({ATTACKS[taint]}) 2>&1"
 
-    def taken(self) -> set[int]:
+    def take_marks(self) -> set[int]:
         """Give the users as whom a program ran since it was asked last."""
         return {user for users in self.taken_by_taint().values() for user in users}
 
@@ -129,4 +129,4 @@ def _slug(taint: str) -> str:
     return taint.replace(" ", "-")
 
 
-_NAMES = {_slug(taint): taint for taint in TAINTS}
+_NAMES = {_slug(taint): taint for taint in ATTACKS}

@@ -4,7 +4,7 @@ import http.server
 import threading
 
 
-class Listener:
+class RecordingServer:
     """A server that an attacker would like to be asked."""
 
     def __init__(self) -> None:

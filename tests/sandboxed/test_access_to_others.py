@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.sandboxed.host_inspection import files_of, says
+from tests.sandboxed.host_inspection import folder_contents, run_commands
 
-from steadyhand.testing.service import ADMIN, BEARER, Service, git, until
-from steadyhand.testing.shell import prompt, python
+from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, Service, run_git, wait_until
+from steadyhand.testing.shell import python_command, shell_prompt
 
 SECRET = "canary-of-another-job-5b1f"
 UNREADABLE = {
@@ -90,28 +90,30 @@ print(json.dumps([len(seen), signalled, sorted(uids)]))
 def walk(needle: str) -> str:
     # The needle is put together inside, so that neither the program nor the prompt holds it.
     half = len(needle) // 2
-    return python(WALK.replace("NEEDLE", f"({needle[:half]!r} + {needle[half:]!r}).encode()"))
+    return python_command(WALK.replace("NEEDLE", f"({needle[:half]!r} + {needle[half:]!r}).encode()"))
 
 
 def test_a_search_finds_what_is_there_to_be_found(sealed: Service, workspace: str) -> None:
     """The probe: the same search sees what the agent itself wrote."""
-    found = says(sealed, f"echo {SECRET} > /workspace/mine.txt", walk(SECRET), workspace=workspace)
+    found = run_commands(sealed, f"echo {SECRET} > /workspace/mine.txt", walk(SECRET), workspace=workspace)
     assert "/workspace/mine.txt" in json.loads(found)
 
 
 def test_nothing_of_another_job_is_seen_while_it_runs(sealed: Service, workspace: str) -> None:
     other = sealed.submit(
-        prompt(f"echo {SECRET} > a.txt; echo {SECRET} > ~/b.txt; echo {SECRET} > /tmp/c.txt", "sleep 5"),
+        shell_prompt(
+            f"echo {SECRET} > a.txt; echo {SECRET} > ~/b.txt; echo {SECRET} > /tmp/c.txt", "sleep 5"
+        ),
         workspace=workspace,
         metadata={"secret": SECRET},
     )["id"]
-    until(lambda: any(event["type"] == "tool.finished" for event in sealed.events(other)))
-    assert SECRET.encode() in files_of(sealed.data_dir / "jobs" / other)  # it is there, outside
-    assert json.loads(says(sealed, walk(SECRET), workspace=workspace)) == []
+    wait_until(lambda: any(event["type"] == "tool.finished" for event in sealed.events(other)))
+    assert SECRET.encode() in folder_contents(sealed.data_dir / "jobs" / other)  # it is there, outside
+    assert json.loads(run_commands(sealed, walk(SECRET), workspace=workspace)) == []
     assert sealed.job(other)["state"] == "running"
     sealed.http.post(f"/v1/jobs/{other}/cancel")
     assert sealed.ended(other)["state"] == "cancelled"
-    assert json.loads(says(sealed, walk(SECRET), workspace=workspace)) == []
+    assert json.loads(run_commands(sealed, walk(SECRET), workspace=workspace)) == []
 
 
 @pytest.mark.parametrize(
@@ -119,29 +121,31 @@ def test_nothing_of_another_job_is_seen_while_it_runs(sealed: Service, workspace
 )
 def test_nothing_of_the_service_is_seen(sealed: Service, workspace: str, what: str) -> None:
     needles = {
-        "the admin key": ADMIN,
-        "the callers' key": BEARER,
+        "the admin key": ADMIN_KEY,
+        "the callers' key": CLASSIC_KEY,
         "the data directory": "SQLite format 3",
         "the service's folder": f"{sealed.root}/service.log",
     }
-    assert json.loads(says(sealed, walk(needles[what]), workspace=workspace)) == []
+    assert json.loads(run_commands(sealed, walk(needles[what]), workspace=workspace)) == []
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
 def test_nothing_of_this_machine_is_read(sealed: Service, what: str) -> None:
     path = UNREADABLE[what]
-    said = says(sealed, f"(head -c 20 {path}* || ls -A {path}*) >/dev/null 2>&1 && echo READ || echo refused")
+    said = run_commands(
+        sealed, f"(head -c 20 {path}* || ls -A {path}*) >/dev/null 2>&1 && echo READ || echo refused"
+    )
     assert said == "refused"
 
 
 def test_the_jobs_and_sockets_of_others_cannot_be_reached(sealed: Service, workspace: str) -> None:
-    paths, abstract = json.loads(says(sealed, python(CONNECT), workspace=workspace))
+    paths, abstract = json.loads(run_commands(sealed, python_command(CONNECT), workspace=workspace))
     assert paths == ["/run/steadyhand/model.sock"]
     assert abstract == []
 
 
 def test_the_processes_of_others_are_not_there(sealed: Service) -> None:
-    count, signalled, uids = json.loads(says(sealed, python(PROCESSES)))
+    count, signalled, uids = json.loads(run_commands(sealed, python_command(PROCESSES)))
     assert count <= 6
     assert signalled == []
     assert uids == ["1000"]
@@ -165,16 +169,16 @@ WRITES = {
 
 @pytest.mark.parametrize("what", WRITES)
 def test_nothing_of_others_is_written(sealed: Service, workspace: str, what: str) -> None:
-    says(sealed, "echo ready", workspace=workspace)
+    run_commands(sealed, "echo ready", workspace=workspace)
     shared = [folder for folder in sealed.data_dir.iterdir() if folder.name not in ("jobs", "stage")]
     shared = [folder for folder in shared if folder.is_dir()]
     before = {folder: _listing(folder) for folder in shared}
     assert any("objects" in name for listing in before.values() for name in listing)
-    says(sealed, f"({WRITES[what]}) >/dev/null 2>&1; echo tried", workspace=workspace)
+    run_commands(sealed, f"({WRITES[what]}) >/dev/null 2>&1; echo tried", workspace=workspace)
     assert {folder: _listing(folder) for folder in shared} == before
     # The next job begins with what was committed, and its repository is whole.
     look = "cat greeting.txt; git status --porcelain; git fsck 2>&1 | grep -v dangling; true"
-    said = says(sealed, look, workspace=workspace)
+    said = run_commands(sealed, look, workspace=workspace)
     assert said == "hello"
     assert Path("/etc/passwd").read_text().startswith("root:")
 
@@ -192,19 +196,19 @@ def _listing(folder: Path) -> dict[str, tuple[int, int, int]]:
 def test_a_job_cannot_take_the_way_of_another_slot(sealed: Service, workspace: str) -> None:
     """Two at once: each sees one socket, and it is not the other's."""
     look = "stat -c %i /run/steadyhand/model.sock; sleep 2"
-    ids = [sealed.submit(prompt(look), workspace=workspace)["id"] for _ in range(2)]
+    ids = [sealed.submit(shell_prompt(look), workspace=workspace)["id"] for _ in range(2)]
     answers = [sealed.ended(one)["answer"] for one in ids]
     assert len(set(answers)) == 2
     shown = {path.parent.name for path in (sealed.data_dir / "run").glob("slot-*/model.sock")}
     assert len(shown) >= 2
-    assert "slot-" not in says(sealed, "ls /run /run/steadyhand")
+    assert "slot-" not in run_commands(sealed, "ls /run /run/steadyhand")
 
 
 def test_git_of_one_job_leaves_no_object_for_another(sealed: Service, workspace: str) -> None:
     commit = f"echo {SECRET} > s.txt && git add -A && git commit -qm s && git rev-parse HEAD"
-    made = says(sealed, commit, workspace=workspace)
+    made = run_commands(sealed, commit, workspace=workspace)
     assert len(made) == 40
     look = f"git cat-file -e {made} 2>/dev/null && echo SEEN || echo unknown"
-    assert says(sealed, look, workspace=workspace) == "unknown"
+    assert run_commands(sealed, look, workspace=workspace) == "unknown"
 
-    assert git(Path(workspace), "log", "--format=%s") == "first"
+    assert run_git(Path(workspace), "log", "--format=%s") == "first"

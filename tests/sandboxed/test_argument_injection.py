@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from tests.sandboxed.host_inspection import left_of_jobs
+from tests.sandboxed.host_inspection import leftover_job_files
 
 from steadyhand.testing.service import Service
 
@@ -108,4 +108,4 @@ def test_a_jobs_id_that_is_a_path_is_not_found(sealed: Service, route: str) -> N
     for name in ("..%2f..%2fetc", "%2e%2e", "..", "a%00b", "%0a", "x" * 300, "-", "ffffffffffff"):
         answer = sealed.http.get(route.format(name))
         assert answer.status_code in (404, 405, 422, 400), (name, answer.status_code)
-    assert left_of_jobs(sealed) == []
+    assert leftover_job_files(sealed) == []

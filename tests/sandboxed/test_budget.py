@@ -8,8 +8,8 @@ import pytest
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import MakeService, Service, until
-from steadyhand.testing.shell import prompt, python
+from steadyhand.testing.service import MakeService, Service, wait_until
+from steadyhand.testing.shell import python_command, shell_prompt
 
 TURNS = 50
 A_TURN_MICROS = 6_000
@@ -93,9 +93,9 @@ def test_a_call_under_way_when_the_service_is_killed_costs_what_it_had_reserved(
     service = make_service(claude=cli_path(), model=model.url, config=CONFIG).start()
     model.clear()
     job_id = service.submit("[[scenario:slow]] go on", model="claude-haiku-4-5")["id"]
-    until(lambda: bool(model.requests), 60)
-    until(lambda: _open_calls(service) == [(job_id, 0)], 20)
-    service.kill9()
+    wait_until(lambda: bool(model.requests), 60)
+    wait_until(lambda: _open_calls(service) == [(job_id, 0)], 20)
+    service.kill()
     service.restart()
     assert _open_calls(service) == []
     with sqlite3.connect(service.data_dir / "steadyhand.db") as database:
@@ -193,7 +193,7 @@ def test_what_an_agent_says_of_itself_that_never_asked_the_gateway_counts_at_onc
     config = "[limits]\nservice_per_day_usd = 0.5\n"
     env = {"STEADYHAND_ISOLATION": "none"}
     service = make_service(model=model.url, config=config, env=env).start()
-    asking = prompt(python(ASK))
+    asking = shell_prompt(python_command(ASK))
     assert service.run(asking)["answer"] == "200"
     job = service.run("[[standin: cost=0.5 text=done]]")
     assert (job["state"], job["cost"]["source"], job["cost"]["usd"]) == ("completed", "reported", "0.500000")

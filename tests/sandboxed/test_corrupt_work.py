@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.sandboxed.host_inspection import files_of, says
+from tests.sandboxed.host_inspection import folder_contents, run_commands
 
 from steadyhand.testing.service import Service
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.shell import shell_prompt
 
 HARMS = {
     "no .git at all": "rm -rf .git",
@@ -45,7 +45,7 @@ def test_broken_work_is_kept_or_refused_with_a_word_and_harms_nothing(
     sealed: Service, workspace: str, what: str
 ) -> None:
     job = sealed.run(
-        prompt(f"({HARMS[what]}) 2>&1; echo more >> greeting.txt; echo done"), workspace=workspace
+        shell_prompt(f"({HARMS[what]}) 2>&1; echo more >> greeting.txt; echo done"), workspace=workspace
     )
     assert job["state"] in ("completed", "error"), job["error"]
     if job["changes"] is None:
@@ -53,7 +53,7 @@ def test_broken_work_is_kept_or_refused_with_a_word_and_harms_nothing(
     else:
         assert "+more" in sealed.http.get(f"/v1/jobs/{job['id']}/diff").text
     # Nothing of this machine came along by a link, and the repositories are whole.
-    kept = files_of(sealed.data_dir / "jobs" / job["id"] / "kept")
+    kept = folder_contents(sealed.data_dir / "jobs" / job["id"] / "kept")
     assert Path("/etc/passwd").read_bytes().splitlines()[0] not in kept
     mirrors = [head.parent for head in (sealed.data_dir / "mirrors").rglob("HEAD")]
     assert mirrors
@@ -61,4 +61,4 @@ def test_broken_work_is_kept_or_refused_with_a_word_and_harms_nothing(
         fsck = ["git", "-c", "safe.directory=*", "fsck", "--strict", "--no-dangling"]
         done = subprocess.run(fsck, cwd=mirror, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
-    assert says(sealed, "cat greeting.txt", workspace=workspace) == "hello"
+    assert run_commands(sealed, "cat greeting.txt", workspace=workspace) == "hello"

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sandboxed.host_inspection import files_of
+from tests.sandboxed.host_inspection import folder_contents
 
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import ADMIN, BEARER, MakeService, Service
-from steadyhand.testing.shell import prompt, python
+from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Service
+from steadyhand.testing.shell import python_command, shell_prompt
 
 KEY = "sk-ant-canary-71c0ffee-of-the-gateway"
 TOKEN = "sk-ant-oat-canary-0ddba11"
@@ -90,7 +90,7 @@ def everything_told(service: Service, job_id: str) -> str:
         json.dumps(service.events(job_id)),
     ]
     told += [http.get(f"/v1/jobs/{job_id}/{name}").text for name in ("transcript", "diff")]
-    told += [service.log, files_of(service.data_dir).decode("latin-1")]
+    told += [service.log, folder_contents(service.data_dir).decode("latin-1")]
     return "\n".join(told)
 
 
@@ -104,10 +104,10 @@ def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
 ) -> None:
     made, key = service
     model.clear()
-    job = made.run(prompt(python(CALL)), workspace=workspace_of)
+    job = made.run(shell_prompt(python_command(CALL)), workspace=workspace_of)
     assert job["state"] == "completed", job["error"]
     assert job["answer"].count("200 [") == 3, job["answer"]
-    calls = [*model.requests, *model.side_requests, *model.others]
+    calls = [*model.requests, *model.side_requests, *model.other_requests]
     assert len(calls) == 3
     for call in calls:
         sent = call.headers.get("x-api-key") or call.headers.get("authorization", "").removeprefix("Bearer ")
@@ -119,12 +119,12 @@ def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
 
 def test_the_key_is_nowhere_in_the_sandbox(service: tuple[Service, str], workspace_of: str) -> None:
     made, key = service
-    job = made.run(prompt(python(CALL), python(LOOK)), workspace=workspace_of)
+    job = made.run(shell_prompt(python_command(CALL), python_command(LOOK)), workspace=workspace_of)
     assert (job["state"], job["answer"]) == ("completed", "nowhere")
     told = everything_told(made, job["id"])
     assert key not in told
-    assert ADMIN not in told
-    assert BEARER not in told
+    assert ADMIN_KEY not in told
+    assert CLASSIC_KEY not in told
     assert "[redacted]" not in told
 
 
@@ -132,9 +132,9 @@ def test_the_search_finds_a_key_that_is_there(service: tuple[Service, str]) -> N
     """The probe: what the search is to find is found in an environment, in memory and on disk."""
     made, _ = service
     half = "export CANARY=sk-ant-can; export CANARY=${CANARY}ary; "
-    found = made.run(prompt(f"{half} echo $CANARY > ~/there.txt; sleep 30 & {python(LOOK)}; kill %1"))[
-        "answer"
-    ]
+    found = made.run(
+        shell_prompt(f"{half} echo $CANARY > ~/there.txt; sleep 30 & {python_command(LOOK)}; kill %1")
+    )["answer"]
     for where in ("own environment", "/environ", "/home/agent/there.txt"):
         assert where in found
 
@@ -157,14 +157,14 @@ def test_with_the_real_cli_the_key_is_on_the_calls_and_nowhere_that_its_tools_ca
     make_service: MakeService, reachable_tmp: Path, before: str, found: str
 ) -> None:
     scenario = reachable_tmp / "looking.toml"
-    scenario.write_text(LOOKING.format(look=json.dumps(before + python(LOOK))), encoding="utf-8")
+    scenario.write_text(LOOKING.format(look=json.dumps(before + python_command(LOOK))), encoding="utf-8")
     with ScriptedModel(scenario) as model:
         made = make_service(claude=cli_path(), model=model.url, env={"ANTHROPIC_API_KEY": KEY}).start()
         job = made.ended(made.submit("look around", workspace=str(made.root / "workspace"))["id"], 90)
         assert job["state"] == "completed", (job["error"], made.log[-3000:])
         assert found in job["answer"]
         assert len(model.requests) == 2
-        calls = [*model.requests, *model.side_requests, *model.others]
+        calls = [*model.requests, *model.side_requests, *model.other_requests]
         assert {call.headers.get("x-api-key") for call in calls} == {KEY}
         told = everything_told(made, job["id"])
         assert KEY not in told

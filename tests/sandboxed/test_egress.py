@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 from tests.sandboxed.conftest import CONFIG
-from tests.sandboxed.host_inspection import says
-from tests.sandboxed.recording_server import Listener
+from tests.sandboxed.host_inspection import run_commands
+from tests.sandboxed.recording_server import RecordingServer
 
 from steadyhand.testing.service import MakeService, Service
-from steadyhand.testing.shell import prompt, python
+from steadyhand.testing.shell import python_command, shell_prompt
 
 BY_PROXY = {
     "a name": ("curl -sS -m 5 http://attacker.example/", "attacker.example"),
@@ -43,7 +43,7 @@ PAST_IT = {
 
 
 @pytest.fixture(scope="module")
-def service(make_service_in: MakeService, listener: Listener) -> Iterator[Service]:
+def service(make_service_in: MakeService, listener: RecordingServer) -> Iterator[Service]:
     listed = f'"listed.example", "*.pages.example", "127.0.0.1:{listener.port}"'
     more = f'[agents.reaching]\nworkspace = "scratch"\negress = [{listed}]\n[agents.alone]\nworkspace = "scratch"\n'
     more += '[agents.open]\nworkspace = "scratch"\negress = "host"\n'
@@ -55,15 +55,15 @@ def refusals(service: Service, job_id: str) -> list[str]:
     return [event["data"]["host"] for event in service.events(job_id) if event["type"] == "egress.refused"]
 
 
-def ports(text: str, listener: Listener, service: Service) -> str:
+def ports(text: str, listener: RecordingServer, service: Service) -> str:
     return text.replace("SERVICE", service.url.rpartition(":")[2]).replace("PORT", str(listener.port))
 
 
-def test_what_is_listed_is_reached(service: Service, listener: Listener) -> None:
+def test_what_is_listed_is_reached(service: Service, listener: RecordingServer) -> None:
     """The probe: the way out works, so what is refused below is refused."""
     listener.asked.clear()
     job = service.run(
-        prompt(f"curl -sS -m 5 --noproxy '' http://127.0.0.1:{listener.port}/hello"), agent="reaching"
+        shell_prompt(f"curl -sS -m 5 --noproxy '' http://127.0.0.1:{listener.port}/hello"), agent="reaching"
     )
     assert job["answer"] == "ok"
     assert listener.asked == ["/hello"]
@@ -74,14 +74,14 @@ def test_what_is_listed_is_reached(service: Service, listener: Listener) -> None
 
 
 def test_who_shares_the_network_reaches_this_machine_and_each_start_says_so(
-    service: Service, listener: Listener
+    service: Service, listener: RecordingServer
 ) -> None:
     listener.asked.clear()
     reach = f"curl -sS -m 5 http://127.0.0.1:{listener.port}/shared"
-    assert says(service, reach, agent="open") == "ok"
+    assert run_commands(service, reach, agent="open") == "ok"
     assert listener.asked == ["/shared"]
-    assert "egress.host" in service.log_of_this_start
-    assert "agent open" in service.log_of_this_start
+    assert "egress.host" in service.log_since_start
+    assert "agent open" in service.log_since_start
 
 
 # This machine's address is on the list of the one agent; of the rest, two are enough for the one without a list.
@@ -91,45 +91,45 @@ CASES += [("alone", "a name with TLS"), ("alone", "an address")]
 
 @pytest.mark.parametrize(("agent", "what"), CASES)
 def test_what_is_not_listed_is_refused_and_told(
-    service: Service, listener: Listener, agent: str, what: str
+    service: Service, listener: RecordingServer, agent: str, what: str
 ) -> None:
     listener.asked.clear()
     command, host = (ports(each, listener, service) for each in BY_PROXY[what])
-    job = service.run(prompt(f"{command} 2>&1; true"), agent=agent)
+    job = service.run(shell_prompt(f"{command} 2>&1; true"), agent=agent)
     assert job["state"] == "completed"
     assert set(refusals(service, job["id"])) == {host}
     assert listener.asked == []
 
 
 @pytest.mark.parametrize("what", PAST_IT)
-def test_there_is_no_way_past_the_proxy(service: Service, listener: Listener, what: str) -> None:
+def test_there_is_no_way_past_the_proxy(service: Service, listener: RecordingServer, what: str) -> None:
     listener.asked.clear()
     code = (
         "import socket\ns = socket.socket()\ns.settimeout(3)\ntry:\n    "
         + ports(PAST_IT[what], listener, service)
         + "\n    print('SENT')\nexcept OSError as error:\n    print('refused')\n"
     )
-    assert says(service, python(code), agent="reaching") == "refused"
+    assert run_commands(service, python_command(code), agent="reaching") == "refused"
     assert listener.asked == []
 
 
 @pytest.mark.parametrize(("path", "host"), [("/redirect", "attacker.example"), ("/inside", "localhost:PORT")])
 def test_a_redirect_is_refused_where_it_leads(
-    service: Service, listener: Listener, path: str, host: str
+    service: Service, listener: RecordingServer, path: str, host: str
 ) -> None:
     listener.asked.clear()
     url = f"http://127.0.0.1:{listener.port}{path}"
-    job = service.run(prompt(f"curl -sS -L -m 5 --noproxy '' {url}; true"), agent="reaching")
+    job = service.run(shell_prompt(f"curl -sS -L -m 5 --noproxy '' {url}; true"), agent="reaching")
     assert refusals(service, job["id"]) == [ports(host, listener, service)]
     assert listener.asked == [path]
 
 
-def test_the_doors_of_one_run_are_no_doors_of_another(service: Service, listener: Listener) -> None:
+def test_the_doors_of_one_run_are_no_doors_of_another(service: Service, listener: RecordingServer) -> None:
     """An agent with a list and one without, at once: the second reaches nothing through the first."""
     listener.asked.clear()
     look = f"for i in 1 2 3; do curl -sS -m 2 --noproxy '' http://127.0.0.1:{listener.port}/x; sleep 0.3; done; true"
-    first = service.submit(prompt(look), agent="reaching")["id"]
-    second = service.submit(prompt(look.replace("/x", "/stolen")), agent="alone")["id"]
+    first = service.submit(shell_prompt(look), agent="reaching")["id"]
+    second = service.submit(shell_prompt(look.replace("/x", "/stolen")), agent="alone")["id"]
     assert service.ended(first)["answer"] == "okokok"
     service.ended(second)
     assert set(refusals(service, second)) == {f"127.0.0.1:{listener.port}"}
@@ -137,6 +137,6 @@ def test_the_doors_of_one_run_are_no_doors_of_another(service: Service, listener
 
 
 def test_all_of_it_is_on_the_record_as_json(service: Service) -> None:
-    job = service.run(prompt("curl -sS -m 5 http://attacker.example/; true"), agent="alone")
+    job = service.run(shell_prompt("curl -sS -m 5 http://attacker.example/; true"), agent="alone")
     (event,) = [each for each in service.events(job["id"]) if each["type"] == "egress.refused"]
     assert json.loads(json.dumps(event["data"])) == {"host": "attacker.example"}

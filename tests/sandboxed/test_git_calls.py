@@ -17,18 +17,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.sandboxed.git_call_tracing import ELSEWHERE, SOURCES, Watched, places
-from tests.sandboxed.hostile_repository import CARELESS, TAINTS, TOGETHER, Marks
-from tests.workspace.sandboxed_checkouts import Sealed
+from tests.sandboxed.git_call_tracing import SOURCES, UNKNOWN_PLACE, GitCallTracer, find_call_sites
+from tests.sandboxed.hostile_repository import ATTACKS, TOGETHER, UNSAFE_COMMANDS, AttackMarks
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job
-from steadyhand.ports import Place
-from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, as_agent, make_repository, shell
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.ports import Checkout
+from steadyhand.testing.contracts.checkouts import (
+    DEFINITION,
+    Repository,
+    make_repository,
+    run_as_agent,
+    run_shell,
+)
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
-from steadyhand.workspace.doctor import checks
+from steadyhand.workspace.doctor import check_workspaces
 
 OWNER = 64_321
 
@@ -123,21 +129,21 @@ class Scene:
     """Jobs of one level, in a folder of their own, that go through every call of git."""
 
     def __init__(self, root: Path, taints: Sequence[str], *, sealed: bool) -> None:
-        self.marks = Marks(root)
-        self._taint = self.marks.tainting(*taints) + "; true"
+        self.marks = AttackMarks(root)
+        self._taint = self.marks.attack_script(*taints) + "; true"
         self._root = root
         self._sealed = sealed
         self.repository = make_repository(root / "repository")
         self.repository.commit(".claude/agents/helper.md", DEFINITION)
         self.repository.commit(".gitattributes", "* filter=evil diff=evil merge=evil\n")
         self.direct = Repository(root / "direct")
-        shell(f"git clone -q {self.repository.folder} {self.direct.folder}", root)
+        run_shell(f"git clone -q {self.repository.folder} {self.direct.folder}", root)
         self._half_done = root / "half-done"
         self._leave_a_rebase_half_done()
         for each in (self.repository, self.direct):
             each.do(self._taint)
-            shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
-        self.marks.taken()
+            run_shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
+        self.marks.take_marks()
 
     def _leave_a_rebase_half_done(self) -> None:
         self.direct.do(
@@ -151,33 +157,35 @@ class Scene:
         data = self._root / "data"
         if self._sealed:
             for overlay, shares in ((True, False), (False, False), (False, True)):
-                made = Sealed(self._root, overlay=overlay, shares=shares)
+                made = SandboxedCheckouts(self._root, overlay=overlay, shares=shares)
                 await self._jobs(made.checkouts, made)
         else:
             data.mkdir()
             made = None
             await self._jobs(GitCheckouts(data, debounce_seconds=0), None)
 
-    async def _jobs(self, checkouts: GitCheckouts, hands: Sealed | None) -> None:
+    async def _jobs(self, checkouts: GitCheckouts, hands: SandboxedCheckouts | None) -> None:
         setup = (self._taint,) if hands is not None else ()
         workspace = self.repository.workspace(setup=setup)
         direct = self.direct.workspace(mode="in_place")
-        await checks(self._root / "data", checkouts.mirrors, [workspace, direct])
+        await check_workspaces(self._root / "data", checkouts.mirrors, [workspace, direct])
         await checkouts.definitions(workspace)
         with contextlib.suppress(WorkspaceError):
-            await checkouts.prepare(a_job(ref="0123456789" * 4), workspace, 0)
-        job = a_job(publish="branch")
+            await checkouts.prepare(make_job(ref="0123456789" * 4), workspace, 0)
+        job = make_job(publish="branch")
         await self._work(checkouts, hands, job, workspace)
         # What was harvested is put back, and worked on once more, with what the first run left.
         for again in (workspace, self.repository.workspace()):
             await self._work(checkouts, hands, replace(job, begin="resume"), again)
-        await self._work(checkouts, hands, a_job(), direct)
-        shell(f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder)
-        await self._work(checkouts, hands, a_job(), direct)
+        await self._work(checkouts, hands, make_job(), direct)
+        run_shell(
+            f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder
+        )
+        await self._work(checkouts, hands, make_job(), direct)
         await checkouts.definitions(direct)
 
     async def _work(
-        self, checkouts: GitCheckouts, hands: Sealed | None, job: Job, workspace: Workspace
+        self, checkouts: GitCheckouts, hands: SandboxedCheckouts | None, job: Job, workspace: Workspace
     ) -> None:
         place = await checkouts.prepare(job, workspace, 1)
         await self._does(
@@ -190,12 +198,12 @@ class Scene:
         assert harvest.changes is not None, harvest.notices
         await checkouts.release(place)
 
-    async def _does(self, hands: Sealed | None, place: Place, script: str) -> None:
+    async def _does(self, hands: SandboxedCheckouts | None, place: Checkout, script: str) -> None:
         if hands is not None:
             await hands.does(place, script)
         else:
-            as_agent(place, script)
-            self.marks.taken()  # that was the agent's own doing
+            run_as_agent(place, script)
+            self.marks.take_marks()  # that was the agent's own doing
 
 
 def play(taints: Sequence[str], *, sealed: bool) -> Mapping[str, set[int]]:
@@ -205,7 +213,7 @@ def play(taints: Sequence[str], *, sealed: bool) -> Mapping[str, set[int]]:
     try:
         scene = Scene(root, taints, sealed=sealed)
         with pytest.MonkeyPatch.context() as patch:
-            watched = Watched(scene.marks, patch)
+            watched = GitCallTracer(scene.marks, patch)
             asyncio.run(scene.play())
             return watched.ran
     finally:
@@ -214,12 +222,12 @@ def play(taints: Sequence[str], *, sealed: bool) -> Mapping[str, set[int]]:
 
 SCENES = [
     *(pytest.param(taints, id=", ".join(taints)) for taints in TOGETHER),
-    *(pytest.param((taint,), id=taint, marks=pytest.mark.long) for taint in TAINTS),
+    *(pytest.param((taint,), id=taint, marks=pytest.mark.long) for taint in ATTACKS),
 ]
 
 
 def test_every_place_that_calls_git_has_its_cases() -> None:
-    assert set(places().values()) == {*SHARED, *SEALED_CALLS, *BARE_CALLS}
+    assert set(find_call_sites().values()) == {*SHARED, *SEALED_CALLS, *BARE_CALLS}
 
 
 def test_git_is_started_where_the_calls_are_looked_for_and_nowhere_else() -> None:
@@ -234,7 +242,7 @@ def test_git_is_started_where_the_calls_are_looked_for_and_nowhere_else() -> Non
 
 
 def test_every_taint_is_in_one_group() -> None:
-    assert sorted(taint for taints in TOGETHER for taint in taints) == sorted(TAINTS)
+    assert sorted(taint for taints in TOGETHER for taint in taints) == sorted(ATTACKS)
 
 
 def _alone_and_together(taint: str) -> Sequence[Sequence[str]]:
@@ -245,27 +253,27 @@ def _alone_and_together(taint: str) -> Sequence[Sequence[str]]:
     ("taints", "taint", "command"),
     [
         pytest.param(taints, taint, command, id=f"{', '.join(taints)}-{command}")
-        for taint in TAINTS
+        for taint in ATTACKS
         for taints in _alone_and_together(taint)
-        for command in CARELESS[taint]
+        for command in UNSAFE_COMMANDS[taint]
     ],
 )
 def test_a_careless_git_runs_the_taint(
     world_dir: Path, taints: Sequence[str], taint: str, command: str
 ) -> None:
     """The control: each taint can do something, also beside others; its absence is what the others can find."""
-    marks = Marks(world_dir)
+    marks = AttackMarks(world_dir)
     repository = make_repository(world_dir / "repository")
     repository.commit("greeting.txt", "hello\n")
     repository.do(
         "git checkout -q -b other HEAD~1; echo other > greeting.txt; git add -A; git commit -qm other;"
         " git checkout -q main"
     )
-    shell("git clone -q repository pulled; cp -r pulled pushed", world_dir)
+    run_shell("git clone -q repository pulled; cp -r pulled pushed", world_dir)
     repository.do(f"echo {world_dir}/pulled/.git/objects > .git/objects/info/alternates")
-    repository.do(f"{marks.tainting(*taints)}; true")
+    repository.do(f"{marks.attack_script(*taints)}; true")
     repository.do("echo more >> greeting.txt")
-    assert marks.taken() == set()
+    assert marks.take_marks() == set()
     repository.do(f"({command}) < /dev/null > /dev/null 2>&1 || true")
     assert marks.taken_by_taint()[taint] == {0}
 
@@ -273,7 +281,7 @@ def test_a_careless_git_runs_the_taint(
 @pytest.mark.parametrize("taints", SCENES)
 def test_sealed_a_taint_runs_nothing_outside(taints: Sequence[str]) -> None:
     ran = play(taints, sealed=True)
-    calls = {*SHARED, *SEALED_CALLS, ELSEWHERE}
+    calls = {*SHARED, *SEALED_CALLS, UNKNOWN_PLACE}
     assert calls - set(ran) == set(), "calls that were not made"
     assert {call: users for call, users in ran.items() if users} == {}
 

@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sandboxed.hostile_repository import TAINTS, Marks
+from tests.sandboxed.hostile_repository import ATTACKS, AttackMarks
 
-from steadyhand.testing.service import MakeService, Service, git
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.service import MakeService, Service, run_git
+from steadyhand.testing.shell import shell_prompt
 
 
 @pytest.fixture(scope="module")
-def marks() -> Iterator[Marks]:
+def marks() -> Iterator[AttackMarks]:
     folder = Path(tempfile.mkdtemp(prefix="sh-mk-", dir="/tmp"))
     folder.chmod(0o755)
-    yield Marks(folder)
+    yield AttackMarks(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -31,13 +31,13 @@ def marks() -> Iterator[Marks]:
 def service(make_service_in: MakeService) -> Iterator[Service]:
     made = make_service_in()
     remote = made.root / "remote.git"
-    git(made.root, "clone", "-q", "--bare", str(made.root / "workspace"), str(remote))
+    run_git(made.root, "clone", "-q", "--bare", str(made.root / "workspace"), str(remote))
     direct = made.root / "direct"
-    git(made.root, "clone", "-q", str(remote), str(direct))
+    run_git(made.root, "clone", "-q", str(remote), str(direct))
     shutil.copytree(direct, made.root / "pristine")
-    git(direct, "config", "user.name", "Owner")
-    git(direct, "config", "user.email", "owner@example.org")
-    made.give(direct)
+    run_git(direct, "config", "user.name", "Owner")
+    run_git(direct, "config", "user.email", "owner@example.org")
+    made.give_to_agent(direct)
     made.config_path.write_text(
         f'[workspaces.published]\nrepository = "{remote}"\npublish = "branch"\n'
         f'[workspaces.direct]\nrepository = "{direct}"\nmode = "in_place"\n',
@@ -47,16 +47,16 @@ def service(make_service_in: MakeService) -> Iterator[Service]:
         yield made
 
 
-def tainting(marks: Marks, taint: str) -> str:
+def tainting(marks: AttackMarks, taint: str) -> str:
     """Give a prompt that taints the repository it is in, and changes a file so that there is work to keep."""
-    return prompt(
-        "echo x > x.txt; git add x.txt", marks.tainting(taint), "echo more >> greeting.txt; echo done"
+    return shell_prompt(
+        "echo x > x.txt; git add x.txt", marks.attack_script(taint), "echo more >> greeting.txt; echo done"
     )
 
 
-@pytest.mark.parametrize("taint", TAINTS)
+@pytest.mark.parametrize("taint", ATTACKS)
 def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
-    service: Service, marks: Marks, taint: str
+    service: Service, marks: AttackMarks, taint: str
 ) -> None:
     job = service.run(tainting(marks, taint), workspace="published")
     assert (job["state"], job["answer"]) == ("completed", "done"), job["error"]
@@ -65,23 +65,23 @@ def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
     assert "+more" in diff
     service.http.get("/v1/agents")  # the definitions of each workspace
     following = service.run(
-        prompt("git config --get core.fsmonitor; cat greeting.txt"), workspace="published"
+        shell_prompt("git config --get core.fsmonitor; cat greeting.txt"), workspace="published"
     )
     assert (following["state"], following["answer"]) == ("completed", "hello")
-    assert marks.taken() == set()
+    assert marks.take_marks() == set()
 
 
-@pytest.mark.parametrize("taint", TAINTS)
+@pytest.mark.parametrize("taint", ATTACKS)
 def test_a_taint_in_a_directory_in_place_runs_nothing_outside(
-    service: Service, marks: Marks, taint: str
+    service: Service, marks: AttackMarks, taint: str
 ) -> None:
     job = service.run(tainting(marks, taint), workspace="direct")
     assert job["state"] == "completed", job["error"]
     # The pull, the run and the diff of the next job meet what this one left.
-    service.run(prompt("echo next"), workspace="direct")
+    service.run(shell_prompt("echo next"), workspace="direct")
     service.http.get("/v1/agents")
-    assert marks.taken() == set()
+    assert marks.take_marks() == set()
     folder = service.root / "direct"
     shutil.rmtree(folder)
     shutil.copytree(service.root / "pristine", folder)
-    service.give(folder)
+    service.give_to_agent(folder)

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sandboxed.host_inspection import alive, groups_of, left_of_jobs, loops_of, mounts_of
+from tests.sandboxed.host_inspection import (
+    cgroup_folders,
+    host_mounts,
+    leftover_job_files,
+    live_agent_processes,
+    loop_devices,
+)
 
-from steadyhand.testing.service import ADMIN, MakeService, Service, until
+from steadyhand.testing.service import ADMIN_KEY, MakeService, Service, wait_until
 
 KINDS = {"plain": "child", "setsid": "setsid", "daemon": "daemon", "reforking": "refork"}
 LEVELS = {"bwrap": 3, "none": 2}
@@ -38,30 +44,30 @@ def spawned(service: Service, job_id: str) -> dict[int, str]:
         said = [event["data"] for event in service.events(job_id) if event["type"] == "message"]
         return any(each.get("text") == "spawned" for each in said)
 
-    until(look)
-    found = alive(service)
+    wait_until(look)
+    found = live_agent_processes(service)
     assert found
     return found
 
 
 def gone(service: Service, groups: set[Path]) -> None:
     """Hold that nothing of any run is there: processes, mounts, loop devices, groups, uppers."""
-    until(lambda: none_alive(service), AFTER_SECONDS)
-    assert mounts_of(service) == []
-    assert loops_of(service) == []
-    until(lambda: not any(group.exists() for group in groups), 2)
+    wait_until(lambda: none_alive(service), AFTER_SECONDS)
+    assert host_mounts(service) == []
+    assert loop_devices(service) == []
+    wait_until(lambda: not any(group.exists() for group in groups), 2)
 
 
 def none_alive(service: Service) -> bool:
     """Say that nothing is seen in several looks: what forks again and again is missed by every other one."""
-    return not any(alive(service) for _ in range(5))
+    return not any(live_agent_processes(service) for _ in range(5))
 
 
 def reclaimed(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any]:
     """Hold the same after the job has ended, and that its upper and home are removed; gives the job."""
     job = service.ended(job_id)
     gone(service, groups)
-    until(lambda: not left_of_jobs(service), 10)
+    wait_until(lambda: not leftover_job_files(service), 10)
     return job
 
 
@@ -69,9 +75,9 @@ def kept(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any]:
     """Hold that nothing of a run is alive or mounted and that what a resume needs is there, until it is deleted."""
     job = service.ended(job_id)
     gone(service, groups)
-    assert {name.partition("/")[0] for name in left_of_jobs(service)} == {job_id}
+    assert {name.partition("/")[0] for name in leftover_job_files(service)} == {job_id}
     assert service.http.delete(f"/v1/jobs/{job_id}").status_code == 204
-    assert left_of_jobs(service) == []
+    assert leftover_job_files(service) == []
     return job
 
 
@@ -85,25 +91,25 @@ def service(make_service_in: MakeService, request: pytest.FixtureRequest) -> Any
 class TestOfARunThatEndedBy:
     def test_itself(self, service: Service, kind: str) -> None:
         job_id = service.submit(unruly(kind, stay=False, more="sleep=1"))["id"]
-        groups = groups_of(spawned(service, job_id))
+        groups = cgroup_folders(spawned(service, job_id))
         assert groups or service.environment()["STEADYHAND_ISOLATION"] == "none"
         job = reclaimed(service, job_id, groups)
         assert (job["state"], job["answer"]) == ("completed", "done")
 
     def test_a_timeout(self, service: Service, kind: str) -> None:
         job_id = service.submit(unruly(kind), timeout_seconds=2)["id"]
-        groups = groups_of(spawned(service, job_id))
+        groups = cgroup_folders(spawned(service, job_id))
         assert reclaimed(service, job_id, groups)["state"] == "timeout"
 
     def test_a_cancel(self, service: Service, kind: str) -> None:
         job_id = service.submit(unruly(kind))["id"]
-        groups = groups_of(spawned(service, job_id))
+        groups = cgroup_folders(spawned(service, job_id))
         assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
         assert reclaimed(service, job_id, groups)["state"] == "cancelled"
 
     def test_its_own_budget(self, service: Service, kind: str) -> None:
         job_id = service.submit(unruly(kind, stay=False, more="sleep=1 api_error=402"))["id"]
-        groups = groups_of(spawned(service, job_id))
+        groups = cgroup_folders(spawned(service, job_id))
         job = kept(service, job_id, groups)
         assert (job["state"], job["outcome"]["type"]) == ("failed", "budget")
 
@@ -111,15 +117,15 @@ class TestOfARunThatEndedBy:
         # A socket of one's own: the client is gone when it is closed.
         body = json.dumps({"model": "chat", "messages": [{"role": "user", "content": unruly(kind)}]}).encode()
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {ADMIN}\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {ADMIN_KEY}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         with socket.create_connection(
             ("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=30
         ) as client:
             client.sendall(head.encode() + body)
-            job_id = until(lambda: running(service))
-            groups = groups_of(spawned(service, job_id))
+            job_id = wait_until(lambda: running(service))
+            groups = cgroup_folders(spawned(service, job_id))
         assert reclaimed(service, job_id, groups)["state"] == "cancelled"
 
 
@@ -127,7 +133,7 @@ class TestOfARunThatEndedBy:
 def test_of_a_sealed_run_that_ended_by_its_memory_limit(sealed: Service, kind: str) -> None:
     hog = f'run="{HOG}" die={signal.SIGKILL:d}'
     job_id = sealed.submit(unruly(kind, stay=False, more=hog), agent="small")["id"]
-    groups = groups_of(spawned(sealed, job_id))
+    groups = cgroup_folders(spawned(sealed, job_id))
     job = reclaimed(sealed, job_id, groups)
     assert (job["state"], job["outcome"]["type"]) == ("failed", "memory")
 
@@ -138,8 +144,8 @@ def all_kinds(service: Service, level: str) -> tuple[list[str], set[Path]]:
     jobs = [str(service.submit(unruly(kind), on_interrupt="fail")["id"]) for kind in KINDS]
     groups: set[Path] = set()
     for job_id in jobs:
-        groups |= groups_of(spawned(service, job_id))
-    until(lambda: len(alive(service)) >= LEVELS[level] * len(KINDS))
+        groups |= cgroup_folders(spawned(service, job_id))
+    wait_until(lambda: len(live_agent_processes(service)) >= LEVELS[level] * len(KINDS))
     return jobs, groups
 
 
@@ -152,21 +158,21 @@ def test_a_sigterm_to_the_service_ends_all_kinds(make_service: MakeService, leve
     gone(service, groups)
     service.restart()
     assert {service.job(job_id)["state"] for job_id in jobs} == {"interrupted"}
-    assert left_of_jobs(service) == []
+    assert leftover_job_files(service) == []
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_kill_9_of_the_service_ends_all_kinds(make_service: MakeService, level: str) -> None:
     service = make_service(env={"STEADYHAND_ISOLATION": level}).start()
     jobs, groups = all_kinds(service, level)
-    service.kill9()
-    until(lambda: none_alive(service), AFTER_SECONDS)
-    assert mounts_of(service) == []
-    assert loops_of(service) == []
+    service.kill()
+    wait_until(lambda: none_alive(service), AFTER_SECONDS)
+    assert host_mounts(service) == []
+    assert loop_devices(service) == []
     service.restart()
     gone(service, groups)  # what a control group was is removed by the next life at the latest
     assert {service.job(job_id)["state"] for job_id in jobs} == {"interrupted"}
-    assert left_of_jobs(service) == []
+    assert leftover_job_files(service) == []
 
 
 def running(service: Service) -> str | None:

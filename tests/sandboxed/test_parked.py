@@ -13,11 +13,11 @@ import pytest
 from tests.sandboxed.conftest import FILES
 from tests.service_fixtures import make_repository
 
-from steadyhand.config.settings import Settings, load
+from steadyhand.config.settings import Settings, load_settings
 from steadyhand.serve import embedded
-from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH, cli_path
+from steadyhand.testing.cli import DUMMY_API_KEY, SYSTEM_PATH, cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import ADMIN, until
+from steadyhand.testing.service import ADMIN_KEY, wait_until
 
 CONFIG = """\
 [providers.other]
@@ -54,7 +54,7 @@ class Running:
         return dict(self.http.get(f"/v1/jobs/{job_id}").json())
 
     def until_state(self, job_id: str, state: str) -> dict[str, Any]:
-        until(lambda: self.job(job_id)["state"] == state, 60)
+        wait_until(lambda: self.job(job_id)["state"] == state, 60)
         return self.job(job_id)
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
@@ -88,15 +88,15 @@ def world(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[World
     with ScriptedModel() as model, ScriptedModel() as other:
         config = root / "steadyhand.toml"
         config.write_text(CONFIG.format(other=other.url))
-        settings = load(
+        settings = load_settings(
             config,
             {"server.port": 0, "service.data_dir": str(root / "data"), "service.concurrency": 1},
             {
                 "PATH": SYSTEM_PATH,
                 "HOME": str(root),
-                "ANTHROPIC_API_KEY": DUMMY_KEY,
+                "ANTHROPIC_API_KEY": DUMMY_API_KEY,
                 "ANTHROPIC_BASE_URL": model.url,
-                "STEADYHAND_API_KEY": ADMIN,
+                "STEADYHAND_API_KEY": ADMIN_KEY,
                 "STEADYHAND_ISOLATION": request.param,
                 "STEADYHAND_RUNNER__CLAUDE__PATH": str(cli_path()),
             },

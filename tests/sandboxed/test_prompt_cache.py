@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.testing.cli import sealed_env
+from steadyhand.testing.cli import isolated_env
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.request import ModelRequest
-from steadyhand.testing.service import Service, git
+from steadyhand.testing.service import Service, run_git
 
 CONFIG = """
 [service]
@@ -32,9 +32,9 @@ def repository() -> Iterator[Path]:
     for number in range(30):
         (folder / f"file{number}.py").write_text(f"x = {number}\n", encoding="utf-8")
     (folder / "CLAUDE.md").write_text("Be brief.\n", encoding="utf-8")
-    git(folder, "init", "-q", "-b", "main")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "first")
+    run_git(folder, "init", "-q", "-b", "main")
+    run_git(folder, "add", "-A")
+    run_git(folder, "commit", "-q", "-m", "first")
     yield folder
     shutil.rmtree(root, ignore_errors=True)
 
@@ -68,10 +68,10 @@ def test_two_bare_runs_in_two_directories_share_less(repository: Path, real_cli:
         for name in ("one", "another"):
             work, home = repository.parent / name, repository.parent / f"home-of-{name}"
             home.mkdir()
-            git(repository.parent, "clone", "-q", str(repository), str(work))
+            run_git(repository.parent, "clone", "-q", str(repository), str(work))
             subprocess.run(
                 [real_cli, "-p", "--output-format", "json"], input="Say ok.", cwd=work,
-                env=sealed_env(home, model.url), capture_output=True, text=True, timeout=90, check=True,
+                env=isolated_env(home, model.url), capture_output=True, text=True, timeout=90, check=True,
             )  # fmt: skip
         assert len(model.requests) == 2
         assert shared(*(sent(request) for request in model.requests)) < 0.9

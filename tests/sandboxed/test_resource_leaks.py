@@ -3,11 +3,18 @@
 from collections import Counter
 from pathlib import Path
 
-from tests.sandboxed.host_inspection import alive, children, left_of_jobs, loops_of, mounts_of, supervisors
+from tests.sandboxed.host_inspection import (
+    host_mounts,
+    leftover_job_files,
+    live_agent_processes,
+    loop_devices,
+    service_children,
+    supervisors,
+)
 
-from steadyhand.runner.process.cgroups import groups
-from steadyhand.testing.service import MakeService, Service, until
-from steadyhand.testing.shell import prompt
+from steadyhand.runner.process.cgroups import detect_cgroups
+from steadyhand.testing.service import MakeService, Service, wait_until
+from steadyhand.testing.shell import shell_prompt
 
 JOBS = 50
 MOST_OF_THE_DATABASE = 3 * 4
@@ -20,26 +27,28 @@ def counts(service: Service) -> dict[str, int]:
     process = Path(f"/proc/{service.pid}")
     temporary = [*(service.root / "tmp").rglob("*"), *(service.data_dir / "stage").rglob("*")]
     return {
-        "agents": len(alive(service)),
-        "children": len(children(service)),
+        "agents": len(live_agent_processes(service)),
+        "children": len(service_children(service)),
         "supervisors": len(supervisors(service)),
-        "mounts of the machine": len(mounts_of(service)),
+        "mounts of the machine": len(host_mounts(service)),
         "mounts of the service": len((process / "mountinfo").read_text().splitlines()),
-        "loop devices": len(loops_of(service)),
+        "loop devices": len(loop_devices(service)),
         "temporary files": len(temporary),
-        "left in folders of jobs": len(left_of_jobs(service)),
+        "left in folders of jobs": len(leftover_job_files(service)),
         "other folders": len([path for path in service.data_dir.rglob("*") if _beside_jobs(path, service)]),
     }
 
 
 def at_rest(service: Service) -> bool:
     """Say whether nothing of a job is there: of the service's children only the one that supervisors come from."""
-    return not left_of_jobs(service) and not supervisors(service) and len(children(service)) == 1
+    return (
+        not leftover_job_files(service) and not supervisors(service) and len(service_children(service)) == 1
+    )
 
 
 def groups_of_the_dead() -> set[Path]:
     """Give the control groups on this machine whose run is over."""
-    found = [path for parent in groups().parents for path in parent.glob("steadyhand-*")]
+    found = [path for parent in detect_cgroups().parents for path in parent.glob("steadyhand-*")]
     return {path for path in found if not Path("/proc", path.name.split("-")[1]).exists()}
 
 
@@ -58,10 +67,10 @@ def open_files(service: Service) -> Counter[bool]:
 def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> None:
     service = make_service().start()
     workspace = str(service.root / "workspace")
-    work = prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 20 &) ; echo done")
+    work = shell_prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 20 &) ; echo done")
     for _ in range(WARM_UP):
         assert service.run(work, workspace=workspace)["answer"] == "done"
-    until(lambda: at_rest(service), 10)
+    wait_until(lambda: at_rest(service), 10)
     before, files, dead = counts(service), open_files(service), groups_of_the_dead()
     assert before["children"] == 1
     assert (
@@ -73,10 +82,10 @@ def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> 
     )
     for _ in range(JOBS):
         assert service.run(work, workspace=workspace)["answer"] == "done"
-    until(lambda: at_rest(service), 10)
+    wait_until(lambda: at_rest(service), 10)
     assert counts(service) == before
     # Other tests kill services, whose groups the next start removes: what is there for longer was left.
-    until(lambda: not groups_of_the_dead() - dead, 20)
+    wait_until(lambda: not groups_of_the_dead() - dead, 20)
     # A connection of this test may be open; those of the database are made when they are needed, up to a bound.
-    until(lambda: open_files(service)[False] <= files[False] + 1, 10)
+    wait_until(lambda: open_files(service)[False] <= files[False] + 1, 10)
     assert open_files(service)[True] <= MOST_OF_THE_DATABASE

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.sandboxed.host_inspection import alive
+from tests.sandboxed.host_inspection import live_agent_processes
 
-from steadyhand.testing.resource_hogs import FIRST_TO_GO, SMALL, fork_bomb, memory_hog
-from steadyhand.testing.service import MakeService, Service, until
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.resource_hogs import OOM_KILL_FIRST, SMALL_LIMITS_CONFIG, fork_bomb, memory_hog
+from steadyhand.testing.service import MakeService, Service, wait_until
+from steadyhand.testing.shell import shell_prompt
 
 MEBIBYTE = 1 << 20
 HEALTH_SECONDS = 2.0
@@ -22,7 +22,7 @@ HEALTH_SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def service(make_service_in: MakeService) -> Iterator[Service]:
-    with make_service_in(config=SMALL) as made:
+    with make_service_in(config=SMALL_LIMITS_CONFIG) as made:
         yield made
 
 
@@ -41,42 +41,44 @@ def watched(service: Service, text: str, **fields: Any) -> dict[str, Any]:
     assert max(times) < HEALTH_SECONDS
     assert sorted(times)[len(times) // 2] < 0.1
     job = service.ended(job_id)
-    until(lambda: not alive(service), 1)
+    wait_until(lambda: not live_agent_processes(service), 1)
     return job
 
 
 def test_a_memory_hog_ends_as_such(service: Service) -> None:
     # In the tool; its agent breaks over it.
     hog = memory_hog(service)
-    job = watched(service, f"{prompt(hog, more='die=9')}", agent="small")
+    job = watched(service, f"{shell_prompt(hog, options='die=9')}", agent="small")
     assert (job["state"], job["outcome"]["type"]) == ("failed", "memory")
     assert "memory" in job["error"]["message"].lower()
     # What an agent copes with is no failure.
-    job = watched(service, prompt(hog + "; echo lived on"), agent="small")
+    job = watched(service, shell_prompt(hog + "; echo lived on"), agent="small")
     assert job["state"] == "completed"
     assert job["answer"].endswith("lived on")
 
 
 def test_memory_in_files_of_memory_counts_as_well(service: Service) -> None:
-    fill = FIRST_TO_GO + "head -c 400M /dev/zero > /tmp/fill; echo filled $?"
-    job = watched(service, prompt(fill), agent="small")
+    fill = OOM_KILL_FIRST + "head -c 400M /dev/zero > /tmp/fill; echo filled $?"
+    job = watched(service, shell_prompt(fill), agent="small")
     assert job["state"] == "completed"
     assert "filled 0" not in job["answer"]
 
 
 def test_a_fork_bomb_comes_to_its_limit(service: Service) -> None:
-    job = watched(service, prompt(fork_bomb(service)), agent="small")
+    job = watched(service, shell_prompt(fork_bomb(service)), agent="small")
     assert job["state"] in ("completed", "failed")
     assert job["outcome"]["type"] in ("success", "agent_error", "killed", "empty")
-    assert service.run(prompt("echo well"), agent="small")["answer"] == "well"
+    assert service.run(shell_prompt("echo well"), agent="small")["answer"] == "well"
 
 
 def test_a_file_comes_to_its_limit(service: Service) -> None:
-    probe = service.run(prompt("head -c 80M /dev/zero > big 2>/dev/null; stat -c %s big"), agent="small")
+    probe = service.run(
+        shell_prompt("head -c 80M /dev/zero > big 2>/dev/null; stat -c %s big"), agent="small"
+    )
     assert int(probe["answer"]) <= 64 * MEBIBYTE, "the limit does not hold: no attack"
     job = watched(
         service,
-        prompt("dd if=/dev/zero of=big bs=1M count=250 2>&1 | tail -1; stat -c %s big"),
+        shell_prompt("dd if=/dev/zero of=big bs=1M count=250 2>&1 | tail -1; stat -c %s big"),
         agent="small",
     )
     assert job["state"] in ("completed", "failed")
@@ -98,16 +100,16 @@ def test_ten_gigabytes_of_floods_leave_the_memory_where_it_was(service: Service,
 def flood(service: Service, kind: str, size: str, seconds: float = 170) -> None:
     for _ in range(4):
         service.run("hello")  # what a first job loads for good is no part of the question
-    before = service.rss
+    before = service.resident_bytes
     job_id = service.submit(f"[[standin: {kind}={size} text=done]]", idle_timeout_seconds=600)["id"]
     peak = 0
 
     def over() -> bool:
         nonlocal peak
-        peak = max(peak, service.rss)
+        peak = max(peak, service.resident_bytes)
         return service.job(job_id)["finished_at"] is not None
 
-    until(over, seconds, every=0.1)
+    wait_until(over, seconds, interval=0.1)
     assert service.job(job_id)["state"] == "completed"
     assert peak - before < 50 * MEBIBYTE
     assert len("".join(service.poll(job_id)["output"])) < 1.2 * MEBIBYTE

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from tests.sandboxed.conftest import CONFIG
-from tests.sandboxed.host_inspection import left_of_jobs, mounts_of
+from tests.sandboxed.host_inspection import host_mounts, leftover_job_files
 
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 LEFT = "write=left.txt:tracked-not run='echo of the home > ~/note; git rev-parse HEAD'"
 LOOK = "[[standin: run='cat left.txt ~/note greeting.txt; git log --oneline | wc -l' text='{last}']]"
@@ -43,7 +43,7 @@ def started(service: Service, job_id: str, text: str = "here") -> None:
         events = service.events(job_id)
         return any(event["type"] == "message" and event["data"]["text"] == text for event in events)
 
-    until(look)
+    wait_until(look)
 
 
 def test_a_job_whose_budget_is_spent_goes_on_in_the_same_session_and_checkout(service: Service) -> None:
@@ -63,8 +63,8 @@ def test_a_job_whose_budget_is_spent_goes_on_in_the_same_session_and_checkout(se
     assert done["session_id"] == job["session_id"]
     assert [run["number"] for run in done["runs"]] == [1, 2]
     assert done["changes"]["files"] == 1
-    until(lambda: not left_of_jobs(service), 10)
-    assert mounts_of(service) == []
+    wait_until(lambda: not leftover_job_files(service), 10)
+    assert host_mounts(service) == []
     again = service.ended(resume(service, job["id"], prompt="[[standin: history]]")["id"])
     told = [text for role, text in json.loads(again["answer"]) if role == "user"]
     assert told == [SPENT, LOOK, "[[standin: history]]"]
@@ -111,7 +111,7 @@ def test_after_a_stop_or_a_crash_what_was_asked_for_is_done(
     if planned:
         service.terminate(20)
     else:
-        service.kill9()
+        service.kill()
     service.restart()
     done = service.ended(job_id)
     assert [run["state"] for run in done["runs"]] == runs
@@ -129,14 +129,14 @@ def test_after_a_stop_or_a_crash_what_was_asked_for_is_done(
         resume(service, job_id, prompt=LOOK)
         assert service.ended(job_id)["answer"] == SEEN
     else:
-        assert left_of_jobs(service) == []
+        assert leftover_job_files(service) == []
 
 
 def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: Service) -> None:
     script = "[[standin: write=a.txt:one commit=first write=left.txt:more text=done]]"
     job = service.run(script, workspace=workspace_of(service))
     assert job["state"] == "completed"
-    until(lambda: not left_of_jobs(service), 10)
+    wait_until(lambda: not leftover_job_files(service), 10)
     look = "[[standin: run='cat a.txt left.txt; git status --porcelain; git log --format=%s' text='{last}']]"
     done = service.ended(resume(service, job["id"], prompt=look)["id"])
     head = f"Uncommitted work of job {job['id']}"
@@ -148,10 +148,10 @@ def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: 
 def test_a_checkout_is_kept_for_as_long_as_it_is_said(make_service: MakeService) -> None:
     service = make_service(config=CONFIG, env={"STEADYHAND_RETENTION__KEPT_CHECKOUTS": "1s"}).start()
     job = service.run(SPENT, workspace=workspace_of(service))
-    assert left_of_jobs(service)
+    assert leftover_job_files(service)
     service.terminate()
     service.restart()
-    until(lambda: not left_of_jobs(service), 10)
+    wait_until(lambda: not leftover_job_files(service), 10)
     # What was harvested is put back in its place; what was in the home is gone.
     done = service.ended(resume(service, job["id"], budget_usd=9, prompt=LOOK)["id"])
     assert "tracked-not" in done["answer"]
@@ -176,5 +176,5 @@ def test_cancelling_what_was_to_go_on_lets_go_of_its_checkout(make_service: Make
     started(service, blocker)
     resume(service, job["id"], budget_usd=9)
     assert service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
-    assert not [name for name in left_of_jobs(service) if name.startswith(job["id"])]
+    assert not [name for name in leftover_job_files(service) if name.startswith(job["id"])]
     service.http.post(f"/v1/jobs/{blocker}/cancel")

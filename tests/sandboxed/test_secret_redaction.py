@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.redact.test_redactor import WRITTEN, core
-from tests.sandboxed.host_inspection import files_of
+from tests.sandboxed.host_inspection import folder_contents
 
-from steadyhand.testing.service import MakeService, Service, until
-from steadyhand.testing.shell import prompt, python
+from steadyhand.testing.service import MakeService, Service, wait_until
+from steadyhand.testing.shell import python_command, shell_prompt
 
 SECRET = 'tok/canary+41_Xw9-TtR9bLm6=Q "z"'
 LINES = "FIRST_CANARY=Vq8Zk2Xw41TtR9bLm6\nhost = canary.example.org:8443/x"
@@ -48,7 +48,7 @@ def service(make_service_in: MakeService) -> Iterator[Service]:
 
 
 def tell(service: Service) -> str:
-    return f"{python(TELL)} {service.root / 'token'} {service.root / 'lines'}"
+    return f"{python_command(TELL)} {service.root / 'token'} {service.root / 'lines'}"
 
 
 def live_of(service: Service, job_id: str, found: list[str]) -> None:
@@ -69,7 +69,7 @@ def kept(service: Service, job_id: str) -> bytes:
     """Give all that is kept on disk but the agent's own session, which it goes on with."""
     folder = service.data_dir / "jobs" / job_id / "kept"
     database = b"".join(path.read_bytes() for path in service.data_dir.glob("steadyhand.db*"))
-    return files_of(folder) + database
+    return folder_contents(folder) + database
 
 
 def spellings() -> list[bytes]:
@@ -79,7 +79,7 @@ def spellings() -> list[bytes]:
 @pytest.mark.parametrize("chunk", [3, 1000])
 @pytest.mark.parametrize("more", ["", "stderr='{last}'", "stderr='{last}' exit=3 result=error"])
 def test_no_spelling_of_a_granted_secret_is_told_or_kept(service: Service, more: str, chunk: int) -> None:
-    text = prompt(tell(service), f"{tell(service)}; exit 1", more=f"{more} chunk={chunk} pace=1")
+    text = shell_prompt(tell(service), f"{tell(service)}; exit 1", options=f"{more} chunk={chunk} pace=1")
     job_id = service.submit(text, agent="granted")["id"]
     live: list[str] = []
     follower = threading.Thread(target=live_of, args=(service, job_id, live))
@@ -112,12 +112,14 @@ def test_no_spelling_of_a_granted_secret_is_told_or_kept(service: Service, more:
 def test_the_search_finds_a_secret_that_is_there(service: Service) -> None:
     """The probe: the agent has the secret, and every spelling that is looked for is one that it prints."""
     job = service.run(
-        prompt(f"{tell(service)} | wc -c", f"sha256sum < {service.root / 'token'}"), agent="granted"
+        shell_prompt(f"{tell(service)} | wc -c", f"sha256sum < {service.root / 'token'}"), agent="granted"
     )
     assert job["state"] == "completed", job["error"]
-    printed = until(lambda: [each for each in service.events(job["id"]) if each["type"] == "tool.finished"])
+    printed = wait_until(
+        lambda: [each for each in service.events(job["id"]) if each["type"] == "tool.finished"]
+    )
     assert int(printed[0]["data"]["output"]) > 2000
-    session = files_of(service.data_dir / "jobs" / job["id"])
+    session = folder_contents(service.data_dir / "jobs" / job["id"])
     assert b"sha256sum" in session
 
 
@@ -127,7 +129,7 @@ def test_a_secret_file_that_is_renewed_is_known_from_the_next_run_on(service: Se
     renewed = "renewed-canary-77c0ffee77"
     try:
         path.write_text(renewed)
-        job = service.run(prompt(f"cat {path}"), agent="granted")
+        job = service.run(shell_prompt(f"cat {path}"), agent="granted")
     finally:
         path.write_text(before)
     assert job["answer"] == "[redacted]"

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from tests.sandboxed.conftest import CONFIG
-from tests.sandboxed.host_inspection import left_of_jobs
+from tests.sandboxed.host_inspection import leftover_job_files
 from tests.sandboxed.test_resume import started, workspace_of
 
-from steadyhand.testing.service import MakeService, Service, until
+from steadyhand.testing.service import MakeService, Service, wait_until
 
 FIRST = "[[standin: write=a.txt:one commit=first write=left.txt:more text=done]]"
 LOOK = "[[standin: run='cat a.txt left.txt greeting.txt' history]]"
@@ -55,7 +55,7 @@ def test_a_turn_is_a_job_that_knows_what_was_said_and_finds_what_was_done(servic
     )
     assert third["parent_job_id"] == second["id"]
     assert said(third) == [FIRST, LOOK, "[[standin: history]]"]
-    until(lambda: not left_of_jobs(service), 10)
+    wait_until(lambda: not leftover_job_files(service), 10)
 
 
 def test_two_turns_on_one_job_are_two_sessions_from_there_on(service: Service) -> None:

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 
 import pytest
 from tests.sandboxed.conftest import FILES
-from tests.sandboxed.recording_server import Listener
+from tests.sandboxed.recording_server import RecordingServer
 from tests.service_fixtures import make_repository
 
-from steadyhand.testing.service import MakeService, Service, git
-from steadyhand.testing.shell import prompt
+from steadyhand.testing.service import MakeService, Service, run_git
+from steadyhand.testing.shell import shell_prompt
 
 SECRET = "canary-of-the-setup-88d1"
 
 
 @pytest.fixture(scope="module")
-def service(make_service_in: MakeService, listener: Listener) -> Iterator[Service]:
+def service(make_service_in: MakeService, listener: RecordingServer) -> Iterator[Service]:
     made = make_service_in()
     secret = made.root / "setup-key"
     secret.write_text(SECRET, encoding="utf-8")
@@ -39,13 +39,13 @@ publish = "branch"
     )
     make_repository(made.root / "refusing", FILES)
     # Where this branch stands no branch of a name below it can be: a push is refused.
-    git(made.root / "refusing", "branch", "steadyhand")
+    run_git(made.root / "refusing", "branch", "steadyhand")
     with made:
         yield made
 
 
 def test_setup_runs_once_for_all_jobs_of_a_commit_with_its_own_hosts_and_secrets_which_no_job_has(
-    service: Service, listener: Listener
+    service: Service, listener: RecordingServer
 ) -> None:
     listener.asked.clear()
     look = "cat package; test -s unlocked && echo unlocked; cat ../setup-key " + str(
@@ -53,7 +53,8 @@ def test_setup_runs_once_for_all_jobs_of_a_commit_with_its_own_hosts_and_secrets
     )
     reach = f"curl -sS -m 3 --noproxy '' http://127.0.0.1:{listener.port}/stolen; true"
     ids = [
-        service.submit(prompt(f"({look}) 2>/dev/null; {reach}"), workspace="prepared")["id"] for _ in range(3)
+        service.submit(shell_prompt(f"({look}) 2>/dev/null; {reach}"), workspace="prepared")["id"]
+        for _ in range(3)
     ]
     jobs = [service.ended(job_id) for job_id in ids]
     for job in jobs:
@@ -67,9 +68,9 @@ def test_setup_runs_once_for_all_jobs_of_a_commit_with_its_own_hosts_and_secrets
     assert listener.asked == ["/package"]
 
 
-def test_a_setup_reaches_no_host_that_is_not_on_its_list(service: Service, listener: Listener) -> None:
+def test_a_setup_reaches_no_host_that_is_not_on_its_list(service: Service, listener: RecordingServer) -> None:
     listener.asked.clear()
-    job = service.run(prompt("echo never"), workspace="reaching")
+    job = service.run(shell_prompt("echo never"), workspace="reaching")
     assert (job["state"], job["outcome"]["type"]) == ("error", "workspace")
     assert "The setup command" in job["error"]["message"]
     assert listener.asked == []
@@ -77,7 +78,7 @@ def test_a_setup_reaches_no_host_that_is_not_on_its_list(service: Service, liste
 
 def test_a_push_that_fails_leaves_the_job_completed_with_a_warning_and_its_commits(service: Service) -> None:
     job = service.run(
-        prompt("echo more >> greeting.txt; git commit -qam Mine; echo done"), workspace="refusing"
+        shell_prompt("echo more >> greeting.txt; git commit -qam Mine; echo done"), workspace="refusing"
     )
     assert (job["state"], job["answer"]) == ("completed", "done")
     assert job["changes"]["published"] is False
@@ -88,7 +89,7 @@ def test_a_push_that_fails_leaves_the_job_completed_with_a_warning_and_its_commi
     # The commits are to be had all the same.
     bundle = service.root / "kept.bundle"
     bundle.write_bytes(service.http.get(f"/v1/jobs/{job['id']}/bundle").content)
-    git(service.root, "clone", "-q", str(service.root / "refusing"), str(service.root / "taken"))
-    git(service.root / "taken", "fetch", "-q", str(bundle), f"steadyhand/{job['id']}")
-    taken = git(service.root / "taken", "log", "-1", "--format=%s %H", "FETCH_HEAD")
+    run_git(service.root, "clone", "-q", str(service.root / "refusing"), str(service.root / "taken"))
+    run_git(service.root / "taken", "fetch", "-q", str(bundle), f"steadyhand/{job['id']}")
+    taken = run_git(service.root / "taken", "log", "-1", "--format=%s %H", "FETCH_HEAD")
     assert taken == f"Mine {job['changes']['head']}"

@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 
 from steadyhand.agents import Agent
-from steadyhand.config.providers import TERMS
-from steadyhand.config.settings import Settings, load
+from steadyhand.config.providers import CONSUMER_TERMS_URL
+from steadyhand.config.settings import Settings, load_settings
 from steadyhand.errors import ConfigError
-from steadyhand.ports import Allowance, KeyLimits
+from steadyhand.ports import BudgetLimit, KeyLimits
 from steadyhand.redact import Redactor
-from steadyhand.serve.gateway_setup import allowances_of, announce, checks, gateway_of
-from steadyhand.serve.logs import log_to_stderr
-from steadyhand.serve.wiring import keys_of, now
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.serve.gateway_setup import (
+    check_providers,
+    create_budget_limits_getter,
+    create_gateway,
+    log_credentials,
+)
+from steadyhand.serve.logs import configure_logging
+from steadyhand.serve.wiring import configured_keys, utc_now
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.ledger import MemoryLedger
 
 
@@ -24,14 +29,14 @@ from steadyhand.testing.ledger import MemoryLedger
 def log() -> io.StringIO:
     """The service's log, as it goes out."""
     stream = io.StringIO()
-    log_to_stderr("info", Redactor([]), stream)
+    configure_logging("info", Redactor([]), stream)
     return stream
 
 
 def settings_of(folder: Path, text: str = "", **environ: str) -> Settings:
     file = folder / "steadyhand.toml"
     file.write_text(text)
-    return load(file, environ={"STEADYHAND_DATA_DIR": str(folder), "HOME": str(folder), **environ})
+    return load_settings(file, environ={"STEADYHAND_DATA_DIR": str(folder), "HOME": str(folder), **environ})
 
 
 def lines(log: io.StringIO, event: str) -> list[dict[str, Any]]:
@@ -43,24 +48,24 @@ def test_whoever_uses_a_subscription_is_told_which_terms_to_read(tmp_path: Path,
     (tmp_path / "token").write_text("sk-ant-oat-of-another")
     more = f'[providers.mine]\noauth_token_file = "{tmp_path}/token"\n'
     settings = settings_of(tmp_path, more, CLAUDE_CODE_OAUTH_TOKEN="sk-ant-oat-mine")
-    announce(settings)
+    log_credentials(settings)
     told = lines(log, "credential.subscription")
     assert [(line["provider"], line["level"]) for line in told] == [
         ("default", "warning"),
         ("mine", "warning"),
     ]
-    assert all(TERMS in line["meaning"] for line in told)
+    assert all(CONSUMER_TERMS_URL in line["meaning"] for line in told)
     assert "sk-ant-oat" not in log.getvalue()
-    assert [TERMS in check.detail for check in checks(settings)] == [True, True]
+    assert [CONSUMER_TERMS_URL in check.detail for check in check_providers(settings)] == [True, True]
 
 
 def test_an_api_key_and_a_cloud_s_token_need_no_such_word(tmp_path: Path, log: io.StringIO) -> None:
     (tmp_path / "token").write_text("of-a-project")
     more = f'[providers.gcp]\nkind = "vertex"\nproject = "p"\noauth_token_file = "{tmp_path}/token"\n'
     settings = settings_of(tmp_path, more, ANTHROPIC_API_KEY="sk-ant-api-mine")
-    announce(settings)
+    log_credentials(settings)
     assert log.getvalue() == ""
-    assert not any(TERMS in check.detail for check in checks(settings))
+    assert not any(CONSUMER_TERMS_URL in check.detail for check in check_providers(settings))
 
 
 @pytest.mark.parametrize("name", ["API_BEARER_TOKEN", "STEADYHAND_API_KEY"])
@@ -71,7 +76,7 @@ def test_an_api_key_and_a_cloud_s_token_need_no_such_word(tmp_path: Path, log: i
 def test_a_key_of_the_environment_is_any_string_and_a_short_one_is_warned_of(
     tmp_path: Path, log: io.StringIO, name: str, secret: str, *, short: bool
 ) -> None:
-    (key,) = keys_of(settings_of(tmp_path, **{name: secret}))
+    (key,) = configured_keys(settings_of(tmp_path, **{name: secret}))
     assert key.name == name
     told = lines(log, "key.short")
     assert [(line["name"], line["characters"], line["level"]) for line in told] == (
@@ -92,26 +97,26 @@ budget_per_day_usd = 0.5
 def test_every_limit_that_is_set_holds_for_a_job(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, LIMITED)
     keys = {"k_1": KeyLimits(day_micros=3, month_micros=4)}
-    of = allowances_of(settings, lambda key_id: keys.get(key_id, KeyLimits()))
-    job = a_job(agent="a", api_key_id="k_1", budget_micros=9)
-    service = Allowance("service", "", "day", 7_000_000)
+    of = create_budget_limits_getter(settings, lambda key_id: keys.get(key_id, KeyLimits()))
+    job = make_job(agent="a", api_key_id="k_1", budget_micros=9)
+    service = BudgetLimit("service", "", "day", 7_000_000)
     assert list(of(job, settings.catalogue().agent("a"))) == [
-        Allowance("job", job.id, "job", 9),
-        Allowance("agent", "a", "day", 500_000),
-        Allowance("key", "k_1", "day", 3),
-        Allowance("key", "k_1", "month", 4),
+        BudgetLimit("job", job.id, "job", 9),
+        BudgetLimit("agent", "a", "day", 500_000),
+        BudgetLimit("key", "k_1", "day", 3),
+        BudgetLimit("key", "k_1", "month", 4),
         service,
     ]
     keys["k_1"] = KeyLimits()  # as it is now, not as it was when the run began
-    assert list(of(job, Agent("b"))) == [Allowance("job", job.id, "job", 9), service]
+    assert list(of(job, Agent("b"))) == [BudgetLimit("job", job.id, "job", 9), service]
 
 
 def test_a_limit_that_nobody_would_hold_stops_the_start(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, LIMITED, STEADYHAND_PROFILE="classic", API_BEARER_TOKEN="x")
     with pytest.raises(ConfigError) as refused:
-        gateway_of(settings, MemoryLedger(), sealed=False, clock=now)
+        create_gateway(settings, MemoryLedger(), sandboxed=False, clock=utc_now)
     assert "limits.service_per_day_usd, agents.a.budget_per_day_usd: nobody holds this" in str(refused.value)
     assert "STEADYHAND_ISOLATION=bwrap" in str(refused.value)
-    assert gateway_of(settings, MemoryLedger(), sealed=True, clock=now) is not None
+    assert create_gateway(settings, MemoryLedger(), sandboxed=True, clock=utc_now) is not None
     plain = settings_of(tmp_path, STEADYHAND_PROFILE="classic", API_BEARER_TOKEN="x")
-    assert gateway_of(plain, MemoryLedger(), sealed=False, clock=now) is None
+    assert create_gateway(plain, MemoryLedger(), sandboxed=False, clock=utc_now) is None

@@ -8,27 +8,27 @@ import pytest
 from structlog.testing import capture_logs
 
 from steadyhand.agents import Agent, Workspace
-from steadyhand.config.settings import Settings, load
+from steadyhand.config.settings import Settings, load_settings
 from steadyhand.errors import ConfigError
-from steadyhand.ports import Check, Command, JobFiles, Place, Work
+from steadyhand.ports import Checkout, Command, DoctorCheck, JobPaths, RunContext
 from steadyhand.runner.process.trial_run import try_command
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox, NoSandbox
-from steadyhand.serve import doctor
-from steadyhand.serve.gateway_setup import gateway_of
+from steadyhand.serve import run_checks
+from steadyhand.serve.gateway_setup import create_gateway
 from steadyhand.serve.isolation import (
-    Level,
-    announce,
-    checks,
-    how_checkouts_are_made,
-    level_of,
-    refusal,
-    sharing_network,
+    IsolationLevel,
+    check_isolation,
+    choose_level,
+    describe_checkouts,
+    host_network_users,
+    log_isolation,
+    sandbox_unavailable_message,
 )
-from steadyhand.serve.isolation import _trial as a_trial
-from steadyhand.serve.isolation import _why_not as why_not
-from steadyhand.serve.wiring import environment_of, now
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.serve.isolation import _failure_reason as why_not
+from steadyhand.serve.isolation import _trial_checkout as a_trial
+from steadyhand.serve.wiring import create_environment, utc_now
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.ledger import MemoryLedger
 
 KEY = "sk-ant-canary-of-the-service"
@@ -48,16 +48,16 @@ def settings_of(world_dir: Path, standin: Path, text: str = "", **environ: str) 
         "ANTHROPIC_API_KEY": KEY,
         "SECRET_OF_THE_SERVICE": "canary",
     }
-    return load(file, environ=given | environ)
+    return load_settings(file, environ=given | environ)
 
 
-def level(settings: Settings, standin: Path) -> Level:
-    return asyncio.run(level_of(settings, standin))
+def level(settings: Settings, standin: Path) -> IsolationLevel:
+    return asyncio.run(choose_level(settings, standin))
 
 
-def a_place(world_dir: Path) -> Place:
-    files = JobFiles(world_dir / "data" / "jobs" / "j")
-    return Place(Workspace("w"), files, files.checkout, files.home, files.config, 64_000, None)
+def a_place(world_dir: Path) -> Checkout:
+    files = JobPaths(world_dir / "data" / "jobs" / "j")
+    return Checkout(Workspace("w"), files, files.checkout, files.home, files.config, 64_000, None)
 
 
 @AS_ROOT
@@ -65,8 +65,8 @@ def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: 
     mounts = Path("/proc/self/mountinfo").read_text()
     found = level(settings_of(world_dir, standin), standin)
     assert found.sealed
-    assert found.weaker == ()
-    assert (found.overlay, found.no_overlay) == (True, None)
+    assert found.missing_protections == ()
+    assert (found.overlay, found.no_overlay_reason) == (True, None)
     assert sorted(path.name for path in (world_dir / "data").iterdir()) == ["etc", "stage"]
     assert not list((world_dir / "data" / "stage").iterdir())
     assert Path("/proc/self/mountinfo").read_text() == mounts
@@ -75,7 +75,7 @@ def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: 
 def test_a_machine_without_a_filter_of_system_calls_is_refused(
     world_dir: Path, standin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.sandbox.seccomp.program", lambda: b"")
+    monkeypatch.setattr("steadyhand.sandbox.seccomp.build_filter", lambda: b"")
     with pytest.raises(ConfigError) as caught:
         level(settings_of(world_dir, standin), standin)
     assert "no filter of system calls is known for" in caught.value.detail
@@ -148,15 +148,15 @@ def test_a_network_that_is_not_the_run_s_own_is_refused(world_dir: Path, standin
 
 def sandbox_of(settings: Settings, cli: Path) -> BwrapSandbox:
     (settings.data_dir / "stage").mkdir(exist_ok=True)
-    return BwrapSandbox.on_this_machine(
-        settings.data_dir, cli, etc=make_etc(settings.data_dir), search=settings.path
+    return BwrapSandbox.detect(
+        settings.data_dir, cli, etc_dir=make_etc(settings.data_dir), search_path=settings.path
     )
 
 
 def test_whatever_is_missing_what_is_essential_holds(world_dir: Path, standin: Path) -> None:
     settings = settings_of(world_dir, standin)
     best = sandbox_of(settings, standin)
-    forms = list(best.lesser())
+    forms = list(best.fallbacks())
     assert len(forms) == (5 if os.geteuid() == 0 else 3)
     with a_trial(settings) as place:
         for lesser, weaker in forms:
@@ -170,14 +170,14 @@ def test_a_weaker_form_is_named_with_what_it_means_in_the_log_and_by_doctor(
     settings = settings_of(world_dir, standin, PATH=path)
     found = level(settings, standin)
     with capture_logs() as logged:
-        announce(settings, found)
+        log_isolation(settings, found)
     told = [entry for entry in logged if entry["event"] == "isolation.partly"]
-    assert [entry["log_level"] for entry in told] == ["warning"] * len(found.weaker)
+    assert [entry["log_level"] for entry in told] == ["warning"] * len(found.missing_protections)
     assert "lock on user namespaces" in told[0]["missing"]
     assert "bwrap: Unknown option" in told[0]["missing"]
     assert "filter of system calls alone" in told[0]["meaning"]
-    lines = [check.detail for check in asyncio.run(checks(settings, standin))]
-    for each in found.weaker:
+    lines = [check.detail for check in asyncio.run(check_isolation(settings, standin))]
+    for each in found.missing_protections:
         assert str(each) in lines
 
 
@@ -190,7 +190,7 @@ def test_without_a_boundary_a_service_for_other_machines_is_warned_of_twice(
     ):
         settings = settings_of(world_dir, standin, STEADYHAND_ISOLATION="none", STEADYHAND_SERVER__HOST=host)
         with capture_logs() as logged:
-            announce(settings, level(settings, standin))
+            log_isolation(settings, level(settings, standin))
         assert [(entry["event"], entry["log_level"]) for entry in logged] == [
             (name, "warning") for name in wanted
         ]
@@ -248,7 +248,7 @@ def test_an_egress_list_that_means_nothing_stops_the_start(world_dir: Path, stan
 def test_a_refusal_names_the_reason_the_remedy_and_the_other_choice(
     reason: str, found: dict[str, str], said: str
 ) -> None:
-    text = refusal(reason, found)
+    text = sandbox_unavailable_message(reason, found)
     assert reason in text
     assert said in text
     assert "STEADYHAND_ISOLATION=none" in text
@@ -257,18 +257,24 @@ def test_a_refusal_names_the_reason_the_remedy_and_the_other_choice(
 def granted_by(settings: Settings, world_dir: Path) -> dict[str, str]:
     """Give all that a sealed agent is told by the service and by its gateway."""
     place = a_place(world_dir)
-    gateway = gateway_of(settings, MemoryLedger(), sealed=True, clock=now)
+    gateway = create_gateway(settings, MemoryLedger(), sandboxed=True, clock=utc_now)
     assert gateway is not None
-    job = replace(a_job(), agent="a")
+    job = replace(make_job(), agent="a")
 
     async def main() -> dict[str, str]:
-        async with gateway.serving(), gateway.attend(Work(job, Agent("a"), place), nothing) as attendance:
+        async with (
+            gateway.serving(),
+            gateway.attend(RunContext(job, Agent("a"), place), nothing) as attendance,
+        ):
             return dict(attendance.environment)
 
     async def nothing(_body: object) -> None:
         pass
 
-    return {**environment_of(settings, sealed=True, alone=False)(Agent("a"), place), **asyncio.run(main())}
+    return {
+        **create_environment(settings, sandboxed=True, without_gateway=False)(Agent("a"), place),
+        **asyncio.run(main()),
+    }
 
 
 def test_a_sealed_agent_gets_no_credential_and_nothing_of_the_service_s_environment(
@@ -312,11 +318,11 @@ def test_who_shares_the_network_is_told_at_the_start(world_dir: Path, standin: P
     egress = ["host.example"]
     """
     catalogue = settings_of(world_dir, standin, text).catalogue()
-    assert sharing_network(catalogue) == ["agent open", "setup of w"]
+    assert host_network_users(catalogue) == ["agent open", "setup of w"]
 
 
-def looked_at(settings: Settings, standin: Path) -> dict[str, Check]:
-    return {check.name: check for check in asyncio.run(checks(settings, standin))}
+def looked_at(settings: Settings, standin: Path) -> dict[str, DoctorCheck]:
+    return {check.name: check for check in asyncio.run(check_isolation(settings, standin))}
 
 
 @AS_ROOT
@@ -351,24 +357,26 @@ def test_doctor_says_the_level_the_limits_the_checkouts_and_what_each_agent_is_g
 
 
 def test_without_an_overlay_doctor_says_why_and_what_checkouts_are_instead() -> None:
-    shared = how_checkouts_are_made(Level(NoSandbox(), no_overlay="the service is not root", shares=True))
+    shared = describe_checkouts(
+        IsolationLevel(NoSandbox(), no_overlay_reason="the service is not root", shares=True)
+    )
     assert shared == "clones that share the mirror's objects, as there is no overlay: the service is not root"
-    copied = how_checkouts_are_made(Level(NoSandbox(), no_overlay="the service may not mount"))
+    copied = describe_checkouts(IsolationLevel(NoSandbox(), no_overlay_reason="the service may not mount"))
     assert copied == "clones with a copy of all objects, as there is no overlay: the service may not mount"
 
 
 def test_doctor_says_why_there_is_no_sandbox_and_what_to_do(world_dir: Path, standin: Path) -> None:
     settings = settings_of(world_dir, standin, PATH=str(world_dir))
-    found = asyncio.run(checks(settings, standin))[0]
+    found = asyncio.run(check_isolation(settings, standin))[0]
     assert not found.ok
     assert "no bwrap" in found.detail
     unsealed = settings_of(world_dir, standin, STEADYHAND_ISOLATION="none")
-    assert asyncio.run(checks(unsealed, standin))[0].detail.startswith("none: an agent can do")
+    assert asyncio.run(check_isolation(unsealed, standin))[0].detail.startswith("none: an agent can do")
 
 
 @AS_ROOT
 def test_the_whole_doctor_passes_on_this_machine_when_sealed(world_dir: Path, standin: Path) -> None:
-    found = asyncio.run(doctor(settings_of(world_dir, standin)))
+    found = asyncio.run(run_checks(settings_of(world_dir, standin)))
     assert all(check.ok for check in found), [check for check in found if not check.ok]
     assert {"cli", "isolation", "limits", "checkouts"} <= {check.name for check in found}
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import structlog
-from tests.api.api_service import ADMIN, running
+from tests.api.api_service import ADMIN, running_service
 from typer.testing import CliRunner
 
 import steadyhand.cli.service  # noqa: F401  # adds its commands
 from steadyhand.api import ApiOptions
 from steadyhand.cli.app import app
-from steadyhand.config.secret_values import secrets_of, values_of
-from steadyhand.config.settings import load
+from steadyhand.config.secret_values import read_secrets, secret_values
+from steadyhand.config.settings import load_settings
 from steadyhand.redact import Redactor
-from steadyhand.serve.logs import log_to_stderr
-from steadyhand.serve.redaction import announce
+from steadyhand.serve.logs import configure_logging
+from steadyhand.serve.redaction import log_short_secrets
 
 CANARY = "sk-canary-41Xw9TtR9bLm6"
 
@@ -27,7 +27,7 @@ CANARY = "sk-canary-41Xw9TtR9bLm6"
 def log() -> io.StringIO:
     """The service's log, as it goes out."""
     stream = io.StringIO()
-    log_to_stderr("info", Redactor([CANARY]), stream)
+    configure_logging("info", Redactor([CANARY]), stream)
     return stream
 
 
@@ -71,8 +71,8 @@ def test_the_live_secrets_are_those_that_the_service_has_or_grants(tmp_path: Pat
         "STEADYHAND_API_KEY": "the-admin",
         "HOME": "/home/somebody",
     }
-    settings = load(toml(tmp_path), environ=environ)
-    found = set(values_of(settings))
+    settings = load_settings(toml(tmp_path), environ=environ)
+    found = set(secret_values(settings))
     wanted = {
         b"sh_admin_local-key", b"the-api-key", b"the-oauth-token", b"the-bearer", b"the-admin", CANARY.encode(),
         b"value-of-a-token", b"export A_TOKEN='value-of-a-token'", b"some more words", b"of-another-provider",
@@ -81,11 +81,11 @@ def test_the_live_secrets_are_those_that_the_service_has_or_grants(tmp_path: Pat
     }  # fmt: skip
     assert wanted <= found
     assert not found & {b"not-a-secret", b"-----BEGIN X-----", b"short", b"/home/somebody"}
-    assert [each.name for each in secrets_of(settings) if each.is_short] == [str(tmp_path / "tiny")]
+    assert [each.name for each in read_secrets(settings) if each.is_short] == [str(tmp_path / "tiny")]
 
 
 def test_the_log_says_once_which_secrets_are_too_short(tmp_path: Path, log: io.StringIO) -> None:
-    announce(load(toml(tmp_path), environ={"STEADYHAND_DATA_DIR": str(tmp_path)}))
+    log_short_secrets(load_settings(toml(tmp_path), environ={"STEADYHAND_DATA_DIR": str(tmp_path)}))
     [line] = map(json.loads, log.getvalue().splitlines())
     assert (line["event"], line["names"], line["level"]) == ("secrets.short", ["tiny"], "warning")
 
@@ -126,7 +126,7 @@ def test_config_and_doctor_do_not_print_what_is_secret(
 
 def test_no_error_of_the_api_gives_a_secret_back(tmp_path: Path) -> None:
     with (
-        running(tmp_path, options=ApiOptions(redactor=Redactor([CANARY]))) as service,
+        running_service(tmp_path, options=ApiOptions(redactor=Redactor([CANARY]))) as service,
         service.client(ADMIN) as client,
     ):
         asked: list[dict[str, object]] = [

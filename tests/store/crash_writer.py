@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from steadyhand.store import open_store
-from steadyhand.testing.contracts.samples import a_job, accepted, said
+from steadyhand.testing.contracts.samples import accepted_draft, make_job, message_drafts
 
 
 async def write(path: str) -> None:
@@ -12,11 +12,11 @@ async def write(path: str) -> None:
 
     async def caller() -> None:
         while True:
-            job = a_job()
-            await store.add(job, accepted())
+            job = make_job()
+            await store.add(job, accepted_draft())
             print("job", job.id, 1, flush=True)  # noqa: T201  # the parent reads it
             for number in range(2, 6):
-                await store.append(job.id, said(f"{job.id} {number}"))
+                await store.append(job.id, message_drafts(f"{job.id} {number}"))
                 print("event", job.id, number, flush=True)  # noqa: T201  # the parent reads it
 
     async with asyncio.TaskGroup() as group:

@@ -15,9 +15,9 @@ import pytest
 
 from steadyhand.errors import ConfigError, StoreError
 from steadyhand.job import State
-from steadyhand.ports import Filter, Idempotency
+from steadyhand.ports import IdempotencyKey, JobFilter
 from steadyhand.store import SqlStore, open_store
-from steadyhand.testing.contracts.samples import a_job, accepted, refused, said
+from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job, message_drafts
 
 WRITER = Path(__file__).parent / "writing_child.py"
 
@@ -101,7 +101,7 @@ def test_every_connection_waits_for_the_disk_and_checks_references(path: Path) -
 def test_the_database_is_readable_by_the_service_alone(path: Path) -> None:
     async def scenario() -> list[int]:
         store = await opened(path)
-        await store.add(a_job(), accepted())
+        await store.add(make_job(), accepted_draft())
         modes = [stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()]
         await store.close()
         return modes
@@ -124,13 +124,13 @@ def test_one_failing_operation_of_a_batch_harms_none_of_the_others(path: Path) -
                 "CREATE TRIGGER poison BEFORE INSERT ON events WHEN new.data LIKE '%poison%' "
                 "BEGIN SELECT RAISE(ABORT, 'poisoned'); END"
             )
-        good, bad = [a_job() for _ in range(9)], a_job()
+        good, bad = [make_job() for _ in range(9)], make_job()
         duplicate = good[0]
         answers = await asyncio.gather(
-            *(store.add(job, accepted()) for job in good[:5]),
-            store.add(bad, [*accepted(), *said("poison")]),
-            store.add(duplicate, accepted(), Idempotency("k", "f")),
-            *(store.add(job, accepted()) for job in good[5:]),
+            *(store.add(job, accepted_draft()) for job in good[:5]),
+            store.add(bad, [*accepted_draft(), *message_drafts("poison")]),
+            store.add(duplicate, accepted_draft(), IdempotencyKey("k", "f")),
+            *(store.add(job, accepted_draft()) for job in good[5:]),
             return_exceptions=True,
         )
         kinds = [isinstance(answer, StoreError) for answer in answers]
@@ -138,8 +138,8 @@ def test_one_failing_operation_of_a_batch_harms_none_of_the_others(path: Path) -
         assert "poisoned" in str(answers[5].__cause__)  # type: ignore[union-attr]  # an error, as was just seen
         kept = await store.in_states(frozenset(State))
         assert [job.id for job in kept] == [job.id for job in good]
-        assert await store.replay("k_one", Idempotency("k", "f")) is None
-        await store.append(good[0].id, said("still well"))
+        assert await store.replay("k_one", IdempotencyKey("k", "f")) is None
+        await store.append(good[0].id, message_drafts("still well"))
         await store.close()
 
     asyncio.run(scenario())
@@ -153,8 +153,8 @@ def test_when_the_database_rolls_back_by_itself_nobody_is_told_that_it_was_kept(
                 "CREATE TRIGGER disaster BEFORE INSERT ON events WHEN new.data LIKE '%disaster%' "
                 "BEGIN SELECT RAISE(ROLLBACK, 'all gone'); END"
             )
-        jobs = [a_job() for _ in range(6)]
-        drafts = [accepted()] * 3 + [said("disaster")] + [accepted()] * 2
+        jobs = [make_job() for _ in range(6)]
+        drafts = [accepted_draft()] * 3 + [message_drafts("disaster")] + [accepted_draft()] * 2
         answers = await asyncio.gather(
             *(store.add(job, draft) for job, draft in zip(jobs, drafts, strict=True)), return_exceptions=True
         )
@@ -164,8 +164,8 @@ def test_when_the_database_rolls_back_by_itself_nobody_is_told_that_it_was_kept(
         kept = {job.id for job in await store.in_states(frozenset(State))}
         assert isinstance(answers[3], StoreError)
         assert told == kept
-        after = a_job()
-        await store.add(after, accepted())
+        after = make_job()
+        await store.add(after, accepted_draft())
         assert await store.get(after.id) is not None
         await store.close()
 
@@ -175,7 +175,7 @@ def test_when_the_database_rolls_back_by_itself_nobody_is_told_that_it_was_kept(
 def test_a_full_disk_is_told_to_everybody_and_the_store_recovers_when_there_is_room(path: Path) -> None:
     async def scenario() -> None:
         store = await opened(path)
-        await store.add(a_job(), accepted())
+        await store.add(make_job(), accepted_draft())
 
         async def bound(pages: int) -> None:
             await store._writer.do(lambda at: at.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar())
@@ -183,13 +183,15 @@ def test_a_full_disk_is_told_to_everybody_and_the_store_recovers_when_there_is_r
         await bound(
             1
         )  # SQLite takes the present size: not one page more; its errors are those of a full disk
-        large = [a_job(prompt="x" * 50_000) for _ in range(4)]
-        answers = await asyncio.gather(*(store.add(job, accepted()) for job in large), return_exceptions=True)
+        large = [make_job(prompt="x" * 50_000) for _ in range(4)]
+        answers = await asyncio.gather(
+            *(store.add(job, accepted_draft()) for job in large), return_exceptions=True
+        )
         assert [type(answer) for answer in answers] == [StoreError] * 4
-        assert len((await store.page(Filter(), 10)).jobs) == 1
+        assert len((await store.page(JobFilter(), 10)).jobs) == 1
         await bound(1_000_000)
-        await store.add(large[0], accepted())
-        assert len((await store.page(Filter(), 10)).jobs) == 2
+        await store.add(large[0], accepted_draft())
+        assert len((await store.page(JobFilter(), 10)).jobs) == 2
         await store.close()
 
     asyncio.run(scenario())
@@ -198,18 +200,18 @@ def test_a_full_disk_is_told_to_everybody_and_the_store_recovers_when_there_is_r
 def test_a_store_that_another_program_holds_says_so_and_goes_on_afterwards(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.store.sqlite.BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("steadyhand.store.sqlite.BUSY_TIMEOUT_MS", 50)
 
     async def scenario() -> None:
         store = await opened(path)
-        job = a_job()
+        job = make_job()
         with beside(path) as other:
             other.execute("BEGIN IMMEDIATE")
-            error = await refused(StoreError, store.add(job, accepted()))
+            error = await expect_error(StoreError, store.add(job, accepted_draft()))
             assert "locked" in str(error.__cause__)
             assert await store.get(job.id) is None  # reading goes on meanwhile
             other.execute("ROLLBACK")
-        await store.add(job, accepted())
+        await store.add(job, accepted_draft())
         await store.close()
 
     asyncio.run(scenario())
@@ -227,16 +229,16 @@ def test_events_share_commits_and_what_is_urgent_does_not_wait_for_them(path: Pa
             return commit(batch)  # type: ignore[arg-type]  # handed on as it came
 
         store._writer._commit = counting  # type: ignore[method-assign,assignment]  # the real one, counted
-        job = a_job()
-        await store.add(job, accepted())
+        job = make_job()
+        await store.add(job, accepted_draft())
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             for number in range(64):  # the 64th makes the company complete: no need to wait for the hour
-                group.create_task(store.append(job.id, said(str(number))))
+                group.create_task(store.append(job.id, message_drafts(str(number))))
         assert commits == 2
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            group.create_task(store.append(job.id, said("waits")))
+            group.create_task(store.append(job.id, message_drafts("waits")))
             await asyncio.sleep(0)
-            await store.add(a_job(), accepted())  # takes the event along
+            await store.add(make_job(), accepted_draft())  # takes the event along
         assert commits == 3
         await store.close()
 
@@ -246,12 +248,12 @@ def test_events_share_commits_and_what_is_urgent_does_not_wait_for_them(path: Pa
 def test_what_a_caller_gave_up_before_its_turn_is_left_undone_and_numbers_have_no_gap(path: Path) -> None:
     async def scenario() -> None:
         store = await opened(path, linger_seconds=3600)
-        job = a_job()
-        await store.add(job, accepted())
+        job = make_job()
+        await store.add(job, accepted_draft())
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await store.append(job.id, said("given up"))
-        _, (event,) = await store.change(job.id, frozenset(State), lambda old: old, said("kept"))
+                await store.append(job.id, message_drafts("given up"))
+        _, (event,) = await store.change(job.id, frozenset(State), lambda old: old, message_drafts("kept"))
         assert event.seq == 2
         assert [each.data.get("text") for each in await store.events(job.id)] == [None, "kept"]
         await store.close()
@@ -262,11 +264,11 @@ def test_what_a_caller_gave_up_before_its_turn_is_left_undone_and_numbers_have_n
 def test_a_lone_event_does_not_wait_for_company_when_the_last_commit_is_long_ago(path: Path) -> None:
     async def scenario() -> None:
         store = await opened(path, linger_seconds=3600)
-        job = a_job()
-        await store.add(job, accepted())
+        job = make_job()
+        await store.add(job, accepted_draft())
         store._writer._committed_at -= 3600  # an hour passes
         async with asyncio.timeout(30):
-            assert [event.seq for event in await store.append(job.id, said("alone"))] == [2]
+            assert [event.seq for event in await store.append(job.id, message_drafts("alone"))] == [2]
         await store.close()
 
     asyncio.run(scenario())
@@ -275,12 +277,12 @@ def test_a_lone_event_does_not_wait_for_company_when_the_last_commit_is_long_ago
 def test_while_a_write_waits_for_another_program_the_loop_turns_and_reads_are_answered(path: Path) -> None:
     async def scenario() -> None:
         store = await opened(path)
-        job = a_job(prompt="x" * 1_000_000)
-        await store.add(job, accepted())
+        job = make_job(prompt="x" * 1_000_000)
+        await store.add(job, accepted_draft())
         with beside(path) as other:
             other.execute("BEGIN IMMEDIATE")
             async with asyncio.TaskGroup() as group:
-                writing = group.create_task(store.append(job.id, said("x")))
+                writing = group.create_task(store.append(job.id, message_drafts("x")))
                 for _ in range(20):
                     assert await store.get(job.id) is not None
                 assert not writing.done()
@@ -299,7 +301,7 @@ def test_a_url_that_names_no_sqlite_file_is_refused(url: str) -> None:
 
 
 async def _refuses_url(url: str) -> None:
-    await refused(ConfigError, open_store(url))
+    await expect_error(ConfigError, open_store(url))
 
 
 def test_a_database_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> None:
@@ -308,7 +310,7 @@ def test_a_database_that_cannot_be_opened_is_a_store_error(tmp_path: Path) -> No
 
     async def scenario() -> None:
         for place in (tmp_path / "missing" / "jobs.db", tmp_path, text):
-            await refused(StoreError, open_store(f"sqlite:///{place}"))
+            await expect_error(StoreError, open_store(f"sqlite:///{place}"))
 
     asyncio.run(scenario())
     assert text.read_text().startswith("this is no database")

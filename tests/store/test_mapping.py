@@ -14,29 +14,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadyhand.errors import StoreError
-from steadyhand.events import BODIES, Draft, data_of
+from steadyhand.events import EVENT_TYPES, EventDraft, event_data
 from steadyhand.job import (
     EFFORTS,
-    Begin,
     Changes,
     ClientTool,
     Cost,
-    Fault,
+    ErrorInfo,
     Job,
-    Notice,
+    JobWarning,
     OnInterrupt,
     Origin,
+    Outcome,
     OutcomeType,
     Publish,
     Run,
+    StartMode,
     State,
     Turn,
     Usage,
-    Verdict,
 )
 from steadyhand.job_warnings import WarningCode
 from steadyhand.store import open_store
-from steadyhand.testing.contracts.samples import a_job, accepted
+from steadyhand.testing.contracts.samples import accepted_draft, make_job
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ANY_TEXT = st.text(st.characters(), max_size=20)  # with lone surrogates, as a model may print them
@@ -52,7 +52,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(ANY_TEXT, JSON, max_size=4)
-VERDICTS = st.builds(Verdict, st.sampled_from(OutcomeType), st.none() | ANY_TEXT)
+VERDICTS = st.builds(Outcome, st.sampled_from(OutcomeType), st.none() | ANY_TEXT)
 TURNS = st.builds(
     Turn, st.sampled_from(["user", "assistant"]), ANY_TEXT | st.lists(OBJECTS, max_size=3).map(tuple)
 )
@@ -116,9 +116,9 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "parent_job_id": maybe(ANY_TEXT),
     "session_name": maybe(TEXT),
     "conversation": maybe(TEXT),
-    "begin": st.sampled_from(get_args(Begin)),
+    "begin": st.sampled_from(get_args(StartMode)),
     "continue_prompt": maybe(ANY_TEXT),
-    "at_start": maybe(st.sampled_from(get_args(Begin))),
+    "at_start": maybe(st.sampled_from(get_args(StartMode))),
     "used_seconds": SECONDS,
     "since_run": st.integers(1, 9),
     "queued_at": maybe(TIMES),
@@ -134,8 +134,10 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "changes": maybe(
         st.builds(Changes, ANY_TEXT, ANY_TEXT, AMOUNTS, AMOUNTS, AMOUNTS, maybe(ANY_TEXT), st.booleans())
     ),
-    "warnings": st.lists(st.builds(Notice, st.sampled_from(WarningCode), ANY_TEXT), max_size=3).map(tuple),
-    "error": maybe(st.builds(Fault, ANY_TEXT, ANY_TEXT, st.booleans())),
+    "warnings": st.lists(st.builds(JobWarning, st.sampled_from(WarningCode), ANY_TEXT), max_size=3).map(
+        tuple
+    ),
+    "error": maybe(st.builds(ErrorInfo, ANY_TEXT, ANY_TEXT, st.booleans())),
 }
 JOBS = st.fixed_dictionaries(STRATEGIES).map(lambda values: Job(**values))
 
@@ -168,7 +170,7 @@ def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(jobs
         store = await open_store(url)
         try:
             for job in jobs:
-                added = await store.add(job, accepted())
+                added = await store.add(job, accepted_draft())
                 assert added.job == replace(job, sequence=added.job.sequence, last_event=1)
                 assert await store.get(job.id) == added.job
             for job, other in pairwise(jobs):
@@ -193,19 +195,19 @@ def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(jobs
 def test_every_kind_of_event_comes_back_exactly(times: list[datetime], data: st.DataObject) -> None:
     drafts = []
     for at in times:
-        for body in BODIES.values():
+        for body in EVENT_TYPES.values():
             values = {field.name: data.draw(OF_TYPE[field.type]) for field in fields(body)}
-            drafts.append(Draft(data.draw(st.integers(0, 9)), at, body(**values)))
+            drafts.append(EventDraft(data.draw(st.integers(0, 9)), at, body(**values)))
 
     async def scenario(url: str) -> None:
         store = await open_store(url)
-        job = a_job()
+        job = make_job()
         try:
             await store.add(job, [])
             events = await store.append(job.id, drafts)
             assert await store.events(job.id) == events
             assert [(each.run, each.at, each.data) for each in events] == [
-                (draft.run, draft.at, data_of(draft.body)) for draft in drafts
+                (draft.run, draft.at, event_data(draft.body)) for draft in drafts
             ]
         finally:
             await store.close()
@@ -219,8 +221,8 @@ def test_times_come_back_in_utc(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         store = await open_store(f"sqlite:///{tmp_path}/jobs.db")
-        job = a_job(created_at=there)
-        await store.add(job, accepted())
+        job = make_job(created_at=there)
+        await store.add(job, accepted_draft())
         found = await store.get(job.id)
         await store.close()
         assert found is not None
@@ -235,11 +237,11 @@ def test_a_time_without_a_zone_or_a_prompt_that_is_no_text_is_refused_and_harms_
 ) -> None:
     async def scenario() -> None:
         store = await open_store(f"sqlite:///{tmp_path}/jobs.db")
-        naive = a_job(created_at=datetime(2026, 1, 1))  # noqa: DTZ001  # what must be refused
-        broken = a_job(prompt="\ud800")
-        good = a_job()
+        naive = make_job(created_at=datetime(2026, 1, 1))  # noqa: DTZ001  # what must be refused
+        broken = make_job(prompt="\ud800")
+        good = make_job()
         answers = await asyncio.gather(
-            *(store.add(job, accepted()) for job in (naive, broken, good)), return_exceptions=True
+            *(store.add(job, accepted_draft()) for job in (naive, broken, good)), return_exceptions=True
         )
         assert isinstance(answers[0], StoreError)
         assert isinstance(answers[0].__cause__, ValueError)

@@ -18,10 +18,10 @@ from sqlalchemy.schema import CreateTable
 
 import steadyhand.store
 from steadyhand.errors import StoreError
-from steadyhand.ports import Check
+from steadyhand.ports import DoctorCheck
 from steadyhand.store import check_store, open_store
-from steadyhand.store.schema import METADATA, REVISION
-from steadyhand.testing.contracts.samples import a_job, accepted, refused
+from steadyhand.store.schema import METADATA, NEWEST_REVISION
+from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job
 
 MIGRATIONS = Path(steadyhand.store.__file__).parent / "migrations"
 
@@ -29,7 +29,7 @@ MIGRATIONS = Path(steadyhand.store.__file__).parent / "migrations"
 def make(path: Path) -> None:
     async def scenario() -> None:
         store = await open_store(f"sqlite:///{path}")
-        await store.add(a_job(), accepted())
+        await store.add(make_job(), accepted_draft())
         await store.close()
 
     asyncio.run(scenario())
@@ -55,7 +55,7 @@ def test_the_revision_that_is_opened_without_alembic_is_the_newest() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+    assert ScriptDirectory.from_config(config).get_current_head() == NEWEST_REVISION
 
 
 def test_an_up_to_date_database_is_opened_without_loading_alembic(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path)
 
 
 async def _refusal(path: Path) -> StoreError:
-    return await refused(StoreError, open_store(f"sqlite:///{path}"))
+    return await expect_error(StoreError, open_store(f"sqlite:///{path}"))
 
 
 def test_a_migration_that_was_broken_off_leaves_nothing_half_made(tmp_path: Path) -> None:
@@ -108,18 +108,18 @@ def test_a_migration_that_was_broken_off_leaves_nothing_half_made(tmp_path: Path
     make(path)
 
 
-def by_name(checks: list[Check]) -> dict[str, Check]:
+def by_name(checks: list[DoctorCheck]) -> dict[str, DoctorCheck]:
     return {check.name: check for check in checks}
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_good_store_beside_a_running_service(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/jobs.db"
 
-    async def scenario() -> dict[str, Check]:
+    async def scenario() -> dict[str, DoctorCheck]:
         store = await open_store(url)
-        await store.add(a_job(), accepted())
+        await store.add(make_job(), accepted_draft())
         found = by_name(list(await asyncio.to_thread(check_store, url, tmp_path)))
-        await store.add(a_job(), accepted())
+        await store.add(make_job(), accepted_draft())
         await store.close()
         return found
 
@@ -145,7 +145,7 @@ def test_the_doctor_names_what_is_wrong_and_the_remedy(
     path.write_text("this is no database, though it is long enough to look like one" * 100)
     bad_file = by_name(list(check_store(f"sqlite:///{path}", tmp_path)))["database"]
     bad_url = by_name(list(check_store("postgresql://localhost/x", tmp_path)))["database"]
-    monkeypatch.setattr("steadyhand.store.doctor.LEAST_FREE_BYTES", 1 << 62)
+    monkeypatch.setattr("steadyhand.store.doctor.MIN_FREE_BYTES", 1 << 62)
     no_room = by_name(list(check_store(f"sqlite:///{tmp_path}/new.db", tmp_path)))["disk"]
     for check in (bad_file, bad_url, no_room):
         assert not check.ok
@@ -156,7 +156,7 @@ def test_the_doctor_names_what_is_wrong_and_the_remedy(
 def test_the_doctor_notices_a_database_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.store.sqlite.BUSY_MILLISECONDS", 50)
+    monkeypatch.setattr("steadyhand.store.sqlite.BUSY_TIMEOUT_MS", 50)
     path = tmp_path / "jobs.db"
     make(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:

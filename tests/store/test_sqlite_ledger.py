@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.ports import Ledger, Spent, UsageQuery
+from steadyhand.ports import Ledger, UsageQuery, UsageTotal
 from steadyhand.store import open_store
 from steadyhand.testing.contracts.ledger import LedgerContract
-from steadyhand.testing.contracts.samples import a_call, a_job, accepted
+from steadyhand.testing.contracts.samples import accepted_draft, make_call, make_job
 
 
 class TestSqliteLedger(LedgerContract):
@@ -27,11 +27,11 @@ class TestSqliteLedger(LedgerContract):
             await store.close()
 
     def test_what_was_spent_is_known_after_the_job_was_forgotten_and_the_store_opened_anew(self) -> None:
-        async def main() -> Spent:
+        async def main() -> UsageTotal:
             store = await open_store(self.url)
-            job = a_job()
-            await store.add(job, accepted())
-            await store.keep_call(a_call(job_id=job.id, micros=7))
+            job = make_job()
+            await store.add(job, accepted_draft())
+            await store.keep_call(make_call(job_id=job.id, micros=7))
             await store.close()
             store = await open_store(self.url)
             try:

@@ -7,7 +7,7 @@ import pytest
 
 from steadyhand.ports import Store
 from steadyhand.store import open_store
-from steadyhand.testing.contracts.samples import Clock
+from steadyhand.testing.contracts.samples import FakeClock
 from steadyhand.testing.contracts.store import StoreContract
 
 
@@ -17,7 +17,7 @@ class TestSqliteStore(StoreContract):
         self.url = f"sqlite:///{tmp_path}/jobs.db"
 
     @asynccontextmanager
-    async def opened(self, clock: Callable[[], datetime] = Clock()) -> AsyncIterator[Store]:  # noqa: B008  # as its base
+    async def opened(self, clock: Callable[[], datetime] = FakeClock()) -> AsyncIterator[Store]:  # noqa: B008  # as its base
         store = await open_store(self.url, clock=clock)
         try:
             yield store

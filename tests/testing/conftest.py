@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from steadyhand.testing.cli import sealed_env
+from steadyhand.testing.cli import isolated_env
 
 ROOT = os.geteuid() == 0
 AGENT_UID = 64000 if ROOT else os.geteuid()
-PLAIN = ("-p", "--dangerously-skip-permissions", "--output-format", "json")
-STREAM = (
+PLAIN_OPTIONS = ("-p", "--dangerously-skip-permissions", "--output-format", "json")
+STREAM_OPTIONS = (
     *(
         "-p",
         "--dangerously-skip-permissions",
@@ -31,7 +31,7 @@ STREAM = (
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProcessResult:
     """What a finished process left: exit code, stdout, stderr."""
 
     code: int
@@ -114,7 +114,7 @@ class Conversation:
             self._waiting += piece
 
 
-class World:
+class AgentHarness:
     """Runs agents as an unprivileged user with an environment built from nothing."""
 
     def __init__(self, root: Path, base_url: str) -> None:
@@ -131,7 +131,7 @@ class World:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def environment(self, **extra: str) -> dict[str, str]:
-        return {**sealed_env(self.home, self.base_url), **extra}
+        return {**isolated_env(self.home, self.base_url), **extra}
 
     def start(self, cli: Path, *options: str, **extra: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -149,14 +149,14 @@ class World:
         return process
 
     def run(
-        self, cli: Path, prompt: str, *options: str, base: tuple[str, ...] = PLAIN, **extra: str
-    ) -> Answer:
+        self, cli: Path, prompt: str, *options: str, base: tuple[str, ...] = PLAIN_OPTIONS, **extra: str
+    ) -> ProcessResult:
         process = self.start(cli, *base, *options, **extra)
         out, err = process.communicate(prompt.encode(), timeout=60)
-        return Answer(process.returncode, out, err.decode(errors="replace"))
+        return ProcessResult(process.returncode, out, err.decode(errors="replace"))
 
     def talk(self, cli: Path, *options: str, **extra: str) -> Conversation:
-        return Conversation(self.start(cli, *STREAM, *options, **extra))
+        return Conversation(self.start(cli, *STREAM_OPTIONS, *options, **extra))
 
     def write(self, name: str, text: str) -> Path:
         """A file under the root, readable for the agent."""
@@ -176,8 +176,8 @@ class World:
 
 
 @pytest.fixture
-def world(world_dir: Path, scripted_model: Any) -> Iterator[World]:
-    world = World(world_dir, scripted_model.url)
+def world(world_dir: Path, scripted_model: Any) -> Iterator[AgentHarness]:
+    world = AgentHarness(world_dir, scripted_model.url)
     yield world
     world.close()
 

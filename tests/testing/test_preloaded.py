@@ -58,7 +58,7 @@ def test_the_end_of_a_forked_service_is_told_with_its_code_or_its_signal(service
     process.send_signal(signal.SIGTERM)  # nobody is there any more, and nobody else is meant
     service.config_path.write_text("no toml")
     assert service.spawn().wait(20) == 2
-    assert "steadyhand:" in service.log_of_this_start
+    assert "steadyhand:" in service.log_since_start
 
 
 def test_a_service_whose_interpreter_is_told_something_is_started() -> None:

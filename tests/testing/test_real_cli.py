@@ -10,17 +10,17 @@ import pytest
 
 from steadyhand.errors import ConfigError
 from steadyhand.testing import scenario
-from steadyhand.testing.cli import DUMMY_KEY, sealed_env
+from steadyhand.testing.cli import DUMMY_API_KEY, isolated_env
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
 
-from .conftest import AGENT_UID, ROOT, World, kind_of
+from .conftest import AGENT_UID, ROOT, AgentHarness, kind_of
 
 SCHEMA = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
 
 
 def test_a_plain_prompt_is_answered_with_one_json_result(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     answer = world.run(real_cli, "[[scenario:echo]] --version")
     assert (answer.code, answer.err) == (0, "")
@@ -29,7 +29,7 @@ def test_a_plain_prompt_is_answered_with_one_json_result(
     assert len(scripted_model.requests) == 1
 
 
-def test_stream_json_gives_the_text_in_pieces_and_then_whole(world: World, real_cli: Path) -> None:
+def test_stream_json_gives_the_text_in_pieces_and_then_whole(world: AgentHarness, real_cli: Path) -> None:
     talk = world.talk(real_cli)
     talk.control("initialize")
     result = talk.ask("hello")
@@ -42,7 +42,7 @@ def test_stream_json_gives_the_text_in_pieces_and_then_whole(world: World, real_
     assert talk.finish() == 0
 
 
-def test_a_bash_call_really_runs_as_the_agents_user(world: World, real_cli: Path) -> None:
+def test_a_bash_call_really_runs_as_the_agents_user(world: AgentHarness, real_cli: Path) -> None:
     answer = world.run(real_cli, "[[scenario:bash]]")
     made = world.work / "made-by-bash.txt"
     assert answer.result["result"] == "The command said: hello from bash"
@@ -50,14 +50,14 @@ def test_a_bash_call_really_runs_as_the_agents_user(world: World, real_cli: Path
     assert made.stat().st_uid == AGENT_UID
 
 
-def test_write_and_edit_change_the_file(world: World, real_cli: Path) -> None:
+def test_write_and_edit_change_the_file(world: AgentHarness, real_cli: Path) -> None:
     answer = world.run(real_cli, "[[scenario:edit]]")
     assert "updated successfully" in answer.result["result"]
     assert (world.work / "notes.txt").read_text() == "colour: green\n"
 
 
 def test_the_example_repositorys_test_fails_until_the_scenario_has_fixed_it(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     world.work = world.root / "shop"
     make_repository(world.work)
@@ -73,7 +73,7 @@ def test_the_example_repositorys_test_fails_until_the_scenario_has_fixed_it(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_schema_gives_a_structured_output(world: World, real_cli: Path, *, streaming: bool) -> None:
+def test_a_schema_gives_a_structured_output(world: AgentHarness, real_cli: Path, *, streaming: bool) -> None:
     if streaming:
         result = world.talk(real_cli, "--json-schema", SCHEMA).ask("hello")
     else:
@@ -83,7 +83,7 @@ def test_a_schema_gives_a_structured_output(world: World, real_cli: Path, *, str
 
 
 def test_a_spent_credit_stops_it_after_one_call(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     answer = world.run(real_cli, "[[scenario:no-credit]]")
     assert scripted_model.calls == 1
@@ -94,7 +94,7 @@ def test_a_spent_credit_stops_it_after_one_call(
 
 
 def test_a_rate_limit_that_says_no_retry_stops_it_after_one_call(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     answer = world.run(real_cli, "[[scenario:rate-limited-no-retry]]")
     assert scripted_model.calls == 1
@@ -102,7 +102,7 @@ def test_a_rate_limit_that_says_no_retry_stops_it_after_one_call(
 
 
 def test_a_rate_limit_with_retry_after_is_waited_for(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     talk = world.talk(real_cli)
     result = talk.ask("[[scenario:rate-limited-once]]")
@@ -113,7 +113,7 @@ def test_a_rate_limit_with_retry_after_is_waited_for(
 
 
 def test_a_stream_that_is_cut_is_asked_for_again_and_never_a_success(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     answer = world.run(real_cli, "[[scenario:cut]]", CLAUDE_CODE_MAX_RETRIES="1")
     assert scripted_model.calls >= 2
@@ -122,7 +122,7 @@ def test_a_stream_that_is_cut_is_asked_for_again_and_never_a_success(
 
 
 def test_the_budget_ends_it_after_the_call_that_spent_it(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     answer = world.run(real_cli, "[[scenario:costly]]", "--max-budget-usd", "0.5")
     assert scripted_model.calls == 1
@@ -133,7 +133,7 @@ def test_the_budget_ends_it_after_the_call_that_spent_it(
 
 
 def test_a_history_goes_in_as_turns_when_each_receipt_is_waited_for(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     talk = world.talk(real_cli)
     talk.control("initialize")
@@ -154,7 +154,7 @@ def test_a_history_goes_in_as_turns_when_each_receipt_is_waited_for(
 
 
 def test_an_unknown_agent_is_refused_in_plain_mode_and_passed_over_in_stream_mode(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     answer = world.run(real_cli, "hello", "--agent", "nobody")
     assert (answer.code, answer.out) == (1, b"")
@@ -167,7 +167,7 @@ def test_an_unknown_agent_is_refused_in_plain_mode_and_passed_over_in_stream_mod
 
 
 def test_the_agents_environment_holds_nothing_of_this_shell_and_only_loopback_addresses(
-    world: World, real_cli: Path, scripted_model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a-canary-for-a-real-key")
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "a-canary-for-a-real-token")
@@ -177,8 +177,8 @@ def test_the_agents_environment_holds_nothing_of_this_shell_and_only_loopback_ad
     with ScriptedModel(script) as model:
         world.base_url = model.url
         shown = world.run(real_cli, "show it").result["result"]
-        assert [request.headers["x-api-key"] for request in model.requests] == [DUMMY_KEY] * 2
-    assert f"ANTHROPIC_API_KEY={DUMMY_KEY}" in shown
+        assert [request.headers["x-api-key"] for request in model.requests] == [DUMMY_API_KEY] * 2
+    assert f"ANTHROPIC_API_KEY={DUMMY_API_KEY}" in shown
     assert "canary" not in shown
     assert "OAUTH" not in shown
     hosts = re.findall(r"https?://([^\s:/]+)", shown)
@@ -190,11 +190,11 @@ def test_an_environment_is_never_made_for_an_address_beyond_loopback(world_dir: 
     addresses = ["https://example.org", "http://127.0.0.1.example.org:80", "http://127.0.0.1:80@example.org"]
     for address in (*addresses, "http://10.0.0.1:8080"):
         with pytest.raises(ConfigError):
-            sealed_env(world_dir, address)
+            isolated_env(world_dir, address)
 
 
 def test_what_it_refuses_on_the_command_line_it_says_on_stderr(
-    world: World, real_cli: Path, standin: Path
+    world: AgentHarness, real_cli: Path, standin: Path
 ) -> None:
     refused: list[tuple[str, ...]] = [
         ("--bogus",),
@@ -228,7 +228,7 @@ def used(result: dict[str, Any]) -> dict[str, int]:
 
 
 def test_three_subagents_run_side_by_side_and_the_cli_counts_what_the_model_told_them(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     result = world.run(real_cli, "[[scenario:subagents]]").result
     assert result["result"] == "All three are back."
@@ -239,7 +239,7 @@ def test_three_subagents_run_side_by_side_and_the_cli_counts_what_the_model_told
 
 
 def test_a_limit_in_the_middle_ends_it_and_a_resumption_goes_on_without_a_repeated_call(
-    world: World, real_cli: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     session = "22222222-2222-4222-8222-222222222222"
     stopped = world.run(

@@ -55,7 +55,7 @@ def test_an_answer_without_streaming_is_one_message_with_its_usage(scripted_mode
     assert message["content"] == [{"type": "text", "text": "You said: [[scenario:echo]] good morning"}]
     assert message["stop_reason"] == "end_turn"
     assert message["usage"]["cache_creation_input_tokens"] == 100
-    assert scripted_model.totals == flat(message["usage"])
+    assert scripted_model.conversation_totals == flat(message["usage"])
 
 
 def test_a_streamed_answer_has_the_events_of_the_api_in_their_order(scripted_model: ScriptedModel) -> None:
@@ -196,7 +196,7 @@ def test_requests_are_recorded_with_headers_and_body_and_side_requests_apart(
     assert scripted_model.requests[0].headers["x-api-key"] == "dummy"
     assert [request.prompt for request in scripted_model.side_requests] == ["title"]
     assert scripted_model.calls == 1
-    assert scripted_model.totals["input_tokens"] == 10
+    assert scripted_model.conversation_totals["input_tokens"] == 10
 
 
 def test_tokens_are_counted_and_models_listed(scripted_model: ScriptedModel) -> None:
@@ -248,14 +248,14 @@ def test_a_stream_tells_its_cache_writes_by_length_at_its_start_and_its_output_a
     started, ended = seen[0]["message"]["usage"], seen[-2]["usage"]
     assert started["cache_creation"] == {"ephemeral_5m_input_tokens": 3087, "ephemeral_1h_input_tokens": 1234}
     assert started["cache_creation_input_tokens"] == ended["cache_creation_input_tokens"] == 4321
-    assert scripted_model.totals == {**flat(started), "output_tokens": ended["output_tokens"]}
+    assert scripted_model.conversation_totals == {**flat(started), "output_tokens": ended["output_tokens"]}
 
 
 def test_of_a_cut_stream_only_the_figures_that_were_sent_are_counted(scripted_model: ScriptedModel) -> None:
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         post(scripted_model, asked("[[scenario:cut]]", stream=True))
-    assert scripted_model.totals["output_tokens"] == 1
-    assert scripted_model.totals["input_tokens"] == 10
+    assert scripted_model.conversation_totals["output_tokens"] == 1
+    assert scripted_model.conversation_totals["input_tokens"] == 10
 
 
 def test_of_an_answer_that_breaks_before_its_figures_nothing_is_counted(
@@ -276,7 +276,7 @@ def test_of_a_stream_that_its_client_leaves_the_last_figures_are_not_counted(
     response.close()
     connection.close()
     scripted_model.close()
-    assert scripted_model.totals["output_tokens"] == 1
+    assert scripted_model.conversation_totals["output_tokens"] == 1
 
 
 def test_a_stream_that_was_cut_once_comes_whole_and_both_are_counted(scripted_model: ScriptedModel) -> None:
@@ -285,8 +285,8 @@ def test_a_stream_that_was_cut_once_comes_whole_and_both_are_counted(scripted_mo
         post(scripted_model, body)
     seen = events(post(scripted_model, body)[1])
     assert seen[-1]["type"] == "message_stop"
-    assert scripted_model.totals["output_tokens"] == 1 + seen[-2]["usage"]["output_tokens"]
-    assert scripted_model.totals["input_tokens"] == 20
+    assert scripted_model.conversation_totals["output_tokens"] == 1 + seen[-2]["usage"]["output_tokens"]
+    assert scripted_model.conversation_totals["input_tokens"] == 20
 
 
 def test_answers_that_the_cli_asks_for_itself_are_told_and_not_in_the_conversations_totals(
@@ -294,7 +294,7 @@ def test_answers_that_the_cli_asks_for_itself_are_told_and_not_in_the_conversati
 ) -> None:
     title = asked("title", output_config={"format": {"type": "json_schema"}})
     usage = [json.loads(post(scripted_model, body)[1])["usage"] for body in (asked("main"), title)]
-    assert scripted_model.totals == flat(usage[0])
+    assert scripted_model.conversation_totals == flat(usage[0])
     assert scripted_model.told == {
         name: count + flat(usage[1])[name] for name, count in flat(usage[0]).items()
     }

@@ -13,7 +13,7 @@ import pytest
 
 from steadyhand.testing.cli import system_python
 
-from .conftest import AGENT_UID, ROOT, World, kind_of
+from .conftest import AGENT_UID, ROOT, AgentHarness, kind_of
 
 needs_root = pytest.mark.skipif(not ROOT, reason="only root can become another user")
 
@@ -51,20 +51,20 @@ def alive(pid: int) -> bool:
     ],
 )
 def test_exit_code_and_result_are_set_apart(
-    world: World, standin: Path, directive: str, code: int, subtype: str, *, is_error: bool
+    world: AgentHarness, standin: Path, directive: str, code: int, subtype: str, *, is_error: bool
 ) -> None:
     answer = world.run(standin, f"[[standin: {directive}]]")
     assert (answer.code, answer.result["subtype"], answer.result["is_error"]) == (code, subtype, is_error)
 
 
-def test_without_directives_it_answers_with_the_prompts_beginning(world: World, standin: Path) -> None:
+def test_without_directives_it_answers_with_the_prompts_beginning(world: AgentHarness, standin: Path) -> None:
     assert world.run(standin, "x" * 100).result["result"] == "ok: " + "x" * 60
 
 
 @pytest.mark.parametrize(
     ("directive", "code"), [("result=none", 0), ("result=none exit=3", 3), ("exit_now=9", 9)]
 )
-def test_it_can_end_without_a_result(world: World, standin: Path, directive: str, code: int) -> None:
+def test_it_can_end_without_a_result(world: AgentHarness, standin: Path, directive: str, code: int) -> None:
     answer = world.run(standin, f"[[standin: {directive}]]")
     assert (answer.code, answer.out) == (code, b"")
     talk = world.talk(standin)
@@ -73,11 +73,11 @@ def test_it_can_end_without_a_result(world: World, standin: Path, directive: str
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGABRT])
-def test_it_can_die_by_any_signal(world: World, standin: Path, number: signal.Signals) -> None:
+def test_it_can_die_by_any_signal(world: AgentHarness, standin: Path, number: signal.Signals) -> None:
     assert world.run(standin, f"[[standin: die={number.name}]]").code == -number
 
 
-def test_a_truncated_result_is_half_a_line(world: World, standin: Path) -> None:
+def test_a_truncated_result_is_half_a_line(world: AgentHarness, standin: Path) -> None:
     answer = world.run(standin, "[[standin: result=truncated]]")
     assert answer.code == 0
     assert answer.out.startswith(b'{"')
@@ -86,7 +86,7 @@ def test_a_truncated_result_is_half_a_line(world: World, standin: Path) -> None:
         json.loads(answer.out)
 
 
-def test_floods_have_their_size_and_their_kind(world: World, standin: Path) -> None:
+def test_floods_have_their_size_and_their_kind(world: AgentHarness, standin: Path) -> None:
     size = 3 * (1 << 20)
     events = world.run(standin, "[[standin: flood=3M]]").out.splitlines()
     assert sum(len(line) + 1 for line in events[:-1]) in range(size - 4096, size + 1)
@@ -98,12 +98,12 @@ def test_floods_have_their_size_and_their_kind(world: World, standin: Path) -> N
     assert len(line.split(b"\n")[0]) > size
 
 
-def test_bad_utf8_comes_out_as_it_is(world: World, standin: Path) -> None:
+def test_bad_utf8_comes_out_as_it_is(world: AgentHarness, standin: Path) -> None:
     with pytest.raises(UnicodeDecodeError):
         world.run(standin, "[[standin: bad_utf8]]").out.decode()
 
 
-def test_a_hang_after_the_result_outlasts_the_end_of_input(world: World, standin: Path) -> None:
+def test_a_hang_after_the_result_outlasts_the_end_of_input(world: AgentHarness, standin: Path) -> None:
     talk = world.talk(standin)
     assert talk.ask("[[standin: hang=60]]")["subtype"] == "success"
     assert talk.process.stdin
@@ -112,7 +112,7 @@ def test_a_hang_after_the_result_outlasts_the_end_of_input(world: World, standin
         talk.process.wait(0.5)
 
 
-def test_sigterm_ends_it_with_143_unless_it_is_deaf(world: World, standin: Path) -> None:
+def test_sigterm_ends_it_with_143_unless_it_is_deaf(world: AgentHarness, standin: Path) -> None:
     for directive, deaf in (("", False), ("deaf", True)):
         ready = world.work / f"ready-{deaf}"
         talk = world.talk(standin)
@@ -127,7 +127,9 @@ def test_sigterm_ends_it_with_143_unless_it_is_deaf(world: World, standin: Path)
 
 
 @pytest.mark.parametrize("kind", ["child", "setsid", "daemon", "refork", "setsid:deaf"])
-def test_spawned_processes_outlive_it_and_write_their_pids(world: World, standin: Path, kind: str) -> None:
+def test_spawned_processes_outlive_it_and_write_their_pids(
+    world: AgentHarness, standin: Path, kind: str
+) -> None:
     pids = world.work / "pids"
     answer = world.run(standin, f"[[standin: pids={pids} lifetime=20 spawn={kind}]]")
     assert answer.code == 0
@@ -148,14 +150,16 @@ def test_spawned_processes_outlive_it_and_write_their_pids(world: World, standin
                     os.kill(pid, signal.SIGKILL)
 
 
-def test_spawned_processes_end_by_themselves_when_their_time_is_over(world: World, standin: Path) -> None:
+def test_spawned_processes_end_by_themselves_when_their_time_is_over(
+    world: AgentHarness, standin: Path
+) -> None:
     pids = world.work / "pids"
     world.run(standin, f"[[standin: pids={pids} lifetime=1 spawn=daemon:deaf spawn=refork:deaf]]")
     assert len(pids_in(pids)) > 1
     assert eventually(lambda: not any(alive(pid) for pid in pids_in(pids)))
 
 
-def test_a_deaf_tool_ignores_sigterm_and_ends_with_its_lifetime(world: World, standin: Path) -> None:
+def test_a_deaf_tool_ignores_sigterm_and_ends_with_its_lifetime(world: AgentHarness, standin: Path) -> None:
     pid_file = world.work / "pid"
     process = world.start(standin, "-p", "--output-format", "json")
     assert process.stdin
@@ -172,7 +176,7 @@ def test_a_deaf_tool_ignores_sigterm_and_ends_with_its_lifetime(world: World, st
     assert not alive(pid)
 
 
-def test_a_tool_runs_for_real_and_its_result_is_told(world: World, standin: Path) -> None:
+def test_a_tool_runs_for_real_and_its_result_is_told(world: AgentHarness, standin: Path) -> None:
     talk = world.talk(standin)
     result = talk.ask('[[standin: run="echo made > file; cat file" run="exit 4" text="said {last}"]]')
     told = [m["message"]["content"][0] for m in talk.seen if m["type"] == "user"]
@@ -185,7 +189,7 @@ def test_a_tool_runs_for_real_and_its_result_is_told(world: World, standin: Path
     assert (world.work / "file").read_text() == "made\n"
 
 
-def test_it_writes_files_and_commits_with_real_git(world: World, standin: Path) -> None:
+def test_it_writes_files_and_commits_with_real_git(world: AgentHarness, standin: Path) -> None:
     answer = world.run(
         standin, '[[standin: run="git init -q ." write="a.txt:hello there" commit="Add a.txt" text={last}]]'
     )
@@ -201,7 +205,7 @@ def test_it_writes_files_and_commits_with_real_git(world: World, standin: Path) 
     assert "a.txt | 1 +" in log.stdout
 
 
-def test_a_report_tells_arguments_environment_and_user(world: World, standin: Path) -> None:
+def test_a_report_tells_arguments_environment_and_user(world: AgentHarness, standin: Path) -> None:
     session = "11111111-1111-4111-8111-111111111111"
     answer = world.run(
         standin, "[[standin: report]]", "--session-id", session, "--model", "haiku", EXTRA="yes"
@@ -215,14 +219,14 @@ def test_a_report_tells_arguments_environment_and_user(world: World, standin: Pa
     assert report["model"] == "claude-haiku-5-5"
 
 
-def test_a_prompt_of_two_megabytes_arrives_whole(world: World, standin: Path) -> None:
+def test_a_prompt_of_two_megabytes_arrives_whole(world: AgentHarness, standin: Path) -> None:
     prompt = "[[standin: digest]]" + "é" * (1 << 20)
     wanted = {"length": len(prompt.encode()), "sha256": hashlib.sha256(prompt.encode()).hexdigest()}
     assert json.loads(world.run(standin, prompt).result["result"]) == wanted
     assert json.loads(world.talk(standin).ask(prompt)["result"]) == wanted
 
 
-def test_figures_in_the_result_are_those_of_the_directive(world: World, standin: Path) -> None:
+def test_figures_in_the_result_are_those_of_the_directive(world: AgentHarness, standin: Path) -> None:
     result = world.run(
         standin, "[[standin: cost=0.25 input=1 output=2 cache_read=3 cache_creation=4 turns=5]]"
     ).result
@@ -232,19 +236,19 @@ def test_figures_in_the_result_are_those_of_the_directive(world: World, standin:
     assert (result["total_cost_usd"], result["num_turns"]) == (0.25, 5)
 
 
-def test_cost_adds_up_over_the_turns_of_one_process(world: World, standin: Path) -> None:
+def test_cost_adds_up_over_the_turns_of_one_process(world: AgentHarness, standin: Path) -> None:
     talk = world.talk(standin)
     costs = [talk.ask("[[standin: cost=0.25 input=7]]") for _ in range(2)]
     assert [result["total_cost_usd"] for result in costs] == [0.25, 0.5]
     assert [result["usage"]["input_tokens"] for result in costs] == [7, 7]
 
 
-def test_a_cost_above_the_budget_ends_as_a_spent_budget(world: World, standin: Path) -> None:
+def test_a_cost_above_the_budget_ends_as_a_spent_budget(world: AgentHarness, standin: Path) -> None:
     answer = world.run(standin, "[[standin: cost=2]]", "--max-budget-usd", "1.5")
     assert (answer.code, answer.result["subtype"]) == (1, "error_max_budget_usd")
 
 
-def test_a_history_is_kept_as_turns(world: World, standin: Path) -> None:
+def test_a_history_is_kept_as_turns(world: AgentHarness, standin: Path) -> None:
     talk = world.talk(standin)
     talk.say("user", "first", shouldQuery=False)
     assert talk.until("result")["num_turns"] == 0
@@ -253,7 +257,7 @@ def test_a_history_is_kept_as_turns(world: World, standin: Path) -> None:
     assert turns == [["user", "first"], ["assistant", "answer"], ["user", "[[standin: history]]"]]
 
 
-def test_a_tool_of_the_client_is_called_by_the_control_protocol(world: World, standin: Path) -> None:
+def test_a_tool_of_the_client_is_called_by_the_control_protocol(world: AgentHarness, standin: Path) -> None:
     talk = world.talk(standin)
     talk.control("initialize")
     talk.say("user", """[[standin: call='get_weather:{"city": "Oslo"}' text="It is {last}."]]""")
@@ -278,7 +282,7 @@ def test_a_tool_of_the_client_is_called_by_the_control_protocol(world: World, st
     assert block["id"] == said["params"]["_meta"]["claudecode/toolUseId"]
 
 
-def test_a_session_goes_on_where_it_stopped(world: World, standin: Path) -> None:
+def test_a_session_goes_on_where_it_stopped(world: AgentHarness, standin: Path) -> None:
     first = world.run(standin, "remember me").result
     session = first["session_id"]
     later = world.run(standin, "[[standin: history]]", "--resume", session).result
@@ -287,7 +291,7 @@ def test_a_session_goes_on_where_it_stopped(world: World, standin: Path) -> None
     assert "already in use" in world.run(standin, "again", "--session-id", session).err
 
 
-def test_a_schema_gets_a_structured_output(world: World, standin: Path) -> None:
+def test_a_schema_gets_a_structured_output(world: AgentHarness, standin: Path) -> None:
     schema = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
     assert world.run(standin, "hello", "--json-schema", schema).result["structured_output"] == {"n": 1}
     talk = world.talk(standin)
@@ -295,7 +299,7 @@ def test_a_schema_gets_a_structured_output(world: World, standin: Path) -> None:
     assert talk.ask("""[[standin: structured='{"n": 5}']]""")["structured_output"] == {"n": 5}
 
 
-def test_pieces_come_at_the_asked_pace_and_size(world: World, standin: Path) -> None:
+def test_pieces_come_at_the_asked_pace_and_size(world: AgentHarness, standin: Path) -> None:
     talk = world.talk(standin)
     began = time.monotonic()
     talk.ask("[[standin: text=abcdefgh chunk=2 pace=100]]")
@@ -306,7 +310,7 @@ def test_pieces_come_at_the_asked_pace_and_size(world: World, standin: Path) -> 
     assert pieces == ["ab", "cd", "ef", "gh"]
 
 
-def test_it_waits_for_a_file(world: World, standin: Path) -> None:
+def test_it_waits_for_a_file(world: AgentHarness, standin: Path) -> None:
     gate = world.work / "gate"
     talk = world.talk(standin)
     talk.say("user", f"[[standin: say=waiting wait_for={gate}]]")
@@ -315,11 +319,11 @@ def test_it_waits_for_a_file(world: World, standin: Path) -> None:
     assert talk.until("result")["result"].startswith("ok:")
 
 
-def test_stderr_is_written_to(world: World, standin: Path) -> None:
+def test_stderr_is_written_to(world: AgentHarness, standin: Path) -> None:
     assert world.run(standin, '[[standin: stderr="something odd"]]').err == "something odd\n"
 
 
-def test_a_directive_that_nobody_defined_is_not_passed_over(world: World, standin: Path) -> None:
+def test_a_directive_that_nobody_defined_is_not_passed_over(world: AgentHarness, standin: Path) -> None:
     answer = world.run(standin, "[[standin: slep=3]]")
     assert (answer.code, answer.out) == (64, b"")
     assert "slep" in answer.err
@@ -327,7 +331,7 @@ def test_a_directive_that_nobody_defined_is_not_passed_over(world: World, standi
 
 @needs_root
 def test_as_root_it_refuses_to_skip_permissions_unless_in_a_sandbox(
-    world: World, standin: Path, real_cli: Path
+    world: AgentHarness, standin: Path, real_cli: Path
 ) -> None:
     command = ["-p", "--dangerously-skip-permissions", "--output-format", "json"]
     refused = [
@@ -347,7 +351,7 @@ def test_as_root_it_refuses_to_skip_permissions_unless_in_a_sandbox(
     assert json.loads(allowed.stdout)["result"] == "ok: hello"
 
 
-def test_it_starts_without_the_modules_that_take_long_to_load(world: World, standin: Path) -> None:
+def test_it_starts_without_the_modules_that_take_long_to_load(world: AgentHarness, standin: Path) -> None:
     slow = {
         "argparse",
         "dataclasses",

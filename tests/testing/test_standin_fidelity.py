@@ -7,7 +7,7 @@ import pytest
 
 from steadyhand.testing.model import ScriptedModel
 
-from .conftest import STREAM, World, kind_of
+from .conftest import STREAM_OPTIONS, AgentHarness, kind_of
 
 ANSWER = "ok: the scripted model has read the prompt."
 PROMPT = f'hello [[standin: text="{ANSWER}" chunk=12]]'
@@ -26,7 +26,7 @@ def without_repeats(kinds: list[str]) -> list[str]:
 
 
 def test_a_plain_json_result_has_the_same_keys_at_every_depth(
-    world: World, real_cli: Path, standin: Path
+    world: AgentHarness, real_cli: Path, standin: Path
 ) -> None:
     real, ours = (world.run(cli, PROMPT).result for cli in (real_cli, standin))
     assert set(ours) == set(real)
@@ -48,7 +48,7 @@ def test_a_plain_json_result_has_the_same_keys_at_every_depth(
 
 @pytest.mark.parametrize("prompt", [PROMPT, TOOL])
 def test_a_conversation_has_the_same_messages_in_the_same_order_with_the_same_keys(
-    world: World, real_cli: Path, standin: Path, prompt: str
+    world: AgentHarness, real_cli: Path, standin: Path, prompt: str
 ) -> None:
     seen = []
     for cli in (real_cli, standin):
@@ -77,7 +77,7 @@ def test_a_conversation_has_the_same_messages_in_the_same_order_with_the_same_ke
 
 
 def test_initialize_is_answered_with_the_same_keys_and_the_same_built_in_agents(
-    world: World, real_cli: Path, standin: Path
+    world: AgentHarness, real_cli: Path, standin: Path
 ) -> None:
     real, ours = (world.talk(cli).control("initialize") for cli in (real_cli, standin))
     assert set(ours) == set(real)
@@ -85,7 +85,7 @@ def test_initialize_is_answered_with_the_same_keys_and_the_same_built_in_agents(
     assert [a["name"] for a in ours["response"]["agents"]] == [a["name"] for a in real["response"]["agents"]]
 
 
-def test_control_requests_are_answered_alike(world: World, real_cli: Path, standin: Path) -> None:
+def test_control_requests_are_answered_alike(world: AgentHarness, real_cli: Path, standin: Path) -> None:
     answers = []
     for cli in (real_cli, standin):
         talk = world.talk(cli)
@@ -106,7 +106,7 @@ def test_control_requests_are_answered_alike(world: World, real_cli: Path, stand
     ],
 )
 def test_results_of_failed_runs_are_alike(
-    world: World, real_cli: Path, standin: Path, scenario: str, directive: str
+    world: AgentHarness, real_cli: Path, standin: Path, scenario: str, directive: str
 ) -> None:
     prompt = f"[[scenario:{scenario}]] [[standin: {directive}]]"
     real, ours = (
@@ -120,7 +120,7 @@ def test_results_of_failed_runs_are_alike(
         assert ours.result.get(key) == real.result.get(key), key
 
 
-def test_an_interrupted_tool_ends_the_turn_alike(world: World, real_cli: Path, standin: Path) -> None:
+def test_an_interrupted_tool_ends_the_turn_alike(world: AgentHarness, real_cli: Path, standin: Path) -> None:
     prompt = '[[scenario:deaf-tool]] [[standin: run="sleep 60"]]'
     results, kinds = [], []
     for cli in (real_cli, standin):
@@ -141,7 +141,7 @@ def test_an_interrupted_tool_ends_the_turn_alike(world: World, real_cli: Path, s
 
 
 def test_a_receipt_for_a_turn_that_is_only_remembered_is_alike(
-    world: World, real_cli: Path, standin: Path
+    world: AgentHarness, real_cli: Path, standin: Path
 ) -> None:
     receipts = []
     for cli in (real_cli, standin):
@@ -156,7 +156,7 @@ def test_a_receipt_for_a_turn_that_is_only_remembered_is_alike(
 
 
 def test_agents_in_the_config_directory_and_the_repository_are_known_alike(
-    world: World, real_cli: Path, standin: Path, scripted_model: ScriptedModel
+    world: AgentHarness, real_cli: Path, standin: Path, scripted_model: ScriptedModel
 ) -> None:
     world.write("home/.claude/agents/one.md", "---\nname: mine\ndescription: of the user\n---\nBe mine.\n")
     world.write("home/.claude/agents/two.md", "no frontmatter, no agent\n")
@@ -172,9 +172,9 @@ def test_agents_in_the_config_directory_and_the_repository_are_known_alike(
     assert scripted_model.calls == 0
 
 
-def test_streaming_out_only_has_the_same_messages(world: World, real_cli: Path, standin: Path) -> None:
-    base = tuple(option for option in STREAM if option != "--input-format")
-    at = STREAM.index("--input-format")
-    base = (*STREAM[:at], *STREAM[at + 2 :])
+def test_streaming_out_only_has_the_same_messages(world: AgentHarness, real_cli: Path, standin: Path) -> None:
+    base = tuple(option for option in STREAM_OPTIONS if option != "--input-format")
+    at = STREAM_OPTIONS.index("--input-format")
+    base = (*STREAM_OPTIONS[:at], *STREAM_OPTIONS[at + 2 :])
     real, ours = (world.run(cli, PROMPT, base=base).lines for cli in (real_cli, standin))
     assert without_repeats([kind_of(m) for m in ours]) == without_repeats([kind_of(m) for m in real])

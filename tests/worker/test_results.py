@@ -2,21 +2,21 @@
 
 import pytest
 
-from steadyhand.outcome import Evidence, Result
-from steadyhand.ports import Report, RunOutput, Spent
-from steadyhand.worker.results import Ran, differs
+from steadyhand.outcome import AgentResult, RunEvidence
+from steadyhand.ports import RunOutput, RunReport, UsageTotal
+from steadyhand.worker.results import RunResult, cost_difference_warning
 
 
-def ran(said: int | None, counted: Spent | None) -> Ran:
-    result = Result("success", is_error=False, text="done", cost_micros=said)
-    return Ran(Report(Evidence(exit_code=0, result=result), RunOutput((), "")), counted)
+def ran(said: int | None, counted: UsageTotal | None) -> RunResult:
+    result = AgentResult("success", is_error=False, text="done", cost_micros=said)
+    return RunResult(RunReport(RunEvidence(exit_code=0, result=result), RunOutput((), "")), counted)
 
 
 @pytest.mark.parametrize(("said", "counted"), [(94_000, 100_000), (100_000, 94_000), (0, 1), (1, 0)])
 def test_a_cost_that_differs_by_more_than_5_percent_is_told_with_both_figures(
     said: int, counted: int
 ) -> None:
-    notice = differs(ran(said, Spent(calls=1, micros=counted)))
+    notice = cost_difference_warning(ran(said, UsageTotal(calls=1, micros=counted)))
     assert notice is not None
     assert notice.code == "cost_differs"
     assert f"{said / 1_000_000:.6f}" in notice.message
@@ -25,10 +25,10 @@ def test_a_cost_that_differs_by_more_than_5_percent_is_told_with_both_figures(
 
 @pytest.mark.parametrize(("said", "counted"), [(95_000, 100_000), (100_000, 95_000), (7, 7), (0, 0)])
 def test_a_cost_within_5_percent_is_not_worth_a_word(said: int, counted: int) -> None:
-    assert differs(ran(said, Spent(calls=1, micros=counted))) is None
+    assert cost_difference_warning(ran(said, UsageTotal(calls=1, micros=counted))) is None
 
 
 def test_nothing_is_compared_where_a_figure_is_missing_or_may_be_too_low() -> None:
-    assert differs(ran(100, None)) is None
-    assert differs(ran(None, Spent(calls=1, micros=1))) is None
-    assert differs(ran(100, Spent(calls=1, micros=1, complete=False))) is None
+    assert cost_difference_warning(ran(100, None)) is None
+    assert cost_difference_warning(ran(None, UsageTotal(calls=1, micros=1))) is None
+    assert cost_difference_warning(ran(100, UsageTotal(calls=1, micros=1, complete=False))) is None

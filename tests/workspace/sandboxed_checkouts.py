@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.job import Job
-from steadyhand.ports import Done, Errands, Harvest, Place
-from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.ports import Checkout, ExecResult, Harvest, SandboxExec
+from steadyhand.runner.sandbox_exec import ProcessSandboxExec
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
-from steadyhand.testing.contracts.checkouts import tree_of
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.testing.contracts.checkouts import list_tree
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
 
 GIT = {
@@ -27,12 +27,12 @@ _T = TypeVar("_T")
 _TREE = f"""
 import json
 from pathlib import Path
-{inspect.getsource(tree_of)}
+{inspect.getsource(list_tree)}
 print(json.dumps(tree_of(Path.cwd())))
 """
 
 
-def errands_in(world: Path, *, slots: int = 4) -> SandboxErrands:
+def sandbox_exec_in(world: Path, *, slots: int = 4) -> ProcessSandboxExec:
     """Give what runs commands sealed off, with the data directory `world/data`."""
     data = world / "data"
     data.mkdir(exist_ok=True)
@@ -43,47 +43,47 @@ def errands_in(world: Path, *, slots: int = 4) -> SandboxErrands:
         (data / "run" / f"slot-{slot}").mkdir(parents=True, exist_ok=True)
     (data / "stage").mkdir(exist_ok=True)
     etc = make_etc(data)
-    return SandboxErrands(BwrapSandbox.on_this_machine(data, cli, etc=etc))
+    return ProcessSandboxExec(BwrapSandbox.detect(data, cli, etc_dir=etc))
 
 
-class Sealed:
+class SandboxedCheckouts:
     """Checkouts whose agents are sealed off, and an agent's hands in them."""
 
     def __init__(self, world: Path, *, overlay: bool = True, **options: Any) -> None:
-        self.errands: Errands = errands_in(world)
+        self.sandbox_exec: SandboxExec = sandbox_exec_in(world)
         self.checkouts = GitCheckouts(
-            world / "data", debounce_seconds=0, errands=self.errands, overlay=overlay, **options
+            world / "data", debounce_seconds=0, sandbox_exec=self.sandbox_exec, overlay=overlay, **options
         )
 
-    async def prepare(self, workspace: Workspace, slot: int = 0, job: Job | None = None) -> Place:
-        return await self.checkouts.prepare(job or a_job(), workspace, slot)
+    async def prepare(self, workspace: Workspace, slot: int = 0, job: Job | None = None) -> Checkout:
+        return await self.checkouts.prepare(job or make_job(), workspace, slot)
 
-    async def does(self, place: Place, script: str, *, fails: bool = False) -> str:
+    async def does(self, place: Checkout, script: str, *, fails: bool = False) -> str:
         """Do in a place what an agent would do there, and give what it printed."""
         done = await self.tries(place, script)
         assert (done.code != 0) == fails, (done.code, done.stderr.decode("utf-8", "replace"))
         return done.stdout.decode("utf-8", "surrogateescape")
 
-    async def tree(self, place: Place) -> dict[str, str]:
+    async def tree(self, place: Checkout) -> dict[str, str]:
         """Give every file of a checkout as the agent sees it; see `tree_of`."""
         argv = ["/usr/bin/python3", "-c", _TREE]
-        done = await self.errands.run(argv, place, Agent("a"), env=GIT, seconds=60, max_output=1 << 26)
+        done = await self.sandbox_exec.run(argv, place, Agent("a"), env=GIT, seconds=60, max_output=1 << 26)
         assert done.code == 0, done.stderr.decode("utf-8", "replace")
         return dict(json.loads(done.stdout))
 
-    async def tries(self, place: Place, script: str) -> Done:
-        return await self.errands.run(
+    async def tries(self, place: Checkout, script: str) -> ExecResult:
+        return await self.sandbox_exec.run(
             ["/bin/sh", "-ec", script], place, Agent("a"), env=GIT, seconds=60, max_output=64 * 1024 * 1024
         )  # fmt: skip
 
-    async def after(self, workspace: Workspace, script: str) -> tuple[Place, Harvest]:
+    async def after(self, workspace: Workspace, script: str) -> tuple[Checkout, Harvest]:
         """Give the place and the harvest after an agent did this."""
         place = await self.prepare(workspace)
         await self.does(place, script)
         return place, await self.checkouts.harvest(place)
 
 
-def run(work: Coroutine[Any, Any, _T]) -> _T:
+def run_async(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a test's coroutine, for two minutes at most."""
 
     async def bounded() -> _T:

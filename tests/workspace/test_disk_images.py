@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.workspace.sandboxed_checkouts import Sealed, run
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
 
 from steadyhand.agents import Workspace
 from steadyhand.testing.contracts.checkouts import Repository
@@ -26,7 +26,7 @@ def loops() -> set[str]:
 
 
 def test_this_machine_can_make_them() -> None:
-    assert DiskImages.can_be_had()
+    assert DiskImages.is_supported()
 
 
 def test_a_copy_of_a_large_one_takes_no_disk(world_dir: Path) -> None:
@@ -55,7 +55,7 @@ def test_holes_stay_holes_and_bytes_stay_bytes(world_dir: Path) -> None:
 def test_a_job_writes_no_more_than_its_disk_has_and_its_work_is_kept(
     world_dir: Path, repository: Repository
 ) -> None:
-    sealed = Sealed(world_dir, disk_of=lambda _: 48 * MIB)
+    sealed = SandboxedCheckouts(world_dir, disk_of=lambda _: 48 * MIB)
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
@@ -76,11 +76,11 @@ def test_a_job_writes_no_more_than_its_disk_has_and_its_work_is_kept(
         assert not image.exists()
         assert str(image) not in loops()
 
-    run(work())
+    run_async(work())
 
 
 def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
-    sealed = Sealed(world_dir, disk_of=lambda _: 48 * MIB)
+    sealed = SandboxedCheckouts(world_dir, disk_of=lambda _: 48 * MIB)
 
     async def work() -> None:
         place = await sealed.prepare(Workspace("scratch"))
@@ -92,7 +92,7 @@ def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
         await sealed.checkouts.release(place)
         assert {path.name for path in place.files.root.iterdir()} == {"config", "kept", "prepared"}
 
-    run(work())
+    run_async(work())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
 def test_a_disk_that_every_run_fills_again_can_always_be_looked_at(
     world_dir: Path, repository: Repository, fill: str
 ) -> None:
-    sealed = Sealed(world_dir, disk_of=lambda _: 48 * MIB)
+    sealed = SandboxedCheckouts(world_dir, disk_of=lambda _: 48 * MIB)
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
@@ -118,4 +118,4 @@ def test_a_disk_that_every_run_fills_again_can_always_be_looked_at(
         assert harvest.changes is not None
         await sealed.checkouts.release(place)
 
-    run(work())
+    run_async(work())

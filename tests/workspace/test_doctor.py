@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from steadyhand.agents import Agent, Workspace
-from steadyhand.ports import Check, Command, Place
+from steadyhand.ports import Checkout, Command, DoctorCheck
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.checkouts import Repository
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
-from steadyhand.workspace.doctor import checks
+from steadyhand.workspace.doctor import check_workspaces
 
 
-def looked_at(checkouts: GitCheckouts, data_dir: Path, *workspaces: Workspace) -> dict[str, Check]:
-    found = asyncio.run(checks(data_dir, checkouts.mirrors, workspaces))
+def looked_at(checkouts: GitCheckouts, data_dir: Path, *workspaces: Workspace) -> dict[str, DoctorCheck]:
+    found = asyncio.run(check_workspaces(data_dir, checkouts.mirrors, workspaces))
     return {check.name: check for check in found}
 
 
@@ -64,6 +64,6 @@ def test_a_directory_in_place_that_agents_cannot_write_is_a_fault(
 
 
 def test_level_none_changes_nothing_of_a_command(checkouts: GitCheckouts) -> None:
-    place: Place = asyncio.run(checkouts.prepare(a_job(), Workspace("scratch"), 0))
+    place: Checkout = asyncio.run(checkouts.prepare(make_job(), Workspace("scratch"), 0))
     command = Command(("agent", "-p"), {"A": "b"}, place.directory, place.user)
     assert NoSandbox().wrap(command, place, Agent("a")) == command

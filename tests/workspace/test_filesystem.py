@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.testing.contracts.checkouts import shell
-from steadyhand.workspace.filesystem import copy_objects, hand_over, remove_tree
+from steadyhand.testing.contracts.checkouts import run_shell
+from steadyhand.workspace.filesystem import chown_tree, copy_objects, remove_tree
 
 
 def test_a_tree_deeper_than_any_path_may_be_is_removed(world_dir: Path) -> None:
@@ -44,10 +44,10 @@ def test_a_symlink_in_the_trees_own_place_is_removed_and_its_target_kept(world_d
 
 
 def test_folders_and_files_that_are_shut_are_removed(world_dir: Path) -> None:
-    shell(
+    run_shell(
         "mkdir -p tree/a/b tree/c && touch tree/a/b/f && mkfifo tree/c/p && chmod 000 tree/a/b/f", world_dir
     )
-    shell("chmod 000 tree/a/b tree/a && chmod 500 tree/c && chmod 000 tree", world_dir)
+    run_shell("chmod 000 tree/a/b tree/a && chmod 500 tree/c && chmod 000 tree", world_dir)
     remove_tree(world_dir / "tree")
     assert list(world_dir.iterdir()) == []
 
@@ -57,7 +57,7 @@ def test_shut_folders_are_removed_by_a_service_that_is_not_root(world_dir: Path)
     script = "mkdir -p tree/a/b tree/c && touch tree/a/b/f"
     script += " && chmod 000 tree/a/b tree/a && chmod 500 tree/c && chmod 000 tree"
     world_dir.chmod(0o777)
-    shell(script, world_dir, user=64123)
+    run_shell(script, world_dir, user=64123)
     pid = os.fork()
     if pid == 0:  # the child becomes the service of another user and says by its exit code how it went
         os.setgroups([])
@@ -74,12 +74,12 @@ def test_shut_folders_are_removed_by_a_service_that_is_not_root(world_dir: Path)
 
 def test_a_removal_that_was_cut_off_is_finished_by_the_next(world_dir: Path) -> None:
     tree = world_dir / "tree"
-    shell("mkdir -p tree/a/b/c && touch tree/a/b/c/f", world_dir)
+    run_shell("mkdir -p tree/a/b/c && touch tree/a/b/c/f", world_dir)
     with pytest.raises(WorkspaceError):
         remove_tree(tree, seconds=-1)
     assert not tree.exists()
     remove_tree(tree)
-    shell("mkdir -p tree/again", world_dir)
+    run_shell("mkdir -p tree/again", world_dir)
     remove_tree(tree)
     assert list(world_dir.iterdir()) == []
 
@@ -97,7 +97,7 @@ def test_handing_over_gives_the_symlink_and_not_its_target(world_dir: Path) -> N
     tree.mkdir()
     (tree / "link").symlink_to(outside)
     (tree / "file").touch()
-    hand_over(tree, 64001)
+    chown_tree(tree, 64001)
     assert outside.stat().st_uid == 0
     assert {(tree / name).lstat().st_uid for name in (".", "link", "file")} == {64001}
 

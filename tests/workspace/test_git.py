@@ -8,7 +8,7 @@ import pytest
 
 from steadyhand.errors import WorkspaceError
 from steadyhand.testing.contracts.checkouts import Repository
-from steadyhand.workspace.git import Git, reason_of, without_secrets
+from steadyhand.workspace.git import Git, error_line, scrub
 
 
 def test_git_sees_nothing_of_the_services_environment(
@@ -63,7 +63,9 @@ def test_output_above_its_limit_is_an_error_and_the_file_is_cut(repository: Repo
     with pytest.raises(WorkspaceError, match="printed more than 1000000"):
         asyncio.run(Git().run(*arguments, cwd=repository.folder, limit=1_000_000))
     into = io.BytesIO()
-    ran = asyncio.run(Git().run(*arguments, cwd=repository.folder, limit=1_000_000, into=into, check=False))
+    ran = asyncio.run(
+        Git().run(*arguments, cwd=repository.folder, limit=1_000_000, stdout_file=into, check=False)
+    )
     assert ran.overflowed
     assert len(into.getvalue()) <= 1_000_000
 
@@ -73,7 +75,7 @@ def test_the_reason_is_the_line_that_names_the_fault(repository: Repository) -> 
         asyncio.run(Git().run("rev-parse", "--verify", "nothing", cwd=repository.folder))
     said = "warning: x\nfatal: '/srv/x' does not appear to be a git repository\n"
     said += "fatal: Could not read from remote repository.\n\nPlease make sure\nand the repository exists.\n"
-    assert reason_of(said) == "<path> does not appear to be a git repository"
+    assert error_line(said) == "<path> does not appear to be a git repository"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_the_reason_is_the_line_that_names_the_fault(repository: Repository) -> 
     ],
 )
 def test_credentials_and_host_paths_are_left_out_of_reasons(said: str, wanted: str) -> None:
-    assert without_secrets(said) == wanted
+    assert scrub(said) == wanted
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")

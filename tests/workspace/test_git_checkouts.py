@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.workspace.sandboxed_checkouts import Sealed
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import Checkouts, Place
+from steadyhand.ports import Checkout, Checkouts
 from steadyhand.testing.contracts.checkouts import CheckoutsContract, make_repository
-from steadyhand.testing.contracts.samples import a_job, to_its_end
+from steadyhand.testing.contracts.samples import async_test, make_job
 from steadyhand.workspace import GitCheckouts
 
 
@@ -33,16 +33,16 @@ class TestSealedCheckouts(CheckoutsContract):
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
         self.world = world_dir
-        self.sealed = Sealed(world_dir, overlay=self.overlay, shares=self.shares)
+        self.sealed = SandboxedCheckouts(world_dir, overlay=self.overlay, shares=self.shares)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Checkouts]:
         yield self.sealed.checkouts
 
-    async def does(self, place: Place, script: str) -> str:
+    async def does(self, place: Checkout, script: str) -> str:
         return await self.sealed.does(place, script)
 
-    async def tree(self, place: Place) -> dict[str, str]:
+    async def tree(self, place: Checkout) -> dict[str, str]:
         return await self.sealed.tree(place)
 
 
@@ -57,7 +57,7 @@ class TestSealedClones(TestSealedCopies):
 
     shares = True
 
-    @to_its_end
+    @async_test
     async def test_a_clone_has_no_object_of_the_mirrors_and_cannot_write_there(self) -> None:
         repository = make_repository(self.world / "repository")
         place = await self.sealed.prepare(repository.workspace())
@@ -69,9 +69,9 @@ class TestSealedClones(TestSealedCopies):
         assert harvest.changes is not None
         assert harvest.changes.files == 1
 
-    @to_its_end
+    @async_test
     async def test_one_that_was_kept_is_gone_on_in_from_another_slot(self) -> None:
-        repository, job = make_repository(self.world / "repository"), a_job()
+        repository, job = make_repository(self.world / "repository"), make_job()
         first = await self.sealed.prepare(repository.workspace(), 0, job)
         await self.does(first, "echo x > x && git add x && git commit -qm Mine && echo y > y")
         await self.sealed.checkouts.keep(first)
@@ -81,6 +81,6 @@ class TestSealedClones(TestSealedCopies):
             await self.does(again, "cat y && git log --format=%s | head -2") == "y\nMine\nChange code.txt\n"
         )
         # Where the mirror's objects cannot be shown, there is nothing that it could be gone on in.
-        elsewhere = Sealed(self.world, overlay=False)
+        elsewhere = SandboxedCheckouts(self.world, overlay=False)
         with pytest.raises(WorkspaceError, match="shares the mirror's objects"):
             await elsewhere.prepare(repository.workspace(), 1, replace(job, begin="resume"))

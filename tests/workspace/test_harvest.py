@@ -5,23 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.ports import Harvest, Place
-from steadyhand.testing.contracts.checkouts import Repository, as_agent, shell
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.ports import Checkout, Harvest
+from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
 from steadyhand.workspace import git_index as staging
 from steadyhand.workspace import harvest as harvesting
 
-Work = Callable[[Place], None]
+Work = Callable[[Checkout], None]
 
 
-def after(checkouts: GitCheckouts, repository: Repository, work: str | Work) -> tuple[Place, Harvest]:
+def after(checkouts: GitCheckouts, repository: Repository, work: str | Work) -> tuple[Checkout, Harvest]:
     """Give the place and the harvest after an agent did this."""
 
-    async def run() -> tuple[Place, Harvest]:
-        place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+    async def run() -> tuple[Checkout, Harvest]:
+        place = await checkouts.prepare(make_job(), repository.workspace(), 0)
         if isinstance(work, str):
-            as_agent(place, work)
+            run_as_agent(place, work)
         else:
             work(place)
         return place, await checkouts.harvest(place)
@@ -33,7 +33,7 @@ def codes(harvest: Harvest) -> list[str]:
     return [notice.code for notice in harvest.notices]
 
 
-def diff_of(place: Place) -> str:
+def diff_of(place: Checkout) -> str:
     return place.files.diff.read_text(encoding="utf-8", errors="surrogateescape")
 
 
@@ -58,7 +58,7 @@ def test_a_broken_git_directory_costs_the_commits_and_not_the_files(
     assert codes(harvest) == ["harvest_partial"]
     assert "b/a.txt" in diff_of(place)
     assert "b/b.txt" in diff_of(place)
-    shell("git fsck --strict", checkouts.mirrors.of(str(repository.folder)).folder)
+    run_shell("git fsck --strict", checkouts.mirrors.of(str(repository.folder)).folder)
 
 
 def test_a_pack_with_a_broken_object_is_refused_and_the_files_are_kept(
@@ -110,7 +110,7 @@ def test_a_file_that_was_force_added_and_one_no_longer_tracked_stand_as_the_agen
     place, harvest = after(checkouts, repository, script)
     assert codes(harvest) == []
     assert harvest.changes is not None
-    assert harvest.changes.head == as_agent(place, "git rev-parse HEAD").strip()
+    assert harvest.changes.head == run_as_agent(place, "git rev-parse HEAD").strip()
     assert "b/kept.log" in diff_of(place)
 
 
@@ -286,12 +286,12 @@ def test_a_tainted_git_directory_runs_nothing_as_the_service(
     hook.write_text(f'#!/bin/sh\ntouch "{marks}/$(id -u)-$$"\ncat 2>/dev/null\n', encoding="utf-8")
     hook.chmod(0o755)
 
-    def work(place: Place) -> None:
-        as_agent(
+    def work(place: Checkout) -> None:
+        run_as_agent(
             place,
             "mkdir -p .git/hooks && git config core.checkStat default && echo x > x.txt && git add x.txt",
         )
-        as_agent(place, f"HOOK={hook}\n{TAINTS[taint]}\necho more >> readme.txt")
+        run_as_agent(place, f"HOOK={hook}\n{TAINTS[taint]}\necho more >> readme.txt")
         for mark in marks.iterdir():
             mark.unlink()  # what the agent itself set off
 
@@ -314,7 +314,7 @@ def test_the_hook_of_the_tainted_tests_does_run_when_git_is_asked_without_care(
     hook.write_text(f'#!/bin/sh\ntouch "{marks}/$(id -u)-$$"\ncat 2>/dev/null\n', encoding="utf-8")
     hook.chmod(0o755)
     place, _ = after(checkouts, repository, f"git config core.fsmonitor {hook}")
-    shell("git -c safe.directory='*' status > /dev/null", place.directory)
+    run_shell("git -c safe.directory='*' status > /dev/null", place.directory)
     assert [path.stat().st_uid for path in marks.iterdir()] != []
 
 
@@ -323,10 +323,10 @@ def test_an_agent_reaches_neither_the_mirror_nor_another_job_nor_what_is_kept(
     checkouts: GitCheckouts, repository: Repository
 ) -> None:
     async def run() -> None:
-        first = await checkouts.prepare(a_job(), repository.workspace(), 0)
-        as_agent(first, "echo secret > secret.txt")
+        first = await checkouts.prepare(make_job(), repository.workspace(), 0)
+        run_as_agent(first, "echo secret > secret.txt")
         await checkouts.harvest(first)
-        second = await checkouts.prepare(a_job(), repository.workspace(), 1)
+        second = await checkouts.prepare(make_job(), repository.workspace(), 1)
         mirror = checkouts.mirrors.of(str(repository.folder)).folder
         root = first.files.root
         for path in (
@@ -338,13 +338,13 @@ def test_an_agent_reaches_neither_the_mirror_nor_another_job_nor_what_is_kept(
         ):
             assert path.exists()
             assert (
-                as_agent(second, f"cat {path} 2>/dev/null || ls {path}/ 2>/dev/null || echo closed")
+                run_as_agent(second, f"cat {path} 2>/dev/null || ls {path}/ 2>/dev/null || echo closed")
                 == "closed\n"
             )
         jobs = root.parent
-        assert as_agent(second, f"ls {jobs} 2>/dev/null || echo closed") == "closed\n"
-        assert as_agent(second, f"touch {root}/x 2>/dev/null || echo closed") == "closed\n"
-        assert as_agent(second, "touch ../x 2>/dev/null || echo closed") == "closed\n"
+        assert run_as_agent(second, f"ls {jobs} 2>/dev/null || echo closed") == "closed\n"
+        assert run_as_agent(second, f"touch {root}/x 2>/dev/null || echo closed") == "closed\n"
+        assert run_as_agent(second, "touch ../x 2>/dev/null || echo closed") == "closed\n"
 
     asyncio.run(run())
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import Harvest, Place
-from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, as_agent, shell
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.ports import Checkout, Harvest
+from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, run_as_agent, run_shell
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
 
 OWNER = 64777
@@ -19,18 +19,18 @@ only_as_root = pytest.mark.skipif(not ROOT, reason="needs a directory of another
 def workspace(world_dir: Path, repository: Repository) -> Repository:
     """Give a clone of the repository with a user of its own, as an operator would have it."""
     clone = Repository(world_dir / "workspace")
-    shell(f"git clone -q file://{repository.folder} {clone.folder}", world_dir)
+    run_shell(f"git clone -q file://{repository.folder} {clone.folder}", world_dir)
     clone.do("git config user.name Bob && git config user.email bob@example.org")
     if ROOT:
-        shell(f"chown -R {OWNER}:{OWNER} {clone.folder} {repository.folder}", world_dir)
+        run_shell(f"chown -R {OWNER}:{OWNER} {clone.folder} {repository.folder}", world_dir)
     return clone
 
 
-def taken(checkouts: GitCheckouts, workspace: Repository, **fields: object) -> Place:
-    return asyncio.run(checkouts.prepare(a_job(), workspace.workspace(mode="in_place", **fields), 0))
+def taken(checkouts: GitCheckouts, workspace: Repository, **fields: object) -> Checkout:
+    return asyncio.run(checkouts.prepare(make_job(), workspace.workspace(mode="in_place", **fields), 0))
 
 
-def codes(what: Place | Harvest) -> list[str]:
+def codes(what: Checkout | Harvest) -> list[str]:
     return [notice.code for notice in what.notices]
 
 
@@ -44,7 +44,7 @@ def test_the_directory_itself_is_used_after_a_pull(
     assert place.commit == commit
     assert (workspace.folder / "new.txt").is_file()
     assert place.user == (OWNER if ROOT else None)
-    assert as_agent(place, "stat -c %u new.txt").strip() == str(OWNER if ROOT else os.geteuid())
+    assert run_as_agent(place, "stat -c %u new.txt").strip() == str(OWNER if ROOT else os.geteuid())
 
 
 def test_a_pull_that_fails_is_a_notice_and_the_directory_is_as_it_was(
@@ -52,11 +52,11 @@ def test_a_pull_that_fails_is_a_notice_and_the_directory_is_as_it_was(
 ) -> None:
     repository.commit("readme.txt", "theirs\n")
     place = taken(checkouts, workspace)
-    as_agent(place, "git reset -q --hard HEAD~1 && echo ours > readme.txt && git commit -qam ours")
+    run_as_agent(place, "git reset -q --hard HEAD~1 && echo ours > readme.txt && git commit -qam ours")
     again = taken(checkouts, workspace)
     assert codes(again) == ["pull_failed"]
     assert (
-        as_agent(again, "git status --porcelain && cat readme.txt && git log -1 --format=%s")
+        run_as_agent(again, "git status --porcelain && cat readme.txt && git log -1 --format=%s")
         == "ours\nours\n"
     )
     repository.folder.rename(repository.folder.with_name("moved"))
@@ -67,31 +67,31 @@ def test_the_diff_is_kept_and_neither_index_nor_objects_nor_commits_are_touched(
     checkouts: GitCheckouts, workspace: Repository, world_dir: Path
 ) -> None:
     place = taken(checkouts, workspace)
-    as_agent(
+    run_as_agent(
         place, "echo a > a.txt && git add -A && git commit -qm a && echo b > b.txt && echo four >> readme.txt"
     )
-    before = as_agent(
+    before = run_as_agent(
         place, "git status --porcelain; git log --format=%H; find .git/objects | sort; cat .git/index | cksum"
     )
     harvest = asyncio.run(checkouts.harvest(place))
     assert harvest.notices == ()
     assert harvest.changes is not None
     assert (harvest.changes.base, harvest.changes.files) == (place.commit, 3)
-    assert harvest.changes.head == as_agent(place, "git rev-parse HEAD").strip()
-    after = as_agent(
+    assert harvest.changes.head == run_as_agent(place, "git rev-parse HEAD").strip()
+    after = run_as_agent(
         place, "git status --porcelain; git log --format=%H; find .git/objects | sort; cat .git/index | cksum"
     )
     assert after == before
     copy = world_dir / "copy"
     reader = "git -c safe.directory=* upload-pack"
-    shell(f"git clone -q -u '{reader}' file://{workspace.folder} {copy}", world_dir)
-    shell(f"git checkout -q {place.commit}", copy)
-    shell(f"git apply {place.files.diff} && cat a.txt b.txt && tail -1 readme.txt", copy)
+    run_shell(f"git clone -q -u '{reader}' file://{workspace.folder} {copy}", world_dir)
+    run_shell(f"git checkout -q {place.commit}", copy)
+    run_shell(f"git apply {place.files.diff} && cat a.txt b.txt && tail -1 readme.txt", copy)
 
 
 def test_release_leaves_the_directory_where_it_is(checkouts: GitCheckouts, workspace: Repository) -> None:
     place = taken(checkouts, workspace)
-    as_agent(place, "echo x > x.txt")
+    run_as_agent(place, "echo x > x.txt")
     asyncio.run(checkouts.release(place))
     asyncio.run(checkouts.sweep())
     asyncio.run(checkouts.forget(place.files.root.name))
@@ -110,7 +110,7 @@ def test_git_in_the_directory_never_runs_as_root(
     hook.write_text(f'#!/bin/sh\ntouch "{marks}/$(id -u)-$$"\ncat 2>/dev/null\n', encoding="utf-8")
     hook.chmod(0o755)
     # A filter does run, as it must for git-crypt and the like; so the marks show who ran it.
-    shell(
+    run_shell(
         f"git config filter.evil.clean {hook} && git config core.fsmonitor {hook}\n"
         "echo '* filter=evil' > .gitattributes",
         workspace.folder,
@@ -119,7 +119,7 @@ def test_git_in_the_directory_never_runs_as_root(
     for mark in marks.iterdir():
         mark.unlink()
     place = taken(checkouts, workspace)
-    as_agent(place, "echo more >> readme.txt")
+    run_as_agent(place, "echo more >> readme.txt")
     harvest = asyncio.run(checkouts.harvest(place))
     assert harvest.changes is not None
     assert {path.stat().st_uid for path in marks.iterdir()} == {OWNER}
@@ -132,7 +132,7 @@ def test_a_directory_without_git_is_used_as_it_is(checkouts: GitCheckouts, world
     place = taken(checkouts, plain)
     assert place.commit is None
     assert codes(place) == []
-    as_agent(place, "echo x > x.txt")
+    run_as_agent(place, "echo x > x.txt")
     assert asyncio.run(checkouts.harvest(place)).changes is None
 
 
@@ -154,7 +154,7 @@ def test_a_directory_that_is_not_there_and_a_url_are_refused(
     workspace = Repository(world_dir).workspace(mode="in_place")
     elsewhere = type(workspace)("x", repository="https://git.example.org/x.git", mode="in_place")
     with pytest.raises(WorkspaceError, match="directory"):
-        asyncio.run(checkouts.prepare(a_job(), elsewhere, 0))
+        asyncio.run(checkouts.prepare(make_job(), elsewhere, 0))
 
 
 def test_the_classic_profile_uses_the_services_home_when_the_agent_can(
@@ -166,13 +166,15 @@ def test_the_classic_profile_uses_the_services_home_when_the_agent_can(
     home.chmod(0o777)
     checkouts = GitCheckouts(world_dir / "data", classic=True, home=home)
     place = taken(checkouts, workspace)
-    assert (place.home, place.config, place.trust_full) == (home, None, True)
+    assert (place.home, place.config, place.full_trust) == (home, None, True)
     # Its transcript is the newest of this directory since the run began, not another session's.
     slug = "".join(
         letter if letter.isascii() and letter.isalnum() else "-" for letter in str(workspace.folder)
     )
-    as_agent(place, f"mkdir -p ~/.claude/projects/{slug} ~/.claude/projects/-other && cd ~/.claude/projects")
-    as_agent(
+    run_as_agent(
+        place, f"mkdir -p ~/.claude/projects/{slug} ~/.claude/projects/-other && cd ~/.claude/projects"
+    )
+    run_as_agent(
         place,
         f"echo other > ~/.claude/projects/-other/o.jsonl && echo mine > ~/.claude/projects/{slug}/m.jsonl",
     )
@@ -189,7 +191,7 @@ def test_the_classic_profile_gives_a_private_home_when_the_services_is_shut(
     home.mkdir(mode=0o700)
     place = taken(GitCheckouts(world_dir / "data", classic=True, home=home), workspace)
     assert (place.home, place.config) == (place.files.home, place.files.config)
-    as_agent(place, "touch ~/x ../../")
+    run_as_agent(place, "touch ~/x ../../")
 
 
 def test_definitions_are_those_of_the_directorys_head(

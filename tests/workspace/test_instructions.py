@@ -1,9 +1,9 @@
 import asyncio
 from pathlib import Path
 
-from steadyhand.ports import Place
-from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, as_agent
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.ports import Checkout
+from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, run_as_agent
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
 
 SKILL = "---\nname: sum\ndescription: Adds.\nhooks:\n  Stop: [x]\n---\nAdd them.\n"
@@ -19,11 +19,11 @@ def with_instructions(repository: Repository) -> None:
     repository.commit(".claude/commands/go.md", "Go.\n")
 
 
-def placed(checkouts: GitCheckouts, repository: Repository, **fields: object) -> Place:
-    return asyncio.run(checkouts.prepare(a_job(), repository.workspace(**fields), 0))
+def placed(checkouts: GitCheckouts, repository: Repository, **fields: object) -> Checkout:
+    return asyncio.run(checkouts.prepare(make_job(), repository.workspace(**fields), 0))
 
 
-def brought(place: Place) -> set[str]:
+def brought(place: Checkout) -> set[str]:
     assert place.config is not None
     found = [path for path in place.config.rglob("*") if path.is_file() or path.is_symlink()]
     return {str(path.relative_to(place.config)) for path in found}
@@ -35,13 +35,13 @@ def test_instructions_come_along_as_text_and_settings_do_not(
     with_instructions(repository)
     place = placed(checkouts, repository)
     assert brought(place) == {"CLAUDE.md", "rules/style/tabs.md", "skills/sum/SKILL.md", "agents/helper.md"}
-    text = as_agent(place, "cat ../config/CLAUDE.md")
+    text = run_as_agent(place, "cat ../config/CLAUDE.md")
     assert text == "Root rules, see @docs/more.md\n\n\nMore rules\n"
-    assert as_agent(place, "cat ../config/skills/sum/SKILL.md") == (
+    assert run_as_agent(place, "cat ../config/skills/sum/SKILL.md") == (
         "---\nname: sum\ndescription: Adds.\n---\nAdd them.\n"
     )
-    assert "hooks" not in as_agent(place, "cat ../config/agents/helper.md")
-    assert not place.trust_full
+    assert "hooks" not in run_as_agent(place, "cat ../config/agents/helper.md")
+    assert not place.full_trust
 
 
 def test_without_trust_nothing_comes_along(checkouts: GitCheckouts, repository: Repository) -> None:
@@ -58,18 +58,18 @@ def test_full_trust_holds_on_the_listed_refs_only(checkouts: GitCheckouts, repos
     other = placed(checkouts, repository, trust="full", trusted_refs=("main",), ref="other")
     pinned = placed(checkouts, repository, trust="full", trusted_refs=("main",), ref=repository.head())
     default = placed(checkouts, repository, trust="full", trusted_refs=("main",))
-    assert trusted.trust_full
+    assert trusted.full_trust
     assert "hooks" in trusted.definitions["helper"].text
     for place in (other, pinned, default):
-        assert not place.trust_full
+        assert not place.full_trust
         assert "hooks" not in place.definitions["helper"].text
 
 
 def test_a_jobs_own_ref_decides_its_trust(checkouts: GitCheckouts, repository: Repository) -> None:
     with_instructions(repository)
     workspace = repository.workspace(trust="full", trusted_refs=("main",), ref="main")
-    place = asyncio.run(checkouts.prepare(a_job(ref="side"), workspace, 0))
-    assert not place.trust_full
+    place = asyncio.run(checkouts.prepare(make_job(ref="side"), workspace, 0))
+    assert not place.full_trust
 
 
 def test_a_symlink_in_place_of_instructions_is_not_followed(
@@ -114,7 +114,7 @@ def test_the_operators_definitions_win_and_keep_all_their_keys(
     place = placed(checkouts, repository)
     assert sorted(place.definitions) == ["extra", "helper"]
     assert place.definitions["helper"].origin == "data_dir"
-    text = as_agent(place, "cat ../config/agents/helper.md")
+    text = run_as_agent(place, "cat ../config/agents/helper.md")
     assert "By the operator." in text
     assert "hooks" in text
     assert asyncio.run(checkouts.definitions(repository.workspace())) == place.definitions

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.testing.contracts.checkouts import Repository, shell
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.testing.contracts.checkouts import Repository, run_shell
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts, GitSettings
-from steadyhand.workspace.mirror import Mirror, Mirrors, source_of
+from steadyhand.workspace.mirror import Mirror, Mirrors, parse_source
 
 
 def mirror_of(repository: Repository, world_dir: Path, **options: float) -> Mirror:
     folder = world_dir / "mirrors" / "example.git"
-    return Mirror(source_of(str(repository.folder)), folder, GitSettings(), **options)
+    return Mirror(parse_source(str(repository.folder)), folder, GitSettings(), **options)
 
 
 def test_twenty_checkouts_at_once_share_one_fetch(world_dir: Path, repository: Repository) -> None:
@@ -25,7 +25,7 @@ def test_twenty_checkouts_at_once_share_one_fetch(world_dir: Path, repository: R
     async def prepare_all() -> None:
         async with asyncio.TaskGroup() as group:
             for slot in range(20):
-                group.create_task(checkouts.prepare(a_job(), repository.workspace(), slot))
+                group.create_task(checkouts.prepare(make_job(), repository.workspace(), slot))
 
     asyncio.run(prepare_all())
     assert checkouts.mirrors.of(str(repository.folder)).fetches == 1
@@ -65,7 +65,7 @@ def test_a_commit_that_is_known_needs_no_fetch(world_dir: Path, repository: Repo
 def test_those_who_wait_for_a_fetch_that_fails_share_its_failure(world_dir: Path) -> None:
     broken = world_dir / "broken"
     broken.mkdir()
-    mirror = Mirror(source_of(str(broken)), world_dir / "mirrors" / "broken.git", GitSettings())
+    mirror = Mirror(parse_source(str(broken)), world_dir / "mirrors" / "broken.git", GitSettings())
 
     async def resolve_all() -> list[BaseException | str]:
         return await asyncio.gather(*(mirror.resolve("main") for _ in range(10)), return_exceptions=True)
@@ -104,13 +104,13 @@ def test_a_shallow_repository_can_be_checked_out_and_harvested(
     world_dir: Path, repository: Repository
 ) -> None:
     shallow = Repository(world_dir / "shallow")
-    shell(f"git clone -q --depth 1 file://{repository.folder} {shallow.folder}", world_dir)
+    run_shell(f"git clone -q --depth 1 file://{repository.folder} {shallow.folder}", world_dir)
     (world_dir / "data").mkdir()
     checkouts = GitCheckouts(world_dir / "data")
 
     async def run() -> None:
-        place = await checkouts.prepare(a_job(), shallow.workspace(), 0)
-        shell("echo x > x.txt && git add -A && git commit -qm x", place.directory, user=place.user)
+        place = await checkouts.prepare(make_job(), shallow.workspace(), 0)
+        run_shell("echo x > x.txt && git add -A && git commit -qm x", place.directory, user=place.user)
         harvest = await checkouts.harvest(place)
         assert harvest.notices == ()
         assert harvest.changes is not None
@@ -121,8 +121,8 @@ def test_a_shallow_repository_can_be_checked_out_and_harvested(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs files of another user")
 def test_a_repository_of_another_user_is_read_as_that_user(world_dir: Path, repository: Repository) -> None:
-    shell(f"chown -R 64321:64321 {repository.folder}", world_dir)
-    commit = shell("git -c safe.directory='*' rev-parse HEAD", repository.folder).strip()
+    run_shell(f"chown -R 64321:64321 {repository.folder}", world_dir)
+    commit = run_shell("git -c safe.directory='*' rev-parse HEAD", repository.folder).strip()
     assert asyncio.run(mirror_of(repository, world_dir).resolve("main")) == commit
 
 
@@ -133,12 +133,12 @@ def test_a_repository_cannot_borrow_what_only_the_service_may_read(
     secret = repository.head()
     repository.folder.chmod(0o700)
     thief = Repository(world_dir / "thief")
-    shell(f"git init -q -b main {thief.folder}", world_dir)
+    run_shell(f"git init -q -b main {thief.folder}", world_dir)
     (thief.folder / ".git" / "objects" / "info" / "alternates").write_text(
         f"{repository.folder}/.git/objects\n"
     )
     (thief.folder / ".git" / "refs" / "heads" / "main").write_text(f"{secret}\n")
-    shell(f"chown -R 64321:64321 {thief.folder}", world_dir)
+    run_shell(f"chown -R 64321:64321 {thief.folder}", world_dir)
     with pytest.raises(WorkspaceError):
         asyncio.run(mirror_of(thief, world_dir).resolve("main"))
 
@@ -148,13 +148,13 @@ def test_a_repository_cannot_borrow_what_only_the_service_may_read(
 )
 def test_what_is_no_repository_is_refused_before_git_sees_it(repository: str) -> None:
     with pytest.raises(WorkspaceError):
-        source_of(repository)
+        parse_source(repository)
 
 
 def test_a_password_in_a_url_is_kept_off_the_command_line() -> None:
-    source = source_of("https://ann:s3cret@git.example.org/x.git")
+    source = parse_source("https://ann:s3cret@git.example.org/x.git")
     assert source.url == "https://git.example.org/x.git"
-    assert "s3cret" not in source.shown
+    assert "s3cret" not in source.display_name
     assert source.authorization is not None
 
 
@@ -185,11 +185,11 @@ def test_a_prepare_that_fails_or_is_cancelled_leaves_no_checkout(
 ) -> None:
     (world_dir / "data").mkdir()
     checkouts = GitCheckouts(world_dir / "data", debounce_seconds=0)
-    job = a_job()
+    job = make_job()
 
     async def run() -> None:
         with pytest.raises(WorkspaceError):
-            await checkouts.prepare(a_job(id=job.id, ref="nowhere"), repository.workspace(), 0)
+            await checkouts.prepare(make_job(id=job.id, ref="nowhere"), repository.workspace(), 0)
         assert {path.name for path in checkouts.files(job.id).root.iterdir()} == {"kept", "prepared"}
         for delay in (0.0, 0.02, 0.04, 0.06):
             with contextlib.suppress(TimeoutError):
@@ -210,8 +210,8 @@ def test_a_data_directory_may_be_named_by_a_relative_path(
     checkouts = GitCheckouts(Path("data"))
 
     async def run() -> None:
-        place = await checkouts.prepare(a_job(), repository.workspace(), 0)
-        shell("echo x > x.txt", place.directory, user=place.user)
+        place = await checkouts.prepare(make_job(), repository.workspace(), 0)
+        run_shell("echo x > x.txt", place.directory, user=place.user)
         harvest = await checkouts.harvest(place)
         assert harvest.changes is not None
         assert harvest.notices == ()

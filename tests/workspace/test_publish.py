@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.ports import Harvest, Place
-from steadyhand.testing.contracts.checkouts import Repository, as_agent, shell
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.ports import Checkout, Harvest
+from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
 
 
@@ -17,13 +17,13 @@ def published(
     *,
     job_id: str = "0123456789ab",
     slot: int = 0,
-) -> tuple[Place, Harvest]:
+) -> tuple[Checkout, Harvest]:
     """Give the place and the harvest of a job that asked for a branch."""
 
-    async def run() -> tuple[Place, Harvest]:
-        job = a_job(id=job_id, publish="branch")
+    async def run() -> tuple[Checkout, Harvest]:
+        job = make_job(id=job_id, publish="branch")
         place = await checkouts.prepare(job, repository.workspace(), slot)
-        as_agent(place, script)
+        run_as_agent(place, script)
         return place, await checkouts.harvest(place)
 
     return asyncio.run(run())
@@ -50,8 +50,8 @@ def test_a_job_that_changed_nothing_and_one_that_did_not_ask_push_nothing(
     assert harvest.changes is None
 
     async def unasked() -> Harvest:
-        place = await checkouts.prepare(a_job(), repository.workspace(), 0)
-        as_agent(place, "echo a > a.txt")
+        place = await checkouts.prepare(make_job(), repository.workspace(), 0)
+        run_as_agent(place, "echo a > a.txt")
         return await checkouts.harvest(place)
 
     changes = asyncio.run(unasked()).changes
@@ -95,7 +95,9 @@ def test_a_push_to_a_local_repository_runs_nothing_that_an_agent_in_it_may_have_
         path.write_text(f"#!/bin/sh\ntouch {ran}/{hook}\n", encoding="utf-8")
         path.chmod(0o755)
     # The control: a plain push runs them all.
-    shell(f"git clone -q {repository.folder} plain && cd plain && git push -q origin main:plain", world_dir)
+    run_shell(
+        f"git clone -q {repository.folder} plain && cd plain && git push -q origin main:plain", world_dir
+    )
     assert len(list(ran.iterdir())) == 5
     for path in ran.iterdir():
         path.unlink()
@@ -121,7 +123,7 @@ def test_a_branch_that_somebody_has_checked_out_in_a_local_repository_is_left_al
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another owner is only to be had under root")
 def test_a_local_repository_is_written_as_its_owner(checkouts: GitCheckouts, repository: Repository) -> None:
-    shell(f"chown -R 64500:64500 {repository.folder}", Path("/"))
+    run_shell(f"chown -R 64500:64500 {repository.folder}", Path("/"))
     _, harvest = published(checkouts, repository, "echo a > a.txt")
     assert harvest.notices == ()
     strange = [

@@ -2,15 +2,15 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from steadyhand.ports import JobFiles
+from steadyhand.ports import JobPaths
 from steadyhand.workspace.retention import trim
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def kept_job(jobs: Path, job_id: str, age: timedelta, size: int = 4096) -> JobFiles:
-    files = JobFiles(jobs / job_id)
+def kept_job(jobs: Path, job_id: str, age: timedelta, size: int = 4096) -> JobPaths:
+    files = JobPaths(jobs / job_id)
     for folder in (files.config, files.spool(1)):
         folder.mkdir(parents=True)
     (files.config / ".claude.json").write_text("{}")

@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.workspace.sandboxed_checkouts import errands_in
+from tests.workspace.sandboxed_checkouts import sandbox_exec_in
 
 from steadyhand.ports import Checkouts, Sandbox
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.contracts.isolation import BoundaryContract
+from steadyhand.testing.contracts.isolation import IsolationContract
 from steadyhand.workspace import GitCheckouts
 
 
-class _Here(BoundaryContract):
+class _Here(IsolationContract):
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
         self.world = world_dir
@@ -33,9 +33,13 @@ class TestLevelBwrap(_Here):
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
-        errands = errands_in(self.world)
+        errands = sandbox_exec_in(self.world)
         checkouts = GitCheckouts(
-            self.world / "data", debounce_seconds=0, errands=errands, overlay=self.overlay, shares=self.shares
+            self.world / "data",
+            debounce_seconds=0,
+            sandbox_exec=errands,
+            overlay=self.overlay,
+            shares_objects=self.shares,
         )
         yield checkouts, errands.sandbox
 

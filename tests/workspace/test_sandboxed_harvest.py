@@ -11,29 +11,29 @@ from hashlib import sha1
 from pathlib import Path
 
 import pytest
-from tests.workspace.sandboxed_checkouts import Sealed, run
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import Done, Harvest, Place
-from steadyhand.testing.contracts.checkouts import Repository, make_repository, shell
+from steadyhand.ports import Checkout, ExecResult, Harvest
+from steadyhand.testing.contracts.checkouts import Repository, make_repository, run_shell
 from steadyhand.workspace import GitCheckouts
 from steadyhand.workspace import git_index as staging
 from steadyhand.workspace import harvest as harvesting
-from steadyhand.workspace.sandboxed_git_client import read_answer
+from steadyhand.workspace.sandboxed_git_client import parse_reply
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
 
 
 @pytest.fixture
-def sealed(world_dir: Path) -> Sealed:
-    return Sealed(world_dir)
+def sealed(world_dir: Path) -> SandboxedCheckouts:
+    return SandboxedCheckouts(world_dir)
 
 
 def codes(harvest: Harvest) -> list[str]:
     return [notice.code for notice in harvest.notices]
 
 
-def diff_of(place: Place) -> str:
+def diff_of(place: Checkout) -> str:
     return place.files.diff.read_text(encoding="utf-8", errors="surrogateescape")
 
 
@@ -62,7 +62,7 @@ TAINTS = {
 
 @pytest.mark.parametrize("taint", TAINTS)
 def test_a_tainted_git_directory_runs_nothing_outside(
-    sealed: Sealed, repository: Repository, world_dir: Path, taint: str
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path, taint: str
 ) -> None:
     marks = world_dir / "marks"
     marks.mkdir()
@@ -71,10 +71,10 @@ def test_a_tainted_git_directory_runs_nothing_outside(
     hook = f"printf '#!/bin/sh\\ntouch {marks}/mark 2>/dev/null\\ncat 2>/dev/null\\n' > ~/hook"
     hook += "; chmod +x ~/hook; HOOK=$HOME/hook"
     script = f"{hook}\necho x > x.txt && git add x.txt\n{TAINTS[taint]}\necho more >> readme.txt"
-    place, harvest = run(sealed.after(repository.workspace(), script))
+    place, harvest = run_async(sealed.after(repository.workspace(), script))
     assert harvest.changes is not None
     assert "+more" in diff_of(place)
-    run(sealed.checkouts.release(place))
+    run_async(sealed.checkouts.release(place))
     assert list(marks.iterdir()) == []
 
 
@@ -90,55 +90,57 @@ def test_a_tainted_git_directory_runs_nothing_outside(
     ],
 )
 def test_a_broken_git_directory_costs_the_commits_and_not_the_files(
-    sealed: Sealed, repository: Repository, harm: str, monkeypatch: pytest.MonkeyPatch
+    sealed: SandboxedCheckouts, repository: Repository, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harvesting, "COMMITS_SECONDS", 3)
     committed = "echo a > a.txt && git add -A && git commit -qm a && echo b > b.txt && "
-    place, harvest = run(sealed.after(repository.workspace(), committed + harm))
+    place, harvest = run_async(sealed.after(repository.workspace(), committed + harm))
     assert harvest.changes is not None, harvest.notices
     assert harvest.changes.files == 2
     assert codes(harvest) == ["harvest_partial"]
     assert "b/a.txt" in diff_of(place)
     assert "b/b.txt" in diff_of(place)
-    shell("git fsck --strict", sealed.checkouts.mirrors.of(str(repository.folder)).folder)
+    run_shell("git fsck --strict", sealed.checkouts.mirrors.of(str(repository.folder)).folder)
 
 
 def test_what_is_left_out_is_named(
-    sealed: Sealed, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    sealed: SandboxedCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(staging, "FILE_BYTES", 1024 * 1024)
     script = (
         "head -c 2000000 /dev/zero > large.bin && echo small > small.txt && git init -q inner && cd inner"
         " && echo x > x && git add x && git -c user.name=a -c user.email=a@b commit -qm x"
     )
-    place, harvest = run(sealed.after(repository.workspace(), script))
+    place, harvest = run_async(sealed.after(repository.workspace(), script))
     assert codes(harvest) == ["files_too_large", "nested_repository"]
     assert "large.bin" in harvest.notices[0].message
     assert "b/small.txt" in diff_of(place)
 
 
 def test_work_that_is_larger_than_what_may_come_out_is_refused_by_name(
-    sealed: Sealed, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    sealed: SandboxedCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvesting, "SEALED_BYTES", 100_000)
+    monkeypatch.setattr(harvesting, "SANDBOX_PACK_BYTES", 100_000)
     script = "head -c 300000 /dev/urandom > noise && git add noise && git commit -qm noise"
-    _, harvest = run(sealed.after(repository.workspace(), script))
+    _, harvest = run_async(sealed.after(repository.workspace(), script))
     # The commits did not come out, and the same bytes as files did not either.
     assert codes(harvest) == ["harvest_failed"]
     assert "larger than" in harvest.notices[0].message
-    _, small = run(sealed.after(repository.workspace(), script + " && git rm -q noise && echo x > x.txt"))
+    _, small = run_async(
+        sealed.after(repository.workspace(), script + " && git rm -q noise && echo x > x.txt")
+    )
     assert codes(small) == ["harvest_partial"]
     assert small.changes is not None
     assert small.changes.files == 1
 
 
 def test_a_job_that_moves_to_another_branch_of_the_repository_brings_its_work_along(
-    sealed: Sealed, repository: Repository
+    sealed: SandboxedCheckouts, repository: Repository
 ) -> None:
     script = (
         "git checkout -q origin/side && echo x > x.txt && git add x.txt && git commit -qm x && echo y > y.txt"
     )
-    place, harvest = run(sealed.after(repository.workspace(), script))
+    place, harvest = run_async(sealed.after(repository.workspace(), script))
     assert codes(harvest) == []
     assert harvest.changes is not None
     assert "b/side.txt" in diff_of(place)
@@ -279,14 +281,14 @@ class Forging:
         self._errands = errands
         self._which = which
 
-    async def run(self, argv: object, place: Place, agent: object, **options: object) -> Done:
+    async def run(self, argv: object, checkout: Checkout, agent: object, **options: object) -> ExecResult:
         stdin = options.get("stdin")
         if isinstance(stdin, bytes) and b'"harvest"' in stdin:
             if self._which == "an answer that takes too long":
-                return Done(None, b"", b"")
+                return ExecResult(None, b"", b"")
             asked = json.loads(stdin)
-            return Done(0, forged(self._which, asked["base"]), b"")
-        return await self._errands.run(argv, place, agent, **options)  # type: ignore[attr-defined,no-any-return]
+            return ExecResult(0, forged(self._which, asked["base"]), b"")
+        return await self._errands.run(argv, checkout, agent, **options)  # type: ignore[attr-defined,no-any-return]
 
 
 def test_there_are_thirty_forgeries_or_more() -> None:
@@ -294,41 +296,44 @@ def test_there_are_thirty_forgeries_or_more() -> None:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[tuple[Sealed, Repository]]:
+def shared() -> Iterator[tuple[SandboxedCheckouts, Repository]]:
     """A repository and a warm checkout for all forgeries."""
     world = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
     world.chmod(0o755)
-    yield Sealed(world), make_repository(world / "repository")
+    yield SandboxedCheckouts(world), make_repository(world / "repository")
     shutil.rmtree(world)
 
 
 @pytest.mark.parametrize("which", FORGED)
 def test_a_forged_answer_is_refused_and_the_services_repositories_are_unharmed(
-    shared: tuple[Sealed, Repository], which: str
+    shared: tuple[SandboxedCheckouts, Repository], which: str
 ) -> None:
     sealed, repository = shared
 
-    async def work() -> tuple[Place, Harvest]:
+    async def work() -> tuple[Checkout, Harvest]:
         place = await sealed.prepare(repository.workspace())
         harvester = GitCheckouts(
-            place.files.root.parent.parent, debounce_seconds=0, errands=Forging(sealed.errands, which), overlay=True
-        )  # fmt: skip
+            place.files.root.parent.parent,
+            debounce_seconds=0,
+            sandbox_exec=Forging(sealed.sandbox_exec, which),
+            overlay=True,
+        )
         harvest = await harvester.harvest(place)
         await sealed.checkouts.release(place)
         return place, harvest
 
-    place, harvest = run(work())
+    place, harvest = run_async(work())
     assert harvest.changes is None
     assert [notice.code for notice in harvest.notices if notice.code.startswith("harvest_")] != []
     assert not place.files.diff.exists()
     assert not place.files.bundle.exists()
     mirror = sealed.checkouts.mirrors.of(str(repository.folder)).folder
-    shell("git fsck --strict && git cat-file --batch-all-objects --batch-check | wc -l", mirror)
-    assert BLOB_ID not in shell("git cat-file --batch-all-objects --batch-check", mirror)
+    run_shell("git fsck --strict && git cat-file --batch-all-objects --batch-check | wc -l", mirror)
+    assert BLOB_ID not in run_shell("git cat-file --batch-all-objects --batch-check", mirror)
 
 
 def test_a_true_answer_is_read() -> None:
-    answer = read_answer(an_answer({"head": "x"}, b"ab", b"c"), 2)
+    answer = parse_reply(an_answer({"head": "x"}, b"ab", b"c"), 2)
     assert [bytes(part) for part in answer.parts] == [b"ab", b"c"]
     with pytest.raises(WorkspaceError, match="it broke"):
-        read_answer(an_answer({"error": "it  broke"}), 2)
+        parse_reply(an_answer({"error": "it  broke"}), 2)

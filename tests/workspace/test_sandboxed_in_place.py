@@ -4,27 +4,27 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.workspace.sandboxed_checkouts import Sealed, run
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
 
-from steadyhand.testing.contracts.checkouts import Repository, shell
+from steadyhand.testing.contracts.checkouts import Repository, run_shell
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="agents have a user of their own only under root")
 OWNER = 64_321
 
 
 @pytest.fixture
-def sealed(world_dir: Path) -> Sealed:
-    return Sealed(world_dir)
+def sealed(world_dir: Path) -> SandboxedCheckouts:
+    return SandboxedCheckouts(world_dir)
 
 
 @pytest.fixture
 def in_place(repository: Repository) -> Repository:
-    shell(f"chown -R {OWNER}:{OWNER} {repository.folder}", Path("/"))
+    run_shell(f"chown -R {OWNER}:{OWNER} {repository.folder}", Path("/"))
     return repository
 
 
 def test_what_an_agent_did_is_the_diff_and_index_and_objects_are_as_it_left_them(
-    sealed: Sealed, in_place: Repository
+    sealed: SandboxedCheckouts, in_place: Repository
 ) -> None:
     async def work() -> None:
         place = await sealed.prepare(in_place.workspace(mode="in_place"))
@@ -45,10 +45,12 @@ def test_what_an_agent_did_is_the_diff_and_index_and_objects_are_as_it_left_them
         assert again.changes is not None
         assert again.changes.head == in_place.head()
 
-    run(work())
+    run_async(work())
 
 
-def test_a_job_that_changes_nothing_in_place_has_no_changes(sealed: Sealed, in_place: Repository) -> None:
+def test_a_job_that_changes_nothing_in_place_has_no_changes(
+    sealed: SandboxedCheckouts, in_place: Repository
+) -> None:
     async def work() -> None:
         place = await sealed.prepare(in_place.workspace(mode="in_place"))
         harvest = await sealed.checkouts.harvest(place)
@@ -56,7 +58,7 @@ def test_a_job_that_changes_nothing_in_place_has_no_changes(sealed: Sealed, in_p
         assert harvest.notices == ()
         assert not place.files.diff.exists()
 
-    run(work())
+    run_async(work())
 
 
 TAINTS = {
@@ -88,7 +90,7 @@ TAINTS = {
 
 @pytest.mark.parametrize("taint", TAINTS)
 def test_a_tainted_directory_runs_nothing_outside(
-    sealed: Sealed, in_place: Repository, world_dir: Path, taint: str
+    sealed: SandboxedCheckouts, in_place: Repository, world_dir: Path, taint: str
 ) -> None:
     marks = world_dir / "marks"
     marks.mkdir()
@@ -107,5 +109,5 @@ def test_a_tainted_directory_runs_nothing_outside(
         await sealed.checkouts.harvest(second)
         await sealed.checkouts.release(second)
 
-    run(work())
+    run_async(work())
     assert list(marks.iterdir()) == []

@@ -4,26 +4,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.workspace.sandboxed_checkouts import Sealed, run
+from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
 
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job
-from steadyhand.ports import Place
+from steadyhand.ports import Checkout
 from steadyhand.testing.contracts.checkouts import Repository
-from steadyhand.testing.contracts.samples import a_job
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace.warm_checkouts import WarmCheckouts
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="layers are mounted by root")
 
 
 @pytest.fixture
-def sealed(world_dir: Path) -> Sealed:
-    return Sealed(world_dir)
+def sealed(world_dir: Path) -> SandboxedCheckouts:
+    return SandboxedCheckouts(world_dir)
 
 
-def warm_of(sealed: Sealed) -> WarmCheckouts:
-    assert sealed.checkouts.making.warm is not None
-    return sealed.checkouts.making.warm
+def warm_of(sealed: SandboxedCheckouts) -> WarmCheckouts:
+    assert sealed.checkouts.factory.warm is not None
+    return sealed.checkouts.factory.warm
 
 
 def kept(world: Path) -> set[str]:
@@ -31,7 +31,7 @@ def kept(world: Path) -> set[str]:
 
 
 def test_jobs_of_one_commit_share_a_warm_checkout_that_is_made_once(
-    sealed: Sealed, repository: Repository
+    sealed: SandboxedCheckouts, repository: Repository
 ) -> None:
     async def work() -> None:
         places = await asyncio.gather(*(sealed.prepare(repository.workspace(), slot) for slot in range(4)))
@@ -44,11 +44,11 @@ def test_jobs_of_one_commit_share_a_warm_checkout_that_is_made_once(
         )
         assert said == "readme.txt\nsrc\n## steadyhand/work\nagent\nagent\n"
 
-    run(work())
+    run_async(work())
 
 
 def test_nothing_that_an_agent_does_reaches_the_warm_checkout_or_the_mirror(
-    sealed: Sealed, repository: Repository, world_dir: Path
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     def stamps() -> dict[str, tuple[int, int]]:
         folders = (world_dir / "data" / "warm", world_dir / "data" / "mirrors")
@@ -71,11 +71,11 @@ def test_nothing_that_an_agent_does_reaches_the_warm_checkout_or_the_mirror(
         await sealed.checkouts.release(place)
         assert stamps() == before
 
-    run(work())
+    run_async(work())
 
 
 def test_the_index_is_prepared_so_that_status_reads_no_file_again(
-    sealed: Sealed, repository: Repository
+    sealed: SandboxedCheckouts, repository: Repository
 ) -> None:
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
@@ -85,11 +85,11 @@ def test_the_index_is_prepared_so_that_status_reads_no_file_again(
         said = await sealed.does(place, f"{before} && git status --porcelain && {before}")
         assert len(set(said.splitlines())) == 1
 
-    run(work())
+    run_async(work())
 
 
 def test_setup_runs_once_and_what_it_makes_is_no_jobs_work(
-    sealed: Sealed, repository: Repository, world_dir: Path
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     secret = world_dir / "secret key"
     secret.write_text("word\n", encoding="utf-8")
@@ -113,26 +113,26 @@ def test_setup_runs_once_and_what_it_makes_is_no_jobs_work(
         plain = await sealed.prepare(repository.workspace(), 2)
         assert await sealed.does(plain, "ls") == "readme.txt\nsrc\n"
 
-    run(work())
+    run_async(work())
 
 
 def test_a_setup_command_that_fails_is_named_with_its_last_line_and_leaves_nothing(
-    sealed: Sealed, repository: Repository, world_dir: Path
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     workspace = repository.workspace(setup=("echo fine", "echo first; echo 'no such key' >&2; exit 3"))
     with pytest.raises(WorkspaceError, match="no such key") as caught:
-        run(sealed.prepare(workspace))
+        run_async(sealed.prepare(workspace))
     assert "exit 3" in caught.value.detail
     assert kept(world_dir) == set()
 
 
-def test_setup_has_no_network(sealed: Sealed, repository: Repository) -> None:
+def test_setup_has_no_network(sealed: SandboxedCheckouts, repository: Repository) -> None:
     script = "python3 -c 'import socket; socket.create_connection((\"192.0.2.1\", 80), 2)' 2>&1 | grep -q unreachable"
-    run(sealed.prepare(repository.workspace(setup=(script,))))
+    run_async(sealed.prepare(repository.workspace(setup=(script,))))
 
 
 def test_filters_that_setup_defines_are_used_for_what_is_left_uncommitted(
-    sealed: Sealed, repository: Repository
+    sealed: SandboxedCheckouts, repository: Repository
 ) -> None:
     repository.commit(".gitattributes", "secret.txt filter=rot\n")
     repository.commit("secret.txt", "Uryyb\n")
@@ -153,14 +153,18 @@ def test_filters_that_setup_defines_are_used_for_what_is_left_uncommitted(
         assert "+Uryyb gurer" in diff
         assert "Hello" not in diff
 
-    run(work())
+    run_async(work())
 
 
 def test_the_oldest_that_nobody_uses_go_and_one_in_use_stays(
-    sealed: Sealed, repository: Repository, world_dir: Path
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
 ) -> None:
-    sealed.checkouts.making.warm = WarmCheckouts(
-        world_dir / "data" / "warm", sealed.errands, warm_of(sealed).settings, owner=63_999, most=1
+    sealed.checkouts.factory.warm = WarmCheckouts(
+        world_dir / "data" / "warm",
+        sealed.sandbox_exec,
+        warm_of(sealed).settings,
+        owner=63_999,
+        max_checkouts=1,
     )
 
     async def work() -> None:
@@ -174,16 +178,20 @@ def test_the_oldest_that_nobody_uses_go_and_one_in_use_stays(
         again = await sealed.prepare(repository.workspace(ref="main"), 1)
         assert await sealed.does(again, "ls") == "readme.txt\nsrc\n"
 
-    run(work())
+    run_async(work())
 
 
 def test_one_that_goes_while_it_is_asked_for_is_made_anew(
-    sealed: Sealed, repository: Repository, world_dir: Path
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     warm = WarmCheckouts(
-        world_dir / "data" / "warm", sealed.errands, warm_of(sealed).settings, owner=63_999, most=0
+        world_dir / "data" / "warm",
+        sealed.sandbox_exec,
+        warm_of(sealed).settings,
+        owner=63_999,
+        max_checkouts=0,
     )
-    sealed.checkouts.making.warm = warm
+    sealed.checkouts.factory.warm = warm
 
     async def one(slot: int) -> None:
         for _ in range(3):
@@ -196,11 +204,11 @@ def test_one_that_goes_while_it_is_asked_for_is_made_anew(
         assert kept(world_dir) == set()
         assert warm.built >= 1
 
-    run(work())
+    run_async(work())
 
 
 def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
-    sealed: Sealed, repository: Repository, world_dir: Path
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     outside = world_dir / "outside"
     outside.mkdir()
@@ -216,7 +224,7 @@ def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
         (half / "link").symlink_to(outside)
         (of_mirror / "unfinished").mkdir()
         (of_mirror.parent / "stray").symlink_to(outside)
-        later = Sealed(world_dir)
+        later = SandboxedCheckouts(world_dir)
         await later.checkouts.sweep()
         assert kept(world_dir) == {place.commit}
         assert (outside / "kept").is_file()
@@ -225,7 +233,7 @@ def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
         assert warm_of(later).built == 0
         assert await later.does(again, "ls") == "readme.txt\nsrc\n"
 
-    run(work())
+    run_async(work())
 
 
 CACHES = [
@@ -236,7 +244,7 @@ CACHES = [
 
 @pytest.mark.parametrize(("cache", "where"), CACHES)
 def test_a_cache_is_shared_by_the_jobs_of_a_workspace_and_by_no_other(
-    sealed: Sealed, repository: Repository, cache: str, where: str
+    sealed: SandboxedCheckouts, repository: Repository, cache: str, where: str
 ) -> None:
     workspace = repository.workspace(caches=(cache,))
 
@@ -251,11 +259,11 @@ def test_a_cache_is_shared_by_the_jobs_of_a_workspace_and_by_no_other(
         without = await sealed.prepare(repository.workspace(), 3)
         assert await sealed.does(without, f"ls {where} 2>/dev/null || echo none") == "none\n"
 
-    run(work())
+    run_async(work())
 
 
 def test_a_prepare_that_is_given_up_leaves_no_warm_checkout_in_use(
-    sealed: Sealed, repository: Repository, world_dir: Path
+    sealed: SandboxedCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     async def work() -> None:
         with pytest.raises(TimeoutError):
@@ -265,24 +273,24 @@ def test_a_prepare_that_is_given_up_leaves_no_warm_checkout_in_use(
         place = await sealed.prepare(repository.workspace())
         await sealed.checkouts.release(place)
 
-    run(work())
+    run_async(work())
 
 
 def test_no_process_of_git_is_needed_when_commit_and_warm_checkout_are_there(
-    sealed: Sealed, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    sealed: SandboxedCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hot(job: Job) -> Place:
+    async def hot(job: Job) -> Checkout:
         return await sealed.prepare(repository.workspace(), job=job)
 
     async def work() -> None:
-        await sealed.checkouts.release(await hot(a_job()))
+        await sealed.checkouts.release(await hot(make_job()))
         calls: list[str] = []
         monkeypatch.setattr(
             "steadyhand.workspace.git.Git._spawn", lambda _, arguments, __: calls.append(arguments[0])
         )
         sealed.checkouts.mirrors.of(str(repository.folder))._debounce = 600
-        place = await hot(a_job())
+        place = await hot(make_job())
         assert calls == []
         assert await sealed.does(place, "cat readme.txt") == "one\ntwo\nthree\n"
 
-    run(work())
+    run_async(work())

@@ -12,9 +12,9 @@ from steadyhand.api.openai import models
 from steadyhand.api.openai.chat import chat_routes
 from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.openapi.document import document
-from steadyhand.api.transport.context import ApiOptions, Door
-from steadyhand.api.transport.errors import on_caller_error, on_router_error
-from steadyhand.api.transport.middleware import Edge, Hosts
+from steadyhand.api.transport.context import ApiContext, ApiOptions
+from steadyhand.api.transport.errors import handle_caller_error, handle_router_error
+from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
 from steadyhand.control import Control
 from steadyhand.errors import CallerError
 from steadyhand.keyring import Keyring
@@ -31,9 +31,9 @@ def create_app(
 
     The document is at `/openapi.json`; there are no interactive pages, since theirs load scripts from elsewhere.
     """
-    doors = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
+    openai_modules = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
     # The busiest first; routes are tried in this order.
-    parts = (execute, health, jobs, catalog, models, keys, usage, *doors)
+    route_modules = (execute, health, jobs, catalog, models, keys, usage, *openai_modules)
     app = FastAPI(
         title="Steadyhand",
         version=options.version,
@@ -42,11 +42,11 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        exception_handlers={CallerError: on_caller_error, HTTPException: on_router_error},
+        exception_handlers={CallerError: handle_caller_error, HTTPException: handle_router_error},
         # Taken in as they are: nothing is added to them, and a router within a router looks for its route twice.
-        routes=[route for part in parts for route in part.router.routes],
+        routes=[route for module in route_modules for route in module.router.routes],
     )
-    app.state.door = Door(control, keyring, options)
-    app.add_middleware(Edge, hosts=Hosts(options), redactor=options.redactor)
+    app.state.request_socket = ApiContext(control, keyring, options)
+    app.add_middleware(RequestMiddleware, hosts=AllowedHosts(options), redactor=options.redactor)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

@@ -10,16 +10,16 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from steadyhand.cli.exit_codes import Exit, exit_of_error
-from steadyhand.cli.sanitize import clean
+from steadyhand.cli.exit_codes import ExitCode, exit_code_for_error
+from steadyhand.cli.sanitize import sanitize
 from steadyhand.errors import (
     Conflict,
     DataDirectoryBusy,
     InvalidRequest,
+    RetryLater,
+    ServiceUnreachable,
     SteadyhandError,
-    TryLater,
     Unauthenticated,
-    Unreachable,
 )
 
 
@@ -27,7 +27,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: a command lets go of things as it does for Ctrl-C."""
 
 
-_ORDER = (
+_COMMAND_ORDER = (
     "serve",
     "run",
     "jobs",
@@ -44,60 +44,66 @@ _ORDER = (
 """How the help lists the commands; the others come after."""
 
 
-class _Program(TyperGroup):
+class _CommandGroup(TyperGroup):
     """The group of all commands; `invoke` is the boundary where errors are reported."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
-        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+        return sorted(
+            names,
+            key=lambda name: _COMMAND_ORDER.index(name) if name in _COMMAND_ORDER else len(_COMMAND_ORDER),
+        )
 
     def invoke(self, ctx: Any) -> Any:
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, _raise_terminated)
         try:
             return super().invoke(ctx)
         except SteadyhandError as error:
-            report(error)
-            code = exit_of_error(error)
+            print_error(error)
+            code = exit_code_for_error(error)
         except BrokenPipeError:
             # The reader has gone (`steadyhand jobs | head -1`): nobody is left to tell. What Python still
             # holds for stdout must not fail again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = Exit.COMPLETED
+            code = ExitCode.COMPLETED
         except Terminated:
-            code = Exit.TERMINATED
+            code = ExitCode.TERMINATED
         except KeyboardInterrupt:
-            code = Exit.CTRL_C
+            code = ExitCode.CTRL_C
         raise typer.Exit(int(code))
 
 
-def report(error: SteadyhandError) -> None:
+def print_error(error: SteadyhandError) -> None:
     """Say on stderr what is wrong and what to do about it."""
-    lines = [f"steadyhand: {clean(error.detail)}"]
+    lines = [f"steadyhand: {sanitize(error.detail)}"]
     if isinstance(error, InvalidRequest) and len(error.faults) > 1:
-        lines += [f"  {clean(fault.pointer)}: {clean(fault.detail)}" for fault in error.faults]
-    advice = _advice(error)
+        lines += [
+            f"  {sanitize(field_error.pointer)}: {sanitize(field_error.detail)}"
+            for field_error in error.faults
+        ]
+    advice = _advice_for(error)
     if advice is not None:
         lines.append(f"  {advice}")
     sys.stderr.write("\n".join(lines) + "\n")
 
 
-def _advice(error: SteadyhandError) -> str | None:
-    if isinstance(error, TryLater):
+def _advice_for(error: SteadyhandError) -> str | None:
+    if isinstance(error, RetryLater):
         return f"Try again in {error.retry_after} s."
-    return _ADVICE.get((type(error), error.code)) or _ADVICE.get((type(error), None))
+    return _ADVICE_BY_ERROR.get((type(error), error.code)) or _ADVICE_BY_ERROR.get((type(error), None))
 
 
-_ADVICE: Mapping[tuple[type[SteadyhandError], str | None], str] = {
+_ADVICE_BY_ERROR: Mapping[tuple[type[SteadyhandError], str | None], str] = {
     (
-        Unreachable,
+        ServiceUnreachable,
         None,
     ): "Start a service with `steadyhand serve`, or name one by --server or STEADYHAND_URL.",
     (
-        Unreachable,
+        ServiceUnreachable,
         "bad_answer",
     ): "Is that the address of a Steadyhand service? Name one by --server or STEADYHAND_URL.",
     (
-        Unreachable,
+        ServiceUnreachable,
         "internal",
     ): "It is a fault of the service's own: whoever runs it finds the cause in its log.",
     (
@@ -111,13 +117,13 @@ _ADVICE: Mapping[tuple[type[SteadyhandError], str | None], str] = {
 }
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler's signature
+def _raise_terminated(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler's signature
     raise Terminated
 
 
 app = typer.Typer(
     name="steadyhand",
-    cls=_Program,
+    cls=_CommandGroup,
     help="Runs headless coding agents as a dependable service.",
     no_args_is_help=True,
     add_completion=False,
@@ -127,8 +133,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001  # typer calls it so
-    if asked:
+def _print_version(requested: bool) -> None:  # noqa: FBT001  # typer calls it so
+    if requested:
         from steadyhand import __version__  # noqa: PLC0415  # read when asked
 
         typer.echo(__version__)
@@ -136,9 +142,9 @@ def _version(asked: bool) -> None:  # noqa: FBT001  # typer calls it so
 
 
 @app.callback()
-def _program(
+def _main_options(
     version: bool = typer.Option(  # noqa: FBT001  # eager: handled before any command
-        False, "--version", help="Print the version and exit.", is_eager=True, callback=_version
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
     ),
 ) -> None:
     """Run headless coding agents as a dependable service."""

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli.console import Screen
+from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.sanitize import one_line
 from steadyhand.client import DEFAULT_URL, Client
 from steadyhand.config.client import ClientSettings
-from steadyhand.config.client import client as client_settings
+from steadyhand.config.client import load_client_settings as client_settings
 from steadyhand.errors import InvalidRequest, NotFound
 
 Server = Annotated[
@@ -29,78 +29,78 @@ JobId = Annotated[
 _FULL_ID = re.compile(r"[0-9a-f]{12}")
 _SHORT_ID = re.compile(r"[0-9a-f]{1,12}")
 _URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
-_SHOWN_CANDIDATES = 10
+_MAX_CANDIDATES = 10
 
 
-def settings() -> ClientSettings:
+def load_settings() -> ClientSettings:
     """Read what the environment says to a client."""
     return client_settings()
 
 
-def screen() -> Screen:
+def create_output() -> CommandOutput:
     """Give the streams of this command."""
-    return Screen(no_color=settings().no_color)
+    return CommandOutput(no_color=load_settings().no_color)
 
 
 @contextmanager
-def connected(server: str | None) -> Iterator[Client]:
+def open_client(server: str | None) -> Iterator[Client]:
     """Give a client for the service that was named, or the local one."""
-    known = settings()
-    with client_for(server or known.url or DEFAULT_URL, known) as client:
+    client_config = load_settings()
+    with client_for(server or client_config.url or DEFAULT_URL, client_config) as client:
         yield client
 
 
-def client_for(url: str, known: ClientSettings) -> Client:
+def client_for(url: str, client_config: ClientSettings) -> Client:
     """Make a client; the key of the local service is never sent to another machine."""
-    client = Client(url, known.token)
-    if known.token_is_local and not client.local:
+    client = Client(url, client_config.token)
+    if client_config.token_is_local and not client.local:
         client.close()
         return Client(url)
     return client
 
 
-def find(client: Client, given: str) -> str:
+def find_job_id(client: Client, text: str) -> str:
     """Give the whole id for the beginning of one.
 
     Raises `NotFound`, and `InvalidRequest` with the candidates when there are several.
     """
-    short = given.strip().lower()
-    if _FULL_ID.fullmatch(short):
-        return short
-    if not _SHORT_ID.fullmatch(short):
-        raise NotFound(f"{one_line(given, 40)!r} is not the id of a job: those are 12 hexadecimal digits.")
-    page = client.list(id_prefix=short, limit=_SHOWN_CANDIDATES + 1)
-    found = [str(job["id"]) for job in page.get("data", []) if str(job.get("id", "")).startswith(short)]
-    if not found:
-        raise NotFound(f"There is no job whose id begins with {short}.")
-    if len(found) > 1:
-        more = ", …" if len(found) > _SHOWN_CANDIDATES else ""
-        names = ", ".join(one_line(name, 20) for name in sorted(found)[:_SHOWN_CANDIDATES])
-        raise InvalidRequest(f"{short} is the beginning of several ids: {names}{more}")
-    return found[0]
+    id_prefix = text.strip().lower()
+    if _FULL_ID.fullmatch(id_prefix):
+        return id_prefix
+    if not _SHORT_ID.fullmatch(id_prefix):
+        raise NotFound(f"{one_line(text, 40)!r} is not the id of a job: those are 12 hexadecimal digits.")
+    page = client.list(id_prefix=id_prefix, limit=_MAX_CANDIDATES + 1)
+    matches = [str(job["id"]) for job in page.get("data", []) if str(job.get("id", "")).startswith(id_prefix)]
+    if not matches:
+        raise NotFound(f"There is no job whose id begins with {id_prefix}.")
+    if len(matches) > 1:
+        more = ", …" if len(matches) > _MAX_CANDIDATES else ""
+        names = ", ".join(one_line(name, 20) for name in sorted(matches)[:_MAX_CANDIDATES])
+        raise InvalidRequest(f"{id_prefix} is the beginning of several ids: {names}{more}")
+    return matches[0]
 
 
-def workspace_of(repo: str | None, workspace: str | None) -> tuple[str | None, bool]:
+def resolve_workspace(repo: str | None, workspace: str | None) -> tuple[str | None, bool]:
     """Say which workspace is meant, and whether it is a path of this machine.
 
     `repo` is a path or a URL; `workspace` is a name unless it looks like one of those. Paths become absolute.
     """
     if repo is not None and workspace is not None:
         raise InvalidRequest("Give --repo or --workspace, not both.")
-    given = repo if repo is not None else workspace
-    if given is None:
+    source = repo if repo is not None else workspace
+    if source is None:
         return None, False
-    if _URL.fullmatch(given):
-        return given, given.startswith("file:")
-    if repo is None and "/" not in given and given not in {".", ".."} and not given.startswith("~"):
-        return given, False
-    path = Path(given).expanduser().resolve()
+    if _URL.fullmatch(source):
+        return source, source.startswith("file:")
+    if repo is None and "/" not in source and source not in {".", ".."} and not source.startswith("~"):
+        return source, False
+    path = Path(source).expanduser().resolve()
     if not path.is_dir():
         raise InvalidRequest(f"{one_line(path)} is not a directory.")
     return str(path), True
 
 
-def refuse_path_on(client: Client, workspace: str, *, is_path: bool) -> None:
+def reject_remote_path(client: Client, workspace: str, *, is_path: bool) -> None:
     """Raise `InvalidRequest` for a path on a service that runs on another machine."""
     if is_path and not client.local:
         raise InvalidRequest(
@@ -109,7 +109,7 @@ def refuse_path_on(client: Client, workspace: str, *, is_path: bool) -> None:
         )
 
 
-def rows_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+def list_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Give the objects of a list."""
     data = document.get("data")
     return [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []

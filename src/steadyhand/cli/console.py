@@ -9,20 +9,20 @@ from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 
-from steadyhand.cli.sanitize import clean, json_text
+from steadyhand.cli.sanitize import json_text, sanitize
 
 _PIPE_WIDTH = 200  # a table in a pipe is for grep, not for a screen's width
 
 
-class Screen:
+class CommandOutput:
     """The two streams of one command."""
 
     def __init__(self, *, no_color: bool = False) -> None:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a locale without ✓ is no reason to fail
-        self.out = _console(sys.stdout, no_color=no_color)
-        self.err = _console(sys.stderr, no_color=no_color)
+        self.out = _create_console(sys.stdout, no_color=no_color)
+        self.err = _create_console(sys.stderr, no_color=no_color)
 
     @property
     def shared(self) -> bool:
@@ -31,7 +31,7 @@ class Screen:
 
     def answer(self, text: str) -> None:
         """Print text from outside on stdout, cleaned, and nothing but it."""
-        sys.stdout.write(clean(text).rstrip("\n") + "\n")
+        sys.stdout.write(sanitize(text).rstrip("\n") + "\n")
         sys.stdout.flush()
 
     def page(self, renderable: RenderableType) -> None:
@@ -75,14 +75,14 @@ class Screen:
         sys.stdout.write(json_text(value) + "\n")
         sys.stdout.flush()
 
-    def line_of_json(self, value: Any) -> None:
+    def print_json_line(self, value: Any) -> None:
         """Print one line of NDJSON on stdout, at once."""
         sys.stdout.write(json_text(value, indent=None) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str, style: str = "") -> None:
         """Print a line on stderr, cleaned."""
-        self.err.print(clean(text), style=style or None, soft_wrap=True)
+        self.err.print(sanitize(text), style=style or None, soft_wrap=True)
 
 
 class _Console(Console):
@@ -91,14 +91,14 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def _console(stream: TextIO, *, no_color: bool) -> Console:
-    terminal = stream.isatty()
+def _create_console(stream: TextIO, *, no_color: bool) -> Console:
+    is_terminal = stream.isatty()
     return _Console(
         file=stream,
-        force_terminal=terminal,
-        force_interactive=terminal,
+        force_terminal=is_terminal,
+        force_interactive=is_terminal,
         no_color=no_color or None,
-        width=None if terminal else _PIPE_WIDTH,
+        width=None if is_terminal else _PIPE_WIDTH,
         markup=False,
         highlight=False,
         emoji=False,

@@ -21,15 +21,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from steadyhand.cli.console import Screen
-from steadyhand.cli.exit_codes import Exit
-from steadyhand.cli.progress import Narrator, Progress, closing_line, view_for
-from steadyhand.cli.sanitize import clean, dollars, mapping, one_line, result_lines
+from steadyhand.cli.console import CommandOutput
+from steadyhand.cli.exit_codes import ExitCode
+from steadyhand.cli.progress import EventPrinter, Progress, create_view, summary_line
+from steadyhand.cli.sanitize import abbreviate_output, as_mapping, display_usd, one_line, sanitize
 from steadyhand.cli.tables import diff_text
 from steadyhand.client import Client
 from steadyhand.config import settings as configuration
 from steadyhand.config.file_schema import ServiceTable
-from steadyhand.errors import SteadyhandError, Unreachable
+from steadyhand.errors import ServiceUnreachable, SteadyhandError
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
 
@@ -37,7 +37,7 @@ PROMPT = "Fix the failing test."
 START_SECONDS, STOP_SECONDS, COMMAND_SECONDS = 60.0, 45.0, 60.0
 JOB_SECONDS = 600
 _DUMMY_KEY = "sk-ant-demo-no-real-key"
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "STEADYHAND_ISOLATION")
+_PASSED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "STEADYHAND_ISOLATION")
 
 
 class DemoFailed(SteadyhandError):
@@ -46,52 +46,52 @@ class DemoFailed(SteadyhandError):
     code = "demo"
 
 
-def run_demo(screen: Screen, *, clean_up: bool, as_json: bool) -> Exit:
+def run_demo(command_output: CommandOutput, *, clean_up: bool, as_json: bool) -> ExitCode:
     """Play the demo and say what it came to; the job as JSON goes to stdout when that is asked for."""
-    console = screen.err if as_json else screen.out
-    root = _directory()
+    console = command_output.err if as_json else command_output.out
+    root = _create_directory()
     try:
-        job = _play(console, root)
+        job = _play_demo(console, root)
         if as_json:
-            screen.document(job)
-        _how_to_open(console, root, job, kept=not clean_up)
-    except (DemoFailed, Unreachable) as error:
-        screen.note(f"The demo failed: {error.detail}", "red")
-        _show_log(screen, root / "service.log")
-        return Exit.FAILED
+            command_output.document(job)
+        _print_next_steps(console, root, job, is_kept=not clean_up)
+    except (DemoFailed, ServiceUnreachable) as error:
+        command_output.note(f"The demo failed: {error.detail}", "red")
+        _print_log(command_output, root / "service.log")
+        return ExitCode.FAILED
     finally:
         if clean_up:
             shutil.rmtree(root, ignore_errors=True)
-    return Exit.COMPLETED
+    return ExitCode.COMPLETED
 
 
-def _play(console: Console, root: Path) -> dict[str, Any]:
+def _play_demo(console: Console, root: Path) -> dict[str, Any]:
     repository = root / "shop"
-    _step(console, 1, f"A small repository with a failing test: {repository}")
+    _print_step(console, 1, f"A small repository with a failing test: {repository}")
     make_repository(repository)
-    passed, output = _run_test(repository)
-    _quote(console, output)
-    if passed:
+    tests_pass, output = _run_test(repository)
+    _print_output(console, output)
+    if tests_pass:
         raise DemoFailed("the test of the example was to fail at first, and passes.")
     with ExitStack() as stack:
-        environment = _environment(console, stack, root)
-        _step(console, 3, "The service, in a process of its own")
+        environment = _service_environment(console, stack, root)
+        _print_step(console, 3, "The service, in a process of its own")
         url = stack.enter_context(_service(root, environment))
         console.print(Text(f"  steadyhand serve  →  {url}", style="dim"))
-        console.print(Text(f"  {_how_apart(environment)}", style="dim"), soft_wrap=True)
+        console.print(Text(f"  {_describe_isolation(environment)}", style="dim"), soft_wrap=True)
         token = (root / "data" / "admin.key").read_text("ascii").strip()
         client = stack.enter_context(Client(url, token))
-        job = _work(console, client, repository)
-    _step(console, 6, "The test again")
-    passed, output = _run_test(repository)
-    _quote(console, output)
-    if not passed:
+        job = _run_job(console, client, repository)
+    _print_step(console, 6, "The test again")
+    tests_pass, output = _run_test(repository)
+    _print_output(console, output)
+    if not tests_pass:
         raise DemoFailed("the test still fails.")
     console.print(Text("  The test passes.", style="bold green"))
     return job
 
 
-def _work(console: Console, client: Client, repository: Path) -> dict[str, Any]:
+def _run_job(console: Console, client: Client, repository: Path) -> dict[str, Any]:
     """Submit the job, show what it does and what it changed, and apply that to the repository."""
     body = {
         "prompt": PROMPT,
@@ -99,34 +99,34 @@ def _work(console: Console, client: Client, repository: Path) -> dict[str, Any]:
         "title": "The demo",
         "timeout_seconds": JOB_SECONDS,
     }
-    _step(console, 4, "A job over HTTP, and what the agent does")
+    _print_step(console, 4, "A job over HTTP, and what the agent does")
     console.print(Text(f"  POST /v1/jobs {json.dumps(body)}", style="dim"))
     job_id = str(client.submit(**body)["id"])  # type: ignore[arg-type]  # the fields are of several types
     console.print(Text(f"  202 Accepted: job {one_line(job_id, 20)}\n", style="dim"))
     progress = Progress()
-    with view_for(console, progress) as view:
-        Narrator(view, progress).tell_all(client.events(job_id))
+    with create_view(console, progress) as view:
+        EventPrinter(view, progress).print_events(client.events(job_id))
     job = client.wait(job_id, timeout_seconds=JOB_SECONDS)
-    console.print(closing_line(job))
+    console.print(summary_line(job))
     if job.get("state") != "completed":
         raise DemoFailed(f"the job ended as {one_line(job.get('state'), 20)}.")
-    _step(console, 5, "What it changed, and that applied to the repository")
-    patch = client.diff(job_id)
-    console.print(diff_text(patch.decode("utf-8", "replace")))
-    code, output = _run(["git", "apply", "-"], repository, given=patch)
+    _print_step(console, 5, "What it changed, and that applied to the repository")
+    diff = client.diff(job_id)
+    console.print(diff_text(diff.decode("utf-8", "replace")))
+    code, output = _run_command(["git", "apply", "-"], repository, given=diff)
     if code != 0:
         raise DemoFailed(f"git did not take the diff: {one_line(output)}")
     console.print(Text("  git apply: done", style="dim"))
     return job
 
 
-def _how_to_open(console: Console, root: Path, job: Mapping[str, Any], *, kept: bool) -> None:
-    cost, job_id = mapping(job.get("cost")), one_line(job.get("id", ""), 20)
-    scripted = "; the scripted model's tokens cost nothing" if cost and not _real_key() else ""
-    console.print(Text(f"\nCost: {dollars(cost.get('usd', '0'))} by the price list{scripted}."))
-    if not kept:
+def _print_next_steps(console: Console, root: Path, job: Mapping[str, Any], *, is_kept: bool) -> None:
+    cost, job_id = as_mapping(job.get("cost")), one_line(job.get("id", ""), 20)
+    scripted = "; the scripted model's tokens cost nothing" if cost and not _api_key() else ""
+    console.print(Text(f"\nCost: {display_usd(cost.get('usd', '0'))} by the price list{scripted}."))
+    if not is_kept:
         return
-    data, command = root / "data", _command()
+    data, command = root / "data", _program_name()
     console.print(
         Text(
             f"\nTo look at the job, start the service on the demo's data:\n"
@@ -141,45 +141,45 @@ def _how_to_open(console: Console, root: Path, job: Mapping[str, Any], *, kept: 
     )
 
 
-def _how_apart(environment: Mapping[str, str]) -> str:
+def _describe_isolation(environment: Mapping[str, str]) -> str:
     """Say what is around the agent; a service that could not do so would not have started."""
     if environment.get("STEADYHAND_ISOLATION", ServiceTable().isolation) == "none":
         return "isolation none, as asked for: the agent shares this machine"
     return "isolation bwrap: the agent is sealed off with its checkout, and its only way out is to the model"
 
 
-def _command() -> str:
+def _program_name() -> str:
     """Give the word that starts this program here: `make demo` uses one that is not on PATH."""
-    called = Path(sys.argv[0])
-    return shlex.quote(str(called)) if called.name == "steadyhand" else "steadyhand"
+    program = Path(sys.argv[0])
+    return shlex.quote(str(program)) if program.name == "steadyhand" else "steadyhand"
 
 
 # --- the parts ---------------------------------------------------------------------------------
 
 
-def _directory() -> Path:
+def _create_directory() -> Path:
     root = Path(tempfile.mkdtemp(prefix="steadyhand-demo-"))
     if os.geteuid() == 0:
         root.chmod(0o755)  # agents run as another user then, and have to come through
     return root
 
 
-def _real_key() -> str | None:
-    return configuration.load().anthropic_api_key
+def _api_key() -> str | None:
+    return configuration.load_settings().anthropic_api_key
 
 
-def _environment(console: Console, stack: ExitStack, root: Path) -> dict[str, str]:
+def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict[str, str]:
     """Give the service's environment: nothing of this one but what a program needs, and a model."""
-    settings = configuration.load()
-    found = {name: settings.inherited[name] for name in _PASSED_ON if name in settings.inherited}
-    found["STEADYHAND_DATA_DIR"] = str(root / "data")
+    settings = configuration.load_settings()
+    environment = {name: settings.inherited[name] for name in _PASSED_VARIABLES if name in settings.inherited}
+    environment["STEADYHAND_DATA_DIR"] = str(root / "data")
     if settings.anthropic_api_key:
-        _step(console, 2, "The real model: ANTHROPIC_API_KEY is set, so this costs a few cents")
-        found["ANTHROPIC_API_KEY"] = settings.anthropic_api_key
+        _print_step(console, 2, "The real model: ANTHROPIC_API_KEY is set, so this costs a few cents")
+        environment["ANTHROPIC_API_KEY"] = settings.anthropic_api_key
         if settings.base_url:
-            found["ANTHROPIC_BASE_URL"] = settings.base_url
-        return found
-    _step(console, 2, "The scripted model: ANTHROPIC_API_KEY is not set, so nothing is spent")
+            environment["ANTHROPIC_BASE_URL"] = settings.base_url
+        return environment
+    _print_step(console, 2, "The scripted model: ANTHROPIC_API_KEY is not set, so nothing is spent")
     console.print(
         Text(
             "  The agent is the real claude CLI and does real work; only its model is played back.",
@@ -187,9 +187,9 @@ def _environment(console: Console, stack: ExitStack, root: Path) -> dict[str, st
         )
     )
     model = stack.enter_context(ScriptedModel("fix-the-test"))
-    found["ANTHROPIC_API_KEY"] = _DUMMY_KEY
-    found["ANTHROPIC_BASE_URL"] = model.url
-    return found
+    environment["ANTHROPIC_API_KEY"] = _DUMMY_KEY
+    environment["ANTHROPIC_BASE_URL"] = model.url
+    return environment
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def _service(root: Path, environment: Mapping[str, str]) -> Iterator[str]:
     with (root / "service.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=log)
     try:
-        yield _address(process)
+        yield _read_address(process)
     finally:
         process.terminate()
         try:
@@ -209,31 +209,31 @@ def _service(root: Path, environment: Mapping[str, str]) -> Iterator[str]:
             process.wait(STOP_SECONDS)
 
 
-def _address(process: "subprocess.Popen[bytes]") -> str:
+def _read_address(process: "subprocess.Popen[bytes]") -> str:
     """Read the address from the first line that the service prints."""
     assert process.stdout is not None  # noqa: S101  # it was asked for
-    deadline, read = time.monotonic() + START_SECONDS, b""
-    while b"\n" not in read:
+    deadline, received = time.monotonic() + START_SECONDS, b""
+    while b"\n" not in received:
         ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
         chunk = os.read(process.stdout.fileno(), 4096) if ready else b""
         if not chunk:
             raise DemoFailed("the service did not start.")
-        read += chunk
-    address = read.split(b"\n")[0].decode("utf-8", "replace").rsplit(" ", 1)[-1]
+        received += chunk
+    address = received.split(b"\n")[0].decode("utf-8", "replace").rsplit(" ", 1)[-1]
     if not address.startswith("http://"):
         raise DemoFailed(f"the service said {one_line(address)} in place of its address.")
     return address
 
 
 def _run_test(repository: Path) -> tuple[bool, str]:
-    code, output = _run([sys.executable, "-B", "-m", "unittest", "-q"], repository)
+    code, output = _run_command([sys.executable, "-B", "-m", "unittest", "-q"], repository)
     return code == 0, output
 
 
-def _run(command: list[str], directory: Path, given: bytes = b"") -> tuple[int, str]:
+def _run_command(command: list[str], directory: Path, given: bytes = b"") -> tuple[int, str]:
     """Run a command there, in an environment of nothing but a path; give its code and all it printed."""
     environment = {"PATH": configuration.DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=directory,
         env=environment,
@@ -243,19 +243,19 @@ def _run(command: list[str], directory: Path, given: bytes = b"") -> tuple[int, 
         timeout=COMMAND_SECONDS,
         check=False,
     )
-    return done.returncode, done.stdout.decode("utf-8", "replace")
+    return completed.returncode, completed.stdout.decode("utf-8", "replace")
 
 
-def _step(console: Console, number: int, text: str) -> None:
+def _print_step(console: Console, number: int, text: str) -> None:
     console.print(Text(f"\n{number}. {text}", style="bold"), soft_wrap=True)
 
 
-def _quote(console: Console, output: str) -> None:
-    for line in result_lines(output, limit=20):
+def _print_output(console: Console, output: str) -> None:
+    for line in abbreviate_output(output, limit=20):
         console.print(Text(f"  │ {line}", style="dim"))
 
 
-def _show_log(screen: Screen, log: Path) -> None:
+def _print_log(command_output: CommandOutput, log: Path) -> None:
     if log.is_file():
-        for line in clean(log.read_text("utf-8", "replace")).splitlines()[-20:]:
-            screen.note(f"  {line}", "dim")
+        for line in sanitize(log.read_text("utf-8", "replace")).splitlines()[-20:]:
+            command_output.note(f"  {line}", "dim")

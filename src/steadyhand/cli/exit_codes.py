@@ -11,15 +11,15 @@ from steadyhand.errors import (
     Forbidden,
     InvalidRequest,
     NotFound,
+    RetryLater,
+    ServiceUnreachable,
     SteadyhandError,
-    TryLater,
     Unauthenticated,
-    Unreachable,
 )
 from steadyhand.job import OutcomeType
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     """What a command came to; part of the contract."""
 
     COMPLETED = 0
@@ -38,36 +38,38 @@ class Exit(IntEnum):
     TERMINATED = 143
 
 
-_BY_STATE = {
-    "completed": Exit.COMPLETED,
-    "failed": Exit.FAILED,
-    "cancelled": Exit.CANCELLED,
-    "interrupted": Exit.INTERRUPTED,
-    "error": Exit.ERROR,
-    "timeout": Exit.TIMEOUT,
+_CODE_BY_STATE = {
+    "completed": ExitCode.COMPLETED,
+    "failed": ExitCode.FAILED,
+    "cancelled": ExitCode.CANCELLED,
+    "interrupted": ExitCode.INTERRUPTED,
+    "error": ExitCode.ERROR,
+    "timeout": ExitCode.TIMEOUT,
 }
 
-_BY_ERROR: tuple[tuple[type[SteadyhandError], Exit], ...] = (
-    (InvalidRequest, Exit.USAGE),
-    (ConfigError, Exit.USAGE),
-    (NotFound, Exit.NOT_FOUND),
-    (Unauthenticated, Exit.AUTHENTICATION),
-    (Forbidden, Exit.AUTHENTICATION),
-    (Conflict, Exit.FAILED),
-    (TryLater, Exit.TRY_LATER),
-    (DataDirectoryBusy, Exit.TRY_LATER),
-    (Unreachable, Exit.UNREACHABLE),
+_CODE_BY_ERROR: tuple[tuple[type[SteadyhandError], ExitCode], ...] = (
+    (InvalidRequest, ExitCode.USAGE),
+    (ConfigError, ExitCode.USAGE),
+    (NotFound, ExitCode.NOT_FOUND),
+    (Unauthenticated, ExitCode.AUTHENTICATION),
+    (Forbidden, ExitCode.AUTHENTICATION),
+    (Conflict, ExitCode.FAILED),
+    (RetryLater, ExitCode.TRY_LATER),
+    (DataDirectoryBusy, ExitCode.TRY_LATER),
+    (ServiceUnreachable, ExitCode.UNREACHABLE),
 )
 
 
-def exit_of_job(job: Mapping[str, Any]) -> Exit:
+def exit_code_for_job(job: Mapping[str, Any]) -> ExitCode:
     """Give the code for an ended job; one that has not ended is a wait that ran out."""
     outcome = job.get("outcome")
     if isinstance(outcome, Mapping) and outcome.get("type") == OutcomeType.BUDGET:
-        return Exit.BUDGET
-    return _BY_STATE.get(str(job.get("state")), Exit.TIMEOUT)
+        return ExitCode.BUDGET
+    return _CODE_BY_STATE.get(str(job.get("state")), ExitCode.TIMEOUT)
 
 
-def exit_of_error(error: SteadyhandError) -> Exit:
+def exit_code_for_error(error: SteadyhandError) -> ExitCode:
     """Give the code for an error; what is none of the caller's doing is `ERROR`."""
-    return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), Exit.ERROR)
+    return next(
+        (code for error_class, code in _CODE_BY_ERROR if isinstance(error, error_class)), ExitCode.ERROR
+    )

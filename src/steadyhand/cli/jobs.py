@@ -7,11 +7,11 @@ import typer
 from steadyhand.cli import client_options
 from steadyhand.cli.app import app
 from steadyhand.cli.client_options import AsJson, JobId, Server
-from steadyhand.cli.console import Screen
-from steadyhand.cli.exit_codes import Exit, exit_of_job
-from steadyhand.cli.progress import Narrator, Progress, closing_line, view_for
-from steadyhand.cli.sanitize import mapping, one_line
-from steadyhand.cli.tables import agents_table, diff_text, job_page, jobs_table, workspaces_table
+from steadyhand.cli.console import CommandOutput
+from steadyhand.cli.exit_codes import ExitCode, exit_code_for_job
+from steadyhand.cli.progress import EventPrinter, Progress, create_view, summary_line
+from steadyhand.cli.sanitize import as_mapping, one_line
+from steadyhand.cli.tables import agents_table, diff_text, job_details, jobs_table, workspaces_table
 from steadyhand.client import ENDED_STATES, Client
 from steadyhand.errors import NotFound
 
@@ -31,31 +31,31 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
         page = client.list(state=state or None, agent=agent, workspace=workspace, limit=limit)
     if as_json:
-        screen.document(page)
+        output.document(page)
         return
-    rows = client_options.rows_of(page)
+    rows = client_options.list_rows(page)
     if not rows:
-        screen.note("No jobs.")
+        output.note("No jobs.")
         return
-    screen.page(jobs_table(rows))
+    output.page(jobs_table(rows))
     if page.get("has_more"):
-        screen.note("There are more: --limit.", "dim")
+        output.note("There are more: --limit.", "dim")
 
 
 @app.command()
 def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Show one job."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        found = client.get(client_options.find(client, job))
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        document = client.get(client_options.find_job_id(client, job))
     if as_json:
-        screen.document(found)
+        output.document(document)
     else:
-        screen.page(job_page(found))
+        output.page(job_details(document))
 
 
 @app.command()
@@ -69,12 +69,12 @@ def wait(
     as_json: AsJson = False,
 ) -> None:
     """Wait until a job has ended, print its answer and exit with its code. Ctrl-C leaves the job alone."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        found = client.wait(client_options.find(client, job), timeout_seconds=timeout)
-    if found.get("state") not in ENDED_STATES and not as_json:
-        screen.note(f"The job is still {one_line(found.get('state'), 20)}.")
-    finish(screen, found, as_json=as_json)
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        ended_job = client.wait(client_options.find_job_id(client, job), timeout_seconds=timeout)
+    if ended_job.get("state") not in ENDED_STATES and not as_json:
+        output.note(f"The job is still {one_line(ended_job.get('state'), 20)}.")
+    print_result_and_exit(output, ended_job, as_json=as_json)
 
 
 @app.command()
@@ -88,32 +88,32 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what the agent did; --json prints the events, one a line. Ctrl-C leaves the job alone."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        job_id = client_options.find(client, job)
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        job_id = client_options.find_job_id(client, job)
         if as_json:
             for event in client.events(job_id, after=after, follow=follow):
-                screen.line_of_json(event)
+                output.print_json_line(event)
         else:
-            _narrate(screen, client, job_id, after, follow=follow)
+            _print_events(output, client, job_id, after, follow=follow)
         if exit_status:
-            raise typer.Exit(int(exit_of_job(client.get(job_id))))
+            raise typer.Exit(int(exit_code_for_job(client.get(job_id))))
 
 
-def _narrate(screen: Screen, client: Client, job_id: str, after: int, *, follow: bool) -> None:
+def _print_events(output: CommandOutput, client: Client, job_id: str, after: int, *, follow: bool) -> None:
     progress = Progress()
-    with view_for(screen.out, progress, live=follow) as view:
-        Narrator(view, progress).tell_all(client.events(job_id, after=after, follow=follow))
-    screen.err.print(closing_line(client.get(job_id)), soft_wrap=True)
+    with create_view(output.out, progress, live=follow) as view:
+        EventPrinter(view, progress).print_events(client.events(job_id, after=after, follow=follow))
+    output.err.print(summary_line(client.get(job_id)), soft_wrap=True)
 
 
 @app.command()
 def cancel(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Ask a job to stop."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        found = client.cancel(client_options.find(client, job))
-    _say_state(screen, found, as_json=as_json, asked="asked to stop")
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        document = client.cancel(client_options.find_job_id(client, job))
+    _print_state(output, document, as_json=as_json, requested="asked to stop")
 
 
 @app.command()
@@ -127,10 +127,10 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Run an ended job once more, from the start."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        found = client.retry(client_options.find(client, job), after_run=after_run)
-    _say_state(screen, found, as_json=as_json, asked="asked for a new run")
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        document = client.retry(client_options.find_job_id(client, job), after_run=after_run)
+    _print_state(output, document, as_json=as_json, requested="asked for a new run")
 
 
 @app.command()
@@ -148,45 +148,45 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with an ended job, in the same session and checkout."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        found = client.resume(
-            client_options.find(client, job), after_run=after_run, budget_usd=budget, prompt=prompt
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        document = client.resume(
+            client_options.find_job_id(client, job), after_run=after_run, budget_usd=budget, prompt=prompt
         )
-    _say_state(screen, found, as_json=as_json, asked="asked to go on")
+    _print_state(output, document, as_json=as_json, requested="asked to go on")
 
 
 @app.command()
 def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Forget an ended job and all that was kept of it."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        job_id = client_options.find(client, job)
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        job_id = client_options.find_job_id(client, job)
         client.delete(job_id)
     if as_json:
-        screen.document({"object": "job", "id": job_id, "deleted": True})
+        output.document({"object": "job", "id": job_id, "deleted": True})
     else:
-        screen.note(f"{job_id} is deleted.")
+        output.note(f"{job_id} is deleted.")
 
 
 @app.command()
 def diff(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Print what a job changed, as `git apply` takes it."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        job_id = client_options.find(client, job)
-        patch = _diff_or_nothing(client, job_id)
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        job_id = client_options.find_job_id(client, job)
+        patch = _diff_or_empty(client, job_id)
     if as_json:
-        screen.document({"job_id": job_id, "diff": patch.decode("utf-8", "replace")})
+        output.document({"job_id": job_id, "diff": patch.decode("utf-8", "replace")})
     elif not patch:
-        screen.note("The job changed nothing.")
-    elif screen.out.is_terminal:
-        screen.out.print(diff_text(patch.decode("utf-8", "replace")), soft_wrap=True)
+        output.note("The job changed nothing.")
+    elif output.out.is_terminal:
+        output.out.print(diff_text(patch.decode("utf-8", "replace")), soft_wrap=True)
     else:
-        screen.raw(patch)
+        output.raw(patch)
 
 
-def _diff_or_nothing(client: Client, job_id: str) -> bytes:
+def _diff_or_empty(client: Client, job_id: str) -> bytes:
     try:
         return client.diff(job_id)
     except NotFound:
@@ -204,59 +204,64 @@ def transcript(
     as_json: AsJson = False,  # noqa: ARG001  # it is NDJSON with and without# it is NDJSON with and without
 ) -> None:
     """Print the agent's own record of a job: one JSON object a line."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        screen.raw(client.transcript(client_options.find(client, job)))
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        output.raw(client.transcript(client_options.find_job_id(client, job)))
 
 
 @app.command()
 def agents(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the agents that can be asked for."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
         rows = list(client.agents())
-    screen.rows(rows, agents_table, as_json=as_json)
+    output.rows(rows, agents_table, as_json=as_json)
 
 
 @app.command()
 def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the workspaces that can be asked for."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
         rows = list(client.workspaces())
-    none = "No workspace is configured; a path or a URL can be given to `steadyhand run --repo`."
-    screen.rows(rows, workspaces_table, as_json=as_json, none=none)
+    empty_text = "No workspace is configured; a path or a URL can be given to `steadyhand run --repo`."
+    output.rows(rows, workspaces_table, as_json=as_json, none=empty_text)
 
 
-def _say_state(screen: Screen, job: dict[str, Any], *, as_json: bool, asked: str) -> None:
+def _print_state(output: CommandOutput, job: dict[str, Any], *, as_json: bool, requested: str) -> None:
     if as_json:
-        screen.document(job)
+        output.document(job)
         return
     state = one_line(job.get("state", "?"), 20)
-    told = f"is {state}" if state in ENDED_STATES else f"is {state}, {asked}"
-    screen.note(f"{one_line(job.get('id', ''), 20)} {told}.")
+    state_text = f"is {state}" if state in ENDED_STATES else f"is {state}, {requested}"
+    output.note(f"{one_line(job.get('id', ''), 20)} {state_text}.")
 
 
-def finish(
-    screen: Screen, job: dict[str, Any], *, as_json: bool, shown: str | None = None, hint: str | None = None
+def print_result_and_exit(
+    output: CommandOutput,
+    job: dict[str, Any],
+    *,
+    as_json: bool,
+    shown_message: str | None = None,
+    hint: str | None = None,
 ) -> None:
     """Print a job's answer and what it came to, and exit with its code.
 
     An answer that is on the same screen already (`shown`), or that is the error, is not printed twice; `hint` says what
     to do next.
     """
-    code = exit_of_job(job)
+    code = exit_code_for_job(job)
     if as_json:
-        screen.document(job)
+        output.document(job)
     else:
         answer = job.get("answer")
-        error = str(mapping(job.get("error")).get("message", ""))
+        error = str(as_mapping(job.get("error")).get("message", ""))
         answer = answer if isinstance(answer, str) else ""
-        said = answer.strip()
-        if said and said != (shown or "").strip() and said not in error:
-            screen.answer(answer)
-        if code is not Exit.TIMEOUT or job.get("state") in ENDED_STATES:
-            screen.err.print(closing_line(job), soft_wrap=True)
+        answer_text = answer.strip()
+        if answer_text and answer_text != (shown_message or "").strip() and answer_text not in error:
+            output.answer(answer)
+        if code is not ExitCode.TIMEOUT or job.get("state") in ENDED_STATES:
+            output.err.print(summary_line(job), soft_wrap=True)
         if hint is not None:
-            screen.note(hint, "dim")
+            output.note(hint, "dim")
     raise typer.Exit(int(code))

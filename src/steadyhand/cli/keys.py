@@ -8,7 +8,7 @@ import typer
 from steadyhand.cli import client_options
 from steadyhand.cli.app import app
 from steadyhand.cli.client_options import AsJson, Server
-from steadyhand.cli.console import Screen
+from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.sanitize import one_line
 from steadyhand.cli.tables import keys_table
 from steadyhand.client import Client
@@ -61,36 +61,36 @@ def create(
         "budget_usd_per_day": day,
         "budget_usd_per_month": month,
     }
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        made = client.create_key(name, scopes=scope or None, **limits)
-    _tell_secret(screen, made, as_json=as_json)
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        created = client.create_key(name, scopes=scope or None, **limits)
+    _print_secret(output, created, as_json=as_json)
 
 
 @keys.command("list")
-def listed(
+def list_keys(
     *,
     every: Annotated[bool, typer.Option("--all", help="Those that were revoked too.")] = False,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
     """List the keys, without their secrets."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
         rows = [row for row in client.list_keys() if every or row.get("revoked_at") is None]
-    screen.rows(rows, keys_table, as_json=as_json, none="No keys.")
+    output.rows(rows, keys_table, as_json=as_json, none="No keys.")
 
 
 @keys.command()
 def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
     """End a key at once; jobs that it has asked for go on."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        ended = client.revoke_key(_find(client, key))
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        revoked = client.revoke_key(_find_key_id(client, key))
     if as_json:
-        screen.document(ended)
+        output.document(revoked)
     else:
-        screen.note(f"{_called(ended)} is revoked.")
+        output.note(f"{_key_label(revoked)} is revoked.")
 
 
 @keys.command()
@@ -104,37 +104,37 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Give a key a new secret and print it; id and limits stay."""
-    screen = client_options.screen()
-    with client_options.connected(server) as client:
-        rotated = client.rotate_key(_find(client, key), grace_seconds=grace)
-    _tell_secret(screen, rotated, as_json=as_json)
+    output = client_options.create_output()
+    with client_options.open_client(server) as client:
+        rotated = client.rotate_key(_find_key_id(client, key), grace_seconds=grace)
+    _print_secret(output, rotated, as_json=as_json)
 
 
-def _tell_secret(screen: Screen, key: Mapping[str, Any], *, as_json: bool) -> None:
+def _print_secret(output: CommandOutput, key: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        screen.document(key)
+        output.document(key)
         return
-    screen.answer(str(key.get("secret", "")))
-    screen.note(f"{_called(key)}: keep it now, it is not shown again.", "dim")
+    output.answer(str(key.get("secret", "")))
+    output.note(f"{_key_label(key)}: keep it now, it is not shown again.", "dim")
     if key.get("former_secret_until") is not None:
-        screen.note(f"The old one is good until {one_line(key['former_secret_until'], 40)}.", "dim")
+        output.note(f"The old one is good until {one_line(key['former_secret_until'], 40)}.", "dim")
 
 
-def _called(key: Mapping[str, Any]) -> str:
+def _key_label(key: Mapping[str, Any]) -> str:
     return f"{one_line(key.get('id', '?'), 40)} ({one_line(key.get('name', ''), 100)})"
 
 
-def _find(client: Client, given: str) -> str:
+def _find_key_id(client: Client, text: str) -> str:
     """Give the whole id; an exact id or name counts before a beginning, a key that is good before revoked ones."""
     rows = [row for row in client.list_keys() if isinstance(row.get("id"), str)]
-    exact = [row for row in rows if given in (row["id"], row.get("name"))]
-    short = given.removeprefix("k_")
-    begin = [row for row in rows if short and row["id"].removeprefix("k_").startswith(short)]
-    found = exact or begin
-    found = [row for row in found if row.get("revoked_at") is None] or found
-    if not found:
-        raise NotFound(f"There is no key {one_line(given, 60)!r}.")
-    if len(found) > 1:
-        names = ", ".join(_called(row) for row in found[:10])
-        raise InvalidRequest(f"{one_line(given, 60)!r} means several keys: {names}")
-    return str(found[0]["id"])
+    exact_matches = [row for row in rows if text in (row["id"], row.get("name"))]
+    id_prefix = text.removeprefix("k_")
+    prefix_matches = [row for row in rows if id_prefix and row["id"].removeprefix("k_").startswith(id_prefix)]
+    matches = exact_matches or prefix_matches
+    matches = [row for row in matches if row.get("revoked_at") is None] or matches
+    if not matches:
+        raise NotFound(f"There is no key {one_line(text, 60)!r}.")
+    if len(matches) > 1:
+        names = ", ".join(_key_label(row) for row in matches[:10])
+        raise InvalidRequest(f"{one_line(text, 60)!r} means several keys: {names}")
+    return str(matches[0]["id"])

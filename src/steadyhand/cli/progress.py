@@ -14,18 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from steadyhand.cli.sanitize import (
-    changes_line,
-    clean,
-    count,
-    dollars,
-    duration,
+    abbreviate_output,
+    as_mapping,
+    display_usd,
     first_line,
-    mapping,
-    moment,
+    format_changes,
+    format_count,
+    format_duration,
+    format_turns,
     one_line,
-    result_lines,
-    tool_line,
-    turns_text,
+    parse_time,
+    sanitize,
+    summarize_tool_input,
 )
 from steadyhand.client import ENDED_STATES
 
@@ -41,7 +41,7 @@ STATE_STYLES: Mapping[str, str] = {
     "interrupted": "yellow",
     "error": "red",
 }
-_TOKENS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_TOKEN_FIELDS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _REFRESH_PER_SECOND = 8
 
 
@@ -57,25 +57,25 @@ class Progress:
 
     def take(self, data: Mapping[str, Any]) -> None:
         """Add one turn's usage; a report with a cost is of the whole run so far and replaces the sum."""
-        tokens = sum(data[name] for name in _TOKENS if isinstance(data.get(name), int))
+        tokens = sum(data[name] for name in _TOKEN_FIELDS if isinstance(data.get(name), int))
         turns = data.get("turns") if isinstance(data.get("turns"), int) else 0
         if data.get("cost_usd") is None:
             self.turns += turns or 1
             self.tokens += tokens
         else:
             self.turns, self.tokens = turns or self.turns, tokens or self.tokens
-            self.cost = dollars(data["cost_usd"])
+            self.cost = display_usd(data["cost_usd"])
 
     def line(self) -> str:
         """Give the line: state, elapsed, turns, tokens, cost."""
-        parts = [self.state, duration(time.monotonic() - self.since), turns_text(self.turns)]
-        parts.append(f"{count(self.tokens)} tokens")
+        parts = [self.state, format_duration(time.monotonic() - self.since), format_turns(self.turns)]
+        parts.append(f"{format_count(self.tokens)} tokens")
         if self.cost is not None:
             parts.append(self.cost)
         return " · ".join(parts)
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Where the narration goes."""
 
     def line(self, text: Text) -> None:
@@ -95,14 +95,17 @@ class View(Protocol):
         ...
 
 
-class PlainView(AbstractContextManager["PlainView"]):
+class PlainProgressView(AbstractContextManager["PlainProgressView"]):
     """Whole lines only, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Nothing is held back."""
 
@@ -120,7 +123,7 @@ class PlainView(AbstractContextManager["PlainView"]):
         """Say nothing: a progress line is for a terminal."""
 
 
-class LiveView:
+class LiveProgressView:
     """Lines above, and at the bottom the text under way and the progress, redrawn in place."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
@@ -130,7 +133,7 @@ class LiveView:
         self._spinner = Spinner("dots")
         self._live = Live(
             console=console,
-            get_renderable=self._bottom,
+            get_renderable=self._render_status,
             refresh_per_second=_REFRESH_PER_SECOND,
             transient=True,
         )
@@ -140,7 +143,10 @@ class LiveView:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.settle()
         self._live.stop()
@@ -152,16 +158,16 @@ class LiveView:
 
     def piece(self, text: str) -> None:
         """Grow the text under way; what fills a line moves up for good."""
-        *whole, rest = (self._partial + text).split("\n")
+        *lines, unfinished = (self._partial + text).split("\n")
         self._partial = ""
-        for line in whole:
+        for line in lines:
             self._console.print(Text(line))
-        wrapped = Text(rest).wrap(self._console, max(20, self._console.width - 1))
-        for each in wrapped[:-1]:
-            self._console.print(each)
+        wrapped = Text(unfinished).wrap(self._console, max(20, self._console.width - 1))
+        for wrapped_line in wrapped[:-1]:
+            self._console.print(wrapped_line)
         # `wrap` drops the space at the end of its last line, which the next piece needs.
-        last = wrapped[-1].plain if len(wrapped) > 1 else rest
-        self._partial = last + " " if len(wrapped) > 1 and rest.endswith(" ") else last
+        last = wrapped[-1].plain if len(wrapped) > 1 else unfinished
+        self._partial = last + " " if len(wrapped) > 1 and unfinished.endswith(" ") else last
 
     def settle(self) -> None:
         """Print the text under way as it stands."""
@@ -172,20 +178,20 @@ class LiveView:
     def refresh(self) -> None:
         """Redraw at the next tick; the view looks at the progress itself."""
 
-    def _bottom(self) -> RenderableType:
+    def _render_status(self) -> RenderableType:
         status = Table.grid(padding=(0, 1))
         status.add_row(self._spinner, Text(self._progress.line(), style="dim", no_wrap=True))
         return Group(Text(self._partial), status) if self._partial else status
 
 
-class Narrator:
+class EventPrinter:
     """Turns events into lines. `said` is the last whole message of the agent that was shown."""
 
-    def __init__(self, view: View, progress: Progress) -> None:
+    def __init__(self, view: ProgressView, progress: Progress) -> None:
         self._view = view
         self._progress = progress
-        self._streamed = ""
-        self._ended: Text | None = None
+        self._streamed_text = ""
+        self._end_line: Text | None = None
         self.said: str | None = None
 
     def tell(self, event: Mapping[str, Any]) -> None:
@@ -193,57 +199,57 @@ class Narrator:
         data = event.get("data")
         if not isinstance(data, Mapping):
             return
-        teller = _TELLERS.get(str(event.get("type")))
+        teller = _HANDLERS.get(str(event.get("type")))
         if teller is not None:
-            if self._ended is not None:  # it went on after all: it was run once more
-                self._view.line(self._ended)
-                self._ended = None
+            if self._end_line is not None:  # it went on after all: it was run once more
+                self._view.line(self._end_line)
+                self._end_line = None
             teller(self, data)
             self._view.refresh()
 
-    def tell_all(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def print_events(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Tell events as they come."""
         for event in events:
             self.tell(event)
 
-    def _delta(self, data: Mapping[str, Any]) -> None:
-        text = clean(data.get("text", ""))
-        self._streamed += text
+    def _print_delta(self, data: Mapping[str, Any]) -> None:
+        text = sanitize(data.get("text", ""))
+        self._streamed_text += text
         self._view.piece(text)
 
-    def _message(self, data: Mapping[str, Any]) -> None:
-        text = clean(data.get("text", "")).strip()
-        streamed, self._streamed = self._streamed.strip(), ""
+    def _print_message(self, data: Mapping[str, Any]) -> None:
+        text = sanitize(data.get("text", "")).strip()
+        streamed, self._streamed_text = self._streamed_text.strip(), ""
         self._view.settle()
         if not text:
             return
-        whole = isinstance(self._view, LiveView) and streamed == text
-        if not whole:
-            mine = data.get("role") == "assistant"
-            self._view.line(Text(text) if mine else Text("> " + text, style="bold"))
+        already_shown = isinstance(self._view, LiveProgressView) and streamed == text
+        if not already_shown:
+            is_assistant = data.get("role") == "assistant"
+            self._view.line(Text(text) if is_assistant else Text("> " + text, style="bold"))
         if data.get("role") == "assistant":
             self.said = text
 
-    def _thinking(self, data: Mapping[str, Any]) -> None:
+    def _print_thinking(self, data: Mapping[str, Any]) -> None:
         line = first_line(data.get("text", ""), 120)
         if line:
             self._view.line(Text(f"∴ {line}", style="dim italic"))
 
-    def _tool_started(self, data: Mapping[str, Any]) -> None:
+    def _print_tool_started(self, data: Mapping[str, Any]) -> None:
         name = one_line(data.get("name", "tool"), 60)
-        line = Text.assemble(("● ", "green"), (name, "bold"), "  ", tool_line(data.get("input")))
+        line = Text.assemble(("● ", "green"), (name, "bold"), "  ", summarize_tool_input(data.get("input")))
         self._view.line(line)
 
-    def _tool_finished(self, data: Mapping[str, Any]) -> None:
+    def _print_tool_finished(self, data: Mapping[str, Any]) -> None:
         failed = data.get("is_error") is True
-        lines = result_lines(data.get("output", ""))
+        lines = abbreviate_output(data.get("output", ""))
         if failed and not lines:
             lines = ["failed"]
         for number, line in enumerate(lines):
             style = "red" if failed else "dim"
             self._view.line(Text(("  └ " if number == 0 else "    ") + line, style=style))
 
-    def _usage(self, data: Mapping[str, Any]) -> None:
+    def _add_usage(self, data: Mapping[str, Any]) -> None:
         self._progress.take(data)
 
     def _state(self, data: Mapping[str, Any]) -> None:
@@ -257,47 +263,53 @@ class Narrator:
             suffix = f" until {one_line(data['parked_until'], 40)}{suffix}"
         line = Text(f"{state}{suffix}", style=STATE_STYLES.get(state, "") + " dim")
         if state in ENDED_STATES:
-            self._ended = line  # the last one is told by `closing_line`
+            self._end_line = line  # the last one is told by `closing_line`
         else:
             self._view.line(line)
 
-    def _warning(self, data: Mapping[str, Any]) -> None:
+    def _print_warning(self, data: Mapping[str, Any]) -> None:
         self._view.line(Text(f"! {one_line(data.get('message', data.get('code', '')), 300)}", style="yellow"))
 
-    def _egress(self, data: Mapping[str, Any]) -> None:
+    def _print_egress_refusal(self, data: Mapping[str, Any]) -> None:
         self._view.line(Text(f"! refused: {one_line(data.get('host', '?'))}", style="yellow"))
 
 
-_TELLERS = {
-    "text.delta": Narrator._delta,  # noqa: SLF001  # the table of this very class
-    "message": Narrator._message,  # noqa: SLF001
-    "thinking": Narrator._thinking,  # noqa: SLF001
-    "tool.started": Narrator._tool_started,  # noqa: SLF001
-    "tool.finished": Narrator._tool_finished,  # noqa: SLF001
-    "usage": Narrator._usage,  # noqa: SLF001
-    "state.changed": Narrator._state,  # noqa: SLF001
-    "warning": Narrator._warning,  # noqa: SLF001
-    "egress.refused": Narrator._egress,  # noqa: SLF001
+_HANDLERS = {
+    "text.delta": EventPrinter._print_delta,  # noqa: SLF001  # the table of this very class
+    "message": EventPrinter._print_message,  # noqa: SLF001
+    "thinking": EventPrinter._print_thinking,  # noqa: SLF001
+    "tool.started": EventPrinter._print_tool_started,  # noqa: SLF001
+    "tool.finished": EventPrinter._print_tool_finished,  # noqa: SLF001
+    "usage": EventPrinter._add_usage,  # noqa: SLF001
+    "state.changed": EventPrinter._state,  # noqa: SLF001
+    "warning": EventPrinter._print_warning,  # noqa: SLF001
+    "egress.refused": EventPrinter._print_egress_refusal,  # noqa: SLF001
 }
 
 
-def view_for(console: Console, progress: Progress, *, live: bool = True) -> PlainView | LiveView:
+def create_view(
+    console: Console, progress: Progress, *, live: bool = True
+) -> PlainProgressView | LiveProgressView:
     """Give the view that this console can bear."""
     if live and console.is_terminal and not console.is_dumb_terminal:
-        return LiveView(console, progress)
-    return PlainView(console)
+        return LiveProgressView(console, progress)
+    return PlainProgressView(console)
 
 
-def closing_line(job: Mapping[str, Any]) -> Text:
+def summary_line(job: Mapping[str, Any]) -> Text:
     """Say in one line what a job came to: state, time, turns, tokens, cost, changes."""
     state = one_line(job.get("state", "?"), 20)
-    usage, cost = mapping(job.get("usage")), mapping(job.get("cost"))
-    tokens = sum(usage[name] for name in _TOKENS if isinstance(usage.get(name), int))
-    parts = [turns_text(usage.get("turns", 0)), f"{count(tokens)} tokens", dollars(cost.get("usd", "0"))]
-    took = took_seconds(job)
-    if took is not None:
-        parts.insert(0, duration(took))
-    parts.append(changes_line(job.get("changes")))
+    usage, cost = as_mapping(job.get("usage")), as_mapping(job.get("cost"))
+    tokens = sum(usage[name] for name in _TOKEN_FIELDS if isinstance(usage.get(name), int))
+    parts = [
+        format_turns(usage.get("turns", 0)),
+        f"{format_count(tokens)} tokens",
+        display_usd(cost.get("usd", "0")),
+    ]
+    seconds = run_seconds(job)
+    if seconds is not None:
+        parts.insert(0, format_duration(seconds))
+    parts.append(format_changes(job.get("changes")))
     line = Text.assemble(
         (state, STATE_STYLES.get(state, "")), ("  " + " · ".join(map(one_line, parts)), "dim")
     )
@@ -307,7 +319,7 @@ def closing_line(job: Mapping[str, Any]) -> Text:
     return line
 
 
-def took_seconds(job: Mapping[str, Any]) -> float | None:
+def run_seconds(job: Mapping[str, Any]) -> float | None:
     """Say how long an ended job ran, in seconds."""
-    start, end = moment(job.get("started_at")), moment(job.get("finished_at"))
+    start, end = parse_time(job.get("started_at")), parse_time(job.get("finished_at"))
     return None if start is None or end is None else (end - start).total_seconds()

@@ -11,71 +11,71 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-_SEQUENCES = re.compile(
+_ESCAPE_SEQUENCES = re.compile(
     "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor, modes
     "|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]{0,4096}(?:\x07|\x1b\\\\|\x9c)"  # OSC, DCS, SOS, PM, APC
     "|\x1b[ -/]+[0-~]"  # charsets and the like
 )
-_UNSAFE = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_CONTROLS = re.compile(f"[{_UNSAFE}]")
-_CHECKOUT = re.compile(r"(?:/[^\s/'\"]+)*/jobs/[0-9a-f]{12}/checkout/")
+_UNSAFE_CHARACTERS = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_UNSAFE_PATTERN = re.compile(f"[{_UNSAFE_CHARACTERS}]")
+_CHECKOUT_PATH = re.compile(r"(?:/[^\s/'\"]+)*/jobs/[0-9a-f]{12}/checkout/")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ELLIPSIS = "…"
 
-_SUMMARY_KEYS = ("command", "file_path", "path", "pattern", "url", "query", "description", "prompt")
+_SUMMARY_FIELDS = ("command", "file_path", "path", "pattern", "url", "query", "description", "prompt")
 """What says most of a tool's input, in this order, for the tools the CLI has."""
 
 
-def clean(text: object) -> str:
+def sanitize(text: object) -> str:
     """Give text without escape sequences; other control and direction characters become a replacement mark.
 
     Line feeds and tabs stay; a carriage return counts as a line's end, so that nothing is overwritten.
     """
-    plain = _SEQUENCES.sub("", str(text))
-    plain = plain.replace("\r\n", "\n").replace("\r", "\n")
-    return _CONTROLS.sub(_REPLACEMENT, plain)
+    cleaned = _ESCAPE_SEQUENCES.sub("", str(text))
+    cleaned = cleaned.replace("\r\n", "\n").replace("\r", "\n")
+    return _UNSAFE_PATTERN.sub(_REPLACEMENT, cleaned)
 
 
-def without_checkout(text: str) -> str:
+def strip_checkout_path(text: str) -> str:
     """Take the place of a job's checkout out of the paths below it: what matters is the path in there."""
-    return _CHECKOUT.sub("", text)
+    return _CHECKOUT_PATH.sub("", text)
 
 
 def one_line(text: object, limit: int = 200) -> str:
     """Give cleaned text on one line, cut to `limit` characters."""
-    return cut(" ".join(clean(text).split()), limit)
+    return truncate(" ".join(sanitize(text).split()), limit)
 
 
-def cut(text: str, limit: int) -> str:
+def truncate(text: str, limit: int) -> str:
     """Cut to `limit` characters, saying so with an ellipsis."""
     return text if len(text) <= limit else text[: max(0, limit - 1)].rstrip() + _ELLIPSIS
 
 
 def first_line(text: object, limit: int = 80) -> str:
     """Give the first line that says something, cut to `limit` characters."""
-    return next((cut(line.strip(), limit) for line in clean(text).split("\n") if line.strip()), "")
+    return next((truncate(line.strip(), limit) for line in sanitize(text).split("\n") if line.strip()), "")
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
     """Give JSON that is readable and holds nothing a terminal would obey."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     # Raw line feeds are the layout's own: those inside strings are escaped already.
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE_PATTERN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def tool_line(given: object) -> str:
+def summarize_tool_input(tool_input: object) -> str:
     """Say in one line what a tool was asked for."""
-    if not isinstance(given, Mapping):
-        return one_line(given, 160)
-    for key in _SUMMARY_KEYS:
-        if isinstance(given.get(key), str) and given[key].strip():
-            return one_line(without_checkout(given[key]), 160)
-    return one_line(json.dumps(given, ensure_ascii=False), 160) if given else ""
+    if not isinstance(tool_input, Mapping):
+        return one_line(tool_input, 160)
+    for key in _SUMMARY_FIELDS:
+        if isinstance(tool_input.get(key), str) and tool_input[key].strip():
+            return one_line(strip_checkout_path(tool_input[key]), 160)
+    return one_line(json.dumps(tool_input, ensure_ascii=False), 160) if tool_input else ""
 
 
-def result_lines(output: object, limit: int = 6, width: int = 160) -> list[str]:
+def abbreviate_output(output: object, limit: int = 6, width: int = 160) -> list[str]:
     """Give the first and last lines of a tool's output, with a line that counts what lies between."""
-    lines = [cut(line.rstrip(), width) for line in without_checkout(clean(output)).split("\n")]
+    lines = [truncate(line.rstrip(), width) for line in strip_checkout_path(sanitize(output)).split("\n")]
     lines = [line for line in lines if line]
     if len(lines) <= limit:
         return lines
@@ -83,7 +83,7 @@ def result_lines(output: object, limit: int = 6, width: int = 160) -> list[str]:
     return [*lines[:head], f"{_ELLIPSIS} {len(lines) - head - tail} more lines", *lines[-tail:]]
 
 
-def dollars(amount: object) -> str:
+def display_usd(amount: object) -> str:
     """Give an amount as people read it: four digits after the point, more only for what would read as zero."""
     try:
         value = Decimal(str(amount))
@@ -94,7 +94,7 @@ def dollars(amount: object) -> str:
     return f"${value:.6f}" if Decimal(0) < value < Decimal("0.0001") else f"${value:.4f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Give seconds as `4.2s`, `3m 05s` or `1h 02m`."""
     if seconds < 60:  # noqa: PLR2004  # a minute
         return f"{max(0.0, seconds):.1f}s"
@@ -104,7 +104,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}h {minutes % 60:02d}m"
 
 
-def age(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """Give how long ago something was, in its largest unit."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= size:
@@ -112,7 +112,7 @@ def age(seconds: float) -> str:
     return f"{int(max(0, seconds))}s ago"
 
 
-def count(number: object) -> str:
+def format_count(number: object) -> str:
     """Give a number of tokens as `950`, `12.3k` or `4.5M`."""
     if not isinstance(number, int):
         return "?"
@@ -122,12 +122,12 @@ def count(number: object) -> str:
     return str(number)
 
 
-def turns_text(turns: object) -> str:
+def format_turns(turns: object) -> str:
     """Give `1 turn` or `5 turns`."""
     return f"{one_line(turns, 10)} turn{'' if turns == 1 else 's'}"
 
 
-def moment(value: object) -> datetime | None:
+def parse_time(value: object) -> datetime | None:
     """Read a time of the contract; null for anything else."""
     if not isinstance(value, str):
         return None
@@ -138,12 +138,12 @@ def moment(value: object) -> datetime | None:
     return parsed if parsed.tzinfo is not None else None
 
 
-def mapping(value: object) -> Mapping[str, Any]:
+def as_mapping(value: object) -> Mapping[str, Any]:
     """Give a JSON object, an empty one in place of anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
-def changes_line(changes: object) -> str:
+def format_changes(changes: object) -> str:
     """Say the size of a job's changes, as `git diff --shortstat` would."""
     if not isinstance(changes, Mapping):
         return "no changes"
@@ -152,7 +152,7 @@ def changes_line(changes: object) -> str:
         ("insertions", "insertion", "(+)"),
         ("deletions", "deletion", "(-)"),
     )
-    said = [
+    phrases = [
         f"{changes.get(key)} {noun}{'' if changes.get(key) == 1 else 's'}{rest}" for key, noun, rest in parts
     ]
-    return one_line(", ".join(said))
+    return one_line(", ".join(phrases))

@@ -10,7 +10,7 @@ import typer
 from steadyhand.cli import client_options
 from steadyhand.cli.app import app
 from steadyhand.cli.client_options import AsJson
-from steadyhand.cli.exit_codes import Exit
+from steadyhand.cli.exit_codes import ExitCode
 from steadyhand.cli.tables import checks_text, settings_table
 from steadyhand.errors import ConfigError
 
@@ -37,7 +37,7 @@ def serve(
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
-    settings = configuration.load(
+    settings = configuration.load_settings(
         config,
         {
             "server.host": host,
@@ -49,7 +49,7 @@ def serve(
 
     def announce(url: str) -> None:
         if as_json:
-            client_options.screen().line_of_json({"object": "service", "url": url})
+            client_options.create_output().print_json_line({"object": "service", "url": url})
         else:
             typer.echo(f"Steadyhand listens on {url}")
 
@@ -61,38 +61,38 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
     """Look at everything a service here would need, and say what to do about what is missing."""
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
-    from steadyhand.config.secret_values import values_of  # noqa: PLC0415
+    from steadyhand.config.secret_values import secret_values  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
     try:
-        settings = configuration.load(config, {"service.data_dir": data_dir})
+        settings = configuration.load_settings(config, {"service.data_dir": data_dir})
     except ConfigError as error:
-        checks: list[Any] = [asdict(check) for check in service.misconfigured(error)]
+        checks: list[Any] = [asdict(check) for check in service.config_error_checks(error)]
     else:
-        clean = Redactor(values_of(settings))
-        checks = [clean.value(asdict(check)) for check in asyncio.run(service.doctor(settings))]
-    ok = all(check["ok"] for check in checks)
-    screen = client_options.screen()
+        redactor = Redactor(secret_values(settings))
+        checks = [redactor.value(asdict(check)) for check in asyncio.run(service.run_checks(settings))]
+    all_passed = all(check["ok"] for check in checks)
+    output = client_options.create_output()
     if as_json:
-        screen.document({"object": "list", "data": checks, "ok": ok})
+        output.document({"object": "list", "data": checks, "ok": all_passed})
     else:
-        screen.out.print(checks_text(checks), soft_wrap=True)
-    if not ok:
-        raise typer.Exit(int(Exit.FAILED))
+        output.out.print(checks_text(checks), soft_wrap=True)
+    if not all_passed:
+        raise typer.Exit(int(ExitCode.FAILED))
 
 
 @app.command("config")
 def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Print each setting, its value and where that came from. Secrets are only said to be there."""
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
-    from steadyhand.config.secret_values import values_of  # noqa: PLC0415
+    from steadyhand.config.secret_values import secret_values  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
-    settings = configuration.load(config, {"service.data_dir": data_dir})
-    clean = Redactor(values_of(settings))
-    rows = [clean.value(asdict(row)) for row in settings.rows()]
-    screen = client_options.screen()
-    screen.rows(rows, settings_table, as_json=as_json)
+    settings = configuration.load_settings(config, {"service.data_dir": data_dir})
+    redactor = Redactor(secret_values(settings))
+    rows = [redactor.value(asdict(row)) for row in settings.rows()]
+    output = client_options.create_output()
+    output.rows(rows, settings_table, as_json=as_json)
 
 
 @app.command()
@@ -104,4 +104,4 @@ def demo(
     """Let a real agent fix a failing test in a small repository, through the service's HTTP API."""
     from steadyhand.cli.demo import run_demo  # noqa: PLC0415  # it alone needs the testing kit
 
-    raise typer.Exit(int(run_demo(client_options.screen(), clean_up=clean, as_json=as_json)))
+    raise typer.Exit(int(run_demo(client_options.create_output(), clean_up=clean, as_json=as_json)))

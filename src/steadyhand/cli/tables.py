@@ -8,19 +8,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from steadyhand.cli.progress import STATE_STYLES, took_seconds
+from steadyhand.cli.progress import STATE_STYLES, run_seconds
 from steadyhand.cli.sanitize import (
-    age,
-    changes_line,
-    clean,
-    count,
-    dollars,
-    duration,
+    as_mapping,
+    display_usd,
     first_line,
-    mapping,
-    moment,
+    format_age,
+    format_changes,
+    format_count,
+    format_duration,
+    format_turns,
     one_line,
-    turns_text,
+    parse_time,
+    sanitize,
 )
 
 _DIFF_STYLES = (
@@ -32,7 +32,7 @@ _DIFF_STYLES = (
     ("-", "red"),
 )
 
-_PLAIN_FACTS = (
+_PLAIN_FIELDS = (
     ("title", "title"),
     ("agent", "agent"),
     ("model", "model"),
@@ -46,7 +46,7 @@ _PLAIN_FACTS = (
 )
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def _create_table(*columns: str, right: Sequence[str] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
@@ -55,51 +55,51 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def _state(job: Mapping[str, Any]) -> Text:
+def _state_text(job: Mapping[str, Any]) -> Text:
     state = one_line(job.get("state", "?"), 20)
     return Text(state, style=STATE_STYLES.get(state, ""))
 
 
-def _name(value: object, limit: int = 60) -> Text:
+def _cell(value: object, limit: int = 60) -> Text:
     return Text("-" if value is None else one_line(value, limit))
 
 
 def jobs_table(jobs: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
     """Give the table of jobs: one line each."""
     now = now or datetime.now(UTC)
-    table = _table("ID", "STATE", "AGENT", "AGE", "TIME", "COST", "TITLE", right=("TIME", "COST"))
+    table = _create_table("ID", "STATE", "AGENT", "AGE", "TIME", "COST", "TITLE", right=("TIME", "COST"))
     for job in jobs:
-        created, took = moment(job.get("created_at")), _time_of(job, now)
+        created, elapsed = parse_time(job.get("created_at")), _elapsed_seconds(job, now)
         table.add_row(
-            _name(job.get("id"), 20),
-            _state(job),
-            _name(job.get("agent"), 24),
-            Text(age((now - created).total_seconds()) if created else "-"),
-            Text(duration(took) if took is not None else "-"),
-            Text(dollars(mapping(job.get("cost")).get("usd", "0"))),
+            _cell(job.get("id"), 20),
+            _state_text(job),
+            _cell(job.get("agent"), 24),
+            Text(format_age((now - created).total_seconds()) if created else "-"),
+            Text(format_duration(elapsed) if elapsed is not None else "-"),
+            Text(display_usd(as_mapping(job.get("cost")).get("usd", "0"))),
             Text(first_line(job.get("title") or job.get("prompt") or "", 80)),
         )
     return table
 
 
-def _time_of(job: Mapping[str, Any], now: datetime) -> float | None:
-    started = moment(job.get("started_at"))
-    return (now - started).total_seconds() if job.get("state") == "running" and started else took_seconds(job)
+def _elapsed_seconds(job: Mapping[str, Any], now: datetime) -> float | None:
+    started = parse_time(job.get("started_at"))
+    return (now - started).total_seconds() if job.get("state") == "running" and started else run_seconds(job)
 
 
 def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Give the table of agents with their limits."""
-    table = _table(
+    table = _create_table(
         "NAME", "MODEL", "WORKSPACE", "BUDGET", "TIMEOUT", "DESCRIPTION", right=("BUDGET", "TIMEOUT")
     )
     for agent in agents:
         seconds = agent.get("timeout_seconds")
         table.add_row(
-            _name(agent.get("name", agent.get("id"))),
-            _name(agent.get("model")),
-            _name(agent.get("workspace")),
-            Text(dollars(agent["budget_usd"]) if agent.get("budget_usd") is not None else "-"),
-            Text(duration(float(seconds)) if isinstance(seconds, int | float) else "-"),
+            _cell(agent.get("name", agent.get("id"))),
+            _cell(agent.get("model")),
+            _cell(agent.get("workspace")),
+            Text(display_usd(agent["budget_usd"]) if agent.get("budget_usd") is not None else "-"),
+            Text(format_duration(float(seconds)) if isinstance(seconds, int | float) else "-"),
             Text(first_line(agent.get("description") or "", 80)),
         )
     return table
@@ -107,14 +107,14 @@ def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Give the table of workspaces."""
-    table = _table("NAME", "REPOSITORY", "REF", "MODE", "TRUST")
+    table = _create_table("NAME", "REPOSITORY", "REF", "MODE", "TRUST")
     for each in workspaces:
         table.add_row(
-            _name(each.get("name", each.get("id"))),
-            _name(each.get("repository"), 120),
-            _name(each.get("ref")),
-            _name(each.get("mode")),
-            _name(each.get("trust")),
+            _cell(each.get("name", each.get("id"))),
+            _cell(each.get("repository"), 120),
+            _cell(each.get("ref")),
+            _cell(each.get("mode")),
+            _cell(each.get("trust")),
         )
     return table
 
@@ -122,15 +122,15 @@ def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
 def keys_table(keys: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
     """Give the table of keys; a limit that is not there is not named."""
     now = now or datetime.now(UTC)
-    table = _table("ID", "NAME", "SCOPES", "LIMITS", "MADE", "STATE")
+    table = _create_table("ID", "NAME", "SCOPES", "LIMITS", "MADE", "STATE")
     for key in keys:
-        made = moment(key.get("created_at"))
+        created = parse_time(key.get("created_at"))
         table.add_row(
-            _name(key.get("id"), 20),
-            _name(key.get("name"), 30),
+            _cell(key.get("id"), 20),
+            _cell(key.get("name"), 30),
             Text(one_line(" ".join(map(str, key.get("scopes") or ())), 60)),
-            Text(one_line(", ".join(_limits(mapping(key.get("limits")))) or "-", 120)),
-            Text(age((now - made).total_seconds()) if made else "-"),
+            Text(one_line(", ".join(_describe_limits(as_mapping(key.get("limits")))) or "-", 120)),
+            Text(format_age((now - created).total_seconds()) if created else "-"),
             Text("revoked", style="red")
             if key.get("revoked_at") is not None
             else Text("fixed" if key.get("origin") == "environment" else "good"),
@@ -138,20 +138,20 @@ def keys_table(keys: Iterable[Mapping[str, Any]], now: datetime | None = None) -
     return table
 
 
-_LIMIT_WORDS = (
+_LIMIT_FORMATS = (
     ("running_jobs", "{} running"),
     ("queued_jobs", "{} queued"),
     ("requests_per_minute", "{}/min"),
 )
 
 
-def _limits(limits: Mapping[str, Any]) -> Iterable[str]:
-    for name, words in _LIMIT_WORDS:
+def _describe_limits(limits: Mapping[str, Any]) -> Iterable[str]:
+    for name, template in _LIMIT_FORMATS:
         if limits.get(name) is not None:
-            yield words.format(one_line(limits[name], 12))
+            yield template.format(one_line(limits[name], 12))
     for period in ("day", "month"):
         if (amount := limits.get(f"budget_usd_per_{period}")) is not None:
-            yield f"{dollars(amount)}/{period}"
+            yield f"{display_usd(amount)}/{period}"
     for name in ("agents", "workspaces"):
         if limits.get(name) is not None:
             yield f"{name}: {' '.join(map(str, limits[name]))}"
@@ -160,60 +160,63 @@ def _limits(limits: Mapping[str, Any]) -> Iterable[str]:
 def usage_table(rows: Iterable[Mapping[str, Any]], groups: Sequence[str]) -> RenderableType:
     """Give the table of what was spent; a cost that may be too low, or is a guess, is marked."""
     numbers = ("CALLS", "IN", "OUT", "CACHE READ", "CACHE WRITTEN", "COST")
-    table = _table(*(one_line(group, 20).upper() for group in groups), *numbers, "", right=numbers)
+    table = _create_table(*(one_line(group, 20).upper() for group in groups), *numbers, "", right=numbers)
     for row in rows:
-        tokens, cost = mapping(row.get("usage")), mapping(row.get("cost"))
+        tokens, cost = as_mapping(row.get("usage")), as_mapping(row.get("cost"))
         marks = (("unpriced", cost.get("priced")), ("incomplete", cost.get("complete")))
         table.add_row(
-            *(_name(row.get("api_key_id" if group == "api_key" else group)) for group in groups),
+            *(_cell(row.get("api_key_id" if group == "api_key" else group)) for group in groups),
             Text(one_line(row.get("calls", "?"), 20)),
-            *(Text(count(tokens.get(f"{name}_tokens"))) for name in _TOKENS),
-            Text(dollars(cost.get("usd", "?"))),
-            Text(", ".join(word for word, good in marks if good is False), style="yellow"),
+            *(Text(format_count(tokens.get(f"{name}_tokens"))) for name in _TOKEN_KINDS),
+            Text(display_usd(cost.get("usd", "?"))),
+            Text(", ".join(label for label, holds in marks if holds is False), style="yellow"),
         )
     return table
 
 
-_TOKENS = ("input", "output", "cache_read_input", "cache_creation_input")
+_TOKEN_KINDS = ("input", "output", "cache_read_input", "cache_creation_input")
 
 
-def job_page(job: Mapping[str, Any]) -> RenderableType:
+def job_details(job: Mapping[str, Any]) -> RenderableType:
     """Give everything a person wants to know of one job."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, value in _facts(job):
-        facts.add_row(name, value)
-    parts: list[RenderableType] = [facts]
+    details = Table.grid(padding=(0, 2))
+    details.add_column(style="dim", no_wrap=True)
+    details.add_column(overflow="fold")
+    for name, value in _detail_rows(job):
+        details.add_row(name, value)
+    parts: list[RenderableType] = [details]
     parts += _section("prompt", job.get("prompt"))
     parts += _section("answer", job.get("answer"))
     return Group(*parts)
 
 
-def _facts(job: Mapping[str, Any]) -> Iterable[tuple[str, Text]]:
-    yield "job", _name(job.get("id"), 20)
-    yield "state", _long_state(job)
-    error = mapping(job.get("error"))
+def _detail_rows(job: Mapping[str, Any]) -> Iterable[tuple[str, Text]]:
+    yield "job", _cell(job.get("id"), 20)
+    yield "state", _state_details(job)
+    error = as_mapping(job.get("error"))
     if error:
         yield "error", Text(one_line(error.get("message", ""), 1000), style="red")
-    for name, key in _PLAIN_FACTS:
+    for name, key in _PLAIN_FIELDS:
         if job.get(key) is not None:
             yield name, Text(one_line(job[key], 200))
-    took = took_seconds(job)
-    if took is not None:
-        yield "time", Text(duration(took))
-    yield "usage", Text(_usage(mapping(job.get("usage"))))
-    cost = mapping(job.get("cost"))
-    yield "cost", Text(f"{dollars(cost.get('usd', '0'))} of at most {dollars(job.get('budget_usd', '0'))}")
-    yield "changes", Text(changes_line(job.get("changes")))
+    elapsed = run_seconds(job)
+    if elapsed is not None:
+        yield "time", Text(format_duration(elapsed))
+    yield "usage", Text(_usage_text(as_mapping(job.get("usage"))))
+    cost = as_mapping(job.get("cost"))
+    yield (
+        "cost",
+        Text(f"{display_usd(cost.get('usd', '0'))} of at most {display_usd(job.get('budget_usd', '0'))}"),
+    )
+    yield "changes", Text(format_changes(job.get("changes")))
     for warning in job.get("warnings") or ():
-        yield "warning", Text(one_line(mapping(warning).get("message", warning), 400), style="yellow")
-    for key, value in mapping(job.get("metadata")).items():
+        yield "warning", Text(one_line(as_mapping(warning).get("message", warning), 400), style="yellow")
+    for key, value in as_mapping(job.get("metadata")).items():
         yield "metadata", Text(f"{one_line(key, 60)} = {one_line(value, 200)}")
 
 
-def _long_state(job: Mapping[str, Any]) -> Text:
-    state, outcome = _state(job), mapping(job.get("outcome"))
+def _state_details(job: Mapping[str, Any]) -> Text:
+    state, outcome = _state_text(job), as_mapping(job.get("outcome"))
     if outcome.get("type") not in {None, "success", job.get("state")}:
         state.append(f" ({one_line(outcome['type'], 40)})", style="dim")
     if job.get("parked_until") is not None:
@@ -223,24 +226,25 @@ def _long_state(job: Mapping[str, Any]) -> Text:
     return state
 
 
-def _usage(usage: Mapping[str, Any]) -> str:
+def _usage_text(usage: Mapping[str, Any]) -> str:
     read, written = usage.get("cache_read_input_tokens", 0), usage.get("cache_creation_input_tokens", 0)
     return (
-        f"{turns_text(usage.get('turns', 0))}, {count(usage.get('input_tokens', 0))} tokens in, "
-        f"{count(usage.get('output_tokens', 0))} out, {count(read)} read from cache, {count(written)} written to it"
+        f"{format_turns(usage.get('turns', 0))}, {format_count(usage.get('input_tokens', 0))} tokens in, "
+        f"{format_count(usage.get('output_tokens', 0))} out, {format_count(read)} read from cache, "
+        f"{format_count(written)} written to it"
     )
 
 
 def _section(name: str, text: object) -> list[RenderableType]:
     if not isinstance(text, str) or not text.strip():
         return []
-    return [Text(f"\n{name}", style="dim"), Text(clean(text).rstrip("\n"))]
+    return [Text(f"\n{name}", style="dim"), Text(sanitize(text).rstrip("\n"))]
 
 
 def diff_text(patch: str) -> Text:
     """Give a diff with its lines coloured."""
     text = Text()
-    for line in clean(patch).split("\n"):
+    for line in sanitize(patch).split("\n"):
         style = next((style for start, style in _DIFF_STYLES if line.startswith(start)), "")
         text.append(line + "\n", style=style)
     text.rstrip()
@@ -251,11 +255,11 @@ def checks_text(checks: Iterable[Mapping[str, Any]]) -> Text:
     """Give what `doctor` found, a line each, with the remedy under what is not well."""
     text = Text()
     for check in checks:
-        ok = check.get("ok") is True
-        text.append("✓ " if ok else "✗ ", style="green" if ok else "red")
+        passed = check.get("ok") is True
+        text.append("✓ " if passed else "✗ ", style="green" if passed else "red")
         text.append(one_line(check.get("name", ""), 60), style="bold")
-        text.append(f"  {one_line(check.get('detail', ''), 300)}\n", style="" if ok else "red")
-        if not ok and check.get("remedy"):
+        text.append(f"  {one_line(check.get('detail', ''), 300)}\n", style="" if passed else "red")
+        if not passed and check.get("remedy"):
             text.append(f"  → {one_line(check['remedy'], 600)}\n")
     text.rstrip()
     return text

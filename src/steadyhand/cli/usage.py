@@ -10,7 +10,7 @@ from steadyhand.cli.app import app
 from steadyhand.cli.client_options import AsJson, Server
 from steadyhand.cli.tables import usage_table
 
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @app.command()
@@ -32,14 +32,19 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Add up what the calls of models cost. Without the scope `admin` a key sees its own."""
-    screen = client_options.screen()
+    output = client_options.create_output()
     groups = by or ["day"]
-    with client_options.connected(server) as client:
+    with client_options.open_client(server) as client:
         rows = client.usage(
-            by=groups, since=_time(since), until=_time(until), api_key=api_key, agent=agent, model=model
+            by=groups,
+            since=_day_to_time(since),
+            until=_day_to_time(until),
+            api_key=api_key,
+            agent=agent,
+            model=model,
         )
-    screen.rows(rows, lambda all_: usage_table(all_, groups), as_json=as_json, none="Nothing was spent.")
+    output.rows(rows, lambda all_: usage_table(all_, groups), as_json=as_json, none="Nothing was spent.")
 
 
-def _time(text: str | None) -> str | None:
-    return f"{text}T00:00:00Z" if text is not None and _DAY.fullmatch(text) else text
+def _day_to_time(text: str | None) -> str | None:
+    return f"{text}T00:00:00Z" if text is not None and _DATE.fullmatch(text) else text

@@ -26,12 +26,12 @@ class ClientSettings:
     """The token is the local service's own and must not be sent to another machine."""
 
 
-def client(environ: Mapping[str, str] | None = None) -> ClientSettings:
+def load_client_settings(environ: Mapping[str, str] | None = None) -> ClientSettings:
     """Read what the command line needs; the token falls to the local `admin.key` when that can be read."""
     environ = os.environ if environ is None else environ
     data_dir = Path(environ.get("STEADYHAND_DATA_DIR") or default_data_dir(environ))
     token = environ.get("STEADYHAND_TOKEN") or None
-    local = token is None
+    is_local = token is None
     if token is None:
         try:
             token = (data_dir / "admin.key").read_text("ascii").strip() or None
@@ -42,5 +42,5 @@ def client(environ: Mapping[str, str] | None = None) -> ClientSettings:
         token,
         data_dir,
         no_color=bool(environ.get("NO_COLOR")),
-        token_is_local=local,
+        token_is_local=is_local,
     )

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from steadyhand.agents import Mode, Trust
+from steadyhand.agents import TrustLevel, WorkspaceMode
 from steadyhand.job import Effort, OnInterrupt, Publish
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-_TAKEN = (
+_SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_BYTES_BY_UNIT = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_RESERVED_PATHS = (
     "/dev",
     "/harvest",
     "/home/agent",
@@ -29,12 +29,12 @@ _TAKEN = (
 """Where the sandbox has something of its own, so that no file of this machine can be seen there."""
 
 
-def _duration(value: Any) -> Any:
+def _parse_duration(value: Any) -> Any:
     """Read `90d`, `24h`, `15m` or `30s`; a bare number is seconds; `never` is null."""
     if value in ("never", None):
         return None
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+)([smhd]?)", value)):
-        return timedelta(seconds=int(match[1]) * _UNITS[match[2] or "s"])
+        return timedelta(seconds=int(match[1]) * _SECONDS_BY_UNIT[match[2] or "s"])
     if isinstance(value, int) and not isinstance(value, bool):
         return timedelta(seconds=value)
     if isinstance(value, timedelta):
@@ -42,42 +42,42 @@ def _duration(value: Any) -> Any:
     raise ValueError("is not a duration such as 90d, 24h, 15m or 30s")
 
 
-def _words(value: Any) -> Any:
+def _split_list(value: Any) -> Any:
     """Take a list, or words parted by commas as the environment gives them."""
     if isinstance(value, str):
         return tuple(word.strip() for word in value.split(",") if word.strip())
     return value
 
 
-def _size(value: Any) -> Any:
+def _parse_size(value: Any) -> Any:
     """Read `512M`, `2G` or a number of bytes."""
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value)):
-        return int(float(match[1]) * _SIZES[match[2]])
+        return int(float(match[1]) * _BYTES_BY_UNIT[match[2]])
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise ValueError("is not a size such as 512M or 2G")
 
 
-def _size_or_none(value: Any) -> Any:
+def _parse_size_or_none(value: Any) -> Any:
     """Read a size; `none` is no limit."""
-    return None if value in ("none", None) else _size(value)
+    return None if value in ("none", None) else _parse_size(value)
 
 
-def _number_or_none(value: Any) -> Any:
+def _parse_number_or_none(value: Any) -> Any:
     return None if value == "none" else value
 
 
-def _secret_path(value: str) -> str:
+def _validate_secret_path(value: str) -> str:
     """Take the path of a file as the agent will see it: the same inside."""
     if not posixpath.isabs(value) or posixpath.normpath(value) != value or "\0" in value or value == "/":
         raise ValueError("is not an absolute path without `..` and `//`")
-    for place in _TAKEN:
-        if value == place or value.startswith(f"{place}/"):
-            raise ValueError(f"cannot be below {place}, where the sandbox has something of its own")
+    for reserved in _RESERVED_PATHS:
+        if value == reserved or value.startswith(f"{reserved}/"):
+            raise ValueError(f"cannot be below {reserved}, where the sandbox has something of its own")
     return value
 
 
-def _variables(value: dict[str, str]) -> dict[str, str]:
+def _validate_variables(value: dict[str, str]) -> dict[str, str]:
     for name, text in value.items():
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
             raise ValueError(f"{name!r} is not the name of a variable")
@@ -86,7 +86,7 @@ def _variables(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+def _validate_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     if "host" in value and len(value) > 1:
         raise ValueError(
             "is either a list of host names or `host` alone, which shares this machine's network"
@@ -94,16 +94,18 @@ def _hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-Size = Annotated[int, BeforeValidator(_size), Field(ge=1024**2, le=1024**5)]
-SizeOrNone = Annotated[Annotated[int, Field(ge=1024**2, le=1024**5)] | None, BeforeValidator(_size_or_none)]
+Size = Annotated[int, BeforeValidator(_parse_size), Field(ge=1024**2, le=1024**5)]
+SizeOrNone = Annotated[
+    Annotated[int, Field(ge=1024**2, le=1024**5)] | None, BeforeValidator(_parse_size_or_none)
+]
 Processes = Annotated[int, Field(ge=16, le=4_000_000)]
-ProcessesOrNone = Annotated[Processes | None, BeforeValidator(_number_or_none)]
-Variables = Annotated[dict[str, str], AfterValidator(_variables)]
-Duration = Annotated[timedelta | None, BeforeValidator(_duration)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-SecretPath = Annotated[str, AfterValidator(_secret_path)]
-SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_words)]
-Hosts = Annotated[Words, AfterValidator(_hosts)]
+ProcessesOrNone = Annotated[Processes | None, BeforeValidator(_parse_number_or_none)]
+Variables = Annotated[dict[str, str], AfterValidator(_validate_variables)]
+Duration = Annotated[timedelta | None, BeforeValidator(_parse_duration)]
+StringList = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+SecretPath = Annotated[str, AfterValidator(_validate_secret_path)]
+SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_split_list)]
+HostList = Annotated[StringList, AfterValidator(_validate_hosts)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 
@@ -134,7 +136,7 @@ class ServerTable(_Table):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
     public_url: str | None = None
-    allowed_hosts: Words = ()
+    allowed_hosts: StringList = ()
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1_024, le=1024 * 1024 * 1024)
 
 
@@ -232,14 +234,14 @@ class WorkspaceTable(_Table):
 
     repository: str
     ref: str | None = None
-    mode: Mode = "checkout"
-    trust: Trust = "instructions"
-    trusted_refs: Words = ()
+    mode: WorkspaceMode = "checkout"
+    trust: TrustLevel = "instructions"
+    trusted_refs: StringList = ()
     setup: tuple[str, ...] = ()
     setup_secrets: SecretPaths = ()
-    setup_egress: Hosts = ()
+    setup_egress: HostList = ()
     publish: Publish | None = None
-    caches: Annotated[tuple[Literal["pip", "npm", "cargo", "go"], ...], BeforeValidator(_words)] = ()
+    caches: Annotated[tuple[Literal["pip", "npm", "cargo", "go"], ...], BeforeValidator(_split_list)] = ()
 
 
 class AgentTable(_Table):
@@ -254,13 +256,13 @@ class AgentTable(_Table):
     budget_per_day_usd: Dollars | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
-    tools: Words | None = None
+    tools: StringList | None = None
     max_turns: int | None = Field(default=None, ge=1, le=10_000)
     effort: Effort | None = None
     append_system_prompt: str | None = None
     env: Variables = {}
     secrets: SecretPaths = ()
-    egress: Hosts = ()
+    egress: HostList = ()
     memory: Size | None = None
     processes: Processes | None = None
     disk: Size | None = None
@@ -284,5 +286,5 @@ class Tables(_Table):
     agents: dict[str, AgentTable] = {}
 
 
-UNBUILT: frozenset[tuple[str, ...]] = frozenset()
+NOT_IMPLEMENTED: frozenset[tuple[str, ...]] = frozenset()
 """Settings whose part is not built: refused as such, not as unknown."""

@@ -9,7 +9,7 @@ from steadyhand.config.file_schema import ProviderTable
 from steadyhand.errors import ConfigError
 
 DEFAULT_PROVIDER = "default"
-TERMS = "https://www.anthropic.com/legal/consumer-terms"
+CONSUMER_TERMS_URL = "https://www.anthropic.com/legal/consumer-terms"
 """What to read before others use a service that runs on a personal subscription."""
 
 ReadSecret = Callable[[Path, str], str | None]
@@ -31,61 +31,65 @@ class ProviderSetting:
     project: str | None = None
 
 
-def provider_settings(
+def build_provider_settings(
     tables: Mapping[str, ProviderTable],
     *,
     api_key: str | None,
     oauth_token: str | None,
     base_url: str | None,
-    read: ReadSecret,
+    read_secret: ReadSecret,
 ) -> tuple[ProviderSetting, ...]:
     """Give every way to a model; `default` is always there. Raises `ConfigError` for one that cannot be.
 
     The key, token and address of the environment are the default's, where its own table says nothing else.
     """
-    found = [_from_table(name, table, read) for name, table in tables.items()]
-    default = next((each for each in found if each.name == DEFAULT_PROVIDER), None)
-    others = [each for each in found if each is not default]
+    configured = [_from_table(name, table, read_secret) for name, table in tables.items()]
+    configured_default = next((each for each in configured if each.name == DEFAULT_PROVIDER), None)
+    others = [each for each in configured if each is not configured_default]
     table = tables.get(DEFAULT_PROVIDER, ProviderTable())
-    made = default or ProviderSetting(DEFAULT_PROVIDER)
-    if made.kind == "anthropic":
-        made = _with_environment(made, table, api_key, oauth_token, base_url)
-    return (made, *others)
+    default_provider = configured_default or ProviderSetting(DEFAULT_PROVIDER)
+    if default_provider.kind == "anthropic":
+        default_provider = _with_environment(default_provider, table, api_key, oauth_token, base_url)
+    return (default_provider, *others)
 
 
 def _with_environment(
-    made: ProviderSetting, table: ProviderTable, api_key: str | None, oauth_token: str | None, url: str | None
+    provider: ProviderSetting,
+    table: ProviderTable,
+    api_key: str | None,
+    oauth_token: str | None,
+    url: str | None,
 ) -> ProviderSetting:
-    credential, secret = made.credential, made.secret
+    credential, secret = provider.credential, provider.secret
     if secret is None and table.api_key_file is None and table.oauth_token_file is None:
         credential, secret = (
             ("api_key", api_key) if api_key else ("oauth" if oauth_token else None, oauth_token)
         )
     return ProviderSetting(
-        name=made.name,
-        base_url=made.base_url or url,
+        name=provider.name,
+        base_url=provider.base_url or url,
         credential=credential,
         secret=secret,
-        file=made.file,
-        header=made.header,
+        file=provider.file,
+        header=provider.header,
     )
 
 
-def _from_table(name: str, table: ProviderTable, read: ReadSecret) -> ProviderSetting:
-    where = f"providers.{name}"
+def _from_table(name: str, table: ProviderTable, read_secret: ReadSecret) -> ProviderSetting:
+    table_name = f"providers.{name}"
     if table.api_key_file is not None and table.oauth_token_file is not None:
-        raise ConfigError(f"{where}: a provider has an api_key_file or an oauth_token_file, not both")
+        raise ConfigError(f"{table_name}: a provider has an api_key_file or an oauth_token_file, not both")
     if table.kind == "bedrock" and table.base_url is None and table.region is None:
-        raise ConfigError(f"{where}: bedrock needs a region or a base_url")
+        raise ConfigError(f"{table_name}: bedrock needs a region or a base_url")
     if table.kind == "bedrock" and table.oauth_token_file is not None:
-        raise ConfigError(f"{where}: bedrock takes an api_key_file, which holds a Bedrock API key")
+        raise ConfigError(f"{table_name}: bedrock takes an api_key_file, which holds a Bedrock API key")
     if table.kind == "vertex" and table.project is None:
-        raise ConfigError(f"{where}: vertex needs a project")
+        raise ConfigError(f"{table_name}: vertex needs a project")
     if table.kind == "vertex" and table.api_key_file is not None:
-        raise ConfigError(f"{where}: vertex takes an oauth_token_file, which holds an access token")
+        raise ConfigError(f"{table_name}: vertex takes an oauth_token_file, which holds an access token")
     file = table.api_key_file or table.oauth_token_file
     setting = "api_key_file" if table.api_key_file is not None else "oauth_token_file"
-    secret = None if file is None else read(file, f"{where}.{setting}")
+    secret = None if file is None else read_secret(file, f"{table_name}.{setting}")
     credential: Literal["api_key", "oauth", "bearer"] | None = None
     if secret is not None:
         credential = "oauth" if table.oauth_token_file is not None else "api_key"

@@ -15,15 +15,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from steadyhand.agents import BUILT_IN, NAME, Agent, Catalogue, Defaults, Limits, Workspace
+from steadyhand.agents import BUILT_IN_AGENTS, NAME_PATTERN, Agent, Catalog, Defaults, Limits, Workspace
 from steadyhand.config.client import default_data_dir
-from steadyhand.config.file_schema import UNBUILT, AgentTable, Tables, WorkspaceTable
-from steadyhand.config.providers import DEFAULT_PROVIDER, ProviderSetting, provider_settings
+from steadyhand.config.file_schema import NOT_IMPLEMENTED, AgentTable, Tables, WorkspaceTable
+from steadyhand.config.providers import DEFAULT_PROVIDER, ProviderSetting, build_provider_settings
 from steadyhand.errors import ConfigError
-from steadyhand.job import MICROS
+from steadyhand.job import MICROS_PER_DOLLAR
 
-PREFIX = "STEADYHAND_"
-SHORT = {
+ENV_PREFIX = "STEADYHAND_"
+ENV_ALIASES = {
     "DATABASE_URL": ("service", "database_url"),
     "DATA_DIR": ("service", "data_dir"),
     "CONCURRENCY": ("service", "concurrency"),
@@ -31,16 +31,16 @@ SHORT = {
     "PROFILE": ("service", "profile"),
 }
 """The short forms among the environment's names: STEADYHAND_DATA_DIR is [service] data_dir."""
-CLIENT_NAMES = frozenset({"URL", "TOKEN", "CONFIG"})
-SECRETS = ("STEADYHAND_API_KEY", "API_BEARER_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
+CLIENT_VARIABLES = frozenset({"URL", "TOKEN", "CONFIG"})
+SECRET_VARIABLES = ("STEADYHAND_API_KEY", "API_BEARER_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DEFAULT_WORKSPACE = "default"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NOT_BUILT = "is known, but its part is not built yet"
+_NOT_IMPLEMENTED = "is known, but its part is not built yet"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SettingRow:
     """One setting as `steadyhand config` shows it."""
 
     name: str
@@ -79,38 +79,42 @@ class Settings:
         """The service's own home."""
         return Path(self.inherited.get("HOME", "/"))
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self) -> Catalog:
         """Give what can be asked for by name."""
         tables = self.tables
-        agents = dict(BUILT_IN) | {name: _agent(name, table) for name, table in tables.agents.items()}
-        workspaces = {name: _workspace(name, table) for name, table in tables.workspaces.items()}
+        agents = dict(BUILT_IN_AGENTS) | {
+            name: _build_agent(name, table) for name, table in tables.agents.items()
+        }
+        workspaces = {name: _build_workspace(name, table) for name, table in tables.workspaces.items()}
         workspace = tables.defaults.workspace
         if workspace is None and DEFAULT_WORKSPACE in workspaces:
             workspace = DEFAULT_WORKSPACE
         defaults = Defaults(
             agent=tables.defaults.agent,
             workspace=workspace,
-            budget_micros=micros(tables.defaults.budget_usd),
+            budget_micros=to_micros(tables.defaults.budget_usd),
             timeout_seconds=tables.defaults.timeout_seconds,
             idle_timeout_seconds=tables.defaults.idle_timeout_seconds,
             publish=tables.defaults.publish,
             on_interrupt=tables.defaults.on_interrupt,
         )
-        most = tables.limits.max_budget_usd
-        limits = Limits(None if most is None else micros(most), tables.limits.max_timeout_seconds)
-        return Catalogue(agents, workspaces, defaults, limits)
+        max_budget = tables.limits.max_budget_usd
+        limits = Limits(
+            None if max_budget is None else to_micros(max_budget), tables.limits.max_timeout_seconds
+        )
+        return Catalog(agents, workspaces, defaults, limits)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SettingRow]:
         """Give each setting, its value and where that came from; secrets are only said to be there."""
-        for name, value in _flat(self.tables.model_dump(mode="json"), ()):
-            shown = "" if value is None else str(value)
+        for name, value in _flatten(self.tables.model_dump(mode="json"), ()):
+            text = "" if value is None else str(value)
             if name == "service.data_dir":
-                shown = str(self.data_dir)
-            yield Row(name, shown, self._source(name))
+                text = str(self.data_dir)
+            yield SettingRow(name, text, self._source(name))
         secrets = (self.api_key, self.bearer_token, self.anthropic_api_key, self.oauth_token)
-        for name, secret in zip(SECRETS, secrets, strict=True):
-            yield Row(name, "(set)" if secret else "(not set)", self.sources.get(name, "default"))
-        yield Row(
+        for name, secret in zip(SECRET_VARIABLES, secrets, strict=True):
+            yield SettingRow(name, "(set)" if secret else "(not set)", self.sources.get(name, "default"))
+        yield SettingRow(
             "ANTHROPIC_BASE_URL", self.base_url or "", self.sources.get("ANTHROPIC_BASE_URL", "default")
         )
 
@@ -122,20 +126,20 @@ class Settings:
         return "default"
 
 
-def micros(dollars: Decimal) -> int:
+def to_micros(dollars: Decimal) -> int:
     """Give an amount in micro-dollars, rounded half to even."""
-    return round(dollars * MICROS)
+    return round(dollars * MICROS_PER_DOLLAR)
 
 
-def _agent(name: str, table: AgentTable) -> Agent:
+def _build_agent(name: str, table: AgentTable) -> Agent:
     return Agent(
         name=name,
         description=table.description,
         provider=table.provider,
-        day_micros=None if table.budget_per_day_usd is None else micros(table.budget_per_day_usd),
+        day_micros=None if table.budget_per_day_usd is None else to_micros(table.budget_per_day_usd),
         workspace=table.workspace,
         model=table.model,
-        budget_micros=None if table.budget_usd is None else micros(table.budget_usd),
+        budget_micros=None if table.budget_usd is None else to_micros(table.budget_usd),
         timeout_seconds=table.timeout_seconds,
         idle_timeout_seconds=table.idle_timeout_seconds,
         tools=table.tools,
@@ -151,7 +155,7 @@ def _agent(name: str, table: AgentTable) -> Agent:
     )
 
 
-def _workspace(name: str, table: WorkspaceTable) -> Workspace:
+def _build_workspace(name: str, table: WorkspaceTable) -> Workspace:
     return Workspace(
         name=name,
         repository=table.repository,
@@ -170,7 +174,7 @@ def _workspace(name: str, table: WorkspaceTable) -> Workspace:
 # --- reading -----------------------------------------------------------------------------------
 
 
-def load(
+def load_settings(
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
@@ -183,24 +187,24 @@ def load(
     environ = os.environ if environ is None else environ
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    path = _file(file, environ)
+    path = _find_file(file, environ)
     if path is not None:
-        _merge(merged, _read(path), path.name, sources)
-    for name, (place, value) in _from_environment(environ).items():
-        _put(merged, place, value, name, sources)
-    for dotted, value in (overrides or {}).items():
+        _merge(merged, _read_toml(path), path.name, sources)
+    for name, (key_path, value) in _read_environment(environ).items():
+        _set_value(merged, key_path, value, name, sources)
+    for setting_name, value in (overrides or {}).items():
         if value is not None:
-            _put(merged, tuple(dotted.split(".")), value, "command line", sources)
-    _classic_names(merged, environ, sources)
-    tables = _checked(merged, sources)
-    _check_names(tables)
-    secrets = {name: _secret(name, environ, sources) for name in SECRETS}
-    providers = provider_settings(
+            _set_value(merged, tuple(setting_name.split(".")), value, "command line", sources)
+    _apply_classic_profile(merged, environ, sources)
+    tables = _validate(merged, sources)
+    _check_references(tables)
+    secrets = {name: _read_secret(name, environ, sources) for name in SECRET_VARIABLES}
+    providers = build_provider_settings(
         tables.providers,
         api_key=secrets["ANTHROPIC_API_KEY"],
         oauth_token=secrets["CLAUDE_CODE_OAUTH_TOKEN"],
         base_url=environ.get("ANTHROPIC_BASE_URL") or None,
-        read=_secret_file,
+        read_secret=_read_secret_file,
     )
     default = next(each for each in providers if each.name == DEFAULT_PROVIDER)
     if environ.get("ANTHROPIC_BASE_URL"):
@@ -219,69 +223,71 @@ def load(
     )
 
 
-def _file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
+def _find_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
     if file is None and environ.get("STEADYHAND_CONFIG"):
         file = Path(environ["STEADYHAND_CONFIG"])
     if file is not None:
         if not file.is_file():
             raise ConfigError(f"There is no configuration file {file}.")
         return file
-    found = Path("steadyhand.toml")
-    return found if found.is_file() else None
+    default_file = Path("steadyhand.toml")
+    return default_file if default_file.is_file() else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path.name} could not be read: {error}") from error
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[tuple[str, ...], Any]]:
-    found: dict[str, tuple[tuple[str, ...], Any]] = {}
+def _read_environment(environ: Mapping[str, str]) -> dict[str, tuple[tuple[str, ...], Any]]:
+    values: dict[str, tuple[tuple[str, ...], Any]] = {}
     for name, value in environ.items():
-        rest = name.removeprefix(PREFIX)
-        if rest == name or rest in CLIENT_NAMES or name.removesuffix("_FILE") in SECRETS:
+        rest = name.removeprefix(ENV_PREFIX)
+        if rest == name or rest in CLIENT_VARIABLES or name.removesuffix("_FILE") in SECRET_VARIABLES:
             continue
-        place = SHORT.get(rest) or tuple(part.lower() for part in rest.split("__"))
-        if len(place) < 2:  # noqa: PLR2004  # a section and a key
-            known = [PREFIX + short for short in (*SHORT, *CLIENT_NAMES, "API_KEY")]
-            raise ConfigError(f"{name} is no setting{_nearest(name, known)}")
-        found[name] = (place, value)
-    return found
+        key_path = ENV_ALIASES.get(rest) or tuple(part.lower() for part in rest.split("__"))
+        if len(key_path) < 2:  # noqa: PLR2004  # a section and a key
+            known_names = [ENV_PREFIX + short for short in (*ENV_ALIASES, *CLIENT_VARIABLES, "API_KEY")]
+            raise ConfigError(f"{name} is no setting{_did_you_mean(name, known_names)}")
+        values[name] = (key_path, value)
+    return values
 
 
-def _merge(into: dict[str, Any], new: Mapping[str, Any], source: str, sources: dict[str, str]) -> None:
+def _merge(target: dict[str, Any], new: Mapping[str, Any], source: str, sources: dict[str, str]) -> None:
     for name, value in _leaves(new, ()):
-        _put(into, name, value, source, sources)
+        _set_value(target, name, value, source, sources)
 
 
-def _leaves(table: Mapping[str, Any], before: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(table: Mapping[str, Any], prefix: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in table.items():
-        place = (*before, key)
-        if isinstance(value, Mapping) and value and len(place) < 3:  # noqa: PLR2004  # section, name, key
-            yield from _leaves(value, place)
+        key_path = (*prefix, key)
+        if isinstance(value, Mapping) and value and len(key_path) < 3:  # noqa: PLR2004  # section, name, key
+            yield from _leaves(value, key_path)
         else:
-            yield place, value
+            yield key_path, value
 
 
-def _put(
-    into: dict[str, Any], place: tuple[str, ...], value: Any, source: str, sources: dict[str, str]
+def _set_value(
+    target: dict[str, Any], key_path: tuple[str, ...], value: Any, source: str, sources: dict[str, str]
 ) -> None:
-    for part in place[:-1]:
-        inner = into.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{'.'.join(place)} ({source}): {part} is a value, not a table.")
-        into = inner
-    into[place[-1]] = value
-    sources[".".join(place)] = source
+    for part in key_path[:-1]:
+        nested = target.setdefault(part, {})
+        if not isinstance(nested, dict):
+            raise ConfigError(f"{'.'.join(key_path)} ({source}): {part} is a value, not a table.")
+        target = nested
+    target[key_path[-1]] = value
+    sources[".".join(key_path)] = source
 
 
-def _classic_names(merged: dict[str, Any], environ: Mapping[str, str], sources: dict[str, str]) -> None:
+def _apply_classic_profile(
+    merged: dict[str, Any], environ: Mapping[str, str], sources: dict[str, str]
+) -> None:
     """Let the earlier service's names and the classic profile's values stand where nothing else was said."""
     classic = merged.get("service", {}).get("profile") == "classic"
     if classic:
-        for place, value in {
+        for key_path, value in {
             ("service", "concurrency"): 1,
             ("service", "max_queued"): 0,
             ("service", "isolation"): "none",
@@ -289,96 +295,108 @@ def _classic_names(merged: dict[str, Any], environ: Mapping[str, str], sources: 
             # That command line names no session before its end, so what was interrupted could only be run again.
             ("defaults", "on_interrupt"): "fail",
         }.items():
-            if place[1] not in merged.get(place[0], {}):
-                _put(merged, place, value, "classic profile", sources)
+            if key_path[1] not in merged.get(key_path[0], {}):
+                _set_value(merged, key_path, value, "classic profile", sources)
     directory = environ.get("WORKSPACE_DIR")
     if directory and DEFAULT_WORKSPACE not in merged.get("workspaces", {}):
-        place = ("workspaces", DEFAULT_WORKSPACE)
-        _put(merged, (*place, "repository"), directory, "WORKSPACE_DIR", sources)
+        key_path = ("workspaces", DEFAULT_WORKSPACE)
+        _set_value(merged, (*key_path, "repository"), directory, "WORKSPACE_DIR", sources)
         if classic:
-            _put(merged, (*place, "mode"), "in_place", "classic profile", sources)
-            _put(merged, (*place, "trust"), "full", "classic profile", sources)
+            _set_value(merged, (*key_path, "mode"), "in_place", "classic profile", sources)
+            _set_value(merged, (*key_path, "trust"), "full", "classic profile", sources)
 
 
-def _checked(merged: dict[str, Any], sources: Mapping[str, str]) -> Tables:
+def _validate(merged: dict[str, Any], sources: Mapping[str, str]) -> Tables:
     try:
         return Tables.model_validate(merged)
     except ValidationError as error:
-        faults = [_fault(dict(fault), sources) for fault in error.errors()]
-        raise ConfigError("\n".join(faults)) from error
+        messages = [_error_message(dict(details), sources) for details in error.errors()]
+        raise ConfigError("\n".join(messages)) from error
 
 
-def _fault(fault: dict[str, Any], sources: Mapping[str, str]) -> str:
-    place = tuple(str(part) for part in fault["loc"])
-    dotted = ".".join(place)
+def _error_message(details: dict[str, Any], sources: Mapping[str, str]) -> str:
+    key_path = tuple(str(part) for part in details["loc"])
+    dotted = ".".join(key_path)
     source = sources.get(dotted) or next(
-        (where for name, where in sources.items() if name.startswith(dotted) or dotted.startswith(name)), ""
+        (
+            source_text
+            for name, source_text in sources.items()
+            if name.startswith(dotted) or dotted.startswith(name)
+        ),
+        "",
     )
-    where = f" ({source})" if source else ""
-    if fault["type"] != "extra_forbidden":
-        return f"{dotted}{where}: {fault['msg'].removeprefix('Value error, ')}"
-    if place in UNBUILT or (place[0], "*", place[-1]) in UNBUILT:
-        return f"{dotted}{where}: {_NOT_BUILT}"
-    return f"{dotted}{where}: there is no such setting{_nearest(place[-1], _siblings(place))}"
+    source_text = f" ({source})" if source else ""
+    if details["type"] != "extra_forbidden":
+        return f"{dotted}{source_text}: {details['msg'].removeprefix('Value error, ')}"
+    if key_path in NOT_IMPLEMENTED or (key_path[0], "*", key_path[-1]) in NOT_IMPLEMENTED:
+        return f"{dotted}{source_text}: {_NOT_IMPLEMENTED}"
+    return f"{dotted}{source_text}: there is no such setting{_did_you_mean(key_path[-1], _known_names(key_path))}"
 
 
-def _siblings(place: tuple[str, ...]) -> list[str]:
+def _known_names(key_path: tuple[str, ...]) -> list[str]:
     """Give the names that could have stood at this place."""
     model: Any = Tables
-    for part in place[:-1]:
+    for part in key_path[:-1]:
         fields = getattr(model, "model_fields", {})
         if part not in fields:
             continue
         annotation = fields[part].annotation
         model = next(
-            (a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")), annotation
+            (
+                argument
+                for argument in getattr(annotation, "__args__", ())
+                if hasattr(argument, "model_fields")
+            ),
+            annotation,
         )
     return list(getattr(model, "model_fields", {}))
 
 
-def _check_names(tables: Tables) -> None:
+def _check_references(tables: Tables) -> None:
     for kind, names in (("agents", tables.agents), ("workspaces", tables.workspaces)):
         for name in names:
-            if NAME.fullmatch(name) is None:
+            if NAME_PATTERN.fullmatch(name) is None:
                 raise ConfigError(f"{kind}.{name}: this is not a name that callers could use")
-    wanted = {f"agents.{name}.workspace": agent.workspace for name, agent in tables.agents.items()}
-    wanted["defaults.workspace"] = tables.defaults.workspace
-    known = sorted({DEFAULT_PROVIDER, *tables.providers})
+    workspace_references = {
+        f"agents.{name}.workspace": agent.workspace for name, agent in tables.agents.items()
+    }
+    workspace_references["defaults.workspace"] = tables.defaults.workspace
+    provider_names = sorted({DEFAULT_PROVIDER, *tables.providers})
     for name, agent in tables.agents.items():
-        if agent.provider not in known:
-            near = _nearest(agent.provider, known)
-            raise ConfigError(f"agents.{name}.provider: there is no provider {agent.provider!r}{near}")
-    for place, workspace in wanted.items():
+        if agent.provider not in provider_names:
+            suggestion = _did_you_mean(agent.provider, provider_names)
+            raise ConfigError(f"agents.{name}.provider: there is no provider {agent.provider!r}{suggestion}")
+    for key_path, workspace in workspace_references.items():
         if workspace not in (None, "scratch") and workspace not in tables.workspaces:
-            raise ConfigError(f"{place}: there is no workspace {workspace!r}")
+            raise ConfigError(f"{key_path}: there is no workspace {workspace!r}")
 
 
-def _secret(name: str, environ: Mapping[str, str], sources: dict[str, str]) -> str | None:
+def _read_secret(name: str, environ: Mapping[str, str], sources: dict[str, str]) -> str | None:
     """Read a secret from its name or, by path, from its name with `_FILE`; empty is none at all."""
     if environ.get(name):
         sources[name] = "environment"
         return environ[name]
     if environ.get(name + "_FILE"):
         sources[name] = name + "_FILE"
-        return _secret_file(Path(environ[name + "_FILE"]), name + "_FILE")
+        return _read_secret_file(Path(environ[name + "_FILE"]), name + "_FILE")
     return None
 
 
-def _secret_file(path: Path, name: str) -> str | None:
+def _read_secret_file(path: Path, name: str) -> str | None:
     try:
         return path.read_text("utf-8").strip() or None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: {path} could not be read: {error}") from error
 
 
-def _flat(table: Mapping[str, Any], before: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def _flatten(table: Mapping[str, Any], prefix: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, (*before, key))
+            yield from _flatten(value, (*prefix, key))
         else:
-            yield ".".join((*before, key)), value
+            yield ".".join((*prefix, key)), value
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
+def _did_you_mean(name: str, known_names: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known_names, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else f"; there are: {', '.join(sorted(known_names))}"

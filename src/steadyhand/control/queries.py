@@ -9,11 +9,11 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 from steadyhand.admission import Admission
-from steadyhand.agents import Agent, Catalogue, Definition, Workspace
-from steadyhand.control.requests import Caller, Offer, first_of, new_job_id
+from steadyhand.agents import Agent, AgentDefinition, Catalog, Workspace
+from steadyhand.control.requests import AvailableAgent, Caller, first_set, new_job_id
 from steadyhand.errors import Conflict, NotFound, WorkspaceError
-from steadyhand.event_log import Feed, Recorder
-from steadyhand.events import Event, Live, StateChanged
+from steadyhand.event_log import EventFeed, EventLog
+from steadyhand.events import Event, LiveText, StateChanged
 from steadyhand.job import (
     ENDED,
     Job,
@@ -22,20 +22,20 @@ from steadyhand.job import (
 from steadyhand.ports import (
     NO_LIMITS,
     Checkouts,
-    Filter,
+    JobFilter,
+    JobPage,
     Ledger,
-    Load,
-    Page,
     Queue,
+    QueueLoad,
     RunOutput,
     Store,
     UsageQuery,
     UsageRow,
 )
-from steadyhand.tool_calls import Exchange
+from steadyhand.tool_calls import ToolCallBroker
 
 
-class Reading:
+class JobQueries:
     """The verbs over the ports. Every one takes the caller and checks what that key may do."""
 
     def __init__(
@@ -44,13 +44,13 @@ class Reading:
         store: Store,
         queue: Queue,
         checkouts: Checkouts,
-        feed: Feed,
+        feed: EventFeed,
         ledger: Ledger,
-        catalogue: Catalogue,
+        catalogue: Catalog,
         clock: Callable[[], datetime],
         new_id: Callable[[], str] = new_job_id,
         admission: Admission | None = None,
-        exchange: Exchange | None = None,
+        tool_calls: ToolCallBroker | None = None,
     ) -> None:
         """Without `admission` no key has limits; `exchange` is the worker's."""
         self._store = store
@@ -58,32 +58,32 @@ class Reading:
         self._checkouts = checkouts
         self._feed = feed
         self._ledger = ledger
-        self._recorder = Recorder(store, feed)
+        self._recorder = EventLog(store, feed)
         self._clock = clock
         self._new_id = new_id
         self._admission = admission or Admission(
-            limits_of=lambda _: NO_LIMITS, backlog_of=queue.backlog, clock=clock
+            get_limits=lambda _: NO_LIMITS, get_backlog=queue.backlog, clock=clock
         )
-        self._exchange = exchange or Exchange()
-        self._by_session: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._tool_calls = tool_calls or ToolCallBroker()
+        self._session_locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.catalogue = catalogue
 
     # --- reading ---------------------------------------------------------------------------
 
     async def get(self, caller: Caller, job_id: str) -> Job:
         """Give a job that the caller may see, else raise `NotFound`."""
-        caller.require("read")
+        caller.require_scope("read")
         job = await self._store.get(job_id)
-        if job is None or not (job.api_key_id == caller.key_id or caller.may("read:all")):
+        if job is None or not (job.api_key_id == caller.key_id or caller.has_scope("read:all")):
             raise NotFound("Job not found")
         return job
 
-    async def page(self, caller: Caller, which: Filter, limit: int, cursor: str | None) -> Page:
+    async def page(self, caller: Caller, which: JobFilter, limit: int, cursor: str | None) -> JobPage:
         """List jobs that the caller may see, newest first."""
-        caller.require("read")
-        if not caller.may("read:all"):
+        caller.require_scope("read")
+        if not caller.has_scope("read:all"):
             if which.api_key_id not in (None, caller.key_id):
-                return Page([], None)
+                return JobPage([], None)
             which = replace(which, api_key_id=caller.key_id)
         return await self._store.page(which, limit, cursor)
 
@@ -91,7 +91,7 @@ class Reading:
         """Give a queued job's place in the queue, 1 being next."""
         return self._queue.position(job.id) if job.state is State.QUEUED else None
 
-    def load(self) -> Load:
+    def load(self) -> QueueLoad:
         """Say how full the service is."""
         return self._queue.load()
 
@@ -104,7 +104,7 @@ class Reading:
                     while not job.state.ended and not subscription.closed:
                         items = await subscription.take()
                         # Live text and tool calls end nothing; asking the store at each would cost more than the run.
-                        ended = any(isinstance(item, Event) and _ends(item) for item in items)
+                        ended = any(isinstance(item, Event) and _is_final(item) for item in items)
                         if ended or subscription.lagged or subscription.closed:
                             subscription.lagged = False
                             job = await self.get(caller, job_id)
@@ -117,35 +117,37 @@ class Reading:
         await self.get(caller, job_id)
         return await self._store.events(job_id, after, limit)
 
-    async def follow(self, caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[Event | Live]:
+    async def follow(self, caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[Event | LiveText]:
         """Give a job's events after `after`, then those that come, with live text, until it has ended."""
         with self._feed.subscribe(job_id) as subscription:
             seen = after
             while True:
                 subscription.lagged = False
                 job = await self.get(caller, job_id)
-                async for event in self._stored(job_id, seen):
+                async for event in self._stored_events(job_id, seen):
                     seen = event.seq
                     yield event
                 if subscription.closed or (job.state.ended and seen >= job.last_event):
                     return
-                again = False
-                while not again:
+                recheck = False
+                while not recheck:
                     for item in await subscription.take():
-                        if isinstance(item, Live):
+                        if isinstance(item, LiveText):
                             yield item
                         elif item.seq == seen + 1:
                             seen = item.seq
                             yield item
-                            again = again or _ends(item)
+                            recheck = recheck or _is_final(item)
                         elif item.seq > seen:
                             subscription.lagged = True
                             break
-                        elif _ends(item):
-                            again = True  # it was read from the store; the job was looked at before it ended
-                    again = again or subscription.lagged or subscription.closed
+                        elif _is_final(item):
+                            recheck = (
+                                True  # it was read from the store; the job was looked at before it ended
+                            )
+                    recheck = recheck or subscription.lagged or subscription.closed
 
-    async def _stored(self, job_id: str, after: int) -> AsyncIterator[Event]:
+    async def _stored_events(self, job_id: str, after: int) -> AsyncIterator[Event]:
         while batch := await self._store.events(job_id, after):
             for event in batch:
                 yield event
@@ -158,75 +160,75 @@ class Reading:
 
     async def diff(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the job's diff; raises `Conflict` (`not_ready`) before its end."""
-        return await self._kept(caller, job_id, self._checkouts.files(job_id).diff, "diff")
+        return await self._artifact(caller, job_id, self._checkouts.files(job_id).diff, "diff")
 
     async def bundle(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the job's commits; raises `Conflict` (`not_ready`) before its end."""
-        return await self._kept(caller, job_id, self._checkouts.files(job_id).bundle, "bundle")
+        return await self._artifact(caller, job_id, self._checkouts.files(job_id).bundle, "bundle")
 
     async def transcript(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the agent's own record; raises `Conflict` (`not_ready`) before its end."""
-        return await self._kept(caller, job_id, self._checkouts.files(job_id).transcript, "transcript")
+        return await self._artifact(caller, job_id, self._checkouts.files(job_id).transcript, "transcript")
 
-    async def _kept(self, caller: Caller, job_id: str, path: Path, what: str) -> Path:
+    async def _artifact(self, caller: Caller, job_id: str, path: Path, kind: str) -> Path:
         job = await self.get(caller, job_id)
         if not job.state.ended:
             raise Conflict(
-                f"The job is {job.state}; its {what} is there when it has ended.", code="not_ready"
+                f"The job is {job.state}; its {kind} is there when it has ended.", code="not_ready"
             )
         if not await asyncio.to_thread(path.is_file):
-            raise NotFound(f"This job has no {what}.")
+            raise NotFound(f"This job has no {kind}.")
         return path
 
     # --- what can be asked for -------------------------------------------------------------
 
-    async def agents(self, caller: Caller) -> Sequence[Offer]:
+    async def agents(self, caller: Caller) -> Sequence[AvailableAgent]:
         """Give the agents that can be asked for: configured, built in, and defined in the default workspace."""
-        caller.require("read")
+        caller.require_scope("read")
         found = dict(self.catalogue.agents)
-        for name, definition in (await self._definitions()).items():
+        for name, definition in (await self._default_definitions()).items():
             known = found.get(name)
             if known is None:
                 found[name] = Agent(name, definition.description, definition=name)
             elif not known.description:
                 found[name] = replace(known, description=definition.description)
-        return [self._offer(found[name]) for name in sorted(found)]
+        return [self._available_agent(found[name]) for name in sorted(found)]
 
-    async def _definitions(self) -> dict[str, Definition]:
+    async def _default_definitions(self) -> dict[str, AgentDefinition]:
         workspace = self.catalogue.workspace(self.catalogue.defaults.workspace)
         try:
             return dict(await self._checkouts.definitions(workspace))
         except WorkspaceError:
             return {}  # the list still names what is configured; the job itself will say what is wrong
 
-    def _offer(self, agent: Agent) -> Offer:
+    def _available_agent(self, agent: Agent) -> AvailableAgent:
         defaults = self.catalogue.defaults
-        return Offer(
+        return AvailableAgent(
             agent=agent,
-            workspace=self.catalogue.workspace_name(agent),
-            budget_micros=first_of(agent.budget_micros, defaults.budget_micros),
-            timeout_seconds=first_of(agent.timeout_seconds, defaults.timeout_seconds),
-            idle_timeout_seconds=first_of(agent.idle_timeout_seconds, defaults.idle_timeout_seconds),
+            workspace=self.catalogue.default_workspace_name(agent),
+            budget_micros=first_set(agent.budget_micros, defaults.budget_micros),
+            timeout_seconds=first_set(agent.timeout_seconds, defaults.timeout_seconds),
+            idle_timeout_seconds=first_set(agent.idle_timeout_seconds, defaults.idle_timeout_seconds),
         )
 
     def workspaces(self, caller: Caller) -> Sequence[Workspace]:
         """Give the configured workspaces."""
-        caller.require("read")
+        caller.require_scope("read")
         return [self.catalogue.workspaces[name] for name in sorted(self.catalogue.workspaces)]
 
-    async def usage(self, caller: Caller, which: UsageQuery) -> Sequence[UsageRow]:
+    async def usage(self, caller: Caller, query: UsageQuery) -> Sequence[UsageRow]:
         """Add up what was spent; a key without `admin` sees its own alone."""
-        caller.require("read")
-        if not caller.may("admin"):
-            if which.api_key_id not in (None, caller.key_id):
+        caller.require_scope("read")
+        if not caller.has_scope("admin"):
+            if query.api_key_id not in (None, caller.key_id):
                 return []
-            which = replace(which, api_key_id=caller.key_id)
-        return await self._ledger.usage(which)
+            query = replace(query, api_key_id=caller.key_id)
+        return await self._ledger.usage(query)
 
     async def check(self) -> None:
         """Return when the service can work; raises what stands in the way. For readiness."""
         await self._store.check()
 
 
-def _ends(event: Event) -> bool:
+def _is_final(event: Event) -> bool:
     return event.type == StateChanged.type and event.data["to"] in ENDED

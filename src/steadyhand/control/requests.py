@@ -30,12 +30,12 @@ class Caller:
     key_id: str
     scopes: frozenset[Scope]
 
-    def require(self, scope: Scope) -> None:
+    def require_scope(self, scope: Scope) -> None:
         """Raise `Forbidden` (`scope_missing`) without this scope; `admin` holds them all."""
-        if not self.may(scope):
+        if not self.has_scope(scope):
             raise Forbidden(f"This key lacks the scope {scope!r}.")
 
-    def may(self, scope: Scope) -> bool:
+    def has_scope(self, scope: Scope) -> bool:
         """Say whether this key has the scope."""
         return scope in self.scopes or "admin" in self.scopes
 
@@ -79,7 +79,7 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class ResumeOptions:
     """How an ended job is to go on: a new budget in all, what to say in place of going on; a repeat is harmless."""
 
     budget_micros: int | None = None
@@ -88,7 +88,7 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class AvailableAgent:
     """An agent that can be asked for, with what a job of it gets when it does not say."""
 
     agent: Agent
@@ -103,40 +103,38 @@ def new_job_id() -> str:
     return secrets.token_hex(6)
 
 
-def going_on_from(parent: Job, asked: Submission) -> Submission:
+def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
     """Give a request for the next turn with what it takes over from the turn before.
 
     Raises `InvalidRequest` for what would be another session.
     """
-    for name, given, before in (
-        ("agent", asked.agent, parent.agent),
-        ("workspace", asked.workspace, parent.workspace),
-        ("ref", asked.ref, parent.ref),
+    for name, requested, inherited in (
+        ("agent", submission.agent, parent.agent),
+        ("workspace", submission.workspace, parent.workspace),
+        ("ref", submission.ref, parent.ref),
     ):
-        if given is not None and given != before:
+        if requested is not None and requested != inherited:
             raise InvalidRequest.at(
                 f"/{name}", f"is another than that of the session, which keeps its {name}"
             )
-    going_on = replace(asked, agent=parent.agent, strict=False)
-    if asked.origin == "openai":
-        return (
-            going_on  # such a client says its instructions, what its answer has to be and its model each time
-        )
+    inherited_submission = replace(submission, agent=parent.agent, strict=False)
+    if submission.origin == "openai":
+        return inherited_submission  # such a client says its instructions, what its answer has to be and its model each time
     return replace(
-        going_on,
-        model=asked.model or parent.model,
-        append_system_prompt=asked.append_system_prompt or parent.append_system_prompt,
+        inherited_submission,
+        model=submission.model or parent.model,
+        append_system_prompt=submission.append_system_prompt or parent.append_system_prompt,
     )
 
 
-def first_of(*values: _T | None) -> _T:
+def first_set(*values: _T | None) -> _T:
     """Give the first value that is there; the last one always is."""
     return next(value for value in values if value is not None)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Say which known name is meant, or which ones there are."""
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    matches = difflib.get_close_matches(name, known, n=1)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
     return f"; there are: {', '.join(known)}" if known else ""

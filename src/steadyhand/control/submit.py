@@ -4,65 +4,69 @@ import asyncio
 import re
 from dataclasses import replace
 
-from steadyhand.admission import Charge
-from steadyhand.agents import SCRATCH, Agent
-from steadyhand.control.queries import Reading
-from steadyhand.control.requests import Caller, Submission, first_of, going_on_from, nearest
+from steadyhand.admission import RateCharge
+from steadyhand.agents import SCRATCH_WORKSPACE, Agent
+from steadyhand.control.queries import JobQueries
+from steadyhand.control.requests import Caller, Submission, did_you_mean, first_set, inherit_from_parent
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest
-from steadyhand.events import Draft, StateChanged
+from steadyhand.events import EventDraft, StateChanged
 from steadyhand.job import (
     ENDED,
-    MICROS,
+    MICROS_PER_DOLLAR,
     Job,
     State,
 )
 from steadyhand.ports import (
-    Added,
-    Filter,
-    Idempotency,
+    AddResult,
+    IdempotencyKey,
+    JobFilter,
 )
 
-_NEWEST = 20
+_MAX_SESSION_JOBS = 20
 """How many jobs of a session are looked through for one that has left it."""
-_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
+_REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 
 
-class Asking(Reading):
+class JobSubmitter(JobQueries):
     """What makes jobs."""
 
     # --- asking for work -------------------------------------------------------------------
 
     async def submit(
-        self, caller: Caller, submission: Submission, idempotency: Idempotency | None = None
-    ) -> Added:
+        self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None = None
+    ) -> AddResult:
         """Accept a job: it is durable when this returns.
 
         Raises `InvalidRequest`, `Forbidden`, and `TryLater` when there is no room or a limit of the key is
         reached; then nothing is stored.
         """
-        caller.require("submit")
+        caller.require_scope("submit")
         if idempotency is not None:
-            known = await self._store.replay(caller.key_id, idempotency)
-            if known is not None:
-                return Added(known, replayed=True)
-        named = submission.session or submission.session_name
-        if named is None:
+            replayed = await self._store.replay(caller.key_id, idempotency)
+            if replayed is not None:
+                return AddResult(replayed, replayed=True)
+        session = submission.session or submission.session_name
+        if session is None:
             return await self._accept(caller, submission, idempotency)
         # One after another: each goes on with the one before it, which it would not find while that is on its way.
-        async with self._by_session.setdefault((caller.key_id, named), asyncio.Lock()):
+        async with self._session_locks.setdefault((caller.key_id, session), asyncio.Lock()):
             return await self._accept(caller, submission, idempotency)
 
-    async def _accept(self, caller: Caller, submission: Submission, idempotency: Idempotency | None) -> Added:
-        parent = await self._parent_of(caller, submission)
+    async def _accept(
+        self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None
+    ) -> AddResult:
+        parent = await self._find_parent(caller, submission)
         if parent is not None:
-            submission = going_on_from(parent, submission)
+            submission = inherit_from_parent(parent, submission)
         name = submission.agent or self.catalogue.defaults.agent
         agent = self.catalogue.agent(name)
-        workspace = parent.workspace if parent is not None else self._workspace_of(caller, submission, agent)
-        self._admission.permit(caller.key_id, name, workspace)
+        workspace = (
+            parent.workspace if parent is not None else self._resolve_workspace(caller, submission, agent)
+        )
+        self._admission.check_allowed(caller.key_id, name, workspace)
         if submission.strict and name not in self.catalogue.agents:
-            await self._require_defined(name, workspace)
-        job = self._job_of(caller, submission, agent, workspace)
+            await self._require_known_agent(name, workspace)
+        job = self._build_job(caller, submission, agent, workspace)
         if parent is not None:
             job = replace(
                 job,
@@ -72,7 +76,7 @@ class Asking(Reading):
                 commit=parent.commit,
                 ref=parent.ref,
             )
-        accepted = Draft(0, job.created_at, StateChanged(None, State.QUEUED))
+        accepted = EventDraft(0, job.created_at, StateChanged(None, State.QUEUED))
         charge = await self._admission.charge(caller.key_id)
         try:
             added = await self._queue.admit(job, [accepted], idempotency)
@@ -83,37 +87,41 @@ class Asking(Reading):
             charge.undo()
         return added
 
-    async def admit(self, caller: Caller, agent: str, workspace: str | None) -> Charge:
+    async def admit(self, caller: Caller, agent: str, workspace: str | None) -> RateCharge:
         """Let a request for more work through by the limits of its key; what comes of it may be undone.
 
         Raises `Forbidden` (`agent_not_allowed`, `workspace_not_allowed`) and `TryLater` (`rate_limited`,
         `too_many_jobs`, `budget_exhausted`).
         """
-        self._admission.permit(caller.key_id, agent, workspace)
+        self._admission.check_allowed(caller.key_id, agent, workspace)
         return await self._admission.charge(caller.key_id)
 
-    async def _parent_of(self, caller: Caller, asked: Submission) -> Job | None:
+    async def _find_parent(self, caller: Caller, submission: Submission) -> Job | None:
         """Give the job that a new one goes on with, if it goes on with any.
 
         A name that nobody used yet begins a conversation; an unknown session is refused.
         """
-        if asked.parent is not None:
-            parent = await self.get(caller, asked.parent)
+        if submission.parent is not None:
+            parent = await self.get(caller, submission.parent)
             if not await self.has_session(parent):
                 raise Conflict("The job has left no session to go on with.")
             return parent
-        if asked.session is None and asked.session_name is None:
+        if submission.session is None and submission.session_name is None:
             return None
-        wanted = [Filter(session_id=asked.session, session_name=asked.session_name)]
-        if asked.session is None:
-            wanted.append(Filter(session_id=asked.session_name))  # by the id that the caller was told
-        for which in wanted:
-            newest = (await self._store.page(replace(which, api_key_id=caller.key_id), _NEWEST)).jobs
+        filters = [JobFilter(session_id=submission.session, session_name=submission.session_name)]
+        if submission.session is None:
+            filters.append(
+                JobFilter(session_id=submission.session_name)
+            )  # by the id that the caller was told
+        for job_filter in filters:
+            newest = (
+                await self._store.page(replace(job_filter, api_key_id=caller.key_id), _MAX_SESSION_JOBS)
+            ).jobs
             for job in newest:
                 # One that was cancelled before it ran has left nothing: the session is where it was before it.
                 if await self.has_session(job):
                     return await self._store.get(job.id)
-        if asked.session is not None:
+        if submission.session is not None:
             raise InvalidRequest.at("/session", "no job of this key has that session")
         return None
 
@@ -127,34 +135,34 @@ class Asking(Reading):
 
         Of two that are alike to the letter neither is taken: they may have done different things.
         """
-        found = (await self._store.page(Filter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
-        return await self.continuable(caller, found[0].id) if len(found) == 1 else None
+        found = (await self._store.page(JobFilter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
+        return await self.get_continuable(caller, found[0].id) if len(found) == 1 else None
 
-    async def continuable(self, caller: Caller, job_id: str) -> Job | None:
+    async def get_continuable(self, caller: Caller, job_id: str) -> Job | None:
         """Give a completed job of this very key whose session is there to be gone on with; else null."""
         job = await self._store.get(job_id)
         if job is None or job.api_key_id != caller.key_id or job.state is not State.COMPLETED:
             return None
         return job if await self.has_session(job) else None
 
-    async def note_conversation(self, job_id: str, digest: str) -> None:
+    async def save_conversation(self, job_id: str, digest: str) -> None:
         """Note all that was said up to a job's answer, so that the caller may come back with it."""
         await self._store.change(job_id, ENDED, lambda old: replace(old, conversation=digest))
 
-    def _job_of(self, caller: Caller, asked: Submission, agent: Agent, workspace: str | None) -> Job:
+    def _build_job(self, caller: Caller, submission: Submission, agent: Agent, workspace: str | None) -> Job:
         defaults, limits = self.catalogue.defaults, self.catalogue.limits
-        budget = first_of(asked.budget_micros, agent.budget_micros, defaults.budget_micros)
-        timeout = first_of(asked.timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
-        self._within_budget(budget)
+        budget = first_set(submission.budget_micros, agent.budget_micros, defaults.budget_micros)
+        timeout = first_set(submission.timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
+        self._check_max_budget(budget)
         if limits.max_timeout_seconds is not None and timeout > limits.max_timeout_seconds:
-            most = limits.max_timeout_seconds
+            max_timeout = limits.max_timeout_seconds
             raise InvalidRequest.at(
-                "/timeout_seconds", f"is above the limit of {most:g}", code="limit_exceeded"
+                "/timeout_seconds", f"is above the limit of {max_timeout:g}", code="limit_exceeded"
             )
         now = self._clock()
         return Job(
             id=self._new_id(),
-            prompt=asked.prompt,
+            prompt=submission.prompt,
             agent=agent.name,
             runner=agent.runner,
             api_key_id=caller.key_id,
@@ -162,62 +170,66 @@ class Asking(Reading):
             queued_at=now,
             budget_micros=budget,
             timeout_seconds=timeout,
-            idle_timeout_seconds=first_of(
-                asked.idle_timeout_seconds, agent.idle_timeout_seconds, defaults.idle_timeout_seconds
+            idle_timeout_seconds=first_set(
+                submission.idle_timeout_seconds, agent.idle_timeout_seconds, defaults.idle_timeout_seconds
             ),
-            origin=asked.origin,
-            model=asked.model or agent.model,
+            origin=submission.origin,
+            model=submission.model or agent.model,
             workspace=workspace,
-            ref=asked.ref or self.catalogue.workspace(workspace).ref,
-            priority=asked.priority,
-            metadata=asked.metadata,
-            title=asked.title,
-            output_schema=asked.output_schema,
-            on_interrupt=asked.on_interrupt or defaults.on_interrupt,
-            publish=asked.publish or self.catalogue.workspace(workspace).publish or defaults.publish,
-            expires_in_seconds=asked.expires_in_seconds,
-            max_turns=asked.max_turns or agent.max_turns,
-            effort=asked.effort or agent.effort,
-            append_system_prompt=asked.append_system_prompt,
-            history=asked.history,
-            session_name=asked.session_name,
-            content=asked.content,
-            request=asked.request,
-            tools=asked.tools,
-            one_call=asked.one_call,
+            ref=submission.ref or self.catalogue.workspace(workspace).ref,
+            priority=submission.priority,
+            metadata=submission.metadata,
+            title=submission.title,
+            output_schema=submission.output_schema,
+            on_interrupt=submission.on_interrupt or defaults.on_interrupt,
+            publish=submission.publish or self.catalogue.workspace(workspace).publish or defaults.publish,
+            expires_in_seconds=submission.expires_in_seconds,
+            max_turns=submission.max_turns or agent.max_turns,
+            effort=submission.effort or agent.effort,
+            append_system_prompt=submission.append_system_prompt,
+            history=submission.history,
+            session_name=submission.session_name,
+            content=submission.content,
+            request=submission.request,
+            tools=submission.tools,
+            one_call=submission.one_call,
         )
 
-    def _within_budget(self, micros: int) -> None:
-        most = self.catalogue.limits.max_budget_micros
-        if most is not None and micros > most:
+    def _check_max_budget(self, micros: int) -> None:
+        limit_micros = self.catalogue.limits.max_budget_micros
+        if limit_micros is not None and micros > limit_micros:
             raise InvalidRequest.at(
-                "/budget_usd", f"is above the limit of {most / MICROS:g}", code="limit_exceeded"
+                "/budget_usd",
+                f"is above the limit of {limit_micros / MICROS_PER_DOLLAR:g}",
+                code="limit_exceeded",
             )
 
-    def _workspace_of(self, caller: Caller, asked: Submission, agent: Agent) -> str | None:
-        name = asked.workspace
+    def _resolve_workspace(self, caller: Caller, submission: Submission, agent: Agent) -> str | None:
+        name = submission.workspace
         if name is None:
-            name = self.catalogue.workspace_name(agent)
-            if name is None and asked.ref is not None:
+            name = self.catalogue.default_workspace_name(agent)
+            if name is None and submission.ref is not None:
                 raise InvalidRequest.at("/ref", "needs a workspace; this agent has none")
             return name
         if name in self.catalogue.workspaces:
             return name
-        if name == SCRATCH:
+        if name == SCRATCH_WORKSPACE:
             return None
-        if not (name.startswith("/") or _URL.fullmatch(name)):
+        if not (name.startswith("/") or _REPOSITORY_URL.fullmatch(name)):
             known = sorted(self.catalogue.workspaces)
             raise InvalidRequest.at(
-                "/workspace", f"is not known{nearest(name, known)}", code="unknown_workspace"
+                "/workspace", f"is not known{did_you_mean(name, known)}", code="unknown_workspace"
             )
-        if not caller.may("workspace:any"):
+        if not caller.has_scope("workspace:any"):
             raise Forbidden(
                 "A path or a URL as workspace needs the scope 'workspace:any'.", code="workspace_not_allowed"
             )
         return name
 
-    async def _require_defined(self, name: str, workspace: str | None) -> None:
+    async def _require_known_agent(self, name: str, workspace: str | None) -> None:
         definitions = await self._checkouts.definitions(self.catalogue.workspace(workspace))
         if name not in definitions:
             known = sorted({*self.catalogue.agents, *definitions})
-            raise InvalidRequest.at("/agent", f"is not known{nearest(name, known)}", code="unknown_agent")
+            raise InvalidRequest.at(
+                "/agent", f"is not known{did_you_mean(name, known)}", code="unknown_agent"
+            )

@@ -3,25 +3,25 @@
 From a sealed run there is also a proxy to the hosts on its agent's list, and nothing else.
 """
 
-from steadyhand.gateway.egress.connect_proxy import Patience, Resolve
-from steadyhand.gateway.egress.rules import Rules
-from steadyhand.gateway.gateway import Accounts, ModelGateway, budget_of
-from steadyhand.gateway.model.provider_rate_limits import Waits
+from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve
+from steadyhand.gateway.egress.rules import EgressRules
+from steadyhand.gateway.gateway import BillingDeps, ModelGateway, job_allowances
+from steadyhand.gateway.model.provider_rate_limits import RetryLimits
 from steadyhand.gateway.model.providers import Credential, Provider
-from steadyhand.gateway.model.unix_listener import SOCKET_NAME, slot_folder
+from steadyhand.gateway.model.unix_listener import SOCKET_NAME, slot_dir
 from steadyhand.gateway.money.prices import Prices
 
 __all__ = [
     "SOCKET_NAME",
-    "Accounts",
+    "BillingDeps",
     "Credential",
+    "EgressRules",
     "ModelGateway",
-    "Patience",
     "Prices",
     "Provider",
+    "ProxyTimeouts",
     "Resolve",
-    "Rules",
-    "Waits",
-    "budget_of",
-    "slot_folder",
+    "RetryLimits",
+    "job_allowances",
+    "slot_dir",
 ]

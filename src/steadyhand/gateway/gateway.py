@@ -17,47 +17,47 @@ import structlog
 
 from steadyhand.agents import Agent
 from steadyhand.gateway.egress import connect_proxy as proxy
-from steadyhand.gateway.egress.connect_proxy import Patience, Resolve, open_doors
-from steadyhand.gateway.egress.rules import Address, Rules
+from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve, serve_egress
+from steadyhand.gateway.egress.rules import Address, EgressRules
 from steadyhand.gateway.model import unix_listener
-from steadyhand.gateway.model.metered_run import Office, Visit
-from steadyhand.gateway.model.provider_rate_limits import Waits, Walls
-from steadyhand.gateway.model.providers import PLACEHOLDER, Provider, Providers
-from steadyhand.gateway.model.reverse_proxy import Forwarder
-from steadyhand.gateway.model.tcp_listener import Loopback
-from steadyhand.gateway.model.unix_listener import SlotSocket, slot_folder
-from steadyhand.gateway.money.budgets import Budgets, Payer
-from steadyhand.gateway.money.ledger_writer import Books
+from steadyhand.gateway.model.metered_run import BillingContext, MeteredRun
+from steadyhand.gateway.model.provider_rate_limits import ProviderRateLimits, RetryLimits
+from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL, Provider, Providers
+from steadyhand.gateway.model.reverse_proxy import ReverseProxy
+from steadyhand.gateway.model.tcp_listener import TcpListener
+from steadyhand.gateway.model.unix_listener import UnixListener, slot_dir
+from steadyhand.gateway.money.budgets import BudgetAccount, Budgets
+from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Prices
-from steadyhand.gateway.run_events import Reports
+from steadyhand.gateway.run_events import RunEvents
 from steadyhand.job import Job
 from steadyhand.ports import (
-    SOCKET_VARIABLE,
-    Allowance,
-    AllowancesOf,
-    Call,
+    MODEL_SOCKET_VARIABLE,
+    BudgetLimit,
     Emit,
+    GetBudgetLimits,
     Ledger,
-    Listening,
-    Spent,
-    Work,
+    ModelCall,
+    OnListening,
+    RunContext,
+    UsageTotal,
 )
 
-NO_ADDRESS = "http://model.invalid"
+PLACEHOLDER_URL = "http://model.invalid"
 """The address that sealed agents are told: what matters is the socket."""
-_RESOLVERS = 8
+_RESOLVER_THREADS = 8
 """Threads that ask for names: their own, so that a slow name keeps nothing else of the service waiting."""
-_OWN_FILES = 512
+_RESERVED_FILES = 512
 """Open files that the rest of the service needs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Attended:
+class GrantedAccess:
     """A run that is let out; see `ports.Attendance`."""
 
     environment: Mapping[str, str]
-    listening: Listening | None
-    visit: Visit
+    listening: OnListening | None
+    visit: MeteredRun
     secrets: tuple[str, ...] = ()
 
     @property
@@ -70,27 +70,27 @@ class Attended:
         """Which budget has turned this run away."""
         return self.visit.spent_out
 
-    async def settled(self) -> Spent:
+    async def settled(self) -> UsageTotal:
         """Wait, bounded, until its calls are kept; give what they came to."""
         return await self.visit.settled()
 
 
 @dataclass(frozen=True, slots=True)
-class Accounts:
+class BillingDeps:
     """What the gateway counts by: where calls are kept, what they cost, and what may be spent."""
 
     ledger: Ledger
     prices: Prices
-    allowances_of: AllowancesOf
+    allowances_of: GetBudgetLimits
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def budget_of(job: Job, _agent: Agent) -> Sequence[Allowance]:
+def job_allowances(job: Job, _agent: Agent) -> Sequence[BudgetLimit]:
     """Give the limit that a job itself has."""
-    return [Allowance("job", job.id, "job", job.budget_micros)]
+    return [BudgetLimit("job", job.id, "job", job.budget_micros)]
 
 
 class ModelGateway:
@@ -105,109 +105,118 @@ class ModelGateway:
         data_dir: Path,
         *,
         slots: int,
-        socket_inside: str | None,
-        accounts: Accounts,
+        sandbox_socket: str | None,
+        billing: BillingDeps,
         providers: Sequence[Provider] = (Provider(),),
         resolve: Resolve | None = None,
-        patience: Patience | None = None,
-        waits: Waits | None = None,
+        proxy_timeouts: ProxyTimeouts | None = None,
+        retry_limits: RetryLimits | None = None,
         clock: Callable[[], datetime] = _now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Raises `ConfigError` for a provider that cannot be."""
         self._data_dir = data_dir
-        self._socket = socket_inside
+        self._socket = sandbox_socket
         self._providers = Providers(providers)
-        self._ledger = accounts.ledger
-        self._walls = Walls(clock, sleep, waits or Waits())
-        self._budgets = Budgets(accounts.ledger, clock)
-        self._books = Books(accounts.ledger)
-        self._office = Office(self._budgets, self._books, accounts.prices, clock, accounts.allowances_of)
-        self._forwarder = Forwarder(self._walls)
+        self._ledger = billing.ledger
+        self._rate_limits = ProviderRateLimits(clock, sleep, retry_limits or RetryLimits())
+        self._budgets = Budgets(billing.ledger, clock)
+        self._ledger_writer = LedgerWriter(billing.ledger)
+        self._billing = BillingContext(
+            self._budgets, self._ledger_writer, billing.prices, clock, billing.allowances_of
+        )
+        self._reverse_proxy = ReverseProxy(self._rate_limits)
         for provider in providers:
-            self._forwarder.add(provider)
-        sealed = range(slots) if socket_inside is not None else ()
-        self._slots = [SlotSocket(slot_folder(data_dir, slot), self._forwarder) for slot in sealed]
-        self._loopback = None if socket_inside is not None else Loopback(self._forwarder, slots)
-        self._connections = slots * unix_listener.MOST_CONNECTIONS
-        self._pool = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve")
-        self._resolve = resolve or self._look_up
-        self._patience = patience or Patience()
+            self._reverse_proxy.add(provider)
+        sandboxed_slots = range(slots) if sandbox_socket is not None else ()
+        self._unix_listeners = [
+            UnixListener(slot_dir(data_dir, slot), self._reverse_proxy) for slot in sandboxed_slots
+        ]
+        self._tcp_listener = None if sandbox_socket is not None else TcpListener(self._reverse_proxy, slots)
+        self._max_connections = slots * unix_listener.MAX_CONNECTIONS
+        self._resolver_pool = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolve")
+        self._resolve = resolve or self._resolve_name
+        self._proxy_timeouts = proxy_timeouts or ProxyTimeouts()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Listen for the length of the block; see `ports.Gateway.serving`."""
-        left = await self._ledger.settle_open()
-        if left:
-            structlog.get_logger("steadyhand.gateway").warning("ledger.left_open", calls=left)
+        open_calls = await self._ledger.settle_open()
+        if open_calls:
+            structlog.get_logger("steadyhand.gateway").warning("ledger.left_open", calls=open_calls)
         await self._budgets.seed()
         try:
             async with AsyncExitStack() as stack:
-                stack.enter_context(_room_for(self._connections))
-                await stack.enter_async_context(self._books.open())
-                await stack.enter_async_context(_beside(self._walls.watch()))
-                for slot in self._slots:
+                stack.enter_context(_raised_file_limit(self._max_connections))
+                await stack.enter_async_context(self._ledger_writer.open())
+                await stack.enter_async_context(_background_task(self._rate_limits.watch()))
+                for slot in self._unix_listeners:
                     await stack.enter_async_context(slot.listening())
-                if self._loopback is not None:
-                    await stack.enter_async_context(self._loopback.listening())
+                if self._tcp_listener is not None:
+                    await stack.enter_async_context(self._tcp_listener.listening())
                 yield
         finally:
-            self._forwarder.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._reverse_proxy.close()
+            self._resolver_pool.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
-    async def attend(self, work: Work, emit: Emit) -> AsyncIterator[Attended]:
+    async def attend(self, work: RunContext, emit: Emit) -> AsyncIterator[GrantedAccess]:
         """Let a run out for the length of the block: to the model, and to the hosts on its agent's list.
 
         Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
         """
-        visit = Visit(work, self._providers.named(work.agent.provider), self._office, Reports(emit))
-        await self._budgets.open_job(work.job.id, work.job.since_run)
+        run = MeteredRun(work, self._providers.named(work.agent.provider), self._billing, RunEvents(emit))
+        await self._budgets.load_job(work.job.id, work.job.since_run)
         try:
-            async with self._let_in(visit, work, emit) as attended:
-                yield attended
+            async with self._grant_access(run, work, emit) as access:
+                yield access
         finally:
-            await visit.settled()
-            self._budgets.close_job(work.job.id)
+            await run.settled()
+            self._budgets.forget_job(work.job.id)
 
     @asynccontextmanager
-    async def _let_in(self, visit: Visit, work: Work, emit: Emit) -> AsyncIterator[Attended]:
-        place, provider = work.place, visit.provider
-        if self._loopback is not None:
-            with self._loopback.held(visit) as token:
-                yield Attended(provider.told(self._loopback.address, token), None, visit, (token,))
+    async def _grant_access(
+        self, run: MeteredRun, work: RunContext, emit: Emit
+    ) -> AsyncIterator[GrantedAccess]:
+        place, provider = work.place, run.provider
+        if self._tcp_listener is not None:
+            with self._tcp_listener.held(run) as token:
+                yield GrantedAccess(provider.told(self._tcp_listener.address, token), None, run, (token,))
             return
-        told = {**provider.told(NO_ADDRESS, PLACEHOLDER), SOCKET_VARIABLE: str(self._socket)}
-        with self._slots[place.slot].held(visit, place.user):
+        environment = {
+            **provider.told(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL),
+            MODEL_SOCKET_VARIABLE: str(self._socket),
+        }
+        with self._unix_listeners[place.slot].held(run, place.user):
             async with self.doors(work.agent.egress, emit) as listening:
-                yield Attended(told, listening, visit)
+                yield GrantedAccess(environment, listening, run)
 
-    def count(self, call: Call) -> None:
+    def count(self, call: ModelCall) -> None:
         """Count what was spent past this against the budgets that others share; see `ports.Gateway.count`."""
-        self._budgets.count(Payer(call.job_id, call.agent, call.api_key_id), call.micros)
+        self._budgets.count(BudgetAccount(call.job_id, call.agent, call.api_key_id), call.micros)
 
     def wall(self, agent: Agent) -> datetime | None:
         """Give until when the rate limit of an agent's credential turns everybody away."""
-        return self._walls.until(self._providers.named(agent.provider).account)
+        return self._rate_limits.until(self._providers.named(agent.provider).rate_limit_key)
 
     def on_wall(self, callback: Callable[[], None]) -> None:
         """Call this whenever a wall has risen or fallen."""
-        self._walls.on_change(callback)
+        self._rate_limits.on_change(callback)
 
-    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
+    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
         """Let out to the hosts on a list alone. Raises `ConfigError` for a list that means nothing."""
-        return open_doors(Rules.of(egress), emit, self._resolve, self._patience)
+        return serve_egress(EgressRules.of(egress), emit, self._resolve, self._proxy_timeouts)
 
-    async def _look_up(self, name: str, port: int) -> list[Address]:
-        ask = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._pool, ask)
-        return [ipaddress.ip_address(str(address[4][0])) for address in found]
+    async def _resolve_name(self, name: str, port: int) -> list[Address]:
+        lookup = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+        addresses = await asyncio.get_running_loop().run_in_executor(self._resolver_pool, lookup)
+        return [ipaddress.ip_address(str(address[4][0])) for address in addresses]
 
 
 @asynccontextmanager
-async def _beside(work: Awaitable[None]) -> AsyncIterator[None]:
+async def _background_task(coroutine: Awaitable[None]) -> AsyncIterator[None]:
     """Do something for the length of the block."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(coroutine)
     try:
         yield
     finally:
@@ -217,19 +226,19 @@ async def _beside(work: Awaitable[None]) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _room_for(connections: int) -> Iterator[None]:
+def _raised_file_limit(connections: int) -> Iterator[None]:
     """Let the service open as many files as agents can make it open: else they could keep its callers out."""
-    wanted = _OWN_FILES + 2 * (
-        connections + connections // unix_listener.MOST_CONNECTIONS * proxy.MOST_CONNECTIONS
+    needed = _RESERVED_FILES + 2 * (
+        connections + connections // unix_listener.MAX_CONNECTIONS * proxy.MAX_CONNECTIONS
     )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= needed:
         yield
         return
-    given = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if given < wanted:
-        structlog.get_logger("steadyhand.gateway").warning("files.few", allowed=given, wanted=wanted)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if granted < needed:
+        structlog.get_logger("steadyhand.gateway").warning("files.few", allowed=granted, wanted=needed)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
     try:
         yield
     finally:

@@ -6,8 +6,8 @@ from typing import Any
 
 import httptools
 
-MOST_ANSWER_HEAD = 256 * 1024
-_FINAL = 200
+MAX_RESPONSE_HEAD_BYTES = 256 * 1024
+_FIRST_FINAL_STATUS = 200
 
 HOP_BY_HOP = frozenset(
     {
@@ -26,26 +26,26 @@ HOP_BY_HOP = frozenset(
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
+def end_to_end_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Leave out what belongs to one connection, what `connection` names included. Names are in lower case."""
     headers = list(headers)
-    named = {
+    connection_headers = {
         token.strip().lower()
         for name, value in headers
         if name == b"connection"
         for token in value.split(b",")
     }
     framing = {b"content-length", b"transfer-encoding"}
-    dropped = HOP_BY_HOP | (named - framing)
-    return [(name, value) for name, value in headers if name not in dropped]
+    excluded = HOP_BY_HOP | (connection_headers - framing)
+    return [(name, value) for name, value in headers if name not in excluded]
 
 
-class Unreadable(Exception):
+class MalformedMessage(Exception):
     """Not a request or an answer in HTTP/1.1, or one with two lengths."""
 
 
 @dataclass
-class Request:
+class ProxyRequest:
     """A request whose head is there; `feed` takes what comes of its body."""
 
     method: bytes = b""
@@ -53,23 +53,23 @@ class Request:
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     complete: bool = False
     chunked: bool = False
-    headed: bool = False
+    headers_complete: bool = False
     pieces: list[bytes] = field(default_factory=list)
     parser: Any = None
 
     @classmethod
-    def read(cls, head: bytes) -> "Request":
+    def read(cls, head: bytes) -> "ProxyRequest":
         """Read a head, its blank line included. Raises `Unreadable`."""
         request = cls()
         request.parser = httptools.HttpRequestParser(request)
         request.feed(head)
-        if not request.headed or request.parser.get_http_version() not in {"1.0", "1.1"}:
-            raise Unreadable
+        if not request.headers_complete or request.parser.get_http_version() not in {"1.0", "1.1"}:
+            raise MalformedMessage
         request.method = request.parser.get_method()
         lengths = [value for name, value in request.headers if name == b"content-length"]
         codings = [value.lower() for name, value in request.headers if name == b"transfer-encoding"]
         if len(lengths) + len(codings) > 1 or codings not in ([], [b"chunked"]):
-            raise Unreadable
+            raise MalformedMessage
         request.chunked = bool(codings)
         return request
 
@@ -84,7 +84,7 @@ class Request:
             )
         except httptools.HttpParserError as error:
             if not self.complete:
-                raise Unreadable from error
+                raise MalformedMessage from error
         body = b"".join(self.pieces)
         self.pieces.clear()
         if not self.chunked:
@@ -92,17 +92,19 @@ class Request:
         end = b"0\r\n\r\n" if self.complete and not was_complete else b""
         return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + end
 
-    def onward(self, path: bytes, host: bytes) -> bytes:
+    def forwarded_head(self, path: bytes, host: bytes) -> bytes:
         """Give the head as the host is to see it: its own name, origin form, one request per connection."""
-        kept: Headers = [
-            (name, value) for name, value in end_to_end(self.headers) if name not in (b"host", b"expect")
+        headers: Headers = [
+            (name, value)
+            for name, value in end_to_end_headers(self.headers)
+            if name not in (b"host", b"expect")
         ]
         lines = [b"%b %b HTTP/1.1" % (self.method, path), b"host: " + host]
-        lines += [b"%b: %b" % header for header in kept]
+        lines += [b"%b: %b" % header for header in headers]
         return b"\r\n".join([*lines, b"connection: close", b"", b""])
 
     @property
-    def waits(self) -> bool:
+    def expects_continue(self) -> bool:
         """Whether the client sends its body only when it is told to go on."""
         return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
 
@@ -115,12 +117,12 @@ class Request:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the head is a trailer and is left out."""
-        if not self.headed:
+        if not self.headers_complete:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Take note that the head is there."""
-        self.headed = True
+        self.headers_complete = True
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -132,13 +134,13 @@ class Request:
         self.complete = True
 
 
-class Answer:
+class ProxyResponse:
     """Follows an answer to see where it ends."""
 
     def __init__(self, *, without_body: bool) -> None:
         self.complete = False
         self._without_body = without_body
-        self._headed = False
+        self._headers_complete = False
         self._head_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
 
@@ -150,18 +152,18 @@ class Answer:
             self.complete = True
         except httptools.HttpParserError as error:
             if not self.complete:
-                raise Unreadable from error
-        self._head_bytes += 0 if self._headed else len(data)
-        if self._head_bytes > MOST_ANSWER_HEAD:
-            raise Unreadable
+                raise MalformedMessage from error
+        self._head_bytes += 0 if self._headers_complete else len(data)
+        if self._head_bytes > MAX_RESPONSE_HEAD_BYTES:
+            raise MalformedMessage
 
     # --- what the parser calls ---
 
     def on_headers_complete(self) -> None:
         """Take note that the head is there."""
-        self._headed = self._parser.get_status_code() >= _FINAL
-        self.complete = self.complete or (self._headed and self._without_body)
+        self._headers_complete = self._parser.get_status_code() >= _FIRST_FINAL_STATUS
+        self.complete = self.complete or (self._headers_complete and self._without_body)
 
     def on_message_complete(self) -> None:
         """Take note of the end, unless it was only a word in between."""
-        self.complete = self.complete or self._headed
+        self.complete = self.complete or self._headers_complete

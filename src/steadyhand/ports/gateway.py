@@ -8,29 +8,29 @@ from typing import Literal, Protocol
 
 from steadyhand.agents import Agent
 from steadyhand.job import Job
-from steadyhand.ports.runner import Emit, Listening
-from steadyhand.ports.workspace import Place
+from steadyhand.ports.runner import Emit, OnListening
+from steadyhand.ports.workspace import Checkout
 
-SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
+MODEL_SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
 """The variable that tells an agent of its socket to the model; a command without it has no way there."""
 
 BudgetScope = Literal["job", "agent", "key", "service"]
-Span = Literal["day", "month"]
-Period = Literal["job", Span]
+CalendarPeriod = Literal["day", "month"]
+BudgetPeriod = Literal["job", CalendarPeriod]
 """How long a budget lasts: the job's life, or a day or a month in UTC."""
 
 
-def bounds_of(span: Span, now: datetime) -> tuple[datetime, datetime]:
+def period_bounds(period: CalendarPeriod, now: datetime) -> tuple[datetime, datetime]:
     """Give when the day or month of a moment began and when the next begins, in UTC."""
-    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if span == "day":
-        return today, today + timedelta(days=1)
-    first = today.replace(day=1)
-    return first, (first + timedelta(days=32)).replace(day=1)
+    day_start = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        return day_start, day_start + timedelta(days=1)
+    month_start = day_start.replace(day=1)
+    return month_start, (month_start + timedelta(days=32)).replace(day=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenCounts:
     """What a model's service says that an answer took. `input` holds neither cache reads nor cache writes."""
 
     input: int = 0
@@ -39,13 +39,13 @@ class Tokens:
     cache_write_5m: int = 0
     cache_write_1h: int = 0
 
-    def plus(self, other: "Tokens") -> "Tokens":
+    def plus(self, other: "TokenCounts") -> "TokenCounts":
         """Give the sum."""
-        return Tokens(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        return TokenCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ModelCall:
     """One call of a model as the ledger has it. Amounts are micro-dollars.
 
     It is kept when it begins, with what it reserves, and again when it is `settled`. `complete` is false when the
@@ -63,7 +63,7 @@ class Call:
     at: datetime
     reserved_micros: int = 0
     settled: bool = False
-    tokens: Tokens = field(default_factory=Tokens)
+    tokens: TokenCounts = field(default_factory=TokenCounts)
     micros: int = 0
     priced: bool = True
     complete: bool = True
@@ -72,18 +72,18 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class UsageTotal:
     """What some calls came to together."""
 
     calls: int = 0
-    tokens: Tokens = field(default_factory=Tokens)
+    tokens: TokenCounts = field(default_factory=TokenCounts)
     micros: int = 0
     priced: bool = True
     complete: bool = True
 
-    def plus(self, other: "Spent") -> "Spent":
+    def plus(self, other: "UsageTotal") -> "UsageTotal":
         """Give the sum."""
-        return Spent(
+        return UsageTotal(
             self.calls + other.calls,
             self.tokens.plus(other.tokens),
             self.micros + other.micros,
@@ -92,14 +92,14 @@ class Spent:
         )
 
 
-UsageBy = Literal["api_key", "agent", "model", "provider", "day"]
+UsageGroup = Literal["api_key", "agent", "model", "provider", "day"]
 
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
     """Which calls to add up, by what; null is any. `since` is inclusive, `until` is not."""
 
-    by: tuple[UsageBy, ...] = ()
+    by: tuple[UsageGroup, ...] = ()
     since: datetime | None = None
     until: datetime | None = None
     api_key_id: str | None = None
@@ -115,13 +115,13 @@ class UsageRow:
     """One group of a sum: `of` has the values of `UsageQuery.by`; a day is `YYYY-MM-DD` in UTC."""
 
     of: Mapping[str, str]
-    spent: Spent
+    spent: UsageTotal
 
 
 class Ledger(Protocol):
     """Every call of a model, durable once a verb returns. Verbs raise `StoreError`."""
 
-    async def keep_call(self, call: Call) -> None:
+    async def keep_call(self, call: ModelCall) -> None:
         """Keep a call; one with the same id is replaced. A call outlives its job."""
         ...
 
@@ -135,30 +135,30 @@ class Ledger(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class BudgetLimit:
     """One limit on what may be spent: whose it is, for how long it lasts, and how much that is."""
 
     scope: BudgetScope
     name: str
     """The job's id, the agent's name, the key's id; empty for the service."""
-    period: Period
+    period: BudgetPeriod
     limit_micros: int
 
 
-AllowancesOf = Callable[[Job, Agent], Sequence[Allowance]]
+GetBudgetLimits = Callable[[Job, Agent], Sequence[BudgetLimit]]
 """Gives the limits that hold for a job as they are now."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RunContext:
     """Who is let out: a run of a job, where it is, and as which agent."""
 
     job: Job
     agent: Agent
-    place: Place
+    place: Checkout
 
 
-class Attendance(Protocol):
+class RunAccess(Protocol):
     """A run that the gateway lets out, from its start to its end."""
 
     @property
@@ -172,7 +172,7 @@ class Attendance(Protocol):
         ...
 
     @property
-    def listening(self) -> Listening | None:
+    def listening(self) -> OnListening | None:
         """Give what takes the listening sockets of a sealed run's network; null without one."""
         ...
 
@@ -186,7 +186,7 @@ class Attendance(Protocol):
         """Say in a sentence which budget has turned this run away; null when none has."""
         ...
 
-    async def settled(self) -> Spent:
+    async def settled(self) -> UsageTotal:
         """Give what this run's calls came to, once they have ended and are kept, or a few seconds have passed.
 
         Incomplete when some have not ended by then. Call it when nothing of the run is alive.
@@ -204,14 +204,14 @@ class Gateway(Protocol):
         """
         ...
 
-    def attend(self, work: Work, emit: Emit) -> AbstractAsyncContextManager[Attendance]:
+    def attend(self, context: RunContext, emit: Emit) -> AbstractAsyncContextManager[RunAccess]:
         """Let a run out for the length of the block; its connections end with it.
 
         What it was refused, and each host that it reached, is told to `emit`.
         """
         ...
 
-    def count(self, call: Call) -> None:
+    def count(self, call: ModelCall) -> None:
         """Count a call that went past the gateway, and is in the ledger, against the budgets that jobs share."""
         ...
 
@@ -223,6 +223,6 @@ class Gateway(Protocol):
         """Call this, on the event loop's thread, whenever a wall has risen, moved back or fallen."""
         ...
 
-    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[Listening]:
+    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
         """Do the same for a small command that does not speak to the model, such as a workspace's setup."""
         ...

@@ -6,28 +6,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from steadyhand.events import Draft
+from steadyhand.events import EventDraft
 from steadyhand.job import Job
-from steadyhand.outcome import Stop
-from steadyhand.ports.store import Added, Idempotency
+from steadyhand.outcome import StopReason
+from steadyhand.ports.store import AddResult, IdempotencyKey
 
 
 class StopSignal:
     """Asks one run to stop. The first reason wins; asking again changes nothing."""
 
     def __init__(self) -> None:
-        self.reason: Stop | None = None
-        self._asked = asyncio.Event()
+        self.reason: StopReason | None = None
+        self._requested = asyncio.Event()
 
-    def request(self, reason: Stop) -> None:
+    def request(self, reason: StopReason) -> None:
         """Ask. Call from the event loop's own thread."""
         if self.reason is None:
             self.reason = reason
-            self._asked.set()
+            self._requested.set()
 
-    async def wait(self) -> Stop:
+    async def wait(self) -> StopReason:
         """Wait until somebody asks; the caller bounds the wait."""
-        await self._asked.wait()
+        await self._requested.wait()
         assert self.reason is not None  # noqa: S101  # set before the event, in the same thread
         return self.reason
 
@@ -42,7 +42,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class QueueLoad:
     """How full the queue is. `busy` is true when a new job would not start at once."""
 
     active: int
@@ -56,7 +56,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
+class KeyBacklog:
     """What one key has in the queue: jobs that do not run yet, and how many more of it could start at once.
 
     `retry_after` guesses when a running job ends, in whole seconds.
@@ -73,7 +73,9 @@ class Queue(Protocol):
     A key may have a limit on the jobs of it that run at once: the others of it wait and hold up nobody else's.
     """
 
-    async def admit(self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None) -> Added:
+    async def admit(
+        self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
+    ) -> AddResult:
         """Store a new job and enqueue it in one commit, or raise `TryLater` (`queue_full`, `draining`).
 
         A replayed job (see `Store.add`) is not enqueued again and is never refused for want of room.
@@ -100,7 +102,7 @@ class Queue(Protocol):
         ...
 
     async def cancel(
-        self, job_id: str, reason: Stop = Stop.CANCEL
+        self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
         """Take a job out of the queue, or ask its run to stop; `unknown` when it is neither here."""
         ...
@@ -113,11 +115,11 @@ class Queue(Protocol):
         """Give a queued job's place, 1 being next; null when it is not queued here."""
         ...
 
-    def load(self) -> Load:
+    def load(self) -> QueueLoad:
         """Say how full it is."""
         ...
 
-    def backlog(self, key_id: str) -> Backlog:
+    def backlog(self, key_id: str) -> KeyBacklog:
         """Say what a key has in it; what is on its way into the store counts as waiting."""
         ...
 
@@ -129,6 +131,6 @@ class Queue(Protocol):
         """Admit and claim nothing more."""
         ...
 
-    def stop_all(self, reason: Stop) -> None:
+    def stop_all(self, reason: StopReason) -> None:
         """Ask every run that is held here to stop."""
         ...

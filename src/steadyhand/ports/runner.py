@@ -5,22 +5,22 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from steadyhand.agents import Agent
-from steadyhand.events import Body, TextDelta
-from steadyhand.job import Job, Notice
-from steadyhand.outcome import Evidence
+from steadyhand.events import EventBody, TextDelta
+from steadyhand.job import Job, JobWarning
+from steadyhand.outcome import RunEvidence
 from steadyhand.ports.queue import StopSignal
 from steadyhand.ports.store import RunOutput
-from steadyhand.ports.workspace import Place
+from steadyhand.ports.workspace import Checkout
 
-Emit = Callable[[Body | TextDelta], Awaitable[None]]
+Emit = Callable[[EventBody | TextDelta], Awaitable[None]]
 """Takes what happened, in order; waits when the store is behind."""
 
-Listening = Callable[[Sequence[int]], None]
+OnListening = Callable[[Sequence[int]], None]
 """Takes descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClientCall:
+class ClientToolCall:
     """A call of one of the caller's own tools."""
 
     id: str
@@ -28,7 +28,7 @@ class ClientCall:
     arguments: Mapping[str, Any]
 
 
-Ask = Callable[[Sequence[ClientCall]], Awaitable[Mapping[str, str]]]
+CallClientTools = Callable[[Sequence[ClientToolCall]], Awaitable[Mapping[str, str]]]
 """Has calls made by the job's caller and gives what came of each, by its id; raises `TimeoutError`."""
 
 
@@ -39,32 +39,32 @@ class RunSpec:
     job: Job
     number: int
     agent: Agent
-    place: Place
+    place: Checkout
     environment: Mapping[str, str]
-    spawned: Callable[[int, int], None]
+    on_spawned: Callable[[int, int], None]
     """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
-    listening: Listening | None = None
+    listening: OnListening | None = None
     """Called with what listens in a sealed run's network, once it is there."""
-    ask: Ask | None = None
+    ask: CallClientTools | None = None
     """Makes the calls of a job with tools of its caller."""
-    earlier: Sequence[Mapping[str, Any]] = ()
+    earlier_files: Sequence[Mapping[str, Any]] = ()
     """The files that came with earlier turns of its session, which its checkout has not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class RunReport:
     """What a run came to: the evidence, what it printed, and the session that it left."""
 
-    evidence: Evidence
+    evidence: RunEvidence
     output: RunOutput
     session_id: str | None = None
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[JobWarning, ...] = ()
 
 
 class Runner(Protocol):
     """Drives one kind of agent process."""
 
-    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """Run an agent to its end or until asked to stop; nothing of it is alive when this returns.
 
         Asks itself to stop (`Stop.IDLE`) when nothing was heard for the job's idle limit. Cancelling the

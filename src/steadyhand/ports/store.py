@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from steadyhand.events import Draft, Event
+from steadyhand.events import Event, EventDraft
 from steadyhand.job import Job, State
 
 Scope = Literal["submit", "read", "cancel", "read:all", "workspace:any", "admin"]
@@ -42,13 +42,13 @@ class ApiKey:
     created_at: datetime
     limits: KeyLimits = NO_LIMITS
     revoked_at: datetime | None = None
-    former_digest: str | None = None
+    previous_digest: str | None = None
     """Of the secret before the newest, which is good `former_until`."""
-    former_until: datetime | None = None
+    previous_valid_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Idempotency:
+class IdempotencyKey:
     """A caller's `Idempotency-Key` and the SHA-256 of the parsed request it came with."""
 
     key: str
@@ -56,7 +56,7 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddResult:
     """A job that was stored, or the one that an earlier request with the same key stored."""
 
     job: Job
@@ -64,7 +64,7 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class JobFilter:
     """Which jobs to list; null means any. `states` empty means any."""
 
     api_key_id: str | None = None
@@ -81,7 +81,7 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class JobPage:
     """A stretch of jobs, newest first; `next_cursor` is null on the last page.
 
     They are listed in brief: 200 characters of the prompt, no history, answer or structured output.
@@ -106,8 +106,8 @@ class Store(Protocol):
     """
 
     def add(
-        self, job: Job, drafts: Sequence[Draft], idempotency: Idempotency | None = None
-    ) -> Awaitable[Added]:
+        self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
+    ) -> Awaitable[AddResult]:
         """Keep a new job with its first events, unless its idempotency key is known for 24 hours.
 
         Raises `InvalidRequest` (`idempotency_mismatch`) when the key is known with another fingerprint.
@@ -115,7 +115,7 @@ class Store(Protocol):
         """
         ...
 
-    async def replay(self, api_key_id: str, idempotency: Idempotency) -> Job | None:
+    async def replay(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
         """Give the job that this key already made; raises as `add` does."""
         ...
 
@@ -123,7 +123,7 @@ class Store(Protocol):
         """Give a job with its runs, or null."""
         ...
 
-    async def page(self, which: Filter, limit: int, cursor: str | None = None) -> Page:
+    async def page(self, job_filter: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
         """List jobs, newest first. Raises `InvalidRequest` (`bad_cursor`)."""
         ...
 
@@ -132,7 +132,7 @@ class Store(Protocol):
         job_id: str,
         expected: frozenset[State],
         update: Callable[[Job], Job],
-        drafts: Sequence[Draft] = (),
+        drafts: Sequence[EventDraft] = (),
     ) -> tuple[Job, Sequence[Event]]:
         """Replace a job by `update(job)` and append events, if its state is one of `expected`.
 
@@ -141,7 +141,7 @@ class Store(Protocol):
         """
         ...
 
-    async def append(self, job_id: str, drafts: Sequence[Draft]) -> Sequence[Event]:
+    async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
         """Number and keep events; they are durable when this returns. Commits are shared between callers."""
         ...
 

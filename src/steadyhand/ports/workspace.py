@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
-from steadyhand.agents import Agent, Definition, Workspace
-from steadyhand.job import Changes, Job, Notice, Publish
+from steadyhand.agents import Agent, AgentDefinition, Workspace
+from steadyhand.job import Changes, Job, JobWarning, Publish
 
 
 @dataclass(frozen=True, slots=True)
-class JobFiles:
+class JobPaths:
     """Where one job's files lie: `root` is `<data-dir>/jobs/<id>`; the agent owns `home config checkout` only."""
 
     root: Path
@@ -57,7 +57,7 @@ class JobFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class AgentPaths:
     """Where the agent sees its folders. Inside the sandbox these are the same for every job."""
 
     directory: Path
@@ -66,7 +66,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
+class OverlayLayers:
     """A checkout laid over a warm one: `lower` is shared and never written; the rest is this job's.
 
     `image`, when there is one, is a file system of the disk limit's size that holds `upper` and `work`, which are
@@ -83,7 +83,7 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True)
-class Bind:
+class BindMount:
     """A file or folder of this machine that the agent sees at `at`.
 
     `owner`, when given, is who it belongs to on disk and is shown as the run's user.
@@ -96,14 +96,14 @@ class Bind:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Checkout:
     """A checkout made ready for one run. `user` is the uid (and gid) the agent runs as; null is the service's.
 
     With `layers` the checkout exists only where the supervisor mounts it, and `directory` is its mount point.
     """
 
     workspace: Workspace
-    files: JobFiles
+    files: JobPaths
     directory: Path
     """Where the agent works: the private checkout, or the workspace itself when in place."""
     home: Path
@@ -111,18 +111,18 @@ class Place:
     """The CLI's config directory; null leaves it to the CLI (in place in the classic profile)."""
     user: int | None
     commit: str | None
-    definitions: Mapping[str, Definition] = field(default_factory=dict)
-    trust_full: bool = False
-    notices: tuple[Notice, ...] = ()
-    layers: Layers | None = None
-    binds: tuple[Bind, ...] = ()
+    definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)
+    full_trust: bool = False
+    notices: tuple[JobWarning, ...] = ()
+    layers: OverlayLayers | None = None
+    binds: tuple[BindMount, ...] = ()
     slot: int = 0
     publish: Publish = "none"
 
     @property
-    def plain_view(self) -> View:
+    def host_paths(self) -> AgentPaths:
         """The folders as they lie on this machine: what an agent without a sandbox sees."""
-        return View(self.directory, self.home, self.config)
+        return AgentPaths(self.directory, self.home, self.config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,17 +130,17 @@ class Harvest:
     """What was kept of a job's work; `changes` is null when there is no repository or no change."""
 
     changes: Changes | None
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[JobWarning, ...] = ()
 
 
 class Checkouts(Protocol):
     """Repositories made into places where an agent can work. Verbs raise `WorkspaceError`."""
 
-    async def definitions(self, workspace: Workspace) -> Mapping[str, Definition]:
+    async def definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
         """Give the agent definitions that the workspace brings along, by its trust, at its ref."""
         ...
 
-    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Place:
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
         """Make a private copy (or take the directory in place) with home, config directory and instructions.
 
         A job whose run goes on (`begin` is `resume`) gets what was kept of it; of a job that let go of its checkout,
@@ -148,15 +148,15 @@ class Checkouts(Protocol):
         """
         ...
 
-    async def harvest(self, place: Place) -> Harvest:
+    async def harvest(self, checkout: Checkout) -> Harvest:
         """Keep the diff, the commits and the transcript, and say what changed."""
         ...
 
-    async def release(self, place: Place) -> None:
+    async def release(self, checkout: Checkout) -> None:
         """Remove the checkout and the home. Call it when nothing is alive in them."""
         ...
 
-    async def keep(self, place: Place) -> None:
+    async def keep(self, checkout: Checkout) -> None:
         """Leave checkout, home and session where they are, for a later run. Call it when nothing is alive in them."""
         ...
 
@@ -176,20 +176,20 @@ class Checkouts(Protocol):
         """Remove transcripts, sessions and printed output of that age, then the oldest of what is too much."""
         ...
 
-    async def sweep(self, spared: Collection[str] = ()) -> None:
+    async def sweep(self, kept_jobs: Collection[str] = ()) -> None:
         """Remove the checkouts and homes that an earlier life of the service left, but for those of spared jobs.
 
         Call it before any run.
         """
         ...
 
-    def files(self, job_id: str) -> JobFiles:
+    def files(self, job_id: str) -> JobPaths:
         """Say where a job's files lie."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Ceiling:
+class ResourceLimits:
     """The most that one run may take of the machine; null is no limit. Sizes are bytes."""
 
     memory: int | None = None
@@ -199,7 +199,7 @@ class Ceiling:
 
 
 @dataclass(frozen=True, slots=True)
-class Mounted:
+class Mount:
     """One mount on the stage, below it at `name`.
 
     A `bind` shows `source`; an `image` mounts the file system in the file `source`; an `overlay` lays `upper` (with
@@ -218,7 +218,7 @@ class Mounted:
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class SandboxSpec:
     """What the supervisor makes before it starts a sealed command; all of it is gone with the run.
 
     `stage` is a folder on which it mounts a file system that only this run's processes have, then `mounts` in order;
@@ -228,9 +228,9 @@ class Seal:
     """
 
     stage: Path | None = None
-    mounts: tuple[Mounted, ...] = ()
-    inputs: Mapping[int, bytes] = field(default_factory=dict)
-    ceiling: Ceiling = field(default_factory=Ceiling)
+    mounts: tuple[Mount, ...] = ()
+    input_data: Mapping[int, bytes] = field(default_factory=dict)
+    ceiling: ResourceLimits = field(default_factory=ResourceLimits)
     ports: tuple[int, ...] | None = None
 
 
@@ -242,7 +242,7 @@ class Command:
     env: Mapping[str, str]
     cwd: Path
     user: int | None = None
-    seal: Seal | None = None
+    seal: SandboxSpec | None = None
 
 
 class Sandbox(Protocol):
@@ -253,21 +253,21 @@ class Sandbox(Protocol):
         """Say which level of isolation this is."""
         ...
 
-    def view(self, place: Place) -> View:
+    def view(self, checkout: Checkout) -> AgentPaths:
         """Say where the agent sees its folders."""
         ...
 
-    def checkout(self, place: Place) -> Path:
+    def checkout(self, checkout: Checkout) -> Path:
         """Say where the checkout is for what is done outside of the boundary just before the agent starts."""
         ...
 
-    def wrap(self, command: Command, place: Place, agent: Agent) -> Command:
+    def wrap(self, command: Command, checkout: Checkout, agent: Agent) -> Command:
         """Give the command to spawn in place of `command`, whose paths are those of the view."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ExecResult:
     """What an errand came to; `code` is null when it was stopped or killed."""
 
     code: int | None
@@ -275,26 +275,26 @@ class Done:
     stderr: bytes
 
 
-class Errands(Protocol):
+class SandboxExec(Protocol):
     """Small commands run where the agent ran, with the same boundary; nothing of them is alive afterwards."""
 
     async def run(
         self,
         argv: Sequence[str],
-        place: Place,
+        checkout: Checkout,
         agent: Agent,
         *,
         env: Mapping[str, str],
         stdin: bytes = b"",
         seconds: float,
         max_output: int,
-    ) -> Done:
+    ) -> ExecResult:
         """Run a command in the view's directory. Raises `SpawnError`; what is over `max_output` bytes stops it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class DoctorCheck:
     """One thing that `doctor` looked at; `remedy` says what to do when it is not `ok`."""
 
     name: str

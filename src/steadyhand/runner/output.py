@@ -9,32 +9,32 @@ from typing import Any, BinaryIO
 from steadyhand.ports import RunOutput
 from steadyhand.redact import Redactor
 
-LINE_LIMIT = 16 * 1024 * 1024
+MAX_LINE_BYTES = 16 * 1024 * 1024
 """The longest line, in bytes, that is read as a protocol message; a longer one counts as printed."""
-HEAD = 256 * 1024
-TAIL = 768 * 1024
-STDERR_HEAD = 64 * 1024
-STDERR_TAIL = 192 * 1024
-DISK_HEAD = 16 * 1024 * 1024
-DISK_SEGMENT = 4 * 1024 * 1024
-MARGIN = 16 * 1024
+STDOUT_HEAD_BYTES = 256 * 1024
+STDOUT_TAIL_BYTES = 768 * 1024
+STDERR_HEAD_BYTES = 64 * 1024
+STDERR_TAIL_BYTES = 192 * 1024
+DISK_HEAD_BYTES = 16 * 1024 * 1024
+DISK_SEGMENT_BYTES = 4 * 1024 * 1024
+REDACTION_MARGIN_BYTES = 16 * 1024
 """Bytes kept beyond a cut, so that a secret that goes across it is seen whole, however it is written."""
 
-_LARGE = 1024 * 1024
-_MOST_PARTS = 300_000  # of a large message: parsed, each costs a hundred times its length
+_LARGE_LINE_BYTES = 1024 * 1024
+_MAX_PARTS = 300_000  # of a large message: parsed, each costs a hundred times its length
 _UNSTORABLE = re.compile("[\ud800-\udfff\x00]")
 
 
-class Lines:
+class LineSplitter:
     """Splits what comes in chunks. A line that may be a message comes out whole, all else as soon as it is there.
 
     So only a line that begins with `{` is held, and no more than `LINE_LIMIT` of it.
     """
 
-    def __init__(self, limit: int = LINE_LIMIT) -> None:
+    def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
-        self._held = bytearray()
-        self._passing = False
+        self._buffer = bytearray()
+        self._in_long_line = False
 
     def feed(self, chunk: bytes) -> Iterator[tuple[bool, bytes]]:
         """Give pieces as (whole line that may be a message, its bytes with the newline)."""
@@ -42,48 +42,48 @@ class Lines:
         while at < len(chunk):
             end = chunk.find(b"\n", at)
             stop = len(chunk) if end < 0 else end + 1
-            piece = chunk[at:stop]
+            part = chunk[at:stop]
             at = stop
-            yield from self._take(piece, ended=end >= 0)
+            yield from self._feed_part(part, line_ended=end >= 0)
 
-    def _take(self, piece: bytes, *, ended: bool) -> Iterator[tuple[bool, bytes]]:
-        if self._passing or not (self._held or piece.startswith(b"{")):
-            self._passing = not ended
-            yield False, piece
-        elif len(self._held) + len(piece) > self._limit:
-            yield from self._let_go()
-            self._passing = not ended
-            yield False, piece
-        elif not ended:
-            self._held += piece
-        elif self._held:
-            self._held += piece
-            line = bytes(self._held)
-            self._held.clear()
+    def _feed_part(self, part: bytes, *, line_ended: bool) -> Iterator[tuple[bool, bytes]]:
+        if self._in_long_line or not (self._buffer or part.startswith(b"{")):
+            self._in_long_line = not line_ended
+            yield False, part
+        elif len(self._buffer) + len(part) > self._limit:
+            yield from self._flush()
+            self._in_long_line = not line_ended
+            yield False, part
+        elif not line_ended:
+            self._buffer += part
+        elif self._buffer:
+            self._buffer += part
+            line = bytes(self._buffer)
+            self._buffer.clear()
             yield True, line
         else:
-            yield True, piece
+            yield True, part
 
-    def _let_go(self) -> Iterator[tuple[bool, bytes]]:
-        held = bytes(self._held)
-        self._held = bytearray()  # a new one: `clear` may keep the memory
-        if held:
-            yield False, held
+    def _flush(self) -> Iterator[tuple[bool, bytes]]:
+        pending = bytes(self._buffer)
+        self._buffer = bytearray()  # a new one: `clear` may keep the memory
+        if pending:
+            yield False, pending
 
     def end(self) -> Iterator[tuple[bool, bytes]]:
         """Give what is left when nothing more comes: a line without its newline may be a message, too."""
-        held = bytes(self._held)
-        self._held = bytearray()
+        held = bytes(self._buffer)
+        self._buffer = bytearray()
         if held:
             yield True, held
 
 
-def parse(line: bytes) -> dict[str, Any] | None:
+def parse_message(line: bytes) -> dict[str, Any] | None:
     """Read a line as a JSON object with a `type`; null when it is none, or too intricate to be an honest one.
 
     Lone surrogates and NUL, which a store cannot keep, become U+FFFD; NaN and the infinities become null.
     """
-    if len(line) > _LARGE and line.count(b",") + line.count(b"[") + line.count(b"{") > _MOST_PARTS:
+    if len(line) > _LARGE_LINE_BYTES and line.count(b",") + line.count(b"[") + line.count(b"{") > _MAX_PARTS:
         return None
     try:
         value = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
@@ -92,21 +92,21 @@ def parse(line: bytes) -> dict[str, Any] | None:
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return None
     if b"\\ud" in line or b"\\uD" in line or b"\\u0000" in line:
-        return {str(_storable(name)): _storable(each) for name, each in value.items()}
+        return {str(_sanitize(name)): _sanitize(each) for name, each in value.items()}
     return value
 
 
-def _storable(value: Any) -> Any:
+def _sanitize(value: Any) -> Any:
     if isinstance(value, str):
         return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, list):
-        return [_storable(each) for each in value]
+        return [_sanitize(each) for each in value]
     if isinstance(value, dict):
-        return {_storable(key): _storable(each) for key, each in value.items()}
+        return {_sanitize(key): _sanitize(each) for key, each in value.items()}
     return value
 
 
-class Bounded:
+class HeadTailBuffer:
     """Bytes of which the first `head` and the last `tail` are given, without live secrets."""
 
     def __init__(self, head: int, tail: int, redactor: Redactor | None = None) -> None:
@@ -120,11 +120,11 @@ class Bounded:
     def add(self, data: bytes) -> None:
         """Take more."""
         self._total += len(data)
-        room = self._head_size + MARGIN - len(self._head)
+        room = self._head_size + REDACTION_MARGIN_BYTES - len(self._head)
         if room > 0:
             self._head += data[:room]
             data = data[room:]
-        size = self._tail_size + MARGIN
+        size = self._tail_size + REDACTION_MARGIN_BYTES
         self._tail += data[-size:]
         if len(self._tail) > 2 * size:
             del self._tail[:-size]
@@ -136,28 +136,28 @@ class Bounded:
         if left_out <= 0:
             return redactor.data(bytes(self._head + self._tail)).decode("utf-8", "replace")
         # What may be the beginning of a secret stays away, and so does what may be the end of one.
-        first = redactor.truncated(bytes(self._head))[: self._head_size]
-        whole = self._total == len(self._head) + len(self._tail)
-        known = bytes(self._head + self._tail) if whole else bytes(self._tail)
-        size = self._tail_size + MARGIN
-        last = redactor.data(known[-size:])
-        last = last[min(MARGIN, len(last)) if len(known) >= size else 0 :]
-        last = last[max(0, len(last) - self._tail_size) :]
-        head = first.decode("utf-8", "replace")
+        head_bytes = redactor.truncated(bytes(self._head))[: self._head_size]
+        is_contiguous = self._total == len(self._head) + len(self._tail)
+        recent = bytes(self._head + self._tail) if is_contiguous else bytes(self._tail)
+        size = self._tail_size + REDACTION_MARGIN_BYTES
+        tail_bytes = redactor.data(recent[-size:])
+        tail_bytes = tail_bytes[min(REDACTION_MARGIN_BYTES, len(tail_bytes)) if len(recent) >= size else 0 :]
+        tail_bytes = tail_bytes[max(0, len(tail_bytes) - self._tail_size) :]
+        head = head_bytes.decode("utf-8", "replace")
         gap = "" if head.endswith("\n") or not head else "\n"
-        return f"{head}{gap}[{left_out} bytes left out]\n{last.decode('utf-8', 'replace')}"
+        return f"{head}{gap}[{left_out} bytes left out]\n{tail_bytes.decode('utf-8', 'replace')}"
 
 
-class Capped:
+class CappedFile:
     """A file that is written up to a cap; what comes later goes round in two segments beside it.
 
     So the first `head` bytes and at least the last `segment` bytes are on disk, and never more than the head and
     both segments. The files are NAME, NAME.1 and NAME.2.
     """
 
-    def __init__(self, path: Path, head: int = DISK_HEAD, segment: int = DISK_SEGMENT) -> None:
+    def __init__(self, path: Path, head: int = DISK_HEAD_BYTES, segment: int = DISK_SEGMENT_BYTES) -> None:
         self._path = path
-        self._room = head
+        self._bytes_left = head
         self._segment = segment
         self._number = 0
         self._file: BinaryIO = path.open("wb", buffering=0)
@@ -166,89 +166,89 @@ class Capped:
         """Write more."""
         rest = memoryview(data)
         while rest:
-            if self._room == 0:
-                self._next()
-            part = rest[: self._room]
+            if self._bytes_left == 0:
+                self._rotate()
+            part = rest[: self._bytes_left]
             self._file.write(part)
-            self._room -= len(part)
+            self._bytes_left -= len(part)
             rest = rest[len(part) :]
 
-    def _next(self) -> None:
+    def _rotate(self) -> None:
         self._file.close()
         self._number = self._number % 2 + 1
         self._file = self._path.with_name(f"{self._path.name}.{self._number}").open("wb", buffering=0)
-        self._room = self._segment
+        self._bytes_left = self._segment
 
     def close(self) -> None:
         """Be done."""
         self._file.close()
 
 
-class Spool:
+class OutputCapture:
     """All that one run prints, without live secrets. `printed` of stdout is what is no protocol message."""
 
     def __init__(self, folder: Path, redactor: Redactor | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._redactor = redactor or Redactor()
-        self._out = self._redactor.bytes_stream()
-        self._err = self._redactor.bytes_stream()
-        self._stdout = Capped(folder / "stdout")
-        self._stderr = Capped(folder / "stderr", DISK_SEGMENT, DISK_SEGMENT)
-        self._printed = Bounded(HEAD, TAIL, self._redactor)
-        self._errors = Bounded(STDERR_HEAD, STDERR_TAIL, self._redactor)
-        self._lines = Lines()
+        self._stdout_redactor = self._redactor.bytes_stream()
+        self._stderr_redactor = self._redactor.bytes_stream()
+        self._stdout_file = CappedFile(folder / "stdout")
+        self._stderr_file = CappedFile(folder / "stderr", DISK_SEGMENT_BYTES, DISK_SEGMENT_BYTES)
+        self._stdout_text = HeadTailBuffer(STDOUT_HEAD_BYTES, STDOUT_TAIL_BYTES, self._redactor)
+        self._stderr_buffer = HeadTailBuffer(STDERR_HEAD_BYTES, STDERR_TAIL_BYTES, self._redactor)
+        self._lines = LineSplitter()
 
     def stdout(self, chunk: bytes) -> Iterator[bytes]:
         """Keep a chunk of stdout and give the whole lines in it that may be messages."""
-        self._stdout.add(self._out.feed(chunk))
-        yield from self._candidates(self._lines.feed(chunk))
+        self._stdout_file.add(self._stdout_redactor.feed(chunk))
+        yield from self._message_lines(self._lines.feed(chunk))
 
     def end(self) -> Iterator[bytes]:
         """Give the last line when it had no newline and may be a message."""
-        yield from self._candidates(self._lines.end())
+        yield from self._message_lines(self._lines.end())
 
-    def _candidates(self, pieces: Iterator[tuple[bool, bytes]]) -> Iterator[bytes]:
-        for whole, data in pieces:
-            if whole:
+    def _message_lines(self, parts: Iterator[tuple[bool, bytes]]) -> Iterator[bytes]:
+        for is_line, data in parts:
+            if is_line:
                 yield data
             else:
-                self._printed.add(data)
+                self._stdout_text.add(data)
 
-    def printed(self, data: bytes) -> None:
+    def add_printed(self, data: bytes) -> None:
         """Take a line that turned out to be no message."""
-        self._printed.add(data)
+        self._stdout_text.add(data)
 
     def stderr(self, chunk: bytes) -> None:
         """Keep a chunk of stderr."""
-        self._stderr.add(self._err.feed(chunk))
-        self._errors.add(chunk)
+        self._stderr_file.add(self._stderr_redactor.feed(chunk))
+        self._stderr_buffer.add(chunk)
 
     def printed_text(self) -> str:
         """Give what was printed and is no message, within its bound."""
-        return self._printed.text()
+        return self._stdout_text.text()
 
     def stderr_text(self) -> str:
         """Give what stderr had, within its bound."""
-        return self._errors.text()
+        return self._stderr_buffer.text()
 
     def output(self, result: bytes | None) -> RunOutput:
         """Give the output as docs/http-api.md says: printed lines, then the result object on one line, never cut."""
-        lines = _split(self._printed.text())
+        lines = _split_lines(self._stdout_text.text())
         if result is not None:
             if lines and not lines[-1].endswith("\n"):
                 lines[-1] += "\n"
             lines.append(self._redactor.line(result).decode("utf-8", "replace").rstrip("\r\n") + "\n")
-        return RunOutput(lines, self._errors.text())
+        return RunOutput(lines, self._stderr_buffer.text())
 
     def close(self) -> None:
         """Be done with the files."""
-        self._stdout.add(self._out.end())
-        self._stderr.add(self._err.end())
-        self._stdout.close()
-        self._stderr.close()
+        self._stdout_file.add(self._stdout_redactor.end())
+        self._stderr_file.add(self._stderr_redactor.end())
+        self._stdout_file.close()
+        self._stderr_file.close()
 
 
-def _split(text: str) -> list[str]:
+def _split_lines(text: str) -> list[str]:
     # Not `splitlines`, which also splits at what a program may well print inside a line.
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]

@@ -5,15 +5,15 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from steadyhand.agents import Agent
-from steadyhand.events import Body, TextDelta
-from steadyhand.ports import Command, Done, Gateway, Listening, Place, Sandbox
-from steadyhand.runner.process.agent_process import AgentProcess, Exit, Launch
+from steadyhand.events import EventBody, TextDelta
+from steadyhand.ports import Checkout, Command, ExecResult, Gateway, OnListening, Sandbox
+from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec
 
 _CHUNK = 1 << 16
-_SHARED_NETWORK = ("host",)
+_HOST_NETWORK_ONLY = ("host",)
 
 
-class SandboxErrands:
+class ProcessSandboxExec:
     """`ports.Errands` in a sandbox, with the hosts that the errand's agent may reach."""
 
     def __init__(self, sandbox: Sandbox, gateway: Gateway | None = None) -> None:
@@ -23,38 +23,38 @@ class SandboxErrands:
     async def run(
         self,
         argv: Sequence[str],
-        place: Place,
+        place: Checkout,
         agent: Agent,
         *,
         env: Mapping[str, str],
         stdin: bytes = b"",
         seconds: float,
         max_output: int,
-    ) -> Done:
+    ) -> ExecResult:
         """Run a command; see the port. Nothing of it is alive afterwards, however it ended."""
-        plain = Command(argv, dict(env), self.sandbox.view(place).directory, place.user)
-        launch = Launch(self.sandbox.wrap(plain, place, agent))
+        inner = Command(argv, dict(env), self.sandbox.view(place).directory, place.user)
+        launch = LaunchSpec(self.sandbox.wrap(inner, place, agent))
         output = _Output(max_output)
-        async with self._doors(agent) as listening, AgentProcess.start(launch, None, listening) as process:
-            ended = None
+        async with self._egress(agent) as listening, AgentProcess.start(launch, None, listening) as process:
+            exit_status = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    ended = await _attend(process, stdin, output)
-            if ended is None or output.full:
+                    exit_status = await _communicate(process, stdin, output)
+            if exit_status is None or output.full:
                 await process.kill()
-                return Done(None, bytes(output.stdout), bytes(output.stderr))
-        return Done(ended.code, bytes(output.stdout), bytes(output.stderr))
+                return ExecResult(None, bytes(output.stdout), bytes(output.stderr))
+        return ExecResult(exit_status.code, bytes(output.stdout), bytes(output.stderr))
 
     @contextlib.asynccontextmanager
-    async def _doors(self, agent: Agent) -> AsyncIterator[Listening | None]:
-        if self._gateway is None or not agent.egress or agent.egress == _SHARED_NETWORK:
+    async def _egress(self, agent: Agent) -> AsyncIterator[OnListening | None]:
+        if self._gateway is None or not agent.egress or agent.egress == _HOST_NETWORK_ONLY:
             yield None
             return
-        async with self._gateway.doors(agent.egress, _nobody) as listening:
+        async with self._gateway.doors(agent.egress, _discard_event) as listening:
             yield listening
 
 
-async def _nobody(event: Body | TextDelta) -> None:
+async def _discard_event(event: EventBody | TextDelta) -> None:
     """Take what happened; an errand has no events."""
 
 
@@ -64,43 +64,43 @@ class _Output:
     def __init__(self, limit: int) -> None:
         self.stdout = bytearray()
         self.stderr = bytearray()
-        self._left = limit
+        self._bytes_left = limit
         self.full = False
 
-    def take(self, kept: bytearray, chunk: bytes) -> bool:
+    def take(self, buffer: bytearray, chunk: bytes) -> bool:
         """Keep a piece; False when it was too much."""
-        kept += chunk[: self._left]
-        self.full = self.full or len(chunk) > self._left
-        self._left -= min(self._left, len(chunk))
+        buffer += chunk[: self._bytes_left]
+        self.full = self.full or len(chunk) > self._bytes_left
+        self._bytes_left -= min(self._bytes_left, len(chunk))
         return not self.full
 
 
-async def _attend(process: AgentProcess, stdin: bytes, output: _Output) -> Exit | None:
+async def _communicate(process: AgentProcess, stdin: bytes, output: _Output) -> ExitStatus | None:
     """Feed a command and read it to its end; null when it printed too much."""
     async with asyncio.TaskGroup() as group:
-        feeding = group.create_task(_feed(process, stdin))
-        reading = [
+        stdin_task = group.create_task(_write_stdin(process, stdin))
+        readers = [
             group.create_task(_read(process.stdout, output.stdout, output)),
             group.create_task(_read(process.stderr, output.stderr, output)),
         ]
-        ending = group.create_task(process.wait())
-        while not ending.done() and not output.full:
+        exit_task = group.create_task(process.wait())
+        while not exit_task.done() and not output.full:
             # A reader that ends early may have seen too much; else only the end of the command counts.
-            waiting = [ending, *(task for task in reading if not task.done())]
+            waiting = [exit_task, *(task for task in readers if not task.done())]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        feeding.cancel()
+        stdin_task.cancel()
         if output.full:
-            for task in (ending, *reading):
+            for task in (exit_task, *readers):
                 task.cancel()
             return None
-    return ending.result()
+    return exit_task.result()
 
 
-async def _feed(process: AgentProcess, stdin: bytes) -> None:
+async def _write_stdin(process: AgentProcess, stdin: bytes) -> None:
     await process.write(stdin)
     process.end_input()
 
 
-async def _read(reader: asyncio.StreamReader, kept: bytearray, output: _Output) -> None:
-    while (chunk := await reader.read(_CHUNK)) and output.take(kept, chunk):
+async def _read(reader: asyncio.StreamReader, buffer: bytearray, output: _Output) -> None:
+    while (chunk := await reader.read(_CHUNK)) and output.take(buffer, chunk):
         pass

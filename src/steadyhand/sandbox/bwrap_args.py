@@ -11,26 +11,26 @@ from pathlib import Path, PurePosixPath
 
 from steadyhand.errors import SpawnError
 
-WORKSPACE = Path("/workspace")
-HOME = Path("/home/agent")
-CONFIG = HOME / ".claude"
-SERVICE = Path("/run/steadyhand")
+WORKSPACE_DIR = Path("/workspace")
+HOME_DIR = Path("/home/agent")
+CONFIG_DIR = HOME_DIR / ".claude"
+SERVICE_DIR = Path("/run/steadyhand")
 """Where the folder with the socket to the model is."""
-PROGRAMS = Path("/opt/steadyhand")
+PROGRAMS_DIR = Path("/opt/steadyhand")
 """Where the agent's own program is."""
-UID = 1000
+AGENT_UID = 1000
 """Who every agent is inside; outside it has a user of its own."""
 
 _MIB = 1024 * 1024
-SHARED_MEMORY_BYTES = 64 * _MIB
-SCRATCH_BYTES = 512 * _MIB
+SHM_BYTES = 64 * _MIB
+TMP_BYTES = 512 * _MIB
 """What fits into `/tmp`; it is memory. `TMPDIR` is in the home, on disk."""
 
-_FOLDERS = ("/home", "/opt", "/root", "/run", "/var")
+_ROOT_DIRS = ("/home", "/opt", "/root", "/run", "/var")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class BwrapBind:
     """A file or folder of this machine, and where the agent sees it."""
 
     source: Path
@@ -39,7 +39,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class RootLayout:
     """What is the same for every run: the root's own links, and what this kernel lets us do.
 
     `links` are the likes of `/bin`: a name and where it leads to, or null for a folder of its own. Without
@@ -50,20 +50,20 @@ class Frame:
     disable_userns: bool = True
 
 
-def options(
-    frame: Frame,
-    shown: Iterable[Shown],
+def bwrap_options(
+    layout: RootLayout,
+    binds: Iterable[BwrapBind],
     env: Mapping[str, str],
     *,
-    own_network: bool,
-    filter_from: int | None,
+    unshare_network: bool,
+    seccomp_fd: int | None,
 ) -> list[str]:
     """Give bwrap's options. `own_network` makes an empty network; `filter_from` is the descriptor of the filter."""
-    words = ["--unshare-user", "--uid", str(UID), "--gid", str(UID)]
-    words += ["--disable-userns"] if frame.disable_userns else []
-    words += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    words += ["--unshare-net"] if own_network else []
-    words += [
+    args = ["--unshare-user", "--uid", str(AGENT_UID), "--gid", str(AGENT_UID)]
+    args += ["--disable-userns"] if layout.disable_userns else []
+    args += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    args += ["--unshare-net"] if unshare_network else []
+    args += [
         "--hostname",
         "sandbox",
         "--die-with-parent",
@@ -72,49 +72,51 @@ def options(
         "ALL",
         "--clearenv",
     ]
-    words += _root(frame)
-    made = {PurePosixPath(folder) for folder in ("/", "/usr", "/etc", "/proc", "/dev", "/tmp", *_FOLDERS)}  # noqa: S108  # the sandbox's own
-    for each in sorted(shown, key=lambda each: len(each.at.parts)):
-        words += _parents(each.at, made)
-        words += ["--bind" if each.writable else "--ro-bind", str(each.source), str(each.at)]
-        made.add(PurePosixPath(each.at))
-    words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(WORKSPACE)]
+    args += _root_options(layout)
+    existing = {
+        PurePosixPath(folder) for folder in ("/", "/usr", "/etc", "/proc", "/dev", "/tmp", *_ROOT_DIRS)
+    }  # noqa: S108  # the sandbox's own
+    for each in sorted(binds, key=lambda each: len(each.at.parts)):
+        args += _parent_options(each.at, existing)
+        args += ["--bind" if each.writable else "--ro-bind", str(each.source), str(each.at)]
+        existing.add(PurePosixPath(each.at))
+    args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(WORKSPACE_DIR)]
     for name, value in env.items():
-        words += ["--setenv", name, value]
-    if filter_from is not None:
-        words += ["--seccomp", str(filter_from)]
-    return words
+        args += ["--setenv", name, value]
+    if seccomp_fd is not None:
+        args += ["--seccomp", str(seccomp_fd)]
+    return args
 
 
-def _root(frame: Frame) -> list[str]:
-    words = ["--ro-bind", "/usr", "/usr"]
-    for name, target in frame.links:
-        words += ["--ro-bind", name, name] if target is None else ["--symlink", target, name]
-    for folder in _FOLDERS:
-        words += ["--perms", "0755", "--dir", folder]
-    words += ["--proc", "/proc", "--dev", "/dev"]
-    for place, size in (("/dev/shm", SHARED_MEMORY_BYTES), ("/tmp", SCRATCH_BYTES)):  # noqa: S108  # the sandbox's own
-        words += ["--perms", "1777", "--size", str(size), "--tmpfs", place]
-    return [*words, "--symlink", "../tmp", "/var/tmp"]  # noqa: S108  # the same
+def _root_options(layout: RootLayout) -> list[str]:
+    args = ["--ro-bind", "/usr", "/usr"]
+    for name, target in layout.links:
+        args += ["--ro-bind", name, name] if target is None else ["--symlink", target, name]
+    for folder in _ROOT_DIRS:
+        args += ["--perms", "0755", "--dir", folder]
+    args += ["--proc", "/proc", "--dev", "/dev"]
+    for mount_point, size in (("/dev/shm", SHM_BYTES), ("/tmp", TMP_BYTES)):  # noqa: S108  # the sandbox's own
+        args += ["--perms", "1777", "--size", str(size), "--tmpfs", mount_point]
+    return [*args, "--symlink", "../tmp", "/var/tmp"]  # noqa: S108  # the same
 
 
-def _parents(at: Path, made: set[PurePosixPath]) -> list[str]:
+def _parent_options(target: Path, existing: set[PurePosixPath]) -> list[str]:
     """Make the folders above a mount point that are not there: bwrap itself would close them to the agent."""
-    words: list[str] = []
-    for folder in reversed(PurePosixPath(at).parents):
-        if folder not in made and not _below_this_machine(folder):
-            words += ["--perms", "0755", "--dir", str(folder)]
-            made.add(folder)
-    return words
+    args: list[str] = []
+    for folder in reversed(PurePosixPath(target).parents):
+        if folder not in existing and not _is_host_mounted(folder):
+            args += ["--perms", "0755", "--dir", str(folder)]
+            existing.add(folder)
+    return args
 
 
-def _below_this_machine(folder: PurePosixPath) -> bool:
+def _is_host_mounted(folder: PurePosixPath) -> bool:
     return folder.is_relative_to("/usr") or folder.is_relative_to("/etc")
 
 
-def encoded(words: Sequence[str]) -> bytes:
+def encode_args(args: Sequence[str]) -> bytes:
     """Give options as bwrap's `--args` reads them. Raises `SpawnError` when one of them holds a NUL."""
-    if any("\0" in word for word in words):
+    if any("\0" in word for word in args):
         # It would end the word, and what follows would be read as an option.
         raise SpawnError("A value for the sandbox holds a NUL byte.", retryable=False)
-    return b"".join(fsencode(word) + b"\0" for word in words)
+    return b"".join(fsencode(word) + b"\0" for word in args)

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-COPIED = (
+HOST_FILES = (
     "alternatives",
     "bindresvport.blacklist",
     "ca-certificates",
@@ -42,7 +42,7 @@ COPIED = (
     "timezone",
 )
 """What is taken from this machine, where it is there and every user may read it: no users, hosts or secrets."""
-OURS = {
+OWN_FILES = {
     "passwd": (
         "root:x:0:0:root:/root:/usr/sbin/nologin\n"
         "agent:x:1000:1000:agent:/home/agent:/bin/bash\n"
@@ -55,41 +55,41 @@ OURS = {
     # There is nobody to ask: names are looked up by the service. Shared networks have the machine's bound over it.
     "resolv.conf": "",
 }
-_MACHINE = Path("/etc")
+_HOST_ETC = Path("/etc")
 
 
-def make_etc(data_dir: Path, *, stand_ins: Iterable[Path] = (), machine: Path = _MACHINE) -> Path:
+def make_etc(data_dir: Path, *, placeholders: Iterable[Path] = (), host_etc: Path = _HOST_ETC) -> Path:
     """Make `<data-dir>/etc` anew from `machine` and give its path. Raises `OSError`.
 
     `stand_ins` are files below `/etc` that are to be bound over: an empty file stands where each will be.
     """
-    folder, fresh = data_dir / "etc", data_dir / "etc.new"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for pattern in COPIED:
-        for source in machine.glob(pattern):
-            _copy(source, fresh / source.relative_to(machine))
-    for name, text in OURS.items():
-        (fresh / name).write_text(text, "utf-8")
-    for path in stand_ins:
-        if path.is_relative_to(_MACHINE):
-            target = fresh / path.relative_to(_MACHINE)
+    folder, staging = data_dir / "etc", data_dir / "etc.new"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    for pattern in HOST_FILES:
+        for source in host_etc.glob(pattern):
+            _copy(source, staging / source.relative_to(host_etc))
+    for name, text in OWN_FILES.items():
+        (staging / name).write_text(text, "utf-8")
+    for path in placeholders:
+        if path.is_relative_to(_HOST_ETC):
+            target = staging / path.relative_to(_HOST_ETC)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             target.touch()
-    for path in (fresh, *fresh.rglob("*")):
+    for path in (staging, *staging.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() else 0o644)
     # Runs of an earlier life are over by now, and none of this one has begun.
     shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    staging.rename(folder)
     return folder
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file or a folder; links are followed where what they lead to is not below /usr, which is bound whole."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
-        if source.is_symlink() and _is_seen_inside(source):
+        if source.is_symlink() and _is_below_usr(source):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source.resolve())
         elif source.is_dir():
@@ -101,7 +101,7 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def _is_seen_inside(link: Path) -> bool:
+def _is_below_usr(link: Path) -> bool:
     try:
         return link.resolve(strict=True).is_relative_to("/usr")
     except OSError:

@@ -9,31 +9,40 @@ from typing import Literal
 
 from steadyhand.agents import Agent
 from steadyhand.errors import ConfigError, SpawnError
-from steadyhand.ports import SOCKET_VARIABLE, Bind, Ceiling, Command, Mounted, Place, Seal, View
+from steadyhand.ports import (
+    MODEL_SOCKET_VARIABLE,
+    AgentPaths,
+    BindMount,
+    Checkout,
+    Command,
+    Mount,
+    ResourceLimits,
+    SandboxSpec,
+)
 from steadyhand.sandbox import bwrap_args, seccomp
 
-SOCKET = bwrap_args.SERVICE / "model.sock"
+SOCKET_PATH = bwrap_args.SERVICE_DIR / "model.sock"
 PROXY_PORT = 3128
 """Where the service's way to other hosts listens inside, on loopback."""
 _PROXY = f"http://127.0.0.1:{PROXY_PORT}"
-_DIRECT = "localhost,127.0.0.1,::1"
-PROXIES = {
+_NO_PROXY_HOSTS = "localhost,127.0.0.1,::1"
+PROXY_ENV = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _PROXY),
-    "no_proxy": _DIRECT,
-    "NO_PROXY": _DIRECT,
+    "no_proxy": _NO_PROXY_HOSTS,
+    "NO_PROXY": _NO_PROXY_HOSTS,
     "NODE_USE_ENV_PROXY": "1",
 }
 """By which programs find the service's way out; it is told of what it refuses."""
-OPEN_FILES = 16_384
-FILE_BYTES = 8 * 1024**3
+MAX_OPEN_FILES = 16_384
+MAX_FILE_BYTES = 8 * 1024**3
 """The largest file of an agent whose disk has no limit."""
-ALONE = ("host",)
+HOST_NETWORK_ONLY = ("host",)
 """The egress that is no list: it shares this machine's network."""
 
-_ARGUMENTS, _FILTER = 10, 11
+_ARGS_FD, _SECCOMP_FD = 10, 11
 """The descriptors on which bwrap reads its options and the filter."""
-_STAGED_TREE, _STAGED_DISK = "tree", "disk"
-_LINKED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_CHECKOUT_MOUNT, _DISK_MOUNT = "tree", "disk"
+_USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 class NoSandbox:
@@ -41,33 +50,33 @@ class NoSandbox:
 
     level: Literal["none", "bwrap"] = "none"
 
-    def view(self, place: Place) -> View:
+    def view(self, place: Checkout) -> AgentPaths:
         """Give the folders as they lie on this machine."""
-        return place.plain_view
+        return place.host_paths
 
-    def checkout(self, place: Place) -> Path:
+    def checkout(self, place: Checkout) -> Path:
         """Give it as it lies on this machine."""
         return place.directory
 
-    def wrap(self, command: Command, place: Place, agent: Agent) -> Command:  # noqa: ARG002  # the port's signature
+    def wrap(self, command: Command, place: Checkout, agent: Agent) -> Command:  # noqa: ARG002  # the port's signature
         """Give the command back as it is."""
         return command
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class AgentProgram:
     """The agent's program: `path` is how the runner calls it, `inside` how it is called in the sandbox.
 
     `bind` shows it there; null when it is below `/usr`, which is seen anyway.
     """
 
     path: Path
-    inside: Path
-    bind: bwrap_args.Shown | None
+    sandbox_path: Path
+    bind: bwrap_args.BwrapBind | None
 
 
 @dataclass(frozen=True, slots=True)
-class Most:
+class DefaultLimits:
     """What an agent may take of the machine when its profile does not say; null is no limit."""
 
     memory_bytes: int | None = None
@@ -76,25 +85,25 @@ class Most:
 
 
 @dataclass(frozen=True, slots=True)
-class Weaker:
+class Degradation:
     """What this machine does not let us have though agents are sealed off, and what that means for them."""
 
     missing: str
-    meaning: str
+    consequence: str
 
     def __str__(self) -> str:
-        return f"without {self.missing}: {self.meaning}"
+        return f"without {self.missing}: {self.consequence}"
 
 
-NO_LOCK = Weaker(
+NO_USERNS_LOCK = Degradation(
     "bwrap's lock on user namespaces (--disable-userns)",
     "the filter of system calls alone keeps agents from making namespaces",
 )
-NO_DOORS = Weaker(
+NO_EGRESS_NETWORK = Degradation(
     "a network of the run's own that the service can listen in",
     "agents reach the model and nothing else; no host of an egress list can be reached",
 )
-NO_STAGE = Weaker(
+NO_MOUNTS = Degradation(
     "mounts made for each run (the service is root and may not mount)",
     "agents see secret files only where their user can read them",
 )
@@ -109,196 +118,212 @@ class BwrapSandbox:
     """
 
     bwrap: Path
-    program: Program
-    frame: bwrap_args.Frame
-    etc: Path
+    program: AgentProgram
+    layout: bwrap_args.RootLayout
+    etc_dir: Path
     sockets: Path
     """The folder with a folder for each slot, which holds the slot's socket to the model."""
     stage: Path | None
-    owners: Mapping[Path, int] = field(default_factory=dict)
-    most: Most = field(default_factory=Most)
+    secret_owners: Mapping[Path, int] = field(default_factory=dict)
+    default_limits: DefaultLimits = field(default_factory=DefaultLimits)
     doors: bool = True
     """Whether the supervisor gives a run a network where the service listens; else bwrap makes an empty one."""
     resolver: Path | None = None
     """This machine's own `resolv.conf`, for agents that share its network."""
     level: Literal["none", "bwrap"] = "bwrap"
 
-    def view(self, place: Place) -> View:  # noqa: ARG002  # the port's signature
+    def view(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the port's signature
         """Give the folders as they are inside: the same for every job."""
-        return View(bwrap_args.WORKSPACE, bwrap_args.HOME, bwrap_args.CONFIG)
+        return AgentPaths(bwrap_args.WORKSPACE_DIR, bwrap_args.HOME_DIR, bwrap_args.CONFIG_DIR)
 
-    def checkout(self, place: Place) -> Path:
+    def checkout(self, place: Checkout) -> Path:
         """Give where its layers are mounted for this run, or where it lies when it has none."""
-        return place.directory if place.layers is None or self.stage is None else self.stage / _STAGED_TREE
+        return place.directory if place.layers is None or self.stage is None else self.stage / _CHECKOUT_MOUNT
 
-    def wrap(self, command: Command, place: Place, agent: Agent) -> Command:
+    def wrap(self, command: Command, place: Checkout, agent: Agent) -> Command:
         """Give bwrap's command line and its seal. Raises `SpawnError` for what cannot be an argument."""
-        shares_network = agent.egress == ALONE
-        binds = self._binds(command, place, agent, shares_network=shares_network)
-        shown, mounts = self._shown(place, binds)
+        shares_network = agent.egress == HOST_NETWORK_ONLY
+        binds = self._plan_binds(command, place, agent, shares_network=shares_network)
+        bwrap_binds, mounts = self._plan_mounts(place, binds)
         argv = list(command.argv)
         if argv and argv[0] == str(self.program.path):
-            argv[0] = str(self.program.inside)
+            argv[0] = str(self.program.sandbox_path)
         if any("\0" in word for word in argv):
             raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
-        filter_ = seccomp.program()
-        empty_network = not self.doors and not shares_network
-        ports = None if shares_network or empty_network else (PROXY_PORT,)
-        env = command.env if ports is None else {**PROXIES, **command.env}
-        words = bwrap_args.options(
-            self.frame,
-            shown,
+        seccomp_filter = seccomp.build_filter()
+        unshares_network = not self.doors and not shares_network
+        ports = None if shares_network or unshares_network else (PROXY_PORT,)
+        env = command.env if ports is None else {**PROXY_ENV, **command.env}
+        options = bwrap_args.bwrap_options(
+            self.layout,
+            bwrap_binds,
             env,
-            own_network=empty_network,
-            filter_from=_FILTER if filter_ else None,
+            unshare_network=unshares_network,
+            seccomp_fd=_SECCOMP_FD if seccomp_filter else None,
         )
-        inputs = {_ARGUMENTS: bwrap_args.encoded(words)} | ({_FILTER: filter_} if filter_ else {})
-        seal = Seal(
+        inputs = {_ARGS_FD: bwrap_args.encode_args(options)} | (
+            {_SECCOMP_FD: seccomp_filter} if seccomp_filter else {}
+        )
+        spec = SandboxSpec(
             stage=self.stage,
             mounts=tuple(mounts),
-            inputs=inputs,
+            input_data=inputs,
             ceiling=self.ceiling(agent),
             ports=ports,
         )
-        outside = [str(self.bwrap), "--args", str(_ARGUMENTS), "--", *argv]
-        return Command(outside, {}, Path("/"), command.user, seal)
+        bwrap_argv = [str(self.bwrap), "--args", str(_ARGS_FD), "--", *argv]
+        return Command(bwrap_argv, {}, Path("/"), command.user, spec)
 
-    def ceiling(self, agent: Agent) -> Ceiling:
+    def ceiling(self, agent: Agent) -> ResourceLimits:
         """Give the most that a run of this agent may take."""
-        disk = agent.disk_bytes or self.most.disk_bytes
-        return Ceiling(
-            memory=agent.memory_bytes or self.most.memory_bytes,
-            processes=agent.processes or self.most.processes,
-            open_files=OPEN_FILES,
-            file_size=FILE_BYTES if disk is None else min(disk, FILE_BYTES),
+        disk = agent.disk_bytes or self.default_limits.disk_bytes
+        return ResourceLimits(
+            memory=agent.memory_bytes or self.default_limits.memory_bytes,
+            processes=agent.processes or self.default_limits.processes,
+            open_files=MAX_OPEN_FILES,
+            file_size=MAX_FILE_BYTES if disk is None else min(disk, MAX_FILE_BYTES),
         )
 
-    def _shown(self, place: Place, binds: list[Bind]) -> tuple[list[bwrap_args.Shown], list[Mounted]]:
+    def _plan_mounts(
+        self, checkout: Checkout, binds: list[BindMount]
+    ) -> tuple[list[bwrap_args.BwrapBind], list[Mount]]:
         """Give what the agent sees, and the mounts that have to be made for it first (none without a stage)."""
         if self.stage is None:
-            return [bwrap_args.Shown(each.source, each.at, each.writable) for each in binds], []
-        mounts, shown = [], []
-        if place.layers is not None:
-            mounts += _layered(place, self.stage)
-            shown.append(bwrap_args.Shown(self.stage / _STAGED_TREE, bwrap_args.WORKSPACE, writable=True))
-        limited = place.layers is not None and place.layers.image is not None
+            return [bwrap_args.BwrapBind(each.source, each.at, each.writable) for each in binds], []
+        mounts, bwrap_binds = [], []
+        if checkout.layers is not None:
+            mounts += _overlay_mounts(checkout, self.stage)
+            bwrap_binds.append(
+                bwrap_args.BwrapBind(self.stage / _CHECKOUT_MOUNT, bwrap_args.WORKSPACE_DIR, writable=True)
+            )
+        has_disk_limit = checkout.layers is not None and checkout.layers.image is not None
         for number, each in enumerate(binds):
             name = f"b{number}"
-            if limited and each.at == bwrap_args.HOME:
+            if has_disk_limit and each.at == bwrap_args.HOME_DIR:
                 # What fills the home counts against the disk limit like what fills the checkout.
-                disk = self.stage / _STAGED_DISK
+                disk = self.stage / _DISK_MOUNT
                 upper, work = disk / "home", disk / "home-work"
-                mounts.append(Mounted("overlay", name, each.source, writable=True, upper=upper, work=work))
+                mounts.append(Mount("overlay", name, each.source, writable=True, upper=upper, work=work))
             else:
-                mounts.append(Mounted("bind", name, each.source, writable=each.writable, owner=each.owner))
-            shown.append(bwrap_args.Shown(self.stage / name, each.at, each.writable))
-        return shown, mounts
+                mounts.append(Mount("bind", name, each.source, writable=each.writable, owner=each.owner))
+            bwrap_binds.append(bwrap_args.BwrapBind(self.stage / name, each.at, each.writable))
+        return bwrap_binds, mounts
 
-    def _binds(self, command: Command, place: Place, agent: Agent, *, shares_network: bool) -> list[Bind]:
+    def _plan_binds(
+        self, command: Command, checkout: Checkout, agent: Agent, *, shares_network: bool
+    ) -> list[BindMount]:
         # In place in the classic profile the home would be the service's own, which no sealed agent sees.
-        home = place.home if place.config is not None else place.files.home
-        config = place.config or place.files.config
+        home = checkout.home if checkout.config is not None else checkout.files.home
+        config = checkout.config or checkout.files.config
         binds = [
-            Bind(self.etc, Path("/etc")),
-            Bind(home, bwrap_args.HOME, writable=True),
-            Bind(config, bwrap_args.CONFIG, writable=True),
+            BindMount(self.etc_dir, Path("/etc")),
+            BindMount(home, bwrap_args.HOME_DIR, writable=True),
+            BindMount(config, bwrap_args.CONFIG_DIR, writable=True),
         ]
-        if place.layers is None or self.stage is None:
-            binds.append(Bind(place.directory, bwrap_args.WORKSPACE, writable=True))
-        if SOCKET_VARIABLE in command.env:  # an errand knows nothing of the model and has no way to it
-            binds.append(Bind(self.sockets / f"slot-{place.slot}", bwrap_args.SERVICE))
+        if checkout.layers is None or self.stage is None:
+            binds.append(BindMount(checkout.directory, bwrap_args.WORKSPACE_DIR, writable=True))
+        if MODEL_SOCKET_VARIABLE in command.env:  # an errand knows nothing of the model and has no way to it
+            binds.append(BindMount(self.sockets / f"slot-{checkout.slot}", bwrap_args.SERVICE_DIR))
         if self.program.bind is not None:
-            binds.append(Bind(self.program.bind.source, self.program.bind.at))
+            binds.append(BindMount(self.program.bind.source, self.program.bind.at))
         if shares_network and self.resolver is not None:
-            binds.append(Bind(self.resolver, Path("/etc/resolv.conf")))
-        binds += [Bind(Path(name), Path(name), owner=self.owners.get(Path(name))) for name in agent.secrets]
-        return [*binds, *place.binds]
+            binds.append(BindMount(self.resolver, Path("/etc/resolv.conf")))
+        binds += [
+            BindMount(Path(name), Path(name), owner=self.secret_owners.get(Path(name)))
+            for name in agent.secrets
+        ]
+        return [*binds, *checkout.binds]
 
     # --- made at the start -----------------------------------------------------------------
 
     @classmethod
-    def on_this_machine(
+    def detect(
         cls,
         data_dir: Path,
         cli: Path,
         *,
-        etc: Path,
+        etc_dir: Path,
         secrets: Iterable[str] = (),
-        most: Most | None = None,
-        search: str | None = None,
+        default_limits: DefaultLimits | None = None,
+        search_path: str | None = None,
     ) -> "BwrapSandbox":
         """Look at this machine once. Raises `ConfigError` when bwrap is not installed."""
-        found = shutil.which("bwrap", path=search)
-        if found is None:
-            raise ConfigError(NO_BWRAP)
+        bwrap_path = shutil.which("bwrap", path=search_path)
+        if bwrap_path is None:
+            raise ConfigError(BWRAP_MISSING)
         root = os.geteuid() == 0
         return cls(
-            bwrap=Path(found).absolute(),
-            program=program_of(cli),
-            frame=bwrap_args.Frame(root_links()),
-            etc=etc,
+            bwrap=Path(bwrap_path).absolute(),
+            program=locate_program(cli),
+            layout=bwrap_args.RootLayout(root_links()),
+            etc_dir=etc_dir,
             sockets=data_dir / "run",
             stage=data_dir / "stage" if root else None,
-            owners=owners_of(secrets) if root else {},
-            most=most or Most(),
-            resolver=_resolver(),
+            secret_owners=find_secret_owners(secrets) if root else {},
+            default_limits=default_limits or DefaultLimits(),
+            resolver=_find_resolv_conf(),
         )
 
-    def lesser(self) -> Iterator[tuple["BwrapSandbox", tuple[Weaker, ...]]]:
+    def fallbacks(self) -> Iterator[tuple["BwrapSandbox", tuple[Degradation, ...]]]:
         """Give what can be had where this cannot, best first, and what is then missing.
 
         Never missing are the agent's own user (when the service is root), its namespaces, the filter of system calls,
         the read-only root and the cleared environment.
         """
-        unlocked = replace(self.frame, disable_userns=False)
-        yield replace(self, frame=unlocked), (NO_LOCK,)
-        yield replace(self, doors=False), (NO_DOORS,)
-        yield replace(self, frame=unlocked, doors=False), (NO_LOCK, NO_DOORS)
+        layout = replace(self.layout, disable_userns=False)
+        yield replace(self, layout=layout), (NO_USERNS_LOCK,)
+        yield replace(self, doors=False), (NO_EGRESS_NETWORK,)
+        yield replace(self, layout=layout, doors=False), (NO_USERNS_LOCK, NO_EGRESS_NETWORK)
         if self.stage is not None:
-            yield replace(self, stage=None, doors=False), (NO_DOORS, NO_STAGE)
-            yield replace(self, frame=unlocked, stage=None, doors=False), (NO_LOCK, NO_DOORS, NO_STAGE)
+            yield replace(self, stage=None, doors=False), (NO_EGRESS_NETWORK, NO_MOUNTS)
+            yield (
+                replace(self, layout=layout, stage=None, doors=False),
+                (NO_USERNS_LOCK, NO_EGRESS_NETWORK, NO_MOUNTS),
+            )
 
 
-NO_BWRAP = (
+BWRAP_MISSING = (
     "service.isolation is 'bwrap', but there is no bwrap on this machine. "
     'Install it (Debian, Ubuntu: apt-get install bubblewrap), or choose isolation = "none" '
     "(STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox."
 )
 
 
-def _layered(place: Place, stage: Path) -> list[Mounted]:
-    layers = place.layers
+def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:
+    layers = checkout.layers
     if layers is None:
         return []
-    disk: list[Mounted] = []
+    disk: list[Mount] = []
     upper, work = layers.upper, layers.work
     if layers.image is not None:
-        disk = [Mounted("image", _STAGED_DISK, layers.image, writable=True, hand_over=layers.hand_over)]
-        upper, work = stage / _STAGED_DISK / upper, stage / _STAGED_DISK / work
-    owner = None if layers.owner == place.user else layers.owner
-    tree = Mounted("overlay", _STAGED_TREE, layers.lower, writable=True, owner=owner, upper=upper, work=work)
+        disk = [Mount("image", _DISK_MOUNT, layers.image, writable=True, hand_over=layers.hand_over)]
+        upper, work = staging_dir / _DISK_MOUNT / upper, staging_dir / _DISK_MOUNT / work
+    owner = None if layers.owner == checkout.user else layers.owner
+    tree = Mount("overlay", _CHECKOUT_MOUNT, layers.lower, writable=True, owner=owner, upper=upper, work=work)
     return [*disk, tree]
 
 
-def program_of(cli: Path) -> Program:
+def locate_program(cli: Path) -> AgentProgram:
     """Say how the agent's program is shown inside: by itself, or with its folder when it is a script."""
-    real = cli.resolve()
-    if real.is_relative_to("/usr"):
-        return Program(cli, real, None)
-    with real.open("rb") as file:
+    resolved = cli.resolve()
+    if resolved.is_relative_to("/usr"):
+        return AgentProgram(cli, resolved, None)
+    with resolved.open("rb") as file:
         is_script = file.read(2) == b"#!"
     if is_script:
-        return Program(
-            cli, bwrap_args.PROGRAMS / real.name, bwrap_args.Shown(real.parent, bwrap_args.PROGRAMS)
+        return AgentProgram(
+            cli,
+            bwrap_args.PROGRAMS_DIR / resolved.name,
+            bwrap_args.BwrapBind(resolved.parent, bwrap_args.PROGRAMS_DIR),
         )
-    inside = bwrap_args.PROGRAMS / "claude"
-    return Program(cli, inside, bwrap_args.Shown(real, inside))
+    sandbox_path = bwrap_args.PROGRAMS_DIR / "claude"
+    return AgentProgram(cli, sandbox_path, bwrap_args.BwrapBind(resolved, sandbox_path))
 
 
 def root_links() -> tuple[tuple[str, str | None], ...]:
     """Give the likes of `/bin` as this machine has them: links into `/usr`, or folders."""
     links: list[tuple[str, str | None]] = []
-    for name in _LINKED:
+    for name in _USR_LINKS:
         path = Path("/") / name
         if path.is_symlink():
             links.append((str(path), str(path.readlink())))
@@ -307,26 +332,26 @@ def root_links() -> tuple[tuple[str, str | None], ...]:
     return tuple(links)
 
 
-def owners_of(secrets: Iterable[str]) -> dict[Path, int]:
+def find_secret_owners(secrets: Iterable[str]) -> dict[Path, int]:
     """Give who owns each of these files that not every user may read; one that is not there is left out."""
-    owners = {}
+    found = {}
     for name in secrets:
         try:
-            about = Path(name).stat()
+            info = Path(name).stat()
         except OSError:
             continue
-        if not about.st_mode & 0o004:
-            owners[Path(name)] = about.st_uid
-    return owners
+        if not info.st_mode & 0o004:
+            found[Path(name)] = info.st_uid
+    return found
 
 
-def _resolver() -> Path | None:
+def _find_resolv_conf() -> Path | None:
     try:
         return Path("/etc/resolv.conf").resolve(strict=True)
     except OSError:
         return None
 
 
-def filters() -> bool:
+def has_seccomp_filter() -> bool:
     """Say whether system calls are filtered on this kind of machine."""
-    return bool(seccomp.program())
+    return bool(seccomp.build_filter())

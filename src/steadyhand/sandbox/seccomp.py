@@ -15,7 +15,7 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32 = 0x40000000
 """Bit of the numbers of a second set of system calls on x86_64, which nothing uses."""
 
-_REFUSED: dict[str, tuple[int | None, int | None]] = {
+_DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     # keys of the kernel, which know no namespace
     "add_key": (248, 217),
     "request_key": (249, 218),
@@ -85,25 +85,25 @@ _PERSONALITY = (135, 92)
 _SOCKET = (41, 198)
 _SOCKETPAIR = (53, 199)
 
-_NEW_NAMESPACES = 0x7E020000
+_NAMESPACE_FLAGS = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET."""
-_INTO_A_TERMINAL = (0x5412, 0x541C)
+_TERMINAL_INPUT_IOCTLS = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX, which type for the user."""
-_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+_ALLOWED_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 """What may be asked for: Linux, 32 bits, both with a fixed uname, and a question."""
-_FAMILIES = (1, 2, 10, 16)
+_ALLOWED_SOCKET_FAMILIES = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK. AF_VSOCK knows no network namespace, AF_PACKET and AF_ALG reach deep."""
 
 _LOAD, _RETURN, _EQUAL, _AT_LEAST, _ANY_BIT = 0x20, 0x06, 0x15, 0x35, 0x45
 _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
 _ERROR = 0x00050000
-_NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
+_NUMBER, _ARCHITECTURE, _ARG0, _ARG1 = 0, 4, 16, 24
 """Where the record has what is looked at; of arguments the lower half, which is what the kernel takes of these."""
 
 
 @functools.cache
-def program(machine: str | None = None) -> bytes:
+def build_filter(machine: str | None = None) -> bytes:
     """Give the filter for a machine (null is this one) as bwrap's `--seccomp` reads it; empty where none is known."""
     machine = platform.machine() if machine is None else machine
     architecture = _ARCHITECTURES.get(machine)
@@ -111,53 +111,55 @@ def program(machine: str | None = None) -> bytes:
         return b""
     column = 0 if machine == "x86_64" else 1
     code = [
-        _step(_LOAD, _ARCHITECTURE),
-        _step(_EQUAL, architecture, 1, 0),
-        _step(_RETURN, _KILL_PROCESS),
-        _step(_LOAD, _NUMBER),
+        _instruction(_LOAD, _ARCHITECTURE),
+        _instruction(_EQUAL, architecture, 1, 0),
+        _instruction(_RETURN, _KILL_PROCESS),
+        _instruction(_LOAD, _NUMBER),
     ]
     if machine == "x86_64":
-        code += [_step(_AT_LEAST, _X32, 0, 1), _fail(errno.ENOSYS)]
-    for numbers in _REFUSED.values():
+        code += [_instruction(_AT_LEAST, _X32, 0, 1), _return_errno(errno.ENOSYS)]
+    for numbers in _DENIED_SYSCALLS.values():
         number = numbers[column]
         if number is not None:
-            code += [_step(_EQUAL, number, 0, 1), _fail(errno.EPERM)]
+            code += [_instruction(_EQUAL, number, 0, 1), _return_errno(errno.EPERM)]
     # Its flags are behind a pointer and cannot be looked at; the C library then falls back to clone.
-    code += [_step(_EQUAL, _CLONE3[column], 0, 1), _fail(errno.ENOSYS)]
-    code += _with_argument(
-        _CLONE[column], _FIRST, [_step(_ANY_BIT, _NEW_NAMESPACES, 0, 1), _fail(errno.EPERM)]
+    code += [_instruction(_EQUAL, _CLONE3[column], 0, 1), _return_errno(errno.ENOSYS)]
+    code += _check_argument(
+        _CLONE[column], _ARG0, [_instruction(_ANY_BIT, _NAMESPACE_FLAGS, 0, 1), _return_errno(errno.EPERM)]
     )
-    code += _with_argument(_IOCTL[column], _SECOND, _none_of(_INTO_A_TERMINAL, errno.EPERM))
-    code += _with_argument(_PERSONALITY[column], _FIRST, _one_of(_PERSONALITIES, errno.EPERM))
+    code += _check_argument(_IOCTL[column], _ARG1, _deny_values(_TERMINAL_INPUT_IOCTLS, errno.EPERM))
+    code += _check_argument(_PERSONALITY[column], _ARG0, _allow_only(_ALLOWED_PERSONALITIES, errno.EPERM))
     for call in (_SOCKET, _SOCKETPAIR):
-        code += _with_argument(call[column], _FIRST, _one_of(_FAMILIES, errno.EAFNOSUPPORT))
-    code.append(_step(_RETURN, _ALLOW))
+        code += _check_argument(
+            call[column], _ARG0, _allow_only(_ALLOWED_SOCKET_FAMILIES, errno.EAFNOSUPPORT)
+        )
+    code.append(_instruction(_RETURN, _ALLOW))
     return b"".join(code)
 
 
-def _step(operation: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes:
+def _instruction(operation: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes:
     """Give one instruction; jumps count the instructions that are left out."""
     return struct.pack("=HBBI", operation, when_true, when_false, value)
 
 
-def _fail(error: int) -> bytes:
-    return _step(_RETURN, _ERROR | error)
+def _return_errno(error: int) -> bytes:
+    return _instruction(_RETURN, _ERROR | error)
 
 
-def _with_argument(call: int, argument: int, judged: Iterable[bytes]) -> list[bytes]:
+def _check_argument(call: int, argument: int, instructions: Iterable[bytes]) -> list[bytes]:
     """Judge one call by an argument; what the judgement lets through is allowed."""
-    inner = [_step(_LOAD, argument), *judged, _step(_RETURN, _ALLOW)]
-    return [_step(_EQUAL, call, 0, len(inner)), *inner]
+    inner = [_instruction(_LOAD, argument), *instructions, _instruction(_RETURN, _ALLOW)]
+    return [_instruction(_EQUAL, call, 0, len(inner)), *inner]
 
 
-def _none_of(values: tuple[int, ...], error: int) -> list[bytes]:
+def _deny_values(values: tuple[int, ...], error: int) -> list[bytes]:
     code = []
     for value in values:
-        code += [_step(_EQUAL, value, 0, 1), _fail(error)]
+        code += [_instruction(_EQUAL, value, 0, 1), _return_errno(error)]
     return code
 
 
-def _one_of(values: tuple[int, ...], error: int) -> list[bytes]:
+def _allow_only(values: tuple[int, ...], error: int) -> list[bytes]:
     # A match jumps over the matches that are left and the refusal.
-    code = [_step(_EQUAL, value, len(values) - at, 0) for at, value in enumerate(values)]
-    return [*code, _fail(error)]
+    code = [_instruction(_EQUAL, value, len(values) - at, 0) for at, value in enumerate(values)]
+    return [*code, _return_errno(error)]

@@ -18,45 +18,45 @@ import uvicorn
 
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
-from steadyhand.outcome import Stop
+from steadyhand.outcome import StopReason
 from steadyhand.redact import Redactor
-from steadyhand.runner.process.cgroups import sweep_groups
-from steadyhand.serve.doctor import doctor, misconfigured
-from steadyhand.serve.gateway_setup import announce as announce_credentials
-from steadyhand.serve.isolation import announce as announce_level
-from steadyhand.serve.isolation import level_of
-from steadyhand.serve.logs import log_to_stderr
-from steadyhand.serve.redaction import redactor_of
-from steadyhand.serve.wiring import Service, cli_of, database_url, now, wire
+from steadyhand.runner.process.cgroups import sweep_cgroups
+from steadyhand.serve.doctor import config_error_checks, run_checks
+from steadyhand.serve.gateway_setup import log_credentials as announce_credentials
+from steadyhand.serve.isolation import choose_level
+from steadyhand.serve.isolation import log_isolation as announce_level
+from steadyhand.serve.logs import configure_logging
+from steadyhand.serve.redaction import create_redactor
+from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli, utc_now
 from steadyhand.store import DataDirectoryLock, open_store
 
-__all__ = ["doctor", "embedded", "misconfigured", "serve"]
+__all__ = ["config_error_checks", "embedded", "run_checks", "serve"]
 
 SHUTDOWN_SECONDS = 5
-COLLECT_EVERY = 10_000
+GC_THRESHOLD = 10_000
 """How many new objects there are between two rounds of the collector; an accepted job is some dozens."""
 
 # --- its life ----------------------------------------------------------------------------------
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """uvicorn without its signal handlers: a stop drains first, and it is ours to ask for."""
 
-    def __init__(self, config: uvicorn.Config, answering: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._answering = answering
+        self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._answering()
+            self._on_started()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def listen(settings: Settings) -> socket.socket:
+def open_socket(settings: Settings) -> socket.socket:
     """Open the socket, so that a port that is taken stops the start before anything was touched."""
     server = settings.tables.server
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
@@ -75,7 +75,7 @@ def listen(settings: Settings) -> socket.socket:
     return sock
 
 
-def make_data_dir(settings: Settings) -> None:
+def create_data_dir(settings: Settings) -> None:
     """Make the data directory; when the service is root, agents may pass through it and see nothing."""
     mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
@@ -88,32 +88,32 @@ def make_data_dir(settings: Settings) -> None:
         ) from error
 
 
-async def live(
+async def run_service(
     settings: Settings,
     redactor: Redactor,
     *,
-    started: Callable[[str], None],
+    on_started: Callable[[str], None],
     stop: asyncio.Event,
-    at_once: asyncio.Event,
-    clock: Callable[[], datetime] = now,
+    stop_now: asyncio.Event,
+    clock: Callable[[], datetime] = utc_now,
 ) -> None:
     """Run the service until `stop` is set and all is drained; `at_once` cuts the grace period short.
 
     `started` is called with the service's address once it answers. `redactor` takes secrets out of all that is told.
     """
-    make_data_dir(settings)
-    with DataDirectoryLock(settings.data_dir), contextlib.closing(listen(settings)) as sock:
-        cli = cli_of(settings)
-        level = await level_of(settings, cli)
+    create_data_dir(settings)
+    with DataDirectoryLock(settings.data_dir), contextlib.closing(open_socket(settings)) as sock:
+        cli = find_agent_cli(settings)
+        level = await choose_level(settings, cli)
         announce_level(settings, level)
         announce_credentials(settings)
         store = await open_store(database_url(settings), clock=clock)
         try:
-            service = wire(settings, store, stop.is_set, cli, level, redactor=redactor, clock=clock)
+            service = build_service(settings, store, stop.is_set, cli, level, redactor=redactor, clock=clock)
             await service.keyring.load()
             host, port = sock.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            server = _Server(
+            server = _UvicornServer(
                 uvicorn.Config(
                     service.app,
                     loop="asyncio",
@@ -124,27 +124,31 @@ async def live(
                     server_header=False,
                     timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 ),
-                answering=lambda: started(url),
+                on_started=lambda: on_started(url),
             )
             async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
                 # After the gateway has settled what was left open: what an interrupted run cost is then known.
                 await service.worker.recover()
-                await sweep_groups()
-                await _serve(service, server, sock, stop, at_once)
+                await sweep_cgroups()
+                await _serve_until_stopped(service, server, sock, stop, stop_now)
         finally:
             await store.close()
 
 
-async def _serve(
-    service: Service, server: _Server, sock: socket.socket, stop: asyncio.Event, at_once: asyncio.Event
+async def _serve_until_stopped(
+    service: Service,
+    server: _UvicornServer,
+    sock: socket.socket,
+    stop: asyncio.Event,
+    stop_now: asyncio.Event,
 ) -> None:
     async with asyncio.TaskGroup() as group:
         http = group.create_task(server.serve(sockets=[sock]), name="http")
         work = group.create_task(service.worker.run(), name="worker")
         await stop.wait()
-        hurry = group.create_task(_hurry(service, at_once), name="hurry")
+        second_signal = group.create_task(_stop_on_second_signal(service, stop_now), name="hurry")
         await service.worker.drain()
-        hurry.cancel()
+        second_signal.cancel()
         service.feed.close()
         server.should_exit = True
         await http
@@ -152,86 +156,88 @@ async def _serve(
     structlog.get_logger("steadyhand").info("stopped")
 
 
-async def _hurry(service: Service, at_once: asyncio.Event) -> None:
-    await at_once.wait()
-    service.queue.stop_all(Stop.SHUTDOWN)
+async def _stop_on_second_signal(service: Service, stop_now: asyncio.Event) -> None:
+    await stop_now.wait()
+    service.queue.stop_all(StopReason.SHUTDOWN)
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
     """Run the service in this process until SIGTERM or SIGINT; a second signal cuts the grace period short."""
-    redactor = redactor_of(settings)
-    log_to_stderr(settings.tables.service.log_level, redactor)
+    redactor = create_redactor(settings)
+    configure_logging(settings.tables.service.log_level, redactor)
 
     async def main() -> None:
-        stop, at_once = asyncio.Event(), asyncio.Event()
+        stop, stop_now = asyncio.Event(), asyncio.Event()
 
-        def asked() -> None:
-            (at_once if stop.is_set() else stop).set()
+        def on_signal() -> None:
+            (stop_now if stop.is_set() else stop).set()
 
-        def started(url: str) -> None:
-            settle_memory()
+        def on_started(url: str) -> None:
+            freeze_startup_objects()
             announce(url)
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, asked)
-        await live(settings, redactor, started=started, stop=stop, at_once=at_once)
+            loop.add_signal_handler(number, on_signal)
+        await run_service(settings, redactor, on_started=on_started, stop=stop, stop_now=stop_now)
 
     asyncio.run(main())
 
 
-def settle_memory() -> None:
+def freeze_startup_objects() -> None:
     """Leave what the start has made out of the collector's rounds; for a process that is the service alone.
 
     It stays until the end anyway, and going through it took a fifth of the time of accepting a job.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 @contextmanager
-def embedded(settings: Settings, *, clock: Callable[[], datetime] = now) -> Iterator[tuple[str, str]]:
+def embedded(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> Iterator[tuple[str, str]]:
     """Run the service in a thread of this process for the length of the block.
 
     Gives its address and a key with all scopes. What is still running at the end is stopped at once.
     """
     secret = settings.api_key or secrets.token_urlsafe(32)
     settings = replace(settings, api_key=secret)
-    redactor = redactor_of(settings)
-    log_to_stderr("error", redactor)
-    made: list[str] = []
-    failed: list[BaseException] = []
+    redactor = create_redactor(settings)
+    configure_logging("error", redactor)
+    urls: list[str] = []
+    errors: list[BaseException] = []
     ready = threading.Event()
     handles: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Event]] = []
 
     async def main() -> None:
-        stop, at_once = asyncio.Event(), asyncio.Event()
-        handles.append((asyncio.get_running_loop(), stop, at_once))
+        stop, stop_now = asyncio.Event(), asyncio.Event()
+        handles.append((asyncio.get_running_loop(), stop, stop_now))
 
-        def started(url: str) -> None:
-            made.append(url)
+        def on_started(url: str) -> None:
+            urls.append(url)
             ready.set()
 
-        await live(settings, redactor, started=started, stop=stop, at_once=at_once, clock=clock)
+        await run_service(
+            settings, redactor, on_started=on_started, stop=stop, stop_now=stop_now, clock=clock
+        )
 
-    def thread() -> None:
+    def run_in_thread() -> None:
         try:
             asyncio.run(main())
         except BaseException as error:  # noqa: BLE001  # carried over to the thread that waits, below
-            failed.append(error)
+            errors.append(error)
         finally:
             ready.set()
 
-    running = threading.Thread(target=thread, name="steadyhand", daemon=True)
-    running.start()
+    service_thread = threading.Thread(target=run_in_thread, name="steadyhand", daemon=True)
+    service_thread.start()
     ready.wait(60)
-    if not made:
-        raise failed[0] if failed else ConfigError("The service did not start within 60 s.")
+    if not urls:
+        raise errors[0] if errors else ConfigError("The service did not start within 60 s.")
     try:
-        yield made[0], secret
+        yield urls[0], secret
     finally:
-        loop, stop, at_once = handles[0]
+        loop, stop, stop_now = handles[0]
         loop.call_soon_threadsafe(stop.set)
-        loop.call_soon_threadsafe(at_once.set)
-        running.join(90)
+        loop.call_soon_threadsafe(stop_now.set)
+        service_thread.join(90)

@@ -6,15 +6,23 @@ from datetime import datetime
 import structlog
 
 from steadyhand.agents import Agent
-from steadyhand.config.providers import TERMS, ProviderSetting
-from steadyhand.config.settings import Settings, micros
+from steadyhand.config.providers import CONSUMER_TERMS_URL, ProviderSetting
+from steadyhand.config.settings import Settings, to_micros
 from steadyhand.errors import ConfigError
-from steadyhand.gateway import Accounts, Credential, ModelGateway, Prices, Provider, Waits, budget_of
+from steadyhand.gateway import (
+    BillingDeps,
+    Credential,
+    ModelGateway,
+    Prices,
+    Provider,
+    RetryLimits,
+    job_allowances,
+)
 from steadyhand.job import Job
-from steadyhand.ports import NO_LIMITS, Allowance, AllowancesOf, Check, KeyLimits, Ledger
-from steadyhand.sandbox.sandbox import SOCKET
+from steadyhand.ports import NO_LIMITS, BudgetLimit, DoctorCheck, GetBudgetLimits, KeyLimits, Ledger
+from steadyhand.sandbox.sandbox import SOCKET_PATH
 
-LimitsOf = Callable[[str], KeyLimits]
+GetKeyLimits = Callable[[str], KeyLimits]
 """Gives what the key with this id may ask for, as it is now."""
 
 
@@ -22,50 +30,52 @@ def _no_limits(_key_id: str) -> KeyLimits:
     return NO_LIMITS
 
 
-def gateway_of(
+def create_gateway(
     settings: Settings,
     ledger: Ledger,
-    limits_of: LimitsOf = _no_limits,
+    get_key_limits: GetKeyLimits = _no_limits,
     *,
-    sealed: bool,
+    sandboxed: bool,
     clock: Callable[[], datetime],
 ) -> ModelGateway | None:
     """Wire the way to the models; null where agents go by themselves: in the classic profile at level `none`.
 
     Raises `ConfigError` for a provider or a price that cannot be, and for a limit that nobody would hold.
     """
-    if settings.classic and not sealed:
-        _require_no_wall(settings)
+    if settings.classic and not sandboxed:
+        _reject_unenforced_budgets(settings)
         return None
-    gateway = settings.tables.gateway
+    gateway_table = settings.tables.gateway
     return ModelGateway(
         settings.data_dir,
         slots=settings.tables.service.concurrency,
-        socket_inside=str(SOCKET) if sealed else None,
-        accounts=Accounts(ledger, Prices.load(settings.tables.prices), allowances_of(settings, limits_of)),
-        providers=[provider_of(each) for each in settings.providers],
+        sandbox_socket=str(SOCKET_PATH) if sandboxed else None,
+        billing=BillingDeps(
+            ledger, Prices.load(settings.tables.prices), create_budget_limits_getter(settings, get_key_limits)
+        ),
+        providers=[create_provider(provider_setting) for provider_setting in settings.providers],
         clock=clock,
-        waits=Waits(gateway.max_wait_seconds, gateway.max_waits_seconds),
+        retry_limits=RetryLimits(gateway_table.max_wait_seconds, gateway_table.max_waits_seconds),
     )
 
 
-def _require_no_wall(settings: Settings) -> None:
+def _reject_unenforced_budgets(settings: Settings) -> None:
     """Raise `ConfigError` for a limit that only the gateway could hold: one that is not held is worse than none."""
     tables = settings.tables
-    asked = [] if tables.limits.service_per_day_usd is None else ["limits.service_per_day_usd"]
-    asked += [
+    unenforced = [] if tables.limits.service_per_day_usd is None else ["limits.service_per_day_usd"]
+    unenforced += [
         f"agents.{name}.budget_per_day_usd"
         for name, agent in tables.agents.items()
         if agent.budget_per_day_usd is not None
     ]
-    if asked:
+    if unenforced:
         raise ConfigError(
-            f"{', '.join(asked)}: nobody holds this in the classic profile at level none, whose agents go past the "
-            "gateway. Take it out, or set STEADYHAND_ISOLATION=bwrap."
+            f"{', '.join(unenforced)}: nobody holds this in the classic profile at level none, whose agents go past "
+            "the gateway. Take it out, or set STEADYHAND_ISOLATION=bwrap."
         )
 
 
-def provider_of(setting: ProviderSetting) -> Provider:
+def create_provider(setting: ProviderSetting) -> Provider:
     """Give a provider as the gateway knows it."""
     credential = None
     if setting.credential is not None and setting.secret is not None:
@@ -73,55 +83,55 @@ def provider_of(setting: ProviderSetting) -> Provider:
     return Provider(setting.name, setting.kind, setting.base_url, credential, setting.region, setting.project)
 
 
-def allowances_of(settings: Settings, limits_of: LimitsOf) -> AllowancesOf:
+def create_budget_limits_getter(settings: Settings, get_key_limits: GetKeyLimits) -> GetBudgetLimits:
     """Say which limits hold for a job: its own, its agent's day, its key's day and month, the service's day."""
     per_day = settings.tables.limits.service_per_day_usd
-    service = None if per_day is None else Allowance("service", "", "day", micros(per_day))
+    service = None if per_day is None else BudgetLimit("service", "", "day", to_micros(per_day))
 
-    def allowances(job: Job, agent: Agent) -> Sequence[Allowance]:
-        found = list(budget_of(job, agent))
+    def get_budget_limits(job: Job, agent: Agent) -> Sequence[BudgetLimit]:
+        found = list(job_allowances(job, agent))
         if agent.day_micros is not None:
-            found.append(Allowance("agent", agent.name, "day", agent.day_micros))
-        limits = limits_of(job.api_key_id)
+            found.append(BudgetLimit("agent", agent.name, "day", agent.day_micros))
+        limits = get_key_limits(job.api_key_id)
         if limits.day_micros is not None:
-            found.append(Allowance("key", job.api_key_id, "day", limits.day_micros))
+            found.append(BudgetLimit("key", job.api_key_id, "day", limits.day_micros))
         if limits.month_micros is not None:
-            found.append(Allowance("key", job.api_key_id, "month", limits.month_micros))
+            found.append(BudgetLimit("key", job.api_key_id, "month", limits.month_micros))
         return found if service is None else [*found, service]
 
-    return allowances
+    return get_budget_limits
 
 
 # --- what to say -------------------------------------------------------------------------------
 
 
-def announce(settings: Settings) -> None:
+def log_credentials(settings: Settings) -> None:
     """Say in the log what whoever runs the service should know of its credentials."""
     for setting in settings.providers:
         if setting.credential == "oauth":
             structlog.get_logger("steadyhand").warning(
                 "credential.subscription",
                 provider=setting.name,
-                meaning=f"a personal subscription's token: read {TERMS} before others use this service",
+                meaning=f"a personal subscription's token: read {CONSUMER_TERMS_URL} before others use this service",
             )
 
 
-def checks(settings: Settings) -> list[Check]:
+def check_providers(settings: Settings) -> list[DoctorCheck]:
     """Say for each provider where it is and what its credential is."""
-    return [_check(setting) for setting in settings.providers]
+    return [_check_provider(setting) for setting in settings.providers]
 
 
-def _check(setting: ProviderSetting) -> Check:
+def _check_provider(setting: ProviderSetting) -> DoctorCheck:
     name = "credential" if setting.name == "default" else f"provider {setting.name}"
-    where = provider_of(setting).url
+    url = create_provider(setting).url
     if setting.credential == "oauth":
-        detail = f"a personal subscription's token: read {TERMS} before others use this service"
-        return Check(name, True, detail)
+        detail = f"a personal subscription's token: read {CONSUMER_TERMS_URL} before others use this service"
+        return DoctorCheck(name, True, detail)
     if setting.secret:
         kind = "an API key is set" if setting.kind == "anthropic" else f"a token for {setting.kind} is set"
-        return Check(name, True, kind if setting.base_url is None else f"{kind}, for {where}")
+        return DoctorCheck(name, True, kind if setting.base_url is None else f"{kind}, for {url}")
     if setting.kind == "anthropic" and setting.base_url is None:
-        return Check(
+        return DoctorCheck(
             name,
             False,
             "neither ANTHROPIC_API_KEY nor CLAUDE_CODE_OAUTH_TOKEN is set"
@@ -131,4 +141,4 @@ def _check(setting: ProviderSetting) -> Check:
             if setting.name == "default"
             else f"set one in [providers.{setting.name}]",
         )
-    return Check(name, True, f"none, and the model is at {where}")
+    return DoctorCheck(name, True, f"none, and the model is at {url}")

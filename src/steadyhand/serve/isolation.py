@@ -11,26 +11,33 @@ from pathlib import Path
 
 import structlog
 
-from steadyhand.agents import Agent, Catalogue, Workspace
+from steadyhand.agents import Agent, Catalog, Workspace
 from steadyhand.config.settings import LOOPBACK, Settings
 from steadyhand.errors import ConfigError
-from steadyhand.gateway import Rules
-from steadyhand.ports import Check, Command, JobFiles, Layers, Place, Sandbox
-from steadyhand.runner.process.cgroups import groups
+from steadyhand.gateway import EgressRules
+from steadyhand.ports import Checkout, Command, DoctorCheck, JobPaths, OverlayLayers, Sandbox
+from steadyhand.runner.process.cgroups import detect_cgroups
 from steadyhand.runner.process.trial_run import try_command
 from steadyhand.sandbox.etc_dir import make_etc
-from steadyhand.sandbox.sandbox import ALONE, BwrapSandbox, Most, NoSandbox, Weaker, filters
+from steadyhand.sandbox.sandbox import (
+    HOST_NETWORK_ONLY,
+    BwrapSandbox,
+    DefaultLimits,
+    Degradation,
+    NoSandbox,
+    has_seccomp_filter,
+)
 from steadyhand.workspace.disk_images import DiskImages
 from steadyhand.workspace.doctor import closed_ancestor
-from steadyhand.workspace.filesystem import PRIVATE, TRAVERSABLE, make_folder
+from steadyhand.workspace.filesystem import PRIVATE, TRAVERSABLE, make_dir
 
-CHOICE = (
+OPT_OUT_HINT = (
     'Or choose isolation = "none" (STEADYHAND_ISOLATION=none) if this machine or container is itself the sandbox: '
     "agents can then read and change whatever their user can."
 )
 _NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
-_MARK = "made-inside"
-_ESSENTIAL = f"""
+_MARKER_FILE = "made-inside"
+_PROBE_SCRIPT = f"""
 fail() {{ echo "$1" >&2; exit 1; }}
 while read -r name value; do
     case $name in Seccomp:) filter=$value ;; NoNewPrivs:) stays=$value ;; CapEff:) may=$value ;; esac
@@ -44,21 +51,21 @@ done
 while read -r _ at _ options _; do
     case "$at $options" in "/ rw"* | "/usr rw"* | "/etc rw"*) fail "it can write to $at" ;; esac
 done < /proc/self/mounts
-: > {_MARK}
+: > {_MARKER_FILE}
 """
 """What has to hold whatever else is missing, looked at from inside; the words are the service's own namespaces."""
-_LAYERED = ["/bin/sh", "-c", "cat folder/below && echo x > folder/below && mv folder moved"]
+_OVERLAY_PROBE = ["/bin/sh", "-c", "cat folder/below && echo x > folder/below && mv folder moved"]
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class IsolationLevel:
     """What keeps agents apart here. `overlay` says whether checkouts can be laid over warm ones."""
 
     sandbox: Sandbox
     overlay: bool = False
-    weaker: tuple[Weaker, ...] = ()
+    missing_protections: tuple[Degradation, ...] = ()
     """What this machine does not let us have, though agents are sealed."""
-    no_overlay: str | None = None
+    no_overlay_reason: str | None = None
     """Why checkouts are not laid over warm ones."""
     shares: bool = False
     """Whether agents can be shown the objects of a mirror, read-only: then a checkout without overlay is a clone."""
@@ -69,179 +76,210 @@ class Level:
         return self.sandbox.level != "none"
 
 
-UNSEALED = Level(NoSandbox())
+NO_ISOLATION = IsolationLevel(NoSandbox())
 
 
-async def level_of(settings: Settings, cli: Path, *, etc_in: Path | None = None) -> Level:
+async def choose_level(settings: Settings, cli: Path, *, etc_in: Path | None = None) -> IsolationLevel:
     """Give the level that was asked for. Raises `ConfigError` with a remedy when it is not to be had.
 
     `etc_in` is where the sandbox's `/etc` is made, the data directory unless told otherwise.
     """
     if settings.tables.service.isolation == "none":
-        return UNSEALED
+        return NO_ISOLATION
     for agent in settings.catalogue().agents.values():
-        Rules.of(agent.egress)
+        EgressRules.of(agent.egress)
     for workspace in settings.catalogue().workspaces.values():
-        Rules.of(workspace.setup_egress)
-    if not filters():
-        raise ConfigError(no_filter(platform.machine()))
-    user = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
-    closed = await asyncio.to_thread(closed_ancestor, settings.data_dir, user)
-    if closed is not None:
-        raise ConfigError(closed_off(closed, user))
-    secrets = secrets_of(settings.catalogue())
+        EgressRules.of(workspace.setup_egress)
+    if not has_seccomp_filter():
+        raise ConfigError(no_seccomp_message(platform.machine()))
+    uid = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
+    closed_directory = await asyncio.to_thread(closed_ancestor, settings.data_dir, uid)
+    if closed_directory is not None:
+        raise ConfigError(data_dir_unreachable_message(closed_directory, uid))
+    secrets = granted_secret_files(settings.catalogue())
     try:
         etc = await asyncio.to_thread(
-            make_etc, etc_in or settings.data_dir, stand_ins=[Path(name) for name in secrets]
+            make_etc, etc_in or settings.data_dir, placeholders=[Path(name) for name in secrets]
         )
-        make_folder(settings.data_dir / "stage", TRAVERSABLE)
+        make_dir(settings.data_dir / "stage", TRAVERSABLE)
     except OSError as error:
         raise ConfigError(f"The sandbox's own /etc cannot be made: {error.strerror}.") from error
     defaults = settings.tables.defaults
-    best = BwrapSandbox.on_this_machine(
+    strictest = BwrapSandbox.detect(
         settings.data_dir,
         cli,
-        etc=etc,
+        etc_dir=etc,
         secrets=secrets,
-        most=Most(defaults.memory, defaults.processes, defaults.disk),
-        search=settings.path,
+        default_limits=DefaultLimits(defaults.memory, defaults.processes, defaults.disk),
+        search_path=settings.path,
     )
-    with _trial(settings) as place:
-        sandbox, weaker = await _first_that_works(best, place)
-        no_overlay = await _why_no_overlay(sandbox, place, settings)
-    weaker += tuple(_weaker_here(disks=no_overlay is None and DiskImages.can_be_had()))
+    with _trial_checkout(settings) as trial_checkout:
+        sandbox, missing_protections = await _first_working_sandbox(strictest, trial_checkout)
+        no_overlay_reason = await _overlay_failure_reason(sandbox, trial_checkout, settings)
+    missing_protections += tuple(
+        _missing_protections(disk_images=no_overlay_reason is None and DiskImages.is_supported())
+    )
     # Not root, the agents' user is the service's; root without mounts cannot show them what is its own.
-    shares = os.geteuid() != 0 or sandbox.stage is not None
-    return Level(sandbox, no_overlay is None, weaker, no_overlay, shares)
+    shares_objects = os.geteuid() != 0 or sandbox.stage is not None
+    return IsolationLevel(
+        sandbox, no_overlay_reason is None, missing_protections, no_overlay_reason, shares_objects
+    )
 
 
-async def _first_that_works(best: BwrapSandbox, place: Place) -> tuple[BwrapSandbox, tuple[Weaker, ...]]:
-    reason = await _why_not(best, place)
+async def _first_working_sandbox(
+    strictest: BwrapSandbox, trial_checkout: Checkout
+) -> tuple[BwrapSandbox, tuple[Degradation, ...]]:
+    reason = await _failure_reason(strictest, trial_checkout)
     if reason is None:
-        return best, ()
-    for lesser, weaker in best.lesser():
-        if await _why_not(lesser, place) is None:
-            first = Weaker(f"{weaker[0].missing} ({reason.strip().removesuffix('.')})", weaker[0].meaning)
-            return lesser, (first, *weaker[1:])
-    raise ConfigError(refusal(reason, facts()))
+        return strictest, ()
+    for weaker_sandbox, missing_protections in strictest.fallbacks():
+        if await _failure_reason(weaker_sandbox, trial_checkout) is None:
+            first_missing = Degradation(
+                f"{missing_protections[0].missing} ({reason.strip().removesuffix('.')})",
+                missing_protections[0].consequence,
+            )
+            return weaker_sandbox, (first_missing, *missing_protections[1:])
+    raise ConfigError(sandbox_unavailable_message(reason, read_kernel_settings()))
 
 
-async def _why_not(sandbox: BwrapSandbox, place: Place) -> str | None:
+async def _failure_reason(sandbox: BwrapSandbox, trial_checkout: Checkout) -> str | None:
     """Say why agents cannot be sealed off like this; null when they can, and what is essential was seen to hold."""
-    reason = await try_command(_command(sandbox, place, _probe(place)))
-    if reason is None and not _made_by_agent(place):
+    reason = await try_command(_wrap_command(sandbox, trial_checkout, _probe_command(trial_checkout)))
+    if reason is None and not _marker_owned_by_agent(trial_checkout):
         return "its user is not the agents' own outside of the sandbox"
     return reason
 
 
-def _probe(place: Place) -> Sequence[str]:
-    (place.directory / _MARK).unlink(missing_ok=True)
+def _probe_command(trial_checkout: Checkout) -> Sequence[str]:
+    (trial_checkout.directory / _MARKER_FILE).unlink(missing_ok=True)
     ours = [str(Path("/proc/self/ns", name).readlink()) for name in _NAMESPACES]
-    return ["/bin/sh", "-c", _ESSENTIAL, "sh", *ours]
+    return ["/bin/sh", "-c", _PROBE_SCRIPT, "sh", *ours]
 
 
-def _made_by_agent(place: Place) -> bool:
-    return place.user is None or (place.directory / _MARK).stat().st_uid == place.user
+def _marker_owned_by_agent(trial_checkout: Checkout) -> bool:
+    return (
+        trial_checkout.user is None
+        or (trial_checkout.directory / _MARKER_FILE).stat().st_uid == trial_checkout.user
+    )
 
 
-def _weaker_here(*, disks: bool) -> Iterator[Weaker]:
+def _missing_protections(*, disk_images: bool) -> Iterator[Degradation]:
     """Say what is missing beside the sandbox itself."""
     if os.geteuid() != 0:
-        yield Weaker(
+        yield Degradation(
             "root",
             "to this machine all agents are the service's own user, and what keeps them apart is the sandbox alone",
         )
-    held = groups()
-    if held.memory is None or held.processes is None:
-        yield Weaker(
+    cgroup_support = detect_cgroups()
+    if cgroup_support.memory is None or cgroup_support.processes is None:
+        yield Degradation(
             "control groups for memory and processes",
             "memory is summed up twice a second and may pass its limit for a moment; processes are counted by user",
         )
-    if not disks:
-        yield Weaker(
+    if not disk_images:
+        yield Degradation(
             "disks of a fixed size (root, overlays, loop devices and mkfs.ext4)",
             "a disk limit holds for each file of an agent and not for all of them together",
         )
 
 
-async def _why_no_overlay(sandbox: BwrapSandbox, place: Place, settings: Settings) -> str | None:
-    if place.user is None:
+async def _overlay_failure_reason(
+    sandbox: BwrapSandbox, trial_checkout: Checkout, settings: Settings
+) -> str | None:
+    if trial_checkout.user is None:
         return "the service is not root"
     if sandbox.stage is None:
         return "the service may not mount"
-    root = place.files.root
+    root = trial_checkout.files.root
     owner = settings.tables.service.agent_uid_base - 1
     lower, upper, work = (root / name for name in ("lower", "upper", "work"))
-    for folder, user in ((lower, owner), (lower / "folder", owner), (upper, place.user), (work, place.user)):
-        make_folder(folder, PRIVATE, user)
+    for directory, uid in (
+        (lower, owner),
+        (lower / "folder", owner),
+        (upper, trial_checkout.user),
+        (work, trial_checkout.user),
+    ):
+        make_dir(directory, PRIVATE, uid)
     (lower / "folder" / "below").write_text("below", "ascii")
     os.chown(lower / "folder" / "below", owner, owner)
-    layered = Place(
-        place.workspace, place.files, place.directory, place.home, place.config, place.user, None,
-        layers=Layers(lower, upper, work, owner),
-    )  # fmt: skip
-    return await try_command(_command(sandbox, layered, _LAYERED))
+    overlay_checkout = Checkout(
+        trial_checkout.workspace,
+        trial_checkout.files,
+        trial_checkout.directory,
+        trial_checkout.home,
+        trial_checkout.config,
+        trial_checkout.user,
+        None,
+        layers=OverlayLayers(lower, upper, work, owner),
+    )
+    return await try_command(_wrap_command(sandbox, overlay_checkout, _OVERLAY_PROBE))
 
 
-def _command(sandbox: BwrapSandbox, place: Place, argv: Sequence[str]) -> Command:
-    inner = Command(argv, {"PATH": "/usr/bin:/bin"}, sandbox.view(place).directory, place.user)
-    return sandbox.wrap(inner, place, Agent("probe"))
+def _wrap_command(sandbox: BwrapSandbox, trial_checkout: Checkout, argv: Sequence[str]) -> Command:
+    inner = Command(
+        argv, {"PATH": "/usr/bin:/bin"}, sandbox.view(trial_checkout).directory, trial_checkout.user
+    )
+    return sandbox.wrap(inner, trial_checkout, Agent("probe"))
 
 
 @contextmanager
-def _trial(settings: Settings) -> Iterator[Place]:
+def _trial_checkout(settings: Settings) -> Iterator[Checkout]:
     """Make a place to try the sandbox in, and remove it."""
-    user = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
-    files = JobFiles(settings.data_dir / f"probe-{os.getpid()}")
+    uid = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
+    paths = JobPaths(settings.data_dir / f"probe-{os.getpid()}")
     try:
-        make_folder(files.root, TRAVERSABLE)
-        for folder in (files.checkout, files.home, files.config):
-            make_folder(folder, PRIVATE, user)
-        yield Place(Workspace("probe"), files, files.checkout, files.home, files.config, user, None)
+        make_dir(paths.root, TRAVERSABLE)
+        for directory in (paths.checkout, paths.home, paths.config):
+            make_dir(directory, PRIVATE, uid)
+        yield Checkout(Workspace("probe"), paths, paths.checkout, paths.home, paths.config, uid, None)
     finally:
-        shutil.rmtree(files.root, ignore_errors=True)
+        shutil.rmtree(paths.root, ignore_errors=True)
 
 
-def secrets_of(catalogue: Catalogue) -> list[str]:
+def granted_secret_files(catalog: Catalog) -> list[str]:
     """Give every secret file that an agent or a setup is granted."""
-    found = [name for agent in catalogue.agents.values() for name in agent.secrets]
-    found += [name for workspace in catalogue.workspaces.values() for name in workspace.setup_secrets]
-    return sorted(set(found))
+    names = [name for agent in catalog.agents.values() for name in agent.secrets]
+    names += [name for workspace in catalog.workspaces.values() for name in workspace.setup_secrets]
+    return sorted(set(names))
 
 
 # --- what to say -------------------------------------------------------------------------------
 
 
-def facts() -> Mapping[str, str]:
+def read_kernel_settings() -> Mapping[str, str]:
     """Read what decides on this machine whether users may make namespaces; what is not there is left out."""
-    found = {}
+    values = {}
     for name in (
         "kernel/unprivileged_userns_clone",
         "kernel/apparmor_restrict_unprivileged_userns",
         "user/max_user_namespaces",
     ):
         try:
-            found[name] = Path("/proc/sys", name).read_text("ascii").strip()
+            values[name] = Path("/proc/sys", name).read_text("ascii").strip()
         except OSError:
             continue
-    marks = [Path("/.dockerenv"), Path("/run/.containerenv"), Path("/var/run/secrets/kubernetes.io")]
-    if any(mark.exists() for mark in marks):
-        found["container"] = "yes"
-    return found
+    container_markers = [
+        Path("/.dockerenv"),
+        Path("/run/.containerenv"),
+        Path("/var/run/secrets/kubernetes.io"),
+    ]
+    if any(marker.exists() for marker in container_markers):
+        values["container"] = "yes"
+    return values
 
 
-def refusal(reason: str, found: Mapping[str, str]) -> str:
+def sandbox_unavailable_message(reason: str, kernel_settings: Mapping[str, str]) -> str:
     """Say that the sandbox is not to be had, why, and what to do about it."""
     remedies = []
-    if found.get("kernel/unprivileged_userns_clone") == "0":
+    if kernel_settings.get("kernel/unprivileged_userns_clone") == "0":
         remedies.append("sysctl -w kernel.unprivileged_userns_clone=1")
-    if found.get("user/max_user_namespaces") in {"0", "1"}:
+    if kernel_settings.get("user/max_user_namespaces") in {"0", "1"}:
         remedies.append("sysctl -w user.max_user_namespaces=10000")
-    if found.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
+    if kernel_settings.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
         remedies.append(
             "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or an AppArmor profile for bwrap with `userns,`)"
         )
-    if "container" in found or "mount proc" in reason:
+    if "container" in kernel_settings or "mount proc" in reason:
         remedies.append(
             "in a container: --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
             "--security-opt systempaths=unconfined (compose.yaml has them); as root also --cap-add SYS_ADMIN"
@@ -250,31 +288,31 @@ def refusal(reason: str, found: Mapping[str, str]) -> str:
         remedies.append(
             "let this user make user namespaces: bwrap --unshare-user --ro-bind / / true must work"
         )
-    what = "".join(f"\n  - {remedy}" for remedy in remedies)
+    remedy_list = "".join(f"\n  - {remedy}" for remedy in remedies)
     return (
         f"Agents cannot be sealed off here (isolation 'bwrap'): {reason.strip().removesuffix('.')}.\n"
-        f"What may help:{what}\n{CHOICE}"
+        f"What may help:{remedy_list}\n{OPT_OUT_HINT}"
     )
 
 
-def no_filter(machine: str) -> str:
+def no_seccomp_message(machine: str) -> str:
     """Say that no sandbox is to be had on this kind of machine, and what to do about it."""
     return (
         f"Agents cannot be sealed off here (isolation 'bwrap'): no filter of system calls is known for {machine}.\n"
-        f"What may help:\n  - a machine of x86_64 or aarch64\n{CHOICE}"
+        f"What may help:\n  - a machine of x86_64 or aarch64\n{OPT_OUT_HINT}"
     )
 
 
-def closed_off(folder: Path, user: int | None) -> str:
+def data_dir_unreachable_message(directory: Path, uid: int | None) -> str:
     """Say that agents cannot come to what is theirs in the data directory, and what to do about it."""
     return (
-        f"Agents cannot be sealed off here (isolation 'bwrap'): their user ({user}) may not pass through {folder} "
-        f"to the data directory.\nWhat may help:\n  - chmod o+x {folder}\n"
-        f"  - a data directory elsewhere (--data-dir, STEADYHAND_DATA_DIR)\n{CHOICE}"
+        f"Agents cannot be sealed off here (isolation 'bwrap'): their user ({uid}) may not pass through {directory} "
+        f"to the data directory.\nWhat may help:\n  - chmod o+x {directory}\n"
+        f"  - a data directory elsewhere (--data-dir, STEADYHAND_DATA_DIR)\n{OPT_OUT_HINT}"
     )
 
 
-def announce(settings: Settings, level: Level) -> None:
+def log_isolation(settings: Settings, level: IsolationLevel) -> None:
     """Say in the log how agents are kept apart, and loudly where they are not."""
     log = structlog.get_logger("steadyhand")
     if not level.sealed:
@@ -289,80 +327,93 @@ def announce(settings: Settings, level: Level) -> None:
                 meaning="whoever reaches this address and holds a key that may submit can do the same",
             )
         return
-    log.info("isolation.bwrap", limits=groups().detail, checkouts=how_checkouts_are_made(level))
-    for each in level.weaker:
-        log.warning("isolation.partly", missing=each.missing, meaning=each.meaning)
-    for who in sharing_network(settings.catalogue()):
+    log.info("isolation.bwrap", limits=detect_cgroups().detail, checkouts=describe_checkouts(level))
+    for protection in level.missing_protections:
+        log.warning("isolation.partly", missing=protection.missing, meaning=protection.consequence)
+    for who in host_network_users(settings.catalogue()):
         log.warning(
             "egress.host", who=who, meaning="shares the network of this machine, its loopback included"
         )
 
 
-def how_checkouts_are_made(level: Level) -> str:
+def describe_checkouts(level: IsolationLevel) -> str:
     """Say which way was chosen, and why not a better one."""
     if level.overlay:
         return "laid over a warm checkout of their commit (overlay)"
     how = "clones that share the mirror's objects" if level.shares else "clones with a copy of all objects"
-    return f"{how}, as there is no overlay: {level.no_overlay}"
+    return f"{how}, as there is no overlay: {level.no_overlay_reason}"
 
 
-def sharing_network(catalogue: Catalogue) -> list[str]:
+def host_network_users(catalog: Catalog) -> list[str]:
     """Give the agents, and the workspaces' setups, whose egress is this machine's network."""
-    found = [f"agent {name}" for name, agent in catalogue.agents.items() if agent.egress == ALONE]
-    found += [f"setup of {name}" for name, each in catalogue.workspaces.items() if each.setup_egress == ALONE]
-    return sorted(found)
+    users = [f"agent {name}" for name, agent in catalog.agents.items() if agent.egress == HOST_NETWORK_ONLY]
+    users += [
+        f"setup of {name}"
+        for name, each in catalog.workspaces.items()
+        if each.setup_egress == HOST_NETWORK_ONLY
+    ]
+    return sorted(users)
 
 
 # --- doctor ------------------------------------------------------------------------------------
 
 
-async def checks(settings: Settings, cli: Path) -> list[Check]:
+async def check_isolation(settings: Settings, cli: Path) -> list[DoctorCheck]:
     """Try the level that is asked for, and say what agents are granted beside their checkout."""
-    granted = list(_granted(settings.catalogue()))
+    grant_checks = list(_grant_checks(settings.catalogue()))
     if settings.tables.service.isolation == "none":
         detail = "none: an agent can do what its uid can do on this machine, its network included"
-        return [Check("isolation", ok=True, detail=detail), *granted]
-    trial = settings.data_dir / f"doctor-{os.getpid()}"
+        return [DoctorCheck("isolation", ok=True, detail=detail), *grant_checks]
+    trial_dir = settings.data_dir / f"doctor-{os.getpid()}"
     try:
-        make_folder(trial, TRAVERSABLE)
-        level = await level_of(settings, cli, etc_in=trial)
+        make_dir(trial_dir, TRAVERSABLE)
+        level = await choose_level(settings, cli, etc_in=trial_dir)
     except ConfigError as error:
-        first, _, rest = error.detail.partition("\n")
-        return [Check("isolation", ok=False, detail=first, remedy=rest or CHOICE), *granted]
-    except OSError as error:
-        return [Check("isolation", ok=False, detail=f"{error.strerror}: {trial}", remedy=CHOICE), *granted]
-    finally:
-        await asyncio.to_thread(shutil.rmtree, trial, ignore_errors=True)
-    detail = "bwrap: tried, an agent is sealed off; system calls filtered"
-    found = [Check("isolation", ok=True, detail=detail)]
-    found += [Check("isolation, in part", ok=True, detail=str(each)) for each in level.weaker]
-    found.append(Check("limits", ok=True, detail=groups().detail))
-    found.append(Check("checkouts", ok=True, detail=how_checkouts_are_made(level)))
-    return [*found, *granted]
-
-
-def _granted(catalogue: Catalogue) -> Iterator[Check]:
-    for name, agent in sorted(catalogue.agents.items()):
-        parts = [*_named("environment", sorted(agent.env)), *_named("secrets", agent.secrets)]
-        parts += _named("egress", agent.egress)
-        yield from _grant(f"agent {name}", parts, agent.secrets)
-    for name, workspace in sorted(catalogue.workspaces.items()):
-        parts = [
-            *_named("setup secrets", workspace.setup_secrets),
-            *_named("setup egress", workspace.setup_egress),
-            *_named("shared caches", workspace.caches),
+        summary, _, remedy = error.detail.partition("\n")
+        return [
+            DoctorCheck("isolation", ok=False, detail=summary, remedy=remedy or OPT_OUT_HINT),
+            *grant_checks,
         ]
-        yield from _grant(f"workspace {name} grants", parts, workspace.setup_secrets)
+    except OSError as error:
+        return [
+            DoctorCheck("isolation", ok=False, detail=f"{error.strerror}: {trial_dir}", remedy=OPT_OUT_HINT),
+            *grant_checks,
+        ]
+    finally:
+        await asyncio.to_thread(shutil.rmtree, trial_dir, ignore_errors=True)
+    detail = "bwrap: tried, an agent is sealed off; system calls filtered"
+    results = [DoctorCheck("isolation", ok=True, detail=detail)]
+    results += [
+        DoctorCheck("isolation, in part", ok=True, detail=str(protection))
+        for protection in level.missing_protections
+    ]
+    results.append(DoctorCheck("limits", ok=True, detail=detect_cgroups().detail))
+    results.append(DoctorCheck("checkouts", ok=True, detail=describe_checkouts(level)))
+    return [*results, *grant_checks]
 
 
-def _named(what: str, names: Iterable[str]) -> list[str]:
+def _grant_checks(catalog: Catalog) -> Iterator[DoctorCheck]:
+    for name, agent in sorted(catalog.agents.items()):
+        parts = [*_labelled("environment", sorted(agent.env)), *_labelled("secrets", agent.secrets)]
+        parts += _labelled("egress", agent.egress)
+        yield from _grant_check(f"agent {name}", parts, agent.secrets)
+    for name, workspace in sorted(catalog.workspaces.items()):
+        parts = [
+            *_labelled("setup secrets", workspace.setup_secrets),
+            *_labelled("setup egress", workspace.setup_egress),
+            *_labelled("shared caches", workspace.caches),
+        ]
+        yield from _grant_check(f"workspace {name} grants", parts, workspace.setup_secrets)
+
+
+def _labelled(label: str, names: Iterable[str]) -> list[str]:
     text = ", ".join(names)
-    return [f"{what}: {text}"] if text else []
+    return [f"{label}: {text}"] if text else []
 
 
-def _grant(name: str, parts: Sequence[str], secrets: Iterable[str]) -> Iterator[Check]:
+def _grant_check(name: str, parts: Sequence[str], secrets: Iterable[str]) -> Iterator[DoctorCheck]:
     if not parts:
         return
-    lost = [path for path in secrets if not Path(path).exists()]
-    remedy = f"put {', '.join(lost)} there, or take it out of the configuration" if lost else None
-    yield Check(name, ok=not lost, detail="; ".join(parts), remedy=remedy)
+    missing = [path for path in secrets if not Path(path).exists()]
+    remedy = f"put {', '.join(missing)} there, or take it out of the configuration" if missing else None
+    yield DoctorCheck(name, ok=not missing, detail="; ".join(parts), remedy=remedy)

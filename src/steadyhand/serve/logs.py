@@ -10,7 +10,7 @@ import structlog
 from steadyhand.redact import Redactor
 
 
-class _Clean:
+class _RedactingRenderer:
     """A renderer whose lines are clean; `is_json` ones stay JSON."""
 
     def __init__(self, renderer: Any, redactor: Redactor, *, is_json: bool) -> None:
@@ -25,7 +25,7 @@ class _Clean:
         return self._redactor.text(line)
 
 
-class _Others(logging.Handler):
+class _StdlibHandler(logging.Handler):
     """What libraries log, the server's own faults among them: it goes the same way."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -38,25 +38,25 @@ class _Others(logging.Handler):
             self.handleError(record)
 
 
-def log_to_stderr(level: str, redactor: Redactor, stream: TextIO | None = None) -> None:
+def configure_logging(level: str, redactor: Redactor, stream: TextIO | None = None) -> None:
     """Send the log to stderr, or to `stream`, from `level` on."""
     stream = stream or sys.stderr
-    terminal = stream.isatty()
+    is_terminal = stream.isatty()
     # The console's own tracebacks show local variables, a caller's key and prompt among them.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    renderer = console if terminal else structlog.processors.JSONRenderer()
+    renderer = console if is_terminal else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if terminal else [structlog.processors.format_exc_info]),
-            _Clean(renderer, redactor, is_json=not terminal),
+            *([] if is_terminal else [structlog.processors.format_exc_info]),
+            _RedactingRenderer(renderer, redactor, is_json=not is_terminal),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
     )
     root = logging.getLogger()
-    root.handlers = [each for each in root.handlers if not isinstance(each, _Others)] + [
-        _Others(logging.WARNING)
+    root.handlers = [each for each in root.handlers if not isinstance(each, _StdlibHandler)] + [
+        _StdlibHandler(logging.WARNING)
     ]

@@ -6,36 +6,36 @@ from pathlib import Path
 import structlog
 
 from steadyhand.agents import Agent
-from steadyhand.config.secret_values import secrets_of, values_of
+from steadyhand.config.secret_values import read_secrets, secret_values
 from steadyhand.config.settings import Settings
-from steadyhand.ports import Place
+from steadyhand.ports import Checkout
 from steadyhand.redact import MIN_SECRET, Redactor
 
 
-def redactor_of(settings: Settings) -> Redactor:
+def create_redactor(settings: Settings) -> Redactor:
     """Give what takes the live secrets out of what is told."""
-    return Redactor(values_of(settings))
+    return Redactor(secret_values(settings))
 
 
-def announce(settings: Settings) -> None:
+def log_short_secrets(settings: Settings) -> None:
     """Say once which secrets are too short to be looked for."""
-    short = [Path(each.name).name for each in secrets_of(settings) if each.is_short]
-    if short:
+    short_names = [Path(each.name).name for each in read_secrets(settings) if each.is_short]
+    if short_names:
         structlog.get_logger("steadyhand.secrets").warning(
             "secrets.short",
-            names=short,
+            names=short_names,
             wanted=MIN_SECRET,
             detail="These are not taken out of what agents say.",
         )
 
 
-def watched(
-    settings: Settings, redactor: Redactor, environment: Callable[[Agent, Place], Mapping[str, str]]
-) -> Callable[[Agent, Place], Mapping[str, str]]:
+def with_secret_refresh(
+    settings: Settings, redactor: Redactor, environment: Callable[[Agent, Checkout], Mapping[str, str]]
+) -> Callable[[Agent, Checkout], Mapping[str, str]]:
     """Read the secrets again whenever an agent is granted its environment: their files may have been renewed."""
 
-    def granted(agent: Agent, place: Place) -> Mapping[str, str]:
-        redactor.add(values_of(settings))
-        return environment(agent, place)
+    def refreshed_environment(agent: Agent, checkout: Checkout) -> Mapping[str, str]:
+        redactor.add(secret_values(settings))
+        return environment(agent, checkout)
 
-    return granted
+    return refreshed_environment

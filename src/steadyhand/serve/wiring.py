@@ -11,41 +11,41 @@ import structlog
 from fastapi import FastAPI
 
 from steadyhand import __version__
-from steadyhand.admission import Admission, spent_by
+from steadyhand.admission import Admission, spending_from_ledger
 from steadyhand.agents import Agent
-from steadyhand.api import Alias, ApiOptions, create_app
-from steadyhand.config.secret_values import values_of
+from steadyhand.api import ApiOptions, ModelAlias, create_app
+from steadyhand.config.secret_values import secret_values
 from steadyhand.config.settings import DEFAULT_PATH, Settings
 from steadyhand.control import Control
-from steadyhand.errors import TryLater
-from steadyhand.event_log import Feed, Recorder
+from steadyhand.errors import RetryLater
+from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.gateway import ModelGateway
 from steadyhand.job import Job
-from steadyhand.keyring import Keyring, digest_of
-from steadyhand.ports import ALL_SCOPES, ApiKey, Gateway, Place, Queue, Runner, Sandbox, Scope, Store
+from steadyhand.keyring import Keyring, secret_digest
+from steadyhand.ports import ALL_SCOPES, ApiKey, Checkout, Gateway, Queue, Runner, Sandbox, Scope, Store
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude import install
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
-from steadyhand.runner.process.agent_process import sweep
-from steadyhand.runner.sandbox_exec import SandboxErrands
-from steadyhand.serve.gateway_setup import gateway_of
-from steadyhand.serve.isolation import UNSEALED, Level
-from steadyhand.serve.redaction import announce as announce_secrets
-from steadyhand.serve.redaction import redactor_of, watched
+from steadyhand.runner.process.agent_process import kill_leftover_run
+from steadyhand.runner.sandbox_exec import ProcessSandboxExec
+from steadyhand.serve.gateway_setup import create_gateway
+from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
+from steadyhand.serve.redaction import create_redactor, with_secret_refresh
+from steadyhand.serve.redaction import log_short_secrets as announce_secrets
 from steadyhand.store import SqlStore
-from steadyhand.tool_calls import Exchange
-from steadyhand.worker import Parking, Parts, Tending, Worker
+from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
-SHORT_SECRET = 16
-_WITHHELD = ("API_BEARER_TOKEN", "STEADYHAND_")
+MIN_SECRET_LENGTH = 16
+_WITHHELD_PREFIXES = ("API_BEARER_TOKEN", "STEADYHAND_")
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     """Give the time, in UTC."""
     return datetime.now(UTC)
 
@@ -53,7 +53,7 @@ def now() -> datetime:
 # --- keys --------------------------------------------------------------------------------------
 
 
-def admin_key(data_dir: Path) -> tuple[str, Path]:
+def load_admin_key(data_dir: Path) -> tuple[str, Path]:
     """Give the local all-scopes key and its file, made on the first start."""
     path = data_dir / "admin.key"
     if path.exists():
@@ -65,54 +65,54 @@ def admin_key(data_dir: Path) -> tuple[str, Path]:
     return secret, path
 
 
-def _key(key_id: str, source: str, secret: str, scopes: frozenset[Scope]) -> ApiKey:
-    return ApiKey(key_id, source, digest_of(secret.encode()), scopes, now())
+def _configured_key(key_id: str, source: str, secret: str, scopes: frozenset[Scope]) -> ApiKey:
+    return ApiKey(key_id, source, secret_digest(secret.encode()), scopes, utc_now())
 
 
-def keys_of(settings: Settings) -> list[ApiKey]:
+def configured_keys(settings: Settings) -> list[ApiKey]:
     """Give the keys that are set outside the service; with none configured, `admin.key` is made and used."""
-    found = []
+    keys = []
     if settings.bearer_token:
-        found.append(_key("k_bearer", "API_BEARER_TOKEN", settings.bearer_token, CALLER_SCOPES))
+        keys.append(_configured_key("k_bearer", "API_BEARER_TOKEN", settings.bearer_token, CALLER_SCOPES))
     if settings.api_key:
-        found.append(_key("k_admin", "STEADYHAND_API_KEY", settings.api_key, ALL_SCOPES))
+        keys.append(_configured_key("k_admin", "STEADYHAND_API_KEY", settings.api_key, ALL_SCOPES))
     log = structlog.get_logger("steadyhand.keys")
     for name, secret in (
         ("API_BEARER_TOKEN", settings.bearer_token),
         ("STEADYHAND_API_KEY", settings.api_key),
     ):
-        if secret and len(secret) < SHORT_SECRET:
-            log.warning("key.short", name=name, characters=len(secret), wanted=SHORT_SECRET)
-    if not found and not settings.classic:
-        secret, path = admin_key(settings.data_dir)
+        if secret and len(secret) < MIN_SECRET_LENGTH:
+            log.warning("key.short", name=name, characters=len(secret), wanted=MIN_SECRET_LENGTH)
+    if not keys and not settings.classic:
+        secret, path = load_admin_key(settings.data_dir)
         log.info("key.admin", file=str(path))
-        found.append(_key("k_local", "admin.key", secret, ALL_SCOPES))
-    return found
+        keys.append(_configured_key("k_local", "admin.key", secret, ALL_SCOPES))
+    return keys
 
 
 # --- what an agent is given --------------------------------------------------------------------
 
 
-def environment_of(
-    settings: Settings, *, sealed: bool, alone: bool
-) -> Callable[[Agent, Place], Mapping[str, str]]:
+def create_environment(
+    settings: Settings, *, sandboxed: bool, without_gateway: bool
+) -> Callable[[Agent, Checkout], Mapping[str, str]]:
     """Say what the service grants an agent's process, beside what the gateway tells it and its profile names.
 
     That is a path and a locale. An agent that is left `alone`, with no gateway between it and its model, gets the
     service's own environment but for its keys, with the model's address and credential: the classic profile's way.
     """
-    if sealed:
+    if sandboxed:
         base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "SHELL": "/bin/bash"}
-    elif not alone:
+    elif not without_gateway:
         base = {"PATH": settings.path, "LANG": settings.inherited.get("LANG", "C.UTF-8")}
     else:
-        base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD)}
-        told = {
+        base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD_PREFIXES)}
+        model_environment = {
             "ANTHROPIC_API_KEY": settings.anthropic_api_key,
             "CLAUDE_CODE_OAUTH_TOKEN": settings.oauth_token,
             "ANTHROPIC_BASE_URL": settings.base_url,
         }
-        base |= {name: value for name, value in told.items() if value}
+        base |= {name: value for name, value in model_environment.items() if value}
     return lambda _agent, _place: base
 
 
@@ -131,20 +131,20 @@ class Service:
     app: FastAPI
     worker: Worker
     queue: Queue
-    feed: Feed
+    feed: EventFeed
     store: Store
     keyring: Keyring
     gateway: Gateway | None = None
 
 
-def checkouts_of(
+def create_checkouts(
     settings: Settings,
-    level: Level = UNSEALED,
+    level: IsolationLevel = NO_ISOLATION,
     gateway: ModelGateway | None = None,
     redactor: Redactor | None = None,
 ) -> GitCheckouts:
     """Wire the checkouts; at a level with a boundary all that touches what agents leave runs inside it."""
-    git, catalogue = settings.tables.git, settings.catalogue()
+    git, catalog = settings.tables.git, settings.catalogue()
     return GitCheckouts(
         settings.data_dir,
         agent_uid_base=settings.tables.service.agent_uid_base,
@@ -157,98 +157,100 @@ def checkouts_of(
         ),
         classic=settings.classic,
         home=settings.home,
-        errands=SandboxErrands(level.sandbox, gateway) if level.sealed else None,
+        sandbox_exec=ProcessSandboxExec(level.sandbox, gateway) if level.sealed else None,
         overlay=level.overlay,
-        shares=level.shares,
+        shares_objects=level.shares,
         redactor=redactor,
-        disk_of=lambda job: catalogue.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
+        disk_limit_of=lambda job: catalog.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )
 
 
-def cli_of(settings: Settings) -> Path:
+def find_agent_cli(settings: Settings) -> Path:
     """Find the CLI, and put it where the agents' user can reach it. Raises `ConfigError` when there is none."""
-    found = install.find_cli(
+    cli_path = install.find_cli(
         settings.tables.runner.claude.path, classic=settings.classic, path_env=settings.path
     )
-    return install.reachable(found, settings.data_dir, agent_uid_base(settings))
+    return install.accessible_cli(cli_path, settings.data_dir, agent_uid_base(settings))
 
 
-def runner_of(
+def create_runner(
     settings: Settings, cli: Path, sandbox: Sandbox, redactor: Redactor, *, budgeted: bool = True
 ) -> Runner:
     """Wire the runner of the profile; `budgeted` says that the CLI itself is to hold the budget."""
     if settings.classic:
         return PlainRunner(cli, sandbox, redactor)
-    return ClaudeRunner(cli, sandbox, redactor, budgeted=budgeted)
+    return ClaudeRunner(cli, sandbox, redactor, enforce_budget=budgeted)
 
 
-def wire(
+def build_service(
     settings: Settings,
     store: SqlStore,
-    stopping: Callable[[], bool],
+    is_stopping: Callable[[], bool],
     cli: Path,
-    level: Level = UNSEALED,
+    level: IsolationLevel = NO_ISOLATION,
     *,
     redactor: Redactor | None = None,
-    clock: Callable[[], datetime] = now,
+    clock: Callable[[], datetime] = utc_now,
 ) -> Service:
     """Make every part and join them; nothing runs yet."""
-    redactor = redactor or redactor_of(settings)
+    redactor = redactor or create_redactor(settings)
     tables = settings.tables
-    feed = Feed()
-    keyring = Keyring(keys_of(settings), store, clock=clock)
-    redactor.add(values_of(settings))  # the local key may be new
+    feed = EventFeed()
+    keyring = Keyring(configured_keys(settings), store, clock=clock)
+    redactor.add(secret_values(settings))  # the local key may be new
     announce_secrets(settings)
-    catalogue, parking = settings.catalogue(), Parking()
-    gateway = gateway_of(settings, store, keyring.limits_of, sealed=level.sealed, clock=clock)
+    catalog, parking = settings.catalogue(), ParkedJobs()
+    gateway = create_gateway(settings, store, keyring.limits_of, sandboxed=level.sealed, clock=clock)
 
     def may_start(job: Job) -> bool:
         """Keep jobs from a rate limit that stands, and turns from a job before them that waits for one."""
-        walled = gateway is not None and gateway.wall(catalogue.agent(job.agent)) is not None
-        return not walled and (job.parent_job_id is None or not parking.has(job.parent_job_id))
+        is_rate_limited = gateway is not None and gateway.wall(catalog.agent(job.agent)) is not None
+        return not is_rate_limited and (job.parent_job_id is None or not parking.has(job.parent_job_id))
 
     queue = LocalQueue(
         store,
         capacity=tables.service.concurrency,
         max_queued=tables.service.max_queued,
         paused=tables.service.paused,
-        may_start=may_start,
-        most_running=lambda key_id: keyring.limits_of(key_id).running,
+        can_start=may_start,
+        running_limit=lambda key_id: keyring.limits_of(key_id).running,
     )
     if gateway is not None:
         gateway.on_wall(queue.look_again)
-    checkouts = checkouts_of(settings, level, gateway, redactor)
-    exchange = Exchange(tables.openai.tool_result_seconds)
+    checkouts = create_checkouts(settings, level, gateway, redactor)
+    tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     control = Control(
-        exchange=exchange,
+        tool_calls=tool_call_broker,
         store=store,
         queue=queue,
         checkouts=checkouts,
         feed=feed,
         ledger=store,
-        catalogue=catalogue,
+        catalogue=catalog,
         clock=clock,
         admission=Admission(
-            limits_of=keyring.limits_of,
-            backlog_of=queue.backlog,
-            spent_of=spent_by(store, clock),
+            get_limits=keyring.limits_of,
+            get_backlog=queue.backlog,
+            get_spending=spending_from_ledger(store, clock),
             clock=clock,
         ),
     )
-    parts = Parts(
+    worker_deps = WorkerDeps(
         store=store,
         queue=queue,
         checkouts=checkouts,
-        runners={"claude": runner_of(settings, cli, level.sandbox, redactor, budgeted=gateway is None)},
-        recorder=Recorder(store, feed, redactor),
-        catalogue=catalogue,
-        tending=Tending(
+        runners={"claude": create_runner(settings, cli, level.sandbox, redactor, budgeted=gateway is None)},
+        event_log=EventLog(store, feed, redactor),
+        catalogue=catalog,
+        config=WorkerConfig(
             node=tables.service.node,
             clock=clock,
-            environment=watched(
-                settings, redactor, environment_of(settings, alone=gateway is None, sealed=level.sealed)
+            environment=with_secret_refresh(
+                settings,
+                redactor,
+                create_environment(settings, without_gateway=gateway is None, sandboxed=level.sealed),
             ),
-            sweep=sweep,
+            sweep=kill_leftover_run,
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,
             keep_transcripts=tables.retention.transcripts,
@@ -257,14 +259,14 @@ def wire(
         ),
         ledger=store,
         gateway=gateway,
-        parking=parking,
-        exchange=exchange,
+        parked=parking,
+        tool_calls=tool_call_broker,
     )
-    worker = Worker(parts)
+    worker = Worker(worker_deps)
 
-    async def ready() -> None:
-        if stopping():
-            raise TryLater("The service is stopping.", code="draining", retry_after=5)
+    async def check_ready() -> None:
+        if is_stopping():
+            raise RetryLater("The service is stopping.", code="draining", retry_after=5)
         await control.check()
 
     server = tables.server
@@ -276,11 +278,11 @@ def wire(
         max_body_bytes=server.max_body_bytes,
         openai_default_agent=tables.openai.default_agent,
         openai_models={
-            name: Alias(alias.agent, alias.model, alias.reasoning)
+            name: ModelAlias(alias.agent, alias.model, alias.reasoning)
             for name, alias in tables.openai.models.items()
         },
         version=__version__,
-        ready=ready,
+        readiness_check=check_ready,
         redactor=redactor,
     )
     app = create_app(control=control, keyring=keyring, options=options)

@@ -9,24 +9,24 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Dialect, Insert, Table, bindparam, insert
 
-MOST_ROWS = 16
+MAX_ROWS_PER_STATEMENT = 16
 """How many rows one statement takes; each count is a statement of its own, compiled when it is first needed."""
 
 
-class ReadyInsert:
+class CompiledInsert:
     """An insert of rows that have every column of a table but `made`, an integer key that SQLite counts up.
 
     With `key` a row takes the place of the one that has the same; there is none such among the rows of a run.
     """
 
     def __init__(
-        self, table: Table, *, made: Column[int] | None = None, key: Column[Any] | None = None
+        self, table: Table, *, generated: Column[int] | None = None, key: Column[Any] | None = None
     ) -> None:
         self._table = table
-        self._made = made
+        self._generated = generated
         self._key = key
-        self._columns = tuple(column.name for column in table.c if column is not made)
-        self._texts: dict[tuple[str, int], tuple[str, bool]] = {}
+        self._columns = tuple(column.name for column in table.c if column is not generated)
+        self._statements: dict[tuple[str, int], tuple[str, bool]] = {}
 
     def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
         """Insert rows in order, none is fine; gives what was made for each when the table has `made`.
@@ -34,24 +34,27 @@ class ReadyInsert:
         SQLite counts row by row within a statement, and nobody else writes within a transaction, so the last number
         tells all. To have them given back costs a change of thread for every row.
         """
-        made: list[int] = []
-        for at in range(0, len(rows), MOST_ROWS):
-            some = rows[at : at + MOST_ROWS]
-            text, positional = self._text(connection.dialect, len(some))
-            values = [row[name] for row in some for name in self._columns]
-            done = connection.exec_driver_sql(
-                text, tuple(values) if positional else dict(zip(self._names(len(some)), values, strict=True))
+        generated_values: list[int] = []
+        for at in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
+            batch = rows[at : at + MAX_ROWS_PER_STATEMENT]
+            text, positional = self._compiled(connection.dialect, len(batch))
+            values = [row[name] for row in batch for name in self._columns]
+            result = connection.exec_driver_sql(
+                text,
+                tuple(values)
+                if positional
+                else dict(zip(self._parameter_names(len(batch)), values, strict=True)),
             )
-            if self._made is not None:
-                made += range(done.lastrowid - len(some) + 1, done.lastrowid + 1)
-        return made
+            if self._generated is not None:
+                generated_values += range(result.lastrowid - len(batch) + 1, result.lastrowid + 1)
+        return generated_values
 
-    def _names(self, count: int) -> list[str]:
+    def _parameter_names(self, count: int) -> list[str]:
         return [f"{name}_{number}" for number in range(count) for name in self._columns]
 
-    def _text(self, dialect: Dialect, count: int) -> tuple[str, bool]:
-        found = self._texts.get((dialect.name, count))
-        if found is None:
+    def _compiled(self, dialect: Dialect, count: int) -> tuple[str, bool]:
+        cached = self._statements.get((dialect.name, count))
+        if cached is None:
             rows = [
                 {
                     name: bindparam(f"{name}_{number}", type_=self._table.c[name].type)
@@ -61,13 +64,13 @@ class ReadyInsert:
             ]
             statement: Insert = insert(self._table).values(rows)
             compiled = statement.compile(dialect=dialect)
-            if compiled.positiontup is not None and compiled.positiontup != self._names(count):
+            if compiled.positiontup is not None and compiled.positiontup != self._parameter_names(count):
                 raise AssertionError("the parameters are not in the order of the rows")
-            found = (str(compiled) + self._instead(), dialect.positional)
-            self._texts[dialect.name, count] = found
-        return found
+            cached = (str(compiled) + self._on_conflict_clause(), dialect.positional)
+            self._statements[dialect.name, count] = cached
+        return cached
 
-    def _instead(self) -> str:
+    def _on_conflict_clause(self) -> str:
         """Say, in the words of SQLite and Postgres, what becomes of a row whose key is there."""
         if self._key is None:
             return ""

@@ -8,14 +8,14 @@ from typing import Self
 
 from steadyhand.errors import DataDirectoryBusy
 
-_NAME = "lock"
+_FILE_NAME = "lock"
 
 
 class DataDirectoryLock:
     """Holds `<data-dir>/lock` for as long as it is entered; the file has the owner's pid in it."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / _NAME
+        self._path = directory / _FILE_NAME
         self._descriptor: int | None = None
 
     def acquire(self) -> None:

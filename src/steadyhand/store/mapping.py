@@ -11,14 +11,26 @@ from typing import Any, cast
 
 from sqlalchemy import RowMapping
 
-from steadyhand.events import Draft, Event, data_of
-from steadyhand.job import Changes, ClientTool, Cost, Fault, Job, Notice, Run, State, Turn, Usage, Verdict
-from steadyhand.ports import NO_LIMITS, ApiKey, Call, KeyLimits, RunOutput, Scope, Tokens
+from steadyhand.events import Event, EventDraft, event_data
+from steadyhand.job import (
+    Changes,
+    ClientTool,
+    Cost,
+    ErrorInfo,
+    Job,
+    JobWarning,
+    Outcome,
+    Run,
+    State,
+    Turn,
+    Usage,
+)
+from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, ModelCall, RunOutput, Scope, TokenCounts
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-_AS_IT_IS = (
+_RECORD_FIELDS = (
     "runner",
     "origin",
     "model",
@@ -45,13 +57,14 @@ _AS_IT_IS = (
 )
 """Fields that stand in `record` under their own name, as they are."""
 
-_TIMES = ("queued_at", "started_at", "parked_until")
-_FLAT = {"usage": Usage, "cost": Cost, "outcome": Verdict, "changes": Changes, "error": Fault}
-_NAMES = {
-    kind: tuple(each.name for each in fields(kind)) for kind in (Usage, Cost, Verdict, Changes, Fault, Notice)
+_TIME_FIELDS = ("queued_at", "started_at", "parked_until")
+_RECORD_OBJECTS = {"usage": Usage, "cost": Cost, "outcome": Outcome, "changes": Changes, "error": ErrorInfo}
+_OBJECT_FIELDS = {
+    kind: tuple(each.name for each in fields(kind))
+    for kind in (Usage, Cost, Outcome, Changes, ErrorInfo, JobWarning)
 }
 
-_OF_CALL = (
+_CALL_FIELDS = (
     "id",
     "job_id",
     "run",
@@ -66,21 +79,21 @@ _OF_CALL = (
 )
 """Fields of a call that stand in its row as they are."""
 
-DAY = 86_400_000_000
+MICROSECONDS_PER_DAY = 86_400_000_000
 """Microseconds in a day."""
 
-BRIEF_PROMPT = 200
+BRIEF_PROMPT_LENGTH = 200
 """How many characters of its prompt a listed job has."""
 
 
-def micros(moment: datetime) -> int:
+def to_microseconds(moment: datetime) -> int:
     """Give microseconds since 1970 in UTC. A time without a zone is refused with `ValueError`."""
     if moment.tzinfo is None:
         raise ValueError("a time without a zone cannot be kept")
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def moment(value: int) -> datetime:
+def from_microseconds(value: int) -> datetime:
     """Give the time, in UTC."""
     return _EPOCH + timedelta(microseconds=value)
 
@@ -97,104 +110,106 @@ def job_row(job: Job) -> dict[str, Any]:
         "api_key_id": job.api_key_id,
         "agent": job.agent,
         "workspace": job.workspace,
-        "created_at": micros(job.created_at),
-        "finished_at": None if job.finished_at is None else micros(job.finished_at),
+        "created_at": to_microseconds(job.created_at),
+        "finished_at": None if job.finished_at is None else to_microseconds(job.finished_at),
         "metadata": None if job.metadata is None else to_json(job.metadata),
         "session_id": job.session_id,
         "session_name": job.session_name,
         "conversation": job.conversation,
-        "record": to_json(_record(job)),
+        "record": to_json(_job_record(job)),
         "structured_output": None if job.structured_output is None else to_json(job.structured_output),
-        "history": _asked_row(job),
+        "history": _encode_request(job),
         "answer": None if job.answer is None else to_json(job.answer),
         "prompt": job.prompt,
     }
 
 
-def _record(job: Job) -> dict[str, Any]:
-    record: dict[str, Any] = {name: getattr(job, name) for name in _AS_IT_IS}
-    for name in _TIMES:
+def _job_record(job: Job) -> dict[str, Any]:
+    record: dict[str, Any] = {name: getattr(job, name) for name in _RECORD_FIELDS}
+    for name in _TIME_FIELDS:
         value = getattr(job, name)
-        record[name] = None if value is None else micros(value)
-    for name in _FLAT:
-        record[name] = _flat(getattr(job, name))
-    record["warnings"] = [_flat(notice) for notice in job.warnings]
+        record[name] = None if value is None else to_microseconds(value)
+    for name in _RECORD_OBJECTS:
+        record[name] = _object_fields(getattr(job, name))
+    record["warnings"] = [_object_fields(notice) for notice in job.warnings]
     return record
 
 
-def _flat(value: Any) -> dict[str, Any] | None:
-    return None if value is None else {name: getattr(value, name) for name in _NAMES[type(value)]}
+def _object_fields(value: Any) -> dict[str, Any] | None:
+    return None if value is None else {name: getattr(value, name) for name in _OBJECT_FIELDS[type(value)]}
 
 
-def job_of(row: RowMapping, runs: Sequence[Run]) -> Job:
+def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
     """Give the job of a row with `last_event`; a listed row lacks `structured_output`, `history` and `answer`."""
     record = json.loads(row["record"])
     # What a later version added is not in the rows of an earlier one.
-    parts: dict[str, Any] = {name: record[name] for name in _AS_IT_IS if name in record}
-    parts.update({name: _maybe_moment(record[name]) for name in _TIMES})
-    parts.update({name: kind(**record[name]) for name, kind in _FLAT.items() if record[name] is not None})
+    values: dict[str, Any] = {name: record[name] for name in _RECORD_FIELDS if name in record}
+    values.update({name: _time_or_none(record[name]) for name in _TIME_FIELDS})
+    values.update(
+        {name: kind(**record[name]) for name, kind in _RECORD_OBJECTS.items() if record[name] is not None}
+    )
     return Job(
         id=row["id"],
         prompt=row["prompt"],
         agent=row["agent"],
         api_key_id=row["api_key_id"],
-        created_at=moment(row["created_at"]),
+        created_at=from_microseconds(row["created_at"]),
         state=State(row["state"]),
         workspace=row["workspace"],
-        metadata=_maybe_json(row["metadata"]),
+        metadata=_json_or_none(row["metadata"]),
         session_id=row["session_id"],
         session_name=row["session_name"],
         conversation=row["conversation"],
-        finished_at=_maybe_moment(row["finished_at"]),
-        structured_output=_maybe_json(row.get("structured_output")),
-        **_asked(row.get("history")),
-        answer=_maybe_json(row.get("answer")),
-        warnings=tuple(Notice(**each) for each in record["warnings"]),
+        finished_at=_time_or_none(row["finished_at"]),
+        structured_output=_json_or_none(row.get("structured_output")),
+        **_decode_request(row.get("history")),
+        answer=_json_or_none(row.get("answer")),
+        warnings=tuple(JobWarning(**each) for each in record["warnings"]),
         runs=tuple(runs),
         last_event=row["last_event"],
         sequence=row["sequence"],
-        **parts,
+        **values,
     )
 
 
-def _asked_row(job: Job) -> str | None:
+def _encode_request(job: Job) -> str | None:
     """Give what was asked beside the prompt: the turns alone, or with what few jobs have."""
     turns = [[turn.role, turn.content] for turn in job.history]
     if job.content or job.tools or job.one_call or job.request is not None:
         tools = [[tool.name, tool.description, tool.parameters] for tool in job.tools]
-        asked = {"turns": turns, "content": job.content, "request": job.request, "tools": tools}
-        return to_json(asked | ({"one_call": True} if job.one_call else {}))
+        request = {"turns": turns, "content": job.content, "request": job.request, "tools": tools}
+        return to_json(request | ({"one_call": True} if job.one_call else {}))
     return to_json(turns) if turns else None
 
 
-def _asked(text: str | None) -> dict[str, Any]:
-    found = [] if text is None else json.loads(text)
-    if isinstance(found, list):
-        return {"history": _history(found)}
+def _decode_request(text: str | None) -> dict[str, Any]:
+    stored = [] if text is None else json.loads(text)
+    if isinstance(stored, list):
+        return {"history": _decode_history(stored)}
     return {
-        "history": _history(found["turns"]),
-        "content": tuple(found["content"]),
-        "request": found["request"],
-        "tools": tuple(ClientTool(*each) for each in found.get("tools", ())),
-        "one_call": found.get("one_call", False),
+        "history": _decode_history(stored["turns"]),
+        "content": tuple(stored["content"]),
+        "request": stored["request"],
+        "tools": tuple(ClientTool(*each) for each in stored.get("tools", ())),
+        "one_call": stored.get("one_call", False),
     }
 
 
-def _history(turns: Sequence[Any]) -> tuple[Turn, ...]:
+def _decode_history(turns: Sequence[Any]) -> tuple[Turn, ...]:
     return tuple(
         Turn(role, content if isinstance(content, str) else tuple(content)) for role, content in turns
     )
 
 
-def _maybe_moment(value: int | None) -> datetime | None:
-    return None if value is None else moment(value)
+def _time_or_none(value: int | None) -> datetime | None:
+    return None if value is None else from_microseconds(value)
 
 
-def _maybe_micros(value: datetime | None) -> int | None:
-    return None if value is None else micros(value)
+def _microseconds_or_none(value: datetime | None) -> int | None:
+    return None if value is None else to_microseconds(value)
 
 
-def _maybe_json(text: str | None) -> Any:
+def _json_or_none(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
@@ -204,9 +219,9 @@ def run_row(sequence: int, run: Run) -> dict[str, Any]:
         "job": sequence,
         "number": run.number,
         "state": run.state.value,
-        "outcome": None if run.outcome is None else to_json(_flat(run.outcome)),
-        "started_at": _maybe_micros(run.started_at),
-        "finished_at": _maybe_micros(run.finished_at),
+        "outcome": None if run.outcome is None else to_json(_object_fields(run.outcome)),
+        "started_at": _microseconds_or_none(run.started_at),
+        "finished_at": _microseconds_or_none(run.finished_at),
         "exit_code": run.exit_code,
         "node": run.node,
         "supervisor": run.supervisor,
@@ -214,14 +229,14 @@ def run_row(sequence: int, run: Run) -> dict[str, Any]:
     }
 
 
-def run_of(row: RowMapping) -> Run:
+def run_from_row(row: RowMapping) -> Run:
     """Give the run of a row."""
     return Run(
         number=row["number"],
         state=State(row["state"]),
-        outcome=None if row["outcome"] is None else Verdict(**json.loads(row["outcome"])),
-        started_at=_maybe_moment(row["started_at"]),
-        finished_at=_maybe_moment(row["finished_at"]),
+        outcome=None if row["outcome"] is None else Outcome(**json.loads(row["outcome"])),
+        started_at=_time_or_none(row["started_at"]),
+        finished_at=_time_or_none(row["finished_at"]),
         exit_code=row["exit_code"],
         node=row["node"],
         supervisor=row["supervisor"],
@@ -229,10 +244,10 @@ def run_of(row: RowMapping) -> Run:
     )
 
 
-def numbered(job_id: str, last: int, drafts: Sequence[Draft]) -> list[Event]:
+def number_events(job_id: str, last: int, drafts: Sequence[EventDraft]) -> list[Event]:
     """Number drafts from `last + 1` on."""
     return [
-        Event(seq, job_id, draft.run, draft.at, draft.body.type, data_of(draft.body))
+        Event(seq, job_id, draft.run, draft.at, draft.body.type, event_data(draft.body))
         for seq, draft in enumerate(drafts, last + 1)
     ]
 
@@ -243,15 +258,17 @@ def event_row(sequence: int, event: Event) -> dict[str, Any]:
         "job": sequence,
         "seq": event.seq,
         "run": event.run,
-        "at": micros(event.at),
+        "at": to_microseconds(event.at),
         "type": event.type,
         "data": to_json(event.data),
     }
 
 
-def event_of(job_id: str, row: RowMapping) -> Event:
+def event_from_row(job_id: str, row: RowMapping) -> Event:
     """Give the event of a row."""
-    return Event(row["seq"], job_id, row["run"], moment(row["at"]), row["type"], json.loads(row["data"]))
+    return Event(
+        row["seq"], job_id, row["run"], from_microseconds(row["at"]), row["type"], json.loads(row["data"])
+    )
 
 
 def key_row(key: ApiKey) -> dict[str, Any]:
@@ -261,15 +278,15 @@ def key_row(key: ApiKey) -> dict[str, Any]:
         "name": key.name,
         "digest": key.digest,
         "scopes": to_json(sorted(key.scopes)),
-        "created_at": micros(key.created_at),
+        "created_at": to_microseconds(key.created_at),
         "limits": to_json(asdict(key.limits)),
-        "revoked_at": _maybe_micros(key.revoked_at),
-        "former_digest": key.former_digest,
-        "former_until": _maybe_micros(key.former_until),
+        "revoked_at": _microseconds_or_none(key.revoked_at),
+        "former_digest": key.previous_digest,
+        "former_until": _microseconds_or_none(key.previous_valid_until),
     }
 
 
-def key_of(row: RowMapping) -> ApiKey:
+def key_from_row(row: RowMapping) -> ApiKey:
     """Give the key of a row."""
     scopes = cast("list[Scope]", json.loads(row["scopes"]))
     return ApiKey(
@@ -277,34 +294,42 @@ def key_of(row: RowMapping) -> ApiKey:
         row["name"],
         row["digest"],
         frozenset(scopes),
-        moment(row["created_at"]),
-        _limits(row["limits"]),
-        _maybe_moment(row["revoked_at"]),
+        from_microseconds(row["created_at"]),
+        _decode_limits(row["limits"]),
+        _time_or_none(row["revoked_at"]),
         row["former_digest"],
-        _maybe_moment(row["former_until"]),
+        _time_or_none(row["former_until"]),
     )
 
 
-def _limits(text: str | None) -> KeyLimits:
+def _decode_limits(text: str | None) -> KeyLimits:
     if text is None:
         return NO_LIMITS
     values: dict[str, Any] = json.loads(text)
-    named: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return KeyLimits(**named)
+    limits: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return KeyLimits(**limits)
 
 
-def call_row(call: Call) -> dict[str, Any]:
+def call_row(call: ModelCall) -> dict[str, Any]:
     """Give a call's columns."""
-    row = {name: getattr(call, name) for name in _OF_CALL}
+    row = {name: getattr(call, name) for name in _CALL_FIELDS}
     flags = {name: int(getattr(call, name)) for name in ("settled", "priced", "complete")}
-    return {**row, **flags, **asdict(call.tokens), "at": micros(call.at), "day": micros(call.at) // DAY}
+    return {
+        **row,
+        **flags,
+        **asdict(call.tokens),
+        "at": to_microseconds(call.at),
+        "day": to_microseconds(call.at) // MICROSECONDS_PER_DAY,
+    }
 
 
-def call_of(row: RowMapping) -> Call:
+def call_of(row: RowMapping) -> ModelCall:
     """Give the call of a row."""
-    tokens = Tokens(**{each.name: row[each.name] for each in fields(Tokens)})
+    tokens = TokenCounts(**{each.name: row[each.name] for each in fields(TokenCounts)})
     flags: dict[str, Any] = {name: bool(row[name]) for name in ("settled", "priced", "complete")}
-    return Call(**{name: row[name] for name in _OF_CALL}, **flags, tokens=tokens, at=moment(row["at"]))
+    return ModelCall(
+        **{name: row[name] for name in _CALL_FIELDS}, **flags, tokens=tokens, at=from_microseconds(row["at"])
+    )
 
 
 def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:
@@ -317,20 +342,20 @@ def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:
     }
 
 
-def output_of(row: RowMapping) -> RunOutput:
+def output_from_row(row: RowMapping) -> RunOutput:
     """Give the output of a row."""
     return RunOutput(tuple(json.loads(row["output"])), json.loads(row["stderr"]))
 
 
-def metadata_says(text: str | None, wanted: Mapping[str, str]) -> bool:
+def metadata_matches(text: str | None, expected: Mapping[str, str]) -> bool:
     """Whether metadata has each wanted name with that text: a string itself, else a number's, true's or null's JSON."""
-    found = _maybe_json(text)
-    if not isinstance(found, dict):
-        return not wanted
-    return all(name in found and _text_of(found[name]) == value for name, value in wanted.items())
+    metadata = _json_or_none(text)
+    if not isinstance(metadata, dict):
+        return not expected
+    return all(name in metadata and _as_text(metadata[name]) == value for name, value in expected.items())
 
 
-def _text_of(value: Any) -> str | None:
+def _as_text(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     return None if isinstance(value, dict | list) else to_json(value)

@@ -5,7 +5,7 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from steadyhand.errors import StoreError
-from steadyhand.store.schema import REVISION
+from steadyhand.store.schema import NEWEST_REVISION
 
 
 def migrate(connection: Connection) -> None:
@@ -13,7 +13,7 @@ def migrate(connection: Connection) -> None:
 
     Raises `StoreError` when the database was made by a newer Steadyhand.
     """
-    if _revision(connection) == REVISION:
+    if _revision(connection) == NEWEST_REVISION:
         return
     # Imported only when there is something to do: Alembic costs a cold start 0.1 s and more.
     from alembic import command  # noqa: PLC0415
@@ -35,5 +35,5 @@ def migrate(connection: Connection) -> None:
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
-    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return found
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision

@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
-REVISION = "0004"
+NEWEST_REVISION = "0004"
 """The newest migration; an up-to-date database needs no Alembic to be opened."""
 
 METADATA = MetaData(
@@ -31,13 +31,13 @@ METADATA = MetaData(
 )
 
 # SQLite counts up by itself only in a column that is spelled INTEGER.
-_SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")
+_SEQUENCE_TYPE = BigInteger().with_variant(Integer(), "sqlite")
 
 
-def _job_reference(*, primary_key: bool = False) -> Column[int]:
+def _job_column(*, primary_key: bool = False) -> Column[int]:
     return Column(
         "job",
-        _SEQUENCE,
+        _SEQUENCE_TYPE,
         ForeignKey("jobs.sequence", ondelete="CASCADE"),
         primary_key=primary_key,
         nullable=False,
@@ -48,7 +48,7 @@ def _job_reference(*, primary_key: bool = False) -> Column[int]:
 jobs = Table(
     "jobs",
     METADATA,
-    Column("sequence", _SEQUENCE, primary_key=True, autoincrement=True),
+    Column("sequence", _SEQUENCE_TYPE, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False),
     Column("state", String(16), nullable=False),
     Column("api_key_id", String(64), nullable=False),
@@ -78,7 +78,7 @@ jobs = Table(
 runs = Table(
     "runs",
     METADATA,
-    _job_reference(primary_key=True),
+    _job_column(primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("state", String(16), nullable=False),
     Column("outcome", Text),  # JSON
@@ -93,7 +93,7 @@ runs = Table(
 events = Table(
     "events",
     METADATA,
-    _job_reference(primary_key=True),
+    _job_column(primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("run", Integer, nullable=False),
     Column("at", BigInteger, nullable=False),
@@ -121,7 +121,7 @@ idempotency = Table(
     Column("api_key_id", String(64), primary_key=True),
     Column("key", String(255), primary_key=True),
     Column("fingerprint", String(64), nullable=False),
-    _job_reference(),
+    _job_column(),
     Column("created_at", BigInteger, nullable=False),
     Index("ix_idempotency_created_at", "created_at"),
     Index("ix_idempotency_job", "job"),
@@ -130,7 +130,7 @@ idempotency = Table(
 run_outputs = Table(
     "run_outputs",
     METADATA,
-    _job_reference(primary_key=True),
+    _job_column(primary_key=True),
     Column("run", Integer, primary_key=True, autoincrement=False),
     Column("output", Text, nullable=False),  # a JSON list of lines
     Column("stderr", Text, nullable=False),  # a JSON string

@@ -25,17 +25,17 @@ from steadyhand.errors import SteadyhandError, StoreError
 LINGER_SECONDS = 0.02
 """The least time between commits of events alone; well below the 50 ms that a follower may be behind."""
 
-LINGER_EVENTS = 64
+MAX_LINGERING_EVENTS = 64
 """How many waiting events are company enough."""
 
-ANSWER_SECONDS = 60.0
+COMMIT_TIMEOUT_SECONDS = 60.0
 """How long a verb waits for its commit before it gives the store up."""
 
-_CLOSE_SECONDS = 30.0
+_CLOSE_TIMEOUT_SECONDS = 30.0
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741  # an item
-Join = Callable[[Connection, Sequence[I]], Sequence[T]]
+GroupedOperation = Callable[[Connection, Sequence[I]], Sequence[T]]
 """Does many operations of one kind: takes their items, gives their answers in the same order."""
 
 
@@ -43,13 +43,13 @@ Join = Callable[[Connection, Sequence[I]], Sequence[T]]
 class _Operation:
     run: Callable[[Connection], Any]
     future: asyncio.Future[Any]
-    join: Join[Any, Any] | None = None
+    join: GroupedOperation[Any, Any] | None = None
     item: Any = None
     watch: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _OperationResult:
     operation: _Operation
     value: Any = None
     error: Exception | None = None
@@ -64,20 +64,20 @@ class _Answer:
             future.set_exception(self.error)
 
 
-class Writer:
+class BatchWriter:
     """Runs operations on one connection of `engine`, for callers on the event loop that made it."""
 
     def __init__(self, engine: Engine, *, linger_seconds: float = LINGER_SECONDS) -> None:
         self._engine = engine
         self._linger = linger_seconds
         self._loop = asyncio.get_running_loop()
-        self._change = threading.Condition()
+        self._condition = threading.Condition()
         self._waiting: list[_Operation] = []
         self._committed_at = -math.inf
         self._events = 0
         self._urgent = False
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     def do(self, run: Callable[[Connection], T], *, events: int | None = None) -> asyncio.Future[T]:
@@ -86,134 +86,140 @@ class Writer:
         `events` is how many events it appends when it may wait for company; null is urgent. What the operation
         raises of ours comes out as it is, anything else as `StoreError`.
         """
-        return self._hand_in(_Operation(run, self._loop.create_future()), events)
+        return self._enqueue(_Operation(run, self._loop.create_future()), events)
 
-    def do_joined(self, join: Join[I, T], item: I, *, events: int | None = None) -> asyncio.Future[T]:
+    def submit_grouped(
+        self, group: GroupedOperation[I, T], item: I, *, events: int | None = None
+    ) -> asyncio.Future[T]:
         """As `do`, for an operation that is done together with neighbours of the same `join`."""
-        alone = _Operation(lambda at: join(at, (item,))[0], self._loop.create_future(), join, item)
-        return self._hand_in(alone, events)
+        operation = _Operation(lambda at: group(at, (item,))[0], self._loop.create_future(), group, item)
+        return self._enqueue(operation, events)
 
-    def _hand_in(self, operation: _Operation, events: int | None) -> asyncio.Future[Any]:
-        with self._change:
+    def _enqueue(self, operation: _Operation, events: int | None) -> asyncio.Future[Any]:
+        with self._condition:
             if self._closing:
                 operation.future.set_exception(StoreError("The store is closed."))
                 return operation.future
-            was_due = self._due()
+            was_due = self._is_due()
             first = not self._waiting
             self._waiting.append(operation)
             if first:
                 # One clock bounds the wait of all that share the batch; one for each costs more than an insert.
-                operation.watch = self._loop.call_later(ANSWER_SECONDS, _give_up, self._waiting)
+                operation.watch = self._loop.call_later(
+                    COMMIT_TIMEOUT_SECONDS, _fail_with_timeout, self._waiting
+                )
             self._events += events or 0
             self._urgent = self._urgent or events is None
-            if first or (self._due() and not was_due):
+            if first or (self._is_due() and not was_due):
                 # Not at once: the thread would take this one alone and contend with the loop for the interpreter,
                 # while what the loop has at hand in this round is about to follow and can share the commit.
-                self._loop.call_soon(self._wake)
+                self._loop.call_soon(self._notify)
         return operation.future
 
-    def _wake(self) -> None:
-        with self._change:
-            self._change.notify()
+    def _notify(self) -> None:
+        with self._condition:
+            self._condition.notify()
 
-    def _due(self) -> bool:
-        return self._urgent or self._closing or self._events >= LINGER_EVENTS
+    def _is_due(self) -> bool:
+        return self._urgent or self._closing or self._events >= MAX_LINGERING_EVENTS
 
     async def close(self) -> None:
         """Commit what waits and end the thread."""
-        with self._change:
+        with self._condition:
             self._closing = True
-            self._change.notify()
-        await asyncio.to_thread(self._thread.join, _CLOSE_SECONDS)
+            self._condition.notify()
+        await asyncio.to_thread(self._thread.join, _CLOSE_TIMEOUT_SECONDS)
         if self._thread.is_alive():
             raise StoreError("The store did not finish its last commit.")
 
-    def _work(self) -> None:
-        while (batch := self._take()) is not None:
+    def _run(self) -> None:
+        while (batch := self._next_batch()) is not None:
             # Nobody waits for what was given up before its turn, so it is left undone.
-            answers = self._commit([each for each in batch if not each.future.cancelled()])
+            results = self._commit([each for each in batch if not each.future.cancelled()])
             self._committed_at = time.monotonic()
             try:
-                self._loop.call_soon_threadsafe(_deliver, answers, batch[0].watch)
+                self._loop.call_soon_threadsafe(_deliver_results, results, batch[0].watch)
             except RuntimeError:  # the loop is closed and nobody waits any more
                 return
 
-    def _take(self) -> list[_Operation] | None:
+    def _next_batch(self) -> list[_Operation] | None:
         """Wait until a batch is due and take it; null when the store was closed and nothing waits."""
-        with self._change:
+        with self._condition:
             while not self._waiting:
                 if self._closing:
                     return None
-                self._change.wait()
-            while not self._due():
-                left = self._committed_at + self._linger - time.monotonic()
-                if left <= 0:
+                self._condition.wait()
+            while not self._is_due():
+                seconds_left = self._committed_at + self._linger - time.monotonic()
+                if seconds_left <= 0:
                     break
-                self._change.wait(left)
+                self._condition.wait(seconds_left)
             batch, self._waiting = self._waiting, []
             self._events, self._urgent = 0, False
         return batch
 
-    def _commit(self, batch: Sequence[_Operation]) -> list[_Answer]:
+    def _commit(self, batch: Sequence[_Operation]) -> list[_OperationResult]:
         if not batch:
             return []
         try:
             with self._engine.begin() as connection:
                 return [
-                    answer
-                    for join, group in groupby(batch, key=attrgetter("join"))
-                    for answer in _run_together(connection, join, list(group))
+                    result
+                    for group_function, operations in groupby(batch, key=attrgetter("join"))
+                    for result in _run_grouped(connection, group_function, list(operations))
                 ]
         except Exception:  # noqa: BLE001  # whatever it was, it comes up again below and is told then
-            return self._commit_apart(batch)
+            return self._commit_separately(batch)
 
-    def _commit_apart(self, batch: Sequence[_Operation]) -> list[_Answer]:
+    def _commit_separately(self, batch: Sequence[_Operation]) -> list[_OperationResult]:
         try:
             with self._engine.begin() as connection:
-                return [_run_apart(connection, operation) for operation in batch]
+                return [_run_in_savepoint(connection, operation) for operation in batch]
         except Exception as error:  # noqa: BLE001  # the boundary of the thread: every caller gets it
-            return [_Answer(operation, error=_translated(error)) for operation in batch]
+            return [_OperationResult(operation, error=_as_store_error(error)) for operation in batch]
 
 
-def _run_together(
-    connection: Connection, join: Join[Any, Any] | None, group: Sequence[_Operation]
-) -> list[_Answer]:
-    if join is None:
-        return [_Answer(operation, operation.run(connection)) for operation in group]
-    values = join(connection, [operation.item for operation in group])
-    return [_Answer(operation, value) for operation, value in zip(group, values, strict=True)]
+def _run_grouped(
+    connection: Connection,
+    group_function: GroupedOperation[Any, Any] | None,
+    operations: Sequence[_Operation],
+) -> list[_OperationResult]:
+    if group_function is None:
+        return [_OperationResult(operation, operation.run(connection)) for operation in operations]
+    values = group_function(connection, [operation.item for operation in operations])
+    return [_OperationResult(operation, value) for operation, value in zip(operations, values, strict=True)]
 
 
-def _run_apart(connection: Connection, operation: _Operation) -> _Answer:
+def _run_in_savepoint(connection: Connection, operation: _Operation) -> _OperationResult:
     """Run one operation in a savepoint; raises only when the transaction itself is lost."""
     try:
         with connection.begin_nested():
-            return _Answer(operation, operation.run(connection))
+            return _OperationResult(operation, operation.run(connection))
     except (IntegrityError, DataError) as error:
-        return _Answer(operation, error=_translated(error))
+        return _OperationResult(operation, error=_as_store_error(error))
     except DBAPIError:
         # A full disk or an input error rolls everything back in SQLite: nobody may be told "kept".
         raise
     except Exception as error:  # noqa: BLE001  # the caller of this operation gets it
-        return _Answer(operation, error=_translated(error))
+        return _OperationResult(operation, error=_as_store_error(error))
 
 
-def _deliver(answers: Sequence[_Answer], watch: asyncio.TimerHandle | None) -> None:
-    if watch is not None:
-        watch.cancel()
-    for answer in answers:
+def _deliver_results(results: Sequence[_OperationResult], timeout_handle: asyncio.TimerHandle | None) -> None:
+    if timeout_handle is not None:
+        timeout_handle.cancel()
+    for answer in results:
         answer.deliver()
 
 
-def _give_up(batch: Sequence[_Operation]) -> None:
-    error = StoreError(f"The store did not answer within {ANSWER_SECONDS:.0f} s.")
+def _fail_with_timeout(batch: Sequence[_Operation]) -> None:
+    error = StoreError(f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s.")
     for operation in batch:
-        _Answer(operation, error=error).deliver()
+        _OperationResult(operation, error=error).deliver()
 
 
-def _translated(error: Exception) -> Exception:
+def _as_store_error(error: Exception) -> Exception:
     if isinstance(error, SteadyhandError):
         return error
-    told = StoreError(f"The store could not keep this: {type(error).__name__}.")
-    told.__cause__ = error
-    return told
+    store_error = StoreError(f"The store could not keep this: {type(error).__name__}.")
+    store_error.__cause__ = error
+    return store_error

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 from steadyhand.errors import ConfigError
 
-DUMMY_KEY = "sk-ant-scripted-no-real-key"
+DUMMY_API_KEY = "sk-ant-scripted-no-real-key"
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
-_SOURCE = Path(__file__).parent / "standin"
-_LIBRARY = ".stand-in"
+_STANDIN_SOURCE = Path(__file__).parent / "standin"
+_LIBRARY_NAME = ".stand-in"
 _LAUNCHER = """\
 #!{python} -IS
 import os, sys
@@ -50,9 +50,9 @@ def install_standin(directory: Path) -> Path:
     here, because the user who runs it could not write the compiled files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    library = directory / _LIBRARY
+    library = directory / _LIBRARY_NAME
     shutil.rmtree(library, ignore_errors=True)
-    shutil.copytree(_SOURCE, library / "standin", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(_STANDIN_SOURCE, library / "standin", ignore=shutil.ignore_patterns("__pycache__"))
     python = system_python()
     subprocess.run(
         [python, "-IS", "-m", "compileall", "-q", library], check=True, capture_output=True, timeout=60
@@ -60,19 +60,19 @@ def install_standin(directory: Path) -> Path:
     for path in [library, *library.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     launcher = directory / "claude"
-    launcher.write_text(_LAUNCHER.format(python=python, library=_LIBRARY), encoding="utf-8")
+    launcher.write_text(_LAUNCHER.format(python=python, library=_LIBRARY_NAME), encoding="utf-8")
     launcher.chmod(0o755)
     return launcher
 
 
-def on_loopback(base_url: str) -> str:
+def require_loopback(base_url: str) -> str:
     """Give a model's address back; raises ConfigError for one that is not on loopback."""
     if urlsplit(base_url).hostname not in ("127.0.0.1", "::1"):
         raise ConfigError(f"a test's model must be on loopback, not at {base_url!r}")
     return base_url
 
 
-def sealed_env(home: Path, base_url: str, *, config: Path | None = None) -> dict[str, str]:
+def isolated_env(home: Path, base_url: str, *, config: Path | None = None) -> dict[str, str]:
     """An environment for an agent built from nothing: its own home, a key that is none, the model on loopback.
 
     Nothing of this process's environment goes in, so no test can reach or spend anything real. ``config`` is
@@ -84,8 +84,8 @@ def sealed_env(home: Path, base_url: str, *, config: Path | None = None) -> dict
         "PATH": SYSTEM_PATH,
         "LANG": "C.UTF-8",
         "CLAUDE_CONFIG_DIR": str(config or home / ".claude"),
-        "ANTHROPIC_API_KEY": DUMMY_KEY,
-        "ANTHROPIC_BASE_URL": on_loopback(base_url),
+        "ANTHROPIC_API_KEY": DUMMY_API_KEY,
+        "ANTHROPIC_BASE_URL": require_loopback(base_url),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
         "DISABLE_TELEMETRY": "1",

@@ -26,7 +26,7 @@ from steadyhand.testing import wire
 from steadyhand.testing.request import ModelRequest
 from steadyhand.testing.scenario import Failure, Scenario, Turn
 
-KEPT_REQUESTS = 2000
+MAX_RECORDED_REQUESTS = 2000
 MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5")
 
 
@@ -48,14 +48,14 @@ class ScriptedModel:
         record: bool = True,
     ) -> None:
         self.scenario = scenario if isinstance(scenario, Scenario) else scenarios.load(scenario)
-        self._record = record
+        self._recording = record
         self._lock = threading.Lock()
-        self._requests: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
-        self._side: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
-        self._others: deque[ModelRequest] = deque(maxlen=KEPT_REQUESTS)
-        self._totals: Counter[str] = Counter()
+        self._requests: deque[ModelRequest] = deque(maxlen=MAX_RECORDED_REQUESTS)
+        self._side_requests: deque[ModelRequest] = deque(maxlen=MAX_RECORDED_REQUESTS)
+        self._other_requests: deque[ModelRequest] = deque(maxlen=MAX_RECORDED_REQUESTS)
+        self._conversation_totals: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
-        self._tries: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
         self._calls = 0
         self.closing = threading.Event()
         self._server = _Server((host, port), self)
@@ -97,13 +97,13 @@ class ScriptedModel:
     def side_requests(self) -> list[ModelRequest]:
         """The calls the CLI made for itself."""
         with self._lock:
-            return list(self._side)
+            return list(self._side_requests)
 
     @property
-    def others(self) -> list[ModelRequest]:
+    def other_requests(self) -> list[ModelRequest]:
         """Every request that did not ask for a message."""
         with self._lock:
-            return list(self._others)
+            return list(self._other_requests)
 
     @property
     def calls(self) -> int:
@@ -112,10 +112,10 @@ class ScriptedModel:
             return self._calls
 
     @property
-    def totals(self) -> dict[str, int]:
+    def conversation_totals(self) -> dict[str, int]:
         """The tokens told in the conversations' answers so far, by the API's names."""
         with self._lock:
-            return dict(self._totals)
+            return dict(self._conversation_totals)
 
     @property
     def told(self) -> dict[str, int]:
@@ -127,9 +127,9 @@ class ScriptedModel:
         """Forget the recorded requests and the totals."""
         with self._lock:
             self._requests.clear()
-            self._side.clear()
-            self._others.clear()
-            self._totals.clear()
+            self._side_requests.clear()
+            self._other_requests.clear()
+            self._conversation_totals.clear()
             self._told.clear()
             self._calls = 0
 
@@ -137,47 +137,53 @@ class ScriptedModel:
         """Record one request."""
         with self._lock:
             if not request.path.startswith("/v1/messages") or "count_tokens" in request.path:
-                self._others.append(request)
-            elif request.is_side:
-                self._side.append(request)
+                self._other_requests.append(request)
+            elif request.is_side_request:
+                self._side_requests.append(request)
             else:
                 self._calls += 1
-                if self._record:
+                if self._recording:
                     self._requests.append(request)
 
     def count(self, request: ModelRequest, usage: dict[str, int]) -> None:
         """Add tokens that an answer tells to the totals; negative ones are taken back."""
         with self._lock:
-            for totals in [self._told] if request.is_side else [self._told, self._totals]:
+            for totals in (
+                [self._told] if request.is_side_request else [self._told, self._conversation_totals]
+            ):
                 for name, count in usage.items():
                     totals[name] += count
 
     def turn_for(self, request: ModelRequest) -> Turn | Failure:
         """What to answer: a turn, or the failure that stands in its place."""
-        if request.is_side:
+        if request.is_side_request:
             return wire.side_turn(request)
         try:
-            name = scenarios.marked(request)
-            playing = scenarios.load(name) if name else self.scenario
+            name = scenarios.scenario_name(request)
+            scenario = scenarios.load(name) if name else self.scenario
         except scenarios.ScenarioError as error:
             return Failure(status=400, type="invalid_request_error", message=str(error))
-        turn = scenarios.structured_turn(request, playing.turn_for(request.turn_index))
-        if turn.error and self._still_refused(playing, request, turn.error):
+        turn = scenarios.with_structured_output(request, scenario.turn_for(request.turn_index))
+        if turn.error and self._is_still_failing(scenario, request, turn.error):
             return turn.error
-        if turn.cut_after is not None and turn.cut_times and not self._among(turn.cut_times, request.digest):
+        if (
+            turn.cut_after is not None
+            and turn.cut_times
+            and not self._is_among_first(turn.cut_times, request.digest)
+        ):
             return dataclasses.replace(turn, cut_after=None)
         return turn
 
-    def _still_refused(self, playing: Scenario, request: ModelRequest, failure: Failure) -> bool:
+    def _is_still_failing(self, scenario: Scenario, request: ModelRequest, failure: Failure) -> bool:
         if failure.once:
-            return self._among(1, f"{playing.name} {request.turn_index} {request.conversation}")
-        return not failure.times or self._among(failure.times, request.digest)
+            return self._is_among_first(1, f"{scenario.name} {request.turn_index} {request.conversation}")
+        return not failure.times or self._is_among_first(failure.times, request.digest)
 
-    def _among(self, first: int, key: str) -> bool:
+    def _is_among_first(self, first: int, key: str) -> bool:
         """Whether this is one of the first so many that come with this key."""
         with self._lock:
-            self._tries[key] += 1
-            return self._tries[key] <= first
+            self._attempts[key] += 1
+            return self._attempts[key] <= first
 
 
 class _Server(ThreadingHTTPServer):
@@ -200,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._receive({})
+        self._record_request({})
         if self.path.startswith("/v1/models"):
             self._json(200, wire.model_list(MODELS))
         else:
@@ -218,32 +224,32 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._json(400, wire.error_body("invalid_request_error", "the body is not JSON"))
             return
-        request = self._receive(body)
+        request = self._record_request(body)
         path = self.path.partition("?")[0]
         if path == "/v1/messages/count_tokens":
             self._json(200, {"input_tokens": max(1, length // 4)})
         elif path == "/v1/messages":
-            self._answer(request)
+            self._respond(request)
         else:
             self._json(404, wire.error_body("not_found_error", "no such route"))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Say nothing: the requests are recorded."""
 
-    def _receive(self, body: dict[str, Any]) -> ModelRequest:
+    def _record_request(self, body: dict[str, Any]) -> ModelRequest:
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = ModelRequest(method=self.command, path=self.path, headers=headers, body=body)
         self.server.model.receive(request)
         return request
 
-    def _answer(self, request: ModelRequest) -> None:
+    def _respond(self, request: ModelRequest) -> None:
         turn = self.server.model.turn_for(request)
         if isinstance(turn, Failure):
             self._fail(turn)
             return
         if turn.delay_seconds:
             self.server.model.closing.wait(turn.delay_seconds)
-        message = wire.Message(turn, request)
+        message = wire.ModelResponse(turn, request)
         if request.body.get("stream"):
             self._stream(message)
         elif message.cut:
@@ -276,14 +282,14 @@ class _Handler(BaseHTTPRequestHandler):
             extra["x-should-retry"] = str(failure.should_retry).lower()
         self._json(failure.status, wire.error_body(failure.type, failure.message), extra)
 
-    def _stream(self, message: wire.Message) -> None:
+    def _stream(self, message: wire.ModelResponse) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream; charset=utf-8")
         self.send_header("cache-control", "no-cache")
         self.send_header("request-id", message.id.replace("msg_", "req_"))
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        for data, usage in self._paced(message):
+        for data, usage in self._paced_events(message):
             with self._told(message.request, usage):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
         if message.cut:
@@ -296,24 +302,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _paced(self, message: wire.Message) -> Iterator[tuple[bytes, dict[str, int]]]:
+    def _paced_events(self, message: wire.ModelResponse) -> Iterator[tuple[bytes, dict[str, int]]]:
         """The events as bytes, with the tokens they tell; those without a pause between them go out together."""
         pause = message.turn.pace_ms / 1000
-        waiting, usage, told = b"", {}, {}
+        buffer, usage, reported = b"", {}, {}
         for event in message.events():
-            waiting += wire.sse(event)
+            buffer += wire.format_sse(event)
             if event["type"] == "message_start":
-                usage = told = {**message.usage, "output_tokens": event["message"]["usage"]["output_tokens"]}
+                usage = reported = {
+                    **message.usage,
+                    "output_tokens": event["message"]["usage"]["output_tokens"],
+                }
             elif event["type"] == "message_delta":
-                more = message.usage["output_tokens"] - told["output_tokens"]
-                usage = {**usage, "output_tokens": usage.get("output_tokens", 0) + more}
+                remaining = message.usage["output_tokens"] - reported["output_tokens"]
+                usage = {**usage, "output_tokens": usage.get("output_tokens", 0) + remaining}
             if event["type"] == "content_block_delta" and pause:
-                yield waiting, usage
-                waiting, usage = b"", {}
+                yield buffer, usage
+                buffer, usage = b"", {}
                 if self.server.model.closing.wait(pause):
                     return
-        if waiting:
-            yield waiting, usage
+        if buffer:
+            yield buffer, usage
 
     def _json(self, status: int, body: dict[str, Any], extra: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()

@@ -8,17 +8,17 @@ import time
 import uuid
 from pathlib import Path
 
-_LOOKS = 5
+_EMPTY_CHECKS = 5
 
 
-def new_mark() -> str:
+def new_process_mark() -> str:
     """Give a text that no other process has."""
     return f"mark-{uuid.uuid4().hex}"
 
 
-def marked(mark: str) -> list[int]:
+def pids_with_mark(mark: str) -> list[int]:
     """Give the pids of every process that was started with `mark` in its environment and is no zombie."""
-    found = []
+    pids = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -27,20 +27,20 @@ def marked(mark: str) -> list[int]:
         except OSError:
             continue
         if mark.encode() in environment:
-            found.append(int(folder.name))
-    return found
+            pids.append(int(folder.name))
+    return pids
 
 
-def none_left(mark: str, seconds: float = 5.0) -> bool:
+def wait_until_gone(mark: str, timeout_seconds: float = 5.0) -> bool:
     """Wait until nothing with this mark is there, at most `seconds`; False when something still is.
 
     Several looks in a row must find nothing: one may miss what forks and ends between two steps of it.
     """
-    until = time.monotonic() + seconds
-    empty = 0
-    while empty < _LOOKS:
-        empty = 0 if marked(mark) else empty + 1
-        if time.monotonic() > until:
+    deadline = time.monotonic() + timeout_seconds
+    empty_checks = 0
+    while empty_checks < _EMPTY_CHECKS:
+        empty_checks = 0 if pids_with_mark(mark) else empty_checks + 1
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.002)
     return True

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-MARKER = re.compile(r"\[\[scenario:([A-Za-z0-9_-]+)\]\]")
+SCENARIO_MARKER = re.compile(r"\[\[scenario:([A-Za-z0-9_-]+)\]\]")
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
 _CWD = re.compile(r"(?:Primary working directory|Working directory): (\S[^\n<]*)")
 
@@ -52,13 +52,13 @@ class ModelRequest:
     @cached_property
     def prompt(self) -> str:
         """The text of the prompt that is being answered, without the reminders the CLI puts in front of it."""
-        at = self._prompt_at
+        at = self._prompt_index
         return prompt_of(self.messages[at].get("content")) if at is not None else ""
 
     @cached_property
     def turn_index(self) -> int:
         """How many assistant messages follow the last prompt, so which turn comes next (0 for the first)."""
-        at = self._prompt_at
+        at = self._prompt_index
         later = self.messages[at + 1 :] if at is not None else self.messages
         return sum(message.get("role") == "assistant" for message in later)
 
@@ -74,11 +74,11 @@ class ModelRequest:
     @property
     def cwd(self) -> str | None:
         """The working directory the agent says it is in, from the system prompt or the messages."""
-        found = _CWD.search(self.system) or _CWD.search("\n".join(text for _, text in self.turns))
-        return found[1].strip() if found else None
+        match = _CWD.search(self.system) or _CWD.search("\n".join(text for _, text in self.turns))
+        return match[1].strip() if match else None
 
     @property
-    def is_side(self) -> bool:
+    def is_side_request(self) -> bool:
         """Whether the CLI asks for itself (a session's title, a probe) and not for the conversation.
 
         Such a request offers no tools and asks for JSON by ``output_config``, or wants a single token.
@@ -94,9 +94,9 @@ class ModelRequest:
                 return schema if isinstance(schema, dict) else {}
         return None
 
-    def called(self, name: str) -> bool:
+    def has_called(self, name: str) -> bool:
         """Whether the model has called this tool since the last prompt."""
-        at = self._prompt_at
+        at = self._prompt_index
         later = self.messages[at + 1 :] if at is not None else self.messages
         return any(
             block.get("type") == "tool_use" and block.get("name") == name
@@ -113,20 +113,22 @@ class ModelRequest:
     @property
     def conversation(self) -> str:
         """The same for every request of one conversation, however often it was taken up again."""
-        asked = [prompt_of(message.get("content")) for message in self.messages if _is_prompt(message)]
-        key = json.dumps([self.body.get("metadata"), asked[:1]], sort_keys=True)
+        prompts = [prompt_of(message.get("content")) for message in self.messages if _is_prompt(message)]
+        key = json.dumps([self.body.get("metadata"), prompts[:1]], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
     @cached_property
-    def _prompt_at(self) -> int | None:
+    def _prompt_index(self) -> int | None:
         """Where the prompt is: the last user message that names a scenario, else the last without a tool result.
 
         The CLI puts in user messages of its own (after a refusal, or an empty answer), and those name none.
         """
-        asking = [at for at, message in enumerate(self.messages) if _is_prompt(message)]
-        naming = [at for at in asking if MARKER.search(prompt_of(self.messages[at].get("content")))]
-        found = naming or asking
-        return found[-1] if found else None
+        prompt_indexes = [at for at, message in enumerate(self.messages) if _is_prompt(message)]
+        scenario_indexes = [
+            at for at in prompt_indexes if SCENARIO_MARKER.search(prompt_of(self.messages[at].get("content")))
+        ]
+        candidates = scenario_indexes or prompt_indexes
+        return candidates[-1] if candidates else None
 
 
 def text_of(content: Any) -> str:

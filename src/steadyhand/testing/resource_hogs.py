@@ -5,20 +5,20 @@ shown that its limit is there.
 """
 
 from steadyhand.testing.service import Service
-from steadyhand.testing.shell import prompt, python
+from steadyhand.testing.shell import python_command, shell_prompt
 
-_PROCESSES = 60
-FIRST_TO_GO = "echo 1000 > /proc/self/oom_score_adj; "
-SMALL = f"""\
+_PROCESS_LIMIT = 60
+OOM_KILL_FIRST = "echo 1000 > /proc/self/oom_score_adj; "
+SMALL_LIMITS_CONFIG = f"""\
 [agents.small]
 workspace = "scratch"
 memory = "200M"
-processes = {_PROCESSES}
+processes = {_PROCESS_LIMIT}
 disk = "64M"
 """
 """Settings with an agent of small limits, which the programs go beyond."""
-_MEMORY = "held = bytearray({amount} << 20); print('HELD', len(held))"
-_FORKS = """
+_ALLOCATE_MEMORY = "held = bytearray({amount} << 20); print('HELD', len(held))"
+_COUNT_FORKS = """
 import os, time
 made = 0
 try:
@@ -31,7 +31,7 @@ except OSError:
     pass
 print(made)
 """
-_BOMB = """
+_FORK_BOMB = """
 import os, time
 end = time.monotonic() + 5
 for _ in range(6):
@@ -61,15 +61,21 @@ class LimitMissingError(Exception):
 
 def memory_hog(service: Service) -> str:
     """Give a shell command that asks for more than twice the memory it may have."""
-    probe = service.run(prompt(FIRST_TO_GO + python(_MEMORY.format(amount=260)) + "; echo $?"), agent="small")
+    probe = service.run(
+        shell_prompt(OOM_KILL_FIRST + python_command(_ALLOCATE_MEMORY.format(amount=260)) + "; echo $?"),
+        agent="small",
+    )
     if not str(probe["answer"]).endswith("137"):
         raise LimitMissingError(f"the limit on memory does not hold: {probe['answer']}")
-    return FIRST_TO_GO + python(_MEMORY.format(amount=480))
+    return OOM_KILL_FIRST + python_command(_ALLOCATE_MEMORY.format(amount=480))
 
 
 def fork_bomb(service: Service) -> str:
     """Give a shell command that forks for five seconds as fast as it may."""
-    probe = service.run(prompt(FIRST_TO_GO + python(_FORKS.format(amount=_PROCESSES + 10))), agent="small")
-    if not 0 < int(probe["answer"]) < _PROCESSES:
+    probe = service.run(
+        shell_prompt(OOM_KILL_FIRST + python_command(_COUNT_FORKS.format(amount=_PROCESS_LIMIT + 10))),
+        agent="small",
+    )
+    if not 0 < int(probe["answer"]) < _PROCESS_LIMIT:
         raise LimitMissingError(f"the limit on processes does not hold: {probe['answer']}")
-    return FIRST_TO_GO + python(_BOMB) + " | tail -1"
+    return OOM_KILL_FIRST + python_command(_FORK_BOMB) + " | tail -1"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import ConfigError
-from steadyhand.testing.request import MARKER, ModelRequest
+from steadyhand.testing.request import SCENARIO_MARKER, ModelRequest
 
 FOLDER = Path(__file__).parent / "scenarios"
 STRUCTURED_OUTPUT = "StructuredOutput"
@@ -126,50 +126,50 @@ def names() -> list[str]:
 
 def parse(name: str, table: dict[str, Any]) -> Scenario:
     """A scenario from its parsed TOML table; raises ScenarioError on a key that means nothing."""
-    values = _known(Scenario, table, where=name, leave_out={"name"})
+    values = _checked_table(Scenario, table, where=name, leave_out={"name"})
     turns = tuple(_turn(turn, where=f"{name}: turn {n}") for n, turn in enumerate(values.pop("turn", []), 1))
     if not turns:
         raise ScenarioError(f"{name}: a scenario needs at least one turn")
     return Scenario(name=name, description=values.pop("description", ""), turn=turns, **values)
 
 
-def marked(request: ModelRequest) -> str | None:
+def scenario_name(request: ModelRequest) -> str | None:
     """The scenario a prompt asks for by ``[[scenario:NAME]]``, if it does."""
-    found = MARKER.search(request.prompt)
-    return found[1] if found else None
+    match = SCENARIO_MARKER.search(request.prompt)
+    return match[1] if match else None
 
 
-def fill(value: Any, request: ModelRequest) -> Any:
+def fill_variables(value: Any, request: ModelRequest) -> Any:
     """The value with the variables in its strings, at any depth, replaced from the request."""
     if isinstance(value, str):
-        known = {
+        variables = {
             "{cwd}": request.cwd or "",
             "{prompt}": request.prompt,
             "{last_result}": request.last_result,
             "{model}": request.model,
         }
-        for variable, text in known.items():
+        for variable, text in variables.items():
             value = value.replace(variable, text)
         return value
     if isinstance(value, dict):
-        return {key: fill(item, request) for key, item in value.items()}
+        return {key: fill_variables(item, request) for key, item in value.items()}
     if isinstance(value, list):
-        return [fill(item, request) for item in value]
+        return [fill_variables(item, request) for item in value]
     return value
 
 
-def structured_turn(request: ModelRequest, turn: Turn) -> Turn:
+def with_structured_output(request: ModelRequest, turn: Turn) -> Turn:
     """The turn, or a call of StructuredOutput in its place when the request wants one and the turn has none.
 
     The object is the smallest one that the tool's schema allows, so that any schema gets an answer.
     """
     schema = request.tool_schema(STRUCTURED_OUTPUT)
-    if schema is None or turn.tool or turn.error or turn.endless or request.called(STRUCTURED_OUTPUT):
+    if schema is None or turn.tool or turn.error or turn.endless or request.has_called(STRUCTURED_OUTPUT):
         return turn
-    return dataclasses.replace(turn, tool=(ToolCall(STRUCTURED_OUTPUT, sample(schema)),))
+    return dataclasses.replace(turn, tool=(ToolCall(STRUCTURED_OUTPUT, sample_value(schema)),))
 
 
-def sample(schema: dict[str, Any]) -> Any:
+def sample_value(schema: dict[str, Any]) -> Any:
     """A small value that satisfies a plain JSON schema: const, enum, anyOf, and the seven types."""
     if "const" in schema:
         return schema["const"]
@@ -177,18 +177,18 @@ def sample(schema: dict[str, Any]) -> Any:
         return schema["enum"][0]
     for choice in ("anyOf", "oneOf", "allOf"):
         if schema.get(choice):
-            return sample(schema[choice][0])
+            return sample_value(schema[choice][0])
     kind = schema.get("type", "object")
     if isinstance(kind, list):
         kind = kind[0]
     if kind == "object":
         properties = schema.get("properties", {})
         return {
-            name: sample(properties.get(name, {"type": "string"}))
+            name: sample_value(properties.get(name, {"type": "string"}))
             for name in schema.get("required", properties)
         }
     if kind == "array":
-        return [sample(schema.get("items", {"type": "string"}))] * max(1, schema.get("minItems", 1))
+        return [sample_value(schema.get("items", {"type": "string"}))] * max(1, schema.get("minItems", 1))
     if kind == "string":
         return "x" * schema["minLength"] if schema.get("minLength", 0) > len("scripted") else "scripted"
     return {"integer": schema.get("minimum", 1), "number": schema.get("minimum", 1), "boolean": True}.get(
@@ -197,17 +197,17 @@ def sample(schema: dict[str, Any]) -> Any:
 
 
 def _turn(table: dict[str, Any], where: str) -> Turn:
-    values = _known(Turn, table, where)
+    values = _checked_table(Turn, table, where)
     if "tool" in values:
-        values["tool"] = tuple(ToolCall(**_known(ToolCall, tool, where)) for tool in values["tool"])
+        values["tool"] = tuple(ToolCall(**_checked_table(ToolCall, tool, where)) for tool in values["tool"])
     if "usage" in values:
-        values["usage"] = Usage(**_known(Usage, values["usage"], where))
+        values["usage"] = Usage(**_checked_table(Usage, values["usage"], where))
     if "error" in values:
-        values["error"] = Failure(**_known(Failure, values["error"], where))
+        values["error"] = Failure(**_checked_table(Failure, values["error"], where))
     return Turn(**values)
 
 
-def _known(
+def _checked_table(
     kind: type[Scenario | Turn | ToolCall | Usage | Failure],
     table: dict[str, Any],
     where: str,

@@ -21,63 +21,63 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import httpx2
 
-from steadyhand.testing.cli import DUMMY_KEY, SYSTEM_PATH, on_loopback
+from steadyhand.testing.cli import DUMMY_API_KEY, SYSTEM_PATH, require_loopback
 from steadyhand.testing.preloaded import Preloaded, Process
 
 T = TypeVar("T")
 
-ADMIN = "sh-test-key-with-every-scope"
-BEARER = "sh-test-key-of-a-classic-caller"
-CREDENTIALS = frozenset({"ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY_FILE"})
-NO_MODEL = "http://127.0.0.1:9"
+ADMIN_KEY = "sh-test-key-with-every-scope"
+CLASSIC_KEY = "sh-test-key-of-a-classic-caller"
+CREDENTIAL_VARIABLES = frozenset({"ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY_FILE"})
+UNUSED_MODEL_URL = "http://127.0.0.1:9"
 """Where nothing listens: the stand-in needs no model."""
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
-SLOTS = 20
+UIDS_PER_SERVICE = 20
 """How many user ids one service may give to its agents."""
-_URL = re.compile(r"http://127\.0\.0\.1:\d+")
-_ENDED = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
+_URL_PATTERN = re.compile(r"http://127\.0\.0\.1:\d+")
+_ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
 PLAIN_HTTP = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that only ask on loopback, without TLS: reading the machine's certificates takes longer than a test."""
 _LONGEST_PAUSE = 0.15
-_numbers = itertools.count()
+_service_numbers = itertools.count()
 
 
-def until(what: Callable[[], T | None], seconds: float = 20.0, *, every: float = 0.02) -> T:
+def wait_until(condition: Callable[[], T | None], seconds: float = 20.0, *, interval: float = 0.02) -> T:
     """Return the first true value of `what`; raises TimeoutError when none came within so many seconds.
 
     The longer it takes, the longer are the pauses, up to `_LONGEST_PAUSE`: looking costs processor time on both sides.
     """
     began = time.monotonic()
     while True:
-        value = what()
+        value = condition()
         if value:
             return value
         waited = time.monotonic() - began
         if waited > seconds:
             raise TimeoutError(f"nothing came within {seconds} s")
-        time.sleep(max(every, min(waited / 10, _LONGEST_PAUSE)))
+        time.sleep(max(interval, min(waited / 10, _LONGEST_PAUSE)))
 
 
-def git(folder: Path, *words: str) -> str:
+def run_git(folder: Path, *arguments: str) -> str:
     """Run git in a folder as its owner, free of anybody's configuration, and give what it printed."""
-    who = {
+    identity = {
         f"GIT_{role}_{what}": "test@example.org"
         for role in ("AUTHOR", "COMMITTER")
         for what in ("NAME", "EMAIL")
     }
     owner = folder.stat().st_uid
-    done = subprocess.run(
-        ["git", *words],
+    result = subprocess.run(
+        ["git", *arguments],
         cwd=folder,
-        env={"PATH": SYSTEM_PATH, "HOME": "/nonexistent", "GIT_CONFIG_NOSYSTEM": "1", **who},
+        env={"PATH": SYSTEM_PATH, "HOME": "/nonexistent", "GIT_CONFIG_NOSYSTEM": "1", **identity},
         user=owner if owner != os.geteuid() else None,
         check=True,
         capture_output=True,
         text=True,
         timeout=60,
     )
-    return done.stdout.strip()
+    return result.stdout.strip()
 
 
 class Service:
@@ -99,7 +99,7 @@ class Service:
         classic: bool = False,
         env: Mapping[str, str | None] | None = None,
         config: str = "",
-        model: str = NO_MODEL,
+        model: str = UNUSED_MODEL_URL,
         arguments: Sequence[str] = (),
     ) -> None:
         self.root = root
@@ -107,7 +107,9 @@ class Service:
         self.data_dir = root / "data"
         self.home = root / "home"
         self.log_path = root / "service.log"
-        self.uid_base = 100_000 + (os.getpid() % 10_000) * 1_000 + (next(_numbers) % 50) * SLOTS
+        self.uid_base = (
+            100_000 + (os.getpid() % 10_000) * 1_000 + (next(_service_numbers) % 50) * UIDS_PER_SERVICE
+        )
         self.url = ""
         self._bin = root / "bin"
         self._claude = claude
@@ -116,12 +118,12 @@ class Service:
         self._env = dict(env or {})
         self._process: Process | None = None
         self._http: httpx2.Client | None = None
-        self._log_from = 0
+        self._log_offset = 0
         for folder in (self._bin, self.home):
             folder.mkdir(exist_ok=True)
         if classic:
             (self._bin / "claude").symlink_to(claude)
-        self.give(self.home)
+        self.give_to_agent(self.home)
         self.config_path = root / "steadyhand.toml"
         self.config_path.write_text(config, encoding="utf-8")
 
@@ -140,34 +142,34 @@ class Service:
 
         Raises ConfigError for one with which a model beyond loopback could be reached.
         """
-        made: dict[str, str | None] = {
+        defaults: dict[str, str | None] = {
             "PATH": f"{self._bin}:{SYSTEM_PATH}",
             "HOME": str(self.home),
             "LANG": "C.UTF-8",
-            "ANTHROPIC_API_KEY": DUMMY_KEY,
+            "ANTHROPIC_API_KEY": DUMMY_API_KEY,
             "ANTHROPIC_BASE_URL": self._model,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_AUTOUPDATER": "1",
             "DISABLE_TELEMETRY": "1",
-            "API_BEARER_TOKEN": BEARER,
-            "STEADYHAND_API_KEY": ADMIN,
+            "API_BEARER_TOKEN": CLASSIC_KEY,
+            "STEADYHAND_API_KEY": ADMIN_KEY,
             "STEADYHAND_DATA_DIR": str(self.data_dir),
             "STEADYHAND_CONFIG": str(self.config_path),
             "STEADYHAND_SERVER__PORT": "0",
             "STEADYHAND_SERVICE__AGENT_UID_BASE": str(self.uid_base),
         }
         if self.classic:
-            made["STEADYHAND_PROFILE"] = "classic"
+            defaults["STEADYHAND_PROFILE"] = "classic"
         else:
-            made["STEADYHAND_RUNNER__CLAUDE__PATH"] = str(self._claude)
-        given = {name: value for name, value in {**made, **self._env}.items() if value is not None}
-        if "ANTHROPIC_BASE_URL" in given or CREDENTIALS & set(given):
-            on_loopback(given.get("ANTHROPIC_BASE_URL", "the model's own address"))
-        return given
+            defaults["STEADYHAND_RUNNER__CLAUDE__PATH"] = str(self._claude)
+        environment = {name: value for name, value in {**defaults, **self._env}.items() if value is not None}
+        if "ANTHROPIC_BASE_URL" in environment or CREDENTIAL_VARIABLES & set(environment):
+            require_loopback(environment.get("ANTHROPIC_BASE_URL", "the model's own address"))
+        return environment
 
     def spawn(self) -> Process:
         """Start the process and wait for nothing; `start` is what most callers want."""
-        self._log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
+        self._log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         argv = [str(Path(sys.executable).parent / "steadyhand"), "serve", *self._arguments]
         environment = self.environment()
         with self.log_path.open("ab") as log:
@@ -187,16 +189,16 @@ class Service:
 
     def start(self) -> Self:
         """Start it and wait until it answers; raises RuntimeError with its log when it does not."""
-        self._let_go()  # the port is another one each time
+        self._close_client()  # the port is another one each time
         process = self.spawn()
 
-        def answering() -> bool:
+        def is_ready() -> bool:
             if process.poll() is not None:
                 raise RuntimeError(f"the service ended with {process.returncode}:\n{self.log}")
-            found = _URL.search(self.log_of_this_start)
-            if found is None:
+            match = _URL_PATTERN.search(self.log_since_start)
+            if match is None:
                 return False
-            self.url = found[0]
+            self.url = match[0]
             try:
                 answer = httpx2.get(f"{self.url}/livez", timeout=5, trust_env=False, verify=PLAIN_HTTP)
             except httpx2.TransportError:
@@ -204,9 +206,9 @@ class Service:
             return answer.status_code == 200  # noqa: PLR2004
 
         try:
-            until(answering, START_SECONDS)
+            wait_until(is_ready, START_SECONDS)
         except TimeoutError as error:
-            self.kill9()
+            self.kill()
             raise RuntimeError(f"the service did not answer:\n{self.log}") from error
         return self
 
@@ -224,13 +226,13 @@ class Service:
 
     def terminate(self, seconds: float = STOP_SECONDS) -> int:
         """Send SIGTERM and give the exit code; raises subprocess.TimeoutExpired when it does not end in time."""
-        self._let_go()
+        self._close_client()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
-    def kill9(self) -> None:
+    def kill(self) -> None:
         """Kill it as a crash would."""
-        self._let_go()
+        self._close_client()
         self.process.kill()
         self.process.wait(STOP_SECONDS)
 
@@ -240,7 +242,7 @@ class Service:
 
     def close(self) -> None:
         """End it if it is still there, at once."""
-        self._let_go()
+        self._close_client()
         if self._process is not None and self._process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             self.process.send_signal(signal.SIGTERM)
@@ -250,7 +252,7 @@ class Service:
                 self.process.kill()
                 self.process.wait(STOP_SECONDS)
 
-    def _let_go(self) -> None:
+    def _close_client(self) -> None:
         if self._http is not None:
             self._http.close()
             self._http = None
@@ -263,12 +265,12 @@ class Service:
         return self.log_path.read_text("utf-8", errors="replace")
 
     @property
-    def log_of_this_start(self) -> str:
+    def log_since_start(self) -> str:
         """What it wrote since it was started last."""
-        return self.log_path.read_bytes()[self._log_from :].decode("utf-8", errors="replace")
+        return self.log_path.read_bytes()[self._log_offset :].decode("utf-8", errors="replace")
 
     @property
-    def rss(self) -> int:
+    def resident_bytes(self) -> int:
         """The memory it holds, in bytes, with what of it was swapped out."""
         status = Path(f"/proc/{self.pid}/status").read_text("ascii", errors="replace")
         found = re.findall(r"(?:VmRSS|VmSwap):\s+(\d+) kB", status)
@@ -276,26 +278,26 @@ class Service:
             raise RuntimeError("the service is gone")
         return sum(map(int, found)) * 1024
 
-    def agents_alive(self) -> list[int]:
+    def live_agent_pids(self) -> list[int]:
         """Give the pids of all that its agents are or left, zombies apart; supervisors count too."""
         mark = os.fsencode(str(self._bin))
         own = self.process.pid if self.process.poll() is None else None
-        found = []
+        pids = []
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit() or int(folder.name) == own:
                 continue
             try:
                 uid = folder.stat().st_uid
                 marked = mark in (folder / "environ").read_bytes()
-                theirs = os.geteuid() == 0 and self.uid_base <= uid < self.uid_base + SLOTS
+                theirs = os.geteuid() == 0 and self.uid_base <= uid < self.uid_base + UIDS_PER_SERVICE
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
             if (marked or theirs) and state != "Z":
-                found.append(int(folder.name))
-        return found
+                pids.append(int(folder.name))
+        return pids
 
-    def give(self, path: Path) -> None:
+    def give_to_agent(self, path: Path) -> None:
         """Hand a path and all in it to the first agent's user, when there is a choice."""
         if os.geteuid() == 0:
             for one in (path, *path.rglob("*")):
@@ -307,10 +309,10 @@ class Service:
     def http(self) -> httpx2.Client:
         """A client with the key that may do everything; for one thread."""
         if self._http is None:
-            self._http = self.connect(ADMIN)
+            self._http = self.connect(ADMIN_KEY)
         return self._http
 
-    def connect(self, token: str | None = ADMIN) -> httpx2.Client:
+    def connect(self, token: str | None = ADMIN_KEY) -> httpx2.Client:
         """Give another client, with this key or none."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         return httpx2.Client(
@@ -335,9 +337,9 @@ class Service:
 
         def look() -> dict[str, Any] | None:
             job = self.job(job_id)
-            return job if job["state"] in _ENDED else None
+            return job if job["state"] in _ENDED_STATES else None
 
-        return until(look, seconds)
+        return wait_until(look, seconds)
 
     def run(self, prompt: str, **fields: Any) -> dict[str, Any]:
         """Ask for a job and give it once it has ended."""
@@ -345,17 +347,17 @@ class Service:
 
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Give all events of a job that are there now, by pages of JSON."""
-        found: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         while True:
             answer = self.http.get(
                 f"/v1/jobs/{job_id}/events", params={"after": after}, headers={"accept": "application/json"}
             )
             assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
             page = answer.json()
-            found += page["data"]
+            events += page["data"]
             if not page["has_more"]:
-                return found
-            after = found[-1]["seq"]
+                return events
+            after = events[-1]["seq"]
 
     def execute(self, prompt: str, agent: str = "claude", **fields: Any) -> dict[str, Any]:
         """Ask for a job by the classic route, as its callers do, and give the answer's body."""
@@ -372,7 +374,7 @@ class Service:
             job: dict[str, Any] = answer.json()
             return job if job["status"] != "running" else None
 
-        return until(look, seconds)
+        return wait_until(look, seconds)
 
 
 MakeService = Callable[..., Service]

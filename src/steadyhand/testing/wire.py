@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from steadyhand.testing.request import ModelRequest
-from steadyhand.testing.scenario import Turn, fill
+from steadyhand.testing.scenario import Turn, fill_variables
 
-_CACHED_PREFIX = 100
+_CACHED_TOKENS_PER_TURN = 100
 """Tokens a turn adds to the cache, so that cache figures grow the way real ones do."""
 
 
-LENGTHS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+CACHE_WRITE_FIELDS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 
 
-class Message:
+class ModelResponse:
     """One answer to one request, with its ids and its usage."""
 
     def __init__(self, turn: Turn, request: ModelRequest) -> None:
@@ -33,18 +33,21 @@ class Message:
     def whole(self) -> dict[str, Any]:
         """The message as the API gives it without streaming."""
         return {
-            **self._head(split(self.usage)),
+            **self._envelope(usage_body(self.usage)),
             "content": self._blocks,
             "stop_reason": self.stop_reason,
         }
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The message as the API streams it; a cut one just ends."""
-        yield {"type": "message_start", "message": self._head(split({**self.usage, "output_tokens": 1}))}
+        yield {
+            "type": "message_start",
+            "message": self._envelope(usage_body({**self.usage, "output_tokens": 1})),
+        }
         yield {"type": "ping"}
         deltas = 0
         for index, block in enumerate(self._blocks):
-            yield {"type": "content_block_start", "index": index, "content_block": _opened(block)}
+            yield {"type": "content_block_start", "index": index, "content_block": _empty_block(block)}
             for delta in self._deltas(block):
                 yield {"type": "content_block_delta", "index": index, "delta": delta}
                 deltas += 1
@@ -54,11 +57,11 @@ class Message:
         yield {
             "type": "message_delta",
             "delta": {"stop_reason": self.stop_reason, "stop_sequence": None},
-            "usage": {name: count for name, count in self.usage.items() if name not in LENGTHS},
+            "usage": {name: count for name, count in self.usage.items() if name not in CACHE_WRITE_FIELDS},
         }
         yield {"type": "message_stop"}
 
-    def _head(self, usage: dict[str, Any]) -> dict[str, Any]:
+    def _envelope(self, usage: dict[str, Any]) -> dict[str, Any]:
         return {
             "id": self.id,
             "type": "message",
@@ -73,31 +76,31 @@ class Message:
     def _deltas(self, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
         kind = block["type"]
         if kind == "thinking":
-            for piece in self._pieces(block["thinking"], kind):
+            for piece in self._chunks(block["thinking"], kind):
                 yield {"type": "thinking_delta", "thinking": piece}
             yield {"type": "signature_delta", "signature": block["signature"]}
         elif kind == "text":
-            for piece in self._pieces(block["text"], kind):
+            for piece in self._chunks(block["text"], kind):
                 yield {"type": "text_delta", "text": piece}
         else:
-            for piece in _cut(json.dumps(block["input"]), 40):
+            for piece in _split_text(json.dumps(block["input"]), 40):
                 yield {"type": "input_json_delta", "partial_json": piece}
 
-    def _pieces(self, text: str, kind: str) -> Iterator[str]:
-        yield from _cut(text, self.turn.chunk_chars)
+    def _chunks(self, text: str, kind: str) -> Iterator[str]:
+        yield from _split_text(text, self.turn.chunk_chars)
         if self.turn.endless == kind:
             until = time.monotonic() + self.turn.endless_seconds
             while time.monotonic() < until:
-                yield from _cut(text, self.turn.chunk_chars)
+                yield from _split_text(text, self.turn.chunk_chars)
 
 
-def split(usage: dict[str, int]) -> dict[str, Any]:
+def usage_body(usage: dict[str, int]) -> dict[str, Any]:
     """Usage as the API gives it: how long the cache writes are kept is a table of its own."""
-    plain = {name: count for name, count in usage.items() if name not in LENGTHS}
-    return {**plain, "cache_creation": {name: usage[name] for name in LENGTHS}}
+    plain = {name: count for name, count in usage.items() if name not in CACHE_WRITE_FIELDS}
+    return {**plain, "cache_creation": {name: usage[name] for name in CACHE_WRITE_FIELDS}}
 
 
-def sse(event: dict[str, Any]) -> bytes:
+def format_sse(event: dict[str, Any]) -> bytes:
     """One event as a server-sent event."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode())
 
@@ -126,37 +129,48 @@ def _content(turn: Turn, request: ModelRequest) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if turn.thinking:
         blocks.append(
-            {"type": "thinking", "thinking": fill(turn.thinking, request), "signature": "c2NyaXB0ZWQ="}
+            {
+                "type": "thinking",
+                "thinking": fill_variables(turn.thinking, request),
+                "signature": "c2NyaXB0ZWQ=",
+            }
         )
     if turn.text:
-        blocks.append({"type": "text", "text": fill(turn.text, request)})
+        blocks.append({"type": "text", "text": fill_variables(turn.text, request)})
     for call in turn.tool:
-        made = f"toolu_{uuid.uuid4().hex[:24]}"
-        blocks.append({"type": "tool_use", "id": made, "name": call.name, "input": fill(call.input, request)})
+        tool_use_id = f"toolu_{uuid.uuid4().hex[:24]}"
+        blocks.append(
+            {
+                "type": "tool_use",
+                "id": tool_use_id,
+                "name": call.name,
+                "input": fill_variables(call.input, request),
+            }
+        )
     return blocks
 
 
 def _usage(turn: Turn, request: ModelRequest, blocks: list[dict[str, Any]]) -> dict[str, int]:
-    said = sum(len(json.dumps(block)) for block in blocks)
-    claimed = turn.usage
-    read = request.turn_index * _CACHED_PREFIX
-    written = _or(claimed.cache_creation_input_tokens, _CACHED_PREFIX)
-    hour = min(claimed.ephemeral_1h_input_tokens, written)
+    output_characters = sum(len(json.dumps(block)) for block in blocks)
+    scripted = turn.usage
+    cache_read = request.turn_index * _CACHED_TOKENS_PER_TURN
+    cache_written = _or_default(scripted.cache_creation_input_tokens, _CACHED_TOKENS_PER_TURN)
+    written_1h = min(scripted.ephemeral_1h_input_tokens, cache_written)
     return {
-        "input_tokens": claimed.input_tokens,
-        "cache_creation_input_tokens": written,
-        "cache_read_input_tokens": _or(claimed.cache_read_input_tokens, read),
-        "output_tokens": _or(claimed.output_tokens, max(1, said // 4)),
-        "ephemeral_5m_input_tokens": written - hour,
-        "ephemeral_1h_input_tokens": hour,
+        "input_tokens": scripted.input_tokens,
+        "cache_creation_input_tokens": cache_written,
+        "cache_read_input_tokens": _or_default(scripted.cache_read_input_tokens, cache_read),
+        "output_tokens": _or_default(scripted.output_tokens, max(1, output_characters // 4)),
+        "ephemeral_5m_input_tokens": cache_written - written_1h,
+        "ephemeral_1h_input_tokens": written_1h,
     }
 
 
-def _or(claimed: int | None, otherwise: int) -> int:
+def _or_default(claimed: int | None, otherwise: int) -> int:
     return otherwise if claimed is None else claimed
 
 
-def _opened(block: dict[str, Any]) -> dict[str, Any]:
+def _empty_block(block: dict[str, Any]) -> dict[str, Any]:
     empty: dict[str, dict[str, Any]] = {
         "thinking": {"thinking": "", "signature": ""},
         "text": {"text": ""},
@@ -165,6 +179,6 @@ def _opened(block: dict[str, Any]) -> dict[str, Any]:
     return {**block, **empty[block["type"]]}
 
 
-def _cut(text: str, size: int) -> Iterator[str]:
+def _split_text(text: str, size: int) -> Iterator[str]:
     for at in range(0, len(text), max(1, size)):
         yield text[at : at + max(1, size)]

@@ -4,115 +4,121 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.job import MICROS, Cost, Job, Notice, State, Usage, Verdict, advance
+from steadyhand.job import MICROS_PER_DOLLAR, Cost, Job, JobWarning, Outcome, State, Usage, transition
 from steadyhand.job_warnings import WarningCode
-from steadyhand.outcome import OUTCOMES, Result, fault_of
-from steadyhand.ports import Harvest, Report, Spent, Tokens
-from steadyhand.retry import at_start, run_seconds
+from steadyhand.outcome import OUTCOMES, AgentResult, error_info
+from steadyhand.ports import Harvest, RunReport, TokenCounts, UsageTotal
+from steadyhand.retry import elapsed_seconds, recovery_start_mode
 
-MOST_DIFFERENCE_PERCENT = 5
+MAX_COST_DIFFERENCE_PERCENT = 5
 """How far the agent's own figure may be from what was counted before the job says so."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunResult:
     """What a run came to: what its agent said of itself, and what the gateway knows of it, if it went through one."""
 
-    report: Report
-    spent: Spent | None = None
+    report: RunReport
+    spent: UsageTotal | None = None
     wall: datetime | None = None
     """Until when the model's rate limit turned the run away, if that is what stopped it."""
 
 
-def with_run(job: Job, **values: Any) -> Job:
+def update_newest_run(job: Job, **values: Any) -> Job:
     """Give a job with its newest run changed."""
     return replace(job, runs=(*job.runs[:-1], replace(job.runs[-1], **values)))
 
 
-def ended(
+def ended_job(
     job: Job,
-    verdict: Verdict,
+    outcome: Outcome,
     now: datetime,
     *,
-    ran: Ran | None,
+    result: RunResult | None,
     harvest: Harvest | None,
     planned: bool,
 ) -> Job:
     """Give a job as it stands when it, or its run, has come to this; `planned` is false after a crash."""
-    target = OUTCOMES[verdict.type].state
+    target = OUTCOMES[outcome.type].state
     changed = replace(
         job,
-        state=advance(job.state, target),
-        outcome=verdict,
-        error=fault_of(verdict),
+        state=transition(job.state, target),
+        outcome=outcome,
+        error=error_info(outcome),
         finished_at=now,
-        at_start=at_start(job, verdict, planned=planned),
+        at_start=recovery_start_mode(job, outcome, planned=planned),
     )
     if job.state is State.RUNNING:
-        changed = with_run(
+        changed = update_newest_run(
             changed,
             state=target,
-            outcome=verdict,
+            outcome=outcome,
             finished_at=now,
-            exit_code=ran.report.evidence.exit_code if ran else None,
+            exit_code=result.report.evidence.exit_code if result else None,
         )
     if harvest is not None and harvest.changes is not None:
         changed = replace(changed, changes=harvest.changes)
-    return with_ran(changed, ran) if ran is not None else changed
+    return with_run_result(changed, result) if result is not None else changed
 
 
-def parked(job: Job, until: datetime, verdict: Verdict, now: datetime, *, ran: Ran, harvest: Harvest) -> Job:
+def parked_job(
+    job: Job, until: datetime, outcome: Outcome, now: datetime, *, result: RunResult, harvest: Harvest
+) -> Job:
     """Give a job that waits for the model's rate limit; its next run goes on where this one stopped."""
-    changed = with_run(
+    changed = update_newest_run(
         replace(
             job,
-            state=advance(job.state, State.PARKED),
+            state=transition(job.state, State.PARKED),
             parked_until=until,
             begin="resume",
             continue_prompt=None,
-            used_seconds=run_seconds(job, now),
+            used_seconds=elapsed_seconds(job, now),
             changes=harvest.changes or job.changes,
         ),
         state=State.PARKED,
-        outcome=verdict,
+        outcome=outcome,
         finished_at=now,
-        exit_code=ran.report.evidence.exit_code,
+        exit_code=result.report.evidence.exit_code,
     )
     # Its answer is how the CLI words the refusal; the job has none yet.
-    return replace(with_ran(changed, ran), answer=job.answer, structured_output=job.structured_output)
+    return replace(
+        with_run_result(changed, result), answer=job.answer, structured_output=job.structured_output
+    )
 
 
-def unparked(job: Job, now: datetime) -> Job:
+def unparked_job(job: Job, now: datetime) -> Job:
     """Give a parked job queued again."""
-    return replace(job, state=advance(job.state, State.QUEUED), queued_at=now, parked_until=None)
+    return replace(job, state=transition(job.state, State.QUEUED), queued_at=now, parked_until=None)
 
 
-def with_ran(job: Job, ran: Ran) -> Job:
+def with_run_result(job: Job, run_result: RunResult) -> Job:
     """Give a job with what its newest run came to; what the gateway counted outweighs what the agent said."""
-    report, result = ran.report, ran.report.evidence.result
+    report, result = run_result.report, run_result.report.evidence.result
     job = replace(job, session_id=report.session_id or job.session_id)
     if result is not None:
         job = replace(job, answer=result.text, structured_output=result.structured_output)
-    said = None if result is None else result.usage
-    if ran.spent is None:
-        usage = job.usage if said is None else job.usage.plus(said)
-        return replace(job, usage=usage, cost=_reported(job.cost, result))
-    job = replace(job, cost=replace(_reported(job.cost, result), micros=job.cost.micros))
-    return with_spent(job, ran.spent, ran.spent.calls if said is None else said.turns)
+    reported_usage = None if result is None else result.usage
+    if run_result.spent is None:
+        usage = job.usage if reported_usage is None else job.usage.plus(reported_usage)
+        return replace(job, usage=usage, cost=_with_reported_cost(job.cost, result))
+    job = replace(job, cost=replace(_with_reported_cost(job.cost, result), micros=job.cost.micros))
+    return with_counted_usage(
+        job, run_result.spent, run_result.spent.calls if reported_usage is None else reported_usage.turns
+    )
 
 
-def with_spent(job: Job, spent: Spent, turns: int) -> Job:
+def with_counted_usage(job: Job, total: UsageTotal, turns: int) -> Job:
     """Give a job with what was counted of a run of it."""
     cost = replace(
         job.cost,
-        micros=job.cost.micros + spent.micros,
+        micros=job.cost.micros + total.micros,
         source="ledger",
-        priced=job.cost.priced and spent.priced,
+        priced=job.cost.priced and total.priced,
     )
-    return replace(job, usage=job.usage.plus(usage_of(spent.tokens, turns)), cost=cost)
+    return replace(job, usage=job.usage.plus(usage_from_tokens(total.tokens, turns)), cost=cost)
 
 
-def _reported(cost: Cost, result: Result | None) -> Cost:
+def _with_reported_cost(cost: Cost, result: AgentResult | None) -> Cost:
     if result is None or result.cost_micros is None:
         return cost
     return replace(
@@ -122,7 +128,7 @@ def _reported(cost: Cost, result: Result | None) -> Cost:
     )
 
 
-def usage_of(tokens: Tokens, turns: int) -> Usage:
+def usage_from_tokens(tokens: TokenCounts, turns: int) -> Usage:
     """Give counted tokens as a job shows them."""
     return Usage(
         input_tokens=tokens.input,
@@ -133,17 +139,18 @@ def usage_of(tokens: Tokens, turns: int) -> Usage:
     )
 
 
-def differs(ran: Ran) -> Notice | None:
+def cost_difference_warning(run_result: RunResult) -> JobWarning | None:
     """Say so when what the agent says that it cost is not what was counted."""
-    result, spent = ran.report.evidence.result, ran.spent
-    if spent is None or result is None or result.cost_micros is None or not spent.complete:
+    result, counted = run_result.report.evidence.result, run_result.spent
+    if counted is None or result is None or result.cost_micros is None or not counted.complete:
         return None
-    most = max(spent.micros, result.cost_micros)
-    if abs(spent.micros - result.cost_micros) * 100 <= most * MOST_DIFFERENCE_PERCENT:
+    larger = max(counted.micros, result.cost_micros)
+    if abs(counted.micros - result.cost_micros) * 100 <= larger * MAX_COST_DIFFERENCE_PERCENT:
         return None
-    text = f"The agent says {_dollars(result.cost_micros)} USD; {_dollars(spent.micros)} USD were counted."
-    return Notice(WarningCode.COST_DIFFERS, text)
+    reported, metered = format_dollars(result.cost_micros), format_dollars(counted.micros)
+    text = f"The agent says {reported} USD; {metered} USD were counted."
+    return JobWarning(WarningCode.COST_DIFFERS, text)
 
 
-def _dollars(micros: int) -> str:
-    return f"{micros // MICROS}.{micros % MICROS:06d}"
+def format_dollars(micros: int) -> str:
+    return f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}"

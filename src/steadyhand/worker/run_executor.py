@@ -9,58 +9,72 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from steadyhand.agents import Agent, Catalogue, Workspace
+from steadyhand.agents import Agent, Catalog, Workspace
 from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
-from steadyhand.event_log import Journal, Recorder
-from steadyhand.events import CallsAnswered, CallsWaiting, Draft, StateChanged, Warned, rfc3339
-from steadyhand.job import Job, Notice, OutcomeType, Run, State, Usage, Verdict, advance
+from steadyhand.event_log import EventLog, RunEventWriter
+from steadyhand.events import (
+    EventDraft,
+    StateChanged,
+    ToolCallsAnswered,
+    ToolCallsRequested,
+    WarningEvent,
+    format_rfc3339,
+)
+from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, Run, State, Usage, transition
 from steadyhand.job_warnings import WarningCode
-from steadyhand.outcome import OUTCOMES, Evidence, Stop, judge
+from steadyhand.outcome import OUTCOMES, RunEvidence, StopReason, decide_outcome
 from steadyhand.ports import (
-    Ask,
-    Attendance,
-    Call,
+    CallClientTools,
+    Checkout,
     Checkouts,
     Claim,
-    ClientCall,
+    ClientToolCall,
     Gateway,
     Harvest,
     Ledger,
-    Place,
+    ModelCall,
     Queue,
-    Report,
+    RunAccess,
+    RunContext,
     Runner,
+    RunReport,
     RunSpec,
-    Spent,
     StopSignal,
     Store,
-    Tokens,
+    TokenCounts,
     UsageQuery,
-    Work,
+    UsageTotal,
 )
-from steadyhand.retry import goes_on
-from steadyhand.tool_calls import Exchange
-from steadyhand.worker.parents import before, earlier_files
-from steadyhand.worker.parked import Parking
-from steadyhand.worker.results import Ran, differs, ended, parked, with_run, with_spent
-from steadyhand.worker.stoppable import attempt, until_stopped
+from steadyhand.retry import is_resumable
+from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.worker.parents import earlier_files, find_parent
+from steadyhand.worker.parked import ParkedJobs
+from steadyhand.worker.results import (
+    RunResult,
+    cost_difference_warning,
+    ended_job,
+    parked_job,
+    update_newest_run,
+    with_counted_usage,
+)
+from steadyhand.worker.stoppable import catch_run_error, run_until_stopped
 
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
 HARVEST_SECONDS = 45
-_TURNED_AWAY = frozenset(
+_RATE_LIMIT_OUTCOMES = frozenset(
     {OutcomeType.RATE_LIMITED, OutcomeType.AGENT_ERROR, OutcomeType.MODEL_ERROR, OutcomeType.NO_RESULT}
 )
 """What a run looks like that the model's rate limit has stopped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tending:
+class WorkerConfig:
     """What a worker is told of its node. `environment` gives what the service grants an agent's process."""
 
     node: str
     clock: Callable[[], datetime]
-    environment: Callable[[Agent, Place], Mapping[str, str]]
+    environment: Callable[[Agent, Checkout], Mapping[str, str]]
     sweep: Callable[[int, int], Awaitable[object]]
     """Ends what is left of a run of an earlier life: the supervisor's pid and its start time."""
     drain_seconds: float = 30
@@ -72,115 +86,115 @@ class Tending:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class WorkerDeps:
     """What a run needs of the service. Without a gateway agents reach the model, and all else, by themselves."""
 
     store: Store
     queue: Queue
     checkouts: Checkouts
     runners: Mapping[str, Runner]
-    recorder: Recorder
-    catalogue: Catalogue
-    tending: Tending
+    event_log: EventLog
+    catalogue: Catalog
+    config: WorkerConfig
     ledger: Ledger
     gateway: Gateway | None = None
-    parking: Parking = field(default_factory=Parking)
-    exchange: Exchange = field(default_factory=Exchange)
+    parked: ParkedJobs = field(default_factory=ParkedJobs)
+    tool_calls: ToolCallBroker = field(default_factory=ToolCallBroker)
 
 
-class Runs:
+class RunExecutor:
     """Takes claimed jobs through their runs; each call of `work` sees one to its end."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._clock = parts.tending.clock
-        self._in_place: dict[str, asyncio.Lock] = {}
+    def __init__(self, deps: WorkerDeps) -> None:
+        self._deps = deps
+        self._clock = deps.config.clock
+        self._in_place_locks: dict[str, asyncio.Lock] = {}
         self._log = structlog.get_logger("steadyhand.worker")
 
     async def work(self, claim: Claim) -> None:
         """Run a claimed job; whatever goes wrong is its end, not the node's."""
         log = self._log.bind(job=claim.job.id, slot=claim.slot)
         try:
-            await self._run(claim)
+            await self._run_with_workspace_lock(claim)
         except (Conflict, NotFound) as gone:
             log.info("job.moved_elsewhere", reason=gone.detail)
         except Exception:  # the boundary of a job
             log.exception("job.failed_internally")
-            await self._end_after_fault(claim.job.id)
+            await self._end_after_internal_error(claim.job.id)
 
-    async def _end_after_fault(self, job_id: str) -> None:
+    async def _end_after_internal_error(self, job_id: str) -> None:
         try:
-            job = await self._parts.store.get(job_id)
+            job = await self._deps.store.get(job_id)
             if job is not None and not job.state.ended:
-                await self.end(job, Verdict(OutcomeType.INTERNAL), expected=frozenset({job.state}))
+                await self.end(job, Outcome(OutcomeType.INTERNAL), expected=frozenset({job.state}))
         except SteadyhandError:
             self._log.exception("job.end_not_kept", job=job_id)
 
-    async def _run(self, claim: Claim) -> None:
+    async def _run_with_workspace_lock(self, claim: Claim) -> None:
         workspace = self._workspace(claim.job)
         if workspace.mode != "in_place" or workspace.repository is None:
-            await self._run_in(claim, workspace)
+            await self._run_with_secrets(claim, workspace)
             return
-        lock = self._in_place.setdefault(workspace.repository, asyncio.Lock())
-        held = await until_stopped(lock.acquire(), claim.stop)
+        lock = self._in_place_locks.setdefault(workspace.repository, asyncio.Lock())
+        locked = await run_until_stopped(lock.acquire(), claim.stop)
         try:
-            await self._run_in(claim, workspace)
+            await self._run_with_secrets(claim, workspace)
         finally:
-            if held:
+            if locked:
                 lock.release()
 
     def _workspace(self, job: Job) -> Workspace:
-        workspace = self._parts.catalogue.workspace(job.workspace)
+        workspace = self._deps.catalogue.workspace(job.workspace)
         return workspace if job.ref is None else replace(workspace, ref=job.ref)
 
-    async def _run_in(self, claim: Claim, workspace: Workspace) -> None:
+    async def _run_with_secrets(self, claim: Claim, workspace: Workspace) -> None:
         # What the run alone has of secrets is known until all that it left is kept.
         with ExitStack() as secrets:
-            await self._run_at(claim, workspace, secrets)
+            await self._run_attempt(claim, workspace, secrets)
 
-    async def _run_at(self, claim: Claim, workspace: Workspace, secrets: ExitStack) -> None:
-        job = await self._begin(claim)
+    async def _run_attempt(self, claim: Claim, workspace: Workspace, secrets: ExitStack) -> None:
+        job = await self._mark_running(claim)
         stop = claim.stop
-        left = max(0.0, job.timeout_seconds - job.used_seconds)
-        deadline = asyncio.get_running_loop().call_later(left, stop.request, Stop.DEADLINE)
-        place: Place | None = None
+        seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
+        deadline = asyncio.get_running_loop().call_later(seconds_left, stop.request, StopReason.DEADLINE)
+        checkout: Checkout | None = None
         try:
-            place = await self._prepare(job, workspace, claim)
-            if place is None:
-                job = await self.end(job, judge(Evidence(stop=stop.reason)))
-                if not goes_on(job):
-                    await self._parts.checkouts.drop(job.id)
+            checkout = await self._prepare_checkout(job, workspace, claim)
+            if checkout is None:
+                job = await self.end(job, decide_outcome(RunEvidence(stop=stop.reason)))
+                if not is_resumable(job):
+                    await self._deps.checkouts.drop(job.id)
                 return
-            job = await self._placed(job, place)
-            ran = await self._drive(job, place, stop, secrets)
+            job = await self._record_checkout(job, checkout)
+            result = await self._run_agent(job, checkout, stop, secrets)
         except WorkspaceError as error:
-            await self.end(job, Verdict(OutcomeType.WORKSPACE, error.detail))
+            await self.end(job, Outcome(OutcomeType.WORKSPACE, error.detail))
             return
         except SpawnError as error:
-            await self.end(job, Verdict(OutcomeType.NOT_STARTED, error.detail))
-            if place is not None:
-                await self._release(place)
+            await self.end(job, Outcome(OutcomeType.NOT_STARTED, error.detail))
+            if checkout is not None:
+                await self._release(checkout)
             return
         finally:
             deadline.cancel()
-        await self._finish(job, place, ran)
+        await self._finish(job, checkout, result)
 
     # --- up to the run ---------------------------------------------------------------------
 
-    async def _begin(self, claim: Claim) -> Job:
+    async def _mark_running(self, claim: Claim) -> Job:
         now = self._clock()
         number = claim.job.run + 1
-        parts = self._parts
-        parent = await before(parts.store, parts.checkouts, claim.job) if number == 1 else None
+        parts = self._deps
+        parent = await find_parent(parts.store, parts.checkouts, claim.job) if number == 1 else None
         session = str(uuid.uuid4())
-        draft = Draft(number, now, StateChanged(State.QUEUED, State.RUNNING))
-        run = Run(number, State.RUNNING, started_at=now, node=parts.tending.node)
-        return await parts.recorder.change(
+        draft = EventDraft(number, now, StateChanged(State.QUEUED, State.RUNNING))
+        run = Run(number, State.RUNNING, started_at=now, node=parts.config.node)
+        return await parts.event_log.change(
             claim.job.id,
             QUEUED,
             lambda old: replace(
                 old,
-                state=advance(old.state, State.RUNNING),
+                state=transition(old.state, State.RUNNING),
                 started_at=now,
                 since_run=old.since_run if old.begin == "resume" else number,
                 parent_job_id=old.parent_job_id if parent is None else parent.id,
@@ -193,82 +207,95 @@ class Runs:
             [draft],
         )
 
-    async def _prepare(self, job: Job, workspace: Workspace, claim: Claim) -> Place | None:
+    async def _prepare_checkout(self, job: Job, workspace: Workspace, claim: Claim) -> Checkout | None:
         if claim.stop.reason is not None:
             return None
-        checkouts = self._parts.checkouts
-        place = await until_stopped(checkouts.prepare(job, workspace, claim.slot), claim.stop)
-        return None if place is None else replace(place, slot=claim.slot)
+        checkouts = self._deps.checkouts
+        checkout = await run_until_stopped(checkouts.prepare(job, workspace, claim.slot), claim.stop)
+        return None if checkout is None else replace(checkout, slot=claim.slot)
 
-    async def _placed(self, job: Job, place: Place) -> Job:
-        if place.commit is None and not place.notices:
+    async def _record_checkout(self, job: Job, checkout: Checkout) -> Job:
+        if checkout.commit is None and not checkout.notices:
             return job
         now = self._clock()
-        drafts = [Draft(job.run, now, Warned(notice.code, notice.message)) for notice in place.notices]
-        return await self._parts.recorder.change(
+        drafts = [
+            EventDraft(job.run, now, WarningEvent(warning.code, warning.message))
+            for warning in checkout.notices
+        ]
+        return await self._deps.event_log.change(
             job.id,
             RUNNING,
             lambda old: replace(
-                old, commit=place.commit or old.commit, warnings=(*old.warnings, *place.notices)
+                old, commit=checkout.commit or old.commit, warnings=(*old.warnings, *checkout.notices)
             ),
             drafts,
         )
 
     # --- the run ---------------------------------------------------------------------------
 
-    async def _drive(self, job: Job, place: Place, stop: StopSignal, secrets: ExitStack) -> Ran:
-        parts = self._parts
-        journal = Journal(parts.recorder, job.id, job.run, self._clock)
+    async def _run_agent(
+        self, job: Job, checkout: Checkout, stop: StopSignal, secrets: ExitStack
+    ) -> RunResult:
+        parts = self._deps
+        event_writer = RunEventWriter(parts.event_log, job.id, job.run, self._clock)
         agent = parts.catalogue.agent(job.agent)
-        earlier = await earlier_files(parts.store, job)
-        if agent.definition is None and agent.name in place.definitions:
+        session_files = await earlier_files(parts.store, job)
+        if agent.definition is None and agent.name in checkout.definitions:
             agent = replace(agent, definition=agent.name)
         async with asyncio.TaskGroup() as group:
-            group.create_task(journal.write(), name=f"journal {job.id}")
+            group.create_task(event_writer.write(), name=f"journal {job.id}")
 
             def spawned(pid: int, started: int) -> None:
-                group.create_task(self._note_supervisor(job, pid, started), name=f"supervisor {job.id}")
+                group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
 
             try:
-                async with self._let_out(Work(job, agent, place), journal) as attendance:
-                    told: Mapping[str, str] = {}
-                    if attendance is not None:
-                        told = attendance.environment
-                        secrets.enter_context(parts.recorder.redactor.lent(attendance.secrets))
+                async with self._open_gateway(RunContext(job, agent, checkout), event_writer) as access:
+                    gateway_environment: Mapping[str, str] = {}
+                    if access is not None:
+                        gateway_environment = access.environment
+                        secrets.enter_context(parts.event_log.redactor.lent(access.secrets))
                     spec = RunSpec(
                         job=job,
                         number=job.run,
                         agent=agent,
-                        place=place,
-                        environment={**parts.tending.environment(agent, place), **told, **agent.env},
-                        spawned=spawned,
-                        listening=None if attendance is None else attendance.listening,
-                        ask=self._asking(job, journal) if job.tools else None,
-                        earlier=earlier,
+                        place=checkout,
+                        environment={
+                            **parts.config.environment(agent, checkout),
+                            **gateway_environment,
+                            **agent.env,
+                        },
+                        on_spawned=spawned,
+                        listening=None if access is None else access.listening,
+                        ask=self._client_tool_caller(job, event_writer) if job.tools else None,
+                        earlier_files=session_files,
                     )
-                    result = await attempt(parts.runners[agent.runner].run(spec, journal.emit, stop))
-                    ran = result if isinstance(result, RunError) else await _counted(result, attendance)
+                    report = await catch_run_error(
+                        parts.runners[agent.runner].run(spec, event_writer.emit, stop)
+                    )
+                    run_result = (
+                        report if isinstance(report, RunError) else await _with_metered_usage(report, access)
+                    )
             finally:
-                await journal.close()
-        if isinstance(ran, RunError):
-            raise ran
-        if ran.spent is None:
-            await self._keep_reported(job, agent, ran.report)
-        return ran
+                await event_writer.close()
+        if isinstance(run_result, RunError):
+            raise run_result
+        if run_result.spent is None:
+            await self._save_reported_call(job, agent, run_result.report)
+        return run_result
 
-    async def _keep_reported(self, job: Job, agent: Agent, report: Report) -> None:
+    async def _save_reported_call(self, job: Job, agent: Agent, report: RunReport) -> None:
         """Keep what a run past the gateway cost by the agent's own word: in the ledger, and against shared budgets."""
         result = report.evidence.result
         if result is None or result.cost_micros is None:
             return
-        said = result.usage or Usage()
-        tokens = Tokens(
-            said.input_tokens,
-            said.output_tokens,
-            said.cache_read_input_tokens,
-            said.cache_creation_input_tokens,
+        usage = result.usage or Usage()
+        tokens = TokenCounts(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_input_tokens,
+            usage.cache_creation_input_tokens,
         )
-        call = Call(
+        call = ModelCall(
             id=uuid.uuid4().hex,
             job_id=job.id,
             run=job.run,
@@ -282,157 +309,168 @@ class Runs:
             micros=result.cost_micros,
             source="reported",
         )
-        await self._parts.ledger.keep_call(call)
-        if self._parts.gateway is not None:
-            self._parts.gateway.count(call)
+        await self._deps.ledger.keep_call(call)
+        if self._deps.gateway is not None:
+            self._deps.gateway.count(call)
 
-    def _let_out(self, work: Work, journal: Journal) -> AbstractAsyncContextManager[Attendance | None]:
-        gateway = self._parts.gateway
-        return nullcontext() if gateway is None else gateway.attend(work, journal.emit)
+    def _open_gateway(
+        self, context: RunContext, event_writer: RunEventWriter
+    ) -> AbstractAsyncContextManager[RunAccess | None]:
+        gateway = self._deps.gateway
+        return nullcontext() if gateway is None else gateway.attend(context, event_writer.emit)
 
-    def _asking(self, job: Job, journal: Journal) -> Ask:
-        exchange = self._parts.exchange
+    def _client_tool_caller(self, job: Job, event_writer: RunEventWriter) -> CallClientTools:
+        broker = self._deps.tool_calls
 
-        async def ask(calls: Sequence[ClientCall]) -> Mapping[str, str]:
+        async def ask(calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
             told = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
             # They wait before anybody is told of them: whoever is told may answer at once.
-            with exchange.waiting(job.id, calls) as waiting:
-                await journal.emit(CallsWaiting(told))
-                return await waiting.results(exchange.seconds)
+            with broker.waiting(job.id, calls) as waiting:
+                await event_writer.emit(ToolCallsRequested(told))
+                return await waiting.results(broker.seconds)
 
         return ask
 
-    async def _note_supervisor(self, job: Job, pid: int, started: int) -> None:
+    async def _save_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:
-            await self._parts.store.change(
+            await self._deps.store.change(
                 job.id,
                 RUNNING,
-                lambda old: with_run(old, supervisor=pid, supervisor_started=started),
+                lambda old: update_newest_run(old, supervisor=pid, supervisor_started=started),
             )
         except (Conflict, NotFound):
             self._log.debug("supervisor.not_noted", job=job.id)
 
     # --- after the run ---------------------------------------------------------------------
 
-    async def _finish(self, job: Job, place: Place, ran: Ran) -> None:
-        report = ran.report
-        harvest = await self._harvest(place)
-        verdict = judge(report.evidence)
-        difference = differs(ran)
-        notices = (*report.notices, *harvest.notices, *([] if difference is None else [difference]))
-        parks = ran.wall is not None and verdict.type in _TURNED_AWAY
+    async def _finish(self, job: Job, checkout: Checkout, result: RunResult) -> None:
+        report = result.report
+        harvest = await self._harvest(checkout)
+        outcome = decide_outcome(report.evidence)
+        cost_warning = cost_difference_warning(result)
+        warnings = (*report.notices, *harvest.notices, *([] if cost_warning is None else [cost_warning]))
+        is_rate_limited = result.wall is not None and outcome.type in _RATE_LIMIT_OUTCOMES
         # Until its end is written down the job may go on: only then is it known what to keep.
-        keeping = False
+        resumable = False
         try:
             # Handed in one after the other without a wait between, the two share a commit.
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._parts.store.keep_output(job.id, job.run, report.output))
+                group.create_task(self._deps.store.keep_output(job.id, job.run, report.output))
                 ending = group.create_task(
-                    self._park(job, verdict, ran, harvest, notices)
-                    if parks
-                    else self.end(job, verdict, ran=ran, harvest=harvest, notices=notices)
+                    self._park(job, outcome, result, harvest, warnings)
+                    if is_rate_limited
+                    else self.end(job, outcome, ran=result, harvest=harvest, notices=warnings)
                 )
-            keeping = goes_on(ending.result())
+            resumable = is_resumable(ending.result())
         finally:
-            await (self._parts.checkouts.keep(place) if keeping else self._release(place))
+            await (self._deps.checkouts.keep(checkout) if resumable else self._release(checkout))
 
-    async def _harvest(self, place: Place) -> Harvest:
+    async def _harvest(self, checkout: Checkout) -> Harvest:
         try:
             async with asyncio.timeout(HARVEST_SECONDS):
-                return await self._parts.checkouts.harvest(place)
+                return await self._deps.checkouts.harvest(checkout)
         except (WorkspaceError, TimeoutError) as error:
             self._log.warning("harvest.failed", error=str(error))
             return Harvest(
-                None, (Notice(WarningCode.HARVEST_FAILED, "What the agent changed could not be kept."),)
+                None, (JobWarning(WarningCode.HARVEST_FAILED, "What the agent changed could not be kept."),)
             )
 
-    async def _release(self, place: Place) -> None:
+    async def _release(self, checkout: Checkout) -> None:
         try:
-            await self._parts.checkouts.release(place)
+            await self._deps.checkouts.release(checkout)
         except (WorkspaceError, OSError):
-            self._log.exception("release.failed", job=place.files.root.name)
+            self._log.exception("release.failed", job=checkout.files.root.name)
 
     async def end(
         self,
         job: Job,
-        verdict: Verdict,
+        verdict: Outcome,
         *,
         expected: frozenset[State] = RUNNING,
-        ran: Ran | None = None,
+        ran: RunResult | None = None,
         harvest: Harvest | None = None,
-        notices: tuple[Notice, ...] = (),
+        notices: tuple[JobWarning, ...] = (),
         planned: bool = True,
     ) -> Job:
         """Write down what a job came to, in one commit with its last event; `planned` is false after a crash."""
-        if verdict.type == OutcomeType.INTERRUPTED and await self._waits_for_results(job):
+        if verdict.type == OutcomeType.INTERRUPTED and await self._has_open_tool_calls(job):
             # It could not go on by itself: whoever has the results resumes it.
-            verdict = Verdict(OutcomeType.UNANSWERED, verdict.detail)
-        self._parts.queue.ending(job.id)
+            verdict = Outcome(OutcomeType.UNANSWERED, verdict.detail)
+        self._deps.queue.ending(job.id)
         now = self._clock()
         target = OUTCOMES[verdict.type].state
-        drafts = [Draft(job.run, now, Warned(notice.code, notice.message)) for notice in notices]
+        drafts = [EventDraft(job.run, now, WarningEvent(notice.code, notice.message)) for notice in notices]
         drafts.append(
-            Draft(job.run, now, StateChanged(job.state, target, outcome=verdict.type, reason=verdict.detail))
+            EventDraft(
+                job.run, now, StateChanged(job.state, target, outcome=verdict.type, reason=verdict.detail)
+            )
         )
-        counted = await self._counted_of(job) if ran is None else None
+        counted = await self._counted_usage(job) if ran is None else None
 
         def update(old: Job) -> Job:
-            changed = ended(old, verdict, now, ran=ran, harvest=harvest, planned=planned)
+            changed = ended_job(old, verdict, now, result=ran, harvest=harvest, planned=planned)
             if counted is not None:
-                changed = with_spent(changed, counted, counted.calls)
+                changed = with_counted_usage(changed, counted, counted.calls)
             return replace(changed, warnings=(*old.warnings, *notices))
 
-        return await self._parts.recorder.change(job.id, expected, update, drafts)
+        return await self._deps.event_log.change(job.id, expected, update, drafts)
 
-    async def _counted_of(self, job: Job) -> Spent | None:
+    async def _counted_usage(self, job: Job) -> UsageTotal | None:
         """Give what the ledger has of a run whose end nobody saw; null when it made no call."""
-        if self._parts.gateway is None or job.state is not State.RUNNING:
+        if self._deps.gateway is None or job.state is not State.RUNNING:
             return None
-        (row,) = await self._parts.ledger.usage(UsageQuery(job_id=job.id, since_run=job.run))
+        (row,) = await self._deps.ledger.usage(UsageQuery(job_id=job.id, since_run=job.run))
         return row.spent if row.spent.calls else None
 
-    async def _waits_for_results(self, job: Job) -> bool:
+    async def _has_open_tool_calls(self, job: Job) -> bool:
         """Say whether the newest run's last calls of its caller's tools are unanswered."""
-        waits, after = False, 0
-        while job.tools and (batch := await self._parts.store.events(job.id, after)):
+        open_calls, after = False, 0
+        while job.tools and (batch := await self._deps.store.events(job.id, after)):
             for event in batch:
-                if event.type in (CallsWaiting.type, CallsAnswered.type):
-                    waits = event.type == CallsWaiting.type and event.run == job.run
+                if event.type in (ToolCallsRequested.type, ToolCallsAnswered.type):
+                    open_calls = event.type == ToolCallsRequested.type and event.run == job.run
             after = batch[-1].seq
-        return waits
+        return open_calls
 
     async def _park(
-        self, job: Job, verdict: Verdict, ran: Ran, harvest: Harvest, notices: tuple[Notice, ...]
+        self,
+        job: Job,
+        outcome: Outcome,
+        result: RunResult,
+        harvest: Harvest,
+        warnings: tuple[JobWarning, ...],
     ) -> Job:
         """Write down that a job waits for the model's rate limit, with its session and checkout kept."""
-        assert ran.wall is not None  # noqa: S101  # asked by the caller
-        self._parts.queue.ending(job.id)
-        now, until = self._clock(), ran.wall
-        drafts = [Draft(job.run, now, Warned(notice.code, notice.message)) for notice in notices]
+        assert result.wall is not None  # noqa: S101  # asked by the caller
+        self._deps.queue.ending(job.id)
+        now, until = self._clock(), result.wall
+        drafts = [
+            EventDraft(job.run, now, WarningEvent(warning.code, warning.message)) for warning in warnings
+        ]
         change = StateChanged(
             job.state,
             State.PARKED,
-            outcome=verdict.type,
+            outcome=outcome.type,
             reason="the model's rate limit",
-            parked_until=rfc3339(until),
+            parked_until=format_rfc3339(until),
         )
 
         def update(old: Job) -> Job:
-            changed = parked(old, until, verdict, now, ran=ran, harvest=harvest)
-            return replace(changed, warnings=(*old.warnings, *notices))
+            changed = parked_job(old, until, outcome, now, result=result, harvest=harvest)
+            return replace(changed, warnings=(*old.warnings, *warnings))
 
-        job = await self._parts.recorder.change(
-            job.id, RUNNING, update, [*drafts, Draft(job.run, now, change)]
+        job = await self._deps.event_log.change(
+            job.id, RUNNING, update, [*drafts, EventDraft(job.run, now, change)]
         )
-        self._parts.parking.put(job)
+        self._deps.parked.put(job)
         return job
 
 
-async def _counted(report: Report, attendance: Attendance | None) -> Ran:
+async def _with_metered_usage(report: RunReport, access: RunAccess | None) -> RunResult:
     """Add what the gateway knows of a run that has ended."""
-    if attendance is None:
-        return Ran(report)
-    spent = await attendance.settled()
-    evidence = replace(report.evidence, spent_out=attendance.spent_out)
+    if access is None:
+        return RunResult(report)
+    total = await access.settled()
+    evidence = replace(report.evidence, spent_out=access.spent_out)
     # What an agent cost that never asked the gateway is known by its own word alone; that is no zero.
-    return Ran(replace(report, evidence=evidence), spent if spent.calls else None, attendance.wall)
+    return RunResult(replace(report, evidence=evidence), total if total.calls else None, access.wall)

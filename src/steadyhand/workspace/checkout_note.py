@@ -12,18 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steadyhand.agents import Agent
-from steadyhand.ports import Bind, Errands, JobFiles, Place
-from steadyhand.workspace.filesystem import make_folder, remove_tree
+from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec
+from steadyhand.workspace.filesystem import make_dir, remove_tree
 from steadyhand.workspace.git import MIB, Git
-from steadyhand.workspace.sandboxed_git_client import GIVEN, ask
+from steadyhand.workspace.sandboxed_git_client import BASE_DIR, run_sandboxed_git
 
 RESTORE_SECONDS = 60.0
-_BUNDLE = "commits.bundle"
-_NAME = "place.json"
+_BUNDLE_FILE = "commits.bundle"
+_NOTE_FILE = "place.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class CheckoutNote:
     """How a checkout was made: whose its files are on disk, and the warm one that it lies over, if any.
 
     `warm` is below the folder of warm checkouts; `over_nothing` says that the lower one is empty, `image` that what
@@ -38,58 +38,66 @@ class Note:
     in_place: bool = False
     shared: bool = False
 
-    def write(self, files: JobFiles) -> None:
+    def write(self, files: JobPaths) -> None:
         """Write the note down whole."""
-        part = files.root / f"{_NAME}.part"
+        part = files.root / f"{_NOTE_FILE}.part"
         part.write_text(json.dumps(asdict(self)), "ascii")
         part.chmod(0o600)
-        part.replace(files.root / _NAME)
+        part.replace(files.root / _NOTE_FILE)
 
 
-def note_of(files: JobFiles) -> Note | None:
+def read_note(files: JobPaths) -> CheckoutNote | None:
     """Read the note of a job's checkout; null when there is no checkout, or the note cannot be read."""
     try:
-        return Note(**json.loads((files.root / _NAME).read_text("ascii")))
+        return CheckoutNote(**json.loads((files.root / _NOTE_FILE).read_text("ascii")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def forget_note(files: JobFiles) -> None:
+def delete_note(files: JobPaths) -> None:
     """Say that there is no checkout any more."""
-    (files.root / _NAME).unlink(missing_ok=True)
+    (files.root / _NOTE_FILE).unlink(missing_ok=True)
 
 
-def noted(jobs: Path) -> Iterator[tuple[str, datetime]]:
+def jobs_with_checkout(jobs: Path) -> Iterator[tuple[str, datetime]]:
     """Give the jobs below a folder that have a checkout, and when it was last prepared."""
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
-            seconds = (folder / _NAME).lstat().st_mtime
+            seconds = (folder / _NOTE_FILE).lstat().st_mtime
         except OSError:
             continue
         yield folder.name, datetime.fromtimestamp(seconds, UTC)
 
 
-async def bring_back(errands: Errands | None, place: Place, bundle: Path) -> None:
+async def restore_commits(sandbox_exec: SandboxExec | None, checkout: Checkout, bundle: Path) -> None:
     """Put the commits of a bundle of ours on top of a checkout that was made anew, by the agent's own uid.
 
     With `errands` that is done inside the sandbox. Raises `WorkspaceError`.
     """
-    folder = place.files.root / "restore"
+    folder = checkout.files.root / "restore"
     ref = f"refs/heads/steadyhand/{bundle.parent.parent.name}"
     try:
-        make_folder(folder, 0o755)
-        await asyncio.to_thread(shutil.copyfile, bundle, folder / _BUNDLE)
-        (folder / _BUNDLE).chmod(0o644)
-        if errands is None:
-            git = Git(user=place.user)
-            path = str(folder / _BUNDLE)
-            await git.run("fetch", "--quiet", path, ref, cwd=place.directory, seconds=RESTORE_SECONDS)
+        make_dir(folder, 0o755)
+        await asyncio.to_thread(shutil.copyfile, bundle, folder / _BUNDLE_FILE)
+        (folder / _BUNDLE_FILE).chmod(0o644)
+        if sandbox_exec is None:
+            git = Git(user=checkout.user)
+            path = str(folder / _BUNDLE_FILE)
+            await git.run("fetch", "--quiet", path, ref, cwd=checkout.directory, seconds=RESTORE_SECONDS)
             await git.run(
-                "reset", "--quiet", "--hard", "FETCH_HEAD", cwd=place.directory, seconds=RESTORE_SECONDS
+                "reset", "--quiet", "--hard", "FETCH_HEAD", cwd=checkout.directory, seconds=RESTORE_SECONDS
             )
             return
-        given = replace(place, binds=(*place.binds, Bind(folder, GIVEN)))
-        request = {"verb": "restore", "bundle": _BUNDLE, "ref": ref}
-        await ask(errands, request, given, Agent("restore"), seconds=RESTORE_SECONDS, max_output=MIB, parts=0)
+        sandbox_checkout = replace(checkout, binds=(*checkout.binds, BindMount(folder, BASE_DIR)))
+        request = {"verb": "restore", "bundle": _BUNDLE_FILE, "ref": ref}
+        await run_sandboxed_git(
+            sandbox_exec,
+            request,
+            sandbox_checkout,
+            Agent("restore"),
+            seconds=RESTORE_SECONDS,
+            max_output=MIB,
+            parts=0,
+        )
     finally:
         await asyncio.to_thread(remove_tree, folder)

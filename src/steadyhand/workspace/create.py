@@ -9,43 +9,43 @@ from pathlib import Path
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job
-from steadyhand.ports import Bind, Errands, JobFiles, Layers
-from steadyhand.workspace.checkout_note import Note
+from steadyhand.ports import BindMount, JobPaths, OverlayLayers, SandboxExec
+from steadyhand.workspace.checkout_note import CheckoutNote
 from steadyhand.workspace.disk_images import DiskImages
-from steadyhand.workspace.filesystem import PRIVATE, copy_objects, hand_over, make_folder, remove_tree
+from steadyhand.workspace.filesystem import PRIVATE, chown_tree, copy_objects, make_dir, remove_tree
 from steadyhand.workspace.git import Git, GitSettings
-from steadyhand.workspace.git_dir import describe
-from steadyhand.workspace.instructions import Instructions, InstructionsOf
-from steadyhand.workspace.job_dirs import base_index, base_of, image_of, upper_of
+from steadyhand.workspace.git_dir import write_git_dir
+from steadyhand.workspace.instructions import Instructions, InstructionsCache
+from steadyhand.workspace.job_dirs import base_dir, base_index_path, disk_image_path, overlay_dirs
 from steadyhand.workspace.mirror import Mirror, Mirrors
 from steadyhand.workspace.warm_checkouts import (
     BRANCH,
     CHECKOUT_SECONDS,
-    Warm,
+    WarmCheckout,
     WarmCheckouts,
-    bare_place,
     check_out,
-    secrets_of,
-    share_objects,
-    shown_objects,
+    objects_bind,
+    secret_binds,
+    service_checkout,
+    write_alternates,
     write_base,
 )
 
-_COPY_TRIES = 3
+_MAX_COPY_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CreatedCheckout:
     """What `prepare` made beside the folders: where the agent works, the commit, what came along."""
 
     directory: Path
     commit: str | None
-    brought: Instructions
-    layers: Layers | None = None
-    binds: tuple[Bind, ...] = ()
+    instructions: Instructions
+    layers: OverlayLayers | None = None
+    binds: tuple[BindMount, ...] = ()
 
 
-class Making:
+class CheckoutFactory:
     """Makes checkouts, and knows which warm ones they lie over.
 
     Without `warm` each is a work tree of its own, over the mirror's objects where sealed agents can be shown them
@@ -57,63 +57,67 @@ class Making:
         data_dir: Path,
         mirrors: Mirrors,
         settings: GitSettings,
-        brought: InstructionsOf,
+        instructions: InstructionsCache,
         *,
-        errands: Errands | None,
+        sandbox_exec: SandboxExec | None,
         warm: WarmCheckouts | None,
-        shares: bool,
-        disk_of: Callable[[Job], int | None] | None,
+        shares_objects: bool,
+        disk_limit_of: Callable[[Job], int | None] | None,
     ) -> None:
         self.warm = warm
         self._data_dir = data_dir
         self._mirrors = mirrors
         self._settings = settings
-        self._brought = brought
-        self._errands = errands
-        self._shares = shares and errands is not None
+        self._instructions = instructions
+        self._sandbox_exec = sandbox_exec
+        self._shares_objects = shares_objects and sandbox_exec is not None
         self._images = DiskImages(data_dir / "images")
-        self._disk_of = disk_of
-        self._held: dict[str, Warm] = {}
+        self._disk_limit_of = disk_limit_of
+        self._acquired: dict[str, WarmCheckout] = {}
 
-    async def anew(self, job: Job, workspace: Workspace, files: JobFiles, user: int | None) -> Made:
+    async def create(
+        self, job: Job, workspace: Workspace, files: JobPaths, user: int | None
+    ) -> CreatedCheckout:
         """Make a checkout of the workspace's commit; raises `WorkspaceError`."""
         if workspace.repository is None:
-            return Made(files.checkout, None, Instructions(), await self._scratch(job, files, user))
+            return CreatedCheckout(
+                files.checkout, None, Instructions(), await self._create_empty(job, files, user)
+            )
         mirror = self._mirrors.of(workspace.repository)
         commit = await mirror.resolve(workspace.ref)
-        brought = await self._brought.of(mirror, commit, workspace)
+        instructions = await self._instructions.of(mirror, commit, workspace)
         if self.warm is not None:
             await self.give_back(files)
-            self._held[job.id] = await self.warm.take(mirror, commit, workspace)
-            layers = await self._lay_over(self._held[job.id].tree, self.warm.owner, job, files, user)
-            return Made(files.checkout, commit, brought, layers, (shown_objects(mirror),))
-        binds: tuple[Bind, ...] = ()
-        if self._shares:
-            binds = (shown_objects(mirror),)
-            make_folder(files.checkout, PRIVATE)
-            await asyncio.to_thread(share_objects, files.checkout / ".git")
+            self._acquired[job.id] = await self.warm.take(mirror, commit, workspace)
+            layers = await self._create_layers(self._acquired[job.id].tree, self.warm.owner, job, files, user)
+            return CreatedCheckout(files.checkout, commit, instructions, layers, (objects_bind(mirror),))
+        binds: tuple[BindMount, ...] = ()
+        if self._shares_objects:
+            binds = (objects_bind(mirror),)
+            make_dir(files.checkout, PRIVATE)
+            await asyncio.to_thread(write_alternates, files.checkout / ".git")
         else:
-            await self._copy(mirror, files)
-        branch = BRANCH if self._errands is not None else f"steadyhand/{job.id}"
-        await describe(files.checkout / ".git", mirror, self._settings, branch)
-        await asyncio.to_thread(hand_over, files.checkout, user)
-        if self._errands is not None:
-            await self._check_out_sealed(self._errands, workspace, commit, files, user, binds=binds)
-            return Made(files.checkout, commit, brought, binds=binds)
+            await self._copy_mirror_objects(mirror, files)
+        branch = BRANCH if self._sandbox_exec is not None else f"steadyhand/{job.id}"
+        await write_git_dir(files.checkout / ".git", mirror, self._settings, branch)
+        await asyncio.to_thread(chown_tree, files.checkout, user)
+        if self._sandbox_exec is not None:
+            await self._check_out_sandboxed(self._sandbox_exec, workspace, commit, files, user, binds=binds)
+            return CreatedCheckout(files.checkout, commit, instructions, binds=binds)
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
         # The work tree is written by the agent's uid: what is in it belongs to the agent from the start.
         await Git(user=user).run(
             "checkout", "--quiet", "-B", branch, commit, cwd=files.checkout, seconds=CHECKOUT_SECONDS
         )
-        shutil.copyfile(files.checkout / ".git" / "index", base_index(files))
-        base_index(files).chmod(0o600)
-        return Made(files.checkout, commit, brought)
+        shutil.copyfile(files.checkout / ".git" / "index", base_index_path(files))
+        base_index_path(files).chmod(0o600)
+        return CreatedCheckout(files.checkout, commit, instructions)
 
-    def note(self, job_id: str, user: int | None, made: Made) -> Note:
+    def note(self, job_id: str, user: int | None, made: CreatedCheckout) -> CheckoutNote:
         """Say how a checkout was made, so that a later run can go on in it."""
-        warm, layers = self._held.get(job_id), made.layers
-        return Note(
+        warm, layers = self._acquired.get(job_id), made.layers
+        return CheckoutNote(
             user=user,
             commit=made.commit,
             warm=None if warm is None or self.warm is None else self.warm.name(warm),
@@ -123,119 +127,127 @@ class Making:
         )
 
     async def again(
-        self, job: Job, workspace: Workspace, files: JobFiles, user: int | None, note: Note
-    ) -> Made:
+        self, job: Job, workspace: Workspace, files: JobPaths, user: int | None, note: CheckoutNote
+    ) -> CreatedCheckout:
         """Take up the checkout that a note tells of, for this user; raises `WorkspaceError`."""
         if (note.warm is not None or note.over_nothing) and self.warm is None:
             raise WorkspaceError(
                 "The kept checkout was laid over another one, which is not to be had now.", retryable=False
             )
-        if note.shared and not self._shares:
+        if note.shared and not self._shares_objects:
             raise WorkspaceError(
                 "The kept checkout shares the mirror's objects, which agents cannot be shown now.",
                 retryable=False,
             )
-        layers: Layers | None = None
-        binds: tuple[Bind, ...] = ()
+        layers: OverlayLayers | None = None
+        binds: tuple[BindMount, ...] = ()
         brought = Instructions()
         if workspace.repository is not None and note.commit is not None:
             mirror = self._mirrors.of(workspace.repository)
-            brought = await self._brought.of(mirror, note.commit, workspace)
+            brought = await self._instructions.of(mirror, note.commit, workspace)
             if self.warm is not None and note.warm is not None:
                 warm = await self.warm.take(mirror, note.commit, workspace)
                 await self.give_back(files)
-                self._held[job.id] = warm
-                layers, binds = self._layers_again(warm.tree, files, note, user), (shown_objects(mirror),)
+                self._acquired[job.id] = warm
+                layers, binds = self._existing_layers(warm.tree, files, note, user), (objects_bind(mirror),)
             elif note.shared:
-                binds = (shown_objects(mirror),)
+                binds = (objects_bind(mirror),)
         if self.warm is not None and note.over_nothing:
-            layers = self._layers_again(self._data_dir / "empty", files, note, user)
+            layers = self._existing_layers(self._data_dir / "empty", files, note, user)
         if layers is None:
-            await asyncio.to_thread(hand_over, files.checkout, user)
+            await asyncio.to_thread(chown_tree, files.checkout, user)
         elif layers.image is None:
-            await asyncio.to_thread(hand_over, layers.upper, user)
+            await asyncio.to_thread(chown_tree, layers.upper, user)
             await asyncio.to_thread(remove_tree, layers.work)
-            make_folder(layers.work, PRIVATE, user)
-        return Made(files.checkout, note.commit, brought, layers, binds)
+            make_dir(layers.work, PRIVATE, user)
+        return CreatedCheckout(files.checkout, note.commit, brought, layers, binds)
 
-    def _layers_again(self, lower: Path, files: JobFiles, note: Note, user: int | None) -> Layers:
+    def _existing_layers(
+        self, lower: Path, files: JobPaths, checkout_note: CheckoutNote, user: int | None
+    ) -> OverlayLayers:
         assert self.warm is not None  # noqa: S101  # asked by the caller
-        upper, work = upper_of(files)
-        if not note.image:
-            return Layers(lower, upper, work, self.warm.owner)
-        image = image_of(files)
+        upper, work = overlay_dirs(files)
+        if not checkout_note.image:
+            return OverlayLayers(lower, upper, work, self.warm.owner)
+        image = disk_image_path(files)
         names = Path(upper.name), Path(work.name)
-        return Layers(lower, *names, self.warm.owner, image, hand_over=note.user != user)
+        return OverlayLayers(lower, *names, self.warm.owner, image, hand_over=checkout_note.user != user)
 
-    async def _scratch(self, job: Job, files: JobFiles, user: int | None) -> Layers | None:
+    async def _create_empty(self, job: Job, files: JobPaths, user: int | None) -> OverlayLayers | None:
         """Make an empty checkout: a folder, or layers over nothing when its disk has a limit."""
         if self.warm is not None and self._disk_limit(job) is not None:
-            nothing = self._data_dir / "empty"
-            make_folder(nothing, 0o755, self.warm.owner)
-            return await self._lay_over(nothing, self.warm.owner, job, files, user)
-        make_folder(files.checkout, PRIVATE, user)
+            empty_dir = self._data_dir / "empty"
+            make_dir(empty_dir, 0o755, self.warm.owner)
+            return await self._create_layers(empty_dir, self.warm.owner, job, files, user)
+        make_dir(files.checkout, PRIVATE, user)
         return None
 
     def _disk_limit(self, job: Job) -> int | None:
-        return self._disk_of(job) if self._disk_of is not None and self._images.can_be_had() else None
+        return (
+            self._disk_limit_of(job)
+            if self._disk_limit_of is not None and self._images.is_supported()
+            else None
+        )
 
-    async def _lay_over(self, lower: Path, owner: int, job: Job, files: JobFiles, user: int | None) -> Layers:
+    async def _create_layers(
+        self, lower: Path, owner: int, job: Job, files: JobPaths, user: int | None
+    ) -> OverlayLayers:
         """Lay a job's checkout over the warm one of its commit: what that costs does not grow with the repository."""
-        upper, work = upper_of(files)
+        upper, work = overlay_dirs(files)
         size = self._disk_limit(job)
         if size is not None:
-            await self._images.put(image_of(files), size)
-            return Layers(lower, Path(upper.name), Path(work.name), owner, image_of(files))
-        make_folder(upper, PRIVATE, user)
-        make_folder(work, PRIVATE, user)
-        return Layers(lower, upper, work, owner)
+            await self._images.put(disk_image_path(files), size)
+            return OverlayLayers(lower, Path(upper.name), Path(work.name), owner, disk_image_path(files))
+        make_dir(upper, PRIVATE, user)
+        make_dir(work, PRIVATE, user)
+        return OverlayLayers(lower, upper, work, owner)
 
-    async def _check_out_sealed(
+    async def _check_out_sandboxed(
         self,
-        errands: Errands,
+        sandbox_exec: SandboxExec,
         workspace: Workspace,
         commit: str,
-        files: JobFiles,
+        files: JobPaths,
         user: int | None,
         *,
-        binds: tuple[Bind, ...],
+        binds: tuple[BindMount, ...],
     ) -> None:
         """Check out and set up in the job's own work tree, where there is no overlay."""
         for folder in (files.home, files.config):
-            make_folder(folder, PRIVATE, user)
-        place = bare_place(workspace, files, user, commit, (*binds, *secrets_of(workspace)))
-        write_base(base_of(files), await check_out(errands, place, settle=False))
+            make_dir(folder, PRIVATE, user)
+        checkout = service_checkout(workspace, files, user, commit, (*binds, *secret_binds(workspace)))
+        write_base(base_dir(files), await check_out(sandbox_exec, checkout, wait_for_clock=False))
         for folder in (files.home, files.config):
             await asyncio.to_thread(remove_tree, folder)
 
-    async def _copy(self, mirror: Mirror, files: JobFiles) -> None:
+    async def _copy_mirror_objects(self, mirror: Mirror, files: JobPaths) -> None:
         """Copy the mirror's objects; a repack under the copy starts it over."""
-        for attempt in range(1, _COPY_TRIES + 1):
-            make_folder(files.checkout, PRIVATE)
+        for attempt in range(1, _MAX_COPY_ATTEMPTS + 1):
+            make_dir(files.checkout, PRIVATE)
             folder = files.checkout / ".git"
             objects = folder / "objects"
             await asyncio.to_thread(objects.mkdir, parents=True)
             try:
                 await asyncio.to_thread(copy_objects, mirror.objects, objects)
             except FileNotFoundError:
-                if attempt == _COPY_TRIES:
+                if attempt == _MAX_COPY_ATTEMPTS:
                     raise
                 await asyncio.to_thread(remove_tree, files.checkout)
             else:
                 return
 
-    async def give_back(self, files: JobFiles) -> None:
+    async def give_back(self, files: JobPaths) -> None:
         """Say that a job does not use its warm checkout any more."""
-        warm = self._held.pop(files.root.name, None)
+        warm = self._acquired.pop(files.root.name, None)
         if warm is not None and self.warm is not None:
             await self.warm.give_back(warm)
 
-    async def sweep(self, kept: Callable[[str], Note | None], spared: Collection[str]) -> None:
+    async def sweep(self, read_note: Callable[[str], CheckoutNote | None], keep: Collection[str]) -> None:
         """Remove warm checkouts that are half made; those that spared jobs lie over, by their notes, stay in use."""
         if self.warm is None:
             return
         await self.warm.sweep()
-        for job_id in spared:
-            note = kept(job_id)
+        for job_id in keep:
+            note = read_note(job_id)
             if note is not None and note.warm is not None:
-                self._held[job_id] = self.warm.hold(note.warm)
+                self._acquired[job_id] = self.warm.hold(note.warm)

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.workspace.filesystem import PRIVATE, make_folder
-from steadyhand.workspace.git import SEARCH_PATH, without_secrets
+from steadyhand.workspace.filesystem import PRIVATE, make_dir
+from steadyhand.workspace.git import SEARCH_PATH, scrub
 
-SMALLEST_BYTES = 32 * 1024 * 1024
+MIN_BYTES = 32 * 1024 * 1024
 MKFS_SECONDS = 60.0
 _INODE_BYTES = 8192
 _INODES = (65_536, 524_288)
-_LOOPS = Path("/dev/loop-control")
+_LOOP_CONTROL = Path("/dev/loop-control")
 
 
 class DiskImages:
@@ -24,24 +24,26 @@ class DiskImages:
         self._lock = asyncio.Lock()
 
     @staticmethod
-    def can_be_had() -> bool:
+    def is_supported() -> bool:
         """Say whether this machine can make and mount them: as root, with e2fsprogs and loop devices."""
         return (
-            os.geteuid() == 0 and _LOOPS.exists() and shutil.which("mkfs.ext4", path=SEARCH_PATH) is not None
+            os.geteuid() == 0
+            and _LOOP_CONTROL.exists()
+            and shutil.which("mkfs.ext4", path=SEARCH_PATH) is not None
         )
 
     async def put(self, target: Path, size: int) -> None:
         """Make an empty file system of so many bytes in the file `target`. Raises `WorkspaceError`."""
-        size = max(size, SMALLEST_BYTES) // 4096 * 4096
+        size = max(size, MIN_BYTES) // 4096 * 4096
         template = self._folder / f"{size}.ext4"
         if not template.is_file():
             async with self._lock:
                 if not template.is_file():
-                    await self._make(template, size)
+                    await self._make_template(template, size)
         await asyncio.to_thread(copy_sparse, template, target)
 
-    async def _make(self, template: Path, size: int) -> None:
-        make_folder(self._folder, PRIVATE)
+    async def _make_template(self, template: Path, size: int) -> None:
+        make_dir(self._folder, PRIVATE)
         part = template.with_suffix(".part")
         with part.open("wb") as file:
             file.truncate(size)
@@ -55,7 +57,7 @@ class DiskImages:
         )  # fmt: skip
         try:
             async with asyncio.timeout(MKFS_SECONDS):
-                _, said = await process.communicate()
+                _, stderr = await process.communicate()
         except TimeoutError as error:
             raise WorkspaceError("A disk of the limit's size took too long to be made.") from error
         finally:
@@ -63,7 +65,7 @@ class DiskImages:
                 process.kill()
                 await process.wait()
         if process.returncode != 0:
-            reason = without_secrets(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
+            reason = scrub(stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
             raise WorkspaceError(f"A disk of the limit's size could not be made: {reason}")
         part.rename(template)
 

@@ -14,7 +14,7 @@ TRAVERSABLE = 0o711
 PRIVATE = 0o700
 
 
-def make_folder(path: Path, mode: int, owner: int | None = None) -> None:
+def make_dir(path: Path, mode: int, owner: int | None = None) -> None:
     """Make one folder with exactly this mode, owned by `owner` (uid and gid) when given; one that is there stays."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
@@ -23,7 +23,7 @@ def make_folder(path: Path, mode: int, owner: int | None = None) -> None:
         os.chown(path, owner, owner)
 
 
-def size_of(folder: Path) -> int:
+def disk_usage(folder: Path) -> int:
     """Give how many bytes the files of a tree take on disk."""
     total = 0
     for _, _, names, handle in os.fwalk(folder, follow_symlinks=False):
@@ -32,7 +32,7 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def hand_over(path: Path, owner: int | None) -> None:
+def chown_tree(path: Path, owner: int | None) -> None:
     """Give a folder and all in it to `owner`; symlinks are never followed. Nothing when `owner` is null."""
     if owner is None:
         return
@@ -42,39 +42,39 @@ def hand_over(path: Path, owner: int | None) -> None:
     os.chown(path, owner, owner, follow_symlinks=False)
 
 
-def copy_tree(source: Path, target: Path, *, most_bytes: int = 512 * 1024 * 1024) -> None:
+def copy_tree(source: Path, target: Path, *, max_bytes: int = 512 * 1024 * 1024) -> None:
     """Copy the folders and regular files of a tree that an agent wrote; links and what else there is are left out.
 
     The copy belongs to the caller. Raises `WorkspaceError` above `most_bytes`. Nothing when there is no source.
     """
     if source.is_symlink() or not source.is_dir():
         return
-    left = most_bytes
+    bytes_left = max_bytes
     for path, folders, files, handle in os.fwalk(source, follow_symlinks=False):
         inner = target / os.path.relpath(path, source)
-        make_folder(inner, PRIVATE)
+        make_dir(inner, PRIVATE)
         for name in [each for each in folders if stat.S_ISLNK(_mode(each, handle))]:
             folders.remove(name)
         for name in files:
             if stat.S_ISREG(_mode(name, handle)):
-                left = _copy_file(name, handle, inner / name, left)
+                bytes_left = _copy_file(name, handle, inner / name, bytes_left)
 
 
 def _mode(name: str, folder: int) -> int:
     return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
 
 
-def _copy_file(name: str, folder: int, target: Path, left: int) -> int:
+def _copy_file(name: str, folder: int, target: Path, bytes_left: int) -> int:
     """Copy one file and give how many bytes may still be copied."""
     # Nothing of the job is alive, so what was a file is one; O_NONBLOCK is for the case that it is not.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as source, target.open("xb") as copy:
         while data := source.read(1 << 20):
-            left -= len(data)
-            if left < 0:
+            bytes_left -= len(data)
+            if bytes_left < 0:
                 raise WorkspaceError("The session of the run before is too large to be copied.")
             copy.write(data)
-    return left
+    return bytes_left
 
 
 def copy_objects(source: Path, target: Path) -> None:
@@ -85,12 +85,12 @@ def copy_objects(source: Path, target: Path) -> None:
     """
     for folder in sorted(source.iterdir()):
         if len(folder.name) == 2:  # noqa: PLR2004  # the first byte of an object's id, in hex
-            _copy_folder(folder, target / folder.name)
-    _copy_folder(source / "pack", target / "pack")
+            _copy_dir(folder, target / folder.name)
+    _copy_dir(source / "pack", target / "pack")
     (target / "info").mkdir(exist_ok=True)
 
 
-def _copy_folder(source: Path, target: Path) -> None:
+def _copy_dir(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
     # Data before indexes: an index is never there without its pack.
     for file in sorted(source.iterdir(), key=lambda file: (file.suffix == ".idx", file.name)):
@@ -117,38 +117,38 @@ def remove_tree(path: Path, *, seconds: float = 120.0) -> None:
         path.unlink()
         return
     trash = path.parent / f".trash-{path.name}"
-    make_folder(trash, PRIVATE)
-    _open_up(path)
+    make_dir(trash, PRIVATE)
+    _make_accessible(path)
     with contextlib.suppress(FileNotFoundError):
         path.rename(trash / f"{time.monotonic_ns()}")
-    _empty(trash, time.monotonic() + seconds)
+    _empty_trash(trash, time.monotonic() + seconds)
     trash.rmdir()
 
 
-def _empty(trash: Path, end: float) -> None:
+def _empty_trash(trash: Path, deadline: float) -> None:
     count = 0
     while folders := list(trash.iterdir()):
         for folder in folders:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if time.monotonic() > end:
+                    if time.monotonic() > deadline:
                         raise WorkspaceError("A checkout took too long to remove.")
                     inner = Path(entry.path)
                     if not entry.is_dir(follow_symlinks=False):
                         inner.unlink()
                         continue
-                    _open_up(inner)
+                    _make_accessible(inner)
                     count += 1
                     inner.rename(trash / f"{time.monotonic_ns()}-{count}")
             try:
                 folder.rmdir()
             except OSError as error:
                 # A listing that changes under the reader may skip a name; the next round finds it.
-                if error.errno != errno.ENOTEMPTY or time.monotonic() > end:
+                if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
                     raise
 
 
-def _open_up(folder: Path) -> None:
+def _make_accessible(folder: Path) -> None:
     """Make a folder's own modes no obstacle; root needs no such help and touches nothing."""
     if os.geteuid() != 0:
         folder.chmod(PRIVATE)

@@ -22,7 +22,7 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MIB = 1024 * 1024
 TERM_SECONDS = 2.0  # git removes its lock files on SIGTERM
 KILL_SECONDS = 5.0
-_LOOK_SECONDS = 0.005
+_POLL_SECONDS = 0.005
 _CHUNK = 256 * 1024
 _STDERR_TAIL = 64 * 1024
 
@@ -36,7 +36,7 @@ _BASE_ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
 }
-_NO_FOREIGN_CONFIG = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+_ISOLATED_CONFIG = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
 
 _BASE_CONFIG = (
     ("core.hooksPath", os.devnull),
@@ -69,7 +69,7 @@ class GitSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class GitResult:
     """What git came to: its exit code, its stdout (empty when it went to a file), the tail of its stderr."""
 
     code: int
@@ -86,7 +86,7 @@ class Ran:
     @property
     def reason(self) -> str:
         """The line of stderr that says most, without credentials and host paths."""
-        return reason_of(self.err)
+        return error_line(self.err)
 
 
 class Git:
@@ -98,11 +98,11 @@ class Git:
         user: int | None = None,
         env: Mapping[str, str] | None = None,
         config: Sequence[tuple[str, str]] = (),
-        own_config: bool = False,
+        user_config: bool = False,
     ) -> None:
         """Fix the environment. `own_config` lets the user's and the machine's git configuration count."""
         self._user = user
-        self._env = environment(env or {}, config, own_config=own_config)
+        self._env = git_environment(env or {}, config, user_config=user_config)
 
     async def run(
         self,
@@ -111,9 +111,9 @@ class Git:
         stdin: bytes = b"",
         seconds: float = 30.0,
         limit: int = 16 * MIB,
-        into: BinaryIO | None = None,
+        stdout_file: BinaryIO | None = None,
         check: bool = True,
-    ) -> Ran:
+    ) -> GitResult:
         """Run one git command; stdout goes to `into` when given, at most `limit` bytes of it.
 
         Raises `WorkspaceError` when git is missing, takes longer than `seconds`, or (with `check`) fails
@@ -121,21 +121,21 @@ class Git:
         """
         verb = arguments[0]
         process = await self._spawn(arguments, cwd)
-        reader = _Reader(process, limit, into)
+        reader = _ProcessIO(process, limit, stdout_file)
         try:
             async with asyncio.timeout(seconds):
-                await reader.converse(stdin)
+                await reader.communicate(stdin)
                 code = await process.wait()
         except TimeoutError as error:
             raise WorkspaceError(f"git {verb} took longer than {seconds:g} s.") from error
         finally:
             await _stop(process)
-        ran = Ran(code, bytes(reader.out), reader.err.decode("utf-8", "replace"), reader.overflowed)
-        if check and ran.overflowed:
+        result = GitResult(code, bytes(reader.out), reader.err.decode("utf-8", "replace"), reader.overflowed)
+        if check and result.overflowed:
             raise WorkspaceError(f"git {verb} printed more than {limit} bytes.")
         if check and code != 0:
-            raise WorkspaceError(f"git {verb} failed: {ran.reason}")
-        return ran
+            raise WorkspaceError(f"git {verb} failed: {result.reason}")
+        return result
 
     async def _spawn(self, arguments: Sequence[str], cwd: Path) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
@@ -151,34 +151,34 @@ class Git:
                 user=self._user, group=self._user, extra_groups=[],
             )  # fmt: skip
         except FileNotFoundError as error:
-            raise WorkspaceError(_what_is_missing(cwd), retryable=False) from error
+            raise WorkspaceError(_missing_reason(cwd), retryable=False) from error
         except OSError as error:
             raise WorkspaceError(f"git could not be started: {error.strerror}.") from error
 
 
-def _what_is_missing(cwd: Path) -> str:
+def _missing_reason(cwd: Path) -> str:
     return "git is not installed." if cwd.is_dir() else "The directory is not there."
 
 
-class _Reader:
+class _ProcessIO:
     """Feeds a process and drains it; what it keeps is bounded."""
 
-    def __init__(self, process: asyncio.subprocess.Process, limit: int, into: BinaryIO | None) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, limit: int, stdout_file: BinaryIO | None) -> None:
         self._process = process
         self._limit = limit
-        self._into = into
-        self._seen = 0
+        self._stdout_file = stdout_file
+        self._stdout_bytes = 0
         self.out = bytearray()
         self.err = bytearray()
         self.overflowed = False
 
-    async def converse(self, stdin: bytes) -> None:
+    async def communicate(self, stdin: bytes) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._feed(stdin))
-            group.create_task(self._drain_out())
-            group.create_task(self._drain_err())
+            group.create_task(self._write_stdin(stdin))
+            group.create_task(self._read_stdout())
+            group.create_task(self._read_stderr())
 
-    async def _feed(self, data: bytes) -> None:
+    async def _write_stdin(self, data: bytes) -> None:
         pipe = self._process.stdin
         if pipe is None:
             return
@@ -187,21 +187,21 @@ class _Reader:
             await pipe.drain()
         pipe.close()
 
-    async def _drain_out(self) -> None:
+    async def _read_stdout(self) -> None:
         pipe = self._process.stdout
         while pipe is not None and (chunk := await pipe.read(_CHUNK)):
-            self._seen += len(chunk)
-            if self._seen > self._limit:
+            self._stdout_bytes += len(chunk)
+            if self._stdout_bytes > self._limit:
                 if not self.overflowed:
                     self.overflowed = True
-                    _signal(self._process, signal.SIGTERM)
+                    _signal_group(self._process, signal.SIGTERM)
                 continue
-            if self._into is None:
+            if self._stdout_file is None:
                 self.out += chunk
             else:
-                self._into.write(chunk)
+                self._stdout_file.write(chunk)
 
-    async def _drain_err(self) -> None:
+    async def _read_stderr(self) -> None:
         pipe = self._process.stderr
         while pipe is not None and (chunk := await pipe.read(_CHUNK)):
             self.err += chunk
@@ -210,32 +210,32 @@ class _Reader:
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
     """End what is left of the process group; each wait is bounded."""
-    for sign, patience in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+    for signal_number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         if process.returncode is not None:
             break
-        _signal(process, sign)
+        _signal_group(process, signal_number)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 await process.wait()
     # What git started may need longer to end than git did, or not heed SIGTERM.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KILL_SECONDS):
-            while _signal(process, signal.SIGKILL) and _lives(process.pid):  # noqa: ASYNC110  # there is no event for it
-                await asyncio.sleep(_LOOK_SECONDS)
+            while _signal_group(process, signal.SIGKILL) and _group_alive(process.pid):  # noqa: ASYNC110  # there is no event for it
+                await asyncio.sleep(_POLL_SECONDS)
     # A grandchild may hold the pipes open; asyncio has no public way to let go of them.
     process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _signal(process: asyncio.subprocess.Process, sign: signal.Signals) -> bool:
+def _signal_group(process: asyncio.subprocess.Process, signal_number: signal.Signals) -> bool:
     """Send a signal to the process group; false when nothing is left of it."""
     try:
-        os.killpg(process.pid, sign)
+        os.killpg(process.pid, signal_number)
     except (ProcessLookupError, PermissionError):
         return False
     return True
 
 
-def _lives(group: int) -> bool:
+def _group_alive(group: int) -> bool:
     """Say whether a process of this group is there that is no zombie, which only waits for its new parent."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -247,16 +247,16 @@ def _lives(group: int) -> bool:
     return False
 
 
-def environment(
-    extra: Mapping[str, str], config: Sequence[tuple[str, str]] = (), *, own_config: bool = False
+def git_environment(
+    extra: Mapping[str, str], config: Sequence[tuple[str, str]] = (), *, user_config: bool = False
 ) -> dict[str, str]:
     """Give the whole environment that git runs in; see `Git`."""
-    env = {**_BASE_ENVIRONMENT, **({} if own_config else _NO_FOREIGN_CONFIG), **extra}
-    pairs = [pair for pair in _BASE_CONFIG if not (own_config and pair[0] == "credential.helper")]
-    return env | _as_environment([*pairs, *config])
+    env = {**_BASE_ENVIRONMENT, **({} if user_config else _ISOLATED_CONFIG), **extra}
+    pairs = [pair for pair in _BASE_CONFIG if not (user_config and pair[0] == "credential.helper")]
+    return env | _config_environment([*pairs, *config])
 
 
-def _as_environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+def _config_environment(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     env = {"GIT_CONFIG_COUNT": str(len(pairs))}
     for number, (key, value) in enumerate(pairs):
         env[f"GIT_CONFIG_KEY_{number}"] = key
@@ -269,23 +269,23 @@ _QUOTED_PATH = re.compile(r"(['\"])/[^'\"]*\1")
 _HOST_PATH = re.compile(r"(?<![\w:/.>-])/[^\s:'\"]+")
 
 
-_SAYS_NOTHING = "fatal: Could not read from remote repository."
+_GENERIC_ERROR = "fatal: Could not read from remote repository."
 """After it comes only what might be the matter; what is the matter comes before."""
 
 
-def without_secrets(text: str) -> str:
+def scrub(text: str) -> str:
     """Leave out credentials in URLs and paths of this machine."""
     text = _CREDENTIALS.sub("", text)
     text = _QUOTED_PATH.sub("<path>", text)
     return _HOST_PATH.sub("<path>", text)
 
 
-def reason_of(stderr: str) -> str:
+def error_line(stderr: str) -> str:
     """Give the last line of git's stderr that names a fault, else the last line; at most 300 characters."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    lines = list(itertools.takewhile(lambda line: line != _SAYS_NOTHING, lines)) or lines
-    named = [line for line in lines if line.startswith(("fatal:", "error:"))]
-    line = (named or lines or ["no reason was given"])[-1]
+    lines = list(itertools.takewhile(lambda line: line != _GENERIC_ERROR, lines)) or lines
+    error_lines = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    line = (error_lines or lines or ["no reason was given"])[-1]
     for prefix in ("fatal: ", "error: "):
         line = line.removeprefix(prefix)
-    return without_secrets(line)[:300]
+    return scrub(line)[:300]

@@ -4,16 +4,16 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from steadyhand.workspace.filesystem import PRIVATE, make_folder
+from steadyhand.workspace.filesystem import PRIVATE, make_dir
 from steadyhand.workspace.git import GitSettings
 from steadyhand.workspace.mirror import Mirror
 
 _CORE = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n"
 
 
-def make_repository(folder: Path, alternates: Path | None) -> None:
+def make_bare_repository(folder: Path, alternates: Path | None) -> None:
     """Make a bare git directory; it reads `alternates`, an objects folder, as if it were its own."""
-    make_folder(folder, PRIVATE)
+    make_dir(folder, PRIVATE)
     for name in ("objects/info", "objects/pack", "refs/heads"):
         (folder / name).mkdir(parents=True)
     (folder / "HEAD").write_text("ref: refs/heads/none\n", encoding="utf-8")
@@ -25,7 +25,7 @@ def make_repository(folder: Path, alternates: Path | None) -> None:
             (folder / "shallow").write_bytes(shallow.read_bytes())
 
 
-async def describe(folder: Path, mirror: Mirror, settings: GitSettings, branch: str) -> None:
+async def write_git_dir(folder: Path, mirror: Mirror, settings: GitSettings, branch: str) -> None:
     """Write the `.git` of a checkout whose objects are there, or come by alternates.
 
     It says who commits are by, has the mirror's branches as `origin`'s, and no way back to it.
@@ -35,10 +35,10 @@ async def describe(folder: Path, mirror: Mirror, settings: GitSettings, branch: 
     (folder / "HEAD").write_text(f"ref: refs/heads/{branch}\n", encoding="utf-8")
     lines = []
     for name, value in await mirror.refs():
-        known = name.removeprefix("refs/heads/")
-        lines.append(f"{value} {name if known == name else f'refs/remotes/origin/{known}'}\n")
+        branch_name = name.removeprefix("refs/heads/")
+        lines.append(f"{value} {name if branch_name == name else f'refs/remotes/origin/{branch_name}'}\n")
     (folder / "packed-refs").write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-    origin = "file:///nonexistent" if mirror.source.folder is not None else mirror.source.shown
+    origin = "file:///nonexistent" if mirror.source.folder is not None else mirror.source.display_name
     config = (
         f"{_CORE}\tbare = false\n\tlogallrefupdates = true\n"
         f"[user]\n\tname = {_quoted(settings.author_name)}\n\temail = {_quoted(settings.author_email)}\n"

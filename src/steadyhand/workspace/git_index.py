@@ -5,73 +5,75 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from steadyhand.job import Notice
+from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.workspace import sandboxed_git
-from steadyhand.workspace.git import MIB, Git, without_secrets
-from steadyhand.workspace.sandboxed_git import joined, sort_names
+from steadyhand.workspace.git import MIB, Git, scrub
+from steadyhand.workspace.sandboxed_git import classify_names, nul_terminated
 
 FILE_BYTES = sandboxed_git.FILE_BYTES
-ALL_BYTES = sandboxed_git.ALL_BYTES
+TOTAL_BYTES = sandboxed_git.TOTAL_BYTES
 LIST_BYTES = 32 * MIB
-_PATHSPECS = 2000
+_MAX_PATHSPECS = 2000
 
 
-async def stage(git: Git, tree: Path, notices: list[Notice]) -> None:
+async def stage_changes(git: Git, tree: Path, warnings: list[JobWarning]) -> None:
     """Stage every change that .gitignore does not hide; what is left out is noted.
 
     Left out are files above 64 MiB, what goes beyond 256 MiB in all, repositories inside the tree, and
     what cannot be read.
     """
-    listed = await git.run(
+    listing = await git.run(
         "ls-files", "-z", "--modified", "--others", "--exclude-standard", "--deduplicate",
         cwd=tree, limit=LIST_BYTES,
     )  # fmt: skip
-    names = [name for name in listed.out.split(b"\x00") if name]
+    names = [name for name in listing.out.split(b"\x00") if name]
     nested = [name for name in names if name.endswith(b"/")]
-    chosen, gone, large = await asyncio.to_thread(sort_names, tree, names, FILE_BYTES, ALL_BYTES)
-    if large:
-        notices.append(left_out("large", large, len(large)))
+    chosen, missing, oversized = await asyncio.to_thread(classify_names, tree, names, FILE_BYTES, TOTAL_BYTES)
+    if oversized:
+        warnings.append(skipped_warning("large", oversized, len(oversized)))
     if nested:
-        notices.append(left_out("nested", nested, len(nested)))
-    if gone:
-        await git.run("update-index", "--force-remove", "-z", "--stdin", cwd=tree, stdin=joined(gone))
+        warnings.append(skipped_warning("nested", nested, len(nested)))
+    if missing:
+        await git.run(
+            "update-index", "--force-remove", "-z", "--stdin", cwd=tree, stdin=nul_terminated(missing)
+        )
     if chosen:
-        await _add(git, tree, chosen, notices)
+        await _add_files(git, tree, chosen, warnings)
 
 
-async def _add(git: Git, tree: Path, chosen: Sequence[bytes], notices: list[Notice]) -> None:
-    paths = joined(chosen)
-    fast = await git.run(
+async def _add_files(git: Git, tree: Path, chosen: Sequence[bytes], warnings: list[JobWarning]) -> None:
+    paths = nul_terminated(chosen)
+    result = await git.run(
         "update-index", "--add", "--replace", "-z", "--stdin", cwd=tree, stdin=paths, check=False
     )
-    if fast.code == 0:
+    if result.code == 0:
         return
     # One path that cannot be read fails them all above; `git add` goes on, at a cost that grows with their square.
     arguments = ["--literal-pathspecs", "add", "--all", "--ignore-errors"]
-    if len(chosen) <= _PATHSPECS:
-        slow = await git.run(
+    if len(chosen) <= _MAX_PATHSPECS:
+        fallback = await git.run(
             *arguments, "--pathspec-from-file=-", "--pathspec-file-nul", cwd=tree, stdin=paths, check=False
         )
-        if slow.code == 0:
+        if fallback.code == 0:
             return
-        fast = slow
-    notices.append(
-        Notice(WarningCode.HARVEST_PARTIAL, f"Some changed files could not be kept: {fast.reason}")
+        result = fallback
+    warnings.append(
+        JobWarning(WarningCode.HARVEST_PARTIAL, f"Some changed files could not be kept: {result.reason}")
     )
 
 
-Kind = Literal["large", "nested"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-_LEFT_OUT: dict[Kind, tuple[WarningCode, str]] = {
+SkipReason = Literal["large", "nested"]
+SKIP_REASONS: tuple[SkipReason, ...] = get_args(SkipReason)
+_SKIP_WARNINGS: dict[SkipReason, tuple[WarningCode, str]] = {
     "large": (WarningCode.FILES_TOO_LARGE, "Changed files that are too large were left out"),
     "nested": (WarningCode.NESTED_REPOSITORY, "Repositories inside the checkout were left out"),
 }
 
 
-def left_out(kind: Kind, names: Sequence[bytes], count: int) -> Notice:
+def skipped_warning(reason: SkipReason, names: Sequence[bytes], count: int) -> JobWarning:
     """Say what of a tree was left out, by the first names of it."""
-    code, what = _LEFT_OUT[kind]
-    shown = ", ".join(name.decode("utf-8", "replace") for name in names[:3])
-    more = f" and {count - 3} more" if count > 3 else ""  # noqa: PLR2004
-    return Notice(code, without_secrets(f"{what}: {shown}{more}."))
+    code, sentence = _SKIP_WARNINGS[reason]
+    examples = ", ".join(name.decode("utf-8", "replace") for name in names[:3])
+    suffix = f" and {count - 3} more" if count > 3 else ""  # noqa: PLR2004
+    return JobWarning(code, scrub(f"{sentence}: {examples}{suffix}."))

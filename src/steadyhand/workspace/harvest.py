@@ -15,20 +15,20 @@ from pathlib import Path
 
 from steadyhand.agents import Agent
 from steadyhand.errors import WorkspaceError
-from steadyhand.job import Changes, Notice
+from steadyhand.job import Changes, JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import Bind, Errands, Harvest, JobFiles, Place
+from steadyhand.ports import BindMount, Checkout, Harvest, JobPaths, SandboxExec
 from steadyhand.redact import Redactor
 from steadyhand.workspace import git_index as staging
-from steadyhand.workspace.filesystem import TRAVERSABLE, hand_over, make_folder, remove_tree
-from steadyhand.workspace.git import MIB, Git, GitSettings, Ran, without_secrets
-from steadyhand.workspace.git_dir import make_repository
-from steadyhand.workspace.git_index import KINDS, stage
+from steadyhand.workspace.filesystem import TRAVERSABLE, chown_tree, make_dir, remove_tree
+from steadyhand.workspace.git import MIB, Git, GitResult, GitSettings, scrub
+from steadyhand.workspace.git_dir import make_bare_repository
+from steadyhand.workspace.git_index import SKIP_REASONS, stage_changes
 from steadyhand.workspace.in_place import head_of
-from steadyhand.workspace.job_dirs import base_index, base_of
+from steadyhand.workspace.job_dirs import base_dir, base_index_path
 from steadyhand.workspace.mirror import COMMIT, Mirrors
-from steadyhand.workspace.sandboxed_git_client import GIVEN, Answer, ask
-from steadyhand.workspace.transcript import keep_transcript
+from steadyhand.workspace.sandboxed_git_client import BASE_DIR, SandboxReply, run_sandboxed_git
+from steadyhand.workspace.transcript import copy_transcript
 
 HARVEST_SECONDS = 30.0
 PUSH_SECONDS = 10.0
@@ -37,10 +37,10 @@ COMMITS_SECONDS = 12.0
 """What the agent's own `.git` may take of it; time for the files is left."""
 DIFF_BYTES = 64 * MIB
 PACK_BYTES = 256 * MIB
-SEALED_BYTES = 128 * MIB
+SANDBOX_PACK_BYTES = 128 * MIB
 """The most that comes out of a sandbox in one pack; it is held in memory."""
-OBJECTS = 1_000_000
-_COUNTS = 4096
+MAX_OBJECTS = 1_000_000
+_SHORTSTAT_BYTES = 4096
 _SHORTSTAT = re.compile(r"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?")
 # Blobs above this are streamed, never held in memory whole, while foreign packs are checked.
 _IMPORT_CONFIG = (("core.bigFileThreshold", "32m"), ("pack.threads", "1"), ("core.fsync", "none"))
@@ -58,185 +58,191 @@ class Harvester:
         mirrors: Mirrors,
         settings: GitSettings,
         seconds: float = HARVEST_SECONDS,
-        errands: Errands | None = None,
+        sandbox_exec: SandboxExec | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         """`seconds` bounds all git work of one harvest; with `errands` it reads what was left inside the sandbox."""
         self._redactor = redactor
-        self._errands = errands
+        self._errands = sandbox_exec
         self._mirrors = mirrors
         self._settings = settings
         self._seconds = seconds
 
-    async def harvest(self, place: Place) -> Harvest:
+    async def harvest(self, checkout: Checkout) -> Harvest:
         """Keep the transcript, the diff and the commits; what could not be kept is a notice, never an error."""
-        notices: list[Notice] = []
-        cut = await asyncio.to_thread(_keep_transcript, place, self._redactor)
-        if cut is not None:
-            notices.append(cut)
+        warnings: list[JobWarning] = []
+        warning = await asyncio.to_thread(_copy_transcript, checkout, self._redactor)
+        if warning is not None:
+            warnings.append(warning)
         changes = None
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._seconds):
-                changes = await self._changes(place, notices)
-            if changes is not None and place.publish == "branch" and place.workspace.mode != "in_place":
-                left = max(PUSH_SECONDS, self._seconds + PUSH_SECONDS - (time.monotonic() - started))
-                changes = await self._publish(place, changes, notices, left)
+                changes = await self._changes(checkout, warnings)
+            if changes is not None and checkout.publish == "branch" and checkout.workspace.mode != "in_place":
+                seconds_left = max(PUSH_SECONDS, self._seconds + PUSH_SECONDS - (time.monotonic() - started))
+                changes = await self._publish(checkout, changes, warnings, seconds_left)
         except TimeoutError:
-            notices.append(_failed(f"it took longer than {self._seconds:g} s."))
+            warnings.append(_failure_warning(f"it took longer than {self._seconds:g} s."))
         except WorkspaceError as error:
-            notices.append(_failed(error.detail))
+            warnings.append(_failure_warning(error.detail))
         except OSError as error:
-            notices.append(_failed(f"{error.strerror}."))
+            warnings.append(_failure_warning(f"{error.strerror}."))
         finally:
-            await asyncio.to_thread(_tidy, place.files)
-        return Harvest(changes, tuple(notices))
+            await asyncio.to_thread(_clean_up, checkout.files)
+        return Harvest(changes, tuple(warnings))
 
-    async def _changes(self, place: Place, notices: list[Notice]) -> Changes | None:
-        if place.workspace.repository is None or place.commit is None:
+    async def _changes(self, checkout: Checkout, warnings: list[JobWarning]) -> Changes | None:
+        if checkout.workspace.repository is None or checkout.commit is None:
             return None
-        work = _Work(place, place.commit, notices)
-        if place.workspace.mode == "in_place":
+        context = _HarvestContext(checkout, checkout.commit, warnings)
+        if checkout.workspace.mode == "in_place":
             if self._errands is not None:
-                return await _in_place_sealed(work, self._errands)
-            return await _in_place(work)
-        mirror = self._mirrors.of(place.workspace.repository)
-        return await _Private(work, mirror.objects, self._settings, self._errands).keep()
+                return await _harvest_in_place_sandboxed(context, self._errands)
+            return await _harvest_in_place(context)
+        mirror = self._mirrors.of(checkout.workspace.repository)
+        return await _PrivateHarvest(context, mirror.objects, self._settings, self._errands).keep()
 
     async def _publish(
-        self, place: Place, changes: Changes, notices: list[Notice], seconds: float
+        self, checkout: Checkout, changes: Changes, warnings: list[JobWarning], seconds: float
     ) -> Changes:
         """Push the branch with the service's own credentials; what cannot be pushed stays as a bundle."""
-        branch = f"steadyhand/{place.files.root.name}"
-        mirror = self._mirrors.of(place.workspace.repository or "")
+        branch = f"steadyhand/{checkout.files.root.name}"
+        mirror = self._mirrors.of(checkout.workspace.repository or "")
         try:
-            await mirror.push(_ours(place.files), changes.head, branch, seconds=seconds)
+            await mirror.push(_import_dir_of(checkout.files), changes.head, branch, seconds=seconds)
         except WorkspaceError as error:
             text = f"The branch '{branch}' could not be pushed; its commits are kept. ({error.detail})"
-            notices.append(Notice(WarningCode.PUBLISH_FAILED, text))
+            warnings.append(JobWarning(WarningCode.PUBLISH_FAILED, text))
             return replace(changes, branch=branch)
         return replace(changes, branch=branch, published=True)
 
 
-class _Work:
+class _HarvestContext:
     """One harvest: its folders, its base and its notices. `folder` holds what is needed for it alone."""
 
-    def __init__(self, place: Place, base: str, notices: list[Notice]) -> None:
-        self.place = place
+    def __init__(self, checkout: Checkout, base: str, warnings: list[JobWarning]) -> None:
+        self.place = checkout
         self.base = base
-        self.notices = notices
-        self.files = place.files
-        self.folder = place.files.root / "harvest"
+        self.notices = warnings
+        self.files = checkout.files
+        self.folder = checkout.files.root / "harvest"
         remove_tree(self.folder)
-        make_folder(self.folder, TRAVERSABLE)
+        make_dir(self.folder, TRAVERSABLE)
 
     def note(self, code: WarningCode, message: str) -> None:
-        self.notices.append(Notice(code, message))
+        self.notices.append(JobWarning(code, message))
 
-    def note_left_out(self, answer: Answer) -> None:
+    def warn_skipped(self, reply: SandboxReply) -> None:
         """Note what the other side says that it left out."""
-        for kind in KINDS:
-            names, count = answer.said.get(kind), answer.said.get(f"{kind}_count")
+        for kind in SKIP_REASONS:
+            names, count = reply.said.get(kind), reply.said.get(f"{kind}_count")
             if isinstance(names, list) and names and type(count) is int:
-                shown = [str(name)[:200].encode("utf-8", "replace") for name in names[:3]]
-                self.notices.append(staging.left_out(kind, shown, count))
-        reason = answer.reason("files_lost")
+                examples = [str(name)[:200].encode("utf-8", "replace") for name in names[:3]]
+                self.notices.append(staging.skipped_warning(kind, examples, count))
+        reason = reply.reason("files_lost")
         if reason is not None:
             self.note(
                 WarningCode.HARVEST_PARTIAL,
-                f"Some changed files could not be kept: {without_secrets(reason)}",
+                f"Some changed files could not be kept: {scrub(reason)}",
             )
 
-    async def keep_diff(self, git: Git, cwd: Path, *revisions: str) -> tuple[int, int, int]:
+    async def write_diff(self, git: Git, cwd: Path, *revisions: str) -> tuple[int, int, int]:
         """Write the diff and give its size: files, insertions, deletions."""
         part = self.files.diff.with_name("diff.part")
         with part.open("wb") as file:
-            ran = await git.run(
+            result = await git.run(
                 *_DIFF, "--binary", "--full-index", *revisions, "--",
-                cwd=cwd, into=file, limit=DIFF_BYTES, check=False,
+                cwd=cwd, stdout_file=file, limit=DIFF_BYTES, check=False,
             )  # fmt: skip
-        if ran.overflowed:
+        if result.overflowed:
             part.unlink()
             self.note(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
-        elif ran.code != 0:
+        elif result.code != 0:
             part.unlink()
-            raise WorkspaceError(f"git diff failed: {ran.reason}")
+            raise WorkspaceError(f"git diff failed: {result.reason}")
         else:
             part.replace(self.files.diff)
-        counted = await git.run(*_DIFF, "--shortstat", *revisions, "--", cwd=cwd)
-        return _counts(counted.text)
+        shortstat = await git.run(*_DIFF, "--shortstat", *revisions, "--", cwd=cwd)
+        return _parse_shortstat(shortstat.text)
 
 
-class _Private:
+class _PrivateHarvest:
     """The harvest of a private checkout."""
 
     def __init__(
-        self, work: _Work, mirror_objects: Path, settings: GitSettings, errands: Errands | None
+        self,
+        context: _HarvestContext,
+        mirror_objects: Path,
+        settings: GitSettings,
+        sandbox_exec: SandboxExec | None,
     ) -> None:
-        self._errands = errands
-        self._work = work
-        self._user = work.place.user
-        self._checkout = work.files.checkout
-        self._ours = _ours(work.files)
-        self._snapshot = work.folder / "snapshot"
+        self._errands = sandbox_exec
+        self._context = context
+        self._user = context.place.user
+        self._checkout = context.files.checkout
+        self._import_dir = _import_dir_of(context.files)
+        self._snapshot = context.folder / "snapshot"
         self._settings = settings
-        self._branch = f"refs/heads/steadyhand/{work.files.root.name}"
-        self._git = Git(env={"GIT_DIR": str(self._ours), **_IMPORT_BOUNDS}, config=_IMPORT_CONFIG)
-        make_repository(self._ours, mirror_objects)
+        self._branch = f"refs/heads/steadyhand/{context.files.root.name}"
+        self._git = Git(env={"GIT_DIR": str(self._import_dir), **_IMPORT_BOUNDS}, config=_IMPORT_CONFIG)
+        make_bare_repository(self._import_dir, mirror_objects)
 
     async def keep(self) -> Changes | None:
-        base = self._work.base
+        base = self._context.base
         if self._errands is not None:
-            head = await self._take_sealed(self._errands)
+            head = await self._import_from_sandbox(self._errands)
         else:
-            head = await self._take_tree(await self._take_commits())
+            head = await self._import_tree(await self._import_commits())
         if head == base:
             return None
         await self._run("update-ref", self._branch, head)
-        files, insertions, deletions = await self._work.keep_diff(self._git, self._ours, base, head)
-        await self._keep_bundle(head)
+        files, insertions, deletions = await self._context.write_diff(self._git, self._import_dir, base, head)
+        await self._write_bundle(head)
         return Changes(base, head, files, insertions, deletions)
 
-    async def _run(self, *arguments: str, **options: bytes) -> Ran:
-        return await self._git.run(*arguments, cwd=self._ours, stdin=options.get("stdin", b""))
+    async def _run(self, *arguments: str, **options: bytes) -> GitResult:
+        return await self._git.run(*arguments, cwd=self._import_dir, stdin=options.get("stdin", b""))
 
     # --- commits ---------------------------------------------------------------------------
 
-    async def _take_commits(self) -> str:
+    async def _import_commits(self) -> str:
         """Take in what the agent committed and give its HEAD; the base when that is not to be had."""
-        base = self._work.base
+        base = self._context.base
         try:
             git = Git(user=self._user, env={"GIT_DIR": str(self._checkout / ".git")}, config=_SNAPSHOT_CONFIG)
-            head = _checked(await head_of(git, self._checkout))
-            if head != base and not await self._known(head):
+            head = _require_head(await head_of(git, self._checkout))
+            if head != base and not await self._has_commit(head):
                 revisions = f"{head}\n^{base}\n".encode()
                 pack = await self._pack(git, "commits", revisions, "--revs")
-                await self._import(pack)
+                await self._index_pack(pack)
             await self._run("rev-parse", "--verify", "--quiet", f"{head}^{{commit}}")
         except WorkspaceError as error:
-            self._note_lost(error.detail)
+            self._warn_commits_lost(error.detail)
             return base
         return head
 
-    def _note_lost(self, reason: str) -> None:
+    def _warn_commits_lost(self, reason: str) -> None:
         text = f"The agent's commits could not be taken in; its files were. ({reason})"
-        self._work.note(WarningCode.HARVEST_PARTIAL, text)
+        self._context.note(WarningCode.HARVEST_PARTIAL, text)
 
-    async def _known(self, commit: str) -> bool:
+    async def _has_commit(self, commit: str) -> bool:
         """Whether the mirror has it: the agent only moved to another commit of the repository."""
-        ran = await self._git.run("cat-file", "-e", f"{commit}^{{commit}}", cwd=self._ours, check=False)
-        return ran.code == 0
+        result = await self._git.run(
+            "cat-file", "-e", f"{commit}^{{commit}}", cwd=self._import_dir, check=False
+        )
+        return result.code == 0
 
     async def _pack(self, git: Git, name: str, stdin: bytes, *options: str) -> Path:
-        pack = self._ours / "objects" / "pack" / f"pack-{name}.pack"
+        pack = self._import_dir / "objects" / "pack" / f"pack-{name}.pack"
         with pack.open("wb") as file:
             await git.run(
                 "pack-objects", "--quiet", "--stdout", *options,
-                cwd=self._checkout, stdin=stdin, into=file, limit=PACK_BYTES,
+                cwd=self._checkout, stdin=stdin, stdout_file=file, limit=PACK_BYTES,
             )  # fmt: skip
         return pack
 
-    async def _import(self, pack: Path) -> None:
+    async def _index_pack(self, pack: Path) -> None:
         """Check a pack object by object and link by link; one that fails is removed."""
         try:
             await self._run("index-pack", "--strict=badFilemode=error", str(pack))
@@ -246,195 +252,201 @@ class _Private:
 
     # --- files -----------------------------------------------------------------------------
 
-    async def _take_tree(self, head: str) -> str:
+    async def _import_tree(self, head: str) -> str:
         """Commit what the agent left uncommitted on top of `head`, in our repository."""
-        index = self._ours / "index"
-        index.write_bytes(base_index(self._work.files).read_bytes())
-        if head != self._work.base:
+        index = self._import_dir / "index"
+        index.write_bytes(base_index_path(self._context.files).read_bytes())
+        if head != self._context.base:
             # The index keeps what it knows of unchanged files, so that only changed ones are read.
-            await self._run("read-tree", "--index-output=" + str(index), "-i", "-m", self._work.base, head)
-        make_repository(self._snapshot, None)
+            await self._run("read-tree", "--index-output=" + str(index), "-i", "-m", self._context.base, head)
+        make_bare_repository(self._snapshot, None)
         (self._snapshot / "index").write_bytes(index.read_bytes())
-        hand_over(self._snapshot, self._user)
+        chown_tree(self._snapshot, self._user)
         env = {"GIT_DIR": str(self._snapshot), "GIT_WORK_TREE": str(self._checkout)}
         git = Git(user=self._user, env=env, config=_SNAPSHOT_CONFIG)
-        await stage(git, self._checkout, self._work.notices)
+        await stage_changes(git, self._checkout, self._context.notices)
         # Unchanged objects are in the mirror, out of the agent's reach.
         tree = (await git.run("write-tree", "--missing-ok", cwd=self._checkout)).text
-        listed = await git.run(
+        object_ids = await git.run(
             "cat-file",
             "--batch-all-objects",
             "--unordered",
             "--batch-check=%(objectname)",
             cwd=self._checkout,
         )
-        if listed.out:
-            await self._import(await self._pack(git, "files", listed.out))
-        return await self._on_top(tree, head)
+        if object_ids.out:
+            await self._index_pack(await self._pack(git, "files", object_ids.out))
+        return await self._commit_on(tree, head)
 
-    async def _on_top(self, tree: str, head: str) -> str:
+    async def _commit_on(self, tree: str, head: str) -> str:
         if tree == (await self._run("rev-parse", "--verify", f"{head}^{{tree}}")).text:
             return head
-        return await self._commit(tree, head)
+        return await self._commit_tree(tree, head)
 
-    async def _commit(self, tree: str, parent: str) -> str:
+    async def _commit_tree(self, tree: str, parent: str) -> str:
         name, email = self._settings.author_name, self._settings.author_email
-        env = {"GIT_DIR": str(self._ours)}
-        env |= {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
-                for what, value in (("NAME", name), ("EMAIL", email))}  # fmt: skip
-        message = f"Uncommitted work of job {self._work.files.root.name}\n"
-        ran = await Git(env=env, config=_IMPORT_CONFIG).run(
-            "commit-tree", tree, "-p", parent, cwd=self._ours, stdin=message.encode()
+        env = {"GIT_DIR": str(self._import_dir)}
+        env |= {f"GIT_{role}_{field}": value for role in ("AUTHOR", "COMMITTER")
+                for field, value in (("NAME", name), ("EMAIL", email))}  # fmt: skip
+        message = f"Uncommitted work of job {self._context.files.root.name}\n"
+        result = await Git(env=env, config=_IMPORT_CONFIG).run(
+            "commit-tree", tree, "-p", parent, cwd=self._import_dir, stdin=message.encode()
         )
-        return ran.text
+        return result.text
 
     # --- both, from inside the sandbox -----------------------------------------------------
 
-    async def _take_sealed(self, errands: Errands) -> str:
+    async def _import_from_sandbox(self, sandbox_exec: SandboxExec) -> str:
         """Take in commits and files that were packed beside the agent's work, and give the head that they make."""
-        answer = await self._ask(errands, commits=True)
-        lost = answer.reason("commits_lost")
-        head = self._work.base
-        if lost is None:
+        reply = await self._run_in_sandbox(sandbox_exec, commits=True)
+        loss = reply.reason("commits_lost")
+        head = self._context.base
+        if loss is None:
             try:
-                head = answer.text("head", COMMIT)
-                await self._take_pack("commits", answer.parts[0])
+                head = reply.text("head", COMMIT)
+                await self._import_pack("commits", reply.parts[0])
                 await self._run("rev-parse", "--verify", "--quiet", f"{head}^{{commit}}")
             except WorkspaceError as error:
-                lost, head = error.detail, self._work.base
+                loss, head = error.detail, self._context.base
                 # What came with the commits is not there to stand on: the files are asked for on the base.
-                answer = await self._ask(errands, commits=False)
-        if lost is not None:
-            self._note_lost(without_secrets(lost))
-        await self._take_pack("files", answer.parts[1])
-        self._work.note_left_out(answer)
-        tree = answer.text("tree", COMMIT)
+                reply = await self._run_in_sandbox(sandbox_exec, commits=False)
+        if loss is not None:
+            self._warn_commits_lost(scrub(loss))
+        await self._import_pack("files", reply.parts[1])
+        self._context.warn_skipped(reply)
+        tree = reply.text("tree", COMMIT)
         await self._run("rev-parse", "--verify", "--quiet", f"{tree}^{{tree}}")
-        return await self._on_top(tree, head)
+        return await self._commit_on(tree, head)
 
-    async def _ask(self, errands: Errands, *, commits: bool) -> Answer:
-        place, files = self._work.place, self._work.files
-        layers = place.layers
-        base = base_of(files) if layers is None else layers.lower.parent / "base"
-        place = replace(place, binds=(*place.binds, Bind(base, GIVEN)))
+    async def _run_in_sandbox(self, sandbox_exec: SandboxExec, *, commits: bool) -> SandboxReply:
+        checkout, files = self._context.place, self._context.files
+        layers = checkout.layers
+        base = base_dir(files) if layers is None else layers.lower.parent / "base"
+        checkout = replace(checkout, binds=(*checkout.binds, BindMount(base, BASE_DIR)))
         request = {
-            "verb": "harvest", "base": self._work.base, "commits": commits, "limit": SEALED_BYTES,
-            "commits_seconds": COMMITS_SECONDS, "file_bytes": staging.FILE_BYTES, "all_bytes": staging.ALL_BYTES,
+            "verb": "harvest", "base": self._context.base, "commits": commits, "limit": SANDBOX_PACK_BYTES,
+            "commits_seconds": COMMITS_SECONDS, "file_bytes": staging.FILE_BYTES, "all_bytes": staging.TOTAL_BYTES,
         }  # fmt: skip
-        return await ask(
-            errands, request, place, Agent("harvest"),
-            seconds=HARVEST_SECONDS, max_output=2 * SEALED_BYTES + MIB, parts=2,
+        return await run_sandboxed_git(
+            sandbox_exec, request, checkout, Agent("harvest"),
+            seconds=HARVEST_SECONDS, max_output=2 * SANDBOX_PACK_BYTES + MIB, parts=2,
         )  # fmt: skip
 
-    async def _take_pack(self, name: str, pack: memoryview) -> None:
+    async def _import_pack(self, name: str, pack: memoryview) -> None:
         """Check a pack that came out of the sandbox and take it in."""
         if not pack:
             return
-        if len(pack) > SEALED_BYTES or bytes(pack[:4]) != b"PACK" or int.from_bytes(pack[8:12]) > OBJECTS:
+        if (
+            len(pack) > SANDBOX_PACK_BYTES
+            or bytes(pack[:4]) != b"PACK"
+            or int.from_bytes(pack[8:12]) > MAX_OBJECTS
+        ):
             raise WorkspaceError("what came out of the sandbox is no pack, or too large")
-        path = self._ours / "objects" / "pack" / f"pack-{name}.pack"
+        path = self._import_dir / "objects" / "pack" / f"pack-{name}.pack"
         await asyncio.to_thread(path.write_bytes, pack)
-        await self._import(path)
+        await self._index_pack(path)
 
-    async def _keep_bundle(self, head: str) -> None:
+    async def _write_bundle(self, head: str) -> None:
         """Write the commits as a bundle on the base; none when the agent only went back in history."""
-        count = await self._run("rev-list", "--count", f"{self._work.base}..{head}")
+        count = await self._run("rev-list", "--count", f"{self._context.base}..{head}")
         if count.text == "0":
             return
-        part = self._work.files.bundle.with_name("bundle.part")
+        part = self._context.files.bundle.with_name("bundle.part")
         with part.open("wb") as file:
             await self._git.run(
-                "bundle", "create", "--quiet", "-", f"{self._work.base}..{self._branch}",
-                cwd=self._ours, into=file, limit=PACK_BYTES,
+                "bundle", "create", "--quiet", "-", f"{self._context.base}..{self._branch}",
+                cwd=self._import_dir, stdout_file=file, limit=PACK_BYTES,
             )  # fmt: skip
-        part.replace(self._work.files.bundle)
+        part.replace(self._context.files.bundle)
 
 
-async def _in_place_sealed(work: _Work, errands: Errands) -> Changes | None:
+async def _harvest_in_place_sandboxed(context: _HarvestContext, sandbox_exec: SandboxExec) -> Changes | None:
     """The same as `_in_place`, beside the agent's files: the directory's configuration runs in the sandbox only."""
     request = {
-        "verb": "compare", "base": work.base, "diff": _DIFF, "limit": DIFF_BYTES,
-        "file_bytes": staging.FILE_BYTES, "all_bytes": staging.ALL_BYTES,
+        "verb": "compare", "base": context.base, "diff": _DIFF, "limit": DIFF_BYTES,
+        "file_bytes": staging.FILE_BYTES, "all_bytes": staging.TOTAL_BYTES,
     }  # fmt: skip
-    answer = await ask(
-        errands, request, work.place, Agent("harvest"),
+    reply = await run_sandboxed_git(
+        sandbox_exec, request, context.place, Agent("harvest"),
         seconds=HARVEST_SECONDS, max_output=DIFF_BYTES + MIB, parts=2,
     )  # fmt: skip
-    head = answer.text("head", COMMIT)
-    work.note_left_out(answer)
-    files, insertions, deletions = _counts(bytes(answer.parts[1][:_COUNTS]).decode("utf-8", "replace"))
-    if answer.said.get("cut"):
-        work.note(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
-    elif files or head != work.base:
-        await asyncio.to_thread(work.files.diff.write_bytes, answer.parts[0])
-    if files == 0 and head == work.base:
+    head = reply.text("head", COMMIT)
+    context.warn_skipped(reply)
+    files, insertions, deletions = _parse_shortstat(
+        bytes(reply.parts[1][:_SHORTSTAT_BYTES]).decode("utf-8", "replace")
+    )
+    if reply.said.get("cut"):
+        context.note(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
+    elif files or head != context.base:
+        await asyncio.to_thread(context.files.diff.write_bytes, reply.parts[0])
+    if files == 0 and head == context.base:
         return None
-    return Changes(work.base, head, files, insertions, deletions)
+    return Changes(context.base, head, files, insertions, deletions)
 
 
-async def _in_place(work: _Work) -> Changes | None:
+async def _harvest_in_place(context: _HarvestContext) -> Changes | None:
     """Compare HEAD before with the files after, as the agent's uid, leaving index and objects untouched."""
-    place, folder = work.place, work.place.directory
-    scratch = work.folder / "snapshot"
-    make_repository(scratch, None)
-    hand_over(scratch, place.user)
-    plain = Git(user=place.user)
-    head = await head_of(plain, folder) or work.base
-    objects = (await plain.run("rev-parse", "--git-path", "objects", cwd=folder)).text
+    checkout, folder = context.place, context.place.directory
+    scratch = context.folder / "snapshot"
+    make_bare_repository(scratch, None)
+    chown_tree(scratch, checkout.user)
+    agent_git = Git(user=checkout.user)
+    head = await head_of(agent_git, folder) or context.base
+    objects = (await agent_git.run("rev-parse", "--git-path", "objects", cwd=folder)).text
     env = {
         "GIT_INDEX_FILE": str(scratch / "index"),
         "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(folder / objects),
     }
-    git = Git(user=place.user, env=env, config=_SNAPSHOT_CONFIG)
-    top = Path((await plain.run("rev-parse", "--show-toplevel", cwd=folder)).text)
-    await git.run("read-tree", head, cwd=top)
-    await stage(git, top, work.notices)
-    files, insertions, deletions = await work.keep_diff(git, top, "--cached", work.base)
-    if files == 0 and head == work.base:
-        work.files.diff.unlink(missing_ok=True)
+    index_git = Git(user=checkout.user, env=env, config=_SNAPSHOT_CONFIG)
+    top = Path((await agent_git.run("rev-parse", "--show-toplevel", cwd=folder)).text)
+    await index_git.run("read-tree", head, cwd=top)
+    await stage_changes(index_git, top, context.notices)
+    files, insertions, deletions = await context.write_diff(index_git, top, "--cached", context.base)
+    if files == 0 and head == context.base:
+        context.files.diff.unlink(missing_ok=True)
         return None
-    return Changes(work.base, head, files, insertions, deletions)
+    return Changes(context.base, head, files, insertions, deletions)
 
 
-def _ours(files: JobFiles) -> Path:
+def _import_dir_of(files: JobPaths) -> Path:
     """The service's own repository, for one harvest."""
     return files.root / "harvest" / "import.git"
 
 
-def _checked(head: str | None) -> str:
+def _require_head(head: str | None) -> str:
     if head is None or COMMIT.fullmatch(head) is None:
         raise WorkspaceError("the checkout has no HEAD any more")
     return head
 
 
-def _counts(text: str) -> tuple[int, int, int]:
+def _parse_shortstat(text: str) -> tuple[int, int, int]:
     match = _SHORTSTAT.search(text)
     if match is None:
         return 0, 0, 0
     return int(match[1]), int(match[2] or 0), int(match[3] or 0)
 
 
-def _keep_transcript(place: Place, redactor: Redactor | None) -> Notice | None:
-    files = place.files
-    if place.config is not None:
-        return keep_transcript(place.config, files.transcript, owner=place.user, redactor=redactor)
+def _copy_transcript(checkout: Checkout, redactor: Redactor | None) -> JobWarning | None:
+    files = checkout.files
+    if checkout.config is not None:
+        return copy_transcript(checkout.config, files.transcript, owner=checkout.user, redactor=redactor)
     since = (files.root / "prepared").stat().st_mtime
-    return keep_transcript(
-        place.home / ".claude",
+    return copy_transcript(
+        checkout.home / ".claude",
         files.transcript,
-        owner=place.user,
+        owner=checkout.user,
         since=since,
-        directory=place.directory,
+        directory=checkout.directory,
         redactor=redactor,
     )
 
 
-def _tidy(files: JobFiles) -> None:
+def _clean_up(files: JobPaths) -> None:
     remove_tree(files.root / "harvest")
     for name in ("diff.part", "bundle.part"):
         (files.kept / name).unlink(missing_ok=True)
 
 
-def _failed(reason: str) -> Notice:
-    return Notice(WarningCode.HARVEST_FAILED, f"What the agent changed could not be kept: {reason}")
+def _failure_warning(reason: str) -> JobWarning:
+    return JobWarning(WarningCode.HARVEST_FAILED, f"What the agent changed could not be kept: {reason}")

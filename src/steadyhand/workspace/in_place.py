@@ -7,29 +7,39 @@ from pathlib import Path
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, WorkspaceError
-from steadyhand.job import Notice
+from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import Done, Errands, JobFiles, Place
-from steadyhand.workspace.filesystem import PRIVATE, make_folder, remove_tree
-from steadyhand.workspace.git import MIB, SEARCH_PATH, Git, environment, reason_of
-from steadyhand.workspace.instructions import PATHS, Instructions, read_instructions, trusts_fully
-from steadyhand.workspace.mirror import blobs_of, files_in, source_of
+from steadyhand.ports import Checkout, ExecResult, JobPaths, SandboxExec
+from steadyhand.workspace.filesystem import PRIVATE, make_dir, remove_tree
+from steadyhand.workspace.git import MIB, SEARCH_PATH, Git, error_line, git_environment
+from steadyhand.workspace.instructions import (
+    INSTRUCTION_PATHS,
+    Instructions,
+    is_fully_trusted,
+    read_instructions,
+)
+from steadyhand.workspace.mirror import list_tree_files, parse_source, read_tree_blobs
 
 PULL_SECONDS = 60.0
 _ACCESS_SECONDS = 10.0
 
 
-class InPlace:
+class InPlaceCheckouts:
     """Directories in place, as the given profile uses them."""
 
     def __init__(
-        self, base_uid: int | None, *, classic: bool, home: Path | None, errands: Errands | None = None
+        self,
+        base_uid: int | None,
+        *,
+        classic: bool,
+        home: Path | None,
+        sandbox_exec: SandboxExec | None = None,
     ) -> None:
         """`base_uid` is the first agent uid, null when agents run as the service; `home` is the service's own.
 
         With `errands` agents are sealed off, and the pull with them.
         """
-        self._errands = errands
+        self._errands = sandbox_exec
         self._base_uid = base_uid
         self._classic = classic
         self._home = home
@@ -41,27 +51,27 @@ class InPlace:
         owner = folder.stat().st_uid
         return owner if owner != 0 else self._base_uid + slot
 
-    async def take(self, workspace: Workspace, files: JobFiles, slot: int, *, pull: bool = True) -> Place:
+    async def take(self, workspace: Workspace, files: JobPaths, slot: int, *, pull: bool = True) -> Checkout:
         """Bring the directory up to date, unless told not to, and say how it is used. A failed pull is a notice."""
-        folder = folder_of(workspace)
+        folder = directory_of(workspace)
         user = self.user(folder, slot)
-        notices: list[Notice] = []
-        own_home = self._home is not None and await may_use(self._home, user)
-        if not await may_use(folder, user):
+        notices: list[JobWarning] = []
+        own_home = self._home is not None and await can_write(self._home, user)
+        if not await can_write(folder, user):
             text = "The agent's user may not write in the workspace; make it the owner, or give it leave."
-            notices.append(Notice(WarningCode.WORKSPACE_NOT_WRITABLE, text))
+            notices.append(JobWarning(WarningCode.WORKSPACE_NOT_WRITABLE, text))
         if workspace.ref is not None:
             notices.append(
-                Notice(
+                JobWarning(
                     WarningCode.REF_IGNORED, "A workspace in place is used as it stands; the ref was ignored."
                 )
             )
-        git = reading_git(user)
+        git = read_only_git(user)
         commit = None
         if await _is_repository(git, folder):
             failure = None
             if pull and self._errands is not None:
-                failure = await _pull_sealed(self._errands, workspace, files, user, slot)
+                failure = await _pull_sandboxed(self._errands, workspace, files, user, slot)
             elif pull:
                 failure = await _pull(user, folder, self._home if own_home else None)
             if failure is not None:
@@ -69,7 +79,7 @@ class InPlace:
             commit = await head_of(git, folder)
         # A sealed agent is never shown the service's own home.
         as_service = self._classic and own_home and self._errands is None
-        return Place(
+        return Checkout(
             workspace=workspace,
             files=files,
             directory=folder,
@@ -77,31 +87,31 @@ class InPlace:
             config=None if as_service else files.config,
             user=user,
             commit=commit,
-            trust_full=self._classic or trusts_fully(workspace),
+            full_trust=self._classic or is_fully_trusted(workspace),
             notices=tuple(notices),
         )
 
     async def instructions(self, workspace: Workspace) -> Instructions:
         """Read the instructions of the directory's HEAD by the workspace's trust."""
-        folder = folder_of(workspace)
+        folder = directory_of(workspace)
         if workspace.trust == "none":
             return Instructions()
-        git = reading_git(self.user(folder, 0))
+        git = read_only_git(self.user(folder, 0))
         if not await _is_repository(git, folder):
             return Instructions()
         commit = await head_of(git, folder)
         if commit is None:
             return Instructions()
-        found = await files_in(git, folder, commit, PATHS)
-        full = self._classic or trusts_fully(workspace)
+        tree_entries = await list_tree_files(git, folder, commit, INSTRUCTION_PATHS)
+        full = self._classic or is_fully_trusted(workspace)
         return await read_instructions(
-            found, lambda entries, limit: blobs_of(git, folder, entries, limit), full=full
+            tree_entries, lambda entries, limit: read_tree_blobs(git, folder, entries, limit), full=full
         )
 
 
-def folder_of(workspace: Workspace) -> Path:
+def directory_of(workspace: Workspace) -> Path:
     """Give the directory of a workspace in place. Raises `WorkspaceError` when there is none."""
-    folder = source_of(workspace.repository or "").folder
+    folder = parse_source(workspace.repository or "").folder
     if folder is None:
         raise WorkspaceError("A workspace in place needs a directory, not a URL.", retryable=False)
     if not folder.is_dir():
@@ -110,80 +120,82 @@ def folder_of(workspace: Workspace) -> Path:
 
 
 async def _is_repository(git: Git, folder: Path) -> bool:
-    ran = await git.run("rev-parse", "--is-inside-work-tree", cwd=folder, check=False)
-    return ran.code == 0 and ran.text == "true"
+    result = await git.run("rev-parse", "--is-inside-work-tree", cwd=folder, check=False)
+    return result.code == 0 and result.text == "true"
 
 
 async def head_of(git: Git, folder: Path) -> str | None:
     """Give the commit that is checked out; null before the first one."""
-    ran = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=folder, check=False)
-    return ran.text if ran.code == 0 else None
+    result = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=folder, check=False)
+    return result.text if result.code == 0 else None
 
 
-def reading_git(user: int | None) -> Git:
+def read_only_git(user: int | None) -> Git:
     """Give a git that reads and starts nothing: without transports no missing object is fetched by a command."""
     return Git(user=user, env={"GIT_ALLOW_PROTOCOL": "none"})
 
 
-async def _pull_sealed(
-    errands: Errands, workspace: Workspace, files: JobFiles, user: int | None, slot: int
-) -> Notice | None:
+async def _pull_sandboxed(
+    sandbox_exec: SandboxExec, workspace: Workspace, files: JobPaths, user: int | None, slot: int
+) -> JobWarning | None:
     """Pull inside the sandbox, where the directory's configuration may run what it likes.
 
     It reaches the hosts of the workspace's `setup_egress`.
     """
-    place = Place(
-        workspace, files, folder_of(workspace), files.home, files.config, user, commit=None, slot=slot
+    checkout = Checkout(
+        workspace, files, directory_of(workspace), files.home, files.config, user, commit=None, slot=slot
     )  # fmt: skip
     agent = Agent("pull", egress=workspace.setup_egress)
-    env = environment({"HOME": "/home/agent"})
+    env = git_environment({"HOME": "/home/agent"})
 
-    async def git(*arguments: str) -> Done:
-        return await errands.run(
-            ["git", *arguments], place, agent, env=env, seconds=PULL_SECONDS, max_output=MIB
+    async def git(*arguments: str) -> ExecResult:
+        return await sandbox_exec.run(
+            ["git", *arguments], checkout, agent, env=env, seconds=PULL_SECONDS, max_output=MIB
         )  # fmt: skip
 
     for path in (files.home, files.config):
-        make_folder(path, PRIVATE, user)
+        make_dir(path, PRIVATE, user)
     try:
-        done = await git("pull", "--rebase", "--quiet")
-        if done.code == 0:
+        result = await git("pull", "--rebase", "--quiet")
+        if result.code == 0:
             return None
         await git("rebase", "--abort")
         slow = f"git pull took longer than {PULL_SECONDS:g} s."
-        reason = slow if done.code is None else reason_of(done.stderr.decode("utf-8", "replace"))
+        reason = slow if result.code is None else error_line(result.stderr.decode("utf-8", "replace"))
     except SpawnError as error:
         reason = error.detail
     finally:
         for path in (files.home, files.config):
             await asyncio.to_thread(remove_tree, path)
-    return Notice(WarningCode.PULL_FAILED, f"The workspace was not brought up to date: {reason}")
+    return JobWarning(WarningCode.PULL_FAILED, f"The workspace was not brought up to date: {reason}")
 
 
-async def _pull(user: int | None, folder: Path, home: Path | None) -> Notice | None:
+async def _pull(user: int | None, folder: Path, home: Path | None) -> JobWarning | None:
     """Run `git pull --rebase` as the agent's user, with that user's own configuration."""
     env = {} if home is None else {"HOME": str(home)}
-    git = Git(user=user, env=env, own_config=home is not None)
+    git = Git(user=user, env=env, user_config=home is not None)
     try:
         await git.run("pull", "--rebase", "--quiet", cwd=folder, seconds=PULL_SECONDS)
     except WorkspaceError as error:
         with contextlib.suppress(WorkspaceError):
-            await _leave_rebase(user, folder)
-        return Notice(WarningCode.PULL_FAILED, f"The workspace was not brought up to date: {error.detail}")
+            await _abort_rebase(user, folder)
+        return JobWarning(
+            WarningCode.PULL_FAILED, f"The workspace was not brought up to date: {error.detail}"
+        )
     return None
 
 
-async def _leave_rebase(user: int | None, folder: Path) -> None:
+async def _abort_rebase(user: int | None, folder: Path) -> None:
     """Undo a rebase that stopped half way, so that the agent finds the directory as it was."""
     git = Git(user=user)
     for name in ("rebase-merge", "rebase-apply"):
-        ran = await git.run("rev-parse", "--git-path", name, cwd=folder, check=False)
-        if ran.code == 0 and (folder / ran.text).is_dir():
+        result = await git.run("rev-parse", "--git-path", name, cwd=folder, check=False)
+        if result.code == 0 and (folder / result.text).is_dir():
             await git.run("rebase", "--abort", cwd=folder, check=False)
             return
 
 
-async def may_use(folder: Path, user: int | None) -> bool:
+async def can_write(folder: Path, user: int | None) -> bool:
     """Whether this uid may enter the folder and write in it."""
     if user is None:
         return os.access(folder, os.W_OK | os.X_OK)

@@ -7,19 +7,19 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from steadyhand.agents import Definition, Workspace, parse_definition
-from steadyhand.job import Notice
+from steadyhand.agents import AgentDefinition, Workspace, parse_definition
+from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.workspace.filesystem import PRIVATE
-from steadyhand.workspace.mirror import Entry, Mirror
+from steadyhand.workspace.mirror import Mirror, TreeEntry
 
-PATHS = ("CLAUDE.md", ".claude/CLAUDE.md", ".claude/rules", ".claude/skills", ".claude/agents")
-FILE_BYTES = 256 * 1024
-ALL_BYTES = 4 * 1024 * 1024
-FILES = 200
-_CACHED = 64
+INSTRUCTION_PATHS = ("CLAUDE.md", ".claude/CLAUDE.md", ".claude/rules", ".claude/skills", ".claude/agents")
+MAX_FILE_BYTES = 256 * 1024
+MAX_TOTAL_BYTES = 4 * 1024 * 1024
+MAX_FILES = 200
+_MAX_CACHED = 64
 _SKILL_KEYS = frozenset({"name", "description", "license", "version", "model", "when_to_use"})
-_MEMORY = ("CLAUDE.md", ".claude/CLAUDE.md")
+_MEMORY_FILES = ("CLAUDE.md", ".claude/CLAUDE.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,146 +27,150 @@ class Instructions:
     """`texts` maps a path below the config directory to a text; `definitions` are by name."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
-    definitions: Mapping[str, Definition] = field(default_factory=dict)
-    notices: tuple[Notice, ...] = ()
+    definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)
+    notices: tuple[JobWarning, ...] = ()
 
 
-Blobs = Callable[[Sequence[Entry], int], Awaitable[Sequence[bytes]]]
+ReadBlobs = Callable[[Sequence[TreeEntry], int], Awaitable[Sequence[bytes]]]
 
 
-async def read_instructions(found: Sequence[Entry], blobs: Blobs, *, full: bool) -> Instructions:
+async def read_instructions(entries: Sequence[TreeEntry], blobs: ReadBlobs, *, full: bool) -> Instructions:
     """Choose among the files of a commit, read them, and keep what is text; the caps are noted, not raised."""
-    usable = [entry for entry in found if _safe(entry.path)]
-    chosen, left_out = _within_caps(sorted(usable, key=_order))
-    contents = await blobs(chosen, ALL_BYTES)
+    usable = [entry for entry in entries if _is_safe_path(entry.path)]
+    chosen, skipped = _within_limits(sorted(usable, key=_priority))
+    contents = await blobs(chosen, MAX_TOTAL_BYTES)
     texts: dict[str, str] = {}
-    definitions: dict[str, Definition] = {}
+    definitions: dict[str, AgentDefinition] = {}
     memory: list[str] = []
     for entry, content in zip(chosen, contents, strict=True):
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError:
-            left_out.append(entry.path)
+            skipped.append(entry.path)
             continue
         path = PurePosixPath(entry.path)
-        if entry.path in _MEMORY:
+        if entry.path in _MEMORY_FILES:
             memory.append(text)
         elif path.parts[1] == "agents":
-            definition = _definition(path, text, full=full)
+            definition = _parse_agent_definition(path, text, full=full)
             if definition is not None:
                 definitions.setdefault(definition.name, definition)
         else:
-            plain = _plain_skill(text) if path.name == "SKILL.md" and not full else text
+            plain = _sanitize_skill(text) if path.name == "SKILL.md" and not full else text
             texts["/".join(path.parts[1:])] = plain
     if memory:
         texts["CLAUDE.md"] = "\n\n".join(memory)
-    notices = (_left_out(left_out),) if left_out else ()
-    return Instructions(texts, definitions, notices)
+    warnings = (_skipped_warning(skipped),) if skipped else ()
+    return Instructions(texts, definitions, warnings)
 
 
-class InstructionsOf:
+class InstructionsCache:
     """What commits bring along by their workspace's trust; the latest ones are remembered."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, bool], Instructions] = {}
+        self._cache: dict[tuple[str, str, bool], Instructions] = {}
 
     async def of(self, mirror: Mirror, commit: str, workspace: Workspace) -> Instructions:
         """Give what a commit brings along; raises `WorkspaceError`."""
         if workspace.trust == "none":
             return Instructions()
-        full = trusts_fully(workspace)
+        full = is_fully_trusted(workspace)
         key = (mirror.folder.name, commit, full)
-        if key not in self._known:
-            found = await mirror.files(commit, PATHS)
-            while len(self._known) >= _CACHED:
-                self._known.pop(next(iter(self._known)))
-            self._known[key] = await read_instructions(found, mirror.blobs, full=full)
-        return self._known[key]
+        if key not in self._cache:
+            found = await mirror.files(commit, INSTRUCTION_PATHS)
+            while len(self._cache) >= _MAX_CACHED:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = await read_instructions(found, mirror.read_blobs, full=full)
+        return self._cache[key]
 
 
-def _safe(path: str) -> bool:
+def _is_safe_path(path: str) -> bool:
     parts = path.split("/")
     return all(part not in {"", ".", ".."} and len(part) < 200 for part in parts)  # noqa: PLR2004
 
 
-def _order(entry: Entry) -> tuple[int, str]:
+def _priority(entry: TreeEntry) -> tuple[int, str]:
     """What is wanted most comes first: the memory files, the root's before the other, then the rest by path."""
-    rank = _MEMORY.index(entry.path) if entry.path in _MEMORY else len(_MEMORY)
+    rank = _MEMORY_FILES.index(entry.path) if entry.path in _MEMORY_FILES else len(_MEMORY_FILES)
     return rank, entry.path
 
 
-def _within_caps(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    chosen: list[Entry] = []
-    left_out: list[str] = []
+def _within_limits(entries: Sequence[TreeEntry]) -> tuple[list[TreeEntry], list[str]]:
+    chosen: list[TreeEntry] = []
+    skipped: list[str] = []
     total = 0
     for entry in entries:
-        if entry.size > FILE_BYTES or total + entry.size > ALL_BYTES or len(chosen) >= FILES:
-            left_out.append(entry.path)
+        if entry.size > MAX_FILE_BYTES or total + entry.size > MAX_TOTAL_BYTES or len(chosen) >= MAX_FILES:
+            skipped.append(entry.path)
             continue
         total += entry.size
         chosen.append(entry)
-    return chosen, left_out
+    return chosen, skipped
 
 
-def _left_out(paths: Sequence[str]) -> Notice:
+def _skipped_warning(paths: Sequence[str]) -> JobWarning:
     names = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")  # noqa: PLR2004
-    return Notice(
+    return JobWarning(
         WarningCode.INSTRUCTIONS_CUT,
         f"Instructions that are too large, too many or no text were left out: {names}.",
     )
 
 
-def _definition(path: PurePosixPath, text: str, *, full: bool) -> Definition | None:
+def _parse_agent_definition(path: PurePosixPath, text: str, *, full: bool) -> AgentDefinition | None:
     if path.suffix != ".md":
         return None
-    return parse_definition(path.stem, text, origin="workspace", full=full)
+    return parse_definition(path.stem, text, origin="workspace", full_trust=full)
 
 
-_FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_FRONTMATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
-def _plain_skill(text: str) -> str:
+def _sanitize_skill(text: str) -> str:
     """Keep only what describes a skill: its frontmatter could bring hooks along."""
-    match = _FRONT.match(text)
+    match = _FRONTMATTER.match(text)
     if match is None:
         return text
     try:
         keys = yaml.safe_load(match.group(1))
     except (yaml.YAMLError, RecursionError):
         keys = None
-    kept = {k: v for k, v in keys.items() if k in _SKILL_KEYS} if isinstance(keys, dict) else {}
-    front = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True) if kept else ""
-    return f"---\n{front}---\n{text[match.end() :]}"
+    allowed_keys = {k: v for k, v in keys.items() if k in _SKILL_KEYS} if isinstance(keys, dict) else {}
+    frontmatter = yaml.safe_dump(allowed_keys, sort_keys=False, allow_unicode=True) if allowed_keys else ""
+    return f"---\n{frontmatter}---\n{text[match.end() :]}"
 
 
-def definitions_in(folder: Path) -> dict[str, Definition]:
+def load_definitions(folder: Path) -> dict[str, AgentDefinition]:
     """Give the operator's own agent definitions, with all their keys; what cannot be read is left out."""
-    found: dict[str, Definition] = {}
+    definitions: dict[str, AgentDefinition] = {}
     if not folder.is_dir():
-        return found
-    for path in sorted(folder.glob("*.md"))[:FILES]:
+        return definitions
+    for path in sorted(folder.glob("*.md"))[:MAX_FILES]:
         try:
             with path.open(encoding="utf-8") as file:
-                text = file.read(FILE_BYTES + 1)
+                text = file.read(MAX_FILE_BYTES + 1)
         except (OSError, UnicodeDecodeError):
             continue
-        if len(text) <= FILE_BYTES:
-            definition = parse_definition(path.stem, text, origin="data_dir", full=True)
+        if len(text) <= MAX_FILE_BYTES:
+            definition = parse_definition(path.stem, text, origin="data_dir", full_trust=True)
             if definition is not None:
-                found[definition.name] = definition
-    return found
+                definitions[definition.name] = definition
+    return definitions
 
 
-SEALED_SETTINGS = '{"skipWebFetchPreflight": true}\n'
+SANDBOX_SETTINGS = '{"skipWebFetchPreflight": true}\n'
 """In the sandbox the CLI cannot ask its maker whether an address is harmless; the proxy decides which it reaches."""
 
 
 def write_config(
-    config: Path, texts: Mapping[str, str], definitions: Mapping[str, Definition], *, sealed: bool = False
+    config: Path,
+    texts: Mapping[str, str],
+    definitions: Mapping[str, AgentDefinition],
+    *,
+    sandboxed: bool = False,
 ) -> None:
     """Write instructions and definitions into a config directory that the service alone can reach yet."""
-    if sealed:
-        _write(config / "settings.json", SEALED_SETTINGS)
+    if sandboxed:
+        _write(config / "settings.json", SANDBOX_SETTINGS)
     for name, text in texts.items():
         _write(config / name, text)
     for definition in definitions.values():
@@ -179,13 +183,13 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def trusts_fully(workspace: Workspace) -> bool:
+def is_fully_trusted(workspace: Workspace) -> bool:
     """Whether the repository's own settings, hooks and servers count on this workspace's ref."""
     if workspace.trust != "full":
         return False
-    names = {_plain_ref(ref) for ref in workspace.trusted_refs}
-    return _plain_ref(workspace.ref or "HEAD") in names
+    names = {_branch_name(ref) for ref in workspace.trusted_refs}
+    return _branch_name(workspace.ref or "HEAD") in names
 
 
-def _plain_ref(ref: str) -> str:
+def _branch_name(ref: str) -> str:
     return ref.removeprefix("refs/heads/")

@@ -16,18 +16,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from steadyhand.errors import WorkspaceError
-from steadyhand.workspace.filesystem import PRIVATE, make_folder
-from steadyhand.workspace.git import MIB, Git, GitSettings, without_secrets
+from steadyhand.workspace.filesystem import PRIVATE, make_dir
+from steadyhand.workspace.git import MIB, Git, GitSettings, scrub
 
 HEAD_REF = "refs/steadyhand/HEAD"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
-_BAD_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|^/|\.lock$|^-|^$|\.$")
+_INVALID_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|^/|\.lock$|^-|^$|\.$")
 _SCHEMES = frozenset({"http", "https", "ssh", "git"})
 _SCP_LIKE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)[^\s]+")
-_REF_BYTES = 1024
+_MAX_REF_LENGTH = 1024
 # What a repository's own configuration could have upload-pack and receive-pack run.
-_OTHER_SIDE = (
+_REMOTE_SIDE_CONFIG = (
     "safe.directory=*",
     f"core.hooksPath={os.devnull}",
     "core.fsmonitor=false",
@@ -35,7 +35,7 @@ _OTHER_SIDE = (
     "receive.denyCurrentBranch=refuse",  # to bring a work tree up to date runs its filters
     "receive.autoGC=false",
 )
-_KNOWN = 1000
+_MAX_CACHED_REFS = 1000
 
 # All imports come first: the dropped uid may not be able to read this Python's library.
 _DROP_AND_EXEC = (
@@ -45,7 +45,7 @@ _DROP_AND_EXEC = (
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RepositorySource:
     """Where a repository comes from: `url` as git takes it, without a password; `folder` when it is local."""
 
     url: str
@@ -54,12 +54,12 @@ class Source:
     """A header for the password that stood in the URL; a URL on a command line can be read by others."""
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """The source as an error may name it: never a path of this machine."""
-        return self.folder.name if self.folder is not None else without_secrets(self.url)
+        return self.folder.name if self.folder is not None else scrub(self.url)
 
 
-def source_of(repository: str) -> Source:
+def parse_source(repository: str) -> RepositorySource:
     """Read a workspace's `repository`: a path, a `file://` URL, or a URL with http, https, ssh or git.
 
     Raises `WorkspaceError` for anything else; transports that run a command are among that.
@@ -68,24 +68,24 @@ def source_of(repository: str) -> Source:
         raise WorkspaceError("The repository is neither a path nor a URL.", retryable=False)
     parts = urlsplit(repository)
     if parts.scheme == "file":
-        return Source(unquote(parts.path), Path(unquote(parts.path)))
+        return RepositorySource(unquote(parts.path), Path(unquote(parts.path)))
     if "://" in repository:
         if parts.scheme not in _SCHEMES:
             raise WorkspaceError(f"A repository by '{parts.scheme}' is not taken.", retryable=False)
         if parts.password is None or parts.scheme not in {"http", "https"}:
-            return Source(repository)
+            return RepositorySource(repository)
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
         token = base64.b64encode(pair.encode()).decode()
-        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        return Source(bare, authorization=f"Authorization: Basic {token}")
+        url_without_login = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return RepositorySource(url_without_login, authorization=f"Authorization: Basic {token}")
     path = Path(repository)
     if not path.is_absolute() and not path.exists() and _SCP_LIKE.fullmatch(repository):
-        return Source(repository)
-    return Source(str(path.absolute()), path.absolute())
+        return RepositorySource(repository)
+    return RepositorySource(str(path.absolute()), path.absolute())
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """A regular file in a commit: its path from the root, its blob, its size in bytes."""
 
     path: str
@@ -98,7 +98,7 @@ class Mirror:
 
     def __init__(
         self,
-        source: Source,
+        source: RepositorySource,
         folder: Path,
         settings: GitSettings,
         *,
@@ -118,7 +118,7 @@ class Mirror:
         self._lock = asyncio.Lock()
         self._started = self._finished = float("-inf")
         self._failure: tuple[float, WorkspaceError] | None = None
-        self._known: dict[str | None, str] = {}
+        self._commit_cache: dict[str | None, str] = {}
         self._changes = 0
 
     @property
@@ -134,16 +134,16 @@ class Mirror:
         What is known may be `max_age` seconds old (the debounce when null); a name that is not known is
         looked for once more after a fetch of its own. Raises `WorkspaceError`.
         """
-        asked = time.monotonic()
-        if ref is not None and (len(ref) > _REF_BYTES or _BAD_IN_REF.search(ref)):
+        requested_at = time.monotonic()
+        if ref is not None and (len(ref) > _MAX_REF_LENGTH or _INVALID_REF.search(ref)):
             raise WorkspaceError(f"The ref {ref[:100]!r} is not a ref's name.", retryable=False)
-        if ref is not None and COMMIT.fullmatch(ref) and await self._lookup(ref):
+        if ref is not None and COMMIT.fullmatch(ref) and await self._cached_commit(ref):
             return ref  # a commit never changes: no fetch can tell more
-        await self._refresh(asked - (self._debounce if max_age is None else max_age), share=True)
-        commit = await self._lookup(ref)
+        await self._refresh(requested_at - (self._debounce if max_age is None else max_age), share=True)
+        commit = await self._cached_commit(ref)
         if commit is None:
-            await self._refresh(asked, share=False)
-            commit = await self._lookup(ref)
+            await self._refresh(requested_at, share=False)
+            commit = await self._cached_commit(ref)
         if commit is None and ref is not None and COMMIT.fullmatch(ref):
             commit = await self._fetch_commit(ref)
         if commit is None:
@@ -151,15 +151,15 @@ class Mirror:
             raise WorkspaceError(f"The ref '{name}' is not in the repository.", retryable=False)
         return commit
 
-    async def _lookup(self, ref: str | None) -> str | None:
+    async def _cached_commit(self, ref: str | None) -> str | None:
         """Give the commit that the mirror has for a ref; asked for once between two fetches."""
-        changes = self._changes
-        commit = self._known.get(ref) or await self._look_up(ref)
-        if commit is not None and changes == self._changes and len(self._known) < _KNOWN:
-            self._known[ref] = commit
+        generation = self._changes
+        commit = self._commit_cache.get(ref) or await self._rev_parse(ref)
+        if commit is not None and generation == self._changes and len(self._commit_cache) < _MAX_CACHED_REFS:
+            self._commit_cache[ref] = commit
         return commit
 
-    async def _look_up(self, ref: str | None) -> str | None:
+    async def _rev_parse(self, ref: str | None) -> str | None:
         if not self.folder.is_dir():
             return None
         names = [HEAD_REF] if ref in (None, "HEAD") else []
@@ -168,35 +168,35 @@ class Mirror:
             if COMMIT.fullmatch(ref) or _SHORT_COMMIT.fullmatch(ref):
                 names.append(ref)
         for name in names:
-            ran = await self._git.run(
+            result = await self._git.run(
                 "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}",
                 cwd=self.folder, check=False,
             )  # fmt: skip
-            if ran.code == 0 and COMMIT.fullmatch(ran.text):
-                return ran.text
+            if result.code == 0 and COMMIT.fullmatch(result.text):
+                return result.text
         return None
 
     # --- fetching --------------------------------------------------------------------------
 
     async def _refresh(self, since: float, *, share: bool) -> None:
         """Fetch unless one started after `since`, or (with `share`) was under way while this call waited."""
-        asked = time.monotonic()
-        async with self._turn():
-            if self._started >= since or (share and self._finished >= asked):
+        requested_at = time.monotonic()
+        async with self._exclusive():
+            if self._started >= since or (share and self._finished >= requested_at):
                 return
-            if self._failure is not None and self._failure[0] >= asked:
-                failed = self._failure[1]
-                raise WorkspaceError(failed.detail, retryable=failed.retryable) from failed
+            if self._failure is not None and self._failure[0] >= requested_at:
+                failure = self._failure[1]
+                raise WorkspaceError(failure.detail, retryable=failure.retryable) from failure
             await self._fetch()
 
     @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _exclusive(self) -> AsyncIterator[None]:
         """Hold the mirror for one fetch; waits no longer than two may take."""
         try:
             async with asyncio.timeout(2 * self._fetch_seconds):
                 await self._lock.acquire()
         except TimeoutError as error:
-            raise WorkspaceError(f"The repository '{self.source.shown}' is busy.") from error
+            raise WorkspaceError(f"The repository '{self.source.display_name}' is busy.") from error
         try:
             yield
         finally:
@@ -205,14 +205,14 @@ class Mirror:
     async def _fetch(self) -> None:
         started = time.monotonic()
         try:
-            await self._make()
+            await self._init()
             self.fetches += 1
             await self._run_fetch(
                 "--prune", f"+HEAD:{HEAD_REF}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"
             )
         except WorkspaceError as error:
             failed = WorkspaceError(
-                f"The repository '{self.source.shown}' could not be fetched: {error.detail}"
+                f"The repository '{self.source.display_name}' could not be fetched: {error.detail}"
             )
             self._failure = (time.monotonic(), failed)
             raise failed from error
@@ -223,22 +223,22 @@ class Mirror:
 
     async def _fetch_commit(self, commit: str) -> str | None:
         """Ask for one commit that no branch or tag leads to; not every server gives it."""
-        async with self._turn():
+        async with self._exclusive():
             with contextlib.suppress(WorkspaceError):
                 await self._run_fetch(f"+{commit}:refs/steadyhand/commits/{commit}")
-        return await self._lookup(commit)
+        return await self._cached_commit(commit)
 
     async def _run_fetch(self, *arguments: str) -> None:
         options = [argument for argument in arguments if argument.startswith("--")]
         refspecs = [argument for argument in arguments if not argument.startswith("--")]
-        upload_pack = self._other_side("upload-pack")
+        upload_pack = self._remote_command("upload-pack")
         if upload_pack is not None:
             options.append(f"--upload-pack={upload_pack}")
         try:
             await self._run_remote_fetch(options, refspecs)
         finally:
             self._changes += 1
-            self._known.clear()
+            self._commit_cache.clear()
 
     async def _run_remote_fetch(self, options: Sequence[str], refspecs: Sequence[str]) -> None:
         await self._remote.run(
@@ -251,14 +251,14 @@ class Mirror:
 
         A branch of that name is replaced: it was an earlier run's.
         """
-        receive_pack = self._other_side("receive-pack")
+        receive_pack = self._remote_command("receive-pack")
         options = [] if receive_pack is None else [f"--receive-pack={receive_pack}"]
         await self._remote.run(
             "push", "--quiet", "--no-verify", "--force", *options,
             "--", self.source.url, f"{commit}:refs/heads/{branch}", cwd=repository, seconds=seconds,
         )  # fmt: skip
 
-    def _other_side(self, verb: str) -> str | None:
+    def _remote_command(self, verb: str) -> str | None:
         """Read or write a local repository as its owner, and run nothing of it; null for one that is not local.
 
         Its configuration and its hooks may be anybody's work, an agent's that was in it in place among them, and git
@@ -267,8 +267,8 @@ class Mirror:
         folder = self.source.folder
         if folder is None:
             return None
-        command = ["git", *itertools.chain.from_iterable(("-c", pair) for pair in _OTHER_SIDE), verb]
-        owner = owner_of(folder)
+        command = ["git", *itertools.chain.from_iterable(("-c", pair) for pair in _REMOTE_SIDE_CONFIG), verb]
+        owner = repository_owner(folder)
         if owner is not None:
             command = [
                 sys.executable,
@@ -282,14 +282,14 @@ class Mirror:
             ]
         return shlex.join(command)
 
-    async def _make(self) -> None:
+    async def _init(self) -> None:
         if self.source.folder is not None and not self.source.folder.is_dir():
             raise WorkspaceError("the directory is not there", retryable=False)
         if (self.folder / "HEAD").is_file():
             self._drop_stale_locks()
             return
-        make_folder(self.folder.parent, PRIVATE)
-        make_folder(self.folder, PRIVATE)
+        make_dir(self.folder.parent, PRIVATE)
+        make_dir(self.folder, PRIVATE)
         await self._git.run("init", "--quiet", "--bare", "--template=", ".", cwd=self.folder)
 
     def _drop_stale_locks(self) -> None:
@@ -305,7 +305,7 @@ class Mirror:
         """Ask the repository for its HEAD and fetch nothing. Raises `WorkspaceError`."""
         if self.source.folder is not None and not self.source.folder.is_dir():
             raise WorkspaceError("The directory is not there.", retryable=False)
-        upload_pack = self._other_side("upload-pack")
+        upload_pack = self._remote_command("upload-pack")
         options = [] if upload_pack is None else [f"--upload-pack={upload_pack}"]
         await self._remote.run(
             "ls-remote", "--quiet", *options, "--", self.source.url, "HEAD", cwd=cwd, seconds=seconds
@@ -315,59 +315,61 @@ class Mirror:
 
     async def refs(self) -> Sequence[tuple[str, str]]:
         """Give every branch and tag with the object it names."""
-        ran = await self._git.run(
+        result = await self._git.run(
             "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags",
             cwd=self.folder, limit=64 * MIB,
         )  # fmt: skip
-        pairs = (line.partition(" ") for line in ran.text.splitlines())
+        pairs = (line.partition(" ") for line in result.text.splitlines())
         return [(name, value) for value, _, name in pairs]
 
-    async def files(self, commit: str, paths: Sequence[str]) -> Sequence[Entry]:
+    async def files(self, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
         """Give the regular files at or under these paths in a commit; symlinks and submodules are left out."""
-        return await files_in(self._git, self.folder, commit, paths)
+        return await list_tree_files(self._git, self.folder, commit, paths)
 
-    async def blobs(self, entries: Sequence[Entry], limit: int) -> Sequence[bytes]:
+    async def read_blobs(self, entries: Sequence[TreeEntry], limit: int) -> Sequence[bytes]:
         """Give the content of files, as committed: no filter runs. Raises `WorkspaceError` above `limit` bytes."""
-        return await blobs_of(self._git, self.folder, entries, limit)
+        return await read_tree_blobs(self._git, self.folder, entries, limit)
 
 
-async def files_in(git: Git, folder: Path, commit: str, paths: Sequence[str]) -> Sequence[Entry]:
+async def list_tree_files(git: Git, folder: Path, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
     """Read part of a commit's tree; see `Mirror.files`."""
-    ran = await git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--", *paths, cwd=folder)
+    result = await git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--", *paths, cwd=folder)
     entries = []
-    for line in ran.out.split(b"\x00"):
+    for line in result.out.split(b"\x00"):
         head, _, name = line.partition(b"\t")
         fields = head.split()
         if len(fields) == 4 and fields[0].startswith(b"100"):  # noqa: PLR2004  # mode, type, blob, size
             with contextlib.suppress(UnicodeDecodeError):
-                entries.append(Entry(name.decode("utf-8"), fields[2].decode(), int(fields[3])))
+                entries.append(TreeEntry(name.decode("utf-8"), fields[2].decode(), int(fields[3])))
     return entries
 
 
-async def blobs_of(git: Git, folder: Path, entries: Sequence[Entry], limit: int) -> Sequence[bytes]:
+async def read_tree_blobs(
+    git: Git, folder: Path, entries: Sequence[TreeEntry], limit: int
+) -> Sequence[bytes]:
     """Read blobs by their ids; see `Mirror.blobs`."""
     if not entries:
         return []
     ids = "".join(f"{entry.blob}\n" for entry in entries).encode()
-    ran = await git.run("cat-file", "--batch", cwd=folder, stdin=ids, limit=limit + 128 * len(entries))
-    contents, at = [], 0
+    result = await git.run("cat-file", "--batch", cwd=folder, stdin=ids, limit=limit + 128 * len(entries))
+    contents, offset = [], 0
     for _ in entries:
-        end = ran.out.index(b"\n", at)
-        size = int(ran.out[at:end].split()[2])
-        contents.append(ran.out[end + 1 : end + 1 + size])
-        at = end + 1 + size + 1
+        end = result.out.index(b"\n", offset)
+        size = int(result.out[offset:end].split()[2])
+        contents.append(result.out[end + 1 : end + 1 + size])
+        offset = end + 1 + size + 1
     return contents
 
 
-def owner_of(folder: Path) -> tuple[int, int] | None:
+def repository_owner(folder: Path) -> tuple[int, int] | None:
     """Give the uid and gid to read a local repository as; null when that is the service itself."""
     try:
-        found = (folder / ".git").lstat() if (folder / ".git").exists() else folder.stat()
+        info = (folder / ".git").lstat() if (folder / ".git").exists() else folder.stat()
     except OSError as error:
         raise WorkspaceError("the directory cannot be read", retryable=False) from error
-    if os.geteuid() != 0 or found.st_uid == 0:
+    if os.geteuid() != 0 or info.st_uid == 0:
         return None
-    return found.st_uid, found.st_gid
+    return info.st_uid, info.st_gid
 
 
 class Mirrors:
@@ -382,7 +384,7 @@ class Mirrors:
 
     def of(self, repository: str) -> Mirror:
         """Give a repository's mirror. Raises `WorkspaceError` when it is no path and no URL."""
-        source = source_of(repository)
+        source = parse_source(repository)
         # Who came with another password gets another mirror: a copy must not stand in for the right to read.
         identity = f"{source.url}\n{source.authorization or ''}".encode("utf-8", "surrogateescape")
         name = hashlib.sha256(identity).hexdigest()[:16]
@@ -396,7 +398,7 @@ class Mirrors:
         await self.of(repository).reach(self._folder.parent, seconds)
 
 
-def _remote_config(source: Source, settings: GitSettings) -> list[tuple[str, str]]:
+def _remote_config(source: RepositorySource, settings: GitSettings) -> list[tuple[str, str]]:
     pairs = [("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30"), ("fetch.unpackLimit", "1000")]
     if settings.credential_file is not None:
         pairs.append(("credential.helper", f"store --file={shlex.quote(str(settings.credential_file))}"))

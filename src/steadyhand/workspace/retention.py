@@ -4,10 +4,10 @@ import os
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from steadyhand.ports import JobFiles
-from steadyhand.workspace.filesystem import remove_tree, size_of
+from steadyhand.ports import JobPaths
+from steadyhand.workspace.filesystem import disk_usage, remove_tree
 
-SPARED = timedelta(days=1)
+MIN_AGE = timedelta(days=1)
 """What was made less than this long ago is never trimmed for its size: it may be running, or just read."""
 
 
@@ -16,44 +16,44 @@ def trim(jobs: Path, *, now: datetime, transcripts: timedelta | None, max_bytes:
 
     Oldest first. Gives how many jobs lost something. Diff and commits go for size only. Blocks.
     """
-    found = sorted(_jobs(jobs), key=lambda job: job[0])
+    by_age = sorted(_jobs_by_prepared(jobs), key=lambda job: job[0])
     trimmed = 0
     if transcripts is not None:
         oldest = (now - transcripts).timestamp()
-        trimmed += sum(_drop(_record(files)) for prepared, files in found if prepared < oldest)
+        trimmed += sum(_remove_existing(_log_paths(files)) for prepared, files in by_age if prepared < oldest)
     if max_bytes is None:
         return trimmed
-    sizes = {files.root: size_of(files.root) for _, files in found}
+    sizes = {files.root: disk_usage(files.root) for _, files in by_age}
     total = sum(sizes.values())
-    for prepared, files in found:
-        if total <= max_bytes or prepared >= (now - SPARED).timestamp():
+    for prepared, files in by_age:
+        if total <= max_bytes or prepared >= (now - MIN_AGE).timestamp():
             break
         total -= sizes[files.root]
-        trimmed += _drop([files.config, files.kept])
+        trimmed += _remove_existing([files.config, files.kept])
     return trimmed
 
 
-def _jobs(jobs: Path) -> list[tuple[float, JobFiles]]:
+def _jobs_by_prepared(jobs: Path) -> list[tuple[float, JobPaths]]:
     """Give each job's files with when its newest run was prepared."""
-    found = []
+    prepared_jobs = []
     for folder in jobs.iterdir() if jobs.is_dir() else ():
         try:
-            found.append(((folder / "prepared").lstat().st_mtime, JobFiles(folder)))
+            prepared_jobs.append(((folder / "prepared").lstat().st_mtime, JobPaths(folder)))
         except OSError:
             continue  # being made, or not a job's
-    return found
+    return prepared_jobs
 
 
-def _record(files: JobFiles) -> list[Path]:
+def _log_paths(files: JobPaths) -> list[Path]:
     """Give what tells how a job went, beside what it changed."""
     return [files.config, files.transcript, *files.kept.glob("run-*")]
 
 
-def _drop(paths: list[Path]) -> bool:
-    there = [path for path in paths if os.path.lexists(path)]
-    for path in there:
+def _remove_existing(paths: list[Path]) -> bool:
+    existing = [path for path in paths if os.path.lexists(path)]
+    for path in existing:
         if path.is_dir() and not path.is_symlink():
             remove_tree(path)
         else:
             path.unlink()
-    return bool(there)
+    return bool(existing)

@@ -11,20 +11,20 @@ from typing import Any
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError, WorkspaceError
-from steadyhand.ports import Errands, Place
+from steadyhand.ports import Checkout, SandboxExec
 from steadyhand.workspace import sandboxed_git
-from steadyhand.workspace.git import MIB, SEARCH_PATH, environment, without_secrets
+from steadyhand.workspace.git import MIB, SEARCH_PATH, git_environment, scrub
 
-MIRROR = Path("/mirror")
+MIRROR_DIR = Path("/mirror")
 """Where the sandbox shows the mirror's objects, read-only; a warm checkout's `.git` leads there."""
-GIVEN = sandboxed_git.GIVEN
-HOME = "/home/agent"
+BASE_DIR = sandboxed_git.BASE_DIR
+HOME_DIR = "/home/agent"
 _HEADER_BYTES = MIB
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SandboxReply:
     """What came out: `said` is JSON, `parts` are bytes; both may be an attacker's."""
 
     said: Mapping[str, Any]
@@ -43,62 +43,62 @@ class Answer:
         return None if not isinstance(value, str) else " ".join(value.split())[:300]
 
 
-async def ask(
-    errands: Errands,
+async def run_sandboxed_git(
+    sandbox_exec: SandboxExec,
     request: Mapping[str, Any],
-    place: Place,
+    checkout: Checkout,
     agent: Agent,
     *,
     seconds: float,
     max_output: int,
     parts: int,
-) -> Answer:
+) -> SandboxReply:
     """Run the program in the place; it must answer with this many parts, or with an error.
 
     Raises `WorkspaceError` when it could not be run, took too long, printed too much or makes no sense.
     """
-    argv = [_python(), "-I", "-S", "-c", _program()]
-    env = environment({"PATH": SEARCH_PATH, "HOME": HOME, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
+    argv = [_find_python(), "-I", "-S", "-c", _program()]
+    env = git_environment({"PATH": SEARCH_PATH, "HOME": HOME_DIR, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
     stdin = json.dumps(dict(request)).encode()
     try:
-        done = await errands.run(
-            argv, place, agent, env=env, stdin=stdin, seconds=seconds, max_output=max_output
+        result = await sandbox_exec.run(
+            argv, checkout, agent, env=env, stdin=stdin, seconds=seconds, max_output=max_output
         )
     except SpawnError as error:
         raise WorkspaceError(f"the sandbox could not be started: {error.detail}") from error
-    if done.code is None:
+    if result.code is None:
         raise WorkspaceError(f"it took longer than {seconds:g} s, or too much came out")
-    if done.code != 0:
-        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise WorkspaceError(f"the work inside the sandbox ended with {done.code}: {last[:200]}")
-    return read_answer(done.stdout, parts)
+    if result.code != 0:
+        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise WorkspaceError(f"the work inside the sandbox ended with {result.code}: {last[:200]}")
+    return parse_reply(result.stdout, parts)
 
 
-def read_answer(out: bytes, wanted: int) -> Answer:
+def parse_reply(out: bytes, expected_parts: int) -> SandboxReply:
     """Read an answer; see `inside.main`. Raises `WorkspaceError` for anything else."""
-    nonsense = WorkspaceError("the answer from inside the sandbox makes no sense")
+    malformed = WorkspaceError("the answer from inside the sandbox makes no sense")
     end = out.find(b"\n", 0, _HEADER_BYTES)
     try:
-        said = json.loads(out[:end]) if end >= 0 else None
+        fields = json.loads(out[:end]) if end >= 0 else None
     except (ValueError, RecursionError) as error:
-        raise nonsense from error
-    if not isinstance(said, dict):
-        raise nonsense
-    answer = Answer(said, ())
-    fault = answer.reason("error")
+        raise malformed from error
+    if not isinstance(fields, dict):
+        raise malformed
+    reply = SandboxReply(fields, ())
+    fault = reply.reason("error")
     if fault is not None:
-        raise WorkspaceError(without_secrets(fault))
-    sizes = said.get("parts")
+        raise WorkspaceError(scrub(fault))
+    sizes = fields.get("parts")
     if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
-        raise nonsense
+        raise malformed
     rest = memoryview(out)[end + 1 :]
-    if sum(sizes) != len(rest) or len(sizes) not in {0, wanted}:
-        raise nonsense
-    parts, at = [], 0
+    if sum(sizes) != len(rest) or len(sizes) not in {0, expected_parts}:
+        raise malformed
+    parts, offset = [], 0
     for size in sizes:
-        parts.append(rest[at : at + size])
-        at += size
-    return Answer(said, parts)
+        parts.append(rest[offset : offset + size])
+        offset += size
+    return SandboxReply(fields, parts)
 
 
 @functools.cache
@@ -107,11 +107,11 @@ def _program() -> str:
 
 
 @functools.cache
-def _python() -> str:
+def _find_python() -> str:
     """Find a Python that the sandbox can see: it has this machine's /usr."""
-    ours = Path(sys.executable).resolve()
-    if ours.is_relative_to("/usr"):
-        return str(ours)
+    own_python = Path(sys.executable).resolve()
+    if own_python.is_relative_to("/usr"):
+        return str(own_python)
     for path in _PYTHONS:
         if Path(path).is_file():
             return path

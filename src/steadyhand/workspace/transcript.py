@@ -6,21 +6,21 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from steadyhand.claude_sessions import folder_name
-from steadyhand.job import Notice
+from steadyhand.claude_sessions import project_folder_name
+from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.redact import Redactor
 from steadyhand.workspace.git import MIB
 
 TRANSCRIPT_BYTES = 64 * MIB
-_FOLDERS = 1000
+_MAX_ENTRIES = 1000
 _CHUNK = 1 << 16
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK opening a FIFO would wait for a writer.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def keep_transcript(
+def copy_transcript(
     config: Path,
     target: Path,
     *,
@@ -28,21 +28,23 @@ def keep_transcript(
     since: float = 0.0,
     directory: Path | None = None,
     redactor: Redactor | None = None,
-) -> Notice | None:
+) -> JobWarning | None:
     """Copy the newest session file in `config/projects` to `target`, without live secrets; nothing when there is none.
 
     Only regular files of `owner` (null is anybody) that changed after `since` (seconds since the epoch)
     count, and with `directory` only sessions of that working directory. Files above 64 MiB are cut.
     """
-    slug = None if directory is None else folder_name(str(directory))
+    slug = None if directory is None else project_folder_name(str(directory))
     try:
-        with _opened(config, None, _FOLDER_FLAGS) as top, _opened("projects", top, _FOLDER_FLAGS) as projects:
-            newest = _newest(projects, slug, owner, since)
-            return None if newest is None else _copy(projects, newest, target, redactor or Redactor())
+        with _opened(config, None, _DIR_FLAGS) as top, _opened("projects", top, _DIR_FLAGS) as projects:
+            newest = _newest_session(projects, slug, owner, since)
+            return (
+                None if newest is None else _copy_redacted(projects, newest, target, redactor or Redactor())
+            )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return Notice(
+        return JobWarning(
             WarningCode.TRANSCRIPT_LOST, f"The agent's own record could not be kept: {error.strerror}."
         )
 
@@ -56,35 +58,43 @@ def _opened(path: Path | str, folder: int | None, flags: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _newest(projects: int, slug: str | None, owner: int | None, since: float) -> tuple[str, str] | None:
-    best: tuple[float, str, str] | None = None
-    for project in sorted(os.listdir(projects))[:_FOLDERS]:
+def _newest_session(
+    projects: int, slug: str | None, owner: int | None, since: float
+) -> tuple[str, str] | None:
+    newest: tuple[float, str, str] | None = None
+    for project in sorted(os.listdir(projects))[:_MAX_ENTRIES]:
         if slug is not None and project != slug:
             continue
-        with contextlib.suppress(OSError), _opened(project, projects, _FOLDER_FLAGS) as folder:
-            for name in sorted(os.listdir(folder))[:_FOLDERS]:  # noqa: PTH208  # a descriptor has no path
+        with contextlib.suppress(OSError), _opened(project, projects, _DIR_FLAGS) as folder:
+            for name in sorted(os.listdir(folder))[:_MAX_ENTRIES]:  # noqa: PTH208  # a descriptor has no path
                 if not name.endswith(".jsonl") or name.startswith("agent-"):  # a subagent's record
                     continue
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                mine = owner is None or found.st_uid == owner
-                if stat.S_ISREG(found.st_mode) and mine and found.st_mtime >= since:
-                    best = max(best or (0.0, "", ""), (found.st_mtime, project, name))
-    return None if best is None else best[1:]
+                info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                is_owned = owner is None or info.st_uid == owner
+                if stat.S_ISREG(info.st_mode) and is_owned and info.st_mtime >= since:
+                    newest = max(newest or (0.0, "", ""), (info.st_mtime, project, name))
+    return None if newest is None else newest[1:]
 
 
-def _copy(projects: int, which: tuple[str, str], target: Path, redactor: Redactor) -> Notice | None:
-    project, name = which
-    with _opened(project, projects, _FOLDER_FLAGS) as folder, _opened(name, folder, _FILE_FLAGS) as source:
+def _copy_redacted(
+    projects: int, session: tuple[str, str], target: Path, redactor: Redactor
+) -> JobWarning | None:
+    project, name = session
+    with _opened(project, projects, _DIR_FLAGS) as folder, _opened(name, folder, _FILE_FLAGS) as source:
         if not stat.S_ISREG(os.fstat(source).st_mode):
             return None
         part = target.with_name(f"{target.name}.part")
-        left = TRANSCRIPT_BYTES
+        bytes_left = TRANSCRIPT_BYTES
         lines = redactor.line_stream()
         with part.open("wb") as file:
-            while left > 0 and (chunk := os.read(source, min(_CHUNK, left))):
+            while bytes_left > 0 and (chunk := os.read(source, min(_CHUNK, bytes_left))):
                 file.write(lines.feed(chunk))
-                left -= len(chunk)
-            more = left == 0 and os.read(source, 1) != b""
-            file.write(lines.end(torn=more))
+                bytes_left -= len(chunk)
+            truncated = bytes_left == 0 and os.read(source, 1) != b""
+            file.write(lines.end(torn=truncated))
         part.replace(target)
-    return Notice(WarningCode.TRANSCRIPT_CUT, "The agent's own record was cut at 64 MiB.") if more else None
+    return (
+        JobWarning(WarningCode.TRANSCRIPT_CUT, "The agent's own record was cut at 64 MiB.")
+        if truncated
+        else None
+    )

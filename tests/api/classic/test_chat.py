@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import Service, eventually, running
+from tests.api.api_service import RunningService, running_service, wait_until
 
 from steadyhand.api import ApiOptions
 
@@ -14,8 +14,10 @@ OPTIONS = ApiOptions(profile="classic", openai_default_agent="recruiter-triage")
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("classic"), options=OPTIONS, capacity=1, max_queued=0) as found:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(
+        tmp_path_factory.mktemp("classic"), options=OPTIONS, capacity=1, max_queued=0
+    ) as found:
         yield found
 
 
@@ -24,7 +26,7 @@ def ask(client: httpx2.Client, *messages: tuple[str, Any], **fields: Any) -> htt
     return client.post("/v1/chat/completions", json={"model": "any-name", "messages": listed, **fields})
 
 
-def test_one_prompt_is_made_of_the_sections(client: httpx2.Client, service: Service) -> None:
+def test_one_prompt_is_made_of_the_sections(client: httpx2.Client, service: RunningService) -> None:
     reply = ask(
         client,
         ("system", "S1"),
@@ -57,11 +59,14 @@ def test_a_second_call_is_503_and_a_second_job_409(client: httpx2.Client) -> Non
     reply = client.post("/execute", json={"prompt": "hold", "agent": "x"})
     assert (reply.status_code, reply.json()["detail"]) == (409, "Agent is busy")
     client.post(f"/v1/jobs/{held}/cancel")
-    eventually(lambda: client.get("/health").json()["busy"] is False)
+    wait_until(lambda: client.get("/health").json()["busy"] is False)
 
 
 def test_a_failure_is_one_short_line(tmp_path: Path) -> None:
-    with running(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service, service.client() as client:
+    with (
+        running_service(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service,
+        service.client() as client,
+    ):
         service.runner.forced = "fail"
         reply = ask(client, ("user", "many\nlines " * 100))
     assert reply.status_code == 503
@@ -84,7 +89,10 @@ def test_a_failure_is_one_short_line(tmp_path: Path) -> None:
 def test_what_was_printed_is_the_answer_when_there_is_no_result(
     tmp_path: Path, printed: str, answer: str
 ) -> None:
-    with running(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service, service.client() as client:
+    with (
+        running_service(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service,
+        service.client() as client,
+    ):
         service.runner.forced = f"raw {printed}"
         reply = ask(client, ("user", "x"))
     assert reply.status_code == 200, reply.text
@@ -92,7 +100,10 @@ def test_what_was_printed_is_the_answer_when_there_is_no_result(
 
 
 def test_an_object_without_a_text_is_a_failure(tmp_path: Path) -> None:
-    with running(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service, service.client() as client:
+    with (
+        running_service(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service,
+        service.client() as client,
+    ):
         service.runner.forced = 'raw {"result": ""}'
         assert ask(client, ("user", "x")).status_code == 503
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import LIMITED, OTHER, Service, eventually, running
+from tests.api.api_service import LIMITED, OTHER, RunningService, running_service, wait_until
 
 
 def execute(client: httpx2.Client, prompt: str, **fields: Any) -> str:
@@ -22,11 +22,11 @@ def ended(client: httpx2.Client, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = client.get(f"/jobs/{job_id}").json()
         return None if job["status"] == "running" else job
 
-    found: dict[str, Any] = eventually(look)
+    found: dict[str, Any] = wait_until(look)
     return found
 
 
-def test_health_needs_no_key_and_says_how_full_the_service_is(service: Service) -> None:
+def test_health_needs_no_key_and_says_how_full_the_service_is(service: RunningService) -> None:
     with service.client(token=None) as client:
         reply = client.get("/health")
     assert reply.status_code == 200
@@ -123,7 +123,7 @@ def test_a_body_that_does_not_say_what_it_is_is_taken_as_json(client: httpx2.Cli
     assert reply.status_code == 202
 
 
-def test_two_megabytes_and_an_option_are_good_prompts(service: Service, client: httpx2.Client) -> None:
+def test_two_megabytes_and_an_option_are_good_prompts(service: RunningService, client: httpx2.Client) -> None:
     for prompt in ("say " + "x" * 2_000_000, "--version"):
         job = ended(client, execute(client, prompt))
         assert job["prompt"] == prompt
@@ -161,7 +161,9 @@ WRONG: list[Any] = [
 
 
 @pytest.mark.parametrize("body", WRONG, ids=lambda body: repr(body)[:60])
-def test_a_wrong_body_is_422_and_stores_nothing(service: Service, client: httpx2.Client, body: Any) -> None:
+def test_a_wrong_body_is_422_and_stores_nothing(
+    service: RunningService, client: httpx2.Client, body: Any
+) -> None:
     before = service.count()
     reply = client.post("/execute", json=body)
     assert reply.status_code == 422, reply.text
@@ -200,7 +202,7 @@ def test_a_422_names_every_wrong_field(client: httpx2.Client) -> None:
         assert name in found["detail"]
 
 
-def test_unknown_and_foreign_jobs_are_not_found(service: Service) -> None:
+def test_unknown_and_foreign_jobs_are_not_found(service: RunningService) -> None:
     with service.client(LIMITED) as mine, service.client(OTHER) as theirs:
         job_id = execute(mine, "say x")
         for asked, client in ((job_id, theirs), ("0" * 12, mine), ("nonsense", mine), ("%00", mine)):
@@ -209,7 +211,7 @@ def test_unknown_and_foreign_jobs_are_not_found(service: Service) -> None:
 
 
 def test_a_full_service_is_409_with_retry_after_and_stores_nothing(tmp_path: Path) -> None:
-    with running(tmp_path, capacity=1, max_queued=1) as service, service.client() as client:
+    with running_service(tmp_path, capacity=1, max_queued=1) as service, service.client() as client:
         held = [execute(client, "hold"), execute(client, "hold")]
         assert client.get("/health").json()["busy"] is True
         reply = client.post("/execute", json={"prompt": "say x", "agent": "claude"})

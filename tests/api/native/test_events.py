@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import Service, eventually, run_job
+from tests.api.api_service import RunningService, run_job, wait_until
 
 from steadyhand.api.transport import sse
 
@@ -84,7 +84,7 @@ def test_a_bad_cursor_is_422(client: httpx2.Client, bad: str) -> None:
 
 
 def test_live_text_has_no_number_and_comes_to_those_who_follow(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     blockers = [client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"] for _ in range(2)]
     job_id = client.post("/v1/jobs", json={"prompt": "tell me"}).json()["id"]
@@ -108,8 +108,8 @@ def test_live_text_has_no_number_and_comes_to_those_who_follow(
 
 
 def test_silence_is_broken_by_comments(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sse.KEEPALIVE_SECONDS == 10
-    monkeypatch.setattr(sse, "KEEPALIVE_SECONDS", 0.05)
+    assert sse.DEFAULT_KEEPALIVE_SECONDS == 10
+    monkeypatch.setattr(sse, "DEFAULT_KEEPALIVE_SECONDS", 0.05)
     job_id = client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
     comments = 0
     with client.stream("GET", f"/v1/jobs/{job_id}/events") as reply:
@@ -120,14 +120,14 @@ def test_silence_is_broken_by_comments(client: httpx2.Client, monkeypatch: pytes
     client.post(f"/v1/jobs/{job_id}/cancel")
 
 
-def test_a_follower_that_goes_away_is_let_go(client: httpx2.Client, service: Service) -> None:
+def test_a_follower_that_goes_away_is_let_go(client: httpx2.Client, service: RunningService) -> None:
     job_id = client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
     for _ in range(3):
         with client.stream("GET", f"/v1/jobs/{job_id}/events") as reply:
             open_frames = frames(reply)  # kept: a generator that is dropped closes the connection
             assert next(frame for frame in open_frames if "id" in frame)["id"] == "1"
-            assert job_id in service.feed._followers
-        eventually(lambda: job_id not in service.feed._followers)
+            assert job_id in service.feed._subscriptions
+        wait_until(lambda: job_id not in service.feed._subscriptions)
     client.post(f"/v1/jobs/{job_id}/cancel")
 
 

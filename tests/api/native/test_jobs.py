@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import LIMITED, OTHER, Service, eventually, run_job
+from tests.api.api_service import LIMITED, OTHER, RunningService, run_job, wait_until
 
 from steadyhand.api.schemas import native_bodies
 
@@ -100,7 +100,7 @@ def test_prefer_wait_is_cut_to_a_minute(client: httpx2.Client) -> None:
     assert reply.headers["preference-applied"] == "wait=60"
 
 
-def test_the_same_idempotency_key_gives_the_same_job(client: httpx2.Client, service: Service) -> None:
+def test_the_same_idempotency_key_gives_the_same_job(client: httpx2.Client, service: RunningService) -> None:
     headers = {"idempotency-key": "once", "content-type": "application/json"}
     first = client.post("/v1/jobs", content=b'{"prompt":"say x","priority":1}', headers=headers)
     again = client.post("/v1/jobs", content=b'{ "priority": 1, "prompt": "say x" }', headers=headers)
@@ -174,7 +174,7 @@ def test_a_wrong_field_is_named(client: httpx2.Client, name: str, value: Any) ->
     assert name in body["detail"]
 
 
-def test_every_field_that_is_built_reaches_the_agent(client: httpx2.Client, service: Service) -> None:
+def test_every_field_that_is_built_reaches_the_agent(client: httpx2.Client, service: RunningService) -> None:
     fields: dict[str, Any] = {
         "agent": "helper",
         "model": "sonnet[1m]",
@@ -220,7 +220,7 @@ def test_an_etag_that_still_fits_is_304(client: httpx2.Client) -> None:
 
 def test_cancel_ends_a_running_job_and_is_200_when_it_has_ended(client: httpx2.Client) -> None:
     job_id = client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
-    eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "running")
+    wait_until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "running")
     reply = client.post(f"/v1/jobs/{job_id}/cancel")
     assert reply.status_code in (200, 202)
     assert client.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=20"}).json()["state"] == "cancelled"
@@ -245,7 +245,7 @@ def test_delete_forgets_an_ended_job_only(client: httpx2.Client) -> None:
     assert (reply.status_code, reply.json()["code"]) == (409, "invalid_state")
     assert client.post(f"/v1/jobs/{held}/retry").json()["code"] == "invalid_state"
     client.post(f"/v1/jobs/{held}/cancel")
-    eventually(lambda: client.delete(f"/v1/jobs/{held}").status_code == 204)
+    wait_until(lambda: client.delete(f"/v1/jobs/{held}").status_code == 204)
     for path in ("", "/events", "/diff", "/transcript", "/bundle"):
         assert client.get(f"/v1/jobs/{held}{path}").status_code == 404
 
@@ -295,7 +295,7 @@ def test_a_page_of_the_list_has_20_jobs_unless_asked_otherwise(client: httpx2.Cl
     assert len(client.get("/v1/jobs", params={"metadata.batch": "of 21", "limit": 200}).json()["data"]) == 21
 
 
-def test_the_list_filters(client: httpx2.Client, service: Service) -> None:
+def test_the_list_filters(client: httpx2.Client, service: RunningService) -> None:
     job = run_job(client, "fail x", agent="dear", workspace="infra")
     params: list[dict[str, Any]] = [
         {"state": ["failed", "queued"]},
@@ -344,7 +344,9 @@ def test_a_wrong_parameter_is_422(client: httpx2.Client, params: dict[str, Any],
     assert reply.json()["errors"][0]["pointer"].startswith("?")
 
 
-def test_a_key_sees_its_own_jobs_and_read_all_sees_all(service: Service, client: httpx2.Client) -> None:
+def test_a_key_sees_its_own_jobs_and_read_all_sees_all(
+    service: RunningService, client: httpx2.Client
+) -> None:
     with service.client(LIMITED) as mine, service.client(OTHER) as theirs:
         job = run_job(mine, "say mine")
         path = f"/v1/jobs/{job['id']}"

@@ -10,7 +10,16 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import ADMIN, LIMITED, OTHER, SUBMITTER, Service, eventually, run_job, running
+from tests.api.api_service import (
+    ADMIN,
+    LIMITED,
+    OTHER,
+    SUBMITTER,
+    RunningService,
+    run_job,
+    running_service,
+    wait_until,
+)
 
 JSON = {"content-type": "application/json"}
 CHAT = {"model": "claude", "messages": [{"role": "user", "content": "say x"}]}
@@ -27,7 +36,7 @@ NO_LIMITS = dict.fromkeys(
 )
 
 
-def make(service: Service, name: str = "ci", **fields: Any) -> dict[str, Any]:
+def make(service: RunningService, name: str = "ci", **fields: Any) -> dict[str, Any]:
     with service.client() as client:
         reply = client.post("/v1/keys", json={"name": name, **fields})
     assert reply.status_code == 201, reply.text
@@ -35,7 +44,7 @@ def make(service: Service, name: str = "ci", **fields: Any) -> dict[str, Any]:
     return made
 
 
-def limited(service: Service, **limits: Any) -> httpx2.Client:
+def limited(service: RunningService, **limits: Any) -> httpx2.Client:
     """A client whose new key has these limits."""
     return service.client(make(service, limits=limits)["secret"])
 
@@ -46,7 +55,7 @@ def check(reply: httpx2.Response, status: int, code: str) -> dict[str, Any]:
     return body
 
 
-def test_a_new_key_tells_its_secret_once_and_opens_the_service(service: Service) -> None:
+def test_a_new_key_tells_its_secret_once_and_opens_the_service(service: RunningService) -> None:
     with service.client() as client:
         reply = client.post("/v1/keys", json={"name": "ci"})
         assert reply.status_code == 201
@@ -68,7 +77,7 @@ def test_a_new_key_tells_its_secret_once_and_opens_the_service(service: Service)
         assert run_job(own, "say x")["api_key_id"] == key["id"]
 
 
-def test_keys_of_the_environment_come_first_and_cannot_be_changed_here(service: Service) -> None:
+def test_keys_of_the_environment_come_first_and_cannot_be_changed_here(service: RunningService) -> None:
     make(service)
     with service.client() as client:
         listed = client.get("/v1/keys").json()["data"]
@@ -81,7 +90,7 @@ def test_keys_of_the_environment_come_first_and_cannot_be_changed_here(service: 
         assert other.get("/v1/jobs").status_code == 200
 
 
-def test_scopes_hold_on_every_route(service: Service) -> None:
+def test_scopes_hold_on_every_route(service: RunningService) -> None:
     for scopes, allowed in (
         (["submit"], {"submit"}),
         (["read"], {"read"}),
@@ -117,14 +126,14 @@ def test_scopes_hold_on_every_route(service: Service) -> None:
     ],
 )
 def test_keys_are_for_admin_alone_and_that_is_said_before_anything_else(
-    service: Service, token: str, method: str, path: str
+    service: RunningService, token: str, method: str, path: str
 ) -> None:
     with service.client(token) as client:
         reply = client.request(method, path, content=b"not json" if method == "POST" else None)
         check(reply, 403, "scope_missing")
 
 
-def test_a_revoked_key_is_401_at_once_and_revoking_it_again_changes_nothing(service: Service) -> None:
+def test_a_revoked_key_is_401_at_once_and_revoking_it_again_changes_nothing(service: RunningService) -> None:
     key = make(service)
     with service.client(key["secret"]) as own, service.client() as client:
         assert own.get("/v1/jobs").status_code == 200
@@ -138,7 +147,7 @@ def test_a_revoked_key_is_401_at_once_and_revoking_it_again_changes_nothing(serv
         check(client.post(f"/v1/keys/{key['id']}/rotate"), 409, "invalid_state")
 
 
-def test_a_stream_that_a_revoked_key_follows_is_cut_and_tells_nothing_more(service: Service) -> None:
+def test_a_stream_that_a_revoked_key_follows_is_cut_and_tells_nothing_more(service: RunningService) -> None:
     key = make(service)
     with service.client(key["secret"]) as own, service.client() as client:
         job_id = own.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
@@ -162,11 +171,11 @@ def test_a_stream_that_a_revoked_key_follows_is_cut_and_tells_nothing_more(servi
         client.post(f"/v1/jobs/{job_id}/cancel")
         assert ended.wait(20)
         thread.join()
-        eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled")
+        wait_until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled")
         assert not any('"to":"cancelled"' in line for line in said)
 
 
-def test_rotation_keeps_the_key_and_ends_the_old_secret(service: Service) -> None:
+def test_rotation_keeps_the_key_and_ends_the_old_secret(service: RunningService) -> None:
     key = make(service, limits={"running_jobs": 2})
     with service.client() as client:
         reply = client.post(f"/v1/keys/{key['id']}/rotate")
@@ -184,14 +193,14 @@ def test_rotation_keeps_the_key_and_ends_the_old_secret(service: Service) -> Non
     assert answers == [401, 200, 200]
 
 
-def test_the_lists_name_only_what_a_key_may_ask_for(service: Service) -> None:
+def test_the_lists_name_only_what_a_key_may_ask_for(service: RunningService) -> None:
     with limited(service, agents=["dear", "helper"], workspaces=["nowhere"]) as own:
         assert [each["name"] for each in own.get("/v1/agents").json()["data"]] == ["dear", "helper"]
         assert [each["id"] for each in own.get("/v1/models").json()["data"]] == ["dear", "helper"]
         assert own.get("/v1/workspaces").json()["data"] == []
 
 
-def test_an_agent_or_workspace_that_is_not_allowed_is_403_at_every_door(service: Service) -> None:
+def test_an_agent_or_workspace_that_is_not_allowed_is_403_at_every_door(service: RunningService) -> None:
     before = service.count()
     with limited(service, agents=["dear"]) as own:
         for reply in (
@@ -211,7 +220,7 @@ def test_an_agent_or_workspace_that_is_not_allowed_is_403_at_every_door(service:
     assert service.count() == before + 2
 
 
-def test_a_listed_workspace_may_be_an_address_but_still_needs_its_scope(service: Service) -> None:
+def test_a_listed_workspace_may_be_an_address_but_still_needs_its_scope(service: RunningService) -> None:
     address = "https://git.example.org/other.git"
     limits = {"workspaces": [address]}
     for scopes, listed, status in (
@@ -225,7 +234,7 @@ def test_a_listed_workspace_may_be_an_address_but_still_needs_its_scope(service:
             assert status == 202 or reply.json()["code"] == "workspace_not_allowed"
 
 
-def test_a_rate_is_held_at_every_door_and_refused_requests_store_nothing(service: Service) -> None:
+def test_a_rate_is_held_at_every_door_and_refused_requests_store_nothing(service: RunningService) -> None:
     with limited(service, requests_per_minute=2) as own:
         assert own.post("/v1/jobs", json={"promt": "x"}).status_code == 422  # it was no request for work
         job = run_job(own, "say x")
@@ -246,7 +255,7 @@ def test_a_rate_is_held_at_every_door_and_refused_requests_store_nothing(service
         assert own.get(f"/v1/jobs/{job['id']}").json()["run"] == 1
 
 
-def test_a_repeated_request_gets_its_job_and_is_not_counted_again(service: Service) -> None:
+def test_a_repeated_request_gets_its_job_and_is_not_counted_again(service: RunningService) -> None:
     with limited(service, requests_per_minute=2) as own:
         again = {"idempotency-key": "once"}
         first = own.post("/v1/jobs", json={"prompt": "say x"}, headers=again)
@@ -260,7 +269,7 @@ def test_a_repeated_request_gets_its_job_and_is_not_counted_again(service: Servi
         assert own.post("/v1/jobs", json={"prompt": "say x"}, headers=again).status_code == 202
 
 
-def test_of_many_repeats_at_once_one_is_counted(service: Service) -> None:
+def test_of_many_repeats_at_once_one_is_counted(service: RunningService) -> None:
     key = make(service, limits={"requests_per_minute": 2})
     codes: list[int] = []
 
@@ -281,15 +290,15 @@ def test_of_many_repeats_at_once_one_is_counted(service: Service) -> None:
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("narrow"), capacity=3, max_queued=1) as found:
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("narrow"), capacity=3, max_queued=1) as found:
         yield found
 
 
-def test_a_key_s_jobs_wait_their_turn_and_more_are_refused(narrow: Service) -> None:
+def test_a_key_s_jobs_wait_their_turn_and_more_are_refused(narrow: RunningService) -> None:
     with limited(narrow, running_jobs=1, queued_jobs=1) as own, narrow.client() as client:
         held = own.post("/v1/jobs", json={"prompt": "hold"}).json()["id"]
-        eventually(lambda: own.get(f"/v1/jobs/{held}").json()["state"] == "running")
+        wait_until(lambda: own.get(f"/v1/jobs/{held}").json()["state"] == "running")
         waits = own.post("/v1/jobs", json={"prompt": "say it"}).json()["id"]
         before = narrow.count()
         for reply in (
@@ -305,10 +314,10 @@ def test_a_key_s_jobs_wait_their_turn_and_more_are_refused(narrow: Service) -> N
         assert run_job(client, "say x")["state"] == "completed"
         assert own.get(f"/v1/jobs/{waits}").json()["state"] == "queued"
         own.post(f"/v1/jobs/{held}/cancel")
-        eventually(lambda: own.get(f"/v1/jobs/{waits}").json()["state"] == "completed")
+        wait_until(lambda: own.get(f"/v1/jobs/{waits}").json()["state"] == "completed")
 
 
-def test_of_many_requests_at_once_no_more_wait_than_the_key_may_have(narrow: Service) -> None:
+def test_of_many_requests_at_once_no_more_wait_than_the_key_may_have(narrow: RunningService) -> None:
     key = make(narrow, limits={"running_jobs": 1, "queued_jobs": 0})
     codes: list[int] = []
     ids: list[str] = []
@@ -327,17 +336,17 @@ def test_of_many_requests_at_once_no_more_wait_than_the_key_may_have(narrow: Ser
     assert sorted(codes) == [202, *[429] * 7]
     with narrow.client() as client:
         client.post(f"/v1/jobs/{ids[0]}/cancel")
-        eventually(lambda: client.get(f"/v1/jobs/{ids[0]}").json()["state"] == "cancelled")
+        wait_until(lambda: client.get(f"/v1/jobs/{ids[0]}").json()["state"] == "cancelled")
 
 
 def test_keys_survive_a_restart(tmp_path: Path) -> None:
-    with running(tmp_path) as service:
+    with running_service(tmp_path) as service:
         kept = make(service, "kept", limits={"requests_per_minute": 1})
         lost = make(service, "lost")
         with service.client() as client:
             client.delete(f"/v1/keys/{lost['id']}")
             listed = client.get("/v1/keys").json()["data"][4:]
-    with running(tmp_path) as service:
+    with running_service(tmp_path) as service:
         with service.client() as client:
             assert client.get("/v1/keys").json()["data"][4:] == listed
         with service.client(kept["secret"]) as own:
@@ -387,7 +396,7 @@ BAD_LIMITS: dict[str, tuple[Any, str]] = {
 }
 
 
-def refused_key(service: Service, body: Any, pointer: str, code: str) -> dict[str, Any]:
+def refused_key(service: RunningService, body: Any, pointer: str, code: str) -> dict[str, Any]:
     with service.client() as client:
         before = client.get("/v1/keys").json()
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -399,24 +408,24 @@ def refused_key(service: Service, body: Any, pointer: str, code: str) -> dict[st
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_makes_no_key_and_names_the_field(service: Service, case: str) -> None:
+def test_bad_input_makes_no_key_and_names_the_field(service: RunningService, case: str) -> None:
     refused_key(service, *BAD[case])
 
 
 @pytest.mark.parametrize("case", BAD_LIMITS)
-def test_bad_limits_make_no_key_and_name_the_field(service: Service, case: str) -> None:
+def test_bad_limits_make_no_key_and_name_the_field(service: RunningService, case: str) -> None:
     limits, pointer = BAD_LIMITS[case]
     refused_key(service, {"name": "x", "limits": limits}, pointer, "invalid_field")
 
 
-def test_endless_numbers_are_refused(service: Service) -> None:
+def test_endless_numbers_are_refused(service: RunningService) -> None:
     for number in (b"NaN", b"Infinity", b"1e999", b"9" * 5000):
         raw = b'{"name": "x", "limits": {"budget_usd_per_day": ' + number + b"}}"
         with service.client() as client:
             check(client.post("/v1/keys", content=raw, headers=JSON), 422, "invalid_field")
 
 
-def test_an_unknown_limit_comes_with_the_nearest_name(service: Service) -> None:
+def test_an_unknown_limit_comes_with_the_nearest_name(service: RunningService) -> None:
     body = {"name": "x", "limits": {"request_per_minute": 1}}
     answer = refused_key(service, body, "/limits/request_per_minute", "unknown_field")
     assert "did you mean 'requests_per_minute'" in answer["detail"]
@@ -427,7 +436,7 @@ def test_an_unknown_limit_comes_with_the_nearest_name(service: Service) -> None:
 
 
 @pytest.mark.parametrize("grace", [-1, 1e300, "60", True, 604_801])
-def test_a_grace_that_is_none_rotates_nothing(service: Service, grace: Any) -> None:
+def test_a_grace_that_is_none_rotates_nothing(service: RunningService, grace: Any) -> None:
     key = make(service)
     with service.client() as client:
         check(
@@ -440,13 +449,13 @@ def test_a_grace_that_is_none_rotates_nothing(service: Service, grace: Any) -> N
 @pytest.mark.parametrize(
     "key_id", ["k_none", "none", "k_", "k_" + "a" * 500, "K_ADMIN", "..", "k_admin%00", "%ff"]
 )
-def test_a_key_that_is_not_there_is_404(service: Service, key_id: str) -> None:
+def test_a_key_that_is_not_there_is_404(service: RunningService, key_id: str) -> None:
     with service.client() as client:
         for method, tail in (("GET", ""), ("DELETE", ""), ("POST", "/rotate")):
             check(client.request(method, f"/v1/keys/{key_id}{tail}"), 404, "not_found")
 
 
-def test_a_wrong_method_or_query_is_refused(service: Service) -> None:
+def test_a_wrong_method_or_query_is_refused(service: RunningService) -> None:
     with service.client() as client:
         check(client.put("/v1/keys", json={}), 405, "method_not_allowed")
         check(client.get("/v1/keys", params={"limit": 1}), 422, "unknown_field")

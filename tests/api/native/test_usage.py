@@ -8,30 +8,32 @@ from typing import Any
 import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
-from tests.api.api_service import ADMIN, LIMITED, OTHER, SUBMITTER, Service
+from tests.api.api_service import ADMIN, LIMITED, OTHER, SUBMITTER, RunningService
 from tests.api.native.test_keys import check, limited, make
 
-from steadyhand.ports import Call, Tokens, bounds_of
+from steadyhand.ports import ModelCall, TokenCounts, period_bounds
 
 DAY = datetime(2026, 1, 31, 12, tzinfo=UTC)
 _numbers = itertools.count()
 
 
-def spend(service: Service, micros: int, *, key: str = "k_limit", at: datetime = DAY, **fields: Any) -> None:
+def spend(
+    service: RunningService, micros: int, *, key: str = "k_limit", at: datetime = DAY, **fields: Any
+) -> None:
     values = {
         "agent": "claude",
         "provider": "default",
         "model": "claude-opus-5-5",
         "settled": True,
-        "tokens": Tokens(10, 5, 200, 30, 4),
+        "tokens": TokenCounts(10, 5, 200, 30, 4),
         **fields,
     }
-    call = Call(f"call_{next(_numbers)}", "0" * 12, 1, key, at=at, micros=micros, **values)
+    call = ModelCall(f"call_{next(_numbers)}", "0" * 12, 1, key, at=at, micros=micros, **values)
     asyncio.run_coroutine_threadsafe(service.store.keep_call(call), service.loop).result(20)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def spending(service: Service) -> None:
+def spending(service: RunningService) -> None:
     spend(service, 41_200)
     spend(service, 800, model="claude-haiku-4-5", at=DAY + timedelta(days=1))
     spend(service, 3, key="k_other", agent="dear", priced=False)
@@ -39,7 +41,7 @@ def spending(service: Service) -> None:
     spend(service, 10**9, settled=False)
 
 
-def rows(service: Service, token: str = ADMIN, **query: Any) -> list[dict[str, Any]]:
+def rows(service: RunningService, token: str = ADMIN, **query: Any) -> list[dict[str, Any]]:
     with service.client(token) as client:
         reply = client.get("/v1/usage", params=query)
         assert reply.status_code == 200, reply.text
@@ -54,7 +56,7 @@ def costs(found: list[dict[str, Any]], *names: str) -> dict[Any, str]:
     return {tuple(row[name] for name in names): row["cost"]["usd"] for row in found}
 
 
-def test_without_groups_there_is_one_row_of_everything_settled(service: Service) -> None:
+def test_without_groups_there_is_one_row_of_everything_settled(service: RunningService) -> None:
     (row,) = rows(service)
     assert row == {
         "object": "usage",
@@ -74,7 +76,7 @@ def test_without_groups_there_is_one_row_of_everything_settled(service: Service)
     }
 
 
-def test_it_is_added_up_by_what_is_asked(service: Service) -> None:
+def test_it_is_added_up_by_what_is_asked(service: RunningService) -> None:
     assert costs(rows(service, by="api_key"), "api_key_id") == {
         ("k_limit",): "0.042000",
         ("k_other",): "0.000010",
@@ -90,7 +92,7 @@ def test_it_is_added_up_by_what_is_asked(service: Service) -> None:
     assert costs(rows(service, by="provider"), "provider") == {("default",): "0.042010"}
 
 
-def test_it_is_bounded_by_time_key_agent_and_model(service: Service) -> None:
+def test_it_is_bounded_by_time_key_agent_and_model(service: RunningService) -> None:
     noon, later = "2026-01-31T12:00:00Z", "2026-01-31T13:00:00+01:00"
     assert rows(service, since=noon)[0]["calls"] == 4
     assert rows(service, since="2026-01-31T12:00:00.000001Z")[0]["calls"] == 2
@@ -101,7 +103,7 @@ def test_it_is_bounded_by_time_key_agent_and_model(service: Service) -> None:
     assert rows(service, by="agent", api_key="nobody") == []
 
 
-def test_a_key_that_is_not_admin_sees_its_own_alone(service: Service) -> None:
+def test_a_key_that_is_not_admin_sees_its_own_alone(service: RunningService) -> None:
     assert costs(rows(service, LIMITED, by="api_key"), "api_key_id") == {("k_limit",): "0.042000"}
     assert rows(service, OTHER)[0]["calls"] == 2
     assert rows(service, OTHER, api_key="k_other")[0]["calls"] == 2
@@ -112,7 +114,7 @@ def test_a_key_that_is_not_admin_sees_its_own_alone(service: Service) -> None:
         check(client.get("/v1/usage"), 403, "scope_missing")
 
 
-def test_pages_hold_every_row_once(service: Service) -> None:
+def test_pages_hold_every_row_once(service: RunningService) -> None:
     whole = rows(service, by=["api_key", "day"])
     found: list[dict[str, Any]] = []
     cursor: dict[str, Any] = {}
@@ -144,19 +146,19 @@ def test_pages_hold_every_row_once(service: Service) -> None:
         ({"agents": "a"}, "unknown_field"),
     ],
 )
-def test_what_makes_no_sense_is_422(service: Service, query: dict[str, Any], code: str) -> None:
+def test_what_makes_no_sense_is_422(service: RunningService, query: dict[str, Any], code: str) -> None:
     with service.client() as client:
         check(client.get("/v1/usage", params=query), 422, code)
 
 
 @pytest.mark.parametrize("period", ["day", "month"])
 def test_a_key_whose_budget_is_spent_is_refused_at_every_door_until_it_begins_anew(
-    service: Service, period: Any
+    service: RunningService, period: Any
 ) -> None:
     limits = {f"budget_usd_per_{period}": 0.01}
     key = make(service, limits=limits)
     now = datetime.now(UTC)
-    since, until = bounds_of(period, now)
+    since, until = period_bounds(period, now)
     spend(service, 10**9, key=key["id"], at=since - timedelta(microseconds=1))  # of the one before
     spend(service, 9_999, key=key["id"], at=since)
     spend(service, 10**9, key="k_other", at=now)

@@ -12,10 +12,10 @@ from openai.pagination import SyncPage
 from openai.types import Model
 from openai.types.responses import ResponseItemList
 from tests import openai_types
-from tests.api.api_service import BOUND, Service, eventually, running
-from tests.api.tool_calling_agent import Asking
+from tests.api.api_service import TIMEOUT_SECONDS, RunningService, running_service, wait_until
+from tests.api.tool_calling_agent import ToolCallingAgent
 
-from steadyhand.api.transport.context import Alias, ApiOptions
+from steadyhand.api.transport.context import ApiOptions, ModelAlias
 from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted
 from steadyhand.ports import Emit
 
@@ -44,14 +44,14 @@ async def half(emit: Emit) -> None:
 
 
 @pytest.fixture(autouse=True)
-def at_work(service: Service) -> Iterator[None]:
+def at_work(service: RunningService) -> Iterator[None]:
     service.runner.play = work
     yield
     service.runner.play = None
 
 
 @pytest.fixture
-def structured(service: Service) -> Iterator[None]:
+def structured(service: RunningService) -> Iterator[None]:
     before = service.runner.structured
     service.runner.structured = {"calls": [{"name": "get_weather", "arguments": {"city": "Rome"}}] * 2}
     yield
@@ -60,11 +60,13 @@ def structured(service: Service) -> Iterator[None]:
 
 def chat(client: httpx2.Client, prompt: str, **fields: Any) -> httpx2.Response:
     body = {"model": "claude", "messages": [{"role": "user", "content": prompt}], **fields}
-    return client.post("/v1/chat/completions", json=body, timeout=BOUND)
+    return client.post("/v1/chat/completions", json=body, timeout=TIMEOUT_SECONDS)
 
 
 def respond(client: httpx2.Client, given: Any, **fields: Any) -> httpx2.Response:
-    return client.post("/v1/responses", json={"model": "claude", "input": given, **fields}, timeout=BOUND)
+    return client.post(
+        "/v1/responses", json={"model": "claude", "input": given, **fields}, timeout=TIMEOUT_SECONDS
+    )
 
 
 def of_chat(*tools: dict[str, Any]) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def data_of(reply: httpx2.Response) -> list[dict[str, Any]]:
 def events_of(reply: httpx2.Response) -> list[dict[str, Any]]:
     events = data_of(reply)
     for event in events:
-        openai_types.event(event)
+        openai_types.parse_event(event)
     return events
 
 
@@ -110,10 +112,10 @@ CHATS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service with an alias that tells of tools as reasoning."""
-    options = ApiOptions(openai_models={"telling": Alias("claude", reasoning="tools")})
-    with running(tmp_path_factory.mktemp("service"), options=options) as found:
+    options = ApiOptions(openai_models={"telling": ModelAlias("claude", reasoning="tools")})
+    with running_service(tmp_path_factory.mktemp("service"), options=options) as found:
         yield found
 
 
@@ -121,11 +123,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_a_chat_completion_in_one_piece_and_streamed(
     client: httpx2.Client, *, prompt: str, fields: dict[str, Any], finish: str
 ) -> None:
-    (choice,) = openai_types.completion(chat(client, prompt, **fields).json()).choices
+    (choice,) = openai_types.parse_completion(chat(client, prompt, **fields).json()).choices
     assert choice.finish_reason == finish
     for options in ({}, {"stream_options": {"include_usage": True}}):
         chunks = [
-            openai_types.chunk(each)
+            openai_types.parse_chunk(each)
             for each in data_of(chat(client, prompt, stream=True, **options, **fields))
         ]
         assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == finish
@@ -136,41 +138,42 @@ def test_a_chat_completion_in_one_piece_and_streamed(
 def test_calls_that_were_required_on_both_routes(client: httpx2.Client) -> None:
     both = {"tool_choice": "required"}
     fields = {"tools": of_chat(LOOK, STOP), **both}
-    assert openai_types.completion(chat(client, "which", **fields).json()).choices[0].message.tool_calls
-    assert [openai_types.chunk(each) for each in data_of(chat(client, "which", stream=True, **fields))]
+    assert openai_types.parse_completion(chat(client, "which", **fields).json()).choices[0].message.tool_calls
+    assert [openai_types.parse_chunk(each) for each in data_of(chat(client, "which", stream=True, **fields))]
     fields = {"tools": of_responses(LOOK, STOP), **both}
-    assert len(openai_types.response(respond(client, "which", **fields).json()).output) == 2
+    assert len(openai_types.parse_response(respond(client, "which", **fields).json()).output) == 2
     assert len(events_of(respond(client, "which", stream=True, **fields))[-1]["response"]["output"]) == 2
 
 
 def test_calls_of_tools_and_what_comes_after_them_on_both_routes(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     for streamed in (False, True):
         reply = chat(client, "play Half of it.", tools=of_chat(LOOK), stream=streamed)
         if streamed:
-            chunks = [openai_types.chunk(each) for each in data_of(reply)]
+            chunks = [openai_types.parse_chunk(each) for each in data_of(reply)]
             pieces = [p for c in chunks for ch in c.choices for p in ch.delta.tool_calls or ()]
             ids = [piece.id for piece in pieces if piece.id]
         else:
             ids = [
-                call.id for call in openai_types.completion(reply.json()).choices[0].message.tool_calls or ()
+                call.id
+                for call in openai_types.parse_completion(reply.json()).choices[0].message.tool_calls or ()
             ]
         results = [{"role": "tool", "tool_call_id": call_id, "content": "x"} for call_id in ids]
         body = {"model": "claude", "messages": [{"role": "user", "content": "q"}, *results]}
         rest = client.post("/v1/chat/completions", json={**body, "stream": streamed})
         assert (
-            [openai_types.chunk(each) for each in data_of(rest)]
+            [openai_types.parse_chunk(each) for each in data_of(rest)]
             if streamed
-            else openai_types.completion(rest.json())
+            else openai_types.parse_completion(rest.json())
         )
         reply = respond(client, "play Half of it.", tools=of_responses(LOOK), stream=streamed)
         first = events_of(reply)[-1]["response"] if streamed else reply.json()
-        openai_types.response(first)
+        openai_types.parse_response(first)
         calls = [item["call_id"] for item in first["output"] if item["type"] == "function_call"]
         given = [{"type": "function_call_output", "call_id": call_id, "output": "x"} for call_id in calls]
         reply = respond(client, given, previous_response_id=first["id"], stream=streamed)
-        assert events_of(reply) if streamed else openai_types.response(reply.json())
+        assert events_of(reply) if streamed else openai_types.parse_response(reply.json())
     assert asking.results == [["x", "x"]] * 4
 
 
@@ -212,38 +215,38 @@ RESPONSES: list[tuple[Any, dict[str, Any]]] = [
 def test_a_response_in_one_piece_streamed_and_looked_up(
     client: httpx2.Client, *, given: Any, fields: dict[str, Any]
 ) -> None:
-    assert openai_types.response(respond(client, given, **fields).json()).status == "completed"
+    assert openai_types.parse_response(respond(client, given, **fields).json()).status == "completed"
     events = events_of(respond(client, given, stream=True, **fields))
     assert events[-1]["type"] == "response.completed"
     found = client.get(f"/v1/responses/{events[-1]['response']['id']}")
     if fields.get("store") is False:
-        assert openai_types.error(found.json())["code"] == "not_found"
+        assert openai_types.parse_error(found.json())["code"] == "not_found"
     else:
         assert found.json() == events[-1]["response"]
 
 
 def test_what_fails_before_anything_is_said_is_an_error_and_after_it_the_last_of_the_stream(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     service.runner.play = half
     for ask in (chat, respond):
         for streamed in (False, True):
-            assert openai_types.error(ask(client, "fail badly", stream=streamed).json())["code"] == (
+            assert openai_types.parse_error(ask(client, "fail badly", stream=streamed).json())["code"] == (
                 "execution_failed"
             )
     *chunks, last = data_of(chat(client, "play", stream=True))
-    assert [openai_types.chunk(each) for each in chunks]
-    assert openai_types.error(last)["code"] == "execution_failed"
+    assert [openai_types.parse_chunk(each) for each in chunks]
+    assert openai_types.parse_error(last)["code"] == "execution_failed"
     events = events_of(respond(client, "play", stream=True))
     assert events[-1]["type"] == "response.failed"
     told = events[-1]["response"]
     assert [item["status"] for item in told["output"]] == ["completed", "incomplete", "incomplete"]
-    failed = openai_types.response(client.get(f"/v1/responses/{told['id']}").json())
+    failed = openai_types.parse_response(client.get(f"/v1/responses/{told['id']}").json())
     assert (failed.status, failed.usage is not None) == ("failed", True)
 
 
 def test_a_response_in_the_background_from_its_begin_to_its_cancelled_end(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     gate = asyncio.Event()
 
@@ -252,17 +255,17 @@ def test_a_response_in_the_background_from_its_begin_to_its_cancelled_end(
         await gate.wait()
 
     service.runner.play = gated
-    begun = openai_types.response(respond(client, "play Half of it.", background=True).json())
+    begun = openai_types.parse_response(respond(client, "play Half of it.", background=True).json())
     assert begun.status in ("queued", "in_progress")
-    there = eventually(
+    there = wait_until(
         lambda: body if len((body := client.get(f"/v1/responses/{begun.id}").json())["output"]) == 4 else None
     )
-    assert openai_types.response(there).status == "in_progress"
+    assert openai_types.parse_response(there).status == "in_progress"
     service.loop.call_soon_threadsafe(gate.set)
-    followed = client.get(f"/v1/responses/{begun.id}", params={"stream": "true"}, timeout=BOUND)
+    followed = client.get(f"/v1/responses/{begun.id}", params={"stream": "true"}, timeout=TIMEOUT_SECONDS)
     assert events_of(followed)[-1]["type"] == "response.completed"
     held = respond(client, "hold", background=True).json()
-    stopped = openai_types.response(client.post(f"/v1/responses/{held['id']}/cancel").json())
+    stopped = openai_types.parse_response(client.post(f"/v1/responses/{held['id']}/cancel").json())
     assert stopped.status == "cancelled"
     told = events_of(client.get(f"/v1/responses/{held['id']}", params={"stream": "true"}))
     assert told[-1]["response"]["status"] == "cancelled"
@@ -285,23 +288,23 @@ def test_input_items_and_models(client: httpx2.Client) -> None:
         {"role": "assistant", "content": "It is seven."},
         {"role": "user", "content": "say x"},
     ]
-    body = openai_types.response(respond(client, given).json())
+    body = openai_types.parse_response(respond(client, given).json())
     items = client.get(f"/v1/responses/{body.id}/input_items").json()
-    found = openai_types.read(ResponseItemList, items)
+    found = openai_types.parse_strict(ResponseItemList, items)
     assert [item.type for item in found.data] == [each.get("type", "message") for each in reversed(given)]
     for item in items["data"]:
         openai_types.check_item(item)
     models = client.get("/v1/models").json()
-    assert {model.id for model in openai_types.read(SyncPage[Model], models).data} >= {
+    assert {model.id for model in openai_types.parse_strict(SyncPage[Model], models).data} >= {
         "claude",
         "chat",
         "telling",
     }
-    assert openai_types.read(Model, client.get("/v1/models/claude").json()).id == "claude"
+    assert openai_types.parse_strict(Model, client.get("/v1/models/claude").json()).id == "claude"
 
 
 def test_a_stream_that_the_services_stop_cuts_ends_with_an_error(tmp_path: Path) -> None:
-    with running(tmp_path) as service, service.client() as client:
+    with running_service(tmp_path) as service, service.client() as client:
 
         async def hold(emit: Emit) -> None:
             await work(emit)
@@ -316,5 +319,5 @@ def test_a_stream_that_the_services_stop_cuts_ends_with_an_error(tmp_path: Path)
             seen += [line for line in lines if line.startswith("data: {")]
         events = [json.loads(line[6:]) for line in seen]
         for event in events:
-            openai_types.event(event)
+            openai_types.parse_event(event)
         assert (events[-1]["type"], events[-1]["code"]) == ("error", "draining")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from steadyhand.api.openai import content_parts
-from steadyhand.api.openai.content_parts import Parts
-from steadyhand.api.openai.input_messages import Spoken, taken_apart
+from steadyhand.api.openai.content_parts import ContentPartParser
+from steadyhand.api.openai.input_messages import ConversationMessage, split_conversation
 from steadyhand.errors import InvalidRequest
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
@@ -38,7 +38,7 @@ def file(name: str, data: str, *, responses: bool = False) -> dict[str, Any]:
     ("kind", "raw"), [("image/png", PNG), ("image/jpeg", JPEG), ("image/gif", GIF), ("image/webp", WEBP)]
 )
 def test_an_image_becomes_a_block_of_its_true_type(kind: str, raw: bytes, *, responses: bool) -> None:
-    (block,) = Parts().blocks([image(kind, raw, responses=responses)], "c")
+    (block,) = ContentPartParser().blocks([image(kind, raw, responses=responses)], "c")
     assert block["type"] == "image"
     assert block["source"]["media_type"] == kind
     assert base64.b64decode(block["source"]["data"]) == raw
@@ -46,7 +46,7 @@ def test_an_image_becomes_a_block_of_its_true_type(kind: str, raw: bytes, *, res
 
 @pytest.mark.parametrize("responses", [False, True])
 def test_a_pdf_and_a_text_become_documents(*, responses: bool) -> None:
-    pdf, text, bare = Parts().blocks(
+    pdf, text, bare = ContentPartParser().blocks(
         [
             file("a.pdf", url("application/pdf", PDF), responses=responses),
             file("notes.md", url("text/markdown", "Grüße".encode()), responses=responses),
@@ -64,10 +64,10 @@ def test_a_pdf_and_a_text_become_documents(*, responses: bool) -> None:
 
 
 def test_what_is_large_becomes_a_file_with_a_harmless_name() -> None:
-    large = Parts().blocks(
+    large = ContentPartParser().blocks(
         [
-            image("image/png", PNG + b"\0" * content_parts.IMAGE_BYTES),
-            file("../../etc/pass wd\n.txt", url("text/plain", b"x" * (content_parts.TEXT_BYTES + 1))),
+            image("image/png", PNG + b"\0" * content_parts.MAX_IMAGE_BYTES),
+            file("../../etc/pass wd\n.txt", url("text/plain", b"x" * (content_parts.MAX_TEXT_BYTES + 1))),
         ],
         "c",
     )
@@ -75,7 +75,7 @@ def test_what_is_large_becomes_a_file_with_a_harmless_name() -> None:
         ("file", "image-1.png"),
         ("file", "pass_wd_.txt"),
     ]
-    assert base64.b64decode(large[1]["data"]) == b"x" * (content_parts.TEXT_BYTES + 1)
+    assert base64.b64decode(large[1]["data"]) == b"x" * (content_parts.MAX_TEXT_BYTES + 1)
 
 
 @pytest.mark.parametrize(
@@ -106,37 +106,37 @@ def test_what_is_not_taken_is_refused_with_its_place_and_the_reason(
     part: dict[str, Any], pointer: str, why: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        Parts().blocks([part], "c")
+        ContentPartParser().blocks([part], "c")
     assert caught.value.faults[0].pointer == pointer
     assert why in caught.value.detail
 
 
 def test_all_messages_together_have_one_bound() -> None:
-    reading = Parts()
-    half = [file("a.txt", url("text/plain", b"x" * (content_parts.MOST_BYTES // 2 + 1)))]
+    reading = ContentPartParser()
+    half = [file("a.txt", url("text/plain", b"x" * (content_parts.MAX_TOTAL_BYTES // 2 + 1)))]
     reading.blocks(half, "c")
     with pytest.raises(InvalidRequest, match="20 MiB"):
         reading.blocks(half, "c")
-    many = Parts()
+    many = ContentPartParser()
     with pytest.raises(InvalidRequest, match="100 images"):
-        many.blocks([image("image/png", PNG)] * (content_parts.MOST_PARTS + 1), "c")
+        many.blocks([image("image/png", PNG)] * (content_parts.MAX_PARTS + 1), "c")
 
 
 def test_the_asked_turn_keeps_its_blocks_in_order_and_earlier_turns_theirs() -> None:
-    reading = Parts()
+    reading = ContentPartParser()
     asked = reading.blocks(
         [{"type": "text", "text": "What is"}, image("image/png", PNG), {"type": "text", "text": "this?"}], "c"
     )
     earlier = reading.blocks([image("image/gif", GIF)], "c")
     spoken = [
-        Spoken("user", earlier),
-        Spoken("assistant", reading.blocks("A gif.", "c")),
-        Spoken("user", asked),
+        ConversationMessage("user", earlier),
+        ConversationMessage("assistant", reading.blocks("A gif.", "c")),
+        ConversationMessage("user", asked),
     ]
-    found = taken_apart(spoken)
+    found = split_conversation(spoken)
     assert found.prompt == "What is\nthis?"
     assert [block["type"] for block in found.content] == ["text", "image", "text"]
     assert found.history[0].content == (earlier[0],)
     assert found.history[1].content == "A gif."
-    alone = taken_apart([Spoken("user", earlier)])
+    alone = split_conversation([ConversationMessage("user", earlier)])
     assert (alone.prompt, len(alone.content)) == ("(no text)", 1)

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import Service, eventually
-from tests.api.tool_calling_agent import Asking
+from tests.api.api_service import RunningService, wait_until
+from tests.api.tool_calling_agent import ToolCallingAgent
 
 from steadyhand.api.openai import start_run
 
@@ -15,14 +15,14 @@ SILENT = {"user-agent": "ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/24"}
 
 
 @pytest.fixture(autouse=True)
-def nothing_played(service: Service) -> Iterator[None]:
+def nothing_played(service: RunningService) -> Iterator[None]:
     yield
     service.runner.play = None
 
 
 @pytest.fixture
 def asks_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start_run, "SOONEST_SECONDS", 0.0)
+    monkeypatch.setattr(start_run, "MIN_RETRY_SECONDS", 0.0)
 
 
 def ask(
@@ -38,7 +38,7 @@ def job_of(answer: httpx2.Response) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_failure_is_told_again_and_the_library_is_told_not_to_wait(
-    client: httpx2.Client, service: Service, *, stream: bool
+    client: httpx2.Client, service: RunningService, *, stream: bool
 ) -> None:
     before = len(service.runner.asked)
     answers = [ask(client, f"fail silently {stream}", stream=stream) for _ in range(3)]
@@ -70,8 +70,8 @@ def test_who_asks_the_same_at_once_or_late_gets_another_run(
     first = ask(client, "say a number")
     second = ask(client, "say a number")
     assert job_of(second) != job_of(first)
-    monkeypatch.setattr(start_run, "SOONEST_SECONDS", 0.0)
-    monkeypatch.setattr(start_run, "LATEST_SECONDS", 0.0)
+    monkeypatch.setattr(start_run, "MIN_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(start_run, "MAX_RETRY_SECONDS", 0.0)
     assert job_of(ask(client, "say a number")) not in {job_of(first), job_of(second)}
     failed = ask(client, "fail late")
     assert job_of(ask(client, "fail late")) != job_of(failed)
@@ -87,13 +87,13 @@ def test_a_stream_that_came_to_its_end_is_not_given_again(client: httpx2.Client)
 @pytest.mark.usefixtures("asks_again_at_once")
 @pytest.mark.parametrize("stream", [False, True])
 def test_calls_for_the_client_that_were_lost_are_given_again_and_streamed_ones_are_not(
-    client: httpx2.Client, service: Service, *, stream: bool
+    client: httpx2.Client, service: RunningService, *, stream: bool
 ) -> None:
-    service.runner.asking = Asking(["Oslo"])
+    service.runner.tool_calling_agent = ToolCallingAgent(["Oslo"])
     weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
     prompt = f"say the weather {stream}"
     first, again = (ask(client, prompt, tools=[weather], stream=stream) for _ in range(2))
-    service.runner.asking = None
+    service.runner.tool_calling_agent = None
     assert "get_weather" in first.text
     assert "get_weather" in again.text
     assert (job_of(again) == job_of(first)) is not stream
@@ -103,7 +103,7 @@ def test_calls_for_the_client_that_were_lost_are_given_again_and_streamed_ones_a
 
 @pytest.mark.usefixtures("asks_again_at_once")
 def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     go_on = service.hold_play()
     before = len(service.runner.asked)
@@ -114,7 +114,7 @@ def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
         one.stream("POST", "/v1/chat/completions", json=body, headers=SILENT) as first,
         two.stream("POST", "/v1/chat/completions", json=body, headers=SILENT) as second,
     ):
-        eventually(lambda: len(service.runner.asked) == before + 2)
+        wait_until(lambda: len(service.runner.asked) == before + 2)
         go_on()
         assert [first.read(), second.read()]
         assert job_of(first) != job_of(second)
@@ -122,7 +122,7 @@ def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
 
 @pytest.mark.usefixtures("asks_again_at_once")
 def test_a_run_whose_client_lost_its_connection_is_found_again(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     go_on = service.hold_play()
     before = len(service.runner.asked)
@@ -130,12 +130,12 @@ def test_a_run_whose_client_lost_its_connection_is_found_again(
         leaves.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             ask(leaves, "play for whoever comes back")
-    eventually(lambda: len(service.runner.asked) == before + 1)
+    wait_until(lambda: len(service.runner.asked) == before + 1)
     job_id = service.runner.asked[-1].id
-    eventually(lambda: not service.attending.anybody_at(job_id))
+    wait_until(lambda: not service.attending.has_waiter(job_id))
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, client, "play for whoever comes back")
-        eventually(lambda: service.attending.anybody_at(job_id))
+        wait_until(lambda: service.attending.has_waiter(job_id))
         go_on()
         again = asked.result()
     assert (job_of(again), again.status_code) == (job_id, 200)

@@ -5,17 +5,17 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyhand.api.openai.text_assembler import Rest, Told
-from steadyhand.events import Event, Live, TextDelta
+from steadyhand.api.openai.text_assembler import Remainder, TextAssembler
+from steadyhand.events import Event, LiveText, TextDelta
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-def live(text: str, steps: int, offset: int, run: int = 1) -> Live:
-    return Live("j", run, NOW, TextDelta("m", text), steps, offset)
+def live(text: str, steps: int, offset: int, run: int = 1) -> LiveText:
+    return LiveText("j", run, NOW, TextDelta("m", text), steps, offset)
 
 
-def whole_of(told: Told, text: str, run: int = 1) -> Rest:
+def whole_of(told: TextAssembler, text: str, run: int = 1) -> Remainder:
     rest = told.take(Event(1, "j", run, NOW, "message", {"role": "assistant", "text": text}))
     assert rest is not None
     return rest
@@ -32,7 +32,7 @@ def tool(run: int = 1) -> Event:
 def test_what_was_told_and_what_is_missing_are_the_whole_message(
     messages: list[tuple[str, list[int]]], random: object
 ) -> None:
-    told = Told()
+    told = TextAssembler()
     for number, (whole, cuts) in enumerate(messages):
         said = told.early() if number else ""
         ends = sorted({min(cut, len(whole)) for cut in cuts})
@@ -45,7 +45,7 @@ def test_what_was_told_and_what_is_missing_are_the_whole_message(
 
 
 def test_a_piece_of_the_next_message_waits_for_the_one_before_it() -> None:
-    told = Told()
+    told = TextAssembler()
     assert told.live(live("One", 0, 0)) == "One"
     assert told.live(live("Tw", 1, 0)) == ""
     assert whole_of(told, "One.").text == "."
@@ -54,14 +54,14 @@ def test_a_piece_of_the_next_message_waits_for_the_one_before_it() -> None:
 
 
 def test_who_comes_in_the_middle_is_told_from_the_start_by_the_whole_message() -> None:
-    told = Told()
+    told = TextAssembler()
     assert told.live(live("dle", 0, 3)) == ""
     assert told.live(live(" end", 0, 6)) == ""
     assert whole_of(told, "middle end").text == "middle end"
 
 
 def test_what_was_told_before_is_not_told_again() -> None:
-    told = Told()
+    told = TextAssembler()
     told.live(live("abc", 0, 0))
     assert told.live(live("bc", 0, 1)) == ""
     assert told.live(live("cd", 0, 2)) == "d"
@@ -70,7 +70,7 @@ def test_what_was_told_before_is_not_told_again() -> None:
 
 
 def test_a_message_that_began_anew_does_not_fit() -> None:
-    told = Told()
+    told = TextAssembler()
     told.live(live("abc", 0, 0))
     assert told.live(live("ax", 0, 0)) == ""
     assert told.live(live("y", 0, 3)) == ""
@@ -78,7 +78,7 @@ def test_a_message_that_began_anew_does_not_fit() -> None:
 
 
 def test_a_new_run_counts_its_messages_from_the_start() -> None:
-    told = Told()
+    told = TextAssembler()
     whole_of(told, "one")
     assert told.live(live("tw", 0, 0, run=2)) == "tw"
     assert told.live(live("old", 1, 0, run=1)) == ""
@@ -86,7 +86,7 @@ def test_a_new_run_counts_its_messages_from_the_start() -> None:
 
 
 def test_text_waits_for_the_tool_that_came_before_it() -> None:
-    told = Told()
+    told = TextAssembler()
     whole_of(told, "one")
     assert told.live(live("two", 2, 0)) == ""
     assert told.early() == ""
@@ -95,7 +95,7 @@ def test_text_waits_for_the_tool_that_came_before_it() -> None:
 
 
 def test_a_tool_in_the_middle_of_a_message_does_not_end_it() -> None:
-    told = Told()
+    told = TextAssembler()
     assert told.live(live("be", 0, 0)) == "be"
     assert told.take(tool()) is None
     assert told.live(live("gun", 1, 2)) == "gun"
@@ -103,7 +103,7 @@ def test_a_tool_in_the_middle_of_a_message_does_not_end_it() -> None:
 
 
 def test_what_is_no_step_changes_nothing() -> None:
-    told = Told()
+    told = TextAssembler()
     assert told.live(live("be", 0, 0)) == "be"
     assert told.take(Event(2, "j", 1, NOW, "usage", {})) is None
     assert told.live(live("gun", 0, 2)) == "gun"

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from openai.types.chat import ChatCompletion
 from tests import openai_types
-from tests.api.api_service import Service, refused_by_name
+from tests.api.api_service import RunningService, check_parameter_error
 
 from steadyhand import json_schema
 
@@ -33,7 +33,7 @@ BOTH = [
 
 
 @pytest.fixture(autouse=True)
-def answered(service: Service) -> Iterator[None]:
+def answered(service: RunningService) -> Iterator[None]:
     before, service.runner.structured = service.runner.structured, {"calls": BOTH}
     yield
     service.runner.structured = before
@@ -53,10 +53,10 @@ QUESTION = {"role": "user", "content": "say so"}
 
 
 def test_a_chat_completion_is_calls_and_their_results_go_on_in_the_same_session(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     body = chat(client, [QUESTION]).json()
-    (choice,) = openai_types.read(ChatCompletion, body).choices
+    (choice,) = openai_types.parse_strict(ChatCompletion, body).choices
     assert choice.finish_reason == "tool_calls"
     calls = body["choices"][0]["message"]["tool_calls"]
     assert [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls] == [
@@ -88,12 +88,12 @@ def test_a_streamed_chat_completion_gives_each_call_its_index(client: httpx2.Cli
 
 
 def test_a_response_is_calls_and_their_outputs_begin_a_run_after_it(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     for streamed in (False, True):
         reply = respond(client, "say so", stream=streamed)
         body = reply.json() if not streamed else _last(reply)
-        openai_types.response(body)
+        openai_types.parse_response(body)
         calls = body["output"]
         assert [(call["type"], call["name"]) for call in calls] == [
             ("function_call", "look"),
@@ -112,33 +112,35 @@ def test_a_response_is_calls_and_their_outputs_begin_a_run_after_it(
 def _last(reply: httpx2.Response) -> dict[str, Any]:
     events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
     for event in events:
-        openai_types.event(event)
+        openai_types.parse_event(event)
     found: dict[str, Any] = events[-1]["response"]
     return found
 
 
 def test_the_schema_of_an_answer_takes_calls_of_the_tools_and_nothing_else(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     assert chat(client, [QUESTION]).status_code == 200
     schema = service.runner.asked[-1].output_schema or {}
     cart = schema["properties"]["calls"]["items"]["anyOf"][0]["properties"]["arguments"]
     assert cart["properties"]["kind"] == {"const": {"$ref": "#/left/alone"}}
     deep = {"name": "buy", "arguments": {"item": {"name": "a", "with": {"name": "b"}}}}
-    assert json_schema.fault(schema, {"calls": [*BOTH, deep]}) is None
+    assert json_schema.validation_error(schema, {"calls": [*BOTH, deep]}) is None
     bad: list[Any] = [[], [{"name": "sell", "arguments": {}}], [{"name": "look", "arguments": {}}]]
     bad += [[{"name": "buy", "arguments": {"item": {"name": "a", "with": {"name": 5}}}}], [{"name": "look"}]]
     for calls in bad:
-        assert json_schema.fault(schema, {"calls": calls}) is not None, calls
+        assert json_schema.validation_error(schema, {"calls": calls}) is not None, calls
     for send in (chat, respond):
         given: Any = [QUESTION]
         assert send(client, given, parallel_tool_calls=False).status_code == 200
         schema = service.runner.asked[-1].output_schema or {}
-        assert json_schema.fault(schema, {"calls": BOTH[:1]}) is None
-        assert json_schema.fault(schema, {"calls": BOTH}) is not None
+        assert json_schema.validation_error(schema, {"calls": BOTH[:1]}) is None
+        assert json_schema.validation_error(schema, {"calls": BOTH}) is not None
 
 
-def test_tools_that_are_too_much_for_one_schema_are_refused(client: httpx2.Client, service: Service) -> None:
+def test_tools_that_are_too_much_for_one_schema_are_refused(
+    client: httpx2.Client, service: RunningService
+) -> None:
     large = {"type": "object", "description": "x" * 40_000}
     tools = [{"type": "function", "name": name, "parameters": large} for name in ("a", "b")]
     before = service.count()
@@ -158,7 +160,9 @@ def of(mode: Any, *names: str, chat: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("route", ["chat", "responses"])
-def test_a_choice_may_leave_some_of_the_tools(client: httpx2.Client, service: Service, route: str) -> None:
+def test_a_choice_may_leave_some_of_the_tools(
+    client: httpx2.Client, service: RunningService, route: str
+) -> None:
     send = chat if route == "chat" else respond
 
     def job(mode: str, *names: str) -> Any:
@@ -166,7 +170,7 @@ def test_a_choice_may_leave_some_of_the_tools(client: httpx2.Client, service: Se
         reply = send(client, [QUESTION], tool_choice=choice)
         assert reply.status_code == 200, reply.text
         if route == "responses":
-            assert openai_types.response(reply.json()).model_dump()["tool_choice"] == choice
+            assert openai_types.parse_response(reply.json()).model_dump()["tool_choice"] == choice
         return service.runner.asked[-1]
 
     left = job("auto", "look")
@@ -175,7 +179,7 @@ def test_a_choice_may_leave_some_of_the_tools(client: httpx2.Client, service: Se
     alone = job("required", "look")
     assert (alone.tools, alone.output_schema) == ((), CITY)
     both = job("required", "look", "buy").output_schema
-    assert json_schema.fault(both, {"calls": BOTH}) is None
+    assert json_schema.validation_error(both, {"calls": BOTH}) is None
 
 
 @pytest.mark.parametrize("route", ["chat", "responses"])
@@ -190,7 +194,7 @@ def test_a_choice_may_leave_some_of_the_tools(client: httpx2.Client, service: Se
     ],
 )
 def test_a_choice_that_leaves_what_is_not_there_is_refused_by_name(
-    service: Service, *, route: str, mode: Any, names: list[str], why: str
+    service: RunningService, *, route: str, mode: Any, names: list[str], why: str
 ) -> None:
     choice = of(mode, *names, chat=route == "chat")
     body: dict[str, Any] = {"model": "claude", "tool_choice": choice}
@@ -199,12 +203,12 @@ def test_a_choice_that_leaves_what_is_not_there_is_refused_by_name(
         path, body = "/v1/chat/completions", {**body, "tools": CHAT, "messages": [QUESTION]}
     else:
         body |= {"tools": RESPONSES, "input": "say so"}
-    refused_by_name(service, path, body, status=422, param="tool_choice", why=why)
+    check_parameter_error(service, path, body, status=422, param="tool_choice", why=why)
 
 
 @pytest.mark.parametrize("route", ["chat", "responses"])
 def test_what_an_answer_had_to_be_and_its_instructions_are_no_part_of_the_next_turn(
-    client: httpx2.Client, service: Service, route: str
+    client: httpx2.Client, service: RunningService, route: str
 ) -> None:
     named = {"x-session-id": f"once-{route}"}
     brief = {"role": "system", "content": "Be brief."}

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import Service, refused_by_name
+from tests.api.api_service import RunningService, check_parameter_error
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
@@ -57,7 +57,7 @@ BOMBS: list[tuple[Any, str, str]] = [
 
 @pytest.mark.parametrize(("bomb", "below", "why"), BOMBS)
 def test_a_schema_bomb_is_refused_wherever_a_schema_can_be(
-    client: httpx2.Client, service: Service, *, bomb: Any, below: str, why: str
+    client: httpx2.Client, service: RunningService, *, bomb: Any, below: str, why: str
 ) -> None:
     one, two = {"name": "f", "parameters": bomb}, {"name": "g", "parameters": {"type": "object"}}
     form = {"type": "json_schema", "name": "s", "schema": bomb}
@@ -81,7 +81,9 @@ def test_a_schema_bomb_is_refused_wherever_a_schema_can_be(
     assert service.count() == before
 
 
-def test_schemas_that_go_round_or_share_parts_are_taken(client: httpx2.Client, service: Service) -> None:
+def test_schemas_that_go_round_or_share_parts_are_taken(
+    client: httpx2.Client, service: RunningService
+) -> None:
     tree = {"type": "object", "properties": {"under": {"type": "array", "items": {"$ref": "#"}}}}
     for good in (laughs(10), tree):
         reply = client.post(
@@ -143,9 +145,9 @@ def test_schemas_that_go_round_or_share_parts_are_taken(client: httpx2.Client, s
     ],
 )
 def test_the_responses_error_says_which_parameter_and_why(
-    service: Service, *, fields: dict[str, Any], status: int, param: str | None, why: str
+    service: RunningService, *, fields: dict[str, Any], status: int, param: str | None, why: str
 ) -> None:
-    refused_by_name(
+    check_parameter_error(
         service,
         RESPONSES,
         {"model": "claude", "input": "say x", **fields},
@@ -215,9 +217,9 @@ def test_the_responses_error_says_which_parameter_and_why(
     ],
 )
 def test_the_error_says_which_parameter_and_why(
-    service: Service, *, fields: dict[str, Any], status: int, param: str | None, why: str
+    service: RunningService, *, fields: dict[str, Any], status: int, param: str | None, why: str
 ) -> None:
-    refused_by_name(
+    check_parameter_error(
         service, CHAT, {"model": "claude", "messages": HELLO, **fields}, status=status, param=param, why=why
     )
 

@@ -9,7 +9,7 @@ import httpx2
 import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
-from tests.api.api_service import Service, run_job
+from tests.api.api_service import RunningService, run_job
 
 from steadyhand.api import ApiOptions, create_app
 from steadyhand.api.openapi.examples import EXAMPLES
@@ -173,7 +173,7 @@ def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
 
 
 def test_real_answers_fit_their_schemas(
-    document: dict[str, Any], client: httpx2.Client, service: Service
+    document: dict[str, Any], client: httpx2.Client, service: RunningService
 ) -> None:
     job = run_job(client, "tell x", workspace="infra")
     fits(document, "Job", job)
@@ -195,7 +195,7 @@ def test_real_answers_fit_their_schemas(
 
 
 def test_what_is_streamed_is_as_the_document_says(
-    document: dict[str, Any], client: httpx2.Client, service: Service
+    document: dict[str, Any], client: httpx2.Client, service: RunningService
 ) -> None:
     chat = {"model": "claude", "messages": [{"role": "user", "content": "tell x"}], "stream": True}
     respond = {"model": "claude", "input": "tell x", "stream": True}
@@ -231,7 +231,7 @@ def test_there_are_no_pages_that_load_scripts_from_elsewhere(client: httpx2.Clie
         assert client.get(path).status_code == 404
 
 
-def test_the_classic_profile_documents_its_own_chat(service: Service) -> None:
+def test_the_classic_profile_documents_its_own_chat(service: RunningService) -> None:
     options = ApiOptions(profile="classic", version="9.8.7")
     app = create_app(control=service.control, keyring=service.keyring, options=options)
     document = app.openapi()

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.api.api_service import ADMIN, LIMITED, SUBMITTER, Service, running
+from tests.api.api_service import ADMIN, LIMITED, SUBMITTER, RunningService, running_service
 
 from steadyhand.api import ApiOptions
-from steadyhand.api.transport.auth import authenticated
+from steadyhand.api.transport.auth import authenticate
 from steadyhand.errors import Unauthenticated
 from steadyhand.keyring import Keyring
 from steadyhand.ports import ALL_SCOPES, ApiKey, Store
@@ -57,7 +57,7 @@ BAD_HEADERS = [
 ]
 
 
-def raw(service: Service, request: bytes) -> bytes:
+def raw(service: RunningService, request: bytes) -> bytes:
     host, _, port = service.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)
@@ -72,7 +72,7 @@ def raw(service: Service, request: bytes) -> bytes:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_without_a_key_every_route_is_401_before_anything_else(
-    service: Service, method: str, path: str
+    service: RunningService, method: str, path: str
 ) -> None:
     with service.client(token=None) as client:
         reply = client.request(method, path, content=b"{not json", headers={"content-type": "text/plain"})
@@ -85,31 +85,31 @@ def test_without_a_key_every_route_is_401_before_anything_else(
 
 
 @pytest.mark.parametrize("header", BAD_HEADERS, ids=repr)
-def test_a_header_that_holds_no_key_of_ours_is_401(service: Service, header: bytes) -> None:
+def test_a_header_that_holds_no_key_of_ours_is_401(service: RunningService, header: bytes) -> None:
     answer = raw(
         service, b"GET /jobs/0 HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + header + b"\r\n\r\n"
     )
     assert answer.startswith(b"HTTP/1.1 401 "), answer
 
 
-def test_two_authorization_headers_are_401(service: Service) -> None:
+def test_two_authorization_headers_are_401(service: RunningService) -> None:
     line = b"Authorization: Bearer admin-token\r\n"
     answer = raw(service, b"GET /jobs/0 HTTP/1.1\r\nHost: 127.0.0.1\r\n" + line + line + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
-def test_a_401_comes_before_the_body_is_read(service: Service) -> None:
+def test_a_401_comes_before_the_body_is_read(service: RunningService) -> None:
     head = b"POST /execute HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
     assert raw(service, head).startswith(b"HTTP/1.1 401 ")
 
 
-def test_the_scheme_is_read_in_any_case(service: Service) -> None:
+def test_the_scheme_is_read_in_any_case(service: RunningService) -> None:
     with service.client(token=None, authorization=f"bearer {ADMIN}") as client:
         assert client.get("/v1/jobs").status_code == 200
 
 
 def test_a_service_without_keys_lets_nobody_in(tmp_path: Path) -> None:
-    with running(tmp_path, keys=False) as service:
+    with running_service(tmp_path, keys=False) as service:
         for header in (b"Bearer ", b"Bearer", b"Bearer admin-token"):
             head = b"GET /v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + header + b"\r\n\r\n"
             assert raw(service, head).startswith(b"HTTP/1.1 401 ")
@@ -119,10 +119,10 @@ def test_an_empty_token_never_matches_even_a_key_made_of_nothing() -> None:
     empty = ApiKey("k", "empty", hashlib.sha256(b"").hexdigest(), ALL_SCOPES, datetime.now(UTC))
     keyring = Keyring([empty], UNUSED)
     with pytest.raises(Unauthenticated):
-        authenticated(keyring, [(b"authorization", b"Bearer ")])
+        authenticate(keyring, [(b"authorization", b"Bearer ")])
 
 
-def test_a_key_without_the_scope_is_403(service: Service) -> None:
+def test_a_key_without_the_scope_is_403(service: RunningService) -> None:
     with service.client(SUBMITTER) as client:
         assert client.post("/v1/jobs", json={"prompt": "say x"}).status_code == 202
         for method, path in (("GET", "/v1/jobs"), ("GET", "/v1/agents"), ("GET", "/jobs/000000000000")):
@@ -131,7 +131,7 @@ def test_a_key_without_the_scope_is_403(service: Service) -> None:
             assert reply.json()["error"]["type"] == "permission_error"
 
 
-def test_a_wait_that_the_key_may_not_do_is_refused_before_a_job_is_stored(service: Service) -> None:
+def test_a_wait_that_the_key_may_not_do_is_refused_before_a_job_is_stored(service: RunningService) -> None:
     before = service.count()
     with service.client(SUBMITTER) as client:
         reply = client.post("/v1/jobs", json={"prompt": "say x"}, headers={"prefer": "wait=5"})
@@ -139,7 +139,7 @@ def test_a_wait_that_the_key_may_not_do_is_refused_before_a_job_is_stored(servic
     assert service.count() == before
 
 
-def test_a_path_as_workspace_needs_its_scope(service: Service) -> None:
+def test_a_path_as_workspace_needs_its_scope(service: RunningService) -> None:
     with service.client(LIMITED) as client:
         reply = client.post("/v1/jobs", json={"prompt": "say x", "workspace": "/srv/repository"})
     assert (reply.status_code, reply.json()["code"]) == (403, "workspace_not_allowed")
@@ -158,7 +158,7 @@ def test_a_path_as_workspace_needs_its_scope(service: Service) -> None:
     ],
 )
 def test_a_foreign_host_or_origin_is_403_on_the_native_routes(
-    service: Service, headers: dict[str, str], code: str
+    service: RunningService, headers: dict[str, str], code: str
 ) -> None:
     with service.client(**headers) as client:
         reply = client.get("/v1/jobs")
@@ -171,7 +171,7 @@ def test_a_foreign_host_or_origin_is_403_on_the_native_routes(
 
 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080", "LOCALHOST", "127.0.0.2"])
-def test_loopback_names_are_always_known(service: Service, host: str) -> None:
+def test_loopback_names_are_always_known(service: RunningService, host: str) -> None:
     with service.client(host=host, origin=f"http://{host}") as client:
         assert client.get("/v1/jobs").status_code == 200
 
@@ -180,7 +180,7 @@ def test_configured_names_and_the_public_one_are_known(tmp_path: Path) -> None:
     options = ApiOptions(
         allowed_hosts=("box.lan",), bind_host="192.0.2.7", public_url="https://agents.example.org/x"
     )
-    with running(tmp_path, options=options) as service:
+    with running_service(tmp_path, options=options) as service:
         for host, status in (
             ("box.lan:8080", 200),
             ("192.0.2.7:8080", 200),

@@ -9,10 +9,10 @@ from typing import Any
 import httpx2
 import pytest
 from structlog.testing import capture_logs
-from tests.api.api_service import ADMIN, Service, running
+from tests.api.api_service import ADMIN, RunningService, running_service
 
 from steadyhand.api import ApiOptions
-from steadyhand.errors import StoreError, TryLater
+from steadyhand.errors import RetryLater, StoreError
 
 JSON = {"content-type": "application/json"}
 KEYS = {"type", "title", "status", "detail", "code", "request_id", "errors", "error"}
@@ -89,14 +89,16 @@ def test_an_events_type_that_is_not_to_be_had_is_406(client: httpx2.Client) -> N
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     options = ApiOptions(max_body_bytes=1_000, max_openai_body_bytes=2_000)
-    with running(tmp_path_factory.mktemp("small"), options=options, capacity=1, max_queued=1) as found:
+    with running_service(
+        tmp_path_factory.mktemp("small"), options=options, capacity=1, max_queued=1
+    ) as found:
         yield found
 
 
 @pytest.mark.parametrize("path", ["/execute", "/v1/jobs", "/v1/chat/completions", "/v1/responses"])
-def test_a_body_above_the_limit_is_413_however_it_comes(small: Service, path: str) -> None:
+def test_a_body_above_the_limit_is_413_however_it_comes(small: RunningService, path: str) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(50):
             yield b" " * 100
@@ -106,7 +108,7 @@ def test_a_body_above_the_limit_is_413_however_it_comes(small: Service, path: st
         check(client.post(path, content=pieces(), headers=JSON), 413, "body_too_large")
 
 
-def test_a_declared_length_is_refused_before_the_body_comes(small: Service) -> None:
+def test_a_declared_length_is_refused_before_the_body_comes(small: RunningService) -> None:
     host, _, port = small.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(
@@ -116,7 +118,7 @@ def test_a_declared_length_is_refused_before_the_body_comes(small: Service) -> N
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_full_queue_is_429_with_retry_after(small: Service) -> None:
+def test_a_full_queue_is_429_with_retry_after(small: RunningService) -> None:
     with small.client() as client:
         held = [client.post("/v1/jobs", json={"prompt": "hold"}).json()["id"] for _ in range(2)]
         reply = client.post("/v1/jobs", json={"prompt": "say x"})
@@ -139,9 +141,12 @@ def test_a_full_queue_is_429_with_retry_after(small: Service) -> None:
 
 def test_a_service_that_stops_is_503_draining_everywhere(tmp_path: Path) -> None:
     async def stopping() -> None:
-        raise TryLater("The service is stopping.", code="draining", retry_after=7)
+        raise RetryLater("The service is stopping.", code="draining", retry_after=7)
 
-    with running(tmp_path, options=ApiOptions(ready=stopping)) as service, service.client() as client:
+    with (
+        running_service(tmp_path, options=ApiOptions(readiness_check=stopping)) as service,
+        service.client() as client,
+    ):
         service.loop.call_soon_threadsafe(service.queue.drain)
         reply = client.get("/readyz")
         assert (reply.status_code, reply.json()["code"]) == (503, "draining")
@@ -155,7 +160,10 @@ def test_a_store_that_cannot_be_read_is_not_ready(tmp_path: Path) -> None:
     async def broken() -> None:
         raise StoreError("disk at /secret/path is gone")
 
-    with running(tmp_path, options=ApiOptions(ready=broken)) as service, service.client() as client:
+    with (
+        running_service(tmp_path, options=ApiOptions(readiness_check=broken)) as service,
+        service.client() as client,
+    ):
         reply = client.get("/readyz")
     assert reply.status_code == 503
     assert "secret" not in reply.text
@@ -171,7 +179,7 @@ def test_a_fault_of_ours_says_nothing_of_its_cause(tmp_path: Path) -> None:
 
     with (
         capture_logs() as logged,
-        running(tmp_path, options=ApiOptions(ready=broken)) as service,
+        running_service(tmp_path, options=ApiOptions(readiness_check=broken)) as service,
         service.client() as client,
     ):
         reply = client.get("/readyz")

@@ -7,10 +7,10 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.api.api_service import Service
+from tests.api.api_service import RunningService
 
 from steadyhand.api.schemas.requests import JobRequest
-from steadyhand.api.transport.body import fingerprint, parse
+from steadyhand.api.transport.body import fingerprint, parse_json
 from steadyhand.errors import InvalidRequest
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -102,7 +102,7 @@ def test_headers_of_any_bytes_that_a_server_lets_through(client: httpx2.Client, 
 @given(VALUES)
 def test_a_value_that_parses_has_nothing_that_no_field_may_hold(value: Any) -> None:
     try:
-        parsed = parse(json.dumps(value).encode())
+        parsed = parse_json(json.dumps(value).encode())
     except InvalidRequest:
         return
     text = json.dumps(parsed, allow_nan=False, ensure_ascii=False)
@@ -114,10 +114,10 @@ def test_a_value_that_parses_has_nothing_that_no_field_may_hold(value: Any) -> N
 @pytest.mark.parametrize("number", ["1e400", "-1E+999", "9" * 400 + ".5"])
 def test_a_number_that_overflows_is_noticed(number: str) -> None:
     with pytest.raises(InvalidRequest):
-        parse(f'{{"a": [{number}]}}'.encode())
+        parse_json(f'{{"a": [{number}]}}'.encode())
 
 
-def test_a_wide_body_is_looked_through_in_its_own_memory(service: Service) -> None:
+def test_a_wide_body_is_looked_through_in_its_own_memory(service: RunningService) -> None:
     with service.client() as client:
         raw = b'{"prompt":"say x","metadata":{"a":[' + b"[]," * 200_000 + b'"\\u0041"]}}'
         judged(client.post("/v1/jobs", content=raw, headers=HEADERS))

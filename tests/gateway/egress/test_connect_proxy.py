@@ -11,17 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.gateway.gateway_harness import ENOUGH, QUICK, Host, host, ok, status_of, until, way_out
+from tests.gateway.gateway_harness import (
+    QUICK_TIMEOUTS,
+    TIMEOUT_SECONDS,
+    RecordingHost,
+    ok_response,
+    open_gateway,
+    serve_host,
+    status_of,
+    wait_until,
+)
 
 from steadyhand.errors import SpawnError
-from steadyhand.gateway.egress.connect_proxy import MOST_CONNECTIONS, Egress, Patience
-from steadyhand.gateway.egress.rules import Address, Rules, parse_target
-from steadyhand.gateway.run_events import MOST_REFUSALS, Reports
+from steadyhand.gateway.egress.connect_proxy import MAX_CONNECTIONS, ConnectProxy, ProxyTimeouts
+from steadyhand.gateway.egress.rules import Address, EgressRules, parse_target
+from steadyhand.gateway.run_events import MAX_REFUSALS, RunEvents
 
 LOOPBACK = {"listed.test": ["127.0.0.1"], "a.pages.test": ["127.0.0.1"]}
 
 
-def listing(found: Host, *more: str) -> list[str]:
+def listing(found: RecordingHost, *more: str) -> list[str]:
     """A list with this host under two names; the address itself is there because a loopback is not public."""
     return [f"listed.test:{found.port}", f"*.pages.test:{found.port}", f"127.0.0.1:{found.port}", *more]
 
@@ -42,16 +51,19 @@ def get(url: str, *headers: str) -> bytes:
 )
 def test_a_tunnel_leads_to_a_host_on_the_list(world_dir: Path, name: str) -> None:
     async def main() -> None:
-        async with host(b"pong") as found, way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with (
+            serve_host(b"pong") as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
+        ):
             reader, writer = await asyncio.open_connection("127.0.0.1", way.proxy)
             writer.write(connect(f"{name}:{found.port}") + b"early\r\n\r\n")
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 200 Connection established\r\n\r\n"
             assert await reader.readexactly(4) == b"pong"
             writer.transport.abort()
-            await until(found.left.is_set)
+            await wait_until(found.left.is_set)
             assert found.heard == b"early\r\n\r\n"
             assert way.refused == []
-            assert len(way.warned("egress_host")) == 1
+            assert len(way.warnings("egress_host")) == 1
 
     asyncio.run(main())
 
@@ -69,7 +81,10 @@ def test_a_tunnel_carries_both_ways_at_once_and_each_end_by_itself(world_dir: Pa
         await asyncio.sleep(0.1)
 
     async def main() -> None:
-        async with host(echo) as found, way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with (
+            serve_host(echo) as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
+        ):
             reader, writer = await asyncio.open_connection("127.0.0.1", way.proxy)
             writer.write(connect(f"listed.test:{found.port}"))
             await reader.readuntil(b"\r\n\r\n")
@@ -92,8 +107,8 @@ def test_a_tunnel_carries_both_ways_at_once_and_each_end_by_itself(world_dir: Pa
 
 def test_plain_http_goes_through_in_the_hosts_own_words(world_dir: Path) -> None:
     async def main() -> None:
-        async with host(ok(b"hello", "x-theirs: 1")) as found:
-            async with way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with serve_host(ok_response(b"hello", "x-theirs: 1")) as found:
+            async with open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way:
                 answer = await way.ask(
                     get(
                         f"http://Listed.test:{found.port}/a%2Fb?c=d",
@@ -130,10 +145,13 @@ def test_a_body_of_plain_http_goes_through(world_dir: Path, body: bytes) -> None
             heard = b""
             while not heard.endswith((b"hello", b"0\r\n\r\n")):
                 heard += await reader.read(1 << 16)
-            writer.write(ok(b"%d" % heard.count(b"hello") or heard))
+            writer.write(ok_response(b"%d" % heard.count(b"hello") or heard))
             await writer.drain()
 
-        async with host(echo) as found, way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with (
+            serve_host(echo) as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
+        ):
             head = f"POST http://listed.test:{found.port}/ HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
             answer = await way.ask(head.encode() + body)
             assert b"HTTP/1.1 200 OK" in answer
@@ -143,10 +161,13 @@ def test_a_body_of_plain_http_goes_through(world_dir: Path, body: bytes) -> None
 
 def test_each_new_host_is_an_event_once(world_dir: Path) -> None:
     async def main() -> None:
-        async with host(ok(b"")) as found, way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with (
+            serve_host(ok_response(b"")) as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
+        ):
             for name in ("listed.test", "listed.test", "a.pages.test", "LISTED.test"):
                 await way.ask(get(f"http://{name}:{found.port}/"))
-            assert way.warned("egress_host") == [
+            assert way.warnings("egress_host") == [
                 f"The agent reached listed.test:{found.port}.",
                 f"The agent reached a.pages.test:{found.port}.",
             ]
@@ -176,15 +197,15 @@ def test_what_is_not_listed_is_refused_and_told(world_dir: Path, name: str) -> N
     async def main() -> None:
         anywhere = {each: ["127.0.0.1"] for each in BY_NAME}
         async with (
-            host(ok(b"in")) as found,
-            way_out(world_dir, egress=listing(found), names=LOOPBACK | anywhere) as way,
+            serve_host(ok_response(b"in")) as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK | anywhere) as way,
         ):
             asked = f"{name}:{found.port}"
             answers = [status_of(await way.ask(each)) for each in (connect(asked), get(f"http://{asked}/"))]
             assert set(answers) <= {400, 403}  # 400 for what is no request at all
-            assert found.came == 0
+            assert found.connections == 0
             assert len(way.refused) == answers.count(403)
-            assert way.warned("egress_host") == []
+            assert way.warnings("egress_host") == []
 
     asyncio.run(main())
 
@@ -192,10 +213,13 @@ def test_what_is_not_listed_is_refused_and_told(world_dir: Path, name: str) -> N
 @pytest.mark.parametrize("port", [22, 25, 80, 443, 6379, 0, 65536, -1])
 def test_another_port_of_a_listed_host_is_refused(world_dir: Path, port: int) -> None:
     async def main() -> None:
-        async with host() as found, way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with (
+            serve_host() as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
+        ):
             assert status_of(await way.ask(connect(f"listed.test:{port}"))) == 403
             assert len(way.refused) == 1
-            assert found.came == 0
+            assert found.connections == 0
 
     asyncio.run(main())
 
@@ -207,12 +231,12 @@ def test_another_port_of_a_listed_host_is_refused(world_dir: Path, port: int) ->
 )  # fmt: skip
 def test_a_listed_name_that_leads_inside_is_refused(world_dir: Path, address: str) -> None:
     async def main() -> None:
-        async with host(ok(b"in")) as found:
+        async with serve_host(ok_response(b"in")) as found:
             egress = [f"listed.test:{found.port}"]
-            async with way_out(world_dir, egress=egress, names={"listed.test": [address]}) as way:
+            async with open_gateway(world_dir, egress=egress, names={"listed.test": [address]}) as way:
                 assert status_of(await way.ask(connect(f"listed.test:{found.port}"))) == 403
                 assert way.refused == [f"listed.test:{found.port}"]
-            assert found.came == 0
+            assert found.connections == 0
 
     asyncio.run(main())
 
@@ -230,10 +254,10 @@ def test_of_several_addresses_only_those_that_may_be_reached_are_left_and_the_na
         pass
 
     async def main() -> None:
-        egress = Egress(Rules.of(["listed.test"]), Reports(emit), rebinding, QUICK)
+        egress = ConnectProxy(EgressRules.of(["listed.test"]), RunEvents(emit), rebinding, QUICK_TIMEOUTS)
         target = parse_target("listed.test:443", None)
         assert target is not None
-        assert [str(a) for a in await egress._addresses(target)] == ["93.184.216.34", "2606:4700::1111"]
+        assert [str(a) for a in await egress._resolve_target(target)] == ["93.184.216.34", "2606:4700::1111"]
         assert asked == 1
 
     asyncio.run(main())
@@ -247,13 +271,13 @@ def test_a_name_that_changes_between_two_requests_leads_nowhere_else(world_dir: 
 
     async def main() -> None:
         async with (
-            host(ok(b"listed")) as found,
-            host(ok(b"inside"), address="127.0.0.2", port=found.port) as inside,
-            way_out(world_dir, egress=listing(found), resolve=rebinding) as way,
+            serve_host(ok_response(b"listed")) as found,
+            serve_host(ok_response(b"inside"), address="127.0.0.2", port=found.port) as inside,
+            open_gateway(world_dir, egress=listing(found), resolve=rebinding) as way,
         ):
             heard = [await way.ask(get(f"http://listed.test:{found.port}/")) for _ in range(9)]
             assert [status_of(answer) for answer in heard] == [200, 403, 403] * 3
-            assert (found.came, inside.came) == (3, 0)
+            assert (found.connections, inside.connections) == (3, 0)
             assert len(way.refused) == 6
 
     asyncio.run(main())
@@ -261,17 +285,17 @@ def test_a_name_that_changes_between_two_requests_leads_nowhere_else(world_dir: 
 
 def test_a_redirect_to_a_host_that_is_not_listed_ends_at_the_proxy(world_dir: Path) -> None:
     async def main() -> None:
-        async with host(ok(b"secret")) as inside:
+        async with serve_host(ok_response(b"secret")) as inside:
             moved = f"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:{inside.port}/\r\ncontent-length: 0\r\n\r\n"
             async with (
-                host(moved.encode()) as found,
-                way_out(world_dir, egress=listing(found), names=LOOPBACK) as way,
+                serve_host(moved.encode()) as found,
+                open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
             ):
                 done = await asyncio.to_thread(curl, way.proxy, "-L", f"http://listed.test:{found.port}/")
                 assert b"secret" not in done.stdout
                 assert b"not on this agent's list" in done.stdout
                 assert way.refused == [f"127.0.0.1:{inside.port}"]
-            assert inside.came == 0
+            assert inside.connections == 0
 
     asyncio.run(main())
 
@@ -299,7 +323,7 @@ def test_curl_and_git_and_python_say_that_they_were_refused(world_dir: Path) -> 
     opened = "import urllib.request as u; u.urlopen('https://other.test/')"
 
     async def main() -> None:
-        async with way_out(world_dir) as way:
+        async with open_gateway(world_dir) as way:
             assert "403" in await asyncio.to_thread(run, way.proxy, "curl", "-sS", "https://other.test/")
             assert "403" in await asyncio.to_thread(
                 run, way.proxy, "git", "ls-remote", "https://other.test/r.git"
@@ -334,12 +358,12 @@ NO_REQUESTS = {
 @pytest.mark.parametrize("name", NO_REQUESTS)
 def test_what_is_no_request_for_a_proxy_is_refused_and_ends(world_dir: Path, name: str) -> None:
     async def main() -> None:
-        async with host(ok(b"in")) as found:
+        async with serve_host(ok_response(b"in")) as found:
             egress = [f"listed.test:{port}" for port in (80, 443, found.port)] + [f"127.0.0.1:{found.port}"]
-            async with way_out(world_dir, egress=egress, names=LOOPBACK) as way:
+            async with open_gateway(world_dir, egress=egress, names=LOOPBACK) as way:
                 request = NO_REQUESTS[name].replace(b"listed.test/", b"listed.test:%d/" % found.port)
                 assert status_of(await way.ask(request)) in (0, 400, 403, 408, 431, 501)
-            assert found.came == 0
+            assert found.connections == 0
 
     asyncio.run(main())
 
@@ -349,10 +373,10 @@ def test_what_is_no_request_for_a_proxy_is_refused_and_ends(world_dir: Path, nam
 
 def test_a_head_that_never_ends_is_given_up(world_dir: Path) -> None:
     async def main() -> None:
-        async with way_out(world_dir) as way:
+        async with open_gateway(world_dir) as way:
             _reader, writer = await asyncio.open_connection("127.0.0.1", way.proxy)
             try:
-                async with asyncio.timeout(ENOUGH):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
                     for byte in connect("listed.test:443") * 50:
                         writer.write(bytes([byte]) if byte != 13 else b"x")
                         await writer.drain()
@@ -375,8 +399,8 @@ def test_floods_of_tiny_pieces_hold_nothing_else_up(world_dir: Path) -> None:
                 pass
 
         async with (
-            host(deaf) as found,
-            way_out(world_dir, found.url, egress=listing(found), names=LOOPBACK) as way,
+            serve_host(deaf) as found,
+            open_gateway(world_dir, found.url, egress=listing(found), names=LOOPBACK) as way,
         ):
             head = b"POST %b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
             chunks = b"1\r\nx\r\n" * 10_000
@@ -411,13 +435,13 @@ def test_floods_of_tiny_pieces_hold_nothing_else_up(world_dir: Path) -> None:
 
 def test_an_idle_tunnel_ends(world_dir: Path) -> None:
     async def main() -> None:
-        patience = Patience(head=1, connect=1, idle=0.3, linger=0.1)
+        patience = ProxyTimeouts(head=1, connect=1, idle=0.3, linger=0.1)
         async with (
-            host() as found,
-            way_out(world_dir, egress=listing(found), names=LOOPBACK, patience=patience) as way,
+            serve_host() as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK, patience=patience) as way,
         ):
             assert (await way.ask(connect(f"listed.test:{found.port}"))).endswith(b"established\r\n\r\n")
-            await until(found.left.is_set)
+            await wait_until(found.left.is_set)
 
     asyncio.run(main())
 
@@ -425,11 +449,11 @@ def test_an_idle_tunnel_ends(world_dir: Path) -> None:
 def test_so_many_connections_are_served_at_once_and_the_rest_wait(world_dir: Path) -> None:
     async def main() -> None:
         async with (
-            host(b"pong") as found,
-            way_out(world_dir, egress=listing(found), names=LOOPBACK) as way,
+            serve_host(b"pong") as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
         ):
             tunnels = []
-            for _ in range(MOST_CONNECTIONS):
+            for _ in range(MAX_CONNECTIONS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", way.proxy)
                 writer.write(connect(f"listed.test:{found.port}"))
                 await reader.readuntil(b"\r\n\r\n")
@@ -448,25 +472,27 @@ def test_so_many_connections_are_served_at_once_and_the_rest_wait(world_dir: Pat
 
 def test_an_agent_that_is_refused_in_a_loop_fills_no_store(world_dir: Path) -> None:
     async def main() -> None:
-        async with way_out(world_dir, patience=Patience(head=1, connect=1, idle=1, linger=0.01)) as way:
-            for number in range(MOST_REFUSALS + 20):
+        async with open_gateway(
+            world_dir, patience=ProxyTimeouts(head=1, connect=1, idle=1, linger=0.01)
+        ) as way:
+            for number in range(MAX_REFUSALS + 20):
                 await way.ask(connect(f"h{number}.test:443"))
-            assert len(way.refused) == MOST_REFUSALS
-            assert len(way.warned("egress_refusals")) == 1
+            assert len(way.refused) == MAX_REFUSALS
+            assert len(way.warnings("egress_refusals")) == 1
 
     asyncio.run(main())
 
 
 def test_tunnels_and_the_door_end_with_the_run(world_dir: Path) -> None:
     async def main() -> None:
-        async with host() as found:
-            async with way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with serve_host() as found:
+            async with open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way:
                 reader, writer = await asyncio.open_connection("127.0.0.1", way.proxy)
                 writer.write(connect(f"listed.test:{found.port}"))
                 await reader.readuntil(b"\r\n\r\n")
             with contextlib.suppress(ConnectionError):  # cut is ended as well
-                assert await asyncio.wait_for(reader.read(), ENOUGH) == b""
-            await until(found.left.is_set)
+                assert await asyncio.wait_for(reader.read(), TIMEOUT_SECONDS) == b""
+            await wait_until(found.left.is_set)
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", way.proxy)
             writer.transport.abort()
@@ -486,9 +512,15 @@ def test_a_host_that_says_nothing_and_one_that_breaks_off_do_not_look_like_an_an
             writer.write_eof()
             await asyncio.sleep(0.2)
 
-        async with host(silent) as found, way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with (
+            serve_host(silent) as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
+        ):
             assert status_of(await way.ask(get(f"http://listed.test:{found.port}/"))) == 502
-        async with host(broken) as found, way_out(world_dir, egress=listing(found), names=LOOPBACK) as way:
+        async with (
+            serve_host(broken) as found,
+            open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
+        ):
             answer = await way.ask(get(f"http://listed.test:{found.port}/"))
             assert b"hello" in answer
             assert not answer.endswith(b"0\r\n\r\n")
@@ -498,9 +530,9 @@ def test_a_host_that_says_nothing_and_one_that_breaks_off_do_not_look_like_an_an
 
 def test_a_host_that_is_not_there_is_no_refusal(world_dir: Path) -> None:
     async def main() -> None:
-        async with host() as gone:
+        async with serve_host() as gone:
             pass
-        async with way_out(world_dir, egress=listing(gone, "nowhere.test"), names=LOOPBACK) as way:
+        async with open_gateway(world_dir, egress=listing(gone, "nowhere.test"), names=LOOPBACK) as way:
             assert status_of(await way.ask(connect(f"listed.test:{gone.port}"))) == 502
             assert status_of(await way.ask(connect("nowhere.test:443"))) == 502
             assert way.refused == []
@@ -511,7 +543,7 @@ def test_a_host_that_is_not_there_is_no_refusal(world_dir: Path) -> None:
 def test_what_fails_in_the_run_is_not_wrapped_by_its_doors(world_dir: Path) -> None:
     async def main() -> None:
         with pytest.raises(SpawnError, match="did not start"):
-            async with way_out(world_dir):
+            async with open_gateway(world_dir):
                 raise SpawnError("It did not start.")
 
     asyncio.run(main())

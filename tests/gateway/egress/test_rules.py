@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadyhand.errors import ConfigError
-from steadyhand.gateway.egress.rules import Rules, is_public, parse_target
+from steadyhand.gateway.egress.rules import EgressRules, is_public, parse_target
 
-LIST = Rules.of(
+LIST = EgressRules.of(
     ["example.org", "*.pages.example", "Bücher.example", "odd.example:8443", "10.1.2.3", "[fd00::5]:22"]
 )
 
 
 def allowed(authority: str, port: int = 443) -> bool:
     target = parse_target(authority, port)
-    return target is not None and LIST.allow(target)
+    return target is not None and LIST.allows(target)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_what_python_calls_private_is_never_public(number: int) -> None:
 )
 def test_an_entry_that_names_no_host_stops_the_start(entry: str) -> None:
     with pytest.raises(ConfigError, match="names no host"):
-        Rules.of([entry])
+        EgressRules.of([entry])
 
 
 def test_the_hosts_own_network_is_no_host() -> None:
-    assert Rules.of(["host"]).rules == ()
+    assert EgressRules.of(["host"]).rules == ()

@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.gateway.gateway_harness import CANARY, host, ok, status_of, way_out
+from tests.gateway.gateway_harness import CANARY, ok_response, open_gateway, serve_host, status_of
 
-from steadyhand.gateway.run_events import MOST_REFUSALS
+from steadyhand.gateway.run_events import MAX_REFUSALS
 
 PATHS = [
     b"/",
@@ -55,13 +55,13 @@ PATHS = [
 @pytest.mark.parametrize("path", PATHS)
 def test_no_other_path_passes(world_dir: Path, path: bytes) -> None:
     async def main() -> None:
-        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
             answer = await way.say(b"POST %b HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}" % path)
             assert status_of(answer) in (400, 403), answer
             if status_of(answer) == 403:
-                assert len(way.warned("gateway_refused")) == 1
+                assert len(way.warnings("gateway_refused")) == 1
             assert CANARY.encode() not in answer
-        assert upstream.came == 0
+        assert upstream.connections == 0
 
     asyncio.run(main())
 
@@ -71,7 +71,7 @@ def test_no_other_path_passes(world_dir: Path, path: bytes) -> None:
 )
 def test_the_ways_to_the_model_pass(world_dir: Path, path: bytes) -> None:
     async def main() -> None:
-        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
             answer = await way.say(b"GET %b HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n" % path)
             assert status_of(answer) == 200
             assert way.told == []
@@ -83,10 +83,10 @@ def test_the_ways_to_the_model_pass(world_dir: Path, path: bytes) -> None:
 @pytest.mark.parametrize("method", [b"PUT", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT", b"PROPFIND", b"post"])
 def test_no_other_method_passes(world_dir: Path, method: bytes) -> None:
     async def main() -> None:
-        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
             answer = await way.say(b"%b /v1/messages HTTP/1.1\r\nhost: m\r\n\r\n" % method)
             assert status_of(answer) in (400, 403)
-        assert upstream.came == 0
+        assert upstream.connections == 0
 
     asyncio.run(main())
 
@@ -124,7 +124,7 @@ SMUGGLED = [
 @pytest.mark.parametrize("rest", SMUGGLED)
 def test_no_second_request_is_smuggled_in_the_first(world_dir: Path, rest: bytes) -> None:
     async def main() -> None:
-        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
             ends = await asyncio.open_unix_connection(way.socket)
             ends[1].write(b"POST /v1/messages HTTP/1.1\r\nhost: m\r\n" + rest)
             ends[1].write(b"GET /v1/models/last HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n")
@@ -148,9 +148,9 @@ def test_no_second_request_is_smuggled_in_the_first(world_dir: Path, rest: bytes
 @pytest.mark.parametrize("rest", SMUGGLED[:2])
 def test_a_request_with_two_lengths_is_refused(world_dir: Path, rest: bytes) -> None:
     async def main() -> None:
-        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
             assert status_of(await way.say(b"POST /v1/messages HTTP/1.1\r\nhost: m\r\n" + rest)) == 400
-        assert upstream.came == 0
+        assert upstream.connections == 0
 
     asyncio.run(main())
 
@@ -173,7 +173,7 @@ FLOODS = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_in_the_head_ends_the_connection(world_dir: Path, name: str) -> None:
     async def main() -> None:
-        async with host() as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host() as upstream, open_gateway(world_dir, upstream.url) as way:
             answer = await way.say(FLOODS[name])
             assert status_of(answer) in (0, 400, 403, 413, 431), answer[:200]
         assert not upstream.heard.endswith(b"\r\n0\r\n\r\n")
@@ -184,22 +184,26 @@ def test_a_flood_in_the_head_ends_the_connection(world_dir: Path, name: str) -> 
 
 def test_an_agent_that_asks_in_a_loop_fills_no_store(world_dir: Path) -> None:
     async def main() -> None:
-        async with host() as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
-            for number in range(MOST_REFUSALS + 50):
+        async with (
+            serve_host() as upstream,
+            open_gateway(world_dir, upstream.url) as way,
+            way.client() as client,
+        ):
+            for number in range(MAX_REFUSALS + 50):
                 assert (await client.get(f"/v1/other/{number}")).status_code == 403
             for _ in range(50):
                 await client.get("/v1/other/1")
-            assert len(way.told) <= MOST_REFUSALS + 1
+            assert len(way.told) <= MAX_REFUSALS + 1
 
     asyncio.run(main())
 
 
 def test_what_an_agent_writes_stands_in_an_event_as_plain_text(world_dir: Path) -> None:
     async def main() -> None:
-        async with host() as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host() as upstream, open_gateway(world_dir, upstream.url) as way:
             await way.say(b"GET /\x1b[31m" + b"x" * 5000 + b" HTTP/1.1\r\nhost: m\r\n\r\n")
             await way.say(b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nhost: m\r\n\r\n")
-            (message,) = way.warned("gateway_refused")
+            (message,) = way.warnings("gateway_refused")
             assert message.isprintable()
             assert len(message) < 400
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from tests.gateway.gateway_harness import ENOUGH, host, ok, way_out
+from tests.gateway.gateway_harness import TIMEOUT_SECONDS, ok_response, open_gateway, serve_host
 
 from steadyhand.errors import ConfigError
 from steadyhand.gateway.model import http_client
-from steadyhand.gateway.model.http_client import Ask, Unreachable, Upstream
+from steadyhand.gateway.model.http_client import HttpClient, UpstreamError, UpstreamRequest
 
 ASK = {"model": "claude-haiku-4-5", "messages": []}
 
@@ -19,18 +19,18 @@ ASK = {"model": "claude-haiku-4-5", "messages": []}
 def test_a_service_that_says_nothing_is_given_up_and_costs_what_was_reserved(
     world_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(http_client, "RESPONSE_SECONDS", 0.2)
 
     async def main() -> None:
         async with (
-            host() as silent,
-            way_out(world_dir, silent.url) as way,
+            serve_host() as silent,
+            open_gateway(world_dir, silent.url) as way,
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", json=ASK)
             assert answer.status_code == 502
-            spent = await way.attended.settled()
-            await asyncio.wait_for(silent.left.wait(), ENOUGH)
+            spent = await way.open_access.settled()
+            await asyncio.wait_for(silent.left.wait(), TIMEOUT_SECONDS)
         assert spent.complete is False
         assert spent.micros > 4096
 
@@ -40,7 +40,7 @@ def test_a_service_that_says_nothing_is_given_up_and_costs_what_was_reserved(
 def test_an_answer_that_falls_silent_is_cut_and_does_not_look_whole(
     world_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_client, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(http_client, "RESPONSE_SECONDS", 0.2)
 
     async def main() -> None:
         async def stopping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,13 +51,13 @@ def test_an_answer_that_falls_silent_is_cut_and_does_not_look_whole(
                 pass
 
         async with (
-            host(stopping) as silent,
-            way_out(world_dir, silent.url) as way,
+            serve_host(stopping) as silent,
+            open_gateway(world_dir, silent.url) as way,
             way.client() as client,
         ):
             with pytest.raises(httpx2.TransportError):
                 await client.post("/v1/messages", json=ASK)
-            assert (await way.attended.settled()).complete is False
+            assert (await way.open_access.settled()).complete is False
 
     asyncio.run(main())
 
@@ -79,7 +79,7 @@ def test_what_is_no_answer_is_none(world_dir: Path, answer: bytes) -> None:
             writer.write(answer)
             await writer.drain()
 
-        async with host(speak) as odd, way_out(world_dir, odd.url) as way, way.client() as client:
+        async with serve_host(speak) as odd, open_gateway(world_dir, odd.url) as way, way.client() as client:
             reply = await client.post("/v1/messages", json=ASK)
         assert reply.status_code == 502
 
@@ -92,12 +92,16 @@ def test_words_before_the_answer_are_not_the_answer(world_dir: Path) -> None:
 
         async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(early + ok(b"{}", "x-late: 1"))
+            writer.write(early + ok_response(b"{}", "x-late: 1"))
             await writer.drain()
             await reader.read(1 << 16)
             await asyncio.sleep(0)
 
-        async with host(speak) as service, way_out(world_dir, service.url) as way, way.client() as client:
+        async with (
+            serve_host(speak) as service,
+            open_gateway(world_dir, service.url) as way,
+            way.client() as client,
+        ):
             answer = await client.post("/v1/messages", json=ASK)
         assert (answer.status_code, answer.content) == (200, b"{}")
         assert answer.headers["x-late"] == "1"
@@ -109,7 +113,7 @@ def test_words_before_the_answer_are_not_the_answer(world_dir: Path) -> None:
 @pytest.mark.parametrize("url", ["ftp://example.org", "http://", "example.org", "unix:/x"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
-        Upstream(url)
+        HttpClient(url)
 
 
 # --- TLS ---------------------------------------------------------------------------------------
@@ -153,7 +157,7 @@ def test_only_a_service_that_proves_who_it_is_gets_the_key(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             heard.append(await reader.readuntil(b"\r\n\r\n"))
-            writer.write(ok(b"{}"))
+            writer.write(ok_response(b"{}"))
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -167,17 +171,17 @@ def test_only_a_service_that_proves_who_it_is_gets_the_key(
         port = server.sockets[0].getsockname()[1]
         if believed:
             trusting = ssl.create_default_context(cafile=str(certificate.with_suffix(".crt")))
-            monkeypatch.setattr(http_client, "_trusting", lambda: trusting)
-        service = Upstream(f"https://{name}:{port}")
-        ask = Ask("GET", b"/v1/models", [(b"x-api-key", b"secret")])
+            monkeypatch.setattr(http_client, "_default_tls_context", lambda: trusting)
+        service = HttpClient(f"https://{name}:{port}")
+        ask = UpstreamRequest("GET", b"/v1/models", [(b"x-api-key", b"secret")])
         if believed and name == "127.0.0.1":
             answer = await service.ask(ask)
             assert answer.status == 200
-            assert await answer.short(10) == b"{}"
+            assert await answer.read_up_to(10) == b"{}"
             answer.close()
             assert b"x-api-key: secret" in heard[0]
         else:
-            with pytest.raises(Unreachable) as refused:
+            with pytest.raises(UpstreamError) as refused:
                 await service.ask(ask)
             assert refused.value.asked is False
             assert heard == []

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from tests.gateway.gateway_harness import Hurried, ok, way_out
+from tests.gateway.gateway_harness import SkippingClock, ok_response, open_gateway
 
 from steadyhand.agents import Agent
-from steadyhand.gateway import Waits
-from steadyhand.gateway.model.provider_rate_limits import LONGEST_WALL, Pause, Wall, Walls
-from steadyhand.testing.contracts.samples import NOON, Clock
+from steadyhand.gateway import RetryLimits
+from steadyhand.gateway.model.provider_rate_limits import MAX_BLOCK, Blocked, ProviderRateLimits, RetryAfter
+from steadyhand.testing.contracts.samples import NOON, FakeClock
 
-ANSWER = ok(
+ANSWER = ok_response(
     json.dumps(
         {
             "type": "message",
@@ -93,14 +93,14 @@ def reset(seconds: float) -> str:
 )
 def test_a_short_wait_is_taken_here_and_the_same_request_is_sent_again(world_dir: Path, first: bytes) -> None:
     async def main() -> None:
-        clock = Hurried()
+        clock = SkippingClock()
         async with (
             Answers(first, first, ANSWER) as model,
-            way_out(world_dir, model.url, clock=clock) as way,
+            open_gateway(world_dir, model.url, clock=clock) as way,
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", json=ASK)
-            spent = await way.attended.settled()
+            spent = await way.open_access.settled()
         assert answer.status_code == 200
         assert len(model.bodies) == 3
         assert len(set(model.bodies)) == 1
@@ -108,7 +108,7 @@ def test_a_short_wait_is_taken_here_and_the_same_request_is_sent_again(world_dir
         assert len(clock.slept) == 2
         assert 0.9 <= clock.slept[0] < 10
         assert (spent.calls, spent.micros) == (1, 15)  # what was turned away cost nothing
-        assert way.attended.wall is None
+        assert way.open_access.wall is None
 
     asyncio.run(main())
 
@@ -116,10 +116,10 @@ def test_a_short_wait_is_taken_here_and_the_same_request_is_sent_again(world_dir
 @pytest.mark.parametrize("first", [busy(503), busy(500), busy(529, "x-should-retry: false"), busy(400)])
 def test_what_is_no_wait_goes_to_the_agent_as_it_is(world_dir: Path, first: bytes) -> None:
     async def main() -> None:
-        clock = Hurried()
+        clock = SkippingClock()
         async with (
             Answers(first) as model,
-            way_out(world_dir, model.url, clock=clock) as way,
+            open_gateway(world_dir, model.url, clock=clock) as way,
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", json=ASK)
@@ -137,10 +137,10 @@ def test_what_is_no_wait_goes_to_the_agent_as_it_is(world_dir: Path, first: byte
 )
 def test_a_long_wait_is_a_wall_for_everybody_until_its_time(world_dir: Path, first: bytes) -> None:
     async def main() -> None:
-        clock = Hurried()
+        clock = SkippingClock()
         async with (
             Answers(first, ANSWER) as model,
-            way_out(world_dir, model.url, clock=clock) as way,
+            open_gateway(world_dir, model.url, clock=clock) as way,
             way.client() as client,
         ):
             told: list[Any] = []
@@ -155,20 +155,20 @@ def test_a_long_wait_is_a_wall_for_everybody_until_its_time(world_dir: Path, fir
                 assert 119 <= int(answer.headers["retry-after"]) <= 121
                 assert answer.json()["error"]["type"] == "rate_limit_error"
             assert len(model.bodies) == 1  # nobody asked the service again
-            until = way.attended.wall
+            until = way.open_access.wall
             assert until is not None
             assert abs((until - NOON).total_seconds() - 120) <= 1
             assert gateway.wall(Agent("claude")) == until
             assert told == [until]
-            clock.pass_by(timedelta(seconds=119))
+            clock.advance(timedelta(seconds=119))
             assert (await client.post("/v1/messages", json=ASK)).status_code == 429
-            clock.pass_by(timedelta(seconds=2))
+            clock.advance(timedelta(seconds=2))
             assert gateway.wall(Agent("claude")) is None
             assert (await client.post("/v1/messages", json=ASK)).status_code == 200
             async with asyncio.timeout(5):
                 while told != [until, None]:  # noqa: ASYNC110  # the watch of walls is another task
                     await asyncio.sleep(0.01)
-            assert (await way.attended.settled()).micros == 15
+            assert (await way.open_access.settled()).micros == 15
 
     asyncio.run(main())
 
@@ -177,21 +177,21 @@ def test_a_wall_turns_away_the_runs_of_other_jobs_too_and_says_so_to_each(world_
     async def main() -> None:
         async with (
             Answers(busy(429, "retry-after: 600")) as model,
-            way_out(world_dir, model.url) as way,
+            open_gateway(world_dir, model.url) as way,
             way.client() as client,
         ):
             await client.post("/v1/messages", json=ASK)
-            from tests.gateway.gateway_harness import place_of, work_in  # noqa: PLC0415  # used here alone
+            from tests.gateway.gateway_harness import make_checkout, make_run_context  # noqa: PLC0415  # used here alone
 
             assert way.gateway is not None
-            async with way.gateway.attend(work_in(place_of(world_dir, 1)), way.emit) as other:
+            async with way.gateway.attend(make_run_context(make_checkout(world_dir, 1)), way.emit) as other:
                 assert other.wall is None
-                from steadyhand.gateway import slot_folder  # noqa: PLC0415
+                from steadyhand.gateway import slot_dir  # noqa: PLC0415
 
-                way.socket = slot_folder(world_dir, 1) / "model.sock"
+                way.socket = slot_dir(world_dir, 1) / "model.sock"
                 async with way.client() as second:
                     assert (await second.post("/v1/messages", json=ASK)).status_code == 429
-                assert other.wall == way.attended.wall
+                assert other.wall == way.open_access.wall
         assert len(model.bodies) == 1
 
     asyncio.run(main())
@@ -199,13 +199,13 @@ def test_a_wall_turns_away_the_runs_of_other_jobs_too_and_says_so_to_each(world_
 
 def test_many_short_waits_together_are_a_long_one(world_dir: Path) -> None:
     async def main() -> None:
-        clock = Hurried()
-        waits = Waits(one=20, together=40)
+        clock = SkippingClock()
+        waits = RetryLimits(one=20, per_call=40)
         async with (
             Answers(
                 busy(429, "retry-after: 15", f"anthropic-ratelimit-unified-reset: {reset(3600)}")
             ) as model,
-            way_out(world_dir, model.url, clock=clock, waits=waits) as way,
+            open_gateway(world_dir, model.url, clock=clock, waits=waits) as way,
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", json=ASK)
@@ -213,18 +213,18 @@ def test_many_short_waits_together_are_a_long_one(world_dir: Path) -> None:
             assert answer.headers["x-should-retry"] == "false"
             assert sum(clock.slept[:2]) <= 40
             assert len(model.bodies) == 3
-            assert way.attended.wall is not None  # until the reset, which was told beside the shorter wait
-            assert abs((way.attended.wall - NOON).total_seconds() - 3600) <= 1
+            assert way.open_access.wall is not None  # until the reset, which was told beside the shorter wait
+            assert abs((way.open_access.wall - NOON).total_seconds() - 3600) <= 1
 
     asyncio.run(main())
 
 
 def test_an_overload_that_does_not_end_reaches_the_agent_as_it_is(world_dir: Path) -> None:
     async def main() -> None:
-        clock = Hurried()
+        clock = SkippingClock()
         async with (
             Answers(busy(529)) as model,
-            way_out(world_dir, model.url, clock=clock, waits=Waits(together=10)) as way,
+            open_gateway(world_dir, model.url, clock=clock, waits=RetryLimits(per_call=10)) as way,
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", json=ASK)
@@ -232,7 +232,7 @@ def test_an_overload_that_does_not_end_reaches_the_agent_as_it_is(world_dir: Pat
         assert "x-should-retry" not in answer.headers
         assert sum(clock.slept) <= 10
         assert len(model.bodies) == len(clock.slept) + 1 > 2
-        assert way.attended.wall is None
+        assert way.open_access.wall is None
 
     asyncio.run(main())
 
@@ -240,13 +240,13 @@ def test_an_overload_that_does_not_end_reaches_the_agent_as_it_is(world_dir: Pat
 def test_a_body_too_large_to_be_kept_is_not_sent_twice(
     world_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steadyhand.gateway.model.reverse_proxy.KEPT_BODY_BYTES", 100)
+    monkeypatch.setattr("steadyhand.gateway.model.reverse_proxy.MAX_REPLAYABLE_BYTES", 100)
 
     async def main() -> None:
         large = ASK | {"system": "x" * 1000}
         async with (
             Answers(busy(429, "retry-after: 1"), ANSWER) as model,
-            way_out(world_dir, model.url) as way,
+            open_gateway(world_dir, model.url) as way,
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", json=large)
@@ -259,7 +259,7 @@ def test_a_body_too_large_to_be_kept_is_not_sent_twice(
 
 def test_an_agent_that_goes_away_while_it_waits_is_not_asked_for_again(world_dir: Path) -> None:
     async def main() -> None:
-        class Slow(Hurried):
+        class Slow(SkippingClock):
             async def sleep(self, seconds: float) -> None:
                 if seconds < 30:
                     asleep.set()
@@ -269,13 +269,13 @@ def test_an_agent_that_goes_away_while_it_waits_is_not_asked_for_again(world_dir
         asleep = asyncio.Event()
         async with (
             Answers(busy(429, "retry-after: 5"), ANSWER) as model,
-            way_out(world_dir, model.url, clock=Slow()) as way,
+            open_gateway(world_dir, model.url, clock=Slow()) as way,
             way.client() as client,
         ):
             call = asyncio.ensure_future(client.post("/v1/messages", json=ASK))
             await asyncio.wait_for(asleep.wait(), 5)
             call.cancel()
-            spent = await way.attended.settled()
+            spent = await way.open_access.settled()
         assert (spent.calls, spent.micros, spent.complete) == (1, 0, True)
         assert len(model.bodies) == 1
 
@@ -287,36 +287,36 @@ def test_an_agent_that_goes_away_while_it_waits_is_not_asked_for_again(world_dir
 
 def judged(status: int, *headers: tuple[str, str], tries: int = 0, waited: float = 0) -> object:
     raw: Sequence[tuple[bytes, bytes]] = [(name.encode(), value.encode()) for name, value in headers]
-    return Walls(Clock()).judge(status, raw, tries, waited)
+    return ProviderRateLimits(FakeClock()).decide(status, raw, tries, waited)
 
 
 @pytest.mark.parametrize("text", ["soon", "", "nan", "-1e999", "1e999", "Wed, 99 Foo", "12 34", "0x10"])
 def test_a_retry_after_that_means_nothing_is_none(text: str) -> None:
     verdict = judged(429, ("retry-after", text))
-    assert isinstance(verdict, Pause | Wall)
-    if isinstance(verdict, Wall):
-        assert verdict.until <= NOON + LONGEST_WALL
+    assert isinstance(verdict, RetryAfter | Blocked)
+    if isinstance(verdict, Blocked):
+        assert verdict.until <= NOON + MAX_BLOCK
 
 
 def test_pauses_grow_differ_and_never_come_before_what_was_told() -> None:
     pauses = []
     for tries in range(6):
         verdict = judged(529, tries=tries)
-        assert isinstance(verdict, Pause)
+        assert isinstance(verdict, RetryAfter)
         pauses.append(verdict.seconds)
     assert [round(each) >= least for each, least in zip(pauses, (1, 2, 4, 8, 16, 16), strict=True)] == [
         True
     ] * 6
     told = {judged(429, ("retry-after", "7")) for _ in range(20)}
     assert len(told) > 1
-    assert all(isinstance(each, Pause) and 7 <= each.seconds <= 9 for each in told)
+    assert all(isinstance(each, RetryAfter) and 7 <= each.seconds <= 9 for each in told)
 
 
 def test_a_wall_without_end_is_one_of_a_week() -> None:
-    walls = Walls(Clock())
+    walls = ProviderRateLimits(FakeClock())
     account = ("u", "s")
-    walls.rise(account, NOON + timedelta(days=3650))
-    assert walls.until(account) == NOON + LONGEST_WALL
-    walls.rise(account, NOON + timedelta(seconds=1))  # an earlier word does not bring it down
-    assert walls.until(account) == NOON + LONGEST_WALL
+    walls.block(account, NOON + timedelta(days=3650))
+    assert walls.until(account) == NOON + MAX_BLOCK
+    walls.block(account, NOON + timedelta(seconds=1))  # an earlier word does not bring it down
+    assert walls.until(account) == NOON + MAX_BLOCK
     assert walls.until(("u", "another")) is None

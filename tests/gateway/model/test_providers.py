@@ -6,14 +6,21 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.gateway.gateway_harness import CANARY, FLAT, Way, host, place_of, work_in
+from tests.gateway.gateway_harness import (
+    CANARY,
+    FLAT_PRICES,
+    GatewayHarness,
+    make_checkout,
+    make_run_context,
+    serve_host,
+)
 from tests.gateway.model.test_tcp_listener import run_cli
-from tests.gateway.model_responses import frames, sse, usual
+from tests.gateway.model_responses import event_stream_frames, format_sse, typical_events
 
 from steadyhand.agents import Agent
-from steadyhand.gateway import Accounts, Credential, ModelGateway, Provider, budget_of, slot_folder
+from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances, slot_dir
 from steadyhand.gateway.model.providers import Route
-from steadyhand.ports import Tokens, Work
+from steadyhand.ports import RunContext, TokenCounts
 
 BEDROCK = Provider("aws", "bedrock", region="eu-central-1")
 VERTEX = Provider("gcp", "vertex", region="europe-west1", project="shop-1")
@@ -108,8 +115,8 @@ def test_a_token_file_that_changed_is_read_again_and_one_that_is_gone_is_not_mis
 def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_counts(
     world_dir: Path, real_cli: Path, kind: str, *, sealed: bool
 ) -> None:
-    events = usual()
-    answer = frames(events) if kind == "bedrock" else sse(events)
+    events = typical_events()
+    answer = event_stream_frames(events) if kind == "bedrock" else format_sse(events)
     form = "application/vnd.amazon.eventstream" if kind == "bedrock" else "text/event-stream"
     heads: list[str] = []
 
@@ -128,22 +135,22 @@ def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_coun
         token = world_dir / "token"
         token.write_text(CANARY)
         credential = Credential("bearer", CANARY, file=token)
-        async with host(serve) as upstream:
+        async with serve_host(serve) as upstream:
             provider = (
                 Provider("cloud", "bedrock", upstream.url, credential, region="eu-central-1")
                 if kind == "bedrock"
                 else Provider("cloud", "vertex", upstream.url, credential, "europe-west1", "shop-1")
             )
-            way = Way(slot_folder(world_dir, 0) / "model.sock")
+            way = GatewayHarness(slot_dir(world_dir, 0) / "model.sock")
             gateway = ModelGateway(
                 world_dir,
                 slots=1,
-                socket_inside=str(way.socket) if sealed else None,
-                accounts=Accounts(way.ledger, FLAT, budget_of),
+                sandbox_socket=str(way.socket) if sealed else None,
+                billing=BillingDeps(way.ledger, FLAT_PRICES, job_allowances),
                 providers=[Provider(), provider],
             )
-            place = place_of(world_dir, user=AGENT if ROOT else None)
-            work = Work(work_in(place).job, Agent("a", provider="cloud"), place)
+            place = make_checkout(world_dir, user=AGENT if ROOT else None)
+            work = RunContext(make_run_context(place).job, Agent("a", provider="cloud"), place)
             async with gateway.serving(), gateway.attend(work, way.emit) as attendance:
                 assert CANARY not in str(attendance.environment)
                 code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, attendance.environment)
@@ -156,7 +163,7 @@ def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_coun
             assert "x-steadyhand-run" not in head.lower()
         wanted = "/model/" if kind == "bedrock" else "/v1/projects/shop-1/locations/"
         assert heads[0].startswith(f"POST {wanted}")
-        assert spent.tokens == Tokens(*(each * len(heads) for each in (123, 765, 4567, 590, 300)))
+        assert spent.tokens == TokenCounts(*(each * len(heads) for each in (123, 765, 4567, 590, 300)))
         assert spent.complete
 
     asyncio.run(main())

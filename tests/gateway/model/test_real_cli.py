@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.gateway.gateway_harness import CANARY, KEY, Way, way_out
+from tests.gateway.gateway_harness import CANARY, KEY, GatewayHarness, open_gateway
 
 from steadyhand.gateway import Credential
-from steadyhand.gateway.model.providers import PLACEHOLDER
+from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
 from steadyhand.testing.model import ScriptedModel
 
 AGENT = 64001
@@ -27,7 +27,9 @@ text = "I looked."
 """
 
 
-def run(cli: Path, root: Path, way: Way, credential: Mapping[str, str], prompt: str) -> tuple[int, str, str]:
+def run(
+    cli: Path, root: Path, way: GatewayHarness, credential: Mapping[str, str], prompt: str
+) -> tuple[int, str, str]:
     home = root / "home"
     home.mkdir(exist_ok=True)
     if ROOT:
@@ -69,24 +71,26 @@ def test_the_real_key_is_on_every_call_and_nowhere_in_the_agent(
 
     async def main() -> None:
         with ScriptedModel(scenario) as model:
-            async with way_out(
+            async with open_gateway(
                 world_dir, model.url, credential=credential, slot=1, user=AGENT if ROOT else None
             ) as way:
                 code, out, err = await asyncio.to_thread(
-                    run, real_cli, world_dir, way, {held: PLACEHOLDER}, "look around"
+                    run, real_cli, world_dir, way, {held: PLACEHOLDER_CREDENTIAL}, "look around"
                 )
                 assert code == 0, out + err
                 assert way.told == []
-            calls = [*model.requests, *model.side_requests, *model.others]
+            calls = [*model.requests, *model.side_requests, *model.other_requests]
             assert len(model.requests) == 2
             for call in calls:
                 key = call.headers.get("x-api-key"), call.headers.get("authorization")
                 assert key == ((CANARY, None) if kind == "api_key" else (None, f"Bearer {CANARY}"))
-                assert PLACEHOLDER not in str(call.headers)
+                assert PLACEHOLDER_CREDENTIAL not in str(call.headers)
                 assert next(iter(call.body)) == "model"  # its model is known before the rest of it is here
                 if kind == "oauth":
                     assert "oauth-2025-04-20" in call.headers["anthropic-beta"].split(",")
-            assert f"{held}={PLACEHOLDER}" in json.dumps(calls[-1].body)  # the tool did see its environment
+            assert f"{held}={PLACEHOLDER_CREDENTIAL}" in json.dumps(
+                calls[-1].body
+            )  # the tool did see its environment
             assert CANARY not in out + err + json.dumps([call.body for call in calls])
         for file in (world_dir / "home").rglob("*"):
             if file.is_file():
@@ -99,9 +103,14 @@ def test_a_refusal_of_the_model_reaches_the_cli_as_it_is(
     world_dir: Path, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url, slot=1, user=AGENT if ROOT else None) as way:
+        async with open_gateway(world_dir, scripted_model.url, slot=1, user=AGENT if ROOT else None) as way:
             code, out, _ = await asyncio.to_thread(
-                run, real_cli, world_dir, way, {"ANTHROPIC_API_KEY": PLACEHOLDER}, "[[scenario:no-credit]]"
+                run,
+                real_cli,
+                world_dir,
+                way,
+                {"ANTHROPIC_API_KEY": PLACEHOLDER_CREDENTIAL},
+                "[[scenario:no-credit]]",
             )
         result = json.loads(out.splitlines()[-1])
         assert code == 1

@@ -12,22 +12,22 @@ import httpx2
 import pytest
 from tests.gateway.gateway_harness import (
     CANARY,
-    ENOUGH,
-    FLAT,
+    FLAT_PRICES,
     SOCKET_INSIDE,
-    host,
-    ok,
-    place_of,
-    until,
-    way_out,
-    work_in,
+    TIMEOUT_SECONDS,
+    make_checkout,
+    make_run_context,
+    ok_response,
+    open_gateway,
+    serve_host,
+    wait_until,
 )
 
 from steadyhand.errors import RunError
-from steadyhand.gateway import Accounts, Credential, ModelGateway, Provider, budget_of, slot_folder
+from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances, slot_dir
 from steadyhand.gateway.model import reverse_proxy
-from steadyhand.gateway.model.providers import PLACEHOLDER
-from steadyhand.gateway.model.unix_listener import MOST_CONNECTIONS
+from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
+from steadyhand.gateway.model.unix_listener import MAX_CONNECTIONS
 from steadyhand.testing.ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
 
@@ -51,11 +51,11 @@ def test_the_real_key_takes_the_place_of_whatever_the_agent_sends(
     world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url) as way, way.client() as client:
+        async with open_gateway(world_dir, scripted_model.url) as way, way.client() as client:
             mine = [
-                ("x-api-key", PLACEHOLDER),
+                ("x-api-key", PLACEHOLDER_CREDENTIAL),
                 ("X-API-Key", "another"),
-                ("authorization", f"Bearer {PLACEHOLDER}"),
+                ("authorization", f"Bearer {PLACEHOLDER_CREDENTIAL}"),
                 ("cookie", "session=agent"),
                 ("proxy-authorization", "Basic YTpi"),
                 ("forwarded", "for=127.0.0.1"),
@@ -76,7 +76,7 @@ def test_the_real_key_takes_the_place_of_whatever_the_agent_sends(
         assert request.headers["host"] in scripted_model.url
         dropped = {"authorization", "cookie", "proxy-authorization", "forwarded", "x-forwarded-for", "x-hop"}
         assert not dropped & set(request.headers)
-        assert PLACEHOLDER not in str(request.headers)
+        assert PLACEHOLDER_CREDENTIAL not in str(request.headers)
         assert request.body == ASK
 
     asyncio.run(main())
@@ -84,14 +84,14 @@ def test_the_real_key_takes_the_place_of_whatever_the_agent_sends(
 
 def test_no_second_key_of_the_agents_goes_beside_the_real_one(world_dir: Path) -> None:
     async def main() -> None:
-        async with host(ok(b"{}")) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
             keys = b"x-api-key: %b\r\nX-API-KEY: %b\r\nAuthorization: Bearer %b\r\n" % (
-                (PLACEHOLDER.encode(),) * 3
+                (PLACEHOLDER_CREDENTIAL.encode(),) * 3
             )
             await way.say(b"GET /v1/models HTTP/1.1\r\nhost: m\r\nconnection: close\r\n" + keys + b"\r\n")
         heard = bytes(upstream.heard).lower()
         assert heard.count(b"x-api-key: ") == heard.count(CANARY.encode()) == 1
-        assert PLACEHOLDER.encode() not in heard
+        assert PLACEHOLDER_CREDENTIAL.encode() not in heard
 
     asyncio.run(main())
 
@@ -102,11 +102,13 @@ def test_a_subscription_token_goes_as_a_bearer_with_the_flag_it_needs(
     async def main() -> None:
         credential = Credential("oauth", CANARY)
         async with (
-            way_out(world_dir, scripted_model.url, credential=credential) as way,
+            open_gateway(world_dir, scripted_model.url, credential=credential) as way,
             way.client() as client,
         ):
             for sent in ({}, {"anthropic-beta": "one,oauth-2025-04-20"}, {"anthropic-beta": "one"}):
-                await client.post("/v1/messages", json=ASK, headers=sent | {"x-api-key": PLACEHOLDER})
+                await client.post(
+                    "/v1/messages", json=ASK, headers=sent | {"x-api-key": PLACEHOLDER_CREDENTIAL}
+                )
         flags = [request.headers["anthropic-beta"] for request in scripted_model.requests]
         assert flags == ["oauth-2025-04-20", "one,oauth-2025-04-20", "one,oauth-2025-04-20"]
         for request in scripted_model.requests:
@@ -118,8 +120,11 @@ def test_a_subscription_token_goes_as_a_bearer_with_the_flag_it_needs(
 
 def test_without_a_credential_none_is_sent_on(world_dir: Path, scripted_model: ScriptedModel) -> None:
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url, credential=None) as way, way.client() as client:
-            await client.post("/v1/messages", json=ASK, headers={"x-api-key": PLACEHOLDER})
+        async with (
+            open_gateway(world_dir, scripted_model.url, credential=None) as way,
+            way.client() as client,
+        ):
+            await client.post("/v1/messages", json=ASK, headers={"x-api-key": PLACEHOLDER_CREDENTIAL})
         assert not {"x-api-key", "authorization"} & set(scripted_model.requests[0].headers)
 
     asyncio.run(main())
@@ -127,7 +132,7 @@ def test_without_a_credential_none_is_sent_on(world_dir: Path, scripted_model: S
 
 def test_where_no_credential_is_set_that_is_said_at_once_and_nobody_is_asked(world_dir: Path) -> None:
     async def main() -> None:
-        async with way_out(world_dir, provider=Provider()) as way, way.client() as client:
+        async with open_gateway(world_dir, provider=Provider()) as way, way.client() as client:
             answer = await client.post("/v1/messages", json=ASK)
             assert answer.status_code == 403
             assert answer.headers["x-should-retry"] == "false"
@@ -143,14 +148,14 @@ def test_a_credential_does_not_show_when_it_is_printed() -> None:
 
 def test_what_the_model_sets_and_where_it_points_stay_with_the_agent_that_asked(world_dir: Path) -> None:
     async def main() -> None:
-        async with host(ok(b"")) as elsewhere:
+        async with serve_host(ok_response(b"")) as elsewhere:
             moved = (
                 b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b/v1/messages\r\nset-cookie: a=b\r\n"
                 b"content-length: 0\r\n\r\n" % elsewhere.url.encode()
             )
             async with (
-                host(moved) as upstream,
-                way_out(world_dir, upstream.url) as way,
+                serve_host(moved) as upstream,
+                open_gateway(world_dir, upstream.url) as way,
                 way.client() as client,
             ):
                 for _ in range(2):
@@ -158,7 +163,7 @@ def test_what_the_model_sets_and_where_it_points_stay_with_the_agent_that_asked(
                     assert answer.status_code == 307
                     assert "set-cookie" not in answer.headers
             assert b"cookie" not in bytes(upstream.heard).lower()
-            assert elsewhere.came == 0  # the key went to the upstream alone
+            assert elsewhere.connections == 0  # the key went to the upstream alone
 
     asyncio.run(main())
 
@@ -166,8 +171,8 @@ def test_what_the_model_sets_and_where_it_points_stay_with_the_agent_that_asked(
 def test_an_upstream_below_a_path_is_asked_below_it(world_dir: Path) -> None:
     async def main() -> None:
         async with (
-            host(ok(b"{}")) as upstream,
-            way_out(world_dir, f"{upstream.url}/proxy/") as way,
+            serve_host(ok_response(b"{}")) as upstream,
+            open_gateway(world_dir, f"{upstream.url}/proxy/") as way,
             way.client() as client,
         ):
             await client.get("/v1/models?limit=2&after_id=a%2Fb")
@@ -190,14 +195,14 @@ def test_each_piece_of_an_answer_is_there_before_the_next_is_sent(world_dir: Pat
             )
             for number, event in enumerate(arrived):
                 writer.write(b"9\r\ndata: %d\n\n\r\n" % number)
-                await asyncio.wait_for(event.wait(), ENOUGH)
+                await asyncio.wait_for(event.wait(), TIMEOUT_SECONDS)
             writer.write(b"0\r\n\r\n")
             await writer.drain()
 
         heard = b""
         async with (
-            host(paced) as upstream,
-            way_out(world_dir, upstream.url) as way,
+            serve_host(paced) as upstream,
+            open_gateway(world_dir, upstream.url) as way,
             way.client() as client,
             client.stream("POST", "/v1/messages", content=b"{}") as answer,
         ):
@@ -215,7 +220,7 @@ SIZED = {"content-length": str(len(FIRST + SECOND))}
 
 async def halves(go_on: asyncio.Event) -> AsyncIterator[bytes]:
     yield FIRST
-    await asyncio.wait_for(go_on.wait(), ENOUGH)
+    await asyncio.wait_for(go_on.wait(), TIMEOUT_SECONDS)
     yield SECOND
 
 
@@ -231,12 +236,12 @@ def test_each_piece_of_a_request_is_there_before_the_next_is_sent(
             await reader.readuntil(FIRST)
             came.set()
             await reader.readuntil(SECOND)
-            writer.write(ok(b"{}"))
+            writer.write(ok_response(b"{}"))
             await writer.drain()
 
         async with (
-            host(listening) as upstream,
-            way_out(world_dir, upstream.url) as way,
+            serve_host(listening) as upstream,
+            open_gateway(world_dir, upstream.url) as way,
             way.client() as client,
         ):
             answer = await client.post(path, content=halves(came), headers=headers)
@@ -262,14 +267,18 @@ def test_a_request_that_is_turned_away_in_its_middle_is_sent_again_from_its_begi
                 await reader.read()  # until it is given up
                 return
             heard.append(await reader.readexactly(len(FIRST + SECOND)))
-            writer.write(ok(b"{}"))
+            writer.write(ok_response(b"{}"))
             await writer.drain()
 
-        async with host(serve) as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
+        async with (
+            serve_host(serve) as upstream,
+            open_gateway(world_dir, upstream.url) as way,
+            way.client() as client,
+        ):
             answer = await client.post("/v1/messages", content=halves(turned), headers=SIZED)
         assert answer.status_code == 200
         assert heard == [FIRST + SECOND]
-        assert upstream.came == 2
+        assert upstream.connections == 2
 
     asyncio.run(main())
 
@@ -278,7 +287,7 @@ def test_an_answer_that_breaks_off_does_not_look_whole(
     world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url) as way, way.client() as client:
+        async with open_gateway(world_dir, scripted_model.url) as way, way.client() as client:
             with pytest.raises(httpx2.TransportError):
                 await client.post("/v1/messages", json=asking("cut"))
             assert (
@@ -290,9 +299,9 @@ def test_an_answer_that_breaks_off_does_not_look_whole(
 
 def test_a_model_that_is_not_there_is_told_in_the_words_of_its_api(world_dir: Path) -> None:
     async def main() -> None:
-        async with host() as gone:
+        async with serve_host() as gone:
             pass
-        async with way_out(world_dir, gone.url) as way, way.client() as client:
+        async with open_gateway(world_dir, gone.url) as way, way.client() as client:
             answer = await client.post("/v1/messages", json=ASK)
         assert answer.status_code == 502
         assert answer.json()["type"] == "error"
@@ -306,7 +315,7 @@ def test_a_refusal_of_the_model_comes_through_as_it_is(
     world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url) as way, way.client() as client:
+        async with open_gateway(world_dir, scripted_model.url) as way, way.client() as client:
             answer = await client.post("/v1/messages", json=asking("rate-limited"))
         assert answer.status_code == 429
         assert answer.headers["retry-after"]
@@ -317,7 +326,7 @@ def test_a_refusal_of_the_model_comes_through_as_it_is(
 
 def test_twenty_answers_stream_at_once(world_dir: Path, scripted_model: ScriptedModel) -> None:
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url) as way, way.client() as client:
+        async with open_gateway(world_dir, scripted_model.url) as way, way.client() as client:
 
             async def one(number: int) -> str:
                 body = asking("echo")
@@ -343,15 +352,15 @@ def test_the_call_to_the_model_ends_when_the_agent_goes_away(world_dir: Path) ->
                 pass
 
         async with (
-            host(thinking) as upstream,
-            way_out(world_dir, upstream.url) as way,
+            serve_host(thinking) as upstream,
+            open_gateway(world_dir, upstream.url) as way,
             way.client() as client,
         ):
             call = asyncio.ensure_future(client.post("/v1/messages", content=b"{}"))
-            await asyncio.wait_for(asked.wait(), ENOUGH)
+            await asyncio.wait_for(asked.wait(), TIMEOUT_SECONDS)
             assert not upstream.left.is_set()
             call.cancel()
-            await asyncio.wait_for(upstream.left.wait(), ENOUGH)
+            await asyncio.wait_for(upstream.left.wait(), TIMEOUT_SECONDS)
 
     asyncio.run(main())
 
@@ -360,7 +369,7 @@ def test_one_connection_to_the_service_serves_request_after_request(world_dir: P
     streamed = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 
     async def main() -> None:
-        for answer in (ok(b"{}"), streamed):
+        for answer in (ok_response(b"{}"), streamed):
 
             async def serve(
                 reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes = answer
@@ -372,13 +381,13 @@ def test_one_connection_to_the_service_serves_request_after_request(world_dir: P
                     writer.write(said)
 
             async with (
-                host(serve) as upstream,
-                way_out(world_dir, upstream.url) as way,
+                serve_host(serve) as upstream,
+                open_gateway(world_dir, upstream.url) as way,
                 way.client() as client,
             ):
                 for _ in range(5):
                     assert (await client.post("/v1/messages", json=ASK)).status_code == 200
-                assert upstream.came == 1
+                assert upstream.connections == 1
 
     asyncio.run(main())
 
@@ -387,15 +396,19 @@ def test_a_connection_that_the_service_closed_meanwhile_is_made_anew(world_dir: 
     async def main() -> None:
         async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"}]}")
-            writer.write(ok(b"{}"))
+            writer.write(ok_response(b"{}"))
             await writer.drain()
             await reader.readuntil(b"}]}")  # the next request: it ends here, unanswered
 
         asked = {"model": "claude-haiku-4-5", "messages": [{"role": "user"}]}
-        async with host(once) as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
+        async with (
+            serve_host(once) as upstream,
+            open_gateway(world_dir, upstream.url) as way,
+            way.client() as client,
+        ):
             for _ in range(3):
                 assert (await client.post("/v1/messages", json=asked)).status_code == 200
-            assert upstream.came == 3
+            assert upstream.connections == 3
 
     asyncio.run(main())
 
@@ -412,12 +425,12 @@ def test_a_body_of_twenty_megabytes_goes_through_whole(world_dir: Path) -> None:
             head = await reader.readuntil(b"\r\n\r\n")
             assert b"content-length: %d" % size in head.lower()
             same = await reader.readexactly(size) == body
-            writer.write(ok(b"same" if same else b"other"))
+            writer.write(ok_response(b"same" if same else b"other"))
             await writer.drain()
 
         async with (
-            host(counting) as upstream,
-            way_out(world_dir, upstream.url) as way,
+            serve_host(counting) as upstream,
+            open_gateway(world_dir, upstream.url) as way,
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", content=body, timeout=60)
@@ -428,12 +441,12 @@ def test_a_body_of_twenty_megabytes_goes_through_whole(world_dir: Path) -> None:
 
 def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(world_dir: Path) -> None:
     async def main() -> None:
-        async with host(ok(b"")) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(ok_response(b"")) as upstream, open_gateway(world_dir, upstream.url) as way:
             head = b"POST /v1/messages HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n"
-            answer = await way.say(head % (reverse_proxy.MOST_BODY_BYTES + 1))
+            answer = await way.say(head % (reverse_proxy.MAX_BODY_BYTES + 1))
             assert answer.startswith(b"HTTP/1.1 413 ")
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "request_too_large"
-        assert upstream.came == 0
+        assert upstream.connections == 0
 
     asyncio.run(main())
 
@@ -441,20 +454,24 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(world_dir
 def test_a_body_that_turns_out_too_large_never_arrives_whole(
     world_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reverse_proxy, "MOST_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr(reverse_proxy, "MAX_BODY_BYTES", 1 << 20)
 
     async def endless() -> object:
         for _ in range(64):
             yield b"x" * (1 << 16)
 
     async def main() -> None:
-        async with host() as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
+        async with (
+            serve_host() as upstream,
+            open_gateway(world_dir, upstream.url) as way,
+            way.client() as client,
+        ):
             try:
                 answer = await client.post("/v1/messages", content=endless())  # type: ignore[arg-type]
                 assert answer.status_code == 413
             except httpx2.WriteError:
                 pass  # cut while it was still sending
-            await until(upstream.left.is_set)
+            await wait_until(upstream.left.is_set)
         assert len(upstream.heard) < 2 << 20
         assert not upstream.heard.endswith(b"\r\n0\r\n\r\n")
 
@@ -471,35 +488,35 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
         gateway = ModelGateway(
             world_dir,
             slots=2,
-            socket_inside=SOCKET_INSIDE,
-            accounts=Accounts(MemoryLedger(), FLAT, budget_of),
+            sandbox_socket=SOCKET_INSIDE,
+            billing=BillingDeps(MemoryLedger(), FLAT_PRICES, job_allowances),
             providers=[Provider(base_url=scripted_model.url)],
         )
-        socket = slot_folder(world_dir, 0) / "model.sock"
+        socket = slot_dir(world_dir, 0) / "model.sock"
 
         async def emit(body: object) -> None:
             pass
 
         async def call() -> int:
             transport = httpx2.AsyncHTTPTransport(uds=str(socket))
-            async with httpx2.AsyncClient(transport=transport, timeout=ENOUGH) as client:
+            async with httpx2.AsyncClient(transport=transport, timeout=TIMEOUT_SECONDS) as client:
                 return (await client.post("http://m/v1/messages", json=ASK)).status_code
 
         async with gateway.serving():
             with pytest.raises(httpx2.TransportError):
                 await call()
-            async with gateway.attend(work_in(place_of(world_dir)), emit):
+            async with gateway.attend(make_run_context(make_checkout(world_dir)), emit):
                 assert await call() == 200
                 with pytest.raises(RunError):
-                    async with gateway.attend(work_in(place_of(world_dir)), emit):
+                    async with gateway.attend(make_run_context(make_checkout(world_dir)), emit):
                         pass
                 reader, writer = await asyncio.open_unix_connection(socket)
                 writer.write(b"POST /v1/messages HTTP/1.1\r\n")  # a request under way when the run ends
-                await until(lambda: bool(gateway._slots[0]._state.connections))
-            assert await asyncio.wait_for(reader.read(), ENOUGH) == b""
+                await wait_until(lambda: bool(gateway._unix_listeners[0]._state.connections))
+            assert await asyncio.wait_for(reader.read(), TIMEOUT_SECONDS) == b""
             with pytest.raises(httpx2.TransportError):
                 await call()
-            async with gateway.attend(work_in(place_of(world_dir)), emit):
+            async with gateway.attend(make_run_context(make_checkout(world_dir)), emit):
                 assert await call() == 200
         assert not socket.exists()
 
@@ -508,8 +525,8 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
 
 def test_no_more_than_so_many_connections_are_taken(world_dir: Path, scripted_model: ScriptedModel) -> None:
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url) as way:
-            ends = [await asyncio.open_unix_connection(way.socket) for _ in range(MOST_CONNECTIONS)]
+        async with open_gateway(world_dir, scripted_model.url) as way:
+            ends = [await asyncio.open_unix_connection(way.socket) for _ in range(MAX_CONNECTIONS)]
             for _, writer in ends:
                 writer.write(b"POST")
             assert await way.say(b"POST /v1/messages HTTP/1.1\r\n") == b""
@@ -517,7 +534,7 @@ def test_no_more_than_so_many_connections_are_taken(world_dir: Path, scripted_mo
                 writer.transport.abort()
             async with way.client() as client:
                 status = 0
-                async with asyncio.timeout(ENOUGH):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
                     while status != 200:
                         try:
                             status = (await client.post("/v1/messages", json=ASK)).status_code
@@ -536,7 +553,7 @@ def test_the_service_may_open_as_many_files_as_agents_can_make_it_open(
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
 
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url):
+        async with open_gateway(world_dir, scripted_model.url):
             assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1000
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
 
@@ -553,7 +570,7 @@ def test_a_data_directory_may_be_deeper_than_a_sockets_name_is_long(
     deep.mkdir(parents=True)
 
     async def main() -> None:
-        async with way_out(deep, scripted_model.url) as way:
+        async with open_gateway(deep, scripted_model.url) as way:
             handle = os.open(way.socket.parent, os.O_PATH)
             way.socket = Path(f"/proc/self/fd/{handle}/model.sock")
             async with way.client() as client:
@@ -564,12 +581,12 @@ def test_a_data_directory_may_be_deeper_than_a_sockets_name_is_long(
 
 
 def test_a_socket_of_an_earlier_life_is_made_anew(world_dir: Path, scripted_model: ScriptedModel) -> None:
-    folder = slot_folder(world_dir, 0)
+    folder = slot_dir(world_dir, 0)
     folder.mkdir(parents=True)
     (folder / "model.sock").write_text("left")
 
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url) as way, way.client() as client:
+        async with open_gateway(world_dir, scripted_model.url) as way, way.client() as client:
             assert (await client.post("/v1/messages", json=ASK)).status_code == 200
 
     asyncio.run(main())
@@ -595,10 +612,10 @@ def test_only_the_user_of_the_run_can_connect_to_its_socket(
         return (done.stdout + done.stderr).decode().strip().splitlines()[-1]
 
     async def main() -> None:
-        async with way_out(world_dir, scripted_model.url, slot=1, user=64001) as way:
+        async with open_gateway(world_dir, scripted_model.url, slot=1, user=64001) as way:
             assert await asyncio.to_thread(connect, way.socket, 64001) == "in"
             assert "PermissionError" in await asyncio.to_thread(connect, way.socket, 64000)
-            other = slot_folder(world_dir, 0) / "model.sock"
+            other = slot_dir(world_dir, 0) / "model.sock"
             assert "PermissionError" in await asyncio.to_thread(connect, other, 64001)
             assert "PermissionError" in await asyncio.to_thread(
                 connect, other, 64000

@@ -11,11 +11,20 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.gateway.gateway_harness import CANARY, ENOUGH, FLAT, KEY, Way, host, place_of, work_in
+from tests.gateway.gateway_harness import (
+    CANARY,
+    FLAT_PRICES,
+    KEY,
+    TIMEOUT_SECONDS,
+    GatewayHarness,
+    make_checkout,
+    make_run_context,
+    serve_host,
+)
 
 from steadyhand.agents import Agent
-from steadyhand.gateway import Accounts, Credential, ModelGateway, Provider, budget_of
-from steadyhand.ports import Attendance, Work
+from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances
+from steadyhand.ports import RunAccess, RunContext
 from steadyhand.testing.ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import PLAIN_HTTP
@@ -25,24 +34,24 @@ AGENT = 64001
 
 
 @asynccontextmanager
-async def serving(root: Path, *providers: Provider) -> AsyncIterator[tuple[ModelGateway, Way]]:
-    way = Way(Path())
+async def serving(root: Path, *providers: Provider) -> AsyncIterator[tuple[ModelGateway, GatewayHarness]]:
+    way = GatewayHarness(Path())
     gateway = ModelGateway(
         root,
         slots=2,
-        socket_inside=None,
-        accounts=Accounts(way.ledger, FLAT, budget_of),
+        sandbox_socket=None,
+        billing=BillingDeps(way.ledger, FLAT_PRICES, job_allowances),
         providers=providers,
     )
     async with gateway.serving():
         yield gateway, way
 
 
-async def ask(attendance: Attendance, **headers: str) -> httpx2.Response:
+async def ask(attendance: RunAccess, **headers: str) -> httpx2.Response:
     """Ask as the agent of a run would; `headers` instead of its own token when there are any."""
     told = attendance.environment
     sent = headers or {"x-api-key": told["ANTHROPIC_API_KEY"]}
-    async with httpx2.AsyncClient(timeout=ENOUGH, trust_env=False, verify=PLAIN_HTTP) as client:
+    async with httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=PLAIN_HTTP) as client:
         return await client.post(f"{told['ANTHROPIC_BASE_URL']}/v1/messages", json=ASK, headers=sent)
 
 
@@ -50,13 +59,17 @@ def test_a_runs_token_opens_the_way_for_as_long_as_the_run(world_dir: Path) -> N
     async def main() -> None:
         with ScriptedModel() as model:
             async with serving(world_dir, Provider(base_url=model.url, credential=KEY)) as (gateway, way):
-                async with gateway.attend(work_in(place_of(world_dir), id="a" * 12), way.emit) as one:
+                async with gateway.attend(
+                    make_run_context(make_checkout(world_dir), id="a" * 12), way.emit
+                ) as one:
                     assert one.listening is None
                     assert CANARY not in str(one.environment)
                     assert (await ask(one)).status_code == 200
                     token = one.environment["ANTHROPIC_API_KEY"]
                     assert (await ask(one, authorization=f"Bearer {token}")).status_code == 200
-                    async with gateway.attend(work_in(place_of(world_dir, 1), id="b" * 12), way.emit) as two:
+                    async with gateway.attend(
+                        make_run_context(make_checkout(world_dir, 1), id="b" * 12), way.emit
+                    ) as two:
                         assert two.environment["ANTHROPIC_API_KEY"] != token
                         assert (await ask(two)).status_code == 200
                         assert (await two.settled()).calls == 1
@@ -83,15 +96,15 @@ def test_a_runs_token_opens_the_way_for_as_long_as_the_run(world_dir: Path) -> N
 def test_nobody_else_gets_through(world_dir: Path, headers: dict[str, str]) -> None:
     async def main() -> None:
         async with (
-            host() as upstream,
+            serve_host() as upstream,
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
-            gateway.attend(work_in(place_of(world_dir)), way.emit) as attendance,
+            gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
         ):
             token = attendance.environment["ANTHROPIC_API_KEY"]
             cut = {name: value.replace("sk-ant-run-", token[:24]) for name, value in headers.items()}
             for sent in (headers, cut):
                 assert (await ask(attendance, **sent)).status_code == 401
-            assert upstream.came == 0
+            assert upstream.connections == 0
             assert way.ledger.calls == {}
 
     asyncio.run(main())
@@ -100,18 +113,18 @@ def test_nobody_else_gets_through(world_dir: Path, headers: dict[str, str]) -> N
 def test_other_paths_are_refused_and_told_to_the_run_that_asked(world_dir: Path) -> None:
     async def main() -> None:
         async with (
-            host() as upstream,
+            serve_host() as upstream,
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
-            gateway.attend(work_in(place_of(world_dir)), way.emit) as attendance,
-            httpx2.AsyncClient(timeout=ENOUGH, trust_env=False, verify=PLAIN_HTTP) as client,
+            gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
+            httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=PLAIN_HTTP) as client,
         ):
             told = attendance.environment
             answer = await client.post(
                 f"{told['ANTHROPIC_BASE_URL']}/v1/files", headers={"x-api-key": told["ANTHROPIC_API_KEY"]}
             )
             assert answer.status_code == 403
-            assert len(way.warned("gateway_refused")) == 1
-            assert upstream.came == 0
+            assert len(way.warnings("gateway_refused")) == 1
+            assert upstream.connections == 0
 
     asyncio.run(main())
 
@@ -119,17 +132,17 @@ def test_other_paths_are_refused_and_told_to_the_run_that_asked(world_dir: Path)
 def test_what_is_under_way_ends_with_the_run(world_dir: Path) -> None:
     async def main() -> None:
         async with (
-            host() as upstream,
+            serve_host() as upstream,
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
         ):
-            async with gateway.attend(work_in(place_of(world_dir)), way.emit) as attendance:
+            async with gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance:
                 going = asyncio.ensure_future(ask(attendance))
-                async with asyncio.timeout(ENOUGH):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
                     while not upstream.heard:  # noqa: ASYNC110  # what is waited for is another's doing
                         await asyncio.sleep(0.01)
             with pytest.raises(httpx2.TransportError):
                 await going
-            await asyncio.wait_for(upstream.left.wait(), ENOUGH)
+            await asyncio.wait_for(upstream.left.wait(), TIMEOUT_SECONDS)
             assert [call.complete for call in way.ledger.settled] == [False]
 
     asyncio.run(main())
@@ -140,7 +153,7 @@ def test_the_ledger_has_it_though_nobody_waited(world_dir: Path) -> None:
         with ScriptedModel() as model:
             async with (
                 serving(world_dir, Provider(base_url=model.url)) as (gateway, way),
-                gateway.attend(work_in(place_of(world_dir)), way.emit) as attendance,
+                gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
             ):
                 await ask(attendance)
             return way.ledger
@@ -199,7 +212,11 @@ def test_the_real_cli_by_loopback_holds_a_token_of_its_run_and_the_model_gets_th
                     way,
                 ),
                 gateway.attend(
-                    Work(work_in(place_of(world_dir)).job, Agent("a", provider="house"), place_of(world_dir)),
+                    RunContext(
+                        make_run_context(make_checkout(world_dir)).job,
+                        Agent("a", provider="house"),
+                        make_checkout(world_dir),
+                    ),
                     way.emit,
                 ) as attendance,
             ):
@@ -207,7 +224,7 @@ def test_the_real_cli_by_loopback_holds_a_token_of_its_run_and_the_model_gets_th
                 code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, attendance.environment)
                 assert (code, result["is_error"]) == (0, False), result
                 spent = await attendance.settled()
-            calls = [*model.requests, *model.side_requests, *model.others]
+            calls = [*model.requests, *model.side_requests, *model.other_requests]
             assert len(model.requests) == 1
             assert {call.headers.get(header) for call in calls} == {expected}
             token = next(v for n, v in attendance.environment.items() if n != "ANTHROPIC_BASE_URL")

@@ -8,11 +8,17 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.gateway.gateway_harness import FLAT, Hurried, place_of, way_out, work_in
+from tests.gateway.gateway_harness import (
+    FLAT_PRICES,
+    SkippingClock,
+    make_checkout,
+    make_run_context,
+    open_gateway,
+)
 from tests.gateway.model.test_tcp_listener import run_cli
 
-from steadyhand.gateway import Accounts, ModelGateway, Provider, budget_of
-from steadyhand.ports import Spent, Tokens, UsageQuery
+from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_allowances
+from steadyhand.ports import TokenCounts, UsageQuery, UsageTotal
 from steadyhand.store import open_store
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import PLAIN_HTTP
@@ -83,20 +89,20 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
     world_dir: Path, real_cli: Path
 ) -> None:
     async def main() -> None:
-        clock = Hurried()
+        clock = SkippingClock()
         store = await open_store(f"sqlite:///{world_dir}/ledger.db")
         with ScriptedModel() as model:
             gateway = ModelGateway(
                 world_dir,
                 slots=SLOTS,
-                socket_inside=None,
-                accounts=Accounts(store, FLAT, budget_of),
+                sandbox_socket=None,
+                billing=BillingDeps(store, FLAT_PRICES, job_allowances),
                 providers=[Provider(base_url=model.url)],
                 clock=clock,
                 sleep=clock.sleep,
             )
             made: dict[str, int] = {}
-            total = Spent()
+            total = UsageTotal()
             free = asyncio.Semaphore(SLOTS)
 
             async def emit(told: object) -> None:
@@ -104,7 +110,7 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
 
             async def run(number: int) -> None:
                 nonlocal total
-                work = work_in(place_of(world_dir), budget_micros=10**12)
+                work = make_run_context(make_checkout(world_dir), budget_micros=10**12)
                 async with free, gateway.attend(work, emit) as attendance:
                     told = dict(attendance.environment)
                     if number in WITH_THE_CLI:
@@ -135,7 +141,7 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
             (row,) = await store.usage(UsageQuery())
             await store.close()
         assert row.spent == total
-        assert row.spent.tokens == Tokens(
+        assert row.spent.tokens == TokenCounts(
             input=counted["input_tokens"],
             output=counted["output_tokens"],
             cache_read=counted["cache_read_input_tokens"],
@@ -230,7 +236,7 @@ def test_no_spoiled_stream_stops_the_gateway_or_counts_as_nothing_without_a_mark
     async def main() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with way_out(world_dir, url, budget_micros=10**12) as way, way.client() as client:
+        async with open_gateway(world_dir, url, budget_micros=10**12) as way, way.client() as client:
             for number in range(len(streams)):
                 asked = {"model": "claude-haiku-4-5", "messages": [], "number": number}
                 try:
@@ -241,7 +247,7 @@ def test_no_spoiled_stream_stops_the_gateway_or_counts_as_nothing_without_a_mark
                     assert number % 4 == 2
             good = await client.post("/v1/messages", json={"model": "claude-haiku-4-5", "number": None})
             assert good.content == GOOD
-            spent = await way.attended.settled()
+            spent = await way.open_access.settled()
         server.close()
         *spoilt, last = way.ledger.settled
         assert (spent.calls, len(spoilt)) == (len(streams) + 1, len(streams))

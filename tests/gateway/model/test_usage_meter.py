@@ -12,42 +12,42 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.gateway.model_responses import (
+    BLOCK_START,
+    BLOCK_STOP,
     FRAMES,
     JSON,
+    MESSAGE_STOP,
     MODEL,
-    OPEN,
     PING,
-    SHUT,
+    REPORTED_USAGE,
     SSE,
-    STOP,
     TEXT,
-    TOLD,
     USAGE,
-    delta,
-    frame,
-    frames,
-    last,
-    read,
-    sse,
-    start,
-    usual,
-    whole,
+    content_delta,
+    event_stream_frame,
+    event_stream_frames,
+    format_sse,
+    message_body,
+    message_delta,
+    message_start,
+    read_with_meter,
+    typical_events,
 )
 
 from steadyhand.gateway.model import response_parsers, usage_meter
-from steadyhand.gateway.model.usage_meter import Extras, Form, Meter, Reading
-from steadyhand.ports import Tokens
+from steadyhand.gateway.model.usage_meter import MeasuredUsage, ResponseFormat, UsageExtras, UsageMeter
+from steadyhand.ports import TokenCounts
 
-STREAM = sse(usual())
-BEDROCK = frames(usual())
-BODIES: list[tuple[bytes, list[tuple[bytes, bytes]], Form]] = [
+STREAM = format_sse(typical_events())
+BEDROCK = event_stream_frames(typical_events())
+BODIES: list[tuple[bytes, list[tuple[bytes, bytes]], ResponseFormat]] = [
     (STREAM, SSE, "messages"),
-    (sse(usual(), spaced=True), SSE, "messages"),
-    (sse(usual(), newline=b"\r\n"), SSE, "messages"),
-    (sse(usual(), newline=b"\r"), SSE, "messages"),
-    (whole(), JSON, "messages"),
+    (format_sse(typical_events(), spaced=True), SSE, "messages"),
+    (format_sse(typical_events(), newline=b"\r\n"), SSE, "messages"),
+    (format_sse(typical_events(), newline=b"\r"), SSE, "messages"),
+    (message_body(), JSON, "messages"),
     (BEDROCK, FRAMES, "bedrock"),
-    (whole(), JSON, "bedrock"),
+    (message_body(), JSON, "bedrock"),
 ]
 each_body = pytest.mark.parametrize(("body", "headers", "form"), BODIES)
 
@@ -56,7 +56,7 @@ each_body = pytest.mark.parametrize(("body", "headers", "form"), BODIES)
 def _each_piece_is_read_when_it_comes() -> Iterator[None]:
     """Else small answers would be put together before they are read, and how they were cut would not matter."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(usage_meter, "GATHERED_BYTES", 1)
+        patch.setattr(usage_meter, "BATCH_BYTES", 1)
         yield
 
 
@@ -70,58 +70,98 @@ def parted(body: bytes, at: list[int]) -> list[bytes]:
 
 @each_body
 def test_an_answer_that_came_whole_is_read_to_the_token(
-    body: bytes, headers: list[tuple[bytes, bytes]], form: Form
+    body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat
 ) -> None:
-    reading = read(body, headers, form=form)
-    assert (reading.tokens, reading.model, reading.complete, reading.seen) == (TOLD, MODEL, True, True)
+    reading = read_with_meter(body, headers, form=form)
+    assert (reading.tokens, reading.model, reading.complete, reading.seen) == (
+        REPORTED_USAGE,
+        MODEL,
+        True,
+        True,
+    )
 
 
 @each_body
 @settings(max_examples=60, deadline=None)
 @given(at=st.lists(st.integers(0, 10_000), max_size=30))
 def test_the_reading_does_not_depend_on_how_the_bytes_were_cut_into_pieces(
-    body: bytes, headers: list[tuple[bytes, bytes]], form: Form, at: list[int]
+    body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat, at: list[int]
 ) -> None:
-    assert read(parted(body, at), headers, form=form) == read(body, headers, form=form)
+    assert read_with_meter(parted(body, at), headers, form=form) == read_with_meter(body, headers, form=form)
 
 
 @each_body
-def test_byte_by_byte_is_the_same(body: bytes, headers: list[tuple[bytes, bytes]], form: Form) -> None:
-    assert read([bytes([one]) for one in body], headers, form=form) == read(body, headers, form=form)
+def test_byte_by_byte_is_the_same(
+    body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat
+) -> None:
+    assert read_with_meter([bytes([one]) for one in body], headers, form=form) == read_with_meter(
+        body, headers, form=form
+    )
 
 
 def test_cache_writes_that_say_no_length_are_short_ones() -> None:
     told = {"input_tokens": 1, "cache_creation_input_tokens": 50, "output_tokens": 2}
-    assert read(sse([start(told), last(), STOP])).tokens == Tokens(1, 765, 0, 50, 0)
+    assert read_with_meter(
+        format_sse([message_start(told), message_delta(), MESSAGE_STOP])
+    ).tokens == TokenCounts(1, 765, 0, 50, 0)
 
 
 def test_a_split_that_the_last_figures_repeat_without_is_not_counted_twice() -> None:
     again = {name: value for name, value in USAGE.items() if name != "cache_creation"}
-    assert read(sse([start(), last({**again, "output_tokens": 765}), STOP])).tokens == TOLD
+    assert (
+        read_with_meter(
+            format_sse([message_start(), message_delta({**again, "output_tokens": 765}), MESSAGE_STOP])
+        ).tokens
+        == REPORTED_USAGE
+    )
 
 
 def test_a_split_below_its_sum_leaves_the_rest_to_the_short_ones_and_one_above_it_counts_whole() -> None:
     below = {**USAGE, "cache_creation_input_tokens": 1000}
     above = {**USAGE, "cache_creation_input_tokens": 1}
-    found = [read(whole({**usage, "output_tokens": 765}), JSON).tokens for usage in (below, above)]
+    found = [
+        read_with_meter(message_body({**usage, "output_tokens": 765}), JSON).tokens
+        for usage in (below, above)
+    ]
     assert [(tokens.cache_write_5m, tokens.cache_write_1h) for tokens in found] == [(700, 300), (590, 300)]
 
 
 def test_of_cumulative_figures_the_last_counts_and_never_less_than_an_earlier_one() -> None:
-    events = [start(), last({"output_tokens": 40}, None), last({"input_tokens": 7, "output_tokens": 900})]
-    assert read(sse([*events, STOP])).tokens == Tokens(123, 900, 4567, 590, 300)
-    assert read(sse([*events, last({"output_tokens": 3}), STOP])).tokens.output == 900
+    events = [
+        message_start(),
+        message_delta({"output_tokens": 40}, None),
+        message_delta({"input_tokens": 7, "output_tokens": 900}),
+    ]
+    assert read_with_meter(format_sse([*events, MESSAGE_STOP])).tokens == TokenCounts(
+        123, 900, 4567, 590, 300
+    )
+    assert (
+        read_with_meter(
+            format_sse([*events, message_delta({"output_tokens": 3}), MESSAGE_STOP])
+        ).tokens.output
+        == 900
+    )
 
 
 def test_input_that_only_the_last_figures_tell_counts() -> None:
-    reading = read(sse([start({"output_tokens": 0}), last({"input_tokens": 9, "output_tokens": 8}), STOP]))
-    assert (reading.tokens, reading.complete) == (Tokens(9, 8), True)
+    reading = read_with_meter(
+        format_sse(
+            [
+                message_start({"output_tokens": 0}),
+                message_delta({"input_tokens": 9, "output_tokens": 8}),
+                MESSAGE_STOP,
+            ]
+        )
+    )
+    assert (reading.tokens, reading.complete) == (TokenCounts(9, 8), True)
 
 
 def test_searches_fast_mode_and_work_in_the_us_are_told() -> None:
     more = {"server_tool_use": {"web_search_requests": 3}, "speed": "fast", "inference_geo": "us"}
-    assert read(whole({**USAGE, **more}), JSON).extras == Extras(searches=3, fast=True, us_only=True)
-    assert read(whole(), JSON).extras == Extras()
+    assert read_with_meter(message_body({**USAGE, **more}), JSON).extras == UsageExtras(
+        searches=3, fast=True, us_only=True
+    )
+    assert read_with_meter(message_body(), JSON).extras == UsageExtras()
 
 
 def test_what_the_service_used_to_sum_the_conversation_up_is_added() -> None:
@@ -130,49 +170,62 @@ def test_what_the_service_used_to_sum_the_conversation_up_is_added() -> None:
         {"type": "message", "input_tokens": 23_000, "output_tokens": 1000},
     ]
     told = {"input_tokens": 23_000, "output_tokens": 1000, "iterations": steps}
-    reading = read(whole(told), JSON)
-    assert (reading.tokens, reading.complete) == (Tokens(203_000, 4500), True)
-    assert read(sse([start(told), last({**told, "output_tokens": 1000}), STOP])).tokens == reading.tokens
+    reading = read_with_meter(message_body(told), JSON)
+    assert (reading.tokens, reading.complete) == (TokenCounts(203_000, 4500), True)
+    assert (
+        read_with_meter(
+            format_sse([message_start(told), message_delta({**told, "output_tokens": 1000}), MESSAGE_STOP])
+        ).tokens
+        == reading.tokens
+    )
     other = {
         **told,
         "iterations": [{"type": "advisor", "model": "another", "input_tokens": 5, "output_tokens": 5}],
     }
-    assert not read(whole(other), JSON).complete
+    assert not read_with_meter(message_body(other), JSON).complete
 
 
 def test_figures_that_the_agent_makes_the_model_say_count_for_nothing() -> None:
-    lie = sse([start({"input_tokens": 0, "output_tokens": 0}), last({"output_tokens": 1}), STOP]).decode()
+    lie = format_sse(
+        [
+            message_start({"input_tokens": 0, "output_tokens": 0}),
+            message_delta({"output_tokens": 1}),
+            MESSAGE_STOP,
+        ]
+    ).decode()
     said = [
-        delta(said=lie),
-        delta("input_json_delta", "partial_json", lie),
-        delta("thinking_delta", "thinking", lie),
+        content_delta(said=lie),
+        content_delta("input_json_delta", "partial_json", lie),
+        content_delta("thinking_delta", "thinking", lie),
     ]
-    reading = read(sse([start(), OPEN, *said, SHUT, last(), STOP]))
-    assert (reading.tokens, reading.complete) == (TOLD, True)
-    assert not read(sse([start(), OPEN, *said, SHUT])).complete
+    reading = read_with_meter(
+        format_sse([message_start(), BLOCK_START, *said, BLOCK_STOP, message_delta(), MESSAGE_STOP])
+    )
+    assert (reading.tokens, reading.complete) == (REPORTED_USAGE, True)
+    assert not read_with_meter(format_sse([message_start(), BLOCK_START, *said, BLOCK_STOP])).complete
 
 
 def test_an_end_that_openai_like_gateways_put_after_it_changes_nothing() -> None:
-    assert read(STREAM + b"data: [DONE]\n\n").complete
+    assert read_with_meter(STREAM + b"data: [DONE]\n\n").complete
 
 
 def test_pieces_that_are_gathered_before_they_are_read_make_no_difference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stream = sse(usual(deltas=300))
+    stream = format_sse(typical_events(deltas=300))
     found = []
     for gathered in (1, 1000, 1 << 16):
-        monkeypatch.setattr(usage_meter, "GATHERED_BYTES", gathered)
-        found.append(read(parted(stream, [*range(0, len(stream), 37)])))
+        monkeypatch.setattr(usage_meter, "BATCH_BYTES", gathered)
+        found.append(read_with_meter(parted(stream, [*range(0, len(stream), 37)])))
     assert found == [found[0]] * 3
     assert found[0].complete
 
 
 @pytest.mark.parametrize("newlines", [1, 2, 3, 4])
 def test_more_empty_lines_than_needed_make_no_difference(newlines: int) -> None:
-    body = b"".join(sse([event]) + b"\n" * newlines for event in usual())
-    found = {read(parted(body, [*range(0, len(body), step)])) for step in (1, 2, 3, 1000)}
-    assert found == {read(STREAM)}
+    body = b"".join(format_sse([event]) + b"\n" * newlines for event in typical_events())
+    found = {read_with_meter(parted(body, [*range(0, len(body), step)])) for step in (1, 2, 3, 1000)}
+    assert found == {read_with_meter(STREAM)}
 
 
 def test_an_event_of_several_data_lines_is_one() -> None:
@@ -180,24 +233,24 @@ def test_an_event_of_several_data_lines_is_one() -> None:
         b"event: x\n"
         + b"".join(b"data: " + line + b"\n" for line in json.dumps(e, indent=1).encode().split(b"\n"))
         + b"\n"
-        for e in usual()
+        for e in typical_events()
     )
-    assert read(pretty).tokens == TOLD
-    assert read(pretty).complete
+    assert read_with_meter(pretty).tokens == REPORTED_USAGE
+    assert read_with_meter(pretty).complete
 
 
 @pytest.mark.parametrize(
     "kind", [b"application/json", b"text/plain", b"text/html", b"", b"text/event-stream"]
 )
-@pytest.mark.parametrize("body", [STREAM, whole(), b"\n\n  " + whole()])
+@pytest.mark.parametrize("body", [STREAM, message_body(), b"\n\n  " + message_body()])
 def test_a_wrong_content_type_hides_nothing(kind: bytes, body: bytes) -> None:
-    reading = read(body, [(b"Content-Type", kind)])
-    assert (reading.tokens, reading.complete) == (TOLD, True)
+    reading = read_with_meter(body, [(b"Content-Type", kind)])
+    assert (reading.tokens, reading.complete) == (REPORTED_USAGE, True)
 
 
 def test_a_route_that_costs_nothing_reads_nothing() -> None:
-    assert read(b'{"input_tokens": 5}', JSON, form="none") == Reading(
-        Tokens(), None, complete=True, seen=False
+    assert read_with_meter(b'{"input_tokens": 5}', JSON, form="none") == MeasuredUsage(
+        TokenCounts(), None, complete=True, seen=False
     )
 
 
@@ -223,33 +276,35 @@ def raw_deflate(data: bytes) -> bytes:
 def test_gzip_and_deflate_are_read(encoding: bytes, packed: bytes) -> None:
     headers = [*SSE, (b"content-encoding", encoding)]
     for pieces in ([packed], [bytes([one]) for one in packed]):
-        reading = read(pieces, headers)
-        assert (reading.tokens, reading.complete) == (TOLD, True)
+        reading = read_with_meter(pieces, headers)
+        assert (reading.tokens, reading.complete) == (REPORTED_USAGE, True)
 
 
 @pytest.mark.parametrize("encoding", [b"br", b"zstd", b"gzip, gzip", b"gzip, br", b"unheard-of"])
 def test_what_cannot_be_unpacked_is_incomplete(encoding: bytes) -> None:
-    reading = read(gzip.compress(STREAM), [*SSE, (b"content-encoding", encoding)])
+    reading = read_with_meter(gzip.compress(STREAM), [*SSE, (b"content-encoding", encoding)])
     assert (reading.complete, reading.seen) == (False, False)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 9, 10, 30, -9, -1])
 def test_packed_data_that_is_cut_or_wrong_is_incomplete_or_whole(kept: int) -> None:
     packed = gzip.compress(STREAM)
-    cut = read(packed[:kept], [*SSE, (b"content-encoding", b"gzip")], cut=True)
-    assert cut.complete == (cut.tokens == TOLD)
+    cut = read_with_meter(packed[:kept], [*SSE, (b"content-encoding", b"gzip")], cut=True)
+    assert cut.complete == (cut.tokens == REPORTED_USAGE)
     wrong = bytearray(packed)
     wrong[kept] ^= 0xFF
-    reading = read(bytes(wrong), [*SSE, (b"content-encoding", b"gzip")])
-    assert not reading.complete or reading.tokens == TOLD
+    reading = read_with_meter(bytes(wrong), [*SSE, (b"content-encoding", b"gzip")])
+    assert not reading.complete or reading.tokens == REPORTED_USAGE
 
 
 def test_a_compression_bomb_is_let_go_at_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response_parsers, "MOST_UNPACKED_BYTES", 1 << 20)
-    bomb = gzip.compress(sse([start()]) + b" " * (1 << 24) + sse([last(), STOP]))
+    monkeypatch.setattr(response_parsers, "MAX_DECOMPRESSED_BYTES", 1 << 20)
+    bomb = gzip.compress(
+        format_sse([message_start()]) + b" " * (1 << 24) + format_sse([message_delta(), MESSAGE_STOP])
+    )
     tracemalloc.start()
     try:
-        reading = read(bomb, [*SSE, (b"content-encoding", b"gzip")])
+        reading = read_with_meter(bomb, [*SSE, (b"content-encoding", b"gzip")])
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()
@@ -262,67 +317,85 @@ def test_a_compression_bomb_is_let_go_at_a_bound(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("spaced", [False, True])
 def test_a_stream_cut_at_any_byte_is_marked_unless_all_was_told(*, spaced: bool) -> None:
-    stream = sse(usual(), spaced=spaced)
+    stream = format_sse(typical_events(), spaced=spaced)
     told_start = stream.index(b"\n\n") + 2
     for at in range(len(stream)):
-        reading = read(stream[:at], cut=True)
+        reading = read_with_meter(stream[:at], cut=True)
         if reading.complete:
-            assert reading.tokens == TOLD
+            assert reading.tokens == REPORTED_USAGE
             assert at >= stream.index(b"message_stop")
         elif at >= told_start:
-            assert reading.tokens in (TOLD, Tokens(123, 11, 4567, 590, 300))
+            assert reading.tokens in (REPORTED_USAGE, TokenCounts(123, 11, 4567, 590, 300))
 
 
 def test_frames_cut_at_any_byte_are_marked_unless_all_was_told() -> None:
     for at in range(len(BEDROCK)):
-        reading = read(BEDROCK[:at], FRAMES, form="bedrock", cut=True)
+        reading = read_with_meter(BEDROCK[:at], FRAMES, form="bedrock", cut=True)
         assert not reading.complete
-    assert read(BEDROCK, FRAMES, form="bedrock", cut=True).complete
+    assert read_with_meter(BEDROCK, FRAMES, form="bedrock", cut=True).complete
 
 
 def test_json_cut_at_any_byte_is_marked_and_its_length_taken_for_output() -> None:
-    body = whole()
+    body = message_body()
     for at in range(len(body)):
-        reading = read(body[:at], JSON, cut=True)
+        reading = read_with_meter(body[:at], JSON, cut=True)
         assert not reading.complete
         assert reading.estimated_output == -(-at // 4)
 
 
 def test_of_a_cut_stream_what_was_told_stays_and_what_was_said_is_the_estimate() -> None:
     words = "word " * 400
-    said = [delta(said=words), delta("thinking_delta", "thinking", words)]
-    tool = delta("input_json_delta", "partial_json", words)
-    reading = read(
-        sse([start(), OPEN, *said, tool, delta("signature_delta", "signature", "x" * 900)]), cut=True
+    said = [content_delta(said=words), content_delta("thinking_delta", "thinking", words)]
+    tool = content_delta("input_json_delta", "partial_json", words)
+    reading = read_with_meter(
+        format_sse(
+            [
+                message_start(),
+                BLOCK_START,
+                *said,
+                tool,
+                content_delta("signature_delta", "signature", "x" * 900),
+            ]
+        ),
+        cut=True,
     )
-    assert reading.tokens == Tokens(123, 11, 4567, 590, 300)
+    assert reading.tokens == TokenCounts(123, 11, 4567, 590, 300)
     assert abs(reading.estimated_output - 3 * len(words) / 4) < 3
-    assert reading.likely.output == reading.estimated_output
-    assert reading.likely.input == 123
+    assert reading.billable_tokens.output == reading.estimated_output
+    assert reading.billable_tokens.input == 123
 
 
 def test_the_estimate_is_no_floor_of_a_reading_that_is_complete() -> None:
-    reading = read(sse([start(), delta(said="word " * 4000), last(), STOP]))
+    reading = read_with_meter(
+        format_sse([message_start(), content_delta(said="word " * 4000), message_delta(), MESSAGE_STOP])
+    )
     assert reading.estimated_output > 4000
-    assert reading.likely == reading.tokens == TOLD
+    assert reading.billable_tokens == reading.tokens == REPORTED_USAGE
 
 
 def test_the_estimate_is_the_same_for_both_spacings_and_for_frames() -> None:
-    events = [start(), OPEN, *[delta() for _ in range(50)], delta("thinking_delta", "thinking", TEXT)]
+    events = [
+        message_start(),
+        BLOCK_START,
+        *[content_delta() for _ in range(50)],
+        content_delta("thinking_delta", "thinking", TEXT),
+    ]
     found = {
-        read(sse(events)).estimated_output,
-        read(sse(events, newline=b"\r\n")).estimated_output,
-        read(frames(events), FRAMES, form="bedrock").estimated_output,
+        read_with_meter(format_sse(events)).estimated_output,
+        read_with_meter(format_sse(events, newline=b"\r\n")).estimated_output,
+        read_with_meter(event_stream_frames(events), FRAMES, form="bedrock").estimated_output,
     }
     assert max(found) - min(found) <= 51  # a blank beside each
     assert min(found) >= 51 * len(TEXT) // 4
 
 
 def test_a_stream_that_lacks_its_end_is_complete_only_when_nobody_cut_it() -> None:
-    assert read(sse([start(), last()]), cut=False).complete
-    assert not read(sse([start(), last()]), cut=True).complete
-    assert not read(sse([start(), last(reason=None)]), cut=False).complete
-    assert read(sse([start(), last(reason=None), STOP]), cut=True).complete
+    assert read_with_meter(format_sse([message_start(), message_delta()]), cut=False).complete
+    assert not read_with_meter(format_sse([message_start(), message_delta()]), cut=True).complete
+    assert not read_with_meter(format_sse([message_start(), message_delta(reason=None)]), cut=False).complete
+    assert read_with_meter(
+        format_sse([message_start(), message_delta(reason=None), MESSAGE_STOP]), cut=True
+    ).complete
 
 
 @pytest.mark.parametrize(
@@ -330,20 +403,25 @@ def test_a_stream_that_lacks_its_end_is_complete_only_when_nobody_cut_it() -> No
     [
         [],
         [PING],
-        [start()],
-        [start(), STOP],
-        [start(), last({}), STOP],
-        [last(), STOP],
-        [start({}), last(), STOP],
-        [start({"output_tokens": 1}), last(), STOP],
+        [message_start()],
+        [message_start(), MESSAGE_STOP],
+        [message_start(), message_delta({}), MESSAGE_STOP],
+        [message_delta(), MESSAGE_STOP],
+        [message_start({}), message_delta(), MESSAGE_STOP],
+        [message_start({"output_tokens": 1}), message_delta(), MESSAGE_STOP],
         [{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}],
-        [start(), OPEN, delta(), {"type": "error", "error": {"type": "overloaded_error"}}],
-        [{"type": "message_start", "message": None}, last(), STOP],
-        [start(), last("many"), STOP],
+        [
+            message_start(),
+            BLOCK_START,
+            content_delta(),
+            {"type": "error", "error": {"type": "overloaded_error"}},
+        ],
+        [{"type": "message_start", "message": None}, message_delta(), MESSAGE_STOP],
+        [message_start(), message_delta("many"), MESSAGE_STOP],
     ],
 )
 def test_a_stream_without_a_figure_that_it_owes_is_incomplete(events: list[dict[str, object]]) -> None:
-    assert not read(sse(events)).complete
+    assert not read_with_meter(format_sse(events)).complete
 
 
 @pytest.mark.parametrize(
@@ -361,15 +439,15 @@ def test_a_stream_without_a_figure_that_it_owes_is_incomplete(events: list[dict[
     ],
 )
 def test_a_success_without_usage_is_incomplete_and_an_error_without_it_costs_nothing(body: bytes) -> None:
-    assert not read(body, JSON).complete
+    assert not read_with_meter(body, JSON).complete
     for status in (400, 402, 429, 500, 529, 304):
-        assert read(body, JSON, status=status, cut=True).complete
-        assert read(body, JSON, status=status).tokens == Tokens()
+        assert read_with_meter(body, JSON, status=status, cut=True).complete
+        assert read_with_meter(body, JSON, status=status).tokens == TokenCounts()
 
 
 def test_an_error_that_tells_usage_is_charged() -> None:
-    assert read(whole(), JSON, status=500).tokens == TOLD
-    assert not read(sse([start(), delta()]), status=500).complete
+    assert read_with_meter(message_body(), JSON, status=500).tokens == REPORTED_USAGE
+    assert not read_with_meter(format_sse([message_start(), content_delta()]), status=500).complete
 
 
 # --- hostile figures ---------------------------------------------------------------------------
@@ -381,7 +459,10 @@ def test_a_figure_that_is_no_count_is_not_counted_and_marked(name: str, value: o
     if name == "cache_creation" and isinstance(value, dict):
         value = {"ephemeral_5m_input_tokens": -1}
     usage = {**USAGE, "output_tokens": 765, name: value}
-    for reading in (read(whole(usage), JSON), read(sse([start(usage), last(), STOP]))):
+    for reading in (
+        read_with_meter(message_body(usage), JSON),
+        read_with_meter(format_sse([message_start(usage), message_delta(), MESSAGE_STOP])),
+    ):
         assert not reading.complete
         assert min(reading.tokens.input, reading.tokens.output, reading.tokens.cache_write_5m) >= 0
         assert reading.tokens.input in (0, 123)
@@ -389,29 +470,29 @@ def test_a_figure_that_is_no_count_is_not_counted_and_marked(name: str, value: o
 
 def test_null_figures_are_none() -> None:
     usage = {**dict.fromkeys(USAGE), "input_tokens": 5, "output_tokens": 6, "server_tool_use": None}
-    reading = read(whole(usage), JSON)
-    assert (reading.tokens, reading.complete) == (Tokens(5, 6), True)
+    reading = read_with_meter(message_body(usage), JSON)
+    assert (reading.tokens, reading.complete) == (TokenCounts(5, 6), True)
 
 
 @pytest.mark.parametrize("model", [None, 7, "", "x" * 257, "a b", "a\n", "\ud800", "é", {"a": 1}])
 def test_a_model_that_is_no_name_is_none(model: object) -> None:
-    event = start()
+    event = message_start()
     event["message"]["model"] = model
-    body = b"data: " + json.dumps(event).encode() + b"\n\n" + sse([last(), STOP])
-    reading = read(body)
-    assert (reading.model, reading.tokens, reading.complete) == (None, TOLD, True)
+    body = b"data: " + json.dumps(event).encode() + b"\n\n" + format_sse([message_delta(), MESSAGE_STOP])
+    reading = read_with_meter(body)
+    assert (reading.model, reading.tokens, reading.complete) == (None, REPORTED_USAGE, True)
 
 
 def test_json_that_is_too_deep_breaks_nothing() -> None:
     deep = b'{"type":"message_start","message":' + b"[" * 200_000 + b"\n\n"
     for body in (deep + STREAM, b'{"usage":' + b"[" * 200_000):
-        assert not read(body).complete
+        assert not read_with_meter(body).complete
 
 
 # --- bounds ------------------------------------------------------------------------------------
 
 
-def peak(taking: Meter, piece: bytes, times: int) -> int:
+def peak(taking: UsageMeter, piece: bytes, times: int) -> int:
     tracemalloc.start()
     try:
         for _ in range(times):
@@ -423,13 +504,13 @@ def peak(taking: Meter, piece: bytes, times: int) -> int:
 
 @pytest.mark.parametrize("size", [64, 4096, 1 << 20])
 def test_a_line_without_end_does_not_grow_memory_and_is_incomplete(size: int) -> None:
-    taking = Meter(200, SSE, "messages")
-    taking.feed(sse([start()]) + b'event: message_delta\ndata: {"type":"message_delta","x":"')
+    taking = UsageMeter(200, SSE, "messages")
+    taking.feed(format_sse([message_start()]) + b'event: message_delta\ndata: {"type":"message_delta","x":"')
     assert peak(taking, b"x" * size, min(20_000, (32 << 20) // size)) < 8 << 20
-    taking.feed(b'"}\n\n' + sse([last(), STOP]))
-    reading = taking.finish(cut=False)
+    taking.feed(b'"}\n\n' + format_sse([message_delta(), MESSAGE_STOP]))
+    reading = taking.finish(truncated=False)
     assert not reading.complete
-    assert reading.tokens == TOLD
+    assert reading.tokens == REPORTED_USAGE
 
 
 def test_a_block_that_is_too_long_to_be_kept_is_no_loss() -> None:
@@ -438,9 +519,9 @@ def test_a_block_that_is_too_long_to_be_kept_is_no_loss() -> None:
         "index": 1,
         "content_block": {"type": "web_search_tool_result", "x": "y" * (3 << 20)},
     }
-    body = sse([start(), long, last(), STOP])
-    reading = read(body[at : at + 5000] for at in range(0, len(body), 5000))
-    assert (reading.tokens, reading.complete) == (TOLD, True)
+    body = format_sse([message_start(), long, message_delta(), MESSAGE_STOP])
+    reading = read_with_meter(body[at : at + 5000] for at in range(0, len(body), 5000))
+    assert (reading.tokens, reading.complete) == (REPORTED_USAGE, True)
 
 
 @pytest.mark.parametrize("extra", [-2, -1, 0, 1, 2, 3])
@@ -448,40 +529,47 @@ def test_a_block_that_is_too_long_to_be_kept_is_no_loss() -> None:
 def test_at_the_bound_of_an_event_the_pieces_make_no_difference(
     extra: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(response_parsers, "MOST_EVENT_BYTES", 1000)
+    monkeypatch.setattr(response_parsers, "MAX_EVENT_BYTES", 1000)
     head = b"event: %b\ndata: " % kind.encode() + b'{"type":"%b","x":"' % kind.encode()
     event = head + b"x" * (1000 + extra - len(head) - 2) + b'"}'
-    body = sse([start()]) + event + b"\n\n\n" + sse([last(), STOP])
+    body = format_sse([message_start()]) + event + b"\n\n\n" + format_sse([message_delta(), MESSAGE_STOP])
     assert len(event) == 1000 + extra
     found = [
-        read(piece for piece in parted(body, [*range(0, len(body), step)])) for step in (1, 7, 100, 10_000)
+        read_with_meter(piece for piece in parted(body, [*range(0, len(body), step)]))
+        for step in (1, 7, 100, 10_000)
     ]
     assert found == [found[0]] * 4
     assert found[0].complete == (extra <= 0 or kind.startswith("content"))
 
 
 def test_a_json_body_above_its_bound_is_let_go() -> None:
-    taking = Meter(200, JSON, "messages")
+    taking = UsageMeter(200, JSON, "messages")
     taking.feed(b'{"x":"')
     assert peak(taking, b"x" * (1 << 20), 40) < 40 << 20
-    reading = taking.finish(cut=False)
+    reading = taking.finish(truncated=False)
     assert (reading.complete, reading.seen) == (False, False)
 
 
 def test_frames_that_are_too_long_or_wrong_end_the_reading_with_a_mark() -> None:
-    chunks = frames([start(), delta()])
+    chunks = event_stream_frames([message_start(), content_delta()])
     for wrong in (
         b"\x7f\xff\xff\xff" + b"x" * 100,
-        frame(b"{}")[:-1] + b"!",
-        frame(b"not json"),
-        frame(b'{"bytes":"*"}'),
+        event_stream_frame(b"{}")[:-1] + b"!",
+        event_stream_frame(b"not json"),
+        event_stream_frame(b'{"bytes":"*"}'),
     ):
-        reading = read(chunks + wrong + frames([last(), STOP]), FRAMES, form="bedrock")
+        reading = read_with_meter(
+            chunks + wrong + event_stream_frames([message_delta(), MESSAGE_STOP]), FRAMES, form="bedrock"
+        )
         assert not reading.complete
         assert reading.tokens.input == 123
-    assert not read(frames([start(), last()]) + b"\x7f" * 100, FRAMES, form="bedrock").complete
-    other = frame(b'{"message":"throttled"}', b"throttlingException")
-    assert read(chunks + other + frames([last(), STOP]), FRAMES, form="bedrock").complete
+    assert not read_with_meter(
+        event_stream_frames([message_start(), message_delta()]) + b"\x7f" * 100, FRAMES, form="bedrock"
+    ).complete
+    other = event_stream_frame(b'{"message":"throttled"}', b"throttlingException")
+    assert read_with_meter(
+        chunks + other + event_stream_frames([message_delta(), MESSAGE_STOP]), FRAMES, form="bedrock"
+    ).complete
 
 
 # --- anything ----------------------------------------------------------------------------------
@@ -509,7 +597,7 @@ def harmed(body: bytes, seed: int) -> bytes:
     return bytes(found)
 
 
-def assert_not_too_low(reading: Reading) -> None:
+def assert_not_too_low(reading: MeasuredUsage) -> None:
     """A figure that is below what was told has its mark: harm that changes a figure itself cannot be seen."""
     if reading.complete:
         tokens = reading.tokens
@@ -521,12 +609,12 @@ def assert_not_too_low(reading: Reading) -> None:
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 1 << 32), at=st.lists(st.integers(0, 10_000), max_size=5))
 def test_a_harmed_answer_never_raises_never_depends_on_pieces_and_is_never_zero_without_a_mark(
-    body: bytes, headers: list[tuple[bytes, bytes]], form: Form, seed: int, at: list[int]
+    body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat, seed: int, at: list[int]
 ) -> None:
     broken = harmed(body, seed)
-    reading = read(broken, headers, form=form)
+    reading = read_with_meter(broken, headers, form=form)
     assert_not_too_low(reading)
-    assert read(parted(broken, at), headers, form=form) == reading
+    assert read_with_meter(parted(broken, at), headers, form=form) == reading
 
 
 @settings(max_examples=150, deadline=None)
@@ -545,25 +633,28 @@ def test_a_harmed_answer_never_raises_never_depends_on_pieces_and_is_never_zero_
 @example(b"data:\n\n", 200, "messages", [])
 @example(b"data: {\n\n", 200, "messages", [])
 def test_any_bytes_are_read_without_raising(
-    body: bytes, status: int, form: Form, headers: list[tuple[bytes, bytes]]
+    body: bytes, status: int, form: ResponseFormat, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    reading = read(body, headers, status=status, form=form)
+    reading = read_with_meter(body, headers, status=status, form=form)
     assert reading.complete == (status >= 400)
-    assert reading.tokens == Tokens()
+    assert reading.tokens == TokenCounts()
 
 
 @pytest.mark.parametrize("drop", [1, 2, 5])
 def test_a_stream_that_lost_bytes_anywhere_is_marked_or_right(drop: int) -> None:
     for at in range(len(STREAM)):
-        reading = read(STREAM[:at] + STREAM[at + drop :])
+        reading = read_with_meter(STREAM[:at] + STREAM[at + drop :])
         assert_not_too_low(reading)
 
 
 @pytest.mark.long
 @each_body
-def test_many_harmed_answers(body: bytes, headers: list[tuple[bytes, bytes]], form: Form) -> None:
+def test_many_harmed_answers(body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat) -> None:
     for seed in range(30_000):
         broken = harmed(body, seed)
-        reading = read(broken, headers, form=form)
+        reading = read_with_meter(broken, headers, form=form)
         assert_not_too_low(reading)
-        assert read(parted(broken, [seed, seed * 7919, seed * 104_729]), headers, form=form) == reading
+        assert (
+            read_with_meter(parted(broken, [seed, seed * 7919, seed * 104_729]), headers, form=form)
+            == reading
+        )

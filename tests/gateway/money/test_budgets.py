@@ -9,20 +9,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadyhand.gateway.money.budgets import Budgets, Crowded, Exhausted, Held, Payer, began
-from steadyhand.ports import Allowance
-from steadyhand.testing.contracts.samples import NOON, Clock, a_call
+from steadyhand.gateway.money.budgets import (
+    BudgetAccount,
+    BudgetExhausted,
+    BudgetQueueFull,
+    Budgets,
+    Reservation,
+    period_start,
+)
+from steadyhand.ports import BudgetLimit
+from steadyhand.testing.contracts.samples import NOON, FakeClock, make_call
 from steadyhand.testing.ledger import MemoryLedger
 
-JOB = Allowance("job", "j1", "job", 1_000)
+JOB = BudgetLimit("job", "j1", "job", 1_000)
 
 
-def payer(*limits: Allowance, job: str = "j1", key: str = "k1", agent: str = "claude") -> Payer:
-    return Payer(job, agent, key, lambda: limits)
+def payer(*limits: BudgetLimit, job: str = "j1", key: str = "k1", agent: str = "claude") -> BudgetAccount:
+    return BudgetAccount(job, agent, key, lambda: limits)
 
 
-def budgets(ledger: MemoryLedger | None = None, clock: Clock | None = None, **options: float) -> Budgets:
-    return Budgets(ledger or MemoryLedger(), clock or Clock(), **options)  # type: ignore[arg-type]
+def budgets(ledger: MemoryLedger | None = None, clock: FakeClock | None = None, **options: float) -> Budgets:
+    return Budgets(ledger or MemoryLedger(), clock or FakeClock(), **options)  # type: ignore[arg-type]
 
 
 async def settle_soon() -> None:
@@ -68,7 +75,7 @@ def test_with_nothing_in_flight_one_call_goes_through_whatever_it_reserves() -> 
         await settle_soon()
         assert not beside.done()
         last.settle(40_000)
-        with pytest.raises(Exhausted):
+        with pytest.raises(BudgetExhausted):
             await beside
 
     asyncio.run(main())
@@ -77,13 +84,13 @@ def test_with_nothing_in_flight_one_call_goes_through_whatever_it_reserves() -> 
 def test_a_spent_budget_is_named_with_its_amount() -> None:
     texts = {
         JOB: "The budget of this job (0.001 USD) is spent.",
-        Allowance("agent", "claude", "day", 2_500_000): (
+        BudgetLimit("agent", "claude", "day", 2_500_000): (
             "The budget of the agent claude for this day (2.50 USD) is spent."
         ),
-        Allowance(
+        BudgetLimit(
             "key", "k1", "month", 7_000_000
         ): "The budget of this key for this month (7.00 USD) is spent.",
-        Allowance("service", "", "day", 123_456): (
+        BudgetLimit("service", "", "day", 123_456): (
             "The budget of this service for this day (0.123456 USD) is spent."
         ),
     }
@@ -92,7 +99,7 @@ def test_a_spent_budget_is_named_with_its_amount() -> None:
         for allowance, text in texts.items():
             made = budgets()
             (await made.admit(payer(allowance), 10)).settle(allowance.limit_micros)
-            with pytest.raises(Exhausted) as refused:
+            with pytest.raises(BudgetExhausted) as refused:
                 await made.admit(payer(allowance), 0)
             assert refused.value.text == text
             assert refused.value.allowance == allowance
@@ -108,7 +115,7 @@ def test_a_hundred_parallel_calls_with_room_for_one_more_are_at_most_one_over() 
         async def call() -> int:
             try:
                 held = await made.admit(payer(JOB), 100)
-            except Exhausted:
+            except BudgetExhausted:
                 return 0
             await asyncio.sleep(random.random() / 1000)  # noqa: S311  # any order will do
             held.settle(150)
@@ -147,8 +154,8 @@ def test_calls_that_wait_go_through_in_the_order_in_which_they_came() -> None:
 def test_a_job_that_waits_holds_up_no_other_job() -> None:
     async def main() -> None:
         made = budgets()
-        service = Allowance("service", "", "day", 1_000_000)
-        other = Allowance("job", "j2", "job", 1_000)
+        service = BudgetLimit("service", "", "day", 1_000_000)
+        other = BudgetLimit("job", "j2", "job", 1_000)
         await made.admit(payer(JOB, service), 1_000)
         waiting = asyncio.ensure_future(made.admit(payer(JOB, service), 1_000))
         await settle_soon()
@@ -163,14 +170,14 @@ def test_a_job_that_waits_holds_up_no_other_job() -> None:
 def test_all_limits_hold_at_once_and_the_narrowest_decides() -> None:
     async def main() -> None:
         made = budgets()
-        day = Allowance("key", "k1", "day", 100)
-        wide = [Allowance("job", f"j{n}", "job", 10_000) for n in range(2)]
+        day = BudgetLimit("key", "k1", "day", 100)
+        wide = [BudgetLimit("job", f"j{n}", "job", 10_000) for n in range(2)]
         first = await made.admit(payer(wide[0], day, job="j0"), 60)
         second = asyncio.ensure_future(made.admit(payer(wide[1], day, job="j1"), 60))
         await settle_soon()
         assert not second.done()
         first.settle(100)
-        with pytest.raises(Exhausted) as refused:
+        with pytest.raises(BudgetExhausted) as refused:
             await second
         assert refused.value.allowance == day
 
@@ -181,11 +188,11 @@ def test_a_limit_that_is_raised_holds_for_the_next_call() -> None:
     async def main() -> None:
         made = budgets()
         limits = [JOB]
-        who = Payer("j1", "claude", "k1", lambda: limits)
+        who = BudgetAccount("j1", "claude", "k1", lambda: limits)
         (await made.admit(who, 1)).settle(2_000)
-        with pytest.raises(Exhausted):
+        with pytest.raises(BudgetExhausted):
             await made.admit(who, 1)
-        limits[0] = Allowance("job", "j1", "job", 3_000)
+        limits[0] = BudgetLimit("job", "j1", "job", 3_000)
         await made.admit(who, 1)
 
     asyncio.run(main())
@@ -223,13 +230,13 @@ def test_waiting_has_a_bound_in_time_and_in_number() -> None:
     async def main() -> None:
         made = budgets(wait_seconds=0.01)
         await made.admit(payer(JOB), 1_000)
-        with pytest.raises(Crowded):
+        with pytest.raises(BudgetQueueFull):
             await made.admit(payer(JOB), 1_000)
         few = budgets(most_waiting=1)
         await few.admit(payer(JOB), 1_000)
         waiting = asyncio.ensure_future(few.admit(payer(JOB), 1_000))
         await settle_soon()
-        with pytest.raises(Crowded):
+        with pytest.raises(BudgetQueueFull):
             await few.admit(payer(JOB), 1_000)
         waiting.cancel()
 
@@ -253,27 +260,27 @@ def test_settling_twice_counts_once() -> None:
 def test_a_day_and_a_month_begin_at_midnight_in_utc() -> None:
     late = datetime(2026, 3, 31, 23, 30, tzinfo=UTC)
     there = late.astimezone(tz=None)
-    assert began("day", there) == datetime(2026, 3, 31, tzinfo=UTC)
-    assert began("month", there) == datetime(2026, 3, 1, tzinfo=UTC)
-    assert began("month", late + timedelta(hours=1)) == datetime(2026, 4, 1, tzinfo=UTC)
+    assert period_start("day", there) == datetime(2026, 3, 31, tzinfo=UTC)
+    assert period_start("month", there) == datetime(2026, 3, 1, tzinfo=UTC)
+    assert period_start("month", late + timedelta(hours=1)) == datetime(2026, 4, 1, tzinfo=UTC)
 
 
 def test_a_new_day_gives_the_days_budget_anew_and_the_months_not() -> None:
     async def main() -> None:
-        clock = Clock(datetime(2026, 3, 1, 23, 59, tzinfo=UTC))
+        clock = FakeClock(datetime(2026, 3, 1, 23, 59, tzinfo=UTC))
         made = budgets(clock=clock)
-        day, month = Allowance("key", "k1", "day", 100), Allowance("key", "k1", "month", 150)
+        day, month = BudgetLimit("key", "k1", "day", 100), BudgetLimit("key", "k1", "month", 150)
         (await made.admit(payer(day, month), 1)).settle(100)
         straddling = asyncio.ensure_future(made.admit(payer(month), 1))
         await settle_soon()
-        with pytest.raises(Exhausted):
+        with pytest.raises(BudgetExhausted):
             await made.admit(payer(day, month), 1)
-        clock.pass_by(timedelta(minutes=2))
+        clock.advance(timedelta(minutes=2))
         straddling.result().settle(20)  # it began yesterday, and yesterday it counts
         assert made.spent(day) == 0
         (await made.admit(payer(day, month), 1)).settle(30)
         assert (made.spent(day), made.spent(month)) == (30, 150)
-        with pytest.raises(Exhausted) as refused:
+        with pytest.raises(BudgetExhausted) as refused:
             await made.admit(payer(day, month), 1)
         assert refused.value.allowance == month
 
@@ -288,21 +295,21 @@ def test_what_the_ledger_has_of_this_day_and_month_counts_from_the_start() -> No
             (NOON - timedelta(hours=1), "k2", "other", 70),
             (NOON - timedelta(days=1), "k1", "claude", 900),  # another month: noon is that of the first
         ):
-            await ledger.keep_call(a_call(at=at, api_key_id=key, agent=agent, micros=cost, job_id="j1"))
+            await ledger.keep_call(make_call(at=at, api_key_id=key, agent=agent, micros=cost, job_id="j1"))
         made = budgets(ledger)
         await made.seed()
-        await made.open_job("j1")
-        spent: Sequence[tuple[Allowance, int]] = [
-            (Allowance("key", "k1", "day", 1), 5),
-            (Allowance("key", "k1", "month", 1), 5),
-            (Allowance("key", "k2", "day", 1), 70),
-            (Allowance("agent", "claude", "day", 1), 5),
-            (Allowance("service", "", "day", 1), 75),
-            (Allowance("job", "j1", "job", 1), 975),
+        await made.load_job("j1")
+        spent: Sequence[tuple[BudgetLimit, int]] = [
+            (BudgetLimit("key", "k1", "day", 1), 5),
+            (BudgetLimit("key", "k1", "month", 1), 5),
+            (BudgetLimit("key", "k2", "day", 1), 70),
+            (BudgetLimit("agent", "claude", "day", 1), 5),
+            (BudgetLimit("service", "", "day", 1), 75),
+            (BudgetLimit("job", "j1", "job", 1), 975),
         ]
         for allowance, expected in spent:
             assert made.spent(allowance) == expected, allowance
-        made.close_job("j1")
+        made.forget_job("j1")
         assert made.spent(JOB) == 0
 
     asyncio.run(main())
@@ -318,10 +325,10 @@ def test_calls_that_cost_no_more_than_they_reserve_are_never_more_than_one_over(
     limit: int, calls: list[tuple[int, int]], seed: int
 ) -> None:
     async def main() -> None:
-        allowance = Allowance("job", "j1", "job", limit)
+        allowance = BudgetLimit("job", "j1", "job", limit)
         made = budgets()
         chance = random.Random(seed)  # noqa: S311  # any order will do
-        flying: list[tuple[Held, int]] = []
+        flying: list[tuple[Reservation, int]] = []
         landed: list[int] = []
         waiting = [
             (asyncio.ensure_future(made.admit(payer(allowance), max(call))), min(call)) for call in calls

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tests.testing.conftest import World
+from tests.testing.conftest import AgentHarness
 
 from steadyhand.gateway.money.prices import Prices
-from steadyhand.ports import Tokens
+from steadyhand.ports import TokenCounts
 from steadyhand.testing import scenario
 from steadyhand.testing.model import ScriptedModel
 
@@ -25,9 +25,11 @@ LARGE = {
 }
 
 
-def spent(model: ScriptedModel) -> Tokens:
-    told = model.totals  # the CLI leaves its own probe of a model that it is set to out of its figures
-    return Tokens(
+def spent(model: ScriptedModel) -> TokenCounts:
+    told = (
+        model.conversation_totals
+    )  # the CLI leaves its own probe of a model that it is set to out of its figures
+    return TokenCounts(
         input=told["input_tokens"],
         output=told["output_tokens"],
         cache_read=told["cache_read_input_tokens"],
@@ -44,7 +46,7 @@ def test_a_call_of_each_model_costs_what_the_cli_says_to_the_micro_dollar(
     before: dict[str, float] = {}
     theirs, ours = {}, {}
     with ScriptedModel(played) as served:
-        world = World(world_dir, served.url)
+        world = AgentHarness(world_dir, served.url)
         try:
             talk = world.talk(real_cli)
             talk.control("initialize")

@@ -12,21 +12,21 @@ from typing import Any
 import httpx2
 import pytest
 from tests.gateway.gateway_harness import (
-    FLAT,
+    FLAT_PRICES,
     SOCKET_INSIDE,
-    Hurried,
-    Way,
-    host,
-    ok,
-    place_of,
-    until,
-    way_out,
-    work_in,
+    GatewayHarness,
+    SkippingClock,
+    make_checkout,
+    make_run_context,
+    ok_response,
+    open_gateway,
+    serve_host,
+    wait_until,
 )
 
-from steadyhand.gateway import Accounts, ModelGateway, Provider, budget_of
-from steadyhand.ports import Allowance, Spent, Tokens, UsageQuery
-from steadyhand.testing.contracts.samples import NOON, a_call
+from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_allowances
+from steadyhand.ports import BudgetLimit, TokenCounts, UsageQuery, UsageTotal
+from steadyhand.testing.contracts.samples import NOON, make_call
 from steadyhand.testing.ledger import MemoryLedger
 
 ASK: dict[str, Any] = {"model": "claude-haiku-4-5", "max_tokens": 128_000, "messages": []}
@@ -65,7 +65,7 @@ STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: clo
 
 
 @asynccontextmanager
-async def answering(answer: bytes, world_dir: Path, **options: Any) -> AsyncIterator[Way]:
+async def answering(answer: bytes, world_dir: Path, **options: Any) -> AsyncIterator[GatewayHarness]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -83,11 +83,11 @@ async def answering(answer: bytes, world_dir: Path, **options: Any) -> AsyncIter
         except asyncio.IncompleteReadError:
             pass
 
-    async with host(quietly) as upstream, way_out(world_dir, upstream.url, **options) as way:
+    async with serve_host(quietly) as upstream, open_gateway(world_dir, upstream.url, **options) as way:
         yield way
 
 
-async def call(way: Way, **fields: Any) -> httpx2.Response:
+async def call(way: GatewayHarness, **fields: Any) -> httpx2.Response:
     async with way.client() as client:
         return await client.post("/v1/messages", json=ASK | fields)
 
@@ -101,11 +101,11 @@ def test_a_call_is_kept_with_whose_it_is_and_every_kind_of_token(world_dir: Path
             STREAM + STARTED + SAID + ENDED, world_dir, id="j" * 12, api_key_id="k_9"
         ) as way:
             assert (await call(way)).content == STARTED + SAID + ENDED
-            spent = await way.attended.settled()
+            spent = await way.open_access.settled()
             (kept,) = way.ledger.settled
-        tokens = Tokens(7, 200, 30, 20, 30)
-        assert spent == Spent(1, tokens, 287)
-        assert kept == a_call(
+        tokens = TokenCounts(7, 200, 30, 20, 30)
+        assert spent == UsageTotal(1, tokens, 287)
+        assert kept == make_call(
             id=kept.id,
             job_id="j" * 12,
             run=0,
@@ -123,7 +123,7 @@ def test_a_call_is_kept_with_whose_it_is_and_every_kind_of_token(world_dir: Path
 
 def test_a_call_reserves_its_input_and_4096_tokens_and_later_what_the_run_has_shown(world_dir: Path) -> None:
     async def main() -> None:
-        async with answering(ok(message(input_tokens=1000, output_tokens=70)), world_dir) as way:
+        async with answering(ok_response(message(input_tokens=1000, output_tokens=70)), world_dir) as way:
             await call(way, messages=["x" * 4000])
             await call(way, messages=["x" * 4000])
             first, second = way.ledger.settled
@@ -142,7 +142,7 @@ def test_a_call_reserves_its_input_and_4096_tokens_and_later_what_the_run_has_sh
 def test_what_costs_nothing_is_not_in_the_ledger(world_dir: Path, request_line: str) -> None:
     async def main() -> None:
         async with (
-            answering(ok(b'{"input_tokens": 5}'), world_dir, budget_micros=1) as way,
+            answering(ok_response(b'{"input_tokens": 5}'), world_dir, budget_micros=1) as way,
             way.client() as client,
         ):
             method, path = request_line.split()
@@ -160,7 +160,7 @@ def test_an_error_of_the_service_costs_nothing(world_dir: Path, status: int) -> 
         answer = b"HTTP/1.1 %d No\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
         async with answering(answer, world_dir) as way:
             assert (await call(way)).status_code == status
-            assert await way.attended.settled() == Spent(1)
+            assert await way.open_access.settled() == UsageTotal(1)
             assert way.ledger.settled[0].status == status
 
     asyncio.run(main())
@@ -168,9 +168,9 @@ def test_an_error_of_the_service_costs_nothing(world_dir: Path, status: int) -> 
 
 def test_a_service_that_is_not_there_costs_nothing(world_dir: Path) -> None:
     async def main() -> None:
-        async with way_out(world_dir) as way:
+        async with open_gateway(world_dir) as way:
             assert (await call(way)).status_code == 502
-            assert await way.attended.settled() == Spent(1)
+            assert await way.open_access.settled() == UsageTotal(1)
             assert way.ledger.settled[0].status is None
 
     asyncio.run(main())
@@ -189,11 +189,11 @@ def test_a_stream_that_is_cut_counts_what_was_told_costs_what_was_said_and_is_ma
             writer.write(cut)
             await writer.drain()
 
-        async with host(serve) as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host(serve) as upstream, open_gateway(world_dir, upstream.url) as way:
             with pytest.raises(httpx2.TransportError):
                 await call(way)
-            spent = await way.attended.settled()
-        assert spent.tokens == Tokens(7, 1, 30, 20, 30)  # what was told
+            spent = await way.open_access.settled()
+        assert spent.tokens == TokenCounts(7, 1, 30, 20, 30)  # what was told
         assert spent.complete is False
         assert 187 <= spent.micros <= 190  # 87 went in; 400 characters were said, and only one token was told
 
@@ -203,9 +203,9 @@ def test_a_stream_that_is_cut_counts_what_was_told_costs_what_was_said_and_is_ma
 def test_an_answer_that_tells_nothing_costs_what_was_reserved_and_is_marked(world_dir: Path) -> None:
     async def main() -> None:
         for body in (b"", b"{}", b"not json", b'{"type": "message"}'):
-            async with answering(ok(body), world_dir) as way:
+            async with answering(ok_response(body), world_dir) as way:
                 assert (await call(way)).status_code == 200
-                spent = await way.attended.settled()
+                spent = await way.open_access.settled()
                 (kept,) = way.ledger.settled
             assert spent.complete is False, body
             assert spent.micros == kept.reserved_micros > 4096, body
@@ -215,11 +215,11 @@ def test_an_answer_that_tells_nothing_costs_what_was_reserved_and_is_marked(worl
 
 def test_an_agent_that_goes_away_before_the_answer_has_spent_what_was_reserved(world_dir: Path) -> None:
     async def main() -> None:
-        async with host() as upstream, way_out(world_dir, upstream.url) as way:
+        async with serve_host() as upstream, open_gateway(world_dir, upstream.url) as way:
             going = asyncio.ensure_future(call(way))
-            await until(lambda: b"claude-haiku" in upstream.heard)
+            await wait_until(lambda: b"claude-haiku" in upstream.heard)
             going.cancel()
-            spent = await way.attended.settled()
+            spent = await way.open_access.settled()
             (kept,) = way.ledger.settled
         assert (spent.calls, spent.complete) == (1, False)
         assert spent.micros == kept.reserved_micros > 4096
@@ -229,15 +229,15 @@ def test_an_agent_that_goes_away_before_the_answer_has_spent_what_was_reserved(w
 
 def test_a_model_without_a_price_costs_the_dearest_one_and_the_job_is_told_once(world_dir: Path) -> None:
     async def main() -> None:
-        async with answering(ok(message("house-model-7")), world_dir, budget_micros=10**9) as way:
+        async with answering(ok_response(message("house-model-7")), world_dir, budget_micros=10**9) as way:
             await call(way, model="house-model-7")
             await call(way, model="house-model-7")
-            spent = await way.attended.settled()
-            dearest = FLAT.dearest.micros(Tokens(10, 90))
+            spent = await way.open_access.settled()
+            dearest = FLAT_PRICES.highest.micros(TokenCounts(10, 90))
             assert (spent.priced, spent.micros) == (False, 2 * dearest)
             assert dearest > 100
             assert way.ledger.settled[0].model == "house-model-7"
-            (text,) = way.warned("unpriced_model")
+            (text,) = way.warnings("unpriced_model")
             assert "house-model-7" in text
 
     asyncio.run(main())
@@ -245,7 +245,7 @@ def test_a_model_without_a_price_costs_the_dearest_one_and_the_job_is_told_once(
 
 def test_what_the_answer_names_is_paid_for_whatever_the_request_named(world_dir: Path) -> None:
     async def main() -> None:
-        async with answering(ok(message("claude-opus-4-8")), world_dir) as way:
+        async with answering(ok_response(message("claude-opus-4-8")), world_dir) as way:
             await call(way, model="claude-haiku-4-5")
             assert way.ledger.settled[0].model == "claude-opus-4-8"
 
@@ -267,12 +267,12 @@ def test_what_the_answer_names_is_paid_for_whatever_the_request_named(world_dir:
 def test_the_model_of_a_request_is_found_where_it_stands(world_dir: Path, body: bytes, model: str) -> None:
     async def main() -> None:
         async with (
-            host() as upstream,
-            way_out(world_dir, upstream.url, budget_micros=10**9) as way,
+            serve_host() as upstream,
+            open_gateway(world_dir, upstream.url, budget_micros=10**9) as way,
             way.client() as client,
         ):
             going = asyncio.ensure_future(client.post("/v1/messages", content=body))
-            await until(lambda: body in upstream.heard and bool(way.ledger.calls))
+            await wait_until(lambda: body in upstream.heard and bool(way.ledger.calls))
             (opened,) = way.ledger.calls.values()
             assert (opened.settled, opened.model) == (False, model)
             going.cancel()
@@ -289,10 +289,10 @@ def test_a_call_is_in_the_ledger_before_its_answer_and_holds_up_nothing(world_di
     go_on = asyncio.Event()
 
     async def main() -> None:
-        async with answering(ok(message()), world_dir, ledger=Stuck()) as way:
+        async with answering(ok_response(message()), world_dir, ledger=Stuck()) as way:
             assert (await call(way)).status_code == 200  # though nothing could be written
             assert way.ledger.calls == {}
-            waiting = asyncio.ensure_future(way.attended.settled())
+            waiting = asyncio.ensure_future(way.open_access.settled())
             await asyncio.sleep(0.05)
             assert not waiting.done()
             go_on.set()
@@ -307,17 +307,17 @@ def test_a_call_is_in_the_ledger_before_its_answer_and_holds_up_nothing(world_di
 
 def test_a_spent_budget_answers_402_in_the_words_of_the_api_and_the_run_is_told(world_dir: Path) -> None:
     async def main() -> None:
-        async with answering(ok(message()), world_dir, budget_micros=150) as way:
+        async with answering(ok_response(message()), world_dir, budget_micros=150) as way:
             assert (await call(way)).status_code == 200
-            assert way.attended.spent_out is None
+            assert way.open_access.spent_out is None
             assert (await call(way)).status_code == 200  # one call over
             answer = await call(way)
             assert answer.status_code == 402
             text = "The budget of this job (0.00015 USD) is spent."
             assert answer.json()["error"] == {"type": "billing_error", "message": text}
             assert answer.headers["x-should-retry"] == "false"
-            assert way.attended.spent_out == text
-            assert (await way.attended.settled()).micros == 200
+            assert way.open_access.spent_out == text
+            assert (await way.open_access.settled()).micros == 200
 
     asyncio.run(main())
 
@@ -335,7 +335,7 @@ def test_100_parallel_calls_against_a_budget_with_room_for_one_more_are_at_most_
                 await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
                 arrived += 1
                 await asyncio.sleep(0.005)
-                writer.write(ok(message()))
+                writer.write(ok_response(message()))
 
         async def quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(asyncio.IncompleteReadError):
@@ -343,10 +343,10 @@ def test_100_parallel_calls_against_a_budget_with_room_for_one_more_are_at_most_
 
         ledger = MemoryLedger()
         # Ten were paid for; there is room for one more of a hundred micro-dollars, and a little.
-        await ledger.keep_call(a_call(job_id="j" * 12, run=1, micros=1_000))
+        await ledger.keep_call(make_call(job_id="j" * 12, run=1, micros=1_000))
         async with (
-            host(quietly) as upstream,
-            way_out(world_dir, upstream.url, ledger=ledger, id="j" * 12, budget_micros=1_110) as way,
+            serve_host(quietly) as upstream,
+            open_gateway(world_dir, upstream.url, ledger=ledger, id="j" * 12, budget_micros=1_110) as way,
             httpx2.AsyncClient(
                 transport=httpx2.AsyncHTTPTransport(
                     uds=str(way.socket), limits=httpx2.Limits(max_connections=50)
@@ -356,7 +356,7 @@ def test_100_parallel_calls_against_a_budget_with_room_for_one_more_are_at_most_
             ) as client,
         ):
             answers = await asyncio.gather(*(client.post("/v1/messages", json=ASK) for _ in range(100)))
-            spent = await way.attended.settled()
+            spent = await way.open_access.settled()
         statuses = [answer.status_code for answer in answers]
         assert set(statuses) == {200, 402}
         assert arrived == statuses.count(200)
@@ -372,11 +372,11 @@ def test_what_earlier_runs_of_a_job_spent_counts_and_what_it_did_before_it_began
 ) -> None:
     async def main() -> None:
         ledger = MemoryLedger()
-        await ledger.keep_call(a_call(job_id="j" * 12, run=1, micros=10**6))
-        await ledger.keep_call(a_call(job_id="j" * 12, run=2, micros=60))
-        await ledger.keep_call(a_call(job_id="another", run=2, micros=10**6))
+        await ledger.keep_call(make_call(job_id="j" * 12, run=1, micros=10**6))
+        await ledger.keep_call(make_call(job_id="j" * 12, run=2, micros=60))
+        await ledger.keep_call(make_call(job_id="another", run=2, micros=10**6))
         options = {"ledger": ledger, "id": "j" * 12, "since_run": 2, "budget_micros": 160}
-        async with answering(ok(message()), world_dir, **options) as way:
+        async with answering(ok_response(message()), world_dir, **options) as way:
             assert (await call(way)).status_code == 200
             assert (await call(way)).status_code == 402
 
@@ -387,18 +387,18 @@ def test_the_budgets_of_agent_key_and_service_hold_over_all_jobs_and_a_new_day_b
     world_dir: Path,
 ) -> None:
     limits = [
-        (Allowance("agent", "claude", "day", 250), "The budget of the agent claude for this day"),
-        (Allowance("key", "k_one", "day", 250), "The budget of this key for this day"),
-        (Allowance("service", "", "day", 250), "The budget of this service for this day"),
+        (BudgetLimit("agent", "claude", "day", 250), "The budget of the agent claude for this day"),
+        (BudgetLimit("key", "k_one", "day", 250), "The budget of this key for this day"),
+        (BudgetLimit("service", "", "day", 250), "The budget of this service for this day"),
     ]
 
     async def main() -> None:
         for allowance, text in limits:
-            ledger, clock = MemoryLedger(), Hurried()
-            await ledger.keep_call(a_call(micros=100, job_id="of yesterday", at=NOON - timedelta(days=1)))
-            await ledger.keep_call(a_call(micros=100, job_id="of this morning"))
+            ledger, clock = MemoryLedger(), SkippingClock()
+            await ledger.keep_call(make_call(micros=100, job_id="of yesterday", at=NOON - timedelta(days=1)))
+            await ledger.keep_call(make_call(micros=100, job_id="of this morning"))
             async with answering(
-                ok(message()),
+                ok_response(message()),
                 world_dir,
                 ledger=ledger,
                 clock=clock,
@@ -409,8 +409,8 @@ def test_the_budgets_of_agent_key_and_service_hold_over_all_jobs_and_a_new_day_b
                 refused = await call(way)
                 assert refused.status_code == 402
                 assert text in refused.text
-                assert way.attended.spent_out is not None
-                clock.pass_by(timedelta(hours=12))
+                assert way.open_access.spent_out is not None
+                clock.advance(timedelta(hours=12))
                 assert (await call(way)).status_code == 200
 
     asyncio.run(main())
@@ -423,11 +423,15 @@ def test_a_body_in_chunks_reserves_what_it_turned_out_to_be(world_dir: Path) -> 
             yield b"x" * 400_000
             yield b'"]}'
 
-        async with host() as upstream, way_out(world_dir, upstream.url) as way, way.client() as client:
+        async with (
+            serve_host() as upstream,
+            open_gateway(world_dir, upstream.url) as way,
+            way.client() as client,
+        ):
             going = asyncio.ensure_future(client.post("/v1/messages", content=pieces()))
-            await until(lambda: upstream.heard.endswith(b"0\r\n\r\n"))
+            await wait_until(lambda: upstream.heard.endswith(b"0\r\n\r\n"))
             going.cancel()
-            spent = await way.attended.settled()
+            spent = await way.open_access.settled()
         assert spent.micros > 100_000
 
     asyncio.run(main())
@@ -439,27 +443,27 @@ def test_a_body_in_chunks_reserves_what_it_turned_out_to_be(world_dir: Path) -> 
 def test_what_an_earlier_life_left_open_is_settled_at_the_start_and_counts(world_dir: Path) -> None:
     async def main() -> None:
         ledger = MemoryLedger()
-        left = a_call(job_id="j" * 12, settled=False, reserved_micros=5_000)
+        left = make_call(job_id="j" * 12, settled=False, reserved_micros=5_000)
         await ledger.keep_call(left)
         gateway = ModelGateway(
             world_dir,
             slots=1,
-            socket_inside=SOCKET_INSIDE,
-            accounts=Accounts(ledger, FLAT, budget_of),
+            sandbox_socket=SOCKET_INSIDE,
+            billing=BillingDeps(ledger, FLAT_PRICES, job_allowances),
             providers=[Provider(base_url="http://127.0.0.1:9")],
         )
         async with gateway.serving():
             (row,) = await ledger.usage(UsageQuery())
-            assert row.spent == Spent(1, micros=5_000, complete=False)
+            assert row.spent == UsageTotal(1, micros=5_000, complete=False)
             assert ledger.calls[left.id] == replace(left, settled=True, micros=5_000, complete=False)
-            work = work_in(place_of(world_dir), id="j" * 12, budget_micros=5_000)
+            work = make_run_context(make_checkout(world_dir), id="j" * 12, budget_micros=5_000)
 
             async def emit(body: object) -> None:
                 pass
 
             async with gateway.attend(work, emit) as attendance:
-                way = Way(world_dir / "run" / "slot-0" / "model.sock")
+                way = GatewayHarness(world_dir / "run" / "slot-0" / "model.sock")
                 assert (await call(way)).status_code == 402
-                assert await attendance.settled() == Spent()
+                assert await attendance.settled() == UsageTotal()
 
     asyncio.run(main())

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from steadyhand.events import data_of
-from steadyhand.runner.claude.messages import Conversation
+from steadyhand.events import event_data
+from steadyhand.runner.claude.messages import MessageReader
 from steadyhand.runner.claude.runner import ClaudeRunner
-from steadyhand.runner.output import parse
+from steadyhand.runner.output import parse_message
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.cli import DUMMY_KEY, cli_path
-from steadyhand.testing.contracts.runner import Stage
+from steadyhand.testing.cli import DUMMY_API_KEY, cli_path
+from steadyhand.testing.contracts.runner import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,33 +37,33 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "max-turns": ("[[scenario:bash]] run it", {"max_turns": 1}),
     "retry": ("[[scenario:overloaded]] hello", {}),
 }
-SECONDS_A_LINE = 0.1  # the clock of a replay
+SECONDS_PER_LINE = 0.1  # the clock of a replay
 
 
 def events_of(lines: list[str]) -> list[dict[str, Any]]:
     """Give the events that a transcript means, each line a tenth of a second after the one before."""
-    conversation = Conversation()
+    conversation = MessageReader()
     found = []
     for number, line in enumerate(lines):
-        message = parse(line.encode())
+        message = parse_message(line.encode())
         assert message is not None
         found += [
-            {"type": event.type, "data": data_of(event)}
-            for event in conversation.take(message, number * SECONDS_A_LINE)
+            {"type": event.type, "data": event_data(event)}
+            for event in conversation.take(message, number * SECONDS_PER_LINE)
         ]
     return found
 
 
-def _record(name: str, world: Path) -> None:
+def _record_case(name: str, world: Path) -> None:
     prompt, fields = CASES[name]
     with ScriptedModel() as model:
-        stage = Stage.make(ClaudeRunner(cli_path(), NoSandbox()), world, prompt, **fields)
-        granted = {"ANTHROPIC_API_KEY": DUMMY_KEY, "ANTHROPIC_BASE_URL": model.url}
+        stage = RunnerHarness.make(ClaudeRunner(cli_path(), NoSandbox()), world, prompt, **fields)
+        granted = {"ANTHROPIC_API_KEY": DUMMY_API_KEY, "ANTHROPIC_BASE_URL": model.url}
         stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted})
         asyncio.run(stage.run())
     files = stage.spec.place.files
     text = (files.spool(1) / "stdout").read_text(encoding="utf-8")
-    lines = [_without_surroundings(line) for line in text.replace(str(files.root), "/job").splitlines()]
+    lines = [_normalize_line(line) for line in text.replace(str(files.root), "/job").splitlines()]
     kept = [line for line in lines if line]
     folder = GOLDEN / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def _record(name: str, world: Path) -> None:
     (folder / "events.json").write_text(events + "\n", encoding="utf-8")
 
 
-def _without_surroundings(line: str) -> str:
+def _normalize_line(line: str) -> str:
     """Leave out the answers to control requests, and of the first message what says much about the CLI alone."""
     message = json.loads(line)
     if message["type"] == "control_response":
@@ -88,7 +88,7 @@ def main() -> None:
     for name in sys.argv[1:] or CASES:
         world = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
         world.chmod(0o755)
-        _record(name, world)
+        _record_case(name, world)
         shutil.rmtree(world)
 
 

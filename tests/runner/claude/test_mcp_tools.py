@@ -11,12 +11,12 @@ import pytest
 
 from steadyhand.agents import Agent
 from steadyhand.job import ClientTool
-from steadyhand.ports import ClientCall
-from steadyhand.runner.claude.mcp_tools import MOST_REQUESTS, ClientCalls
+from steadyhand.ports import ClientToolCall
+from steadyhand.runner.claude.mcp_tools import MAX_REQUESTS, McpToolServer
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.cli import DUMMY_KEY
-from steadyhand.testing.contracts.runner import Stage
+from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.contracts.runner import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 WEATHER = ClientTool(
@@ -24,10 +24,12 @@ WEATHER = ClientTool(
 )
 
 
-def _stage(cli: Path, world: Path, model: ScriptedModel, **fields: Any) -> Stage:
+def _stage(cli: Path, world: Path, model: ScriptedModel, **fields: Any) -> RunnerHarness:
     runner = ClaudeRunner(cli, NoSandbox())
-    stage = Stage.make(runner, world, "[[scenario:client-tools]] weather?", tools=(WEATHER,), **fields)
-    granted = {"ANTHROPIC_API_KEY": DUMMY_KEY, "ANTHROPIC_BASE_URL": model.url}
+    stage = RunnerHarness.make(
+        runner, world, "[[scenario:client-tools]] weather?", tools=(WEATHER,), **fields
+    )
+    granted = {"ANTHROPIC_API_KEY": DUMMY_API_KEY, "ANTHROPIC_BASE_URL": model.url}
     stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted})
     return stage
 
@@ -39,7 +41,7 @@ class Caller:
         self.turns: list[list[Mapping[str, Any]]] = []
         self._seconds = seconds
 
-    async def __call__(self, calls: Sequence[ClientCall]) -> Mapping[str, str]:
+    async def __call__(self, calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
         assert all(call.name == "get_weather" for call in calls)
         self.turns.append([call.arguments for call in calls])
         await asyncio.sleep(self._seconds)
@@ -90,7 +92,7 @@ def test_the_idle_limit_does_not_run_while_the_caller_makes_a_call(
 def test_a_run_whose_caller_does_not_come_back_ends_as_unanswered(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
-    async def nobody(calls: Sequence[ClientCall]) -> Mapping[str, str]:
+    async def nobody(calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
         raise TimeoutError(f"{len(calls)} calls")
 
     stage = _stage(real_cli, world_dir, scripted_model)
@@ -123,7 +125,7 @@ def _call(number: int, use: str | None, name: str = "get_weather", **given: Any)
     return _asked(number, "tools/call", name=name, arguments=given, **meta)
 
 
-async def _written(calls: ClientCalls, count: int) -> list[Any]:
+async def _written(calls: McpToolServer, count: int) -> list[Any]:
     """Give so many replies, as the agent reads them."""
     lines: list[bytes] = []
 
@@ -139,12 +141,12 @@ async def _written(calls: ClientCalls, count: int) -> list[Any]:
 def test_a_call_that_the_agent_makes_later_gets_the_result_that_is_there_already() -> None:
     # A tool of the agent's own between two calls of one turn keeps the second back until the first has its result.
     async def scenario() -> None:
-        calls = ClientCalls((WEATHER,), "call_x")
+        calls = McpToolServer((WEATHER,), "call_x")
         for message in (_event("message_start"), _use("t1", city="Paris")):
-            calls.see(message)
+            calls.observe(message)
         assert calls.request(_call(1, "t1", city="Paris"), 100)
-        calls.see(_use("t2", city="Rome"))
-        calls.see(_event("message_stop"))
+        calls.observe(_use("t2", city="Rome"))
+        calls.observe(_event("message_stop"))
         turn = await asyncio.wait_for(calls.turn(), 5)
         assert [call.arguments for call in turn.values()] == [{"city": "Paris"}, {"city": "Rome"}]
         calls.answer(turn, {call.id: str(call.arguments["city"]) for call in turn.values()})
@@ -160,7 +162,7 @@ def test_a_call_that_the_agent_makes_later_gets_the_result_that_is_there_already
 
 def test_what_is_no_call_of_a_known_tool_is_answered_and_handed_to_nobody() -> None:
     async def scenario() -> None:
-        calls = ClientCalls((WEATHER,), "call_x")
+        calls = McpToolServer((WEATHER,), "call_x")
         calls.request(_call(1, "t1", name="rm"), 100)
         calls.request(_asked(2, "resources/list"), 100)
         calls.request(_call(3, "t3"), 2 * 1024 * 1024)
@@ -184,17 +186,17 @@ def test_what_is_no_call_of_a_known_tool_is_answered_and_handed_to_nobody() -> N
 )
 def test_other_requests_are_not_taken(message: dict[str, Any]) -> None:
     async def scenario() -> bool:
-        return ClientCalls((WEATHER,), "call_x").request(message, 100)
+        return McpToolServer((WEATHER,), "call_x").request(message, 100)
 
     assert asyncio.run(scenario()) is False
 
 
 def test_requests_above_the_limit_are_not_answered() -> None:
     async def scenario() -> None:
-        calls = ClientCalls((WEATHER,), "call_x")
-        for number in range(MOST_REQUESTS + 10):
+        calls = McpToolServer((WEATHER,), "call_x")
+        for number in range(MAX_REQUESTS + 10):
             assert calls.request(_asked(number, "ping"), 100)
-        await _written(calls, MOST_REQUESTS)
+        await _written(calls, MAX_REQUESTS)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await _written(calls, 1)

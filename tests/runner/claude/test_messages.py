@@ -9,18 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted, UsageReported, Warned, data_of
+from steadyhand.events import (
+    Message,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+    UsageReported,
+    WarningEvent,
+    event_data,
+)
 from steadyhand.job_warnings import WarningCode
 from steadyhand.runner.claude.messages import (
-    EVENTS_LIMIT,
-    INPUT_LIMIT,
-    OUTPUT_LIMIT,
-    Conversation,
-    dollars_of,
-    micros_of,
-    read_result,
+    MAX_EVENTS,
+    MAX_INPUT_BYTES,
+    MAX_OUTPUT_BYTES,
+    MessageReader,
+    format_dollars,
+    parse_dollars,
+    parse_result,
 )
-from steadyhand.runner.output import parse
+from steadyhand.runner.output import parse_message
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
@@ -29,13 +37,14 @@ CASES = sorted(path.name for path in GOLDEN.iterdir())
 @pytest.mark.parametrize("case", CASES)
 def test_a_transcript_of_the_real_cli_means_these_events(case: str) -> None:
     lines = (GOLDEN / case / "transcript.jsonl").read_text(encoding="utf-8").splitlines()
-    conversation = Conversation()
+    conversation = MessageReader()
     events = []
     for number, line in enumerate(lines):
-        message = parse(line.encode())
+        message = parse_message(line.encode())
         assert message is not None
         events += [
-            {"type": event.type, "data": data_of(event)} for event in conversation.take(message, number / 10)
+            {"type": event.type, "data": event_data(event)}
+            for event in conversation.take(message, number / 10)
         ]
     expected = json.loads((GOLDEN / case / "events.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(events)) == expected
@@ -52,7 +61,7 @@ def _assistant(*blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def test_a_message_sent_again_for_each_block_is_counted_once() -> None:
-    conversation = Conversation()
+    conversation = MessageReader()
     first = conversation.take(_assistant({"type": "text", "text": "a"}), 0)
     second = conversation.take(_assistant({"type": "text", "text": "b"}), 0)
     assert [type(each) for each in first] == [Message, UsageReported]
@@ -61,7 +70,7 @@ def test_a_message_sent_again_for_each_block_is_counted_once() -> None:
 
 
 def test_a_subagents_words_are_not_the_agents_but_its_tools_are_seen() -> None:
-    conversation = Conversation()
+    conversation = MessageReader()
     blocks = (
         {"type": "text", "text": "inner"},
         {"type": "tool_use", "id": "t", "name": "Bash", "input": {}},
@@ -77,44 +86,44 @@ def test_a_subagents_words_are_not_the_agents_but_its_tools_are_seen() -> None:
 
 def test_what_the_cli_writes_itself_is_a_warning_and_no_answer() -> None:
     message = _assistant({"type": "text", "text": "API Error: 402"}, error="billing_error")
-    assert Conversation().take(message, 0) == [Warned(WarningCode.MODEL_ERROR, "API Error: 402")]
+    assert MessageReader().take(message, 0) == [WarningEvent(WarningCode.MODEL_ERROR, "API Error: 402")]
 
 
 def test_a_tools_time_is_the_clocks_and_its_output_is_cut() -> None:
-    conversation = Conversation()
+    conversation = MessageReader()
     conversation.take(
         _assistant({"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "x"}}), 10.0
     )
-    block = {"type": "tool_result", "tool_use_id": "t", "content": "ä" * OUTPUT_LIMIT, "is_error": True}
+    block = {"type": "tool_result", "tool_use_id": "t", "content": "ä" * MAX_OUTPUT_BYTES, "is_error": True}
     (finished,) = conversation.take({"type": "user", "message": {"content": [block]}}, 12.5)
     assert isinstance(finished, ToolFinished)
     assert (finished.duration_ms, finished.is_error, finished.truncated) == (2500, True, True)
-    assert len(finished.output.encode()) == OUTPUT_LIMIT
+    assert len(finished.output.encode()) == MAX_OUTPUT_BYTES
 
 
 def test_a_tool_result_of_blocks_is_its_text_and_names_the_rest() -> None:
     content = [{"type": "text", "text": "a"}, {"type": "image", "source": {}}, {"type": "text", "text": "b"}]
     block = {"type": "tool_result", "tool_use_id": "unheard of", "content": content}
-    (finished,) = Conversation().take({"type": "user", "message": {"content": [block]}}, 0)
+    (finished,) = MessageReader().take({"type": "user", "message": {"content": [block]}}, 0)
     assert finished == ToolFinished("unheard of", False, "a\n[image]\nb", False, None)
 
 
 def test_an_input_too_large_for_the_record_is_described() -> None:
-    block = {"type": "tool_use", "id": "t", "name": "Write", "input": {"content": "x" * INPUT_LIMIT}}
-    started = Conversation().take(_assistant(block), 0)[0]
+    block = {"type": "tool_use", "id": "t", "name": "Write", "input": {"content": "x" * MAX_INPUT_BYTES}}
+    started = MessageReader().take(_assistant(block), 0)[0]
     assert isinstance(started, ToolStarted)
     assert list(started.input) == ["left_out"]
 
 
 def test_a_flood_of_events_is_cut_with_one_warning_and_the_end_still_comes() -> None:
-    conversation = Conversation()
+    conversation = MessageReader()
     events: list[Any] = []
-    for number in range(EVENTS_LIMIT):
+    for number in range(MAX_EVENTS):
         inner = {"id": f"m{number}", "content": "x", "usage": {}}
         events += conversation.take({"type": "assistant", "message": inner}, 0)
     assert conversation.full
-    assert len(events) == EVENTS_LIMIT + 1
-    assert [each.code for each in events if isinstance(each, Warned)] == ["events_left_out"]
+    assert len(events) == MAX_EVENTS + 1
+    assert [each.code for each in events if isinstance(each, WarningEvent)] == ["events_left_out"]
     assert conversation.take({"type": "result", "usage": {}, "total_cost_usd": 1}, 0) != []
 
 
@@ -137,18 +146,18 @@ def test_a_flood_of_events_is_cut_with_one_warning_and_the_end_still_comes() -> 
     ],
 )
 def test_money_is_read_as_the_text_it_was(dollars: Any, micros: int | None) -> None:
-    assert micros_of(dollars) == micros
+    assert parse_dollars(dollars) == micros
 
 
 @given(st.decimals(0, 1000, places=6))
 def test_every_amount_of_micro_dollars_survives_json(amount: Decimal) -> None:
-    micros = micros_of(json.loads(str(amount)))
+    micros = parse_dollars(json.loads(str(amount)))
     assert micros is not None
-    assert Decimal(dollars_of(micros)) == amount
+    assert Decimal(format_dollars(micros)) == amount
 
 
 def test_a_result_of_wrong_types_is_read_as_far_as_it_goes() -> None:
-    result = read_result(
+    result = parse_result(
         {
             "type": "result",
             "subtype": 3,
@@ -185,17 +194,17 @@ _TYPES = st.sampled_from(
     )
 )
 def test_no_shape_whatever_raises(messages: list[dict[str, Any]]) -> None:
-    conversation = Conversation()
+    conversation = MessageReader()
     for message in messages:
         for event in conversation.take(message, 0):
-            json.dumps(data_of(event))
+            json.dumps(event_data(event))
 
 
 @pytest.mark.parametrize("given", ["\ud800", "a\x00b", "x" * 65, "", "../up", 7, None])
 def test_an_id_of_a_session_that_cannot_be_one_is_none(given: Any) -> None:
-    conversation = Conversation()
+    conversation = MessageReader()
     list(conversation.take({"type": "system", "subtype": "init", "session_id": given}, 0.0))
     assert conversation.session_id is None
-    found = read_result({"type": "result", "subtype": "success", "session_id": given})
+    found = parse_result({"type": "result", "subtype": "success", "session_id": given})
     assert found is not None
     assert found.session_id is None

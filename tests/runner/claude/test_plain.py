@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.agents import BUILT_IN, Agent
+from steadyhand.agents import BUILT_IN_AGENTS, Agent
 from steadyhand.ports import Runner
-from steadyhand.runner.claude.plain import PlainRunner, answer_in, arguments
+from steadyhand.runner.claude.plain import PlainRunner, parse_output, plain_argv
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.contracts.runner import RunnerContract, Stage
+from steadyhand.testing.contracts.runner import RunnerContract, RunnerHarness
 
 CLI = Path("/opt/claude")
 
@@ -20,8 +20,8 @@ class TestPlainRunner(RunnerContract):
 
 
 def _arguments(folder: Path, **fields: object) -> list[str]:
-    spec = Stage.make(PlainRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
-    return arguments(CLI, spec)
+    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
+    return plain_argv(CLI, spec)
 
 
 def test_the_command_is_the_earlier_services_to_the_letter(tmp_path: Path) -> None:
@@ -48,9 +48,9 @@ def test_what_a_job_or_its_agents_profile_asks_for_comes_after_the_earlier_servi
     tmp_path: Path,
 ) -> None:
     fields = {"max_turns": 3, "effort": "low", "output_schema": {"type": "object"}}
-    spec = Stage.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="triage", **fields).spec
+    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="triage", **fields).spec
     spec = replace(spec, agent=Agent("triage", model="sonnet", tools=("Read", "Grep"), max_turns=9))
-    words = arguments(CLI, spec, Path("/p.md"))
+    words = plain_argv(CLI, spec, Path("/p.md"))
     assert words[words.index("--output-format") + 2 :] == [
         *("--model", "sonnet", "--tools", "Read,Grep", "--max-turns", "3", "--effort", "low"),
         *("--json-schema", '{"type":"object"}', "--append-system-prompt-file", "/p.md"),
@@ -61,8 +61,8 @@ def test_what_a_job_or_its_agents_profile_asks_for_comes_after_the_earlier_servi
 def test_the_built_in_chat_is_run_without_tools_and_without_a_name_that_the_cli_does_not_know(
     tmp_path: Path,
 ) -> None:
-    spec = Stage.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="chat").spec
-    words = arguments(CLI, replace(spec, agent=BUILT_IN["chat"]))
+    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="chat").spec
+    words = plain_argv(CLI, replace(spec, agent=BUILT_IN_AGENTS["chat"]))
     assert "--agent" not in words
     assert words[words.index("--tools") + 1] == ""
 
@@ -79,25 +79,25 @@ def test_the_built_in_chat_is_run_without_tools_and_without_a_name_that_the_cli_
     ],
 )
 def test_an_output_without_a_result_line_has_its_answer_found(printed: str, answer: str) -> None:
-    result = answer_in(printed)
+    result = parse_output(printed)
     assert result is not None
     assert (result.text, result.subtype, result.is_error) == (answer, "success", False)
 
 
 @pytest.mark.parametrize("printed", ["", " \n", "{}", '{"result": ""}', '{"type":"result","subtype":"suc'])
 def test_an_output_that_says_nothing_is_no_answer(printed: str) -> None:
-    assert answer_in(printed) is None
+    assert parse_output(printed) is None
 
 
 @pytest.mark.long
 def test_a_gigabyte_of_any_kind_leaves_the_service_within_fifty_megabytes(
     standin: Path, world_dir: Path
 ) -> None:
-    TestPlainRunner().flooded(standin, world_dir, "1G")
+    TestPlainRunner().run_flood(standin, world_dir, "1G")
 
 
 def test_an_agent_that_is_silent_until_its_end_has_not_stalled(standin: Path, world_dir: Path) -> None:
-    ran = TestPlainRunner().played(
+    ran = TestPlainRunner().run_prompt(
         standin, world_dir, "[[standin: sleep=2 text=done]]", idle_timeout_seconds=0.2
     )
     assert ran.verdict == "success"

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from steadyhand.agents import Definition
+from steadyhand.agents import AgentDefinition
 from steadyhand.events import Message, TextDelta, ToolFinished, UsageReported
 from steadyhand.job import Turn as Said
-from steadyhand.outcome import Stop, judge
+from steadyhand.outcome import StopReason, decide_outcome
 from steadyhand.ports import Runner
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.cli import DUMMY_KEY
-from steadyhand.testing.contracts.runner import Stage
+from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.contracts.runner import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.scenario import Scenario, ToolCall, Turn
 
@@ -28,19 +28,21 @@ def _runner(mode: str, cli: Path) -> Runner:
     return PlainRunner(cli, NoSandbox()) if mode == "plain" else ClaudeRunner(cli, NoSandbox())
 
 
-def _stage(mode: str, cli: Path, world: Path, model: ScriptedModel, prompt: str, **fields: Any) -> Stage:
-    stage = Stage.make(_runner(mode, cli), world, prompt, **fields)
-    granted = {"ANTHROPIC_API_KEY": DUMMY_KEY, "ANTHROPIC_BASE_URL": model.url}
+def _stage(
+    mode: str, cli: Path, world: Path, model: ScriptedModel, prompt: str, **fields: Any
+) -> RunnerHarness:
+    stage = RunnerHarness.make(_runner(mode, cli), world, prompt, **fields)
+    granted = {"ANTHROPIC_API_KEY": DUMMY_API_KEY, "ANTHROPIC_BASE_URL": model.url}
     stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted})
     return stage
 
 
-def _define(stage: Stage) -> None:
+def _define(stage: RunnerHarness) -> None:
     place = stage.spec.place
     assert place.config is not None
     (place.config / "agents").mkdir()
     (place.config / "agents" / "triage.md").write_text(TRIAGE, encoding="utf-8")
-    known = {"triage": Definition("triage", "Sorts.", TRIAGE, "workspace")}
+    known = {"triage": AgentDefinition("triage", "Sorts.", TRIAGE, "workspace")}
     stage.spec = replace(stage.spec, place=replace(place, definitions=known))
 
 
@@ -121,7 +123,7 @@ def test_a_cancel_while_a_deaf_tool_runs_is_done_in_time(
             running = group.create_task(stage.run())
             await stage.until(lambda: _runs_a_tool(stage))
             begun = asyncio.get_running_loop().time()
-            stage.stop.request(Stop.CANCEL)
+            stage.stop.request(StopReason.CANCEL)
             ran = await running
         return ran.verdict, asyncio.get_running_loop().time() - begun
 
@@ -130,7 +132,7 @@ def test_a_cancel_while_a_deaf_tool_runs_is_done_in_time(
     assert seconds < 2
 
 
-def _runs_a_tool(stage: Stage) -> bool:
+def _runs_a_tool(stage: RunnerHarness) -> bool:
     pids = stage.spec.place.directory / "pids.txt"
     return pids.exists() and len(pids.read_text().splitlines()) == 3
 
@@ -193,7 +195,7 @@ def test_an_agent_that_never_meets_its_schema_says_where_it_failed(real_cli: Pat
         stage = _stage("stream", real_cli, world_dir, model, "go", output_schema=schema)
         ran = asyncio.run(stage.run())
     assert ran.verdict == "invalid_output"
-    detail = judge(ran.report.evidence).detail
+    detail = decide_outcome(ran.report.evidence).detail
     assert detail == "/n: 'four' is not of type 'integer' (schema: /properties/n/type)"
 
 

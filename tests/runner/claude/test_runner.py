@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.agents import Agent, Definition
+from steadyhand.agents import Agent, AgentDefinition
 from steadyhand.errors import SpawnError
 from steadyhand.job import Turn
 from steadyhand.ports import Runner, RunSpec
 from steadyhand.redact import Redactor
 from steadyhand.redact.matcher import Spans
-from steadyhand.runner.claude.runner import ClaudeRunner, arguments, launch_of, prompt_line, session_record
+from steadyhand.runner.claude.runner import (
+    ClaudeRunner,
+    build_launch,
+    encode_prompt,
+    render_session,
+    stream_argv,
+)
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.contracts.runner import RunnerContract, Stage, StreamContract
+from steadyhand.testing.contracts.runner import RunnerContract, RunnerHarness, StreamContract
 
 CLI = Path("/opt/claude")
 SESSION = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
@@ -41,7 +47,7 @@ def test_a_line_of_the_agent_is_searched_for_secrets_in_the_copy_on_disk_alone_a
     standin: Path, world_dir: Path
 ) -> None:
     redactor = _CountingRedactor()
-    asyncio.run(Stage.make(ClaudeRunner(standin, NoSandbox(), redactor), world_dir, "hello").run())
+    asyncio.run(RunnerHarness.make(ClaudeRunner(standin, NoSandbox(), redactor), world_dir, "hello").run())
     assert (
         redactor.searched.count(b'"type": "assistant"') + redactor.searched.count(b'"type":"assistant"') == 1
     )
@@ -54,22 +60,22 @@ class TestClaudeRunner(RunnerContract, StreamContract):
 
 
 def _spec(folder: Path, agent: Agent | None = None, **fields: object) -> RunSpec:
-    spec = Stage.make(ClaudeRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
+    spec = RunnerHarness.make(ClaudeRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
     return spec if agent is None else replace(spec, agent=agent)
 
 
 def _words(spec: RunSpec) -> list[str]:
-    return arguments(CLI, spec, SESSION, None)[len(ALWAYS.split()) :]
+    return stream_argv(CLI, spec, SESSION, None)[len(ALWAYS.split()) :]
 
 
 def test_the_default_agent_is_run_without_a_name(tmp_path: Path) -> None:
-    assert " ".join(arguments(CLI, _spec(tmp_path), SESSION, None)) == ALWAYS
+    assert " ".join(stream_argv(CLI, _spec(tmp_path), SESSION, None)) == ALWAYS
 
 
 def test_full_trust_lets_the_repositorys_settings_in(tmp_path: Path) -> None:
     spec = _spec(tmp_path)
-    trusted = replace(spec, place=replace(spec.place, trust_full=True))
-    words = arguments(CLI, trusted, SESSION, None)
+    trusted = replace(spec, place=replace(spec.place, full_trust=True))
+    words = stream_argv(CLI, trusted, SESSION, None)
     assert words[words.index("--setting-sources") + 1] == "user,project,local"
 
 
@@ -111,7 +117,7 @@ def test_a_schema_goes_as_one_argument_and_one_too_large_is_refused(tmp_path: Pa
 def test_an_appended_prompt_goes_by_file_the_agents_first(tmp_path: Path) -> None:
     agent = Agent("claude", append_system_prompt="be brief")
     spec = _spec(tmp_path, agent, append_system_prompt="x" * 200_000)
-    launch = launch_of(CLI, spec, SESSION, NoSandbox())
+    launch = build_launch(CLI, spec, SESSION, NoSandbox())
     (path, content) = launch.files[0]
     assert content == b"be brief\n\n" + b"x" * 200_000
     words = list(launch.command.argv)
@@ -122,7 +128,7 @@ def test_an_appended_prompt_goes_by_file_the_agents_first(tmp_path: Path) -> Non
 def test_a_history_is_resumed_from_a_record_of_linked_turns(tmp_path: Path) -> None:
     history = (Turn("user", "U1"), Turn("assistant", "A1"))
     spec = _spec(tmp_path, history=history)
-    launch = launch_of(CLI, spec, SESSION, NoSandbox())
+    launch = build_launch(CLI, spec, SESSION, NoSandbox())
     words = list(launch.command.argv)
     assert words[words.index("--resume") + 1] == SESSION
     assert "--session-id" not in words
@@ -136,25 +142,25 @@ def test_a_history_is_resumed_from_a_record_of_linked_turns(tmp_path: Path) -> N
 
 
 def test_a_record_of_no_turns_is_empty() -> None:
-    assert session_record((), "/", SESSION) == b""
+    assert render_session((), "/", SESSION) == b""
 
 
 def test_a_prompt_is_one_line_whatever_is_in_it() -> None:
-    line = prompt_line('a\nb\r\u2028"\\', verbatim=False)
+    line = encode_prompt('a\nb\r\u2028"\\', verbatim=False)
     assert line.count(b"\n") == 1
     assert json.loads(line)["message"] == {"role": "user", "content": 'a\nb\r\u2028"\\'}
     assert "client_composed" not in json.loads(line)
-    assert json.loads(prompt_line("/clear", verbatim=True))["client_composed"] is True
+    assert json.loads(encode_prompt("/clear", verbatim=True))["client_composed"] is True
 
 
 @pytest.mark.parametrize("name", ["Explore", "general-purpose"])
 def test_the_clis_own_agents_cannot_be_asked_for(standin: Path, world_dir: Path, name: str) -> None:
-    ran = TestClaudeRunner().played(standin, world_dir, "hello", agent=name, definition=name)
+    ran = TestClaudeRunner().run_prompt(standin, world_dir, "hello", agent=name, definition=name)
     assert ran.verdict == "unknown_agent"
 
 
 def test_a_defined_agent_is_run(standin: Path, world_dir: Path) -> None:
-    stage = Stage.make(
+    stage = RunnerHarness.make(
         ClaudeRunner(standin, NoSandbox()), world_dir, "hello", agent="triage", definition="triage"
     )
     place = stage.spec.place
@@ -163,7 +169,7 @@ def test_a_defined_agent_is_run(standin: Path, world_dir: Path) -> None:
     folder = place.config / "agents"
     folder.mkdir()
     (folder / "triage.md").write_text(text, encoding="utf-8")
-    known = {"triage": Definition("triage", "Sorts.", text, "workspace")}
+    known = {"triage": AgentDefinition("triage", "Sorts.", text, "workspace")}
     stage.spec = replace(stage.spec, place=replace(place, definitions=known))
     assert asyncio.run(stage.run()).verdict == "success"
 
@@ -172,4 +178,4 @@ def test_a_defined_agent_is_run(standin: Path, world_dir: Path) -> None:
 def test_a_gigabyte_of_any_kind_leaves_the_service_within_fifty_megabytes(
     standin: Path, world_dir: Path
 ) -> None:
-    TestClaudeRunner().flooded(standin, world_dir, "1G")
+    TestClaudeRunner().run_flood(standin, world_dir, "1G")

@@ -11,7 +11,7 @@ import pytest
 from tests.runner.sandboxed_process import shared_etc
 
 from steadyhand.errors import SpawnError
-from steadyhand.ports import Place, Runner, View
+from steadyhand.ports import AgentPaths, Checkout, Runner
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import BwrapSandbox
@@ -30,14 +30,14 @@ def _data() -> Path:
 
 
 def sandbox(cli: Path) -> BwrapSandbox:
-    return BwrapSandbox.on_this_machine(_data(), cli, etc=shared_etc())
+    return BwrapSandbox.detect(_data(), cli, etc_dir=shared_etc())
 
 
 class _Sealed:
-    def view(self, place: Place) -> View:  # noqa: ARG002  # the suite's signature
-        return View(Path("/workspace"), Path("/home/agent"), Path("/home/agent/.claude"))
+    def view(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the suite's signature
+        return AgentPaths(Path("/workspace"), Path("/home/agent"), Path("/home/agent/.claude"))
 
-    def uid(self, place: Place) -> int:  # noqa: ARG002  # the same
+    def uid(self, place: Checkout) -> int:  # noqa: ARG002  # the same
         return 1000
 
 
@@ -55,4 +55,4 @@ def test_a_sandbox_that_bwrap_cannot_make_is_no_failure_of_the_agent(world_dir: 
     cli = world_dir / "claude"
     cli.write_text("#!/bin/sh\n")  # which nobody may run
     with pytest.raises(SpawnError, match="The sandbox could not be made: bwrap: execvp"):
-        TestSealedPlainRunner().played(cli, world_dir, "hello")
+        TestSealedPlainRunner().run_prompt(cli, world_dir, "hello")

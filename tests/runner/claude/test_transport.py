@@ -14,9 +14,9 @@ from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionE
 
 from steadyhand.ports import Command
 from steadyhand.runner.claude.runner import ClaudeRunner, ProcessTransport
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.contracts.runner import Stage, resident
+from steadyhand.testing.contracts.runner import RunnerHarness, resident_bytes
 
 Python = Callable[..., Command]
 ECHO = "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)\nprint('end', flush=True)"
@@ -30,7 +30,7 @@ def test_the_sdk_is_pinned_and_its_transport_asks_for_what_we_give() -> None:
 
 def test_it_is_ready_between_connect_and_close(python: Python) -> None:
     async def scenario() -> None:
-        async with AgentProcess.start(Launch(python(ECHO))) as process:
+        async with AgentProcess.start(LaunchSpec(python(ECHO))) as process:
             transport = ProcessTransport(process)
             assert not transport.is_ready()
             with pytest.raises(CLIConnectionError):
@@ -50,7 +50,7 @@ def test_it_is_ready_between_connect_and_close(python: Python) -> None:
 
 def test_ending_the_input_lets_the_agent_end(python: Python) -> None:
     async def scenario() -> None:
-        async with asyncio.timeout(10), AgentProcess.start(Launch(python(ECHO))) as process:
+        async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python(ECHO))) as process:
             transport = ProcessTransport(process)
             await transport.connect()
             await transport.end_input()
@@ -67,7 +67,7 @@ async def _write_for_ever(transport: ProcessTransport) -> None:
 
 def test_writing_to_an_agent_that_is_gone_is_the_sdks_own_error(python: Python) -> None:
     async def scenario() -> None:
-        async with asyncio.timeout(10), AgentProcess.start(Launch(python("pass"))) as process:
+        async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python("pass"))) as process:
             transport = ProcessTransport(process)
             await transport.connect()
             await process.wait()
@@ -80,7 +80,7 @@ def test_writing_to_an_agent_that_is_gone_is_the_sdks_own_error(python: Python) 
 
 def test_only_answers_to_its_own_questions_reach_the_sdk(python: Python) -> None:
     async def scenario() -> list[bool]:
-        async with AgentProcess.start(Launch(python(ECHO))) as process:
+        async with AgentProcess.start(LaunchSpec(python(ECHO))) as process:
             transport = ProcessTransport(process)
             await transport.connect()
             assert not transport.asked.is_set()
@@ -104,13 +104,13 @@ def test_only_answers_to_its_own_questions_reach_the_sdk(python: Python) -> None
                 {"type": "control_request", "request_id": 1, "request": {"subtype": "x"}},
                 {"type": "control_request", "request_id": "x", "request": {"subtype": {}}},
             ]
-            taken = [transport.offer(each, 100) for each in [*hostile, answer, answer, request]]
+            taken = [transport.deliver(each, 100) for each in [*hostile, answer, answer, request]]
             messages = transport.read_messages()
             async with asyncio.timeout(5):
                 assert await anext(messages) == answer
                 assert await anext(messages) == request
-            taken.append(transport.offer(request, 1 << 20))
-            return [*taken, *(transport.offer(request, 100) for _ in range(100))]
+            taken.append(transport.deliver(request, 1 << 20))
+            return [*taken, *(transport.deliver(request, 100) for _ in range(100))]
 
     taken = asyncio.run(scenario())
     assert taken[:11] == [False] * 7 + [True, False, True, False]
@@ -129,7 +129,10 @@ def test_the_sdks_client_works_over_it(standin: Path, world_dir: Path) -> None:
             "stream-json",
             "--verbose",
         ]
-        async with asyncio.timeout(20), AgentProcess.start(Launch(Command(argv, env, world_dir))) as process:
+        async with (
+            asyncio.timeout(20),
+            AgentProcess.start(LaunchSpec(Command(argv, env, world_dir))) as process,
+        ):
             transport = ProcessTransport(process)
             client = ClaudeSDKClient(ClaudeAgentOptions(), transport=transport)
             async with asyncio.TaskGroup() as group:
@@ -138,7 +141,7 @@ def test_the_sdks_client_works_over_it(standin: Path, world_dir: Path) -> None:
                     line = asyncio.ensure_future(process.stdout.readline())
                     await asyncio.wait({line, connecting}, return_when=asyncio.FIRST_COMPLETED)
                     if line.done():
-                        transport.offer(json.loads(line.result()), 100)
+                        transport.deliver(json.loads(line.result()), 100)
                     else:
                         line.cancel()
                     await asyncio.sleep(0)
@@ -167,24 +170,24 @@ def test_hostile_control_messages_are_dropped_and_cost_no_memory(python: Python,
     program = world_dir / "hostile"
     program.write_text(f"#!{interpreter} -IS\n{HOSTILE}", encoding="utf-8")
     program.chmod(0o755)
-    before = resident()
-    ran = asyncio.run(Stage.make(ClaudeRunner(program, NoSandbox()), world_dir, "hello").run())
+    before = resident_bytes()
+    ran = asyncio.run(RunnerHarness.make(ClaudeRunner(program, NoSandbox()), world_dir, "hello").run())
     assert ran.verdict == "success"
-    assert resident() - before < 50 * 1024 * 1024
+    assert resident_bytes() - before < 50 * 1024 * 1024
 
 
 def test_an_agent_that_is_silent_from_the_start_stalls_and_is_ended(python: Python, world_dir: Path) -> None:
     program = world_dir / "mute"
     program.write_text(f"#!{python('').argv[0]} -IS\nimport time\ntime.sleep(60)\n", encoding="utf-8")
     program.chmod(0o755)
-    stage = Stage.make(
+    stage = RunnerHarness.make(
         ClaudeRunner(program, NoSandbox()), world_dir, "hello", definition="x", idle_timeout_seconds=0.3
     )
     assert asyncio.run(stage.run()).verdict == "stalled"
 
 
 def test_an_emit_that_fails_is_the_callers_to_know_and_ends_the_agent(standin: Path, world_dir: Path) -> None:
-    stage = Stage.make(ClaudeRunner(standin, NoSandbox()), world_dir, "[[standin: say=x sleep=60]]")
+    stage = RunnerHarness.make(ClaudeRunner(standin, NoSandbox()), world_dir, "[[standin: say=x sleep=60]]")
 
     async def broken(_body: object) -> None:
         raise OSError("the store is gone")
@@ -198,6 +201,6 @@ def test_an_emit_that_fails_is_the_callers_to_know_and_ends_the_agent(standin: P
 
 
 def test_a_session_id_that_is_no_uuid_is_replaced(standin: Path, world_dir: Path) -> None:
-    stage = Stage.make(ClaudeRunner(standin, NoSandbox()), world_dir, "hello")
+    stage = RunnerHarness.make(ClaudeRunner(standin, NoSandbox()), world_dir, "hello")
     stage.spec = replace(stage.spec, job=replace(stage.spec.job, session_id="--bad"))
     assert asyncio.run(stage.run()).verdict == "success"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.ports import Ceiling
-from steadyhand.runner.process.cgroups import Groups, claim, find, name_of
+from steadyhand.ports import ResourceLimits
+from steadyhand.runner.process.cgroups import Cgroups, cgroup_name, delegate_controllers, find_cgroups
 
-CEILING = Ceiling(memory=1 << 30, processes=99)
+CEILING = ResourceLimits(memory=1 << 30, processes=99)
 
 
 def mount(kind: str, point: Path, root: str = "/", options: str = "rw") -> str:
@@ -25,8 +25,8 @@ def folder(path: Path) -> Path:
 
 def test_version_2_with_its_controllers_holds_all(tmp_path: Path) -> None:
     own = folder(tmp_path / "unit")
-    found = find(mount("cgroup2", tmp_path), "0::/unit\n")
-    assert found == Groups(own, own, own, version=2)
+    found = find_cgroups(mount("cgroup2", tmp_path), "0::/unit\n")
+    assert found == Cgroups(own, own, own, version=2)
     assert found.limits("n", CEILING) == [
         (
             str(own / "n"),
@@ -47,8 +47,8 @@ def test_version_1_holds_the_limits_below_the_services_own_groups(tmp_path: Path
     memory, processes = folder(tmp_path / "memory" / "box"), folder(tmp_path / "pids")
     mounts = mount("cgroup", tmp_path / "memory", options="rw,memory")
     mounts += mount("cgroup", tmp_path / "pids", options="rw,pids") + mount("cgroup2", tmp_path / "gone")
-    found = find(mounts, "4:memory:/box\n8:pids:/\n0::/\n")
-    assert found == Groups(memory, processes, None)
+    found = find_cgroups(mounts, "4:memory:/box\n8:pids:/\n0::/\n")
+    assert found == Cgroups(memory, processes, None)
     assert found.limits("n", CEILING) == [
         (
             str(memory / "n"),
@@ -64,18 +64,20 @@ def test_version_1_holds_the_limits_below_the_services_own_groups(tmp_path: Path
 def test_in_a_container_a_groups_path_begins_where_its_mount_does(tmp_path: Path) -> None:
     own = folder(tmp_path / "memory" / "inner")
     mounts = mount("cgroup", tmp_path / "memory", root="/docker/abc", options="rw,memory")
-    assert find(mounts, "4:memory:/docker/abc/inner\n").memory == own
+    assert find_cgroups(mounts, "4:memory:/docker/abc/inner\n").memory == own
 
 
 def test_without_limits_the_groups_are_made_all_the_same(tmp_path: Path) -> None:
     own = folder(tmp_path / "unit")
-    assert find(mount("cgroup2", tmp_path), "0::/unit\n").limits("n", Ceiling()) == [(str(own / "n"), [])]
+    assert find_cgroups(mount("cgroup2", tmp_path), "0::/unit\n").limits("n", ResourceLimits()) == [
+        (str(own / "n"), [])
+    ]
 
 
 @pytest.mark.parametrize("tables", [("", ""), ("31 23 0:28 / /x rw - tmpfs tmpfs rw\n", "0::/\n")])
 def test_where_there_are_none_nothing_is_held(tables: tuple[str, str]) -> None:
-    assert find(*tables) == Groups()
-    assert find(*tables).limits("n", CEILING) == []
+    assert find_cgroups(*tables) == Cgroups()
+    assert find_cgroups(*tables).limits("n", CEILING) == []
 
 
 def kernel_files(group: Path, members: list[int], controllers: str = "cpu memory pids") -> None:
@@ -87,7 +89,7 @@ def kernel_files(group: Path, members: list[int], controllers: str = "cpu memory
 
 def test_a_group_that_is_the_services_alone_is_made_to_hand_controllers_on(tmp_path: Path) -> None:
     kernel_files(tmp_path, [os.getpid()])
-    assert claim(tmp_path)
+    assert delegate_controllers(tmp_path)
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory +pids"
     assert (tmp_path / "steadyhand-service" / "cgroup.procs").read_text() == str(os.getpid())
 
@@ -99,19 +101,21 @@ def test_a_group_with_others_in_it_or_without_controllers_is_left_alone(
     tmp_path: Path, others: list[int], controllers: str
 ) -> None:
     kernel_files(tmp_path, [os.getpid(), *others], controllers)
-    assert not claim(tmp_path)
+    assert not delegate_controllers(tmp_path)
     assert not (tmp_path / "steadyhand-service").exists()
 
 
 def test_a_start_after_a_claim_finds_the_group_above(tmp_path: Path) -> None:
     folder(tmp_path / "unit" / "steadyhand-service")
-    assert find(mount("cgroup2", tmp_path), "0::/unit/steadyhand-service\n").memory == tmp_path / "unit"
+    assert (
+        find_cgroups(mount("cgroup2", tmp_path), "0::/unit/steadyhand-service\n").memory == tmp_path / "unit"
+    )
 
 
 def test_what_holds_the_limits_is_said_in_a_sentence() -> None:
     here = Path("/x")
-    assert Groups(here, here, here, version=2).detail == (
+    assert Cgroups(here, here, here, version=2).detail == (
         "Memory and processes are held by control groups (version 2); cgroup.kill ends what is left."
     )
-    assert Groups().detail.startswith("No control group holds memory or processes here")
-    assert name_of(12, 345) == f"steadyhand-12-345-{Path('/proc/self/ns/pid').stat().st_ino}"
+    assert Cgroups().detail.startswith("No control group holds memory or processes here")
+    assert cgroup_name(12, 345) == f"steadyhand-12-345-{Path('/proc/self/ns/pid').stat().st_ino}"

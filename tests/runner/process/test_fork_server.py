@@ -15,9 +15,9 @@ import pytest
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Command
 from steadyhand.runner.process import agent_process, fork_server
-from steadyhand.runner.process.agent_process import AgentProcess, Launch, start_ticks
-from steadyhand.testing.processes import marked
-from steadyhand.testing.service import until
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, start_ticks
+from steadyhand.testing.processes import pids_with_mark
+from steadyhand.testing.service import wait_until
 
 Python = Callable[..., Command]
 
@@ -38,7 +38,7 @@ async def _answered_and_ended(agent: AgentProcess) -> None:
     await agent.write(b"\n")
     async with asyncio.timeout(10):
         ended = await agent.wait()
-    assert (ended.code, ended.signal, ended.stuck) == (0, None, False)
+    assert (ended.code, ended.signal, ended.unkillable) == (0, None, False)
 
 
 def _open_in(pid: int) -> list[int]:
@@ -58,12 +58,12 @@ def test_all_runs_are_forked_from_one_process_that_has_nothing_open_of_the_servi
 ) -> None:
     inherited = os.open(open_dir, os.O_RDONLY)
     os.set_inheritable(inherited, True)
-    fork_server.replace()
+    fork_server.discard()
 
     async def scenario() -> None:
         async with (
-            AgentProcess.start(Launch(python(HELLO))) as one,
-            AgentProcess.start(Launch(python(HELLO))) as other,
+            AgentProcess.start(LaunchSpec(python(HELLO))) as one,
+            AgentProcess.start(LaunchSpec(python(HELLO))) as other,
         ):
             parent = _parent(one.pid)
             assert parent == _parent(other.pid)
@@ -80,17 +80,17 @@ def test_all_runs_are_forked_from_one_process_that_has_nothing_open_of_the_servi
 
 def test_when_it_is_killed_runs_go_on_and_the_next_has_another(python: Python, mark: str) -> None:
     async def scenario() -> None:
-        async with AgentProcess.start(Launch(python(HELLO))) as before:
+        async with AgentProcess.start(LaunchSpec(python(HELLO))) as before:
             await _greeted(before)
             first = _parent(before.pid)
             os.kill(first, signal.SIGKILL)
-            until(lambda: start_ticks(first) is None, 10)
-            async with AgentProcess.start(Launch(python(HELLO))) as after:
+            wait_until(lambda: start_ticks(first) is None, 10)
+            async with AgentProcess.start(LaunchSpec(python(HELLO))) as after:
                 await _greeted(after)
                 assert _parent(after.pid) != first
                 await _answered_and_ended(before)
                 await _answered_and_ended(after)
-        assert marked(mark) == []
+        assert pids_with_mark(mark) == []
 
     asyncio.run(scenario())
 
@@ -99,24 +99,24 @@ def test_one_that_hangs_fails_a_run_within_its_bound_and_is_replaced(
     python: Python, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        async with AgentProcess.start(Launch(python(HELLO))) as before:
+        async with AgentProcess.start(LaunchSpec(python(HELLO))) as before:
             hung = _parent(before.pid)
             os.kill(hung, signal.SIGSTOP)
             with monkeypatch.context() as patched:
                 patched.setattr(agent_process, "START_SECONDS", 0.5)
                 with pytest.raises(SpawnError, match="did not start in time"):
-                    async with AgentProcess.start(Launch(python(HELLO))):
+                    async with AgentProcess.start(LaunchSpec(python(HELLO))):
                         pass
             assert start_ticks(hung) is None
-            async with AgentProcess.start(Launch(python(HELLO))) as after:
+            async with AgentProcess.start(LaunchSpec(python(HELLO))) as after:
                 await _greeted(after)
-                fork_server.replace(hung)  # another run that waited for it as well gives up now
-                async with AgentProcess.start(Launch(python(HELLO))) as next_one:
+                fork_server.discard(hung)  # another run that waited for it as well gives up now
+                async with AgentProcess.start(LaunchSpec(python(HELLO))) as next_one:
                     assert _parent(next_one.pid) == _parent(after.pid)
                 await _answered_and_ended(after)
             await _greeted(before)
             await _answered_and_ended(before)
-        assert marked(mark) == []
+        assert pids_with_mark(mark) == []
 
     asyncio.run(scenario())
 
@@ -124,7 +124,7 @@ def test_one_that_hangs_fails_a_run_within_its_bound_and_is_replaced(
 def test_a_run_that_is_called_off_before_its_supervisor_is_there_leaves_nothing(
     python: Python, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fork = fork_server.fork
+    fork = fork_server.fork_supervisor
 
     async def scenario() -> None:
         asked = asyncio.Event()
@@ -134,12 +134,12 @@ def test_a_run_that_is_called_off_before_its_supervisor_is_there_leaves_nothing(
             asked.set()
             return pid
 
-        async with AgentProcess.start(Launch(python(HELLO))) as before:
+        async with AgentProcess.start(LaunchSpec(python(HELLO))) as before:
             parent = _parent(before.pid)
             os.kill(parent, signal.SIGSTOP)
             with monkeypatch.context() as patched:
-                patched.setattr(fork_server, "fork", ask)
-                starting = asyncio.create_task(_start_only(Launch(python(HELLO))))
+                patched.setattr(fork_server, "fork_supervisor", ask)
+                starting = asyncio.create_task(_start_only(LaunchSpec(python(HELLO))))
                 async with asyncio.timeout(10):
                     await asked.wait()
             starting.cancel()
@@ -148,16 +148,16 @@ def test_a_run_that_is_called_off_before_its_supervisor_is_there_leaves_nothing(
             os.kill(parent, signal.SIGCONT)
             await _greeted(before)
             await _answered_and_ended(before)
-            async with AgentProcess.start(Launch(python(HELLO))) as after:
+            async with AgentProcess.start(LaunchSpec(python(HELLO))) as after:
                 # It serves in order: what was called off is born by now, and has found nobody.
                 assert _parent(after.pid) == parent
-                until(lambda: _children(parent) == [after.pid], 10)
-        assert marked(mark) == []
+                wait_until(lambda: _children(parent) == [after.pid], 10)
+        assert pids_with_mark(mark) == []
 
     asyncio.run(scenario())
 
 
-async def _start_only(launch: Launch) -> None:
+async def _start_only(launch: LaunchSpec) -> None:
     async with AgentProcess.start(launch):
         pass
 
@@ -187,7 +187,7 @@ def test_it_ends_with_the_service_also_when_that_is_killed(open_dir: Path) -> No
         assert born is not None
         service.kill()
         service.wait(10)
-        until(lambda: start_ticks(parent) != born, 10)
+        wait_until(lambda: start_ticks(parent) != born, 10)
 
 
 def test_a_run_ends_as_well_where_the_kernel_gives_no_handle_of_a_process(
@@ -198,10 +198,10 @@ def test_a_run_ends_as_well_where_the_kernel_gives_no_handle_of_a_process(
 
     async def scenario() -> None:
         monkeypatch.setattr(os, "pidfd_open", refused)
-        async with AgentProcess.start(Launch(python(HELLO))) as agent:
+        async with AgentProcess.start(LaunchSpec(python(HELLO))) as agent:
             await _greeted(agent)
             await _answered_and_ended(agent)
         assert start_ticks(agent.pid) is None
-        assert marked(mark) == []
+        assert pids_with_mark(mark) == []
 
     asyncio.run(scenario())

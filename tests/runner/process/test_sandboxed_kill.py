@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.runner.sandboxed_process import MIB, SealedWorld, ready, sealed_world, shared_etc
+from tests.runner.sandboxed_process import MIB, SandboxHarness, sandbox_harness, shared_etc, wait_until_ready
 
 from steadyhand.agents import Agent
 from steadyhand.runner.process import cgroups
-from steadyhand.runner.process.agent_process import AgentProcess, Launch, start_ticks, sweep
-from steadyhand.testing.processes import marked, none_left
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, kill_leftover_run, start_ticks
+from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -28,70 +28,70 @@ AFTER_SECONDS = 1.0
 
 
 @pytest.fixture
-def world(mark: str) -> Iterator[SealedWorld]:
-    with sealed_world(mark) as made:
+def world(mark: str) -> Iterator[SandboxHarness]:
+    with sandbox_harness(mark) as made:
         yield made
 
 
-def gone(world: SealedWorld, known: list[tuple[int, int]]) -> None:
+def gone(world: SandboxHarness, known: list[tuple[int, int]]) -> None:
     """Hold that nothing of the world's runs is there."""
-    assert none_left(world.mark, AFTER_SECONDS)
+    assert wait_until_gone(world.mark, AFTER_SECONDS)
     assert str(world.data) not in Path("/proc/self/mountinfo").read_text()
     for supervisor, ticks in known:
         assert start_ticks(supervisor) != ticks
-        name = cgroups.name_of(supervisor, ticks)
-        assert [path for path in cgroups.groups().paths(name) if path.exists()] == []
+        name = cgroups.cgroup_name(supervisor, ticks)
+        assert [path for path in cgroups.detect_cgroups().paths(name) if path.exists()] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_after_a_normal_end(world: SealedWorld, kind: str) -> None:
+def test_nothing_is_left_after_a_normal_end(world: SandboxHarness, kind: str) -> None:
     known: list[tuple[int, int]] = []
 
     async def scenario() -> None:
-        launch = Launch(world.python(UNRULY, kind, "deaf", "end"))
+        launch = LaunchSpec(world.python(UNRULY, kind, "deaf", "end"))
         async with AgentProcess.start(launch, lambda *each: known.append(each)) as process:
-            await ready(process)
+            await wait_until_ready(process)
             async with asyncio.timeout(10):
                 ended = await process.wait()
-            assert (ended.code, ended.stuck) == (0, False)
-            assert marked(world.mark) == []
+            assert (ended.code, ended.unkillable) == (0, False)
+            assert pids_with_mark(world.mark) == []
 
     asyncio.run(scenario())
     gone(world, known)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_after_a_stop(world: SealedWorld, kind: str) -> None:
+def test_nothing_is_left_after_a_stop(world: SandboxHarness, kind: str) -> None:
     known: list[tuple[int, int]] = []
 
     async def scenario() -> None:
-        launch = Launch(world.python(UNRULY, kind, "deaf", "stay"))
+        launch = LaunchSpec(world.python(UNRULY, kind, "deaf", "stay"))
         async with AgentProcess.start(launch, lambda *each: known.append(each)) as process:
-            await ready(process)
-            assert marked(world.mark)
+            await wait_until_ready(process)
+            assert pids_with_mark(world.mark)
             async with asyncio.timeout(5):
                 ended = await process.stop()
-            assert (ended.code, ended.signal, ended.stuck) == (None, signal.SIGKILL, False)
-            assert marked(world.mark) == []
+            assert (ended.code, ended.signal, ended.unkillable) == (None, signal.SIGKILL, False)
+            assert pids_with_mark(world.mark) == []
 
     asyncio.run(scenario())
     gone(world, known)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_after_the_supervisor_was_killed(world: SealedWorld, kind: str) -> None:
+def test_nothing_is_left_after_the_supervisor_was_killed(world: SandboxHarness, kind: str) -> None:
     known: list[tuple[int, int]] = []
 
     async def scenario() -> None:
-        launch = Launch(world.python(UNRULY, kind, "deaf", "stay"))
+        launch = LaunchSpec(world.python(UNRULY, kind, "deaf", "stay"))
         async with AgentProcess.start(launch, lambda *each: known.append(each)) as process:
-            await ready(process)
-            assert marked(world.mark)
+            await wait_until_ready(process)
+            assert pids_with_mark(world.mark)
             os.kill(process.pid, signal.SIGKILL)
-            assert none_left(world.mark, AFTER_SECONDS)
+            assert wait_until_gone(world.mark, AFTER_SECONDS)
             async with asyncio.timeout(5):
                 ended = await process.wait()
-            assert (ended.code, ended.signal, ended.stuck) == (None, signal.SIGKILL, False)
+            assert (ended.code, ended.signal, ended.unkillable) == (None, signal.SIGKILL, False)
 
     asyncio.run(scenario())
     gone(world, known)
@@ -117,26 +117,26 @@ def test_nothing_is_left_after_the_service_was_killed(mark: str, kind: str, both
         try:
             assert service.stdout is not None
             supervisor, ticks, data = json.loads(service.stdout.readline())
-            assert marked(mark)
+            assert pids_with_mark(mark)
         finally:
             service.kill()
             killed = time.monotonic()
             if both != "service":
                 os.kill(supervisor, signal.SIGKILL)
     try:
-        assert none_left(mark, AFTER_SECONDS)
+        assert wait_until_gone(mark, AFTER_SECONDS)
         assert time.monotonic() - killed < 2 * AFTER_SECONDS
-        assert asyncio.run(sweep(supervisor, ticks))
-        asyncio.run(cgroups.sweep_groups())
-        name = cgroups.name_of(supervisor, ticks)
-        assert [path for path in cgroups.groups().paths(name) if path.exists()] == []
+        assert asyncio.run(kill_leftover_run(supervisor, ticks))
+        asyncio.run(cgroups.sweep_cgroups())
+        name = cgroups.cgroup_name(supervisor, ticks)
+        assert [path for path in cgroups.detect_cgroups().paths(name) if path.exists()] == []
     finally:
         shutil.rmtree(data)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_after_the_memory_limit(world: SealedWorld, kind: str) -> None:
-    if cgroups.groups().memory is None:
+def test_nothing_is_left_after_the_memory_limit(world: SandboxHarness, kind: str) -> None:
+    if cgroups.detect_cgroups().memory is None:
         pytest.skip("no control group for memory here")
     world.agent = Agent("claude", memory_bytes=100 * MIB)
     known: list[tuple[int, int]] = []
@@ -145,18 +145,18 @@ def test_nothing_is_left_after_the_memory_limit(world: SealedWorld, kind: str) -
     assert code != UNRULY
 
     async def scenario() -> None:
-        launch = Launch(world.python(code, kind, "deaf", "stay"))
+        launch = LaunchSpec(world.python(code, kind, "deaf", "stay"))
         async with AgentProcess.start(launch, lambda *each: known.append(each)) as process:
-            await ready(process)
+            await wait_until_ready(process)
             async with asyncio.timeout(20):
                 ended = await process.wait()
-            assert (ended.code, ended.signal, ended.memory, ended.stuck) == (
+            assert (ended.code, ended.signal, ended.memory, ended.unkillable) == (
                 None,
                 signal.SIGKILL,
                 True,
                 False,
             )
-            assert marked(world.mark) == []
+            assert pids_with_mark(world.mark) == []
 
     asyncio.run(scenario())
     gone(world, known)

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runner.sandboxed_process import MIB, OWNER, PYTHON, SealedWorld, sealed_world
+from tests.runner.sandboxed_process import MIB, OWNER, PYTHON, SandboxHarness, sandbox_harness
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
-from steadyhand.ports import Command, Layers
+from steadyhand.ports import Command, OverlayLayers
 from steadyhand.runner.process import cgroups
-from steadyhand.runner.process.agent_process import AgentProcess, Exit, Launch
+from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec
 from steadyhand.runner.process.trial_run import try_command
-from steadyhand.runner.sandbox_exec import SandboxErrands
+from steadyhand.runner.sandbox_exec import ProcessSandboxExec
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -44,16 +44,16 @@ print(json.dumps({
 
 
 @pytest.fixture
-def world(mark: str) -> Iterator[SealedWorld]:
-    with sealed_world(mark) as made:
+def world(mark: str) -> Iterator[SandboxHarness]:
+    with sandbox_harness(mark) as made:
         yield made
 
 
 def run(
     command: Command, listening: Callable[[Sequence[int]], None] | None = None
-) -> tuple[bytes, bytes, Exit]:
-    async def scenario() -> tuple[bytes, bytes, Exit]:
-        launch = Launch(command)
+) -> tuple[bytes, bytes, ExitStatus]:
+    async def scenario() -> tuple[bytes, bytes, ExitStatus]:
+        launch = LaunchSpec(command)
         async with asyncio.timeout(30), AgentProcess.start(launch, None, listening) as process:
             process.end_input()
             async with asyncio.TaskGroup() as group:
@@ -65,9 +65,9 @@ def run(
     return asyncio.run(scenario())
 
 
-def test_a_sealed_run_sees_its_own_world_and_leaves_the_lower_alone(world: SealedWorld) -> None:
+def test_a_sealed_run_sees_its_own_world_and_leaves_the_lower_alone(world: SandboxHarness) -> None:
     out, err, ended = run(world.python(LOOK))
-    assert (ended, err) == (Exit(0, None), b"")
+    assert (ended, err) == (ExitStatus(0, None), b"")
     seen: dict[str, Any] = json.loads(out)
     assert seen["uid"] == [1000] * 3
     assert seen["cwd"] == "/workspace"
@@ -91,14 +91,14 @@ def test_a_sealed_run_sees_its_own_world_and_leaves_the_lower_alone(world: Seale
     assert (tree / "folder" / "deep").stat().st_uid == OWNER
 
 
-def test_what_one_run_wrote_is_there_for_the_next_of_its_place(world: SealedWorld) -> None:
+def test_what_one_run_wrote_is_there_for_the_next_of_its_place(world: SandboxHarness) -> None:
     run(world.python(LOOK))
     out, _, ended = run(world.python("import os; print(sorted(os.listdir()), open('README').read())"))
-    assert ended == Exit(0, None)
+    assert ended == ExitStatus(0, None)
     assert out.decode() == "['README', 'moved', 'new'] hello\nmore\n\n"
 
 
-def test_the_service_answers_where_a_sealed_run_connects(world: SealedWorld) -> None:
+def test_the_service_answers_where_a_sealed_run_connects(world: SandboxHarness) -> None:
     """And nothing else does: there is no route."""
     code = (
         "import socket\n"
@@ -111,7 +111,7 @@ def test_the_service_answers_where_a_sealed_run_connects(world: SealedWorld) -> 
         taken: list[int] = []
         async with (
             asyncio.timeout(20),
-            AgentProcess.start(Launch(world.python(code)), None, taken.extend) as process,
+            AgentProcess.start(LaunchSpec(world.python(code)), None, taken.extend) as process,
         ):
             (listener,) = [socket.socket(fileno=number) for number in taken]
             listener.setblocking(False)
@@ -119,36 +119,36 @@ def test_the_service_answers_where_a_sealed_run_connects(world: SealedWorld) -> 
             await asyncio.get_running_loop().sock_sendall(connection, b"hello from outside")
             connection.close()
             out = await process.stdout.read()
-            assert await process.wait() == Exit(0, None)
+            assert await process.wait() == ExitStatus(0, None)
             listener.close()
             return out
 
     assert asyncio.run(scenario()) == b"hello from outside\n101\n"
 
 
-def test_a_stop_reaches_the_command_inside(world: SealedWorld) -> None:
+def test_a_stop_reaches_the_command_inside(world: SandboxHarness) -> None:
     code = (
         "import os, signal, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'asked\\n'), os._exit(7)))\n"
         "print('ready', flush=True); time.sleep(30)\n"
     )
 
-    async def scenario() -> tuple[bytes, Exit]:
-        async with asyncio.timeout(20), AgentProcess.start(Launch(world.python(code))) as process:
+    async def scenario() -> tuple[bytes, ExitStatus]:
+        async with asyncio.timeout(20), AgentProcess.start(LaunchSpec(world.python(code))) as process:
             assert await process.stdout.readline() == b"ready\n"
             ended = await process.stop()
             return await process.stdout.read(), ended
 
-    assert asyncio.run(scenario()) == (b"asked\n", Exit(7, None))
+    assert asyncio.run(scenario()) == (b"asked\n", ExitStatus(7, None))
 
 
 @pytest.mark.parametrize(("how", "expected"), [("kill", 9), ("segv", 11)])
 def test_a_signal_that_ended_the_command_is_told_apart_from_an_exit_code(
-    world: SealedWorld, how: str, expected: int
+    world: SandboxHarness, how: str, expected: int
 ) -> None:
     number = {"kill": 9, "segv": 11}[how]
     _, _, ended = run(world.python(f"import os; os.kill(os.getpid(), {number})"))
-    assert ended == Exit(None, expected)
+    assert ended == ExitStatus(None, expected)
 
 
 # --- limits ----------------------------------------------------------------------------------------
@@ -156,38 +156,41 @@ def test_a_signal_that_ended_the_command_is_told_apart_from_an_exit_code(
 HOG = "kept = []\nfor _ in range(300): kept.append(b'x' * (1 << 20))\n"
 
 
-def test_a_run_is_in_every_group_that_was_made_for_it(world: SealedWorld) -> None:
+def test_a_run_is_in_every_group_that_was_made_for_it(world: SandboxHarness) -> None:
     code = "import os; os.fork(); print('ready', flush=True); input()"
 
     async def scenario() -> list[int]:
-        async with asyncio.timeout(20), AgentProcess.start(Launch(world.python(code))) as process:
+        async with asyncio.timeout(20), AgentProcess.start(LaunchSpec(world.python(code))) as process:
             assert await process.stdout.readline() == b"ready\n"
-            name = cgroups.name_of(process.pid, process.started_ticks)
-            return [len((path / "cgroup.procs").read_text().split()) for path in cgroups.groups().paths(name)]
+            name = cgroups.cgroup_name(process.pid, process.started_ticks)
+            return [
+                len((path / "cgroup.procs").read_text().split())
+                for path in cgroups.detect_cgroups().paths(name)
+            ]
 
     assert asyncio.run(scenario()) == [4] * len(
-        cgroups.groups().parents
+        cgroups.detect_cgroups().parents
     )  # bwrap, its init, the two of the code
 
 
-def test_a_run_that_needs_more_memory_than_it_may_is_ended_and_says_so(world: SealedWorld) -> None:
-    if cgroups.groups().memory is None:
+def test_a_run_that_needs_more_memory_than_it_may_is_ended_and_says_so(world: SandboxHarness) -> None:
+    if cgroups.detect_cgroups().memory is None:
         pytest.skip("no control group for memory here")
     world.agent = Agent("claude", memory_bytes=100 * MIB)
     _, _, ended = run(world.python(HOG))
-    assert ended == Exit(None, 9, memory=True)
+    assert ended == ExitStatus(None, 9, memory=True)
 
 
-def test_a_run_copes_with_a_child_that_was_killed_for_its_memory(world: SealedWorld) -> None:
-    if cgroups.groups().memory is None:
+def test_a_run_copes_with_a_child_that_was_killed_for_its_memory(world: SandboxHarness) -> None:
+    if cgroups.detect_cgroups().memory is None:
         pytest.skip("no control group for memory here")
     world.agent = Agent("claude", memory_bytes=100 * MIB)
     code = f"import subprocess, sys; print(subprocess.run([sys.executable, '-I', '-S', '-c', {HOG!r}]).returncode)"
     out, _, ended = run(world.python(code))
-    assert (out, ended) == (b"-9\n", Exit(0, None, memory=True))
+    assert (out, ended) == (b"-9\n", ExitStatus(0, None, memory=True))
 
 
-def test_a_run_gets_no_more_processes_than_it_may(world: SealedWorld) -> None:
+def test_a_run_gets_no_more_processes_than_it_may(world: SandboxHarness) -> None:
     world.agent = Agent("claude", processes=20)
     code = (
         "import os, time\n"
@@ -200,10 +203,10 @@ def test_a_run_gets_no_more_processes_than_it_may(world: SealedWorld) -> None:
     )
     out, _, ended = run(world.python(code))
     assert (out, ended.code) == (b"True\n", 0)
-    assert cgroups.groups().processes is None or ended.forks_refused == 1
+    assert cgroups.detect_cgroups().processes is None or ended.forks_refused == 1
 
 
-def test_a_run_fills_no_more_disk_than_its_image_has(world: SealedWorld) -> None:
+def test_a_run_fills_no_more_disk_than_its_image_has(world: SandboxHarness) -> None:
     image = world.place.files.root / "disk"
     with image.open("wb") as file:
         file.truncate(48 * MIB)
@@ -221,7 +224,7 @@ def test_a_run_fills_no_more_disk_than_its_image_has(world: SealedWorld) -> None
     subprocess.run([*mkfs, str(image)], check=True)
     world.place = replace(
         world.place,
-        layers=Layers(world.data / "warm" / "tree", Path("upper"), Path("work"), OWNER, image=image),
+        layers=OverlayLayers(world.data / "warm" / "tree", Path("upper"), Path("work"), OWNER, image=image),
     )
     code = (
         "import os\n"
@@ -231,7 +234,7 @@ def test_a_run_fills_no_more_disk_than_its_image_has(world: SealedWorld) -> None
         "    except OSError as error: print(error.errno)\n"
     )
     out, err, ended = run(world.python(code))
-    assert (out, err, ended) == (b"28\n", b"", Exit(0, None, disk=True))
+    assert (out, err, ended) == (b"28\n", b"", ExitStatus(0, None, disk=True))
     out, _, ended = run(world.python("import os; print(os.path.getsize('big') > 1 << 20); os.remove('big')"))
     assert (out, ended.code) == (b"True\n", 0)
     assert not (loops() & {str(image)})
@@ -255,7 +258,7 @@ def traces(data: Path) -> list[object]:
     """Give what runs could leave: mounts, groups of ours, descriptors, files."""
     table = Path("/proc/self/mountinfo").read_text()
     mine = f"steadyhand-{os.getpid()}"
-    made = [path for parent in cgroups.groups().parents for path in parent.glob("steadyhand-*")]
+    made = [path for parent in cgroups.detect_cgroups().parents for path in parent.glob("steadyhand-*")]
     alive = [path for path in made if not path.name.startswith(mine) and data.name in str(path)]
     return [
         table.count(str(data)),
@@ -265,13 +268,13 @@ def traces(data: Path) -> list[object]:
     ]
 
 
-def test_fifty_runs_leave_everything_as_it_was(world: SealedWorld) -> None:
+def test_fifty_runs_leave_everything_as_it_was(world: SandboxHarness) -> None:
     seen: list[tuple[int, int]] = []
 
     async def one() -> None:
-        launch = Launch(world.command("/bin/true"))
+        launch = LaunchSpec(world.command("/bin/true"))
         async with AgentProcess.start(launch, lambda *known: seen.append(known)) as process:
-            assert await process.wait() == Exit(0, None)
+            assert await process.wait() == ExitStatus(0, None)
 
     async def scenario() -> None:
         await one()
@@ -282,12 +285,15 @@ def test_fifty_runs_leave_everything_as_it_was(world: SealedWorld) -> None:
 
     asyncio.run(scenario())
     left = [
-        path for known in seen for path in cgroups.groups().paths(cgroups.name_of(*known)) if path.exists()
+        path
+        for known in seen
+        for path in cgroups.detect_cgroups().paths(cgroups.cgroup_name(*known))
+        if path.exists()
     ]
     assert left == []
 
 
-def test_a_seal_that_cannot_be_made_says_what_and_leaves_nothing(world: SealedWorld) -> None:
+def test_a_seal_that_cannot_be_made_says_what_and_leaves_nothing(world: SandboxHarness) -> None:
     run(world.command("/bin/true"))
     shutil.rmtree(world.place.home)
     before = traces(world.data)
@@ -298,25 +304,28 @@ def test_a_seal_that_cannot_be_made_says_what_and_leaves_nothing(world: SealedWo
     assert traces(world.data) == before
 
 
-def test_a_program_that_is_not_there_is_told_by_bwrap(world: SealedWorld) -> None:
+def test_a_program_that_is_not_there_is_told_by_bwrap(world: SandboxHarness) -> None:
     _, err, ended = run(world.command("/usr/bin/nobody"))
-    assert (ended, err.split(b":")[0]) == (Exit(1, None), b"bwrap")
+    assert (ended, err.split(b":")[0]) == (ExitStatus(1, None), b"bwrap")
 
 
 def test_a_sweep_removes_the_groups_of_the_dead_and_of_nobody_else() -> None:
-    held = cgroups.groups()
+    held = cgroups.detect_cgroups()
     if not held.parents:
         pytest.skip("no control groups here")
     ticks = cgroups.start_ticks(os.getpid()) or 0
     parent = held.parents[0]
-    alive, dead = parent / cgroups.name_of(os.getpid(), ticks), parent / cgroups.name_of(os.getpid(), 1)
+    alive, dead = (
+        parent / cgroups.cgroup_name(os.getpid(), ticks),
+        parent / cgroups.cgroup_name(os.getpid(), 1),
+    )
     other, elsewhere = parent / "steadyhand-else", parent / f"steadyhand-{os.getpid()}-1-1"
     for path in (alive, dead, other, elsewhere):
         path.mkdir()
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
         (dead / "cgroup.procs").write_text(str(sleeper.pid))
-        assert asyncio.run(cgroups.sweep_groups()) >= 1
+        assert asyncio.run(cgroups.sweep_cgroups()) >= 1
         assert sleeper.wait(5) == -9
         assert (alive.exists(), dead.exists(), other.exists(), elsewhere.exists()) == (
             True,
@@ -335,15 +344,17 @@ def test_a_sweep_removes_the_groups_of_the_dead_and_of_nobody_else() -> None:
 ENV = {"PATH": "/usr/bin:/bin"}
 
 
-def errand(world: SealedWorld, code: str, *, stdin: bytes = b"", seconds: float = 20, most: int = MIB) -> Any:
+def errand(
+    world: SandboxHarness, code: str, *, stdin: bytes = b"", seconds: float = 20, most: int = MIB
+) -> Any:
     argv = [PYTHON, "-I", "-S", "-c", code]
-    errands = SandboxErrands(world.sandbox)
+    errands = ProcessSandboxExec(world.sandbox)
     return asyncio.run(
         errands.run(argv, world.place, world.agent, env=ENV, stdin=stdin, seconds=seconds, max_output=most)
     )
 
 
-def test_an_errand_is_fed_and_read_in_the_world_of_the_agent(world: SealedWorld) -> None:
+def test_an_errand_is_fed_and_read_in_the_world_of_the_agent(world: SandboxHarness) -> None:
     run(world.python(LOOK))
     code = "import os, sys; sys.stderr.write('note'); print(len(sys.stdin.read()), os.listdir()); sys.exit(3)"
     done = errand(world, code, stdin=b"x" * 300_000)
@@ -352,21 +363,21 @@ def test_an_errand_is_fed_and_read_in_the_world_of_the_agent(world: SealedWorld)
     assert b"moved" in done.stdout
 
 
-def test_an_errand_that_prints_too_much_is_stopped(world: SealedWorld, mark: str) -> None:
+def test_an_errand_that_prints_too_much_is_stopped(world: SandboxHarness, mark: str) -> None:
     done = errand(world, "import sys\nwhile True: sys.stdout.write('x' * 4096)", most=100_000)
     assert (done.code, len(done.stdout), done.stderr) == (None, 100_000, b"")
 
 
-def test_an_errand_that_takes_too_long_is_stopped(world: SealedWorld) -> None:
+def test_an_errand_that_takes_too_long_is_stopped(world: SandboxHarness) -> None:
     done = errand(world, "import time; print('begun', flush=True); time.sleep(60)", seconds=2)
     assert (done.code, done.stdout) == (None, b"begun\n")
 
 
-def test_an_errand_that_does_not_read_its_input_still_ends(world: SealedWorld) -> None:
+def test_an_errand_that_does_not_read_its_input_still_ends(world: SandboxHarness) -> None:
     assert errand(world, "print('done')", stdin=b"x" * (1 << 20)).stdout == b"done\n"
 
 
-def test_a_trial_says_nothing_when_all_is_well_and_else_why(world: SealedWorld) -> None:
+def test_a_trial_says_nothing_when_all_is_well_and_else_why(world: SandboxHarness) -> None:
     assert asyncio.run(try_command(world.command("/bin/true"))) is None
     assert (
         asyncio.run(try_command(world.command("/bin/false"))) == "It ended with exit code 1 and said nothing."

@@ -14,7 +14,7 @@ import yaml
 from tests.runner.sandboxed_process import PYTHON, shared_etc
 
 import steadyhand
-from steadyhand.testing.processes import marked, none_left
+from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 
@@ -145,9 +145,9 @@ def test_nothing_is_left_of_an_unprivileged_run(copy: Path, mark: str, kind: str
         try:
             assert service.stdout is not None
             supervisor, _, data = json.loads(service.stdout.readline())
-            assert marked(mark)
+            assert pids_with_mark(mark)
             os.kill(service.pid if victim == "service" else supervisor, signal.SIGKILL)
-            assert none_left(mark, AFTER_SECONDS)
+            assert wait_until_gone(mark, AFTER_SECONDS)
         finally:
             service.kill()
             if data is not None:

@@ -13,8 +13,8 @@ import pytest
 
 from steadyhand.ports import Command
 from steadyhand.runner.process import spawn, supervisor
-from steadyhand.runner.process.agent_process import AgentProcess, Launch, start_ticks, sweep
-from steadyhand.testing.processes import marked, none_left
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, kill_leftover_run, start_ticks
+from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 Python = Callable[..., Command]
 
@@ -33,7 +33,7 @@ async def _ready(process: AgentProcess) -> None:
 
 def _nothing(mark: str) -> bool:
     # One look may miss what forks between two steps of it.
-    return all(marked(mark) == [] for _ in range(5))
+    return all(pids_with_mark(mark) == [] for _ in range(5))
 
 
 def _skip_unless(process: AgentProcess, means: str) -> None:
@@ -41,8 +41,8 @@ def _skip_unless(process: AgentProcess, means: str) -> None:
         pytest.skip(f"{means} is not to be had here")
 
 
-def _launch(command: Command, means: str) -> Launch:
-    return Launch(command, means=(means, "walk"))
+def _launch(command: Command, means: str) -> LaunchSpec:
+    return LaunchSpec(command, means=(means, "walk"))
 
 
 @pytest.mark.parametrize("means", MEANS)
@@ -57,7 +57,7 @@ def test_nothing_is_left_after_a_normal_end(
             await _ready(process)
             async with asyncio.timeout(10):
                 ended = await process.wait()
-            assert (ended.code, ended.signal, ended.stuck) == (0, None, False)
+            assert (ended.code, ended.signal, ended.unkillable) == (0, None, False)
             assert _nothing(mark)
 
     asyncio.run(scenario())
@@ -71,7 +71,7 @@ def test_nothing_is_left_after_a_stop(unruly: Python, mark: str, kind: str, deaf
         async with AgentProcess.start(_launch(unruly(kind, deaf, "stay"), means)) as process:
             _skip_unless(process, means)
             await _ready(process)
-            assert marked(mark)
+            assert pids_with_mark(mark)
             async with asyncio.timeout(2):
                 ended = await process.stop()
             assert ended.code is None
@@ -122,11 +122,11 @@ def test_nothing_is_left_after_the_service_was_killed(
             used, pid, started = service.stdout.readline().split()
             if used != means:
                 pytest.skip(f"{means} is not to be had here")
-            assert marked(mark)
+            assert pids_with_mark(mark)
         finally:
             service.kill()
-    assert none_left(mark)
-    assert asyncio.run(sweep(int(pid), int(started)))
+    assert wait_until_gone(mark)
+    assert asyncio.run(kill_leftover_run(int(pid), int(started)))
     assert start_ticks(int(pid)) != int(started)
 
 
@@ -144,8 +144,8 @@ def test_nothing_is_left_after_the_supervisor_was_killed(
             async with asyncio.timeout(5):
                 ended = await process.wait()
             assert (ended.code, ended.signal) == (None, signal.SIGKILL)
-            groups = process._groups
-        assert none_left(mark)
+            groups = process._cgroups
+        assert wait_until_gone(mark)
         assert not any(group.exists() for group in groups)
 
     asyncio.run(scenario())
@@ -156,7 +156,7 @@ def test_leaving_the_block_by_cancellation_kills_everything(unruly: Python, mark
         started = asyncio.Event()
 
         async def hold() -> None:
-            async with AgentProcess.start(Launch(unruly("daemon", "deaf", "stay"))) as process:
+            async with AgentProcess.start(LaunchSpec(unruly("daemon", "deaf", "stay"))) as process:
                 await _ready(process)
                 started.set()
                 await asyncio.sleep(60)
@@ -174,7 +174,7 @@ def test_leaving_the_block_by_cancellation_kills_everything(unruly: Python, mark
 def test_a_sweep_leaves_another_process_with_the_same_pid_alone() -> None:
     ticks = start_ticks(os.getpid())
     assert ticks is not None
-    assert asyncio.run(sweep(os.getpid(), ticks + 1))
+    assert asyncio.run(kill_leftover_run(os.getpid(), ticks + 1))
     assert start_ticks(os.getpid()) == ticks
 
 
@@ -183,7 +183,7 @@ def test_a_sweep_kills_what_does_not_end_by_itself() -> None:
     try:
         ticks = start_ticks(stuck.pid)
         assert ticks is not None
-        assert asyncio.run(sweep(stuck.pid, ticks, seconds=0.4))
+        assert asyncio.run(kill_leftover_run(stuck.pid, ticks, seconds=0.4))
     finally:
         stuck.kill()
         assert stuck.wait() == -signal.SIGKILL
@@ -191,9 +191,9 @@ def test_a_sweep_kills_what_does_not_end_by_itself() -> None:
 
 def test_a_group_of_a_run_is_removed_with_it(python: Python) -> None:
     async def scenario() -> tuple[Path, bool]:
-        async with AgentProcess.start(Launch(python("input()"), means=("cgroup", "walk"))) as process:
+        async with AgentProcess.start(LaunchSpec(python("input()"), means=("cgroup", "walk"))) as process:
             _skip_unless(process, "cgroup")
-            (group,) = process._groups
+            (group,) = process._cgroups
             return group, group.is_dir()
 
     group, was_there = asyncio.run(scenario())
@@ -203,8 +203,8 @@ def test_a_group_of_a_run_is_removed_with_it(python: Python) -> None:
 
 def test_the_supervisor_reports_the_means_it_uses(python: Python) -> None:
     async def scenario() -> None:
-        async with AgentProcess.start(Launch(python("pass"))) as process:
-            assert process.means in supervisor.MEANS
+        async with AgentProcess.start(LaunchSpec(python("pass"))) as process:
+            assert process.means in supervisor.CONTAINMENT_METHODS
 
     asyncio.run(scenario())
 

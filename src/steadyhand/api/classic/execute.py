@@ -9,20 +9,20 @@ from starlette.responses import Response
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.requests import ExecuteRequest, micros_of
-from steadyhand.api.transport.body import body_of
-from steadyhand.api.transport.context import caller_of, door_of
+from steadyhand.api.transport.body import parse_body
+from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
-from steadyhand.api.transport.params import JobId, known_form
+from steadyhand.api.transport.params import JobId, validate_job_id
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.text import one_line
 from steadyhand.control import Submission
-from steadyhand.errors import Conflict, TryLater
+from steadyhand.errors import Conflict, RetryLater
 from steadyhand.job import Job, State
 from steadyhand.ports import RunOutput
 
 router = APIRouter(tags=["classic"], route_class=DirectRoute)
 
-STATUS: Mapping[State, native_bodies.ClassicStatus] = {
+CLASSIC_STATUS: Mapping[State, native_bodies.ClassicStatus] = {
     State.QUEUED: "running",
     State.RUNNING: "running",
     State.PARKED: "running",
@@ -37,7 +37,7 @@ STATUS: Mapping[State, native_bodies.ClassicStatus] = {
 """The five words of the earlier service: a caller's loop ends on the first that is not `running`."""
 
 
-class AgentBusy(TryLater, Conflict):
+class AgentBusy(RetryLater, Conflict):
     """No slot and no room in the queue; on this route that is a 409, with `Retry-After`."""
 
 
@@ -46,9 +46,9 @@ class AgentBusy(TryLater, Conflict):
 )
 async def execute(request: Request) -> Response:
     """Take a prompt for an agent. The job is durable once this answers; poll it at `/jobs/{job_id}`."""
-    caller = caller_of(request)
-    door = door_of(request)
-    asked, _ = await body_of(request, ExecuteRequest, door.options.max_body_bytes, lenient=True)
+    caller = get_caller(request)
+    context = get_context(request)
+    asked, _ = await parse_body(request, ExecuteRequest, context.options.max_body_bytes, lenient=True)
     submission = Submission(
         prompt=asked.prompt,
         agent=asked.agent,
@@ -59,33 +59,33 @@ async def execute(request: Request) -> Response:
         strict=False,
     )
     try:
-        added = await door.control.submit(caller, submission)
-    except TryLater as error:
+        submitted = await context.control.submit(caller, submission)
+    except RetryLater as error:
         if error.code != "queue_full":
             raise
         raise AgentBusy("Agent is busy", code="queue_full", retry_after=error.retry_after) from error
-    body: native_bodies.Executed = {"job_id": added.job.id, "status": "running"}
+    body: native_bodies.Executed = {"job_id": submitted.job.id, "status": "running"}
     return json_response(body, 202)
 
 
 @router.get(
     "/jobs/{job_id}", operation_id="getClassicJob", summary="How a job stands", **operations.CLASSIC_JOB
 )
-async def classic_job(request: Request, job_id: JobId) -> Response:
+async def get_classic_job(request: Request, job_id: JobId) -> Response:
     """Give a job in the words of the earlier service, with what its agent printed once it has ended."""
-    caller = caller_of(request)
-    control = door_of(request).control
-    job = await control.get(caller, known_form(job_id))
+    caller = get_caller(request)
+    control = get_context(request).control
+    job = await control.get(caller, validate_job_id(job_id))
     output = await control.output(caller, job.id) if job.state.ended else None
-    return json_response(classic_json(job, output))
+    return json_response(classic_job_json(job, output))
 
 
-def classic_json(job: Job, output: RunOutput | None) -> native_bodies.ClassicJob:
+def classic_job_json(job: Job, output: RunOutput | None) -> native_bodies.ClassicJob:
     """Give a job as the classic route shows it; `output` is what its newest run printed."""
     # A job that the next start takes up again is not over: a caller that read `error` would look no more.
-    over = job.state.ended and job.at_start is None
-    status: native_bodies.ClassicStatus = STATUS[job.state] if over else "running"
-    shown: native_bodies.ClassicJob = {
+    is_finished = job.state.ended and job.at_start is None
+    status: native_bodies.ClassicStatus = CLASSIC_STATUS[job.state] if is_finished else "running"
+    document: native_bodies.ClassicJob = {
         "job_id": job.id,
         "status": status,
         "state": job.state.value,
@@ -95,13 +95,13 @@ def classic_json(job: Job, output: RunOutput | None) -> native_bodies.ClassicJob
         # Callers parse this with what they have; an offset is understood by more of them than a Z.
         "started_at": (job.started_at or job.created_at).isoformat(),
     }
-    if not over:
-        return shown
+    if not is_finished:
+        return document
     ended_at = job.finished_at or job.created_at
-    shown["finished_at"] = ended_at.isoformat()
-    shown["exit_code"] = job.runs[-1].exit_code if job.runs else None
-    shown["output"] = list(output.output) if output else []
-    shown["stderr"] = output.stderr if output else ""
+    document["finished_at"] = ended_at.isoformat()
+    document["exit_code"] = job.runs[-1].exit_code if job.runs else None
+    document["output"] = list(output.output) if output else []
+    document["stderr"] = output.stderr if output else ""
     if status == "error":
-        shown["error"] = one_line(job.error.message if job.error else f"The job is {job.state}.")
-    return shown
+        document["error"] = one_line(job.error.message if job.error else f"The job is {job.state}.")
+    return document

@@ -7,9 +7,9 @@ from starlette.responses import Response
 from steadyhand.api.native.serializers import agent_json, list_json, workspace_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
-from steadyhand.api.transport.context import caller_of, door_of
+from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
-from steadyhand.api.transport.params import query_of
+from steadyhand.api.transport.params import parse_query
 from steadyhand.api.transport.route import DirectRoute
 
 router = APIRouter(route_class=DirectRoute)
@@ -18,13 +18,17 @@ router = APIRouter(route_class=DirectRoute)
 @router.get(
     "/v1/agents", tags=["offers"], operation_id="listAgents", summary="List the agents", **operations.AGENTS
 )
-async def agents(request: Request) -> Response:
+async def list_agents(request: Request) -> Response:
     """Give the agents that the key can ask for, with what a job of each gets and the most it may ask for."""
-    caller = caller_of(request)
-    query_of(request)
-    door = door_of(request)
-    control, named = door.control, door.keyring.limits_of(caller.key_id).agents
-    offers = [offer for offer in await control.agents(caller) if named is None or offer.agent.name in named]
+    caller = get_caller(request)
+    parse_query(request)
+    context = get_context(request)
+    control, allowed_names = context.control, context.keyring.limits_of(caller.key_id).agents
+    offers = [
+        offer
+        for offer in await control.agents(caller)
+        if allowed_names is None or offer.agent.name in allowed_names
+    ]
     body: native_bodies.AgentList = list_json(
         [agent_json(offer, control.catalogue.limits) for offer in offers]
     )
@@ -38,12 +42,16 @@ async def agents(request: Request) -> Response:
     summary="List the workspaces",
     **operations.WORKSPACES,
 )
-async def workspaces(request: Request) -> Response:
+async def list_workspaces(request: Request) -> Response:
     """Give the configured workspaces that the key may use; addresses carry no credentials."""
-    caller = caller_of(request)
-    query_of(request)
-    door = door_of(request)
-    named = door.keyring.limits_of(caller.key_id).workspaces
-    found = [each for each in door.control.workspaces(caller) if named is None or each.name in named]
-    body: native_bodies.WorkspaceList = list_json([workspace_json(workspace) for workspace in found])
+    caller = get_caller(request)
+    parse_query(request)
+    context = get_context(request)
+    allowed_names = context.keyring.limits_of(caller.key_id).workspaces
+    allowed = [
+        candidate
+        for candidate in context.control.workspaces(caller)
+        if allowed_names is None or candidate.name in allowed_names
+    ]
+    body: native_bodies.WorkspaceList = list_json([workspace_json(workspace) for workspace in allowed])
     return json_response(body)

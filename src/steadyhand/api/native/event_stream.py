@@ -6,23 +6,25 @@ from typing import cast
 
 from steadyhand.api.native.serializers import event_json
 from steadyhand.api.transport.errors import json_bytes
-from steadyhand.api.transport.sse import Item, Piece, Stream
-from steadyhand.events import Event, Live
+from steadyhand.api.transport.sse import EventStreamResponse, Frame, StreamItem
+from steadyhand.events import Event, LiveText
 
 
-def event_bytes(item: Event | Live) -> bytes:
+def event_frame(item: Event | LiveText) -> bytes:
     """Give an event as it stands on the wire; live text has no `id`, so that a client never resumes from it."""
     body = event_json(item)
-    number = f"id: {body['seq']}\n" if body["seq"] is not None else ""
-    return f"{number}event: {body['type']}\ndata: ".encode() + json_bytes(body) + b"\n\n"
+    id_line = f"id: {body['seq']}\n" if body["seq"] is not None else ""
+    return f"{id_line}event: {body['type']}\ndata: ".encode() + json_bytes(body) + b"\n\n"
 
 
-def event_stream(source: AsyncIterator[Event | Live], welcome: Callable[[], bool]) -> Stream:
+def event_stream_response(
+    source: AsyncIterator[Event | LiveText], is_authorized: Callable[[], bool]
+) -> EventStreamResponse:
     """Stream what a job's follower gives, as the native route shows it."""
-    return Stream(_written(source), welcome, opening=b": following\n\n")
+    return EventStreamResponse(_event_frames(source), is_authorized, preamble=b": following\n\n")
 
 
-async def _written(source: AsyncIterator[Event | Live]) -> AsyncIterator[Item]:
-    async with aclosing(cast("AsyncGenerator[Event | Live, None]", source)) as items:
+async def _event_frames(source: AsyncIterator[Event | LiveText]) -> AsyncIterator[StreamItem]:
+    async with aclosing(cast("AsyncGenerator[Event | LiveText, None]", source)) as items:
         async for item in items:
-            yield Piece(event_bytes(item))
+            yield Frame(event_frame(item))

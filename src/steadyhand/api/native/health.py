@@ -7,8 +7,8 @@ from starlette.responses import Response
 from steadyhand.api.native.serializers import health_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
-from steadyhand.api.transport.context import door_of
-from steadyhand.api.transport.errors import json_response, problem
+from steadyhand.api.transport.context import get_context
+from steadyhand.api.transport.errors import error_response, json_response
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.errors import StoreError
 
@@ -20,7 +20,7 @@ _ALIVE: native_bodies.Alive = {"status": "ok"}
 @router.get("/health", operation_id="getHealth", summary="How full the service is", **operations.HEALTH)
 async def health(request: Request) -> Response:
     """`busy` is true when a new job would not start at once. No key is needed."""
-    return json_response(health_json(door_of(request).control.load()))
+    return json_response(health_json(get_context(request).control.load()))
 
 
 @router.get("/livez", operation_id="getLiveness", summary="Whether the process answers", **operations.PROBE)
@@ -32,9 +32,9 @@ async def livez(_request: Request) -> Response:
 @router.get("/readyz", operation_id="getReadiness", summary="Whether work is taken", **operations.READINESS)
 async def readyz(request: Request) -> Response:
     """503 while the service stops, or while its store cannot be read; no key is needed."""
-    door = door_of(request)
+    context = get_context(request)
     try:
-        await (door.options.ready or door.control.check)()
+        await (context.options.readiness_check or context.control.check)()
     except StoreError:
-        return problem(request.scope, 503, "unavailable", "The store cannot be read.")
+        return error_response(request.scope, 503, "unavailable", "The store cannot be read.")
     return json_response(_ALIVE)

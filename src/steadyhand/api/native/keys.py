@@ -11,10 +11,10 @@ from steadyhand.api.native.serializers import key_json, list_json, new_key_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies, requests
 from steadyhand.api.schemas.requests import micros_of
-from steadyhand.api.transport.body import body_of, optional_body_of
-from steadyhand.api.transport.context import Door, caller_of, door_of
+from steadyhand.api.transport.body import parse_body, parse_optional_body
+from steadyhand.api.transport.context import ApiContext, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
-from steadyhand.api.transport.params import query_of
+from steadyhand.api.transport.params import parse_query
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.errors import NotFound
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits
@@ -25,51 +25,51 @@ KeyId = Annotated[str, Path(description="The key's id; it stands in its secret."
 _KEY_ID = re.compile(r"k_[a-z0-9]{1,32}")
 
 
-def _admin(request: Request) -> Door:
+def _require_admin(request: Request) -> ApiContext:
     """Give the door to who may look after keys."""
-    caller_of(request).require("admin")
-    return door_of(request)
+    get_caller(request).require_scope("admin")
+    return get_context(request)
 
 
-def _known_form(key_id: str) -> str:
+def _validate_key_id(key_id: str) -> str:
     if _KEY_ID.fullmatch(key_id) is None:
         raise NotFound("Key not found")
     return key_id
 
 
-def _answer(door: Door, key: ApiKey, status: int = 200, secret: str | None = None) -> Response:
-    is_fixed = door.keyring.is_fixed(key.id)
-    body = (
+def _key_response(context: ApiContext, key: ApiKey, status: int = 200, secret: str | None = None) -> Response:
+    is_fixed = context.keyring.is_fixed(key.id)
+    document = (
         key_json(key, is_fixed=is_fixed) if secret is None else new_key_json(key, secret, is_fixed=is_fixed)
     )
     headers = {"location": f"/v1/keys/{key.id}"} if status == 201 else {}  # noqa: PLR2004  # created
     if secret is not None:
         headers["cache-control"] = "no-store"
-    return json_response(body, status, headers=headers)
+    return json_response(document, status, headers=headers)
 
 
-def limits_of(asked: requests.KeyLimitsRequest | None) -> KeyLimits:
+def key_limits(requested: requests.KeyLimitsRequest | None) -> KeyLimits:
     """Give the limits that a request asks for, in the words of the core."""
-    if asked is None:
+    if requested is None:
         return NO_LIMITS
-    day, month = asked.budget_usd_per_day, asked.budget_usd_per_month
+    day, month = requested.budget_usd_per_day, requested.budget_usd_per_month
     return KeyLimits(
-        agents=None if asked.agents is None else tuple(dict.fromkeys(asked.agents)),
-        workspaces=None if asked.workspaces is None else tuple(dict.fromkeys(asked.workspaces)),
-        per_minute=asked.requests_per_minute,
-        running=asked.running_jobs,
-        queued=asked.queued_jobs,
+        agents=None if requested.agents is None else tuple(dict.fromkeys(requested.agents)),
+        workspaces=None if requested.workspaces is None else tuple(dict.fromkeys(requested.workspaces)),
+        per_minute=requested.requests_per_minute,
+        running=requested.running_jobs,
+        queued=requested.queued_jobs,
         day_micros=None if day is None else micros_of(day),
         month_micros=None if month is None else micros_of(month),
     )
 
 
 @router.get("/v1/keys", operation_id="listKeys", summary="List the keys", **operations.KEYS)
-async def listed(request: Request) -> Response:
+async def list_keys(request: Request) -> Response:
     """Give every key, revoked ones too, without their secrets; those of the environment come first."""
-    door = _admin(request)
-    query_of(request)
-    keyring = door.keyring
+    context = _require_admin(request)
+    parse_query(request)
+    keyring = context.keyring
     body: native_bodies.KeyList = list_json(
         [key_json(key, is_fixed=keyring.is_fixed(key.id)) for key in keyring.all()]
     )
@@ -79,32 +79,32 @@ async def listed(request: Request) -> Response:
 @router.post(
     "/v1/keys", status_code=201, operation_id="createKey", summary="Make a key", **operations.CREATE_KEY
 )
-async def create(request: Request) -> Response:
+async def create_key(request: Request) -> Response:
     """Make a key. Its `secret` stands in this answer and nowhere else; only its SHA-256 is kept."""
-    door = _admin(request)
-    query_of(request)
-    asked, _ = await body_of(request, requests.KeyRequest, door.options.max_body_bytes)
-    key, secret = await door.keyring.create(asked.name, frozenset(asked.scopes), limits_of(asked.limits))
-    return _answer(door, key, 201, secret)
+    context = _require_admin(request)
+    parse_query(request)
+    body, _ = await parse_body(request, requests.KeyRequest, context.options.max_body_bytes)
+    key, secret = await context.keyring.create(body.name, frozenset(body.scopes), key_limits(body.limits))
+    return _key_response(context, key, 201, secret)
 
 
 @router.get("/v1/keys/{key_id}", operation_id="getKey", summary="Give a key", **operations.KEY)
-async def get(request: Request, key_id: KeyId) -> Response:
+async def get_key(request: Request, key_id: KeyId) -> Response:
     """Give a key, without its secret."""
-    door = _admin(request)
-    query_of(request)
-    return _answer(door, door.keyring.get(_known_form(key_id)))
+    context = _require_admin(request)
+    parse_query(request)
+    return _key_response(context, context.keyring.get(_validate_key_id(key_id)))
 
 
 @router.delete("/v1/keys/{key_id}", operation_id="revokeKey", summary="Revoke a key", **operations.REVOKE_KEY)
-async def revoke(request: Request, key_id: KeyId) -> Response:
+async def revoke_key(request: Request, key_id: KeyId) -> Response:
     """End a key: new requests with it are refused at once, and streams that it follows are cut.
 
     Jobs that it has asked for go on. A key of the environment is changed there: 409.
     """
-    door = _admin(request)
-    query_of(request)
-    return _answer(door, await door.keyring.revoke(_known_form(key_id)))
+    context = _require_admin(request)
+    parse_query(request)
+    return _key_response(context, await context.keyring.revoke(_validate_key_id(key_id)))
 
 
 @router.post(
@@ -113,10 +113,10 @@ async def revoke(request: Request, key_id: KeyId) -> Response:
     summary="Give a key a new secret",
     **operations.ROTATE_KEY,
 )
-async def rotate(request: Request, key_id: KeyId) -> Response:
+async def rotate_key(request: Request, key_id: KeyId) -> Response:
     """Give a key a new secret; id, scopes and limits stay. The old one ends at once, or after `grace_seconds`."""
-    door = _admin(request)
-    query_of(request)
-    asked = await optional_body_of(request, requests.RotateRequest, door.options.max_body_bytes)
-    key, secret = await door.keyring.rotate(_known_form(key_id), asked.grace_seconds)
-    return _answer(door, key, secret=secret)
+    context = _require_admin(request)
+    parse_query(request)
+    body = await parse_optional_body(request, requests.RotateRequest, context.options.max_body_bytes)
+    key, secret = await context.keyring.rotate(_validate_key_id(key_id), body.grace_seconds)
+    return _key_response(context, key, secret=secret)

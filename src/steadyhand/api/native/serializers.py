@@ -6,17 +6,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 from steadyhand.agents import Limits, Workspace
 from steadyhand.api.schemas import native_bodies
-from steadyhand.control import Offer
-from steadyhand.events import Event, Live, data_of, rfc3339
-from steadyhand.job import MICROS, Changes, Cost, Fault, Job, Run, Usage, Verdict
-from steadyhand.ports import ApiKey, KeyLimits, Load, Scope, UsageRow
+from steadyhand.control import AvailableAgent
+from steadyhand.events import Event, LiveText, event_data, format_rfc3339
+from steadyhand.job import MICROS_PER_DOLLAR, Changes, Cost, ErrorInfo, Job, Outcome, Run, Usage
+from steadyhand.ports import ApiKey, KeyLimits, QueueLoad, Scope, UsageRow
 
 T = TypeVar("T")
 
 
 def format_usd(micros: int) -> str:
     """Return an amount as a decimal string in dollars."""
-    whole_dollars, fraction = divmod(micros, MICROS)
+    whole_dollars, fraction = divmod(micros, MICROS_PER_DOLLAR)
     return f"{whole_dollars}.{fraction:06d}"
 
 
@@ -25,7 +25,7 @@ def _usd_or_none(micros: int | None) -> str | None:
 
 
 def _time_or_none(time: datetime | None) -> str | None:
-    return None if time is None else rfc3339(time)
+    return None if time is None else format_rfc3339(time)
 
 
 def compact_number(seconds: float) -> float:
@@ -44,7 +44,7 @@ def redact_url(url: str | None) -> str | None:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def health_json(load: Load) -> native_bodies.Health:
+def health_json(load: QueueLoad) -> native_bodies.Health:
     """Return how full the service is."""
     return {
         "status": "ok",
@@ -82,7 +82,7 @@ def job_json(job: Job, position: int | None) -> native_bodies.Job:
         "idle_timeout_seconds": compact_number(job.idle_timeout_seconds),
         "on_interrupt": job.on_interrupt,
         "publish": job.publish,
-        "created_at": rfc3339(job.created_at),
+        "created_at": format_rfc3339(job.created_at),
         "started_at": _time_or_none(job.started_at),
         "finished_at": _time_or_none(job.finished_at),
         "parked_until": _time_or_none(job.parked_until),
@@ -120,10 +120,10 @@ def list_json(data: list[T], next_cursor: str | None = None) -> native_bodies.Pa
     return {"object": "list", "data": data, "has_more": next_cursor is not None, "next_cursor": next_cursor}
 
 
-def event_json(item: Event | Live) -> native_bodies.Event:
+def event_json(item: Event | LiveText) -> native_bodies.Event:
     """Return an event; live text has `seq` null."""
-    if isinstance(item, Live):
-        seq, kind, data = None, item.body.type, data_of(item.body)
+    if isinstance(item, LiveText):
+        seq, kind, data = None, item.body.type, event_data(item.body)
     else:
         seq, kind, data = item.seq, item.type, dict(item.data)
     return {
@@ -132,12 +132,12 @@ def event_json(item: Event | Live) -> native_bodies.Event:
         "job_id": item.job_id,
         "run": item.run,
         "type": kind,
-        "at": rfc3339(item.at),
+        "at": format_rfc3339(item.at),
         "data": data,
     }
 
 
-def agent_json(offer: Offer, limits: Limits) -> native_bodies.Agent:
+def agent_json(offer: AvailableAgent, limits: Limits) -> native_bodies.Agent:
     """Return an agent with the defaults and the limits of its jobs."""
     agent = offer.agent
     max_timeout = limits.max_timeout_seconds
@@ -170,9 +170,9 @@ def key_json(key: ApiKey, *, is_fixed: bool) -> native_bodies.Key:
         "origin": "environment" if is_fixed else "service",
         "scopes": [scope for scope in get_args(Scope) if scope in key.scopes],
         "limits": _key_limits_json(key.limits),
-        "created_at": rfc3339(key.created_at),
+        "created_at": format_rfc3339(key.created_at),
         "revoked_at": _time_or_none(key.revoked_at),
-        "former_secret_until": _time_or_none(key.former_until),
+        "former_secret_until": _time_or_none(key.previous_valid_until),
     }
 
 
@@ -227,7 +227,7 @@ def workspace_json(workspace: Workspace) -> native_bodies.Workspace:
     }
 
 
-def _outcome_json(outcome: Verdict | None) -> native_bodies.Outcome | None:
+def _outcome_json(outcome: Outcome | None) -> native_bodies.Outcome | None:
     return None if outcome is None else {"type": outcome.type, "detail": outcome.detail}
 
 
@@ -276,7 +276,7 @@ def _changes_json(changes: Changes | None) -> native_bodies.Changes | None:
     }
 
 
-def _error_json(error: Fault | None) -> native_bodies.JobFault | None:
+def _error_json(error: ErrorInfo | None) -> native_bodies.JobFault | None:
     if error is None:
         return None
     return {"code": error.code, "message": error.message, "retryable": error.retryable}

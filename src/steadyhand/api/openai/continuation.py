@@ -12,75 +12,75 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from steadyhand.api.openai.client_tool_results import Brought
-from steadyhand.api.openai.input_messages import Spoken
-from steadyhand.api.transport.context import Door
+from steadyhand.api.openai.client_tool_results import ToolResults
+from steadyhand.api.openai.input_messages import ConversationMessage
+from steadyhand.api.transport.context import ApiContext
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job
 
 SESSION_HEADER = "x-session-id"
-_NAME = re.compile(r"[\x21-\x7e]{1,128}")
+_SESSION_NAME = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def digest_of(model: str, spoken: Sequence[Spoken]) -> str:
+def conversation_digest(model: str, messages: Sequence[ConversationMessage]) -> str:
     """Give what stands for all that was said to a model and by it, in order."""
-    whole = [model, *([each.role, *each.blocks] for each in spoken)]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    conversation = [model, *([message.role, *message.blocks] for message in messages)]
+    return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()
 
 
-def answered(spoken: Sequence[Spoken], text: str) -> list[Spoken]:
+def with_answer(messages: Sequence[ConversationMessage], text: str) -> list[ConversationMessage]:
     """Give a conversation with the agent's answer at its end, as a client sends it back."""
-    return [*spoken, Spoken("assistant", [{"type": "text", "text": text}])]
+    return [*messages, ConversationMessage("assistant", [{"type": "text", "text": text}])]
 
 
-def said_before(spoken: Sequence[Spoken]) -> Sequence[Spoken]:
+def messages_to_last_answer(messages: Sequence[ConversationMessage]) -> Sequence[ConversationMessage]:
     """Give what was said up to the agent's last answer; nothing when it has not answered yet."""
-    last = max((place for place, each in enumerate(spoken) if each.role == "assistant"), default=-1)
-    return spoken[: last + 1]
+    last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    return messages[: last + 1]
 
 
-async def going_on(
+async def with_session(
     request: Request,
-    door: Door,
+    context: ApiContext,
     caller: Caller,
     submission: Submission,
     *,
     model: str,
-    spoken: Sequence[Spoken],
+    messages: Sequence[ConversationMessage],
 ) -> Submission:
     """Give a request for a run with the session that it goes on with, if there is one.
 
     Raises `InvalidRequest` for a name of a session that cannot be one.
     """
-    name = request.headers.get(SESSION_HEADER)
-    if name is not None:
-        if _NAME.fullmatch(name) is None:
+    session_name = request.headers.get(SESSION_HEADER)
+    if session_name is not None:
+        if _SESSION_NAME.fullmatch(session_name) is None:
             raise InvalidRequest(
                 f"{SESSION_HEADER}: has to be 1 to 128 printable ASCII characters without spaces"
             )
-        return replace(submission, session_name=name)
-    before = said_before(spoken)
-    if not before:
+        return replace(submission, session_name=session_name)
+    earlier_messages = messages_to_last_answer(messages)
+    if not earlier_messages:
         return submission
-    parent = await door.control.conversation(caller, digest_of(model, before))
+    parent = await context.control.conversation(caller, conversation_digest(model, earlier_messages))
     # The model's name may mean another agent by now: that one is told what was said, and begins a session of its own.
-    fits = parent is not None and parent.agent == submission.agent
-    return replace(submission, parent=parent.id) if parent is not None and fits else submission
+    same_agent = parent is not None and parent.agent == submission.agent
+    return replace(submission, parent=parent.id) if parent is not None and same_agent else submission
 
 
-async def after_answer(
-    door: Door, own: Caller, submission: Submission, brought: Brought | None
+async def with_calling_session(
+    context: ApiContext, owner: Caller, submission: Submission, tool_results: ToolResults | None
 ) -> Submission:
     """Give a request with what came of calls that were a run's answer: it goes on with that session, if it can."""
-    if brought is None or submission.parent is not None or submission.session_name is not None:
+    if tool_results is None or submission.parent is not None or submission.session_name is not None:
         return submission
-    job = await door.control.continuable(own, brought.job_id)
-    fits = job is not None and job.agent == submission.agent
-    return replace(submission, parent=brought.job_id) if fits else submission
+    job = await context.control.get_continuable(owner, tool_results.job_id)
+    same_agent = job is not None and job.agent == submission.agent
+    return replace(submission, parent=tool_results.job_id) if same_agent else submission
 
 
-def not_found() -> InvalidRequest:
+def previous_response_not_found() -> InvalidRequest:
     """Refuse a response to go on with that is none, or another key's."""
     return InvalidRequest.at(
         "/previous_response_id", "is no response of this key", code="previous_response_not_found"
@@ -89,5 +89,5 @@ def not_found() -> InvalidRequest:
 
 def session_headers(request: Request, job: Job) -> dict[str, str]:
     """Give the header by which the caller can go on with what a job did."""
-    named = request.headers.get(SESSION_HEADER) or job.session_id
-    return {} if named is None else {SESSION_HEADER: named}
+    session_name = request.headers.get(SESSION_HEADER) or job.session_id
+    return {} if session_name is None else {SESSION_HEADER: session_name}

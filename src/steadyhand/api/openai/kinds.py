@@ -2,9 +2,9 @@
 
 from steadyhand.job import Job
 
-KIND = "response"
+RESPONSE_KIND = "response"
 
 
 def is_response(job: Job) -> bool:
     """Say whether a job was asked for as a response."""
-    return job.request is not None and job.request.get("kind") == KIND
+    return job.request is not None and job.request.get("kind") == RESPONSE_KIND

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import is_model
-from steadyhand.api.transport.context import Alias, Door, caller_of, door_of, insider
+from steadyhand.api.transport.context import ApiContext, ModelAlias, as_job_owner, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Caller
@@ -23,16 +23,18 @@ ModelId = Annotated[str, Path(description="The model's id; it may hold slashes."
 @router.get(
     "/v1/models", tags=["openai"], operation_id="listModels", summary="List models", **operations.MODELS
 )
-async def models(request: Request) -> Response:
+async def list_models(request: Request) -> Response:
     """Give the aliases and the names of the agents that the key can ask for, as models."""
-    caller = caller_of(request)
-    door = door_of(request)
-    named = door.keyring.limits_of(caller.key_id).agents
-    agents = {name: alias[0] for name, alias in door.options.openai_models.items()}
-    for offer in await door.control.agents(caller):
-        agents.setdefault(offer.agent.name, offer.agent.name)
-    names = [name for name, agent in agents.items() if named is None or agent in named]
-    body: openai_bodies.ModelList = {"object": "list", "data": [_model_json(name) for name in names]}
+    caller = get_caller(request)
+    context = get_context(request)
+    allowed_names = context.keyring.limits_of(caller.key_id).agents
+    agent_by_model = {name: alias[0] for name, alias in context.options.openai_models.items()}
+    for offer in await context.control.agents(caller):
+        agent_by_model.setdefault(offer.agent.name, offer.agent.name)
+    model_names = [
+        name for name, agent in agent_by_model.items() if allowed_names is None or agent in allowed_names
+    ]
+    body: openai_bodies.ModelList = {"object": "list", "data": [model_json(name) for name in model_names]}
     return json_response(body)
 
 
@@ -43,38 +45,38 @@ async def models(request: Request) -> Response:
     summary="Give a model",
     **operations.MODEL,
 )
-async def model(request: Request, model_id: ModelId) -> Response:
+async def get_model(request: Request, model_id: ModelId) -> Response:
     """Give a model by its id, which may hold slashes."""
-    caller = caller_of(request)
-    caller.require("read")
-    await resolved(door_of(request), caller, model_id)
-    return json_response(_model_json(model_id))
+    caller = get_caller(request)
+    caller.require_scope("read")
+    await resolve_model(get_context(request), caller, model_id)
+    return json_response(model_json(model_id))
 
 
-def _model_json(name: str) -> openai_bodies.Model:
+def model_json(name: str) -> openai_bodies.Model:
     return {"id": name, "object": "model", "created": 0, "owned_by": "steadyhand"}
 
 
-async def resolved(door: Door, caller: Caller, name: str) -> Alias:
+async def resolve_model(context: ApiContext, caller: Caller, name: str) -> ModelAlias:
     """Say which agent and model a model's name means.
 
     An alias comes first, then an agent's name, then `agent/model`; any other name goes to the default agent
     as its model. Raises `NotFound` (`model_not_found`) when there is none.
     """
-    options = door.options
+    options = context.options
     if options.profile == "classic" and options.openai_default_agent:
-        return Alias(options.openai_default_agent)
+        return ModelAlias(options.openai_default_agent)
     if name in options.openai_models:
         return options.openai_models[name]
-    agent, _, rest = name.partition("/")
-    if agent in door.control.catalogue.agents:
-        known = True
+    agent, _, model_name = name.partition("/")
+    if agent in context.control.catalogue.agents:
+        is_agent = True
     else:
-        known = agent in {offer.agent.name for offer in await door.control.agents(insider(caller))}
-    if known and not rest and agent == name:
-        return Alias(agent)
-    if known and is_model(rest):
-        return Alias(agent, rest)
+        is_agent = agent in {offer.agent.name for offer in await context.control.agents(as_job_owner(caller))}
+    if is_agent and not model_name and agent == name:
+        return ModelAlias(agent)
+    if is_agent and is_model(model_name):
+        return ModelAlias(agent, model_name)
     if options.openai_default_agent and is_model(name):
-        return Alias(options.openai_default_agent, name)
+        return ModelAlias(options.openai_default_agent, name)
     raise NotFound("There is no such model here; see /v1/models.", code="model_not_found")

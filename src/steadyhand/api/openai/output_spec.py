@@ -6,26 +6,26 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from steadyhand import json_schema
-from steadyhand.api.transport.errors import json_bytes, unsupported
+from steadyhand.api.transport.errors import json_bytes, unsupported_parameter
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import ClientTool, Job
 
-MOST_TOOLS = 128
-MOST_TOOL_BYTES = 256 * 1024
+MAX_TOOLS = 128
+MAX_TOOL_BYTES = 256 * 1024
 """How many tools a client may have, and how large they may be together."""
-ALLOWED = "allowed_tools"
+ALLOWED_TOOLS = "allowed_tools"
 """The type of a choice that leaves some of the tools."""
-CHOICES = "has to be none, auto, required, the name of a function, or allowed_tools"
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-_MOST_CALLS = 64
+TOOL_CHOICE_ERROR = "has to be none, auto, required, the name of a function, or allowed_tools"
+_FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ANY_OBJECT_SCHEMA: Mapping[str, Any] = {"type": "object"}
+_MAX_CALLS = 64
 """How many calls one answer may be."""
-_PLACE = "#/properties/calls/items/anyOf/{}/properties/arguments"
+_ARGUMENTS_POINTER = "#/properties/calls/items/anyOf/{}/properties/arguments"
 """Where a function's own schema stands in that of an answer of calls."""
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class FunctionSpec:
     """The one function that the answer has to call; `named` when the caller chose it by its name."""
 
     name: str
@@ -34,7 +34,7 @@ class Function:
     named: bool
 
 
-class Call(NamedTuple):
+class FinalCall(NamedTuple):
     """A call that is the answer of a run, with its arguments as JSON."""
 
     id: str
@@ -43,7 +43,7 @@ class Call(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class OutputSpec:
     """How the answer is to be. With a `function` its arguments are the answer; with `required` ones calls of those.
 
     Else with a `schema` it is JSON. `tools` are those of the client that the agent may call on the way, with `one_call`
@@ -51,9 +51,9 @@ class Wanted:
     """
 
     schema: dict[str, Any] | None = None
-    function: Function | None = None
+    function: FunctionSpec | None = None
     tools: tuple[ClientTool, ...] = ()
-    required: tuple[Function, ...] = ()
+    required: tuple[FunctionSpec, ...] = ()
     one_call: bool = False
 
     @property
@@ -69,15 +69,15 @@ class Wanted:
         return None if self.function is None else {"name": self.function.name}
 
     @property
-    def hint(self) -> str | None:
+    def prompt_hint(self) -> str | None:
         """What the agent is told of the functions that its answer calls."""
         if self.required:
-            listed = "".join(f"\n- `{each.name}`: {each.description or ''}" for each in self.required)
-            return f"Your final answer is a call of one of these functions, or of several of them:{listed}"
+            function_list = "".join(f"\n- `{each.name}`: {each.description or ''}" for each in self.required)
+            return f"Your final answer is a call of one of these functions, or of several of them:{function_list}"
         if self.function is None:
             return None
-        told = f": {self.function.description}" if self.function.description else "."
-        return f"Your final answer is the arguments for a call of the function `{self.function.name}`{told}"
+        description = f": {self.function.description}" if self.function.description else "."
+        return f"Your final answer is the arguments for a call of the function `{self.function.name}`{description}"
 
     def text(self, job: Job) -> str:
         """Give what a completed job answered: its text, or the JSON and nothing else."""
@@ -86,97 +86,114 @@ class Wanted:
         return job.answer or ""
 
 
-def calls_of(job: Job, forced: Mapping[str, Any]) -> list[Call]:
+def final_calls(job: Job, forced_call: Mapping[str, Any]) -> list[FinalCall]:
     """Give the calls that a completed job answered with; `forced` is that of what was wanted."""
-    given = job.structured_output
-    if forced["name"] is not None:
+    output = job.structured_output
+    if forced_call["name"] is not None:
         return [
-            Call(f"call_{job.id}", forced["name"], _json(given) if given is not None else job.answer or "")
+            FinalCall(
+                f"call_{job.id}",
+                forced_call["name"],
+                _encode_json(output) if output is not None else job.answer or "",
+            )
         ]
-    calls = given.get("calls", ()) if isinstance(given, Mapping) else ()
+    calls = output.get("calls", ()) if isinstance(output, Mapping) else ()
     return [
-        Call(f"call_{job.id}_{number}", call["name"], _json(call["arguments"]))
+        FinalCall(f"call_{job.id}_{number}", call["name"], _encode_json(call["arguments"]))
         for number, call in enumerate(calls, 1)
     ]
 
 
-def _json(value: Any) -> str:
+def _encode_json(value: Any) -> str:
     return json_bytes(value).decode("utf-8")
 
 
-def wanted_of(
+def build_output_spec(
     schema: dict[str, Any] | None,
     tools: Sequence[Mapping[str, Any]],
     choice: Any,
-    where: str = "tools",
-    inner: str = "",
+    location: str = "tools",
+    function_path: str = "",
     *,
     parallel: bool = True,
-) -> Wanted:
+) -> OutputSpec:
     """Say what the answer has to be, from a schema, the client's tools as `{name, description, parameters}`, a choice.
 
     `where` is their place in the request, and each is at `inner` in its own. A choice that requires a call is a run for
     a function's arguments when it leaves one function, else for calls of them, and without `parallel` for one call.
     """
-    if len(tools) > MOST_TOOLS:
-        raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOLS} tools")
-    functions = [_function(tool, f"{where}/{place}{inner}") for place, tool in enumerate(tools)]
-    if isinstance(choice, Mapping) and choice.get("type") == ALLOWED:
-        functions, choice = _allowed(functions, choice)
+    if len(tools) > MAX_TOOLS:
+        raise InvalidRequest.at(f"/{location}", f"has more than {MAX_TOOLS} tools")
+    functions = [
+        _parse_function(tool, f"{location}/{index}{function_path}") for index, tool in enumerate(tools)
+    ]
+    if isinstance(choice, Mapping) and choice.get("type") == ALLOWED_TOOLS:
+        functions, choice = _select_allowed(functions, choice)
     if choice in (None, "auto"):
-        return Wanted(schema, tools=_callable(functions, where), one_call=not parallel)
+        return OutputSpec(schema, tools=_client_tools(functions, location), one_call=not parallel)
     if choice == "none":
-        return Wanted(schema)
+        return OutputSpec(schema)
     name = choice.get("name") if isinstance(choice, Mapping) else None
-    named = isinstance(name, str)
-    if not named and choice != "required":
-        raise unsupported("tool_choice", CHOICES)
-    found = [function for function in functions if not named or function.name == name]
-    if not found:
-        raise InvalidRequest.at("/tool_choice", "names no function of tools" if named else "needs tools")
+    has_name = isinstance(name, str)
+    if not has_name and choice != "required":
+        raise unsupported_parameter("tool_choice", TOOL_CHOICE_ERROR)
+    chosen = [function for function in functions if not has_name or function.name == name]
+    if not chosen:
+        raise InvalidRequest.at("/tool_choice", "names no function of tools" if has_name else "needs tools")
     if schema is not None:
-        raise unsupported("tool_choice", "a function's arguments and a schema cannot both be the answer")
-    if len(found) > 1 and not named:
-        _callable(found, where)
-        return Wanted(_of_calls(found, where, most=_MOST_CALLS if parallel else 1), required=tuple(found))
-    first = found[0]
-    return Wanted(None, Function(first.name, first.description, first.parameters, named))
+        raise unsupported_parameter(
+            "tool_choice", "a function's arguments and a schema cannot both be the answer"
+        )
+    if len(chosen) > 1 and not has_name:
+        _client_tools(chosen, location)
+        return OutputSpec(
+            _calls_schema(chosen, location, max_calls=_MAX_CALLS if parallel else 1), required=tuple(chosen)
+        )
+    chosen_function = chosen[0]
+    return OutputSpec(
+        None,
+        FunctionSpec(chosen_function.name, chosen_function.description, chosen_function.parameters, has_name),
+    )
 
 
-def _allowed(functions: Sequence[Function], choice: Mapping[str, Any]) -> tuple[list[Function], Any]:
+def _select_allowed(
+    functions: Sequence[FunctionSpec], choice: Mapping[str, Any]
+) -> tuple[list[FunctionSpec], Any]:
     """Give the functions that a choice leaves of all, and the choice among those."""
-    listed, mode = choice.get("tools"), choice.get("mode")
+    entries, mode = choice.get("tools"), choice.get("mode")
     if mode not in ("auto", "required"):
         raise InvalidRequest.at("/tool_choice", "has to have the mode auto or required with allowed_tools")
-    if not isinstance(listed, list) or not listed:
+    if not isinstance(entries, list) or not entries:
         raise InvalidRequest.at("/tool_choice", "has to list functions of tools with allowed_tools")
     names = {function.name for function in functions}
-    wanted: set[str] = set()
-    for place, tool in enumerate(listed):
+    allowed_names: set[str] = set()
+    for index, tool in enumerate(entries):
         name = tool.get("name") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
         if not isinstance(name, str) or name not in names:
-            raise InvalidRequest.at("/tool_choice", f"names no function of tools at {place} of allowed_tools")
-        wanted.add(name)
-    return [function for function in functions if function.name in wanted], mode
+            raise InvalidRequest.at("/tool_choice", f"names no function of tools at {index} of allowed_tools")
+        allowed_names.add(name)
+    return [function for function in functions if function.name in allowed_names], mode
 
 
-def _of_calls(functions: Sequence[Function], where: str, *, most: int) -> dict[str, Any]:
+def _calls_schema(functions: Sequence[FunctionSpec], location: str, *, max_calls: int) -> dict[str, Any]:
     """Give the schema of an answer that calls functions."""
-    each: list[Any] = []
+    call_schemas: list[Any] = []
     for number, function in enumerate(functions):
-        alone = {key: value for key, value in function.parameters.items() if key not in ("$schema", "$id")}
+        parameters = {
+            key: value for key, value in function.parameters.items() if key not in ("$schema", "$id")
+        }
         properties = {
             "name": {"type": "string", "enum": [function.name]},
-            "arguments": json_schema.moved(alone, _PLACE.format(number)),
+            "arguments": json_schema.rebase_references(parameters, _ARGUMENTS_POINTER.format(number)),
         }
-        each.append(_object(properties))
-    calls = {"type": "array", "minItems": 1, "maxItems": most, "items": {"anyOf": each}}
-    schema = _object({"calls": calls})
-    json_schema.accept(schema, f"/{where}")
+        call_schemas.append(_object_schema(properties))
+    calls = {"type": "array", "minItems": 1, "maxItems": max_calls, "items": {"anyOf": call_schemas}}
+    schema = _object_schema({"calls": calls})
+    json_schema.check_schema(schema, f"/{location}")
     return schema
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
@@ -185,57 +202,61 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _callable(functions: Sequence[Function], where: str) -> tuple[ClientTool, ...]:
+def _client_tools(functions: Sequence[FunctionSpec], location: str) -> tuple[ClientTool, ...]:
     names = [function.name for function in functions]
     if len(set(names)) < len(names):
-        raise InvalidRequest.at(f"/{where}", "has two tools of the same name")
-    found = tuple(ClientTool(each.name, each.description, each.parameters) for each in functions)
-    size = sum(len(json_bytes([tool.name, tool.description, tool.parameters])) for tool in found)
-    if size > MOST_TOOL_BYTES:
-        raise InvalidRequest.at(f"/{where}", f"has more than {MOST_TOOL_BYTES} bytes of tools")
-    return found
+        raise InvalidRequest.at(f"/{location}", "has two tools of the same name")
+    client_tools = tuple(ClientTool(each.name, each.description, each.parameters) for each in functions)
+    size = sum(len(json_bytes([tool.name, tool.description, tool.parameters])) for tool in client_tools)
+    if size > MAX_TOOL_BYTES:
+        raise InvalidRequest.at(f"/{location}", f"has more than {MAX_TOOL_BYTES} bytes of tools")
+    return client_tools
 
 
-def _function(tool: Mapping[str, Any], where: str) -> Function:
+def _parse_function(tool: Mapping[str, Any], location: str) -> FunctionSpec:
     name, description, parameters = tool.get("name"), tool.get("description"), tool.get("parameters")
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        raise InvalidRequest.at(f"/{where}", "has no name of 1 to 64 letters, digits, dashes and underscores")
-    schema = _accepted(_ANY_OBJECT if parameters is None else parameters, f"/{where}/parameters")
-    return Function(name, description if isinstance(description, str) else None, schema, named=False)
+    if not isinstance(name, str) or _FUNCTION_NAME.fullmatch(name) is None:
+        raise InvalidRequest.at(
+            f"/{location}", "has no name of 1 to 64 letters, digits, dashes and underscores"
+        )
+    schema = _validate_object_schema(
+        _ANY_OBJECT_SCHEMA if parameters is None else parameters, f"/{location}/parameters"
+    )
+    return FunctionSpec(name, description if isinstance(description, str) else None, schema, named=False)
 
 
-def chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[str, Any]]:
+def parse_chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[str, Any]]:
     """Give the functions among a chat request's tools; raises `InvalidRequest` for others."""
-    found: list[Mapping[str, Any]] = []
-    for place, tool in enumerate(tools):
+    parsed: list[Mapping[str, Any]] = []
+    for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, Mapping) else None
         if not isinstance(tool, Mapping) or tool.get("type") != "function":
-            raise unsupported(f"tools/{place}", "only functions can be tools")
+            raise unsupported_parameter(f"tools/{index}", "only functions can be tools")
         if not isinstance(function, Mapping):
-            raise InvalidRequest.at(f"/tools/{place}/function", "has to be a function")
-        found.append(function)
-    for place, function in enumerate(functions):
+            raise InvalidRequest.at(f"/tools/{index}/function", "has to be a function")
+        parsed.append(function)
+    for index, function in enumerate(functions):
         if not isinstance(function, Mapping):
-            raise InvalidRequest.at(f"/functions/{place}", "has to be a function")
-        found.append(function)
-    return found
+            raise InvalidRequest.at(f"/functions/{index}", "has to be a function")
+        parsed.append(function)
+    return parsed
 
 
-def chat_choice(choice: Any, function_call: Any) -> Any:
+def parse_chat_tool_choice(choice: Any, function_call: Any) -> Any:
     """Give the choice of a chat request as the Responses API has it: a word, a function's `name`, or some of them."""
     if choice is None:
         return function_call
     if isinstance(choice, Mapping) and choice.get("type") == "function":
         return choice.get("function")
-    if isinstance(choice, Mapping) and choice.get("type") == ALLOWED:
-        inner = choice.get(ALLOWED)
-        allowed = inner if isinstance(inner, Mapping) else {}
+    if isinstance(choice, Mapping) and choice.get("type") == ALLOWED_TOOLS:
+        allowed_tools = choice.get(ALLOWED_TOOLS)
+        allowed = allowed_tools if isinstance(allowed_tools, Mapping) else {}
         tools = allowed.get("tools")
-        return {"type": ALLOWED, "mode": allowed.get("mode"), "tools": _named(tools)}
+        return {"type": ALLOWED_TOOLS, "mode": allowed.get("mode"), "tools": _flatten_functions(tools)}
     return choice
 
 
-def _named(tools: Any) -> Any:
+def _flatten_functions(tools: Any) -> Any:
     """Give a chat's list of functions with their names where the Responses API has them."""
     if not isinstance(tools, list):
         return tools
@@ -247,31 +268,35 @@ def _named(tools: Any) -> Any:
     ]
 
 
-def chat_schema(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def parse_response_format(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Give the JSON Schema that the answer has to fit; null when any text will do."""
     if response_format is None:
         return None
-    named = response_format.get("json_schema")
-    return schema_of(response_format.get("type"), named, "response_format", "json_schema/schema")
+    json_schema = response_format.get("json_schema")
+    return parse_format_schema(
+        response_format.get("type"), json_schema, "response_format", "json_schema/schema"
+    )
 
 
-def schema_of(kind: Any, named: Any, where: str, below: str) -> dict[str, Any] | None:
+def parse_format_schema(
+    format_type: Any, schema_holder: Any, location: str, schema_path: str
+) -> dict[str, Any] | None:
     """Give the schema of a format: `named` is the object that has it."""
-    if kind == "text":
+    if format_type == "text":
         return None
-    if kind == "json_object":
-        return dict(_ANY_OBJECT)
-    if kind != "json_schema":
-        raise unsupported(f"{where}/type", "has to be text, json_object or json_schema")
-    schema = named.get("schema", _ANY_OBJECT) if isinstance(named, Mapping) else None
-    return _accepted(schema, f"/{where}/{below}")
+    if format_type == "json_object":
+        return dict(_ANY_OBJECT_SCHEMA)
+    if format_type != "json_schema":
+        raise unsupported_parameter(f"{location}/type", "has to be text, json_object or json_schema")
+    schema = schema_holder.get("schema", _ANY_OBJECT_SCHEMA) if isinstance(schema_holder, Mapping) else None
+    return _validate_object_schema(schema, f"/{location}/{schema_path}")
 
 
-def _accepted(schema: Any, where: str) -> dict[str, Any]:
+def _validate_object_schema(schema: Any, location: str) -> dict[str, Any]:
     """Give a schema of an object within the bounds; raises `InvalidRequest` for others."""
     if not isinstance(schema, Mapping):
-        raise InvalidRequest.at(where, "has to be a JSON Schema")
-    json_schema.accept(schema, where)
+        raise InvalidRequest.at(location, "has to be a JSON Schema")
+    json_schema.check_schema(schema, location)
     if schema.get("type", "object") != "object":
-        raise InvalidRequest.at(f"{where}/type", "has to be object: the answer is one object")
+        raise InvalidRequest.at(f"{location}/type", "has to be object: the answer is one object")
     return dict(schema)

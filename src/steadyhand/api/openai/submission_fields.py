@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-EFFORTS = {"none": "low", "minimal": "low"}
+EFFORT_ALIASES = {"none": "low", "minimal": "low"}
 """Words for efforts that agents do not know, as those that they do."""
 
 
-def metadata_of(given: Mapping[str, Any] | None, user: str | None) -> dict[str, Any] | None:
+def merge_metadata(metadata: Mapping[str, Any] | None, user: str | None) -> dict[str, Any] | None:
     """Give what a job keeps of a request's metadata, with its `user` among it unless there is another one."""
-    whole = {} if user is None else {"user": user}
-    return {**whole, **(given or {})} or None
+    defaults = {} if user is None else {"user": user}
+    return {**defaults, **(metadata or {})} or None

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from steadyhand.api.schemas import native_bodies, openai_bodies, requests
 from steadyhand.job import State
-from steadyhand.ports import UsageBy
+from steadyhand.ports import UsageGroup
 
 SECURITY = "bearer"
 _TEXT = {"type": "string"}
@@ -349,7 +349,7 @@ _USAGE: tuple[dict[str, Any], ...] = (
         "by",
         "query",
         "What to group by; repeatable. Without it there is one row.",
-        {"type": "array", "items": {"enum": list(get_args(UsageBy))}},
+        {"type": "array", "items": {"enum": list(get_args(UsageGroup))}},
     ),
     _parameter("since", "query", "Calls from then on; RFC 3339, with its zone.", _TIME),
     _parameter("until", "query", "Calls before then.", _TIME),

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, JsonValue, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from steadyhand.agents import NAME, NAME_RULE, agent_name
+from steadyhand.agents import NAME_PATTERN, NAME_RULE, parse_agent_name
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import MICROS, Effort, OnInterrupt
+from steadyhand.job import MICROS_PER_DOLLAR, Effort, OnInterrupt
 from steadyhand.ports import Scope
 
 KIBIBYTE = 1024
@@ -45,14 +45,14 @@ def _model_name(text: str) -> str:
 
 
 def _plain_name(text: str) -> str:
-    if NAME.fullmatch(text) is None:
+    if NAME_PATTERN.fullmatch(text) is None:
         raise _invalid(f"is not an agent's name: {NAME_RULE}")
     return text
 
 
 def _name_in_path(text: str) -> str:
     try:
-        return agent_name(text)
+        return parse_agent_name(text)
     except InvalidRequest as error:
         raise _invalid(f"is not an agent's name: {NAME_RULE}") from error
 
@@ -83,7 +83,7 @@ def _at_most(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
 
 def micros_of(dollars: float) -> int:
     """Give an amount in whole micro-dollars; what is above nothing is never rounded to nothing."""
-    exact = Decimal(str(dollars)) * MICROS
+    exact = Decimal(str(dollars)) * MICROS_PER_DOLLAR
     return max(1, int(exact.to_integral_value(ROUND_HALF_EVEN)))
 
 
@@ -123,7 +123,7 @@ class ExecuteRequest(BaseModel):
     metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
 
 
-AgentName = Annotated[str, AfterValidator(_plain_name), _text(pattern=f"^{NAME.pattern}$")]
+AgentName = Annotated[str, AfterValidator(_plain_name), _text(pattern=f"^{NAME_PATTERN.pattern}$")]
 WorkspaceName = Annotated[
     str,
     AfterValidator(_address),

@@ -7,7 +7,7 @@ from steadyhand.errors import Unauthenticated
 from steadyhand.keyring import Keyring
 
 
-def token_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Give the token of the `Authorization: Bearer` header, from raw ASGI headers; it may be empty.
 
     Raises `Unauthenticated` without one such header.
@@ -23,7 +23,7 @@ def token_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     return token.strip(b" \t")
 
 
-def authenticated(keyring: Keyring, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
+def authenticate(keyring: Keyring, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
     """Give the caller whose token this is; raises `Unauthenticated` for none and for one that is not known."""
-    key = keyring.known(token_of(headers))
+    key = keyring.known(bearer_token(headers))
     return Caller(key.id, key.scopes)

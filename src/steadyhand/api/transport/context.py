@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 
 from starlette.requests import Request
 
-from steadyhand.api.transport.auth import authenticated, token_of
-from steadyhand.api.transport.waiting_clients import Attending
+from steadyhand.api.transport.auth import authenticate, bearer_token
+from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Caller, Control
 from steadyhand.keyring import Keyring
 from steadyhand.ports import Scope
@@ -16,7 +16,7 @@ from steadyhand.redact import Redactor
 MEBIBYTE = 1024 * 1024
 
 
-class Alias(NamedTuple):
+class ModelAlias(NamedTuple):
     """What a model's name of the OpenAI routes means: an agent, and perhaps a model for it.
 
     With `reasoning` `tools`, what its tools do goes out as the reasoning of a streamed chat completion.
@@ -43,43 +43,43 @@ class ApiOptions:
     max_body_bytes: int = 8 * MEBIBYTE
     max_openai_body_bytes: int = 32 * MEBIBYTE
     openai_default_agent: str | None = None
-    openai_models: Mapping[str, Alias] = field(default_factory=dict)
+    openai_models: Mapping[str, ModelAlias] = field(default_factory=dict)
     version: str = "0"
-    ready: Callable[[], Awaitable[None]] | None = None
+    readiness_check: Callable[[], Awaitable[None]] | None = None
     redactor: Redactor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ApiContext:
     """The service as the routes see it."""
 
     control: Control
     keyring: Keyring
     options: ApiOptions
-    attending: Attending = field(default_factory=Attending)
+    attending: WaitingClients = field(default_factory=WaitingClients)
 
 
-def door_of(request: Request) -> Door:
+def get_context(request: Request) -> ApiContext:
     """Give the door of the app that this request came to."""
-    door: Door = request.app.state.door
-    return door
+    context: ApiContext = request.app.state.request_socket
+    return context
 
 
-def caller_of(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
     """Give who asks. Called first in every route, before the body is read."""
-    return authenticated(door_of(request).keyring, request.scope["headers"])
+    return authenticate(get_context(request).keyring, request.scope["headers"])
 
 
-def welcome_of(request: Request) -> Callable[[], bool]:
+def authorization_check(request: Request) -> Callable[[], bool]:
     """Give what says whether the key that let this request in would still do so."""
-    keyring, token = door_of(request).keyring, token_of(request.scope["headers"])
-    return lambda: keyring.knows(token)
+    keyring, token = get_context(request).keyring, bearer_token(request.scope["headers"])
+    return lambda: keyring.is_valid(token)
 
 
-def insider(caller: Caller) -> Caller:
+def as_job_owner(caller: Caller) -> Caller:
     """Give the caller the rights over its own jobs that a route needs once it has been let in.
 
     A chat call submits, waits and, when its client goes away, cancels; a key needs `submit` for it and no more.
     """
-    own: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
-    return replace(caller, scopes=caller.scopes | own)
+    owner_scopes: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
+    return replace(caller, scopes=caller.scopes | owner_scopes)

@@ -9,15 +9,21 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadyhand.api.transport.context import ApiOptions
-from steadyhand.api.transport.errors import REDACTOR, REQUEST_ID, group_of, internal, problem_of
+from steadyhand.api.transport.errors import (
+    REDACTOR_SCOPE_KEY,
+    REQUEST_ID_SCOPE_KEY,
+    caller_error_response,
+    internal_error_response,
+    route_group,
+)
 from steadyhand.errors import CallerError, Forbidden
 from steadyhand.redact import Redactor
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+_PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 
 
-def host_name(authority: str) -> str:
+def parse_host(authority: str) -> str:
     """Give the host of `host:port`, in lower case and without brackets; empty when there is none."""
     try:
         name = urlsplit(f"//{authority}").hostname
@@ -35,7 +41,7 @@ def _is_loopback(name: str) -> bool:
         return False
 
 
-class Hosts:
+class AllowedHosts:
     """The names that this service is known as.
 
     They are checked on the native routes, against rebound names and foreign pages. The classic and the OpenAI
@@ -44,50 +50,50 @@ class Hosts:
     """
 
     def __init__(self, options: ApiOptions) -> None:
-        names = {host_name(name) for name in options.allowed_hosts if name != "*"}
+        names = {parse_host(name) for name in options.allowed_hosts if name != "*"}
         if options.bind_host:
             names.add(options.bind_host.lower())
         if options.public_url:
-            names.add(host_name(urlsplit(options.public_url).netloc))
+            names.add(parse_host(urlsplit(options.public_url).netloc))
         self._names = names - {""}
-        self._any = "*" in options.allowed_hosts
+        self._allow_any = "*" in options.allowed_hosts
 
     def check(self, scope: Scope) -> None:
         """Raise `Forbidden` for a Host or an Origin that is not ours."""
         path: str = scope["path"]
-        if self._any or path in _PROBES or group_of(path) != "native":
+        if self._allow_any or path in _PROBE_PATHS or route_group(path) != "native":
             return
-        named = False
+        has_host = False
         for header, value in scope["headers"]:
             if header == b"host":
-                named = True
-                if not self._knows(host_name(value.decode("latin-1"))):
+                has_host = True
+                if not self._is_allowed(parse_host(value.decode("latin-1"))):
                     raise Forbidden(
                         "This service is not known under the host of this request; see server.allowed_hosts.",
                         code="forbidden_host",
                     )
-            elif header == b"origin" and not self._knows(_origin_host(value.decode("latin-1"))):
+            elif header == b"origin" and not self._is_allowed(_origin_host(value.decode("latin-1"))):
                 raise Forbidden("Requests from this origin are not taken.", code="forbidden_origin")
-        if not named:
+        if not has_host:
             raise Forbidden("The request names no host.", code="forbidden_host")
 
-    def _knows(self, name: str) -> bool:
+    def _is_allowed(self, name: str) -> bool:
         return bool(name) and (name in self._names or _is_loopback(name))
 
 
 def _origin_host(origin: str) -> str:
     scheme, separator, authority = origin.partition("://")
-    return host_name(authority) if separator and scheme in ("http", "https") else ""
+    return parse_host(authority) if separator and scheme in ("http", "https") else ""
 
 
-class Edge:
+class RequestMiddleware:
     """Pure ASGI: stamps `x-request-id` on every response and lets no exception out without an answer."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Hosts, redactor: Redactor | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: AllowedHosts, redactor: Redactor | None = None) -> None:
         self._app = app
         self._redactor = redactor
         self._hosts = hosts
-        self._random = random.Random()  # noqa: S311  # an id to look for in the log, not a secret
+        self._id_source = random.Random()  # noqa: S311  # an id to look for in the log, not a secret
         self._log = structlog.get_logger("steadyhand.api")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,30 +101,30 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{self._random.getrandbits(64):016x}"
-        scope[REQUEST_ID] = request_id
-        scope[REDACTOR] = self._redactor
-        stamp = (b"x-request-id", request_id.encode("ascii"))
+        request_id = f"req_{self._id_source.getrandbits(64):016x}"
+        scope[REQUEST_ID_SCOPE_KEY] = request_id
+        scope[REDACTOR_SCOPE_KEY] = self._redactor
+        id_header = (b"x-request-id", request_id.encode("ascii"))
         started = False
 
-        async def stamped(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), stamp]
+                message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
         try:
             self._hosts.check(scope)
-            await self._app(scope, receive, stamped)
+            await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             pass  # nobody is left to be answered
         except CallerError as error:
             if started:
                 raise
-            await problem_of(scope, error)(scope, receive, stamped)
+            await caller_error_response(scope, error)(scope, receive, send_with_id)
         except Exception:
             self._log.exception("request failed", request_id=request_id, method=scope["method"])
             if started:
                 raise  # the server cuts the connection, so that a half answer does not look whole
-            await internal(scope)(scope, receive, stamped)
+            await internal_error_response(scope)(scope, receive, send_with_id)

@@ -9,21 +9,21 @@ from typing import Annotated
 from fastapi import Path
 from starlette.requests import Request
 
-from steadyhand.api.transport.body import nearest
-from steadyhand.errors import FieldFault, InvalidRequest, NotFound
+from steadyhand.api.transport.body import did_you_mean
+from steadyhand.errors import FieldError, InvalidRequest, NotFound
 
-LONGEST_PREFERRED_WAIT = 60
+MAX_PREFERRED_WAIT_SECONDS = 60
 """Seconds; a longer wish is cut to this."""
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
 _WAIT = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*', re.IGNORECASE)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 
 
 JobId = Annotated[str, Path(description="The job's id: 12 lower-case hexadecimal digits.")]
 
 
-def known_form(job_id: str) -> str:
+def validate_job_id(job_id: str) -> str:
     """Give a job's id from the path; raises `NotFound` for what cannot be one."""
     if _JOB_ID.fullmatch(job_id) is None:
         raise NotFound("Job not found")
@@ -31,7 +31,7 @@ def known_form(job_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class QueryParams:
     """The query parameters of a request, each known by name. Faults point at `?name`."""
 
     values: Mapping[str, list[str]]
@@ -53,7 +53,7 @@ class Query:
         text = self.one(name)
         if text is None:
             return default
-        return whole_number(text, f"?{name}", least=least, most=most, code=code)
+        return parse_int(text, f"?{name}", minimum=least, maximum=most, code=code)
 
     def time(self, name: str) -> datetime | None:
         """Give a time with its zone (RFC 3339), in UTC."""
@@ -70,14 +70,14 @@ class Query:
         raise InvalidRequest.at(f"?{name}", "is not an RFC 3339 time with its zone")
 
 
-def whole_number(text: str, pointer: str, *, least: int, most: int, code: str | None = None) -> int:
+def parse_int(text: str, pointer: str, *, minimum: int, maximum: int, code: str | None = None) -> int:
     """Give the whole number that a text is, within bounds."""
-    if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS and least <= int(text) <= most:
+    if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS and minimum <= int(text) <= maximum:
         return int(text)
-    raise InvalidRequest.at(pointer, f"has to be a whole number from {least} to {most}", code=code)
+    raise InvalidRequest.at(pointer, f"has to be a whole number from {minimum} to {maximum}", code=code)
 
 
-def query_of(request: Request, *known: str, prefix: str | None = None) -> Query:
+def parse_query(request: Request, *known_names: str, prefix: str | None = None) -> QueryParams:
     """Give the query parameters; raises `InvalidRequest` (`unknown_field`) for others.
 
     With `prefix`, parameters that begin with it are given apart, by the rest of their names.
@@ -89,27 +89,29 @@ def query_of(request: Request, *known: str, prefix: str | None = None) -> Query:
             raise InvalidRequest.at(f"?{name[:64]}", "holds a NUL character")
         if prefix and name.startswith(prefix) and len(name) > len(prefix):
             prefixed[name.removeprefix(prefix)] = value
-        elif name in known:
+        elif name in known_names:
             values.setdefault(name, []).append(value)
         else:
-            text = f"is not a known parameter{nearest(name, frozenset(known))}"
+            text = f"is not a known parameter{did_you_mean(name, frozenset(known_names))}"
             raise InvalidRequest(
-                f"{name[:64]}: {text}", code="unknown_field", faults=(FieldFault(f"?{name[:64]}", text),)
+                f"{name[:64]}: {text}",
+                code="unknown_field",
+                field_errors=(FieldError(f"?{name[:64]}", text),),
             )
-    return Query(values, prefixed)
+    return QueryParams(values, prefixed)
 
 
-def preferred_wait(request: Request) -> int | None:
+def parse_preferred_wait(request: Request) -> int | None:
     """Give the seconds of `Prefer: wait=N`, at most 60; null without. What is not understood is passed over."""
     for line in request.headers.getlist("prefer"):
         for part in line.split(","):
-            found = _WAIT.fullmatch(part.partition(";")[0])
-            if found:
-                return min(int(found.group(1)), LONGEST_PREFERRED_WAIT)
+            match = _WAIT.fullmatch(part.partition(";")[0])
+            if match:
+                return min(int(match.group(1)), MAX_PREFERRED_WAIT_SECONDS)
     return None
 
 
-def idempotency_key(request: Request) -> str | None:
+def parse_idempotency_key(request: Request) -> str | None:
     """Give the `Idempotency-Key`; raises `InvalidRequest` when it is empty, too long or not printable."""
     key = request.headers.get("idempotency-key")
     if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
@@ -117,40 +119,40 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-def accepted(request: Request, offered: tuple[str, ...]) -> str:
+def negotiate_media_type(request: Request, available_types: tuple[str, ...]) -> str:
     """Give the offered media type that `Accept` likes best, the first on a tie.
 
     Raises `InvalidRequest` (`not_acceptable`) when none will do.
     """
     header = ",".join(request.headers.getlist("accept"))
     if not header.strip():
-        return offered[0]
-    ranges = [_media_range(part) for part in header.split(",") if part.strip()]
-    best = max(offered, key=lambda kind: _liking(kind, ranges))
-    if _liking(best, ranges)[0] <= 0:
-        raise InvalidRequest(f"This comes as {' or '.join(offered)}.", code="not_acceptable")
+        return available_types[0]
+    ranges = [_parse_media_range(part) for part in header.split(",") if part.strip()]
+    best = max(available_types, key=lambda kind: _media_type_quality(kind, ranges))
+    if _media_type_quality(best, ranges)[0] <= 0:
+        raise InvalidRequest(f"This comes as {' or '.join(available_types)}.", code="not_acceptable")
     return best
 
 
-def _media_range(text: str) -> tuple[str, float]:
-    kind, *parameters = (part.strip().lower() for part in text.split(";"))
+def _parse_media_range(text: str) -> tuple[str, float]:
+    media_range, *parameters = (part.strip().lower() for part in text.split(";"))
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
             try:
-                return kind, float(value)
+                return media_range, float(value)
             except ValueError:
-                return kind, 0.0
-    return kind, 1.0
+                return media_range, 0.0
+    return media_range, 1.0
 
 
-def _liking(kind: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
+def _media_type_quality(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
     """Give the weight of a media type and how closely it was named."""
-    family = kind.partition("/")[0] + "/*"
-    for closeness, name in ((2, kind), (1, family), (0, "*/*")):
-        for wanted, weight in ranges:
-            if wanted == name:
-                return weight, closeness
+    type_wildcard = media_type.partition("/")[0] + "/*"
+    for specificity, name in ((2, media_type), (1, type_wildcard), (0, "*/*")):
+        for media_range, quality in ranges:
+            if media_range == name:
+                return quality, specificity
     return 0.0, 0
 
 

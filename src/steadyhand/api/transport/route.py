@@ -20,7 +20,7 @@ class DirectRoute(APIRoute):
         endpoint = self.endpoint
 
         async def handle(request: Request) -> Response:
-            answer: Response = await endpoint(request, **request.path_params)
-            return answer
+            response: Response = await endpoint(request, **request.path_params)
+            return response
 
         return handle

@@ -10,35 +10,35 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-KEEPALIVE_SECONDS = 10.0
+DEFAULT_KEEPALIVE_SECONDS = 10.0
 """The longest silence on a stream; a comment breaks it."""
-_WAITING = 256
+_QUEUE_SIZE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Frame:
     """Bytes of a stream. One that does not `open` waits until something else has opened the stream."""
 
     data: bytes
-    opens: bool = True
+    opens_stream: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class FinalFrame:
     """The last of a stream: `data`, or, while nothing has been sent yet, a whole response in place of the stream."""
 
     data: bytes
-    instead: Response
+    fallback: Response
 
 
-Item = Piece | Ending
+StreamItem = Frame | FinalFrame
 
 
-class _ClientLeft(Exception):  # not an error: it ends the task group of one stream
+class _ClientDisconnected(Exception):  # not an error: it ends the task group of one stream
     """The client has closed its connection."""
 
 
-class Stream(Response):
+class EventStreamResponse(Response):
     """Streams what a source gives, until it ends or the client leaves; then the source is closed.
 
     With `patience` the answer begins with the first piece that opens it, or after so many seconds. A client that is
@@ -50,115 +50,121 @@ class Stream(Response):
 
     def __init__(
         self,
-        source: AsyncIterator[Item],
-        welcome: Callable[[], bool],
+        source: AsyncIterator[StreamItem],
+        is_authorized: Callable[[], bool],
         *,
-        opening: bytes = b"",
-        patience: float = 0.0,
-        keepalive: float | None = None,
+        preamble: bytes = b"",
+        open_timeout_seconds: float = 0.0,
+        keepalive_seconds: float | None = None,
         headers: Mapping[str, str] | None = None,
-        left: Callable[[], Awaitable[None]] | None = None,
+        on_disconnect: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        fixed = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
-        super().__init__(status_code=200, headers={**fixed, **(headers or {})})
+        default_headers = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
+        super().__init__(status_code=200, headers={**default_headers, **(headers or {})})
         del self.headers["content-length"]
         # A source is a generator; closing it gives its subscription back at once.
-        self._source = cast("AsyncGenerator[Item, None]", source)
-        self._welcome = welcome
-        self._opening = opening
-        self._patience = patience
-        self._keepalive = keepalive
-        self._left = left
+        self._source = cast("AsyncGenerator[StreamItem, None]", source)
+        self._is_authorized = is_authorized
+        self._preamble = preamble
+        self._open_timeout_seconds = open_timeout_seconds
+        self._keepalive_seconds = keepalive_seconds
+        self._on_disconnect = on_disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        queue: asyncio.Queue[Item | None] = asyncio.Queue(_WAITING)
-        instead: Response | None = None
-        gone = False
+        queue: asyncio.Queue[StreamItem | None] = asyncio.Queue(_QUEUE_SIZE)
+        fallback: Response | None = None
+        disconnected = False
         try:
             async with asyncio.TaskGroup() as group:
-                ear = group.create_task(_until_left(receive))
-                reader = group.create_task(self._read(queue))
-                instead = await self._write(queue, send)
+                disconnect_watcher = group.create_task(_wait_for_disconnect(receive))
+                reader = group.create_task(self._read_source(queue))
+                fallback = await self._write_frames(queue, send)
                 reader.cancel()
-                ear.cancel()
-        except* _ClientLeft:
-            gone = True  # nobody is left to write to
-        if gone and self._left is not None:
-            await self._left()
-        elif instead is not None:
-            await instead(scope, receive, send)
+                disconnect_watcher.cancel()
+        except* _ClientDisconnected:
+            disconnected = True  # nobody is left to write to
+        if disconnected and self._on_disconnect is not None:
+            await self._on_disconnect()
+        elif fallback is not None:
+            await fallback(scope, receive, send)
 
-    async def _read(self, queue: asyncio.Queue[Item | None]) -> None:
+    async def _read_source(self, queue: asyncio.Queue[StreamItem | None]) -> None:
         async with aclosing(self._source) as source:
             async for item in source:
                 await queue.put(item)
         await queue.put(None)
 
-    async def _write(self, queue: asyncio.Queue[Item | None], send: Send) -> Response | None:
+    async def _write_frames(self, queue: asyncio.Queue[StreamItem | None], send: Send) -> Response | None:
         """Write until the end; give what is to be answered when nothing was sent."""
         now = asyncio.get_running_loop().time
-        opened = self._patience <= 0
-        opens_at = now() + self._patience
-        held: list[bytes] = []
+        opened = self._open_timeout_seconds <= 0
+        opens_at = now() + self._open_timeout_seconds
+        pending: list[bytes] = []
         if opened:
             # Bytes that say the stream is open go out before the first event, so that a client sees its headers.
-            await self._open(send, self._opening)
+            await self._send_headers(send, self._preamble)
         while True:
-            wait = (KEEPALIVE_SECONDS if self._keepalive is None else self._keepalive) if opened else None
-            item: Item | None
+            silence_timeout = (
+                (DEFAULT_KEEPALIVE_SECONDS if self._keepalive_seconds is None else self._keepalive_seconds)
+                if opened
+                else None
+            )
+            item: StreamItem | None
             try:
-                async with asyncio.timeout(max(0.0, opens_at - now()) if wait is None else wait):
+                async with asyncio.timeout(
+                    max(0.0, opens_at - now()) if silence_timeout is None else silence_timeout
+                ):
                     item = await queue.get()
             except TimeoutError:
-                item = Piece(KEEPALIVE_COMMENT)
-            if not self._welcome():
+                item = Frame(KEEPALIVE_COMMENT)
+            if not self._is_authorized():
                 item = None
-            pieces, last = _drained(queue, item)
-            opening = any(piece.opens for piece in pieces)
-            if not opened and not opening and isinstance(last, Ending):
-                return last.instead
-            held += [piece.data for piece in pieces]
-            more = last is _MORE
-            if not opened and not opening and more:
+            frames, last = _drain_queue(queue, item)
+            has_opening_frame = any(frame.opens_stream for frame in frames)
+            if not opened and not has_opening_frame and isinstance(last, FinalFrame):
+                return last.fallback
+            pending += [frame.data for frame in frames]
+            more = last is _CONTINUES
+            if not opened and not has_opening_frame and more:
                 continue
             if not opened:
-                await self._open(send, b"")
+                await self._send_headers(send, b"")
                 opened = True
-            if isinstance(last, Ending):
-                held.append(last.data)
-            await send({"type": "http.response.body", "body": b"".join(held), "more_body": more})
-            held.clear()
+            if isinstance(last, FinalFrame):
+                pending.append(last.data)
+            await send({"type": "http.response.body", "body": b"".join(pending), "more_body": more})
+            pending.clear()
             if not more:
                 return None
 
-    async def _open(self, send: Send, first: bytes) -> None:
+    async def _send_headers(self, send: Send, preamble: bytes) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if first:
-            await send({"type": "http.response.body", "body": first, "more_body": True})
+        if preamble:
+            await send({"type": "http.response.body", "body": preamble, "more_body": True})
 
 
-class _More:
+class _StreamContinues:
     """Says that a stream goes on."""
 
 
-_MORE = _More()
+_CONTINUES = _StreamContinues()
 
 
-def _drained(
-    queue: asyncio.Queue[Item | None], item: Item | None
-) -> tuple[list[Piece], Ending | _More | None]:
+def _drain_queue(
+    queue: asyncio.Queue[StreamItem | None], item: StreamItem | None
+) -> tuple[list[Frame], FinalFrame | _StreamContinues | None]:
     """Give this item's pieces and those that wait, and how it goes on: null at the end."""
-    pieces: list[Piece] = []
-    while isinstance(item, Piece):
-        pieces.append(item)
+    frames: list[Frame] = []
+    while isinstance(item, Frame):
+        frames.append(item)
         if queue.empty():
-            return pieces, _MORE
+            return frames, _CONTINUES
         item = queue.get_nowait()
-    return pieces, item
+    return frames, item
 
 
-async def _until_left(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    raise _ClientLeft
+    raise _ClientDisconnected

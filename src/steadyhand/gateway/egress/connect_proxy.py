@@ -14,25 +14,25 @@ from dataclasses import dataclass
 
 import structlog
 
-from steadyhand.gateway.egress.relay import Ends, exchange, relay
-from steadyhand.gateway.egress.rules import USUAL_PORTS, Address, Rules, Target, parse_target
-from steadyhand.gateway.http_messages import Answer, Request, Unreadable
-from steadyhand.gateway.run_events import Reports, printable
-from steadyhand.ports import Emit, Listening
+from steadyhand.gateway.egress.relay import Streams, relay, relay_request
+from steadyhand.gateway.egress.rules import DEFAULT_PORTS, Address, EgressRules, Target, parse_target
+from steadyhand.gateway.http_messages import MalformedMessage, ProxyRequest, ProxyResponse
+from steadyhand.gateway.run_events import RunEvents, printable
+from steadyhand.ports import Emit, OnListening
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 """Gives the addresses of a name; raises `OSError` when there are none."""
 
-MOST_CONNECTIONS = 64
-MOST_RESOLVING = 4
-MOST_ADDRESSES = 4
-HEAD_BYTES = 64 * 1024
-_HTTP = 80
+MAX_CONNECTIONS = 64
+MAX_LOOKUPS = 4
+MAX_ADDRESSES = 4
+MAX_HEAD_BYTES = 64 * 1024
+_HTTP_PORT = 80
 _LINGER_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class ProxyTimeouts:
     """How long the proxy waits, in seconds: for a request's head, for a name or an address, and on an idle way."""
 
     head: float = 15
@@ -41,7 +41,7 @@ class Patience:
     linger: float = 1
 
 
-class Refused(Exception):
+class EgressDenied(Exception):
     """A request that is answered with `status` and goes nowhere; with `host` it is told to the job."""
 
     def __init__(self, status: int, text: str, host: str | None = None) -> None:
@@ -51,16 +51,18 @@ class Refused(Exception):
         self.host = host
 
 
-class Egress:
+class ConnectProxy:
     """Serves the requests of one run's processes."""
 
-    def __init__(self, rules: Rules, reports: Reports, resolve: Resolve, patience: Patience) -> None:
+    def __init__(
+        self, rules: EgressRules, events: RunEvents, resolve: Resolve, timeouts: ProxyTimeouts
+    ) -> None:
         self._rules = rules
-        self._reports = reports
+        self._events = events
         self._resolve = resolve
-        self._patience = patience
-        self._connections = asyncio.Semaphore(MOST_CONNECTIONS)
-        self._resolving = asyncio.Semaphore(MOST_RESOLVING)
+        self._timeouts = timeouts
+        self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._resolving = asyncio.Semaphore(MAX_LOOKUPS)
         self._log = structlog.get_logger("steadyhand.egress")
 
     async def serve(self, listener: socket.socket) -> None:
@@ -75,13 +77,13 @@ class Egress:
                     self._connections.release()
                     await asyncio.sleep(0.1)
                     continue
-                group.create_task(self._attend(accepted), name="egress")
+                group.create_task(self._serve_connection(accepted), name="egress")
 
-    async def _attend(self, accepted: socket.socket) -> None:
+    async def _serve_connection(self, accepted: socket.socket) -> None:
         writer: asyncio.StreamWriter | None = None
         try:
-            reader, writer = await asyncio.open_connection(sock=accepted, limit=HEAD_BYTES)
-            await self._answer(reader, writer)
+            reader, writer = await asyncio.open_connection(sock=accepted, limit=MAX_HEAD_BYTES)
+            await self._handle_request(reader, writer)
         except OSError:
             pass  # the client went away: nobody is left to be told
         except asyncio.CancelledError:
@@ -97,106 +99,108 @@ class Egress:
             else:
                 writer.close()
                 with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(self._patience.linger):
+                    async with asyncio.timeout(self._timeouts.linger):
                         await writer.wait_closed()
                 writer.transport.abort()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = await self._head(reader)
+            request = await self._read_head(reader)
             if request is None:
                 return
-            target, path = wanted(request)
+            target, path = parse_request_target(request)
             host = await self._connect(target)
-        except Refused as refused:
-            if refused.host is not None:
-                await self._reports.refused(refused.host)
-            await self._refuse(reader, writer, refused)
+        except EgressDenied as denied:
+            if denied.host is not None:
+                await self._events.refused(denied.host)
+            await self._send_denied(reader, writer, denied)
             return
         try:
-            await self._reports.reached(str(target))
+            await self._events.report_reached_host(str(target))
             if request.method == b"CONNECT":
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                await relay((reader, writer), host, idle=self._patience.idle)
-            elif not await self._exchange(request, target, path, (reader, writer), host):
-                await self._refuse(reader, writer, Refused(502, f"{target} gave no answer."))
+                await relay((reader, writer), host, idle=self._timeouts.idle)
+            elif not await self._forward_http(request, target, path, (reader, writer), host):
+                await self._send_denied(reader, writer, EgressDenied(502, f"{target} gave no answer."))
         finally:
             host[1].transport.abort()
 
-    async def _exchange(
-        self, request: Request, target: Target, path: bytes, client: Ends, host: Ends
+    async def _forward_http(
+        self, request: ProxyRequest, target: Target, path: bytes, client: Streams, host: Streams
     ) -> bool:
-        if request.waits:
+        if request.expects_continue:
             client[1].write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        name = f"{target}:{target.port}" if target.port in USUAL_PORTS - {_HTTP} else str(target)
-        host[1].write(request.onward(path, name.encode()))
-        answer = Answer(without_body=request.method == b"HEAD")
-        return await exchange(request, answer, client, host, idle=self._patience.idle)
+        host_header = (
+            f"{target}:{target.port}" if target.port in DEFAULT_PORTS - {_HTTP_PORT} else str(target)
+        )
+        host[1].write(request.forwarded_head(path, host_header.encode()))
+        response = ProxyResponse(without_body=request.method == b"HEAD")
+        return await relay_request(request, response, client, host, idle=self._timeouts.idle)
 
-    async def _head(self, reader: asyncio.StreamReader) -> Request | None:
+    async def _read_head(self, reader: asyncio.StreamReader) -> ProxyRequest | None:
         """Read a request's head; null when the client went away before its end."""
         try:
-            async with asyncio.timeout(self._patience.head):
-                return Request.read(await reader.readuntil(b"\r\n\r\n"))
+            async with asyncio.timeout(self._timeouts.head):
+                return ProxyRequest.read(await reader.readuntil(b"\r\n\r\n"))
         except asyncio.IncompleteReadError:
             return None
         except asyncio.LimitOverrunError as error:
-            raise Refused(431, "The head of the request is too long.") from error
-        except Unreadable as error:
-            raise Refused(400, "That is not a request this proxy understands.") from error
+            raise EgressDenied(431, "The head of the request is too long.") from error
+        except MalformedMessage as error:
+            raise EgressDenied(400, "That is not a request this proxy understands.") from error
         except TimeoutError as error:
-            raise Refused(408, "The request took too long to arrive.") from error
+            raise EgressDenied(408, "The request took too long to arrive.") from error
 
     async def _connect(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to an address of the target that may be reached. Raises `Refused`."""
-        if not self._rules.allow(target):
-            raise Refused(403, f"{target} is not on this agent's list of hosts.", str(target))
-        for address in await self._addresses(target):
+        if not self._rules.allows(target):
+            raise EgressDenied(403, f"{target} is not on this agent's list of hosts.", str(target))
+        for address in await self._resolve_target(target):
             try:
-                async with asyncio.timeout(self._patience.connect):
-                    return await asyncio.open_connection(str(address), target.port, limit=HEAD_BYTES)
+                async with asyncio.timeout(self._timeouts.connect):
+                    return await asyncio.open_connection(str(address), target.port, limit=MAX_HEAD_BYTES)
             except (OSError, TimeoutError):
                 continue
-        raise Refused(502, f"{target} could not be reached.")
+        raise EgressDenied(502, f"{target} could not be reached.")
 
-    async def _addresses(self, target: Target) -> Sequence[Address]:
+    async def _resolve_target(self, target: Target) -> Sequence[Address]:
         if not isinstance(target.host, str):
             return [target.host]
         try:
-            async with self._resolving, asyncio.timeout(self._patience.connect):
-                found = await self._resolve(target.host, target.port)
+            async with self._resolving, asyncio.timeout(self._timeouts.connect):
+                addresses = await self._resolve(target.host, target.port)
         except (OSError, UnicodeError, TimeoutError) as error:
-            raise Refused(502, f"The name {target.host} could not be resolved.") from error
-        allowed = [address for address in found if self._rules.allow_address(address, target.port)]
+            raise EgressDenied(502, f"The name {target.host} could not be resolved.") from error
+        allowed = [address for address in addresses if self._rules.allows_address(address, target.port)]
         if not allowed:
-            raise Refused(
+            raise EgressDenied(
                 403,
                 f"{target} leads to an address that is not public; list that address itself.",
                 str(target),
             )
-        return allowed[:MOST_ADDRESSES]
+        return allowed[:MAX_ADDRESSES]
 
-    async def _refuse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, refused: Refused
+    async def _send_denied(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, denied: EgressDenied
     ) -> None:
         """Answer, then read on a little: closing on a request that is still arriving would take the answer back."""
-        body = f"Steadyhand: {refused.text}\n".encode()
+        body = f"Steadyhand: {denied.text}\n".encode()
         head = (
-            f"HTTP/1.1 {refused.status} {_PHRASES.get(refused.status, 'Refused')}\r\n"
+            f"HTTP/1.1 {denied.status} {_REASON_PHRASES.get(denied.status, 'Refused')}\r\n"
             "content-type: text/plain; charset=utf-8\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         writer.write(head.encode() + body)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._patience.linger):
+            async with asyncio.timeout(self._timeouts.linger):
                 await writer.drain()
                 writer.write_eof()
-                left = _LINGER_BYTES
-                while left > 0 and (data := await reader.read(HEAD_BYTES)):
-                    left -= len(data)
+                bytes_left = _LINGER_BYTES
+                while bytes_left > 0 and (data := await reader.read(MAX_HEAD_BYTES)):
+                    bytes_left -= len(data)
 
 
-_PHRASES = {
+_REASON_PHRASES = {
     400: "Bad Request",
     403: "Forbidden",
     408: "Request Timeout",
@@ -205,33 +209,33 @@ _PHRASES = {
 }
 
 
-def wanted(request: Request) -> tuple[Target, bytes]:
+def parse_request_target(request: ProxyRequest) -> tuple[Target, bytes]:
     """Say where a request wants to go, and the path there. Raises `Refused` when that is not to be understood."""
-    asked = request.target.decode("latin-1")
+    authority = request.target.decode("latin-1")
     path = ""
     if request.method == b"CONNECT":
-        target = parse_target(asked, None)
+        target = parse_target(authority, None)
     else:
-        scheme, separator, rest = asked.partition("://")
+        scheme, separator, rest = authority.partition("://")
         if not separator or scheme.lower() != "http":
-            raise Refused(
+            raise EgressDenied(
                 400, "This is a proxy: ask for http://HOST/, or CONNECT HOST:443 for anything else."
             )
         rest = rest.partition("#")[0]
-        cut = min((at for mark in "/?" if (at := rest.find(mark)) >= 0), default=len(rest))
-        asked, path = rest[:cut], rest[cut:]
-        target = parse_target(asked, _HTTP)
+        path_start = min((at for mark in "/?" if (at := rest.find(mark)) >= 0), default=len(rest))
+        authority, path = rest[:path_start], rest[path_start:]
+        target = parse_target(authority, _HTTP_PORT)
     if target is None:
-        raise Refused(403, "That is not the name of a host.", printable(asked))
+        raise EgressDenied(403, "That is not the name of a host.", printable(authority))
     return target, (path if path.startswith("/") else f"/{path}").encode("latin-1")
 
 
 @asynccontextmanager
-async def open_doors(
-    rules: Rules, emit: Emit, resolve: Resolve, patience: Patience
-) -> AsyncIterator[Listening]:
+async def serve_egress(
+    rules: EgressRules, emit: Emit, resolve: Resolve, timeouts: ProxyTimeouts
+) -> AsyncIterator[OnListening]:
     """Give what takes a run's listening sockets, and serve them for the length of the block."""
-    egress = Egress(rules, Reports(emit), resolve, patience)
+    proxy = ConnectProxy(rules, RunEvents(emit), resolve, timeouts)
     failed: Exception | None = None
     with contextlib.ExitStack() as sockets:
         async with asyncio.TaskGroup() as group:
@@ -245,7 +249,7 @@ async def open_doors(
                     if closed:
                         listener.close()
                     else:
-                        tasks.append(group.create_task(egress.serve(listener), name="egress listener"))
+                        tasks.append(group.create_task(proxy.serve(listener), name="egress listener"))
 
             try:
                 yield listening

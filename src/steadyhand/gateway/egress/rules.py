@@ -15,18 +15,18 @@ from steadyhand.errors import ConfigError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-USUAL_PORTS = frozenset({80, 443})
+DEFAULT_PORTS = frozenset({80, 443})
 HOST_NETWORK = "host"
 """The entry that shares the host's network: nothing goes through the gateway's proxy then."""
 
-_LONGEST_NAME = 253
+_MAX_NAME_LENGTH = 253
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _IPV4_BYTES = 4
-_BYTE = 256
+_BYTE_VALUES = 256
 
-_NOT_PUBLIC = tuple(
+_NON_PUBLIC_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",
@@ -56,13 +56,15 @@ _PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 
 def is_public(address: Address) -> bool:
     """Say whether an address is one of the open Internet."""
-    address = unmapped(address)
+    address = without_ipv4_mapping(address)
     if isinstance(address, ipaddress.IPv6Address) and (address not in _PUBLIC_IPV6 or address.scope_id):
         return False
-    return not any(address.version == network.version and address in network for network in _NOT_PUBLIC)
+    return not any(
+        address.version == network.version and address in network for network in _NON_PUBLIC_NETWORKS
+    )
 
 
-def unmapped(address: Address) -> Address:
+def without_ipv4_mapping(address: Address) -> Address:
     """Give the IPv4 address that is written as an IPv6 one (`::ffff:127.0.0.1`), else the address."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
@@ -79,21 +81,21 @@ class Target:
     def __str__(self) -> str:
         """Give it as a URL has it; the usual ports are left out."""
         host = f"[{self.host}]" if isinstance(self.host, ipaddress.IPv6Address) else str(self.host)
-        return host if self.port in USUAL_PORTS else f"{host}:{self.port}"
+        return host if self.port in DEFAULT_PORTS else f"{host}:{self.port}"
 
 
 def parse_target(authority: str, default_port: int | None) -> Target | None:
     """Read `host:port` of a request; null when it is not one. Without a port it is the default one, if any."""
-    split = _split(authority)
-    if split is None:
+    parts = _split_host_port(authority)
+    if parts is None:
         return None
-    host, port_text = split
-    port = _port(port_text) if port_text is not None else default_port
-    found = parse_host(host)
-    return None if found is None or port is None else Target(found, port)
+    host, port_text = parts
+    port = _parse_port(port_text) if port_text is not None else default_port
+    parsed = parse_host(host)
+    return None if parsed is None or port is None else Target(parsed, port)
 
 
-def _split(authority: str) -> tuple[str, str | None] | None:
+def _split_host_port(authority: str) -> tuple[str, str | None] | None:
     """Part host and port; the brackets of an IPv6 address stay."""
     if authority.startswith("["):
         host, bracket, rest = authority.partition("]")
@@ -104,7 +106,7 @@ def _split(authority: str) -> tuple[str, str | None] | None:
     return host, port if colon else None
 
 
-def _port(text: str) -> int | None:
+def _parse_port(text: str) -> int | None:
     if _PORT.fullmatch(text) is None:
         return None
     port = int(text)
@@ -114,104 +116,110 @@ def _port(text: str) -> int | None:
 def parse_host(text: str) -> str | Address | None:
     """Read a host: an address in any spelling, or a name as it is on the wire; null when it is neither."""
     if text.startswith("["):
-        return _ipv6(text[1:-1]) if text.endswith("]") else None
+        return _parse_ipv6(text[1:-1]) if text.endswith("]") else None
     name = text.lower().removesuffix(".")
     labels = name.split(".")
     if _NUMBER.fullmatch(labels[-1]) is not None:
-        return _ipv4(labels)
-    if len(name) > _LONGEST_NAME or any(_LABEL.fullmatch(label) is None for label in labels):
+        return _parse_ipv4(labels)
+    if len(name) > _MAX_NAME_LENGTH or any(_LABEL.fullmatch(label) is None for label in labels):
         return None
     return name
 
 
-def _ipv6(text: str) -> Address | None:
+def _parse_ipv6(text: str) -> Address | None:
     if "%" in text:
         return None
     try:
-        return unmapped(ipaddress.IPv6Address(text))
+        return without_ipv4_mapping(ipaddress.IPv6Address(text))
     except ValueError:
         return None
 
 
-def _ipv4(labels: Sequence[str]) -> Address | None:
+def _parse_ipv4(labels: Sequence[str]) -> Address | None:
     """Read an IPv4 address as `inet_aton` does: one to four parts, each decimal, octal or hexadecimal."""
     if len(labels) > _IPV4_BYTES or any(_NUMBER.fullmatch(label) is None for label in labels):
         return None
     try:
-        parts = [_number(label) for label in labels]
+        parts = [_parse_number(label) for label in labels]
     except ValueError:
         return None
     *leading, last = parts
-    if any(part >= _BYTE for part in leading) or last >= _BYTE ** (_IPV4_BYTES + 1 - len(parts)):
+    if any(part >= _BYTE_VALUES for part in leading) or last >= _BYTE_VALUES ** (
+        _IPV4_BYTES + 1 - len(parts)
+    ):
         return None
     value = last
-    for place, part in enumerate(leading):
-        value += part << 8 * (_IPV4_BYTES - 1 - place)
+    for position, part in enumerate(leading):
+        value += part << 8 * (_IPV4_BYTES - 1 - position)
     return ipaddress.IPv4Address(value)
 
 
-def _number(label: str) -> int:
+def _parse_number(label: str) -> int:
     if label.startswith("0x"):
         return int(label[2:] or "0", 16)
     return int(label, 8 if len(label) > 1 and label.startswith("0") else 10)
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class EgressRule:
     """One entry of a list: a name (or all below it), or an address; `port` null means the usual ones."""
 
     host: str | Address
-    below: bool
+    subdomains: bool
     port: int | None
 
-    def covers(self, target: Target) -> bool:
+    def matches(self, target: Target) -> bool:
         """Say whether this entry lets a request through to where it wants to go."""
-        if not self._covers_port(target.port):
+        if not self._matches_port(target.port):
             return False
-        if self.below:
+        if self.subdomains:
             return isinstance(target.host, str) and target.host.endswith(f".{self.host}")
         return self.host == target.host
 
-    def _covers_port(self, port: int) -> bool:
-        return port in USUAL_PORTS if self.port is None else port == self.port
+    def _matches_port(self, port: int) -> bool:
+        return port in DEFAULT_PORTS if self.port is None else port == self.port
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class EgressRules:
     """The hosts that one agent may reach."""
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[EgressRule, ...] = ()
 
     @classmethod
-    def of(cls, entries: Iterable[str]) -> "Rules":
+    def of(cls, entries: Iterable[str]) -> "EgressRules":
         """Read a list of an agent's profile. Raises `ConfigError` for an entry that names no host."""
-        return cls(tuple(_rule(entry) for entry in entries if entry != HOST_NETWORK))
+        return cls(tuple(_parse_rule(entry) for entry in entries if entry != HOST_NETWORK))
 
-    def allow(self, target: Target) -> bool:
+    def allows(self, target: Target) -> bool:
         """Say whether the list has this host."""
-        return any(rule.covers(target) for rule in self.rules)
+        return any(rule.matches(target) for rule in self.rules)
 
-    def allow_address(self, address: Address, port: int) -> bool:
+    def allows_address(self, address: Address, port: int) -> bool:
         """Say whether a name may lead to this address: it is public, or the list has the address itself."""
-        return is_public(address) or self.allow(Target(unmapped(address), port))
+        return is_public(address) or self.allows(Target(without_ipv4_mapping(address), port))
 
 
-def _rule(entry: str) -> Rule:
-    wrong = ConfigError(
+def _parse_rule(entry: str) -> EgressRule:
+    invalid = ConfigError(
         f"egress: {entry!r} names no host; write example.org, *.example.org, 10.0.0.5, [fd00::5] or one of them "
         "with :PORT."
     )
-    below = entry.startswith("*.")
-    split = _split(entry.removeprefix("*."))
-    if split is None:
-        raise wrong
-    host, port_text = split
-    port = None if port_text is None else _port(port_text)
+    subdomains = entry.startswith("*.")
+    parts = _split_host_port(entry.removeprefix("*."))
+    if parts is None:
+        raise invalid
+    host, port_text = parts
+    port = None if port_text is None else _parse_port(port_text)
     try:
-        wire = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
+        ascii_host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
     except idna.IDNAError as error:
-        raise wrong from error
-    found = parse_host(wire)
-    if found is None or (port_text is not None and port is None) or (below and not isinstance(found, str)):
-        raise wrong
-    return Rule(found, below, port)
+        raise invalid from error
+    parsed = parse_host(ascii_host)
+    if (
+        parsed is None
+        or (port_text is not None and port is None)
+        or (subdomains and not isinstance(parsed, str))
+    ):
+        raise invalid
+    return EgressRule(parsed, subdomains, port)

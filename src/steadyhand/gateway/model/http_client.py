@@ -20,30 +20,30 @@ import httpx2
 from steadyhand.errors import ConfigError
 
 CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 600.0
+RESPONSE_SECONDS = 600.0
 """How long the service may be silent, before its answer and in it."""
 WRITE_SECONDS = 60.0
-MOST_KEPT = 32
-KEEP_SECONDS = 30.0
-MOST_HEAD_BYTES = 256 * 1024
+MAX_IDLE_CONNECTIONS = 32
+KEEP_ALIVE_SECONDS = 30.0
+MAX_HEAD_BYTES = 256 * 1024
 
-_FULL, _LOW = 256 * 1024, 64 * 1024
+_HIGH_WATER, _LOW_WATER = 256 * 1024, 64 * 1024
 """Bytes that wait for a slow agent: above the first the service is not listened to until they are below the second."""
-_FINAL = 200
-_BODILESS = frozenset({204, 304})
-_PORTS = {"http": 80, "https": 443}
+_FIRST_FINAL_STATUS = 200
+_STATUSES_WITHOUT_BODY = frozenset({204, 304})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class Unreachable(Exception):
+class UpstreamError(Exception):
     """The service was not reached, or broke off. `asked` is false when it cannot have seen the request."""
 
-    def __init__(self, text: str, *, asked: bool) -> None:
+    def __init__(self, text: str, *, sent: bool) -> None:
         super().__init__(text)
-        self.asked = asked
+        self.asked = sent
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class UpstreamRequest:
     """A request without its body. Header names are in lower case; framing and host are made here."""
 
     method: str
@@ -54,7 +54,7 @@ class Ask:
     has_body: bool = False
 
 
-class Pieces:
+class RequestBody:
     """What a body is read from: all of it when `whole` is not null, else piece by piece."""
 
     @property
@@ -72,56 +72,58 @@ class Pieces:
         raise NotImplementedError
 
 
-class Upstream:
+class HttpClient:
     """Where one model's service is, and the connections to it that are open and idle."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise ConfigError(f"{url!r} is no http(s) address of a model's service.")
-        self._host, self._port = parts.hostname, parts.port or _PORTS[parts.scheme]
+        self._host, self._port = parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
         self._secure = parts.scheme == "https"
         self.base = parts.path.rstrip("/").encode()
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self._name = (shown if parts.port is None else f"{shown}:{parts.port}").encode()
-        self._context: ssl.SSLContext | None = None
-        self._idle: list[_Wire] = []
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._host_header = (host if parts.port is None else f"{host}:{parts.port}").encode()
+        self._tls_context: ssl.SSLContext | None = None
+        self._idle: list[UpstreamConnection] = []
 
     def close(self) -> None:
         """Close the idle connections."""
-        for wire in list(self._idle):
-            wire.abort()
+        for connection in list(self._idle):
+            connection.abort()
         self._idle.clear()
 
-    async def ask(self, ask: Ask, body: Pieces | None = None) -> "Answer":
+    async def ask(self, ask: UpstreamRequest, body: RequestBody | None = None) -> "UpstreamResponse":
         """Send a request and give its answer once its head is there. Raises `Unreachable`, and what `body` raises."""
         while self._idle:
             wire = self._idle.pop()
-            wire.wake()
+            wire.cancel_idle_timer()
             try:
                 return await self._over(wire, ask, body)
-            except Unreachable:
+            except UpstreamError:
                 # The service closes idle connections when it likes; if it was that, nothing of this was looked at.
                 if wire.heard or not (body is None or body.again):
                     raise
         return await self._over(await self._connect(), ask, body)
 
-    async def _connect(self) -> "_Wire":
+    async def _connect(self) -> "UpstreamConnection":
         loop = asyncio.get_running_loop()
-        if self._secure and self._context is None:
-            self._context = await asyncio.to_thread(_trusting)
+        if self._secure and self._tls_context is None:
+            self._tls_context = await asyncio.to_thread(_default_tls_context)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, wire = await loop.create_connection(
-                    lambda: _Wire(self._idle), self._host, self._port, ssl=self._context
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self._idle), self._host, self._port, ssl=self._tls_context
                 )
         except TimeoutError as error:
-            raise Unreachable("it did not answer in time", asked=False) from error
+            raise UpstreamError("it did not answer in time", sent=False) from error
         except OSError as error:  # TLS that fails is one as well
-            raise Unreachable(f"{type(error).__name__}: {error}", asked=False) from error
-        return wire
+            raise UpstreamError(f"{type(error).__name__}: {error}", sent=False) from error
+        return connection
 
-    async def _over(self, wire: "_Wire", ask: Ask, body: Pieces | None) -> "Answer":
+    async def _over(
+        self, wire: "UpstreamConnection", ask: UpstreamRequest, body: RequestBody | None
+    ) -> "UpstreamResponse":
         try:
             wire.begin()
             await self._send(wire, ask, body)
@@ -129,10 +131,10 @@ class Upstream:
         except BaseException:
             wire.abort()
             raise
-        return Answer(wire)
+        return UpstreamResponse(wire)
 
-    async def _send(self, wire: "_Wire", ask: Ask, body: Pieces | None) -> None:
-        lines = [b"%b %b HTTP/1.1" % (ask.method.encode("ascii"), ask.target), b"host: " + self._name]
+    async def _send(self, wire: "UpstreamConnection", ask: UpstreamRequest, body: RequestBody | None) -> None:
+        lines = [b"%b %b HTTP/1.1" % (ask.method.encode("ascii"), ask.target), b"host: " + self._host_header]
         lines += [b"%b: %b" % header for header in ask.headers]
         if ask.has_body:
             length = b"transfer-encoding: chunked"
@@ -144,47 +146,47 @@ class Upstream:
             end = b"" if ask.length is not None else b"\r\n0\r\n\r\n"
             start = b"" if ask.length is not None or not body.whole else b"%x\r\n" % len(body.whole)
             wire.write(head + start + body.whole + (end if start or ask.length is not None else end[2:]))
-            await wire.drained()
+            await wire.wait_writable()
         else:
             wire.write(head)
-            await self._send_pieces(wire, body, chunked=ask.length is None)
+            await self._stream_body(wire, body, chunked=ask.length is None)
 
     @staticmethod
-    async def _send_pieces(wire: "_Wire", body: Pieces, *, chunked: bool) -> None:
+    async def _stream_body(connection: "UpstreamConnection", body: RequestBody, *, chunked: bool) -> None:
         """Send a body as it comes, for as long as the service has not answered."""
 
         async def send() -> None:
-            async for piece in body:
-                wire.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-                await wire.drained()
+            async for chunk in body:
+                connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                await connection.wait_writable()
             if chunked:
-                wire.write(b"0\r\n\r\n")
+                connection.write(b"0\r\n\r\n")
 
         sending = asyncio.ensure_future(send())
         try:
-            await asyncio.wait({sending, wire.answered}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, connection.answered}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
             else:
-                wire.spoil()  # what it has of this request is not all
+                connection.mark_unusable()  # what it has of this request is not all
         finally:
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await sending
 
 
-class Answer:
+class UpstreamResponse:
     """An answer whose head is there. Close it: then its connection can serve the next request, or is cut."""
 
-    def __init__(self, wire: "_Wire") -> None:
-        self._wire = wire
-        self.status = wire.status
-        self.headers = wire.headers
+    def __init__(self, connection: "UpstreamConnection") -> None:
+        self._connection = connection
+        self.status = connection.status
+        self.headers = connection.headers
         """Names are in lower case."""
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Give the body as it comes. Raises `Unreachable` when it breaks off."""
-        wire = self._wire
+        wire = self._connection
         while True:
             data = wire.take()
             if data:
@@ -192,45 +194,45 @@ class Answer:
             elif wire.complete:
                 return
             else:
-                await wire.more()
+                await wire.wait_data()
 
-    async def short(self, most: int) -> bytes:
+    async def read_up_to(self, max_bytes: int) -> bytes:
         """Give the first `most` bytes of the body, or what there is of it."""
-        found = b""
-        with contextlib.suppress(Unreachable):
-            async for piece in self.pieces():
-                found += piece
-                if len(found) >= most:
+        data = b""
+        with contextlib.suppress(UpstreamError):
+            async for chunk in self.pieces():
+                data += chunk
+                if len(data) >= max_bytes:
                     break
-        return found[:most]
+        return data[:max_bytes]
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._wire.release()
+        self._connection.release()
 
 
-class _Wire(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One connection: one request at a time, and what of its answer has come."""
 
-    def __init__(self, idle: "list[_Wire]") -> None:
+    def __init__(self, idle: "list[UpstreamConnection]") -> None:
         self._idle = idle
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._pieces: deque[bytes] = deque()
-        self._held = 0
+        self._chunks: deque[bytes] = deque()
+        self._buffered_bytes = 0
         self._paused = False
-        self._writable: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self._lost: Exception | None = None
-        self._good = True
+        self._drain_waiter: asyncio.Future[None] | None = None
+        self._read_waiter: asyncio.Future[None] | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._error: Exception | None = None
+        self._reusable = True
         self._in_use = False
-        self._headed = False
+        self._headers_complete = False
         self._head_bytes = 0
-        self._framed = False
+        self._has_framing = False
         self._kept = False
-        self._heard_at = 0.0
-        self._watch: asyncio.TimerHandle | None = None
+        self._last_received_at = 0.0
+        self._silence_timer: asyncio.TimerHandle | None = None
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.heard = False
         self.complete = False
@@ -242,30 +244,30 @@ class _Wire(asyncio.Protocol):
     def begin(self) -> None:
         """Get ready for the next answer."""
         self._in_use = True
-        self._headed = self.heard = self.complete = self._framed = False
+        self._headers_complete = self.heard = self.complete = self._has_framing = False
         self._head_bytes = self.status = 0
         self.headers = []
-        self._heard_at = asyncio.get_running_loop().time()
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._look)
+        self._last_received_at = asyncio.get_running_loop().time()
+        if self._silence_timer is None:
+            self._silence_timer = asyncio.get_running_loop().call_later(RESPONSE_SECONDS, self._check_silence)
         if self.answered.done():
             self.answered = asyncio.get_running_loop().create_future()
-        if self._lost is not None:
-            self._fail()
+        if self._error is not None:
+            self._fail_waiters()
 
     def write(self, data: bytes) -> None:
         """Write, or drop it when the connection is lost."""
-        if self._transport is not None and self._lost is None:
+        if self._transport is not None and self._error is None:
             self._transport.write(data)
 
-    async def drained(self) -> None:
+    async def wait_writable(self) -> None:
         """Wait until the service has taken enough of what was written."""
-        if self._writable is not None:
+        if self._drain_waiter is not None:
             try:
                 async with asyncio.timeout(WRITE_SECONDS):
-                    await asyncio.shield(self._writable)
+                    await asyncio.shield(self._drain_waiter)
             except TimeoutError as error:
-                raise Unreachable("it does not take the request", asked=True) from error
+                raise UpstreamError("it does not take the request", sent=True) from error
 
     async def head(self) -> None:
         """Wait for the head of the answer."""
@@ -273,49 +275,49 @@ class _Wire(asyncio.Protocol):
 
     def take(self) -> bytes:
         """Give what has come of the body since; empty when nothing has."""
-        if not self._pieces:
+        if not self._chunks:
             return b""
-        data = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._held = 0
+        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered_bytes = 0
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
         return data
 
-    async def more(self) -> None:
+    async def wait_data(self) -> None:
         """Wait until more of the body has come. Raises `Unreachable` when none will."""
-        if self._pieces or self.complete:
+        if self._chunks or self.complete:
             return
-        if self._lost is not None:
-            raise Unreachable("it broke off", asked=True) from self._lost
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
+        if self._error is not None:
+            raise UpstreamError("it broke off", sent=True) from self._error
+        self._read_waiter = asyncio.get_running_loop().create_future()
+        await self._read_waiter
 
-    def spoil(self) -> None:
+    def mark_unusable(self) -> None:
         """Say that this connection is good for no other request."""
-        self._good = False
+        self._reusable = False
 
     def release(self) -> None:
         """Keep the connection for the next request, if its answer is all here."""
-        whole = self.complete and not self._pieces and self._good and self._lost is None
-        if not (whole and self._kept and len(self._idle) < MOST_KEPT):
+        finished = self.complete and not self._chunks and self._reusable and self._error is None
+        if not (finished and self._kept and len(self._idle) < MAX_IDLE_CONNECTIONS):
             self.abort()
             return
         self._in_use = False
-        self._expiry = asyncio.get_running_loop().call_later(KEEP_SECONDS, self.abort)
+        self._idle_timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_SECONDS, self.abort)
         self._idle.append(self)
 
-    def wake(self) -> None:
+    def cancel_idle_timer(self) -> None:
         """Take the connection out of its rest."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
     def abort(self) -> None:
         """Cut the connection."""
-        self.wake()
-        self._good = False
+        self.cancel_idle_timer()
+        self._reusable = False
         if self in self._idle:
             self._idle.remove(self)
         if self._transport is not None:
@@ -336,17 +338,17 @@ class _Wire(asyncio.Protocol):
             self.abort()  # nobody asked
             return
         self.heard = True
-        self._heard_at = asyncio.get_running_loop().time()
-        if not self._headed:
+        self._last_received_at = asyncio.get_running_loop().time()
+        if not self._headers_complete:
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._end(error)
+            self._abort_with(error)
             return
-        if not self._headed and self._head_bytes > MOST_HEAD_BYTES:
-            self._end(ValueError("the head is too long"))
-        elif self._held > _FULL and not self._paused and self._transport is not None:
+        if not self._headers_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self._abort_with(ValueError("the head is too long"))
+        elif self._buffered_bytes > _HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
@@ -354,92 +356,94 @@ class _Wire(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.wake()
-        if self._watch is not None:
-            self._watch.cancel()
+        self.cancel_idle_timer()
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
         if self in self._idle:
             self._idle.remove(self)
-        if self._headed and not self._framed and not self.complete and error is None:
-            self._lost = ConnectionResetError("closed")
+        if self._headers_complete and not self._has_framing and not self.complete and error is None:
+            self._error = ConnectionResetError("closed")
             self.on_message_complete()  # such a body ends with its connection
             return
-        self._lost = self._lost or error or ConnectionResetError("closed")
-        self._fail()
+        self._error = self._error or error or ConnectionResetError("closed")
+        self._fail_waiters()
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        self._drain_waiter = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
+        if self._drain_waiter is not None and not self._drain_waiter.done():
+            self._drain_waiter.set_result(None)
+        self._drain_waiter = None
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         """End an exchange in which nothing was heard for too long; a timer for each piece would cost more than it."""
         loop = asyncio.get_running_loop()
-        silent = loop.time() - self._heard_at
+        silence = loop.time() - self._last_received_at
         # An agent that is slow to take what there is keeps the service silent, too.
-        if self._in_use and not self._paused and not self._pieces and silent >= ANSWER_SECONDS:
-            self._end(TimeoutError("it was silent for too long"))
+        if self._in_use and not self._paused and not self._chunks and silence >= RESPONSE_SECONDS:
+            self._abort_with(TimeoutError("it was silent for too long"))
             return
-        self._watch = loop.call_later(max(ANSWER_SECONDS - silent, 1.0), self._look)
+        self._silence_timer = loop.call_later(max(RESPONSE_SECONDS - silence, 1.0), self._check_silence)
 
-    def _end(self, error: Exception) -> None:
-        self._lost = error
-        self._fail()
+    def _abort_with(self, error: Exception) -> None:
+        self._error = error
+        self._fail_waiters()
         if self._transport is not None:
             self._transport.abort()
 
-    def _fail(self) -> None:
+    def _fail_waiters(self) -> None:
         self.resume_writing()
-        told = Unreachable("it broke off", asked=True)
-        told.__cause__ = self._lost
+        error = UpstreamError("it broke off", sent=True)
+        error.__cause__ = self._error
         if self._in_use and not self.answered.done():
-            self.answered.set_exception(told)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(told)
+            self.answered.set_exception(error)
+        if self._read_waiter is not None and not self._read_waiter.done():
+            self._read_waiter.set_exception(error)
 
     # --- what the parser calls -------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Begin a head: the answer's, or a word before it."""
-        if not self._headed:
+        if not self._headers_complete:
             self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the head is a trailer and is left out."""
-        if not self._headed:
+        if not self._headers_complete:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Take note that the head is there, unless it is only a word before the answer."""
         self.status = self._parser.get_status_code()
-        if self.status < _FINAL:
+        if self.status < _FIRST_FINAL_STATUS:
             return
-        self._headed = True
+        self._headers_complete = True
         framing = {b"content-length", b"transfer-encoding"}
-        self._framed = self.status in _BODILESS or any(name in framing for name, _ in self.headers)
+        self._has_framing = self.status in _STATUSES_WITHOUT_BODY or any(
+            name in framing for name, _ in self.headers
+        )
         if not self.answered.done():
             self.answered.set_result(None)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
-        self._pieces.append(body)
-        self._held += len(body)
+        self._chunks.append(body)
+        self._buffered_bytes += len(body)
         self._wake_reader()
 
     def on_message_complete(self) -> None:
         """Take note of the end of the answer."""
-        if self._headed:
+        if self._headers_complete:
             self.complete = True
-            self._kept = self._framed and self._parser.should_keep_alive()  # it knows only now
+            self._kept = self._has_framing and self._parser.should_keep_alive()  # it knows only now
             self._wake_reader()
 
     def _wake_reader(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._read_waiter is not None and not self._read_waiter.done():
+            self._read_waiter.set_result(None)
 
 
-def _trusting() -> ssl.SSLContext:
+def _default_tls_context() -> ssl.SSLContext:
     """Give what says whom to believe: the certificates that the system, or the libraries, bring along."""
     return httpx2.create_ssl_context(trust_env=False)

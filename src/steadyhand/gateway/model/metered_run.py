@@ -8,62 +8,64 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from steadyhand.gateway.model.providers import Provider
-from steadyhand.gateway.model.usage_meter import Reading
-from steadyhand.gateway.money.budgets import Budgets, Exhausted, Held, Payer
-from steadyhand.gateway.money.ledger_writer import Books
+from steadyhand.gateway.model.usage_meter import MeasuredUsage
+from steadyhand.gateway.money.budgets import BudgetAccount, BudgetExhausted, Budgets, Reservation
+from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Price, Prices
-from steadyhand.gateway.run_events import Reports, printable
-from steadyhand.ports import AllowancesOf, Call, Spent, Tokens, Work
+from steadyhand.gateway.run_events import RunEvents, printable
+from steadyhand.ports import GetBudgetLimits, ModelCall, RunContext, TokenCounts, UsageTotal
 
-FIRST_OUTPUT = 4_096
+DEFAULT_OUTPUT_TOKENS = 4_096
 """The tokens of output that a call reserves before the run has had any."""
-FIRST_TOKENS_A_BYTE = 0.25
-MOST_KEPT_BYTES = 64 << 20
+DEFAULT_TOKENS_PER_BYTE = 0.25
+MAX_BUFFERED_BYTES = 64 << 20
 """What one run's requests may hold here at once, to be asked again; those beyond that are not."""
 SETTLE_SECONDS = 5.0
-UNKNOWN = "unknown"
+UNKNOWN_MODEL = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Office:
+class BillingContext:
     """What all visits of a node share."""
 
     budgets: Budgets
-    books: Books
+    ledger_writer: LedgerWriter
     prices: Prices
     clock: Callable[[], datetime]
-    allowances_of: AllowancesOf
+    allowances_of: GetBudgetLimits
 
 
-class Visit:
+class MeteredRun:
     """One run's calls, from its start to its end. It belongs to one event loop."""
 
-    def __init__(self, work: Work, provider: Provider, office: Office, reports: Reports) -> None:
+    def __init__(
+        self, work: RunContext, provider: Provider, billing: BillingContext, events: RunEvents
+    ) -> None:
         self.provider = provider
-        self.reports = reports
+        self.events = events
         self.wall: datetime | None = None
         self.spent_out: str | None = None
-        self.room = MOST_KEPT_BYTES
+        self.buffer_bytes_left = MAX_BUFFERED_BYTES
         self._work = work
-        self._office = office
-        self._payer = Payer(
+        self._billing = billing
+        self._budget_account = BudgetAccount(
             work.job.id,
             work.agent.name,
             work.job.api_key_id,
-            lambda: office.allowances_of(work.job, work.agent),
+            lambda: billing.allowances_of(work.job, work.agent),
         )
-        self._open: dict[str, OpenCall] = {}
-        self._made: set[str] = set()
-        self._spent = Spent()
-        self._changed = asyncio.Event()
+        self._open_calls: dict[str, OpenCall] = {}
+        self._call_ids: set[str] = set()
+        self._spent = UsageTotal()
+        self._call_settled = asyncio.Event()
         self._sent_bytes = 0
         self._sent_tokens = 0
-        self._most_output = 0
-        self._unpriced: str | None = None
-        self._told_unpriced = False
+        self._max_output = 0
+        self._unpriced_model: str | None = None
+        self._unpriced_reported = False
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> UsageTotal:
         """What its settled calls came to."""
         return self._spent
 
@@ -71,46 +73,48 @@ class Visit:
         """Let a call through once the budgets do, and write it down. Raises `Exhausted`, `Crowded`."""
         reserve = self.reserve(model, size)
         try:
-            held = await self._office.budgets.admit(self._payer, reserve)
-        except Exhausted as exhausted:
+            held = await self._billing.budgets.admit(self._budget_account, reserve)
+        except BudgetExhausted as exhausted:
             self.spent_out = exhausted.text
             raise
         job = self._work.job
-        call = Call(
+        call = ModelCall(
             id=secrets.token_hex(12),
             job_id=job.id,
             run=job.run,
             api_key_id=job.api_key_id,
             agent=self._work.agent.name,
             provider=self.provider.name,
-            model=UNKNOWN if model is None else printable(model),
-            at=self._office.clock(),
+            model=UNKNOWN_MODEL if model is None else printable(model),
+            at=self._billing.clock(),
             reserved_micros=held.reserved,
         )
         opened = OpenCall(self, call, model, held, size)
-        self._open[call.id] = opened
-        self._made.add(call.id)
-        self._office.books.keep(call)
+        self._open_calls[call.id] = opened
+        self._call_ids.add(call.id)
+        self._billing.ledger_writer.keep(call)
         return opened
 
     def reserve(self, model: str | None, size: int) -> int:
         """Give what a call of so many bytes may come to, as this run's earlier calls went; micro-dollars."""
-        a_byte = self._sent_tokens / self._sent_bytes if self._sent_bytes else FIRST_TOKENS_A_BYTE
-        tokens = Tokens(input=math.ceil(size * a_byte), output=self._most_output or FIRST_OUTPUT)
+        a_byte = self._sent_tokens / self._sent_bytes if self._sent_bytes else DEFAULT_TOKENS_PER_BYTE
+        tokens = TokenCounts(input=math.ceil(size * a_byte), output=self._max_output or DEFAULT_OUTPUT_TOKENS)
         return self._price(model)[0].micros(tokens)
 
     def _price(self, model: str | None) -> tuple[Price, bool]:
         """Give a model's price, and whether it is known: else it is the dearest one that is."""
-        prices = self._office.prices
-        found = None if model is None else prices.price_of(model)
-        return (prices.dearest, False) if found is None else (found, True)
+        prices = self._billing.prices
+        price = None if model is None else prices.price_of(model)
+        return (prices.highest, False) if price is None else (price, True)
 
-    def settle(self, opened: "OpenCall", reading: Reading | None, status: int | None, *, asked: bool) -> None:
+    def settle(
+        self, opened: "OpenCall", reading: MeasuredUsage | None, status: int | None, *, asked: bool
+    ) -> None:
         """Put what a call came to in place of what it reserved; what nobody told costs what it reserved.
 
         `asked` is whether the service may have seen it. Settling again changes nothing.
         """
-        if self._open.pop(opened.call.id, None) is None:
+        if self._open_calls.pop(opened.call.id, None) is None:
             return
         model = opened.model if reading is None or reading.model is None else reading.model
         call = replace(
@@ -123,62 +127,62 @@ class Visit:
             call = replace(call, micros=opened.held.reserved if asked else 0, complete=not asked)
         else:
             price, priced = self._price(model)
-            micros = price.micros(reading.likely, reading.extras)
+            micros = price.micros(reading.billable_tokens, reading.extras)
             if reading.seen and not priced:
-                self._unpriced = model or UNKNOWN
+                self._unpriced_model = model or UNKNOWN_MODEL
             priced = priced or not reading.seen
             call = replace(
                 call, tokens=reading.tokens, micros=micros, priced=priced, complete=reading.complete
             )
-            self._learn(opened.size, reading.tokens)
+            self._update_estimates(opened.size, reading.tokens)
         opened.held.settle(call.micros)
-        self._spent = self._spent.plus(Spent(1, call.tokens, call.micros, call.priced, call.complete))
-        self._office.books.keep(call)
-        self._changed.set()
+        self._spent = self._spent.plus(UsageTotal(1, call.tokens, call.micros, call.priced, call.complete))
+        self._billing.ledger_writer.keep(call)
+        self._call_settled.set()
 
-    def _learn(self, size: int, tokens: Tokens) -> None:
-        told = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
-        if told and size:
+    def _update_estimates(self, size: int, tokens: TokenCounts) -> None:
+        input_tokens = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
+        if input_tokens and size:
             self._sent_bytes += size
-            self._sent_tokens += told
-        self._most_output = max(self._most_output, tokens.output)
+            self._sent_tokens += input_tokens
+        self._max_output = max(self._max_output, tokens.output)
 
     async def tell(self) -> None:
         """Tell the job, once, of a model whose price is not known."""
-        if self._unpriced is not None and not self._told_unpriced:
-            self._told_unpriced = True
-            await self.reports.unpriced(self._unpriced)
+        if self._unpriced_model is not None and not self._unpriced_reported:
+            self._unpriced_reported = True
+            await self.events.report_unpriced_model(self._unpriced_model)
 
-    async def settled(self) -> Spent:
+    async def settled(self) -> UsageTotal:
         """Wait, for a bounded time, until all calls have ended and are kept; give what this run's came to."""
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
-                while self._open:
-                    self._changed.clear()
-                    await self._changed.wait()
-                await self._office.books.kept(self._made)
+                while self._open_calls:
+                    self._call_settled.clear()
+                    await self._call_settled.wait()
+                await self._billing.ledger_writer.kept(self._call_ids)
         except TimeoutError:
             pass
-        return replace(self._spent, complete=self._spent.complete and not self._open)
+        return replace(self._spent, complete=self._spent.complete and not self._open_calls)
 
 
 @dataclass(eq=False, slots=True)
 class OpenCall:
     """A call that was let through and has not ended."""
 
-    visit: Visit
-    call: Call
+    visit: MeteredRun
+    call: ModelCall
     model: str | None
-    held: Held
+    held: Reservation
     size: int
     asked: bool = False
     """Whether the service may have seen it, and not turned it away."""
 
-    def grew(self, size: int) -> None:
+    def resize(self, size: int) -> None:
         """Reserve anew for a body that turned out to be larger."""
         self.size = size
         self.held.resize(max(self.held.reserved, self.visit.reserve(self.model, size)))
 
-    def settle(self, reading: Reading | None, status: int | None, *, asked: bool = True) -> None:
+    def settle(self, measured: MeasuredUsage | None, status: int | None, *, asked: bool = True) -> None:
         """End the call; see `Visit.settle`."""
-        self.visit.settle(self, reading, status, asked=asked)
+        self.visit.settle(self, measured, status, asked=asked)

@@ -11,131 +11,137 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-LONGEST_WALL = timedelta(days=8)
+MAX_BLOCK = timedelta(days=8)
 """Longer than a week's limit: what is told beyond that is no reset time."""
-UNTOLD_WALL = 60.0
+DEFAULT_BLOCK_SECONDS = 60.0
 """Seconds of the wall after a rate limit that was waited for in vain and told no time."""
 RATE_LIMITED = 429
 _OVERLOADED = 529
 _UNAVAILABLE = 503
-_FIRST, _DOUBLINGS = 1.0, 4
+_FIRST_DELAY, _MAX_DOUBLINGS = 1.0, 4
 _JITTER = 0.2
 
-Account = tuple[str, str]
+RateLimitKey = tuple[str, str]
 Headers = Iterable[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class RetryLimits:
     """How long the gateway itself waits for the service, in seconds: at most for one answer, and for all of a call."""
 
     one: float = 20.0
-    together: float = 60.0
+    per_call: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class RetryAfter:
     """Ask again after so many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Wall:
+class Blocked:
     """Ask nobody before this time."""
 
     until: datetime
 
 
-class Walls:
+class ProviderRateLimits:
     """The walls of a node, by credential. `clock` and `sleep` are what time is for it."""
 
     def __init__(
         self,
         clock: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        waits: Waits = Waits(),  # frozen
+        retry_limits: RetryLimits = RetryLimits(),  # frozen
     ) -> None:
         self.clock = clock
         self.sleep = sleep
-        self._waits = waits
-        self._until: dict[Account, datetime] = {}
+        self._retry_limits = retry_limits
+        self._blocked_until: dict[RateLimitKey, datetime] = {}
         self._callbacks: list[Callable[[], None]] = []
-        self._risen = asyncio.Event()
+        self._block_added = asyncio.Event()
 
-    def until(self, account: Account) -> datetime | None:
+    def until(self, account: RateLimitKey) -> datetime | None:
         """Give until when a credential's wall stands; null when there is none."""
-        found = self._until.get(account)
+        found = self._blocked_until.get(account)
         return found if found is not None and found > self.clock() else None
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call this whenever a wall has risen or fallen."""
         self._callbacks.append(callback)
 
-    def rise(self, account: Account, until: datetime) -> datetime:
+    def block(self, key: RateLimitKey, until: datetime) -> datetime:
         """Put a wall up, or further back where one stands already; give until when it stands."""
-        until = min(until, self.clock() + LONGEST_WALL)
-        standing = self.until(account)
-        if standing is not None and standing >= until:
-            return standing
-        self._until[account] = until
-        self._risen.set()
-        self._tell()
+        until = min(until, self.clock() + MAX_BLOCK)
+        current = self.until(key)
+        if current is not None and current >= until:
+            return current
+        self._blocked_until[key] = until
+        self._block_added.set()
+        self._notify()
         return until
 
     async def watch(self) -> None:
         """Say so when walls fall, until cancelled."""
         while True:
             now = self.clock()
-            fallen = [account for account, until in self._until.items() if until <= now]
+            fallen = [account for account, until in self._blocked_until.items() if until <= now]
             for account in fallen:
-                del self._until[account]
+                del self._blocked_until[account]
             if fallen:
-                self._tell()
-            self._risen.clear()
-            if self._until:
-                left = (min(self._until.values()) - now).total_seconds()
+                self._notify()
+            self._block_added.clear()
+            if self._blocked_until:
+                left = (min(self._blocked_until.values()) - now).total_seconds()
                 async with asyncio.TaskGroup() as group:
-                    waking = [group.create_task(self._risen_anew()), group.create_task(self._pass(left))]
+                    waking = [group.create_task(self._wait_for_block()), group.create_task(self._pass(left))]
                     await asyncio.wait(waking, return_when=asyncio.FIRST_COMPLETED)
                     for task in waking:
                         task.cancel()
             else:
-                await self._risen.wait()
+                await self._block_added.wait()
 
-    async def _risen_anew(self) -> None:
-        await self._risen.wait()
+    async def _wait_for_block(self) -> None:
+        await self._block_added.wait()
 
     async def _pass(self, seconds: float) -> None:
         await self.sleep(max(seconds, 0.0))
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for callback in self._callbacks:
             callback()
 
-    def judge(self, status: int, headers: Headers, tries: int, waited: float) -> Pause | Wall | None:
+    def decide(
+        self, status: int, headers: Headers, retries: int, waited: float
+    ) -> RetryAfter | Blocked | None:
         """Say what to do about an answer: ask again after a pause, put up a wall, or (null) pass it on.
 
         `tries` is how often this call was asked again already, `waited` how many seconds it has waited.
         """
-        named = {name: value.decode("latin-1").strip() for name, value in headers}
-        told = _told_seconds(named, self.clock())
-        if status not in (RATE_LIMITED, _OVERLOADED) and not (status == _UNAVAILABLE and told is not None):
+        by_name = {name: value.decode("latin-1").strip() for name, value in headers}
+        requested = _retry_after_seconds(by_name, self.clock())
+        if status not in (RATE_LIMITED, _OVERLOADED) and not (
+            status == _UNAVAILABLE and requested is not None
+        ):
             return None
-        final = named.get(b"x-should-retry", "").lower() == "false"
-        pause = _FIRST * 2 ** min(tries, _DOUBLINGS) if told is None else told
-        pause += random.uniform(0, max(1.0, pause) * _JITTER)  # noqa: S311  # so that not all come back at once
-        short = (told or 0.0) <= self._waits.one and waited + pause <= self._waits.together
-        if short and not final:
-            return Pause(min(pause, self._waits.one + _JITTER * self._waits.one))
-        if told is None and (final or status != RATE_LIMITED):
+        no_retry = by_name.get(b"x-should-retry", "").lower() == "false"
+        delay = _FIRST_DELAY * 2 ** min(retries, _MAX_DOUBLINGS) if requested is None else requested
+        delay += random.uniform(0, max(1.0, delay) * _JITTER)  # noqa: S311  # so that not all come back at once
+        can_wait = (
+            requested or 0.0
+        ) <= self._retry_limits.one and waited + delay <= self._retry_limits.per_call
+        if can_wait and not no_retry:
+            return RetryAfter(min(delay, self._retry_limits.one + _JITTER * self._retry_limits.one))
+        if requested is None and (no_retry or status != RATE_LIMITED):
             return None
-        reset = _reset_seconds(named, self.clock())
-        seconds = max(told or UNTOLD_WALL, reset or 0.0)
-        return Wall(self.clock() + timedelta(seconds=seconds))
+        reset_seconds = _reset_seconds(by_name, self.clock())
+        seconds = max(requested or DEFAULT_BLOCK_SECONDS, reset_seconds or 0.0)
+        return Blocked(self.clock() + timedelta(seconds=seconds))
 
 
-def _told_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
+def _retry_after_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
     """Give how many seconds an answer says to wait: by `retry-after` in either form, else by its reset time."""
     text = headers.get(b"retry-after")
     if text is not None:
@@ -148,7 +154,7 @@ def _told_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
                 return _reset_seconds(headers, now)
             zoned = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
             seconds = (zoned - now).total_seconds()
-        return _sane(seconds)
+        return _clamp(seconds)
     return _reset_seconds(headers, now)
 
 
@@ -158,12 +164,12 @@ def _reset_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
     if text is None:
         return None
     try:
-        return _sane(float(text) - now.timestamp())
+        return _clamp(float(text) - now.timestamp())
     except ValueError:
         return None
 
 
-def _sane(seconds: float) -> float | None:
+def _clamp(seconds: float) -> float | None:
     if math.isnan(seconds):
         return None
-    return min(max(seconds, 0.0), LONGEST_WALL.total_seconds())
+    return min(max(seconds, 0.0), MAX_BLOCK.total_seconds())

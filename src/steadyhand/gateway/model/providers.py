@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from steadyhand.errors import ConfigError, RunError
-from steadyhand.gateway.http_messages import end_to_end
-from steadyhand.gateway.model.usage_meter import Form
+from steadyhand.gateway.http_messages import end_to_end_headers
+from steadyhand.gateway.model.usage_meter import ResponseFormat
 
 Kind = Literal["anthropic", "bedrock", "vertex"]
 
 DEFAULT_UPSTREAM = "https://api.anthropic.com"
 OAUTH_BETA = b"oauth-2025-04-20"
 """The flag that the model's service wants with an OAuth token; a CLI that holds an API key does not send it."""
-PLACEHOLDER = "sk-ant-placeholder-the-gateway-adds-the-key"
+PLACEHOLDER_CREDENTIAL = "sk-ant-placeholder-the-gateway-adds-the-key"
 RUN_HEADER = "x-steadyhand-run"
 """Says on loopback which run a request is from, where the agent sends no credential that could."""
 
@@ -34,14 +34,14 @@ _VERTEX = re.compile(
     rb"/v1/projects/(?P<project>" + _ID + rb")/locations/" + _ID + rb"/publishers/anthropic/models/"
     rb"(?P<model>[A-Za-z0-9._~@-]{1,300}):(?:rawPredict|streamRawPredict)"
 )
-_COUNTING = b"count-tokens"
-_PASSES = {
+_COUNT_TOKENS = b"count-tokens"
+_ALLOWED_ROUTES = {
     "anthropic": "/v1/messages and /v1/models",
     "bedrock": "/model/ID/invoke and /model/ID/invoke-with-response-stream",
     "vertex": "the rawPredict and streamRawPredict of Anthropic's models",
 }
 
-_DROPPED = frozenset(
+_DROPPED_HEADERS = frozenset(
     {
         b"authorization",
         b"x-api-key",
@@ -56,14 +56,14 @@ _DROPPED = frozenset(
     }
 )
 """Of the agent's headers: what could speak for somebody, and the framing and packing, which are made anew."""
-_DROPPED_KINDS = (b"x-forwarded-", b"proxy-", b"x-amz-", b"x-goog-")
+_DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-", b"x-amz-", b"x-goog-")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """A request that may pass: the form of its answer (`none` costs nothing), and the model that its path names."""
 
-    form: Form
+    form: ResponseFormat
     model: str | None = None
 
 
@@ -82,30 +82,32 @@ class Credential:
 
     def value(self) -> bytes:
         """Give the secret as it is now."""
-        secret = self.secret if self.file is None else _read_again(self.file, self.secret)
+        secret = self.secret if self.file is None else _reload_secret(self.file, self.secret)
         return secret.encode("latin-1", "replace")
 
 
 @dataclass(slots=True)
-class _Seen:
-    stamp: tuple[int, int, int]
+class _CachedSecret:
+    fingerprint: tuple[int, int, int]
     secret: str = field(repr=False)
 
 
-_files: dict[Path, _Seen] = {}
+_secret_cache: dict[Path, _CachedSecret] = {}
 
 
-def _read_again(path: Path, before: str) -> str:
+def _reload_secret(path: Path, fallback: str) -> str:
     """Give what is in a file, read only when it has changed; when it cannot be read, what was known before."""
     try:
-        now = os.stat(path)  # noqa: PTH116  # for every request
-        stamp = (now.st_mtime_ns, now.st_size, now.st_ino)
-        seen = _files.get(path)
-        if seen is None or seen.stamp != stamp:
-            seen = _files[path] = _Seen(stamp, path.read_text("utf-8").strip() or before)
+        stat = os.stat(path)  # noqa: PTH116  # for every request
+        fingerprint = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        cached = _secret_cache.get(path)
+        if cached is None or cached.fingerprint != fingerprint:
+            cached = _secret_cache[path] = _CachedSecret(
+                fingerprint, path.read_text("utf-8").strip() or fallback
+            )
     except (OSError, UnicodeDecodeError):
-        seen = _files.get(path)
-    return before if seen is None else seen.secret
+        cached = _secret_cache.get(path)
+    return fallback if cached is None else cached.secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,8 @@ class Provider:
         if self.kind == "bedrock":
             return f"https://bedrock-runtime.{self.region}.amazonaws.com"
         if self.kind == "vertex":
-            place = "" if self.region in (None, "global") else f"{self.region}-"
-            return f"https://{place}aiplatform.googleapis.com"
+            prefix = "" if self.region in (None, "global") else f"{self.region}-"
+            return f"https://{prefix}aiplatform.googleapis.com"
         return DEFAULT_UPSTREAM
 
     @property
@@ -139,19 +141,21 @@ class Provider:
         """Say what is missing when it cannot work: its maker's own address answers nobody without a credential."""
         if self.credential is not None or self.base_url is not None:
             return None
-        where = f"[providers.{self.name}] api_key_file"
-        wanted = f"ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or {where}" if self.name == "default" else where
-        return f"The service has no credential for the model: set {wanted} and start it again."
+        setting = f"[providers.{self.name}] api_key_file"
+        options = (
+            f"ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or {setting}" if self.name == "default" else setting
+        )
+        return f"The service has no credential for the model: set {options} and start it again."
 
     @property
-    def account(self) -> tuple[str, str]:
+    def rate_limit_key(self) -> tuple[str, str]:
         """Whose rate limit it is: providers with one address and one credential share a wall."""
         return (self.url, "" if self.credential is None else self.credential.secret)
 
     @property
-    def passes(self) -> str:
+    def allowed_routes(self) -> str:
         """Say which routes may pass."""
-        return _PASSES[self.kind]
+        return _ALLOWED_ROUTES[self.kind]
 
     def route(self, method: str, path: bytes) -> Route | None:
         """Judge a request by its method and path; null when it may not pass."""
@@ -160,56 +164,62 @@ class Provider:
         if method != "POST":
             return None
         if self.kind == "bedrock":
-            found = _BEDROCK.fullmatch(path)
-            if found is None:
+            match = _BEDROCK.fullmatch(path)
+            if match is None:
                 return None
-            return Route("bedrock" if found["call"] else "none", _named(found["model"]))
-        found = _VERTEX.fullmatch(path)
-        if found is None or (self.project is not None and found["project"].decode() != self.project):
+            return Route("bedrock" if match["call"] else "none", _decode_model_id(match["model"]))
+        match = _VERTEX.fullmatch(path)
+        if match is None or (self.project is not None and match["project"].decode() != self.project):
             return None
-        return Route("none" if found["model"] == _COUNTING else "messages", _named(found["model"]))
+        return Route(
+            "none" if match["model"] == _COUNT_TOKENS else "messages", _decode_model_id(match["model"])
+        )
 
     def headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Give an agent's headers as they go to the service, with the real credential."""
         credential = self.credential
-        own = b"" if credential is None or credential.header is None else credential.header.lower().encode()
-        kept = [
+        credential_header = (
+            b"" if credential is None or credential.header is None else credential.header.lower().encode()
+        )
+        forwarded = [
             (name, value)
-            for name, value in end_to_end(headers)
-            if name not in _DROPPED and name != own and not name.startswith(_DROPPED_KINDS)
+            for name, value in end_to_end_headers(headers)
+            if name not in _DROPPED_HEADERS
+            and name != credential_header
+            and not name.startswith(_DROPPED_PREFIXES)
         ]
         # What comes packed has to be unpacked to be metered, and not everything can be.
-        kept.append((b"accept-encoding", b"identity"))
+        forwarded.append((b"accept-encoding", b"identity"))
         if credential is None:
-            return kept
+            return forwarded
         secret = credential.value()
         if credential.kind == "oauth":
-            kept = _with_flag(kept)
-        if own and own != b"authorization":
-            return [*kept, (own, secret)]
-        if credential.kind == "api_key" and not own:
-            return [*kept, (b"x-api-key", secret)]
-        return [*kept, (b"authorization", b"Bearer " + secret)]
+            forwarded = _with_oauth_beta(forwarded)
+        if credential_header and credential_header != b"authorization":
+            return [*forwarded, (credential_header, secret)]
+        if credential.kind == "api_key" and not credential_header:
+            return [*forwarded, (b"x-api-key", secret)]
+        return [*forwarded, (b"authorization", b"Bearer " + secret)]
 
     def told(self, address: str, token: str) -> dict[str, str]:
         """Give what an agent is told to reach this by the gateway at `address`; `token` stands for the credential."""
         if self.kind == "bedrock":
-            told = {
+            environment = {
                 "CLAUDE_CODE_USE_BEDROCK": "1",
                 "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1",
                 "ANTHROPIC_BEDROCK_BASE_URL": address,
                 "ANTHROPIC_CUSTOM_HEADERS": f"{RUN_HEADER}: {token}",
             }
-            return told | ({"AWS_REGION": self.region} if self.region else {})
+            return environment | ({"AWS_REGION": self.region} if self.region else {})
         if self.kind == "vertex":
-            told = {
+            environment = {
                 "CLAUDE_CODE_USE_VERTEX": "1",
                 "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1",
                 "ANTHROPIC_VERTEX_BASE_URL": f"{address}/v1",
                 "ANTHROPIC_CUSTOM_HEADERS": f"{RUN_HEADER}: {token}",
                 "CLOUD_ML_REGION": self.region or "global",
             }
-            return told | ({"ANTHROPIC_VERTEX_PROJECT_ID": self.project} if self.project else {})
+            return environment | ({"ANTHROPIC_VERTEX_PROJECT_ID": self.project} if self.project else {})
         oauth = self.credential is not None and self.credential.kind == "oauth"
         return {
             "ANTHROPIC_BASE_URL": address,
@@ -218,22 +228,22 @@ class Provider:
 
 
 def _messages_route(method: str, path: bytes) -> Route | None:
-    found = _MESSAGES.fullmatch(path)
-    if found is not None and method in ("GET", "POST"):
-        return Route("none" if found["free"] or method == "GET" else "messages")
+    match = _MESSAGES.fullmatch(path)
+    if match is not None and method in ("GET", "POST"):
+        return Route("none" if match["free"] or method == "GET" else "messages")
     return Route("none") if method == "GET" and _MODELS.fullmatch(path) else None
 
 
-def _named(model: bytes) -> str:
+def _decode_model_id(model: bytes) -> str:
     return model.decode("ascii").replace("%3A", ":").replace("%3a", ":")
 
 
-def _with_flag(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _with_oauth_beta(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     flags = [v.strip() for n, value in headers if n == b"anthropic-beta" for v in value.split(b",")]
     if OAUTH_BETA not in flags:
         flags.append(OAUTH_BETA)
-    kept = [(name, value) for name, value in headers if name != b"anthropic-beta"]
-    return [*kept, (b"anthropic-beta", b",".join(flag for flag in flags if flag))]
+    others = [(name, value) for name, value in headers if name != b"anthropic-beta"]
+    return [*others, (b"anthropic-beta", b",".join(flag for flag in flags if flag))]
 
 
 class Providers:
@@ -251,7 +261,7 @@ class Providers:
 
     def named(self, name: str) -> Provider:
         """Give the one of this name. Raises `RunError`; the configuration was checked at the start."""
-        found = self._by_name.get(name)
-        if found is None:
+        provider = self._by_name.get(name)
+        if provider is None:
             raise RunError(f"There is no provider {name!r}.", code="unknown_provider", retryable=False)
-        return found
+        return provider

@@ -10,29 +10,29 @@ import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
-MOST_JSON_BYTES = 16 * 1024 * 1024
-MOST_EVENT_BYTES = 1024 * 1024
-MOST_UNPACKED_BYTES = 256 * 1024 * 1024
+MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_EVENT_BYTES = 1024 * 1024
+MAX_DECOMPRESSED_BYTES = 256 * 1024 * 1024
 
 _BLOCK = b'"content_block_'
 _DELTA = b'"content_block_delta"'
 _DELTA_LINE = b"event: content_block_delta\n"
 _USAGE = b'"usage"'
-_SAID = (b'"text":', b'"partial_json":', b'"thinking":')
-_AROUND = len(b'""}}')
-_HEAD = 256
+_TEXT_KEYS = (b'"text":', b'"partial_json":', b'"thinking":')
+_DELTA_SUFFIX_BYTES = len(b'""}}')
+_EVENT_HEAD_BYTES = 256
 """Bytes in which an event that is too long to be kept still says what it is."""
 
-_STEP = 64 * 1024
-_WRAPPED, _RAW = 47, -15  # zlib's words for: a head of gzip or zlib, or none
-_DEFLATE, _CHECK = 8, 31
+_DECOMPRESS_BYTES = 64 * 1024
+_WBITS_WRAPPED, _WBITS_RAW = 47, -15  # zlib's words for: a head of gzip or zlib, or none
+_ZLIB_METHOD, _ZLIB_CHECK = 8, 31
 _GZIP = b"\x1f\x8b"
 
-_PRELUDE, _LEAST_FRAME = 12, 16
-_MOST_FRAME_BYTES = 2 * MOST_EVENT_BYTES
+_PRELUDE_BYTES, _MIN_FRAME_BYTES = 12, 16
+_MAX_FRAME_BYTES = 2 * MAX_EVENT_BYTES
 
 
-class Sink(Protocol):
+class UsageSink(Protocol):
     """What was found: events and whole answers to read, how many bytes were said, and whether something was lost."""
 
     said: int
@@ -47,7 +47,7 @@ class Sink(Protocol):
         ...
 
 
-class Body(Protocol):
+class BodyParser(Protocol):
     """A body on its way: pieces, then its end."""
 
     def take(self, data: bytes) -> None:
@@ -59,29 +59,29 @@ class Body(Protocol):
         ...
 
 
-def offer(sink: Sink, event: bytes) -> bool:
+def count_delta(sink: UsageSink, event: bytes) -> bool:
     """Take the length of what an event says; false when the event has to be read, as it is none of a block."""
     if _USAGE in event:
         return False
     if event.startswith(_DELTA_LINE) or _DELTA in event:
-        sink.said += _said(event)
+        sink.said += _delta_bytes(event)
         return True
     return _BLOCK in event
 
 
-def _said(event: bytes) -> int:
+def _delta_bytes(event: bytes) -> int:
     """Say how many bytes of text, thinking or a tool's input an event brings; about, as they are written in JSON."""
-    for name in _SAID:
+    for name in _TEXT_KEYS:
         at = event.find(name)
         if at >= 0:
-            return max(0, len(event) - at - len(name) - _AROUND)
+            return max(0, len(event) - at - len(name) - _DELTA_SUFFIX_BYTES)
     return 0
 
 
-class Json:
+class JsonParser:
     """A body that is one JSON object."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: UsageSink) -> None:
         self._sink = sink
         self._held = bytearray()
         self._size = 0
@@ -89,14 +89,14 @@ class Json:
     def take(self, data: bytes) -> None:
         """Keep a piece, as long as the whole may be kept."""
         self._size += len(data)
-        if self._size <= MOST_JSON_BYTES:
+        if self._size <= MAX_JSON_BYTES:
             self._held += data
         else:
             self._held.clear()
 
     def end(self) -> None:
         """Read the whole."""
-        if self._size <= MOST_JSON_BYTES:
+        if self._size <= MAX_JSON_BYTES:
             self._sink.whole(self._held)
         else:
             self._sink.broken = True
@@ -104,178 +104,185 @@ class Json:
             self._sink.said = self._size
 
 
-class Events:
+class SseParser:
     """A body of server-sent events. What has no empty line after it yet waits for one, up to a bound."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: UsageSink) -> None:
         self._sink = sink
         self._held = bytearray()
         self._dropped = 0
-        self._return = False
+        self._pending_return = False
 
     def take(self, data: bytes) -> None:
         """Take a piece, and read the events that end in it."""
-        if self._return or b"\r" in data:
-            data = self._newlines(data)
-        held = self._held
-        looked = max(0, len(held) - 1)
-        if held:
-            held += data
-            end = held.rfind(b"\n\n", looked)
+        if self._pending_return or b"\r" in data:
+            data = self._normalize_newlines(data)
+        buffer = self._held
+        search_from = max(0, len(buffer) - 1)
+        if buffer:
+            buffer += data
+            end = buffer.rfind(b"\n\n", search_from)
         else:
             end = data.rfind(b"\n\n")
         if end >= 0:
-            block = bytes(held[:end]) if held else data[:end]
+            block = bytes(buffer[:end]) if buffer else data[:end]
             if block.endswith(b"\n"):
                 # Of an odd run of newlines the last one opens the next event, wherever the pieces were cut.
-                spare = (len(block) - len(block.rstrip(b"\n"))) % 2
-                block, end = block[: len(block) - spare], end - spare
-            if held:
-                del held[: end + 2]
+                odd = (len(block) - len(block.rstrip(b"\n"))) % 2
+                block, end = block[: len(block) - odd], end - odd
+            if buffer:
+                del buffer[: end + 2]
             else:
-                held += data[end + 2 :]
-            self._block(block)
-        elif not held:
-            held += data
-        over = len(held) - MOST_EVENT_BYTES - 1
-        if over > 0:
+                buffer += data[end + 2 :]
+            self._parse_block(block)
+        elif not buffer:
+            buffer += data
+        excess = len(buffer) - MAX_EVENT_BYTES - 1
+        if excess > 0:
             # The head says what it is; the last byte may be the first half of its end.
-            self._dropped += len(held) - _HEAD - 1
-            del held[_HEAD:-1]
+            self._dropped += len(buffer) - _EVENT_HEAD_BYTES - 1
+            del buffer[_EVENT_HEAD_BYTES:-1]
 
     def end(self) -> None:
         """Read what has no empty line after it: that may be a last event, or the half of one."""
         if self._held:
-            self._block(bytes(self._held))
+            self._parse_block(bytes(self._held))
             self._held.clear()
 
-    def _newlines(self, data: bytes) -> bytes:
+    def _normalize_newlines(self, data: bytes) -> bytes:
         """Turn every end of a line into a newline, also one that is parted between two pieces."""
-        if self._return and data.startswith(b"\n"):
+        if self._pending_return and data.startswith(b"\n"):
             data = data[1:]
-            self._return = False
+            self._pending_return = False
         if data:
-            self._return = data.endswith(b"\r")
+            self._pending_return = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _block(self, block: bytes) -> None:
+    def _parse_block(self, block: bytes) -> None:
         sink = self._sink
-        usual = _USAGE not in block and len(block) <= MOST_EVENT_BYTES and not self._dropped
+        only_deltas = _USAGE not in block and len(block) <= MAX_EVENT_BYTES and not self._dropped
         for event in block.split(b"\n\n"):
-            if usual and event.startswith(_DELTA_LINE):  # nearly all of them
-                sink.said += _said(event)
+            if only_deltas and event.startswith(_DELTA_LINE):  # nearly all of them
+                sink.said += _delta_bytes(event)
                 continue
             length = len(event) + self._dropped
             self._dropped = 0
-            if length > MOST_EVENT_BYTES:
-                self._long(event[:_HEAD], length)
-            elif event and not offer(sink, event):
-                self._read(event)
+            if length > MAX_EVENT_BYTES:
+                self._skip_oversized(event[:_EVENT_HEAD_BYTES], length)
+            elif event and not count_delta(sink, event):
+                self._parse_event(event)
 
-    def _long(self, head: bytes, length: int) -> None:
+    def _skip_oversized(self, head: bytes, length: int) -> None:
         self._sink.said += length
         if _BLOCK not in head:
             self._sink.broken = True
 
-    def _read(self, event: bytes) -> None:
+    def _parse_event(self, event: bytes) -> None:
         data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:")).strip()
         if data and data != b"[DONE]":
             self._sink.event(data)
 
 
-class Frames:
+class EventStreamParser:
     """A body of AWS event-stream frames: a length, headers, a payload, and checksums. One that is wrong ends it."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: UsageSink) -> None:
         self._sink = sink
         self._held = bytearray()
-        self._lost = False
+        self._failed = False
 
     def take(self, data: bytes) -> None:
         """Take a piece, and read the frames that end in it."""
-        if self._lost:
+        if self._failed:
             return
-        held = self._held
-        held += data
+        buffer = self._held
+        buffer += data
         at = 0
-        while len(held) - at >= _PRELUDE:
-            size = int.from_bytes(held[at : at + 4], "big")
-            sum_ = int.from_bytes(held[at + 8 : at + _PRELUDE], "big")
-            if not _LEAST_FRAME <= size <= _MOST_FRAME_BYTES or zlib.crc32(held[at : at + 8]) != sum_:
-                self._lose()
+        while len(buffer) - at >= _PRELUDE_BYTES:
+            size = int.from_bytes(buffer[at : at + 4], "big")
+            checksum = int.from_bytes(buffer[at + 8 : at + _PRELUDE_BYTES], "big")
+            if (
+                not _MIN_FRAME_BYTES <= size <= _MAX_FRAME_BYTES
+                or zlib.crc32(buffer[at : at + 8]) != checksum
+            ):
+                self._fail()
                 return
-            if len(held) - at < size:
+            if len(buffer) - at < size:
                 break
-            self._frame(bytes(held[at : at + size]))
-            if self._lost:
+            self._parse_frame(bytes(buffer[at : at + size]))
+            if self._failed:
                 return
             at += size
-        del held[:at]
+        del buffer[:at]
 
     def end(self) -> None:
         """Let go of the half of a frame."""
         self._held.clear()
 
-    def _lose(self) -> None:
-        self._lost = True
+    def _fail(self) -> None:
+        self._failed = True
         self._sink.broken = True
         self._held.clear()
 
-    def _frame(self, frame: bytes) -> None:
+    def _parse_frame(self, frame: bytes) -> None:
         if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:], "big"):
-            self._lose()
+            self._fail()
             return
-        payload = _PRELUDE + int.from_bytes(frame[4:8], "big")
-        if b"chunk" not in frame[_PRELUDE:payload]:
+        payload = _PRELUDE_BYTES + int.from_bytes(frame[4:8], "big")
+        if b"chunk" not in frame[_PRELUDE_BYTES:payload]:
             return  # an exception, or the answer's head
         try:
-            coded = json.loads(frame[payload:-4])["bytes"]
-            event = binascii.a2b_base64(coded)
+            encoded = json.loads(frame[payload:-4])["bytes"]
+            event = binascii.a2b_base64(encoded)
         except (ValueError, KeyError, TypeError, RecursionError):
             self._sink.broken = True
             return
-        if not offer(self._sink, event):
+        if not count_delta(self._sink, event):
             self._sink.event(event)
 
 
-class Unpacked:
+class Decompressor:
     """Undoes gzip and deflate, a bounded piece at a time and up to a bound in all."""
 
     def __init__(self) -> None:
         self.broken = False
-        self._first = b""
-        self._member: zlib._Decompress | None = None
-        self._room = MOST_UNPACKED_BYTES
+        self._pending = b""
+        self._stream: zlib._Decompress | None = None
+        self._bytes_left = MAX_DECOMPRESSED_BYTES
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         """Give what a piece holds."""
         while data and not self.broken:
-            if self._member is None:
-                data = self._first + data
-                self._first = b""
+            if self._stream is None:
+                data = self._pending + data
+                self._pending = b""
                 if len(data) < len(_GZIP):
-                    self._first = data
+                    self._pending = data
                     return
-                self._member = zlib.decompressobj(_wrapper(data))
+                self._stream = zlib.decompressobj(_window_bits(data))
             try:
-                out = self._member.decompress(data, _STEP)
+                out = self._stream.decompress(data, _DECOMPRESS_BYTES)
             except zlib.error:
                 self.broken = True
                 return
-            data = self._member.unconsumed_tail
+            data = self._stream.unconsumed_tail
             while out:
-                self._room -= len(out)
-                if self._room < 0:
+                self._bytes_left -= len(out)
+                if self._bytes_left < 0:
                     self.broken = True
-                    out = out[: self._room]
+                    out = out[: self._bytes_left]
                 yield out
-                out = b"" if data or self.broken or self._member.eof else self._member.decompress(b"", _STEP)
-            if self._member.eof:
-                data = self._member.unused_data
-                self._member = None
+                out = (
+                    b""
+                    if data or self.broken or self._stream.eof
+                    else self._stream.decompress(b"", _DECOMPRESS_BYTES)
+                )
+            if self._stream.eof:
+                data = self._stream.unused_data
+                self._stream = None
 
 
-def _wrapper(data: bytes) -> int:
+def _window_bits(data: bytes) -> int:
     """Tell by its first two bytes whether packed data has a head: `deflate` comes with one and without."""
-    zlibs = data[0] & 0x0F == _DEFLATE and int.from_bytes(data[:2], "big") % _CHECK == 0
-    return _WRAPPED if zlibs or data[:2] == _GZIP else _RAW
+    is_zlib = data[0] & 0x0F == _ZLIB_METHOD and int.from_bytes(data[:2], "big") % _ZLIB_CHECK == 0
+    return _WBITS_WRAPPED if is_zlib or data[:2] == _GZIP else _WBITS_RAW

@@ -17,39 +17,45 @@ from typing import Any
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from steadyhand.gateway.http_messages import end_to_end
-from steadyhand.gateway.model.http_client import Answer, Ask, Pieces, Unreachable, Upstream
-from steadyhand.gateway.model.metered_run import OpenCall, Visit
-from steadyhand.gateway.model.provider_rate_limits import Pause, Wall, Walls
+from steadyhand.gateway.http_messages import end_to_end_headers
+from steadyhand.gateway.model.http_client import (
+    HttpClient,
+    RequestBody,
+    UpstreamError,
+    UpstreamRequest,
+    UpstreamResponse,
+)
+from steadyhand.gateway.model.metered_run import MeteredRun, OpenCall
+from steadyhand.gateway.model.provider_rate_limits import Blocked, ProviderRateLimits, RetryAfter
 from steadyhand.gateway.model.providers import Provider, Route
-from steadyhand.gateway.model.usage_meter import Meter
-from steadyhand.gateway.money.budgets import Crowded, Exhausted
+from steadyhand.gateway.model.usage_meter import UsageMeter
+from steadyhand.gateway.money.budgets import BudgetExhausted, BudgetQueueFull
 
-HEAD_BYTES = 64 * 1024
-MOST_BODY_BYTES = 64 * 1024 * 1024
-KEPT_BODY_BYTES = 4 * 1024 * 1024
+MAX_HEAD_BYTES = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_REPLAYABLE_BYTES = 4 * 1024 * 1024
 """A body up to this size is kept until its answer comes, so that it can be sent again."""
 
 _VERSIONS = frozenset({"1.0", "1.1"})
 _METHODS = frozenset({"GET", "POST"})
 _PATH = re.compile(rb"[A-Za-z0-9._~:@%/-]{1,2048}")
 _QUERY = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]{0,8192}")
-_FIRST_KEY = re.compile(rb'\s*\{\s*"model"\s*:\s*"([A-Za-z0-9._:@/\[\]-]{1,200})"')
-_LEAST_ANSWER, _MOST_ANSWER = 200, 599
-_TURNED_BYTES = 64 * 1024
-_DROPPED_BACK = frozenset({b"set-cookie", b"transfer-encoding", b"alt-svc"})
+_LEADING_MODEL_KEY = re.compile(rb'\s*\{\s*"model"\s*:\s*"([A-Za-z0-9._:@/\[\]-]{1,200})"')
+_MIN_STATUS, _MAX_STATUS = 200, 599
+_ERROR_BODY_BYTES = 64 * 1024
+_DROPPED_RESPONSE_HEADERS = frozenset({b"set-cookie", b"transfer-encoding", b"alt-svc"})
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class AgentConnection:
     """One connection of an agent: whose it is, and how it is cut."""
 
-    visit: Visit
+    visit: MeteredRun
     cut: Callable[[], None]
-    lost: "Lost"
+    lost: "CancelOnClose"
 
 
-class Lost:
+class CancelOnClose:
     """Ends what is done for a connection when the agent has closed it."""
 
     def __init__(self) -> None:
@@ -61,7 +67,7 @@ class Lost:
             self.task.cancel()
 
 
-class Turned(Exception):
+class Rejected(Exception):
     """A request that is answered here, in the words of the Messages API."""
 
     def __init__(
@@ -74,12 +80,12 @@ class Turned(Exception):
         self.headers = headers or {}
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The agent's end of the connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AcceptedRequest:
     """A request that may pass; `length` is null when its body has none or says none."""
 
     method: str
@@ -90,186 +96,203 @@ class Asked:
     has_body: bool
 
 
-class Forwarder:
+class ReverseProxy:
     """The app. It keeps connections to the models' services open for the next request, whoever's that is."""
 
-    def __init__(self, walls: Walls) -> None:
-        self._walls = walls
-        self._upstreams: dict[str, Upstream] = {}
+    def __init__(self, rate_limits: ProviderRateLimits) -> None:
+        self._rate_limits = rate_limits
+        self._clients: dict[str, HttpClient] = {}
         self._log = structlog.get_logger("steadyhand.gateway")
 
     def add(self, provider: Provider) -> None:
         """Know the way to a provider. Raises `ConfigError` for an address that is none."""
-        self._upstreams[provider.name] = Upstream(provider.url)
+        self._clients[provider.name] = HttpClient(provider.url)
 
     def close(self) -> None:
         """Close the connections to the models' services."""
-        for upstream in self._upstreams.values():
+        for upstream in self._clients.values():
             upstream.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one request there and its answer back; ends early when the agent goes away."""
-        line: Line = scope["state"]["line"]
-        body = _Body(receive, line.visit)
-        line.lost.task = asyncio.current_task()
+        connection: AgentConnection = scope["state"]["line"]
+        body = _StreamedBody(receive, connection.visit)
+        connection.lost.task = asyncio.current_task()
         try:
-            await self._handle(scope, line, body, _Sending(send))
+            await self._handle(scope, connection, body, _ResponseSender(send))
         except Exception:  # noqa: BLE001  # the boundary of a request: logged, and never a half answer that looks whole
             self._log.exception("gateway.failed")
-            line.cut()
+            connection.cut()
         finally:
-            line.lost.task = None
-            body.let_go()
+            connection.lost.task = None
+            body.release()
 
-    async def _handle(self, scope: Scope, line: Line, body: "_Body", send: "_Sending") -> None:
+    async def _handle(
+        self, scope: Scope, connection: AgentConnection, body: "_StreamedBody", send: "_ResponseSender"
+    ) -> None:
         try:
-            asked = await self._asked(scope, line)
-            if not asked.has_body:
+            request = await self._accept(scope, connection)
+            if not request.has_body:
                 body.none()
-            await self._pass(asked, line.visit, body, send)
-            await line.visit.tell()
-        except Turned as turned:
+            await self._forward(request, connection.visit, body, send)
+            await connection.visit.tell()
+        except Rejected as rejected:
             if send.started:
-                line.cut()
+                connection.cut()
             else:
-                await _answer(send, turned)
-        except Unreachable as error:
+                await _send_error(send, rejected)
+        except UpstreamError as error:
             self._log.warning("gateway.upstream_failed", error=str(error))
             if send.started:
-                line.cut()
+                connection.cut()
             else:
                 text = "The model's service could not be reached, or broke off."
-                await _answer(send, Turned(502, "api_error", text))
-        except Gone:
+                await _send_error(send, Rejected(502, "api_error", text))
+        except ClientDisconnected:
             pass
 
-    async def _asked(self, scope: Scope, line: Line) -> Asked:
+    async def _accept(self, scope: Scope, connection: AgentConnection) -> AcceptedRequest:
         """Judge a request by its head. Raises `Turned`."""
         method, target = scope["method"], scope["state"]["target"]
         path, _, query = target.partition(b"?")
-        provider = line.visit.provider
+        provider = connection.visit.provider
         well_formed = method in _METHODS and _PATH.fullmatch(path) and _QUERY.fullmatch(query)
         route = provider.route(method, path) if well_formed else None
         if route is None:
-            await line.visit.reports.refused_path(method, path.decode("latin-1"))
-            raise Turned(403, "permission_error", f"This gateway passes {provider.passes} only.")
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
-            raise Turned(431, "invalid_request_error", "The headers are too long.")
+            await connection.visit.events.report_refused_path(method, path.decode("latin-1"))
+            raise Rejected(403, "permission_error", f"This gateway passes {provider.allowed_routes} only.")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+            raise Rejected(431, "invalid_request_error", "The headers are too long.")
         if scope["http_version"] not in _VERSIONS:
-            raise Turned(400, "invalid_request_error", "This gateway speaks HTTP/1.1.")
+            raise Rejected(400, "invalid_request_error", "This gateway speaks HTTP/1.1.")
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
         if len(lengths) + chunked > 1:
-            raise Turned(400, "invalid_request_error", "A request has one length.")
+            raise Rejected(400, "invalid_request_error", "A request has one length.")
         length = int(lengths[0]) if lengths else None
-        if length is not None and length > MOST_BODY_BYTES:
+        if length is not None and length > MAX_BODY_BYTES:
             raise _too_large()
         headers = provider.headers(scope["headers"])
-        return Asked(method, target, route, headers, length, chunked or bool(length))
+        return AcceptedRequest(method, target, route, headers, length, chunked or bool(length))
 
     # --- one call --------------------------------------------------------------------------
 
-    async def _pass(self, asked: Asked, visit: Visit, body: "_Body", send: "_Sending") -> None:
+    async def _forward(
+        self, request: AcceptedRequest, run: MeteredRun, body: "_StreamedBody", send: "_ResponseSender"
+    ) -> None:
         """Let a request through: past the wall and the budgets, there and back. Raises `Turned`, `Unreachable`."""
-        missing = visit.provider.missing
+        missing = run.provider.missing
         if missing is not None:
             # 403 is what makes the CLI stop at once; 401 it would try again.
-            raise Turned(403, "permission_error", missing, {b"x-should-retry": b"false"})
-        self._check_wall(visit)
-        costs = asked.route.form != "none"
-        await body.begin(asked.length, names_model=costs and asked.route.model is None)
-        if not costs:
-            await self._exchange(asked, visit, body, send, None)
+            raise Rejected(403, "permission_error", missing, {b"x-should-retry": b"false"})
+        self._check_rate_limit(run)
+        billable = request.route.form != "none"
+        await body.begin(request.length, names_model=billable and request.route.model is None)
+        if not billable:
+            await self._send_with_retries(request, run, body, send, None)
             return
-        model = asked.route.model or _model_of(body.first)
+        model = request.route.model or _requested_model(body.first)
         try:
-            call = await visit.begin(model, asked.length if asked.length is not None else len(body.first))
-        except Exhausted as exhausted:
-            raise Turned(402, "billing_error", exhausted.text, {b"x-should-retry": b"false"}) from exhausted
-        except Crowded as crowded:
-            raise Turned(529, "overloaded_error", "Too many calls wait for this budget.") from crowded
-        if asked.length is None:
-            body.watch_size(call)
+            call = await run.begin(model, request.length if request.length is not None else len(body.first))
+        except BudgetExhausted as exhausted:
+            raise Rejected(402, "billing_error", exhausted.text, {b"x-should-retry": b"false"}) from exhausted
+        except BudgetQueueFull as queue_full:
+            raise Rejected(529, "overloaded_error", "Too many calls wait for this budget.") from queue_full
+        if request.length is None:
+            body.report_size_to(call)
         try:
-            await self._exchange(asked, visit, body, send, call)
-        except Unreachable as error:
+            await self._send_with_retries(request, run, body, send, call)
+        except UpstreamError as error:
             call.settle(None, None, asked=error.asked)
             raise
-        except Turned as turned:
-            call.settle(None, turned.status, asked=False)
+        except Rejected as rejected:
+            call.settle(None, rejected.status, asked=False)
             raise
         finally:
             call.settle(None, None, asked=call.asked)
 
-    def _check_wall(self, visit: Visit) -> None:
-        until = self._walls.until(visit.provider.account)
+    def _check_rate_limit(self, run: MeteredRun) -> None:
+        until = self._rate_limits.until(run.provider.rate_limit_key)
         if until is not None:
-            visit.wall = until
-            left = math.ceil((until - self._walls.clock()).total_seconds())
-            raise Turned(
+            run.wall = until
+            seconds = math.ceil((until - self._rate_limits.clock()).total_seconds())
+            raise Rejected(
                 429,
                 "rate_limit_error",
                 f"The model's rate limit holds until {until:%Y-%m-%dT%H:%M:%SZ}.",
-                {b"x-should-retry": b"false", b"retry-after": b"%d" % left},
+                {b"x-should-retry": b"false", b"retry-after": b"%d" % seconds},
             )
 
-    async def _exchange(
-        self, asked: Asked, visit: Visit, body: "_Body", send: "_Sending", call: OpenCall | None
+    async def _send_with_retries(
+        self,
+        request: AcceptedRequest,
+        run: MeteredRun,
+        body: "_StreamedBody",
+        send: "_ResponseSender",
+        call: OpenCall | None,
     ) -> None:
         """Ask, again after a pause where the service is busy for a moment, and pass the answer on."""
-        upstream = self._upstreams[visit.provider.name]
-        ask = Ask(asked.method, upstream.base + asked.target, asked.headers, asked.length, asked.has_body)
+        client = self._clients[run.provider.name]
+        upstream_request = UpstreamRequest(
+            request.method, client.base + request.target, request.headers, request.length, request.has_body
+        )
         waited = 0.0
-        tries = 0
+        retries = 0
         while True:
             if call is not None:
                 call.asked = True
-            answer = await upstream.ask(ask, body)
+            response = await client.ask(upstream_request, body)
             try:
-                verdict = self._walls.judge(answer.status, answer.headers, tries, waited)
-                again = isinstance(verdict, Pause) and (not asked.has_body or body.again)
-                if verdict is None or not (again or isinstance(verdict, Wall)):
-                    await self._back(answer, asked.route, send, call)
+                decision = self._rate_limits.decide(response.status, response.headers, retries, waited)
+                can_retry = isinstance(decision, RetryAfter) and (not request.has_body or body.again)
+                if decision is None or not (can_retry or isinstance(decision, Blocked)):
+                    await self._stream_response(response, request.route, send, call)
                     return
-                await answer.short(_TURNED_BYTES)
+                await response.read_up_to(_ERROR_BODY_BYTES)
             finally:
-                answer.close()
-            if isinstance(verdict, Wall):
-                until = self._walls.rise(visit.provider.account, verdict.until)
-                self._log.warning("gateway.wall", provider=visit.provider.name, until=until.isoformat())
-                self._check_wall(visit)
+                response.close()
+            if isinstance(decision, Blocked):
+                until = self._rate_limits.block(run.provider.rate_limit_key, decision.until)
+                self._log.warning("gateway.wall", provider=run.provider.name, until=until.isoformat())
+                self._check_rate_limit(run)
                 continue  # it fell in this very moment
             if call is not None:
                 call.asked = False  # what was turned away costs nothing
-            await self._walls.sleep(verdict.seconds)
-            waited += verdict.seconds
-            tries += 1
-            self._check_wall(visit)
+            await self._rate_limits.sleep(decision.seconds)
+            waited += decision.seconds
+            retries += 1
+            self._check_rate_limit(run)
 
-    async def _back(self, answer: Answer, route: Route, send: "_Sending", call: OpenCall | None) -> None:
+    async def _stream_response(
+        self, response: UpstreamResponse, route: Route, send: "_ResponseSender", call: OpenCall | None
+    ) -> None:
         """Pass an answer on, each piece when it comes, and read it on the way."""
-        if not _LEAST_ANSWER <= answer.status <= _MOST_ANSWER:
-            raise Turned(502, "api_error", f"The model's service answered {answer.status}.")
-        headers = [(name, value) for name, value in end_to_end(answer.headers) if name not in _DROPPED_BACK]
-        meter = None if call is None else Meter(answer.status, answer.headers, route.form)
-        whole = False
+        if not _MIN_STATUS <= response.status <= _MAX_STATUS:
+            raise Rejected(502, "api_error", f"The model's service answered {response.status}.")
+        headers = [
+            (name, value)
+            for name, value in end_to_end_headers(response.headers)
+            if name not in _DROPPED_RESPONSE_HEADERS
+        ]
+        meter = None if call is None else UsageMeter(response.status, response.headers, route.form)
+        complete = False
         try:
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            async for piece in answer.pieces():
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            async for chunk in response.pieces():
                 try:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 finally:
                     if meter is not None:
-                        meter.feed(piece)
-            whole = True
+                        meter.feed(chunk)
+            complete = True
         finally:
             # Settled before the agent can know that it is over: what it asks next is judged by what this cost.
             if meter is not None and call is not None:
-                call.settle(meter.finish(cut=not whole), answer.status)
+                call.settle(meter.finish(truncated=not complete), response.status)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class _Sending:
+class _ResponseSender:
     """Sends, and knows whether the answer has begun."""
 
     def __init__(self, send: Send) -> None:
@@ -281,120 +304,124 @@ class _Sending:
         await self._send(message)
 
 
-class _Body(Pieces):
+class _StreamedBody(RequestBody):
     """A request's body on its way, bounded: each piece goes on as it comes; those of a small one are kept as well.
 
     `begin` waits for the first piece, and for all of a small body only when that does not say which model is meant.
     """
 
-    def __init__(self, receive: Receive, visit: Visit) -> None:
+    def __init__(self, receive: Receive, run: MeteredRun) -> None:
         self._receive = receive
-        self._visit = visit
+        self._visit = run
         self._total = 0
-        self._over = False
-        self._room = 0
+        self._at_end = False
+        self._reserved_bytes = 0
         self._call: OpenCall | None = None
-        self._kept: list[bytes] | None = None
+        self._chunks: list[bytes] | None = None
         self.first = b""
 
     @property
     def whole(self) -> bytes | None:
         """All of it, when it is there and kept."""
-        if self._kept is None or not self._over:
+        if self._chunks is None or not self._at_end:
             return None
-        if len(self._kept) > 1:
-            self._kept = [b"".join(self._kept)]
-        return self._kept[0] if self._kept else b""
+        if len(self._chunks) > 1:
+            self._chunks = [b"".join(self._chunks)]
+        return self._chunks[0] if self._chunks else b""
 
     @property
     def again(self) -> bool:
         """Whether it can be sent once more: it is kept from its beginning."""
-        return self._kept is not None
+        return self._chunks is not None
 
     async def begin(self, length: int | None, *, names_model: bool) -> None:
         """Take what has to be known before it may pass; `names_model` when it is wanted for its model."""
-        if self._over or (length is not None and length <= min(KEPT_BODY_BYTES, self._visit.room)):
-            self._room = length or 0
-            self._visit.room -= self._room
-            self._kept = []
-        while not (self.first or self._over):
-            self.first = await self._next()
-        if self.again and names_model and _FIRST_KEY.match(self.first) is None:
-            while not self._over:
-                await self._next()
+        if self._at_end or (
+            length is not None and length <= min(MAX_REPLAYABLE_BYTES, self._visit.buffer_bytes_left)
+        ):
+            self._reserved_bytes = length or 0
+            self._visit.buffer_bytes_left -= self._reserved_bytes
+            self._chunks = []
+        while not (self.first or self._at_end):
+            self.first = await self._read_chunk()
+        if self.again and names_model and _LEADING_MODEL_KEY.match(self.first) is None:
+            while not self._at_end:
+                await self._read_chunk()
             self.first = self.whole or b""
 
-    def watch_size(self, call: OpenCall) -> None:
+    def report_size_to(self, call: OpenCall) -> None:
         """Tell a call how large its body turned out to be."""
         self._call = call
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give back the room that was taken for it."""
-        self._visit.room += self._room
-        self._room = 0
+        self._visit.buffer_bytes_left += self._reserved_bytes
+        self._reserved_bytes = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._kept is None:
-            piece = self.first
-            while piece or not self._over:
-                if piece:
-                    yield piece
-                piece = b"" if self._over else await self._next()
+        if self._chunks is None:
+            chunk = self.first
+            while chunk or not self._at_end:
+                if chunk:
+                    yield chunk
+                chunk = b"" if self._at_end else await self._read_chunk()
         else:
-            kept, given = self._kept, 0
-            while given < len(kept) or not self._over:
-                if given == len(kept):
-                    await self._next()
+            chunks, index = self._chunks, 0
+            while index < len(chunks) or not self._at_end:
+                if index == len(chunks):
+                    await self._read_chunk()
                 else:
-                    yield kept[given]
-                    given += 1
+                    yield chunks[index]
+                    index += 1
         if self._call is not None:
-            self._call.grew(self._total)
+            self._call.resize(self._total)
 
-    async def _next(self) -> bytes:
+    async def _read_chunk(self) -> bytes:
         """Give the next piece. Raises `Gone`, and `Turned` when the body is larger than may be."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise Gone
-        piece: bytes = message["body"]
-        self._total += len(piece)
-        if self._total > MOST_BODY_BYTES:
+            raise ClientDisconnected
+        chunk: bytes = message["body"]
+        self._total += len(chunk)
+        if self._total > MAX_BODY_BYTES:
             raise _too_large()
-        self._over = not message["more_body"]
-        if self._kept is not None and piece:
-            self._kept.append(piece)
-        return piece
+        self._at_end = not message["more_body"]
+        if self._chunks is not None and chunk:
+            self._chunks.append(chunk)
+        return chunk
 
     def none(self) -> None:
         """Say that there is none to be read."""
-        self._over = True
+        self._at_end = True
 
 
-def _model_of(body: bytes) -> str | None:
+def _requested_model(body: bytes) -> str | None:
     """Give the model that a request names, as far as its beginning or all of it says so."""
-    found = _FIRST_KEY.match(body)
-    if found is not None:
-        return found[1].decode("ascii")
+    match = _LEADING_MODEL_KEY.match(body)
+    if match is not None:
+        return match[1].decode("ascii")
     try:
-        read: Any = json.loads(body)
+        parsed: Any = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    model = read.get("model") if isinstance(read, dict) else None
+    model = parsed.get("model") if isinstance(parsed, dict) else None
     return model if isinstance(model, str) else None
 
 
-def _too_large() -> Turned:
-    return Turned(413, "request_too_large", f"A request has at most {MOST_BODY_BYTES >> 20} MiB.")
+def _too_large() -> Rejected:
+    return Rejected(413, "request_too_large", f"A request has at most {MAX_BODY_BYTES >> 20} MiB.")
 
 
-async def _answer(send: _Sending, turned: Turned) -> None:
-    body = json.dumps({"type": "error", "error": {"type": turned.kind, "message": turned.message}}).encode()
+async def _send_error(send: _ResponseSender, rejected: Rejected) -> None:
+    body = json.dumps(
+        {"type": "error", "error": {"type": rejected.kind, "message": rejected.message}}
+    ).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        *turned.headers.items(),
+        *rejected.headers.items(),
         (b"connection", b"close"),
     ]
     with contextlib.suppress(OSError):
-        await send({"type": "http.response.start", "status": turned.status, "headers": headers})
+        await send({"type": "http.response.start", "status": rejected.status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

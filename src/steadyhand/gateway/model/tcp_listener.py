@@ -17,32 +17,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError
-from steadyhand.gateway.model.metered_run import Visit
+from steadyhand.gateway.model.metered_run import MeteredRun
 from steadyhand.gateway.model.providers import RUN_HEADER
-from steadyhand.gateway.model.reverse_proxy import Line
+from steadyhand.gateway.model.reverse_proxy import AgentConnection
 from steadyhand.gateway.model.unix_listener import (
     CLOSING_SECONDS,
-    MOST_CONNECTIONS,
-    Connection,
-    Unwelcome,
-    cut_all,
-    serving_config,
+    MAX_CONNECTIONS,
+    HttpConnection,
+    RejectedConnection,
+    abort_connections,
+    uvicorn_config,
 )
 
 HOST = "127.0.0.1"
-_KEY, _BEARER, _RUN = b"x-api-key", b"authorization", RUN_HEADER.encode()
+_API_KEY_HEADER, _AUTHORIZATION_HEADER, _RUN_HEADER = b"x-api-key", b"authorization", RUN_HEADER.encode()
 
 
-class Loopback:
+class TcpListener:
     """One port for all runs of a node."""
 
     def __init__(self, app: ASGIApp, slots: int) -> None:
         self._app = app
-        self._most = slots * MOST_CONNECTIONS
+        self._max_connections = slots * MAX_CONNECTIONS
         self._state = ServerState()
-        self._visits: dict[str, tuple[str, Visit]] = {}
+        self._runs: dict[str, tuple[str, MeteredRun]] = {}
         """By the token's beginning, which only finds it: the token, and whose it is."""
-        self._config = serving_config(self._ask)
+        self._config = uvicorn_config(self._authenticate)
         self.port = 0
 
     @property
@@ -66,69 +66,69 @@ class Loopback:
             yield
         finally:
             server.close()
-            cut_all(self._state)
+            abort_connections(self._state)
             if self._state.tasks:
                 await asyncio.wait(self._state.tasks, timeout=CLOSING_SECONDS)
 
     @contextmanager
-    def held(self, visit: Visit) -> Iterator[str]:
+    def held(self, visit: MeteredRun) -> Iterator[str]:
         """Let a run in for the length of the block; gives its token. Its requests are cut at the end."""
         token = f"sk-ant-run-{secrets.token_urlsafe(32)}"
-        name = _name(token)
-        self._visits[name] = (token, visit)
+        name = _token_prefix(token)
+        self._runs[name] = (token, visit)
         try:
             yield token
         finally:
-            del self._visits[name]
+            del self._runs[name]
             for connection in list(self._state.connections):
-                if isinstance(connection, _Guest) and connection.visit is visit:
+                if isinstance(connection, _RunConnection) and connection.visit is visit:
                     connection.transport.abort()
 
     def _accept(self) -> asyncio.Protocol:
-        if len(self._state.connections) >= self._most:
-            return Unwelcome()
-        return _Guest(self._config, self._state, lambda cut, lost: {"cut": cut, "lost": lost})
+        if len(self._state.connections) >= self._max_connections:
+            return RejectedConnection()
+        return _RunConnection(self._config, self._state, lambda cut, lost: {"cut": cut, "lost": lost})
 
-    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _authenticate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find out whose request it is, and carry it to the model; nobody's is refused."""
-        visit = self._visit_of(scope)
+        run = self._run_of(scope)
         state = scope["state"]
-        if visit is None:
-            await _refuse(send)
+        if run is None:
+            await _send_unauthorized(send)
             return
-        state["line"] = Line(visit, state["cut"], state["lost"])
-        state["guest"](visit)
+        state["line"] = AgentConnection(run, state["cut"], state["lost"])
+        state["guest"](run)
         await self._app(scope, receive, send)
 
-    def _visit_of(self, scope: Scope) -> Visit | None:
+    def _run_of(self, scope: Scope) -> MeteredRun | None:
         for name, value in scope["headers"]:
-            token = value.removeprefix(b"Bearer ") if name == _BEARER else value
-            if name in (_KEY, _BEARER, _RUN):
-                found = self._visits.get(_name(token.decode("latin-1")))
-                if found is not None and hmac.compare_digest(found[0].encode(), token):
-                    return found[1]
+            token = value.removeprefix(b"Bearer ") if name == _AUTHORIZATION_HEADER else value
+            if name in (_API_KEY_HEADER, _AUTHORIZATION_HEADER, _RUN_HEADER):
+                entry = self._runs.get(_token_prefix(token.decode("latin-1")))
+                if entry is not None and hmac.compare_digest(entry[0].encode(), token):
+                    return entry[1]
         return None
 
 
-class _Guest(Connection):
+class _RunConnection(HttpConnection):
     """A connection, which belongs to the run that it was last used by."""
 
-    visit: Visit | None = None
+    visit: MeteredRun | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let each request say whose the connection is."""
-        self.app_state["guest"] = self._belongs
+        self.app_state["guest"] = self._set_run
         super().connection_made(transport)
 
-    def _belongs(self, visit: Visit) -> None:
-        self.visit = visit
+    def _set_run(self, run: MeteredRun) -> None:
+        self.visit = run
 
 
-def _name(token: str) -> str:
+def _token_prefix(token: str) -> str:
     return token[:24]
 
 
-async def _refuse(send: Send) -> None:
+async def _send_unauthorized(send: Send) -> None:
     message = "This is no token of a run that is under way."
     body = json.dumps(
         {"type": "error", "error": {"type": "authentication_error", "message": message}}

@@ -19,21 +19,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError, RunError
-from steadyhand.gateway.model.metered_run import Visit
-from steadyhand.gateway.model.reverse_proxy import HEAD_BYTES, Line, Lost
+from steadyhand.gateway.model.metered_run import MeteredRun
+from steadyhand.gateway.model.reverse_proxy import MAX_HEAD_BYTES, AgentConnection, CancelOnClose
 
 SOCKET_NAME = "model.sock"
-MOST_CONNECTIONS = 64
-_KEEP_SECONDS = 120
+MAX_CONNECTIONS = 64
+_KEEP_ALIVE_SECONDS = 120
 CLOSING_SECONDS = 5
 
 
-def slot_folder(data_dir: Path, slot: int) -> Path:
+def slot_dir(data_dir: Path, slot: int) -> Path:
     """Say which folder is bound into the sandbox of the run that holds a slot."""
     return data_dir / "run" / f"slot-{slot}"
 
 
-def serving_config(app: ASGIApp) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     """Give what uvicorn's protocol wants to know."""
     config = uvicorn.Config(
         app,
@@ -46,20 +46,20 @@ def serving_config(app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=_KEEP_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     config.load()
     return config
 
 
-class SlotSocket:
+class UnixListener:
     """One slot's socket. Connections are taken only while a run holds the slot, and end with it."""
 
     def __init__(self, folder: Path, app: ASGIApp) -> None:
         self._folder = folder
         self._state = ServerState()
-        self._visit: Visit | None = None
-        self._config = serving_config(app)
+        self._run: MeteredRun | None = None
+        self._config = uvicorn_config(app)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -69,27 +69,27 @@ class SlotSocket:
             yield
         finally:
             server.close()
-            self._cut_all()
+            self._abort_connections()
             if self._state.tasks:
                 await asyncio.wait(self._state.tasks, timeout=CLOSING_SECONDS)
             with contextlib.suppress(OSError):
                 (self._folder / SOCKET_NAME).unlink()
 
     @contextmanager
-    def held(self, visit: Visit, user: int | None) -> Iterator[None]:
+    def held(self, visit: MeteredRun, user: int | None) -> Iterator[None]:
         """Let the run of this user in for the length of the block. Raises `RunError` when the slot is taken."""
-        if self._visit is not None:
+        if self._run is not None:
             raise RunError("The slot's way to the model is taken by another run.", code="slot_taken")
-        self._visit = visit
-        self._own(user)
+        self._run = visit
+        self._set_owner(user)
         try:
             yield
         finally:
-            self._visit = None
-            self._cut_all()
-            self._own(None)
+            self._run = None
+            self._abort_connections()
+            self._set_owner(None)
 
-    def _own(self, user: int | None) -> None:
+    def _set_owner(self, user: int | None) -> None:
         if os.geteuid() == 0:
             owner = 0 if user is None else user
             os.chown(self._folder / SOCKET_NAME, owner, owner, follow_symlinks=False)
@@ -102,11 +102,11 @@ class SlotSocket:
                 folder.mkdir(exist_ok=True)
                 folder.chmod(0o711)
             (self._folder / SOCKET_NAME).unlink(missing_ok=True)
-            handle = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            dir_fd = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                sock.bind(f"/proc/self/fd/{handle}/{SOCKET_NAME}")
+                sock.bind(f"/proc/self/fd/{dir_fd}/{SOCKET_NAME}")
             finally:
-                os.close(handle)
+                os.close(dir_fd)
             (self._folder / SOCKET_NAME).chmod(0o600)  # before it listens: until then nobody can connect
         except OSError as error:
             sock.close()
@@ -116,16 +116,18 @@ class SlotSocket:
         return sock
 
     def _accept(self) -> asyncio.Protocol:
-        visit = self._visit
-        if visit is None or len(self._state.connections) >= MOST_CONNECTIONS:
-            return Unwelcome()
-        return Connection(self._config, self._state, lambda cut, lost: {"line": Line(visit, cut, lost)})
+        run = self._run
+        if run is None or len(self._state.connections) >= MAX_CONNECTIONS:
+            return RejectedConnection()
+        return HttpConnection(
+            self._config, self._state, lambda cut, lost: {"line": AgentConnection(run, cut, lost)}
+        )
 
-    def _cut_all(self) -> None:
-        cut_all(self._state)
+    def _abort_connections(self) -> None:
+        abort_connections(self._state)
 
 
-def cut_all(state: ServerState) -> None:
+def abort_connections(state: ServerState) -> None:
     """Cut every connection, and end what was done for it."""
     for connection in list(state.connections):
         connection.transport.abort()
@@ -133,7 +135,7 @@ def cut_all(state: ServerState) -> None:
         task.cancel()
 
 
-class Unwelcome(asyncio.Protocol):
+class RejectedConnection(asyncio.Protocol):
     """A connection that nobody may make now."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -141,7 +143,7 @@ class Unwelcome(asyncio.Protocol):
             transport.abort()
 
 
-class Connection(HttpToolsProtocol):
+class HttpConnection(HttpToolsProtocol):
     """uvicorn's protocol, which knows whose it is, bounds a request's head, and keeps what agents send out of the log.
 
     The parser is the one in C: with the other a flood of tiny headers or chunks holds the whole service up.
@@ -151,11 +153,11 @@ class Connection(HttpToolsProtocol):
         self,
         config: uvicorn.Config,
         state: ServerState,
-        held: Callable[[Callable[[], None], Lost], dict[str, Any]],
+        initial_state: Callable[[Callable[[], None], CancelOnClose], dict[str, Any]],
     ) -> None:
         """`held` makes what each request's `state` begins with, from what cuts the connection and what ends with it."""
-        self._lost = Lost()
-        super().__init__(config, state, held(self._cut, self._lost))
+        self._on_close = CancelOnClose()
+        super().__init__(config, state, initial_state(self._abort, self._on_close))
         self._framing_bytes = 0
         # What an agent does to its own socket is no news for the service's log, and it could do it without end.
         self.logger = logging.getLogger("steadyhand.gateway.http")
@@ -166,13 +168,13 @@ class Connection(HttpToolsProtocol):
         """Read on, unless it has been nothing but heads and framing for too long."""
         self._framing_bytes += len(data)
         super().data_received(data)
-        if self._framing_bytes > HEAD_BYTES:
+        if self._framing_bytes > MAX_HEAD_BYTES:
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what is done for it at once: nobody is left to be answered."""
         super().connection_lost(exc)
-        self._lost()
+        self._on_close()
 
     def on_headers_complete(self) -> None:
         """Keep the target as it was written: what is judged is what was sent, not what a parser made of it."""
@@ -189,5 +191,5 @@ class Connection(HttpToolsProtocol):
         self._framing_bytes = 0
         super().on_body(body)
 
-    def _cut(self) -> None:
+    def _abort(self) -> None:
         self.transport.abort()

@@ -12,60 +12,69 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from steadyhand.job import dollars
-from steadyhand.ports import Allowance, BudgetScope, Ledger, Period, Span, UsageBy, UsageQuery, bounds_of
+from steadyhand.job import format_dollars_short
+from steadyhand.ports import (
+    BudgetLimit,
+    BudgetPeriod,
+    BudgetScope,
+    CalendarPeriod,
+    Ledger,
+    UsageGroup,
+    UsageQuery,
+    period_bounds,
+)
 
 WAIT_SECONDS = 600.0
 """How long a call may wait for others to settle; as long as an answer may take."""
-MOST_WAITING = 10_000
+MAX_WAITING = 10_000
 
-_AccountKey = tuple[BudgetScope, str, Period]
-_PERIODS: tuple[Span, ...] = ("day", "month")
-_SEEDS: tuple[tuple[BudgetScope, UsageBy], ...] = (("agent", "agent"), ("key", "api_key"))
+_BalanceKey = tuple[BudgetScope, str, BudgetPeriod]
+_PERIODS: tuple[CalendarPeriod, ...] = ("day", "month")
+_SEED_QUERIES: tuple[tuple[BudgetScope, UsageGroup], ...] = (("agent", "agent"), ("key", "api_key"))
 
 
-class Exhausted(Exception):
+class BudgetExhausted(Exception):
     """A limit is reached: nothing more may be spent on that account."""
 
-    def __init__(self, allowance: Allowance) -> None:
-        super().__init__(spent_text(allowance))
+    def __init__(self, allowance: BudgetLimit) -> None:
+        super().__init__(exhausted_message(allowance))
         self.allowance = allowance
-        self.text = spent_text(allowance)
+        self.text = exhausted_message(allowance)
 
 
-class Crowded(Exception):
+class BudgetQueueFull(Exception):
     """So many calls wait for a limit, or one has waited so long, that it has to be asked anew."""
 
 
-def spent_text(allowance: Allowance) -> str:
+def exhausted_message(allowance: BudgetLimit) -> str:
     """Say in a sentence which budget is spent."""
-    whose = {
+    owner = {
         "job": "this job",
         "agent": f"the agent {allowance.name}",
         "key": "this key",
         "service": "this service",
     }[allowance.scope]
     period = "" if allowance.period == "job" else f" for this {allowance.period}"
-    return f"The budget of {whose}{period} ({dollars(allowance.limit_micros)} USD) is spent."
+    return f"The budget of {owner}{period} ({format_dollars_short(allowance.limit_micros)} USD) is spent."
 
 
-def began(period: Period, now: datetime) -> datetime:
+def period_start(period: BudgetPeriod, now: datetime) -> datetime:
     """Give when the day or the month of a moment began, in UTC; a job's account begins with time itself."""
     if period == "job":
         return datetime.min.replace(tzinfo=UTC)
-    return bounds_of(period, now)[0]
+    return period_bounds(period, now)[0]
 
 
 @dataclass(frozen=True, slots=True)
-class Payer:
+class BudgetAccount:
     """For whom calls are made. `allowances` gives the limits that hold for it at this moment."""
 
     job_id: str
     agent: str
     api_key_id: str
-    allowances: Callable[[], Sequence[Allowance]] = tuple
+    allowances: Callable[[], Sequence[BudgetLimit]] = tuple
 
-    def accounts(self) -> list[_AccountKey]:
+    def balance_keys(self) -> list[_BalanceKey]:
         """Give every account that it pays from, limited or not: a limit may be set later."""
         shared: list[tuple[BudgetScope, str]] = [
             ("agent", self.agent),
@@ -76,7 +85,7 @@ class Payer:
 
 
 @dataclass(eq=False, slots=True)
-class _Account:
+class _Balance:
     began: datetime
     settled: int = 0
     reserved: int = 0
@@ -86,15 +95,15 @@ class _Account:
         return self.in_flight == 0 or self.settled + self.reserved + reserve < limit
 
 
-class Held:
+class Reservation:
     """A call that was let through: what it reserves, on every account of its payer, until it is settled."""
 
-    def __init__(self, accounts: Sequence[_Account], reserve: int, changed: Callable[[], None]) -> None:
-        self._accounts = accounts
-        self._changed = changed
+    def __init__(self, balances: Sequence[_Balance], reserve: int, on_change: Callable[[], None]) -> None:
+        self._accounts = balances
+        self._on_change = on_change
         self._open = True
         self.reserved = reserve
-        for account in accounts:
+        for account in balances:
             account.reserved += reserve
             account.in_flight += 1
 
@@ -103,7 +112,7 @@ class Held:
         for account in self._accounts:
             account.reserved += reserve - self.reserved
         self.reserved = reserve
-        self._changed()
+        self._on_change()
 
     def settle(self, micros: int) -> None:
         """Put what the call cost in place of what it reserved; a second time changes nothing."""
@@ -114,14 +123,16 @@ class Held:
             account.reserved -= self.reserved
             account.in_flight -= 1
             account.settled += micros
-        self._changed()
+        self._on_change()
 
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    payer: Payer
+    account: BudgetAccount
     reserve: int
-    answer: asyncio.Future[Held] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    answer: asyncio.Future[Reservation] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
 
 
 class Budgets:
@@ -133,13 +144,13 @@ class Budgets:
         clock: Callable[[], datetime],
         *,
         wait_seconds: float = WAIT_SECONDS,
-        most_waiting: int = MOST_WAITING,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self._ledger = ledger
         self._clock = clock
         self._wait_seconds = wait_seconds
-        self._most_waiting = most_waiting
-        self._accounts: dict[_AccountKey, _Account] = {}
+        self._max_waiting = max_waiting
+        self._accounts: dict[_BalanceKey, _Balance] = {}
         self._waiting: list[_Waiter] = []
 
     # --- what is known -----------------------------------------------------------------------
@@ -147,92 +158,99 @@ class Budgets:
     async def seed(self) -> None:
         """Take in what was spent in this day and month. Call it at the start, when nothing is in flight."""
         for period in _PERIODS:
-            since = began(period, self._clock())
-            for scope, by in _SEEDS:
+            since = period_start(period, self._clock())
+            for scope, by in _SEED_QUERIES:
                 for row in await self._ledger.usage(UsageQuery(by=(by,), since=since)):
-                    self._account((scope, row.of[by], period)).settled = row.spent.micros
+                    self._balance((scope, row.of[by], period)).settled = row.spent.micros
             (total,) = await self._ledger.usage(UsageQuery(since=since))
-            self._account(("service", "", period)).settled = total.spent.micros
+            self._balance(("service", "", period)).settled = total.spent.micros
 
-    async def open_job(self, job_id: str, since_run: int = 1) -> None:
+    async def load_job(self, job_id: str, since_run: int = 1) -> None:
         """Take in what a job's runs from this one on have spent. Call it before a run of it makes calls."""
         (row,) = await self._ledger.usage(UsageQuery(job_id=job_id, since_run=since_run))
-        self._account(("job", job_id, "job")).settled = row.spent.micros
+        self._balance(("job", job_id, "job")).settled = row.spent.micros
 
-    def close_job(self, job_id: str) -> None:
+    def forget_job(self, job_id: str) -> None:
         """Forget a job's account: its run has ended and its calls are in the ledger."""
         self._accounts.pop(("job", job_id, "job"), None)
 
-    def count(self, payer: Payer, micros: int) -> None:
+    def count(self, account: BudgetAccount, micros: int) -> None:
         """Count what was spent without being asked for here; a job's own account reads it when it is opened."""
-        for key in payer.accounts():
+        for key in account.balance_keys():
             if key[0] != "job":
-                self._account(key).settled += micros
-        self._review()
+                self._balance(key).settled += micros
+        self._admit_waiting()
 
-    def spent(self, allowance: Allowance) -> int:
+    def spent(self, allowance: BudgetLimit) -> int:
         """Give what is settled against a limit in its present period, in micro-dollars."""
-        return self._account((allowance.scope, allowance.name, allowance.period)).settled
+        return self._balance((allowance.scope, allowance.name, allowance.period)).settled
 
-    def _account(self, key: _AccountKey) -> _Account:
-        start = began(key[2], self._clock())
-        account = self._accounts.get(key)
+    def _balance(self, key: _BalanceKey) -> _Balance:
+        period_began = period_start(key[2], self._clock())
+        balance = self._accounts.get(key)
         if (
-            account is None or account.began < start
+            balance is None or balance.began < period_began
         ):  # calls in flight settle on the account that let them through
-            account = self._accounts[key] = _Account(start)
-        return account
+            balance = self._accounts[key] = _Balance(period_began)
+        return balance
 
     # --- admission ---------------------------------------------------------------------------
 
-    async def admit(self, payer: Payer, reserve: int) -> Held:
+    async def admit(self, account: BudgetAccount, reserve: int) -> Reservation:
         """Let a call through, waiting for its turn if need be. Raises `Exhausted`, `Crowded`."""
-        if len(self._waiting) >= self._most_waiting:
-            raise Crowded
-        waiter = _Waiter(payer, reserve)
+        if len(self._waiting) >= self._max_waiting:
+            raise BudgetQueueFull
+        waiter = _Waiter(account, reserve)
         self._waiting.append(waiter)
-        self._review()
+        self._admit_waiting()
         if waiter.answer.done():
             return waiter.answer.result()
         try:
             async with asyncio.timeout(self._wait_seconds):
                 return await asyncio.shield(waiter.answer)
         except TimeoutError as error:
-            self._give_up(waiter)
-            raise Crowded from error
+            self._remove_waiter(waiter)
+            raise BudgetQueueFull from error
         except asyncio.CancelledError:
-            self._give_up(waiter)
+            self._remove_waiter(waiter)
             raise
 
-    def _give_up(self, waiter: _Waiter) -> None:
+    def _remove_waiter(self, waiter: _Waiter) -> None:
         with suppress(ValueError):
             self._waiting.remove(waiter)
         if not waiter.answer.cancel() and waiter.answer.exception() is None:
             waiter.answer.result().settle(0)  # it was let through just as it went away
-        self._review()
+        self._admit_waiting()
 
-    def _review(self) -> None:
+    def _admit_waiting(self) -> None:
         """Judge all that wait, in the order in which they came; nobody overtakes on an account that is full."""
-        full: set[_Account] = set()
-        self._waiting = [waiter for waiter in self._waiting if not self._judge(waiter, full)]
+        full: set[_Balance] = set()
+        self._waiting = [waiter for waiter in self._waiting if not self._try_admit(waiter, full)]
 
-    def _judge(self, waiter: _Waiter, full: set[_Account]) -> bool:
-        limits = [(self._account((a.scope, a.name, a.period)), a) for a in waiter.payer.allowances()]
-        for account, allowance in limits:
-            if account.settled >= allowance.limit_micros:
-                waiter.answer.set_exception(Exhausted(allowance))
+    def _try_admit(self, waiter: _Waiter, full: set[_Balance]) -> bool:
+        limits = [
+            (self._balance((each.scope, each.name, each.period)), each)
+            for each in waiter.account.allowances()
+        ]
+        for balance, allowance in limits:
+            if balance.settled >= allowance.limit_micros:
+                waiter.answer.set_exception(BudgetExhausted(allowance))
                 return True
-        narrow = {account for account, allowance in limits if _is_narrow(account, waiter, allowance)}
-        if narrow or any(account in full for account, _ in limits):
-            full |= narrow
+        without_room = {balance for balance, allowance in limits if _lacks_room(balance, waiter, allowance)}
+        if without_room or any(balance in full for balance, _ in limits):
+            full |= without_room
             return False
-        waiter.answer.set_result(Held(self._all_of(waiter.payer, limits), waiter.reserve, self._review))
+        waiter.answer.set_result(
+            Reservation(self._balances_for(waiter.account, limits), waiter.reserve, self._admit_waiting)
+        )
         return True
 
-    def _all_of(self, payer: Payer, limits: Iterable[tuple[_Account, Allowance]]) -> list[_Account]:
-        own = [self._account(key) for key in payer.accounts()]
-        return own + [account for account, _ in limits if account not in own]
+    def _balances_for(
+        self, payer: BudgetAccount, limits: Iterable[tuple[_Balance, BudgetLimit]]
+    ) -> list[_Balance]:
+        balances = [self._balance(key) for key in payer.balance_keys()]
+        return balances + [account for account, _ in limits if account not in balances]
 
 
-def _is_narrow(account: _Account, waiter: _Waiter, allowance: Allowance) -> bool:
-    return not account.fits(waiter.reserve, allowance.limit_micros)
+def _lacks_room(balance: _Balance, waiter: _Waiter, allowance: BudgetLimit) -> bool:
+    return not balance.fits(waiter.reserve, allowance.limit_micros)

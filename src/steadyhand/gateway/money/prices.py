@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import ConfigError
-from steadyhand.gateway.model.usage_meter import Extras
-from steadyhand.ports import Tokens
+from steadyhand.gateway.model.usage_meter import UsageExtras
+from steadyhand.ports import TokenCounts
 
-FILE = Path(__file__).with_name("prices.toml")
+PRICES_FILE = Path(__file__).with_name("prices.toml")
 
 _AMOUNT = re.compile(r"[0-9]{1,6}(?:\.([0-9]{1,6}))?")
 _MILLION = 1_000_000
 _US_TENTHS = 11  # of ten: work that must stay in the US costs a tenth more
-_NAME = re.compile(r"[!-~]{1,256}")
-_VERSIONS = re.compile(r"(?:[-@](?:v[0-9]+|[0-9]{8}|latest|default)|:[0-9]+k?|\[1m\])+$")
+_MODEL_PATTERN = re.compile(r"[!-~]{1,256}")
+_VERSION_SUFFIXES = re.compile(r"(?:[-@](?:v[0-9]+|[0-9]{8}|latest|default)|:[0-9]+k?|\[1m\])+$")
 _POINT = re.compile(r"(?<=[0-9])\.(?=[0-9])")
 
 
@@ -36,11 +36,11 @@ class Rates:
     cache_write_5m: int
     cache_write_1h: int
 
-    def picos(self, tokens: Tokens) -> int:
+    def cost_picos(self, tokens: TokenCounts) -> int:
         """Give what tokens cost, in picodollars."""
         return sum(getattr(self, each.name) * getattr(tokens, each.name) for each in fields(self))
 
-    def at_least(self, other: "Rates") -> "Rates":
+    def max_with(self, other: "Rates") -> "Rates":
         """Give the dearer of each kind."""
         return Rates(*(max(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)))
 
@@ -58,13 +58,13 @@ class Price:
     fast: Rates | None = None
     search: int = 0
 
-    def micros(self, tokens: Tokens, extras: Extras | None = None) -> int:
+    def micros(self, tokens: TokenCounts, extras: UsageExtras | None = None) -> int:
         """Give what one call costs in micro-dollars, rounded half up once."""
-        extras = extras or Extras()
-        picos = self._rates(tokens, extras).picos(tokens) * (_US_TENTHS if extras.us_only else 10)
+        extras = extras or UsageExtras()
+        picos = self._rates(tokens, extras).cost_picos(tokens) * (_US_TENTHS if extras.us_only else 10)
         return (picos + 5 * _MILLION) // (10 * _MILLION) + extras.searches * self.search
 
-    def _rates(self, tokens: Tokens, extras: Extras) -> Rates:
+    def _rates(self, tokens: TokenCounts, extras: UsageExtras) -> Rates:
         if extras.fast and self.fast is not None:
             return self.fast
         going_in = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
@@ -76,10 +76,10 @@ class Prices:
 
     def __init__(self, *tables: Mapping[str, Price]) -> None:
         self._tables = [
-            [(_pattern(name), price) for name, price in sorted(table.items(), key=_closest)]
+            [(_pattern(name), price) for name, price in sorted(table.items(), key=_specificity)]
             for table in tables
         ]
-        self.dearest = _dearest([price for table in tables for price in table.values()])
+        self.highest = _highest_price([price for table in tables for price in table.values()])
         """For a model that nobody knows: of each kind of token the dearest rate that anybody asks."""
         self.price_of = functools.lru_cache(1024)(self._price_of)
 
@@ -91,14 +91,15 @@ class Prices:
         that name; of another model cache reads cost what input does, and writes 1.25 and 2 times that. Raises
         `ConfigError` for what is no price.
         """
-        shipped = _shipped(tomllib.loads(FILE.read_text("utf-8")))
-        known = cls(shipped)
+        shipped = _parse_shipped(tomllib.loads(PRICES_FILE.read_text("utf-8")))
+        shipped_prices = cls(shipped)
         return cls(
-            {name: _override(name, table, known) for name, table in (overrides or {}).items()}, shipped
+            {name: _parse_override(name, table, shipped_prices) for name, table in (overrides or {}).items()},
+            shipped,
         )
 
     def _price_of(self, model: str) -> Price | None:
-        names = (model.lower(), bare(model))
+        names = (model.lower(), base_model_name(model))
         for table in self._tables:
             for name in names:
                 for pattern, price in table:
@@ -107,14 +108,14 @@ class Prices:
         return None
 
 
-def bare(model: str) -> str:
+def base_model_name(model: str) -> str:
     """Give a model's name without where it is served and which edition of it: provider, region, date, version."""
     name = model.strip().lower().rpartition("/")[2]
     name = name.rpartition("anthropic.")[2]
-    return _VERSIONS.sub("", _POINT.sub("-", name))
+    return _VERSION_SUFFIXES.sub("", _POINT.sub("-", name))
 
 
-def _closest(entry: tuple[str, Price]) -> tuple[bool, int]:
+def _specificity(entry: tuple[str, Price]) -> tuple[bool, int]:
     """Sort exact names before patterns, and patterns by how much of the name they spell out."""
     name = entry[0]
     return "*" in name, -len(name.replace("*", ""))
@@ -124,74 +125,93 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in name.lower().split("*")))
 
 
-def _dearest(prices: Iterable[Price]) -> Price:
+def _highest_price(prices: Iterable[Price]) -> Price:
     standard = Rates(0, 0, 0, 0, 0)
     fast = standard
     search = 0
     for price in prices:
-        standard = standard.at_least(price.rates).at_least(price.long or price.rates)
-        fast = fast.at_least(price.fast or price.rates)
+        standard = standard.max_with(price.rates).max_with(price.long or price.rates)
+        fast = fast.max_with(price.fast or price.rates)
         search = max(search, price.search)
-    return Price(standard, fast=fast.at_least(standard), search=search)
+    return Price(standard, fast=fast.max_with(standard), search=search)
 
 
-def _shipped(data: Mapping[str, Any]) -> dict[str, Price]:
-    search = _amount(data["search"], "search") // 1000
-    found = {}
+def _parse_shipped(data: Mapping[str, Any]) -> dict[str, Price]:
+    search = _parse_amount(data["search"], "search") // 1000
+    prices = {}
     for table in data["price"]:
-        price = _price({name: value for name, value in table.items() if name != "models"}, None, "price")
+        price = _parse_price(
+            {name: value for name, value in table.items() if name != "models"}, None, "price"
+        )
         for model in table["models"]:
-            found[model] = Price(price.rates, price.above, price.long, price.fast, search)
-    return found
+            prices[model] = Price(price.rates, price.above, price.long, price.fast, search)
+    return prices
 
 
-def _override(name: str, table: Mapping[str, Any], known: Prices) -> Price:
-    where = f"prices.{name}"
-    if _NAME.fullmatch(name) is None or name.count("*") > 4:  # noqa: PLR2004  # more would be slow and mean nothing
-        raise ConfigError(f"{where}: a model's name has no blanks, at most 256 characters and at most 4 '*'.")
-    like = None if "*" in name else known.price_of(name)
-    price = _price(table, like, where)
-    search = known.dearest.search if like is None else like.search
+def _parse_override(name: str, table: Mapping[str, Any], shipped: Prices) -> Price:
+    setting = f"prices.{name}"
+    if _MODEL_PATTERN.fullmatch(name) is None or name.count("*") > 4:  # noqa: PLR2004  # more would be slow and mean nothing
+        raise ConfigError(
+            f"{setting}: a model's name has no blanks, at most 256 characters and at most 4 '*'."
+        )
+    base = None if "*" in name else shipped.price_of(name)
+    price = _parse_price(table, base, setting)
+    search = shipped.highest.search if base is None else base.search
     return Price(price.rates, price.above, price.long, price.fast, search)
 
 
-def _price(table: Mapping[str, Any], like: Price | None, where: str) -> Price:
+def _parse_price(table: Mapping[str, Any], base: Price | None, setting: str) -> Price:
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: a price is a table of rates.")
+        raise ConfigError(f"{setting}: a price is a table of rates.")
     parts = {name: table[name] for name in ("long", "fast") if name in table}
-    rates = _rates({k: v for k, v in table.items() if k not in parts}, like.rates if like else None, where)
-    above, long = (like.above, like.long) if like else (0, None)
+    rates = _parse_rates(
+        {k: v for k, v in table.items() if k not in parts}, base.rates if base else None, setting
+    )
+    above, long = (base.above, base.long) if base else (0, None)
     if "long" in parts:
         inner = dict(parts["long"]) if isinstance(parts["long"], Mapping) else {}
         above = inner.pop("above", 0)
         if type(above) is not int or above <= 0:
-            raise ConfigError(f"{where}.long: `above` is a number of tokens.")
-        long = _rates(inner, None, f"{where}.long")
-    fast = _rates(parts["fast"], None, f"{where}.fast") if "fast" in parts else like.fast if like else None
+            raise ConfigError(f"{setting}.long: `above` is a number of tokens.")
+        long = _parse_rates(inner, None, f"{setting}.long")
+    fast = (
+        _parse_rates(parts["fast"], None, f"{setting}.fast")
+        if "fast" in parts
+        else base.fast
+        if base
+        else None
+    )
     return Price(rates, above, long, fast)
 
 
-def _rates(table: object, like: Rates | None, where: str) -> Rates:
+def _parse_rates(table: object, base: Rates | None, setting: str) -> Rates:
     names = [each.name for each in fields(Rates)]
     if not isinstance(table, Mapping) or set(table) - set(names):
-        raise ConfigError(f"{where}: a price is a table of {', '.join(names)}.")
-    found = {name: _amount(value, f"{where}.{name}") for name, value in table.items()}
-    if like is not None:
-        return Rates(**{name: found.get(name, getattr(like, name)) for name in names})
-    if not {"input", "output"} <= set(found):
-        raise ConfigError(f"{where}: `input` and `output` are needed for a model without a price of its own.")
-    put = found["input"]
+        raise ConfigError(f"{setting}: a price is a table of {', '.join(names)}.")
+    rates = {name: _parse_amount(value, f"{setting}.{name}") for name, value in table.items()}
+    if base is not None:
+        return Rates(**{name: rates.get(name, getattr(base, name)) for name in names})
+    if not {"input", "output"} <= set(rates):
+        raise ConfigError(
+            f"{setting}: `input` and `output` are needed for a model without a price of its own."
+        )
+    input_rate = rates["input"]
     return Rates(
-        **{"cache_read": put, "cache_write_5m": -(-put * 5 // 4), "cache_write_1h": put * 2, **found}
+        **{
+            "cache_read": input_rate,
+            "cache_write_5m": -(-input_rate * 5 // 4),
+            "cache_write_1h": input_rate * 2,
+            **rates,
+        }
     )
 
 
-def _amount(value: object, where: str) -> int:
+def _parse_amount(value: object, setting: str) -> int:
     """Read dollars as micro-dollars. A binary float is refused: it is not what was written."""
     match = _AMOUNT.fullmatch(str(value)) if isinstance(value, str) or type(value) is int else None
     if match is None:
         raise ConfigError(
-            f'{where}: an amount is dollars in a string, such as "3.75", with at most 6 decimals.'
+            f'{setting}: an amount is dollars in a string, such as "3.75", with at most 6 decimals.'
         )
     whole, _, decimals = match[0].partition(".")
     return int(whole) * _MILLION + int(decimals.ljust(6, "0"))

@@ -7,68 +7,68 @@ from typing import NamedTuple
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
 from steadyhand.job import Job
-from steadyhand.ports import RunSpec, View
+from steadyhand.ports import AgentPaths, RunSpec
 
-ARGUMENT_LIMIT = 100 * 1024
+MAX_ARGUMENT_BYTES = 100 * 1024
 """The longest argument, in bytes: the kernel refuses one of 131,072."""
 
 
-class Appended(NamedTuple):
+class SystemPromptFile(NamedTuple):
     """What is appended to the system prompt: the file as the service writes it, as the agent sees it, and its text."""
 
-    written: Path
+    host_path: Path
     seen: Path
     text: bytes
 
 
-def options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
+def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
     """Give the options; none for a job that asks for nothing. `prompt_file` holds what is appended.
 
     Raises `SpawnError` when the output schema is too large for an argument.
     """
     job, agent = spec.job, spec.agent
-    wishes: list[tuple[str, str | None]] = [
+    values: list[tuple[str, str | None]] = [
         ("--model", job.model or agent.model),
         ("--tools", None if agent.tools is None else ",".join(agent.tools)),
-        ("--max-turns", _number(job.max_turns or agent.max_turns)),
+        ("--max-turns", _format_number(job.max_turns or agent.max_turns)),
         ("--effort", job.effort or agent.effort),
-        ("--json-schema", _schema(job)),
+        ("--json-schema", _format_schema(job)),
         ("--append-system-prompt-file", None if prompt_file is None else str(prompt_file)),
     ]
-    found = [word for name, value in wishes if value is not None for word in option(name, value)]
-    return [*found, "--exclude-dynamic-system-prompt-sections"] if agent.lean else found
+    argv = [word for name, value in values if value is not None for word in format_option(name, value)]
+    return [*argv, "--exclude-dynamic-system-prompt-sections"] if agent.lean else argv
 
 
-def option(name: str, value: str) -> list[str]:
+def format_option(name: str, value: str) -> list[str]:
     """Give one option; a value that begins with a dash would be read as an option of its own."""
     return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
-def appended(spec: RunSpec, view: View) -> Appended | None:
+def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | None:
     """Give what is appended to the system prompt: the agent's own words, then the job's; it goes by a file."""
-    text = _appended_text(spec.job, spec.agent)
+    text = _system_prompt_text(spec.job, spec.agent)
     if text is None:
         return None
-    place = spec.place
+    checkout = spec.place
     # The next turn has a copy of this directory, and the same session. The service's own is left alone.
     name = f"append-system-prompt-{spec.job.id}-{spec.number}.md"
-    folder = place.config or place.files.config
-    return Appended(folder / name, (view.config or folder) / name, text.encode())
+    folder = checkout.config or checkout.files.config
+    return SystemPromptFile(folder / name, (view.config or folder) / name, text.encode())
 
 
-def _appended_text(job: Job, agent: Agent) -> str | None:
+def _system_prompt_text(job: Job, agent: Agent) -> str | None:
     parts = [each for each in (agent.append_system_prompt, job.append_system_prompt) if each]
     return "\n\n".join(parts) or None
 
 
-def _number(value: int | None) -> str | None:
+def _format_number(value: int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def _schema(job: Job) -> str | None:
+def _format_schema(job: Job) -> str | None:
     if job.output_schema is None:
         return None
     text = json.dumps(job.output_schema, separators=(",", ":"), ensure_ascii=False)
-    if len(text.encode("utf-8", "surrogatepass")) > ARGUMENT_LIMIT:
-        raise SpawnError(f"The output schema is larger than {ARGUMENT_LIMIT} bytes.", retryable=False)
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_ARGUMENT_BYTES:
+        raise SpawnError(f"The output schema is larger than {MAX_ARGUMENT_BYTES} bytes.", retryable=False)
     return text

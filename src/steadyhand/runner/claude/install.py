@@ -10,11 +10,11 @@ from pathlib import Path
 import claude_agent_sdk
 
 from steadyhand.errors import ConfigError, SpawnError
-from steadyhand.ports import Check, Command
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.ports import Command, DoctorCheck
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 
 CHECK_SECONDS = 20.0
-_READ_AND_RUN = 0o005
+_READ_EXECUTE = 0o005
 
 
 def find_cli(configured: Path | None, *, classic: bool, path_env: str) -> Path:
@@ -41,24 +41,24 @@ def _bundled() -> Path:
     return Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
 
 
-def reachable(cli: Path, data_dir: Path, uid: int | None) -> Path:
+def accessible_cli(cli: Path, data_dir: Path, uid: int | None) -> Path:
     """Give a path to the CLI that `uid` can run: its own when it can be reached, else one in `<data-dir>/bin`.
 
     There it is a hard link, or a copy on another file system, named by what the original is, so that an upgrade makes
     a new one. A script is left where it is: it would not find what lies beside it. Null `uid` is the service's own.
     """
-    if uid is None or can_run(cli, uid):
+    if uid is None or can_execute(cli, uid):
         return cli
     original = cli.resolve()
     if _is_script(original):
         return cli
-    about = original.stat()
+    info = original.stat()
     folder = data_dir.absolute() / "bin"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
-    target = folder / f"claude-{about.st_size}-{about.st_mtime_ns}"
+    target = folder / f"claude-{info.st_size}-{info.st_mtime_ns}"
     if not target.exists():
-        _put(original, target)
+        _install_copy(original, target)
     return target
 
 
@@ -67,23 +67,23 @@ def _is_script(path: Path) -> bool:
         return file.read(2) == b"#!"
 
 
-def _put(original: Path, target: Path) -> None:
+def _install_copy(original: Path, target: Path) -> None:
     # Under another name first: a copy that was cut short must never be taken for the CLI.
     part = target.with_name(f"{target.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
-    if original.stat().st_mode & _READ_AND_RUN == _READ_AND_RUN:
+    if original.stat().st_mode & _READ_EXECUTE == _READ_EXECUTE:
         try:
             part.hardlink_to(original)
         except OSError:
             shutil.copyfile(original, part)
     else:
         shutil.copyfile(original, part)  # a link would need the original's mode changed
-    if part.stat().st_mode & _READ_AND_RUN != _READ_AND_RUN:
+    if part.stat().st_mode & _READ_EXECUTE != _READ_EXECUTE:
         part.chmod(0o755)
     part.replace(target)
 
 
-def can_run(program: Path, uid: int) -> bool:
+def can_execute(program: Path, uid: int) -> bool:
     """Say whether a user without groups may run a program, by the modes of it and of every folder above it."""
     try:
         resolved = program.resolve(strict=True)
@@ -91,47 +91,47 @@ def can_run(program: Path, uid: int) -> bool:
         modes = [(path.stat(), 0o5 if path == resolved else 0o1) for path in paths]
     except OSError:
         return False
-    return all(_granted(about, uid) & wanted == wanted for about, wanted in modes)
+    return all(_permission_bits(info, uid) & needed == needed for info, needed in modes)
 
 
-def _granted(about: os.stat_result, uid: int) -> int:
-    mode = stat.S_IMODE(about.st_mode)
-    return (mode >> 6 if about.st_uid == uid else mode >> 3 if about.st_gid == uid else mode) & 0o7
+def _permission_bits(info: os.stat_result, uid: int) -> int:
+    mode = stat.S_IMODE(info.st_mode)
+    return (mode >> 6 if info.st_uid == uid else mode >> 3 if info.st_gid == uid else mode) & 0o7
 
 
-async def checks(
+async def check_cli(
     configured: Path | None, *, classic: bool, path_env: str, data_dir: Path, uid: int | None
-) -> Sequence[Check]:
+) -> Sequence[DoctorCheck]:
     """Look whether the CLI is there and runs as the agents' user, for `doctor`."""
     remedy = "set runner.claude.path to the claude program, or reinstall claude-agent-sdk"
     try:
-        found = find_cli(configured, classic=classic, path_env=path_env)
-        cli = await asyncio.to_thread(reachable, found, data_dir, uid)
+        configured_cli = find_cli(configured, classic=classic, path_env=path_env)
+        cli = await asyncio.to_thread(accessible_cli, configured_cli, data_dir, uid)
     except ConfigError as error:
-        return [Check("cli", False, error.detail, remedy)]
+        return [DoctorCheck("cli", False, error.detail, remedy)]
     except OSError as error:
-        detail = f"{found} could not be put into {data_dir / 'bin'}: {error.strerror}"
-        return [Check("cli", False, detail, "make room in the data directory and make it writable")]
-    return [Check("cli", True, str(found)), await _runs(cli, uid)]
+        detail = f"{configured_cli} could not be put into {data_dir / 'bin'}: {error.strerror}"
+        return [DoctorCheck("cli", False, detail, "make room in the data directory and make it writable")]
+    return [DoctorCheck("cli", True, str(configured_cli)), await _check_cli_runs(cli, uid)]
 
 
-async def _runs(cli: Path, uid: int | None) -> Check:
-    who = "the service's own user" if uid is None else f"user {uid}"
+async def _check_cli_runs(cli: Path, uid: int | None) -> DoctorCheck:
+    user = "the service's own user" if uid is None else f"user {uid}"
     env = {"PATH": os.defpath, "HOME": "/nonexistent", "DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1"}
-    launch = Launch(Command([str(cli), "--version"], env, Path("/"), uid))
+    launch = LaunchSpec(Command([str(cli), "--version"], env, Path("/"), uid))
     try:
         async with asyncio.timeout(CHECK_SECONDS), AgentProcess.start(launch) as process:
             process.end_input()
-            said = (await process.stdout.read(4096)).decode("utf-8", "replace").strip()
-            ended = await process.wait()
-            means = process.means
+            version = (await process.stdout.read(4096)).decode("utf-8", "replace").strip()
+            exit_status = await process.wait()
+            containment = process.means
     except (SpawnError, TimeoutError) as error:
-        why = error.detail if isinstance(error, SpawnError) else "it did not answer in time"
-        remedy = f"make {cli} and the folders above it readable and executable for {who}"
-        return Check("cli runs", False, f"not as {who}: {why}", remedy)
-    if ended.code != 0:
-        detail = (
-            f"`{cli.name} --version` as {who} ended with {ended.code if ended.signal is None else 'a signal'}"
-        )
-        return Check("cli runs", False, detail, "run it by hand to see what it misses")
-    return Check("cli runs", True, f"{said}, as {who}, supervised by {means.replace('_', ' ')}")
+        reason = error.detail if isinstance(error, SpawnError) else "it did not answer in time"
+        remedy = f"make {cli} and the folders above it readable and executable for {user}"
+        return DoctorCheck("cli runs", False, f"not as {user}: {reason}", remedy)
+    if exit_status.code != 0:
+        detail = f"`{cli.name} --version` as {user} ended with {exit_status.code if exit_status.signal is None else 'a signal'}"
+        return DoctorCheck("cli runs", False, detail, "run it by hand to see what it misses")
+    return DoctorCheck(
+        "cli runs", True, f"{version}, as {user}, supervised by {containment.replace('_', ' ')}"
+    )

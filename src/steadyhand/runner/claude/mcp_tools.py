@@ -10,45 +10,45 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from steadyhand.job import ClientTool
-from steadyhand.ports import ClientCall
-from steadyhand.tool_calls import PREFIX, SERVER
+from steadyhand.ports import ClientToolCall
+from steadyhand.tool_calls import MCP_SERVER_NAME, MCP_TOOL_PREFIX
 
-CONFIG = json.dumps({"mcpServers": {SERVER: {"type": "sdk", "name": SERVER}}})
+MCP_CONFIG = json.dumps({"mcpServers": {MCP_SERVER_NAME: {"type": "sdk", "name": MCP_SERVER_NAME}}})
 """What the command line is told of the server."""
-MOST_REQUESTS = 4_096
-MOST_REQUEST_BYTES = 1024 * 1024
+MAX_REQUESTS = 4_096
+MAX_REQUEST_BYTES = 1024 * 1024
 """What an agent may ask of the server in one run."""
-_USE_ID = "claudecode/toolUseId"
-_VERSION = "2025-06-18"
-_NO_METHOD = -32601
-_INTERNAL = -32603
+_TOOL_USE_ID_KEY = "claudecode/toolUseId"
+_PROTOCOL_VERSION = "2025-06-18"
+_METHOD_NOT_FOUND = -32601
+_INTERNAL_ERROR = -32603
 
 
-class ClientCalls:
+class McpToolServer:
     """Reads what the agent asks of the server, and answers it.
 
     `named` is what the calls' ids begin with; with `one_call` those of one turn are turns of their own to the caller.
     """
 
-    def __init__(self, tools: Sequence[ClientTool], named: str, *, one_call: bool = False) -> None:
+    def __init__(self, tools: Sequence[ClientTool], id_prefix: str, *, one_call: bool = False) -> None:
         self._tools = tools
         self._one_call = one_call
-        self._named = named
+        self._id_prefix = id_prefix
         self._count = 0
         self._requests = 0
-        self._open = False
-        self._blocks: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self._message_open = False
+        self._tool_uses: dict[str, tuple[str, Mapping[str, Any]]] = {}
         """Calls that are not handed out yet, by the model's id, in its order."""
         self._pending: dict[str, tuple[str, Any]] = {}
         """Calls that the agent waits for: its request, and the protocol's id in it."""
-        self._early: dict[str, str] = {}
+        self._early_results: dict[str, str] = {}
         """Results of calls that the agent itself does not wait for yet."""
         self._replies: asyncio.Queue[bytes] = asyncio.Queue()
-        self._turns: asyncio.Queue[Mapping[str, ClientCall]] = asyncio.Queue()
+        self._turns: asyncio.Queue[Mapping[str, ClientToolCall]] = asyncio.Queue()
 
     # --- what is read ----------------------------------------------------------------------
 
-    def see(self, message: Mapping[str, Any]) -> None:
+    def observe(self, message: Mapping[str, Any]) -> None:
         """Take a message of the agent's conversation."""
         if message.get("parent_tool_use_id") is not None:
             return
@@ -56,29 +56,32 @@ class ClientCalls:
             event = message.get("event")
             kind = event.get("type") if isinstance(event, dict) else None
             if kind == "message_start":
-                self._open = True
+                self._message_open = True
                 # What of an earlier turn was not asked for until now never will be: the agent refused it.
-                self._blocks = {key: call for key, call in self._blocks.items() if key in self._pending}
-                self._early.clear()
+                self._tool_uses = {key: call for key, call in self._tool_uses.items() if key in self._pending}
+                self._early_results.clear()
             elif kind == "message_stop":
                 self.settle()
         elif message["type"] == "assistant":
             inner = message.get("message")
             content = inner.get("content") if isinstance(inner, dict) else None
             for block in content if isinstance(content, list) else ():
-                self._note(block)
+                self._record_tool_use(block)
 
-    def _note(self, block: Any) -> None:
+    def _record_tool_use(self, block: Any) -> None:
         if not isinstance(block, dict) or block.get("type") != "tool_use":
             return
-        identity, name, given = block.get("id"), block.get("name"), block.get("input")
-        if isinstance(identity, str) and isinstance(name, str) and name.startswith(PREFIX):
-            self._blocks[identity] = (name.removeprefix(PREFIX), given if isinstance(given, dict) else {})
+        tool_use_id, name, arguments = block.get("id"), block.get("name"), block.get("input")
+        if isinstance(tool_use_id, str) and isinstance(name, str) and name.startswith(MCP_TOOL_PREFIX):
+            self._tool_uses[tool_use_id] = (
+                name.removeprefix(MCP_TOOL_PREFIX),
+                arguments if isinstance(arguments, dict) else {},
+            )
 
     def settle(self) -> None:
         """The model's message has ended, or no more of it is read: what it calls can be handed out."""
-        self._open = False
-        self._gather()
+        self._message_open = False
+        self._release_turn()
 
     def request(self, message: Mapping[str, Any], size: int) -> bool:
         """Take a control request; false when it is none for this server."""
@@ -90,59 +93,61 @@ class ClientCalls:
         if (
             not isinstance(said, dict)
             or not isinstance(identity, str)
-            or request.get("server_name") != SERVER
+            or request.get("server_name") != MCP_SERVER_NAME
         ):
             return False
-        if self._requests > MOST_REQUESTS:
+        if self._requests > MAX_REQUESTS:
             return True  # it has had all that it may have; its own deadline ends it
         method, number = said.get("method"), said.get("id")
-        if size > MOST_REQUEST_BYTES:
-            self._fail(identity, number, _INTERNAL, "The call is too large.")
+        if size > MAX_REQUEST_BYTES:
+            self._reply_error(identity, number, _INTERNAL_ERROR, "The call is too large.")
         elif method == "tools/call":
-            self._called(identity, number, said.get("params"))
+            self._call_tool(identity, number, said.get("params"))
         elif method == "initialize":
-            self._reply(identity, number, self._welcome(said.get("params")))
+            self._reply(identity, number, self._initialize_result(said.get("params")))
         elif method == "tools/list":
-            self._reply(identity, number, {"tools": [_listed(tool) for tool in self._tools]})
+            self._reply(identity, number, {"tools": [_tool_listing(tool) for tool in self._tools]})
         elif method == "ping" or number is None:
             self._reply(identity, number, {})
         else:
-            self._fail(identity, number, _NO_METHOD, "There is no such method.")
+            self._reply_error(identity, number, _METHOD_NOT_FOUND, "There is no such method.")
         return True
 
-    def _welcome(self, params: Any) -> Mapping[str, Any]:
-        asked = params.get("protocolVersion") if isinstance(params, dict) else None
+    def _initialize_result(self, params: Any) -> Mapping[str, Any]:
+        version = params.get("protocolVersion") if isinstance(params, dict) else None
         return {
-            "protocolVersion": asked if isinstance(asked, str) else _VERSION,
+            "protocolVersion": version if isinstance(version, str) else _PROTOCOL_VERSION,
             "capabilities": {"tools": {}},
-            "serverInfo": {"name": SERVER, "version": "1"},
+            "serverInfo": {"name": MCP_SERVER_NAME, "version": "1"},
         }
 
-    def _called(self, request: str, number: Any, params: Any) -> None:
+    def _call_tool(self, request_id: str, rpc_id: Any, params: Any) -> None:
         params = params if isinstance(params, dict) else {}
-        meta, name, given = params.get("_meta"), params.get("name"), params.get("arguments")
-        use = meta.get(_USE_ID) if isinstance(meta, dict) else None
-        use = use if isinstance(use, str) else f"request {request}"
+        meta, name, arguments = params.get("_meta"), params.get("name"), params.get("arguments")
+        tool_use_id = meta.get(_TOOL_USE_ID_KEY) if isinstance(meta, dict) else None
+        tool_use_id = tool_use_id if isinstance(tool_use_id, str) else f"request {request_id}"
         if name not in {tool.name for tool in self._tools}:
-            self._reply(request, number, _result("There is no such tool.", is_error=True))
+            self._reply(request_id, rpc_id, _tool_result("There is no such tool.", is_error=True))
             return
-        if use in self._early:
-            self._reply(request, number, _result(self._early.pop(use)))
+        if tool_use_id in self._early_results:
+            self._reply(request_id, rpc_id, _tool_result(self._early_results.pop(tool_use_id)))
             return
-        self._pending[use] = (request, number)
-        self._blocks.setdefault(use, (str(name), given if isinstance(given, dict) else {}))
-        self._gather()
+        self._pending[tool_use_id] = (request_id, rpc_id)
+        self._tool_uses.setdefault(tool_use_id, (str(name), arguments if isinstance(arguments, dict) else {}))
+        self._release_turn()
 
-    def _gather(self) -> None:
-        if self._open or not any(use in self._pending for use in self._blocks):
+    def _release_turn(self) -> None:
+        if self._message_open or not any(tool_use_id in self._pending for tool_use_id in self._tool_uses):
             return
-        turn: dict[str, ClientCall] = {}
-        for use, (name, given) in self._blocks.items():
+        turn: dict[str, ClientToolCall] = {}
+        for tool_use_id, (name, arguments) in self._tool_uses.items():
             self._count += 1
-            turn[use] = ClientCall(f"{self._named}_{self._count}", name, given)
-        self._blocks = {}
-        for part in [{use: call} for use, call in turn.items()] if self._one_call else [turn]:
-            self._turns.put_nowait(part)
+            turn[tool_use_id] = ClientToolCall(f"{self._id_prefix}_{self._count}", name, arguments)
+        self._tool_uses = {}
+        for batch in (
+            [{tool_use_id: call} for tool_use_id, call in turn.items()] if self._one_call else [turn]
+        ):
+            self._turns.put_nowait(batch)
 
     # --- what is answered ------------------------------------------------------------------
 
@@ -151,32 +156,32 @@ class ClientCalls:
         while await to(await self._replies.get()):
             pass
 
-    async def turn(self) -> Mapping[str, ClientCall]:
+    async def turn(self) -> Mapping[str, ClientToolCall]:
         """Wait for the next turn with calls and give them by the model's ids."""
         return await self._turns.get()
 
-    def answer(self, turn: Mapping[str, ClientCall], results: Mapping[str, str]) -> None:
+    def answer(self, turn: Mapping[str, ClientToolCall], results: Mapping[str, str]) -> None:
         """Give the agent what came of a turn's calls."""
         for use, call in turn.items():
             pending = self._pending.pop(use, None)
             if pending is None:
-                self._early[use] = results[call.id]
+                self._early_results[use] = results[call.id]
             else:
-                self._reply(*pending, _result(results[call.id]))
+                self._reply(*pending, _tool_result(results[call.id]))
 
-    def _reply(self, request: str, number: Any, result: Mapping[str, Any]) -> None:
-        self._send(request, {"jsonrpc": "2.0", "id": number, "result": result})
+    def _reply(self, request_id: str, rpc_id: Any, result: Mapping[str, Any]) -> None:
+        self._send(request_id, {"jsonrpc": "2.0", "id": rpc_id, "result": result})
 
-    def _fail(self, request: str, number: Any, code: int, text: str) -> None:
-        self._send(request, {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": text}})
+    def _reply_error(self, request_id: str, rpc_id: Any, code: int, text: str) -> None:
+        self._send(request_id, {"jsonrpc": "2.0", "id": rpc_id, "error": {"code": code, "message": text}})
 
-    def _send(self, request: str, said: Mapping[str, Any]) -> None:
-        response = {"subtype": "success", "request_id": request, "response": {"mcp_response": said}}
+    def _send(self, request_id: str, rpc: Mapping[str, Any]) -> None:
+        response = {"subtype": "success", "request_id": request_id, "response": {"mcp_response": rpc}}
         line = json.dumps({"type": "control_response", "response": response})
         self._replies.put_nowait(line.encode() + b"\n")
 
 
-def _listed(tool: ClientTool) -> Mapping[str, Any]:
+def _tool_listing(tool: ClientTool) -> Mapping[str, Any]:
     # Said to change nothing here, calls of one turn are made side by side; and the model sees a tool without a search.
     return {
         "name": tool.name,
@@ -187,5 +192,5 @@ def _listed(tool: ClientTool) -> Mapping[str, Any]:
     }
 
 
-def _result(text: str, *, is_error: bool = False) -> Mapping[str, Any]:
+def _tool_result(text: str, *, is_error: bool = False) -> Mapping[str, Any]:
     return {"content": [{"type": "text", "text": text}], "isError": is_error}

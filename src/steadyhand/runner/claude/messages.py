@@ -11,39 +11,39 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from steadyhand.events import (
-    Body,
+    EventBody,
     Message,
     TextDelta,
     Thinking,
     ToolFinished,
     ToolStarted,
     UsageReported,
-    Warned,
+    WarningEvent,
 )
-from steadyhand.job import MICROS, Usage
+from steadyhand.job import MICROS_PER_DOLLAR, Usage
 from steadyhand.job_warnings import WarningCode
-from steadyhand.outcome import Result
+from steadyhand.outcome import AgentResult
 
-OUTPUT_LIMIT = 64 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024
 """Bytes of a tool's answer that an event keeps."""
-TEXT_LIMIT = 1024 * 1024
+MAX_TEXT_BYTES = 1024 * 1024
 """Bytes of a message or a thought that an event keeps."""
-INPUT_LIMIT = 256 * 1024
+MAX_INPUT_BYTES = 256 * 1024
 """Bytes of a tool call's input, as JSON, that an event keeps; a larger one is described only."""
-EVENTS_LIMIT = 50_000
-BYTES_LIMIT = 64 * 1024 * 1024
+MAX_EVENTS = 50_000
+MAX_EVENT_BYTES = 64 * 1024 * 1024
 """What one run may add to the record: so many events, and so many bytes of text in them."""
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MOST_TOKENS = 1 << 53
-_MOST_DOLLARS = Decimal(1_000_000)
-_ERRORS = 20
-_ERROR_LENGTH = 2000
-_Reader = Callable[[Mapping[str, Any], float], Iterator[Body | TextDelta]]
-_SYNTHETIC = "<synthetic>"  # what the CLI gives as the model of a message it wrote itself
+_MAX_TOKENS = 1 << 53
+_MAX_DOLLARS = Decimal(1_000_000)
+_MAX_ERRORS = 20
+_MAX_ERROR_LENGTH = 2000
+_Reader = Callable[[Mapping[str, Any], float], Iterator[EventBody | TextDelta]]
+_SYNTHETIC_MODEL = "<synthetic>"  # what the CLI gives as the model of a message it wrote itself
 
 
-class Conversation:
+class MessageReader:
     """Reads one run's messages, in order. `usage` is the run's so far; `session_id` is what the CLI told."""
 
     def __init__(self) -> None:
@@ -55,9 +55,9 @@ class Conversation:
         """Whether the record of this run has all that it may have; only results are read from then on."""
         self._events = 0
         self._bytes = 0
-        self._began: dict[str, float] = {}
-        self._counted: set[str] = set()
-        self._open: tuple[str, Usage] | None = None
+        self._tool_started_at: dict[str, float] = {}
+        self._counted_messages: set[str] = set()
+        self._open_message: tuple[str, Usage] | None = None
         self._readers: Mapping[str, _Reader] = {
             "assistant": self._assistant,
             "user": self._user,
@@ -67,123 +67,137 @@ class Conversation:
             "result": self._result,
         }
 
-    def take(self, message: Mapping[str, Any], now: float) -> Sequence[Body | TextDelta]:
+    def take(self, message: Mapping[str, Any], now: float) -> Sequence[EventBody | TextDelta]:
         """Give the events that a message means. `now` is in seconds of a monotonic clock."""
         kind = message.get("type")
         reader = self._readers.get(kind) if isinstance(kind, str) else None
         if reader is None:
             return ()
         return [
-            self._account(event)
+            self._enforce_limits(event)
             for event in reader(message, now)
             if not self.full or isinstance(event, TextDelta) or kind == "result"
         ]
 
-    def _account(self, event: Body | TextDelta) -> Body | TextDelta:
+    def _enforce_limits(self, event: EventBody | TextDelta) -> EventBody | TextDelta:
         if isinstance(event, TextDelta) or self.full:
             return event
         self._events += 1
-        self._bytes += _size(event)
-        self.full = self._events > EVENTS_LIMIT or self._bytes > BYTES_LIMIT
+        self._bytes += _event_bytes(event)
+        self.full = self._events > MAX_EVENTS or self._bytes > MAX_EVENT_BYTES
         if self.full:
-            return Warned(
+            return WarningEvent(
                 WarningCode.EVENTS_LEFT_OUT, "The agent does too much to record; the rest is left out."
             )
         return event
 
-    def _assistant(self, message: Mapping[str, Any], now: float) -> Iterator[Body]:
-        inner = _mapping(message.get("message"))
-        below = message.get("parent_tool_use_id") is not None
-        own_words = message.get("error") is not None or inner.get("model") == _SYNTHETIC
-        for block in _blocks(inner.get("content")):
+    def _assistant(self, message: Mapping[str, Any], now: float) -> Iterator[EventBody]:
+        inner = _as_mapping(message.get("message"))
+        from_subagent = message.get("parent_tool_use_id") is not None
+        is_synthetic = message.get("error") is not None or inner.get("model") == _SYNTHETIC_MODEL
+        for block in _content_blocks(inner.get("content")):
             kind = block.get("type")
-            if kind == "text" and not below:
-                text = _cut(_text(block.get("text")), TEXT_LIMIT)[0]
-                yield Warned(WarningCode.MODEL_ERROR, text) if own_words else Message("assistant", text)
-            elif kind == "thinking" and not below:
-                yield Thinking(_cut(_text(block.get("thinking")), TEXT_LIMIT)[0])
+            if kind == "text" and not from_subagent:
+                text = _truncate(_as_text(block.get("text")), MAX_TEXT_BYTES)[0]
+                yield (
+                    WarningEvent(WarningCode.MODEL_ERROR, text)
+                    if is_synthetic
+                    else Message("assistant", text)
+                )
+            elif kind == "thinking" and not from_subagent:
+                yield Thinking(_truncate(_as_text(block.get("thinking")), MAX_TEXT_BYTES)[0])
             elif kind in ("tool_use", "server_tool_use"):
                 yield self._tool_started(block, now)
             elif isinstance(kind, str) and kind.endswith("_tool_result"):
                 yield self._tool_finished(block, now)
-        if not own_words:
-            yield from self._count(_text(inner.get("id")), usage_of(inner.get("usage"), turns=1))
+        if not is_synthetic:
+            yield from self._count_usage(_as_text(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
 
-    def _user(self, message: Mapping[str, Any], now: float) -> Iterator[Body]:
-        for block in _blocks(_mapping(message.get("message")).get("content")):
+    def _user(self, message: Mapping[str, Any], now: float) -> Iterator[EventBody]:
+        for block in _content_blocks(_as_mapping(message.get("message")).get("content")):
             if block.get("type") == "tool_result":
                 yield self._tool_finished(block, now)
 
     def _tool_started(self, block: Mapping[str, Any], now: float) -> ToolStarted:
-        tool_id = _name(block.get("id"))
-        if len(self._began) < EVENTS_LIMIT:
-            self._began[tool_id] = now
-        given = _mapping(block.get("input"))
-        size = len(json.dumps(given))
-        if size > INPUT_LIMIT:
-            given = {"left_out": f"{size} bytes"}
-        return ToolStarted(tool_id, _name(block.get("name")), given)
+        tool_id = _as_name(block.get("id"))
+        if len(self._tool_started_at) < MAX_EVENTS:
+            self._tool_started_at[tool_id] = now
+        arguments = _as_mapping(block.get("input"))
+        size = len(json.dumps(arguments))
+        if size > MAX_INPUT_BYTES:
+            arguments = {"left_out": f"{size} bytes"}
+        return ToolStarted(tool_id, _as_name(block.get("name")), arguments)
 
     def _tool_finished(self, block: Mapping[str, Any], now: float) -> ToolFinished:
-        tool_id = _name(block.get("tool_use_id"))
-        began = self._began.pop(tool_id, None)
-        output, truncated = _cut(_plain(block.get("content")), OUTPUT_LIMIT)
-        duration = None if began is None else round((now - began) * 1000)
+        tool_id = _as_name(block.get("tool_use_id"))
+        started_at = self._tool_started_at.pop(tool_id, None)
+        output, truncated = _truncate(_tool_output_text(block.get("content")), MAX_OUTPUT_BYTES)
+        duration = None if started_at is None else round((now - started_at) * 1000)
         return ToolFinished(tool_id, block.get("is_error") is True, output, truncated, duration)
 
-    def _stream(self, message: Mapping[str, Any], _now: float) -> Iterator[Body | TextDelta]:
+    def _stream(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody | TextDelta]:
         if message.get("parent_tool_use_id") is not None:
             return
-        event = _mapping(message.get("event"))
+        event = _as_mapping(message.get("event"))
         kind = event.get("type")
         if kind == "message_start":
-            inner = _mapping(event.get("message"))
-            self._open = (_name(inner.get("id")), usage_of(inner.get("usage"), turns=1))
+            inner = _as_mapping(event.get("message"))
+            self._open_message = (_as_name(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
         elif kind == "content_block_delta":
-            delta = _mapping(event.get("delta"))
-            if delta.get("type") == "text_delta" and _text(delta.get("text")):
-                yield TextDelta(self._open[0] if self._open else "", _text(delta.get("text")))
-        elif kind == "message_delta" and self._open is not None:
-            self._open = (self._open[0], _later(self._open[1], event.get("usage")))
-        elif kind == "message_stop" and self._open is not None:
-            (identity, usage), self._open = self._open, None
-            yield from self._count(identity, usage)
+            delta = _as_mapping(event.get("delta"))
+            if delta.get("type") == "text_delta" and _as_text(delta.get("text")):
+                yield TextDelta(
+                    self._open_message[0] if self._open_message else "", _as_text(delta.get("text"))
+                )
+        elif kind == "message_delta" and self._open_message is not None:
+            self._open_message = (
+                self._open_message[0],
+                _merge_usage(self._open_message[1], event.get("usage")),
+            )
+        elif kind == "message_stop" and self._open_message is not None:
+            (message_id, usage), self._open_message = self._open_message, None
+            yield from self._count_usage(message_id, usage)
 
-    def _count(self, identity: str, usage: Usage) -> Iterator[UsageReported]:
+    def _count_usage(self, message_id: str, usage: Usage) -> Iterator[UsageReported]:
         """Add one model turn's tokens, once: the CLI sends a message again for each of its blocks."""
-        is_open = self._open is not None and self._open[0] == identity
-        if not identity or identity in self._counted or is_open or len(self._counted) >= EVENTS_LIMIT:
+        is_open = self._open_message is not None and self._open_message[0] == message_id
+        if (
+            not message_id
+            or message_id in self._counted_messages
+            or is_open
+            or len(self._counted_messages) >= MAX_EVENTS
+        ):
             return
-        self._counted.add(identity)
+        self._counted_messages.add(message_id)
         self.usage = self.usage.plus(usage)
         yield usage_event(self.usage)
 
-    def _system(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
+    def _system(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
         subtype = message.get("subtype")
         if subtype == "init":
-            self.session_id = _session(message) or self.session_id
+            self.session_id = _session_id(message) or self.session_id
         elif subtype == "session_state_changed":
-            self.state = _name(message.get("state"))
+            self.state = _as_name(message.get("state"))
         elif subtype == "api_retry":
-            yield Warned(WarningCode.API_RETRY, _retry_text(message))
+            yield WarningEvent(WarningCode.API_RETRY, _retry_text(message))
         elif subtype == "compact_boundary":
-            yield Warned(
+            yield WarningEvent(
                 WarningCode.COMPACTED, "The conversation grew too long and was summed up by the agent."
             )
 
-    def _rate_limit(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
-        status = _name(_mapping(message.get("rate_limit_info")).get("status"))
+    def _rate_limit(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
+        status = _as_name(_as_mapping(message.get("rate_limit_info")).get("status"))
         if status and status != "allowed":
-            yield Warned(WarningCode.RATE_LIMIT, f"The model's rate limit: {status}.")
+            yield WarningEvent(WarningCode.RATE_LIMIT, f"The model's rate limit: {status}.")
 
-    def _result(self, message: Mapping[str, Any], _now: float) -> Iterator[Body]:
-        result = read_result(message)
-        self._open = None
+    def _result(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
+        result = parse_result(message)
+        self._open_message = None
         if result.usage is not None:
             yield usage_event(result.usage, result.cost_micros)
 
 
-def read_result(message: Mapping[str, Any]) -> Result:
+def parse_result(message: Mapping[str, Any]) -> AgentResult:
     """Read the CLI's result object; what is missing or of a wrong type is null."""
     status = message.get("api_error_status")
     raw_errors = message.get("errors")
@@ -191,23 +205,23 @@ def read_result(message: Mapping[str, Any]) -> Result:
     text = message.get("result")
     stop_reason = message.get("stop_reason")
     usage = message.get("usage")
-    turns = _tokens(message.get("num_turns"))
-    return Result(
-        subtype=_name(message.get("subtype")),
+    turns = _as_token_count(message.get("num_turns"))
+    return AgentResult(
+        subtype=_as_name(message.get("subtype")),
         is_error=message.get("is_error") is True,
         text=text if isinstance(text, str) else None,
         structured_output=message.get("structured_output"),
         api_error_status=status if isinstance(status, int) and not isinstance(status, bool) else None,
         stop_reason=stop_reason if isinstance(stop_reason, str) else None,
-        errors=tuple(each[:_ERROR_LENGTH] for each in errors[:_ERRORS] if isinstance(each, str)),
-        session_id=_session(message),
-        cost_micros=micros_of(message.get("total_cost_usd")),
-        usage=usage_of(usage, turns=turns) if isinstance(usage, dict) else None,
+        errors=tuple(each[:_MAX_ERROR_LENGTH] for each in errors[:_MAX_ERRORS] if isinstance(each, str)),
+        session_id=_session_id(message),
+        cost_micros=parse_dollars(message.get("total_cost_usd")),
+        usage=parse_usage(usage, turns=turns) if isinstance(usage, dict) else None,
         raw=message,
     )
 
 
-def micros_of(dollars: Any) -> int | None:
+def parse_dollars(dollars: Any) -> int | None:
     """Give an amount of dollars, a JSON number, in micro-dollars; null when it is none or beyond reason.
 
     The shortest decimal that means the number is what the CLI printed; it is that text which is read.
@@ -216,26 +230,26 @@ def micros_of(dollars: Any) -> int | None:
         return None
     try:
         amount = Decimal(str(dollars))
-        if not amount.is_finite() or not 0 <= amount <= _MOST_DOLLARS:
+        if not amount.is_finite() or not 0 <= amount <= _MAX_DOLLARS:
             return None
-        return int((amount * MICROS).to_integral_value())
+        return int((amount * MICROS_PER_DOLLAR).to_integral_value())
     except (InvalidOperation, ValueError):
         return None
 
 
-def dollars_of(micros: int) -> str:
+def format_dollars(micros: int) -> str:
     """Give micro-dollars as decimal dollars with six places."""
-    return f"{micros // MICROS}.{micros % MICROS:06d}"
+    return f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}"
 
 
-def usage_of(raw: Any, *, turns: int) -> Usage:
+def parse_usage(raw: Any, *, turns: int) -> Usage:
     """Read the API's usage figures; what is missing is 0."""
-    figures = _mapping(raw)
+    counts = _as_mapping(raw)
     return Usage(
-        _tokens(figures.get("input_tokens")),
-        _tokens(figures.get("output_tokens")),
-        _tokens(figures.get("cache_read_input_tokens")),
-        _tokens(figures.get("cache_creation_input_tokens")),
+        _as_token_count(counts.get("input_tokens")),
+        _as_token_count(counts.get("output_tokens")),
+        _as_token_count(counts.get("cache_read_input_tokens")),
+        _as_token_count(counts.get("cache_creation_input_tokens")),
         turns,
     )
 
@@ -248,16 +262,16 @@ def usage_event(usage: Usage, cost_micros: int | None = None) -> UsageReported:
         usage.cache_read_input_tokens,
         usage.cache_creation_input_tokens,
         usage.turns,
-        None if cost_micros is None else dollars_of(cost_micros),
+        None if cost_micros is None else format_dollars(cost_micros),
     )
 
 
-def _later(usage: Usage, raw: Any) -> Usage:
+def _merge_usage(usage: Usage, raw: Any) -> Usage:
     # Figures of a `message_delta` are totals of the message; those that it leaves out stay as they were.
-    figures = _mapping(raw)
+    counts = _as_mapping(raw)
 
     def newer(name: str, old: int) -> int:
-        return _tokens(figures[name]) if name in figures else old
+        return _as_token_count(counts[name]) if name in counts else old
 
     return Usage(
         newer("input_tokens", usage.input_tokens),
@@ -271,12 +285,12 @@ def _later(usage: Usage, raw: Any) -> Usage:
 def _retry_text(message: Mapping[str, Any]) -> str:
     status = message.get("error_status")
     delay = message.get("retry_delay_ms")
-    cause = f"status {status}" if isinstance(status, int) else _name(message.get("error")) or "no answer"
-    when = f" in {delay / 1000:.1f} s" if isinstance(delay, int | float) and 0 <= delay < _MOST_TOKENS else ""
+    cause = f"status {status}" if isinstance(status, int) else _as_name(message.get("error")) or "no answer"
+    when = f" in {delay / 1000:.1f} s" if isinstance(delay, int | float) and 0 <= delay < _MAX_TOKENS else ""
     return f"The model's service failed ({cause}); the agent tries again{when}."
 
 
-def _size(event: Body) -> int:
+def _event_bytes(event: EventBody) -> int:
     if isinstance(event, Message | Thinking):
         return len(event.text)
     if isinstance(event, ToolFinished):
@@ -286,18 +300,18 @@ def _size(event: Body) -> int:
     return 0
 
 
-def _plain(content: Any) -> str:
+def _tool_output_text(content: Any) -> str:
     """Give a tool's answer as text; what is no text is named."""
     if isinstance(content, str):
         return content
     parts = []
-    for block in _blocks(content):
+    for block in _content_blocks(content):
         kind = block.get("type")
-        parts.append(_text(block.get("text")) if kind == "text" else f"[{_name(kind) or 'unknown'}]")
+        parts.append(_as_text(block.get("text")) if kind == "text" else f"[{_as_name(kind) or 'unknown'}]")
     return "\n".join(parts)
 
 
-def _cut(text: str, limit: int) -> tuple[str, bool]:
+def _truncate(text: str, limit: int) -> tuple[str, bool]:
     """Cut text to `limit` bytes of UTF-8, never inside a character."""
     if len(text) * 4 <= limit:
         return text, False
@@ -307,31 +321,31 @@ def _cut(text: str, limit: int) -> tuple[str, bool]:
     return data[:limit].decode("utf-8", "ignore"), True
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _blocks(value: Any) -> list[Mapping[str, Any]]:
+def _content_blocks(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _name(value: Any) -> str:
+def _as_name(value: Any) -> str:
     return value[:200] if isinstance(value, str) else ""
 
 
-def _session(message: Mapping[str, Any]) -> str | None:
+def _session_id(message: Mapping[str, Any]) -> str | None:
     # Jobs are found by it, so one that could not stand in a column of the store is none.
     value = message.get("session_id")
     return value if isinstance(value, str) and _SESSION.fullmatch(value) else None
 
 
-def _tokens(value: Any) -> int:
+def _as_token_count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         return 0
-    return value if 0 <= value < _MOST_TOKENS else 0
+    return value if 0 <= value < _MAX_TOKENS else 0

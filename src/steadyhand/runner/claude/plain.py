@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.events import Message
-from steadyhand.outcome import Result
-from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
+from steadyhand.outcome import AgentResult
+from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.claude.argv import appended, options
-from steadyhand.runner.claude.messages import read_result, usage_event
-from steadyhand.runner.output import Spool, parse
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.runner.claude.argv import common_options, system_prompt_file
+from steadyhand.runner.claude.messages import parse_result, usage_event
+from steadyhand.runner.output import OutputCapture, parse_message
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.run_loop import (
-    Drive,
-    budget_text,
-    environment,
-    goes_on,
-    said,
-    scratch,
-    session_of,
+    RunLoop,
+    agent_environment,
+    format_budget,
+    is_resumable,
+    prompt_for,
+    session_id_for,
+    temp_dir,
 )
 
 _TEXT_KEYS = ("result", "content", "text")
 
 
-def arguments(cli: Path, spec: RunSpec, prompt_file: Path | None = None) -> list[str]:
+def plain_argv(cli: Path, spec: RunSpec, prompt_file: Path | None = None) -> list[str]:
     """Give the command line that the earlier service ran, and after it what a job or its agent's profile asks for.
 
     The built-in chat is a profile of ours, which the CLI knows no agent for.
     """
     argv = [str(cli), "-p", *([] if spec.agent.lean else ["--agent", spec.job.agent])]
-    argv += ["--dangerously-skip-permissions", "--max-budget-usd", budget_text(spec.job.budget_micros)]
-    return [*argv, "--output-format", "json", *options(spec, prompt_file)]
+    argv += ["--dangerously-skip-permissions", "--max-budget-usd", format_budget(spec.job.budget_micros)]
+    return [*argv, "--output-format", "json", *common_options(spec, prompt_file)]
 
 
 class PlainRunner:
@@ -46,32 +46,32 @@ class PlainRunner:
         self._sandbox = sandbox
         self._redactor = redactor
 
-    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """See `ports.Runner.run`."""
-        place, view = spec.place, self._sandbox.view(spec.place)
-        env = environment(spec.environment, view)
-        session = session_of(spec)
-        going_on = goes_on(spec, self._sandbox, session)
-        more = appended(spec, view)
-        argv = arguments(self._cli, spec, None if more is None else more.seen)
-        if going_on:
+        checkout, view = spec.place, self._sandbox.view(spec.place)
+        env = agent_environment(spec.environment, view)
+        session = session_id_for(spec)
+        resumed = is_resumable(spec, self._sandbox, session)
+        system_prompt = system_prompt_file(spec, view)
+        argv = plain_argv(self._cli, spec, None if system_prompt is None else system_prompt.seen)
+        if resumed:
             argv += ["--resume", session]
-        command = Command(argv, env, view.directory, place.user)
-        folders = [] if place.config is None else [scratch(place.home)]
-        files = [] if more is None else [(more.written, more.text)]
-        launch = Launch(self._sandbox.wrap(command, place, spec.agent), files=files, folders=folders)
-        spool = Spool(place.files.spool(spec.number), self._redactor)
+        command = Command(argv, env, view.directory, checkout.user)
+        folders = [] if checkout.config is None else [temp_dir(checkout.home)]
+        files = [] if system_prompt is None else [(system_prompt.host_path, system_prompt.text)]
+        launch = LaunchSpec(self._sandbox.wrap(command, checkout, spec.agent), files=files, folders=folders)
+        capture = OutputCapture(checkout.files.spool(spec.number), self._redactor)
         try:
-            async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
-                drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
-                mode = _Plain(drive)
-                report = await drive.attend(mode)
-            return await _completed(report, drive)
+            async with AgentProcess.start(launch, spec.on_spawned, spec.listening) as process:
+                run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
+                protocol = _PlainProtocol(run_loop)
+                report = await run_loop.attend(protocol)
+            return await _complete_report(report, run_loop)
         finally:
-            spool.close()
+            capture.close()
 
 
-class _Plain:
+class _PlainProtocol:
     """A `drive.Mode`: the prompt, end of input, and the line that is the result.
 
     This command line says nothing until it has ended, however long that takes; its deadline alone bounds it.
@@ -79,63 +79,63 @@ class _Plain:
 
     tells = False
 
-    def __init__(self, drive: Drive) -> None:
-        self._drive = drive
+    def __init__(self, run_loop: RunLoop) -> None:
+        self._run_loop = run_loop
 
     async def line(self, line: bytes) -> None:
-        message = parse(line) if b'"result"' in line else None
+        message = parse_message(line) if b'"result"' in line else None
         if message is not None and message["type"] == "result":
-            self._drive.answer(read_result(message), line)
+            self._run_loop.answer(parse_result(message), line)
         else:
-            self._drive.spool.printed(line)
+            self._run_loop.spool.add_printed(line)
 
     async def talk(self) -> None:
-        prompt = said(self._drive.spec, going_on=self._drive.going_on)
-        await self._drive.process.write(prompt.encode())
-        self._drive.process.end_input()
+        prompt = prompt_for(self._run_loop.spec, resumed=self._run_loop.resumed)
+        await self._run_loop.process.write(prompt.encode())
+        self._run_loop.process.end_input()
 
     async def interrupt(self) -> None:
         """There is no polite way: this command line reads nothing more."""
 
 
-async def _completed(report: Report, drive: Drive) -> Report:
+async def _complete_report(report: RunReport, run_loop: RunLoop) -> RunReport:
     """Add what the whole output says: an answer that is no result object, and the events that there are."""
     evidence = report.evidence
     result = evidence.result
     if result is None and evidence.exit_code == 0 and evidence.stop is None:
-        result = answer_in(drive.spool.printed_text())
+        result = parse_output(run_loop.spool.printed_text())
     if result is None:
         return report
     if result.text and not result.is_error:
-        await drive.emit(Message("assistant", result.text))
+        await run_loop.emit(Message("assistant", result.text))
     if result.usage is not None:
-        await drive.emit(usage_event(result.usage, result.cost_micros))
+        await run_loop.emit(usage_event(result.usage, result.cost_micros))
     return replace(report, evidence=replace(evidence, result=result))
 
 
-def answer_in(printed: str) -> Result | None:
+def parse_output(output: str) -> AgentResult | None:
     """Give the answer in an output without a result line, as the earlier service did; null when there is none.
 
     A JSON object's answer is the first non-empty string among `result`, `content` and `text` (or it is a result
     object over many lines); what is not JSON is its own answer, unless it is the beginning of an object only.
     """
-    text = printed.strip()
+    text = output.strip()
     if not text:
         return None
     try:
         value: Any = json.loads(text)
     except (ValueError, RecursionError):
         is_torn = text.startswith('{"')
-        return None if is_torn else Result("success", is_error=False, text=text)
+        return None if is_torn else AgentResult("success", is_error=False, text=text)
     if isinstance(value, dict):
         if value.get("type") == "result":
-            return read_result(value)
-        return _first_text([value.get(key) for key in _TEXT_KEYS])
-    return Result("success", is_error=False, text=text)
+            return parse_result(value)
+        return _first_text_result([value.get(key) for key in _TEXT_KEYS])
+    return AgentResult("success", is_error=False, text=text)
 
 
-def _first_text(candidates: Sequence[Any]) -> Result | None:
+def _first_text_result(candidates: Sequence[Any]) -> AgentResult | None:
     for each in candidates:
         if isinstance(each, str) and each.strip():
-            return Result("success", is_error=False, text=each)
+            return AgentResult("success", is_error=False, text=each)
     return None

@@ -18,54 +18,54 @@ from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionE
 from steadyhand.claude_sessions import session_file
 from steadyhand.events import ToolStarted
 from steadyhand.job import Turn
-from steadyhand.outcome import Stop
-from steadyhand.ports import Command, Emit, Report, RunSpec, Sandbox, StopSignal
+from steadyhand.outcome import StopReason
+from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.claude.argv import appended, option, options
-from steadyhand.runner.claude.attachments import attached, files_of, told_at
-from steadyhand.runner.claude.mcp_tools import CONFIG, ClientCalls
-from steadyhand.runner.claude.messages import Conversation, read_result
-from steadyhand.runner.output import Spool, parse
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.runner.claude.argv import common_options, format_option, system_prompt_file
+from steadyhand.runner.claude.attachments import attachment_dirs, attachment_files, prepare_turns
+from steadyhand.runner.claude.mcp_tools import MCP_CONFIG, McpToolServer
+from steadyhand.runner.claude.messages import MessageReader, parse_result
+from steadyhand.runner.output import OutputCapture, parse_message
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.run_loop import (
-    Drive,
-    bounded,
-    budget_text,
-    environment,
-    goes_on,
-    said,
-    scratch,
-    session_of,
-    where,
+    RunLoop,
+    agent_environment,
+    format_budget,
+    is_resumable,
+    prompt_for,
+    session_directory,
+    session_id_for,
+    temp_dir,
+    wait_bounded,
 )
 
 INTERRUPT_SECONDS = 0.7
 """How long the agent may take to answer an interrupt with a result, so that what it used is known."""
-LEAVE_SECONDS = 0.2
+EXIT_SECONDS = 0.2
 """How long it may then take to leave before it is stopped."""
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
 """Agents of the CLI itself, which nobody can ask for by name."""
 
 STRUCTURED_OUTPUT = "StructuredOutput"
 """The tool that the CLI gives an agent whose answer has to fit a schema."""
-_REQUESTS = 64  # control requests of the agent that are passed on; it has no reason for any
-_REQUEST_SIZE = 64 * 1024
-_CALL_MILLISECONDS = 24 * 60 * 60 * 1000
-_CONTROL = frozenset({"control_response", "control_request", "control_cancel_request"})
+_MAX_REQUESTS = 64  # control requests of the agent that are passed on; it has no reason for any
+_MAX_REQUEST_BYTES = 64 * 1024
+_TOOL_TIMEOUT_MILLISECONDS = 24 * 60 * 60 * 1000
+_CONTROL_TYPES = frozenset({"control_response", "control_request", "control_cancel_request"})
 _HISTORY_TIME = "2026-01-01T00:00:00.000Z"
 
 
 # --- what is launched: pure ----------------------------------------------------------------------
 
 
-def arguments(
+def stream_argv(
     cli: Path,
     spec: RunSpec,
     session: str,
     prompt_file: Path | None,
     *,
-    goes_on: bool = False,
-    budgeted: bool = True,
+    resumed: bool = False,
+    enforce_budget: bool = True,
 ) -> list[str]:
     """Give the command line. `prompt_file` holds what is appended to the system prompt.
 
@@ -75,15 +75,15 @@ def arguments(
     job, agent = spec.job, spec.agent
     argv = [str(cli), "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
     argv += ["--include-partial-messages", "--dangerously-skip-permissions"]
-    argv += ["--max-budget-usd", budget_text(job.budget_micros)] if budgeted else []
-    argv += ["--setting-sources", "user,project,local" if spec.place.trust_full else "user"]
-    argv += ["--resume" if job.history or goes_on else "--session-id", session]
-    argv += [] if agent.definition is None else option("--agent", agent.definition)
-    argv += options(spec, prompt_file)
-    return [*argv, "--mcp-config", CONFIG] if job.tools else argv
+    argv += ["--max-budget-usd", format_budget(job.budget_micros)] if enforce_budget else []
+    argv += ["--setting-sources", "user,project,local" if spec.place.full_trust else "user"]
+    argv += ["--resume" if job.history or resumed else "--session-id", session]
+    argv += [] if agent.definition is None else format_option("--agent", agent.definition)
+    argv += common_options(spec, prompt_file)
+    return [*argv, "--mcp-config", MCP_CONFIG] if job.tools else argv
 
 
-def session_record(history: Sequence[Turn], directory: str, session: str) -> bytes:
+def render_session(history: Sequence[Turn], directory: str, session: str) -> bytes:
     """Give earlier turns as the CLI's own record of a session, which it then resumes: one model call, true turns."""
     lines = []
     parent: str | None = None
@@ -99,21 +99,21 @@ def session_record(history: Sequence[Turn], directory: str, session: str) -> byt
                 "model": "history",
             }
             message |= {"stop_reason": "end_turn", "usage": {"input_tokens": 0, "output_tokens": 0}}
-        identity = str(uuid.uuid5(uuid.UUID(session), str(index)))
+        entry_uuid = str(uuid.uuid5(uuid.UUID(session), str(index)))
         entry: dict[str, Any] = {
             "type": turn.role,
             "message": message,
-            "uuid": identity,
+            "uuid": entry_uuid,
             "parentUuid": parent,
         }
         entry |= {"sessionId": session, "isSidechain": False, "userType": "external", "cwd": directory}
         entry |= {"version": "2.1.330", "timestamp": _HISTORY_TIME}
         lines.append(json.dumps(entry))
-        parent = identity
+        parent = entry_uuid
     return "".join(line + "\n" for line in lines).encode()
 
 
-def prompt_line(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> bytes:
+def encode_prompt(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> bytes:
     """Give the prompt, text or blocks, as a message.
 
     When `verbatim`, the CLI expands no `@path` and runs no slash command in it.
@@ -125,30 +125,37 @@ def prompt_line(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> by
     return json.dumps(message).encode() + b"\n"
 
 
-def launch_of(cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, budgeted: bool = True) -> Launch:
+def build_launch(
+    cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, enforce_budget: bool = True
+) -> LaunchSpec:
     """Give what is launched, with the files that go with it."""
-    place, view = spec.place, sandbox.view(spec.place)
-    config = place.config or place.home / ".claude"
+    checkout, view = spec.place, sandbox.view(spec.place)
+    config = checkout.config or checkout.home / ".claude"
     files: list[tuple[Path, bytes]] = []
-    more = appended(spec, view)
-    if more is not None:
-        files.append((more.written, more.text))
-    folder, seen = told_at(place, sandbox)
-    going_on = goes_on(spec, sandbox, session)
-    if spec.job.history and not going_on:
-        directory = where(view, sandbox)
-        record = session_record(attached(spec.job, seen).history, directory, session)
+    system_prompt = system_prompt_file(spec, view)
+    if system_prompt is not None:
+        files.append((system_prompt.host_path, system_prompt.text))
+    folder, agent_dir = attachment_dirs(checkout, sandbox)
+    resumed = is_resumable(spec, sandbox, session)
+    if spec.job.history and not resumed:
+        directory = session_directory(view, sandbox)
+        record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
         files.append((session_file(config, directory, session), record))
-    env = environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
+    env = agent_environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
     if spec.job.tools:
         # How long a call may take is the service's to say, not the CLI's.
-        env["MCP_TOOL_TIMEOUT"] = str(_CALL_MILLISECONDS)
-    prompt_file = None if more is None else more.seen
-    argv = arguments(cli, spec, session, prompt_file, goes_on=going_on, budgeted=budgeted)
-    command = Command(argv, env, view.directory, place.user)
-    folders = [] if place.config is None else [scratch(place.home)]
-    laid = [(folder / name, data) for name, data in files_of(spec.job, spec.earlier)]
-    return Launch(sandbox.wrap(command, place, spec.agent), files=files, laid=laid, folders=folders)
+        env["MCP_TOOL_TIMEOUT"] = str(_TOOL_TIMEOUT_MILLISECONDS)
+    prompt_file = None if system_prompt is None else system_prompt.seen
+    argv = stream_argv(cli, spec, session, prompt_file, resumed=resumed, enforce_budget=enforce_budget)
+    command = Command(argv, env, view.directory, checkout.user)
+    folders = [] if checkout.config is None else [temp_dir(checkout.home)]
+    optional_files = [(folder / name, data) for name, data in attachment_files(spec.job, spec.earlier_files)]
+    return LaunchSpec(
+        sandbox.wrap(command, checkout, spec.agent),
+        files=files,
+        optional_files=optional_files,
+        folders=folders,
+    )
 
 
 # --- the transport -------------------------------------------------------------------------------
@@ -160,7 +167,7 @@ class ProcessTransport(Transport):
     def __init__(self, process: AgentProcess) -> None:
         self._process = process
         self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._unanswered: set[str] = set()
+        self._pending_requests: set[str] = set()
         self._requests = 0
         self._ready = False
         self.asked = asyncio.Event()
@@ -173,12 +180,12 @@ class ProcessTransport(Transport):
     async def write(self, data: str) -> None:
         """Write lines to the agent. Raises `CLIConnectionError` when it reads no more."""
         if data.startswith('{"type": "control_request"'):
-            self._unanswered.add(json.loads(data)["request_id"])
+            self._pending_requests.add(json.loads(data)["request_id"])
         if not self._ready or not await self._process.write(data.encode()):
             raise CLIConnectionError("The agent reads no more.")
         self.asked.set()
 
-    def offer(self, message: dict[str, Any], size: int) -> bool:
+    def deliver(self, message: dict[str, Any], size: int) -> bool:
         """Hand a control message of `size` bytes to the SDK; False when it is none that it could handle.
 
         At most one answer for each of its own requests and `_REQUESTS` small requests of the agent are taken, so
@@ -186,17 +193,17 @@ class ProcessTransport(Transport):
         """
         if message["type"] == "control_response":
             response = message.get("response")
-            identity = response.get("request_id") if isinstance(response, dict) else None
-            if not isinstance(identity, str) or identity not in self._unanswered:
+            request_id = response.get("request_id") if isinstance(response, dict) else None
+            if not isinstance(request_id, str) or request_id not in self._pending_requests:
                 return False
-            self._unanswered.discard(identity)
+            self._pending_requests.discard(request_id)
         else:
             request = message.get("request", {"subtype": "cancel"})
             well_formed = isinstance(request, dict) and isinstance(request.get("subtype"), str)
             if not well_formed or not isinstance(message.get("request_id"), str):
                 return False
             self._requests += 1
-            if self._requests > _REQUESTS or size > _REQUEST_SIZE:
+            if self._requests > _MAX_REQUESTS or size > _MAX_REQUEST_BYTES:
                 return False
         self._messages.put_nowait(message)
         return True
@@ -227,7 +234,7 @@ class ClaudeRunner:
     """Runs agents by the CLI's streaming protocol; implements `ports.Runner`."""
 
     def __init__(
-        self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None, *, budgeted: bool = True
+        self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None, *, enforce_budget: bool = True
     ) -> None:
         """Take the CLI, the boundary, and what takes secrets out of all that a run says.
 
@@ -236,159 +243,161 @@ class ClaudeRunner:
         self._cli = cli
         self._sandbox = sandbox
         self._redactor = redactor
-        self._budgeted = budgeted
+        self._enforce_budget = enforce_budget
 
-    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> Report:
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """See `ports.Runner.run`."""
-        session = session_of(spec)
-        going_on = goes_on(spec, self._sandbox, session)
-        launch = launch_of(self._cli, spec, session, self._sandbox, budgeted=self._budgeted)
-        spool = Spool(spec.place.files.spool(spec.number), self._redactor)
+        session = session_id_for(spec)
+        resumed = is_resumable(spec, self._sandbox, session)
+        launch = build_launch(self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget)
+        capture = OutputCapture(spec.place.files.spool(spec.number), self._redactor)
         try:
-            async with AgentProcess.start(launch, spec.spawned, spec.listening) as process:
-                drive = Drive(spec, emit, stop, process, spool, going_on=going_on)
-                mode = _Stream(drive, told_at(spec.place, self._sandbox)[1])
+            async with AgentProcess.start(launch, spec.on_spawned, spec.listening) as process:
+                run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
+                protocol = _StreamProtocol(run_loop, attachment_dirs(spec.place, self._sandbox)[1])
                 try:
-                    return await drive.attend(mode)
+                    return await run_loop.attend(protocol)
                 finally:
-                    await mode.close()
+                    await protocol.close()
         finally:
-            spool.close()
+            capture.close()
 
 
-class _Stream:
+class _StreamProtocol:
     """A `drive.Mode`: the SDK's client for control, everything else read here."""
 
     tells = True
 
-    def __init__(self, drive: Drive, folder: PurePosixPath) -> None:
-        self._drive = drive
-        self._folder = folder
-        self._conversation = Conversation()
-        self._transport = ProcessTransport(drive.process)
+    def __init__(self, run_loop: RunLoop, attachments_dir: PurePosixPath) -> None:
+        self._run_loop = run_loop
+        self._attachments_dir = attachments_dir
+        self._messages = MessageReader()
+        self._transport = ProcessTransport(run_loop.process)
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
         self._connected = asyncio.Event()
-        job = drive.spec.job
-        named = f"call_{job.id}_{drive.spec.number}"
-        self._calls = ClientCalls(job.tools, named, one_call=job.one_call) if job.tools else None
+        job = run_loop.spec.job
+        id_prefix = f"call_{job.id}_{run_loop.spec.number}"
+        self._tool_server = McpToolServer(job.tools, id_prefix, one_call=job.one_call) if job.tools else None
 
     async def line(self, line: bytes) -> None:
-        drive = self._drive
+        run_loop = self._run_loop
         # Once the record is full only what ends the run or answers the SDK is worth reading.
-        wanted = not self._conversation.full or b'"result"' in line or b'"control_' in line
-        message = parse(line) if wanted else None
+        is_needed = not self._messages.full or b'"result"' in line or b'"control_' in line
+        message = parse_message(line) if is_needed else None
         if message is None:
-            if wanted:
-                drive.spool.printed(line)
+            if is_needed:
+                run_loop.spool.add_printed(line)
             return
-        if message["type"] in _CONTROL:
-            self._control(message, len(line))
+        if message["type"] in _CONTROL_TYPES:
+            self._handle_control(message, len(line))
             return
-        for event in self._conversation.take(message, asyncio.get_running_loop().time()):
+        for event in self._messages.take(message, asyncio.get_running_loop().time()):
             if isinstance(event, ToolStarted) and event.name == STRUCTURED_OUTPUT:
-                drive.tried = event.input
-            await drive.emit(event)
-        if self._calls is not None:
-            self._calls.see(message)
-        drive.session_id = self._conversation.session_id or drive.session_id
-        drive.busy = self._conversation.state == "running"
+                run_loop.last_structured_output = event.input
+            await run_loop.emit(event)
+        if self._tool_server is not None:
+            self._tool_server.observe(message)
+        run_loop.session_id = self._messages.session_id or run_loop.session_id
+        run_loop.busy = self._messages.state == "running"
         if message["type"] == "result":
-            drive.answer(read_result(message), line)
-            drive.process.end_input()
+            run_loop.answer(parse_result(message), line)
+            run_loop.process.end_input()
         elif message["type"] in ("assistant", "stream_event") and message.get("parent_tool_use_id") is None:
-            drive.answered.clear()  # a turn that the agent began by itself: its result is still to come
+            run_loop.answered.clear()  # a turn that the agent began by itself: its result is still to come
 
-    def _control(self, message: dict[str, Any], size: int) -> None:
-        calls = self._calls
-        if calls is None or not calls.request(message, size):
-            self._transport.offer(message, size)
-        elif self._conversation.full:
-            calls.settle()  # the end of the model's message is not read any more
+    def _handle_control(self, message: dict[str, Any], size: int) -> None:
+        tool_server = self._tool_server
+        if tool_server is None or not tool_server.request(message, size):
+            self._transport.deliver(message, size)
+        elif self._messages.full:
+            tool_server.settle()  # the end of the model's message is not read any more
 
-    async def _make_calls(self, calls: ClientCalls) -> None:
-        drive = self._drive
+    async def _serve_tool_calls(self, tool_server: McpToolServer) -> None:
+        run_loop = self._run_loop
         while True:
-            turn = await calls.turn()
-            if drive.spec.ask is None:
+            turn = await tool_server.turn()
+            if run_loop.spec.ask is None:
                 results = dict.fromkeys(
                     (call.id for call in turn.values()), "Nobody is there to make the call."
                 )
             else:
-                with drive.held():
+                with run_loop.held():
                     try:
-                        results = dict(await drive.spec.ask(tuple(turn.values())))
+                        results = dict(await run_loop.spec.ask(tuple(turn.values())))
                     except TimeoutError:
-                        drive.stop.request(Stop.UNANSWERED)
+                        run_loop.stop.request(StopReason.UNANSWERED)
                         return
-            calls.answer(turn, results)
+            tool_server.answer(turn, results)
 
     async def talk(self) -> None:
         async with asyncio.TaskGroup() as group:
-            if self._calls is not None:
-                group.create_task(self._calls.write(self._drive.process.write))
-                group.create_task(self._make_calls(self._calls))
-            greeting = group.create_task(self._greet())
-            if self._drive.spec.agent.definition is not None:
-                await asyncio.wait({greeting})
-                if not await self._knows_agent():
+            if self._tool_server is not None:
+                group.create_task(self._tool_server.write(self._run_loop.process.write))
+                group.create_task(self._serve_tool_calls(self._tool_server))
+            connecting = group.create_task(self._connect())
+            if self._run_loop.spec.agent.definition is not None:
+                await asyncio.wait({connecting})
+                if not await self._check_agent():
                     return
             # Without an agent to check, the prompt does not wait for the answer: 30 ms of every run.
             await self._transport.asked.wait()
-            job = self._drive.spec.job
-            verbatim = job.origin == "openai" or self._drive.spec.agent.lean
-            content: str | list[Mapping[str, Any]] = said(self._drive.spec, going_on=self._drive.going_on)
+            job = self._run_loop.spec.job
+            verbatim = job.origin == "openai" or self._run_loop.spec.agent.lean
+            content: str | list[Mapping[str, Any]] = prompt_for(
+                self._run_loop.spec, resumed=self._run_loop.resumed
+            )
             if content == job.prompt:
-                content = attached(job, self._folder).content
-            await self._drive.process.write(prompt_line(content, verbatim=verbatim))
+                content = prepare_turns(job, self._attachments_dir).content
+            await self._run_loop.process.write(encode_prompt(content, verbatim=verbatim))
 
-    async def _greet(self) -> None:
+    async def _connect(self) -> None:
         try:
             await self._client.connect()
         except Exception:  # noqa: BLE001  # the SDK raises bare ones; how the agent ended says more than they do
             self._transport.asked.set()
-            self._drive.process.end_input()
+            self._run_loop.process.end_input()
             return
         self._connected.set()
 
-    async def _knows_agent(self) -> bool:
+    async def _check_agent(self) -> bool:
         """Compare the agent's name with those that the CLI listed: it takes an unknown one for its default."""
         if not self._connected.is_set():
             return False
-        spec = self._drive.spec
-        listed = _listed(await self._client.get_server_info())
+        spec = self._run_loop.spec
+        agents = _agent_names(await self._client.get_server_info())
         name = spec.agent.definition or ""
-        askable = sorted(
-            each for each in listed if each in spec.place.definitions or each not in BUILT_IN_AGENTS
+        selectable = sorted(
+            each for each in agents if each in spec.place.definitions or each not in BUILT_IN_AGENTS
         )
-        if name in askable:
+        if name in selectable:
             return True
-        known = ", ".join(askable)
-        self._drive.unknown_agent = f"--agent '{name}' not found. Available agents: {known}\n"
-        self._drive.process.end_input()
+        available = ", ".join(selectable)
+        self._run_loop.unknown_agent = f"--agent '{name}' not found. Available agents: {available}\n"
+        self._run_loop.process.end_input()
         return False
 
     async def interrupt(self) -> None:
-        drive = self._drive
-        if not drive.answered.is_set() and drive.process.running:
-            await bounded(self._interrupted(), INTERRUPT_SECONDS)
-        drive.process.end_input()
-        if drive.answered.is_set():
-            await bounded(drive.process.exited(), LEAVE_SECONDS)
+        run_loop = self._run_loop
+        if not run_loop.answered.is_set() and run_loop.process.running:
+            await wait_bounded(self._interrupt_and_wait(), INTERRUPT_SECONDS)
+        run_loop.process.end_input()
+        if run_loop.answered.is_set():
+            await wait_bounded(run_loop.process.exited(), EXIT_SECONDS)
 
-    async def _interrupted(self) -> None:
+    async def _interrupt_and_wait(self) -> None:
         with contextlib.suppress(
             Exception
         ):  # bare ones of the SDK; without an answer the agent is stopped anyway
             await self._client.interrupt()
-        await self._drive.answered.wait()
+        await self._run_loop.answered.wait()
 
     async def close(self) -> None:
         """Let go of the SDK's client."""
         await self._client.disconnect()
 
 
-def _listed(answer: Mapping[str, Any] | None) -> list[str]:
-    agents = (answer or {}).get("agents")
+def _agent_names(server_info: Mapping[str, Any] | None) -> list[str]:
+    agents = (server_info or {}).get("agents")
     if not isinstance(agents, list):
         return []
     return [each["name"] for each in agents if isinstance(each, dict) and isinstance(each.get("name"), str)]

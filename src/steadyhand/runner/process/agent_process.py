@@ -19,9 +19,9 @@ from steadyhand.errors import SpawnError
 from steadyhand.ports import Command
 from steadyhand.runner.process import cgroups, fork_server, process_tree, supervisor
 from steadyhand.runner.process.cgroups import GONE_SECONDS, start_ticks
-from steadyhand.runner.process.sandbox_setup import Sealing
+from steadyhand.runner.process.sandbox_setup import SandboxSetup
 
-__all__ = ["AgentProcess", "Exit", "Launch", "start_ticks", "sweep"]
+__all__ = ["AgentProcess", "ExitStatus", "LaunchSpec", "kill_leftover_run", "start_ticks"]
 
 START_SECONDS = 30.0
 TERM_SECONDS = 0.5
@@ -30,7 +30,7 @@ _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class ExitStatus:
     """How the agent ended: an exit code, or the signal that ended it. `stuck` says something may still be there.
 
     `memory` says that the kernel killed something of the run at its memory limit, `disk` that its disk is full,
@@ -39,14 +39,14 @@ class Exit:
 
     code: int | None
     signal: int | None
-    stuck: bool = False
+    unkillable: bool = False
     memory: bool = False
     disk: bool = False
     forks_refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchSpec:
     """A command and what goes with it: files (absolute path, content) and folders made as its user before it starts.
 
     A file is never written over one that is there: there must be none, but for those of `laid`, which are then left
@@ -55,21 +55,21 @@ class Launch:
 
     command: Command
     files: Sequence[tuple[Path, bytes]] = ()
-    laid: Sequence[tuple[Path, bytes]] = ()
+    optional_files: Sequence[tuple[Path, bytes]] = ()
     folders: Sequence[Path] = ()
-    means: Sequence[str] = supervisor.MEANS
+    means: Sequence[str] = supervisor.CONTAINMENT_METHODS
     file_size: int | None = None
 
-    def spec(self, name: str, sealing: Sealing | None) -> dict[str, Any]:
+    def spec(self, name: str, sealing: SandboxSetup | None) -> dict[str, Any]:
         """Give it as the supervisor reads it; `name` is that of the run's groups."""
-        command, kill = self.command, cgroups.groups().kill
+        command, kill = self.command, cgroups.detect_cgroups().kill
         return {
             "argv": [os.fsencode(word) for word in command.argv],
             "env": {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
             "cwd": os.fsencode(command.cwd),
             "user": command.user,
             "files": [(os.fsencode(path), content) for path, content in self.files],
-            "laid": [(os.fsencode(path), content) for path, content in self.laid],
+            "laid": [(os.fsencode(path), content) for path, content in self.optional_files],
             "folders": [os.fsencode(path) for path in self.folders],
             "file_size": self.file_size,
             "means": list(self.means),
@@ -78,15 +78,15 @@ class Launch:
         }
 
 
-class _Channel(asyncio.Protocol):
+class _SupervisorChannel(asyncio.Protocol):
     """The service's end of the socket pair: what the supervisor says, as futures."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.here: asyncio.Future[int | None] = loop.create_future()
+        self.supervisor_pid: asyncio.Future[int | None] = loop.create_future()
         self.started: asyncio.Future[Mapping[str, Any]] = loop.create_future()
-        self.exited: asyncio.Future[Exit] = loop.create_future()
-        self.gone: asyncio.Future[bool] = loop.create_future()
+        self.exited: asyncio.Future[ExitStatus] = loop.create_future()
+        self.cleaned_up: asyncio.Future[bool] = loop.create_future()
         self.transport: asyncio.Transport | None = None
         self._buffer = bytearray()
 
@@ -102,76 +102,76 @@ class _Channel(asyncio.Protocol):
                 return
             message = marshal.loads(self._buffer[4:end])  # noqa: S302  # from our own supervisor
             del self._buffer[:end]
-            self._take(message)
+            self._handle_message(message)
 
-    def _take(self, message: Mapping[str, Any]) -> None:
+    def _handle_message(self, message: Mapping[str, Any]) -> None:
         if "exited" in message:
-            felt = message["felt"]
-            refused = felt.get("forks_refused", 0)
-            ended = Exit(
+            limit_evidence = message["felt"]
+            refused = limit_evidence.get("forks_refused", 0)
+            exit_status = ExitStatus(
                 message["exited"],
                 message["signal"],
                 False,
-                felt.get("oom", 0) > 0,
-                felt.get("full", 0) > 0,
+                limit_evidence.get("oom", 0) > 0,
+                limit_evidence.get("full", 0) > 0,
                 refused,
             )
-            _settle(self.exited, ended)
+            _resolve_future(self.exited, exit_status)
         elif "gone" in message:
-            _settle(self.gone, True)
+            _resolve_future(self.cleaned_up, True)
         elif "here" in message:
-            _settle(self.here, message["here"])
+            _resolve_future(self.supervisor_pid, message["here"])
         else:
-            _settle(self.started, message)
+            _resolve_future(self.started, message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         # Without a word: somebody killed the supervisor, and with it the agent.
-        _settle(self.here, None)
-        _settle(self.started, {"failed": "its supervisor died"})
-        _settle(self.exited, Exit(None, signal.SIGKILL))
-        _settle(self.gone, False)
+        _resolve_future(self.supervisor_pid, None)
+        _resolve_future(self.started, {"failed": "its supervisor died"})
+        _resolve_future(self.exited, ExitStatus(None, signal.SIGKILL))
+        _resolve_future(self.cleaned_up, False)
 
     def send(self, message: Mapping[str, Any]) -> None:
         if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(_frame(dict(message)))
+            self.transport.write(_encode_frame(dict(message)))
 
 
-class _Ended:
+class _ProcessWatcher:
     """The end of a process that is no child of ours: told by the kernel, or looked for where it has no such word."""
 
     def __init__(self, pid: int, ticks: int) -> None:
-        self._known = pid, ticks
-        self._over = asyncio.Event()
+        self._identity = pid, ticks
+        self._exited = asyncio.Event()
         try:
-            self._handle = os.pidfd_open(pid)
+            self._pidfd = os.pidfd_open(pid)
         except OSError:
-            self._handle = -1
+            self._pidfd = -1
         else:
-            asyncio.get_running_loop().add_reader(self._handle, self._over.set)
+            asyncio.get_running_loop().add_reader(self._pidfd, self._exited.set)
 
     async def wait(self) -> None:
         """Wait for it; the caller bounds the wait."""
-        if self._handle >= 0:
-            await self._over.wait()
+        if self._pidfd >= 0:
+            await self._exited.wait()
         else:
-            await _gone(*self._known, GONE_SECONDS)
+            await _wait_gone(*self._identity, GONE_SECONDS)
 
     def close(self) -> None:
         """Let go of it."""
-        if self._handle >= 0:
-            asyncio.get_running_loop().remove_reader(self._handle)
-            os.close(self._handle)
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
 
 
-def _hand_on(descriptors: Sequence[int], take: Callable[[Sequence[int]], None] | None) -> None:
-    if take is not None and descriptors:
-        take(descriptors)
+def _pass_descriptors(descriptors: Sequence[int], receiver: Callable[[Sequence[int]], None] | None) -> None:
+    if receiver is not None and descriptors:
+        receiver(descriptors)
         return
     for descriptor in descriptors:
         os.close(descriptor)
 
 
-def _settle(future: asyncio.Future[Any], value: Any) -> None:
+def _resolve_future(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
 
@@ -187,11 +187,11 @@ class _Pipes:
 
     @classmethod
     def make(cls) -> "_Pipes":
-        there, stdin = os.pipe()
-        stdout, there_out = os.pipe()
-        stderr, there_err = os.pipe()
-        every = {there, stdin, stdout, there_out, stderr, there_err}
-        return cls((stdin, there), (stdout, there_out), (stderr, there_err), every)
+        agent_stdin, stdin = os.pipe()
+        stdout, agent_stdout = os.pipe()
+        stderr, agent_stderr = os.pipe()
+        descriptors = {agent_stdin, stdin, stdout, agent_stdout, stderr, agent_stderr}
+        return cls((stdin, agent_stdin), (stdout, agent_stdout), (stderr, agent_stderr), descriptors)
 
     def take(self, descriptor: int) -> Any:
         """Hand one over to somebody who closes it."""
@@ -203,7 +203,7 @@ class _Pipes:
         """The agent's stdin, stdout and stderr."""
         return self.stdin[1], self.stdout[1], self.stderr[1]
 
-    def close_theirs(self) -> None:
+    def close_agent_ends(self) -> None:
         for descriptor in self.theirs:
             self._close(descriptor)
 
@@ -220,28 +220,28 @@ class _Pipes:
 class AgentProcess:
     """A running agent. Use it as `async with AgentProcess.start(...) as process`."""
 
-    def __init__(self, channel: _Channel, *, sealed: bool) -> None:
+    def __init__(self, channel: _SupervisorChannel, *, sandboxed: bool) -> None:
         self.pid = 0
         """The supervisor's pid, once it is there."""
         self.started_ticks = 0
         """When the supervisor started, in clock ticks since boot: with the pid it knows the process for sure."""
         self.means = ""
         """What makes sure that nothing is left: one of `supervisor.MEANS`."""
-        self.sealed = sealed
+        self.sealed = sandboxed
         """Whether it runs behind a seal."""
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
         self._channel = channel
-        self._groups: Sequence[Path] = ()
+        self._cgroups: Sequence[Path] = ()
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.ReadTransport] = []
-        self._ended: _Ended | None = None
+        self._watcher: _ProcessWatcher | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
     async def start(
         cls,
-        launch: Launch,
+        launch: LaunchSpec,
         spawned: Callable[[int, int], None] | None = None,
         listening: Callable[[Sequence[int]], None] | None = None,
     ) -> AsyncIterator["AgentProcess"]:
@@ -251,62 +251,67 @@ class AgentProcess:
         descriptors of sockets that listen in a sealed run's network, which it closes. Raises `SpawnError` when the
         agent's program cannot be run, or its seal not be made.
         """
-        sealing = await Sealing.prepare(launch.command.seal, launch.command.user)
+        sandbox_setup = await SandboxSetup.prepare(launch.command.seal, launch.command.user)
         try:
-            async with cls._start(launch, sealing, spawned) as process:
-                if sealing is not None:
-                    _hand_on(sealing.listening(), listening)
+            async with cls._start(launch, sandbox_setup, spawned) as process:
+                if sandbox_setup is not None:
+                    _pass_descriptors(sandbox_setup.listening(), listening)
                 yield process
         finally:
-            if sealing is not None:
-                sealing.close()
+            if sandbox_setup is not None:
+                sandbox_setup.close()
 
     @classmethod
     @contextlib.asynccontextmanager
     async def _start(
-        cls, launch: Launch, sealing: Sealing | None, spawned: Callable[[int, int], None] | None
+        cls,
+        launch: LaunchSpec,
+        sandbox_setup: SandboxSetup | None,
+        spawned: Callable[[int, int], None] | None,
     ) -> AsyncIterator["AgentProcess"]:
-        ours, theirs = socket.socketpair()
+        service_end, supervisor_end = socket.socketpair()
         pipes = _Pipes.make()
-        given = () if sealing is None else sealing.descriptors
+        setup_descriptors = () if sandbox_setup is None else sandbox_setup.descriptors
         try:
-            asked = await fork_server.fork((*pipes.theirs, theirs.fileno(), *given))
+            fork_server_pid = await fork_server.fork_supervisor(
+                (*pipes.theirs, supervisor_end.fileno(), *setup_descriptors)
+            )
         except BaseException:
-            ours.close()
+            service_end.close()
             pipes.close()
             raise
         finally:
-            theirs.close()
-            pipes.close_theirs()
-            if sealing is not None:
-                sealing.handed_over()
-        channel = _Channel()
-        process = cls(channel, sealed=sealing is not None)
+            supervisor_end.close()
+            pipes.close_agent_ends()
+            if sandbox_setup is not None:
+                sandbox_setup.close_supervisor_end()
+        channel = _SupervisorChannel()
+        process = cls(channel, sandboxed=sandbox_setup is not None)
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
-            await process._meet(asked)
+            await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=service_end)
+            await process._await_supervisor(fork_server_pid)
             if spawned is not None:
                 spawned(process.pid, process.started_ticks)
-            name = cgroups.name_of(process.pid, process.started_ticks)
-            channel.send({"start": launch.spec(name, sealing)})
+            name = cgroups.cgroup_name(process.pid, process.started_ticks)
+            channel.send({"start": launch.spec(name, sandbox_setup)})
             await process._open_pipes(pipes)
             await process._await_start(launch.command)
             yield process
         finally:
-            await process._finish(ours, pipes)
+            await process._close(service_end, pipes)
 
-    async def _meet(self, asked: int) -> None:
+    async def _await_supervisor(self, fork_server_pid: int) -> None:
         """Learn who the supervisor is; `asked` is the fork server's pid. Raises `SpawnError`."""
         try:
             async with asyncio.timeout(START_SECONDS):
-                pid = await asyncio.shield(self._channel.here)
+                pid = await asyncio.shield(self._channel.supervisor_pid)
         except TimeoutError as error:
-            fork_server.replace(asked)
+            fork_server.discard(fork_server_pid)
             raise SpawnError("The supervisor did not start in time.") from error
         ticks = None if pid is None else start_ticks(pid)
         if pid is None or ticks is None:
             raise SpawnError("The supervisor died as it started.")
-        self.pid, self.started_ticks, self._ended = pid, ticks, _Ended(pid, ticks)
+        self.pid, self.started_ticks, self._watcher = pid, ticks, _ProcessWatcher(pid, ticks)
 
     async def _open_pipes(self, pipes: _Pipes) -> None:
         loop = asyncio.get_running_loop()
@@ -325,16 +330,16 @@ class AgentProcess:
     async def _await_start(self, command: Command) -> None:
         try:
             async with asyncio.timeout(START_SECONDS):
-                answer = await asyncio.shield(self._channel.started)
+                message = await asyncio.shield(self._channel.started)
         except TimeoutError as error:
             raise SpawnError("The agent's program did not start in time.") from error
-        if answer.get("sealing"):
-            raise SpawnError(f"The sandbox could not be made: {answer['failed']}.")
-        if "failed" in answer:
+        if message.get("sealing"):
+            raise SpawnError(f"The sandbox could not be made: {message['failed']}.")
+        if "failed" in message:
             name = Path(command.argv[0]).name
-            raise SpawnError(f"The agent's program {name} could not be run: {answer['failed']}.")
-        self.means = answer["means"]
-        self._groups = [Path(group) for group in answer["groups"]]
+            raise SpawnError(f"The agent's program {name} could not be run: {message['failed']}.")
+        self.means = message["means"]
+        self._cgroups = [Path(group) for group in message["groups"]]
 
     # --- talking to the agent --------------------------------------------------------------------
 
@@ -361,24 +366,24 @@ class AgentProcess:
 
     # --- ending it -------------------------------------------------------------------------------
 
-    async def exited(self) -> Exit:
+    async def exited(self) -> ExitStatus:
         """Wait for the agent itself to end; what it left behind may still be dying. The caller bounds the wait."""
         return await asyncio.shield(self._channel.exited)
 
-    async def wait(self) -> Exit:
+    async def wait(self) -> ExitStatus:
         """Wait until the agent has ended and nothing of it is alive. The caller bounds the wait until its end."""
-        ended = await self.exited()
+        exit_status = await self.exited()
         try:
             async with asyncio.timeout(GONE_SECONDS):
-                clean = await asyncio.shield(self._channel.gone)
+                cleaned_up = await asyncio.shield(self._channel.cleaned_up)
         except TimeoutError:
-            return replace(ended, stuck=True)
-        if not clean:
+            return replace(exit_status, unkillable=True)
+        if not cleaned_up:
             # The supervisor was killed, so nobody else will.
-            await cgroups.end(self._groups)
-        return ended
+            await cgroups.kill_cgroups(self._cgroups)
+        return exit_status
 
-    async def stop(self) -> Exit:
+    async def stop(self) -> ExitStatus:
         """Ask the agent to end (SIGTERM), and after `TERM_SECONDS` kill all that there is. Bounded."""
         if self.running:
             self._channel.send({"signal": int(signal.SIGTERM)})
@@ -387,7 +392,7 @@ class AgentProcess:
                     await self.exited()
         return await self.kill()
 
-    async def kill(self) -> Exit:
+    async def kill(self) -> ExitStatus:
         """Kill all that there is, at once. Bounded by `GONE_SECONDS` twice."""
         if self.running:
             self._channel.send({"kill": True})
@@ -395,9 +400,9 @@ class AgentProcess:
             async with asyncio.timeout(GONE_SECONDS):
                 return await self.wait()
         except TimeoutError:
-            return Exit(None, signal.SIGKILL, stuck=True)
+            return ExitStatus(None, signal.SIGKILL, unkillable=True)
 
-    def _drop_input(self) -> None:
+    def _abort_input(self) -> None:
         if self._input is None:
             return
         transport = self._input.transport
@@ -405,10 +410,10 @@ class AgentProcess:
         if not transport.is_closing() or transport.get_write_buffer_size() > 0:
             transport.abort()
 
-    async def _finish(self, ours: socket.socket, pipes: _Pipes) -> None:
+    async def _close(self, service_end: socket.socket, pipes: _Pipes) -> None:
         try:
             if self._channel.transport is None:
-                ours.close()
+                service_end.close()
             else:
                 await self.kill()
         finally:
@@ -417,17 +422,17 @@ class AgentProcess:
                 self._channel.transport.close()
             for transport in self._readers:
                 transport.close()
-            self._drop_input()
+            self._abort_input()
             pipes.close()
         await asyncio.sleep(0)  # what was let go of is closed at the next turn of the loop
-        if self._ended is not None:
+        if self._watcher is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GONE_SECONDS):
-                    await self._ended.wait()
-            self._ended.close()
+                    await self._watcher.wait()
+            self._watcher.close()
 
 
-def _frame(value: Any) -> bytes:
+def _encode_frame(value: Any) -> bytes:
     data = marshal.dumps(value)
     return len(data).to_bytes(4, "little") + data
 
@@ -435,24 +440,24 @@ def _frame(value: Any) -> bytes:
 # --- processes of an earlier life of the service -------------------------------------------------
 
 
-async def sweep(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
+async def kill_leftover_run(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
     """Make sure that a supervisor of an earlier life of the service, and its run, are gone; True when they are.
 
     It ends by itself when the service dies, so this mostly only waits. When it has not after half of `seconds`, its
     descendants are killed, then it.
     """
-    gone = await _gone(pid, started, seconds, force=True)
-    if gone:
-        await cgroups.end(cgroups.groups().paths(cgroups.name_of(pid, started)))
-    return gone
+    is_gone = await _wait_gone(pid, started, seconds, force=True)
+    if is_gone:
+        await cgroups.kill_cgroups(cgroups.detect_cgroups().paths(cgroups.cgroup_name(pid, started)))
+    return is_gone
 
 
-async def _gone(pid: int, started: int, seconds: float, *, force: bool = False) -> bool:
+async def _wait_gone(pid: int, started: int, seconds: float, *, force: bool = False) -> bool:
     loop = asyncio.get_running_loop()
-    begun = loop.time()
+    started_at = loop.time()
     killed = False
     while start_ticks(pid) == started:
-        waited = loop.time() - begun
+        waited = loop.time() - started_at
         if waited > seconds:
             return False
         if force and not killed and waited > seconds / 2:
@@ -463,6 +468,6 @@ async def _gone(pid: int, started: int, seconds: float, *, force: bool = False) 
 
 
 def _kill_tree(pid: int) -> None:
-    for victim in (*process_tree.descendants(pid), pid):
+    for target_pid in (*process_tree.descendants(pid), pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(victim, signal.SIGKILL)
+            os.kill(target_pid, signal.SIGKILL)

@@ -17,23 +17,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steadyhand.ports import Ceiling
+from steadyhand.ports import ResourceLimits
 
 GONE_SECONDS = 10.0
 """How long the kernel may take to be rid of what was killed; beyond it a process hangs in the kernel itself."""
 _NAME = re.compile(r"steadyhand-([0-9]+)-([0-9]+)-([0-9]+)")
-_SERVICE = "steadyhand-service"
-_VERSION_2 = ("memory.max", "pids.max")
+_SERVICE_CGROUP = "steadyhand-service"
+_V2_LIMIT_FILES = ("memory.max", "pids.max")
 _TRIAL_BYTES = 1 << 30
 
-Limit = tuple[str, bytes, bool]
+CgroupLimit = tuple[str, bytes, bool]
 """A file of a group, what is written to it, and whether the group is of no use without."""
-Counter = tuple[str, str, bytes]
+CgroupCounter = tuple[str, str, bytes]
 """A name, a file, and the key of the line in it that counts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class Cgroups:
     """The groups below which a run's own are made; null is not to be had. With version 2 all three are the same."""
 
     memory: Path | None = None
@@ -52,31 +52,33 @@ class Groups:
         """Give where the groups of a run of this name are, if they are."""
         return [parent / name for parent in self.parents]
 
-    def limits(self, name: str, ceiling: Ceiling) -> list[tuple[str, list[Limit]]]:
+    def limits(self, name: str, resource_limits: ResourceLimits) -> list[tuple[str, list[CgroupLimit]]]:
         """Give the groups to make for a run and what to write to each."""
-        return [(str(parent / name), list(self._limits(parent, ceiling))) for parent in self.parents]
+        return [
+            (str(parent / name), list(self._limits_below(parent, resource_limits))) for parent in self.parents
+        ]
 
-    def _limits(self, parent: Path, ceiling: Ceiling) -> Iterator[Limit]:
-        if parent == self.memory and ceiling.memory is not None:
-            most = b"%d" % ceiling.memory
+    def _limits_below(self, parent: Path, resource_limits: ResourceLimits) -> Iterator[CgroupLimit]:
+        if parent == self.memory and resource_limits.memory is not None:
+            memory = b"%d" % resource_limits.memory
             if self.version == 2:  # noqa: PLR2004  # of cgroups
-                yield "memory.max", most, True
+                yield "memory.max", memory, True
                 yield "memory.swap.max", b"0", False
             else:
-                yield "memory.limit_in_bytes", most, True
-                yield "memory.memsw.limit_in_bytes", most, False  # not there without accounting of swap
-        if parent == self.processes and ceiling.processes is not None:
-            yield "pids.max", b"%d" % ceiling.processes, True
+                yield "memory.limit_in_bytes", memory, True
+                yield "memory.memsw.limit_in_bytes", memory, False  # not there without accounting of swap
+        if parent == self.processes and resource_limits.processes is not None:
+            yield "pids.max", b"%d" % resource_limits.processes, True
 
-    def counters(self, name: str) -> list[Counter]:
+    def counters(self, name: str) -> list[CgroupCounter]:
         """Give where the kernel counts the limits that a run felt."""
-        found: list[Counter] = []
+        counters: list[CgroupCounter] = []
         if self.memory is not None:
             file = "memory.events" if self.version == 2 else "memory.oom_control"  # noqa: PLR2004
-            found.append(("oom", str(self.memory / name / file), b"oom_kill"))
+            counters.append(("oom", str(self.memory / name / file), b"oom_kill"))
         if self.processes is not None:
-            found.append(("forks_refused", str(self.processes / name / "pids.events"), b"max"))
-        return found
+            counters.append(("forks_refused", str(self.processes / name / "pids.events"), b"max"))
+        return counters
 
     @property
     def detail(self) -> str:
@@ -91,13 +93,13 @@ class Groups:
         return f"{held}; {'cgroup.kill' if self.kill is not None else 'a walk'} ends what is left."
 
 
-def name_of(supervisor: int, ticks: int) -> str:
+def cgroup_name(supervisor: int, ticks: int) -> str:
     """Give the name of the groups of a supervisor's run."""
-    return f"steadyhand-{supervisor}-{ticks}-{_namespace()}"
+    return f"steadyhand-{supervisor}-{ticks}-{_pid_namespace()}"
 
 
 @functools.cache
-def _namespace() -> int:
+def _pid_namespace() -> int:
     """Give the number of this process's pid namespace.
 
     Control groups may be shared with services in others, whose supervisors have other numbers there, or none.
@@ -106,143 +108,146 @@ def _namespace() -> int:
 
 
 @functools.cache
-def groups() -> Groups:
+def detect_cgroups() -> Cgroups:
     """Find out once what is to be had, by trying it."""
     if os.geteuid() != 0:
-        return Groups()
-    return find(
+        return Cgroups()
+    return find_cgroups(
         Path("/proc/self/mountinfo").read_text("utf-8", "replace"), Path("/proc/self/cgroup").read_text()
     )
 
 
-def find(mounts: str, own: str) -> Groups:
+def find_cgroups(mounts: str, own_cgroups: str) -> Cgroups:
     """Choose from the mount table and the service's own groups (`/proc/self/{mountinfo,cgroup}`); tries each."""
-    unified = _own(mounts, own, None)
-    if unified is not None and unified.name == _SERVICE:
+    unified = _own_cgroup(mounts, own_cgroups, None)
+    if unified is not None and unified.name == _SERVICE_CGROUP:
         unified = unified.parent  # made below, by an earlier start in the same group
     if unified is not None and (
-        _works(unified, *_VERSION_2) or (claim(unified) and _works(unified, *_VERSION_2))
+        _is_usable(unified, *_V2_LIMIT_FILES)
+        or (delegate_controllers(unified) and _is_usable(unified, *_V2_LIMIT_FILES))
     ):
-        return Groups(unified, unified, unified, version=2)
-    memory, processes = _own(mounts, own, "memory"), _own(mounts, own, "pids")
-    return Groups(
-        memory if memory is not None and _works(memory, "memory.limit_in_bytes") else None,
-        processes if processes is not None and _works(processes, "pids.max") else None,
-        unified if unified is not None and _works(unified) else None,
+        return Cgroups(unified, unified, unified, version=2)
+    memory, processes = _own_cgroup(mounts, own_cgroups, "memory"), _own_cgroup(mounts, own_cgroups, "pids")
+    return Cgroups(
+        memory if memory is not None and _is_usable(memory, "memory.limit_in_bytes") else None,
+        processes if processes is not None and _is_usable(processes, "pids.max") else None,
+        unified if unified is not None and _is_usable(unified) else None,
     )
 
 
-def claim(group: Path) -> bool:
+def delegate_controllers(group: Path) -> bool:
     """Make the service's own version 2 group one that hands `memory` and `pids` on to groups below it.
 
     The kernel wants a group that does so to hold no process itself, so the service moves into one below. It does that
     only where nobody else is in its group: that of a systemd unit or a container that is the service's alone.
     """
     try:
-        offered = (group / "cgroup.controllers").read_text("ascii").split()
-        if not {"memory", "pids"} <= set(offered) or _members(group) != [os.getpid()]:
+        controllers = (group / "cgroup.controllers").read_text("ascii").split()
+        if not {"memory", "pids"} <= set(controllers) or _member_pids(group) != [os.getpid()]:
             return False
-        (group / _SERVICE).mkdir(exist_ok=True)
-        (group / _SERVICE / "cgroup.procs").write_text(str(os.getpid()), "ascii")
+        (group / _SERVICE_CGROUP).mkdir(exist_ok=True)
+        (group / _SERVICE_CGROUP / "cgroup.procs").write_text(str(os.getpid()), "ascii")
         (group / "cgroup.subtree_control").write_text("+memory +pids", "ascii")
     except OSError:
         return False
     return True
 
 
-def _own(mounts: str, own: str, controller: str | None) -> Path | None:
+def _own_cgroup(mounts: str, own_cgroups: str, controller: str | None) -> Path | None:
     """Give the path of the service's own group: of a version 1 controller, or for null of version 2."""
     path = None
-    for line in own.splitlines():
+    for line in own_cgroups.splitlines():
         number, _, rest = line.partition(":")
-        names, _, where = rest.partition(":")
+        names, _, cgroup_path = rest.partition(":")
         if (number == "0" and not names) if controller is None else controller in names.split(","):
-            path = where
+            path = cgroup_path
     if path is None:
         return None
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.partition(" ")
-        fits = (
-            kind == "cgroup2" if controller is None else kind == "cgroup" and controller in _options(options)
+        matches = (
+            kind == "cgroup2"
+            if controller is None
+            else kind == "cgroup" and controller in _mount_options(options)
         )
-        if fits:
+        if matches:
             root, point = left.split(" ")[3:5]
-            below = path.removeprefix(root.rstrip("/")) if path.startswith(root) else ""
-            return Path(point + below.rstrip("/"))
+            relative = path.removeprefix(root.rstrip("/")) if path.startswith(root) else ""
+            return Path(point + relative.rstrip("/"))
     return None
 
 
-def _options(fields: str) -> Sequence[str]:
+def _mount_options(fields: str) -> Sequence[str]:
     return fields.rpartition(" ")[2].split(",")
 
 
-def _works(parent: Path, *files: str) -> bool:
+def _is_usable(parent: Path, *files: str) -> bool:
     """Say whether a group below `parent` can be made and bounded by these files."""
-    trial = parent / name_of(os.getpid(), 0)
+    probe = parent / cgroup_name(os.getpid(), 0)
     try:
-        trial.mkdir(exist_ok=True)
+        probe.mkdir(exist_ok=True)
     except OSError:
         return False
     try:
         for file in files:
-            (trial / file).write_text(str(_TRIAL_BYTES if file.startswith("memory") else 64))
-        return bool(files) or (trial / "cgroup.kill").exists()
+            (probe / file).write_text(str(_TRIAL_BYTES if file.startswith("memory") else 64))
+        return bool(files) or (probe / "cgroup.kill").exists()
     except OSError:
         return False
     finally:
         with contextlib.suppress(OSError):
-            trial.rmdir()
+            probe.rmdir()
 
 
 # --- what is left of them ------------------------------------------------------------------------
 
 
-async def end(paths: Sequence[Path]) -> None:
+async def kill_cgroups(paths: Sequence[Path]) -> None:
     """Kill all that is in groups whose supervisor is gone, and remove them once they are empty; bounded."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(GONE_SECONDS):
             while True:
                 for path in paths:
-                    _kill(path)
-                paths = [path for path in paths if not _removed(path)]
+                    _kill_cgroup_members(path)
+                paths = [path for path in paths if not _try_remove(path)]
                 if not paths:
                     return
                 await asyncio.sleep(0.005)
 
 
-async def sweep_groups() -> int:
+async def sweep_cgroups() -> int:
     """End and remove what is left of groups whose supervisor is gone, and say how many there were."""
-    left = []
-    for parent in groups().parents:
+    leftovers = []
+    for parent in detect_cgroups().parents:
         for path in parent.glob("steadyhand-*"):
             name = _NAME.fullmatch(path.name)
-            if name is None or int(name[3]) != _namespace():
+            if name is None or int(name[3]) != _pid_namespace():
                 continue
             if start_ticks(int(name[1])) != int(name[2]):
-                left.append(path)
-    await end(left)
-    return len(left)
+                leftovers.append(path)
+    await kill_cgroups(leftovers)
+    return len(leftovers)
 
 
-def _members(group: Path) -> list[int]:
+def _member_pids(group: Path) -> list[int]:
     try:
         return [int(line) for line in (group / "cgroup.procs").read_text().split()]
     except OSError:
         return []
 
 
-def _kill(group: Path) -> None:
+def _kill_cgroup_members(group: Path) -> None:
     try:
         (group / "cgroup.kill").write_text("1")
     except OSError:
-        for pid in _members(group):
+        for pid in _member_pids(group):
             if pid > 0:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
 
 
-def _removed(group: Path) -> bool:
+def _try_remove(group: Path) -> bool:
     try:
         group.rmdir()
     except FileNotFoundError:

@@ -32,9 +32,9 @@ from steadyhand.runner.process import (
     supervisor,
 )
 
-_ASK_SECONDS = 5.0
+_FORK_SECONDS = 5.0
 _PAUSE_SECONDS = 0.002
-_DOOR = 3  # the number of the socket over there
+_REQUEST_FD = 3  # the number of the socket over there
 _LOADER = """
 import marshal, sys
 module, stage_parts = marshal.load(sys.stdin.buffer)
@@ -44,115 +44,115 @@ for part in module:
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class _ForkServer:
     """One that was started, by the process `owner`."""
 
     pid: int
-    door: socket.socket
+    request_socket: socket.socket
     owner: int
 
     @classmethod
-    def start(cls) -> "_Server":
+    def start(cls) -> "_ForkServer":
         """Start one. Raises `OSError`."""
         # First: where the service moves to a group of its own, what it started before would stay outside.
-        cgroups.groups()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        cgroups.detect_cgroups()
+        service_end, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.memfd_create("supervisor")
         try:
             with os.fdopen(os.dup(program), "wb") as file:
-                file.write(_program())
+                file.write(_supervisor_code())
             os.lseek(program, 0, os.SEEK_SET)
             pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", "-c", _LOADER, str(_DOOR)],
+                [sys.executable, "-I", "-S", "-c", _LOADER, str(_REQUEST_FD)],
                 {},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, program, 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), _DOOR),
+                    (os.POSIX_SPAWN_DUP2, server_end.fileno(), _REQUEST_FD),
                 ],
                 setsid=True,
             )
         except BaseException:
-            ours.close()
+            service_end.close()
             raise
         finally:
-            theirs.close()
+            server_end.close()
             os.close(program)
-        ours.setblocking(False)
-        return cls(pid, ours, os.getpid())
+        service_end.setblocking(False)
+        return cls(pid, service_end, os.getpid())
 
     def end(self) -> None:
         """Let go of it; what it forked goes on. It is killed, since one that hangs would not notice."""
-        self.door.close()
+        self.request_socket.close()
         if self.owner == os.getpid():
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
 
 
-_running: list[_Server] = []
+_servers: list[_ForkServer] = []
 """The one that is there, if any; it stays for the life of the process."""
 
 
-async def fork(descriptors: Sequence[int]) -> int:
+async def fork_supervisor(descriptors: Sequence[int]) -> int:
     """Ask for a supervisor, which gets copies of the descriptors: three streams, its channel, and others.
 
     Gives the pid of the one that was asked, for `replace`. Raises `SpawnError` when none can be had.
     """
     try:
-        async with asyncio.timeout(_ASK_SECONDS):
-            while (asked := _ask(descriptors)) is None:  # noqa: ASYNC110  # it is a hundred runs behind
+        async with asyncio.timeout(_FORK_SECONDS):
+            while (server_pid := _request_fork(descriptors)) is None:  # noqa: ASYNC110  # it is a hundred runs behind
                 await asyncio.sleep(_PAUSE_SECONDS)
-            return asked
+            return server_pid
     except TimeoutError as error:
-        replace()
+        discard()
         raise SpawnError("The supervisor could not be started in time.") from error
     except OSError as error:
         raise SpawnError(f"The supervisor could not be started: {error.strerror}.") from error
 
 
-def replace(pid: int | None = None) -> None:
+def discard(pid: int | None = None) -> None:
     """Let go of the one that is there, which did not do as asked: the next run starts another.
 
     With a `pid` only of that one: of several runs that waited for it, the first has replaced it, and the others' runs
     may come from the new one by now.
     """
-    while _running and pid in (None, _running[0].pid):
-        _running.pop().end()
+    while _servers and pid in (None, _servers[0].pid):
+        _servers.pop().end()
 
 
-def _ask(descriptors: Sequence[int]) -> int | None:
+def _request_fork(descriptors: Sequence[int]) -> int | None:
     """Send one message and give whom it was for; null when there is no room yet, or nobody to take it any more."""
-    server = _current()
+    server = _current_server()
     try:
-        socket.send_fds(server.door, [b"fork"], list(descriptors))
+        socket.send_fds(server.request_socket, [b"fork"], list(descriptors))
     except BlockingIOError:
         return None
     except OSError as error:
         if error.errno not in {errno.EPIPE, errno.ECONNRESET}:
             raise
-        replace(server.pid)  # it was killed
+        discard(server.pid)  # it was killed
         return None
     return server.pid
 
 
-def _current() -> _Server:
-    if _running and _running[0].owner != os.getpid():
-        replace()  # a copy of another process's: that one's runs are not to share a parent with ours
-    if not _running:
-        _running.append(_Server.start())
-    return _running[0]
+def _current_server() -> _ForkServer:
+    if _servers and _servers[0].owner != os.getpid():
+        discard()  # a copy of another process's: that one's runs are not to share a parent with ours
+    if not _servers:
+        _servers.append(_ForkServer.start())
+    return _servers[0]
 
 
 @functools.cache
-def _program() -> bytes:
+def _supervisor_code() -> bytes:
     """Give the code of both sides of a run over there, compiled once."""
     return marshal.dumps(
-        (_compiled(process_tree, spawn, supervisor, fork_server_main), _compiled(mounts, sandbox_child))
+        (_compile(process_tree, spawn, supervisor, fork_server_main), _compile(mounts, sandbox_child))
     )
 
 
-def _compiled(*modules: object) -> tuple[CodeType, ...]:
+def _compile(*modules: object) -> tuple[CodeType, ...]:
     paths = [Path(str(module.__file__)) for module in modules]  # type: ignore[attr-defined]  # modules have one
     return tuple(compile(path.read_bytes(), str(path), "exec", dont_inherit=True) for path in paths)

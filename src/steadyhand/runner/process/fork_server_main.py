@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from steadyhand.runner.process.supervisor import supervise
 
-    stage_parts: tuple[CodeType, ...] = ()
+    sandbox_code: tuple[CodeType, ...] = ()
     """The code of `mounts.py` and `sandbox_child.py`, which the loader leaves here."""
 
-_INT = 4
-_MOST_DESCRIPTORS = 253  # the kernel's own limit for one message
+_INT_BYTES = 4
+_MAX_DESCRIPTORS = 253  # the kernel's own limit for one message
 
 
 def main() -> None:
@@ -34,51 +34,52 @@ def main() -> None:
     for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
         _signal.signal(number, _signal.SIG_IGN)  # the service alone says when this ends
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # the kernel takes away what has ended
-    door = int(sys.argv[1])
+    request_fd = int(sys.argv[1])
     os.closerange(
-        door + 1, os.sysconf("SC_OPEN_MAX")
+        request_fd + 1, os.sysconf("SC_OPEN_MAX")
     )  # what the service left open for its children is not for ours
-    surroundings = _stage()
-    given = _await_birth(_socket.socket(fileno=door))
-    if given is not None:
-        supervise(given[0], given[1:], surroundings)
+    sandbox_runtime = _load_sandbox_runtime()
+    descriptors = _fork_on_request(_socket.socket(fileno=request_fd))
+    if descriptors is not None:
+        supervise(descriptors[0], descriptors[1:], sandbox_runtime)
 
 
-def _stage() -> Any:
+def _load_sandbox_runtime() -> Any:
     """Give `stage.Stage`, whose module has names of its own."""
-    space: dict[str, Any] = {"__name__": "stage"}
-    for part in stage_parts:
-        exec(part, space)  # noqa: S102  # from the service that started us, as is our own code
-    return space["Stage"]
+    namespace: dict[str, Any] = {"__name__": "stage"}
+    for part in sandbox_code:
+        exec(part, namespace)  # noqa: S102  # from the service that started us, as is our own code
+    return namespace["Stage"]
 
 
-def _await_birth(door: _socket.socket) -> list[int] | None:
+def _fork_on_request(request_socket: _socket.socket) -> list[int] | None:
     """Return in each new child, with its channel and what comes with that; None when the service is gone."""
-    space = _socket.CMSG_SPACE(_MOST_DESCRIPTORS * _INT)
+    ancillary_bytes = _socket.CMSG_SPACE(_MAX_DESCRIPTORS * _INT_BYTES)
     while True:
-        said, messages, _, _ = door.recvmsg(16, space, _socket.MSG_CMSG_CLOEXEC)
-        given = [descriptor for message in messages for descriptor in _descriptors(message[2])]
-        if not said:
+        data, messages, _, _ = request_socket.recvmsg(16, ancillary_bytes, _socket.MSG_CMSG_CLOEXEC)
+        descriptors = [descriptor for message in messages for descriptor in _unpack_descriptors(message[2])]
+        if not data:
             return None
         try:
-            born = os.fork() == 0
+            is_child = os.fork() == 0
         except OSError:
-            born = False  # its channel closes: the service sees that nobody is there
-        if born:
-            door.close()
-            _take_streams(given[:3])
-            return given[3:]
-        for descriptor in given:
+            is_child = False  # its channel closes: the service sees that nobody is there
+        if is_child:
+            request_socket.close()
+            _install_streams(descriptors[:3])
+            return descriptors[3:]
+        for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _descriptors(data: bytes) -> list[int]:
+def _unpack_descriptors(data: bytes) -> list[int]:
     return [
-        int.from_bytes(data[at : at + _INT], sys.byteorder) for at in range(0, len(data) - _INT + 1, _INT)
+        int.from_bytes(data[at : at + _INT_BYTES], sys.byteorder)
+        for at in range(0, len(data) - _INT_BYTES + 1, _INT_BYTES)
     ]
 
 
-def _take_streams(streams: list[int]) -> None:
+def _install_streams(streams: list[int]) -> None:
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)

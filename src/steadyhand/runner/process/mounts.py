@@ -23,7 +23,7 @@ _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _EBUSY = 16
-_LOOP_TRIES = 64  # another run may take the device that was free a moment ago
+_MAX_LOOP_ATTEMPTS = 64  # another run may take the device that was free a moment ago
 _RESERVE_FILES, _RESERVE_BYTES = 8, 128 * 1024  # what it takes is a few inodes and blocks
 
 
@@ -40,21 +40,21 @@ class _Function(_ctypes.CFuncPtr):
     _restype_ = _Int
 
 
-def call(name: str, *words: int | bytes | None) -> int:
+def libc_call(name: str, *arguments: int | bytes | None) -> int:
     """Call a function of the C library. Raises `OSError` when it fails."""
     library = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None is the process itself
-    answer: int = _Function(_ctypes.dlsym(library, name))(*words)
-    if answer < 0:
+    result: int = _Function(_ctypes.dlsym(library, name))(*arguments)
+    if result < 0:
         number = _ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return answer
+    return result
 
 
 def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options: bytes | None) -> None:
-    call("mount", source, target, kind, flags, options)
+    libc_call("mount", source, target, kind, flags, options)
 
 
-def make_point(path: bytes, *, folder: bool) -> None:
+def make_mount_point(path: bytes, *, folder: bool) -> None:
     if folder:
         os.makedirs(path, 0o755, exist_ok=True)  # noqa: PTH103  # pathlib is large
         return
@@ -62,19 +62,24 @@ def make_point(path: bytes, *, folder: bool) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
 
 
-def show(source: bytes, point: bytes, owner: int | None, *, writable: bool) -> None:
+def bind_mount(source: bytes, point: bytes, id_map_fd: int | None, *, writable: bool) -> None:
     """Mount what is at `source` at `point`; with a user namespace `owner`, as it maps the owners of its files."""
-    recursive = _AT_RECURSIVE if owner is None else 0  # what is mounted below may not take a map
+    recursive = _AT_RECURSIVE if id_map_fd is None else 0  # what is mounted below may not take a map
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | recursive
-    tree = call("syscall", _OPEN_TREE, _AT_FDCWD, source, flags)
+    tree = libc_call("syscall", _OPEN_TREE, _AT_FDCWD, source, flags)
     try:
-        wanted = _ATTR_NOSUID | _ATTR_NODEV | (0 if writable else _ATTR_RDONLY)
-        wanted |= 0 if owner is None else _ATTR_IDMAP
-        words = (wanted, 0, 0, owner or 0)  # struct mount_attr: set, clear, propagation, user namespace
+        attribute_flags = _ATTR_NOSUID | _ATTR_NODEV | (0 if writable else _ATTR_RDONLY)
+        attribute_flags |= 0 if id_map_fd is None else _ATTR_IDMAP
+        words = (
+            attribute_flags,
+            0,
+            0,
+            id_map_fd or 0,
+        )  # struct mount_attr: set, clear, propagation, user namespace
         attributes = b"".join(word.to_bytes(8, sys.byteorder) for word in words)
-        how = _AT_EMPTY_PATH | recursive
-        call("syscall", _MOUNT_SETATTR, tree, b"", how, attributes, len(attributes))
-        call("syscall", _MOVE_MOUNT, tree, b"", _AT_FDCWD, point, _MOVE_MOUNT_F_EMPTY_PATH)
+        at_flags = _AT_EMPTY_PATH | recursive
+        libc_call("syscall", _MOUNT_SETATTR, tree, b"", at_flags, attributes, len(attributes))
+        libc_call("syscall", _MOVE_MOUNT, tree, b"", _AT_FDCWD, point, _MOVE_MOUNT_F_EMPTY_PATH)
     finally:
         os.close(tree)
 
@@ -94,7 +99,7 @@ def _attach_loop(image: bytes, *, writable: bool) -> tuple[int, bytes]:
     try:
         control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
         try:
-            return _take_loop(
+            return _configure_loop(
                 file, control, mode, _LO_FLAGS_AUTOCLEAR | (0 if writable else _LO_FLAGS_READ_ONLY)
             )
         finally:
@@ -103,12 +108,12 @@ def _attach_loop(image: bytes, *, writable: bool) -> tuple[int, bytes]:
         os.close(file)
 
 
-def _take_loop(file: int, control: int, mode: int, flags: int) -> tuple[int, bytes]:
+def _configure_loop(file: int, control: int, mode: int, flags: int) -> tuple[int, bytes]:
     # struct loop_config: file, block size, then loop_info64 (232 bytes, its flags at 52), then 64 bytes.
     config = bytearray(8 + 232 + 64)
     config[0:4] = file.to_bytes(4, sys.byteorder)
     config[8 + 52 : 8 + 56] = flags.to_bytes(4, sys.byteorder)
-    for _ in range(_LOOP_TRIES):
+    for _ in range(_MAX_LOOP_ATTEMPTS):
         name = b"/dev/loop%d" % fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
         device = os.open(name, mode)
         try:
@@ -122,7 +127,7 @@ def _take_loop(file: int, control: int, mode: int, flags: int) -> tuple[int, byt
     raise OSError(_EBUSY, "no loop device is free")
 
 
-def hand_over(image: bytes, user: int) -> None:
+def chown_layers(image: bytes, user: int) -> None:
     """Give the layers on an image to a user; no link is followed. The file system's own folders stay root's."""
     for name in os.listdir(image):  # noqa: PTH208  # pathlib is large
         if name in (b"lost+found", b"reserve"):
@@ -134,7 +139,7 @@ def hand_over(image: bytes, user: int) -> None:
         os.chown(top, user, user, follow_symlinks=False)
 
 
-def take_reserve(image: bytes) -> None:
+def allocate_reserve(image: bytes) -> None:
     """Keep a little of an image for ourselves: on a full one no overlay can be mounted, not even to look at it.
 
     The reserve that file systems keep for root does not help, for an overlay writes as who mounted it.
@@ -152,7 +157,7 @@ def take_reserve(image: bytes) -> None:
         return  # full already; what is there is there
 
 
-def give_reserve(image: bytes) -> None:
+def free_reserve(image: bytes) -> None:
     for number in range(_RESERVE_FILES):
         try:
             os.unlink(image + b"/reserve/%d" % number)  # noqa: PTH108  # pathlib is large
@@ -160,7 +165,7 @@ def give_reserve(image: bytes) -> None:
             continue
 
 
-def forget_volatile(work: bytes) -> None:
+def clear_volatile_mark(work: bytes) -> None:
     """Remove the mark of a volatile overlay, which keeps its layers from being used again.
 
     It is there for machines that crash with files unwritten; a checkout is used again only on a machine that did not,

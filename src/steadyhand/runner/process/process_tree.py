@@ -15,42 +15,42 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_PAUSE_MS = 5  # between two looks at what is left; a dying child wakes us sooner
+_POLL_MS = 5  # between two looks at what is left; a dying child wakes us sooner
 _BUSY_ROUNDS = 50  # looks without a pause, for what forks faster than we look
 
 
-def forward(agent: int, number: int) -> None:
+def send_signal(pid: int, number: int) -> None:
     """Send a signal to a process that may be gone."""
     try:
-        os.kill(agent, number)
+        os.kill(pid, number)
     except ProcessLookupError:
         return
 
 
-def reap(main: int) -> int | None:
+def reap_children(main_pid: int) -> int | None:
     """Collect every child that has died; gives the wait status of `main` when it was among them."""
-    found = None
+    main_status = None
     while True:
         try:
-            pid, ended = os.waitpid(-1, os.WNOHANG)
+            pid, wait_status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            return main_status
         if pid == 0:
-            return found
-        if pid == main:
-            found = ended
+            return main_status
+        if pid == main_pid:
+            main_status = wait_status
 
 
-def kill_all(cgroup: str | None, wake: int) -> None:
+def kill_all(cgroup: str | None, sigchld_fd: int) -> None:
     """Kill every descendant, and all in the group, until there is none left to wait for; `wake` tells of deaths."""
     poll = select.poll()
-    poll.register(wake, select.POLLIN)
+    poll.register(sigchld_fd, select.POLLIN)
     rounds = 0
     while True:
         if cgroup is not None:
             _kill_cgroup(cgroup)
-        drain(wake)
-        reap(0)
+        drain_pipe(sigchld_fd)
+        reap_children(0)
         try:
             # Nothing is taken here: WNOWAIT only says whether there is a child at all.
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -59,7 +59,7 @@ def kill_all(cgroup: str | None, wake: int) -> None:
         _kill_descendants()
         rounds += 1
         if rounds > _BUSY_ROUNDS:
-            poll.poll(_PAUSE_MS)
+            poll.poll(_POLL_MS)
     if cgroup is not None:
         remove_cgroup(cgroup)
 
@@ -70,14 +70,14 @@ def _kill_descendants() -> None:
     An orphan becomes a child of ours, so a process that forks and ends over and over is always one; newest first
     and at once is what catches it.
     """
-    me = os.getpid()
+    own_pid = os.getpid()
     children: dict[int, list[int]] = {}
     for pid, parent in parents():
-        if parent == me:
-            forward(pid, _signal.SIGKILL)
+        if parent == own_pid:
+            send_signal(pid, _signal.SIGKILL)
         children.setdefault(parent, []).append(pid)
-    for pid in _below(me, children):
-        forward(pid, _signal.SIGKILL)
+    for pid in _descendants_of(own_pid, children):
+        send_signal(pid, _signal.SIGKILL)
 
 
 def descendants(root: int) -> list[int]:
@@ -85,17 +85,17 @@ def descendants(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for pid, parent in parents():
         children.setdefault(parent, []).append(pid)
-    return _below(root, children)
+    return _descendants_of(root, children)
 
 
-def _below(root: int, children: dict[int, list[int]]) -> list[int]:
-    found: list[int] = []
+def _descendants_of(root: int, children: dict[int, list[int]]) -> list[int]:
+    pids: list[int] = []
     rest = list(children.get(root, ()))
     while rest:
         pid = rest.pop()
-        found.append(pid)
+        pids.append(pid)
         rest.extend(children.get(pid, ()))
-    return found
+    return pids
 
 
 def parents() -> Iterator[tuple[int, int]]:
@@ -133,7 +133,7 @@ def remove_cgroup(group: str) -> None:
         return  # an empty group left behind holds nothing
 
 
-def drain(descriptor: int) -> None:
+def drain_pipe(descriptor: int) -> None:
     """Read all that is there."""
     try:
         while os.read(descriptor, 4096):

@@ -13,56 +13,60 @@ from typing import Any, Protocol
 from steadyhand import json_schema
 from steadyhand.claude_sessions import session_file
 from steadyhand.errors import SpawnError
-from steadyhand.job import MICROS, Notice
+from steadyhand.job import MICROS_PER_DOLLAR, JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.outcome import Evidence, Result, Stop
-from steadyhand.ports import Emit, Report, RunSpec, Sandbox, StopSignal, View
-from steadyhand.runner.output import Spool
-from steadyhand.runner.process.agent_process import AgentProcess, Exit
+from steadyhand.outcome import AgentResult, RunEvidence, StopReason
+from steadyhand.ports import AgentPaths, Emit, RunReport, RunSpec, Sandbox, StopSignal
+from steadyhand.runner.output import OutputCapture
+from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus
 
-GO_ON = "Continue from where you left off."
+CONTINUE_PROMPT = "Continue from where you left off."
 """What an agent is told whose run goes on after an interruption."""
 LINGER_SECONDS = 5.0
 """How long an agent may take to end after its result, unless it says itself that it is still at work."""
 DRAIN_SECONDS = 30.0
 """How long what is left in the pipes may take to be read and recorded once nothing is alive."""
-_OF_BWRAP = "bwrap: "
+_BWRAP_PREFIX = "bwrap: "
 _CHUNK = 1 << 16
-_YIELD_EVERY = 128  # lines; so that a flood of small ones leaves the loop to others
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_QUIET = {
+_LINES_PER_YIELD = 128  # lines; so that a flood of small ones leaves the loop to others
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NO_TELEMETRY_ENV = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_TELEMETRY": "1",
 }
 
 
-def budget_text(micros: int) -> str:
+def format_budget(micros: int) -> str:
     """Give a budget as the earlier service wrote it on the command line: `5.0`, `0.5`."""
-    text = f"{micros // MICROS}.{micros % MICROS:06d}".rstrip("0")
+    text = f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}".rstrip("0")
     return f"{text}0" if text.endswith(".") else text
 
 
-def environment(granted: Mapping[str, str], view: View) -> dict[str, str]:
+def agent_environment(granted: Mapping[str, str], view: AgentPaths) -> dict[str, str]:
     """Give the agent's whole environment: what the service grants it, and where it lives.
 
     With a config directory of its own it also gets a folder for temporary files of its own, and keeps its traffic
     to the model; without one (in place in the classic profile) the environment stays as it was granted.
     """
-    env = {"PATH": _PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
+    env = {"PATH": _DEFAULT_PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
     env.pop("OLDPWD", None)
     if view.config is not None:
-        env |= {"CLAUDE_CONFIG_DIR": str(view.config), "TMPDIR": str(scratch(view.home)), **_QUIET}
+        env |= {
+            "CLAUDE_CONFIG_DIR": str(view.config),
+            "TMPDIR": str(temp_dir(view.home)),
+            **_NO_TELEMETRY_ENV,
+        }
         env |= {"USER": "agent", "LOGNAME": "agent"}
     return env
 
 
-def scratch(home: Path) -> Path:
+def temp_dir(home: Path) -> Path:
     """Give the folder for temporary files of a job with a home of its own."""
     return home / "tmp"
 
 
-def session_of(spec: RunSpec) -> str:
+def session_id_for(spec: RunSpec) -> str:
     """Give the session's id: the job's when that is a UUID, as the CLI takes no other, else a new one."""
     try:
         return str(uuid.UUID(spec.job.session_id or ""))
@@ -70,28 +74,28 @@ def session_of(spec: RunSpec) -> str:
         return str(uuid.uuid4())
 
 
-def where(view: View, sandbox: Sandbox) -> str:
+def session_directory(view: AgentPaths, sandbox: Sandbox) -> str:
     """Give the directory by which the CLI names a session's folder: without links, of which a sandbox has none."""
     return str(view.directory.resolve() if sandbox.level == "none" else view.directory)
 
 
-def goes_on(spec: RunSpec, sandbox: Sandbox, session: str) -> bool:
+def is_resumable(spec: RunSpec, sandbox: Sandbox, session: str) -> bool:
     """Say whether the run goes on in a session that an earlier one left; one that left none begins anew."""
     if spec.job.begin != "resume":
         return False
     config = spec.place.config or spec.place.home / ".claude"
-    return session_file(config, where(sandbox.view(spec.place), sandbox), session).is_file()
+    return session_file(config, session_directory(sandbox.view(spec.place), sandbox), session).is_file()
 
 
-def said(spec: RunSpec, *, going_on: bool) -> str:
+def prompt_for(spec: RunSpec, *, resumed: bool) -> str:
     """Give what the agent is told: its job, or to go on with it."""
     job = spec.job
-    if not going_on:
+    if not resumed:
         return job.prompt
-    return job.continue_prompt or (job.prompt if spec.number == 1 else GO_ON)
+    return job.continue_prompt or (job.prompt if spec.number == 1 else CONTINUE_PROMPT)
 
 
-class Mode(Protocol):
+class AgentProtocol(Protocol):
     """How one kind of command line is spoken to.
 
     `tells` says whether it prints while it works: only then does silence mean that it stalled.
@@ -112,7 +116,7 @@ class Mode(Protocol):
         ...
 
 
-class Drive:
+class RunLoop:
     """One run under way: what was heard, what it answered, and how it came to its end."""
 
     def __init__(
@@ -121,52 +125,52 @@ class Drive:
         emit: Emit,
         stop: StopSignal,
         process: AgentProcess,
-        spool: Spool,
+        capture: OutputCapture,
         *,
-        going_on: bool = False,
+        resumed: bool = False,
     ) -> None:
         self.spec = spec
-        self.going_on = going_on
+        self.resumed = resumed
         """Whether the agent goes on in a session of an earlier run."""
         self.emit = emit
         self.stop = stop
         self.process = process
-        self.spool = spool
-        self.result: Result | None = None
+        self.spool = capture
+        self.result: AgentResult | None = None
         self.result_line: bytes | None = None
         self.session_id: str | None = None
         self.unknown_agent: str | None = None
         """What there is to say when nobody defined the agent."""
-        self.tried: Any = None
+        self.last_structured_output: Any = None
         """The object that the agent tried last as its structured output."""
         self.answered = asyncio.Event()
         self.busy = False
         """Whether the agent says that it is still at work after its result."""
-        self._held = 0
-        self._answered_at = 0.0
-        self._heard = _now()
-        self._lingered = False
+        self._idle_holds = 0
+        self._result_at = 0.0
+        self._last_output_at = _now()
+        self._stopped_after_result = False
 
-    def answer(self, result: Result, line: bytes | None) -> None:
+    def answer(self, result: AgentResult, line: bytes | None) -> None:
         """Take a result; a later one takes its place."""
         if self.result_line is not None:
-            self.spool.printed(self.result_line)
+            self.spool.add_printed(self.result_line)
         self.result, self.result_line = result, line
         self.session_id = result.session_id or self.session_id
-        self._answered_at = _now()
+        self._result_at = _now()
         self.answered.set()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Wait for somebody else for the length of the block: the agent's silence is not its own."""
-        self._held += 1
+        self._idle_holds += 1
         try:
             yield
         finally:
-            self._held -= 1
-            self._heard = _now()
+            self._idle_holds -= 1
+            self._last_output_at = _now()
 
-    async def attend(self, mode: Mode) -> Report:
+    async def attend(self, mode: AgentProtocol) -> RunReport:
         """See the run to its end; nothing of it is alive when this returns."""
         try:
             async with asyncio.TaskGroup() as group:
@@ -177,10 +181,10 @@ class Drive:
                 helpers = [
                     group.create_task(mode.talk()),
                     group.create_task(self._watch_lingering()),
-                    group.create_task(self._obey(mode)),
+                    group.create_task(self._handle_stop(mode)),
                 ]
                 if mode.tells:
-                    helpers.append(group.create_task(self._watch_silence()))
+                    helpers.append(group.create_task(self._watch_idle()))
                 ended = await self.process.wait()
                 for helper in helpers:
                     helper.cancel()
@@ -191,118 +195,126 @@ class Drive:
                     reader.cancel()
         except BaseExceptionGroup as errors:
             # The first cause is what the caller knows by its type; the others followed from it.
-            raise _first(errors) from errors
-        return self._report(ended, await self._schema_fault())
+            raise _first_cause(errors) from errors
+        return self._build_report(ended, await self._schema_error())
 
-    async def _schema_fault(self) -> str | None:
+    async def _schema_error(self) -> str | None:
         """Check what the agent gave against the schema once more; an agent that gave up is judged by its last try."""
         schema = self.spec.job.output_schema
         if schema is None or self.result is None:
             return None
-        given = self.result.structured_output
-        if given is None:
-            given = self.tried
-        return None if given is None else await asyncio.to_thread(json_schema.fault, schema, given)
+        output = self.result.structured_output
+        if output is None:
+            output = self.last_structured_output
+        return (
+            None if output is None else await asyncio.to_thread(json_schema.validation_error, schema, output)
+        )
 
-    async def _read_stdout(self, mode: Mode) -> None:
+    async def _read_stdout(self, protocol: AgentProtocol) -> None:
         count = 0
         while chunk := await self.process.stdout.read(_CHUNK):
-            self._heard = _now()
+            self._last_output_at = _now()
             for line in self.spool.stdout(chunk):
-                await mode.line(line)
+                await protocol.line(line)
                 count += 1
-                if count % _YIELD_EVERY == 0:
+                if count % _LINES_PER_YIELD == 0:
                     await asyncio.sleep(0)
-            self._heard = _now()  # again: a store that was slow to take it is no silence of the agent
+            self._last_output_at = (
+                _now()
+            )  # again: a store that was slow to take it is no silence of the agent
         for line in self.spool.end():
-            await mode.line(line)
+            await protocol.line(line)
 
-    async def _read(self, reader: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
+    async def _read(self, reader: asyncio.StreamReader, consume: Callable[[bytes], None]) -> None:
         while chunk := await reader.read(_CHUNK):
-            self._heard = _now()
-            take(chunk)
+            self._last_output_at = _now()
+            consume(chunk)
 
-    async def _watch_silence(self) -> None:
+    async def _watch_idle(self) -> None:
         limit = self.spec.job.idle_timeout_seconds
         while True:
-            left = limit if self._held else self._heard + limit - _now()
-            if left <= 0:
-                self.stop.request(Stop.IDLE)
+            remaining = limit if self._idle_holds else self._last_output_at + limit - _now()
+            if remaining <= 0:
+                self.stop.request(StopReason.IDLE)
                 return
-            await asyncio.sleep(left)
+            await asyncio.sleep(remaining)
 
     async def _watch_lingering(self) -> None:
         while True:
             await self.answered.wait()
-            left = self._answered_at + LINGER_SECONDS - _now()
-            if left <= 0 and not self.busy:
-                self._lingered = True
+            remaining = self._result_at + LINGER_SECONDS - _now()
+            if remaining <= 0 and not self.busy:
+                self._stopped_after_result = True
                 await self.process.stop()
                 return
-            await asyncio.sleep(max(left, 0.1))
+            await asyncio.sleep(max(remaining, 0.1))
 
-    async def _obey(self, mode: Mode) -> None:
+    async def _handle_stop(self, protocol: AgentProtocol) -> None:
         await self.stop.wait()
-        await mode.interrupt()
+        await protocol.interrupt()
         await self.process.stop()
 
-    def _report(self, ended: Exit, schema_fault: str | None) -> Report:
-        notices = []
-        if self.spec.job.begin == "resume" and not self.going_on:
+    def _build_report(self, exit_status: ExitStatus, schema_fault: str | None) -> RunReport:
+        warnings = []
+        if self.spec.job.begin == "resume" and not self.resumed:
             text = "The session of the run before was not there any more; the agent began anew."
-            notices.append(Notice(WarningCode.SESSION_LOST, text))
-        code, signal = ended.code, ended.signal
-        if self._lingered:
+            warnings.append(JobWarning(WarningCode.SESSION_LOST, text))
+        code, signal = exit_status.code, exit_status.signal
+        if self._stopped_after_result:
             # It was ours that ended it, so neither says anything about the run.
             code = signal = None
-            notices.append(
-                Notice(WarningCode.AGENT_LINGERED, "The agent did not end after its result and was stopped.")
+            warnings.append(
+                JobWarning(
+                    WarningCode.AGENT_LINGERED, "The agent did not end after its result and was stopped."
+                )
             )
-        if ended.stuck:
-            notices.append(Notice(WarningCode.PROCESSES_STUCK, "A process of the agent could not be killed."))
-        if ended.forks_refused:
-            notices.append(
-                Notice(
+        if exit_status.unkillable:
+            warnings.append(
+                JobWarning(WarningCode.PROCESSES_STUCK, "A process of the agent could not be killed.")
+            )
+        if exit_status.forks_refused:
+            warnings.append(
+                JobWarning(
                     WarningCode.PROCESS_LIMIT,
-                    f"{ended.forks_refused} processes more than its limit were refused.",
+                    f"{exit_status.forks_refused} processes more than its limit were refused.",
                 )
             )
         output = self.spool.output(self.result_line)
         stderr = self.spool.stderr_text()
-        if self.process.sealed and code == 1 and not output.output and stderr.startswith(_OF_BWRAP):
+        if self.process.sealed and code == 1 and not output.output and stderr.startswith(_BWRAP_PREFIX):
             # An agent that says the same in bwrap's place harms its own run alone.
             raise SpawnError(f"The sandbox could not be made: {stderr.splitlines()[0][:300]}.")
         if self.unknown_agent is not None:
             code, signal = 1, None
             stderr += self.unknown_agent
             output = type(output)(output.output, stderr)
-        evidence = Evidence(
+        evidence = RunEvidence(
             stop=self.stop.reason,
             exit_code=code,
             signal=signal,
             result=self.result,
             stderr=stderr,
             unknown_agent=self.unknown_agent is not None,
-            wants_schema=self.spec.job.output_schema is not None,
-            schema_fault=schema_fault,
-            memory=ended.memory,
-            disk=ended.disk,
+            schema_required=self.spec.job.output_schema is not None,
+            schema_error=schema_fault,
+            memory=exit_status.memory,
+            disk=exit_status.disk,
         )
-        return Report(evidence, output, self.session_id, tuple(notices))
+        return RunReport(evidence, output, self.session_id, tuple(warnings))
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
-async def bounded(work: Awaitable[object], seconds: float) -> bool:
+async def wait_bounded(awaitable: Awaitable[object], seconds: float) -> bool:
     """Wait for something at most so long; False when it did not come."""
     try:
         async with asyncio.timeout(seconds):
-            await work
+            await awaitable
     except TimeoutError:
         return False
     return True

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from steadyhand.runner.process.mounts import (
-        call,
-        forget_volatile,
-        give_reserve,
-        hand_over,
-        make_point,
+        allocate_reserve,
+        bind_mount,
+        chown_layers,
+        clear_volatile_mark,
+        free_reserve,
+        libc_call,
+        make_mount_point,
         mount,
         mount_image,
-        show,
-        take_reserve,
     )
 
 _NEWNS, _NEWUSER, _NEWNET = 0x00020000, 0x10000000, 0x40000000
@@ -47,13 +47,13 @@ _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
 _BACKLOG = 128
 _ENOSPC = 28
 _OOM_SCORE = b"500"  # the agent goes before the service when the machine itself runs out
-_LOOK_MS = 500
-_FULL_BYTES = 1 << 20
-_FATAL = frozenset({4, 5, 6, 7, 8, 9, 11, 31})  # ILL TRAP ABRT BUS FPE KILL SEGV SYS
-_FIRST_FREE = 200  # descriptors above it are out of the way of a command's inputs
+_POLL_MEMORY_MS = 500
+_MIN_FREE_BYTES = 1 << 20
+_FATAL_SIGNALS = frozenset({4, 5, 6, 7, 8, 9, 11, 31})  # ILL TRAP ABRT BUS FPE KILL SEGV SYS
+_FIRST_FREE_FD = 200  # descriptors above it are out of the way of a command's inputs
 
 
-class _Doing:
+class _ErrorContext:
     """Says what failed: `with _Doing("the mount of x")`."""
 
     def __init__(self, what: str) -> None:
@@ -67,115 +67,117 @@ class _Doing:
             raise OSError(error.errno or 0, f"{self._what}: {error.strerror or error}") from error
 
 
-class Stage:
+class SandboxRuntime:
     """The surroundings of one run. `build` and `end` are the supervisor's, `enter` the command's-to-be."""
 
-    def __init__(self, seal: dict[str, Any], given: list[int], user: int | None, program: bytes) -> None:
-        self._seal = seal
-        self._given = given
+    def __init__(
+        self, spec: dict[str, Any], descriptors: list[int], user: int | None, program: bytes
+    ) -> None:
+        self._spec = spec
+        self._descriptors = descriptors
         self._user = user
-        self._bwrap = program.endswith(b"/bwrap")
-        self._root: bytes | None = seal["stage"]
+        self._is_bwrap = program.endswith(b"/bwrap")
+        self._root: bytes | None = spec["stage"]
         self._images: list[bytes] = []
         self._overlays: list[bytes] = []
-        self._staged = False
+        self._root_mounted = False
         self.groups: list[str] = []
         """The groups that were made."""
-        self.kill: str | None = seal["kill"]
+        self.kill: str | None = spec["kill"]
         """The group that ends all of a run at a word, or None."""
-        self.look_ms: int | None = None if seal["memory"] is None else _LOOK_MS
+        self.memory_poll_ms: int | None = None if spec["memory"] is None else _POLL_MEMORY_MS
         """How often to ask `takes_too_much`; None when a group holds the memory, or nothing is to."""
-        self._overfull = 0
+        self._memory_exceeded = 0
 
     def build(self) -> None:
         """Make everything. Raises `OSError`; `end` is to be called then as well."""
         os.umask(0o022)
         if os.geteuid() != 0:
-            self._be_root_of_oneself()
-        elif self._seal["ports"] is not None:
-            with _Doing("a network of its own"):
-                call("unshare", _NEWNET)
-        if self._seal["ports"] is not None:
-            self._open_doors()
+            self._enter_user_namespace()
+        elif self._spec["ports"] is not None:
+            with _ErrorContext("a network of its own"):
+                libc_call("unshare", _NEWNET)
+        if self._spec["ports"] is not None:
+            self._open_listeners()
         if self._root is not None:
-            self._set(self._root)
-        for descriptor in self._given:
+            self._mount_all(self._root)
+        for descriptor in self._descriptors:
             os.close(descriptor)
-        self._make_groups()
+        self._create_cgroups()
 
-    def _be_root_of_oneself(self) -> None:
+    def _enter_user_namespace(self) -> None:
         """Take a user namespace in which this user may make the others; without ports it is a bonus."""
         user, group = os.geteuid(), os.getegid()
-        ports = self._seal["ports"]
+        ports = self._spec["ports"]
         try:
-            call("unshare", _NEWUSER | (0 if ports is None else _NEWNET))
+            libc_call("unshare", _NEWUSER | (0 if ports is None else _NEWNET))
         except OSError as error:
             if ports is None:
                 return
             raise OSError(error.errno, f"a network of its own: {error.strerror}") from error
-        with _Doing("the user namespace of the sandbox"):
+        with _ErrorContext("the user namespace of the sandbox"):
             _write("/proc/self/setgroups", b"deny")
             _write("/proc/self/uid_map", b"%d %d 1" % (user, user))
             _write("/proc/self/gid_map", b"%d %d 1" % (group, group))
 
-    def _open_doors(self) -> None:
+    def _open_listeners(self) -> None:
         """Bring loopback up and hand the service sockets that listen in this network."""
-        with _Doing("the loopback of the sandbox"):
+        with _ErrorContext("the loopback of the sandbox"):
             handle = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
             name = b"lo".ljust(16, b"\0") + _IFF_UP_RUNNING.to_bytes(2, sys.byteorder)
             fcntl.ioctl(handle.fileno(), _SIOCSIFFLAGS, name.ljust(40, b"\0"))
             handle.close()
-        if self._seal["doors"] is None:
+        if self._spec["doors"] is None:
             return
-        listening = []
-        with _Doing("the listening sockets of the sandbox"):
-            for port in self._seal["ports"]:
-                door = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-                door.bind(("127.0.0.1", port))
-                door.listen(_BACKLOG)
-                listening.append(door)
-            numbers = b"".join(door.fileno().to_bytes(4, sys.byteorder) for door in listening)
-            doors = _socket.socket(fileno=self._given[self._seal["doors"]])
-            doors.sendmsg([b"doors"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
-            doors.detach()
-        for door in listening:
-            door.close()
+        listeners = []
+        with _ErrorContext("the listening sockets of the sandbox"):
+            for port in self._spec["ports"]:
+                listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+                listener.bind(("127.0.0.1", port))
+                listener.listen(_BACKLOG)
+                listeners.append(listener)
+            numbers = b"".join(listener.fileno().to_bytes(4, sys.byteorder) for listener in listeners)
+            channel = _socket.socket(fileno=self._descriptors[self._spec["doors"]])
+            channel.sendmsg([b"doors"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)])
+            channel.detach()
+        for listener in listeners:
+            listener.close()
 
     # --- mounts --------------------------------------------------------------------------------------
 
-    def _set(self, root: bytes) -> None:
-        with _Doing("a mount namespace of its own"):
-            call("unshare", _NEWNS)
+    def _mount_all(self, root: bytes) -> None:
+        with _ErrorContext("a mount namespace of its own"):
+            libc_call("unshare", _NEWNS)
             # What this machine unmounts goes here as well; what is mounted here is seen nowhere else.
             mount(b"none", b"/", None, _MS_REC_SLAVE, None)
-        with _Doing("the stage of the sandbox"):
+        with _ErrorContext("the stage of the sandbox"):
             mount(b"stage", root, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0711,size=1m")
-            self._staged = True
-        for number, mounted in enumerate(self._seal["mounts"]):
-            name: bytes = mounted["name"]
-            with _Doing(f"the {mounted['kind']} {os.fsdecode(name)!r}"):
+            self._root_mounted = True
+        for number, spec in enumerate(self._spec["mounts"]):
+            name: bytes = spec["name"]
+            with _ErrorContext(f"the {spec['kind']} {os.fsdecode(name)!r}"):
                 point = os.path.join(root, name)  # noqa: PTH118  # pathlib is large
-                make_point(point, folder=mounted["kind"] != "bind" or os.path.isdir(mounted["source"]))  # noqa: PTH112
-                if mounted["kind"] == "bind":
-                    show(mounted["source"], point, self._map(mounted), writable=mounted["writable"])
-                elif mounted["kind"] == "image":
-                    mount_image(mounted["source"], point, writable=mounted["writable"])
+                make_mount_point(point, folder=spec["kind"] != "bind" or os.path.isdir(spec["source"]))  # noqa: PTH112
+                if spec["kind"] == "bind":
+                    bind_mount(spec["source"], point, self._id_map_fd(spec), writable=spec["writable"])
+                elif spec["kind"] == "image":
+                    mount_image(spec["source"], point, writable=spec["writable"])
                     self._images.append(point)
-                    if mounted["hand_over"] and self._user is not None:
-                        hand_over(point, self._user)
-                    if mounted["writable"]:
-                        take_reserve(point)
+                    if spec["hand_over"] and self._user is not None:
+                        chown_layers(point, self._user)
+                    if spec["writable"]:
+                        allocate_reserve(point)
                 else:
-                    self._lay(mounted, point, os.path.join(root, b".lower%d" % number))  # noqa: PTH118
+                    self._mount_overlay(spec, point, os.path.join(root, b".lower%d" % number))  # noqa: PTH118
 
-    def _lay(self, mounted: dict[str, Any], point: bytes, below: bytes) -> None:
+    def _mount_overlay(self, spec: dict[str, Any], point: bytes, lower: bytes) -> None:
         """Lay an overlay over a folder, whose owner is shown as the run's user."""
-        make_point(below, folder=True)
-        show(mounted["source"], below, self._map(mounted), writable=False)
-        upper = self._folder(mounted["upper"], 0o755)
-        work = self._folder(mounted["work"], 0o700)
-        forget_volatile(work)
-        handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (below, upper, work)]
+        make_mount_point(lower, folder=True)
+        bind_mount(spec["source"], lower, self._id_map_fd(spec), writable=False)
+        upper = self._layer_dir(spec["upper"], 0o755)
+        work = self._layer_dir(spec["work"], 0o700)
+        clear_volatile_mark(work)
+        handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (lower, upper, work)]
         try:
             # By descriptor: no name can be taken for an option, and the agent's mount table shows none of ours.
             # `volatile`: the end of a run does not wait until the whole disk is written.
@@ -189,19 +191,21 @@ class Stage:
                 if error.errno != _ENOSPC or not self._images:
                     raise
                 for image in self._images:
-                    give_reserve(image)
+                    free_reserve(image)
                 mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)
                 for image in self._images:
-                    take_reserve(image)  # before the agent fills that as well: the next mount needs it again
+                    allocate_reserve(
+                        image
+                    )  # before the agent fills that as well: the next mount needs it again
         finally:
             for handle in handles:
                 os.close(handle)
         self._overlays.append(work)
 
-    def _map(self, mounted: dict[str, Any]) -> int | None:
-        return None if mounted["map"] is None else self._given[mounted["map"]]
+    def _id_map_fd(self, spec: dict[str, Any]) -> int | None:
+        return None if spec["map"] is None else self._descriptors[spec["map"]]
 
-    def _folder(self, path: bytes, mode: int) -> bytes:
+    def _layer_dir(self, path: bytes, mode: int) -> bytes:
         """Give a layer's folder, whose path may be relative to the stage; one on an image there is made if need be."""
         assert self._root is not None  # noqa: S101  # layers are mounted on it
         path = os.path.join(self._root, path)  # noqa: PTH118  # pathlib is large
@@ -217,9 +221,9 @@ class Stage:
 
     # --- limits --------------------------------------------------------------------------------------
 
-    def _make_groups(self) -> None:
-        for path, limits in self._seal["groups"]:
-            with _Doing(f"the group {path}"):
+    def _create_cgroups(self) -> None:
+        for path, limits in self._spec["groups"]:
+            with _ErrorContext(f"the group {path}"):
                 os.mkdir(path, 0o755)  # noqa: PTH102  # pathlib is large
                 self.groups.append(path)
                 for name, value, needed in limits:
@@ -229,31 +233,31 @@ class Stage:
                         if needed:
                             raise
 
-    def enter(self, born_in: str | None) -> None:
+    def apply_limits(self, initial_cgroup: str | None) -> None:
         """Take the limits upon this process, while it may still do so; it was `born_in` one of its groups, if any."""
         for path in self.groups:
-            if path != born_in:
-                with _Doing(f"the group {path}"):
-                    _join(path)
-        _limit(resource.RLIMIT_NOFILE, self._seal["open_files"])
-        _limit(resource.RLIMIT_FSIZE, self._seal["file_size"])
-        _limit(resource.RLIMIT_NPROC, self._seal["processes"])
+            if path != initial_cgroup:
+                with _ErrorContext(f"the group {path}"):
+                    _enter_cgroup(path)
+        _set_rlimit(resource.RLIMIT_NOFILE, self._spec["open_files"])
+        _set_rlimit(resource.RLIMIT_FSIZE, self._spec["file_size"])
+        _set_rlimit(resource.RLIMIT_NPROC, self._spec["processes"])
         try:
             _write("/proc/self/oom_score_adj", _OOM_SCORE)
         except OSError:
             return  # a guard for the machine, not a limit of the run
 
-    def takes_too_much(self, pids: Iterable[int]) -> bool:
+    def exceeds_memory(self, pids: Iterable[int]) -> bool:
         """Say whether processes together hold more memory than they may, each page counted once."""
-        too_much: bool = sum(_held_by(pid) for pid in pids) > self._seal["memory"]
-        self._overfull += too_much
-        return too_much
+        exceeded: bool = sum(_memory_of(pid) for pid in pids) > self._spec["memory"]
+        self._memory_exceeded += exceeded
+        return exceeded
 
     def hand_over(self, failure: int) -> int:
         """Put the inputs on their descriptors, out of whose way `failure` moves."""
-        failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
-        for number, content in self._seal["inputs"].items():
-            given = fcntl.fcntl(os.memfd_create("input"), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+        failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
+        for number, content in self._spec["inputs"].items():
+            given = fcntl.fcntl(os.memfd_create("input"), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
             rest = content
             while rest:
                 rest = rest[os.write(given, rest) :]
@@ -268,7 +272,7 @@ class Stage:
 
         The chain is: our init (when there is one), bwrap, its own process 1, and the first child of that.
         """
-        if not self._bwrap:
+        if not self._is_bwrap:
             return None
         children: dict[int, list[int]] = {}
         for pid, parent in pairs:
@@ -279,7 +283,7 @@ class Stage:
             if len(below) != 1:
                 return None
             at = below[0]
-        started = [(_started(pid), pid) for pid in children.get(at, [])]
+        started = [(_start_time(pid), pid) for pid in children.get(at, [])]
         return min(started)[1] if started else None
 
     def ended(self, code: int) -> tuple[int | None, int | None]:
@@ -287,7 +291,7 @@ class Stage:
 
         Only of signals that nobody says on purpose: the CLI itself leaves with 143 when it is asked to end.
         """
-        if self._bwrap and code - 128 in _FATAL:
+        if self._is_bwrap and code - 128 in _FATAL_SIGNALS:
             return None, code - 128
         return code, None
 
@@ -295,31 +299,31 @@ class Stage:
 
     def evidence(self) -> dict[str, int]:
         """Say which limits were felt: how often, by the names of the counters, and `full` disks."""
-        found = {"oom": self._overfull}
-        for name, path, key in self._seal["counters"]:
-            found[name] = _count(path, key)
+        found = {"oom": self._memory_exceeded}
+        for name, path, key in self._spec["counters"]:
+            found[name] = _read_counter(path, key)
         found["full"] = sum(_is_full(image) for image in self._images)
         return found
 
     def end(self) -> None:
         """Unmount and remove what was made; nothing of the run is alive any more."""
         for path in self.groups:
-            _remove(path)
+            _remove_cgroup_dir(path)
         self.groups = []
-        if not self._staged or self._root is None:
+        if not self._root_mounted or self._root is None:
             return
         try:
-            call("umount2", self._root, _MNT_DETACH)
+            libc_call("umount2", self._root, _MNT_DETACH)
         except OSError:
             return  # it goes with the namespace, when we do
         for work in self._overlays:
-            forget_volatile(work)
+            clear_volatile_mark(work)
 
 
 # --- limits, one at a time -------------------------------------------------------------------------
 
 
-def _join(group: str) -> None:
+def _enter_cgroup(group: str) -> None:
     """Enter a control group, by the one thread there is; moving a thread costs no wait, but only version 1 lets us."""
     try:
         _write(f"{group}/tasks", b"0")
@@ -335,16 +339,16 @@ def _write(path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _limit(which: int, most: int | None) -> None:
-    if most is None:
+def _set_rlimit(resource_id: int, value: int | None) -> None:
+    if value is None:
         return
-    hard = resource.getrlimit(which)[1]
+    hard = resource.getrlimit(resource_id)[1]
     if hard != resource.RLIM_INFINITY:
-        most = min(most, hard)
-    resource.setrlimit(which, (most, most))
+        value = min(value, hard)
+    resource.setrlimit(resource_id, (value, value))
 
 
-def _count(path: str, key: bytes) -> int:
+def _read_counter(path: str, key: bytes) -> int:
     """Read `key NUMBER` of a group's file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -362,10 +366,10 @@ def _is_full(image: bytes) -> bool:
         state = os.statvfs(image)
     except OSError:
         return False
-    return state.f_bavail * state.f_frsize < _FULL_BYTES or state.f_favail == 0
+    return state.f_bavail * state.f_frsize < _MIN_FREE_BYTES or state.f_favail == 0
 
 
-def _remove(group: str) -> None:
+def _remove_cgroup_dir(group: str) -> None:
     for _ in range(200):
         try:
             os.rmdir(group)  # noqa: PTH106  # pathlib is large
@@ -380,7 +384,7 @@ def _remove(group: str) -> None:
 # --- processes -------------------------------------------------------------------------------------
 
 
-def _held_by(pid: int) -> int:
+def _memory_of(pid: int) -> int:
     """Give a process's share of memory in bytes."""
     try:
         descriptor = os.open(f"/proc/{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC)
@@ -395,7 +399,7 @@ def _held_by(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(b"Pss:")), 0)
 
 
-def _started(pid: int) -> int:
+def _start_time(pid: int) -> int:
     try:
         descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

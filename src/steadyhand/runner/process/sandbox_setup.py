@@ -13,58 +13,58 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import SpawnError
-from steadyhand.ports import Mounted, Seal
-from steadyhand.runner.process.cgroups import groups
+from steadyhand.ports import Mount, SandboxSpec
+from steadyhand.runner.process.cgroups import detect_cgroups
 
-_MAP_SECONDS = 10.0
-_MAKE_NAMESPACE = """
+_ID_MAP_SECONDS = 10.0
+_USER_NAMESPACE_PROGRAM = """
 import ctypes, os, sys
 failed = ctypes.CDLL(None, use_errno=True).unshare(0x10000000)
 print(os.strerror(ctypes.get_errno()) if failed else "", flush=True)
 sys.stdin.read()
 """
 
-_maps: dict[tuple[int, int], int] = {}
+_id_map_cache: dict[tuple[int, int], int] = {}
 """A user namespace for each (owner on disk, shown as), made once and kept for the life of the process."""
 
 
 @dataclass(slots=True)
-class Sealing:
+class SandboxSetup:
     """What one run's supervisor is given: descriptors of user namespaces, and a socket for listening ones."""
 
-    seal: Seal
-    maps: Mapping[int, int] = field(default_factory=dict)
+    seal: SandboxSpec
+    id_maps: Mapping[int, int] = field(default_factory=dict)
     """The descriptor of a user namespace by the owner that it shows as the run's user."""
     ours: socket.socket | None = None
     theirs: socket.socket | None = None
 
     @classmethod
-    async def prepare(cls, seal: Seal | None, user: int | None) -> "Sealing | None":
+    async def prepare(cls, spec: SandboxSpec | None, user: int | None) -> "SandboxSetup | None":
         """Get ready for a run; None without a seal. Raises `SpawnError`."""
-        if seal is None:
+        if spec is None:
             return None
-        maps = {}
+        id_maps = {}
         if user is not None:
-            owners = {mounted.owner for mounted in seal.mounts} - {None, user}
-            maps = {owner: await _map(owner, user) for owner in owners if owner is not None}
-        ours, theirs = socket.socketpair() if seal.ports else (None, None)
-        return cls(seal, maps, ours, theirs)
+            owners = {mount.owner for mount in spec.mounts} - {None, user}
+            id_maps = {owner: await _id_map(owner, user) for owner in owners if owner is not None}
+        service_end, supervisor_end = socket.socketpair() if spec.ports else (None, None)
+        return cls(spec, id_maps, service_end, supervisor_end)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What the supervisor is given, which the spec counts from 0."""
-        return (*self.maps.values(), *(() if self.theirs is None else (self.theirs.fileno(),)))
+        return (*self.id_maps.values(), *(() if self.theirs is None else (self.theirs.fileno(),)))
 
     def spec(self, name: str, file_size: int | None) -> dict[str, Any]:
         """Give the seal as the supervisor reads it; `name` is that of its groups."""
-        seal, held, ceiling = self.seal, groups(), self.seal.ceiling
+        seal, held, ceiling = self.seal, detect_cgroups(), self.seal.ceiling
         sizes = [size for size in (ceiling.file_size, file_size) if size is not None]
         return {
             "stage": None if seal.stage is None else os.fsencode(seal.stage),
-            "mounts": [self._mounted(each) for each in seal.mounts],
-            "inputs": dict(seal.inputs),
+            "mounts": [self._mount_message(each) for each in seal.mounts],
+            "inputs": dict(seal.input_data),
             "ports": seal.ports,
-            "doors": None if self.ours is None else len(self.maps),
+            "doors": None if self.ours is None else len(self.id_maps),
             "groups": held.limits(name, ceiling),
             "counters": held.counters(name),
             "kill": None if held.kill is None else str(held.kill / name),
@@ -74,20 +74,20 @@ class Sealing:
             "memory": ceiling.memory if held.memory is None else None,
         }
 
-    def _mounted(self, mounted: Mounted) -> dict[str, Any]:
-        numbers = {owner: number for number, owner in enumerate(self.maps)}
+    def _mount_message(self, mount: Mount) -> dict[str, Any]:
+        numbers = {owner: number for number, owner in enumerate(self.id_maps)}
         return {
-            "kind": mounted.kind,
-            "name": os.fsencode(mounted.name),
-            "source": os.fsencode(mounted.source),
-            "writable": mounted.writable,
-            "map": None if mounted.owner is None else numbers.get(mounted.owner),
-            "upper": None if mounted.upper is None else os.fsencode(mounted.upper),
-            "work": None if mounted.work is None else os.fsencode(mounted.work),
-            "hand_over": mounted.hand_over,
+            "kind": mount.kind,
+            "name": os.fsencode(mount.name),
+            "source": os.fsencode(mount.source),
+            "writable": mount.writable,
+            "map": None if mount.owner is None else numbers.get(mount.owner),
+            "upper": None if mount.upper is None else os.fsencode(mount.upper),
+            "work": None if mount.work is None else os.fsencode(mount.work),
+            "hand_over": mount.hand_over,
         }
 
-    def handed_over(self) -> None:
+    def close_supervisor_end(self) -> None:
         """Let go of the supervisor's end once it has its own."""
         if self.theirs is not None:
             self.theirs.close()
@@ -112,33 +112,33 @@ class Sealing:
                 end.close()
 
 
-async def _map(owner: int, shown: int) -> int:
+async def _id_map(owner: int, inner_uid: int) -> int:
     """Give a user namespace in which `owner` is `shown`; making one costs a process and 10 ms. Raises `SpawnError`."""
-    key = (owner, shown)
-    if key not in _maps:
-        made = await _make_map(owner, shown)
-        if key in _maps:  # another run was as fast
-            os.close(made)
+    key = (owner, inner_uid)
+    if key not in _id_map_cache:
+        fd = await _create_id_map(owner, inner_uid)
+        if key in _id_map_cache:  # another run was as fast
+            os.close(fd)
         else:
-            _maps[key] = made
-    return _maps[key]
+            _id_map_cache[key] = fd
+    return _id_map_cache[key]
 
 
-async def _make_map(owner: int, shown: int) -> int:
+async def _create_id_map(owner: int, inner_uid: int) -> int:
     pipe = asyncio.subprocess.PIPE
-    words = (sys.executable, "-I", "-S", "-c", _MAKE_NAMESPACE)
+    argv = (sys.executable, "-I", "-S", "-c", _USER_NAMESPACE_PROGRAM)
     holder = await asyncio.create_subprocess_exec(
-        *words, stdin=pipe, stdout=pipe, env={}, start_new_session=True
+        *argv, stdin=pipe, stdout=pipe, env={}, start_new_session=True
     )
     try:
-        async with asyncio.timeout(_MAP_SECONDS):
+        async with asyncio.timeout(_ID_MAP_SECONDS):
             assert holder.stdout is not None  # noqa: S101  # it was asked for
-            said = (await holder.stdout.readline()).decode().strip()
-        if said:
-            raise SpawnError(f"A user namespace for the checkout could not be made: {said}.")
+            failure = (await holder.stdout.readline()).decode().strip()
+        if failure:
+            raise SpawnError(f"A user namespace for the checkout could not be made: {failure}.")
         process = Path(f"/proc/{holder.pid}")
         for file in ("uid_map", "gid_map"):
-            (process / file).write_text(f"{owner} {shown} 1\n")
+            (process / file).write_text(f"{owner} {inner_uid} 1\n")
         return os.open(process / "ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, TimeoutError) as error:
         raise SpawnError("A user namespace for the checkout could not be made.") from error

@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from steadyhand.runner.process.process_tree import forward, remove_cgroup
+    from steadyhand.runner.process.process_tree import remove_cgroup, send_signal
 
 
 _PR_SET_PDEATHSIG = 1
@@ -26,45 +26,47 @@ _CLONE_INTO_CGROUP = 1 << 33
 _CLONE3 = 435  # the number of the system call on every architecture
 _MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 _MS_REC_SLAVE = 16384 | (1 << 19)
-_UNABLE = b"unable"
+_UNSUPPORTED = b"unable"
 
 
-def libc(name: str, *words: int | bytes | None) -> int:
+def libc(name: str, *arguments: int | bytes | None) -> int:
     """Call a function of the C library that gives an int: 0 when it did what it was asked."""
     library = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None is the process itself
-    answer: int = _ctypes.call_function(_ctypes.dlsym(library, name), words)
-    return answer
+    result: int = _ctypes.call_function(_ctypes.dlsym(library, name), arguments)
+    return result
 
 
-class Run:
+class SpawnedAgent:
     """What was started: the child of ours, by which means, and where its status is told."""
 
-    def __init__(self, pid: int, means: str, status: int | None = None, cgroup: str | None = None) -> None:
+    def __init__(
+        self, pid: int, containment: str, status_fd: int | None = None, cgroup: str | None = None
+    ) -> None:
         self.pid = pid
-        self.means = means
-        self.status = status
+        self.means = containment
+        self.status = status_fd
         self.cgroup = cgroup
         self.stage: Any = None
 
 
-def let_go_of_standard_streams() -> None:
+def detach_standard_streams() -> None:
     """Give up stdin, stdout and stderr: they are the agent's."""
     # The agent's copies must be the only ones, or the service would never see their end.
-    nothing = os.open(os.devnull, os.O_RDWR)
+    null_fd = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(nothing, descriptor)
-    os.close(nothing)
+        os.dup2(null_fd, descriptor)
+    os.close(null_fd)
 
 
-def start(spec: dict[str, Any], channel: int) -> Run:
+def spawn_agent(spec: dict[str, Any], channel: int) -> SpawnedAgent:
     """Start the agent by the first means that works. Raises `OSError` when the agent itself does not start."""
-    for means in spec["means"]:
-        if means == "pid_namespace":
-            run = _start_in_namespace(spec, channel)
-        elif means == "cgroup":
-            run = _start_in_cgroup(spec)
+    for method in spec["means"]:
+        if method == "pid_namespace":
+            run = _spawn_in_namespace(spec, channel)
+        elif method == "cgroup":
+            run = _spawn_in_cgroup(spec)
         else:
-            run = _start_child(spec, "walk", None)
+            run = _spawn_child(spec, "walk", None)
         if run is not None:
             run.stage = spec["stage"]
             if run.stage is not None:
@@ -73,7 +75,7 @@ def start(spec: dict[str, Any], channel: int) -> Run:
     raise OSError(0, "no means of supervision is left to try")
 
 
-def _start_in_cgroup(spec: dict[str, Any]) -> Run | None:
+def _spawn_in_cgroup(spec: dict[str, Any]) -> SpawnedAgent | None:
     group = spec["cgroup"]
     if group is None or spec["stage"] is not None:  # a sealed run is in the groups of its stage
         return None
@@ -82,22 +84,22 @@ def _start_in_cgroup(spec: dict[str, Any]) -> Run | None:
     except OSError:
         return None
     try:
-        return _start_child(spec, "cgroup", group)
+        return _spawn_child(spec, "cgroup", group)
     except OSError:
         remove_cgroup(group)
         raise
 
 
-def _start_child(spec: dict[str, Any], means: str, cgroup: str | None) -> Run:
+def _spawn_child(spec: dict[str, Any], containment: str, cgroup: str | None) -> SpawnedAgent:
     reader, writer = os.pipe()
-    pid, born_in = _fork_into(cgroup if spec["stage"] is None else spec["stage"].kill)
+    pid, initial_cgroup = _fork_into(cgroup if spec["stage"] is None else spec["stage"].kill)
     if pid == 0:
-        if cgroup is not None and born_in is None:
+        if cgroup is not None and initial_cgroup is None:
             _join_cgroup(cgroup, writer)
-        _become_agent(spec, writer, born_in)
+        _exec_agent(spec, writer, initial_cgroup)
     os.close(writer)
-    _raise_failure(reader)
-    return Run(pid, means, cgroup=cgroup)
+    _raise_child_failure(reader)
+    return SpawnedAgent(pid, containment, cgroup=cgroup)
 
 
 def _fork_into(group: str | None) -> tuple[int, str | None]:
@@ -115,94 +117,94 @@ def _fork_into(group: str | None) -> tuple[int, str | None]:
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
     # set_tid_size, cgroup.
     values = (_CLONE_INTO_CGROUP, 0, 0, 0, int(_signal.SIGCHLD), 0, 0, 0, 0, 0, directory)
-    words = b"".join(value.to_bytes(8, sys.byteorder) for value in values)
-    pid = libc("syscall", _CLONE3, words, len(words))
+    clone_args = b"".join(value.to_bytes(8, sys.byteorder) for value in values)
+    pid = libc("syscall", _CLONE3, clone_args, len(clone_args))
     os.close(directory)
     return (os.fork(), None) if pid < 0 else (pid, group)
 
 
-def _join_cgroup(group: str, writer: int) -> None:
+def _join_cgroup(group: str, failure_fd: int) -> None:
     try:
         descriptor = os.open(f"{group}/cgroup.procs", os.O_WRONLY)
         os.write(descriptor, b"0")
     except OSError as error:
-        _give_up(writer, error)
+        _report_and_exit(failure_fd, error)
 
 
-def _start_in_namespace(spec: dict[str, Any], channel: int) -> Run | None:
+def _spawn_in_namespace(spec: dict[str, Any], channel: int) -> SpawnedAgent | None:
     """Start the agent below an init of ours in a pid namespace; None where that is not to be had."""
     try:
-        home = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        outer_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
     except OSError:
         return None
     if libc("unshare", _CLONE_NEWPID) != 0:
-        os.close(home)
+        os.close(outer_namespace)
         return None
     failure, failure_writer = os.pipe()
     status, status_writer = os.pipe()
-    go, go_writer = os.pipe()
+    gate, gate_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        for descriptor in (channel, home, failure, status, go_writer):
+        for descriptor in (channel, outer_namespace, failure, status, gate_writer):
             os.close(descriptor)
-        _be_init(spec, go, failure_writer, status_writer)
-    for descriptor in (go, failure_writer, status_writer):
+        _run_init(spec, gate, failure_writer, status_writer)
+    for descriptor in (gate, failure_writer, status_writer):
         os.close(descriptor)
     # Later children of ours (there are none unless this fails) belong to the outer namespace again.
-    libc("setns", home, _CLONE_NEWPID)
-    os.close(home)
-    os.write(go_writer, b"g")
+    libc("setns", outer_namespace, _CLONE_NEWPID)
+    os.close(outer_namespace)
+    os.write(gate_writer, b"g")
     try:
-        able = _raise_failure(failure)
+        supported = _raise_child_failure(failure)
     finally:
-        os.close(go_writer)
-    if not able:
+        os.close(gate_writer)
+    if not supported:
         os.waitpid(pid, 0)
         os.close(status)
         return None
-    return Run(pid, "pid_namespace", status=status)
+    return SpawnedAgent(pid, "pid_namespace", status_fd=status)
 
 
-def _raise_failure(reader: int) -> bool:
+def _raise_child_failure(reader: int) -> bool:
     """Read what a starting child says until its exec closes the pipe; False when the means is not to be had."""
-    said = b""
+    message = b""
     while part := os.read(reader, 4096):
-        said += part
+        message += part
     os.close(reader)
-    if said == _UNABLE:
+    if message == _UNSUPPORTED:
         return False
-    if said:
-        raise OSError(0, said.decode("utf-8", "replace"))
+    if message:
+        raise OSError(0, message.decode("utf-8", "replace"))
     return True
 
 
-def _be_init(spec: dict[str, Any], go: int, failure: int, status: int) -> NoReturn:
+def _run_init(spec: dict[str, Any], gate: int, failure_fd: int, status_fd: int) -> NoReturn:
     """Be process 1 of the namespace: start the agent, reap what is orphaned, end with the agent."""
     try:
         libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
-        if os.read(go, 1) != b"g":
+        if os.read(gate, 1) != b"g":
             os._exit(1)  # the supervisor died before we asked to die with it
-        if not _mount_own_proc():  # bwrap, too, looks its children up here before it mounts one for them
+        if not _mount_proc():  # bwrap, too, looks its children up here before it mounts one for them
             # Sealed there is no other means: bwrap would have to mount the same.
-            os.write(failure, _UNABLE if spec["stage"] is None else b"cannot mount proc for it")
+            os.write(failure_fd, _UNSUPPORTED if spec["stage"] is None else b"cannot mount proc for it")
             os._exit(1)
         _signal.set_wakeup_fd(-1)
-        agent, born_in = _fork_into(None if spec["stage"] is None else spec["stage"].kill)
+        agent, initial_cgroup = _fork_into(None if spec["stage"] is None else spec["stage"].kill)
         if agent == 0:
-            _become_agent(spec, failure, born_in)
-        _signal.signal(_signal.SIGTERM, lambda number, _: forward(agent, number))
-        os.close(failure)
-        let_go_of_standard_streams()
+            _exec_agent(spec, failure_fd, initial_cgroup)
+        _signal.signal(_signal.SIGTERM, lambda number, _: send_signal(agent, number))
+        os.close(failure_fd)
+        detach_standard_streams()
         while True:
             pid, ended = os.waitpid(-1, 0)
             if pid == agent:
-                os.write(status, b"%d" % ended)
+                os.write(status_fd, b"%d" % ended)
                 os._exit(0)
     except OSError as error:
-        _give_up(failure, error)
+        _report_and_exit(failure_fd, error)
 
 
-def _mount_own_proc() -> bool:
+def _mount_proc() -> bool:
     if libc("unshare", _CLONE_NEWNS) != 0:
         return False
     if libc("mount", b"none", b"/", None, _MS_REC_SLAVE, None) != 0:
@@ -210,7 +212,7 @@ def _mount_own_proc() -> bool:
     return bool(libc("mount", b"proc", b"/proc", b"proc", _MS_NOSUID_NODEV_NOEXEC, None) == 0)
 
 
-def _become_agent(spec: dict[str, Any], failure: int, born_in: str | None) -> NoReturn:
+def _exec_agent(spec: dict[str, Any], failure_fd: int, initial_cgroup: str | None) -> NoReturn:
     """Drop what the agent must not have and become it; what goes wrong is told on `failure`."""
     try:
         _signal.set_wakeup_fd(-1)
@@ -223,9 +225,9 @@ def _become_agent(spec: dict[str, Any], failure: int, born_in: str | None) -> No
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if spec["file_size"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (spec["file_size"], spec["file_size"]))
-        stage = spec["stage"]
-        if stage is not None:
-            stage.enter(born_in)
+        sandbox = spec["stage"]
+        if sandbox is not None:
+            sandbox.apply_limits(initial_cgroup)
         user = spec["user"]
         if user is not None and user != os.geteuid():
             os.setgroups([])
@@ -236,20 +238,20 @@ def _become_agent(spec: dict[str, Any], failure: int, born_in: str | None) -> No
         libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _write_files(spec)
         os.chdir(spec["cwd"])
-        if stage is not None:
-            failure = stage.hand_over(failure)
+        if sandbox is not None:
+            failure_fd = sandbox.hand_over(failure_fd)
         # Every descriptor of ours closes at exec, `failure` too: that is how the supervisor knows it happened.
         os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606  # no shell is the point
     except OSError as error:
-        _give_up(failure, error)
+        _report_and_exit(failure_fd, error)
 
 
 def _write_files(spec: dict[str, Any]) -> None:
     # As the agent's user: a link that an earlier run left here leads only where that user may write anyway.
     for folder in spec["folders"]:
         os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib is large
-    laid = [each for each in spec["laid"] if not _is_taken(each[0])]
-    for path, content in (*spec["files"], *laid):
+    optional_files = [each for each in spec["laid"] if not _path_exists(each[0])]
+    for path, content in (*spec["files"], *optional_files):
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  # the same
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         rest = content
@@ -258,13 +260,13 @@ def _write_files(spec: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
-def _is_taken(path: bytes) -> bool:
+def _path_exists(path: bytes) -> bool:
     # The folder is the agent's own, too: what it has made of it in an earlier run is left as it is.
     folder = os.path.dirname(path)  # noqa: PTH120  # the same
     return os.path.lexists(path) or os.path.islink(folder) or os.path.isfile(folder)  # noqa: PTH113, PTH114  # the same
 
 
-def _give_up(failure: int, error: OSError) -> NoReturn:
+def _report_and_exit(failure_fd: int, error: OSError) -> NoReturn:
     name = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
-    os.write(failure, f"{error.strerror or error}{name}".encode("utf-8", "replace"))
+    os.write(failure_fd, f"{error.strerror or error}{name}".encode("utf-8", "replace"))
     os._exit(127)

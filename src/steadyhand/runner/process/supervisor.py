@@ -37,57 +37,71 @@ TYPE_CHECKING = False  # `typing` is large; checkers know the name
 if TYPE_CHECKING:
     from typing import Any
 
-    from steadyhand.runner.process.process_tree import descendants, drain, forward, kill_all, parents, reap
-    from steadyhand.runner.process.spawn import Run, let_go_of_standard_streams, libc, start
+    from steadyhand.runner.process.process_tree import (
+        descendants,
+        drain_pipe,
+        kill_all,
+        parents,
+        reap_children,
+        send_signal,
+    )
+    from steadyhand.runner.process.spawn import SpawnedAgent, detach_standard_streams, libc, spawn_agent
 
-MEANS = ("pid_namespace", "cgroup", "walk")
+CONTAINMENT_METHODS = ("pid_namespace", "cgroup", "walk")
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def supervise(channel: int, given: list[int], surroundings: Any) -> None:
+def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> None:
     """Serve one run, whose spec comes on the channel; `given` are the descriptors that its seal may name.
 
     `surroundings` is `stage.Stage`, for a run with a seal.
     """
     os.setsid()
-    wake = _wake_on_child()
+    sigchld_fd = _open_sigchld_pipe()
     libc("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _send(channel, {"here": os.getpid()})
-    asked = _receive(channel)
-    if asked is None:
+    _send_to_service(channel, {"here": os.getpid()})
+    request = _receive_from_service(channel)
+    if request is None:
         return
-    spec = asked["start"]
-    stage = None if spec["seal"] is None else surroundings(spec["seal"], given, spec["user"], spec["argv"][0])
-    spec["stage"] = stage
-    sealed = stage is None
-    try:
-        if stage is not None:
-            stage.build()
-            sealed = True
-        run = start(spec, channel)
-    except OSError as error:
-        if stage is not None:
-            stage.end()
-        _send(channel, {"failed": f"{error.strerror or error}", "sealing": not sealed})
-        return
-    let_go_of_standard_streams()
-    groups = [] if run.cgroup is None else [run.cgroup]
-    _send(
-        channel, {"started": run.pid, "means": run.means, "groups": groups if stage is None else stage.groups}
+    spec = request["start"]
+    sandbox = (
+        None
+        if spec["seal"] is None
+        else sandbox_runtime(spec["seal"], descriptors, spec["user"], spec["argv"][0])
     )
-    code, signal = _attend(run, channel, wake)
-    _send(channel, {"exited": code, "signal": signal, "felt": {} if stage is None else stage.evidence()})
-    kill_all(run.cgroup, wake)
-    if stage is not None:
-        stage.end()
-    _send(channel, {"gone": True})
+    spec["stage"] = sandbox
+    sandbox_ready = sandbox is None
+    try:
+        if sandbox is not None:
+            sandbox.build()
+            sandbox_ready = True
+        run = spawn_agent(spec, channel)
+    except OSError as error:
+        if sandbox is not None:
+            sandbox.end()
+        _send_to_service(channel, {"failed": f"{error.strerror or error}", "sealing": not sandbox_ready})
+        return
+    detach_standard_streams()
+    cgroups = [] if run.cgroup is None else [run.cgroup]
+    _send_to_service(
+        channel,
+        {"started": run.pid, "means": run.means, "groups": cgroups if sandbox is None else sandbox.groups},
+    )
+    code, signal = _run_until_exit(run, channel, sigchld_fd)
+    _send_to_service(
+        channel, {"exited": code, "signal": signal, "felt": {} if sandbox is None else sandbox.evidence()}
+    )
+    kill_all(run.cgroup, sigchld_fd)
+    if sandbox is not None:
+        sandbox.end()
+    _send_to_service(channel, {"gone": True})
 
 
 # --- talking to the service ----------------------------------------------------------------------
 
 
-def _send(channel: int, message: dict[str, Any]) -> None:
+def _send_to_service(channel: int, message: dict[str, Any]) -> None:
     frame = marshal.dumps(message)
     data = len(frame).to_bytes(4, "little") + frame
     try:
@@ -97,7 +111,7 @@ def _send(channel: int, message: dict[str, Any]) -> None:
         return  # the service is gone; what is left to do is the same without it
 
 
-def _receive(channel: int) -> dict[str, Any] | None:
+def _receive_from_service(channel: int) -> dict[str, Any] | None:
     head = _read_exactly(channel, 4)
     if head is None:
         return None
@@ -121,7 +135,7 @@ def _read_exactly(channel: int, size: int) -> bytes | None:
     return parts
 
 
-def _wake_on_child() -> int:
+def _open_sigchld_pipe() -> int:
     """Give a descriptor that becomes readable when a child dies."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
@@ -134,52 +148,52 @@ def _wake_on_child() -> int:
 # --- attending and ending it ---------------------------------------------------------------------
 
 
-def _attend(run: Run, channel: int, wake: int) -> tuple[int | None, int | None]:
+def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[int | None, int | None]:
     """Do as asked until the agent ends or all is to be killed; gives its exit code or its signal."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
-    poll.register(wake, select.POLLIN)
-    look_ms = None if run.stage is None else run.stage.look_ms
+    poll.register(sigchld_fd, select.POLLIN)
+    poll_ms = None if run.stage is None else run.stage.memory_poll_ms
     while True:
-        ready = poll.poll(look_ms)
-        if not ready and run.stage.takes_too_much(descendants(os.getpid())):
-            return _status_of(run, _kill_main(run))
+        ready = poll.poll(poll_ms)
+        if not ready and run.stage.exceeds_memory(descendants(os.getpid())):
+            return _exit_status_of(run, _kill_main(run))
         for descriptor, _ in ready:
-            if descriptor == wake:
-                drain(wake)
-                ended = reap(run.pid)
-                if ended is not None:
-                    return _status_of(run, ended)
+            if descriptor == sigchld_fd:
+                drain_pipe(sigchld_fd)
+                wait_status = reap_children(run.pid)
+                if wait_status is not None:
+                    return _exit_status_of(run, wait_status)
             else:
-                asked = _receive(channel)
-                if asked is None or "kill" in asked:
-                    return _status_of(run, _kill_main(run))
-                forward(_addressee(run), asked["signal"])
+                request = _receive_from_service(channel)
+                if request is None or "kill" in request:
+                    return _exit_status_of(run, _kill_main(run))
+                send_signal(_signal_target(run), request["signal"])
 
 
-def _addressee(run: Run) -> int:
+def _signal_target(run: SpawnedAgent) -> int:
     """Give the pid that a signal is for: bwrap hands none on, so the command inside it is told itself."""
-    inner = None
+    inner_pid = None
     if run.stage is not None:
-        inner = run.stage.command(parents(), run.pid, init=run.means == "pid_namespace")
-    return run.pid if inner is None else inner
+        inner_pid = run.stage.command(parents(), run.pid, init=run.means == "pid_namespace")
+    return run.pid if inner_pid is None else inner_pid
 
 
-def _kill_main(run: Run) -> int:
+def _kill_main(run: SpawnedAgent) -> int:
     """Kill the agent (with its namespace, when it has one) and give its wait status."""
-    ended = reap(run.pid)
-    if ended is None:
+    wait_status = reap_children(run.pid)
+    if wait_status is None:
         os.kill(run.pid, _signal.SIGKILL)
-        _, ended = os.waitpid(run.pid, 0)
-    return ended
+        _, wait_status = os.waitpid(run.pid, 0)
+    return wait_status
 
 
-def _status_of(run: Run, ended: int) -> tuple[int | None, int | None]:
+def _exit_status_of(run: SpawnedAgent, wait_status: int) -> tuple[int | None, int | None]:
     if run.status is not None:
-        told = os.read(run.status, 32)
+        reported = os.read(run.status, 32)
         # The init says how the agent ended; without a word it was killed before it could.
-        ended = int(told) if told else int(_signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(ended)
+        wait_status = int(reported) if reported else int(_signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(wait_status)
     if code < 0:
         return None, -code
     return (code, None) if run.stage is None else run.stage.ended(code)

@@ -4,35 +4,35 @@ import asyncio
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import Command
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 
-_SECONDS = 20.0
-_MOST = 4096
+_TRY_SECONDS = 20.0
+_MAX_BYTES = 4096
 
 
 async def try_command(command: Command) -> str | None:
     """Run a command that does nothing; null when it ran and ended with 0, else the reason in a sentence."""
     try:
-        async with asyncio.timeout(_SECONDS), AgentProcess.start(Launch(command)) as process:
+        async with asyncio.timeout(_TRY_SECONDS), AgentProcess.start(LaunchSpec(command)) as process:
             process.end_input()
             async with asyncio.TaskGroup() as group:
-                said = group.create_task(_first(process.stderr))
-                heard = group.create_task(_first(process.stdout))
-                ended = await process.wait()
-            lines = (said.result() or heard.result()).decode("utf-8", "replace").split("\n")
+                stderr_task = group.create_task(_read_start(process.stderr))
+                stdout_task = group.create_task(_read_start(process.stdout))
+                exit_status = await process.wait()
+            lines = (stderr_task.result() or stdout_task.result()).decode("utf-8", "replace").split("\n")
     except SpawnError as error:
         return str(error)
     except TimeoutError:
-        return f"It did not end within {_SECONDS:g} seconds."
-    if ended.code == 0:
+        return f"It did not end within {_TRY_SECONDS:g} seconds."
+    if exit_status.code == 0:
         return None
-    how = f"signal {ended.signal}" if ended.code is None else f"exit code {ended.code}"
-    return next((line.strip() for line in lines if line.strip()), f"It ended with {how} and said nothing.")
+    cause = f"signal {exit_status.signal}" if exit_status.code is None else f"exit code {exit_status.code}"
+    return next((line.strip() for line in lines if line.strip()), f"It ended with {cause} and said nothing.")
 
 
-async def _first(reader: asyncio.StreamReader) -> bytes:
+async def _read_start(reader: asyncio.StreamReader) -> bytes:
     """Give the beginning of what comes, and read the rest away."""
-    kept = b""
-    while chunk := await reader.read(_MOST):
-        kept += chunk[: max(0, _MOST - len(kept))]
-    return kept
+    start = b""
+    while chunk := await reader.read(_MAX_BYTES):
+        start += chunk[: max(0, _MAX_BYTES - len(start))]
+    return start

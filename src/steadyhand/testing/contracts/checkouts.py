@@ -9,8 +9,8 @@ import pytest
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import Checkouts, Place
-from steadyhand.testing.contracts.samples import a_job, to_its_end
+from steadyhand.ports import Checkout, Checkouts
+from steadyhand.testing.contracts.samples import async_test, make_job
 
 _SECONDS = 60
 _ENVIRONMENT = {
@@ -26,24 +26,24 @@ _ENVIRONMENT = {
 DEFINITION = "---\nname: helper\ndescription: Helps.\ntools: Read\nhooks:\n  Stop: []\n---\nYou help.\n"
 
 
-def shell(script: str, cwd: Path, *, user: int | None = None, home: Path | None = None) -> str:
+def run_shell(script: str, cwd: Path, *, user: int | None = None, home: Path | None = None) -> str:
     """Run a shell script, as `user` (uid and gid) when given, and give what it printed."""
     env = {**_ENVIRONMENT, **({} if home is None else {"HOME": str(home), **_config_of(home)})}
-    who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-    ran = subprocess.run(  # type: ignore[call-overload]  # a test's own script
-        ["/bin/sh", "-ec", script], cwd=cwd, env=env, check=False, capture_output=True, timeout=_SECONDS, **who
+    identity = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    result = subprocess.run(  # type: ignore[call-overload]  # a test's own script
+        ["/bin/sh", "-ec", script], cwd=cwd, env=env, check=False, capture_output=True, timeout=_SECONDS, **identity
     )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr.decode("utf-8", "replace")
-    return str(ran.stdout.decode("utf-8", "surrogateescape"))
+    assert result.returncode == 0, result.stderr.decode("utf-8", "replace")
+    return str(result.stdout.decode("utf-8", "surrogateescape"))
 
 
 def _config_of(home: Path) -> dict[str, str]:
     return {"CLAUDE_CONFIG_DIR": str(home.with_name("config"))}
 
 
-def as_agent(place: Place, script: str) -> str:
+def run_as_agent(checkout: Checkout, script: str) -> str:
     """Do in a place what an agent would do there: as its user, with its home."""
-    return shell(script, place.directory, user=place.user, home=place.home)
+    return run_shell(script, checkout.directory, user=checkout.user, home=checkout.home)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Repository:
 
     def do(self, script: str) -> str:
         """Run a shell script in it."""
-        return shell(script, self.folder)
+        return run_shell(script, self.folder)
 
     def commit(self, name: str, text: str) -> str:
         """Commit a file on the branch that is checked out and give the commit's id."""
@@ -86,18 +86,18 @@ def make_repository(folder: Path) -> Repository:
     return repository
 
 
-def tree_of(folder: Path) -> dict[str, str]:
+def list_tree(folder: Path) -> dict[str, str]:
     """Give every file below a folder, `.git` apart: its kind, its executable bit and its content."""
-    found = {}
+    tree = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if name.split("/", maxsplit=1)[0] == ".git" or (path.is_dir() and not path.is_symlink()):
             continue
         if path.is_symlink():
-            found[name] = f"link {path.readlink()}"
+            tree[name] = f"link {path.readlink()}"
         else:
-            found[name] = f"{path.stat().st_mode & 0o100:o} {path.read_bytes().hex()}"
-    return found
+            tree[name] = f"{path.stat().st_mode & 0o100:o} {path.read_bytes().hex()}"
+    return tree
 
 
 class CheckoutsContract:
@@ -110,15 +110,15 @@ class CheckoutsContract:
         """Open checkouts in a data directory of their own below `world`."""
         raise NotImplementedError
 
-    async def does(self, place: Place, script: str) -> str:
+    async def does(self, place: Checkout, script: str) -> str:
         """Do in a place what an agent would do there, and give what it printed; here without a sandbox."""
-        return as_agent(place, script)
+        return run_as_agent(place, script)
 
-    async def tree(self, place: Place) -> dict[str, str]:
+    async def tree(self, place: Checkout) -> dict[str, str]:
         """Give every file of a checkout as the agent sees it; see `tree_of`."""
-        return tree_of(place.directory)
+        return list_tree(place.directory)
 
-    def left(self, place: Place) -> set[str]:
+    def left(self, place: Checkout) -> set[str]:
         """Give the names of what is in a job's folder."""
         return {path.name for path in place.files.root.iterdir()}
 
@@ -126,75 +126,75 @@ class CheckoutsContract:
         """Make a repository."""
         return make_repository(self.world / "repository")
 
-    @to_its_end
+    @async_test
     async def test_a_branch_a_tag_and_a_commit_can_each_be_checked_out(self) -> None:
         repository = self.repository()
         commit = repository.head("main~1")
         async with self.opened() as checkouts:
             for slot, ref in enumerate(["side", "v1", commit, commit[:10], "refs/heads/side", None]):
-                place = await checkouts.prepare(a_job(ref=ref), repository.workspace(), slot)
+                place = await checkouts.prepare(make_job(ref=ref), repository.workspace(), slot)
                 assert place.commit == repository.head(ref or "main")
                 assert (await self.does(place, "git rev-parse HEAD")).strip() == place.commit
                 assert await self.does(place, "git status --porcelain") == ""
 
-    @to_its_end
+    @async_test
     async def test_an_unknown_ref_is_named_in_the_error(self) -> None:
         repository = self.repository()
         async with self.opened() as checkouts:
             for ref in ("no-such-branch", "f" * 40, "--upload-pack=x", "main..side", "v1^{/x}"):
                 with pytest.raises(WorkspaceError) as caught:
-                    await checkouts.prepare(a_job(ref=ref), repository.workspace(), 0)
+                    await checkouts.prepare(make_job(ref=ref), repository.workspace(), 0)
                 assert ref in caught.value.detail
 
-    @to_its_end
+    @async_test
     async def test_a_repository_that_is_not_there_is_an_error_without_its_path(self) -> None:
         missing = self.world / "missing"
         async with self.opened() as checkouts:
             with pytest.raises(WorkspaceError) as caught:
-                await checkouts.prepare(a_job(), Workspace("example", repository=str(missing)), 0)
+                await checkouts.prepare(make_job(), Workspace("example", repository=str(missing)), 0)
         assert "missing" in caught.value.detail
         assert str(self.world) not in caught.value.detail
 
-    @to_its_end
+    @async_test
     async def test_the_next_job_sees_a_new_commit(self) -> None:
         repository = self.repository()
         async with self.opened() as checkouts:
-            before = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            before = await checkouts.prepare(make_job(), repository.workspace(), 0)
             commit = repository.commit("new.txt", "new\n")
-            after = await checkouts.prepare(a_job(), repository.workspace(), 1)
+            after = await checkouts.prepare(make_job(), repository.workspace(), 1)
             assert before.commit != commit
             assert after.commit == commit
             assert await self.does(after, "cat new.txt") == "new\n"
             assert await self.does(before, "test ! -e new.txt") == ""
 
-    @to_its_end
+    @async_test
     async def test_uncommitted_work_of_the_repository_is_not_in_a_checkout(self) -> None:
         repository = self.repository()
         (repository.folder / "draft.txt").write_text("draft\n", encoding="utf-8")
         (repository.folder / "readme.txt").write_text("edited\n", encoding="utf-8")
         async with self.opened() as checkouts:
-            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            place = await checkouts.prepare(make_job(), repository.workspace(), 0)
             assert await self.does(place, "test ! -e draft.txt && cat readme.txt") == "one\ntwo\nthree\n"
 
-    @to_its_end
+    @async_test
     async def test_what_one_job_does_is_unknown_to_another_and_to_the_repository(self) -> None:
         repository = self.repository()
         async with self.opened() as checkouts:
-            first = await checkouts.prepare(a_job(), repository.workspace(), 0)
-            second = await checkouts.prepare(a_job(), repository.workspace(), 1)
+            first = await checkouts.prepare(make_job(), repository.workspace(), 0)
+            second = await checkouts.prepare(make_job(), repository.workspace(), 1)
             await self.does(
                 first, "echo mine > mine.txt && git add -A && git commit -qm mine && git branch -f main HEAD"
             )
             await self.does(
                 first, "chmod -R u+w .git && for f in $(find .git/objects -type f); do echo broken > $f; done"
             )
-            third = await checkouts.prepare(a_job(), repository.workspace(), 2)
+            third = await checkouts.prepare(make_job(), repository.workspace(), 2)
             for place in (second, third):
                 await self.does(place, "test ! -e mine.txt")
                 await self.does(place, "git fsck --strict")
         repository.do("git fsck --strict && test ! -e mine.txt")
 
-    @to_its_end
+    @async_test
     async def test_the_diff_applies_and_gives_the_tree_that_the_agent_left(self) -> None:
         repository = self.repository()
         repository.do(
@@ -203,7 +203,7 @@ class CheckoutsContract:
         repository.commit("ignored-list", "x\n")
         repository.commit(".gitignore", "*.log\n")
         async with self.opened() as checkouts:
-            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            place = await checkouts.prepare(make_job(), repository.workspace(), 0)
             await self.does(
                 place,
                 "rm gone.txt && printf 'c\\0d\\377' > binary && chmod +x run.sh && ln -sf run.sh link\n"
@@ -217,19 +217,19 @@ class CheckoutsContract:
             await self.does(place, "rm noise.log")
             wanted = await self.tree(place)
             copy = self.world / "copy"
-            shell(
+            run_shell(
                 f"git clone -q {repository.folder} {copy} && cd {copy} && git checkout -q {place.commit}",
                 self.world,
             )
-            shell(f"git apply --index {place.files.diff}", copy)
-        assert tree_of(copy) == wanted
+            run_shell(f"git apply --index {place.files.diff}", copy)
+        assert list_tree(copy) == wanted
         assert "a/away" in place.files.diff.read_text(encoding="utf-8", errors="replace")
 
-    @to_its_end
+    @async_test
     async def test_commits_and_uncommitted_work_are_kept_when_the_checkout_is_gone(self) -> None:
         repository = self.repository()
         async with self.opened() as checkouts:
-            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            place = await checkouts.prepare(make_job(), repository.workspace(), 0)
             await self.does(place, "echo a > a.txt && git add -A && git commit -qm 'First of mine'")
             await self.does(
                 place, "echo b > b.txt && git add -A && git commit -qm 'Second of mine' && echo c > c.txt"
@@ -245,21 +245,21 @@ class CheckoutsContract:
         assert log[1:] == ["Second of mine", "First of mine"]
         assert repository.do(f"git show {changes.head}:c.txt") == "c\n"
 
-    @to_its_end
+    @async_test
     async def test_a_job_that_changes_nothing_has_no_changes(self) -> None:
         repository = self.repository()
         async with self.opened() as checkouts:
-            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            place = await checkouts.prepare(make_job(), repository.workspace(), 0)
             await self.does(place, "touch readme.txt && git status > /dev/null")
             harvest = await checkouts.harvest(place)
         assert harvest.changes is None
         assert harvest.notices == ()
         assert not place.files.diff.exists()
 
-    @to_its_end
+    @async_test
     async def test_a_second_run_of_a_job_starts_over_and_leaves_nothing_of_the_first(self) -> None:
         repository = self.repository()
-        job = a_job()
+        job = make_job()
         async with self.opened() as checkouts:
             first = await checkouts.prepare(job, repository.workspace(), 0)
             await self.does(
@@ -275,10 +275,10 @@ class CheckoutsContract:
         assert not (again.home / "left").exists()
         assert not (again.files.config / "x").exists()
 
-    @to_its_end
+    @async_test
     async def test_scratch_is_an_empty_directory_of_the_agent(self) -> None:
         async with self.opened() as checkouts:
-            place = await checkouts.prepare(a_job(), Workspace("scratch"), 0)
+            place = await checkouts.prepare(make_job(), Workspace("scratch"), 0)
             assert await self.does(place, "ls -A && touch made") == ""
             harvest = await checkouts.harvest(place)
             assert place.commit is None
@@ -286,10 +286,10 @@ class CheckoutsContract:
             await checkouts.release(place)
             assert self.left(place) == {"config", "kept", "prepared"}
 
-    @to_its_end
+    @async_test
     async def test_release_keeps_what_was_kept_and_forget_keeps_nothing(self) -> None:
         repository = self.repository()
-        job = a_job()
+        job = make_job()
         async with self.opened() as checkouts:
             place = await checkouts.prepare(job, repository.workspace(), 0)
             await self.does(
@@ -307,11 +307,11 @@ class CheckoutsContract:
             assert not checkouts.files(job.id).root.exists()
             await checkouts.forget(job.id)
 
-    @to_its_end
+    @async_test
     async def test_sweep_removes_checkouts_that_an_earlier_life_left_and_keeps_the_rest(self) -> None:
         repository = self.repository()
         async with self.opened() as checkouts:
-            place = await checkouts.prepare(a_job(), repository.workspace(), 0)
+            place = await checkouts.prepare(make_job(), repository.workspace(), 0)
             await self.does(place, "echo x > x.txt && echo y > $CLAUDE_CONFIG_DIR/session")
             await checkouts.harvest(place)
             await checkouts.sweep()
@@ -319,7 +319,7 @@ class CheckoutsContract:
             assert place.files.diff.is_file()
             assert (place.files.config / "session").is_file()
 
-    @to_its_end
+    @async_test
     async def test_definitions_come_by_the_trust_of_the_workspace(self) -> None:
         repository = self.repository()
         repository.commit(".claude/agents/helper.md", DEFINITION)

@@ -16,27 +16,27 @@ import pytest
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError
 from steadyhand.job import Job
-from steadyhand.ports import Checkouts, Command, Place, Sandbox
-from steadyhand.runner.process.agent_process import AgentProcess, Exit, Launch
+from steadyhand.ports import Checkout, Checkouts, Command, Sandbox
+from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.contracts.checkouts import Repository, make_repository
-from steadyhand.testing.contracts.samples import a_job, to_its_end
-from steadyhand.testing.processes import marked, new_mark, none_left
+from steadyhand.testing.contracts.samples import async_test, make_job
+from steadyhand.testing.processes import new_process_mark, pids_with_mark, wait_until_gone
 
-GONE_SECONDS = 1.0
+EXIT_TIMEOUT_SECONDS = 1.0
 """How long after its end something of a run may still be dying."""
 _AGENT = Agent("a")
-_DEAF = "import os, signal, sys, time\nfor n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n"
-_LIVE = "os.write(1, b'ready\\n'); time.sleep(25); os._exit(0)"
+_IGNORE_SIGNALS = "import os, signal, sys, time\nfor n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n"
+_STAY_ALIVE = "os.write(1, b'ready\\n'); time.sleep(25); os._exit(0)"
 LEFT_BEHIND = {
-    "plain": f"if os.fork() == 0: {_LIVE}\n",
-    "setsid": f"if os.fork() == 0: os.setsid(); {_LIVE}\n",
-    "daemon": f"if os.fork() == 0:\n os.setsid()\n if os.fork() == 0: {_LIVE}\n os._exit(0)\n",
+    "plain": f"if os.fork() == 0: {_STAY_ALIVE}\n",
+    "setsid": f"if os.fork() == 0: os.setsid(); {_STAY_ALIVE}\n",
+    "daemon": f"if os.fork() == 0:\n os.setsid()\n if os.fork() == 0: {_STAY_ALIVE}\n os._exit(0)\n",
 }
 """Python that leaves a process of each kind behind, deaf to all that asks it to end; it says so when it lives."""
 
 
-class BoundaryContract:
+class IsolationContract:
     """Subclass it and give `opened()`; `world` is a directory that every user can enter."""
 
     world: Path
@@ -50,7 +50,7 @@ class BoundaryContract:
     # --- a run, step by step -------------------------------------------------------------------
 
     def command(
-        self, sandbox: Sandbox, place: Place, argv: Sequence[str], mark: str = "none", **env: str
+        self, sandbox: Sandbox, place: Checkout, argv: Sequence[str], mark: str = "none", **env: str
     ) -> Command:
         """Wrap a command for a place, with no more of an environment than it needs."""
         view = sandbox.view(place)
@@ -65,36 +65,39 @@ class BoundaryContract:
         }
         return sandbox.wrap(Command(argv, base | env, view.directory, place.user), place, _AGENT)
 
-    async def ended(self, command: Command, given: bytes = b"") -> tuple[Exit, bytes]:
+    async def ended(self, command: Command, given: bytes = b"") -> tuple[ExitStatus, bytes]:
         """Run a command to its end and give how it ended and all it printed."""
-        async with AgentProcess.start(Launch(command)) as process:
+        async with AgentProcess.start(LaunchSpec(command)) as process:
             await process.write(given)
             process.end_input()
             said = await process.stdout.read(-1)
             return await process.wait(), said
 
-    async def says(self, sandbox: Sandbox, place: Place, script: str) -> str:
+    async def says(self, sandbox: Sandbox, place: Checkout, script: str) -> str:
         """Run a shell script, which must end well, and give what it printed."""
         end, said = await self.ended(self.command(sandbox, place, ["/bin/sh", "-ec", script]))
         assert end.code == 0, (end, said)
         return said.decode()
 
     @contextlib.asynccontextmanager
-    async def placed(
+    async def prepared_checkout(
         self, checkouts: Checkouts, repository: Repository, slot: int = 0, job: Job | None = None
-    ) -> AsyncIterator[Place]:
+    ) -> AsyncIterator[Checkout]:
         """Make a checkout, and see it go."""
-        place = await checkouts.prepare(job or a_job(), repository.workspace(), slot)
+        place = await checkouts.prepare(job or make_job(), repository.workspace(), slot)
         yield place
         await checkouts.release(place)
         assert {path.name for path in place.files.root.iterdir()} <= self.leaves
 
     # --- what holds ----------------------------------------------------------------------------
 
-    @to_its_end
+    @async_test
     async def test_a_command_is_where_the_view_says_and_may_write_there_and_at_home(self) -> None:
         repository = make_repository(self.world / "repository")
-        async with self.opened() as (checkouts, sandbox), self.placed(checkouts, repository) as place:
+        async with (
+            self.opened() as (checkouts, sandbox),
+            self.prepared_checkout(checkouts, repository) as place,
+        ):
             view = sandbox.view(place)
             said = await self.says(
                 sandbox, place, "pwd; echo $HOME; cat readme.txt; touch here ~/there; id -u"
@@ -104,12 +107,12 @@ class BoundaryContract:
             assert text == ["one", "two", "three"]
             assert int(uid) != 0 or os.geteuid() != 0
 
-    @to_its_end
+    @async_test
     async def test_what_a_command_did_is_harvested_whether_it_ended_or_was_killed(self) -> None:
         repository = make_repository(self.world / "repository")
         async with self.opened() as (checkouts, sandbox):
             for slot, last in enumerate(("exit 0", "exit 3", "kill -9 $$")):
-                async with self.placed(checkouts, repository, slot) as place:
+                async with self.prepared_checkout(checkouts, repository, slot) as place:
                     script = (
                         "git config user.name A; git config user.email a@example.org; echo a > a.txt; git add -A;"
                         f" git commit -qm mine; echo four >> readme.txt; {last}"
@@ -130,19 +133,22 @@ class BoundaryContract:
     @pytest.mark.parametrize("kind", LEFT_BEHIND)
     @pytest.mark.parametrize("ending", ["itself", "a kill", "a task that is cancelled"])
     def test_nothing_is_alive_after_a_run_that_ended_by(self, kind: str, ending: str) -> None:
-        asyncio.run(asyncio.wait_for(self._outlives(kind, ending), 60))
+        asyncio.run(asyncio.wait_for(self._check_nothing_outlives(kind, ending), 60))
 
-    async def _outlives(self, kind: str, ending: str) -> None:
-        repository, mark = make_repository(self.world / "repository"), new_mark()
-        code = f"{_DEAF}{LEFT_BEHIND[kind]}os.read(0, 1)\n"
-        async with self.opened() as (checkouts, sandbox), self.placed(checkouts, repository) as place:
+    async def _check_nothing_outlives(self, kind: str, ending: str) -> None:
+        repository, mark = make_repository(self.world / "repository"), new_process_mark()
+        code = f"{_IGNORE_SIGNALS}{LEFT_BEHIND[kind]}os.read(0, 1)\n"
+        async with (
+            self.opened() as (checkouts, sandbox),
+            self.prepared_checkout(checkouts, repository) as place,
+        ):
             command = self.command(sandbox, place, ["/usr/bin/python3", "-ISc", code], mark)
             started = asyncio.Event()
 
             async def run() -> None:
-                async with AgentProcess.start(Launch(command)) as process:
+                async with AgentProcess.start(LaunchSpec(command)) as process:
                     assert await process.stdout.readline() == b"ready\n"
-                    assert len(marked(mark)) > 1
+                    assert len(pids_with_mark(mark)) > 1
                     started.set()
                     if ending == "itself":
                         await process.write(b"x")
@@ -155,36 +161,39 @@ class BoundaryContract:
                 await started.wait()
                 if ending == "a task that is cancelled":
                     task.cancel()
-            assert none_left(mark, GONE_SECONDS)
+            assert wait_until_gone(mark, EXIT_TIMEOUT_SECONDS)
             # Its checkout is there to be looked at and goes like any other.
             assert (await checkouts.harvest(place)).changes is None
 
-    @to_its_end
+    @async_test
     async def test_two_runs_at_once_know_nothing_of_each_other(self) -> None:
         repository = make_repository(self.world / "repository")
         async with (
             self.opened() as (checkouts, sandbox),
-            self.placed(checkouts, repository, 0) as one,
-            self.placed(checkouts, repository, 1) as other,
+            self.prepared_checkout(checkouts, repository, 0) as one,
+            self.prepared_checkout(checkouts, repository, 1) as other,
         ):
             script = "echo $0 > mine.txt; echo $0 > ~/mine; echo ready; read go; cat mine.txt ~/mine"
             async with contextlib.AsyncExitStack() as stack:
                 both = []
                 for place, name in ((one, "one"), (other, "other")):
                     command = self.command(sandbox, place, ["/bin/sh", "-ec", script, name])
-                    both.append(await stack.enter_async_context(AgentProcess.start(Launch(command))))
+                    both.append(await stack.enter_async_context(AgentProcess.start(LaunchSpec(command))))
                 for process in both:
                     assert await process.stdout.readline() == b"ready\n"
                 for process, own in zip(both, (b"one", b"other"), strict=True):
                     await process.write(b"go\n")
                     assert await process.stdout.read(-1) == own + b"\n" + own + b"\n"
 
-    @to_its_end
+    @async_test
     async def test_a_command_has_the_environment_that_it_was_given_and_none_of_the_services(self) -> None:
         repository = make_repository(self.world / "repository")
         os.environ["SH_CANARY_OF_THE_SERVICE"] = "canary"
         try:
-            async with self.opened() as (checkouts, sandbox), self.placed(checkouts, repository) as place:
+            async with (
+                self.opened() as (checkouts, sandbox),
+                self.prepared_checkout(checkouts, repository) as place,
+            ):
                 command = self.command(sandbox, place, ["/usr/bin/env", "-0"], GIVEN="a\nb=c")
                 end, said = await self.ended(command)
         finally:
@@ -193,12 +202,15 @@ class BoundaryContract:
         assert b"GIVEN=a\nb=c" in said.split(b"\0")
         assert b"canary" not in said
 
-    @to_its_end
+    @async_test
     async def test_bytes_go_in_and_come_out_as_they_are(self) -> None:
         repository = make_repository(self.world / "repository")
         given = bytes(range(256)) * 4096
-        async with self.opened() as (checkouts, sandbox), self.placed(checkouts, repository) as place:
-            async with AgentProcess.start(Launch(self.command(sandbox, place, ["/bin/cat"]))) as process:
+        async with (
+            self.opened() as (checkouts, sandbox),
+            self.prepared_checkout(checkouts, repository) as place,
+        ):
+            async with AgentProcess.start(LaunchSpec(self.command(sandbox, place, ["/bin/cat"]))) as process:
                 async with asyncio.TaskGroup() as group:
                     out = group.create_task(process.stdout.read(-1))
                     await process.write(given)
@@ -206,19 +218,19 @@ class BoundaryContract:
                 assert (await process.wait()).code == 0
             assert out.result() == given
 
-    @to_its_end
+    @async_test
     async def test_a_second_run_of_a_job_finds_nothing_of_the_first(self) -> None:
-        repository, job = make_repository(self.world / "repository"), a_job()
+        repository, job = make_repository(self.world / "repository"), make_job()
         async with self.opened() as (checkouts, sandbox):
             for slot in (0, 1):
-                async with self.placed(checkouts, repository, slot, job) as place:
+                async with self.prepared_checkout(checkouts, repository, slot, job) as place:
                     there = await self.says(sandbox, place, "ls -A . ~; echo x > left.txt; echo x > ~/left")
                     assert "left" not in there
 
-    @to_its_end
+    @async_test
     async def test_an_empty_workspace_is_empty_and_what_is_no_program_does_not_end_well(self) -> None:
         async with self.opened() as (checkouts, sandbox):
-            place = await checkouts.prepare(a_job(), Workspace("scratch"), 0)
+            place = await checkouts.prepare(make_job(), Workspace("scratch"), 0)
             assert await self.says(sandbox, place, "ls -A") == ""
             try:
                 end, _ = await self.ended(self.command(sandbox, place, ["/nonexistent/program"]))

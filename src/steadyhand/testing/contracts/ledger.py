@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import timedelta
 
-from steadyhand.ports import Ledger, Spent, Tokens, UsageBy, UsageQuery
-from steadyhand.testing.contracts.samples import NOON, a_call, to_its_end
+from steadyhand.ports import Ledger, TokenCounts, UsageGroup, UsageQuery, UsageTotal
+from steadyhand.testing.contracts.samples import NOON, async_test, make_call
 
 DAY = timedelta(days=1)
 
@@ -18,57 +18,57 @@ class LedgerContract:
         """Give an empty ledger for one test, closed at its end."""
         raise NotImplementedError
 
-    @to_its_end
+    @async_test
     async def test_settled_calls_are_added_up_with_every_kind_of_token_apart(self) -> None:
-        first = a_call(tokens=Tokens(1, 2, 3, 4, 5), micros=70)
-        second = a_call(tokens=Tokens(10, 20, 30, 40, 50), micros=700)
+        first = make_call(tokens=TokenCounts(1, 2, 3, 4, 5), micros=70)
+        second = make_call(tokens=TokenCounts(10, 20, 30, 40, 50), micros=700)
         async with self.opened() as ledger:
             await ledger.keep_call(first)
             await ledger.keep_call(second)
             (row,) = await ledger.usage(UsageQuery())
             assert row.of == {}
-            assert row.spent == Spent(2, Tokens(11, 22, 33, 44, 55), 770)
+            assert row.spent == UsageTotal(2, TokenCounts(11, 22, 33, 44, 55), 770)
 
-    @to_its_end
+    @async_test
     async def test_nothing_spent_is_one_row_of_nothing_and_no_row_of_any_group(self) -> None:
         async with self.opened() as ledger:
-            assert [row.spent for row in await ledger.usage(UsageQuery())] == [Spent()]
+            assert [row.spent for row in await ledger.usage(UsageQuery())] == [UsageTotal()]
             assert list(await ledger.usage(UsageQuery(by=("agent",)))) == []
 
-    @to_its_end
+    @async_test
     async def test_a_call_that_is_kept_again_takes_its_own_place(self) -> None:
-        opened = a_call(settled=False, reserved_micros=900)
+        opened = make_call(settled=False, reserved_micros=900)
         async with self.opened() as ledger:
             await ledger.keep_call(opened)
-            assert await _sum(ledger) == Spent()
-            await ledger.keep_call(replace(opened, settled=True, micros=40, tokens=Tokens(output=4)))
-            assert await _sum(ledger) == Spent(1, Tokens(output=4), 40)
+            assert await _sum(ledger) == UsageTotal()
+            await ledger.keep_call(replace(opened, settled=True, micros=40, tokens=TokenCounts(output=4)))
+            assert await _sum(ledger) == UsageTotal(1, TokenCounts(output=4), 40)
 
-    @to_its_end
+    @async_test
     async def test_calls_that_are_kept_at_once_each_have_their_last_word(self) -> None:
-        opened = [a_call(settled=False, reserved_micros=1) for _ in range(40)]
+        opened = [make_call(settled=False, reserved_micros=1) for _ in range(40)]
         async with self.opened() as ledger:
             both = [each for call in opened for each in (call, replace(call, settled=True, micros=2))]
             await asyncio.gather(*(ledger.keep_call(call) for call in both))
-            assert await _sum(ledger) == Spent(40, micros=80)
+            assert await _sum(ledger) == UsageTotal(40, micros=80)
 
-    @to_its_end
+    @async_test
     async def test_what_was_left_open_is_settled_at_its_reservation_and_marked(self) -> None:
         async with self.opened() as ledger:
-            await ledger.keep_call(a_call(settled=False, reserved_micros=900))
-            await ledger.keep_call(a_call(settled=False, reserved_micros=90, agent="other"))
-            await ledger.keep_call(a_call(micros=5, reserved_micros=100))
+            await ledger.keep_call(make_call(settled=False, reserved_micros=900))
+            await ledger.keep_call(make_call(settled=False, reserved_micros=90, agent="other"))
+            await ledger.keep_call(make_call(micros=5, reserved_micros=100))
             assert await ledger.settle_open() == 2
-            assert await _sum(ledger) == Spent(3, Tokens(), 995, complete=False)
-            assert await _sum(ledger, agent="other") == Spent(1, Tokens(), 90, complete=False)
+            assert await _sum(ledger) == UsageTotal(3, TokenCounts(), 995, complete=False)
+            assert await _sum(ledger, agent="other") == UsageTotal(1, TokenCounts(), 90, complete=False)
             assert await ledger.settle_open() == 0
 
-    @to_its_end
+    @async_test
     async def test_one_call_without_a_price_or_a_whole_answer_marks_the_sum(self) -> None:
         async with self.opened() as ledger:
-            await ledger.keep_call(a_call(model="known"))
-            await ledger.keep_call(a_call(model="odd", priced=False))
-            await ledger.keep_call(a_call(model="cut", complete=False))
+            await ledger.keep_call(make_call(model="known"))
+            await ledger.keep_call(make_call(model="odd", priced=False))
+            await ledger.keep_call(make_call(model="cut", complete=False))
             total = await _sum(ledger)
             assert (total.priced, total.complete) == (False, False)
             by_model = {row.of["model"]: row.spent for row in await ledger.usage(UsageQuery(by=("model",)))}
@@ -76,18 +76,18 @@ class LedgerContract:
             assert (by_model["odd"].priced, by_model["odd"].complete) == (False, True)
             assert (by_model["cut"].priced, by_model["cut"].complete) == (True, False)
 
-    @to_its_end
+    @async_test
     async def test_sums_come_by_each_thing_and_by_several_in_their_order(self) -> None:
         calls = [
-            a_call(api_key_id="k_b", agent="x", model="m1", provider="p", micros=1),
-            a_call(api_key_id="k_a", agent="y", model="m2", provider="p", micros=2, at=NOON + DAY),
-            a_call(api_key_id="k_a", agent="x", model="m2", provider="q", micros=4),
-            a_call(api_key_id="k_a", agent="x", model="m1", provider="p", micros=8),
+            make_call(api_key_id="k_b", agent="x", model="m1", provider="p", micros=1),
+            make_call(api_key_id="k_a", agent="y", model="m2", provider="p", micros=2, at=NOON + DAY),
+            make_call(api_key_id="k_a", agent="x", model="m2", provider="q", micros=4),
+            make_call(api_key_id="k_a", agent="x", model="m1", provider="p", micros=8),
         ]
         async with self.opened() as ledger:
             await asyncio.gather(*(ledger.keep_call(call) for call in calls))
 
-            async def sums(*by: UsageBy) -> list[tuple[tuple[str, ...], int]]:
+            async def sums(*by: UsageGroup) -> list[tuple[tuple[str, ...], int]]:
                 rows = await ledger.usage(UsageQuery(by=by))
                 return [(tuple(row.of[each] for each in by), row.spent.micros) for row in rows]
 
@@ -102,13 +102,13 @@ class LedgerContract:
                 (("k_b", "x"), 1),
             ]
 
-    @to_its_end
+    @async_test
     async def test_only_what_was_asked_for_is_added(self) -> None:
         async with self.opened() as ledger:
-            await ledger.keep_call(a_call(job_id="one", micros=1, at=NOON))
-            await ledger.keep_call(a_call(job_id="two", micros=2, at=NOON + DAY, api_key_id="k_two"))
+            await ledger.keep_call(make_call(job_id="one", micros=1, at=NOON))
+            await ledger.keep_call(make_call(job_id="two", micros=2, at=NOON + DAY, api_key_id="k_two"))
             await ledger.keep_call(
-                a_call(job_id="two", micros=4, at=NOON + 2 * DAY, agent="b", model="m", run=3)
+                make_call(job_id="two", micros=4, at=NOON + 2 * DAY, agent="b", model="m", run=3)
             )
             for query, expected in (
                 (UsageQuery(job_id="two"), 6),
@@ -127,22 +127,22 @@ class LedgerContract:
                 (row,) = await ledger.usage(query)
                 assert row.spent.micros == expected, query
 
-    @to_its_end
+    @async_test
     async def test_amounts_beyond_any_double_are_kept_to_the_last_micro_dollar(self) -> None:
         large = 2**60 + 1
         async with self.opened() as ledger:
-            await ledger.keep_call(a_call(micros=large, tokens=Tokens(input=large)))
-            await ledger.keep_call(a_call(micros=1))
+            await ledger.keep_call(make_call(micros=large, tokens=TokenCounts(input=large)))
+            await ledger.keep_call(make_call(micros=1))
             total = await _sum(ledger)
             assert (total.micros, total.tokens.input) == (large + 1, large)
 
-    @to_its_end
+    @async_test
     async def test_a_call_outlives_a_job_that_nobody_ever_stored(self) -> None:
         async with self.opened() as ledger:
-            await ledger.keep_call(a_call(job_id="forgotten", micros=3))
+            await ledger.keep_call(make_call(job_id="forgotten", micros=3))
             assert (await _sum(ledger, job_id="forgotten")).micros == 3
 
 
-async def _sum(ledger: Ledger, *, agent: str | None = None, job_id: str | None = None) -> Spent:
+async def _sum(ledger: Ledger, *, agent: str | None = None, job_id: str | None = None) -> UsageTotal:
     (row,) = await ledger.usage(UsageQuery(agent=agent, job_id=job_id))
     return row.spent

@@ -6,79 +6,79 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from steadyhand.errors import InvalidRequest, TryLater
+from steadyhand.errors import InvalidRequest, RetryLater
 from steadyhand.job import Job, State
-from steadyhand.outcome import Stop
-from steadyhand.ports import Added, Claim, Filter, Idempotency, Queue, Store
-from steadyhand.testing.contracts.samples import NOON, a_job, accepted, refused, to_its_end
+from steadyhand.outcome import StopReason
+from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter, Queue, Store
+from steadyhand.testing.contracts.samples import NOON, accepted_draft, async_test, expect_error, make_job
 
-KEY = Idempotency("again", "f" * 64)
+KEY = IdempotencyKey("again", "f" * 64)
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class QueueHarness:
     """A queue and the store under it."""
 
     queue: Queue
     store: Store
 
-    async def admit(self, idempotency: Idempotency | None = None, **fields: object) -> Job:
+    async def admit(self, idempotency: IdempotencyKey | None = None, **fields: object) -> Job:
         """Admit a job with these fields."""
-        return (await self.admitted(idempotency, **fields)).job
+        return (await self.enqueue(idempotency, **fields)).job
 
-    async def admitted(self, idempotency: Idempotency | None = None, **fields: object) -> Added:
+    async def enqueue(self, idempotency: IdempotencyKey | None = None, **fields: object) -> AddResult:
         """Admit a job with these fields and give the whole answer."""
-        return await self.queue.admit(a_job(**fields), accepted(), idempotency)
+        return await self.queue.admit(make_job(**fields), accepted_draft(), idempotency)
 
-    async def refusal(self, idempotency: Idempotency | None = None) -> TryLater:
+    async def refusal(self, idempotency: IdempotencyKey | None = None) -> RetryLater:
         """Give the reason why no job is admitted, after a look that none was stored."""
         before = await self.stored()
-        error = await refused(TryLater, self.admit(idempotency))
+        error = await expect_error(RetryLater, self.admit(idempotency))
         assert await self.stored() == before
         return error
 
     async def stored(self) -> int:
         """Count the jobs in the store, up to 200."""
-        return len((await self.store.page(Filter(), 200)).jobs)
+        return len((await self.store.page(JobFilter(), 200)).jobs)
 
     async def claim(self) -> Claim:
         """Claim what must be there."""
         async with asyncio.timeout(5):
             return await self.queue.claim()
 
-    async def nothing_to_claim(self) -> bool:
+    async def has_nothing_to_claim(self) -> bool:
         """Whether a claim has to wait, looked at over a hundred turns of the event loop."""
         async with asyncio.TaskGroup() as group:
             claiming = group.create_task(self.queue.claim())
             for _ in range(100):
                 await asyncio.sleep(0)
-            waits = not claiming.done()
+            blocked = not claiming.done()
             claiming.cancel()
-        return waits
+        return blocked
 
 
-class _Opens:
+class _QueueFactory:
     """How a suite gets its queue; a subclass for an adapter says it."""
 
     def opened(
         self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
-    ) -> AbstractAsyncContextManager[Bench]:
+    ) -> AbstractAsyncContextManager[QueueHarness]:
         """Give an empty queue for one test, closed at its end; `most_running` are limits by key."""
         raise NotImplementedError
 
 
-class QueueOrders(_Opens):
+class QueueOrderContract(_QueueFactory):
     """Who is next, and in which slot."""
 
-    @to_its_end
+    @async_test
     async def test_a_job_that_was_admitted_is_stored_and_claimed_as_stored(self) -> None:
         async with self.opened() as bench:
-            added = await bench.admitted()
+            added = await bench.enqueue()
             assert await bench.store.get(added.job.id) == added.job
             claim = await bench.claim()
             assert (claim.job, claim.slot, claim.stop.reason) == (added.job, 0, None)
 
-    @to_its_end
+    @async_test
     async def test_a_higher_priority_goes_first_and_among_equals_the_earlier_one(self) -> None:
         async with self.opened() as bench:
             jobs = [await bench.admit(priority=each) for each in (0, 5, -3, 5, 0)]
@@ -91,7 +91,7 @@ class QueueOrders(_Opens):
                 await bench.queue.done(claim)
             assert claimed == [jobs[each].id for each in (1, 3, 0, 4, 2)]
 
-    @to_its_end
+    @async_test
     async def test_a_readmitted_job_takes_the_place_of_its_first_acceptance(self) -> None:
         async with self.opened() as bench:
             first = await bench.admit()
@@ -104,7 +104,7 @@ class QueueOrders(_Opens):
             assert bench.queue.position(second.id) == 2
             assert (await bench.claim()).job == first
 
-    @to_its_end
+    @async_test
     async def test_a_job_that_is_readmitted_twice_is_claimed_once(self) -> None:
         async with self.opened(capacity=2) as bench:
             job = await bench.admit()
@@ -113,23 +113,23 @@ class QueueOrders(_Opens):
             claim = await bench.claim()
             assert claim.job == job
             await bench.queue.done(claim)
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             other = await bench.admit()
             assert (await bench.claim()).job == other
 
-    @to_its_end
+    @async_test
     async def test_a_retried_job_waits_until_its_old_run_is_put_away(self) -> None:
         async with self.opened(capacity=2) as bench:
             job = await bench.admit()
             claim = await bench.claim()
             await bench.queue.readmit(job)
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             other = await bench.admit()
             assert (await bench.claim()).job == other
             await bench.queue.done(claim)
             assert (await bench.claim()).job == job
 
-    @to_its_end
+    @async_test
     async def test_the_lowest_free_slot_is_given(self) -> None:
         async with self.opened(capacity=3) as bench:
             for _ in range(5):
@@ -140,11 +140,11 @@ class QueueOrders(_Opens):
             await bench.queue.done(claims[1])
             assert [(await bench.claim()).slot, (await bench.claim()).slot] == [1, 2]
 
-    @to_its_end
+    @async_test
     async def test_a_hundred_jobs_with_capacity_two_all_run_in_order_and_never_three_at_a_time(self) -> None:
         async with self.opened(capacity=2) as bench:
-            jobs = [a_job(priority=n % 3) for n in range(100)]
-            admitted = await asyncio.gather(*(bench.queue.admit(job, accepted()) for job in jobs))
+            jobs = [make_job(priority=n % 3) for n in range(100)]
+            admitted = await asyncio.gather(*(bench.queue.admit(job, accepted_draft()) for job in jobs))
             claimed: list[Job] = []
             running: set[int] = set()
             most = 0
@@ -175,10 +175,10 @@ class QueueOrders(_Opens):
             assert claimed == sorted(stored, key=lambda job: (-job.priority, job.sequence))
 
 
-class QueueBounds(_Opens):
+class QueueBoundsContract(_QueueFactory):
     """Room, refusals and repeats."""
 
-    @to_its_end
+    @async_test
     async def test_as_many_jobs_are_admitted_as_may_run_and_wait(self) -> None:
         async with self.opened(capacity=2, max_queued=3) as bench:
             for _ in range(5):
@@ -193,7 +193,7 @@ class QueueBounds(_Opens):
             await bench.admit()
             await bench.refusal()
 
-    @to_its_end
+    @async_test
     async def test_without_a_queue_a_free_slot_still_admits(self) -> None:
         async with self.opened(capacity=1, max_queued=0) as bench:
             for _ in range(3):
@@ -203,7 +203,7 @@ class QueueBounds(_Opens):
                 assert (await bench.refusal()).code == "queue_full"
                 await bench.queue.done(claim)
 
-    @to_its_end
+    @async_test
     async def test_a_slot_whose_job_is_about_to_end_has_room_and_is_claimed_when_given_back(self) -> None:
         async with self.opened(capacity=1, max_queued=0) as bench:
             await bench.admit()
@@ -212,62 +212,62 @@ class QueueBounds(_Opens):
             assert not bench.queue.load().busy
             second = await bench.admit()
             assert (await bench.refusal()).code == "queue_full"
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             await bench.queue.done(first)
             claim = await bench.claim()
             assert (claim.job.id, claim.slot) == (second.id, 0)
             assert bench.queue.load().active == 1
 
-    @to_its_end
+    @async_test
     async def test_of_many_at_once_no_more_are_admitted_than_there_is_room_for(self) -> None:
         async with self.opened(capacity=2, max_queued=3) as bench:
             answers = await asyncio.gather(*(bench.admit() for _ in range(40)), return_exceptions=True)
             assert sum(isinstance(answer, Job) for answer in answers) == 5
-            assert sum(isinstance(answer, TryLater) for answer in answers) == 35
+            assert sum(isinstance(answer, RetryLater) for answer in answers) == 35
             assert await bench.stored() == 5
 
-    @to_its_end
+    @async_test
     async def test_a_repeat_gets_its_job_though_the_queue_is_full_and_is_queued_once(self) -> None:
         async with self.opened(capacity=1, max_queued=0) as bench:
-            first = await bench.admitted(KEY)
-            again = await bench.admitted(KEY)
+            first = await bench.enqueue(KEY)
+            again = await bench.enqueue(KEY)
             assert (first.replayed, again.replayed) == (False, True)
             assert again.job == first.job
-            await bench.refusal(Idempotency("other", KEY.fingerprint))
+            await bench.refusal(IdempotencyKey("other", KEY.fingerprint))
             await bench.claim()
             assert bench.queue.load().queued == 0
 
-    @to_its_end
+    @async_test
     async def test_a_repeat_with_room_is_not_queued_again(self) -> None:
         async with self.opened(capacity=2) as bench:
             await bench.admit(KEY)
-            assert (await bench.admitted(KEY)).replayed is True
+            assert (await bench.enqueue(KEY)).replayed is True
             claim = await bench.claim()
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             await bench.queue.done(claim)
-            assert (await bench.admitted(KEY)).replayed is True
-            assert await bench.nothing_to_claim()
+            assert (await bench.enqueue(KEY)).replayed is True
+            assert await bench.has_nothing_to_claim()
 
-    @to_its_end
+    @async_test
     async def test_a_job_that_the_store_refuses_takes_no_room(self) -> None:
         async with self.opened(capacity=1, max_queued=1) as bench:
             await bench.admit(KEY)
             for _ in range(5):
-                error = await refused(InvalidRequest, bench.admit(Idempotency(KEY.key, "0" * 64)))
+                error = await expect_error(InvalidRequest, bench.admit(IdempotencyKey(KEY.key, "0" * 64)))
                 assert error.code == "idempotency_mismatch"
             await bench.admit()
             assert bench.queue.load().queued == 2
 
-    @to_its_end
+    @async_test
     async def test_readmitted_jobs_are_taken_though_there_is_no_room(self) -> None:
-        jobs = [replace(a_job(), sequence=each + 1) for each in range(5)]
+        jobs = [replace(make_job(), sequence=each + 1) for each in range(5)]
         async with self.opened(capacity=1, max_queued=1) as bench:
             for job in jobs:
                 await bench.queue.readmit(job)
             assert bench.queue.load().queued == 5
             await bench.refusal()
 
-    @to_its_end
+    @async_test
     async def test_the_load_says_whether_a_new_job_would_start_at_once(self) -> None:
         async with self.opened(capacity=2) as bench:
             loads = [bench.queue.load()]
@@ -282,7 +282,7 @@ class QueueBounds(_Opens):
             ]
             assert [load.busy for load in loads] == [False, False, True]
 
-    @to_its_end
+    @async_test
     async def test_jobs_that_waited_too_long_are_told(self) -> None:
         async with self.opened() as bench:
             await bench.admit()
@@ -296,10 +296,10 @@ class QueueBounds(_Opens):
             assert requeued.id in await bench.queue.overdue(NOON + timedelta(seconds=91))
 
 
-class QueueStops(_Opens):
+class QueueStopContract(_QueueFactory):
     """Cancelling, draining, and callers that go away."""
 
-    @to_its_end
+    @async_test
     async def test_a_cancelled_job_is_withdrawn_and_never_claimed(self) -> None:
         async with self.opened() as bench:
             first, second = await bench.admit(), await bench.admit()
@@ -308,21 +308,21 @@ class QueueStops(_Opens):
             assert (await bench.claim()).job == second
             assert await bench.queue.cancel(first.id) == "unknown"
 
-    @to_its_end
+    @async_test
     async def test_a_running_job_is_asked_to_stop_and_the_first_reason_counts(self) -> None:
         async with self.opened(capacity=2) as bench:
             await bench.admit()
             await bench.admit()
             one, other = await bench.claim(), await bench.claim()
-            assert await bench.queue.cancel(one.job.id, Stop.DEADLINE) == "stopping"
+            assert await bench.queue.cancel(one.job.id, StopReason.DEADLINE) == "stopping"
             assert await bench.queue.cancel(one.job.id) == "stopping"
-            assert one.stop.reason is Stop.DEADLINE
+            assert one.stop.reason is StopReason.DEADLINE
             assert other.stop.reason is None
             assert bench.queue.load().active == 2
             await bench.queue.done(one)
             assert await bench.queue.cancel(one.job.id) == "unknown"
 
-    @to_its_end
+    @async_test
     async def test_giving_a_slot_back_twice_gives_it_back_once(self) -> None:
         async with self.opened() as bench:
             for _ in range(3):
@@ -332,11 +332,11 @@ class QueueStops(_Opens):
             second = await bench.claim()
             await bench.queue.done(first)
             assert bench.queue.load().active == 1
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             await bench.queue.done(second)
             assert (await bench.claim()).slot == 0
 
-    @to_its_end
+    @async_test
     async def test_a_claim_that_is_cancelled_loses_no_job_and_no_slot(self) -> None:
         async with self.opened(capacity=1) as bench:
             for turns in range(12):
@@ -354,7 +354,7 @@ class QueueStops(_Opens):
                 await bench.queue.done(claim)
             assert bench.queue.load() == replace(bench.queue.load(), active=0, queued=0)
 
-    @to_its_end
+    @async_test
     async def test_a_caller_who_goes_away_leaves_a_job_both_stored_and_queued_or_neither(self) -> None:
         async with self.opened(capacity=1, max_queued=100) as bench:
             for turns in range(8):
@@ -368,7 +368,7 @@ class QueueStops(_Opens):
             assert [bench.queue.position(job.id) for job in stored] == list(range(1, len(stored) + 1))
             assert bench.queue.load().queued == len(stored)
 
-    @to_its_end
+    @async_test
     async def test_while_draining_nothing_is_admitted_or_claimed_and_nothing_is_lost(self) -> None:
         async with self.opened(capacity=2) as bench:
             jobs: Sequence[Job] = [await bench.admit() for _ in range(3)]
@@ -376,12 +376,12 @@ class QueueStops(_Opens):
             bench.queue.drain()
             error = await bench.refusal()
             assert (error.code, error.retry_after > 0) == ("draining", True)
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             await bench.queue.done(claim)
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             assert [bench.queue.position(job.id) for job in jobs] == [None, 1, 2]
 
-    @to_its_end
+    @async_test
     async def test_a_claim_that_waits_when_the_drain_begins_gets_nothing(self) -> None:
         async with self.opened() as bench:
             job = await bench.admit()
@@ -396,24 +396,24 @@ class QueueStops(_Opens):
                 assert not claiming.done()
                 claiming.cancel()
 
-    @to_its_end
+    @async_test
     async def test_every_run_that_is_held_is_asked_to_stop(self) -> None:
         async with self.opened(capacity=2) as bench:
             for _ in range(3):
                 await bench.admit()
             claims = [await bench.claim(), await bench.claim()]
-            claims[0].stop.request(Stop.CANCEL)
-            bench.queue.stop_all(Stop.SHUTDOWN)
-            assert [claim.stop.reason for claim in claims] == [Stop.CANCEL, Stop.SHUTDOWN]
+            claims[0].stop.request(StopReason.CANCEL)
+            bench.queue.stop_all(StopReason.SHUTDOWN)
+            assert [claim.stop.reason for claim in claims] == [StopReason.CANCEL, StopReason.SHUTDOWN]
             async with asyncio.timeout(5):
-                assert await claims[1].stop.wait() is Stop.SHUTDOWN
+                assert await claims[1].stop.wait() is StopReason.SHUTDOWN
             assert bench.queue.load().queued == 1
 
 
-class QueueShares(_Opens):
+class QueueFairnessContract(_QueueFactory):
     """What each key has of it."""
 
-    @to_its_end
+    @async_test
     async def test_a_key_at_its_limit_waits_and_holds_up_nobody_else(self) -> None:
         async with self.opened(capacity=3, most_running={"k_small": 1}) as bench:
             mine = [await bench.admit(api_key_id="k_small", priority=9) for _ in range(3)]
@@ -421,13 +421,13 @@ class QueueShares(_Opens):
             first = await bench.claim()
             assert first.job == mine[0]
             assert (await bench.claim()).job == other
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
             assert [bench.queue.position(job.id) for job in mine] == [None, 1, 2]
             await bench.queue.done(first)
             assert (await bench.claim()).job == mine[1]
-            assert await bench.nothing_to_claim()
+            assert await bench.has_nothing_to_claim()
 
-    @to_its_end
+    @async_test
     async def test_a_job_taken_out_of_a_line_leaves_the_rest_of_it_in_order(self) -> None:
         async with self.opened(capacity=2, most_running={"k_small": 1}) as bench:
             mine = [await bench.admit(api_key_id="k_small") for _ in range(4)]
@@ -442,7 +442,7 @@ class QueueShares(_Opens):
             assert (await bench.claim()).job == mine[3]
             assert bench.queue.load().queued == 0
 
-    @to_its_end
+    @async_test
     async def test_the_backlog_of_a_key_is_its_own(self) -> None:
         async with self.opened(capacity=3, most_running={"k_small": 2}) as bench:
             assert bench.queue.backlog("k_small").startable == 2
@@ -458,7 +458,7 @@ class QueueShares(_Opens):
             assert bench.queue.backlog("k_small").startable == 1
             assert bench.queue.backlog("k_one").startable == 2
 
-    @to_its_end
+    @async_test
     async def test_what_is_on_its_way_into_the_store_counts_as_waiting(self) -> None:
         async with self.opened(capacity=1) as bench:
             async with asyncio.TaskGroup() as group:
@@ -470,7 +470,7 @@ class QueueShares(_Opens):
             assert bench.queue.backlog("k_two").waiting == 2
             assert bench.queue.load().queued == 3
 
-    @to_its_end
+    @async_test
     async def test_overdue_jobs_of_all_keys_are_told_next_first(self) -> None:
         async with self.opened(capacity=1) as bench:
             late = [
@@ -481,5 +481,5 @@ class QueueShares(_Opens):
             assert list(await bench.queue.overdue(NOON + timedelta(seconds=2))) == wanted
 
 
-class QueueContract(QueueOrders, QueueBounds, QueueShares, QueueStops):
+class QueueContract(QueueOrderContract, QueueBoundsContract, QueueFairnessContract, QueueStopContract):
     """All of it."""

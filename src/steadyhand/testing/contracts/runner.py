@@ -16,36 +16,46 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.agents import Agent, Workspace
-from steadyhand.events import Body, Message, TextDelta, ToolFinished, ToolStarted, UsageReported, data_of
+from steadyhand.events import (
+    EventBody,
+    Message,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+    UsageReported,
+    event_data,
+)
 from steadyhand.job import Job, Turn
-from steadyhand.outcome import Stop, judge
-from steadyhand.ports import JobFiles, Place, Report, Runner, RunSpec, StopSignal, View
+from steadyhand.outcome import StopReason, decide_outcome
+from steadyhand.ports import AgentPaths, Checkout, JobPaths, Runner, RunReport, RunSpec, StopSignal
 from steadyhand.testing.cli import SYSTEM_PATH
-from steadyhand.testing.processes import marked, new_mark, none_left
+from steadyhand.testing.processes import new_process_mark, pids_with_mark, wait_until_gone
 
 AGENT_UID = 64400 if os.geteuid() == 0 else None
 CANCEL_SECONDS = 2.0
 """How long a running job may take to be cancelled, with nothing left alive."""
-BOUND = 60.0
-FLOOD = "128M"
+TIMEOUT_SECONDS = 60.0
+FLOOD_BYTES = "128M"
 """How much a run prints to see that memory stays within `GROWTH`."""
-GROWTH = 50 * 1024 * 1024
-DEAF = "[[standin: deaf spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf lifetime=30 {signal} sleep=60]]"
+MAX_MEMORY_GROWTH = 50 * 1024 * 1024
+IGNORE_SIGNALS = (
+    "[[standin: deaf spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf lifetime=30 {signal} sleep=60]]"
+)
 
 
 @dataclass(slots=True)
-class Ran:
+class RecordedRun:
     """What a run came to and what was heard of it; `steps` are the names of its events in order."""
 
-    report: Report
-    heard: list[Body | TextDelta]
+    report: RunReport
+    heard: list[EventBody | TextDelta]
     mark: str
     supervisors: list[tuple[int, int]]
 
     @property
     def verdict(self) -> str:
         """What it is judged to be."""
-        return judge(self.report.evidence).type
+        return decide_outcome(self.report.evidence).type
 
     @property
     def result(self) -> Mapping[str, Any]:
@@ -59,56 +69,56 @@ class Ran:
 
 
 @dataclass(slots=True)
-class Stage:
+class RunnerHarness:
     """One job in a place of its own, ready to run."""
 
     runner: Runner
     spec: RunSpec
     mark: str
     stop: StopSignal = field(default_factory=StopSignal)
-    heard: list[Body | TextDelta] = field(default_factory=list)
+    heard: list[EventBody | TextDelta] = field(default_factory=list)
     supervisors: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
-    def make(cls, runner: Runner, world: Path, prompt: str, **fields: Any) -> "Stage":
+    def make(cls, runner: Runner, world: Path, prompt: str, **fields: Any) -> "RunnerHarness":
         """Set a job with this prompt and these fields; `definition` is its agent's."""
-        root = world / f"job-{new_mark()}"
-        files = JobFiles(root)
+        root = world / f"job-{new_process_mark()}"
+        files = JobPaths(root)
         for folder in (root, files.checkout, files.home, files.config):
             folder.mkdir()
             if AGENT_UID is not None and folder != root:
                 os.chown(folder, AGENT_UID, AGENT_UID)
-        place = Place(
+        place = Checkout(
             Workspace("scratch"), files, files.checkout, files.home, files.config, AGENT_UID, commit=None
         )
         definition = fields.pop("definition", None)
         job = replace(_JOB, prompt=prompt, **fields)
-        mark = new_mark()
+        mark = new_process_mark()
         environment = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "SH_MARK": mark}
         stage = cls(
             runner,
             RunSpec(job, 1, Agent(job.agent, definition=definition), place, environment, _ignore),
             mark,
         )
-        stage.spec = replace(stage.spec, spawned=lambda pid, ticks: stage.supervisors.append((pid, ticks)))
+        stage.spec = replace(stage.spec, on_spawned=lambda pid, ticks: stage.supervisors.append((pid, ticks)))
         return stage
 
-    async def emit(self, body: Body | TextDelta) -> None:
+    async def emit(self, body: EventBody | TextDelta) -> None:
         """Hear an event; whatever comes must be fit for the store."""
-        json.dumps(data_of(body)).encode()
+        json.dumps(event_data(body)).encode()
         self.heard.append(body)
 
-    async def run(self) -> Ran:
+    async def run(self) -> RecordedRun:
         """Run to the end; nothing may be alive when the runner returns."""
-        async with asyncio.timeout(BOUND):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             report = await self.runner.run(self.spec, self.emit, self.stop)
-        assert marked(self.mark) == []
-        return Ran(report, self.heard, self.mark, self.supervisors)
+        assert pids_with_mark(self.mark) == []
+        return RecordedRun(report, self.heard, self.mark, self.supervisors)
 
-    async def run_and(self, act: Callable[[], Awaitable[None]]) -> Ran:
+    async def run_with(self, action: Callable[[], Awaitable[None]]) -> RecordedRun:
         """Run, and do something beside it."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_awaited(act()))
+            group.create_task(_await(action()))
             return await self.run()
 
     async def until(self, there: Callable[[], bool]) -> None:
@@ -134,42 +144,42 @@ def _ignore(_pid: int, _ticks: int) -> None:
     return
 
 
-async def _awaited(work: Awaitable[None]) -> None:
+async def _await(work: Awaitable[None]) -> None:
     await work
 
 
-def resident() -> int:
+def resident_bytes() -> int:
     """Give the bytes of memory that this process holds."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-class _Makes:
+class _RunnerFactory:
     """How a suite gets its runner; a subclass for an adapter says it."""
 
     def runner(self, cli: Path) -> Runner:
         """Give a runner of this program."""
         raise NotImplementedError
 
-    def view(self, place: Place) -> View:
+    def view(self, place: Checkout) -> AgentPaths:
         """Say where the agent sees its folders."""
-        return place.plain_view
+        return place.host_paths
 
-    def uid(self, place: Place) -> int:
+    def uid(self, place: Checkout) -> int:
         """Say who the agent is as it sees it."""
         return os.geteuid() if place.user is None else place.user
 
-    def played(self, cli: Path, world: Path, prompt: str, **fields: Any) -> Ran:
+    def run_prompt(self, cli: Path, world: Path, prompt: str, **fields: Any) -> RecordedRun:
         """Run a prompt to its end."""
-        return asyncio.run(Stage.make(self.runner(cli), world, prompt, **fields).run())
+        return asyncio.run(RunnerHarness.make(self.runner(cli), world, prompt, **fields).run())
 
 
-class RunnerEnds(_Makes):
+class RunnerOutcomeContract(_RunnerFactory):
     """How a run ends, and how it is judged."""
 
     def test_a_good_run_has_its_answer_its_usage_and_its_cost(self, standin: Path, world_dir: Path) -> None:
         prompt = "[[standin: text=done cost=0.0412 input=7 output=9 cache_read=3 cache_creation=2 turns=4]]"
-        ran = self.played(standin, world_dir, prompt)
+        ran = self.run_prompt(standin, world_dir, prompt)
         assert ran.verdict == "success"
         result = ran.report.evidence.result
         assert result is not None
@@ -183,12 +193,12 @@ class RunnerEnds(_Makes):
         assert ran.report.notices == ()
 
     def test_the_answer_and_the_cost_come_as_events(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, "[[standin: text=done cost=0.0412]]")
+        ran = self.run_prompt(standin, world_dir, "[[standin: text=done cost=0.0412]]")
         assert [each.text for each in ran.of(Message)] == ["done"]
         assert ran.of(UsageReported)[-1].cost_usd == "0.041200"
 
     def test_the_output_ends_with_the_result_object_on_one_line(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, "[[standin: text=done]]")
+        ran = self.run_prompt(standin, world_dir, "[[standin: text=done]]")
         assert ran.report.output.output[-1].endswith("}\n")
         assert ran.result["result"] == "done"
         assert ran.result["type"] == "result"
@@ -214,16 +224,16 @@ class RunnerEnds(_Makes):
             "die=SEGV": "killed",
         }
         judged = {
-            words: self.played(standin, world_dir, f"[[standin: {words}]]").verdict for words in expected
+            words: self.run_prompt(standin, world_dir, f"[[standin: {words}]]").verdict for words in expected
         }
         assert judged == expected
 
     def test_a_signal_that_was_not_ours_is_in_the_evidence(self, standin: Path, world_dir: Path) -> None:
-        evidence = self.played(standin, world_dir, "[[standin: die=SEGV]]").report.evidence
+        evidence = self.run_prompt(standin, world_dir, "[[standin: die=SEGV]]").report.evidence
         assert (evidence.exit_code, evidence.signal, evidence.stop) == (None, 11, None)
 
     def test_stderr_is_kept(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, '[[standin: stderr="something is odd" exit_now=3]]')
+        ran = self.run_prompt(standin, world_dir, '[[standin: stderr="something is odd" exit_now=3]]')
         assert ran.report.evidence.stderr == "something is odd\n"
         assert ran.report.output.stderr == "something is odd\n"
         assert ran.report.evidence.exit_code == 3
@@ -231,19 +241,19 @@ class RunnerEnds(_Makes):
     def test_an_agent_that_stays_after_its_result_is_ended_and_its_result_counts(
         self, standin: Path, world_dir: Path
     ) -> None:
-        ran = self.played(standin, world_dir, "[[standin: text=done deaf hang=50]]")
+        ran = self.run_prompt(standin, world_dir, "[[standin: text=done deaf hang=50]]")
         assert ran.verdict == "success"
         assert ran.report.evidence.exit_code is None
         assert [notice.code for notice in ran.report.notices] == ["agent_lingered"]
 
     def test_a_structured_answer_is_an_object(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, """[[standin: structured='{"a":[1,"b"]}']]""")
+        ran = self.run_prompt(standin, world_dir, """[[standin: structured='{"a":[1,"b"]}']]""")
         result = ran.report.evidence.result
         assert result is not None
         assert result.structured_output == {"a": [1, "b"]}
 
     def test_an_agent_that_nobody_defined_is_not_run(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, "hello", agent="nobody", definition="nobody")
+        ran = self.run_prompt(standin, world_dir, "hello", agent="nobody", definition="nobody")
         assert ran.verdict == "unknown_agent"
         assert ran.report.evidence.exit_code == 1
         assert ran.report.evidence.stderr.startswith("--agent 'nobody' not found. Available agents:")
@@ -252,67 +262,69 @@ class RunnerEnds(_Makes):
         assert ran.of(Message) == []
 
 
-class RunnerStops(_Makes):
+class RunnerStopContract(_RunnerFactory):
     """Being stopped, and leaving nothing behind."""
 
     def test_every_reason_to_stop_ends_all_of_a_deaf_agent_in_time(
         self, standin: Path, world_dir: Path
     ) -> None:
         verdicts = {}
-        for reason in Stop:
-            stage, signal = self._deaf(standin, world_dir)
-            seconds = asyncio.run(self._stopped(stage, signal, reason))
+        for reason in StopReason:
+            stage, signal = self._start_signal_ignoring(standin, world_dir)
+            seconds = asyncio.run(self._stop_and_wait(stage, signal, reason))
             assert seconds < CANCEL_SECONDS
             verdicts[reason] = self.verdict
         assert verdicts == {
-            Stop.DEADLINE: "timeout",
-            Stop.IDLE: "stalled",
-            Stop.CANCEL: "cancelled",
-            Stop.SHUTDOWN: "interrupted",
-            Stop.UNANSWERED: "unanswered",
+            StopReason.DEADLINE: "timeout",
+            StopReason.IDLE: "stalled",
+            StopReason.CANCEL: "cancelled",
+            StopReason.SHUTDOWN: "interrupted",
+            StopReason.UNANSWERED: "unanswered",
         }
 
     verdict = ""
 
-    def _deaf(self, cli: Path, world: Path) -> tuple[Stage, Path]:
-        stage = Stage.make(self.runner(cli), world, "")
+    def _start_signal_ignoring(self, cli: Path, world: Path) -> tuple[RunnerHarness, Path]:
+        stage = RunnerHarness.make(self.runner(cli), world, "")
         signal = stage.spec.place.directory / "there"
-        prompt = DEAF.format(signal="touch=there")
+        prompt = IGNORE_SIGNALS.format(signal="touch=there")
         stage.spec = replace(stage.spec, job=replace(stage.spec.job, prompt=prompt))
         return stage, signal
 
-    async def _stopped(self, stage: Stage, signal: Path, reason: Stop) -> float:
+    async def _stop_and_wait(self, stage: RunnerHarness, signal: Path, reason: StopReason) -> float:
         asked = 0.0
 
         async def ask() -> None:
             nonlocal asked
             await stage.until(signal.exists)
-            assert len(marked(stage.mark)) >= 4
+            assert len(pids_with_mark(stage.mark)) >= 4
             asked = time.monotonic()
             stage.stop.request(reason)
 
-        ran = await stage.run_and(ask)
+        ran = await stage.run_with(ask)
         self.verdict = ran.verdict
         return time.monotonic() - asked
 
     def test_a_stop_before_the_prompt_was_read_stops_it_too(self, standin: Path, world_dir: Path) -> None:
-        stage = Stage.make(self.runner(standin), world_dir, "[[standin: sleep=60]]")
-        stage.stop.request(Stop.CANCEL)
+        stage = RunnerHarness.make(self.runner(standin), world_dir, "[[standin: sleep=60]]")
+        stage.stop.request(StopReason.CANCEL)
         assert asyncio.run(stage.run()).verdict == "cancelled"
 
     def test_a_tool_that_ignores_being_asked_is_ended_with_its_agent(
         self, standin: Path, world_dir: Path
     ) -> None:
-        stage = Stage.make(self.runner(standin), world_dir, '[[standin: run_deaf="touch there; sleep 60"]]')
+        stage = RunnerHarness.make(
+            self.runner(standin), world_dir, '[[standin: run_deaf="touch there; sleep 60"]]'
+        )
 
         async def ask() -> None:
             await stage.until((stage.spec.place.directory / "there").exists)
-            stage.stop.request(Stop.CANCEL)
+            stage.stop.request(StopReason.CANCEL)
 
-        assert asyncio.run(stage.run_and(ask)).verdict == "cancelled"
+        assert asyncio.run(stage.run_with(ask)).verdict == "cancelled"
 
     def test_cancelling_the_call_ends_the_agent(self, standin: Path, world_dir: Path) -> None:
-        stage, signal = self._deaf(standin, world_dir)
+        stage, signal = self._start_signal_ignoring(standin, world_dir)
 
         async def scenario() -> None:
             async with asyncio.TaskGroup() as group:
@@ -321,7 +333,7 @@ class RunnerStops(_Makes):
                 running.cancel()
 
         asyncio.run(scenario())
-        assert none_left(stage.mark, 0.5)
+        assert wait_until_gone(stage.mark, 0.5)
 
     def test_what_a_good_run_leaves_behind_is_ended_before_it_returns(
         self, standin: Path, world_dir: Path
@@ -329,19 +341,19 @@ class RunnerStops(_Makes):
         for kind in ("child", "setsid", "daemon", "refork"):
             for manner in ("", ":deaf"):
                 prompt = f"[[standin: spawn={kind}{manner} lifetime=30 text=done]]"
-                ran = self.played(standin, world_dir, prompt)
+                ran = self.run_prompt(standin, world_dir, prompt)
                 assert ran.verdict == "success"
-                assert none_left(ran.mark, 0.5)
+                assert wait_until_gone(ran.mark, 0.5)
 
     def test_the_supervisor_is_told_as_soon_as_it_is_there(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, "hello")
+        ran = self.run_prompt(standin, world_dir, "hello")
         assert len(ran.supervisors) == 1
         pid, ticks = ran.supervisors[0]
         assert pid > 0
         assert ticks > 0
 
 
-class RunnerTakes(_Makes):
+class RunnerInputContract(_RunnerFactory):
     """What goes in and what comes out: prompts, the place, floods."""
 
     def test_prompts_that_look_like_options_arrive_as_text(self, standin: Path, world_dir: Path) -> None:
@@ -354,14 +366,14 @@ class RunnerTakes(_Makes):
             "'; exit 9",
             "$(id)",
         ):
-            ran = self.played(standin, world_dir, prompt)
+            ran = self.run_prompt(standin, world_dir, prompt)
             assert ran.verdict == "success"
             assert ran.report.evidence.result is not None
             assert ran.report.evidence.result.text == f"ok: {prompt}"
 
     def test_a_prompt_of_two_megabytes_arrives_whole(self, standin: Path, world_dir: Path) -> None:
         prompt = "[[standin: digest]]" + "αβ\n" * 400_000
-        ran = self.played(standin, world_dir, prompt)
+        ran = self.run_prompt(standin, world_dir, prompt)
         result = ran.report.evidence.result
         assert result is not None
         seen = json.loads(result.text or "")
@@ -371,7 +383,7 @@ class RunnerTakes(_Makes):
     def test_an_agent_gets_its_user_its_place_and_what_was_granted(
         self, standin: Path, world_dir: Path
     ) -> None:
-        stage = Stage.make(self.runner(standin), world_dir, "[[standin: report]]")
+        stage = RunnerHarness.make(self.runner(standin), world_dir, "[[standin: report]]")
         ran = asyncio.run(stage.run())
         result = ran.report.evidence.result
         assert result is not None
@@ -393,14 +405,14 @@ class RunnerTakes(_Makes):
     def test_bytes_that_are_not_utf8_become_replacement_characters(
         self, standin: Path, world_dir: Path
     ) -> None:
-        ran = self.played(standin, world_dir, "[[standin: bad_utf8 text=done]]")
+        ran = self.run_prompt(standin, world_dir, "[[standin: bad_utf8 text=done]]")
         assert ran.verdict == "success"
         assert "\N{REPLACEMENT CHARACTER}" in "".join(ran.report.output.output[:-1])
 
     def test_what_is_printed_beside_messages_comes_before_the_result_within_a_bound(
         self, standin: Path, world_dir: Path
     ) -> None:
-        ran = self.played(standin, world_dir, "[[standin: flood_raw=10M text=done]]")
+        ran = self.run_prompt(standin, world_dir, "[[standin: flood_raw=10M text=done]]")
         output = ran.report.output.output
         assert ran.result["result"] == "done"
         size = sum(len(line) for line in output[:-1])
@@ -411,14 +423,14 @@ class RunnerTakes(_Makes):
     def test_a_flood_of_any_kind_leaves_the_service_within_fifty_megabytes(
         self, standin: Path, world_dir: Path
     ) -> None:
-        self.flooded(standin, world_dir, FLOOD)
+        self.run_flood(standin, world_dir, FLOOD_BYTES)
 
-    def flooded(self, standin: Path, world_dir: Path, amount: str) -> None:
+    def run_flood(self, standin: Path, world_dir: Path, amount: str) -> None:
         """Print so much as messages, as lines and as one line without end, and look at memory and disk."""
         for kind in ("flood", "flood_raw", "flood_line"):
-            before = resident()
-            ran = self.played(standin, world_dir, f"[[standin: {kind}={amount} text=done]]")
-            assert resident() - before < GROWTH
+            before = resident_bytes()
+            ran = self.run_prompt(standin, world_dir, f"[[standin: {kind}={amount} text=done]]")
+            assert resident_bytes() - before < MAX_MEMORY_GROWTH
             assert ran.report.evidence.exit_code == 0
             kept = sum(path.stat().st_size for path in world_dir.rglob("stdout*"))
             assert kept < 32 * 1024 * 1024
@@ -426,19 +438,19 @@ class RunnerTakes(_Makes):
                 path.unlink()
 
 
-class RunnerContract(RunnerEnds, RunnerStops, RunnerTakes):
+class RunnerContract(RunnerOutcomeContract, RunnerStopContract, RunnerInputContract):
     """All that a runner must do in either mode."""
 
 
-class StreamContract(_Makes):
+class StreamContract(_RunnerFactory):
     """What only a stream can do."""
 
     def test_silence_beyond_the_idle_limit_is_a_stall(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, "[[standin: sleep=60]]", idle_timeout_seconds=0.5)
+        ran = self.run_prompt(standin, world_dir, "[[standin: sleep=60]]", idle_timeout_seconds=0.5)
         assert ran.verdict == "stalled"
 
     def test_text_comes_in_pieces_before_the_whole_message(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, '[[standin: chunk=3 text="one two three"]]')
+        ran = self.run_prompt(standin, world_dir, '[[standin: chunk=3 text="one two three"]]')
         kinds = [each for each in ran.heard if isinstance(each, TextDelta | Message)]
         assert isinstance(kinds[0], TextDelta)
         assert isinstance(kinds[-1], Message)
@@ -446,7 +458,7 @@ class StreamContract(_Makes):
         assert len({each.message_id for each in ran.of(TextDelta)}) == 1
 
     def test_tools_are_seen_to_start_and_to_finish(self, standin: Path, world_dir: Path) -> None:
-        ran = self.played(standin, world_dir, '[[standin: run="echo hello; sleep 0.1" run="exit 3"]]')
+        ran = self.run_prompt(standin, world_dir, '[[standin: run="echo hello; sleep 0.1" run="exit 3"]]')
         started, finished = ran.of(ToolStarted), ran.of(ToolFinished)
         assert [each.name for each in started] == ["Bash", "Bash"]
         assert started[0].input["command"] == "echo hello; sleep 0.1"
@@ -459,7 +471,7 @@ class StreamContract(_Makes):
         history = (Turn("user", "U1"), Turn("assistant", "A1"), Turn("user", "U2"), Turn("assistant", "A2"))
         prompt = "[[standin: history]]"
         session = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
-        ran = self.played(standin, world_dir, prompt, history=history, session_id=session)
+        ran = self.run_prompt(standin, world_dir, prompt, history=history, session_id=session)
         result = ran.report.evidence.result
         assert result is not None
         expected = [[each.role, each.content] for each in history]
@@ -467,17 +479,19 @@ class StreamContract(_Makes):
         assert ran.report.session_id == session
 
     def test_a_stopped_run_still_says_what_it_used(self, standin: Path, world_dir: Path) -> None:
-        stage = Stage.make(self.runner(standin), world_dir, "[[standin: say=working cost=0.5 sleep=60]]")
+        stage = RunnerHarness.make(
+            self.runner(standin), world_dir, "[[standin: say=working cost=0.5 sleep=60]]"
+        )
 
         async def ask() -> None:
             await stage.until(lambda: any(isinstance(each, Message) for each in stage.heard))
-            stage.stop.request(Stop.CANCEL)
+            stage.stop.request(StopReason.CANCEL)
 
-        ran = asyncio.run(stage.run_and(ask))
+        ran = asyncio.run(stage.run_with(ask))
         assert ran.verdict == "cancelled"
         assert ran.report.evidence.result is not None
         assert ran.report.evidence.result.cost_micros == 500_000
 
     def test_the_session_is_the_jobs(self, standin: Path, world_dir: Path) -> None:
         session = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
-        assert self.played(standin, world_dir, "hello", session_id=session).report.session_id == session
+        assert self.run_prompt(standin, world_dir, "hello", session_id=session).report.session_id == session

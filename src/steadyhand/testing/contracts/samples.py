@@ -6,28 +6,28 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from steadyhand.events import Body, Draft, Message, StateChanged
+from steadyhand.events import EventBody, EventDraft, Message, StateChanged
 from steadyhand.job import Job, State
-from steadyhand.ports import Call
+from steadyhand.ports import ModelCall
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 """When everything in these tests happens."""
 
 _BOUND_SECONDS = 60
-_Suite = TypeVar("_Suite")
+_TestClass = TypeVar("_TestClass")
 _Error = TypeVar("_Error", bound=Exception)
 
 
-def to_its_end(
-    test: Callable[[_Suite], Coroutine[Any, Any, None]],
-) -> Callable[[_Suite], None]:
+def async_test(
+    test: Callable[[_TestClass], Coroutine[Any, Any, None]],
+) -> Callable[[_TestClass], None]:
     """Make a plain test of a coroutine function: it has an event loop of its own and a minute."""
 
-    async def bounded(suite: _Suite) -> None:
+    async def bounded(suite: _TestClass) -> None:
         async with asyncio.timeout(_BOUND_SECONDS):
             await test(suite)
 
-    def run(suite: _Suite) -> None:
+    def run(suite: _TestClass) -> None:
         asyncio.run(bounded(suite))
 
     run.__name__ = test.__name__
@@ -35,7 +35,7 @@ def to_its_end(
     return run
 
 
-async def refused(kind: type[_Error], attempt: Awaitable[object]) -> _Error:
+async def expect_error(kind: type[_Error], attempt: Awaitable[object]) -> _Error:
     """Await an attempt and give the error of that kind that it raised."""
     try:
         await attempt
@@ -44,7 +44,7 @@ async def refused(kind: type[_Error], attempt: Awaitable[object]) -> _Error:
     raise AssertionError(f"nothing was refused; {kind.__name__} was expected")
 
 
-class Clock:
+class FakeClock:
     """A clock that a test moves: call it for the time."""
 
     def __init__(self, now: datetime = NOON) -> None:
@@ -54,12 +54,12 @@ class Clock:
         """Give the time."""
         return self.now
 
-    def pass_by(self, length: timedelta) -> None:
+    def advance(self, length: timedelta) -> None:
         """Let time pass."""
         self.now += length
 
 
-def a_job(**changes: Any) -> Job:
+def make_job(**changes: Any) -> Job:
     """Give a queued job with an id of its own; `changes` are its other fields."""
     fields: dict[str, Any] = {
         "id": secrets.token_hex(6),
@@ -75,7 +75,7 @@ def a_job(**changes: Any) -> Job:
     return Job(**{**fields, **changes})
 
 
-def a_call(**changes: Any) -> Call:
+def make_call(**changes: Any) -> ModelCall:
     """Give a settled call with an id of its own; `changes` are its other fields."""
     fields: dict[str, Any] = {
         "id": secrets.token_hex(8),
@@ -88,15 +88,15 @@ def a_call(**changes: Any) -> Call:
         "at": NOON,
         "settled": True,
     }
-    return Call(**{**fields, **changes})
+    return ModelCall(**{**fields, **changes})
 
 
-def accepted() -> list[Draft]:
+def accepted_draft() -> list[EventDraft]:
     """Give the first event of every job."""
-    return [Draft(0, NOON, StateChanged(None, State.QUEUED))]
+    return [EventDraft(0, NOON, StateChanged(None, State.QUEUED))]
 
 
-def said(*texts: str, run: int = 1) -> list[Draft]:
+def message_drafts(*texts: str, run: int = 1) -> list[EventDraft]:
     """Give a message of the agent for each text."""
-    bodies: list[Body] = [Message("assistant", text) for text in texts]
-    return [Draft(run, NOON, body) for body in bodies]
+    bodies: list[EventBody] = [Message("assistant", text) for text in texts]
+    return [EventDraft(run, NOON, body) for body in bodies]

@@ -19,7 +19,7 @@ def config_dir() -> str:
     return os.environ.get("CLAUDE_CONFIG_DIR") or os.path.join(os.environ.get("HOME", "/"), ".claude")
 
 
-def known_agents(given: str | None, sources: str | None) -> list[dict[str, str]]:
+def list_agents(from_command_line: str | None, sources: str | None) -> list[dict[str, str]]:
     """The agents that can be asked for: built-ins, the config directory's, the repository's, and those of ``--agents``.
 
     ``sources`` is the value of ``--setting-sources``; without ``project`` in it the repository's are left out.
@@ -31,23 +31,23 @@ def known_agents(given: str | None, sources: str | None) -> list[dict[str, str]]
     for folder in folders:
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         for name in names:
-            agent = _read(os.path.join(folder, name)) if name.endswith(".md") else None
+            agent = _read_agent(os.path.join(folder, name)) if name.endswith(".md") else None
             if agent:
                 agents.append(agent)
-    if given:
-        text = given if given.lstrip().startswith("{") else _text(given)
-        agents += [_described(name, about) for name, about in json.loads(text).items()]
+    if from_command_line:
+        text = from_command_line if from_command_line.lstrip().startswith("{") else _text(from_command_line)
+        agents += [_describe(name, definition) for name, definition in json.loads(text).items()]
     return agents
 
 
-def _described(name: str, about: dict[str, Any]) -> dict[str, str]:
+def _describe(name: str, about: dict[str, Any]) -> dict[str, str]:
     agent = {"name": name, "description": str(about.get("description", ""))}
     if about.get("model"):
         agent["model"] = str(about["model"])
     return agent
 
 
-def _read(path: str) -> dict[str, str] | None:
+def _read_agent(path: str) -> dict[str, str] | None:
     """An agent from its file; its name is the frontmatter's, and without frontmatter it is none."""
     lines = _text(path).splitlines()
     if not lines or lines[0].strip() != "---":
@@ -59,7 +59,7 @@ def _read(path: str) -> dict[str, str] | None:
         key, colon, value = line.partition(":")
         if colon:
             about[key.strip()] = value.strip().strip("\"'")
-    return _described(about["name"], about) if about.get("name") else None
+    return _describe(about["name"], about) if about.get("name") else None
 
 
 def _text(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_ONE = frozenset(
+_SINGLE_VALUE_OPTIONS = frozenset(
     """
 --agent --agents --append-system-prompt --append-system-prompt-file --autocompact --debug-file --effort --fallback-model
 --input-format --json-schema --max-budget-usd --max-turns --max-thinking-tokens --model --name --output-format
@@ -10,12 +10,12 @@ _ONE = frozenset(
 --system-prompt --system-prompt-file --system-prompt-snapshot --resume
 """.split()  # noqa: SIM905 - read more easily than a list of thirty strings
 )
-_MANY = frozenset(
+_LIST_OPTIONS = frozenset(
     """
 --add-dir --allowedTools --allowed-tools --betas --disallowedTools --disallowed-tools --file --mcp-config --tools
 """.split()  # noqa: SIM905 - as above
 )
-_NONE = frozenset(
+_FLAGS = frozenset(
     """
 --allow-dangerously-skip-permissions --bare --brief --continue --dangerously-skip-permissions --debug
 --disable-slash-commands --exclude-dynamic-system-prompt-sections --fork-session --forward-subagent-text --ide
@@ -23,7 +23,7 @@ _NONE = frozenset(
 --restricted --safe-mode --strict-mcp-config --verbose --version
 """.split()  # noqa: SIM905 - as above
 )
-_SHORT = {
+_SHORT_NAMES = {
     "-p": "--print",
     "-c": "--continue",
     "-r": "--resume",
@@ -35,7 +35,7 @@ _FORMATS = {"--output-format": ("text", "json", "stream-json"), "--input-format"
 _HEX = "0123456789abcdef"
 
 
-class Refused(Exception):
+class UsageError(Exception):
     """The command line is wrong; the text goes to stderr and the exit code is 1."""
 
 
@@ -54,7 +54,7 @@ class Options:
         return self.values.get(name)
 
     @property
-    def streams_in(self) -> bool:
+    def reads_stream(self) -> bool:
         """Whether stdin brings JSON lines."""
         return self.get("--input-format") == "stream-json"
 
@@ -73,20 +73,20 @@ class Options:
         while words:
             word = words.pop(0)
             name, has_value, value = word.partition("=") if word.startswith("--") else (word, "", "")
-            name = _SHORT.get(name, name)
-            if name in _NONE:
+            name = _SHORT_NAMES.get(name, name)
+            if name in _FLAGS:
                 self.flags.add(name)
-            elif name in _ONE:
+            elif name in _SINGLE_VALUE_OPTIONS:
                 if not has_value and not words:
-                    raise Refused(f"error: option '{name} <value>' argument missing")
+                    raise UsageError(f"error: option '{name} <value>' argument missing")
                 self.values[name] = value if has_value else words.pop(0)
-            elif name in _MANY:
-                taken = [value] if has_value else []
+            elif name in _LIST_OPTIONS:
+                consumed = [value] if has_value else []
                 while not has_value and words and not words[0].startswith("-"):
-                    taken.append(words.pop(0))
-                self.values[name] = ",".join(taken)
+                    consumed.append(words.pop(0))
+                self.values[name] = ",".join(consumed)
             elif name.startswith("-") and name != "-":
-                raise Refused(f"error: unknown option '{word}'")
+                raise UsageError(f"error: unknown option '{word}'")
             else:
                 self.prompt = self.prompt or word
 
@@ -96,28 +96,28 @@ class Options:
             if value is not None and value not in choices:
                 allowed = ", ".join(choices)
                 bad = f"error: option '{name} <format>' argument '{value}' is invalid."
-                raise Refused(f"{bad} Allowed choices are {allowed}.")
+                raise UsageError(f"{bad} Allowed choices are {allowed}.")
         self._check_numbers()
         session = self.get("--session-id")
         if session is not None and not is_uuid(session):
-            raise Refused("Error: Invalid session ID. Must be a valid UUID.")
-        if self.streams_in and self.output != "stream-json":
-            raise Refused("Error: --input-format=stream-json requires output-format=stream-json.")
+            raise UsageError("Error: Invalid session ID. Must be a valid UUID.")
+        if self.reads_stream and self.output != "stream-json":
+            raise UsageError("Error: --input-format=stream-json requires output-format=stream-json.")
         if self.output == "stream-json" and "--verbose" not in self.flags:
-            raise Refused("Error: When using --print, --output-format=stream-json requires --verbose")
+            raise UsageError("Error: When using --print, --output-format=stream-json requires --verbose")
         for source in (self.get("--setting-sources") or "").split(","):
             if source and source not in ("user", "project", "local"):
                 wrong = f"Invalid setting source: {source}. Valid options are: user, project, local"
-                raise Refused(f"Error processing --setting-sources: {wrong}")
+                raise UsageError(f"Error processing --setting-sources: {wrong}")
 
     def _check_numbers(self) -> None:
         budget = self.get("--max-budget-usd")
-        if budget is not None and not _positive(budget):
+        if budget is not None and not _is_positive(budget):
             bad = f"error: option '--max-budget-usd <amount>' argument '{budget}' is invalid."
-            raise Refused(f"{bad} --max-budget-usd must be a number greater than 0")
+            raise UsageError(f"{bad} --max-budget-usd must be a number greater than 0")
         turns = self.get("--max-turns")
         if turns is not None and not turns.isdigit():
-            raise Refused(
+            raise UsageError(
                 f"error: option '--max-turns <turns>' argument '{turns}' is invalid. must be a number"
             )
 
@@ -130,7 +130,7 @@ def is_uuid(text: str) -> bool:
     )
 
 
-def _positive(text: str) -> bool:
+def _is_positive(text: str) -> bool:
     try:
         return float(text) > 0
     except ValueError:

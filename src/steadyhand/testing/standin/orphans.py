@@ -15,13 +15,13 @@ REFORK_SECONDS = 30.0
 _REFORK_PAUSE = 0.05
 
 
-def spawn(kind: str, *, deaf: bool, pids: str, lifetime: float) -> None:
+def spawn(kind: str, *, ignore_signals: bool, pids: str, lifetime: float) -> None:
     """Start one process of this kind and return when its pid has been written."""
     if kind not in KINDS:
         raise ValueError(f"the stand-in spawns {', '.join(KINDS)}, not {kind!r}")
-    ready, told = os.pipe()
+    ready, pipe = os.pipe()
     if os.fork():
-        os.close(told)
+        os.close(pipe)
         os.read(ready, 1)
         os.close(ready)
         return
@@ -30,17 +30,17 @@ def spawn(kind: str, *, deaf: bool, pids: str, lifetime: float) -> None:
         os.setsid()
     if kind == "daemon" and os.fork():
         os._exit(0)
-    _be_left_over(kind, deaf=deaf, pids=pids, lifetime=lifetime, told=told)
+    _stay_alive(kind, deaf=ignore_signals, pids=pids, lifetime=lifetime, told=pipe)
 
 
-def _be_left_over(kind: str, *, deaf: bool, pids: str, lifetime: float, told: int) -> None:
+def _stay_alive(kind: str, *, deaf: bool, pids: str, lifetime: float, told: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if deaf else signal.SIG_DFL)
     # The agent's stdin and stdout are let go, as a real daemon does; else their reader waits for the daemon.
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    _note(pids)
+    _append_pid(pids)
     os.write(told, b".")
     os.close(told)
     if kind == "refork":
@@ -56,11 +56,11 @@ def _refork(pids: str, seconds: float) -> None:
         time.sleep(_REFORK_PAUSE)
         if os.fork():
             os._exit(0)
-        _note(pids)
+        _append_pid(pids)
     os._exit(0)
 
 
-def _note(pids: str) -> None:
+def _append_pid(pids: str) -> None:
     if pids:
         line = os.open(pids, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(line, b"%d\n" % os.getpid())

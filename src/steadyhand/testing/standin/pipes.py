@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 
 
-class BadLine(Exception):
+class InvalidLine(Exception):
     """A line on stdin that is not JSON."""
 
 
-class Lines:
+class StdinReader:
     """JSON lines from stdin as they come; ``ended`` once the other side has closed it."""
 
     def __init__(self) -> None:
         self.ended = False
-        self._waiting = b""
+        self._buffer = b""
 
     def take(self, seconds: float | None) -> list[dict[str, Any]]:
         """The messages that have come, after waiting for at most so many seconds for the first (None: without end)."""
@@ -34,16 +34,16 @@ class Lines:
                 return []
             piece = os.read(0, _CHUNK)
             self.ended = not piece
-            *lines, self._waiting = (self._waiting + piece).split(b"\n")
-            if self.ended and self._waiting.strip():
-                lines.append(self._waiting)
-            messages = [_parsed(line) for line in lines if line.strip()]
+            *lines, self._buffer = (self._buffer + piece).split(b"\n")
+            if self.ended and self._buffer.strip():
+                lines.append(self._buffer)
+            messages = [_parse_line(line) for line in lines if line.strip()]
             if messages:
                 return messages
         return []
 
 
-def emit(message: dict[str, Any]) -> None:
+def write_message(message: dict[str, Any]) -> None:
     """One message as a line on stdout."""
     write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
@@ -65,13 +65,15 @@ def read_all() -> bytes:
         pieces.append(piece)
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parse_line(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line)
     except ValueError as error:
-        raise BadLine(
+        raise InvalidLine(
             f"Error parsing streaming input line (type=unknown, {len(line)} chars): SyntaxError"
         ) from error
     if not isinstance(message, dict):
-        raise BadLine(f"Error parsing streaming input line (type=unknown, {len(line)} chars): not an object")
+        raise InvalidLine(
+            f"Error parsing streaming input line (type=unknown, {len(line)} chars): not an object"
+        )
     return message

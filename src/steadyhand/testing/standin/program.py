@@ -9,8 +9,8 @@ import sys
 import time
 
 from . import frames, home, pipes
-from .options import Options, Refused
-from .script import BadDirective
+from .options import Options, UsageError
+from .script import InvalidDirective
 from .turn import Interrupted, Turn
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_TERMINATED = 143
 EXIT_BAD_DIRECTIVE = 64
-_HEARD_SECONDS = 0.01
+_INPUT_WAIT_SECONDS = 0.01
 _ROOT = "--dangerously-skip-permissions cannot be used with root/sudo privileges for security reasons"
 _NO_INPUT = "Error: Input must be provided either through stdin or as a prompt argument when using --print"
 _ONLY_SPACE = (
@@ -33,15 +33,15 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.agents = home.known_agents(options.get("--agents"), options.get("--setting-sources"))
+        self.agents = home.list_agents(options.get("--agents"), options.get("--setting-sources"))
         schema = options.get("--json-schema")
         self.schema: dict[str, Any] | None = json.loads(schema) if schema else None
-        self.model = _model(options.get("--model") or self._agents_model())
+        self.model = _resolve_model(options.get("--model") or self._agent_model())
         self.history: list[tuple[str, str]] = []
         self.session = self._open_session()
         self._cost = 0.0
         self._totals: dict[str, int] = {}
-        self._lines = pipes.Lines()
+        self._lines = pipes.StdinReader()
         self._prompts: list[dict[str, Any]] = []
         self._asked = 0
         self._answers: dict[str, dict[str, Any]] = {}
@@ -55,15 +55,15 @@ class Agent:
     def run_plain(self, prompt: str) -> int:
         """Answer one prompt; the exit code."""
         if not prompt:
-            raise Refused(_NO_INPUT)
+            raise UsageError(_NO_INPUT)
         if not prompt.strip():
-            raise Refused(_ONLY_SPACE)
+            raise UsageError(_ONLY_SPACE)
         name = self.options.get("--agent")
         known = [agent["name"] for agent in self.agents]
         if name is not None and name not in known:
-            raise Refused(f"--agent '{name}' not found. Available agents: {', '.join(known)}")
-        self._take_turn(prompt, prompt)
-        return self._code()
+            raise UsageError(f"--agent '{name}' not found. Available agents: {', '.join(known)}")
+        self._run_turn(prompt, prompt)
+        return self._exit_code()
 
     def run_stream(self) -> int:
         """Answer prompts and control requests until the end of input; the exit code."""
@@ -71,18 +71,18 @@ class Agent:
             while self._prompts:
                 self._answer(self._prompts.pop(0))
             if self._lines.ended:
-                return self._code()
+                return self._exit_code()
             for message in self._lines.take(None):
-                self._receive(message)
+                self._handle_message(message)
 
     def pause(self, seconds: float) -> None:
         """Wait, and meanwhile hear control requests; raises Interrupted when one of them says so."""
         end = time.monotonic() + seconds
         while True:
             left = max(0.0, end - time.monotonic())
-            if self.options.streams_in and not self._lines.ended:
+            if self.options.reads_stream and not self._lines.ended:
                 for message in self._lines.take(left):
-                    self._receive(message)
+                    self._handle_message(message)
             else:
                 time.sleep(left)
             if self._interrupted:
@@ -91,18 +91,20 @@ class Agent:
             if time.monotonic() >= end:
                 return
 
-    def ask_server(self, name: str, method: str, params: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def call_mcp_server(
+        self, name: str, method: str, params: dict[str, Any], seconds: float
+    ) -> dict[str, Any]:
         """Ask a server of the caller's own (MCP over control requests) and give its JSON-RPC answer."""
         self._asked += 1
         ident = f"server-{self._asked}"
-        said = {"jsonrpc": "2.0", "id": self._asked, "method": method, "params": params}
-        request = {"subtype": "mcp_message", "server_name": name, "message": said}
-        pipes.emit({"type": "control_request", "request_id": ident, "request": request})
+        response = {"jsonrpc": "2.0", "id": self._asked, "method": method, "params": params}
+        request = {"subtype": "mcp_message", "server_name": name, "message": response}
+        pipes.write_message({"type": "control_request", "request_id": ident, "request": request})
         end = time.monotonic() + seconds
         while ident not in self._answers:
             if self._lines.ended or time.monotonic() > end:
                 raise Interrupted
-            self.pause(_HEARD_SECONDS)
+            self.pause(_INPUT_WAIT_SECONDS)
         return self._answers.pop(ident)
 
     def spend(self, cost: float, figures: dict[str, int]) -> tuple[float, dict[str, int]]:
@@ -136,17 +138,17 @@ class Agent:
         content = message["message"].get("content", "")
         prompt = home.text_of(content)
         if message.get("shouldQuery") is False:
-            self._remember("user", prompt, content)
+            self._record_history("user", prompt, content)
             self._emit_init()
-            pipes.emit(self._receipt())
+            pipes.write_message(self._acknowledge())
             return
-        self._take_turn(prompt, content)
+        self._run_turn(prompt, content)
 
-    def _take_turn(self, prompt: str, content: Any) -> None:
+    def _run_turn(self, prompt: str, content: Any) -> None:
         self._emit_init()
         if self.options.output == "stream-json":
             status = {"type": "system", "subtype": "status", "status": "requesting"}
-            pipes.emit({**status, "session_id": self.session.id, "uuid": frames.new_uuid()})
+            pipes.write_message({**status, "session_id": self.session.id, "uuid": frames.new_uuid()})
         self.session.note("user", content)
         turn = Turn(self, prompt)
         self._busy = True
@@ -158,16 +160,16 @@ class Agent:
             self._failed = bool(result["is_error"])
             answer = str(result.get("result", ""))
             self.history.append(("user", prompt))
-            self._remember("assistant", answer, [{"type": "text", "text": answer}])
+            self._record_history("assistant", answer, [{"type": "text", "text": answer}])
         if script.has("exit"):
             self._exit = script.count("exit", 0)
         if script.has("hang"):
             time.sleep(script.number("hang", 0))
-        if result is None and not self.options.streams_in:
+        if result is None and not self.options.reads_stream:
             return
         if result is None or script.text("result") == "truncated":
             # A process that loses its result has died; it does not wait for the next prompt.
-            os._exit(self._code())
+            os._exit(self._exit_code())
 
     def _print(self, result: dict[str, Any], *, cut: bool) -> None:
         line = json.dumps(result, separators=(",", ":")).encode() + b"\n"
@@ -178,7 +180,7 @@ class Agent:
         else:
             pipes.write(line)
 
-    def _receipt(self) -> dict[str, Any]:
+    def _acknowledge(self) -> dict[str, Any]:
         """The result of a turn that was only to be remembered: nothing was asked, nothing was spent."""
         nothing = dict.fromkeys(
             ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"), 0
@@ -194,15 +196,15 @@ class Agent:
         del result["terminal_reason"]
         return result
 
-    def _code(self) -> int:
+    def _exit_code(self) -> int:
         return self._exit if self._exit is not None else int(self._failed)
 
     # Messages on stdin.
 
-    def _receive(self, message: dict[str, Any]) -> None:
+    def _handle_message(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
         if kind == "control_request":
-            self._control(str(message.get("request_id")), message.get("request") or {})
+            self._handle_control_request(str(message.get("request_id")), message.get("request") or {})
         elif kind == "control_response":
             response = message["response"]
             self._answers[str(response["request_id"])] = response["response"]["mcp_response"]
@@ -210,9 +212,9 @@ class Agent:
             self._prompts.append(message)
         elif kind == "assistant":
             content = message["message"].get("content", "")
-            self._remember("assistant", home.text_of(content), content)
+            self._record_history("assistant", home.text_of(content), content)
 
-    def _control(self, ident: str, request: dict[str, Any]) -> None:
+    def _handle_control_request(self, ident: str, request: dict[str, Any]) -> None:
         subtype = request.get("subtype")
         answer: dict[str, Any]
         if subtype == "initialize":
@@ -224,7 +226,7 @@ class Agent:
             self._interrupted = self._busy
             answer = {"still_queued": []}
         elif subtype == "set_model":
-            self.model = _model(request.get("model"))
+            self.model = _resolve_model(request.get("model"))
             answer = {"model": self.model}
         elif subtype == "set_permission_mode":
             answer = {"mode": request.get("mode")}
@@ -236,21 +238,21 @@ class Agent:
                 "error": text,
                 "error_code": "unsupported_request",
             }
-            pipes.emit({"type": "control_response", "response": refusal})
+            pipes.write_message({"type": "control_response", "response": refusal})
             return
         success: dict[str, Any] = {"subtype": "success", "request_id": ident, "response": answer}
         if subtype == "initialize":
             success.update(pending_permission_requests=[], pending_user_dialog_requests=[])
-        pipes.emit({"type": "control_response", "response": success})
+        pipes.write_message({"type": "control_response", "response": success})
 
     def _emit_init(self) -> None:
         if self.options.output == "stream-json":
             wanted = self.options.get("--tools")
             tools = frames.TOOLS if wanted is None else [name for name in wanted.split(",") if name]
             names = [agent["name"] for agent in self.agents]
-            pipes.emit(frames.init(self.session.id, self.model, names, tools))
+            pipes.write_message(frames.init(self.session.id, self.model, names, tools))
 
-    def _remember(self, role: str, text: str, content: Any) -> None:
+    def _record_history(self, role: str, text: str, content: Any) -> None:
         self.history.append((role, text))
         self.session.note(role, content)
 
@@ -263,7 +265,7 @@ class Agent:
         if resumed is not None:
             session = home.Session(resumed, keep=keep)
             if not session.exists:
-                raise Refused(f"No conversation found with session ID: {resumed}")
+                raise UsageError(f"No conversation found with session ID: {resumed}")
             self.history += session.turns()
             return (
                 home.Session(frames.new_uuid(), keep=keep) if "--fork-session" in options.flags else session
@@ -271,10 +273,10 @@ class Agent:
         wanted = options.get("--session-id")
         session = home.Session(wanted or frames.new_uuid(), keep=keep)
         if wanted and session.exists:
-            raise Refused(f"Error: Session ID {wanted} is already in use.")
+            raise UsageError(f"Error: Session ID {wanted} is already in use.")
         return session
 
-    def _agents_model(self) -> str | None:
+    def _agent_model(self) -> str | None:
         name = self.options.get("--agent")
         found = [agent.get("model") for agent in self.agents if agent["name"] == name]
         return found[-1] if found and found[-1] != "inherit" else None
@@ -283,10 +285,10 @@ class Agent:
 def _refuse_root(options: Options) -> None:
     trusted = "--dangerously-skip-permissions" in options.flags
     if trusted and os.geteuid() == 0 and os.environ.get("IS_SANDBOX") != "1":
-        raise Refused(_ROOT)
+        raise UsageError(_ROOT)
 
 
-def _model(wanted: str | None) -> str:
+def _resolve_model(wanted: str | None) -> str:
     """The model's full name for an alias; a name that is not known is taken as it is."""
     return frames.MODELS.get(wanted or "default", wanted or frames.MODEL)
 
@@ -302,14 +304,14 @@ def main(argv: list[str]) -> int:
             return 0
         _refuse_root(options)
         agent = Agent(options)
-        if options.streams_in:
+        if options.reads_stream:
             return agent.run_stream()
         from_stdin = "" if os.isatty(0) else pipes.read_all().decode(errors="replace")
         return agent.run_plain("\n".join(part for part in (options.prompt, from_stdin) if part))
-    except (Refused, pipes.BadLine) as error:
+    except (UsageError, pipes.InvalidLine) as error:
         pipes.write(f"{error}\n".encode(), stream=2)
         return 1
-    except BadDirective as error:
+    except InvalidDirective as error:
         pipes.write(f"stand-in: {error}\n".encode(), stream=2)
         return EXIT_BAD_DIRECTIVE
     except BrokenPipeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-ACTS = frozenset(
+ACTION_NAMES = frozenset(
     """
     say think run run_deaf call sleep wait_for touch flood flood_raw flood_line bad_utf8 spawn write commit die exit_now
     """.split()  # noqa: SIM905 - read more easily than a list of strings
@@ -23,7 +23,7 @@ write, commit    FILE:TEXT by the Write tool; everything in the directory, by gi
 die, exit_now    end here and now, by a signal's name or number, or with an exit code
 """
 
-SETTINGS = frozenset(
+SETTING_NAMES = frozenset(
     """
     text pace chunk cost input output cache_read cache_creation turns pids lifetime deaf result is_error api_error exit
     hang stderr structured report digest history
@@ -50,7 +50,7 @@ _WORD = re.compile(r"""([a-z_0-9]+)(?:=("(?:[^"\\]|\\.)*"|'[^']*'|\S+))?""")
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-class BadDirective(Exception):
+class InvalidDirective(Exception):
     """A directive that nobody defined: a mistake in a test, so it is never passed over in silence."""
 
 
@@ -59,16 +59,16 @@ class Script:
 
     def __init__(self, prompt: str) -> None:
         self.prompt = prompt
-        self.acts: list[tuple[str, str]] = []
+        self.actions: list[tuple[str, str]] = []
         self.settings: dict[str, str] = {}
         for block in _BLOCK.findall(prompt):
-            for name, value in _words(block):
-                if name in ACTS:
-                    self.acts.append((name, value))
-                elif name in SETTINGS:
+            for name, value in _split_words(block):
+                if name in ACTION_NAMES:
+                    self.actions.append((name, value))
+                elif name in SETTING_NAMES:
                     self.settings[name] = value
                 else:
-                    raise BadDirective(f"the stand-in knows no directive {name!r}")
+                    raise InvalidDirective(f"the stand-in knows no directive {name!r}")
 
     def has(self, name: str) -> bool:
         """Whether a setting was given."""
@@ -87,28 +87,28 @@ class Script:
         return int(self.settings.get(name, otherwise))
 
 
-def size(text: str) -> int:
+def parse_size(text: str) -> int:
     """Bytes from ``100``, ``64K``, ``10M`` or ``1G``."""
     unit = _SIZES.get(text[-1:].upper())
     return int(text[:-1]) * unit if unit else int(text)
 
 
-def _words(block: str) -> list[tuple[str, str]]:
+def _split_words(block: str) -> list[tuple[str, str]]:
     found = []
     at = 0
     block = block.strip()
     while at < len(block):
         word = _WORD.match(block, at)
         if not word:
-            raise BadDirective(f"cannot read {block[at : at + 40]!r}")
-        found.append((word[1], _bare(word[2] or "")))
+            raise InvalidDirective(f"cannot read {block[at : at + 40]!r}")
+        found.append((word[1], _unquote(word[2] or "")))
         at = word.end()
         while at < len(block) and block[at].isspace():
             at += 1
     return found
 
 
-def _bare(value: str) -> str:
+def _unquote(value: str) -> str:
     if value[:1] == '"':
         return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": "\t"}.get(match[1], match[1]), value[1:-1])
     return value[1:-1] if value[:1] == "'" else value

@@ -8,7 +8,7 @@ import signal
 import time
 
 from . import frames, orphans, pipes
-from .script import Script, size
+from .script import Script, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _WAIT_FOR_SECONDS = 60.0
 _TOOL_SECONDS = 60.0
 _CALL_SECONDS = 600.0
 _TOOL_OUTPUT = 30_000
-_SHOWN = 60
+_MAX_SHOWN = 60
 
 
 class Interrupted(Exception):
@@ -51,8 +51,8 @@ class Turn:
         if errors and "{last}" not in errors:
             pipes.write(errors.encode() + b"\n", stream=2)
         try:
-            for name, value in script.acts:
-                self._act(name)(value)
+            for name, value in script.actions:
+                self._run_action(name)(value)
             if "{last}" in errors:
                 pipes.write(errors.replace("{last}", self.last_output).encode() + b"\n", stream=2)
             if script.has("api_error"):
@@ -61,36 +61,36 @@ class Turn:
         except Interrupted:
             return self._interrupted()
 
-    def _act(self, name: str) -> Callable[[str], None]:
+    def _run_action(self, name: str) -> Callable[[str], None]:
         acts: dict[str, Callable[[str], None]] = {
-            "say": self._say,
-            "think": self._think,
+            "say": self._emit_text,
+            "think": self._emit_thinking,
             "run": self._run,
             "run_deaf": lambda command: self._run(command, deaf=True),
             "call": self._call,
             "sleep": lambda seconds: self.agent.pause(float(seconds)),
             "wait_for": self._wait_for,
             "touch": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)),
-            "flood": lambda amount: self._flood_events(size(amount)),
-            "flood_raw": lambda amount: _flood(
-                size(amount), b"this line is not JSON ".ljust(_FLOOD_LINE - 1, b".") + b"\n"
+            "flood": lambda amount: self._flood_events(parse_size(amount)),
+            "flood_raw": lambda amount: _write_flood(
+                parse_size(amount), b"this line is not JSON ".ljust(_FLOOD_LINE - 1, b".") + b"\n"
             ),
-            "flood_line": lambda amount: _flood(size(amount), b"x" * _FLOOD_LINE),
+            "flood_line": lambda amount: _write_flood(parse_size(amount), b"x" * _FLOOD_LINE),
             "bad_utf8": lambda _: pipes.write(b'{"type":"system","text":"\xff\xfe\xc3("}\n\xff\xfe\n'),
             "spawn": self._spawn,
             "write": self._write,
             "commit": self._commit,
-            "die": _die,
+            "die": _kill_self,
             "exit_now": lambda code: os._exit(int(code)),
         }
         return acts[name]
 
     # What the agent says.
 
-    def _say(self, text: str) -> None:
+    def _emit_text(self, text: str) -> None:
         self._stream_block({"type": "text", "text": text}, "text_delta", "text")
 
-    def _think(self, text: str) -> None:
+    def _emit_thinking(self, text: str) -> None:
         self._stream_block(
             {"type": "thinking", "thinking": text, "signature": "c3RhbmQtaW4="}, "thinking_delta", "thinking"
         )
@@ -98,12 +98,12 @@ class Turn:
     def _stream_block(self, block: dict[str, Any], delta: str, key: str) -> None:
         """One message of one block: in pieces when they are wanted, then whole."""
         if not self._streams:
-            self.agent.pause(self._pace * len(self._pieces(block[key])) if self._pace else 0)
+            self.agent.pause(self._pace * len(self._split(block[key])) if self._pace else 0)
             return
         ident = self._message_start()
         opened = {**block, key: ""}
         self._event({"type": "content_block_start", "index": 0, "content_block": opened}, ident)
-        for piece in self._pieces(block[key]):
+        for piece in self._split(block[key]):
             self._event(
                 {"type": "content_block_delta", "index": 0, "delta": {"type": delta, key: piece}}, ident
             )
@@ -115,7 +115,7 @@ class Turn:
     def _pace(self) -> float:
         return self.script.number("pace", 0) / 1000
 
-    def _pieces(self, text: str) -> list[str]:
+    def _split(self, text: str) -> list[str]:
         width = max(1, self.script.count("chunk", 16))
         return [text[at : at + width] for at in range(0, len(text), width)]
 
@@ -152,30 +152,30 @@ class Turn:
                 "session_id": self.agent.session.id,
                 "uuid": frames.new_uuid(),
             }
-            pipes.emit({**line, "timestamp": frames.now()} if stamped else line)
+            pipes.write_message({**line, "timestamp": frames.now()} if stamped else line)
 
     # What the agent does.
 
-    def _tool(self, name: str, given: dict[str, Any], work: Callable[[], tuple[str, bool]]) -> None:
+    def _tool(self, name: str, tool_input: dict[str, Any], run: Callable[[], tuple[str, bool]]) -> None:
         """A tool call: announced, really done, and its result told."""
         call = frames.new_id("toolu_")
-        self._tool_called(call, name, given, work)
+        self._run_tool_call(call, name, tool_input, run)
 
-    def _tool_called(
-        self, call: str, name: str, given: dict[str, Any], work: Callable[[], tuple[str, bool]]
+    def _run_tool_call(
+        self, call: str, name: str, tool_input: dict[str, Any], run: Callable[[], tuple[str, bool]]
     ) -> None:
         self.tools_used += 1
-        block = {"type": "tool_use", "id": call, "name": name, "input": given}
+        block = {"type": "tool_use", "id": call, "name": name, "input": tool_input}
         if self._streams:
             ident = self._message_start()
             self._event(
                 {"type": "content_block_start", "index": 0, "content_block": {**block, "input": {}}}, ident
             )
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(given)}
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(tool_input)}
             self._event({"type": "content_block_delta", "index": 0, "delta": delta}, ident)
             self._message_end(ident, block, "tool_use")
         try:
-            output, failed = work()
+            output, failed = run()
         except Interrupted:
             self._tool_result(
                 call, "The tool use was interrupted.", failed=True, told="User rejected tool use"
@@ -247,13 +247,13 @@ class Turn:
         name, _, text = value.partition(":")
         given, call = json.loads(text), frames.new_id("toolu_")
         params = {"name": name, "arguments": given, "_meta": {"claudecode/toolUseId": call}}
-        self._tool_called(call, f"mcp__client__{name}", given, lambda: self._asked_of_client(params))
+        self._run_tool_call(call, f"mcp__client__{name}", given, lambda: self._call_client_tool(params))
 
-    def _asked_of_client(self, params: dict[str, Any]) -> tuple[str, bool]:
-        said = self.agent.ask_server("client", "tools/call", params, _CALL_SECONDS)
-        if "error" in said:
-            return str(said["error"]["message"]), True
-        result = said["result"]
+    def _call_client_tool(self, params: dict[str, Any]) -> tuple[str, bool]:
+        response = self.agent.call_mcp_server("client", "tools/call", params, _CALL_SECONDS)
+        if "error" in response:
+            return str(response["error"]["message"]), True
+        result = response["result"]
         return "\n".join(block["text"] for block in result["content"]), bool(result["isError"])
 
     def _write(self, value: str) -> None:
@@ -276,7 +276,7 @@ class Turn:
     def _spawn(self, value: str) -> None:
         kind, _, manner = value.partition(":")
         lifetime = self.script.number("lifetime", _TOOL_SECONDS)
-        orphans.spawn(kind, deaf=manner == "deaf", pids=self.script.text("pids"), lifetime=lifetime)
+        orphans.spawn(kind, ignore_signals=manner == "deaf", pids=self.script.text("pids"), lifetime=lifetime)
 
     def _wait_for(self, path: str) -> None:
         end = time.monotonic() + _WAIT_FOR_SECONDS
@@ -287,7 +287,7 @@ class Turn:
         fields = {"type": "system", "subtype": "flood", "session_id": self.agent.session.id, "text": ""}
         room = _FLOOD_LINE - len(json.dumps(fields)) - 1
         line = json.dumps({**fields, "text": "." * room}).encode() + b"\n"
-        _flood(amount, line)
+        _write_flood(amount, line)
 
     # How it ends.
 
@@ -312,7 +312,7 @@ class Turn:
             return json.dumps({"length": len(data), "sha256": hashlib.sha256(data).hexdigest()})
         if script.has("history"):
             return json.dumps([*self.agent.history, ("user", script.prompt)])
-        return script.text("text", f"ok: {script.prompt[:_SHOWN]}").replace("{last}", self.last_output)
+        return script.text("text", f"ok: {script.prompt[:_MAX_SHOWN]}").replace("{last}", self.last_output)
 
     def _finish(self) -> dict[str, Any] | None:
         kind = self.script.text("result", "success")
@@ -320,23 +320,23 @@ class Turn:
             return None
         answer = "" if kind == "empty" else self._answer()
         if kind in ("success", "truncated") and answer:
-            self._say(answer)
-        structured = self._structured()
+            self._emit_text(answer)
+        structured = self._structured_output()
         if structured is not None:
             self._tool(
                 "StructuredOutput", structured, lambda: ("Structured output provided successfully", False)
             )
             answer = json.dumps(structured, separators=(",", ":"))
-        result = self._base(answer)
+        result = self._base_result(answer)
         if structured is not None:
             result.update(structured_output=structured, stop_reason="tool_use")
-        result.update(self._ending(kind, answer))
+        result.update(self._final_result(kind, answer))
         if self.script.has("is_error"):
             result["is_error"] = True
         return result
 
-    def _base(self, said: str) -> dict[str, Any]:
-        figures = self.figures(said)
+    def _base_result(self, output: str) -> dict[str, Any]:
+        figures = self.figures(output)
         cost = self.script.number("cost", 0.0012)
         total, totals = self.agent.spend(cost, figures)
         result = frames.result(self.agent.session.id, time.monotonic() - self.began, total)
@@ -344,23 +344,23 @@ class Turn:
         result["modelUsage"] = frames.model_usage(self.agent.model, totals, total)
         if self._streams:
             result["model_usage_since_last_result"] = frames.model_usage(self.agent.model, figures, cost)
-        if self.agent.options.streams_in:
+        if self.agent.options.reads_stream:
             result["begun_message_ids"] = self._begun
         result["num_turns"] = self.script.count("turns", 1 + self.tools_used)
         return result
 
-    def _ending(self, kind: str, answer: str) -> dict[str, Any]:
+    def _final_result(self, kind: str, answer: str) -> dict[str, Any]:
         budget = self.agent.options.get("--max-budget-usd")
         if kind == "success" and budget and self.script.number("cost", 0) > float(budget):
             kind = "max_budget"
         limit = self.agent.options.get("--max-turns") or "1"
         if kind == "error":
-            return _failed("error_during_execution", "error", "the stand-in was told to fail")
+            return _error_result("error_during_execution", "error", "the stand-in was told to fail")
         if kind == "max_turns":
-            return _failed("error_max_turns", "max_turns", f"Reached maximum number of turns ({limit})")
+            return _error_result("error_max_turns", "max_turns", f"Reached maximum number of turns ({limit})")
         if kind == "max_budget":
             text = f"Reached maximum budget (${budget or '0'})"
-            return _failed("error_max_budget_usd", "budget_exhausted", text)
+            return _error_result("error_max_budget_usd", "budget_exhausted", text)
         ended: dict[str, Any] = {"api_error_status": None, "result": answer}
         if kind == "refusal":
             refused = "API Error: the model's safeguards flagged this message."
@@ -377,10 +377,10 @@ class Turn:
             raise ValueError(f"the stand-in knows no result {kind!r}")
         return ended
 
-    def _structured(self) -> Any:
+    def _structured_output(self) -> Any:
         if self.script.has("structured"):
             return json.loads(self.script.text("structured"))
-        return sample(self.agent.schema) if self.agent.schema is not None else None
+        return sample_value(self.agent.schema) if self.agent.schema is not None else None
 
     def _api_error(self) -> dict[str, Any]:
         status = self.script.count("api_error", 500)
@@ -404,7 +404,7 @@ class Turn:
         self._line(
             {"type": "assistant", "message": {**said, "context_management": None}, **marks}, stamped=True
         )
-        result = self._base("")
+        result = self._base_result("")
         result.update(stop_reason="stop_sequence", terminal_reason="api_error", is_error=True, result=text)
         result.update(api_error_status=status, api_error_type=kind)
         return result
@@ -420,10 +420,13 @@ class Turn:
             stamped=True,
         )
         where = "aborted_tools" if self.tools_used else "aborted_streaming"
-        return {**self._base(""), **_failed("error_during_execution", where, "[ede_diagnostic] interrupted")}
+        return {
+            **self._base_result(""),
+            **_error_result("error_during_execution", where, "[ede_diagnostic] interrupted"),
+        }
 
 
-def sample(schema: dict[str, Any]) -> Any:
+def sample_value(schema: dict[str, Any]) -> Any:
     """A small value for a plain JSON schema."""
     if "const" in schema:
         return schema["const"]
@@ -433,16 +436,16 @@ def sample(schema: dict[str, Any]) -> Any:
     if kind == "object":
         properties = schema.get("properties", {})
         return {
-            name: sample(properties.get(name, {"type": "string"}))
+            name: sample_value(properties.get(name, {"type": "string"}))
             for name in schema.get("required", properties)
         }
     if kind == "array":
-        return [sample(schema.get("items", {"type": "string"}))]
+        return [sample_value(schema.get("items", {"type": "string"}))]
     values: dict[str, Any] = {"string": "stand-in", "integer": 1, "number": 1, "boolean": True}
     return values.get(kind)
 
 
-def _failed(subtype: str, reason: str, text: str) -> dict[str, Any]:
+def _error_result(subtype: str, reason: str, text: str) -> dict[str, Any]:
     return {
         "subtype": subtype,
         "is_error": True,
@@ -452,7 +455,7 @@ def _failed(subtype: str, reason: str, text: str) -> dict[str, Any]:
     }
 
 
-def _flood(amount: int, line: bytes) -> None:
+def _write_flood(amount: int, line: bytes) -> None:
     """So many bytes to stdout, in blocks of a few hundred lines."""
     block = line * max(1, (1 << 20) // len(line))
     left = amount
@@ -461,7 +464,7 @@ def _flood(amount: int, line: bytes) -> None:
         left -= len(block)
 
 
-def _die(value: str) -> None:
+def _kill_self(value: str) -> None:
     number = int(value) if value.isdigit() else int(signal.Signals["SIG" + value.upper().replace("SIG", "")])
     signal.signal(number, signal.SIG_DFL) if number not in (signal.SIGKILL, signal.SIGSTOP) else None
     os.kill(os.getpid(), number)

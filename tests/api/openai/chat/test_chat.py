@@ -9,19 +9,19 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from tests.api.api_service import ADMIN, SUBMITTER, Service, eventually, running
+from tests.api.api_service import ADMIN, SUBMITTER, RunningService, running_service, wait_until
 
-from steadyhand.api import Alias, ApiOptions
+from steadyhand.api import ApiOptions, ModelAlias
 from steadyhand.job import Turn
 
 
 @pytest.fixture(scope="module")
-def aliased(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def aliased(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     options = ApiOptions(
-        openai_models={"claude-haiku-4-5": Alias("dear", "haiku"), "plain": Alias("chat")},
+        openai_models={"claude-haiku-4-5": ModelAlias("dear", "haiku"), "plain": ModelAlias("chat")},
         openai_default_agent="chat",
     )
-    with running(tmp_path_factory.mktemp("aliased"), options=options) as found:
+    with running_service(tmp_path_factory.mktemp("aliased"), options=options) as found:
         yield found
 
 
@@ -62,7 +62,9 @@ def test_an_answer_has_the_shape_that_clients_expect(client: httpx2.Client) -> N
     assert client.get(f"/v1/jobs/{job_id}").json()["origin"] == "openai"
 
 
-def test_history_is_kept_as_turns_and_system_texts_go_above(client: httpx2.Client, service: Service) -> None:
+def test_history_is_kept_as_turns_and_system_texts_go_above(
+    client: httpx2.Client, service: RunningService
+) -> None:
     reply = ask(
         client,
         {"role": "system", "content": "Be brief."},
@@ -86,7 +88,7 @@ def test_history_is_kept_as_turns_and_system_texts_go_above(client: httpx2.Clien
     assert job.prompt == "say one\n\nand two"
 
 
-def test_metadata_user_and_effort_are_kept(client: httpx2.Client, service: Service) -> None:
+def test_metadata_user_and_effort_are_kept(client: httpx2.Client, service: RunningService) -> None:
     ask(client, metadata={"flow": "7"}, user="anna", reasoning_effort="minimal")
     job = service.runner.asked[-1]
     assert job.metadata == {"flow": "7", "user": "anna"}
@@ -105,7 +107,7 @@ def test_metadata_user_and_effort_are_kept(client: httpx2.Client, service: Servi
     ],
 )
 def test_reasoning_effort_is_the_agents_effort_on_both_routes(
-    client: httpx2.Client, service: Service, asked: str | None, effort: str | None
+    client: httpx2.Client, service: RunningService, asked: str | None, effort: str | None
 ) -> None:
     assert ask(client, reasoning_effort=asked, max_completion_tokens=9).status_code == 200
     assert service.runner.asked[-1].effort == effort
@@ -126,7 +128,7 @@ def test_reasoning_effort_is_the_agents_effort_on_both_routes(
     ],
 )
 def test_a_schema_run_answers_with_the_json_and_nothing_else(
-    client: httpx2.Client, service: Service, response_format: dict[str, Any]
+    client: httpx2.Client, service: RunningService, response_format: dict[str, Any]
 ) -> None:
     reply = ask(client, response_format=response_format)
     assert json.loads(reply.json()["choices"][0]["message"]["content"]) == {"city": "Paris"}
@@ -135,7 +137,7 @@ def test_a_schema_run_answers_with_the_json_and_nothing_else(
 
 
 def test_earlier_calls_and_their_results_are_part_of_the_history(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     messages = [
@@ -177,7 +179,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     ],
 )
 def test_what_is_not_to_be_had_is_400_and_starts_nothing(
-    client: httpx2.Client, service: Service, fields: dict[str, Any], param: str
+    client: httpx2.Client, service: RunningService, fields: dict[str, Any], param: str
 ) -> None:
     before = service.count()
     reply = ask(client, **fields)
@@ -219,7 +221,7 @@ def test_a_run_that_failed_is_503_and_not_to_be_asked_again(client: httpx2.Clien
     assert "with two lines" in error["message"]
 
 
-def test_openais_client_asks_once_and_shows_the_message(service: Service) -> None:
+def test_openais_client_asks_once_and_shows_the_message(service: RunningService) -> None:
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key=ADMIN) as client:
         before = len(service.runner.asked)
         with pytest.raises(openai.InternalServerError, match="badly"):
@@ -238,12 +240,12 @@ def test_openais_client_asks_once_and_shows_the_message(service: Service) -> Non
         assert client.models.retrieve("claude/vendor/model-1").id == "claude/vendor/model-1"
 
 
-def test_a_client_that_goes_away_cancels_its_run(client: httpx2.Client, service: Service) -> None:
+def test_a_client_that_goes_away_cancels_its_run(client: httpx2.Client, service: RunningService) -> None:
     before = len(service.runner.asked)
     with service.client() as leaving:
         thread = threading.Thread(target=_ask_until_closed, args=(leaving,))
         thread.start()
-        eventually(lambda: len(service.runner.asked) > before)
+        wait_until(lambda: len(service.runner.asked) > before)
         job = service.runner.asked[-1]
     thread.join(20)
     ended = client.get(f"/v1/jobs/{job.id}", headers={"prefer": "wait=20"}).json()
@@ -256,7 +258,7 @@ def _ask_until_closed(client: httpx2.Client) -> None:
         ask(client, user("hold"))
 
 
-def test_a_key_that_may_only_submit_gets_its_answer(service: Service) -> None:
+def test_a_key_that_may_only_submit_gets_its_answer(service: RunningService) -> None:
     with service.client(SUBMITTER) as client:
         assert ask(client).json()["choices"][0]["message"]["content"] == "hello"
 
@@ -274,7 +276,7 @@ def test_a_key_that_may_only_submit_gets_its_answer(service: Service) -> None:
     ],
 )
 def test_a_models_name_means_an_agent_and_a_model(
-    aliased: Service, name: str, agent: str, model: str | None
+    aliased: RunningService, name: str, agent: str, model: str | None
 ) -> None:
     with aliased.client() as client:
         reply = ask(client, model=name)
@@ -290,7 +292,7 @@ def test_a_name_that_means_nothing_is_model_not_found(client: httpx2.Client, nam
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_models_are_the_aliases_and_the_agents(aliased: Service) -> None:
+def test_models_are_the_aliases_and_the_agents(aliased: RunningService) -> None:
     with aliased.client() as client:
         body = client.get("/v1/models").json()
     assert body["object"] == "list"
@@ -301,8 +303,11 @@ def test_models_are_the_aliases_and_the_agents(aliased: Service) -> None:
 
 
 def test_a_session_keeps_its_agent_and_a_conversation_begins_anew_with_another(tmp_path: Path) -> None:
-    models = {"moving": Alias("chat"), "other": Alias("dear")}
-    with running(tmp_path, options=ApiOptions(openai_models=models)) as service, service.client() as client:
+    models = {"moving": ModelAlias("chat"), "other": ModelAlias("dear")}
+    with (
+        running_service(tmp_path, options=ApiOptions(openai_models=models)) as service,
+        service.client() as client,
+    ):
         named = {"x-session-id": "one"}
         first = client.post(
             "/v1/chat/completions", json={"model": "moving", "messages": [user("say hi")]}, headers=named
@@ -323,7 +328,7 @@ def test_a_session_keeps_its_agent_and_a_conversation_begins_anew_with_another(t
         assert ask(client, model="moving", messages=said).status_code == 200
         assert service.runner.asked[-1].parent_job_id == first.headers["x-steadyhand-job-id"]
         # Its alias was set to another agent since.
-        models["moving"] = Alias("dear")
+        models["moving"] = ModelAlias("dear")
         assert ask(client, model="moving", messages=said).status_code == 200
         job = service.runner.asked[-1]
         assert (job.agent, job.parent_job_id, len(job.history)) == ("dear", None, 2)

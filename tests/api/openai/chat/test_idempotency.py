@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from tests.api.api_service import ADMIN, OTHER, Service, eventually
+from tests.api.api_service import ADMIN, OTHER, RunningService, wait_until
 
 from steadyhand.api.openai import start_run
 
@@ -15,7 +15,7 @@ AGAIN = {"x-stainless-retry-count": "1"}
 
 
 @pytest.fixture(autouse=True)
-def nothing_played(service: Service) -> Iterator[None]:
+def nothing_played(service: RunningService) -> Iterator[None]:
     yield
     service.runner.play = None
 
@@ -25,7 +25,7 @@ def ask(client: httpx2.Client, prompt: str, headers: dict[str, str], **fields: A
     return client.post("/v1/chat/completions", json=body, headers=headers)
 
 
-def test_a_library_that_gives_up_and_asks_again_finds_its_run(service: Service) -> None:
+def test_a_library_that_gives_up_and_asks_again_finds_its_run(service: RunningService) -> None:
     go_on = service.hold_play()
     before = len(service.runner.asked)
     hook = {"request": [lambda request: _open(go_on, request)]}
@@ -47,7 +47,7 @@ def _open(go_on: Callable[[], object], request: httpx2.Request) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_repeat_of_a_request_that_just_ended_gets_the_same_answer(
-    client: httpx2.Client, service: Service, *, stream: bool
+    client: httpx2.Client, service: RunningService, *, stream: bool
 ) -> None:
     first = ask(client, f"say twice {stream}", FIRST, stream=stream)
     again = ask(client, f"say twice {stream}", AGAIN, stream=stream)
@@ -57,7 +57,9 @@ def test_a_repeat_of_a_request_that_just_ended_gets_the_same_answer(
     assert "idempotent-replayed" not in first.headers
 
 
-def test_a_repeat_of_a_run_that_failed_does_not_run_it_again(client: httpx2.Client, service: Service) -> None:
+def test_a_repeat_of_a_run_that_failed_does_not_run_it_again(
+    client: httpx2.Client, service: RunningService
+) -> None:
     before = len(service.runner.asked)
     assert ask(client, "fail once only", FIRST).status_code == 503
     again = ask(client, "fail once only", AGAIN)
@@ -67,7 +69,7 @@ def test_a_repeat_of_a_run_that_failed_does_not_run_it_again(client: httpx2.Clie
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_framework_that_asks_again_whatever_it_is_told_gets_the_same_failure(
-    client: httpx2.Client, service: Service, *, stream: bool
+    client: httpx2.Client, service: RunningService, *, stream: bool
 ) -> None:
     before, prompt = len(service.runner.asked), f"fail again {stream}"
     first, again = (ask(client, prompt, FIRST, stream=stream) for _ in range(2))
@@ -87,7 +89,7 @@ def test_a_failure_is_no_answer_to_who_says_that_it_asks_anew_or_is_no_library(
 
 
 def test_a_response_in_the_background_that_failed_is_run_again(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     before = len(service.runner.asked)
     body = {"model": "claude", "input": "fail behind", "background": True}
@@ -99,14 +101,14 @@ def test_a_response_in_the_background_that_failed_is_run_again(
 
 
 def test_what_failed_some_time_ago_is_run_again(
-    client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ask(client, "fail and come back", FIRST).headers["x-steadyhand-job-id"]
-    monkeypatch.setattr(start_run, "JUST_FAILED", -start_run.JUST_FAILED)
+    monkeypatch.setattr(start_run, "FAILURE_REPEAT_WINDOW", -start_run.FAILURE_REPEAT_WINDOW)
     assert ask(client, "fail and come back", FIRST).headers["x-steadyhand-job-id"] != first
 
 
-def test_only_the_same_key_and_body_are_a_repeat(client: httpx2.Client, service: Service) -> None:
+def test_only_the_same_key_and_body_are_a_repeat(client: httpx2.Client, service: RunningService) -> None:
     first = ask(client, "say same", FIRST).headers["x-steadyhand-job-id"]
     with service.client(OTHER) as other:
         assert ask(other, "say same", AGAIN).headers["x-steadyhand-job-id"] != first
@@ -116,14 +118,14 @@ def test_only_the_same_key_and_body_are_a_repeat(client: httpx2.Client, service:
 
 
 def test_what_ended_long_ago_is_run_again(
-    client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ask(client, "say long ago", FIRST).headers["x-steadyhand-job-id"]
-    monkeypatch.setattr(start_run, "JUST_ENDED", -start_run.JUST_ENDED)
+    monkeypatch.setattr(start_run, "REPEAT_WINDOW", -start_run.REPEAT_WINDOW)
     assert ask(client, "say long ago", AGAIN).headers["x-steadyhand-job-id"] != first
 
 
-def test_an_idempotency_key_means_one_run(client: httpx2.Client, service: Service) -> None:
+def test_an_idempotency_key_means_one_run(client: httpx2.Client, service: RunningService) -> None:
     key = {"idempotency-key": "chat-1"}
     first = ask(client, "say once", key)
     again = ask(client, "say once", key)
@@ -134,7 +136,7 @@ def test_an_idempotency_key_means_one_run(client: httpx2.Client, service: Servic
 
 
 def test_a_run_that_two_clients_wait_for_goes_on_when_one_leaves(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     go_on = service.hold_play()
     key = {"idempotency-key": "chat-2"}
@@ -143,7 +145,7 @@ def test_a_run_that_two_clients_wait_for_goes_on_when_one_leaves(
         leaves.timeout = httpx2.Timeout(0.5)
         body = {"model": "claude", "stream": True, "messages": [{"role": "user", "content": "play on"}]}
         with stays.stream("POST", "/v1/chat/completions", json=body, headers=key) as reply:
-            eventually(lambda: len(service.runner.asked) > before)
+            wait_until(lambda: len(service.runner.asked) > before)
             with pytest.raises(httpx2.ReadTimeout):
                 leaves.post("/v1/chat/completions", json=body, headers=key)
             go_on()
@@ -151,13 +153,15 @@ def test_a_run_that_two_clients_wait_for_goes_on_when_one_leaves(
     assert '"content":"on"' in reply.text
 
 
-def test_a_run_that_nobody_comes_back_for_is_cancelled(client: httpx2.Client, service: Service) -> None:
+def test_a_run_that_nobody_comes_back_for_is_cancelled(
+    client: httpx2.Client, service: RunningService
+) -> None:
     before = len(service.runner.asked)
     with service.client() as leaves:
         leaves.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             ask(leaves, "hold", FIRST)
-    eventually(lambda: len(service.runner.asked) > before)
+    wait_until(lambda: len(service.runner.asked) > before)
     job_id = service.runner.asked[-1].id
     assert client.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=20"}).json()["state"] == "cancelled"
     service.runner.forced = "say new"

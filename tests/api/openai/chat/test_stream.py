@@ -10,9 +10,9 @@ import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
-from tests.api.api_service import ADMIN, Service, eventually, running
+from tests.api.api_service import ADMIN, RunningService, running_service, wait_until
 
-from steadyhand.api import Alias, ApiOptions
+from steadyhand.api import ApiOptions, ModelAlias
 from steadyhand.api.openai import stream_timing
 from steadyhand.events import Message, TextDelta, Thinking, ToolFinished, ToolStarted
 from steadyhand.ports import Emit
@@ -69,7 +69,9 @@ async def two_messages(emit: Emit) -> None:
     await emit(Message("assistant", "One file."))
 
 
-def test_chunks_come_in_order_and_their_head_never_changes(client: httpx2.Client, service: Service) -> None:
+def test_chunks_come_in_order_and_their_head_never_changes(
+    client: httpx2.Client, service: RunningService
+) -> None:
     service.runner.play = two_messages
     chunks = chunks_of(client, "play One file.", stream_options={"include_usage": True})
     assert {(c["id"], c["created"], c["model"], c["object"]) for c in chunks} == {
@@ -90,7 +92,7 @@ def test_chunks_come_in_order_and_their_head_never_changes(client: httpx2.Client
     assert all(c["usage"] is None for c in chunks[:-1])
 
 
-def test_without_being_asked_no_chunk_speaks_of_usage(client: httpx2.Client, service: Service) -> None:
+def test_without_being_asked_no_chunk_speaks_of_usage(client: httpx2.Client, service: RunningService) -> None:
     assert all("usage" not in chunk for chunk in chunks_of(client, "say hello"))
 
 
@@ -98,7 +100,7 @@ def test_an_answer_that_no_message_told_is_streamed_whole(client: httpx2.Client)
     assert text_of(chunks_of(client, "say hello there")) == "hello there"
 
 
-def test_tools_are_comments_and_never_content(client: httpx2.Client, service: Service) -> None:
+def test_tools_are_comments_and_never_content(client: httpx2.Client, service: RunningService) -> None:
     service.runner.play = two_messages
     lines = lines_of(client, "play One file.")
     assert ": tool Bash started" in lines
@@ -107,8 +109,8 @@ def test_tools_are_comments_and_never_content(client: httpx2.Client, service: Se
 
 
 def test_an_alias_may_show_tools_as_reasoning(tmp_path: Path) -> None:
-    options = ApiOptions(openai_models={"loud": Alias("claude", reasoning="tools")})
-    with running(tmp_path, options=options) as service, service.client() as client:
+    options = ApiOptions(openai_models={"loud": ModelAlias("claude", reasoning="tools")})
+    with running_service(tmp_path, options=options) as service, service.client() as client:
         service.runner.play = two_messages
         chunks = chunks_of(client, "play One file.", model="loud")
         assert text_of(chunks, "reasoning_content") == 'Bash {"command": "ls"}\n'
@@ -116,7 +118,7 @@ def test_an_alias_may_show_tools_as_reasoning(tmp_path: Path) -> None:
 
 
 def test_text_that_was_lost_on_the_way_is_made_up_from_the_whole_message(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     async def lossy(emit: Emit) -> None:
         for number in range(3_000):  # more than a follower's backlog, without a wait between
@@ -129,7 +131,7 @@ def test_text_that_was_lost_on_the_way_is_made_up_from_the_whole_message(
 
 
 def test_a_message_that_was_begun_anew_is_told_whole_after_what_was_told(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     async def anew(emit: Emit) -> None:
         await emit(TextDelta("m1", "It is fo"))
@@ -140,7 +142,9 @@ def test_a_message_that_was_begun_anew_is_told_whole_after_what_was_told(
     assert text_of(chunks_of(client, "play Four.")) == "It is fo\n\nFour."
 
 
-def test_a_run_that_fails_before_its_text_is_an_http_error(client: httpx2.Client, service: Service) -> None:
+def test_a_run_that_fails_before_its_text_is_an_http_error(
+    client: httpx2.Client, service: RunningService
+) -> None:
     async def tools_only(emit: Emit) -> None:
         await emit(ToolStarted("t1", "Bash", {"command": "ls"}))
 
@@ -151,7 +155,9 @@ def test_a_run_that_fails_before_its_text_is_an_http_error(client: httpx2.Client
     assert reply.headers["content-type"] == "application/json"
 
 
-def test_a_run_that_fails_after_text_says_so_and_is_not_done(client: httpx2.Client, service: Service) -> None:
+def test_a_run_that_fails_after_text_says_so_and_is_not_done(
+    client: httpx2.Client, service: RunningService
+) -> None:
     async def half(emit: Emit) -> None:
         await emit(TextDelta("m1", "Half"))
 
@@ -169,7 +175,7 @@ def test_a_run_that_fails_after_text_says_so_and_is_not_done(client: httpx2.Clie
 
 
 def test_what_can_be_refused_is_refused_before_the_first_byte(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     before = service.count()
     wrong: list[dict[str, Any]] = [
@@ -185,7 +191,7 @@ def test_what_can_be_refused_is_refused_before_the_first_byte(
 
 
 def test_silence_is_broken_by_comments_alone(
-    client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stream_timing.OPEN_TIMEOUT_SECONDS < 10
     assert stream_timing.KEEPALIVE_SECONDS < 10
@@ -208,7 +214,7 @@ def test_silence_is_broken_by_comments_alone(
 
 
 def test_once_the_stream_is_open_a_failure_without_text_is_data(
-    client: httpx2.Client, service: Service, monkeypatch: pytest.MonkeyPatch
+    client: httpx2.Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_timing, "OPEN_TIMEOUT_SECONDS", 0.01)
     go_on = asyncio.Event()
@@ -228,7 +234,7 @@ def test_once_the_stream_is_open_a_failure_without_text_is_data(
     "fields", [{"response_format": AS_JSON}, {"response_format": {"type": "json_object"}}]
 )
 def test_json_is_streamed_as_json_and_nothing_else(
-    client: httpx2.Client, service: Service, fields: dict[str, Any]
+    client: httpx2.Client, service: RunningService, fields: dict[str, Any]
 ) -> None:
     service.runner.play = two_messages
     assert json.loads(text_of(chunks_of(client, "play x", **fields))) == {"city": "Paris"}
@@ -240,7 +246,7 @@ def test_json_is_streamed_as_json_and_nothing_else(
 )
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_forced_function_gets_its_arguments(
-    service: Service, choice: Any, reason: str, *, stream: bool
+    service: RunningService, choice: Any, reason: str, *, stream: bool
 ) -> None:
     asked: dict[str, Any] = {"model": "claude", "tools": [FUNCTION], "tool_choice": choice}
     asked["messages"] = [{"role": "user", "content": "which?"}]
@@ -261,18 +267,18 @@ def test_a_forced_function_gets_its_arguments(
     assert "`city`: Names one." in (job.append_system_prompt or "")
 
 
-def test_a_client_that_goes_away_cancels_its_stream(client: httpx2.Client, service: Service) -> None:
+def test_a_client_that_goes_away_cancels_its_stream(client: httpx2.Client, service: RunningService) -> None:
     before = len(service.runner.asked)
     with service.client() as leaving:
         leaving.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             leaving.post("/v1/chat/completions", json=body("hold"))
-    eventually(lambda: len(service.runner.asked) > before)
+    wait_until(lambda: len(service.runner.asked) > before)
     job = client.get(f"/v1/jobs/{service.runner.asked[-1].id}", headers={"prefer": "wait=20"}).json()
     assert job["state"] == "cancelled"
 
 
 @pytest.fixture(autouse=True)
-def nothing_played(service: Service) -> Iterator[None]:
+def nothing_played(service: RunningService) -> Iterator[None]:
     yield
     service.runner.play = None

@@ -5,8 +5,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import BOUND, LIMITED, OTHER, Service, eventually
-from tests.api.tool_calling_agent import Asking
+from tests.api.api_service import LIMITED, OTHER, TIMEOUT_SECONDS, RunningService, wait_until
+from tests.api.tool_calling_agent import ToolCallingAgent
 
 WEATHER = {
     "type": "function",
@@ -23,7 +23,7 @@ def ask(
     client: httpx2.Client, messages: list[dict[str, Any]], **fields: Any
 ) -> tuple[httpx2.Response, dict[str, Any]]:
     body = {"model": "claude", "messages": messages, "tools": [WEATHER], **fields}
-    reply = client.post("/v1/chat/completions", json=body, timeout=BOUND)
+    reply = client.post("/v1/chat/completions", json=body, timeout=TIMEOUT_SECONDS)
     return reply, reply.json()
 
 
@@ -43,7 +43,7 @@ def answers(calls: list[dict[str, Any]], *texts: str) -> list[dict[str, Any]]:
 
 
 def test_calls_of_one_turn_go_out_together_and_their_results_go_on_with_the_run(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     first, body = ask(client, [QUESTION])
     calls = calls_of(body)
@@ -61,7 +61,7 @@ def test_calls_of_one_turn_go_out_together_and_their_results_go_on_with_the_run(
 
 
 def test_there_can_be_several_rounds_and_each_says_what_it_used(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     asking.turns = (["Paris"], ["Oslo"])
     _, body = ask(client, [QUESTION])
@@ -79,14 +79,16 @@ def test_there_can_be_several_rounds_and_each_says_what_it_used(
 def streamed(client: httpx2.Client, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     options = {"stream": True, "stream_options": {"include_usage": True}}
     body = {"model": "claude", "messages": messages, "tools": [WEATHER], **options}
-    reply = client.post("/v1/chat/completions", json=body, timeout=BOUND)
+    reply = client.post("/v1/chat/completions", json=body, timeout=TIMEOUT_SECONDS)
     assert reply.status_code == 200, reply.text
     lines = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
 
-def test_a_stream_gives_calls_in_pieces_by_their_index(client: httpx2.Client, asking: Asking) -> None:
+def test_a_stream_gives_calls_in_pieces_by_their_index(
+    client: httpx2.Client, asking: ToolCallingAgent
+) -> None:
     chunks = streamed(client, [QUESTION])
     made: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
@@ -132,7 +134,7 @@ def test_wrong_ids_are_refused_and_the_run_goes_on_waiting(client: httpx2.Client
 
 @pytest.mark.usefixtures("asking")
 def test_another_key_cannot_answer_not_even_one_that_reads_all(
-    service: Service, client: httpx2.Client
+    service: RunningService, client: httpx2.Client
 ) -> None:
     with service.client(LIMITED) as owner, service.client(OTHER) as other:
         calls = calls_of(ask(owner, [QUESTION])[1])
@@ -142,7 +144,7 @@ def test_another_key_cannot_answer_not_even_one_that_reads_all(
 
 
 def test_the_same_results_again_give_the_same_answer_and_others_are_stale(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     calls = calls_of(ask(client, [QUESTION])[1])
     _, first = ask(client, answers(calls, "sun", "rain"))
@@ -153,19 +155,19 @@ def test_the_same_results_again_give_the_same_answer_and_others_are_stale(
 
 
 def test_a_client_that_leaves_while_its_results_are_worked_on_cancels_the_run(
-    service: Service, client: httpx2.Client, asking: Asking
+    service: RunningService, client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     calls = calls_of(ask(client, [QUESTION])[1])
     job_id = calls[0]["id"].split("_")[1]
     assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "running"  # it has left with calls to make
-    asking.then_hold = True
+    asking.hold_after_turns = True
     with pytest.raises(httpx2.TimeoutException):
         client.post(
             "/v1/chat/completions",
             json={"model": "claude", "messages": answers(calls, "a", "b"), "tools": [WEATHER]},
             timeout=1,
         )
-    eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled")
+    wait_until(lambda: client.get(f"/v1/jobs/{job_id}").json()["state"] == "cancelled")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,9 @@ def test_tools_have_bounds(client: httpx2.Client, tools: list[Any], why: str) ->
     assert why in body["detail"]
 
 
-def test_the_tools_are_kept_with_the_job(service: Service, client: httpx2.Client, asking: Asking) -> None:
+def test_the_tools_are_kept_with_the_job(
+    service: RunningService, client: httpx2.Client, asking: ToolCallingAgent
+) -> None:
     calls = calls_of(ask(client, [QUESTION])[1])
     assert [tool.name for tool in service.runner.asked[-1].tools] == ["get_weather"]
     assert not service.runner.asked[-1].one_call

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.responses import ResponseItemList
 from tests import openai_types
-from tests.api.api_service import ADMIN, OTHER, SUBMITTER, Service, eventually, refused_by_name
+from tests.api.api_service import ADMIN, OTHER, SUBMITTER, RunningService, check_parameter_error, wait_until
 
 from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted
 from steadyhand.ports import Emit
@@ -20,7 +20,7 @@ LONG = "Once upon a time there was a long message. " * 40
 
 
 @pytest.fixture(autouse=True)
-def nothing_played(service: Service) -> Iterator[None]:
+def nothing_played(service: RunningService) -> Iterator[None]:
     yield
     service.runner.play = None
 
@@ -36,7 +36,7 @@ def events_of(reply: httpx2.Response) -> list[dict[str, Any]]:
             name, data = block.split("\n")
             event = json.loads(data.removeprefix("data: "))
             assert name == f"event: {event['type']}"
-            openai_types.event(event)
+            openai_types.parse_event(event)
             found.append(event)
         else:
             assert block == "" or block.startswith(":") or block == "data: [DONE]", block
@@ -68,10 +68,10 @@ async def work(emit: Emit) -> None:
     await emit(Message("assistant", "Done."))
 
 
-def test_a_response_has_every_key_and_its_usage(client: httpx2.Client, service: Service) -> None:
+def test_a_response_has_every_key_and_its_usage(client: httpx2.Client, service: RunningService) -> None:
     reply = ask(client, instructions="Be brief.", metadata={"a": "b"}, user="anna", temperature=0.5)
     assert reply.status_code == 200, reply.text
-    response = openai_types.response(reply.json())
+    response = openai_types.parse_response(reply.json())
     assert (response.status, response.output_text, response.model) == ("completed", "hello", "claude")
     assert response.usage is not None
     assert (response.usage.input_tokens, response.usage.total_tokens) == (240, 245)
@@ -84,7 +84,7 @@ def test_a_response_has_every_key_and_its_usage(client: httpx2.Client, service: 
     assert client.get(f"/v1/responses/{response.id}").json() == reply.json()
 
 
-def test_the_events_are_typed_numbered_and_in_order(client: httpx2.Client, service: Service) -> None:
+def test_the_events_are_typed_numbered_and_in_order(client: httpx2.Client, service: RunningService) -> None:
     service.runner.play = work
     events = stream(client, "play Done.")
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
@@ -108,7 +108,9 @@ def test_the_events_are_typed_numbered_and_in_order(client: httpx2.Client, servi
     assert [event["item"] for event in sorted(done, key=lambda e: int(e["output_index"]))] == output
 
 
-def test_every_telling_is_the_same_from_every_number_on(client: httpx2.Client, service: Service) -> None:
+def test_every_telling_is_the_same_from_every_number_on(
+    client: httpx2.Client, service: RunningService
+) -> None:
     service.runner.play = work
     live = stream(client, "play Done.")
     response_id = live[-1]["response"]["id"]
@@ -119,7 +121,7 @@ def test_every_telling_is_the_same_from_every_number_on(client: httpx2.Client, s
 
 
 def test_a_background_response_comes_back_at_once_and_is_followed(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     gate = asyncio.Event()
 
@@ -130,9 +132,9 @@ def test_a_background_response_comes_back_at_once_and_is_followed(
 
     service.runner.play = gated
     reply = ask(client, "play Done.", background=True)
-    begun = openai_types.response(reply.json())
+    begun = openai_types.parse_response(reply.json())
     assert begun.status in ("queued", "in_progress")
-    assert service.runner.asked or eventually(lambda: service.runner.asked)
+    assert service.runner.asked or wait_until(lambda: service.runner.asked)
     with client.stream("GET", f"/v1/responses/{begun.id}", params={"stream": "true"}) as following:
         lines = following.iter_lines()
         seen = next(line for line in lines if "First." in line)  # told while it runs
@@ -153,7 +155,7 @@ def test_a_background_response_comes_back_at_once_and_is_followed(
 
 
 def test_a_client_that_leaves_a_background_stream_leaves_it_running(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     gate = asyncio.Event()
 
@@ -170,20 +172,22 @@ def test_a_client_that_leaves_a_background_stream_leaves_it_running(
 
 
 def test_leaving_cancels_a_response_that_is_not_in_the_background(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     before = len(service.runner.asked)
     with service.client() as leaving:
         leaving.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             leaving.post("/v1/responses", json={"model": "claude", "input": "hold", "stream": True})
-    eventually(lambda: len(service.runner.asked) > before)
+    wait_until(lambda: len(service.runner.asked) > before)
     job_id = service.runner.asked[-1].id
     assert client.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=20"}).json()["state"] == "cancelled"
-    assert openai_types.response(client.get(f"/v1/responses/resp_{job_id}").json()).status == "cancelled"
+    assert (
+        openai_types.parse_response(client.get(f"/v1/responses/resp_{job_id}").json()).status == "cancelled"
+    )
 
 
-def test_a_failure_is_an_http_error_or_the_last_event(client: httpx2.Client, service: Service) -> None:
+def test_a_failure_is_an_http_error_or_the_last_event(client: httpx2.Client, service: RunningService) -> None:
     for streamed in (False, True):
         reply = ask(client, "fail badly", stream=streamed)
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "execution_failed")
@@ -204,7 +208,7 @@ def test_a_failure_is_an_http_error_or_the_last_event(client: httpx2.Client, ser
     assert [event["type"] for event in late] == ["response.failed"]
 
 
-def test_cancel_delete_and_input_items(client: httpx2.Client, service: Service) -> None:
+def test_cancel_delete_and_input_items(client: httpx2.Client, service: RunningService) -> None:
     image = {"type": "input_image", "image_url": "data:image/gif;base64,R0lGODlhAAAA", "detail": "low"}
     given = [
         {"role": "system", "content": "Be kind."},
@@ -214,14 +218,14 @@ def test_cancel_delete_and_input_items(client: httpx2.Client, service: Service) 
         {"role": "user", "content": [{"type": "input_text", "text": "hold"}, image]},
     ]
     begun = ask(client, given, background=True).json()
-    job = eventually(lambda: [j for j in service.runner.asked if j.id == begun["id"].removeprefix("resp_")])[
+    job = wait_until(lambda: [j for j in service.runner.asked if j.id == begun["id"].removeprefix("resp_")])[
         0
     ]
     assert [turn.content for turn in job.history] == ["U1", "A1"]
     assert [block["type"] for block in job.content] == ["text", "image"]
     assert client.delete(f"/v1/responses/{begun['id']}").status_code == 409
     items = client.get(f"/v1/responses/{begun['id']}/input_items").json()
-    openai_types.read(ResponseItemList, items)
+    openai_types.parse_strict(ResponseItemList, items)
     assert [item["role"] for item in items["data"]] == ["user", "assistant", "user", "system"]
     assert items["data"][0]["content"][1]["image_url"] is None
     page = client.get(
@@ -231,23 +235,23 @@ def test_cancel_delete_and_input_items(client: httpx2.Client, service: Service) 
     assert [item["role"] for item in page["data"]] == ["user", "assistant"]
     assert page["has_more"]
     stopped = client.post(f"/v1/responses/{begun['id']}/cancel")
-    assert openai_types.response(stopped.json()).status == "cancelled"
+    assert openai_types.parse_response(stopped.json()).status == "cancelled"
     assert client.post(f"/v1/responses/{begun['id']}/cancel").json() == stopped.json()
     gone = client.delete(f"/v1/responses/{begun['id']}")
     assert gone.json() == {"id": begun["id"], "object": "response", "deleted": True}
     assert client.get(f"/v1/responses/{begun['id']}").status_code == 404
 
 
-def test_json_and_a_forced_function(client: httpx2.Client, service: Service) -> None:
+def test_json_and_a_forced_function(client: httpx2.Client, service: RunningService) -> None:
     form = {"type": "json_schema", "name": "city", "schema": SCHEMA, "strict": True}
     service.runner.play = work
     events = stream(client, "play x", text={"format": form})
     texts = [event["delta"] for event in events if event["type"] == "response.output_text.delta"]
     assert json.loads("".join(texts)) == {"city": "Paris"}
-    assert openai_types.response(events[-1]["response"]).output_text == '{"city":"Paris"}'
+    assert openai_types.parse_response(events[-1]["response"]).output_text == '{"city":"Paris"}'
     tool = {"type": "function", "name": "city", "description": None, "parameters": SCHEMA, "strict": True}
     for choice in ("required", {"type": "function", "name": "city"}):
-        response = openai_types.response(ask(client, "which", tools=[tool], tool_choice=choice).json())
+        response = openai_types.parse_response(ask(client, "which", tools=[tool], tool_choice=choice).json())
         call = response.output[-1]
         assert call.type == "function_call"
         assert (call.name, json.loads(call.arguments)) == ("city", {"city": "Paris"})
@@ -294,9 +298,9 @@ def test_json_and_a_forced_function(client: httpx2.Client, service: Service) -> 
     ],
 )
 def test_what_is_wrong_is_refused_by_name_and_starts_nothing(
-    service: Service, *, fields: dict[str, Any], status: int, param: str | None, why: str
+    service: RunningService, *, fields: dict[str, Any], status: int, param: str | None, why: str
 ) -> None:
-    refused_by_name(
+    check_parameter_error(
         service,
         "/v1/responses",
         {"model": "claude", "input": "say x", **fields},
@@ -307,7 +311,7 @@ def test_what_is_wrong_is_refused_by_name_and_starts_nothing(
 
 
 def test_only_its_own_key_finds_a_response_and_only_if_it_was_stored(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     mine = ask(client).json()["id"]
     unstored = ask(client, store=False).json()["id"]
@@ -333,7 +337,7 @@ def test_a_number_that_is_none_is_refused(client: httpx2.Client) -> None:
         assert (reply.status_code, reply.json()["error"]["param"]) == (422, "starting_after")
 
 
-def test_openais_client_streams_looks_up_and_follows(service: Service) -> None:
+def test_openais_client_streams_looks_up_and_follows(service: RunningService) -> None:
     service.runner.play = work
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key=ADMIN) as sdk:
         with sdk.responses.stream(model="claude", input="play Done.") as streaming:

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 from openai.types.responses import ResponseItemList
 from tests import openai_types
-from tests.api.api_service import BOUND, LIMITED, OTHER, Service, eventually
-from tests.api.tool_calling_agent import Asking
+from tests.api.api_service import LIMITED, OTHER, TIMEOUT_SECONDS, RunningService, wait_until
+from tests.api.tool_calling_agent import ToolCallingAgent
 
 WEATHER = {
     "type": "function",
@@ -23,14 +23,14 @@ QUESTION = {"role": "user", "content": "play it is fine"}
 
 def ask(client: httpx2.Client, given: Any, **fields: Any) -> httpx2.Response:
     body = {"model": "claude", "input": given, "tools": [WEATHER], **fields}
-    return client.post("/v1/responses", json=body, timeout=BOUND)
+    return client.post("/v1/responses", json=body, timeout=TIMEOUT_SECONDS)
 
 
 def answer(client: httpx2.Client, given: Any, **fields: Any) -> dict[str, Any]:
     reply = ask(client, given, **fields)
     assert reply.status_code == 200, reply.text
     body: dict[str, Any] = reply.json()
-    openai_types.response(body)
+    openai_types.parse_response(body)
     return body
 
 
@@ -45,7 +45,7 @@ def events_of(reply: httpx2.Response) -> list[dict[str, Any]]:
     assert lines[-1] == "[DONE]", lines[-1]
     events = [json.loads(line) for line in lines[:-1]]
     for event in events:
-        openai_types.event(event)
+        openai_types.parse_event(event)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     return events
 
@@ -71,7 +71,7 @@ def outputs(calls: list[dict[str, Any]], *texts: str) -> list[dict[str, Any]]:
 
 
 def text_of(body: dict[str, Any]) -> str:
-    return openai_types.response(body).output_text
+    return openai_types.parse_response(body).output_text
 
 
 def refused(reply: httpx2.Response, code: str = "unknown_call") -> str:
@@ -82,7 +82,7 @@ def refused(reply: httpx2.Response, code: str = "unknown_call") -> str:
 
 
 def test_calls_end_a_response_and_their_outputs_go_on_with_the_same_process(
-    client: httpx2.Client, service: Service, asking: Asking
+    client: httpx2.Client, service: RunningService, asking: ToolCallingAgent
 ) -> None:
     first = answer(client, [QUESTION])
     calls = calls_of(first)
@@ -99,7 +99,7 @@ def test_calls_end_a_response_and_their_outputs_go_on_with_the_same_process(
     assert client.get(f"/v1/responses/{second['id']}").json() == second
 
 
-def test_the_whole_history_comes_back_and_goes_on(client: httpx2.Client, asking: Asking) -> None:
+def test_the_whole_history_comes_back_and_goes_on(client: httpx2.Client, asking: ToolCallingAgent) -> None:
     asking.turns = (["Paris"], ["Oslo"])
     talk: list[dict[str, Any]] = [QUESTION]
     first = answer(client, talk, store=False)
@@ -115,7 +115,9 @@ def test_the_whole_history_comes_back_and_goes_on(client: httpx2.Client, asking:
     assert client.get(f"/v1/responses/{second['id']}").status_code == 404  # it was not to be stored
 
 
-def test_outputs_between_the_calls_of_one_turn_are_found(client: httpx2.Client, asking: Asking) -> None:
+def test_outputs_between_the_calls_of_one_turn_are_found(
+    client: httpx2.Client, asking: ToolCallingAgent
+) -> None:
     said, one, two = answer(client, [QUESTION])["output"]
     out = outputs([one, two], "sun", "rain")
     talk = [QUESTION, said, one, out[0], two, out[1]]
@@ -123,7 +125,9 @@ def test_outputs_between_the_calls_of_one_turn_are_found(client: httpx2.Client, 
     assert asking.results == [["sun", "rain"]]
 
 
-def test_a_stream_tells_calls_and_the_next_one_the_rest(client: httpx2.Client, asking: Asking) -> None:
+def test_a_stream_tells_calls_and_the_next_one_the_rest(
+    client: httpx2.Client, asking: ToolCallingAgent
+) -> None:
     events = stream(client, [QUESTION])
     kinds = [event["type"] for event in events]
     assert kinds[-1] == "response.completed"
@@ -149,10 +153,10 @@ def test_a_stream_tells_calls_and_the_next_one_the_rest(client: httpx2.Client, a
 
 
 def test_responses_in_the_background_wait_for_outputs_and_are_followed(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     begun = answer(client, [QUESTION], background=True)
-    first = eventually(
+    first = wait_until(
         lambda: (
             body
             if (body := client.get(f"/v1/responses/{begun['id']}").json())["status"] == "completed"
@@ -175,7 +179,7 @@ def test_responses_in_the_background_wait_for_outputs_and_are_followed(
 
 
 def test_the_same_outputs_again_give_the_same_response_and_others_are_stale(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     first = answer(client, [QUESTION])
     calls = calls_of(first)
@@ -220,7 +224,7 @@ def test_what_does_not_fit_is_refused_and_the_run_goes_on_waiting(client: httpx2
 
 @pytest.mark.usefixtures("asking")
 def test_another_key_cannot_bring_outputs_not_even_one_that_reads_all(
-    service: Service, client: httpx2.Client
+    service: RunningService, client: httpx2.Client
 ) -> None:
     with service.client(LIMITED) as owner, service.client(OTHER) as other:
         calls = calls_of(answer(owner, [QUESTION]))
@@ -230,7 +234,7 @@ def test_another_key_cannot_bring_outputs_not_even_one_that_reads_all(
 
 
 def test_each_response_of_a_run_is_looked_up_cancelled_and_forgotten_by_itself(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     asking.turns = (["Paris"], ["Oslo"])
     first = answer(client, [QUESTION], metadata={"turn": "1"}, instructions="Be brief.")
@@ -239,7 +243,7 @@ def test_each_response_of_a_run_is_looked_up_cancelled_and_forgotten_by_itself(
     assert (first["metadata"], second["metadata"]) == ({"turn": "1"}, {"turn": "2"})
     assert (first["instructions"], second["instructions"]) == ("Be brief.", None)
     items = client.get(f"/v1/responses/{second['id']}/input_items").json()
-    openai_types.read(ResponseItemList, items)
+    openai_types.parse_strict(ResponseItemList, items)
     assert [(item["type"], item["output"]) for item in items["data"]] == [("function_call_output", "sun")]
     job = f"/v1/jobs/{second['id'].split('_')[1]}"
     # An earlier response is over: stopping it stops nothing.
@@ -257,20 +261,20 @@ def test_each_response_of_a_run_is_looked_up_cancelled_and_forgotten_by_itself(
 
 
 def test_a_client_that_leaves_while_its_outputs_are_worked_on_cancels_the_run(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     first = answer(client, [QUESTION])
     job = f"/v1/jobs/{first['id'].split('_')[1]}"
     assert client.get(job).json()["state"] == "running"  # it has left with calls to make
-    asking.then_hold = True
+    asking.hold_after_turns = True
     body = {"model": "claude", "input": outputs(calls_of(first), "a", "b")}
     with pytest.raises(httpx2.TimeoutException):
         client.post("/v1/responses", json=body, timeout=1)
-    eventually(lambda: client.get(job).json()["state"] == "cancelled")
+    wait_until(lambda: client.get(job).json()["state"] == "cancelled")
 
 
 def test_a_run_that_fails_after_its_calls_fails_the_response_after_them(
-    client: httpx2.Client, asking: Asking
+    client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     question = {"role": "user", "content": "fail badly"}
     first = answer(client, [question])
@@ -278,19 +282,19 @@ def test_a_run_that_fails_after_its_calls_fails_the_response_after_them(
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "execution_failed")
     assert client.get(f"/v1/responses/{first['id']}").json() == first
     failed = client.get(f"/v1/responses/{first['id']}_1").json()
-    assert openai_types.response(failed).status == "failed"
+    assert openai_types.parse_response(failed).status == "failed"
     assert asking.results == [["a", "b"]]
 
 
 def test_two_that_bring_the_same_outputs_at_once_are_one(
-    service: Service, client: httpx2.Client, asking: Asking
+    service: RunningService, client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     calls = calls_of(answer(client, [QUESTION]))
     body = {"model": "claude", "input": outputs(calls, "sun", "rain")}
 
     async def both() -> list[httpx2.Response]:
         headers = {"authorization": client.headers["authorization"]}
-        async with httpx2.AsyncClient(base_url=service.url, headers=headers, timeout=BOUND) as many:
+        async with httpx2.AsyncClient(base_url=service.url, headers=headers, timeout=TIMEOUT_SECONDS) as many:
             return list(await asyncio.gather(*(many.post("/v1/responses", json=body) for _ in range(8))))
 
     found = [reply.json() for reply in asyncio.run(both())]
@@ -303,7 +307,9 @@ def reference(item: dict[str, Any]) -> dict[str, Any]:
     return {"type": "item_reference", "id": item["id"]}
 
 
-def test_references_to_items_stand_for_them(client: httpx2.Client, service: Service, asking: Asking) -> None:
+def test_references_to_items_stand_for_them(
+    client: httpx2.Client, service: RunningService, asking: ToolCallingAgent
+) -> None:
     first = answer(client, [QUESTION])
     calls = calls_of(first)
     talk = [QUESTION, *map(reference, first["output"]), *outputs(calls, "sun", "rain")]
@@ -324,7 +330,7 @@ def test_references_to_items_stand_for_them(client: httpx2.Client, service: Serv
 
 
 def test_references_to_what_is_not_this_keys_or_not_kept_are_refused_by_name(
-    client: httpx2.Client, service: Service
+    client: httpx2.Client, service: RunningService
 ) -> None:
     kept, unstored, gone = (answer(client, "say x", tools=[], store=store) for store in (True, False, True))
     assert client.delete(f"/v1/responses/{gone['id']}").status_code == 200

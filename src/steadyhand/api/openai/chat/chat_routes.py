@@ -9,32 +9,56 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.openai import stream_timing
-from steadyhand.api.openai.chat.chunks import DONE, Chunks, Shown
+from steadyhand.api.openai.chat.chunks import DONE_FRAME, ChatOptions, ChunkBuilder
 from steadyhand.api.openai.chat.completion import completion_json, usage_json
 from steadyhand.api.openai.chat.rounds import (
-    Round,
+    ToolRound,
     completion_id,
-    gone_on,
-    paused_json,
-    paused_or_ended,
-    results_of,
+    paused_completion_json,
+    resume_with_results,
+    tool_results_from_messages,
+    wait_for_round,
 )
-from steadyhand.api.openai.continuation import after_answer, answered, digest_of, going_on, session_headers
-from steadyhand.api.openai.input_messages import Spoken, joined, spoken_in_chat, taken_apart
-from steadyhand.api.openai.models import resolved
-from steadyhand.api.openai.output_spec import Wanted, chat_choice, chat_schema, chat_tools, wanted_of
-from steadyhand.api.openai.run_failure import failure
-from steadyhand.api.openai.start_run import left, started, unless_left
-from steadyhand.api.openai.submission_fields import EFFORTS, metadata_of
+from steadyhand.api.openai.continuation import (
+    conversation_digest,
+    session_headers,
+    with_answer,
+    with_calling_session,
+    with_session,
+)
+from steadyhand.api.openai.input_messages import (
+    ConversationMessage,
+    join_paragraphs,
+    parse_chat_messages,
+    split_conversation,
+)
+from steadyhand.api.openai.models import resolve_model
+from steadyhand.api.openai.output_spec import (
+    OutputSpec,
+    build_output_spec,
+    parse_chat_tool_choice,
+    parse_chat_tools,
+    parse_response_format,
+)
+from steadyhand.api.openai.run_failure import failure_response
+from steadyhand.api.openai.start_run import cancel_abandoned_run, start_run, wait_unless_disconnected
+from steadyhand.api.openai.submission_fields import EFFORT_ALIASES, merge_metadata
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas.requests import ChatRequest
-from steadyhand.api.transport.body import body_of
-from steadyhand.api.transport.context import Alias, Door, caller_of, door_of, insider, welcome_of
-from steadyhand.api.transport.errors import json_response, unsupported
+from steadyhand.api.transport.body import parse_body
+from steadyhand.api.transport.context import (
+    ApiContext,
+    ModelAlias,
+    as_job_owner,
+    authorization_check,
+    get_caller,
+    get_context,
+)
+from steadyhand.api.transport.errors import json_response, unsupported_parameter
 from steadyhand.api.transport.route import DirectRoute
-from steadyhand.api.transport.sse import Item, Piece, Stream
+from steadyhand.api.transport.sse import EventStreamResponse, Frame, StreamItem
 from steadyhand.control import Caller, Submission
-from steadyhand.events import Event, Live
+from steadyhand.events import Event, LiveText
 from steadyhand.job import State
 
 router = APIRouter(tags=["openai"], route_class=DirectRoute)
@@ -46,79 +70,94 @@ router = APIRouter(tags=["openai"], route_class=DirectRoute)
     summary="Answer a conversation",
     **operations.CHAT,
 )
-async def chat(request: Request) -> Response:
+async def create_completion(request: Request) -> Response:
     """Run the agent that the model's name means. Leaving cancels the run.
 
     The answer comes when the run has ended, or with `stream` as it is made; then what the agent says between its
     tool calls is part of it.
     """
-    caller = caller_of(request)
-    caller.require("submit")
-    door = door_of(request)
-    asked, value = await body_of(request, ChatRequest, door.options.max_openai_body_bytes, lenient=True)
-    refuse_unbuilt(asked)
-    alias = await resolved(door, caller, asked.model)
-    wanted = wanted_of(
-        chat_schema(asked.response_format),
-        chat_tools(asked.tools or (), asked.functions or ()),
-        chat_choice(asked.tool_choice, asked.function_call),
-        *(("tools", "/function") if asked.tools or not asked.functions else ("functions", "")),
-        parallel=asked.parallel_tool_calls is not False,
+    caller = get_caller(request)
+    caller.require_scope("submit")
+    context = get_context(request)
+    body, json_body = await parse_body(
+        request, ChatRequest, context.options.max_openai_body_bytes, lenient=True
     )
-    spoken = spoken_in_chat(asked.messages)
-    given = results_of(asked.messages)
-    if given is None or not given.results:
-        submission = submission_of(asked, alias, wanted, spoken)
-        submission = await going_on(
-            request, door, insider(caller), submission, model=asked.model, spoken=spoken
+    reject_unsupported(body)
+    alias = await resolve_model(context, caller, body.model)
+    output_spec = build_output_spec(
+        parse_response_format(body.response_format),
+        parse_chat_tools(body.tools or (), body.functions or ()),
+        parse_chat_tool_choice(body.tool_choice, body.function_call),
+        *(("tools", "/function") if body.tools or not body.functions else ("functions", "")),
+        parallel=body.parallel_tool_calls is not False,
+    )
+    messages = parse_chat_messages(body.messages)
+    tool_results = tool_results_from_messages(body.messages)
+    if tool_results is None or not tool_results.results:
+        submission = build_submission(body, alias, output_spec, messages)
+        submission = await with_session(
+            request, context, as_job_owner(caller), submission, model=body.model, messages=messages
         )
-        submission = await after_answer(door, insider(caller), submission, given)
-        at = Round(await started(request, door, caller, submission, value))
+        submission = await with_calling_session(context, as_job_owner(caller), submission, tool_results)
+        tool_round = ToolRound(await start_run(request, context, caller, submission, json_body))
     else:
-        at = await gone_on(door, insider(caller), given)
-    usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-    shown = Shown(asked.model, wanted, usage, alias.reasoning)
-    if asked.stream:
-        return _streamed(request, door, caller, at, shown=shown, spoken=spoken)
-    return await _whole(request, door, caller, at, shown=shown, spoken=spoken)
+        tool_round = await resume_with_results(context, as_job_owner(caller), tool_results)
+    include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    options = ChatOptions(body.model, output_spec, include_usage, alias.reasoning)
+    if body.stream:
+        return _stream(request, context, caller, tool_round, options=options, messages=messages)
+    return await _complete(request, context, caller, tool_round, options=options, messages=messages)
 
 
-async def _whole(
-    request: Request, door: Door, caller: Caller, at: Round, *, shown: Shown, spoken: Sequence[Spoken]
+async def _complete(
+    request: Request,
+    context: ApiContext,
+    caller: Caller,
+    tool_round: ToolRound,
+    *,
+    options: ChatOptions,
+    messages: Sequence[ConversationMessage],
 ) -> Response:
-    run = at.run
-    waited = paused_or_ended(door, insider(caller), at)
-    found = await unless_left(request, door, caller, run.job.id, waited)
-    if found is None:
+    run = tool_round.run
+    waiter = wait_for_round(context, as_job_owner(caller), tool_round)
+    finished = await wait_unless_disconnected(request, context, caller, run.job.id, waiter)
+    if finished is None:
         return Response(status_code=499)  # nobody reads it
-    job, paused, usage = found
+    job, paused, usage = finished
     headers = run.headers() | session_headers(request, job)
     if paused is not None:
-        return json_response(paused_json(job, shown.model, paused, at.after), headers=headers)
+        return json_response(
+            paused_completion_json(job, options.model, paused, tool_round.after), headers=headers
+        )
     if job.state is not State.COMPLETED:
-        return failure(request, job, run.headers(retry=False))
-    text = shown.wanted.text(job)
-    await door.control.note_conversation(job.id, digest_of(shown.model, answered(spoken, text)))
-    body = completion_json(job, shown.model, text, shown.wanted)
-    body["id"], body["usage"] = completion_id(job, at.after), usage_json(usage)
-    return json_response(body, headers=headers)
+        return failure_response(request, job, run.headers(retry=False))
+    text = options.output_spec.text(job)
+    await context.control.save_conversation(
+        job.id, conversation_digest(options.model, with_answer(messages, text))
+    )
+    document = completion_json(job, options.model, text, options.output_spec)
+    document["id"], document["usage"] = completion_id(job, tool_round.after), usage_json(usage)
+    return json_response(document, headers=headers)
 
 
-def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted, spoken: Sequence[Spoken]) -> Submission:
+def build_submission(
+    body: ChatRequest, alias: ModelAlias, output_spec: OutputSpec, messages: Sequence[ConversationMessage]
+) -> Submission:
     """Give what the request asks for, in the words of the core."""
-    conversation = taken_apart(spoken)
-    effort = asked.reasoning_effort
+    conversation = split_conversation(messages)
+    effort = body.reasoning_effort
     return Submission(
         prompt=conversation.prompt,
         agent=alias.agent,
         model=alias.model,
-        metadata=metadata_of(asked.metadata, asked.user),
-        output_schema=wanted.output_schema,
-        effort=None if effort is None else EFFORTS.get(effort, effort),
-        append_system_prompt=joined([conversation.system or "", wanted.hint or ""]) or None,
+        metadata=merge_metadata(body.metadata, body.user),
+        output_schema=output_spec.output_schema,
+        effort=None if effort is None else EFFORT_ALIASES.get(effort, effort),
+        append_system_prompt=join_paragraphs([conversation.system or "", output_spec.prompt_hint or ""])
+        or None,
         history=conversation.history,
-        tools=wanted.tools,
-        one_call=wanted.one_call,
+        tools=output_spec.tools,
+        one_call=output_spec.one_call,
         content=conversation.content,
         # Nobody waits for it any more once the service has stopped.
         on_interrupt="fail",
@@ -126,51 +165,59 @@ def submission_of(asked: ChatRequest, alias: Alias, wanted: Wanted, spoken: Sequ
     )
 
 
-def refuse_unbuilt(asked: ChatRequest) -> None:
+def reject_unsupported(body: ChatRequest) -> None:
     """Raise `InvalidRequest` (`unsupported_parameter`) for what is not to be had, naming it."""
-    if asked.n is not None and asked.n != 1:
-        raise unsupported("n", "only one choice is made")
-    if asked.logprobs or asked.top_logprobs:
-        raise unsupported(
-            "logprobs" if asked.logprobs else "top_logprobs", "agents have no log probabilities"
+    if body.n is not None and body.n != 1:
+        raise unsupported_parameter("n", "only one choice is made")
+    if body.logprobs or body.top_logprobs:
+        raise unsupported_parameter(
+            "logprobs" if body.logprobs else "top_logprobs", "agents have no log probabilities"
         )
-    if asked.audio is not None or any(kind != "text" for kind in asked.modalities or ()):
-        raise unsupported("audio" if asked.audio is not None else "modalities", "only text is answered")
+    if body.audio is not None or any(modality != "text" for modality in body.modalities or ()):
+        raise unsupported_parameter(
+            "audio" if body.audio is not None else "modalities", "only text is answered"
+        )
 
 
-def _streamed(
-    request: Request, door: Door, caller: Caller, at: Round, *, shown: Shown, spoken: Sequence[Spoken]
+def _stream(
+    request: Request,
+    context: ApiContext,
+    caller: Caller,
+    tool_round: ToolRound,
+    *,
+    options: ChatOptions,
+    messages: Sequence[ConversationMessage],
 ) -> Response:
-    run = at.run
-    own, job_id = insider(caller), run.job.id
-    chunks = Chunks(run.job, shown, at.after)
+    run = tool_round.run
+    owner, job_id = as_job_owner(caller), run.job.id
+    builder = ChunkBuilder(run.job, options, tool_round.after)
 
-    async def pieces() -> AsyncIterator[Item]:
-        with door.attending.at(job_id):
-            followed = cast("AsyncGenerator[Event | Live, None]", door.control.follow(own, job_id))
+    async def frames() -> AsyncIterator[StreamItem]:
+        with context.attending.at(job_id):
+            followed = cast("AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, job_id))
             async with aclosing(followed) as items:
                 async for item in items:
-                    for piece in chunks.take(item):
+                    for piece in builder.take(item):
                         yield piece
-                    if chunks.over:
+                    if builder.over:
                         return
-            job = await door.control.get(own, job_id)
-            for last in chunks.end(job, failure(request, job, run.headers(retry=False))):
-                if job.state is State.COMPLETED and isinstance(last, Piece) and last.data == DONE:
+            job = await context.control.get(owner, job_id)
+            for last in builder.end(job, failure_response(request, job, run.headers(retry=False))):
+                if job.state is State.COMPLETED and isinstance(last, Frame) and last.data == DONE_FRAME:
                     # Before the client can come back with it.
-                    told = digest_of(shown.model, answered(spoken, chunks.content))
-                    await door.control.note_conversation(job_id, told)
+                    told = conversation_digest(options.model, with_answer(messages, builder.content))
+                    await context.control.save_conversation(job_id, told)
                 yield last
 
-    async def gone() -> None:
-        if not chunks.over:  # it left with calls to make
-            await left(request, door, caller, job_id)
+    async def on_disconnect() -> None:
+        if not builder.over:  # it left with calls to make
+            await cancel_abandoned_run(request, context, caller, job_id)
 
-    return Stream(
-        pieces(),
-        welcome_of(request),
-        patience=stream_timing.OPEN_TIMEOUT_SECONDS,
-        keepalive=stream_timing.KEEPALIVE_SECONDS,
+    return EventStreamResponse(
+        frames(),
+        authorization_check(request),
+        open_timeout_seconds=stream_timing.OPEN_TIMEOUT_SECONDS,
+        keepalive_seconds=stream_timing.KEEPALIVE_SECONDS,
         headers=run.headers() | session_headers(request, run.job),
-        left=gone,
+        on_disconnect=on_disconnect,
     )

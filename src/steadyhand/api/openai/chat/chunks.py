@@ -7,176 +7,187 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from steadyhand.api.openai.chat.completion import calls_json, finish_reason, tool_calls, usage_json
+from steadyhand.api.openai.chat.completion import (
+    final_calls_json,
+    finish_reason,
+    pending_calls_json,
+    usage_json,
+)
 from steadyhand.api.openai.chat.rounds import completion_id
-from steadyhand.api.openai.output_spec import Wanted
-from steadyhand.api.openai.run_failure import why_failed
-from steadyhand.api.openai.text_assembler import Rest, Told
-from steadyhand.api.openai.usage_since import Spending
+from steadyhand.api.openai.output_spec import OutputSpec
+from steadyhand.api.openai.run_failure import failure_reason
+from steadyhand.api.openai.text_assembler import Remainder, TextAssembler
+from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies
-from steadyhand.api.transport.errors import error_json, json_bytes
-from steadyhand.api.transport.sse import Ending, Item, Piece
-from steadyhand.events import CallsWaiting, Event, Live, ToolFinished, ToolStarted
+from steadyhand.api.transport.errors import json_bytes, openai_error_json
+from steadyhand.api.transport.sse import FinalFrame, Frame, StreamItem
+from steadyhand.events import Event, LiveText, ToolCallsRequested, ToolFinished, ToolStarted
 from steadyhand.job import Job, State, Usage
 
-DONE = b"data: [DONE]\n\n"
-_BETWEEN = "\n\n"
+DONE_FRAME = b"data: [DONE]\n\n"
+_MESSAGE_SEPARATOR = "\n\n"
 """What stands between two messages of the agent in one content."""
-_INPUT_SHOWN = 200
+_MAX_INPUT_LENGTH = 200
 
 Reasoning = Literal["none", "tools"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ChatOptions:
     """How a stream is to be: the model's name as it was asked for, and what goes out beside the text."""
 
     model: str
-    wanted: Wanted
+    output_spec: OutputSpec
     usage: bool = False
     reasoning: Reasoning = "none"
 
 
-class Chunks:
+class ChunkBuilder:
     """Makes the chunks of one stream. What is text of the agent goes out at once, unless JSON is wanted."""
 
-    def __init__(self, job: Job, shown: Shown, after: int = 0) -> None:
+    def __init__(self, job: Job, options: ChatOptions, after: int = 0) -> None:
         """Tell of what comes after the event `after`; what was before it is to be taken all the same."""
-        self._shown = shown
-        self._spending = Spending(after)
+        self._options = options
+        self._usage = UsageSince(after)
         self.over = False
         """Whether the stream ended with calls for the client to make."""
-        self._told = Told()
+        self._assembler = TextAssembler()
         self.content = ""
         """All that has gone out as the answer."""
-        self._begun = False
-        self._said = False
+        self._started = False
+        self._has_text = False
         self._in_message = False
         self._last_message: str | None = None
-        self._whole = shown.wanted.output_schema is not None
-        self._head: openai_bodies.Chunk = {
+        self._is_structured = options.output_spec.output_schema is not None
+        self._envelope: openai_bodies.Chunk = {
             "id": completion_id(job, after),
             "object": "chat.completion.chunk",
             "created": int(job.created_at.timestamp()),
-            "model": shown.model,
+            "model": options.model,
             "system_fingerprint": None,
             "choices": [],
         }
 
-    def take(self, item: Event | Live) -> list[Piece]:
+    def take(self, item: Event | LiveText) -> list[Frame]:
         """Give what one thing that happened adds to the stream."""
         if self.over:
             return []
         if isinstance(item, Event):
-            self._spending.take(item)
-            if item.seq <= self._spending.after:
-                self._told.take(item)
-                self._told.early()
+            self._usage.take(item)
+            if item.seq <= self._usage.after:
+                self._assembler.take(item)
+                self._assembler.early()
                 return []
-            if item.type == CallsWaiting.type:
-                return self._calls(item.data["calls"])
-        if isinstance(item, Live):
-            return [] if self._whole else self._text(self._told.live(item))
-        rest = self._told.take(item)
+            if item.type == ToolCallsRequested.type:
+                return self._end_with_calls(item.data["calls"])
+        if isinstance(item, LiveText):
+            return [] if self._is_structured else self._text_frames(self._assembler.live(item))
+        rest = self._assembler.take(item)
         pieces = []
         if item.type == ToolStarted.type:
-            pieces = self._tool(item.data)
-        elif item.type == ToolFinished.type and self._shown.reasoning == "none":
-            pieces = [_comment("tool finished")]
-        if self._whole:
+            pieces = self._tool_frames(item.data)
+        elif item.type == ToolFinished.type and self._options.reasoning == "none":
+            pieces = [_comment_frame("tool finished")]
+        if self._is_structured:
             return pieces
         if rest is not None:
-            pieces = self._message(item.data["text"], rest)
-        return pieces + self._text(self._told.early())
+            pieces = self._finish_message(item.data["text"], rest)
+        return pieces + self._text_frames(self._assembler.early())
 
-    def _calls(self, calls: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    def _end_with_calls(self, calls: Sequence[Mapping[str, Any]]) -> list[Frame]:
         self.over = True
-        pieces = self._begin()
-        for index, call in enumerate(calls_json(calls)):
+        frames = self._first_chunk()
+        for index, call in enumerate(pending_calls_json(calls)):
             arguments = call["function"]["arguments"]
             call["function"]["arguments"] = ""
-            pieces += self._delta({"tool_calls": [{"index": index, **call}]})
-            pieces += self._delta({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]})
-        return [*pieces, self._chunk({}, "tool_calls"), *self._done(self._spending.since())]
+            frames += self._delta_frames({"tool_calls": [{"index": index, **call}]})
+            frames += self._delta_frames(
+                {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
+            )
+        return [*frames, self._chunk_frame({}, "tool_calls"), *self._usage_and_done(self._usage.since())]
 
-    def _done(self, usage: Usage) -> list[Piece]:
-        told = [_data({**self._head, "usage": usage_json(usage)})] if self._shown.usage else []
-        return [*told, Piece(DONE)]
+    def _usage_and_done(self, usage: Usage) -> list[Frame]:
+        usage_frames = (
+            [_data_frame({**self._envelope, "usage": usage_json(usage)})] if self._options.usage else []
+        )
+        return [*usage_frames, Frame(DONE_FRAME)]
 
-    def _message(self, whole: str, rest: Rest) -> list[Piece]:
-        if not rest.fits:
+    def _finish_message(self, text: str, remainder: Remainder) -> list[Frame]:
+        if not remainder.fits:
             self._in_message = False
-        pieces = self._text(rest.text)
+        frames = self._text_frames(remainder.text)
         self._in_message = False
-        self._last_message = whole
-        return pieces
+        self._last_message = text
+        return frames
 
-    def _text(self, text: str) -> list[Piece]:
+    def _text_frames(self, text: str) -> list[Frame]:
         if not text:
             return []
-        if self._said and not self._in_message:
-            text = _BETWEEN + text
-        self._said = self._in_message = True
-        return self._delta({"content": text})
+        if self._has_text and not self._in_message:
+            text = _MESSAGE_SEPARATOR + text
+        self._has_text = self._in_message = True
+        return self._delta_frames({"content": text})
 
-    def _tool(self, data: Mapping[str, Any]) -> list[Piece]:
+    def _tool_frames(self, data: Mapping[str, Any]) -> list[Frame]:
         name = " ".join(str(data["name"]).split())[:80] or "unknown"
-        if self._shown.reasoning == "none" or self._shown.wanted.forced is not None:
-            return [_comment(f"tool {name} started")]
-        given = json.dumps(data["input"], ensure_ascii=False)
-        cut = given if len(given) <= _INPUT_SHOWN else f"{given[:_INPUT_SHOWN]}…"
-        return self._delta({"reasoning_content": f"{name} {cut}\n"})
+        if self._options.reasoning == "none" or self._options.output_spec.forced is not None:
+            return [_comment_frame(f"tool {name} started")]
+        tool_input = json.dumps(data["input"], ensure_ascii=False)
+        shortened = (
+            tool_input if len(tool_input) <= _MAX_INPUT_LENGTH else f"{tool_input[:_MAX_INPUT_LENGTH]}…"
+        )
+        return self._delta_frames({"reasoning_content": f"{name} {shortened}\n"})
 
-    def end(self, job: Job, refusal: Response) -> list[Item]:
+    def end(self, job: Job, refusal: Response) -> list[StreamItem]:
         """Give the end of the stream; `refusal` answers a run that failed before anything was sent."""
         if job.state is not State.COMPLETED:
-            code, detail = why_failed(job)
-            return [Ending(_data({"error": error_json(503, code, detail)}).data, refusal)]
-        wanted = self._shown.wanted
-        pieces: list[Item] = []
+            code, detail = failure_reason(job)
+            return [FinalFrame(_data_frame({"error": openai_error_json(503, code, detail)}).data, refusal)]
+        wanted = self._options.output_spec
+        pieces: list[StreamItem] = []
         if wanted.forced is not None:
-            for index, call in enumerate(tool_calls(job, wanted.forced)):
-                pieces += self._delta({"tool_calls": [{"index": index, **call}]})
-        elif self._whole:
-            pieces += self._delta({"content": wanted.text(job)})
+            for index, call in enumerate(final_calls_json(job, wanted.forced)):
+                pieces += self._delta_frames({"tool_calls": [{"index": index, **call}]})
+        elif self._is_structured:
+            pieces += self._delta_frames({"content": wanted.text(job)})
         else:
-            pieces += self._rest(job.answer or "")
-        pieces += self._begin()
-        pieces.append(self._chunk({}, finish_reason(wanted)))
-        return [*pieces, *self._done(self._spending.rest(job))]
+            pieces += self._remaining_answer(job.answer or "")
+        pieces += self._first_chunk()
+        pieces.append(self._chunk_frame({}, finish_reason(wanted)))
+        return [*pieces, *self._usage_and_done(self._usage.final(job))]
 
-    def _rest(self, answer: str) -> list[Piece]:
+    def _remaining_answer(self, answer: str) -> list[Frame]:
         # The result is what the last message said; it differs when there was none, or one that was cut.
-        last = self._last_message or ""
-        if answer.strip() == last.strip():
+        last_message = self._last_message or ""
+        if answer.strip() == last_message.strip():
             return []
-        if last and answer.startswith(last):
+        if last_message and answer.startswith(last_message):
             self._in_message = True
-            return self._text(answer[len(last) :])
-        return self._text(answer)
+            return self._text_frames(answer[len(last_message) :])
+        return self._text_frames(answer)
 
-    def _begin(self) -> list[Piece]:
-        if self._begun:
+    def _first_chunk(self) -> list[Frame]:
+        if self._started:
             return []
-        self._begun = True
-        return [self._chunk({"role": "assistant", "content": ""}, None)]
+        self._started = True
+        return [self._chunk_frame({"role": "assistant", "content": ""}, None)]
 
-    def _delta(self, delta: openai_bodies.Delta) -> list[Piece]:
+    def _delta_frames(self, delta: openai_bodies.Delta) -> list[Frame]:
         self.content += delta.get("content") or ""
-        return [*self._begin(), self._chunk(delta, None)]
+        return [*self._first_chunk(), self._chunk_frame(delta, None)]
 
-    def _chunk(self, delta: openai_bodies.Delta, finish: openai_bodies.FinishReason | None) -> Piece:
+    def _chunk_frame(self, delta: openai_bodies.Delta, ending: openai_bodies.FinishReason | None) -> Frame:
         chunk: openai_bodies.Chunk = {
-            **self._head,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
+            **self._envelope,
+            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": ending}],
         }
-        return _data({**chunk, "usage": None} if self._shown.usage else chunk)
+        return _data_frame({**chunk, "usage": None} if self._options.usage else chunk)
 
 
-def _data(body: openai_bodies.Chunk | openai_bodies.ChunkFault) -> Piece:
-    return Piece(b"data: " + json_bytes(body) + b"\n\n")
+def _data_frame(body: openai_bodies.Chunk | openai_bodies.ChunkFault) -> Frame:
+    return Frame(b"data: " + json_bytes(body) + b"\n\n")
 
 
-def _comment(text: str) -> Piece:
+def _comment_frame(text: str) -> Frame:
     # A run that fails after its tools and before its text can still be answered with an error.
-    return Piece(f": {text}\n\n".encode("utf-8", "replace"), opens=False)
+    return Frame(f": {text}\n\n".encode("utf-8", "replace"), opens_stream=False)

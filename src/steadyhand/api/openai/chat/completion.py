@@ -3,34 +3,34 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steadyhand.api.openai.output_spec import Wanted, calls_of
+from steadyhand.api.openai.output_spec import OutputSpec, final_calls
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.job import Job, Usage
 
 
 def completion_json(
-    job: Job, model: str, text: str, wanted: Wanted | None = None
+    job: Job, model: str, text: str, output_spec: OutputSpec | None = None
 ) -> openai_bodies.Completion:
     """Give an ended job as a chat completion; `model` is the name that was asked for."""
-    wanted = wanted or Wanted()
+    output_spec = output_spec or OutputSpec()
     message: openai_bodies.Answer = {"role": "assistant", "content": text, "refusal": None}
-    if wanted.forced is not None:
+    if output_spec.forced is not None:
         message["content"] = None
-        message["tool_calls"] = tool_calls(job, wanted.forced)
+        message["tool_calls"] = final_calls_json(job, output_spec.forced)
     return {
         "id": f"chatcmpl-{job.id}",
         "object": "chat.completion",
         "created": int(job.created_at.timestamp()),
         "model": model,
         "choices": [
-            {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(wanted)}
+            {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(output_spec)}
         ],
         "usage": usage_json(job.usage),
     }
 
 
-def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[openai_bodies.ToolCall]:
+def pending_calls_json(calls: Sequence[Mapping[str, Any]]) -> list[openai_bodies.ToolCall]:
     """Give calls that an agent waits for as OpenAI's clients know them."""
     return [
         {
@@ -45,26 +45,26 @@ def calls_json(calls: Sequence[Mapping[str, Any]]) -> list[openai_bodies.ToolCal
     ]
 
 
-def tool_calls(job: Job, forced: Mapping[str, Any]) -> list[openai_bodies.ToolCall]:
+def final_calls_json(job: Job, forced_call: Mapping[str, Any]) -> list[openai_bodies.ToolCall]:
     """Give the calls that are the answer of a run."""
     return [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in calls_of(job, forced)
+        for call in final_calls(job, forced_call)
     ]
 
 
-def finish_reason(wanted: Wanted) -> openai_bodies.FinishReason:
+def finish_reason(output_spec: OutputSpec) -> openai_bodies.FinishReason:
     """Say why a completion ended: a call that the caller itself named ends with `stop`, as with OpenAI."""
-    named = wanted.function is not None and wanted.function.named
-    return "tool_calls" if wanted.forced is not None and not named else "stop"
+    was_chosen = output_spec.function is not None and output_spec.function.named
+    return "tool_calls" if output_spec.forced is not None and not was_chosen else "stop"
 
 
 def usage_json(usage: Usage) -> openai_bodies.ChatUsage:
     """Give tokens; cache reads and writes are among the prompt's."""
-    prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+    prompt_tokens = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
     return {
-        "prompt_tokens": prompt,
+        "prompt_tokens": prompt_tokens,
         "completion_tokens": usage.output_tokens,
-        "total_tokens": prompt + usage.output_tokens,
+        "total_tokens": prompt_tokens + usage.output_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cache_read_input_tokens},
     }

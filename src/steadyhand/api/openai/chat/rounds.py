@@ -5,31 +5,37 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
-from steadyhand.api.openai.chat.completion import calls_json, usage_json
-from steadyhand.api.openai.client_tool_results import UNKNOWN_CALL, Brought, Result, brought_by, job_of
-from steadyhand.api.openai.input_messages import text_of
+from steadyhand.api.openai.chat.completion import pending_calls_json, usage_json
+from steadyhand.api.openai.client_tool_results import (
+    UNKNOWN_CALL,
+    ToolResult,
+    ToolResults,
+    get_calling_job,
+    group_tool_results,
+)
+from steadyhand.api.openai.input_messages import parse_text_content
 from steadyhand.api.openai.kinds import is_response
-from steadyhand.api.openai.start_run import Started
-from steadyhand.api.openai.usage_since import Spending
+from steadyhand.api.openai.start_run import StartedRun
+from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import ChatMessage
-from steadyhand.api.transport.context import Door
+from steadyhand.api.transport.context import ApiContext
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest
-from steadyhand.events import CallsWaiting, Event, Live, Message
+from steadyhand.events import Event, LiveText, Message, ToolCallsRequested
 from steadyhand.job import Job, Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class ToolRound:
     """A response is about what happens in a run after its event `after`."""
 
-    run: Started
+    run: StartedRun
     after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
+class PausedRound:
     """A round that ended with calls: what was said before them, the calls, and what was used."""
 
     text: str
@@ -42,53 +48,57 @@ def completion_id(job: Job, after: int) -> str:
     return f"chatcmpl-{job.id}" + (f"-{after}" if after else "")
 
 
-def results_of(messages: Sequence[ChatMessage]) -> Brought | None:
+def tool_results_from_messages(messages: Sequence[ChatMessage]) -> ToolResults | None:
     """Give the results that the messages end with, if they do. Raises `InvalidRequest` as `brought_by`."""
-    given: list[Result] = []
-    for place in range(len(messages) - 1, -1, -1):
-        message = messages[place]
+    parsed: list[ToolResult] = []
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
         if message.role != "tool":
             break
-        where = f"messages/{place}"
-        text = text_of(message.content, f"{where}/content")
-        given.append(Result(f"{where}/tool_call_id", message.tool_call_id or "", text))
-    return brought_by(given, "messages")
+        location = f"messages/{index}"
+        text = parse_text_content(message.content, f"{location}/content")
+        parsed.append(ToolResult(f"{location}/tool_call_id", message.tool_call_id or "", text))
+    return group_tool_results(parsed, "messages")
 
 
-async def gone_on(door: Door, own: Caller, brought: Brought) -> Round:
+async def resume_with_results(context: ApiContext, owner: Caller, tool_results: ToolResults) -> ToolRound:
     """Go on with the run that waits for these results; raises `InvalidRequest` (`unknown_call`)."""
-    job = await job_of(door, own, brought, "messages")
+    job = await get_calling_job(context, owner, tool_results, "messages")
     if is_response(job):
         raise InvalidRequest.at(
             "/messages", "has results for calls of a response: bring them there", code=UNKNOWN_CALL
         )
-    given = await door.control.answer_calls(own, brought.job_id, brought.results)
-    return Round(Started(given.job, replayed=False), given.after)
+    answered = await context.control.submit_tool_results(owner, tool_results.job_id, tool_results.results)
+    return ToolRound(StartedRun(answered.job, replayed=False), answered.after)
 
 
-async def paused_or_ended(door: Door, own: Caller, at: Round) -> tuple[Job, Paused | None, Usage]:
+async def wait_for_round(
+    context: ApiContext, owner: Caller, tool_round: ToolRound
+) -> tuple[Job, PausedRound | None, Usage]:
     """Wait for the end of a round: calls that wait, or the end of the job, with what the round used."""
-    spending = Spending(at.after)
+    usage = UsageSince(tool_round.after)
     texts: list[str] = []
-    followed = cast("AsyncGenerator[Event | Live, None]", door.control.follow(own, at.run.job.id))
+    event_source = cast(
+        "AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, tool_round.run.job.id)
+    )
     paused = None
-    async with aclosing(followed) as items:
-        async for item in items:
-            if isinstance(item, Live):
+    async with aclosing(event_source) as events:
+        async for event in events:
+            if isinstance(event, LiveText):
                 continue
-            spending.take(item)
-            if item.seq <= at.after:
+            usage.take(event)
+            if event.seq <= tool_round.after:
                 continue
-            if item.type == Message.type and item.data["role"] == "assistant":
-                texts.append(item.data["text"])
-            elif item.type == CallsWaiting.type:
-                paused = Paused("\n\n".join(texts), item.data["calls"], spending.since())
+            if event.type == Message.type and event.data["role"] == "assistant":
+                texts.append(event.data["text"])
+            elif event.type == ToolCallsRequested.type:
+                paused = PausedRound("\n\n".join(texts), event.data["calls"], usage.since())
                 break
-    job = await door.control.get(own, at.run.job.id)
-    return job, paused, spending.rest(job) if paused is None else paused.usage
+    job = await context.control.get(owner, tool_round.run.job.id)
+    return job, paused, usage.final(job) if paused is None else paused.usage
 
 
-def paused_json(job: Job, model: str, paused: Paused, after: int) -> openai_bodies.Completion:
+def paused_completion_json(job: Job, model: str, paused: PausedRound, after: int) -> openai_bodies.Completion:
     """Give a round that ended with calls as a chat completion."""
     choice: openai_bodies.Choice = {
         "index": 0,
@@ -96,7 +106,7 @@ def paused_json(job: Job, model: str, paused: Paused, after: int) -> openai_bodi
             "role": "assistant",
             "content": paused.text or None,
             "refusal": None,
-            "tool_calls": calls_json(paused.calls),
+            "tool_calls": pending_calls_json(paused.calls),
         },
         "logprobs": None,
         "finish_reason": "tool_calls",

@@ -3,180 +3,193 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steadyhand.api.openai.client_tool_results import Brought, Result, brought_by
-from steadyhand.api.openai.content_parts import Block, Parts
-from steadyhand.api.openai.input_messages import Spoken, call_line, result_text, text_in
-from steadyhand.api.transport.errors import unsupported
+from steadyhand.api.openai.client_tool_results import ToolResult, ToolResults, group_tool_results
+from steadyhand.api.openai.content_parts import ContentBlock, ContentPartParser
+from steadyhand.api.openai.input_messages import ConversationMessage, blocks_text, call_result_text, call_text
+from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.errors import InvalidRequest
 
-Item = Mapping[str, Any]
+InputItem = Mapping[str, Any]
 
-_ROLES = frozenset({"user", "assistant", "system", "developer"})
-_PASSED_OVER = frozenset({"reasoning", "mcp_list_tools", "mcp_call", "compaction"})
+_MESSAGE_ROLES = frozenset({"user", "assistant", "system", "developer"})
+_IGNORED_TYPES = frozenset({"reasoning", "mcp_list_tools", "mcp_call", "compaction"})
 """Items of earlier answers that a client sends back and that say nothing to an agent of ours."""
-REFERENCE = "item_reference"
-_OUTPUT = "function_call_output"
-_CALL = "function_call"
+ITEM_REFERENCE = "item_reference"
+_FUNCTION_CALL_OUTPUT = "function_call_output"
+_FUNCTION_CALL = "function_call"
 
 
-def items_of(given: Any) -> list[Item]:
+def normalize_input(request_input: Any) -> list[InputItem]:
     """Give an input's items; text is one message of the user's."""
-    if isinstance(given, str):
-        return [{"type": "message", "role": "user", "content": given}]
-    return list(given)
+    if isinstance(request_input, str):
+        return [{"type": "message", "role": "user", "content": request_input}]
+    return list(request_input)
 
 
-def kind_of(item: Item) -> str | None:
+def item_type(item: InputItem) -> str | None:
     """Give an item's type: a message need not say what it is, and neither need a reference; null for what is none."""
-    kind = item.get("type")
-    if kind is not None:
-        return kind if isinstance(kind, str) else None
+    type_ = item.get("type")
+    if type_ is not None:
+        return type_ if isinstance(type_, str) else None
     if "role" in item:
         return "message"
-    return REFERENCE if "id" in item and not set(item) - {"id", "type"} else None
+    return ITEM_REFERENCE if "id" in item and not set(item) - {"id", "type"} else None
 
 
-def spoken_in(items: Sequence[Item]) -> list[Spoken]:
+def parse_input_items(items: Sequence[InputItem]) -> list[ConversationMessage]:
     """Read items as a conversation. Raises `InvalidRequest` for what cannot be read, by its place."""
-    parts = Parts()
-    spoken: list[Spoken] = []
-    for place, item in enumerate(items):
-        where = f"input/{place}"
-        kind = kind_of(item)
-        if kind == _OUTPUT:
-            told = result_text(_text_field(item, "call_id", where), _output(item, where))
-            spoken.append(Spoken("user", parts.blocks(told, where)))
-        elif kind == _CALL:
-            words = (_text_field(item, name, where) for name in ("call_id", "name", "arguments"))
-            spoken.append(Spoken("assistant", parts.blocks(call_line(*words), where)))
-        elif kind == "message":
-            spoken.append(_message(item, where, parts))
-        elif kind not in _PASSED_OVER:
-            raise unsupported(where, "is no item that can be taken; messages and function calls are")
-    return spoken
+    parser = ContentPartParser()
+    messages: list[ConversationMessage] = []
+    for index, item in enumerate(items):
+        location = f"input/{index}"
+        type_ = item_type(item)
+        if type_ == _FUNCTION_CALL_OUTPUT:
+            result = call_result_text(_require_text(item, "call_id", location), _output_text(item, location))
+            messages.append(ConversationMessage("user", parser.blocks(result, location)))
+        elif type_ == _FUNCTION_CALL:
+            call_fields = (_require_text(item, name, location) for name in ("call_id", "name", "arguments"))
+            messages.append(
+                ConversationMessage("assistant", parser.blocks(call_text(*call_fields), location))
+            )
+        elif type_ == "message":
+            messages.append(_parse_message(item, location, parser))
+        elif type_ not in _IGNORED_TYPES:
+            raise unsupported_parameter(
+                location, "is no item that can be taken; messages and function calls are"
+            )
+    return messages
 
 
-def _message(item: Item, where: str, parts: Parts) -> Spoken:
+def _parse_message(item: InputItem, location: str, parser: ContentPartParser) -> ConversationMessage:
     role, content = item.get("role"), item.get("content")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise InvalidRequest.at(f"/{where}/role", f"has to be one of {', '.join(sorted(_ROLES))}")
-    return Spoken(role, parts.blocks(_parts_of(content, f"{where}/content"), f"{where}/content"))
+    if not isinstance(role, str) or role not in _MESSAGE_ROLES:
+        raise InvalidRequest.at(f"/{location}/role", f"has to be one of {', '.join(sorted(_MESSAGE_ROLES))}")
+    return ConversationMessage(
+        role, parser.blocks(_validate_content(content, f"{location}/content"), f"{location}/content")
+    )
 
 
-def _parts_of(content: Any, where: str) -> Any:
+def _validate_content(content: Any, location: str) -> Any:
     if not isinstance(content, str | list):
-        raise InvalidRequest.at(f"/{where}", "has to be text or a list of parts")
+        raise InvalidRequest.at(f"/{location}", "has to be text or a list of parts")
     for number, part in enumerate(content if isinstance(content, list) else ()):
         if not isinstance(part, dict):
-            raise InvalidRequest.at(f"/{where}/{number}", "has to be a part")
+            raise InvalidRequest.at(f"/{location}/{number}", "has to be a part")
     return content
 
 
-def _text_field(item: Item, name: str, where: str) -> str:
+def _require_text(item: InputItem, name: str, location: str) -> str:
     value = item.get(name)
     if not isinstance(value, str) or not value:
-        raise InvalidRequest.at(f"/{where}/{name}", "has to be text")
+        raise InvalidRequest.at(f"/{location}/{name}", "has to be text")
     return value
 
 
-def _output(item: Item, where: str) -> str:
+def _output_text(item: InputItem, location: str) -> str:
     """Give what came of a call, as text."""
-    return _only_text(item.get("output"), f"{where}/output")
+    return _parse_text_content(item.get("output"), f"{location}/output")
 
 
-def _only_text(content: Any, where: str) -> str:
-    blocks = Parts().blocks(_parts_of(content, where), where)
-    for place, block in enumerate(blocks):
+def _parse_text_content(content: Any, location: str) -> str:
+    blocks = ContentPartParser().blocks(_validate_content(content, location), location)
+    for index, block in enumerate(blocks):
         if block["type"] != "text":
-            raise unsupported(f"{where}/{place}", "only text parts are taken here")
-    return text_in(blocks)
+            raise unsupported_parameter(f"{location}/{index}", "only text parts are taken here")
+    return blocks_text(blocks)
 
 
 # --- results ---------------------------------------------------------------------------------------
 
 
-def brought_in(items: Sequence[Item]) -> Brought | None:
+def tool_results_from_items(items: Sequence[InputItem]) -> ToolResults | None:
     """Give the results that an input ends with, if it does; what the user says after them goes with the last.
 
     Raises `InvalidRequest` as `brought_by`.
     """
-    given: list[Result] = []
-    said: list[str] = []
-    last = last_of(items)
-    if not any(kind_of(item) == _OUTPUT for _, item in last):
+    tool_results: list[ToolResult] = []
+    user_texts: list[str] = []
+    latest_items = items_after_answer(items)
+    if not any(item_type(item) == _FUNCTION_CALL_OUTPUT for _, item in latest_items):
         return None
-    for place, item in last:
-        where = f"input/{place}"
-        if kind_of(item) == _OUTPUT:
-            call_id = _text_field(item, "call_id", where)
-            given.append(Result(f"{where}/call_id", call_id, _output(item, where)))
+    for index, item in latest_items:
+        location = f"input/{index}"
+        if item_type(item) == _FUNCTION_CALL_OUTPUT:
+            call_id = _require_text(item, "call_id", location)
+            tool_results.append(ToolResult(f"{location}/call_id", call_id, _output_text(item, location)))
         else:
-            said.append(_only_text(item.get("content"), f"{where}/content"))
-    if said:
-        given[-1] = given[-1]._replace(text="\n\n".join([given[-1].text, "The user says:", *said]))
-    return brought_by(given, "input")
+            user_texts.append(_parse_text_content(item.get("content"), f"{location}/content"))
+    if user_texts:
+        tool_results[-1] = tool_results[-1]._replace(
+            text="\n\n".join([tool_results[-1].text, "The user says:", *user_texts])
+        )
+    return group_tool_results(tool_results, "input")
 
 
-def last_of(items: Sequence[Item]) -> list[tuple[int, Item]]:
+def items_after_answer(items: Sequence[InputItem]) -> list[tuple[int, InputItem]]:
     """Give what came after the last that the agent said, with its place."""
-    first = len(items)
-    while first and (
-        kind_of(items[first - 1]) == _OUTPUT
-        or (kind_of(items[first - 1]) == "message" and items[first - 1].get("role") != "assistant")
+    start = len(items)
+    while start and (
+        item_type(items[start - 1]) == _FUNCTION_CALL_OUTPUT
+        or (item_type(items[start - 1]) == "message" and items[start - 1].get("role") != "assistant")
     ):
-        first -= 1
-    return list(enumerate(items))[first:]
+        start -= 1
+    return list(enumerate(items))[start:]
 
 
-def result_among(items: Sequence[Item], call_id: str) -> str | None:
+def find_tool_result(items: Sequence[InputItem], call_id: str) -> str | None:
     """Give the result of a call from wherever it stands among the items."""
-    for place, item in enumerate(items):
-        if kind_of(item) == _OUTPUT and item.get("call_id") == call_id:
-            return _output(item, f"input/{place}")
+    for index, item in enumerate(items):
+        if item_type(item) == _FUNCTION_CALL_OUTPUT and item.get("call_id") == call_id:
+            return _output_text(item, f"input/{index}")
     return None
 
 
 # --- what is shown again ---------------------------------------------------------------------------
 
 
-def shown_input(items: Sequence[Item]) -> list[dict[str, Any]]:
+def input_items_json(items: Sequence[InputItem]) -> list[dict[str, Any]]:
     """Give the input's messages and calls as they are listed again: without the bytes of images and files."""
-    return [shown for item in items if (shown := _shown(item)) is not None]
+    return [item_json for item in items if (item_json := _input_item_json(item)) is not None]
 
 
-def _shown(item: Item) -> dict[str, Any] | None:
-    kind = kind_of(item)
-    if kind == _CALL:
-        told = {name: item.get(name) for name in ("call_id", "name", "arguments")}
-        return {"type": _CALL, "status": "completed", **told}
-    if kind == _OUTPUT:
+def _input_item_json(item: InputItem) -> dict[str, Any] | None:
+    type_ = item_type(item)
+    if type_ == _FUNCTION_CALL:
+        call_fields = {name: item.get(name) for name in ("call_id", "name", "arguments")}
+        return {"type": _FUNCTION_CALL, "status": "completed", **call_fields}
+    if type_ == _FUNCTION_CALL_OUTPUT:
         output = item.get("output")
         if not isinstance(output, str):
-            output = [_shown_part(part, answer=False) for part in output or ()]
-        return {"type": _OUTPUT, "status": "completed", "call_id": item.get("call_id"), "output": output}
-    if kind != "message":
+            output = [_input_part_json(part, is_assistant=False) for part in output or ()]
+        return {
+            "type": _FUNCTION_CALL_OUTPUT,
+            "status": "completed",
+            "call_id": item.get("call_id"),
+            "output": output,
+        }
+    if type_ != "message":
         return None
     content = item.get("content")
     blocks: Sequence[Any] = (
         [{"type": "input_text", "text": content}] if isinstance(content, str) else content or ()
     )
-    answer = item["role"] == "assistant"
-    parts = [_shown_part(part, answer=answer) for part in blocks]
+    is_assistant = item["role"] == "assistant"
+    parts = [_input_part_json(part, is_assistant=is_assistant) for part in blocks]
     return {"type": "message", "role": item["role"], "status": "completed", "content": parts}
 
 
-def _shown_part(part: Block, *, answer: bool) -> dict[str, Any]:
-    kind = part.get("type")
-    if kind in ("input_image", "image_url"):
+def _input_part_json(part: ContentBlock, *, is_assistant: bool) -> dict[str, Any]:
+    type_ = part.get("type")
+    if type_ in ("input_image", "image_url"):
         return {
             "type": "input_image",
             "detail": part.get("detail", "auto"),
             "image_url": None,
             "file_id": None,
         }
-    if kind in ("input_file", "file"):
+    if type_ in ("input_file", "file"):
         return {"type": "input_file", "filename": part.get("filename"), "file_data": None, "file_id": None}
     text = part.get("text") or part.get("refusal") or ""
-    if answer:
+    if is_assistant:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "input_text", "text": text}

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any, cast
 
 from steadyhand.api.openai.kinds import is_response
-from steadyhand.api.openai.run_failure import why_failed
+from steadyhand.api.openai.run_failure import failure_reason
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.job import Job, OutcomeType, State, Usage
 
-SERVER = "steadyhand"
+SERVER_LABEL = "steadyhand"
 """The label under which an agent's own tools are told of: a server's tools, which no client answers."""
-_NULLS: Any = dict.fromkeys(
+_NULL_FIELDS: Any = dict.fromkeys(
     [
         "access_programs",
         "conversation",
@@ -31,17 +31,17 @@ _NULLS: Any = dict.fromkeys(
 """What responses have elsewhere and never here."""
 
 
-_ID = re.compile(r"resp_([0-9a-f]{12})(?:_([1-9][0-9]{0,3}))?")
+_RESPONSE_ID = re.compile(r"resp_([0-9a-f]{12})(?:_([1-9][0-9]{0,3}))?")
 
 
-def place_of(response_id: str) -> tuple[str, int] | None:
+def parse_response_id(response_id: str) -> tuple[str, int] | None:
     """Give the job and the number of a response by its id; null for what is no id."""
-    match = _ID.fullmatch(response_id)
+    match = _RESPONSE_ID.fullmatch(response_id)
     return None if match is None else (match[1], int(match[2] or 0))
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredResponse:
     """One of a job's responses. Each answer to calls of the job begins the next, which is `number` of them.
 
     `asked` is what its request has left with the job.
@@ -67,50 +67,54 @@ class Kept:
         return bool(self.asked.get("stored", True)) and not self.asked.get("forgotten")
 
 
-def kept_of(job: Job, number: int = 0) -> Kept | None:
+def get_stored_response(job: Job, number: int = 0) -> StoredResponse | None:
     """Give one of a job's responses; null when the job has none of that number."""
-    first: Mapping[str, Any] = job.request or {}
-    later: Sequence[Mapping[str, Any]] = first.get("later", ())
-    if not is_response(job) or number > len(later):
+    first_request: Mapping[str, Any] = job.request or {}
+    later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
+    if not is_response(job) or number > len(later_requests):
         return None
     if number == 0:
-        return Kept(job, 0, first)
-    asked = later[number - 1]
-    echo = {**first.get("echo", {}), **asked["echo"]}
-    return Kept(job, number, {"function": first.get("function"), **asked, "echo": echo})
+        return StoredResponse(job, 0, first_request)
+    request = later_requests[number - 1]
+    echo = {**first_request.get("echo", {}), **request["echo"]}
+    return StoredResponse(job, number, {"function": first_request.get("function"), **request, "echo": echo})
 
 
-def newest_of(job: Job) -> Kept | None:
+def latest_response(job: Job) -> StoredResponse | None:
     """Give the newest of a job's responses, if it has any."""
-    return kept_of(job, len((job.request or {}).get("later", ())))
+    return get_stored_response(job, len((job.request or {}).get("later", ())))
 
 
-def with_later(job: Job, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+def append_request(job: Job, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give what a job keeps for the door with one more response; what it repeats of the first is left out."""
-    first: Mapping[str, Any] = job.request or {}
-    echo = {key: value for key, value in asked["echo"].items() if value != first.get("echo", {}).get(key)}
-    return {**first, "later": [*first.get("later", ()), {**asked, "echo": echo}]}
+    first_request: Mapping[str, Any] = job.request or {}
+    echo = {
+        key: value
+        for key, value in request["echo"].items()
+        if value != first_request.get("echo", {}).get(key)
+    }
+    return {**first_request, "later": [*first_request.get("later", ()), {**request, "echo": echo}]}
 
 
-def without(job: Job, number: int) -> Job | None:
+def forget_response(job: Job, number: int) -> Job | None:
     """Give a job with one response forgotten, and what was said in it; null when that leaves it with none."""
-    first: Mapping[str, Any] = job.request or {}
-    later: Sequence[Mapping[str, Any]] = first.get("later", ())
-    every = [first, *later]
-    if all(each.get("forgotten") for place, each in enumerate(every) if place != number):
+    first_request: Mapping[str, Any] = job.request or {}
+    later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
+    requests = [first_request, *later_requests]
+    if all(request.get("forgotten") for index, request in enumerate(requests) if index != number):
         return None
-    every[number] = {**every[number], "forgotten": True, "input": []}
-    return replace(job, request={**every[0], "later": every[1:]})
+    requests[number] = {**requests[number], "forgotten": True, "input": []}
+    return replace(job, request={**requests[0], "later": requests[1:]})
 
 
-def over(job: Job) -> bool:
+def is_final(job: Job) -> bool:
     """Say whether nothing more will come: a job that the next start takes up goes on."""
     return job.state.ended and not (job.state is State.INTERRUPTED and job.at_start is not None)
 
 
-def status_of(job: Job) -> openai_bodies.ResponseStatus:
+def response_status(job: Job) -> openai_bodies.ResponseStatus:
     """Give the word that the API has for a job's state."""
-    if not over(job):
+    if not is_final(job):
         return "queued" if job.state is State.QUEUED and not job.runs else "in_progress"
     if job.state is State.COMPLETED:
         return "completed"
@@ -118,59 +122,59 @@ def status_of(job: Job) -> openai_bodies.ResponseStatus:
 
 
 def response_json(
-    kept: Kept,
+    stored: StoredResponse,
     status: openai_bodies.ResponseStatus,
     output: Sequence[dict[str, Any]],
     *,
-    created: datetime | None = None,
-    finished: datetime | None = None,
+    created_at: datetime | None = None,
+    finished_at: datetime | None = None,
     usage: Usage | None = None,
 ) -> openai_bodies.ResponseObject:
     """Give a response; what only one that has ended has is null until then."""
-    job, asked = kept.job, kept.asked
-    created = created or job.created_at
+    job, request = stored.job, stored.asked
+    created_at = created_at or job.created_at
     # What a request leaves with its job are the fields that are not listed here.
-    echo = cast("openai_bodies.ResponseObject", asked.get("echo", {}))
+    echo = cast("openai_bodies.ResponseObject", request.get("echo", {}))
     return {
-        "id": kept.id,
+        "id": stored.id,
         "object": "response",
-        "created_at": int(created.timestamp()),
-        "completed_at": int(finished.timestamp()) if finished and status == "completed" else None,
+        "created_at": int(created_at.timestamp()),
+        "completed_at": int(finished_at.timestamp()) if finished_at and status == "completed" else None,
         "status": status,
-        "background": bool(asked.get("background")),
-        "error": _error(job) if status == "failed" else None,
-        "instructions": asked.get("instructions"),
-        "model": asked.get("model", job.agent),
+        "background": bool(request.get("background")),
+        "error": _error_json(job) if status == "failed" else None,
+        "instructions": request.get("instructions"),
+        "model": request.get("model", job.agent),
         "output": list(output),
-        "usage": None if usage is None else _usage(usage),
-        "metadata": asked.get("metadata") or {},
+        "usage": None if usage is None else _response_usage_json(usage),
+        "metadata": request.get("metadata") or {},
         "service_tier": "default",
         "truncation": "disabled",
         "top_logprobs": 0,
         **echo,
-        **_NULLS,
+        **_NULL_FIELDS,
     }
 
 
-def _error(job: Job) -> openai_bodies.ResponseFault:
-    limited = job.outcome is not None and job.outcome.type == OutcomeType.RATE_LIMITED
+def _error_json(job: Job) -> openai_bodies.ResponseFault:
+    is_rate_limited = job.outcome is not None and job.outcome.type == OutcomeType.RATE_LIMITED
     return {
-        "code": "rate_limit_exceeded" if limited else "server_error",
-        "message": why_failed(job)[1],
+        "code": "rate_limit_exceeded" if is_rate_limited else "server_error",
+        "message": failure_reason(job)[1],
     }
 
 
-def _usage(usage: Usage) -> openai_bodies.ResponseUsage:
-    given = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+def _response_usage_json(usage: Usage) -> openai_bodies.ResponseUsage:
+    input_tokens = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
     return {
-        "input_tokens": given,
+        "input_tokens": input_tokens,
         "input_tokens_details": {
             "cached_tokens": usage.cache_read_input_tokens,
             "cache_write_tokens": usage.cache_creation_input_tokens,
         },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": given + usage.output_tokens,
+        "total_tokens": input_tokens + usage.output_tokens,
     }
 
 
@@ -185,13 +189,13 @@ def message_item(item_id: str, text: str | None, status: str) -> dict[str, Any]:
     return {"type": "message", "id": item_id, "status": status, "role": "assistant", "content": content}
 
 
-def tool_item(item_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
+def mcp_call_item(item_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
     """Give a call of one of the agent's own tools, without its output."""
     return {
         "type": "mcp_call",
         "id": item_id,
         "status": status,
-        "server_label": SERVER,
+        "server_label": SERVER_LABEL,
         "name": name,
         "arguments": arguments,
         "output": None,
@@ -200,7 +204,7 @@ def tool_item(item_id: str, name: str, arguments: str, status: str) -> dict[str,
     }
 
 
-def function_item(item_id: str, call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
+def function_call_item(item_id: str, call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
     """Give a call that the client is to make."""
     return {
         "type": "function_call",

@@ -12,284 +12,311 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.api.openai.output_spec import calls_of
-from steadyhand.api.openai.responses.delta_splitter import Pieces, pieces_of
+from steadyhand.api.openai.output_spec import final_calls
+from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_into_deltas
 from steadyhand.api.openai.responses.resource import (
-    Kept,
-    function_item,
+    StoredResponse,
+    function_call_item,
+    is_final,
+    mcp_call_item,
     message_item,
-    over,
     response_json,
-    status_of,
+    response_status,
     text_part,
-    tool_item,
 )
-from steadyhand.api.openai.text_assembler import Told
-from steadyhand.api.openai.usage_since import Spending
+from steadyhand.api.openai.text_assembler import TextAssembler
+from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.openai_bodies import ResponseEvent
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.events import (
-    CallsAnswered,
-    CallsWaiting,
     Event,
-    Live,
+    LiveText,
     StateChanged,
+    ToolCallsAnswered,
+    ToolCallsRequested,
     ToolFinished,
     ToolStarted,
 )
 from steadyhand.job import Job, State, Usage
-from steadyhand.tool_calls import PREFIX
+from steadyhand.tool_calls import MCP_TOOL_PREFIX
 
-STRUCTURED_OUTPUT = "StructuredOutput"
+STRUCTURED_OUTPUT_TOOL = "StructuredOutput"
 """The tool by which an agent gives its object: no work of its own that is worth telling."""
-_TERMINAL = {"completed": "response.completed"}
+_FINAL_EVENT_TYPES = {"completed": "response.completed"}
 
 
-class Story:
+class ResponseEvents:
     """One telling of a response, from its job's first event on. `output` is what there is of the answer so far."""
 
-    def __init__(self, kept: Kept) -> None:
-        job, asked = kept.job, kept.asked
-        self.kept = kept
-        self._background = bool(asked.get("background"))
-        self._forced: Mapping[str, Any] | None = asked.get("function")
-        self._whole = job.output_schema is not None
+    def __init__(self, stored: StoredResponse) -> None:
+        job, request = stored.job, stored.asked
+        self.kept = stored
+        self._background = bool(request.get("background"))
+        self._forced_call: Mapping[str, Any] | None = request.get("function")
+        self._is_structured = job.output_schema is not None
         self.output: list[dict[str, Any]] = []
         self.length = 0
         self.over = False
         """Whether it ended with calls for the client to make."""
-        self._answers = 0
-        self._created: datetime | None = None
-        self._finished: datetime | None = None
-        self._spending = Spending(0)
+        self._answered_rounds = 0
+        self._created_at: datetime | None = None
+        self._finished_at: datetime | None = None
+        self._usage = UsageSince(0)
         self._running = False
-        self._told = Told()
-        self._open: _Open | None = None
-        self._tools: dict[str, int] = {}
+        self._assembler = TextAssembler()
+        self._open_message: _OpenMessage | None = None
+        self._open_tools: dict[str, int] = {}
         self._last_message = ""
 
-    def take(self, item: Event | Live) -> list[ResponseEvent]:
+    def take(self, item: Event | LiveText) -> list[ResponseEvent]:
         """Give the events that one thing that happened means."""
         if self.over:
             return []
-        if isinstance(item, Live):
-            return [] if self._whole or self._background else self._text(self._told.live(item))
-        self._spending.take(item)
-        if item.type == CallsAnswered.type:
-            self._answers += 1
-            return self._begin(item) if self._answers == self.kept.number else []
-        if self._answers < self.kept.number:
-            self._told.take(item)
-            self._told.early()
+        if isinstance(item, LiveText):
+            return (
+                []
+                if self._is_structured or self._background
+                else self._text_deltas(self._assembler.live(item))
+            )
+        self._usage.take(item)
+        if item.type == ToolCallsAnswered.type:
+            self._answered_rounds += 1
+            return self._begin_next_response(item) if self._answered_rounds == self.kept.number else []
+        if self._answered_rounds < self.kept.number:
+            self._assembler.take(item)
+            self._assembler.early()
             return []
-        if item.type == CallsWaiting.type:
-            return self._calls(item)
-        told = self._happened(item)
-        return told if self._whole or self._background else told + self._text(self._told.early())
+        if item.type == ToolCallsRequested.type:
+            return self._end_with_calls(item)
+        told = self._convert(item)
+        return (
+            told
+            if self._is_structured or self._background
+            else told + self._text_deltas(self._assembler.early())
+        )
 
-    def _happened(self, item: Event) -> list[ResponseEvent]:
-        message = self._told.take(item) is not None
+    def _convert(self, item: Event) -> list[ResponseEvent]:
+        is_message = self._assembler.take(item) is not None
         if item.type == StateChanged.type:
             return self._state(item.data)
-        if message and not self._whole:
+        if is_message and not self._is_structured:
             self._last_message = item.data["text"]
-            return self._whole_message(self._last_message)
+            return self._finish_message(self._last_message)
         if item.type == ToolStarted.type:
             return self._tool_started(item.data)
         return self._tool_finished(item.data) if item.type == ToolFinished.type else []
 
-    def _begin(self, item: Event) -> list[ResponseEvent]:
+    def _begin_next_response(self, item: Event) -> list[ResponseEvent]:
         """Begin with what came of the calls of the response before."""
-        self._created, self._running = item.at, True
-        self._spending.begin(item)
-        return [*self._accepted(), self._snapshot("response.in_progress", "in_progress")]
+        self._created_at, self._running = item.at, True
+        self._usage.begin(item)
+        return [*self._created_events(), self._snapshot("response.in_progress", "in_progress")]
 
-    def _accepted(self) -> list[ResponseEvent]:
+    def _created_events(self) -> list[ResponseEvent]:
         status: openai_bodies.ResponseStatus = "queued" if self._background else "in_progress"
-        told = [self._snapshot("response.created", status)]
-        return [*told, self._snapshot("response.queued", status)] if self._background else told
+        events = [self._snapshot("response.created", status)]
+        return [*events, self._snapshot("response.queued", status)] if self._background else events
 
     def _state(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         if data["from"] is None:
-            return self._accepted()
+            return self._created_events()
         if data["to"] == State.RUNNING and not self._running:
             self._running = True
             return [self._snapshot("response.in_progress", "in_progress")]
         return []
 
-    def _snapshot(self, kind: str, status: openai_bodies.ResponseStatus) -> ResponseEvent:
-        return self._event(kind, response=response_json(self.kept, status, [], created=self._created))
+    def _snapshot(self, event_type: str, status: openai_bodies.ResponseStatus) -> ResponseEvent:
+        return self._make_event(
+            event_type, response=response_json(self.kept, status, [], created_at=self._created_at)
+        )
 
-    def _event(self, kind: str, **fields: Any) -> ResponseEvent:
+    def _make_event(self, event_type: str, **fields: Any) -> ResponseEvent:
         rest: Any = fields
-        told: ResponseEvent = {"type": kind, "sequence_number": self.length, **rest}
+        event: ResponseEvent = {"type": event_type, "sequence_number": self.length, **rest}
         self.length += 1
-        return told
+        return event
 
     # --- messages --------------------------------------------------------------------------
 
-    def _text(self, text: str) -> list[ResponseEvent]:
+    def _text_deltas(self, text: str) -> list[ResponseEvent]:
         if not text:
             return []
-        told = [] if self._open is not None else self._begin_message()
-        assert self._open is not None  # noqa: S101  # it was just begun
-        return told + [self._delta(piece) for piece in self._open.cut.feed(text)]
+        events = [] if self._open_message is not None else self._start_message()
+        assert self._open_message is not None  # noqa: S101  # it was just begun
+        return events + [self._text_delta(delta) for delta in self._open_message.cut.feed(text)]
 
-    def _begin_message(self) -> list[ResponseEvent]:
+    def _start_message(self) -> list[ResponseEvent]:
         index = len(self.output)
         item_id = f"msg_{self.kept.mark}_{index}"
         self.output.append(message_item(item_id, None, "in_progress"))
-        self._open = _Open(index, item_id)
+        self._open_message = _OpenMessage(index, item_id)
         return [
-            self._event("response.output_item.added", output_index=index, item=self.output[index]),
-            self._event("response.content_part.added", **self._open.place, part=text_part("")),
+            self._make_event("response.output_item.added", output_index=index, item=self.output[index]),
+            self._make_event("response.content_part.added", **self._open_message.place, part=text_part("")),
         ]
 
-    def _delta(self, piece: str) -> ResponseEvent:
-        assert self._open is not None  # noqa: S101  # only within a message
-        self._open.deltas += 1
-        return self._event("response.output_text.delta", **self._open.place, delta=piece, logprobs=[])
+    def _text_delta(self, delta: str) -> ResponseEvent:
+        assert self._open_message is not None  # noqa: S101  # only within a message
+        self._open_message.delta_count += 1
+        return self._make_event(
+            "response.output_text.delta", **self._open_message.place, delta=delta, logprobs=[]
+        )
 
-    def _whole_message(self, text: str, status: str = "completed") -> list[ResponseEvent]:
-        told = [] if self._open is not None else self._begin_message()
-        assert self._open is not None  # noqa: S101  # it was just begun
+    def _finish_message(self, text: str, status: str = "completed") -> list[ResponseEvent]:
+        events = [] if self._open_message is not None else self._start_message()
+        assert self._open_message is not None  # noqa: S101  # it was just begun
         # Pieces that were told before are the first of these; should the model have begun anew, `done` is the truth.
-        told += [self._delta(piece) for piece in pieces_of(text)[self._open.deltas :]]
-        place, index = self._open.place, self._open.index
-        self.output[index] = message_item(self._open.item_id, text, status)
-        self._open = None
+        events += [
+            self._text_delta(delta) for delta in split_into_deltas(text)[self._open_message.delta_count :]
+        ]
+        ids, index = self._open_message.place, self._open_message.index
+        self.output[index] = message_item(self._open_message.item_id, text, status)
+        self._open_message = None
         return [
-            *told,
-            self._event("response.output_text.done", **place, text=text, logprobs=[]),
-            self._event("response.content_part.done", **place, part=text_part(text)),
-            self._event("response.output_item.done", output_index=index, item=self.output[index]),
+            *events,
+            self._make_event("response.output_text.done", **ids, text=text, logprobs=[]),
+            self._make_event("response.content_part.done", **ids, part=text_part(text)),
+            self._make_event("response.output_item.done", output_index=index, item=self.output[index]),
         ]
 
     # --- tools -----------------------------------------------------------------------------
 
     def _tool_started(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         name: str = data["name"]
-        if self._whole and name == STRUCTURED_OUTPUT:
+        if self._is_structured and name == STRUCTURED_OUTPUT_TOOL:
             return []
-        if self.kept.job.tools and name.startswith(PREFIX):
+        if self.kept.job.tools and name.startswith(MCP_TOOL_PREFIX):
             return []  # the client's own: told as a call once it is the client's turn
         index = len(self.output)
         item_id = f"mcp_{self.kept.mark}_{index}"
         arguments = json.dumps(data["input"], ensure_ascii=False)
-        self.output.append(tool_item(item_id, name, arguments, "in_progress"))
-        self._tools[data["tool_id"]] = index
-        place = {"item_id": item_id, "output_index": index}
-        begun = {**self.output[index], "arguments": ""}
+        self.output.append(mcp_call_item(item_id, name, arguments, "in_progress"))
+        self._open_tools[data["tool_id"]] = index
+        ids = {"item_id": item_id, "output_index": index}
+        started_item = {**self.output[index], "arguments": ""}
         return [
-            self._event("response.output_item.added", output_index=index, item=begun),
-            self._event("response.mcp_call.in_progress", **place),
-            self._event("response.mcp_call_arguments.delta", **place, delta=arguments),
-            self._event("response.mcp_call_arguments.done", **place, arguments=arguments),
+            self._make_event("response.output_item.added", output_index=index, item=started_item),
+            self._make_event("response.mcp_call.in_progress", **ids),
+            self._make_event("response.mcp_call_arguments.delta", **ids, delta=arguments),
+            self._make_event("response.mcp_call_arguments.done", **ids, arguments=arguments),
         ]
 
     def _tool_finished(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
-        index = self._tools.pop(data["tool_id"], None)
+        index = self._open_tools.pop(data["tool_id"], None)
         if index is None:
             return []
         if data["is_error"]:
             content = [{"type": "text", "text": data["output"]}]
             error = {"type": "mcp_tool_execution_error", "content": content}
-            return self._tool_done(index, "failed", error=error)
-        return self._tool_done(index, "completed", output=data["output"])
+            return self._finish_tool(index, "failed", error=error)
+        return self._finish_tool(index, "completed", output=data["output"])
 
-    def _tool_done(self, index: int, status: str, **result: Any) -> list[ResponseEvent]:
+    def _finish_tool(self, index: int, status: str, **result: Any) -> list[ResponseEvent]:
         self.output[index] = {**self.output[index], "status": status, **result}
         item = self.output[index]
-        told = [] if status == "incomplete" else [f"response.mcp_call.{status}"]
-        place = {"item_id": item["id"], "output_index": index}
+        event_types = [] if status == "incomplete" else [f"response.mcp_call.{status}"]
+        ids = {"item_id": item["id"], "output_index": index}
         return [
-            *[self._event(kind, **place) for kind in told],
-            self._event("response.output_item.done", output_index=index, item=item),
+            *[self._make_event(event_type, **ids) for event_type in event_types],
+            self._make_event("response.output_item.done", output_index=index, item=item),
         ]
 
     # --- the end ---------------------------------------------------------------------------
 
-    def _calls(self, item: Event) -> list[ResponseEvent]:
+    def _end_with_calls(self, item: Event) -> list[ResponseEvent]:
         """End with calls for the client to make: what comes of them begins another response."""
-        told = self._rest_incomplete()
+        events = self._close_open_items()
         for call in item.data["calls"]:
-            told += self._call(call["id"], call["name"], json_bytes(call["arguments"]).decode("utf-8"))
-        self.over, self._finished = True, item.at
+            events += self._function_call_events(
+                call["id"], call["name"], json_bytes(call["arguments"]).decode("utf-8")
+            )
+        self.over, self._finished_at = True, item.at
         return [
-            *told,
-            self._event("response.completed", response=self._ended("completed", self._spending.since())),
+            *events,
+            self._make_event(
+                "response.completed", response=self._final_json("completed", self._usage.since())
+            ),
         ]
 
     def end(self, job: Job) -> list[ResponseEvent]:
         """Give the last events, once nothing more will come of the job."""
         if self.over:
             return []
-        status = status_of(job)
-        told = self._rest_incomplete()
+        status = response_status(job)
+        told = self._close_open_items()
         if status == "completed":
-            told += self._answer(job)
-        self.kept, self._finished = replace(self.kept, job=job), job.finished_at
-        response = self._ended(status, self._spending.rest(job))
-        return [*told, self._event(_TERMINAL.get(status, "response.failed"), response=response)]
+            told += self._final_answer(job)
+        self.kept, self._finished_at = replace(self.kept, job=job), job.finished_at
+        response = self._final_json(status, self._usage.final(job))
+        return [*told, self._make_event(_FINAL_EVENT_TYPES.get(status, "response.failed"), response=response)]
 
     def response(self, job: Job) -> openai_bodies.ResponseObject:
         """Give the whole response as it stands, once all that happened was taken and, of a job that is over, `end`."""
         if self.over:
-            return self._ended("completed", self._spending.since())
+            return self._final_json("completed", self._usage.since())
         self.kept = replace(self.kept, job=job)
-        usage = self._spending.rest(job) if over(job) else None
-        return self._ended(status_of(job), usage)
+        usage = self._usage.final(job) if is_final(job) else None
+        return self._final_json(response_status(job), usage)
 
-    def _ended(
+    def _final_json(
         self, status: openai_bodies.ResponseStatus, usage: Usage | None
     ) -> openai_bodies.ResponseObject:
         return response_json(
-            self.kept, status, self.output, created=self._created, finished=self._finished, usage=usage
+            self.kept,
+            status,
+            self.output,
+            created_at=self._created_at,
+            finished_at=self._finished_at,
+            usage=usage,
         )
 
-    def _rest_incomplete(self) -> list[ResponseEvent]:
-        told: list[ResponseEvent] = []
-        if self._open is not None:
-            told += self._whole_message(self._open.cut.all, "incomplete")
-        for index in sorted(self._tools.values()):
-            told += self._tool_done(index, "incomplete")
-        self._tools.clear()
-        return told
+    def _close_open_items(self) -> list[ResponseEvent]:
+        events: list[ResponseEvent] = []
+        if self._open_message is not None:
+            events += self._finish_message(self._open_message.cut.all, "incomplete")
+        for index in sorted(self._open_tools.values()):
+            events += self._finish_tool(index, "incomplete")
+        self._open_tools.clear()
+        return events
 
-    def _answer(self, job: Job) -> list[ResponseEvent]:
+    def _final_answer(self, job: Job) -> list[ResponseEvent]:
         answer = job.answer or ""
-        if self._whole and job.structured_output is not None:
+        if self._is_structured and job.structured_output is not None:
             answer = json_bytes(job.structured_output).decode("utf-8")
-        if self._forced is not None:
-            return [each for call in calls_of(job, self._forced) for each in self._call(*call)]
+        if self._forced_call is not None:
+            return [
+                each
+                for call in final_calls(job, self._forced_call)
+                for each in self._function_call_events(*call)
+            ]
         # The result is what the last message said; it differs when there was none.
-        if not self._whole and answer.strip() == self._last_message.strip():
+        if not self._is_structured and answer.strip() == self._last_message.strip():
             return []
-        return self._whole_message(answer) if answer else []
+        return self._finish_message(answer) if answer else []
 
-    def _call(self, call_id: str, name: str, arguments: str) -> list[ResponseEvent]:
+    def _function_call_events(self, call_id: str, name: str, arguments: str) -> list[ResponseEvent]:
         index = len(self.output)
         item_id = f"fc_{self.kept.mark}_{index}"
-        begun = function_item(item_id, call_id, name, "", "in_progress")
-        self.output.append(function_item(item_id, call_id, name, arguments, "completed"))
-        place = {"item_id": item_id, "output_index": index}
+        started_item = function_call_item(item_id, call_id, name, "", "in_progress")
+        self.output.append(function_call_item(item_id, call_id, name, arguments, "completed"))
+        ids = {"item_id": item_id, "output_index": index}
         return [
-            self._event("response.output_item.added", output_index=index, item=begun),
-            self._event("response.function_call_arguments.delta", **place, delta=arguments),
-            self._event("response.function_call_arguments.done", **place, arguments=arguments),
-            self._event("response.output_item.done", output_index=index, item=self.output[index]),
+            self._make_event("response.output_item.added", output_index=index, item=started_item),
+            self._make_event("response.function_call_arguments.delta", **ids, delta=arguments),
+            self._make_event("response.function_call_arguments.done", **ids, arguments=arguments),
+            self._make_event("response.output_item.done", output_index=index, item=self.output[index]),
         ]
 
 
-class _Open:
+class _OpenMessage:
     """A message that is being told."""
 
     def __init__(self, index: int, item_id: str) -> None:
         self.index = index
         self.item_id = item_id
-        self.cut = Pieces()
-        self.deltas = 0
+        self.cut = DeltaSplitter()
+        self.delta_count = 0
 
     @property
     def place(self) -> dict[str, Any]:

@@ -7,219 +7,263 @@ from typing import Any, NamedTuple, cast
 
 from starlette.requests import Request
 
-from steadyhand.api.openai.client_tool_results import UNKNOWN_CALL, Brought, job_of
-from steadyhand.api.openai.continuation import after_answer, digest_of, going_on, not_found
-from steadyhand.api.openai.input_messages import Spoken
-from steadyhand.api.openai.kinds import is_response
-from steadyhand.api.openai.models import resolved
-from steadyhand.api.openai.responses.build_submission import later_of, submission_of
-from steadyhand.api.openai.responses.input_items import (
-    REFERENCE,
-    Item,
-    brought_in,
-    items_of,
-    kind_of,
-    result_among,
-    spoken_in,
+from steadyhand.api.openai.client_tool_results import UNKNOWN_CALL, ToolResults, get_calling_job
+from steadyhand.api.openai.continuation import (
+    conversation_digest,
+    previous_response_not_found,
+    with_calling_session,
+    with_session,
 )
-from steadyhand.api.openai.responses.resource import Kept, kept_of, newest_of, over, place_of, with_later
-from steadyhand.api.openai.responses.response_events import Story
-from steadyhand.api.openai.start_run import Started, started
+from steadyhand.api.openai.input_messages import ConversationMessage
+from steadyhand.api.openai.kinds import is_response
+from steadyhand.api.openai.models import resolve_model
+from steadyhand.api.openai.responses.build_submission import later_request, submission_of
+from steadyhand.api.openai.responses.input_items import (
+    ITEM_REFERENCE,
+    InputItem,
+    find_tool_result,
+    item_type,
+    normalize_input,
+    parse_input_items,
+    tool_results_from_items,
+)
+from steadyhand.api.openai.responses.resource import (
+    StoredResponse,
+    append_request,
+    get_stored_response,
+    is_final,
+    latest_response,
+    parse_response_id,
+)
+from steadyhand.api.openai.responses.response_events import ResponseEvents
+from steadyhand.api.openai.start_run import StartedRun, start_run
 from steadyhand.api.schemas.requests import ResponseRequest
-from steadyhand.api.transport.context import Door, insider
+from steadyhand.api.transport.context import ApiContext, as_job_owner
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest, NotFound
-from steadyhand.events import Event, Live
+from steadyhand.events import Event, LiveText
 from steadyhand.job import Job
 
-MOST_REFERENCED = 200
+MAX_REFERENCED_RESPONSES = 200
 """To how many responses the items of one input may refer."""
-_BATCH = 500
+_BATCH_SIZE = 500
 
 
-class Begun(NamedTuple):
+class StartedResponse(NamedTuple):
     """A response under way, and the run that gives it."""
 
-    run: Started
-    kept: Kept
-    talk: Sequence[Spoken] | None = None
+    run: StartedRun
+    kept: StoredResponse
+    talk: Sequence[ConversationMessage] | None = None
     """All that was said up to the answer; null when the request brought the newest of it only."""
 
 
-async def found(door: Door, caller: Caller, response_id: str) -> Kept:
+async def get_response(context: ApiContext, caller: Caller, response_id: str) -> StoredResponse:
     """Give a response that the caller may see and that is kept; else raise `NotFound`."""
-    place = place_of(response_id)
-    caller.require("read")
-    if place is not None:
-        kept = kept_of(await door.control.get(caller, place[0]), place[1])
-        if kept is not None and kept.stored:
-            return kept
+    parsed_id = parse_response_id(response_id)
+    caller.require_scope("read")
+    if parsed_id is not None:
+        stored = get_stored_response(await context.control.get(caller, parsed_id[0]), parsed_id[1])
+        if stored is not None and stored.stored:
+            return stored
     raise NotFound("There is no such response.")
 
 
-async def told(door: Door, own: Caller, kept: Kept) -> Story:
+async def replay_events(context: ApiContext, owner: Caller, stored: StoredResponse) -> ResponseEvents:
     """Give the telling of all that there is of a response."""
-    story = Story(kept)
+    response_events = ResponseEvents(stored)
     after = 0
-    while not story.over and (batch := await door.control.events(own, kept.job.id, after, _BATCH)):
+    while not response_events.over and (
+        batch := await context.control.events(owner, stored.job.id, after, _BATCH_SIZE)
+    ):
         for event in batch:
-            story.take(event)
+            response_events.take(event)
         after = batch[-1].seq
-    if over(kept.job):
-        story.end(kept.job)
-    return story
+    if is_final(stored.job):
+        response_events.end(stored.job)
+    return response_events
 
 
-async def told_whole(door: Door, own: Caller, kept: Kept) -> tuple[Job, Story]:
+async def wait_for_response(
+    context: ApiContext, owner: Caller, stored: StoredResponse
+) -> tuple[Job, ResponseEvents]:
     """Wait for the end of a response, by calls for the client or of its job, and give both."""
-    story = Story(kept)
-    followed = cast("AsyncGenerator[Event | Live, None]", door.control.follow(own, kept.job.id))
-    async with aclosing(followed) as items:
-        async for item in items:
-            story.take(item)
-            if story.over:
+    response_events = ResponseEvents(stored)
+    event_source = cast(
+        "AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, stored.job.id)
+    )
+    async with aclosing(event_source) as events:
+        async for event in events:
+            response_events.take(event)
+            if response_events.over:
                 break
-    job = await door.control.get(own, kept.job.id)
-    if over(job):
-        story.end(job)
-    return job, story
+    job = await context.control.get(owner, stored.job.id)
+    if is_final(job):
+        response_events.end(job)
+    return job, response_events
 
 
-async def begun(request: Request, door: Door, caller: Caller, asked: ResponseRequest, value: Any) -> Begun:
+async def start_response(
+    request: Request, context: ApiContext, caller: Caller, body: ResponseRequest, json_body: Any
+) -> StartedResponse:
     """Begin what a request asks for: a run of its own, or the next response of one that waits for its results."""
-    alias = await resolved(door, caller, asked.model)
-    items = await with_referenced(door, caller, items_of(asked.input))
-    brought = brought_in(items)
-    if brought is not None and brought.results:
-        return await _gone_on(door, insider(caller), asked, items, brought)
-    submission = submission_of(asked, alias, items)
-    talk = _talk(asked, items)
-    if asked.previous_response_id is not None:
-        before = await _before(door, insider(caller), asked.previous_response_id)
-        submission = replace(submission, parent=before.job.id)
+    alias = await resolve_model(context, caller, body.model)
+    items = await resolve_references(context, caller, normalize_input(body.input))
+    tool_results = tool_results_from_items(items)
+    if tool_results is not None and tool_results.results:
+        return await _resume_with_results(context, as_job_owner(caller), body, items, tool_results)
+    submission = submission_of(body, alias, items)
+    messages = _full_conversation(body, items)
+    if body.previous_response_id is not None:
+        previous_response = await _get_previous_response(
+            context, as_job_owner(caller), body.previous_response_id
+        )
+        submission = replace(submission, parent=previous_response.job.id)
     else:
-        own = insider(caller)
-        submission = await going_on(request, door, own, submission, model=asked.model, spoken=talk or ())
-    submission = await after_answer(door, insider(caller), submission, brought)
-    run = await started(request, door, caller, submission, value)
-    kept = kept_of(run.job)
-    assert kept is not None  # noqa: S101  # it was asked for as one
-    return Begun(run, kept, talk)
+        owner = as_job_owner(caller)
+        submission = await with_session(
+            request, context, owner, submission, model=body.model, messages=messages or ()
+        )
+    submission = await with_calling_session(context, as_job_owner(caller), submission, tool_results)
+    run = await start_run(request, context, caller, submission, json_body)
+    stored = get_stored_response(run.job)
+    assert stored is not None  # noqa: S101  # it was asked for as one
+    return StartedResponse(run, stored, messages)
 
 
-def _talk(asked: ResponseRequest, items: Sequence[Item]) -> Sequence[Spoken] | None:
-    if asked.previous_response_id is not None:
+def _full_conversation(
+    body: ResponseRequest, items: Sequence[InputItem]
+) -> Sequence[ConversationMessage] | None:
+    if body.previous_response_id is not None:
         return None
-    above = [Spoken("system", [{"type": "text", "text": asked.instructions}])] if asked.instructions else []
-    return [*above, *spoken_in(items)]
+    instructions = (
+        [ConversationMessage("system", [{"type": "text", "text": body.instructions}])]
+        if body.instructions
+        else []
+    )
+    return [*instructions, *parse_input_items(items)]
 
 
-async def note_talk(door: Door, story: Story, talk: Sequence[Spoken] | None) -> None:
+async def save_conversation(
+    context: ApiContext, response_events: ResponseEvents, messages: Sequence[ConversationMessage] | None
+) -> None:
     """Note all that was said, with what a completed response answered, so that its client may come back with it."""
-    if talk is None:
+    if messages is None:
         return
-    kept = story.kept
-    whole = digest_of(kept.asked["model"], [*talk, *spoken_in(story.output)])
-    await door.control.note_conversation(kept.job.id, whole)
+    stored = response_events.kept
+    digest = conversation_digest(
+        stored.asked["model"], [*messages, *parse_input_items(response_events.output)]
+    )
+    await context.control.save_conversation(stored.job.id, digest)
 
 
-async def _before(door: Door, own: Caller, response_id: str) -> Kept:
+async def _get_previous_response(context: ApiContext, owner: Caller, response_id: str) -> StoredResponse:
     """Give the caller's response that another one is to go on with. Raises `InvalidRequest` when none can."""
-    place = place_of(response_id)
-    if place is None:
-        raise not_found()
+    parsed_id = parse_response_id(response_id)
+    if parsed_id is None:
+        raise previous_response_not_found()
     try:
-        job = await door.control.get(own, place[0])
+        job = await context.control.get(owner, parsed_id[0])
     except NotFound as error:
-        raise not_found() from error
-    kept = kept_of(job, place[1])
-    if kept is None or kept.asked.get("forgotten"):
-        raise not_found()
-    if kept != newest_of(job):
-        why = "is not the last response of its run; only that one can be gone on with"
-        raise InvalidRequest.at("/previous_response_id", why, code="previous_response_not_found")
-    if not await door.control.has_session(job):
-        why = "has left no session to go on with, or it is kept no more"
-        raise InvalidRequest.at("/previous_response_id", why, code="previous_response_not_found")
-    missing = sorted(await door.control.open_calls(own, job.id))
-    if missing:
-        raise InvalidRequest.at("/input", f"has no output of the call {missing[0]!r}", code=UNKNOWN_CALL)
-    return kept
+        raise previous_response_not_found() from error
+    stored = get_stored_response(job, parsed_id[1])
+    if stored is None or stored.asked.get("forgotten"):
+        raise previous_response_not_found()
+    if stored != latest_response(job):
+        reason = "is not the last response of its run; only that one can be gone on with"
+        raise InvalidRequest.at("/previous_response_id", reason, code="previous_response_not_found")
+    if not await context.control.has_session(job):
+        reason = "has left no session to go on with, or it is kept no more"
+        raise InvalidRequest.at("/previous_response_id", reason, code="previous_response_not_found")
+    unanswered = sorted(await context.control.open_tool_calls(owner, job.id))
+    if unanswered:
+        raise InvalidRequest.at("/input", f"has no output of the call {unanswered[0]!r}", code=UNKNOWN_CALL)
+    return stored
 
 
-async def _gone_on(
-    door: Door, own: Caller, asked: ResponseRequest, items: Sequence[Item], brought: Brought
-) -> Begun:
+async def _resume_with_results(
+    context: ApiContext,
+    owner: Caller,
+    body: ResponseRequest,
+    items: Sequence[InputItem],
+    tool_results: ToolResults,
+) -> StartedResponse:
     """Bring results to the run that waits for them; raises `InvalidRequest` (`unknown_call`)."""
-    spoken_in(items)  # raises for what cannot be read, though the agent knows it already
-    job = await job_of(door, own, brought, "input")
+    parse_input_items(items)  # raises for what cannot be read, though the agent knows it already
+    job = await get_calling_job(context, owner, tool_results, "input")
     if not is_response(job):
         raise InvalidRequest.at("/input", "has results for calls of no response", code=UNKNOWN_CALL)
-    previous = asked.previous_response_id
-    if previous is not None and (place_of(previous) or ("",))[0] != job.id:
+    previous_id = body.previous_response_id
+    if previous_id is not None and (parse_response_id(previous_id) or ("",))[0] != job.id:
         raise InvalidRequest.at(
             "/previous_response_id", "is not the response whose calls these are", code=UNKNOWN_CALL
         )
-    results = dict(brought.results)
-    for call_id in await door.control.open_calls(own, job.id) - results.keys():
-        text = result_among(items, call_id)
+    results = dict(tool_results.results)
+    for call_id in await context.control.open_tool_calls(owner, job.id) - results.keys():
+        text = find_tool_result(items, call_id)
         if text is not None:
             results[call_id] = text
-    later = later_of(asked, items)
+    next_request = later_request(body, items)
 
-    def note(old: Job) -> Job:
+    def append_to_job(old: Job) -> Job:
         # Whoever asks for the rest in the background does not wait for it.
-        on_interrupt = "resume" if asked.background else old.on_interrupt
-        return replace(old, request=with_later(old, later), on_interrupt=on_interrupt)
+        on_interrupt = "resume" if body.background else old.on_interrupt
+        return replace(old, request=append_request(old, next_request), on_interrupt=on_interrupt)
 
-    answered = await door.control.answer_calls(own, job.id, results, note)
-    kept = kept_of(answered.job, answered.number)
-    assert kept is not None  # noqa: S101  # it was noted with the answer
-    return Begun(Started(answered.job, replayed=False), kept, _talk(asked, items))
+    submitted = await context.control.submit_tool_results(owner, job.id, results, append_to_job)
+    stored = get_stored_response(submitted.job, submitted.number)
+    assert stored is not None  # noqa: S101  # it was noted with the answer
+    return StartedResponse(StartedRun(submitted.job, replayed=False), stored, _full_conversation(body, items))
 
 
-async def with_referenced(door: Door, caller: Caller, items: Sequence[Item]) -> Sequence[Item]:
+async def resolve_references(
+    context: ApiContext, caller: Caller, items: Sequence[InputItem]
+) -> Sequence[InputItem]:
     """Give an input's items with what they refer to in place of the references.
 
     Raises `InvalidRequest` (`item_not_found`) for what is no item of a response of this key that is kept.
     """
-    if not any(kind_of(item) == REFERENCE for item in items):
+    if not any(item_type(item) == ITEM_REFERENCE for item in items):
         return items
-    known: dict[str, Sequence[Item]] = {}
-    whole: list[Item] = []
-    for place, item in enumerate(items):
-        if kind_of(item) != REFERENCE:
-            whole.append(item)
+    items_by_response: dict[str, Sequence[InputItem]] = {}
+    resolved: list[InputItem] = []
+    for index, item in enumerate(items):
+        if item_type(item) != ITEM_REFERENCE:
+            resolved.append(item)
             continue
         item_id = item.get("id")
-        mark = item_id.partition("_")[2].rpartition("_")[0] if isinstance(item_id, str) else ""
-        if mark not in known:
-            if len(known) >= MOST_REFERENCED:
-                why = f"items of more than {MOST_REFERENCED} responses are referred to"
-                raise InvalidRequest.at(f"/input/{place}/id", why)
-            known[mark] = await _items_of(door, insider(caller), f"resp_{mark}")
-        match = next((each for each in known[mark] if each["id"] == item_id), None)
-        if match is None:
-            raise InvalidRequest.at(
-                f"/input/{place}/id", "is no item of a response of this key", code="item_not_found"
+        id_suffix = item_id.partition("_")[2].rpartition("_")[0] if isinstance(item_id, str) else ""
+        if id_suffix not in items_by_response:
+            if len(items_by_response) >= MAX_REFERENCED_RESPONSES:
+                reason = f"items of more than {MAX_REFERENCED_RESPONSES} responses are referred to"
+                raise InvalidRequest.at(f"/input/{index}/id", reason)
+            items_by_response[id_suffix] = await _response_items(
+                context, as_job_owner(caller), f"resp_{id_suffix}"
             )
-        whole.append(match)
-    return whole
+        referenced = next(
+            (candidate for candidate in items_by_response[id_suffix] if candidate["id"] == item_id), None
+        )
+        if referenced is None:
+            raise InvalidRequest.at(
+                f"/input/{index}/id", "is no item of a response of this key", code="item_not_found"
+            )
+        resolved.append(referenced)
+    return resolved
 
 
-async def _items_of(door: Door, own: Caller, response_id: str) -> Sequence[Item]:
+async def _response_items(context: ApiContext, owner: Caller, response_id: str) -> Sequence[InputItem]:
     """Give what a response of the caller's own had as input and gave as output; nothing when there is no such one."""
     try:
-        kept = await found(door, own, response_id)
+        stored = await get_response(context, owner, response_id)
     except NotFound:
         return ()
-    if kept.job.api_key_id != own.key_id:
+    if stored.job.api_key_id != owner.key_id:
         return ()
-    story = await told(door, own, kept)
-    return [*input_of(kept), *story.output]
+    response_events = await replay_events(context, owner, stored)
+    return [*stored_input_items(stored), *response_events.output]
 
 
-def input_of(kept: Kept) -> list[dict[str, Any]]:
+def stored_input_items(stored: StoredResponse) -> list[dict[str, Any]]:
     """Give the items that a response's request brought, each with an id."""
-    given: Sequence[dict[str, Any]] = kept.asked.get("input", ())
-    return [{"id": f"in_{kept.mark}_{place}", **item} for place, item in enumerate(given)]
+    stored_input: Sequence[dict[str, Any]] = stored.asked.get("input", ())
+    return [{"id": f"in_{stored.mark}_{index}", **item} for index, item in enumerate(stored_input)]

@@ -1,9 +1,15 @@
 """What every store must do."""
 
-from steadyhand.testing.contracts.store.deletion import StoreForgetsAndCloses
-from steadyhand.testing.contracts.store.persistence import StoreKeepsEvents, StoreKeepsJobs
-from steadyhand.testing.contracts.store.queries import StoreKnowsRepeats, StoreLists
+from steadyhand.testing.contracts.store.deletion import StoreRetentionContract
+from steadyhand.testing.contracts.store.persistence import StoreEventsContract, StoreJobsContract
+from steadyhand.testing.contracts.store.queries import StoreIdempotencyContract, StoreListingContract
 
 
-class StoreContract(StoreKeepsJobs, StoreKeepsEvents, StoreKnowsRepeats, StoreLists, StoreForgetsAndCloses):
+class StoreContract(
+    StoreJobsContract,
+    StoreEventsContract,
+    StoreIdempotencyContract,
+    StoreListingContract,
+    StoreRetentionContract,
+):
     """All of it."""

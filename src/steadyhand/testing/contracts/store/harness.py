@@ -6,21 +6,21 @@ from dataclasses import replace
 from datetime import datetime
 
 from steadyhand.job import Job, State
-from steadyhand.ports import Idempotency, Store
-from steadyhand.testing.contracts.samples import Clock
+from steadyhand.ports import IdempotencyKey, Store
+from steadyhand.testing.contracts.samples import FakeClock
 
 QUEUED = frozenset({State.QUEUED})
-KEY = Idempotency("again", "f" * 64)
+KEY = IdempotencyKey("again", "f" * 64)
 
 
-def ended(at: datetime) -> Callable[[Job], Job]:
+def complete_job(at: datetime) -> Callable[[Job], Job]:
     """Give the change that completes a job."""
     return lambda job: replace(job, state=State.COMPLETED, finished_at=at)
 
 
-class Opens:
+class StoreFactory:
     """How a suite gets its store; a subclass for an adapter says it."""
 
-    def opened(self, clock: Callable[[], datetime] = Clock()) -> AbstractAsyncContextManager[Store]:  # noqa: B008  # never moved
+    def opened(self, clock: Callable[[], datetime] = FakeClock()) -> AbstractAsyncContextManager[Store]:  # noqa: B008  # never moved
         """Give an empty store for one test, closed at its end."""
         raise NotImplementedError

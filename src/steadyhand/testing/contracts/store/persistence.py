@@ -5,31 +5,38 @@ from dataclasses import replace
 from datetime import timedelta
 
 from steadyhand.errors import Conflict, NotFound, StoreError
-from steadyhand.events import Draft, Event, StateChanged, ToolFinished, data_of
-from steadyhand.job import ClientTool, Job, OutcomeType, Run, State, Turn, Usage, Verdict
+from steadyhand.events import Event, EventDraft, StateChanged, ToolFinished, event_data
+from steadyhand.job import ClientTool, Job, Outcome, OutcomeType, Run, State, Turn, Usage
 from steadyhand.ports import RunOutput
-from steadyhand.testing.contracts.samples import NOON, a_job, accepted, refused, said, to_its_end
-from steadyhand.testing.contracts.store.harness import QUEUED, Opens, ended
+from steadyhand.testing.contracts.samples import (
+    NOON,
+    accepted_draft,
+    async_test,
+    expect_error,
+    make_job,
+    message_drafts,
+)
+from steadyhand.testing.contracts.store.harness import QUEUED, StoreFactory, complete_job
 
 
-class StoreKeepsJobs(Opens):
+class StoreJobsContract(StoreFactory):
     """Adding, reading and changing jobs."""
 
-    @to_its_end
+    @async_test
     async def test_a_job_comes_back_as_it_went_in_with_its_place_and_event_count(self) -> None:
-        job = a_job(
+        job = make_job(
             metadata={"a": [1, None, "é"]},
             history=(Turn("user", "hi"), Turn("assistant", ({"type": "text", "text": "ho"},))),
             runs=(
                 Run(
-                    1, State.FAILED, Verdict(OutcomeType.KILLED, "signal 9"), started_at=NOON, exit_code=None
+                    1, State.FAILED, Outcome(OutcomeType.KILLED, "signal 9"), started_at=NOON, exit_code=None
                 ),
             ),
             usage=Usage(1, 2, 3, 4, 5),
             structured_output={"b": 2.5},
-            outcome=Verdict(OutcomeType.SUCCESS),
+            outcome=Outcome(OutcomeType.SUCCESS),
         )
-        with_tools = a_job(
+        with_tools = make_job(
             content=({"type": "text", "text": "look"},),
             tools=(ClientTool("get_weather", None, {"type": "object"}),),
             one_call=True,
@@ -37,59 +44,59 @@ class StoreKeepsJobs(Opens):
         )
         async with self.opened() as store:
             for each in (job, with_tools):
-                added = await store.add(each, accepted())
+                added = await store.add(each, accepted_draft())
                 assert added.replayed is False
                 assert added.job.sequence > 0
                 assert added.job == replace(each, sequence=added.job.sequence, last_event=1)
                 assert await store.get(each.id) == added.job
 
-    @to_its_end
+    @async_test
     async def test_metadata_that_is_null_stays_apart_from_metadata_that_is_empty(self) -> None:
         async with self.opened() as store:
             kinds: tuple[dict[str, str] | None, ...] = (None, {})
             for metadata in kinds:
-                job = a_job(metadata=metadata)
-                await store.add(job, accepted())
+                job = make_job(metadata=metadata)
+                await store.add(job, accepted_draft())
                 found = await store.get(job.id)
                 assert found is not None
                 assert found.metadata == metadata
 
-    @to_its_end
+    @async_test
     async def test_a_prompt_of_two_megabytes_comes_back_whole(self) -> None:
-        job = a_job(prompt="--version 🐘\r\n" * 140_000)
+        job = make_job(prompt="--version 🐘\r\n" * 140_000)
         async with self.opened() as store:
-            await store.add(job, accepted())
+            await store.add(job, accepted_draft())
             found = await store.get(job.id)
             assert found is not None
             assert found.prompt == job.prompt
 
-    @to_its_end
+    @async_test
     async def test_what_nobody_stored_is_null(self) -> None:
         async with self.opened() as store:
             assert await store.get("0" * 12) is None
             assert await store.output("0" * 12) is None
             assert await store.events("0" * 12) == []
 
-    @to_its_end
+    @async_test
     async def test_later_jobs_have_higher_places_though_they_come_at_once(self) -> None:
-        jobs = [a_job() for _ in range(50)]
+        jobs = [make_job() for _ in range(50)]
         async with self.opened() as store:
-            added = await asyncio.gather(*(store.add(job, accepted()) for job in jobs))
+            added = await asyncio.gather(*(store.add(job, accepted_draft()) for job in jobs))
             places = [each.job.sequence for each in added]
             assert places == sorted(set(places))
             assert [each.job.id for each in added] == [job.id for job in jobs]
 
-    @to_its_end
+    @async_test
     async def test_a_change_keeps_the_job_its_runs_and_its_events_together(self) -> None:
-        job = a_job()
-        drafts = [Draft(1, NOON, StateChanged("queued", "running"))]
+        job = make_job()
+        drafts = [EventDraft(1, NOON, StateChanged("queued", "running"))]
 
         def start(old: Job) -> Job:
             runs = (*old.runs, Run(1, State.RUNNING, started_at=NOON, supervisor=7, supervisor_started=9))
             return replace(old, state=State.RUNNING, started_at=NOON, runs=runs)
 
         async with self.opened() as store:
-            await store.add(job, accepted())
+            await store.add(job, accepted_draft())
             changed, events = await store.change(job.id, QUEUED, start, drafts)
             assert [event.seq for event in events] == [2]
             assert changed.last_event == 2
@@ -97,86 +104,90 @@ class StoreKeepsJobs(Opens):
             assert await store.get(job.id) == changed
             assert await store.events(job.id, after=1) == events
 
-    @to_its_end
+    @async_test
     async def test_a_run_that_a_change_replaces_or_leaves_out_is_replaced_or_gone(self) -> None:
-        job = a_job(runs=(Run(1, State.RUNNING), Run(2, State.RUNNING)))
+        job = make_job(runs=(Run(1, State.RUNNING), Run(2, State.RUNNING)))
         async with self.opened() as store:
-            await store.add(job, accepted())
-            second = Run(2, State.FAILED, Verdict(OutcomeType.KILLED), NOON, NOON, 1, "n1", 5, 6)
+            await store.add(job, accepted_draft())
+            second = Run(2, State.FAILED, Outcome(OutcomeType.KILLED), NOON, NOON, 1, "n1", 5, 6)
             await store.change(job.id, QUEUED, lambda old: replace(old, runs=(second,)))
             found = await store.get(job.id)
             assert found is not None
             assert found.runs == (second,)
 
-    @to_its_end
+    @async_test
     async def test_a_change_in_another_state_is_refused_and_leaves_no_trace(self) -> None:
-        job = a_job()
+        job = make_job()
         async with self.opened() as store:
-            added = await store.add(job, accepted())
-            attempt = store.change(job.id, frozenset({State.RUNNING}), ended(NOON), said("lost"))
-            error = await refused(Conflict, attempt)
+            added = await store.add(job, accepted_draft())
+            attempt = store.change(
+                job.id, frozenset({State.RUNNING}), complete_job(NOON), message_drafts("lost")
+            )
+            error = await expect_error(Conflict, attempt)
             assert error.code == "invalid_state"
             assert await store.get(job.id) == added.job
             assert len(await store.events(job.id)) == 1
 
-    @to_its_end
+    @async_test
     async def test_a_change_or_event_of_a_job_that_is_gone_is_not_found(self) -> None:
         async with self.opened() as store:
-            await refused(NotFound, store.change("0" * 12, QUEUED, ended(NOON)))
-            await refused(NotFound, store.append("0" * 12, said("hello")))
-            await refused(NotFound, store.keep_output("0" * 12, 1, RunOutput([], "")))
+            await expect_error(NotFound, store.change("0" * 12, QUEUED, complete_job(NOON)))
+            await expect_error(NotFound, store.append("0" * 12, message_drafts("hello")))
+            await expect_error(NotFound, store.keep_output("0" * 12, 1, RunOutput([], "")))
 
-    @to_its_end
+    @async_test
     async def test_an_update_that_fails_changes_nothing_and_harms_nobody_else(self) -> None:
-        job, other = a_job(), a_job()
+        job, other = make_job(), make_job()
 
         def break_down(_: Job) -> Job:
             raise ZeroDivisionError
 
         async with self.opened() as store:
-            added = await store.add(job, accepted())
-            failing = store.change(job.id, QUEUED, break_down, said("lost"))
+            added = await store.add(job, accepted_draft())
+            failing = store.change(job.id, QUEUED, break_down, message_drafts("lost"))
             error, neighbour = await asyncio.gather(
-                refused(StoreError, failing), store.add(other, accepted())
+                expect_error(StoreError, failing), store.add(other, accepted_draft())
             )
             assert isinstance(error.__cause__, ZeroDivisionError)
             assert await store.get(job.id) == added.job
             assert await store.get(other.id) == neighbour.job
 
-    @to_its_end
+    @async_test
     async def test_of_many_changes_from_one_state_only_one_happens(self) -> None:
-        job = a_job()
+        job = make_job()
         async with self.opened() as store:
-            await store.add(job, accepted())
-            attempts = (store.change(job.id, QUEUED, ended(NOON), said("me")) for _ in range(20))
+            await store.add(job, accepted_draft())
+            attempts = (
+                store.change(job.id, QUEUED, complete_job(NOON), message_drafts("me")) for _ in range(20)
+            )
             answers = await asyncio.gather(*attempts, return_exceptions=True)
             assert sum(isinstance(answer, tuple) for answer in answers) == 1
             assert sum(isinstance(answer, Conflict) for answer in answers) == 19
             assert len(await store.events(job.id)) == 2
 
-    @to_its_end
+    @async_test
     async def test_jobs_in_given_states_come_in_the_order_of_acceptance(self) -> None:
-        jobs = [a_job(priority=each) for each in range(5)]
+        jobs = [make_job(priority=each) for each in range(5)]
         async with self.opened() as store:
             for job in jobs:
-                await store.add(job, accepted())
-            await store.change(jobs[2].id, QUEUED, ended(NOON))
+                await store.add(job, accepted_draft())
+            await store.change(jobs[2].id, QUEUED, complete_job(NOON))
             found = await store.in_states(QUEUED)
             assert [job.id for job in found] == [jobs[each].id for each in (0, 1, 3, 4)]
             assert await store.in_states(frozenset({State.PARKED})) == []
 
 
-class StoreKeepsEvents(Opens):
+class StoreEventsContract(StoreFactory):
     """Numbering, order and durability of events; outputs."""
 
-    @to_its_end
+    @async_test
     async def test_events_are_numbered_from_one_without_gaps_whoever_appends(self) -> None:
-        job, other = a_job(), a_job()
+        job, other = make_job(), make_job()
         async with self.opened() as store:
-            await store.add(job, accepted())
-            await store.add(other, accepted())
-            appends = [store.append(job.id, said(f"{n} a", f"{n} b")) for n in range(40)]
-            noise = [store.append(other.id, said("noise")) for _ in range(40)]
+            await store.add(job, accepted_draft())
+            await store.add(other, accepted_draft())
+            appends = [store.append(job.id, message_drafts(f"{n} a", f"{n} b")) for n in range(40)]
+            noise = [store.append(other.id, message_drafts("noise")) for _ in range(40)]
             told = await asyncio.gather(*appends, *noise)
             events = await store.events(job.id)
             assert [event.seq for event in events] == list(range(1, 82))
@@ -185,54 +196,54 @@ class StoreKeepsEvents(Opens):
                 f"{n} {half}" for n in range(40) for half in "ab"
             ]
 
-    @to_its_end
+    @async_test
     async def test_an_event_that_was_returned_can_be_read_by_everybody(self) -> None:
-        job = a_job()
+        job = make_job()
         async with self.opened() as store:
-            await store.add(job, accepted())
+            await store.add(job, accepted_draft())
             for number in range(2, 12):
-                (event,) = await store.append(job.id, said("x"))
+                (event,) = await store.append(job.id, message_drafts("x"))
                 assert await store.events(job.id, after=number - 1) == [event]
 
-    @to_its_end
+    @async_test
     async def test_an_event_keeps_its_time_run_and_data(self) -> None:
         at = NOON + timedelta(microseconds=1)
         body = ToolFinished("t1", True, "🐘\udc80\0", False, None)
-        job = a_job()
+        job = make_job()
         async with self.opened() as store:
-            await store.add(job, accepted())
-            await store.append(job.id, [Draft(3, at, body)])
+            await store.add(job, accepted_draft())
+            await store.append(job.id, [EventDraft(3, at, body)])
             found = await store.events(job.id, after=1)
-            assert found == [Event(2, job.id, 3, at, "tool.finished", data_of(body))]
+            assert found == [Event(2, job.id, 3, at, "tool.finished", event_data(body))]
 
-    @to_its_end
+    @async_test
     async def test_events_are_given_after_a_number_and_no_more_than_the_limit(self) -> None:
-        job = a_job()
+        job = make_job()
         async with self.opened() as store:
-            await store.add(job, accepted())
-            await store.append(job.id, said(*(str(n) for n in range(20))))
+            await store.add(job, accepted_draft())
+            await store.append(job.id, message_drafts(*(str(n) for n in range(20))))
             found = await store.events(job.id, after=5, limit=7)
             assert [event.seq for event in found] == list(range(6, 13))
             assert await store.events(job.id, after=21) == []
 
-    @to_its_end
+    @async_test
     async def test_numbering_goes_on_over_changes_and_runs(self) -> None:
-        job = a_job()
+        job = make_job()
         async with self.opened() as store:
-            await store.add(job, accepted())
-            await store.append(job.id, said("one"))
-            _, events = await store.change(job.id, QUEUED, ended(NOON), said("two", "three"))
-            (last,) = await store.append(job.id, said("four", run=2))
+            await store.add(job, accepted_draft())
+            await store.append(job.id, message_drafts("one"))
+            _, events = await store.change(job.id, QUEUED, complete_job(NOON), message_drafts("two", "three"))
+            (last,) = await store.append(job.id, message_drafts("four", run=2))
             assert [event.seq for event in (*events, last)] == [3, 4, 5]
             found = await store.get(job.id)
             assert found is not None
             assert found.last_event == 5
 
-    @to_its_end
+    @async_test
     async def test_the_output_of_the_newest_run_that_has_any_is_given(self) -> None:
-        job = a_job()
+        job = make_job()
         async with self.opened() as store:
-            await store.add(job, accepted())
+            await store.add(job, accepted_draft())
             assert await store.output(job.id) is None
             await store.keep_output(job.id, 2, RunOutput(("two\n", "\udcff"), "err"))
             await store.keep_output(job.id, 1, RunOutput(("one\n",), ""))

@@ -7,111 +7,120 @@ from datetime import timedelta
 
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job, Run, State, Turn
-from steadyhand.ports import Filter, Idempotency
-from steadyhand.testing.contracts.samples import NOON, Clock, a_job, accepted, refused, to_its_end
-from steadyhand.testing.contracts.store.harness import KEY, QUEUED, Opens, ended
+from steadyhand.ports import IdempotencyKey, JobFilter
+from steadyhand.testing.contracts.samples import (
+    NOON,
+    FakeClock,
+    accepted_draft,
+    async_test,
+    expect_error,
+    make_job,
+)
+from steadyhand.testing.contracts.store.harness import KEY, QUEUED, StoreFactory, complete_job
 
 
-class StoreKnowsRepeats(Opens):
+class StoreIdempotencyContract(StoreFactory):
     """Idempotency keys."""
 
-    @to_its_end
+    @async_test
     async def test_a_repeated_request_gets_the_same_job(self) -> None:
         async with self.opened() as store:
-            first = await store.add(a_job(), accepted(), KEY)
-            second = await store.add(a_job(), accepted(), KEY)
+            first = await store.add(make_job(), accepted_draft(), KEY)
+            second = await store.add(make_job(), accepted_draft(), KEY)
             assert (first.replayed, second.replayed) == (False, True)
             assert second.job == first.job
             assert await store.replay("k_one", KEY) == first.job
-            assert len((await store.page(Filter(), 10)).jobs) == 1
+            assert len((await store.page(JobFilter(), 10)).jobs) == 1
 
-    @to_its_end
+    @async_test
     async def test_a_repeated_request_gets_the_job_as_it_stands_now(self) -> None:
         async with self.opened() as store:
-            first = await store.add(a_job(), accepted(), KEY)
-            changed, _ = await store.change(first.job.id, QUEUED, ended(NOON))
-            assert (await store.add(a_job(), accepted(), KEY)).job == changed
+            first = await store.add(make_job(), accepted_draft(), KEY)
+            changed, _ = await store.change(first.job.id, QUEUED, complete_job(NOON))
+            assert (await store.add(make_job(), accepted_draft(), KEY)).job == changed
 
-    @to_its_end
+    @async_test
     async def test_twenty_callers_with_one_key_make_one_job(self) -> None:
         async with self.opened() as store:
-            answers = await asyncio.gather(*(store.add(a_job(), accepted(), KEY) for _ in range(20)))
+            answers = await asyncio.gather(*(store.add(make_job(), accepted_draft(), KEY) for _ in range(20)))
             assert len({answer.job.id for answer in answers}) == 1
             assert sum(not answer.replayed for answer in answers) == 1
-            assert len((await store.page(Filter(), 50)).jobs) == 1
+            assert len((await store.page(JobFilter(), 50)).jobs) == 1
 
-    @to_its_end
+    @async_test
     async def test_a_key_with_another_request_is_refused_and_stores_nothing(self) -> None:
-        other = Idempotency(KEY.key, "0" * 64)
+        other = IdempotencyKey(KEY.key, "0" * 64)
         async with self.opened() as store:
-            await store.add(a_job(), accepted(), KEY)
-            job = a_job()
-            for attempt in (store.add(job, accepted(), other), store.replay("k_one", other)):
-                error = await refused(InvalidRequest, attempt)
+            await store.add(make_job(), accepted_draft(), KEY)
+            job = make_job()
+            for attempt in (store.add(job, accepted_draft(), other), store.replay("k_one", other)):
+                error = await expect_error(InvalidRequest, attempt)
                 assert error.code == "idempotency_mismatch"
             assert await store.get(job.id) is None
 
-    @to_its_end
+    @async_test
     async def test_a_key_means_something_to_its_own_caller_only(self) -> None:
         async with self.opened() as store:
-            await store.add(a_job(), accepted(), KEY)
+            await store.add(make_job(), accepted_draft(), KEY)
             assert await store.replay("k_two", KEY) is None
-            assert (await store.add(a_job(api_key_id="k_two"), accepted(), KEY)).replayed is False
+            assert (await store.add(make_job(api_key_id="k_two"), accepted_draft(), KEY)).replayed is False
 
-    @to_its_end
+    @async_test
     async def test_a_key_is_forgotten_after_a_day_and_not_before(self) -> None:
-        clock = Clock()
+        clock = FakeClock()
         async with self.opened(clock) as store:
-            first = await store.add(a_job(), accepted(), KEY)
-            clock.pass_by(timedelta(hours=23, minutes=59))
-            assert (await store.add(a_job(), accepted(), KEY)).job == first.job
-            clock.pass_by(timedelta(minutes=1))
+            first = await store.add(make_job(), accepted_draft(), KEY)
+            clock.advance(timedelta(hours=23, minutes=59))
+            assert (await store.add(make_job(), accepted_draft(), KEY)).job == first.job
+            clock.advance(timedelta(minutes=1))
             assert await store.replay("k_one", KEY) is None
-            later = await store.add(a_job(), accepted(), Idempotency(KEY.key, "another"))
+            later = await store.add(make_job(), accepted_draft(), IdempotencyKey(KEY.key, "another"))
             assert later.replayed is False
 
-    @to_its_end
+    @async_test
     async def test_a_key_is_forgotten_with_its_job(self) -> None:
         async with self.opened() as store:
-            first = await store.add(a_job(), accepted(), KEY)
-            await store.change(first.job.id, QUEUED, ended(NOON))
+            first = await store.add(make_job(), accepted_draft(), KEY)
+            await store.change(first.job.id, QUEUED, complete_job(NOON))
             await store.delete(first.job.id)
-            assert (await store.add(a_job(), accepted(), KEY)).replayed is False
+            assert (await store.add(make_job(), accepted_draft(), KEY)).replayed is False
 
 
-class StoreLists(Opens):
+class StoreListingContract(StoreFactory):
     """Pages and filters."""
 
-    @to_its_end
+    @async_test
     async def test_pages_give_every_job_once_newest_first_though_more_come(self) -> None:
-        jobs = [a_job() for _ in range(25)]
+        jobs = [make_job() for _ in range(25)]
         async with self.opened() as store:
             for job in jobs:
-                await store.add(job, accepted())
+                await store.add(job, accepted_draft())
             seen: list[str] = []
             cursor: str | None = None
             while True:
-                page = await store.page(Filter(), 10, cursor)
+                page = await store.page(JobFilter(), 10, cursor)
                 seen += [job.id for job in page.jobs]
-                await store.add(a_job(), accepted())  # newer than the cursor, so never on a later page
+                await store.add(
+                    make_job(), accepted_draft()
+                )  # newer than the cursor, so never on a later page
                 cursor = page.next_cursor
                 if cursor is None:
                     break
             assert seen == [job.id for job in reversed(jobs)]
 
-    @to_its_end
+    @async_test
     async def test_a_last_page_that_is_full_has_no_next_one(self) -> None:
         async with self.opened() as store:
             for _ in range(4):
-                await store.add(a_job(), accepted())
-            first = await store.page(Filter(), 2)
+                await store.add(make_job(), accepted_draft())
+            first = await store.page(JobFilter(), 2)
             assert first.next_cursor is not None
-            assert (await store.page(Filter(), 2, first.next_cursor)).next_cursor is None
+            assert (await store.page(JobFilter(), 2, first.next_cursor)).next_cursor is None
 
-    @to_its_end
+    @async_test
     async def test_a_cursor_that_was_never_given_is_refused(self) -> None:
         async with self.opened() as store:
-            await store.add(a_job(), accepted())
+            await store.add(make_job(), accepted_draft())
             for cursor in (
                 "",
                 "!",
@@ -123,13 +132,13 @@ class StoreLists(Opens):
                 "x" * 5000,
                 "OTk5OTk5OTk5OTk5OTk5OTk5OTk5",
             ):
-                error = await refused(InvalidRequest, store.page(Filter(), 2, cursor))
+                error = await expect_error(InvalidRequest, store.page(JobFilter(), 2, cursor))
                 assert error.code == "bad_cursor"
                 assert error.faults[0].pointer == "?cursor"
 
-    @to_its_end
+    @async_test
     async def test_a_listed_job_is_brief_and_else_as_it_is(self) -> None:
-        job = a_job(
+        job = make_job(
             prompt="x" * 100_000,
             answer="y" * 1000,
             structured_output={"z": 1},
@@ -138,60 +147,60 @@ class StoreLists(Opens):
             metadata={"n": 1},
         )
         async with self.opened() as store:
-            added = await store.add(job, accepted())
-            (found,) = (await store.page(Filter(), 1)).jobs
+            added = await store.add(job, accepted_draft())
+            (found,) = (await store.page(JobFilter(), 1)).jobs
             brief = replace(added.job, prompt="x" * 200, answer=None, structured_output=None, history=())
             assert found == brief
 
-    @to_its_end
+    @async_test
     async def test_each_filter_gives_what_it_says_and_nothing_else(self) -> None:
         later = NOON + timedelta(hours=1)
-        one = a_job(agent="reviewer", workspace="infra")
-        two = a_job(api_key_id="k_two", created_at=later, id="abcdef012345")
+        one = make_job(agent="reviewer", workspace="infra")
+        two = make_job(api_key_id="k_two", created_at=later, id="abcdef012345")
         async with self.opened() as store:
-            await store.add(one, accepted())
-            await store.add(two, accepted())
-            await store.change(two.id, QUEUED, ended(later))
-            cases: Sequence[tuple[Filter, list[Job]]] = (
-                (Filter(), [two, one]),
-                (Filter(agent="reviewer"), [one]),
-                (Filter(workspace="infra"), [one]),
-                (Filter(workspace="inf"), []),
-                (Filter(api_key_id="k_two"), [two]),
-                (Filter(states=frozenset({State.COMPLETED, State.FAILED})), [two]),
-                (Filter(states=QUEUED), [one]),
-                (Filter(created_after=NOON), [two]),
-                (Filter(created_before=later), [one]),
-                (Filter(id_prefix="abcd"), [two]),
-                (Filter(id_prefix="ABCD"), []),
-                (Filter(id_prefix="ab_d"), []),
-                (Filter(agent="reviewer", api_key_id="k_two"), []),
+            await store.add(one, accepted_draft())
+            await store.add(two, accepted_draft())
+            await store.change(two.id, QUEUED, complete_job(later))
+            cases: Sequence[tuple[JobFilter, list[Job]]] = (
+                (JobFilter(), [two, one]),
+                (JobFilter(agent="reviewer"), [one]),
+                (JobFilter(workspace="infra"), [one]),
+                (JobFilter(workspace="inf"), []),
+                (JobFilter(api_key_id="k_two"), [two]),
+                (JobFilter(states=frozenset({State.COMPLETED, State.FAILED})), [two]),
+                (JobFilter(states=QUEUED), [one]),
+                (JobFilter(created_after=NOON), [two]),
+                (JobFilter(created_before=later), [one]),
+                (JobFilter(id_prefix="abcd"), [two]),
+                (JobFilter(id_prefix="ABCD"), []),
+                (JobFilter(id_prefix="ab_d"), []),
+                (JobFilter(agent="reviewer", api_key_id="k_two"), []),
             )
             for which, wanted in cases:
                 page = await store.page(which, 10)
                 assert [job.id for job in page.jobs] == [job.id for job in wanted], which
 
-    @to_its_end
+    @async_test
     async def test_metadata_is_compared_as_text_name_by_name(self) -> None:
         texts = {"s": '50%_"é\\', "n": 5, "f": 1.5, "t": True, "z": None, "o": {"s": "deep"}, 'a"b.c': "q"}
         async with self.opened() as store:
-            job = a_job(metadata=texts)
-            await store.add(job, accepted())
-            await store.add(a_job(metadata={"other": "5", "s": "50X_"}), accepted())
-            await store.add(a_job(metadata=None), accepted())
+            job = make_job(metadata=texts)
+            await store.add(job, accepted_draft())
+            await store.add(make_job(metadata={"other": "5", "s": "50X_"}), accepted_draft())
+            await store.add(make_job(metadata=None), accepted_draft())
             wanted = {"s": '50%_"é\\', "n": "5", "f": "1.5", "t": "true", "z": "null", 'a"b.c': "q"}
             for which in (wanted, *({name: value} for name, value in wanted.items())):
-                page = await store.page(Filter(metadata=which), 10)
+                page = await store.page(JobFilter(metadata=which), 10)
                 assert [each.id for each in page.jobs] == [job.id], which
             for nothing in ({"n": "50"}, {"o": "deep"}, {"n": "5", "t": "false"}, {"S": "50%"}):
-                assert (await store.page(Filter(metadata=nothing), 10)).jobs == [], nothing
+                assert (await store.page(JobFilter(metadata=nothing), 10)).jobs == [], nothing
 
-    @to_its_end
+    @async_test
     async def test_a_metadata_filter_pages_over_many_jobs_that_do_not_match(self) -> None:
-        jobs = [a_job(metadata={"team": "blue" if n % 7 == 0 else "green blue"}) for n in range(1100)]
+        jobs = [make_job(metadata={"team": "blue" if n % 7 == 0 else "green blue"}) for n in range(1100)]
         async with self.opened() as store:
-            await asyncio.gather(*(store.add(job, accepted()) for job in jobs))
-            which = Filter(metadata={"team": "blue"})
+            await asyncio.gather(*(store.add(job, accepted_draft()) for job in jobs))
+            which = JobFilter(metadata={"team": "blue"})
             first = await store.page(which, 100)
             second = await store.page(which, 100, first.next_cursor)
             found = [job.id for job in (*first.jobs, *second.jobs)]
