@@ -106,7 +106,7 @@ def queued(service: Service) -> Iterator[str]:
     """Give the ids of all queued jobs, by pages."""
     cursor: dict[str, Any] = {}
     while True:
-        answer = service.http.get("/v1/jobs", params={"state": "queued", "limit": PAGE, **cursor})
+        answer = service.client.get("/v1/jobs", params={"state": "queued", "limit": PAGE, **cursor})
         if answer.status_code != 200:
             raise Broken(f"listing the jobs gave {answer.status_code}: {answer.text[:200]}")
         page = answer.json()

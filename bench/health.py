@@ -51,7 +51,7 @@ def longest(service: Service, *jobs: tuple[str, Mapping[str, Any]]) -> list[floa
     ids = [service.submit(text, **fields)["id"] for text, fields in jobs]
     looks = []
     end = time.monotonic() + _SECONDS
-    with service.connect(None) as client:
+    with service.new_client(None) as client:
         while True:
             began = time.monotonic_ns()
             answer = client.get("/health")
@@ -64,5 +64,5 @@ def longest(service: Service, *jobs: tuple[str, Mapping[str, Any]]) -> list[floa
                 raise Broken(f"the jobs took longer than {_SECONDS:.0f} s")
             time.sleep(_PAUSE_SECONDS)
     for job_id in ids:
-        service.ended(job_id)
+        service.wait_until_ended(job_id)
     return looks

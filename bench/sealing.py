@@ -51,7 +51,7 @@ class Sealed:
 
     def command(self, argv: list[str], place: Checkout) -> Command:
         """Give a command sealed off in a place."""
-        inner = Command(argv, _PATH, self.sandbox.view(place).directory, place.user)
+        inner = Command(argv, _PATH, self.sandbox.agent_paths(place).directory, place.uid)
         return self.sandbox.wrap(inner, place, Agent("bench"))
 
 
@@ -86,9 +86,11 @@ def measure_sandbox(world: Path, pairs: int) -> Row:
     files = JobPaths(sealed.data / "jobs" / "bench")
     make_dir(files.root.parent, TRAVERSABLE)
     make_dir(files.root, TRAVERSABLE)
-    for folder in (files.checkout, files.home, files.config):
+    for folder in (files.checkout, files.home, files.config_dir):
         make_dir(folder, PRIVATE, user)
-    place = Checkout(Workspace("bench"), files, files.checkout, files.home, files.config, user, commit=None)
+    place = Checkout(
+        Workspace("bench"), files, files.checkout, files.home, files.config_dir, user, commit=None
+    )
 
     async def ours() -> float:
         began = time.monotonic_ns()

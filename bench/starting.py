@@ -84,7 +84,7 @@ def measure(world: Path, pairs: int, kind: Kind) -> Row:
 
         def ours() -> float:
             began, accepted, job_id = submitted(service)
-            ended = service.poll(job_id, _SECONDS)
+            ended = service.poll_classic(job_id, _SECONDS)
             if ended["status"] != "completed":
                 raise Broken(f"the job came to {ended['status']}: {ended['stderr'][:300]}")
             mark = agent.take()
@@ -114,7 +114,7 @@ def submitted(service: Service) -> tuple[int, int, str]:
 
     def sent() -> tuple[int, int, str] | None:
         began = time.monotonic_ns()
-        answer = service.http.post("/execute", json={"prompt": PROMPT, "agent": "claude"})
+        answer = service.client.post("/execute", json={"prompt": PROMPT, "agent": "claude"})
         accepted = time.monotonic_ns()
         if answer.status_code == 409:
             return None

@@ -119,7 +119,7 @@ async def gateway(directory: Path, address: str) -> None:
     """Our gateway with a real ledger, and one run that it lets out by its socket."""
     store = await open_store(f"sqlite:///{directory}/ledger.db")
     files = JobPaths(directory / "job")
-    place = Checkout(Workspace("bench"), files, files.checkout, files.home, files.config, None, None)
+    place = Checkout(Workspace("bench"), files, files.checkout, files.home, files.config_dir, None, None)
     made = ModelGateway(
         directory,
         slots=1,
@@ -132,10 +132,10 @@ async def gateway(directory: Path, address: str) -> None:
         raise RuntimeError(f"the gateway told of {told}")
 
     work = RunContext(make_job(budget_micros=10**15), Agent("bench"), place)
-    async with made.serving(), made.attend(work, emit) as attendance:
+    async with made.serving(), made.open_run(work, emit) as attendance:
         _say({"socket": str(slot_dir(directory, 0) / "model.sock")})
         await _until_end_of_input()
-        spent = await attendance.settled()
+        spent = await attendance.final_usage()
         _say({"calls": spent.calls, "output": spent.tokens.output, "complete": spent.complete})
     await store.close()
 

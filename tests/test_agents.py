@@ -52,7 +52,7 @@ def test_a_path_to_a_definition_means_its_last_part_without_the_ending(raw: str)
 def test_what_is_not_a_name_is_refused_at_the_agent_field(raw: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_agent_name(raw)
-    assert caught.value.faults[0].pointer == "/agent"
+    assert caught.value.field_errors[0].pointer == "/agent"
 
 
 @given(st.text(max_size=80))

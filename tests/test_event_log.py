@@ -42,7 +42,7 @@ def test_a_follower_that_is_too_slow_loses_text_but_is_told_to_read_events_again
         assert not slow.lagged
         feed.publish(JOB.id, [event(1)])
         assert slow.lagged
-        assert len(asyncio.run(slow.take())) == MAX_BACKLOG
+        assert len(asyncio.run(slow.receive())) == MAX_BACKLOG
 
 
 def test_a_follower_that_leaves_is_forgotten() -> None:
@@ -57,7 +57,7 @@ def test_a_closed_feed_ends_those_who_follow_and_those_who_come_later() -> None:
     with feed.subscribe(JOB.id) as before:
         feed.close()
         assert before.closed
-        assert asyncio.run(before.take()) == []
+        assert asyncio.run(before.receive()) == []
     with feed.subscribe(JOB.id) as after:
         assert after.closed
 
@@ -71,14 +71,14 @@ def test_a_numbered_event_reaches_followers_only_once_the_store_has_it(tmp_path:
             journal = RunEventWriter(EventLog(store, feed), JOB.id, 1, lambda: NOW)
             with feed.subscribe(JOB.id) as follower:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(journal.write())
+                    group.create_task(journal.run())
                     for number in range(300):
                         await journal.emit(Message("assistant", str(number)))
                     seen: list[int] = []
                     while len(seen) < 300:
-                        for item in await follower.take():
+                        for item in await follower.receive():
                             assert isinstance(item, Event)
-                            stored = await store.events(JOB.id, item.seq - 1, 1)
+                            stored = await store.list_events(JOB.id, item.seq - 1, 1)
                             assert stored[0] == item
                             seen.append(item.seq)
                     await journal.close()
@@ -101,7 +101,7 @@ def test_following_gives_every_number_once_however_the_job_and_the_follower_race
             async def write() -> None:
                 for number in range(120):
                     await recorder.append(JOB.id, [EventDraft(1, NOW, Message("assistant", str(number)))])
-                await recorder.change(
+                await recorder.update_job(
                     JOB.id,
                     frozenset(State),
                     lambda job: _moved(job, State.CANCELLED),
@@ -140,7 +140,7 @@ def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_pa
                 async for item in control.follow(CALLER, JOB.id):
                     assert isinstance(item, Event)
                     if not seen:  # it has looked at the job, and now reads its events
-                        await recorder.change(
+                        await recorder.update_job(
                             JOB.id,
                             frozenset(State),
                             lambda job: _moved(job, State.CANCELLED),
@@ -169,14 +169,14 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
             journal = RunEventWriter(recorder, JOB.id, 1, lambda: NOW)
             with feed.subscribe(JOB.id) as follower:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(journal.write())
+                    group.create_task(journal.run())
                     for piece in ("Look: ", secret[:5], secret[5:], "! And s"):
                         await journal.emit(TextDelta("m1", piece))
                     await journal.emit(TextDelta("m2", secret[:7]))
                     await journal.emit(Message("assistant", f"It is {secret}"))
                     await journal.emit(TextDelta("m3", secret[7:]))
                     await journal.close()
-                seen = await follower.take()
+                seen = await follower.receive()
             said = [(item.body.message_id, item.body.text) for item in seen if isinstance(item, LiveText)]
             assert said == [
                 ("m1", "Look: "),
@@ -191,7 +191,7 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
                 JobWarning(WarningCode.COMPACTED, f"a {secret}"),
                 Outcome(OutcomeType.AGENT_ERROR, f"b {secret}"),
             )
-            await recorder.change(
+            await recorder.update_job(
                 JOB.id,
                 frozenset(State),
                 lambda job: replace(
@@ -208,7 +208,7 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
             assert job is not None
             assert job.structured_output == {"[redacted]": ["[redacted]"]}
             assert secret not in repr(job)
-            assert secret not in repr(await store.events(JOB.id))
+            assert secret not in repr(await store.list_events(JOB.id))
         finally:
             await store.close()
 
@@ -251,7 +251,7 @@ def test_a_text_of_an_agent_is_searched_for_secrets_once_however_often_its_job_c
                 partial(_moved, state=State.RUNNING),
                 partial(_moved, state=State.FAILED),
             ):
-                await recorder.change(JOB.id, frozenset(State), update)
+                await recorder.update_job(JOB.id, frozenset(State), update)
         finally:
             await store.close()
 

@@ -74,7 +74,7 @@ def test_what_is_no_schema_or_too_much_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
         json_schema.check_schema(schema, "/s")
-    assert caught.value.faults[0].pointer == pointer
+    assert caught.value.field_errors[0].pointer == pointer
     assert text in caught.value.detail
 
 

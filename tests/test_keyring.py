@@ -54,7 +54,7 @@ def contents(folder: Path) -> list[bytes]:
 
 def opens(keyring: Keyring, secret: str) -> bool:
     try:
-        keyring.known(secret.encode())
+        keyring.authenticate(secret.encode())
     except Unauthenticated:
         return False
     return True
@@ -66,7 +66,7 @@ def test_a_key_is_told_once_and_only_its_digest_is_kept(tmp_path: Path) -> None:
         key, secret = await keyring.create("ci", SUBMIT, NO_LIMITS)
         assert re.fullmatch(rf"sh_{key.id}_[A-Za-z0-9]{{43}}", secret)
         assert re.fullmatch("k_[a-z0-9]{10}", key.id)
-        assert keyring.known(secret.encode()) == key
+        assert keyring.authenticate(secret.encode()) == key
         kept = contents(tmp_path)
         assert any(key.digest.encode() in each for each in kept)
         assert not any(secret[-43:].encode() in each for each in kept)
@@ -80,11 +80,11 @@ def test_keys_and_what_became_of_them_survive_a_restart(tmp_path: Path) -> None:
         limits = KeyLimits(agents=("claude",), per_minute=3)
         kept, secret = await first.create("kept", SUBMIT, limits)
         _, lost = await first.create("lost", SUBMIT, NO_LIMITS)
-        await first.revoke(first.known(lost.encode()).id)
+        await first.revoke(first.authenticate(lost.encode()).id)
         rotated, old = await first.create("rotated", SUBMIT, NO_LIMITS)
         _, new = await first.rotate(rotated.id, grace_seconds=60)
         again = await bench.keyring(FIXED)
-        assert again.all() == first.all()
+        assert again.list_keys() == first.list_keys()
         assert again.limits_of(kept.id) == limits
         assert [opens(again, each) for each in (secret, lost, old, new)] == [True, False, True, True]
         bench.clock.advance(timedelta(seconds=60))
@@ -200,9 +200,9 @@ def test_a_fixed_key_with_the_secret_of_a_kept_one_comes_first(tmp_path: Path) -
         key, secret = await (await bench.keyring(FIXED)).create("ci", SUBMIT, NO_LIMITS)
         fixed = ApiKey("k_admin", "STEADYHAND_API_KEY", secret_digest(secret.encode()), ALL_SCOPES, NOON)
         keyring = await bench.keyring(fixed)
-        assert keyring.known(secret.encode()) == fixed
+        assert keyring.authenticate(secret.encode()) == fixed
         await keyring.revoke(key.id)
-        assert keyring.known(secret.encode()) == fixed
+        assert keyring.authenticate(secret.encode()) == fixed
 
     play(tmp_path, scene)
 
@@ -212,7 +212,7 @@ def test_nobody_gets_in_without_a_key_and_an_unknown_id_is_not_found(tmp_path: P
         keyring = await bench.keyring()
         for token in (b"", b"x", b"\xff", secret_digest(b"x").encode()):
             with pytest.raises(Unauthenticated):
-                keyring.known(token)
+                keyring.authenticate(token)
         for attempt in (keyring.revoke("k_none"), keyring.rotate("k_none")):
             await expect_error(NotFound, attempt)
         assert keyring.limits_of("k_none") is NO_LIMITS

@@ -78,42 +78,47 @@ CASES = {
     ),
     "a signal from elsewhere": (RunEvidence(signal=9), "killed"),
     "a signal from elsewhere after a good result": (RunEvidence(signal=9, result=GOOD), "killed"),
-    "the memory limit that killed the agent": (RunEvidence(signal=9, memory=True), "memory"),
+    "the memory limit that killed the agent": (RunEvidence(signal=9, out_of_memory=True), "memory"),
     "the memory limit that made the agent fail": (
-        RunEvidence(exit_code=1, memory=True, disk=True, result=replace(GOOD, is_error=True)),
+        RunEvidence(exit_code=1, out_of_memory=True, disk_full=True, result=replace(GOOD, is_error=True)),
         "memory",
     ),
     "the memory limit that the agent coped with": (
-        RunEvidence(exit_code=0, memory=True, result=GOOD),
+        RunEvidence(exit_code=0, out_of_memory=True, result=GOOD),
         "success",
     ),
     "the memory limit beside a budget that was spent": (
         RunEvidence(
-            exit_code=1, memory=True, result=AgentResult("error_max_budget_usd", is_error=True, text=None)
+            exit_code=1,
+            out_of_memory=True,
+            result=AgentResult("error_max_budget_usd", is_error=True, text=None),
         ),
         "budget",
     ),
     "the memory limit on the way to the deadline": (
-        RunEvidence(stop=StopReason.DEADLINE, signal=9, memory=True),
+        RunEvidence(stop_reason=StopReason.DEADLINE, signal=9, out_of_memory=True),
         "timeout",
     ),
-    "a full disk that made the agent fail": (RunEvidence(exit_code=1, disk=True), "disk"),
-    "a full disk that the agent coped with": (RunEvidence(exit_code=0, disk=True, result=GOOD), "success"),
+    "a full disk that made the agent fail": (RunEvidence(exit_code=1, disk_full=True), "disk"),
+    "a full disk that the agent coped with": (
+        RunEvidence(exit_code=0, disk_full=True, result=GOOD),
+        "success",
+    ),
     "an unknown agent, as the runner saw it": (
         RunEvidence(exit_code=1, unknown_agent=True, stderr=UNKNOWN),
         "unknown_agent",
     ),
     "an unknown agent, as the CLI says it": (RunEvidence(exit_code=1, stderr=UNKNOWN), "unknown_agent"),
-    "the deadline": (RunEvidence(stop=StopReason.DEADLINE, exit_code=143), "timeout"),
+    "the deadline": (RunEvidence(stop_reason=StopReason.DEADLINE, exit_code=143), "timeout"),
     "the deadline, with a result that came on the way out": (
-        RunEvidence(stop=StopReason.DEADLINE, exit_code=0, result=GOOD),
+        RunEvidence(stop_reason=StopReason.DEADLINE, exit_code=0, result=GOOD),
         "timeout",
     ),
-    "silence": (RunEvidence(stop=StopReason.IDLE, signal=9), "stalled"),
-    "a cancel": (RunEvidence(stop=StopReason.CANCEL, signal=9), "cancelled"),
-    "a shutdown": (RunEvidence(stop=StopReason.SHUTDOWN, signal=15), "interrupted"),
+    "silence": (RunEvidence(stop_reason=StopReason.IDLE, signal=9), "stalled"),
+    "a cancel": (RunEvidence(stop_reason=StopReason.CANCEL, signal=9), "cancelled"),
+    "a shutdown": (RunEvidence(stop_reason=StopReason.SHUTDOWN, signal=15), "interrupted"),
     "a caller that did not make its calls": (
-        RunEvidence(stop=StopReason.UNANSWERED, exit_code=0),
+        RunEvidence(stop_reason=StopReason.UNANSWERED, exit_code=0),
         "unanswered",
     ),
 }
@@ -160,11 +165,11 @@ def test_only_a_success_has_no_fault() -> None:
         assert (fault is None) == (expected == "success")
         if fault is not None:
             assert fault.code == expected
-            assert fault.message.startswith(OUTCOMES[OutcomeType(expected)].text)
+            assert fault.message.startswith(OUTCOMES[OutcomeType(expected)].message)
 
 
 def test_every_outcome_means_an_ended_state_and_says_so_in_a_sentence() -> None:
     for meaning in OUTCOMES.values():
         assert meaning.state.ended
-        assert meaning.text.endswith(".")
+        assert meaning.message.endswith(".")
     assert OUTCOMES[OutcomeType.SUCCESS].state is State.COMPLETED

@@ -37,7 +37,7 @@ def spending_from_ledger(ledger: Ledger, clock: Callable[[], datetime]) -> GetSp
     async def spent(key_id: str, period: CalendarPeriod) -> int:
         since, until = period_bounds(period, clock())
         rows = await ledger.usage(UsageQuery(since=since, until=until, api_key_id=key_id))
-        return sum(row.spent.micros for row in rows)
+        return sum(row.total.micros for row in rows)
 
     return spent
 

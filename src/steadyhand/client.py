@@ -176,7 +176,7 @@ class Client:
             try:
                 job = self._request_json("GET", f"/v1/jobs/{_job_path_segment(job_id)}", headers=prefer)
             except ServiceUnreachable as error:
-                backoff.spend(error)
+                backoff.sleep_or_raise(error)
                 continue
             backoff.reset(self._reconnect_seconds)
             if job.get("state") in ENDED_STATES:
@@ -224,8 +224,8 @@ class Client:
             return
         backoff = _Backoff(self._reconnect_seconds if self._has_connected else 0)
         position = _StreamPosition(after)
-        while not position.over:
-            first_contact, position.opened = not self._has_connected, None
+        while not position.ended:
+            first_contact, position.opened_at = not self._has_connected, None
             stream_error = ServiceUnreachable("The stream of events broke off again and again.")
             try:
                 for event in self._stream_events(job_id, position):
@@ -233,12 +233,12 @@ class Client:
                     yield event
             except ServiceUnreachable as error:
                 stream_error = error
-            if position.opened is not None and (
-                first_contact or time.monotonic() - position.opened > _STABLE_STREAM_SECONDS
+            if position.opened_at is not None and (
+                first_contact or time.monotonic() - position.opened_at > _STABLE_STREAM_SECONDS
             ):
                 backoff.reset(self._reconnect_seconds)  # it was there, though nothing happened
-            if not position.over:
-                backoff.spend(stream_error)
+            if not position.ended:
+                backoff.sleep_or_raise(stream_error)
 
     def list(self, *, limit: int = 20, cursor: str | None = None, **filters: Any) -> dict[str, Any]:
         """Give a page of jobs, newest first: `data`, `has_more` and the `next_cursor` to go on with.
@@ -333,13 +333,13 @@ class Client:
                 if not response.is_success:
                     response.read()
                     raise self._parse_error(response)
-                self._has_connected, position.opened = True, time.monotonic()
+                self._has_connected, position.opened_at = True, time.monotonic()
                 last_event = None
                 for event in _parse_sse(response.iter_bytes()):
                     if isinstance(event.get("seq"), int):
                         position.after, last_event = event["seq"], event
                     yield event
-                position.over = response.status_code == HTTPStatus.NO_CONTENT or (
+                position.ended = response.status_code == HTTPStatus.NO_CONTENT or (
                     last_event is not None and _is_final_event(last_event)
                 )
         except httpx2.HTTPError as error:
@@ -384,8 +384,8 @@ class _StreamPosition:
     """
 
     after: int
-    over: bool = False
-    opened: float | None = None
+    ended: bool = False
+    opened_at: float | None = None
 
 
 class _Backoff:
@@ -398,7 +398,7 @@ class _Backoff:
         self._deadline = time.monotonic() + seconds
         self._pause_seconds = _MIN_PAUSE_SECONDS
 
-    def spend(self, error: SteadyhandError) -> None:
+    def sleep_or_raise(self, error: SteadyhandError) -> None:
         """Pause, or raise the error when there is no patience left."""
         if time.monotonic() + self._pause_seconds > self._deadline:
             raise error

@@ -56,7 +56,7 @@ class InvalidRequest(CallerError):
         self, detail: str, *, code: str | None = None, field_errors: tuple[FieldError, ...] = ()
     ) -> None:
         super().__init__(detail, code=code)
-        self.faults = field_errors
+        self.field_errors = field_errors
 
     @classmethod
     def at(cls, pointer: str, detail: str, *, code: str | None = None) -> "InvalidRequest":

@@ -26,7 +26,7 @@ class Subscription:
         self.lagged = False
         self.closed = False
 
-    def put(self, item: Event | LiveText) -> None:
+    def push(self, item: Event | LiveText) -> None:
         """Hand over an item, or note that there was no room."""
         if len(self._items) < MAX_BACKLOG:
             self._items.append(item)
@@ -39,7 +39,7 @@ class Subscription:
         self.closed = True
         self._ready.set()
 
-    async def take(self) -> list[Event | LiveText]:
+    async def receive(self) -> list[Event | LiveText]:
         """Wait for items and take them all; empty when it lagged or was closed. The caller bounds the wait."""
         await self._ready.wait()
         self._ready.clear()
@@ -74,7 +74,7 @@ class EventFeed:
         """Tell everybody who follows this job."""
         for subscription in self._subscriptions.get(job_id, ()):
             for item in items:
-                subscription.put(item)
+                subscription.push(item)
 
     def close(self) -> None:
         """End every feed, now and later."""
@@ -93,7 +93,7 @@ class EventLog:
         self._feed = feed
         self.redactor = redactor or Redactor()
 
-    async def change(
+    async def update_job(
         self,
         job_id: str,
         expected: frozenset[State],
@@ -102,7 +102,7 @@ class EventLog:
     ) -> Job:
         """Change a job and tell its followers. Raises as `Store.change` does."""
         redactor = self.redactor
-        job, events = await self._store.change(
+        job, events = await self._store.update_job(
             job_id,
             expected,
             lambda old: _without_new_secrets(redactor, old, update(old)),
@@ -113,9 +113,9 @@ class EventLog:
 
     async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> None:
         """Keep events and tell the job's followers."""
-        self._feed.publish(job_id, await self._store.append(job_id, self._redact(drafts)))
+        self._feed.publish(job_id, await self._store.append_events(job_id, self._redact(drafts)))
 
-    def live(self, item: LiveText) -> None:
+    def publish_live(self, item: LiveText) -> None:
         """Tell followers of a piece of text that is not kept. Secrets go across pieces: `Journal` takes them out."""
         self._feed.publish(item.job_id, [item])
 
@@ -198,24 +198,24 @@ class RunEventWriter:
             position = (self._steps, self._offset)
             self._offset += len(text)
             delta = TextDelta(message_id, text)
-            self._recorder.live(LiveText(self._job_id, self._run, self._clock(), delta, *position))
+            self._recorder.publish_live(LiveText(self._job_id, self._run, self._clock(), delta, *position))
 
     async def close(self) -> None:
         """Let `write` end once all is kept."""
         self._flush_text()
         await self._drafts.put(None)
 
-    async def write(self) -> None:
+    async def run(self) -> None:
         """Keep what was emitted, in order, as many at a time as are there."""
         while (draft := await self._drafts.get()) is not None:
             batch = [draft]
             ended = False
             while len(batch) < self.MAX_BATCH and not self._drafts.empty():
-                following = self._drafts.get_nowait()
-                if following is None:
+                next_draft = self._drafts.get_nowait()
+                if next_draft is None:
                     ended = True
                     break
-                batch.append(following)
+                batch.append(next_draft)
             await self._recorder.append(self._job_id, batch)
             if ended:
                 return

@@ -310,7 +310,7 @@ class Job:
         return self.runs[-1].number if self.runs else 0
 
     @property
-    def files(self) -> tuple[Mapping[str, Any], ...]:
+    def attachments(self) -> tuple[Mapping[str, Any], ...]:
         """The blocks of its turns, those of its history first, that are files."""
         turns = (*(turn.content for turn in self.history), self.content)
         blocks = (block for content in turns if not isinstance(content, str) for block in content)

@@ -57,7 +57,7 @@ class Keyring:
 
     async def load(self) -> None:
         """Take in what is kept in the store. Call it before anybody asks."""
-        for key in await self._store.keys():
+        for key in await self._store.list_keys():
             self._index(key)
         for key in self._fixed:  # they come first where one of them is a kept one's secret
             self._index(key)
@@ -77,7 +77,7 @@ class Keyring:
 
     # --- asking ----------------------------------------------------------------------------
 
-    def known(self, token: bytes) -> ApiKey:
+    def authenticate(self, token: bytes) -> ApiKey:
         """Give the key with this secret; raises `Unauthenticated` for an empty, unknown or revoked one."""
         if not token:
             raise Unauthenticated("The token is empty.")
@@ -102,7 +102,7 @@ class Keyring:
         """Give what a key may ask for; `NO_LIMITS` itself for one without limits or that is not known."""
         return self._limits.get(key_id, NO_LIMITS)
 
-    def all(self) -> Sequence[ApiKey]:
+    def list_keys(self) -> Sequence[ApiKey]:
         """Give every key, revoked ones too: the fixed ones first, then the oldest first."""
         return sorted(
             self._keys.values(), key=lambda key: (not self.is_fixed(key.id), key.created_at, key.id)
@@ -172,7 +172,7 @@ class Keyring:
             return rotated, secret
 
     async def _save(self, key: ApiKey) -> None:
-        await self._store.keep_key(key)
+        await self._store.save_key(key)
         self._index(key)
 
     def _get_changeable(self, key_id: str) -> ApiKey:

@@ -26,7 +26,7 @@ class OutcomeInfo(NamedTuple):
 
     state: State
     retryable: bool
-    text: str
+    message: str
 
 
 OUTCOMES: Mapping[OutcomeType, OutcomeInfo] = {
@@ -118,7 +118,7 @@ class RunEvidence:
     kernel killed something of the run at its memory limit, `disk` that its disk was full.
     """
 
-    stop: StopReason | None = None
+    stop_reason: StopReason | None = None
     exit_code: int | None = None
     signal: int | None = None
     result: AgentResult | None = None
@@ -126,9 +126,9 @@ class RunEvidence:
     unknown_agent: bool = False
     schema_required: bool = False
     schema_error: str | None = None
-    memory: bool = False
-    disk: bool = False
-    spent_out: str | None = None
+    out_of_memory: bool = False
+    disk_full: bool = False
+    exhausted_budget: str | None = None
     """Which budget turned a call of the run away, in a sentence."""
 
 
@@ -138,8 +138,8 @@ def decide_outcome(evidence: RunEvidence) -> Outcome:
     A result that came before a stop was asked for still counts as stopped: the caller was told so. A limit that was
     reached says why a run broke; one that the agent coped with says nothing.
     """
-    if evidence.stop is not None:
-        return _outcome(_STOP_OUTCOMES[evidence.stop])
+    if evidence.stop_reason is not None:
+        return _outcome(_STOP_OUTCOMES[evidence.stop_reason])
     if evidence.unknown_agent:
         return _outcome(OutcomeType.UNKNOWN_AGENT, _last_line(evidence.stderr))
     outcome = (
@@ -147,10 +147,10 @@ def decide_outcome(evidence: RunEvidence) -> Outcome:
         if evidence.result is None
         else _outcome_with_result(evidence.result, evidence)
     )
-    if evidence.spent_out is not None and outcome.type != OutcomeType.SUCCESS:
-        return _outcome(OutcomeType.BUDGET, evidence.spent_out)
-    if outcome.type in _LIMIT_SYMPTOMS and (evidence.memory or evidence.disk):
-        return _outcome(OutcomeType.MEMORY if evidence.memory else OutcomeType.DISK, outcome.detail)
+    if evidence.exhausted_budget is not None and outcome.type != OutcomeType.SUCCESS:
+        return _outcome(OutcomeType.BUDGET, evidence.exhausted_budget)
+    if outcome.type in _LIMIT_SYMPTOMS and (evidence.out_of_memory or evidence.disk_full):
+        return _outcome(OutcomeType.MEMORY if evidence.out_of_memory else OutcomeType.DISK, outcome.detail)
     return outcome
 
 
@@ -197,7 +197,7 @@ def error_info(outcome: Outcome) -> ErrorInfo | None:
     info = OUTCOMES[outcome.type]
     if info.state is State.COMPLETED:
         return None
-    message = info.text if outcome.detail is None else f"{info.text} {outcome.detail}"
+    message = info.message if outcome.detail is None else f"{info.message} {outcome.detail}"
     return ErrorInfo(code=outcome.type, message=message, retryable=info.retryable)
 
 

@@ -29,7 +29,7 @@ class PendingCalls:
         self._timeout: asyncio.Timeout | None = None
         self._timeout_disabled = False
 
-    def hold(self) -> bool:
+    def disable_timeout(self) -> bool:
         """Let the calls wait without a bound: their results are there and are about to be given; false if too late."""
         if self._timeout is not None:
             if self._timeout.expired():
@@ -38,14 +38,14 @@ class PendingCalls:
         self._timeout_disabled = True
         return True
 
-    def answer(self, results: Mapping[str, str]) -> None:
+    def set_results(self, results: Mapping[str, str]) -> None:
         """Give the results, after `hold`; whoever waited may be gone by now."""
         if not self._results.done():
             self._results.set_result(results)
 
-    async def results(self, seconds: float) -> Mapping[str, str]:
+    async def wait_for_results(self, timeout_seconds: float) -> Mapping[str, str]:
         """Wait for the results; raises `TimeoutError`."""
-        async with asyncio.timeout(None if self._timeout_disabled else seconds) as self._timeout:
+        async with asyncio.timeout(None if self._timeout_disabled else timeout_seconds) as self._timeout:
             return await self._results
 
 
@@ -56,7 +56,7 @@ class ToolCallBroker:
     """
 
     def __init__(self, timeout_seconds: float = 600.0) -> None:
-        self.seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._pending: dict[str, PendingCalls] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -65,14 +65,14 @@ class ToolCallBroker:
         return self._locks.setdefault(job_id, asyncio.Lock())
 
     @contextmanager
-    def waiting(self, job_id: str, calls: Sequence[ClientToolCall]) -> Iterator[PendingCalls]:
+    def pending(self, job_id: str, calls: Sequence[ClientToolCall]) -> Iterator[PendingCalls]:
         """Let these calls of a job wait for the length of the block."""
-        waiting = self._pending[job_id] = PendingCalls(calls)
+        pending = self._pending[job_id] = PendingCalls(calls)
         try:
-            yield waiting
+            yield pending
         finally:
             del self._pending[job_id]
 
-    def of(self, job_id: str) -> PendingCalls | None:
+    def get(self, job_id: str) -> PendingCalls | None:
         """Give the calls of a job that wait."""
         return self._pending.get(job_id)

@@ -67,46 +67,46 @@ class FakeCheckouts:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:  # noqa: ARG002  # the port's signature
+    async def agent_definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:  # noqa: ARG002  # the port's signature
         return {"helper": AgentDefinition("helper", "Helps.", "---\nname: helper\n---\n", "workspace")}
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:  # noqa: ARG002  # the port's signature
-        files = self.files(job.id)
-        for folder in (files.kept, files.config):
+        files = self.job_paths(job.id)
+        for folder in (files.artifacts, files.config_dir):
             folder.mkdir(parents=True, exist_ok=True)
         return Checkout(workspace, files, self._root, self._root, None, None, None)
 
     async def harvest(self, place: Checkout) -> Harvest:
         if place.workspace.repository is None:
             return Harvest(None)
-        place.files.diff.write_bytes(b"diff --git a/a b/a\n")
-        place.files.transcript.write_bytes(b'{"type":"user"}\n')
-        place.files.bundle.write_bytes(b"# v2 git bundle\n")
+        place.paths.diff.write_bytes(b"diff --git a/a b/a\n")
+        place.paths.transcript.write_bytes(b'{"type":"user"}\n')
+        place.paths.bundle.write_bytes(b"# v2 git bundle\n")
         return Harvest(Changes("a" * 40, "b" * 40, 1, 2, 3))
 
     async def release(self, place: Checkout) -> None:
         pass
 
-    async def forget(self, job_id: str) -> None:
-        self.files(job_id).diff.unlink(missing_ok=True)
-        self.files(job_id).transcript.unlink(missing_ok=True)
+    async def delete_job(self, job_id: str) -> None:
+        self.job_paths(job_id).diff.unlink(missing_ok=True)
+        self.job_paths(job_id).transcript.unlink(missing_ok=True)
 
-    async def sweep(self, spared: Collection[str] = ()) -> None:
+    async def remove_leftovers(self, spared: Collection[str] = ()) -> None:
         pass
 
-    async def keep(self, place: Checkout) -> None:
+    async def retain(self, place: Checkout) -> None:
         pass
 
-    async def kept(self) -> Mapping[str, datetime]:
+    async def list_retained(self) -> Mapping[str, datetime]:
         return {}
 
-    async def drop(self, job_id: str) -> None:
+    async def discard(self, job_id: str) -> None:
         pass
 
-    async def trim(self, *asked: object) -> None:
+    async def apply_retention(self, *asked: object) -> None:
         pass
 
-    def files(self, job_id: str) -> JobPaths:
+    def job_paths(self, job_id: str) -> JobPaths:
         return JobPaths(self._root / "jobs" / job_id)
 
 
@@ -114,26 +114,26 @@ class FakeRunner:
     """Does what the first word of the prompt says; remembers what it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[Job] = []
+        self.specs: list[Job] = []
         self.play: Callable[[Emit], Awaitable[None]] | None = None
         """What an agent does whose prompt begins with `play`; its answer is the rest, or without one a failure."""
         self.tool_calling_agent: Callable[[RunSpec, Emit], Awaitable[None]] | None = None
         """What an agent does that has tools of its caller."""
         self.structured: dict[str, Any] = {"city": "Paris"}
         """The object of every agent that has to give one."""
-        self.forced: str | None = None
+        self.forced_result: str | None = None
         """What every agent does, whatever its prompt says."""
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
-        self.asked.append(spec.job)
-        word, _, rest = (self.forced or spec.job.prompt).partition(" ")
+        self.specs.append(spec.job)
+        word, _, rest = (self.forced_result or spec.job.prompt).partition(" ")
         if self.tool_calling_agent is not None and spec.job.tools:
             asking = asyncio.ensure_future(self.tool_calling_agent(spec, emit))
             stopped = asyncio.ensure_future(stop.wait())
             await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 asking.cancel()
-                return RunReport(RunEvidence(stop=stop.reason), RunOutput([], ""))
+                return RunReport(RunEvidence(stop_reason=stop.reason), RunOutput([], ""))
             stopped.cancel()
             await asking
         if word == "broken":
@@ -141,7 +141,7 @@ class FakeRunner:
         if word == "fault":
             raise LookupError(rest)
         if word == "hold":
-            return RunReport(RunEvidence(stop=await stop.wait()), RunOutput([], ""))
+            return RunReport(RunEvidence(stop_reason=await stop.wait()), RunOutput([], ""))
         if word == "raw":
             return RunReport(RunEvidence(exit_code=0), RunOutput([rest], ""))
         if word == "tell":
@@ -362,8 +362,8 @@ def _make_worker(
     config = WorkerConfig(
         node="n1",
         clock=lambda: datetime.now(UTC),
-        environment=no_environment,
-        sweep=nothing_to_sweep,
+        environment_for=no_environment,
+        kill_leftovers=nothing_to_sweep,
     )
     return Worker(
         WorkerDeps(
@@ -372,7 +372,7 @@ def _make_worker(
             checkouts=checkouts,
             runners={"claude": runner},
             event_log=EventLog(store, feed),
-            catalogue=CATALOGUE,
+            catalog=CATALOGUE,
             config=config,
             ledger=store,
             tool_calls=exchange,

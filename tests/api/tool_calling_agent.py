@@ -16,7 +16,7 @@ class ToolCallingAgent:
         self.hold_after_turns = False
 
     async def __call__(self, spec: RunSpec, emit: Emit) -> None:
-        assert spec.ask is not None
+        assert spec.call_client_tools is not None
         count = 0
         for number, cities in enumerate(self.turns, 1):
             await emit(Message("assistant", f"let me look {number}"))
@@ -27,7 +27,7 @@ class ToolCallingAgent:
                 await emit(ToolStarted(f"toolu_{count}", "mcp__client__get_weather", {"city": city}))
                 name = f"call_{spec.job.id}_{spec.number}_{count}"
                 calls.append(ClientToolCall(name, "get_weather", {"city": city}))
-            found = await spec.ask(calls)
+            found = await spec.call_client_tools(calls)
             for call in calls:
                 place = call.id.rpartition("_")[2]
                 await emit(ToolFinished(f"toolu_{place}", False, found[call.id], False, 1))

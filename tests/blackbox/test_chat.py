@@ -13,7 +13,7 @@ from steadyhand.testing.service import CLASSIC_KEY, Service, wait_until
 
 
 def chat(service: Service, *messages: dict[str, Any], **fields: Any) -> httpx2.Response:
-    return service.http.post("/v1/chat/completions", json={"model": "chat", "messages": messages, **fields})
+    return service.client.post("/v1/chat/completions", json={"model": "chat", "messages": messages, **fields})
 
 
 def user(text: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_the_official_client_reads_the_answer(default_service: Service) -> None:
 
 
 def test_the_official_client_does_not_run_a_failed_agent_again(default_service: Service) -> None:
-    before = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    before = default_service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
     with (
         openai.OpenAI(base_url=f"{default_service.url}/v1", api_key=CLASSIC_KEY, max_retries=2) as client,
         pytest.raises(openai.APIStatusError) as caught,
@@ -55,7 +55,7 @@ def test_the_official_client_does_not_run_a_failed_agent_again(default_service: 
             model="chat", messages=[{"role": "user", "content": "[[standin: result=error]]"}]
         )
     assert (caught.value.status_code, caught.value.code) == (503, "execution_failed")
-    jobs = default_service.http.get("/v1/jobs", params={"limit": 200}).json()["data"]
+    jobs = default_service.client.get("/v1/jobs", params={"limit": 200}).json()["data"]
     ids = [job["id"] for job in jobs]
     newer = ids[: ids.index(before[0]["id"])] if before else ids
     assert len(newer) == 1
@@ -138,23 +138,23 @@ def test_an_agent_and_a_model_may_be_named_together(default_service: Service) ->
 
 
 def test_the_models_are_listed_and_given_one_by_one(default_service: Service) -> None:
-    body = default_service.http.get("/v1/models").json()
+    body = default_service.client.get("/v1/models").json()
     assert body["object"] == "list"
     names = {model["id"] for model in body["data"]}
     assert {"claude", "chat", "issue-responder"} <= names
-    assert default_service.http.get("/v1/models/claude").json()["id"] == "claude"
-    assert default_service.http.get("/v1/models/issue-responder/haiku").status_code == 200
-    gone = default_service.http.get("/v1/models/no-such")
+    assert default_service.client.get("/v1/models/claude").json()["id"] == "claude"
+    assert default_service.client.get("/v1/models/issue-responder/haiku").status_code == 200
+    gone = default_service.client.get("/v1/models/no-such")
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_a_client_that_goes_away_cancels_its_run(default_service: Service, common_dir: Path) -> None:
     body = {"model": "chat", "messages": [user(f"[[standin: touch={common_dir}/on sleep=60]]")]}
-    with default_service.connect() as client, pytest.raises(httpx2.ReadTimeout):
+    with default_service.new_client() as client, pytest.raises(httpx2.ReadTimeout):
         client.post("/v1/chat/completions", json=body, timeout=httpx2.Timeout(5, read=1.5))
     wait_until((common_dir / "on").exists)
-    newest = default_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"][0]["id"]
-    assert default_service.ended(newest, 5)["state"] == "cancelled"
+    newest = default_service.client.get("/v1/jobs", params={"limit": 1}).json()["data"][0]["id"]
+    assert default_service.wait_until_ended(newest, 5)["state"] == "cancelled"
 
 
 def test_the_official_client_streams_text_as_it_is_made(default_service: Service) -> None:
@@ -194,12 +194,12 @@ def test_a_client_that_leaves_its_stream_cancels_the_run(default_service: Servic
     prompt = f"[[standin: say=Begun. touch={common_dir}/begun sleep=60]]"
     body = {"model": "chat", "messages": [user(prompt)], "stream": True}
     with (
-        default_service.connect() as client,
+        default_service.new_client() as client,
         client.stream("POST", "/v1/chat/completions", json=body) as reply,
     ):
         job_id = reply.headers["x-steadyhand-job-id"]
         wait_until((common_dir / "begun").exists)
-    assert default_service.ended(job_id, 5)["state"] == "cancelled"
+    assert default_service.wait_until_ended(job_id, 5)["state"] == "cancelled"
 
 
 def test_a_large_file_lies_in_the_checkout_as_none_of_its_work_and_an_image_is_told(
@@ -217,6 +217,6 @@ def test_a_large_file_lies_in_the_checkout_as_none_of_its_work_and_an_image_is_t
     answer = chat(default_service, user(parts), model="claude")
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"] == "320000"
-    job = default_service.job(answer.headers["x-steadyhand-job-id"])
+    job = default_service.get_job(answer.headers["x-steadyhand-job-id"])
     assert job["changes"]["files"] == 1  # the one that it made
-    assert "birds" not in default_service.http.get(f"/v1/jobs/{job['id']}/diff").text
+    assert "birds" not in default_service.client.get(f"/v1/jobs/{job['id']}/diff").text

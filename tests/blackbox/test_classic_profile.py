@@ -16,13 +16,13 @@ from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, MakeService, Serv
 
 def report(service: Service, agent: str = "issue-responder", **fields: Any) -> dict[str, Any]:
     """What the agent found itself to be."""
-    job = service.poll(service.execute("[[standin: report]]", agent, **fields)["job_id"])
+    job = service.poll_classic(service.execute_classic("[[standin: report]]", agent, **fields)["job_id"])
     assert job["status"] == "completed", job
     return dict(json.loads(json.loads(job["output"][-1])["result"]))
 
 
 def chat(service: Service, *messages: dict[str, Any], **fields: Any) -> httpx2.Response:
-    return service.http.post(
+    return service.client.post(
         "/v1/chat/completions", json={"model": "claude-haiku-4-5", "messages": messages, **fields}
     )
 
@@ -55,7 +55,7 @@ def test_the_default_budget_is_on_the_command_line(classic_service: Service) -> 
 
 
 def test_a_model_is_added_when_a_job_names_one(classic_service: Service) -> None:
-    job = classic_service.run(
+    job = classic_service.run_job(
         "[[standin: report]]", agent="issue-responder", workspace="default", model="haiku"
     )
     argv = json.loads(job["answer"])["argv"]
@@ -73,8 +73,10 @@ def test_the_agent_inherits_the_services_environment_but_for_its_keys(make_servi
     assert (
         environment["ANTHROPIC_API_KEY"] == "[redacted]"
     )  # it is told to nobody, so its digest is asked for
-    asked = service.execute('[[standin: run="printf %s $ANTHROPIC_API_KEY | sha256sum" text="{last}"]]')
-    output = json.loads(service.poll(asked["job_id"])["output"][-1])
+    asked = service.execute_classic(
+        '[[standin: run="printf %s $ANTHROPIC_API_KEY | sha256sum" text="{last}"]]'
+    )
+    output = json.loads(service.poll_classic(asked["job_id"])["output"][-1])
     assert output["result"].split()[0] == hashlib.sha256(key.encode()).hexdigest()
     assert "API_BEARER_TOKEN" not in environment
     assert not [name for name in environment if name.startswith("STEADYHAND_")]
@@ -98,14 +100,14 @@ def test_the_agent_runs_as_an_unprivileged_user(classic_service: Service, root_o
 
 def test_what_the_agent_writes_stays_in_the_workspace(make_service: MakeService) -> None:
     service = make_service(classic=True).start()
-    job = service.poll(service.execute('[[standin: write="left.txt:here"]]')["job_id"])
+    job = service.poll_classic(service.execute_classic('[[standin: write="left.txt:here"]]')["job_id"])
     assert job["status"] == "completed"
     assert (service.root / "workspace" / "left.txt").read_text() == "here"
 
 
 def test_the_profile_can_be_asked_for_on_the_command_line(make_service: MakeService) -> None:
     service = make_service(classic=True, env={"STEADYHAND_PROFILE": None}, arguments=["--classic"]).start()
-    assert service.http.get("/health").json()["capacity"] == 1
+    assert service.client.get("/health").json()["capacity"] == 1
     assert report(service)["argv"][1:4] == ["-p", "--agent", "issue-responder"]
 
 
@@ -138,9 +140,9 @@ def test_the_workspace_is_brought_up_to_date_by_a_rebasing_pull(make_service: Ma
 def test_a_pull_that_fails_does_not_stop_the_run(make_service: MakeService) -> None:
     service = make_service(classic=True).start()
     (service.root / "remote.git").rename(service.root / "gone.git")
-    job_id = service.execute("hello", "issue-responder")["job_id"]
-    assert service.poll(job_id)["status"] == "completed"
-    assert "pull_failed" in [warning["code"] for warning in service.job(job_id)["warnings"]]
+    job_id = service.execute_classic("hello", "issue-responder")["job_id"]
+    assert service.poll_classic(job_id)["status"] == "completed"
+    assert "pull_failed" in [warning["code"] for warning in service.get_job(job_id)["warnings"]]
 
 
 def test_a_pull_that_conflicts_leaves_the_workspace_as_it_was(make_service: MakeService) -> None:
@@ -150,7 +152,9 @@ def test_a_pull_that_conflicts_leaves_the_workspace_as_it_was(make_service: Make
     run_git(workspace, "add", "-A")
     run_git(workspace, "commit", "-q", "-m", "ours")
     push_from_elsewhere(service, "pushed.txt")
-    job = service.poll(service.execute('[[standin: run="cat pushed.txt" text={last}]]')["job_id"])
+    job = service.poll_classic(
+        service.execute_classic('[[standin: run="cat pushed.txt" text={last}]]')["job_id"]
+    )
     assert json.loads(job["output"][-1])["result"] == "ours"
     assert run_git(workspace, "status", "--porcelain") == ""
 
@@ -163,11 +167,11 @@ def test_a_second_execute_is_409_and_a_second_chat_call_503_while_one_runs(
 ) -> None:
     service = classic_service
     go = common_dir / "go"
-    job_id = service.execute(f"[[standin: wait_for={go}]]")["job_id"]
+    job_id = service.execute_classic(f"[[standin: wait_for={go}]]")["job_id"]
     try:
-        health = service.http.get("/health").json()
+        health = service.client.get("/health").json()
         assert (health["busy"], health["capacity"]) == (True, 1)
-        second = service.http.post("/execute", json={"prompt": "p", "agent": "claude"})
+        second = service.client.post("/execute", json={"prompt": "p", "agent": "claude"})
         assert second.status_code == 409
         assert second.json()["detail"] == "Agent is busy"
         assert int(second.headers["retry-after"]) >= 1
@@ -176,32 +180,35 @@ def test_a_second_execute_is_409_and_a_second_chat_call_503_while_one_runs(
         assert third.json() == {"error": "execution failed", "detail": "agent is busy"}
     finally:
         go.touch()
-    assert service.poll(job_id)["status"] == "completed"
+    assert service.poll_classic(job_id)["status"] == "completed"
 
 
 def test_a_cron_job_that_starts_work_only_when_busy_is_false_always_gets_in(classic_service: Service) -> None:
     for _ in range(5):
-        wait_until(lambda: not classic_service.http.get("/health").json()["busy"])
-        answer = classic_service.http.post("/execute", json={"prompt": "hello", "agent": "claude"})
+        wait_until(lambda: not classic_service.client.get("/health").json()["busy"])
+        answer = classic_service.client.post("/execute", json={"prompt": "hello", "agent": "claude"})
         assert answer.status_code == 202
-        assert classic_service.poll(answer.json()["job_id"])["status"] == "completed"
+        assert classic_service.poll_classic(answer.json()["job_id"])["status"] == "completed"
 
 
 def test_a_caller_that_asks_again_as_soon_as_its_job_has_ended_gets_in(classic_service: Service) -> None:
-    wait_until(lambda: not classic_service.http.get("/health").json()["busy"])
+    wait_until(lambda: not classic_service.client.get("/health").json()["busy"])
     for _ in range(20):
-        assert classic_service.poll(classic_service.execute("hello")["job_id"])["status"] == "completed"
+        assert (
+            classic_service.poll_classic(classic_service.execute_classic("hello")["job_id"])["status"]
+            == "completed"
+        )
 
 
 def test_what_was_refused_while_busy_was_not_stored(classic_service: Service, common_dir: Path) -> None:
     service = classic_service
-    job_id = service.execute(f"[[standin: wait_for={common_dir}/go]]")["job_id"]
-    before = service.http.get("/v1/jobs", params={"limit": 200}).json()["data"]
-    assert service.http.post("/execute", json={"prompt": "p", "agent": "claude"}).status_code == 409
-    after = service.http.get("/v1/jobs", params={"limit": 200}).json()["data"]
+    job_id = service.execute_classic(f"[[standin: wait_for={common_dir}/go]]")["job_id"]
+    before = service.client.get("/v1/jobs", params={"limit": 200}).json()["data"]
+    assert service.client.post("/execute", json={"prompt": "p", "agent": "claude"}).status_code == 409
+    after = service.client.get("/v1/jobs", params={"limit": 200}).json()["data"]
     assert [job["id"] for job in before] == [job["id"] for job in after]
     (common_dir / "go").touch()
-    service.poll(job_id)
+    service.poll_classic(job_id)
 
 
 # --- chat --------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ def test_chat_runs_recruiter_triage_with_2_dollars_and_900_seconds(classic_servi
     argv = json.loads(answer.json()["choices"][0]["message"]["content"])["argv"]
     assert argv[argv.index("--agent") + 1] == "recruiter-triage"
     assert float(argv[argv.index("--max-budget-usd") + 1]) == 2.0
-    job = classic_service.http.get("/v1/jobs", params={"limit": 1}).json()["data"][0]
+    job = classic_service.client.get("/v1/jobs", params={"limit": 1}).json()["data"][0]
     assert (job["agent"], job["budget_usd"], job["timeout_seconds"]) == ("recruiter-triage", "2.000000", 900)
 
 
@@ -321,20 +328,20 @@ def test_the_planner_with_the_official_client_gets_its_answer_and_real_usage(
 
 def test_jobs_survive_a_restart(make_service: MakeService) -> None:
     service = make_service(classic=True).start()
-    job_id = service.execute("hello")["job_id"]
-    before = service.poll(job_id)
+    job_id = service.execute_classic("hello")["job_id"]
+    before = service.poll_classic(job_id)
     service.terminate()
     service.restart()
-    assert service.http.get(f"/jobs/{job_id}").json() == before
+    assert service.client.get(f"/jobs/{job_id}").json() == before
 
 
 def test_a_service_that_stops_takes_nothing_more_and_says_so_in_each_routes_words(
     make_service: MakeService, common_dir: Path
 ) -> None:
     service = make_service(classic=True, env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "20"}).start()
-    job_id = service.execute(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["job_id"]
+    job_id = service.execute_classic(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["job_id"]
     wait_until((common_dir / "on").exists)
-    with service.connect() as client:
+    with service.new_client() as client:
         service.process.terminate()
         wait_until(lambda: client.get("/readyz").status_code == 503)
         for path, body in (("/execute", {"prompt": "p", "agent": "claude"}), ("/v1/jobs", {"prompt": "p"})):
@@ -352,8 +359,8 @@ def test_a_service_that_stops_takes_nothing_more_and_says_so_in_each_routes_word
         wait_until(lambda: client.get(f"/jobs/{job_id}").json()["status"] == "completed")
     assert service.process.wait(30) == 0
     service.restart()
-    assert service.http.get(f"/jobs/{job_id}").json()["status"] == "completed"
-    assert len(service.http.get("/v1/jobs").json()["data"]) == 1
+    assert service.client.get(f"/jobs/{job_id}").json()["status"] == "completed"
+    assert len(service.client.get("/v1/jobs").json()["data"]) == 1
 
 
 def test_the_start_warns_that_agents_are_not_sealed_off(classic_service: Service) -> None:
@@ -366,7 +373,7 @@ def test_callers_of_many_threads_run_one_at_a_time(classic_service: Service, com
     codes: list[int] = []
 
     def call() -> None:
-        with classic_service.connect() as client:
+        with classic_service.new_client() as client:
             codes.append(client.post("/execute", json={"prompt": prompt, "agent": "claude"}).status_code)
 
     threads = [threading.Thread(target=call) for _ in range(8)]
@@ -374,7 +381,7 @@ def test_callers_of_many_threads_run_one_at_a_time(classic_service: Service, com
         thread.start()
     for thread in threads:
         thread.join(20)
-    wait_until(lambda: not classic_service.http.get("/health").json()["busy"])
+    wait_until(lambda: not classic_service.client.get("/health").json()["busy"])
     assert set(codes) <= {202, 409}
     assert 202 in codes
     marks = times.read_text().split()

@@ -47,14 +47,14 @@ def test_calls_come_and_go_between_a_client_and_a_sealed_agent(
     with make_service(claude=cli_path(), model=model.url) as service:
         for name in ("claude", "chat"):
             talk = [QUESTION]
-            first = _ask(service.http, talk, name)
+            first = _ask(service.client, talk, name)
             assert len(first["tool_calls"]) == 2
             talk += _answered(first, "sun")
-            second = _ask(service.http, talk, name)
+            second = _ask(service.client, talk, name)
             assert len(second["tool_calls"]) == 1
             talk += _answered(second, "snow")
-            assert _ask(service.http, talk, name)["content"] == ANSWER
-            job = service.job(_job_of(first))
+            assert _ask(service.client, talk, name)["content"] == ANSWER
+            job = service.get_job(_job_of(first))
             assert (job["state"], job["run"]) == ("completed", 1)
 
 
@@ -64,26 +64,26 @@ def test_a_client_that_takes_one_call_at_a_time_gets_them_so(
     with make_service(claude=cli_path(), model=model.url) as service:
         talk = [QUESTION]
         for city in ("Paris", "Rome", "Oslo"):
-            said = _ask(service.http, talk, parallel_tool_calls=False)
+            said = _ask(service.client, talk, parallel_tool_calls=False)
             (call,) = said["tool_calls"]
             assert city in call["function"]["arguments"]
             talk += _answered(said, "snow")
-        assert _ask(service.http, talk, parallel_tool_calls=False)["content"] == ANSWER
+        assert _ask(service.client, talk, parallel_tool_calls=False)["content"] == ANSWER
 
 
 def _late(service: Service, said: dict[str, Any]) -> dict[str, Any]:
-    return _ask(service.http, [QUESTION, *_answered(said, "sun")])
+    return _ask(service.client, [QUESTION, *_answered(said, "sun")])
 
 
 def test_results_that_come_late_resume_the_session(make_service: MakeService, model: ScriptedModel) -> None:
     config = "[openai]\ntool_result_seconds = 1\n"
     with make_service(claude=cli_path(), model=model.url, config=config) as service:
-        said = _ask(service.http, [QUESTION])
-        job = service.ended(_job_of(said))
+        said = _ask(service.client, [QUESTION])
+        job = service.wait_until_ended(_job_of(said))
         assert (job["state"], job["outcome"]["type"]) == ("interrupted", "unanswered")
         model.clear()
         _late(service, said)
-        job = service.job(_job_of(said))
+        job = service.get_job(_job_of(said))
         assert job["run"] == 2
         # The model sees its own calls, and what came of them.
         told = str(model.requests[0].body["messages"])
@@ -102,19 +102,19 @@ def test_results_that_come_after_a_crash_of_the_service_resume_the_session(
 ) -> None:
     service = make_service(claude=cli_path(), model=model.url)
     with service:
-        said = _ask(service.http, [QUESTION])
+        said = _ask(service.client, [QUESTION])
         # What the CLI has not written down yet when it is killed, no later run can know.
         wait_until(lambda: _is_written_down(service, "get_weather"))
         service.kill()
         service.restart()
-        job = wait_until(lambda: service.ended(_job_of(said)))
+        job = wait_until(lambda: service.wait_until_ended(_job_of(said)))
         assert job["state"] == "interrupted"
         model.clear()
         _late(service, said)
         told = str(model.requests[0].body["messages"])
         assert "mcp__client__get_weather" in told
         assert "Your last tool calls were made after all" in told
-        assert service.job(_job_of(said))["run"] == 2
+        assert service.get_job(_job_of(said))["run"] == 2
 
 
 def _respond(http: httpx2.Client, given: Any, **fields: Any) -> dict[str, Any]:
@@ -137,19 +137,19 @@ def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(
     with make_service(claude=cli_path(), model=model.url) as service:
         for whole in (False, True):
             talk: list[dict[str, Any]] = [QUESTION]
-            first = _respond(service.http, talk)
+            first = _respond(service.client, talk)
             assert len(_outputs(first, "")) == 2
             talk += [*first["output"], *_outputs(first, "sun")]
             before = {} if whole else {"previous_response_id": first["id"]}
-            second = _respond(service.http, talk if whole else _outputs(first, "sun"), **before)
+            second = _respond(service.client, talk if whole else _outputs(first, "sun"), **before)
             assert len(_outputs(second, "")) == 1
             references = [{"type": "item_reference", "id": item["id"]} for item in second["output"]]
             talk += [*references, *_outputs(second, "snow")]
             before = {} if whole else {"previous_response_id": second["id"]}
-            third = _respond(service.http, talk if whole else _outputs(second, "snow"), **before)
+            third = _respond(service.client, talk if whole else _outputs(second, "snow"), **before)
             assert openai_types.parse_response(third).output_text == ANSWER
             assert all(each["usage"]["output_tokens"] > 0 for each in (first, second, third))
-            job = service.job(first["id"].removeprefix("resp_"))
+            job = service.get_job(first["id"].removeprefix("resp_"))
             assert (job["state"], job["run"]) == ("completed", 1)
             assert (
                 sum(each["usage"]["output_tokens"] for each in (first, second, third))
@@ -177,21 +177,21 @@ def test_the_real_cli_answers_with_calls_of_tools_that_had_to_be_called_and_goes
     with make_service(claude=cli_path(), model=model.url) as service:
         tools = [{"type": "function", "function": tool} for tool in REQUIRED]
         body = {"model": "chat", "messages": [question], "tools": tools, "tool_choice": "required"}
-        said = service.http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+        said = service.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
         called = [(call["function"]["name"], call["function"]["arguments"]) for call in said["tool_calls"]]
         # The first try did not fit its schema, by a reference within it: the CLI had the model try again.
         assert called == [("get_weather", '{"place":{"city":"Oslo"}}'), ("stop", "{}")]
         tools = [{"type": "function", **tool} for tool in REQUIRED]
         body = {"model": "chat", "input": [question], "tools": tools, "tool_choice": "required"}
-        first = service.http.post("/v1/responses", json=body).json()
+        first = service.client.post("/v1/responses", json=body).json()
         openai_types.parse_response(first)
         assert [(item["name"], item["arguments"]) for item in first["output"]] == called
         model.clear()
         given = [*_outputs(first, "[[scenario:echo]] sun")]
         second = _respond(
-            service.http, given, previous_response_id=first["id"], model="chat", tool_choice="none"
+            service.client, given, previous_response_id=first["id"], model="chat", tool_choice="none"
         )
-        job = service.job(second["id"].removeprefix("resp_"))
+        job = service.get_job(second["id"].removeprefix("resp_"))
         assert job["parent_job_id"] == first["id"].removeprefix("resp_")
         told = str(model.requests[0].body["messages"])
         assert "weather?" in told

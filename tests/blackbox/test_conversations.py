@@ -36,7 +36,7 @@ def chat(
     """Ask, and give the answer and the job's id; `messages` gets the answer at its end, as clients keep it."""
     headers = more.pop("headers", {})
     body = {"model": "claude", "messages": messages, **more}
-    answer = (client or service.http).post("/v1/chat/completions", json=body, headers=headers)
+    answer = (client or service.client).post("/v1/chat/completions", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
     if more.get("stream"):
         text = "".join(
@@ -69,13 +69,13 @@ def test_a_conversation_that_comes_back_goes_on_in_its_session(service: Service,
     _, first = chat(service, said, stream=stream)
     said.append(user(HISTORY))
     answer, second = chat(service, said, stream=stream)
-    job = service.job(second)
+    job = service.get_job(second)
     assert job["parent_job_id"] == first
-    assert job["session_id"] == service.job(first)["session_id"]
+    assert job["session_id"] == service.get_job(first)["session_id"]
     assert answer.rstrip("]").endswith(f'["user", "{HISTORY}"')
     said.append(user(HISTORY))
     _, third = chat(service, said, stream=stream)
-    assert service.job(third)["parent_job_id"] == second
+    assert service.get_job(third)["parent_job_id"] == second
 
 
 def test_a_letter_changed_another_model_or_another_key_is_another_conversation(service: Service) -> None:
@@ -84,14 +84,14 @@ def test_a_letter_changed_another_model_or_another_key_is_another_conversation(s
     said.append(user(HISTORY))
     changed = [*said]
     changed[1] = {"role": "assistant", "content": "unique-beginninG"}
-    assert service.job(chat(service, changed)[1])["parent_job_id"] is None
+    assert service.get_job(chat(service, changed)[1])["parent_job_id"] is None
     with_system = [{"role": "system", "content": "Be brief."}, *said]
-    assert service.job(chat(service, with_system)[1])["parent_job_id"] is None
-    with service.connect(CLASSIC_KEY) as other:
-        assert service.job(chat(service, [*said], other)[1])["parent_job_id"] is None
+    assert service.get_job(chat(service, with_system)[1])["parent_job_id"] is None
+    with service.new_client(CLASSIC_KEY) as other:
+        assert service.get_job(chat(service, [*said], other)[1])["parent_job_id"] is None
     # What was said is known all the same: the turns that came back are the agent's history.
     answer, job_id = chat(service, changed[:3])
-    assert service.job(job_id)["parent_job_id"] is None
+    assert service.get_job(job_id)["parent_job_id"] is None
     assert [role for role, _ in json.loads(answer)] == ["user", "assistant", "user"]
 
 
@@ -100,7 +100,7 @@ def test_two_chats_that_begin_alike_never_share_a_session(service: Service, rout
     chat = answered_by(route)
     chats = [[user(f"[[standin: text=hello-{route}]]")] for _ in range(2)]
     firsts = [chat(service, said)[1] for said in chats]
-    assert len({service.job(job_id)["session_id"] for job_id in firsts}) == 2
+    assert len({service.get_job(job_id)["session_id"] for job_id in firsts}) == 2
     seconds = []
     for word, said in zip(("left", "right"), chats, strict=True):
         said.append(user(f"[[standin: text={word}]]"))
@@ -110,7 +110,7 @@ def test_two_chats_that_begin_alike_never_share_a_session(service: Service, rout
         answer, _ = chat(service, said)
         assert word in answer
         assert ("right" if word == "left" else "left") not in answer
-    sessions = {service.job(job_id)["session_id"] for job_id in seconds}
+    sessions = {service.get_job(job_id)["session_id"] for job_id in seconds}
     assert len(sessions) == 2
 
 
@@ -129,14 +129,14 @@ def test_fifty_interleaved_conversations_never_mix(service: Service) -> None:
             said.append(user(HISTORY))
         answers = list(pool.map(ask, range(50)))
     for number, (answer, job_id) in enumerate(answers):
-        assert service.job(job_id)["parent_job_id"] is not None
+        assert service.get_job(job_id)["parent_job_id"] is not None
         told = [text for _, text in json.loads(answer)]
         assert told == [f"[[standin: text=talk-{number}-begins]]", f"talk-{number}-begins", HISTORY]
 
 
 def test_a_caller_names_its_conversation_by_a_header(service: Service) -> None:
     headers = {"x-session-id": "front-end/42"}
-    answer = service.http.post(
+    answer = service.client.post(
         "/v1/chat/completions",
         json={"model": "claude", "messages": [user("[[standin: text=one]]")]},
         headers=headers,
@@ -144,13 +144,13 @@ def test_a_caller_names_its_conversation_by_a_header(service: Service) -> None:
     assert answer.headers["x-session-id"] == "front-end/42"
     text, second = chat(service, [user(HISTORY)], headers=headers)
     assert [said for _, said in json.loads(text)] == ["[[standin: text=one]]", "one", HISTORY]
-    assert service.job(second)["parent_job_id"] == answer.headers["x-steadyhand-job-id"]
-    unnamed = service.http.post(
+    assert service.get_job(second)["parent_job_id"] == answer.headers["x-steadyhand-job-id"]
+    unnamed = service.client.post(
         "/v1/chat/completions", json={"model": "claude", "messages": [user("[[standin: text=told]]")]}
     )
     text, _ = chat(service, [user(HISTORY)], headers={"x-session-id": unnamed.headers["x-session-id"]})
     assert [said for _, said in json.loads(text)][:2] == ["[[standin: text=told]]", "told"]
-    refused = service.http.post(
+    refused = service.client.post(
         "/v1/chat/completions",
         json={"model": "claude", "messages": [user("x")]},
         headers={"x-session-id": "two words"},
@@ -160,9 +160,9 @@ def test_a_caller_names_its_conversation_by_a_header(service: Service) -> None:
 
 def test_a_response_goes_on_with_the_one_before(service: Service) -> None:
     body = {"model": "claude", "input": "[[standin: text=first-response]]"}
-    first = service.http.post("/v1/responses", json=body).json()
+    first = service.client.post("/v1/responses", json=body).json()
     body = {"model": "claude", "input": HISTORY, "previous_response_id": first["id"]}
-    second = service.http.post("/v1/responses", json=body)
+    second = service.client.post("/v1/responses", json=body)
     assert second.status_code == 200, second.text
     assert second.json()["previous_response_id"] == first["id"]
     text = second.json()["output"][-1]["content"][0]["text"]
@@ -172,14 +172,14 @@ def test_a_response_goes_on_with_the_one_before(service: Service) -> None:
         HISTORY,
     ]
     for wrong in ("resp_000000000000", "nonsense"):
-        refused = service.http.post("/v1/responses", json={**body, "previous_response_id": wrong})
+        refused = service.client.post("/v1/responses", json={**body, "previous_response_id": wrong})
         assert (refused.status_code, refused.json()["code"]) == (400, "previous_response_not_found")
         assert refused.json()["error"]["param"] == "previous_response_id"
 
 
 def respond(service: Service, items: list[Any], **more: Any) -> tuple[list[dict[str, Any]], str]:
     """Ask for a response, and give its output and the job's id."""
-    answer = service.http.post("/v1/responses", json={"model": "claude", "input": items, **more})
+    answer = service.client.post("/v1/responses", json={"model": "claude", "input": items, **more})
     assert answer.status_code == 200, answer.text
     if more.get("stream"):
         events = [
@@ -202,9 +202,9 @@ def test_responses_go_on_in_the_session_of_what_comes_back(
     said += [{"type": "item_reference", "id": item["id"]} if refer else item for item in output]
     said.append(user(HISTORY))
     output, second = respond(service, said, stream=stream)
-    job = service.job(second)
+    job = service.get_job(second)
     assert job["parent_job_id"] == first
-    assert job["session_id"] == service.job(first)["session_id"]
+    assert job["session_id"] == service.get_job(first)["session_id"]
     assert json.loads(output[-1]["content"][0]["text"])[0] == ["user", said[0]["content"]]
     told_otherwise = respond(service, said, instructions="Be brief.")[1]
-    assert service.job(told_otherwise)["parent_job_id"] is None
+    assert service.get_job(told_otherwise)["parent_job_id"] is None

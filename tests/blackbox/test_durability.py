@@ -21,7 +21,7 @@ def everything(service: Service) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
-        page = service.http.get(
+        page = service.client.get(
             "/v1/jobs", params={"limit": 200, **({"cursor": cursor} if cursor else {})}
         ).json()
         found += page["data"]
@@ -32,7 +32,7 @@ def everything(service: Service) -> list[dict[str, Any]]:
 
 def check_record(service: Service, job_id: str) -> dict[str, Any]:
     """The events of a job are gapless and tell its states; each run is told to have started once."""
-    job = service.job(job_id)
+    job = service.get_job(job_id)
     events = service.events(job_id)
     assert [event["seq"] for event in events] == list(range(1, job["last_event"] + 1))
     changes = [
@@ -57,7 +57,7 @@ def test_after_a_kill_9_queued_jobs_run_and_running_ones_are_interrupted(
     wait_until(lambda: not service.live_agent_pids(), 5)
     service.restart()
     for job_id in queued:
-        assert service.ended(job_id)["state"] == "completed"
+        assert service.wait_until_ended(job_id)["state"] == "completed"
     for job_id in running:
         job = check_record(service, job_id)
         assert (job["state"], job["outcome"]["type"], job["error"]["retryable"]) == (
@@ -79,10 +79,10 @@ def test_an_interrupted_job_can_be_asked_for_again(make_service: MakeService, co
     wait_until((common_dir / "on").exists)
     service.kill()
     service.restart()
-    assert service.job(job_id)["state"] == "interrupted"
+    assert service.get_job(job_id)["state"] == "interrupted"
     (common_dir / "go").touch()
-    assert service.http.post(f"/v1/jobs/{job_id}/retry").status_code == 202
-    assert service.ended(job_id)["state"] == "completed"
+    assert service.client.post(f"/v1/jobs/{job_id}/retry").status_code == 202
+    assert service.wait_until_ended(job_id)["state"] == "completed"
     assert [run["state"] for run in check_record(service, job_id)["runs"]] == ["interrupted", "completed"]
 
 
@@ -129,14 +129,14 @@ def crash_at_random(service: Service, common: Path, seed: int) -> None:
     assert set(accepted) <= jobs, "a 202 was lost"
     runs: dict[str, int] = {}
     for job_id in jobs:
-        service.ended(job_id, 60)
+        service.wait_until_ended(job_id, 60)
         job = check_record(service, job_id)
         assert job["state"] in ("completed", "interrupted")
         assert [run["number"] for run in job["runs"]] == [1]
         runs[job["metadata"]["mark"]] = len(job["runs"])
     marks = (common / "ran").read_text().split()
     assert len(marks) == len(set(marks)), "a job ran twice"
-    completed = {job["metadata"]["mark"] for job in map(service.job, jobs) if job["state"] == "completed"}
+    completed = {job["metadata"]["mark"] for job in map(service.get_job, jobs) if job["state"] == "completed"}
     assert completed <= set(marks) <= set(runs)
     wait_until(lambda: not service.live_agent_pids(), 5)
 
@@ -168,7 +168,7 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
     priorities = [generator.choice((-5, 0, 0, 0, 5, 9)) for _ in range(100)]
 
     def submit(numbers: range) -> None:
-        with service.connect() as client:
+        with service.new_client() as client:
             for number in numbers:
                 prompt = (
                     f"[[standin: touch={common_dir}/{number}-on sleep=0.02 touch={common_dir}/{number}-off]]"
@@ -189,7 +189,7 @@ def test_a_hundred_jobs_at_once_run_two_at_a_time_by_priority_then_arrival(
     go.touch()
 
     def idle() -> bool:
-        body = service.http.get("/health").json()
+        body = service.client.get("/health").json()
         return (body["active"], body["queued"]) == (0, 0)
 
     wait_until(idle, 90, interval=0.2)
@@ -229,7 +229,7 @@ def test_sigterm_drains(make_service: MakeService, common_dir: Path) -> None:
     slow = service.submit(f"[[standin: touch={common_dir}/slow sleep=60]]", on_interrupt="fail")["id"]
     wait_until(lambda: (common_dir / "quick").exists() and (common_dir / "slow").exists())
     queued = service.submit(f"[[standin: touch={common_dir}/queued]]")["id"]
-    with service.connect() as client:
+    with service.new_client() as client:
         service.process.terminate()
         wait_until(lambda: client.get("/readyz").status_code == 503)
         # New work is refused, and that a client may try again is said.
@@ -249,8 +249,8 @@ def test_sigterm_drains(make_service: MakeService, common_dir: Path) -> None:
     assert service.live_agent_pids() == []
     assert not (common_dir / "queued").exists()
     service.restart()
-    assert service.ended(queued)["state"] == "completed"
-    assert service.job(slow)["state"] == "interrupted"
+    assert service.wait_until_ended(queued)["state"] == "completed"
+    assert service.get_job(slow)["state"] == "interrupted"
     for job_id in (quick, slow, queued):
         check_record(service, job_id)
 
@@ -260,7 +260,7 @@ def test_a_second_signal_cuts_the_grace_period_short(make_service: MakeService, 
     service.submit(f"[[standin: touch={common_dir}/on sleep=60]]")
     wait_until((common_dir / "on").exists)
     service.process.terminate()
-    wait_until(lambda: service.connect().get("/readyz").status_code == 503)
+    wait_until(lambda: service.new_client().get("/readyz").status_code == 503)
     assert service.terminate(15) == 0
 
 
@@ -273,7 +273,7 @@ def test_a_second_process_on_the_same_data_directory_is_refused_with_a_clear_mes
     assert process.wait(30) != 0
     assert "Traceback" not in second.log
     assert "data directory" in second.log.lower()
-    assert service.run("hello")["state"] == "completed"
+    assert service.run_job("hello")["state"] == "completed"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_nothing_of_this_shell_reaches_the_service_or_an_agent(
     given = dict(pair.split("=", 1) for pair in os.fsdecode(own).split("\0") if pair)
     assert given == service.environment()
     agents = json.loads(
-        service.run("[[standin: report]]", agent="issue-responder", workspace="default")["answer"]
+        service.run_job("[[standin: report]]", agent="issue-responder", workspace="default")["answer"]
     )
     for environment in (given, agents["environment"]):
         assert "leak-of" not in str(environment)
@@ -66,7 +66,7 @@ def secrets_in(environment: dict[str, str]) -> list[str]:
 
 
 def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_service: Service) -> None:
-    environment = json.loads(default_service.run("[[standin: report]]")["answer"])["environment"]
+    environment = json.loads(default_service.run_job("[[standin: report]]")["answer"])["environment"]
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
     assert not {ADMIN_KEY, CLASSIC_KEY} & set(environment.values())
     assert DUMMY_API_KEY not in environment.values()
@@ -75,12 +75,12 @@ def test_an_agent_is_given_none_of_the_services_keys_and_little_else(default_ser
 
 
 def test_an_agent_without_a_boundary_has_a_home_of_its_own_all_the_same(open_service: Service) -> None:
-    environment = json.loads(open_service.run("[[standin: report]]")["answer"])["environment"]
+    environment = json.loads(open_service.run_job("[[standin: report]]")["answer"])["environment"]
     assert not [name for name in environment if name.startswith("STEADYHAND_") or name == "API_BEARER_TOKEN"]
     assert not {ADMIN_KEY, CLASSIC_KEY} & set(environment.values())
     # The token of its run, in the place of the service's key.
     assert secrets_in(environment) == ["ANTHROPIC_API_KEY"]
-    digest = open_service.run(shell_prompt("printf %s $ANTHROPIC_API_KEY | sha256sum | cut -d' ' -f1"))[
+    digest = open_service.run_job(shell_prompt("printf %s $ANTHROPIC_API_KEY | sha256sum | cut -d' ' -f1"))[
         "answer"
     ]
     assert digest not in [hashlib.sha256(each.encode()).hexdigest() for each in ("", DUMMY_API_KEY)]
@@ -89,7 +89,7 @@ def test_an_agent_without_a_boundary_has_a_home_of_its_own_all_the_same(open_ser
 
 
 def test_each_job_has_a_config_directory_of_its_own(open_service: Service) -> None:
-    jobs = [open_service.run("[[standin: report]]") for _ in range(2)]
+    jobs = [open_service.run_job("[[standin: report]]") for _ in range(2)]
     folders = [json.loads(job["answer"])["environment"]["CLAUDE_CONFIG_DIR"] for job in jobs]
     assert all(job["id"] in Path(folder).parts for job, folder in zip(jobs, folders, strict=True))
 
@@ -99,7 +99,7 @@ def test_agents_run_as_an_unprivileged_user_of_their_slot(
     request: pytest.FixtureRequest, root_only: None, level: str
 ) -> None:
     service: Service = request.getfixturevalue(f"{level}_service")
-    found = json.loads(service.run("[[standin: report]]")["answer"])
+    found = json.loads(service.run_job("[[standin: report]]")["answer"])
     assert found["uid"] == found["gid"]
     if level == "sealed":
         assert found["uid"] == 1000  # as which it is shown to itself
@@ -123,7 +123,7 @@ def test_an_agent_cannot_look_into_the_service_or_touch_it(
     default_service: Service, root_only: None, command: str
 ) -> None:
     asked = command.format(data=default_service.data_dir, pid=default_service.pid)
-    job = default_service.run(f'[[standin: run="{asked}" text={{last}}]]')
+    job = default_service.run_job(f'[[standin: run="{asked}" text={{last}}]]')
     finished = [
         event["data"] for event in default_service.events(job["id"]) if event["type"] == "tool.finished"
     ]
@@ -138,18 +138,18 @@ def test_an_agent_cannot_read_another_jobs_files(
         "id"
     ]
     try:
-        second = default_service.run(
+        second = default_service.run_job(
             f'[[standin: run="cat {default_service.data_dir}/jobs/{first}/checkout/secret.txt"]]'
         )
         finished = [e["data"] for e in default_service.events(second["id"]) if e["type"] == "tool.finished"]
         assert finished[0]["is_error"] is True
     finally:
         go.touch()
-    assert default_service.ended(first)["state"] == "completed"
+    assert default_service.wait_until_ended(first)["state"] == "completed"
 
 
 def test_no_key_is_in_the_data_directory_or_the_log(service: Service) -> None:
-    service.run("hello")
+    service.run_job("hello")
     for path in (service.log_path, *service.data_dir.rglob("*")):
         if path.is_file():
             content = path.read_bytes()

@@ -73,7 +73,7 @@ def test_without_a_good_key_every_route_is_401_before_it_looks_at_the_body(
 ) -> None:
     given = BAD_KEYS[kind]
     headers = [] if given is None else [(b"authorization", given.encode("utf-8"))]
-    with service.connect(None) as anyone:
+    with service.new_client(None) as anyone:
         answer = anyone.request(
             method, path, content=b"not json" if method == "POST" else None, headers=headers
         )
@@ -83,7 +83,7 @@ def test_without_a_good_key_every_route_is_401_before_it_looks_at_the_body(
 
 
 def test_models_need_a_key_in_the_default_profile(default_service: Service) -> None:
-    with default_service.connect(None) as anyone:
+    with default_service.new_client(None) as anyone:
         check_body(anyone.get("/v1/models"), 401, "unauthenticated")
 
 
@@ -94,7 +94,7 @@ def test_a_service_with_no_key_configured_lets_nobody_in_by_an_empty_token(
     env = {"API_BEARER_TOKEN": "", "STEADYHAND_API_KEY": None}
     service = make_service(classic=profile == "classic", env=env).start()
     for header in ("Bearer", "", "Bearer None", "Bearer null"):
-        with service.connect(None) as anyone:
+        with service.new_client(None) as anyone:
             answer = anyone.post(
                 "/execute", json={"prompt": "hi", "agent": "claude"}, headers={"authorization": header}
             )
@@ -157,20 +157,20 @@ BAD_EXECUTES = {
 
 def post(service: Service, path: str, body: Any) -> httpx2.Response:
     if isinstance(body, bytes):
-        return service.http.post(path, content=body, headers={"content-type": "application/json"})
-    return service.http.post(path, json=body)
+        return service.client.post(path, content=body, headers={"content-type": "application/json"})
+    return service.client.post(path, json=body)
 
 
 @pytest.mark.parametrize("case", BAD_EXECUTES)
 def test_bad_input_on_execute_is_422_names_the_field_and_stores_nothing(service: Service, case: str) -> None:
     bad = BAD_EXECUTES[case]
-    before = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
     body = check_body(post(service, "/execute", bad.body), 422, bad.code)
     pointers = [fault["pointer"] for fault in body["errors"]]
     assert any(pointer.startswith(bad.pointer) for pointer in pointers), pointers
     if bad.pointer:
         assert bad.pointer.strip("/").split("/")[0] in body["detail"]
-    assert service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
+    assert service.client.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
 
 def test_a_422_names_each_field_that_is_wrong_in_one_string(service: Service) -> None:
@@ -218,10 +218,10 @@ BAD_JOBS = {
 @pytest.mark.parametrize("case", BAD_JOBS)
 def test_bad_input_on_the_native_route_is_422_and_stores_nothing(service: Service, case: str) -> None:
     bad = BAD_JOBS[case]
-    before = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
     body = check_body(post(service, "/v1/jobs", bad.body), 422, bad.code, native=True)
     assert [fault["pointer"] for fault in body["errors"]] == [bad.pointer]
-    assert service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
+    assert service.client.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
 
 NO_NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "0", "-1", "-0.0")
@@ -243,10 +243,10 @@ def test_an_amount_or_a_time_that_is_not_finite_or_not_above_nothing_is_422(
     service: Service, path: str, field: str, written: str
 ) -> None:
     raw = f'{{"prompt": "p", "agent": "claude", "{field}": {written}}}'
-    before = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
     body = check_body(post(service, path, raw.encode()), 422, "invalid_field", native=path == "/v1/jobs")
     assert [fault["pointer"] for fault in body["errors"]] == [f"/{field}"]
-    assert service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
+    assert service.client.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
 
 HOLDS_TEXT = {
@@ -277,10 +277,10 @@ def test_a_nul_or_half_a_surrogate_pair_in_any_string_is_422(
     path, field = HOLDS_TEXT[case]
     good = CHAT if path == "/v1/chat/completions" else GOOD
     raw = json.dumps({**good, field: "HERE"}).replace("HERE", written)
-    before = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"]
+    before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
     body = check_body(post(service, path, raw.encode()), 422, "invalid_field", native=path == "/v1/jobs")
     assert [fault["pointer"] for fault in body["errors"]] == [f"/{field}"]
-    assert service.http.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
+    assert service.client.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
 
 @pytest.mark.parametrize("written", NO_TEXTS)
@@ -320,7 +320,7 @@ def test_an_unknown_field_comes_with_the_nearest_name(service: Service) -> None:
 )
 def test_a_body_that_is_no_json_is_400(service: Service, path: str, *, native: bool) -> None:
     for raw in (b"", b"{", b"{'prompt': 1}", b'{"prompt": "\xff"}'):
-        answer = service.http.post(path, content=raw, headers={"content-type": "application/json"})
+        answer = service.client.post(path, content=raw, headers={"content-type": "application/json"})
         check_body(answer, 400, "malformed_json", native=native)
 
 
@@ -328,7 +328,7 @@ def test_a_body_that_is_no_json_is_400(service: Service, path: str, *, native: b
     ("path", "native"), [("/nowhere", True), ("/v1/nothing", True), ("/jobs/", False), ("/execute/x", True)]
 )
 def test_a_route_that_is_not_there_is_404(service: Service, path: str, *, native: bool) -> None:
-    check_body(service.http.get(path), 404, "not_found", native=native)
+    check_body(service.client.get(path), 404, "not_found", native=native)
 
 
 @pytest.mark.parametrize(
@@ -344,14 +344,14 @@ def test_a_route_that_is_not_there_is_404(service: Service, path: str, *, native
 def test_a_method_that_a_route_does_not_take_is_405(
     service: Service, method: str, path: str, *, native: bool
 ) -> None:
-    answer = service.http.request(method, path)
+    answer = service.client.request(method, path)
     check_body(answer, 405, "method_not_allowed", native=native)
     assert answer.headers["allow"]
 
 
 def test_events_in_a_form_that_is_not_to_be_had_are_406(service: Service) -> None:
-    job_id = service.run("hello")["id"]
-    answer = service.http.get(f"/v1/jobs/{job_id}/events", headers={"accept": "text/html"})
+    job_id = service.run_job("hello")["id"]
+    answer = service.client.get(f"/v1/jobs/{job_id}/events", headers={"accept": "text/html"})
     check_body(answer, 406, "not_acceptable", native=True)
 
 
@@ -368,7 +368,7 @@ def test_a_body_above_32_mebibytes_is_413_on_the_openai_routes(service: Service)
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_the_native_routes_take_json_only(service: Service, kind: str) -> None:
-    answer = service.http.post("/v1/jobs", content=b'{"prompt": "p"}', headers={"content-type": kind})
+    answer = service.client.post("/v1/jobs", content=b'{"prompt": "p"}', headers={"content-type": kind})
     check_body(answer, 415, "unsupported_media_type", native=True)
 
 
@@ -389,22 +389,22 @@ def test_a_full_queue_is_429_on_the_native_route_and_409_on_execute_and_stores_n
         answer = post(service, "/v1/chat/completions", CHAT)
         check_body(answer, 429, "queue_full")
         assert int(answer.headers["retry-after"]) >= 1
-        assert len(service.http.get("/v1/jobs").json()["data"]) == 2
+        assert len(service.client.get("/v1/jobs").json()["data"]) == 2
     finally:
         go.touch()
-    assert [service.ended(one)["state"] for one in ids] == ["completed", "completed"]
+    assert [service.wait_until_ended(one)["state"] for one in ids] == ["completed", "completed"]
 
 
 def test_a_key_without_a_scope_is_403_with_its_name(service: Service) -> None:
-    with service.connect(CLASSIC_KEY) as caller:
+    with service.new_client(CLASSIC_KEY) as caller:
         answer = caller.post("/v1/jobs", json={"prompt": "p", "workspace": "/etc"})
     body = check_body(answer, 403, "workspace_not_allowed", native=True)
     assert "workspace:any" in body["detail"]
 
 
 def test_another_callers_job_is_404_on_every_route(service: Service) -> None:
-    job_id = service.run("hello")["id"]
-    with service.connect(CLASSIC_KEY) as caller:
+    job_id = service.run_job("hello")["id"]
+    with service.new_client(CLASSIC_KEY) as caller:
         check_body(caller.get(f"/jobs/{job_id}"), 404, "not_found")
         for tail in ("", "/events", "/diff", "/transcript", "/bundle"):
             check_body(caller.get(f"/v1/jobs/{job_id}{tail}"), 404, "not_found", native=True)
@@ -418,11 +418,11 @@ def test_what_a_job_is_in_no_state_for_is_409(service: Service, common_dir: Path
     job_id = service.submit(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go]]")["id"]
     wait_until((common_dir / "on").exists)
     for tail in ("/diff", "/transcript", "/bundle"):
-        check_body(service.http.get(f"/v1/jobs/{job_id}{tail}"), 409, "not_ready", native=True)
-    check_body(service.http.post(f"/v1/jobs/{job_id}/retry"), 409, "invalid_state", native=True)
-    check_body(service.http.delete(f"/v1/jobs/{job_id}"), 409, "invalid_state", native=True)
+        check_body(service.client.get(f"/v1/jobs/{job_id}{tail}"), 409, "not_ready", native=True)
+    check_body(service.client.post(f"/v1/jobs/{job_id}/retry"), 409, "invalid_state", native=True)
+    check_body(service.client.delete(f"/v1/jobs/{job_id}"), 409, "invalid_state", native=True)
     (common_dir / "go").touch()
-    assert service.ended(job_id)["state"] == "completed"
+    assert service.wait_until_ended(job_id)["state"] == "completed"
 
 
 def test_what_is_above_the_services_limits_is_422(make_service: MakeService) -> None:
@@ -433,28 +433,28 @@ def test_what_is_above_the_services_limits_is_422(make_service: MakeService) -> 
         answer = post(service, "/v1/jobs", {"prompt": "p", field: value})
         body = check_body(answer, 422, "limit_exceeded", native=True)
         assert [fault["pointer"] for fault in body["errors"]] == [f"/{field}"]
-    assert service.run("p", budget_usd=1.0, timeout_seconds=60)["state"] == "completed"
+    assert service.run_job("p", budget_usd=1.0, timeout_seconds=60)["state"] == "completed"
 
 
 def test_a_cursor_that_is_none_of_ours_is_422(service: Service) -> None:
-    check_body(service.http.get("/v1/jobs", params={"cursor": "x!"}), 422, "bad_cursor", native=True)
-    job_id = service.run("hello")["id"]
+    check_body(service.client.get("/v1/jobs", params={"cursor": "x!"}), 422, "bad_cursor", native=True)
+    job_id = service.run_job("hello")["id"]
     for after in ("-1", "x", "99999"):
-        answer = service.http.get(f"/v1/jobs/{job_id}/events", params={"after": after})
+        answer = service.client.get(f"/v1/jobs/{job_id}/events", params={"after": after})
         check_body(answer, 422, "bad_cursor", native=True)
 
 
 def test_a_foreign_host_or_origin_is_refused_on_the_native_routes(service: Service) -> None:
     for headers in ({"host": "evil.example.org"}, {"origin": "https://evil.example.org"}):
-        answer = service.http.get("/v1/jobs", headers=headers)
+        answer = service.client.get("/v1/jobs", headers=headers)
         assert answer.status_code == 403
         check_body(answer, 403, answer.json()["code"], native=True)
-    assert service.http.get("/v1/jobs", headers={"origin": "http://localhost:1"}).status_code == 200
+    assert service.client.get("/v1/jobs", headers={"origin": "http://localhost:1"}).status_code == 200
 
 
 def test_unknown_fields_on_execute_are_passed_over_as_they_always_were(service: Service) -> None:
-    job_id = service.execute("hello", extra_field=1)["job_id"]
-    assert service.poll(job_id)["status"] == "completed"
+    job_id = service.execute_classic("hello", extra_field=1)["job_id"]
+    assert service.poll_classic(job_id)["status"] == "completed"
 
 
 def test_an_error_never_repeats_the_prompt(service: Service) -> None:

@@ -38,7 +38,7 @@ def follow(service: Service, job_id: str, after: int | None = None) -> list[Fram
     if after is not None:
         headers["last-event-id"] = str(after)
     with (
-        service.connect() as client,
+        service.new_client() as client,
         client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer,
     ):
         if answer.status_code == 204:
@@ -52,7 +52,7 @@ def follow(service: Service, job_id: str, after: int | None = None) -> list[Fram
 def told(sealed_service: Service) -> tuple[str, list[Frame]]:
     """A finished job with several kinds of events, and what a follower from the start was told."""
     prompt = '[[standin: think="hm" say="one" run="echo two" run="exit 3" text="three"]]'
-    job_id = sealed_service.run(prompt)["id"]
+    job_id = sealed_service.run_job(prompt)["id"]
     return job_id, follow(sealed_service, job_id)
 
 
@@ -108,7 +108,9 @@ def test_a_reconnect_after_the_last_event_is_204(
     default_service: Service, told: tuple[str, list[Frame]]
 ) -> None:
     job_id, found = told
-    answer = default_service.http.get(f"/v1/jobs/{job_id}/events", headers={"last-event-id": str(len(found))})
+    answer = default_service.client.get(
+        f"/v1/jobs/{job_id}/events", headers={"last-event-id": str(len(found))}
+    )
     assert (answer.status_code, answer.content) == (204, b"")
 
 
@@ -117,7 +119,7 @@ def test_the_same_events_come_as_pages_of_json(
 ) -> None:
     job_id, found = told
     assert default_service.events(job_id) == [data for _, _, data in found]
-    page = default_service.http.get(
+    page = default_service.client.get(
         f"/v1/jobs/{job_id}/events", params={"after": 2, "limit": 3}, headers={"accept": "application/json"}
     ).json()
     assert [event["seq"] for event in page["data"]] == [3, 4, 5]
@@ -170,7 +172,7 @@ def test_a_follower_across_a_kill_and_a_restart_sees_every_number_once(
 
     def listen() -> None:
         try:
-            with service.connect() as client, client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+            with service.new_client() as client, client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
                 seen.extend(int(ident) for ident, _, _ in frames(answer) if ident)
         except httpx2.TransportError:
             broken.set()
@@ -183,9 +185,9 @@ def test_a_follower_across_a_kill_and_a_restart_sees_every_number_once(
     thread.join(30)
     assert broken.is_set()
     service.restart()
-    assert service.ended(job_id)["state"] == "interrupted"
+    assert service.wait_until_ended(job_id)["state"] == "interrupted"
     seen += [int(ident) for ident, _, _ in follow(service, job_id, seen[-1]) if ident]
-    assert seen == list(range(1, service.job(job_id)["last_event"] + 1))
+    assert seen == list(range(1, service.get_job(job_id)["last_event"] + 1))
 
 
 @pytest.mark.long
@@ -194,7 +196,7 @@ def test_a_silent_stream_is_kept_alive_by_a_comment_at_most_10_seconds_apart(
 ) -> None:
     job_id = default_service.submit("[[standin: sleep=24]]")["id"]
     heard: list[float] = []
-    with default_service.connect() as client, client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
+    with default_service.new_client() as client, client.stream("GET", f"/v1/jobs/{job_id}/events") as answer:
         heard.extend(time.monotonic() for line in answer.iter_lines() if line)
     assert len(heard) > 4
     assert max(after - before for before, after in pairwise(heard)) < 12

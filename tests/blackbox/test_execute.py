@@ -25,94 +25,94 @@ ENDED: dict[str, tuple[str, int | None, str]] = {
 
 
 def test_a_job_is_accepted_with_202_an_id_of_12_hex_digits_and_the_word_running(service: Service) -> None:
-    answer = service.http.post("/execute", json={"prompt": "hello", "agent": "claude"})
+    answer = service.client.post("/execute", json={"prompt": "hello", "agent": "claude"})
     assert answer.status_code == 202
     body = answer.json()
     assert re.fullmatch(r"[0-9a-f]{12}", body["job_id"])
     assert body == {"job_id": body["job_id"], "status": "running"}
-    assert service.poll(body["job_id"])["status"] == "completed"
+    assert service.poll_classic(body["job_id"])["status"] == "completed"
 
 
 def test_the_native_route_knows_the_job_by_the_same_id(service: Service) -> None:
-    job_id = service.execute("hello")["job_id"]
-    assert service.poll(job_id)["status"] == "completed"
-    job = service.job(job_id)
+    job_id = service.execute_classic("hello")["job_id"]
+    assert service.poll_classic(job_id)["status"] == "completed"
+    job = service.get_job(job_id)
     assert (job["id"], job["origin"], job["prompt"]) == (job_id, "classic", "hello")
 
 
 def test_the_key_that_callers_have_always_had_is_enough(service: Service) -> None:
-    with service.connect(CLASSIC_KEY) as caller:
+    with service.new_client(CLASSIC_KEY) as caller:
         job_id = caller.post("/execute", json={"prompt": "hello", "agent": "claude"}).json()["job_id"]
         wait_until(lambda: caller.get(f"/jobs/{job_id}").json()["status"] != "running")
         assert caller.get(f"/jobs/{job_id}").json()["status"] == "completed"
 
 
 def test_budget_and_timeout_have_the_defaults_of_the_earlier_service(service: Service) -> None:
-    job_id = service.execute("hello")["job_id"]
-    service.poll(job_id)
-    job = service.job(job_id)
+    job_id = service.execute_classic("hello")["job_id"]
+    service.poll_classic(job_id)
+    job = service.get_job(job_id)
     assert (job["budget_usd"], job["timeout_seconds"]) == ("5.000000", 2700)
 
 
 def test_budget_and_timeout_are_taken_as_asked(service: Service) -> None:
-    job_id = service.execute("hello", max_budget_usd=0.25, timeout_seconds=60)["job_id"]
-    service.poll(job_id)
-    job = service.job(job_id)
+    job_id = service.execute_classic("hello", max_budget_usd=0.25, timeout_seconds=60)["job_id"]
+    service.poll_classic(job_id)
+    job = service.get_job(job_id)
     assert (job["budget_usd"], job["timeout_seconds"]) == ("0.250000", 60)
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"a": {"b": [1, 2.5, None, "ü"]}, "z": ""}])
 def test_metadata_comes_back_as_it_came(service: Service, metadata: Any) -> None:
-    job_id = service.execute("hello", metadata=metadata)["job_id"]
-    assert service.poll(job_id)["metadata"] == metadata
+    job_id = service.execute_classic("hello", metadata=metadata)["job_id"]
+    assert service.poll_classic(job_id)["metadata"] == metadata
 
 
 def test_metadata_that_was_left_out_is_null(service: Service) -> None:
-    assert service.poll(service.execute("hello")["job_id"])["metadata"] is None
+    assert service.poll_classic(service.execute_classic("hello")["job_id"])["metadata"] is None
 
 
 @pytest.mark.parametrize(
     "asked", ["issue-responder", ".claude/agents/issue-responder", ".claude/agents/issue-responder.md"]
 )
 def test_an_agent_may_be_named_by_its_path(service: Service, asked: str) -> None:
-    job_id = service.execute("[[standin: report]]", asked)["job_id"]
-    job = service.poll(job_id)
+    job_id = service.execute_classic("[[standin: report]]", asked)["job_id"]
+    job = service.poll_classic(job_id)
     assert (job["status"], job["agent"]) == ("completed", "issue-responder")
     argv = json.loads(json.loads(job["output"][-1])["result"])["argv"]
     assert argv[argv.index("--agent") + 1] == "issue-responder"
 
 
 def test_an_agent_that_nobody_defined_ends_as_failed_with_the_names_there_are(service: Service) -> None:
-    body = service.execute("hello", "nobody")
+    body = service.execute_classic("hello", "nobody")
     assert body["status"] == "running"
-    job = service.poll(body["job_id"])
+    job = service.poll_classic(body["job_id"])
     assert (job["status"], job["exit_code"]) == ("failed", 1)
     found = re.search(r"--agent 'nobody' not found\. Available agents: (.+)", job["stderr"])
     assert found is not None
     assert "issue-responder" in found[1]
     # No model call: nothing was spent.
-    assert service.job(body["job_id"])["usage"]["output_tokens"] == 0
+    assert service.get_job(body["job_id"])["usage"]["output_tokens"] == 0
 
 
 def test_while_it_runs_a_job_says_running_and_nothing_of_its_end(service: Service, common_dir: Path) -> None:
     go = common_dir / "go"
-    job_id = service.execute(f"[[standin: wait_for={go}]]", metadata={"k": 1})["job_id"]
+    job_id = service.execute_classic(f"[[standin: wait_for={go}]]", metadata={"k": 1})["job_id"]
     try:
-        wait_until(lambda: service.http.get(f"/jobs/{job_id}").json()["state"] == "running")
-        job = service.http.get(f"/jobs/{job_id}").json()
+        wait_until(lambda: service.client.get(f"/jobs/{job_id}").json()["state"] == "running")
+        job = service.client.get(f"/jobs/{job_id}").json()
         assert job["status"] == "running"
         assert {"prompt", "agent", "metadata", "started_at"} <= set(job)
         assert not {"finished_at", "exit_code", "output", "stderr", "error"} & set(job)
         assert datetime.fromisoformat(job["started_at"]).utcoffset() is not None
     finally:
         go.touch()
-    assert service.poll(job_id)["status"] == "completed"
+    assert service.poll_classic(job_id)["status"] == "completed"
 
 
 @pytest.mark.parametrize("case", ENDED)
 def test_an_ended_job_has_its_status_exit_code_output_and_stderr(service: Service, case: str) -> None:
     prompt, exit_code, status = ENDED[case]
-    job = service.poll(service.execute(prompt or "hello")["job_id"])
+    job = service.poll_classic(service.execute_classic(prompt or "hello")["job_id"])
     assert (job["status"], job["exit_code"]) == (status, exit_code)
     assert isinstance(job["output"], list)
     assert all(isinstance(line, str) for line in job["output"])
@@ -123,13 +123,15 @@ def test_an_ended_job_has_its_status_exit_code_output_and_stderr(service: Servic
 
 
 def test_what_the_agent_wrote_to_stderr_is_in_stderr(service: Service) -> None:
-    job = service.poll(service.execute('[[standin: result=none exit=3 stderr="it broke"]]')["job_id"])
+    job = service.poll_classic(
+        service.execute_classic('[[standin: result=none exit=3 stderr="it broke"]]')["job_id"]
+    )
     assert "it broke" in job["stderr"]
 
 
 def test_output_joined_parses_as_the_result_that_the_cli_prints(service: Service) -> None:
     prompt = '[[standin: text="forty-two" cost=0.02 input=11 output=7]]'
-    job = service.poll(service.execute(prompt)["job_id"])
+    job = service.poll_classic(service.execute_classic(prompt)["job_id"])
     result = json.loads("".join(job["output"]))
     assert result["type"] == "result"
     assert (result["subtype"], result["is_error"], result["result"]) == ("success", False, "forty-two")
@@ -141,7 +143,7 @@ def test_output_joined_parses_as_the_result_that_the_cli_prints(service: Service
 
 
 def test_lines_that_are_no_protocol_are_kept_before_the_result(service: Service) -> None:
-    job = service.poll(service.execute("[[standin: flood_raw=8K]]")["job_id"])
+    job = service.poll_classic(service.execute_classic("[[standin: flood_raw=8K]]")["job_id"])
     *before, last = job["output"]
     assert len(before) == 2
     assert all(line.startswith("this line is not JSON") and line.endswith("\n") for line in before)
@@ -149,7 +151,7 @@ def test_lines_that_are_no_protocol_are_kept_before_the_result(service: Service)
 
 
 def test_output_above_a_mebibyte_keeps_its_ends_and_says_what_was_left_out(service: Service) -> None:
-    job = service.poll(service.execute("[[standin: flood_raw=3M]]")["job_id"])
+    job = service.poll_classic(service.execute_classic("[[standin: flood_raw=3M]]")["job_id"])
     assert job["status"] == "completed"
     *printed, result = job["output"]
     (note,) = [at for at, line in enumerate(printed) if re.fullmatch(r"\[\d+ bytes left out\]\n", line)]
@@ -162,7 +164,7 @@ def test_output_above_a_mebibyte_keeps_its_ends_and_says_what_was_left_out(servi
 
 def test_a_result_of_three_mebibytes_is_never_cut(service: Service) -> None:
     prompt = "x" * 3_000_000
-    job = service.poll(service.execute(f"[[standin: history chunk=65536]]{prompt}")["job_id"])
+    job = service.poll_classic(service.execute_classic(f"[[standin: history chunk=65536]]{prompt}")["job_id"])
     result = json.loads(job["output"][-1])
     assert prompt in result["result"]
 
@@ -180,40 +182,40 @@ def test_a_result_of_three_mebibytes_is_never_cut(service: Service) -> None:
     ],
 )
 def test_a_prompt_that_looks_like_an_option_reaches_the_agent_as_text(service: Service, prompt: str) -> None:
-    job = service.poll(service.execute(prompt)["job_id"])
+    job = service.poll_classic(service.execute_classic(prompt)["job_id"])
     assert json.loads(job["output"][-1])["result"] == f"ok: {prompt}"
 
 
 def test_a_prompt_of_two_megabytes_reaches_the_agent_whole(service: Service) -> None:
     prompt = "[[standin: digest]]" + "0123456789abcdef" * 125_000
-    job = service.poll(service.execute(prompt)["job_id"])
+    job = service.poll_classic(service.execute_classic(prompt)["job_id"])
     told = json.loads(json.loads(job["output"][-1])["result"])
     assert told == {"length": len(prompt), "sha256": hashlib.sha256(prompt.encode()).hexdigest()}
 
 
 def test_a_prompt_with_every_kind_of_character_comes_back_as_it_came(service: Service) -> None:
     prompt = "ü 漢字 🦜 \u200b \u2028 \t\r\n 'quotes\" \\ end"
-    job_id = service.execute(prompt)["job_id"]
-    assert service.poll(job_id)["prompt"] == prompt
+    job_id = service.execute_classic(prompt)["job_id"]
+    assert service.poll_classic(job_id)["prompt"] == prompt
 
 
 def test_an_unknown_job_is_404_with_job_not_found(service: Service) -> None:
     for job_id in ("000000000000", "nothing", "%2e%2e", "0" * 300):
-        answer = service.http.get(f"/jobs/{job_id}")
+        answer = service.client.get(f"/jobs/{job_id}")
         assert (answer.status_code, answer.json()["detail"]) == (404, "Job not found")
 
 
 def test_a_timeout_says_timeout_and_its_output_is_a_list(service: Service) -> None:
-    job = service.poll(service.execute("[[standin: sleep=30]]", timeout_seconds=1)["job_id"])
+    job = service.poll_classic(service.execute_classic("[[standin: sleep=30]]", timeout_seconds=1)["job_id"])
     assert job["status"] == "timeout"
     assert isinstance(job["output"], list)
 
 
 def test_a_cancelled_job_says_error_with_one_line_of_why(service: Service, common_dir: Path) -> None:
-    job_id = service.execute(f"[[standin: touch={common_dir}/on sleep=30]]")["job_id"]
+    job_id = service.execute_classic(f"[[standin: touch={common_dir}/on sleep=30]]")["job_id"]
     wait_until((common_dir / "on").exists)
-    assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
-    job = service.poll(job_id)
+    assert service.client.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
+    job = service.poll_classic(job_id)
     assert (job["status"], job["state"]) == ("error", "cancelled")
     assert job["error"]
     assert "\n" not in job["error"]
@@ -226,14 +228,14 @@ def test_a_queued_job_says_running_with_its_acceptance_as_start(
     go = common_dir / "go"
     ids = [service.submit(f"[[standin: wait_for={go}]]")["id"] for _ in range(4)]
     try:
-        wait_until(lambda: service.http.get("/health").json()["active"] == 4)
-        job_id = service.execute("hello")["job_id"]
-        job = service.http.get(f"/jobs/{job_id}").json()
+        wait_until(lambda: service.client.get("/health").json()["active"] == 4)
+        job_id = service.execute_classic("hello")["job_id"]
+        job = service.client.get(f"/jobs/{job_id}").json()
         assert (job["status"], job["state"]) == ("running", "queued")
         accepted = datetime.fromisoformat(job["started_at"])
-        assert accepted == datetime.fromisoformat(service.job(job_id)["created_at"])
+        assert accepted == datetime.fromisoformat(service.get_job(job_id)["created_at"])
     finally:
         go.touch()
-    assert datetime.fromisoformat(service.poll(job_id)["started_at"]) > accepted
+    assert datetime.fromisoformat(service.poll_classic(job_id)["started_at"]) > accepted
     for one in ids:
-        service.ended(one)
+        service.wait_until_ended(one)

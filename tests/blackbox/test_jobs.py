@@ -23,7 +23,7 @@ UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 def test_a_job_is_accepted_with_its_place_and_every_key(service: Service) -> None:
-    answer = service.http.post("/v1/jobs", json={"prompt": "hello", "workspace": "scratch"})
+    answer = service.client.post("/v1/jobs", json={"prompt": "hello", "workspace": "scratch"})
     assert answer.status_code == 202
     job = answer.json()
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
@@ -34,11 +34,11 @@ def test_a_job_is_accepted_with_its_place_and_every_key(service: Service) -> Non
     wish = "fail" if service.classic else "auto"
     assert (job["priority"], job["on_interrupt"], job["publish"], job["origin"]) == (0, wish, "none", "api")
     assert UTC.fullmatch(job["created_at"])
-    assert service.ended(job["id"])["state"] == "completed"
+    assert service.wait_until_ended(job["id"])["state"] == "completed"
 
 
 def test_a_completed_job_has_answer_usage_cost_run_and_session(service: Service) -> None:
-    job = service.run(
+    job = service.run_job(
         '[[standin: text="done" cost=0.0409 input=5 output=7 cache_read=11 cache_creation=13 turns=2]]',
         title="A title",
         metadata={"ticket": "A-1"},
@@ -101,7 +101,7 @@ def test_a_completed_job_has_answer_usage_cost_run_and_session(service: Service)
 def test_what_a_run_came_to_is_judged_from_all_evidence(
     service: Service, prompt: str, state: str, outcome: str
 ) -> None:
-    job = service.run(prompt)
+    job = service.run_job(prompt)
     assert (job["state"], job["outcome"]["type"]) == (state, outcome)
     if state == "failed":
         assert set(job["error"]) == {"code", "message", "retryable"}
@@ -109,7 +109,7 @@ def test_what_a_run_came_to_is_judged_from_all_evidence(
 
 
 def test_a_silent_agent_has_stalled_unless_its_profile_prints_only_at_the_end(service: Service) -> None:
-    job = service.run("[[standin: sleep=3]]", idle_timeout_seconds=1)
+    job = service.run_job("[[standin: sleep=3]]", idle_timeout_seconds=1)
     expected = ("completed", "success") if service.classic else ("timeout", "stalled")
     assert (job["state"], job["outcome"]["type"]) == expected
 
@@ -119,14 +119,14 @@ def test_a_job_that_waited_too_long_in_the_queue_ends_as_error(
 ) -> None:
     service = make_service(env={"STEADYHAND_CONCURRENCY": "1"}).start()
     first = service.submit(f"[[standin: wait_for={common_dir}/go]]")["id"]
-    job = service.ended(service.submit("hello", expires_in_seconds=1)["id"])
+    job = service.wait_until_ended(service.submit("hello", expires_in_seconds=1)["id"])
     assert (job["state"], job["outcome"]["type"], job["run"]) == ("error", "expired", 0)
     (common_dir / "go").touch()
-    assert service.ended(first)["state"] == "completed"
+    assert service.wait_until_ended(first)["state"] == "completed"
 
 
 def test_prefer_wait_answers_with_the_ended_job(service: Service) -> None:
-    answer = service.http.post(
+    answer = service.client.post(
         "/v1/jobs", json={"prompt": "hello", "workspace": "scratch"}, headers={"prefer": "wait=30"}
     )
     assert answer.status_code == 200
@@ -137,7 +137,7 @@ def test_prefer_wait_answers_with_the_ended_job(service: Service) -> None:
 def test_prefer_wait_gives_202_when_the_time_is_over_and_a_get_waits_too(
     service: Service, common_dir: Path
 ) -> None:
-    answer = service.http.post(
+    answer = service.client.post(
         "/v1/jobs",
         json={"prompt": f"[[standin: wait_for={common_dir}/go]]", "workspace": "scratch"},
         headers={"prefer": "wait=1"},
@@ -145,28 +145,28 @@ def test_prefer_wait_gives_202_when_the_time_is_over_and_a_get_waits_too(
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "wait=1"
     path = f"/v1/jobs/{answer.json()['id']}"
-    waited = service.http.get(path, headers={"prefer": "wait=1"})
+    waited = service.client.get(path, headers={"prefer": "wait=1"})
     assert waited.json()["state"] in ("queued", "running")
     assert waited.headers["preference-applied"] == "wait=1"
     (common_dir / "go").touch()
-    ended = service.http.get(path, headers={"prefer": "wait=30"})
+    ended = service.client.get(path, headers={"prefer": "wait=30"})
     assert ended.json()["state"] == "completed"
     assert ended.headers["etag"] != waited.headers["etag"]
 
 
 def test_an_etag_that_still_holds_is_304(service: Service) -> None:
-    path = f"/v1/jobs/{service.run('hello')['id']}"
-    etag = service.http.get(path).headers["etag"]
-    assert service.http.get(path, headers={"if-none-match": etag}).status_code == 304
-    assert service.http.get(path, headers={"if-none-match": '"other"'}).status_code == 200
+    path = f"/v1/jobs/{service.run_job('hello')['id']}"
+    etag = service.client.get(path).headers["etag"]
+    assert service.client.get(path, headers={"if-none-match": etag}).status_code == 304
+    assert service.client.get(path, headers={"if-none-match": '"other"'}).status_code == 200
 
 
 def test_the_same_idempotency_key_and_body_give_the_same_job(service: Service) -> None:
     headers = {"idempotency-key": uuid.uuid4().hex}
     body = {"prompt": "once", "workspace": "scratch", "metadata": {"a": 1, "b": 2}}
-    first = service.http.post("/v1/jobs", json=body, headers=headers)
+    first = service.client.post("/v1/jobs", json=body, headers=headers)
     # Compared as parsed JSON: neither the order of keys nor spaces count.
-    again = service.http.post(
+    again = service.client.post(
         "/v1/jobs",
         content=b'{ "metadata":{"b":2, "a":1},"workspace":"scratch",   "prompt":"once"}',
         headers={**headers, "content-type": "application/json"},
@@ -175,31 +175,31 @@ def test_the_same_idempotency_key_and_body_give_the_same_job(service: Service) -
     assert first.json()["id"] == again.json()["id"]
     assert "idempotent-replayed" not in first.headers
     assert again.headers["idempotent-replayed"] == "true"
-    other = service.http.post("/v1/jobs", json={**body, "prompt": "twice"}, headers=headers)
+    other = service.client.post("/v1/jobs", json={**body, "prompt": "twice"}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
-    assert service.ended(first.json()["id"])["run"] == 1
-    with service.connect(CLASSIC_KEY) as caller:  # keys of idempotency belong to an API key
+    assert service.wait_until_ended(first.json()["id"])["run"] == 1
+    with service.new_client(CLASSIC_KEY) as caller:  # keys of idempotency belong to an API key
         theirs = caller.post("/v1/jobs", json=body, headers=headers)
     assert theirs.json()["id"] != first.json()["id"]
-    service.ended(theirs.json()["id"])
+    service.wait_until_ended(theirs.json()["id"])
 
 
 def test_an_idempotency_key_may_have_255_characters_and_no_more(service: Service) -> None:
     body = {"prompt": "p", "workspace": "scratch"}
     key = uuid.uuid4().hex.ljust(255, "k")
-    answer = service.http.post("/v1/jobs", json=body, headers={"idempotency-key": key})
+    answer = service.client.post("/v1/jobs", json=body, headers={"idempotency-key": key})
     assert answer.status_code == 202
-    service.ended(answer.json()["id"])
-    refused = service.http.post("/v1/jobs", json=body, headers={"idempotency-key": key + "k"})
+    service.wait_until_ended(answer.json()["id"])
+    refused = service.client.post("/v1/jobs", json=body, headers={"idempotency-key": key + "k"})
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_field")
 
 
 def test_a_list_is_newest_first_filtered_and_paged_without_a_gap(service: Service) -> None:
     mark = uuid.uuid4().hex
-    ids = [service.run("hello", metadata={"mark": mark, "odd": str(n % 2)})["id"] for n in range(5)]
+    ids = [service.run_job("hello", metadata={"mark": mark, "odd": str(n % 2)})["id"] for n in range(5)]
 
     def listed(**params: Any) -> dict[str, Any]:
-        answer = service.http.get("/v1/jobs", params={"metadata.mark": mark, **params})
+        answer = service.client.get("/v1/jobs", params={"metadata.mark": mark, **params})
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
@@ -232,10 +232,10 @@ def test_a_running_job_is_cancelled_and_an_ended_one_stays_as_it_is(
 ) -> None:
     job_id = service.submit(f"[[standin: touch={common_dir}/on sleep=60]]")["id"]
     wait_until((common_dir / "on").exists)
-    assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
-    job = service.ended(job_id, 5)
+    assert service.client.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
+    job = service.wait_until_ended(job_id, 5)
     assert (job["state"], job["outcome"]["type"]) == ("cancelled", "cancelled")
-    again = service.http.post(f"/v1/jobs/{job_id}/cancel")
+    again = service.client.post(f"/v1/jobs/{job_id}/cancel")
     assert (again.status_code, again.json()["state"]) == (200, "cancelled")
 
 
@@ -245,33 +245,33 @@ def test_a_queued_job_is_cancelled_at_once_and_never_runs(
     service = make_service(env={"STEADYHAND_CONCURRENCY": "1"}).start()
     first = service.submit(f"[[standin: wait_for={common_dir}/go]]")["id"]
     second = service.submit(f"[[standin: touch={common_dir}/started]]")["id"]
-    assert service.job(second)["queue_position"] == 1
-    answer = service.http.post(f"/v1/jobs/{second}/cancel")
+    assert service.get_job(second)["queue_position"] == 1
+    answer = service.client.post(f"/v1/jobs/{second}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     (common_dir / "go").touch()
-    assert service.ended(first)["state"] == "completed"
-    assert service.run("hello")["state"] == "completed"
+    assert service.wait_until_ended(first)["state"] == "completed"
+    assert service.run_job("hello")["state"] == "completed"
     assert not (common_dir / "started").exists()
-    assert service.job(second)["runs"] == []
+    assert service.get_job(second)["runs"] == []
 
 
 def test_a_retry_is_a_new_run_of_the_same_job_and_a_repeat_of_it_is_harmless(service: Service) -> None:
-    job_id = service.run("[[standin: result=error]]")["id"]
+    job_id = service.run_job("[[standin: result=error]]")["id"]
     for _ in range(3):
-        answer = service.http.post(f"/v1/jobs/{job_id}/retry", json={"after_run": 1})
+        answer = service.client.post(f"/v1/jobs/{job_id}/retry", json={"after_run": 1})
         assert answer.status_code == 202
-    wait_until(lambda: service.job(job_id)["run"] == 2)
-    job = service.ended(job_id)
+    wait_until(lambda: service.get_job(job_id)["run"] == 2)
+    job = service.wait_until_ended(job_id)
     assert [run["number"] for run in job["runs"]] == [1, 2]
     seqs = [event["seq"] for event in service.events(job_id)]
     assert seqs == list(range(1, job["last_event"] + 1))
 
 
 def test_a_deleted_job_is_gone_with_all_that_was_kept_of_it(service: Service) -> None:
-    job_id = service.run("hello")["id"]
-    assert service.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    job_id = service.run_job("hello")["id"]
+    assert service.client.delete(f"/v1/jobs/{job_id}").status_code == 204
     for path in (f"/v1/jobs/{job_id}", f"/v1/jobs/{job_id}/events", f"/jobs/{job_id}"):
-        assert service.http.get(path).status_code == 404
+        assert service.client.get(path).status_code == 404
     wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
 
 
@@ -280,7 +280,7 @@ def test_what_an_agent_changed_and_committed_is_in_the_diff_and_in_changes(
 ) -> None:
     service = default_service
     repository = service.root / "workspace"
-    job = service.run(
+    job = service.run_job(
         '[[standin: write="greeting.txt:good bye\n" commit="Say good bye" write="new.txt:new\n"]]',
         workspace="default",
     )
@@ -288,7 +288,7 @@ def test_what_an_agent_changed_and_committed_is_in_the_diff_and_in_changes(
     assert job["commit"] == job["changes"]["base"]
     assert job["changes"]["head"] != job["changes"]["base"]
     assert (job["changes"]["files"], job["changes"]["insertions"], job["changes"]["deletions"]) == (2, 2, 1)
-    answer = service.http.get(f"/v1/jobs/{job['id']}/diff")
+    answer = service.client.get(f"/v1/jobs/{job['id']}/diff")
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/x-diff")
     git_copy = common_dir / "copy"
     from steadyhand.testing.service import run_git  # noqa: PLC0415  # used by this test alone
@@ -304,8 +304,8 @@ def test_what_an_agent_changed_and_committed_is_in_the_diff_and_in_changes(
 
 
 def test_the_agents_own_record_is_given_line_by_line(service: Service) -> None:
-    job = service.run('[[standin: say="one" text="two"]]')
-    answer = service.http.get(f"/v1/jobs/{job['id']}/transcript")
+    job = service.run_job('[[standin: say="one" text="two"]]')
+    answer = service.client.get(f"/v1/jobs/{job['id']}/transcript")
     assert answer.status_code == 200
     assert answer.headers["content-type"].partition(";")[0] == "application/x-ndjson"
     lines = [json.loads(line) for line in answer.text.splitlines()]
@@ -314,14 +314,14 @@ def test_the_agents_own_record_is_given_line_by_line(service: Service) -> None:
 
 def test_an_output_schema_gives_an_object(service: Service) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    job = service.run("hello", output_schema=schema)  # the stand-in makes one when it is told the schema
+    job = service.run_job("hello", output_schema=schema)  # the stand-in makes one when it is told the schema
     assert (job["state"], job["structured_output"]) == ("completed", {"n": 1})
 
 
 @pytest.mark.parametrize("workspace", ["scratch", "default"])
 def test_model_turns_effort_and_system_prompt_reach_the_agent(service: Service, workspace: str) -> None:
     fields: dict[str, Any] = {"model": "haiku", "max_turns": 7, "effort": "low", "workspace": workspace}
-    job = service.run("[[standin: report]]", append_system_prompt="Be brief.", **fields)
+    job = service.run_job("[[standin: report]]", append_system_prompt="Be brief.", **fields)
     report = json.loads(job["answer"])
     argv = report["argv"]
     assert argv[argv.index("--max-turns") + 1] == "7"
@@ -330,7 +330,7 @@ def test_model_turns_effort_and_system_prompt_reach_the_agent(service: Service, 
     assert job["model"] == "haiku"
     file = argv[argv.index("--append-system-prompt-file") + 1]
     words = "tr '\\0' '\\n' < /proc/$PPID/cmdline"
-    read = service.run(
+    read = service.run_job(
         shell_prompt(f"cat $({words} | grep ^/.*append-system-prompt-)"),
         append_system_prompt="Be brief.",
         **fields,
@@ -339,13 +339,13 @@ def test_model_turns_effort_and_system_prompt_reach_the_agent(service: Service, 
 
 
 def test_the_built_in_chat_has_no_tools(service: Service) -> None:
-    argv = json.loads(service.run("[[standin: report]]", agent="chat")["answer"])["argv"]
+    argv = json.loads(service.run_job("[[standin: report]]", agent="chat")["answer"])["argv"]
     assert argv[argv.index("--tools") + 1] == ""
     assert "--agent" not in argv
 
 
 def test_the_agents_that_can_be_asked_for_are_listed_with_their_limits(service: Service) -> None:
-    answer = service.http.get("/v1/agents")
+    answer = service.client.get("/v1/agents")
     assert answer.status_code == 200
     agents = {agent["name"]: agent for agent in answer.json()["data"]}
     assert {"claude", "chat", "issue-responder", "recruiter-triage"} <= set(agents)
@@ -355,7 +355,7 @@ def test_the_agents_that_can_be_asked_for_are_listed_with_their_limits(service: 
 
 
 def test_the_workspaces_are_listed(service: Service) -> None:
-    answer = service.http.get("/v1/workspaces")
+    answer = service.client.get("/v1/workspaces")
     assert answer.status_code == 200
     (workspace,) = answer.json()["data"]
     assert (workspace["name"], workspace["mode"]) == (
@@ -365,7 +365,7 @@ def test_the_workspaces_are_listed(service: Service) -> None:
 
 
 def test_the_callers_key_may_submit_read_and_cancel(service: Service) -> None:
-    with service.connect(CLASSIC_KEY) as caller:
+    with service.new_client(CLASSIC_KEY) as caller:
         job = caller.post(
             "/v1/jobs", json={"prompt": "hello", "workspace": "scratch"}, headers={"prefer": "wait=30"}
         ).json()
@@ -382,7 +382,7 @@ def test_without_any_key_the_first_start_writes_one_and_says_where(make_service:
     key = path.read_text().strip()
     assert str(path) in service.log
     assert key not in service.log
-    with service.connect(key) as admin:
+    with service.new_client(key) as admin:
         assert admin.get("/v1/jobs").status_code == 200
     service.terminate()
     service.restart()

@@ -21,19 +21,19 @@ DOORS = {
 
 
 def made(service: Service, **asked: Any) -> dict[str, Any]:
-    answer = service.http.post("/v1/keys", json={"name": "a caller", **asked})
+    answer = service.client.post("/v1/keys", json={"name": "a caller", **asked})
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
 
 
 @contextmanager
 def limited(service: Service, **limits: Any) -> Iterator[httpx2.Client]:
-    with service.connect(made(service, limits=limits)["secret"]) as caller:
+    with service.new_client(made(service, limits=limits)["secret"]) as caller:
         yield caller
 
 
 def jobs(service: Service) -> list[str]:
-    return [job["id"] for job in service.http.get("/v1/jobs", params={"limit": 200}).json()["data"]]
+    return [job["id"] for job in service.client.get("/v1/jobs", params={"limit": 200}).json()["data"]]
 
 
 def refused_at_every_door(
@@ -60,7 +60,7 @@ def refused_at_every_door(
 @pytest.mark.parametrize("scope", ["submit", "read", "cancel", "admin"])
 def test_scope_missing_names_the_scope(service: Service, scope: str) -> None:
     others = [each for each in ("submit", "read", "cancel") if each != scope]
-    with service.connect(made(service, scopes=others)["secret"]) as caller:
+    with service.new_client(made(service, scopes=others)["secret"]) as caller:
         answer = {
             "submit": lambda: caller.post("/v1/jobs", json={"prompt": "hello"}),
             "read": lambda: caller.get("/v1/jobs"),
@@ -76,7 +76,7 @@ def test_agent_not_allowed(service: Service) -> None:
             assert "issue-responder" in body["detail"]
         answer = caller.post("/execute", json={**EXECUTE, "agent": ".claude/agents/issue-responder.md"})
         assert answer.status_code == 202
-    assert service.poll(answer.json()["job_id"])["status"] == "completed"
+    assert service.poll_classic(answer.json()["job_id"])["status"] == "completed"
 
 
 def test_workspace_not_allowed(service: Service) -> None:
@@ -89,7 +89,7 @@ def test_rate_limited(service: Service) -> None:
         headers = {"idempotency-key": "the one"}
         first = caller.post("/v1/jobs", json=DOORS["/v1/jobs"], headers=headers)
         assert first.status_code == 202
-        service.ended(first.json()["id"])
+        service.wait_until_ended(first.json()["id"])
         for body in refused_at_every_door(service, caller, 429, "rate_limited"):
             assert "1 time a minute" in body["detail"]
         again = caller.post("/v1/jobs", json=DOORS["/v1/jobs"], headers=headers)
@@ -118,10 +118,10 @@ def test_too_many_jobs_and_a_key_s_jobs_hold_up_nobody_else_s(
         waits = caller.post("/v1/jobs", json=DOORS["/v1/jobs"]).json()["id"]
         for body in refused_at_every_door(service, caller, 429, "too_many_jobs"):
             assert "1 job waiting" in body["detail"]
-        assert service.run("hello")["state"] == "completed"
-        assert service.job(waits)["state"] == "queued"
+        assert service.run_job("hello")["state"] == "completed"
+        assert service.get_job(waits)["state"] == "queued"
         go.touch()
-    assert [service.ended(each)["state"] for each in (held, waits)] == ["completed", "completed"]
+    assert [service.wait_until_ended(each)["state"] for each in (held, waits)] == ["completed", "completed"]
 
 
 def test_keys_limits_and_waiting_jobs_survive_a_crash(make_service: MakeService, common_dir: Path) -> None:
@@ -129,19 +129,19 @@ def test_keys_limits_and_waiting_jobs_survive_a_crash(make_service: MakeService,
     on, go = common_dir / "on", common_dir / "go"
     key = made(service, limits={"running_jobs": 1})
     gone = made(service)
-    service.http.delete(f"/v1/keys/{gone['id']}")
+    service.client.delete(f"/v1/keys/{gone['id']}")
     old = made(service)
-    new = service.http.post(f"/v1/keys/{old['id']}/rotate", json={"grace_seconds": 3600}).json()
-    with service.connect(key["secret"]) as caller:
+    new = service.client.post(f"/v1/keys/{old['id']}/rotate", json={"grace_seconds": 3600}).json()
+    with service.new_client(key["secret"]) as caller:
         held = caller.post(
             "/v1/jobs", json={"prompt": f"[[standin: touch={on} wait_for={go}]]", "workspace": "scratch"}
         ).json()["id"]
         waiting = [caller.post("/v1/jobs", json=DOORS["/v1/jobs"]).json()["id"] for _ in range(2)]
     wait_until(on.exists)
-    listed = service.http.get("/v1/keys").json()["data"]
+    listed = service.client.get("/v1/keys").json()["data"]
     service.kill()
     service.restart()
-    after = service.http.get("/v1/keys").json()["data"]
+    after = service.client.get("/v1/keys").json()["data"]
     assert [each for each in after if each["origin"] == "service"] == [
         each for each in listed if each["origin"] == "service"
     ]
@@ -151,10 +151,10 @@ def test_keys_limits_and_waiting_jobs_survive_a_crash(make_service: MakeService,
         (old["secret"], 200),
         (new["secret"], 200),
     ):
-        with service.connect(secret) as caller:
+        with service.new_client(secret) as caller:
             assert caller.get("/v1/jobs").status_code == status
-    assert service.job(held)["state"] == "interrupted"
-    ended = [service.ended(each) for each in waiting]
+    assert service.get_job(held)["state"] == "interrupted"
+    ended = [service.wait_until_ended(each) for each in waiting]
     assert [job["state"] for job in ended] == ["completed", "completed"]
     # One at a time, as the key's limit says: the second began when the first had ended.
     assert ended[0]["finished_at"] <= ended[1]["started_at"]
@@ -165,21 +165,21 @@ def test_a_revoked_key_is_401_at_every_door_while_its_job_goes_on(
 ) -> None:
     go = common_dir / "go"
     key = made(default_service)
-    with default_service.connect(key["secret"]) as caller:
+    with default_service.new_client(key["secret"]) as caller:
         prompt = f"[[standin: wait_for={go}]]"
         job_id = caller.post("/v1/jobs", json={"prompt": prompt, "workspace": "scratch"}).json()["id"]
-        assert default_service.http.delete(f"/v1/keys/{key['id']}").status_code == 200
+        assert default_service.client.delete(f"/v1/keys/{key['id']}").status_code == 200
         refused_at_every_door(default_service, caller, 401, "unauthenticated")
     go.touch()
-    assert default_service.ended(job_id)["state"] == "completed"
+    assert default_service.wait_until_ended(job_id)["state"] == "completed"
 
 
 def test_neither_secret_nor_digest_is_ever_told_again_or_logged(default_service: Service) -> None:
     key = made(default_service)
     tail = key["secret"].rpartition("_")[2]
     for path in ("/v1/keys", f"/v1/keys/{key['id']}"):
-        assert tail not in default_service.http.get(path).text
-        assert "digest" not in default_service.http.get(path).text
+        assert tail not in default_service.client.get(path).text
+        assert "digest" not in default_service.client.get(path).text
     assert tail not in default_service.log
     kept = b"".join(path.read_bytes() for path in default_service.data_dir.glob("steadyhand.db*"))
     assert key["id"].encode() in kept
@@ -189,7 +189,7 @@ def test_neither_secret_nor_digest_is_ever_told_again_or_logged(default_service:
 def test_the_classic_profile_has_keys_and_limits_too(classic_service: Service) -> None:
     with limited(classic_service, requests_per_minute=1) as caller:
         job_id = caller.post("/execute", json=EXECUTE).json()["job_id"]
-        classic_service.poll(job_id)
+        classic_service.poll_classic(job_id)
         check_body(caller.post("/execute", json=EXECUTE), 429, "rate_limited")
         answer = caller.post("/v1/chat/completions", json=CHAT)
         assert answer.status_code == 503
@@ -198,7 +198,7 @@ def test_the_classic_profile_has_keys_and_limits_too(classic_service: Service) -
 
 
 def test_who_is_not_admin_sees_and_changes_no_keys(service: Service) -> None:
-    with service.connect(CLASSIC_KEY) as caller:
+    with service.new_client(CLASSIC_KEY) as caller:
         for method, path in (
             ("GET", "/v1/keys"),
             ("POST", "/v1/keys"),
@@ -207,4 +207,4 @@ def test_who_is_not_admin_sees_and_changes_no_keys(service: Service) -> None:
             ("POST", "/v1/keys/k_admin/rotate"),
         ):
             check_body(caller.request(method, path), 403, "scope_missing", native=True)
-    assert service.http.get("/v1/jobs").status_code == 200
+    assert service.client.get("/v1/jobs").status_code == 200

@@ -30,12 +30,12 @@ def body_for(route: str, prompt: str, model: str = "claude", **fields: Any) -> d
 
 
 def ask(service: Service, route: str, prompt: str, model: str = "claude", **fields: Any) -> httpx2.Response:
-    with service.connect() as client:
+    with service.new_client() as client:
         return client.post(route, json=body_for(route, prompt, model, **fields), timeout=60)
 
 
 def newest(service: Service) -> dict[str, Any]:
-    found: dict[str, Any] = service.http.get("/v1/jobs", params={"limit": 1}).json()["data"][0]
+    found: dict[str, Any] = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"][0]
     return found
 
 
@@ -51,13 +51,13 @@ def test_a_run_is_seen_among_the_jobs_and_cancelled_there(
         job = newest(default_service)
         assert (job["state"], job["origin"], job["agent"]) == ("running", "openai", "chat")
         assert (job["budget_usd"], job["timeout_seconds"]) == ("0.250000", 120)
-        default_service.http.post(f"/v1/jobs/{job['id']}/cancel")
+        default_service.client.post(f"/v1/jobs/{job['id']}/cancel")
         reply = asked.result()
     # As long as nothing of the answer has gone out it is an error of HTTP, and nothing to ask again for.
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "execution_failed")
     assert "cancel" in reply.json()["error"]["message"]
     assert reply.headers["x-should-retry"] == "false"
-    assert default_service.job(job["id"])["state"] == "cancelled"
+    assert default_service.get_job(job["id"])["state"] == "cancelled"
 
 
 @both_routes
@@ -82,8 +82,8 @@ def test_an_object_that_does_not_fit_is_an_error_that_names_the_place_in_the_sch
             ways[route]()
     assert (caught.value.status_code, caught.value.code) == (503, "execution_failed")
     assert "/n: 'four' is not of type 'integer' (schema: /properties/n/type)" in caught.value.message
-    jobs = default_service.http.get("/v1/jobs", params={"limit": 200}).json()["data"]
-    mine = [job for each in jobs if (job := default_service.job(each["id"]))["prompt"] == prompt]
+    jobs = default_service.client.get("/v1/jobs", params={"limit": 200}).json()["data"]
+    mine = [job for each in jobs if (job := default_service.get_job(each["id"]))["prompt"] == prompt]
     assert [(job["state"], job["run"], job["outcome"]["type"]) for job in mine] == [
         ("failed", 1, "invalid_output")
     ]
@@ -108,7 +108,7 @@ default_agent = "issue-responder"
             report = json.loads(text_of(ask(service, CHAT, "[[standin: report]]", name)))
             assert report["agent"] == agent
             assert (newest(service)["agent"], newest(service)["model"]) == (agent, model)
-        listed = [model["id"] for model in service.http.get("/v1/models").json()["data"]]
+        listed = [model["id"] for model in service.client.get("/v1/models").json()["data"]]
         assert {"gpt-5/mini", "loud", "quiet", "claude", "chat"} <= set(listed)
         work = "[[standin: say=Look. run='echo hi' text=Done.]]"
         loud, quiet = (ask(service, CHAT, work, name, stream=True).text for name in ("loud", "quiet"))
@@ -123,7 +123,7 @@ def test_what_was_said_is_known_over_a_restart(make_service: MakeService, route:
     with make_service() as service:
         headers = {"x-session-id": "over-a-restart"}
         first = ask(service, route, one)
-        named = service.http.post(route, json=body_for(route, other), headers=headers)
+        named = service.client.post(route, json=body_for(route, other), headers=headers)
         service.terminate()
         service.restart()
         said = [{"role": "user", "content": one}, {"role": "assistant", "content": text_of(first)}]
@@ -135,12 +135,12 @@ def test_what_was_said_is_known_over_a_restart(make_service: MakeService, route:
         ]
         if route == RESPONSES:
             ways.append((first, body_for(route, HISTORY, previous_response_id=first.json()["id"]), {}))
-            assert service.http.get(f"/v1/responses/{first.json()['id']}").json() == first.json()
+            assert service.client.get(f"/v1/responses/{first.json()['id']}").json() == first.json()
         for before, body, with_headers in ways:
-            reply = service.http.post(route, json=body, headers=with_headers)
+            reply = service.client.post(route, json=body, headers=with_headers)
             said_before = [other, "other"] if before is named else [one, "one"]
             assert [text for _, text in json.loads(text_of(reply))] == [*said_before, HISTORY]
-            job = service.job(reply.headers["x-steadyhand-job-id"])
+            job = service.get_job(reply.headers["x-steadyhand-job-id"])
             assert job["parent_job_id"] == before.headers["x-steadyhand-job-id"]
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_its_client_waited_for_is_kept_and_not_run_again_after_a_stop
             with contextlib.suppress(httpx2.TransportError):
                 assert asked.result().status_code == 503
         service.restart()
-        job = service.job(job_id)
+        job = service.get_job(job_id)
         assert (job["state"], job["run"], job["origin"]) == ("interrupted", 1, "openai")
 
 
@@ -167,16 +167,16 @@ def test_a_run_that_its_client_waited_for_is_kept_and_not_run_again_after_a_stop
 def test_every_answer_names_its_session(default_service: Service, *, route: str, stream: bool) -> None:
     body = body_for(route, "[[standin: text=x]]", stream=stream)
     name = f"named-{route}-{stream}"
-    reply = default_service.http.post(route, json=body, headers={"x-session-id": name})
+    reply = default_service.client.post(route, json=body, headers={"x-session-id": name})
     assert reply.headers["x-session-id"] == name
     assert reply.headers["x-steadyhand-job-id"]
     assert reply.headers["x-request-id"]
-    going_on = default_service.http.post(
+    going_on = default_service.client.post(
         route,
         json=body,
-        headers={"x-session-id": default_service.job(newest(default_service)["id"])["session_id"]},
+        headers={"x-session-id": default_service.get_job(newest(default_service)["id"])["session_id"]},
     )
-    assert default_service.job(going_on.headers["x-steadyhand-job-id"])["parent_job_id"]
+    assert default_service.get_job(going_on.headers["x-steadyhand-job-id"])["parent_job_id"]
 
 
 @both_routes
@@ -189,7 +189,7 @@ def test_a_budget_holds_for_a_run_of_an_openai_client_with_the_real_cli(
         reply = ask(service, route, "[[scenario:costly]] Spend.", "cheap", stream=stream)
         assert "budget" in reply.text
         assert "execution_failed" in reply.text or '"status":"failed"' in reply.text
-        job = service.job(reply.headers["x-steadyhand-job-id"])
+        job = service.get_job(reply.headers["x-steadyhand-job-id"])
         assert (job["state"], job["outcome"]["type"], job["budget_usd"]) == ("failed", "budget", "0.010000")
 
 
@@ -202,4 +202,4 @@ def test_an_agents_own_words_are_told_once_and_before_those_of_a_request(make_se
         for system, told in asked:
             above = [{"role": "system", "content": system}] if system else []
             body = {"model": "terse", "messages": [*above, {"role": "user", "content": look}]}
-            assert text_of(service.http.post(CHAT, json=body)) == told
+            assert text_of(service.client.post(CHAT, json=body)) == told

@@ -37,7 +37,7 @@ OPEN = {"/health", "/livez", "/readyz"}
 
 @pytest.fixture
 def document(service: Service) -> dict[str, Any]:
-    answer = service.http.get("/openapi.json")
+    answer = service.client.get("/openapi.json")
     assert answer.status_code == 200
     return dict(answer.json())
 
@@ -103,9 +103,9 @@ def conforms(document: dict[str, Any], path: str, method: str, answer: Any) -> N
 
 
 def test_what_is_served_is_as_the_document_says(service: Service, document: dict[str, Any]) -> None:
-    http = service.http
-    job = service.run('[[standin: run="true" text=done]]', metadata={"a": [1, None]}, title="t")
-    failed = service.run("[[standin: result=error]]")
+    http = service.client
+    job = service.run_job('[[standin: run="true" text=done]]', metadata={"a": [1, None]}, title="t")
+    failed = service.run_job("[[standin: result=error]]")
     for one in (job, failed):
         conforms(document, "/v1/jobs/{job_id}", "get", http.get(f"/v1/jobs/{one['id']}"))
         conforms(document, "/jobs/{job_id}", "get", http.get(f"/jobs/{one['id']}"))
@@ -128,21 +128,21 @@ def test_what_is_served_is_as_the_document_says(service: Service, document: dict
     conforms(document, "/v1/jobs/{job_id}/cancel", "post", http.post(f"/v1/jobs/{job['id']}/cancel"))
     accepted = http.post("/v1/jobs", json={"prompt": "p", "workspace": "scratch"})
     conforms(document, "/v1/jobs", "post", accepted)
-    service.ended(accepted.json()["id"])
+    service.wait_until_ended(accepted.json()["id"])
     accepted = http.post("/execute", json={"prompt": "p", "agent": "claude"})
     conforms(document, "/execute", "post", accepted)
-    service.poll(accepted.json()["job_id"])
+    service.poll_classic(accepted.json()["job_id"])
     chat = {"model": "claude", "messages": [{"role": "user", "content": "hi"}]}
     conforms(document, "/v1/chat/completions", "post", http.post("/v1/chat/completions", json=chat))
 
 
 def test_errors_are_as_the_document_says(service: Service, document: dict[str, Any]) -> None:
-    http = service.http
+    http = service.client
     conforms(document, "/v1/jobs", "post", http.post("/v1/jobs", json={"promt": "p"}))
     conforms(document, "/execute", "post", http.post("/execute", json={}))
     conforms(document, "/jobs/{job_id}", "get", http.get("/jobs/000000000000"))
     conforms(document, "/v1/jobs/{job_id}", "get", http.get("/v1/jobs/000000000000"))
-    with service.connect(None) as anyone:
+    with service.new_client(None) as anyone:
         conforms(document, "/v1/jobs", "get", anyone.get("/v1/jobs"))
 
 

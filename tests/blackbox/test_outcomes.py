@@ -16,7 +16,7 @@ def seen_by_both_doors(service: Service, job: dict[str, Any], outcome: str) -> d
     """Check a job that ended as `error`; gives it as the classic route shows it."""
     assert (job["state"], job["outcome"]["type"], job["error"]["code"]) == ("error", outcome, outcome)
     assert (job["runs"][-1]["state"], job["runs"][-1]["outcome"]["type"]) == ("error", outcome)
-    shown: dict[str, Any] = service.http.get(f"/jobs/{job['id']}").json()
+    shown: dict[str, Any] = service.client.get(f"/jobs/{job['id']}").json()
     assert (shown["status"], shown["state"], shown["exit_code"]) == ("error", "error", None)
     assert (shown["output"], shown["stderr"]) == ([], "")
     assert shown["error"]
@@ -33,14 +33,14 @@ def seen_by_both_doors(service: Service, job: dict[str, Any], outcome: str) -> d
 
 
 def test_a_repository_that_cannot_be_reached_ends_the_job_as_error(service: Service) -> None:
-    job = service.run("hello", workspace="https://127.0.0.1:9/no/such.git")
+    job = service.run_job("hello", workspace="https://127.0.0.1:9/no/such.git")
     seen_by_both_doors(service, job, "workspace")
     assert job["commit"] is None
     assert job["usage"]["output_tokens"] == 0
 
 
 def test_a_ref_that_is_not_there_ends_the_job_as_error(default_service: Service) -> None:
-    job = default_service.run("hello", workspace="default", ref="no-such-branch")
+    job = default_service.run_job("hello", workspace="default", ref="no-such-branch")
     shown = seen_by_both_doors(default_service, job, "workspace")
     assert "no-such-branch" in shown["error"]
 
@@ -53,15 +53,15 @@ def test_an_agent_that_cannot_be_started_ends_the_job_as_error(
     shutil.copytree(stand_in.parent, folder, symlinks=True)
     folder.chmod(0o755)
     service = make_service(classic=profile == "classic", claude=folder / stand_in.name).start()
-    assert service.run("hello")["state"] == "completed"
+    assert service.run_job("hello")["state"] == "completed"
     (folder / stand_in.name).unlink()
-    job = service.run("hello")
+    job = service.run_job("hello")
     seen_by_both_doors(service, job, "not_started")
     assert job["error"]["retryable"] is True
 
 
 def test_an_answer_that_does_not_fit_its_schema_is_a_failure_that_says_where(service: Service) -> None:
-    job = service.run('[[standin: structured=\'{"n": "four"}\']]', output_schema=SCHEMA)
+    job = service.run_job('[[standin: structured=\'{"n": "four"}\']]', output_schema=SCHEMA)
     assert (job["state"], job["outcome"]["type"]) == ("failed", "invalid_output")
     assert "/n" in job["outcome"]["detail"]
 
@@ -71,11 +71,11 @@ def test_a_job_that_the_service_died_under_says_error_with_one_line_of_why(
     make_service: MakeService, common_dir: Path, profile: str
 ) -> None:
     service = make_service(classic=profile == "classic").start()
-    job_id = service.execute(f"[[standin: touch={common_dir}/on sleep=60]]")["job_id"]
+    job_id = service.execute_classic(f"[[standin: touch={common_dir}/on sleep=60]]")["job_id"]
     wait_until((common_dir / "on").exists)
     service.kill()
     service.restart()
-    shown = service.poll(job_id)
+    shown = service.poll_classic(job_id)
     assert (shown["status"], shown["state"]) == ("error", "interrupted")
     assert shown["error"]
     assert "\n" not in shown["error"]
@@ -85,27 +85,27 @@ def test_a_job_that_the_service_died_under_says_error_with_one_line_of_why(
 def test_jobs_are_forgotten_with_all_that_was_kept_when_their_time_is_over(make_service: MakeService) -> None:
     config = '[retention]\njobs = "1s"\n'
     service = make_service(config=config).start()
-    job_id = service.run('[[standin: write="new.txt:new\n"]]', workspace="default")["id"]
-    assert service.http.get(f"/v1/jobs/{job_id}/diff").status_code == 200
-    ended = datetime.fromisoformat(service.job(job_id)["finished_at"])
+    job_id = service.run_job('[[standin: write="new.txt:new\n"]]', workspace="default")["id"]
+    assert service.client.get(f"/v1/jobs/{job_id}/diff").status_code == 200
+    ended = datetime.fromisoformat(service.get_job(job_id)["finished_at"])
     wait_until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 1)
     service.terminate()
     service.restart()  # which looks at once, and then now and again
-    wait_until(lambda: service.http.get(f"/v1/jobs/{job_id}").status_code == 404)
+    wait_until(lambda: service.client.get(f"/v1/jobs/{job_id}").status_code == 404)
     for path in ("/diff", "/events", "/transcript", "/bundle"):
-        assert service.http.get(f"/v1/jobs/{job_id}{path}").status_code == 404
+        assert service.client.get(f"/v1/jobs/{job_id}{path}").status_code == 404
     wait_until(lambda: not list(service.data_dir.rglob(f"*{job_id}*")))
-    assert service.run("hello")["state"] == "completed"
+    assert service.run_job("hello")["state"] == "completed"
 
 
 def test_transcripts_may_be_kept_for_a_shorter_time_than_their_jobs(make_service: MakeService) -> None:
     service = make_service(config='[retention]\ntranscripts = "1s"\n').start()
-    job_id = service.run("hello")["id"]
+    job_id = service.run_job("hello")["id"]
     path = f"/v1/jobs/{job_id}/transcript"
-    assert service.http.get(path).status_code == 200
-    ended = datetime.fromisoformat(service.job(job_id)["finished_at"])
+    assert service.client.get(path).status_code == 200
+    ended = datetime.fromisoformat(service.get_job(job_id)["finished_at"])
     wait_until(lambda: (datetime.now().astimezone() - ended).total_seconds() > 1)
     service.terminate()
     service.restart()
-    wait_until(lambda: service.http.get(path).status_code == 404)
-    assert service.job(job_id)["answer"].startswith("ok: hello")
+    wait_until(lambda: service.client.get(path).status_code == 404)
+    assert service.get_job(job_id)["answer"].startswith("ok: hello")

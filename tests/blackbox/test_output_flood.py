@@ -18,12 +18,12 @@ KINDS = {
 
 def check_flood(service: Service, directive: str, size: str, seconds: float) -> None:
     for _ in range(5):
-        service.run("hello")  # what a first job loads for good is no part of the question
+        service.run_job("hello")  # what a first job loads for good is no part of the question
     before = peak = service.resident_bytes
     job_id = service.submit(f"[[standin: {directive}={size} text=done]]", idle_timeout_seconds=600)["id"]
     answers = 0
     end = time.monotonic() + seconds
-    with service.connect() as client:
+    with service.new_client() as client:
         while client.get(f"/v1/jobs/{job_id}").json()["state"] in ("queued", "running"):
             assert time.monotonic() < end
             began = time.monotonic()
@@ -33,7 +33,7 @@ def check_flood(service: Service, directive: str, size: str, seconds: float) -> 
             peak = max(peak, service.resident_bytes)
             time.sleep(0.05)
     assert answers > 3
-    job = service.poll(job_id)
+    job = service.poll_classic(job_id)
     peak = max(peak, service.resident_bytes)
     assert job["status"] == "completed", job["stderr"]
     assert peak - before < 50 * MEBIBYTE
@@ -45,7 +45,7 @@ def check_flood(service: Service, directive: str, size: str, seconds: float) -> 
     files = (path for path in service.data_dir.rglob("*") if path.is_file() and not path.is_symlink())
     kept = sum(path.stat().st_size for path in files)
     assert kept < 200 * MEBIBYTE
-    assert service.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert service.client.delete(f"/v1/jobs/{job_id}").status_code == 204
 
 
 def test_a_job_that_prints_a_gigabyte_leaves_the_memory_where_it_was(service: Service) -> None:
@@ -65,7 +65,7 @@ def test_a_gigabyte_of_anything_leaves_the_memory_where_it_was(service: Service,
 
 def test_many_events_are_all_kept_in_order(default_service: Service, common_dir: Path) -> None:
     said = " ".join(f'say="line {n}"' for n in range(300))
-    job = default_service.run(f"[[standin: {said}]]")
+    job = default_service.run_job(f"[[standin: {said}]]")
     texts = [
         event["data"]["text"] for event in default_service.events(job["id"]) if event["type"] == "message"
     ]

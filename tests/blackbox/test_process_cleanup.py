@@ -25,8 +25,8 @@ def unruly(folder: Path) -> str:
 def started(service: Service, folder: Path, **fields: Any) -> str:
     """Give the id of an unruly job once all its processes are there."""
     job_id = str(service.submit(unruly(folder), **fields)["id"])
-    wait_until(lambda: (folder / "on").exists() or service.job(job_id)["finished_at"])
-    assert (folder / "on").exists(), service.http.get(f"/jobs/{job_id}").text
+    wait_until(lambda: (folder / "on").exists() or service.get_job(job_id)["finished_at"])
+    assert (folder / "on").exists(), service.client.get(f"/jobs/{job_id}").text
     assert len((folder / "pids").read_text().split()) == SPAWNED - 1
     wait_until(lambda: len(service.live_agent_pids()) > SPAWNED)
     return job_id
@@ -46,7 +46,7 @@ def test_a_timeout_of_3_seconds_ends_as_timeout_within_5_with_nothing_alive(
     service: Service, common_dir: Path
 ) -> None:
     assert none_alive(service)
-    job = service.ended(started(service, common_dir, timeout_seconds=3))
+    job = service.wait_until_ended(started(service, common_dir, timeout_seconds=3))
     assert (job["state"], job["outcome"]["type"]) == ("timeout", "timeout")
     assert 3 <= ran_for(job) <= 5
     assert none_alive(service)
@@ -58,8 +58,8 @@ def test_a_cancel_takes_at_most_2_seconds_and_leaves_nothing_alive(
     assert none_alive(service)
     job_id = started(service, common_dir)
     asked = datetime.now().astimezone()
-    assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
-    job = service.ended(job_id)
+    assert service.client.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
+    job = service.wait_until_ended(job_id)
     assert job["state"] == "cancelled"
     assert (datetime.fromisoformat(job["finished_at"]) - asked).total_seconds() <= 2
     assert none_alive(service)
@@ -77,9 +77,9 @@ def test_a_sigterm_to_the_service_leaves_nothing_alive(
     assert service.terminate(10) == 0
     assert service.live_agent_pids() == []
     service.restart()
-    job = service.job(job_id)
+    job = service.get_job(job_id)
     assert (job["state"], job["outcome"]["type"]) == ("interrupted", "interrupted")
-    assert service.http.get(f"/jobs/{job_id}").json()["status"] == "error"
+    assert service.client.get(f"/jobs/{job_id}").json()["status"] == "error"
 
 
 @pytest.mark.parametrize("profile", ["default", "classic"])
@@ -91,7 +91,7 @@ def test_a_kill_9_of_the_service_leaves_nothing_alive(
     service.kill()
     assert none_alive(service, 5)
     service.restart()
-    job = service.job(job_id)
+    job = service.get_job(job_id)
     assert (job["state"], job["outcome"]["type"]) == ("interrupted", "interrupted")
 
 
@@ -99,14 +99,14 @@ def test_a_run_that_ends_well_leaves_none_of_its_children_alive(service: Service
     prompt = (
         f"[[standin: pids={common_dir}/pids spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf text=done]]"
     )
-    job = service.run(prompt)
+    job = service.run_job(prompt)
     assert (job["state"], job["answer"]) == ("completed", "done")
     assert len((common_dir / "pids").read_text().split()) == 3
     assert none_alive(service)
 
 
 def test_a_process_that_forks_again_and_again_is_caught(service: Service, common_dir: Path) -> None:
-    job = service.run(
+    job = service.run_job(
         f"[[standin: pids={common_dir}/pids lifetime=20 spawn=refork:deaf sleep=0.3 text=done]]"
     )
     assert job["state"] == "completed"
@@ -114,13 +114,15 @@ def test_a_process_that_forks_again_and_again_is_caught(service: Service, common
 
 
 def test_an_agent_that_says_its_result_and_hangs_is_ended(service: Service) -> None:
-    job = service.run("[[standin: text=done hang=50 deaf]]", timeout_seconds=20)
+    job = service.run_job("[[standin: text=done hang=50 deaf]]", timeout_seconds=20)
     # The result stands; whether the wait for its end was cut or ran into the deadline, nothing is left.
     assert job["state"] in ("completed", "timeout")
     assert none_alive(service)
 
 
 def test_a_killed_agent_takes_its_children_with_it(service: Service, common_dir: Path) -> None:
-    job = service.run(f"[[standin: pids={common_dir}/pids spawn=child spawn=daemon die={signal.SIGKILL:d}]]")
+    job = service.run_job(
+        f"[[standin: pids={common_dir}/pids spawn=child spawn=daemon die={signal.SIGKILL:d}]]"
+    )
     assert (job["state"], job["outcome"]["type"]) == ("failed", "killed")
     assert none_alive(service)

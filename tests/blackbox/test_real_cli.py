@@ -38,7 +38,7 @@ def real(request: pytest.FixtureRequest) -> Service:
 
 def test_execute_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
-    job = real.poll(real.execute("Say ok.", "issue-responder", metadata={"n": 1})["job_id"])
+    job = real.poll_classic(real.execute_classic("Say ok.", "issue-responder", metadata={"n": 1})["job_id"])
     assert (job["status"], job["exit_code"], job["metadata"]) == ("completed", 0, {"n": 1}), job["stderr"]
     result = json.loads("".join(job["output"]))
     assert (result["type"], result["subtype"], result["is_error"]) == ("result", "success", False)
@@ -50,19 +50,19 @@ def test_execute_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
         request.headers.get("x-api-key"),
         request.headers.get("authorization", "").partition(" ")[2],
     )
-    usage = real.job(job["job_id"])["usage"]
+    usage = real.get_job(job["job_id"])["usage"]
     assert usage["output_tokens"] == model.conversation_totals["output_tokens"]
     assert usage["input_tokens"] == model.conversation_totals["input_tokens"]
 
 
 def test_an_agent_by_its_path_with_the_real_cli(real: Service) -> None:
-    job = real.poll(real.execute("Say ok.", ".claude/agents/recruiter-triage.md")["job_id"])
+    job = real.poll_classic(real.execute_classic("Say ok.", ".claude/agents/recruiter-triage.md")["job_id"])
     assert (job["status"], job["agent"]) == ("completed", "recruiter-triage")
 
 
 def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
-    job = real.poll(real.execute("Say ok.", "nobody")["job_id"])
+    job = real.poll_classic(real.execute_classic("Say ok.", "nobody")["job_id"])
     assert (job["status"], job["exit_code"]) == ("failed", 1)
     assert "--agent 'nobody' not found. Available agents: " in job["stderr"]
     assert "issue-responder" in job["stderr"]
@@ -70,7 +70,7 @@ def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: Sc
 
 
 def test_a_native_job_with_the_real_cli_has_events_transcript_and_cost(real: Service) -> None:
-    job = real.run("[[scenario:bash]] Make a file.", agent="claude", workspace="default")
+    job = real.run_job("[[scenario:bash]] Make a file.", agent="claude", workspace="default")
     assert job["state"] == "completed", job
     assert "hello from bash" in job["answer"]
     assert float(job["cost"]["usd"]) > 0
@@ -85,15 +85,15 @@ def test_a_native_job_with_the_real_cli_has_events_transcript_and_cost(real: Ser
         assert next(e["data"]["text"] for e in events if e["type"] == "message").startswith(
             "I'll make a file"
         )
-        assert "made-by-bash.txt" in real.http.get(f"/v1/jobs/{job['id']}/diff").text
-    transcript = real.http.get(f"/v1/jobs/{job['id']}/transcript")
+        assert "made-by-bash.txt" in real.client.get(f"/v1/jobs/{job['id']}/diff").text
+    transcript = real.client.get(f"/v1/jobs/{job['id']}/transcript")
     assert transcript.status_code == 200
     assert job["session_id"] in transcript.text
 
 
 def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
-    with real.connect(CLASSIC_KEY) as caller:
+    with real.new_client(CLASSIC_KEY) as caller:
         answer = caller.post(
             "/v1/chat/completions",
             json={
@@ -130,17 +130,17 @@ def test_chat_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
 def test_what_the_model_refuses_ends_as_failed_with_the_real_cli(
     real: Service, scenario: str, outcome: str
 ) -> None:
-    job_id = real.execute(f"[[scenario:{scenario}]] Try.")["job_id"]
-    job = real.poll(job_id)
+    job_id = real.execute_classic(f"[[scenario:{scenario}]] Try.")["job_id"]
+    job = real.poll_classic(job_id)
     assert (job["status"], job["exit_code"]) == ("failed", 1)
     assert json.loads(job["output"][-1])["is_error"] is True
-    assert real.job(job_id)["outcome"]["type"] == outcome
+    assert real.get_job(job_id)["outcome"]["type"] == outcome
 
 
 def test_a_budget_that_is_spent_ends_as_failed_with_the_real_cli(real: Service) -> None:
-    job_id = real.execute("[[scenario:costly]] Spend.", max_budget_usd=0.01)["job_id"]
-    assert real.poll(job_id)["status"] == "failed"
-    assert real.job(job_id)["outcome"]["type"] == "budget"
+    job_id = real.execute_classic("[[scenario:costly]] Spend.", max_budget_usd=0.01)["job_id"]
+    assert real.poll_classic(job_id)["status"] == "failed"
+    assert real.get_job(job_id)["outcome"]["type"] == "budget"
 
 
 def deaf(service: Service, **fields: Any) -> str:
@@ -160,7 +160,7 @@ def _three_pids(service: Service) -> bool:
 
 def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(real: Service) -> None:
     # 10 seconds and not 3: on a busy machine the CLI itself takes some of them until its tool runs.
-    job = real.ended(deaf(real, timeout_seconds=10))
+    job = real.wait_until_ended(deaf(real, timeout_seconds=10))
     assert (job["state"], job["outcome"]["type"]) == ("timeout", "timeout")
     run = job["runs"][-1]
     span = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
@@ -171,8 +171,8 @@ def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(re
 def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive(real: Service) -> None:
     job_id = deaf(real)
     asked = datetime.now().astimezone()
-    real.http.post(f"/v1/jobs/{job_id}/cancel")
-    job = real.ended(job_id)
+    real.client.post(f"/v1/jobs/{job_id}/cancel")
+    job = real.wait_until_ended(job_id)
     assert job["state"] == "cancelled"
     assert (datetime.fromisoformat(job["finished_at"]) - asked).total_seconds() <= 2
     wait_until(lambda: not real.live_agent_pids(), 1)
@@ -192,12 +192,12 @@ def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_ali
     service.kill()
     wait_until(lambda: not service.live_agent_pids(), 5)
     service.restart()
-    assert service.job(first)["state"] == "interrupted"
+    assert service.get_job(first)["state"] == "interrupted"
     second = deaf(service, on_interrupt="fail")
     assert service.terminate(15) == 0
     assert service.live_agent_pids() == []
     service.restart()
-    assert service.job(second)["state"] == "interrupted"
+    assert service.get_job(second)["state"] == "interrupted"
 
 
 def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
@@ -206,10 +206,10 @@ def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
     repository = common_dir / "shop"
     base = make_repository(repository)
     service = make_service(claude=cli_path(), model=model.url).start()
-    job = service.run("[[scenario:fix-the-test]] Fix the failing test.", workspace=str(repository))
+    job = service.run_job("[[scenario:fix-the-test]] Fix the failing test.", workspace=str(repository))
     assert job["state"] == "completed", job
     assert (job["commit"], job["changes"]["base"], job["changes"]["files"]) == (base, base, 1)
-    assert "item.quantity" in service.http.get(f"/v1/jobs/{job['id']}/diff").text
+    assert "item.quantity" in service.client.get(f"/v1/jobs/{job['id']}/diff").text
 
 
 def test_an_object_is_answered_to_a_schema_by_the_real_cli(real: Service) -> None:
@@ -218,7 +218,7 @@ def test_an_object_is_answered_to_a_schema_by_the_real_cli(real: Service) -> Non
         "properties": {"name": {"type": "string"}, "number": {"type": "integer"}},
         "required": ["name", "number"],
     }
-    job = real.run("[[scenario:structured]] Answer.", output_schema=schema)
+    job = real.run_job("[[scenario:structured]] Answer.", output_schema=schema)
     assert job["structured_output"] == {"name": "scripted", "number": 42}
 
 
@@ -226,7 +226,7 @@ def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
     real: Service, model: ScriptedModel
 ) -> None:
     model.clear()
-    job = real.run(
+    job = real.run_job(
         "Say ok.", agent="chat", model="haiku", effort="low", append_system_prompt="Be brief, quetzal."
     )
     assert (job["state"], job["answer"]) == ("completed", OK), job
@@ -234,18 +234,18 @@ def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
     assert "haiku" in request.body["model"]
     assert "Be brief, quetzal." in request.system
     assert not request.body.get("tools")
-    looping = real.run("[[scenario:loop]] Go round.", max_turns=2)
+    looping = real.run_job("[[scenario:loop]] Go round.", max_turns=2)
     assert (looping["state"], looping["outcome"]["type"]) == ("failed", "max_turns")
 
 
 def test_health_says_what_is_so_with_the_real_cli(real: Service) -> None:
     job_id = deaf(real)
-    body = real.http.get("/health").json()
+    body = real.client.get("/health").json()
     assert (body["status"], body["busy"], body["active"]) == ("ok", real.classic, 1)
-    real.http.post(f"/v1/jobs/{job_id}/cancel")
-    real.ended(job_id)
-    wait_until(lambda: real.http.get("/health").json()["active"] == 0)
-    assert real.http.get("/health").json()["busy"] is False
+    real.client.post(f"/v1/jobs/{job_id}/cancel")
+    real.wait_until_ended(job_id)
+    wait_until(lambda: real.client.get("/health").json()["active"] == 0)
+    assert real.client.get("/health").json()["busy"] is False
 
 
 def test_a_prompt_of_two_megabytes_reaches_the_model_through_the_real_cli(
@@ -253,7 +253,7 @@ def test_a_prompt_of_two_megabytes_reaches_the_model_through_the_real_cli(
 ) -> None:
     model.clear()
     prompt = "0123456789abcde\n" * 125_000 + "the end of it"
-    assert real.poll(real.execute(prompt)["job_id"], 60)["status"] == "completed"
+    assert real.poll_classic(real.execute_classic(prompt)["job_id"], 60)["status"] == "completed"
     assert prompt.strip() in model.requests[0].prompt
 
 
@@ -262,7 +262,7 @@ def test_a_prompt_that_looks_like_an_option_is_text_to_the_real_cli(
     real: Service, model: ScriptedModel, prompt: str
 ) -> None:
     model.clear()
-    assert real.poll(real.execute(prompt)["job_id"])["status"] == "completed"
+    assert real.poll_classic(real.execute_classic(prompt)["job_id"])["status"] == "completed"
     assert prompt in model.requests[0].prompt
 
 
@@ -289,7 +289,7 @@ def test_a_streamed_chat_and_a_response_with_the_real_cli(
     assert kinds[-1] == "response.completed"
     tool = next(item for item in response.output if item.type == "mcp_call")
     assert tool.name == "Bash"
-    told_again = real_default.http.get(f"/v1/responses/{response.id}", params={"stream": "true"}).text
+    told_again = real_default.client.get(f"/v1/responses/{response.id}", params={"stream": "true"}).text
     assert '"type":"response.completed"' in told_again
 
 
@@ -301,7 +301,7 @@ def test_a_service_without_a_credential_says_so_at_once_and_asks_nobody(
         claude=cli_path(),
         env={"ANTHROPIC_API_KEY": None, "ANTHROPIC_BASE_URL": None, "STEADYHAND_ISOLATION": isolation},
     ).start()
-    job = service.run("hello", workspace="scratch")
+    job = service.run_job("hello", workspace="scratch")
     assert (job["state"], job["outcome"]["type"]) == ("failed", "unauthorized"), service.log[-2000:]
     assert "set ANTHROPIC_API_KEY" in job["error"]["message"]
     assert "upstream_failed" not in service.log
@@ -314,12 +314,12 @@ def test_the_chat_agent_has_no_tools_and_tells_the_model_little(
     for name in ("claude", "chat"):
         model.clear()
         body = {"model": name, "messages": [{"role": "user", "content": "Give this chat a title."}]}
-        reply = real_default.http.post("/v1/chat/completions", json=body)
+        reply = real_default.client.post("/v1/chat/completions", json=body)
         assert reply.json()["choices"][0]["message"]["content"] == OK
         (request,) = model.requests
         sizes[name] = len(json.dumps(request.body))
         assert bool(request.body.get("tools")) == (name == "claude")
-        job = real_default.job(reply.headers["x-steadyhand-job-id"])
+        job = real_default.get_job(reply.headers["x-steadyhand-job-id"])
         if name == "chat":
             assert (job["budget_usd"], job["timeout_seconds"]) == ("0.250000", 120)
             assert (job["workspace"], job["commit"]) == (None, None)

@@ -22,7 +22,7 @@ def events_of(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 def follow(service: Service, response_id: str, after: int | None = None) -> list[dict[str, Any]]:
     query = {"stream": "true"} | ({} if after is None else {"starting_after": str(after)})
     with (
-        service.connect() as client,
+        service.new_client() as client,
         client.stream("GET", f"/v1/responses/{response_id}", params=query) as reply,
     ):
         assert reply.status_code == 200
@@ -35,7 +35,7 @@ def seen_until_stopped(
     """Follow a response until a message was told, then stop its service, and give all that came."""
     seen: list[dict[str, Any]] = []
     with (
-        service.connect() as client,
+        service.new_client() as client,
         client.stream("GET", f"/v1/responses/{response_id}", params={"stream": "true"}) as reply,
     ):
         events = events_of(reply.iter_lines())
@@ -57,7 +57,7 @@ def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every
     gate = common_dir / "gate"
     prompt = f"[[standin: say=First. run='echo one' say=Second. wait_for={gate} run='echo two' text=Done.]]"
     with make_service(env={"STEADYHAND_SERVICE__DRAIN_SECONDS": "0"}) as service:
-        begun = service.http.post(
+        begun = service.client.post(
             "/v1/responses", json={"model": "chat", "input": prompt, "background": True}
         ).json()
         assert begun["status"] in ("queued", "in_progress")
@@ -73,9 +73,9 @@ def test_a_background_response_goes_on_after_its_service_is_gone_and_gives_every
         assert whole == told
         for number in range(len(whole)):
             assert follow(service, begun["id"], number) == whole[number + 1 :]
-        response = service.http.get(f"/v1/responses/{begun['id']}").json()
+        response = service.client.get(f"/v1/responses/{begun['id']}").json()
         assert response == whole[-1]["response"]
-        job = service.job(begun["id"].removeprefix("resp_"))
+        job = service.get_job(begun["id"].removeprefix("resp_"))
         assert (job["state"], job["run"]) == ("completed", 2)
 
 
@@ -103,4 +103,4 @@ def test_a_response_in_the_background_is_cancelled_by_the_official_client(
         wait_until((common_dir / "begun").exists)
         stopped = client.responses.cancel(begun.id)
     assert stopped.status == "cancelled"
-    assert default_service.job(begun.id.removeprefix("resp_"))["state"] == "cancelled"
+    assert default_service.get_job(begun.id.removeprefix("resp_"))["state"] == "cancelled"

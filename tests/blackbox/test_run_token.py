@@ -43,7 +43,7 @@ def command(common_dir: Path) -> str:
 def followed(service: Service, job_id: str, found: list[str]) -> None:
     headers = {"accept": "text/event-stream"}
     with (
-        service.connect() as client,
+        service.new_client() as client,
         client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer,
     ):
         found += list(answer.iter_lines())
@@ -55,10 +55,10 @@ def tells_nobody(service: Service, prompt: str, common_dir: Path) -> dict[str, s
     live: list[str] = []
     follower = threading.Thread(target=followed, args=(service, job_id, live))
     follower.start()
-    job = service.ended(job_id)
+    job = service.wait_until_ended(job_id)
     follower.join(30)
     assert not follower.is_alive()
-    http = service.http
+    http = service.client
     kept = service.data_dir / "jobs" / job_id / "kept"
     told = {
         "the job": json.dumps(job),

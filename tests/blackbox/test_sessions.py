@@ -28,7 +28,7 @@ def user(text: Any) -> dict[str, Any]:
 
 def ask(service: Service, route: str, given: Any, name: str | None = None, **fields: Any) -> httpx2.Response:
     body = {"model": "claude", "messages" if route == CHAT else "input": given, **fields}
-    reply = service.http.post(route, json=body, headers={} if name is None else {"x-session-id": name})
+    reply = service.client.post(route, json=body, headers={} if name is None else {"x-session-id": name})
     assert reply.status_code == 200, reply.text
     return reply
 
@@ -49,7 +49,7 @@ def turns_of(reply: httpx2.Response) -> list[str]:
 
 
 def job_of(service: Service, reply: httpx2.Response) -> dict[str, Any]:
-    return service.job(reply.headers["x-steadyhand-job-id"])
+    return service.get_job(reply.headers["x-steadyhand-job-id"])
 
 
 def says(text: str) -> str:
@@ -91,10 +91,10 @@ def test_a_response_forks_from_any_earlier_one(service: Service) -> None:
 def test_a_job_of_an_openai_route_has_turns_and_a_session_like_any_other(service: Service) -> None:
     reply = ask(service, CHAT, [user(says("one"))])
     job = job_of(service, reply)
-    turn = service.http.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": HISTORY}).json()
+    turn = service.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": HISTORY}).json()
     body = {"prompt": HISTORY, "session": job["session_id"]}
-    named = service.http.post("/v1/jobs", json=body).json()
-    for each in (service.ended(turn["id"]), service.ended(named["id"])):
+    named = service.client.post("/v1/jobs", json=body).json()
+    for each in (service.wait_until_ended(turn["id"]), service.wait_until_ended(named["id"])):
         assert [text for _, text in json.loads(each["answer"])][:2] == [says("one"), "one"]
         assert each["session_id"] == job["session_id"]
 
@@ -109,7 +109,9 @@ def test_of_two_writers_of_one_session_the_second_waits_for_the_first(
         one = pool.submit(ask, service, route, [user(first)], name)
         wait_until((common_dir / "on").exists)
         two = pool.submit(ask, service, route, [user(HISTORY)], name)
-        waiting = wait_until(lambda: service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"])
+        waiting = wait_until(
+            lambda: service.client.get("/v1/jobs", params={"state": "queued"}).json()["data"]
+        )
         assert len(waiting) == 1
         gate.touch()
         assert turns_of(two.result()) == [first, "first", HISTORY]
@@ -134,17 +136,19 @@ def test_a_turn_that_never_ran_does_not_cut_a_named_session_short(service: Servi
     with ThreadPoolExecutor(2) as pool:
         turn = pool.submit(ask, service, CHAT, [user("[[standin: text=never]]")], name)
         (queued,) = wait_until(
-            lambda: service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"]
+            lambda: service.client.get("/v1/jobs", params={"state": "queued"}).json()["data"]
         )
         waits = pool.submit(ask, service, CHAT, [user(HISTORY)], name)  # for that turn
-        wait_until(lambda: len(service.http.get("/v1/jobs", params={"state": "queued"}).json()["data"]) == 2)
-        assert service.http.post(f"/v1/jobs/{queued['id']}/cancel").json()["state"] == "cancelled"
+        wait_until(
+            lambda: len(service.client.get("/v1/jobs", params={"state": "queued"}).json()["data"]) == 2
+        )
+        assert service.client.post(f"/v1/jobs/{queued['id']}/cancel").json()["state"] == "cancelled"
         (common_dir / "gate").touch()
         assert turns_of(waits.result())[:2] == [says("kept"), "kept"]
         with pytest.raises(AssertionError, match="execution_failed"):
             turn.result()
     for each in held:
-        service.ended(each["id"])
+        service.wait_until_ended(each["id"])
     ask(service, CHAT, [user(says("newest"))], name)
     assert turns_of(ask(service, CHAT, [user(HISTORY)], name))[:2] == [says("kept"), "kept"]
 
@@ -155,10 +159,10 @@ def test_a_turn_whose_session_was_forgotten_is_refused_and_not_begun_anew(servic
     config = service.data_dir / "jobs" / job["id"] / "config"
     config.rename(config.with_name("away"))
     given = {"model": "claude", "input": HISTORY, "previous_response_id": first.json()["id"]}
-    refused = service.http.post(RESPONSES, json=given)
+    refused = service.client.post(RESPONSES, json=given)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "previous_response_not_found")
     assert "session" in refused.json()["error"]["message"]
-    assert service.http.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": "x"}).status_code == 409
+    assert service.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": "x"}).status_code == 409
 
 
 @pytest.mark.parametrize("level", ["none", "sealed", "sealed with a disk limit"])

@@ -141,7 +141,7 @@ class ScriptedService:
     """A real HTTP server whose answers a test lays out: by method and path, each in turn, the last one again."""
 
     def __init__(self) -> None:
-        self.asked: list[RecordedRequest] = []
+        self.requests: list[RecordedRequest] = []
         self._answers: dict[tuple[str, str], list[ScriptedAnswer]] = {}
         service = self
 
@@ -153,7 +153,7 @@ class ScriptedService:
                 raw = self.rfile.read(length)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 asked = RecordedRequest(self.command, self.path, headers, json.loads(raw) if raw else None)
-                answer = service.take(asked)
+                answer = service.next_answer(asked)
                 self.send_response(answer.status)
                 self.send_header("content-type", answer.content_type)
                 for name, value in answer.headers.items():
@@ -177,12 +177,12 @@ class ScriptedService:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
-    def on(self, method: str, path: str, *answers: ScriptedAnswer) -> "ScriptedService":
+    def respond(self, method: str, path: str, *answers: ScriptedAnswer) -> "ScriptedService":
         self._answers[method, path] = list(answers)
         return self
 
-    def take(self, request: RecordedRequest) -> ScriptedAnswer:
-        self.asked.append(request)
+    def next_answer(self, request: RecordedRequest) -> ScriptedAnswer:
+        self.requests.append(request)
         answers = self._answers.get((request.method, request.path.partition("?")[0]), [])
         if not answers:
             return ScriptedAnswer.problem(404, "not_found", "Job not found")
@@ -221,9 +221,9 @@ class CommandLine:
             self.env["STEADYHAND_TOKEN"] = token
 
     def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:
-        return self.process(*arguments, given=given, timeout=timeout, **env)
+        return self.run_process(*arguments, given=given, timeout=timeout, **env)
 
-    def process(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:
+    def run_process(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:
         """Run it to its end in a process of its own."""
         done = subprocess.run(
             [*COMMAND, *arguments],

@@ -31,9 +31,9 @@ ENDED = event_json(9, "state.changed", **{"from": "running", "to": "completed", 
 
 
 def lay_out_run(service: ScriptedService, job: dict[str, object], *events: dict[str, object]) -> None:
-    service.on("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued", answer=None), 202))
-    service.on("GET", EVENTS, ScriptedAnswer.stream(*events, ENDED))
-    service.on("GET", JOB, ScriptedAnswer.of(job))
+    service.respond("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued", answer=None), 202))
+    service.respond("GET", EVENTS, ScriptedAnswer.stream(*events, ENDED))
+    service.respond("GET", JOB, ScriptedAnswer.of(job))
 
 
 def ended_as(state: str, outcome: str) -> dict[str, object]:
@@ -62,7 +62,7 @@ def test_run_exits_with_the_code_of_the_job(
     steadyhand: CommandLine, service: ScriptedService, state: str, outcome: str, code: int
 ) -> None:
     lay_out_run(service, ended_as(state, outcome))
-    ran = steadyhand.process("run", "Say hello.")
+    ran = steadyhand.run_process("run", "Say hello.")
     assert ran.code == code
     assert ran.out == "Hello.\n"
     assert state in ran.err
@@ -96,7 +96,9 @@ def test_an_error_of_the_service_has_its_exit_code_and_one_clear_line(
     steadyhand: CommandLine, service: ScriptedService, status: int, code: str, exit_code: int
 ) -> None:
     problem = ScriptedAnswer.problem(status, code, "Something is the matter.", retry_after="7")
-    service.on("POST", "/v1/jobs", problem).on("GET", JOB, problem).on("GET", "/v1/jobs", problem)
+    service.respond("POST", "/v1/jobs", problem).respond("GET", JOB, problem).respond(
+        "GET", "/v1/jobs", problem
+    )
     for arguments in (("run", "x"), ("show", JOB_ID), ("wait", JOB_ID), ("jobs", "--json"), ("diff", "3f")):
         ran = steadyhand(*arguments)
         assert (ran.code, ran.out) == (exit_code, "")
@@ -109,8 +111,8 @@ def test_an_error_of_the_service_has_its_exit_code_and_one_clear_line(
 def test_a_service_that_fails_is_not_taken_for_something_else(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("GET", JOB, ScriptedAnswer.problem(500, "internal", "The service failed."))
-    service.on("GET", "/v1/jobs", ScriptedAnswer(502, b"bad gateway", "text/plain"))
+    service.respond("GET", JOB, ScriptedAnswer.problem(500, "internal", "The service failed."))
+    service.respond("GET", "/v1/jobs", ScriptedAnswer(502, b"bad gateway", "text/plain"))
     failed, foreign = steadyhand("show", JOB_ID), steadyhand("jobs")
     assert "a fault of the service's own" in failed.err
     assert "Is that the address of a Steadyhand service?" not in failed.err
@@ -119,7 +121,7 @@ def test_a_service_that_fails_is_not_taken_for_something_else(
 
 def test_each_wrong_field_is_named(steadyhand: CommandLine, service: ScriptedService) -> None:
     faults = [{"pointer": "/ref", "detail": "is bad"}, {"pointer": "/title", "detail": "is long"}]
-    service.on(
+    service.respond(
         "POST",
         "/v1/jobs",
         ScriptedAnswer.of({"detail": "Two.", "code": "invalid_field", "errors": faults}, 422),
@@ -160,7 +162,7 @@ def test_what_cannot_be_meant_is_2_and_nothing_is_sent(
     assert ran.code == 2
     assert ran.err
     assert "Traceback" not in ran.err
-    assert service.asked == []
+    assert service.requests == []
 
 
 def test_every_option_of_run_reaches_the_service(
@@ -186,7 +188,7 @@ def test_every_option_of_run_reaches_the_service(
         *("--", "--version"),
     )
     assert ran.code == 0
-    assert service.asked[0].body == {
+    assert service.requests[0].body == {
         "prompt": "--version",
         "workspace": "infra",
         "agent": "a",
@@ -207,15 +209,15 @@ def test_the_prompt_comes_from_stdin_to_the_letter(
     lay_out_run(service, job_json())
     prompt = "  first ☃\nsecond\n" + "x" * 200_000
     assert steadyhand(*arguments, given=prompt).code == 0
-    assert service.asked[0].body["prompt"] == prompt
-    assert service.asked[0].body["title"] == "first ☃"
+    assert service.requests[0].body["prompt"] == prompt
+    assert service.requests[0].body["title"] == "first ☃"
 
 
 def test_a_path_becomes_absolute_and_a_url_stays(steadyhand: CommandLine, service: ScriptedService) -> None:
     lay_out_run(service, job_json())
     for given in (".", "https://git.example.org/a.git", "git@example.org:a.git"):
         assert steadyhand("run", "--repo", given, "x").code == 0
-    sent = [asked.body["workspace"] for asked in service.asked if asked.method == "POST"]
+    sent = [asked.body["workspace"] for asked in service.requests if asked.method == "POST"]
     assert sent == [str(steadyhand.home), "https://git.example.org/a.git", "git@example.org:a.git"]
 
 
@@ -232,14 +234,14 @@ def test_the_local_key_is_used_here_and_never_sent_to_another_machine(
     (steadyhand.home / "data").mkdir()
     (steadyhand.home / "data" / "admin.key").write_text("the-local-key\n")
     del steadyhand.env["STEADYHAND_TOKEN"]
-    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": []}))
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": []}))
     assert steadyhand("jobs").code == 0
-    assert service.asked[-1].headers["authorization"] == "Bearer the-local-key"
+    assert service.requests[-1].headers["authorization"] == "Bearer the-local-key"
     # A proxy is how a request to another machine can be looked at from here.
     ran = steadyhand("jobs", STEADYHAND_URL="http://steadyhand.example.org", HTTP_PROXY=service.url)
     assert ran.code == 3  # the scripted service knows no such address
-    assert "authorization" not in service.asked[-1].headers
-    assert service.asked[-1].path.startswith("http://steadyhand.example.org/")
+    assert "authorization" not in service.requests[-1].headers
+    assert service.requests[-1].path.startswith("http://steadyhand.example.org/")
 
 
 @pytest.mark.parametrize(
@@ -254,18 +256,18 @@ def test_an_id_may_be_cut_short_when_it_is_not_ambiguous(
     steadyhand: CommandLine, service: ScriptedService, found: list[str], code: int, said: str
 ) -> None:
     rows = [{"object": "job", "id": each} for each in found]
-    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": rows}))
-    service.on("GET", JOB, ScriptedAnswer.of(job_json()))
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": rows}))
+    service.respond("GET", JOB, ScriptedAnswer.of(job_json()))
     ran = steadyhand("show", "3F")
     assert ran.code == code
     assert said in ran.out + ran.err
-    assert "id_prefix=3f" in service.asked[0].path
+    assert "id_prefix=3f" in service.requests[0].path
 
 
 def test_a_whole_id_is_asked_for_at_once(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("GET", JOB, ScriptedAnswer.of(job_json()))
+    service.respond("GET", JOB, ScriptedAnswer.of(job_json()))
     assert steadyhand("show", JOB_ID).code == 0
-    assert [asked.path for asked in service.asked] == [JOB]
+    assert [asked.path for asked in service.requests] == [JOB]
 
 
 def test_json_is_one_document_on_stdout_for_every_command(
@@ -273,14 +275,14 @@ def test_json_is_one_document_on_stdout_for_every_command(
 ) -> None:
     lay_out_run(service, job_json())
     page = {"object": "list", "data": [job_json()], "has_more": False, "next_cursor": None}
-    service.on("GET", "/v1/jobs", ScriptedAnswer.of(page))
-    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json())).on(
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of(page))
+    service.respond("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json())).respond(
         "POST", f"{JOB}/retry", ScriptedAnswer.of(job_json())
     )
-    service.on("DELETE", JOB, ScriptedAnswer(204))
-    service.on("GET", f"{JOB}/diff", ScriptedAnswer(200, b"diff --git a/x b/x\n", "text/x-diff"))
+    service.respond("DELETE", JOB, ScriptedAnswer(204))
+    service.respond("GET", f"{JOB}/diff", ScriptedAnswer(200, b"diff --git a/x b/x\n", "text/x-diff"))
     for path in ("/v1/agents", "/v1/workspaces"):
-        service.on("GET", path, ScriptedAnswer.of({"object": "list", "data": [{"name": "claude"}]}))
+        service.respond("GET", path, ScriptedAnswer.of({"object": "list", "data": [{"name": "claude"}]}))
     for arguments in (
         *(("run", "x"), ("jobs",), ("show", JOB_ID), ("wait", JOB_ID), ("cancel", JOB_ID), ("retry", JOB_ID)),
         *(("diff", JOB_ID), ("agents",), ("workspaces",), ("delete", JOB_ID), ("config",)),
@@ -321,7 +323,7 @@ def test_followed_logs_as_json_are_one_event_a_line(
         event_json(2, "unheard.of", x=1),
         ENDED,
     ]
-    service.on("GET", EVENTS, ScriptedAnswer.stream(*events))
+    service.respond("GET", EVENTS, ScriptedAnswer.stream(*events))
     ran = steadyhand("logs", "-f", "--json", JOB_ID)
     assert [json.loads(line) for line in ran.out.splitlines()] == events
 
@@ -363,7 +365,9 @@ def test_a_follower_is_told_until_when_a_job_is_parked(
         said = told.out + told.err
         assert (f"parked until {when} (the model's rate limit)" in said) is (words[0] != "wait")
         assert ("queued (the wait is over)" in said) is (words[0] != "wait")
-    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="parked", parked_until=when, finished_at=None)))
+    service.respond(
+        "GET", JOB, ScriptedAnswer.of(job_json(state="parked", parked_until=when, finished_at=None))
+    )
     assert f"parked until {when}" in steadyhand("show", JOB_ID).out
 
 
@@ -415,12 +419,12 @@ def lay_out_hostility(service: ScriptedService) -> None:
     )
     page = {"object": "list", "data": [hostile_job()]}
     row = {"name": HOSTILE, "description": HOSTILE, "repository": HOSTILE, "timeout_seconds": HOSTILE}
-    service.on("GET", "/v1/jobs", ScriptedAnswer.of(page))
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of(page))
     for path in ("/v1/agents", "/v1/workspaces"):
-        service.on("GET", path, ScriptedAnswer.of({"object": "list", "data": [row, {}]}))
-    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.problem(409, "invalid_state", HOSTILE))
-    service.on("GET", f"{JOB}/diff", ScriptedAnswer(200, f"+{HOSTILE}\n".encode(), "text/x-diff"))
-    service.on(
+        service.respond("GET", path, ScriptedAnswer.of({"object": "list", "data": [row, {}]}))
+    service.respond("POST", f"{JOB}/cancel", ScriptedAnswer.problem(409, "invalid_state", HOSTILE))
+    service.respond("GET", f"{JOB}/diff", ScriptedAnswer(200, f"+{HOSTILE}\n".encode(), "text/x-diff"))
+    service.respond(
         "GET", f"{JOB}/transcript", ScriptedAnswer(200, f"{HOSTILE}\n".encode(), "application/x-ndjson")
     )
 
@@ -469,7 +473,7 @@ def test_hostile_text_does_not_reach_a_terminal_as_a_command(
 
 def test_a_diff_goes_into_a_pipe_to_the_letter(steadyhand: CommandLine, service: ScriptedService) -> None:
     patch = b"diff --git a/x b/x\n+\x1b[31m\xff\r\n"
-    service.on("GET", f"{JOB}/diff", ScriptedAnswer(200, patch, "text/x-diff"))
+    service.respond("GET", f"{JOB}/diff", ScriptedAnswer(200, patch, "text/x-diff"))
     done = subprocess.run(
         [*COMMAND, "diff", JOB_ID], env=steadyhand.env, capture_output=True, check=True, timeout=60
     )
@@ -479,15 +483,15 @@ def test_a_diff_goes_into_a_pipe_to_the_letter(steadyhand: CommandLine, service:
 def test_a_job_that_changed_nothing_has_an_empty_diff(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("GET", f"{JOB}/diff", ScriptedAnswer.problem(404, "not_found", "This job has no diff."))
-    service.on("GET", JOB, ScriptedAnswer.of(job_json()))
+    service.respond("GET", f"{JOB}/diff", ScriptedAnswer.problem(404, "not_found", "This job has no diff."))
+    service.respond("GET", JOB, ScriptedAnswer.of(job_json()))
     ran = steadyhand("diff", JOB_ID)
     assert (ran.code, ran.out) == (0, "")
     assert "changed nothing" in ran.err
 
 
 def test_no_color_means_no_colour_on_a_terminal(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": [job_json()]}))
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": [job_json()]}))
     assert "\x1b[32m" in steadyhand.on_terminal("jobs").out
     assert "\x1b[32m" not in steadyhand.on_terminal("jobs", NO_COLOR="1").out
 
@@ -513,17 +517,17 @@ def test_a_terminal_shows_the_text_once_and_the_progress_line(
 
 
 def test_ctrl_c_in_run_cancels_the_job(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued"), 202))
+    service.respond("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued"), 202))
     message = event_json(1, "message", role="assistant", text="I am at it.")
-    service.on("GET", EVENTS, ScriptedAnswer.stream(message, cut=True), ScriptedAnswer.stream(cut=True))
-    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json(state="running"), 202))
-    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="cancelled")))
+    service.respond("GET", EVENTS, ScriptedAnswer.stream(message, cut=True), ScriptedAnswer.stream(cut=True))
+    service.respond("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json(state="running"), 202))
+    service.respond("GET", JOB, ScriptedAnswer.of(job_json(state="cancelled")))
     with steadyhand.running("run", "x") as process:
         read_until(process.stderr, "I am at it.")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert [asked.path for asked in service.asked if asked.path.endswith("/cancel")] == [f"{JOB}/cancel"]
+    assert [asked.path for asked in service.requests if asked.path.endswith("/cancel")] == [f"{JOB}/cancel"]
     assert b"is cancelled" in err
 
 
@@ -531,42 +535,42 @@ def test_ctrl_c_in_run_cancels_the_job(steadyhand: CommandLine, service: Scripte
 def test_ctrl_c_in_logs_and_wait_leaves_the_job_alone(
     steadyhand: CommandLine, service: ScriptedService, arguments: tuple[str, ...]
 ) -> None:
-    service.on(
+    service.respond(
         "GET",
         EVENTS,
         ScriptedAnswer.stream(event_json(1, "warning", message="x"), cut=True),
         ScriptedAnswer.stream(cut=True),
     )
-    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="running")))
+    service.respond("GET", JOB, ScriptedAnswer.of(job_json(state="running")))
     with steadyhand.running(*arguments) as process:
-        wait_until(lambda: service.asked)
+        wait_until(lambda: service.requests)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert not [asked for asked in service.asked if asked.method != "GET"]
+    assert not [asked for asked in service.requests if asked.method != "GET"]
     assert b"Traceback" not in err
 
 
 def test_sigterm_in_run_cancels_the_job_too(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued"), 202))
-    service.on(
+    service.respond("POST", "/v1/jobs", ScriptedAnswer.of(job_json(state="queued"), 202))
+    service.respond(
         "GET",
         EVENTS,
         ScriptedAnswer.stream(event_json(1, "message", role="assistant", text="At it."), cut=True),
     )
-    service.on("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json(state="cancelled"), 200))
-    service.on("GET", JOB, ScriptedAnswer.of(job_json(state="cancelled")))
+    service.respond("POST", f"{JOB}/cancel", ScriptedAnswer.of(job_json(state="cancelled"), 200))
+    service.respond("GET", JOB, ScriptedAnswer.of(job_json(state="cancelled")))
     with steadyhand.running("run", "x") as process:
         read_until(process.stderr, "At it.")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     assert process.returncode == 143
-    assert [asked for asked in service.asked if asked.path.endswith("/cancel")]
+    assert [asked for asked in service.requests if asked.path.endswith("/cancel")]
 
 
 def test_a_reader_that_goes_away_is_no_error(steadyhand: CommandLine, service: ScriptedService) -> None:
     rows = [job_json(title="x" * 80) for _ in range(2000)]
-    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": rows}))
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": rows}))
     with steadyhand.running("jobs") as process:
         assert process.stdout is not None
         os.read(process.stdout.fileno(), 10)
@@ -580,7 +584,7 @@ def test_a_locale_without_the_signs_is_no_reason_to_fail(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
     lay_out_run(service, job_json(answer="snow ☃"), event_json(1, "tool.started", name="Bash", input={}))
-    ran = steadyhand.process("run", "x", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    ran = steadyhand.run_process("run", "x", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert ran.code == 0
     assert ran.out == "snow \\u2603\n"
 
@@ -588,7 +592,7 @@ def test_a_locale_without_the_signs_is_no_reason_to_fail(
 def test_the_help_and_the_lists_do_not_load_the_service(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": [job_json()]}))
+    service.respond("GET", "/v1/jobs", ScriptedAnswer.of({"object": "list", "data": [job_json()]}))
     script = (
         "import sys\nfrom steadyhand.cli import main\n"
         "try:\n    main()\nfinally:\n"
@@ -619,6 +623,6 @@ def test_the_settings_are_shown_with_their_source_and_no_secret(steadyhand: Comm
 
 
 def test_the_key_of_the_environment_is_sent(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("GET", "/v1/agents", ScriptedAnswer.of({"object": "list", "data": []}))
+    service.respond("GET", "/v1/agents", ScriptedAnswer.of({"object": "list", "data": []}))
     assert steadyhand("agents").code == 0
-    assert service.asked[0].headers["authorization"] == f"Bearer {KEY}"
+    assert service.requests[0].headers["authorization"] == f"Bearer {KEY}"

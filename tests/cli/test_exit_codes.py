@@ -30,7 +30,7 @@ def command_for(service: Service, token: str = ADMIN_KEY) -> CommandLine:
 def held(service: Service, **fields: Any) -> str:
     """Give the id of a job that runs until it is stopped."""
     job_id = str(service.submit(SLEEPY, **fields)["id"])
-    wait_until(lambda: service.job(job_id)["state"] == "running")
+    wait_until(lambda: service.get_job(job_id)["state"] == "running")
     return job_id
 
 
@@ -52,15 +52,15 @@ def held(service: Service, **fields: Any) -> str:
 def test_a_command_exits_with_what_it_came_to(
     live: CommandLine, arguments: tuple[str, ...], code: int
 ) -> None:
-    ran = live.process(*arguments)
+    ran = live.run_process(*arguments)
     assert ran.code == code, ran.err
     assert bool(ran.err or ran.out)
     assert "Traceback" not in ran.err
 
 
 def test_a_key_that_is_not_known_or_may_not_do_it_is_4(alone: Service) -> None:
-    assert command_for(alone, "no-key-of-this-service").process("run", "hello").code == 4
-    ran = command_for(alone, CLASSIC_KEY).process("keys", "list")
+    assert command_for(alone, "no-key-of-this-service").run_process("run", "hello").code == 4
+    ran = command_for(alone, CLASSIC_KEY).run_process("keys", "list")
     assert ran.code == 4
     assert "'admin'" in ran.err
 
@@ -69,12 +69,12 @@ def test_run_wait_and_logs_exit_6_when_somebody_else_cancels_the_job(alone: Serv
     command = command_for(alone)
     with command.running("run", SLEEPY) as process:
         job_id = read_until(process.stderr, "I am at it.").partition("job ")[2][:12]
-        assert command.process("cancel", job_id).code == 0
+        assert command.run_process("cancel", job_id).code == 0
         process.communicate(timeout=40)
     assert process.returncode == 6
-    assert command.process("wait", job_id).code == 6
-    assert command.process("logs", "--exit-status", job_id).code == 6
-    assert command.process("show", job_id).code == 0
+    assert command.run_process("wait", job_id).code == 6
+    assert command.run_process("logs", "--exit-status", job_id).code == 6
+    assert command.run_process("show", job_id).code == 0
 
 
 def test_a_job_that_the_service_died_under_is_7(alone: Service) -> None:
@@ -82,17 +82,17 @@ def test_a_job_that_the_service_died_under_is_7(alone: Service) -> None:
     alone.kill()
     alone.restart()
     command = command_for(alone)
-    ran = command.process("wait", job_id)
+    ran = command.run_process("wait", job_id)
     assert ran.code == 7
     assert "interrupted" in ran.err
-    assert command.process("logs", "--exit-status", job_id).code == 7
+    assert command.run_process("logs", "--exit-status", job_id).code == 7
 
 
 def test_a_service_that_is_not_there_is_9_and_says_what_to_do(alone: Service) -> None:
     command = command_for(alone)
     alone.kill()
     for arguments in (("run", "hello"), ("wait", "0000000000ff"), ("jobs",)):
-        ran = command.process(*arguments)
+        ran = command.run_process(*arguments)
         assert ran.code == 9, ran.err
         assert "steadyhand serve" in ran.err
 
@@ -100,13 +100,13 @@ def test_a_service_that_is_not_there_is_9_and_says_what_to_do(alone: Service) ->
 def test_a_full_queue_and_a_service_that_stops_are_75_and_say_when_to_try_again(alone: Service) -> None:
     command = command_for(alone)
     held(alone)
-    ran = command.process("run", "hello")
+    ran = command.run_process("run", "hello")
     assert (ran.code, ran.out) == (75, "")
     assert "Try again in " in ran.err
     alone.process.terminate()  # what runs has its grace period, for so long nothing new is taken
-    with alone.connect() as client:
+    with alone.new_client() as client:
         wait_until(lambda: client.get("/readyz").status_code == 503)
-    ran = command.process("run", "hello")
+    ran = command.run_process("run", "hello")
     assert (ran.code, ran.out) == (75, "")
     assert "Try again in " in ran.err
 
@@ -114,7 +114,7 @@ def test_a_full_queue_and_a_service_that_stops_are_75_and_say_when_to_try_again(
 def test_a_wait_that_ran_out_is_124_and_ctrl_c_is_130(alone: Service) -> None:
     command = command_for(alone)
     job_id = held(alone)
-    assert command.process("wait", "--timeout", "0.3", job_id).code == 124
+    assert command.run_process("wait", "--timeout", "0.3", job_id).code == 124
     for arguments in (("logs", "-f", job_id), ("wait", job_id)):
         with command.running(*arguments) as process:
             if arguments[0] == "logs":
@@ -124,15 +124,15 @@ def test_a_wait_that_ran_out_is_124_and_ctrl_c_is_130(alone: Service) -> None:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=40)
         assert process.returncode == 130
-    assert alone.job(job_id)["state"] == "running"
-    alone.http.post(f"/v1/jobs/{job_id}/cancel")
-    alone.ended(job_id)
+    assert alone.get_job(job_id)["state"] == "running"
+    alone.client.post(f"/v1/jobs/{job_id}/cancel")
+    alone.wait_until_ended(job_id)
     with command.running("run", SLEEPY) as process:
         job_id = read_until(process.stderr, "I am at it.").partition("job ")[2][:12]
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=40)
     assert process.returncode == 130
-    assert alone.job(job_id)["state"] == "cancelled"
+    assert alone.get_job(job_id)["state"] == "cancelled"
 
 
 def with_agent(standin: Path) -> dict[str, str]:
@@ -162,7 +162,7 @@ def test_doctor_with_a_fault_is_1_and_each_fault_has_its_remedy_beside_it(
 ) -> None:
     command = CommandLine(world_dir, None, None)
     command.env |= with_agent(standin)
-    ran = command.process("doctor", "--json")
+    ran = command.run_process("doctor", "--json")
     assert ran.code == 0, ran.out
     looked_at = {check["name"] for check in json.loads(ran.out)["data"]}
     assert {
@@ -175,12 +175,12 @@ def test_doctor_with_a_fault_is_1_and_each_fault_has_its_remedy_beside_it(
         "STEADYHAND_RUNNER__CLAUDE__PATH": "/bin/false",
         "WORKSPACE_DIR": str(world_dir / "no-repository"),
     }
-    ran = command.process("doctor", "--json")
+    ran = command.run_process("doctor", "--json")
     assert ran.code == 1
     faults = {check["name"]: check["remedy"] for check in json.loads(ran.out)["data"] if not check["ok"]}
     assert set(faults) >= {"credential", "cli runs", "workspace default"}
     assert all(faults.values())
-    lines = command.process("doctor").out.splitlines()
+    lines = command.run_process("doctor").out.splitlines()
     wrong = [number for number, line in enumerate(lines) if line.startswith("✗ ")]
     assert len(wrong) == len(faults)
     assert all(lines[number + 1].startswith("  → ") for number in wrong)
@@ -189,7 +189,7 @@ def test_doctor_with_a_fault_is_1_and_each_fault_has_its_remedy_beside_it(
 def test_doctor_names_each_wrong_setting_with_what_was_meant(world_dir: Path) -> None:
     (world_dir / "steadyhand.toml").write_text("[service]\nconcurency = 2\ndrain_seconds = 'soon'\n")
     command = CommandLine(world_dir, None, None)
-    ran = command.process("doctor")
+    ran = command.run_process("doctor")
     assert ran.code == 1
     assert (
         "✗ config  service.concurency (steadyhand.toml): there is no such setting; did you mean concurrency"
@@ -197,7 +197,7 @@ def test_doctor_names_each_wrong_setting_with_what_was_meant(world_dir: Path) ->
     )
     assert "✗ config  service.drain_seconds (steadyhand.toml): " in ran.out
     assert ran.out.count("  → ") == 2
-    found = json.loads(command.process("doctor", "--json").out)
+    found = json.loads(command.run_process("doctor", "--json").out)
     assert (found["ok"], [check["name"] for check in found["data"]]) == (False, ["config", "config"])
 
 
@@ -207,7 +207,7 @@ def test_serve_tells_where_it_listens_as_json(world_dir: Path, standin: Path) ->
         told = json.loads(read_until(process.stdout, "\n", 60))
         assert told["object"] == "service"
         token = (world_dir / "data" / "admin.key").read_text().strip()
-        assert CommandLine(world_dir, told["url"], token).process("jobs").code == 0
+        assert CommandLine(world_dir, told["url"], token).run_process("jobs").code == 0
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=45)
     assert process.returncode == 0

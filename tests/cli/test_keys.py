@@ -42,18 +42,18 @@ def a_list(*keys: dict[str, Any]) -> ScriptedAnswer:
 
 
 def test_the_secret_alone_is_on_stdout(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("POST", "/v1/keys", ScriptedAnswer.of(a_key(secret=SECRET), 201))
+    service.respond("POST", "/v1/keys", ScriptedAnswer.of(a_key(secret=SECRET), 201))
     ran = steadyhand("keys", "create", "ci")
     assert (ran.code, ran.out) == (0, SECRET + "\n")
     assert "k_7h2m4q9x1z (ci)" in ran.err
     assert "not shown again" in ran.err
-    assert service.asked[-1].body == {"name": "ci"}
+    assert service.requests[-1].body == {"name": "ci"}
 
 
 def test_every_option_of_create_reaches_the_service(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
-    service.on("POST", "/v1/keys", ScriptedAnswer.of(a_key(secret=SECRET), 201))
+    service.respond("POST", "/v1/keys", ScriptedAnswer.of(a_key(secret=SECRET), 201))
     options = (
         "--scope submit --scope read --agent a --agent b --workspace w --per-minute 3 --running 2 --queued 0"
     )
@@ -70,7 +70,7 @@ def test_every_option_of_create_reaches_the_service(
     )
     assert ran.code == 0
     assert json.loads(ran.out)["secret"] == SECRET
-    assert service.asked[-1].body == {
+    assert service.requests[-1].body == {
         "name": "n",
         "scopes": ["submit", "read"],
         "limits": {
@@ -95,7 +95,7 @@ def test_the_table_names_limits_that_are_there_and_leaves_out_revoked_keys(
         "budget_usd_per_day": "5.000000",
         "agents": ["a", "b"],
     }
-    service.on(
+    service.respond(
         "GET",
         "/v1/keys",
         a_list(
@@ -114,8 +114,8 @@ def test_the_table_names_limits_that_are_there_and_leaves_out_revoked_keys(
 
 def test_hostile_names_do_not_reach_the_terminal(steadyhand: CommandLine, service: ScriptedService) -> None:
     key = a_key(name="\x1b[2Jx\nk_fake", scopes=["\x1b]0;t\x07"], limits=LIMITS | {"agents": ["\x9b1A"]})
-    service.on("GET", "/v1/keys", a_list(key))
-    service.on("POST", "/v1/keys", ScriptedAnswer.of({**key, "secret": "\x1b[31m"}, 201))
+    service.respond("GET", "/v1/keys", a_list(key))
+    service.respond("POST", "/v1/keys", ScriptedAnswer.of({**key, "secret": "\x1b[31m"}, 201))
     for arguments in (("list",), ("create", "x"), ("revoke", "none")):
         ran = steadyhand("keys", *arguments)
         assert not set("\x1b\x07\x9b") & set(ran.out + ran.err)
@@ -127,9 +127,9 @@ def test_a_key_is_found_by_its_id_a_beginning_or_its_name(
     steadyhand: CommandLine, service: ScriptedService, given: str
 ) -> None:
     gone = a_key(id="k_7hgone", revoked_at="2026-01-02T00:00:00Z")
-    service.on("GET", "/v1/keys", a_list(a_key(id="k_cixxx", name="other"), gone, a_key()))
+    service.respond("GET", "/v1/keys", a_list(a_key(id="k_cixxx", name="other"), gone, a_key()))
     revoked = a_key(revoked_at="2026-01-03T00:00:00Z")
-    service.on("DELETE", "/v1/keys/k_7h2m4q9x1z", ScriptedAnswer.of(revoked))
+    service.respond("DELETE", "/v1/keys/k_7h2m4q9x1z", ScriptedAnswer.of(revoked))
     ran = steadyhand("keys", "revoke", given)
     assert (ran.code, ran.out, ran.err) == (0, "", "k_7h2m4q9x1z (ci) is revoked.\n")
     assert json.loads(steadyhand("keys", "revoke", given, "--json").out) == revoked
@@ -139,23 +139,23 @@ def test_a_key_is_found_by_its_id_a_beginning_or_its_name(
 def test_a_key_that_is_not_there_or_not_the_only_one_changes_nothing(
     steadyhand: CommandLine, service: ScriptedService, given: str, code: int
 ) -> None:
-    service.on("GET", "/v1/keys", a_list(a_key(name="twin"), a_key(id="k_7other", name="twin")))
+    service.respond("GET", "/v1/keys", a_list(a_key(name="twin"), a_key(id="k_7other", name="twin")))
     for command in ("revoke", "rotate"):
         ran = steadyhand("keys", command, given)
         assert (ran.code, ran.out) == (code, "")
         assert ran.err.startswith("steadyhand: ")
-    assert {asked.method for asked in service.asked} == {"GET"}
+    assert {asked.method for asked in service.requests} == {"GET"}
 
 
 def test_a_refusal_has_its_exit_code(steadyhand: CommandLine, service: ScriptedService) -> None:
-    service.on("GET", "/v1/keys", a_list(a_key()))
+    service.respond("GET", "/v1/keys", a_list(a_key()))
     for status, code, exit_code in (
         (403, "scope_missing", 4),
         (409, "invalid_state", 1),
         (422, "invalid_field", 2),
     ):
         problem = ScriptedAnswer.problem(status, code, "It is refused.")
-        service.on("POST", "/v1/keys", problem).on("DELETE", "/v1/keys/k_7h2m4q9x1z", problem)
+        service.respond("POST", "/v1/keys", problem).respond("DELETE", "/v1/keys/k_7h2m4q9x1z", problem)
         for arguments in (("create", "x"), ("revoke", "ci")):
             ran = steadyhand("keys", *arguments)
             assert (ran.code, ran.out) == (exit_code, "")
@@ -177,7 +177,7 @@ def test_an_id_that_is_none_never_becomes_part_of_a_path(service: ScriptedServic
         for key_id in ("../jobs", "k_1/rotate", "k_1?x", "", "k_ä"):
             with pytest.raises(NotFound):
                 client.revoke_key(key_id)
-    assert service.asked == []
+    assert service.requests == []
 
 
 def a_usage_row(**changes: Any) -> dict[str, Any]:
@@ -189,10 +189,10 @@ def test_usage_is_asked_by_day_and_printed_as_a_table(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
     guessed = {"usd": "0.000003", "priced": False, "complete": False}
-    service.on("GET", "/v1/usage", a_list(a_usage_row(), a_usage_row(day="\x1b[2J", cost=guessed)))
+    service.respond("GET", "/v1/usage", a_list(a_usage_row(), a_usage_row(day="\x1b[2J", cost=guessed)))
     ran = steadyhand("usage", "--since", "2026-01-01", "--agent", "a b")
     assert ran.code == 0
-    assert service.asked[-1].path == "/v1/usage?by=day&limit=1000&since=2026-01-01T00%3A00%3A00Z&agent=a+b"
+    assert service.requests[-1].path == "/v1/usage?by=day&limit=1000&since=2026-01-01T00%3A00%3A00Z&agent=a+b"
     head, first, second = ran.out.splitlines()
     assert head.split() == ["DAY", "CALLS", "IN", "OUT", "CACHE", "READ", "CACHE", "WRITTEN", "COST"]
     assert first.split() == ["2026-01-01", "41", "33.3k", "13.9k", "623.6k", "82.2k", "$1.6892"]
@@ -204,11 +204,11 @@ def test_usage_goes_through_all_pages_and_groups_as_told(
     steadyhand: CommandLine, service: ScriptedService
 ) -> None:
     first = {"object": "list", "data": [a_usage_row(calls=1)], "has_more": True, "next_cursor": "1000"}
-    service.on("GET", "/v1/usage", ScriptedAnswer.of(first), a_list(a_usage_row(calls=2)))
+    service.respond("GET", "/v1/usage", ScriptedAnswer.of(first), a_list(a_usage_row(calls=2)))
     ran = steadyhand("usage", "--by", "api_key", "--by", "model", "--json")
     assert [row["calls"] for row in json.loads(ran.out)["data"]] == [1, 2]
-    assert service.asked[-1].path == "/v1/usage?by=api_key&by=model&limit=1000&cursor=1000"
-    service.on("GET", "/v1/usage", a_list())
+    assert service.requests[-1].path == "/v1/usage?by=api_key&by=model&limit=1000&cursor=1000"
+    service.respond("GET", "/v1/usage", a_list())
     assert steadyhand("usage").err == "Nothing was spent.\n"
 
 

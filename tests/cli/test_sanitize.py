@@ -43,13 +43,13 @@ def test_what_a_terminal_would_obey_is_taken_out_of_text(hostile: str, shown: st
 
 def test_the_progress_line_says_how_long_how_many_turns_and_tokens_and_what_it_costs() -> None:
     progress = Progress(state="running")
-    progress.since -= 65
-    assert progress.line() == "running · 1m 05s · 0 turns · 0 tokens"
-    progress.take({"input_tokens": 1200, "output_tokens": 30})
-    progress.take({"input_tokens": 10, "cache_read_input_tokens": 4})
-    assert progress.line() == "running · 1m 05s · 2 turns · 1.2k tokens"
-    progress.take({"input_tokens": 2000, "turns": 3, "cost_usd": "0.012300"})
-    assert progress.line() == "running · 1m 05s · 3 turns · 2.0k tokens · $0.0123"
+    progress.started_at -= 65
+    assert progress.summary() == "running · 1m 05s · 0 turns · 0 tokens"
+    progress.add_usage({"input_tokens": 1200, "output_tokens": 30})
+    progress.add_usage({"input_tokens": 10, "cache_read_input_tokens": 4})
+    assert progress.summary() == "running · 1m 05s · 2 turns · 1.2k tokens"
+    progress.add_usage({"input_tokens": 2000, "turns": 3, "cost_usd": "0.012300"})
+    assert progress.summary() == "running · 1m 05s · 3 turns · 2.0k tokens · $0.0123"
 
 
 @given(st.text())

@@ -88,7 +88,7 @@ class Client:
         self._prompts = prompts
         self._proxy = LossyProxy(service.url)
         self._proxy.__enter__()
-        made_key = service.http.post("/v1/keys", json={"name": name})
+        made_key = service.client.post("/v1/keys", json={"name": name})
         assert made_key.status_code == 201, made_key.text
         self._key = made_key.json()
 
@@ -97,7 +97,7 @@ class Client:
 
     @property
     def lost_answer(self) -> bool:
-        return self._proxy.lost
+        return self._proxy.lost_answers
 
     def result_of(self, case: str) -> dict[str, Any]:
         """Give what the program told of a case."""
@@ -115,8 +115,8 @@ class Client:
     @cached_property
     def _jobs(self) -> list[dict[str, Any]]:
         assert self._results
-        listed = self.service.http.get("/v1/jobs", params={"api_key": self._key["id"], "limit": 200}).json()
-        return [self.service.job(job["id"]) for job in reversed(listed["data"])]
+        listed = self.service.client.get("/v1/jobs", params={"api_key": self._key["id"], "limit": 200}).json()
+        return [self.service.get_job(job["id"]) for job in reversed(listed["data"])]
 
     @cached_property
     def _results(self) -> dict[str, dict[str, Any]]:

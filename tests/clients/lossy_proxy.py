@@ -23,7 +23,7 @@ class LossyProxy:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._accept, daemon=True)
-        self.lost = False
+        self.lost_answers = False
 
     @property
     def url(self) -> str:
@@ -62,7 +62,7 @@ class LossyProxy:
     def should_lose(self) -> bool:
         """Say whether an answer is still to be lost, which it then is."""
         with self._lock:
-            first, self.lost = not self.lost, True
+            first, self.lost_answers = not self.lost_answers, True
         return first
 
     def forget(self, *ends: socket.socket) -> None:

@@ -52,6 +52,6 @@ def test_a_stream_outlives_a_silence_in_which_its_client_would_give_up(stand_in_
 
 
 def _events(service: Service, prompt: str, kind: str) -> list[dict[str, Any]]:
-    jobs = service.http.get("/v1/jobs", params={"limit": 200}).json()["data"]
-    (job_id,) = (job["id"] for job in jobs if service.job(job["id"])["prompt"] == prompt)
+    jobs = service.client.get("/v1/jobs", params={"limit": 200}).json()["data"]
+    (job_id,) = (job["id"] for job in jobs if service.get_job(job["id"])["prompt"] == prompt)
     return [event for event in service.events(job_id) if event["type"] == kind]

@@ -60,7 +60,7 @@ def _kept(key: str, value: Any) -> Any:
 
 def served(service: Service) -> dict[str, Any]:
     """Return the document that a running service serves, without prose and without its release."""
-    answer = service.http.get("/openapi.json")
+    answer = service.client.get("/openapi.json")
     if answer.status_code != 200:
         raise RuntimeError(answer.text)
     document: dict[str, Any] = without_prose(answer.json())

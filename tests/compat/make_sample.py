@@ -141,7 +141,7 @@ def written_down(service: Service, job_id: str, text: str) -> bool:
 
 
 def ended_well(service: Service, job_id: str, state: str = "completed") -> dict[str, Any]:
-    job = service.ended(job_id, 60)
+    job = service.wait_until_ended(job_id, 60)
     if job["state"] != state:
         raise RuntimeError(json.dumps(job, indent=1))
     return job
@@ -155,17 +155,17 @@ def make_keys(service: Service) -> str:
         "requests_per_minute": 600,
         "budget_usd_per_day": 90,
     }
-    key = asked(service.http, "/v1/keys", name="ci", scopes=["submit", "read"], limits=limits)
-    revoked = asked(service.http, "/v1/keys", name="revoked")
-    service.http.delete(f"/v1/keys/{revoked['id']}")
-    rotated = asked(service.http, "/v1/keys", name="rotated")
-    asked(service.http, f"/v1/keys/{rotated['id']}/rotate", grace_seconds=7 * 86_400)
+    key = asked(service.client, "/v1/keys", name="ci", scopes=["submit", "read"], limits=limits)
+    revoked = asked(service.client, "/v1/keys", name="revoked")
+    service.client.delete(f"/v1/keys/{revoked['id']}")
+    rotated = asked(service.client, "/v1/keys", name="rotated")
+    asked(service.client, f"/v1/keys/{rotated['id']}/rotate", grace_seconds=7 * 86_400)
     return str(key["secret"])
 
 
 def run_to_their_ends(service: Service) -> None:
     """Run the jobs that have ended when the service stops, and one that its stop interrupts for good."""
-    with service.connect(make_keys(service)) as caller:
+    with service.new_client(make_keys(service)) as caller:
         body = {
             "prompt": "[[scenario:commit]] change something",
             "agent": "reviewer",
@@ -180,19 +180,19 @@ def run_to_their_ends(service: Service) -> None:
     failed = service.submit("[[scenario:bad-request]] fail")["id"]
     ended_well(service, failed, "failed")
     ended_well(service, service.submit("[[scenario:structured]] fill in", output_schema=SCHEMA)["id"])
-    classic = service.execute("[[scenario:echo]] by the classic route")["job_id"]
-    service.poll(classic, 60)
+    classic = service.execute_classic("[[scenario:echo]] by the classic route")["job_id"]
+    service.poll_classic(classic, 60)
     talk = ended_well(service, service.submit("[[scenario:echo]] first turn", title="A talk")["id"])
-    turn = asked(service.http, f"/v1/jobs/{talk['id']}/turns", prompt="[[scenario:echo]] second turn")
+    turn = asked(service.client, f"/v1/jobs/{talk['id']}/turns", prompt="[[scenario:echo]] second turn")
     ended_well(service, turn["id"])
     message = {"role": "user", "content": "[[scenario:echo]] in a chat"}
     headers = {"x-session-id": "sample-chat"}
     chat = {"model": "claude", "messages": [message]}
-    if service.http.post("/v1/chat/completions", json=chat, headers=headers).status_code != 200:
+    if service.client.post("/v1/chat/completions", json=chat, headers=headers).status_code != 200:
         raise RuntimeError("the chat failed")
-    first = asked(service.http, "/v1/responses", model="claude", input="[[scenario:echo]] first response")
+    first = asked(service.client, "/v1/responses", model="claude", input="[[scenario:echo]] first response")
     asked(
-        service.http,
+        service.client,
         "/v1/responses",
         model="claude",
         input="[[scenario:echo]] second response",
@@ -202,7 +202,7 @@ def run_to_their_ends(service: Service) -> None:
     )
     cancelled = service.submit("[[scenario:slow]] cancel this")["id"]
     wait_until(lambda: written_down(service, cancelled, "cancel this"))
-    asked(service.http, f"/v1/jobs/{cancelled}/cancel")
+    asked(service.client, f"/v1/jobs/{cancelled}/cancel")
     ended_well(service, cancelled, "cancelled")
     interrupted = service.submit("[[scenario:slow]] end with the service", on_interrupt="fail")["id"]
     wait_until(lambda: written_down(service, interrupted, "end with the service"))
@@ -214,16 +214,16 @@ def leave_in_the_middle(service: Service) -> None:
     parked = service.submit(
         "[[scenario:rate-limited-midway]] leave a mark", agent="patient", workspace="project"
     )
-    wait_until(lambda: service.job(parked["id"])["state"] == "parked", 60)
+    wait_until(lambda: service.get_job(parked["id"])["state"] == "parked", 60)
     tool = {**TOOL, "type": "function"}
     body: dict[str, Any] = {"model": "claude", "tools": [tool]}
-    response = asked(service.http, "/v1/responses", input="[[scenario:client-tools]] weather?", **body)
+    response = asked(service.client, "/v1/responses", input="[[scenario:client-tools]] weather?", **body)
     outputs = [
         {"type": "function_call_output", "call_id": item["call_id"], "output": "sun"}
         for item in response["output"]
         if item["type"] == "function_call"
     ]
-    later = asked(service.http, "/v1/responses", input=outputs, previous_response_id=response["id"], **body)
+    later = asked(service.client, "/v1/responses", input=outputs, previous_response_id=response["id"], **body)
     calls = [item for item in later["output"] if item["type"] == "function_call"]
     waiting = response["id"].removeprefix("resp_")
     wait_until(lambda: written_down(service, waiting, "Oslo"))

@@ -132,11 +132,11 @@ def park_until(data_dir: Path, until: datetime) -> None:
 
 def read(service: Service, made: str) -> dict[str, Any]:
     """Return all that the service tells of the sample; times after `made` and places of the machine are left out."""
-    http = service.http
+    http = service.client
     ids = [job["id"] for job in _ok(http.get("/v1/jobs", params={"limit": 200}))["data"]]
     found: dict[str, Any] = {"list": ids}
     for job_id in ids:
-        job = service.job(job_id)
+        job = service.get_job(job_id)
         if job["state"] == "parked":  # made younger
             job["parked_until"] = job["runs"][0]["started_at"] = "@LATER@"
         found[f"job {job_id}"] = job

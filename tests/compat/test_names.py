@@ -148,14 +148,14 @@ def stored(reachable_tmp: Path, stand_in: Path) -> dict[str, set[str]]:
     tool = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
     env = {"STEADYHAND_ISOLATION": "none", "WORKSPACE_DIR": str(root / "workspace")}
     with Service(root, stand_in, env=env) as service:
-        service.http.post("/v1/keys", json={"name": "limited", "limits": {"queued_jobs": 1}})
+        service.client.post("/v1/keys", json={"name": "limited", "limits": {"queued_jobs": 1}})
         body = {
             "model": "claude",
             "input": "[[standin: text=yes]]",
             "tools": [tool],
             "parallel_tool_calls": False,
         }
-        answer = service.http.post("/v1/responses", json=body)
+        answer = service.client.post("/v1/responses", json=body)
         assert answer.status_code == 200, answer.text
         job = service.submit(
             f"[[standin: wait_for={gate} write=new.txt:text text=done]]", workspace="default"
@@ -164,7 +164,7 @@ def stored(reachable_tmp: Path, stand_in: Path) -> dict[str, set[str]]:
         wait_until(lambda: note.exists() and note.read_text("ascii"))
         found = {"place.json": set(json.loads(note.read_text("ascii")))}
         gate.touch()
-        ended = service.ended(job["id"])
+        ended = service.wait_until_ended(job["id"])
         assert ended["state"] == "completed", ended
         service.terminate()
         return found | in_database(service.data_dir / "steadyhand.db", job["id"])

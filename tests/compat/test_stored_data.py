@@ -67,7 +67,11 @@ def test_stored_keys_open_the_service_with_their_scopes_and_their_limits(
     held: Service, expected: dict[str, Any]
 ) -> None:
     (own,) = (job for name, job in expected.items() if name.startswith("job ") and job["title"] == "A change")
-    with held.connect(KEY) as caller, held.connect(FORMER_KEY) as former, held.connect("unknown") as nobody:
+    with (
+        held.new_client(KEY) as caller,
+        held.new_client(FORMER_KEY) as former,
+        held.new_client("unknown") as nobody,
+    ):
         assert [job["id"] for job in caller.get("/v1/jobs").json()["data"]] == [own["id"]]
         assert caller.post(f"/v1/jobs/{own['id']}/cancel").json()["code"] == "scope_missing"
         assert (
@@ -125,12 +129,12 @@ class Opened:
         return str(found)
 
     def post(self, path: str, **body: Any) -> dict[str, Any]:
-        answer = self.service.http.post(path, json=body)
+        answer = self.service.client.post(path, json=body)
         assert answer.status_code in (200, 202), answer.text
         return dict(answer.json())
 
     def completed(self, job_id: str) -> dict[str, Any]:
-        job = self.service.ended(job_id, SECONDS)
+        job = self.service.wait_until_ended(job_id, SECONDS)
         assert job["state"] == "completed", job
         return job
 
@@ -176,7 +180,7 @@ def test_stored_jobs_and_sessions_go_on(sample: Opened) -> None:
 
     parked = sample.completed(sample.id_of("leave a mark"))
     assert [run["state"] for run in parked["runs"]] == ["parked", "completed"]
-    diff = sample.service.http.get(f"/v1/jobs/{parked['id']}/diff").text
+    diff = sample.service.client.get(f"/v1/jobs/{parked['id']}/diff").text
     assert diff.count("\n+mark") == 1
     assert diff.count("\n+left") == 1
 
@@ -185,7 +189,7 @@ def test_stored_jobs_and_sessions_go_on(sample: Opened) -> None:
 
     again = sample.completed(interrupted)
     assert len(again["runs"]) == 2
-    retried = sample.service.ended(failed, SECONDS)
+    retried = sample.service.wait_until_ended(failed, SECONDS)
     assert [run["outcome"]["type"] for run in retried["runs"]] == ["model_error", "model_error"]
 
 
@@ -193,7 +197,7 @@ def test_stored_conversations_of_the_openai_routes_go_on(sample: Opened) -> None
     message = {"role": "user", "content": "[[scenario:echo]] once more"}
     headers = {"x-session-id": "sample-chat"}
     body = {"model": "claude", "messages": [message]}
-    answer = sample.service.http.post("/v1/chat/completions", json=body, headers=headers)
+    answer = sample.service.client.post("/v1/chat/completions", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
     assert sample.was_told("in a chat", "once more")
 
@@ -204,7 +208,7 @@ def test_stored_conversations_of_the_openai_routes_go_on(sample: Opened) -> None
     assert sample.was_told("first response", "second response", "third response")
 
     waiting = f"resp_{sample.id_of('weather?')}_1"
-    (call,) = sample.service.http.get(f"/v1/responses/{waiting}").json()["output"]
+    (call,) = sample.service.client.get(f"/v1/responses/{waiting}").json()["output"]
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "snow"}
     tool = {"type": "function", "name": call["name"], "parameters": {"type": "object", "properties": {}}}
     sample.post("/v1/responses", model="claude", input=[output], tools=[tool], previous_response_id=waiting)

@@ -25,8 +25,8 @@ def test_with_nothing_set_everything_has_the_documented_default(tmp_path: Path) 
     )
     assert (tables.server.host, tables.server.port) == ("127.0.0.1", 8080)
     assert tables.defaults.budget_usd == 5
-    assert settings.catalogue().defaults.budget_micros == 5_000_000
-    assert set(settings.catalogue().agents) == {"claude", "chat"}
+    assert settings.build_catalog().defaults.budget_micros == 5_000_000
+    assert set(settings.build_catalog().agents) == {"claude", "chat"}
     assert not settings.classic
 
 
@@ -141,9 +141,9 @@ def test_the_classic_profile_is_one_job_at_a_time_in_place_without_a_queue(tmp_p
     assert settings.classic
     assert (settings.tables.service.concurrency, settings.tables.service.max_queued) == (1, 0)
     assert settings.tables.openai.default_agent == "recruiter-triage"
-    workspace = settings.catalogue().workspace("default")
+    workspace = settings.build_catalog().workspace("default")
     assert (workspace.repository, workspace.mode) == ("/srv/ws", "in_place")
-    assert settings.catalogue().defaults.workspace == "default"
+    assert settings.build_catalog().defaults.workspace == "default"
 
 
 def test_agents_are_sealed_off_but_in_the_classic_profile_unless_asked_for(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_agents_are_sealed_off_but_in_the_classic_profile_unless_asked_for(tmp_p
 
 
 def test_the_earlier_service_s_directory_is_mirrored_in_the_default_profile(tmp_path: Path) -> None:
-    workspace = read(tmp_path, WORKSPACE_DIR="/srv/ws").catalogue().workspace("default")
+    workspace = read(tmp_path, WORKSPACE_DIR="/srv/ws").build_catalog().workspace("default")
     assert (workspace.repository, workspace.mode, workspace.ref) == ("/srv/ws", "checkout", None)
 
 
@@ -171,7 +171,7 @@ def test_an_agent_s_table_becomes_its_profile_with_money_in_micro_dollars(tmp_pa
     tools = ["Read", "Bash"]
     env = { REGION = "eu" }
     """
-    agent = read(tmp_path, text).catalogue().agent("recruiter-triage")
+    agent = read(tmp_path, text).build_catalog().agent("recruiter-triage")
     assert agent.budget_micros == 2_250_000
     assert agent.tools == ("Read", "Bash")
     assert agent.env == {"REGION": "eu"}
@@ -191,13 +191,13 @@ def test_what_an_agent_may_take_and_reach_is_in_its_profile(tmp_path: Path) -> N
     secrets = ["/run/secrets/key"]
     """
     settings = read(tmp_path, text)
-    agent = settings.catalogue().agent("a")
+    agent = settings.build_catalog().agent("a")
     assert (agent.memory_bytes, agent.processes, agent.disk_bytes) == (512 * 1024**2, 200, 2 * 1024**3)
     assert agent.egress == ("levels.example.org", "*.example.net")
     assert agent.secrets == ("/run/secrets/key",)
     defaults = settings.tables.defaults
     assert (defaults.memory, defaults.processes, defaults.disk) == (int(1.5 * 1024**3), None, None)
-    assert settings.catalogue().defaults.publish == "branch"
+    assert settings.build_catalog().defaults.publish == "branch"
 
 
 def test_a_workspace_says_how_it_is_made_ready_and_what_becomes_of_commits(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_workspace_says_how_it_is_made_ready_and_what_becomes_of_commits(tmp_p
     caches = ["pip", "npm"]
     publish = "branch"
     """
-    workspace = read(tmp_path, text).catalogue().workspace("w")
+    workspace = read(tmp_path, text).build_catalog().workspace("w")
     assert workspace.setup == ("git-crypt unlock /secrets/key", "make one, two")
     assert workspace.setup_secrets == ("/secrets/key",)
     assert workspace.setup_egress == ("pypi.example.org",)

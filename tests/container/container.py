@@ -138,7 +138,7 @@ class Container:
         return self._log.read_text("utf-8", "replace")
 
     @property
-    def first(self) -> int:
+    def init_pid(self) -> int:
         """The pid of its process 1 as this machine sees it."""
         file = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
 
@@ -151,7 +151,7 @@ class Container:
         enter = [
             "nsenter",
             "--target",
-            str(self.first),
+            str(self.init_pid),
             "--mount",
             "--pid",
             "--net",
@@ -190,7 +190,7 @@ class Container:
 
     def stop(self) -> int:
         """Stop it as an engine does, and give its exit code; fails when the grace period does not do."""
-        os.kill(self.first, signal.SIGTERM)
+        os.kill(self.init_pid, signal.SIGTERM)
         began = time.monotonic()
         code = self.process.wait(self._service.grace_seconds)
         assert time.monotonic() - began < self._service.grace_seconds

@@ -69,7 +69,7 @@ def test_a_job_is_done_in_the_container_and_a_stop_leaves_nothing(
     mounts = Path("/proc/self/mountinfo").read_text()
     with container(image, service(file), scratch) as running:
         running.healthy()
-        inside = namespace_of(running.first)
+        inside = namespace_of(running.init_pid)
         assert running.execute("id", "-u").stdout == "10001\n"
         status = running.execute("cat", "/proc/self/status").stdout
         assert {line.split()[1] for line in status.splitlines() if line.startswith("Cap")} == {"0" * 16}

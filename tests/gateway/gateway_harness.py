@@ -46,11 +46,11 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 def make_checkout(root: Path, slot: int = 0, user: int | None = None) -> Checkout:
     return Checkout(
         workspace=Workspace("scratch"),
-        files=JobPaths(root),
+        paths=JobPaths(root),
         directory=root,
         home=root,
-        config=None,
-        user=user,
+        config_dir=None,
+        uid=user,
         commit=None,
         slot=slot,
     )
@@ -96,20 +96,20 @@ class GatewayHarness:
 
     socket: Path
     proxy: int = 0
-    told: list[EventBody | TextDelta] = field(default_factory=list)
+    events: list[EventBody | TextDelta] = field(default_factory=list)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     access: RunAccess | None = None
     gateway: ModelGateway | None = None
 
     async def emit(self, body: EventBody | TextDelta) -> None:
-        self.told.append(body)
+        self.events.append(body)
 
     @property
-    def refused(self) -> list[str]:
-        return [body.host for body in self.told if isinstance(body, EgressRefused)]
+    def refused_hosts(self) -> list[str]:
+        return [body.host for body in self.events if isinstance(body, EgressRefused)]
 
     def warnings(self, code: str) -> list[str]:
-        return [body.message for body in self.told if isinstance(body, WarningEvent) and body.code == code]
+        return [body.message for body in self.events if isinstance(body, WarningEvent) and body.code == code]
 
     @property
     def open_access(self) -> RunAccess:
@@ -124,11 +124,11 @@ class GatewayHarness:
             timeout=TIMEOUT_SECONDS,
         )
 
-    async def say(self, request: bytes) -> bytes:
+    async def send_to_model(self, request: bytes) -> bytes:
         """Send bytes to the model's socket; all that comes back until the end."""
         return await exchange(await asyncio.open_unix_connection(self.socket), request)
 
-    async def ask(self, request: bytes) -> bytes:
+    async def send_to_proxy(self, request: bytes) -> bytes:
         """Send bytes to the proxy; all that comes back until the end."""
         return await exchange(await asyncio.open_connection("127.0.0.1", self.proxy), request)
 
@@ -193,14 +193,14 @@ async def open_gateway(
         sleep=time.sleep,
     )
     work = make_run_context(make_checkout(root, slot, user), egress, **job)
-    async with gateway.serving(), gateway.attend(work, harness.emit) as attendance:
+    async with gateway.serving(), gateway.open_run(work, harness.emit) as attendance:
         harness.access = attendance
         listener = socket.create_server(("127.0.0.1", 0))
         harness.proxy = listener.getsockname()[1]
         descriptor = os.dup(listener.fileno())
         listener.close()
-        assert attendance.listening is not None
-        attendance.listening([descriptor])
+        assert attendance.on_listening is not None
+        attendance.on_listening([descriptor])
         yield harness
 
 
@@ -210,8 +210,8 @@ class RecordingHost:
 
     port: int
     connections: int = 0
-    heard: bytearray = field(default_factory=bytearray)
-    left: asyncio.Event = field(default_factory=asyncio.Event)
+    received: bytearray = field(default_factory=bytearray)
+    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -230,15 +230,15 @@ async def serve_host(
         try:
             if isinstance(answer, bytes):
                 while piece := await reader.read(1 << 16):
-                    found.heard += piece
-                    if b"\r\n\r\n" in found.heard and answer:
+                    found.received += piece
+                    if b"\r\n\r\n" in found.received and answer:
                         writer.write(answer)
             else:
                 await answer(reader, writer)
         except OSError:
             pass
         finally:
-            found.left.set()
+            found.disconnected.set()
             writer.transport.abort()
 
     server = await asyncio.start_server(attend, address, port)

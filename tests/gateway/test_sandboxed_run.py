@@ -80,7 +80,7 @@ egress = ["127.0.0.2:{listed_port}"]
             world_dir, real_cli, config=config, model=model.url, env={"ANTHROPIC_API_KEY": CANARY}
         ) as service,
     ):
-        job = service.ended(service.submit("look around", agent="looker")["id"], 90)
+        job = service.wait_until_ended(service.submit("look around", agent="looker")["id"], 90)
         assert job["state"] == "completed", (job, service.log)
         events = service.events(job["id"])
         looked, fetched = [event["data"]["output"] for event in events if event["type"] == "tool.finished"]
@@ -102,7 +102,7 @@ egress = ["127.0.0.2:{listed_port}"]
         assert {request.headers["x-api-key"] for request in model.requests} == {CANARY}
         assert CANARY not in str([request.body for request in model.requests]) + str(job) + str(events)
         assert CANARY not in service.log
-        transcript = service.http.get(f"/v1/jobs/{job['id']}/transcript")
+        transcript = service.client.get(f"/v1/jobs/{job['id']}/transcript")
         assert transcript.status_code == 200
         assert CANARY not in transcript.text
         assert "[redacted]" not in str(job) + str(events) + service.log + transcript.text

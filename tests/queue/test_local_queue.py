@@ -26,7 +26,7 @@ class TestLocalQueue(QueueContract):
         self.url = f"sqlite:///{tmp_path}/jobs.db"
 
     @asynccontextmanager
-    async def opened(
+    async def open(
         self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
     ) -> AsyncIterator[QueueHarness]:
         store = await open_store(self.url)
@@ -52,7 +52,7 @@ def test_a_paused_queue_admits_and_never_claims(tmp_path: Path) -> None:
         async with a_store(tmp_path) as store:
             bench = QueueHarness(LocalQueue(store, capacity=2, max_queued=5, paused=True), store)
             for _ in range(7):
-                await bench.admit()
+                await bench.enqueue_job()
             assert await bench.has_nothing_to_claim()
             load = bench.queue.load()
             assert (load.active, load.queued) == (0, 7)
@@ -74,15 +74,15 @@ def test_a_refused_caller_is_told_when_the_next_run_may_end(
         async with a_store(tmp_path) as store:
             queue = LocalQueue(store, capacity=1, max_queued=0, clock=lambda: now)
             for length in lengths:
-                await queue.admit(make_job(), accepted_draft())
+                await queue.enqueue(make_job(), accepted_draft())
                 claim = await queue.claim()
                 now += length
-                await queue.done(claim)
-            await queue.admit(make_job(), accepted_draft())
+                await queue.release(claim)
+            await queue.enqueue(make_job(), accepted_draft())
             await queue.claim()
             now += elapsed
             with pytest.raises(RetryLater) as refused:
-                await queue.admit(make_job(), accepted_draft())
+                await queue.enqueue(make_job(), accepted_draft())
             assert refused.value.retry_after == wanted
             assert str(refused.value) == f"Every slot is taken (1 job). Try again in {wanted} s."
 
@@ -121,7 +121,7 @@ def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice
                 sequence = len(jobs) + 1
                 jobs[sequence] = replace(make_job(priority=number, api_key_id=what), sequence=sequence)
                 heapq.heappush(model, (-number, sequence))
-                await queue.readmit(jobs[sequence])
+                await queue.requeue(jobs[sequence])
             elif what == "claim" and model and len(held) < capacity:
                 async with asyncio.timeout(5):
                     claim = await queue.claim()
@@ -129,7 +129,7 @@ def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice
                 assert claim.slot == min(set(range(capacity)) - {each.slot for each in held})
                 held.append(claim)
             elif what == "done" and held:
-                await queue.done(held.pop(number % len(held)))
+                await queue.release(held.pop(number % len(held)))
             elif what == "cancel" and model:
                 gone = model.pop(number % len(model))
                 heapq.heapify(model)

@@ -30,7 +30,7 @@ ROOT = os.geteuid() == 0
 class SandboxHarness:
     """One data directory with one place in it; `agent` is what its limits are taken from."""
 
-    data: Path
+    data_dir: Path
     sandbox: BwrapSandbox
     place: Checkout
     mark: str
@@ -41,16 +41,16 @@ class SandboxHarness:
         plain = Command(
             list(argv), {"PATH": "/usr/bin:/bin", "SH_MARK": self.mark, **env}, Path("/workspace")
         )
-        return self.sandbox.wrap(replace(plain, user=self.place.user), self.place, self.agent)
+        return self.sandbox.wrap(replace(plain, uid=self.place.uid), self.place, self.agent)
 
     def python(self, code: str, *words: str) -> Command:
         """Give a sealed command that runs Python code."""
         return self.command(PYTHON, "-I", "-S", "-c", code, *words)
 
-    def seal(self, command: Command) -> SandboxSpec:
+    def sandbox_spec(self, command: Command) -> SandboxSpec:
         """Give the seal of a command of this world."""
-        assert command.seal is not None
-        return command.seal
+        assert command.sandbox is not None
+        return command.sandbox
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def sandbox_harness(
         user = BASE + slot if ROOT else None
         files = JobPaths(data / "jobs" / "job1")
         folders = [data / "stage", data / "run" / f"slot-{slot}", data / "warm" / "tree" / "folder"]
-        folders += [files.root / "upper", files.root / "work", files.checkout, files.home, files.config]
+        folders += [files.root / "upper", files.root / "work", files.checkout, files.home, files.config_dir]
         for folder in folders:
             folder.mkdir(parents=True)
         tree = data / "warm" / "tree"
@@ -82,16 +82,22 @@ def sandbox_harness(
         if user is not None:
             for path in (tree, *tree.rglob("*")):
                 os.chown(path, OWNER, OWNER)
-            for path in (files.root / "upper", files.root / "work", files.checkout, files.home, files.config):
+            for path in (
+                files.root / "upper",
+                files.root / "work",
+                files.checkout,
+                files.home,
+                files.config_dir,
+            ):
                 os.chown(path, user, user)
         layers = OverlayLayers(tree, files.root / "upper", files.root / "work", OWNER) if layered else None
         place = Checkout(
             workspace=Workspace("tree"),
-            files=files,
+            paths=files,
             directory=files.checkout,
             home=files.home,
-            config=files.config,
-            user=user,
+            config_dir=files.config_dir,
+            uid=user,
             commit=None,
             layers=layers,
             slot=slot,
@@ -113,7 +119,7 @@ async def _run_service(mark: str, etc: Path, words: Sequence[str]) -> None:
     with sandbox_harness(mark, etc=etc) as world:
         async with AgentProcess.start(LaunchSpec(world.python(*words))) as process:
             await wait_until_ready(process)
-            sys.stdout.write(json.dumps([process.pid, process.started_ticks, str(world.data)]) + "\n")
+            sys.stdout.write(json.dumps([process.pid, process.started_ticks, str(world.data_dir)]) + "\n")
             sys.stdout.flush()
             await asyncio.sleep(60)
 

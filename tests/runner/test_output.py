@@ -20,7 +20,7 @@ from steadyhand.runner.output import (
 
 
 def _pieces(lines: LineSplitter, *chunks: bytes) -> list[tuple[bool, bytes]]:
-    return [piece for chunk in chunks for piece in lines.feed(chunk)] + list(lines.end())
+    return [piece for chunk in chunks for piece in lines.feed(chunk)] + list(lines.finish())
 
 
 def test_a_line_in_many_chunks_comes_out_whole() -> None:
@@ -51,7 +51,7 @@ def test_no_byte_is_lost_or_doubled_however_it_is_cut(chunks: list[bytes], limit
 def test_what_is_kept_has_a_bound_and_says_what_is_not(chunks: list[bytes], head: int, tail: int) -> None:
     kept = HeadTailBuffer(head, tail)
     for chunk in chunks:
-        kept.add(chunk)
+        kept.append(chunk)
     whole = b"".join(chunks)
     text = kept.text()
     if len(whole) <= head + tail:
@@ -66,7 +66,7 @@ def test_a_file_keeps_its_beginning_and_its_end_within_a_cap(tmp_path: Path) -> 
     file = CappedFile(tmp_path / "out", head=100, segment=40)
     data = bytes(range(256)) * 4
     for at in range(0, len(data), 7):
-        file.add(data[at : at + 7])
+        file.write(data[at : at + 7])
     file.close()
     assert (tmp_path / "out").read_bytes() == data[:100]
     parts = sorted((tmp_path / f"out.{n}").read_bytes() for n in (1, 2))
@@ -79,10 +79,10 @@ def test_a_file_keeps_its_beginning_and_its_end_within_a_cap(tmp_path: Path) -> 
 def test_the_output_is_the_printed_lines_and_the_whole_result(tmp_path: Path) -> None:
     spool = OutputCapture(tmp_path)
     result = b'{"type":"result","result":"' + b"x" * 2_000_000 + b'"}\n'
-    lines = list(spool.stdout(b"first\x0bline\nlast"))
+    lines = list(spool.feed_stdout(b"first\x0bline\nlast"))
     assert lines == []
-    spool.stderr(b"oops \xff\n")
-    output = spool.output(result)
+    spool.feed_stderr(b"oops \xff\n")
+    output = spool.to_run_output(result)
     spool.close()
     assert output.output == ["first\x0bline\n", "last\n", result.decode()]
     assert output.stderr == "oops \N{REPLACEMENT CHARACTER}\n"
@@ -92,8 +92,8 @@ def test_the_output_is_the_printed_lines_and_the_whole_result(tmp_path: Path) ->
 def test_an_output_above_a_mebibyte_keeps_its_first_and_last_lines(tmp_path: Path) -> None:
     spool = OutputCapture(tmp_path)
     data = b"".join(b"%09d\n" % number for number in range(200_000))
-    assert list(spool.stdout(data)) == []
-    text = "".join(spool.output(None).output)
+    assert list(spool.feed_stdout(data)) == []
+    text = "".join(spool.to_run_output(None).output)
     spool.close()
     assert text.encode().startswith(data[:STDOUT_HEAD_BYTES])
     assert text.encode().endswith(data[-STDOUT_TAIL_BYTES:])
@@ -134,9 +134,9 @@ def test_a_secret_is_neither_in_what_is_kept_nor_in_the_files_wherever_it_was_cu
         spool = OutputCapture(tmp_path, redactor)
         row = b"x" * shift + (secret + b".") * 70_000
         for at in range(0, len(row), 65_536):
-            assert list(spool.stdout(row[at : at + 65_536])) == []
-            spool.stderr(row[at : at + 65_536])
-        kept = "".join(spool.output(None).output) + spool.stderr_text()
+            assert list(spool.feed_stdout(row[at : at + 65_536])) == []
+            spool.feed_stderr(row[at : at + 65_536])
+        kept = "".join(spool.to_run_output(None).output) + spool.stderr_text()
         spool.close()
         assert "bytes left out" in kept
         assert "[redacted].[redacted]" in kept
@@ -152,6 +152,6 @@ def test_what_is_kept_of_text_without_a_secret_is_the_same_with_and_without_secr
         HeadTailBuffer(STDOUT_HEAD_BYTES, STDOUT_TAIL_BYTES, Redactor([b"sk-canary-41Xw9TtR9bLm6"])),
     )
     for at in range(0, len(data), 50_000):
-        plain.add(data[at : at + 50_000])
-        looked.add(data[at : at + 50_000])
+        plain.append(data[at : at + 50_000])
+        looked.append(data[at : at + 50_000])
         assert looked.text() == plain.text()

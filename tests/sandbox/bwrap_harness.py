@@ -45,20 +45,20 @@ class BwrapHarness:
         files = JobPaths(data / "jobs" / "job1")
         files.root.mkdir(parents=True)
         (data / "run" / "slot-0").mkdir(parents=True)
-        for folder in (files.checkout, files.home, files.config):
+        for folder in (files.checkout, files.home, files.config_dir):
             make_dir(folder, 0o700, self.user)
         etc = make_etc(data, placeholders=[Path(name) for name in secrets])
         made = BwrapSandbox.detect(data, cli, etc_dir=etc, secrets=secrets)
         # Nobody makes mounts or a network for it here: bwrap does all by itself.
-        self.sandbox = replace(made, stage=None, doors=False)
+        self.sandbox = replace(made, staging_dir=None, egress_network=False)
         self.place = Checkout(
-            Workspace("w"), files, files.checkout, files.home, files.config, self.user, commit=None
+            Workspace("w"), files, files.checkout, files.home, files.config_dir, self.user, commit=None
         )
 
     def wrap(
         self, argv: Sequence[str], env: Mapping[str, str] = PATH_ENV, agent: Agent | None = None
     ) -> Command:
-        command = Command(argv, env, self.sandbox.view(self.place).directory, self.user)
+        command = Command(argv, env, self.sandbox.agent_paths(self.place).directory, self.user)
         return self.sandbox.wrap(command, self.place, agent or Agent("a"))
 
     def run(
@@ -71,7 +71,7 @@ class BwrapHarness:
         command = Command(argv, env, Path("/workspace"), self.user)
         return run_command(self.sandbox.wrap(command, place or self.place, agent or Agent("a")))
 
-    def says(self, script: str, **options: object) -> str:
+    def run_script(self, script: str, **options: object) -> str:
         """Run a shell script and give what it printed; it must end well."""
         done = self.run("/bin/sh", "-c", script, **options)  # type: ignore[arg-type]
         assert done.returncode == 0, done.stderr.decode()
@@ -79,9 +79,9 @@ class BwrapHarness:
 
 
 def run_command(command: Command) -> subprocess.CompletedProcess[bytes]:
-    assert command.seal is not None
-    assert command.seal.stage is None
-    asked = (command.user, dict(command.seal.input_data), list(command.argv))
+    assert command.sandbox is not None
+    assert command.sandbox.mount_root is None
+    asked = (command.uid, dict(command.sandbox.input_data), list(command.argv))
     return subprocess.run(
         [sys.executable, "-IS", "-c", _RUN_COMMAND],
         input=repr(asked).encode() + b"\n",

@@ -44,15 +44,15 @@ def pure_sandbox(stage: Path | None = Path("/data/stage"), **changes: object) ->
         program=AgentProgram(Path("/srv/claude"), Path("/opt/steadyhand/claude"), None),
         layout=FRAME,
         etc_dir=Path("/data/etc"),
-        sockets=Path("/data/run"),
-        stage=stage,
+        sockets_dir=Path("/data/run"),
+        staging_dir=stage,
     )
     return replace(sandbox, **changes)  # type: ignore[arg-type]
 
 
 def a_place(**changes: object) -> Checkout:
     files = JobPaths(Path("/data/jobs/j"))
-    place = Checkout(Workspace("w"), files, files.checkout, files.home, files.config, 64_000, commit=None)
+    place = Checkout(Workspace("w"), files, files.checkout, files.home, files.config_dir, 64_000, commit=None)
     return replace(place, **changes)  # type: ignore[arg-type]
 
 
@@ -69,8 +69,8 @@ def parsed(words: list[str]) -> list[tuple[str, ...]]:
 
 
 def options_of(command: Command) -> list[tuple[str, ...]]:
-    assert command.seal is not None
-    data = command.seal.input_data[10]
+    assert command.sandbox is not None
+    data = command.sandbox.input_data[10]
     assert data.endswith(b"\0")
     return parsed([word.decode("utf-8", "surrogateescape") for word in data[:-1].split(b"\0")])
 
@@ -150,14 +150,14 @@ def test_options_are_parted_by_nul() -> None:
 
 
 def test_a_plain_checkout_is_bound_from_the_stage() -> None:
-    seal = pure_sandbox().wrap(Command(["x"], {}, Path("/")), a_place(), Agent("a")).seal
+    seal = pure_sandbox().wrap(Command(["x"], {}, Path("/")), a_place(), Agent("a")).sandbox
     assert seal is not None
     by_source = {mount.source: mount for mount in seal.mounts}
     tree = by_source[Path("/data/jobs/j/checkout")]
     assert (tree.kind, tree.writable, tree.owner) == ("bind", True, None)
     assert not by_source[Path("/data/etc")].writable
-    assert len({mount.name for mount in seal.mounts}) == len(seal.mounts)
-    assert seal.ports == (3128,)
+    assert len({mount.target for mount in seal.mounts}) == len(seal.mounts)
+    assert seal.loopback_ports == (3128,)
 
 
 def test_layers_are_one_overlay_whose_upper_may_be_on_an_image() -> None:
@@ -165,14 +165,14 @@ def test_layers_are_one_overlay_whose_upper_may_be_on_an_image() -> None:
         Path("/data/warm/x"), Path("/data/jobs/j/upper"), Path("/data/jobs/j/work"), owner=63_999
     )
     command = pure_sandbox().wrap(Command(["x"], {}, Path("/")), a_place(layers=layers), Agent("a"))
-    assert command.seal is not None
-    tree = command.seal.mounts[0]
+    assert command.sandbox is not None
+    tree = command.sandbox.mounts[0]
     assert tree == Mount(
         "overlay", "tree", layers.lower, writable=True, owner=63_999, upper=layers.upper, work=layers.work
     )
     assert ("--bind", "/data/stage/tree", "/workspace") in options_of(command)
     imaged = replace(layers, image=Path("/data/jobs/j/disk.img"), upper=Path("up"), work=Path("wk"))
-    seal = pure_sandbox().wrap(Command(["x"], {}, Path("/")), a_place(layers=imaged), Agent("a")).seal
+    seal = pure_sandbox().wrap(Command(["x"], {}, Path("/")), a_place(layers=imaged), Agent("a")).sandbox
     assert seal is not None
     assert [mount.kind for mount in seal.mounts[:2]] == ["image", "overlay"]
     assert seal.mounts[1].upper == Path("/data/stage/disk/up")
@@ -182,7 +182,7 @@ def test_only_what_is_told_of_the_model_is_shown_the_way_to_it() -> None:
     socket = {"ANTHROPIC_UNIX_SOCKET": "/run/steadyhand/model.sock"}
     place = a_place(slot=2)
     for env, there in ((socket, True), ({"PATH": "/usr/bin"}, False)):
-        seal = pure_sandbox().wrap(Command(["x"], env, Path("/")), place, Agent("a")).seal
+        seal = pure_sandbox().wrap(Command(["x"], env, Path("/")), place, Agent("a")).sandbox
         assert seal is not None
         assert (Path("/data/run/slot-2") in {mount.source for mount in seal.mounts}) is there
 
@@ -192,21 +192,21 @@ def test_what_can_be_had_where_not_all_can_is_still_sealed() -> None:
         command = lesser.wrap(Command(["x"], {}, Path("/")), a_place(), Agent("a"))
         words = {each[0] for each in options_of(command)}
         assert {"--unshare-user", "--unshare-pid", "--cap-drop", "--clearenv", "--seccomp"} <= words
-        assert command.seal is not None
-        assert ("--unshare-net" in words) is (command.seal.ports is None)
+        assert command.sandbox is not None
+        assert ("--unshare-net" in words) is (command.sandbox.loopback_ports is None)
         assert missing
 
 
 def test_the_home_of_the_service_is_never_shown() -> None:
     place = a_place(home=Path("/root"), config=None)
     sandbox = pure_sandbox()
-    view = sandbox.view(place)
-    assert (str(view.directory), str(view.home), str(view.config)) == (
+    view = sandbox.agent_paths(place)
+    assert (str(view.directory), str(view.home), str(view.config_dir)) == (
         "/workspace",
         "/home/agent",
         "/home/agent/.claude",
     )
-    seal = sandbox.wrap(Command(["x"], {}, Path("/")), place, Agent("a")).seal
+    seal = sandbox.wrap(Command(["x"], {}, Path("/")), place, Agent("a")).sandbox
     assert seal is not None
     assert Path("/root") not in {mount.source for mount in seal.mounts}
     assert Path("/data/jobs/j/home") in {mount.source for mount in seal.mounts}
@@ -214,8 +214,8 @@ def test_the_home_of_the_service_is_never_shown() -> None:
 
 def test_an_agent_s_own_limits_win_over_the_defaults() -> None:
     sandbox = pure_sandbox(most=DefaultLimits(memory_bytes=4_000, processes=100, disk_bytes=None))
-    assert sandbox.ceiling(Agent("a")).memory == 4_000
-    mine = sandbox.ceiling(Agent("a", memory_bytes=7, processes=9, disk_bytes=11))
+    assert sandbox.resource_limits(Agent("a")).memory == 4_000
+    mine = sandbox.resource_limits(Agent("a", memory_bytes=7, processes=9, disk_bytes=11))
     assert (mine.memory, mine.processes, mine.file_size) == (7, 9, 11)
 
 
@@ -224,9 +224,9 @@ def test_sharing_the_network_is_asked_for_by_that_one_word_alone() -> None:
     for egress in ((), ("host.example",), ("host", "example.org")):
         sealed = pure_sandbox(doors=False).wrap(command, a_place(), Agent("a", egress=egress))
         assert ("--unshare-net",) in options_of(sealed)
-        seal = pure_sandbox().wrap(command, a_place(), Agent("a", egress=egress)).seal
+        seal = pure_sandbox().wrap(command, a_place(), Agent("a", egress=egress)).sandbox
         assert seal is not None
-        assert seal.ports is not None
+        assert seal.loopback_ports is not None
     shared = pure_sandbox(None, resolver=Path("/run/resolv")).wrap(
         command, a_place(), Agent("a", egress=("host",))
     )
@@ -243,26 +243,26 @@ def sealed(world_dir: Path, standin: Path) -> BwrapHarness:
 
 
 def test_an_agent_sees_itself_as_a_plain_user_in_its_workspace(sealed: BwrapHarness) -> None:
-    assert sealed.says("id -un; id -u; pwd; hostname; echo $HOME").split() == [
+    assert sealed.run_script("id -un; id -u; pwd; hostname; echo $HOME").split() == [
         "agent",
         "1000",
         "/workspace",
         "sandbox",
     ]
-    status = sealed.says("cat /proc/self/status")
+    status = sealed.run_script("cat /proc/self/status")
     assert re.search(r"CapBnd:\s0+\n", status)
     assert re.search(r"NoNewPrivs:\s1\n", status)
     assert re.search(r"Seccomp:\s2\n", status)
 
 
 def test_what_an_agent_writes_is_its_own_and_the_root_takes_nothing(sealed: BwrapHarness) -> None:
-    sealed.says(
+    sealed.run_script(
         "echo x > /workspace/a; echo y > ~agent/b; echo z > /home/agent/.claude/c; echo t > /tmp/d; echo >/dev/null"
     )
-    files = sealed.place.files
+    files = sealed.place.paths
     assert (files.checkout / "a").read_text() == "x\n"
     assert (files.home / "b").read_text() == "y\n"
-    assert (files.config / "c").read_text() == "z\n"
+    assert (files.config_dir / "c").read_text() == "z\n"
     for place in ("/x", "/usr/x", "/etc/x", "/opt/x", "/run/x", "/home/x", "/dev/x", "/run/steadyhand/x"):
         assert sealed.run("/bin/sh", "-c", f"echo x > {place}").returncode != 0, place
 
@@ -271,10 +271,13 @@ def test_nothing_of_this_machine_is_seen(sealed: BwrapHarness, world_dir: Path) 
     (world_dir / "canary").write_text("host file")
     (world_dir / "canary").chmod(0o644)
     assert sealed.run("/bin/cat", str(world_dir / "canary")).returncode != 0
-    assert sealed.says("ls -A /root /sys /srv /boot /run 2>/dev/null || true").split() == ["/root:", "/run:"]
+    assert sealed.run_script("ls -A /root /sys /srv /boot /run 2>/dev/null || true").split() == [
+        "/root:",
+        "/run:",
+    ]
     assert sealed.run("/bin/cat", "/etc/shadow").returncode != 0
-    assert sealed.says("cut -d: -f1 /etc/passwd").split() == ["root", "agent", "nobody"]
-    assert sealed.says("ls -d /proc/[0-9]* | wc -l; env").split("\n")[0] in {"3", "4", "5"}
+    assert sealed.run_script("cut -d: -f1 /etc/passwd").split() == ["root", "agent", "nobody"]
+    assert sealed.run_script("ls -d /proc/[0-9]* | wc -l; env").split("\n")[0] in {"3", "4", "5"}
 
 
 def test_the_environment_is_what_was_given(sealed: BwrapHarness) -> None:
@@ -297,7 +300,7 @@ def test_there_is_no_network_but_loopback(sealed: BwrapHarness) -> None:
         assert sealed.run("/usr/bin/python3", "-c", script).returncode != 0
         shared = sealed.run("/usr/bin/python3", "-c", script, agent=Agent("a", egress=("host",)))
         assert shared.returncode == 0, shared.stderr
-    assert sealed.says("tail -n +3 /proc/net/dev | cut -d: -f1").split() == ["lo"]
+    assert sealed.run_script("tail -n +3 /proc/net/dev | cut -d: -f1").split() == ["lo"]
 
 
 def test_a_secret_is_seen_at_its_own_path_by_the_agent_that_was_granted_it(
@@ -310,16 +313,16 @@ def test_a_secret_is_seen_at_its_own_path_by_the_agent_that_was_granted_it(
         (folder / name).chmod(0o644)
     sealed = BwrapHarness(world_dir, standin, secrets=[str(folder / "key")])
     granted = Agent("a", secrets=(str(folder / "key"),))
-    assert sealed.says(f"cat {folder}/key; ls {folder}", agent=granted) == "keykey\n"
+    assert sealed.run_script(f"cat {folder}/key; ls {folder}", agent=granted) == "keykey\n"
     assert sealed.run("/bin/sh", "-c", f"echo x > {folder}/key", agent=granted).returncode != 0
     assert sealed.run("/bin/cat", f"{folder}/key").returncode != 0
 
 
 def test_a_secret_below_etc_has_a_place_there(world_dir: Path, standin: Path) -> None:
     sealed = BwrapHarness(world_dir, standin, secrets=["/etc/hostname", "/etc/deep/down/key"])
-    said = sealed.says("cat /etc/hostname", agent=Agent("a", secrets=("/etc/hostname",)))
+    said = sealed.run_script("cat /etc/hostname", agent=Agent("a", secrets=("/etc/hostname",)))
     assert said == Path("/etc/hostname").read_text()
-    assert sealed.says("test -f /etc/deep/down/key && echo there") == "there\n"
+    assert sealed.run_script("test -f /etc/deep/down/key && echo there") == "there\n"
 
 
 def test_the_stand_in_and_the_real_program_run_at_a_fixed_path(
@@ -346,7 +349,7 @@ def test_a_program_below_usr_is_called_where_it_is() -> None:
 def test_certificates_locales_and_names_of_users_work_inside(sealed: BwrapHarness) -> None:
     count = "import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 50)"
     assert sealed.run("/usr/bin/python3", "-c", count).stdout == b"True\n"
-    assert sealed.says(
+    assert sealed.run_script(
         "LC_ALL=C.UTF-8 locale charmap; whoami; git --version >/dev/null && echo git"
     ).split() == [
         "UTF-8",
@@ -356,7 +359,7 @@ def test_certificates_locales_and_names_of_users_work_inside(sealed: BwrapHarnes
 
 
 def test_memory_in_tmp_and_shm_is_bounded(sealed: BwrapHarness) -> None:
-    sizes = sealed.says("df -k --output=size /tmp /dev/shm | tail -n 2").split()
+    sizes = sealed.run_script("df -k --output=size /tmp /dev/shm | tail -n 2").split()
     assert [int(size) * 1024 for size in sizes] == [bwrap_args.TMP_BYTES, bwrap_args.SHM_BYTES]
 
 
@@ -368,4 +371,4 @@ def test_without_bwrap_there_is_a_remedy(world_dir: Path, standin: Path) -> None
 
 def test_level_none_shows_what_is_there() -> None:
     place = a_place()
-    assert NoSandbox().view(place) == place.host_paths
+    assert NoSandbox().agent_paths(place) == place.host_paths

@@ -28,7 +28,7 @@ from steadyhand.workspace import mirror, sandboxed_git, sandboxed_git_client
 SOURCES = Path(steadyhand.__file__).parent
 _MAIN = '\nif __name__ == "__main__":'
 _WORKSPACE_SOURCES = SOURCES / "workspace"
-_CALL_NAMES = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "_other_side"}
+_CALL_NAMES = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "_remote_command"}
 _WRAPPER_FUNCTIONS = {("harvest", "_pack"), ("sandboxed_git", "_pack"), ("mirror", "_run_remote_fetch")}
 UNKNOWN_PLACE = "between calls of git"
 _OUTPUT_PREFIX = b"@git-call "
@@ -118,7 +118,7 @@ class GitCallTracer:
         self._marks = marks
         self._passing: list[str] = []
         patch.setattr(git_module.Git, "run", self._trace_local(git_module.Git.run))
-        patch.setattr(mirror.Mirror, "_other_side", self._trace_remote(mirror.Mirror._remote_command))
+        patch.setattr(mirror.Mirror, "_remote_command", self._trace_remote(mirror.Mirror._remote_command))
         patch.setattr(ProcessSandboxExec, "run", self._trace_sandboxed(ProcessSandboxExec.run))
         told = Path(sandboxed_git.__file__).read_text(encoding="utf-8").replace(_MAIN, _TRACE_CODE + _MAIN)
         patch.setattr(sandboxed_git_client, "_program", lambda: told)

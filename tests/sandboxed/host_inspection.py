@@ -13,7 +13,7 @@ _UIDS = re.compile(r"^Uid:\s+(\d+)\s+(\d+)", re.MULTILINE)
 
 def run_commands(service: Service, *commands: str, more: str = "", **fields: Any) -> str:
     """Run a job that does this and give what the last command printed; the job has to complete."""
-    job = service.run(shell_prompt(*commands, options=more), **fields)
+    job = service.run_job(shell_prompt(*commands, options=more), **fields)
     assert job["state"] == "completed", (job["outcome"], job["error"], service.log[-3000:])
     return str(job["answer"])
 

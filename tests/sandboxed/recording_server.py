@@ -8,12 +8,12 @@ class RecordingServer:
     """A server that an attacker would like to be asked."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         listener = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                listener.asked.append(self.path)
+                listener.requests.append(self.path)
                 if self.path == "/redirect":
                     self.send_response(302)
                     self.send_header("location", "http://attacker.example/stolen")

@@ -110,9 +110,9 @@ def test_nothing_of_another_job_is_seen_while_it_runs(sealed: Service, workspace
     wait_until(lambda: any(event["type"] == "tool.finished" for event in sealed.events(other)))
     assert SECRET.encode() in folder_contents(sealed.data_dir / "jobs" / other)  # it is there, outside
     assert json.loads(run_commands(sealed, walk(SECRET), workspace=workspace)) == []
-    assert sealed.job(other)["state"] == "running"
-    sealed.http.post(f"/v1/jobs/{other}/cancel")
-    assert sealed.ended(other)["state"] == "cancelled"
+    assert sealed.get_job(other)["state"] == "running"
+    sealed.client.post(f"/v1/jobs/{other}/cancel")
+    assert sealed.wait_until_ended(other)["state"] == "cancelled"
     assert json.loads(run_commands(sealed, walk(SECRET), workspace=workspace)) == []
 
 
@@ -197,7 +197,7 @@ def test_a_job_cannot_take_the_way_of_another_slot(sealed: Service, workspace: s
     """Two at once: each sees one socket, and it is not the other's."""
     look = "stat -c %i /run/steadyhand/model.sock; sleep 2"
     ids = [sealed.submit(shell_prompt(look), workspace=workspace)["id"] for _ in range(2)]
-    answers = [sealed.ended(one)["answer"] for one in ids]
+    answers = [sealed.wait_until_ended(one)["answer"] for one in ids]
     assert len(set(answers)) == 2
     shown = {path.parent.name for path in (sealed.data_dir / "run").glob("slot-*/model.sock")}
     assert len(shown) >= 2

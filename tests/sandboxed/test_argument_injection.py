@@ -39,7 +39,7 @@ def test_prompts_that_look_like_options_arrive_as_text(sealed: Service, number: 
     assert len(set(prompts)) == number
 
     def ask(text: str) -> dict[str, Any]:
-        with sealed.connect() as client:
+        with sealed.new_client() as client:
             body = {"prompt": text, "workspace": "scratch"}
             while True:
                 answer = client.post("/v1/jobs", json=body, headers={"prefer": "wait=60"})
@@ -53,7 +53,7 @@ def test_prompts_that_look_like_options_arrive_as_text(sealed: Service, number: 
         jobs = list(pool.map(ask, prompts))
     for text, job in zip(prompts, jobs, strict=True):
         if job["finished_at"] is None:
-            job = sealed.ended(job["id"])  # noqa: PLW2901  # the same job, later
+            job = sealed.wait_until_ended(job["id"])  # noqa: PLW2901  # the same job, later
         assert job["state"] == "completed", (text, job["error"])
         data = text.encode()
         assert json.loads(job["answer"]) == {"length": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -84,7 +84,7 @@ def test_three_hundred_names_are_refused_before_anything_is_touched(sealed: Serv
     def looks_of_it() -> tuple[list[str], int]:
         jobs = sealed.data_dir / "jobs"
         there = sorted(path.name for path in jobs.iterdir()) if jobs.is_dir() else []
-        return there, len(sealed.http.get("/v1/jobs", params={"limit": 200}).json()["data"])
+        return there, len(sealed.client.get("/v1/jobs", params={"limit": 200}).json()["data"])
 
     before = looks_of_it()
     names = hostile_names()
@@ -93,7 +93,7 @@ def test_three_hundred_names_are_refused_before_anything_is_touched(sealed: Serv
     for number, name in enumerate(names):
         field = ("agent", "session", "agent")[number % 3]
         body = {"prompt": "[[standin: text=x]]", field: name}
-        answer = sealed.http.post("/v1/jobs", json=body)
+        answer = sealed.client.post("/v1/jobs", json=body)
         if answer.status_code != 422:
             accepted.append((field, name, answer.status_code))
     assert accepted == []
@@ -106,6 +106,6 @@ def test_three_hundred_names_are_refused_before_anything_is_touched(sealed: Serv
 )
 def test_a_jobs_id_that_is_a_path_is_not_found(sealed: Service, route: str) -> None:
     for name in ("..%2f..%2fetc", "%2e%2e", "..", "a%00b", "%0a", "x" * 300, "-", "ffffffffffff"):
-        answer = sealed.http.get(route.format(name))
+        answer = sealed.client.get(route.format(name))
         assert answer.status_code in (404, 405, 422, 400), (name, answer.status_code)
     assert leftover_job_files(sealed) == []

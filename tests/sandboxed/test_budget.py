@@ -45,16 +45,16 @@ def test_a_job_of_50_turns_with_a_budget_of_ten_stops_within_one_of_it(
         service = make_service(
             claude=cli_path(), model=model.url, config=CONFIG, env={"STEADYHAND_ISOLATION": isolation}
         ).start()
-        job = service.ended(
+        job = service.wait_until_ended(
             service.submit("go on", model="claude-haiku-4-5", budget_usd=10 * A_TURN_MICROS / 1e6)["id"], 120
         )
         assert (job["state"], job["outcome"]["type"]) == ("failed", "budget"), (job, service.log[-2000:])
         assert "The budget of this job (0.06 USD) is spent." in job["outcome"]["detail"]
         assert 10 <= model.calls <= 11, model.calls
         # What it did until then was harvested; it may go on with a higher budget, which is a wall again.
-        resumed = service.http.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.12})
+        resumed = service.client.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.12})
         assert resumed.status_code == 202, resumed.text
-        job = service.ended(job["id"], 120)
+        job = service.wait_until_ended(job["id"], 120)
         assert job["outcome"]["type"] == "budget"
         assert 20 <= model.calls <= 22, model.calls
 
@@ -67,23 +67,25 @@ def test_a_retry_begins_the_budget_anew_and_a_resume_goes_on_with_what_is_left(
     scenario.write_text(f"{head}\n" + turn * TURNS, encoding="utf-8")
     with ScriptedModel(scenario) as model:
         service = make_service(claude=cli_path(), model=model.url, config=CONFIG).start()
-        job = service.ended(service.submit("go on", model="claude-haiku-4-5", budget_usd=0.018)["id"], 90)
+        job = service.wait_until_ended(
+            service.submit("go on", model="claude-haiku-4-5", budget_usd=0.018)["id"], 90
+        )
         assert job["outcome"]["type"] == "budget"
         first = model.calls
-        assert service.http.post(f"/v1/jobs/{job['id']}/retry").status_code == 202
-        job = service.ended(job["id"], 90)
+        assert service.client.post(f"/v1/jobs/{job['id']}/retry").status_code == 202
+        job = service.wait_until_ended(job["id"], 90)
         assert job["outcome"]["type"] == "budget"
         second = model.calls - first
         assert 3 <= min(first, second) <= max(first, second) <= 4
         assert job["cost"]["usd"] == f"{(first + second) * A_TURN_MICROS / 1e6:.6f}"
         spent = f"{second * A_TURN_MICROS / 1e6:.6f}"
-        refused = service.http.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.018})
+        refused = service.client.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.018})
         assert refused.status_code == 422
         assert f"has to be above the {spent} that the job has spent" in refused.json()["detail"]
         # Less than both runs came to, and more than the budget has paid for since it began anew.
-        resumed = service.http.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.030})
+        resumed = service.client.post(f"/v1/jobs/{job['id']}/resume", json={"budget_usd": 0.030})
         assert resumed.status_code == 202, resumed.text
-        assert service.ended(job["id"], 90)["outcome"]["type"] == "budget"
+        assert service.wait_until_ended(job["id"], 90)["outcome"]["type"] == "budget"
         assert model.calls > first + second
 
 
@@ -103,7 +105,7 @@ def test_a_call_under_way_when_the_service_is_killed_costs_what_it_had_reserved(
         found = database.execute(query, (job_id,)).fetchall()
     assert found
     assert all(micros == reserved > 4_096 * 5 and complete == 0 for micros, reserved, complete in found)
-    job = service.job(job_id)
+    job = service.get_job(job_id)
     cost = sum(micros for micros, _, _ in found)
     assert (job["state"], job["cost"]["source"]) == ("interrupted", "ledger")
     assert job["cost"]["usd"] == f"{cost / 1e6:.6f}"
@@ -145,34 +147,34 @@ def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
     with ScriptedModel(scenario) as model:
         service = make_service(claude=cli_path(), model=model.url, config=config).start()
         limits = {f"budget_usd_per_{whose}": 0.06} if whose in ("day", "month") else None
-        key = service.http.post("/v1/keys", json={"name": "one", "limits": limits}).json()
-        with service.connect(key["secret"]) as caller:
+        key = service.client.post("/v1/keys", json={"name": "one", "limits": limits}).json()
+        with service.new_client(key["secret"]) as caller:
             # Four turns of 12,000 micro-dollars and a cheap one; then there is room for one more.
-            first = service.ended(_asked(caller, "busy"), 90)
+            first = service.wait_until_ended(_asked(caller, "busy"), 90)
             assert first["state"] == "completed", (first, service.log[-2000:])
             # The agent's own figure is by other prices.
             assert [warning["code"] for warning in first["warnings"]] == ["cost_differs"]
             assert first["cost"]["reported_usd"] != first["cost"]["usd"]
-            second = service.ended(_asked(caller, "busy"), 90)
+            second = service.wait_until_ended(_asked(caller, "busy"), 90)
         assert (second["state"], second["outcome"]["type"]) == ("failed", "budget"), second
         assert SHARED[whose] in second["outcome"]["detail"]
         calls = model.calls
         assert 6 <= calls <= 7, calls
         service.terminate()
         service.restart()
-        with service.connect(key["secret"]) as caller:
+        with service.new_client(key["secret"]) as caller:
             if whose in ("day", "month"):
                 refused = caller.post("/v1/jobs", json={"prompt": "go on", "agent": "busy"})
                 assert (refused.status_code, refused.json()["code"]) == (429, "budget_exhausted")
                 assert int(refused.headers["retry-after"]) > 0
             else:
-                third = service.ended(_asked(caller, "busy"), 90)
+                third = service.wait_until_ended(_asked(caller, "busy"), 90)
                 assert (third["outcome"]["type"], third["cost"]["usd"]) == ("budget", "0.000000")
                 assert SHARED[whose] in third["outcome"]["detail"]
         assert model.calls == calls
         # Whom the limit does not hold for works on; the service's holds for everybody.
         state = "failed" if whose == "service" else "completed"
-        assert service.run("go on", agent="other")["state"] == state
+        assert service.run_job("go on", agent="other")["state"] == state
 
 
 ASK = """
@@ -194,11 +196,11 @@ def test_what_an_agent_says_of_itself_that_never_asked_the_gateway_counts_at_onc
     env = {"STEADYHAND_ISOLATION": "none"}
     service = make_service(model=model.url, config=config, env=env).start()
     asking = shell_prompt(python_command(ASK))
-    assert service.run(asking)["answer"] == "200"
-    job = service.run("[[standin: cost=0.5 text=done]]")
+    assert service.run_job(asking)["answer"] == "200"
+    job = service.run_job("[[standin: cost=0.5 text=done]]")
     assert (job["state"], job["cost"]["source"], job["cost"]["usd"]) == ("completed", "reported", "0.500000")
     for _ in range(2):
-        answer = service.run(asking)["answer"]
+        answer = service.run_job(asking)["answer"]
         assert answer.startswith("402 ")
         assert "The budget of this service for this day (0.50 USD) is spent." in answer
         service.terminate()

@@ -44,14 +44,14 @@ HARMS = {
 def test_broken_work_is_kept_or_refused_with_a_word_and_harms_nothing(
     sealed: Service, workspace: str, what: str
 ) -> None:
-    job = sealed.run(
+    job = sealed.run_job(
         shell_prompt(f"({HARMS[what]}) 2>&1; echo more >> greeting.txt; echo done"), workspace=workspace
     )
     assert job["state"] in ("completed", "error"), job["error"]
     if job["changes"] is None:
         assert job["warnings"] or job["error"], "neither work nor a word"
     else:
-        assert "+more" in sealed.http.get(f"/v1/jobs/{job['id']}/diff").text
+        assert "+more" in sealed.client.get(f"/v1/jobs/{job['id']}/diff").text
     # Nothing of this machine came along by a link, and the repositories are whole.
     kept = folder_contents(sealed.data_dir / "jobs" / job["id"] / "kept")
     assert Path("/etc/passwd").read_bytes().splitlines()[0] not in kept

@@ -83,7 +83,7 @@ def service(
 
 def everything_told(service: Service, job_id: str) -> str:
     """Give all that a caller can read of a job, and what the service wrote down."""
-    http = service.http
+    http = service.client
     told = [
         http.get(f"/v1/jobs/{job_id}").text,
         http.get(f"/jobs/{job_id}").text,
@@ -104,7 +104,7 @@ def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
 ) -> None:
     made, key = service
     model.clear()
-    job = made.run(shell_prompt(python_command(CALL)), workspace=workspace_of)
+    job = made.run_job(shell_prompt(python_command(CALL)), workspace=workspace_of)
     assert job["state"] == "completed", job["error"]
     assert job["answer"].count("200 [") == 3, job["answer"]
     calls = [*model.requests, *model.side_requests, *model.other_requests]
@@ -119,7 +119,7 @@ def test_the_model_sees_the_key_on_every_call_and_the_agent_never(
 
 def test_the_key_is_nowhere_in_the_sandbox(service: tuple[Service, str], workspace_of: str) -> None:
     made, key = service
-    job = made.run(shell_prompt(python_command(CALL), python_command(LOOK)), workspace=workspace_of)
+    job = made.run_job(shell_prompt(python_command(CALL), python_command(LOOK)), workspace=workspace_of)
     assert (job["state"], job["answer"]) == ("completed", "nowhere")
     told = everything_told(made, job["id"])
     assert key not in told
@@ -132,7 +132,7 @@ def test_the_search_finds_a_key_that_is_there(service: tuple[Service, str]) -> N
     """The probe: what the search is to find is found in an environment, in memory and on disk."""
     made, _ = service
     half = "export CANARY=sk-ant-can; export CANARY=${CANARY}ary; "
-    found = made.run(
+    found = made.run_job(
         shell_prompt(f"{half} echo $CANARY > ~/there.txt; sleep 30 & {python_command(LOOK)}; kill %1")
     )["answer"]
     for where in ("own environment", "/environ", "/home/agent/there.txt"):
@@ -160,7 +160,9 @@ def test_with_the_real_cli_the_key_is_on_the_calls_and_nowhere_that_its_tools_ca
     scenario.write_text(LOOKING.format(look=json.dumps(before + python_command(LOOK))), encoding="utf-8")
     with ScriptedModel(scenario) as model:
         made = make_service(claude=cli_path(), model=model.url, env={"ANTHROPIC_API_KEY": KEY}).start()
-        job = made.ended(made.submit("look around", workspace=str(made.root / "workspace"))["id"], 90)
+        job = made.wait_until_ended(
+            made.submit("look around", workspace=str(made.root / "workspace"))["id"], 90
+        )
         assert job["state"] == "completed", (job["error"], made.log[-3000:])
         assert found in job["answer"]
         assert len(model.requests) == 2

@@ -61,12 +61,12 @@ def ports(text: str, listener: RecordingServer, service: Service) -> str:
 
 def test_what_is_listed_is_reached(service: Service, listener: RecordingServer) -> None:
     """The probe: the way out works, so what is refused below is refused."""
-    listener.asked.clear()
-    job = service.run(
+    listener.requests.clear()
+    job = service.run_job(
         shell_prompt(f"curl -sS -m 5 --noproxy '' http://127.0.0.1:{listener.port}/hello"), agent="reaching"
     )
     assert job["answer"] == "ok"
-    assert listener.asked == ["/hello"]
+    assert listener.requests == ["/hello"]
     assert refusals(service, job["id"]) == []
     told = [event["data"] for event in service.events(job["id"]) if event["type"] == "warning"]
     reached = f"The agent reached 127.0.0.1:{listener.port}."
@@ -76,10 +76,10 @@ def test_what_is_listed_is_reached(service: Service, listener: RecordingServer) 
 def test_who_shares_the_network_reaches_this_machine_and_each_start_says_so(
     service: Service, listener: RecordingServer
 ) -> None:
-    listener.asked.clear()
+    listener.requests.clear()
     reach = f"curl -sS -m 5 http://127.0.0.1:{listener.port}/shared"
     assert run_commands(service, reach, agent="open") == "ok"
-    assert listener.asked == ["/shared"]
+    assert listener.requests == ["/shared"]
     assert "egress.host" in service.log_since_start
     assert "agent open" in service.log_since_start
 
@@ -93,50 +93,50 @@ CASES += [("alone", "a name with TLS"), ("alone", "an address")]
 def test_what_is_not_listed_is_refused_and_told(
     service: Service, listener: RecordingServer, agent: str, what: str
 ) -> None:
-    listener.asked.clear()
+    listener.requests.clear()
     command, host = (ports(each, listener, service) for each in BY_PROXY[what])
-    job = service.run(shell_prompt(f"{command} 2>&1; true"), agent=agent)
+    job = service.run_job(shell_prompt(f"{command} 2>&1; true"), agent=agent)
     assert job["state"] == "completed"
     assert set(refusals(service, job["id"])) == {host}
-    assert listener.asked == []
+    assert listener.requests == []
 
 
 @pytest.mark.parametrize("what", PAST_IT)
 def test_there_is_no_way_past_the_proxy(service: Service, listener: RecordingServer, what: str) -> None:
-    listener.asked.clear()
+    listener.requests.clear()
     code = (
         "import socket\ns = socket.socket()\ns.settimeout(3)\ntry:\n    "
         + ports(PAST_IT[what], listener, service)
         + "\n    print('SENT')\nexcept OSError as error:\n    print('refused')\n"
     )
     assert run_commands(service, python_command(code), agent="reaching") == "refused"
-    assert listener.asked == []
+    assert listener.requests == []
 
 
 @pytest.mark.parametrize(("path", "host"), [("/redirect", "attacker.example"), ("/inside", "localhost:PORT")])
 def test_a_redirect_is_refused_where_it_leads(
     service: Service, listener: RecordingServer, path: str, host: str
 ) -> None:
-    listener.asked.clear()
+    listener.requests.clear()
     url = f"http://127.0.0.1:{listener.port}{path}"
-    job = service.run(shell_prompt(f"curl -sS -L -m 5 --noproxy '' {url}; true"), agent="reaching")
+    job = service.run_job(shell_prompt(f"curl -sS -L -m 5 --noproxy '' {url}; true"), agent="reaching")
     assert refusals(service, job["id"]) == [ports(host, listener, service)]
-    assert listener.asked == [path]
+    assert listener.requests == [path]
 
 
 def test_the_doors_of_one_run_are_no_doors_of_another(service: Service, listener: RecordingServer) -> None:
     """An agent with a list and one without, at once: the second reaches nothing through the first."""
-    listener.asked.clear()
+    listener.requests.clear()
     look = f"for i in 1 2 3; do curl -sS -m 2 --noproxy '' http://127.0.0.1:{listener.port}/x; sleep 0.3; done; true"
     first = service.submit(shell_prompt(look), agent="reaching")["id"]
     second = service.submit(shell_prompt(look.replace("/x", "/stolen")), agent="alone")["id"]
-    assert service.ended(first)["answer"] == "okokok"
-    service.ended(second)
+    assert service.wait_until_ended(first)["answer"] == "okokok"
+    service.wait_until_ended(second)
     assert set(refusals(service, second)) == {f"127.0.0.1:{listener.port}"}
-    assert "/stolen" not in listener.asked
+    assert "/stolen" not in listener.requests
 
 
 def test_all_of_it_is_on_the_record_as_json(service: Service) -> None:
-    job = service.run(shell_prompt("curl -sS -m 5 http://attacker.example/; true"), agent="alone")
+    job = service.run_job(shell_prompt("curl -sS -m 5 http://attacker.example/; true"), agent="alone")
     (event,) = [each for each in service.events(job["id"]) if each["type"] == "egress.refused"]
     assert json.loads(json.dumps(event["data"])) == {"host": "attacker.example"}

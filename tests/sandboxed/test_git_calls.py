@@ -39,88 +39,93 @@ from steadyhand.workspace.doctor import check_workspaces
 OWNER = 64_321
 
 MIRROR_CALLS = (
-    "mirror._make init",
+    "mirror._init init",
     "mirror._fetch fetch",
     "mirror._run_fetch upload-pack",
     "mirror._fetch gc",
     "mirror._fetch_commit fetch",
-    "mirror._look_up rev-parse",
+    "mirror._rev_parse rev-parse",
     "mirror.refs for-each-ref",
-    "mirror.files_in ls-tree",
-    "mirror.blobs_of cat-file",
+    "mirror.list_tree_files ls-tree",
+    "mirror.read_tree_blobs cat-file",
     "mirror.push push",
     "mirror.push receive-pack",
-    "mirror.reach ls-remote",
-    "mirror.reach upload-pack",
-    "doctor._git version",
+    "mirror.check_reachable ls-remote",
+    "mirror.check_reachable upload-pack",
+    "doctor._check_git version",
 )
 """The service's own, at both levels."""
 IMPORT_CALLS = (
-    "harvest._import index-pack",
-    "harvest._on_top rev-parse",
-    "harvest._commit commit-tree",
-    "harvest.keep update-ref",
-    "harvest.keep_diff diff",
-    "harvest.keep_diff diff (2)",
-    "harvest._keep_bundle rev-list",
-    "harvest._keep_bundle bundle",
+    "harvest._index_pack index-pack",
+    "harvest._commit_on rev-parse",
+    "harvest._commit_tree commit-tree",
+    "harvest.collect update-ref",
+    "harvest.write_diff diff",
+    "harvest.write_diff diff (2)",
+    "harvest._write_bundle rev-list",
+    "harvest._write_bundle bundle",
 )
 IN_PLACE_CALLS = ("in_place._is_repository rev-parse", "in_place.head_of rev-parse")
 SEALED_CALLS = (
-    "harvest._take_sealed rev-parse",
-    "harvest._take_sealed rev-parse (2)",
-    "in_place._pull_sealed pull",
-    "in_place._pull_sealed rebase",
-    "sandboxed_git.warm checkout",
-    "sandboxed_git.warm update-index",
-    "sandboxed_git._leave_out_what_setup_made ls-files",
+    "harvest._import_from_sandbox rev-parse",
+    "harvest._import_from_sandbox rev-parse (2)",
+    "in_place._pull_sandboxed pull",
+    "in_place._pull_sandboxed rebase",
+    "sandboxed_git.build_checkout checkout",
+    "sandboxed_git.build_checkout update-index",
+    "sandboxed_git._exclude_setup_files ls-files",
     "sandboxed_git._filters config",
-    "sandboxed_git.harvest read-tree",
-    "sandboxed_git.harvest write-tree",
-    "sandboxed_git.harvest cat-file",
-    "sandboxed_git.harvest pack-objects",
+    "sandboxed_git.pack_work read-tree",
+    "sandboxed_git.pack_work write-tree",
+    "sandboxed_git.pack_work cat-file",
+    "sandboxed_git.pack_work pack-objects",
     "sandboxed_git._pack_commits rev-parse",
     "sandboxed_git._pack_commits rev-parse (2)",
     "sandboxed_git._pack_commits pack-objects",
-    "sandboxed_git._stage ls-files",
-    "sandboxed_git._stage update-index",
-    "sandboxed_git._stage update-index (2)",
-    "sandboxed_git._stage add",
-    "sandboxed_git.restore fetch",
-    "sandboxed_git.restore reset",
-    "sandboxed_git.compare rev-parse",
-    "sandboxed_git.compare rev-parse (2)",
-    "sandboxed_git.compare rev-parse (3)",
-    "sandboxed_git.compare read-tree",
-    "sandboxed_git.compare diff",
-    "sandboxed_git.compare diff (2)",
+    "sandboxed_git._stage_changes ls-files",
+    "sandboxed_git._stage_changes update-index",
+    "sandboxed_git._stage_changes update-index (2)",
+    "sandboxed_git._stage_changes add",
+    "sandboxed_git.restore_commits fetch",
+    "sandboxed_git.restore_commits reset",
+    "sandboxed_git.compare_in_place rev-parse",
+    "sandboxed_git.compare_in_place rev-parse (2)",
+    "sandboxed_git.compare_in_place rev-parse (3)",
+    "sandboxed_git.compare_in_place read-tree",
+    "sandboxed_git.compare_in_place diff",
+    "sandboxed_git.compare_in_place diff (2)",
 )
 BARE_CALLS = (
-    "create.anew checkout",
-    "harvest._take_commits rev-parse",
-    "harvest._take_commits pack-objects",
-    "harvest._known cat-file",
-    "harvest._take_tree read-tree",
-    "harvest._take_tree write-tree",
-    "harvest._take_tree cat-file",
-    "harvest._take_tree pack-objects",
-    "harvest._in_place rev-parse",
-    "harvest._in_place rev-parse (2)",
-    "harvest._in_place read-tree",
+    "create.create checkout",
+    "harvest._import_commits rev-parse",
+    "harvest._import_commits pack-objects",
+    "harvest._has_commit cat-file",
+    "harvest._import_tree read-tree",
+    "harvest._import_tree write-tree",
+    "harvest._import_tree cat-file",
+    "harvest._import_tree pack-objects",
+    "harvest._harvest_in_place rev-parse",
+    "harvest._harvest_in_place rev-parse (2)",
+    "harvest._harvest_in_place read-tree",
     "in_place._pull pull",
-    "in_place._leave_rebase rev-parse",
-    "in_place._leave_rebase rebase",
-    "git_index.stage ls-files",
-    "git_index.stage update-index",
-    "git_index._add update-index",
-    "git_index._add add",
-    "checkout_note.bring_back fetch",
-    "checkout_note.bring_back reset",
+    "in_place._abort_rebase rev-parse",
+    "in_place._abort_rebase rebase",
+    "git_index.stage_changes ls-files",
+    "git_index.stage_changes update-index",
+    "git_index._add_files update-index",
+    "git_index._add_files add",
+    "checkout_note.restore_commits fetch",
+    "checkout_note.restore_commits reset",
 )
 AS_THE_AGENT = frozenset(
-    {"in_place._pull pull", "in_place._leave_rebase rebase", "git_index.stage ls-files", "git_index._add update-index",
-     "git_index._add add"}
-)  # fmt: skip
+    {
+        "in_place._pull pull",
+        "in_place._abort_rebase rebase",
+        "git_index.stage_changes ls-files",
+        "git_index._add_files update-index",
+        "git_index._add_files add",
+    }
+)
 """In a directory in place these may run what its configuration says, as whom the agent runs there."""
 SHARED = (*MIRROR_CALLS, *IMPORT_CALLS, *IN_PLACE_CALLS)
 
@@ -141,12 +146,12 @@ class Scene:
         self._half_done = root / "half-done"
         self._leave_a_rebase_half_done()
         for each in (self.repository, self.direct):
-            each.do(self._taint)
+            each.run(self._taint)
             run_shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
         self.marks.take_marks()
 
     def _leave_a_rebase_half_done(self) -> None:
-        self.direct.do(
+        self.direct.run(
             "git config user.name Bob; git config user.email bob@example.org; git checkout -q -b other HEAD~1;"
             " echo other > readme.txt; git commit -qam other; git checkout -q main; echo main > readme.txt;"
             f" git commit -qam main; git rebase -q other || true; cp -r .git/rebase-merge {self._half_done};"
@@ -169,7 +174,7 @@ class Scene:
         workspace = self.repository.workspace(setup=setup)
         direct = self.direct.workspace(mode="in_place")
         await check_workspaces(self._root / "data", checkouts.mirrors, [workspace, direct])
-        await checkouts.definitions(workspace)
+        await checkouts.agent_definitions(workspace)
         with contextlib.suppress(WorkspaceError):
             await checkouts.prepare(make_job(ref="0123456789" * 4), workspace, 0)
         job = make_job(publish="branch")
@@ -182,7 +187,7 @@ class Scene:
             f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder
         )
         await self._work(checkouts, hands, make_job(), direct)
-        await checkouts.definitions(direct)
+        await checkouts.agent_definitions(direct)
 
     async def _work(
         self, checkouts: GitCheckouts, hands: SandboxedCheckouts | None, job: Job, workspace: Workspace
@@ -195,12 +200,12 @@ class Scene:
         more = "echo more >> readme.txt; rm -f src/code.txt closed.txt; echo x > closed.txt; chmod 000 closed.txt"
         await self._does(hands, place, more)
         harvest = await checkouts.harvest(place)
-        assert harvest.changes is not None, harvest.notices
+        assert harvest.changes is not None, harvest.warnings
         await checkouts.release(place)
 
     async def _does(self, hands: SandboxedCheckouts | None, place: Checkout, script: str) -> None:
         if hands is not None:
-            await hands.does(place, script)
+            await hands.run_as_agent(place, script)
         else:
             run_as_agent(place, script)
             self.marks.take_marks()  # that was the agent's own doing
@@ -265,16 +270,16 @@ def test_a_careless_git_runs_the_taint(
     marks = AttackMarks(world_dir)
     repository = make_repository(world_dir / "repository")
     repository.commit("greeting.txt", "hello\n")
-    repository.do(
+    repository.run(
         "git checkout -q -b other HEAD~1; echo other > greeting.txt; git add -A; git commit -qm other;"
         " git checkout -q main"
     )
     run_shell("git clone -q repository pulled; cp -r pulled pushed", world_dir)
-    repository.do(f"echo {world_dir}/pulled/.git/objects > .git/objects/info/alternates")
-    repository.do(f"{marks.attack_script(*taints)}; true")
-    repository.do("echo more >> greeting.txt")
+    repository.run(f"echo {world_dir}/pulled/.git/objects > .git/objects/info/alternates")
+    repository.run(f"{marks.attack_script(*taints)}; true")
+    repository.run("echo more >> greeting.txt")
     assert marks.take_marks() == set()
-    repository.do(f"({command}) < /dev/null > /dev/null 2>&1 || true")
+    repository.run(f"({command}) < /dev/null > /dev/null 2>&1 || true")
     assert marks.taken_by_taint()[taint] == {0}
 
 

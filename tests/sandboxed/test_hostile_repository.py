@@ -58,13 +58,13 @@ def tainting(marks: AttackMarks, taint: str) -> str:
 def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
     service: Service, marks: AttackMarks, taint: str
 ) -> None:
-    job = service.run(tainting(marks, taint), workspace="published")
+    job = service.run_job(tainting(marks, taint), workspace="published")
     assert (job["state"], job["answer"]) == ("completed", "done"), job["error"]
     assert job["changes"]["published"], job["warnings"]
-    diff = service.http.get(f"/v1/jobs/{job['id']}/diff").text
+    diff = service.client.get(f"/v1/jobs/{job['id']}/diff").text
     assert "+more" in diff
-    service.http.get("/v1/agents")  # the definitions of each workspace
-    following = service.run(
+    service.client.get("/v1/agents")  # the definitions of each workspace
+    following = service.run_job(
         shell_prompt("git config --get core.fsmonitor; cat greeting.txt"), workspace="published"
     )
     assert (following["state"], following["answer"]) == ("completed", "hello")
@@ -75,11 +75,11 @@ def test_a_taint_runs_nothing_outside_in_harvest_publish_and_the_next_job(
 def test_a_taint_in_a_directory_in_place_runs_nothing_outside(
     service: Service, marks: AttackMarks, taint: str
 ) -> None:
-    job = service.run(tainting(marks, taint), workspace="direct")
+    job = service.run_job(tainting(marks, taint), workspace="direct")
     assert job["state"] == "completed", job["error"]
     # The pull, the run and the diff of the next job meet what this one left.
-    service.run(shell_prompt("echo next"), workspace="direct")
-    service.http.get("/v1/agents")
+    service.run_job(shell_prompt("echo next"), workspace="direct")
+    service.client.get("/v1/agents")
     assert marks.take_marks() == set()
     folder = service.root / "direct"
     shutil.rmtree(folder)

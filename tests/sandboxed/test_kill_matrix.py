@@ -65,7 +65,7 @@ def none_alive(service: Service) -> bool:
 
 def reclaimed(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any]:
     """Hold the same after the job has ended, and that its upper and home are removed; gives the job."""
-    job = service.ended(job_id)
+    job = service.wait_until_ended(job_id)
     gone(service, groups)
     wait_until(lambda: not leftover_job_files(service), 10)
     return job
@@ -73,10 +73,10 @@ def reclaimed(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any
 
 def kept(service: Service, job_id: str, groups: set[Path]) -> dict[str, Any]:
     """Hold that nothing of a run is alive or mounted and that what a resume needs is there, until it is deleted."""
-    job = service.ended(job_id)
+    job = service.wait_until_ended(job_id)
     gone(service, groups)
     assert {name.partition("/")[0] for name in leftover_job_files(service)} == {job_id}
-    assert service.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert service.client.delete(f"/v1/jobs/{job_id}").status_code == 204
     assert leftover_job_files(service) == []
     return job
 
@@ -104,7 +104,7 @@ class TestOfARunThatEndedBy:
     def test_a_cancel(self, service: Service, kind: str) -> None:
         job_id = service.submit(unruly(kind))["id"]
         groups = cgroup_folders(spawned(service, job_id))
-        assert service.http.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
+        assert service.client.post(f"/v1/jobs/{job_id}/cancel").status_code in (200, 202)
         assert reclaimed(service, job_id, groups)["state"] == "cancelled"
 
     def test_its_own_budget(self, service: Service, kind: str) -> None:
@@ -157,7 +157,7 @@ def test_a_sigterm_to_the_service_ends_all_kinds(make_service: MakeService, leve
     assert service.terminate(20) == 0
     gone(service, groups)
     service.restart()
-    assert {service.job(job_id)["state"] for job_id in jobs} == {"interrupted"}
+    assert {service.get_job(job_id)["state"] for job_id in jobs} == {"interrupted"}
     assert leftover_job_files(service) == []
 
 
@@ -171,11 +171,11 @@ def test_a_kill_9_of_the_service_ends_all_kinds(make_service: MakeService, level
     assert loop_devices(service) == []
     service.restart()
     gone(service, groups)  # what a control group was is removed by the next life at the latest
-    assert {service.job(job_id)["state"] for job_id in jobs} == {"interrupted"}
+    assert {service.get_job(job_id)["state"] for job_id in jobs} == {"interrupted"}
     assert leftover_job_files(service) == []
 
 
 def running(service: Service) -> str | None:
     """Give the id of the job that runs."""
-    found = service.http.get("/v1/jobs", params={"state": "running"}).json()["data"]
+    found = service.client.get("/v1/jobs", params={"state": "running"}).json()["data"]
     return str(found[0]["id"]) if found else None

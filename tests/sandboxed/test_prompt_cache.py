@@ -55,7 +55,7 @@ def test_two_jobs_in_two_slots_share_what_the_model_is_sent(repository: Path, re
     config = CONFIG.format(repository=repository)
     with ScriptedModel() as model, Service(root, real_cli, config=config, model=model.url) as service:
         ids = [service.submit("Say ok.", workspace="infra")["id"] for _ in range(2)]
-        jobs = [service.ended(job_id, 90) for job_id in ids]
+        jobs = [service.wait_until_ended(job_id, 90) for job_id in ids]
         assert [job["state"] for job in jobs] == ["completed", "completed"], service.log
         assert len(model.requests) == 2
         first, second = (sent(request) for request in model.requests)

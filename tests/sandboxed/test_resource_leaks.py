@@ -69,7 +69,7 @@ def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> 
     workspace = str(service.root / "workspace")
     work = shell_prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 20 &) ; echo done")
     for _ in range(WARM_UP):
-        assert service.run(work, workspace=workspace)["answer"] == "done"
+        assert service.run_job(work, workspace=workspace)["answer"] == "done"
     wait_until(lambda: at_rest(service), 10)
     before, files, dead = counts(service), open_files(service), groups_of_the_dead()
     assert before["children"] == 1
@@ -81,7 +81,7 @@ def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> 
         == 0
     )
     for _ in range(JOBS):
-        assert service.run(work, workspace=workspace)["answer"] == "done"
+        assert service.run_job(work, workspace=workspace)["answer"] == "done"
     wait_until(lambda: at_rest(service), 10)
     assert counts(service) == before
     # Other tests kill services, whose groups the next start removes: what is there for longer was left.

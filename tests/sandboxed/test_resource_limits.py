@@ -30,7 +30,7 @@ def watched(service: Service, text: str, **fields: Any) -> dict[str, Any]:
     """Run a job and ask for the health all the while; gives the job."""
     job_id = service.submit(text, **fields)["id"]
     times: list[float] = []
-    with service.connect(None) as client:
+    with service.new_client(None) as client:
         while client.get("/health").json()["active"] or not times:
             began = time.monotonic()
             assert client.get("/health").status_code == 200
@@ -40,7 +40,7 @@ def watched(service: Service, text: str, **fields: Any) -> dict[str, Any]:
                 break
     assert max(times) < HEALTH_SECONDS
     assert sorted(times)[len(times) // 2] < 0.1
-    job = service.ended(job_id)
+    job = service.wait_until_ended(job_id)
     wait_until(lambda: not live_agent_processes(service), 1)
     return job
 
@@ -68,11 +68,11 @@ def test_a_fork_bomb_comes_to_its_limit(service: Service) -> None:
     job = watched(service, shell_prompt(fork_bomb(service)), agent="small")
     assert job["state"] in ("completed", "failed")
     assert job["outcome"]["type"] in ("success", "agent_error", "killed", "empty")
-    assert service.run(shell_prompt("echo well"), agent="small")["answer"] == "well"
+    assert service.run_job(shell_prompt("echo well"), agent="small")["answer"] == "well"
 
 
 def test_a_file_comes_to_its_limit(service: Service) -> None:
-    probe = service.run(
+    probe = service.run_job(
         shell_prompt("head -c 80M /dev/zero > big 2>/dev/null; stat -c %s big"), agent="small"
     )
     assert int(probe["answer"]) <= 64 * MEBIBYTE, "the limit does not hold: no attack"
@@ -99,7 +99,7 @@ def test_ten_gigabytes_of_floods_leave_the_memory_where_it_was(service: Service,
 
 def flood(service: Service, kind: str, size: str, seconds: float = 170) -> None:
     for _ in range(4):
-        service.run("hello")  # what a first job loads for good is no part of the question
+        service.run_job("hello")  # what a first job loads for good is no part of the question
     before = service.resident_bytes
     job_id = service.submit(f"[[standin: {kind}={size} text=done]]", idle_timeout_seconds=600)["id"]
     peak = 0
@@ -107,12 +107,12 @@ def flood(service: Service, kind: str, size: str, seconds: float = 170) -> None:
     def over() -> bool:
         nonlocal peak
         peak = max(peak, service.resident_bytes)
-        return service.job(job_id)["finished_at"] is not None
+        return service.get_job(job_id)["finished_at"] is not None
 
     wait_until(over, seconds, interval=0.1)
-    assert service.job(job_id)["state"] == "completed"
+    assert service.get_job(job_id)["state"] == "completed"
     assert peak - before < 50 * MEBIBYTE
-    assert len("".join(service.poll(job_id)["output"])) < 1.2 * MEBIBYTE
+    assert len("".join(service.poll_classic(job_id)["output"])) < 1.2 * MEBIBYTE
 
 
 def test_output_that_is_no_text_is_kept_as_far_as_it_goes(service: Service) -> None:

@@ -31,7 +31,7 @@ def workspace_of(service: Service) -> str:
 
 
 def resume(service: Service, job_id: str, status: int = 202, **fields: Any) -> dict[str, Any]:
-    answer = service.http.post(f"/v1/jobs/{job_id}/resume", json=fields)
+    answer = service.client.post(f"/v1/jobs/{job_id}/resume", json=fields)
     assert answer.status_code == status, answer.text
     return dict(answer.json())
 
@@ -49,23 +49,23 @@ def started(service: Service, job_id: str, text: str = "here") -> None:
 def test_a_job_whose_budget_is_spent_goes_on_in_the_same_session_and_checkout(service: Service) -> None:
     blocker = service.submit("[[standin: say=here sleep=20]]", workspace="scratch")["id"]
     started(service, blocker)
-    job = service.run(SPENT, workspace=workspace_of(service))
+    job = service.run_job(SPENT, workspace=workspace_of(service))
     assert (job["state"], job["outcome"]["type"]) == ("failed", "budget")
     assert job["changes"]["files"] == 1
     # Another slot, so another user of this machine.
-    service.http.post(f"/v1/jobs/{blocker}/cancel")
-    service.ended(blocker)
+    service.client.post(f"/v1/jobs/{blocker}/cancel")
+    service.wait_until_ended(blocker)
     resumed = resume(service, job["id"], budget_usd=9, prompt=LOOK, after_run=1)
     assert (resumed["state"], resumed["budget_usd"]) == ("queued", "9.000000")
     assert resume(service, job["id"], budget_usd=9, prompt=LOOK, after_run=1)["id"] == job["id"]
-    done = service.ended(job["id"])
+    done = service.wait_until_ended(job["id"])
     assert (done["state"], done["answer"]) == ("completed", SEEN), (done["error"], service.log[-2000:])
     assert done["session_id"] == job["session_id"]
     assert [run["number"] for run in done["runs"]] == [1, 2]
     assert done["changes"]["files"] == 1
     wait_until(lambda: not leftover_job_files(service), 10)
     assert host_mounts(service) == []
-    again = service.ended(resume(service, job["id"], prompt="[[standin: history]]")["id"])
+    again = service.wait_until_ended(resume(service, job["id"], prompt="[[standin: history]]")["id"])
     told = [text for role, text in json.loads(again["answer"]) if role == "user"]
     assert told == [SPENT, LOOK, "[[standin: history]]"]
 
@@ -76,7 +76,7 @@ def test_a_planned_stop_goes_on_by_itself_at_the_next_start(service: Service) ->
     started(service, job_id)
     assert service.terminate(20) == 0
     service.restart()
-    done = service.ended(job_id)
+    done = service.wait_until_ended(job_id)
     assert [run["state"] for run in done["runs"]] == ["interrupted", "completed"]
     assert done["changes"]["files"] == 1
     numbers = [event["seq"] for event in service.events(job_id)]
@@ -107,13 +107,13 @@ def test_after_a_stop_or_a_crash_what_was_asked_for_is_done(
     script = f"[[standin: run='ls left.txt' {LEFT} say=here sleep=3 text=whole]]"
     job_id = service.submit(script, workspace=workspace_of(service), on_interrupt=wish)["id"]
     started(service, job_id)
-    session = service.job(job_id)["session_id"]
+    session = service.get_job(job_id)["session_id"]
     if planned:
         service.terminate(20)
     else:
         service.kill()
     service.restart()
-    done = service.ended(job_id)
+    done = service.wait_until_ended(job_id)
     assert [run["state"] for run in done["runs"]] == runs
     looks = [e["data"]["is_error"] for e in service.events(job_id) if e["type"] == "tool.finished"][::3]
     if wish == "restart":
@@ -124,21 +124,21 @@ def test_after_a_stop_or_a_crash_what_was_asked_for_is_done(
         assert done["session_id"] == session
         assert "Continue from where you left off" in done["answer"]
         assert len(looks) == 1  # what was done is not done again, and is there
-        assert "+tracked-not" in service.http.get(f"/v1/jobs/{job_id}/diff").text
+        assert "+tracked-not" in service.client.get(f"/v1/jobs/{job_id}/diff").text
     elif wish == "auto":
         resume(service, job_id, prompt=LOOK)
-        assert service.ended(job_id)["answer"] == SEEN
+        assert service.wait_until_ended(job_id)["answer"] == SEEN
     else:
         assert leftover_job_files(service) == []
 
 
 def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: Service) -> None:
     script = "[[standin: write=a.txt:one commit=first write=left.txt:more text=done]]"
-    job = service.run(script, workspace=workspace_of(service))
+    job = service.run_job(script, workspace=workspace_of(service))
     assert job["state"] == "completed"
     wait_until(lambda: not leftover_job_files(service), 10)
     look = "[[standin: run='cat a.txt left.txt; git status --porcelain; git log --format=%s' text='{last}']]"
-    done = service.ended(resume(service, job["id"], prompt=look)["id"])
+    done = service.wait_until_ended(resume(service, job["id"], prompt=look)["id"])
     head = f"Uncommitted work of job {job['id']}"
     assert done["answer"] == f"onemore{head}\nfirst\nfirst"
     assert done["changes"]["files"] == 2
@@ -147,13 +147,13 @@ def test_a_completed_job_goes_on_in_a_checkout_made_anew_from_its_work(service: 
 
 def test_a_checkout_is_kept_for_as_long_as_it_is_said(make_service: MakeService) -> None:
     service = make_service(config=CONFIG, env={"STEADYHAND_RETENTION__KEPT_CHECKOUTS": "1s"}).start()
-    job = service.run(SPENT, workspace=workspace_of(service))
+    job = service.run_job(SPENT, workspace=workspace_of(service))
     assert leftover_job_files(service)
     service.terminate()
     service.restart()
     wait_until(lambda: not leftover_job_files(service), 10)
     # What was harvested is put back in its place; what was in the home is gone.
-    done = service.ended(resume(service, job["id"], budget_usd=9, prompt=LOOK)["id"])
+    done = service.wait_until_ended(resume(service, job["id"], budget_usd=9, prompt=LOOK)["id"])
     assert "tracked-not" in done["answer"]
     assert "of the home" not in done["answer"]
 
@@ -165,16 +165,16 @@ def test_what_cannot_go_on_is_refused_with_the_reason(service: Service) -> None:
     assert resume(service, running, 422, budget=3)["code"] == "unknown_field"
     assert resume(service, running, 422, budget_usd=-1)["code"] == "invalid_field"
     assert resume(service, "0" * 12, 404)["code"] == "not_found"
-    service.http.post(f"/v1/jobs/{running}/cancel")
-    service.ended(running)
+    service.client.post(f"/v1/jobs/{running}/cancel")
+    service.wait_until_ended(running)
 
 
 def test_cancelling_what_was_to_go_on_lets_go_of_its_checkout(make_service: MakeService) -> None:
     service = make_service(config=CONFIG, env={"STEADYHAND_CONCURRENCY": "1"}).start()
-    job = service.run(SPENT, workspace=workspace_of(service))
+    job = service.run_job(SPENT, workspace=workspace_of(service))
     blocker = service.submit("[[standin: say=here sleep=20]]", workspace="scratch")["id"]
     started(service, blocker)
     resume(service, job["id"], budget_usd=9)
-    assert service.http.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
+    assert service.client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 200
     assert not [name for name in leftover_job_files(service) if name.startswith(job["id"])]
-    service.http.post(f"/v1/jobs/{blocker}/cancel")
+    service.client.post(f"/v1/jobs/{blocker}/cancel")

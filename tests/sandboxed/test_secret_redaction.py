@@ -54,7 +54,7 @@ def tell(service: Service) -> str:
 def live_of(service: Service, job_id: str, found: list[str]) -> None:
     """Keep a live stream as it came, and the pieces of each message joined."""
     said: dict[str, str] = {}
-    with service.connect() as client:
+    with service.new_client() as client:
         headers = {"accept": "text/event-stream"}
         with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
             for line in answer.iter_lines():
@@ -84,10 +84,10 @@ def test_no_spelling_of_a_granted_secret_is_told_or_kept(service: Service, more:
     live: list[str] = []
     follower = threading.Thread(target=live_of, args=(service, job_id, live))
     follower.start()
-    job = service.ended(job_id)
+    job = service.wait_until_ended(job_id)
     follower.join(30)
     assert not follower.is_alive()
-    http = service.http
+    http = service.client
     told = {
         "the job": http.get(f"/v1/jobs/{job_id}").text,
         "the classic job": http.get(f"/jobs/{job_id}").text,
@@ -111,7 +111,7 @@ def test_no_spelling_of_a_granted_secret_is_told_or_kept(service: Service, more:
 
 def test_the_search_finds_a_secret_that_is_there(service: Service) -> None:
     """The probe: the agent has the secret, and every spelling that is looked for is one that it prints."""
-    job = service.run(
+    job = service.run_job(
         shell_prompt(f"{tell(service)} | wc -c", f"sha256sum < {service.root / 'token'}"), agent="granted"
     )
     assert job["state"] == "completed", job["error"]
@@ -129,7 +129,7 @@ def test_a_secret_file_that_is_renewed_is_known_from_the_next_run_on(service: Se
     renewed = "renewed-canary-77c0ffee77"
     try:
         path.write_text(renewed)
-        job = service.run(shell_prompt(f"cat {path}"), agent="granted")
+        job = service.run_job(shell_prompt(f"cat {path}"), agent="granted")
     finally:
         path.write_text(before)
     assert job["answer"] == "[redacted]"

@@ -25,7 +25,7 @@ def service(request: pytest.FixtureRequest, make_service: MakeService) -> Servic
 
 
 def turn(service: Service, job_id: str, prompt: str, status: int = 202, **fields: Any) -> dict[str, Any]:
-    answer = service.http.post(f"/v1/jobs/{job_id}/turns", json={"prompt": prompt, **fields})
+    answer = service.client.post(f"/v1/jobs/{job_id}/turns", json={"prompt": prompt, **fields})
     assert answer.status_code == status, answer.text
     return dict(answer.json())
 
@@ -39,16 +39,16 @@ def said(job: dict[str, Any]) -> list[str]:
 
 
 def test_a_turn_is_a_job_that_knows_what_was_said_and_finds_what_was_done(service: Service) -> None:
-    first = service.run(FIRST, workspace=workspace_of(service), metadata={"a": "b"})
+    first = service.run_job(FIRST, workspace=workspace_of(service), metadata={"a": "b"})
     accepted = turn(service, first["id"], LOOK)
     assert accepted["parent_job_id"] == first["id"]
     assert (accepted["agent"], accepted["workspace"]) == (first["agent"], first["workspace"])
-    second = service.ended(accepted["id"])
+    second = service.wait_until_ended(accepted["id"])
     assert (second["state"], said(second)) == ("completed", [FIRST, LOOK]), (second["error"], service.log)
     assert read(service, second["id"]) == ["onemorehello"]
     assert second["session_id"] == first["session_id"]
     assert (second["commit"], second["changes"]["files"]) == (first["commit"], 2)
-    third = service.ended(
+    third = service.wait_until_ended(
         service.submit("[[standin: history]]", session=first["session_id"], workspace=workspace_of(service))[
             "id"
         ]
@@ -59,14 +59,17 @@ def test_a_turn_is_a_job_that_knows_what_was_said_and_finds_what_was_done(servic
 
 
 def test_two_turns_on_one_job_are_two_sessions_from_there_on(service: Service) -> None:
-    first = service.run(FIRST, workspace=workspace_of(service))
+    first = service.run_job(FIRST, workspace=workspace_of(service))
     left, right = (
         turn(service, first["id"], f"[[standin: write=a.txt:{word} history]]") for word in ("left", "right")
     )
-    jobs = [service.ended(each["id"]) for each in (left, right)]
+    jobs = [service.wait_until_ended(each["id"]) for each in (left, right)]
     assert [said(job)[0] for job in jobs] == [FIRST, FIRST]
     assert [len(said(job)) for job in jobs] == [2, 2]
-    ends = [service.ended(turn(service, job["id"], "[[standin: run='cat a.txt']]")["id"]) for job in jobs]
+    ends = [
+        service.wait_until_ended(turn(service, job["id"], "[[standin: run='cat a.txt']]")["id"])
+        for job in jobs
+    ]
     assert [read(service, job["id"]) for job in ends] == [["left"], ["right"]]
 
 
@@ -75,19 +78,19 @@ def test_a_turn_on_a_job_that_runs_waits_for_its_end(service: Service) -> None:
     first = service.submit(script, workspace=workspace_of(service))["id"]
     started(service, first)
     second = turn(service, first, LOOK)["id"]
-    other = service.run("[[standin: text=meanwhile]]")
+    other = service.run_job("[[standin: text=meanwhile]]")
     assert other["answer"] == "meanwhile"
-    assert service.job(second)["state"] == "queued"
-    done = service.ended(second)
+    assert service.get_job(second)["state"] == "queued"
+    done = service.wait_until_ended(second)
     assert said(done) == [script, LOOK]
     assert read(service, second) == ["onetwohello"]
 
 
 def test_what_would_be_another_session_is_refused(service: Service) -> None:
-    first = service.run(FIRST, workspace=workspace_of(service))
+    first = service.run_job(FIRST, workspace=workspace_of(service))
     assert turn(service, first["id"], "x", 422, agent="chat")["code"] == "unknown_field"
     assert turn(service, "0" * 12, "x", 404)["code"] == "not_found"
-    answer = service.http.post(
+    answer = service.client.post(
         "/v1/jobs", json={"prompt": "x", "session": first["session_id"], "agent": "chat"}
     )
     assert answer.status_code == 422

@@ -47,7 +47,7 @@ publish = "branch"
 def test_setup_runs_once_for_all_jobs_of_a_commit_with_its_own_hosts_and_secrets_which_no_job_has(
     service: Service, listener: RecordingServer
 ) -> None:
-    listener.asked.clear()
+    listener.requests.clear()
     look = "cat package; test -s unlocked && echo unlocked; cat ../setup-key " + str(
         service.root / "setup-key"
     )
@@ -56,7 +56,7 @@ def test_setup_runs_once_for_all_jobs_of_a_commit_with_its_own_hosts_and_secrets
         service.submit(shell_prompt(f"({look}) 2>/dev/null; {reach}"), workspace="prepared")["id"]
         for _ in range(3)
     ]
-    jobs = [service.ended(job_id) for job_id in ids]
+    jobs = [service.wait_until_ended(job_id) for job_id in ids]
     for job in jobs:
         assert job["state"] == "completed", job["error"]
         assert job["answer"].startswith("okunlocked")
@@ -65,19 +65,19 @@ def test_setup_runs_once_for_all_jobs_of_a_commit_with_its_own_hosts_and_secrets
         assert job["changes"] is None  # what setup made is no job's work
         refused = [each["data"] for each in service.events(job["id"]) if each["type"] == "egress.refused"]
         assert refused == [{"host": f"127.0.0.1:{listener.port}"}]
-    assert listener.asked == ["/package"]
+    assert listener.requests == ["/package"]
 
 
 def test_a_setup_reaches_no_host_that_is_not_on_its_list(service: Service, listener: RecordingServer) -> None:
-    listener.asked.clear()
-    job = service.run(shell_prompt("echo never"), workspace="reaching")
+    listener.requests.clear()
+    job = service.run_job(shell_prompt("echo never"), workspace="reaching")
     assert (job["state"], job["outcome"]["type"]) == ("error", "workspace")
     assert "The setup command" in job["error"]["message"]
-    assert listener.asked == []
+    assert listener.requests == []
 
 
 def test_a_push_that_fails_leaves_the_job_completed_with_a_warning_and_its_commits(service: Service) -> None:
-    job = service.run(
+    job = service.run_job(
         shell_prompt("echo more >> greeting.txt; git commit -qam Mine; echo done"), workspace="refusing"
     )
     assert (job["state"], job["answer"]) == ("completed", "done")
@@ -88,7 +88,7 @@ def test_a_push_that_fails_leaves_the_job_completed_with_a_warning_and_its_commi
     assert str(service.root) not in told[0]["message"]
     # The commits are to be had all the same.
     bundle = service.root / "kept.bundle"
-    bundle.write_bytes(service.http.get(f"/v1/jobs/{job['id']}/bundle").content)
+    bundle.write_bytes(service.client.get(f"/v1/jobs/{job['id']}/bundle").content)
     run_git(service.root, "clone", "-q", str(service.root / "refusing"), str(service.root / "taken"))
     run_git(service.root / "taken", "fetch", "-q", str(bundle), f"steadyhand/{job['id']}")
     taken = run_git(service.root / "taken", "log", "-1", "--format=%s %H", "FETCH_HEAD")

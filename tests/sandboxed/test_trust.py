@@ -47,9 +47,9 @@ class World:
         """Run a job in a workspace: what the model was sent, and the diff of what came to be."""
         self.model.clear()
         self.thief.clear()
-        job = self.service.ended(self.service.submit("Say ok.", workspace=workspace)["id"], 90)
+        job = self.service.wait_until_ended(self.service.submit("Say ok.", workspace=workspace)["id"], 90)
         assert job["state"] == "completed", (job, self.service.log)
-        diff = self.service.http.get(f"/v1/jobs/{job['id']}/diff")
+        diff = self.service.client.get(f"/v1/jobs/{job['id']}/diff")
         sent = json.dumps([request.body for request in self.model.requests])
         assert sent != "[]"
         return sent, diff.text if diff.status_code == 200 else ""

@@ -100,7 +100,7 @@ def test_every_limit_that_is_set_holds_for_a_job(tmp_path: Path) -> None:
     of = create_budget_limits_getter(settings, lambda key_id: keys.get(key_id, KeyLimits()))
     job = make_job(agent="a", api_key_id="k_1", budget_micros=9)
     service = BudgetLimit("service", "", "day", 7_000_000)
-    assert list(of(job, settings.catalogue().agent("a"))) == [
+    assert list(of(job, settings.build_catalog().agent("a"))) == [
         BudgetLimit("job", job.id, "job", 9),
         BudgetLimit("agent", "a", "day", 500_000),
         BudgetLimit("key", "k_1", "day", 3),

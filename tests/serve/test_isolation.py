@@ -57,14 +57,14 @@ def level(settings: Settings, standin: Path) -> IsolationLevel:
 
 def a_place(world_dir: Path) -> Checkout:
     files = JobPaths(world_dir / "data" / "jobs" / "j")
-    return Checkout(Workspace("w"), files, files.checkout, files.home, files.config, 64_000, None)
+    return Checkout(Workspace("w"), files, files.checkout, files.home, files.config_dir, 64_000, None)
 
 
 @AS_ROOT
 def test_the_level_is_tried_and_leaves_nothing_behind(world_dir: Path, standin: Path) -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
     found = level(settings_of(world_dir, standin), standin)
-    assert found.sealed
+    assert found.is_sandboxed
     assert found.missing_protections == ()
     assert (found.overlay, found.no_overlay_reason) == (True, None)
     assert sorted(path.name for path in (world_dir / "data").iterdir()) == ["etc", "stage"]
@@ -115,7 +115,7 @@ def another_bwrap(
 
 
 def test_the_bwrap_of_these_tests_is_one_when_it_leaves_nothing_out(world_dir: Path, standin: Path) -> None:
-    assert level(settings_of(world_dir, standin, PATH=another_bwrap(world_dir)), standin).sealed
+    assert level(settings_of(world_dir, standin, PATH=another_bwrap(world_dir)), standin).is_sandboxed
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_network_that_is_not_the_run_s_own_is_refused(world_dir: Path, standin
     settings = settings_of(world_dir, standin, PATH=another_bwrap(world_dir, out=[[b"--unshare-net"]]))
     best = sandbox_of(settings, standin)
     with a_trial(settings) as place:
-        lesser = replace(best, doors=False)
+        lesser = replace(best, egress_network=False)
         assert asyncio.run(why_not(lesser, place)) == "it has no net namespace of its own"
 
 
@@ -264,7 +264,7 @@ def granted_by(settings: Settings, world_dir: Path) -> dict[str, str]:
     async def main() -> dict[str, str]:
         async with (
             gateway.serving(),
-            gateway.attend(RunContext(job, Agent("a"), place), nothing) as attendance,
+            gateway.open_run(RunContext(job, Agent("a"), place), nothing) as attendance,
         ):
             return dict(attendance.environment)
 
@@ -301,10 +301,10 @@ def test_limits_of_the_settings_reach_the_sandbox(world_dir: Path, standin: Path
     settings = settings_of(world_dir, standin, text)
     sandbox = level(settings, standin).sandbox
     assert isinstance(sandbox, BwrapSandbox)
-    catalogue = settings.catalogue()
-    assert sandbox.ceiling(catalogue.agent("claude")).memory == 1024**3
-    assert sandbox.ceiling(catalogue.agent("small")).memory == 64 * 1024**2
-    assert sandbox.ceiling(catalogue.agent("small")).processes == 99
+    catalogue = settings.build_catalog()
+    assert sandbox.resource_limits(catalogue.agent("claude")).memory == 1024**3
+    assert sandbox.resource_limits(catalogue.agent("small")).memory == 64 * 1024**2
+    assert sandbox.resource_limits(catalogue.agent("small")).processes == 99
 
 
 def test_who_shares_the_network_is_told_at_the_start(world_dir: Path, standin: Path) -> None:
@@ -317,7 +317,7 @@ def test_who_shares_the_network_is_told_at_the_start(world_dir: Path, standin: P
     [agents.listed]
     egress = ["host.example"]
     """
-    catalogue = settings_of(world_dir, standin, text).catalogue()
+    catalogue = settings_of(world_dir, standin, text).build_catalog()
     assert host_network_users(catalogue) == ["agent open", "setup of w"]
 
 
@@ -358,7 +358,7 @@ def test_doctor_says_the_level_the_limits_the_checkouts_and_what_each_agent_is_g
 
 def test_without_an_overlay_doctor_says_why_and_what_checkouts_are_instead() -> None:
     shared = describe_checkouts(
-        IsolationLevel(NoSandbox(), no_overlay_reason="the service is not root", shares=True)
+        IsolationLevel(NoSandbox(), no_overlay_reason="the service is not root", shares_objects=True)
     )
     assert shared == "clones that share the mirror's objects, as there is no overlay: the service is not root"
     copied = describe_checkouts(IsolationLevel(NoSandbox(), no_overlay_reason="the service may not mount"))
@@ -393,11 +393,11 @@ def test_a_secret_that_only_root_may_read_is_shown_to_the_agent_that_was_granted
     settings = settings_of(world_dir, standin, text)
     sandbox = level(settings, standin).sandbox
     place = a_place(world_dir)
-    place.files.root.mkdir(parents=True)
-    for folder in (place.files.checkout, place.files.home, place.files.config):
+    place.paths.root.mkdir(parents=True)
+    for folder in (place.paths.checkout, place.paths.home, place.paths.config_dir):
         folder.mkdir()
         os.chown(folder, 64_000, 64_000)
-    granted = settings.catalogue().agent("a")
+    granted = settings.build_catalog().agent("a")
     for agent, reads in ((granted, True), (replace(granted, secrets=()), False)):
         command = Command(["/bin/cat", str(key)], {"PATH": "/usr/bin"}, Path("/workspace"), 64_000)
         refused = asyncio.run(try_command(sandbox.wrap(command, place, agent)))

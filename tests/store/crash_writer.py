@@ -16,7 +16,7 @@ async def write(path: str) -> None:
             await store.add(job, accepted_draft())
             print("job", job.id, 1, flush=True)  # noqa: T201  # the parent reads it
             for number in range(2, 6):
-                await store.append(job.id, message_drafts(f"{job.id} {number}"))
+                await store.append_events(job.id, message_drafts(f"{job.id} {number}"))
                 print("event", job.id, number, flush=True)  # noqa: T201  # the parent reads it
 
     async with asyncio.TaskGroup() as group:

@@ -44,7 +44,7 @@ def test_many_jobs_added_at_once_share_a_commit_and_come_back_in_order_each_with
         for number, (job, each) in enumerate(zip(wanted, added, strict=True)):
             kept = await store.get(job.id)
             assert kept == each.job == replace(job, sequence=each.job.sequence, last_event=1 + number % 2)
-            assert [one.seq for one in await store.events(job.id)] == [1, 2][: 1 + number % 2]
+            assert [one.seq for one in await store.list_events(job.id)] == [1, 2][: 1 + number % 2]
         await store.close()
 
     asyncio.run(main())
@@ -67,7 +67,7 @@ def test_a_job_that_is_there_already_fails_alone_among_jobs_added_at_once(url: s
         for job in wanted:
             kept = await store.get(job.id)
             assert kept is not None
-            assert [one.seq for one in await store.events(job.id)] == [1]
+            assert [one.seq for one in await store.list_events(job.id)] == [1]
         await store.close()
 
     asyncio.run(main())

@@ -57,9 +57,9 @@ def test_after_kill_9_every_acknowledged_job_and_event_is_found_again(path: Path
     async def look() -> None:
         store = await opened(path)
         try:
-            found = {job.id: job for job in await store.in_states(frozenset(State))}
+            found = {job.id: job for job in await store.list_in_states(frozenset(State))}
             for what, job_id, number in told:
-                events = await store.events(job_id, limit=10_000)
+                events = await store.list_events(job_id, limit=10_000)
                 assert [event.seq for event in events] == list(range(1, found[job_id].last_event + 1))
                 if what == "event":
                     assert events[int(number) - 1].data["text"] == f"{job_id} {number}"
@@ -79,7 +79,7 @@ def test_every_connection_waits_for_the_disk_and_checks_references(path: Path) -
             found: dict[str, list[object]] = {"writing": [], "reading": []}
             for pragma in pragmas:
                 statement = f"PRAGMA {pragma}"
-                wrote = await store._writer.do(
+                wrote = await store._writer.submit(
                     lambda at, text=statement: at.exec_driver_sql(text).scalar()  # type: ignore[misc]  # bound at once
                 )
                 read = await store._read(
@@ -136,10 +136,10 @@ def test_one_failing_operation_of_a_batch_harms_none_of_the_others(path: Path) -
         kinds = [isinstance(answer, StoreError) for answer in answers]
         assert kinds == [False] * 5 + [True, True] + [False] * 4
         assert "poisoned" in str(answers[5].__cause__)  # type: ignore[union-attr]  # an error, as was just seen
-        kept = await store.in_states(frozenset(State))
+        kept = await store.list_in_states(frozenset(State))
         assert [job.id for job in kept] == [job.id for job in good]
-        assert await store.replay("k_one", IdempotencyKey("k", "f")) is None
-        await store.append(good[0].id, message_drafts("still well"))
+        assert await store.get_replayed("k_one", IdempotencyKey("k", "f")) is None
+        await store.append_events(good[0].id, message_drafts("still well"))
         await store.close()
 
     asyncio.run(scenario())
@@ -161,7 +161,7 @@ def test_when_the_database_rolls_back_by_itself_nobody_is_told_that_it_was_kept(
         told = {
             job.id for job, answer in zip(jobs, answers, strict=True) if not isinstance(answer, Exception)
         }
-        kept = {job.id for job in await store.in_states(frozenset(State))}
+        kept = {job.id for job in await store.list_in_states(frozenset(State))}
         assert isinstance(answers[3], StoreError)
         assert told == kept
         after = make_job()
@@ -178,7 +178,9 @@ def test_a_full_disk_is_told_to_everybody_and_the_store_recovers_when_there_is_r
         await store.add(make_job(), accepted_draft())
 
         async def bound(pages: int) -> None:
-            await store._writer.do(lambda at: at.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar())
+            await store._writer.submit(
+                lambda at: at.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar()
+            )
 
         await bound(
             1
@@ -188,10 +190,10 @@ def test_a_full_disk_is_told_to_everybody_and_the_store_recovers_when_there_is_r
             *(store.add(job, accepted_draft()) for job in large), return_exceptions=True
         )
         assert [type(answer) for answer in answers] == [StoreError] * 4
-        assert len((await store.page(JobFilter(), 10)).jobs) == 1
+        assert len((await store.list_jobs(JobFilter(), 10)).jobs) == 1
         await bound(1_000_000)
         await store.add(large[0], accepted_draft())
-        assert len((await store.page(JobFilter(), 10)).jobs) == 2
+        assert len((await store.list_jobs(JobFilter(), 10)).jobs) == 2
         await store.close()
 
     asyncio.run(scenario())
@@ -233,10 +235,10 @@ def test_events_share_commits_and_what_is_urgent_does_not_wait_for_them(path: Pa
         await store.add(job, accepted_draft())
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             for number in range(64):  # the 64th makes the company complete: no need to wait for the hour
-                group.create_task(store.append(job.id, message_drafts(str(number))))
+                group.create_task(store.append_events(job.id, message_drafts(str(number))))
         assert commits == 2
         async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-            group.create_task(store.append(job.id, message_drafts("waits")))
+            group.create_task(store.append_events(job.id, message_drafts("waits")))
             await asyncio.sleep(0)
             await store.add(make_job(), accepted_draft())  # takes the event along
         assert commits == 3
@@ -252,10 +254,12 @@ def test_what_a_caller_gave_up_before_its_turn_is_left_undone_and_numbers_have_n
         await store.add(job, accepted_draft())
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await store.append(job.id, message_drafts("given up"))
-        _, (event,) = await store.change(job.id, frozenset(State), lambda old: old, message_drafts("kept"))
+                await store.append_events(job.id, message_drafts("given up"))
+        _, (event,) = await store.update_job(
+            job.id, frozenset(State), lambda old: old, message_drafts("kept")
+        )
         assert event.seq == 2
-        assert [each.data.get("text") for each in await store.events(job.id)] == [None, "kept"]
+        assert [each.data.get("text") for each in await store.list_events(job.id)] == [None, "kept"]
         await store.close()
 
     asyncio.run(scenario())
@@ -268,7 +272,7 @@ def test_a_lone_event_does_not_wait_for_company_when_the_last_commit_is_long_ago
         await store.add(job, accepted_draft())
         store._writer._committed_at -= 3600  # an hour passes
         async with asyncio.timeout(30):
-            assert [event.seq for event in await store.append(job.id, message_drafts("alone"))] == [2]
+            assert [event.seq for event in await store.append_events(job.id, message_drafts("alone"))] == [2]
         await store.close()
 
     asyncio.run(scenario())
@@ -282,7 +286,7 @@ def test_while_a_write_waits_for_another_program_the_loop_turns_and_reads_are_an
         with beside(path) as other:
             other.execute("BEGIN IMMEDIATE")
             async with asyncio.TaskGroup() as group:
-                writing = group.create_task(store.append(job.id, message_drafts("x")))
+                writing = group.create_task(store.append_events(job.id, message_drafts("x")))
                 for _ in range(20):
                     assert await store.get(job.id) is not None
                 assert not writing.done()

@@ -174,7 +174,7 @@ def test_a_job_comes_back_exactly_after_being_added_and_after_being_changed(jobs
                 assert added.job == replace(job, sequence=added.job.sequence, last_event=1)
                 assert await store.get(job.id) == added.job
             for job, other in pairwise(jobs):
-                changed, _ = await store.change(job.id, frozenset(State), partial(_become, other))
+                changed, _ = await store.update_job(job.id, frozenset(State), partial(_become, other))
                 assert changed.id == job.id
                 assert changed == replace(
                     other, id=job.id, sequence=changed.sequence, last_event=changed.last_event
@@ -204,8 +204,8 @@ def test_every_kind_of_event_comes_back_exactly(times: list[datetime], data: st.
         job = make_job()
         try:
             await store.add(job, [])
-            events = await store.append(job.id, drafts)
-            assert await store.events(job.id) == events
+            events = await store.append_events(job.id, drafts)
+            assert await store.list_events(job.id) == events
             assert [(each.run, each.at, each.data) for each in events] == [
                 (draft.run, draft.at, event_data(draft.body)) for draft in drafts
             ]
@@ -248,7 +248,7 @@ def test_a_time_without_a_zone_or_a_prompt_that_is_no_text_is_refused_and_harms_
         assert isinstance(answers[1], StoreError)
         assert isinstance(answers[1].__cause__, UnicodeEncodeError)
         assert await store.get(good.id) is not None
-        assert [job.id for job in await store.in_states(frozenset(State))] == [good.id]
+        assert [job.id for job in await store.list_in_states(frozenset(State))] == [good.id]
         await store.close()
 
     asyncio.run(scenario())

@@ -19,7 +19,7 @@ class TestSqliteLedger(LedgerContract):
         self.url = f"sqlite:///{tmp_path}/jobs.db"
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Ledger]:
+    async def open(self) -> AsyncIterator[Ledger]:
         store = await open_store(self.url)
         try:
             yield store
@@ -31,13 +31,13 @@ class TestSqliteLedger(LedgerContract):
             store = await open_store(self.url)
             job = make_job()
             await store.add(job, accepted_draft())
-            await store.keep_call(make_call(job_id=job.id, micros=7))
+            await store.save_call(make_call(job_id=job.id, micros=7))
             await store.close()
             store = await open_store(self.url)
             try:
                 (row,) = await store.usage(UsageQuery(job_id=job.id))
             finally:
                 await store.close()
-            return row.spent
+            return row.total
 
         assert asyncio.run(main()).micros == 7

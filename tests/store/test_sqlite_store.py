@@ -17,7 +17,7 @@ class TestSqliteStore(StoreContract):
         self.url = f"sqlite:///{tmp_path}/jobs.db"
 
     @asynccontextmanager
-    async def opened(self, clock: Callable[[], datetime] = FakeClock()) -> AsyncIterator[Store]:  # noqa: B008  # as its base
+    async def open(self, clock: Callable[[], datetime] = FakeClock()) -> AsyncIterator[Store]:  # noqa: B008  # as its base
         store = await open_store(self.url, clock=clock)
         try:
             yield store

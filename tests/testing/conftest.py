@@ -155,7 +155,7 @@ class AgentHarness:
         out, err = process.communicate(prompt.encode(), timeout=60)
         return ProcessResult(process.returncode, out, err.decode(errors="replace"))
 
-    def talk(self, cli: Path, *options: str, **extra: str) -> Conversation:
+    def start_conversation(self, cli: Path, *options: str, **extra: str) -> Conversation:
         return Conversation(self.start(cli, *STREAM_OPTIONS, *options, **extra))
 
     def write(self, name: str, text: str) -> Path:

@@ -8,5 +8,5 @@ from steadyhand.testing.ledger import MemoryLedger
 
 class TestMemoryLedger(LedgerContract):
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Ledger]:
+    async def open(self) -> AsyncIterator[Ledger]:
         yield MemoryLedger()

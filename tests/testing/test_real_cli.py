@@ -30,7 +30,7 @@ def test_a_plain_prompt_is_answered_with_one_json_result(
 
 
 def test_stream_json_gives_the_text_in_pieces_and_then_whole(world: AgentHarness, real_cli: Path) -> None:
-    talk = world.talk(real_cli)
+    talk = world.start_conversation(real_cli)
     talk.control("initialize")
     result = talk.ask("hello")
     pieces = [
@@ -75,7 +75,7 @@ def test_the_example_repositorys_test_fails_until_the_scenario_has_fixed_it(
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_schema_gives_a_structured_output(world: AgentHarness, real_cli: Path, *, streaming: bool) -> None:
     if streaming:
-        result = world.talk(real_cli, "--json-schema", SCHEMA).ask("hello")
+        result = world.start_conversation(real_cli, "--json-schema", SCHEMA).ask("hello")
     else:
         result = world.run(real_cli, "hello", "--json-schema", SCHEMA).result
     assert result["structured_output"] == {"n": 1}
@@ -104,7 +104,7 @@ def test_a_rate_limit_that_says_no_retry_stops_it_after_one_call(
 def test_a_rate_limit_with_retry_after_is_waited_for(
     world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
-    talk = world.talk(real_cli)
+    talk = world.start_conversation(real_cli)
     result = talk.ask("[[scenario:rate-limited-once]]")
     assert result["result"] == "ok, after waiting."
     assert scripted_model.calls == 2
@@ -135,7 +135,7 @@ def test_the_budget_ends_it_after_the_call_that_spent_it(
 def test_a_history_goes_in_as_turns_when_each_receipt_is_waited_for(
     world: AgentHarness, real_cli: Path, scripted_model: ScriptedModel
 ) -> None:
-    talk = world.talk(real_cli)
+    talk = world.start_conversation(real_cli)
     talk.control("initialize")
     for asked, answered in (("first question", "first answer"), ("second question", "second answer")):
         talk.say("user", asked, shouldQuery=False)
@@ -160,7 +160,7 @@ def test_an_unknown_agent_is_refused_in_plain_mode_and_passed_over_in_stream_mod
     assert (answer.code, answer.out) == (1, b"")
     assert answer.err.startswith("--agent 'nobody' not found. Available agents: claude, ")
     assert scripted_model.calls == 0
-    talk = world.talk(real_cli, "--agent", "nobody")
+    talk = world.start_conversation(real_cli, "--agent", "nobody")
     known = [agent["name"] for agent in talk.control("initialize")["response"]["agents"]]
     assert "nobody" not in known
     assert talk.ask("hello")["is_error"] is False
@@ -234,7 +234,7 @@ def test_three_subagents_run_side_by_side_and_the_cli_counts_what_the_model_told
     assert result["result"] == "All three are back."
     assert result["subagent_stats"]["completed"] == 3
     assert len(scripted_model.requests) == 2 + 2 + 3 + 1
-    assert used(result) == scripted_model.told
+    assert used(result) == scripted_model.all_totals
     assert used(result)["ephemeral_1h_input_tokens"] == 1234 + 99
 
 

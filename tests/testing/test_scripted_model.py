@@ -263,7 +263,7 @@ def test_of_an_answer_that_breaks_before_its_figures_nothing_is_counted(
 ) -> None:
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
         post(scripted_model, asked("[[scenario:cut]]"))
-    assert sum(scripted_model.told.values()) == 0
+    assert sum(scripted_model.all_totals.values()) == 0
 
 
 def test_of_a_stream_that_its_client_leaves_the_last_figures_are_not_counted(
@@ -295,14 +295,14 @@ def test_answers_that_the_cli_asks_for_itself_are_told_and_not_in_the_conversati
     title = asked("title", output_config={"format": {"type": "json_schema"}})
     usage = [json.loads(post(scripted_model, body)[1])["usage"] for body in (asked("main"), title)]
     assert scripted_model.conversation_totals == flat(usage[0])
-    assert scripted_model.told == {
+    assert scripted_model.all_totals == {
         name: count + flat(usage[1])[name] for name, count in flat(usage[0]).items()
     }
 
 
 def test_failures_tell_nothing(scripted_model: ScriptedModel) -> None:
     post(scripted_model, asked("[[scenario:overloaded]]"))
-    assert scripted_model.told == {}
+    assert scripted_model.all_totals == {}
 
 
 def test_a_limit_in_the_middle_is_met_once_in_a_conversation_however_it_goes_on(

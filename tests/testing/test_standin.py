@@ -67,7 +67,7 @@ def test_without_directives_it_answers_with_the_prompts_beginning(world: AgentHa
 def test_it_can_end_without_a_result(world: AgentHarness, standin: Path, directive: str, code: int) -> None:
     answer = world.run(standin, f"[[standin: {directive}]]")
     assert (answer.code, answer.out) == (code, b"")
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     talk.say("user", f"[[standin: {directive}]]")
     assert talk.process.wait(10) == code
 
@@ -104,7 +104,7 @@ def test_bad_utf8_comes_out_as_it_is(world: AgentHarness, standin: Path) -> None
 
 
 def test_a_hang_after_the_result_outlasts_the_end_of_input(world: AgentHarness, standin: Path) -> None:
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     assert talk.ask("[[standin: hang=60]]")["subtype"] == "success"
     assert talk.process.stdin
     talk.process.stdin.close()
@@ -115,7 +115,7 @@ def test_a_hang_after_the_result_outlasts_the_end_of_input(world: AgentHarness, 
 def test_sigterm_ends_it_with_143_unless_it_is_deaf(world: AgentHarness, standin: Path) -> None:
     for directive, deaf in (("", False), ("deaf", True)):
         ready = world.work / f"ready-{deaf}"
-        talk = world.talk(standin)
+        talk = world.start_conversation(standin)
         talk.say("user", f"[[standin: {directive} touch={ready} sleep=60]]")
         assert eventually(ready.exists)
         talk.process.terminate()
@@ -177,7 +177,7 @@ def test_a_deaf_tool_ignores_sigterm_and_ends_with_its_lifetime(world: AgentHarn
 
 
 def test_a_tool_runs_for_real_and_its_result_is_told(world: AgentHarness, standin: Path) -> None:
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     result = talk.ask('[[standin: run="echo made > file; cat file" run="exit 4" text="said {last}"]]')
     told = [m["message"]["content"][0] for m in talk.seen if m["type"] == "user"]
     assert [(block["content"], block["is_error"]) for block in told] == [
@@ -223,7 +223,7 @@ def test_a_prompt_of_two_megabytes_arrives_whole(world: AgentHarness, standin: P
     prompt = "[[standin: digest]]" + "é" * (1 << 20)
     wanted = {"length": len(prompt.encode()), "sha256": hashlib.sha256(prompt.encode()).hexdigest()}
     assert json.loads(world.run(standin, prompt).result["result"]) == wanted
-    assert json.loads(world.talk(standin).ask(prompt)["result"]) == wanted
+    assert json.loads(world.start_conversation(standin).ask(prompt)["result"]) == wanted
 
 
 def test_figures_in_the_result_are_those_of_the_directive(world: AgentHarness, standin: Path) -> None:
@@ -237,7 +237,7 @@ def test_figures_in_the_result_are_those_of_the_directive(world: AgentHarness, s
 
 
 def test_cost_adds_up_over_the_turns_of_one_process(world: AgentHarness, standin: Path) -> None:
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     costs = [talk.ask("[[standin: cost=0.25 input=7]]") for _ in range(2)]
     assert [result["total_cost_usd"] for result in costs] == [0.25, 0.5]
     assert [result["usage"]["input_tokens"] for result in costs] == [7, 7]
@@ -249,7 +249,7 @@ def test_a_cost_above_the_budget_ends_as_a_spent_budget(world: AgentHarness, sta
 
 
 def test_a_history_is_kept_as_turns(world: AgentHarness, standin: Path) -> None:
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     talk.say("user", "first", shouldQuery=False)
     assert talk.until("result")["num_turns"] == 0
     talk.say("assistant", "answer")
@@ -258,7 +258,7 @@ def test_a_history_is_kept_as_turns(world: AgentHarness, standin: Path) -> None:
 
 
 def test_a_tool_of_the_client_is_called_by_the_control_protocol(world: AgentHarness, standin: Path) -> None:
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     talk.control("initialize")
     talk.say("user", """[[standin: call='get_weather:{"city": "Oslo"}' text="It is {last}."]]""")
     asked = talk.until("control_request")
@@ -294,13 +294,13 @@ def test_a_session_goes_on_where_it_stopped(world: AgentHarness, standin: Path) 
 def test_a_schema_gets_a_structured_output(world: AgentHarness, standin: Path) -> None:
     schema = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
     assert world.run(standin, "hello", "--json-schema", schema).result["structured_output"] == {"n": 1}
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     talk.control("initialize", jsonSchema=json.loads(schema))
     assert talk.ask("""[[standin: structured='{"n": 5}']]""")["structured_output"] == {"n": 5}
 
 
 def test_pieces_come_at_the_asked_pace_and_size(world: AgentHarness, standin: Path) -> None:
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     began = time.monotonic()
     talk.ask("[[standin: text=abcdefgh chunk=2 pace=100]]")
     assert time.monotonic() - began >= 0.4
@@ -312,7 +312,7 @@ def test_pieces_come_at_the_asked_pace_and_size(world: AgentHarness, standin: Pa
 
 def test_it_waits_for_a_file(world: AgentHarness, standin: Path) -> None:
     gate = world.work / "gate"
-    talk = world.talk(standin)
+    talk = world.start_conversation(standin)
     talk.say("user", f"[[standin: say=waiting wait_for={gate}]]")
     talk.until("assistant")
     gate.touch()

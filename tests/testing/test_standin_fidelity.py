@@ -52,7 +52,7 @@ def test_a_conversation_has_the_same_messages_in_the_same_order_with_the_same_ke
 ) -> None:
     seen = []
     for cli in (real_cli, standin):
-        talk = world.talk(cli)
+        talk = world.start_conversation(cli)
         talk.control("initialize")
         talk.ask(prompt)
         assert talk.finish() == 0
@@ -79,7 +79,7 @@ def test_a_conversation_has_the_same_messages_in_the_same_order_with_the_same_ke
 def test_initialize_is_answered_with_the_same_keys_and_the_same_built_in_agents(
     world: AgentHarness, real_cli: Path, standin: Path
 ) -> None:
-    real, ours = (world.talk(cli).control("initialize") for cli in (real_cli, standin))
+    real, ours = (world.start_conversation(cli).control("initialize") for cli in (real_cli, standin))
     assert set(ours) == set(real)
     assert set(ours["response"]) == set(real["response"])
     assert [a["name"] for a in ours["response"]["agents"]] == [a["name"] for a in real["response"]["agents"]]
@@ -88,7 +88,7 @@ def test_initialize_is_answered_with_the_same_keys_and_the_same_built_in_agents(
 def test_control_requests_are_answered_alike(world: AgentHarness, real_cli: Path, standin: Path) -> None:
     answers = []
     for cli in (real_cli, standin):
-        talk = world.talk(cli)
+        talk = world.start_conversation(cli)
         talk.control("initialize")
         sent = [talk.control("nonsense"), talk.control("set_model", model="haiku"), talk.control("interrupt")]
         answers.append([{**answer, "request_id": ""} for answer in sent])
@@ -124,7 +124,7 @@ def test_an_interrupted_tool_ends_the_turn_alike(world: AgentHarness, real_cli: 
     prompt = '[[scenario:deaf-tool]] [[standin: run="sleep 60"]]'
     results, kinds = [], []
     for cli in (real_cli, standin):
-        talk = world.talk(cli)
+        talk = world.start_conversation(cli)
         talk.control("initialize")
         talk.say("user", prompt)
         while talk.until("assistant")["message"]["content"][0]["type"] != "tool_use":
@@ -145,7 +145,7 @@ def test_a_receipt_for_a_turn_that_is_only_remembered_is_alike(
 ) -> None:
     receipts = []
     for cli in (real_cli, standin):
-        talk = world.talk(cli)
+        talk = world.start_conversation(cli)
         talk.control("initialize")
         talk.say("user", "remember this", shouldQuery=False)
         receipts.append(talk.until("result"))

@@ -58,28 +58,30 @@ class SandboxedCheckouts:
     async def prepare(self, workspace: Workspace, slot: int = 0, job: Job | None = None) -> Checkout:
         return await self.checkouts.prepare(job or make_job(), workspace, slot)
 
-    async def does(self, place: Checkout, script: str, *, fails: bool = False) -> str:
+    async def run_as_agent(self, place: Checkout, script: str, *, fails: bool = False) -> str:
         """Do in a place what an agent would do there, and give what it printed."""
-        done = await self.tries(place, script)
-        assert (done.code != 0) == fails, (done.code, done.stderr.decode("utf-8", "replace"))
+        done = await self.try_as_agent(place, script)
+        assert (done.exit_code != 0) == fails, (done.exit_code, done.stderr.decode("utf-8", "replace"))
         return done.stdout.decode("utf-8", "surrogateescape")
 
     async def tree(self, place: Checkout) -> dict[str, str]:
         """Give every file of a checkout as the agent sees it; see `tree_of`."""
         argv = ["/usr/bin/python3", "-c", _TREE]
-        done = await self.sandbox_exec.run(argv, place, Agent("a"), env=GIT, seconds=60, max_output=1 << 26)
-        assert done.code == 0, done.stderr.decode("utf-8", "replace")
+        done = await self.sandbox_exec.run(
+            argv, place, Agent("a"), env=GIT, timeout_seconds=60, max_output=1 << 26
+        )
+        assert done.exit_code == 0, done.stderr.decode("utf-8", "replace")
         return dict(json.loads(done.stdout))
 
-    async def tries(self, place: Checkout, script: str) -> ExecResult:
+    async def try_as_agent(self, place: Checkout, script: str) -> ExecResult:
         return await self.sandbox_exec.run(
-            ["/bin/sh", "-ec", script], place, Agent("a"), env=GIT, seconds=60, max_output=64 * 1024 * 1024
+            ["/bin/sh", "-ec", script], place, Agent("a"), env=GIT, timeout_seconds=60, max_output=64 * 1024 * 1024
         )  # fmt: skip
 
-    async def after(self, workspace: Workspace, script: str) -> tuple[Checkout, Harvest]:
+    async def run_and_harvest(self, workspace: Workspace, script: str) -> tuple[Checkout, Harvest]:
         """Give the place and the harvest after an agent did this."""
         place = await self.prepare(workspace)
-        await self.does(place, script)
+        await self.run_as_agent(place, script)
         return place, await self.checkouts.harvest(place)
 
 

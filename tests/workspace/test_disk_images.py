@@ -31,9 +31,9 @@ def test_this_machine_can_make_them() -> None:
 
 def test_a_copy_of_a_large_one_takes_no_disk(world_dir: Path) -> None:
     images = DiskImages(world_dir / "images")
-    asyncio.run(images.put(world_dir / "one", 4096 * MIB))
+    asyncio.run(images.create(world_dir / "one", 4096 * MIB))
     started = time.monotonic()
-    asyncio.run(images.put(world_dir / "two", 4096 * MIB))
+    asyncio.run(images.create(world_dir / "two", 4096 * MIB))
     assert time.monotonic() - started < 5
     found = (world_dir / "two").stat()
     assert found.st_size == 4096 * MIB
@@ -59,17 +59,17 @@ def test_a_job_writes_no_more_than_its_disk_has_and_its_work_is_kept(
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
-        image = place.files.root / "disk.ext4"
+        image = place.paths.root / "disk.ext4"
         assert image.is_file()
         fill = "{ head -c 100000000 /dev/zero > %s 2>&1 || echo full; }"
-        said = await sealed.does(
+        said = await sealed.run_as_agent(
             place,
             f"echo mine >> readme.txt && git mv src moved && {fill % '~/big'} && rm ~/big && {fill % 'big'}",
         )
         assert said.count("full") == 2
         # It is looked at as it was left: with no room for anything.
         harvest = await sealed.checkouts.harvest(place)
-        assert harvest.notices == ()
+        assert harvest.warnings == ()
         assert harvest.changes is not None
         assert (harvest.changes.files, harvest.changes.insertions) == (3, 1)
         await sealed.checkouts.release(place)
@@ -84,13 +84,13 @@ def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
 
     async def work() -> None:
         place = await sealed.prepare(Workspace("scratch"))
-        said = await sealed.does(place, "ls -A; head -c 100000000 /dev/zero > big 2>&1 || echo full")
+        said = await sealed.run_as_agent(place, "ls -A; head -c 100000000 /dev/zero > big 2>&1 || echo full")
         assert said.splitlines()[-1] == "full"
         assert "big" not in said.splitlines()
         harvest = await sealed.checkouts.harvest(place)
         assert harvest.changes is None
         await sealed.checkouts.release(place)
-        assert {path.name for path in place.files.root.iterdir()} == {"config", "kept", "prepared"}
+        assert {path.name for path in place.paths.root.iterdir()} == {"config", "kept", "prepared"}
 
     run_async(work())
 
@@ -110,11 +110,14 @@ def test_a_disk_that_every_run_fills_again_can_always_be_looked_at(
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
-        await sealed.does(place, "echo mine >> readme.txt")
+        await sealed.run_as_agent(place, "echo mine >> readme.txt")
         for number in range(5):
-            assert await sealed.does(place, f"N={number}; {{ {fill}; }} 2>/dev/null; echo full") == "full\n"
+            assert (
+                await sealed.run_as_agent(place, f"N={number}; {{ {fill}; }} 2>/dev/null; echo full")
+                == "full\n"
+            )
         harvest = await sealed.checkouts.harvest(place)
-        assert harvest.notices == ()
+        assert harvest.warnings == ()
         assert harvest.changes is not None
         await sealed.checkouts.release(place)
 

@@ -65,5 +65,5 @@ def test_a_directory_in_place_that_agents_cannot_write_is_a_fault(
 
 def test_level_none_changes_nothing_of_a_command(checkouts: GitCheckouts) -> None:
     place: Checkout = asyncio.run(checkouts.prepare(make_job(), Workspace("scratch"), 0))
-    command = Command(("agent", "-p"), {"A": "b"}, place.directory, place.user)
+    command = Command(("agent", "-p"), {"A": "b"}, place.directory, place.uid)
     assert NoSandbox().wrap(command, place, Agent("a")) == command

@@ -16,12 +16,12 @@ from steadyhand.workspace import GitCheckouts
 class TestGitCheckouts(CheckoutsContract):
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
-        self.world = world_dir
+        self.root = world_dir
         (world_dir / "data").mkdir()
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Checkouts]:
-        yield GitCheckouts(self.world / "data", debounce_seconds=0)
+    async def open(self) -> AsyncIterator[Checkouts]:
+        yield GitCheckouts(self.root / "data", debounce_seconds=0)
 
 
 class TestSealedCheckouts(CheckoutsContract):
@@ -32,15 +32,15 @@ class TestSealedCheckouts(CheckoutsContract):
 
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
-        self.world = world_dir
+        self.root = world_dir
         self.sealed = SandboxedCheckouts(world_dir, overlay=self.overlay, shares=self.shares)
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Checkouts]:
+    async def open(self) -> AsyncIterator[Checkouts]:
         yield self.sealed.checkouts
 
-    async def does(self, place: Checkout, script: str) -> str:
-        return await self.sealed.does(place, script)
+    async def run_as_agent(self, place: Checkout, script: str) -> str:
+        return await self.sealed.run_as_agent(place, script)
 
     async def tree(self, place: Checkout) -> dict[str, str]:
         return await self.sealed.tree(place)
@@ -59,28 +59,29 @@ class TestSealedClones(TestSealedCopies):
 
     @async_test
     async def test_a_clone_has_no_object_of_the_mirrors_and_cannot_write_there(self) -> None:
-        repository = make_repository(self.world / "repository")
+        repository = make_repository(self.root / "repository")
         place = await self.sealed.prepare(repository.workspace())
-        assert await self.does(place, "find .git/objects -type f") == ".git/objects/info/alternates\n"
-        await self.sealed.does(place, "echo x > /mirror/x", fails=True)
-        await self.does(place, "echo x > x && git add x && git commit -qm x && git fsck")
+        assert await self.run_as_agent(place, "find .git/objects -type f") == ".git/objects/info/alternates\n"
+        await self.sealed.run_as_agent(place, "echo x > /mirror/x", fails=True)
+        await self.run_as_agent(place, "echo x > x && git add x && git commit -qm x && git fsck")
         harvest = await self.sealed.checkouts.harvest(place)
-        assert harvest.notices == ()
+        assert harvest.warnings == ()
         assert harvest.changes is not None
         assert harvest.changes.files == 1
 
     @async_test
     async def test_one_that_was_kept_is_gone_on_in_from_another_slot(self) -> None:
-        repository, job = make_repository(self.world / "repository"), make_job()
+        repository, job = make_repository(self.root / "repository"), make_job()
         first = await self.sealed.prepare(repository.workspace(), 0, job)
-        await self.does(first, "echo x > x && git add x && git commit -qm Mine && echo y > y")
-        await self.sealed.checkouts.keep(first)
+        await self.run_as_agent(first, "echo x > x && git add x && git commit -qm Mine && echo y > y")
+        await self.sealed.checkouts.retain(first)
         again = await self.sealed.prepare(repository.workspace(), 1, replace(job, begin="resume"))
-        assert again.user != first.user or again.user is None
+        assert again.uid != first.uid or again.uid is None
         assert (
-            await self.does(again, "cat y && git log --format=%s | head -2") == "y\nMine\nChange code.txt\n"
+            await self.run_as_agent(again, "cat y && git log --format=%s | head -2")
+            == "y\nMine\nChange code.txt\n"
         )
         # Where the mirror's objects cannot be shown, there is nothing that it could be gone on in.
-        elsewhere = SandboxedCheckouts(self.world, overlay=False)
+        elsewhere = SandboxedCheckouts(self.root, overlay=False)
         with pytest.raises(WorkspaceError, match="shares the mirror's objects"):
             await elsewhere.prepare(repository.workspace(), 1, replace(job, begin="resume"))

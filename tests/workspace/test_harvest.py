@@ -30,11 +30,11 @@ def after(checkouts: GitCheckouts, repository: Repository, work: str | Work) -> 
 
 
 def codes(harvest: Harvest) -> list[str]:
-    return [notice.code for notice in harvest.notices]
+    return [notice.code for notice in harvest.warnings]
 
 
 def diff_of(place: Checkout) -> str:
-    return place.files.diff.read_text(encoding="utf-8", errors="surrogateescape")
+    return place.paths.diff.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_broken_git_directory_costs_the_commits_and_not_the_files(
     assert codes(harvest) == ["harvest_partial"]
     assert "b/a.txt" in diff_of(place)
     assert "b/b.txt" in diff_of(place)
-    run_shell("git fsck --strict", checkouts.mirrors.of(str(repository.folder)).folder)
+    run_shell("git fsck --strict", checkouts.mirrors.get(str(repository.folder)).folder)
 
 
 def test_a_pack_with_a_broken_object_is_refused_and_the_files_are_kept(
@@ -86,7 +86,7 @@ def test_a_history_that_was_made_anew_is_kept(checkouts: GitCheckouts, repositor
     assert codes(harvest) == []
     assert harvest.changes is not None
     assert harvest.changes.files == 1
-    assert place.files.bundle.is_file()
+    assert place.paths.bundle.is_file()
 
 
 def test_a_job_that_goes_back_in_history_has_the_reverse_as_its_diff(
@@ -97,7 +97,7 @@ def test_a_job_that_goes_back_in_history_has_the_reverse_as_its_diff(
     assert harvest.changes is not None
     assert harvest.changes.head == repository.head("main~1")
     assert harvest.changes.deletions == 40
-    assert not place.files.bundle.exists()
+    assert not place.paths.bundle.exists()
 
 
 def test_a_file_that_was_force_added_and_one_no_longer_tracked_stand_as_the_agent_committed_them(
@@ -173,7 +173,7 @@ def test_files_that_are_too_large_are_left_out_by_name(
         checkouts, repository, "head -c 2000000 /dev/zero > large.bin && echo small > small.txt"
     )
     assert codes(harvest) == ["files_too_large"]
-    assert "large.bin" in harvest.notices[0].message
+    assert "large.bin" in harvest.warnings[0].message
     assert "b/small.txt" in diff_of(place)
     assert "large.bin" not in diff_of(place)
 
@@ -186,8 +186,8 @@ def test_a_diff_above_its_cap_is_not_kept_in_part(
     assert codes(harvest) == ["diff_too_large"]
     assert harvest.changes is not None
     assert harvest.changes.files == 1
-    assert not place.files.diff.exists()
-    assert place.files.bundle.is_file()
+    assert not place.paths.diff.exists()
+    assert place.paths.bundle.is_file()
 
 
 def test_a_harvest_ends_when_its_time_is_over(world_dir: Path, repository: Repository) -> None:
@@ -196,15 +196,15 @@ def test_a_harvest_ends_when_its_time_is_over(world_dir: Path, repository: Repos
     place, harvest = after(checkouts, repository, "echo x > x.txt")
     assert codes(harvest) == ["harvest_failed"]
     assert harvest.changes is None
-    assert not (place.files.root / "harvest").exists()
+    assert not (place.paths.root / "harvest").exists()
 
 
 def test_no_notice_names_a_path_of_this_machine(
     checkouts: GitCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     _, harvest = after(checkouts, repository, "rm -rf .git/objects && echo x > x.txt && chmod 000 x.txt")
-    assert harvest.notices
-    assert all(str(world_dir) not in notice.message for notice in harvest.notices)
+    assert harvest.warnings
+    assert all(str(world_dir) not in notice.message for notice in harvest.warnings)
 
 
 # --- the transcript ----------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_the_newest_session_is_kept_and_no_symlink_is_followed(
     )
     place, harvest = after(checkouts, repository, script)
     assert codes(harvest) == []
-    assert place.files.transcript.read_text(encoding="utf-8") == "new\n"
+    assert place.paths.transcript.read_text(encoding="utf-8") == "new\n"
 
 
 def test_a_config_directory_that_was_turned_into_a_symlink_keeps_nothing(
@@ -232,7 +232,7 @@ def test_a_config_directory_that_was_turned_into_a_symlink_keeps_nothing(
     other.mkdir(parents=True)
     (other / "s.jsonl").write_text("not yours\n", encoding="utf-8")
     place, _ = after(checkouts, repository, f"ln -s {other.parent} ../config/projects")
-    assert not place.files.transcript.exists()
+    assert not place.paths.transcript.exists()
 
 
 # --- a .git that was made to run something -----------------------------------------------------
@@ -327,13 +327,13 @@ def test_an_agent_reaches_neither_the_mirror_nor_another_job_nor_what_is_kept(
         run_as_agent(first, "echo secret > secret.txt")
         await checkouts.harvest(first)
         second = await checkouts.prepare(make_job(), repository.workspace(), 1)
-        mirror = checkouts.mirrors.of(str(repository.folder)).folder
-        root = first.files.root
+        mirror = checkouts.mirrors.get(str(repository.folder)).folder
+        root = first.paths.root
         for path in (
             mirror,
             mirror / "HEAD",
             first.directory / "secret.txt",
-            first.files.diff,
+            first.paths.diff,
             root / "base.index",
         ):
             assert path.exists()

@@ -20,7 +20,7 @@ def workspace(world_dir: Path, repository: Repository) -> Repository:
     """Give a clone of the repository with a user of its own, as an operator would have it."""
     clone = Repository(world_dir / "workspace")
     run_shell(f"git clone -q file://{repository.folder} {clone.folder}", world_dir)
-    clone.do("git config user.name Bob && git config user.email bob@example.org")
+    clone.run("git config user.name Bob && git config user.email bob@example.org")
     if ROOT:
         run_shell(f"chown -R {OWNER}:{OWNER} {clone.folder} {repository.folder}", world_dir)
     return clone
@@ -31,7 +31,7 @@ def taken(checkouts: GitCheckouts, workspace: Repository, **fields: object) -> C
 
 
 def codes(what: Checkout | Harvest) -> list[str]:
-    return [notice.code for notice in what.notices]
+    return [notice.code for notice in what.warnings]
 
 
 def test_the_directory_itself_is_used_after_a_pull(
@@ -43,7 +43,7 @@ def test_the_directory_itself_is_used_after_a_pull(
     assert codes(place) == []
     assert place.commit == commit
     assert (workspace.folder / "new.txt").is_file()
-    assert place.user == (OWNER if ROOT else None)
+    assert place.uid == (OWNER if ROOT else None)
     assert run_as_agent(place, "stat -c %u new.txt").strip() == str(OWNER if ROOT else os.geteuid())
 
 
@@ -74,7 +74,7 @@ def test_the_diff_is_kept_and_neither_index_nor_objects_nor_commits_are_touched(
         place, "git status --porcelain; git log --format=%H; find .git/objects | sort; cat .git/index | cksum"
     )
     harvest = asyncio.run(checkouts.harvest(place))
-    assert harvest.notices == ()
+    assert harvest.warnings == ()
     assert harvest.changes is not None
     assert (harvest.changes.base, harvest.changes.files) == (place.commit, 3)
     assert harvest.changes.head == run_as_agent(place, "git rev-parse HEAD").strip()
@@ -86,17 +86,17 @@ def test_the_diff_is_kept_and_neither_index_nor_objects_nor_commits_are_touched(
     reader = "git -c safe.directory=* upload-pack"
     run_shell(f"git clone -q -u '{reader}' file://{workspace.folder} {copy}", world_dir)
     run_shell(f"git checkout -q {place.commit}", copy)
-    run_shell(f"git apply {place.files.diff} && cat a.txt b.txt && tail -1 readme.txt", copy)
+    run_shell(f"git apply {place.paths.diff} && cat a.txt b.txt && tail -1 readme.txt", copy)
 
 
 def test_release_leaves_the_directory_where_it_is(checkouts: GitCheckouts, workspace: Repository) -> None:
     place = taken(checkouts, workspace)
     run_as_agent(place, "echo x > x.txt")
     asyncio.run(checkouts.release(place))
-    asyncio.run(checkouts.sweep())
-    asyncio.run(checkouts.forget(place.files.root.name))
+    asyncio.run(checkouts.remove_leftovers())
+    asyncio.run(checkouts.delete_job(place.paths.root.name))
     assert (workspace.folder / "x.txt").is_file()
-    assert not place.files.root.exists()
+    assert not place.paths.root.exists()
 
 
 @only_as_root
@@ -142,7 +142,7 @@ def test_a_directory_that_the_agent_may_not_write_is_said_to_be_so(
 ) -> None:
     assert repository.folder.stat().st_uid == 0
     place = taken(checkouts, repository)
-    assert place.user == 64000
+    assert place.uid == 64000
     assert "workspace_not_writable" in codes(place)
 
 
@@ -166,7 +166,7 @@ def test_the_classic_profile_uses_the_services_home_when_the_agent_can(
     home.chmod(0o777)
     checkouts = GitCheckouts(world_dir / "data", classic=True, home=home)
     place = taken(checkouts, workspace)
-    assert (place.home, place.config, place.full_trust) == (home, None, True)
+    assert (place.home, place.config_dir, place.full_trust) == (home, None, True)
     # Its transcript is the newest of this directory since the run began, not another session's.
     slug = "".join(
         letter if letter.isascii() and letter.isalnum() else "-" for letter in str(workspace.folder)
@@ -179,7 +179,7 @@ def test_the_classic_profile_uses_the_services_home_when_the_agent_can(
         f"echo other > ~/.claude/projects/-other/o.jsonl && echo mine > ~/.claude/projects/{slug}/m.jsonl",
     )
     asyncio.run(checkouts.harvest(place))
-    assert place.files.transcript.read_text(encoding="utf-8") == "mine\n"
+    assert place.paths.transcript.read_text(encoding="utf-8") == "mine\n"
 
 
 @only_as_root
@@ -190,7 +190,7 @@ def test_the_classic_profile_gives_a_private_home_when_the_services_is_shut(
     home = world_dir / "home"
     home.mkdir(mode=0o700)
     place = taken(GitCheckouts(world_dir / "data", classic=True, home=home), workspace)
-    assert (place.home, place.config) == (place.files.home, place.files.config)
+    assert (place.home, place.config_dir) == (place.paths.home, place.paths.config_dir)
     run_as_agent(place, "touch ~/x ../../")
 
 
@@ -201,5 +201,5 @@ def test_definitions_are_those_of_the_directorys_head(
     place = taken(checkouts, workspace)
     assert list(place.definitions) == ["helper"]
     assert "hooks" not in place.definitions["helper"].text
-    listed = asyncio.run(checkouts.definitions(workspace.workspace(mode="in_place")))
+    listed = asyncio.run(checkouts.agent_definitions(workspace.workspace(mode="in_place")))
     assert listed == place.definitions

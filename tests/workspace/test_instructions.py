@@ -24,9 +24,9 @@ def placed(checkouts: GitCheckouts, repository: Repository, **fields: object) ->
 
 
 def brought(place: Checkout) -> set[str]:
-    assert place.config is not None
-    found = [path for path in place.config.rglob("*") if path.is_file() or path.is_symlink()]
-    return {str(path.relative_to(place.config)) for path in found}
+    assert place.config_dir is not None
+    found = [path for path in place.config_dir.rglob("*") if path.is_file() or path.is_symlink()]
+    return {str(path.relative_to(place.config_dir)) for path in found}
 
 
 def test_instructions_come_along_as_text_and_settings_do_not(
@@ -53,7 +53,7 @@ def test_without_trust_nothing_comes_along(checkouts: GitCheckouts, repository: 
 
 def test_full_trust_holds_on_the_listed_refs_only(checkouts: GitCheckouts, repository: Repository) -> None:
     with_instructions(repository)
-    repository.do("git branch other")
+    repository.run("git branch other")
     trusted = placed(checkouts, repository, trust="full", trusted_refs=("main",), ref="main")
     other = placed(checkouts, repository, trust="full", trusted_refs=("main",), ref="other")
     pinned = placed(checkouts, repository, trust="full", trusted_refs=("main",), ref=repository.head())
@@ -76,10 +76,10 @@ def test_a_symlink_in_place_of_instructions_is_not_followed(
     checkouts: GitCheckouts, repository: Repository, world_dir: Path
 ) -> None:
     (world_dir / "secret").write_text("secret\n", encoding="utf-8")
-    repository.do(
+    repository.run(
         f"ln -s {world_dir}/secret CLAUDE.md && mkdir -p .claude/agents && ln -s /etc .claude/rules"
     )
-    repository.do(f"ln -s {world_dir}/secret .claude/agents/x.md")
+    repository.run(f"ln -s {world_dir}/secret .claude/agents/x.md")
     repository.commit("x", "x")
     place = placed(checkouts, repository)
     assert brought(place) == set()
@@ -96,8 +96,8 @@ def test_what_is_too_large_too_much_or_no_text_is_left_out_with_a_note(
     (repository.folder / ".claude" / "rules" / "r000.md").write_bytes(b"\xff\xfe\x00")
     repository.commit("x", "x")
     place = placed(checkouts, repository)
-    assert [notice.code for notice in place.notices] == ["instructions_cut"]
-    assert "CLAUDE.md" in place.notices[0].message
+    assert [notice.code for notice in place.warnings] == ["instructions_cut"]
+    assert "CLAUDE.md" in place.warnings[0].message
     assert "CLAUDE.md" not in brought(place)
     assert len(brought(place)) == 199
 
@@ -117,7 +117,7 @@ def test_the_operators_definitions_win_and_keep_all_their_keys(
     text = run_as_agent(place, "cat ../config/agents/helper.md")
     assert "By the operator." in text
     assert "hooks" in text
-    assert asyncio.run(checkouts.definitions(repository.workspace())) == place.definitions
+    assert asyncio.run(checkouts.agent_definitions(repository.workspace())) == place.definitions
 
 
 def test_definitions_are_read_from_the_pinned_commit_not_from_the_work_tree(
@@ -125,4 +125,4 @@ def test_definitions_are_read_from_the_pinned_commit_not_from_the_work_tree(
 ) -> None:
     with_instructions(repository)
     (repository.folder / ".claude" / "agents" / "draft.md").write_text(DEFINITION, encoding="utf-8")
-    assert list(asyncio.run(checkouts.definitions(repository.workspace()))) == ["helper"]
+    assert list(asyncio.run(checkouts.agent_definitions(repository.workspace()))) == ["helper"]

@@ -28,7 +28,7 @@ def test_twenty_checkouts_at_once_share_one_fetch(world_dir: Path, repository: R
                 group.create_task(checkouts.prepare(make_job(), repository.workspace(), slot))
 
     asyncio.run(prepare_all())
-    assert checkouts.mirrors.of(str(repository.folder)).fetches == 1
+    assert checkouts.mirrors.get(str(repository.folder)).fetches == 1
     assert len(list((world_dir / "data" / "jobs").glob("*/checkout/readme.txt"))) == 20
 
 
@@ -83,7 +83,7 @@ def test_a_deleted_branch_goes_and_a_rewritten_one_is_followed(
 
     async def resolve() -> None:
         await mirror.resolve("side")
-        repository.do("git branch -qD side && git commit -q --amend -m rewritten")
+        repository.run("git branch -qD side && git commit -q --amend -m rewritten")
         assert await mirror.resolve("main") == repository.head("main")
         with pytest.raises(WorkspaceError, match="'side'"):
             await mirror.resolve("side")
@@ -94,7 +94,7 @@ def test_a_deleted_branch_goes_and_a_rewritten_one_is_followed(
 def test_a_detached_head_that_no_branch_leads_to_is_what_head_means(
     world_dir: Path, repository: Repository
 ) -> None:
-    repository.do("git checkout -q --detach")
+    repository.run("git checkout -q --detach")
     commit = repository.commit("detached.txt", "x\n")
     mirror = mirror_of(repository, world_dir)
     assert asyncio.run(mirror.resolve(None)) == commit
@@ -110,9 +110,9 @@ def test_a_shallow_repository_can_be_checked_out_and_harvested(
 
     async def run() -> None:
         place = await checkouts.prepare(make_job(), shallow.workspace(), 0)
-        run_shell("echo x > x.txt && git add -A && git commit -qm x", place.directory, user=place.user)
+        run_shell("echo x > x.txt && git add -A && git commit -qm x", place.directory, user=place.uid)
         harvest = await checkouts.harvest(place)
-        assert harvest.notices == ()
+        assert harvest.warnings == ()
         assert harvest.changes is not None
         assert harvest.changes.files == 1
 
@@ -160,11 +160,11 @@ def test_a_password_in_a_url_is_kept_off_the_command_line() -> None:
 
 def test_the_same_url_with_another_password_is_another_mirror(world_dir: Path) -> None:
     mirrors = Mirrors(world_dir, GitSettings())
-    one = mirrors.of("https://ann:one@git.example.org/x.git")
-    two = mirrors.of("https://ann:two@git.example.org/x.git")
-    bare = mirrors.of("https://git.example.org/x.git")
+    one = mirrors.get("https://ann:one@git.example.org/x.git")
+    two = mirrors.get("https://ann:two@git.example.org/x.git")
+    bare = mirrors.get("https://git.example.org/x.git")
     assert len({one.folder, two.folder, bare.folder}) == 3
-    assert mirrors.of("https://git.example.org/x.git") is bare
+    assert mirrors.get("https://git.example.org/x.git") is bare
 
 
 def test_a_lock_that_a_killed_git_left_long_ago_does_not_stop_a_fetch(
@@ -190,12 +190,12 @@ def test_a_prepare_that_fails_or_is_cancelled_leaves_no_checkout(
     async def run() -> None:
         with pytest.raises(WorkspaceError):
             await checkouts.prepare(make_job(id=job.id, ref="nowhere"), repository.workspace(), 0)
-        assert {path.name for path in checkouts.files(job.id).root.iterdir()} == {"kept", "prepared"}
+        assert {path.name for path in checkouts.job_paths(job.id).root.iterdir()} == {"kept", "prepared"}
         for delay in (0.0, 0.02, 0.04, 0.06):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await checkouts.prepare(job, repository.workspace(), 0)
-            await checkouts.sweep()
+            await checkouts.remove_leftovers()
         place = await checkouts.prepare(job, repository.workspace(), 0)
         assert place.commit == repository.head()
 
@@ -211,9 +211,9 @@ def test_a_data_directory_may_be_named_by_a_relative_path(
 
     async def run() -> None:
         place = await checkouts.prepare(make_job(), repository.workspace(), 0)
-        run_shell("echo x > x.txt", place.directory, user=place.user)
+        run_shell("echo x > x.txt", place.directory, user=place.uid)
         harvest = await checkouts.harvest(place)
         assert harvest.changes is not None
-        assert harvest.notices == ()
+        assert harvest.warnings == ()
 
     asyncio.run(run())

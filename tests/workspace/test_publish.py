@@ -34,13 +34,13 @@ def test_what_a_job_did_is_pushed_to_a_branch_of_its_own(
 ) -> None:
     script = "echo a > a.txt && git add -A && git commit -qm 'Mine' && echo b > b.txt"
     _, harvest = published(checkouts, repository, script)
-    assert harvest.notices == ()
+    assert harvest.warnings == ()
     changes = harvest.changes
     assert changes is not None
     assert (changes.branch, changes.published) == ("steadyhand/0123456789ab", True)
     assert repository.head("steadyhand/0123456789ab") == changes.head
-    assert repository.do("git show steadyhand/0123456789ab:b.txt") == "b\n"
-    assert repository.do("git branch --show-current && git status --porcelain") == "main\n"
+    assert repository.run("git show steadyhand/0123456789ab:b.txt") == "b\n"
+    assert repository.run("git branch --show-current && git status --porcelain") == "main\n"
 
 
 def test_a_job_that_changed_nothing_and_one_that_did_not_ask_push_nothing(
@@ -57,7 +57,7 @@ def test_a_job_that_changed_nothing_and_one_that_did_not_ask_push_nothing(
     changes = asyncio.run(unasked()).changes
     assert changes is not None
     assert (changes.branch, changes.published) == (None, False)
-    assert "steadyhand" not in repository.do("git branch --list")
+    assert "steadyhand" not in repository.run("git branch --list")
 
 
 def test_a_second_run_of_a_job_replaces_the_branch_of_the_first(
@@ -65,21 +65,21 @@ def test_a_second_run_of_a_job_replaces_the_branch_of_the_first(
 ) -> None:
     published(checkouts, repository, "echo first > a.txt")
     _, harvest = published(checkouts, repository, "echo second > a.txt")
-    assert harvest.notices == ()
-    assert repository.do("git show steadyhand/0123456789ab:a.txt") == "second\n"
+    assert harvest.warnings == ()
+    assert repository.run("git show steadyhand/0123456789ab:a.txt") == "second\n"
 
 
 def test_a_push_that_is_refused_leaves_the_bundle_and_a_warning(
     checkouts: GitCheckouts, repository: Repository
 ) -> None:
-    repository.do("git branch steadyhand")  # where it stands no branch of a name below it can be
+    repository.run("git branch steadyhand")  # where it stands no branch of a name below it can be
     place, harvest = published(checkouts, repository, "echo a > a.txt")
-    assert [notice.code for notice in harvest.notices] == ["publish_failed"]
+    assert [notice.code for notice in harvest.warnings] == ["publish_failed"]
     assert harvest.changes is not None
     assert harvest.changes.published is False
-    assert str(repository.folder) not in harvest.notices[0].message
-    repository.do("git branch -m steadyhand other")
-    repository.do(f"git fetch -q {place.files.bundle} 'refs/heads/*:refs/heads/*'")
+    assert str(repository.folder) not in harvest.warnings[0].message
+    repository.run("git branch -m steadyhand other")
+    repository.run(f"git fetch -q {place.paths.bundle} 'refs/heads/*:refs/heads/*'")
     assert repository.head("steadyhand/0123456789ab") == harvest.changes.head
 
 
@@ -103,21 +103,21 @@ def test_a_push_to_a_local_repository_runs_nothing_that_an_agent_in_it_may_have_
         path.unlink()
     _, harvest = published(checkouts, repository, "echo a > a.txt")
     assert harvest.changes is not None
-    assert harvest.changes.published, harvest.notices
+    assert harvest.changes.published, harvest.warnings
     assert list(ran.iterdir()) == []
 
 
 def test_a_branch_that_somebody_has_checked_out_in_a_local_repository_is_left_alone(
     checkouts: GitCheckouts, repository: Repository, world_dir: Path
 ) -> None:
-    repository.do(
+    repository.run(
         f"git config filter.evil.smudge 'touch {world_dir}/ran; cat';"
         " git config receive.denyCurrentBranch updateInstead; git checkout -q -b steadyhand/0123456789ab"
     )
     before = repository.head()
     _, harvest = published(checkouts, repository, "echo '* filter=evil' > .gitattributes; echo a > a.txt")
-    assert [notice.code for notice in harvest.notices] == ["publish_failed"]
-    assert (repository.head(), repository.do("git status --porcelain")) == (before, "")
+    assert [notice.code for notice in harvest.warnings] == ["publish_failed"]
+    assert (repository.head(), repository.run("git status --porcelain")) == (before, "")
     assert not (world_dir / "ran").exists()
 
 
@@ -125,7 +125,7 @@ def test_a_branch_that_somebody_has_checked_out_in_a_local_repository_is_left_al
 def test_a_local_repository_is_written_as_its_owner(checkouts: GitCheckouts, repository: Repository) -> None:
     run_shell(f"chown -R 64500:64500 {repository.folder}", Path("/"))
     _, harvest = published(checkouts, repository, "echo a > a.txt")
-    assert harvest.notices == ()
+    assert harvest.warnings == ()
     strange = [
         path for path in repository.folder.rglob("*") if path.lstat().st_uid != 64500
     ]  # fmt: skip

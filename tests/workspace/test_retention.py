@@ -11,10 +11,10 @@ DAY = timedelta(days=1)
 
 def kept_job(jobs: Path, job_id: str, age: timedelta, size: int = 4096) -> JobPaths:
     files = JobPaths(jobs / job_id)
-    for folder in (files.config, files.spool(1)):
+    for folder in (files.config_dir, files.run_output(1)):
         folder.mkdir(parents=True)
-    (files.config / ".claude.json").write_text("{}")
-    (files.spool(1) / "stdout").write_bytes(b"x" * size)
+    (files.config_dir / ".claude.json").write_text("{}")
+    (files.run_output(1) / "stdout").write_bytes(b"x" * size)
     for path in (files.transcript, files.diff, files.bundle):
         path.write_text("kept")
     prepared = files.root / "prepared"
@@ -28,24 +28,24 @@ def test_after_its_time_a_job_loses_its_record_and_keeps_what_it_changed(tmp_pat
     old, young = kept_job(tmp_path, "old", 31 * DAY), kept_job(tmp_path, "young", 29 * DAY)
     assert trim(tmp_path, now=NOW, transcripts=30 * DAY, max_bytes=None) == 1
     assert not old.transcript.exists()
-    assert not old.config.exists()
-    assert not old.spool(1).exists()
+    assert not old.config_dir.exists()
+    assert not old.run_output(1).exists()
     assert old.diff.exists()
     assert old.bundle.exists()
     assert young.transcript.exists()
-    assert young.config.exists()
+    assert young.config_dir.exists()
 
 
 def test_over_the_limit_the_oldest_go_first_and_only_as_many_as_must(tmp_path: Path) -> None:
     files = [kept_job(tmp_path, f"job{age}", age * DAY, size=1_000_000) for age in (9, 8, 7)]
     assert trim(tmp_path, now=NOW, transcripts=None, max_bytes=2_200_000) == 1
-    assert [file.kept.exists() for file in files] == [False, True, True]
+    assert [file.artifacts.exists() for file in files] == [False, True, True]
 
 
 def test_what_was_made_within_a_day_is_spared_however_much_it_is(tmp_path: Path) -> None:
     files = kept_job(tmp_path, "now", timedelta(hours=1), size=1_000_000)
     assert trim(tmp_path, now=NOW, transcripts=None, max_bytes=1) == 0
-    assert files.kept.exists()
+    assert files.artifacts.exists()
 
 
 def test_a_link_in_place_of_a_folder_is_removed_and_not_followed(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_a_link_in_place_of_a_folder_is_removed_and_not_followed(tmp_path: Path)
     outside.mkdir()
     (outside / "precious").write_text("x")
     files = kept_job(tmp_path / "jobs", "linked", 31 * DAY)
-    (files.config / ".claude.json").unlink()
-    files.config.rmdir()
-    files.config.symlink_to(outside)
+    (files.config_dir / ".claude.json").unlink()
+    files.config_dir.rmdir()
+    files.config_dir.symlink_to(outside)
     trim(tmp_path / "jobs", now=NOW, transcripts=30 * DAY, max_bytes=None)
     assert (outside / "precious").exists()
-    assert not files.config.is_symlink()
+    assert not files.config_dir.is_symlink()
 
 
 def test_trimming_again_finds_nothing_more(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from steadyhand.workspace import GitCheckouts
 class _Here(IsolationContract):
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
-        self.world = world_dir
+        self.root = world_dir
         (world_dir / "data").mkdir()
 
 
 class TestLevelNone(_Here):
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
-        yield GitCheckouts(self.world / "data", debounce_seconds=0), NoSandbox()
+    async def open(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
+        yield GitCheckouts(self.root / "data", debounce_seconds=0), NoSandbox()
 
 
 class TestLevelBwrap(_Here):
@@ -32,10 +32,10 @@ class TestLevelBwrap(_Here):
     shares = False
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
-        errands = sandbox_exec_in(self.world)
+    async def open(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
+        errands = sandbox_exec_in(self.root)
         checkouts = GitCheckouts(
-            self.world / "data",
+            self.root / "data",
             debounce_seconds=0,
             sandbox_exec=errands,
             overlay=self.overlay,

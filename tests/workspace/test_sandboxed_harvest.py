@@ -30,11 +30,11 @@ def sealed(world_dir: Path) -> SandboxedCheckouts:
 
 
 def codes(harvest: Harvest) -> list[str]:
-    return [notice.code for notice in harvest.notices]
+    return [notice.code for notice in harvest.warnings]
 
 
 def diff_of(place: Checkout) -> str:
-    return place.files.diff.read_text(encoding="utf-8", errors="surrogateescape")
+    return place.paths.diff.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 # --- a .git that was made to run something, or made to break ------------------------------------
@@ -71,7 +71,7 @@ def test_a_tainted_git_directory_runs_nothing_outside(
     hook = f"printf '#!/bin/sh\\ntouch {marks}/mark 2>/dev/null\\ncat 2>/dev/null\\n' > ~/hook"
     hook += "; chmod +x ~/hook; HOOK=$HOME/hook"
     script = f"{hook}\necho x > x.txt && git add x.txt\n{TAINTS[taint]}\necho more >> readme.txt"
-    place, harvest = run_async(sealed.after(repository.workspace(), script))
+    place, harvest = run_async(sealed.run_and_harvest(repository.workspace(), script))
     assert harvest.changes is not None
     assert "+more" in diff_of(place)
     run_async(sealed.checkouts.release(place))
@@ -94,13 +94,13 @@ def test_a_broken_git_directory_costs_the_commits_and_not_the_files(
 ) -> None:
     monkeypatch.setattr(harvesting, "COMMITS_SECONDS", 3)
     committed = "echo a > a.txt && git add -A && git commit -qm a && echo b > b.txt && "
-    place, harvest = run_async(sealed.after(repository.workspace(), committed + harm))
-    assert harvest.changes is not None, harvest.notices
+    place, harvest = run_async(sealed.run_and_harvest(repository.workspace(), committed + harm))
+    assert harvest.changes is not None, harvest.warnings
     assert harvest.changes.files == 2
     assert codes(harvest) == ["harvest_partial"]
     assert "b/a.txt" in diff_of(place)
     assert "b/b.txt" in diff_of(place)
-    run_shell("git fsck --strict", sealed.checkouts.mirrors.of(str(repository.folder)).folder)
+    run_shell("git fsck --strict", sealed.checkouts.mirrors.get(str(repository.folder)).folder)
 
 
 def test_what_is_left_out_is_named(
@@ -111,9 +111,9 @@ def test_what_is_left_out_is_named(
         "head -c 2000000 /dev/zero > large.bin && echo small > small.txt && git init -q inner && cd inner"
         " && echo x > x && git add x && git -c user.name=a -c user.email=a@b commit -qm x"
     )
-    place, harvest = run_async(sealed.after(repository.workspace(), script))
+    place, harvest = run_async(sealed.run_and_harvest(repository.workspace(), script))
     assert codes(harvest) == ["files_too_large", "nested_repository"]
-    assert "large.bin" in harvest.notices[0].message
+    assert "large.bin" in harvest.warnings[0].message
     assert "b/small.txt" in diff_of(place)
 
 
@@ -122,12 +122,12 @@ def test_work_that_is_larger_than_what_may_come_out_is_refused_by_name(
 ) -> None:
     monkeypatch.setattr(harvesting, "SANDBOX_PACK_BYTES", 100_000)
     script = "head -c 300000 /dev/urandom > noise && git add noise && git commit -qm noise"
-    _, harvest = run_async(sealed.after(repository.workspace(), script))
+    _, harvest = run_async(sealed.run_and_harvest(repository.workspace(), script))
     # The commits did not come out, and the same bytes as files did not either.
     assert codes(harvest) == ["harvest_failed"]
-    assert "larger than" in harvest.notices[0].message
+    assert "larger than" in harvest.warnings[0].message
     _, small = run_async(
-        sealed.after(repository.workspace(), script + " && git rm -q noise && echo x > x.txt")
+        sealed.run_and_harvest(repository.workspace(), script + " && git rm -q noise && echo x > x.txt")
     )
     assert codes(small) == ["harvest_partial"]
     assert small.changes is not None
@@ -140,7 +140,7 @@ def test_a_job_that_moves_to_another_branch_of_the_repository_brings_its_work_al
     script = (
         "git checkout -q origin/side && echo x > x.txt && git add x.txt && git commit -qm x && echo y > y.txt"
     )
-    place, harvest = run_async(sealed.after(repository.workspace(), script))
+    place, harvest = run_async(sealed.run_and_harvest(repository.workspace(), script))
     assert codes(harvest) == []
     assert harvest.changes is not None
     assert "b/side.txt" in diff_of(place)
@@ -313,7 +313,7 @@ def test_a_forged_answer_is_refused_and_the_services_repositories_are_unharmed(
     async def work() -> tuple[Checkout, Harvest]:
         place = await sealed.prepare(repository.workspace())
         harvester = GitCheckouts(
-            place.files.root.parent.parent,
+            place.paths.root.parent.parent,
             debounce_seconds=0,
             sandbox_exec=Forging(sealed.sandbox_exec, which),
             overlay=True,
@@ -324,10 +324,10 @@ def test_a_forged_answer_is_refused_and_the_services_repositories_are_unharmed(
 
     place, harvest = run_async(work())
     assert harvest.changes is None
-    assert [notice.code for notice in harvest.notices if notice.code.startswith("harvest_")] != []
-    assert not place.files.diff.exists()
-    assert not place.files.bundle.exists()
-    mirror = sealed.checkouts.mirrors.of(str(repository.folder)).folder
+    assert [notice.code for notice in harvest.warnings if notice.code.startswith("harvest_")] != []
+    assert not place.paths.diff.exists()
+    assert not place.paths.bundle.exists()
+    mirror = sealed.checkouts.mirrors.get(str(repository.folder)).folder
     run_shell("git fsck --strict && git cat-file --batch-all-objects --batch-check | wc -l", mirror)
     assert BLOB_ID not in run_shell("git cat-file --batch-all-objects --batch-check", mirror)
 

@@ -28,19 +28,21 @@ def test_what_an_agent_did_is_the_diff_and_index_and_objects_are_as_it_left_them
 ) -> None:
     async def work() -> None:
         place = await sealed.prepare(in_place.workspace(mode="in_place"))
-        assert [notice.code for notice in place.notices] == ["pull_failed"]  # it has no remote
-        await sealed.does(place, "echo four >> readme.txt && echo new > new.txt && git add readme.txt")
-        before = in_place.do("git status --porcelain && find .git/objects | sort")
+        assert [notice.code for notice in place.warnings] == ["pull_failed"]  # it has no remote
+        await sealed.run_as_agent(
+            place, "echo four >> readme.txt && echo new > new.txt && git add readme.txt"
+        )
+        before = in_place.run("git status --porcelain && find .git/objects | sort")
         harvest = await sealed.checkouts.harvest(place)
-        assert harvest.notices == ()
+        assert harvest.warnings == ()
         assert harvest.changes is not None
         assert (harvest.changes.files, harvest.changes.insertions) == (2, 2)
-        assert "+four" in place.files.diff.read_text(encoding="utf-8")
-        assert in_place.do("git status --porcelain && find .git/objects | sort") == before
+        assert "+four" in place.paths.diff.read_text(encoding="utf-8")
+        assert in_place.run("git status --porcelain && find .git/objects | sort") == before
         await sealed.checkouts.release(place)
         assert (in_place.folder / "new.txt").stat().st_uid == OWNER
         later = await sealed.prepare(in_place.workspace(mode="in_place"), 1)
-        await sealed.does(later, "git commit -qam x && rm new.txt")
+        await sealed.run_as_agent(later, "git commit -qam x && rm new.txt")
         again = await sealed.checkouts.harvest(later)
         assert again.changes is not None
         assert again.changes.head == in_place.head()
@@ -55,8 +57,8 @@ def test_a_job_that_changes_nothing_in_place_has_no_changes(
         place = await sealed.prepare(in_place.workspace(mode="in_place"))
         harvest = await sealed.checkouts.harvest(place)
         assert harvest.changes is None
-        assert harvest.notices == ()
-        assert not place.files.diff.exists()
+        assert harvest.warnings == ()
+        assert not place.paths.diff.exists()
 
     run_async(work())
 
@@ -101,10 +103,10 @@ def test_a_tainted_directory_runs_nothing_outside(
 
     async def work() -> None:
         first = await sealed.prepare(in_place.workspace(mode="in_place"))
-        await sealed.does(first, f"HOOK={hook}\n{TAINTS[taint]}\necho more >> readme.txt")
+        await sealed.run_as_agent(first, f"HOOK={hook}\n{TAINTS[taint]}\necho more >> readme.txt")
         await sealed.checkouts.harvest(first)
         await sealed.checkouts.release(first)
-        await sealed.checkouts.definitions(in_place.workspace(mode="in_place"))
+        await sealed.checkouts.agent_definitions(in_place.workspace(mode="in_place"))
         second = await sealed.prepare(in_place.workspace(mode="in_place"))
         await sealed.checkouts.harvest(second)
         await sealed.checkouts.release(second)

@@ -35,11 +35,13 @@ def test_jobs_of_one_commit_share_a_warm_checkout_that_is_made_once(
 ) -> None:
     async def work() -> None:
         places = await asyncio.gather(*(sealed.prepare(repository.workspace(), slot) for slot in range(4)))
-        assert warm_of(sealed).built == 1
+        assert warm_of(sealed).build_count == 1
         lowers = {place.layers.lower for place in places if place.layers is not None}
         assert len(lowers) == 1
-        await sealed.does(places[0], "echo mine > mine.txt && rm readme.txt && git checkout -q -b other")
-        said = await sealed.does(
+        await sealed.run_as_agent(
+            places[0], "echo mine > mine.txt && rm readme.txt && git checkout -q -b other"
+        )
+        said = await sealed.run_as_agent(
             places[1], "ls && git status --porcelain --branch && whoami && stat -c %U readme.txt"
         )
         assert said == "readme.txt\nsrc\n## steadyhand/work\nagent\nagent\n"
@@ -62,7 +64,7 @@ def test_nothing_that_an_agent_does_reaches_the_warm_checkout_or_the_mirror(
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
         before = stamps()
-        await sealed.does(
+        await sealed.run_as_agent(
             place,
             "rm -rf src && echo x > readme.txt && chmod 777 . && touch -d 2020-01-01 .git/config && git gc -q\n"
             "! touch /mirror/x 2>/dev/null && ! rm -rf /mirror/pack 2>/dev/null && git fsck --strict",
@@ -80,9 +82,9 @@ def test_the_index_is_prepared_so_that_status_reads_no_file_again(
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
         # This plumbing believes the index alone: it names every file whose owner, inode or times are others than there.
-        assert await sealed.does(place, "git diff-files --name-only") == ""
+        assert await sealed.run_as_agent(place, "git diff-files --name-only") == ""
         before = "stat -c '%Y %s' .git/index"
-        said = await sealed.does(place, f"{before} && git status --porcelain && {before}")
+        said = await sealed.run_as_agent(place, f"{before} && git status --porcelain && {before}")
         assert len(set(said.splitlines())) == 1
 
     run_async(work())
@@ -102,16 +104,16 @@ def test_setup_runs_once_and_what_it_makes_is_no_jobs_work(
     async def work() -> None:
         first = await sealed.prepare(workspace, 0)
         second = await sealed.prepare(workspace, 1)
-        assert warm_of(sealed).built == 1
-        stamp = await sealed.does(first, "cat stamp")
-        assert await sealed.does(second, "cat stamp") == stamp
-        assert await sealed.does(second, "cat 'built *'/out && git status --porcelain") == "word\n"
-        assert (await sealed.tries(second, f"cat '{secret}'")).code != 0
+        assert warm_of(sealed).build_count == 1
+        stamp = await sealed.run_as_agent(first, "cat stamp")
+        assert await sealed.run_as_agent(second, "cat stamp") == stamp
+        assert await sealed.run_as_agent(second, "cat 'built *'/out && git status --porcelain") == "word\n"
+        assert (await sealed.try_as_agent(second, f"cat '{secret}'")).exit_code != 0
         harvest = await sealed.checkouts.harvest(second)
         assert harvest.changes is None
-        assert harvest.notices == ()
+        assert harvest.warnings == ()
         plain = await sealed.prepare(repository.workspace(), 2)
-        assert await sealed.does(plain, "ls") == "readme.txt\nsrc\n"
+        assert await sealed.run_as_agent(plain, "ls") == "readme.txt\nsrc\n"
 
     run_async(work())
 
@@ -144,12 +146,14 @@ def test_filters_that_setup_defines_are_used_for_what_is_left_uncommitted(
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace(setup=(setup,)))
-        assert await sealed.does(place, "cat secret.txt && git status --porcelain") == "Hello\n"
+        assert await sealed.run_as_agent(place, "cat secret.txt && git status --porcelain") == "Hello\n"
         # What an agent defines by itself is not: it would be its own harm, but it is not what the repository means.
-        await sealed.does(place, "echo 'Hello there' > secret.txt && git config filter.rot.clean 'echo no'")
+        await sealed.run_as_agent(
+            place, "echo 'Hello there' > secret.txt && git config filter.rot.clean 'echo no'"
+        )
         harvest = await sealed.checkouts.harvest(place)
-        assert harvest.notices == ()
-        diff = place.files.diff.read_text(encoding="utf-8")
+        assert harvest.warnings == ()
+        diff = place.paths.diff.read_text(encoding="utf-8")
         assert "+Uryyb gurer" in diff
         assert "Hello" not in diff
 
@@ -171,12 +175,12 @@ def test_the_oldest_that_nobody_uses_go_and_one_in_use_stays(
         old = await sealed.prepare(repository.workspace(ref="v1"), 0)
         new = await sealed.prepare(repository.workspace(ref="main"), 1)
         assert kept(world_dir) == {old.commit, new.commit}
-        assert await sealed.does(old, "cat readme.txt") == "one\ntwo\nthree\n"
+        assert await sealed.run_as_agent(old, "cat readme.txt") == "one\ntwo\nthree\n"
         await sealed.checkouts.release(new)
         await sealed.checkouts.release(old)
         assert kept(world_dir) == {old.commit}
         again = await sealed.prepare(repository.workspace(ref="main"), 1)
-        assert await sealed.does(again, "ls") == "readme.txt\nsrc\n"
+        assert await sealed.run_as_agent(again, "ls") == "readme.txt\nsrc\n"
 
     run_async(work())
 
@@ -196,13 +200,13 @@ def test_one_that_goes_while_it_is_asked_for_is_made_anew(
     async def one(slot: int) -> None:
         for _ in range(3):
             place = await sealed.prepare(repository.workspace(), slot)
-            assert await sealed.does(place, "cat readme.txt") == "one\ntwo\nthree\n"
+            assert await sealed.run_as_agent(place, "cat readme.txt") == "one\ntwo\nthree\n"
             await sealed.checkouts.release(place)
 
     async def work() -> None:
         await asyncio.gather(*(one(slot) for slot in range(3)))
         assert kept(world_dir) == set()
-        assert warm.built >= 1
+        assert warm.build_count >= 1
 
     run_async(work())
 
@@ -216,7 +220,7 @@ def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
-        await sealed.does(place, "echo x > x.txt")
+        await sealed.run_as_agent(place, "echo x > x.txt")
         assert place.layers is not None
         of_mirror = place.layers.lower.parent.parent
         half = of_mirror / ".build-0123" / "checkout"
@@ -225,13 +229,13 @@ def test_what_an_earlier_life_left_half_made_is_removed_and_the_rest_used_again(
         (of_mirror / "unfinished").mkdir()
         (of_mirror.parent / "stray").symlink_to(outside)
         later = SandboxedCheckouts(world_dir)
-        await later.checkouts.sweep()
+        await later.checkouts.remove_leftovers()
         assert kept(world_dir) == {place.commit}
         assert (outside / "kept").is_file()
-        assert {path.name for path in place.files.root.iterdir()} == {"config", "kept", "prepared"}
+        assert {path.name for path in place.paths.root.iterdir()} == {"config", "kept", "prepared"}
         again = await later.prepare(repository.workspace())
-        assert warm_of(later).built == 0
-        assert await later.does(again, "ls") == "readme.txt\nsrc\n"
+        assert warm_of(later).build_count == 0
+        assert await later.run_as_agent(again, "ls") == "readme.txt\nsrc\n"
 
     run_async(work())
 
@@ -250,14 +254,14 @@ def test_a_cache_is_shared_by_the_jobs_of_a_workspace_and_by_no_other(
 
     async def work() -> None:
         first = await sealed.prepare(workspace, 0)
-        await sealed.does(first, f"echo one > {where}/f")
+        await sealed.run_as_agent(first, f"echo one > {where}/f")
         second = await sealed.prepare(workspace, 1)
-        assert await sealed.does(second, f"cat {where}/f && echo more >> {where}/f") == "one\n"
-        assert await sealed.does(first, f"cat {where}/f") == "one\nmore\n"
+        assert await sealed.run_as_agent(second, f"cat {where}/f && echo more >> {where}/f") == "one\n"
+        assert await sealed.run_as_agent(first, f"cat {where}/f") == "one\nmore\n"
         other = await sealed.prepare(replace(workspace, name="other"), 2)
-        assert await sealed.does(other, f"ls {where}") == ""
+        assert await sealed.run_as_agent(other, f"ls {where}") == ""
         without = await sealed.prepare(repository.workspace(), 3)
-        assert await sealed.does(without, f"ls {where} 2>/dev/null || echo none") == "none\n"
+        assert await sealed.run_as_agent(without, f"ls {where} 2>/dev/null || echo none") == "none\n"
 
     run_async(work())
 
@@ -288,9 +292,9 @@ def test_no_process_of_git_is_needed_when_commit_and_warm_checkout_are_there(
         monkeypatch.setattr(
             "steadyhand.workspace.git.Git._spawn", lambda _, arguments, __: calls.append(arguments[0])
         )
-        sealed.checkouts.mirrors.of(str(repository.folder))._debounce = 600
+        sealed.checkouts.mirrors.get(str(repository.folder))._debounce = 600
         place = await hot(make_job())
         assert calls == []
-        assert await sealed.does(place, "cat readme.txt") == "one\ntwo\nthree\n"
+        assert await sealed.run_as_agent(place, "cat readme.txt") == "one\ntwo\nthree\n"
 
     run_async(work())

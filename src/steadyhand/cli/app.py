@@ -76,10 +76,10 @@ class _CommandGroup(TyperGroup):
 def print_error(error: SteadyhandError) -> None:
     """Say on stderr what is wrong and what to do about it."""
     lines = [f"steadyhand: {sanitize(error.detail)}"]
-    if isinstance(error, InvalidRequest) and len(error.faults) > 1:
+    if isinstance(error, InvalidRequest) and len(error.field_errors) > 1:
         lines += [
             f"  {sanitize(field_error.pointer)}: {sanitize(field_error.detail)}"
-            for field_error in error.faults
+            for field_error in error.field_errors
         ]
     advice = _advice_for(error)
     if advice is not None:

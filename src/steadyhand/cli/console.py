@@ -25,16 +25,16 @@ class CommandOutput:
         self.err = _create_console(sys.stderr, no_color=no_color)
 
     @property
-    def shared(self) -> bool:
+    def is_shared_terminal(self) -> bool:
         """Whether stdout and stderr are seen in one place."""
         return self.out.is_terminal and self.err.is_terminal
 
-    def answer(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """Print text from outside on stdout, cleaned, and nothing but it."""
         sys.stdout.write(sanitize(text).rstrip("\n") + "\n")
         sys.stdout.flush()
 
-    def page(self, renderable: RenderableType) -> None:
+    def print_renderable(self, renderable: RenderableType) -> None:
         """Print a table or a page on stdout; into a pipe without the blanks that pad its columns."""
         if self.out.is_terminal:
             self.out.print(renderable)
@@ -45,32 +45,32 @@ class CommandOutput:
         sys.stdout.write("\n".join(lines))
         sys.stdout.flush()
 
-    def rows(
+    def print_rows(
         self,
         rows: Sequence[Mapping[str, Any]],
-        table: Callable[[Sequence[Mapping[str, Any]]], RenderableType],
+        render_table: Callable[[Sequence[Mapping[str, Any]]], RenderableType],
         *,
         as_json: bool,
-        none: str | None = None,
+        empty_text: str | None = None,
     ) -> None:
         """Print a list as one JSON document or as its table; of an empty one say `none` in place of the table."""
         if as_json:
-            self.document({"object": "list", "data": rows})
-        elif rows or none is None:
-            self.page(table(rows))
+            self.print_json({"object": "list", "data": rows})
+        elif rows or empty_text is None:
+            self.print_renderable(render_table(rows))
         else:
-            self.note(none)
+            self.print_note(empty_text)
 
-    def raw(self, data: bytes) -> None:
+    def print_bytes(self, data: bytes) -> None:
         """Print bytes: to the letter into a pipe or a file, cleaned on a terminal."""
         if self.out.is_terminal:
-            self.answer(data.decode("utf-8", "replace"))
+            self.print_text(data.decode("utf-8", "replace"))
             return
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    def document(self, value: Any) -> None:
+    def print_json(self, value: Any) -> None:
         """Print one JSON document on stdout."""
         sys.stdout.write(json_text(value) + "\n")
         sys.stdout.flush()
@@ -80,7 +80,7 @@ class CommandOutput:
         sys.stdout.write(json_text(value, indent=None) + "\n")
         sys.stdout.flush()
 
-    def note(self, text: str, style: str = "") -> None:
+    def print_note(self, text: str, style: str = "") -> None:
         """Print a line on stderr, cleaned."""
         self.err.print(sanitize(text), style=style or None, soft_wrap=True)
 

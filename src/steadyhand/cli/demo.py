@@ -53,10 +53,10 @@ def run_demo(command_output: CommandOutput, *, clean_up: bool, as_json: bool) ->
     try:
         job = _play_demo(console, root)
         if as_json:
-            command_output.document(job)
+            command_output.print_json(job)
         _print_next_steps(console, root, job, is_kept=not clean_up)
     except (DemoFailed, ServiceUnreachable) as error:
-        command_output.note(f"The demo failed: {error.detail}", "red")
+        command_output.print_note(f"The demo failed: {error.detail}", "red")
         _print_log(command_output, root / "service.log")
         return ExitCode.FAILED
     finally:
@@ -113,7 +113,7 @@ def _run_job(console: Console, client: Client, repository: Path) -> dict[str, An
     _print_step(console, 5, "What it changed, and that applied to the repository")
     diff = client.diff(job_id)
     console.print(diff_text(diff.decode("utf-8", "replace")))
-    code, output = _run_command(["git", "apply", "-"], repository, given=diff)
+    code, output = _run_command(["git", "apply", "-"], repository, stdin=diff)
     if code != 0:
         raise DemoFailed(f"git did not take the diff: {one_line(output)}")
     console.print(Text("  git apply: done", style="dim"))
@@ -171,7 +171,9 @@ def _api_key() -> str | None:
 def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict[str, str]:
     """Give the service's environment: nothing of this one but what a program needs, and a model."""
     settings = configuration.load_settings()
-    environment = {name: settings.inherited[name] for name in _PASSED_VARIABLES if name in settings.inherited}
+    environment = {
+        name: settings.environment[name] for name in _PASSED_VARIABLES if name in settings.environment
+    }
     environment["STEADYHAND_DATA_DIR"] = str(root / "data")
     if settings.anthropic_api_key:
         _print_step(console, 2, "The real model: ANTHROPIC_API_KEY is set, so this costs a few cents")
@@ -230,14 +232,14 @@ def _run_test(repository: Path) -> tuple[bool, str]:
     return code == 0, output
 
 
-def _run_command(command: list[str], directory: Path, given: bytes = b"") -> tuple[int, str]:
+def _run_command(command: list[str], directory: Path, stdin: bytes = b"") -> tuple[int, str]:
     """Run a command there, in an environment of nothing but a path; give its code and all it printed."""
     environment = {"PATH": configuration.DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
     completed = subprocess.run(
         command,
         cwd=directory,
         env=environment,
-        input=given,
+        input=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=COMMAND_SECONDS,
@@ -258,4 +260,4 @@ def _print_output(console: Console, output: str) -> None:
 def _print_log(command_output: CommandOutput, log: Path) -> None:
     if log.is_file():
         for line in sanitize(log.read_text("utf-8", "replace")).splitlines()[-20:]:
-            command_output.note(f"  {line}", "dim")
+            command_output.print_note(f"  {line}", "dim")

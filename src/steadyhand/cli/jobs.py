@@ -35,15 +35,15 @@ def jobs(
     with client_options.open_client(server) as client:
         page = client.list(state=state or None, agent=agent, workspace=workspace, limit=limit)
     if as_json:
-        output.document(page)
+        output.print_json(page)
         return
     rows = client_options.list_rows(page)
     if not rows:
-        output.note("No jobs.")
+        output.print_note("No jobs.")
         return
-    output.page(jobs_table(rows))
+    output.print_renderable(jobs_table(rows))
     if page.get("has_more"):
-        output.note("There are more: --limit.", "dim")
+        output.print_note("There are more: --limit.", "dim")
 
 
 @app.command()
@@ -53,9 +53,9 @@ def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     with client_options.open_client(server) as client:
         document = client.get(client_options.find_job_id(client, job))
     if as_json:
-        output.document(document)
+        output.print_json(document)
     else:
-        output.page(job_details(document))
+        output.print_renderable(job_details(document))
 
 
 @app.command()
@@ -73,7 +73,7 @@ def wait(
     with client_options.open_client(server) as client:
         ended_job = client.wait(client_options.find_job_id(client, job), timeout_seconds=timeout)
     if ended_job.get("state") not in ENDED_STATES and not as_json:
-        output.note(f"The job is still {one_line(ended_job.get('state'), 20)}.")
+        output.print_note(f"The job is still {one_line(ended_job.get('state'), 20)}.")
     print_result_and_exit(output, ended_job, as_json=as_json)
 
 
@@ -164,9 +164,9 @@ def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> Non
         job_id = client_options.find_job_id(client, job)
         client.delete(job_id)
     if as_json:
-        output.document({"object": "job", "id": job_id, "deleted": True})
+        output.print_json({"object": "job", "id": job_id, "deleted": True})
     else:
-        output.note(f"{job_id} is deleted.")
+        output.print_note(f"{job_id} is deleted.")
 
 
 @app.command()
@@ -177,13 +177,13 @@ def diff(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
         job_id = client_options.find_job_id(client, job)
         patch = _diff_or_empty(client, job_id)
     if as_json:
-        output.document({"job_id": job_id, "diff": patch.decode("utf-8", "replace")})
+        output.print_json({"job_id": job_id, "diff": patch.decode("utf-8", "replace")})
     elif not patch:
-        output.note("The job changed nothing.")
+        output.print_note("The job changed nothing.")
     elif output.out.is_terminal:
         output.out.print(diff_text(patch.decode("utf-8", "replace")), soft_wrap=True)
     else:
-        output.raw(patch)
+        output.print_bytes(patch)
 
 
 def _diff_or_empty(client: Client, job_id: str) -> bytes:
@@ -206,7 +206,7 @@ def transcript(
     """Print the agent's own record of a job: one JSON object a line."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
-        output.raw(client.transcript(client_options.find_job_id(client, job)))
+        output.print_bytes(client.transcript(client_options.find_job_id(client, job)))
 
 
 @app.command()
@@ -215,7 +215,7 @@ def agents(*, server: Server = None, as_json: AsJson = False) -> None:
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         rows = list(client.agents())
-    output.rows(rows, agents_table, as_json=as_json)
+    output.print_rows(rows, agents_table, as_json=as_json)
 
 
 @app.command()
@@ -225,16 +225,16 @@ def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     with client_options.open_client(server) as client:
         rows = list(client.workspaces())
     empty_text = "No workspace is configured; a path or a URL can be given to `steadyhand run --repo`."
-    output.rows(rows, workspaces_table, as_json=as_json, none=empty_text)
+    output.print_rows(rows, workspaces_table, as_json=as_json, empty_text=empty_text)
 
 
 def _print_state(output: CommandOutput, job: dict[str, Any], *, as_json: bool, requested: str) -> None:
     if as_json:
-        output.document(job)
+        output.print_json(job)
         return
     state = one_line(job.get("state", "?"), 20)
     state_text = f"is {state}" if state in ENDED_STATES else f"is {state}, {requested}"
-    output.note(f"{one_line(job.get('id', ''), 20)} {state_text}.")
+    output.print_note(f"{one_line(job.get('id', ''), 20)} {state_text}.")
 
 
 def print_result_and_exit(
@@ -252,16 +252,16 @@ def print_result_and_exit(
     """
     code = exit_code_for_job(job)
     if as_json:
-        output.document(job)
+        output.print_json(job)
     else:
         answer = job.get("answer")
         error = str(as_mapping(job.get("error")).get("message", ""))
         answer = answer if isinstance(answer, str) else ""
         answer_text = answer.strip()
         if answer_text and answer_text != (shown_message or "").strip() and answer_text not in error:
-            output.answer(answer)
+            output.print_text(answer)
         if code is not ExitCode.TIMEOUT or job.get("state") in ENDED_STATES:
             output.err.print(summary_line(job), soft_wrap=True)
         if hint is not None:
-            output.note(hint, "dim")
+            output.print_note(hint, "dim")
     raise typer.Exit(int(code))

@@ -78,7 +78,7 @@ def list_keys(
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         rows = [row for row in client.list_keys() if every or row.get("revoked_at") is None]
-    output.rows(rows, keys_table, as_json=as_json, none="No keys.")
+    output.print_rows(rows, keys_table, as_json=as_json, empty_text="No keys.")
 
 
 @keys.command()
@@ -88,9 +88,9 @@ def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
     with client_options.open_client(server) as client:
         revoked = client.revoke_key(_find_key_id(client, key))
     if as_json:
-        output.document(revoked)
+        output.print_json(revoked)
     else:
-        output.note(f"{_key_label(revoked)} is revoked.")
+        output.print_note(f"{_key_label(revoked)} is revoked.")
 
 
 @keys.command()
@@ -112,12 +112,12 @@ def rotate(
 
 def _print_secret(output: CommandOutput, key: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        output.document(key)
+        output.print_json(key)
         return
-    output.answer(str(key.get("secret", "")))
-    output.note(f"{_key_label(key)}: keep it now, it is not shown again.", "dim")
+    output.print_text(str(key.get("secret", "")))
+    output.print_note(f"{_key_label(key)}: keep it now, it is not shown again.", "dim")
     if key.get("former_secret_until") is not None:
-        output.note(f"The old one is good until {one_line(key['former_secret_until'], 40)}.", "dim")
+        output.print_note(f"The old one is good until {one_line(key['former_secret_until'], 40)}.", "dim")
 
 
 def _key_label(key: Mapping[str, Any]) -> str:

@@ -53,9 +53,9 @@ class Progress:
     turns: int = 0
     tokens: int = 0
     cost: str | None = None
-    since: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
 
-    def take(self, data: Mapping[str, Any]) -> None:
+    def add_usage(self, data: Mapping[str, Any]) -> None:
         """Add one turn's usage; a report with a cost is of the whole run so far and replaces the sum."""
         tokens = sum(data[name] for name in _TOKEN_FIELDS if isinstance(data.get(name), int))
         turns = data.get("turns") if isinstance(data.get("turns"), int) else 0
@@ -66,9 +66,9 @@ class Progress:
             self.turns, self.tokens = turns or self.turns, tokens or self.tokens
             self.cost = display_usd(data["cost_usd"])
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """Give the line: state, elapsed, turns, tokens, cost."""
-        parts = [self.state, format_duration(time.monotonic() - self.since), format_turns(self.turns)]
+        parts = [self.state, format_duration(time.monotonic() - self.started_at), format_turns(self.turns)]
         parts.append(f"{format_count(self.tokens)} tokens")
         if self.cost is not None:
             parts.append(self.cost)
@@ -78,15 +78,15 @@ class Progress:
 class ProgressView(Protocol):
     """Where the narration goes."""
 
-    def line(self, text: Text) -> None:
+    def print_line(self, text: Text) -> None:
         """Show a whole line for good."""
         ...
 
-    def piece(self, text: str) -> None:
+    def print_partial(self, text: str) -> None:
         """Show a piece of text that is under way."""
         ...
 
-    def settle(self) -> None:
+    def flush_partial(self) -> None:
         """Keep for good what was under way."""
         ...
 
@@ -109,14 +109,14 @@ class PlainProgressView(AbstractContextManager["PlainProgressView"]):
     ) -> None:
         """Nothing is held back."""
 
-    def line(self, text: Text) -> None:
+    def print_line(self, text: Text) -> None:
         """Print the line."""
         self._console.print(text, soft_wrap=True)
 
-    def piece(self, text: str) -> None:
+    def print_partial(self, text: str) -> None:
         """Wait for the whole message."""
 
-    def settle(self) -> None:
+    def flush_partial(self) -> None:
         """Nothing is under way."""
 
     def refresh(self) -> None:
@@ -148,15 +148,15 @@ class LiveProgressView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.settle()
+        self.flush_partial()
         self._live.stop()
 
-    def line(self, text: Text) -> None:
+    def print_line(self, text: Text) -> None:
         """Print the line above the bottom."""
-        self.settle()
+        self.flush_partial()
         self._console.print(text)
 
-    def piece(self, text: str) -> None:
+    def print_partial(self, text: str) -> None:
         """Grow the text under way; what fills a line moves up for good."""
         *lines, unfinished = (self._partial + text).split("\n")
         self._partial = ""
@@ -169,7 +169,7 @@ class LiveProgressView:
         last = wrapped[-1].plain if len(wrapped) > 1 else unfinished
         self._partial = last + " " if len(wrapped) > 1 and unfinished.endswith(" ") else last
 
-    def settle(self) -> None:
+    def flush_partial(self) -> None:
         """Print the text under way as it stands."""
         partial, self._partial = self._partial, ""  # first, or it would be seen in both places
         if partial.strip():
@@ -180,7 +180,7 @@ class LiveProgressView:
 
     def _render_status(self) -> RenderableType:
         status = Table.grid(padding=(0, 1))
-        status.add_row(self._spinner, Text(self._progress.line(), style="dim", no_wrap=True))
+        status.add_row(self._spinner, Text(self._progress.summary(), style="dim", no_wrap=True))
         return Group(Text(self._partial), status) if self._partial else status
 
 
@@ -192,53 +192,53 @@ class EventPrinter:
         self._progress = progress
         self._streamed_text = ""
         self._end_line: Text | None = None
-        self.said: str | None = None
+        self.last_message: str | None = None
 
-    def tell(self, event: Mapping[str, Any]) -> None:
+    def print_event(self, event: Mapping[str, Any]) -> None:
         """Tell one event; types that are not known are skipped, as the contract asks."""
         data = event.get("data")
         if not isinstance(data, Mapping):
             return
-        teller = _HANDLERS.get(str(event.get("type")))
-        if teller is not None:
+        handler = _HANDLERS.get(str(event.get("type")))
+        if handler is not None:
             if self._end_line is not None:  # it went on after all: it was run once more
-                self._view.line(self._end_line)
+                self._view.print_line(self._end_line)
                 self._end_line = None
-            teller(self, data)
+            handler(self, data)
             self._view.refresh()
 
     def print_events(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Tell events as they come."""
         for event in events:
-            self.tell(event)
+            self.print_event(event)
 
     def _print_delta(self, data: Mapping[str, Any]) -> None:
         text = sanitize(data.get("text", ""))
         self._streamed_text += text
-        self._view.piece(text)
+        self._view.print_partial(text)
 
     def _print_message(self, data: Mapping[str, Any]) -> None:
         text = sanitize(data.get("text", "")).strip()
         streamed, self._streamed_text = self._streamed_text.strip(), ""
-        self._view.settle()
+        self._view.flush_partial()
         if not text:
             return
         already_shown = isinstance(self._view, LiveProgressView) and streamed == text
         if not already_shown:
             is_assistant = data.get("role") == "assistant"
-            self._view.line(Text(text) if is_assistant else Text("> " + text, style="bold"))
+            self._view.print_line(Text(text) if is_assistant else Text("> " + text, style="bold"))
         if data.get("role") == "assistant":
-            self.said = text
+            self.last_message = text
 
     def _print_thinking(self, data: Mapping[str, Any]) -> None:
         line = first_line(data.get("text", ""), 120)
         if line:
-            self._view.line(Text(f"∴ {line}", style="dim italic"))
+            self._view.print_line(Text(f"∴ {line}", style="dim italic"))
 
     def _print_tool_started(self, data: Mapping[str, Any]) -> None:
         name = one_line(data.get("name", "tool"), 60)
         line = Text.assemble(("● ", "green"), (name, "bold"), "  ", summarize_tool_input(data.get("input")))
-        self._view.line(line)
+        self._view.print_line(line)
 
     def _print_tool_finished(self, data: Mapping[str, Any]) -> None:
         failed = data.get("is_error") is True
@@ -247,31 +247,33 @@ class EventPrinter:
             lines = ["failed"]
         for number, line in enumerate(lines):
             style = "red" if failed else "dim"
-            self._view.line(Text(("  └ " if number == 0 else "    ") + line, style=style))
+            self._view.print_line(Text(("  └ " if number == 0 else "    ") + line, style=style))
 
     def _add_usage(self, data: Mapping[str, Any]) -> None:
-        self._progress.take(data)
+        self._progress.add_usage(data)
 
-    def _state(self, data: Mapping[str, Any]) -> None:
+    def _print_state(self, data: Mapping[str, Any]) -> None:
         state = one_line(data.get("to", "?"), 20)
         self._progress.state = state
         if state == "queued" and data.get("from") is None:
             return
-        why = data.get("reason") or (data.get("outcome") if state != "completed" else None)
-        suffix = f" ({one_line(why, 120)})" if why else ""
+        reason = data.get("reason") or (data.get("outcome") if state != "completed" else None)
+        suffix = f" ({one_line(reason, 120)})" if reason else ""
         if data.get("parked_until") is not None:
             suffix = f" until {one_line(data['parked_until'], 40)}{suffix}"
         line = Text(f"{state}{suffix}", style=STATE_STYLES.get(state, "") + " dim")
         if state in ENDED_STATES:
             self._end_line = line  # the last one is told by `closing_line`
         else:
-            self._view.line(line)
+            self._view.print_line(line)
 
     def _print_warning(self, data: Mapping[str, Any]) -> None:
-        self._view.line(Text(f"! {one_line(data.get('message', data.get('code', '')), 300)}", style="yellow"))
+        self._view.print_line(
+            Text(f"! {one_line(data.get('message', data.get('code', '')), 300)}", style="yellow")
+        )
 
     def _print_egress_refusal(self, data: Mapping[str, Any]) -> None:
-        self._view.line(Text(f"! refused: {one_line(data.get('host', '?'))}", style="yellow"))
+        self._view.print_line(Text(f"! refused: {one_line(data.get('host', '?'))}", style="yellow"))
 
 
 _HANDLERS = {
@@ -281,7 +283,7 @@ _HANDLERS = {
     "tool.started": EventPrinter._print_tool_started,  # noqa: SLF001
     "tool.finished": EventPrinter._print_tool_finished,  # noqa: SLF001
     "usage": EventPrinter._add_usage,  # noqa: SLF001
-    "state.changed": EventPrinter._state,  # noqa: SLF001
+    "state.changed": EventPrinter._print_state,  # noqa: SLF001
     "warning": EventPrinter._print_warning,  # noqa: SLF001
     "egress.refused": EventPrinter._print_egress_refusal,  # noqa: SLF001
 }

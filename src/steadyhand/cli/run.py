@@ -108,7 +108,7 @@ def run(
             output,
             ended_job,
             as_json=as_json,
-            shown_message=shown_message if output.shared else None,
+            shown_message=shown_message if output.is_shared_terminal else None,
             hint=hint,
         )
 
@@ -123,7 +123,7 @@ def print_progress(output: CommandOutput, client: Client, job_id: str, *, quiet:
     with create_view(output.err, progress) as view:
         printer = EventPrinter(view, progress)
         printer.print_events(client.events(job_id))
-    return printer.said
+    return printer.last_message
 
 
 def _apply_hint(job: Mapping[str, Any], url: str, server: str | None) -> str:
@@ -156,11 +156,11 @@ def _submit_job(
     except ServiceUnreachable as error:
         if server_url is not None or error.code != ServiceUnreachable.code:
             raise
-        output.note(f"No service at {DEFAULT_URL}: running one in this process.", "dim")
+        output.print_note(f"No service at {DEFAULT_URL}: running one in this process.", "dim")
         client = stack.enter_context(_embedded_service())
         with _deferred_signals():
             job = client.submit(prompt, **fields)
-    output.note(f"job {one_line(job.get('id', '?'), 20)}", "dim")
+    output.print_note(f"job {one_line(job.get('id', '?'), 20)}", "dim")
     return client, job
 
 
@@ -195,19 +195,19 @@ def _deferred_signals() -> Iterator[None]:
 
 def _cancel_job(output: CommandOutput, client: Client, job_id: str, *, as_json: bool) -> None:
     """Cancel a job and see it end; a second Ctrl-C leaves at once."""
-    output.note(f"Cancelling {one_line(job_id, 20)} ...", "yellow")
+    output.print_note(f"Cancelling {one_line(job_id, 20)} ...", "yellow")
     try:
         client.cancel(job_id)
         job = client.wait(job_id, timeout_seconds=CANCEL_SECONDS)
     except SteadyhandError as error:
-        output.note(f"It could not be cancelled: {error.detail}", "red")
+        output.print_note(f"It could not be cancelled: {error.detail}", "red")
         return
     if as_json:
-        output.document(job)
+        output.print_json(job)
     elif job.get("state") in ENDED_STATES:
-        output.note(f"The job is {one_line(job.get('state'), 20)}.")
+        output.print_note(f"The job is {one_line(job.get('state'), 20)}.")
     else:
-        output.note(
+        output.print_note(
             f"It is still {one_line(job.get('state'), 20)}: see `steadyhand show {one_line(job_id, 20)}`."
         )
 
@@ -216,7 +216,7 @@ def _read_prompt(argument: str | None, output: CommandOutput) -> str:
     if argument is not None and argument != "-":
         return argument
     if sys.stdin.isatty():
-        output.note("Reading the prompt from stdin; end it with Ctrl-D.", "dim")
+        output.print_note("Reading the prompt from stdin; end it with Ctrl-D.", "dim")
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

@@ -74,7 +74,7 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
     all_passed = all(check["ok"] for check in checks)
     output = client_options.create_output()
     if as_json:
-        output.document({"object": "list", "data": checks, "ok": all_passed})
+        output.print_json({"object": "list", "data": checks, "ok": all_passed})
     else:
         output.out.print(checks_text(checks), soft_wrap=True)
     if not all_passed:
@@ -92,7 +92,7 @@ def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json:
     redactor = Redactor(secret_values(settings))
     rows = [redactor.value(asdict(row)) for row in settings.rows()]
     output = client_options.create_output()
-    output.rows(rows, settings_table, as_json=as_json)
+    output.print_rows(rows, settings_table, as_json=as_json)
 
 
 @app.command()

@@ -43,7 +43,9 @@ def usage(
             agent=agent,
             model=model,
         )
-    output.rows(rows, lambda all_: usage_table(all_, groups), as_json=as_json, none="Nothing was spent.")
+    output.print_rows(
+        rows, lambda all_: usage_table(all_, groups), as_json=as_json, empty_text="Nothing was spent."
+    )
 
 
 def _day_to_time(text: str | None) -> str | None:

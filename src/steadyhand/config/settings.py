@@ -61,7 +61,7 @@ class Settings:
     oauth_token: str | None = field(default=None, repr=False)
     base_url: str | None = None
     providers: tuple[ProviderSetting, ...] = ()
-    inherited: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The service's own environment, which agents inherit in the classic profile alone."""
 
     @property
@@ -72,14 +72,14 @@ class Settings:
     @property
     def path(self) -> str:
         """Where the service finds programs, and agents too."""
-        return self.inherited.get("PATH", DEFAULT_PATH)
+        return self.environment.get("PATH", DEFAULT_PATH)
 
     @property
     def home(self) -> Path:
         """The service's own home."""
-        return Path(self.inherited.get("HOME", "/"))
+        return Path(self.environment.get("HOME", "/"))
 
-    def catalogue(self) -> Catalog:
+    def build_catalog(self) -> Catalog:
         """Give what can be asked for by name."""
         tables = self.tables
         agents = dict(BUILT_IN_AGENTS) | {
@@ -219,7 +219,7 @@ def load_settings(
         oauth_token=default.secret if default.credential == "oauth" else None,
         base_url=default.base_url,
         providers=providers,
-        inherited=dict(environ),
+        environment=dict(environ),
     )
 
 

@@ -48,7 +48,7 @@ class JobLifecycle(JobSubmitter):
         now = self._clock()
         drafts = [EventDraft(job.run, now, StateChanged(job.state, State.CANCELLED, outcome=verdict.type))]
         try:
-            changed = await self._recorder.change(
+            changed = await self._recorder.update_job(
                 job.id,
                 frozenset({State.QUEUED, State.PARKED, State.WAITING}),
                 lambda old: replace(
@@ -63,7 +63,7 @@ class JobLifecycle(JobSubmitter):
         except Conflict:
             return await self._store.get(job.id) or job
         if is_resumable(job):
-            await self._checkouts.drop(job.id)
+            await self._checkouts.discard(job.id)
         return changed
 
     async def retry(self, caller: Caller, job_id: str, after_run: int | None = None) -> Job:
@@ -100,7 +100,7 @@ class JobLifecycle(JobSubmitter):
             raise InvalidRequest.at(
                 "/budget_usd", f"has to be above the {spent / MICROS_PER_DOLLAR:.6f} that the job has spent"
             )
-        if not job.run or not await asyncio.to_thread(self._checkouts.files(job.id).config.is_dir):
+        if not job.run or not await asyncio.to_thread(self._checkouts.job_paths(job.id).config_dir.is_dir):
             raise Conflict("The job has left no session to go on with; retry it.")
 
         def resumed(old: Job, now: datetime) -> Job:
@@ -114,7 +114,7 @@ class JobLifecycle(JobSubmitter):
         if job.cost.source != "ledger":
             return 0
         (row,) = await self._ledger.usage(UsageQuery(job_id=job.id, since_run=job.since_run))
-        return row.spent.micros
+        return row.total.micros
 
     async def _requeue(
         self,
@@ -126,12 +126,12 @@ class JobLifecycle(JobSubmitter):
     ) -> Job:
         if not job.state.ended:
             raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
-        await self.admit(caller, job.agent, job.workspace)
+        await self.charge_request(caller, job.agent, job.workspace)
         now = self._clock()
         bodies = [*earlier_events, StateChanged(job.state, State.QUEUED, reason=reason)]
         drafts = [EventDraft(job.run, now, body) for body in bodies]
-        job = await self._recorder.change(job.id, ENDED, lambda old: change(old, now), drafts)
-        await self._queue.readmit(job)
+        job = await self._recorder.update_job(job.id, ENDED, lambda old: change(old, now), drafts)
+        await self._queue.requeue(job)
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> None:
@@ -141,7 +141,7 @@ class JobLifecycle(JobSubmitter):
         if not job.state.ended:
             raise Conflict(f"The job is {job.state}; cancel it first.")
         await self._store.delete(job_id)
-        await self._checkouts.forget(job_id)
+        await self._checkouts.delete_job(job_id)
 
 
 def _is_repeat(job: Job, after_run: int | None) -> bool:

@@ -78,14 +78,16 @@ class JobQueries:
             raise NotFound("Job not found")
         return job
 
-    async def page(self, caller: Caller, which: JobFilter, limit: int, cursor: str | None) -> JobPage:
+    async def list_jobs(
+        self, caller: Caller, job_filter: JobFilter, limit: int, cursor: str | None
+    ) -> JobPage:
         """List jobs that the caller may see, newest first."""
         caller.require_scope("read")
         if not caller.has_scope("read:all"):
-            if which.api_key_id not in (None, caller.key_id):
+            if job_filter.api_key_id not in (None, caller.key_id):
                 return JobPage([], None)
-            which = replace(which, api_key_id=caller.key_id)
-        return await self._store.page(which, limit, cursor)
+            job_filter = replace(job_filter, api_key_id=caller.key_id)
+        return await self._store.list_jobs(job_filter, limit, cursor)
 
     def position(self, job: Job) -> int | None:
         """Give a queued job's place in the queue, 1 being next."""
@@ -102,7 +104,7 @@ class JobQueries:
             try:
                 async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
                     while not job.state.ended and not subscription.closed:
-                        items = await subscription.take()
+                        items = await subscription.receive()
                         # Live text and tool calls end nothing; asking the store at each would cost more than the run.
                         ended = any(isinstance(item, Event) and _is_final(item) for item in items)
                         if ended or subscription.lagged or subscription.closed:
@@ -112,10 +114,10 @@ class JobQueries:
                 job = await self.get(caller, job_id)
         return job
 
-    async def events(self, caller: Caller, job_id: str, after: int, limit: int) -> Sequence[Event]:
+    async def list_events(self, caller: Caller, job_id: str, after: int, limit: int) -> Sequence[Event]:
         """Give a page of a job's events."""
         await self.get(caller, job_id)
-        return await self._store.events(job_id, after, limit)
+        return await self._store.list_events(job_id, after, limit)
 
     async def follow(self, caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[Event | LiveText]:
         """Give a job's events after `after`, then those that come, with live text, until it has ended."""
@@ -131,7 +133,7 @@ class JobQueries:
                     return
                 recheck = False
                 while not recheck:
-                    for item in await subscription.take():
+                    for item in await subscription.receive():
                         if isinstance(item, LiveText):
                             yield item
                         elif item.seq == seen + 1:
@@ -148,27 +150,29 @@ class JobQueries:
                     recheck = recheck or subscription.lagged or subscription.closed
 
     async def _stored_events(self, job_id: str, after: int) -> AsyncIterator[Event]:
-        while batch := await self._store.events(job_id, after):
+        while batch := await self._store.list_events(job_id, after):
             for event in batch:
                 yield event
             after = batch[-1].seq
 
-    async def output(self, caller: Caller, job_id: str) -> RunOutput | None:
+    async def get_output(self, caller: Caller, job_id: str) -> RunOutput | None:
         """Give what a job's newest run printed."""
         await self.get(caller, job_id)
-        return await self._store.output(job_id)
+        return await self._store.get_output(job_id)
 
     async def diff(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the job's diff; raises `Conflict` (`not_ready`) before its end."""
-        return await self._artifact(caller, job_id, self._checkouts.files(job_id).diff, "diff")
+        return await self._artifact(caller, job_id, self._checkouts.job_paths(job_id).diff, "diff")
 
     async def bundle(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the job's commits; raises `Conflict` (`not_ready`) before its end."""
-        return await self._artifact(caller, job_id, self._checkouts.files(job_id).bundle, "bundle")
+        return await self._artifact(caller, job_id, self._checkouts.job_paths(job_id).bundle, "bundle")
 
     async def transcript(self, caller: Caller, job_id: str) -> Path:
         """Give the file with the agent's own record; raises `Conflict` (`not_ready`) before its end."""
-        return await self._artifact(caller, job_id, self._checkouts.files(job_id).transcript, "transcript")
+        return await self._artifact(
+            caller, job_id, self._checkouts.job_paths(job_id).transcript, "transcript"
+        )
 
     async def _artifact(self, caller: Caller, job_id: str, path: Path, kind: str) -> Path:
         job = await self.get(caller, job_id)
@@ -182,22 +186,22 @@ class JobQueries:
 
     # --- what can be asked for -------------------------------------------------------------
 
-    async def agents(self, caller: Caller) -> Sequence[AvailableAgent]:
+    async def list_agents(self, caller: Caller) -> Sequence[AvailableAgent]:
         """Give the agents that can be asked for: configured, built in, and defined in the default workspace."""
         caller.require_scope("read")
-        found = dict(self.catalogue.agents)
+        agents = dict(self.catalogue.agents)
         for name, definition in (await self._default_definitions()).items():
-            known = found.get(name)
+            known = agents.get(name)
             if known is None:
-                found[name] = Agent(name, definition.description, definition=name)
+                agents[name] = Agent(name, definition.description, definition=name)
             elif not known.description:
-                found[name] = replace(known, description=definition.description)
-        return [self._available_agent(found[name]) for name in sorted(found)]
+                agents[name] = replace(known, description=definition.description)
+        return [self._available_agent(agents[name]) for name in sorted(agents)]
 
     async def _default_definitions(self) -> dict[str, AgentDefinition]:
         workspace = self.catalogue.workspace(self.catalogue.defaults.workspace)
         try:
-            return dict(await self._checkouts.definitions(workspace))
+            return dict(await self._checkouts.agent_definitions(workspace))
         except WorkspaceError:
             return {}  # the list still names what is configured; the job itself will say what is wrong
 
@@ -211,7 +215,7 @@ class JobQueries:
             idle_timeout_seconds=first_set(agent.idle_timeout_seconds, defaults.idle_timeout_seconds),
         )
 
-    def workspaces(self, caller: Caller) -> Sequence[Workspace]:
+    def list_workspaces(self, caller: Caller) -> Sequence[Workspace]:
         """Give the configured workspaces."""
         caller.require_scope("read")
         return [self.catalogue.workspaces[name] for name in sorted(self.catalogue.workspaces)]

@@ -119,7 +119,8 @@ def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
             )
     inherited_submission = replace(submission, agent=parent.agent, strict=False)
     if submission.origin == "openai":
-        return inherited_submission  # such a client says its instructions, what its answer has to be and its model each time
+        # Such a client sends its instructions, its output schema and its model each time.
+        return inherited_submission
     return replace(
         inherited_submission,
         model=submission.model or parent.model,

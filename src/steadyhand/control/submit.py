@@ -42,7 +42,7 @@ class JobSubmitter(JobQueries):
         """
         caller.require_scope("submit")
         if idempotency is not None:
-            replayed = await self._store.replay(caller.key_id, idempotency)
+            replayed = await self._store.get_replayed(caller.key_id, idempotency)
             if replayed is not None:
                 return AddResult(replayed, replayed=True)
         session = submission.session or submission.session_name
@@ -79,7 +79,7 @@ class JobSubmitter(JobQueries):
         accepted = EventDraft(0, job.created_at, StateChanged(None, State.QUEUED))
         charge = await self._admission.charge(caller.key_id)
         try:
-            added = await self._queue.admit(job, [accepted], idempotency)
+            added = await self._queue.enqueue(job, [accepted], idempotency)
         except BaseException:
             charge.undo()
             raise
@@ -87,7 +87,7 @@ class JobSubmitter(JobQueries):
             charge.undo()
         return added
 
-    async def admit(self, caller: Caller, agent: str, workspace: str | None) -> RateCharge:
+    async def charge_request(self, caller: Caller, agent: str, workspace: str | None) -> RateCharge:
         """Let a request for more work through by the limits of its key; what comes of it may be undone.
 
         Raises `Forbidden` (`agent_not_allowed`, `workspace_not_allowed`) and `TryLater` (`rate_limited`,
@@ -115,7 +115,7 @@ class JobSubmitter(JobQueries):
             )  # by the id that the caller was told
         for job_filter in filters:
             newest = (
-                await self._store.page(replace(job_filter, api_key_id=caller.key_id), _MAX_SESSION_JOBS)
+                await self._store.list_jobs(replace(job_filter, api_key_id=caller.key_id), _MAX_SESSION_JOBS)
             ).jobs
             for job in newest:
                 # One that was cancelled before it ran has left nothing: the session is where it was before it.
@@ -127,16 +127,16 @@ class JobSubmitter(JobQueries):
 
     async def has_session(self, job: Job) -> bool:
         """Say whether a job's session is there to be gone on with, or may be once it has ended."""
-        config = self._checkouts.files(job.id).config
+        config = self._checkouts.job_paths(job.id).config_dir
         return not job.state.ended or await asyncio.to_thread(config.is_dir)
 
-    async def conversation(self, caller: Caller, digest: str) -> Job | None:
+    async def find_conversation(self, caller: Caller, digest: str) -> Job | None:
         """Give the one job of this key whose conversation this is, all that was said; null when there is no one.
 
         Of two that are alike to the letter neither is taken: they may have done different things.
         """
-        found = (await self._store.page(JobFilter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
-        return await self.get_continuable(caller, found[0].id) if len(found) == 1 else None
+        jobs = (await self._store.list_jobs(JobFilter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
+        return await self.get_continuable(caller, jobs[0].id) if len(jobs) == 1 else None
 
     async def get_continuable(self, caller: Caller, job_id: str) -> Job | None:
         """Give a completed job of this very key whose session is there to be gone on with; else null."""
@@ -147,7 +147,7 @@ class JobSubmitter(JobQueries):
 
     async def save_conversation(self, job_id: str, digest: str) -> None:
         """Note all that was said up to a job's answer, so that the caller may come back with it."""
-        await self._store.change(job_id, ENDED, lambda old: replace(old, conversation=digest))
+        await self._store.update_job(job_id, ENDED, lambda old: replace(old, conversation=digest))
 
     def _build_job(self, caller: Caller, submission: Submission, agent: Agent, workspace: str | None) -> Job:
         defaults, limits = self.catalogue.defaults, self.catalogue.limits
@@ -227,7 +227,7 @@ class JobSubmitter(JobQueries):
         return name
 
     async def _require_known_agent(self, name: str, workspace: str | None) -> None:
-        definitions = await self._checkouts.definitions(self.catalogue.workspace(workspace))
+        definitions = await self._checkouts.agent_definitions(self.catalogue.workspace(workspace))
         if name not in definitions:
             known = sorted({*self.catalogue.agents, *definitions})
             raise InvalidRequest.at(

@@ -24,7 +24,7 @@ class ToolResultsAnswer:
 
     job: Job
     number: int
-    after: int
+    last_event: int
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _ToolCallState:
     open: bool = False
     answers: list[Event] = field(default_factory=list)
 
-    def take(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         if event.type == ToolCallsRequested.type:
             self.calls, self.run, self.open = event.data["calls"], event.run, True
         elif event.type == ToolCallsAnswered.type:
@@ -51,7 +51,7 @@ class _ToolCallState:
     def ids(self) -> frozenset[str]:
         return frozenset(call["id"] for call in self.calls)
 
-    def known(self, job: Job, digest: str) -> ToolResultsAnswer | None:
+    def find_answer(self, job: Job, digest: str) -> ToolResultsAnswer | None:
         """Give the newest time that these very results were given, if they were."""
         for number, event in reversed(list(enumerate(self.answers, 1))):
             if event.data["digest"] == digest:
@@ -80,7 +80,7 @@ class Control(JobLifecycle):
         async with self._tool_calls.lock_for(job_id):
             job = await self.get(replace(caller, scopes=frozenset({"read"})), job_id)
             state = await self._tool_call_state(job_id)
-            earlier_answer = state.known(job, results_digest(results))
+            earlier_answer = state.find_answer(job, results_digest(results))
             if earlier_answer is not None:
                 return await self._repeat_answer(caller, earlier_answer, state, results)
             return await self._answer_process(job, state, results, update) or await self._answer_session(
@@ -93,31 +93,33 @@ class Control(JobLifecycle):
         job = await self.get(caller, job_id)
         if reduce(job) is None:
             return False
-        await self._store.change(job_id, frozenset(State), lambda old: reduce(old) or old)
+        await self._store.update_job(job_id, frozenset(State), lambda old: reduce(old) or old)
         return True
 
     async def _tool_call_state(self, job_id: str) -> _ToolCallState:
         state = _ToolCallState()
         async for event in self._stored_events(job_id, 0):
-            state.take(event)
+            state.apply(event)
         return state
 
     async def _answer_process(
         self, job: Job, state: _ToolCallState, results: Mapping[str, str], update: JobUpdate | None
     ) -> ToolResultsAnswer | None:
         """Hand the results to the process that waits for them; null when none does any more."""
-        pending = self._tool_calls.of(job.id)
+        pending = self._tool_calls.get(job.id)
         if pending is None or pending.ids != state.open_ids(job):
             return None
         _check_call_ids(results, pending.ids)
-        if not pending.hold():
+        if not pending.disable_timeout():
             return None
         drafts = [
             EventDraft(job.run, self._clock(), ToolCallsAnswered(sorted(results), results_digest(results)))
         ]
         # Kept first: what the agent makes of them comes after this event.
-        job = await self._recorder.change(job.id, frozenset({State.RUNNING}), update or _unchanged, drafts)
-        pending.answer(results)
+        job = await self._recorder.update_job(
+            job.id, frozenset({State.RUNNING}), update or _unchanged, drafts
+        )
+        pending.set_results(results)
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event)
 
     async def _answer_session(

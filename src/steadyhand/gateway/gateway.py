@@ -56,23 +56,23 @@ class GrantedAccess:
     """A run that is let out; see `ports.Attendance`."""
 
     environment: Mapping[str, str]
-    listening: OnListening | None
-    visit: MeteredRun
+    on_listening: OnListening | None
+    run: MeteredRun
     secrets: tuple[str, ...] = ()
 
     @property
-    def wall(self) -> datetime | None:
+    def rate_limited_until(self) -> datetime | None:
         """Until when the model's rate limit has turned this run away."""
-        return self.visit.wall
+        return self.run.rate_limited_until
 
     @property
-    def spent_out(self) -> str | None:
+    def exhausted_budget(self) -> str | None:
         """Which budget has turned this run away."""
-        return self.visit.spent_out
+        return self.run.exhausted_budget
 
-    async def settled(self) -> UsageTotal:
+    async def final_usage(self) -> UsageTotal:
         """Wait, bounded, until its calls are kept; give what they came to."""
-        return await self.visit.settled()
+        return await self.run.final_usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class ModelGateway:
     ) -> None:
         """Raises `ConfigError` for a provider that cannot be."""
         self._data_dir = data_dir
-        self._socket = sandbox_socket
+        self._sandbox_socket = sandbox_socket
         self._providers = Providers(providers)
         self._ledger = billing.ledger
         self._rate_limits = ProviderRateLimits(clock, sleep, retry_limits or RetryLimits())
@@ -127,7 +127,7 @@ class ModelGateway:
         )
         self._reverse_proxy = ReverseProxy(self._rate_limits)
         for provider in providers:
-            self._reverse_proxy.add(provider)
+            self._reverse_proxy.add_provider(provider)
         sandboxed_slots = range(slots) if sandbox_socket is not None else ()
         self._unix_listeners = [
             UnixListener(slot_dir(data_dir, slot), self._reverse_proxy) for slot in sandboxed_slots
@@ -141,7 +141,7 @@ class ModelGateway:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Listen for the length of the block; see `ports.Gateway.serving`."""
-        open_calls = await self._ledger.settle_open()
+        open_calls = await self._ledger.settle_open_calls()
         if open_calls:
             structlog.get_logger("steadyhand.gateway").warning("ledger.left_open", calls=open_calls)
         await self._budgets.seed()
@@ -149,7 +149,7 @@ class ModelGateway:
             async with AsyncExitStack() as stack:
                 stack.enter_context(_raised_file_limit(self._max_connections))
                 await stack.enter_async_context(self._ledger_writer.open())
-                await stack.enter_async_context(_background_task(self._rate_limits.watch()))
+                await stack.enter_async_context(_background_task(self._rate_limits.watch_expiry()))
                 for slot in self._unix_listeners:
                     await stack.enter_async_context(slot.listening())
                 if self._tcp_listener is not None:
@@ -160,52 +160,54 @@ class ModelGateway:
             self._resolver_pool.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
-    async def attend(self, work: RunContext, emit: Emit) -> AsyncIterator[GrantedAccess]:
+    async def open_run(self, work: RunContext, emit: Emit) -> AsyncIterator[GrantedAccess]:
         """Let a run out for the length of the block: to the model, and to the hosts on its agent's list.
 
         Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
         """
-        run = MeteredRun(work, self._providers.named(work.agent.provider), self._billing, RunEvents(emit))
+        run = MeteredRun(work, self._providers.get(work.agent.provider), self._billing, RunEvents(emit))
         await self._budgets.load_job(work.job.id, work.job.since_run)
         try:
             async with self._grant_access(run, work, emit) as access:
                 yield access
         finally:
-            await run.settled()
+            await run.final_usage()
             self._budgets.forget_job(work.job.id)
 
     @asynccontextmanager
     async def _grant_access(
         self, run: MeteredRun, work: RunContext, emit: Emit
     ) -> AsyncIterator[GrantedAccess]:
-        place, provider = work.place, run.provider
+        place, provider = work.checkout, run.provider
         if self._tcp_listener is not None:
-            with self._tcp_listener.held(run) as token:
-                yield GrantedAccess(provider.told(self._tcp_listener.address, token), None, run, (token,))
+            with self._tcp_listener.serve_run(run) as token:
+                yield GrantedAccess(
+                    provider.environment_for(self._tcp_listener.address, token), None, run, (token,)
+                )
             return
         environment = {
-            **provider.told(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL),
-            MODEL_SOCKET_VARIABLE: str(self._socket),
+            **provider.environment_for(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL),
+            MODEL_SOCKET_VARIABLE: str(self._sandbox_socket),
         }
-        with self._unix_listeners[place.slot].held(run, place.user):
-            async with self.doors(work.agent.egress, emit) as listening:
+        with self._unix_listeners[place.slot].serve_run(run, place.uid):
+            async with self.open_egress(work.agent.egress, emit) as listening:
                 yield GrantedAccess(environment, listening, run)
 
-    def count(self, call: ModelCall) -> None:
+    def count_unmetered_call(self, call: ModelCall) -> None:
         """Count what was spent past this against the budgets that others share; see `ports.Gateway.count`."""
-        self._budgets.count(BudgetAccount(call.job_id, call.agent, call.api_key_id), call.micros)
+        self._budgets.record_spend(BudgetAccount(call.job_id, call.agent, call.api_key_id), call.micros)
 
-    def wall(self, agent: Agent) -> datetime | None:
+    def rate_limited_until(self, agent: Agent) -> datetime | None:
         """Give until when the rate limit of an agent's credential turns everybody away."""
-        return self._rate_limits.until(self._providers.named(agent.provider).rate_limit_key)
+        return self._rate_limits.blocked_until(self._providers.get(agent.provider).rate_limit_key)
 
-    def on_wall(self, callback: Callable[[], None]) -> None:
+    def on_rate_limit_change(self, callback: Callable[[], None]) -> None:
         """Call this whenever a wall has risen or fallen."""
         self._rate_limits.on_change(callback)
 
-    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
+    def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
         """Let out to the hosts on a list alone. Raises `ConfigError` for a list that means nothing."""
-        return serve_egress(EgressRules.of(egress), emit, self._resolve, self._proxy_timeouts)
+        return serve_egress(EgressRules.parse(egress), emit, self._resolve, self._proxy_timeouts)
 
     async def _resolve_name(self, name: str, port: int) -> list[Address]:
         lookup = functools.partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)

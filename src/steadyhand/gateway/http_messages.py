@@ -54,11 +54,11 @@ class ProxyRequest:
     complete: bool = False
     chunked: bool = False
     headers_complete: bool = False
-    pieces: list[bytes] = field(default_factory=list)
+    body_chunks: list[bytes] = field(default_factory=list)
     parser: Any = None
 
     @classmethod
-    def read(cls, head: bytes) -> "ProxyRequest":
+    def parse(cls, head: bytes) -> "ProxyRequest":
         """Read a head, its blank line included. Raises `Unreadable`."""
         request = cls()
         request.parser = httptools.HttpRequestParser(request)
@@ -85,8 +85,8 @@ class ProxyRequest:
         except httptools.HttpParserError as error:
             if not self.complete:
                 raise MalformedMessage from error
-        body = b"".join(self.pieces)
-        self.pieces.clear()
+        body = b"".join(self.body_chunks)
+        self.body_chunks.clear()
         if not self.chunked:
             return body
         end = b"0\r\n\r\n" if self.complete and not was_complete else b""
@@ -127,7 +127,7 @@ class ProxyRequest:
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
         if not self.complete:
-            self.pieces.append(body)
+            self.body_chunks.append(body)
 
     def on_message_complete(self) -> None:
         """Take note of the end; a second request on the connection is not listened to."""

@@ -18,7 +18,7 @@ class RunEvents:
         self._hosts: set[str] = set()
         self._paths: set[str] = set()
 
-    async def refused(self, host: str) -> None:
+    async def report_refused_host(self, host: str) -> None:
         """Tell of a host that the agent asked for and may not reach."""
         await self._emit_refusal(EgressRefused(printable(host)))
 

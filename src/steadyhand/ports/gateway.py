@@ -114,18 +114,18 @@ class UsageQuery:
 class UsageRow:
     """One group of a sum: `of` has the values of `UsageQuery.by`; a day is `YYYY-MM-DD` in UTC."""
 
-    of: Mapping[str, str]
-    spent: UsageTotal
+    group: Mapping[str, str]
+    total: UsageTotal
 
 
 class Ledger(Protocol):
     """Every call of a model, durable once a verb returns. Verbs raise `StoreError`."""
 
-    async def keep_call(self, call: ModelCall) -> None:
+    async def save_call(self, call: ModelCall) -> None:
         """Keep a call; one with the same id is replaced. A call outlives its job."""
         ...
 
-    async def settle_open(self) -> int:
+    async def settle_open_calls(self) -> int:
         """Settle what an earlier life left open at what it had reserved, marked as incomplete; give how many."""
         ...
 
@@ -155,7 +155,7 @@ class RunContext:
 
     job: Job
     agent: Agent
-    place: Checkout
+    checkout: Checkout
 
 
 class RunAccess(Protocol):
@@ -172,21 +172,21 @@ class RunAccess(Protocol):
         ...
 
     @property
-    def listening(self) -> OnListening | None:
+    def on_listening(self) -> OnListening | None:
         """Give what takes the listening sockets of a sealed run's network; null without one."""
         ...
 
     @property
-    def wall(self) -> datetime | None:
+    def rate_limited_until(self) -> datetime | None:
         """Give until when the model's rate limit has turned this run away; null when it has not."""
         ...
 
     @property
-    def spent_out(self) -> str | None:
+    def exhausted_budget(self) -> str | None:
         """Say in a sentence which budget has turned this run away; null when none has."""
         ...
 
-    async def settled(self) -> UsageTotal:
+    async def final_usage(self) -> UsageTotal:
         """Give what this run's calls came to, once they have ended and are kept, or a few seconds have passed.
 
         Incomplete when some have not ended by then. Call it when nothing of the run is alive.
@@ -204,25 +204,25 @@ class Gateway(Protocol):
         """
         ...
 
-    def attend(self, context: RunContext, emit: Emit) -> AbstractAsyncContextManager[RunAccess]:
+    def open_run(self, context: RunContext, emit: Emit) -> AbstractAsyncContextManager[RunAccess]:
         """Let a run out for the length of the block; its connections end with it.
 
         What it was refused, and each host that it reached, is told to `emit`.
         """
         ...
 
-    def count(self, call: ModelCall) -> None:
+    def count_unmetered_call(self, call: ModelCall) -> None:
         """Count a call that went past the gateway, and is in the ledger, against the budgets that jobs share."""
         ...
 
-    def wall(self, agent: Agent) -> datetime | None:
+    def rate_limited_until(self, agent: Agent) -> datetime | None:
         """Give until when the rate limit of an agent's credential turns everybody away; null when it does not."""
         ...
 
-    def on_wall(self, callback: Callable[[], None]) -> None:
+    def on_rate_limit_change(self, callback: Callable[[], None]) -> None:
         """Call this, on the event loop's thread, whenever a wall has risen, moved back or fallen."""
         ...
 
-    def doors(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
+    def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
         """Do the same for a small command that does not speak to the model, such as a workspace's setup."""
         ...

@@ -73,7 +73,7 @@ class Queue(Protocol):
     A key may have a limit on the jobs of it that run at once: the others of it wait and hold up nobody else's.
     """
 
-    async def admit(
+    async def enqueue(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
     ) -> AddResult:
         """Store a new job and enqueue it in one commit, or raise `TryLater` (`queue_full`, `draining`).
@@ -82,7 +82,7 @@ class Queue(Protocol):
         """
         ...
 
-    async def readmit(self, job: Job) -> None:
+    async def requeue(self, job: Job) -> None:
         """Enqueue a stored job that became `queued` again, or was so when the node stopped."""
         ...
 
@@ -90,14 +90,14 @@ class Queue(Protocol):
         """Wait for the next job and a free slot, and take both. Nothing is claimed while draining."""
         ...
 
-    def ending(self, job_id: str) -> None:
+    def mark_ending(self, job_id: str) -> None:
         """Say that a held job's end is about to be told: its slot counts as free, and is claimed after `done`.
 
         Who reads of the end and at once asks for the next job must not hear that there is no room.
         """
         ...
 
-    async def done(self, claim: Claim) -> None:
+    async def release(self, claim: Claim) -> None:
         """Give the slot back."""
         ...
 
@@ -107,7 +107,7 @@ class Queue(Protocol):
         """Take a job out of the queue, or ask its run to stop; `unknown` when it is neither here."""
         ...
 
-    async def overdue(self, now: datetime) -> Sequence[str]:
+    async def list_expired(self, now: datetime) -> Sequence[str]:
         """Give ids of queued jobs that have waited longer than their `expires_in_seconds`."""
         ...
 
@@ -123,7 +123,7 @@ class Queue(Protocol):
         """Say what a key has in it; what is on its way into the store counts as waiting."""
         ...
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Ask anew which of the waiting jobs may start: what stood in their way may be gone."""
         ...
 

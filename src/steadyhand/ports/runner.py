@@ -39,13 +39,13 @@ class RunSpec:
     job: Job
     number: int
     agent: Agent
-    place: Checkout
+    checkout: Checkout
     environment: Mapping[str, str]
     on_spawned: Callable[[int, int], None]
     """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
-    listening: OnListening | None = None
+    on_listening: OnListening | None = None
     """Called with what listens in a sealed run's network, once it is there."""
-    ask: CallClientTools | None = None
+    call_client_tools: CallClientTools | None = None
     """Makes the calls of a job with tools of its caller."""
     earlier_files: Sequence[Mapping[str, Any]] = ()
     """The files that came with earlier turns of its session, which its checkout has not."""
@@ -58,7 +58,7 @@ class RunReport:
     evidence: RunEvidence
     output: RunOutput
     session_id: str | None = None
-    notices: tuple[JobWarning, ...] = ()
+    warnings: tuple[JobWarning, ...] = ()
 
 
 class Runner(Protocol):

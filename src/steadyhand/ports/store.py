@@ -115,7 +115,7 @@ class Store(Protocol):
         """
         ...
 
-    async def replay(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
+    async def get_replayed(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
         """Give the job that this key already made; raises as `add` does."""
         ...
 
@@ -123,11 +123,11 @@ class Store(Protocol):
         """Give a job with its runs, or null."""
         ...
 
-    async def page(self, job_filter: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
+    async def list_jobs(self, job_filter: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
         """List jobs, newest first. Raises `InvalidRequest` (`bad_cursor`)."""
         ...
 
-    async def change(
+    async def update_job(
         self,
         job_id: str,
         expected: frozenset[State],
@@ -141,27 +141,27 @@ class Store(Protocol):
         """
         ...
 
-    async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
+    async def append_events(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
         """Number and keep events; they are durable when this returns. Commits are shared between callers."""
         ...
 
-    async def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
+    async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
         """Give the events numbered above `after`, in order."""
         ...
 
-    async def keep_output(self, job_id: str, run: int, output: RunOutput) -> None:
+    async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
         """Keep what a run printed."""
         ...
 
-    async def output(self, job_id: str) -> RunOutput | None:
+    async def get_output(self, job_id: str) -> RunOutput | None:
         """Give what the newest run with any output printed."""
         ...
 
-    async def in_states(self, states: frozenset[State]) -> Sequence[Job]:
+    async def list_in_states(self, states: frozenset[State]) -> Sequence[Job]:
         """Give every job in these states, in the order of acceptance."""
         ...
 
-    async def ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
+    async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
         """Give ids of jobs that ended before `moment`, oldest first."""
         ...
 
@@ -169,11 +169,11 @@ class Store(Protocol):
         """Forget an ended job and all that the store has of it. Raises `Conflict` when it has not ended."""
         ...
 
-    async def keys(self) -> Sequence[ApiKey]:
+    async def list_keys(self) -> Sequence[ApiKey]:
         """Give the keys that are kept in the store."""
         ...
 
-    async def keep_key(self, key: ApiKey) -> None:
+    async def save_key(self, key: ApiKey) -> None:
         """Keep a key; one with the same id is replaced."""
         ...
 

@@ -27,33 +27,33 @@ class JobPaths:
         return self.root / "home"
 
     @property
-    def config(self) -> Path:
+    def config_dir(self) -> Path:
         """The CLI's config directory, with the session in it."""
         return self.root / "config"
 
     @property
-    def kept(self) -> Path:
+    def artifacts(self) -> Path:
         """What outlives the checkout; the service alone owns it."""
         return self.root / "kept"
 
     @property
     def diff(self) -> Path:
         """The diff that `git apply` takes."""
-        return self.kept / "changes.diff"
+        return self.artifacts / "changes.diff"
 
     @property
     def bundle(self) -> Path:
         """The commits, as a git bundle."""
-        return self.kept / "commits.bundle"
+        return self.artifacts / "commits.bundle"
 
     @property
     def transcript(self) -> Path:
         """The agent's own record, NDJSON."""
-        return self.kept / "transcript.jsonl"
+        return self.artifacts / "transcript.jsonl"
 
-    def spool(self, run: int) -> Path:
+    def run_output(self, run: int) -> Path:
         """The folder of what a run printed."""
-        return self.kept / f"run-{run}"
+        return self.artifacts / f"run-{run}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class AgentPaths:
 
     directory: Path
     home: Path
-    config: Path | None
+    config_dir: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class OverlayLayers:
     work: Path
     owner: int
     image: Path | None = None
-    hand_over: bool = False
+    change_owner: bool = False
     """Whether what is in the image is another user's and has to be given to the run's."""
 
 
@@ -90,7 +90,7 @@ class BindMount:
     """
 
     source: Path
-    at: Path
+    target: Path
     writable: bool = False
     owner: int | None = None
 
@@ -103,17 +103,17 @@ class Checkout:
     """
 
     workspace: Workspace
-    files: JobPaths
+    paths: JobPaths
     directory: Path
     """Where the agent works: the private checkout, or the workspace itself when in place."""
     home: Path
-    config: Path | None
+    config_dir: Path | None
     """The CLI's config directory; null leaves it to the CLI (in place in the classic profile)."""
-    user: int | None
+    uid: int | None
     commit: str | None
     definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)
     full_trust: bool = False
-    notices: tuple[JobWarning, ...] = ()
+    warnings: tuple[JobWarning, ...] = ()
     layers: OverlayLayers | None = None
     binds: tuple[BindMount, ...] = ()
     slot: int = 0
@@ -122,7 +122,7 @@ class Checkout:
     @property
     def host_paths(self) -> AgentPaths:
         """The folders as they lie on this machine: what an agent without a sandbox sees."""
-        return AgentPaths(self.directory, self.home, self.config)
+        return AgentPaths(self.directory, self.home, self.config_dir)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +130,13 @@ class Harvest:
     """What was kept of a job's work; `changes` is null when there is no repository or no change."""
 
     changes: Changes | None
-    notices: tuple[JobWarning, ...] = ()
+    warnings: tuple[JobWarning, ...] = ()
 
 
 class Checkouts(Protocol):
     """Repositories made into places where an agent can work. Verbs raise `WorkspaceError`."""
 
-    async def definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
+    async def agent_definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
         """Give the agent definitions that the workspace brings along, by its trust, at its ref."""
         ...
 
@@ -156,34 +156,36 @@ class Checkouts(Protocol):
         """Remove the checkout and the home. Call it when nothing is alive in them."""
         ...
 
-    async def keep(self, checkout: Checkout) -> None:
+    async def retain(self, checkout: Checkout) -> None:
         """Leave checkout, home and session where they are, for a later run. Call it when nothing is alive in them."""
         ...
 
-    async def kept(self) -> Mapping[str, datetime]:
+    async def list_retained(self) -> Mapping[str, datetime]:
         """Give the jobs whose checkout is there, running ones among them, and since when."""
         ...
 
-    async def drop(self, job_id: str) -> None:
+    async def discard(self, job_id: str) -> None:
         """Remove the checkout and the home that were kept of a job; what was harvested stays."""
         ...
 
-    async def forget(self, job_id: str) -> None:
+    async def delete_job(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
         ...
 
-    async def trim(self, now: datetime, transcripts: timedelta | None, max_bytes: int | None) -> None:
+    async def apply_retention(
+        self, now: datetime, max_transcript_age: timedelta | None, max_bytes: int | None
+    ) -> None:
         """Remove transcripts, sessions and printed output of that age, then the oldest of what is too much."""
         ...
 
-    async def sweep(self, kept_jobs: Collection[str] = ()) -> None:
+    async def remove_leftovers(self, kept_jobs: Collection[str] = ()) -> None:
         """Remove the checkouts and homes that an earlier life of the service left, but for those of spared jobs.
 
         Call it before any run.
         """
         ...
 
-    def files(self, job_id: str) -> JobPaths:
+    def job_paths(self, job_id: str) -> JobPaths:
         """Say where a job's files lie."""
         ...
 
@@ -207,13 +209,13 @@ class Mount:
     """
 
     kind: Literal["bind", "image", "overlay"]
-    name: str
+    target: str
     source: Path
     writable: bool = False
     owner: int | None = None
     upper: Path | None = None
     work: Path | None = None
-    hand_over: bool = False
+    change_owner: bool = False
     """Whether all in an image is to be given to the run's user, whoever's it is."""
 
 
@@ -227,11 +229,11 @@ class SandboxSpec:
     the service listens on them.
     """
 
-    stage: Path | None = None
+    mount_root: Path | None = None
     mounts: tuple[Mount, ...] = ()
     input_data: Mapping[int, bytes] = field(default_factory=dict)
-    ceiling: ResourceLimits = field(default_factory=ResourceLimits)
-    ports: tuple[int, ...] | None = None
+    limits: ResourceLimits = field(default_factory=ResourceLimits)
+    loopback_ports: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +243,8 @@ class Command:
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
-    user: int | None = None
-    seal: SandboxSpec | None = None
+    uid: int | None = None
+    sandbox: SandboxSpec | None = None
 
 
 class Sandbox(Protocol):
@@ -253,11 +255,11 @@ class Sandbox(Protocol):
         """Say which level of isolation this is."""
         ...
 
-    def view(self, checkout: Checkout) -> AgentPaths:
+    def agent_paths(self, checkout: Checkout) -> AgentPaths:
         """Say where the agent sees its folders."""
         ...
 
-    def checkout(self, checkout: Checkout) -> Path:
+    def host_checkout_dir(self, checkout: Checkout) -> Path:
         """Say where the checkout is for what is done outside of the boundary just before the agent starts."""
         ...
 
@@ -270,7 +272,7 @@ class Sandbox(Protocol):
 class ExecResult:
     """What an errand came to; `code` is null when it was stopped or killed."""
 
-    code: int | None
+    exit_code: int | None
     stdout: bytes
     stderr: bytes
 
@@ -286,7 +288,7 @@ class SandboxExec(Protocol):
         *,
         env: Mapping[str, str],
         stdin: bytes = b"",
-        seconds: float,
+        timeout_seconds: float,
         max_output: int,
     ) -> ExecResult:
         """Run a command in the view's directory. Raises `SpawnError`; what is over `max_output` bytes stops it."""

@@ -39,7 +39,7 @@ def _sort_key(job: Job) -> _SortKey:
 @dataclass(frozen=True, slots=True)
 class _ActiveClaim:
     claim: Claim
-    since: float
+    claimed_at: float
 
 
 class LocalQueue:
@@ -80,7 +80,7 @@ class LocalQueue:
         self._durations: deque[float] = deque(maxlen=_DURATION_SAMPLES)
         self._changed = asyncio.Event()
 
-    async def admit(
+    async def enqueue(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
     ) -> AddResult:
         """Store a new job and enqueue it, or raise `TryLater` (`queue_full`, `draining`)."""
@@ -89,7 +89,7 @@ class LocalQueue:
             # Full or not, a repeated request gets the job that it already made.
             replayed = None
             if idempotency is not None:
-                replayed = await self._store.replay(job.api_key_id, idempotency)
+                replayed = await self._store.get_replayed(job.api_key_id, idempotency)
             if replayed is None:
                 raise refusal
             return AddResult(replayed, replayed=True)
@@ -125,11 +125,11 @@ class LocalQueue:
         """Guess when the next running job ends: by the mean of recent runs, less how long the oldest has run."""
         mean = sum(self._durations) / len(self._durations) if self._durations else _DEFAULT_RUN_SECONDS
         now = self._clock()
-        oldest = max((now - claim.since for claim in self._active_claims.values()), default=0.0)
+        oldest = max((now - claim.claimed_at for claim in self._active_claims.values()), default=0.0)
         minimum, maximum = RETRY_AFTER_RANGE
         return max(minimum, min(maximum, math.ceil(mean - oldest)))
 
-    async def readmit(self, job: Job) -> None:
+    async def requeue(self, job: Job) -> None:
         """Enqueue a stored job in the place that its priority and acceptance give it."""
         self._enqueue(job)
 
@@ -197,7 +197,7 @@ class LocalQueue:
     def _running_by_key(self) -> Counter[str]:
         return Counter(held.claim.job.api_key_id for held in self._active_claims.values())
 
-    def ending(self, job_id: str) -> None:
+    def mark_ending(self, job_id: str) -> None:
         """Count the slot of a held job as free from here on; it is claimed anew only when it is given back."""
         self._ending_slots.update(
             slot for slot, held in self._active_claims.items() if held.claim.job.id == job_id
@@ -207,14 +207,14 @@ class LocalQueue:
     def _active(self) -> int:
         return len(self._active_claims) - len(self._ending_slots)
 
-    async def done(self, claim: Claim) -> None:
+    async def release(self, claim: Claim) -> None:
         """Give the slot back; harmless when it was given back already."""
         active = self._active_claims.get(claim.slot)
         if active is None or active.claim is not claim:
             return
         del self._active_claims[claim.slot]
         self._ending_slots.discard(claim.slot)
-        self._durations.append(self._clock() - active.since)
+        self._durations.append(self._clock() - active.claimed_at)
         heapq.heappush(self._free_slots, claim.slot)
         self._wake_claimers()
 
@@ -230,7 +230,7 @@ class LocalQueue:
                 return "stopping"
         return "unknown"
 
-    async def overdue(self, now: datetime) -> Sequence[str]:
+    async def list_expired(self, now: datetime) -> Sequence[str]:
         """Give ids of queued jobs that have waited longer than they are good for, next first."""
         sort_keys = heapq.merge(*self._waiting_by_key.values())
         return [job_id for _, _, job_id in sort_keys if _is_expired(self._waiting[job_id], now)]
@@ -257,7 +257,7 @@ class LocalQueue:
             startable = min(startable, limit - self._running_by_key()[key_id] + sum(ending))
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Ask anew which of the waiting jobs may start."""
         self._wake_claimers()
 

@@ -70,12 +70,12 @@ class LineSplitter:
         if pending:
             yield False, pending
 
-    def end(self) -> Iterator[tuple[bool, bytes]]:
+    def finish(self) -> Iterator[tuple[bool, bytes]]:
         """Give what is left when nothing more comes: a line without its newline may be a message, too."""
-        held = bytes(self._buffer)
+        rest = bytes(self._buffer)
         self._buffer = bytearray()
-        if held:
-            yield True, held
+        if rest:
+            yield True, rest
 
 
 def parse_message(line: bytes) -> dict[str, Any] | None:
@@ -117,13 +117,13 @@ class HeadTailBuffer:
         self._tail = bytearray()
         self._total = 0
 
-    def add(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         """Take more."""
         self._total += len(data)
-        room = self._head_size + REDACTION_MARGIN_BYTES - len(self._head)
-        if room > 0:
-            self._head += data[:room]
-            data = data[room:]
+        head_left = self._head_size + REDACTION_MARGIN_BYTES - len(self._head)
+        if head_left > 0:
+            self._head += data[:head_left]
+            data = data[head_left:]
         size = self._tail_size + REDACTION_MARGIN_BYTES
         self._tail += data[-size:]
         if len(self._tail) > 2 * size:
@@ -162,7 +162,7 @@ class CappedFile:
         self._number = 0
         self._file: BinaryIO = path.open("wb", buffering=0)
 
-    def add(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Write more."""
         rest = memoryview(data)
         while rest:
@@ -198,30 +198,30 @@ class OutputCapture:
         self._stderr_buffer = HeadTailBuffer(STDERR_HEAD_BYTES, STDERR_TAIL_BYTES, self._redactor)
         self._lines = LineSplitter()
 
-    def stdout(self, chunk: bytes) -> Iterator[bytes]:
+    def feed_stdout(self, chunk: bytes) -> Iterator[bytes]:
         """Keep a chunk of stdout and give the whole lines in it that may be messages."""
-        self._stdout_file.add(self._stdout_redactor.feed(chunk))
+        self._stdout_file.write(self._stdout_redactor.feed(chunk))
         yield from self._message_lines(self._lines.feed(chunk))
 
-    def end(self) -> Iterator[bytes]:
+    def finish(self) -> Iterator[bytes]:
         """Give the last line when it had no newline and may be a message."""
-        yield from self._message_lines(self._lines.end())
+        yield from self._message_lines(self._lines.finish())
 
     def _message_lines(self, parts: Iterator[tuple[bool, bytes]]) -> Iterator[bytes]:
         for is_line, data in parts:
             if is_line:
                 yield data
             else:
-                self._stdout_text.add(data)
+                self._stdout_text.append(data)
 
     def add_printed(self, data: bytes) -> None:
         """Take a line that turned out to be no message."""
-        self._stdout_text.add(data)
+        self._stdout_text.append(data)
 
-    def stderr(self, chunk: bytes) -> None:
+    def feed_stderr(self, chunk: bytes) -> None:
         """Keep a chunk of stderr."""
-        self._stderr_file.add(self._stderr_redactor.feed(chunk))
-        self._stderr_buffer.add(chunk)
+        self._stderr_file.write(self._stderr_redactor.feed(chunk))
+        self._stderr_buffer.append(chunk)
 
     def printed_text(self) -> str:
         """Give what was printed and is no message, within its bound."""
@@ -231,7 +231,7 @@ class OutputCapture:
         """Give what stderr had, within its bound."""
         return self._stderr_buffer.text()
 
-    def output(self, result: bytes | None) -> RunOutput:
+    def to_run_output(self, result: bytes | None) -> RunOutput:
         """Give the output as docs/http-api.md says: printed lines, then the result object on one line, never cut."""
         lines = _split_lines(self._stdout_text.text())
         if result is not None:
@@ -242,8 +242,8 @@ class OutputCapture:
 
     def close(self) -> None:
         """Be done with the files."""
-        self._stdout_file.add(self._stdout_redactor.end())
-        self._stderr_file.add(self._stderr_redactor.end())
+        self._stdout_file.write(self._stdout_redactor.end())
+        self._stderr_file.write(self._stderr_redactor.end())
         self._stdout_file.close()
         self._stderr_file.close()
 

@@ -28,19 +28,19 @@ class ProcessSandboxExec:
         *,
         env: Mapping[str, str],
         stdin: bytes = b"",
-        seconds: float,
+        timeout_seconds: float,
         max_output: int,
     ) -> ExecResult:
         """Run a command; see the port. Nothing of it is alive afterwards, however it ended."""
-        inner = Command(argv, dict(env), self.sandbox.view(place).directory, place.user)
+        inner = Command(argv, dict(env), self.sandbox.agent_paths(place).directory, place.uid)
         launch = LaunchSpec(self.sandbox.wrap(inner, place, agent))
         output = _Output(max_output)
         async with self._egress(agent) as listening, AgentProcess.start(launch, None, listening) as process:
             exit_status = None
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(timeout_seconds):
                     exit_status = await _communicate(process, stdin, output)
-            if exit_status is None or output.full:
+            if exit_status is None or output.overflowed:
                 await process.kill()
                 return ExecResult(None, bytes(output.stdout), bytes(output.stderr))
         return ExecResult(exit_status.code, bytes(output.stdout), bytes(output.stderr))
@@ -50,7 +50,7 @@ class ProcessSandboxExec:
         if self._gateway is None or not agent.egress or agent.egress == _HOST_NETWORK_ONLY:
             yield None
             return
-        async with self._gateway.doors(agent.egress, _discard_event) as listening:
+        async with self._gateway.open_egress(agent.egress, _discard_event) as listening:
             yield listening
 
 
@@ -65,14 +65,14 @@ class _Output:
         self.stdout = bytearray()
         self.stderr = bytearray()
         self._bytes_left = limit
-        self.full = False
+        self.overflowed = False
 
-    def take(self, buffer: bytearray, chunk: bytes) -> bool:
+    def append(self, buffer: bytearray, chunk: bytes) -> bool:
         """Keep a piece; False when it was too much."""
         buffer += chunk[: self._bytes_left]
-        self.full = self.full or len(chunk) > self._bytes_left
+        self.overflowed = self.overflowed or len(chunk) > self._bytes_left
         self._bytes_left -= min(self._bytes_left, len(chunk))
-        return not self.full
+        return not self.overflowed
 
 
 async def _communicate(process: AgentProcess, stdin: bytes, output: _Output) -> ExitStatus | None:
@@ -84,12 +84,12 @@ async def _communicate(process: AgentProcess, stdin: bytes, output: _Output) -> 
             group.create_task(_read(process.stderr, output.stderr, output)),
         ]
         exit_task = group.create_task(process.wait())
-        while not exit_task.done() and not output.full:
+        while not exit_task.done() and not output.overflowed:
             # A reader that ends early may have seen too much; else only the end of the command counts.
             waiting = [exit_task, *(task for task in readers if not task.done())]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stdin_task.cancel()
-        if output.full:
+        if output.overflowed:
             for task in (exit_task, *readers):
                 task.cancel()
             return None
@@ -102,5 +102,5 @@ async def _write_stdin(process: AgentProcess, stdin: bytes) -> None:
 
 
 async def _read(reader: asyncio.StreamReader, buffer: bytearray, output: _Output) -> None:
-    while (chunk := await reader.read(_CHUNK)) and output.take(buffer, chunk):
+    while (chunk := await reader.read(_CHUNK)) and output.append(buffer, chunk):
         pass

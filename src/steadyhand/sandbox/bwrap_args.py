@@ -73,9 +73,8 @@ def bwrap_options(
         "--clearenv",
     ]
     args += _root_options(layout)
-    existing = {
-        PurePosixPath(folder) for folder in ("/", "/usr", "/etc", "/proc", "/dev", "/tmp", *_ROOT_DIRS)
-    }  # noqa: S108  # the sandbox's own
+    folders = ("/", "/usr", "/etc", "/proc", "/dev", "/tmp", *_ROOT_DIRS)  # noqa: S108  # the sandbox's own
+    existing = {PurePosixPath(folder) for folder in folders}
     for each in sorted(binds, key=lambda each: len(each.at.parts)):
         args += _parent_options(each.at, existing)
         args += ["--bind" if each.writable else "--ro-bind", str(each.source), str(each.at)]

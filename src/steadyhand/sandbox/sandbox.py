@@ -50,11 +50,11 @@ class NoSandbox:
 
     level: Literal["none", "bwrap"] = "none"
 
-    def view(self, place: Checkout) -> AgentPaths:
+    def agent_paths(self, place: Checkout) -> AgentPaths:
         """Give the folders as they lie on this machine."""
         return place.host_paths
 
-    def checkout(self, place: Checkout) -> Path:
+    def host_checkout_dir(self, place: Checkout) -> Path:
         """Give it as it lies on this machine."""
         return place.directory
 
@@ -121,24 +121,28 @@ class BwrapSandbox:
     program: AgentProgram
     layout: bwrap_args.RootLayout
     etc_dir: Path
-    sockets: Path
+    sockets_dir: Path
     """The folder with a folder for each slot, which holds the slot's socket to the model."""
-    stage: Path | None
+    staging_dir: Path | None
     secret_owners: Mapping[Path, int] = field(default_factory=dict)
     default_limits: DefaultLimits = field(default_factory=DefaultLimits)
-    doors: bool = True
+    egress_network: bool = True
     """Whether the supervisor gives a run a network where the service listens; else bwrap makes an empty one."""
-    resolver: Path | None = None
+    resolv_conf: Path | None = None
     """This machine's own `resolv.conf`, for agents that share its network."""
     level: Literal["none", "bwrap"] = "bwrap"
 
-    def view(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the port's signature
+    def agent_paths(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the port's signature
         """Give the folders as they are inside: the same for every job."""
         return AgentPaths(bwrap_args.WORKSPACE_DIR, bwrap_args.HOME_DIR, bwrap_args.CONFIG_DIR)
 
-    def checkout(self, place: Checkout) -> Path:
+    def host_checkout_dir(self, place: Checkout) -> Path:
         """Give where its layers are mounted for this run, or where it lies when it has none."""
-        return place.directory if place.layers is None or self.stage is None else self.stage / _CHECKOUT_MOUNT
+        return (
+            place.directory
+            if place.layers is None or self.staging_dir is None
+            else self.staging_dir / _CHECKOUT_MOUNT
+        )
 
     def wrap(self, command: Command, place: Checkout, agent: Agent) -> Command:
         """Give bwrap's command line and its seal. Raises `SpawnError` for what cannot be an argument."""
@@ -151,7 +155,7 @@ class BwrapSandbox:
         if any("\0" in word for word in argv):
             raise SpawnError("A value for the agent's command line holds a NUL byte.", retryable=False)
         seccomp_filter = seccomp.build_filter()
-        unshares_network = not self.doors and not shares_network
+        unshares_network = not self.egress_network and not shares_network
         ports = None if shares_network or unshares_network else (PROXY_PORT,)
         env = command.env if ports is None else {**PROXY_ENV, **command.env}
         options = bwrap_args.bwrap_options(
@@ -165,16 +169,16 @@ class BwrapSandbox:
             {_SECCOMP_FD: seccomp_filter} if seccomp_filter else {}
         )
         spec = SandboxSpec(
-            stage=self.stage,
+            mount_root=self.staging_dir,
             mounts=tuple(mounts),
             input_data=inputs,
-            ceiling=self.ceiling(agent),
-            ports=ports,
+            limits=self.resource_limits(agent),
+            loopback_ports=ports,
         )
         bwrap_argv = [str(self.bwrap), "--args", str(_ARGS_FD), "--", *argv]
-        return Command(bwrap_argv, {}, Path("/"), command.user, spec)
+        return Command(bwrap_argv, {}, Path("/"), command.uid, spec)
 
-    def ceiling(self, agent: Agent) -> ResourceLimits:
+    def resource_limits(self, agent: Agent) -> ResourceLimits:
         """Give the most that a run of this agent may take."""
         disk = agent.disk_bytes or self.default_limits.disk_bytes
         return ResourceLimits(
@@ -188,46 +192,48 @@ class BwrapSandbox:
         self, checkout: Checkout, binds: list[BindMount]
     ) -> tuple[list[bwrap_args.BwrapBind], list[Mount]]:
         """Give what the agent sees, and the mounts that have to be made for it first (none without a stage)."""
-        if self.stage is None:
-            return [bwrap_args.BwrapBind(each.source, each.at, each.writable) for each in binds], []
+        if self.staging_dir is None:
+            return [bwrap_args.BwrapBind(each.source, each.target, each.writable) for each in binds], []
         mounts, bwrap_binds = [], []
         if checkout.layers is not None:
-            mounts += _overlay_mounts(checkout, self.stage)
+            mounts += _overlay_mounts(checkout, self.staging_dir)
             bwrap_binds.append(
-                bwrap_args.BwrapBind(self.stage / _CHECKOUT_MOUNT, bwrap_args.WORKSPACE_DIR, writable=True)
+                bwrap_args.BwrapBind(
+                    self.staging_dir / _CHECKOUT_MOUNT, bwrap_args.WORKSPACE_DIR, writable=True
+                )
             )
         has_disk_limit = checkout.layers is not None and checkout.layers.image is not None
         for number, each in enumerate(binds):
             name = f"b{number}"
-            if has_disk_limit and each.at == bwrap_args.HOME_DIR:
+            if has_disk_limit and each.target == bwrap_args.HOME_DIR:
                 # What fills the home counts against the disk limit like what fills the checkout.
-                disk = self.stage / _DISK_MOUNT
+                disk = self.staging_dir / _DISK_MOUNT
                 upper, work = disk / "home", disk / "home-work"
                 mounts.append(Mount("overlay", name, each.source, writable=True, upper=upper, work=work))
             else:
                 mounts.append(Mount("bind", name, each.source, writable=each.writable, owner=each.owner))
-            bwrap_binds.append(bwrap_args.BwrapBind(self.stage / name, each.at, each.writable))
+            bwrap_binds.append(bwrap_args.BwrapBind(self.staging_dir / name, each.target, each.writable))
         return bwrap_binds, mounts
 
     def _plan_binds(
         self, command: Command, checkout: Checkout, agent: Agent, *, shares_network: bool
     ) -> list[BindMount]:
         # In place in the classic profile the home would be the service's own, which no sealed agent sees.
-        home = checkout.home if checkout.config is not None else checkout.files.home
-        config = checkout.config or checkout.files.config
+        home = checkout.home if checkout.config_dir is not None else checkout.paths.home
+        config = checkout.config_dir or checkout.paths.config_dir
         binds = [
             BindMount(self.etc_dir, Path("/etc")),
             BindMount(home, bwrap_args.HOME_DIR, writable=True),
             BindMount(config, bwrap_args.CONFIG_DIR, writable=True),
         ]
-        if checkout.layers is None or self.stage is None:
+        if checkout.layers is None or self.staging_dir is None:
             binds.append(BindMount(checkout.directory, bwrap_args.WORKSPACE_DIR, writable=True))
         if MODEL_SOCKET_VARIABLE in command.env:  # an errand knows nothing of the model and has no way to it
-            binds.append(BindMount(self.sockets / f"slot-{checkout.slot}", bwrap_args.SERVICE_DIR))
+            binds.append(BindMount(self.sockets_dir / f"slot-{checkout.slot}", bwrap_args.SERVICE_DIR))
         if self.program.bind is not None:
             binds.append(BindMount(self.program.bind.source, self.program.bind.at))
-        if shares_network and self.resolver is not None:
-            binds.append(BindMount(self.resolver, Path("/etc/resolv.conf")))
+        if shares_network and self.resolv_conf is not None:
+            binds.append(BindMount(self.resolv_conf, Path("/etc/resolv.conf")))
         binds += [
             BindMount(Path(name), Path(name), owner=self.secret_owners.get(Path(name)))
             for name in agent.secrets
@@ -257,11 +263,11 @@ class BwrapSandbox:
             program=locate_program(cli),
             layout=bwrap_args.RootLayout(root_links()),
             etc_dir=etc_dir,
-            sockets=data_dir / "run",
-            stage=data_dir / "stage" if root else None,
+            sockets_dir=data_dir / "run",
+            staging_dir=data_dir / "stage" if root else None,
             secret_owners=find_secret_owners(secrets) if root else {},
             default_limits=default_limits or DefaultLimits(),
-            resolver=_find_resolv_conf(),
+            resolv_conf=_find_resolv_conf(),
         )
 
     def fallbacks(self) -> Iterator[tuple["BwrapSandbox", tuple[Degradation, ...]]]:
@@ -272,12 +278,12 @@ class BwrapSandbox:
         """
         layout = replace(self.layout, disable_userns=False)
         yield replace(self, layout=layout), (NO_USERNS_LOCK,)
-        yield replace(self, doors=False), (NO_EGRESS_NETWORK,)
-        yield replace(self, layout=layout, doors=False), (NO_USERNS_LOCK, NO_EGRESS_NETWORK)
-        if self.stage is not None:
-            yield replace(self, stage=None, doors=False), (NO_EGRESS_NETWORK, NO_MOUNTS)
+        yield replace(self, egress_network=False), (NO_EGRESS_NETWORK,)
+        yield replace(self, layout=layout, egress_network=False), (NO_USERNS_LOCK, NO_EGRESS_NETWORK)
+        if self.staging_dir is not None:
+            yield replace(self, staging_dir=None, egress_network=False), (NO_EGRESS_NETWORK, NO_MOUNTS)
             yield (
-                replace(self, layout=layout, stage=None, doors=False),
+                replace(self, layout=layout, staging_dir=None, egress_network=False),
                 (NO_USERNS_LOCK, NO_EGRESS_NETWORK, NO_MOUNTS),
             )
 
@@ -296,9 +302,9 @@ def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:
     disk: list[Mount] = []
     upper, work = layers.upper, layers.work
     if layers.image is not None:
-        disk = [Mount("image", _DISK_MOUNT, layers.image, writable=True, hand_over=layers.hand_over)]
+        disk = [Mount("image", _DISK_MOUNT, layers.image, writable=True, change_owner=layers.change_owner)]
         upper, work = staging_dir / _DISK_MOUNT / upper, staging_dir / _DISK_MOUNT / work
-    owner = None if layers.owner == checkout.user else layers.owner
+    owner = None if layers.owner == checkout.uid else layers.owner
     tree = Mount("overlay", _CHECKOUT_MOUNT, layers.lower, writable=True, owner=owner, upper=upper, work=work)
     return [*disk, tree]
 

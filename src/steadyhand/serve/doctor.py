@@ -33,7 +33,7 @@ async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
     results += await check_workspaces(
         settings.data_dir,
         create_checkouts(settings).mirrors,
-        settings.catalogue().workspaces.values(),
+        settings.build_catalog().workspaces.values(),
         agent_uid_base=settings.tables.service.agent_uid_base,
     )
     with contextlib.suppress(ConfigError, OSError):  # a CLI that is missing has a line of its own

@@ -67,11 +67,11 @@ class IsolationLevel:
     """What this machine does not let us have, though agents are sealed."""
     no_overlay_reason: str | None = None
     """Why checkouts are not laid over warm ones."""
-    shares: bool = False
+    shares_objects: bool = False
     """Whether agents can be shown the objects of a mirror, read-only: then a checkout without overlay is a clone."""
 
     @property
-    def sealed(self) -> bool:
+    def is_sandboxed(self) -> bool:
         """Whether there is a boundary at all."""
         return self.sandbox.level != "none"
 
@@ -86,17 +86,17 @@ async def choose_level(settings: Settings, cli: Path, *, etc_in: Path | None = N
     """
     if settings.tables.service.isolation == "none":
         return NO_ISOLATION
-    for agent in settings.catalogue().agents.values():
-        EgressRules.of(agent.egress)
-    for workspace in settings.catalogue().workspaces.values():
-        EgressRules.of(workspace.setup_egress)
+    for agent in settings.build_catalog().agents.values():
+        EgressRules.parse(agent.egress)
+    for workspace in settings.build_catalog().workspaces.values():
+        EgressRules.parse(workspace.setup_egress)
     if not has_seccomp_filter():
         raise ConfigError(no_seccomp_message(platform.machine()))
     uid = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
     closed_directory = await asyncio.to_thread(closed_ancestor, settings.data_dir, uid)
     if closed_directory is not None:
         raise ConfigError(data_dir_unreachable_message(closed_directory, uid))
-    secrets = granted_secret_files(settings.catalogue())
+    secrets = granted_secret_files(settings.build_catalog())
     try:
         etc = await asyncio.to_thread(
             make_etc, etc_in or settings.data_dir, placeholders=[Path(name) for name in secrets]
@@ -120,7 +120,7 @@ async def choose_level(settings: Settings, cli: Path, *, etc_in: Path | None = N
         _missing_protections(disk_images=no_overlay_reason is None and DiskImages.is_supported())
     )
     # Not root, the agents' user is the service's; root without mounts cannot show them what is its own.
-    shares_objects = os.geteuid() != 0 or sandbox.stage is not None
+    shares_objects = os.geteuid() != 0 or sandbox.staging_dir is not None
     return IsolationLevel(
         sandbox, no_overlay_reason is None, missing_protections, no_overlay_reason, shares_objects
     )
@@ -158,8 +158,8 @@ def _probe_command(trial_checkout: Checkout) -> Sequence[str]:
 
 def _marker_owned_by_agent(trial_checkout: Checkout) -> bool:
     return (
-        trial_checkout.user is None
-        or (trial_checkout.directory / _MARKER_FILE).stat().st_uid == trial_checkout.user
+        trial_checkout.uid is None
+        or (trial_checkout.directory / _MARKER_FILE).stat().st_uid == trial_checkout.uid
     )
 
 
@@ -186,29 +186,29 @@ def _missing_protections(*, disk_images: bool) -> Iterator[Degradation]:
 async def _overlay_failure_reason(
     sandbox: BwrapSandbox, trial_checkout: Checkout, settings: Settings
 ) -> str | None:
-    if trial_checkout.user is None:
+    if trial_checkout.uid is None:
         return "the service is not root"
-    if sandbox.stage is None:
+    if sandbox.staging_dir is None:
         return "the service may not mount"
-    root = trial_checkout.files.root
+    root = trial_checkout.paths.root
     owner = settings.tables.service.agent_uid_base - 1
     lower, upper, work = (root / name for name in ("lower", "upper", "work"))
     for directory, uid in (
         (lower, owner),
         (lower / "folder", owner),
-        (upper, trial_checkout.user),
-        (work, trial_checkout.user),
+        (upper, trial_checkout.uid),
+        (work, trial_checkout.uid),
     ):
         make_dir(directory, PRIVATE, uid)
     (lower / "folder" / "below").write_text("below", "ascii")
     os.chown(lower / "folder" / "below", owner, owner)
     overlay_checkout = Checkout(
         trial_checkout.workspace,
-        trial_checkout.files,
+        trial_checkout.paths,
         trial_checkout.directory,
         trial_checkout.home,
-        trial_checkout.config,
-        trial_checkout.user,
+        trial_checkout.config_dir,
+        trial_checkout.uid,
         None,
         layers=OverlayLayers(lower, upper, work, owner),
     )
@@ -217,7 +217,7 @@ async def _overlay_failure_reason(
 
 def _wrap_command(sandbox: BwrapSandbox, trial_checkout: Checkout, argv: Sequence[str]) -> Command:
     inner = Command(
-        argv, {"PATH": "/usr/bin:/bin"}, sandbox.view(trial_checkout).directory, trial_checkout.user
+        argv, {"PATH": "/usr/bin:/bin"}, sandbox.agent_paths(trial_checkout).directory, trial_checkout.uid
     )
     return sandbox.wrap(inner, trial_checkout, Agent("probe"))
 
@@ -229,9 +229,9 @@ def _trial_checkout(settings: Settings) -> Iterator[Checkout]:
     paths = JobPaths(settings.data_dir / f"probe-{os.getpid()}")
     try:
         make_dir(paths.root, TRAVERSABLE)
-        for directory in (paths.checkout, paths.home, paths.config):
+        for directory in (paths.checkout, paths.home, paths.config_dir):
             make_dir(directory, PRIVATE, uid)
-        yield Checkout(Workspace("probe"), paths, paths.checkout, paths.home, paths.config, uid, None)
+        yield Checkout(Workspace("probe"), paths, paths.checkout, paths.home, paths.config_dir, uid, None)
     finally:
         shutil.rmtree(paths.root, ignore_errors=True)
 
@@ -315,7 +315,7 @@ def data_dir_unreachable_message(directory: Path, uid: int | None) -> str:
 def log_isolation(settings: Settings, level: IsolationLevel) -> None:
     """Say in the log how agents are kept apart, and loudly where they are not."""
     log = structlog.get_logger("steadyhand")
-    if not level.sealed:
+    if not level.is_sandboxed:
         log.warning(
             "isolation.none",
             meaning="agents can read and change whatever their user can; run only what you trust",
@@ -327,10 +327,10 @@ def log_isolation(settings: Settings, level: IsolationLevel) -> None:
                 meaning="whoever reaches this address and holds a key that may submit can do the same",
             )
         return
-    log.info("isolation.bwrap", limits=detect_cgroups().detail, checkouts=describe_checkouts(level))
+    log.info("isolation.bwrap", limits=detect_cgroups().description, checkouts=describe_checkouts(level))
     for protection in level.missing_protections:
         log.warning("isolation.partly", missing=protection.missing, meaning=protection.consequence)
-    for who in host_network_users(settings.catalogue()):
+    for who in host_network_users(settings.build_catalog()):
         log.warning(
             "egress.host", who=who, meaning="shares the network of this machine, its loopback included"
         )
@@ -340,7 +340,11 @@ def describe_checkouts(level: IsolationLevel) -> str:
     """Say which way was chosen, and why not a better one."""
     if level.overlay:
         return "laid over a warm checkout of their commit (overlay)"
-    how = "clones that share the mirror's objects" if level.shares else "clones with a copy of all objects"
+    how = (
+        "clones that share the mirror's objects"
+        if level.shares_objects
+        else "clones with a copy of all objects"
+    )
     return f"{how}, as there is no overlay: {level.no_overlay_reason}"
 
 
@@ -360,7 +364,7 @@ def host_network_users(catalog: Catalog) -> list[str]:
 
 async def check_isolation(settings: Settings, cli: Path) -> list[DoctorCheck]:
     """Try the level that is asked for, and say what agents are granted beside their checkout."""
-    grant_checks = list(_grant_checks(settings.catalogue()))
+    grant_checks = list(_grant_checks(settings.build_catalog()))
     if settings.tables.service.isolation == "none":
         detail = "none: an agent can do what its uid can do on this machine, its network included"
         return [DoctorCheck("isolation", ok=True, detail=detail), *grant_checks]
@@ -387,7 +391,7 @@ async def check_isolation(settings: Settings, cli: Path) -> list[DoctorCheck]:
         DoctorCheck("isolation, in part", ok=True, detail=str(protection))
         for protection in level.missing_protections
     ]
-    results.append(DoctorCheck("limits", ok=True, detail=detect_cgroups().detail))
+    results.append(DoctorCheck("limits", ok=True, detail=detect_cgroups().description))
     results.append(DoctorCheck("checkouts", ok=True, detail=describe_checkouts(level)))
     return [*results, *grant_checks]
 

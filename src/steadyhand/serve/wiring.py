@@ -104,9 +104,9 @@ def create_environment(
     if sandboxed:
         base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "SHELL": "/bin/bash"}
     elif not without_gateway:
-        base = {"PATH": settings.path, "LANG": settings.inherited.get("LANG", "C.UTF-8")}
+        base = {"PATH": settings.path, "LANG": settings.environment.get("LANG", "C.UTF-8")}
     else:
-        base = {k: v for k, v in settings.inherited.items() if not k.startswith(_WITHHELD_PREFIXES)}
+        base = {k: v for k, v in settings.environment.items() if not k.startswith(_WITHHELD_PREFIXES)}
         model_environment = {
             "ANTHROPIC_API_KEY": settings.anthropic_api_key,
             "CLAUDE_CODE_OAUTH_TOKEN": settings.oauth_token,
@@ -144,7 +144,7 @@ def create_checkouts(
     redactor: Redactor | None = None,
 ) -> GitCheckouts:
     """Wire the checkouts; at a level with a boundary all that touches what agents leave runs inside it."""
-    git, catalog = settings.tables.git, settings.catalogue()
+    git, catalog = settings.tables.git, settings.build_catalog()
     return GitCheckouts(
         settings.data_dir,
         agent_uid_base=settings.tables.service.agent_uid_base,
@@ -157,9 +157,9 @@ def create_checkouts(
         ),
         classic=settings.classic,
         home=settings.home,
-        sandbox_exec=ProcessSandboxExec(level.sandbox, gateway) if level.sealed else None,
+        sandbox_exec=ProcessSandboxExec(level.sandbox, gateway) if level.is_sandboxed else None,
         overlay=level.overlay,
-        shares_objects=level.shares,
+        shares_objects=level.shares_objects,
         redactor=redactor,
         disk_limit_of=lambda job: catalog.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )
@@ -199,13 +199,15 @@ def build_service(
     keyring = Keyring(configured_keys(settings), store, clock=clock)
     redactor.add(secret_values(settings))  # the local key may be new
     announce_secrets(settings)
-    catalog, parking = settings.catalogue(), ParkedJobs()
-    gateway = create_gateway(settings, store, keyring.limits_of, sandboxed=level.sealed, clock=clock)
+    catalog, parking = settings.build_catalog(), ParkedJobs()
+    gateway = create_gateway(settings, store, keyring.limits_of, sandboxed=level.is_sandboxed, clock=clock)
 
     def may_start(job: Job) -> bool:
         """Keep jobs from a rate limit that stands, and turns from a job before them that waits for one."""
-        is_rate_limited = gateway is not None and gateway.wall(catalog.agent(job.agent)) is not None
-        return not is_rate_limited and (job.parent_job_id is None or not parking.has(job.parent_job_id))
+        is_rate_limited = (
+            gateway is not None and gateway.rate_limited_until(catalog.agent(job.agent)) is not None
+        )
+        return not is_rate_limited and (job.parent_job_id is None or not parking.contains(job.parent_job_id))
 
     queue = LocalQueue(
         store,
@@ -216,7 +218,7 @@ def build_service(
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
     )
     if gateway is not None:
-        gateway.on_wall(queue.look_again)
+        gateway.on_rate_limit_change(queue.recheck)
     checkouts = create_checkouts(settings, level, gateway, redactor)
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     control = Control(
@@ -241,16 +243,16 @@ def build_service(
         checkouts=checkouts,
         runners={"claude": create_runner(settings, cli, level.sandbox, redactor, budgeted=gateway is None)},
         event_log=EventLog(store, feed, redactor),
-        catalogue=catalog,
+        catalog=catalog,
         config=WorkerConfig(
             node=tables.service.node,
             clock=clock,
-            environment=with_secret_refresh(
+            environment_for=with_secret_refresh(
                 settings,
                 redactor,
-                create_environment(settings, without_gateway=gateway is None, sandboxed=level.sealed),
+                create_environment(settings, without_gateway=gateway is None, sandboxed=level.is_sandboxed),
             ),
-            sweep=kill_leftover_run,
+            kill_leftovers=kill_leftover_run,
             drain_seconds=tables.service.drain_seconds,
             keep_jobs=tables.retention.jobs,
             keep_transcripts=tables.retention.transcripts,

@@ -70,9 +70,9 @@ class SqlStore:
         if idempotency is None:
             return self._writer.submit_grouped(writes.add_jobs, (job, drafts))
         now = self._clock()
-        return self._writer.do(lambda at: writes.add_job(at, job, drafts, idempotency, now))
+        return self._writer.submit(lambda at: writes.add_job(at, job, drafts, idempotency, now))
 
-    async def replay(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
+    async def get_replayed(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
         """Give the job that this key already made."""
         now = self._clock()
         return await self._read(lambda at: reads.get_replayed(at, api_key_id, idempotency, now))
@@ -81,11 +81,11 @@ class SqlStore:
         """Give a job with its runs, or null."""
         return await self._read(lambda at: reads.get_job(at, job_id))
 
-    async def page(self, which: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
+    async def list_jobs(self, which: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
         """List jobs in brief, newest first."""
         return await self._read(lambda at: reads.list_jobs(at, which, limit, cursor))
 
-    async def change(
+    async def update_job(
         self,
         job_id: str,
         expected: frozenset[State],
@@ -93,51 +93,53 @@ class SqlStore:
         drafts: Sequence[EventDraft] = (),
     ) -> tuple[Job, Sequence[Event]]:
         """Replace a job and append events, if its state is one of `expected`."""
-        return await self._writer.do(lambda at: writes.update_job(at, job_id, expected, update, drafts))
+        return await self._writer.submit(lambda at: writes.update_job(at, job_id, expected, update, drafts))
 
-    async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
+    async def append_events(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
         """Number and keep events. Raises `NotFound` when the job is gone."""
-        return await self._writer.do(lambda at: writes.append_events(at, job_id, drafts), events=len(drafts))
+        return await self._writer.submit(
+            lambda at: writes.append_events(at, job_id, drafts), events=len(drafts)
+        )
 
-    async def events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
+    async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
         """Give the events numbered above `after`, in order."""
         return await self._read(lambda at: reads.list_events(at, job_id, after, limit))
 
-    async def keep_output(self, job_id: str, run: int, output: RunOutput) -> None:
+    async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
         """Keep what a run printed. Raises `NotFound` when the job is gone."""
-        await self._writer.do(lambda at: writes.save_output(at, job_id, run, output))
+        await self._writer.submit(lambda at: writes.save_output(at, job_id, run, output))
 
-    async def output(self, job_id: str) -> RunOutput | None:
+    async def get_output(self, job_id: str) -> RunOutput | None:
         """Give what the newest run with any output printed."""
         return await self._read(lambda at: reads.get_output(at, job_id))
 
-    async def in_states(self, states: frozenset[State]) -> Sequence[Job]:
+    async def list_in_states(self, states: frozenset[State]) -> Sequence[Job]:
         """Give every job in these states, in the order of acceptance."""
         return await self._read(lambda at: reads.list_in_states(at, states))
 
-    async def ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
+    async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
         """Give ids of jobs that ended before `moment`, oldest first."""
         return await self._read(lambda at: reads.list_ended_before(at, moment, limit))
 
     async def delete(self, job_id: str) -> bool:
         """Forget an ended job and all that the store has of it."""
-        return await self._writer.do(lambda at: writes.delete_job(at, job_id))
+        return await self._writer.submit(lambda at: writes.delete_job(at, job_id))
 
-    async def keys(self) -> Sequence[ApiKey]:
+    async def list_keys(self) -> Sequence[ApiKey]:
         """Give the keys that are kept, oldest first."""
         return await self._read(reads.list_keys)
 
-    async def keep_key(self, key: ApiKey) -> None:
+    async def save_key(self, key: ApiKey) -> None:
         """Keep a key; one with the same id is replaced."""
-        await self._writer.do(lambda at: writes.save_key(at, key))
+        await self._writer.submit(lambda at: writes.save_key(at, key))
 
-    async def keep_call(self, call: ModelCall) -> None:
+    async def save_call(self, call: ModelCall) -> None:
         """Keep a call of a model; it shares its commit with what comes within a few milliseconds."""
         await self._writer.submit_grouped(writes.save_calls, call, events=1)
 
-    async def settle_open(self) -> int:
+    async def settle_open_calls(self) -> int:
         """Settle what an earlier life left open; give how many."""
-        return await self._writer.do(writes.settle_open_calls)
+        return await self._writer.submit(writes.settle_open_calls)
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Add up settled calls, a row for each group."""

@@ -43,9 +43,9 @@ GroupedOperation = Callable[[Connection, Sequence[I]], Sequence[T]]
 class _Operation:
     run: Callable[[Connection], Any]
     future: asyncio.Future[Any]
-    join: GroupedOperation[Any, Any] | None = None
+    group: GroupedOperation[Any, Any] | None = None
     item: Any = None
-    watch: asyncio.TimerHandle | None = None
+    timeout_handle: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,13 @@ class BatchWriter:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def do(self, run: Callable[[Connection], T], *, events: int | None = None) -> asyncio.Future[T]:
+    def submit(self, operation: Callable[[Connection], T], *, events: int | None = None) -> asyncio.Future[T]:
         """Run an operation in a transaction and answer when it is durable.
 
         `events` is how many events it appends when it may wait for company; null is urgent. What the operation
         raises of ours comes out as it is, anything else as `StoreError`.
         """
-        return self._enqueue(_Operation(run, self._loop.create_future()), events)
+        return self._enqueue(_Operation(operation, self._loop.create_future()), events)
 
     def submit_grouped(
         self, group: GroupedOperation[I, T], item: I, *, events: int | None = None
@@ -105,7 +105,7 @@ class BatchWriter:
             self._waiting.append(operation)
             if first:
                 # One clock bounds the wait of all that share the batch; one for each costs more than an insert.
-                operation.watch = self._loop.call_later(
+                operation.timeout_handle = self._loop.call_later(
                     COMMIT_TIMEOUT_SECONDS, _fail_with_timeout, self._waiting
                 )
             self._events += events or 0
@@ -138,7 +138,7 @@ class BatchWriter:
             results = self._commit([each for each in batch if not each.future.cancelled()])
             self._committed_at = time.monotonic()
             try:
-                self._loop.call_soon_threadsafe(_deliver_results, results, batch[0].watch)
+                self._loop.call_soon_threadsafe(_deliver_results, results, batch[0].timeout_handle)
             except RuntimeError:  # the loop is closed and nobody waits any more
                 return
 

@@ -16,15 +16,15 @@ class MemoryLedger:
         self.calls: dict[str, ModelCall] = {}
 
     @property
-    def settled(self) -> list[ModelCall]:
+    def settled_calls(self) -> list[ModelCall]:
         """The settled calls, in the order in which they were first kept."""
         return [call for call in self.calls.values() if call.settled]
 
-    async def keep_call(self, call: ModelCall) -> None:
+    async def save_call(self, call: ModelCall) -> None:
         """Keep a call; one with the same id is replaced."""
         self.calls[call.id] = call
 
-    async def settle_open(self) -> int:
+    async def settle_open_calls(self) -> int:
         """Settle what was left open at what it had reserved."""
         open_calls = [call for call in self.calls.values() if not call.settled]
         for call in open_calls:
@@ -34,7 +34,7 @@ class MemoryLedger:
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Add up settled calls, a row for each group."""
         totals: dict[tuple[str, ...], UsageTotal] = {} if query.by else {(): UsageTotal()}
-        for call in self.settled:
+        for call in self.settled_calls:
             if _matches(call, query):
                 group = tuple(_group_value(call, by) for by in query.by)
                 total = UsageTotal(1, call.tokens, call.micros, call.priced, call.complete)

@@ -54,7 +54,7 @@ class ScriptedModel:
         self._side_requests: deque[ModelRequest] = deque(maxlen=MAX_RECORDED_REQUESTS)
         self._other_requests: deque[ModelRequest] = deque(maxlen=MAX_RECORDED_REQUESTS)
         self._conversation_totals: Counter[str] = Counter()
-        self._told: Counter[str] = Counter()
+        self._all_totals: Counter[str] = Counter()
         self._attempts: Counter[str] = Counter()
         self._calls = 0
         self.closing = threading.Event()
@@ -118,10 +118,10 @@ class ScriptedModel:
             return dict(self._conversation_totals)
 
     @property
-    def told(self) -> dict[str, int]:
+    def all_totals(self) -> dict[str, int]:
         """The tokens told in all answers so far, also those that the CLI asked for itself."""
         with self._lock:
-            return dict(self._told)
+            return dict(self._all_totals)
 
     def clear(self) -> None:
         """Forget the recorded requests and the totals."""
@@ -130,10 +130,10 @@ class ScriptedModel:
             self._side_requests.clear()
             self._other_requests.clear()
             self._conversation_totals.clear()
-            self._told.clear()
+            self._all_totals.clear()
             self._calls = 0
 
-    def receive(self, request: ModelRequest) -> None:
+    def record(self, request: ModelRequest) -> None:
         """Record one request."""
         with self._lock:
             if not request.path.startswith("/v1/messages") or "count_tokens" in request.path:
@@ -145,11 +145,13 @@ class ScriptedModel:
                 if self._recording:
                     self._requests.append(request)
 
-    def count(self, request: ModelRequest, usage: dict[str, int]) -> None:
+    def count_tokens(self, request: ModelRequest, usage: dict[str, int]) -> None:
         """Add tokens that an answer tells to the totals; negative ones are taken back."""
         with self._lock:
             for totals in (
-                [self._told] if request.is_side_request else [self._told, self._conversation_totals]
+                [self._all_totals]
+                if request.is_side_request
+                else [self._all_totals, self._conversation_totals]
             ):
                 for name, count in usage.items():
                     totals[name] += count
@@ -169,15 +171,17 @@ class ScriptedModel:
         if (
             turn.cut_after is not None
             and turn.cut_times
-            and not self._is_among_first(turn.cut_times, request.digest)
+            and not self._is_among_first(turn.cut_times, request.retry_digest)
         ):
             return dataclasses.replace(turn, cut_after=None)
         return turn
 
     def _is_still_failing(self, scenario: Scenario, request: ModelRequest, failure: Failure) -> bool:
         if failure.once:
-            return self._is_among_first(1, f"{scenario.name} {request.turn_index} {request.conversation}")
-        return not failure.times or self._is_among_first(failure.times, request.digest)
+            return self._is_among_first(
+                1, f"{scenario.name} {request.turn_index} {request.conversation_digest}"
+            )
+        return not failure.times or self._is_among_first(failure.times, request.retry_digest)
 
     def _is_among_first(self, first: int, key: str) -> bool:
         """Whether this is one of the first so many that come with this key."""
@@ -239,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _record_request(self, body: dict[str, Any]) -> ModelRequest:
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = ModelRequest(method=self.command, path=self.path, headers=headers, body=body)
-        self.server.model.receive(request)
+        self.server.model.record(request)
         return request
 
     def _respond(self, request: ModelRequest) -> None:
@@ -252,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         message = wire.ModelResponse(turn, request)
         if request.body.get("stream"):
             self._stream(message)
-        elif message.cut:
+        elif message.is_cut:
             # The CLI asks again without streaming when streams keep breaking; that answer breaks as well.
             self.send_response(200)
             self.send_header("content-type", "application/json")
@@ -261,17 +265,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b'{"id":')
             self._break_off()
         else:
-            with self._told(request, message.usage):
-                self._json(200, message.whole())
+            with self._counted(request, message.usage):
+                self._json(200, message.body())
 
     @contextlib.contextmanager
-    def _told(self, request: ModelRequest, usage: dict[str, int]) -> Iterator[None]:
+    def _counted(self, request: ModelRequest, usage: dict[str, int]) -> Iterator[None]:
         """Count what the block sends: before it is sent, so that whoever has it finds it counted; not if that fails."""
-        self.server.model.count(request, usage)
+        self.server.model.count_tokens(request, usage)
         try:
             yield
         except OSError:
-            self.server.model.count(request, {name: -count for name, count in usage.items()})
+            self.server.model.count_tokens(request, {name: -count for name, count in usage.items()})
             raise
 
     def _fail(self, failure: Failure) -> None:
@@ -290,9 +294,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         for data, usage in self._paced_events(message):
-            with self._told(message.request, usage):
+            with self._counted(message.request, usage):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-        if message.cut:
+        if message.is_cut:
             self._break_off()
         else:
             self.wfile.write(b"0\r\n\r\n")

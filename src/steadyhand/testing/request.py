@@ -105,13 +105,13 @@ class ModelRequest:
         )
 
     @property
-    def digest(self) -> str:
+    def retry_digest(self) -> str:
         """The same for a request and for its retries, another one for every other conversation."""
         key = json.dumps([self.body.get("metadata"), self.messages], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property
-    def conversation(self) -> str:
+    def conversation_digest(self) -> str:
         """The same for every request of one conversation, however often it was taken up again."""
         prompts = [prompt_of(message.get("content")) for message in self.messages if _is_prompt(message)]
         key = json.dumps([self.body.get("metadata"), prompts[:1]], sort_keys=True)

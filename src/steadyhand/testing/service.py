@@ -306,13 +306,13 @@ class Service:
     # --- talking to it ---------------------------------------------------------------------
 
     @property
-    def http(self) -> httpx2.Client:
+    def client(self) -> httpx2.Client:
         """A client with the key that may do everything; for one thread."""
         if self._http is None:
-            self._http = self.connect(ADMIN_KEY)
+            self._http = self.new_client(ADMIN_KEY)
         return self._http
 
-    def connect(self, token: str | None = ADMIN_KEY) -> httpx2.Client:
+    def new_client(self, token: str | None = ADMIN_KEY) -> httpx2.Client:
         """Give another client, with this key or none."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         return httpx2.Client(
@@ -322,34 +322,34 @@ class Service:
     def submit(self, prompt: str, **fields: Any) -> dict[str, Any]:
         """Ask for a job by the native route and give it as accepted; without a workspace unless one is named."""
         body = {"prompt": prompt, "workspace": "scratch", **fields}
-        answer = self.http.post("/v1/jobs", json=body)
+        answer = self.client.post("/v1/jobs", json=body)
         assert answer.status_code == 202, answer.text  # noqa: S101, PLR2004  # a test's expectation
         return dict(answer.json())
 
-    def job(self, job_id: str) -> dict[str, Any]:
+    def get_job(self, job_id: str) -> dict[str, Any]:
         """Give a job as it stands."""
-        answer = self.http.get(f"/v1/jobs/{job_id}")
+        answer = self.client.get(f"/v1/jobs/{job_id}")
         assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
         return dict(answer.json())
 
-    def ended(self, job_id: str, seconds: float = 30.0) -> dict[str, Any]:
+    def wait_until_ended(self, job_id: str, seconds: float = 30.0) -> dict[str, Any]:
         """Give a job once it has ended; raises TimeoutError."""
 
         def look() -> dict[str, Any] | None:
-            job = self.job(job_id)
+            job = self.get_job(job_id)
             return job if job["state"] in _ENDED_STATES else None
 
         return wait_until(look, seconds)
 
-    def run(self, prompt: str, **fields: Any) -> dict[str, Any]:
+    def run_job(self, prompt: str, **fields: Any) -> dict[str, Any]:
         """Ask for a job and give it once it has ended."""
-        return self.ended(self.submit(prompt, **fields)["id"])
+        return self.wait_until_ended(self.submit(prompt, **fields)["id"])
 
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Give all events of a job that are there now, by pages of JSON."""
         events: list[dict[str, Any]] = []
         while True:
-            answer = self.http.get(
+            answer = self.client.get(
                 f"/v1/jobs/{job_id}/events", params={"after": after}, headers={"accept": "application/json"}
             )
             assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
@@ -359,17 +359,17 @@ class Service:
                 return events
             after = events[-1]["seq"]
 
-    def execute(self, prompt: str, agent: str = "claude", **fields: Any) -> dict[str, Any]:
+    def execute_classic(self, prompt: str, agent: str = "claude", **fields: Any) -> dict[str, Any]:
         """Ask for a job by the classic route, as its callers do, and give the answer's body."""
-        answer = self.http.post("/execute", json={"prompt": prompt, "agent": agent, **fields})
+        answer = self.client.post("/execute", json={"prompt": prompt, "agent": agent, **fields})
         assert answer.status_code == 202, answer.text  # noqa: S101, PLR2004  # a test's expectation
         return dict(answer.json())
 
-    def poll(self, job_id: str, seconds: float = 30.0) -> dict[str, Any]:
+    def poll_classic(self, job_id: str, seconds: float = 30.0) -> dict[str, Any]:
         """Do as the classic callers do: ask until the status is anything but `running`."""
 
         def look() -> dict[str, Any] | None:
-            answer = self.http.get(f"/jobs/{job_id}")
+            answer = self.client.get(f"/jobs/{job_id}")
             assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
             job: dict[str, Any] = answer.json()
             return job if job["status"] != "running" else None

@@ -25,12 +25,12 @@ class ModelResponse:
         self.turn = turn
         self.request = request
         self.id = f"msg_{uuid.uuid4().hex[:24]}"
-        self.cut = turn.cut_after is not None
+        self.is_cut = turn.cut_after is not None
         self._blocks = _content(turn, request)
         self.usage = _usage(turn, request, self._blocks)
         self.stop_reason = turn.stop_reason or ("tool_use" if turn.tool else "end_turn")
 
-    def whole(self) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         """The message as the API gives it without streaming."""
         return {
             **self._envelope(usage_body(self.usage)),

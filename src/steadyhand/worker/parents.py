@@ -19,7 +19,7 @@ async def find_parent(store: Store, checkouts: Checkouts, job: Job) -> Job | Non
     """
     ancestor = parent = await _get_parent(store, job)
     for _ in range(MAX_ANCESTORS):
-        if ancestor is None or checkouts.files(ancestor.id).config.is_dir():
+        if ancestor is None or checkouts.job_paths(ancestor.id).config_dir.is_dir():
             break
         ancestor = await _get_parent(store, ancestor)
     return ancestor or parent
@@ -33,10 +33,10 @@ async def earlier_files(store: Store, job: Job) -> tuple[Mapping[str, Any], ...]
         if current.history or (parent := await _get_parent(store, current)) is None:
             break
         current = parent
-        size += sum(len(str(block["data"])) for block in current.files)
+        size += sum(len(str(block["data"])) for block in current.attachments)
         if size > MAX_FILE_CHARACTERS:
             break
-        files = [*current.files, *files]
+        files = [*current.attachments, *files]
     return tuple(files)
 
 

@@ -14,13 +14,13 @@ class ParkedJobs:
     def __init__(self) -> None:
         self._until: dict[str, datetime] = {}
 
-    def put(self, job: Job) -> None:
+    def add(self, job: Job) -> None:
         """Take in a job that is parked."""
         until = job.parked_until
         if until is not None:
             self._until[job.id] = min(until, park_deadline(job))
 
-    def has(self, job_id: str) -> bool:
+    def contains(self, job_id: str) -> bool:
         """Say whether a job is parked here."""
         return job_id in self._until
 

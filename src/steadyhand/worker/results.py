@@ -19,8 +19,8 @@ class RunResult:
     """What a run came to: what its agent said of itself, and what the gateway knows of it, if it went through one."""
 
     report: RunReport
-    spent: UsageTotal | None = None
-    wall: datetime | None = None
+    usage: UsageTotal | None = None
+    rate_limited_until: datetime | None = None
     """Until when the model's rate limit turned the run away, if that is what stopped it."""
 
 
@@ -98,12 +98,12 @@ def with_run_result(job: Job, run_result: RunResult) -> Job:
     if result is not None:
         job = replace(job, answer=result.text, structured_output=result.structured_output)
     reported_usage = None if result is None else result.usage
-    if run_result.spent is None:
+    if run_result.usage is None:
         usage = job.usage if reported_usage is None else job.usage.plus(reported_usage)
         return replace(job, usage=usage, cost=_with_reported_cost(job.cost, result))
     job = replace(job, cost=replace(_with_reported_cost(job.cost, result), micros=job.cost.micros))
     return with_counted_usage(
-        job, run_result.spent, run_result.spent.calls if reported_usage is None else reported_usage.turns
+        job, run_result.usage, run_result.usage.calls if reported_usage is None else reported_usage.turns
     )
 
 
@@ -141,7 +141,7 @@ def usage_from_tokens(tokens: TokenCounts, turns: int) -> Usage:
 
 def cost_difference_warning(run_result: RunResult) -> JobWarning | None:
     """Say so when what the agent says that it cost is not what was counted."""
-    result, counted = run_result.report.evidence.result, run_result.spent
+    result, counted = run_result.report.evidence.result, run_result.usage
     if counted is None or result is None or result.cost_micros is None or not counted.complete:
         return None
     larger = max(counted.micros, result.cost_micros)

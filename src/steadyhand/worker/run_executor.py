@@ -74,8 +74,8 @@ class WorkerConfig:
 
     node: str
     clock: Callable[[], datetime]
-    environment: Callable[[Agent, Checkout], Mapping[str, str]]
-    sweep: Callable[[int, int], Awaitable[object]]
+    environment_for: Callable[[Agent, Checkout], Mapping[str, str]]
+    kill_leftovers: Callable[[int, int], Awaitable[object]]
     """Ends what is left of a run of an earlier life: the supervisor's pid and its start time."""
     drain_seconds: float = 30
     keep_jobs: timedelta | None = timedelta(days=90)
@@ -94,7 +94,7 @@ class WorkerDeps:
     checkouts: Checkouts
     runners: Mapping[str, Runner]
     event_log: EventLog
-    catalogue: Catalog
+    catalog: Catalog
     config: WorkerConfig
     ledger: Ledger
     gateway: Gateway | None = None
@@ -111,13 +111,13 @@ class RunExecutor:
         self._in_place_locks: dict[str, asyncio.Lock] = {}
         self._log = structlog.get_logger("steadyhand.worker")
 
-    async def work(self, claim: Claim) -> None:
+    async def execute(self, claim: Claim) -> None:
         """Run a claimed job; whatever goes wrong is its end, not the node's."""
         log = self._log.bind(job=claim.job.id, slot=claim.slot)
         try:
             await self._run_with_workspace_lock(claim)
-        except (Conflict, NotFound) as gone:
-            log.info("job.moved_elsewhere", reason=gone.detail)
+        except (Conflict, NotFound) as error:
+            log.info("job.moved_elsewhere", reason=error.detail)
         except Exception:  # the boundary of a job
             log.exception("job.failed_internally")
             await self._end_after_internal_error(claim.job.id)
@@ -126,7 +126,7 @@ class RunExecutor:
         try:
             job = await self._deps.store.get(job_id)
             if job is not None and not job.state.ended:
-                await self.end(job, Outcome(OutcomeType.INTERNAL), expected=frozenset({job.state}))
+                await self.end_job(job, Outcome(OutcomeType.INTERNAL), expected=frozenset({job.state}))
         except SteadyhandError:
             self._log.exception("job.end_not_kept", job=job_id)
 
@@ -144,7 +144,7 @@ class RunExecutor:
                 lock.release()
 
     def _workspace(self, job: Job) -> Workspace:
-        workspace = self._deps.catalogue.workspace(job.workspace)
+        workspace = self._deps.catalog.workspace(job.workspace)
         return workspace if job.ref is None else replace(workspace, ref=job.ref)
 
     async def _run_with_secrets(self, claim: Claim, workspace: Workspace) -> None:
@@ -161,17 +161,17 @@ class RunExecutor:
         try:
             checkout = await self._prepare_checkout(job, workspace, claim)
             if checkout is None:
-                job = await self.end(job, decide_outcome(RunEvidence(stop=stop.reason)))
+                job = await self.end_job(job, decide_outcome(RunEvidence(stop_reason=stop.reason)))
                 if not is_resumable(job):
-                    await self._deps.checkouts.drop(job.id)
+                    await self._deps.checkouts.discard(job.id)
                 return
             job = await self._record_checkout(job, checkout)
             result = await self._run_agent(job, checkout, stop, secrets)
         except WorkspaceError as error:
-            await self.end(job, Outcome(OutcomeType.WORKSPACE, error.detail))
+            await self.end_job(job, Outcome(OutcomeType.WORKSPACE, error.detail))
             return
         except SpawnError as error:
-            await self.end(job, Outcome(OutcomeType.NOT_STARTED, error.detail))
+            await self.end_job(job, Outcome(OutcomeType.NOT_STARTED, error.detail))
             if checkout is not None:
                 await self._release(checkout)
             return
@@ -189,7 +189,7 @@ class RunExecutor:
         session = str(uuid.uuid4())
         draft = EventDraft(number, now, StateChanged(State.QUEUED, State.RUNNING))
         run = Run(number, State.RUNNING, started_at=now, node=parts.config.node)
-        return await parts.event_log.change(
+        return await parts.event_log.update_job(
             claim.job.id,
             QUEUED,
             lambda old: replace(
@@ -215,18 +215,18 @@ class RunExecutor:
         return None if checkout is None else replace(checkout, slot=claim.slot)
 
     async def _record_checkout(self, job: Job, checkout: Checkout) -> Job:
-        if checkout.commit is None and not checkout.notices:
+        if checkout.commit is None and not checkout.warnings:
             return job
         now = self._clock()
         drafts = [
             EventDraft(job.run, now, WarningEvent(warning.code, warning.message))
-            for warning in checkout.notices
+            for warning in checkout.warnings
         ]
-        return await self._deps.event_log.change(
+        return await self._deps.event_log.update_job(
             job.id,
             RUNNING,
             lambda old: replace(
-                old, commit=checkout.commit or old.commit, warnings=(*old.warnings, *checkout.notices)
+                old, commit=checkout.commit or old.commit, warnings=(*old.warnings, *checkout.warnings)
             ),
             drafts,
         )
@@ -238,12 +238,12 @@ class RunExecutor:
     ) -> RunResult:
         parts = self._deps
         event_writer = RunEventWriter(parts.event_log, job.id, job.run, self._clock)
-        agent = parts.catalogue.agent(job.agent)
+        agent = parts.catalog.agent(job.agent)
         session_files = await earlier_files(parts.store, job)
         if agent.definition is None and agent.name in checkout.definitions:
             agent = replace(agent, definition=agent.name)
         async with asyncio.TaskGroup() as group:
-            group.create_task(event_writer.write(), name=f"journal {job.id}")
+            group.create_task(event_writer.run(), name=f"journal {job.id}")
 
             def spawned(pid: int, started: int) -> None:
                 group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
@@ -258,15 +258,15 @@ class RunExecutor:
                         job=job,
                         number=job.run,
                         agent=agent,
-                        place=checkout,
+                        checkout=checkout,
                         environment={
-                            **parts.config.environment(agent, checkout),
+                            **parts.config.environment_for(agent, checkout),
                             **gateway_environment,
                             **agent.env,
                         },
                         on_spawned=spawned,
-                        listening=None if access is None else access.listening,
-                        ask=self._client_tool_caller(job, event_writer) if job.tools else None,
+                        on_listening=None if access is None else access.on_listening,
+                        call_client_tools=self._client_tool_caller(job, event_writer) if job.tools else None,
                         earlier_files=session_files,
                     )
                     report = await catch_run_error(
@@ -279,7 +279,7 @@ class RunExecutor:
                 await event_writer.close()
         if isinstance(run_result, RunError):
             raise run_result
-        if run_result.spent is None:
+        if run_result.usage is None:
             await self._save_reported_call(job, agent, run_result.report)
         return run_result
 
@@ -309,15 +309,15 @@ class RunExecutor:
             micros=result.cost_micros,
             source="reported",
         )
-        await self._deps.ledger.keep_call(call)
+        await self._deps.ledger.save_call(call)
         if self._deps.gateway is not None:
-            self._deps.gateway.count(call)
+            self._deps.gateway.count_unmetered_call(call)
 
     def _open_gateway(
         self, context: RunContext, event_writer: RunEventWriter
     ) -> AbstractAsyncContextManager[RunAccess | None]:
         gateway = self._deps.gateway
-        return nullcontext() if gateway is None else gateway.attend(context, event_writer.emit)
+        return nullcontext() if gateway is None else gateway.open_run(context, event_writer.emit)
 
     def _client_tool_caller(self, job: Job, event_writer: RunEventWriter) -> CallClientTools:
         broker = self._deps.tool_calls
@@ -325,15 +325,15 @@ class RunExecutor:
         async def ask(calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
             told = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
             # They wait before anybody is told of them: whoever is told may answer at once.
-            with broker.waiting(job.id, calls) as waiting:
+            with broker.pending(job.id, calls) as waiting:
                 await event_writer.emit(ToolCallsRequested(told))
-                return await waiting.results(broker.seconds)
+                return await waiting.wait_for_results(broker.timeout_seconds)
 
         return ask
 
     async def _save_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:
-            await self._deps.store.change(
+            await self._deps.store.update_job(
                 job.id,
                 RUNNING,
                 lambda old: update_newest_run(old, supervisor=pid, supervisor_started=started),
@@ -348,22 +348,22 @@ class RunExecutor:
         harvest = await self._harvest(checkout)
         outcome = decide_outcome(report.evidence)
         cost_warning = cost_difference_warning(result)
-        warnings = (*report.notices, *harvest.notices, *([] if cost_warning is None else [cost_warning]))
-        is_rate_limited = result.wall is not None and outcome.type in _RATE_LIMIT_OUTCOMES
+        warnings = (*report.warnings, *harvest.warnings, *([] if cost_warning is None else [cost_warning]))
+        is_rate_limited = result.rate_limited_until is not None and outcome.type in _RATE_LIMIT_OUTCOMES
         # Until its end is written down the job may go on: only then is it known what to keep.
         resumable = False
         try:
             # Handed in one after the other without a wait between, the two share a commit.
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._deps.store.keep_output(job.id, job.run, report.output))
+                group.create_task(self._deps.store.save_output(job.id, job.run, report.output))
                 ending = group.create_task(
                     self._park(job, outcome, result, harvest, warnings)
                     if is_rate_limited
-                    else self.end(job, outcome, ran=result, harvest=harvest, notices=warnings)
+                    else self.end_job(job, outcome, result=result, harvest=harvest, warnings=warnings)
                 )
             resumable = is_resumable(ending.result())
         finally:
-            await (self._deps.checkouts.keep(checkout) if resumable else self._release(checkout))
+            await (self._deps.checkouts.retain(checkout) if resumable else self._release(checkout))
 
     async def _harvest(self, checkout: Checkout) -> Harvest:
         try:
@@ -379,53 +379,55 @@ class RunExecutor:
         try:
             await self._deps.checkouts.release(checkout)
         except (WorkspaceError, OSError):
-            self._log.exception("release.failed", job=checkout.files.root.name)
+            self._log.exception("release.failed", job=checkout.paths.root.name)
 
-    async def end(
+    async def end_job(
         self,
         job: Job,
-        verdict: Outcome,
+        outcome: Outcome,
         *,
         expected: frozenset[State] = RUNNING,
-        ran: RunResult | None = None,
+        result: RunResult | None = None,
         harvest: Harvest | None = None,
-        notices: tuple[JobWarning, ...] = (),
+        warnings: tuple[JobWarning, ...] = (),
         planned: bool = True,
     ) -> Job:
         """Write down what a job came to, in one commit with its last event; `planned` is false after a crash."""
-        if verdict.type == OutcomeType.INTERRUPTED and await self._has_open_tool_calls(job):
+        if outcome.type == OutcomeType.INTERRUPTED and await self._has_open_tool_calls(job):
             # It could not go on by itself: whoever has the results resumes it.
-            verdict = Outcome(OutcomeType.UNANSWERED, verdict.detail)
-        self._deps.queue.ending(job.id)
+            outcome = Outcome(OutcomeType.UNANSWERED, outcome.detail)
+        self._deps.queue.mark_ending(job.id)
         now = self._clock()
-        target = OUTCOMES[verdict.type].state
-        drafts = [EventDraft(job.run, now, WarningEvent(notice.code, notice.message)) for notice in notices]
+        target = OUTCOMES[outcome.type].state
+        drafts = [
+            EventDraft(job.run, now, WarningEvent(warning.code, warning.message)) for warning in warnings
+        ]
         drafts.append(
             EventDraft(
-                job.run, now, StateChanged(job.state, target, outcome=verdict.type, reason=verdict.detail)
+                job.run, now, StateChanged(job.state, target, outcome=outcome.type, reason=outcome.detail)
             )
         )
-        counted = await self._counted_usage(job) if ran is None else None
+        ledger_total = await self._counted_usage(job) if result is None else None
 
         def update(old: Job) -> Job:
-            changed = ended_job(old, verdict, now, result=ran, harvest=harvest, planned=planned)
-            if counted is not None:
-                changed = with_counted_usage(changed, counted, counted.calls)
-            return replace(changed, warnings=(*old.warnings, *notices))
+            changed = ended_job(old, outcome, now, result=result, harvest=harvest, planned=planned)
+            if ledger_total is not None:
+                changed = with_counted_usage(changed, ledger_total, ledger_total.calls)
+            return replace(changed, warnings=(*old.warnings, *warnings))
 
-        return await self._deps.event_log.change(job.id, expected, update, drafts)
+        return await self._deps.event_log.update_job(job.id, expected, update, drafts)
 
     async def _counted_usage(self, job: Job) -> UsageTotal | None:
         """Give what the ledger has of a run whose end nobody saw; null when it made no call."""
         if self._deps.gateway is None or job.state is not State.RUNNING:
             return None
         (row,) = await self._deps.ledger.usage(UsageQuery(job_id=job.id, since_run=job.run))
-        return row.spent if row.spent.calls else None
+        return row.total if row.total.calls else None
 
     async def _has_open_tool_calls(self, job: Job) -> bool:
         """Say whether the newest run's last calls of its caller's tools are unanswered."""
         open_calls, after = False, 0
-        while job.tools and (batch := await self._deps.store.events(job.id, after)):
+        while job.tools and (batch := await self._deps.store.list_events(job.id, after)):
             for event in batch:
                 if event.type in (ToolCallsRequested.type, ToolCallsAnswered.type):
                     open_calls = event.type == ToolCallsRequested.type and event.run == job.run
@@ -441,9 +443,9 @@ class RunExecutor:
         warnings: tuple[JobWarning, ...],
     ) -> Job:
         """Write down that a job waits for the model's rate limit, with its session and checkout kept."""
-        assert result.wall is not None  # noqa: S101  # asked by the caller
-        self._deps.queue.ending(job.id)
-        now, until = self._clock(), result.wall
+        assert result.rate_limited_until is not None  # noqa: S101  # asked by the caller
+        self._deps.queue.mark_ending(job.id)
+        now, until = self._clock(), result.rate_limited_until
         drafts = [
             EventDraft(job.run, now, WarningEvent(warning.code, warning.message)) for warning in warnings
         ]
@@ -459,10 +461,10 @@ class RunExecutor:
             changed = parked_job(old, until, outcome, now, result=result, harvest=harvest)
             return replace(changed, warnings=(*old.warnings, *warnings))
 
-        job = await self._deps.event_log.change(
+        job = await self._deps.event_log.update_job(
             job.id, RUNNING, update, [*drafts, EventDraft(job.run, now, change)]
         )
-        self._deps.parked.put(job)
+        self._deps.parked.add(job)
         return job
 
 
@@ -470,7 +472,9 @@ async def _with_metered_usage(report: RunReport, access: RunAccess | None) -> Ru
     """Add what the gateway knows of a run that has ended."""
     if access is None:
         return RunResult(report)
-    total = await access.settled()
-    evidence = replace(report.evidence, spent_out=access.spent_out)
+    total = await access.final_usage()
+    evidence = replace(report.evidence, exhausted_budget=access.exhausted_budget)
     # What an agent cost that never asked the gateway is known by its own word alone; that is no zero.
-    return RunResult(replace(report, evidence=evidence), total if total.calls else None, access.wall)
+    return RunResult(
+        replace(report, evidence=evidence), total if total.calls else None, access.rate_limited_until
+    )

@@ -40,29 +40,29 @@ class Worker:
 
     async def recover(self) -> None:
         """Put right what an earlier life left: its runs are `interrupted`, its queue waits again."""
-        for job in await self._store.in_states(RUNNING):
+        for job in await self._store.list_in_states(RUNNING):
             run = job.runs[-1] if job.runs else None
             if run is not None and run.supervisor is not None and run.supervisor_started is not None:
-                await self._deps.config.sweep(run.supervisor, run.supervisor_started)
-            await self._executor.end(
+                await self._deps.config.kill_leftovers(run.supervisor, run.supervisor_started)
+            await self._executor.end_job(
                 job, Outcome(OutcomeType.INTERRUPTED, "The service stopped without warning."), planned=False
             )
             self._log.warning("job.interrupted", job=job.id)
         for job in await self._jobs_to_recover():
             await self._requeue_interrupted(job, job.at_start or "fresh")
-        for job in await self._store.in_states(PARKED):
-            self._deps.parked.put(job)
-        queued = await self._store.in_states(QUEUED)
-        await self._checkouts.sweep(await self._resumable_job_ids())
+        for job in await self._store.list_in_states(PARKED):
+            self._deps.parked.add(job)
+        queued = await self._store.list_in_states(QUEUED)
+        await self._checkouts.remove_leftovers(await self._resumable_job_ids())
         for job in queued:
-            await self._queue.readmit(job)
+            await self._queue.requeue(job)
 
     async def _jobs_to_recover(self) -> list[Job]:
         """Give the interrupted jobs that wait for this start, oldest first."""
         jobs: list[Job] = []
         job_filter, cursor = JobFilter(states=frozenset({State.INTERRUPTED})), None
         while True:
-            page = await self._store.page(job_filter, _PAGE_SIZE, cursor)
+            page = await self._store.list_jobs(job_filter, _PAGE_SIZE, cursor)
             jobs += [job for job in page.jobs if job.at_start is not None]
             cursor = page.next_cursor
             if cursor is None:
@@ -71,7 +71,7 @@ class Worker:
     async def _requeue_interrupted(self, job: Job, start_mode: StartMode) -> None:
         now = self._clock()
         drafts = [EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason=start_mode))]
-        await self._deps.event_log.change(
+        await self._deps.event_log.update_job(
             job.id, frozenset({State.INTERRUPTED}), lambda old: requeued(old, start_mode, now), drafts
         )
         self._log.info("job.taken_up", job=job.id, begin=start_mode)
@@ -79,7 +79,7 @@ class Worker:
     async def _resumable_job_ids(self) -> set[str]:
         """Give the jobs in whose checkout a run may go on."""
         job_ids = set()
-        for job_id in await self._checkouts.kept():
+        for job_id in await self._checkouts.list_retained():
             job = await self._store.get(job_id)
             if job is not None and is_resumable(job):
                 job_ids.add(job_id)
@@ -99,9 +99,9 @@ class Worker:
 
     async def _run_claim(self, claim: Claim) -> None:
         try:
-            await self._executor.work(claim)
+            await self._executor.execute(claim)
         finally:
-            await self._queue.done(claim)
+            await self._queue.release(claim)
             self._active -= 1
             if not self._active:
                 self._idle.set()
@@ -121,11 +121,11 @@ class Worker:
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
     async def _end_expired(self) -> None:
-        for job_id in await self._queue.overdue(self._clock()):
+        for job_id in await self._queue.list_expired(self._clock()):
             if await self._queue.cancel(job_id) == "withdrawn":
                 job = await self._store.get(job_id)
                 if job is not None:
-                    await self._executor.end(job, Outcome(OutcomeType.EXPIRED), expected=QUEUED)
+                    await self._executor.end_job(job, Outcome(OutcomeType.EXPIRED), expected=QUEUED)
 
     async def _unpark(self) -> None:
         """Queue the jobs whose wait for the model is over; one that has waited for too long ends."""
@@ -138,36 +138,36 @@ class Worker:
                 verdict = Outcome(
                     OutcomeType.TIMEOUT, f"The model's rate limit held it up for {MAX_PARKED.days} days."
                 )
-                await self._executor.end(job, verdict, expected=PARKED)
+                await self._executor.end_job(job, verdict, expected=PARKED)
                 continue
             drafts = [
                 EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))
             ]
-            job = await self._deps.event_log.change(
+            job = await self._deps.event_log.update_job(
                 job_id, PARKED, lambda old: unparked_job(old, now), drafts
             )
-            await self._queue.readmit(job)
+            await self._queue.requeue(job)
 
     async def _discard_old_checkouts(self) -> None:
         """Drop the checkouts of ended jobs that have waited long enough for a run to go on in them."""
         max_age = self._deps.config.keep_checkouts
         if max_age is None:
             return
-        for job_id in await self._checkouts.kept():
+        for job_id in await self._checkouts.list_retained():
             job = await self._store.get(job_id)
             if job is None or not job.state.ended or job.finished_at is None:
                 continue
             if not is_resumable(job) or job.finished_at < self._clock() - max_age:
-                await self._checkouts.drop(job_id)
+                await self._checkouts.discard(job_id)
 
     async def _apply_retention(self) -> None:
         config, now = self._deps.config, self._clock()
-        await self._checkouts.trim(now, config.keep_transcripts, config.max_bytes)
+        await self._checkouts.apply_retention(now, config.keep_transcripts, config.max_bytes)
         if config.keep_jobs is None:
             return
         cutoff = now - config.keep_jobs
-        for job_id in await self._store.ended_before(cutoff, 200):
-            await self._checkouts.forget(job_id)
+        for job_id in await self._store.list_ended_before(cutoff, 200):
+            await self._checkouts.delete_job(job_id)
             await self._store.delete(job_id)
 
     # --- the way out -----------------------------------------------------------------------

@@ -26,7 +26,7 @@ class SharedCaches:
         self._folder = folder
         self._owner = owner
 
-    def of(self, workspace: Workspace) -> tuple[BindMount, ...]:
+    def binds_for(self, workspace: Workspace) -> tuple[BindMount, ...]:
         """Give what to bind for a workspace; the folders are made when they are not there. Blocks."""
         if not workspace.caches:
             return ()
@@ -39,10 +39,10 @@ class SharedCaches:
                 raise WorkspaceError(
                     f"There is no cache '{cache}'; there are {', '.join(CACHE_DIRS)}.", retryable=False
                 )
-            for place in CACHE_DIRS[cache]:
-                source = self._folder / name / f"{cache}-{Path(place).name}"
+            for cache_dir in CACHE_DIRS[cache]:
+                source = self._folder / name / f"{cache}-{Path(cache_dir).name}"
                 for parent in (self._folder, source.parent):
                     make_dir(parent, TRAVERSABLE)
                 make_dir(source, PRIVATE, self._owner)
-                binds.append(BindMount(source, _AGENT_HOME / place, writable=True, owner=self._owner))
+                binds.append(BindMount(source, _AGENT_HOME / cache_dir, writable=True, owner=self._owner))
         return tuple(binds)

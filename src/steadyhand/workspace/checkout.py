@@ -97,22 +97,22 @@ class GitCheckouts:
         )
         self._caches = SharedCaches(data_dir / "caches", shared_uid)
 
-    def files(self, job_id: str) -> JobPaths:
+    def job_paths(self, job_id: str) -> JobPaths:
         """Say where a job's files lie."""
-        return self._job_dirs.of(job_id)
+        return self._job_dirs.files_of(job_id)
 
     # --- definitions -----------------------------------------------------------------------
 
-    async def definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
+    async def agent_definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
         """Give the workspace's definitions by its trust, and the operator's own, which win."""
         instructions = Instructions()
         if workspace.repository is not None and workspace.trust != "none":
             if workspace.mode == "in_place":
                 instructions = await self._in_place.instructions(workspace)
             else:
-                mirror = self.mirrors.of(workspace.repository)
+                mirror = self.mirrors.get(workspace.repository)
                 commit = await mirror.resolve(workspace.ref, max_age=DEFINITIONS_MAX_AGE)
-                instructions = await self._instructions.of(mirror, commit, workspace)
+                instructions = await self._instructions.load(mirror, commit, workspace)
         return {**instructions.definitions, **self._own_definitions()}
 
     def _own_definitions(self) -> dict[str, AgentDefinition]:
@@ -124,7 +124,7 @@ class GitCheckouts:
         """Make a private copy, or take the directory in place; raises `WorkspaceError`."""
         if job.ref is not None:
             workspace = replace(workspace, ref=job.ref)
-        files = self.files(job.id)
+        files = self.job_paths(job.id)
         checkout_note = await asyncio.to_thread(read_note, files) if job.begin == "resume" else None
         try:
             if checkout_note is None:
@@ -154,7 +154,7 @@ class GitCheckouts:
         await asyncio.to_thread(self._job_dirs.make_home_and_config, files, user, texts, checkout.definitions)
         if origin is not None:
             checkout = await self._restore_work(checkout, origin)
-        await asyncio.to_thread(self.factory.note(job.id, user, created).write, files)
+        await asyncio.to_thread(self.factory.note_for(job.id, user, created).write, files)
         return checkout
 
     async def _prepare_retained(
@@ -164,10 +164,10 @@ class GitCheckouts:
         if _is_in_place(workspace):
             return await self._prepare_in_place(workspace, files, slot, resumed=True)
         user = self._uid_of(slot)
-        created = await self.factory.again(job, workspace, files, user, checkout_note)
-        for folder in (files.home, files.config):
+        created = await self.factory.reopen(job, workspace, files, user, checkout_note)
+        for folder in (files.home, files.config_dir):
             await asyncio.to_thread(chown_tree, folder, user)
-        await asyncio.to_thread(self.factory.note(job.id, user, created).write, files)
+        await asyncio.to_thread(self.factory.note_for(job.id, user, created).write, files)
         return await self._to_checkout(job, workspace, files, slot, created)
 
     async def _to_checkout(
@@ -175,18 +175,18 @@ class GitCheckouts:
     ) -> Checkout:
         binds = created.binds
         if self._sandbox_exec is not None:
-            binds += await asyncio.to_thread(self._caches.of, workspace)
+            binds += await asyncio.to_thread(self._caches.binds_for, workspace)
         return Checkout(
             workspace=workspace,
-            files=files,
+            paths=files,
             directory=created.directory,
             home=files.home,
-            config=files.config,
-            user=self._uid_of(slot),
+            config_dir=files.config_dir,
+            uid=self._uid_of(slot),
             commit=created.commit,
             definitions={**created.instructions.definitions, **self._own_definitions()},
             full_trust=is_fully_trusted(workspace),
-            notices=(*created.instructions.notices, *self._unused_cache_warnings(workspace)),
+            warnings=(*created.instructions.warnings, *self._unused_cache_warnings(workspace)),
             layers=created.layers,
             binds=binds,
             slot=slot,
@@ -207,13 +207,15 @@ class GitCheckouts:
         self, workspace: Workspace, files: JobPaths, slot: int, *, resumed: bool
     ) -> Checkout:
         # A run that goes on finds the directory as the run before left it.
-        checkout = await self._in_place.take(workspace, files, slot, pull=not resumed)
+        checkout = await self._in_place.prepare(workspace, files, slot, update=not resumed)
         instructions = await self._in_place.instructions(workspace)
         definitions = {**instructions.definitions, **self._own_definitions()}
         texts = {} if checkout.full_trust else instructions.texts
-        await asyncio.to_thread(self._job_dirs.make_home_and_config, files, checkout.user, texts, definitions)
-        await asyncio.to_thread(CheckoutNote(checkout.user, checkout.commit, in_place=True).write, files)
-        return replace(checkout, definitions=definitions, notices=(*checkout.notices, *instructions.notices))
+        await asyncio.to_thread(self._job_dirs.make_home_and_config, files, checkout.uid, texts, definitions)
+        await asyncio.to_thread(CheckoutNote(checkout.uid, checkout.commit, in_place=True).write, files)
+        return replace(
+            checkout, definitions=definitions, warnings=(*checkout.warnings, *instructions.warnings)
+        )
 
     # --- going on --------------------------------------------------------------------------
 
@@ -222,7 +224,7 @@ class GitCheckouts:
         if job.begin != "resume":
             return None
         from_parent = job.parent_job_id is not None and job.run <= 1
-        return self.files(job.parent_job_id if from_parent and job.parent_job_id else job.id)
+        return self.job_paths(job.parent_job_id if from_parent and job.parent_job_id else job.id)
 
     async def _restore_work(self, checkout: Checkout, origin: JobPaths) -> Checkout:
         """Put the work that was harvested from `origin` into a checkout made anew."""
@@ -230,12 +232,12 @@ class GitCheckouts:
             return checkout
         if not await asyncio.to_thread(origin.bundle.is_file):
             if await asyncio.to_thread(origin.diff.is_file):
-                return replace(checkout, notices=(*checkout.notices, _WORK_LOST))
+                return replace(checkout, warnings=(*checkout.warnings, _WORK_LOST))
             return checkout  # nothing had been changed
         try:
             await restore_commits(self._sandbox_exec, checkout, origin.bundle)
         except WorkspaceError:
-            return replace(checkout, notices=(*checkout.notices, _WORK_LOST))
+            return replace(checkout, warnings=(*checkout.warnings, _WORK_LOST))
         return checkout
 
     # --- after the run ---------------------------------------------------------------------
@@ -246,43 +248,45 @@ class GitCheckouts:
 
     async def release(self, place: Checkout) -> None:
         """Remove the checkout and the home; the config directory stays, with the session in it."""
-        await self._remove_checkout(place.files)
+        await self._remove_checkout(place.paths)
 
-    async def keep(self, place: Checkout) -> None:
+    async def retain(self, place: Checkout) -> None:
         """Leave everything where it is: it is noted already, and its warm checkout stays in use."""
 
-    async def kept(self) -> Mapping[str, datetime]:
+    async def list_retained(self) -> Mapping[str, datetime]:
         """Give the jobs whose checkout is there, and since when."""
-        return await asyncio.to_thread(self._job_dirs.kept)
+        return await asyncio.to_thread(self._job_dirs.with_checkout)
 
-    async def drop(self, job_id: str) -> None:
+    async def discard(self, job_id: str) -> None:
         """Remove the checkout and the home that were kept of a job."""
-        await self._remove_checkout(self.files(job_id))
+        await self._remove_checkout(self.job_paths(job_id))
 
     async def _remove_checkout(self, files: JobPaths) -> None:
-        await self.factory.give_back(files)
+        await self.factory.release(files)
         # The note goes first: what is half removed is nothing to go on in.
         await asyncio.to_thread(delete_note, files)
         await self._job_dirs.remove(transient_paths(files))
 
-    async def forget(self, job_id: str) -> None:
+    async def delete_job(self, job_id: str) -> None:
         """Remove all that is kept of a job."""
-        files = self.files(job_id)
-        await self.factory.give_back(files)
+        files = self.job_paths(job_id)
+        await self.factory.release(files)
         await self._job_dirs.remove((files.root,))
 
-    async def trim(self, now: datetime, transcripts: timedelta | None, max_bytes: int | None) -> None:
+    async def apply_retention(
+        self, now: datetime, max_transcript_age: timedelta | None, max_bytes: int | None
+    ) -> None:
         """Remove what has been kept long enough, or is too much; see `retention.trim`."""
         try:
             await asyncio.to_thread(
-                trim, self._job_dirs.jobs, now=now, transcripts=transcripts, max_bytes=max_bytes
+                trim, self._job_dirs.jobs, now=now, transcripts=max_transcript_age, max_bytes=max_bytes
             )
         except OSError as error:
             raise WorkspaceError(f"Old files could not be removed: {error.strerror}.") from error
 
-    async def sweep(self, spared: Collection[str] = ()) -> None:
+    async def remove_leftovers(self, spared: Collection[str] = ()) -> None:
         """Remove what earlier lives left: checkouts and homes of jobs that are not spared, and half removed trees."""
-        await self.factory.sweep(lambda job_id: read_note(self.files(job_id)), spared)
+        await self.factory.sweep(lambda job_id: read_note(self.job_paths(job_id)), spared)
         await self._job_dirs.remove(self._job_dirs.leftovers(spared))
 
 

@@ -74,14 +74,14 @@ async def restore_commits(sandbox_exec: SandboxExec | None, checkout: Checkout, 
 
     With `errands` that is done inside the sandbox. Raises `WorkspaceError`.
     """
-    folder = checkout.files.root / "restore"
+    folder = checkout.paths.root / "restore"
     ref = f"refs/heads/steadyhand/{bundle.parent.parent.name}"
     try:
         make_dir(folder, 0o755)
         await asyncio.to_thread(shutil.copyfile, bundle, folder / _BUNDLE_FILE)
         (folder / _BUNDLE_FILE).chmod(0o644)
         if sandbox_exec is None:
-            git = Git(user=checkout.user)
+            git = Git(user=checkout.uid)
             path = str(folder / _BUNDLE_FILE)
             await git.run("fetch", "--quiet", path, ref, cwd=checkout.directory, seconds=RESTORE_SECONDS)
             await git.run(

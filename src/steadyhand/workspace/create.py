@@ -83,12 +83,12 @@ class CheckoutFactory:
             return CreatedCheckout(
                 files.checkout, None, Instructions(), await self._create_empty(job, files, user)
             )
-        mirror = self._mirrors.of(workspace.repository)
+        mirror = self._mirrors.get(workspace.repository)
         commit = await mirror.resolve(workspace.ref)
-        instructions = await self._instructions.of(mirror, commit, workspace)
+        instructions = await self._instructions.load(mirror, commit, workspace)
         if self.warm is not None:
-            await self.give_back(files)
-            self._acquired[job.id] = await self.warm.take(mirror, commit, workspace)
+            await self.release(files)
+            self._acquired[job.id] = await self.warm.acquire(mirror, commit, workspace)
             layers = await self._create_layers(self._acquired[job.id].tree, self.warm.owner, job, files, user)
             return CreatedCheckout(files.checkout, commit, instructions, layers, (objects_bind(mirror),))
         binds: tuple[BindMount, ...] = ()
@@ -114,53 +114,56 @@ class CheckoutFactory:
         base_index_path(files).chmod(0o600)
         return CreatedCheckout(files.checkout, commit, instructions)
 
-    def note(self, job_id: str, user: int | None, made: CreatedCheckout) -> CheckoutNote:
+    def note_for(self, job_id: str, user: int | None, created: CreatedCheckout) -> CheckoutNote:
         """Say how a checkout was made, so that a later run can go on in it."""
-        warm, layers = self._acquired.get(job_id), made.layers
+        warm, layers = self._acquired.get(job_id), created.layers
         return CheckoutNote(
             user=user,
-            commit=made.commit,
-            warm=None if warm is None or self.warm is None else self.warm.name(warm),
+            commit=created.commit,
+            warm=None if warm is None or self.warm is None else self.warm.relative_name(warm),
             over_nothing=layers is not None and warm is None,
-            shared=layers is None and made.binds != (),
+            shared=layers is None and created.binds != (),
             image=layers is not None and layers.image is not None,
         )
 
-    async def again(
-        self, job: Job, workspace: Workspace, files: JobPaths, user: int | None, note: CheckoutNote
+    async def reopen(
+        self, job: Job, workspace: Workspace, files: JobPaths, user: int | None, checkout_note: CheckoutNote
     ) -> CreatedCheckout:
         """Take up the checkout that a note tells of, for this user; raises `WorkspaceError`."""
-        if (note.warm is not None or note.over_nothing) and self.warm is None:
+        if (checkout_note.warm is not None or checkout_note.over_nothing) and self.warm is None:
             raise WorkspaceError(
                 "The kept checkout was laid over another one, which is not to be had now.", retryable=False
             )
-        if note.shared and not self._shares_objects:
+        if checkout_note.shared and not self._shares_objects:
             raise WorkspaceError(
                 "The kept checkout shares the mirror's objects, which agents cannot be shown now.",
                 retryable=False,
             )
         layers: OverlayLayers | None = None
         binds: tuple[BindMount, ...] = ()
-        brought = Instructions()
-        if workspace.repository is not None and note.commit is not None:
-            mirror = self._mirrors.of(workspace.repository)
-            brought = await self._instructions.of(mirror, note.commit, workspace)
-            if self.warm is not None and note.warm is not None:
-                warm = await self.warm.take(mirror, note.commit, workspace)
-                await self.give_back(files)
+        instructions = Instructions()
+        if workspace.repository is not None and checkout_note.commit is not None:
+            mirror = self._mirrors.get(workspace.repository)
+            instructions = await self._instructions.load(mirror, checkout_note.commit, workspace)
+            if self.warm is not None and checkout_note.warm is not None:
+                warm = await self.warm.acquire(mirror, checkout_note.commit, workspace)
+                await self.release(files)
                 self._acquired[job.id] = warm
-                layers, binds = self._existing_layers(warm.tree, files, note, user), (objects_bind(mirror),)
-            elif note.shared:
+                layers, binds = (
+                    self._existing_layers(warm.tree, files, checkout_note, user),
+                    (objects_bind(mirror),),
+                )
+            elif checkout_note.shared:
                 binds = (objects_bind(mirror),)
-        if self.warm is not None and note.over_nothing:
-            layers = self._existing_layers(self._data_dir / "empty", files, note, user)
+        if self.warm is not None and checkout_note.over_nothing:
+            layers = self._existing_layers(self._data_dir / "empty", files, checkout_note, user)
         if layers is None:
             await asyncio.to_thread(chown_tree, files.checkout, user)
         elif layers.image is None:
             await asyncio.to_thread(chown_tree, layers.upper, user)
             await asyncio.to_thread(remove_tree, layers.work)
             make_dir(layers.work, PRIVATE, user)
-        return CreatedCheckout(files.checkout, note.commit, brought, layers, binds)
+        return CreatedCheckout(files.checkout, checkout_note.commit, instructions, layers, binds)
 
     def _existing_layers(
         self, lower: Path, files: JobPaths, checkout_note: CheckoutNote, user: int | None
@@ -171,7 +174,7 @@ class CheckoutFactory:
             return OverlayLayers(lower, upper, work, self.warm.owner)
         image = disk_image_path(files)
         names = Path(upper.name), Path(work.name)
-        return OverlayLayers(lower, *names, self.warm.owner, image, hand_over=checkout_note.user != user)
+        return OverlayLayers(lower, *names, self.warm.owner, image, change_owner=checkout_note.user != user)
 
     async def _create_empty(self, job: Job, files: JobPaths, user: int | None) -> OverlayLayers | None:
         """Make an empty checkout: a folder, or layers over nothing when its disk has a limit."""
@@ -196,7 +199,7 @@ class CheckoutFactory:
         upper, work = overlay_dirs(files)
         size = self._disk_limit(job)
         if size is not None:
-            await self._images.put(disk_image_path(files), size)
+            await self._images.create(disk_image_path(files), size)
             return OverlayLayers(lower, Path(upper.name), Path(work.name), owner, disk_image_path(files))
         make_dir(upper, PRIVATE, user)
         make_dir(work, PRIVATE, user)
@@ -213,11 +216,11 @@ class CheckoutFactory:
         binds: tuple[BindMount, ...],
     ) -> None:
         """Check out and set up in the job's own work tree, where there is no overlay."""
-        for folder in (files.home, files.config):
+        for folder in (files.home, files.config_dir):
             make_dir(folder, PRIVATE, user)
         checkout = service_checkout(workspace, files, user, commit, (*binds, *secret_binds(workspace)))
         write_base(base_dir(files), await check_out(sandbox_exec, checkout, wait_for_clock=False))
-        for folder in (files.home, files.config):
+        for folder in (files.home, files.config_dir):
             await asyncio.to_thread(remove_tree, folder)
 
     async def _copy_mirror_objects(self, mirror: Mirror, files: JobPaths) -> None:
@@ -236,11 +239,11 @@ class CheckoutFactory:
             else:
                 return
 
-    async def give_back(self, files: JobPaths) -> None:
+    async def release(self, files: JobPaths) -> None:
         """Say that a job does not use its warm checkout any more."""
         warm = self._acquired.pop(files.root.name, None)
         if warm is not None and self.warm is not None:
-            await self.warm.give_back(warm)
+            await self.warm.release(warm)
 
     async def sweep(self, read_note: Callable[[str], CheckoutNote | None], keep: Collection[str]) -> None:
         """Remove warm checkouts that are half made; those that spared jobs lie over, by their notes, stay in use."""
@@ -250,4 +253,4 @@ class CheckoutFactory:
         for job_id in keep:
             note = read_note(job_id)
             if note is not None and note.warm is not None:
-                self._acquired[job_id] = self.warm.hold(note.warm)
+                self._acquired[job_id] = self.warm.retain(note.warm)

@@ -32,7 +32,7 @@ class DiskImages:
             and shutil.which("mkfs.ext4", path=SEARCH_PATH) is not None
         )
 
-    async def put(self, target: Path, size: int) -> None:
+    async def create(self, target: Path, size: int) -> None:
         """Make an empty file system of so many bytes in the file `target`. Raises `WorkspaceError`."""
         size = max(size, MIN_BYTES) // 4096 * 4096
         template = self._folder / f"{size}.ext4"

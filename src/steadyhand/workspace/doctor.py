@@ -91,7 +91,7 @@ async def _check_reachable(workspace: Workspace, repository: str, mirrors: Mirro
         if workspace.mode == "in_place":
             directory_of(workspace)
         else:
-            await mirrors.reach(repository, seconds=REACH_SECONDS)
+            await mirrors.check_reachable(repository, seconds=REACH_SECONDS)
     except WorkspaceError as error:
         remedy = "Check `repository`, and `credential_file`, `ssh_key_file` or `ca_file` in [git]."
         return DoctorCheck(name, ok=False, detail=error.detail, remedy=remedy)

@@ -73,20 +73,20 @@ class GitResult:
     """What git came to: its exit code, its stdout (empty when it went to a file), the tail of its stderr."""
 
     code: int
-    out: bytes
-    err: str
+    stdout: bytes
+    stderr: str
     overflowed: bool = False
     """Stdout grew past its limit; git was stopped and the output is cut there."""
 
     @property
     def text(self) -> str:
         """Stdout as text without the last newline; bytes that are not UTF-8 are kept as surrogates."""
-        return os.fsdecode(self.out).removesuffix("\n")
+        return os.fsdecode(self.stdout).removesuffix("\n")
 
     @property
     def reason(self) -> str:
         """The line of stderr that says most, without credentials and host paths."""
-        return error_line(self.err)
+        return error_line(self.stderr)
 
 
 class Git:
@@ -130,7 +130,9 @@ class Git:
             raise WorkspaceError(f"git {verb} took longer than {seconds:g} s.") from error
         finally:
             await _stop(process)
-        result = GitResult(code, bytes(reader.out), reader.err.decode("utf-8", "replace"), reader.overflowed)
+        result = GitResult(
+            code, bytes(reader.stdout), reader.stderr.decode("utf-8", "replace"), reader.overflowed
+        )
         if check and result.overflowed:
             raise WorkspaceError(f"git {verb} printed more than {limit} bytes.")
         if check and code != 0:
@@ -168,8 +170,8 @@ class _ProcessIO:
         self._limit = limit
         self._stdout_file = stdout_file
         self._stdout_bytes = 0
-        self.out = bytearray()
-        self.err = bytearray()
+        self.stdout = bytearray()
+        self.stderr = bytearray()
         self.overflowed = False
 
     async def communicate(self, stdin: bytes) -> None:
@@ -197,15 +199,15 @@ class _ProcessIO:
                     _signal_group(self._process, signal.SIGTERM)
                 continue
             if self._stdout_file is None:
-                self.out += chunk
+                self.stdout += chunk
             else:
                 self._stdout_file.write(chunk)
 
     async def _read_stderr(self) -> None:
         pipe = self._process.stderr
         while pipe is not None and (chunk := await pipe.read(_CHUNK)):
-            self.err += chunk
-            del self.err[:-_STDERR_TAIL]
+            self.stderr += chunk
+            del self.stderr[:-_STDERR_TAIL]
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -27,7 +27,7 @@ async def stage_changes(git: Git, tree: Path, warnings: list[JobWarning]) -> Non
         "ls-files", "-z", "--modified", "--others", "--exclude-standard", "--deduplicate",
         cwd=tree, limit=LIST_BYTES,
     )  # fmt: skip
-    names = [name for name in listing.out.split(b"\x00") if name]
+    names = [name for name in listing.stdout.split(b"\x00") if name]
     nested = [name for name in names if name.endswith(b"/")]
     chosen, missing, oversized = await asyncio.to_thread(classify_names, tree, names, FILE_BYTES, TOTAL_BYTES)
     if oversized:

@@ -63,7 +63,7 @@ class Harvester:
     ) -> None:
         """`seconds` bounds all git work of one harvest; with `errands` it reads what was left inside the sandbox."""
         self._redactor = redactor
-        self._errands = sandbox_exec
+        self._sandbox_exec = sandbox_exec
         self._mirrors = mirrors
         self._settings = settings
         self._seconds = seconds
@@ -89,7 +89,7 @@ class Harvester:
         except OSError as error:
             warnings.append(_failure_warning(f"{error.strerror}."))
         finally:
-            await asyncio.to_thread(_clean_up, checkout.files)
+            await asyncio.to_thread(_clean_up, checkout.paths)
         return Harvest(changes, tuple(warnings))
 
     async def _changes(self, checkout: Checkout, warnings: list[JobWarning]) -> Changes | None:
@@ -97,20 +97,20 @@ class Harvester:
             return None
         context = _HarvestContext(checkout, checkout.commit, warnings)
         if checkout.workspace.mode == "in_place":
-            if self._errands is not None:
-                return await _harvest_in_place_sandboxed(context, self._errands)
+            if self._sandbox_exec is not None:
+                return await _harvest_in_place_sandboxed(context, self._sandbox_exec)
             return await _harvest_in_place(context)
-        mirror = self._mirrors.of(checkout.workspace.repository)
-        return await _PrivateHarvest(context, mirror.objects, self._settings, self._errands).keep()
+        mirror = self._mirrors.get(checkout.workspace.repository)
+        return await _PrivateHarvest(context, mirror.objects, self._settings, self._sandbox_exec).collect()
 
     async def _publish(
         self, checkout: Checkout, changes: Changes, warnings: list[JobWarning], seconds: float
     ) -> Changes:
         """Push the branch with the service's own credentials; what cannot be pushed stays as a bundle."""
-        branch = f"steadyhand/{checkout.files.root.name}"
-        mirror = self._mirrors.of(checkout.workspace.repository or "")
+        branch = f"steadyhand/{checkout.paths.root.name}"
+        mirror = self._mirrors.get(checkout.workspace.repository or "")
         try:
-            await mirror.push(_import_dir_of(checkout.files), changes.head, branch, seconds=seconds)
+            await mirror.push(_import_dir_of(checkout.paths), changes.head, branch, seconds=seconds)
         except WorkspaceError as error:
             text = f"The branch '{branch}' could not be pushed; its commits are kept. ({error.detail})"
             warnings.append(JobWarning(WarningCode.PUBLISH_FAILED, text))
@@ -122,27 +122,27 @@ class _HarvestContext:
     """One harvest: its folders, its base and its notices. `folder` holds what is needed for it alone."""
 
     def __init__(self, checkout: Checkout, base: str, warnings: list[JobWarning]) -> None:
-        self.place = checkout
+        self.checkout = checkout
         self.base = base
-        self.notices = warnings
-        self.files = checkout.files
-        self.folder = checkout.files.root / "harvest"
+        self.warnings = warnings
+        self.files = checkout.paths
+        self.folder = checkout.paths.root / "harvest"
         remove_tree(self.folder)
         make_dir(self.folder, TRAVERSABLE)
 
-    def note(self, code: WarningCode, message: str) -> None:
-        self.notices.append(JobWarning(code, message))
+    def warn(self, code: WarningCode, message: str) -> None:
+        self.warnings.append(JobWarning(code, message))
 
     def warn_skipped(self, reply: SandboxReply) -> None:
         """Note what the other side says that it left out."""
         for kind in SKIP_REASONS:
-            names, count = reply.said.get(kind), reply.said.get(f"{kind}_count")
+            names, count = reply.fields.get(kind), reply.fields.get(f"{kind}_count")
             if isinstance(names, list) and names and type(count) is int:
                 examples = [str(name)[:200].encode("utf-8", "replace") for name in names[:3]]
-                self.notices.append(staging.skipped_warning(kind, examples, count))
-        reason = reply.reason("files_lost")
+                self.warnings.append(staging.skipped_warning(kind, examples, count))
+        reason = reply.sentence("files_lost")
         if reason is not None:
-            self.note(
+            self.warn(
                 WarningCode.HARVEST_PARTIAL,
                 f"Some changed files could not be kept: {scrub(reason)}",
             )
@@ -157,7 +157,7 @@ class _HarvestContext:
             )  # fmt: skip
         if result.overflowed:
             part.unlink()
-            self.note(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
+            self.warn(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
         elif result.code != 0:
             part.unlink()
             raise WorkspaceError(f"git diff failed: {result.reason}")
@@ -177,9 +177,9 @@ class _PrivateHarvest:
         settings: GitSettings,
         sandbox_exec: SandboxExec | None,
     ) -> None:
-        self._errands = sandbox_exec
+        self._sandbox_exec = sandbox_exec
         self._context = context
-        self._user = context.place.user
+        self._user = context.checkout.uid
         self._checkout = context.files.checkout
         self._import_dir = _import_dir_of(context.files)
         self._snapshot = context.folder / "snapshot"
@@ -188,10 +188,10 @@ class _PrivateHarvest:
         self._git = Git(env={"GIT_DIR": str(self._import_dir), **_IMPORT_BOUNDS}, config=_IMPORT_CONFIG)
         make_bare_repository(self._import_dir, mirror_objects)
 
-    async def keep(self) -> Changes | None:
+    async def collect(self) -> Changes | None:
         base = self._context.base
-        if self._errands is not None:
-            head = await self._import_from_sandbox(self._errands)
+        if self._sandbox_exec is not None:
+            head = await self._import_from_sandbox(self._sandbox_exec)
         else:
             head = await self._import_tree(await self._import_commits())
         if head == base:
@@ -224,7 +224,7 @@ class _PrivateHarvest:
 
     def _warn_commits_lost(self, reason: str) -> None:
         text = f"The agent's commits could not be taken in; its files were. ({reason})"
-        self._context.note(WarningCode.HARVEST_PARTIAL, text)
+        self._context.warn(WarningCode.HARVEST_PARTIAL, text)
 
     async def _has_commit(self, commit: str) -> bool:
         """Whether the mirror has it: the agent only moved to another commit of the repository."""
@@ -264,7 +264,7 @@ class _PrivateHarvest:
         chown_tree(self._snapshot, self._user)
         env = {"GIT_DIR": str(self._snapshot), "GIT_WORK_TREE": str(self._checkout)}
         git = Git(user=self._user, env=env, config=_SNAPSHOT_CONFIG)
-        await stage_changes(git, self._checkout, self._context.notices)
+        await stage_changes(git, self._checkout, self._context.warnings)
         # Unchanged objects are in the mirror, out of the agent's reach.
         tree = (await git.run("write-tree", "--missing-ok", cwd=self._checkout)).text
         object_ids = await git.run(
@@ -274,8 +274,8 @@ class _PrivateHarvest:
             "--batch-check=%(objectname)",
             cwd=self._checkout,
         )
-        if object_ids.out:
-            await self._index_pack(await self._pack(git, "files", object_ids.out))
+        if object_ids.stdout:
+            await self._index_pack(await self._pack(git, "files", object_ids.stdout))
         return await self._commit_on(tree, head)
 
     async def _commit_on(self, tree: str, head: str) -> str:
@@ -299,11 +299,11 @@ class _PrivateHarvest:
     async def _import_from_sandbox(self, sandbox_exec: SandboxExec) -> str:
         """Take in commits and files that were packed beside the agent's work, and give the head that they make."""
         reply = await self._run_in_sandbox(sandbox_exec, commits=True)
-        loss = reply.reason("commits_lost")
+        loss = reply.sentence("commits_lost")
         head = self._context.base
         if loss is None:
             try:
-                head = reply.text("head", COMMIT)
+                head = reply.validated_text("head", COMMIT)
                 await self._import_pack("commits", reply.parts[0])
                 await self._run("rev-parse", "--verify", "--quiet", f"{head}^{{commit}}")
             except WorkspaceError as error:
@@ -314,12 +314,12 @@ class _PrivateHarvest:
             self._warn_commits_lost(scrub(loss))
         await self._import_pack("files", reply.parts[1])
         self._context.warn_skipped(reply)
-        tree = reply.text("tree", COMMIT)
+        tree = reply.validated_text("tree", COMMIT)
         await self._run("rev-parse", "--verify", "--quiet", f"{tree}^{{tree}}")
         return await self._commit_on(tree, head)
 
     async def _run_in_sandbox(self, sandbox_exec: SandboxExec, *, commits: bool) -> SandboxReply:
-        checkout, files = self._context.place, self._context.files
+        checkout, files = self._context.checkout, self._context.files
         layers = checkout.layers
         base = base_dir(files) if layers is None else layers.lower.parent / "base"
         checkout = replace(checkout, binds=(*checkout.binds, BindMount(base, BASE_DIR)))
@@ -367,16 +367,16 @@ async def _harvest_in_place_sandboxed(context: _HarvestContext, sandbox_exec: Sa
         "file_bytes": staging.FILE_BYTES, "all_bytes": staging.TOTAL_BYTES,
     }  # fmt: skip
     reply = await run_sandboxed_git(
-        sandbox_exec, request, context.place, Agent("harvest"),
+        sandbox_exec, request, context.checkout, Agent("harvest"),
         seconds=HARVEST_SECONDS, max_output=DIFF_BYTES + MIB, parts=2,
     )  # fmt: skip
-    head = reply.text("head", COMMIT)
+    head = reply.validated_text("head", COMMIT)
     context.warn_skipped(reply)
     files, insertions, deletions = _parse_shortstat(
         bytes(reply.parts[1][:_SHORTSTAT_BYTES]).decode("utf-8", "replace")
     )
-    if reply.said.get("cut"):
-        context.note(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
+    if reply.fields.get("cut"):
+        context.warn(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
     elif files or head != context.base:
         await asyncio.to_thread(context.files.diff.write_bytes, reply.parts[0])
     if files == 0 and head == context.base:
@@ -386,11 +386,11 @@ async def _harvest_in_place_sandboxed(context: _HarvestContext, sandbox_exec: Sa
 
 async def _harvest_in_place(context: _HarvestContext) -> Changes | None:
     """Compare HEAD before with the files after, as the agent's uid, leaving index and objects untouched."""
-    checkout, folder = context.place, context.place.directory
+    checkout, folder = context.checkout, context.checkout.directory
     scratch = context.folder / "snapshot"
     make_bare_repository(scratch, None)
-    chown_tree(scratch, checkout.user)
-    agent_git = Git(user=checkout.user)
+    chown_tree(scratch, checkout.uid)
+    agent_git = Git(user=checkout.uid)
     head = await head_of(agent_git, folder) or context.base
     objects = (await agent_git.run("rev-parse", "--git-path", "objects", cwd=folder)).text
     env = {
@@ -398,10 +398,10 @@ async def _harvest_in_place(context: _HarvestContext) -> Changes | None:
         "GIT_OBJECT_DIRECTORY": str(scratch / "objects"),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(folder / objects),
     }
-    index_git = Git(user=checkout.user, env=env, config=_SNAPSHOT_CONFIG)
+    index_git = Git(user=checkout.uid, env=env, config=_SNAPSHOT_CONFIG)
     top = Path((await agent_git.run("rev-parse", "--show-toplevel", cwd=folder)).text)
     await index_git.run("read-tree", head, cwd=top)
-    await stage_changes(index_git, top, context.notices)
+    await stage_changes(index_git, top, context.warnings)
     files, insertions, deletions = await context.write_diff(index_git, top, "--cached", context.base)
     if files == 0 and head == context.base:
         context.files.diff.unlink(missing_ok=True)
@@ -428,14 +428,14 @@ def _parse_shortstat(text: str) -> tuple[int, int, int]:
 
 
 def _copy_transcript(checkout: Checkout, redactor: Redactor | None) -> JobWarning | None:
-    files = checkout.files
-    if checkout.config is not None:
-        return copy_transcript(checkout.config, files.transcript, owner=checkout.user, redactor=redactor)
+    files = checkout.paths
+    if checkout.config_dir is not None:
+        return copy_transcript(checkout.config_dir, files.transcript, owner=checkout.uid, redactor=redactor)
     since = (files.root / "prepared").stat().st_mtime
     return copy_transcript(
         checkout.home / ".claude",
         files.transcript,
-        owner=checkout.user,
+        owner=checkout.uid,
         since=since,
         directory=checkout.directory,
         redactor=redactor,
@@ -445,7 +445,7 @@ def _copy_transcript(checkout: Checkout, redactor: Redactor | None) -> JobWarnin
 def _clean_up(files: JobPaths) -> None:
     remove_tree(files.root / "harvest")
     for name in ("diff.part", "bundle.part"):
-        (files.kept / name).unlink(missing_ok=True)
+        (files.artifacts / name).unlink(missing_ok=True)
 
 
 def _failure_warning(reason: str) -> JobWarning:

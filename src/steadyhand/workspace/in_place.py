@@ -39,29 +39,31 @@ class InPlaceCheckouts:
 
         With `errands` agents are sealed off, and the pull with them.
         """
-        self._errands = sandbox_exec
+        self._sandbox_exec = sandbox_exec
         self._base_uid = base_uid
         self._classic = classic
         self._home = home
 
-    def user(self, folder: Path, slot: int) -> int | None:
+    def user_for(self, folder: Path, slot: int) -> int | None:
         """Say whom agents run as in this folder: its owner, unless that is root; null is the service."""
         if self._base_uid is None:
             return None
         owner = folder.stat().st_uid
         return owner if owner != 0 else self._base_uid + slot
 
-    async def take(self, workspace: Workspace, files: JobPaths, slot: int, *, pull: bool = True) -> Checkout:
+    async def prepare(
+        self, workspace: Workspace, files: JobPaths, slot: int, *, update: bool = True
+    ) -> Checkout:
         """Bring the directory up to date, unless told not to, and say how it is used. A failed pull is a notice."""
         folder = directory_of(workspace)
-        user = self.user(folder, slot)
-        notices: list[JobWarning] = []
-        own_home = self._home is not None and await can_write(self._home, user)
+        user = self.user_for(folder, slot)
+        warnings: list[JobWarning] = []
+        home_usable = self._home is not None and await can_write(self._home, user)
         if not await can_write(folder, user):
             text = "The agent's user may not write in the workspace; make it the owner, or give it leave."
-            notices.append(JobWarning(WarningCode.WORKSPACE_NOT_WRITABLE, text))
+            warnings.append(JobWarning(WarningCode.WORKSPACE_NOT_WRITABLE, text))
         if workspace.ref is not None:
-            notices.append(
+            warnings.append(
                 JobWarning(
                     WarningCode.REF_IGNORED, "A workspace in place is used as it stands; the ref was ignored."
                 )
@@ -70,25 +72,25 @@ class InPlaceCheckouts:
         commit = None
         if await _is_repository(git, folder):
             failure = None
-            if pull and self._errands is not None:
-                failure = await _pull_sandboxed(self._errands, workspace, files, user, slot)
-            elif pull:
-                failure = await _pull(user, folder, self._home if own_home else None)
+            if update and self._sandbox_exec is not None:
+                failure = await _pull_sandboxed(self._sandbox_exec, workspace, files, user, slot)
+            elif update:
+                failure = await _pull(user, folder, self._home if home_usable else None)
             if failure is not None:
-                notices.append(failure)
+                warnings.append(failure)
             commit = await head_of(git, folder)
         # A sealed agent is never shown the service's own home.
-        as_service = self._classic and own_home and self._errands is None
+        uses_service_home = self._classic and home_usable and self._sandbox_exec is None
         return Checkout(
             workspace=workspace,
-            files=files,
+            paths=files,
             directory=folder,
-            home=self._home if as_service and self._home is not None else files.home,
-            config=None if as_service else files.config,
-            user=user,
+            home=self._home if uses_service_home and self._home is not None else files.home,
+            config_dir=None if uses_service_home else files.config_dir,
+            uid=user,
             commit=commit,
             full_trust=self._classic or is_fully_trusted(workspace),
-            notices=tuple(notices),
+            warnings=tuple(warnings),
         )
 
     async def instructions(self, workspace: Workspace) -> Instructions:
@@ -96,7 +98,7 @@ class InPlaceCheckouts:
         folder = directory_of(workspace)
         if workspace.trust == "none":
             return Instructions()
-        git = read_only_git(self.user(folder, 0))
+        git = read_only_git(self.user_for(folder, 0))
         if not await _is_repository(git, folder):
             return Instructions()
         commit = await head_of(git, folder)
@@ -143,29 +145,29 @@ async def _pull_sandboxed(
     It reaches the hosts of the workspace's `setup_egress`.
     """
     checkout = Checkout(
-        workspace, files, directory_of(workspace), files.home, files.config, user, commit=None, slot=slot
+        workspace, files, directory_of(workspace), files.home, files.config_dir, user, commit=None, slot=slot
     )  # fmt: skip
     agent = Agent("pull", egress=workspace.setup_egress)
     env = git_environment({"HOME": "/home/agent"})
 
     async def git(*arguments: str) -> ExecResult:
         return await sandbox_exec.run(
-            ["git", *arguments], checkout, agent, env=env, seconds=PULL_SECONDS, max_output=MIB
+            ["git", *arguments], checkout, agent, env=env, timeout_seconds=PULL_SECONDS, max_output=MIB
         )  # fmt: skip
 
-    for path in (files.home, files.config):
+    for path in (files.home, files.config_dir):
         make_dir(path, PRIVATE, user)
     try:
         result = await git("pull", "--rebase", "--quiet")
-        if result.code == 0:
+        if result.exit_code == 0:
             return None
         await git("rebase", "--abort")
         slow = f"git pull took longer than {PULL_SECONDS:g} s."
-        reason = slow if result.code is None else error_line(result.stderr.decode("utf-8", "replace"))
+        reason = slow if result.exit_code is None else error_line(result.stderr.decode("utf-8", "replace"))
     except SpawnError as error:
         reason = error.detail
     finally:
-        for path in (files.home, files.config):
+        for path in (files.home, files.config_dir):
             await asyncio.to_thread(remove_tree, path)
     return JobWarning(WarningCode.PULL_FAILED, f"The workspace was not brought up to date: {reason}")
 

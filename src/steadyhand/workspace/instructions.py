@@ -28,7 +28,7 @@ class Instructions:
 
     texts: Mapping[str, str] = field(default_factory=dict)
     definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)
-    notices: tuple[JobWarning, ...] = ()
+    warnings: tuple[JobWarning, ...] = ()
 
 
 ReadBlobs = Callable[[Sequence[TreeEntry], int], Awaitable[Sequence[bytes]]]
@@ -70,17 +70,17 @@ class InstructionsCache:
     def __init__(self) -> None:
         self._cache: dict[tuple[str, str, bool], Instructions] = {}
 
-    async def of(self, mirror: Mirror, commit: str, workspace: Workspace) -> Instructions:
+    async def load(self, mirror: Mirror, commit: str, workspace: Workspace) -> Instructions:
         """Give what a commit brings along; raises `WorkspaceError`."""
         if workspace.trust == "none":
             return Instructions()
         full = is_fully_trusted(workspace)
         key = (mirror.folder.name, commit, full)
         if key not in self._cache:
-            found = await mirror.files(commit, INSTRUCTION_PATHS)
+            entries = await mirror.list_files(commit, INSTRUCTION_PATHS)
             while len(self._cache) >= _MAX_CACHED:
                 self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = await read_instructions(found, mirror.read_blobs, full=full)
+            self._cache[key] = await read_instructions(entries, mirror.read_blobs, full=full)
         return self._cache[key]
 
 

@@ -34,7 +34,7 @@ class JobDirs:
         self._separate_users = separate_users
         self._sandboxed = sandboxed
 
-    def of(self, job_id: str) -> JobPaths:
+    def files_of(self, job_id: str) -> JobPaths:
         """Say where a job's files lie; raises `NotFound` for what is no job's id."""
         if _JOB_ID.fullmatch(job_id) is None:
             raise NotFound("Job not found")
@@ -47,17 +47,17 @@ class JobDirs:
             # An agent's uid passes through the data directory and lists nothing in it.
             self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
         make_dir(files.root, TRAVERSABLE)
-        make_dir(files.kept, PRIVATE)
+        make_dir(files.artifacts, PRIVATE)
         for path in transient_paths(files):
             remove_tree(path)
         if origin is None or origin.root != files.root:
-            remove_tree(files.config)
+            remove_tree(files.config_dir)
             for path in (files.diff, files.bundle, files.transcript):
                 path.unlink(missing_ok=True)
         if origin is not None and origin.root != files.root:
-            copy_tree(origin.config, files.config)
+            copy_tree(origin.config_dir, files.config_dir)
             if not self._sandboxed:
-                _move_session(files.config, origin.checkout, files.checkout)
+                _move_session(files.config_dir, origin.checkout, files.checkout)
         (files.root / "prepared").write_bytes(b"")
 
     def make_home_and_config(
@@ -70,14 +70,14 @@ class JobDirs:
         """Make the job's home, and its config directory unless a session is in it; both belong to `user`."""
         make_dir(files.home, PRIVATE)
         make_dir(files.home / "tmp", PRIVATE)
-        is_new = not files.config.is_dir()
-        make_dir(files.config, PRIVATE)
+        is_new = not files.config_dir.is_dir()
+        make_dir(files.config_dir, PRIVATE)
         if is_new:  # else it is the agent's, with the session that the run goes on with
-            write_config(files.config, texts, definitions, sandboxed=self._sandboxed)
+            write_config(files.config_dir, texts, definitions, sandboxed=self._sandboxed)
         chown_tree(files.home, user)
-        chown_tree(files.config, user)
+        chown_tree(files.config_dir, user)
 
-    def kept(self) -> Mapping[str, datetime]:
+    def with_checkout(self) -> Mapping[str, datetime]:
         """Give the jobs whose checkout is there, and since when."""
         return dict(jobs_with_checkout(self.jobs))
 

@@ -119,7 +119,7 @@ class Mirror:
         self._started = self._finished = float("-inf")
         self._failure: tuple[float, WorkspaceError] | None = None
         self._commit_cache: dict[str | None, str] = {}
-        self._changes = 0
+        self._generation = 0
 
     @property
     def objects(self) -> Path:
@@ -153,9 +153,13 @@ class Mirror:
 
     async def _cached_commit(self, ref: str | None) -> str | None:
         """Give the commit that the mirror has for a ref; asked for once between two fetches."""
-        generation = self._changes
+        generation = self._generation
         commit = self._commit_cache.get(ref) or await self._rev_parse(ref)
-        if commit is not None and generation == self._changes and len(self._commit_cache) < _MAX_CACHED_REFS:
+        if (
+            commit is not None
+            and generation == self._generation
+            and len(self._commit_cache) < _MAX_CACHED_REFS
+        ):
             self._commit_cache[ref] = commit
         return commit
 
@@ -237,7 +241,7 @@ class Mirror:
         try:
             await self._run_remote_fetch(options, refspecs)
         finally:
-            self._changes += 1
+            self._generation += 1
             self._commit_cache.clear()
 
     async def _run_remote_fetch(self, options: Sequence[str], refspecs: Sequence[str]) -> None:
@@ -301,7 +305,7 @@ class Mirror:
                 if time.time() - lock.stat().st_mtime > self._fetch_seconds:
                     lock.unlink()
 
-    async def reach(self, cwd: Path, seconds: float) -> None:
+    async def check_reachable(self, cwd: Path, seconds: float) -> None:
         """Ask the repository for its HEAD and fetch nothing. Raises `WorkspaceError`."""
         if self.source.folder is not None and not self.source.folder.is_dir():
             raise WorkspaceError("The directory is not there.", retryable=False)
@@ -322,7 +326,7 @@ class Mirror:
         pairs = (line.partition(" ") for line in result.text.splitlines())
         return [(name, value) for value, _, name in pairs]
 
-    async def files(self, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
+    async def list_files(self, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
         """Give the regular files at or under these paths in a commit; symlinks and submodules are left out."""
         return await list_tree_files(self._git, self.folder, commit, paths)
 
@@ -335,7 +339,7 @@ async def list_tree_files(git: Git, folder: Path, commit: str, paths: Sequence[s
     """Read part of a commit's tree; see `Mirror.files`."""
     result = await git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--", *paths, cwd=folder)
     entries = []
-    for line in result.out.split(b"\x00"):
+    for line in result.stdout.split(b"\x00"):
         head, _, name = line.partition(b"\t")
         fields = head.split()
         if len(fields) == 4 and fields[0].startswith(b"100"):  # noqa: PLR2004  # mode, type, blob, size
@@ -354,9 +358,9 @@ async def read_tree_blobs(
     result = await git.run("cat-file", "--batch", cwd=folder, stdin=ids, limit=limit + 128 * len(entries))
     contents, offset = [], 0
     for _ in entries:
-        end = result.out.index(b"\n", offset)
-        size = int(result.out[offset:end].split()[2])
-        contents.append(result.out[end + 1 : end + 1 + size])
+        end = result.stdout.index(b"\n", offset)
+        size = int(result.stdout[offset:end].split()[2])
+        contents.append(result.stdout[end + 1 : end + 1 + size])
         offset = end + 1 + size + 1
     return contents
 
@@ -382,7 +386,7 @@ class Mirrors:
         self._debounce = debounce_seconds
         self._mirrors: dict[str, Mirror] = {}
 
-    def of(self, repository: str) -> Mirror:
+    def get(self, repository: str) -> Mirror:
         """Give a repository's mirror. Raises `WorkspaceError` when it is no path and no URL."""
         source = parse_source(repository)
         # Who came with another password gets another mirror: a copy must not stand in for the right to read.
@@ -393,9 +397,9 @@ class Mirrors:
             self._mirrors[name] = Mirror(source, folder, self._settings, debounce_seconds=self._debounce)
         return self._mirrors[name]
 
-    async def reach(self, repository: str, *, seconds: float = 15.0) -> None:
+    async def check_reachable(self, repository: str, *, seconds: float = 15.0) -> None:
         """Try to reach a repository without fetching from it. Raises `WorkspaceError`."""
-        await self.of(repository).reach(self._folder.parent, seconds)
+        await self.get(repository).check_reachable(self._folder.parent, seconds)
 
 
 def _remote_config(source: RepositorySource, settings: GitSettings) -> list[tuple[str, str]]:

@@ -29,7 +29,7 @@ def trim(jobs: Path, *, now: datetime, transcripts: timedelta | None, max_bytes:
         if total <= max_bytes or prepared >= (now - MIN_AGE).timestamp():
             break
         total -= sizes[files.root]
-        trimmed += _remove_existing([files.config, files.kept])
+        trimmed += _remove_existing([files.config_dir, files.artifacts])
     return trimmed
 
 
@@ -46,7 +46,7 @@ def _jobs_by_prepared(jobs: Path) -> list[tuple[float, JobPaths]]:
 
 def _log_paths(files: JobPaths) -> list[Path]:
     """Give what tells how a job went, beside what it changed."""
-    return [files.config, files.transcript, *files.kept.glob("run-*")]
+    return [files.config_dir, files.transcript, *files.artifacts.glob("run-*")]
 
 
 def _remove_existing(paths: list[Path]) -> bool:

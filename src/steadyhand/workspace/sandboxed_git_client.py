@@ -27,19 +27,19 @@ _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 class SandboxReply:
     """What came out: `said` is JSON, `parts` are bytes; both may be an attacker's."""
 
-    said: Mapping[str, Any]
+    fields: Mapping[str, Any]
     parts: Sequence[memoryview]
 
-    def text(self, name: str, pattern: re.Pattern[str]) -> str:
+    def validated_text(self, name: str, pattern: re.Pattern[str]) -> str:
         """Give one value that must look like this. Raises `WorkspaceError`."""
-        value = self.said.get(name)
+        value = self.fields.get(name)
         if not isinstance(value, str) or pattern.fullmatch(value) is None:
             raise WorkspaceError("the answer from inside the sandbox makes no sense")
         return value
 
-    def reason(self, name: str) -> str | None:
+    def sentence(self, name: str) -> str | None:
         """Give a sentence of the other side, cut short and on one line, or null."""
-        value = self.said.get(name)
+        value = self.fields.get(name)
         return None if not isinstance(value, str) else " ".join(value.split())[:300]
 
 
@@ -62,15 +62,15 @@ async def run_sandboxed_git(
     stdin = json.dumps(dict(request)).encode()
     try:
         result = await sandbox_exec.run(
-            argv, checkout, agent, env=env, stdin=stdin, seconds=seconds, max_output=max_output
+            argv, checkout, agent, env=env, stdin=stdin, timeout_seconds=seconds, max_output=max_output
         )
     except SpawnError as error:
         raise WorkspaceError(f"the sandbox could not be started: {error.detail}") from error
-    if result.code is None:
+    if result.exit_code is None:
         raise WorkspaceError(f"it took longer than {seconds:g} s, or too much came out")
-    if result.code != 0:
+    if result.exit_code != 0:
         last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise WorkspaceError(f"the work inside the sandbox ended with {result.code}: {last[:200]}")
+        raise WorkspaceError(f"the work inside the sandbox ended with {result.exit_code}: {last[:200]}")
     return parse_reply(result.stdout, parts)
 
 
@@ -85,7 +85,7 @@ def parse_reply(out: bytes, expected_parts: int) -> SandboxReply:
     if not isinstance(fields, dict):
         raise malformed
     reply = SandboxReply(fields, ())
-    fault = reply.reason("error")
+    fault = reply.sentence("error")
     if fault is not None:
         raise WorkspaceError(scrub(fault))
     sizes = fields.get("parts")

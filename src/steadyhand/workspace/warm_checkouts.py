@@ -55,7 +55,7 @@ class WarmCheckout:
         return self.folder / "base"
 
     @property
-    def whole(self) -> Path:
+    def size_file(self) -> Path:
         """A file that holds the size in bytes; its time is that of the last use."""
         return self.folder / "whole"
 
@@ -83,10 +83,10 @@ class WarmCheckouts:
         self._use_counts: Counter[Path] = Counter()
         self._ready: set[Path] = set()
         self._locks: dict[Path, asyncio.Lock] = {}
-        self.built = 0
+        self.build_count = 0
         """How many were really made."""
 
-    async def take(self, mirror: Mirror, commit: str, workspace: Workspace) -> WarmCheckout:
+    async def acquire(self, mirror: Mirror, commit: str, workspace: Workspace) -> WarmCheckout:
         """Give the warm checkout of a commit, made now when there is none; `give_back` lets go of it.
 
         Who asks meanwhile waits for the same one. Raises `WorkspaceError`.
@@ -101,21 +101,21 @@ class WarmCheckouts:
             raise
         return warm
 
-    def name(self, warm: WarmCheckout) -> str:
+    def relative_name(self, warm: WarmCheckout) -> str:
         """Give the name by which `hold` finds a checkout again, in a later life of the service."""
         return str(warm.folder.relative_to(self._folder))
 
-    def hold(self, name: str) -> WarmCheckout:
+    def retain(self, name: str) -> WarmCheckout:
         """Count a checkout as in use, by its name; it may have gone meanwhile, then `take` makes it anew."""
         warm = WarmCheckout(self._folder / name)
         self._use_counts[warm.folder] += 1
         return warm
 
-    async def give_back(self, warm: WarmCheckout) -> None:
+    async def release(self, warm: WarmCheckout) -> None:
         """Let go of a checkout; the oldest unused ones go when there are too many."""
         self._drop_use(warm)
         with contextlib.suppress(OSError):
-            os.utime(warm.whole)
+            os.utime(warm.size_file)
         await self.evict()
 
     def _drop_use(self, warm: WarmCheckout) -> None:
@@ -130,7 +130,7 @@ class WarmCheckouts:
         lock = self._locks.setdefault(warm.folder, asyncio.Lock())
         try:
             async with asyncio.timeout(CHECKOUT_SECONDS + SETUP_SECONDS), lock:
-                if not warm.whole.is_file():
+                if not warm.size_file.is_file():
                     await self._build(warm, mirror, commit, workspace)
                 self._ready.add(warm.folder)
         except TimeoutError as error:
@@ -152,7 +152,7 @@ class WarmCheckouts:
             await asyncio.to_thread(self._finish, files, parts)
             await asyncio.to_thread(remove_tree, warm.folder)
             files.root.rename(warm.folder)
-            self.built += 1
+            self.build_count += 1
         finally:
             await asyncio.to_thread(remove_tree, files.root)
         await self.evict()
@@ -161,13 +161,13 @@ class WarmCheckouts:
         remove_tree(files.root)
         for folder in (self._folder, files.root.parent, files.root):
             make_dir(folder, TRAVERSABLE)
-        for folder in (files.checkout, files.home, files.config):
+        for folder in (files.checkout, files.home, files.config_dir):
             make_dir(folder, PRIVATE, self.owner)
 
     def _finish(self, files: JobPaths, parts: tuple[bytes, bytes, bytes]) -> None:
         write_base(files.root / "base", parts)
         remove_tree(files.home)
-        remove_tree(files.config)
+        remove_tree(files.config_dir)
         (files.root / "whole").write_text(str(disk_usage(files.root)), encoding="ascii")
 
     # --- letting go of old ones ------------------------------------------------------------
@@ -190,8 +190,8 @@ class WarmCheckouts:
         for folder in self._folder.glob("*/*"):
             warm = WarmCheckout(folder)
             with contextlib.suppress(OSError, ValueError):
-                size = int(warm.whole.read_text("ascii"))
-                by_last_use.append((warm.whole.stat().st_mtime, size, warm))
+                size = int(warm.size_file.read_text("ascii"))
+                by_last_use.append((warm.size_file.stat().st_mtime, size, warm))
         by_last_use.sort(key=lambda item: item[0], reverse=True)
         excess, total = [], 0
         for number, (_, size, warm) in enumerate(by_last_use, 1):
@@ -212,7 +212,7 @@ class WarmCheckouts:
                 remove_tree(folder)
                 continue
             for inner in folder.iterdir():
-                if inner.name.startswith(".") or not WarmCheckout(inner).whole.is_file():
+                if inner.name.startswith(".") or not WarmCheckout(inner).size_file.is_file():
                     remove_tree(inner)
 
 
@@ -245,9 +245,9 @@ async def check_out(
         )
     except WorkspaceError as error:
         raise WorkspaceError(f"The checkout could not be made: {error.detail}.") from error
-    failed_command = reply.reason("failed")
+    failed_command = reply.sentence("failed")
     if failed_command is not None:
-        raise WorkspaceError(f"The setup command '{failed_command[:80]}' failed: {reply.reason('line')}")
+        raise WorkspaceError(f"The setup command '{failed_command[:80]}' failed: {reply.sentence('line')}")
     if len(reply.parts) != len(_BASE_FILES):
         raise WorkspaceError("The checkout could not be made: it has no index.")
     index, exclude, filters = (bytes(part) for part in reply.parts)
@@ -279,11 +279,11 @@ def service_checkout(
     """Give a place that the service's own commands work in before an agent has it."""
     return Checkout(
         workspace=workspace,
-        files=files,
+        paths=files,
         directory=files.checkout,
         home=files.home,
-        config=files.config,
-        user=user,
+        config_dir=files.config_dir,
+        uid=user,
         commit=commit,
         binds=binds,
     )

@@ -37,7 +37,7 @@ def test_one_prompt_is_made_of_the_sections(client: httpx2.Client, service: Runn
     )
     assert reply.status_code == 200, reply.text
     assert reply.json()["model"] == "any-name"
-    job = service.runner.asked[-1]
+    job = service.runner.specs[-1]
     assert job.prompt == "System instructions:\nS1\n\nS2\n\n---\n\nRequest:\nU1\n\nU2"
     assert (job.agent, job.model) == ("recruiter-triage", None)
     assert (job.budget_micros, job.timeout_seconds) == (2_000_000, 900)
@@ -67,7 +67,7 @@ def test_a_failure_is_one_short_line(tmp_path: Path) -> None:
         running_service(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service,
         service.client() as client,
     ):
-        service.runner.forced = "fail"
+        service.runner.forced_result = "fail"
         reply = ask(client, ("user", "many\nlines " * 100))
     assert reply.status_code == 503
     assert set(reply.json()) == {"error", "detail"}
@@ -93,7 +93,7 @@ def test_what_was_printed_is_the_answer_when_there_is_no_result(
         running_service(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service,
         service.client() as client,
     ):
-        service.runner.forced = f"raw {printed}"
+        service.runner.forced_result = f"raw {printed}"
         reply = ask(client, ("user", "x"))
     assert reply.status_code == 200, reply.text
     assert reply.json()["choices"][0]["message"]["content"] == answer
@@ -104,7 +104,7 @@ def test_an_object_without_a_text_is_a_failure(tmp_path: Path) -> None:
         running_service(tmp_path, options=OPTIONS, capacity=1, max_queued=0) as service,
         service.client() as client,
     ):
-        service.runner.forced = 'raw {"result": ""}'
+        service.runner.forced_result = 'raw {"result": ""}'
         assert ask(client, ("user", "x")).status_code == 503
 
 

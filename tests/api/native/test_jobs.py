@@ -196,7 +196,7 @@ def test_every_field_that_is_built_reaches_the_agent(client: httpx2.Client, serv
         "session": None,
     }
     run_job(client, "say x", **fields)
-    job = service.runner.asked[-1]
+    job = service.runner.specs[-1]
     assert job.budget_micros == 250_000
     for name in fields.keys() - {"budget_usd", "session"}:
         assert getattr(job, name) == fields[name], name

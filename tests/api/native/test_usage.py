@@ -29,7 +29,7 @@ def spend(
         **fields,
     }
     call = ModelCall(f"call_{next(_numbers)}", "0" * 12, 1, key, at=at, micros=micros, **values)
-    asyncio.run_coroutine_threadsafe(service.store.keep_call(call), service.loop).result(20)
+    asyncio.run_coroutine_threadsafe(service.store.save_call(call), service.loop).result(20)
 
 
 @pytest.fixture(scope="module", autouse=True)

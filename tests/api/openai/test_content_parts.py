@@ -38,7 +38,7 @@ def file(name: str, data: str, *, responses: bool = False) -> dict[str, Any]:
     ("kind", "raw"), [("image/png", PNG), ("image/jpeg", JPEG), ("image/gif", GIF), ("image/webp", WEBP)]
 )
 def test_an_image_becomes_a_block_of_its_true_type(kind: str, raw: bytes, *, responses: bool) -> None:
-    (block,) = ContentPartParser().blocks([image(kind, raw, responses=responses)], "c")
+    (block,) = ContentPartParser().parse([image(kind, raw, responses=responses)], "c")
     assert block["type"] == "image"
     assert block["source"]["media_type"] == kind
     assert base64.b64decode(block["source"]["data"]) == raw
@@ -46,7 +46,7 @@ def test_an_image_becomes_a_block_of_its_true_type(kind: str, raw: bytes, *, res
 
 @pytest.mark.parametrize("responses", [False, True])
 def test_a_pdf_and_a_text_become_documents(*, responses: bool) -> None:
-    pdf, text, bare = ContentPartParser().blocks(
+    pdf, text, bare = ContentPartParser().parse(
         [
             file("a.pdf", url("application/pdf", PDF), responses=responses),
             file("notes.md", url("text/markdown", "Grüße".encode()), responses=responses),
@@ -64,7 +64,7 @@ def test_a_pdf_and_a_text_become_documents(*, responses: bool) -> None:
 
 
 def test_what_is_large_becomes_a_file_with_a_harmless_name() -> None:
-    large = ContentPartParser().blocks(
+    large = ContentPartParser().parse(
         [
             image("image/png", PNG + b"\0" * content_parts.MAX_IMAGE_BYTES),
             file("../../etc/pass wd\n.txt", url("text/plain", b"x" * (content_parts.MAX_TEXT_BYTES + 1))),
@@ -106,31 +106,31 @@ def test_what_is_not_taken_is_refused_with_its_place_and_the_reason(
     part: dict[str, Any], pointer: str, why: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        ContentPartParser().blocks([part], "c")
-    assert caught.value.faults[0].pointer == pointer
+        ContentPartParser().parse([part], "c")
+    assert caught.value.field_errors[0].pointer == pointer
     assert why in caught.value.detail
 
 
 def test_all_messages_together_have_one_bound() -> None:
     reading = ContentPartParser()
     half = [file("a.txt", url("text/plain", b"x" * (content_parts.MAX_TOTAL_BYTES // 2 + 1)))]
-    reading.blocks(half, "c")
+    reading.parse(half, "c")
     with pytest.raises(InvalidRequest, match="20 MiB"):
-        reading.blocks(half, "c")
+        reading.parse(half, "c")
     many = ContentPartParser()
     with pytest.raises(InvalidRequest, match="100 images"):
-        many.blocks([image("image/png", PNG)] * (content_parts.MAX_PARTS + 1), "c")
+        many.parse([image("image/png", PNG)] * (content_parts.MAX_PARTS + 1), "c")
 
 
 def test_the_asked_turn_keeps_its_blocks_in_order_and_earlier_turns_theirs() -> None:
     reading = ContentPartParser()
-    asked = reading.blocks(
+    asked = reading.parse(
         [{"type": "text", "text": "What is"}, image("image/png", PNG), {"type": "text", "text": "this?"}], "c"
     )
-    earlier = reading.blocks([image("image/gif", GIF)], "c")
+    earlier = reading.parse([image("image/gif", GIF)], "c")
     spoken = [
         ConversationMessage("user", earlier),
-        ConversationMessage("assistant", reading.blocks("A gif.", "c")),
+        ConversationMessage("assistant", reading.parse("A gif.", "c")),
         ConversationMessage("user", asked),
     ]
     found = split_conversation(spoken)

@@ -40,11 +40,11 @@ def job_of(answer: httpx2.Response) -> str:
 def test_a_failure_is_told_again_and_the_library_is_told_not_to_wait(
     client: httpx2.Client, service: RunningService, *, stream: bool
 ) -> None:
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     answers = [ask(client, f"fail silently {stream}", stream=stream) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [503] * 3
     assert {answer.headers["retry-after-ms"] for answer in answers} == {"0"}
-    assert len(service.runner.asked) == before + 1
+    assert len(service.runner.specs) == before + 1
     assert "retry-after-ms" not in ask(client, "fail aloud", {}).headers
 
 
@@ -106,7 +106,7 @@ def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
     client: httpx2.Client, service: RunningService
 ) -> None:
     go_on = service.hold_play()
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     body = {"model": "claude", "stream": True, "messages": [{"role": "user", "content": "play beside"}]}
     with (
         service.client() as one,
@@ -114,7 +114,7 @@ def test_beside_a_run_that_somebody_waits_for_the_same_is_another_run(
         one.stream("POST", "/v1/chat/completions", json=body, headers=SILENT) as first,
         two.stream("POST", "/v1/chat/completions", json=body, headers=SILENT) as second,
     ):
-        wait_until(lambda: len(service.runner.asked) == before + 2)
+        wait_until(lambda: len(service.runner.specs) == before + 2)
         go_on()
         assert [first.read(), second.read()]
         assert job_of(first) != job_of(second)
@@ -125,13 +125,13 @@ def test_a_run_whose_client_lost_its_connection_is_found_again(
     client: httpx2.Client, service: RunningService
 ) -> None:
     go_on = service.hold_play()
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     with service.client() as leaves:
         leaves.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             ask(leaves, "play for whoever comes back")
-    wait_until(lambda: len(service.runner.asked) == before + 1)
-    job_id = service.runner.asked[-1].id
+    wait_until(lambda: len(service.runner.specs) == before + 1)
+    job_id = service.runner.specs[-1].id
     wait_until(lambda: not service.attending.has_waiter(job_id))
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, client, "play for whoever comes back")
@@ -139,4 +139,4 @@ def test_a_run_whose_client_lost_its_connection_is_found_again(
         go_on()
         again = asked.result()
     assert (job_of(again), again.status_code) == (job_id, 200)
-    assert len(service.runner.asked) == before + 1
+    assert len(service.runner.specs) == before + 1

@@ -16,7 +16,7 @@ def live(text: str, steps: int, offset: int, run: int = 1) -> LiveText:
 
 
 def whole_of(told: TextAssembler, text: str, run: int = 1) -> Remainder:
-    rest = told.take(Event(1, "j", run, NOW, "message", {"role": "assistant", "text": text}))
+    rest = told.feed(Event(1, "j", run, NOW, "message", {"role": "assistant", "text": text}))
     assert rest is not None
     return rest
 
@@ -34,76 +34,76 @@ def test_what_was_told_and_what_is_missing_are_the_whole_message(
 ) -> None:
     told = TextAssembler()
     for number, (whole, cuts) in enumerate(messages):
-        said = told.early() if number else ""
+        said = told.drain_early() if number else ""
         ends = sorted({min(cut, len(whole)) for cut in cuts})
         for start, end in zip([0, *ends], ends, strict=False):
             if random.random() < 0.7:  # type: ignore[attr-defined]  # pieces are lost
-                said += told.live(live(whole[start:end], number, start))
+                said += told.feed_live(live(whole[start:end], number, start))
         rest = whole_of(told, whole)
-        assert rest.fits
+        assert rest.continues
         assert said + rest.text == whole
 
 
 def test_a_piece_of_the_next_message_waits_for_the_one_before_it() -> None:
     told = TextAssembler()
-    assert told.live(live("One", 0, 0)) == "One"
-    assert told.live(live("Tw", 1, 0)) == ""
+    assert told.feed_live(live("One", 0, 0)) == "One"
+    assert told.feed_live(live("Tw", 1, 0)) == ""
     assert whole_of(told, "One.").text == "."
-    assert told.early() == "Tw"
+    assert told.drain_early() == "Tw"
     assert whole_of(told, "Two").text == "o"
 
 
 def test_who_comes_in_the_middle_is_told_from_the_start_by_the_whole_message() -> None:
     told = TextAssembler()
-    assert told.live(live("dle", 0, 3)) == ""
-    assert told.live(live(" end", 0, 6)) == ""
+    assert told.feed_live(live("dle", 0, 3)) == ""
+    assert told.feed_live(live(" end", 0, 6)) == ""
     assert whole_of(told, "middle end").text == "middle end"
 
 
 def test_what_was_told_before_is_not_told_again() -> None:
     told = TextAssembler()
-    told.live(live("abc", 0, 0))
-    assert told.live(live("bc", 0, 1)) == ""
-    assert told.live(live("cd", 0, 2)) == "d"
+    told.feed_live(live("abc", 0, 0))
+    assert told.feed_live(live("bc", 0, 1)) == ""
+    assert told.feed_live(live("cd", 0, 2)) == "d"
     whole_of(told, "abcd")
-    assert told.live(live("late", 0, 4)) == ""
+    assert told.feed_live(live("late", 0, 4)) == ""
 
 
 def test_a_message_that_began_anew_does_not_fit() -> None:
     told = TextAssembler()
-    told.live(live("abc", 0, 0))
-    assert told.live(live("ax", 0, 0)) == ""
-    assert told.live(live("y", 0, 3)) == ""
+    told.feed_live(live("abc", 0, 0))
+    assert told.feed_live(live("ax", 0, 0)) == ""
+    assert told.feed_live(live("y", 0, 3)) == ""
     assert whole_of(told, "axy") == ("axy", False)
 
 
 def test_a_new_run_counts_its_messages_from_the_start() -> None:
     told = TextAssembler()
     whole_of(told, "one")
-    assert told.live(live("tw", 0, 0, run=2)) == "tw"
-    assert told.live(live("old", 1, 0, run=1)) == ""
+    assert told.feed_live(live("tw", 0, 0, run=2)) == "tw"
+    assert told.feed_live(live("old", 1, 0, run=1)) == ""
     assert whole_of(told, "two", run=2).text == "o"
 
 
 def test_text_waits_for_the_tool_that_came_before_it() -> None:
     told = TextAssembler()
     whole_of(told, "one")
-    assert told.live(live("two", 2, 0)) == ""
-    assert told.early() == ""
-    assert told.take(tool()) is None
-    assert told.early() == "two"
+    assert told.feed_live(live("two", 2, 0)) == ""
+    assert told.drain_early() == ""
+    assert told.feed(tool()) is None
+    assert told.drain_early() == "two"
 
 
 def test_a_tool_in_the_middle_of_a_message_does_not_end_it() -> None:
     told = TextAssembler()
-    assert told.live(live("be", 0, 0)) == "be"
-    assert told.take(tool()) is None
-    assert told.live(live("gun", 1, 2)) == "gun"
+    assert told.feed_live(live("be", 0, 0)) == "be"
+    assert told.feed(tool()) is None
+    assert told.feed_live(live("gun", 1, 2)) == "gun"
     assert whole_of(told, "begun.") == (".", True)
 
 
 def test_what_is_no_step_changes_nothing() -> None:
     told = TextAssembler()
-    assert told.live(live("be", 0, 0)) == "be"
-    assert told.take(Event(2, "j", 1, NOW, "usage", {})) is None
-    assert told.live(live("gun", 0, 2)) == "gun"
+    assert told.feed_live(live("be", 0, 0)) == "be"
+    assert told.feed(Event(2, "j", 1, NOW, "usage", {})) is None
+    assert told.feed_live(live("gun", 0, 2)) == "gun"

@@ -60,9 +60,9 @@ def test_a_tunnel_leads_to_a_host_on_the_list(world_dir: Path, name: str) -> Non
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 200 Connection established\r\n\r\n"
             assert await reader.readexactly(4) == b"pong"
             writer.transport.abort()
-            await wait_until(found.left.is_set)
-            assert found.heard == b"early\r\n\r\n"
-            assert way.refused == []
+            await wait_until(found.disconnected.is_set)
+            assert found.received == b"early\r\n\r\n"
+            assert way.refused_hosts == []
             assert len(way.warnings("egress_host")) == 1
 
     asyncio.run(main())
@@ -109,7 +109,7 @@ def test_plain_http_goes_through_in_the_hosts_own_words(world_dir: Path) -> None
     async def main() -> None:
         async with serve_host(ok_response(b"hello", "x-theirs: 1")) as found:
             async with open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way:
-                answer = await way.ask(
+                answer = await way.send_to_proxy(
                     get(
                         f"http://Listed.test:{found.port}/a%2Fb?c=d",
                         "proxy-authorization: Basic YTpi",
@@ -121,7 +121,7 @@ def test_plain_http_goes_through_in_the_hosts_own_words(world_dir: Path) -> None
                 assert status_of(answer) == 200
                 assert b"x-theirs: 1" in answer
                 assert answer.endswith(b"\r\n\r\nhello")
-            head = bytes(found.heard)
+            head = bytes(found.received)
             assert head.startswith(b"GET /a%2Fb?c=d HTTP/1.1\r\n")
             assert b"host: listed.test:%d\r\n" % found.port in head.lower()
             assert head.lower().count(b"host:") == 1
@@ -153,7 +153,7 @@ def test_a_body_of_plain_http_goes_through(world_dir: Path, body: bytes) -> None
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
         ):
             head = f"POST http://listed.test:{found.port}/ HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
-            answer = await way.ask(head.encode() + body)
+            answer = await way.send_to_proxy(head.encode() + body)
             assert b"HTTP/1.1 200 OK" in answer
 
     asyncio.run(main())
@@ -166,7 +166,7 @@ def test_each_new_host_is_an_event_once(world_dir: Path) -> None:
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
         ):
             for name in ("listed.test", "listed.test", "a.pages.test", "LISTED.test"):
-                await way.ask(get(f"http://{name}:{found.port}/"))
+                await way.send_to_proxy(get(f"http://{name}:{found.port}/"))
             assert way.warnings("egress_host") == [
                 f"The agent reached listed.test:{found.port}.",
                 f"The agent reached a.pages.test:{found.port}.",
@@ -201,10 +201,12 @@ def test_what_is_not_listed_is_refused_and_told(world_dir: Path, name: str) -> N
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK | anywhere) as way,
         ):
             asked = f"{name}:{found.port}"
-            answers = [status_of(await way.ask(each)) for each in (connect(asked), get(f"http://{asked}/"))]
+            answers = [
+                status_of(await way.send_to_proxy(each)) for each in (connect(asked), get(f"http://{asked}/"))
+            ]
             assert set(answers) <= {400, 403}  # 400 for what is no request at all
             assert found.connections == 0
-            assert len(way.refused) == answers.count(403)
+            assert len(way.refused_hosts) == answers.count(403)
             assert way.warnings("egress_host") == []
 
     asyncio.run(main())
@@ -217,8 +219,8 @@ def test_another_port_of_a_listed_host_is_refused(world_dir: Path, port: int) ->
             serve_host() as found,
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
         ):
-            assert status_of(await way.ask(connect(f"listed.test:{port}"))) == 403
-            assert len(way.refused) == 1
+            assert status_of(await way.send_to_proxy(connect(f"listed.test:{port}"))) == 403
+            assert len(way.refused_hosts) == 1
             assert found.connections == 0
 
     asyncio.run(main())
@@ -234,8 +236,8 @@ def test_a_listed_name_that_leads_inside_is_refused(world_dir: Path, address: st
         async with serve_host(ok_response(b"in")) as found:
             egress = [f"listed.test:{found.port}"]
             async with open_gateway(world_dir, egress=egress, names={"listed.test": [address]}) as way:
-                assert status_of(await way.ask(connect(f"listed.test:{found.port}"))) == 403
-                assert way.refused == [f"listed.test:{found.port}"]
+                assert status_of(await way.send_to_proxy(connect(f"listed.test:{found.port}"))) == 403
+                assert way.refused_hosts == [f"listed.test:{found.port}"]
             assert found.connections == 0
 
     asyncio.run(main())
@@ -254,7 +256,7 @@ def test_of_several_addresses_only_those_that_may_be_reached_are_left_and_the_na
         pass
 
     async def main() -> None:
-        egress = ConnectProxy(EgressRules.of(["listed.test"]), RunEvents(emit), rebinding, QUICK_TIMEOUTS)
+        egress = ConnectProxy(EgressRules.parse(["listed.test"]), RunEvents(emit), rebinding, QUICK_TIMEOUTS)
         target = parse_target("listed.test:443", None)
         assert target is not None
         assert [str(a) for a in await egress._resolve_target(target)] == ["93.184.216.34", "2606:4700::1111"]
@@ -275,10 +277,10 @@ def test_a_name_that_changes_between_two_requests_leads_nowhere_else(world_dir: 
             serve_host(ok_response(b"inside"), address="127.0.0.2", port=found.port) as inside,
             open_gateway(world_dir, egress=listing(found), resolve=rebinding) as way,
         ):
-            heard = [await way.ask(get(f"http://listed.test:{found.port}/")) for _ in range(9)]
+            heard = [await way.send_to_proxy(get(f"http://listed.test:{found.port}/")) for _ in range(9)]
             assert [status_of(answer) for answer in heard] == [200, 403, 403] * 3
             assert (found.connections, inside.connections) == (3, 0)
-            assert len(way.refused) == 6
+            assert len(way.refused_hosts) == 6
 
     asyncio.run(main())
 
@@ -294,7 +296,7 @@ def test_a_redirect_to_a_host_that_is_not_listed_ends_at_the_proxy(world_dir: Pa
                 done = await asyncio.to_thread(curl, way.proxy, "-L", f"http://listed.test:{found.port}/")
                 assert b"secret" not in done.stdout
                 assert b"not on this agent's list" in done.stdout
-                assert way.refused == [f"127.0.0.1:{inside.port}"]
+                assert way.refused_hosts == [f"127.0.0.1:{inside.port}"]
             assert inside.connections == 0
 
     asyncio.run(main())
@@ -329,7 +331,7 @@ def test_curl_and_git_and_python_say_that_they_were_refused(world_dir: Path) -> 
                 run, way.proxy, "git", "ls-remote", "https://other.test/r.git"
             )
             assert "403" in await asyncio.to_thread(run, way.proxy, "/usr/bin/python3", "-c", opened)
-            assert way.refused == ["other.test"] * 3
+            assert way.refused_hosts == ["other.test"] * 3
 
     asyncio.run(main())
 
@@ -362,7 +364,7 @@ def test_what_is_no_request_for_a_proxy_is_refused_and_ends(world_dir: Path, nam
             egress = [f"listed.test:{port}" for port in (80, 443, found.port)] + [f"127.0.0.1:{found.port}"]
             async with open_gateway(world_dir, egress=egress, names=LOOPBACK) as way:
                 request = NO_REQUESTS[name].replace(b"listed.test/", b"listed.test:%d/" % found.port)
-                assert status_of(await way.ask(request)) in (0, 400, 403, 408, 431, 501)
+                assert status_of(await way.send_to_proxy(request)) in (0, 400, 403, 408, 431, 501)
             assert found.connections == 0
 
     asyncio.run(main())
@@ -440,8 +442,10 @@ def test_an_idle_tunnel_ends(world_dir: Path) -> None:
             serve_host() as found,
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK, patience=patience) as way,
         ):
-            assert (await way.ask(connect(f"listed.test:{found.port}"))).endswith(b"established\r\n\r\n")
-            await wait_until(found.left.is_set)
+            assert (await way.send_to_proxy(connect(f"listed.test:{found.port}"))).endswith(
+                b"established\r\n\r\n"
+            )
+            await wait_until(found.disconnected.is_set)
 
     asyncio.run(main())
 
@@ -458,10 +462,10 @@ def test_so_many_connections_are_served_at_once_and_the_rest_wait(world_dir: Pat
                 writer.write(connect(f"listed.test:{found.port}"))
                 await reader.readuntil(b"\r\n\r\n")
                 tunnels.append(writer)
-            waiting = asyncio.ensure_future(way.ask(connect("other.test:443")))
+            waiting = asyncio.ensure_future(way.send_to_proxy(connect("other.test:443")))
             await asyncio.sleep(0.2)
             assert not waiting.done()
-            assert way.refused == []
+            assert way.refused_hosts == []
             tunnels[0].transport.abort()
             assert status_of(await waiting) == 403
             for writer in tunnels:
@@ -476,8 +480,8 @@ def test_an_agent_that_is_refused_in_a_loop_fills_no_store(world_dir: Path) -> N
             world_dir, patience=ProxyTimeouts(head=1, connect=1, idle=1, linger=0.01)
         ) as way:
             for number in range(MAX_REFUSALS + 20):
-                await way.ask(connect(f"h{number}.test:443"))
-            assert len(way.refused) == MAX_REFUSALS
+                await way.send_to_proxy(connect(f"h{number}.test:443"))
+            assert len(way.refused_hosts) == MAX_REFUSALS
             assert len(way.warnings("egress_refusals")) == 1
 
     asyncio.run(main())
@@ -492,7 +496,7 @@ def test_tunnels_and_the_door_end_with_the_run(world_dir: Path) -> None:
                 await reader.readuntil(b"\r\n\r\n")
             with contextlib.suppress(ConnectionError):  # cut is ended as well
                 assert await asyncio.wait_for(reader.read(), TIMEOUT_SECONDS) == b""
-            await wait_until(found.left.is_set)
+            await wait_until(found.disconnected.is_set)
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", way.proxy)
             writer.transport.abort()
@@ -516,12 +520,12 @@ def test_a_host_that_says_nothing_and_one_that_breaks_off_do_not_look_like_an_an
             serve_host(silent) as found,
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
         ):
-            assert status_of(await way.ask(get(f"http://listed.test:{found.port}/"))) == 502
+            assert status_of(await way.send_to_proxy(get(f"http://listed.test:{found.port}/"))) == 502
         async with (
             serve_host(broken) as found,
             open_gateway(world_dir, egress=listing(found), names=LOOPBACK) as way,
         ):
-            answer = await way.ask(get(f"http://listed.test:{found.port}/"))
+            answer = await way.send_to_proxy(get(f"http://listed.test:{found.port}/"))
             assert b"hello" in answer
             assert not answer.endswith(b"0\r\n\r\n")
 
@@ -533,9 +537,9 @@ def test_a_host_that_is_not_there_is_no_refusal(world_dir: Path) -> None:
         async with serve_host() as gone:
             pass
         async with open_gateway(world_dir, egress=listing(gone, "nowhere.test"), names=LOOPBACK) as way:
-            assert status_of(await way.ask(connect(f"listed.test:{gone.port}"))) == 502
-            assert status_of(await way.ask(connect("nowhere.test:443"))) == 502
-            assert way.refused == []
+            assert status_of(await way.send_to_proxy(connect(f"listed.test:{gone.port}"))) == 502
+            assert status_of(await way.send_to_proxy(connect("nowhere.test:443"))) == 502
+            assert way.refused_hosts == []
 
     asyncio.run(main())
 

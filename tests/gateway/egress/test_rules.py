@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from steadyhand.errors import ConfigError
 from steadyhand.gateway.egress.rules import EgressRules, is_public, parse_target
 
-LIST = EgressRules.of(
+LIST = EgressRules.parse(
     ["example.org", "*.pages.example", "Bücher.example", "odd.example:8443", "10.1.2.3", "[fd00::5]:22"]
 )
 
@@ -158,8 +158,8 @@ def test_what_python_calls_private_is_never_public(number: int) -> None:
 )
 def test_an_entry_that_names_no_host_stops_the_start(entry: str) -> None:
     with pytest.raises(ConfigError, match="names no host"):
-        EgressRules.of([entry])
+        EgressRules.parse([entry])
 
 
 def test_the_hosts_own_network_is_no_host() -> None:
-    assert EgressRules.of(["host"]).rules == ()
+    assert EgressRules.parse(["host"]).rules == ()

@@ -56,7 +56,9 @@ PATHS = [
 def test_no_other_path_passes(world_dir: Path, path: bytes) -> None:
     async def main() -> None:
         async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
-            answer = await way.say(b"POST %b HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}" % path)
+            answer = await way.send_to_model(
+                b"POST %b HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}" % path
+            )
             assert status_of(answer) in (400, 403), answer
             if status_of(answer) == 403:
                 assert len(way.warnings("gateway_refused")) == 1
@@ -72,10 +74,12 @@ def test_no_other_path_passes(world_dir: Path, path: bytes) -> None:
 def test_the_ways_to_the_model_pass(world_dir: Path, path: bytes) -> None:
     async def main() -> None:
         async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
-            answer = await way.say(b"GET %b HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n" % path)
+            answer = await way.send_to_model(
+                b"GET %b HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n" % path
+            )
             assert status_of(answer) == 200
-            assert way.told == []
-        assert upstream.heard.startswith(b"GET %b HTTP/1.1\r\n" % path)
+            assert way.events == []
+        assert upstream.received.startswith(b"GET %b HTTP/1.1\r\n" % path)
 
     asyncio.run(main())
 
@@ -84,7 +88,7 @@ def test_the_ways_to_the_model_pass(world_dir: Path, path: bytes) -> None:
 def test_no_other_method_passes(world_dir: Path, method: bytes) -> None:
     async def main() -> None:
         async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
-            answer = await way.say(b"%b /v1/messages HTTP/1.1\r\nhost: m\r\n\r\n" % method)
+            answer = await way.send_to_model(b"%b /v1/messages HTTP/1.1\r\nhost: m\r\n\r\n" % method)
             assert status_of(answer) in (400, 403)
         assert upstream.connections == 0
 
@@ -135,7 +139,7 @@ def test_no_second_request_is_smuggled_in_the_first(world_dir: Path, rest: bytes
             except (TimeoutError, ConnectionError):
                 pass  # a body that does not end, or a cut: neither is an answer
             ends[1].transport.abort()
-        heard = bytes(upstream.heard)
+        heard = bytes(upstream.received)
         # As text in a body it may arrive; as a request of its own it would carry the key.
         for request in heard.split(CANARY.encode())[:-1]:
             first = request.rpartition(b" HTTP/1.1\r\n")[0].rpartition(b"\n")[2]
@@ -149,7 +153,9 @@ def test_no_second_request_is_smuggled_in_the_first(world_dir: Path, rest: bytes
 def test_a_request_with_two_lengths_is_refused(world_dir: Path, rest: bytes) -> None:
     async def main() -> None:
         async with serve_host(ok_response(b"{}")) as upstream, open_gateway(world_dir, upstream.url) as way:
-            assert status_of(await way.say(b"POST /v1/messages HTTP/1.1\r\nhost: m\r\n" + rest)) == 400
+            assert (
+                status_of(await way.send_to_model(b"POST /v1/messages HTTP/1.1\r\nhost: m\r\n" + rest)) == 400
+            )
         assert upstream.connections == 0
 
     asyncio.run(main())
@@ -174,10 +180,10 @@ FLOODS = {
 def test_a_flood_in_the_head_ends_the_connection(world_dir: Path, name: str) -> None:
     async def main() -> None:
         async with serve_host() as upstream, open_gateway(world_dir, upstream.url) as way:
-            answer = await way.say(FLOODS[name])
+            answer = await way.send_to_model(FLOODS[name])
             assert status_of(answer) in (0, 400, 403, 413, 431), answer[:200]
-        assert not upstream.heard.endswith(b"\r\n0\r\n\r\n")
-        assert len(upstream.heard) < 1000
+        assert not upstream.received.endswith(b"\r\n0\r\n\r\n")
+        assert len(upstream.received) < 1000
 
     asyncio.run(main())
 
@@ -193,7 +199,7 @@ def test_an_agent_that_asks_in_a_loop_fills_no_store(world_dir: Path) -> None:
                 assert (await client.get(f"/v1/other/{number}")).status_code == 403
             for _ in range(50):
                 await client.get("/v1/other/1")
-            assert len(way.told) <= MAX_REFUSALS + 1
+            assert len(way.events) <= MAX_REFUSALS + 1
 
     asyncio.run(main())
 
@@ -201,8 +207,8 @@ def test_an_agent_that_asks_in_a_loop_fills_no_store(world_dir: Path) -> None:
 def test_what_an_agent_writes_stands_in_an_event_as_plain_text(world_dir: Path) -> None:
     async def main() -> None:
         async with serve_host() as upstream, open_gateway(world_dir, upstream.url) as way:
-            await way.say(b"GET /\x1b[31m" + b"x" * 5000 + b" HTTP/1.1\r\nhost: m\r\n\r\n")
-            await way.say(b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nhost: m\r\n\r\n")
+            await way.send_to_model(b"GET /\x1b[31m" + b"x" * 5000 + b" HTTP/1.1\r\nhost: m\r\n\r\n")
+            await way.send_to_model(b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nhost: m\r\n\r\n")
             (message,) = way.warnings("gateway_refused")
             assert message.isprintable()
             assert len(message) < 400

@@ -29,8 +29,8 @@ def test_a_service_that_says_nothing_is_given_up_and_costs_what_was_reserved(
         ):
             answer = await client.post("/v1/messages", json=ASK)
             assert answer.status_code == 502
-            spent = await way.open_access.settled()
-            await asyncio.wait_for(silent.left.wait(), TIMEOUT_SECONDS)
+            spent = await way.open_access.final_usage()
+            await asyncio.wait_for(silent.disconnected.wait(), TIMEOUT_SECONDS)
         assert spent.complete is False
         assert spent.micros > 4096
 
@@ -57,7 +57,7 @@ def test_an_answer_that_falls_silent_is_cut_and_does_not_look_whole(
         ):
             with pytest.raises(httpx2.TransportError):
                 await client.post("/v1/messages", json=ASK)
-            assert (await way.open_access.settled()).complete is False
+            assert (await way.open_access.final_usage()).complete is False
 
     asyncio.run(main())
 
@@ -175,15 +175,15 @@ def test_only_a_service_that_proves_who_it_is_gets_the_key(
         service = HttpClient(f"https://{name}:{port}")
         ask = UpstreamRequest("GET", b"/v1/models", [(b"x-api-key", b"secret")])
         if believed and name == "127.0.0.1":
-            answer = await service.ask(ask)
+            answer = await service.send(ask)
             assert answer.status == 200
             assert await answer.read_up_to(10) == b"{}"
             answer.close()
             assert b"x-api-key: secret" in heard[0]
         else:
             with pytest.raises(UpstreamError) as refused:
-                await service.ask(ask)
-            assert refused.value.asked is False
+                await service.send(ask)
+            assert refused.value.sent is False
             assert heard == []
         service.close()
         server.close()

@@ -100,7 +100,7 @@ def test_a_short_wait_is_taken_here_and_the_same_request_is_sent_again(world_dir
             way.client() as client,
         ):
             answer = await client.post("/v1/messages", json=ASK)
-            spent = await way.open_access.settled()
+            spent = await way.open_access.final_usage()
         assert answer.status_code == 200
         assert len(model.bodies) == 3
         assert len(set(model.bodies)) == 1
@@ -108,7 +108,7 @@ def test_a_short_wait_is_taken_here_and_the_same_request_is_sent_again(world_dir
         assert len(clock.slept) == 2
         assert 0.9 <= clock.slept[0] < 10
         assert (spent.calls, spent.micros) == (1, 15)  # what was turned away cost nothing
-        assert way.open_access.wall is None
+        assert way.open_access.rate_limited_until is None
 
     asyncio.run(main())
 
@@ -146,7 +146,7 @@ def test_a_long_wait_is_a_wall_for_everybody_until_its_time(world_dir: Path, fir
             told: list[Any] = []
             assert way.gateway is not None
             gateway = way.gateway
-            gateway.on_wall(lambda: told.append(gateway.wall(Agent("claude"))))
+            gateway.on_rate_limit_change(lambda: told.append(gateway.rate_limited_until(Agent("claude"))))
             answers = [await client.post("/v1/messages", json=ASK) for _ in range(3)]
             answers.append(await client.get("/v1/models"))
             for answer in answers:
@@ -155,20 +155,20 @@ def test_a_long_wait_is_a_wall_for_everybody_until_its_time(world_dir: Path, fir
                 assert 119 <= int(answer.headers["retry-after"]) <= 121
                 assert answer.json()["error"]["type"] == "rate_limit_error"
             assert len(model.bodies) == 1  # nobody asked the service again
-            until = way.open_access.wall
+            until = way.open_access.rate_limited_until
             assert until is not None
             assert abs((until - NOON).total_seconds() - 120) <= 1
-            assert gateway.wall(Agent("claude")) == until
+            assert gateway.rate_limited_until(Agent("claude")) == until
             assert told == [until]
             clock.advance(timedelta(seconds=119))
             assert (await client.post("/v1/messages", json=ASK)).status_code == 429
             clock.advance(timedelta(seconds=2))
-            assert gateway.wall(Agent("claude")) is None
+            assert gateway.rate_limited_until(Agent("claude")) is None
             assert (await client.post("/v1/messages", json=ASK)).status_code == 200
             async with asyncio.timeout(5):
                 while told != [until, None]:  # noqa: ASYNC110  # the watch of walls is another task
                     await asyncio.sleep(0.01)
-            assert (await way.open_access.settled()).micros == 15
+            assert (await way.open_access.final_usage()).micros == 15
 
     asyncio.run(main())
 
@@ -184,14 +184,14 @@ def test_a_wall_turns_away_the_runs_of_other_jobs_too_and_says_so_to_each(world_
             from tests.gateway.gateway_harness import make_checkout, make_run_context  # noqa: PLC0415  # used here alone
 
             assert way.gateway is not None
-            async with way.gateway.attend(make_run_context(make_checkout(world_dir, 1)), way.emit) as other:
-                assert other.wall is None
+            async with way.gateway.open_run(make_run_context(make_checkout(world_dir, 1)), way.emit) as other:
+                assert other.rate_limited_until is None
                 from steadyhand.gateway import slot_dir  # noqa: PLC0415
 
                 way.socket = slot_dir(world_dir, 1) / "model.sock"
                 async with way.client() as second:
                     assert (await second.post("/v1/messages", json=ASK)).status_code == 429
-                assert other.wall == way.open_access.wall
+                assert other.rate_limited_until == way.open_access.rate_limited_until
         assert len(model.bodies) == 1
 
     asyncio.run(main())
@@ -200,7 +200,7 @@ def test_a_wall_turns_away_the_runs_of_other_jobs_too_and_says_so_to_each(world_
 def test_many_short_waits_together_are_a_long_one(world_dir: Path) -> None:
     async def main() -> None:
         clock = SkippingClock()
-        waits = RetryLimits(one=20, per_call=40)
+        waits = RetryLimits(per_attempt=20, per_call=40)
         async with (
             Answers(
                 busy(429, "retry-after: 15", f"anthropic-ratelimit-unified-reset: {reset(3600)}")
@@ -213,8 +213,10 @@ def test_many_short_waits_together_are_a_long_one(world_dir: Path) -> None:
             assert answer.headers["x-should-retry"] == "false"
             assert sum(clock.slept[:2]) <= 40
             assert len(model.bodies) == 3
-            assert way.open_access.wall is not None  # until the reset, which was told beside the shorter wait
-            assert abs((way.open_access.wall - NOON).total_seconds() - 3600) <= 1
+            assert (
+                way.open_access.rate_limited_until is not None
+            )  # until the reset, which was told beside the shorter wait
+            assert abs((way.open_access.rate_limited_until - NOON).total_seconds() - 3600) <= 1
 
     asyncio.run(main())
 
@@ -232,7 +234,7 @@ def test_an_overload_that_does_not_end_reaches_the_agent_as_it_is(world_dir: Pat
         assert "x-should-retry" not in answer.headers
         assert sum(clock.slept) <= 10
         assert len(model.bodies) == len(clock.slept) + 1 > 2
-        assert way.open_access.wall is None
+        assert way.open_access.rate_limited_until is None
 
     asyncio.run(main())
 
@@ -275,7 +277,7 @@ def test_an_agent_that_goes_away_while_it_waits_is_not_asked_for_again(world_dir
             call = asyncio.ensure_future(client.post("/v1/messages", json=ASK))
             await asyncio.wait_for(asleep.wait(), 5)
             call.cancel()
-            spent = await way.open_access.settled()
+            spent = await way.open_access.final_usage()
         assert (spent.calls, spent.micros, spent.complete) == (1, 0, True)
         assert len(model.bodies) == 1
 
@@ -316,7 +318,7 @@ def test_a_wall_without_end_is_one_of_a_week() -> None:
     walls = ProviderRateLimits(FakeClock())
     account = ("u", "s")
     walls.block(account, NOON + timedelta(days=3650))
-    assert walls.until(account) == NOON + MAX_BLOCK
+    assert walls.blocked_until(account) == NOON + MAX_BLOCK
     walls.block(account, NOON + timedelta(seconds=1))  # an earlier word does not bring it down
-    assert walls.until(account) == NOON + MAX_BLOCK
-    assert walls.until(("u", "another")) is None
+    assert walls.blocked_until(account) == NOON + MAX_BLOCK
+    assert walls.blocked_until(("u", "another")) is None

@@ -85,7 +85,7 @@ def test_the_credential_goes_by_its_header_and_nothing_of_the_agents_beside_it(
         (each, b"mine")
         for each in (b"x-api-key", b"authorization", b"x-litellm-api-key", b"x-steadyhand-run", b"x-amz-date")
     ]
-    headers = Provider(credential=credential).headers(
+    headers = Provider(credential=credential).upstream_headers(
         [*sent, (b"x-goog-user-project", b"mine"), (b"a", b"b")]
     )
     assert [each for key, each in headers if key == name] == [value.encode()]
@@ -98,13 +98,13 @@ def test_a_token_file_that_changed_is_read_again_and_one_that_is_gone_is_not_mis
     file = tmp_path / "token"
     file.write_text("first\n")
     credential = Credential("bearer", "at-the-start", file=file)
-    assert credential.value() == b"first"
+    assert credential.current_secret() == b"first"
     file.write_text("second-token")
-    assert credential.value() == b"second-token"
+    assert credential.current_secret() == b"second-token"
     file.write_text("")
-    assert credential.value() == b"at-the-start"
+    assert credential.current_secret() == b"at-the-start"
     file.unlink()
-    assert credential.value() == b"at-the-start"
+    assert credential.current_secret() == b"at-the-start"
 
 
 # --- with the real CLI ---------------------------------------------------------------------------
@@ -151,11 +151,11 @@ def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_coun
             )
             place = make_checkout(world_dir, user=AGENT if ROOT else None)
             work = RunContext(make_run_context(place).job, Agent("a", provider="cloud"), place)
-            async with gateway.serving(), gateway.attend(work, way.emit) as attendance:
+            async with gateway.serving(), gateway.open_run(work, way.emit) as attendance:
                 assert CANARY not in str(attendance.environment)
                 code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, attendance.environment)
                 assert (code, result["is_error"]) == (0, False), (result, heads)
-                spent = await attendance.settled()
+                spent = await attendance.final_usage()
         assert result["result"] == "one two three four" * 3
         assert heads
         for head in heads:

@@ -78,7 +78,7 @@ def test_the_real_key_is_on_every_call_and_nowhere_in_the_agent(
                     run, real_cli, world_dir, way, {held: PLACEHOLDER_CREDENTIAL}, "look around"
                 )
                 assert code == 0, out + err
-                assert way.told == []
+                assert way.events == []
             calls = [*model.requests, *model.side_requests, *model.other_requests]
             assert len(model.requests) == 2
             for call in calls:

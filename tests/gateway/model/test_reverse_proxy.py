@@ -88,8 +88,10 @@ def test_no_second_key_of_the_agents_goes_beside_the_real_one(world_dir: Path) -
             keys = b"x-api-key: %b\r\nX-API-KEY: %b\r\nAuthorization: Bearer %b\r\n" % (
                 (PLACEHOLDER_CREDENTIAL.encode(),) * 3
             )
-            await way.say(b"GET /v1/models HTTP/1.1\r\nhost: m\r\nconnection: close\r\n" + keys + b"\r\n")
-        heard = bytes(upstream.heard).lower()
+            await way.send_to_model(
+                b"GET /v1/models HTTP/1.1\r\nhost: m\r\nconnection: close\r\n" + keys + b"\r\n"
+            )
+        heard = bytes(upstream.received).lower()
         assert heard.count(b"x-api-key: ") == heard.count(CANARY.encode()) == 1
         assert PLACEHOLDER_CREDENTIAL.encode() not in heard
 
@@ -162,7 +164,7 @@ def test_what_the_model_sets_and_where_it_points_stay_with_the_agent_that_asked(
                     answer = await client.post("/v1/messages", content=b"{}")
                     assert answer.status_code == 307
                     assert "set-cookie" not in answer.headers
-            assert b"cookie" not in bytes(upstream.heard).lower()
+            assert b"cookie" not in bytes(upstream.received).lower()
             assert elsewhere.connections == 0  # the key went to the upstream alone
 
     asyncio.run(main())
@@ -176,7 +178,7 @@ def test_an_upstream_below_a_path_is_asked_below_it(world_dir: Path) -> None:
             way.client() as client,
         ):
             await client.get("/v1/models?limit=2&after_id=a%2Fb")
-        assert upstream.heard.startswith(b"GET /proxy/v1/models?limit=2&after_id=a%2Fb HTTP/1.1\r\n")
+        assert upstream.received.startswith(b"GET /proxy/v1/models?limit=2&after_id=a%2Fb HTTP/1.1\r\n")
 
     asyncio.run(main())
 
@@ -358,9 +360,9 @@ def test_the_call_to_the_model_ends_when_the_agent_goes_away(world_dir: Path) ->
         ):
             call = asyncio.ensure_future(client.post("/v1/messages", content=b"{}"))
             await asyncio.wait_for(asked.wait(), TIMEOUT_SECONDS)
-            assert not upstream.left.is_set()
+            assert not upstream.disconnected.is_set()
             call.cancel()
-            await asyncio.wait_for(upstream.left.wait(), TIMEOUT_SECONDS)
+            await asyncio.wait_for(upstream.disconnected.wait(), TIMEOUT_SECONDS)
 
     asyncio.run(main())
 
@@ -443,7 +445,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(world_dir
     async def main() -> None:
         async with serve_host(ok_response(b"")) as upstream, open_gateway(world_dir, upstream.url) as way:
             head = b"POST /v1/messages HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n"
-            answer = await way.say(head % (reverse_proxy.MAX_BODY_BYTES + 1))
+            answer = await way.send_to_model(head % (reverse_proxy.MAX_BODY_BYTES + 1))
             assert answer.startswith(b"HTTP/1.1 413 ")
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "request_too_large"
         assert upstream.connections == 0
@@ -471,9 +473,9 @@ def test_a_body_that_turns_out_too_large_never_arrives_whole(
                 assert answer.status_code == 413
             except httpx2.WriteError:
                 pass  # cut while it was still sending
-            await wait_until(upstream.left.is_set)
-        assert len(upstream.heard) < 2 << 20
-        assert not upstream.heard.endswith(b"\r\n0\r\n\r\n")
+            await wait_until(upstream.disconnected.is_set)
+        assert len(upstream.received) < 2 << 20
+        assert not upstream.received.endswith(b"\r\n0\r\n\r\n")
 
     asyncio.run(main())
 
@@ -505,10 +507,10 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
         async with gateway.serving():
             with pytest.raises(httpx2.TransportError):
                 await call()
-            async with gateway.attend(make_run_context(make_checkout(world_dir)), emit):
+            async with gateway.open_run(make_run_context(make_checkout(world_dir)), emit):
                 assert await call() == 200
                 with pytest.raises(RunError):
-                    async with gateway.attend(make_run_context(make_checkout(world_dir)), emit):
+                    async with gateway.open_run(make_run_context(make_checkout(world_dir)), emit):
                         pass
                 reader, writer = await asyncio.open_unix_connection(socket)
                 writer.write(b"POST /v1/messages HTTP/1.1\r\n")  # a request under way when the run ends
@@ -516,7 +518,7 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
             assert await asyncio.wait_for(reader.read(), TIMEOUT_SECONDS) == b""
             with pytest.raises(httpx2.TransportError):
                 await call()
-            async with gateway.attend(make_run_context(make_checkout(world_dir)), emit):
+            async with gateway.open_run(make_run_context(make_checkout(world_dir)), emit):
                 assert await call() == 200
         assert not socket.exists()
 
@@ -529,7 +531,7 @@ def test_no_more_than_so_many_connections_are_taken(world_dir: Path, scripted_mo
             ends = [await asyncio.open_unix_connection(way.socket) for _ in range(MAX_CONNECTIONS)]
             for _, writer in ends:
                 writer.write(b"POST")
-            assert await way.say(b"POST /v1/messages HTTP/1.1\r\n") == b""
+            assert await way.send_to_model(b"POST /v1/messages HTTP/1.1\r\n") == b""
             for _, writer in ends:
                 writer.transport.abort()
             async with way.client() as client:

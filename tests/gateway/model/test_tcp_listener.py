@@ -59,26 +59,26 @@ def test_a_runs_token_opens_the_way_for_as_long_as_the_run(world_dir: Path) -> N
     async def main() -> None:
         with ScriptedModel() as model:
             async with serving(world_dir, Provider(base_url=model.url, credential=KEY)) as (gateway, way):
-                async with gateway.attend(
+                async with gateway.open_run(
                     make_run_context(make_checkout(world_dir), id="a" * 12), way.emit
                 ) as one:
-                    assert one.listening is None
+                    assert one.on_listening is None
                     assert CANARY not in str(one.environment)
                     assert (await ask(one)).status_code == 200
                     token = one.environment["ANTHROPIC_API_KEY"]
                     assert (await ask(one, authorization=f"Bearer {token}")).status_code == 200
-                    async with gateway.attend(
+                    async with gateway.open_run(
                         make_run_context(make_checkout(world_dir, 1), id="b" * 12), way.emit
                     ) as two:
                         assert two.environment["ANTHROPIC_API_KEY"] != token
                         assert (await ask(two)).status_code == 200
-                        assert (await two.settled()).calls == 1
-                    assert (await one.settled()).calls == 2
+                        assert (await two.final_usage()).calls == 1
+                    assert (await one.final_usage()).calls == 2
                 refused = await ask(one)
                 assert refused.status_code == 401
                 assert refused.json()["error"]["type"] == "authentication_error"
             assert [call.headers["x-api-key"] for call in model.requests] == [CANARY] * 3
-            assert [call.job_id for call in way.ledger.settled] == ["a" * 12, "a" * 12, "b" * 12]
+            assert [call.job_id for call in way.ledger.settled_calls] == ["a" * 12, "a" * 12, "b" * 12]
 
     asyncio.run(main())
 
@@ -98,7 +98,7 @@ def test_nobody_else_gets_through(world_dir: Path, headers: dict[str, str]) -> N
         async with (
             serve_host() as upstream,
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
-            gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
+            gateway.open_run(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
         ):
             token = attendance.environment["ANTHROPIC_API_KEY"]
             cut = {name: value.replace("sk-ant-run-", token[:24]) for name, value in headers.items()}
@@ -115,7 +115,7 @@ def test_other_paths_are_refused_and_told_to_the_run_that_asked(world_dir: Path)
         async with (
             serve_host() as upstream,
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
-            gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
+            gateway.open_run(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
             httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=PLAIN_HTTP) as client,
         ):
             told = attendance.environment
@@ -135,15 +135,15 @@ def test_what_is_under_way_ends_with_the_run(world_dir: Path) -> None:
             serve_host() as upstream,
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
         ):
-            async with gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance:
+            async with gateway.open_run(make_run_context(make_checkout(world_dir)), way.emit) as attendance:
                 going = asyncio.ensure_future(ask(attendance))
                 async with asyncio.timeout(TIMEOUT_SECONDS):
-                    while not upstream.heard:  # noqa: ASYNC110  # what is waited for is another's doing
+                    while not upstream.received:  # noqa: ASYNC110  # what is waited for is another's doing
                         await asyncio.sleep(0.01)
             with pytest.raises(httpx2.TransportError):
                 await going
-            await asyncio.wait_for(upstream.left.wait(), TIMEOUT_SECONDS)
-            assert [call.complete for call in way.ledger.settled] == [False]
+            await asyncio.wait_for(upstream.disconnected.wait(), TIMEOUT_SECONDS)
+            assert [call.complete for call in way.ledger.settled_calls] == [False]
 
     asyncio.run(main())
 
@@ -153,12 +153,12 @@ def test_the_ledger_has_it_though_nobody_waited(world_dir: Path) -> None:
         with ScriptedModel() as model:
             async with (
                 serving(world_dir, Provider(base_url=model.url)) as (gateway, way),
-                gateway.attend(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
+                gateway.open_run(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
             ):
                 await ask(attendance)
             return way.ledger
 
-    assert len(asyncio.run(main()).settled) == 1
+    assert len(asyncio.run(main()).settled_calls) == 1
 
 
 # --- other providers, with the real CLI ----------------------------------------------------------
@@ -211,7 +211,7 @@ def test_the_real_cli_by_loopback_holds_a_token_of_its_run_and_the_model_gets_th
                     gateway,
                     way,
                 ),
-                gateway.attend(
+                gateway.open_run(
                     RunContext(
                         make_run_context(make_checkout(world_dir)).job,
                         Agent("a", provider="house"),
@@ -223,13 +223,13 @@ def test_the_real_cli_by_loopback_holds_a_token_of_its_run_and_the_model_gets_th
                 assert CANARY not in str(attendance.environment)
                 code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, attendance.environment)
                 assert (code, result["is_error"]) == (0, False), result
-                spent = await attendance.settled()
+                spent = await attendance.final_usage()
             calls = [*model.requests, *model.side_requests, *model.other_requests]
             assert len(model.requests) == 1
             assert {call.headers.get(header) for call in calls} == {expected}
             token = next(v for n, v in attendance.environment.items() if n != "ANTHROPIC_BASE_URL")
             assert token not in str([call.headers for call in calls])
-            assert spent.tokens.output == model.told["output_tokens"] > 0
-            assert {call.provider for call in way.ledger.settled} == {"house"}
+            assert spent.tokens.output == model.all_totals["output_tokens"] > 0
+            assert {call.provider for call in way.ledger.settled_calls} == {"house"}
 
     asyncio.run(main())

@@ -111,7 +111,7 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
             async def run(number: int) -> None:
                 nonlocal total
                 work = make_run_context(make_checkout(world_dir), budget_micros=10**12)
-                async with free, gateway.attend(work, emit) as attendance:
+                async with free, gateway.open_run(work, emit) as attendance:
                     told = dict(attendance.environment)
                     if number in WITH_THE_CLI:
                         folder = world_dir / f"cli-{number}"
@@ -124,10 +124,10 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
                         made[work.job.id] = await make(
                             number, told["ANTHROPIC_BASE_URL"], told["ANTHROPIC_API_KEY"]
                         )
-                    spent = await attendance.settled()
+                    spent = await attendance.final_usage()
                     total = total.plus(spent)
                     (row,) = await store.usage(UsageQuery(job_id=work.job.id))
-                    assert row.spent == spent
+                    assert row.total == spent
                     cut = WITH_THE_CLI.get(number) == "cut-once" or (
                         number % 7 == CUT and number not in WITH_THE_CLI
                     )
@@ -137,18 +137,18 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
             async with gateway.serving(), asyncio.TaskGroup() as group:
                 for number in range(RUNS):
                     group.create_task(run(number))
-            counted = model.told
+            counted = model.all_totals
             (row,) = await store.usage(UsageQuery())
             await store.close()
-        assert row.spent == total
-        assert row.spent.tokens == TokenCounts(
+        assert row.total == total
+        assert row.total.tokens == TokenCounts(
             input=counted["input_tokens"],
             output=counted["output_tokens"],
             cache_read=counted["cache_read_input_tokens"],
             cache_write_5m=counted["ephemeral_5m_input_tokens"],
             cache_write_1h=counted["ephemeral_1h_input_tokens"],
         )
-        assert row.spent.calls > 2 * RUNS
+        assert row.total.calls > 2 * RUNS
         assert min(counted.values()) > 0
 
     asyncio.run(main())
@@ -247,9 +247,9 @@ def test_no_spoiled_stream_stops_the_gateway_or_counts_as_nothing_without_a_mark
                     assert number % 4 == 2
             good = await client.post("/v1/messages", json={"model": "claude-haiku-4-5", "number": None})
             assert good.content == GOOD
-            spent = await way.open_access.settled()
+            spent = await way.open_access.final_usage()
         server.close()
-        *spoilt, last = way.ledger.settled
+        *spoilt, last = way.ledger.settled_calls
         assert (spent.calls, len(spoilt)) == (len(streams) + 1, len(streams))
         assert (last.complete, last.tokens.input, last.tokens.output) == (True, 500, 77)
         for call in spoilt:

@@ -73,7 +73,7 @@ def test_an_answer_that_came_whole_is_read_to_the_token(
     body: bytes, headers: list[tuple[bytes, bytes]], form: ResponseFormat
 ) -> None:
     reading = read_with_meter(body, headers, form=form)
-    assert (reading.tokens, reading.model, reading.complete, reading.seen) == (
+    assert (reading.tokens, reading.model, reading.complete, reading.has_usage) == (
         REPORTED_USAGE,
         MODEL,
         True,
@@ -250,7 +250,7 @@ def test_a_wrong_content_type_hides_nothing(kind: bytes, body: bytes) -> None:
 
 def test_a_route_that_costs_nothing_reads_nothing() -> None:
     assert read_with_meter(b'{"input_tokens": 5}', JSON, form="none") == MeasuredUsage(
-        TokenCounts(), None, complete=True, seen=False
+        TokenCounts(), None, complete=True, has_usage=False
     )
 
 
@@ -283,7 +283,7 @@ def test_gzip_and_deflate_are_read(encoding: bytes, packed: bytes) -> None:
 @pytest.mark.parametrize("encoding", [b"br", b"zstd", b"gzip, gzip", b"gzip, br", b"unheard-of"])
 def test_what_cannot_be_unpacked_is_incomplete(encoding: bytes) -> None:
     reading = read_with_meter(gzip.compress(STREAM), [*SSE, (b"content-encoding", encoding)])
-    assert (reading.complete, reading.seen) == (False, False)
+    assert (reading.complete, reading.has_usage) == (False, False)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 9, 10, 30, -9, -1])
@@ -547,7 +547,7 @@ def test_a_json_body_above_its_bound_is_let_go() -> None:
     taking.feed(b'{"x":"')
     assert peak(taking, b"x" * (1 << 20), 40) < 40 << 20
     reading = taking.finish(truncated=False)
-    assert (reading.complete, reading.seen) == (False, False)
+    assert (reading.complete, reading.has_usage) == (False, False)
 
 
 def test_frames_that_are_too_long_or_wrong_end_the_reading_with_a_mark() -> None:

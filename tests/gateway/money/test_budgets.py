@@ -295,7 +295,7 @@ def test_what_the_ledger_has_of_this_day_and_month_counts_from_the_start() -> No
             (NOON - timedelta(hours=1), "k2", "other", 70),
             (NOON - timedelta(days=1), "k1", "claude", 900),  # another month: noon is that of the first
         ):
-            await ledger.keep_call(make_call(at=at, api_key_id=key, agent=agent, micros=cost, job_id="j1"))
+            await ledger.save_call(make_call(at=at, api_key_id=key, agent=agent, micros=cost, job_id="j1"))
         made = budgets(ledger)
         await made.seed()
         await made.load_job("j1")

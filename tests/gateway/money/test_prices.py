@@ -40,34 +40,34 @@ def price(model: str, prices: Prices = PRICES) -> Price:
 )
 def test_a_million_tokens_cost_what_the_list_says(model: str, dollars: tuple[str, ...]) -> None:
     for kind, amount in zip(KINDS, dollars, strict=True):
-        assert price(model).micros(TokenCounts(**{kind: MILLION})) == Decimal(amount) * MILLION, kind
+        assert price(model).cost_micros(TokenCounts(**{kind: MILLION})) == Decimal(amount) * MILLION, kind
 
 
 @pytest.mark.parametrize("kind", ["input", "cache_read", "cache_write_5m", "cache_write_1h"])
 def test_a_long_prompt_costs_more_from_its_first_token_on(kind: str) -> None:
     haiku = price("claude-haiku-5-5")
     at, above = (TokenCounts(output=1000).plus(TokenCounts(**{kind: size})) for size in (100_000, 100_001))
-    assert haiku.micros(TokenCounts(input=100_000, output=MILLION)) == 10_000 + 500_000
-    assert haiku.micros(TokenCounts(input=100_001, output=MILLION)) == 50_001 + 2_500_000
-    assert 4.9 < haiku.micros(above) / haiku.micros(at) < 5.1
-    assert haiku.micros(TokenCounts(output=200_000)) == 100_000
+    assert haiku.cost_micros(TokenCounts(input=100_000, output=MILLION)) == 10_000 + 500_000
+    assert haiku.cost_micros(TokenCounts(input=100_001, output=MILLION)) == 50_001 + 2_500_000
+    assert 4.9 < haiku.cost_micros(above) / haiku.cost_micros(at) < 5.1
+    assert haiku.cost_micros(TokenCounts(output=200_000)) == 100_000
 
 
 def test_fast_mode_searches_and_work_in_the_us_are_charged() -> None:
     opus, tokens = price("claude-opus-5-5"), TokenCounts(input=MILLION, cache_read=MILLION)
-    assert opus.micros(tokens) == 4_200_000
-    assert opus.micros(tokens, UsageExtras(fast=True)) == 8_400_000
-    assert opus.micros(tokens, UsageExtras(us_only=True)) == 4_620_000
-    assert opus.micros(tokens, UsageExtras(searches=3, us_only=True)) == 4_650_000
-    assert price("claude-haiku-4-5").micros(tokens, UsageExtras(fast=True)) == 1_100_000
+    assert opus.cost_micros(tokens) == 4_200_000
+    assert opus.cost_micros(tokens, UsageExtras(fast=True)) == 8_400_000
+    assert opus.cost_micros(tokens, UsageExtras(us_only=True)) == 4_620_000
+    assert opus.cost_micros(tokens, UsageExtras(searches=3, us_only=True)) == 4_650_000
+    assert price("claude-haiku-4-5").cost_micros(tokens, UsageExtras(fast=True)) == 1_100_000
 
 
 def test_a_call_is_rounded_half_up_once() -> None:
     half = Price(Rates(500_000, 250_000, 249_999, 0, 0))
-    assert [half.micros(TokenCounts(input=count)) for count in (0, 1, 2, 3)] == [0, 1, 1, 2]
-    assert half.micros(TokenCounts(output=2)) == 1
-    assert half.micros(TokenCounts(cache_read=2)) == 0
-    assert half.micros(TokenCounts(input=1, output=1, cache_read=1)) == 1
+    assert [half.cost_micros(TokenCounts(input=count)) for count in (0, 1, 2, 3)] == [0, 1, 1, 2]
+    assert half.cost_micros(TokenCounts(output=2)) == 1
+    assert half.cost_micros(TokenCounts(cache_read=2)) == 0
+    assert half.cost_micros(TokenCounts(input=1, output=1, cache_read=1)) == 1
 
 
 @given(
@@ -82,7 +82,7 @@ def test_integers_give_what_decimals_give(tokens: TokenCounts, model: str, *, us
         table = table["long"]
     dollars = sum(Decimal(table[kind]) * getattr(tokens, kind) for kind in KINDS)
     wanted = dollars * (Decimal("1.1") if us_only else 1)
-    found = price(model).micros(tokens, UsageExtras(us_only=us_only))
+    found = price(model).cost_micros(tokens, UsageExtras(us_only=us_only))
     assert found == wanted.quantize(Decimal(1), rounding=ROUND_HALF_UP)
 
 
@@ -138,13 +138,15 @@ def test_the_dearest_is_no_cheaper_than_any_model_for_any_tokens() -> None:
     models = [model for table in tomllib.loads(PRICES_FILE.read_text())["price"] for model in table["models"]]
     assert len(models) > 20
     dearest = Prices.load({"gold": {"input": "1000", "output": "1"}}).highest
-    assert dearest.micros(TokenCounts(input=1)) == 1000
+    assert dearest.cost_micros(TokenCounts(input=1)) == 1000
     for model in models:
         for kind in KINDS:
             for size in (1000, MILLION):
                 for extras in (UsageExtras(), UsageExtras(fast=True)):
                     tokens = TokenCounts(**{kind: size})
-                    assert PRICES.highest.micros(tokens, extras) >= price(model).micros(tokens, extras)
+                    assert PRICES.highest.cost_micros(tokens, extras) >= price(model).cost_micros(
+                        tokens, extras
+                    )
 
 
 # --- overrides ---------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ def test_an_override_wins_and_takes_what_it_leaves_out_from_the_list() -> None:
     prices = Prices.load({"claude-haiku-5-5": {"input": "0.05"}})
     haiku = price("us.anthropic.claude-haiku-5-5", prices)
     assert haiku.rates == Rates(50_000, 500_000, 10_000, 125_000, 200_000)
-    assert haiku.micros(TokenCounts(input=200_000)) == 100_000
+    assert haiku.cost_micros(TokenCounts(input=200_000)) == 100_000
     assert price("claude-haiku-4-5", prices) == price("claude-haiku-4-5")
 
 
@@ -190,9 +192,9 @@ def test_tiers_can_be_overridden() -> None:
             }
         }
     )
-    assert price("m", prices).micros(TokenCounts(input=10)) == 10
-    assert price("m", prices).micros(TokenCounts(input=11)) == 22
-    assert price("m", prices).micros(TokenCounts(input=11), UsageExtras(fast=True)) == 66
+    assert price("m", prices).cost_micros(TokenCounts(input=10)) == 10
+    assert price("m", prices).cost_micros(TokenCounts(input=11)) == 22
+    assert price("m", prices).cost_micros(TokenCounts(input=11), UsageExtras(fast=True)) == 66
 
 
 @pytest.mark.parametrize(

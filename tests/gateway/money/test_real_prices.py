@@ -48,7 +48,7 @@ def test_a_call_of_each_model_costs_what_the_cli_says_to_the_micro_dollar(
     with ScriptedModel(played) as served:
         world = AgentHarness(world_dir, served.url)
         try:
-            talk = world.talk(real_cli)
+            talk = world.start_conversation(real_cli)
             talk.control("initialize")
             for prompt, models in (("hello", MODELS), ("[[scenario:ok]]", ("claude-haiku-5-5",))):
                 for model in models:
@@ -59,7 +59,7 @@ def test_a_call_of_each_model_costs_what_the_cli_says_to_the_micro_dollar(
                     before[model] = cost
                     price = prices.price_of(model)
                     assert price is not None, model
-                    ours[model, prompt] = price.micros(spent(served))
+                    ours[model, prompt] = price.cost_micros(spent(served))
         finally:
             world.close()
     assert len(ours) == len(MODELS) + 1

@@ -101,8 +101,8 @@ def test_a_call_is_kept_with_whose_it_is_and_every_kind_of_token(world_dir: Path
             STREAM + STARTED + SAID + ENDED, world_dir, id="j" * 12, api_key_id="k_9"
         ) as way:
             assert (await call(way)).content == STARTED + SAID + ENDED
-            spent = await way.open_access.settled()
-            (kept,) = way.ledger.settled
+            spent = await way.open_access.final_usage()
+            (kept,) = way.ledger.settled_calls
         tokens = TokenCounts(7, 200, 30, 20, 30)
         assert spent == UsageTotal(1, tokens, 287)
         assert kept == make_call(
@@ -126,7 +126,7 @@ def test_a_call_reserves_its_input_and_4096_tokens_and_later_what_the_run_has_sh
         async with answering(ok_response(message(input_tokens=1000, output_tokens=70)), world_dir) as way:
             await call(way, messages=["x" * 4000])
             await call(way, messages=["x" * 4000])
-            first, second = way.ledger.settled
+            first, second = way.ledger.settled_calls
             size = len(json.dumps(ASK | {"messages": ["x" * 4000]}, separators=(",", ":")))
             assert first.reserved_micros == -(-size // 4) + 4096
             assert (
@@ -160,8 +160,8 @@ def test_an_error_of_the_service_costs_nothing(world_dir: Path, status: int) -> 
         answer = b"HTTP/1.1 %d No\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
         async with answering(answer, world_dir) as way:
             assert (await call(way)).status_code == status
-            assert await way.open_access.settled() == UsageTotal(1)
-            assert way.ledger.settled[0].status == status
+            assert await way.open_access.final_usage() == UsageTotal(1)
+            assert way.ledger.settled_calls[0].status == status
 
     asyncio.run(main())
 
@@ -170,8 +170,8 @@ def test_a_service_that_is_not_there_costs_nothing(world_dir: Path) -> None:
     async def main() -> None:
         async with open_gateway(world_dir) as way:
             assert (await call(way)).status_code == 502
-            assert await way.open_access.settled() == UsageTotal(1)
-            assert way.ledger.settled[0].status is None
+            assert await way.open_access.final_usage() == UsageTotal(1)
+            assert way.ledger.settled_calls[0].status is None
 
     asyncio.run(main())
 
@@ -192,7 +192,7 @@ def test_a_stream_that_is_cut_counts_what_was_told_costs_what_was_said_and_is_ma
         async with serve_host(serve) as upstream, open_gateway(world_dir, upstream.url) as way:
             with pytest.raises(httpx2.TransportError):
                 await call(way)
-            spent = await way.open_access.settled()
+            spent = await way.open_access.final_usage()
         assert spent.tokens == TokenCounts(7, 1, 30, 20, 30)  # what was told
         assert spent.complete is False
         assert 187 <= spent.micros <= 190  # 87 went in; 400 characters were said, and only one token was told
@@ -205,8 +205,8 @@ def test_an_answer_that_tells_nothing_costs_what_was_reserved_and_is_marked(worl
         for body in (b"", b"{}", b"not json", b'{"type": "message"}'):
             async with answering(ok_response(body), world_dir) as way:
                 assert (await call(way)).status_code == 200
-                spent = await way.open_access.settled()
-                (kept,) = way.ledger.settled
+                spent = await way.open_access.final_usage()
+                (kept,) = way.ledger.settled_calls
             assert spent.complete is False, body
             assert spent.micros == kept.reserved_micros > 4096, body
 
@@ -217,10 +217,10 @@ def test_an_agent_that_goes_away_before_the_answer_has_spent_what_was_reserved(w
     async def main() -> None:
         async with serve_host() as upstream, open_gateway(world_dir, upstream.url) as way:
             going = asyncio.ensure_future(call(way))
-            await wait_until(lambda: b"claude-haiku" in upstream.heard)
+            await wait_until(lambda: b"claude-haiku" in upstream.received)
             going.cancel()
-            spent = await way.open_access.settled()
-            (kept,) = way.ledger.settled
+            spent = await way.open_access.final_usage()
+            (kept,) = way.ledger.settled_calls
         assert (spent.calls, spent.complete) == (1, False)
         assert spent.micros == kept.reserved_micros > 4096
 
@@ -232,11 +232,11 @@ def test_a_model_without_a_price_costs_the_dearest_one_and_the_job_is_told_once(
         async with answering(ok_response(message("house-model-7")), world_dir, budget_micros=10**9) as way:
             await call(way, model="house-model-7")
             await call(way, model="house-model-7")
-            spent = await way.open_access.settled()
-            dearest = FLAT_PRICES.highest.micros(TokenCounts(10, 90))
+            spent = await way.open_access.final_usage()
+            dearest = FLAT_PRICES.highest.cost_micros(TokenCounts(10, 90))
             assert (spent.priced, spent.micros) == (False, 2 * dearest)
             assert dearest > 100
-            assert way.ledger.settled[0].model == "house-model-7"
+            assert way.ledger.settled_calls[0].model == "house-model-7"
             (text,) = way.warnings("unpriced_model")
             assert "house-model-7" in text
 
@@ -247,7 +247,7 @@ def test_what_the_answer_names_is_paid_for_whatever_the_request_named(world_dir:
     async def main() -> None:
         async with answering(ok_response(message("claude-opus-4-8")), world_dir) as way:
             await call(way, model="claude-haiku-4-5")
-            assert way.ledger.settled[0].model == "claude-opus-4-8"
+            assert way.ledger.settled_calls[0].model == "claude-opus-4-8"
 
     asyncio.run(main())
 
@@ -272,7 +272,7 @@ def test_the_model_of_a_request_is_found_where_it_stands(world_dir: Path, body: 
             way.client() as client,
         ):
             going = asyncio.ensure_future(client.post("/v1/messages", content=body))
-            await wait_until(lambda: body in upstream.heard and bool(way.ledger.calls))
+            await wait_until(lambda: body in upstream.received and bool(way.ledger.calls))
             (opened,) = way.ledger.calls.values()
             assert (opened.settled, opened.model) == (False, model)
             going.cancel()
@@ -282,9 +282,9 @@ def test_the_model_of_a_request_is_found_where_it_stands(world_dir: Path, body: 
 
 def test_a_call_is_in_the_ledger_before_its_answer_and_holds_up_nothing(world_dir: Path) -> None:
     class Stuck(MemoryLedger):
-        async def keep_call(self, call: Any) -> None:
+        async def save_call(self, call: Any) -> None:
             await go_on.wait()
-            await super().keep_call(call)
+            await super().save_call(call)
 
     go_on = asyncio.Event()
 
@@ -292,7 +292,7 @@ def test_a_call_is_in_the_ledger_before_its_answer_and_holds_up_nothing(world_di
         async with answering(ok_response(message()), world_dir, ledger=Stuck()) as way:
             assert (await call(way)).status_code == 200  # though nothing could be written
             assert way.ledger.calls == {}
-            waiting = asyncio.ensure_future(way.open_access.settled())
+            waiting = asyncio.ensure_future(way.open_access.final_usage())
             await asyncio.sleep(0.05)
             assert not waiting.done()
             go_on.set()
@@ -309,15 +309,15 @@ def test_a_spent_budget_answers_402_in_the_words_of_the_api_and_the_run_is_told(
     async def main() -> None:
         async with answering(ok_response(message()), world_dir, budget_micros=150) as way:
             assert (await call(way)).status_code == 200
-            assert way.open_access.spent_out is None
+            assert way.open_access.exhausted_budget is None
             assert (await call(way)).status_code == 200  # one call over
             answer = await call(way)
             assert answer.status_code == 402
             text = "The budget of this job (0.00015 USD) is spent."
             assert answer.json()["error"] == {"type": "billing_error", "message": text}
             assert answer.headers["x-should-retry"] == "false"
-            assert way.open_access.spent_out == text
-            assert (await way.open_access.settled()).micros == 200
+            assert way.open_access.exhausted_budget == text
+            assert (await way.open_access.final_usage()).micros == 200
 
     asyncio.run(main())
 
@@ -343,7 +343,7 @@ def test_100_parallel_calls_against_a_budget_with_room_for_one_more_are_at_most_
 
         ledger = MemoryLedger()
         # Ten were paid for; there is room for one more of a hundred micro-dollars, and a little.
-        await ledger.keep_call(make_call(job_id="j" * 12, run=1, micros=1_000))
+        await ledger.save_call(make_call(job_id="j" * 12, run=1, micros=1_000))
         async with (
             serve_host(quietly) as upstream,
             open_gateway(world_dir, upstream.url, ledger=ledger, id="j" * 12, budget_micros=1_110) as way,
@@ -356,7 +356,7 @@ def test_100_parallel_calls_against_a_budget_with_room_for_one_more_are_at_most_
             ) as client,
         ):
             answers = await asyncio.gather(*(client.post("/v1/messages", json=ASK) for _ in range(100)))
-            spent = await way.open_access.settled()
+            spent = await way.open_access.final_usage()
         statuses = [answer.status_code for answer in answers]
         assert set(statuses) == {200, 402}
         assert arrived == statuses.count(200)
@@ -372,9 +372,9 @@ def test_what_earlier_runs_of_a_job_spent_counts_and_what_it_did_before_it_began
 ) -> None:
     async def main() -> None:
         ledger = MemoryLedger()
-        await ledger.keep_call(make_call(job_id="j" * 12, run=1, micros=10**6))
-        await ledger.keep_call(make_call(job_id="j" * 12, run=2, micros=60))
-        await ledger.keep_call(make_call(job_id="another", run=2, micros=10**6))
+        await ledger.save_call(make_call(job_id="j" * 12, run=1, micros=10**6))
+        await ledger.save_call(make_call(job_id="j" * 12, run=2, micros=60))
+        await ledger.save_call(make_call(job_id="another", run=2, micros=10**6))
         options = {"ledger": ledger, "id": "j" * 12, "since_run": 2, "budget_micros": 160}
         async with answering(ok_response(message()), world_dir, **options) as way:
             assert (await call(way)).status_code == 200
@@ -395,8 +395,8 @@ def test_the_budgets_of_agent_key_and_service_hold_over_all_jobs_and_a_new_day_b
     async def main() -> None:
         for allowance, text in limits:
             ledger, clock = MemoryLedger(), SkippingClock()
-            await ledger.keep_call(make_call(micros=100, job_id="of yesterday", at=NOON - timedelta(days=1)))
-            await ledger.keep_call(make_call(micros=100, job_id="of this morning"))
+            await ledger.save_call(make_call(micros=100, job_id="of yesterday", at=NOON - timedelta(days=1)))
+            await ledger.save_call(make_call(micros=100, job_id="of this morning"))
             async with answering(
                 ok_response(message()),
                 world_dir,
@@ -409,7 +409,7 @@ def test_the_budgets_of_agent_key_and_service_hold_over_all_jobs_and_a_new_day_b
                 refused = await call(way)
                 assert refused.status_code == 402
                 assert text in refused.text
-                assert way.open_access.spent_out is not None
+                assert way.open_access.exhausted_budget is not None
                 clock.advance(timedelta(hours=12))
                 assert (await call(way)).status_code == 200
 
@@ -429,9 +429,9 @@ def test_a_body_in_chunks_reserves_what_it_turned_out_to_be(world_dir: Path) -> 
             way.client() as client,
         ):
             going = asyncio.ensure_future(client.post("/v1/messages", content=pieces()))
-            await wait_until(lambda: upstream.heard.endswith(b"0\r\n\r\n"))
+            await wait_until(lambda: upstream.received.endswith(b"0\r\n\r\n"))
             going.cancel()
-            spent = await way.open_access.settled()
+            spent = await way.open_access.final_usage()
         assert spent.micros > 100_000
 
     asyncio.run(main())
@@ -444,7 +444,7 @@ def test_what_an_earlier_life_left_open_is_settled_at_the_start_and_counts(world
     async def main() -> None:
         ledger = MemoryLedger()
         left = make_call(job_id="j" * 12, settled=False, reserved_micros=5_000)
-        await ledger.keep_call(left)
+        await ledger.save_call(left)
         gateway = ModelGateway(
             world_dir,
             slots=1,
@@ -454,16 +454,16 @@ def test_what_an_earlier_life_left_open_is_settled_at_the_start_and_counts(world
         )
         async with gateway.serving():
             (row,) = await ledger.usage(UsageQuery())
-            assert row.spent == UsageTotal(1, micros=5_000, complete=False)
+            assert row.total == UsageTotal(1, micros=5_000, complete=False)
             assert ledger.calls[left.id] == replace(left, settled=True, micros=5_000, complete=False)
             work = make_run_context(make_checkout(world_dir), id="j" * 12, budget_micros=5_000)
 
             async def emit(body: object) -> None:
                 pass
 
-            async with gateway.attend(work, emit) as attendance:
+            async with gateway.open_run(work, emit) as attendance:
                 way = GatewayHarness(world_dir / "run" / "slot-0" / "model.sock")
                 assert (await call(way)).status_code == 402
-                assert await attendance.settled() == UsageTotal()
+                assert await attendance.final_usage() == UsageTotal()
 
     asyncio.run(main())

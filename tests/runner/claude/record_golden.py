@@ -49,7 +49,7 @@ def events_of(lines: list[str]) -> list[dict[str, Any]]:
         assert message is not None
         found += [
             {"type": event.type, "data": event_data(event)}
-            for event in conversation.take(message, number * SECONDS_PER_LINE)
+            for event in conversation.feed(message, number * SECONDS_PER_LINE)
         ]
     return found
 
@@ -61,8 +61,8 @@ def _record_case(name: str, world: Path) -> None:
         granted = {"ANTHROPIC_API_KEY": DUMMY_API_KEY, "ANTHROPIC_BASE_URL": model.url}
         stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted})
         asyncio.run(stage.run())
-    files = stage.spec.place.files
-    text = (files.spool(1) / "stdout").read_text(encoding="utf-8")
+    files = stage.spec.checkout.paths
+    text = (files.run_output(1) / "stdout").read_text(encoding="utf-8")
     lines = [_normalize_line(line) for line in text.replace(str(files.root), "/job").splitlines()]
     kept = [line for line in lines if line]
     folder = GOLDEN / name

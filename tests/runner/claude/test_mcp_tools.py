@@ -55,9 +55,9 @@ def test_calls_of_one_turn_are_gathered_and_their_results_reach_the_model(
     stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=20.0)
     caller = Caller()
     agent = Agent("chat", tools=(), lean=True) if lean else stage.spec.agent
-    stage.spec = replace(stage.spec, ask=caller, agent=agent)
+    stage.spec = replace(stage.spec, call_client_tools=caller, agent=agent)
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     assert caller.turns == [[{"city": "Paris"}, {"city": "Rome"}], [{"city": "Oslo"}]]
     assert ran.result["result"] == "The last one said: sun in Oslo"
     # The model is told of the tool itself, not of a search for it.
@@ -74,9 +74,9 @@ def test_calls_of_one_turn_are_handed_out_one_after_another_when_asked_for(
 ) -> None:
     stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=20.0, one_call=True)
     caller = Caller()
-    stage.spec = replace(stage.spec, ask=caller)
+    stage.spec = replace(stage.spec, call_client_tools=caller)
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     assert caller.turns == [[{"city": "Paris"}], [{"city": "Rome"}], [{"city": "Oslo"}]]
     assert ran.result["result"] == "The last one said: sun in Oslo"
 
@@ -85,8 +85,8 @@ def test_the_idle_limit_does_not_run_while_the_caller_makes_a_call(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
     stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=5.0)
-    stage.spec = replace(stage.spec, ask=Caller(seconds=6.0))
-    assert asyncio.run(stage.run()).verdict == "success"
+    stage.spec = replace(stage.spec, call_client_tools=Caller(seconds=6.0))
+    assert asyncio.run(stage.run()).outcome == "success"
 
 
 def test_a_run_whose_caller_does_not_come_back_ends_as_unanswered(
@@ -96,9 +96,9 @@ def test_a_run_whose_caller_does_not_come_back_ends_as_unanswered(
         raise TimeoutError(f"{len(calls)} calls")
 
     stage = _stage(real_cli, world_dir, scripted_model)
-    stage.spec = replace(stage.spec, ask=nobody)
+    stage.spec = replace(stage.spec, call_client_tools=nobody)
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "unanswered"
+    assert ran.outcome == "unanswered"
     assert ran.report.session_id is not None
 
 
@@ -134,7 +134,7 @@ async def _written(calls: McpToolServer, count: int) -> list[Any]:
         return len(lines) < count
 
     async with asyncio.timeout(5):
-        await calls.write(to)
+        await calls.write_replies(to)
     return [json.loads(line)["response"]["response"]["mcp_response"] for line in lines]
 
 
@@ -144,13 +144,13 @@ def test_a_call_that_the_agent_makes_later_gets_the_result_that_is_there_already
         calls = McpToolServer((WEATHER,), "call_x")
         for message in (_event("message_start"), _use("t1", city="Paris")):
             calls.observe(message)
-        assert calls.request(_call(1, "t1", city="Paris"), 100)
+        assert calls.handle_request(_call(1, "t1", city="Paris"), 100)
         calls.observe(_use("t2", city="Rome"))
         calls.observe(_event("message_stop"))
-        turn = await asyncio.wait_for(calls.turn(), 5)
+        turn = await asyncio.wait_for(calls.next_turn(), 5)
         assert [call.arguments for call in turn.values()] == [{"city": "Paris"}, {"city": "Rome"}]
-        calls.answer(turn, {call.id: str(call.arguments["city"]) for call in turn.values()})
-        calls.request(_call(2, "t2", city="Rome"), 100)
+        calls.set_results(turn, {call.id: str(call.arguments["city"]) for call in turn.values()})
+        calls.handle_request(_call(2, "t2", city="Rome"), 100)
         replies = await _written(calls, 2)
         assert [(reply["id"], reply["result"]["content"][0]["text"]) for reply in replies] == [
             (1, "Paris"),
@@ -163,15 +163,15 @@ def test_a_call_that_the_agent_makes_later_gets_the_result_that_is_there_already
 def test_what_is_no_call_of_a_known_tool_is_answered_and_handed_to_nobody() -> None:
     async def scenario() -> None:
         calls = McpToolServer((WEATHER,), "call_x")
-        calls.request(_call(1, "t1", name="rm"), 100)
-        calls.request(_asked(2, "resources/list"), 100)
-        calls.request(_call(3, "t3"), 2 * 1024 * 1024)
+        calls.handle_request(_call(1, "t1", name="rm"), 100)
+        calls.handle_request(_asked(2, "resources/list"), 100)
+        calls.handle_request(_call(3, "t3"), 2 * 1024 * 1024)
         unknown, no_method, large = await _written(calls, 3)
         assert unknown["result"]["isError"] is True
         assert no_method["error"]["code"] == -32601
         assert large["error"]["message"] == "The call is too large."
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(calls.turn(), 0.05)
+            await asyncio.wait_for(calls.next_turn(), 0.05)
 
     asyncio.run(scenario())
 
@@ -186,7 +186,7 @@ def test_what_is_no_call_of_a_known_tool_is_answered_and_handed_to_nobody() -> N
 )
 def test_other_requests_are_not_taken(message: dict[str, Any]) -> None:
     async def scenario() -> bool:
-        return McpToolServer((WEATHER,), "call_x").request(message, 100)
+        return McpToolServer((WEATHER,), "call_x").handle_request(message, 100)
 
     assert asyncio.run(scenario()) is False
 
@@ -195,7 +195,7 @@ def test_requests_above_the_limit_are_not_answered() -> None:
     async def scenario() -> None:
         calls = McpToolServer((WEATHER,), "call_x")
         for number in range(MAX_REQUESTS + 10):
-            assert calls.request(_asked(number, "ping"), 100)
+            assert calls.handle_request(_asked(number, "ping"), 100)
         await _written(calls, MAX_REQUESTS)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):

@@ -44,7 +44,7 @@ def test_a_transcript_of_the_real_cli_means_these_events(case: str) -> None:
         assert message is not None
         events += [
             {"type": event.type, "data": event_data(event)}
-            for event in conversation.take(message, number / 10)
+            for event in conversation.feed(message, number / 10)
         ]
     expected = json.loads((GOLDEN / case / "events.json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(events)) == expected
@@ -62,8 +62,8 @@ def _assistant(*blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def test_a_message_sent_again_for_each_block_is_counted_once() -> None:
     conversation = MessageReader()
-    first = conversation.take(_assistant({"type": "text", "text": "a"}), 0)
-    second = conversation.take(_assistant({"type": "text", "text": "b"}), 0)
+    first = conversation.feed(_assistant({"type": "text", "text": "a"}), 0)
+    second = conversation.feed(_assistant({"type": "text", "text": "b"}), 0)
     assert [type(each) for each in first] == [Message, UsageReported]
     assert [type(each) for each in second] == [Message]
     assert (conversation.usage.input_tokens, conversation.usage.turns) == (3, 1)
@@ -75,27 +75,27 @@ def test_a_subagents_words_are_not_the_agents_but_its_tools_are_seen() -> None:
         {"type": "text", "text": "inner"},
         {"type": "tool_use", "id": "t", "name": "Bash", "input": {}},
     )
-    events = conversation.take(_assistant(*blocks, parent_tool_use_id="toolu_9"), 0)
+    events = conversation.feed(_assistant(*blocks, parent_tool_use_id="toolu_9"), 0)
     assert [type(each) for each in events] == [ToolStarted, UsageReported]
     delta = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x"}}
-    assert conversation.take({"type": "stream_event", "event": delta, "parent_tool_use_id": "t"}, 0) == []
-    assert conversation.take({"type": "stream_event", "event": delta, "parent_tool_use_id": None}, 0) == [
+    assert conversation.feed({"type": "stream_event", "event": delta, "parent_tool_use_id": "t"}, 0) == []
+    assert conversation.feed({"type": "stream_event", "event": delta, "parent_tool_use_id": None}, 0) == [
         TextDelta("", "x")
     ]
 
 
 def test_what_the_cli_writes_itself_is_a_warning_and_no_answer() -> None:
     message = _assistant({"type": "text", "text": "API Error: 402"}, error="billing_error")
-    assert MessageReader().take(message, 0) == [WarningEvent(WarningCode.MODEL_ERROR, "API Error: 402")]
+    assert MessageReader().feed(message, 0) == [WarningEvent(WarningCode.MODEL_ERROR, "API Error: 402")]
 
 
 def test_a_tools_time_is_the_clocks_and_its_output_is_cut() -> None:
     conversation = MessageReader()
-    conversation.take(
+    conversation.feed(
         _assistant({"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "x"}}), 10.0
     )
     block = {"type": "tool_result", "tool_use_id": "t", "content": "ä" * MAX_OUTPUT_BYTES, "is_error": True}
-    (finished,) = conversation.take({"type": "user", "message": {"content": [block]}}, 12.5)
+    (finished,) = conversation.feed({"type": "user", "message": {"content": [block]}}, 12.5)
     assert isinstance(finished, ToolFinished)
     assert (finished.duration_ms, finished.is_error, finished.truncated) == (2500, True, True)
     assert len(finished.output.encode()) == MAX_OUTPUT_BYTES
@@ -104,13 +104,13 @@ def test_a_tools_time_is_the_clocks_and_its_output_is_cut() -> None:
 def test_a_tool_result_of_blocks_is_its_text_and_names_the_rest() -> None:
     content = [{"type": "text", "text": "a"}, {"type": "image", "source": {}}, {"type": "text", "text": "b"}]
     block = {"type": "tool_result", "tool_use_id": "unheard of", "content": content}
-    (finished,) = MessageReader().take({"type": "user", "message": {"content": [block]}}, 0)
+    (finished,) = MessageReader().feed({"type": "user", "message": {"content": [block]}}, 0)
     assert finished == ToolFinished("unheard of", False, "a\n[image]\nb", False, None)
 
 
 def test_an_input_too_large_for_the_record_is_described() -> None:
     block = {"type": "tool_use", "id": "t", "name": "Write", "input": {"content": "x" * MAX_INPUT_BYTES}}
-    started = MessageReader().take(_assistant(block), 0)[0]
+    started = MessageReader().feed(_assistant(block), 0)[0]
     assert isinstance(started, ToolStarted)
     assert list(started.input) == ["left_out"]
 
@@ -120,11 +120,11 @@ def test_a_flood_of_events_is_cut_with_one_warning_and_the_end_still_comes() -> 
     events: list[Any] = []
     for number in range(MAX_EVENTS):
         inner = {"id": f"m{number}", "content": "x", "usage": {}}
-        events += conversation.take({"type": "assistant", "message": inner}, 0)
-    assert conversation.full
+        events += conversation.feed({"type": "assistant", "message": inner}, 0)
+    assert conversation.limit_reached
     assert len(events) == MAX_EVENTS + 1
     assert [each.code for each in events if isinstance(each, WarningEvent)] == ["events_left_out"]
-    assert conversation.take({"type": "result", "usage": {}, "total_cost_usd": 1}, 0) != []
+    assert conversation.feed({"type": "result", "usage": {}, "total_cost_usd": 1}, 0) != []
 
 
 @pytest.mark.parametrize(
@@ -196,14 +196,14 @@ _TYPES = st.sampled_from(
 def test_no_shape_whatever_raises(messages: list[dict[str, Any]]) -> None:
     conversation = MessageReader()
     for message in messages:
-        for event in conversation.take(message, 0):
+        for event in conversation.feed(message, 0):
             json.dumps(event_data(event))
 
 
 @pytest.mark.parametrize("given", ["\ud800", "a\x00b", "x" * 65, "", "../up", 7, None])
 def test_an_id_of_a_session_that_cannot_be_one_is_none(given: Any) -> None:
     conversation = MessageReader()
-    list(conversation.take({"type": "system", "subtype": "init", "session_id": given}, 0.0))
+    list(conversation.feed({"type": "system", "subtype": "init", "session_id": given}, 0.0))
     assert conversation.session_id is None
     found = parse_result({"type": "result", "subtype": "success", "session_id": given})
     assert found is not None

@@ -100,4 +100,4 @@ def test_an_agent_that_is_silent_until_its_end_has_not_stalled(standin: Path, wo
     ran = TestPlainRunner().run_prompt(
         standin, world_dir, "[[standin: sleep=2 text=done]]", idle_timeout_seconds=0.2
     )
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"

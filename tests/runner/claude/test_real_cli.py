@@ -38,12 +38,12 @@ def _stage(
 
 
 def _define(stage: RunnerHarness) -> None:
-    place = stage.spec.place
-    assert place.config is not None
-    (place.config / "agents").mkdir()
-    (place.config / "agents" / "triage.md").write_text(TRIAGE, encoding="utf-8")
+    place = stage.spec.checkout
+    assert place.config_dir is not None
+    (place.config_dir / "agents").mkdir()
+    (place.config_dir / "agents" / "triage.md").write_text(TRIAGE, encoding="utf-8")
     known = {"triage": AgentDefinition("triage", "Sorts.", TRIAGE, "workspace")}
-    stage.spec = replace(stage.spec, place=replace(place, definitions=known))
+    stage.spec = replace(stage.spec, checkout=replace(place, definitions=known))
 
 
 @pytest.mark.parametrize("mode", ["plain", "stream"])
@@ -51,16 +51,16 @@ def test_an_answer_with_its_usage_and_cost(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
     ran = asyncio.run(_stage(mode, real_cli, world_dir, scripted_model, "[[scenario:ok]] hello").run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     result = ran.report.evidence.result
     assert result is not None
     assert result.text == "ok: the scripted model has read the prompt."
     assert result.usage is not None
     assert result.usage.output_tokens > 0
     assert result.cost_micros
-    assert ran.of(Message)[-1].text == result.text
-    assert ran.of(UsageReported)[-1].cost_usd is not None
-    assert bool(ran.of(TextDelta)) == (mode == "stream")
+    assert ran.events_of(Message)[-1].text == result.text
+    assert ran.events_of(UsageReported)[-1].cost_usd is not None
+    assert bool(ran.events_of(TextDelta)) == (mode == "stream")
     assert ran.result["result"] == result.text
 
 
@@ -70,10 +70,10 @@ def test_a_tool_really_runs_in_the_checkout(
 ) -> None:
     stage = _stage(mode, real_cli, world_dir, scripted_model, "[[scenario:bash]] run it")
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
-    assert (stage.spec.place.directory / "made-by-bash.txt").read_text() == "hello from bash\n"
+    assert ran.outcome == "success"
+    assert (stage.spec.checkout.directory / "made-by-bash.txt").read_text() == "hello from bash\n"
     if mode == "stream":
-        (finished,) = ran.of(ToolFinished)
+        (finished,) = ran.events_of(ToolFinished)
         assert (finished.output, finished.is_error) == ("hello from bash", False)
         assert finished.duration_ms is not None
 
@@ -84,7 +84,7 @@ def test_an_agent_that_nobody_defined_makes_no_model_call(
 ) -> None:
     stage = _stage(mode, real_cli, world_dir, scripted_model, "hello", agent="nobody", definition="nobody")
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "unknown_agent"
+    assert ran.outcome == "unknown_agent"
     assert ran.report.evidence.exit_code == 1
     assert ran.report.evidence.stderr.startswith("--agent 'nobody' not found. Available agents:")
     assert scripted_model.requests == []
@@ -99,7 +99,7 @@ def test_a_defined_agent_is_the_one_that_runs(
     )
     _define(stage)
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     assert any("quetzal" in str(request.body) for request in scripted_model.requests)
 
 
@@ -108,7 +108,7 @@ def test_a_spent_credit_is_told_at_once(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel, mode: str
 ) -> None:
     ran = asyncio.run(_stage(mode, real_cli, world_dir, scripted_model, "[[scenario:no-credit]] x").run())
-    assert ran.verdict == "budget"
+    assert ran.outcome == "budget"
     assert ran.report.evidence.exit_code == 1
 
 
@@ -121,11 +121,11 @@ def test_a_cancel_while_a_deaf_tool_runs_is_done_in_time(
     async def scenario() -> tuple[str, float]:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(stage.run())
-            await stage.until(lambda: _runs_a_tool(stage))
+            await stage.wait_until(lambda: _runs_a_tool(stage))
             begun = asyncio.get_running_loop().time()
             stage.stop.request(StopReason.CANCEL)
             ran = await running
-        return ran.verdict, asyncio.get_running_loop().time() - begun
+        return ran.outcome, asyncio.get_running_loop().time() - begun
 
     verdict, seconds = asyncio.run(scenario())
     assert verdict == "cancelled"
@@ -133,7 +133,7 @@ def test_a_cancel_while_a_deaf_tool_runs_is_done_in_time(
 
 
 def _runs_a_tool(stage: RunnerHarness) -> bool:
-    pids = stage.spec.place.directory / "pids.txt"
+    pids = stage.spec.checkout.directory / "pids.txt"
     return pids.exists() and len(pids.read_text().splitlines()) == 3
 
 
@@ -151,7 +151,7 @@ def test_earlier_turns_reach_the_model_as_turns_in_one_call(
         session_id=SESSION,
     )
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     assert ran.report.session_id == SESSION
     (request,) = scripted_model.requests
     turns = [(each["role"], str(each["content"])) for each in request.body["messages"]]
@@ -170,7 +170,7 @@ def test_a_schema_gives_an_object(real_cli: Path, world_dir: Path, scripted_mode
         "stream", real_cli, world_dir, scripted_model, "[[scenario:structured]] go", output_schema=schema
     )
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     result = ran.report.evidence.result
     assert result is not None
     assert result.structured_output == {"name": "scripted", "number": 42}
@@ -184,7 +184,7 @@ def test_an_appended_prompt_of_any_size_reaches_the_model(
         "stream", real_cli, world_dir, scripted_model, "[[scenario:ok]] go", append_system_prompt=text
     )
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     assert text.strip() in str(scripted_model.requests[0].body["system"])
 
 
@@ -194,7 +194,7 @@ def test_an_agent_that_never_meets_its_schema_says_where_it_failed(real_cli: Pat
     with ScriptedModel(wrong) as model:
         stage = _stage("stream", real_cli, world_dir, model, "go", output_schema=schema)
         ran = asyncio.run(stage.run())
-    assert ran.verdict == "invalid_output"
+    assert ran.outcome == "invalid_output"
     detail = decide_outcome(ran.report.evidence).detail
     assert detail == "/n: 'four' is not of type 'integer' (schema: /properties/n/type)"
 
@@ -228,11 +228,11 @@ def test_images_and_documents_reach_the_model_as_blocks_and_a_large_file_by_its_
         origin="openai",
     )
     ran = asyncio.run(stage.run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     messages = scripted_model.requests[0].body["messages"]
     blocks = [block for message in messages if message["role"] == "user" for block in message["content"]]
     kinds = [block["type"] for block in blocks if block["type"] in ("image", "document")]
     assert kinds == ["image", "image", "document", "document"]
-    (path,) = stage.spec.place.directory.glob(".attachments/*-large.txt")
+    (path,) = stage.spec.checkout.directory.glob(".attachments/*-large.txt")
     assert path.read_text() == "hello"
     assert any(f"message: .attachments/{path.name}]" in str(block.get("text")) for block in blocks)

@@ -74,7 +74,7 @@ def test_the_default_agent_is_run_without_a_name(tmp_path: Path) -> None:
 
 def test_full_trust_lets_the_repositorys_settings_in(tmp_path: Path) -> None:
     spec = _spec(tmp_path)
-    trusted = replace(spec, place=replace(spec.place, full_trust=True))
+    trusted = replace(spec, checkout=replace(spec.checkout, full_trust=True))
     words = stream_argv(CLI, trusted, SESSION, None)
     assert words[words.index("--setting-sources") + 1] == "user,project,local"
 
@@ -134,7 +134,7 @@ def test_a_history_is_resumed_from_a_record_of_linked_turns(tmp_path: Path) -> N
     assert "--session-id" not in words
     path, content = launch.files[0]
     assert path.name == f"{SESSION}.jsonl"
-    assert path.parent.parent == spec.place.files.config / "projects"
+    assert path.parent.parent == spec.checkout.paths.config_dir / "projects"
     first, second = (json.loads(line) for line in content.splitlines())
     assert (first["parentUuid"], second["parentUuid"]) == (None, first["uuid"])
     assert first["message"] == {"role": "user", "content": "U1"}
@@ -156,22 +156,22 @@ def test_a_prompt_is_one_line_whatever_is_in_it() -> None:
 @pytest.mark.parametrize("name", ["Explore", "general-purpose"])
 def test_the_clis_own_agents_cannot_be_asked_for(standin: Path, world_dir: Path, name: str) -> None:
     ran = TestClaudeRunner().run_prompt(standin, world_dir, "hello", agent=name, definition=name)
-    assert ran.verdict == "unknown_agent"
+    assert ran.outcome == "unknown_agent"
 
 
 def test_a_defined_agent_is_run(standin: Path, world_dir: Path) -> None:
     stage = RunnerHarness.make(
         ClaudeRunner(standin, NoSandbox()), world_dir, "hello", agent="triage", definition="triage"
     )
-    place = stage.spec.place
-    assert place.config is not None
+    place = stage.spec.checkout
+    assert place.config_dir is not None
     text = "---\nname: triage\ndescription: Sorts.\n---\nSort.\n"
-    folder = place.config / "agents"
+    folder = place.config_dir / "agents"
     folder.mkdir()
     (folder / "triage.md").write_text(text, encoding="utf-8")
     known = {"triage": AgentDefinition("triage", "Sorts.", text, "workspace")}
-    stage.spec = replace(stage.spec, place=replace(place, definitions=known))
-    assert asyncio.run(stage.run()).verdict == "success"
+    stage.spec = replace(stage.spec, checkout=replace(place, definitions=known))
+    assert asyncio.run(stage.run()).outcome == "success"
 
 
 @pytest.mark.long

@@ -83,9 +83,9 @@ def test_only_answers_to_its_own_questions_reach_the_sdk(python: Python) -> None
         async with AgentProcess.start(LaunchSpec(python(ECHO))) as process:
             transport = ProcessTransport(process)
             await transport.connect()
-            assert not transport.asked.is_set()
+            assert not transport.first_request_sent.is_set()
             await transport.write(json.dumps({"type": "control_request", "request_id": "r1"}) + "\n")
-            assert transport.asked.is_set()
+            assert transport.first_request_sent.is_set()
             answer: dict[str, Any] = {
                 "type": "control_response",
                 "response": {"request_id": "r1", "subtype": "success"},
@@ -172,7 +172,7 @@ def test_hostile_control_messages_are_dropped_and_cost_no_memory(python: Python,
     program.chmod(0o755)
     before = resident_bytes()
     ran = asyncio.run(RunnerHarness.make(ClaudeRunner(program, NoSandbox()), world_dir, "hello").run())
-    assert ran.verdict == "success"
+    assert ran.outcome == "success"
     assert resident_bytes() - before < 50 * 1024 * 1024
 
 
@@ -183,7 +183,7 @@ def test_an_agent_that_is_silent_from_the_start_stalls_and_is_ended(python: Pyth
     stage = RunnerHarness.make(
         ClaudeRunner(program, NoSandbox()), world_dir, "hello", definition="x", idle_timeout_seconds=0.3
     )
-    assert asyncio.run(stage.run()).verdict == "stalled"
+    assert asyncio.run(stage.run()).outcome == "stalled"
 
 
 def test_an_emit_that_fails_is_the_callers_to_know_and_ends_the_agent(standin: Path, world_dir: Path) -> None:
@@ -203,4 +203,4 @@ def test_an_emit_that_fails_is_the_callers_to_know_and_ends_the_agent(standin: P
 def test_a_session_id_that_is_no_uuid_is_replaced(standin: Path, world_dir: Path) -> None:
     stage = RunnerHarness.make(ClaudeRunner(standin, NoSandbox()), world_dir, "hello")
     stage.spec = replace(stage.spec, job=replace(stage.spec.job, session_id="--bad"))
-    assert asyncio.run(stage.run()).verdict == "success"
+    assert asyncio.run(stage.run()).outcome == "success"

@@ -50,12 +50,12 @@ def _run(launch: LaunchSpec, feed: bytes = b"") -> tuple[bytes, bytes, ExitStatu
 @pytest.mark.parametrize("means", ["pid_namespace", "cgroup", "walk"])
 def test_an_agent_has_its_user_and_nothing_of_the_service(python: Python, mark: str, means: str) -> None:
     command = python(SELF)
-    out, err, ended = _run(LaunchSpec(command, means=(means, "walk"), file_size=1 << 30))
+    out, err, ended = _run(LaunchSpec(command, containment_methods=(means, "walk"), file_size=1 << 30))
     assert (ended, err) == (ExitStatus(0, None), b"")
     seen: dict[str, Any] = json.loads(out)
-    uid = os.geteuid() if command.user is None else command.user
+    uid = os.geteuid() if command.uid is None else command.uid
     assert seen["uid"] == [uid] * 3
-    if command.user is not None:
+    if command.uid is not None:
         assert seen["gid"] == [uid] * 3
         assert seen["groups"] == []
     assert seen["cwd"] == str(command.cwd)
@@ -75,7 +75,7 @@ def test_an_agent_has_its_user_and_nothing_of_the_service(python: Python, mark: 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_an_agent_in_a_namespace_sees_itself_in_proc(python: Python) -> None:
     code = "import os; print(os.readlink('/proc/self') == str(os.getpid()), sum(map(str.isdigit, os.listdir('/proc'))))"
-    out, _, _ = _run(LaunchSpec(python(code), means=("pid_namespace",)))
+    out, _, _ = _run(LaunchSpec(python(code), containment_methods=("pid_namespace",)))
     assert out == b"True 2\n"
 
 
@@ -111,7 +111,9 @@ def test_exit_codes_come_as_they_are(python: Python, code: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGSEGV, signal.SIGKILL])
 @pytest.mark.parametrize("means", ["pid_namespace", "walk"])
 def test_a_signal_is_told_apart_from_an_exit_code(python: Python, number: int, means: str) -> None:
-    launch = LaunchSpec(python(f"import os; os.kill(os.getpid(), {int(number)})"), means=(means, "walk"))
+    launch = LaunchSpec(
+        python(f"import os; os.kill(os.getpid(), {int(number)})"), containment_methods=(means, "walk")
+    )
     _, _, ended = _run(launch)
     assert ended == ExitStatus(None, number)
 
@@ -120,7 +122,7 @@ def test_a_program_that_is_not_there_is_a_spawn_error_that_says_why(open_dir: Pa
     command = Command([str(open_dir / "nobody")], {}, open_dir)
     for means in (("pid_namespace", "walk"), ("cgroup", "walk"), ("walk",)):
         with pytest.raises(SpawnError, match="nobody could not be run: No such file"):
-            _run(LaunchSpec(command, means=means))
+            _run(LaunchSpec(command, containment_methods=means))
 
 
 def test_a_program_that_may_not_be_run_is_a_spawn_error(open_dir: Path) -> None:
@@ -134,7 +136,7 @@ def test_a_program_that_may_not_be_run_is_a_spawn_error(open_dir: Path) -> None:
 def test_a_folder_that_is_not_there_is_a_spawn_error(python: Python, open_dir: Path) -> None:
     command = python("pass")
     with pytest.raises(SpawnError, match="No such file"):
-        _run(LaunchSpec(Command(command.argv, {}, open_dir / "gone", command.user)))
+        _run(LaunchSpec(Command(command.argv, {}, open_dir / "gone", command.uid)))
 
 
 def test_files_are_written_as_the_agents_user_and_never_through_a_link(
@@ -144,7 +146,7 @@ def test_files_are_written_as_the_agents_user_and_never_through_a_link(
     target = open_dir / "deep" / "note"
     _run(LaunchSpec(command, files=[(target, b"hello")], folders=[open_dir / "tmp"]))
     assert target.read_bytes() == b"hello"
-    uid = os.geteuid() if command.user is None else command.user
+    uid = os.geteuid() if command.uid is None else command.uid
     assert target.stat().st_uid == uid
     assert (open_dir / "tmp").stat().st_uid == uid
     victim = open_dir / "victim"

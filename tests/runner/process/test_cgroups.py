@@ -114,8 +114,8 @@ def test_a_start_after_a_claim_finds_the_group_above(tmp_path: Path) -> None:
 
 def test_what_holds_the_limits_is_said_in_a_sentence() -> None:
     here = Path("/x")
-    assert Cgroups(here, here, here, version=2).detail == (
+    assert Cgroups(here, here, here, version=2).description == (
         "Memory and processes are held by control groups (version 2); cgroup.kill ends what is left."
     )
-    assert Cgroups().detail.startswith("No control group holds memory or processes here")
+    assert Cgroups().description.startswith("No control group holds memory or processes here")
     assert cgroup_name(12, 345) == f"steadyhand-12-345-{Path('/proc/self/ns/pid').stat().st_ino}"

@@ -36,7 +36,7 @@ def world(mark: str) -> Iterator[SandboxHarness]:
 def gone(world: SandboxHarness, known: list[tuple[int, int]]) -> None:
     """Hold that nothing of the world's runs is there."""
     assert wait_until_gone(world.mark, AFTER_SECONDS)
-    assert str(world.data) not in Path("/proc/self/mountinfo").read_text()
+    assert str(world.data_dir) not in Path("/proc/self/mountinfo").read_text()
     for supervisor, ticks in known:
         assert start_ticks(supervisor) != ticks
         name = cgroups.cgroup_name(supervisor, ticks)
@@ -150,7 +150,7 @@ def test_nothing_is_left_after_the_memory_limit(world: SandboxHarness, kind: str
             await wait_until_ready(process)
             async with asyncio.timeout(20):
                 ended = await process.wait()
-            assert (ended.code, ended.signal, ended.memory, ended.unkillable) == (
+            assert (ended.code, ended.signal, ended.out_of_memory, ended.unkillable) == (
                 None,
                 signal.SIGKILL,
                 True,

@@ -77,16 +77,16 @@ def test_a_sealed_run_sees_its_own_world_and_leaves_the_lower_alone(world: Sandb
     assert (seen["privileges"], seen["capabilities"], seen["filter"]) == (1, 0, 2)
     assert seen["interfaces"] == ["lo"]
     assert seen["oom"] == "500"
-    ceiling = world.sandbox.ceiling(world.agent)
+    ceiling = world.sandbox.resource_limits(world.agent)
     assert seen["files"] == [min(ceiling.open_files or 0, seen["files"][1])] * 2
     assert seen["size"] == [ceiling.file_size] * 2
     assert seen["core"] == [0, 0]
     assert seen["processes"] == 2
     assert "lowerdir=/proc/self/fd/" in seen["mounts"]
-    upper = world.place.files.root / "upper"
+    upper = world.place.paths.root / "upper"
     assert {path.name for path in upper.iterdir() if not path.is_char_device()} == {"README", "moved", "new"}
-    assert (upper / "new").stat().st_uid == world.place.user
-    tree = world.data / "warm" / "tree"
+    assert (upper / "new").stat().st_uid == world.place.uid
+    tree = world.data_dir / "warm" / "tree"
     assert (tree / "README").read_text() == "hello\n"
     assert (tree / "folder" / "deep").stat().st_uid == OWNER
 
@@ -178,7 +178,7 @@ def test_a_run_that_needs_more_memory_than_it_may_is_ended_and_says_so(world: Sa
         pytest.skip("no control group for memory here")
     world.agent = Agent("claude", memory_bytes=100 * MIB)
     _, _, ended = run(world.python(HOG))
-    assert ended == ExitStatus(None, 9, memory=True)
+    assert ended == ExitStatus(None, 9, out_of_memory=True)
 
 
 def test_a_run_copes_with_a_child_that_was_killed_for_its_memory(world: SandboxHarness) -> None:
@@ -187,7 +187,7 @@ def test_a_run_copes_with_a_child_that_was_killed_for_its_memory(world: SandboxH
     world.agent = Agent("claude", memory_bytes=100 * MIB)
     code = f"import subprocess, sys; print(subprocess.run([sys.executable, '-I', '-S', '-c', {HOG!r}]).returncode)"
     out, _, ended = run(world.python(code))
-    assert (out, ended) == (b"-9\n", ExitStatus(0, None, memory=True))
+    assert (out, ended) == (b"-9\n", ExitStatus(0, None, out_of_memory=True))
 
 
 def test_a_run_gets_no_more_processes_than_it_may(world: SandboxHarness) -> None:
@@ -207,7 +207,7 @@ def test_a_run_gets_no_more_processes_than_it_may(world: SandboxHarness) -> None
 
 
 def test_a_run_fills_no_more_disk_than_its_image_has(world: SandboxHarness) -> None:
-    image = world.place.files.root / "disk"
+    image = world.place.paths.root / "disk"
     with image.open("wb") as file:
         file.truncate(48 * MIB)
     mkfs = [
@@ -219,12 +219,14 @@ def test_a_run_fills_no_more_disk_than_its_image_has(world: SandboxHarness) -> N
         "-O",
         "^has_journal",
         "-E",
-        f"root_owner={world.place.user}:0",
+        f"root_owner={world.place.uid}:0",
     ]
     subprocess.run([*mkfs, str(image)], check=True)
     world.place = replace(
         world.place,
-        layers=OverlayLayers(world.data / "warm" / "tree", Path("upper"), Path("work"), OWNER, image=image),
+        layers=OverlayLayers(
+            world.data_dir / "warm" / "tree", Path("upper"), Path("work"), OWNER, image=image
+        ),
     )
     code = (
         "import os\n"
@@ -234,7 +236,7 @@ def test_a_run_fills_no_more_disk_than_its_image_has(world: SandboxHarness) -> N
         "    except OSError as error: print(error.errno)\n"
     )
     out, err, ended = run(world.python(code))
-    assert (out, err, ended) == (b"28\n", b"", ExitStatus(0, None, disk=True))
+    assert (out, err, ended) == (b"28\n", b"", ExitStatus(0, None, disk_full=True))
     out, _, ended = run(world.python("import os; print(os.path.getsize('big') > 1 << 20); os.remove('big')"))
     assert (out, ended.code) == (b"True\n", 0)
     assert not (loops() & {str(image)})
@@ -278,10 +280,10 @@ def test_fifty_runs_leave_everything_as_it_was(world: SandboxHarness) -> None:
 
     async def scenario() -> None:
         await one()
-        before = traces(world.data)
+        before = traces(world.data_dir)
         for _ in range(50):
             await one()
-        assert traces(world.data) == before
+        assert traces(world.data_dir) == before
 
     asyncio.run(scenario())
     left = [
@@ -296,12 +298,12 @@ def test_fifty_runs_leave_everything_as_it_was(world: SandboxHarness) -> None:
 def test_a_seal_that_cannot_be_made_says_what_and_leaves_nothing(world: SandboxHarness) -> None:
     run(world.command("/bin/true"))
     shutil.rmtree(world.place.home)
-    before = traces(world.data)
+    before = traces(world.data_dir)
     with pytest.raises(
         SpawnError, match=r"The sandbox could not be made: the bind 'b1': No such file or directory\."
     ):
         run(world.command("/bin/true"))
-    assert traces(world.data) == before
+    assert traces(world.data_dir) == before
 
 
 def test_a_program_that_is_not_there_is_told_by_bwrap(world: SandboxHarness) -> None:
@@ -350,7 +352,9 @@ def errand(
     argv = [PYTHON, "-I", "-S", "-c", code]
     errands = ProcessSandboxExec(world.sandbox)
     return asyncio.run(
-        errands.run(argv, world.place, world.agent, env=ENV, stdin=stdin, seconds=seconds, max_output=most)
+        errands.run(
+            argv, world.place, world.agent, env=ENV, stdin=stdin, timeout_seconds=seconds, max_output=most
+        )
     )
 
 
@@ -385,6 +389,6 @@ def test_a_trial_says_nothing_when_all_is_well_and_else_why(world: SandboxHarnes
     reason = asyncio.run(try_command(world.command("/usr/bin/nobody")))
     assert reason is not None
     assert reason.startswith("bwrap: execvp /usr/bin/nobody: No such file")
-    shutil.rmtree(world.data / "warm")
+    shutil.rmtree(world.data_dir / "warm")
     reason = asyncio.run(try_command(world.command("/bin/true")))
     assert reason == "The sandbox could not be made: the overlay 'tree': No such file or directory."

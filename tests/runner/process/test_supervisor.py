@@ -37,12 +37,12 @@ def _nothing(mark: str) -> bool:
 
 
 def _skip_unless(process: AgentProcess, means: str) -> None:
-    if process.means != means:
+    if process.containment != means:
         pytest.skip(f"{means} is not to be had here")
 
 
 def _launch(command: Command, means: str) -> LaunchSpec:
-    return LaunchSpec(command, means=(means, "walk"))
+    return LaunchSpec(command, containment_methods=(means, "walk"))
 
 
 @pytest.mark.parametrize("means", MEANS)
@@ -102,7 +102,7 @@ SERVICE = textwrap.dedent("""
 
 
 def _service(command: Command, means: str) -> subprocess.Popen[str]:
-    user = "" if command.user is None else str(command.user)
+    user = "" if command.uid is None else str(command.uid)
     words = [means, command.env["SH_MARK"], str(command.cwd), user, *command.argv]
     # Not with the mark in its own environment: it is in its arguments, which nobody looks at.
     return subprocess.Popen(
@@ -191,7 +191,9 @@ def test_a_sweep_kills_what_does_not_end_by_itself() -> None:
 
 def test_a_group_of_a_run_is_removed_with_it(python: Python) -> None:
     async def scenario() -> tuple[Path, bool]:
-        async with AgentProcess.start(LaunchSpec(python("input()"), means=("cgroup", "walk"))) as process:
+        async with AgentProcess.start(
+            LaunchSpec(python("input()"), containment_methods=("cgroup", "walk"))
+        ) as process:
             _skip_unless(process, "cgroup")
             (group,) = process._cgroups
             return group, group.is_dir()
@@ -204,7 +206,7 @@ def test_a_group_of_a_run_is_removed_with_it(python: Python) -> None:
 def test_the_supervisor_reports_the_means_it_uses(python: Python) -> None:
     async def scenario() -> None:
         async with AgentProcess.start(LaunchSpec(python("pass"))) as process:
-            assert process.means in supervisor.CONTAINMENT_METHODS
+            assert process.containment in supervisor.CONTAINMENT_METHODS
 
     asyncio.run(scenario())
 

@@ -67,7 +67,7 @@ async def create_classic_completion(request: Request) -> Response:
     job = await wait_for_end(request, context, caller, submitted.job.id)
     if job is None:
         return Response(status_code=499)  # nobody reads it
-    output = await context.control.output(as_job_owner(caller), job.id)
+    output = await context.control.get_output(as_job_owner(caller), job.id)
     text = extract_answer(job, output)
     if text is None:
         detail = job.error.message if job.error else f"the job is {job.state}"

@@ -76,7 +76,7 @@ async def get_classic_job(request: Request, job_id: JobId) -> Response:
     caller = get_caller(request)
     control = get_context(request).control
     job = await control.get(caller, validate_job_id(job_id))
-    output = await control.output(caller, job.id) if job.state.ended else None
+    output = await control.get_output(caller, job.id) if job.state.ended else None
     return json_response(classic_job_json(job, output))
 
 

@@ -26,7 +26,7 @@ async def list_agents(request: Request) -> Response:
     control, allowed_names = context.control, context.keyring.limits_of(caller.key_id).agents
     offers = [
         offer
-        for offer in await control.agents(caller)
+        for offer in await control.list_agents(caller)
         if allowed_names is None or offer.agent.name in allowed_names
     ]
     body: native_bodies.AgentList = list_json(
@@ -50,7 +50,7 @@ async def list_workspaces(request: Request) -> Response:
     allowed_names = context.keyring.limits_of(caller.key_id).workspaces
     allowed = [
         candidate
-        for candidate in context.control.workspaces(caller)
+        for candidate in context.control.list_workspaces(caller)
         if allowed_names is None or candidate.name in allowed_names
     ]
     body: native_bodies.WorkspaceList = list_json([workspace_json(workspace) for workspace in allowed])

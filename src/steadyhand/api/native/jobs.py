@@ -147,17 +147,17 @@ async def list_jobs(request: Request) -> Response:
     control = get_context(request).control
     query = parse_query(request, *operations.LIST_PARAMETERS, prefix="metadata.")
     job_filter = JobFilter(
-        api_key_id=query.one("api_key"),
-        states=frozenset(_parse_state(text) for text in query.all("state")),
-        agent=query.one("agent"),
-        workspace=query.one("workspace"),
+        api_key_id=query.get_one("api_key"),
+        states=frozenset(_parse_state(text) for text in query.get_all("state")),
+        agent=query.get_one("agent"),
+        workspace=query.get_one("workspace"),
         metadata=query.prefixed,
-        created_after=query.time("created_after"),
-        created_before=query.time("created_before"),
-        id_prefix=_parse_id_prefix(query.one("id_prefix")),
+        created_after=query.get_datetime("created_after"),
+        created_before=query.get_datetime("created_before"),
+        id_prefix=_parse_id_prefix(query.get_one("id_prefix")),
     )
-    limit = query.whole("limit", 20, least=1, most=_MAX_LIST_LIMIT)
-    page = await control.page(caller, job_filter, limit, query.one("cursor"))
+    limit = query.get_int("limit", 20, minimum=1, maximum=_MAX_LIST_LIMIT)
+    page = await control.list_jobs(caller, job_filter, limit, query.get_one("cursor"))
     items = [job_item_json(job, control.position(job)) for job in page.jobs]
     body: native_bodies.JobList = list_json(items, page.next_cursor)
     return json_response(body)
@@ -208,15 +208,15 @@ async def get_events(request: Request, job_id: JobId) -> Response:
     job = await control.get(caller, job_id)
     media_type = negotiate_media_type(request, _EVENT_MEDIA_TYPES)
     query = parse_query(request, "after", "limit")
-    after = query.whole("after", 0, least=0, most=_MAX_SEQ, code="bad_cursor")
-    limit = query.whole("limit", 100, least=1, most=_MAX_EVENTS_LIMIT)
+    after = query.get_int("after", 0, minimum=0, maximum=_MAX_SEQ, code="bad_cursor")
+    limit = query.get_int("limit", 100, minimum=1, maximum=_MAX_EVENTS_LIMIT)
     last_event_id = request.headers.get("last-event-id")
     if last_event_id and media_type == "text/event-stream":
         after = parse_int(last_event_id, "", minimum=0, maximum=_MAX_SEQ, code="bad_cursor")
     if after > job.last_event:
         raise InvalidRequest(f"The job has no event {after} yet.", code="bad_cursor")
     if media_type == "application/json":
-        page = await control.events(caller, job_id, after, limit)
+        page = await control.list_events(caller, job_id, after, limit)
         has_more = bool(page) and len(page) == limit and page[-1].seq < job.last_event
         next_cursor = str(page[-1].seq) if has_more else None
         body: native_bodies.EventList = list_json([event_json(event) for event in page], next_cursor)

@@ -71,7 +71,7 @@ async def list_keys(request: Request) -> Response:
     parse_query(request)
     keyring = context.keyring
     body: native_bodies.KeyList = list_json(
-        [key_json(key, is_fixed=keyring.is_fixed(key.id)) for key in keyring.all()]
+        [key_json(key, is_fixed=keyring.is_fixed(key.id)) for key in keyring.list_keys()]
     )
     return json_response(body)
 

@@ -196,14 +196,14 @@ def _key_limits_json(limits: KeyLimits) -> native_bodies.KeyLimits:
 
 def usage_json(row: UsageRow) -> native_bodies.SpentRow:
     """Return the usage of one group of calls; a field that is not grouped by is None."""
-    spent, tokens = row.spent, row.spent.tokens
+    spent, tokens = row.total, row.total.tokens
     return {
         "object": "usage",
-        "api_key_id": row.of.get("api_key"),
-        "agent": row.of.get("agent"),
-        "model": row.of.get("model"),
-        "provider": row.of.get("provider"),
-        "day": row.of.get("day"),
+        "api_key_id": row.group.get("api_key"),
+        "agent": row.group.get("agent"),
+        "model": row.group.get("model"),
+        "provider": row.group.get("provider"),
+        "day": row.group.get("day"),
         "calls": spent.calls,
         "usage": {
             "input_tokens": tokens.input,

@@ -29,8 +29,8 @@ async def get_usage(request: Request) -> Response:
     caller = get_caller(request)
     caller.require_scope("read")
     query = parse_query(request, *operations.USAGE_PARAMETERS)
-    limit = query.whole("limit", 200, least=1, most=_MAX_ROWS)
-    cursor = query.one("cursor")
+    limit = query.get_int("limit", 200, minimum=1, maximum=_MAX_ROWS)
+    cursor = query.get_one("cursor")
     offset = (
         0
         if cursor is None
@@ -38,11 +38,11 @@ async def get_usage(request: Request) -> Response:
     )
     usage_query = UsageQuery(
         by=_parse_groups(query),
-        since=query.time("since"),
-        until=query.time("until"),
-        api_key_id=query.one("api_key"),
-        agent=query.one("agent"),
-        model=query.one("model"),
+        since=query.get_datetime("since"),
+        until=query.get_datetime("until"),
+        api_key_id=query.get_one("api_key"),
+        agent=query.get_one("agent"),
+        model=query.get_one("model"),
     )
     rows = await get_context(request).control.usage(caller, usage_query)
     next_cursor = str(offset + limit) if len(rows) > offset + limit else None
@@ -53,7 +53,7 @@ async def get_usage(request: Request) -> Response:
 
 
 def _parse_groups(query: QueryParams) -> tuple[UsageGroup, ...]:
-    requested = query.all("by")
+    requested = query.get_all("by")
     if not set(requested) <= set(_GROUP_NAMES):
         raise InvalidRequest.at("?by", f"has to be one of {', '.join(_GROUP_NAMES)}")
     return tuple(group for group in _GROUP_NAMES if group in requested)

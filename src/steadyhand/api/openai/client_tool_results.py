@@ -11,7 +11,7 @@ from steadyhand.errors import InvalidRequest, NotFound
 from steadyhand.job import Job
 
 UNKNOWN_CALL = "unknown_call"
-_ID = re.compile(r"call_([0-9a-f]{12})_[0-9]+_[0-9]+")
+_PENDING_CALL_ID = re.compile(r"call_([0-9a-f]{12})_[0-9]+_[0-9]+")
 _FINAL_CALL_ID = re.compile(r"call_([0-9a-f]{12})(?:_[0-9]+)?")
 """The id of a call that was itself the answer of a run, so that no process waits for what comes of it."""
 
@@ -19,7 +19,7 @@ _FINAL_CALL_ID = re.compile(r"call_([0-9a-f]{12})(?:_[0-9]+)?")
 class ToolResult(NamedTuple):
     """What came of one call; `where` is the place of its id in the request."""
 
-    where: str
+    location: str
     call_id: str
     text: str
 
@@ -44,11 +44,11 @@ def group_tool_results(parsed: Sequence[ToolResult], location: str) -> ToolResul
         if match is not None:
             ended_job_ids.add(match[1])
             continue
-        match = _ID.fullmatch(result.call_id)
+        match = _PENDING_CALL_ID.fullmatch(result.call_id)
         if match is None:
-            raise InvalidRequest.at(f"/{result.where}", "is the id of no call of ours", code=UNKNOWN_CALL)
+            raise InvalidRequest.at(f"/{result.location}", "is the id of no call of ours", code=UNKNOWN_CALL)
         if result.call_id in results:
-            raise InvalidRequest.at(f"/{result.where}", "is there twice", code=UNKNOWN_CALL)
+            raise InvalidRequest.at(f"/{result.location}", "is there twice", code=UNKNOWN_CALL)
         results[result.call_id] = result.text
         job_ids.add(match[1])
     if len(job_ids | ended_job_ids) > 1:

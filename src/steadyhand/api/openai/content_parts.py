@@ -46,13 +46,13 @@ class ContentPartParser:
         self._total_bytes = 0
         self._count = 0
 
-    def blocks(self, content: str | Sequence[Mapping[str, Any]] | None, where: str) -> list[ContentBlock]:
+    def parse(self, content: str | Sequence[Mapping[str, Any]] | None, location: str) -> list[ContentBlock]:
         """Give a message's blocks; raises `InvalidRequest` that names the part. `where` is the content's place."""
         if content is None:
             return []
         if isinstance(content, str):
             return [_text_block(content)]
-        return [self._parse_part(part, f"{where}/{place}") for place, part in enumerate(content)]
+        return [self._parse_part(part, f"{location}/{index}") for index, part in enumerate(content)]
 
     def _parse_part(self, part: Mapping[str, Any], location: str) -> ContentBlock:
         part_type = part.get("type")

@@ -63,7 +63,7 @@ async def with_session(
     earlier_messages = messages_to_last_answer(messages)
     if not earlier_messages:
         return submission
-    parent = await context.control.conversation(caller, conversation_digest(model, earlier_messages))
+    parent = await context.control.find_conversation(caller, conversation_digest(model, earlier_messages))
     # The model's name may mean another agent by now: that one is told what was said, and begins a session of its own.
     same_agent = parent is not None and parent.agent == submission.agent
     return replace(submission, parent=parent.id) if parent is not None and same_agent else submission

@@ -32,16 +32,16 @@ def parse_chat_messages(messages: Sequence[ChatMessage]) -> list[ConversationMes
     parsed: list[ConversationMessage] = []
     for index, message in enumerate(messages):
         location = f"messages/{index}"
-        blocks = parser.blocks(message.content, f"{location}/content")
+        blocks = parser.parse(message.content, f"{location}/content")
         role = message.role
         if role in ("tool", "function"):
             # An earlier call of the client: what came of it was told to the model.
             result = call_result_text(message.tool_call_id or "before", blocks_text(blocks))
-            role, blocks = "user", parser.blocks(result, location)
+            role, blocks = "user", parser.parse(result, location)
         elif message.tool_calls:
-            blocks = [*blocks, *parser.blocks(_earlier_calls_text(message.tool_calls), location)]
+            blocks = [*blocks, *parser.parse(_earlier_calls_text(message.tool_calls), location)]
         if message.role == "assistant" and message.refusal and not blocks_text(blocks):
-            blocks = parser.blocks(message.refusal, location)
+            blocks = parser.parse(message.refusal, location)
         parsed.append(ConversationMessage(role, blocks))
     return parsed
 
@@ -115,7 +115,7 @@ def join_paragraphs(texts: Sequence[str]) -> str:
 
 def parse_text_content(content: str | Sequence[Mapping[str, Any]] | None, location: str) -> str:
     """Give a message's text; raises `InvalidRequest` for parts that are not text."""
-    blocks = ContentPartParser().blocks(content, location)
+    blocks = ContentPartParser().parse(content, location)
     for index, block in enumerate(blocks):
         if block["type"] != "text":
             raise unsupported_parameter(f"{location}/{index}", "only text parts are taken here")

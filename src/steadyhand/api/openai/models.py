@@ -29,7 +29,7 @@ async def list_models(request: Request) -> Response:
     context = get_context(request)
     allowed_names = context.keyring.limits_of(caller.key_id).agents
     agent_by_model = {name: alias[0] for name, alias in context.options.openai_models.items()}
-    for offer in await context.control.agents(caller):
+    for offer in await context.control.list_agents(caller):
         agent_by_model.setdefault(offer.agent.name, offer.agent.name)
     model_names = [
         name for name, agent in agent_by_model.items() if allowed_names is None or agent in allowed_names
@@ -72,7 +72,9 @@ async def resolve_model(context: ApiContext, caller: Caller, name: str) -> Model
     if agent in context.control.catalogue.agents:
         is_agent = True
     else:
-        is_agent = agent in {offer.agent.name for offer in await context.control.agents(as_job_owner(caller))}
+        is_agent = agent in {
+            offer.agent.name for offer in await context.control.list_agents(as_job_owner(caller))
+        }
     if is_agent and not model_name and agent == name:
         return ModelAlias(agent)
     if is_agent and is_model(model_name):

@@ -31,7 +31,7 @@ class FunctionSpec:
     name: str
     description: str | None
     parameters: Mapping[str, Any]
-    named: bool
+    is_named_by_client: bool
 
 
 class FinalCall(NamedTuple):
@@ -52,8 +52,8 @@ class OutputSpec:
 
     schema: dict[str, Any] | None = None
     function: FunctionSpec | None = None
-    tools: tuple[ClientTool, ...] = ()
-    required: tuple[FunctionSpec, ...] = ()
+    client_tools: tuple[ClientTool, ...] = ()
+    required_functions: tuple[FunctionSpec, ...] = ()
     one_call: bool = False
 
     @property
@@ -62,24 +62,26 @@ class OutputSpec:
         return self.schema if self.function is None else dict(self.function.parameters)
 
     @property
-    def forced(self) -> Mapping[str, Any] | None:
+    def forced_call(self) -> Mapping[str, Any] | None:
         """What is kept of it with a job whose answer is calls: the name of the function, or null for one of several."""
-        if self.required:
+        if self.required_functions:
             return {"name": None}
         return None if self.function is None else {"name": self.function.name}
 
     @property
     def prompt_hint(self) -> str | None:
         """What the agent is told of the functions that its answer calls."""
-        if self.required:
-            function_list = "".join(f"\n- `{each.name}`: {each.description or ''}" for each in self.required)
+        if self.required_functions:
+            function_list = "".join(
+                f"\n- `{each.name}`: {each.description or ''}" for each in self.required_functions
+            )
             return f"Your final answer is a call of one of these functions, or of several of them:{function_list}"
         if self.function is None:
             return None
         description = f": {self.function.description}" if self.function.description else "."
         return f"Your final answer is the arguments for a call of the function `{self.function.name}`{description}"
 
-    def text(self, job: Job) -> str:
+    def answer_text(self, job: Job) -> str:
         """Give what a completed job answered: its text, or the JSON and nothing else."""
         if self.output_schema is not None and job.structured_output is not None:
             return json_bytes(job.structured_output).decode("utf-8")
@@ -130,7 +132,7 @@ def build_output_spec(
     if isinstance(choice, Mapping) and choice.get("type") == ALLOWED_TOOLS:
         functions, choice = _select_allowed(functions, choice)
     if choice in (None, "auto"):
-        return OutputSpec(schema, tools=_client_tools(functions, location), one_call=not parallel)
+        return OutputSpec(schema, client_tools=_client_tools(functions, location), one_call=not parallel)
     if choice == "none":
         return OutputSpec(schema)
     name = choice.get("name") if isinstance(choice, Mapping) else None
@@ -147,7 +149,8 @@ def build_output_spec(
     if len(chosen) > 1 and not has_name:
         _client_tools(chosen, location)
         return OutputSpec(
-            _calls_schema(chosen, location, max_calls=_MAX_CALLS if parallel else 1), required=tuple(chosen)
+            _calls_schema(chosen, location, max_calls=_MAX_CALLS if parallel else 1),
+            required_functions=tuple(chosen),
         )
     chosen_function = chosen[0]
     return OutputSpec(
@@ -222,7 +225,9 @@ def _parse_function(tool: Mapping[str, Any], location: str) -> FunctionSpec:
     schema = _validate_object_schema(
         _ANY_OBJECT_SCHEMA if parameters is None else parameters, f"/{location}/parameters"
     )
-    return FunctionSpec(name, description if isinstance(description, str) else None, schema, named=False)
+    return FunctionSpec(
+        name, description if isinstance(description, str) else None, schema, is_named_by_client=False
+    )
 
 
 def parse_chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[str, Any]]:

@@ -87,7 +87,7 @@ async def start_run(
     if earlier_job is not None:
         return StartedRun(earlier_job, replayed=True)
     submitted = await _submit(context, caller, submission)
-    context.attending.remember_job(request_key, submitted.job.id)
+    context.waiting_clients.remember_job(request_key, submitted.job.id)
     return StartedRun(submitted.job, replayed=False)
 
 
@@ -97,7 +97,7 @@ async def _submit(
     try:
         return await context.control.submit(caller, submission, idempotency)
     except InvalidRequest as error:
-        if [fault.pointer for fault in error.faults] != ["/agent"]:
+        if [fault.pointer for fault in error.field_errors] != ["/agent"]:
             raise
         # Here an agent is asked for by a model's name.
         reason = "means another agent than that of the session, which keeps its agent"
@@ -109,7 +109,7 @@ async def _fingerprint_in_thread(value: Any) -> str:
 
 
 async def _find_repeated_run(context: ApiContext, caller: Caller, request_key: tuple[str, str]) -> Job | None:
-    job_id = context.attending.find_job(request_key)
+    job_id = context.waiting_clients.find_job(request_key)
     if job_id is None:
         return None
     try:
@@ -140,10 +140,10 @@ async def _find_lost_run(
     ended, or after a stream that came to its end, by calls too, for which the library does not ask again.
     """
     job = await _find_repeated_run(context, caller, request_key)
-    if job is None or context.attending.has_waiter(job.id):
+    if job is None or context.waiting_clients.has_waiter(job.id):
         return None
     if job.finished_at is None:
-        unattended = context.attending.unattended_seconds(job.id)
+        unattended = context.waiting_clients.unattended_seconds(job.id)
         if unattended is None or not MIN_RETRY_SECONDS <= unattended <= MAX_RETRY_SECONDS:
             return None
         has_open_calls = is_stream and await context.control.open_tool_calls(as_job_owner(caller), job.id)
@@ -165,7 +165,7 @@ async def wait_unless_disconnected(
     request: Request, context: ApiContext, caller: Caller, job_id: str, waiter: Coroutine[Any, Any, ResultT]
 ) -> ResultT | None:
     """Wait for what comes of a job; when the client leaves, cancel the job and give null."""
-    with context.attending.at(job_id):
+    with context.waiting_clients.track(job_id):
         async with asyncio.TaskGroup() as group:
             task = group.create_task(waiter)
             disconnect_watcher = group.create_task(_cancel_on_disconnect(request, task))
@@ -189,5 +189,5 @@ async def cancel_abandoned_run(
     """Cancel a run whose client went away, unless another one waits for it or the same comes back within `seconds`."""
     if RETRY_COUNT_HEADER in request.headers or is_silent_retrier(request):
         await asyncio.sleep(seconds)
-    if not context.attending.has_waiter(job_id):
+    if not context.waiting_clients.has_waiter(job_id):
         await context.control.cancel(as_job_owner(caller), job_id)

@@ -15,7 +15,7 @@ class Remainder(NamedTuple):
     """
 
     text: str
-    fits: bool
+    continues: bool
 
 
 class TextAssembler:
@@ -33,7 +33,7 @@ class TextAssembler:
         self._out_of_sync = False
         self._early: list[LiveText] = []
 
-    def live(self, item: LiveText) -> str:
+    def feed_live(self, item: LiveText) -> str:
         """Take a piece and give what can be told of it now."""
         self._track_run(item.run)
         if item.run < self._run or item.steps < self._steps:
@@ -42,11 +42,11 @@ class TextAssembler:
             if len(self._early) < _MAX_EARLY:
                 self._early.append(item)
             return ""
-        new = "" if self._out_of_sync else self._unseen_text(item)
-        if new:
-            self._emitted.append(new)
-            self._emitted_length += len(new)
-        return new
+        unseen = "" if self._out_of_sync else self._unseen_text(item)
+        if unseen:
+            self._emitted.append(unseen)
+            self._emitted_length += len(unseen)
+        return unseen
 
     def _unseen_text(self, item: LiveText) -> str:
         text, overlap = item.body.text, self._emitted_length - item.offset
@@ -60,26 +60,30 @@ class TextAssembler:
             return ""
         return text[overlap:]
 
-    def take(self, event: Event) -> Remainder | None:
+    def feed(self, event: Event) -> Remainder | None:
         """Take an event; of a whole message of the agent, give what is still to be told of it."""
         self._track_run(event.run)
         self._steps += event.type in STEP_TYPES
         if event.type != Message.type or event.data["role"] != "assistant":
             return None
-        whole: str = event.data["text"]
-        told = "".join(self._emitted)
-        self._begin()
-        if whole.startswith(told):
-            return Remainder(whole[len(told) :], fits=True)
+        full_text: str = event.data["text"]
+        emitted = "".join(self._emitted)
+        self._reset()
+        if full_text.startswith(emitted):
+            return Remainder(full_text[len(emitted) :], continues=True)
         # A message is kept up to a bound; all that is above it was told already.
-        return Remainder("", fits=True) if told.startswith(whole) else Remainder(whole, fits=False)
+        return (
+            Remainder("", continues=True)
+            if emitted.startswith(full_text)
+            else Remainder(full_text, continues=False)
+        )
 
-    def early(self) -> str:
+    def drain_early(self) -> str:
         """Give what came before its time and can be told now; call it after `take`."""
         early, self._early = self._early, []
-        return "".join(self.live(item) for item in early)
+        return "".join(self.feed_live(item) for item in early)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._emitted.clear()
         self._emitted_length = 0
         self._out_of_sync = False
@@ -88,4 +92,4 @@ class TextAssembler:
         if run > self._run:
             self._run, self._steps = run, 0
             self._early.clear()
-            self._begin()
+            self._reset()

@@ -14,7 +14,7 @@ class UsageSince:
         self._usage_by_run: dict[int, Usage] = {}
         self._usage_before = Usage()
 
-    def take(self, event: Event) -> None:
+    def feed(self, event: Event) -> None:
         """Take an event."""
         if event.type == UsageReported.type:
             self._usage_by_run[event.run] = Usage(
@@ -23,7 +23,7 @@ class UsageSince:
         if event.seq <= self.after:
             self._usage_before = self._total()
 
-    def begin(self, event: Event) -> None:
+    def restart_at(self, event: Event) -> None:
         """Tell from this event on, which was just taken, of what is used after it."""
         self.after, self._usage_before = event.seq, self._total()
 
@@ -33,7 +33,7 @@ class UsageSince:
             total = total.plus(usage)
         return total
 
-    def since(self) -> Usage:
+    def so_far(self) -> Usage:
         """Give what was used after that event so far."""
         return _subtract(self._total(), self._usage_before)
 

@@ -25,5 +25,5 @@ def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 def authenticate(keyring: Keyring, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
     """Give the caller whose token this is; raises `Unauthenticated` for none and for one that is not known."""
-    key = keyring.known(bearer_token(headers))
+    key = keyring.authenticate(bearer_token(headers))
     return Caller(key.id, key.scopes)

@@ -56,7 +56,7 @@ class ApiContext:
     control: Control
     keyring: Keyring
     options: ApiOptions
-    attending: WaitingClients = field(default_factory=WaitingClients)
+    waiting_clients: WaitingClients = field(default_factory=WaitingClients)
 
 
 def get_context(request: Request) -> ApiContext:

@@ -132,7 +132,7 @@ def caller_error_response(scope: AsgiScope, error: CallerError) -> Response:
         headers["www-authenticate"] = 'Bearer realm="steadyhand"'
     if isinstance(error, RetryLater):
         headers["retry-after"] = str(max(1, error.retry_after))
-    field_errors = error.faults if isinstance(error, InvalidRequest) else ()
+    field_errors = error.field_errors if isinstance(error, InvalidRequest) else ()
     return error_response(
         scope, http_status(error), error.code, error.detail, field_errors=field_errors, headers=headers
     )

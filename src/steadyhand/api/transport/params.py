@@ -37,34 +37,34 @@ class QueryParams:
     values: Mapping[str, list[str]]
     prefixed: Mapping[str, str] = field(default_factory=dict)
 
-    def all(self, name: str) -> list[str]:
+    def get_all(self, name: str) -> list[str]:
         """Give every value of a repeatable parameter."""
         return self.values.get(name, [])
 
-    def one(self, name: str) -> str | None:
+    def get_one(self, name: str) -> str | None:
         """Give the value of a parameter that may be there once."""
-        values = self.all(name)
+        values = self.get_all(name)
         if len(values) > 1:
             raise InvalidRequest.at(f"?{name}", "is there more than once")
         return values[0] if values else None
 
-    def whole(self, name: str, default: int, *, least: int, most: int, code: str | None = None) -> int:
+    def get_int(self, name: str, default: int, *, minimum: int, maximum: int, code: str | None = None) -> int:
         """Give a whole number within bounds."""
-        text = self.one(name)
+        text = self.get_one(name)
         if text is None:
             return default
-        return parse_int(text, f"?{name}", minimum=least, maximum=most, code=code)
+        return parse_int(text, f"?{name}", minimum=minimum, maximum=maximum, code=code)
 
-    def time(self, name: str) -> datetime | None:
+    def get_datetime(self, name: str) -> datetime | None:
         """Give a time with its zone (RFC 3339), in UTC."""
-        text = self.one(name)
+        text = self.get_one(name)
         if text is None:
             return None
         try:
             # A plus sign that was not escaped arrives as a space.
-            at = datetime.fromisoformat(text.replace(" ", "+"))
-            if at.tzinfo is not None:
-                return at.astimezone(UTC)
+            moment = datetime.fromisoformat(text.replace(" ", "+"))
+            if moment.tzinfo is not None:
+                return moment.astimezone(UTC)
         except (ValueError, OverflowError) as error:
             raise InvalidRequest.at(f"?{name}", "is not an RFC 3339 time with its zone") from error
         raise InvalidRequest.at(f"?{name}", "is not an RFC 3339 time with its zone")

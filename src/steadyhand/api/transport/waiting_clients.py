@@ -23,7 +23,7 @@ class WaitingClients:
         self._unattended_since: OrderedDict[str, float] = OrderedDict()
 
     @contextmanager
-    def at(self, job_id: str) -> Iterator[None]:
+    def track(self, job_id: str) -> Iterator[None]:
         """Wait for a run for the length of the block."""
         self._waiter_counts[job_id] += 1
         self._unattended_since.pop(job_id, None)

@@ -62,7 +62,7 @@ class ConnectProxy:
         self._resolve = resolve
         self._timeouts = timeouts
         self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
-        self._resolving = asyncio.Semaphore(MAX_LOOKUPS)
+        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
         self._log = structlog.get_logger("steadyhand.egress")
 
     async def serve(self, listener: socket.socket) -> None:
@@ -112,7 +112,7 @@ class ConnectProxy:
             host = await self._connect(target)
         except EgressDenied as denied:
             if denied.host is not None:
-                await self._events.refused(denied.host)
+                await self._events.report_refused_host(denied.host)
             await self._send_denied(reader, writer, denied)
             return
         try:
@@ -141,7 +141,7 @@ class ConnectProxy:
         """Read a request's head; null when the client went away before its end."""
         try:
             async with asyncio.timeout(self._timeouts.head):
-                return ProxyRequest.read(await reader.readuntil(b"\r\n\r\n"))
+                return ProxyRequest.parse(await reader.readuntil(b"\r\n\r\n"))
         except asyncio.IncompleteReadError:
             return None
         except asyncio.LimitOverrunError as error:
@@ -167,7 +167,7 @@ class ConnectProxy:
         if not isinstance(target.host, str):
             return [target.host]
         try:
-            async with self._resolving, asyncio.timeout(self._timeouts.connect):
+            async with self._lookups, asyncio.timeout(self._timeouts.connect):
                 addresses = await self._resolve(target.host, target.port)
         except (OSError, UnicodeError, TimeoutError) as error:
             raise EgressDenied(502, f"The name {target.host} could not be resolved.") from error

@@ -187,7 +187,7 @@ class EgressRules:
     rules: tuple[EgressRule, ...] = ()
 
     @classmethod
-    def of(cls, entries: Iterable[str]) -> "EgressRules":
+    def parse(cls, entries: Iterable[str]) -> "EgressRules":
         """Read a list of an agent's profile. Raises `ConfigError` for an entry that names no host."""
         return cls(tuple(_parse_rule(entry) for entry in entries if entry != HOST_NETWORK))
 

@@ -39,7 +39,7 @@ class UpstreamError(Exception):
 
     def __init__(self, text: str, *, sent: bool) -> None:
         super().__init__(text)
-        self.asked = sent
+        self.sent = sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,12 @@ class RequestBody:
     """What a body is read from: all of it when `whole` is not null, else piece by piece."""
 
     @property
-    def whole(self) -> bytes | None:
+    def buffered(self) -> bytes | None:
         """All of it, when it is there and kept."""
         raise NotImplementedError
 
     @property
-    def again(self) -> bool:
+    def replayable(self) -> bool:
         """Whether it can be given from its beginning once more."""
         raise NotImplementedError
 
@@ -81,7 +81,7 @@ class HttpClient:
             raise ConfigError(f"{url!r} is no http(s) address of a model's service.")
         self._host, self._port = parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
         self._secure = parts.scheme == "https"
-        self.base = parts.path.rstrip("/").encode()
+        self.base_path = parts.path.rstrip("/").encode()
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._host_header = (host if parts.port is None else f"{host}:{parts.port}").encode()
         self._tls_context: ssl.SSLContext | None = None
@@ -93,18 +93,18 @@ class HttpClient:
             connection.abort()
         self._idle.clear()
 
-    async def ask(self, ask: UpstreamRequest, body: RequestBody | None = None) -> "UpstreamResponse":
+    async def send(self, request: UpstreamRequest, body: RequestBody | None = None) -> "UpstreamResponse":
         """Send a request and give its answer once its head is there. Raises `Unreachable`, and what `body` raises."""
         while self._idle:
-            wire = self._idle.pop()
-            wire.cancel_idle_timer()
+            connection = self._idle.pop()
+            connection.cancel_idle_timer()
             try:
-                return await self._over(wire, ask, body)
+                return await self._send_on(connection, request, body)
             except UpstreamError:
                 # The service closes idle connections when it likes; if it was that, nothing of this was looked at.
-                if wire.heard or not (body is None or body.again):
+                if connection.received_any or not (body is None or body.replayable):
                     raise
-        return await self._over(await self._connect(), ask, body)
+        return await self._send_on(await self._connect(), request, body)
 
     async def _connect(self) -> "UpstreamConnection":
         loop = asyncio.get_running_loop()
@@ -121,35 +121,42 @@ class HttpClient:
             raise UpstreamError(f"{type(error).__name__}: {error}", sent=False) from error
         return connection
 
-    async def _over(
-        self, wire: "UpstreamConnection", ask: UpstreamRequest, body: RequestBody | None
+    async def _send_on(
+        self, connection: "UpstreamConnection", request: UpstreamRequest, body: RequestBody | None
     ) -> "UpstreamResponse":
         try:
-            wire.begin()
-            await self._send(wire, ask, body)
-            await wire.head()
+            connection.begin()
+            await self._write_request(connection, request, body)
+            await connection.wait_headers()
         except BaseException:
-            wire.abort()
+            connection.abort()
             raise
-        return UpstreamResponse(wire)
+        return UpstreamResponse(connection)
 
-    async def _send(self, wire: "UpstreamConnection", ask: UpstreamRequest, body: RequestBody | None) -> None:
-        lines = [b"%b %b HTTP/1.1" % (ask.method.encode("ascii"), ask.target), b"host: " + self._host_header]
-        lines += [b"%b: %b" % header for header in ask.headers]
-        if ask.has_body:
+    async def _write_request(
+        self, connection: "UpstreamConnection", request: UpstreamRequest, body: RequestBody | None
+    ) -> None:
+        lines = [
+            b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.target),
+            b"host: " + self._host_header,
+        ]
+        lines += [b"%b: %b" % header for header in request.headers]
+        if request.has_body:
             length = b"transfer-encoding: chunked"
-            lines.append(length if ask.length is None else b"content-length: %d" % ask.length)
+            lines.append(length if request.length is None else b"content-length: %d" % request.length)
         head = b"\r\n".join([*lines, b"", b""])
-        if body is None or not ask.has_body:
-            wire.write(head)
-        elif body.whole is not None:
-            end = b"" if ask.length is not None else b"\r\n0\r\n\r\n"
-            start = b"" if ask.length is not None or not body.whole else b"%x\r\n" % len(body.whole)
-            wire.write(head + start + body.whole + (end if start or ask.length is not None else end[2:]))
-            await wire.wait_writable()
+        if body is None or not request.has_body:
+            connection.write(head)
+        elif body.buffered is not None:
+            end = b"" if request.length is not None else b"\r\n0\r\n\r\n"
+            start = b"" if request.length is not None or not body.buffered else b"%x\r\n" % len(body.buffered)
+            connection.write(
+                head + start + body.buffered + (end if start or request.length is not None else end[2:])
+            )
+            await connection.wait_writable()
         else:
-            wire.write(head)
-            await self._stream_body(wire, body, chunked=ask.length is None)
+            connection.write(head)
+            await self._stream_body(connection, body, chunked=request.length is None)
 
     @staticmethod
     async def _stream_body(connection: "UpstreamConnection", body: RequestBody, *, chunked: bool) -> None:
@@ -164,7 +171,7 @@ class HttpClient:
 
         sending = asyncio.ensure_future(send())
         try:
-            await asyncio.wait({sending, connection.answered}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, connection.headers_received}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
             else:
@@ -184,23 +191,23 @@ class UpstreamResponse:
         self.headers = connection.headers
         """Names are in lower case."""
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[bytes]:
         """Give the body as it comes. Raises `Unreachable` when it breaks off."""
-        wire = self._connection
+        connection = self._connection
         while True:
-            data = wire.take()
+            data = connection.read_available()
             if data:
                 yield data
-            elif wire.complete:
+            elif connection.complete:
                 return
             else:
-                await wire.wait_data()
+                await connection.wait_data()
 
     async def read_up_to(self, max_bytes: int) -> bytes:
         """Give the first `most` bytes of the body, or what there is of it."""
         data = b""
         with contextlib.suppress(UpstreamError):
-            async for chunk in self.pieces():
+            async for chunk in self.chunks():
                 data += chunk
                 if len(data) >= max_bytes:
                     break
@@ -230,11 +237,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._headers_complete = False
         self._head_bytes = 0
         self._has_framing = False
-        self._kept = False
+        self._keep_alive = False
         self._last_received_at = 0.0
         self._silence_timer: asyncio.TimerHandle | None = None
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.heard = False
+        self.headers_received: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.received_any = False
         self.complete = False
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -244,14 +251,14 @@ class UpstreamConnection(asyncio.Protocol):
     def begin(self) -> None:
         """Get ready for the next answer."""
         self._in_use = True
-        self._headers_complete = self.heard = self.complete = self._has_framing = False
+        self._headers_complete = self.received_any = self.complete = self._has_framing = False
         self._head_bytes = self.status = 0
         self.headers = []
         self._last_received_at = asyncio.get_running_loop().time()
         if self._silence_timer is None:
             self._silence_timer = asyncio.get_running_loop().call_later(RESPONSE_SECONDS, self._check_silence)
-        if self.answered.done():
-            self.answered = asyncio.get_running_loop().create_future()
+        if self.headers_received.done():
+            self.headers_received = asyncio.get_running_loop().create_future()
         if self._error is not None:
             self._fail_waiters()
 
@@ -269,11 +276,11 @@ class UpstreamConnection(asyncio.Protocol):
             except TimeoutError as error:
                 raise UpstreamError("it does not take the request", sent=True) from error
 
-    async def head(self) -> None:
+    async def wait_headers(self) -> None:
         """Wait for the head of the answer."""
-        await self.answered
+        await self.headers_received
 
-    def take(self) -> bytes:
+    def read_available(self) -> bytes:
         """Give what has come of the body since; empty when nothing has."""
         if not self._chunks:
             return b""
@@ -301,7 +308,7 @@ class UpstreamConnection(asyncio.Protocol):
     def release(self) -> None:
         """Keep the connection for the next request, if its answer is all here."""
         finished = self.complete and not self._chunks and self._reusable and self._error is None
-        if not (finished and self._kept and len(self._idle) < MAX_IDLE_CONNECTIONS):
+        if not (finished and self._keep_alive and len(self._idle) < MAX_IDLE_CONNECTIONS):
             self.abort()
             return
         self._in_use = False
@@ -322,10 +329,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._idle.remove(self)
         if self._transport is not None:
             self._transport.abort()
-        if self.answered.done() and not self.answered.cancelled():
-            self.answered.exception()  # looked at, whoever else does
+        if self.headers_received.done() and not self.headers_received.cancelled():
+            self.headers_received.exception()  # looked at, whoever else does
         else:
-            self.answered.cancel()
+            self.headers_received.cancel()
 
     # --- what asyncio calls ----------------------------------------------------------------
 
@@ -337,7 +344,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._in_use or self.complete:
             self.abort()  # nobody asked
             return
-        self.heard = True
+        self.received_any = True
         self._last_received_at = asyncio.get_running_loop().time()
         if not self._headers_complete:
             self._head_bytes += len(data)
@@ -396,8 +403,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.resume_writing()
         error = UpstreamError("it broke off", sent=True)
         error.__cause__ = self._error
-        if self._in_use and not self.answered.done():
-            self.answered.set_exception(error)
+        if self._in_use and not self.headers_received.done():
+            self.headers_received.set_exception(error)
         if self._read_waiter is not None and not self._read_waiter.done():
             self._read_waiter.set_exception(error)
 
@@ -423,8 +430,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._has_framing = self.status in _STATUSES_WITHOUT_BODY or any(
             name in framing for name, _ in self.headers
         )
-        if not self.answered.done():
-            self.answered.set_result(None)
+        if not self.headers_received.done():
+            self.headers_received.set_result(None)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
@@ -436,7 +443,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Take note of the end of the answer."""
         if self._headers_complete:
             self.complete = True
-            self._kept = self._has_framing and self._parser.should_keep_alive()  # it knows only now
+            self._keep_alive = self._has_framing and self._parser.should_keep_alive()  # it knows only now
             self._wake_reader()
 
     def _wake_reader(self) -> None:

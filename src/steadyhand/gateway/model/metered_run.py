@@ -43,8 +43,8 @@ class MeteredRun:
     ) -> None:
         self.provider = provider
         self.events = events
-        self.wall: datetime | None = None
-        self.spent_out: str | None = None
+        self.rate_limited_until: datetime | None = None
+        self.exhausted_budget: str | None = None
         self.buffer_bytes_left = MAX_BUFFERED_BYTES
         self._work = work
         self._billing = billing
@@ -69,13 +69,13 @@ class MeteredRun:
         """What its settled calls came to."""
         return self._spent
 
-    async def begin(self, model: str | None, size: int) -> "OpenCall":
+    async def begin_call(self, model: str | None, size: int) -> "OpenCall":
         """Let a call through once the budgets do, and write it down. Raises `Exhausted`, `Crowded`."""
-        reserve = self.reserve(model, size)
+        reserve = self.estimate_cost(model, size)
         try:
-            held = await self._billing.budgets.admit(self._budget_account, reserve)
+            reservation = await self._billing.budgets.admit(self._budget_account, reserve)
         except BudgetExhausted as exhausted:
-            self.spent_out = exhausted.text
+            self.exhausted_budget = exhausted.text
             raise
         job = self._work.job
         call = ModelCall(
@@ -87,19 +87,23 @@ class MeteredRun:
             provider=self.provider.name,
             model=UNKNOWN_MODEL if model is None else printable(model),
             at=self._billing.clock(),
-            reserved_micros=held.reserved,
+            reserved_micros=reservation.reserved,
         )
-        opened = OpenCall(self, call, model, held, size)
-        self._open_calls[call.id] = opened
+        open_call = OpenCall(self, call, model, reservation, size)
+        self._open_calls[call.id] = open_call
         self._call_ids.add(call.id)
-        self._billing.ledger_writer.keep(call)
-        return opened
+        self._billing.ledger_writer.write(call)
+        return open_call
 
-    def reserve(self, model: str | None, size: int) -> int:
+    def estimate_cost(self, model: str | None, size: int) -> int:
         """Give what a call of so many bytes may come to, as this run's earlier calls went; micro-dollars."""
-        a_byte = self._sent_tokens / self._sent_bytes if self._sent_bytes else DEFAULT_TOKENS_PER_BYTE
-        tokens = TokenCounts(input=math.ceil(size * a_byte), output=self._max_output or DEFAULT_OUTPUT_TOKENS)
-        return self._price(model)[0].micros(tokens)
+        tokens_per_byte = (
+            self._sent_tokens / self._sent_bytes if self._sent_bytes else DEFAULT_TOKENS_PER_BYTE
+        )
+        tokens = TokenCounts(
+            input=math.ceil(size * tokens_per_byte), output=self._max_output or DEFAULT_OUTPUT_TOKENS
+        )
+        return self._price(model)[0].cost_micros(tokens)
 
     def _price(self, model: str | None) -> tuple[Price, bool]:
         """Give a model's price, and whether it is known: else it is the dearest one that is."""
@@ -107,37 +111,37 @@ class MeteredRun:
         price = None if model is None else prices.price_of(model)
         return (prices.highest, False) if price is None else (price, True)
 
-    def settle(
-        self, opened: "OpenCall", reading: MeasuredUsage | None, status: int | None, *, asked: bool
+    def settle_call(
+        self, open_call: "OpenCall", measured: MeasuredUsage | None, status: int | None, *, sent: bool
     ) -> None:
         """Put what a call came to in place of what it reserved; what nobody told costs what it reserved.
 
         `asked` is whether the service may have seen it. Settling again changes nothing.
         """
-        if self._open_calls.pop(opened.call.id, None) is None:
+        if self._open_calls.pop(open_call.call.id, None) is None:
             return
-        model = opened.model if reading is None or reading.model is None else reading.model
+        model = open_call.model if measured is None or measured.model is None else measured.model
         call = replace(
-            opened.call,
+            open_call.call,
             settled=True,
             status=status,
-            model=opened.call.model if model is None else printable(model),
+            model=open_call.call.model if model is None else printable(model),
         )
-        if reading is None or (not reading.seen and not reading.complete):
-            call = replace(call, micros=opened.held.reserved if asked else 0, complete=not asked)
+        if measured is None or (not measured.has_usage and not measured.complete):
+            call = replace(call, micros=open_call.reservation.reserved if sent else 0, complete=not sent)
         else:
-            price, priced = self._price(model)
-            micros = price.micros(reading.billable_tokens, reading.extras)
-            if reading.seen and not priced:
+            price, is_known = self._price(model)
+            micros = price.cost_micros(measured.billable_tokens, measured.extras)
+            if measured.has_usage and not is_known:
                 self._unpriced_model = model or UNKNOWN_MODEL
-            priced = priced or not reading.seen
+            is_known = is_known or not measured.has_usage
             call = replace(
-                call, tokens=reading.tokens, micros=micros, priced=priced, complete=reading.complete
+                call, tokens=measured.tokens, micros=micros, priced=is_known, complete=measured.complete
             )
-            self._update_estimates(opened.size, reading.tokens)
-        opened.held.settle(call.micros)
+            self._update_estimates(open_call.size, measured.tokens)
+        open_call.reservation.settle(call.micros)
         self._spent = self._spent.plus(UsageTotal(1, call.tokens, call.micros, call.priced, call.complete))
-        self._billing.ledger_writer.keep(call)
+        self._billing.ledger_writer.write(call)
         self._call_settled.set()
 
     def _update_estimates(self, size: int, tokens: TokenCounts) -> None:
@@ -147,20 +151,20 @@ class MeteredRun:
             self._sent_tokens += input_tokens
         self._max_output = max(self._max_output, tokens.output)
 
-    async def tell(self) -> None:
+    async def report_unpriced(self) -> None:
         """Tell the job, once, of a model whose price is not known."""
         if self._unpriced_model is not None and not self._unpriced_reported:
             self._unpriced_reported = True
             await self.events.report_unpriced_model(self._unpriced_model)
 
-    async def settled(self) -> UsageTotal:
+    async def final_usage(self) -> UsageTotal:
         """Wait, for a bounded time, until all calls have ended and are kept; give what this run's came to."""
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 while self._open_calls:
                     self._call_settled.clear()
                     await self._call_settled.wait()
-                await self._billing.ledger_writer.kept(self._call_ids)
+                await self._billing.ledger_writer.flush(self._call_ids)
         except TimeoutError:
             pass
         return replace(self._spent, complete=self._spent.complete and not self._open_calls)
@@ -170,19 +174,19 @@ class MeteredRun:
 class OpenCall:
     """A call that was let through and has not ended."""
 
-    visit: MeteredRun
+    run: MeteredRun
     call: ModelCall
     model: str | None
-    held: Reservation
+    reservation: Reservation
     size: int
-    asked: bool = False
+    sent: bool = False
     """Whether the service may have seen it, and not turned it away."""
 
     def resize(self, size: int) -> None:
         """Reserve anew for a body that turned out to be larger."""
         self.size = size
-        self.held.resize(max(self.held.reserved, self.visit.reserve(self.model, size)))
+        self.reservation.resize(max(self.reservation.reserved, self.run.estimate_cost(self.model, size)))
 
-    def settle(self, measured: MeasuredUsage | None, status: int | None, *, asked: bool = True) -> None:
+    def settle(self, measured: MeasuredUsage | None, status: int | None, *, sent: bool = True) -> None:
         """End the call; see `Visit.settle`."""
-        self.visit.settle(self, measured, status, asked=asked)
+        self.run.settle_call(self, measured, status, sent=sent)

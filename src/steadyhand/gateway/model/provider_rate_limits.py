@@ -29,7 +29,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 class RetryLimits:
     """How long the gateway itself waits for the service, in seconds: at most for one answer, and for all of a call."""
 
-    one: float = 20.0
+    per_attempt: float = 20.0
     per_call: float = 60.0
 
 
@@ -63,10 +63,10 @@ class ProviderRateLimits:
         self._callbacks: list[Callable[[], None]] = []
         self._block_added = asyncio.Event()
 
-    def until(self, account: RateLimitKey) -> datetime | None:
+    def blocked_until(self, key: RateLimitKey) -> datetime | None:
         """Give until when a credential's wall stands; null when there is none."""
-        found = self._blocked_until.get(account)
-        return found if found is not None and found > self.clock() else None
+        until = self._blocked_until.get(key)
+        return until if until is not None and until > self.clock() else None
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call this whenever a wall has risen or fallen."""
@@ -75,7 +75,7 @@ class ProviderRateLimits:
     def block(self, key: RateLimitKey, until: datetime) -> datetime:
         """Put a wall up, or further back where one stands already; give until when it stands."""
         until = min(until, self.clock() + MAX_BLOCK)
-        current = self.until(key)
+        current = self.blocked_until(key)
         if current is not None and current >= until:
             return current
         self._blocked_until[key] = until
@@ -83,22 +83,25 @@ class ProviderRateLimits:
         self._notify()
         return until
 
-    async def watch(self) -> None:
+    async def watch_expiry(self) -> None:
         """Say so when walls fall, until cancelled."""
         while True:
             now = self.clock()
-            fallen = [account for account, until in self._blocked_until.items() if until <= now]
-            for account in fallen:
+            expired = [account for account, until in self._blocked_until.items() if until <= now]
+            for account in expired:
                 del self._blocked_until[account]
-            if fallen:
+            if expired:
                 self._notify()
             self._block_added.clear()
             if self._blocked_until:
-                left = (min(self._blocked_until.values()) - now).total_seconds()
+                seconds = (min(self._blocked_until.values()) - now).total_seconds()
                 async with asyncio.TaskGroup() as group:
-                    waking = [group.create_task(self._wait_for_block()), group.create_task(self._pass(left))]
-                    await asyncio.wait(waking, return_when=asyncio.FIRST_COMPLETED)
-                    for task in waking:
+                    wakers = [
+                        group.create_task(self._wait_for_block()),
+                        group.create_task(self._sleep_until_expiry(seconds)),
+                    ]
+                    await asyncio.wait(wakers, return_when=asyncio.FIRST_COMPLETED)
+                    for task in wakers:
                         task.cancel()
             else:
                 await self._block_added.wait()
@@ -106,7 +109,7 @@ class ProviderRateLimits:
     async def _wait_for_block(self) -> None:
         await self._block_added.wait()
 
-    async def _pass(self, seconds: float) -> None:
+    async def _sleep_until_expiry(self, seconds: float) -> None:
         await self.sleep(max(seconds, 0.0))
 
     def _notify(self) -> None:
@@ -131,9 +134,11 @@ class ProviderRateLimits:
         delay += random.uniform(0, max(1.0, delay) * _JITTER)  # noqa: S311  # so that not all come back at once
         can_wait = (
             requested or 0.0
-        ) <= self._retry_limits.one and waited + delay <= self._retry_limits.per_call
+        ) <= self._retry_limits.per_attempt and waited + delay <= self._retry_limits.per_call
         if can_wait and not no_retry:
-            return RetryAfter(min(delay, self._retry_limits.one + _JITTER * self._retry_limits.one))
+            return RetryAfter(
+                min(delay, self._retry_limits.per_attempt + _JITTER * self._retry_limits.per_attempt)
+            )
         if requested is None and (no_retry or status != RATE_LIMITED):
             return None
         reset_seconds = _reset_seconds(by_name, self.clock())

@@ -63,7 +63,7 @@ _DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-", b"x-amz-", b"x-goog-")
 class Route:
     """A request that may pass: the form of its answer (`none` costs nothing), and the model that its path names."""
 
-    form: ResponseFormat
+    response_format: ResponseFormat
     model: str | None = None
 
 
@@ -80,7 +80,7 @@ class Credential:
     header: str | None = None
     file: Path | None = None
 
-    def value(self) -> bytes:
+    def current_secret(self) -> bytes:
         """Give the secret as it is now."""
         secret = self.secret if self.file is None else _reload_secret(self.file, self.secret)
         return secret.encode("latin-1", "replace")
@@ -137,7 +137,7 @@ class Provider:
         return DEFAULT_UPSTREAM
 
     @property
-    def missing(self) -> str | None:
+    def missing_credential(self) -> str | None:
         """Say what is missing when it cannot work: its maker's own address answers nobody without a credential."""
         if self.credential is not None or self.base_url is not None:
             return None
@@ -175,7 +175,7 @@ class Provider:
             "none" if match["model"] == _COUNT_TOKENS else "messages", _decode_model_id(match["model"])
         )
 
-    def headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    def upstream_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Give an agent's headers as they go to the service, with the real credential."""
         credential = self.credential
         credential_header = (
@@ -192,7 +192,7 @@ class Provider:
         forwarded.append((b"accept-encoding", b"identity"))
         if credential is None:
             return forwarded
-        secret = credential.value()
+        secret = credential.current_secret()
         if credential.kind == "oauth":
             forwarded = _with_oauth_beta(forwarded)
         if credential_header and credential_header != b"authorization":
@@ -201,7 +201,7 @@ class Provider:
             return [*forwarded, (b"x-api-key", secret)]
         return [*forwarded, (b"authorization", b"Bearer " + secret)]
 
-    def told(self, address: str, token: str) -> dict[str, str]:
+    def environment_for(self, address: str, token: str) -> dict[str, str]:
         """Give what an agent is told to reach this by the gateway at `address`; `token` stands for the credential."""
         if self.kind == "bedrock":
             environment = {
@@ -259,7 +259,7 @@ class Providers:
         """Give them all."""
         return iter(self._by_name.values())
 
-    def named(self, name: str) -> Provider:
+    def get(self, name: str) -> Provider:
         """Give the one of this name. Raises `RunError`; the configuration was checked at the start."""
         provider = self._by_name.get(name)
         if provider is None:

@@ -35,14 +35,14 @@ _MAX_FRAME_BYTES = 2 * MAX_EVENT_BYTES
 class UsageSink(Protocol):
     """What was found: events and whole answers to read, how many bytes were said, and whether something was lost."""
 
-    said: int
-    broken: bool
+    output_bytes: int
+    malformed: bool
 
-    def event(self, data: bytes) -> None:
+    def on_event(self, data: bytes) -> None:
         """Read the JSON of an event that may carry figures."""
         ...
 
-    def whole(self, data: bytes | bytearray) -> None:
+    def on_body(self, data: bytes | bytearray) -> None:
         """Read the JSON of an answer that came in one piece."""
         ...
 
@@ -50,11 +50,11 @@ class UsageSink(Protocol):
 class BodyParser(Protocol):
     """A body on its way: pieces, then its end."""
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Take the next piece."""
         ...
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Take what is left for what it is."""
         ...
 
@@ -64,7 +64,7 @@ def count_delta(sink: UsageSink, event: bytes) -> bool:
     if _USAGE in event:
         return False
     if event.startswith(_DELTA_LINE) or _DELTA in event:
-        sink.said += _delta_bytes(event)
+        sink.output_bytes += _delta_bytes(event)
         return True
     return _BLOCK in event
 
@@ -83,25 +83,25 @@ class JsonParser:
 
     def __init__(self, sink: UsageSink) -> None:
         self._sink = sink
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._size = 0
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Keep a piece, as long as the whole may be kept."""
         self._size += len(data)
         if self._size <= MAX_JSON_BYTES:
-            self._held += data
+            self._buffer += data
         else:
-            self._held.clear()
+            self._buffer.clear()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Read the whole."""
         if self._size <= MAX_JSON_BYTES:
-            self._sink.whole(self._held)
+            self._sink.on_body(self._buffer)
         else:
-            self._sink.broken = True
-        if self._sink.broken:
-            self._sink.said = self._size
+            self._sink.malformed = True
+        if self._sink.malformed:
+            self._sink.output_bytes = self._size
 
 
 class SseParser:
@@ -109,15 +109,15 @@ class SseParser:
 
     def __init__(self, sink: UsageSink) -> None:
         self._sink = sink
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._dropped = 0
         self._pending_return = False
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Take a piece, and read the events that end in it."""
         if self._pending_return or b"\r" in data:
             data = self._normalize_newlines(data)
-        buffer = self._held
+        buffer = self._buffer
         search_from = max(0, len(buffer) - 1)
         if buffer:
             buffer += data
@@ -143,11 +143,11 @@ class SseParser:
             self._dropped += len(buffer) - _EVENT_HEAD_BYTES - 1
             del buffer[_EVENT_HEAD_BYTES:-1]
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Read what has no empty line after it: that may be a last event, or the half of one."""
-        if self._held:
-            self._parse_block(bytes(self._held))
-            self._held.clear()
+        if self._buffer:
+            self._parse_block(bytes(self._buffer))
+            self._buffer.clear()
 
     def _normalize_newlines(self, data: bytes) -> bytes:
         """Turn every end of a line into a newline, also one that is parted between two pieces."""
@@ -163,7 +163,7 @@ class SseParser:
         only_deltas = _USAGE not in block and len(block) <= MAX_EVENT_BYTES and not self._dropped
         for event in block.split(b"\n\n"):
             if only_deltas and event.startswith(_DELTA_LINE):  # nearly all of them
-                sink.said += _delta_bytes(event)
+                sink.output_bytes += _delta_bytes(event)
                 continue
             length = len(event) + self._dropped
             self._dropped = 0
@@ -173,14 +173,14 @@ class SseParser:
                 self._parse_event(event)
 
     def _skip_oversized(self, head: bytes, length: int) -> None:
-        self._sink.said += length
+        self._sink.output_bytes += length
         if _BLOCK not in head:
-            self._sink.broken = True
+            self._sink.malformed = True
 
     def _parse_event(self, event: bytes) -> None:
         data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:")).strip()
         if data and data != b"[DONE]":
-            self._sink.event(data)
+            self._sink.on_event(data)
 
 
 class EventStreamParser:
@@ -188,14 +188,14 @@ class EventStreamParser:
 
     def __init__(self, sink: UsageSink) -> None:
         self._sink = sink
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._failed = False
 
-    def take(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Take a piece, and read the frames that end in it."""
         if self._failed:
             return
-        buffer = self._held
+        buffer = self._buffer
         buffer += data
         at = 0
         while len(buffer) - at >= _PRELUDE_BYTES:
@@ -215,14 +215,14 @@ class EventStreamParser:
             at += size
         del buffer[:at]
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Let go of the half of a frame."""
-        self._held.clear()
+        self._buffer.clear()
 
     def _fail(self) -> None:
         self._failed = True
-        self._sink.broken = True
-        self._held.clear()
+        self._sink.malformed = True
+        self._buffer.clear()
 
     def _parse_frame(self, frame: bytes) -> None:
         if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:], "big"):
@@ -235,24 +235,24 @@ class EventStreamParser:
             encoded = json.loads(frame[payload:-4])["bytes"]
             event = binascii.a2b_base64(encoded)
         except (ValueError, KeyError, TypeError, RecursionError):
-            self._sink.broken = True
+            self._sink.malformed = True
             return
         if not count_delta(self._sink, event):
-            self._sink.event(event)
+            self._sink.on_event(event)
 
 
 class Decompressor:
     """Undoes gzip and deflate, a bounded piece at a time and up to a bound in all."""
 
     def __init__(self) -> None:
-        self.broken = False
+        self.malformed = False
         self._pending = b""
         self._stream: zlib._Decompress | None = None
         self._bytes_left = MAX_DECOMPRESSED_BYTES
 
-    def pieces(self, data: bytes) -> Iterator[bytes]:
+    def decompress(self, data: bytes) -> Iterator[bytes]:
         """Give what a piece holds."""
-        while data and not self.broken:
+        while data and not self.malformed:
             if self._stream is None:
                 data = self._pending + data
                 self._pending = b""
@@ -261,20 +261,20 @@ class Decompressor:
                     return
                 self._stream = zlib.decompressobj(_window_bits(data))
             try:
-                out = self._stream.decompress(data, _DECOMPRESS_BYTES)
+                chunk = self._stream.decompress(data, _DECOMPRESS_BYTES)
             except zlib.error:
-                self.broken = True
+                self.malformed = True
                 return
             data = self._stream.unconsumed_tail
-            while out:
-                self._bytes_left -= len(out)
+            while chunk:
+                self._bytes_left -= len(chunk)
                 if self._bytes_left < 0:
-                    self.broken = True
-                    out = out[: self._bytes_left]
-                yield out
-                out = (
+                    self.malformed = True
+                    chunk = chunk[: self._bytes_left]
+                yield chunk
+                chunk = (
                     b""
-                    if data or self.broken or self._stream.eof
+                    if data or self.malformed or self._stream.eof
                     else self._stream.decompress(b"", _DECOMPRESS_BYTES)
                 )
             if self._stream.eof:

@@ -1,6 +1,6 @@
 """The way to the model: takes the agent's placeholder off a request, puts the real credential on, and streams.
 
-An ASGI app. `scope["state"]` has the `line` that says whose connection it is, and the `target` as it was written.
+An ASGI app. `scope["state"]` has the `connection` of the agent, and the `target` as it was written.
 Only the routes of the visit's provider pass. What costs is let through by the budgets, read as it passes, and settled
 when it has; a service that is busy for a moment is asked again before the agent has heard of it.
 """
@@ -50,9 +50,9 @@ _DROPPED_RESPONSE_HEADERS = frozenset({b"set-cookie", b"transfer-encoding", b"al
 class AgentConnection:
     """One connection of an agent: whose it is, and how it is cut."""
 
-    visit: MeteredRun
-    cut: Callable[[], None]
-    lost: "CancelOnClose"
+    run: MeteredRun
+    abort: Callable[[], None]
+    on_close: "CancelOnClose"
 
 
 class CancelOnClose:
@@ -104,7 +104,7 @@ class ReverseProxy:
         self._clients: dict[str, HttpClient] = {}
         self._log = structlog.get_logger("steadyhand.gateway")
 
-    def add(self, provider: Provider) -> None:
+    def add_provider(self, provider: Provider) -> None:
         """Know the way to a provider. Raises `ConfigError` for an address that is none."""
         self._clients[provider.name] = HttpClient(provider.url)
 
@@ -115,16 +115,16 @@ class ReverseProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Carry one request there and its answer back; ends early when the agent goes away."""
-        connection: AgentConnection = scope["state"]["line"]
-        body = _StreamedBody(receive, connection.visit)
-        connection.lost.task = asyncio.current_task()
+        connection: AgentConnection = scope["state"]["connection"]
+        body = _StreamedBody(receive, connection.run)
+        connection.on_close.task = asyncio.current_task()
         try:
             await self._handle(scope, connection, body, _ResponseSender(send))
         except Exception:  # noqa: BLE001  # the boundary of a request: logged, and never a half answer that looks whole
             self._log.exception("gateway.failed")
-            connection.cut()
+            connection.abort()
         finally:
-            connection.lost.task = None
+            connection.on_close.task = None
             body.release()
 
     async def _handle(
@@ -133,18 +133,18 @@ class ReverseProxy:
         try:
             request = await self._accept(scope, connection)
             if not request.has_body:
-                body.none()
-            await self._forward(request, connection.visit, body, send)
-            await connection.visit.tell()
+                body.mark_empty()
+            await self._forward(request, connection.run, body, send)
+            await connection.run.report_unpriced()
         except Rejected as rejected:
             if send.started:
-                connection.cut()
+                connection.abort()
             else:
                 await _send_error(send, rejected)
         except UpstreamError as error:
             self._log.warning("gateway.upstream_failed", error=str(error))
             if send.started:
-                connection.cut()
+                connection.abort()
             else:
                 text = "The model's service could not be reached, or broke off."
                 await _send_error(send, Rejected(502, "api_error", text))
@@ -155,11 +155,11 @@ class ReverseProxy:
         """Judge a request by its head. Raises `Turned`."""
         method, target = scope["method"], scope["state"]["target"]
         path, _, query = target.partition(b"?")
-        provider = connection.visit.provider
+        provider = connection.run.provider
         well_formed = method in _METHODS and _PATH.fullmatch(path) and _QUERY.fullmatch(query)
         route = provider.route(method, path) if well_formed else None
         if route is None:
-            await connection.visit.events.report_refused_path(method, path.decode("latin-1"))
+            await connection.run.events.report_refused_path(method, path.decode("latin-1"))
             raise Rejected(403, "permission_error", f"This gateway passes {provider.allowed_routes} only.")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
             raise Rejected(431, "invalid_request_error", "The headers are too long.")
@@ -172,7 +172,7 @@ class ReverseProxy:
         length = int(lengths[0]) if lengths else None
         if length is not None and length > MAX_BODY_BYTES:
             raise _too_large()
-        headers = provider.headers(scope["headers"])
+        headers = provider.upstream_headers(scope["headers"])
         return AcceptedRequest(method, target, route, headers, length, chunked or bool(length))
 
     # --- one call --------------------------------------------------------------------------
@@ -181,19 +181,21 @@ class ReverseProxy:
         self, request: AcceptedRequest, run: MeteredRun, body: "_StreamedBody", send: "_ResponseSender"
     ) -> None:
         """Let a request through: past the wall and the budgets, there and back. Raises `Turned`, `Unreachable`."""
-        missing = run.provider.missing
+        missing = run.provider.missing_credential
         if missing is not None:
             # 403 is what makes the CLI stop at once; 401 it would try again.
             raise Rejected(403, "permission_error", missing, {b"x-should-retry": b"false"})
         self._check_rate_limit(run)
-        billable = request.route.form != "none"
-        await body.begin(request.length, names_model=billable and request.route.model is None)
+        billable = request.route.response_format != "none"
+        await body.prepare(request.length, needs_model=billable and request.route.model is None)
         if not billable:
             await self._send_with_retries(request, run, body, send, None)
             return
-        model = request.route.model or _requested_model(body.first)
+        model = request.route.model or _requested_model(body.first_chunk)
         try:
-            call = await run.begin(model, request.length if request.length is not None else len(body.first))
+            call = await run.begin_call(
+                model, request.length if request.length is not None else len(body.first_chunk)
+            )
         except BudgetExhausted as exhausted:
             raise Rejected(402, "billing_error", exhausted.text, {b"x-should-retry": b"false"}) from exhausted
         except BudgetQueueFull as queue_full:
@@ -203,18 +205,18 @@ class ReverseProxy:
         try:
             await self._send_with_retries(request, run, body, send, call)
         except UpstreamError as error:
-            call.settle(None, None, asked=error.asked)
+            call.settle(None, None, sent=error.sent)
             raise
         except Rejected as rejected:
-            call.settle(None, rejected.status, asked=False)
+            call.settle(None, rejected.status, sent=False)
             raise
         finally:
-            call.settle(None, None, asked=call.asked)
+            call.settle(None, None, sent=call.sent)
 
     def _check_rate_limit(self, run: MeteredRun) -> None:
-        until = self._rate_limits.until(run.provider.rate_limit_key)
+        until = self._rate_limits.blocked_until(run.provider.rate_limit_key)
         if until is not None:
-            run.wall = until
+            run.rate_limited_until = until
             seconds = math.ceil((until - self._rate_limits.clock()).total_seconds())
             raise Rejected(
                 429,
@@ -234,17 +236,21 @@ class ReverseProxy:
         """Ask, again after a pause where the service is busy for a moment, and pass the answer on."""
         client = self._clients[run.provider.name]
         upstream_request = UpstreamRequest(
-            request.method, client.base + request.target, request.headers, request.length, request.has_body
+            request.method,
+            client.base_path + request.target,
+            request.headers,
+            request.length,
+            request.has_body,
         )
         waited = 0.0
         retries = 0
         while True:
             if call is not None:
-                call.asked = True
-            response = await client.ask(upstream_request, body)
+                call.sent = True
+            response = await client.send(upstream_request, body)
             try:
                 decision = self._rate_limits.decide(response.status, response.headers, retries, waited)
-                can_retry = isinstance(decision, RetryAfter) and (not request.has_body or body.again)
+                can_retry = isinstance(decision, RetryAfter) and (not request.has_body or body.replayable)
                 if decision is None or not (can_retry or isinstance(decision, Blocked)):
                     await self._stream_response(response, request.route, send, call)
                     return
@@ -257,7 +263,7 @@ class ReverseProxy:
                 self._check_rate_limit(run)
                 continue  # it fell in this very moment
             if call is not None:
-                call.asked = False  # what was turned away costs nothing
+                call.sent = False  # what was turned away costs nothing
             await self._rate_limits.sleep(decision.seconds)
             waited += decision.seconds
             retries += 1
@@ -274,11 +280,11 @@ class ReverseProxy:
             for name, value in end_to_end_headers(response.headers)
             if name not in _DROPPED_RESPONSE_HEADERS
         ]
-        meter = None if call is None else UsageMeter(response.status, response.headers, route.form)
+        meter = None if call is None else UsageMeter(response.status, response.headers, route.response_format)
         complete = False
         try:
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
-            async for chunk in response.pieces():
+            async for chunk in response.chunks():
                 try:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 finally:
@@ -312,16 +318,16 @@ class _StreamedBody(RequestBody):
 
     def __init__(self, receive: Receive, run: MeteredRun) -> None:
         self._receive = receive
-        self._visit = run
+        self._run = run
         self._total = 0
         self._at_end = False
         self._reserved_bytes = 0
         self._call: OpenCall | None = None
         self._chunks: list[bytes] | None = None
-        self.first = b""
+        self.first_chunk = b""
 
     @property
-    def whole(self) -> bytes | None:
+    def buffered(self) -> bytes | None:
         """All of it, when it is there and kept."""
         if self._chunks is None or not self._at_end:
             return None
@@ -330,24 +336,24 @@ class _StreamedBody(RequestBody):
         return self._chunks[0] if self._chunks else b""
 
     @property
-    def again(self) -> bool:
+    def replayable(self) -> bool:
         """Whether it can be sent once more: it is kept from its beginning."""
         return self._chunks is not None
 
-    async def begin(self, length: int | None, *, names_model: bool) -> None:
+    async def prepare(self, length: int | None, *, needs_model: bool) -> None:
         """Take what has to be known before it may pass; `names_model` when it is wanted for its model."""
         if self._at_end or (
-            length is not None and length <= min(MAX_REPLAYABLE_BYTES, self._visit.buffer_bytes_left)
+            length is not None and length <= min(MAX_REPLAYABLE_BYTES, self._run.buffer_bytes_left)
         ):
             self._reserved_bytes = length or 0
-            self._visit.buffer_bytes_left -= self._reserved_bytes
+            self._run.buffer_bytes_left -= self._reserved_bytes
             self._chunks = []
-        while not (self.first or self._at_end):
-            self.first = await self._read_chunk()
-        if self.again and names_model and _LEADING_MODEL_KEY.match(self.first) is None:
+        while not (self.first_chunk or self._at_end):
+            self.first_chunk = await self._read_chunk()
+        if self.replayable and needs_model and _LEADING_MODEL_KEY.match(self.first_chunk) is None:
             while not self._at_end:
                 await self._read_chunk()
-            self.first = self.whole or b""
+            self.first_chunk = self.buffered or b""
 
     def report_size_to(self, call: OpenCall) -> None:
         """Tell a call how large its body turned out to be."""
@@ -355,12 +361,12 @@ class _StreamedBody(RequestBody):
 
     def release(self) -> None:
         """Give back the room that was taken for it."""
-        self._visit.buffer_bytes_left += self._reserved_bytes
+        self._run.buffer_bytes_left += self._reserved_bytes
         self._reserved_bytes = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._chunks is None:
-            chunk = self.first
+            chunk = self.first_chunk
             while chunk or not self._at_end:
                 if chunk:
                     yield chunk
@@ -390,7 +396,7 @@ class _StreamedBody(RequestBody):
             self._chunks.append(chunk)
         return chunk
 
-    def none(self) -> None:
+    def mark_empty(self) -> None:
         """Say that there is none to be read."""
         self._at_end = True
 

@@ -71,23 +71,25 @@ class TcpListener:
                 await asyncio.wait(self._state.tasks, timeout=CLOSING_SECONDS)
 
     @contextmanager
-    def held(self, visit: MeteredRun) -> Iterator[str]:
+    def serve_run(self, run: MeteredRun) -> Iterator[str]:
         """Let a run in for the length of the block; gives its token. Its requests are cut at the end."""
         token = f"sk-ant-run-{secrets.token_urlsafe(32)}"
-        name = _token_prefix(token)
-        self._runs[name] = (token, visit)
+        prefix = _token_prefix(token)
+        self._runs[prefix] = (token, run)
         try:
             yield token
         finally:
-            del self._runs[name]
+            del self._runs[prefix]
             for connection in list(self._state.connections):
-                if isinstance(connection, _RunConnection) and connection.visit is visit:
+                if isinstance(connection, _RunConnection) and connection.run is run:
                     connection.transport.abort()
 
     def _accept(self) -> asyncio.Protocol:
         if len(self._state.connections) >= self._max_connections:
             return RejectedConnection()
-        return _RunConnection(self._config, self._state, lambda cut, lost: {"cut": cut, "lost": lost})
+        return _RunConnection(
+            self._config, self._state, lambda abort, on_close: {"abort": abort, "on_close": on_close}
+        )
 
     async def _authenticate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find out whose request it is, and carry it to the model; nobody's is refused."""
@@ -96,8 +98,8 @@ class TcpListener:
         if run is None:
             await _send_unauthorized(send)
             return
-        state["line"] = AgentConnection(run, state["cut"], state["lost"])
-        state["guest"](run)
+        state["connection"] = AgentConnection(run, state["abort"], state["on_close"])
+        state["set_run"](run)
         await self._app(scope, receive, send)
 
     def _run_of(self, scope: Scope) -> MeteredRun | None:
@@ -113,15 +115,15 @@ class TcpListener:
 class _RunConnection(HttpConnection):
     """A connection, which belongs to the run that it was last used by."""
 
-    visit: MeteredRun | None = None
+    run: MeteredRun | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let each request say whose the connection is."""
-        self.app_state["guest"] = self._set_run
+        self.app_state["set_run"] = self._set_run
         super().connection_made(transport)
 
     def _set_run(self, run: MeteredRun) -> None:
-        self.visit = run
+        self.run = run
 
 
 def _token_prefix(token: str) -> str:

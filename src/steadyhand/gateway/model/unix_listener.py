@@ -76,11 +76,11 @@ class UnixListener:
                 (self._folder / SOCKET_NAME).unlink()
 
     @contextmanager
-    def held(self, visit: MeteredRun, user: int | None) -> Iterator[None]:
+    def serve_run(self, run: MeteredRun, user: int | None) -> Iterator[None]:
         """Let the run of this user in for the length of the block. Raises `RunError` when the slot is taken."""
         if self._run is not None:
             raise RunError("The slot's way to the model is taken by another run.", code="slot_taken")
-        self._run = visit
+        self._run = run
         self._set_owner(user)
         try:
             yield
@@ -120,7 +120,9 @@ class UnixListener:
         if run is None or len(self._state.connections) >= MAX_CONNECTIONS:
             return RejectedConnection()
         return HttpConnection(
-            self._config, self._state, lambda cut, lost: {"line": AgentConnection(run, cut, lost)}
+            self._config,
+            self._state,
+            lambda abort, on_close: {"connection": AgentConnection(run, abort, on_close)},
         )
 
     def _abort_connections(self) -> None:

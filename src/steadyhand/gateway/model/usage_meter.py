@@ -56,7 +56,7 @@ class MeasuredUsage:
     tokens: TokenCounts
     model: str | None
     complete: bool
-    seen: bool
+    has_usage: bool
     estimated_output: int = 0
     extras: UsageExtras = UsageExtras()
 
@@ -106,19 +106,19 @@ class UsageMeter:
     def finish(self, *, truncated: bool) -> MeasuredUsage:
         """Say what the answer told; `cut` when it ended before its sender or its reader was done."""
         if not self._is_billable:
-            return MeasuredUsage(TokenCounts(), None, complete=True, seen=False)
+            return MeasuredUsage(TokenCounts(), None, complete=True, has_usage=False)
         self._flush()
         if self._parser is not None:
-            self._parser.end()
+            self._parser.finish()
         usage = self._usage
         # An error costs nothing and says nothing of usage; one that does is read as any answer is.
-        needs_usage = usage.seen or self._status in _SUCCESS
+        needs_usage = usage.has_usage or self._status in _SUCCESS
         return MeasuredUsage(
             usage.tokens(),
             usage.model,
             not needs_usage or (self._readable and usage.complete(truncated=truncated)),
-            usage.seen,
-            -(-usage.said // BYTES_PER_TOKEN),
+            usage.has_usage,
+            -(-usage.output_bytes // BYTES_PER_TOKEN),
             usage.extras(),
         )
 
@@ -131,9 +131,9 @@ class UsageMeter:
         if self._decompressor is None:
             self._parse(data)
             return
-        for chunk in self._decompressor.pieces(data):
+        for chunk in self._decompressor.decompress(data):
             self._parse(chunk)
-        self._readable = not self._decompressor.broken
+        self._readable = not self._decompressor.malformed
 
     def _parse(self, data: bytes) -> None:
         if self._parser is None:
@@ -142,7 +142,7 @@ class UsageMeter:
                 return
             # What it is shows in its first byte: a wrong content type hides nothing.
             self._parser = JsonParser(self._usage) if data.startswith(b"{") else SseParser(self._usage)
-        self._parser.take(data)
+        self._parser.feed(data)
 
 
 class _UsageParser:
@@ -150,8 +150,8 @@ class _UsageParser:
 
     def __init__(self) -> None:
         self.model: str | None = None
-        self.broken = False
-        self.said = 0
+        self.malformed = False
+        self.output_bytes = 0
         self._counts: dict[str, int] = {}
         self._has_final_output = False
         self._has_stop_reason = False
@@ -161,11 +161,11 @@ class _UsageParser:
         self._compaction_tokens = TokenCounts()
 
     @property
-    def seen(self) -> bool:
+    def has_usage(self) -> bool:
         """Whether any figure was told."""
         return bool(self._counts)
 
-    def event(self, data: bytes) -> None:
+    def on_event(self, data: bytes) -> None:
         """Read the JSON of one event of a stream."""
         event = self._parse_object(data)
         kind = event.get("type")
@@ -174,10 +174,10 @@ class _UsageParser:
             if isinstance(message, dict):
                 self._parse_message(message)
             else:
-                self.broken = True
+                self.malformed = True
         elif kind == "message_delta":
             if "usage" in event:
-                self._has_final_output = self._usage(event["usage"]) or self._has_final_output
+                self._has_final_output = self._parse_usage(event["usage"]) or self._has_final_output
             delta = event.get("delta")
             self._has_stop_reason = self._has_stop_reason or (
                 isinstance(delta, dict) and bool(delta.get("stop_reason"))
@@ -185,7 +185,7 @@ class _UsageParser:
         elif kind == "message_stop":
             self._stopped = True
 
-    def whole(self, data: bytes | bytearray) -> None:
+    def on_body(self, data: bytes | bytearray) -> None:
         """Read the JSON of an answer that came in one piece."""
         self._has_final_output = self._parse_message(self._parse_object(data))
         self._stopped = True
@@ -193,7 +193,7 @@ class _UsageParser:
     def complete(self, *, truncated: bool) -> bool:
         """Say whether nothing can be missing: input and the last output were told, and nothing was unreadable."""
         ended = self._stopped or (self._has_stop_reason and not truncated)
-        return ended and self._has_final_output and "input_tokens" in self._counts and not self.broken
+        return ended and self._has_final_output and "input_tokens" in self._counts and not self.malformed
 
     def tokens(self) -> TokenCounts:
         """Give what was told. Cache writes that say no length are the short ones."""
@@ -222,7 +222,7 @@ class _UsageParser:
             parsed = None
         if isinstance(parsed, dict):
             return parsed
-        self.broken = True
+        self.malformed = True
         return {}
 
     def _parse_message(self, message: dict[str, Any]) -> bool:
@@ -230,25 +230,25 @@ class _UsageParser:
         model = message.get("model")
         if isinstance(model, str) and _MODEL.fullmatch(model):
             self.model = model
-        return self._usage(message.get("usage"))
+        return self._parse_usage(message.get("usage"))
 
-    def _usage(self, usage: object) -> bool:
+    def _parse_usage(self, usage: object) -> bool:
         """Read a `usage`; true when it told its output."""
         if not isinstance(usage, dict):
-            self.broken = True
+            self.malformed = True
             return False
-        told = [self._record_count(usage, name) for name in _USAGE_KEYS]
-        lengths = usage.get("cache_creation")
-        if lengths is not None:
+        present = [self._record_count(usage, name) for name in _USAGE_KEYS]
+        cache_writes = usage.get("cache_creation")
+        if cache_writes is not None:
             for name in _CACHE_WRITE_KEYS:
-                self._record_count(lengths, name)
+                self._record_count(cache_writes, name)
         if usage.get("server_tool_use") is not None:
             self._record_count(usage["server_tool_use"], _SEARCHES_KEY)
         self._fast = self._fast or usage.get("speed") == "fast"
         self._us_only = self._us_only or usage.get("inference_geo") == "us"
         if usage.get("iterations") is not None:
             self._parse_iterations(usage["iterations"])
-        return told[1]
+        return present[1]
 
     def _record_count(self, table: object, name: str) -> bool:
         """Keep a figure; true when there was one. Null is none; anything but a plausible count is broken."""
@@ -256,7 +256,7 @@ class _UsageParser:
         if value is None:
             return False
         if type(value) is not int or not 0 <= value <= MAX_TOKENS:
-            self.broken = True
+            self.malformed = True
             return False
         self._counts[name] = max(self._counts.get(name, 0), value)
         return True
@@ -267,10 +267,10 @@ class _UsageParser:
         for step in steps if isinstance(steps, list) else [steps]:
             if isinstance(step, dict) and step.get("type") == "compaction":
                 compaction = _UsageParser()
-                has_output = compaction._usage({**step, "iterations": None})
-                self.broken = self.broken or compaction.broken or not has_output
+                has_output = compaction._parse_usage({**step, "iterations": None})
+                self.malformed = self.malformed or compaction.malformed or not has_output
                 total = total.plus(compaction.tokens())
             elif not isinstance(step, dict) or step.get("type") != "message":
-                self.broken = True  # perhaps another model's work: its price is not to be had from here
+                self.malformed = True  # perhaps another model's work: its price is not to be had from here
         if total.input + total.output > self._compaction_tokens.input + self._compaction_tokens.output:
             self._compaction_tokens = total

@@ -86,7 +86,7 @@ class BudgetAccount:
 
 @dataclass(eq=False, slots=True)
 class _Balance:
-    began: datetime
+    period_start: datetime
     settled: int = 0
     reserved: int = 0
     in_flight: int = 0
@@ -99,7 +99,7 @@ class Reservation:
     """A call that was let through: what it reserves, on every account of its payer, until it is settled."""
 
     def __init__(self, balances: Sequence[_Balance], reserve: int, on_change: Callable[[], None]) -> None:
-        self._accounts = balances
+        self._balances = balances
         self._on_change = on_change
         self._open = True
         self.reserved = reserve
@@ -109,7 +109,7 @@ class Reservation:
 
     def resize(self, reserve: int) -> None:
         """Reserve another amount from here on."""
-        for account in self._accounts:
+        for account in self._balances:
             account.reserved += reserve - self.reserved
         self.reserved = reserve
         self._on_change()
@@ -119,7 +119,7 @@ class Reservation:
         if not self._open:
             return
         self._open = False
-        for account in self._accounts:
+        for account in self._balances:
             account.reserved -= self.reserved
             account.in_flight -= 1
             account.settled += micros
@@ -130,7 +130,7 @@ class Reservation:
 class _Waiter:
     account: BudgetAccount
     reserve: int
-    answer: asyncio.Future[Reservation] = field(
+    admitted: asyncio.Future[Reservation] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -150,7 +150,7 @@ class Budgets:
         self._clock = clock
         self._wait_seconds = wait_seconds
         self._max_waiting = max_waiting
-        self._accounts: dict[_BalanceKey, _Balance] = {}
+        self._balances: dict[_BalanceKey, _Balance] = {}
         self._waiting: list[_Waiter] = []
 
     # --- what is known -----------------------------------------------------------------------
@@ -161,20 +161,20 @@ class Budgets:
             since = period_start(period, self._clock())
             for scope, by in _SEED_QUERIES:
                 for row in await self._ledger.usage(UsageQuery(by=(by,), since=since)):
-                    self._balance((scope, row.of[by], period)).settled = row.spent.micros
+                    self._balance((scope, row.group[by], period)).settled = row.total.micros
             (total,) = await self._ledger.usage(UsageQuery(since=since))
-            self._balance(("service", "", period)).settled = total.spent.micros
+            self._balance(("service", "", period)).settled = total.total.micros
 
     async def load_job(self, job_id: str, since_run: int = 1) -> None:
         """Take in what a job's runs from this one on have spent. Call it before a run of it makes calls."""
         (row,) = await self._ledger.usage(UsageQuery(job_id=job_id, since_run=since_run))
-        self._balance(("job", job_id, "job")).settled = row.spent.micros
+        self._balance(("job", job_id, "job")).settled = row.total.micros
 
     def forget_job(self, job_id: str) -> None:
         """Forget a job's account: its run has ended and its calls are in the ledger."""
-        self._accounts.pop(("job", job_id, "job"), None)
+        self._balances.pop(("job", job_id, "job"), None)
 
-    def count(self, account: BudgetAccount, micros: int) -> None:
+    def record_spend(self, account: BudgetAccount, micros: int) -> None:
         """Count what was spent without being asked for here; a job's own account reads it when it is opened."""
         for key in account.balance_keys():
             if key[0] != "job":
@@ -187,11 +187,11 @@ class Budgets:
 
     def _balance(self, key: _BalanceKey) -> _Balance:
         period_began = period_start(key[2], self._clock())
-        balance = self._accounts.get(key)
+        balance = self._balances.get(key)
         if (
-            balance is None or balance.began < period_began
+            balance is None or balance.period_start < period_began
         ):  # calls in flight settle on the account that let them through
-            balance = self._accounts[key] = _Balance(period_began)
+            balance = self._balances[key] = _Balance(period_began)
         return balance
 
     # --- admission ---------------------------------------------------------------------------
@@ -203,11 +203,11 @@ class Budgets:
         waiter = _Waiter(account, reserve)
         self._waiting.append(waiter)
         self._admit_waiting()
-        if waiter.answer.done():
-            return waiter.answer.result()
+        if waiter.admitted.done():
+            return waiter.admitted.result()
         try:
             async with asyncio.timeout(self._wait_seconds):
-                return await asyncio.shield(waiter.answer)
+                return await asyncio.shield(waiter.admitted)
         except TimeoutError as error:
             self._remove_waiter(waiter)
             raise BudgetQueueFull from error
@@ -218,8 +218,8 @@ class Budgets:
     def _remove_waiter(self, waiter: _Waiter) -> None:
         with suppress(ValueError):
             self._waiting.remove(waiter)
-        if not waiter.answer.cancel() and waiter.answer.exception() is None:
-            waiter.answer.result().settle(0)  # it was let through just as it went away
+        if not waiter.admitted.cancel() and waiter.admitted.exception() is None:
+            waiter.admitted.result().settle(0)  # it was let through just as it went away
         self._admit_waiting()
 
     def _admit_waiting(self) -> None:
@@ -234,13 +234,13 @@ class Budgets:
         ]
         for balance, allowance in limits:
             if balance.settled >= allowance.limit_micros:
-                waiter.answer.set_exception(BudgetExhausted(allowance))
+                waiter.admitted.set_exception(BudgetExhausted(allowance))
                 return True
         without_room = {balance for balance, allowance in limits if _lacks_room(balance, waiter, allowance)}
         if without_room or any(balance in full for balance, _ in limits):
             full |= without_room
             return False
-        waiter.answer.set_result(
+        waiter.admitted.set_result(
             Reservation(self._balances_for(waiter.account, limits), waiter.reserve, self._admit_waiting)
         )
         return True

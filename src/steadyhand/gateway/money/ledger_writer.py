@@ -41,7 +41,7 @@ class LedgerWriter:
             if self._last_write:
                 await asyncio.wait(list(self._last_write.values()))  # each is bounded by the store
 
-    def keep(self, call: ModelCall) -> None:
+    def write(self, call: ModelCall) -> None:
         """Hand a call in."""
         if not self._open:
             self._log.error("ledger.closed", call=call.id)
@@ -70,13 +70,13 @@ class LedgerWriter:
             await asyncio.wait({previous})
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                await self._ledger.keep_call(call)
+                await self._ledger.save_call(call)
             except StoreError as error:  # what it cost is still counted here, until the service ends
                 self._log.error("ledger.failed", call=call.id, trial=attempt, error=error.detail)
             else:
                 return
 
-    async def kept(self, call_ids: set[str]) -> None:
+    async def flush(self, call_ids: set[str]) -> None:
         """Wait until what was handed in of these calls is in the ledger; the caller bounds the wait."""
         tasks = [task for call_id, task in self._last_write.items() if call_id in call_ids]
         if tasks:

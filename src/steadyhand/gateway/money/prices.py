@@ -58,7 +58,7 @@ class Price:
     fast: Rates | None = None
     search: int = 0
 
-    def micros(self, tokens: TokenCounts, extras: UsageExtras | None = None) -> int:
+    def cost_micros(self, tokens: TokenCounts, extras: UsageExtras | None = None) -> int:
         """Give what one call costs in micro-dollars, rounded half up once."""
         extras = extras or UsageExtras()
         picos = self._rates(tokens, extras).cost_picos(tokens) * (_US_TENTHS if extras.us_only else 10)

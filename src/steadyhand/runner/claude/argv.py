@@ -17,8 +17,8 @@ class SystemPromptFile(NamedTuple):
     """What is appended to the system prompt: the file as the service writes it, as the agent sees it, and its text."""
 
     host_path: Path
-    seen: Path
-    text: bytes
+    agent_path: Path
+    content: bytes
 
 
 def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
@@ -49,11 +49,11 @@ def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | No
     text = _system_prompt_text(spec.job, spec.agent)
     if text is None:
         return None
-    checkout = spec.place
+    checkout = spec.checkout
     # The next turn has a copy of this directory, and the same session. The service's own is left alone.
     name = f"append-system-prompt-{spec.job.id}-{spec.number}.md"
-    folder = checkout.config or checkout.files.config
-    return SystemPromptFile(folder / name, (view.config or folder) / name, text.encode())
+    folder = checkout.config_dir or checkout.paths.config_dir
+    return SystemPromptFile(folder / name, (view.config_dir or folder) / name, text.encode())
 
 
 def _system_prompt_text(job: Job, agent: Agent) -> str | None:

@@ -41,7 +41,7 @@ def prepare_turns(job: Job, folder: PurePosixPath) -> PreparedTurns:
 
 def attachment_files(job: Job, earlier: Sequence[Block] = ()) -> tuple[tuple[str, bytes], ...]:
     """Give the names and contents of a job's files, those of its history and of `earlier` turns among them."""
-    files = {_file_name(block): _file_content(block) for block in (*earlier, *job.files)}
+    files = {_file_name(block): _file_content(block) for block in (*earlier, *job.attachments)}
     return (_GITIGNORE, *files.items()) if files else ()
 
 
@@ -51,8 +51,10 @@ def attachment_dirs(checkout: Checkout, sandbox: Sandbox) -> tuple[Path, PurePos
     A directory in place is the caller's own and stays as it is: they lie in the home then.
     """
     if checkout.workspace.mode == "in_place" and checkout.workspace.repository is not None:
-        return checkout.home / ATTACHMENTS_DIR, PurePosixPath(sandbox.view(checkout).home / ATTACHMENTS_DIR)
-    return sandbox.checkout(checkout) / ATTACHMENTS_DIR, PurePosixPath(ATTACHMENTS_DIR)
+        return checkout.home / ATTACHMENTS_DIR, PurePosixPath(
+            sandbox.agent_paths(checkout).home / ATTACHMENTS_DIR
+        )
+    return sandbox.host_checkout_dir(checkout) / ATTACHMENTS_DIR, PurePosixPath(ATTACHMENTS_DIR)
 
 
 def _as_text_block(block: Block, folder: PurePosixPath) -> Block:

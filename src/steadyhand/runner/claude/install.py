@@ -124,13 +124,14 @@ async def _check_cli_runs(cli: Path, uid: int | None) -> DoctorCheck:
             process.end_input()
             version = (await process.stdout.read(4096)).decode("utf-8", "replace").strip()
             exit_status = await process.wait()
-            containment = process.means
+            containment = process.containment
     except (SpawnError, TimeoutError) as error:
         reason = error.detail if isinstance(error, SpawnError) else "it did not answer in time"
         remedy = f"make {cli} and the folders above it readable and executable for {user}"
         return DoctorCheck("cli runs", False, f"not as {user}: {reason}", remedy)
     if exit_status.code != 0:
-        detail = f"`{cli.name} --version` as {user} ended with {exit_status.code if exit_status.signal is None else 'a signal'}"
+        end = exit_status.code if exit_status.signal is None else "a signal"
+        detail = f"`{cli.name} --version` as {user} ended with {end}"
         return DoctorCheck("cli runs", False, detail, "run it by hand to see what it misses")
     return DoctorCheck(
         "cli runs", True, f"{version}, as {user}, supervised by {containment.replace('_', ' ')}"

@@ -61,7 +61,7 @@ class McpToolServer:
                 self._tool_uses = {key: call for key, call in self._tool_uses.items() if key in self._pending}
                 self._early_results.clear()
             elif kind == "message_stop":
-                self.settle()
+                self.end_message()
         elif message["type"] == "assistant":
             inner = message.get("message")
             content = inner.get("content") if isinstance(inner, dict) else None
@@ -78,39 +78,39 @@ class McpToolServer:
                 arguments if isinstance(arguments, dict) else {},
             )
 
-    def settle(self) -> None:
+    def end_message(self) -> None:
         """The model's message has ended, or no more of it is read: what it calls can be handed out."""
         self._message_open = False
         self._release_turn()
 
-    def request(self, message: Mapping[str, Any], size: int) -> bool:
+    def handle_request(self, message: Mapping[str, Any], size: int) -> bool:
         """Take a control request; false when it is none for this server."""
         request = message.get("request")
         if not isinstance(request, dict) or request.get("subtype") != "mcp_message":
             return False
-        said, identity = request.get("message"), message.get("request_id")
+        rpc, request_id = request.get("message"), message.get("request_id")
         self._requests += 1
         if (
-            not isinstance(said, dict)
-            or not isinstance(identity, str)
+            not isinstance(rpc, dict)
+            or not isinstance(request_id, str)
             or request.get("server_name") != MCP_SERVER_NAME
         ):
             return False
         if self._requests > MAX_REQUESTS:
             return True  # it has had all that it may have; its own deadline ends it
-        method, number = said.get("method"), said.get("id")
+        method, rpc_id = rpc.get("method"), rpc.get("id")
         if size > MAX_REQUEST_BYTES:
-            self._reply_error(identity, number, _INTERNAL_ERROR, "The call is too large.")
+            self._reply_error(request_id, rpc_id, _INTERNAL_ERROR, "The call is too large.")
         elif method == "tools/call":
-            self._call_tool(identity, number, said.get("params"))
+            self._call_tool(request_id, rpc_id, rpc.get("params"))
         elif method == "initialize":
-            self._reply(identity, number, self._initialize_result(said.get("params")))
+            self._reply(request_id, rpc_id, self._initialize_result(rpc.get("params")))
         elif method == "tools/list":
-            self._reply(identity, number, {"tools": [_tool_listing(tool) for tool in self._tools]})
-        elif method == "ping" or number is None:
-            self._reply(identity, number, {})
+            self._reply(request_id, rpc_id, {"tools": [_tool_listing(tool) for tool in self._tools]})
+        elif method == "ping" or rpc_id is None:
+            self._reply(request_id, rpc_id, {})
         else:
-            self._reply_error(identity, number, _METHOD_NOT_FOUND, "There is no such method.")
+            self._reply_error(request_id, rpc_id, _METHOD_NOT_FOUND, "There is no such method.")
         return True
 
     def _initialize_result(self, params: Any) -> Mapping[str, Any]:
@@ -151,21 +151,21 @@ class McpToolServer:
 
     # --- what is answered ------------------------------------------------------------------
 
-    async def write(self, to: Callable[[bytes], Awaitable[bool]]) -> None:
+    async def write_replies(self, write: Callable[[bytes], Awaitable[bool]]) -> None:
         """Write replies until cancelled: apart from what reads, since an agent may do one thing at a time."""
-        while await to(await self._replies.get()):
+        while await write(await self._replies.get()):
             pass
 
-    async def turn(self) -> Mapping[str, ClientToolCall]:
+    async def next_turn(self) -> Mapping[str, ClientToolCall]:
         """Wait for the next turn with calls and give them by the model's ids."""
         return await self._turns.get()
 
-    def answer(self, turn: Mapping[str, ClientToolCall], results: Mapping[str, str]) -> None:
+    def set_results(self, turn: Mapping[str, ClientToolCall], results: Mapping[str, str]) -> None:
         """Give the agent what came of a turn's calls."""
-        for use, call in turn.items():
-            pending = self._pending.pop(use, None)
+        for tool_use_id, call in turn.items():
+            pending = self._pending.pop(tool_use_id, None)
             if pending is None:
-                self._early_results[use] = results[call.id]
+                self._early_results[tool_use_id] = results[call.id]
             else:
                 self._reply(*pending, _tool_result(results[call.id]))
 

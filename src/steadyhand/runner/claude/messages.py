@@ -51,7 +51,7 @@ class MessageReader:
         self.session_id: str | None = None
         self.state: str | None = None
         """The CLI's own word for whether a turn is still owed: `running`, `idle`, or null when it never said."""
-        self.full = False
+        self.limit_reached = False
         """Whether the record of this run has all that it may have; only results are read from then on."""
         self._events = 0
         self._bytes = 0
@@ -67,7 +67,7 @@ class MessageReader:
             "result": self._result,
         }
 
-    def take(self, message: Mapping[str, Any], now: float) -> Sequence[EventBody | TextDelta]:
+    def feed(self, message: Mapping[str, Any], now: float) -> Sequence[EventBody | TextDelta]:
         """Give the events that a message means. `now` is in seconds of a monotonic clock."""
         kind = message.get("type")
         reader = self._readers.get(kind) if isinstance(kind, str) else None
@@ -76,16 +76,16 @@ class MessageReader:
         return [
             self._enforce_limits(event)
             for event in reader(message, now)
-            if not self.full or isinstance(event, TextDelta) or kind == "result"
+            if not self.limit_reached or isinstance(event, TextDelta) or kind == "result"
         ]
 
     def _enforce_limits(self, event: EventBody | TextDelta) -> EventBody | TextDelta:
-        if isinstance(event, TextDelta) or self.full:
+        if isinstance(event, TextDelta) or self.limit_reached:
             return event
         self._events += 1
         self._bytes += _event_bytes(event)
-        self.full = self._events > MAX_EVENTS or self._bytes > MAX_EVENT_BYTES
-        if self.full:
+        self.limit_reached = self._events > MAX_EVENTS or self._bytes > MAX_EVENT_BYTES
+        if self.limit_reached:
             return WarningEvent(
                 WarningCode.EVENTS_LEFT_OUT, "The agent does too much to record; the rest is left out."
             )

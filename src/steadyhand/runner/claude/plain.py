@@ -48,24 +48,24 @@ class PlainRunner:
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """See `ports.Runner.run`."""
-        checkout, view = spec.place, self._sandbox.view(spec.place)
+        checkout, view = spec.checkout, self._sandbox.agent_paths(spec.checkout)
         env = agent_environment(spec.environment, view)
         session = session_id_for(spec)
         resumed = is_resumable(spec, self._sandbox, session)
         system_prompt = system_prompt_file(spec, view)
-        argv = plain_argv(self._cli, spec, None if system_prompt is None else system_prompt.seen)
+        argv = plain_argv(self._cli, spec, None if system_prompt is None else system_prompt.agent_path)
         if resumed:
             argv += ["--resume", session]
-        command = Command(argv, env, view.directory, checkout.user)
-        folders = [] if checkout.config is None else [temp_dir(checkout.home)]
-        files = [] if system_prompt is None else [(system_prompt.host_path, system_prompt.text)]
+        command = Command(argv, env, view.directory, checkout.uid)
+        folders = [] if checkout.config_dir is None else [temp_dir(checkout.home)]
+        files = [] if system_prompt is None else [(system_prompt.host_path, system_prompt.content)]
         launch = LaunchSpec(self._sandbox.wrap(command, checkout, spec.agent), files=files, folders=folders)
-        capture = OutputCapture(checkout.files.spool(spec.number), self._redactor)
+        capture = OutputCapture(checkout.paths.run_output(spec.number), self._redactor)
         try:
-            async with AgentProcess.start(launch, spec.on_spawned, spec.listening) as process:
+            async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
                 protocol = _PlainProtocol(run_loop)
-                report = await run_loop.attend(protocol)
+                report = await run_loop.run(protocol)
             return await _complete_report(report, run_loop)
         finally:
             capture.close()
@@ -77,19 +77,19 @@ class _PlainProtocol:
     This command line says nothing until it has ended, however long that takes; its deadline alone bounds it.
     """
 
-    tells = False
+    streams_output = False
 
     def __init__(self, run_loop: RunLoop) -> None:
         self._run_loop = run_loop
 
-    async def line(self, line: bytes) -> None:
+    async def handle_line(self, line: bytes) -> None:
         message = parse_message(line) if b'"result"' in line else None
         if message is not None and message["type"] == "result":
-            self._run_loop.answer(parse_result(message), line)
+            self._run_loop.set_result(parse_result(message), line)
         else:
-            self._run_loop.spool.add_printed(line)
+            self._run_loop.capture.add_printed(line)
 
-    async def talk(self) -> None:
+    async def send_input(self) -> None:
         prompt = prompt_for(self._run_loop.spec, resumed=self._run_loop.resumed)
         await self._run_loop.process.write(prompt.encode())
         self._run_loop.process.end_input()
@@ -102,8 +102,8 @@ async def _complete_report(report: RunReport, run_loop: RunLoop) -> RunReport:
     """Add what the whole output says: an answer that is no result object, and the events that there are."""
     evidence = report.evidence
     result = evidence.result
-    if result is None and evidence.exit_code == 0 and evidence.stop is None:
-        result = parse_output(run_loop.spool.printed_text())
+    if result is None and evidence.exit_code == 0 and evidence.stop_reason is None:
+        result = parse_output(run_loop.capture.printed_text())
     if result is None:
         return report
     if result.text and not result.is_error:

@@ -76,7 +76,7 @@ def stream_argv(
     argv = [str(cli), "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
     argv += ["--include-partial-messages", "--dangerously-skip-permissions"]
     argv += ["--max-budget-usd", format_budget(job.budget_micros)] if enforce_budget else []
-    argv += ["--setting-sources", "user,project,local" if spec.place.full_trust else "user"]
+    argv += ["--setting-sources", "user,project,local" if spec.checkout.full_trust else "user"]
     argv += ["--resume" if job.history or resumed else "--session-id", session]
     argv += [] if agent.definition is None else format_option("--agent", agent.definition)
     argv += common_options(spec, prompt_file)
@@ -129,12 +129,12 @@ def build_launch(
     cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, enforce_budget: bool = True
 ) -> LaunchSpec:
     """Give what is launched, with the files that go with it."""
-    checkout, view = spec.place, sandbox.view(spec.place)
-    config = checkout.config or checkout.home / ".claude"
+    checkout, view = spec.checkout, sandbox.agent_paths(spec.checkout)
+    config = checkout.config_dir or checkout.home / ".claude"
     files: list[tuple[Path, bytes]] = []
     system_prompt = system_prompt_file(spec, view)
     if system_prompt is not None:
-        files.append((system_prompt.host_path, system_prompt.text))
+        files.append((system_prompt.host_path, system_prompt.content))
     folder, agent_dir = attachment_dirs(checkout, sandbox)
     resumed = is_resumable(spec, sandbox, session)
     if spec.job.history and not resumed:
@@ -145,10 +145,10 @@ def build_launch(
     if spec.job.tools:
         # How long a call may take is the service's to say, not the CLI's.
         env["MCP_TOOL_TIMEOUT"] = str(_TOOL_TIMEOUT_MILLISECONDS)
-    prompt_file = None if system_prompt is None else system_prompt.seen
+    prompt_file = None if system_prompt is None else system_prompt.agent_path
     argv = stream_argv(cli, spec, session, prompt_file, resumed=resumed, enforce_budget=enforce_budget)
-    command = Command(argv, env, view.directory, checkout.user)
-    folders = [] if checkout.config is None else [temp_dir(checkout.home)]
+    command = Command(argv, env, view.directory, checkout.uid)
+    folders = [] if checkout.config_dir is None else [temp_dir(checkout.home)]
     optional_files = [(folder / name, data) for name, data in attachment_files(spec.job, spec.earlier_files)]
     return LaunchSpec(
         sandbox.wrap(command, checkout, spec.agent),
@@ -170,7 +170,7 @@ class ProcessTransport(Transport):
         self._pending_requests: set[str] = set()
         self._requests = 0
         self._ready = False
-        self.asked = asyncio.Event()
+        self.first_request_sent = asyncio.Event()
         """Set once the first control request has been written."""
 
     async def connect(self) -> None:
@@ -183,7 +183,7 @@ class ProcessTransport(Transport):
             self._pending_requests.add(json.loads(data)["request_id"])
         if not self._ready or not await self._process.write(data.encode()):
             raise CLIConnectionError("The agent reads no more.")
-        self.asked.set()
+        self.first_request_sent.set()
 
     def deliver(self, message: dict[str, Any], size: int) -> bool:
         """Hand a control message of `size` bytes to the SDK; False when it is none that it could handle.
@@ -250,13 +250,13 @@ class ClaudeRunner:
         session = session_id_for(spec)
         resumed = is_resumable(spec, self._sandbox, session)
         launch = build_launch(self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget)
-        capture = OutputCapture(spec.place.files.spool(spec.number), self._redactor)
+        capture = OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor)
         try:
-            async with AgentProcess.start(launch, spec.on_spawned, spec.listening) as process:
+            async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
-                protocol = _StreamProtocol(run_loop, attachment_dirs(spec.place, self._sandbox)[1])
+                protocol = _StreamProtocol(run_loop, attachment_dirs(spec.checkout, self._sandbox)[1])
                 try:
-                    return await run_loop.attend(protocol)
+                    return await run_loop.run(protocol)
                 finally:
                     await protocol.close()
         finally:
@@ -266,7 +266,7 @@ class ClaudeRunner:
 class _StreamProtocol:
     """A `drive.Mode`: the SDK's client for control, everything else read here."""
 
-    tells = True
+    streams_output = True
 
     def __init__(self, run_loop: RunLoop, attachments_dir: PurePosixPath) -> None:
         self._run_loop = run_loop
@@ -279,19 +279,19 @@ class _StreamProtocol:
         id_prefix = f"call_{job.id}_{run_loop.spec.number}"
         self._tool_server = McpToolServer(job.tools, id_prefix, one_call=job.one_call) if job.tools else None
 
-    async def line(self, line: bytes) -> None:
+    async def handle_line(self, line: bytes) -> None:
         run_loop = self._run_loop
         # Once the record is full only what ends the run or answers the SDK is worth reading.
-        is_needed = not self._messages.full or b'"result"' in line or b'"control_' in line
+        is_needed = not self._messages.limit_reached or b'"result"' in line or b'"control_' in line
         message = parse_message(line) if is_needed else None
         if message is None:
             if is_needed:
-                run_loop.spool.add_printed(line)
+                run_loop.capture.add_printed(line)
             return
         if message["type"] in _CONTROL_TYPES:
             self._handle_control(message, len(line))
             return
-        for event in self._messages.take(message, asyncio.get_running_loop().time()):
+        for event in self._messages.feed(message, asyncio.get_running_loop().time()):
             if isinstance(event, ToolStarted) and event.name == STRUCTURED_OUTPUT:
                 run_loop.last_structured_output = event.input
             await run_loop.emit(event)
@@ -300,39 +300,39 @@ class _StreamProtocol:
         run_loop.session_id = self._messages.session_id or run_loop.session_id
         run_loop.busy = self._messages.state == "running"
         if message["type"] == "result":
-            run_loop.answer(parse_result(message), line)
+            run_loop.set_result(parse_result(message), line)
             run_loop.process.end_input()
         elif message["type"] in ("assistant", "stream_event") and message.get("parent_tool_use_id") is None:
-            run_loop.answered.clear()  # a turn that the agent began by itself: its result is still to come
+            run_loop.result_received.clear()  # a turn that the agent began by itself: its result is still to come
 
     def _handle_control(self, message: dict[str, Any], size: int) -> None:
         tool_server = self._tool_server
-        if tool_server is None or not tool_server.request(message, size):
+        if tool_server is None or not tool_server.handle_request(message, size):
             self._transport.deliver(message, size)
-        elif self._messages.full:
-            tool_server.settle()  # the end of the model's message is not read any more
+        elif self._messages.limit_reached:
+            tool_server.end_message()  # the end of the model's message is not read any more
 
     async def _serve_tool_calls(self, tool_server: McpToolServer) -> None:
         run_loop = self._run_loop
         while True:
-            turn = await tool_server.turn()
-            if run_loop.spec.ask is None:
+            turn = await tool_server.next_turn()
+            if run_loop.spec.call_client_tools is None:
                 results = dict.fromkeys(
                     (call.id for call in turn.values()), "Nobody is there to make the call."
                 )
             else:
-                with run_loop.held():
+                with run_loop.idle_paused():
                     try:
-                        results = dict(await run_loop.spec.ask(tuple(turn.values())))
+                        results = dict(await run_loop.spec.call_client_tools(tuple(turn.values())))
                     except TimeoutError:
                         run_loop.stop.request(StopReason.UNANSWERED)
                         return
-            tool_server.answer(turn, results)
+            tool_server.set_results(turn, results)
 
-    async def talk(self) -> None:
+    async def send_input(self) -> None:
         async with asyncio.TaskGroup() as group:
             if self._tool_server is not None:
-                group.create_task(self._tool_server.write(self._run_loop.process.write))
+                group.create_task(self._tool_server.write_replies(self._run_loop.process.write))
                 group.create_task(self._serve_tool_calls(self._tool_server))
             connecting = group.create_task(self._connect())
             if self._run_loop.spec.agent.definition is not None:
@@ -340,7 +340,7 @@ class _StreamProtocol:
                 if not await self._check_agent():
                     return
             # Without an agent to check, the prompt does not wait for the answer: 30 ms of every run.
-            await self._transport.asked.wait()
+            await self._transport.first_request_sent.wait()
             job = self._run_loop.spec.job
             verbatim = job.origin == "openai" or self._run_loop.spec.agent.lean
             content: str | list[Mapping[str, Any]] = prompt_for(
@@ -354,7 +354,7 @@ class _StreamProtocol:
         try:
             await self._client.connect()
         except Exception:  # noqa: BLE001  # the SDK raises bare ones; how the agent ended says more than they do
-            self._transport.asked.set()
+            self._transport.first_request_sent.set()
             self._run_loop.process.end_input()
             return
         self._connected.set()
@@ -367,7 +367,7 @@ class _StreamProtocol:
         agents = _agent_names(await self._client.get_server_info())
         name = spec.agent.definition or ""
         selectable = sorted(
-            each for each in agents if each in spec.place.definitions or each not in BUILT_IN_AGENTS
+            each for each in agents if each in spec.checkout.definitions or each not in BUILT_IN_AGENTS
         )
         if name in selectable:
             return True
@@ -378,10 +378,10 @@ class _StreamProtocol:
 
     async def interrupt(self) -> None:
         run_loop = self._run_loop
-        if not run_loop.answered.is_set() and run_loop.process.running:
+        if not run_loop.result_received.is_set() and run_loop.process.running:
             await wait_bounded(self._interrupt_and_wait(), INTERRUPT_SECONDS)
         run_loop.process.end_input()
-        if run_loop.answered.is_set():
+        if run_loop.result_received.is_set():
             await wait_bounded(run_loop.process.exited(), EXIT_SECONDS)
 
     async def _interrupt_and_wait(self) -> None:
@@ -389,7 +389,7 @@ class _StreamProtocol:
             Exception
         ):  # bare ones of the SDK; without an answer the agent is stopped anyway
             await self._client.interrupt()
-        await self._run_loop.answered.wait()
+        await self._run_loop.result_received.wait()
 
     async def close(self) -> None:
         """Let go of the SDK's client."""

@@ -40,8 +40,8 @@ class ExitStatus:
     code: int | None
     signal: int | None
     unkillable: bool = False
-    memory: bool = False
-    disk: bool = False
+    out_of_memory: bool = False
+    disk_full: bool = False
     forks_refused: int = 0
 
 
@@ -57,24 +57,24 @@ class LaunchSpec:
     files: Sequence[tuple[Path, bytes]] = ()
     optional_files: Sequence[tuple[Path, bytes]] = ()
     folders: Sequence[Path] = ()
-    means: Sequence[str] = supervisor.CONTAINMENT_METHODS
+    containment_methods: Sequence[str] = supervisor.CONTAINMENT_METHODS
     file_size: int | None = None
 
-    def spec(self, name: str, sealing: SandboxSetup | None) -> dict[str, Any]:
+    def to_message(self, name: str, sandbox_setup: SandboxSetup | None) -> dict[str, Any]:
         """Give it as the supervisor reads it; `name` is that of the run's groups."""
-        command, kill = self.command, cgroups.detect_cgroups().kill
+        command, kill_cgroup = self.command, cgroups.detect_cgroups().kill
         return {
             "argv": [os.fsencode(word) for word in command.argv],
             "env": {os.fsencode(name): os.fsencode(value) for name, value in command.env.items()},
             "cwd": os.fsencode(command.cwd),
-            "user": command.user,
+            "user": command.uid,
             "files": [(os.fsencode(path), content) for path, content in self.files],
             "laid": [(os.fsencode(path), content) for path, content in self.optional_files],
             "folders": [os.fsencode(path) for path in self.folders],
             "file_size": self.file_size,
-            "means": list(self.means),
-            "cgroup": None if kill is None else str(kill / name),
-            "seal": None if sealing is None else sealing.spec(name, self.file_size),
+            "means": list(self.containment_methods),
+            "cgroup": None if kill_cgroup is None else str(kill_cgroup / name),
+            "seal": None if sandbox_setup is None else sandbox_setup.to_message(name, self.file_size),
         }
 
 
@@ -193,18 +193,18 @@ class _Pipes:
         descriptors = {agent_stdin, stdin, stdout, agent_stdout, stderr, agent_stderr}
         return cls((stdin, agent_stdin), (stdout, agent_stdout), (stderr, agent_stderr), descriptors)
 
-    def take(self, descriptor: int) -> Any:
+    def open_file(self, descriptor: int) -> Any:
         """Hand one over to somebody who closes it."""
         self.open.discard(descriptor)
         return os.fdopen(descriptor, "wb" if descriptor == self.stdin[0] else "rb", buffering=0)
 
     @property
-    def theirs(self) -> tuple[int, int, int]:
+    def agent_ends(self) -> tuple[int, int, int]:
         """The agent's stdin, stdout and stderr."""
         return self.stdin[1], self.stdout[1], self.stderr[1]
 
     def close_agent_ends(self) -> None:
-        for descriptor in self.theirs:
+        for descriptor in self.agent_ends:
             self._close(descriptor)
 
     def close(self) -> None:
@@ -225,9 +225,9 @@ class AgentProcess:
         """The supervisor's pid, once it is there."""
         self.started_ticks = 0
         """When the supervisor started, in clock ticks since boot: with the pid it knows the process for sure."""
-        self.means = ""
+        self.containment = ""
         """What makes sure that nothing is left: one of `supervisor.MEANS`."""
-        self.sealed = sandboxed
+        self.sandboxed = sandboxed
         """Whether it runs behind a seal."""
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
@@ -251,11 +251,11 @@ class AgentProcess:
         descriptors of sockets that listen in a sealed run's network, which it closes. Raises `SpawnError` when the
         agent's program cannot be run, or its seal not be made.
         """
-        sandbox_setup = await SandboxSetup.prepare(launch.command.seal, launch.command.user)
+        sandbox_setup = await SandboxSetup.prepare(launch.command.sandbox, launch.command.uid)
         try:
             async with cls._start(launch, sandbox_setup, spawned) as process:
                 if sandbox_setup is not None:
-                    _pass_descriptors(sandbox_setup.listening(), listening)
+                    _pass_descriptors(sandbox_setup.receive_listeners(), listening)
                 yield process
         finally:
             if sandbox_setup is not None:
@@ -274,7 +274,7 @@ class AgentProcess:
         setup_descriptors = () if sandbox_setup is None else sandbox_setup.descriptors
         try:
             fork_server_pid = await fork_server.fork_supervisor(
-                (*pipes.theirs, supervisor_end.fileno(), *setup_descriptors)
+                (*pipes.agent_ends, supervisor_end.fileno(), *setup_descriptors)
             )
         except BaseException:
             service_end.close()
@@ -293,7 +293,7 @@ class AgentProcess:
             if spawned is not None:
                 spawned(process.pid, process.started_ticks)
             name = cgroups.cgroup_name(process.pid, process.started_ticks)
-            channel.send({"start": launch.spec(name, sandbox_setup)})
+            channel.send({"start": launch.to_message(name, sandbox_setup)})
             await process._open_pipes(pipes)
             await process._await_start(launch.command)
             yield process
@@ -319,12 +319,12 @@ class AgentProcess:
             protocol = asyncio.StreamReaderProtocol(reader)
             transport, _ = await loop.connect_read_pipe(
                 lambda protocol=protocol: protocol,  # type: ignore[misc]  # the default is the binding
-                pipes.take(descriptor),
+                pipes.open_file(descriptor),
             )
             self._readers.append(transport)
         # A reader's protocol is also the public one that knows how to wait for a writer.
         sink = asyncio.StreamReaderProtocol(asyncio.StreamReader())
-        writer, _ = await loop.connect_write_pipe(lambda: sink, pipes.take(pipes.stdin[0]))
+        writer, _ = await loop.connect_write_pipe(lambda: sink, pipes.open_file(pipes.stdin[0]))
         self._input = asyncio.StreamWriter(writer, sink, None, loop)
 
     async def _await_start(self, command: Command) -> None:
@@ -338,7 +338,7 @@ class AgentProcess:
         if "failed" in message:
             name = Path(command.argv[0]).name
             raise SpawnError(f"The agent's program {name} could not be run: {message['failed']}.")
-        self.means = message["means"]
+        self.containment = message["means"]
         self._cgroups = [Path(group) for group in message["groups"]]
 
     # --- talking to the agent --------------------------------------------------------------------

@@ -81,16 +81,16 @@ class Cgroups:
         return counters
 
     @property
-    def detail(self) -> str:
+    def description(self) -> str:
         """Say in a sentence what holds the limits."""
         if self.memory is None or self.processes is None:
-            held = (
+            sentence = (
                 "No control group holds memory or processes here; "
                 "resource limits and a look at them twice a second must do"
             )
         else:
-            held = f"Memory and processes are held by control groups (version {self.version})"
-        return f"{held}; {'cgroup.kill' if self.kill is not None else 'a walk'} ends what is left."
+            sentence = f"Memory and processes are held by control groups (version {self.version})"
+        return f"{sentence}; {'cgroup.kill' if self.kill is not None else 'a walk'} ends what is left."
 
 
 def cgroup_name(supervisor: int, ticks: int) -> str:

@@ -37,7 +37,7 @@ _PAUSE_SECONDS = 0.002
 _REQUEST_FD = 3  # the number of the socket over there
 _LOADER = """
 import marshal, sys
-module, stage_parts = marshal.load(sys.stdin.buffer)
+module, sandbox_code = marshal.load(sys.stdin.buffer)
 for part in module:
     exec(part)
 """
@@ -82,7 +82,7 @@ class _ForkServer:
         service_end.setblocking(False)
         return cls(pid, service_end, os.getpid())
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Let go of it; what it forked goes on. It is killed, since one that hangs would not notice."""
         self.request_socket.close()
         if self.owner == os.getpid():
@@ -119,7 +119,7 @@ def discard(pid: int | None = None) -> None:
     may come from the new one by now.
     """
     while _servers and pid in (None, _servers[0].pid):
-        _servers.pop().end()
+        _servers.pop().close()
 
 
 def _request_fork(descriptors: Sequence[int]) -> int | None:

@@ -45,11 +45,11 @@ def main() -> None:
 
 
 def _load_sandbox_runtime() -> Any:
-    """Give `stage.Stage`, whose module has names of its own."""
-    namespace: dict[str, Any] = {"__name__": "stage"}
+    """Return `SandboxRuntime`, loaded into a namespace of its own."""
+    namespace: dict[str, Any] = {"__name__": "sandbox_child"}
     for part in sandbox_code:
         exec(part, namespace)  # noqa: S102  # from the service that started us, as is our own code
-    return namespace["Stage"]
+    return namespace["SandboxRuntime"]
 
 
 def _fork_on_request(request_socket: _socket.socket) -> list[int] | None:

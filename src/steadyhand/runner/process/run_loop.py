@@ -51,9 +51,9 @@ def agent_environment(granted: Mapping[str, str], view: AgentPaths) -> dict[str,
     """
     env = {"PATH": _DEFAULT_PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
     env.pop("OLDPWD", None)
-    if view.config is not None:
+    if view.config_dir is not None:
         env |= {
-            "CLAUDE_CONFIG_DIR": str(view.config),
+            "CLAUDE_CONFIG_DIR": str(view.config_dir),
             "TMPDIR": str(temp_dir(view.home)),
             **_NO_TELEMETRY_ENV,
         }
@@ -83,8 +83,10 @@ def is_resumable(spec: RunSpec, sandbox: Sandbox, session: str) -> bool:
     """Say whether the run goes on in a session that an earlier one left; one that left none begins anew."""
     if spec.job.begin != "resume":
         return False
-    config = spec.place.config or spec.place.home / ".claude"
-    return session_file(config, session_directory(sandbox.view(spec.place), sandbox), session).is_file()
+    config = spec.checkout.config_dir or spec.checkout.home / ".claude"
+    return session_file(
+        config, session_directory(sandbox.agent_paths(spec.checkout), sandbox), session
+    ).is_file()
 
 
 def prompt_for(spec: RunSpec, *, resumed: bool) -> str:
@@ -101,13 +103,13 @@ class AgentProtocol(Protocol):
     `tells` says whether it prints while it works: only then does silence mean that it stalled.
     """
 
-    tells: bool
+    streams_output: bool
 
-    async def line(self, line: bytes) -> None:
+    async def handle_line(self, line: bytes) -> None:
         """Take a whole line of stdout that may be a message."""
         ...
 
-    async def talk(self) -> None:
+    async def send_input(self) -> None:
         """Say what is to be said; cancelled when the agent has ended."""
         ...
 
@@ -135,7 +137,7 @@ class RunLoop:
         self.emit = emit
         self.stop = stop
         self.process = process
-        self.spool = capture
+        self.capture = capture
         self.result: AgentResult | None = None
         self.result_line: bytes | None = None
         self.session_id: str | None = None
@@ -143,7 +145,7 @@ class RunLoop:
         """What there is to say when nobody defined the agent."""
         self.last_structured_output: Any = None
         """The object that the agent tried last as its structured output."""
-        self.answered = asyncio.Event()
+        self.result_received = asyncio.Event()
         self.busy = False
         """Whether the agent says that it is still at work after its result."""
         self._idle_holds = 0
@@ -151,17 +153,17 @@ class RunLoop:
         self._last_output_at = _now()
         self._stopped_after_result = False
 
-    def answer(self, result: AgentResult, line: bytes | None) -> None:
+    def set_result(self, result: AgentResult, line: bytes | None) -> None:
         """Take a result; a later one takes its place."""
         if self.result_line is not None:
-            self.spool.add_printed(self.result_line)
+            self.capture.add_printed(self.result_line)
         self.result, self.result_line = result, line
         self.session_id = result.session_id or self.session_id
         self._result_at = _now()
-        self.answered.set()
+        self.result_received.set()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def idle_paused(self) -> Iterator[None]:
         """Wait for somebody else for the length of the block: the agent's silence is not its own."""
         self._idle_holds += 1
         try:
@@ -170,22 +172,22 @@ class RunLoop:
             self._idle_holds -= 1
             self._last_output_at = _now()
 
-    async def attend(self, mode: AgentProtocol) -> RunReport:
+    async def run(self, protocol: AgentProtocol) -> RunReport:
         """See the run to its end; nothing of it is alive when this returns."""
         try:
             async with asyncio.TaskGroup() as group:
                 readers = [
-                    group.create_task(self._read_stdout(mode)),
-                    group.create_task(self._read(self.process.stderr, self.spool.stderr)),
+                    group.create_task(self._read_stdout(protocol)),
+                    group.create_task(self._read(self.process.stderr, self.capture.feed_stderr)),
                 ]
                 helpers = [
-                    group.create_task(mode.talk()),
+                    group.create_task(protocol.send_input()),
                     group.create_task(self._watch_lingering()),
-                    group.create_task(self._handle_stop(mode)),
+                    group.create_task(self._handle_stop(protocol)),
                 ]
-                if mode.tells:
+                if protocol.streams_output:
                     helpers.append(group.create_task(self._watch_idle()))
-                ended = await self.process.wait()
+                exit_status = await self.process.wait()
                 for helper in helpers:
                     helper.cancel()
                 with contextlib.suppress(TimeoutError):
@@ -196,7 +198,7 @@ class RunLoop:
         except BaseExceptionGroup as errors:
             # The first cause is what the caller knows by its type; the others followed from it.
             raise _first_cause(errors) from errors
-        return self._build_report(ended, await self._schema_error())
+        return self._build_report(exit_status, await self._schema_error())
 
     async def _schema_error(self) -> str | None:
         """Check what the agent gave against the schema once more; an agent that gave up is judged by its last try."""
@@ -214,16 +216,16 @@ class RunLoop:
         count = 0
         while chunk := await self.process.stdout.read(_CHUNK):
             self._last_output_at = _now()
-            for line in self.spool.stdout(chunk):
-                await protocol.line(line)
+            for line in self.capture.feed_stdout(chunk):
+                await protocol.handle_line(line)
                 count += 1
                 if count % _LINES_PER_YIELD == 0:
                     await asyncio.sleep(0)
             self._last_output_at = (
                 _now()
             )  # again: a store that was slow to take it is no silence of the agent
-        for line in self.spool.end():
-            await protocol.line(line)
+        for line in self.capture.finish():
+            await protocol.handle_line(line)
 
     async def _read(self, reader: asyncio.StreamReader, consume: Callable[[bytes], None]) -> None:
         while chunk := await reader.read(_CHUNK):
@@ -241,7 +243,7 @@ class RunLoop:
 
     async def _watch_lingering(self) -> None:
         while True:
-            await self.answered.wait()
+            await self.result_received.wait()
             remaining = self._result_at + LINGER_SECONDS - _now()
             if remaining <= 0 and not self.busy:
                 self._stopped_after_result = True
@@ -279,9 +281,9 @@ class RunLoop:
                     f"{exit_status.forks_refused} processes more than its limit were refused.",
                 )
             )
-        output = self.spool.output(self.result_line)
-        stderr = self.spool.stderr_text()
-        if self.process.sealed and code == 1 and not output.output and stderr.startswith(_BWRAP_PREFIX):
+        output = self.capture.to_run_output(self.result_line)
+        stderr = self.capture.stderr_text()
+        if self.process.sandboxed and code == 1 and not output.output and stderr.startswith(_BWRAP_PREFIX):
             # An agent that says the same in bwrap's place harms its own run alone.
             raise SpawnError(f"The sandbox could not be made: {stderr.splitlines()[0][:300]}.")
         if self.unknown_agent is not None:
@@ -289,7 +291,7 @@ class RunLoop:
             stderr += self.unknown_agent
             output = type(output)(output.output, stderr)
         evidence = RunEvidence(
-            stop=self.stop.reason,
+            stop_reason=self.stop.reason,
             exit_code=code,
             signal=signal,
             result=self.result,
@@ -297,8 +299,8 @@ class RunLoop:
             unknown_agent=self.unknown_agent is not None,
             schema_required=self.spec.job.output_schema is not None,
             schema_error=schema_fault,
-            memory=exit_status.memory,
-            disk=exit_status.disk,
+            out_of_memory=exit_status.out_of_memory,
+            disk_full=exit_status.disk_full,
         )
         return RunReport(evidence, output, self.session_id, tuple(warnings))
 

@@ -77,13 +77,13 @@ class SandboxRuntime:
         self._descriptors = descriptors
         self._user = user
         self._is_bwrap = program.endswith(b"/bwrap")
-        self._root: bytes | None = spec["stage"]
+        self._mount_root: bytes | None = spec["stage"]
         self._images: list[bytes] = []
         self._overlays: list[bytes] = []
         self._root_mounted = False
-        self.groups: list[str] = []
+        self.cgroups: list[str] = []
         """The groups that were made."""
-        self.kill: str | None = spec["kill"]
+        self.kill_cgroup: str | None = spec["kill"]
         """The group that ends all of a run at a word, or None."""
         self.memory_poll_ms: int | None = None if spec["memory"] is None else _POLL_MEMORY_MS
         """How often to ask `takes_too_much`; None when a group holds the memory, or nothing is to."""
@@ -99,8 +99,8 @@ class SandboxRuntime:
                 libc_call("unshare", _NEWNET)
         if self._spec["ports"] is not None:
             self._open_listeners()
-        if self._root is not None:
-            self._mount_all(self._root)
+        if self._mount_root is not None:
+            self._mount_all(self._mount_root)
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._create_cgroups()
@@ -207,9 +207,9 @@ class SandboxRuntime:
 
     def _layer_dir(self, path: bytes, mode: int) -> bytes:
         """Give a layer's folder, whose path may be relative to the stage; one on an image there is made if need be."""
-        assert self._root is not None  # noqa: S101  # layers are mounted on it
-        path = os.path.join(self._root, path)  # noqa: PTH118  # pathlib is large
-        if not path.startswith(self._root + b"/"):
+        assert self._mount_root is not None  # noqa: S101  # layers are mounted on it
+        path = os.path.join(self._mount_root, path)  # noqa: PTH118  # pathlib is large
+        if not path.startswith(self._mount_root + b"/"):
             return path
         try:
             os.mkdir(path, mode)  # noqa: PTH102  # the same
@@ -225,7 +225,7 @@ class SandboxRuntime:
         for path, limits in self._spec["groups"]:
             with _ErrorContext(f"the group {path}"):
                 os.mkdir(path, 0o755)  # noqa: PTH102  # pathlib is large
-                self.groups.append(path)
+                self.cgroups.append(path)
                 for name, value, needed in limits:
                     try:
                         _write(f"{path}/{name}", value)
@@ -235,7 +235,7 @@ class SandboxRuntime:
 
     def apply_limits(self, initial_cgroup: str | None) -> None:
         """Take the limits upon this process, while it may still do so; it was `born_in` one of its groups, if any."""
-        for path in self.groups:
+        for path in self.cgroups:
             if path != initial_cgroup:
                 with _ErrorContext(f"the group {path}"):
                     _enter_cgroup(path)
@@ -253,21 +253,21 @@ class SandboxRuntime:
         self._memory_exceeded += exceeded
         return exceeded
 
-    def hand_over(self, failure: int) -> int:
+    def place_inputs(self, failure: int) -> int:
         """Put the inputs on their descriptors, out of whose way `failure` moves."""
         failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
         for number, content in self._spec["inputs"].items():
-            given = fcntl.fcntl(os.memfd_create("input"), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
+            input_fd = fcntl.fcntl(os.memfd_create("input"), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
             rest = content
             while rest:
-                rest = rest[os.write(given, rest) :]
-            os.lseek(given, 0, os.SEEK_SET)
-            os.dup2(given, number, inheritable=True)
+                rest = rest[os.write(input_fd, rest) :]
+            os.lseek(input_fd, 0, os.SEEK_SET)
+            os.dup2(input_fd, number, inheritable=True)
         return failure
 
     # --- the command inside bwrap --------------------------------------------------------------------
 
-    def command(self, pairs: Iterable[tuple[int, int]], root: int, *, init: bool) -> int | None:
+    def inner_pid(self, pairs: Iterable[tuple[int, int]], root: int, *, init: bool) -> int | None:
         """Give the pid of the command below `root`, from (pid, parent) of all processes; None before it is there.
 
         The chain is: our init (when there is one), bwrap, its own process 1, and the first child of that.
@@ -279,14 +279,14 @@ class SandboxRuntime:
             children.setdefault(parent, []).append(pid)
         at = root
         for _ in range(2 if init else 1):
-            below = children.get(at, [])
-            if len(below) != 1:
+            child_pids = children.get(at, [])
+            if len(child_pids) != 1:
                 return None
-            at = below[0]
+            at = child_pids[0]
         started = [(_start_time(pid), pid) for pid in children.get(at, [])]
         return min(started)[1] if started else None
 
-    def ended(self, code: int) -> tuple[int | None, int | None]:
+    def exit_status(self, code: int) -> tuple[int | None, int | None]:
         """Give how the command ended (code, signal) from bwrap's exit code, which is 128 + n for a signal.
 
         Only of signals that nobody says on purpose: the CLI itself leaves with 143 when it is asked to end.
@@ -297,23 +297,23 @@ class SandboxRuntime:
 
     # --- the end -------------------------------------------------------------------------------------
 
-    def evidence(self) -> dict[str, int]:
+    def limit_evidence(self) -> dict[str, int]:
         """Say which limits were felt: how often, by the names of the counters, and `full` disks."""
-        found = {"oom": self._memory_exceeded}
+        counts = {"oom": self._memory_exceeded}
         for name, path, key in self._spec["counters"]:
-            found[name] = _read_counter(path, key)
-        found["full"] = sum(_is_full(image) for image in self._images)
-        return found
+            counts[name] = _read_counter(path, key)
+        counts["full"] = sum(_is_full(image) for image in self._images)
+        return counts
 
-    def end(self) -> None:
+    def tear_down(self) -> None:
         """Unmount and remove what was made; nothing of the run is alive any more."""
-        for path in self.groups:
+        for path in self.cgroups:
             _remove_cgroup_dir(path)
-        self.groups = []
-        if not self._root_mounted or self._root is None:
+        self.cgroups = []
+        if not self._root_mounted or self._mount_root is None:
             return
         try:
-            libc_call("umount2", self._root, _MNT_DETACH)
+            libc_call("umount2", self._mount_root, _MNT_DETACH)
         except OSError:
             return  # it goes with the namespace, when we do
         for work in self._overlays:

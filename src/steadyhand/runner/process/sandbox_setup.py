@@ -32,11 +32,11 @@ _id_map_cache: dict[tuple[int, int], int] = {}
 class SandboxSetup:
     """What one run's supervisor is given: descriptors of user namespaces, and a socket for listening ones."""
 
-    seal: SandboxSpec
+    spec: SandboxSpec
     id_maps: Mapping[int, int] = field(default_factory=dict)
     """The descriptor of a user namespace by the owner that it shows as the run's user."""
-    ours: socket.socket | None = None
-    theirs: socket.socket | None = None
+    service_end: socket.socket | None = None
+    supervisor_end: socket.socket | None = None
 
     @classmethod
     async def prepare(cls, spec: SandboxSpec | None, user: int | None) -> "SandboxSetup | None":
@@ -47,67 +47,70 @@ class SandboxSetup:
         if user is not None:
             owners = {mount.owner for mount in spec.mounts} - {None, user}
             id_maps = {owner: await _id_map(owner, user) for owner in owners if owner is not None}
-        service_end, supervisor_end = socket.socketpair() if spec.ports else (None, None)
+        service_end, supervisor_end = socket.socketpair() if spec.loopback_ports else (None, None)
         return cls(spec, id_maps, service_end, supervisor_end)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What the supervisor is given, which the spec counts from 0."""
-        return (*self.id_maps.values(), *(() if self.theirs is None else (self.theirs.fileno(),)))
+        return (
+            *self.id_maps.values(),
+            *(() if self.supervisor_end is None else (self.supervisor_end.fileno(),)),
+        )
 
-    def spec(self, name: str, file_size: int | None) -> dict[str, Any]:
+    def to_message(self, name: str, file_size: int | None) -> dict[str, Any]:
         """Give the seal as the supervisor reads it; `name` is that of its groups."""
-        seal, held, ceiling = self.seal, detect_cgroups(), self.seal.ceiling
-        sizes = [size for size in (ceiling.file_size, file_size) if size is not None]
+        spec, cgroups, resource_limits = self.spec, detect_cgroups(), self.spec.limits
+        sizes = [size for size in (resource_limits.file_size, file_size) if size is not None]
         return {
-            "stage": None if seal.stage is None else os.fsencode(seal.stage),
-            "mounts": [self._mount_message(each) for each in seal.mounts],
-            "inputs": dict(seal.input_data),
-            "ports": seal.ports,
-            "doors": None if self.ours is None else len(self.id_maps),
-            "groups": held.limits(name, ceiling),
-            "counters": held.counters(name),
-            "kill": None if held.kill is None else str(held.kill / name),
-            "open_files": ceiling.open_files,
+            "stage": None if spec.mount_root is None else os.fsencode(spec.mount_root),
+            "mounts": [self._mount_message(each) for each in spec.mounts],
+            "inputs": dict(spec.input_data),
+            "ports": spec.loopback_ports,
+            "doors": None if self.service_end is None else len(self.id_maps),
+            "groups": cgroups.limits(name, resource_limits),
+            "counters": cgroups.counters(name),
+            "kill": None if cgroups.kill is None else str(cgroups.kill / name),
+            "open_files": resource_limits.open_files,
             "file_size": min(sizes, default=None),
-            "processes": ceiling.processes if held.processes is None else None,
-            "memory": ceiling.memory if held.memory is None else None,
+            "processes": resource_limits.processes if cgroups.processes is None else None,
+            "memory": resource_limits.memory if cgroups.memory is None else None,
         }
 
     def _mount_message(self, mount: Mount) -> dict[str, Any]:
         numbers = {owner: number for number, owner in enumerate(self.id_maps)}
         return {
             "kind": mount.kind,
-            "name": os.fsencode(mount.name),
+            "name": os.fsencode(mount.target),
             "source": os.fsencode(mount.source),
             "writable": mount.writable,
             "map": None if mount.owner is None else numbers.get(mount.owner),
             "upper": None if mount.upper is None else os.fsencode(mount.upper),
             "work": None if mount.work is None else os.fsencode(mount.work),
-            "hand_over": mount.hand_over,
+            "hand_over": mount.change_owner,
         }
 
     def close_supervisor_end(self) -> None:
         """Let go of the supervisor's end once it has its own."""
-        if self.theirs is not None:
-            self.theirs.close()
+        if self.supervisor_end is not None:
+            self.supervisor_end.close()
 
-    def listening(self) -> list[int]:
+    def receive_listeners(self) -> list[int]:
         """Take the descriptors of the sockets that listen inside; the supervisor has sent them before it started."""
-        if self.ours is None:
+        if self.service_end is None:
             return []
-        self.ours.setblocking(False)
+        self.service_end.setblocking(False)
         try:
-            _, found, _, _ = socket.recv_fds(
-                self.ours, 16, len(self.seal.ports or ()), socket.MSG_CMSG_CLOEXEC
+            _, descriptors, _, _ = socket.recv_fds(
+                self.service_end, 16, len(self.spec.loopback_ports or ()), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return []
-        return list(found)
+        return list(descriptors)
 
     def close(self) -> None:
         """Let go of the sockets, with what nobody took from them."""
-        for end in (self.ours, self.theirs):
+        for end in (self.service_end, self.supervisor_end):
             if end is not None:
                 end.close()
 

@@ -43,10 +43,10 @@ class SpawnedAgent:
         self, pid: int, containment: str, status_fd: int | None = None, cgroup: str | None = None
     ) -> None:
         self.pid = pid
-        self.means = containment
-        self.status = status_fd
+        self.containment = containment
+        self.status_fd = status_fd
         self.cgroup = cgroup
-        self.stage: Any = None
+        self.sandbox: Any = None
 
 
 def detach_standard_streams() -> None:
@@ -68,16 +68,16 @@ def spawn_agent(spec: dict[str, Any], channel: int) -> SpawnedAgent:
         else:
             run = _spawn_child(spec, "walk", None)
         if run is not None:
-            run.stage = spec["stage"]
-            if run.stage is not None:
-                run.cgroup = run.stage.kill
+            run.sandbox = spec["stage"]
+            if run.sandbox is not None:
+                run.cgroup = run.sandbox.kill_cgroup
             return run
     raise OSError(0, "no means of supervision is left to try")
 
 
 def _spawn_in_cgroup(spec: dict[str, Any]) -> SpawnedAgent | None:
     group = spec["cgroup"]
-    if group is None or spec["stage"] is not None:  # a sealed run is in the groups of its stage
+    if group is None or spec["stage"] is not None:  # a sealed run is in the cgroups of its sandbox
         return None
     try:
         os.mkdir(group)  # noqa: PTH102  # pathlib is large
@@ -92,7 +92,7 @@ def _spawn_in_cgroup(spec: dict[str, Any]) -> SpawnedAgent | None:
 
 def _spawn_child(spec: dict[str, Any], containment: str, cgroup: str | None) -> SpawnedAgent:
     reader, writer = os.pipe()
-    pid, initial_cgroup = _fork_into(cgroup if spec["stage"] is None else spec["stage"].kill)
+    pid, initial_cgroup = _fork_into(cgroup if spec["stage"] is None else spec["stage"].kill_cgroup)
     if pid == 0:
         if cgroup is not None and initial_cgroup is None:
             _join_cgroup(cgroup, writer)
@@ -189,7 +189,7 @@ def _run_init(spec: dict[str, Any], gate: int, failure_fd: int, status_fd: int) 
             os.write(failure_fd, _UNSUPPORTED if spec["stage"] is None else b"cannot mount proc for it")
             os._exit(1)
         _signal.set_wakeup_fd(-1)
-        agent, initial_cgroup = _fork_into(None if spec["stage"] is None else spec["stage"].kill)
+        agent, initial_cgroup = _fork_into(None if spec["stage"] is None else spec["stage"].kill_cgroup)
         if agent == 0:
             _exec_agent(spec, failure_fd, initial_cgroup)
         _signal.signal(_signal.SIGTERM, lambda number, _: send_signal(agent, number))
@@ -239,7 +239,7 @@ def _exec_agent(spec: dict[str, Any], failure_fd: int, initial_cgroup: str | Non
         _write_files(spec)
         os.chdir(spec["cwd"])
         if sandbox is not None:
-            failure_fd = sandbox.hand_over(failure_fd)
+            failure_fd = sandbox.place_inputs(failure_fd)
         # Every descriptor of ours closes at exec, `failure` too: that is how the supervisor knows it happened.
         os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606  # no shell is the point
     except OSError as error:

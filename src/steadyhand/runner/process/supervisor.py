@@ -55,7 +55,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> None:
     """Serve one run, whose spec comes on the channel; `given` are the descriptors that its seal may name.
 
-    `surroundings` is `stage.Stage`, for a run with a seal.
+    `surroundings` is `SandboxRuntime`, for a sandboxed run.
     """
     os.setsid()
     sigchld_fd = _open_sigchld_pipe()
@@ -79,22 +79,27 @@ def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> Non
         run = spawn_agent(spec, channel)
     except OSError as error:
         if sandbox is not None:
-            sandbox.end()
+            sandbox.tear_down()
         _send_to_service(channel, {"failed": f"{error.strerror or error}", "sealing": not sandbox_ready})
         return
     detach_standard_streams()
     cgroups = [] if run.cgroup is None else [run.cgroup]
     _send_to_service(
         channel,
-        {"started": run.pid, "means": run.means, "groups": cgroups if sandbox is None else sandbox.groups},
+        {
+            "started": run.pid,
+            "means": run.containment,
+            "groups": cgroups if sandbox is None else sandbox.cgroups,
+        },
     )
     code, signal = _run_until_exit(run, channel, sigchld_fd)
     _send_to_service(
-        channel, {"exited": code, "signal": signal, "felt": {} if sandbox is None else sandbox.evidence()}
+        channel,
+        {"exited": code, "signal": signal, "felt": {} if sandbox is None else sandbox.limit_evidence()},
     )
     kill_all(run.cgroup, sigchld_fd)
     if sandbox is not None:
-        sandbox.end()
+        sandbox.tear_down()
     _send_to_service(channel, {"gone": True})
 
 
@@ -153,10 +158,10 @@ def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[i
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(sigchld_fd, select.POLLIN)
-    poll_ms = None if run.stage is None else run.stage.memory_poll_ms
+    poll_ms = None if run.sandbox is None else run.sandbox.memory_poll_ms
     while True:
         ready = poll.poll(poll_ms)
-        if not ready and run.stage.exceeds_memory(descendants(os.getpid())):
+        if not ready and run.sandbox.exceeds_memory(descendants(os.getpid())):
             return _exit_status_of(run, _kill_main(run))
         for descriptor, _ in ready:
             if descriptor == sigchld_fd:
@@ -174,8 +179,8 @@ def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[i
 def _signal_target(run: SpawnedAgent) -> int:
     """Give the pid that a signal is for: bwrap hands none on, so the command inside it is told itself."""
     inner_pid = None
-    if run.stage is not None:
-        inner_pid = run.stage.command(parents(), run.pid, init=run.means == "pid_namespace")
+    if run.sandbox is not None:
+        inner_pid = run.sandbox.inner_pid(parents(), run.pid, init=run.containment == "pid_namespace")
     return run.pid if inner_pid is None else inner_pid
 
 
@@ -189,11 +194,11 @@ def _kill_main(run: SpawnedAgent) -> int:
 
 
 def _exit_status_of(run: SpawnedAgent, wait_status: int) -> tuple[int | None, int | None]:
-    if run.status is not None:
-        reported = os.read(run.status, 32)
+    if run.status_fd is not None:
+        reported = os.read(run.status_fd, 32)
         # The init says how the agent ended; without a word it was killed before it could.
         wait_status = int(reported) if reported else int(_signal.SIGKILL)
     code = os.waitstatus_to_exitcode(wait_status)
     if code < 0:
         return None, -code
-    return (code, None) if run.stage is None else run.stage.ended(code)
+    return (code, None) if run.sandbox is None else run.sandbox.exit_status(code)

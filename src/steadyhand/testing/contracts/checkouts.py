@@ -43,7 +43,7 @@ def _config_of(home: Path) -> dict[str, str]:
 
 def run_as_agent(checkout: Checkout, script: str) -> str:
     """Do in a place what an agent would do there: as its user, with its home."""
-    return run_shell(script, checkout.directory, user=checkout.user, home=checkout.home)
+    return run_shell(script, checkout.directory, user=checkout.uid, home=checkout.home)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Repository:
 
     folder: Path
 
-    def do(self, script: str) -> str:
+    def run(self, script: str) -> str:
         """Run a shell script in it."""
         return run_shell(script, self.folder)
 
@@ -61,12 +61,12 @@ class Repository:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        self.do(f"git add -A && git commit -qm 'Change {path.name}'")
+        self.run(f"git add -A && git commit -qm 'Change {path.name}'")
         return self.head()
 
     def head(self, ref: str = "HEAD") -> str:
         """Give a commit's id."""
-        return self.do(f"git rev-parse {ref}").strip()
+        return self.run(f"git rev-parse {ref}").strip()
 
     def workspace(self, **fields: object) -> Workspace:
         """Give it as a workspace."""
@@ -77,11 +77,11 @@ def make_repository(folder: Path) -> Repository:
     """Make a repository with a little history."""
     folder.mkdir(parents=True)
     repository = Repository(folder)
-    repository.do("git init -q -b main && git config user.name Ann && git config user.email ann@example.org")
+    repository.run("git init -q -b main && git config user.name Ann && git config user.email ann@example.org")
     repository.commit("readme.txt", "one\ntwo\nthree\n")
-    repository.do("git tag v1 && git checkout -q -b side")
+    repository.run("git tag v1 && git checkout -q -b side")
     repository.commit("side.txt", "aside\n")
-    repository.do("git checkout -q main")
+    repository.run("git checkout -q main")
     repository.commit("src/code.txt", "".join(f"line {number}\n" for number in range(40)))
     return repository
 
@@ -103,14 +103,14 @@ def list_tree(folder: Path) -> dict[str, str]:
 class CheckoutsContract:
     """Subclass it and give `opened()`; fetches must not be debounced there."""
 
-    world: Path
+    root: Path
     """A directory that every user can enter."""
 
-    def opened(self) -> AbstractAsyncContextManager[Checkouts]:
+    def open(self) -> AbstractAsyncContextManager[Checkouts]:
         """Open checkouts in a data directory of their own below `world`."""
         raise NotImplementedError
 
-    async def does(self, place: Checkout, script: str) -> str:
+    async def run_as_agent(self, place: Checkout, script: str) -> str:
         """Do in a place what an agent would do there, and give what it printed; here without a sandbox."""
         return run_as_agent(place, script)
 
@@ -118,29 +118,29 @@ class CheckoutsContract:
         """Give every file of a checkout as the agent sees it; see `tree_of`."""
         return list_tree(place.directory)
 
-    def left(self, place: Checkout) -> set[str]:
+    def remaining_names(self, place: Checkout) -> set[str]:
         """Give the names of what is in a job's folder."""
-        return {path.name for path in place.files.root.iterdir()}
+        return {path.name for path in place.paths.root.iterdir()}
 
     def repository(self) -> Repository:
         """Make a repository."""
-        return make_repository(self.world / "repository")
+        return make_repository(self.root / "repository")
 
     @async_test
     async def test_a_branch_a_tag_and_a_commit_can_each_be_checked_out(self) -> None:
         repository = self.repository()
         commit = repository.head("main~1")
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             for slot, ref in enumerate(["side", "v1", commit, commit[:10], "refs/heads/side", None]):
                 place = await checkouts.prepare(make_job(ref=ref), repository.workspace(), slot)
                 assert place.commit == repository.head(ref or "main")
-                assert (await self.does(place, "git rev-parse HEAD")).strip() == place.commit
-                assert await self.does(place, "git status --porcelain") == ""
+                assert (await self.run_as_agent(place, "git rev-parse HEAD")).strip() == place.commit
+                assert await self.run_as_agent(place, "git status --porcelain") == ""
 
     @async_test
     async def test_an_unknown_ref_is_named_in_the_error(self) -> None:
         repository = self.repository()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             for ref in ("no-such-branch", "f" * 40, "--upload-pack=x", "main..side", "v1^{/x}"):
                 with pytest.raises(WorkspaceError) as caught:
                     await checkouts.prepare(make_job(ref=ref), repository.workspace(), 0)
@@ -148,63 +148,65 @@ class CheckoutsContract:
 
     @async_test
     async def test_a_repository_that_is_not_there_is_an_error_without_its_path(self) -> None:
-        missing = self.world / "missing"
-        async with self.opened() as checkouts:
+        missing = self.root / "missing"
+        async with self.open() as checkouts:
             with pytest.raises(WorkspaceError) as caught:
                 await checkouts.prepare(make_job(), Workspace("example", repository=str(missing)), 0)
         assert "missing" in caught.value.detail
-        assert str(self.world) not in caught.value.detail
+        assert str(self.root) not in caught.value.detail
 
     @async_test
     async def test_the_next_job_sees_a_new_commit(self) -> None:
         repository = self.repository()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             before = await checkouts.prepare(make_job(), repository.workspace(), 0)
             commit = repository.commit("new.txt", "new\n")
             after = await checkouts.prepare(make_job(), repository.workspace(), 1)
             assert before.commit != commit
             assert after.commit == commit
-            assert await self.does(after, "cat new.txt") == "new\n"
-            assert await self.does(before, "test ! -e new.txt") == ""
+            assert await self.run_as_agent(after, "cat new.txt") == "new\n"
+            assert await self.run_as_agent(before, "test ! -e new.txt") == ""
 
     @async_test
     async def test_uncommitted_work_of_the_repository_is_not_in_a_checkout(self) -> None:
         repository = self.repository()
         (repository.folder / "draft.txt").write_text("draft\n", encoding="utf-8")
         (repository.folder / "readme.txt").write_text("edited\n", encoding="utf-8")
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             place = await checkouts.prepare(make_job(), repository.workspace(), 0)
-            assert await self.does(place, "test ! -e draft.txt && cat readme.txt") == "one\ntwo\nthree\n"
+            assert (
+                await self.run_as_agent(place, "test ! -e draft.txt && cat readme.txt") == "one\ntwo\nthree\n"
+            )
 
     @async_test
     async def test_what_one_job_does_is_unknown_to_another_and_to_the_repository(self) -> None:
         repository = self.repository()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             first = await checkouts.prepare(make_job(), repository.workspace(), 0)
             second = await checkouts.prepare(make_job(), repository.workspace(), 1)
-            await self.does(
+            await self.run_as_agent(
                 first, "echo mine > mine.txt && git add -A && git commit -qm mine && git branch -f main HEAD"
             )
-            await self.does(
+            await self.run_as_agent(
                 first, "chmod -R u+w .git && for f in $(find .git/objects -type f); do echo broken > $f; done"
             )
             third = await checkouts.prepare(make_job(), repository.workspace(), 2)
             for place in (second, third):
-                await self.does(place, "test ! -e mine.txt")
-                await self.does(place, "git fsck --strict")
-        repository.do("git fsck --strict && test ! -e mine.txt")
+                await self.run_as_agent(place, "test ! -e mine.txt")
+                await self.run_as_agent(place, "git fsck --strict")
+        repository.run("git fsck --strict && test ! -e mine.txt")
 
     @async_test
     async def test_the_diff_applies_and_gives_the_tree_that_the_agent_left(self) -> None:
         repository = self.repository()
-        repository.do(
+        repository.run(
             "echo gone > gone.txt && printf 'a\\0b' > binary && echo run > run.sh && ln -s readme.txt link"
         )
         repository.commit("ignored-list", "x\n")
         repository.commit(".gitignore", "*.log\n")
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             place = await checkouts.prepare(make_job(), repository.workspace(), 0)
-            await self.does(
+            await self.run_as_agent(
                 place,
                 "rm gone.txt && printf 'c\\0d\\377' > binary && chmod +x run.sh && ln -sf run.sh link\n"
                 "git mv src/code.txt moved.txt && echo extra >> moved.txt && git commit -qam renamed\n"
@@ -213,25 +215,25 @@ class CheckoutsContract:
             )
             harvest = await checkouts.harvest(place)
             assert harvest.changes is not None
-            assert harvest.notices == ()
-            await self.does(place, "rm noise.log")
+            assert harvest.warnings == ()
+            await self.run_as_agent(place, "rm noise.log")
             wanted = await self.tree(place)
-            copy = self.world / "copy"
+            copy = self.root / "copy"
             run_shell(
                 f"git clone -q {repository.folder} {copy} && cd {copy} && git checkout -q {place.commit}",
-                self.world,
+                self.root,
             )
-            run_shell(f"git apply --index {place.files.diff}", copy)
+            run_shell(f"git apply --index {place.paths.diff}", copy)
         assert list_tree(copy) == wanted
-        assert "a/away" in place.files.diff.read_text(encoding="utf-8", errors="replace")
+        assert "a/away" in place.paths.diff.read_text(encoding="utf-8", errors="replace")
 
     @async_test
     async def test_commits_and_uncommitted_work_are_kept_when_the_checkout_is_gone(self) -> None:
         repository = self.repository()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             place = await checkouts.prepare(make_job(), repository.workspace(), 0)
-            await self.does(place, "echo a > a.txt && git add -A && git commit -qm 'First of mine'")
-            await self.does(
+            await self.run_as_agent(place, "echo a > a.txt && git add -A && git commit -qm 'First of mine'")
+            await self.run_as_agent(
                 place, "echo b > b.txt && git add -A && git commit -qm 'Second of mine' && echo c > c.txt"
             )
             harvest = await checkouts.harvest(place)
@@ -239,30 +241,30 @@ class CheckoutsContract:
         changes = harvest.changes
         assert changes is not None
         assert (changes.base, changes.files, changes.insertions, changes.deletions) == (place.commit, 3, 3, 0)
-        assert self.left(place) == {"config", "kept", "prepared"}
-        repository.do(f"git fetch -q {place.files.bundle} 'refs/heads/*:refs/heads/*'")
-        log = repository.do(f"git log --format=%s {changes.base}..{changes.head}").splitlines()
+        assert self.remaining_names(place) == {"config", "kept", "prepared"}
+        repository.run(f"git fetch -q {place.paths.bundle} 'refs/heads/*:refs/heads/*'")
+        log = repository.run(f"git log --format=%s {changes.base}..{changes.head}").splitlines()
         assert log[1:] == ["Second of mine", "First of mine"]
-        assert repository.do(f"git show {changes.head}:c.txt") == "c\n"
+        assert repository.run(f"git show {changes.head}:c.txt") == "c\n"
 
     @async_test
     async def test_a_job_that_changes_nothing_has_no_changes(self) -> None:
         repository = self.repository()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             place = await checkouts.prepare(make_job(), repository.workspace(), 0)
-            await self.does(place, "touch readme.txt && git status > /dev/null")
+            await self.run_as_agent(place, "touch readme.txt && git status > /dev/null")
             harvest = await checkouts.harvest(place)
         assert harvest.changes is None
-        assert harvest.notices == ()
-        assert not place.files.diff.exists()
+        assert harvest.warnings == ()
+        assert not place.paths.diff.exists()
 
     @async_test
     async def test_a_second_run_of_a_job_starts_over_and_leaves_nothing_of_the_first(self) -> None:
         repository = self.repository()
         job = make_job()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             first = await checkouts.prepare(job, repository.workspace(), 0)
-            await self.does(
+            await self.run_as_agent(
                 first,
                 "echo x > x.txt && touch ~/left && cd $CLAUDE_CONFIG_DIR && mkdir -p projects/p && echo {} > x",
             )
@@ -271,65 +273,65 @@ class CheckoutsContract:
             again = await checkouts.prepare(job, repository.workspace(), 1)
             harvest = await checkouts.harvest(again)
         assert harvest.changes is None
-        assert not again.files.diff.exists()
+        assert not again.paths.diff.exists()
         assert not (again.home / "left").exists()
-        assert not (again.files.config / "x").exists()
+        assert not (again.paths.config_dir / "x").exists()
 
     @async_test
     async def test_scratch_is_an_empty_directory_of_the_agent(self) -> None:
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             place = await checkouts.prepare(make_job(), Workspace("scratch"), 0)
-            assert await self.does(place, "ls -A && touch made") == ""
+            assert await self.run_as_agent(place, "ls -A && touch made") == ""
             harvest = await checkouts.harvest(place)
             assert place.commit is None
             assert harvest.changes is None
             await checkouts.release(place)
-            assert self.left(place) == {"config", "kept", "prepared"}
+            assert self.remaining_names(place) == {"config", "kept", "prepared"}
 
     @async_test
     async def test_release_keeps_what_was_kept_and_forget_keeps_nothing(self) -> None:
         repository = self.repository()
         job = make_job()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             place = await checkouts.prepare(job, repository.workspace(), 0)
-            await self.does(
+            await self.run_as_agent(
                 place,
                 "echo x > x.txt && mkdir -p $CLAUDE_CONFIG_DIR/projects/p && cd $CLAUDE_CONFIG_DIR/projects/p"
                 " && echo '{}' > s.jsonl",
             )
             await checkouts.harvest(place)
             await checkouts.release(place)
-            assert self.left(place) == {"config", "kept", "prepared"}
-            assert place.files.diff.is_file()
-            assert place.files.transcript.read_text(encoding="utf-8") == "{}\n"
+            assert self.remaining_names(place) == {"config", "kept", "prepared"}
+            assert place.paths.diff.is_file()
+            assert place.paths.transcript.read_text(encoding="utf-8") == "{}\n"
             await checkouts.release(place)
-            await checkouts.forget(job.id)
-            assert not checkouts.files(job.id).root.exists()
-            await checkouts.forget(job.id)
+            await checkouts.delete_job(job.id)
+            assert not checkouts.job_paths(job.id).root.exists()
+            await checkouts.delete_job(job.id)
 
     @async_test
     async def test_sweep_removes_checkouts_that_an_earlier_life_left_and_keeps_the_rest(self) -> None:
         repository = self.repository()
-        async with self.opened() as checkouts:
+        async with self.open() as checkouts:
             place = await checkouts.prepare(make_job(), repository.workspace(), 0)
-            await self.does(place, "echo x > x.txt && echo y > $CLAUDE_CONFIG_DIR/session")
+            await self.run_as_agent(place, "echo x > x.txt && echo y > $CLAUDE_CONFIG_DIR/session")
             await checkouts.harvest(place)
-            await checkouts.sweep()
-            assert self.left(place) == {"config", "kept", "prepared"}
-            assert place.files.diff.is_file()
-            assert (place.files.config / "session").is_file()
+            await checkouts.remove_leftovers()
+            assert self.remaining_names(place) == {"config", "kept", "prepared"}
+            assert place.paths.diff.is_file()
+            assert (place.paths.config_dir / "session").is_file()
 
     @async_test
     async def test_definitions_come_by_the_trust_of_the_workspace(self) -> None:
         repository = self.repository()
         repository.commit(".claude/agents/helper.md", DEFINITION)
-        async with self.opened() as checkouts:
-            none = await checkouts.definitions(repository.workspace(trust="none"))
-            some = await checkouts.definitions(repository.workspace(trust="instructions"))
-            listed = await checkouts.definitions(
+        async with self.open() as checkouts:
+            none = await checkouts.agent_definitions(repository.workspace(trust="none"))
+            some = await checkouts.agent_definitions(repository.workspace(trust="instructions"))
+            listed = await checkouts.agent_definitions(
                 repository.workspace(trust="full", trusted_refs=("main",), ref="main")
             )
-            other = await checkouts.definitions(
+            other = await checkouts.agent_definitions(
                 repository.workspace(trust="full", trusted_refs=("side",), ref="main")
             )
         assert none == {}

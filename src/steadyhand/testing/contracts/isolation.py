@@ -39,11 +39,11 @@ LEFT_BEHIND = {
 class IsolationContract:
     """Subclass it and give `opened()`; `world` is a directory that every user can enter."""
 
-    world: Path
-    leaves: frozenset[str] = frozenset({"config", "kept", "prepared"})
+    root: Path
+    left_behind_kinds: frozenset[str] = frozenset({"config", "kept", "prepared"})
     """What is in a job's folder once its checkout is released."""
 
-    def opened(self) -> "contextlib.AbstractAsyncContextManager[tuple[Checkouts, Sandbox]]":
+    def open(self) -> "contextlib.AbstractAsyncContextManager[tuple[Checkouts, Sandbox]]":
         """Open checkouts and the sandbox of one level, on one data directory below `world`."""
         raise NotImplementedError
 
@@ -53,7 +53,7 @@ class IsolationContract:
         self, sandbox: Sandbox, place: Checkout, argv: Sequence[str], mark: str = "none", **env: str
     ) -> Command:
         """Wrap a command for a place, with no more of an environment than it needs."""
-        view = sandbox.view(place)
+        view = sandbox.agent_paths(place)
         base = {
             "PATH": SYSTEM_PATH,
             "HOME": str(view.home),
@@ -63,21 +63,21 @@ class IsolationContract:
             "GIT_CONFIG_KEY_0": "safe.directory",
             "GIT_CONFIG_VALUE_0": "*",
         }
-        return sandbox.wrap(Command(argv, base | env, view.directory, place.user), place, _AGENT)
+        return sandbox.wrap(Command(argv, base | env, view.directory, place.uid), place, _AGENT)
 
-    async def ended(self, command: Command, given: bytes = b"") -> tuple[ExitStatus, bytes]:
+    async def run_to_end(self, command: Command, stdin: bytes = b"") -> tuple[ExitStatus, bytes]:
         """Run a command to its end and give how it ended and all it printed."""
         async with AgentProcess.start(LaunchSpec(command)) as process:
-            await process.write(given)
+            await process.write(stdin)
             process.end_input()
-            said = await process.stdout.read(-1)
-            return await process.wait(), said
+            output = await process.stdout.read(-1)
+            return await process.wait(), output
 
-    async def says(self, sandbox: Sandbox, place: Checkout, script: str) -> str:
+    async def run_script(self, sandbox: Sandbox, place: Checkout, script: str) -> str:
         """Run a shell script, which must end well, and give what it printed."""
-        end, said = await self.ended(self.command(sandbox, place, ["/bin/sh", "-ec", script]))
-        assert end.code == 0, (end, said)
-        return said.decode()
+        end, output = await self.run_to_end(self.command(sandbox, place, ["/bin/sh", "-ec", script]))
+        assert end.code == 0, (end, output)
+        return output.decode()
 
     @contextlib.asynccontextmanager
     async def prepared_checkout(
@@ -87,19 +87,19 @@ class IsolationContract:
         place = await checkouts.prepare(job or make_job(), repository.workspace(), slot)
         yield place
         await checkouts.release(place)
-        assert {path.name for path in place.files.root.iterdir()} <= self.leaves
+        assert {path.name for path in place.paths.root.iterdir()} <= self.left_behind_kinds
 
     # --- what holds ----------------------------------------------------------------------------
 
     @async_test
     async def test_a_command_is_where_the_view_says_and_may_write_there_and_at_home(self) -> None:
-        repository = make_repository(self.world / "repository")
+        repository = make_repository(self.root / "repository")
         async with (
-            self.opened() as (checkouts, sandbox),
+            self.open() as (checkouts, sandbox),
             self.prepared_checkout(checkouts, repository) as place,
         ):
-            view = sandbox.view(place)
-            said = await self.says(
+            view = sandbox.agent_paths(place)
+            said = await self.run_script(
                 sandbox, place, "pwd; echo $HOME; cat readme.txt; touch here ~/there; id -u"
             )
             here, home, *text, uid = said.split()
@@ -109,15 +109,15 @@ class IsolationContract:
 
     @async_test
     async def test_what_a_command_did_is_harvested_whether_it_ended_or_was_killed(self) -> None:
-        repository = make_repository(self.world / "repository")
-        async with self.opened() as (checkouts, sandbox):
+        repository = make_repository(self.root / "repository")
+        async with self.open() as (checkouts, sandbox):
             for slot, last in enumerate(("exit 0", "exit 3", "kill -9 $$")):
                 async with self.prepared_checkout(checkouts, repository, slot) as place:
                     script = (
                         "git config user.name A; git config user.email a@example.org; echo a > a.txt; git add -A;"
                         f" git commit -qm mine; echo four >> readme.txt; {last}"
                     )
-                    end, _ = await self.ended(self.command(sandbox, place, ["/bin/sh", "-ec", script]))
+                    end, _ = await self.run_to_end(self.command(sandbox, place, ["/bin/sh", "-ec", script]))
                     assert (end.code, end.signal) == {
                         "exit 0": (0, None), "exit 3": (3, None), "kill -9 $$": (None, signal.SIGKILL),
                     }[last]  # fmt: skip
@@ -125,10 +125,10 @@ class IsolationContract:
                     assert harvest.changes is not None
                     assert (harvest.changes.base, harvest.changes.files) == (place.commit, 2)
                     assert (harvest.changes.insertions, harvest.changes.deletions) == (2, 0)
-                diff = place.files.diff.read_text("utf-8")
+                diff = place.paths.diff.read_text("utf-8")
                 assert "+four" in diff
                 assert "+++ b/a.txt" in diff
-        repository.do("git fsck --strict && test ! -e a.txt && test \"$(git status --porcelain)\" = ''")
+        repository.run("git fsck --strict && test ! -e a.txt && test \"$(git status --porcelain)\" = ''")
 
     @pytest.mark.parametrize("kind", LEFT_BEHIND)
     @pytest.mark.parametrize("ending", ["itself", "a kill", "a task that is cancelled"])
@@ -136,10 +136,10 @@ class IsolationContract:
         asyncio.run(asyncio.wait_for(self._check_nothing_outlives(kind, ending), 60))
 
     async def _check_nothing_outlives(self, kind: str, ending: str) -> None:
-        repository, mark = make_repository(self.world / "repository"), new_process_mark()
+        repository, mark = make_repository(self.root / "repository"), new_process_mark()
         code = f"{_IGNORE_SIGNALS}{LEFT_BEHIND[kind]}os.read(0, 1)\n"
         async with (
-            self.opened() as (checkouts, sandbox),
+            self.open() as (checkouts, sandbox),
             self.prepared_checkout(checkouts, repository) as place,
         ):
             command = self.command(sandbox, place, ["/usr/bin/python3", "-ISc", code], mark)
@@ -167,9 +167,9 @@ class IsolationContract:
 
     @async_test
     async def test_two_runs_at_once_know_nothing_of_each_other(self) -> None:
-        repository = make_repository(self.world / "repository")
+        repository = make_repository(self.root / "repository")
         async with (
-            self.opened() as (checkouts, sandbox),
+            self.open() as (checkouts, sandbox),
             self.prepared_checkout(checkouts, repository, 0) as one,
             self.prepared_checkout(checkouts, repository, 1) as other,
         ):
@@ -187,15 +187,15 @@ class IsolationContract:
 
     @async_test
     async def test_a_command_has_the_environment_that_it_was_given_and_none_of_the_services(self) -> None:
-        repository = make_repository(self.world / "repository")
+        repository = make_repository(self.root / "repository")
         os.environ["SH_CANARY_OF_THE_SERVICE"] = "canary"
         try:
             async with (
-                self.opened() as (checkouts, sandbox),
+                self.open() as (checkouts, sandbox),
                 self.prepared_checkout(checkouts, repository) as place,
             ):
                 command = self.command(sandbox, place, ["/usr/bin/env", "-0"], GIVEN="a\nb=c")
-                end, said = await self.ended(command)
+                end, said = await self.run_to_end(command)
         finally:
             del os.environ["SH_CANARY_OF_THE_SERVICE"]
         assert end.code == 0
@@ -204,10 +204,10 @@ class IsolationContract:
 
     @async_test
     async def test_bytes_go_in_and_come_out_as_they_are(self) -> None:
-        repository = make_repository(self.world / "repository")
+        repository = make_repository(self.root / "repository")
         given = bytes(range(256)) * 4096
         async with (
-            self.opened() as (checkouts, sandbox),
+            self.open() as (checkouts, sandbox),
             self.prepared_checkout(checkouts, repository) as place,
         ):
             async with AgentProcess.start(LaunchSpec(self.command(sandbox, place, ["/bin/cat"]))) as process:
@@ -220,20 +220,22 @@ class IsolationContract:
 
     @async_test
     async def test_a_second_run_of_a_job_finds_nothing_of_the_first(self) -> None:
-        repository, job = make_repository(self.world / "repository"), make_job()
-        async with self.opened() as (checkouts, sandbox):
+        repository, job = make_repository(self.root / "repository"), make_job()
+        async with self.open() as (checkouts, sandbox):
             for slot in (0, 1):
                 async with self.prepared_checkout(checkouts, repository, slot, job) as place:
-                    there = await self.says(sandbox, place, "ls -A . ~; echo x > left.txt; echo x > ~/left")
+                    there = await self.run_script(
+                        sandbox, place, "ls -A . ~; echo x > left.txt; echo x > ~/left"
+                    )
                     assert "left" not in there
 
     @async_test
     async def test_an_empty_workspace_is_empty_and_what_is_no_program_does_not_end_well(self) -> None:
-        async with self.opened() as (checkouts, sandbox):
+        async with self.open() as (checkouts, sandbox):
             place = await checkouts.prepare(make_job(), Workspace("scratch"), 0)
-            assert await self.says(sandbox, place, "ls -A") == ""
+            assert await self.run_script(sandbox, place, "ls -A") == ""
             try:
-                end, _ = await self.ended(self.command(sandbox, place, ["/nonexistent/program"]))
+                end, _ = await self.run_to_end(self.command(sandbox, place, ["/nonexistent/program"]))
             except SpawnError as error:
                 assert "program could not be run" in error.detail  # noqa: PT017  # one of two ways to be told
             else:

@@ -14,7 +14,7 @@ DAY = timedelta(days=1)
 class LedgerContract:
     """Keeping calls, settling what was left, and adding up."""
 
-    def opened(self) -> AbstractAsyncContextManager[Ledger]:
+    def open(self) -> AbstractAsyncContextManager[Ledger]:
         """Give an empty ledger for one test, closed at its end."""
         raise NotImplementedError
 
@@ -22,56 +22,58 @@ class LedgerContract:
     async def test_settled_calls_are_added_up_with_every_kind_of_token_apart(self) -> None:
         first = make_call(tokens=TokenCounts(1, 2, 3, 4, 5), micros=70)
         second = make_call(tokens=TokenCounts(10, 20, 30, 40, 50), micros=700)
-        async with self.opened() as ledger:
-            await ledger.keep_call(first)
-            await ledger.keep_call(second)
+        async with self.open() as ledger:
+            await ledger.save_call(first)
+            await ledger.save_call(second)
             (row,) = await ledger.usage(UsageQuery())
-            assert row.of == {}
-            assert row.spent == UsageTotal(2, TokenCounts(11, 22, 33, 44, 55), 770)
+            assert row.group == {}
+            assert row.total == UsageTotal(2, TokenCounts(11, 22, 33, 44, 55), 770)
 
     @async_test
     async def test_nothing_spent_is_one_row_of_nothing_and_no_row_of_any_group(self) -> None:
-        async with self.opened() as ledger:
-            assert [row.spent for row in await ledger.usage(UsageQuery())] == [UsageTotal()]
+        async with self.open() as ledger:
+            assert [row.total for row in await ledger.usage(UsageQuery())] == [UsageTotal()]
             assert list(await ledger.usage(UsageQuery(by=("agent",)))) == []
 
     @async_test
     async def test_a_call_that_is_kept_again_takes_its_own_place(self) -> None:
         opened = make_call(settled=False, reserved_micros=900)
-        async with self.opened() as ledger:
-            await ledger.keep_call(opened)
+        async with self.open() as ledger:
+            await ledger.save_call(opened)
             assert await _sum(ledger) == UsageTotal()
-            await ledger.keep_call(replace(opened, settled=True, micros=40, tokens=TokenCounts(output=4)))
+            await ledger.save_call(replace(opened, settled=True, micros=40, tokens=TokenCounts(output=4)))
             assert await _sum(ledger) == UsageTotal(1, TokenCounts(output=4), 40)
 
     @async_test
     async def test_calls_that_are_kept_at_once_each_have_their_last_word(self) -> None:
         opened = [make_call(settled=False, reserved_micros=1) for _ in range(40)]
-        async with self.opened() as ledger:
+        async with self.open() as ledger:
             both = [each for call in opened for each in (call, replace(call, settled=True, micros=2))]
-            await asyncio.gather(*(ledger.keep_call(call) for call in both))
+            await asyncio.gather(*(ledger.save_call(call) for call in both))
             assert await _sum(ledger) == UsageTotal(40, micros=80)
 
     @async_test
     async def test_what_was_left_open_is_settled_at_its_reservation_and_marked(self) -> None:
-        async with self.opened() as ledger:
-            await ledger.keep_call(make_call(settled=False, reserved_micros=900))
-            await ledger.keep_call(make_call(settled=False, reserved_micros=90, agent="other"))
-            await ledger.keep_call(make_call(micros=5, reserved_micros=100))
-            assert await ledger.settle_open() == 2
+        async with self.open() as ledger:
+            await ledger.save_call(make_call(settled=False, reserved_micros=900))
+            await ledger.save_call(make_call(settled=False, reserved_micros=90, agent="other"))
+            await ledger.save_call(make_call(micros=5, reserved_micros=100))
+            assert await ledger.settle_open_calls() == 2
             assert await _sum(ledger) == UsageTotal(3, TokenCounts(), 995, complete=False)
             assert await _sum(ledger, agent="other") == UsageTotal(1, TokenCounts(), 90, complete=False)
-            assert await ledger.settle_open() == 0
+            assert await ledger.settle_open_calls() == 0
 
     @async_test
     async def test_one_call_without_a_price_or_a_whole_answer_marks_the_sum(self) -> None:
-        async with self.opened() as ledger:
-            await ledger.keep_call(make_call(model="known"))
-            await ledger.keep_call(make_call(model="odd", priced=False))
-            await ledger.keep_call(make_call(model="cut", complete=False))
+        async with self.open() as ledger:
+            await ledger.save_call(make_call(model="known"))
+            await ledger.save_call(make_call(model="odd", priced=False))
+            await ledger.save_call(make_call(model="cut", complete=False))
             total = await _sum(ledger)
             assert (total.priced, total.complete) == (False, False)
-            by_model = {row.of["model"]: row.spent for row in await ledger.usage(UsageQuery(by=("model",)))}
+            by_model = {
+                row.group["model"]: row.total for row in await ledger.usage(UsageQuery(by=("model",)))
+            }
             assert (by_model["known"].priced, by_model["known"].complete) == (True, True)
             assert (by_model["odd"].priced, by_model["odd"].complete) == (False, True)
             assert (by_model["cut"].priced, by_model["cut"].complete) == (True, False)
@@ -84,12 +86,12 @@ class LedgerContract:
             make_call(api_key_id="k_a", agent="x", model="m2", provider="q", micros=4),
             make_call(api_key_id="k_a", agent="x", model="m1", provider="p", micros=8),
         ]
-        async with self.opened() as ledger:
-            await asyncio.gather(*(ledger.keep_call(call) for call in calls))
+        async with self.open() as ledger:
+            await asyncio.gather(*(ledger.save_call(call) for call in calls))
 
             async def sums(*by: UsageGroup) -> list[tuple[tuple[str, ...], int]]:
                 rows = await ledger.usage(UsageQuery(by=by))
-                return [(tuple(row.of[each] for each in by), row.spent.micros) for row in rows]
+                return [(tuple(row.group[each] for each in by), row.total.micros) for row in rows]
 
             assert await sums("api_key") == [(("k_a",), 14), (("k_b",), 1)]
             assert await sums("agent") == [(("x",), 13), (("y",), 2)]
@@ -104,10 +106,10 @@ class LedgerContract:
 
     @async_test
     async def test_only_what_was_asked_for_is_added(self) -> None:
-        async with self.opened() as ledger:
-            await ledger.keep_call(make_call(job_id="one", micros=1, at=NOON))
-            await ledger.keep_call(make_call(job_id="two", micros=2, at=NOON + DAY, api_key_id="k_two"))
-            await ledger.keep_call(
+        async with self.open() as ledger:
+            await ledger.save_call(make_call(job_id="one", micros=1, at=NOON))
+            await ledger.save_call(make_call(job_id="two", micros=2, at=NOON + DAY, api_key_id="k_two"))
+            await ledger.save_call(
                 make_call(job_id="two", micros=4, at=NOON + 2 * DAY, agent="b", model="m", run=3)
             )
             for query, expected in (
@@ -125,24 +127,24 @@ class LedgerContract:
                 (UsageQuery(since=NOON + DAY, until=NOON + 2 * DAY), 2),
             ):
                 (row,) = await ledger.usage(query)
-                assert row.spent.micros == expected, query
+                assert row.total.micros == expected, query
 
     @async_test
     async def test_amounts_beyond_any_double_are_kept_to_the_last_micro_dollar(self) -> None:
         large = 2**60 + 1
-        async with self.opened() as ledger:
-            await ledger.keep_call(make_call(micros=large, tokens=TokenCounts(input=large)))
-            await ledger.keep_call(make_call(micros=1))
+        async with self.open() as ledger:
+            await ledger.save_call(make_call(micros=large, tokens=TokenCounts(input=large)))
+            await ledger.save_call(make_call(micros=1))
             total = await _sum(ledger)
             assert (total.micros, total.tokens.input) == (large + 1, large)
 
     @async_test
     async def test_a_call_outlives_a_job_that_nobody_ever_stored(self) -> None:
-        async with self.opened() as ledger:
-            await ledger.keep_call(make_call(job_id="forgotten", micros=3))
+        async with self.open() as ledger:
+            await ledger.save_call(make_call(job_id="forgotten", micros=3))
             assert (await _sum(ledger, job_id="forgotten")).micros == 3
 
 
 async def _sum(ledger: Ledger, *, agent: str | None = None, job_id: str | None = None) -> UsageTotal:
     (row,) = await ledger.usage(UsageQuery(agent=agent, job_id=job_id))
-    return row.spent
+    return row.total

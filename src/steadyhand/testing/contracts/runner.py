@@ -48,12 +48,12 @@ class RecordedRun:
     """What a run came to and what was heard of it; `steps` are the names of its events in order."""
 
     report: RunReport
-    heard: list[EventBody | TextDelta]
+    events: list[EventBody | TextDelta]
     mark: str
     supervisors: list[tuple[int, int]]
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """What it is judged to be."""
         return decide_outcome(self.report.evidence).type
 
@@ -63,9 +63,9 @@ class RecordedRun:
         loaded: Mapping[str, Any] = json.loads(self.report.output.output[-1])
         return loaded
 
-    def of(self, kind: type[Any]) -> list[Any]:
+    def events_of(self, kind: type[Any]) -> list[Any]:
         """Give the events of one kind."""
-        return [each for each in self.heard if isinstance(each, kind)]
+        return [each for each in self.events if isinstance(each, kind)]
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class RunnerHarness:
     spec: RunSpec
     mark: str
     stop: StopSignal = field(default_factory=StopSignal)
-    heard: list[EventBody | TextDelta] = field(default_factory=list)
+    events: list[EventBody | TextDelta] = field(default_factory=list)
     supervisors: list[tuple[int, int]] = field(default_factory=list)
 
     @classmethod
@@ -84,12 +84,12 @@ class RunnerHarness:
         """Set a job with this prompt and these fields; `definition` is its agent's."""
         root = world / f"job-{new_process_mark()}"
         files = JobPaths(root)
-        for folder in (root, files.checkout, files.home, files.config):
+        for folder in (root, files.checkout, files.home, files.config_dir):
             folder.mkdir()
             if AGENT_UID is not None and folder != root:
                 os.chown(folder, AGENT_UID, AGENT_UID)
         place = Checkout(
-            Workspace("scratch"), files, files.checkout, files.home, files.config, AGENT_UID, commit=None
+            Workspace("scratch"), files, files.checkout, files.home, files.config_dir, AGENT_UID, commit=None
         )
         definition = fields.pop("definition", None)
         job = replace(_JOB, prompt=prompt, **fields)
@@ -106,14 +106,14 @@ class RunnerHarness:
     async def emit(self, body: EventBody | TextDelta) -> None:
         """Hear an event; whatever comes must be fit for the store."""
         json.dumps(event_data(body)).encode()
-        self.heard.append(body)
+        self.events.append(body)
 
     async def run(self) -> RecordedRun:
         """Run to the end; nothing may be alive when the runner returns."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             report = await self.runner.run(self.spec, self.emit, self.stop)
         assert pids_with_mark(self.mark) == []
-        return RecordedRun(report, self.heard, self.mark, self.supervisors)
+        return RecordedRun(report, self.events, self.mark, self.supervisors)
 
     async def run_with(self, action: Callable[[], Awaitable[None]]) -> RecordedRun:
         """Run, and do something beside it."""
@@ -121,10 +121,10 @@ class RunnerHarness:
             group.create_task(_await(action()))
             return await self.run()
 
-    async def until(self, there: Callable[[], bool]) -> None:
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so, within a bound."""
         async with asyncio.timeout(20):
-            while not there():  # noqa: ASYNC110  # what is waited for is another process's doing
+            while not condition():  # noqa: ASYNC110  # what is waited for is another process's doing
                 await asyncio.sleep(0.005)
 
 
@@ -161,13 +161,13 @@ class _RunnerFactory:
         """Give a runner of this program."""
         raise NotImplementedError
 
-    def view(self, place: Checkout) -> AgentPaths:
+    def agent_paths(self, place: Checkout) -> AgentPaths:
         """Say where the agent sees its folders."""
         return place.host_paths
 
     def uid(self, place: Checkout) -> int:
         """Say who the agent is as it sees it."""
-        return os.geteuid() if place.user is None else place.user
+        return os.geteuid() if place.uid is None else place.uid
 
     def run_prompt(self, cli: Path, world: Path, prompt: str, **fields: Any) -> RecordedRun:
         """Run a prompt to its end."""
@@ -180,7 +180,7 @@ class RunnerOutcomeContract(_RunnerFactory):
     def test_a_good_run_has_its_answer_its_usage_and_its_cost(self, standin: Path, world_dir: Path) -> None:
         prompt = "[[standin: text=done cost=0.0412 input=7 output=9 cache_read=3 cache_creation=2 turns=4]]"
         ran = self.run_prompt(standin, world_dir, prompt)
-        assert ran.verdict == "success"
+        assert ran.outcome == "success"
         result = ran.report.evidence.result
         assert result is not None
         assert (result.text, result.cost_micros) == ("done", 41_200)
@@ -190,12 +190,12 @@ class RunnerOutcomeContract(_RunnerFactory):
         assert (usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (3, 2)
         assert (ran.report.evidence.exit_code, ran.report.evidence.signal) == (0, None)
         assert ran.report.session_id == result.session_id
-        assert ran.report.notices == ()
+        assert ran.report.warnings == ()
 
     def test_the_answer_and_the_cost_come_as_events(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, "[[standin: text=done cost=0.0412]]")
-        assert [each.text for each in ran.of(Message)] == ["done"]
-        assert ran.of(UsageReported)[-1].cost_usd == "0.041200"
+        assert [each.text for each in ran.events_of(Message)] == ["done"]
+        assert ran.events_of(UsageReported)[-1].cost_usd == "0.041200"
 
     def test_the_output_ends_with_the_result_object_on_one_line(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, "[[standin: text=done]]")
@@ -224,13 +224,13 @@ class RunnerOutcomeContract(_RunnerFactory):
             "die=SEGV": "killed",
         }
         judged = {
-            words: self.run_prompt(standin, world_dir, f"[[standin: {words}]]").verdict for words in expected
+            words: self.run_prompt(standin, world_dir, f"[[standin: {words}]]").outcome for words in expected
         }
         assert judged == expected
 
     def test_a_signal_that_was_not_ours_is_in_the_evidence(self, standin: Path, world_dir: Path) -> None:
         evidence = self.run_prompt(standin, world_dir, "[[standin: die=SEGV]]").report.evidence
-        assert (evidence.exit_code, evidence.signal, evidence.stop) == (None, 11, None)
+        assert (evidence.exit_code, evidence.signal, evidence.stop_reason) == (None, 11, None)
 
     def test_stderr_is_kept(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, '[[standin: stderr="something is odd" exit_now=3]]')
@@ -242,9 +242,9 @@ class RunnerOutcomeContract(_RunnerFactory):
         self, standin: Path, world_dir: Path
     ) -> None:
         ran = self.run_prompt(standin, world_dir, "[[standin: text=done deaf hang=50]]")
-        assert ran.verdict == "success"
+        assert ran.outcome == "success"
         assert ran.report.evidence.exit_code is None
-        assert [notice.code for notice in ran.report.notices] == ["agent_lingered"]
+        assert [notice.code for notice in ran.report.warnings] == ["agent_lingered"]
 
     def test_a_structured_answer_is_an_object(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, """[[standin: structured='{"a":[1,"b"]}']]""")
@@ -254,12 +254,12 @@ class RunnerOutcomeContract(_RunnerFactory):
 
     def test_an_agent_that_nobody_defined_is_not_run(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, "hello", agent="nobody", definition="nobody")
-        assert ran.verdict == "unknown_agent"
+        assert ran.outcome == "unknown_agent"
         assert ran.report.evidence.exit_code == 1
         assert ran.report.evidence.stderr.startswith("--agent 'nobody' not found. Available agents:")
         assert ran.report.output.stderr == ran.report.evidence.stderr
         assert ran.report.evidence.result is None
-        assert ran.of(Message) == []
+        assert ran.events_of(Message) == []
 
 
 class RunnerStopContract(_RunnerFactory):
@@ -286,7 +286,7 @@ class RunnerStopContract(_RunnerFactory):
 
     def _start_signal_ignoring(self, cli: Path, world: Path) -> tuple[RunnerHarness, Path]:
         stage = RunnerHarness.make(self.runner(cli), world, "")
-        signal = stage.spec.place.directory / "there"
+        signal = stage.spec.checkout.directory / "there"
         prompt = IGNORE_SIGNALS.format(signal="touch=there")
         stage.spec = replace(stage.spec, job=replace(stage.spec.job, prompt=prompt))
         return stage, signal
@@ -296,19 +296,19 @@ class RunnerStopContract(_RunnerFactory):
 
         async def ask() -> None:
             nonlocal asked
-            await stage.until(signal.exists)
+            await stage.wait_until(signal.exists)
             assert len(pids_with_mark(stage.mark)) >= 4
             asked = time.monotonic()
             stage.stop.request(reason)
 
         ran = await stage.run_with(ask)
-        self.verdict = ran.verdict
+        self.verdict = ran.outcome
         return time.monotonic() - asked
 
     def test_a_stop_before_the_prompt_was_read_stops_it_too(self, standin: Path, world_dir: Path) -> None:
         stage = RunnerHarness.make(self.runner(standin), world_dir, "[[standin: sleep=60]]")
         stage.stop.request(StopReason.CANCEL)
-        assert asyncio.run(stage.run()).verdict == "cancelled"
+        assert asyncio.run(stage.run()).outcome == "cancelled"
 
     def test_a_tool_that_ignores_being_asked_is_ended_with_its_agent(
         self, standin: Path, world_dir: Path
@@ -318,10 +318,10 @@ class RunnerStopContract(_RunnerFactory):
         )
 
         async def ask() -> None:
-            await stage.until((stage.spec.place.directory / "there").exists)
+            await stage.wait_until((stage.spec.checkout.directory / "there").exists)
             stage.stop.request(StopReason.CANCEL)
 
-        assert asyncio.run(stage.run_with(ask)).verdict == "cancelled"
+        assert asyncio.run(stage.run_with(ask)).outcome == "cancelled"
 
     def test_cancelling_the_call_ends_the_agent(self, standin: Path, world_dir: Path) -> None:
         stage, signal = self._start_signal_ignoring(standin, world_dir)
@@ -329,7 +329,7 @@ class RunnerStopContract(_RunnerFactory):
         async def scenario() -> None:
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(stage.run())
-                await stage.until(signal.exists)
+                await stage.wait_until(signal.exists)
                 running.cancel()
 
         asyncio.run(scenario())
@@ -342,7 +342,7 @@ class RunnerStopContract(_RunnerFactory):
             for manner in ("", ":deaf"):
                 prompt = f"[[standin: spawn={kind}{manner} lifetime=30 text=done]]"
                 ran = self.run_prompt(standin, world_dir, prompt)
-                assert ran.verdict == "success"
+                assert ran.outcome == "success"
                 assert wait_until_gone(ran.mark, 0.5)
 
     def test_the_supervisor_is_told_as_soon_as_it_is_there(self, standin: Path, world_dir: Path) -> None:
@@ -367,7 +367,7 @@ class RunnerInputContract(_RunnerFactory):
             "$(id)",
         ):
             ran = self.run_prompt(standin, world_dir, prompt)
-            assert ran.verdict == "success"
+            assert ran.outcome == "success"
             assert ran.report.evidence.result is not None
             assert ran.report.evidence.result.text == f"ok: {prompt}"
 
@@ -388,13 +388,13 @@ class RunnerInputContract(_RunnerFactory):
         result = ran.report.evidence.result
         assert result is not None
         seen = json.loads(result.text or "")
-        view = self.view(stage.spec.place)
-        assert seen["uid"] == self.uid(stage.spec.place)
+        view = self.agent_paths(stage.spec.checkout)
+        assert seen["uid"] == self.uid(stage.spec.checkout)
         assert seen["cwd"] == str(view.directory)
         expected = {
             "HOME": str(view.home),
             "PWD": str(view.directory),
-            "CLAUDE_CONFIG_DIR": str(view.config),
+            "CLAUDE_CONFIG_DIR": str(view.config_dir),
             "PATH": SYSTEM_PATH,
             "SH_MARK": stage.mark,
             "DISABLE_AUTOUPDATER": "1",
@@ -406,7 +406,7 @@ class RunnerInputContract(_RunnerFactory):
         self, standin: Path, world_dir: Path
     ) -> None:
         ran = self.run_prompt(standin, world_dir, "[[standin: bad_utf8 text=done]]")
-        assert ran.verdict == "success"
+        assert ran.outcome == "success"
         assert "\N{REPLACEMENT CHARACTER}" in "".join(ran.report.output.output[:-1])
 
     def test_what_is_printed_beside_messages_comes_before_the_result_within_a_bound(
@@ -447,19 +447,19 @@ class StreamContract(_RunnerFactory):
 
     def test_silence_beyond_the_idle_limit_is_a_stall(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, "[[standin: sleep=60]]", idle_timeout_seconds=0.5)
-        assert ran.verdict == "stalled"
+        assert ran.outcome == "stalled"
 
     def test_text_comes_in_pieces_before_the_whole_message(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, '[[standin: chunk=3 text="one two three"]]')
-        kinds = [each for each in ran.heard if isinstance(each, TextDelta | Message)]
+        kinds = [each for each in ran.events if isinstance(each, TextDelta | Message)]
         assert isinstance(kinds[0], TextDelta)
         assert isinstance(kinds[-1], Message)
-        assert "".join(each.text for each in ran.of(TextDelta)) == "one two three"
-        assert len({each.message_id for each in ran.of(TextDelta)}) == 1
+        assert "".join(each.text for each in ran.events_of(TextDelta)) == "one two three"
+        assert len({each.message_id for each in ran.events_of(TextDelta)}) == 1
 
     def test_tools_are_seen_to_start_and_to_finish(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, '[[standin: run="echo hello; sleep 0.1" run="exit 3"]]')
-        started, finished = ran.of(ToolStarted), ran.of(ToolFinished)
+        started, finished = ran.events_of(ToolStarted), ran.events_of(ToolFinished)
         assert [each.name for each in started] == ["Bash", "Bash"]
         assert started[0].input["command"] == "echo hello; sleep 0.1"
         assert [each.tool_id for each in finished] == [each.tool_id for each in started]
@@ -484,11 +484,11 @@ class StreamContract(_RunnerFactory):
         )
 
         async def ask() -> None:
-            await stage.until(lambda: any(isinstance(each, Message) for each in stage.heard))
+            await stage.wait_until(lambda: any(isinstance(each, Message) for each in stage.events))
             stage.stop.request(StopReason.CANCEL)
 
         ran = asyncio.run(stage.run_with(ask))
-        assert ran.verdict == "cancelled"
+        assert ran.outcome == "cancelled"
         assert ran.report.evidence.result is not None
         assert ran.report.evidence.result.cost_micros == 500_000
 

@@ -92,7 +92,7 @@ class Session:
                 found.append((entry["type"], text_of(entry["message"].get("content"))))
         return found
 
-    def note(self, role: str, content: Any) -> None:
+    def record(self, role: str, content: Any) -> None:
         """Record one message; a config directory that cannot be written to is not the agent's trouble."""
         if not self._keep:
             return

@@ -59,12 +59,12 @@ class Options:
         return self.get("--input-format") == "stream-json"
 
     @property
-    def output(self) -> str:
+    def output_format(self) -> str:
         """text, json or stream-json."""
         return self.values.get("--output-format", "text")
 
     @property
-    def partial(self) -> bool:
+    def include_partial(self) -> bool:
         """Whether pieces of messages are wanted as they come."""
         return "--include-partial-messages" in self.flags
 
@@ -101,9 +101,9 @@ class Options:
         session = self.get("--session-id")
         if session is not None and not is_uuid(session):
             raise UsageError("Error: Invalid session ID. Must be a valid UUID.")
-        if self.reads_stream and self.output != "stream-json":
+        if self.reads_stream and self.output_format != "stream-json":
             raise UsageError("Error: --input-format=stream-json requires output-format=stream-json.")
-        if self.output == "stream-json" and "--verbose" not in self.flags:
+        if self.output_format == "stream-json" and "--verbose" not in self.flags:
             raise UsageError("Error: When using --print, --output-format=stream-json requires --verbose")
         for source in (self.get("--setting-sources") or "").split(","):
             if source and source not in ("user", "project", "local"):

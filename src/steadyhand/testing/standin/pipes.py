@@ -25,12 +25,12 @@ class StdinReader:
         self.ended = False
         self._buffer = b""
 
-    def take(self, seconds: float | None) -> list[dict[str, Any]]:
+    def read_messages(self, seconds: float | None) -> list[dict[str, Any]]:
         """The messages that have come, after waiting for at most so many seconds for the first (None: without end)."""
         end = None if seconds is None else time.monotonic() + seconds
         while not self.ended:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            if not select.select([0], [], [], left)[0]:
+            seconds_left = None if end is None else max(0.0, end - time.monotonic())
+            if not select.select([0], [], [], seconds_left)[0]:
                 return []
             piece = os.read(0, _CHUNK)
             self.ended = not piece

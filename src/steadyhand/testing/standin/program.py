@@ -72,7 +72,7 @@ class Agent:
                 self._answer(self._prompts.pop(0))
             if self._lines.ended:
                 return self._exit_code()
-            for message in self._lines.take(None):
+            for message in self._lines.read_messages(None):
                 self._handle_message(message)
 
     def pause(self, seconds: float) -> None:
@@ -81,7 +81,7 @@ class Agent:
         while True:
             left = max(0.0, end - time.monotonic())
             if self.options.reads_stream and not self._lines.ended:
-                for message in self._lines.take(left):
+                for message in self._lines.read_messages(left):
                     self._handle_message(message)
             else:
                 time.sleep(left)
@@ -107,14 +107,14 @@ class Agent:
             self.pause(_INPUT_WAIT_SECONDS)
         return self._answers.pop(ident)
 
-    def spend(self, cost: float, figures: dict[str, int]) -> tuple[float, dict[str, int]]:
+    def add_usage(self, cost: float, figures: dict[str, int]) -> tuple[float, dict[str, int]]:
         """Add a turn's cost and tokens; the totals of this process so far."""
         self._cost += cost
         for key, value in figures.items():
             self._totals[key] = self._totals.get(key, 0) + value
         return self._cost, dict(self._totals)
 
-    def report(self, prompt: str) -> dict[str, Any]:
+    def describe_environment(self, prompt: str) -> dict[str, Any]:
         """What this process finds itself to be, for tests to look at."""
         return {
             "argv": sys.argv,
@@ -146,13 +146,13 @@ class Agent:
 
     def _run_turn(self, prompt: str, content: Any) -> None:
         self._emit_init()
-        if self.options.output == "stream-json":
+        if self.options.output_format == "stream-json":
             status = {"type": "system", "subtype": "status", "status": "requesting"}
             pipes.write_message({**status, "session_id": self.session.id, "uuid": frames.new_uuid()})
-        self.session.note("user", content)
+        self.session.record("user", content)
         turn = Turn(self, prompt)
         self._busy = True
-        result = turn.play()
+        result = turn.run()
         self._busy = False
         script = turn.script
         if result is not None:
@@ -175,7 +175,7 @@ class Agent:
         line = json.dumps(result, separators=(",", ":")).encode() + b"\n"
         if cut:
             pipes.write(line[: len(line) // 2])
-        elif self.options.output == "text":
+        elif self.options.output_format == "text":
             pipes.write(str(result.get("result", "")).encode() + b"\n")
         else:
             pipes.write(line)
@@ -246,7 +246,7 @@ class Agent:
         pipes.write_message({"type": "control_response", "response": success})
 
     def _emit_init(self) -> None:
-        if self.options.output == "stream-json":
+        if self.options.output_format == "stream-json":
             wanted = self.options.get("--tools")
             tools = frames.TOOLS if wanted is None else [name for name in wanted.split(",") if name]
             names = [agent["name"] for agent in self.agents]
@@ -254,7 +254,7 @@ class Agent:
 
     def _record_history(self, role: str, text: str, content: Any) -> None:
         self.history.append((role, text))
-        self.session.note(role, content)
+        self.session.record(role, content)
 
     # Who it is.
 

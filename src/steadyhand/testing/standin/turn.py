@@ -35,13 +35,13 @@ class Turn:
     def __init__(self, agent: Agent, prompt: str) -> None:
         self.agent = agent
         self.script = Script(prompt)
-        self.began = time.monotonic()
+        self.started_at = time.monotonic()
         self.tools_used = 0
         self.last_output = ""
         self._begun: list[str] = []
-        self._streams = agent.options.output == "stream-json"
+        self._streams = agent.options.output_format == "stream-json"
 
-    def play(self) -> dict[str, Any] | None:
+    def run(self) -> dict[str, Any] | None:
         """Do it all; the result, or None when this turn ends without one."""
         script = self.script
         if script.has("deaf"):
@@ -141,7 +141,7 @@ class Turn:
         self._event({"type": "message_stop"}, ident)
 
     def _event(self, event: dict[str, Any], ident: str) -> None:
-        if self.agent.options.partial:
+        if self.agent.options.include_partial:
             self._line({"type": "stream_event", "event": event, "api_message_id": ident})
 
     def _line(self, line: dict[str, Any], *, stamped: bool = False) -> None:
@@ -301,10 +301,10 @@ class Turn:
             "output_tokens": script.count("output", max(1, len(said) // 4)),
         }
 
-    def _answer(self) -> str:
+    def _answer_text(self) -> str:
         script = self.script
         if script.has("report"):
-            return json.dumps(self.agent.report(script.prompt))
+            return json.dumps(self.agent.describe_environment(script.prompt))
         if script.has("digest"):
             import hashlib  # rarely needed
 
@@ -318,7 +318,7 @@ class Turn:
         kind = self.script.text("result", "success")
         if kind == "none":
             return None
-        answer = "" if kind == "empty" else self._answer()
+        answer = "" if kind == "empty" else self._answer_text()
         if kind in ("success", "truncated") and answer:
             self._emit_text(answer)
         structured = self._structured_output()
@@ -338,8 +338,8 @@ class Turn:
     def _base_result(self, output: str) -> dict[str, Any]:
         figures = self.figures(output)
         cost = self.script.number("cost", 0.0012)
-        total, totals = self.agent.spend(cost, figures)
-        result = frames.result(self.agent.session.id, time.monotonic() - self.began, total)
+        total, totals = self.agent.add_usage(cost, figures)
+        result = frames.result(self.agent.session.id, time.monotonic() - self.started_at, total)
         result["usage"] = frames.usage(figures)
         result["modelUsage"] = frames.model_usage(self.agent.model, totals, total)
         if self._streams:

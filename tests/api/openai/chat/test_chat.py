@@ -77,7 +77,7 @@ def test_history_is_kept_as_turns_and_system_texts_go_above(
         user("and two"),
     )
     assert reply.status_code == 200, reply.text
-    job = service.runner.asked[-1]
+    job = service.runner.specs[-1]
     assert job.append_system_prompt == "Be brief.\n\nBe kind."
     assert job.history == (
         Turn("user", "U1"),
@@ -90,7 +90,7 @@ def test_history_is_kept_as_turns_and_system_texts_go_above(
 
 def test_metadata_user_and_effort_are_kept(client: httpx2.Client, service: RunningService) -> None:
     ask(client, metadata={"flow": "7"}, user="anna", reasoning_effort="minimal")
-    job = service.runner.asked[-1]
+    job = service.runner.specs[-1]
     assert job.metadata == {"flow": "7", "user": "anna"}
     assert job.effort == "low"
     found = client.get("/v1/jobs", params={"metadata.user": "anna", "metadata.flow": "7"}).json()["data"]
@@ -110,10 +110,10 @@ def test_reasoning_effort_is_the_agents_effort_on_both_routes(
     client: httpx2.Client, service: RunningService, asked: str | None, effort: str | None
 ) -> None:
     assert ask(client, reasoning_effort=asked, max_completion_tokens=9).status_code == 200
-    assert service.runner.asked[-1].effort == effort
+    assert service.runner.specs[-1].effort == effort
     response = {"model": "claude", "input": "say x", "reasoning": {"effort": asked}, "max_output_tokens": 9}
     body = client.post("/v1/responses", json=response).json()
-    assert service.runner.asked[-1].effort == effort
+    assert service.runner.specs[-1].effort == effort
     assert (body["reasoning"]["effort"], body["max_output_tokens"]) == (asked, 9)
 
 
@@ -133,7 +133,7 @@ def test_a_schema_run_answers_with_the_json_and_nothing_else(
     reply = ask(client, response_format=response_format)
     assert json.loads(reply.json()["choices"][0]["message"]["content"]) == {"city": "Paris"}
     schema = response_format.get("json_schema", {}).get("schema", {"type": "object"})
-    assert service.runner.asked[-1].output_schema == schema
+    assert service.runner.specs[-1].output_schema == schema
 
 
 def test_earlier_calls_and_their_results_are_part_of_the_history(
@@ -148,7 +148,7 @@ def test_earlier_calls_and_their_results_are_part_of_the_history(
         user("second"),
     ]
     assert ask(client, messages=messages).status_code == 200
-    job = service.runner.asked[-1]
+    job = service.runner.specs[-1]
     assert job.prompt == "second"
     assert [(turn.role, turn.content) for turn in job.history] == [
         ("user", "first"),
@@ -223,12 +223,12 @@ def test_a_run_that_failed_is_503_and_not_to_be_asked_again(client: httpx2.Clien
 
 def test_openais_client_asks_once_and_shows_the_message(service: RunningService) -> None:
     with openai.OpenAI(base_url=f"{service.url}/v1", api_key=ADMIN) as client:
-        before = len(service.runner.asked)
+        before = len(service.runner.specs)
         with pytest.raises(openai.InternalServerError, match="badly"):
             client.chat.completions.create(
                 model="claude", messages=[{"role": "user", "content": "fail badly"}]
             )
-        assert len(service.runner.asked) == before + 1
+        assert len(service.runner.specs) == before + 1
         answer = client.chat.completions.create(
             model="claude", messages=[{"role": "user", "content": "say hello"}]
         )
@@ -241,12 +241,12 @@ def test_openais_client_asks_once_and_shows_the_message(service: RunningService)
 
 
 def test_a_client_that_goes_away_cancels_its_run(client: httpx2.Client, service: RunningService) -> None:
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     with service.client() as leaving:
         thread = threading.Thread(target=_ask_until_closed, args=(leaving,))
         thread.start()
-        wait_until(lambda: len(service.runner.asked) > before)
-        job = service.runner.asked[-1]
+        wait_until(lambda: len(service.runner.specs) > before)
+        job = service.runner.specs[-1]
     thread.join(20)
     ended = client.get(f"/v1/jobs/{job.id}", headers={"prefer": "wait=20"}).json()
     assert ended["state"] == "cancelled"
@@ -282,7 +282,7 @@ def test_a_models_name_means_an_agent_and_a_model(
         reply = ask(client, model=name)
         assert reply.json()["model"] == name
         assert client.get(f"/v1/models/{name}").json()["id"] == name
-    job = aliased.runner.asked[-1]
+    job = aliased.runner.specs[-1]
     assert (job.agent, job.model) == (agent, model)
 
 
@@ -326,9 +326,9 @@ def test_a_session_keeps_its_agent_and_a_conversation_begins_anew_with_another(t
             assert "keeps its agent" in error["message"]
         said = [user("say hi"), {"role": "assistant", "content": "hi"}, user("say more")]
         assert ask(client, model="moving", messages=said).status_code == 200
-        assert service.runner.asked[-1].parent_job_id == first.headers["x-steadyhand-job-id"]
+        assert service.runner.specs[-1].parent_job_id == first.headers["x-steadyhand-job-id"]
         # Its alias was set to another agent since.
         models["moving"] = ModelAlias("dear")
         assert ask(client, model="moving", messages=said).status_code == 200
-        job = service.runner.asked[-1]
+        job = service.runner.specs[-1]
         assert (job.agent, job.parent_job_id, len(job.history)) == ("dear", None, 2)

@@ -27,7 +27,7 @@ def ask(client: httpx2.Client, prompt: str, headers: dict[str, str], **fields: A
 
 def test_a_library_that_gives_up_and_asks_again_finds_its_run(service: RunningService) -> None:
     go_on = service.hold_play()
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     hook = {"request": [lambda request: _open(go_on, request)]}
     http = httpx2.Client(event_hooks=hook)
     with openai.OpenAI(
@@ -37,7 +37,7 @@ def test_a_library_that_gives_up_and_asks_again_finds_its_run(service: RunningSe
             model="claude", messages=[{"role": "user", "content": "play one answer"}]
         )
     assert answer.choices[0].message.content == "one answer"
-    assert len(service.runner.asked) == before + 1
+    assert len(service.runner.specs) == before + 1
 
 
 def _open(go_on: Callable[[], object], request: httpx2.Request) -> None:
@@ -60,24 +60,24 @@ def test_a_repeat_of_a_request_that_just_ended_gets_the_same_answer(
 def test_a_repeat_of_a_run_that_failed_does_not_run_it_again(
     client: httpx2.Client, service: RunningService
 ) -> None:
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     assert ask(client, "fail once only", FIRST).status_code == 503
     again = ask(client, "fail once only", AGAIN)
     assert (again.status_code, again.headers["x-should-retry"]) == (503, "false")
-    assert len(service.runner.asked) == before + 1
+    assert len(service.runner.specs) == before + 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_framework_that_asks_again_whatever_it_is_told_gets_the_same_failure(
     client: httpx2.Client, service: RunningService, *, stream: bool
 ) -> None:
-    before, prompt = len(service.runner.asked), f"fail again {stream}"
+    before, prompt = len(service.runner.specs), f"fail again {stream}"
     first, again = (ask(client, prompt, FIRST, stream=stream) for _ in range(2))
     assert (first.status_code, again.status_code) == (503, 503)
     assert again.json()["error"] == first.json()["error"]
     assert again.headers["x-steadyhand-job-id"] == first.headers["x-steadyhand-job-id"]
     assert again.headers["idempotent-replayed"] == "true"
-    assert len(service.runner.asked) == before + 1
+    assert len(service.runner.specs) == before + 1
 
 
 def test_a_failure_is_no_answer_to_who_says_that_it_asks_anew_or_is_no_library(
@@ -91,13 +91,13 @@ def test_a_failure_is_no_answer_to_who_says_that_it_asks_anew_or_is_no_library(
 def test_a_response_in_the_background_that_failed_is_run_again(
     client: httpx2.Client, service: RunningService
 ) -> None:
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     body = {"model": "claude", "input": "fail behind", "background": True}
     for _ in range(2):
         made = client.post("/v1/responses", json=body, headers=FIRST).headers["x-steadyhand-job-id"]
         job = client.get(f"/v1/jobs/{made}", headers={"prefer": "wait=20"}).json()
         assert job["state"] == "failed"
-    assert len(service.runner.asked) == before + 2
+    assert len(service.runner.specs) == before + 2
 
 
 def test_what_failed_some_time_ago_is_run_again(
@@ -140,12 +140,12 @@ def test_a_run_that_two_clients_wait_for_goes_on_when_one_leaves(
 ) -> None:
     go_on = service.hold_play()
     key = {"idempotency-key": "chat-2"}
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     with service.client() as stays, service.client() as leaves:
         leaves.timeout = httpx2.Timeout(0.5)
         body = {"model": "claude", "stream": True, "messages": [{"role": "user", "content": "play on"}]}
         with stays.stream("POST", "/v1/chat/completions", json=body, headers=key) as reply:
-            wait_until(lambda: len(service.runner.asked) > before)
+            wait_until(lambda: len(service.runner.specs) > before)
             with pytest.raises(httpx2.ReadTimeout):
                 leaves.post("/v1/chat/completions", json=body, headers=key)
             go_on()
@@ -156,15 +156,15 @@ def test_a_run_that_two_clients_wait_for_goes_on_when_one_leaves(
 def test_a_run_that_nobody_comes_back_for_is_cancelled(
     client: httpx2.Client, service: RunningService
 ) -> None:
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     with service.client() as leaves:
         leaves.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             ask(leaves, "hold", FIRST)
-    wait_until(lambda: len(service.runner.asked) > before)
-    job_id = service.runner.asked[-1].id
+    wait_until(lambda: len(service.runner.specs) > before)
+    job_id = service.runner.specs[-1].id
     assert client.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=20"}).json()["state"] == "cancelled"
-    service.runner.forced = "say new"
+    service.runner.forced_result = "say new"
     again = ask(client, "hold", AGAIN)
-    service.runner.forced = None
+    service.runner.forced_result = None
     assert again.json()["choices"][0]["message"]["content"] == "new"

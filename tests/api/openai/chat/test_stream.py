@@ -262,19 +262,19 @@ def test_a_forced_function_gets_its_arguments(
             assert done.choices[0].message.content is None
     assert (call.function.name, json.loads(call.function.arguments)) == ("city", {"city": "Paris"})
     assert finish == reason
-    job = service.runner.asked[-1]
+    job = service.runner.specs[-1]
     assert job.output_schema == SCHEMA
     assert "`city`: Names one." in (job.append_system_prompt or "")
 
 
 def test_a_client_that_goes_away_cancels_its_stream(client: httpx2.Client, service: RunningService) -> None:
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     with service.client() as leaving:
         leaving.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             leaving.post("/v1/chat/completions", json=body("hold"))
-    wait_until(lambda: len(service.runner.asked) > before)
-    job = client.get(f"/v1/jobs/{service.runner.asked[-1].id}", headers={"prefer": "wait=20"}).json()
+    wait_until(lambda: len(service.runner.specs) > before)
+    job = client.get(f"/v1/jobs/{service.runner.specs[-1].id}", headers={"prefer": "wait=20"}).json()
     assert job["state"] == "cancelled"
 
 

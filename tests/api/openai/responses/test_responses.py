@@ -78,7 +78,7 @@ def test_a_response_has_every_key_and_its_usage(client: httpx2.Client, service: 
     assert response.usage.input_tokens_details.cached_tokens == 200
     assert (response.instructions, response.temperature, response.user) == ("Be brief.", 0.5, "anna")
     assert response.metadata == {"a": "b"}
-    job = service.runner.asked[-1]
+    job = service.runner.specs[-1]
     assert job.append_system_prompt == "Be brief."
     assert job.metadata == {"a": "b", "user": "anna"}
     assert client.get(f"/v1/responses/{response.id}").json() == reply.json()
@@ -134,7 +134,7 @@ def test_a_background_response_comes_back_at_once_and_is_followed(
     reply = ask(client, "play Done.", background=True)
     begun = openai_types.parse_response(reply.json())
     assert begun.status in ("queued", "in_progress")
-    assert service.runner.asked or wait_until(lambda: service.runner.asked)
+    assert service.runner.specs or wait_until(lambda: service.runner.specs)
     with client.stream("GET", f"/v1/responses/{begun.id}", params={"stream": "true"}) as following:
         lines = following.iter_lines()
         seen = next(line for line in lines if "First." in line)  # told while it runs
@@ -174,13 +174,13 @@ def test_a_client_that_leaves_a_background_stream_leaves_it_running(
 def test_leaving_cancels_a_response_that_is_not_in_the_background(
     client: httpx2.Client, service: RunningService
 ) -> None:
-    before = len(service.runner.asked)
+    before = len(service.runner.specs)
     with service.client() as leaving:
         leaving.timeout = httpx2.Timeout(0.5)
         with pytest.raises(httpx2.ReadTimeout):
             leaving.post("/v1/responses", json={"model": "claude", "input": "hold", "stream": True})
-    wait_until(lambda: len(service.runner.asked) > before)
-    job_id = service.runner.asked[-1].id
+    wait_until(lambda: len(service.runner.specs) > before)
+    job_id = service.runner.specs[-1].id
     assert client.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=20"}).json()["state"] == "cancelled"
     assert (
         openai_types.parse_response(client.get(f"/v1/responses/resp_{job_id}").json()).status == "cancelled"
@@ -218,7 +218,7 @@ def test_cancel_delete_and_input_items(client: httpx2.Client, service: RunningSe
         {"role": "user", "content": [{"type": "input_text", "text": "hold"}, image]},
     ]
     begun = ask(client, given, background=True).json()
-    job = wait_until(lambda: [j for j in service.runner.asked if j.id == begun["id"].removeprefix("resp_")])[
+    job = wait_until(lambda: [j for j in service.runner.specs if j.id == begun["id"].removeprefix("resp_")])[
         0
     ]
     assert [turn.content for turn in job.history] == ["U1", "A1"]

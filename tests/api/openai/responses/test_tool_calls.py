@@ -94,7 +94,7 @@ def test_calls_end_a_response_and_their_outputs_go_on_with_the_same_process(
     assert text_of(second) == "it is fine"
     assert second["previous_response_id"] == first["id"] != second["id"]
     assert asking.results == [["sun", "rain"]]
-    assert len([job for job in service.runner.asked if job.id in first["id"]]) == 1
+    assert len([job for job in service.runner.specs if job.id in first["id"]]) == 1
     assert client.get(f"/v1/responses/{first['id']}").json() == first
     assert client.get(f"/v1/responses/{second['id']}").json() == second
 
@@ -320,7 +320,7 @@ def test_references_to_items_stand_for_them(
     talk = [reference(asked), *talk[1:4], *map(reference, given), *map(reference, second["output"])]
     talk.append({"role": "user", "content": "say thanks"})
     assert text_of(answer(client, talk, tools=[])) == "thanks"
-    history = service.runner.asked[-1].history
+    history = service.runner.specs[-1].history
     assert [turn.role for turn in history] == ["user", *["assistant"] * 3, *["user"] * 2, "assistant"]
     said = [turn.content for turn in history]
     assert said[:2] == ["play it is fine", "let me look 1"]

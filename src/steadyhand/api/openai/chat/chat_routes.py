@@ -131,7 +131,7 @@ async def _complete(
         )
     if job.state is not State.COMPLETED:
         return failure_response(request, job, run.headers(retry=False))
-    text = options.output_spec.text(job)
+    text = options.output_spec.answer_text(job)
     await context.control.save_conversation(
         job.id, conversation_digest(options.model, with_answer(messages, text))
     )
@@ -156,7 +156,7 @@ def build_submission(
         append_system_prompt=join_paragraphs([conversation.system or "", output_spec.prompt_hint or ""])
         or None,
         history=conversation.history,
-        tools=output_spec.tools,
+        tools=output_spec.client_tools,
         one_call=output_spec.one_call,
         content=conversation.content,
         # Nobody waits for it any more once the service has stopped.
@@ -193,16 +193,16 @@ def _stream(
     builder = ChunkBuilder(run.job, options, tool_round.after)
 
     async def frames() -> AsyncIterator[StreamItem]:
-        with context.attending.at(job_id):
+        with context.waiting_clients.track(job_id):
             followed = cast("AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, job_id))
             async with aclosing(followed) as items:
                 async for item in items:
-                    for piece in builder.take(item):
+                    for piece in builder.feed(item):
                         yield piece
-                    if builder.over:
+                    if builder.ended_with_calls:
                         return
             job = await context.control.get(owner, job_id)
-            for last in builder.end(job, failure_response(request, job, run.headers(retry=False))):
+            for last in builder.finish(job, failure_response(request, job, run.headers(retry=False))):
                 if job.state is State.COMPLETED and isinstance(last, Frame) and last.data == DONE_FRAME:
                     # Before the client can come back with it.
                     told = conversation_digest(options.model, with_answer(messages, builder.content))
@@ -210,7 +210,7 @@ def _stream(
                 yield last
 
     async def on_disconnect() -> None:
-        if not builder.over:  # it left with calls to make
+        if not builder.ended_with_calls:  # it left with calls to make
             await cancel_abandoned_run(request, context, caller, job_id)
 
     return EventStreamResponse(

@@ -38,7 +38,7 @@ class ChatOptions:
 
     model: str
     output_spec: OutputSpec
-    usage: bool = False
+    include_usage: bool = False
     reasoning: Reasoning = "none"
 
 
@@ -49,7 +49,7 @@ class ChunkBuilder:
         """Tell of what comes after the event `after`; what was before it is to be taken all the same."""
         self._options = options
         self._usage = UsageSince(after)
-        self.over = False
+        self.ended_with_calls = False
         """Whether the stream ended with calls for the client to make."""
         self._assembler = TextAssembler()
         self.content = ""
@@ -68,34 +68,34 @@ class ChunkBuilder:
             "choices": [],
         }
 
-    def take(self, item: Event | LiveText) -> list[Frame]:
+    def feed(self, item: Event | LiveText) -> list[Frame]:
         """Give what one thing that happened adds to the stream."""
-        if self.over:
+        if self.ended_with_calls:
             return []
         if isinstance(item, Event):
-            self._usage.take(item)
+            self._usage.feed(item)
             if item.seq <= self._usage.after:
-                self._assembler.take(item)
-                self._assembler.early()
+                self._assembler.feed(item)
+                self._assembler.drain_early()
                 return []
             if item.type == ToolCallsRequested.type:
                 return self._end_with_calls(item.data["calls"])
         if isinstance(item, LiveText):
-            return [] if self._is_structured else self._text_frames(self._assembler.live(item))
-        rest = self._assembler.take(item)
-        pieces = []
+            return [] if self._is_structured else self._text_frames(self._assembler.feed_live(item))
+        remainder = self._assembler.feed(item)
+        frames = []
         if item.type == ToolStarted.type:
-            pieces = self._tool_frames(item.data)
+            frames = self._tool_frames(item.data)
         elif item.type == ToolFinished.type and self._options.reasoning == "none":
-            pieces = [_comment_frame("tool finished")]
+            frames = [_comment_frame("tool finished")]
         if self._is_structured:
-            return pieces
-        if rest is not None:
-            pieces = self._finish_message(item.data["text"], rest)
-        return pieces + self._text_frames(self._assembler.early())
+            return frames
+        if remainder is not None:
+            frames = self._finish_message(item.data["text"], remainder)
+        return frames + self._text_frames(self._assembler.drain_early())
 
     def _end_with_calls(self, calls: Sequence[Mapping[str, Any]]) -> list[Frame]:
-        self.over = True
+        self.ended_with_calls = True
         frames = self._first_chunk()
         for index, call in enumerate(pending_calls_json(calls)):
             arguments = call["function"]["arguments"]
@@ -104,16 +104,18 @@ class ChunkBuilder:
             frames += self._delta_frames(
                 {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
             )
-        return [*frames, self._chunk_frame({}, "tool_calls"), *self._usage_and_done(self._usage.since())]
+        return [*frames, self._chunk_frame({}, "tool_calls"), *self._usage_and_done(self._usage.so_far())]
 
     def _usage_and_done(self, usage: Usage) -> list[Frame]:
         usage_frames = (
-            [_data_frame({**self._envelope, "usage": usage_json(usage)})] if self._options.usage else []
+            [_data_frame({**self._envelope, "usage": usage_json(usage)})]
+            if self._options.include_usage
+            else []
         )
         return [*usage_frames, Frame(DONE_FRAME)]
 
     def _finish_message(self, text: str, remainder: Remainder) -> list[Frame]:
-        if not remainder.fits:
+        if not remainder.continues:
             self._in_message = False
         frames = self._text_frames(remainder.text)
         self._in_message = False
@@ -130,7 +132,7 @@ class ChunkBuilder:
 
     def _tool_frames(self, data: Mapping[str, Any]) -> list[Frame]:
         name = " ".join(str(data["name"]).split())[:80] or "unknown"
-        if self._options.reasoning == "none" or self._options.output_spec.forced is not None:
+        if self._options.reasoning == "none" or self._options.output_spec.forced_call is not None:
             return [_comment_frame(f"tool {name} started")]
         tool_input = json.dumps(data["input"], ensure_ascii=False)
         shortened = (
@@ -138,23 +140,23 @@ class ChunkBuilder:
         )
         return self._delta_frames({"reasoning_content": f"{name} {shortened}\n"})
 
-    def end(self, job: Job, refusal: Response) -> list[StreamItem]:
+    def finish(self, job: Job, failure: Response) -> list[StreamItem]:
         """Give the end of the stream; `refusal` answers a run that failed before anything was sent."""
         if job.state is not State.COMPLETED:
             code, detail = failure_reason(job)
-            return [FinalFrame(_data_frame({"error": openai_error_json(503, code, detail)}).data, refusal)]
-        wanted = self._options.output_spec
-        pieces: list[StreamItem] = []
-        if wanted.forced is not None:
-            for index, call in enumerate(final_calls_json(job, wanted.forced)):
-                pieces += self._delta_frames({"tool_calls": [{"index": index, **call}]})
+            return [FinalFrame(_data_frame({"error": openai_error_json(503, code, detail)}).data, failure)]
+        output_spec = self._options.output_spec
+        frames: list[StreamItem] = []
+        if output_spec.forced_call is not None:
+            for index, call in enumerate(final_calls_json(job, output_spec.forced_call)):
+                frames += self._delta_frames({"tool_calls": [{"index": index, **call}]})
         elif self._is_structured:
-            pieces += self._delta_frames({"content": wanted.text(job)})
+            frames += self._delta_frames({"content": output_spec.answer_text(job)})
         else:
-            pieces += self._remaining_answer(job.answer or "")
-        pieces += self._first_chunk()
-        pieces.append(self._chunk_frame({}, finish_reason(wanted)))
-        return [*pieces, *self._usage_and_done(self._usage.final(job))]
+            frames += self._remaining_answer(job.answer or "")
+        frames += self._first_chunk()
+        frames.append(self._chunk_frame({}, finish_reason(output_spec)))
+        return [*frames, *self._usage_and_done(self._usage.final(job))]
 
     def _remaining_answer(self, answer: str) -> list[Frame]:
         # The result is what the last message said; it differs when there was none, or one that was cut.
@@ -181,7 +183,7 @@ class ChunkBuilder:
             **self._envelope,
             "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": ending}],
         }
-        return _data_frame({**chunk, "usage": None} if self._options.usage else chunk)
+        return _data_frame({**chunk, "usage": None} if self._options.include_usage else chunk)
 
 
 def _data_frame(body: openai_bodies.Chunk | openai_bodies.ChunkFault) -> Frame:

@@ -15,9 +15,9 @@ def completion_json(
     """Give an ended job as a chat completion; `model` is the name that was asked for."""
     output_spec = output_spec or OutputSpec()
     message: openai_bodies.Answer = {"role": "assistant", "content": text, "refusal": None}
-    if output_spec.forced is not None:
+    if output_spec.forced_call is not None:
         message["content"] = None
-        message["tool_calls"] = final_calls_json(job, output_spec.forced)
+        message["tool_calls"] = final_calls_json(job, output_spec.forced_call)
     return {
         "id": f"chatcmpl-{job.id}",
         "object": "chat.completion",
@@ -55,8 +55,8 @@ def final_calls_json(job: Job, forced_call: Mapping[str, Any]) -> list[openai_bo
 
 def finish_reason(output_spec: OutputSpec) -> openai_bodies.FinishReason:
     """Say why a completion ended: a call that the caller itself named ends with `stop`, as with OpenAI."""
-    was_chosen = output_spec.function is not None and output_spec.function.named
-    return "tool_calls" if output_spec.forced is not None and not was_chosen else "stop"
+    was_chosen = output_spec.function is not None and output_spec.function.is_named_by_client
+    return "tool_calls" if output_spec.forced_call is not None and not was_chosen else "stop"
 
 
 def usage_json(usage: Usage) -> openai_bodies.ChatUsage:

@@ -69,7 +69,7 @@ async def resume_with_results(context: ApiContext, owner: Caller, tool_results: 
             "/messages", "has results for calls of a response: bring them there", code=UNKNOWN_CALL
         )
     answered = await context.control.submit_tool_results(owner, tool_results.job_id, tool_results.results)
-    return ToolRound(StartedRun(answered.job, replayed=False), answered.after)
+    return ToolRound(StartedRun(answered.job, replayed=False), answered.last_event)
 
 
 async def wait_for_round(
@@ -86,13 +86,13 @@ async def wait_for_round(
         async for event in events:
             if isinstance(event, LiveText):
                 continue
-            usage.take(event)
+            usage.feed(event)
             if event.seq <= tool_round.after:
                 continue
             if event.type == Message.type and event.data["role"] == "assistant":
                 texts.append(event.data["text"])
             elif event.type == ToolCallsRequested.type:
-                paused = PausedRound("\n\n".join(texts), event.data["calls"], usage.since())
+                paused = PausedRound("\n\n".join(texts), event.data["calls"], usage.so_far())
                 break
     job = await context.control.get(owner, tool_round.run.job.id)
     return job, paused, usage.final(job) if paused is None else paused.usage

@@ -26,7 +26,7 @@ from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest
 
 
-def refuse_unbuilt(asked: ResponseRequest) -> None:
+def reject_unsupported(asked: ResponseRequest) -> None:
     """Raise `InvalidRequest` (`unsupported_parameter`) for what is not to be had, naming it."""
     if asked.conversation is not None:
         raise unsupported_parameter(
@@ -43,7 +43,7 @@ def refuse_unbuilt(asked: ResponseRequest) -> None:
         raise InvalidRequest.at("/store", "a response in the background has to be stored")
 
 
-def submission_of(asked: ResponseRequest, alias: ModelAlias, items: Sequence[InputItem]) -> Submission:
+def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[InputItem]) -> Submission:
     """Give what the request asks for with these items as its input; raises `InvalidRequest`."""
     wanted = _build_output_spec(asked)
     conversation = split_conversation(parse_input_items(items), "input")
@@ -59,7 +59,7 @@ def submission_of(asked: ResponseRequest, alias: ModelAlias, items: Sequence[Inp
         append_system_prompt=system or None,
         history=conversation.history,
         content=conversation.content,
-        tools=wanted.tools,
+        tools=wanted.client_tools,
         one_call=wanted.one_call,
         request=_first_request(asked, wanted, items),
         # A run in the background goes on after the service was stopped; for another one nobody waits then.
@@ -92,7 +92,7 @@ def _build_output_spec(body: ResponseRequest) -> OutputSpec:
 def _first_request(
     body: ResponseRequest, output_spec: OutputSpec, items: Sequence[InputItem]
 ) -> dict[str, Any]:
-    return {"kind": RESPONSE_KIND, "function": output_spec.forced, **_stored_request(body, items)}
+    return {"kind": RESPONSE_KIND, "function": output_spec.forced_call, **_stored_request(body, items)}
 
 
 def later_request(body: ResponseRequest, items: Sequence[InputItem]) -> dict[str, Any]:

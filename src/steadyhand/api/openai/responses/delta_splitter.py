@@ -15,27 +15,27 @@ class DeltaSplitter:
     """Takes text as it comes and gives the pieces that are whole."""
 
     def __init__(self) -> None:
-        self._text = ""
+        self._buffer = ""
         self._position = 0
         self._emitted: list[str] = []
 
     def feed(self, text: str) -> list[str]:
         """Give the pieces that this text completes."""
-        self._text += text
+        self._buffer += text
         deltas: list[str] = []
         start = 0
-        while len(self._text) - start >= (size := _delta_size(self._position)):
-            deltas.append(self._text[start : start + size])
+        while len(self._buffer) - start >= (size := _delta_size(self._position)):
+            deltas.append(self._buffer[start : start + size])
             start += size
             self._position += size
-        self._text = self._text[start:]
+        self._buffer = self._buffer[start:]
         self._emitted += deltas
         return deltas
 
     @property
-    def all(self) -> str:
+    def text(self) -> str:
         """All the text that came."""
-        return "".join(self._emitted) + self._text
+        return "".join(self._emitted) + self._buffer
 
 
 def split_into_deltas(text: str) -> list[str]:

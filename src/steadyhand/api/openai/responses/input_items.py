@@ -45,12 +45,10 @@ def parse_input_items(items: Sequence[InputItem]) -> list[ConversationMessage]:
         type_ = item_type(item)
         if type_ == _FUNCTION_CALL_OUTPUT:
             result = call_result_text(_require_text(item, "call_id", location), _output_text(item, location))
-            messages.append(ConversationMessage("user", parser.blocks(result, location)))
+            messages.append(ConversationMessage("user", parser.parse(result, location)))
         elif type_ == _FUNCTION_CALL:
             call_fields = (_require_text(item, name, location) for name in ("call_id", "name", "arguments"))
-            messages.append(
-                ConversationMessage("assistant", parser.blocks(call_text(*call_fields), location))
-            )
+            messages.append(ConversationMessage("assistant", parser.parse(call_text(*call_fields), location)))
         elif type_ == "message":
             messages.append(_parse_message(item, location, parser))
         elif type_ not in _IGNORED_TYPES:
@@ -65,7 +63,7 @@ def _parse_message(item: InputItem, location: str, parser: ContentPartParser) ->
     if not isinstance(role, str) or role not in _MESSAGE_ROLES:
         raise InvalidRequest.at(f"/{location}/role", f"has to be one of {', '.join(sorted(_MESSAGE_ROLES))}")
     return ConversationMessage(
-        role, parser.blocks(_validate_content(content, f"{location}/content"), f"{location}/content")
+        role, parser.parse(_validate_content(content, f"{location}/content"), f"{location}/content")
     )
 
 
@@ -91,7 +89,7 @@ def _output_text(item: InputItem, location: str) -> str:
 
 
 def _parse_text_content(content: Any, location: str) -> str:
-    blocks = ContentPartParser().blocks(_validate_content(content, location), location)
+    blocks = ContentPartParser().parse(_validate_content(content, location), location)
     for index, block in enumerate(blocks):
         if block["type"] != "text":
             raise unsupported_parameter(f"{location}/{index}", "only text parts are taken here")

@@ -49,22 +49,22 @@ class StoredResponse:
 
     job: Job
     number: int
-    asked: Mapping[str, Any]
+    request: Mapping[str, Any]
 
     @property
-    def mark(self) -> str:
+    def id_suffix(self) -> str:
         """What the ids of all that is the response's have in them."""
         return self.job.id + (f"_{self.number}" if self.number else "")
 
     @property
     def id(self) -> str:
         """The response's id."""
-        return f"resp_{self.mark}"
+        return f"resp_{self.id_suffix}"
 
     @property
-    def stored(self) -> bool:
+    def is_retrievable(self) -> bool:
         """Whether it can be looked up: it was to be kept, and nobody had it forgotten."""
-        return bool(self.asked.get("stored", True)) and not self.asked.get("forgotten")
+        return bool(self.request.get("stored", True)) and not self.request.get("forgotten")
 
 
 def get_stored_response(job: Job, number: int = 0) -> StoredResponse | None:
@@ -131,7 +131,7 @@ def response_json(
     usage: Usage | None = None,
 ) -> openai_bodies.ResponseObject:
     """Give a response; what only one that has ended has is null until then."""
-    job, request = stored.job, stored.asked
+    job, request = stored.job, stored.request
     created_at = created_at or job.created_at
     # What a request leaves with its job are the fields that are not listed here.
     echo = cast("openai_bodies.ResponseObject", request.get("echo", {}))

@@ -50,14 +50,14 @@ class ResponseEvents:
     """One telling of a response, from its job's first event on. `output` is what there is of the answer so far."""
 
     def __init__(self, stored: StoredResponse) -> None:
-        job, request = stored.job, stored.asked
-        self.kept = stored
+        job, request = stored.job, stored.request
+        self.stored = stored
         self._background = bool(request.get("background"))
         self._forced_call: Mapping[str, Any] | None = request.get("function")
         self._is_structured = job.output_schema is not None
         self.output: list[dict[str, Any]] = []
-        self.length = 0
-        self.over = False
+        self.event_count = 0
+        self.ended_with_calls = False
         """Whether it ended with calls for the client to make."""
         self._answered_rounds = 0
         self._created_at: datetime | None = None
@@ -69,37 +69,37 @@ class ResponseEvents:
         self._open_tools: dict[str, int] = {}
         self._last_message = ""
 
-    def take(self, item: Event | LiveText) -> list[ResponseEvent]:
+    def feed(self, item: Event | LiveText) -> list[ResponseEvent]:
         """Give the events that one thing that happened means."""
-        if self.over:
+        if self.ended_with_calls:
             return []
         if isinstance(item, LiveText):
             return (
                 []
                 if self._is_structured or self._background
-                else self._text_deltas(self._assembler.live(item))
+                else self._text_deltas(self._assembler.feed_live(item))
             )
-        self._usage.take(item)
+        self._usage.feed(item)
         if item.type == ToolCallsAnswered.type:
             self._answered_rounds += 1
-            return self._begin_next_response(item) if self._answered_rounds == self.kept.number else []
-        if self._answered_rounds < self.kept.number:
-            self._assembler.take(item)
-            self._assembler.early()
+            return self._begin_next_response(item) if self._answered_rounds == self.stored.number else []
+        if self._answered_rounds < self.stored.number:
+            self._assembler.feed(item)
+            self._assembler.drain_early()
             return []
         if item.type == ToolCallsRequested.type:
             return self._end_with_calls(item)
-        told = self._convert(item)
+        events = self._convert(item)
         return (
-            told
+            events
             if self._is_structured or self._background
-            else told + self._text_deltas(self._assembler.early())
+            else events + self._text_deltas(self._assembler.drain_early())
         )
 
     def _convert(self, item: Event) -> list[ResponseEvent]:
-        is_message = self._assembler.take(item) is not None
+        is_message = self._assembler.feed(item) is not None
         if item.type == StateChanged.type:
-            return self._state(item.data)
+            return self._state_changed(item.data)
         if is_message and not self._is_structured:
             self._last_message = item.data["text"]
             return self._finish_message(self._last_message)
@@ -110,7 +110,7 @@ class ResponseEvents:
     def _begin_next_response(self, item: Event) -> list[ResponseEvent]:
         """Begin with what came of the calls of the response before."""
         self._created_at, self._running = item.at, True
-        self._usage.begin(item)
+        self._usage.restart_at(item)
         return [*self._created_events(), self._snapshot("response.in_progress", "in_progress")]
 
     def _created_events(self) -> list[ResponseEvent]:
@@ -118,7 +118,7 @@ class ResponseEvents:
         events = [self._snapshot("response.created", status)]
         return [*events, self._snapshot("response.queued", status)] if self._background else events
 
-    def _state(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
+    def _state_changed(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         if data["from"] is None:
             return self._created_events()
         if data["to"] == State.RUNNING and not self._running:
@@ -128,13 +128,13 @@ class ResponseEvents:
 
     def _snapshot(self, event_type: str, status: openai_bodies.ResponseStatus) -> ResponseEvent:
         return self._make_event(
-            event_type, response=response_json(self.kept, status, [], created_at=self._created_at)
+            event_type, response=response_json(self.stored, status, [], created_at=self._created_at)
         )
 
     def _make_event(self, event_type: str, **fields: Any) -> ResponseEvent:
         rest: Any = fields
-        event: ResponseEvent = {"type": event_type, "sequence_number": self.length, **rest}
-        self.length += 1
+        event: ResponseEvent = {"type": event_type, "sequence_number": self.event_count, **rest}
+        self.event_count += 1
         return event
 
     # --- messages --------------------------------------------------------------------------
@@ -144,23 +144,23 @@ class ResponseEvents:
             return []
         events = [] if self._open_message is not None else self._start_message()
         assert self._open_message is not None  # noqa: S101  # it was just begun
-        return events + [self._text_delta(delta) for delta in self._open_message.cut.feed(text)]
+        return events + [self._text_delta(delta) for delta in self._open_message.splitter.feed(text)]
 
     def _start_message(self) -> list[ResponseEvent]:
         index = len(self.output)
-        item_id = f"msg_{self.kept.mark}_{index}"
+        item_id = f"msg_{self.stored.id_suffix}_{index}"
         self.output.append(message_item(item_id, None, "in_progress"))
         self._open_message = _OpenMessage(index, item_id)
         return [
             self._make_event("response.output_item.added", output_index=index, item=self.output[index]),
-            self._make_event("response.content_part.added", **self._open_message.place, part=text_part("")),
+            self._make_event("response.content_part.added", **self._open_message.ids, part=text_part("")),
         ]
 
     def _text_delta(self, delta: str) -> ResponseEvent:
         assert self._open_message is not None  # noqa: S101  # only within a message
         self._open_message.delta_count += 1
         return self._make_event(
-            "response.output_text.delta", **self._open_message.place, delta=delta, logprobs=[]
+            "response.output_text.delta", **self._open_message.ids, delta=delta, logprobs=[]
         )
 
     def _finish_message(self, text: str, status: str = "completed") -> list[ResponseEvent]:
@@ -170,7 +170,7 @@ class ResponseEvents:
         events += [
             self._text_delta(delta) for delta in split_into_deltas(text)[self._open_message.delta_count :]
         ]
-        ids, index = self._open_message.place, self._open_message.index
+        ids, index = self._open_message.ids, self._open_message.index
         self.output[index] = message_item(self._open_message.item_id, text, status)
         self._open_message = None
         return [
@@ -186,10 +186,10 @@ class ResponseEvents:
         name: str = data["name"]
         if self._is_structured and name == STRUCTURED_OUTPUT_TOOL:
             return []
-        if self.kept.job.tools and name.startswith(MCP_TOOL_PREFIX):
+        if self.stored.job.tools and name.startswith(MCP_TOOL_PREFIX):
             return []  # the client's own: told as a call once it is the client's turn
         index = len(self.output)
-        item_id = f"mcp_{self.kept.mark}_{index}"
+        item_id = f"mcp_{self.stored.id_suffix}_{index}"
         arguments = json.dumps(data["input"], ensure_ascii=False)
         self.output.append(mcp_call_item(item_id, name, arguments, "in_progress"))
         self._open_tools[data["tool_id"]] = index
@@ -231,31 +231,34 @@ class ResponseEvents:
             events += self._function_call_events(
                 call["id"], call["name"], json_bytes(call["arguments"]).decode("utf-8")
             )
-        self.over, self._finished_at = True, item.at
+        self.ended_with_calls, self._finished_at = True, item.at
         return [
             *events,
             self._make_event(
-                "response.completed", response=self._final_json("completed", self._usage.since())
+                "response.completed", response=self._final_json("completed", self._usage.so_far())
             ),
         ]
 
-    def end(self, job: Job) -> list[ResponseEvent]:
+    def finish(self, job: Job) -> list[ResponseEvent]:
         """Give the last events, once nothing more will come of the job."""
-        if self.over:
+        if self.ended_with_calls:
             return []
         status = response_status(job)
-        told = self._close_open_items()
+        events = self._close_open_items()
         if status == "completed":
-            told += self._final_answer(job)
-        self.kept, self._finished_at = replace(self.kept, job=job), job.finished_at
+            events += self._final_answer(job)
+        self.stored, self._finished_at = replace(self.stored, job=job), job.finished_at
         response = self._final_json(status, self._usage.final(job))
-        return [*told, self._make_event(_FINAL_EVENT_TYPES.get(status, "response.failed"), response=response)]
+        return [
+            *events,
+            self._make_event(_FINAL_EVENT_TYPES.get(status, "response.failed"), response=response),
+        ]
 
-    def response(self, job: Job) -> openai_bodies.ResponseObject:
+    def to_json(self, job: Job) -> openai_bodies.ResponseObject:
         """Give the whole response as it stands, once all that happened was taken and, of a job that is over, `end`."""
-        if self.over:
-            return self._final_json("completed", self._usage.since())
-        self.kept = replace(self.kept, job=job)
+        if self.ended_with_calls:
+            return self._final_json("completed", self._usage.so_far())
+        self.stored = replace(self.stored, job=job)
         usage = self._usage.final(job) if is_final(job) else None
         return self._final_json(response_status(job), usage)
 
@@ -263,7 +266,7 @@ class ResponseEvents:
         self, status: openai_bodies.ResponseStatus, usage: Usage | None
     ) -> openai_bodies.ResponseObject:
         return response_json(
-            self.kept,
+            self.stored,
             status,
             self.output,
             created_at=self._created_at,
@@ -274,7 +277,7 @@ class ResponseEvents:
     def _close_open_items(self) -> list[ResponseEvent]:
         events: list[ResponseEvent] = []
         if self._open_message is not None:
-            events += self._finish_message(self._open_message.cut.all, "incomplete")
+            events += self._finish_message(self._open_message.splitter.text, "incomplete")
         for index in sorted(self._open_tools.values()):
             events += self._finish_tool(index, "incomplete")
         self._open_tools.clear()
@@ -297,7 +300,7 @@ class ResponseEvents:
 
     def _function_call_events(self, call_id: str, name: str, arguments: str) -> list[ResponseEvent]:
         index = len(self.output)
-        item_id = f"fc_{self.kept.mark}_{index}"
+        item_id = f"fc_{self.stored.id_suffix}_{index}"
         started_item = function_call_item(item_id, call_id, name, "", "in_progress")
         self.output.append(function_call_item(item_id, call_id, name, arguments, "completed"))
         ids = {"item_id": item_id, "output_index": index}
@@ -315,9 +318,9 @@ class _OpenMessage:
     def __init__(self, index: int, item_id: str) -> None:
         self.index = index
         self.item_id = item_id
-        self.cut = DeltaSplitter()
+        self.splitter = DeltaSplitter()
         self.delta_count = 0
 
     @property
-    def place(self) -> dict[str, Any]:
+    def ids(self) -> dict[str, Any]:
         return {"item_id": self.item_id, "output_index": self.index, "content_index": 0}

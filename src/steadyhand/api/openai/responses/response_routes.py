@@ -12,7 +12,7 @@ from starlette.responses import Response
 from steadyhand.api.openai import stream_timing
 from steadyhand.api.openai.continuation import session_headers
 from steadyhand.api.openai.input_messages import ConversationMessage
-from steadyhand.api.openai.responses.build_submission import refuse_unbuilt
+from steadyhand.api.openai.responses.build_submission import reject_unsupported
 from steadyhand.api.openai.responses.resource import (
     StoredResponse,
     forget_response,
@@ -72,24 +72,24 @@ async def create_response(request: Request) -> Response:
     body, json_body = await parse_body(
         request, ResponseRequest, context.options.max_openai_body_bytes, lenient=True
     )
-    refuse_unbuilt(body)
+    reject_unsupported(body)
     run, stored, messages = await start_response(request, context, caller, body, json_body)
     owner = as_job_owner(caller)
     headers = run.headers() | session_headers(request, run.job)
     if body.stream:
         return _stream(request, context, owner, stored, after=-1, headers=headers, messages=messages)
-    if stored.asked.get("background"):
+    if stored.request.get("background"):
         return _response_json_response(await replay_events(context, owner, stored), stored, headers)
     waiter = wait_for_response(context, owner, stored)
     finished = await wait_unless_disconnected(request, context, caller, run.job.id, waiter)
     if finished is None:
         return Response(status_code=499)  # nobody reads it
     job, response_events = finished
-    if job.state is not State.COMPLETED and not response_events.over:
+    if job.state is not State.COMPLETED and not response_events.ended_with_calls:
         return failure_response(request, job, run.headers(retry=False))
     if job.state is State.COMPLETED:
         await save_conversation(context, response_events, messages)
-    return json_response(response_events.response(job), headers=headers | session_headers(request, job))
+    return json_response(response_events.to_json(job), headers=headers | session_headers(request, job))
 
 
 @router.get(
@@ -191,7 +191,7 @@ async def list_input_items(request: Request, response_id: ResponseId) -> Respons
 def _response_json_response(
     response_events: ResponseEvents, stored: StoredResponse, headers: Mapping[str, str] | None = None
 ) -> Response:
-    return json_response(response_events.response(stored.job), headers=headers)
+    return json_response(response_events.to_json(stored.job), headers=headers)
 
 
 def _stream(
@@ -206,11 +206,11 @@ def _stream(
     messages: Sequence[ConversationMessage] | None = None,
 ) -> Response:
     """Stream a response's events above a number; `again` is a look at it by somebody who did not ask for it."""
-    keeps_running = is_lookup or bool(stored.asked.get("background"))
+    keeps_running = is_lookup or bool(stored.request.get("background"))
     response_events = ResponseEvents(stored)
 
     async def on_disconnect() -> None:
-        if not keeps_running and not response_events.over:  # else it left with calls to make
+        if not keeps_running and not response_events.ended_with_calls:  # else it left with calls to make
             await cancel_abandoned_run(request, context, owner, stored.job.id)
 
     return EventStreamResponse(
@@ -236,17 +236,17 @@ async def _event_frames(
     keeps_running: bool,
     messages: Sequence[ConversationMessage] | None,
 ) -> AsyncIterator[StreamItem]:
-    job_id = response_events.kept.job.id
+    job_id = response_events.stored.job.id
     event_source = cast("AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, job_id))
-    with nullcontext() if keeps_running else context.attending.at(job_id):
+    with nullcontext() if keeps_running else context.waiting_clients.track(job_id):
         async with aclosing(event_source) as source_events:
             async for source_event in source_events:
-                for event in response_events.take(source_event):
+                for event in response_events.feed(source_event):
                     if event["sequence_number"] > after:
                         yield Frame(
                             _encode_event(event), opens_stream=event["type"] not in _LIFECYCLE_EVENT_TYPES
                         )
-                if response_events.over:
+                if response_events.ended_with_calls:
                     yield Frame(_DONE_FRAME)
                     return
     job = await context.control.get(owner, job_id)
@@ -255,15 +255,15 @@ async def _event_frames(
         if not keeps_running:
             code, detail = failure_reason(job)
             fields: Any = {"code": code, "message": detail, "param": None}
-            event = {"type": "error", **fields, "sequence_number": response_events.length}
+            event = {"type": "error", **fields, "sequence_number": response_events.event_count}
             yield FinalFrame(_encode_event(event), failure_response(request, job))
         return
-    *earlier_events, last_event = response_events.end(job)
+    *earlier_events, last_event = response_events.finish(job)
     # A client that was told more than was kept, before a crash, is still to be told how it ended.
     last_event["sequence_number"] = (
         max(last_event["sequence_number"], after + 1)
-        if response_events.length <= after
-        else response_events.length - 1
+        if response_events.event_count <= after
+        else response_events.event_count - 1
     )
     for event in earlier_events:
         if event["sequence_number"] > after:

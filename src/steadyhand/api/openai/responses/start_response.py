@@ -17,7 +17,7 @@ from steadyhand.api.openai.continuation import (
 from steadyhand.api.openai.input_messages import ConversationMessage
 from steadyhand.api.openai.kinds import is_response
 from steadyhand.api.openai.models import resolve_model
-from steadyhand.api.openai.responses.build_submission import later_request, submission_of
+from steadyhand.api.openai.responses.build_submission import build_submission, later_request
 from steadyhand.api.openai.responses.input_items import (
     ITEM_REFERENCE,
     InputItem,
@@ -53,8 +53,8 @@ class StartedResponse(NamedTuple):
     """A response under way, and the run that gives it."""
 
     run: StartedRun
-    kept: StoredResponse
-    talk: Sequence[ConversationMessage] | None = None
+    stored: StoredResponse
+    messages: Sequence[ConversationMessage] | None = None
     """All that was said up to the answer; null when the request brought the newest of it only."""
 
 
@@ -64,7 +64,7 @@ async def get_response(context: ApiContext, caller: Caller, response_id: str) ->
     caller.require_scope("read")
     if parsed_id is not None:
         stored = get_stored_response(await context.control.get(caller, parsed_id[0]), parsed_id[1])
-        if stored is not None and stored.stored:
+        if stored is not None and stored.is_retrievable:
             return stored
     raise NotFound("There is no such response.")
 
@@ -73,14 +73,14 @@ async def replay_events(context: ApiContext, owner: Caller, stored: StoredRespon
     """Give the telling of all that there is of a response."""
     response_events = ResponseEvents(stored)
     after = 0
-    while not response_events.over and (
-        batch := await context.control.events(owner, stored.job.id, after, _BATCH_SIZE)
+    while not response_events.ended_with_calls and (
+        batch := await context.control.list_events(owner, stored.job.id, after, _BATCH_SIZE)
     ):
         for event in batch:
-            response_events.take(event)
+            response_events.feed(event)
         after = batch[-1].seq
     if is_final(stored.job):
-        response_events.end(stored.job)
+        response_events.finish(stored.job)
     return response_events
 
 
@@ -94,12 +94,12 @@ async def wait_for_response(
     )
     async with aclosing(event_source) as events:
         async for event in events:
-            response_events.take(event)
-            if response_events.over:
+            response_events.feed(event)
+            if response_events.ended_with_calls:
                 break
     job = await context.control.get(owner, stored.job.id)
     if is_final(job):
-        response_events.end(job)
+        response_events.finish(job)
     return job, response_events
 
 
@@ -112,7 +112,7 @@ async def start_response(
     tool_results = tool_results_from_items(items)
     if tool_results is not None and tool_results.results:
         return await _resume_with_results(context, as_job_owner(caller), body, items, tool_results)
-    submission = submission_of(body, alias, items)
+    submission = build_submission(body, alias, items)
     messages = _full_conversation(body, items)
     if body.previous_response_id is not None:
         previous_response = await _get_previous_response(
@@ -150,9 +150,9 @@ async def save_conversation(
     """Note all that was said, with what a completed response answered, so that its client may come back with it."""
     if messages is None:
         return
-    stored = response_events.kept
+    stored = response_events.stored
     digest = conversation_digest(
-        stored.asked["model"], [*messages, *parse_input_items(response_events.output)]
+        stored.request["model"], [*messages, *parse_input_items(response_events.output)]
     )
     await context.control.save_conversation(stored.job.id, digest)
 
@@ -167,7 +167,7 @@ async def _get_previous_response(context: ApiContext, owner: Caller, response_id
     except NotFound as error:
         raise previous_response_not_found() from error
     stored = get_stored_response(job, parsed_id[1])
-    if stored is None or stored.asked.get("forgotten"):
+    if stored is None or stored.request.get("forgotten"):
         raise previous_response_not_found()
     if stored != latest_response(job):
         reason = "is not the last response of its run; only that one can be gone on with"
@@ -265,5 +265,5 @@ async def _response_items(context: ApiContext, owner: Caller, response_id: str) 
 
 def stored_input_items(stored: StoredResponse) -> list[dict[str, Any]]:
     """Give the items that a response's request brought, each with an id."""
-    stored_input: Sequence[dict[str, Any]] = stored.asked.get("input", ())
-    return [{"id": f"in_{stored.mark}_{index}", **item} for index, item in enumerate(stored_input)]
+    stored_input: Sequence[dict[str, Any]] = stored.request.get("input", ())
+    return [{"id": f"in_{stored.id_suffix}_{index}", **item} for index, item in enumerate(stored_input)]

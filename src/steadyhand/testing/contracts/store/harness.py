@@ -21,6 +21,6 @@ def complete_job(at: datetime) -> Callable[[Job], Job]:
 class StoreFactory:
     """How a suite gets its store; a subclass for an adapter says it."""
 
-    def opened(self, clock: Callable[[], datetime] = FakeClock()) -> AbstractAsyncContextManager[Store]:  # noqa: B008  # never moved
+    def open(self, clock: Callable[[], datetime] = FakeClock()) -> AbstractAsyncContextManager[Store]:  # noqa: B008  # never moved
         """Give an empty store for one test, closed at its end."""
         raise NotImplementedError

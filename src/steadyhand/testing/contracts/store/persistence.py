@@ -42,7 +42,7 @@ class StoreJobsContract(StoreFactory):
             one_call=True,
             request={"door": "chat"},
         )
-        async with self.opened() as store:
+        async with self.open() as store:
             for each in (job, with_tools):
                 added = await store.add(each, accepted_draft())
                 assert added.replayed is False
@@ -52,7 +52,7 @@ class StoreJobsContract(StoreFactory):
 
     @async_test
     async def test_metadata_that_is_null_stays_apart_from_metadata_that_is_empty(self) -> None:
-        async with self.opened() as store:
+        async with self.open() as store:
             kinds: tuple[dict[str, str] | None, ...] = (None, {})
             for metadata in kinds:
                 job = make_job(metadata=metadata)
@@ -64,7 +64,7 @@ class StoreJobsContract(StoreFactory):
     @async_test
     async def test_a_prompt_of_two_megabytes_comes_back_whole(self) -> None:
         job = make_job(prompt="--version 🐘\r\n" * 140_000)
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
             found = await store.get(job.id)
             assert found is not None
@@ -72,15 +72,15 @@ class StoreJobsContract(StoreFactory):
 
     @async_test
     async def test_what_nobody_stored_is_null(self) -> None:
-        async with self.opened() as store:
+        async with self.open() as store:
             assert await store.get("0" * 12) is None
-            assert await store.output("0" * 12) is None
-            assert await store.events("0" * 12) == []
+            assert await store.get_output("0" * 12) is None
+            assert await store.list_events("0" * 12) == []
 
     @async_test
     async def test_later_jobs_have_higher_places_though_they_come_at_once(self) -> None:
         jobs = [make_job() for _ in range(50)]
-        async with self.opened() as store:
+        async with self.open() as store:
             added = await asyncio.gather(*(store.add(job, accepted_draft()) for job in jobs))
             places = [each.job.sequence for each in added]
             assert places == sorted(set(places))
@@ -95,22 +95,22 @@ class StoreJobsContract(StoreFactory):
             runs = (*old.runs, Run(1, State.RUNNING, started_at=NOON, supervisor=7, supervisor_started=9))
             return replace(old, state=State.RUNNING, started_at=NOON, runs=runs)
 
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
-            changed, events = await store.change(job.id, QUEUED, start, drafts)
+            changed, events = await store.update_job(job.id, QUEUED, start, drafts)
             assert [event.seq for event in events] == [2]
             assert changed.last_event == 2
             assert changed.runs[0].supervisor == 7
             assert await store.get(job.id) == changed
-            assert await store.events(job.id, after=1) == events
+            assert await store.list_events(job.id, after=1) == events
 
     @async_test
     async def test_a_run_that_a_change_replaces_or_leaves_out_is_replaced_or_gone(self) -> None:
         job = make_job(runs=(Run(1, State.RUNNING), Run(2, State.RUNNING)))
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
             second = Run(2, State.FAILED, Outcome(OutcomeType.KILLED), NOON, NOON, 1, "n1", 5, 6)
-            await store.change(job.id, QUEUED, lambda old: replace(old, runs=(second,)))
+            await store.update_job(job.id, QUEUED, lambda old: replace(old, runs=(second,)))
             found = await store.get(job.id)
             assert found is not None
             assert found.runs == (second,)
@@ -118,22 +118,22 @@ class StoreJobsContract(StoreFactory):
     @async_test
     async def test_a_change_in_another_state_is_refused_and_leaves_no_trace(self) -> None:
         job = make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             added = await store.add(job, accepted_draft())
-            attempt = store.change(
+            attempt = store.update_job(
                 job.id, frozenset({State.RUNNING}), complete_job(NOON), message_drafts("lost")
             )
             error = await expect_error(Conflict, attempt)
             assert error.code == "invalid_state"
             assert await store.get(job.id) == added.job
-            assert len(await store.events(job.id)) == 1
+            assert len(await store.list_events(job.id)) == 1
 
     @async_test
     async def test_a_change_or_event_of_a_job_that_is_gone_is_not_found(self) -> None:
-        async with self.opened() as store:
-            await expect_error(NotFound, store.change("0" * 12, QUEUED, complete_job(NOON)))
-            await expect_error(NotFound, store.append("0" * 12, message_drafts("hello")))
-            await expect_error(NotFound, store.keep_output("0" * 12, 1, RunOutput([], "")))
+        async with self.open() as store:
+            await expect_error(NotFound, store.update_job("0" * 12, QUEUED, complete_job(NOON)))
+            await expect_error(NotFound, store.append_events("0" * 12, message_drafts("hello")))
+            await expect_error(NotFound, store.save_output("0" * 12, 1, RunOutput([], "")))
 
     @async_test
     async def test_an_update_that_fails_changes_nothing_and_harms_nobody_else(self) -> None:
@@ -142,9 +142,9 @@ class StoreJobsContract(StoreFactory):
         def break_down(_: Job) -> Job:
             raise ZeroDivisionError
 
-        async with self.opened() as store:
+        async with self.open() as store:
             added = await store.add(job, accepted_draft())
-            failing = store.change(job.id, QUEUED, break_down, message_drafts("lost"))
+            failing = store.update_job(job.id, QUEUED, break_down, message_drafts("lost"))
             error, neighbour = await asyncio.gather(
                 expect_error(StoreError, failing), store.add(other, accepted_draft())
             )
@@ -155,26 +155,26 @@ class StoreJobsContract(StoreFactory):
     @async_test
     async def test_of_many_changes_from_one_state_only_one_happens(self) -> None:
         job = make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
             attempts = (
-                store.change(job.id, QUEUED, complete_job(NOON), message_drafts("me")) for _ in range(20)
+                store.update_job(job.id, QUEUED, complete_job(NOON), message_drafts("me")) for _ in range(20)
             )
             answers = await asyncio.gather(*attempts, return_exceptions=True)
             assert sum(isinstance(answer, tuple) for answer in answers) == 1
             assert sum(isinstance(answer, Conflict) for answer in answers) == 19
-            assert len(await store.events(job.id)) == 2
+            assert len(await store.list_events(job.id)) == 2
 
     @async_test
     async def test_jobs_in_given_states_come_in_the_order_of_acceptance(self) -> None:
         jobs = [make_job(priority=each) for each in range(5)]
-        async with self.opened() as store:
+        async with self.open() as store:
             for job in jobs:
                 await store.add(job, accepted_draft())
-            await store.change(jobs[2].id, QUEUED, complete_job(NOON))
-            found = await store.in_states(QUEUED)
+            await store.update_job(jobs[2].id, QUEUED, complete_job(NOON))
+            found = await store.list_in_states(QUEUED)
             assert [job.id for job in found] == [jobs[each].id for each in (0, 1, 3, 4)]
-            assert await store.in_states(frozenset({State.PARKED})) == []
+            assert await store.list_in_states(frozenset({State.PARKED})) == []
 
 
 class StoreEventsContract(StoreFactory):
@@ -183,13 +183,13 @@ class StoreEventsContract(StoreFactory):
     @async_test
     async def test_events_are_numbered_from_one_without_gaps_whoever_appends(self) -> None:
         job, other = make_job(), make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
             await store.add(other, accepted_draft())
-            appends = [store.append(job.id, message_drafts(f"{n} a", f"{n} b")) for n in range(40)]
-            noise = [store.append(other.id, message_drafts("noise")) for _ in range(40)]
+            appends = [store.append_events(job.id, message_drafts(f"{n} a", f"{n} b")) for n in range(40)]
+            noise = [store.append_events(other.id, message_drafts("noise")) for _ in range(40)]
             told = await asyncio.gather(*appends, *noise)
-            events = await store.events(job.id)
+            events = await store.list_events(job.id)
             assert [event.seq for event in events] == list(range(1, 82))
             assert [event for part in told[:40] for event in part] == events[1:]
             assert [event.data["text"] for event in events[1:]] == [
@@ -199,41 +199,43 @@ class StoreEventsContract(StoreFactory):
     @async_test
     async def test_an_event_that_was_returned_can_be_read_by_everybody(self) -> None:
         job = make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
             for number in range(2, 12):
-                (event,) = await store.append(job.id, message_drafts("x"))
-                assert await store.events(job.id, after=number - 1) == [event]
+                (event,) = await store.append_events(job.id, message_drafts("x"))
+                assert await store.list_events(job.id, after=number - 1) == [event]
 
     @async_test
     async def test_an_event_keeps_its_time_run_and_data(self) -> None:
         at = NOON + timedelta(microseconds=1)
         body = ToolFinished("t1", True, "🐘\udc80\0", False, None)
         job = make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
-            await store.append(job.id, [EventDraft(3, at, body)])
-            found = await store.events(job.id, after=1)
+            await store.append_events(job.id, [EventDraft(3, at, body)])
+            found = await store.list_events(job.id, after=1)
             assert found == [Event(2, job.id, 3, at, "tool.finished", event_data(body))]
 
     @async_test
     async def test_events_are_given_after_a_number_and_no_more_than_the_limit(self) -> None:
         job = make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
-            await store.append(job.id, message_drafts(*(str(n) for n in range(20))))
-            found = await store.events(job.id, after=5, limit=7)
+            await store.append_events(job.id, message_drafts(*(str(n) for n in range(20))))
+            found = await store.list_events(job.id, after=5, limit=7)
             assert [event.seq for event in found] == list(range(6, 13))
-            assert await store.events(job.id, after=21) == []
+            assert await store.list_events(job.id, after=21) == []
 
     @async_test
     async def test_numbering_goes_on_over_changes_and_runs(self) -> None:
         job = make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
-            await store.append(job.id, message_drafts("one"))
-            _, events = await store.change(job.id, QUEUED, complete_job(NOON), message_drafts("two", "three"))
-            (last,) = await store.append(job.id, message_drafts("four", run=2))
+            await store.append_events(job.id, message_drafts("one"))
+            _, events = await store.update_job(
+                job.id, QUEUED, complete_job(NOON), message_drafts("two", "three")
+            )
+            (last,) = await store.append_events(job.id, message_drafts("four", run=2))
             assert [event.seq for event in (*events, last)] == [3, 4, 5]
             found = await store.get(job.id)
             assert found is not None
@@ -242,11 +244,11 @@ class StoreEventsContract(StoreFactory):
     @async_test
     async def test_the_output_of_the_newest_run_that_has_any_is_given(self) -> None:
         job = make_job()
-        async with self.opened() as store:
+        async with self.open() as store:
             await store.add(job, accepted_draft())
-            assert await store.output(job.id) is None
-            await store.keep_output(job.id, 2, RunOutput(("two\n", "\udcff"), "err"))
-            await store.keep_output(job.id, 1, RunOutput(("one\n",), ""))
-            assert await store.output(job.id) == RunOutput(("two\n", "\udcff"), "err")
-            await store.keep_output(job.id, 2, RunOutput((), "again"))
-            assert await store.output(job.id) == RunOutput((), "again")
+            assert await store.get_output(job.id) is None
+            await store.save_output(job.id, 2, RunOutput(("two\n", "\udcff"), "err"))
+            await store.save_output(job.id, 1, RunOutput(("one\n",), ""))
+            assert await store.get_output(job.id) == RunOutput(("two\n", "\udcff"), "err")
+            await store.save_output(job.id, 2, RunOutput((), "again"))
+            assert await store.get_output(job.id) == RunOutput((), "again")
