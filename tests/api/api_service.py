@@ -307,7 +307,7 @@ def running_service(
                 await asyncio.sleep(0.005)
             port = server.servers[0].sockets[0].getsockname()[1]
             loop = asyncio.get_running_loop()
-            attending = app.state.request_socket.attending
+            attending = app.state.context.waiting_clients
             result.append(
                 RunningService(
                     f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, store, loop, attending

@@ -198,7 +198,7 @@ def test_what_can_be_had_where_not_all_can_is_still_sealed() -> None:
 
 
 def test_the_home_of_the_service_is_never_shown() -> None:
-    place = a_place(home=Path("/root"), config=None)
+    place = a_place(home=Path("/root"), config_dir=None)
     sandbox = pure_sandbox()
     view = sandbox.agent_paths(place)
     assert (str(view.directory), str(view.home), str(view.config_dir)) == (
@@ -213,7 +213,7 @@ def test_the_home_of_the_service_is_never_shown() -> None:
 
 
 def test_an_agent_s_own_limits_win_over_the_defaults() -> None:
-    sandbox = pure_sandbox(most=DefaultLimits(memory_bytes=4_000, processes=100, disk_bytes=None))
+    sandbox = pure_sandbox(default_limits=DefaultLimits(memory_bytes=4_000, processes=100, disk_bytes=None))
     assert sandbox.resource_limits(Agent("a")).memory == 4_000
     mine = sandbox.resource_limits(Agent("a", memory_bytes=7, processes=9, disk_bytes=11))
     assert (mine.memory, mine.processes, mine.file_size) == (7, 9, 11)
@@ -222,12 +222,12 @@ def test_an_agent_s_own_limits_win_over_the_defaults() -> None:
 def test_sharing_the_network_is_asked_for_by_that_one_word_alone() -> None:
     command = Command(["x"], {}, Path("/"))
     for egress in ((), ("host.example",), ("host", "example.org")):
-        sealed = pure_sandbox(doors=False).wrap(command, a_place(), Agent("a", egress=egress))
+        sealed = pure_sandbox(egress_network=False).wrap(command, a_place(), Agent("a", egress=egress))
         assert ("--unshare-net",) in options_of(sealed)
         seal = pure_sandbox().wrap(command, a_place(), Agent("a", egress=egress)).sandbox
         assert seal is not None
         assert seal.loopback_ports is not None
-    shared = pure_sandbox(None, resolver=Path("/run/resolv")).wrap(
+    shared = pure_sandbox(None, resolv_conf=Path("/run/resolv")).wrap(
         command, a_place(), Agent("a", egress=("host",))
     )
     assert ("--unshare-net",) not in options_of(shared)

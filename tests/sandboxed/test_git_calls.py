@@ -162,7 +162,7 @@ class Scene:
         data = self._root / "data"
         if self._sealed:
             for overlay, shares in ((True, False), (False, False), (False, True)):
-                made = SandboxedCheckouts(self._root, overlay=overlay, shares=shares)
+                made = SandboxedCheckouts(self._root, overlay=overlay, shares_objects=shares)
                 await self._jobs(made.checkouts, made)
         else:
             data.mkdir()

@@ -19,7 +19,7 @@ from steadyhand.ports import IdempotencyKey, JobFilter
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.contracts.samples import accepted_draft, expect_error, make_job, message_drafts
 
-WRITER = Path(__file__).parent / "writing_child.py"
+WRITER = Path(__file__).parent / "crash_writer.py"
 
 
 @contextmanager

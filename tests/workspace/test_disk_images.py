@@ -55,7 +55,7 @@ def test_holes_stay_holes_and_bytes_stay_bytes(world_dir: Path) -> None:
 def test_a_job_writes_no_more_than_its_disk_has_and_its_work_is_kept(
     world_dir: Path, repository: Repository
 ) -> None:
-    sealed = SandboxedCheckouts(world_dir, disk_of=lambda _: 48 * MIB)
+    sealed = SandboxedCheckouts(world_dir, disk_limit_of=lambda _: 48 * MIB)
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())
@@ -80,7 +80,7 @@ def test_a_job_writes_no_more_than_its_disk_has_and_its_work_is_kept(
 
 
 def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
-    sealed = SandboxedCheckouts(world_dir, disk_of=lambda _: 48 * MIB)
+    sealed = SandboxedCheckouts(world_dir, disk_limit_of=lambda _: 48 * MIB)
 
     async def work() -> None:
         place = await sealed.prepare(Workspace("scratch"))
@@ -106,7 +106,7 @@ def test_a_scratch_checkout_with_a_limit_is_one_too(world_dir: Path) -> None:
 def test_a_disk_that_every_run_fills_again_can_always_be_looked_at(
     world_dir: Path, repository: Repository, fill: str
 ) -> None:
-    sealed = SandboxedCheckouts(world_dir, disk_of=lambda _: 48 * MIB)
+    sealed = SandboxedCheckouts(world_dir, disk_limit_of=lambda _: 48 * MIB)
 
     async def work() -> None:
         place = await sealed.prepare(repository.workspace())

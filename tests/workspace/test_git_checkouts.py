@@ -33,7 +33,7 @@ class TestSealedCheckouts(CheckoutsContract):
     @pytest.fixture(autouse=True)
     def place(self, world_dir: Path) -> None:
         self.root = world_dir
-        self.sealed = SandboxedCheckouts(world_dir, overlay=self.overlay, shares=self.shares)
+        self.sealed = SandboxedCheckouts(world_dir, overlay=self.overlay, shares_objects=self.shares)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Checkouts]:

@@ -46,7 +46,7 @@ def create_app(
         # Taken in as they are: nothing is added to them, and a router within a router looks for its route twice.
         routes=[route for module in route_modules for route in module.router.routes],
     )
-    app.state.request_socket = ApiContext(control, keyring, options)
+    app.state.context = ApiContext(control, keyring, options)
     app.add_middleware(RequestMiddleware, hosts=AllowedHosts(options), redactor=options.redactor)
     app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

@@ -165,7 +165,7 @@ class BatchWriter:
             with self._engine.begin() as connection:
                 return [
                     result
-                    for group_function, operations in groupby(batch, key=attrgetter("join"))
+                    for group_function, operations in groupby(batch, key=attrgetter("group"))
                     for result in _run_grouped(connection, group_function, list(operations))
                 ]
         except Exception:  # noqa: BLE001  # whatever it was, it comes up again below and is told then

@@ -232,7 +232,7 @@ def test_waiting_has_a_bound_in_time_and_in_number() -> None:
         await made.admit(payer(JOB), 1_000)
         with pytest.raises(BudgetQueueFull):
             await made.admit(payer(JOB), 1_000)
-        few = budgets(most_waiting=1)
+        few = budgets(max_waiting=1)
         await few.admit(payer(JOB), 1_000)
         waiting = asyncio.ensure_future(few.admit(payer(JOB), 1_000))
         await settle_soon()

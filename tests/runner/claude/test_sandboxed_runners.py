@@ -34,7 +34,7 @@ def sandbox(cli: Path) -> BwrapSandbox:
 
 
 class _Sealed:
-    def view(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the suite's signature
+    def agent_paths(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the suite's signature
         return AgentPaths(Path("/workspace"), Path("/home/agent"), Path("/home/agent/.claude"))
 
     def uid(self, place: Checkout) -> int:  # noqa: ARG002  # the same

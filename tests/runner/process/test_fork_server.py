@@ -167,11 +167,11 @@ def test_it_ends_with_the_service_also_when_that_is_killed(open_dir: Path) -> No
         import asyncio, sys
         from pathlib import Path
         from steadyhand.ports import Command
-        from steadyhand.runner.process.agent_process import AgentProcess, Launch
+        from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 
         async def main():
             command = Command(["/bin/cat"], {}, Path(sys.argv[1]), None)
-            async with AgentProcess.start(Launch(command)) as process:
+            async with AgentProcess.start(LaunchSpec(command)) as process:
                 print(process.pid, flush=True)
                 await asyncio.sleep(60)
 

@@ -141,7 +141,7 @@ def test_nothing_is_left_after_the_memory_limit(world: SandboxHarness, kind: str
     world.agent = Agent("claude", memory_bytes=100 * MIB)
     known: list[tuple[int, int]] = []
     hog = "kept = []\nwhile True: kept.append(b'x' * (1 << 20))\n"
-    code = UNRULY.replace("time.sleep(LIFE)\n\n\nmain()", f"exec({hog!r})\n\n\nmain()")
+    code = UNRULY.replace("time.sleep(LIFETIME_SECONDS)\n\n\nmain()", f"exec({hog!r})\n\n\nmain()")
     assert code != UNRULY
 
     async def scenario() -> None:

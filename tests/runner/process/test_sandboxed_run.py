@@ -362,19 +362,19 @@ def test_an_errand_is_fed_and_read_in_the_world_of_the_agent(world: SandboxHarne
     run(world.python(LOOK))
     code = "import os, sys; sys.stderr.write('note'); print(len(sys.stdin.read()), os.listdir()); sys.exit(3)"
     done = errand(world, code, stdin=b"x" * 300_000)
-    assert (done.code, done.stderr) == (3, b"note")
+    assert (done.exit_code, done.stderr) == (3, b"note")
     assert done.stdout.startswith(b"300000 [")
     assert b"moved" in done.stdout
 
 
 def test_an_errand_that_prints_too_much_is_stopped(world: SandboxHarness, mark: str) -> None:
     done = errand(world, "import sys\nwhile True: sys.stdout.write('x' * 4096)", most=100_000)
-    assert (done.code, len(done.stdout), done.stderr) == (None, 100_000, b"")
+    assert (done.exit_code, len(done.stdout), done.stderr) == (None, 100_000, b"")
 
 
 def test_an_errand_that_takes_too_long_is_stopped(world: SandboxHarness) -> None:
     done = errand(world, "import time; print('begun', flush=True); time.sleep(60)", seconds=2)
-    assert (done.code, done.stdout) == (None, b"begun\n")
+    assert (done.exit_code, done.stdout) == (None, b"begun\n")
 
 
 def test_an_errand_that_does_not_read_its_input_still_ends(world: SandboxHarness) -> None:

@@ -24,22 +24,22 @@ HERE = Path(__file__).parents[1]
 UNRULY = (HERE / "unruly_agent.py").read_text(encoding="utf-8")
 DOORS = """
 import asyncio, socket
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
-from tests.runner.sandboxed_process import sealed_world
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
+from tests.runner.sandboxed_process import sandbox_harness
 
 CODE = "import socket; print(socket.create_connection(('127.0.0.1', 3128), 5).recv(9), len(socket.if_nameindex()))"
 
 async def main():
     taken = []
-    with sealed_world("nobody", etc=Path(sys.argv[1])) as world:
-        async with asyncio.timeout(20), AgentProcess.start(Launch(world.python(CODE)), None, taken.extend) as process:
+    with sandbox_harness("nobody", etc=Path(sys.argv[1])) as world:
+        async with asyncio.timeout(20), AgentProcess.start(LaunchSpec(world.python(CODE)), None, taken.extend) as process:
             listener = socket.socket(fileno=taken[0])
             listener.setblocking(False)
             loop = asyncio.get_running_loop()
             connection, _ = await loop.sock_accept(listener)
             await loop.sock_sendall(connection, b"hello")
             connection.close()
-            print((await process.stdout.read()).decode(), (await process.wait()).code, process.means)
+            print((await process.stdout.read()).decode(), (await process.wait()).code, process.containment)
 
 import sys
 from pathlib import Path
@@ -108,23 +108,23 @@ HOG = """
 import asyncio, sys
 from pathlib import Path
 from steadyhand.agents import Agent
-from steadyhand.runner.process.agent_process import AgentProcess, Launch
-from tests.runner.sandboxed_process import sealed_world
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
+from tests.runner.sandboxed_process import sandbox_harness
 
 CODE = "import time; print('there', flush=True); kept = [b'x' * (1 << 20) for _ in range(120)]; time.sleep(20)"
 
 async def main():
-    with sealed_world("nobody", etc=Path(sys.argv[1])) as world:
+    with sandbox_harness("nobody", etc=Path(sys.argv[1])) as world:
         for most in (60 << 20, 200 << 20):
             world.agent = Agent("claude", memory_bytes=most, processes=40)
-            async with AgentProcess.start(Launch(world.python(CODE))) as process:
+            async with AgentProcess.start(LaunchSpec(world.python(CODE))) as process:
                 assert await process.stdout.readline() == b"there\\n"
                 try:
                     async with asyncio.timeout(2.5):
                         ended = await process.wait()
                 except TimeoutError:
                     ended = await process.kill()
-                print(ended.code, ended.signal, ended.memory)
+                print(ended.code, ended.signal, ended.out_of_memory)
 
 asyncio.run(main())
 """

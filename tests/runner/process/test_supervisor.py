@@ -86,15 +86,15 @@ SERVICE = textwrap.dedent("""
     import asyncio, sys
     from pathlib import Path
     from steadyhand.ports import Command
-    from steadyhand.runner.process.agent_process import AgentProcess, Launch
+    from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 
     means, mark, cwd, user, *argv = sys.argv[1:]
 
     async def main():
         command = Command(argv, {"SH_MARK": mark}, Path(cwd), int(user) if user else None)
-        async with AgentProcess.start(Launch(command, means=(means, "walk"))) as process:
+        async with AgentProcess.start(LaunchSpec(command, containment_methods=(means, "walk"))) as process:
             assert await process.stdout.readline() == b"ready\\n"
-            print(process.means, process.pid, process.started_ticks, flush=True)
+            print(process.containment, process.pid, process.started_ticks, flush=True)
             await asyncio.sleep(60)
 
     asyncio.run(main())

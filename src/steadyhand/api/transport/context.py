@@ -61,7 +61,7 @@ class ApiContext:
 
 def get_context(request: Request) -> ApiContext:
     """Give the door of the app that this request came to."""
-    context: ApiContext = request.app.state.request_socket
+    context: ApiContext = request.app.state.context
     return context
 
 
