@@ -28,7 +28,7 @@ _TREE = f"""
 import json
 from pathlib import Path
 {inspect.getsource(list_tree)}
-print(json.dumps(tree_of(Path.cwd())))
+print(json.dumps(list_tree(Path.cwd())))
 """
 
 
@@ -65,7 +65,7 @@ class SandboxedCheckouts:
         return done.stdout.decode("utf-8", "surrogateescape")
 
     async def tree(self, place: Checkout) -> dict[str, str]:
-        """Give every file of a checkout as the agent sees it; see `tree_of`."""
+        """Give every file of a checkout as the agent sees it; see `list_tree`."""
         argv = ["/usr/bin/python3", "-c", _TREE]
         done = await self.sandbox_exec.run(
             argv, place, Agent("a"), env=GIT, timeout_seconds=60, max_output=1 << 26

@@ -32,7 +32,8 @@ CODE = "import socket; print(socket.create_connection(('127.0.0.1', 3128), 5).re
 async def main():
     taken = []
     with sandbox_harness("nobody", etc=Path(sys.argv[1])) as world:
-        async with asyncio.timeout(20), AgentProcess.start(LaunchSpec(world.python(CODE)), None, taken.extend) as process:
+        launch = LaunchSpec(world.python(CODE))
+        async with asyncio.timeout(20), AgentProcess.start(launch, None, taken.extend) as process:
             listener = socket.socket(fileno=taken[0])
             listener.setblocking(False)
             loop = asyncio.get_running_loop()

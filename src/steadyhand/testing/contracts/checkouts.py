@@ -115,7 +115,7 @@ class CheckoutsContract:
         return run_as_agent(place, script)
 
     async def tree(self, place: Checkout) -> dict[str, str]:
-        """Give every file of a checkout as the agent sees it; see `tree_of`."""
+        """Give every file of a checkout as the agent sees it; see `list_tree`."""
         return list_tree(place.directory)
 
     def remaining_names(self, place: Checkout) -> set[str]:
