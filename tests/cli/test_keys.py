@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.cli.command_line import CommandLine, RealService, ScriptedAnswer, ScriptedService
 
-from steadyhand.api.openapi.examples import EXAMPLES
+from steadyhand.api.examples import examples
 from steadyhand.client import Client
 from steadyhand.errors import NotFound
 
@@ -181,7 +181,7 @@ def test_an_id_that_is_none_never_becomes_part_of_a_path(service: ScriptedServic
 
 
 def a_usage_row(**changes: Any) -> dict[str, Any]:
-    row: dict[str, Any] = EXAMPLES["USAGE"]["data"][0]
+    row: dict[str, Any] = examples()["USAGE"]["data"][0]
     return {**row, **changes}
 
 

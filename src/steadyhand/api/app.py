@@ -7,11 +7,12 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from steadyhand.api.classic import chat_completions, execute
+from steadyhand.api.examples import examples
 from steadyhand.api.native import catalog, health, jobs, keys, usage
 from steadyhand.api.openai import models
 from steadyhand.api.openai.chat import chat_routes
 from steadyhand.api.openai.responses import response_routes
-from steadyhand.api.openapi.document import document
+from steadyhand.api.openapi.document import openapi_builder
 from steadyhand.api.transport.context import ApiContext, ApiOptions
 from steadyhand.api.transport.errors import handle_caller_error, handle_router_error
 from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
@@ -48,5 +49,5 @@ def create_app(
     )
     app.state.context = ApiContext(control, keyring, options)
     app.add_middleware(RequestMiddleware, hosts=AllowedHosts(options), redactor=options.redactor)
-    app.openapi = document(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+    app.openapi = openapi_builder(app, examples)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

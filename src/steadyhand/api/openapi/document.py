@@ -1,6 +1,6 @@
-"""The OpenAPI document: FastAPI's, with the bodies that we parse ourselves and the way to authenticate."""
+"""The OpenAPI openapi_builder: FastAPI's, with the bodies that we parse ourselves and the way to authenticate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -10,8 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import is_typeddict
 
-from steadyhand.api.openapi.examples import EXAMPLES
-from steadyhand.api.openapi.operations import SECURITY
+from steadyhand.api.openapi.operations import SECURITY_SCHEME
 from steadyhand.api.schemas import native_bodies, openai_bodies, requests
 
 _DESCRIPTION = (
@@ -29,19 +28,19 @@ _TAGS = {
 }
 
 
-def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Give the function that makes the app's document, once, when it is first asked for."""
+def openapi_builder(app: FastAPI, examples: Callable[[], Mapping[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Return a function that builds the app's document at its first call and returns the same one from then on."""
 
-    def made() -> dict[str, Any]:
+    def build_once() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _make(app)
+            app.openapi_schema = _build_document(app, examples())
         return app.openapi_schema
 
-    return made
+    return build_once
 
 
-def _make(app: FastAPI) -> dict[str, Any]:
-    whole = get_openapi(
+def _build_document(app: FastAPI, examples: Mapping[str, Any]) -> dict[str, Any]:
+    document = get_openapi(
         title=app.title,
         version=app.version,
         summary=app.summary,
@@ -49,12 +48,12 @@ def _make(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
     )
-    components = whole.setdefault("components", {})
+    components = document.setdefault("components", {})
     components["schemas"] = _component_schemas()
     # Put in here and not by the routes: FastAPI takes every null out of the examples that routes bring along.
-    components["examples"] = {name: {"value": value} for name, value in EXAMPLES.items()}
+    components["examples"] = {name: {"value": value} for name, value in examples.items()}
     components["securitySchemes"] = {
-        SECURITY: {"type": "http", "scheme": "bearer", "description": "A key of this service."}
+        SECURITY_SCHEME: {"type": "http", "scheme": "bearer", "description": "A key of this service."}
     }
     components["headers"] = {
         "x-request-id": {
@@ -62,20 +61,20 @@ def _make(app: FastAPI) -> dict[str, Any]:
             "schema": {"type": "string"},
         }
     }
-    for path in whole["paths"].values():
+    for path in document["paths"].values():
         for operation in path.values():
-            _without_fastapis_own_422(operation["responses"])
-            for answer in operation["responses"].values():
-                headers = answer.setdefault("headers", {})
+            _remove_default_422(operation["responses"])
+            for response in operation["responses"].values():
+                headers = response.setdefault("headers", {})
                 headers["x-request-id"] = {"$ref": "#/components/headers/x-request-id"}
-    return whole
+    return document
 
 
-def _without_fastapis_own_422(answers: dict[str, Any]) -> None:
-    """Take out the answer that FastAPI supposes for a path with a parameter: no route of ours gives it."""
-    content = answers.get("422", {}).get("content", {}).get("application/json", {})
+def _remove_default_422(responses: dict[str, Any]) -> None:
+    """Remove the response that FastAPI supposes for a path with a parameter: no route here sends it."""
+    content = responses.get("422", {}).get("content", {}).get("application/json", {})
     if content.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
-        del answers["422"]
+        del responses["422"]
 
 
 def _component_schemas() -> dict[str, Any]:

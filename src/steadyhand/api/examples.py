@@ -1,0 +1,283 @@
+"""Examples of the OpenAPI document by name. The service's own code builds those of responses, errors and events."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from steadyhand.agents import Agent, Limits, Workspace
+from steadyhand.api.classic.execute import classic_job_json
+from steadyhand.api.native.event_stream import event_frame
+from steadyhand.api.native.serializers import (
+    agent_json,
+    event_json,
+    job_item_json,
+    job_json,
+    key_json,
+    list_json,
+    new_key_json,
+    usage_json,
+    workspace_json,
+)
+from steadyhand.api.openai.chat.chunks import ChatOptions, ChunkBuilder
+from steadyhand.api.openai.chat.completion import completion_json
+from steadyhand.api.openai.output_spec import OutputSpec
+from steadyhand.api.openai.responses.build_submission import build_submission
+from steadyhand.api.openai.responses.input_items import normalize_input
+from steadyhand.api.openai.responses.resource import get_stored_response
+from steadyhand.api.openai.responses.response_events import ResponseEvents
+from steadyhand.api.openai.responses.start_response import stored_input_items
+from steadyhand.api.schemas.requests import ResponseRequest
+from steadyhand.api.transport.context import ModelAlias
+from steadyhand.api.transport.errors import (
+    REQUEST_ID_SCOPE_KEY,
+    caller_error_response,
+    http_status,
+    internal_error_response,
+)
+from steadyhand.control import AvailableAgent
+from steadyhand.errors import (
+    CallerError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RetryLater,
+    Unauthenticated,
+)
+from steadyhand.events import Event
+from steadyhand.job import Changes, Cost, Job, Outcome, OutcomeType, Run, State, Usage
+from steadyhand.ports import ApiKey, KeyLimits, RunOutput, TokenCounts, UsageRow, UsageTotal
+
+_TIME = datetime(2026, 1, 1, 9, 0, 0, 100_000, tzinfo=UTC)
+_STARTED, _FINISHED = _TIME + timedelta(milliseconds=20), _TIME + timedelta(seconds=40.93)
+_SUCCESS = Outcome(OutcomeType.SUCCESS)
+_NEW_JOB = Job(
+    "3f2a9c01be77",
+    "Fix the failing test.",
+    "claude",
+    "k_7h2",
+    _TIME,
+    2_500_000,
+    900,
+    600,
+    workspace="infra",
+    ref="main",
+    metadata={"ticket": "OPS-7"},
+    last_event=1,
+)
+_JOB = replace(
+    _NEW_JOB,
+    state=State.COMPLETED,
+    commit="6a1f0e3b9c5d7a2e4f8b0c1d2e3f4a5b6c7d8e9f",
+    session_id="0b0f4c5e-8f0e-4d7a-9a51-6f3c2f1f7a10",
+    started_at=_STARTED,
+    finished_at=_FINISHED,
+    outcome=_SUCCESS,
+    runs=(Run(1, State.COMPLETED, _SUCCESS, _STARTED, _FINISHED, 0, "n1"),),
+    answer="The test passes now.",
+    usage=Usage(812, 340, 15_210, 2_004, 3),
+    cost=Cost(41_200, reported_micros=41_200),
+    changes=Changes(
+        "6a1f0e3b9c5d7a2e4f8b0c1d2e3f4a5b6c7d8e9f", "9f8e7d6c5b4a39281706f5e4d3c2b1a0f9e8d7c6", 2, 14, 3
+    ),
+    last_event=57,
+)
+_KEY = ApiKey(
+    "k_7h2m4q9x1z",
+    "nightly triage",
+    "",
+    frozenset({"submit", "read", "cancel"}),
+    _TIME,
+    KeyLimits(("recruiter-triage",), ("infra",), 30, 2, 20, 5_000_000, 60_000_000),
+)
+_QUESTION = {"role": "user", "content": "What is the capital of France?"}
+
+
+def examples() -> Mapping[str, Any]:
+    """Return every example by its name."""
+    return {**_requests(), **_native(), **_classic(), **_chat(), **_responses(), **_errors()}
+
+
+def _requests() -> dict[str, Any]:
+    limits = {
+        "agents": ["recruiter-triage"],
+        "workspaces": ["infra"],
+        "requests_per_minute": 30,
+        "running_jobs": 2,
+        "queued_jobs": 20,
+        "budget_usd_per_day": 5.0,
+        "budget_usd_per_month": 60.0,
+    }
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"type": "function", "function": {"name": "city", "parameters": {"type": "object"}}}
+    upgrade = {"role": "user", "content": [{"type": "input_text", "text": "Upgrade the parser."}]}
+    return {
+        "EMPTY": {},
+        "EXECUTE": {
+            "prompt": "Answer the newest issue.",
+            "agent": ".claude/agents/issue-responder.md",
+            "max_budget_usd": 5.0,
+            "timeout_seconds": 2700,
+            "metadata": {"issue": 42},
+        },
+        "LEAST": {"prompt": "Say hello."},
+        "SUBMIT": {
+            "prompt": "Fix the failing test.",
+            "agent": "claude",
+            "workspace": "infra",
+            "ref": "main",
+            "budget_usd": 2.5,
+            "timeout_seconds": 900,
+            "metadata": {"ticket": "OPS-7"},
+        },
+        "TURN": {"prompt": "Now add a test for it."},
+        "RETRY": {"after_run": 1},
+        "RESUME": {"after_run": 1, "budget_usd": 10},
+        "LEAST_KEY": {"name": "ci"},
+        "CREATE_KEY": {"name": _KEY.name, "scopes": ["submit", "read", "cancel"], "limits": limits},
+        "ROTATE_KEY": {"grace_seconds": 3600},
+        "CHAT": {
+            "model": "chat",
+            "messages": [{"role": "system", "content": "Answer in one word."}, _QUESTION],
+        },
+        "CHAT_OBJECT": {
+            "model": "chat",
+            "messages": [_QUESTION],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "city", "schema": city}},
+        },
+        "CHAT_FUNCTION": {
+            "model": "chat",
+            "messages": [_QUESTION],
+            "tools": [tool],
+            "tool_choice": "required",
+        },
+        "RESPOND": {
+            "model": "claude",
+            "instructions": "Be brief.",
+            "input": "Why is the build red?",
+            "stream": True,
+        },
+        "RESPOND_BACKGROUND": {"model": "claude", "input": [upgrade], "background": True},
+    }
+
+
+def _event(seq: int, kind: str, **data: Any) -> Event:
+    return Event(seq, _JOB.id, 1, _TIME + timedelta(seconds=seq), kind, data)
+
+
+def _native() -> dict[str, Any]:
+    tool_call = _event(12, "tool.started", tool_id="toolu_1", name="Bash", input={"command": "make test"})
+    claude = Agent("claude", "Claude with all its tools, in the default workspace.")
+    agent = agent_json(
+        AvailableAgent(claude, "infra", 5_000_000, 2700, 600), Limits(max_budget_micros=20_000_000)
+    )
+    infra = workspace_json(Workspace("infra", "https://git.example.org/infra.git", "main"))
+    usage = UsageTotal(41, TokenCounts(33_292, 13_940, 623_610, 82_164), 1_689_200)
+    key = key_json(_KEY, is_fixed=False)
+    return {
+        "HEALTH": {"status": "ok", "busy": False, "active": 1, "queued": 0, "capacity": 4},
+        "ALIVE": {"status": "ok"},
+        "JOB": job_json(_JOB, None),
+        "QUEUED": job_json(_NEW_JOB, 1),
+        "JOBS": list_json([job_item_json(_JOB, None)]),
+        "EVENTS": list_json([event_json(tool_call)], "12"),
+        "STREAM": event_frame(tool_call).decode(),
+        "DIFF": "diff --git a/shop.py b/shop.py\n--- a/shop.py\n+++ b/shop.py\n@@ -1 +1 @@\n-total = 0\n+total = 1\n",
+        "BUNDLE": "# v2 git bundle\n",
+        "TRANSCRIPT": '{"type":"user","message":{"role":"user","content":"Fix the failing test."}}\n',
+        "AGENTS": list_json([agent]),
+        "WORKSPACES": list_json([infra]),
+        "KEY": key,
+        "NEW_KEY": new_key_json(_KEY, "sh_k_7h2m4q9x1z_" + "0" * 43, is_fixed=False),
+        "REVOKED_KEY": key_json(replace(_KEY, revoked_at=_TIME + timedelta(days=1)), is_fixed=False),
+        "KEYS": list_json([key]),
+        "USAGE": list_json([usage_json(UsageRow({"api_key": _KEY.id, "day": "2026-01-01"}, usage))]),
+    }
+
+
+def _classic() -> dict[str, Any]:
+    job = replace(
+        _JOB,
+        prompt="Answer the newest issue.",
+        agent="issue-responder",
+        metadata={"issue": 42},
+        origin="classic",
+    )
+    printed = '{"type":"result","subtype":"success","is_error":false,"result":"Done."}\n'
+    return {
+        "EXECUTED": {"job_id": job.id, "status": "running"},
+        "CLASSIC_JOB": classic_job_json(job, RunOutput([printed], "")),
+        "CLASSIC_STREAM": {
+            "error": "streaming not supported",
+            "detail": "This service answers in one piece; leave out 'stream' or set it to false.",
+        },
+        "CLASSIC_FAILURE": {"error": "execution failed", "detail": "agent is busy"},
+    }
+
+
+def _chat() -> dict[str, Any]:
+    chunks = ChunkBuilder(_JOB, ChatOptions("chat", OutputSpec()))
+    stream = [frame.data for frame in chunks.feed(_event(2, "message", role="assistant", text="Paris"))]
+    model = {"id": "chat", "object": "model", "created": 0, "owned_by": "steadyhand"}
+    return {
+        "MODEL": model,
+        "MODELS": {"object": "list", "data": [model]},
+        "COMPLETION": completion_json(_JOB, "chat", "Paris"),
+        "CHAT_STREAM": b"".join([*stream, b"data: [DONE]\n\n"]).decode(),
+    }
+
+
+def _responses() -> dict[str, Any]:
+    body = ResponseRequest.model_validate(_requests()["RESPOND"])
+    request = build_submission(body, ModelAlias("claude"), normalize_input(body.input)).request
+    response = get_stored_response(replace(_JOB, request=request))
+    assert response is not None  # noqa: S101  # it was just requested as one
+    events = ResponseEvents(response)
+    happened = (
+        _event(1, "state.changed", **{"from": None, "to": "queued"}),
+        _event(2, "tool.started", tool_id="toolu_1", name="Bash", input={"command": "make test"}),
+        _event(3, "tool.finished", tool_id="toolu_1", is_error=False, output="1 failed"),
+        _event(4, "message", role="assistant", text="A test fails."),
+    )
+    stream = [each for event in happened for each in events.feed(event)]
+    delta = next(each for each in stream if each["type"] == "response.output_text.delta")
+    job = replace(response.job, answer="A test fails.")
+    events.finish(job)
+    items = stored_input_items(response)
+    return {
+        "RESPONSE": events.to_json(job),
+        "RESPONSE_STREAM": f"event: {delta['type']}\ndata: {json.dumps(delta)}\n\n",
+        "RESPONSE_GONE": {"id": response.id, "object": "response", "deleted": True},
+        "INPUT_ITEMS": {
+            "object": "list",
+            "data": items,
+            "first_id": items[0]["id"],
+            "last_id": items[-1]["id"],
+            "has_more": False,
+        },
+    }
+
+
+_ERRORS: tuple[CallerError, ...] = (
+    InvalidRequest("The body is not valid JSON.", code="malformed_json"),
+    Unauthenticated("This token is not known here."),
+    Forbidden("This key lacks the scope 'submit'.", code="scope_missing"),
+    NotFound("Job not found"),
+    InvalidRequest("This comes as text/event-stream or application/json.", code="not_acceptable"),
+    Conflict("The job is running; cancel it first."),
+    InvalidRequest("The body is larger than 8388608 bytes.", code="body_too_large"),
+    InvalidRequest("The body has to be application/json.", code="unsupported_media_type"),
+    InvalidRequest.at("/budget_usd", "input should be greater than 0"),
+    RetryLater("The queue is full (100 jobs). Try again in 12 s.", code="queue_full", retry_after=12),
+    RetryLater("The service is stopping.", code="draining"),
+)
+
+
+def _errors() -> dict[str, Any]:
+    scope = {"path": "/", REQUEST_ID_SCOPE_KEY: "req_9f86d081884c7d65"}
+    responses = {http_status(error): caller_error_response(scope, error) for error in _ERRORS} | {
+        500: internal_error_response(scope)
+    }
+    return {f"PROBLEM_{status}": json.loads(bytes(each.body)) for status, each in responses.items()}
