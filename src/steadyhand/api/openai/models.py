@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
-from steadyhand.api.schemas.requests import is_model
+from steadyhand.api.schemas.requests import is_model_name
 from steadyhand.api.transport.context import ApiContext, ModelAlias, as_job_owner, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.route import DirectRoute
@@ -77,8 +77,8 @@ async def resolve_model(context: ApiContext, caller: Caller, name: str) -> Model
         }
     if is_agent and not model_name and agent == name:
         return ModelAlias(agent)
-    if is_agent and is_model(model_name):
+    if is_agent and is_model_name(model_name):
         return ModelAlias(agent, model_name)
-    if options.openai_default_agent and is_model(name):
+    if options.openai_default_agent and is_model_name(name):
         return ModelAlias(options.openai_default_agent, name)
     raise NotFound("There is no such model here; see /v1/models.", code="model_not_found")

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from steadyhand.api.schemas.requests import MOST_DOLLARS
+from steadyhand.api.schemas.requests import MAX_DOLLARS
 from steadyhand.job import OnInterrupt, Origin, Publish
 from steadyhand.ports import Scope
 
 T = TypeVar("T")
 Dollars = Annotated[
-    str, Field(pattern=r"^\d+\.\d{6}$", description=f"Decimal dollars, at most {MOST_DOLLARS:,}.")
+    str, Field(pattern=r"^\d+\.\d{6}$", description=f"Decimal dollars, at most {MAX_DOLLARS:,}.")
 ]
 JobId = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]

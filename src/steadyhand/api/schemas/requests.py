@@ -14,94 +14,94 @@ from steadyhand.job import MICROS_PER_DOLLAR, Effort, OnInterrupt
 from steadyhand.ports import Scope
 
 KIBIBYTE = 1024
-LONGEST_WAIT_SECONDS = 7 * 24 * 3600
-MOST_DOLLARS = 1_000_000
-_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]+-]{0,199}")
-_REF_REFUSED = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
-_SESSION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+MAX_SECONDS = 7 * 24 * 3600
+MAX_DOLLARS = 1_000_000
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]+-]{0,199}")
+_INVALID_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
+_SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def _invalid(text: str) -> PydanticCustomError:
+def _invalid_field(text: str) -> PydanticCustomError:
     # The template is a constant of ours; what the caller sent is never part of it.
     return PydanticCustomError("invalid_field", text)
 
 
-def _not_blank(text: str) -> str:
+def _validate_not_blank(text: str) -> str:
     if not text.strip():
-        raise _invalid("is empty")
+        raise _invalid_field("is empty")
     return text
 
 
-def is_model(text: str) -> bool:
+def is_model_name(text: str) -> bool:
     """Say whether a text could be a model's name; one that looks like an option never is."""
-    return _MODEL.fullmatch(text) is not None
+    return _MODEL_NAME.fullmatch(text) is not None
 
 
-def _model_name(text: str) -> str:
-    if not is_model(text):
-        raise _invalid("is not a model's name")
+def _validate_model_name(text: str) -> str:
+    if not is_model_name(text):
+        raise _invalid_field("is not a model's name")
     return text
 
 
-def _plain_name(text: str) -> str:
+def _validate_agent_name(text: str) -> str:
     if NAME_PATTERN.fullmatch(text) is None:
-        raise _invalid(f"is not an agent's name: {NAME_RULE}")
+        raise _invalid_field(f"is not an agent's name: {NAME_RULE}")
     return text
 
 
-def _name_in_path(text: str) -> str:
+def _validate_agent_name_or_path(text: str) -> str:
     try:
         return parse_agent_name(text)
     except InvalidRequest as error:
-        raise _invalid(f"is not an agent's name: {NAME_RULE}") from error
+        raise _invalid_field(f"is not an agent's name: {NAME_RULE}") from error
 
 
-def _git_ref(text: str) -> str:
-    if not text or text[0] in "-/." or text[-1] in "/." or _REF_REFUSED.search(text):
-        raise _invalid("is not a git ref or commit")
+def _validate_git_ref(text: str) -> str:
+    if not text or text[0] in "-/." or text[-1] in "/." or _INVALID_REF.search(text):
+        raise _invalid_field("is not a git ref or commit")
     return text
 
 
-def _address(text: str) -> str:
-    if not text.strip() or text.startswith("-") or _CONTROL.search(text):
-        raise _invalid("is not a workspace's name, path or URL")
+def _validate_workspace(text: str) -> str:
+    if not text.strip() or text.startswith("-") or _CONTROL_CHARACTERS.search(text):
+        raise _invalid_field("is not a workspace's name, path or URL")
     return text
 
 
-def _label(text: str) -> str:
-    if _CONTROL.search(text):
-        raise _invalid("holds a control character")
-    return _not_blank(text)
+def _validate_label(text: str) -> str:
+    if _CONTROL_CHARACTERS.search(text):
+        raise _invalid_field("holds a control character")
+    return _validate_not_blank(text)
 
 
-def _at_most(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
+def _validate_size(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
     if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > kibibytes * KIBIBYTE:
-        raise _invalid(f"is larger than {kibibytes} KiB")
+        raise _invalid_field(f"is larger than {kibibytes} KiB")
     return value
 
 
-def micros_of(dollars: float) -> int:
+def to_micros(dollars: float) -> int:
     """Give an amount in whole micro-dollars; what is above nothing is never rounded to nothing."""
     exact = Decimal(str(dollars)) * MICROS_PER_DOLLAR
     return max(1, int(exact.to_integral_value(ROUND_HALF_EVEN)))
 
 
-def _text(**said: Any) -> WithJsonSchema:
+def _string_schema(**keywords: Any) -> WithJsonSchema:
     """Say in the document, as far as a schema can, what a validator of ours holds a text to."""
-    return WithJsonSchema({"type": "string", "minLength": 1, **said})
+    return WithJsonSchema({"type": "string", "minLength": 1, **keywords})
 
 
-Prompt = Annotated[str, AfterValidator(_not_blank), _text(pattern=r"\S")]
-Dollars = Annotated[float, Field(gt=0, le=MOST_DOLLARS, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False)]
-WholeSeconds = Annotated[int, Field(gt=0, le=LONGEST_WAIT_SECONDS)]
-Metadata = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _at_most(16, value))]
-Schema = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _at_most(64, value))]
+Prompt = Annotated[str, AfterValidator(_validate_not_blank), _string_schema(pattern=r"\S")]
+Dollars = Annotated[float, Field(gt=0, le=MAX_DOLLARS, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+WholeSeconds = Annotated[int, Field(gt=0, le=MAX_SECONDS)]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validate_size(16, value))]
+JsonSchema = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validate_size(64, value))]
 
 
-def _session_id(value: str) -> str:
-    if _SESSION.fullmatch(value) is None:
+def _validate_session_id(value: str) -> str:
+    if _SESSION_ID.fullmatch(value) is None:
         raise PydanticCustomError("session_id", "is not a session's id")
     return value
 
@@ -114,8 +114,8 @@ class ExecuteRequest(BaseModel):
     prompt: Prompt
     agent: Annotated[
         str,
-        AfterValidator(_name_in_path),
-        _text(),
+        AfterValidator(_validate_agent_name_or_path),
+        _string_schema(),
         Field(description="A name; a path means its last part without `.md`."),
     ]
     max_budget_usd: Dollars = 5.0
@@ -123,12 +123,14 @@ class ExecuteRequest(BaseModel):
     metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
 
 
-AgentName = Annotated[str, AfterValidator(_plain_name), _text(pattern=f"^{NAME_PATTERN.pattern}$")]
+AgentName = Annotated[
+    str, AfterValidator(_validate_agent_name), _string_schema(pattern=f"^{NAME_PATTERN.pattern}$")
+]
 WorkspaceName = Annotated[
     str,
-    AfterValidator(_address),
+    AfterValidator(_validate_workspace),
     Field(max_length=2048),
-    _text(maxLength=2048, pattern=r"^(?!-)[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
+    _string_schema(maxLength=2048, pattern=r"^(?!-)[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
 ]
 
 
@@ -138,15 +140,20 @@ class WorkRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: Prompt
-    model: Annotated[str, AfterValidator(_model_name), _text(pattern=f"^{_MODEL.pattern}$")] | None = None
+    model: (
+        Annotated[
+            str, AfterValidator(_validate_model_name), _string_schema(pattern=f"^{_MODEL_NAME.pattern}$")
+        ]
+        | None
+    ) = None
     budget_usd: Dollars | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
     priority: Annotated[int, Field(ge=-100, le=100, description="Higher goes first.")] = 0
     metadata: Metadata | None = None
     title: Annotated[str, Field(max_length=200)] | None = None
-    output_schema: Schema | None = Field(
-        default=None, description="A JSON Schema that the answer has to fit."
+    output_schema: JsonSchema | None = Field(
+        default=None, description="A JSON JsonSchema that the answer has to fit."
     )
     on_interrupt: OnInterrupt | None = Field(
         default=None,
@@ -174,13 +181,21 @@ class JobRequest(WorkRequest):
     workspace: WorkspaceName | None = Field(
         default=None, description="A name; with the scope `workspace:any` also a path or a URL."
     )
-    ref: Annotated[str, AfterValidator(_git_ref), Field(max_length=255), _text(maxLength=255)] | None = None
+    ref: (
+        Annotated[
+            str, AfterValidator(_validate_git_ref), Field(max_length=255), _string_schema(maxLength=255)
+        ]
+        | None
+    ) = None
     append_system_prompt: Prompt | None = None
-    session: Annotated[str, AfterValidator(_session_id), _text(pattern=f"^{_SESSION.pattern}$")] | None = (
-        Field(
-            default=None,
-            description="The `session_id` of earlier jobs of this key: go on with the newest of them.",
-        )
+    session: (
+        Annotated[
+            str, AfterValidator(_validate_session_id), _string_schema(pattern=f"^{_SESSION_ID.pattern}$")
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="The `session_id` of earlier jobs of this key: go on with the newest of them.",
     )
 
 
@@ -221,9 +236,9 @@ class KeyRequest(BaseModel):
 
     name: Annotated[
         str,
-        AfterValidator(_label),
+        AfterValidator(_validate_label),
         Field(max_length=100),
-        _text(maxLength=100, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
+        _string_schema(maxLength=100, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
     ] = Field(description="For people to tell it by.")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)] = Field(
         default=["submit", "read", "cancel"]
@@ -236,7 +251,7 @@ class RotateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    grace_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False)] = Field(
+    grace_seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)] = Field(
         default=0, description="For how long the old secret stays good."
     )
 
@@ -304,25 +319,25 @@ class ChatRequest(BaseModel):
     user: Annotated[str, Field(max_length=512)] | None = None
 
 
-_MOST_ITEMS = 10_000
-_INPUT: dict[str, Any] = {
+_MAX_ITEMS = 10_000
+_INPUT_SCHEMA: dict[str, Any] = {
     "description": "Text, or a list of messages and other items.",
     "anyOf": [
         {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "maxItems": _MOST_ITEMS, "items": {"type": "object"}},
+        {"type": "array", "minItems": 1, "maxItems": _MAX_ITEMS, "items": {"type": "object"}},
     ],
 }
 
 
-def _said(value: Any) -> Any:
+def _validate_input(value: Any) -> Any:
     if isinstance(value, str):
-        return _not_blank(value)
+        return _validate_not_blank(value)
     if not isinstance(value, list):
-        raise _invalid("has to be a string or a list of items")
-    if not 1 <= len(value) <= _MOST_ITEMS:
-        raise _invalid("has to have at least 1 item, and at most 10,000")
+        raise _invalid_field("has to be a string or a list of items")
+    if not 1 <= len(value) <= _MAX_ITEMS:
+        raise _invalid_field("has to have at least 1 item, and at most 10,000")
     if not all(isinstance(item, dict) for item in value):
-        raise _invalid("has to be a list of objects")
+        raise _invalid_field("has to be a list of objects")
     return value
 
 
@@ -350,7 +365,7 @@ class ResponseRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str = Field(max_length=512)
-    input: Annotated[JsonValue, AfterValidator(_said), WithJsonSchema(_INPUT)]
+    input: Annotated[JsonValue, AfterValidator(_validate_input), WithJsonSchema(_INPUT_SCHEMA)]
     instructions: str | None = None
     stream: bool | None = None
     background: bool | None = None
@@ -363,7 +378,7 @@ class ResponseRequest(BaseModel):
     tool_choice: str | dict[str, JsonValue] | None = None
     reasoning: ReasoningOptions | None = None
     include: list[str] | None = None
-    metadata: Annotated[dict[str, str], AfterValidator(lambda value: _at_most(16, value))] | None = None
+    metadata: Annotated[dict[str, str], AfterValidator(lambda value: _validate_size(16, value))] | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
     parallel_tool_calls: bool | None = None
