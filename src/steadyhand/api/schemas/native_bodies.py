@@ -106,7 +106,7 @@ class ClassicJob(TypedDict):
 
 
 class Outcome(TypedDict):
-    """What a run came to."""
+    """The outcome of a run."""
 
     type: str
     detail: str | None
@@ -135,7 +135,7 @@ class Usage(TypedDict):
 
 
 class Cost(TypedDict):
-    """What a job cost."""
+    """The cost of a job."""
 
     usd: Dollars
     source: Literal["reported", "ledger"]
@@ -144,7 +144,7 @@ class Cost(TypedDict):
 
 
 class Changes(TypedDict):
-    """What a job did to its checkout."""
+    """The changes of a job to its checkout."""
 
     base: str
     head: str
@@ -156,7 +156,7 @@ class Changes(TypedDict):
 
 
 class Warn(TypedDict):
-    """Something the caller should know, though it did not end the job."""
+    """A warning: it did not end the job."""
 
     code: str
     message: str
@@ -279,7 +279,7 @@ class AgentLimits(TypedDict):
 
 
 class Agent(TypedDict):
-    """An agent that can be asked for, with what a job of it gets that does not say."""
+    """An available agent, with the defaults of its jobs."""
 
     object: Literal["agent"]
     name: str
@@ -320,7 +320,7 @@ class WorkspaceList(_ListFields):
 
 
 class KeyLimits(TypedDict):
-    """What a key may ask for; null is no limit."""
+    """The limits of a key; null is no limit."""
 
     agents: list[str] | None
     workspaces: list[str] | None
@@ -352,7 +352,7 @@ class Key(_KeyFields):
 
 
 class NewKey(_KeyFields):
-    """A key with its secret, which is told this once."""
+    """A key with its secret, which no other response has."""
 
     secret: str
 
@@ -373,7 +373,7 @@ class SpentTokens(TypedDict):
 
 
 class SpentCost(TypedDict):
-    """What the calls of a group cost, by the ledger."""
+    """The cost of the calls of a group, from the ledger."""
 
     usd: Dollars
     priced: Annotated[
@@ -385,7 +385,7 @@ class SpentCost(TypedDict):
 
 
 class SpentRow(TypedDict):
-    """What one group of calls came to; what it is not grouped by is null."""
+    """The usage of one group of calls; a field that is not grouped by is null."""
 
     object: Literal["usage"]
     api_key_id: str | None

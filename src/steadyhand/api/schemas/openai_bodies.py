@@ -43,7 +43,7 @@ class ToolCall(TypedDict):
 
 
 class Answer(TypedDict):
-    """What the agent answered: text, or calls."""
+    """The answer of the agent: text, or calls."""
 
     role: Literal["assistant"]
     content: str | None
@@ -87,7 +87,7 @@ class Completion(TypedDict):
 
 
 class Delta(TypedDict):
-    """What a chunk adds: each key only where it adds something."""
+    """The addition of a chunk: it has only the keys to which it adds."""
 
     role: NotRequired[NullIfAbsent[Literal["assistant"]]]
     content: NotRequired[NullIfAbsent[str]]
@@ -117,7 +117,7 @@ class Chunk(TypedDict):
 
 
 class StreamFault(TypedDict):
-    """What ended a stream before its time."""
+    """The error that ended a stream early."""
 
     message: str
     type: str
@@ -242,7 +242,7 @@ class InputCall(TypedDict):
 
 
 class InputOutput(TypedDict):
-    """What came of a call, in the input."""
+    """The output of a call, in the input."""
 
     id: str
     type: Literal["function_call_output"]

@@ -1,4 +1,4 @@
-"""What requests may hold. Types are strict: a number is no text, a boolean is no number."""
+"""Request bodies. Types are strict: a number is not a string, and a boolean is not a number."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def _validate_not_blank(text: str) -> str:
 
 
 def is_model_name(text: str) -> bool:
-    """Say whether a text could be a model's name; one that looks like an option never is."""
+    """Return true for a text that can be a model's name; one that looks like an option cannot."""
     return _MODEL_NAME.fullmatch(text) is not None
 
 
@@ -82,13 +82,13 @@ def _validate_size(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_micros(dollars: float) -> int:
-    """Give an amount in whole micro-dollars; what is above nothing is never rounded to nothing."""
+    """Return an amount in whole micro-dollars; an amount above 0 is never rounded to 0."""
     exact = Decimal(str(dollars)) * MICROS_PER_DOLLAR
     return max(1, int(exact.to_integral_value(ROUND_HALF_EVEN)))
 
 
 def _string_schema(**keywords: Any) -> WithJsonSchema:
-    """Say in the document, as far as a schema can, what a validator of ours holds a text to."""
+    """Return the schema of a string that a validator here checks, as far as a schema can describe the rule."""
     return WithJsonSchema({"type": "string", "minLength": 1, **keywords})
 
 
@@ -107,7 +107,7 @@ def _validate_session_id(value: str) -> str:
 
 
 class ExecuteRequest(BaseModel):
-    """A request for work by the classic route. What it does not know is passed over."""
+    """A request for work by the classic route. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -135,7 +135,7 @@ WorkspaceName = Annotated[
 
 
 class WorkRequest(BaseModel):
-    """What every request for work may say. What is null or left out falls to the agent's value, then the service's."""
+    """The fields of every request for work. A null or absent field has the agent's value, else the service's."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -175,7 +175,7 @@ class TurnRequest(WorkRequest):
 
 
 class JobRequest(WorkRequest):
-    """A request for work. What is null or left out falls to the agent's value, then to the service's."""
+    """A request for work. A field that is null or absent has the agent's value, else the service's."""
 
     agent: AgentName | None = None
     workspace: WorkspaceName | None = Field(
@@ -208,7 +208,7 @@ class RetryRequest(BaseModel):
 
 
 class KeyLimitsRequest(BaseModel):
-    """What a key may ask for; null or left out is no limit. Days and months are those of UTC."""
+    """The limits of a key; null or absent is no limit. Days and months are those of UTC."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -287,7 +287,7 @@ class ChatMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How a stream is to be. What is not here is passed over."""
+    """How a stream is to be. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -295,7 +295,7 @@ class StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """A chat completion, as OpenAI's clients ask for it. What is not here is passed over."""
+    """A chat completion, as OpenAI's clients ask for it. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -342,7 +342,7 @@ def _validate_input(value: Any) -> Any:
 
 
 class TextOptions(BaseModel):
-    """How the text of a response is to be. What is not here is passed over."""
+    """How the text of a response is to be. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -351,7 +351,7 @@ class TextOptions(BaseModel):
 
 
 class ReasoningOptions(BaseModel):
-    """How much is thought. What is not here is passed over."""
+    """How much is thought. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -360,7 +360,7 @@ class ReasoningOptions(BaseModel):
 
 
 class ResponseRequest(BaseModel):
-    """A response, as OpenAI's clients ask for it. What is not here is passed over."""
+    """A response, as OpenAI's clients ask for it. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -394,7 +394,7 @@ class ResponseRequest(BaseModel):
 
 
 class ResponseCancelRequest(BaseModel):
-    """A request to stop a response; it has no fields. What is in it is passed over."""
+    """A request to stop a response; it has no fields. Fields in it are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
