@@ -48,10 +48,6 @@ def check_flood(service: Service, directive: str, size: str, seconds: float) -> 
     assert service.client.delete(f"/v1/jobs/{job_id}").status_code == 204
 
 
-def test_a_job_that_prints_a_gigabyte_leaves_the_memory_where_it_was(service: Service) -> None:
-    check_flood(service, "flood_raw", "1G", 120)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_a_job_prints_the_memory_stays_where_it_was(service: Service, kind: str) -> None:
     check_flood(service, KINDS[kind], "64M", 90)
