@@ -8,23 +8,8 @@ set -eu
 cd "$(dirname "$0")/.."
 into=build/clients
 bin=${VENV:-.venv}/bin
-pip=$bin/python
-export UV_CACHE_DIR="$PWD/$into/.uv" UV_NO_CONFIG=1 UV_INDEX_STRATEGY=unsafe-best-match
-
-settings=$("$pip" -m pip config list 2>/dev/null || true)
-of_pip() { # of_pip NAME: the value that this machine's configuration of pip has; its environment's comes first
-    printf '%s\n' "$settings" \
-        | sed -n "s/^\(:env:\|install\|global\)\.$1=[\"']\(.*\)[\"']\$/\2/p" | head -n 1
-}
-hand_on() { # hand_on VARIABLE NAME [SEPARATOR]: uv reads nothing of pip's
-    value=$(of_pip "$2" | sed "s/\\\\n/ /g; s/  */${3:- }/g")
-    if [ -n "$value" ]; then export "$1=$value"; fi
-}
-hand_on UV_DEFAULT_INDEX index-url
-hand_on UV_INDEX extra-index-url
-hand_on UV_FIND_LINKS find-links ,
-hand_on UV_INSECURE_HOST trusted-host
-hand_on SSL_CERT_FILE cert
+python=$bin/python
+. tools/uv.sh
 
 install() { # install REQUIREMENTS WHERE..: nothing but wheels, and compiled only as far as it is used
     pins=$1
@@ -33,7 +18,7 @@ install() { # install REQUIREMENTS WHERE..: nothing but wheels, and compiled onl
 }
 
 of_python() { # of_python NAME
-    "$bin/uv" venv --quiet --clear --no-project --python "$pip" "$into/$1"
+    "$bin/uv" venv --quiet --clear --no-project --python "$python" "$into/$1"
     install "tests/clients/$1/requirements.txt" --python "$into/$1/bin/python"
 }
 
@@ -43,7 +28,7 @@ the_node() { # what the Node clients run on: they take Node 22 and newer, and De
     ! cmp -s "$runtime" "$into/node/.made-of" || return 0
     echo "Installing Node for the clients that run on it"
     rm -rf "$into/node"
-    install "$runtime" --python "$pip" --target "$into/node"
+    install "$runtime" --python "$python" --target "$into/node"
     cp "$runtime" "$into/node/.made-of"
 }
 

@@ -47,5 +47,11 @@ if sys.version_info < (3, 11):
 PY
 
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-echo "Installing Python packages into $venv (about a minute the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+python=$venv/bin/python
+pip() { "$python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "$@"; }
+echo "Installing Python packages into $venv (about half a minute the first time)"
+# uv takes a fourth of pip's time; where it cannot have the packages, for a login that only pip knows, pip can.
+pip uv
+. tools/uv.sh
+"$venv/bin/uv" pip install --quiet --python "$python" --compile-bytecode -c constraints.txt -e '.[dev]' \
+    || pip -e '.[dev]'
