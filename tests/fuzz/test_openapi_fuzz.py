@@ -20,8 +20,8 @@ from steadyhand.testing.cli import SYSTEM_PATH
 
 HERE = Path(__file__).parent
 ALONE, WAYS = "alone.toml", "ways.toml"
-LEAST = 5_000
-"""Requests of a run in the default profile."""
+LEAST = 1_000
+"""Requests of a run in the default profile; `make test-long` makes five thousand and more."""
 
 
 @dataclass
@@ -147,13 +147,19 @@ def holds(found: Tried, *, least: int) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_five_thousand_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
-    holds(tried(tmp_path, "default", Much(136, 250), seed=20_260), least=LEAST)
+def test_a_thousand_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
+    holds(tried(tmp_path, "default", Much(6, 30), seed=20_260), least=LEAST)
 
 
 @pytest.mark.timeout(600)
 def test_the_classic_profile_answers_as_its_own_document_says(tmp_path: Path) -> None:
-    holds(tried(tmp_path, "classic", Much(8, 100), seed=20_261), least=LEAST // 4)
+    holds(tried(tmp_path, "classic", Much(4, 20), seed=20_261), least=LEAST // 4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3_600)
+def test_five_thousand_requests_are_answered_as_the_document_says(tmp_path: Path) -> None:
+    holds(tried(tmp_path, "default", Much(136, 250), seed=20_260), least=5 * LEAST)
 
 
 @pytest.mark.long
@@ -163,4 +169,4 @@ def test_the_classic_profile_answers_as_its_own_document_says(tmp_path: Path) ->
 def test_many_more_requests_are_answered_as_the_document_says(
     tmp_path: Path, profile: Literal["default", "classic"], seed: int
 ) -> None:
-    holds(tried(tmp_path, profile, Much(400, 4_000), seed=seed), least=LEAST + LEAST // 2)
+    holds(tried(tmp_path, profile, Much(400, 4_000), seed=seed), least=7 * LEAST + LEAST // 2)
