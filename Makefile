@@ -5,17 +5,27 @@ STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-for-tests
 # Tests wait for a good part of their time: three at once keep two cores busy.
 WORKERS := 3
+# Pure code and single rooms: no service in a process of its own and no sandbox.
+QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api config docs gateway/money queue redact store worker)
 
-.PHONY: demo test test-long bench serve lint format setup clients
+.PHONY: check check-tests demo test test-long bench serve lint format setup clients
 
 demo: $(STAMP)
 	$(BIN)/steadyhand demo
 
-test: $(TEST_STAMP) clients lint
+test: $(TEST_STAMP)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target clients lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 test-long: $(TEST_STAMP) clients
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# What to run while working on the code; `make test` has all of it.
+check: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint check-tests
+
+check-tests: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not long" $(QUICK)
 
 # The clients that tests/clients runs; quick when they are there.
 clients: $(TEST_STAMP)
