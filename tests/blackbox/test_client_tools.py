@@ -103,8 +103,9 @@ def test_results_that_come_after_a_crash_of_the_service_resume_the_session(
     service = make_service(claude=cli_path(), model=model.url)
     with service:
         said = _ask(service.client, [QUESTION])
-        # What the CLI has not written down yet when it is killed, no later run can know.
-        wait_until(lambda: _is_written_down(service, "get_weather"))
+        # What the CLI has not written down yet when it is killed, no later run can know. Rome is in its last call;
+        # the tool's name is also in what it writes of the tools that it has.
+        wait_until(lambda: _is_written_down(service, "Rome"))
         service.kill()
         service.restart()
         job = wait_until(lambda: service.wait_until_ended(_job_of(said)))
