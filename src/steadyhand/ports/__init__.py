@@ -1,20 +1,25 @@
-"""What the core needs of the world, named by domain verbs; adapters are in the rooms.
+"""Interfaces of the core to the world; the adapters are in the other packages.
 
-One contract suite per port (`steadyhand.testing.contracts`) is passed by every adapter of it.
+Each port has one contract suite (`steadyhand.testing.contracts`). Each of its adapters passes that suite.
 """
 
+from steadyhand.ports.doctor import (
+    DoctorCheck,
+)
 from steadyhand.ports.gateway import (
     MODEL_SOCKET_VARIABLE,
     BudgetLimit,
     BudgetPeriod,
     BudgetScope,
-    CalendarPeriod,
     Gateway,
     GetBudgetLimits,
-    Ledger,
-    ModelCall,
     RunAccess,
     RunContext,
+)
+from steadyhand.ports.ledger import (
+    CalendarPeriod,
+    Ledger,
+    ModelCall,
     TokenCounts,
     UsageGroup,
     UsageQuery,
@@ -22,7 +27,13 @@ from steadyhand.ports.gateway import (
     UsageTotal,
     period_bounds,
 )
-from steadyhand.ports.queue import Claim, KeyBacklog, Queue, QueueLoad, StopSignal
+from steadyhand.ports.queue import (
+    Claim,
+    KeyBacklog,
+    Queue,
+    QueueLoad,
+    StopSignal,
+)
 from steadyhand.ports.runner import (
     CallClientTools,
     ClientToolCall,
@@ -31,6 +42,15 @@ from steadyhand.ports.runner import (
     Runner,
     RunReport,
     RunSpec,
+)
+from steadyhand.ports.sandbox import (
+    Command,
+    ExecResult,
+    Mount,
+    ResourceLimits,
+    Sandbox,
+    SandboxExec,
+    SandboxSpec,
 )
 from steadyhand.ports.store import (
     ALL_SCOPES,
@@ -50,17 +70,9 @@ from steadyhand.ports.workspace import (
     BindMount,
     Checkout,
     Checkouts,
-    Command,
-    DoctorCheck,
-    ExecResult,
     Harvest,
     JobPaths,
-    Mount,
     OverlayLayers,
-    ResourceLimits,
-    Sandbox,
-    SandboxExec,
-    SandboxSpec,
 )
 
 __all__ = [
