@@ -25,7 +25,7 @@ from tests.service_fixtures import make_service_root
 
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.request import ModelRequest
-from steadyhand.testing.scenario import Failure, Turn
+from steadyhand.testing.scenario import Failure, ModelTurn
 from steadyhand.testing.service import Service
 
 SECONDS = 150.0
@@ -111,7 +111,7 @@ def test_the_command_line_finds_the_stored_admin_key(held: Service, expected: di
 class Recovered(ScriptedModel):
     """A model whose rate limit has passed: it refuses no request that it would refuse once."""
 
-    def turn_for(self, request: ModelRequest) -> Turn | Failure:
+    def turn_for(self, request: ModelRequest) -> ModelTurn | Failure:
         turn = super().turn_for(request)
         return super().turn_for(request) if isinstance(turn, Failure) and turn.once else turn
 

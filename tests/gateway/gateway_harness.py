@@ -30,7 +30,7 @@ from steadyhand.gateway import (
 from steadyhand.gateway.egress.rules import Address
 from steadyhand.ports import Checkout, GetBudgetLimits, JobPaths, RunAccess, RunContext
 from steadyhand.testing.contracts.samples import FakeClock, make_job
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 from steadyhand.testing.service import PLAIN_HTTP
 
 CANARY = "sk-ant-canary-the-real-key"

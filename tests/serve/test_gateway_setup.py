@@ -22,7 +22,7 @@ from steadyhand.serve.gateway_setup import (
 from steadyhand.serve.logs import configure_logging
 from steadyhand.serve.wiring import configured_keys, utc_now
 from steadyhand.testing.contracts.samples import make_job
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 
 
 @pytest.fixture

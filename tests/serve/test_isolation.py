@@ -29,7 +29,7 @@ from steadyhand.serve.isolation import _failure_reason as why_not
 from steadyhand.serve.isolation import _trial_checkout as a_trial
 from steadyhand.serve.wiring import create_environment, utc_now
 from steadyhand.testing.contracts.samples import make_job
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 
 KEY = "sk-ant-canary-of-the-service"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root has mounts of its own")

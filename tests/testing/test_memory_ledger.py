@@ -3,7 +3,7 @@ from contextlib import asynccontextmanager
 
 from steadyhand.ports import Ledger
 from steadyhand.testing.contracts.ledger import LedgerContract
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 
 
 class TestMemoryLedger(LedgerContract):

@@ -24,7 +24,7 @@ from typing import Any, Self
 from steadyhand.testing import scenario as scenarios
 from steadyhand.testing import wire
 from steadyhand.testing.request import ModelRequest
-from steadyhand.testing.scenario import Failure, Scenario, Turn
+from steadyhand.testing.scenario import Failure, ModelTurn, Scenario
 
 MAX_RECORDED_REQUESTS = 2000
 MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5")
@@ -156,7 +156,7 @@ class ScriptedModel:
                 for name, count in usage.items():
                     totals[name] += count
 
-    def turn_for(self, request: ModelRequest) -> Turn | Failure:
+    def turn_for(self, request: ModelRequest) -> ModelTurn | Failure:
         """What to answer: a turn, or the failure that stands in its place."""
         if request.is_side_request:
             return wire.side_turn(request)

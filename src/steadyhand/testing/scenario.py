@@ -25,7 +25,7 @@ class ScenarioError(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ModelToolCall:
     """One tool the model asks for; ``input`` is the tool's own object."""
 
     name: str
@@ -50,7 +50,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ModelUsage:
     """Tokens the turn claims to have cost; ``None`` for output means one token for four characters.
 
     Of the cache writes ``ephemeral_1h_input_tokens`` are claimed to be kept for an hour, the others for five minutes.
@@ -64,7 +64,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ModelTurn:
     """One answer of the model: thinking, then text, then tool calls, in this order.
 
     ``delay_seconds`` passes before the first byte, ``pace_ms`` between two deltas of ``chunk_chars`` characters.
@@ -75,7 +75,7 @@ class Turn:
 
     text: str = ""
     thinking: str = ""
-    tool: tuple[ToolCall, ...] = ()
+    tool: tuple[ModelToolCall, ...] = ()
     delay_seconds: float = 0.0
     pace_ms: float = 0.0
     chunk_chars: int = 12
@@ -84,7 +84,7 @@ class Turn:
     endless: str | None = None
     endless_seconds: float = 60.0
     stop_reason: str | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: ModelUsage = field(default_factory=ModelUsage)
     error: Failure | None = None
 
 
@@ -94,14 +94,14 @@ class Scenario:
 
     name: str
     description: str
-    turn: tuple[Turn, ...]
+    turn: tuple[ModelTurn, ...]
     repeat: bool = False
 
-    def turn_for(self, index: int) -> Turn:
+    def turn_for(self, index: int) -> ModelTurn:
         """The turn with this index, counted from 0; past the end a short closing word, or the last again."""
         if index < len(self.turn):
             return self.turn[index]
-        return self.turn[-1] if self.repeat else Turn(text="Done.")
+        return self.turn[-1] if self.repeat else ModelTurn(text="Done.")
 
 
 def load(name: str | Path) -> Scenario:
@@ -158,7 +158,7 @@ def fill_variables(value: Any, request: ModelRequest) -> Any:
     return value
 
 
-def with_structured_output(request: ModelRequest, turn: Turn) -> Turn:
+def with_structured_output(request: ModelRequest, turn: ModelTurn) -> ModelTurn:
     """The turn, or a call of StructuredOutput in its place when the request wants one and the turn has none.
 
     The object is the smallest one that the tool's schema allows, so that any schema gets an answer.
@@ -166,7 +166,7 @@ def with_structured_output(request: ModelRequest, turn: Turn) -> Turn:
     schema = request.tool_schema(STRUCTURED_OUTPUT)
     if schema is None or turn.tool or turn.error or turn.endless or request.has_called(STRUCTURED_OUTPUT):
         return turn
-    return dataclasses.replace(turn, tool=(ToolCall(STRUCTURED_OUTPUT, sample_value(schema)),))
+    return dataclasses.replace(turn, tool=(ModelToolCall(STRUCTURED_OUTPUT, sample_value(schema)),))
 
 
 def sample_value(schema: dict[str, Any]) -> Any:
@@ -196,19 +196,21 @@ def sample_value(schema: dict[str, Any]) -> Any:
     )
 
 
-def _turn(table: dict[str, Any], where: str) -> Turn:
-    values = _checked_table(Turn, table, where)
+def _turn(table: dict[str, Any], where: str) -> ModelTurn:
+    values = _checked_table(ModelTurn, table, where)
     if "tool" in values:
-        values["tool"] = tuple(ToolCall(**_checked_table(ToolCall, tool, where)) for tool in values["tool"])
+        values["tool"] = tuple(
+            ModelToolCall(**_checked_table(ModelToolCall, tool, where)) for tool in values["tool"]
+        )
     if "usage" in values:
-        values["usage"] = Usage(**_checked_table(Usage, values["usage"], where))
+        values["usage"] = ModelUsage(**_checked_table(ModelUsage, values["usage"], where))
     if "error" in values:
         values["error"] = Failure(**_checked_table(Failure, values["error"], where))
-    return Turn(**values)
+    return ModelTurn(**values)
 
 
 def _checked_table(
-    kind: type[Scenario | Turn | ToolCall | Usage | Failure],
+    kind: type[Scenario | ModelTurn | ModelToolCall | ModelUsage | Failure],
     table: dict[str, Any],
     where: str,
     leave_out: set[str] | None = None,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from steadyhand.testing.request import ModelRequest
-from steadyhand.testing.scenario import Turn, fill_variables
+from steadyhand.testing.scenario import ModelTurn, fill_variables
 
 _CACHED_TOKENS_PER_TURN = 100
 """Tokens a turn adds to the cache, so that cache figures grow the way real ones do."""
@@ -21,7 +21,7 @@ CACHE_WRITE_FIELDS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
 class ModelResponse:
     """One answer to one request, with its ids and its usage."""
 
-    def __init__(self, turn: Turn, request: ModelRequest) -> None:
+    def __init__(self, turn: ModelTurn, request: ModelRequest) -> None:
         self.turn = turn
         self.request = request
         self.id = f"msg_{uuid.uuid4().hex[:24]}"
@@ -119,13 +119,13 @@ def model_list(ids: Iterable[str]) -> dict[str, Any]:
     return {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
 
 
-def side_turn(request: ModelRequest) -> Turn:
+def side_turn(request: ModelRequest) -> ModelTurn:
     """A harmless answer to what the CLI asks for itself."""
     wants_json = "json" in request.system.lower() or "output_config" in request.body
-    return Turn(text='{"title": "Scripted", "isNewTopic": false}' if wants_json else "Scripted")
+    return ModelTurn(text='{"title": "Scripted", "isNewTopic": false}' if wants_json else "Scripted")
 
 
-def _content(turn: Turn, request: ModelRequest) -> list[dict[str, Any]]:
+def _content(turn: ModelTurn, request: ModelRequest) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
     if turn.thinking:
         blocks.append(
@@ -150,7 +150,7 @@ def _content(turn: Turn, request: ModelRequest) -> list[dict[str, Any]]:
     return blocks
 
 
-def _usage(turn: Turn, request: ModelRequest, blocks: list[dict[str, Any]]) -> dict[str, int]:
+def _usage(turn: ModelTurn, request: ModelRequest, blocks: list[dict[str, Any]]) -> dict[str, int]:
     output_characters = sum(len(json.dumps(block)) for block in blocks)
     scripted = turn.usage
     cache_read = request.turn_index * _CACHED_TOKENS_PER_TURN

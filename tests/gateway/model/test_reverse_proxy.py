@@ -28,7 +28,7 @@ from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, 
 from steadyhand.gateway.model import reverse_proxy
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
 from steadyhand.gateway.model.unix_listener import MAX_CONNECTIONS
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
 
 ASK = {

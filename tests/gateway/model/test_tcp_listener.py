@@ -25,7 +25,7 @@ from tests.gateway.gateway_harness import (
 from steadyhand.agents import Agent
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances
 from steadyhand.ports import RunAccess, RunContext
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import PLAIN_HTTP
 

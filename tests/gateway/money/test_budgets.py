@@ -19,7 +19,7 @@ from steadyhand.gateway.money.budgets import (
 )
 from steadyhand.ports import BudgetLimit
 from steadyhand.testing.contracts.samples import NOON, FakeClock, make_call
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 
 JOB = BudgetLimit("job", "j1", "job", 1_000)
 

@@ -27,7 +27,7 @@ from tests.gateway.gateway_harness import (
 from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_allowances
 from steadyhand.ports import BudgetLimit, TokenCounts, UsageQuery, UsageTotal
 from steadyhand.testing.contracts.samples import NOON, make_call
-from steadyhand.testing.ledger import MemoryLedger
+from steadyhand.testing.memory_ledger import MemoryLedger
 
 ASK: dict[str, Any] = {"model": "claude-haiku-4-5", "max_tokens": 128_000, "messages": []}
 

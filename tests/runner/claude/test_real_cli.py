@@ -18,7 +18,7 @@ from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY
 from steadyhand.testing.contracts.runner import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.scenario import Scenario, ToolCall, Turn
+from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
 
 SESSION = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
 TRIAGE = "---\nname: triage\ndescription: Sorts.\n---\nSort what comes by the word quetzal.\n"
@@ -190,7 +190,9 @@ def test_an_appended_prompt_of_any_size_reaches_the_model(
 
 def test_an_agent_that_never_meets_its_schema_says_where_it_failed(real_cli: Path, world_dir: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    wrong = Scenario("wrong", "", (Turn(tool=(ToolCall("StructuredOutput", {"n": "four"}),)),), repeat=True)
+    wrong = Scenario(
+        "wrong", "", (ModelTurn(tool=(ModelToolCall("StructuredOutput", {"n": "four"}),)),), repeat=True
+    )
     with ScriptedModel(wrong) as model:
         stage = _stage("stream", real_cli, world_dir, model, "go", output_schema=schema)
         ran = asyncio.run(stage.run())

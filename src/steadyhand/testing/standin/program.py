@@ -11,7 +11,7 @@ import time
 from . import frames, home, pipes
 from .options import Options, UsageError
 from .script import InvalidDirective
-from .turn import Interrupted, Turn
+from .turn import AgentTurn, Interrupted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _ONLY_SPACE = (
 )
 
 
-class Agent:
+class StandinProgram:
     """One process: its options, its session and what it has spent so far."""
 
     def __init__(self, options: Options) -> None:
@@ -150,7 +150,7 @@ class Agent:
             status = {"type": "system", "subtype": "status", "status": "requesting"}
             pipes.write_message({**status, "session_id": self.session.id, "uuid": frames.new_uuid()})
         self.session.record("user", content)
-        turn = Turn(self, prompt)
+        turn = AgentTurn(self, prompt)
         self._busy = True
         result = turn.run()
         self._busy = False
@@ -303,7 +303,7 @@ def main(argv: list[str]) -> int:
             pipes.write(f"{frames.VERSION} (Claude Code)\n".encode())
             return 0
         _refuse_root(options)
-        agent = Agent(options)
+        agent = StandinProgram(options)
         if options.reads_stream:
             return agent.run_stream()
         from_stdin = "" if os.isatty(0) else pipes.read_all().decode(errors="replace")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .program import Agent
+    from .program import StandinProgram
 
 _FLOOD_LINE = 4096
 _WAIT_FOR_SECONDS = 60.0
@@ -29,10 +29,10 @@ class Interrupted(Exception):
     """An ``interrupt`` came while the turn was under way."""
 
 
-class Turn:
+class AgentTurn:
     """Does one prompt's acts in order and says how it ended."""
 
-    def __init__(self, agent: Agent, prompt: str) -> None:
+    def __init__(self, agent: StandinProgram, prompt: str) -> None:
         self.agent = agent
         self.script = Script(prompt)
         self.started_at = time.monotonic()

@@ -1,0 +1,143 @@
+"""Count the words of docstrings and the names that stand twice.
+
+`python -m tests.package.test_wording` prints the counts of each room, and with `--files` those of each file.
+"""
+
+import ast
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[2] / "src" / "steadyhand"
+_WORD = re.compile(r"[A-Za-z']+")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+FILE_NAMES: dict[str, tuple[list[str], str]] = {
+    "app": (["api", "cli"], "the usual name of the module that builds a FastAPI or a Typer application"),
+    "client": (["", "config"], "the HTTP client, and the settings that it reads"),
+    "doctor": (["serve", "store", "workspace"], "the checks of `steadyhand doctor`, one module in each room"),
+    "errors": (["", "api"], "the errors, and their HTTP form"),
+    "gateway": (["gateway", "ports"], "a port is named after the room that implements it"),
+    "isolation": (
+        ["serve", "testing"],
+        "the composition of an isolation level, and the contract of every level",
+    ),
+    "jobs": (["api", "cli"], "routes and commands of the same resource"),
+    "keys": (["api", "cli"], "routes and commands of the same resource"),
+    "providers": (["config", "gateway"], "the table of the configuration, and its use"),
+    "queries": (["control", "testing"], "the queries of control, and the contract of a store's queries"),
+    "queue": (["ports", "testing"], "a contract is named after its port"),
+    "requests": (["api", "control"], "the JSON bodies, and the requests that control checks"),
+    "runner": (["ports", "runner", "testing"], "a port and its contract are named after the room"),
+    "service": (["cli", "testing"], "commands for a systemd unit, and a real service for tests"),
+    "usage": (["api", "cli"], "routes and commands of the same resource"),
+}
+"""Stems that more than one module has, with the rooms of these modules and the reason."""
+
+_BODY = "the body is the domain's type as JSON; its name is that of the OpenAPI component, which clients know"
+CLASS_NAMES: dict[str, tuple[list[str], str]] = {
+    "Agent": (["", "api"], _BODY),
+    "Changes": (["", "api"], _BODY),
+    "Cost": (["", "api"], _BODY),
+    "Event": (["", "api"], _BODY),
+    "Job": (["", "api"], _BODY),
+    "KeyLimits": (["api", "ports"], _BODY),
+    "Outcome": (["", "api"], _BODY),
+    "Run": (["", "api"], _BODY),
+    "Service": (["serve", "testing"], "the service as a process of its own, for tests"),
+    "Usage": (["", "api"], _BODY),
+    "Workspace": (["", "api"], _BODY),
+}
+"""Names that more than one class has, with the rooms of these classes and the reason."""
+
+
+def parsed_modules() -> Iterator[tuple[Path, ast.Module]]:
+    """Parse each module of src; its path is relative to src/steadyhand."""
+    for path in sorted(SOURCES.rglob("*.py")):
+        yield path.relative_to(SOURCES), ast.parse(path.read_text("utf-8"))
+
+
+def room(path: Path) -> str:
+    """Return the room of a module; it is empty for a module at the top."""
+    return path.parts[0] if len(path.parts) > 1 else ""
+
+
+def docstring_words(tree: ast.Module) -> Counter[str]:
+    """Count the words in the docstrings of a module, in lower case."""
+    words: Counter[str] = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED):
+            words.update(_WORD.findall((ast.get_docstring(node) or "").lower()))
+    return words
+
+
+def per_thousand(words: Counter[str], *wanted: str) -> float:
+    """Return how often the wanted words occur in 1,000 words."""
+    return 1000 * sum(words[word] for word in wanted) / max(1, words.total())
+
+
+def product_words(*, by_file: bool = False) -> dict[str, Counter[str]]:
+    """Count the words of each room without `testing`, or of each file."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for path, tree in parsed_modules():
+        if room(path) != "testing":
+            counts[path.as_posix() if by_file else room(path)].update(docstring_words(tree))
+    return counts
+
+
+def all_words() -> Counter[str]:
+    """Count the words of all rooms together."""
+    return sum(product_words().values(), Counter())
+
+
+def repeated(rooms_by_name: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Return the names that stand twice, with their rooms."""
+    return {name: sorted(rooms) for name, rooms in rooms_by_name.items() if len(rooms) > 1}
+
+
+def without_reasons(names: dict[str, tuple[list[str], str]]) -> dict[str, list[str]]:
+    """Return a list of names that may stand twice in the form of `repeated`."""
+    return {name: rooms for name, (rooms, _) in names.items()}
+
+
+def test_no_method_is_called_take() -> None:
+    found = [
+        f"{path}:{node.lineno}"
+        for path, tree in parsed_modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == "take"
+    ]
+    assert found == []
+
+
+def test_only_listed_files_share_a_name() -> None:
+    rooms: defaultdict[str, list[str]] = defaultdict(list)
+    for path, _ in parsed_modules():
+        if path.stem not in ("__init__", "__main__"):
+            rooms[path.stem].append(room(path))
+    assert repeated(rooms) == without_reasons(FILE_NAMES)
+
+
+def test_only_listed_classes_share_a_name() -> None:
+    rooms: defaultdict[str, list[str]] = defaultdict(list)
+    for path, tree in parsed_modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                rooms[node.name].append(room(path))
+    assert repeated(rooms) == without_reasons(CLASS_NAMES)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the counts of each room or file, and of all."""
+    counts = product_words(by_file="--files" in arguments)
+    sys.stdout.write("  words   what   give return  where\n")
+    for place, words in [*sorted(counts.items()), ("all", all_words())]:
+        figures = (("what",), ("give", "gives", "given"), ("return", "returns"))
+        rates = " ".join(f"{per_thousand(words, *wanted):6.1f}" for wanted in figures)
+        sys.stdout.write(f"{words.total():7} {rates}  {place or 'steadyhand'}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
