@@ -310,6 +310,11 @@ class Job:
         return self.runs[-1].number if self.runs else 0
 
     @property
+    def is_final(self) -> bool:
+        """True if the job has ended and the next start of the service does not resume it."""
+        return self.state.ended and self.at_start is None
+
+    @property
     def attachments(self) -> tuple[Mapping[str, Any], ...]:
         """The blocks of its turns, those of its history first, that are files."""
         turns = (*(turn.content for turn in self.history), self.content)

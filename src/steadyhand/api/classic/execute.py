@@ -83,7 +83,7 @@ async def get_classic_job(request: Request, job_id: JobId) -> Response:
 def classic_job_json(job: Job, output: RunOutput | None) -> native_bodies.ClassicJob:
     """Give a job as the classic route shows it; `output` is what its newest run printed."""
     # A job that the next start takes up again is not over: a caller that read `error` would look no more.
-    is_finished = job.state.ended and job.at_start is None
+    is_finished = job.is_final
     status: native_bodies.ClassicStatus = CLASSIC_STATUS[job.state] if is_finished else "running"
     document: native_bodies.ClassicJob = {
         "job_id": job.id,

@@ -107,14 +107,9 @@ def forget_response(job: Job, number: int) -> Job | None:
     return replace(job, request={**requests[0], "later": requests[1:]})
 
 
-def is_final(job: Job) -> bool:
-    """Say whether nothing more will come: a job that the next start takes up goes on."""
-    return job.state.ended and not (job.state is State.INTERRUPTED and job.at_start is not None)
-
-
 def response_status(job: Job) -> openai_bodies.ResponseStatus:
     """Give the word that the API has for a job's state."""
-    if not is_final(job):
+    if not job.is_final:
         return "queued" if job.state is State.QUEUED and not job.runs else "in_progress"
     if job.state is State.COMPLETED:
         return "completed"

@@ -17,7 +17,6 @@ from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_
 from steadyhand.api.openai.responses.resource import (
     StoredResponse,
     function_call_item,
-    is_final,
     mcp_call_item,
     message_item,
     response_json,
@@ -259,7 +258,7 @@ class ResponseEvents:
         if self.ended_with_calls:
             return self._final_json("completed", self._usage.so_far())
         self.stored = replace(self.stored, job=job)
-        usage = self._usage.final(job) if is_final(job) else None
+        usage = self._usage.final(job) if job.is_final else None
         return self._final_json(response_status(job), usage)
 
     def _final_json(

@@ -16,7 +16,6 @@ from steadyhand.api.openai.responses.build_submission import reject_unsupported
 from steadyhand.api.openai.responses.resource import (
     StoredResponse,
     forget_response,
-    is_final,
     latest_response,
 )
 from steadyhand.api.openai.responses.response_events import ResponseEvents
@@ -147,7 +146,7 @@ async def cancel_response(request: Request, response_id: ResponseId) -> Response
     job = stored.job
     if stored == latest_response(job):
         job = await context.control.cancel(caller, job.id)
-        if not is_final(job):
+        if not job.is_final:
             job = await context.control.wait(owner, job.id, _CANCEL_SECONDS)
     stored = replace(stored, job=job)
     return _response_json_response(await replay_events(context, owner, stored), stored)
@@ -250,7 +249,7 @@ async def _event_frames(
                     yield Frame(_DONE_FRAME)
                     return
     job = await context.control.get(owner, job_id)
-    if not is_final(job):
+    if not job.is_final:
         # The service is stopping. What goes on in its next life has no end yet; the client comes back for the rest.
         if not keeps_running:
             code, detail = failure_reason(job)

@@ -31,7 +31,6 @@ from steadyhand.api.openai.responses.resource import (
     StoredResponse,
     append_request,
     get_stored_response,
-    is_final,
     latest_response,
     parse_response_id,
 )
@@ -79,7 +78,7 @@ async def replay_events(context: ApiContext, owner: Caller, stored: StoredRespon
         for event in batch:
             response_events.feed(event)
         after = batch[-1].seq
-    if is_final(stored.job):
+    if stored.job.is_final:
         response_events.finish(stored.job)
     return response_events
 
@@ -98,7 +97,7 @@ async def wait_for_response(
             if response_events.ended_with_calls:
                 break
     job = await context.control.get(owner, stored.job.id)
-    if is_final(job):
+    if job.is_final:
         response_events.finish(job)
     return job, response_events
 
