@@ -1,27 +1,68 @@
-"""Calls that agents of this node wait for, made by those who asked for the runs."""
+"""Calls of a client's tools: those that wait in this process, and the state of a job's calls by its events."""
 
 import asyncio
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakValueDictionary
 
-from steadyhand.ports import ClientToolCall
+from steadyhand.events import Event, ToolCallsAnswered, ToolCallsRequested
+from steadyhand.ports import ClientToolCall, Store
 
 MCP_SERVER_NAME = "client"
-"""What an agent knows its caller's tools by: the server that has them."""
+"""The name of the MCP server that offers the client's tools to an agent."""
 MCP_TOOL_PREFIX = f"mcp__{MCP_SERVER_NAME}__"
-"""What the names of those tools begin with in what the agent says of its work."""
+"""The prefix of the names of those tools in an agent's messages."""
 
 
 def results_digest(results: Mapping[str, str]) -> str:
-    """Give what stands for the results of calls, so that the same ones are known again."""
+    """Return a digest of the results of calls, by which a repeat is recognized."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(slots=True)
+class ToolCallState:
+    """A job's client tool calls: those of the newest turn with any, and the event of each answer."""
+
+    calls: Sequence[Mapping[str, Any]] = ()
+    run: int = 0
+    """The run that made `calls`."""
+    is_open: bool = False
+    answers: list[Event] = field(default_factory=list)
+
+    @classmethod
+    async def read(cls, store: Store, job_id: str) -> "ToolCallState":
+        """Return the state after all stored events of a job."""
+        state, after = cls(), 0
+        while batch := await store.list_events(job_id, after):
+            for event in batch:
+                state.apply(event)
+            after = batch[-1].seq
+        return state
+
+    def apply(self, event: Event) -> None:
+        """Update the state by the next event of the job."""
+        if event.type == ToolCallsRequested.type:
+            self.calls, self.run, self.is_open = event.data["calls"], event.run, True
+        elif event.type == ToolCallsAnswered.type:
+            self.is_open = False
+            self.answers.append(event)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of `calls`."""
+        return frozenset(call["id"] for call in self.calls)
+
+    def open_ids(self, run: int) -> frozenset[str]:
+        """Return the ids of the calls of this run, the job's newest, that have no result yet."""
+        return self.ids if self.is_open and self.run == run else frozenset()
+
+
 class PendingCalls:
-    """One turn's calls, until all their results are there."""
+    """The calls of one turn that wait for their results."""
 
     def __init__(self, calls: Sequence[ClientToolCall]) -> None:
         self.ids = frozenset(call.id for call in calls)
@@ -30,7 +71,7 @@ class PendingCalls:
         self._timeout_disabled = False
 
     def disable_timeout(self) -> bool:
-        """Let the calls wait without a bound: their results are there and are about to be given; false if too late."""
+        """Let the calls wait without a bound, since their results have arrived. Return False if it is too late."""
         if self._timeout is not None:
             if self._timeout.expired():
                 return False
@@ -39,20 +80,20 @@ class PendingCalls:
         return True
 
     def set_results(self, results: Mapping[str, str]) -> None:
-        """Give the results, after `hold`; whoever waited may be gone by now."""
+        """Set the results, after `disable_timeout`; nobody may wait for them any more."""
         if not self._results.done():
             self._results.set_result(results)
 
     async def wait_for_results(self, timeout_seconds: float) -> Mapping[str, str]:
-        """Wait for the results; raises `TimeoutError`."""
+        """Wait for the results and return them. Raise `TimeoutError`."""
         async with asyncio.timeout(None if self._timeout_disabled else timeout_seconds) as self._timeout:
             return await self._results
 
 
 class ToolCallBroker:
-    """Brings calls and their results together. At most one turn's calls of a job wait at a time.
+    """Connects calls and their results. At most one turn's calls of a job wait at a time.
 
-    `seconds` is how long an agent's process waits; after that its run ends and a later result resumes its session.
+    An agent's process waits for `timeout_seconds`; then its run ends, and a later result resumes its session.
     """
 
     def __init__(self, timeout_seconds: float = 600.0) -> None:
@@ -61,7 +102,7 @@ class ToolCallBroker:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock_for(self, job_id: str) -> asyncio.Lock:
-        """Give the lock that whoever brings results to a job holds meanwhile."""
+        """Return the lock to hold while results are passed to a job."""
         return self._locks.setdefault(job_id, asyncio.Lock())
 
     @contextmanager
@@ -74,5 +115,5 @@ class ToolCallBroker:
             del self._pending[job_id]
 
     def get(self, job_id: str) -> PendingCalls | None:
-        """Give the calls of a job that wait."""
+        """Return the calls of a job that wait, or None."""
         return self._pending.get(job_id)

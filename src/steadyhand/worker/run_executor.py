@@ -15,7 +15,6 @@ from steadyhand.event_log import EventLog, RunEventWriter
 from steadyhand.events import (
     EventDraft,
     StateChanged,
-    ToolCallsAnswered,
     ToolCallsRequested,
     WarningEvent,
     format_rfc3339,
@@ -46,7 +45,7 @@ from steadyhand.ports import (
     UsageTotal,
 )
 from steadyhand.retry import is_resumable
-from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.tool_calls import ToolCallBroker, ToolCallState
 from steadyhand.worker.parents import earlier_files, find_parent
 from steadyhand.worker.parked import ParkedJobs
 from steadyhand.worker.results import (
@@ -425,14 +424,8 @@ class RunExecutor:
         return row.total if row.total.calls else None
 
     async def _has_open_tool_calls(self, job: Job) -> bool:
-        """Say whether the newest run's last calls of its caller's tools are unanswered."""
-        open_calls, after = False, 0
-        while job.tools and (batch := await self._deps.store.list_events(job.id, after)):
-            for event in batch:
-                if event.type in (ToolCallsRequested.type, ToolCallsAnswered.type):
-                    open_calls = event.type == ToolCallsRequested.type and event.run == job.run
-            after = batch[-1].seq
-        return open_calls
+        """Return True if the newest run waits for results of its client's tools."""
+        return bool(job.tools and (await ToolCallState.read(self._deps.store, job.id)).open_ids(job.run))
 
     async def _park(
         self,
