@@ -275,6 +275,6 @@ def _control(store: SqlStore, feed: EventFeed) -> Control:
         checkouts=GitCheckouts(Path("/nonexistent")),
         feed=feed,
         ledger=store,
-        catalogue=Catalog(),
+        catalog=Catalog(),
         clock=lambda: NOW,
     )

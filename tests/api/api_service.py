@@ -179,6 +179,7 @@ class RunningService:
     runner: FakeRunner
     feed: EventFeed
     control: Control
+    checkouts: FakeCheckouts
     queue: LocalQueue
     keyring: Keyring
     store: SqlStore
@@ -285,7 +286,7 @@ def running_service(
             checkouts=checkouts,
             feed=feed,
             ledger=store,
-            catalogue=CATALOGUE,
+            catalog=CATALOGUE,
             clock=lambda: datetime.now(UTC),
             admission=Admission(
                 get_limits=keyring.limits_of,
@@ -310,7 +311,16 @@ def running_service(
             attending = app.state.context.waiting_clients
             result.append(
                 RunningService(
-                    f"http://127.0.0.1:{port}", runner, feed, control, queue, keyring, store, loop, attending
+                    f"http://127.0.0.1:{port}",
+                    runner,
+                    feed,
+                    control,
+                    checkouts,
+                    queue,
+                    keyring,
+                    store,
+                    loop,
+                    attending,
                 )
             )
             stopping.append(lambda: setattr(server, "should_exit", True))

@@ -1,6 +1,7 @@
-"""The verbs: what callers can ask of the service, whatever door they come through."""
+"""The operations that callers ask of the service, the same for every profile of the API."""
 
+from steadyhand.control.control import Control
 from steadyhand.control.requests import AvailableAgent, Caller, ResumeOptions, Submission
-from steadyhand.control.tool_results import Control, ToolResultsAnswer
+from steadyhand.control.tool_results import ToolResultsAnswer
 
 __all__ = ["AvailableAgent", "Caller", "Control", "ResumeOptions", "Submission", "ToolResultsAnswer"]

@@ -1,11 +1,13 @@
-"""The verbs that move a job on: cancelled, run again, gone on with, forgotten."""
+"""Operations that change the state of a job: cancel, retry, resume, delete."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from steadyhand.control.requests import Caller, ResumeOptions
+from steadyhand.control.deps import ControlDeps
+from steadyhand.control.queries import JobQueries
+from steadyhand.control.requests import Caller, ResumeOptions, unchanged
 from steadyhand.control.submit import JobSubmitter
 from steadyhand.errors import Conflict, InvalidRequest
 from steadyhand.events import EventBody, EventDraft, StateChanged
@@ -23,84 +25,87 @@ from steadyhand.ports import UsageQuery
 from steadyhand.retry import is_resumable, requeued
 
 
-def _unchanged(job: Job) -> Job:
-    return job
+class JobLifecycle:
+    """Cancels, retries, resumes and deletes jobs."""
 
-
-class JobLifecycle(JobSubmitter):
-    """What moves jobs."""
-
-    # --- moving ----------------------------------------------------------------------------
+    def __init__(self, deps: ControlDeps, queries: JobQueries, submitter: JobSubmitter) -> None:
+        self._deps = deps
+        self._queries = queries
+        self._submitter = submitter
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
-        """Cancel: a queued job at once, a running one as soon as nothing of it is alive."""
+        """Cancel a job: a queued one at once, a running one as soon as none of its processes is alive."""
         caller.require_scope("cancel")
-        job = await self.get(caller, job_id)
+        job = await self._queries.get(caller, job_id)
         if job.state.ended:
             return job
-        state = await self._queue.cancel(job_id)
+        state = await self._deps.queue.cancel(job_id)
         if state == "stopping":
-            return await self.get(caller, job_id)
+            return await self._queries.get(caller, job_id)
         return await self._cancel_inactive(job)
 
     async def _cancel_inactive(self, job: Job) -> Job:
-        verdict = Outcome(OutcomeType.CANCELLED)
-        now = self._clock()
-        drafts = [EventDraft(job.run, now, StateChanged(job.state, State.CANCELLED, outcome=verdict.type))]
+        outcome = Outcome(OutcomeType.CANCELLED)
+        now = self._deps.clock()
+        drafts = [EventDraft(job.run, now, StateChanged(job.state, State.CANCELLED, outcome=outcome.type))]
         try:
-            changed = await self._recorder.update_job(
+            cancelled = await self._deps.event_log.update_job(
                 job.id,
                 frozenset({State.QUEUED, State.PARKED, State.WAITING}),
                 lambda old: replace(
                     old,
                     state=transition(old.state, State.CANCELLED),
-                    outcome=verdict,
-                    error=error_info(verdict),
+                    outcome=outcome,
+                    error=error_info(outcome),
                     finished_at=now,
                 ),
                 drafts,
             )
         except Conflict:
-            return await self._store.get(job.id) or job
+            return await self._deps.store.get(job.id) or job
         if is_resumable(job):
-            await self._checkouts.discard(job.id)
-        return changed
+            await self._deps.checkouts.discard(job.id)
+        return cancelled
 
     async def retry(self, caller: Caller, job_id: str, after_run: int | None = None) -> Job:
         """Queue an ended job for a new run from the start; with `after_run` a repeat of the call is harmless."""
         caller.require_scope("submit")
-        job = await self.get(caller, job_id)
+        job = await self._queries.get(caller, job_id)
         if _is_repeat(job, after_run):
             return job
         return await self._requeue(caller, job, "retry", lambda old, now: requeued(old, "fresh", now))
 
     async def resume(self, caller: Caller, job_id: str, request: ResumeOptions) -> Job:
-        """Queue an ended job for a new run in the same session and checkout, perhaps with more to spend or to say.
+        """Queue an ended job for a new run in the same session and checkout, with another budget or prompt if asked.
 
-        Raises `Conflict` (`invalid_state`) when it has not ended or has no session, `InvalidRequest` for a budget
-        that is no more than was spent.
+        Raise `Conflict` (`invalid_state`) if the job has not ended or has no session, and `InvalidRequest` if the
+        budget is not above the amount that the job has spent.
         """
         caller.require_scope("submit")
-        job = await self.get(caller, job_id)
-        return job if _is_repeat(job, request.after_run) else await self._resume(caller, job, request)
+        job = await self._queries.get(caller, job_id)
+        return job if _is_repeat(job, request.after_run) else await self.resume_job(caller, job, request)
 
-    async def _resume(
+    async def resume_job(
         self,
         caller: Caller,
         job: Job,
         request: ResumeOptions,
         *earlier_events: EventBody,
-        update: Callable[[Job], Job] = _unchanged,
+        update: Callable[[Job], Job] = unchanged,
     ) -> Job:
-        """Do `resume`; `before` is what happened just before it, and `noted` what else changes with it."""
+        """Resume a job as `resume` does, without a check of scopes.
+
+        `earlier_events` are stored just before the change of state. `update` changes the job in the same commit.
+        """
         budget = job.budget_micros if request.budget_micros is None else request.budget_micros
-        self._check_max_budget(budget)
+        self._submitter.check_max_budget(budget)
         spent = await self._budget_spent(job)
         if budget <= spent:
             raise InvalidRequest.at(
                 "/budget_usd", f"has to be above the {spent / MICROS_PER_DOLLAR:.6f} that the job has spent"
             )
-        if not job.run or not await asyncio.to_thread(self._checkouts.job_paths(job.id).config_dir.is_dir):
+        config_dir = self._deps.checkouts.job_paths(job.id).config_dir
+        if not job.run or not await asyncio.to_thread(config_dir.is_dir):
             raise Conflict("The job has left no session to go on with; retry it.")
 
         def resumed(old: Job, now: datetime) -> Job:
@@ -110,10 +115,13 @@ class JobLifecycle(JobSubmitter):
         return await self._requeue(caller, job, "resume", resumed, earlier_events)
 
     async def _budget_spent(self, job: Job) -> int:
-        """Give what a job's budget has paid for: a retry began it anew. Past the gateway each run has it to itself."""
+        """Return the micro-dollars that count against the job's budget.
+
+        A retry starts the budget anew. Without the gateway each run has the whole budget.
+        """
         if job.cost.source != "ledger":
             return 0
-        (row,) = await self._ledger.usage(UsageQuery(job_id=job.id, since_run=job.since_run))
+        (row,) = await self._deps.ledger.usage(UsageQuery(job_id=job.id, since_run=job.since_run))
         return row.total.micros
 
     async def _requeue(
@@ -126,28 +134,28 @@ class JobLifecycle(JobSubmitter):
     ) -> Job:
         if not job.state.ended:
             raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
-        await self.charge_request(caller, job.agent, job.workspace)
-        now = self._clock()
+        await self._submitter.charge_request(caller, job.agent, job.workspace)
+        now = self._deps.clock()
         bodies = [*earlier_events, StateChanged(job.state, State.QUEUED, reason=reason)]
         drafts = [EventDraft(job.run, now, body) for body in bodies]
-        job = await self._recorder.update_job(job.id, ENDED, lambda old: change(old, now), drafts)
-        await self._queue.requeue(job)
+        job = await self._deps.event_log.update_job(job.id, ENDED, lambda old: change(old, now), drafts)
+        await self._deps.queue.requeue(job)
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> None:
-        """Forget an ended job and all that was kept of it."""
+        """Delete an ended job and all its files. Raise `Conflict` if it has not ended."""
         caller.require_scope("cancel")
-        job = await self.get(caller, job_id)
+        job = await self._queries.get(caller, job_id)
         if not job.state.ended:
             raise Conflict(f"The job is {job.state}; cancel it first.")
-        await self._store.delete(job_id)
-        await self._checkouts.delete_job(job_id)
+        await self._deps.store.delete(job_id)
+        await self._deps.checkouts.delete_job(job_id)
 
 
 def _is_repeat(job: Job, after_run: int | None) -> bool:
-    """Say whether a job was run again already since the run that the caller knows of.
+    """Return True if the job was run again already since the run `after_run`.
 
-    Raises `Conflict` when that very run is under way.
+    Raise `Conflict` if that run has not ended.
     """
     if after_run is None or job.run < after_run:
         return False

@@ -1,79 +1,30 @@
-"""The verbs that read: jobs and what is kept of them, their events as they come, and what can be asked for."""
+"""Operations that read: jobs, their files and events, agents, workspaces, usage."""
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from weakref import WeakValueDictionary
 
-from steadyhand.admission import Admission
-from steadyhand.agents import Agent, AgentDefinition, Catalog, Workspace
-from steadyhand.control.requests import AvailableAgent, Caller, first_set, new_job_id
+from steadyhand.agents import Agent, AgentDefinition, Workspace
+from steadyhand.control.deps import ControlDeps
+from steadyhand.control.requests import AvailableAgent, Caller, first_set
 from steadyhand.errors import Conflict, NotFound, WorkspaceError
-from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Event, LiveText, StateChanged
-from steadyhand.job import (
-    ENDED,
-    Job,
-    State,
-)
-from steadyhand.ports import (
-    NO_LIMITS,
-    Checkouts,
-    JobFilter,
-    JobPage,
-    Ledger,
-    Queue,
-    QueueLoad,
-    RunOutput,
-    Store,
-    UsageQuery,
-    UsageRow,
-)
-from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.job import ENDED, Job, State
+from steadyhand.ports import JobFilter, JobPage, QueueLoad, RunOutput, UsageQuery, UsageRow
 
 
 class JobQueries:
-    """The verbs over the ports. Every one takes the caller and checks what that key may do."""
+    """Reads jobs, their events and files, and the catalog. Changes nothing."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        queue: Queue,
-        checkouts: Checkouts,
-        feed: EventFeed,
-        ledger: Ledger,
-        catalogue: Catalog,
-        clock: Callable[[], datetime],
-        new_id: Callable[[], str] = new_job_id,
-        admission: Admission | None = None,
-        tool_calls: ToolCallBroker | None = None,
-    ) -> None:
-        """Without `admission` no key has limits; `exchange` is the worker's."""
-        self._store = store
-        self._queue = queue
-        self._checkouts = checkouts
-        self._feed = feed
-        self._ledger = ledger
-        self._recorder = EventLog(store, feed)
-        self._clock = clock
-        self._new_id = new_id
-        self._admission = admission or Admission(
-            get_limits=lambda _: NO_LIMITS, get_backlog=queue.backlog, clock=clock
-        )
-        self._tool_calls = tool_calls or ToolCallBroker()
-        self._session_locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self.catalogue = catalogue
-
-    # --- reading ---------------------------------------------------------------------------
+    def __init__(self, deps: ControlDeps) -> None:
+        self._deps = deps
 
     async def get(self, caller: Caller, job_id: str) -> Job:
-        """Give a job that the caller may see, else raise `NotFound`."""
+        """Return a job that the caller may see, or raise `NotFound`."""
         caller.require_scope("read")
-        job = await self._store.get(job_id)
+        job = await self._deps.store.get(job_id)
         if job is None or not (job.api_key_id == caller.key_id or caller.has_scope("read:all")):
             raise NotFound("Job not found")
         return job
@@ -87,19 +38,19 @@ class JobQueries:
             if job_filter.api_key_id not in (None, caller.key_id):
                 return JobPage([], None)
             job_filter = replace(job_filter, api_key_id=caller.key_id)
-        return await self._store.list_jobs(job_filter, limit, cursor)
+        return await self._deps.store.list_jobs(job_filter, limit, cursor)
 
     def position(self, job: Job) -> int | None:
-        """Give a queued job's place in the queue, 1 being next."""
-        return self._queue.position(job.id) if job.state is State.QUEUED else None
+        """Return the position of a queued job, 1 for the next one; None for any other job."""
+        return self._deps.queue.position(job.id) if job.state is State.QUEUED else None
 
     def load(self) -> QueueLoad:
-        """Say how full the service is."""
-        return self._queue.load()
+        """Return the number of jobs that run and that wait, and the capacity."""
+        return self._deps.queue.load()
 
     async def wait(self, caller: Caller, job_id: str, seconds: float) -> Job:
-        """Give the job once it has ended, or as it stands after that many seconds."""
-        with self._feed.subscribe(job_id) as subscription:
+        """Return the job once it has ended, or its current state after that many seconds."""
+        with self._deps.feed.subscribe(job_id) as subscription:
             job = await self.get(caller, job_id)
             try:
                 async with asyncio.timeout(seconds if math.isfinite(seconds) else None):
@@ -115,13 +66,13 @@ class JobQueries:
         return job
 
     async def list_events(self, caller: Caller, job_id: str, after: int, limit: int) -> Sequence[Event]:
-        """Give a page of a job's events."""
+        """Return a page of a job's events."""
         await self.get(caller, job_id)
-        return await self._store.list_events(job_id, after, limit)
+        return await self._deps.store.list_events(job_id, after, limit)
 
     async def follow(self, caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[Event | LiveText]:
-        """Give a job's events after `after`, then those that come, with live text, until it has ended."""
-        with self._feed.subscribe(job_id) as subscription:
+        """Yield a job's events after the number `after`, then new events and live text, until the job has ended."""
+        with self._deps.feed.subscribe(job_id) as subscription:
             seen = after
             while True:
                 subscription.lagged = False
@@ -144,34 +95,32 @@ class JobQueries:
                             subscription.lagged = True
                             break
                         elif _is_final(item):
-                            recheck = (
-                                True  # it was read from the store; the job was looked at before it ended
-                            )
+                            recheck = True  # read from the store, after the job itself was read
                     recheck = recheck or subscription.lagged or subscription.closed
 
     async def _stored_events(self, job_id: str, after: int) -> AsyncIterator[Event]:
-        while batch := await self._store.list_events(job_id, after):
+        while batch := await self._deps.store.list_events(job_id, after):
             for event in batch:
                 yield event
             after = batch[-1].seq
 
     async def get_output(self, caller: Caller, job_id: str) -> RunOutput | None:
-        """Give what a job's newest run printed."""
+        """Return the output of a job's newest run with any, or None."""
         await self.get(caller, job_id)
-        return await self._store.get_output(job_id)
+        return await self._deps.store.get_output(job_id)
 
     async def diff(self, caller: Caller, job_id: str) -> Path:
-        """Give the file with the job's diff; raises `Conflict` (`not_ready`) before its end."""
-        return await self._artifact(caller, job_id, self._checkouts.job_paths(job_id).diff, "diff")
+        """Return the path of the job's diff. Raise `Conflict` (`not_ready`) before the job's end."""
+        return await self._artifact(caller, job_id, self._deps.checkouts.job_paths(job_id).diff, "diff")
 
     async def bundle(self, caller: Caller, job_id: str) -> Path:
-        """Give the file with the job's commits; raises `Conflict` (`not_ready`) before its end."""
-        return await self._artifact(caller, job_id, self._checkouts.job_paths(job_id).bundle, "bundle")
+        """Return the path of the git bundle with the job's commits. Raise `Conflict` (`not_ready`) before its end."""
+        return await self._artifact(caller, job_id, self._deps.checkouts.job_paths(job_id).bundle, "bundle")
 
     async def transcript(self, caller: Caller, job_id: str) -> Path:
-        """Give the file with the agent's own record; raises `Conflict` (`not_ready`) before its end."""
+        """Return the path of the agent's transcript. Raise `Conflict` (`not_ready`) before the job's end."""
         return await self._artifact(
-            caller, job_id, self._checkouts.job_paths(job_id).transcript, "transcript"
+            caller, job_id, self._deps.checkouts.job_paths(job_id).transcript, "transcript"
         )
 
     async def _artifact(self, caller: Caller, job_id: str, path: Path, kind: str) -> Path:
@@ -184,12 +133,12 @@ class JobQueries:
             raise NotFound(f"This job has no {kind}.")
         return path
 
-    # --- what can be asked for -------------------------------------------------------------
+    # --- agents and workspaces -------------------------------------------------------------
 
     async def list_agents(self, caller: Caller) -> Sequence[AvailableAgent]:
-        """Give the agents that can be asked for: configured, built in, and defined in the default workspace."""
+        """Return the agents that a job may name: configured, built in, and defined in the default workspace."""
         caller.require_scope("read")
-        agents = dict(self.catalogue.agents)
+        agents = dict(self._deps.catalog.agents)
         for name, definition in (await self._default_definitions()).items():
             known = agents.get(name)
             if known is None:
@@ -199,39 +148,39 @@ class JobQueries:
         return [self._available_agent(agents[name]) for name in sorted(agents)]
 
     async def _default_definitions(self) -> dict[str, AgentDefinition]:
-        workspace = self.catalogue.workspace(self.catalogue.defaults.workspace)
+        workspace = self._deps.catalog.workspace(self._deps.catalog.defaults.workspace)
         try:
-            return dict(await self._checkouts.agent_definitions(workspace))
+            return dict(await self._deps.checkouts.agent_definitions(workspace))
         except WorkspaceError:
-            return {}  # the list still names what is configured; the job itself will say what is wrong
+            return {}  # the list still has the configured agents; the error of a job names the problem
 
     def _available_agent(self, agent: Agent) -> AvailableAgent:
-        defaults = self.catalogue.defaults
+        defaults = self._deps.catalog.defaults
         return AvailableAgent(
             agent=agent,
-            workspace=self.catalogue.default_workspace_name(agent),
+            workspace=self._deps.catalog.default_workspace_name(agent),
             budget_micros=first_set(agent.budget_micros, defaults.budget_micros),
             timeout_seconds=first_set(agent.timeout_seconds, defaults.timeout_seconds),
             idle_timeout_seconds=first_set(agent.idle_timeout_seconds, defaults.idle_timeout_seconds),
         )
 
     def list_workspaces(self, caller: Caller) -> Sequence[Workspace]:
-        """Give the configured workspaces."""
+        """Return the configured workspaces, sorted by name."""
         caller.require_scope("read")
-        return [self.catalogue.workspaces[name] for name in sorted(self.catalogue.workspaces)]
+        return [self._deps.catalog.workspaces[name] for name in sorted(self._deps.catalog.workspaces)]
 
     async def usage(self, caller: Caller, query: UsageQuery) -> Sequence[UsageRow]:
-        """Add up what was spent; a key without `admin` sees its own alone."""
+        """Return the usage by group; a key without `admin` sees its own alone."""
         caller.require_scope("read")
         if not caller.has_scope("admin"):
             if query.api_key_id not in (None, caller.key_id):
                 return []
             query = replace(query, api_key_id=caller.key_id)
-        return await self._ledger.usage(query)
+        return await self._deps.ledger.usage(query)
 
     async def check(self) -> None:
-        """Return when the service can work; raises what stands in the way. For readiness."""
-        await self._store.check()
+        """Return if the store can be read, else raise `StoreError`. For readiness."""
+        await self._deps.store.check()
 
 
 def _is_final(event: Event) -> bool:

@@ -1,4 +1,4 @@
-"""Who asks, and for what."""
+"""The caller, and the requests that the operations take."""
 
 import difflib
 import secrets
@@ -25,26 +25,26 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the id of the key and what it may do."""
+    """The id of the caller's key and its scopes."""
 
     key_id: str
     scopes: frozenset[Scope]
 
     def require_scope(self, scope: Scope) -> None:
-        """Raise `Forbidden` (`scope_missing`) without this scope; `admin` holds them all."""
+        """Raise `Forbidden` (`scope_missing`) if the key lacks this scope; `admin` includes all scopes."""
         if not self.has_scope(scope):
             raise Forbidden(f"This key lacks the scope {scope!r}.")
 
     def has_scope(self, scope: Scope) -> bool:
-        """Say whether this key has the scope."""
+        """Return True if the key has the scope."""
         return scope in self.scopes or "admin" in self.scopes
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request for work, already of the right types. Null falls to the agent's value, then the service's.
+    """A request for a job, with values of the right types. None stands for the agent's value, then the service's.
 
-    `strict` refuses an agent that nobody defined; the classic routes accept it and let the run fail.
+    With `strict` an agent without a definition is an error; the classic routes accept it and the run fails.
     """
 
     prompt: str
@@ -67,7 +67,7 @@ class Submission:
     append_system_prompt: str | None = None
     history: tuple[Turn, ...] = ()
     parent: str | None = None
-    """The job whose session and work this one goes on with; `session` and `session_name` mean the newest of theirs."""
+    """The job whose session and changes this one continues; `session` and `session_name` mean their newest job."""
     session: str | None = None
     session_name: str | None = None
     content: tuple[Mapping[str, Any], ...] = ()
@@ -80,7 +80,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class ResumeOptions:
-    """How an ended job is to go on: a new budget in all, what to say in place of going on; a repeat is harmless."""
+    """Options of a resume: a new total budget, and a prompt. With `after_run` a repeat of the call is harmless."""
 
     budget_micros: int | None = None
     prompt: str | None = None
@@ -89,7 +89,7 @@ class ResumeOptions:
 
 @dataclass(frozen=True, slots=True)
 class AvailableAgent:
-    """An agent that can be asked for, with what a job of it gets when it does not say."""
+    """An agent that a job may name, with the values of a job that sets none of its own."""
 
     agent: Agent
     workspace: str | None
@@ -98,15 +98,20 @@ class AvailableAgent:
     idle_timeout_seconds: float
 
 
+def unchanged(job: Job) -> Job:
+    """Return the job itself: an update that changes nothing."""
+    return job
+
+
 def new_job_id() -> str:
-    """Make an id: 12 lower-case hexadecimal digits."""
+    """Create an id: 12 lower-case hexadecimal digits."""
     return secrets.token_hex(6)
 
 
 def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
-    """Give a request for the next turn with what it takes over from the turn before.
+    """Return a request for the next turn with the values that it inherits from the turn before.
 
-    Raises `InvalidRequest` for what would be another session.
+    Raise `InvalidRequest` if it names another agent, workspace or ref than the session has.
     """
     for name, requested, inherited in (
         ("agent", submission.agent, parent.agent),
@@ -129,12 +134,12 @@ def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
 
 
 def first_set(*values: _T | None) -> _T:
-    """Give the first value that is there; the last one always is."""
+    """Return the first value that is not None; the last one must not be None."""
     return next(value for value in values if value is not None)
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Say which known name is meant, or which ones there are."""
+    """Return the end of an error text: the nearest known name, or the list of known names."""
     matches = difflib.get_close_matches(name, known, n=1)
     if matches:
         return f"; did you mean {matches[0]!r}?"

@@ -1,11 +1,13 @@
-"""The verbs that ask for work: a job, or the next turn of one."""
+"""Operations that create a job, or the next turn of a session."""
 
 import asyncio
 import re
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from steadyhand.admission import RateCharge
 from steadyhand.agents import SCRATCH_WORKSPACE, Agent
+from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, Submission, did_you_mean, first_set, inherit_from_parent
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest
@@ -23,32 +25,35 @@ from steadyhand.ports import (
 )
 
 _MAX_SESSION_JOBS = 20
-"""How many jobs of a session are looked through for one that has left it."""
+"""The number of jobs of a session, newest first, in which a session is looked for."""
 _REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 
 
-class JobSubmitter(JobQueries):
-    """What makes jobs."""
+class JobSubmitter:
+    """Accepts requests for jobs and finds the session that they continue."""
 
-    # --- asking for work -------------------------------------------------------------------
+    def __init__(self, deps: ControlDeps, queries: JobQueries) -> None:
+        self._deps = deps
+        self._queries = queries
+        self._session_locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def submit(
         self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None = None
     ) -> AddResult:
         """Accept a job: it is durable when this returns.
 
-        Raises `InvalidRequest`, `Forbidden`, and `TryLater` when there is no room or a limit of the key is
+        Raise `InvalidRequest`, `Forbidden`, or `RetryLater` if the queue is full or a limit of the key is
         reached; then nothing is stored.
         """
         caller.require_scope("submit")
         if idempotency is not None:
-            replayed = await self._store.get_replayed(caller.key_id, idempotency)
+            replayed = await self._deps.store.get_replayed(caller.key_id, idempotency)
             if replayed is not None:
                 return AddResult(replayed, replayed=True)
         session = submission.session or submission.session_name
         if session is None:
             return await self._accept(caller, submission, idempotency)
-        # One after another: each goes on with the one before it, which it would not find while that is on its way.
+        # One after another: each job continues the one before it, and must find it in the store.
         async with self._session_locks.setdefault((caller.key_id, session), asyncio.Lock()):
             return await self._accept(caller, submission, idempotency)
 
@@ -58,13 +63,13 @@ class JobSubmitter(JobQueries):
         parent = await self._find_parent(caller, submission)
         if parent is not None:
             submission = inherit_from_parent(parent, submission)
-        name = submission.agent or self.catalogue.defaults.agent
-        agent = self.catalogue.agent(name)
+        name = submission.agent or self._deps.catalog.defaults.agent
+        agent = self._deps.catalog.agent(name)
         workspace = (
             parent.workspace if parent is not None else self._resolve_workspace(caller, submission, agent)
         )
-        self._admission.check_allowed(caller.key_id, name, workspace)
-        if submission.strict and name not in self.catalogue.agents:
+        self._deps.admission.check_allowed(caller.key_id, name, workspace)
+        if submission.strict and name not in self._deps.catalog.agents:
             await self._require_known_agent(name, workspace)
         job = self._build_job(caller, submission, agent, workspace)
         if parent is not None:
@@ -77,9 +82,9 @@ class JobSubmitter(JobQueries):
                 ref=parent.ref,
             )
         accepted = EventDraft(0, job.created_at, StateChanged(None, State.QUEUED))
-        charge = await self._admission.charge(caller.key_id)
+        charge = await self._deps.admission.charge(caller.key_id)
         try:
-            added = await self._queue.enqueue(job, [accepted], idempotency)
+            added = await self._deps.queue.enqueue(job, [accepted], idempotency)
         except BaseException:
             charge.undo()
             raise
@@ -88,21 +93,21 @@ class JobSubmitter(JobQueries):
         return added
 
     async def charge_request(self, caller: Caller, agent: str, workspace: str | None) -> RateCharge:
-        """Let a request for more work through by the limits of its key; what comes of it may be undone.
+        """Count a request for a run against the limits of its key; the charge that is returned can be undone.
 
-        Raises `Forbidden` (`agent_not_allowed`, `workspace_not_allowed`) and `TryLater` (`rate_limited`,
+        Raise `Forbidden` (`agent_not_allowed`, `workspace_not_allowed`) or `RetryLater` (`rate_limited`,
         `too_many_jobs`, `budget_exhausted`).
         """
-        self._admission.check_allowed(caller.key_id, agent, workspace)
-        return await self._admission.charge(caller.key_id)
+        self._deps.admission.check_allowed(caller.key_id, agent, workspace)
+        return await self._deps.admission.charge(caller.key_id)
 
     async def _find_parent(self, caller: Caller, submission: Submission) -> Job | None:
-        """Give the job that a new one goes on with, if it goes on with any.
+        """Return the job that a new one continues, or None.
 
-        A name that nobody used yet begins a conversation; an unknown session is refused.
+        A session name without a job begins a session; an unknown session id is an error.
         """
         if submission.parent is not None:
-            parent = await self.get(caller, submission.parent)
+            parent = await self._queries.get(caller, submission.parent)
             if not await self.has_session(parent):
                 raise Conflict("The job has left no session to go on with.")
             return parent
@@ -110,58 +115,61 @@ class JobSubmitter(JobQueries):
             return None
         filters = [JobFilter(session_id=submission.session, session_name=submission.session_name)]
         if submission.session is None:
-            filters.append(
-                JobFilter(session_id=submission.session_name)
-            )  # by the id that the caller was told
+            # A name may be a session id that the caller has read in a job.
+            filters.append(JobFilter(session_id=submission.session_name))
         for job_filter in filters:
             newest = (
-                await self._store.list_jobs(replace(job_filter, api_key_id=caller.key_id), _MAX_SESSION_JOBS)
+                await self._deps.store.list_jobs(
+                    replace(job_filter, api_key_id=caller.key_id), _MAX_SESSION_JOBS
+                )
             ).jobs
             for job in newest:
-                # One that was cancelled before it ran has left nothing: the session is where it was before it.
+                # A job that was cancelled before it ran has left no session: the job before it has the newest one.
                 if await self.has_session(job):
-                    return await self._store.get(job.id)
+                    return await self._deps.store.get(job.id)
         if submission.session is not None:
             raise InvalidRequest.at("/session", "no job of this key has that session")
         return None
 
     async def has_session(self, job: Job) -> bool:
-        """Say whether a job's session is there to be gone on with, or may be once it has ended."""
-        config = self._checkouts.job_paths(job.id).config_dir
+        """Return True if a job's session can be continued; a job that has not ended may still leave one."""
+        config = self._deps.checkouts.job_paths(job.id).config_dir
         return not job.state.ended or await asyncio.to_thread(config.is_dir)
 
     async def find_conversation(self, caller: Caller, digest: str) -> Job | None:
-        """Give the one job of this key whose conversation this is, all that was said; null when there is no one.
+        """Return the only job of this key whose whole conversation has this digest, or None.
 
-        Of two that are alike to the letter neither is taken: they may have done different things.
+        Of two jobs with equal conversations neither is returned: they may have done different things.
         """
-        jobs = (await self._store.list_jobs(JobFilter(api_key_id=caller.key_id, conversation=digest), 2)).jobs
+        jobs = (
+            await self._deps.store.list_jobs(JobFilter(api_key_id=caller.key_id, conversation=digest), 2)
+        ).jobs
         return await self.get_continuable(caller, jobs[0].id) if len(jobs) == 1 else None
 
     async def get_continuable(self, caller: Caller, job_id: str) -> Job | None:
-        """Give a completed job of this very key whose session is there to be gone on with; else null."""
-        job = await self._store.get(job_id)
+        """Return a completed job of this key whose session can be continued, or None."""
+        job = await self._deps.store.get(job_id)
         if job is None or job.api_key_id != caller.key_id or job.state is not State.COMPLETED:
             return None
         return job if await self.has_session(job) else None
 
     async def save_conversation(self, job_id: str, digest: str) -> None:
-        """Note all that was said up to a job's answer, so that the caller may come back with it."""
-        await self._store.update_job(job_id, ENDED, lambda old: replace(old, conversation=digest))
+        """Store the digest of the conversation up to a job's answer, so that the caller can continue it."""
+        await self._deps.store.update_job(job_id, ENDED, lambda old: replace(old, conversation=digest))
 
     def _build_job(self, caller: Caller, submission: Submission, agent: Agent, workspace: str | None) -> Job:
-        defaults, limits = self.catalogue.defaults, self.catalogue.limits
+        defaults, limits = self._deps.catalog.defaults, self._deps.catalog.limits
         budget = first_set(submission.budget_micros, agent.budget_micros, defaults.budget_micros)
         timeout = first_set(submission.timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
-        self._check_max_budget(budget)
+        self.check_max_budget(budget)
         if limits.max_timeout_seconds is not None and timeout > limits.max_timeout_seconds:
             max_timeout = limits.max_timeout_seconds
             raise InvalidRequest.at(
                 "/timeout_seconds", f"is above the limit of {max_timeout:g}", code="limit_exceeded"
             )
-        now = self._clock()
+        now = self._deps.clock()
         return Job(
-            id=self._new_id(),
+            id=self._deps.new_id(),
             prompt=submission.prompt,
             agent=agent.name,
             runner=agent.runner,
@@ -176,13 +184,13 @@ class JobSubmitter(JobQueries):
             origin=submission.origin,
             model=submission.model or agent.model,
             workspace=workspace,
-            ref=submission.ref or self.catalogue.workspace(workspace).ref,
+            ref=submission.ref or self._deps.catalog.workspace(workspace).ref,
             priority=submission.priority,
             metadata=submission.metadata,
             title=submission.title,
             output_schema=submission.output_schema,
             on_interrupt=submission.on_interrupt or defaults.on_interrupt,
-            publish=submission.publish or self.catalogue.workspace(workspace).publish or defaults.publish,
+            publish=submission.publish or self._deps.catalog.workspace(workspace).publish or defaults.publish,
             expires_in_seconds=submission.expires_in_seconds,
             max_turns=submission.max_turns or agent.max_turns,
             effort=submission.effort or agent.effort,
@@ -195,8 +203,9 @@ class JobSubmitter(JobQueries):
             one_call=submission.one_call,
         )
 
-    def _check_max_budget(self, micros: int) -> None:
-        limit_micros = self.catalogue.limits.max_budget_micros
+    def check_max_budget(self, micros: int) -> None:
+        """Raise `InvalidRequest` (`limit_exceeded`) if a budget is above the service's maximum."""
+        limit_micros = self._deps.catalog.limits.max_budget_micros
         if limit_micros is not None and micros > limit_micros:
             raise InvalidRequest.at(
                 "/budget_usd",
@@ -207,16 +216,16 @@ class JobSubmitter(JobQueries):
     def _resolve_workspace(self, caller: Caller, submission: Submission, agent: Agent) -> str | None:
         name = submission.workspace
         if name is None:
-            name = self.catalogue.default_workspace_name(agent)
+            name = self._deps.catalog.default_workspace_name(agent)
             if name is None and submission.ref is not None:
                 raise InvalidRequest.at("/ref", "needs a workspace; this agent has none")
             return name
-        if name in self.catalogue.workspaces:
+        if name in self._deps.catalog.workspaces:
             return name
         if name == SCRATCH_WORKSPACE:
             return None
         if not (name.startswith("/") or _REPOSITORY_URL.fullmatch(name)):
-            known = sorted(self.catalogue.workspaces)
+            known = sorted(self._deps.catalog.workspaces)
             raise InvalidRequest.at(
                 "/workspace", f"is not known{did_you_mean(name, known)}", code="unknown_workspace"
             )
@@ -227,9 +236,9 @@ class JobSubmitter(JobQueries):
         return name
 
     async def _require_known_agent(self, name: str, workspace: str | None) -> None:
-        definitions = await self._checkouts.agent_definitions(self.catalogue.workspace(workspace))
+        definitions = await self._deps.checkouts.agent_definitions(self._deps.catalog.workspace(workspace))
         if name not in definitions:
-            known = sorted({*self.catalogue.agents, *definitions})
+            known = sorted({*self._deps.catalog.agents, *definitions})
             raise InvalidRequest.at(
                 "/agent", f"is not known{did_you_mean(name, known)}", code="unknown_agent"
             )

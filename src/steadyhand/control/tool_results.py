@@ -1,16 +1,18 @@
-"""What came of the calls that agents ask their callers for: brought to the process that waits, or to its session."""
+"""Results of client tool calls: passed to the agent's process while it waits, or to its session once it has ended."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from steadyhand.control.deps import ControlDeps
 from steadyhand.control.lifecycle import JobLifecycle
-from steadyhand.control.requests import Caller, ResumeOptions
+from steadyhand.control.queries import JobQueries
+from steadyhand.control.requests import Caller, ResumeOptions, unchanged
 from steadyhand.errors import InvalidRequest
-from steadyhand.events import Event, EventDraft, ToolCallsAnswered, ToolCallsRequested
+from steadyhand.events import EventDraft, ToolCallsAnswered
 from steadyhand.job import Job, OutcomeType, State
-from steadyhand.tool_calls import results_digest
+from steadyhand.tool_calls import ToolCallState, results_digest
 
 _UNKNOWN_CALL_CODE = "unknown_call"
 _ACCEPTS_LATE_RESULTS = frozenset({OutcomeType.UNANSWERED, OutcomeType.INTERRUPTED, OutcomeType.TIMEOUT})
@@ -20,67 +22,39 @@ JobUpdate = Callable[[Job], Job]
 
 @dataclass(frozen=True, slots=True)
 class ToolResultsAnswer:
-    """Results that were given: the job, the how manieth time that calls of it were answered, and the event of it."""
+    """Accepted results: the job, the number of the answer (1 is the job's first), and the number of its event."""
 
     job: Job
     number: int
     last_event: int
 
 
-@dataclass(slots=True)
-class _ToolCallState:
-    """What a job asked its caller for so far: the calls of the newest turn with any, and each time of an answer."""
+class ToolResults:
+    """Passes results of client tool calls to the agents that asked for them."""
 
-    calls: Sequence[Mapping[str, Any]] = ()
-    run: int = 0
-    open: bool = False
-    answers: list[Event] = field(default_factory=list)
-
-    def apply(self, event: Event) -> None:
-        if event.type == ToolCallsRequested.type:
-            self.calls, self.run, self.open = event.data["calls"], event.run, True
-        elif event.type == ToolCallsAnswered.type:
-            self.open = False
-            self.answers.append(event)
-
-    def open_ids(self, job: Job) -> frozenset[str]:
-        """Give the ids of the calls that the newest run still needs the results of."""
-        return self.ids if self.open and self.run == job.run else frozenset()
-
-    @property
-    def ids(self) -> frozenset[str]:
-        return frozenset(call["id"] for call in self.calls)
-
-    def find_answer(self, job: Job, digest: str) -> ToolResultsAnswer | None:
-        """Give the newest time that these very results were given, if they were."""
-        for number, event in reversed(list(enumerate(self.answers, 1))):
-            if event.data["digest"] == digest:
-                return ToolResultsAnswer(job, number, event.seq)
-        return None
-
-
-class Control(JobLifecycle):
-    """Every verb over the ports. Each takes the caller and checks what that key may do."""
+    def __init__(self, deps: ControlDeps, queries: JobQueries, lifecycle: JobLifecycle) -> None:
+        self._deps = deps
+        self._queries = queries
+        self._lifecycle = lifecycle
 
     async def open_tool_calls(self, caller: Caller, job_id: str) -> frozenset[str]:
-        """Give the ids of the calls whose results a job needs to go on, whether its process waits or not."""
-        job = await self.get(caller, job_id)
-        return (await self._tool_call_state(job_id)).open_ids(job) if job.tools else frozenset()
+        """Return the ids of the calls whose results a job needs to continue, also if its process has ended."""
+        job = await self._queries.get(caller, job_id)
+        return (await self._state(job_id)).open_ids(job.run) if job.tools else frozenset()
 
     async def submit_tool_results(
         self, caller: Caller, job_id: str, results: Mapping[str, str], update: JobUpdate | None = None
     ) -> ToolResultsAnswer:
-        """Give an agent the results of the calls that it waits for, by their ids; a repeat is harmless.
+        """Pass the results of the open calls, by their ids, to the agent; a repeat is harmless.
 
-        When the agent's process is not there any more, its session is resumed. `note` changes the job in the same
-        commit, and not for a repeat; it is pure. Raises `NotFound`, and `InvalidRequest` for ids that are not those
-        that it waits for.
+        If the agent's process has ended, its session is resumed. `update` changes the job in the same commit, but not
+        for a repeat; it is pure. Raise `NotFound`, and `InvalidRequest` if the ids are not those of the open calls.
         """
         caller.require_scope("submit")
-        async with self._tool_calls.lock_for(job_id):
-            job = await self.get(replace(caller, scopes=frozenset({"read"})), job_id)
-            state = await self._tool_call_state(job_id)
-            earlier_answer = state.find_answer(job, results_digest(results))
+        async with self._deps.tool_calls.lock_for(job_id):
+            job = await self._queries.get(replace(caller, scopes=frozenset({"read"})), job_id)
+            state = await self._state(job_id)
+            earlier_answer = _find_answer(state, job, results_digest(results))
             if earlier_answer is not None:
                 return await self._repeat_answer(caller, earlier_answer, state, results)
             return await self._answer_process(job, state, results, update) or await self._answer_session(
@@ -88,36 +62,32 @@ class Control(JobLifecycle):
             )
 
     async def reduce_job(self, caller: Caller, job_id: str, reduce: Callable[[Job], Job | None]) -> bool:
-        """Keep less of what a job has for the door that it came through; false, and nothing, when `less` gives null."""
+        """Replace a job by `reduce(job)`. Return False, with nothing changed, if `reduce` returns None."""
         caller.require_scope("cancel")
-        job = await self.get(caller, job_id)
+        job = await self._queries.get(caller, job_id)
         if reduce(job) is None:
             return False
-        await self._store.update_job(job_id, frozenset(State), lambda old: reduce(old) or old)
+        await self._deps.store.update_job(job_id, frozenset(State), lambda old: reduce(old) or old)
         return True
 
-    async def _tool_call_state(self, job_id: str) -> _ToolCallState:
-        state = _ToolCallState()
-        async for event in self._stored_events(job_id, 0):
-            state.apply(event)
-        return state
+    async def _state(self, job_id: str) -> ToolCallState:
+        return await ToolCallState.read(self._deps.store, job_id)
 
     async def _answer_process(
-        self, job: Job, state: _ToolCallState, results: Mapping[str, str], update: JobUpdate | None
+        self, job: Job, state: ToolCallState, results: Mapping[str, str], update: JobUpdate | None
     ) -> ToolResultsAnswer | None:
-        """Hand the results to the process that waits for them; null when none does any more."""
-        pending = self._tool_calls.get(job.id)
-        if pending is None or pending.ids != state.open_ids(job):
+        """Pass the results to the process that waits for them; return None if no process waits any more."""
+        pending = self._deps.tool_calls.get(job.id)
+        if pending is None or pending.ids != state.open_ids(job.run):
             return None
         _check_call_ids(results, pending.ids)
         if not pending.disable_timeout():
             return None
-        drafts = [
-            EventDraft(job.run, self._clock(), ToolCallsAnswered(sorted(results), results_digest(results)))
-        ]
-        # Kept first: what the agent makes of them comes after this event.
-        job = await self._recorder.update_job(
-            job.id, frozenset({State.RUNNING}), update or _unchanged, drafts
+        answered = ToolCallsAnswered(sorted(results), results_digest(results))
+        drafts = [EventDraft(job.run, self._deps.clock(), answered)]
+        # Stored first: the agent's reaction to the results comes after this event.
+        job = await self._deps.event_log.update_job(
+            job.id, frozenset({State.RUNNING}), update or unchanged, drafts
         )
         pending.set_results(results)
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event)
@@ -126,40 +96,42 @@ class Control(JobLifecycle):
         self,
         caller: Caller,
         job_id: str,
-        state: _ToolCallState,
+        state: ToolCallState,
         results: Mapping[str, str],
         update: JobUpdate | None,
     ) -> ToolResultsAnswer:
-        """Resume the session of an agent whose process has ended while its calls waited."""
-        job = await self.get(caller, job_id)
+        """Resume the session of an agent whose process ended while its calls were open."""
+        job = await self._queries.get(caller, job_id)
         outcome = job.outcome.type if job.outcome is not None else None
-        if outcome not in _ACCEPTS_LATE_RESULTS or not state.open_ids(job):
+        if outcome not in _ACCEPTS_LATE_RESULTS or not state.open_ids(job.run):
             raise InvalidRequest(
                 "The agent does not wait for the results of these calls any more.", code=_UNKNOWN_CALL_CODE
             )
         _check_call_ids(results, state.ids)
-        resume_options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))
+        options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))
         answered = ToolCallsAnswered(sorted(results), results_digest(results))
-        job = await self._resume(caller, job, resume_options, answered, update=update or _unchanged)
-        # Two events were kept together: the answer, and then the state.
+        job = await self._lifecycle.resume_job(caller, job, options, answered, update=update or unchanged)
+        # Two events were stored together: the answer, and then the state.
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event - 1)
 
     async def _repeat_answer(
-        self, caller: Caller, answer: ToolResultsAnswer, state: _ToolCallState, results: Mapping[str, str]
+        self, caller: Caller, answer: ToolResultsAnswer, state: ToolCallState, results: Mapping[str, str]
     ) -> ToolResultsAnswer:
-        """Answer for results that were given before: an agent that was interrupted at work on them goes on."""
+        """Return the earlier answer; resume an agent that was interrupted while it worked on these results."""
         job = answer.job
-        interrupted = (
-            job.outcome is not None and job.outcome.type == OutcomeType.INTERRUPTED and job.at_start is None
-        )
-        if state.open or answer.number < len(state.answers) or not interrupted:
+        interrupted = job.outcome is not None and job.outcome.type == OutcomeType.INTERRUPTED
+        if state.is_open or answer.number < len(state.answers) or not (interrupted and job.is_final):
             return answer
-        resume_options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))
-        return replace(answer, job=await self._resume(caller, job, resume_options))
+        options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))
+        return replace(answer, job=await self._lifecycle.resume_job(caller, job, options))
 
 
-def _unchanged(job: Job) -> Job:
-    return job
+def _find_answer(state: ToolCallState, job: Job, digest: str) -> ToolResultsAnswer | None:
+    """Return the newest answer with exactly these results, or None."""
+    for number, event in reversed(list(enumerate(state.answers, 1))):
+        if event.data["digest"] == digest:
+            return ToolResultsAnswer(job, number, event.seq)
+    return None
 
 
 def _check_call_ids(results: Mapping[str, str], expected: frozenset[str]) -> None:
@@ -176,7 +148,7 @@ def _check_call_ids(results: Mapping[str, str], expected: frozenset[str]) -> Non
 
 
 def _late_results_prompt(calls: Sequence[Mapping[str, Any]], results: Mapping[str, str]) -> str:
-    """Give the results as what a resumed agent is told."""
+    """Return the prompt that brings late results to a resumed agent."""
     parts = ["Your last tool calls were made after all. Their results:"]
     for call in calls:
         arguments = json.dumps(call["arguments"], ensure_ascii=False)

@@ -228,7 +228,7 @@ def build_service(
         checkouts=checkouts,
         feed=feed,
         ledger=store,
-        catalogue=catalog,
+        catalog=catalog,
         clock=clock,
         admission=Admission(
             get_limits=keyring.limits_of,

@@ -73,7 +73,7 @@ def test_a_chat_completion_is_calls_and_their_results_go_on_in_the_same_session(
     assert (following.parent_job_id, following.session_id) == (job.id, job.session_id)
     assert following.prompt == "\n\n".join(f"[The result of the call {c['id']}:]\ndone" for c in calls)
     # Without a session to go on with, the history is told.
-    service.control._checkouts.job_paths(job.id).config_dir.rmdir()
+    service.checkouts.job_paths(job.id).config_dir.rmdir()
     assert chat(client, talk).status_code == 200
     assert service.runner.specs[-1].parent_job_id is None
 

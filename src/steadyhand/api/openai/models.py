@@ -69,7 +69,7 @@ async def resolve_model(context: ApiContext, caller: Caller, name: str) -> Model
     if name in options.openai_models:
         return options.openai_models[name]
     agent, _, model_name = name.partition("/")
-    if agent in context.control.catalogue.agents:
+    if agent in context.control.catalog.agents:
         is_agent = True
     else:
         is_agent = agent in {

@@ -1,0 +1,200 @@
+"""`Control` joins four classes: each public operation of theirs is an attribute of it, over the same store."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadyhand.agents import Catalog
+from steadyhand.control import Caller, Control, ResumeOptions, Submission
+from steadyhand.control.lifecycle import JobLifecycle
+from steadyhand.control.queries import JobQueries
+from steadyhand.control.submit import JobSubmitter
+from steadyhand.control.tool_results import ToolResults
+from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from steadyhand.event_log import EventFeed, EventLog
+from steadyhand.events import Event, EventDraft, ToolCallsRequested
+from steadyhand.job import ClientTool, Job, Outcome, OutcomeType, Run, State
+from steadyhand.outcome import StopReason
+from steadyhand.ports import ALL_SCOPES, ClientToolCall
+from steadyhand.queue.local import LocalQueue
+from steadyhand.store import SqlStore, open_store
+from steadyhand.testing.contracts.samples import NOON, FakeClock, accepted_draft, make_job
+from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.workspace.checkout import GitCheckouts
+
+CALLER = Caller("k_one", ALL_SCOPES)
+INTERNAL = {"check_max_budget", "resume_job"}
+"""Public for the other parts of `Control`, not for its callers."""
+
+
+@dataclass(frozen=True)
+class World:
+    control: Control
+    store: SqlStore
+    queue: LocalQueue
+    checkouts: GitCheckouts
+    broker: ToolCallBroker
+    event_log: EventLog
+
+
+@asynccontextmanager
+async def world_at(root: Path) -> AsyncIterator[World]:
+    store = await open_store(f"sqlite:///{root / 'd.db'}")
+    try:
+        feed, broker = EventFeed(), ToolCallBroker()
+        queue = LocalQueue(store, capacity=1, max_queued=8)
+        checkouts = GitCheckouts(root / "data")
+        control = Control(
+            store=store,
+            queue=queue,
+            checkouts=checkouts,
+            feed=feed,
+            ledger=store,
+            catalog=Catalog(),
+            clock=FakeClock(),
+            tool_calls=broker,
+        )
+        yield World(control, store, queue, checkouts, broker, EventLog(store, feed))
+    finally:
+        await store.close()
+
+
+def in_world(root: Path, scene: Callable[[World], Any]) -> None:
+    async def play() -> None:
+        async with asyncio.timeout(60), world_at(root) as world:
+            await scene(world)
+
+    asyncio.run(play())
+
+
+def public_names(part: type) -> set[str]:
+    return {name for name, _ in inspect.getmembers(part, inspect.isfunction) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("part", [JobQueries, JobSubmitter, JobLifecycle, ToolResults])
+def test_each_public_operation_of_a_part_is_an_operation_of_control(tmp_path: Path, part: type) -> None:
+    async def scene(world: World) -> None:
+        operations = public_names(part) - INTERNAL
+        assert operations
+        for name in operations:
+            operation = getattr(world.control, name)
+            assert type(operation.__self__) is part
+            assert operation.__func__ is getattr(part, name)
+
+    in_world(tmp_path, scene)
+
+
+def test_control_has_no_operation_under_another_name(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        operations = {name: value for name, value in vars(world.control).items() if callable(value)}
+        assert all(name == value.__name__ for name, value in operations.items())
+        assert set(vars(world.control)) - set(operations) == {"catalog"}
+
+    in_world(tmp_path, scene)
+
+
+def test_a_submitted_job_is_stored_and_queued_and_a_follower_reads_it_to_its_end(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        control = world.control
+        job = (await control.submit(CALLER, Submission("Say hello."))).job
+        assert (await control.get(CALLER, job.id)).prompt == "Say hello."
+        assert control.position(job) == 1
+
+        async def follow() -> list[int]:
+            return [item.seq async for item in control.follow(CALLER, job.id) if isinstance(item, Event)]
+
+        async with asyncio.TaskGroup() as group:
+            follower = group.create_task(follow())
+            waiter = group.create_task(control.wait(CALLER, job.id, 30))
+            await asyncio.sleep(0)  # both are subscribed before the job ends
+            assert (await control.cancel(CALLER, job.id)).state is State.CANCELLED
+        assert follower.result() == [1, 2]
+        assert waiter.result().state is State.CANCELLED
+        assert (await control.retry(CALLER, job.id)).state is State.QUEUED
+        assert control.position(job) == 1
+
+    in_world(tmp_path, scene)
+
+
+def test_each_part_checks_the_scopes_of_the_caller(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        job = (await world.control.submit(CALLER, Submission("Say hello."))).job
+        stranger = Caller("k_two", frozenset({"read", "submit", "cancel"}))
+        without_scopes = Caller("k_one", frozenset())
+        for operation in (world.control.get, world.control.cancel, world.control.open_tool_calls):
+            with pytest.raises(NotFound):
+                await operation(stranger, job.id)
+            with pytest.raises(Forbidden):
+                await operation(without_scopes, job.id)
+        with pytest.raises(Forbidden):
+            await world.control.submit(without_scopes, Submission("Say hello."))
+
+    in_world(tmp_path, scene)
+
+
+def job_with_calls(state: State, outcome: Outcome | None = None) -> Job:
+    """Return a job in its first run whose agent has a client tool."""
+    tools = (ClientTool("look", None, {}),)
+    runs = (Run(1, state, started_at=NOON),)
+    finished_at = NOON if state.ended else None
+    return make_job(state=state, runs=runs, tools=tools, outcome=outcome, finished_at=finished_at)
+
+
+async def store_with_call(world: World, job: Job) -> None:
+    await world.store.add(job, accepted_draft())
+    call = {"id": "c1", "name": "look", "arguments": {}}
+    await world.event_log.append(job.id, [EventDraft(1, NOON, ToolCallsRequested([call]))])
+
+
+def test_results_reach_a_waiting_agent_once_and_a_repeat_has_the_same_answer(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        job = job_with_calls(State.RUNNING)
+        await store_with_call(world, job)
+        assert await world.control.open_tool_calls(CALLER, job.id) == {"c1"}
+        with world.broker.pending(job.id, [ClientToolCall("c1", "look", {})]) as pending:
+            with pytest.raises(InvalidRequest, match="is missing"):
+                await world.control.submit_tool_results(CALLER, job.id, {})
+            first = await world.control.submit_tool_results(CALLER, job.id, {"c1": "rain"})
+            again = await world.control.submit_tool_results(CALLER, job.id, {"c1": "rain"})
+            assert await pending.wait_for_results(1) == {"c1": "rain"}
+        assert (first.number, first.last_event) == (again.number, again.last_event) == (1, 3)
+        assert await world.control.open_tool_calls(CALLER, job.id) == frozenset()
+
+    in_world(tmp_path, scene)
+
+
+def test_late_results_resume_the_session_and_only_if_it_was_kept(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        job = job_with_calls(State.INTERRUPTED, Outcome(OutcomeType.UNANSWERED))
+        await store_with_call(world, job)
+        with pytest.raises(Conflict, match="no session"):
+            await world.control.submit_tool_results(CALLER, job.id, {"c1": "rain"})
+        world.checkouts.job_paths(job.id).config_dir.mkdir(parents=True)
+        answer = await world.control.submit_tool_results(CALLER, job.id, {"c1": "rain"})
+        assert (answer.job.state, answer.job.begin, answer.number) == (State.QUEUED, "resume", 1)
+        assert "rain" in str(answer.job.continue_prompt)
+        events = await world.store.list_events(job.id)
+        assert [event.type for event in events][-2:] == ["calls.answered", "state.changed"]
+        assert events[-2].seq == answer.last_event
+
+    in_world(tmp_path, scene)
+
+
+def test_a_resume_needs_a_budget_above_the_spent_amount_and_queues_the_job_again(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        job = job_with_calls(State.FAILED, Outcome(OutcomeType.AGENT_ERROR))
+        await world.store.add(job, accepted_draft())
+        world.checkouts.job_paths(job.id).config_dir.mkdir(parents=True)
+        with pytest.raises(InvalidRequest, match="has to be above"):
+            await world.control.resume(CALLER, job.id, ResumeOptions(budget_micros=0))
+        resumed = await world.control.resume(CALLER, job.id, ResumeOptions(budget_micros=7, prompt="Go on."))
+        assert (resumed.budget_micros, resumed.continue_prompt) == (7, "Go on.")
+        assert await world.queue.cancel(job.id, StopReason.CANCEL) == "withdrawn"
+
+    in_world(tmp_path, scene)
