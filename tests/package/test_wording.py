@@ -17,7 +17,10 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 FILE_NAMES: dict[str, tuple[list[str], str]] = {
     "app": (["api", "cli"], "the usual name of the module that builds a FastAPI or a Typer application"),
     "client": (["", "config"], "the HTTP client, and the settings that it reads"),
-    "doctor": (["serve", "store", "workspace"], "the checks of `steadyhand doctor`, one module in each room"),
+    "doctor": (
+        ["ports", "serve", "store", "workspace"],
+        "the port of the checks of `steadyhand doctor`, and the checks of each room",
+    ),
     "errors": (["", "api"], "the errors, and their HTTP form"),
     "gateway": (["gateway", "ports"], "a port is named after the room that implements it"),
     "isolation": (
@@ -26,11 +29,13 @@ FILE_NAMES: dict[str, tuple[list[str], str]] = {
     ),
     "jobs": (["api", "cli"], "routes and commands of the same resource"),
     "keys": (["api", "cli"], "routes and commands of the same resource"),
+    "ledger": (["ports", "testing"], "a contract is named after its port"),
     "providers": (["config", "gateway"], "the table of the configuration, and its use"),
     "queries": (["control", "testing"], "the queries of control, and the contract of a store's queries"),
     "queue": (["ports", "testing"], "a contract is named after its port"),
     "requests": (["api", "control"], "the JSON bodies, and the requests that control checks"),
     "runner": (["ports", "runner", "testing"], "a port and its contract are named after the room"),
+    "sandbox": (["ports", "sandbox"], "a port is named after the room that implements it"),
     "service": (["cli", "testing"], "commands for a systemd unit, and a real service for tests"),
     "usage": (["api", "cli"], "routes and commands of the same resource"),
 }
