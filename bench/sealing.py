@@ -22,7 +22,7 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, SteadyhandError
 from steadyhand.ports import Checkout, Command, JobPaths
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
-from steadyhand.runner.sandbox_exec import ProcessSandboxExec
+from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
 from steadyhand.testing.cli import cli_path

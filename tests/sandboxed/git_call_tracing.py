@@ -21,7 +21,7 @@ from tests.sandboxed.hostile_repository import AttackMarks
 
 import steadyhand
 from steadyhand.ports import ExecResult
-from steadyhand.runner.sandbox_exec import ProcessSandboxExec
+from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.workspace import git as git_module
 from steadyhand.workspace import mirror, sandboxed_git, sandboxed_git_client
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from steadyhand.agents import Agent, Workspace
 from steadyhand.job import Job
 from steadyhand.ports import Checkout, ExecResult, Harvest, SandboxExec
-from steadyhand.runner.sandbox_exec import ProcessSandboxExec
+from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
 from steadyhand.testing.contracts.checkouts import list_tree

@@ -29,7 +29,7 @@ from steadyhand.runner.claude import install
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.process.agent_process import kill_leftover_run
-from steadyhand.runner.sandbox_exec import ProcessSandboxExec
+from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.serve.gateway_setup import create_gateway
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
 from steadyhand.serve.redaction import create_redactor, with_secret_refresh

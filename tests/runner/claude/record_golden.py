@@ -16,7 +16,7 @@ from typing import Any
 from steadyhand.events import event_data
 from steadyhand.runner.claude.messages import MessageReader
 from steadyhand.runner.claude.runner import ClaudeRunner
-from steadyhand.runner.output import parse_message
+from steadyhand.runner.process.output import parse_message
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY, cli_path
 from steadyhand.testing.contracts.runner import RunnerHarness

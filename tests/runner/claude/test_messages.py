@@ -28,7 +28,7 @@ from steadyhand.runner.claude.messages import (
     parse_dollars,
     parse_result,
 )
-from steadyhand.runner.output import parse_message
+from steadyhand.runner.process.output import parse_message
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())

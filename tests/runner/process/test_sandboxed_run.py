@@ -19,8 +19,8 @@ from steadyhand.errors import SpawnError
 from steadyhand.ports import Command, OverlayLayers
 from steadyhand.runner.process import cgroups
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec
+from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.runner.process.trial_run import try_command
-from steadyhand.runner.sandbox_exec import ProcessSandboxExec
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

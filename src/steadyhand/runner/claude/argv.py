@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
-from steadyhand.job import Job
+from steadyhand.job import MICROS_PER_DOLLAR, Job
 from steadyhand.ports import AgentPaths, RunSpec
 
 MAX_ARGUMENT_BYTES = 100 * 1024
@@ -42,6 +42,12 @@ def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
 def format_option(name: str, value: str) -> list[str]:
     """Give one option; a value that begins with a dash would be read as an option of its own."""
     return [f"{name}={value}"] if value.startswith("-") else [name, value]
+
+
+def format_budget(micros: int) -> str:
+    """Return a budget in dollars as the earlier service wrote it on the command line: `5.0`, `0.5`."""
+    text = f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}".rstrip("0")
+    return f"{text}0" if text.endswith(".") else text
 
 
 def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | None:

@@ -10,19 +10,13 @@ from steadyhand.events import Message
 from steadyhand.outcome import AgentResult
 from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.claude.argv import common_options, system_prompt_file
+from steadyhand.runner.claude.argv import common_options, format_budget, system_prompt_file
+from steadyhand.runner.claude.environment import agent_environment, temp_dir
 from steadyhand.runner.claude.messages import parse_result, usage_event
-from steadyhand.runner.output import OutputCapture, parse_message
+from steadyhand.runner.claude.session import resumes_session, session_id_for
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
-from steadyhand.runner.process.run_loop import (
-    RunLoop,
-    agent_environment,
-    format_budget,
-    is_resumable,
-    prompt_for,
-    session_id_for,
-    temp_dir,
-)
+from steadyhand.runner.process.output import OutputCapture, parse_message
+from steadyhand.runner.process.run_loop import RunLoop, prompt_for
 
 _TEXT_KEYS = ("result", "content", "text")
 
@@ -51,7 +45,7 @@ class PlainRunner:
         checkout, view = spec.checkout, self._sandbox.agent_paths(spec.checkout)
         env = agent_environment(spec.environment, view)
         session = session_id_for(spec)
-        resumed = is_resumable(spec, self._sandbox, session)
+        resumed = resumes_session(spec, self._sandbox, session)
         system_prompt = system_prompt_file(spec, view)
         argv = plain_argv(self._cli, spec, None if system_prompt is None else system_prompt.agent_path)
         if resumed:
@@ -72,7 +66,7 @@ class PlainRunner:
 
 
 class _PlainProtocol:
-    """A `drive.Mode`: the prompt, end of input, and the line that is the result.
+    """A `run_loop.AgentProtocol`: the prompt, end of input, and the line that is the result.
 
     This command line says nothing until it has ended, however long that takes; its deadline alone bounds it.
     """

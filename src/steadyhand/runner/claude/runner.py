@@ -21,23 +21,15 @@ from steadyhand.job import Turn
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
-from steadyhand.runner.claude.argv import common_options, format_option, system_prompt_file
+from steadyhand.runner.claude.argv import common_options, format_budget, format_option, system_prompt_file
 from steadyhand.runner.claude.attachments import attachment_dirs, attachment_files, prepare_turns
+from steadyhand.runner.claude.environment import agent_environment, temp_dir
 from steadyhand.runner.claude.mcp_tools import MCP_CONFIG, McpToolServer
 from steadyhand.runner.claude.messages import MessageReader, parse_result
-from steadyhand.runner.output import OutputCapture, parse_message
+from steadyhand.runner.claude.session import resumes_session, session_directory, session_id_for
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
-from steadyhand.runner.process.run_loop import (
-    RunLoop,
-    agent_environment,
-    format_budget,
-    is_resumable,
-    prompt_for,
-    session_directory,
-    session_id_for,
-    temp_dir,
-    wait_bounded,
-)
+from steadyhand.runner.process.output import OutputCapture, parse_message
+from steadyhand.runner.process.run_loop import RunLoop, prompt_for, wait_bounded
 
 INTERRUPT_SECONDS = 0.7
 """How long the agent may take to answer an interrupt with a result, so that what it used is known."""
@@ -136,7 +128,7 @@ def build_launch(
     if system_prompt is not None:
         files.append((system_prompt.host_path, system_prompt.content))
     folder, agent_dir = attachment_dirs(checkout, sandbox)
-    resumed = is_resumable(spec, sandbox, session)
+    resumed = resumes_session(spec, sandbox, session)
     if spec.job.history and not resumed:
         directory = session_directory(view, sandbox)
         record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
@@ -248,7 +240,7 @@ class ClaudeRunner:
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """See `ports.Runner.run`."""
         session = session_id_for(spec)
-        resumed = is_resumable(spec, self._sandbox, session)
+        resumed = resumes_session(spec, self._sandbox, session)
         launch = build_launch(self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget)
         capture = OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor)
         try:
@@ -264,7 +256,7 @@ class ClaudeRunner:
 
 
 class _StreamProtocol:
-    """A `drive.Mode`: the SDK's client for control, everything else read here."""
+    """A `run_loop.AgentProtocol`: the SDK's client for control, everything else read here."""
 
     streams_output = True
 

@@ -1,24 +1,18 @@
-"""What both modes share: the environment, and one run from its first byte to its report.
-
-A mode says what to launch, what to make of a line, what to say to the agent, and how to interrupt it politely.
-"""
+"""One run of an agent, from its first byte to its report. An `AgentProtocol` speaks to the agent's command line."""
 
 import asyncio
 import contextlib
-import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 from steadyhand import json_schema
-from steadyhand.claude_sessions import session_file
 from steadyhand.errors import SpawnError
-from steadyhand.job import MICROS_PER_DOLLAR, JobWarning
+from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import AgentResult, RunEvidence, StopReason
-from steadyhand.ports import AgentPaths, Emit, RunReport, RunSpec, Sandbox, StopSignal
-from steadyhand.runner.output import OutputCapture
+from steadyhand.ports import Emit, RunReport, RunSpec, StopSignal
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus
+from steadyhand.runner.process.output import OutputCapture
 
 CONTINUE_PROMPT = "Continue from where you left off."
 """What an agent is told whose run goes on after an interruption."""
@@ -29,64 +23,6 @@ DRAIN_SECONDS = 30.0
 _BWRAP_PREFIX = "bwrap: "
 _CHUNK = 1 << 16
 _LINES_PER_YIELD = 128  # lines; so that a flood of small ones leaves the loop to others
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NO_TELEMETRY_ENV = {
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-    "DISABLE_AUTOUPDATER": "1",
-    "DISABLE_TELEMETRY": "1",
-}
-
-
-def format_budget(micros: int) -> str:
-    """Give a budget as the earlier service wrote it on the command line: `5.0`, `0.5`."""
-    text = f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}".rstrip("0")
-    return f"{text}0" if text.endswith(".") else text
-
-
-def agent_environment(granted: Mapping[str, str], view: AgentPaths) -> dict[str, str]:
-    """Give the agent's whole environment: what the service grants it, and where it lives.
-
-    With a config directory of its own it also gets a folder for temporary files of its own, and keeps its traffic
-    to the model; without one (in place in the classic profile) the environment stays as it was granted.
-    """
-    env = {"PATH": _DEFAULT_PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
-    env.pop("OLDPWD", None)
-    if view.config_dir is not None:
-        env |= {
-            "CLAUDE_CONFIG_DIR": str(view.config_dir),
-            "TMPDIR": str(temp_dir(view.home)),
-            **_NO_TELEMETRY_ENV,
-        }
-        env |= {"USER": "agent", "LOGNAME": "agent"}
-    return env
-
-
-def temp_dir(home: Path) -> Path:
-    """Give the folder for temporary files of a job with a home of its own."""
-    return home / "tmp"
-
-
-def session_id_for(spec: RunSpec) -> str:
-    """Give the session's id: the job's when that is a UUID, as the CLI takes no other, else a new one."""
-    try:
-        return str(uuid.UUID(spec.job.session_id or ""))
-    except ValueError:
-        return str(uuid.uuid4())
-
-
-def session_directory(view: AgentPaths, sandbox: Sandbox) -> str:
-    """Give the directory by which the CLI names a session's folder: without links, of which a sandbox has none."""
-    return str(view.directory.resolve() if sandbox.level == "none" else view.directory)
-
-
-def is_resumable(spec: RunSpec, sandbox: Sandbox, session: str) -> bool:
-    """Say whether the run goes on in a session that an earlier one left; one that left none begins anew."""
-    if spec.job.begin != "resume":
-        return False
-    config = spec.checkout.config_dir or spec.checkout.home / ".claude"
-    return session_file(
-        config, session_directory(sandbox.agent_paths(spec.checkout), sandbox), session
-    ).is_file()
 
 
 def prompt_for(spec: RunSpec, *, resumed: bool) -> str:

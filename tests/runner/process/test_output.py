@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadyhand.redact import Redactor
-from steadyhand.runner.output import (
+from steadyhand.runner.process.output import (
     STDOUT_HEAD_BYTES,
     STDOUT_TAIL_BYTES,
     CappedFile,
