@@ -12,7 +12,7 @@ from datetime import datetime
 
 from steadyhand.agents import SCRATCH_WORKSPACE
 from steadyhand.errors import Forbidden, RetryLater
-from steadyhand.job import format_dollars_short
+from steadyhand.money import format_dollars
 from steadyhand.ports import (
     NO_LIMITS,
     CalendarPeriod,
@@ -124,8 +124,8 @@ class Admission:
                 now = self._clock()
                 resets_at = period_bounds(period, now)[1]
                 raise RetryLater(
-                    f"This key's budget of {format_dollars_short(limit_micros)} USD a {period} is spent "
-                    f"({format_dollars_short(spent)} USD). "
+                    f"This key's budget of {format_dollars(limit_micros, min_places=2)} USD a {period} is spent "
+                    f"({format_dollars(spent, min_places=2)} USD). "
                     f"It begins anew at {resets_at:%Y-%m-%dT%H:%M:%SZ}.",
                     code="budget_exhausted",
                     retry_after=math.ceil((resets_at - now).total_seconds()),

@@ -12,15 +12,19 @@ from typing import Any, Literal
 import yaml
 
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import MICROS_PER_DOLLAR, OnInterrupt, Publish
+from steadyhand.job import OnInterrupt, Publish
+from steadyhand.money import MICROS_PER_DOLLAR
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = "a letter or digit, then at most 63 letters, digits, dots, dashes or underscores"
 
 TrustLevel = Literal["none", "instructions", "full"]
 WorkspaceMode = Literal["checkout", "in_place"]
-RunnerMode = Literal["stream", "plain"]
 
+DEFAULT_PROVIDER = "default"
+"""The provider of an agent that names none."""
+CLASSIC_DEFAULT_AGENT = "recruiter-triage"
+"""The agent that the chat route of the classic profile runs by default."""
 SAFE_FRONTMATTER_KEYS = ("name", "description", "tools", "model")
 """Frontmatter that a definition keeps below full trust; the rest could bring hooks or servers along."""
 
@@ -85,7 +89,7 @@ class Agent:
     name: str
     description: str = ""
     runner: str = "claude"
-    provider: str = "default"
+    provider: str = DEFAULT_PROVIDER
     """The name of the way to its model: an address and a credential."""
     day_micros: int | None = None
     """What all its jobs may spend in a day of UTC; null is no limit."""

@@ -10,15 +10,6 @@ from typing import Any, Literal, get_args
 from steadyhand.errors import Conflict
 from steadyhand.job_warnings import WarningCode
 
-MICROS_PER_DOLLAR = 1_000_000
-"""Micro-dollars in a dollar; every amount of ours is an integer of them."""
-
-
-def format_dollars_short(micros: int) -> str:
-    """Write an amount in dollars for people: two places, more only where they say something."""
-    whole, remainder = divmod(micros, MICROS_PER_DOLLAR)
-    return f"{whole}.{remainder:06d}".rstrip("0").ljust(len(str(whole)) + 3, "0")
-
 
 class State(StrEnum):
     """Where a job stands."""

@@ -11,8 +11,9 @@ import secrets
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
+from steadyhand.clock import utc_now
 from steadyhand.errors import Conflict, NotFound, Unauthenticated
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, Scope, Store
 
@@ -33,15 +34,11 @@ def _random_text(count: int, alphabet: str) -> str:
     return "".join(secrets.choice(alphabet) for _ in range(count))
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Keyring:
     """The keys that open the service. With none at all, nobody gets in. It belongs to one event loop."""
 
     def __init__(
-        self, fixed: Iterable[ApiKey], store: Store, *, clock: Callable[[], datetime] = _now
+        self, fixed: Iterable[ApiKey], store: Store, *, clock: Callable[[], datetime] = utc_now
     ) -> None:
         """`fixed` are keys that cannot be changed here; of two with one secret the later one counts."""
         self._store = store

@@ -12,6 +12,8 @@ from weakref import WeakValueDictionary
 from steadyhand.events import Event, ToolCallsAnswered, ToolCallsRequested
 from steadyhand.ports import ClientToolCall, Store
 
+TOOL_RESULT_SECONDS = 600
+"""Seconds that a client's tool calls wait for their results by default."""
 MCP_SERVER_NAME = "client"
 """The name of the MCP server that offers the client's tools to an agent."""
 MCP_TOOL_PREFIX = f"mcp__{MCP_SERVER_NAME}__"
@@ -96,7 +98,7 @@ class ToolCallBroker:
     An agent's process waits for `timeout_seconds`; then its run ends, and a later result resumes its session.
     """
 
-    def __init__(self, timeout_seconds: float = 600.0) -> None:
+    def __init__(self, timeout_seconds: float = TOOL_RESULT_SECONDS) -> None:
         self.timeout_seconds = timeout_seconds
         self._pending: dict[str, PendingCalls] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

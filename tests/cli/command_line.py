@@ -24,6 +24,7 @@ import steadyhand.cli.run
 import steadyhand.cli.service
 import steadyhand.cli.usage  # noqa: F401  # each of these adds its commands to the program
 from steadyhand.cli.app import app
+from steadyhand.testing.cli import SYSTEM_PATH
 
 JOB_ID = "3f2a9c01be77"
 KEY = "a-key-of-the-tests-0123456789"
@@ -209,7 +210,7 @@ class CommandLine:
     def __init__(self, home: Path, url: str | None, token: str | None) -> None:
         self.home = home
         self.env = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": SYSTEM_PATH,
             "HOME": str(home),
             "LANG": "C.UTF-8",
             "TMPDIR": str(home),

@@ -19,6 +19,8 @@ from tests.cli.command_line import (
     read_until,
 )
 
+from steadyhand.testing.cli import SYSTEM_PATH
+
 
 @pytest.fixture
 def service() -> Iterator[ScriptedService]:
@@ -39,7 +41,7 @@ def real_service(standin: Path) -> Iterator[RealService]:
     root = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
     root.chmod(0o755)
     env = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PATH": SYSTEM_PATH,
         "HOME": str(root),
         "LANG": "C.UTF-8",
         "STEADYHAND_DATA_DIR": str(root / "data"),

@@ -1,11 +1,12 @@
 import os
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
+from steadyhand.agents import Defaults
 from steadyhand.config.client import default_data_dir, load_client_settings
-from steadyhand.config.settings import Settings, load_settings, to_micros
+from steadyhand.config.file_schema import AgentTable, Tables
+from steadyhand.config.settings import Settings, load_settings
 from steadyhand.errors import ConfigError
 
 
@@ -218,9 +219,15 @@ def test_a_workspace_says_how_it_is_made_ready_and_what_becomes_of_commits(tmp_p
     assert workspace.publish == "branch"
 
 
-def test_micro_dollars_are_exact() -> None:
-    assert to_micros(Decimal("0.0412")) == 41_200
-    assert to_micros(Decimal("0.1") + Decimal("0.2")) == 300_000
+def test_the_runner_of_an_agent_s_table_is_that_of_the_agent(tmp_path: Path) -> None:
+    table = AgentTable().model_copy(update={"runner": "other"})
+    tables = Tables().model_copy(update={"agents": {"a": table, "b": AgentTable()}})
+    catalog = Settings(tables, tmp_path).build_catalog()
+    assert (catalog.agent("a").runner, catalog.agent("b").runner) == ("other", "claude")
+
+
+def test_the_defaults_of_the_file_are_those_of_the_catalog(tmp_path: Path) -> None:
+    assert read(tmp_path, "").build_catalog().defaults == Defaults()
 
 
 def test_the_command_line_s_token_falls_to_the_local_admin_key(tmp_path: Path) -> None:

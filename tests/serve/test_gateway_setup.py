@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from steadyhand.agents import Agent
+from steadyhand.clock import utc_now
 from steadyhand.config.providers import CONSUMER_TERMS_URL
 from steadyhand.config.settings import Settings, load_settings
 from steadyhand.errors import ConfigError
@@ -20,7 +21,7 @@ from steadyhand.serve.gateway_setup import (
     log_credentials,
 )
 from steadyhand.serve.logs import configure_logging
-from steadyhand.serve.wiring import configured_keys, utc_now
+from steadyhand.serve.wiring import configured_keys
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.memory_ledger import MemoryLedger
 

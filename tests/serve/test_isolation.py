@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from steadyhand.agents import Agent, Workspace
+from steadyhand.clock import utc_now
 from steadyhand.config.settings import Settings, load_settings
 from steadyhand.errors import ConfigError
 from steadyhand.ports import Checkout, Command, DoctorCheck, JobPaths, RunContext
@@ -27,7 +28,7 @@ from steadyhand.serve.isolation import (
 )
 from steadyhand.serve.isolation import _failure_reason as why_not
 from steadyhand.serve.isolation import _trial_checkout as a_trial
-from steadyhand.serve.wiring import create_environment, utc_now
+from steadyhand.serve.wiring import create_environment
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.memory_ledger import MemoryLedger
 

@@ -30,6 +30,7 @@ from steadyhand.client import Client
 from steadyhand.config import settings as configuration
 from steadyhand.config.file_schema import ServiceTable
 from steadyhand.errors import ServiceUnreachable, SteadyhandError
+from steadyhand.ports import DEFAULT_PATH
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
 
@@ -234,7 +235,7 @@ def _run_test(repository: Path) -> tuple[bool, str]:
 
 def _run_command(command: list[str], directory: Path, stdin: bytes = b"") -> tuple[int, str]:
     """Run a command there, in an environment of nothing but a path; give its code and all it printed."""
-    environment = {"PATH": configuration.DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
+    environment = {"PATH": DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
     completed = subprocess.run(
         command,
         cwd=directory,

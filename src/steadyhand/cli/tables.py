@@ -1,7 +1,7 @@
 """What tables and pages look like. Every text of theirs comes from outside and goes through `text`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -22,6 +22,7 @@ from steadyhand.cli.sanitize import (
     parse_time,
     sanitize,
 )
+from steadyhand.clock import utc_now
 
 _DIFF_STYLES = (
     ("+++", "bold"),
@@ -66,7 +67,7 @@ def _cell(value: object, limit: int = 60) -> Text:
 
 def jobs_table(jobs: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
     """Give the table of jobs: one line each."""
-    now = now or datetime.now(UTC)
+    now = now or utc_now()
     table = _create_table("ID", "STATE", "AGENT", "AGE", "TIME", "COST", "TITLE", right=("TIME", "COST"))
     for job in jobs:
         created, elapsed = parse_time(job.get("created_at")), _elapsed_seconds(job, now)
@@ -121,7 +122,7 @@ def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 def keys_table(keys: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
     """Give the table of keys; a limit that is not there is not named."""
-    now = now or datetime.now(UTC)
+    now = now or utc_now()
     table = _create_table("ID", "NAME", "SCOPES", "LIMITS", "MADE", "STATE")
     for key in keys:
         created = parse_time(key.get("created_at"))

@@ -9,8 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from steadyhand.agents import TrustLevel, WorkspaceMode
+from steadyhand.agents import DEFAULT_PROVIDER, Defaults, TrustLevel, WorkspaceMode
 from steadyhand.job import Effort, OnInterrupt, Publish
+from steadyhand.money import MICROS_PER_DOLLAR
+from steadyhand.tool_calls import TOOL_RESULT_SECONDS
+
+_DEFAULTS = Defaults()
 
 _SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _BYTES_BY_UNIT = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -143,13 +147,13 @@ class ServerTable(_Table):
 class DefaultsTable(_Table):
     """[defaults]: what a job gets that does not say."""
 
-    agent: str = "claude"
+    agent: str = _DEFAULTS.agent
     workspace: str | None = None
-    budget_usd: Dollars = Decimal(5)
-    timeout_seconds: Seconds = 2700
-    idle_timeout_seconds: Seconds = 600
-    on_interrupt: OnInterrupt = "auto"
-    publish: Publish = "none"
+    budget_usd: Dollars = Decimal(_DEFAULTS.budget_micros) / MICROS_PER_DOLLAR
+    timeout_seconds: Seconds = _DEFAULTS.timeout_seconds
+    idle_timeout_seconds: Seconds = _DEFAULTS.idle_timeout_seconds
+    on_interrupt: OnInterrupt = _DEFAULTS.on_interrupt
+    publish: Publish = _DEFAULTS.publish
     memory: SizeOrNone = 4 * 1024**3
     processes: ProcessesOrNone = 1_024
     disk: SizeOrNone = None
@@ -225,7 +229,7 @@ class OpenaiTable(_Table):
     """[openai]: what the model names of the OpenAI routes mean."""
 
     default_agent: str | None = None
-    tool_result_seconds: Seconds = 600
+    tool_result_seconds: Seconds = TOOL_RESULT_SECONDS
     models: dict[str, AliasTable] = {}
 
 
@@ -249,7 +253,7 @@ class AgentTable(_Table):
 
     description: str = ""
     runner: Literal["claude"] = "claude"
-    provider: str = "default"
+    provider: str = DEFAULT_PROVIDER
     workspace: str | None = None
     model: str | None = None
     budget_usd: Dollars | None = None
@@ -284,7 +288,3 @@ class Tables(_Table):
     openai: OpenaiTable = OpenaiTable()
     workspaces: dict[str, WorkspaceTable] = {}
     agents: dict[str, AgentTable] = {}
-
-
-NOT_IMPLEMENTED: frozenset[tuple[str, ...]] = frozenset()
-"""Settings whose part is not built: refused as such, not as unknown."""

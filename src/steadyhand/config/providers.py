@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from steadyhand.agents import DEFAULT_PROVIDER
 from steadyhand.config.file_schema import ProviderTable
 from steadyhand.errors import ConfigError
 
-DEFAULT_PROVIDER = "default"
 CONSUMER_TERMS_URL = "https://www.anthropic.com/legal/consumer-terms"
 """What to read before others use a service that runs on a personal subscription."""
 

@@ -4,23 +4,34 @@ Later wins: defaults, the file, the environment, the command line. An unknown na
 nearest one that there is. Secrets are read once, here, and never shown.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from steadyhand.agents import BUILT_IN_AGENTS, NAME_PATTERN, Agent, Catalog, Defaults, Limits, Workspace
+from steadyhand.agents import (
+    BUILT_IN_AGENTS,
+    CLASSIC_DEFAULT_AGENT,
+    DEFAULT_PROVIDER,
+    NAME_PATTERN,
+    SCRATCH_WORKSPACE,
+    Agent,
+    Catalog,
+    Defaults,
+    Limits,
+    Workspace,
+)
 from steadyhand.config.client import default_data_dir
-from steadyhand.config.file_schema import NOT_IMPLEMENTED, AgentTable, Tables, WorkspaceTable
-from steadyhand.config.providers import DEFAULT_PROVIDER, ProviderSetting, build_provider_settings
+from steadyhand.config.file_schema import AgentTable, Tables, WorkspaceTable
+from steadyhand.config.providers import ProviderSetting, build_provider_settings
 from steadyhand.errors import ConfigError
-from steadyhand.job import MICROS_PER_DOLLAR
+from steadyhand.money import to_micros
+from steadyhand.ports import DEFAULT_PATH
+from steadyhand.suggest import closest_name
 
 ENV_PREFIX = "STEADYHAND_"
 ENV_ALIASES = {
@@ -35,8 +46,6 @@ CLIENT_VARIABLES = frozenset({"URL", "TOKEN", "CONFIG"})
 SECRET_VARIABLES = ("STEADYHAND_API_KEY", "API_BEARER_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DEFAULT_WORKSPACE = "default"
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NOT_IMPLEMENTED = "is known, but its part is not built yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +135,11 @@ class Settings:
         return "default"
 
 
-def to_micros(dollars: Decimal) -> int:
-    """Give an amount in micro-dollars, rounded half to even."""
-    return round(dollars * MICROS_PER_DOLLAR)
-
-
 def _build_agent(name: str, table: AgentTable) -> Agent:
     return Agent(
         name=name,
         description=table.description,
+        runner=table.runner,
         provider=table.provider,
         day_micros=None if table.budget_per_day_usd is None else to_micros(table.budget_per_day_usd),
         workspace=table.workspace,
@@ -291,7 +296,7 @@ def _apply_classic_profile(
             ("service", "concurrency"): 1,
             ("service", "max_queued"): 0,
             ("service", "isolation"): "none",
-            ("openai", "default_agent"): "recruiter-triage",
+            ("openai", "default_agent"): CLASSIC_DEFAULT_AGENT,
             # That command line names no session before its end, so what was interrupted could only be run again.
             ("defaults", "on_interrupt"): "fail",
         }.items():
@@ -328,8 +333,6 @@ def _error_message(details: dict[str, Any], sources: Mapping[str, str]) -> str:
     source_text = f" ({source})" if source else ""
     if details["type"] != "extra_forbidden":
         return f"{dotted}{source_text}: {details['msg'].removeprefix('Value error, ')}"
-    if key_path in NOT_IMPLEMENTED or (key_path[0], "*", key_path[-1]) in NOT_IMPLEMENTED:
-        return f"{dotted}{source_text}: {_NOT_IMPLEMENTED}"
     return f"{dotted}{source_text}: there is no such setting{_did_you_mean(key_path[-1], _known_names(key_path))}"
 
 
@@ -367,7 +370,7 @@ def _check_references(tables: Tables) -> None:
             suggestion = _did_you_mean(agent.provider, provider_names)
             raise ConfigError(f"agents.{name}.provider: there is no provider {agent.provider!r}{suggestion}")
     for key_path, workspace in workspace_references.items():
-        if workspace not in (None, "scratch") and workspace not in tables.workspaces:
+        if workspace not in (None, SCRATCH_WORKSPACE) and workspace not in tables.workspaces:
             raise ConfigError(f"{key_path}: there is no workspace {workspace!r}")
 
 
@@ -398,5 +401,5 @@ def _flatten(table: Mapping[str, Any], prefix: tuple[str, ...]) -> Iterator[tupl
 
 
 def _did_you_mean(name: str, known_names: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known_names, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else f"; there are: {', '.join(sorted(known_names))}"
+    closest = closest_name(name, known_names, cutoff=0.5)
+    return f"; did you mean {closest}?" if closest else f"; there are: {', '.join(sorted(known_names))}"

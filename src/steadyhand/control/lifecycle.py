@@ -13,13 +13,13 @@ from steadyhand.errors import Conflict, InvalidRequest
 from steadyhand.events import EventBody, EventDraft, StateChanged
 from steadyhand.job import (
     ENDED,
-    MICROS_PER_DOLLAR,
     Job,
     Outcome,
     OutcomeType,
     State,
     transition,
 )
+from steadyhand.money import format_dollars
 from steadyhand.outcome import error_info
 from steadyhand.ports import UsageQuery
 from steadyhand.retry import is_resumable, requeued
@@ -102,7 +102,7 @@ class JobLifecycle:
         spent = await self._budget_spent(job)
         if budget <= spent:
             raise InvalidRequest.at(
-                "/budget_usd", f"has to be above the {spent / MICROS_PER_DOLLAR:.6f} that the job has spent"
+                "/budget_usd", f"has to be above the {format_dollars(spent)} that the job has spent"
             )
         config_dir = self._deps.checkouts.job_paths(job.id).config_dir
         if not job.run or not await asyncio.to_thread(config_dir.is_dir):

@@ -1,6 +1,5 @@
 """The caller, and the requests that the operations take."""
 
-import difflib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from steadyhand.job import (
 from steadyhand.ports import (
     Scope,
 )
+from steadyhand.suggest import closest_name
 
 _T = TypeVar("_T")
 
@@ -140,7 +140,7 @@ def first_set(*values: _T | None) -> _T:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return the end of an error text: the nearest known name, or the list of known names."""
-    matches = difflib.get_close_matches(name, known, n=1)
-    if matches:
-        return f"; did you mean {matches[0]!r}?"
+    closest = closest_name(name, known)
+    if closest:
+        return f"; did you mean {closest!r}?"
     return f"; there are: {', '.join(known)}" if known else ""

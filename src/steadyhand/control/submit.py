@@ -14,10 +14,10 @@ from steadyhand.errors import Conflict, Forbidden, InvalidRequest
 from steadyhand.events import EventDraft, StateChanged
 from steadyhand.job import (
     ENDED,
-    MICROS_PER_DOLLAR,
     Job,
     State,
 )
+from steadyhand.money import format_dollars
 from steadyhand.ports import (
     AddResult,
     IdempotencyKey,
@@ -209,7 +209,7 @@ class JobSubmitter:
         if limit_micros is not None and micros > limit_micros:
             raise InvalidRequest.at(
                 "/budget_usd",
-                f"is above the limit of {limit_micros / MICROS_PER_DOLLAR:g}",
+                f"is above the limit of {format_dollars(limit_micros, min_places=0)}",
                 code="limit_exceeded",
             )
 

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import structlog
 
 from steadyhand.agents import Agent
+from steadyhand.clock import utc_now
 from steadyhand.gateway.egress import connect_proxy as proxy
 from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve, serve_egress
 from steadyhand.gateway.egress.rules import Address, EgressRules
@@ -84,10 +85,6 @@ class BillingDeps:
     allowances_of: GetBudgetLimits
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def job_allowances(job: Job, _agent: Agent) -> Sequence[BudgetLimit]:
     """Give the limit that a job itself has."""
     return [BudgetLimit("job", job.id, "job", job.budget_micros)]
@@ -111,7 +108,7 @@ class ModelGateway:
         resolve: Resolve | None = None,
         proxy_timeouts: ProxyTimeouts | None = None,
         retry_limits: RetryLimits | None = None,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Raises `ConfigError` for a provider that cannot be."""

@@ -44,6 +44,7 @@ from steadyhand.ports.runner import (
     RunSpec,
 )
 from steadyhand.ports.sandbox import (
+    DEFAULT_PATH,
     Command,
     ExecResult,
     Mount,
@@ -77,6 +78,7 @@ from steadyhand.ports.workspace import (
 
 __all__ = [
     "ALL_SCOPES",
+    "DEFAULT_PATH",
     "MODEL_SOCKET_VARIABLE",
     "NO_LIMITS",
     "AddResult",

@@ -55,6 +55,10 @@ class SandboxSpec:
     loopback_ports: tuple[int, ...] | None = None
 
 
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The `PATH` of a command that gets no other: the usual directories of Debian."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """A process to be: arguments, its whole environment, its directory and its uid (null is the service's)."""

@@ -16,6 +16,7 @@ from datetime import datetime
 import structlog
 import uvicorn
 
+from steadyhand.clock import utc_now
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.outcome import StopReason
@@ -27,7 +28,7 @@ from steadyhand.serve.isolation import choose_level
 from steadyhand.serve.isolation import log_isolation as announce_level
 from steadyhand.serve.logs import configure_logging
 from steadyhand.serve.redaction import create_redactor
-from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli, utc_now
+from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli
 from steadyhand.store import DataDirectoryLock, open_store
 
 __all__ = ["config_error_checks", "embedded", "run_checks", "serve"]

@@ -7,7 +7,7 @@ import structlog
 
 from steadyhand.agents import Agent
 from steadyhand.config.providers import CONSUMER_TERMS_URL, ProviderSetting
-from steadyhand.config.settings import Settings, to_micros
+from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.gateway import (
     BillingDeps,
@@ -19,6 +19,7 @@ from steadyhand.gateway import (
     job_allowances,
 )
 from steadyhand.job import Job
+from steadyhand.money import to_micros
 from steadyhand.ports import NO_LIMITS, BudgetLimit, DoctorCheck, GetBudgetLimits, KeyLimits, Ledger
 from steadyhand.sandbox.sandbox import SOCKET_PATH
 

@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -14,15 +14,27 @@ from steadyhand import __version__
 from steadyhand.admission import Admission, spending_from_ledger
 from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, ModelAlias, create_app
+from steadyhand.clock import utc_now
 from steadyhand.config.secret_values import secret_values
-from steadyhand.config.settings import DEFAULT_PATH, Settings
+from steadyhand.config.settings import Settings
 from steadyhand.control import Control
 from steadyhand.errors import RetryLater
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.gateway import ModelGateway
 from steadyhand.job import Job
 from steadyhand.keyring import Keyring, secret_digest
-from steadyhand.ports import ALL_SCOPES, ApiKey, Checkout, Gateway, Queue, Runner, Sandbox, Scope, Store
+from steadyhand.ports import (
+    ALL_SCOPES,
+    DEFAULT_PATH,
+    ApiKey,
+    Checkout,
+    Gateway,
+    Queue,
+    Runner,
+    Sandbox,
+    Scope,
+    Store,
+)
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude import install
@@ -43,11 +55,6 @@ from steadyhand.workspace.git import GitSettings
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 MIN_SECRET_LENGTH = 16
 _WITHHELD_PREFIXES = ("API_BEARER_TOKEN", "STEADYHAND_")
-
-
-def utc_now() -> datetime:
-    """Give the time, in UTC."""
-    return datetime.now(UTC)
 
 
 # --- keys --------------------------------------------------------------------------------------

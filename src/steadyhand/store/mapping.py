@@ -25,7 +25,7 @@ from steadyhand.job import (
     Turn,
     Usage,
 )
-from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, ModelCall, RunOutput, Scope, TokenCounts
+from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, ModelCall, RunOutput, Scope
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -321,15 +321,6 @@ def call_row(call: ModelCall) -> dict[str, Any]:
         "at": to_microseconds(call.at),
         "day": to_microseconds(call.at) // MICROSECONDS_PER_DAY,
     }
-
-
-def call_of(row: RowMapping) -> ModelCall:
-    """Give the call of a row."""
-    tokens = TokenCounts(**{each.name: row[each.name] for each in fields(TokenCounts)})
-    flags: dict[str, Any] = {name: bool(row[name]) for name in ("settled", "priced", "complete")}
-    return ModelCall(
-        **{name: row[name] for name in _CALL_FIELDS}, **flags, tokens=tokens, at=from_microseconds(row["at"])
-    )
 
 
 def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from steadyhand.clock import utc_now
 from steadyhand.errors import ConfigError, StoreError
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import Job, State
@@ -39,10 +40,6 @@ BUSY_TIMEOUT_MS = 5000
 _READER_THREADS = 3
 
 T = TypeVar("T")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class SqlStore:
@@ -186,7 +183,7 @@ def _read_in_transaction(engine: Engine, read: Callable[[Connection], T]) -> T:
 
 
 async def open_store(
-    url: str, *, clock: Callable[[], datetime] = _now, linger_seconds: float = LINGER_SECONDS
+    url: str, *, clock: Callable[[], datetime] = utc_now, linger_seconds: float = LINGER_SECONDS
 ) -> SqlStore:
     """Open the database at a URL such as `sqlite:////var/lib/steadyhand/steadyhand.db`, made or migrated if need be.
 

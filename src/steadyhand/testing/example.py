@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from steadyhand.testing.cli import SYSTEM_PATH
+
 FILES = {
     "shop.py": '''\
 """A shopping basket."""
@@ -75,7 +77,7 @@ def make_repository(path: Path) -> str:
 
 
 def _git(path: Path, *arguments: str) -> str:
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(path), "GIT_CONFIG_NOSYSTEM": "1"}
+    environment = {"PATH": SYSTEM_PATH, "HOME": str(path), "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
         ["git", *arguments], cwd=path, env=environment, check=True, capture_output=True, text=True, timeout=60
     )

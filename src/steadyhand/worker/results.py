@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.job import MICROS_PER_DOLLAR, Cost, Job, JobWarning, Outcome, State, Usage, transition
+from steadyhand.job import Cost, Job, JobWarning, Outcome, State, Usage, transition
 from steadyhand.job_warnings import WarningCode
+from steadyhand.money import format_dollars
 from steadyhand.outcome import OUTCOMES, AgentResult, error_info
 from steadyhand.ports import Harvest, RunReport, TokenCounts, UsageTotal
 from steadyhand.retry import elapsed_seconds, recovery_start_mode
@@ -150,7 +151,3 @@ def cost_difference_warning(run_result: RunResult) -> JobWarning | None:
     reported, metered = format_dollars(result.cost_micros), format_dollars(counted.micros)
     text = f"The agent says {reported} USD; {metered} USD were counted."
     return JobWarning(WarningCode.COST_DIFFERS, text)
-
-
-def format_dollars(micros: int) -> str:
-    return f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}"

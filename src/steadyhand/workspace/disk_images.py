@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 from steadyhand.errors import WorkspaceError
+from steadyhand.ports import DEFAULT_PATH
 from steadyhand.workspace.filesystem import PRIVATE, make_dir
-from steadyhand.workspace.git import SEARCH_PATH, scrub
+from steadyhand.workspace.git import scrub
 
 MIN_BYTES = 32 * 1024 * 1024
 MKFS_SECONDS = 60.0
@@ -29,7 +30,7 @@ class DiskImages:
         return (
             os.geteuid() == 0
             and _LOOP_CONTROL.exists()
-            and shutil.which("mkfs.ext4", path=SEARCH_PATH) is not None
+            and shutil.which("mkfs.ext4", path=DEFAULT_PATH) is not None
         )
 
     async def create(self, target: Path, size: int) -> None:
@@ -52,7 +53,7 @@ class DiskImages:
         process = await asyncio.create_subprocess_exec(
             "mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", "-N", str(inodes),
             "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=1", str(part),
-            env={"PATH": SEARCH_PATH}, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            env={"PATH": DEFAULT_PATH}, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:

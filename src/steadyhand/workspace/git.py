@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from steadyhand.errors import WorkspaceError
+from steadyhand.ports import DEFAULT_PATH
 
-SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MIB = 1024 * 1024
 TERM_SECONDS = 2.0  # git removes its lock files on SIGTERM
 KILL_SECONDS = 5.0
@@ -27,7 +27,7 @@ _CHUNK = 256 * 1024
 _STDERR_TAIL = 64 * 1024
 
 _BASE_ENVIRONMENT = {
-    "PATH": SEARCH_PATH,
+    "PATH": DEFAULT_PATH,
     "HOME": "/nonexistent",
     "LC_ALL": "C",
     "GIT_TERMINAL_PROMPT": "0",

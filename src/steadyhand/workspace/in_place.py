@@ -9,9 +9,9 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, WorkspaceError
 from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import Checkout, ExecResult, JobPaths, SandboxExec
+from steadyhand.ports import DEFAULT_PATH, Checkout, ExecResult, JobPaths, SandboxExec
 from steadyhand.workspace.filesystem import PRIVATE, make_dir, remove_tree
-from steadyhand.workspace.git import MIB, SEARCH_PATH, Git, error_line, git_environment
+from steadyhand.workspace.git import MIB, Git, error_line, git_environment
 from steadyhand.workspace.instructions import (
     INSTRUCTION_PATHS,
     Instructions,
@@ -202,7 +202,7 @@ async def can_write(folder: Path, user: int | None) -> bool:
     if user is None:
         return os.access(folder, os.W_OK | os.X_OK)
     process = await asyncio.create_subprocess_exec(
-        "test", "-w", str(folder), "-a", "-x", str(folder), env={"PATH": SEARCH_PATH},
+        "test", "-w", str(folder), "-a", "-x", str(folder), env={"PATH": DEFAULT_PATH},
         cwd="/", user=user, group=user, extra_groups=[], stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     async with asyncio.timeout(_ACCESS_SECONDS):

@@ -11,9 +11,9 @@ from typing import Any
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError, WorkspaceError
-from steadyhand.ports import Checkout, SandboxExec
+from steadyhand.ports import DEFAULT_PATH, Checkout, SandboxExec
 from steadyhand.workspace import sandboxed_git
-from steadyhand.workspace.git import MIB, SEARCH_PATH, git_environment, scrub
+from steadyhand.workspace.git import MIB, git_environment, scrub
 
 MIRROR_DIR = Path("/mirror")
 """Where the sandbox shows the mirror's objects, read-only; a warm checkout's `.git` leads there."""
@@ -58,7 +58,7 @@ async def run_sandboxed_git(
     Raises `WorkspaceError` when it could not be run, took too long, printed too much or makes no sense.
     """
     argv = [_find_python(), "-I", "-S", "-c", _program()]
-    env = git_environment({"PATH": SEARCH_PATH, "HOME": HOME_DIR, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
+    env = git_environment({"PATH": DEFAULT_PATH, "HOME": HOME_DIR, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
     stdin = json.dumps(dict(request)).encode()
     try:
         result = await sandbox_exec.run(

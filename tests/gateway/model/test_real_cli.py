@@ -12,6 +12,7 @@ from tests.gateway.gateway_harness import CANARY, KEY, GatewayHarness, open_gate
 
 from steadyhand.gateway import Credential
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
+from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.model import ScriptedModel
 
 AGENT = 64001
@@ -40,7 +41,7 @@ def run(
         cwd=home,
         env={
             "HOME": str(home),
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": SYSTEM_PATH,
             "LANG": "C.UTF-8",
             "CLAUDE_CONFIG_DIR": str(home / ".claude"),
             "ANTHROPIC_UNIX_SOCKET": str(way.socket),

@@ -25,6 +25,7 @@ from tests.gateway.gateway_harness import (
 from steadyhand.agents import Agent
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances
 from steadyhand.ports import RunAccess, RunContext
+from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.memory_ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import PLAIN_HTTP
@@ -178,7 +179,7 @@ def run_cli(
         cwd=home,
         env={
             "HOME": str(home),
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": SYSTEM_PATH,
             "LANG": "C.UTF-8",
             "CLAUDE_CONFIG_DIR": str(home / ".claude"),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",

@@ -19,12 +19,12 @@ from steadyhand.events import (
     event_data,
 )
 from steadyhand.job_warnings import WarningCode
+from steadyhand.money import format_dollars
 from steadyhand.runner.claude.messages import (
     MAX_EVENTS,
     MAX_INPUT_BYTES,
     MAX_OUTPUT_BYTES,
     MessageReader,
-    format_dollars,
     parse_dollars,
     parse_result,
 )

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from steadyhand.agents import CLASSIC_DEFAULT_AGENT
 from steadyhand.api.openai.chat.completion import completion_json
 from steadyhand.api.openai.input_messages import parse_text_content
 from steadyhand.api.openai.run_failure import job_headers
@@ -22,12 +23,12 @@ from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.text import one_line
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest, RetryLater
-from steadyhand.job import MICROS_PER_DOLLAR, Job, OutcomeType, State
+from steadyhand.job import Job, OutcomeType, State
+from steadyhand.money import MICROS_PER_DOLLAR
 from steadyhand.ports import RunOutput
 
 router = APIRouter(tags=["openai"], route_class=DirectRoute)
 
-DEFAULT_AGENT_NAME = "recruiter-triage"
 BUDGET_MICROS = 2 * MICROS_PER_DOLLAR
 TIMEOUT_SECONDS = 900
 _MAX_DETAIL_LENGTH = 200
@@ -53,7 +54,7 @@ async def create_classic_completion(request: Request) -> Response:
         return json_response(refusal, 400)
     submission = Submission(
         prompt=build_prompt(body.messages),
-        agent=context.options.openai_default_agent or DEFAULT_AGENT_NAME,
+        agent=context.options.openai_default_agent or CLASSIC_DEFAULT_AGENT,
         budget_micros=BUDGET_MICROS,
         timeout_seconds=TIMEOUT_SECONDS,
         origin="openai",

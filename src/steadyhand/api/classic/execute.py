@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
-from steadyhand.api.schemas.requests import ExecuteRequest, to_micros
+from steadyhand.api.schemas.requests import ExecuteRequest, to_positive_micros
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
@@ -52,7 +52,7 @@ async def execute(request: Request) -> Response:
     submission = Submission(
         prompt=asked.prompt,
         agent=asked.agent,
-        budget_micros=to_micros(asked.max_budget_usd),
+        budget_micros=to_positive_micros(asked.max_budget_usd),
         timeout_seconds=asked.timeout_seconds,
         metadata=asked.metadata,
         origin="classic",

@@ -22,7 +22,7 @@ from steadyhand.api.schemas.requests import (
     RetryRequest,
     TurnRequest,
     WorkRequest,
-    to_micros,
+    to_positive_micros,
 )
 from steadyhand.api.transport.body import fingerprint, parse_body, parse_optional_body
 from steadyhand.api.transport.context import ApiContext, authorization_check, get_caller, get_context
@@ -72,7 +72,7 @@ def _build_work_submission(body: WorkRequest) -> Submission:
     return Submission(
         prompt=body.prompt,
         model=body.model,
-        budget_micros=None if body.budget_usd is None else to_micros(body.budget_usd),
+        budget_micros=None if body.budget_usd is None else to_positive_micros(body.budget_usd),
         timeout_seconds=body.timeout_seconds,
         idle_timeout_seconds=body.idle_timeout_seconds,
         priority=body.priority,
@@ -294,7 +294,7 @@ async def resume_job(request: Request, job_id: JobId) -> Response:
     context = get_context(request)
     job_id = validate_job_id(job_id)
     body = await parse_optional_body(request, ResumeRequest, context.options.max_body_bytes)
-    budget = None if body.budget_usd is None else to_micros(body.budget_usd)
+    budget = None if body.budget_usd is None else to_positive_micros(body.budget_usd)
     continuation = ResumeOptions(budget_micros=budget, prompt=body.prompt, after_run=body.after_run)
     job = await context.control.resume(caller, job_id, continuation)
     return _job_response(context, job, 202, {"location": f"/v1/jobs/{job.id}"})

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from steadyhand.api.native.serializers import key_json, list_json, new_key_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies, requests
-from steadyhand.api.schemas.requests import to_micros
+from steadyhand.api.schemas.requests import to_positive_micros
 from steadyhand.api.transport.body import parse_body, parse_optional_body
 from steadyhand.api.transport.context import ApiContext, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
@@ -59,8 +59,8 @@ def key_limits(requested: requests.KeyLimitsRequest | None) -> KeyLimits:
         per_minute=requested.requests_per_minute,
         running=requested.running_jobs,
         queued=requested.queued_jobs,
-        day_micros=None if day is None else to_micros(day),
-        month_micros=None if month is None else to_micros(month),
+        day_micros=None if day is None else to_positive_micros(day),
+        month_micros=None if month is None else to_positive_micros(month),
     )
 
 

@@ -8,20 +8,15 @@ from steadyhand.agents import Limits, Workspace
 from steadyhand.api.schemas import native_bodies
 from steadyhand.control import AvailableAgent
 from steadyhand.events import Event, LiveText, event_data, format_rfc3339
-from steadyhand.job import MICROS_PER_DOLLAR, Changes, Cost, ErrorInfo, Job, Outcome, Run, Usage
+from steadyhand.job import Changes, Cost, ErrorInfo, Job, Outcome, Run, Usage
+from steadyhand.money import format_dollars
 from steadyhand.ports import ApiKey, KeyLimits, QueueLoad, Scope, UsageRow
 
 T = TypeVar("T")
 
 
-def format_usd(micros: int) -> str:
-    """Return an amount as a decimal string in dollars."""
-    whole_dollars, fraction = divmod(micros, MICROS_PER_DOLLAR)
-    return f"{whole_dollars}.{fraction:06d}"
-
-
 def _usd_or_none(micros: int | None) -> str | None:
-    return None if micros is None else format_usd(micros)
+    return None if micros is None else format_dollars(micros)
 
 
 def _time_or_none(time: datetime | None) -> str | None:
@@ -77,7 +72,7 @@ def job_json(job: Job, position: int | None) -> native_bodies.Job:
         "origin": job.origin,
         "session_id": job.session_id,
         "parent_job_id": job.parent_job_id,
-        "budget_usd": format_usd(job.budget_micros),
+        "budget_usd": format_dollars(job.budget_micros),
         "timeout_seconds": compact_number(job.timeout_seconds),
         "idle_timeout_seconds": compact_number(job.idle_timeout_seconds),
         "on_interrupt": job.on_interrupt,
@@ -148,7 +143,7 @@ def agent_json(offer: AvailableAgent, limits: Limits) -> native_bodies.Agent:
         "runner": agent.runner,
         "model": agent.model,
         "workspace": redact_url(offer.workspace),
-        "budget_usd": format_usd(offer.budget_micros),
+        "budget_usd": format_dollars(offer.budget_micros),
         "timeout_seconds": compact_number(offer.timeout_seconds),
         "idle_timeout_seconds": compact_number(offer.idle_timeout_seconds),
         "max_turns": agent.max_turns,
@@ -211,7 +206,7 @@ def usage_json(row: UsageRow) -> native_bodies.SpentRow:
             "cache_read_input_tokens": tokens.cache_read,
             "cache_creation_input_tokens": tokens.cache_write_5m + tokens.cache_write_1h,
         },
-        "cost": {"usd": format_usd(spent.micros), "priced": spent.priced, "complete": spent.complete},
+        "cost": {"usd": format_dollars(spent.micros), "priced": spent.priced, "complete": spent.complete},
     }
 
 
@@ -255,7 +250,7 @@ def _usage_totals_json(usage: Usage) -> native_bodies.Usage:
 
 def _cost_json(cost: Cost) -> native_bodies.Cost:
     return {
-        "usd": format_usd(cost.micros),
+        "usd": format_dollars(cost.micros),
         "source": cost.source,
         "priced": cost.priced,
         "reported_usd": _usd_or_none(cost.reported_micros),

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from steadyhand.api.openai.run_failure import RETRY_COUNT_HEADER, is_silent_retr
 from steadyhand.api.transport.body import fingerprint
 from steadyhand.api.transport.context import ApiContext, as_job_owner
 from steadyhand.api.transport.params import parse_idempotency_key
+from steadyhand.clock import utc_now
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest, NotFound
 from steadyhand.job import Job, State
@@ -119,7 +120,7 @@ async def _find_repeated_run(context: ApiContext, caller: Caller, request_key: t
     if job.state is State.CANCELLED:
         return None  # nobody waited for it any more: there is nothing to answer with
     finished_at = job.finished_at
-    return job if finished_at is None or datetime.now(UTC) - finished_at <= REPEAT_WINDOW else None
+    return job if finished_at is None or utc_now() - finished_at <= REPEAT_WINDOW else None
 
 
 async def _find_recent_failure(
@@ -128,7 +129,7 @@ async def _find_recent_failure(
     job = await _find_repeated_run(context, caller, request_key)
     if job is None or job.finished_at is None or job.state not in _FAILED_STATES:
         return None
-    return job if datetime.now(UTC) - job.finished_at <= FAILURE_REPEAT_WINDOW else None
+    return job if utc_now() - job.finished_at <= FAILURE_REPEAT_WINDOW else None
 
 
 async def _find_lost_run(
@@ -148,7 +149,7 @@ async def _find_lost_run(
             return None
         has_open_calls = is_stream and await context.control.open_tool_calls(as_job_owner(caller), job.id)
         return None if has_open_calls else job
-    age = (datetime.now(UTC) - job.finished_at).total_seconds()
+    age = (utc_now() - job.finished_at).total_seconds()
     if job.state is State.COMPLETED:
         return job if not is_stream and MIN_RETRY_SECONDS <= age <= MAX_RETRY_SECONDS else None
     return job if age <= MAX_RETRY_SECONDS else None

@@ -2,7 +2,7 @@
 
 import json
 import re
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, JsonValue, WithJsonSchema
@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from steadyhand.agents import NAME_PATTERN, NAME_RULE, parse_agent_name
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import MICROS_PER_DOLLAR, Effort, OnInterrupt
+from steadyhand.job import Effort, OnInterrupt
+from steadyhand.money import to_micros
 from steadyhand.ports import Scope
 
 KIBIBYTE = 1024
@@ -81,10 +82,9 @@ def _validate_size(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def to_micros(dollars: float) -> int:
+def to_positive_micros(dollars: float) -> int:
     """Return an amount in whole micro-dollars; an amount above 0 is never rounded to 0."""
-    exact = Decimal(str(dollars)) * MICROS_PER_DOLLAR
-    return max(1, int(exact.to_integral_value(ROUND_HALF_EVEN)))
+    return max(1, to_micros(Decimal(str(dollars))))
 
 
 def _string_schema(**keywords: Any) -> WithJsonSchema:

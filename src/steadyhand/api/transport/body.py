@@ -1,7 +1,6 @@
 """Request bodies: read within a limit, parsed as JSON, looked through, then checked against a model."""
 
 import asyncio
-import difflib
 import hashlib
 import json
 import math
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from steadyhand.errors import FieldError, InvalidRequest
+from steadyhand.suggest import closest_name
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -217,8 +217,8 @@ def _unknown_field_error(name: str, known_fields: Mapping[str, Any]) -> FieldErr
 
 def did_you_mean(name: str, known_names: Mapping[str, Any] | frozenset[str]) -> str:
     """Give `; did you mean 'x'?` when a known name is near, else nothing."""
-    matches = difflib.get_close_matches(name[:_MAX_NAME_LENGTH], list(known_names), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    closest = closest_name(name[:_MAX_NAME_LENGTH], known_names)
+    return f"; did you mean {closest!r}?" if closest else ""
 
 
 def _nested_fields(model: type[BaseModel], location: Sequence[str | int]) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from steadyhand.agents import DEFAULT_PROVIDER
 from steadyhand.errors import ConfigError, RunError
 from steadyhand.gateway.http_messages import end_to_end_headers
 from steadyhand.gateway.model.usage_meter import ResponseFormat
@@ -117,7 +118,7 @@ class Provider:
     `region` and `project` are what the CLI has to know for Bedrock and Vertex.
     """
 
-    name: str = "default"
+    name: str = DEFAULT_PROVIDER
     kind: Kind = "anthropic"
     base_url: str | None = None
     credential: Credential | None = None
@@ -143,7 +144,9 @@ class Provider:
             return None
         setting = f"[providers.{self.name}] api_key_file"
         options = (
-            f"ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or {setting}" if self.name == "default" else setting
+            f"ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or {setting}"
+            if self.name == DEFAULT_PROVIDER
+            else setting
         )
         return f"The service has no credential for the model: set {options} and start it again."
 

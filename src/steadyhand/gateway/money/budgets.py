@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from steadyhand.job import format_dollars_short
+from steadyhand.money import format_dollars
 from steadyhand.ports import (
     BudgetLimit,
     BudgetPeriod,
@@ -55,7 +55,7 @@ def exhausted_message(allowance: BudgetLimit) -> str:
         "service": "this service",
     }[allowance.scope]
     period = "" if allowance.period == "job" else f" for this {allowance.period}"
-    return f"The budget of {owner}{period} ({format_dollars_short(allowance.limit_micros)} USD) is spent."
+    return f"The budget of {owner}{period} ({format_dollars(allowance.limit_micros, min_places=2)} USD) is spent."
 
 
 def period_start(period: BudgetPeriod, now: datetime) -> datetime:

@@ -9,11 +9,13 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import ConfigError
 from steadyhand.gateway.model.usage_meter import UsageExtras
+from steadyhand.money import to_micros
 from steadyhand.ports import TokenCounts
 
 PRICES_FILE = Path(__file__).with_name("prices.toml")
@@ -213,5 +215,4 @@ def _parse_amount(value: object, setting: str) -> int:
         raise ConfigError(
             f'{setting}: an amount is dollars in a string, such as "3.75", with at most 6 decimals.'
         )
-    whole, _, decimals = match[0].partition(".")
-    return int(whole) * _MILLION + int(decimals.ljust(6, "0"))
+    return to_micros(Decimal(match[0]))

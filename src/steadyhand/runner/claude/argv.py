@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
-from steadyhand.job import MICROS_PER_DOLLAR, Job
+from steadyhand.job import Job
+from steadyhand.money import format_dollars
 from steadyhand.ports import AgentPaths, RunSpec
 
 MAX_ARGUMENT_BYTES = 100 * 1024
@@ -46,8 +47,7 @@ def format_option(name: str, value: str) -> list[str]:
 
 def format_budget(micros: int) -> str:
     """Return a budget in dollars as the earlier service wrote it on the command line: `5.0`, `0.5`."""
-    text = f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}".rstrip("0")
-    return f"{text}0" if text.endswith(".") else text
+    return format_dollars(micros, min_places=1)
 
 
 def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | None:

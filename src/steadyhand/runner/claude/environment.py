@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from steadyhand.ports import AgentPaths
+from steadyhand.ports import DEFAULT_PATH, AgentPaths
 
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_TELEMETRY_ENV = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "DISABLE_AUTOUPDATER": "1",
@@ -19,7 +18,7 @@ def agent_environment(granted: Mapping[str, str], view: AgentPaths) -> dict[str,
     An agent with a config directory of its own also gets its own folder for temporary files, and sends nothing but
     its calls of the model. Without one (in place in the classic profile) the rest stays as it was granted.
     """
-    env = {"PATH": _DEFAULT_PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
+    env = {"PATH": DEFAULT_PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
     env.pop("OLDPWD", None)
     if view.config_dir is not None:
         env |= {

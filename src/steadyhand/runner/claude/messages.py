@@ -20,8 +20,9 @@ from steadyhand.events import (
     UsageReported,
     WarningEvent,
 )
-from steadyhand.job import MICROS_PER_DOLLAR, Usage
+from steadyhand.job import Usage
 from steadyhand.job_warnings import WarningCode
+from steadyhand.money import format_dollars, to_micros
 from steadyhand.outcome import AgentResult
 
 MAX_OUTPUT_BYTES = 64 * 1024
@@ -232,14 +233,9 @@ def parse_dollars(dollars: Any) -> int | None:
         amount = Decimal(str(dollars))
         if not amount.is_finite() or not 0 <= amount <= _MAX_DOLLARS:
             return None
-        return int((amount * MICROS_PER_DOLLAR).to_integral_value())
+        return to_micros(amount)
     except (InvalidOperation, ValueError):
         return None
-
-
-def format_dollars(micros: int) -> str:
-    """Give micro-dollars as decimal dollars with six places."""
-    return f"{micros // MICROS_PER_DOLLAR}.{micros % MICROS_PER_DOLLAR:06d}"
 
 
 def parse_usage(raw: Any, *, turns: int) -> Usage:

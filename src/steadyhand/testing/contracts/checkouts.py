@@ -10,11 +10,12 @@ import pytest
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Checkout, Checkouts
+from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.contracts.samples import async_test, make_job
 
 _SECONDS = 60
 _ENVIRONMENT = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "PATH": SYSTEM_PATH,
     "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
     "GIT_CONFIG_NOSYSTEM": "1",
