@@ -12,7 +12,7 @@ from steadyhand.job import ErrorInfo, Job, JobWarning, Outcome, OutcomeType, Sta
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
-from steadyhand.redact import Redactor
+from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.redact.matcher import Spans
 from steadyhand.store import SqlStore, open_store
 from steadyhand.workspace.checkout import GitCheckouts
@@ -68,7 +68,7 @@ def test_a_numbered_event_reaches_followers_only_once_the_store_has_it(tmp_path:
         try:
             await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
             feed = EventFeed()
-            journal = RunEventWriter(EventLog(store, feed), JOB.id, 1, lambda: NOW)
+            journal = RunEventWriter(EventLog(store, feed, NO_REDACTION), JOB.id, 1, lambda: NOW)
             with feed.subscribe(JOB.id) as follower:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(journal.run())
@@ -95,7 +95,7 @@ def test_following_gives_every_number_once_however_the_job_and_the_follower_race
         try:
             await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
             feed = EventFeed()
-            recorder = EventLog(store, feed)
+            recorder = EventLog(store, feed, NO_REDACTION)
             control = _control(store, feed)
 
             async def write() -> None:
@@ -133,7 +133,7 @@ def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_pa
         try:
             await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
             feed = EventFeed()
-            control, recorder = _control(store, feed), EventLog(store, feed)
+            control, recorder = _control(store, feed), EventLog(store, feed, NO_REDACTION)
 
             async def follow() -> list[int]:
                 seen: list[int] = []
@@ -272,7 +272,7 @@ def _control(store: SqlStore, feed: EventFeed) -> Control:
     return Control(
         store=store,
         queue=LocalQueue(store, capacity=1, max_queued=1),
-        checkouts=GitCheckouts(Path("/nonexistent")),
+        checkouts=GitCheckouts(Path("/nonexistent"), redactor=NO_REDACTION),
         feed=feed,
         ledger=store,
         catalog=Catalog(),

@@ -87,11 +87,11 @@ class EventFeed:
 class EventLog:
     """Keeps changes and events, then publishes them, all without live secrets."""
 
-    def __init__(self, store: Store, feed: EventFeed, redactor: Redactor | None = None) -> None:
-        """Join the parts; without a redactor all is kept as it is."""
+    def __init__(self, store: Store, feed: EventFeed, redactor: Redactor) -> None:
+        """Create it; `redactor` removes secrets from all that is stored or published."""
         self._store = store
         self._feed = feed
-        self.redactor = redactor or Redactor()
+        self.redactor = redactor
 
     async def update_job(
         self,

@@ -46,6 +46,7 @@ from steadyhand.ports import (
     StopSignal,
 )
 from steadyhand.queue import LocalQueue
+from steadyhand.redact import NO_REDACTION
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.service import PLAIN_HTTP
 from steadyhand.tool_calls import ToolCallBroker
@@ -381,7 +382,7 @@ def _make_worker(
             queue=queue,
             checkouts=checkouts,
             runners={"claude": runner},
-            event_log=EventLog(store, feed),
+            event_log=EventLog(store, feed, NO_REDACTION),
             catalog=CATALOGUE,
             config=config,
             ledger=store,

@@ -23,6 +23,7 @@ from steadyhand.job import ClientTool, Job, Outcome, OutcomeType, Run, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import ALL_SCOPES, ClientToolCall
 from steadyhand.queue.local import LocalQueue
+from steadyhand.redact import NO_REDACTION
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.contracts.samples import NOON, FakeClock, accepted_draft, make_job
 from steadyhand.tool_calls import ToolCallBroker
@@ -49,7 +50,7 @@ async def world_at(root: Path) -> AsyncIterator[World]:
     try:
         feed, broker = EventFeed(), ToolCallBroker()
         queue = LocalQueue(store, capacity=1, max_queued=8)
-        checkouts = GitCheckouts(root / "data")
+        checkouts = GitCheckouts(root / "data", redactor=NO_REDACTION)
         control = Control(
             store=store,
             queue=queue,
@@ -60,7 +61,7 @@ async def world_at(root: Path) -> AsyncIterator[World]:
             clock=FakeClock(),
             tool_calls=broker,
         )
-        yield World(control, store, queue, checkouts, broker, EventLog(store, feed))
+        yield World(control, store, queue, checkouts, broker, EventLog(store, feed, NO_REDACTION))
     finally:
         await store.close()
 

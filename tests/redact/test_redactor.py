@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from steadyhand.events import Message, TextDelta, ToolStarted, WarningEvent
 from steadyhand.job_warnings import WarningCode
-from steadyhand.redact import LINE_LIMIT, Redactor
+from steadyhand.redact import LINE_LIMIT, NO_REDACTION, Redactor
 
 KEY = "sk-ant-api03-fVq8_Zk2-canary-Xw41TtR9bLm6"
 PASSWORD = 'p%41ss\\w/"ord 7!'
@@ -277,6 +277,17 @@ def test_bodies_of_events_and_values_are_clean_all_through() -> None:
 def test_a_short_secret_is_not_looked_for_and_the_replacement_stays_as_it_is() -> None:
     redactor = Redactor(["1234567", "redacted", "", b"short"])
     assert redactor.text("1234567 [redacted] short") == "1234567 [redacted] short"
+
+
+def test_the_redactor_of_nothing_takes_no_secret() -> None:
+    assert NO_REDACTION.text(KEY) == KEY
+    NO_REDACTION.add([])
+    with pytest.raises(TypeError):
+        NO_REDACTION.add([KEY])
+    with pytest.raises(TypeError), NO_REDACTION.lent([KEY]):
+        pass
+    with NO_REDACTION.lent([]):
+        assert NO_REDACTION.text(KEY) == KEY
 
 
 def test_secrets_are_taken_in_while_it_is_in_use() -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from steadyhand.redact import NO_REDACTION
 from steadyhand.testing.contracts.checkouts import Repository, make_repository
 from steadyhand.workspace import GitCheckouts
 
@@ -14,4 +15,4 @@ def repository(world_dir: Path) -> Repository:
 @pytest.fixture
 def checkouts(world_dir: Path) -> GitCheckouts:
     (world_dir / "data").mkdir()
-    return GitCheckouts(world_dir / "data", debounce_seconds=0)
+    return GitCheckouts(world_dir / "data", debounce_seconds=0, redactor=NO_REDACTION)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from steadyhand.agents import Agent, Workspace
 from steadyhand.job import Job
 from steadyhand.ports import Checkout, ExecResult, Harvest, SandboxExec
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
@@ -52,7 +53,12 @@ class SandboxedCheckouts:
     def __init__(self, world: Path, *, overlay: bool = True, **options: Any) -> None:
         self.sandbox_exec: SandboxExec = sandbox_exec_in(world)
         self.checkouts = GitCheckouts(
-            world / "data", debounce_seconds=0, sandbox_exec=self.sandbox_exec, overlay=overlay, **options
+            world / "data",
+            debounce_seconds=0,
+            sandbox_exec=self.sandbox_exec,
+            overlay=overlay,
+            **options,
+            redactor=NO_REDACTION,
         )
 
     async def prepare(self, workspace: Workspace, slot: int = 0, job: Job | None = None) -> Checkout:

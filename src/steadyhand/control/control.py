@@ -13,6 +13,7 @@ from steadyhand.control.submit import JobSubmitter
 from steadyhand.control.tool_results import ToolResults
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.ports import NO_LIMITS, Checkouts, Ledger, Queue, Store
+from steadyhand.redact import NO_REDACTION
 from steadyhand.tool_calls import ToolCallBroker
 
 
@@ -44,7 +45,7 @@ class Control:
             checkouts=checkouts,
             feed=feed,
             ledger=ledger,
-            event_log=EventLog(store, feed),
+            event_log=EventLog(store, feed, NO_REDACTION),  # it stores what callers sent
             catalog=catalog,
             admission=admission
             or Admission(get_limits=lambda _: NO_LIMITS, get_backlog=queue.backlog, clock=clock),

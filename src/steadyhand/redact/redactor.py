@@ -147,6 +147,20 @@ class Redactor:
         return LineStream(self)
 
 
+class _NoRedaction(Redactor):
+    """A redactor that never has a secret: it is shared, and one user's secrets are none of another's."""
+
+    def add(self, secrets: Iterable[str | bytes]) -> None:
+        if _encoded(secrets):
+            message = "NO_REDACTION cannot hold secrets: create a Redactor."
+            raise TypeError(message)
+
+    @contextmanager
+    def lent(self, secrets: Iterable[str | bytes]) -> Iterator[None]:
+        self.add(secrets)
+        yield
+
+
 class ByteStream:
     """Bytes in chunks: only an end that may be the beginning of a secret is held back."""
 
@@ -268,3 +282,7 @@ def _matcher_of(secrets: Iterable[bytes], known: Iterable[bytes] = ()) -> Matche
 def _json(value: Any) -> bytes:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")  # a lone surrogate as JSON escapes it
+
+
+NO_REDACTION = _NoRedaction()
+"""For those that are meant to redact nothing."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.ports import DoctorCheck
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude import install
 from steadyhand.serve import gateway_setup, isolation
 from steadyhand.serve.wiring import agent_uid_base, create_checkouts, database_url, find_agent_cli
@@ -32,7 +33,7 @@ async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
     )
     results += await check_workspaces(
         settings.data_dir,
-        create_checkouts(settings).mirrors,
+        create_checkouts(settings, redactor=NO_REDACTION).mirrors,
         settings.build_catalog().workspaces.values(),
         agent_uid_base=settings.tables.service.agent_uid_base,
     )

@@ -44,8 +44,8 @@ from steadyhand.runner.process.agent_process import kill_leftover_run
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.serve.gateway_setup import create_gateway
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel
-from steadyhand.serve.redaction import create_redactor, with_secret_refresh
 from steadyhand.serve.redaction import log_short_secrets as announce_secrets
+from steadyhand.serve.redaction import with_secret_refresh
 from steadyhand.store import SqlStore
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
@@ -148,7 +148,8 @@ def create_checkouts(
     settings: Settings,
     level: IsolationLevel = NO_ISOLATION,
     gateway: ModelGateway | None = None,
-    redactor: Redactor | None = None,
+    *,
+    redactor: Redactor,
 ) -> GitCheckouts:
     """Wire the checkouts; at a level with a boundary all that touches what agents leave runs inside it."""
     git, catalog = settings.tables.git, settings.build_catalog()
@@ -196,11 +197,10 @@ def build_service(
     cli: Path,
     level: IsolationLevel = NO_ISOLATION,
     *,
-    redactor: Redactor | None = None,
+    redactor: Redactor,
     clock: Callable[[], datetime] = utc_now,
 ) -> Service:
     """Make every part and join them; nothing runs yet."""
-    redactor = redactor or create_redactor(settings)
     tables = settings.tables
     feed = EventFeed()
     keyring = Keyring(configured_keys(settings), store, clock=clock)
@@ -226,7 +226,7 @@ def build_service(
     )
     if gateway is not None:
         gateway.on_rate_limit_change(queue.recheck)
-    checkouts = create_checkouts(settings, level, gateway, redactor)
+    checkouts = create_checkouts(settings, level, gateway, redactor=redactor)
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     control = Control(
         tool_calls=tool_call_broker,

@@ -46,6 +46,7 @@ class GitCheckouts:
         self,
         data_dir: Path,
         *,
+        redactor: Redactor,
         git: GitSettings | None = None,
         agent_uid_base: int = 64000,
         classic: bool = False,
@@ -56,7 +57,6 @@ class GitCheckouts:
         overlay: bool = False,
         shares_objects: bool = False,
         disk_limit_of: Callable[[Job], int | None] | None = None,
-        redactor: Redactor | None = None,
     ) -> None:
         """Describe the checkouts; nothing is made before the first verb.
 
@@ -75,7 +75,7 @@ class GitCheckouts:
         self._in_place = InPlaceCheckouts(
             self._base_uid, classic=classic, home=home, sandbox_exec=sandbox_exec
         )
-        self._harvester = Harvester(self.mirrors, settings, harvest_seconds, sandbox_exec, redactor)
+        self._harvester = Harvester(self.mirrors, settings, harvest_seconds, sandbox_exec, redactor=redactor)
         self._sandbox_exec = sandbox_exec
         self._instructions = InstructionsCache()
         shared_uid = None if self._base_uid is None else agent_uid_base - 1

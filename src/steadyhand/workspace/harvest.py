@@ -59,7 +59,8 @@ class Harvester:
         settings: GitSettings,
         seconds: float = HARVEST_SECONDS,
         sandbox_exec: SandboxExec | None = None,
-        redactor: Redactor | None = None,
+        *,
+        redactor: Redactor,
     ) -> None:
         """`seconds` bounds all git work of one harvest; with `errands` it reads what was left inside the sandbox."""
         self._redactor = redactor
@@ -427,7 +428,7 @@ def _parse_shortstat(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2] or 0), int(match[3] or 0)
 
 
-def _copy_transcript(checkout: Checkout, redactor: Redactor | None) -> JobWarning | None:
+def _copy_transcript(checkout: Checkout, redactor: Redactor) -> JobWarning | None:
     files = checkout.paths
     if checkout.config_dir is not None:
         return copy_transcript(checkout.config_dir, files.transcript, owner=checkout.uid, redactor=redactor)

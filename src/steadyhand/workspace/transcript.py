@@ -25,9 +25,9 @@ def copy_transcript(
     target: Path,
     *,
     owner: int | None,
+    redactor: Redactor,
     since: float = 0.0,
     directory: Path | None = None,
-    redactor: Redactor | None = None,
 ) -> JobWarning | None:
     """Copy the newest session file in `config/projects` to `target`, without live secrets; nothing when there is none.
 
@@ -38,9 +38,7 @@ def copy_transcript(
     try:
         with _opened(config, None, _DIR_FLAGS) as top, _opened("projects", top, _DIR_FLAGS) as projects:
             newest = _newest_session(projects, slug, owner, since)
-            return (
-                None if newest is None else _copy_redacted(projects, newest, target, redactor or Redactor())
-            )
+            return None if newest is None else _copy_redacted(projects, newest, target, redactor)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

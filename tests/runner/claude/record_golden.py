@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.events import event_data
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.messages import MessageReader
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.process.output import parse_message
@@ -57,7 +58,9 @@ def events_of(lines: list[str]) -> list[dict[str, Any]]:
 def _record_case(name: str, world: Path) -> None:
     prompt, fields = CASES[name]
     with ScriptedModel() as model:
-        stage = RunnerHarness.make(ClaudeRunner(cli_path(), NoSandbox()), world, prompt, **fields)
+        stage = RunnerHarness.make(
+            ClaudeRunner(cli_path(), NoSandbox(), NO_REDACTION), world, prompt, **fields
+        )
         granted = {"ANTHROPIC_API_KEY": DUMMY_API_KEY, "ANTHROPIC_BASE_URL": model.url}
         stage.spec = replace(stage.spec, environment={**stage.spec.environment, **granted})
         asyncio.run(stage.run())

@@ -12,6 +12,7 @@ import pytest
 from steadyhand.agents import Agent
 from steadyhand.job import ClientTool
 from steadyhand.ports import ClientToolCall
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.mcp_tools import MAX_REQUESTS, McpToolServer
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
@@ -25,7 +26,7 @@ WEATHER = ClientTool(
 
 
 def _stage(cli: Path, world: Path, model: ScriptedModel, **fields: Any) -> RunnerHarness:
-    runner = ClaudeRunner(cli, NoSandbox())
+    runner = ClaudeRunner(cli, NoSandbox(), NO_REDACTION)
     stage = RunnerHarness.make(
         runner, world, "[[scenario:client-tools]] weather?", tools=(WEATHER,), **fields
     )

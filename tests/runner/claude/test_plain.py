@@ -7,6 +7,7 @@ import pytest
 
 from steadyhand.agents import BUILT_IN_AGENTS, Agent
 from steadyhand.ports import Runner
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.plain import PlainRunner, parse_output, plain_argv
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.runner import RunnerContract, RunnerHarness
@@ -16,11 +17,11 @@ CLI = Path("/opt/claude")
 
 class TestPlainRunner(RunnerContract):
     def runner(self, cli: Path) -> Runner:
-        return PlainRunner(cli, NoSandbox())
+        return PlainRunner(cli, NoSandbox(), NO_REDACTION)
 
 
 def _arguments(folder: Path, **fields: object) -> list[str]:
-    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
+    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox(), NO_REDACTION), folder, "hello", **fields).spec
     return plain_argv(CLI, spec)
 
 
@@ -48,7 +49,9 @@ def test_what_a_job_or_its_agents_profile_asks_for_comes_after_the_earlier_servi
     tmp_path: Path,
 ) -> None:
     fields = {"max_turns": 3, "effort": "low", "output_schema": {"type": "object"}}
-    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="triage", **fields).spec
+    spec = RunnerHarness.make(
+        PlainRunner(CLI, NoSandbox(), NO_REDACTION), tmp_path, "hello", agent="triage", **fields
+    ).spec
     spec = replace(spec, agent=Agent("triage", model="sonnet", tools=("Read", "Grep"), max_turns=9))
     words = plain_argv(CLI, spec, Path("/p.md"))
     assert words[words.index("--output-format") + 2 :] == [
@@ -61,7 +64,9 @@ def test_what_a_job_or_its_agents_profile_asks_for_comes_after_the_earlier_servi
 def test_the_built_in_chat_is_run_without_tools_and_without_a_name_that_the_cli_does_not_know(
     tmp_path: Path,
 ) -> None:
-    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox()), tmp_path, "hello", agent="chat").spec
+    spec = RunnerHarness.make(
+        PlainRunner(CLI, NoSandbox(), NO_REDACTION), tmp_path, "hello", agent="chat"
+    ).spec
     words = plain_argv(CLI, replace(spec, agent=BUILT_IN_AGENTS["chat"]))
     assert "--agent" not in words
     assert words[words.index("--tools") + 1] == ""

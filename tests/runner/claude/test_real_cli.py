@@ -12,6 +12,7 @@ from steadyhand.events import Message, TextDelta, ToolFinished, UsageReported
 from steadyhand.job import Turn as Said
 from steadyhand.outcome import StopReason, decide_outcome
 from steadyhand.ports import Runner
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
@@ -25,7 +26,11 @@ TRIAGE = "---\nname: triage\ndescription: Sorts.\n---\nSort what comes by the wo
 
 
 def _runner(mode: str, cli: Path) -> Runner:
-    return PlainRunner(cli, NoSandbox()) if mode == "plain" else ClaudeRunner(cli, NoSandbox())
+    return (
+        PlainRunner(cli, NoSandbox(), NO_REDACTION)
+        if mode == "plain"
+        else ClaudeRunner(cli, NoSandbox(), NO_REDACTION)
+    )
 
 
 def _stage(

@@ -11,7 +11,7 @@ from steadyhand.agents import Agent, AgentDefinition
 from steadyhand.errors import SpawnError
 from steadyhand.job import Turn
 from steadyhand.ports import Runner, RunSpec
-from steadyhand.redact import Redactor
+from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.redact.matcher import Spans
 from steadyhand.runner.claude.runner import (
     ClaudeRunner,
@@ -56,11 +56,11 @@ def test_a_line_of_the_agent_is_searched_for_secrets_in_the_copy_on_disk_alone_a
 
 class TestClaudeRunner(RunnerContract, StreamContract):
     def runner(self, cli: Path) -> Runner:
-        return ClaudeRunner(cli, NoSandbox())
+        return ClaudeRunner(cli, NoSandbox(), NO_REDACTION)
 
 
 def _spec(folder: Path, agent: Agent | None = None, **fields: object) -> RunSpec:
-    spec = RunnerHarness.make(ClaudeRunner(CLI, NoSandbox()), folder, "hello", **fields).spec
+    spec = RunnerHarness.make(ClaudeRunner(CLI, NoSandbox(), NO_REDACTION), folder, "hello", **fields).spec
     return spec if agent is None else replace(spec, agent=agent)
 
 
@@ -161,7 +161,11 @@ def test_the_clis_own_agents_cannot_be_asked_for(standin: Path, world_dir: Path,
 
 def test_a_defined_agent_is_run(standin: Path, world_dir: Path) -> None:
     stage = RunnerHarness.make(
-        ClaudeRunner(standin, NoSandbox()), world_dir, "hello", agent="triage", definition="triage"
+        ClaudeRunner(standin, NoSandbox(), NO_REDACTION),
+        world_dir,
+        "hello",
+        agent="triage",
+        definition="triage",
     )
     place = stage.spec.checkout
     assert place.config_dir is not None

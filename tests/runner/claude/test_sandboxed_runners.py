@@ -12,6 +12,7 @@ from tests.runner.sandboxed_process import shared_etc
 
 from steadyhand.errors import SpawnError
 from steadyhand.ports import AgentPaths, Checkout, Runner
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import BwrapSandbox
@@ -43,12 +44,12 @@ class _Sealed:
 
 class TestSealedPlainRunner(_Sealed, RunnerContract):
     def runner(self, cli: Path) -> Runner:
-        return PlainRunner(cli, sandbox(cli))
+        return PlainRunner(cli, sandbox(cli), NO_REDACTION)
 
 
 class TestSealedClaudeRunner(_Sealed, RunnerContract, StreamContract):
     def runner(self, cli: Path) -> Runner:
-        return ClaudeRunner(cli, sandbox(cli))
+        return ClaudeRunner(cli, sandbox(cli), NO_REDACTION)
 
 
 def test_a_sandbox_that_bwrap_cannot_make_is_no_failure_of_the_agent(world_dir: Path) -> None:

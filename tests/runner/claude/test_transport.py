@@ -13,6 +13,7 @@ import pytest
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
 
 from steadyhand.ports import Command
+from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.runner import ClaudeRunner, ProcessTransport
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.sandbox.sandbox import NoSandbox
@@ -171,7 +172,9 @@ def test_hostile_control_messages_are_dropped_and_cost_no_memory(python: Python,
     program.write_text(f"#!{interpreter} -IS\n{HOSTILE}", encoding="utf-8")
     program.chmod(0o755)
     before = resident_bytes()
-    ran = asyncio.run(RunnerHarness.make(ClaudeRunner(program, NoSandbox()), world_dir, "hello").run())
+    ran = asyncio.run(
+        RunnerHarness.make(ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, "hello").run()
+    )
     assert ran.outcome == "success"
     assert resident_bytes() - before < 50 * 1024 * 1024
 
@@ -181,13 +184,19 @@ def test_an_agent_that_is_silent_from_the_start_stalls_and_is_ended(python: Pyth
     program.write_text(f"#!{python('').argv[0]} -IS\nimport time\ntime.sleep(60)\n", encoding="utf-8")
     program.chmod(0o755)
     stage = RunnerHarness.make(
-        ClaudeRunner(program, NoSandbox()), world_dir, "hello", definition="x", idle_timeout_seconds=0.3
+        ClaudeRunner(program, NoSandbox(), NO_REDACTION),
+        world_dir,
+        "hello",
+        definition="x",
+        idle_timeout_seconds=0.3,
     )
     assert asyncio.run(stage.run()).outcome == "stalled"
 
 
 def test_an_emit_that_fails_is_the_callers_to_know_and_ends_the_agent(standin: Path, world_dir: Path) -> None:
-    stage = RunnerHarness.make(ClaudeRunner(standin, NoSandbox()), world_dir, "[[standin: say=x sleep=60]]")
+    stage = RunnerHarness.make(
+        ClaudeRunner(standin, NoSandbox(), NO_REDACTION), world_dir, "[[standin: say=x sleep=60]]"
+    )
 
     async def broken(_body: object) -> None:
         raise OSError("the store is gone")
@@ -201,6 +210,6 @@ def test_an_emit_that_fails_is_the_callers_to_know_and_ends_the_agent(standin: P
 
 
 def test_a_session_id_that_is_no_uuid_is_replaced(standin: Path, world_dir: Path) -> None:
-    stage = RunnerHarness.make(ClaudeRunner(standin, NoSandbox()), world_dir, "hello")
+    stage = RunnerHarness.make(ClaudeRunner(standin, NoSandbox(), NO_REDACTION), world_dir, "hello")
     stage.spec = replace(stage.spec, job=replace(stage.spec.job, session_id="--bad"))
     assert asyncio.run(stage.run()).outcome == "success"

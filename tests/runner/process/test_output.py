@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadyhand.redact import Redactor
+from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.runner.process.output import (
     STDOUT_HEAD_BYTES,
     STDOUT_TAIL_BYTES,
@@ -49,7 +49,7 @@ def test_no_byte_is_lost_or_doubled_however_it_is_cut(chunks: list[bytes], limit
 
 @given(st.lists(st.binary(max_size=50)), st.integers(0, 40), st.integers(1, 40))
 def test_what_is_kept_has_a_bound_and_says_what_is_not(chunks: list[bytes], head: int, tail: int) -> None:
-    kept = HeadTailBuffer(head, tail)
+    kept = HeadTailBuffer(head, tail, NO_REDACTION)
     for chunk in chunks:
         kept.append(chunk)
     whole = b"".join(chunks)
@@ -77,7 +77,7 @@ def test_a_file_keeps_its_beginning_and_its_end_within_a_cap(tmp_path: Path) -> 
 
 
 def test_the_output_is_the_printed_lines_and_the_whole_result(tmp_path: Path) -> None:
-    spool = OutputCapture(tmp_path)
+    spool = OutputCapture(tmp_path, NO_REDACTION)
     result = b'{"type":"result","result":"' + b"x" * 2_000_000 + b'"}\n'
     lines = list(spool.feed_stdout(b"first\x0bline\nlast"))
     assert lines == []
@@ -90,7 +90,7 @@ def test_the_output_is_the_printed_lines_and_the_whole_result(tmp_path: Path) ->
 
 
 def test_an_output_above_a_mebibyte_keeps_its_first_and_last_lines(tmp_path: Path) -> None:
-    spool = OutputCapture(tmp_path)
+    spool = OutputCapture(tmp_path, NO_REDACTION)
     data = b"".join(b"%09d\n" % number for number in range(200_000))
     assert list(spool.feed_stdout(data)) == []
     text = "".join(spool.to_run_output(None).output)
@@ -148,7 +148,7 @@ def test_a_secret_is_neither_in_what_is_kept_nor_in_the_files_wherever_it_was_cu
 def test_what_is_kept_of_text_without_a_secret_is_the_same_with_and_without_secrets() -> None:
     data = b"".join(b"%09d\n" % number for number in range(200_000))
     plain, looked = (
-        HeadTailBuffer(STDOUT_HEAD_BYTES, STDOUT_TAIL_BYTES),
+        HeadTailBuffer(STDOUT_HEAD_BYTES, STDOUT_TAIL_BYTES, NO_REDACTION),
         HeadTailBuffer(STDOUT_HEAD_BYTES, STDOUT_TAIL_BYTES, Redactor([b"sk-canary-41Xw9TtR9bLm6"])),
     )
     for at in range(0, len(data), 50_000):

@@ -11,7 +11,7 @@ from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Caller, Control
 from steadyhand.keyring import Keyring
 from steadyhand.ports import Scope
-from steadyhand.redact import Redactor
+from steadyhand.redact import NO_REDACTION, Redactor
 
 MEBIBYTE = 1024 * 1024
 
@@ -46,7 +46,7 @@ class ApiOptions:
     openai_models: Mapping[str, ModelAlias] = field(default_factory=dict)
     version: str = "0"
     readiness_check: Callable[[], Awaitable[None]] | None = None
-    redactor: Redactor | None = None
+    redactor: Redactor = NO_REDACTION
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from steadyhand.errors import (
     RetryLater,
     Unauthenticated,
 )
-from steadyhand.redact import Redactor
+from steadyhand.redact import NO_REDACTION, Redactor
 
 REQUEST_ID_SCOPE_KEY = "steadyhand.request_id"
 """Where the edge leaves the request's id in the ASGI scope."""
@@ -108,8 +108,8 @@ def error_response(
         ],
         "error": openai_error_json(status, code, detail, param),
     }
-    redactor: Redactor | None = scope.get(REDACTOR_SCOPE_KEY)
-    body = body if redactor is None else redactor.value(body)
+    redactor: Redactor = scope.get(REDACTOR_SCOPE_KEY, NO_REDACTION)
+    body = redactor.value(body)
     is_native = route_group(scope["path"]) == "native"
     media_type = "application/problem+json" if is_native else "application/json"
     return json_response(body, status, headers=headers, media_type=media_type)

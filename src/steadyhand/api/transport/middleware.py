@@ -89,7 +89,7 @@ def _origin_host(origin: str) -> str:
 class RequestMiddleware:
     """Pure ASGI: stamps `x-request-id` on every response and lets no exception out without an answer."""
 
-    def __init__(self, app: ASGIApp, *, hosts: AllowedHosts, redactor: Redactor | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: AllowedHosts, redactor: Redactor) -> None:
         self._app = app
         self._redactor = redactor
         self._hosts = hosts

@@ -34,7 +34,7 @@ def plain_argv(cli: Path, spec: RunSpec, prompt_file: Path | None = None) -> lis
 class PlainRunner:
     """Runs agents by the classic command line; implements `ports.Runner`."""
 
-    def __init__(self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None) -> None:
+    def __init__(self, cli: Path, sandbox: Sandbox, redactor: Redactor) -> None:
         """Take the CLI, the boundary, and what takes secrets out of all that a run says."""
         self._cli = cli
         self._sandbox = sandbox

@@ -226,7 +226,7 @@ class ClaudeRunner:
     """Runs agents by the CLI's streaming protocol; implements `ports.Runner`."""
 
     def __init__(
-        self, cli: Path, sandbox: Sandbox, redactor: Redactor | None = None, *, enforce_budget: bool = True
+        self, cli: Path, sandbox: Sandbox, redactor: Redactor, *, enforce_budget: bool = True
     ) -> None:
         """Take the CLI, the boundary, and what takes secrets out of all that a run says.
 

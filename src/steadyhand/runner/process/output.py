@@ -109,8 +109,8 @@ def _sanitize(value: Any) -> Any:
 class HeadTailBuffer:
     """Bytes of which the first `head` and the last `tail` are given, without live secrets."""
 
-    def __init__(self, head: int, tail: int, redactor: Redactor | None = None) -> None:
-        self._redactor = redactor or Redactor()
+    def __init__(self, head: int, tail: int, redactor: Redactor) -> None:
+        self._redactor = redactor
         self._head_size = head
         self._tail_size = tail
         self._head = bytearray()
@@ -187,9 +187,9 @@ class CappedFile:
 class OutputCapture:
     """All that one run prints, without live secrets. `printed` of stdout is what is no protocol message."""
 
-    def __init__(self, folder: Path, redactor: Redactor | None = None) -> None:
+    def __init__(self, folder: Path, redactor: Redactor) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._redactor = redactor or Redactor()
+        self._redactor = redactor
         self._stdout_redactor = self._redactor.bytes_stream()
         self._stderr_redactor = self._redactor.bytes_stream()
         self._stdout_file = CappedFile(folder / "stdout")
