@@ -1,4 +1,4 @@
-"""The HTTP face of the service: classic, native and OpenAI routes over `steadyhand.control.Control`."""
+"""The HTTP interface of the service: classic, native and OpenAI routes over `steadyhand.control.Control`."""
 
 from steadyhand.api.app import create_app
 from steadyhand.api.transport.context import ApiOptions, ModelAlias

@@ -1,4 +1,4 @@
-"""The app: routes, errors and the edge put together over the verbs."""
+"""The ASGI app: routes, error handlers and middleware over `Control`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +28,9 @@ def create_app(
     options: ApiOptions,
     lifespan: Callable[[FastAPI], Any] | None = None,
 ) -> FastAPI:
-    """Make the ASGI app. It owns nothing: `lifespan`, if any, starts and stops what it talks to.
+    """Create the ASGI app. It owns no resource: `lifespan`, if any, starts and stops the services behind it.
 
-    The document is at `/openapi.json`; there are no interactive pages, since theirs load scripts from elsewhere.
+    The document is at `/openapi.json`. There are no interactive pages, since theirs load scripts from other hosts.
     """
     openai_modules = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
     # The busiest first; routes are tried in this order.

@@ -1,1 +1,1 @@
-"""The routes of the earlier service, kept for its callers."""
+"""The routes of the earlier service, for its callers."""

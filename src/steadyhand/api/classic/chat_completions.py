@@ -1,4 +1,4 @@
-"""The chat route in the classic profile: as the earlier service had it, to the letter."""
+"""The chat route of the classic profile: exactly that of the earlier service."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ _MAX_DETAIL_LENGTH = 200
     **operations.CLASSIC_CHAT,
 )
 async def create_classic_completion(request: Request) -> Response:
-    """Run the default agent on one prompt made of the conversation, whatever the model's name."""
+    """Run the default agent with one prompt built from the conversation; the model's name is ignored."""
     caller = get_caller(request)
     caller.require_scope("submit")
     context = get_context(request)
@@ -85,7 +85,7 @@ def _failure_response(detail: str, headers: Mapping[str, str]) -> Response:
 
 
 def build_prompt(messages: Sequence[ClassicChatMessage]) -> str:
-    """Make one prompt: the system messages, a line, the user messages; what the assistant said is left out."""
+    """Build one prompt: the system messages, a line, the user messages; messages of the assistant are left out."""
     texts_by_role: dict[str, list[str]] = {"system": [], "user": []}
     for index, message in enumerate(messages):
         if message.role in texts_by_role:
@@ -94,7 +94,7 @@ def build_prompt(messages: Sequence[ClassicChatMessage]) -> str:
             )
     user_text = "\n\n".join(texts_by_role["user"])
     if not user_text.strip():
-        raise InvalidRequest.at("/messages", "holds nothing that the user asks")
+        raise InvalidRequest.at("/messages", "contains no message of the user")
     request_text = f"Request:\n{user_text}"
     system_text = "\n\n".join(texts_by_role["system"])
     return (
@@ -105,10 +105,10 @@ def build_prompt(messages: Sequence[ClassicChatMessage]) -> str:
 
 
 def extract_answer(job: Job, output: RunOutput | None) -> str | None:
-    """Give the answer, or null when the run failed.
+    """Return the answer, or None if the run failed.
 
-    A command that ended with 0 and printed something else than a result has still answered: with its raw
-    text, or with the first text of the object it printed.
+    A command that exits with 0 and prints no result has an answer too: its raw text, or the first text of the object
+    that it printed.
     """
     if job.state is State.COMPLETED and job.answer:
         return job.answer

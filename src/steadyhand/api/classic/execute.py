@@ -34,18 +34,18 @@ CLASSIC_STATUS: Mapping[State, native_bodies.ClassicStatus] = {
     State.INTERRUPTED: "error",
     State.ERROR: "error",
 }
-"""The five words of the earlier service: a caller's loop ends on the first that is not `running`."""
+"""The five states of the earlier service: a caller's loop ends at the first that is not `running`."""
 
 
 class AgentBusy(RetryLater, Conflict):
-    """No slot and no room in the queue; on this route that is a 409, with `Retry-After`."""
+    """No slot is free and the queue is full; on this route that is a 409, with `Retry-After`."""
 
 
 @router.post(
     "/execute", status_code=202, operation_id="execute", summary="Accept a job", **operations.EXECUTE
 )
 async def execute(request: Request) -> Response:
-    """Take a prompt for an agent. The job is durable once this answers; poll it at `/jobs/{job_id}`."""
+    """Accept a prompt for an agent. The job is durable once the response is sent; poll it at `/jobs/{job_id}`."""
     caller = get_caller(request)
     context = get_context(request)
     asked, _ = await parse_body(request, ExecuteRequest, context.options.max_body_bytes, lenient=True)
@@ -72,7 +72,7 @@ async def execute(request: Request) -> Response:
     "/jobs/{job_id}", operation_id="getClassicJob", summary="How a job stands", **operations.CLASSIC_JOB
 )
 async def get_classic_job(request: Request, job_id: JobId) -> Response:
-    """Give a job in the words of the earlier service, with what its agent printed once it has ended."""
+    """Return a job in the form of the earlier service, with its agent's output once it has ended."""
     caller = get_caller(request)
     control = get_context(request).control
     job = await control.get(caller, validate_job_id(job_id))
@@ -81,7 +81,7 @@ async def get_classic_job(request: Request, job_id: JobId) -> Response:
 
 
 def classic_job_json(job: Job, output: RunOutput | None) -> native_bodies.ClassicJob:
-    """Give a job as the classic route shows it; `output` is what its newest run printed."""
+    """Return a job as the classic route shows it; `output` is the output of its newest run."""
     # A job that the next start takes up again is not over: a caller that read `error` would look no more.
     is_finished = job.is_final
     status: native_bodies.ClassicStatus = CLASSIC_STATUS[job.state] if is_finished else "running"

@@ -1,4 +1,4 @@
-"""What can be asked for: agents, workspaces, and the models of the OpenAI routes."""
+"""The agents and workspaces that a caller can use."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -19,7 +19,7 @@ router = APIRouter(route_class=DirectRoute)
     "/v1/agents", tags=["offers"], operation_id="listAgents", summary="List the agents", **operations.AGENTS
 )
 async def list_agents(request: Request) -> Response:
-    """Give the agents that the key can ask for, with what a job of each gets and the most it may ask for."""
+    """Return the agents that the key may use, with the defaults and the limits of their jobs."""
     caller = get_caller(request)
     parse_query(request)
     context = get_context(request)
@@ -41,7 +41,7 @@ async def list_agents(request: Request) -> Response:
     **operations.WORKSPACES,
 )
 async def list_workspaces(request: Request) -> Response:
-    """Give the configured workspaces that the key may use; addresses carry no credentials."""
+    """Return the configured workspaces that the key may use; URLs carry no credentials."""
     caller = get_caller(request)
     parse_query(request)
     context = get_context(request)

@@ -11,7 +11,7 @@ from steadyhand.events import Event, LiveText
 
 
 def event_frame(item: Event | LiveText) -> bytes:
-    """Give an event as it stands on the wire; live text has no `id`, so that a client never resumes from it."""
+    """Return an event as SSE bytes; live text has no `id`, so that a client never resumes from it."""
     body = event_json(item)
     id_line = f"id: {body['seq']}\n" if body["seq"] is not None else ""
     return f"{id_line}event: {body['type']}\ndata: ".encode() + json_bytes(body) + b"\n\n"
@@ -20,7 +20,7 @@ def event_frame(item: Event | LiveText) -> bytes:
 def event_stream_response(
     source: AsyncIterator[Event | LiveText], is_authorized: Callable[[], bool]
 ) -> EventStreamResponse:
-    """Stream what a job's follower gives, as the native route shows it."""
+    """Stream the events of a job's follower."""
     return EventStreamResponse(_event_frames(source), is_authorized, preamble=b": following\n\n")
 
 

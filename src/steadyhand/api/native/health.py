@@ -1,4 +1,4 @@
-"""How the service is: the board's `/health`, and what the platform asks."""
+"""Health checks: `/health` for the board, `/livez` and `/readyz` for the platform."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -19,19 +19,19 @@ _ALIVE: native_bodies.Alive = {"status": "ok"}
 
 @router.get("/health", operation_id="getHealth", summary="How full the service is", **operations.HEALTH)
 async def health(request: Request) -> Response:
-    """`busy` is true when a new job would not start at once. No key is needed."""
+    """Return the load of the service. `busy` is true if a new job would not start at once. No key is needed."""
     return json_response(health_json(get_context(request).control.load()))
 
 
 @router.get("/livez", operation_id="getLiveness", summary="Whether the process answers", **operations.PROBE)
 async def livez(_request: Request) -> Response:
-    """For the platform; no key is needed."""
+    """Return 200 while the process runs, for the platform. No key is needed."""
     return json_response(_ALIVE)
 
 
 @router.get("/readyz", operation_id="getReadiness", summary="Whether work is taken", **operations.READINESS)
 async def readyz(request: Request) -> Response:
-    """503 while the service stops, or while its store cannot be read; no key is needed."""
+    """Return 503 while the service stops, or while its store cannot be read. No key is needed."""
     context = get_context(request)
     try:
         await (context.options.readiness_check or context.control.check)()

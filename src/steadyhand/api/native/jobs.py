@@ -54,7 +54,7 @@ _MAX_SEQ = 2**53
 
 
 def build_submission(body: JobRequest) -> Submission:
-    """Give what the request asks for, in the words of the core."""
+    """Build the submission for a request."""
     return replace(
         _build_work_submission(body),
         agent=body.agent,
@@ -66,7 +66,7 @@ def build_submission(body: JobRequest) -> Submission:
 
 
 def _build_work_submission(body: WorkRequest) -> Submission:
-    """Give what every request asks for; raises `InvalidRequest` for a schema that is none."""
+    """Build the part of a submission that all requests share; raise `InvalidRequest` for an invalid schema."""
     if body.output_schema is not None:
         json_schema.check_schema(body.output_schema, "/output_schema")
     return Submission(
@@ -89,7 +89,7 @@ def _build_work_submission(body: WorkRequest) -> Submission:
 
 @router.post("", status_code=202, operation_id="submitJob", summary="Accept a job", **operations.SUBMIT)
 async def submit_job(request: Request) -> Response:
-    """Take a job; it is durable once this answers. `Prefer: wait=N` waits for its end, at most 60 seconds."""
+    """Create a job; it is durable once the response is sent. `Prefer: wait=N` waits for its end, at most 60 seconds."""
     return await _accept_job(request, JobRequest, build_submission)
 
 
@@ -101,9 +101,9 @@ async def submit_job(request: Request) -> Response:
     **operations.TURNS,
 )
 async def submit_turn(request: Request, job_id: JobId) -> Response:
-    """Take the next turn in a job's session as a new job, in a copy of what that job did.
+    """Create the next turn of a job's session as a new job, on a copy of that job's work.
 
-    It waits for a job that has not ended. Two turns on one job are two sessions from there on.
+    It waits for a job that has not ended. Two turns on one job are two separate sessions from then on.
     """
     get_caller(request)
     parent = validate_job_id(job_id)
@@ -178,7 +178,7 @@ def _parse_id_prefix(text: str | None) -> str | None:
 
 @router.get("/{job_id}", operation_id="getJob", summary="Give a job", **operations.JOB)
 async def get_job(request: Request, job_id: JobId) -> Response:
-    """Give a job. `Prefer: wait=N` waits for its end; `If-None-Match` with its `ETag` gives 304."""
+    """Return a job. `Prefer: wait=N` waits for its end; `If-None-Match` with its `ETag` returns 304."""
     caller = get_caller(request)
     context = get_context(request)
     parse_query(request)
@@ -201,7 +201,7 @@ async def get_job(request: Request, job_id: JobId) -> Response:
     "/{job_id}/events", operation_id="followJob", summary="Follow a job's events", **operations.EVENTS
 )
 async def get_events(request: Request, job_id: JobId) -> Response:
-    """Stream the events from the start or after `Last-Event-ID` or `?after=`; as JSON, give a page of them."""
+    """Stream the events from the start or after `Last-Event-ID` or `?after=`; as JSON, return a page of them."""
     caller = get_caller(request)
     control = get_context(request).control
     job_id = validate_job_id(job_id)
@@ -228,7 +228,7 @@ async def get_events(request: Request, job_id: JobId) -> Response:
 
 @router.get("/{job_id}/diff", operation_id="getDiff", summary="Give what a job changed", **operations.DIFF)
 async def get_diff(request: Request, job_id: JobId) -> Response:
-    """Give the diff that `git apply` takes; 409 `not_ready` before the job has ended."""
+    """Return the diff for `git apply`; 409 `not_ready` before the job has ended."""
     caller = get_caller(request)
     path = await get_context(request).control.diff(caller, validate_job_id(job_id))
     return _file_response(path, "text/x-diff; charset=utf-8")
@@ -241,7 +241,7 @@ async def get_diff(request: Request, job_id: JobId) -> Response:
     **operations.TRANSCRIPT,
 )
 async def get_transcript(request: Request, job_id: JobId) -> Response:
-    """Give the agent's own record of its session, one JSON object a line; 409 `not_ready` before the end."""
+    """Return the agent's own record of its session, one JSON object a line; 409 `not_ready` before the end."""
     caller = get_caller(request)
     path = await get_context(request).control.transcript(caller, validate_job_id(job_id))
     return _file_response(path, "application/x-ndjson")
@@ -249,7 +249,7 @@ async def get_transcript(request: Request, job_id: JobId) -> Response:
 
 @router.get("/{job_id}/bundle", operation_id="getBundle", summary="Give a job's commits", **operations.BUNDLE)
 async def get_bundle(request: Request, job_id: JobId) -> Response:
-    """Give what a job did as a git bundle, for `git fetch`; 409 `not_ready` before the job has ended."""
+    """Return the job's commits as a git bundle, for `git fetch`; 409 `not_ready` before the job has ended."""
     caller = get_caller(request)
     path = await get_context(request).control.bundle(caller, validate_job_id(job_id))
     return _file_response(path, "application/x-git-bundle")
@@ -289,7 +289,7 @@ async def retry_job(request: Request, job_id: JobId) -> Response:
     **operations.RESUME,
 )
 async def resume_job(request: Request, job_id: JobId) -> Response:
-    """Queue an ended job for a new run in the same session and checkout, perhaps with a higher budget or a prompt."""
+    """Queue an ended job for a new run in the same session and checkout; a higher budget and a prompt are optional."""
     caller = get_caller(request)
     context = get_context(request)
     job_id = validate_job_id(job_id)
@@ -304,7 +304,7 @@ async def resume_job(request: Request, job_id: JobId) -> Response:
     "/{job_id}", status_code=204, operation_id="deleteJob", summary="Forget a job", **operations.DELETE
 )
 async def delete_job(request: Request, job_id: JobId) -> Response:
-    """Forget an ended job and all that was kept of it."""
+    """Delete an ended job and all its stored data."""
     caller: Caller = get_caller(request)
     await get_context(request).control.delete(caller, validate_job_id(job_id))
     return Response(status_code=204)

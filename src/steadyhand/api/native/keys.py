@@ -1,4 +1,4 @@
-"""Keys (docs/http-api.md#keys); all of it needs the scope `admin`."""
+"""Keys (docs/http-api.md#keys); all of these routes need the scope `admin`."""
 
 import re
 from typing import Annotated
@@ -26,7 +26,7 @@ _KEY_ID = re.compile(r"k_[a-z0-9]{1,32}")
 
 
 def _require_admin(request: Request) -> ApiContext:
-    """Give the door to who may look after keys."""
+    """Return the context if the caller may manage keys."""
     get_caller(request).require_scope("admin")
     return get_context(request)
 
@@ -49,7 +49,7 @@ def _key_response(context: ApiContext, key: ApiKey, status: int = 200, secret: s
 
 
 def key_limits(requested: requests.KeyLimitsRequest | None) -> KeyLimits:
-    """Give the limits that a request asks for, in the words of the core."""
+    """Build the limits of a key from a request."""
     if requested is None:
         return NO_LIMITS
     day, month = requested.budget_usd_per_day, requested.budget_usd_per_month
@@ -66,7 +66,7 @@ def key_limits(requested: requests.KeyLimitsRequest | None) -> KeyLimits:
 
 @router.get("/v1/keys", operation_id="listKeys", summary="List the keys", **operations.KEYS)
 async def list_keys(request: Request) -> Response:
-    """Give every key, revoked ones too, without their secrets; those of the environment come first."""
+    """Return every key, revoked ones too, without their secrets; those of the environment come first."""
     context = _require_admin(request)
     parse_query(request)
     keyring = context.keyring
@@ -80,7 +80,7 @@ async def list_keys(request: Request) -> Response:
     "/v1/keys", status_code=201, operation_id="createKey", summary="Make a key", **operations.CREATE_KEY
 )
 async def create_key(request: Request) -> Response:
-    """Make a key. Its `secret` stands in this answer and nowhere else; only its SHA-256 is kept."""
+    """Create a key. Only this response has its `secret`; the service stores the SHA-256 alone."""
     context = _require_admin(request)
     parse_query(request)
     body, _ = await parse_body(request, requests.KeyRequest, context.options.max_body_bytes)
@@ -90,7 +90,7 @@ async def create_key(request: Request) -> Response:
 
 @router.get("/v1/keys/{key_id}", operation_id="getKey", summary="Give a key", **operations.KEY)
 async def get_key(request: Request, key_id: KeyId) -> Response:
-    """Give a key, without its secret."""
+    """Return a key, without its secret."""
     context = _require_admin(request)
     parse_query(request)
     return _key_response(context, context.keyring.get(_validate_key_id(key_id)))
@@ -98,9 +98,9 @@ async def get_key(request: Request, key_id: KeyId) -> Response:
 
 @router.delete("/v1/keys/{key_id}", operation_id="revokeKey", summary="Revoke a key", **operations.REVOKE_KEY)
 async def revoke_key(request: Request, key_id: KeyId) -> Response:
-    """End a key: new requests with it are refused at once, and streams that it follows are cut.
+    """Revoke a key: new requests with it are refused at once, and its streams are cut.
 
-    Jobs that it has asked for go on. A key of the environment is changed there: 409.
+    Its jobs continue. A key of the environment is changed there: 409.
     """
     context = _require_admin(request)
     parse_query(request)
@@ -114,7 +114,7 @@ async def revoke_key(request: Request, key_id: KeyId) -> Response:
     **operations.ROTATE_KEY,
 )
 async def rotate_key(request: Request, key_id: KeyId) -> Response:
-    """Give a key a new secret; id, scopes and limits stay. The old one ends at once, or after `grace_seconds`."""
+    """Create a new secret for a key; id, scopes and limits stay. The old one ends at once, or after `grace_seconds`."""
     context = _require_admin(request)
     parse_query(request)
     body = await parse_optional_body(request, requests.RotateRequest, context.options.max_body_bytes)

@@ -1,4 +1,4 @@
-"""What was spent with keys (docs/http-api.md#usage)."""
+"""Usage and cost by key (docs/http-api.md#usage)."""
 
 from typing import get_args
 
@@ -25,7 +25,7 @@ _MAX_OFFSET = 2**53
 
 @router.get("/v1/usage", operation_id="getUsage", summary="What was spent", **operations.USAGE)
 async def get_usage(request: Request) -> Response:
-    """Add up the calls of models, a row for each group. Without `admin` a key sees its own."""
+    """Add up the model calls, a row for each group. Without `admin` a key sees its own."""
     caller = get_caller(request)
     caller.require_scope("read")
     query = parse_query(request, *operations.USAGE_PARAMETERS)

@@ -1,4 +1,4 @@
-"""Who asks: the Bearer token of a request, and the caller it stands for."""
+"""Authentication: the Bearer token of a request and the caller that it belongs to."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from steadyhand.keyring import Keyring
 
 
 def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Give the token of the `Authorization: Bearer` header, from raw ASGI headers; it may be empty.
+    """Return the token of the `Authorization: Bearer` header, from raw ASGI headers; it may be empty.
 
-    Raises `Unauthenticated` without one such header.
+    Raise `Unauthenticated` unless there is exactly one such header.
     """
     values = [value for name, value in headers if name == b"authorization"]
     if not values:
@@ -24,6 +24,6 @@ def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def authenticate(keyring: Keyring, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
-    """Give the caller whose token this is; raises `Unauthenticated` for none and for one that is not known."""
+    """Return the caller that the request's token belongs to; raise `Unauthenticated` for no token or an unknown one."""
     key = keyring.authenticate(bearer_token(headers))
     return Caller(key.id, key.scopes)

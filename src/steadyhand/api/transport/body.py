@@ -1,4 +1,4 @@
-"""Request bodies: read within a limit, parsed as JSON, looked through, then checked against a model."""
+"""Request bodies: read within a limit, parsed as JSON, checked, and validated by a model."""
 
 import asyncio
 import hashlib
@@ -17,9 +17,9 @@ from steadyhand.suggest import closest_name
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 READ_SECONDS = 120.0
-"""How long a whole body may take to arrive."""
+"""The longest time in which a whole body may arrive."""
 MAX_DEPTH = 100
-"""How many objects and arrays may lie within each other."""
+"""The most levels of nested objects and arrays."""
 _DECODER = json.JSONDecoder()
 _NEEDS_CHECK = re.compile(rb"\\u|NaN|Infinity|[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
 _MAX_FIELD_ERRORS = 20
@@ -27,7 +27,7 @@ _MAX_NAME_LENGTH = 64
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes. Raises `InvalidRequest` (`body_too_large`, `request_timeout`)."""
+    """Read a body of at most `limit` bytes. Raise `InvalidRequest` (`body_too_large`, `request_timeout`)."""
     for name, value in request.scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
             raise _too_large_error(limit)
@@ -56,9 +56,9 @@ def _too_large_error(limit: int) -> InvalidRequest:
 
 
 def require_json_content_type(request: Request, *, lenient: bool = False) -> None:
-    """Raise `InvalidRequest` (`unsupported_media_type`) unless the body says it is JSON in UTF-8.
+    """Raise `InvalidRequest` (`unsupported_media_type`) unless the headers declare JSON in UTF-8.
 
-    `lenient` lets a body pass that does not say what it is, as the classic routes always did.
+    `lenient` accepts a body without `Content-Type`, as the classic routes always did.
     """
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     content_type = headers.get(b"content-type")
@@ -78,9 +78,9 @@ def require_json_content_type(request: Request, *, lenient: bool = False) -> Non
 
 
 def parse_json(body: bytes) -> Any:
-    """Parse JSON. Raises `InvalidRequest`: `malformed_json`, or `invalid_field` naming what no field may hold.
+    """Parse JSON. Raise `InvalidRequest`: `malformed_json`, or `invalid_field` with the place of a forbidden value.
 
-    That is: numbers that are not finite, NUL and lone surrogates in any string or key, and bombs of nesting.
+    Forbidden are numbers that are not finite, NUL and lone surrogates in any string or key, and too many nested levels.
     """
     try:
         text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
@@ -119,7 +119,7 @@ def _check_tree(root: Any) -> None:
 
 
 def _check_value(value: Any, path: Sequence[str | int]) -> Iterator[tuple[str | int, Any]]:
-    """Check one value and its keys; give what lies in it."""
+    """Check one value and its keys; return an iterator over its children."""
     if isinstance(value, str):
         _check_text(value, path)
     elif isinstance(value, float) and not math.isfinite(value):
@@ -144,7 +144,7 @@ def _check_text(text: str, location: Sequence[str | int]) -> None:
 
 
 def json_pointer(location: Sequence[str | int]) -> str:
-    """Give a JSON pointer (RFC 6901); long names are cut."""
+    """Return a JSON pointer (RFC 6901); long names are cut."""
     return "".join(
         "/" + str(part)[:_MAX_NAME_LENGTH].replace("~", "~0").replace("/", "~1") for part in location
     )
@@ -153,7 +153,7 @@ def json_pointer(location: Sequence[str | int]) -> str:
 async def parse_body(
     request: Request, model: type[ModelT], limit: int, *, lenient: bool = False
 ) -> tuple[ModelT, Any]:
-    """Give a request's body as a model, and as it was parsed.
+    """Return a request's body as a model, and as parsed JSON.
 
     A model with `extra="forbid"` refuses unknown fields by name. `lenient` is for the classic and OpenAI routes.
     """
@@ -163,7 +163,7 @@ async def parse_body(
 
 
 async def parse_optional_body(request: Request, model: type[ModelT], limit: int) -> ModelT:
-    """Give a request's body as a model; no body at all is an empty object."""
+    """Return a request's body as a model; a missing body counts as an empty object."""
     raw_body = await read_body(request, limit)
     if not raw_body:
         return validate_body(model, {})
@@ -172,7 +172,7 @@ async def parse_optional_body(request: Request, model: type[ModelT], limit: int)
 
 
 def validate_body(model: type[ModelT], value: Any) -> ModelT:
-    """Give a parsed value as a model; raises `InvalidRequest` that names every wrong field."""
+    """Return parsed JSON as a model; raise `InvalidRequest` that names every invalid field."""
     if not isinstance(value, dict):
         raise InvalidRequest(
             "The body has to be a JSON object.", field_errors=(FieldError("", "has to be an object"),)
@@ -216,13 +216,13 @@ def _unknown_field_error(name: str, known_fields: Mapping[str, Any]) -> FieldErr
 
 
 def did_you_mean(name: str, known_names: Mapping[str, Any] | frozenset[str]) -> str:
-    """Give `; did you mean 'x'?` when a known name is near, else nothing."""
+    """Return `; did you mean 'x'?` if a known name is similar, else an empty string."""
     closest = closest_name(name[:_MAX_NAME_LENGTH], known_names)
     return f"; did you mean {closest!r}?" if closest else ""
 
 
 def _nested_fields(model: type[BaseModel], location: Sequence[str | int]) -> Mapping[str, Any]:
-    """Give the fields of the model that lies there in another; none where a list is on the way."""
+    """Return the fields of the model nested at this location; empty if the location goes through a list."""
     for part in location:
         annotation = model.model_fields[part].annotation if isinstance(part, str) else None
         types = (annotation, *get_args(annotation))
@@ -249,6 +249,6 @@ def _field_error(model: type[BaseModel], error_details: Mapping[str, Any]) -> tu
 
 
 def fingerprint(value: Any) -> str:
-    """Give the SHA-256 (hex) of a parsed body, whatever order and spacing it came in."""
+    """Return the SHA-256 (hex) of a parsed body; order of keys and spacing do not change it."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()

@@ -1,4 +1,4 @@
-"""What every route needs: the verbs, the keys and the options, and how a route finds them."""
+"""The context of every route: `Control`, the keyring and the options, and how a route gets them from a request."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,9 +17,9 @@ MEBIBYTE = 1024 * 1024
 
 
 class ModelAlias(NamedTuple):
-    """What a model's name of the OpenAI routes means: an agent, and perhaps a model for it.
+    """The agent that a model's name of the OpenAI routes stands for, and optionally a model for it.
 
-    With `reasoning` `tools`, what its tools do goes out as the reasoning of a streamed chat completion.
+    If `reasoning` is `tools`, a streamed chat completion has the agent's tool calls as its reasoning.
     """
 
     agent: str
@@ -29,11 +29,12 @@ class ModelAlias(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """How the routes behave. Sizes are bytes.
+    """Options of the routes. Sizes are bytes.
 
-    `allowed_hosts` are the names that callers of the native routes may use, beside loopback, `bind_host` and
-    the host of `public_url`; `*` allows any. `ready` raises what stands in the way of work (`TryLater` with
-    `draining` while the service stops); without it the store is asked. `redactor` takes live secrets out of errors.
+    `allowed_hosts` are the host names that callers of the native routes may use, beside loopback, `bind_host` and
+    the host of `public_url`; `*` allows any. `readiness_check` raises the error that keeps the service from working
+    (`TryLater` with `draining` while the service stops); without it the store is asked. `redactor` removes live secrets
+    from errors.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -51,7 +52,7 @@ class ApiOptions:
 
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """The service as the routes see it."""
+    """The parts of the service that the routes use."""
 
     control: Control
     keyring: Keyring
@@ -60,26 +61,26 @@ class ApiContext:
 
 
 def get_context(request: Request) -> ApiContext:
-    """Give the door of the app that this request came to."""
+    """Return the context of the app that received this request."""
     context: ApiContext = request.app.state.context
     return context
 
 
 def get_caller(request: Request) -> Caller:
-    """Give who asks. Called first in every route, before the body is read."""
+    """Return the caller. Every route calls this first, before it reads the body."""
     return authenticate(get_context(request).keyring, request.scope["headers"])
 
 
 def authorization_check(request: Request) -> Callable[[], bool]:
-    """Give what says whether the key that let this request in would still do so."""
+    """Return a function that returns whether the key of this request is still valid."""
     keyring, token = get_context(request).keyring, bearer_token(request.scope["headers"])
     return lambda: keyring.is_valid(token)
 
 
 def as_job_owner(caller: Caller) -> Caller:
-    """Give the caller the rights over its own jobs that a route needs once it has been let in.
+    """Return the caller with the rights over its own jobs that a route needs after it has let the caller in.
 
-    A chat call submits, waits and, when its client goes away, cancels; a key needs `submit` for it and no more.
+    A chat request submits, waits and, if its client disconnects, cancels; its key needs the scope `submit` only.
     """
     owner_scopes: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
     return replace(caller, scopes=caller.scopes | owner_scopes)

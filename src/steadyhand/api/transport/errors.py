@@ -1,4 +1,4 @@
-"""Errors, translated once: one body for all three groups of routes (docs/http-api.md#errors)."""
+"""HTTP form of errors, created in one place: one body for all three groups of routes (docs/http-api.md#errors)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ from steadyhand.errors import (
 from steadyhand.redact import NO_REDACTION, Redactor
 
 REQUEST_ID_SCOPE_KEY = "steadyhand.request_id"
-"""Where the edge leaves the request's id in the ASGI scope."""
+"""The key of the request's id in the ASGI scope; the middleware sets it."""
 REDACTOR_SCOPE_KEY = "steadyhand.redactor"
-"""Where the edge leaves what takes live secrets out of errors."""
+"""The key of the redactor of errors in the ASGI scope; the middleware sets it."""
 
 STATUS_BY_CODE: Mapping[str, int] = {
     "malformed_json": 400,
@@ -43,7 +43,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "draining": 503,
     "unavailable": 503,
 }
-"""Codes whose status is not that of their class."""
+"""Statuses of codes that differ from the status of their class."""
 
 _STATUS_BY_CLASS: Sequence[tuple[type[CallerError], int]] = (
     (InvalidRequest, 422),
@@ -68,7 +68,7 @@ RouteGroup = Literal["classic", "native", "openai"]
 
 
 def route_group(path: str) -> RouteGroup:
-    """Say which group of docs/http-api.md a path belongs to; what belongs to none is native."""
+    """Return the group of docs/http-api.md that a path belongs to; a path of no group is native."""
     if path in ("/health", "/execute") or path.startswith("/jobs/"):
         return "classic"
     if path.startswith(("/v1/chat/", "/v1/models", "/v1/responses")):
@@ -77,7 +77,7 @@ def route_group(path: str) -> RouteGroup:
 
 
 def http_status(error: CallerError) -> int:
-    """Give an error's status: by its code when that has one of its own, else by its class."""
+    """Return an error's status: that of its code if it has one of its own, else that of its class."""
     status_of_code = STATUS_BY_CODE.get(error.code)
     if status_of_code is not None:
         return status_of_code
@@ -93,7 +93,7 @@ def error_response(
     field_errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Make the one error body, with the content type of the group that the path belongs to."""
+    """Create the one error body, with the content type of the path's group."""
     field_errors = field_errors[:_MAX_FIELD_ERRORS]
     param = field_errors[0].pointer.lstrip("/?").replace("/", ".") or None if field_errors else None
     body: native_bodies.Problem = {
@@ -118,7 +118,7 @@ def error_response(
 def openai_error_json(
     status: int, code: str, detail: str, param: str | None = None
 ) -> native_bodies.OpenaiError:
-    """Give an error as OpenAI's clients know it; in a stream it stands for the status that can be sent no more."""
+    """Return an error in OpenAI's form; a stream that has begun sends it in place of a status."""
     error_type = _OPENAI_TYPE_BY_STATUS.get(
         status, "server_error" if status >= _SERVER_ERROR else "invalid_request_error"
     )
@@ -126,7 +126,7 @@ def openai_error_json(
 
 
 def caller_error_response(scope: AsgiScope, error: CallerError) -> Response:
-    """Make the error body for one of our errors, with the headers that go with it."""
+    """Create the response for a `CallerError`, with the headers that belong to it."""
     headers: dict[str, str] = {}
     if isinstance(error, Unauthenticated):
         headers["www-authenticate"] = 'Bearer realm="steadyhand"'
@@ -139,20 +139,20 @@ def caller_error_response(scope: AsgiScope, error: CallerError) -> Response:
 
 
 def internal_error_response(scope: AsgiScope) -> Response:
-    """Make the body for a fault of ours: it says nothing of the cause, which is in the log."""
+    """Create the response for an internal error; the cause is only in the log."""
     return error_response(
         scope, 500, "internal", "The service failed. Its log has the cause, under this request's id."
     )
 
 
 async def handle_caller_error(request: Request, error: Exception) -> Response:
-    """Answer one of our errors; FastAPI's handler for `CallerError`."""
+    """Respond to a `CallerError`; registered with FastAPI as its handler."""
     assert isinstance(error, CallerError)  # noqa: S101  # registered for this class alone
     return caller_error_response(request.scope, error)
 
 
 async def handle_router_error(request: Request, error: Exception) -> Response:
-    """Answer what the router itself refuses: an unknown path or method."""
+    """Respond to an error of the router itself: an unknown path or method."""
     assert isinstance(error, HTTPException)  # noqa: S101  # registered for this class alone
     code = _CODE_BY_STATUS.get(error.status_code, "invalid_request")
     detail = {
@@ -166,7 +166,7 @@ async def handle_router_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> str:
-    """Give the methods of all routes that have this path; the router names those of the first one alone."""
+    """Return the methods of all routes with this path; the router names those of the first one only."""
     routes = request.app.router.routes
     matching_routes = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
     return ", ".join(sorted({method for route in matching_routes for method in route.methods or ()}))
@@ -179,15 +179,15 @@ def json_response(
     headers: Mapping[str, str] | None = None,
     media_type: str = "application/json",
 ) -> Response:
-    """Answer with JSON, as it stands: nothing is validated again."""
+    """Return a JSON response as is, without another validation."""
     return Response(json_bytes(body), status, headers, media_type)
 
 
 def json_bytes(body: Any) -> bytes:
-    """Write JSON in UTF-8. A lone surrogate in what an agent said becomes a question mark, never a 500."""
+    """Encode JSON in UTF-8. A lone surrogate in an agent's text becomes a question mark, never a 500."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def unsupported_parameter(parameter: str, reason: str) -> InvalidRequest:
-    """Refuse what the OpenAI API has and these routes do not."""
+    """Return the error for a parameter of the OpenAI API that these routes do not support."""
     return InvalidRequest.at(f"/{parameter}", reason, code="unsupported_parameter")

@@ -1,4 +1,4 @@
-"""The outermost layer: an id for every request, the check of Host and Origin, and the last net for faults."""
+"""The outermost layer: an id for every request, the check of Host and Origin, and a 500 for unexpected errors."""
 
 import ipaddress
 import random
@@ -24,7 +24,7 @@ _PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 
 
 def parse_host(authority: str) -> str:
-    """Give the host of `host:port`, in lower case and without brackets; empty when there is none."""
+    """Return the host of `host:port`, in lower case and without brackets; empty if there is none."""
     try:
         name = urlsplit(f"//{authority}").hostname
     except ValueError:
@@ -42,11 +42,11 @@ def _is_loopback(name: str) -> bool:
 
 
 class AllowedHosts:
-    """The names that this service is known as.
+    """The host names of this service.
 
-    They are checked on the native routes, against rebound names and foreign pages. The classic and the OpenAI
-    routes are left to their key, since their callers use whatever name a container has today, and the
-    platform's probes come by address.
+    They are checked on the native routes, against DNS rebinding and requests of other origins. The classic and the
+    OpenAI routes rely on their key, since their callers use the changing names of containers. Probes of the platform
+    use an address.
     """
 
     def __init__(self, options: ApiOptions) -> None:
@@ -59,7 +59,7 @@ class AllowedHosts:
         self._allow_any = "*" in options.allowed_hosts
 
     def check(self, scope: Scope) -> None:
-        """Raise `Forbidden` for a Host or an Origin that is not ours."""
+        """Raise `Forbidden` if the Host or the Origin is not one of this service."""
         path: str = scope["path"]
         if self._allow_any or path in _PROBE_PATHS or route_group(path) != "native":
             return
@@ -73,9 +73,9 @@ class AllowedHosts:
                         code="forbidden_host",
                     )
             elif header == b"origin" and not self._is_allowed(_origin_host(value.decode("latin-1"))):
-                raise Forbidden("Requests from this origin are not taken.", code="forbidden_origin")
+                raise Forbidden("Requests from this origin are not allowed.", code="forbidden_origin")
         if not has_host:
-            raise Forbidden("The request names no host.", code="forbidden_host")
+            raise Forbidden("The request has no valid Host header.", code="forbidden_host")
 
     def _is_allowed(self, name: str) -> bool:
         return bool(name) and (name in self._names or _is_loopback(name))
@@ -87,7 +87,7 @@ def _origin_host(origin: str) -> str:
 
 
 class RequestMiddleware:
-    """Pure ASGI: stamps `x-request-id` on every response and lets no exception out without an answer."""
+    """Pure ASGI middleware: sets `x-request-id` on every response and turns every exception into a response."""
 
     def __init__(self, app: ASGIApp, *, hosts: AllowedHosts, redactor: Redactor) -> None:
         self._app = app

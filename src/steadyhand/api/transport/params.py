@@ -1,4 +1,4 @@
-"""What a request asks for beside its body: query parameters, `Prefer`, `Accept`, `Idempotency-Key`."""
+"""Request parameters beside the body: query, `Prefer`, `Accept`, `If-None-Match`, `Idempotency-Key`."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from steadyhand.api.transport.body import did_you_mean
 from steadyhand.errors import FieldError, InvalidRequest, NotFound
 
 MAX_PREFERRED_WAIT_SECONDS = 60
-"""Seconds; a longer wish is cut to this."""
+"""Seconds; a longer wait is cut to this."""
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
 _WAIT = re.compile(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*', re.IGNORECASE)
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
@@ -24,7 +24,7 @@ JobId = Annotated[str, Path(description="The job's id: 12 lower-case hexadecimal
 
 
 def validate_job_id(job_id: str) -> str:
-    """Give a job's id from the path; raises `NotFound` for what cannot be one."""
+    """Return a job's id from the path; raise `NotFound` if it cannot be one."""
     if _JOB_ID.fullmatch(job_id) is None:
         raise NotFound("Job not found")
     return job_id
@@ -32,31 +32,31 @@ def validate_job_id(job_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class QueryParams:
-    """The query parameters of a request, each known by name. Faults point at `?name`."""
+    """The query parameters of a request by name. Errors point at `?name`."""
 
     values: Mapping[str, list[str]]
     prefixed: Mapping[str, str] = field(default_factory=dict)
 
     def get_all(self, name: str) -> list[str]:
-        """Give every value of a repeatable parameter."""
+        """Return every value of a repeatable parameter."""
         return self.values.get(name, [])
 
     def get_one(self, name: str) -> str | None:
-        """Give the value of a parameter that may be there once."""
+        """Return the value of a parameter that may occur once."""
         values = self.get_all(name)
         if len(values) > 1:
             raise InvalidRequest.at(f"?{name}", "is there more than once")
         return values[0] if values else None
 
     def get_int(self, name: str, default: int, *, minimum: int, maximum: int, code: str | None = None) -> int:
-        """Give a whole number within bounds."""
+        """Return an integer within bounds."""
         text = self.get_one(name)
         if text is None:
             return default
         return parse_int(text, f"?{name}", minimum=minimum, maximum=maximum, code=code)
 
     def get_datetime(self, name: str) -> datetime | None:
-        """Give a time with its zone (RFC 3339), in UTC."""
+        """Return a time with its zone (RFC 3339), in UTC."""
         text = self.get_one(name)
         if text is None:
             return None
@@ -71,16 +71,16 @@ class QueryParams:
 
 
 def parse_int(text: str, pointer: str, *, minimum: int, maximum: int, code: str | None = None) -> int:
-    """Give the whole number that a text is, within bounds."""
+    """Parse an integer within bounds."""
     if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS and minimum <= int(text) <= maximum:
         return int(text)
     raise InvalidRequest.at(pointer, f"has to be a whole number from {minimum} to {maximum}", code=code)
 
 
 def parse_query(request: Request, *known_names: str, prefix: str | None = None) -> QueryParams:
-    """Give the query parameters; raises `InvalidRequest` (`unknown_field`) for others.
+    """Parse the query parameters; raise `InvalidRequest` (`unknown_field`) for unknown ones.
 
-    With `prefix`, parameters that begin with it are given apart, by the rest of their names.
+    Parameters that begin with `prefix` are returned separately, by the rest of their names.
     """
     values: dict[str, list[str]] = {}
     prefixed: dict[str, str] = {}
@@ -102,7 +102,7 @@ def parse_query(request: Request, *known_names: str, prefix: str | None = None) 
 
 
 def parse_preferred_wait(request: Request) -> int | None:
-    """Give the seconds of `Prefer: wait=N`, at most 60; null without. What is not understood is passed over."""
+    """Return the seconds of `Prefer: wait=N`, at most 60, or None. Other preferences are ignored."""
     for line in request.headers.getlist("prefer"):
         for part in line.split(","):
             match = _WAIT.fullmatch(part.partition(";")[0])
@@ -112,7 +112,7 @@ def parse_preferred_wait(request: Request) -> int | None:
 
 
 def parse_idempotency_key(request: Request) -> str | None:
-    """Give the `Idempotency-Key`; raises `InvalidRequest` when it is empty, too long or not printable."""
+    """Return the `Idempotency-Key`; raise `InvalidRequest` if it is empty, too long or not printable."""
     key = request.headers.get("idempotency-key")
     if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
         raise InvalidRequest("Idempotency-Key: has to be 1 to 255 printable ASCII characters")
@@ -120,9 +120,9 @@ def parse_idempotency_key(request: Request) -> str | None:
 
 
 def negotiate_media_type(request: Request, available_types: tuple[str, ...]) -> str:
-    """Give the offered media type that `Accept` likes best, the first on a tie.
+    """Return the available media type that `Accept` prefers; of equal ones the first.
 
-    Raises `InvalidRequest` (`not_acceptable`) when none will do.
+    Raise `InvalidRequest` (`not_acceptable`) if none is acceptable.
     """
     header = ",".join(request.headers.getlist("accept"))
     if not header.strip():
@@ -147,7 +147,7 @@ def _parse_media_range(text: str) -> tuple[str, float]:
 
 
 def _media_type_quality(media_type: str, ranges: list[tuple[str, float]]) -> tuple[float, int]:
-    """Give the weight of a media type and how closely it was named."""
+    """Return the quality of a media type and the specificity of the range that matched it."""
     type_wildcard = media_type.partition("/")[0] + "/*"
     for specificity, name in ((2, media_type), (1, type_wildcard), (0, "*/*")):
         for media_range, quality in ranges:
@@ -157,7 +157,7 @@ def _media_type_quality(media_type: str, ranges: list[tuple[str, float]]) -> tup
 
 
 def etag_matches(request: Request, etag: str) -> bool:
-    """Say whether `If-None-Match` names this tag."""
+    """Return true if `If-None-Match` has this tag."""
     for line in request.headers.getlist("if-none-match"):
         for part in line.split(","):
             if part.strip() == "*" or part.strip().removeprefix("W/") == etag:

@@ -1,4 +1,4 @@
-"""How a route is called: with the request and what its path names, and nothing else."""
+"""The class of all routes: it calls a function with the request and the parameters of the path only."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -9,14 +9,14 @@ from starlette.responses import Response
 
 
 class DirectRoute(APIRoute):
-    """A route whose function reads and checks all that it takes, and gives a response as it stands.
+    """A route whose function reads and checks its whole input and returns a finished response.
 
-    FastAPI writes it into the document as any other. What would look for dependencies, parse the body and make a
-    response of what is given back has nothing to do here, and took longer than the rest of a small request.
+    FastAPI documents it as any other route. Its steps for dependencies, body parsing and serialization are left out:
+    they are not needed here, and took longer than the rest of a small request.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Give what answers a request: FastAPI's own place to put another handler."""
+        """Return the handler of a request: FastAPI's own hook for a different handler."""
         endpoint = self.endpoint
 
         async def handle(request: Request) -> Response:

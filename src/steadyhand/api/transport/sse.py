@@ -1,4 +1,4 @@
-"""Server-Sent Events: one writer, one reader of the source, one ear for the client's leaving."""
+"""Server-Sent Events: one task writes, one reads the source, one waits for the client's disconnect."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -11,13 +11,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 DEFAULT_KEEPALIVE_SECONDS = 10.0
-"""The longest silence on a stream; a comment breaks it."""
+"""The longest silence on a stream; then a comment is sent."""
 _QUEUE_SIZE = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Bytes of a stream. One that does not `open` waits until something else has opened the stream."""
+    """Bytes of a stream. If `opens_stream` is false, they wait until another frame has opened the stream."""
 
     data: bytes
     opens_stream: bool = True
@@ -25,7 +25,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class FinalFrame:
-    """The last of a stream: `data`, or, while nothing has been sent yet, a whole response in place of the stream."""
+    """The last frame of a stream: `data`, or, if nothing has been sent yet, a whole response instead of the stream."""
 
     data: bytes
     fallback: Response
@@ -39,11 +39,11 @@ class _ClientDisconnected(Exception):  # not an error: it ends the task group of
 
 
 class EventStreamResponse(Response):
-    """Streams what a source gives, until it ends or the client leaves; then the source is closed.
+    """Streams the items of a source until it ends or the client disconnects; then the source is closed.
 
-    With `patience` the answer begins with the first piece that opens it, or after so many seconds. A client that is
-    no longer `welcome` is told nothing more: its stream is cut at the next piece or comment. `left` is awaited when
-    the client went away before the end.
+    With `open_timeout_seconds` the response begins with the first frame that opens it, or after that time. If
+    `is_authorized` returns false, the stream is cut at the next frame or comment. `on_disconnect` is awaited if
+    the client disconnects before the end.
     """
 
     media_type = "text/event-stream"
@@ -71,7 +71,7 @@ class EventStreamResponse(Response):
         self._on_disconnect = on_disconnect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Send the response to one request."""
         queue: asyncio.Queue[StreamItem | None] = asyncio.Queue(_QUEUE_SIZE)
         fallback: Response | None = None
         disconnected = False
@@ -96,7 +96,7 @@ class EventStreamResponse(Response):
         await queue.put(None)
 
     async def _write_frames(self, queue: asyncio.Queue[StreamItem | None], send: Send) -> Response | None:
-        """Write until the end; give what is to be answered when nothing was sent."""
+        """Write until the end; return the fallback response if nothing was sent."""
         now = asyncio.get_running_loop().time
         opened = self._open_timeout_seconds <= 0
         opens_at = now() + self._open_timeout_seconds
@@ -145,7 +145,7 @@ class EventStreamResponse(Response):
 
 
 class _StreamContinues:
-    """Says that a stream goes on."""
+    """Marks that more items follow."""
 
 
 _CONTINUES = _StreamContinues()
@@ -154,7 +154,7 @@ _CONTINUES = _StreamContinues()
 def _drain_queue(
     queue: asyncio.Queue[StreamItem | None], item: StreamItem | None
 ) -> tuple[list[Frame], FinalFrame | _StreamContinues | None]:
-    """Give this item's pieces and those that wait, and how it goes on: null at the end."""
+    """Return the frames of this item and of those in the queue, and the end: a final frame, `_CONTINUES` or None."""
     frames: list[Frame] = []
     while isinstance(item, Frame):
         frames.append(item)

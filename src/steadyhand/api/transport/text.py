@@ -1,6 +1,6 @@
-"""Text as responses show it."""
+"""Text in the form of responses."""
 
 
 def one_line(text: str, limit: int = 500) -> str:
-    """Give a text as one line of at most `limit` characters."""
+    """Return a text as one line of at most `limit` characters."""
     return " ".join(text.split())[:limit]

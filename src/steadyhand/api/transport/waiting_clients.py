@@ -1,4 +1,4 @@
-"""Who waits for which run, and which run a client's repeat of a request belongs to."""
+"""The clients that wait for runs, and the newest run of each request, to recognize a repeated request."""
 
 import time
 from collections import Counter, OrderedDict
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 REQUEST_TTL_SECONDS = 3600.0
-"""How long a request is known by its body; a run may take as long before its client asks again."""
+"""The time for which a request is remembered; a run may take this long before its client repeats the request."""
 _MAX_ENTRIES = 10_000
 
 RequestKey = tuple[str, str]
-"""A key's id and the fingerprint of what it asked."""
+"""A key's id and the fingerprint of a request's body."""
 
 
 class WaitingClients:
@@ -24,7 +24,7 @@ class WaitingClients:
 
     @contextmanager
     def track(self, job_id: str) -> Iterator[None]:
-        """Wait for a run for the length of the block."""
+        """Count a client as waiting for a run until the block ends."""
         self._waiter_counts[job_id] += 1
         self._unattended_since.pop(job_id, None)
         try:
@@ -37,22 +37,25 @@ class WaitingClients:
                 _evict_oldest(self._unattended_since)
 
     def has_waiter(self, job_id: str) -> bool:
-        """Say whether a client waits for this run."""
+        """Return true if a client waits for this run."""
         return job_id in self._waiter_counts
 
     def unattended_seconds(self, job_id: str) -> float | None:
-        """Give for how many seconds nobody has waited for a run that somebody waited for before; else null."""
+        """Return the seconds since the last client stopped waiting for a run.
+
+        Return None while a client waits, and if none ever did.
+        """
         since = self._unattended_since.get(job_id)
         return None if since is None else time.monotonic() - since
 
     def remember_job(self, request_key: RequestKey, job_id: str) -> None:
-        """Note the run that a request started."""
+        """Remember the run that a request started."""
         self._latest_jobs.pop(request_key, None)
         self._latest_jobs[request_key] = (job_id, time.monotonic())
         _evict_oldest(self._latest_jobs)
 
     def find_job(self, request_key: RequestKey) -> str | None:
-        """Give the newest run of the same request, if it is still remembered."""
+        """Return the newest run of the same request, or None if it is no longer remembered."""
         job_id, since = self._latest_jobs.get(request_key, (None, 0.0))
         return job_id if time.monotonic() - since <= REQUEST_TTL_SECONDS else None
 
