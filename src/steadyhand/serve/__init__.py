@@ -21,7 +21,7 @@ from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.outcome import StopReason
 from steadyhand.redact import Redactor
-from steadyhand.runner.process.cgroups import sweep_cgroups
+from steadyhand.runner.process.cgroups import enter_service_cgroup, sweep_cgroups
 from steadyhand.serve.doctor import config_error_checks, run_checks
 from steadyhand.serve.gateway_setup import log_credentials as announce_credentials
 from steadyhand.serve.isolation import choose_level
@@ -104,6 +104,7 @@ async def run_service(
     """
     create_data_dir(settings)
     with DataDirectoryLock(settings.data_dir), contextlib.closing(open_socket(settings)) as sock:
+        enter_service_cgroup()  # first: a process that is started before it stays outside
         cli = find_agent_cli(settings)
         level = await choose_level(settings, cli)
         announce_level(settings, level)

@@ -9,6 +9,7 @@ from steadyhand.errors import ConfigError
 from steadyhand.ports import DoctorCheck
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude import install
+from steadyhand.runner.process.cgroups import enter_service_cgroup
 from steadyhand.serve import gateway_setup, isolation
 from steadyhand.serve.wiring import agent_uid_base, create_checkouts, database_url, find_agent_cli
 from steadyhand.store import check_store
@@ -17,6 +18,7 @@ from steadyhand.workspace.doctor import check_workspaces
 
 async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
     """Look at everything a start and a run will need; each room looks at its own."""
+    enter_service_cgroup()  # as `serve` does, so that the limits reported are those of a service
     uid = agent_uid_base(settings)
     config_sources = sorted(set(settings.sources.values()))
     results = [

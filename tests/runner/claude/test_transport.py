@@ -3,15 +3,18 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
+from structlog.testing import capture_logs
 
+from steadyhand.outcome import StopReason
 from steadyhand.ports import Command
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.runner import ClaudeRunner, ProcessTransport
@@ -177,6 +180,55 @@ def test_hostile_control_messages_are_dropped_and_cost_no_memory(python: Python,
     )
     assert ran.outcome == "success"
     assert resident_bytes() - before < 50 * 1024 * 1024
+
+
+REFUSING = """
+import json, os, sys
+for line in sys.stdin.buffer:
+    message = json.loads(line)
+    if message["type"] == "control_request":
+        answer = {"request_id": message["request_id"], "subtype": "success", "response": {}}
+        if message["request"]["subtype"] == "REFUSED":
+            answer |= {"subtype": "error", "error": "refused by the test"}
+        os.write(1, json.dumps({"type": "control_response", "response": answer}).encode() + b"\\n")
+    else:
+        os.write(1, b'{"type":"assistant","message":{"content":[{"type":"text","text":"hi"}]}}\\n')
+"""
+
+
+def _refusing_agent(python: Python, folder: Path, subtype: str) -> Path:
+    program = folder / f"refuses-{subtype}"
+    code = REFUSING.replace("REFUSED", subtype)
+    program.write_text(f"#!{python('').argv[0]} -IS\n{code}", encoding="utf-8")
+    program.chmod(0o755)
+    return program
+
+
+def _assert_logged(logged: Sequence[Mapping[str, Any]], event: str, job_id: str) -> None:
+    assert {"event": event, "job": job_id, "exc_info": True, "log_level": "debug"} in logged
+
+
+def test_an_error_of_the_sdk_while_it_connects_is_logged(python: Python, world_dir: Path) -> None:
+    structlog.reset_defaults()
+    program = _refusing_agent(python, world_dir, "initialize")
+    harness = RunnerHarness.make(ClaudeRunner(program, NO_SANDBOX), world_dir, "hello")
+    with capture_logs() as logged:
+        assert asyncio.run(harness.run()).outcome == "no_result"
+    _assert_logged(logged, "agent.connect_failed", harness.spec.job.id)
+
+
+def test_an_error_of_the_sdk_while_it_interrupts_is_logged(python: Python, world_dir: Path) -> None:
+    structlog.reset_defaults()
+    program = _refusing_agent(python, world_dir, "interrupt")
+    harness = RunnerHarness.make(ClaudeRunner(program, NO_SANDBOX), world_dir, "hello")
+
+    async def cancel_after_the_first_message() -> None:
+        await harness.wait_until(lambda: bool(harness.events))
+        harness.stop.request(StopReason.CANCELLED)
+
+    with capture_logs() as logged:
+        assert asyncio.run(harness.run_with(cancel_after_the_first_message)).outcome == "cancelled"
+    _assert_logged(logged, "agent.interrupt_failed", harness.spec.job.id)
 
 
 def test_an_agent_that_is_silent_from_the_start_stalls_and_is_ended(python: Python, world_dir: Path) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from steadyhand.ports import ResourceLimits
-from steadyhand.runner.process.cgroups import Cgroups, cgroup_name, delegate_controllers, find_cgroups
+from steadyhand.runner.process.cgroups import (
+    Cgroups,
+    cgroup_name,
+    delegate_controllers,
+    delegate_own_cgroup,
+    find_cgroups,
+)
 
 CEILING = ResourceLimits(memory=1 << 30, processes=99)
 
@@ -110,6 +116,42 @@ def test_a_start_after_a_claim_finds_the_group_above(tmp_path: Path) -> None:
     assert (
         find_cgroups(mount("cgroup2", tmp_path), "0::/unit/steadyhand-service\n").memory == tmp_path / "unit"
     )
+
+
+def undelegated_group(root: Path) -> tuple[Path, tuple[str, str]]:
+    """Make a group that is this process's alone, where no group with limits can be made yet; with its tables."""
+    group = folder(root / "unit")
+    kernel_files(group, [os.getpid()])
+    (group / cgroup_name(os.getpid(), 0)).write_text("in the way of a group")
+    return group, (mount("cgroup2", root), "0::/unit\n")
+
+
+def test_looking_for_groups_leaves_the_service_in_its_own(tmp_path: Path) -> None:
+    group, tables = undelegated_group(tmp_path)
+    assert find_cgroups(*tables) == Cgroups()
+    assert (group / "cgroup.subtree_control").read_text() == ""
+    assert not (group / "steadyhand-service").exists()
+
+
+def test_the_service_moves_below_its_own_group_when_that_hands_no_limits_on(tmp_path: Path) -> None:
+    group, tables = undelegated_group(tmp_path)
+    assert delegate_own_cgroup(*tables)
+    assert (group / "steadyhand-service" / "cgroup.procs").read_text() == str(os.getpid())
+
+
+def test_the_service_stays_where_limits_can_be_had_already(tmp_path: Path) -> None:
+    group = folder(tmp_path / "unit")
+    kernel_files(group, [os.getpid()])
+    assert not delegate_own_cgroup(mount("cgroup2", tmp_path), "0::/unit\n")
+    assert not (group / "steadyhand-service").exists()
+
+
+@pytest.mark.parametrize("own_cgroups", ["0::/unit/steadyhand-service\n", "4:memory:/\n"])
+def test_a_service_that_has_moved_or_has_no_version_2_does_not_move(tmp_path: Path, own_cgroups: str) -> None:
+    group, (mounts, _) = undelegated_group(tmp_path)
+    kernel_files(folder(group / "steadyhand-service"), [os.getpid()])
+    assert not delegate_own_cgroup(mounts, own_cgroups)
+    assert not (group / "steadyhand-service" / "steadyhand-service").exists()
 
 
 def test_what_holds_the_limits_is_said_in_a_sentence() -> None:

@@ -6,13 +6,13 @@ hundred messages of any size is not.
 """
 
 import asyncio
-import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import structlog
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
 
 from steadyhand.claude_sessions import session_file
@@ -261,6 +261,7 @@ class _StreamProtocol:
     streams_output = True
 
     def __init__(self, run_loop: RunLoop, attachments_dir: PurePosixPath) -> None:
+        self._log = structlog.get_logger("steadyhand")
         self._run_loop = run_loop
         self._attachments_dir = attachments_dir
         self._messages = MessageReader()
@@ -346,6 +347,7 @@ class _StreamProtocol:
         try:
             await self._client.connect()
         except Exception:  # noqa: BLE001  # the SDK raises bare ones; how the agent ended says more than they do
+            self._log.debug("agent.connect_failed", job=self._run_loop.spec.job.id, exc_info=True)
             self._transport.first_request_sent.set()
             self._run_loop.process.end_input()
             return
@@ -377,10 +379,10 @@ class _StreamProtocol:
             await wait_bounded(run_loop.process.exited(), EXIT_SECONDS)
 
     async def _interrupt_and_wait(self) -> None:
-        with contextlib.suppress(
-            Exception
-        ):  # bare ones of the SDK; without an answer the agent is stopped anyway
+        try:
             await self._client.interrupt()
+        except Exception:  # noqa: BLE001  # the SDK raises bare ones; without an answer the agent is stopped anyway
+            self._log.debug("agent.interrupt_failed", job=self._run_loop.spec.job.id, exc_info=True)
         await self._run_loop.result_received.wait()
 
     async def close(self) -> None:

@@ -109,23 +109,38 @@ def _pid_namespace() -> int:
 
 @functools.cache
 def detect_cgroups() -> Cgroups:
-    """Find out once what is to be had, by trying it."""
+    """Return the control groups that can be used here. They are tried once; the service stays in its own group."""
     if os.geteuid() != 0:
         return Cgroups()
-    return find_cgroups(
-        Path("/proc/self/mountinfo").read_text("utf-8", "replace"), Path("/proc/self/cgroup").read_text()
-    )
+    return find_cgroups(*_kernel_tables())
+
+
+def enter_service_cgroup() -> bool:
+    """Move the service into a group below its own if that makes the kernel's limits available to runs.
+
+    Return True if it moved. Call this first of all when the service starts: a process that was started before the
+    move stays outside the new group.
+    """
+    if os.geteuid() != 0 or not delegate_own_cgroup(*_kernel_tables()):
+        return False
+    detect_cgroups.cache_clear()
+    return True
+
+
+def _kernel_tables() -> tuple[str, str]:
+    mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace")
+    return mounts, Path("/proc/self/cgroup").read_text()
 
 
 def find_cgroups(mounts: str, own_cgroups: str) -> Cgroups:
-    """Choose from the mount table and the service's own groups (`/proc/self/{mountinfo,cgroup}`); tries each."""
+    """Return the groups to use, by the mount table and the service's own groups (`/proc/self/{mountinfo,cgroup}`).
+
+    Each one is tried by a group that is made below it and removed again.
+    """
     unified = _own_cgroup(mounts, own_cgroups, None)
     if unified is not None and unified.name == _SERVICE_CGROUP:
-        unified = unified.parent  # made below, by an earlier start in the same group
-    if unified is not None and (
-        _is_usable(unified, *_V2_LIMIT_FILES)
-        or (delegate_controllers(unified) and _is_usable(unified, *_V2_LIMIT_FILES))
-    ):
+        unified = unified.parent  # the service has moved into a group below it
+    if unified is not None and _is_usable(unified, *_V2_LIMIT_FILES):
         return Cgroups(unified, unified, unified, version=2)
     memory, processes = _own_cgroup(mounts, own_cgroups, "memory"), _own_cgroup(mounts, own_cgroups, "pids")
     return Cgroups(
@@ -133,6 +148,14 @@ def find_cgroups(mounts: str, own_cgroups: str) -> Cgroups:
         processes if processes is not None and _is_usable(processes, "pids.max") else None,
         unified if unified is not None and _is_usable(unified) else None,
     )
+
+
+def delegate_own_cgroup(mounts: str, own_cgroups: str) -> bool:
+    """Delegate controllers of the service's own version 2 group, unless groups below it have limits already."""
+    group = _own_cgroup(mounts, own_cgroups, None)
+    if group is None or group.name == _SERVICE_CGROUP or _is_usable(group, *_V2_LIMIT_FILES):
+        return False
+    return delegate_controllers(group)
 
 
 def delegate_controllers(group: Path) -> bool:

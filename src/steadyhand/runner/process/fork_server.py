@@ -23,7 +23,6 @@ from types import CodeType
 
 from steadyhand.errors import SpawnError
 from steadyhand.runner.process import (
-    cgroups,
     fork_server_main,
     mounts,
     process_tree,
@@ -54,8 +53,6 @@ class _ForkServer:
     @classmethod
     def start(cls) -> "_ForkServer":
         """Start one. Raises `OSError`."""
-        # First: where the service moves to a group of its own, what it started before would stay outside.
-        cgroups.detect_cgroups()
         service_end, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.memfd_create("supervisor")
         try:
