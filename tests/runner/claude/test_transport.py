@@ -211,7 +211,7 @@ def _assert_logged(logged: Sequence[Mapping[str, Any]], event: str, job_id: str)
 def test_an_error_of_the_sdk_while_it_connects_is_logged(python: Python, world_dir: Path) -> None:
     structlog.reset_defaults()
     program = _refusing_agent(python, world_dir, "initialize")
-    harness = RunnerHarness.make(ClaudeRunner(program, NO_SANDBOX), world_dir, "hello")
+    harness = RunnerHarness.make(ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, "hello")
     with capture_logs() as logged:
         assert asyncio.run(harness.run()).outcome == "no_result"
     _assert_logged(logged, "agent.connect_failed", harness.spec.job.id)
@@ -220,11 +220,11 @@ def test_an_error_of_the_sdk_while_it_connects_is_logged(python: Python, world_d
 def test_an_error_of_the_sdk_while_it_interrupts_is_logged(python: Python, world_dir: Path) -> None:
     structlog.reset_defaults()
     program = _refusing_agent(python, world_dir, "interrupt")
-    harness = RunnerHarness.make(ClaudeRunner(program, NO_SANDBOX), world_dir, "hello")
+    harness = RunnerHarness.make(ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, "hello")
 
     async def cancel_after_the_first_message() -> None:
         await harness.wait_until(lambda: bool(harness.events))
-        harness.stop.request(StopReason.CANCELLED)
+        harness.stop.request(StopReason.CANCEL)
 
     with capture_logs() as logged:
         assert asyncio.run(harness.run_with(cancel_after_the_first_message)).outcome == "cancelled"
