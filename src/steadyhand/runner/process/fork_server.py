@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 from steadyhand.errors import SpawnError
 from steadyhand.runner.process import (
@@ -31,6 +31,10 @@ from steadyhand.runner.process import (
     supervisor,
 )
 
+SUPERVISOR_MODULES = (process_tree, spawn, supervisor, fork_server_main)
+"""The modules that the supervisor runs in one namespace, in this order: a name at their top level is in one only."""
+SANDBOX_MODULES = (mounts, sandbox_child)
+"""The modules that it runs in a second namespace."""
 _FORK_SECONDS = 5.0
 _PAUSE_SECONDS = 0.002
 _REQUEST_FD = 3  # the number of the socket over there
@@ -145,11 +149,9 @@ def _current_server() -> _ForkServer:
 @functools.cache
 def _supervisor_code() -> bytes:
     """Give the code of both sides of a run over there, compiled once."""
-    return marshal.dumps(
-        (_compile(process_tree, spawn, supervisor, fork_server_main), _compile(mounts, sandbox_child))
-    )
+    return marshal.dumps((_compile(*SUPERVISOR_MODULES), _compile(*SANDBOX_MODULES)))
 
 
-def _compile(*modules: object) -> tuple[CodeType, ...]:
-    paths = [Path(str(module.__file__)) for module in modules]  # type: ignore[attr-defined]  # modules have one
+def _compile(*modules: ModuleType) -> tuple[CodeType, ...]:
+    paths = [Path(str(module.__file__)) for module in modules]
     return tuple(compile(path.read_bytes(), str(path), "exec", dont_inherit=True) for path in paths)
