@@ -1,1 +1,1 @@
-"""What the OpenAI routes are made of: conversations taken apart, answers put together, streams."""
+"""The OpenAI routes: input messages, output specifications, streams, chat completions and responses."""

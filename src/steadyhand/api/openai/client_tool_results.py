@@ -1,4 +1,4 @@
-"""Results of the client's tools that a request brings, and the job whose calls they are of."""
+"""Results of the client's tools in a request, and the job that made the calls."""
 
 import re
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from steadyhand.job import Job
 UNKNOWN_CALL = "unknown_call"
 _PENDING_CALL_ID = re.compile(r"call_([0-9a-f]{12})_[0-9]+_[0-9]+")
 _FINAL_CALL_ID = re.compile(r"call_([0-9a-f]{12})(?:_[0-9]+)?")
-"""The id of a call that was itself the answer of a run, so that no process waits for what comes of it."""
+"""The id of a call that was itself the answer of a run, so that no process waits for its result."""
 
 
 class ToolResult(NamedTuple):
-    """What came of one call; `where` is the place of its id in the request."""
+    """The result of one call; `location` is the place of its id in the request."""
 
     location: str
     call_id: str
@@ -25,16 +25,16 @@ class ToolResult(NamedTuple):
 
 
 class ToolResults(NamedTuple):
-    """What a client brings of calls of one job; without `results` they were the answer of a run that has ended."""
+    """The results for calls of one job; if `results` is empty, the calls were the answer of a run that has ended."""
 
     job_id: str
     results: dict[str, str]
 
 
 def group_tool_results(parsed: Sequence[ToolResult], location: str) -> ToolResults | None:
-    """Give results by the calls' ids; null without any. `where` is the place of all of them.
+    """Return the results by the calls' ids, or None for no results. `location` is the place of all of them.
 
-    Raises `InvalidRequest` for ids that are not of one job's calls.
+    Raise `InvalidRequest` if the ids are not of one job's calls.
     """
     results: dict[str, str] = {}
     job_ids: set[str] = set()
@@ -59,7 +59,7 @@ def group_tool_results(parsed: Sequence[ToolResult], location: str) -> ToolResul
 async def get_calling_job(
     context: ApiContext, owner: Caller, tool_results: ToolResults, location: str
 ) -> Job:
-    """Give the caller's own job whose calls these are of; raises `InvalidRequest` (`unknown_call`)."""
+    """Return the caller's own job that made these calls; raise `InvalidRequest` (`unknown_call`)."""
     try:
         return await context.control.get(replace(owner, scopes=frozenset({"read"})), tool_results.job_id)
     except NotFound as error:

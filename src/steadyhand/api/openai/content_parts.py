@@ -1,7 +1,7 @@
-"""The parts of a message as content blocks: text, images and files, each looked at before it is believed.
+"""The parts of a message as content blocks: text, images and files, each checked before it is used.
 
-A block is as the model's API has it (`text`, `image`, `document`), or `file`: a name and base64 of what is too large to
-be told and is laid beside the agent's work instead.
+A block has the form of the model's API (`text`, `image`, `document`), or is a `file`: a name and base64 of data that is
+too large for the prompt and becomes a file beside the agent's work instead.
 """
 
 import base64
@@ -16,10 +16,10 @@ from steadyhand.errors import InvalidRequest
 ContentBlock = Mapping[str, Any]
 
 MAX_TOTAL_BYTES = 20 * 1024 * 1024
-"""What the images and files of one request may come to, decoded."""
+"""The most bytes of all images and files of one request, decoded."""
 MAX_PARTS = 100
 MAX_IMAGE_BYTES = 3 * 1024 * 1024 + 768 * 1024
-"""The largest image that is told: the model's API takes 5 MB of base64."""
+"""The largest image in a prompt: the model's API accepts 5 MB of base64."""
 MAX_PDF_BYTES = 8 * 1024 * 1024
 MAX_TEXT_BYTES = 256 * 1024
 
@@ -40,14 +40,14 @@ _TEXT_MEDIA_TYPES = re.compile(r"text/.+|application/(.+\+)?(json|xml|yaml|toml|
 
 
 class ContentPartParser:
-    """Reads the parts of all messages of one request, within bounds for all of them together."""
+    """Parses the parts of all messages of one request, within bounds for all of them together."""
 
     def __init__(self) -> None:
         self._total_bytes = 0
         self._count = 0
 
     def parse(self, content: str | Sequence[Mapping[str, Any]] | None, location: str) -> list[ContentBlock]:
-        """Give a message's blocks; raises `InvalidRequest` that names the part. `where` is the content's place."""
+        """Return a message's blocks; raise `InvalidRequest` that names the part. `location` is the content's place."""
         if content is None:
             return []
         if isinstance(content, str):
@@ -118,7 +118,7 @@ class ContentPartParser:
         return {"type": "document", "source": source, "title": file_name}
 
     def _decode_data(self, url: str, location: str) -> tuple[str | None, str, bytes]:
-        """Give the declared type, plain base64, and the bytes."""
+        """Return the declared type, plain base64, and the bytes."""
         if re.match(r"[a-z][a-z0-9+.-]*://", url, re.IGNORECASE):
             raise unsupported_parameter(
                 location, "nothing is fetched from a URL: put the bytes into a data URL with base64"
@@ -171,7 +171,7 @@ def _decode_text(raw: bytes) -> str | None:
 
 
 def _safe_file_name(name: Any, count: int) -> str:
-    """Give a harmless name: letters, digits, dots and dashes, with nothing of a path."""
+    """Return a safe name: letters, digits, dots and dashes, without any path."""
     safe_name = (
         _UNSAFE_NAME_CHARACTERS.sub("_", str(name).replace("\\", "/").rsplit("/", 1)[-1])[:100]
         if isinstance(name, str)

@@ -1,7 +1,7 @@
-"""Whether a conversation goes on: by its name, by the response before, or because all of it comes back.
+"""Continuation of a conversation: by session name, by the previous response, or by the messages sent again.
 
-What comes back is known by a digest of every message up to the agent's answer, of the same key and model. A message
-less or a letter changed is another conversation; of two that are alike neither is taken up.
+Messages sent again are recognized by a digest of every message up to the agent's last answer, of the same key and
+model. One message less or one changed letter is another conversation; if two are equal, neither is continued.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ _SESSION_NAME = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def conversation_digest(model: str, messages: Sequence[ConversationMessage]) -> str:
-    """Give what stands for all that was said to a model and by it, in order."""
+    """Return a digest of the model's name and all messages, in order."""
     conversation = [model, *([message.role, *message.blocks] for message in messages)]
     return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()
 
 
 def with_answer(messages: Sequence[ConversationMessage], text: str) -> list[ConversationMessage]:
-    """Give a conversation with the agent's answer at its end, as a client sends it back."""
+    """Return a conversation with the agent's answer at its end, as a client sends it back."""
     return [*messages, ConversationMessage("assistant", [{"type": "text", "text": text}])]
 
 
 def messages_to_last_answer(messages: Sequence[ConversationMessage]) -> Sequence[ConversationMessage]:
-    """Give what was said up to the agent's last answer; nothing when it has not answered yet."""
+    """Return the messages up to the agent's last answer; empty if it has not answered yet."""
     last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
     return messages[: last + 1]
 
@@ -49,9 +49,9 @@ async def with_session(
     model: str,
     messages: Sequence[ConversationMessage],
 ) -> Submission:
-    """Give a request for a run with the session that it goes on with, if there is one.
+    """Return a submission with the session that it continues, if there is one.
 
-    Raises `InvalidRequest` for a name of a session that cannot be one.
+    Raise `InvalidRequest` for an invalid session name.
     """
     session_name = request.headers.get(SESSION_HEADER)
     if session_name is not None:
@@ -72,7 +72,7 @@ async def with_session(
 async def with_calling_session(
     context: ApiContext, owner: Caller, submission: Submission, tool_results: ToolResults | None
 ) -> Submission:
-    """Give a request with what came of calls that were a run's answer: it goes on with that session, if it can."""
+    """Return a submission with the session whose answer was the calls, if that session can be continued."""
     if tool_results is None or submission.parent is not None or submission.session_name is not None:
         return submission
     job = await context.control.get_continuable(owner, tool_results.job_id)
@@ -81,13 +81,13 @@ async def with_calling_session(
 
 
 def previous_response_not_found() -> InvalidRequest:
-    """Refuse a response to go on with that is none, or another key's."""
+    """Return the error for a previous response that does not exist or belongs to another key."""
     return InvalidRequest.at(
         "/previous_response_id", "is no response of this key", code="previous_response_not_found"
     )
 
 
 def session_headers(request: Request, job: Job) -> dict[str, str]:
-    """Give the header by which the caller can go on with what a job did."""
+    """Return the header by which the caller can continue a job's session."""
     session_name = request.headers.get(SESSION_HEADER) or job.session_id
     return {} if session_name is None else {SESSION_HEADER: session_name}

@@ -1,4 +1,4 @@
-"""A conversation, taken apart: what stands above all, the earlier turns, and what is asked now."""
+"""The input messages of a conversation, split into system text, history and prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -11,7 +11,7 @@ from steadyhand.job import Turn
 
 
 class SplitConversation(NamedTuple):
-    """What is asked now is `prompt`, or when it is more than text, the blocks of `content` with that text in them."""
+    """A conversation in parts. If the prompt is more than text, `content` holds all its blocks, the text among them."""
 
     system: str | None
     history: tuple[Turn, ...]
@@ -20,14 +20,14 @@ class SplitConversation(NamedTuple):
 
 
 class ConversationMessage(NamedTuple):
-    """One message: who said it, and what."""
+    """One message: its role and its content blocks."""
 
     role: str
     blocks: Sequence[ContentBlock]
 
 
 def parse_chat_messages(messages: Sequence[ChatMessage]) -> list[ConversationMessage]:
-    """Give the messages of a chat completion."""
+    """Return the messages of a chat completion."""
     parser = ContentPartParser()
     parsed: list[ConversationMessage] = []
     for index, message in enumerate(messages):
@@ -56,19 +56,19 @@ def _earlier_calls_text(calls: Sequence[Any]) -> str:
 
 
 def call_text(call_id: Any, name: Any, arguments: Any) -> str:
-    """Give an earlier call of a tool of the client as what an agent is told."""
+    """Return an earlier call of a client's tool as text for an agent."""
     return f"[Call {call_id}: {name}({arguments})]"
 
 
 def call_result_text(call_id: str, text: str) -> str:
-    """Give what came of an earlier call as what an agent is told."""
+    """Return the result of an earlier call as text for an agent."""
     return f"[The result of the call {call_id}:]\n{text}"
 
 
 def split_conversation(
     messages: Sequence[ConversationMessage], location: str = "messages"
 ) -> SplitConversation:
-    """Take a conversation apart. The last messages have to be the user's: they are what is asked."""
+    """Split a conversation. The last messages must be the user's: they are the prompt."""
     system = [blocks_text(message.blocks) for message in messages if message.role in ("system", "developer")]
     turns = [message for message in messages if message.role in ("user", "assistant")]
     if not turns or turns[-1].role != "user":
@@ -104,17 +104,17 @@ def _has_content(block: ContentBlock) -> bool:
 
 
 def blocks_text(blocks: Sequence[ContentBlock]) -> str:
-    """Give the text among blocks."""
+    """Return the text among blocks."""
     return "\n".join(block["text"] for block in blocks if block["type"] == "text")
 
 
 def join_paragraphs(texts: Sequence[str]) -> str:
-    """Put texts one below the other; those with nothing in them are left out."""
+    """Join texts with a blank line between them; blank texts are left out."""
     return "\n\n".join(text for text in texts if text.strip())
 
 
 def parse_text_content(content: str | Sequence[Mapping[str, Any]] | None, location: str) -> str:
-    """Give a message's text; raises `InvalidRequest` for parts that are not text."""
+    """Return a message's text; raise `InvalidRequest` for parts that are not text."""
     blocks = ContentPartParser().parse(content, location)
     for index, block in enumerate(blocks):
         if block["type"] != "text":

@@ -1,4 +1,4 @@
-"""The kind of answer that a job was asked for as."""
+"""The kinds of answer that a job is requested as."""
 
 from steadyhand.job import Job
 
@@ -6,5 +6,5 @@ RESPONSE_KIND = "response"
 
 
 def is_response(job: Job) -> bool:
-    """Say whether a job was asked for as a response."""
+    """Return true if a job was requested as a response."""
     return job.request is not None and job.request.get("kind") == RESPONSE_KIND

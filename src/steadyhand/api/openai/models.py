@@ -1,4 +1,4 @@
-"""The models of the OpenAI routes: their list, and the agent that a model's name means."""
+"""The models of the OpenAI routes: their list, and the agent that a model's name stands for."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ ModelId = Annotated[str, Path(description="The model's id; it may hold slashes."
     "/v1/models", tags=["openai"], operation_id="listModels", summary="List models", **operations.MODELS
 )
 async def list_models(request: Request) -> Response:
-    """Give the aliases and the names of the agents that the key can ask for, as models."""
+    """Return the aliases and the names of the agents that the key may use, as models."""
     caller = get_caller(request)
     context = get_context(request)
     allowed_names = context.keyring.limits_of(caller.key_id).agents
@@ -46,7 +46,7 @@ async def list_models(request: Request) -> Response:
     **operations.MODEL,
 )
 async def get_model(request: Request, model_id: ModelId) -> Response:
-    """Give a model by its id, which may hold slashes."""
+    """Return a model by its id, which may hold slashes."""
     caller = get_caller(request)
     caller.require_scope("read")
     await resolve_model(get_context(request), caller, model_id)
@@ -58,10 +58,11 @@ def model_json(name: str) -> openai_bodies.Model:
 
 
 async def resolve_model(context: ApiContext, caller: Caller, name: str) -> ModelAlias:
-    """Say which agent and model a model's name means.
+    """Return the agent and the model that a model's name stands for.
 
-    An alias comes first, then an agent's name, then `agent/model`; any other name goes to the default agent
-    as its model. Raises `NotFound` (`model_not_found`) when there is none.
+    An alias comes first, then an agent's name, then `agent/model`; any other name goes to the default agent as its
+    model.
+    Raise `NotFound` (`model_not_found`) if there is none.
     """
     options = context.options
     if options.profile == "classic" and options.openai_default_agent:

@@ -1,4 +1,4 @@
-"""What an answer has to be: text, the JSON of a schema, the arguments of one function, or calls of some of several."""
+"""The form of an answer: text, the JSON of a schema, the arguments of one function, or calls of several functions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,21 @@ from steadyhand.job import ClientTool, Job
 
 MAX_TOOLS = 128
 MAX_TOOL_BYTES = 256 * 1024
-"""How many tools a client may have, and how large they may be together."""
+"""The most bytes of all tools of a client together; `MAX_TOOLS` is their largest number."""
 ALLOWED_TOOLS = "allowed_tools"
-"""The type of a choice that leaves some of the tools."""
+"""The type of a choice that allows some of the tools."""
 TOOL_CHOICE_ERROR = "has to be none, auto, required, the name of a function, or allowed_tools"
 _FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ANY_OBJECT_SCHEMA: Mapping[str, Any] = {"type": "object"}
 _MAX_CALLS = 64
-"""How many calls one answer may be."""
+"""The most calls in one answer."""
 _ARGUMENTS_POINTER = "#/properties/calls/items/anyOf/{}/properties/arguments"
-"""Where a function's own schema stands in that of an answer of calls."""
+"""The place of a function's own schema in the schema of an answer of calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """The one function that the answer has to call; `named` when the caller chose it by its name."""
+    """The one function that the answer must call; `is_named_by_client` if the client chose it by name."""
 
     name: str
     description: str | None
@@ -44,10 +44,11 @@ class FinalCall(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """How the answer is to be. With a `function` its arguments are the answer; with `required` ones calls of those.
+    """The form of the answer: with `function` its arguments, with `required_functions` calls of those, else text.
 
-    Else with a `schema` it is JSON. `tools` are those of the client that the agent may call on the way, with `one_call`
-    one after another.
+    With `schema` the answer is JSON. `client_tools` are tools of the client that the agent may call during the run;
+    with
+    `one_call` it calls one after another.
     """
 
     schema: dict[str, Any] | None = None
@@ -58,19 +59,19 @@ class OutputSpec:
 
     @property
     def output_schema(self) -> dict[str, Any] | None:
-        """The schema that the agent's object has to fit."""
+        """The schema of the agent's object."""
         return self.schema if self.function is None else dict(self.function.parameters)
 
     @property
     def forced_call(self) -> Mapping[str, Any] | None:
-        """What is kept of it with a job whose answer is calls: the name of the function, or null for one of several."""
+        """The form that a job stores if its answer is calls: the function's name, or None for one of several."""
         if self.required_functions:
             return {"name": None}
         return None if self.function is None else {"name": self.function.name}
 
     @property
     def prompt_hint(self) -> str | None:
-        """What the agent is told of the functions that its answer calls."""
+        """The sentence for the agent about the functions that its answer calls."""
         if self.required_functions:
             function_list = "".join(
                 f"\n- `{each.name}`: {each.description or ''}" for each in self.required_functions
@@ -82,14 +83,14 @@ class OutputSpec:
         return f"Your final answer is the arguments for a call of the function `{self.function.name}`{description}"
 
     def answer_text(self, job: Job) -> str:
-        """Give what a completed job answered: its text, or the JSON and nothing else."""
+        """Return the answer of a completed job: its text, or the JSON alone."""
         if self.output_schema is not None and job.structured_output is not None:
             return json_bytes(job.structured_output).decode("utf-8")
         return job.answer or ""
 
 
 def final_calls(job: Job, forced_call: Mapping[str, Any]) -> list[FinalCall]:
-    """Give the calls that a completed job answered with; `forced` is that of what was wanted."""
+    """Return the calls of a completed job's answer; `forced_call` is that of its `OutputSpec`."""
     output = job.structured_output
     if forced_call["name"] is not None:
         return [
@@ -119,10 +120,11 @@ def build_output_spec(
     *,
     parallel: bool = True,
 ) -> OutputSpec:
-    """Say what the answer has to be, from a schema, the client's tools as `{name, description, parameters}`, a choice.
+    """Build the form of the answer from a schema, the client's tools `{name, description, parameters}` and a choice.
 
-    `where` is their place in the request, and each is at `inner` in its own. A choice that requires a call is a run for
-    a function's arguments when it leaves one function, else for calls of them, and without `parallel` for one call.
+    `location` is the place of the tools in the request, `function_path` that of a function in its tool. If the choice
+    requires a call and leaves one function, the answer is that function's arguments; if it leaves more, the answer is
+    calls of them, or one call without `parallel`.
     """
     if len(tools) > MAX_TOOLS:
         raise InvalidRequest.at(f"/{location}", f"has more than {MAX_TOOLS} tools")
@@ -162,7 +164,7 @@ def build_output_spec(
 def _select_allowed(
     functions: Sequence[FunctionSpec], choice: Mapping[str, Any]
 ) -> tuple[list[FunctionSpec], Any]:
-    """Give the functions that a choice leaves of all, and the choice among those."""
+    """Return the functions that a choice allows, and the choice among those."""
     entries, mode = choice.get("tools"), choice.get("mode")
     if mode not in ("auto", "required"):
         raise InvalidRequest.at("/tool_choice", "has to have the mode auto or required with allowed_tools")
@@ -179,7 +181,7 @@ def _select_allowed(
 
 
 def _calls_schema(functions: Sequence[FunctionSpec], location: str, *, max_calls: int) -> dict[str, Any]:
-    """Give the schema of an answer that calls functions."""
+    """Return the schema of an answer that calls functions."""
     call_schemas: list[Any] = []
     for number, function in enumerate(functions):
         parameters = {
@@ -231,7 +233,7 @@ def _parse_function(tool: Mapping[str, Any], location: str) -> FunctionSpec:
 
 
 def parse_chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[str, Any]]:
-    """Give the functions among a chat request's tools; raises `InvalidRequest` for others."""
+    """Return the functions among a chat request's tools; raise `InvalidRequest` for other tools."""
     parsed: list[Mapping[str, Any]] = []
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, Mapping) else None
@@ -248,7 +250,7 @@ def parse_chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Map
 
 
 def parse_chat_tool_choice(choice: Any, function_call: Any) -> Any:
-    """Give the choice of a chat request as the Responses API has it: a word, a function's `name`, or some of them."""
+    """Return a chat request's choice as the Responses API has it: a word, a function's `name`, or allowed tools."""
     if choice is None:
         return function_call
     if isinstance(choice, Mapping) and choice.get("type") == "function":
@@ -262,7 +264,7 @@ def parse_chat_tool_choice(choice: Any, function_call: Any) -> Any:
 
 
 def _flatten_functions(tools: Any) -> Any:
-    """Give a chat's list of functions with their names where the Responses API has them."""
+    """Return a chat's list of functions with their names at the place that the Responses API has them."""
     if not isinstance(tools, list):
         return tools
     return [
@@ -274,7 +276,7 @@ def _flatten_functions(tools: Any) -> Any:
 
 
 def parse_response_format(response_format: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give the JSON Schema that the answer has to fit; null when any text will do."""
+    """Return the JSON Schema of the answer; None if any text is accepted."""
     if response_format is None:
         return None
     json_schema = response_format.get("json_schema")
@@ -286,7 +288,7 @@ def parse_response_format(response_format: Mapping[str, Any] | None) -> dict[str
 def parse_format_schema(
     format_type: Any, schema_holder: Any, location: str, schema_path: str
 ) -> dict[str, Any] | None:
-    """Give the schema of a format: `named` is the object that has it."""
+    """Return the schema of a format; `schema_holder` is the object that holds it."""
     if format_type == "text":
         return None
     if format_type == "json_object":
@@ -298,7 +300,7 @@ def parse_format_schema(
 
 
 def _validate_object_schema(schema: Any, location: str) -> dict[str, Any]:
-    """Give a schema of an object within the bounds; raises `InvalidRequest` for others."""
+    """Return a schema of an object within the bounds; raise `InvalidRequest` for other schemas."""
     if not isinstance(schema, Mapping):
         raise InvalidRequest.at(location, "has to be a JSON Schema")
     json_schema.check_schema(schema, location)

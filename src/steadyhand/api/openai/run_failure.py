@@ -1,4 +1,4 @@
-"""The answer to a request whose run did not complete."""
+"""The response to a request whose run did not complete."""
 
 from collections.abc import Mapping
 
@@ -11,18 +11,18 @@ from steadyhand.job import Job
 
 RETRY_COUNT_HEADER = "x-stainless-retry-count"
 _SILENT_RETRY_USER_AGENT = "ai-sdk"
-"""In the user agent of the Vercel AI SDK, which asks again without saying so and passes over `x-should-retry`."""
+"""In the user agent of the Vercel AI SDK, which retries without announcing it and ignores `x-should-retry`."""
 
 
 def is_silent_retrier(request: Request) -> bool:
-    """Return true for a client's library that asks again by itself and does not say so."""
+    """Return true for a client's library that retries by itself without announcing it."""
     return RETRY_COUNT_HEADER not in request.headers and _SILENT_RETRY_USER_AGENT in request.headers.get(
         "user-agent", ""
     )
 
 
 def job_headers(job: Job, *, retry: bool = True) -> dict[str, str]:
-    """Give the headers that name the job; without `retry` a client's library is told not to ask again."""
+    """Return the headers that name the job; `retry=False` tells a client's library not to retry."""
     headers = {"x-steadyhand-job-id": job.id}
     if not retry:
         headers["x-should-retry"] = "false"
@@ -30,14 +30,14 @@ def job_headers(job: Job, *, retry: bool = True) -> dict[str, str]:
 
 
 def failure_reason(job: Job) -> tuple[str, str]:
-    """Give the code and the sentence for a run that did not complete."""
+    """Return the code and the message for a run that did not complete."""
     if not job.state.ended:
         return "draining", "The service is stopping; the job can be looked up later."
     return "execution_failed", one_line(job.error.message if job.error else f"The job ended as {job.state}.")
 
 
 def failure_response(request: Request, job: Job, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer for a run that did not complete; a client that asked again by itself would run it again."""
+    """Return the response for a run that did not complete; it keeps a client from running it again by itself."""
     code, detail = failure_reason(job)
     all_headers = {**job_headers(job, retry=False), **(headers or {})}
     if is_silent_retrier(request):

@@ -1,4 +1,4 @@
-"""One run for one request: started, or joined when the client's library asks the same again; left, or waited for."""
+"""Start a run for a request, or join the run of a repeated request; wait for it, or cancel it on a disconnect."""
 
 import asyncio
 import math
@@ -21,30 +21,30 @@ from steadyhand.ports import AddResult, IdempotencyKey
 
 ResultT = TypeVar("ResultT")
 REPEAT_WINDOW = timedelta(minutes=10)
-"""How long after its end a run is still the answer to a repeat of its request."""
+"""The time after its end in which a run still answers a repeat of its request."""
 FAILURE_REPEAT_WINDOW = timedelta(seconds=20)
-"""How long a failure is the answer when an official library asks the same as for the first time.
+"""The time in which a failure is returned again, if an official library sends the same request as a first try.
 
-Frameworks repeat what failed through that library whatever it was told: LlamaIndex twice, 1 to 20 s after an answer.
+Frameworks repeat a failed request through that library whatever the response: LlamaIndex twice, after 1 to 20 s.
 """
 RECONNECT_SECONDS = 2.5
-"""How long a run goes on after its client went away, when the client's library asks again by itself within that."""
+"""The time a run continues after a disconnect, if the client's library retries by itself within that time."""
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.5, 8.0
-"""When a library that says nothing asks again: it waits 2 s the first time and 4 s the second."""
+"""The time after which a library that does not announce retries sends one: it waits 2 s, then 4 s."""
 SILENT_RECONNECT_SECONDS = 5.0
-"""As `RETURN_SECONDS`, for a library that says nothing and lost an answer that was to come whole."""
+"""As `RECONNECT_SECONDS`, for a library that does not announce retries and lost a response without a stream."""
 _FAILED_STATES = frozenset({State.FAILED, State.TIMEOUT, State.ERROR})
 
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
-    """A run that answers a request; `replayed` when an earlier request started it."""
+    """A run that answers a request; `replayed` if an earlier request started it."""
 
     job: Job
     replayed: bool
 
     def headers(self, *, retry: bool = True) -> dict[str, str]:
-        """Give the headers that name the job."""
+        """Return the headers that name the job."""
         headers = job_headers(self.job, retry=retry)
         if self.replayed:
             headers["idempotent-replayed"] = "true"
@@ -56,9 +56,10 @@ async def start_run(
 ) -> StartedRun:
     """Start a run for a request with this parsed body, or find the run that the same request started before.
 
-    An `Idempotency-Key` says so for a day; without one a library that counts its retries does, and of one that
-    does not it is known by the time. What failed is also asked for again by frameworks around such a library, which
-    then counts from zero. Raises as `Control.submit`.
+    An `Idempotency-Key` marks a repeat for a day. Without one a repeat is recognized by the retry count of the library,
+    or,
+    for a library that sends none, by the time since the first request. Frameworks around such a library repeat failed
+    requests too, with a retry count of zero. Raise as `Control.submit`.
     """
     key = parse_idempotency_key(request)
     if key is not None:
@@ -135,10 +136,10 @@ async def _find_recent_failure(
 async def _find_lost_run(
     context: ApiContext, caller: Caller, request_key: tuple[str, str], *, is_stream: bool
 ) -> Job | None:
-    """Give the run whose answer was lost, or was a failure, when the same comes just as the library asks again.
+    """Return the run whose response was lost or was a failure, if the request is repeated when the library retries.
 
-    Whoever asks the same on purpose gets a run of its own: beside one that somebody waits for, at once after one that
-    ended, or after a stream that came to its end, by calls too, for which the library does not ask again.
+    A deliberate second request gets a run of its own: beside a run that a client waits for, at once after a run that
+    ended, and after a stream that was finished, also by calls; the library does not retry in these cases.
     """
     job = await _find_repeated_run(context, caller, request_key)
     if job is None or context.waiting_clients.has_waiter(job.id):
@@ -156,7 +157,7 @@ async def _find_lost_run(
 
 
 async def wait_for_end(request: Request, context: ApiContext, caller: Caller, job_id: str) -> Job | None:
-    """Wait for a job's end (its own deadline is the bound); when the client leaves, cancel it and give null."""
+    """Wait for a job's end (its own deadline is the bound). If the client disconnects, cancel it and return None."""
     return await wait_unless_disconnected(
         request, context, caller, job_id, context.control.wait(as_job_owner(caller), job_id, math.inf)
     )
@@ -165,7 +166,7 @@ async def wait_for_end(request: Request, context: ApiContext, caller: Caller, jo
 async def wait_unless_disconnected(
     request: Request, context: ApiContext, caller: Caller, job_id: str, waiter: Coroutine[Any, Any, ResultT]
 ) -> ResultT | None:
-    """Wait for what comes of a job; when the client leaves, cancel the job and give null."""
+    """Wait for a result of a job. If the client disconnects, cancel the job and return None."""
     with context.waiting_clients.track(job_id):
         async with asyncio.TaskGroup() as group:
             task = group.create_task(waiter)
@@ -187,7 +188,7 @@ async def _cancel_on_disconnect(request: Request, task: asyncio.Task[Any]) -> No
 async def cancel_abandoned_run(
     request: Request, context: ApiContext, caller: Caller, job_id: str, seconds: float = RECONNECT_SECONDS
 ) -> None:
-    """Cancel a run whose client went away, unless another one waits for it or the same comes back within `seconds`."""
+    """Cancel a run whose client disconnected, unless another client waits for it or reconnects within `seconds`."""
     if RETRY_COUNT_HEADER in request.headers or is_silent_retrier(request):
         await asyncio.sleep(seconds)
     if not context.waiting_clients.has_waiter(job_id):

@@ -1,17 +1,19 @@
-"""What of a run's messages has been told to one follower: live text as it comes, and the whole message as the truth."""
+"""Joins live text and whole messages of a run for one follower, so that each character is sent once."""
 
 from typing import NamedTuple
 
 from steadyhand.events import STEP_TYPES, Event, LiveText, Message
 
 _MAX_EARLY = 256
-"""How many pieces wait for what came before them to be kept."""
+"""The most pieces that wait for the events before them."""
 
 
 class Remainder(NamedTuple):
-    """What is still to be told of a message that has come whole.
+    """The part of a whole message that is still to be sent.
 
-    `fits` is false when what was told is not its beginning: the model began anew. Then `text` is all of it.
+    `continues` is false if the text sent before is not the beginning of the message, because the model began again.
+    Then
+    `text` is the whole message.
     """
 
     text: str
@@ -19,10 +21,10 @@ class Remainder(NamedTuple):
 
 
 class TextAssembler:
-    """Puts live text and whole messages together, so that every character of a message is told once.
+    """Joins live text and whole messages, so that every character of a message is sent once.
 
-    Live text may have gaps, since followers that lag lose it, and may begin in the middle; it may also be ahead of what
-    came before it, which is kept first and told second. Whatever does not follow on what was told waits.
+    Live text may have gaps, since slow followers lose it, and may begin in the middle. It may also be ahead of earlier
+    events, which are stored first and sent second. Text that does not continue the text sent so far waits.
     """
 
     def __init__(self) -> None:
@@ -34,7 +36,7 @@ class TextAssembler:
         self._early: list[LiveText] = []
 
     def feed_live(self, item: LiveText) -> str:
-        """Take a piece and give what can be told of it now."""
+        """Add a piece of live text and return the text that can be sent now."""
         self._track_run(item.run)
         if item.run < self._run or item.steps < self._steps:
             return ""
@@ -61,7 +63,7 @@ class TextAssembler:
         return text[overlap:]
 
     def feed(self, event: Event) -> Remainder | None:
-        """Take an event; of a whole message of the agent, give what is still to be told of it."""
+        """Add an event; for a whole message of the agent, return the part that is still to be sent."""
         self._track_run(event.run)
         self._steps += event.type in STEP_TYPES
         if event.type != Message.type or event.data["role"] != "assistant":
@@ -79,7 +81,7 @@ class TextAssembler:
         )
 
     def drain_early(self) -> str:
-        """Give what came before its time and can be told now; call it after `take`."""
+        """Return the text of early pieces that can be sent now; call it after `feed`."""
         early, self._early = self._early, []
         return "".join(self.feed_live(item) for item in early)
 

@@ -7,7 +7,7 @@ from steadyhand.job import Job, Usage
 
 
 class UsageSince:
-    """Tells what of a job's tokens was used after one of its events, which are all taken in order."""
+    """Counts the tokens that a job used after one of its events. Feed all events in order."""
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -15,7 +15,7 @@ class UsageSince:
         self._usage_before = Usage()
 
     def feed(self, event: Event) -> None:
-        """Take an event."""
+        """Add an event."""
         if event.type == UsageReported.type:
             self._usage_by_run[event.run] = Usage(
                 **{each.name: event.data[each.name] for each in fields(Usage)}
@@ -24,7 +24,7 @@ class UsageSince:
             self._usage_before = self._total()
 
     def restart_at(self, event: Event) -> None:
-        """Tell from this event on, which was just taken, of what is used after it."""
+        """Count from this event on, which must be the last one fed."""
         self.after, self._usage_before = event.seq, self._total()
 
     def _total(self) -> Usage:
@@ -34,11 +34,11 @@ class UsageSince:
         return total
 
     def so_far(self) -> Usage:
-        """Give what was used after that event so far."""
+        """Return the usage after that event so far."""
         return _subtract(self._total(), self._usage_before)
 
     def final(self, job: Job) -> Usage:
-        """Give what was used after that event, of an ended job."""
+        """Return the usage after that event, of an ended job."""
         return _subtract(job.usage, self._usage_before)
 
 

@@ -75,7 +75,7 @@ class AllowedHosts:
             elif header == b"origin" and not self._is_allowed(_origin_host(value.decode("latin-1"))):
                 raise Forbidden("Requests from this origin are not allowed.", code="forbidden_origin")
         if not has_host:
-            raise Forbidden("The request has no valid Host header.", code="forbidden_host")
+            raise Forbidden("The request has no Host header.", code="forbidden_host")
 
     def _is_allowed(self, name: str) -> bool:
         return bool(name) and (name in self._names or _is_loopback(name))

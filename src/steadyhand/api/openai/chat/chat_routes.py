@@ -71,9 +71,10 @@ router = APIRouter(tags=["openai"], route_class=DirectRoute)
     **operations.CHAT,
 )
 async def create_completion(request: Request) -> Response:
-    """Run the agent that the model's name means. Leaving cancels the run.
+    """Run the agent that the model's name stands for. A disconnect of the client cancels the run.
 
-    The answer comes when the run has ended, or with `stream` as it is made; then what the agent says between its
+    The response is sent when the run has ended, or with `stream` as the run proceeds; then text of the agent between
+    its
     tool calls is part of it.
     """
     caller = get_caller(request)
@@ -143,7 +144,7 @@ async def _complete(
 def build_submission(
     body: ChatRequest, alias: ModelAlias, output_spec: OutputSpec, messages: Sequence[ConversationMessage]
 ) -> Submission:
-    """Give what the request asks for, in the words of the core."""
+    """Build the submission for a request."""
     conversation = split_conversation(messages)
     effort = body.reasoning_effort
     return Submission(
@@ -166,7 +167,7 @@ def build_submission(
 
 
 def reject_unsupported(body: ChatRequest) -> None:
-    """Raise `InvalidRequest` (`unsupported_parameter`) for what is not to be had, naming it."""
+    """Raise `InvalidRequest` (`unsupported_parameter`) with the name of a parameter that is not supported."""
     if body.n is not None and body.n != 1:
         raise unsupported_parameter("n", "only one choice is made")
     if body.logprobs or body.top_logprobs:

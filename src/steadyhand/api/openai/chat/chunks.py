@@ -26,7 +26,7 @@ from steadyhand.job import Job, State, Usage
 
 DONE_FRAME = b"data: [DONE]\n\n"
 _MESSAGE_SEPARATOR = "\n\n"
-"""What stands between two messages of the agent in one content."""
+"""The separator of two messages of the agent in one content."""
 _MAX_INPUT_LENGTH = 200
 
 Reasoning = Literal["none", "tools"]
@@ -34,7 +34,7 @@ Reasoning = Literal["none", "tools"]
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """How a stream is to be: the model's name as it was asked for, and what goes out beside the text."""
+    """Options of a stream: the model's name as requested, and the parts that are sent beside the text."""
 
     model: str
     output_spec: OutputSpec
@@ -43,10 +43,10 @@ class ChatOptions:
 
 
 class ChunkBuilder:
-    """Makes the chunks of one stream. What is text of the agent goes out at once, unless JSON is wanted."""
+    """Builds the chunks of one stream. Text of the agent is sent at once, unless JSON is requested."""
 
     def __init__(self, job: Job, options: ChatOptions, after: int = 0) -> None:
-        """Tell of what comes after the event `after`; what was before it is to be taken all the same."""
+        """Build chunks for events after the event `after`; feed the events before it too."""
         self._options = options
         self._usage = UsageSince(after)
         self.ended_with_calls = False
@@ -69,7 +69,7 @@ class ChunkBuilder:
         }
 
     def feed(self, item: Event | LiveText) -> list[Frame]:
-        """Give what one thing that happened adds to the stream."""
+        """Return the chunks for one event or piece of live text."""
         if self.ended_with_calls:
             return []
         if isinstance(item, Event):
@@ -141,7 +141,7 @@ class ChunkBuilder:
         return self._delta_frames({"reasoning_content": f"{name} {shortened}\n"})
 
     def finish(self, job: Job, failure: Response) -> list[StreamItem]:
-        """Give the end of the stream; `refusal` answers a run that failed before anything was sent."""
+        """Return the end of the stream; `refusal` is the response of a run that failed before anything was sent."""
         if job.state is not State.COMPLETED:
             code, detail = failure_reason(job)
             return [FinalFrame(_data_frame({"error": openai_error_json(503, code, detail)}).data, failure)]

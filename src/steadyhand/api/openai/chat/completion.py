@@ -1,4 +1,4 @@
-"""A chat completion in one piece, and what a stream of chunks shares with it."""
+"""A chat completion in one piece, and the parts that it shares with a stream of chunks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from steadyhand.job import Job, Usage
 def completion_json(
     job: Job, model: str, text: str, output_spec: OutputSpec | None = None
 ) -> openai_bodies.Completion:
-    """Give an ended job as a chat completion; `model` is the name that was asked for."""
+    """Return an ended job as a chat completion; `model` is the name as requested."""
     output_spec = output_spec or OutputSpec()
     message: openai_bodies.Answer = {"role": "assistant", "content": text, "refusal": None}
     if output_spec.forced_call is not None:
@@ -31,7 +31,7 @@ def completion_json(
 
 
 def pending_calls_json(calls: Sequence[Mapping[str, Any]]) -> list[openai_bodies.ToolCall]:
-    """Give calls that an agent waits for as OpenAI's clients know them."""
+    """Return calls that an agent waits for, in OpenAI's form."""
     return [
         {
             "id": call["id"],
@@ -46,7 +46,7 @@ def pending_calls_json(calls: Sequence[Mapping[str, Any]]) -> list[openai_bodies
 
 
 def final_calls_json(job: Job, forced_call: Mapping[str, Any]) -> list[openai_bodies.ToolCall]:
-    """Give the calls that are the answer of a run."""
+    """Return the calls that are the answer of a run."""
     return [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in final_calls(job, forced_call)
@@ -54,13 +54,13 @@ def final_calls_json(job: Job, forced_call: Mapping[str, Any]) -> list[openai_bo
 
 
 def finish_reason(output_spec: OutputSpec) -> openai_bodies.FinishReason:
-    """Say why a completion ended: a call that the caller itself named ends with `stop`, as with OpenAI."""
+    """Return why a completion ended; a call that the client itself named ends with `stop`, as with OpenAI."""
     was_chosen = output_spec.function is not None and output_spec.function.is_named_by_client
     return "tool_calls" if output_spec.forced_call is not None and not was_chosen else "stop"
 
 
 def usage_json(usage: Usage) -> openai_bodies.ChatUsage:
-    """Give tokens; cache reads and writes are among the prompt's."""
+    """Return the tokens; cache reads and writes count as tokens of the prompt."""
     prompt_tokens = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
     return {
         "prompt_tokens": prompt_tokens,

@@ -28,7 +28,7 @@ from steadyhand.job import Job, Usage
 
 @dataclass(frozen=True, slots=True)
 class ToolRound:
-    """A response is about what happens in a run after its event `after`."""
+    """One round of a job: the part of its run after the event `after`."""
 
     run: StartedRun
     after: int = 0
@@ -36,7 +36,7 @@ class ToolRound:
 
 @dataclass(frozen=True, slots=True)
 class PausedRound:
-    """A round that ended with calls: what was said before them, the calls, and what was used."""
+    """A round that ended with calls: the text before them, the calls, and the usage."""
 
     text: str
     calls: Sequence[Any]
@@ -44,12 +44,12 @@ class PausedRound:
 
 
 def completion_id(job: Job, after: int) -> str:
-    """Give the id of a response: each round of a job has its own."""
+    """Return the id of a response: each round of a job has its own."""
     return f"chatcmpl-{job.id}" + (f"-{after}" if after else "")
 
 
 def tool_results_from_messages(messages: Sequence[ChatMessage]) -> ToolResults | None:
-    """Give the results that the messages end with, if they do. Raises `InvalidRequest` as `brought_by`."""
+    """Return the results at the end of the messages, if any. Raise `InvalidRequest` as `group_tool_results`."""
     parsed: list[ToolResult] = []
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
@@ -62,7 +62,7 @@ def tool_results_from_messages(messages: Sequence[ChatMessage]) -> ToolResults |
 
 
 async def resume_with_results(context: ApiContext, owner: Caller, tool_results: ToolResults) -> ToolRound:
-    """Go on with the run that waits for these results; raises `InvalidRequest` (`unknown_call`)."""
+    """Resume the run that waits for these results; raise `InvalidRequest` (`unknown_call`)."""
     job = await get_calling_job(context, owner, tool_results, "messages")
     if is_response(job):
         raise InvalidRequest.at(
@@ -75,7 +75,7 @@ async def resume_with_results(context: ApiContext, owner: Caller, tool_results: 
 async def wait_for_round(
     context: ApiContext, owner: Caller, tool_round: ToolRound
 ) -> tuple[Job, PausedRound | None, Usage]:
-    """Wait for the end of a round: calls that wait, or the end of the job, with what the round used."""
+    """Wait for the end of a round, by calls or by the end of the job; return it with the usage of the round."""
     usage = UsageSince(tool_round.after)
     texts: list[str] = []
     event_source = cast(
@@ -99,7 +99,7 @@ async def wait_for_round(
 
 
 def paused_completion_json(job: Job, model: str, paused: PausedRound, after: int) -> openai_bodies.Completion:
-    """Give a round that ended with calls as a chat completion."""
+    """Return a round that ended with calls as a chat completion."""
     choice: openai_bodies.Choice = {
         "index": 0,
         "message": {

@@ -1,4 +1,4 @@
-"""What a request of the Responses API asks for, in the words of the core, and what is shown of it again."""
+"""Build the submission for a request of the Responses API, and the parameters that the response repeats."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ from steadyhand.errors import InvalidRequest
 
 
 def reject_unsupported(asked: ResponseRequest) -> None:
-    """Raise `InvalidRequest` (`unsupported_parameter`) for what is not to be had, naming it."""
+    """Raise `InvalidRequest` (`unsupported_parameter`) with the name of a parameter that is not supported."""
     if asked.conversation is not None:
         raise unsupported_parameter(
             "conversation", "conversations are not kept here; send the earlier messages as input"
@@ -44,7 +44,7 @@ def reject_unsupported(asked: ResponseRequest) -> None:
 
 
 def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[InputItem]) -> Submission:
-    """Give what the request asks for with these items as its input; raises `InvalidRequest`."""
+    """Build the submission for a request with these items as its input; raise `InvalidRequest`."""
     wanted = _build_output_spec(asked)
     conversation = split_conversation(parse_input_items(items), "input")
     effort = None if asked.reasoning is None else asked.reasoning.effort
@@ -96,7 +96,7 @@ def _first_request(
 
 
 def later_request(body: ResponseRequest, items: Sequence[InputItem]) -> dict[str, Any]:
-    """Give what a job keeps of a request that goes on with it: of its input what is new."""
+    """Return the part of a follow-up request that a job stores: of its input only the new items."""
     new_items = [item for _, item in items_after_answer(items)]
     return _stored_request(body, new_items)
 
@@ -114,7 +114,7 @@ def _stored_request(body: ResponseRequest, items: Sequence[InputItem]) -> dict[s
 
 
 def _echoed_parameters(body: ResponseRequest) -> dict[str, Any]:
-    """Give the parameters that a response repeats; what an agent has no use for is repeated all the same."""
+    """Return the parameters that a response repeats, also those that an agent does not use."""
     reasoning: dict[str, Any] = {"effort": None, "summary": None}
     if body.reasoning is not None:
         reasoning = {"effort": body.reasoning.effort, "summary": body.reasoning.summary}

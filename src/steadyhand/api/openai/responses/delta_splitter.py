@@ -1,10 +1,10 @@
-"""Cuts a message into pieces at places that depend on nothing but how far in it they are. Pure.
+"""Splits a message into deltas at places that depend on the position in the text only. Pure.
 
-So the pieces of a message are the same while it is made and ever after, and each has its number.
+So the deltas of a message are the same during the run and ever after, and each has its number.
 """
 
 _DELTA_SIZES = ((0, 16), (512, 64), (4_096, 256), (32_768, 2_048))
-"""From so many characters on, pieces are so long: the beginning of a message shows as it comes."""
+"""Sizes of deltas by the number of characters before them: the first ones are short, so that text appears at once."""
 
 
 def _delta_size(position: int) -> int:
@@ -12,7 +12,7 @@ def _delta_size(position: int) -> int:
 
 
 class DeltaSplitter:
-    """Takes text as it comes and gives the pieces that are whole."""
+    """Collects text and returns the deltas that are complete."""
 
     def __init__(self) -> None:
         self._buffer = ""
@@ -20,7 +20,7 @@ class DeltaSplitter:
         self._emitted: list[str] = []
 
     def feed(self, text: str) -> list[str]:
-        """Give the pieces that this text completes."""
+        """Return the deltas that this text completes."""
         self._buffer += text
         deltas: list[str] = []
         start = 0
@@ -34,12 +34,12 @@ class DeltaSplitter:
 
     @property
     def text(self) -> str:
-        """All the text that came."""
+        """All text so far."""
         return "".join(self._emitted) + self._buffer
 
 
 def split_into_deltas(text: str) -> list[str]:
-    """Give all pieces of a whole message, the last as long as what is left."""
+    """Return all deltas of a whole message; the last one may be shorter."""
     splitter = DeltaSplitter()
     deltas = splitter.feed(text)
     remainder = text[sum(map(len, deltas)) :]

@@ -1,4 +1,4 @@
-"""The items of a Responses input: read as a conversation, looked through for results of calls, and shown again."""
+"""The items of a Responses input: parsed as a conversation, searched for results of calls, and listed again."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,21 +13,21 @@ InputItem = Mapping[str, Any]
 
 _MESSAGE_ROLES = frozenset({"user", "assistant", "system", "developer"})
 _IGNORED_TYPES = frozenset({"reasoning", "mcp_list_tools", "mcp_call", "compaction"})
-"""Items of earlier answers that a client sends back and that say nothing to an agent of ours."""
+"""Items of earlier answers that a client sends back and that contain nothing for an agent."""
 ITEM_REFERENCE = "item_reference"
 _FUNCTION_CALL_OUTPUT = "function_call_output"
 _FUNCTION_CALL = "function_call"
 
 
 def normalize_input(request_input: Any) -> list[InputItem]:
-    """Give an input's items; text is one message of the user's."""
+    """Return an input's items; text is one message of the user."""
     if isinstance(request_input, str):
         return [{"type": "message", "role": "user", "content": request_input}]
     return list(request_input)
 
 
 def item_type(item: InputItem) -> str | None:
-    """Give an item's type: a message need not say what it is, and neither need a reference; null for what is none."""
+    """Return an item's type, or None if it has none; messages and references may leave their type out."""
     type_ = item.get("type")
     if type_ is not None:
         return type_ if isinstance(type_, str) else None
@@ -37,7 +37,7 @@ def item_type(item: InputItem) -> str | None:
 
 
 def parse_input_items(items: Sequence[InputItem]) -> list[ConversationMessage]:
-    """Read items as a conversation. Raises `InvalidRequest` for what cannot be read, by its place."""
+    """Parse items as a conversation. Raise `InvalidRequest` with the place of an unreadable item."""
     parser = ContentPartParser()
     messages: list[ConversationMessage] = []
     for index, item in enumerate(items):
@@ -84,7 +84,7 @@ def _require_text(item: InputItem, name: str, location: str) -> str:
 
 
 def _output_text(item: InputItem, location: str) -> str:
-    """Give what came of a call, as text."""
+    """Return the output of a call, as text."""
     return _parse_text_content(item.get("output"), f"{location}/output")
 
 
@@ -100,9 +100,9 @@ def _parse_text_content(content: Any, location: str) -> str:
 
 
 def tool_results_from_items(items: Sequence[InputItem]) -> ToolResults | None:
-    """Give the results that an input ends with, if it does; what the user says after them goes with the last.
+    """Return the results at the end of an input, if any; a user's message after them is part of the last result.
 
-    Raises `InvalidRequest` as `brought_by`.
+    Raise `InvalidRequest` as `group_tool_results`.
     """
     tool_results: list[ToolResult] = []
     user_texts: list[str] = []
@@ -124,7 +124,7 @@ def tool_results_from_items(items: Sequence[InputItem]) -> ToolResults | None:
 
 
 def items_after_answer(items: Sequence[InputItem]) -> list[tuple[int, InputItem]]:
-    """Give what came after the last that the agent said, with its place."""
+    """Return the items after the agent's last item, with their places."""
     start = len(items)
     while start and (
         item_type(items[start - 1]) == _FUNCTION_CALL_OUTPUT
@@ -135,7 +135,7 @@ def items_after_answer(items: Sequence[InputItem]) -> list[tuple[int, InputItem]
 
 
 def find_tool_result(items: Sequence[InputItem], call_id: str) -> str | None:
-    """Give the result of a call from wherever it stands among the items."""
+    """Return the result of a call from any place among the items."""
     for index, item in enumerate(items):
         if item_type(item) == _FUNCTION_CALL_OUTPUT and item.get("call_id") == call_id:
             return _output_text(item, f"input/{index}")
@@ -146,7 +146,7 @@ def find_tool_result(items: Sequence[InputItem], call_id: str) -> str | None:
 
 
 def input_items_json(items: Sequence[InputItem]) -> list[dict[str, Any]]:
-    """Give the input's messages and calls as they are listed again: without the bytes of images and files."""
+    """Return the input's messages and calls for a list of input items: without the bytes of images and files."""
     return [item_json for item in items if (item_json := _input_item_json(item)) is not None]
 
 

@@ -1,4 +1,4 @@
-"""A response of the Responses API as JSON: every key that its types name is there."""
+"""A response of the Responses API as JSON, with every key of its types."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from steadyhand.api.schemas import openai_bodies
 from steadyhand.job import Job, OutcomeType, State, Usage
 
 SERVER_LABEL = "steadyhand"
-"""The label under which an agent's own tools are told of: a server's tools, which no client answers."""
+"""The label of an agent's own tools in responses: tools of a server, which no client answers."""
 _NULL_FIELDS: Any = dict.fromkeys(
     [
         "access_programs",
@@ -28,23 +28,23 @@ _NULL_FIELDS: Any = dict.fromkeys(
         "tool_usage",
     ]
 )
-"""What responses have elsewhere and never here."""
+"""Fields of OpenAI's responses that are always null here."""
 
 
 _RESPONSE_ID = re.compile(r"resp_([0-9a-f]{12})(?:_([1-9][0-9]{0,3}))?")
 
 
 def parse_response_id(response_id: str) -> tuple[str, int] | None:
-    """Give the job and the number of a response by its id; null for what is no id."""
+    """Return the job id and the number of a response; None for an invalid id."""
     match = _RESPONSE_ID.fullmatch(response_id)
     return None if match is None else (match[1], int(match[2] or 0))
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """One of a job's responses. Each answer to calls of the job begins the next, which is `number` of them.
+    """One of a job's responses. Each answer to calls of the job starts the next response; `number` counts them.
 
-    `asked` is what its request has left with the job.
+    `request` is the part of its request that is stored with the job.
     """
 
     job: Job
@@ -53,7 +53,7 @@ class StoredResponse:
 
     @property
     def id_suffix(self) -> str:
-        """What the ids of all that is the response's have in them."""
+        """The end of the ids of the response and all its items."""
         return self.job.id + (f"_{self.number}" if self.number else "")
 
     @property
@@ -63,12 +63,12 @@ class StoredResponse:
 
     @property
     def is_retrievable(self) -> bool:
-        """Whether it can be looked up: it was to be kept, and nobody had it forgotten."""
+        """True if it can be retrieved: its request asked to store it, and it has not been deleted."""
         return bool(self.request.get("stored", True)) and not self.request.get("forgotten")
 
 
 def get_stored_response(job: Job, number: int = 0) -> StoredResponse | None:
-    """Give one of a job's responses; null when the job has none of that number."""
+    """Return one of a job's responses; None if the job has no response of that number."""
     first_request: Mapping[str, Any] = job.request or {}
     later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
     if not is_response(job) or number > len(later_requests):
@@ -81,12 +81,12 @@ def get_stored_response(job: Job, number: int = 0) -> StoredResponse | None:
 
 
 def latest_response(job: Job) -> StoredResponse | None:
-    """Give the newest of a job's responses, if it has any."""
+    """Return the newest of a job's responses, if it has any."""
     return get_stored_response(job, len((job.request or {}).get("later", ())))
 
 
 def append_request(job: Job, request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give what a job keeps for the door with one more response; what it repeats of the first is left out."""
+    """Return a job's stored request with one more response; parameters equal to those of the first are left out."""
     first_request: Mapping[str, Any] = job.request or {}
     echo = {
         key: value
@@ -97,7 +97,7 @@ def append_request(job: Job, request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def forget_response(job: Job, number: int) -> Job | None:
-    """Give a job with one response forgotten, and what was said in it; null when that leaves it with none."""
+    """Return a job without one response and its input; None if no response is left."""
     first_request: Mapping[str, Any] = job.request or {}
     later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
     requests = [first_request, *later_requests]
@@ -108,7 +108,7 @@ def forget_response(job: Job, number: int) -> Job | None:
 
 
 def response_status(job: Job) -> openai_bodies.ResponseStatus:
-    """Give the word that the API has for a job's state."""
+    """Return the status of a response for a job's state."""
     if not job.is_final:
         return "queued" if job.state is State.QUEUED and not job.runs else "in_progress"
     if job.state is State.COMPLETED:
@@ -125,7 +125,7 @@ def response_json(
     finished_at: datetime | None = None,
     usage: Usage | None = None,
 ) -> openai_bodies.ResponseObject:
-    """Give a response; what only one that has ended has is null until then."""
+    """Return a response; fields that only an ended response has are null until then."""
     job, request = stored.job, stored.request
     created_at = created_at or job.created_at
     # What a request leaves with its job are the fields that are not listed here.
@@ -174,18 +174,18 @@ def _response_usage_json(usage: Usage) -> openai_bodies.ResponseUsage:
 
 
 def text_part(text: str) -> dict[str, Any]:
-    """Give a part of text."""
+    """Return a part of text."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def message_item(item_id: str, text: str | None, status: str) -> dict[str, Any]:
-    """Give a message of the agent; without text it has no part yet."""
+    """Return a message of the agent; without text it has no part yet."""
     content = [] if text is None else [text_part(text)]
     return {"type": "message", "id": item_id, "status": status, "role": "assistant", "content": content}
 
 
 def mcp_call_item(item_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
-    """Give a call of one of the agent's own tools, without its output."""
+    """Return a call of one of the agent's own tools, without its output."""
     return {
         "type": "mcp_call",
         "id": item_id,
@@ -200,7 +200,7 @@ def mcp_call_item(item_id: str, name: str, arguments: str, status: str) -> dict[
 
 
 def function_call_item(item_id: str, call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
-    """Give a call that the client is to make."""
+    """Return a call for the client."""
     return {
         "type": "function_call",
         "id": item_id,

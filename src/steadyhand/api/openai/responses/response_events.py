@@ -1,9 +1,9 @@
-"""What happened in a job, told as the numbered events of the Responses API: of one response, if it gave several.
+"""The events of a job as the numbered events of one response of the Responses API.
 
-The events and their numbers follow from the job's kept events alone, so that a client that comes back after any of
-them is told the same rest, also by a service that was started anew. What is told of a message before it is whole is
-the beginning of what its kept event will say (`pieces`); a run in the background, which may go on in another life of
-the service, is told of whole messages only.
+The events and their numbers depend on the job's stored events alone, so that a client that reconnects after any of
+them gets the same rest, also after a restart of the service. Text sent before a message is whole is the beginning of
+its stored event (`delta_splitter`). A run in the background may continue after a restart; its stream has whole messages
+only.
 """
 
 import json
@@ -41,12 +41,12 @@ from steadyhand.job import Job, State, Usage
 from steadyhand.tool_calls import MCP_TOOL_PREFIX
 
 STRUCTURED_OUTPUT_TOOL = "StructuredOutput"
-"""The tool by which an agent gives its object: no work of its own that is worth telling."""
+"""The tool by which an agent returns its object; responses leave its calls out."""
 _FINAL_EVENT_TYPES = {"completed": "response.completed"}
 
 
 class ResponseEvents:
-    """One telling of a response, from its job's first event on. `output` is what there is of the answer so far."""
+    """Builds the events of one response, from its job's first event on. `output` is the answer so far."""
 
     def __init__(self, stored: StoredResponse) -> None:
         job, request = stored.job, stored.request
@@ -69,7 +69,7 @@ class ResponseEvents:
         self._last_message = ""
 
     def feed(self, item: Event | LiveText) -> list[ResponseEvent]:
-        """Give the events that one thing that happened means."""
+        """Return the events for one event or piece of live text of the job."""
         if self.ended_with_calls:
             return []
         if isinstance(item, LiveText):
@@ -107,7 +107,7 @@ class ResponseEvents:
         return self._tool_finished(item.data) if item.type == ToolFinished.type else []
 
     def _begin_next_response(self, item: Event) -> list[ResponseEvent]:
-        """Begin with what came of the calls of the response before."""
+        """Start the response after the results of the previous response's calls."""
         self._created_at, self._running = item.at, True
         self._usage.restart_at(item)
         return [*self._created_events(), self._snapshot("response.in_progress", "in_progress")]
@@ -224,7 +224,7 @@ class ResponseEvents:
     # --- the end ---------------------------------------------------------------------------
 
     def _end_with_calls(self, item: Event) -> list[ResponseEvent]:
-        """End with calls for the client to make: what comes of them begins another response."""
+        """End with calls for the client; their results start another response."""
         events = self._close_open_items()
         for call in item.data["calls"]:
             events += self._function_call_events(
@@ -239,7 +239,7 @@ class ResponseEvents:
         ]
 
     def finish(self, job: Job) -> list[ResponseEvent]:
-        """Give the last events, once nothing more will come of the job."""
+        """Return the last events, once the job has no more events."""
         if self.ended_with_calls:
             return []
         status = response_status(job)
@@ -254,7 +254,7 @@ class ResponseEvents:
         ]
 
     def to_json(self, job: Job) -> openai_bodies.ResponseObject:
-        """Give the whole response as it stands, once all that happened was taken and, of a job that is over, `end`."""
+        """Return the whole response; feed all events first and, if the job has ended, call `finish`."""
         if self.ended_with_calls:
             return self._final_json("completed", self._usage.so_far())
         self.stored = replace(self.stored, job=job)
@@ -312,7 +312,7 @@ class ResponseEvents:
 
 
 class _OpenMessage:
-    """A message that is being told."""
+    """A message that is not complete yet."""
 
     def __init__(self, index: int, item_id: str) -> None:
         self.index = index

@@ -1,4 +1,4 @@
-"""The Responses API (docs/http-api.md): created, streamed, looked up, followed again, cancelled, forgotten."""
+"""Routes of the Responses API (docs/http-api.md): create, retrieve, stream, cancel and delete responses."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
@@ -64,7 +64,7 @@ _MAX_SEQUENCE_NUMBER = 2**53
 
 @router.post("", operation_id="createResponse", summary="Answer an input", **operations.RESPONSE_CREATE)
 async def create_response(request: Request) -> Response:
-    """Run the agent that the model's name means. Leaving cancels the run, unless it is in the background."""
+    """Run the agent that the model's name stands for. A disconnect cancels the run, unless it is in the background."""
     caller = get_caller(request)
     caller.require_scope("submit")
     context = get_context(request)
@@ -95,7 +95,7 @@ async def create_response(request: Request) -> Response:
     "/{response_id}", operation_id="getResponse", summary="Give a response", **operations.RESPONSE_GET
 )
 async def retrieve_response(request: Request, response_id: ResponseId) -> Response:
-    """Give a response; with `stream=true` its events from the first, or after `starting_after`, and those to come."""
+    """Return a response; with `stream=true` its events from the first, or after `starting_after`, and those to come."""
     caller = get_caller(request)
     context = get_context(request)
     stored = await get_response(context, caller, response_id)
@@ -118,7 +118,7 @@ async def retrieve_response(request: Request, response_id: ResponseId) -> Respon
     "/{response_id}", operation_id="deleteResponse", summary="Forget a response", **operations.RESPONSE_DELETE
 )
 async def delete_response(request: Request, response_id: ResponseId) -> Response:
-    """Forget an ended response; the last one of its job goes with the job and all that was kept of it."""
+    """Delete an ended response; with the last response of a job, the job and all its stored data are deleted."""
     caller = get_caller(request)
     context = get_context(request)
     stored = await get_response(context, caller, response_id)
@@ -137,7 +137,7 @@ async def delete_response(request: Request, response_id: ResponseId) -> Response
     **operations.RESPONSE_CANCEL,
 )
 async def cancel_response(request: Request, response_id: ResponseId) -> Response:
-    """Stop a response's run, and give the response; one that has ended stays as it is."""
+    """Stop a response's run, and return the response; one that has ended stays as it is."""
     caller = get_caller(request)
     context = get_context(request)
     owner = as_job_owner(caller)
@@ -159,7 +159,7 @@ async def cancel_response(request: Request, response_id: ResponseId) -> Response
     **operations.RESPONSE_INPUT,
 )
 async def list_input_items(request: Request, response_id: ResponseId) -> Response:
-    """List the items that a response's request brought, the newest first unless `order=asc`, without bytes of files."""
+    """List the items of a response's request, the newest first unless `order=asc`, without bytes of files."""
     caller = get_caller(request)
     stored = await get_response(get_context(request), caller, response_id)
     query = request.query_params
@@ -204,7 +204,7 @@ def _stream(
     is_lookup: bool = False,
     messages: Sequence[ConversationMessage] | None = None,
 ) -> Response:
-    """Stream a response's events above a number; `again` is a look at it by somebody who did not ask for it."""
+    """Stream a response's events above a number; `again` is true for a stream that did not start the run."""
     keeps_running = is_lookup or bool(stored.request.get("background"))
     response_events = ResponseEvents(stored)
 

@@ -1,4 +1,4 @@
-"""Responses found, begun and gone on with: each is one of its job's, by its number."""
+"""Find, start and continue responses: each is one of its job's responses, by its number."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -44,21 +44,21 @@ from steadyhand.events import Event, LiveText
 from steadyhand.job import Job
 
 MAX_REFERENCED_RESPONSES = 200
-"""To how many responses the items of one input may refer."""
+"""The most responses that the items of one input may refer to."""
 _BATCH_SIZE = 500
 
 
 class StartedResponse(NamedTuple):
-    """A response under way, and the run that gives it."""
+    """A response in progress, and its run."""
 
     run: StartedRun
     stored: StoredResponse
     messages: Sequence[ConversationMessage] | None = None
-    """All that was said up to the answer; null when the request brought the newest of it only."""
+    """All messages up to the answer; None if the request had only the newest of them."""
 
 
 async def get_response(context: ApiContext, caller: Caller, response_id: str) -> StoredResponse:
-    """Give a response that the caller may see and that is kept; else raise `NotFound`."""
+    """Return a stored response that the caller may see; else raise `NotFound`."""
     parsed_id = parse_response_id(response_id)
     caller.require_scope("read")
     if parsed_id is not None:
@@ -69,7 +69,7 @@ async def get_response(context: ApiContext, caller: Caller, response_id: str) ->
 
 
 async def replay_events(context: ApiContext, owner: Caller, stored: StoredResponse) -> ResponseEvents:
-    """Give the telling of all that there is of a response."""
+    """Return a response's events, built again from all stored events."""
     response_events = ResponseEvents(stored)
     after = 0
     while not response_events.ended_with_calls and (
@@ -86,7 +86,7 @@ async def replay_events(context: ApiContext, owner: Caller, stored: StoredRespon
 async def wait_for_response(
     context: ApiContext, owner: Caller, stored: StoredResponse
 ) -> tuple[Job, ResponseEvents]:
-    """Wait for the end of a response, by calls for the client or of its job, and give both."""
+    """Wait for a response's end, by calls for the client or by its job's end; return the job and the events."""
     response_events = ResponseEvents(stored)
     event_source = cast(
         "AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, stored.job.id)
@@ -105,7 +105,7 @@ async def wait_for_response(
 async def start_response(
     request: Request, context: ApiContext, caller: Caller, body: ResponseRequest, json_body: Any
 ) -> StartedResponse:
-    """Begin what a request asks for: a run of its own, or the next response of one that waits for its results."""
+    """Start the run of a request, or the next response of a run that waits for the results in it."""
     alias = await resolve_model(context, caller, body.model)
     items = await resolve_references(context, caller, normalize_input(body.input))
     tool_results = tool_results_from_items(items)
@@ -146,7 +146,7 @@ def _full_conversation(
 async def save_conversation(
     context: ApiContext, response_events: ResponseEvents, messages: Sequence[ConversationMessage] | None
 ) -> None:
-    """Note all that was said, with what a completed response answered, so that its client may come back with it."""
+    """Store the digest of all messages and the answer, so that the client can continue by sending them again."""
     if messages is None:
         return
     stored = response_events.stored
@@ -157,7 +157,7 @@ async def save_conversation(
 
 
 async def _get_previous_response(context: ApiContext, owner: Caller, response_id: str) -> StoredResponse:
-    """Give the caller's response that another one is to go on with. Raises `InvalidRequest` when none can."""
+    """Return the caller's response that the new one continues. Raise `InvalidRequest` if it cannot be continued."""
     parsed_id = parse_response_id(response_id)
     if parsed_id is None:
         raise previous_response_not_found()
@@ -187,7 +187,7 @@ async def _resume_with_results(
     items: Sequence[InputItem],
     tool_results: ToolResults,
 ) -> StartedResponse:
-    """Bring results to the run that waits for them; raises `InvalidRequest` (`unknown_call`)."""
+    """Add results to the run that waits for them; raise `InvalidRequest` (`unknown_call`)."""
     parse_input_items(items)  # raises for what cannot be read, though the agent knows it already
     job = await get_calling_job(context, owner, tool_results, "input")
     if not is_response(job):
@@ -218,9 +218,9 @@ async def _resume_with_results(
 async def resolve_references(
     context: ApiContext, caller: Caller, items: Sequence[InputItem]
 ) -> Sequence[InputItem]:
-    """Give an input's items with what they refer to in place of the references.
+    """Return an input's items with each reference replaced by the item that it refers to.
 
-    Raises `InvalidRequest` (`item_not_found`) for what is no item of a response of this key that is kept.
+    Raise `InvalidRequest` (`item_not_found`) if it is not an item of a stored response of this key.
     """
     if not any(item_type(item) == ITEM_REFERENCE for item in items):
         return items
@@ -251,7 +251,7 @@ async def resolve_references(
 
 
 async def _response_items(context: ApiContext, owner: Caller, response_id: str) -> Sequence[InputItem]:
-    """Give what a response of the caller's own had as input and gave as output; nothing when there is no such one."""
+    """Return the input and output items of a response of the caller; empty if there is no such response."""
     try:
         stored = await get_response(context, owner, response_id)
     except NotFound:
@@ -263,6 +263,6 @@ async def _response_items(context: ApiContext, owner: Caller, response_id: str) 
 
 
 def stored_input_items(stored: StoredResponse) -> list[dict[str, Any]]:
-    """Give the items that a response's request brought, each with an id."""
+    """Return the items of a response's request, each with an id."""
     stored_input: Sequence[dict[str, Any]] = stored.request.get("input", ())
     return [{"id": f"in_{stored.id_suffix}_{index}", **item} for index, item in enumerate(stored_input)]
