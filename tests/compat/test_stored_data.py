@@ -105,7 +105,7 @@ def test_the_command_line_finds_the_stored_admin_key(held: Service, expected: di
     assert [job["id"] for job in json.loads(done.stdout)["data"]] == expected["list"]
 
 
-# --- going on --------------------------------------------------------------------------------------
+# --- resuming --------------------------------------------------------------------------------------
 
 
 class Recovered(ScriptedModel):

@@ -101,5 +101,5 @@ def test_git_runs_as_the_user_asked_for_and_with_no_other_group(repository: Repo
 
 
 def test_a_directory_that_is_not_there_is_an_error(world_dir: Path) -> None:
-    with pytest.raises(WorkspaceError, match="not there"):
+    with pytest.raises(WorkspaceError, match="does not exist"):
         asyncio.run(Git().run("status", cwd=world_dir / "nowhere"))

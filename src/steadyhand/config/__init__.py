@@ -1,1 +1,1 @@
-"""The one reader of the environment: `settings` for the service, `client` for the command line."""
+"""The only reader of the environment: `settings` for the service, `client` for the command line."""

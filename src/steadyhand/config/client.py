@@ -1,4 +1,4 @@
-"""What the command line needs to reach a server; light, since every command reads it."""
+"""The settings of a client. Each command imports this module, so it imports little."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Say where data lies unless told: /var/lib for root, so that agents can reach their own part of it."""
+    """Return the default data directory: below /var/lib for root, so that agents can reach their part of it."""
     if os.geteuid() == 0:
         return Path("/var/lib/steadyhand")
     base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME", "/")) / ".local/share")
@@ -16,7 +16,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What the command line needs to reach a server; `url` null means nobody named one."""
+    """The settings of a client of the service; `url` is `None` if no address is configured."""
 
     url: str | None
     token: str | None = field(repr=False)
@@ -27,7 +27,7 @@ class ClientSettings:
 
 
 def load_client_settings(environ: Mapping[str, str] | None = None) -> ClientSettings:
-    """Read what the command line needs; the token falls to the local `admin.key` when that can be read."""
+    """Return the client's settings. The default of the token is the local `admin.key`, if it can be read."""
     environ = os.environ if environ is None else environ
     data_dir = Path(environ.get("STEADYHAND_DATA_DIR") or default_data_dir(environ))
     token = environ.get("STEADYHAND_TOKEN") or None

@@ -1,4 +1,4 @@
-"""The tables of `steadyhand.toml`, as types. What is not here is not a setting."""
+"""The tables of `steadyhand.toml`, as types. A key without a field here is an error."""
 
 import posixpath
 import re
@@ -30,11 +30,11 @@ _RESERVED_PATHS = (
     "/var/tmp",  # noqa: S108  # the sandbox's own
     "/workspace",
 )
-"""Where the sandbox has something of its own, so that no file of this machine can be seen there."""
+"""Paths of the sandbox itself, where it cannot show a file of this machine."""
 
 
 def _parse_duration(value: Any) -> Any:
-    """Read `90d`, `24h`, `15m` or `30s`; a bare number is seconds; `never` is null."""
+    """Parse `90d`, `24h`, `15m` or `30s`; a bare number is seconds; `never` is `None`."""
     if value in ("never", None):
         return None
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+)([smhd]?)", value)):
@@ -47,14 +47,14 @@ def _parse_duration(value: Any) -> Any:
 
 
 def _split_list(value: Any) -> Any:
-    """Take a list, or words parted by commas as the environment gives them."""
+    """Return a list as it is, and split a string at commas, as environment variables have it."""
     if isinstance(value, str):
         return tuple(word.strip() for word in value.split(",") if word.strip())
     return value
 
 
 def _parse_size(value: Any) -> Any:
-    """Read `512M`, `2G` or a number of bytes."""
+    """Parse `512M`, `2G` or a number of bytes."""
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value)):
         return int(float(match[1]) * _BYTES_BY_UNIT[match[2]])
     if isinstance(value, int) and not isinstance(value, bool):
@@ -63,7 +63,7 @@ def _parse_size(value: Any) -> Any:
 
 
 def _parse_size_or_none(value: Any) -> Any:
-    """Read a size; `none` is no limit."""
+    """Parse a size; `none` is no limit."""
     return None if value in ("none", None) else _parse_size(value)
 
 
@@ -72,7 +72,7 @@ def _parse_number_or_none(value: Any) -> Any:
 
 
 def _validate_secret_path(value: str) -> str:
-    """Take the path of a file as the agent will see it: the same inside."""
+    """Return the path of a file, which is the same inside the sandbox. Raise `ValueError` if it is reserved there."""
     if not posixpath.isabs(value) or posixpath.normpath(value) != value or "\0" in value or value == "/":
         raise ValueError("is not an absolute path without `..` and `//`")
     for reserved in _RESERVED_PATHS:
@@ -119,7 +119,7 @@ class _Table(BaseModel):
 
 
 class ServiceTable(_Table):
-    """[service]: how much runs here, where its data lies, and how agents are kept apart."""
+    """[service]: capacity, data directory, isolation and profile."""
 
     concurrency: int = Field(default=4, ge=1, le=1_000)
     max_queued: int = Field(default=100, ge=0, le=1_000_000)
@@ -135,7 +135,7 @@ class ServiceTable(_Table):
 
 
 class ServerTable(_Table):
-    """[server]: where it listens and as what it is known."""
+    """[server]: the address on which the service listens, and its public names."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)
@@ -145,7 +145,7 @@ class ServerTable(_Table):
 
 
 class DefaultsTable(_Table):
-    """[defaults]: what a job gets that does not say."""
+    """[defaults]: the values of a job that sets no other."""
 
     agent: str = _DEFAULTS.agent
     workspace: str | None = None
@@ -160,7 +160,7 @@ class DefaultsTable(_Table):
 
 
 class LimitsTable(_Table):
-    """[limits]: the most a job may ask for, and what all jobs together may spend in a day of UTC."""
+    """[limits]: the limits of a job, and the spending limit of all jobs in a day of UTC."""
 
     max_budget_usd: Dollars | None = None
     max_timeout_seconds: Seconds | None = None
@@ -168,7 +168,7 @@ class LimitsTable(_Table):
 
 
 class RetentionTable(_Table):
-    """[retention]: how long things are kept; `never` keeps them for good."""
+    """[retention]: the time for which files and jobs are kept; `never` keeps them for good."""
 
     jobs: Duration = timedelta(days=90)
     transcripts: Duration = timedelta(days=30)
@@ -177,7 +177,7 @@ class RetentionTable(_Table):
 
 
 class GitTable(_Table):
-    """[git]: who commits, and the service's own way to repositories. Agents never see these files."""
+    """[git]: the author of commits, and the service's own access to repositories. Agents never see these files."""
 
     author_name: str = "Steadyhand"
     author_email: str = "steadyhand@localhost"
@@ -187,7 +187,7 @@ class GitTable(_Table):
 
 
 class ProviderTable(_Table):
-    """[providers.NAME]: a way to a model: its address, and the credential that the gateway puts on."""
+    """[providers.NAME]: the address of a provider of models, and the credential that the gateway adds."""
 
     kind: Literal["anthropic", "bedrock", "vertex"] = "anthropic"
     base_url: str | None = None
@@ -199,26 +199,26 @@ class ProviderTable(_Table):
 
 
 class GatewayTable(_Table):
-    """[gateway]: how long it waits itself for a busy model before a job is parked, for one answer and for all."""
+    """[gateway]: the time that it waits for a busy model before the job is parked, for one attempt and for one call."""
 
     max_wait_seconds: float = Field(default=20, ge=0, le=600)
     max_waits_seconds: float = Field(default=60, ge=0, le=3_600)
 
 
 class ClaudeTable(_Table):
-    """[runner.claude]: which CLI is run."""
+    """[runner.claude]: the path of the CLI."""
 
     path: Path | None = None
 
 
 class RunnerTable(_Table):
-    """[runner]: what drives agents."""
+    """[runner]: the settings of runners."""
 
     claude: ClaudeTable = ClaudeTable()
 
 
 class AliasTable(_Table):
-    """One alias in [openai.models]: an agent, perhaps a model for it, and what a chat shows of its tools."""
+    """One alias in [openai.models]: an agent, perhaps a model for it, and if a chat shows its tool calls."""
 
     agent: str
     model: str | None = None
@@ -226,7 +226,7 @@ class AliasTable(_Table):
 
 
 class OpenaiTable(_Table):
-    """[openai]: what the model names of the OpenAI routes mean."""
+    """[openai]: the meaning of the model names of the OpenAI routes."""
 
     default_agent: str | None = None
     tool_result_seconds: Seconds = TOOL_RESULT_SECONDS

@@ -1,4 +1,4 @@
-"""The ways to models as they were told: tables of the file, and for the default one the environment."""
+"""The providers of models: tables of the file, and for the default one the environment."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from steadyhand.config.file_schema import ProviderTable
 from steadyhand.errors import ConfigError
 
 CONSUMER_TERMS_URL = "https://www.anthropic.com/legal/consumer-terms"
-"""What to read before others use a service that runs on a personal subscription."""
+"""The terms that apply before others use a service that runs on a personal subscription."""
 
 ReadSecret = Callable[[Path, str], str | None]
 """Reads a secret from a file, for a setting of that name. Raises `ConfigError`."""
@@ -18,7 +18,7 @@ ReadSecret = Callable[[Path, str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class ProviderSetting:
-    """One way to a model, its secret read. `credential` null puts none on; `file` is where the secret came from."""
+    """One provider with its secret. If `credential` is `None`, the gateway adds none; `file` is the secret's source."""
 
     name: str
     kind: Literal["anthropic", "bedrock", "vertex"] = "anthropic"
@@ -39,9 +39,9 @@ def build_provider_settings(
     base_url: str | None,
     read_secret: ReadSecret,
 ) -> tuple[ProviderSetting, ...]:
-    """Give every way to a model; `default` is always there. Raises `ConfigError` for one that cannot be.
+    """Return all providers; `default` is always there. Raise `ConfigError` for an invalid one.
 
-    The key, token and address of the environment are the default's, where its own table says nothing else.
+    The key, token and address of the environment belong to the default provider, unless its table sets others.
     """
     configured = [_from_table(name, table, read_secret) for name, table in tables.items()]
     configured_default = next((each for each in configured if each.name == DEFAULT_PROVIDER), None)

@@ -1,4 +1,4 @@
-"""The secrets that a service has or grants, read from where they are: they never go out with what it tells."""
+"""The secrets that the service has or grants, read from their sources. Redaction removes them from all output."""
 
 import stat
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from steadyhand.config.settings import SECRET_VARIABLES, Settings
 from steadyhand.redact import MIN_SECRET
 
 _SECRET_SUFFIXES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-"""How the names of variables end whose values are secrets."""
+"""The last part of the names of variables that hold secrets."""
 MAX_FILE_BYTES = 64 * 1024
-"""The most of a secret file that is looked for."""
+"""The size of the part of a secret file that redaction searches for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """One secret; `name` says which, for people. Of a file with several lines `parts` has each as well."""
+    """One secret; `name` identifies it for people. If it is a file with several lines, `parts` has each of them too."""
 
     name: str
     value: bytes
@@ -25,17 +25,17 @@ class Secret:
 
     @property
     def is_short(self) -> bool:
-        """Whether it is too short to be looked for."""
+        """Return true if the secret is too short to search for."""
         return len(self.value) < MIN_SECRET
 
 
 def read_secrets(settings: Settings) -> list[Secret]:
-    """Give every secret that is there now: files may be renewed, or come, while the service runs."""
+    """Return all secrets that exist now. Files may be renewed or created while the service runs."""
     return [secret for secret in _iterate_secrets(settings) if secret.value]
 
 
 def secret_values(settings: Settings) -> list[bytes]:
-    """Give what to look for."""
+    """Return the bytes to search for."""
     return [value for secret in read_secrets(settings) for value in (secret.value, *secret.parts)]
 
 
@@ -74,7 +74,7 @@ def _iterate_secrets(settings: Settings) -> Iterator[Secret]:
 
 
 def _read_file(path: Path) -> bytes:
-    """Give the beginning of a regular file; nothing when it cannot be read, which whoever needs it will say."""
+    """Return the beginning of a regular file; empty if it is unreadable, which its user reports."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return b""
@@ -85,7 +85,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _secret_lines(content: bytes) -> Iterator[bytes]:
-    """Give each line of a text, and of a line `NAME=value` the value as well; marks as of PEM are no secrets."""
+    """Return each line of a text, and the value of each line `NAME=value`; PEM marks are no secrets."""
     try:
         lines = content.decode("utf-8").splitlines()
     except UnicodeDecodeError:

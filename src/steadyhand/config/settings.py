@@ -1,7 +1,7 @@
 """The service's settings, from one TOML file, the environment and the command line.
 
-Later wins: defaults, the file, the environment, the command line. An unknown name stops the start with the
-nearest one that there is. Secrets are read once, here, and never shown.
+Later sources win: defaults, the file, the environment, the command line. An unknown name is an error that suggests
+the closest known name. Secrets are read once, here, and never printed.
 """
 
 import os
@@ -41,7 +41,7 @@ ENV_ALIASES = {
     "ISOLATION": ("service", "isolation"),
     "PROFILE": ("service", "profile"),
 }
-"""The short forms among the environment's names: STEADYHAND_DATA_DIR is [service] data_dir."""
+"""Short names of environment variables: STEADYHAND_DATA_DIR is [service] data_dir."""
 CLIENT_VARIABLES = frozenset({"URL", "TOKEN", "CONFIG"})
 SECRET_VARIABLES = ("STEADYHAND_API_KEY", "API_BEARER_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -50,7 +50,7 @@ DEFAULT_WORKSPACE = "default"
 
 @dataclass(frozen=True, slots=True)
 class SettingRow:
-    """One setting as `steadyhand config` shows it."""
+    """One setting for `steadyhand config`."""
 
     name: str
     value: str
@@ -59,7 +59,7 @@ class SettingRow:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything the service was told, checked. Secrets are in here and never in `rows`."""
+    """All settings of the service, validated. Secrets are in here but never in `rows`."""
 
     tables: Tables
     data_dir: Path
@@ -71,16 +71,16 @@ class Settings:
     base_url: str | None = None
     providers: tuple[ProviderSetting, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The service's own environment, which agents inherit in the classic profile alone."""
+    """The service's own environment, which agents inherit in the classic profile only."""
 
     @property
     def classic(self) -> bool:
-        """Whether the earlier service's behaviour is asked for."""
+        """True in the classic profile, which behaves as the earlier service did."""
         return self.tables.service.profile == "classic"
 
     @property
     def path(self) -> str:
-        """Where the service finds programs, and agents too."""
+        """The PATH of the service and of its agents."""
         return self.environment.get("PATH", DEFAULT_PATH)
 
     @property
@@ -89,7 +89,7 @@ class Settings:
         return Path(self.environment.get("HOME", "/"))
 
     def build_catalog(self) -> Catalog:
-        """Give what can be asked for by name."""
+        """Return the agents and workspaces that callers can name, with the defaults and limits."""
         tables = self.tables
         agents = dict(BUILT_IN_AGENTS) | {
             name: _build_agent(name, table) for name, table in tables.agents.items()
@@ -114,7 +114,7 @@ class Settings:
         return Catalog(agents, workspaces, defaults, limits)
 
     def rows(self) -> Iterator[SettingRow]:
-        """Give each setting, its value and where that came from; secrets are only said to be there."""
+        """Return each setting with its value and source; a secret is only shown as set or not set."""
         for name, value in _flatten(self.tables.model_dump(mode="json"), ()):
             text = "" if value is None else str(value)
             if name == "service.data_dir":
@@ -184,10 +184,10 @@ def load_settings(
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Read all settings. `overrides` are the command line's, by dotted name, null meaning not given.
+    """Return all settings. `overrides` are those of the command line, by dotted name; `None` means not set.
 
-    Without `file`, STEADYHAND_CONFIG and then `steadyhand.toml` in the working directory are looked for.
-    Raises `ConfigError` with every fault in one message.
+    Without `file`, the file is STEADYHAND_CONFIG or `steadyhand.toml` in the working directory. Raise `ConfigError`
+    with all errors in one message.
     """
     environ = os.environ if environ is None else environ
     merged: dict[str, Any] = {}
@@ -289,7 +289,7 @@ def _set_value(
 def _apply_classic_profile(
     merged: dict[str, Any], environ: Mapping[str, str], sources: dict[str, str]
 ) -> None:
-    """Let the earlier service's names and the classic profile's values stand where nothing else was said."""
+    """Apply the earlier service's variables and the classic profile's values where no other value is set."""
     classic = merged.get("service", {}).get("profile") == "classic"
     if classic:
         for key_path, value in {
@@ -337,7 +337,7 @@ def _error_message(details: dict[str, Any], sources: Mapping[str, str]) -> str:
 
 
 def _known_names(key_path: tuple[str, ...]) -> list[str]:
-    """Give the names that could have stood at this place."""
+    """Return the names that are valid at this place."""
     model: Any = Tables
     for part in key_path[:-1]:
         fields = getattr(model, "model_fields", {})
@@ -375,7 +375,7 @@ def _check_references(tables: Tables) -> None:
 
 
 def _read_secret(name: str, environ: Mapping[str, str], sources: dict[str, str]) -> str | None:
-    """Read a secret from its name or, by path, from its name with `_FILE`; empty is none at all."""
+    """Return a secret from its variable, or from the file that the variable with `_FILE` names; `None` if empty."""
     if environ.get(name):
         sources[name] = "environment"
         return environ[name]

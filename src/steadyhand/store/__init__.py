@@ -1,4 +1,4 @@
-"""Jobs, runs, events and keys, durable: SQLAlchemy Core over SQLite in WAL mode."""
+"""The durable store of jobs, runs, events and keys: SQLAlchemy Core over SQLite in WAL mode."""
 
 from steadyhand.store.doctor import check_store
 from steadyhand.store.lock import DataDirectoryLock

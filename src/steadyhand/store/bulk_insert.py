@@ -1,7 +1,7 @@
-"""Inserts that are compiled once, for the few statements that every accepted job costs.
+"""Inserts that are compiled once, for the few statements that every accepted job needs.
 
-`Connection.execute` spends more time on an insert's cache key and parameters than SQLite does on the insert. And each
-statement lets go of the interpreter's lock and waits for it again, so many rows go in by one.
+`Connection.execute` spends more time on an insert's cache key and parameters than SQLite spends on the insert. Each
+statement also releases the interpreter's lock and waits for it again, so one statement inserts many rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy import Column, Connection, Dialect, Insert, Table, bindparam, insert
 
 MAX_ROWS_PER_STATEMENT = 16
-"""How many rows one statement takes; each count is a statement of its own, compiled when it is first needed."""
+"""The most rows in one statement. Each number of rows has a statement of its own, compiled at its first use."""
 
 
 class CompiledInsert:
-    """An insert of rows that have every column of a table but `made`, an integer key that SQLite counts up.
+    """An insert of rows that have every column of a table but `generated`, an integer key that SQLite counts up.
 
-    With `key` a row takes the place of the one that has the same; there is none such among the rows of a run.
+    With `key`, a row replaces the one that has the same key. Rows of one call must not share a key.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class CompiledInsert:
         self._statements: dict[tuple[str, int], tuple[str, bool]] = {}
 
     def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Insert rows in order, none is fine; gives what was made for each when the table has `made`.
+        """Insert rows in order and return their generated keys, if the table generates one. An empty list is allowed.
 
-        SQLite counts row by row within a statement, and nobody else writes within a transaction, so the last number
-        tells all. To have them given back costs a change of thread for every row.
+        SQLite counts row by row within a statement, and no other connection writes during a transaction, so the last
+        key determines all others. Reading each key from SQLite would cost a change of thread for every row.
         """
         generated_values: list[int] = []
         for at in range(0, len(rows), MAX_ROWS_PER_STATEMENT):
@@ -71,7 +71,7 @@ class CompiledInsert:
         return cached
 
     def _on_conflict_clause(self) -> str:
-        """Say, in the words of SQLite and Postgres, what becomes of a row whose key is there."""
+        """Return the clause, valid in SQLite and Postgres, for a row whose key exists already."""
         if self._key is None:
             return ""
         new = ", ".join(f'"{name}" = excluded."{name}"' for name in self._columns if name != self._key.name)

@@ -1,4 +1,4 @@
-"""What `doctor` wants to know of the store."""
+"""The checks of `doctor` for the disk and the database."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from steadyhand.store.schema import NEWEST_REVISION
 from steadyhand.store.sqlite import create_sqlite_engine, parse_database_url
 
 MIN_FREE_BYTES = 1 << 30
-"""Below this much free disk a checkout or a database may fail in the middle of a job."""
+"""Below this free disk space, a checkout or the database may fail in the middle of a job."""
 
 
 def check_store(url: str, data_directory: Path) -> Sequence[DoctorCheck]:
-    """Look at the disk and the database; writes no data, and works beside a running service. Blocks."""
+    """Check the disk and the database without a write, also beside a running service. Blocks."""
     return [_check_disk(data_directory), *_check_database(url)]
 
 

@@ -1,4 +1,4 @@
-"""One process owns a data directory: a lock on a file in it, which the kernel lets go of when the process dies."""
+"""The lock of a data directory: one process owns it. The kernel releases the lock when the process dies."""
 
 import fcntl
 import os
@@ -12,16 +12,16 @@ _FILE_NAME = "lock"
 
 
 class DataDirectoryLock:
-    """Holds `<data-dir>/lock` for as long as it is entered; the file has the owner's pid in it."""
+    """A lock on `<data-dir>/lock`, held while the context is entered; the file contains the owner's pid."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _FILE_NAME
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the directory, which must exist.
+        """Lock the directory, which must exist.
 
-        Raises `DataDirectoryBusy` when another process has it, naming that process.
+        Raise `DataDirectoryBusy` with the owner's pid if another process holds the lock.
         """
         # Opened close-on-exec (Python's default), so no agent inherits the lock and keeps it past our death.
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -43,19 +43,19 @@ class DataDirectoryLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let go; harmless when it is not held. The file stays: removing it would race with the next owner."""
+        """Release the lock, if it is held. The file stays: its removal would race with the next owner."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 
     def __enter__(self) -> Self:
-        """Take the directory."""
+        """Acquire the lock."""
         self.acquire()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of it."""
+        """Release the lock."""
         self.release()

@@ -1,6 +1,6 @@
-"""Jobs, runs and events as rows, and back, without loss.
+"""Conversion of jobs, runs, events, keys and calls to rows and back, without loss.
 
-Times come back in UTC with their microseconds. JSON is written in ASCII; what stands in it was JSON before.
+Times are returned in UTC with microseconds. JSON is written in ASCII.
 """
 
 import json
@@ -55,7 +55,7 @@ _RECORD_FIELDS = (
     "used_seconds",
     "since_run",
 )
-"""Fields that stand in `record` under their own name, as they are."""
+"""Fields of a job that `record` holds unchanged under their own names."""
 
 _TIME_FIELDS = ("queued_at", "started_at", "parked_until")
 _RECORD_OBJECTS = {"usage": Usage, "cost": Cost, "outcome": Outcome, "changes": Changes, "error": ErrorInfo}
@@ -77,33 +77,33 @@ _CALL_FIELDS = (
     "status",
     "source",
 )
-"""Fields of a call that stand in its row as they are."""
+"""Fields of a call that its row holds unchanged."""
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 """Microseconds in a day."""
 
 BRIEF_PROMPT_LENGTH = 200
-"""How many characters of its prompt a listed job has."""
+"""The number of characters of its prompt that a listed job has."""
 
 
 def to_microseconds(moment: datetime) -> int:
-    """Give microseconds since 1970 in UTC. A time without a zone is refused with `ValueError`."""
+    """Return microseconds since 1970 in UTC. Raise `ValueError` if the time has no zone."""
     if moment.tzinfo is None:
         raise ValueError("a time without a zone cannot be kept")
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def from_microseconds(value: int) -> datetime:
-    """Give the time, in UTC."""
+    """Return the time in UTC."""
     return _EPOCH + timedelta(microseconds=value)
 
 
 to_json: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":")).encode
-"""Gives compact ASCII JSON."""
+"""Return compact ASCII JSON."""
 
 
 def job_row(job: Job) -> dict[str, Any]:
-    """Give a job's columns, without `sequence`."""
+    """Return a job's columns, without `sequence`."""
     return {
         "id": job.id,
         "state": job.state.value,
@@ -140,7 +140,7 @@ def _object_fields(value: Any) -> dict[str, Any] | None:
 
 
 def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
-    """Give the job of a row with `last_event`; a listed row lacks `structured_output`, `history` and `answer`."""
+    """Return the job of a row with `last_event`; a listed row lacks `structured_output`, `history` and `answer`."""
     record = json.loads(row["record"])
     # What a later version added is not in the rows of an earlier one.
     values: dict[str, Any] = {name: record[name] for name in _RECORD_FIELDS if name in record}
@@ -173,7 +173,7 @@ def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
 
 
 def _encode_request(job: Job) -> str | None:
-    """Give what was asked beside the prompt: the turns alone, or with what few jobs have."""
+    """Return the request beside the prompt as JSON: the turns alone, or an object if other fields are set."""
     turns = [[turn.role, turn.content] for turn in job.history]
     if job.content or job.tools or job.one_call or job.request is not None:
         tools = [[tool.name, tool.description, tool.parameters] for tool in job.tools]
@@ -214,7 +214,7 @@ def _json_or_none(text: str | None) -> Any:
 
 
 def run_row(sequence: int, run: Run) -> dict[str, Any]:
-    """Give a run's columns."""
+    """Return a run's columns."""
     return {
         "job": sequence,
         "number": run.number,
@@ -230,7 +230,7 @@ def run_row(sequence: int, run: Run) -> dict[str, Any]:
 
 
 def run_from_row(row: RowMapping) -> Run:
-    """Give the run of a row."""
+    """Return the run of a row."""
     return Run(
         number=row["number"],
         state=State(row["state"]),
@@ -245,7 +245,7 @@ def run_from_row(row: RowMapping) -> Run:
 
 
 def number_events(job_id: str, last: int, drafts: Sequence[EventDraft]) -> list[Event]:
-    """Number drafts from `last + 1` on."""
+    """Return events with numbers from `last + 1` on."""
     return [
         Event(seq, job_id, draft.run, draft.at, draft.body.type, event_data(draft.body))
         for seq, draft in enumerate(drafts, last + 1)
@@ -253,7 +253,7 @@ def number_events(job_id: str, last: int, drafts: Sequence[EventDraft]) -> list[
 
 
 def event_row(sequence: int, event: Event) -> dict[str, Any]:
-    """Give an event's columns."""
+    """Return an event's columns."""
     return {
         "job": sequence,
         "seq": event.seq,
@@ -265,14 +265,14 @@ def event_row(sequence: int, event: Event) -> dict[str, Any]:
 
 
 def event_from_row(job_id: str, row: RowMapping) -> Event:
-    """Give the event of a row."""
+    """Return the event of a row."""
     return Event(
         row["seq"], job_id, row["run"], from_microseconds(row["at"]), row["type"], json.loads(row["data"])
     )
 
 
 def key_row(key: ApiKey) -> dict[str, Any]:
-    """Give a key's columns."""
+    """Return a key's columns."""
     return {
         "id": key.id,
         "name": key.name,
@@ -287,7 +287,7 @@ def key_row(key: ApiKey) -> dict[str, Any]:
 
 
 def key_from_row(row: RowMapping) -> ApiKey:
-    """Give the key of a row."""
+    """Return the key of a row."""
     scopes = cast("list[Scope]", json.loads(row["scopes"]))
     return ApiKey(
         row["id"],
@@ -311,7 +311,7 @@ def _decode_limits(text: str | None) -> KeyLimits:
 
 
 def call_row(call: ModelCall) -> dict[str, Any]:
-    """Give a call's columns."""
+    """Return a call's columns."""
     row = {name: getattr(call, name) for name in _CALL_FIELDS}
     flags = {name: int(getattr(call, name)) for name in ("settled", "priced", "complete")}
     return {
@@ -324,7 +324,7 @@ def call_row(call: ModelCall) -> dict[str, Any]:
 
 
 def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:
-    """Give an output's columns."""
+    """Return an output's columns."""
     return {
         "job": sequence,
         "run": run,
@@ -334,12 +334,12 @@ def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:
 
 
 def output_from_row(row: RowMapping) -> RunOutput:
-    """Give the output of a row."""
+    """Return the output of a row."""
     return RunOutput(tuple(json.loads(row["output"])), json.loads(row["stderr"]))
 
 
 def metadata_matches(text: str | None, expected: Mapping[str, str]) -> bool:
-    """Whether metadata has each wanted name with that text: a string itself, else a number's, true's or null's JSON."""
+    """Return true if metadata has each expected name and text: a string itself, else the JSON of the value."""
     metadata = _json_or_none(text)
     if not isinstance(metadata, dict):
         return not expected

@@ -1,4 +1,4 @@
-"""Bringing a database to the newest schema, in this process, when it is opened."""
+"""Migration of a database to the newest schema, in this process, when it is opened."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from steadyhand.store.schema import NEWEST_REVISION
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the schema up to date inside the connection's transaction; quick when it is.
+    """Migrate the schema inside the connection's transaction; an up-to-date schema needs one query.
 
-    Raises `StoreError` when the database was made by a newer Steadyhand.
+    Raise `StoreError` if a newer Steadyhand made the database.
     """
     if _revision(connection) == NEWEST_REVISION:
         return

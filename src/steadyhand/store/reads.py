@@ -1,4 +1,4 @@
-"""What reads the database: functions of a connection inside a transaction, so that each sees one moment."""
+"""Queries: functions of a connection inside a transaction, so that each reads one consistent state."""
 
 import base64
 import binascii
@@ -31,7 +31,7 @@ from steadyhand.store.mapping import (
 from steadyhand.store.schema import events, idempotency, jobs, keys, run_outputs, runs
 
 IDEMPOTENCY_TTL = timedelta(hours=24)
-"""For how long a caller's `Idempotency-Key` means the same job."""
+"""The time for which a caller's `Idempotency-Key` refers to the same job."""
 
 _LAST_EVENT = (
     select(func.coalesce(func.max(events.c.seq), 0))
@@ -60,7 +60,7 @@ _MAX_SEQUENCE = 2**63 - 1
 
 
 def get_job(connection: Connection, job_id: str) -> Job | None:
-    """Give a job with its runs, or null."""
+    """Return a job with its runs, or `None`."""
     row = connection.execute(_JOB, {"job_id": job_id}).mappings().first()
     return None if row is None else job_from_row(row, _runs_of(connection, row["sequence"]))
 
@@ -70,14 +70,14 @@ def _runs_of(connection: Connection, sequence: int) -> list[Run]:
 
 
 def last_event_number(connection: Connection, sequence: int) -> int:
-    """Give the number of a job's newest event, 0 when it has none."""
+    """Return the number of a job's newest event, 0 if it has none."""
     return int(connection.execute(_LAST_EVENT_OF_JOB, {"job": sequence}).scalar_one())
 
 
 def get_replayed(connection: Connection, api_key_id: str, key: IdempotencyKey, now: datetime) -> Job | None:
-    """Give the job that a caller's key made within the last 24 hours, or null.
+    """Return the job that this idempotency key created in the last 24 hours, or `None`.
 
-    Raises `InvalidRequest` (`idempotency_mismatch`) when the key came with another request.
+    Raise `InvalidRequest` (`idempotency_mismatch`) if the key came with another request.
     """
     oldest = to_microseconds(now - IDEMPOTENCY_TTL)
     row = connection.execute(
@@ -100,7 +100,7 @@ def get_replayed(connection: Connection, api_key_id: str, key: IdempotencyKey, n
 
 
 def list_jobs(connection: Connection, job_filter: JobFilter, limit: int, cursor: str | None) -> JobPage:
-    """Do `Store.page`: jobs in brief, newest first."""
+    """Return a page of jobs in brief, newest first; see `Store.list_jobs`."""
     before = _MAX_SEQUENCE if cursor is None else decode_cursor(cursor)
     sequences: list[int] = []
     for sequence in _matching_sequences(connection, job_filter, before, limit):
@@ -117,7 +117,7 @@ def list_jobs(connection: Connection, job_filter: JobFilter, limit: int, cursor:
 def _matching_sequences(
     connection: Connection, job_filter: JobFilter, before: int, limit: int
 ) -> Iterator[int]:
-    """Give the sequences that match, from the highest below `below`, reading no more than is asked for."""
+    """Return the sequences that match, from the highest below `before`, and read no more rows than needed."""
     chunk = _CHUNK_SIZE if job_filter.metadata else limit + 1
     query = (
         select(jobs.c.sequence, jobs.c.metadata)
@@ -174,12 +174,12 @@ def _brief_jobs(connection: Connection, sequences: Sequence[int]) -> list[Job]:
 
 
 def encode_cursor(sequence: int) -> str:
-    """Give the opaque cursor of the page that follows a job."""
+    """Return the opaque cursor of the page after a job."""
     return base64.urlsafe_b64encode(str(sequence).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> int:
-    """Give the sequence in a cursor. Raises `InvalidRequest` (`bad_cursor`) for what `write_cursor` never gave."""
+    """Return the sequence in a cursor. Raise `InvalidRequest` (`bad_cursor`) if `encode_cursor` did not make it."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         digits = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
@@ -192,13 +192,13 @@ def decode_cursor(cursor: str) -> int:
 
 
 def list_events(connection: Connection, job_id: str, after: int, limit: int) -> list[Event]:
-    """Do `Store.events`."""
+    """Return a job's events after a number; see `Store.list_events`."""
     values = {"job_id": job_id, "after": after, "most": limit}
     return [event_from_row(job_id, row) for row in connection.execute(_EVENTS, values).mappings()]
 
 
 def get_output(connection: Connection, job_id: str) -> RunOutput | None:
-    """Do `Store.output`."""
+    """Return the newest output of a job; see `Store.get_output`."""
     query = (
         select(run_outputs)
         .join(jobs, jobs.c.sequence == run_outputs.c.job)
@@ -211,14 +211,14 @@ def get_output(connection: Connection, job_id: str) -> RunOutput | None:
 
 
 def list_in_states(connection: Connection, states: frozenset[State]) -> list[Job]:
-    """Do `Store.in_states`."""
+    """Return the jobs in these states; see `Store.list_in_states`."""
     query = select(*jobs.c, _LAST_EVENT).where(jobs.c.state.in_(sorted(states))).order_by(jobs.c.sequence)
     rows = connection.execute(query).mappings().all()
     return [job_from_row(row, _runs_of(connection, row["sequence"])) for row in rows]
 
 
 def list_ended_before(connection: Connection, moment: datetime, limit: int) -> list[str]:
-    """Do `Store.ended_before`."""
+    """Return ids of jobs that ended before a time; see `Store.list_ended_before`."""
     query = (
         select(jobs.c.id)
         .where(jobs.c.finished_at < to_microseconds(moment), jobs.c.state.in_(sorted(ENDED)))
@@ -229,11 +229,11 @@ def list_ended_before(connection: Connection, moment: datetime, limit: int) -> l
 
 
 def list_keys(connection: Connection) -> list[ApiKey]:
-    """Do `Store.keys`, oldest first."""
+    """Return the keys, oldest first; see `Store.list_keys`."""
     query = select(keys).order_by(keys.c.created_at, keys.c.id)
     return [key_from_row(row) for row in connection.execute(query).mappings()]
 
 
 def check_readable(connection: Connection) -> None:
-    """Read something that is always there."""
+    """Run a query that any readable database answers."""
     connection.execute(select(func.count()).select_from(select(jobs.c.sequence).limit(1).subquery())).scalar()

@@ -1,9 +1,9 @@
-"""The tables, as SQLAlchemy Core sees them; `migrations/` makes them, and a test holds the two together.
+"""The tables for SQLAlchemy Core. `migrations/` creates them, and a test checks that both agree.
 
-One schema for SQLite and Postgres: times are integers (microseconds since 1970 in UTC), what is never filtered on
-is JSON in text (ASCII, so that even a lone surrogate of a model's survives), and no type of one database alone.
-The number of a job's newest event is not a column: it is the greatest `events.seq`, so that appending an event does
-not rewrite the job's row with a prompt of megabytes in it.
+SQLite and Postgres share one schema. Times are integers (microseconds since 1970 in UTC). Fields that no query
+filters on are JSON text in ASCII, which keeps even a lone surrogate. No type belongs to one database only. The number
+of a job's newest event is the greatest `events.seq`, not a column: otherwise each new event would rewrite the job's
+row, which may hold a prompt of megabytes.
 """
 
 from sqlalchemy import (
@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 NEWEST_REVISION = "0004"
-"""The newest migration; an up-to-date database needs no Alembic to be opened."""
+"""The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
     naming_convention={

@@ -1,6 +1,6 @@
-"""The store over SQLAlchemy Core: SQLite in WAL mode, one writer thread, a few threads that read.
+"""The store on SQLAlchemy Core: SQLite in WAL mode, one writer thread and a few reader threads.
 
-A read is one hop to a thread and back; a write is one hop for a whole batch. Nothing here blocks the event loop.
+A read is one call in a thread; a whole batch of writes is one call. Nothing here blocks the event loop.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from steadyhand.store.migrate import migrate
 from steadyhand.store.writer import COMMIT_TIMEOUT_SECONDS, LINGER_SECONDS, BatchWriter
 
 BUSY_TIMEOUT_MS = 5000
-"""How long SQLite waits for another process (a backup, a shell) to let go of the file."""
+"""The time that SQLite waits for the file lock of another process, such as a backup or a shell."""
 
 _READER_THREADS = 3
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class SqlStore:
-    """`ports.Store` and `ports.Ledger` on SQLite; it belongs to the event loop that `open_store` made it in."""
+    """`ports.Store` and `ports.Ledger` on SQLite. It belongs to the event loop in which `open_store` created it."""
 
     def __init__(
         self,
@@ -63,23 +63,23 @@ class SqlStore:
     def add(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
     ) -> asyncio.Future[AddResult]:
-        """Keep a new job with its first events; see `ports.Store.add`."""
+        """Store a new job with its first events; see `ports.Store.add`."""
         if idempotency is None:
             return self._writer.submit_grouped(writes.add_jobs, (job, drafts))
         now = self._clock()
         return self._writer.submit(lambda at: writes.add_job(at, job, drafts, idempotency, now))
 
     async def get_replayed(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
-        """Give the job that this key already made."""
+        """Return the job that this idempotency key created, or `None`."""
         now = self._clock()
         return await self._read(lambda at: reads.get_replayed(at, api_key_id, idempotency, now))
 
     async def get(self, job_id: str) -> Job | None:
-        """Give a job with its runs, or null."""
+        """Return a job with its runs, or `None`."""
         return await self._read(lambda at: reads.get_job(at, job_id))
 
     async def list_jobs(self, which: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
-        """List jobs in brief, newest first."""
+        """Return a page of jobs in brief, newest first."""
         return await self._read(lambda at: reads.list_jobs(at, which, limit, cursor))
 
     async def update_job(
@@ -93,61 +93,61 @@ class SqlStore:
         return await self._writer.submit(lambda at: writes.update_job(at, job_id, expected, update, drafts))
 
     async def append_events(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
-        """Number and keep events. Raises `NotFound` when the job is gone."""
+        """Store events with their numbers. Raise `NotFound` if the job does not exist."""
         return await self._writer.submit(
             lambda at: writes.append_events(at, job_id, drafts), events=len(drafts)
         )
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
-        """Give the events numbered above `after`, in order."""
+        """Return the events with numbers above `after`, in order."""
         return await self._read(lambda at: reads.list_events(at, job_id, after, limit))
 
     async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
-        """Keep what a run printed. Raises `NotFound` when the job is gone."""
+        """Store the output of a run. Raise `NotFound` if the job does not exist."""
         await self._writer.submit(lambda at: writes.save_output(at, job_id, run, output))
 
     async def get_output(self, job_id: str) -> RunOutput | None:
-        """Give what the newest run with any output printed."""
+        """Return the output of the newest run that has any."""
         return await self._read(lambda at: reads.get_output(at, job_id))
 
     async def list_in_states(self, states: frozenset[State]) -> Sequence[Job]:
-        """Give every job in these states, in the order of acceptance."""
+        """Return every job in these states, in the order of acceptance."""
         return await self._read(lambda at: reads.list_in_states(at, states))
 
     async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
-        """Give ids of jobs that ended before `moment`, oldest first."""
+        """Return ids of jobs that ended before `moment`, oldest first."""
         return await self._read(lambda at: reads.list_ended_before(at, moment, limit))
 
     async def delete(self, job_id: str) -> bool:
-        """Forget an ended job and all that the store has of it."""
+        """Delete an ended job with its runs, events and output."""
         return await self._writer.submit(lambda at: writes.delete_job(at, job_id))
 
     async def list_keys(self) -> Sequence[ApiKey]:
-        """Give the keys that are kept, oldest first."""
+        """Return the stored keys, oldest first."""
         return await self._read(reads.list_keys)
 
     async def save_key(self, key: ApiKey) -> None:
-        """Keep a key; one with the same id is replaced."""
+        """Store a key; it replaces one with the same id."""
         await self._writer.submit(lambda at: writes.save_key(at, key))
 
     async def save_call(self, call: ModelCall) -> None:
-        """Keep a call of a model; it shares its commit with what comes within a few milliseconds."""
+        """Store a call of a model. Calls within a few milliseconds share a commit."""
         await self._writer.submit_grouped(writes.save_calls, call, events=1)
 
     async def settle_open_calls(self) -> int:
-        """Settle what an earlier life left open; give how many."""
+        """Settle the calls that an earlier process left open, and return their number."""
         return await self._writer.submit(writes.settle_open_calls)
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
-        """Add up settled calls, a row for each group."""
+        """Return the sums of settled calls, one row for each group."""
         return await self._read(lambda at: usage_sums.sum_usage(at, query))
 
     async def check(self) -> None:
-        """Answer when the store can be read."""
+        """Return if the store can be read. Raise `StoreError` if it cannot."""
         await self._read(reads.check_readable)
 
     async def close(self) -> None:
-        """Commit what waits and let go of the database; harmless when done twice."""
+        """Commit pending writes and close the database. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -185,10 +185,10 @@ def _read_in_transaction(engine: Engine, read: Callable[[Connection], T]) -> T:
 async def open_store(
     url: str, *, clock: Callable[[], datetime] = utc_now, linger_seconds: float = LINGER_SECONDS
 ) -> SqlStore:
-    """Open the database at a URL such as `sqlite:////var/lib/steadyhand/steadyhand.db`, made or migrated if need be.
+    """Return the store at a URL such as `sqlite:////var/lib/steadyhand/steadyhand.db`; create or migrate it if needed.
 
-    `clock` tells when an idempotency key was used; `linger_seconds` is how long events may wait to share a commit.
-    Raises `ConfigError` for a URL that is none of ours and `StoreError` when the database cannot be used.
+    `clock` returns the time of use of an idempotency key. `linger_seconds` is the time for which events may wait to
+    share a commit. Raise `ConfigError` for an unsupported URL and `StoreError` if the database cannot be used.
     """
     parsed_url = parse_database_url(url)
     write_engine, read_engine = await asyncio.to_thread(_open_engines, parsed_url)
@@ -196,7 +196,7 @@ async def open_store(
 
 
 def parse_database_url(url: str) -> URL:
-    """Read a database URL. Raises `ConfigError` unless it names a SQLite file."""
+    """Parse a database URL. Raise `ConfigError` unless it names a SQLite file."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -221,12 +221,12 @@ def _open_engines(url: URL) -> tuple[Engine, Engine]:
 
 
 def _create_private_file(path: Path) -> None:
-    """Make the file readable for the service alone, as SQLite will make those that go with it."""
+    """Create the file with access for the service only; SQLite copies the mode to the files beside it."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def create_sqlite_engine(url: URL, *, connections: int, begin: str, read_only: bool = False) -> Engine:
-    """Give an engine whose transactions start with `begin` and whose commits are on the disk when they return."""
+    """Return an engine whose transactions start with `begin` and whose commits are on disk when they return."""
     engine = create_engine(url, pool_size=connections, max_overflow=0, connect_args={"isolation_level": None})
     event.listen(engine, "connect", partial(_set_pragmas, read_only=read_only))
     # The driver would begin by itself, too late for reads and without IMMEDIATE; so it is told not to.

@@ -1,4 +1,4 @@
-"""What calls of models came to together, added up by the database."""
+"""Sums of usage and cost, added up by the database."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +21,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def sum_usage(connection: Connection, query: UsageQuery) -> list[UsageRow]:
-    """Do `Ledger.usage`."""
+    """Return the sums of calls by group; see `Ledger.usage`."""
     groups = [_GROUP_COLUMNS[by].label(by) for by in query.by]
     sums = [
         func.coalesce(func.sum(calls.c[name]), 0).label(f"sum_{name}") for name in (*_TOKEN_COLUMNS, "micros")

@@ -1,10 +1,10 @@
-"""The one thread that writes: it takes all that waits, commits once, and answers everybody.
+"""The one writer thread. It runs all waiting operations as a batch, commits once, and resolves their futures.
 
-An operation is a function of a connection. Operations run in the order in which they were handed in. What is urgent
-is committed at once, together with whatever waits; events alone wait for company if the last commit was just now, so
-that a lone event is durable at once and a flood costs a bounded number of commits. When one operation of a
-batch fails, the batch is rolled back and done again with a savepoint around each, so that only the one fails.
-Neighbours of one kind may be done as one: each statement costs a change of thread, which is most of what it costs.
+An operation is a function of a connection. Operations run in the order of their submission. An urgent operation is
+committed at once, together with all that wait. Events alone wait for others if the last commit was just now, so that
+a lone event is durable at once and a flood needs a bounded number of commits. If one operation of a batch fails, the
+batch is rolled back and run again with a savepoint around each operation, so that only that one fails. Adjacent
+operations of one kind may run as one: each statement costs a change of thread, which is most of its cost.
 """
 
 import asyncio
@@ -23,20 +23,20 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from steadyhand.errors import SteadyhandError, StoreError
 
 LINGER_SECONDS = 0.02
-"""The least time between commits of events alone; well below the 50 ms that a follower may be behind."""
+"""The least time between commits of events alone; well below the 50 ms that a follower may lag."""
 
 MAX_LINGERING_EVENTS = 64
-"""How many waiting events are company enough."""
+"""The number of waiting events that starts a commit."""
 
 COMMIT_TIMEOUT_SECONDS = 60.0
-"""How long a verb waits for its commit before it gives the store up."""
+"""The time that a method waits for its commit before it raises `StoreError`."""
 
 _CLOSE_TIMEOUT_SECONDS = 30.0
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741  # an item
 GroupedOperation = Callable[[Connection, Sequence[I]], Sequence[T]]
-"""Does many operations of one kind: takes their items, gives their answers in the same order."""
+"""Runs many operations of one kind: maps their items to their results, in the same order."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +65,7 @@ class _OperationResult:
 
 
 class BatchWriter:
-    """Runs operations on one connection of `engine`, for callers on the event loop that made it."""
+    """Runs operations on one connection of `engine`, for callers on the event loop that created it."""
 
     def __init__(self, engine: Engine, *, linger_seconds: float = LINGER_SECONDS) -> None:
         self._engine = engine
@@ -81,17 +81,17 @@ class BatchWriter:
         self._thread.start()
 
     def submit(self, operation: Callable[[Connection], T], *, events: int | None = None) -> asyncio.Future[T]:
-        """Run an operation in a transaction and answer when it is durable.
+        """Run an operation in a transaction and return a future that resolves when it is durable.
 
-        `events` is how many events it appends when it may wait for company; null is urgent. What the operation
-        raises of ours comes out as it is, anything else as `StoreError`.
+        `events` is the number of events that it appends if it may wait for others; `None` is urgent. An error of
+        `steadyhand.errors` is raised as it is, any other as `StoreError`.
         """
         return self._enqueue(_Operation(operation, self._loop.create_future()), events)
 
     def submit_grouped(
         self, group: GroupedOperation[I, T], item: I, *, events: int | None = None
     ) -> asyncio.Future[T]:
-        """As `do`, for an operation that is done together with neighbours of the same `join`."""
+        """Run an operation as `submit` does, but together with adjacent operations of the same `group`."""
         operation = _Operation(lambda at: group(at, (item,))[0], self._loop.create_future(), group, item)
         return self._enqueue(operation, events)
 
@@ -124,7 +124,7 @@ class BatchWriter:
         return self._urgent or self._closing or self._events >= MAX_LINGERING_EVENTS
 
     async def close(self) -> None:
-        """Commit what waits and end the thread."""
+        """Commit pending operations and end the thread."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -143,7 +143,7 @@ class BatchWriter:
                 return
 
     def _next_batch(self) -> list[_Operation] | None:
-        """Wait until a batch is due and take it; null when the store was closed and nothing waits."""
+        """Wait until a batch is due and return it; `None` if the store is closed and no operation waits."""
         with self._condition:
             while not self._waiting:
                 if self._closing:
@@ -191,7 +191,7 @@ def _run_grouped(
 
 
 def _run_in_savepoint(connection: Connection, operation: _Operation) -> _OperationResult:
-    """Run one operation in a savepoint; raises only when the transaction itself is lost."""
+    """Run one operation in a savepoint. Raise only if the transaction itself is lost."""
     try:
         with connection.begin_nested():
             return _OperationResult(operation, operation.run(connection))

@@ -1,6 +1,6 @@
-"""What changes the database: functions of a connection inside a transaction, run one at a time by the writer.
+"""Writes: functions of a connection inside a transaction, run one at a time by the writer.
 
-Each may be run a second time after a rollback, so none keeps anything outside the database.
+Each may run again after a rollback, so none keeps state outside the database.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ _SELECT_SEQUENCE = select(jobs.c.sequence).where(jobs.c.id == bindparam("job_id"
 def add_job(
     connection: Connection, job: Job, drafts: Sequence[EventDraft], key: IdempotencyKey | None, now: datetime
 ) -> AddResult:
-    """Do `Store.add`; keys of more than a day ago are forgotten on the way."""
+    """Store a new job, and delete idempotency keys older than a day; see `Store.add`."""
     if key is not None:
         oldest = to_microseconds(now - reads.IDEMPOTENCY_TTL)
         connection.execute(_DELETE_OLD_KEYS, {"moment": oldest})
@@ -63,7 +63,7 @@ def add_job(
 def add_jobs(
     connection: Connection, jobs_with_drafts: Sequence[tuple[Job, Sequence[EventDraft]]]
 ) -> list[AddResult]:
-    """Do `Store.add` for jobs without an idempotency key, in order, by as few statements as can be."""
+    """Store jobs without an idempotency key, in order, with as few statements as possible; see `Store.add`."""
     sequences = _INSERT_JOB.run(connection, [job_row(job) for job, _ in jobs_with_drafts])
     stored = list(zip(sequences, jobs_with_drafts, strict=True))
     _INSERT_RUN.run(connection, [run_row(sequence, run) for sequence, (job, _) in stored for run in job.runs])
@@ -88,7 +88,7 @@ def update_job(
     update_function: Callable[[Job], Job],
     drafts: Sequence[EventDraft],
 ) -> tuple[Job, Sequence[Event]]:
-    """Do `Store.change`. The job's id, sequence and event count are the store's and stay as they are."""
+    """Replace a job; see `Store.update_job`. Its id, sequence and event count never change."""
     job = reads.get_job(connection, job_id)
     if job is None:
         raise NotFound("Job not found")
@@ -130,7 +130,7 @@ def _insert_events(connection: Connection, sequence: int, added: Sequence[Event]
 
 
 def append_events(connection: Connection, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
-    """Do `Store.append`. Raises `NotFound` when the job is gone."""
+    """Store events with their numbers; see `Store.append_events`. Raise `NotFound` if the job does not exist."""
     sequence = _get_sequence(connection, job_id)
     added = number_events(job_id, reads.last_event_number(connection, sequence), drafts)
     _insert_events(connection, sequence, added)
@@ -138,14 +138,14 @@ def append_events(connection: Connection, job_id: str, drafts: Sequence[EventDra
 
 
 def save_output(connection: Connection, job_id: str, run: int, output: RunOutput) -> None:
-    """Do `Store.keep_output`; what was kept of the same run is replaced."""
+    """Store the output of a run and replace an earlier one of it; see `Store.save_output`."""
     sequence = _get_sequence(connection, job_id)
     connection.execute(delete(run_outputs).where(run_outputs.c.job == sequence, run_outputs.c.run == run))
     connection.execute(insert(run_outputs), output_row(sequence, run, output))
 
 
 def delete_job(connection: Connection, job_id: str) -> bool:
-    """Do `Store.delete`; the rows that refer to the job go with it."""
+    """Delete a job and the rows that refer to it; see `Store.delete`."""
     row = connection.execute(select(jobs.c.sequence, jobs.c.state).where(jobs.c.id == job_id)).first()
     if row is None:
         return False
@@ -156,20 +156,20 @@ def delete_job(connection: Connection, job_id: str) -> bool:
 
 
 def save_key(connection: Connection, key: ApiKey) -> None:
-    """Do `Store.keep_key`."""
+    """Store a key; see `Store.save_key`."""
     connection.execute(delete(keys).where(keys.c.id == key.id))
     connection.execute(insert(keys), key_row(key))
 
 
 def save_calls(connection: Connection, calls_to_save: Sequence[ModelCall]) -> list[None]:
-    """Do `Ledger.keep_call` for calls, in order: of those with one id the last one is kept."""
+    """Store calls in order; of several with one id the last is kept. See `Ledger.save_call`."""
     newest = {call.id: call for call in calls_to_save}
     _INSERT_CALL.run(connection, [call_row(call) for call in newest.values()])
     return [None] * len(calls_to_save)
 
 
 def settle_open_calls(connection: Connection) -> int:
-    """Do `Ledger.settle_open`."""
+    """Settle open calls; see `Ledger.settle_open_calls`."""
     settled = {"settled": 1, "complete": 0, "micros": calls.c.reserved_micros}
     return connection.execute(update(calls).where(calls.c.settled == 0).values(settled)).rowcount
 

@@ -1,4 +1,4 @@
-"""Repositories: mirrors, checkouts, what a job did to them, and the boundary around an agent."""
+"""Repositories: mirrors, checkouts and the harvest of a job's work."""
 
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings

@@ -1,4 +1,4 @@
-"""Package managers' caches that the jobs of one workspace share, read and write."""
+"""Caches of package managers that the jobs of one workspace share, read and write."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ CACHE_DIRS: Mapping[str, Sequence[str]] = {
     "cargo": (".cargo/registry", ".cargo/git"),
     "go": ("go/pkg/mod", ".cache/go-build"),
 }
-"""Where each package manager keeps its cache, below the agent's home."""
+"""The cache directory of each package manager, below the agent's home."""
 
 
 class SharedCaches:
-    """The shared caches of a data directory, in `folder`; on disk they belong to `owner` (null is the service)."""
+    """The shared caches of a data directory, in `folder`; on disk they belong to `owner` (`None` is the service)."""
 
     def __init__(self, folder: Path, owner: int | None) -> None:
         self._folder = folder
         self._owner = owner
 
     def binds_for(self, workspace: Workspace) -> tuple[BindMount, ...]:
-        """Give what to bind for a workspace; the folders are made when they are not there. Blocks."""
+        """Return the bind mounts of a workspace's caches, and create the missing folders. Blocks."""
         if not workspace.caches:
             return ()
         name = workspace.name
@@ -37,7 +37,8 @@ class SharedCaches:
         for cache in workspace.caches:
             if cache not in CACHE_DIRS:
                 raise WorkspaceError(
-                    f"There is no cache '{cache}'; there are {', '.join(CACHE_DIRS)}.", retryable=False
+                    f"The cache '{cache}' is not known. Known caches: {', '.join(CACHE_DIRS)}.",
+                    retryable=False,
                 )
             for cache_dir in CACHE_DIRS[cache]:
                 source = self._folder / name / f"{cache}-{Path(cache_dir).name}"

@@ -1,4 +1,4 @@
-"""Repositories made into places where an agent can work: a private copy per job, or a directory in place."""
+"""Checkouts by git: a private copy for each job, or a directory that is used in place."""
 
 import asyncio
 import contextlib
@@ -33,14 +33,14 @@ from steadyhand.workspace.retention import trim
 from steadyhand.workspace.warm_checkouts import WarmCheckouts
 
 DEFINITIONS_MAX_AGE = 30.0
-"""Seconds that the list of a workspace's definitions may be behind its repository."""
+"""Seconds for which the cached list of a workspace's agent definitions is used before a new fetch."""
 _WORK_LOST = JobWarning(
-    WarningCode.WORK_LOST, "The work of the run before could not be put back; the run goes on without it."
+    WarningCode.WORK_LOST, "The work of the run before could not be restored; the run continues without it."
 )
 
 
 class GitCheckouts:
-    """Checkouts by git in a data directory: `mirrors`, `jobs/<id>` and the operator's `agents` are in it."""
+    """The checkouts of a data directory, made with git. It holds `mirrors`, `jobs/<id>` and the operator's `agents`."""
 
     def __init__(
         self,
@@ -58,16 +58,17 @@ class GitCheckouts:
         shares_objects: bool = False,
         disk_limit_of: Callable[[Job], int | None] | None = None,
     ) -> None:
-        """Describe the checkouts; nothing is made before the first verb.
+        """Keep the settings. Nothing is created on disk before the first call of a method.
 
-        As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the
-        service's `home` say how a directory in place is used (docs/http-api.md#the-classic-profile). With `errands`
-        agents are sealed off, and all git on what they left runs beside them; with `overlay` as well, and as root,
-        a job's checkout is laid over a warm one that belongs to the uid below the agents'; else with `shares`, when
-        agents can be shown what the service reads, it is a clone that shares the mirror's objects. `disk_of` says
-        how many bytes a job may write over it; null is no limit. `redactor` cleans what is kept of an agent's record.
+        As root, agents run as uid and gid `agent_uid_base + slot`, else as the service. `classic` and the service's
+        `home` decide how a directory in place is used (docs/http-api.md#the-classic-profile). With `sandbox_exec`,
+        agents run in the sandbox, and so does all git on their files. If `overlay` is set too and the service is
+        root, a job's checkout is an overlay over a warm checkout, which belongs to the uid below the first agent's.
+        Otherwise, if `shares_objects` is set (agents can read the mirrors), the checkout is a clone that shares the
+        mirror's objects. `disk_limit_of` returns the bytes that a job may write over a warm checkout; `None` is no
+        limit. `redactor` removes secrets from the transcript.
         """
-        data_dir = data_dir.absolute()  # git is told of it from other directories
+        data_dir = data_dir.absolute()  # git gets this path in other directories
         self._data_dir = data_dir
         settings = git or GitSettings()
         self._base_uid = agent_uid_base if os.geteuid() == 0 else None
@@ -98,13 +99,13 @@ class GitCheckouts:
         self._caches = SharedCaches(data_dir / "caches", shared_uid)
 
     def job_paths(self, job_id: str) -> JobPaths:
-        """Say where a job's files lie."""
+        """Return the paths of a job's files."""
         return self._job_dirs.files_of(job_id)
 
     # --- definitions -----------------------------------------------------------------------
 
     async def agent_definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
-        """Give the workspace's definitions by its trust, and the operator's own, which win."""
+        """Return the workspace's agent definitions, as far as its trust allows, and the operator's, which win."""
         instructions = Instructions()
         if workspace.repository is not None and workspace.trust != "none":
             if workspace.mode == "in_place":
@@ -118,10 +119,10 @@ class GitCheckouts:
     def _own_definitions(self) -> dict[str, AgentDefinition]:
         return load_definitions(self._data_dir / "agents")
 
-    # --- making a place --------------------------------------------------------------------
+    # --- preparing a checkout --------------------------------------------------------------
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
-        """Make a private copy, or take the directory in place; raises `WorkspaceError`."""
+        """Create a private checkout or use the directory in place. Raise `WorkspaceError`."""
         if job.ref is not None:
             workspace = replace(workspace, ref=job.ref)
         files = self.job_paths(job.id)
@@ -131,7 +132,7 @@ class GitCheckouts:
                 return await self._prepare_new(job, workspace, files, slot)
             return await self._prepare_retained(job, workspace, files, slot, checkout_note)
         except BaseException as error:
-            # Nobody has a place to release yet; a cancelled prepare leaves no checkout behind but a kept one.
+            # The caller has no checkout to release yet; a cancelled prepare leaves only a checkout that was kept.
             if checkout_note is None:
                 with contextlib.suppress(WorkspaceError):
                     await self._remove_checkout(files)
@@ -149,7 +150,7 @@ class GitCheckouts:
             workspace = replace(workspace, ref=job.commit)
         created = await self.factory.create(job, workspace, files, user)
         checkout = await self._to_checkout(job, workspace, files, slot, created)
-        # With full trust the CLI reads the repository's own instructions where they stand.
+        # With full trust the CLI reads the repository's own instructions from the checkout.
         texts = {} if checkout.full_trust else created.instructions.texts
         await asyncio.to_thread(self._job_dirs.make_home_and_config, files, user, texts, checkout.definitions)
         if origin is not None:
@@ -160,7 +161,7 @@ class GitCheckouts:
     async def _prepare_retained(
         self, job: Job, workspace: Workspace, files: JobPaths, slot: int, checkout_note: CheckoutNote
     ) -> Checkout:
-        """Take up the checkout that was kept of a job, for the user of another slot if need be."""
+        """Reopen the checkout that was kept of a job, and change its owner if the slot has another user."""
         if _is_in_place(workspace):
             return await self._prepare_in_place(workspace, files, slot, resumed=True)
         user = self._uid_of(slot)
@@ -206,7 +207,7 @@ class GitCheckouts:
     async def _prepare_in_place(
         self, workspace: Workspace, files: JobPaths, slot: int, *, resumed: bool
     ) -> Checkout:
-        # A run that goes on finds the directory as the run before left it.
+        # A resumed run finds the directory as the run before left it.
         checkout = await self._in_place.prepare(workspace, files, slot, update=not resumed)
         instructions = await self._in_place.instructions(workspace)
         definitions = {**instructions.definitions, **self._own_definitions()}
@@ -217,17 +218,17 @@ class GitCheckouts:
             checkout, definitions=definitions, warnings=(*checkout.warnings, *instructions.warnings)
         )
 
-    # --- going on --------------------------------------------------------------------------
+    # --- resuming --------------------------------------------------------------------------
 
     def _resumed_files(self, job: Job) -> JobPaths | None:
-        """Give the files of the job whose session this run goes on with: its own, or its parent's at first."""
+        """Return the files of the job whose session this run continues: its own, or its parent's in the first run."""
         if job.begin != "resume":
             return None
         from_parent = job.parent_job_id is not None and job.run <= 1
         return self.job_paths(job.parent_job_id if from_parent and job.parent_job_id else job.id)
 
     async def _restore_work(self, checkout: Checkout, origin: JobPaths) -> Checkout:
-        """Put the work that was harvested from `origin` into a checkout made anew."""
+        """Restore the work that was harvested from `origin` in a new checkout."""
         if checkout.commit is None:
             return checkout
         if not await asyncio.to_thread(origin.bundle.is_file):
@@ -243,32 +244,32 @@ class GitCheckouts:
     # --- after the run ---------------------------------------------------------------------
 
     async def harvest(self, place: Checkout) -> Harvest:
-        """Keep the diff, the commits and the transcript; what could not be kept is a notice."""
+        """Store the diff, the commits and the transcript. Add a warning for each part that cannot be stored."""
         return await self._harvester.harvest(place)
 
     async def release(self, place: Checkout) -> None:
-        """Remove the checkout and the home; the config directory stays, with the session in it."""
+        """Remove the checkout and the home. The config directory stays, with the session in it."""
         await self._remove_checkout(place.paths)
 
     async def retain(self, place: Checkout) -> None:
-        """Leave everything where it is: it is noted already, and its warm checkout stays in use."""
+        """Keep the checkout as it is. Its note is on disk already, and its warm checkout stays in use."""
 
     async def list_retained(self) -> Mapping[str, datetime]:
-        """Give the jobs whose checkout is there, and since when."""
+        """Return the jobs that have a checkout, each with the time of its last preparation."""
         return await asyncio.to_thread(self._job_dirs.with_checkout)
 
     async def discard(self, job_id: str) -> None:
-        """Remove the checkout and the home that were kept of a job."""
+        """Remove the checkout and the home of a job that kept them."""
         await self._remove_checkout(self.job_paths(job_id))
 
     async def _remove_checkout(self, files: JobPaths) -> None:
         await self.factory.release(files)
-        # The note goes first: what is half removed is nothing to go on in.
+        # The note goes first: a run must not continue in a half-removed checkout.
         await asyncio.to_thread(delete_note, files)
         await self._job_dirs.remove(transient_paths(files))
 
     async def delete_job(self, job_id: str) -> None:
-        """Remove all that is kept of a job."""
+        """Remove all files of a job."""
         files = self.job_paths(job_id)
         await self.factory.release(files)
         await self._job_dirs.remove((files.root,))
@@ -276,7 +277,7 @@ class GitCheckouts:
     async def apply_retention(
         self, now: datetime, max_transcript_age: timedelta | None, max_bytes: int | None
     ) -> None:
-        """Remove what has been kept long enough, or is too much; see `retention.trim`."""
+        """Remove files that are too old, or that exceed the size limit; see `retention.trim`."""
         try:
             await asyncio.to_thread(
                 trim, self._job_dirs.jobs, now=now, transcripts=max_transcript_age, max_bytes=max_bytes
@@ -285,7 +286,7 @@ class GitCheckouts:
             raise WorkspaceError(f"Old files could not be removed: {error.strerror}.") from error
 
     async def remove_leftovers(self, spared: Collection[str] = ()) -> None:
-        """Remove what earlier lives left: checkouts and homes of jobs that are not spared, and half removed trees."""
+        """Remove the remains of earlier processes: checkouts and homes of jobs not in `spared`, half-removed trees."""
         await self.factory.sweep(lambda job_id: read_note(self.job_paths(job_id)), spared)
         await self._job_dirs.remove(self._job_dirs.leftovers(spared))
 

@@ -1,6 +1,6 @@
-"""What the service notes of a job's checkout, so that a later run can go on in it.
+"""The service's note about a job's checkout, which a later run needs to continue in it.
 
-`place.json` in the job's folder is the service's own; the agent never sees it. It is there as long as the checkout is.
+The file is `place.json` in the job's folder, outside of the sandbox. It exists as long as the checkout does.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ _NOTE_FILE = "place.json"
 
 @dataclass(frozen=True, slots=True)
 class CheckoutNote:
-    """How a checkout was made: whose its files are on disk, and the warm one that it lies over, if any.
+    """How a checkout was made: the owner of its files on disk, and the warm checkout below it, if any.
 
-    `warm` is below the folder of warm checkouts; `over_nothing` says that the lower one is empty, `image` that what
-    the job wrote is in an image of its own, `shared` that its objects are the mirror's.
+    `warm` is a path below the folder of warm checkouts. `over_nothing` is set if the lower layer is empty, `image` if
+    the job's changes are in a disk image, and `shared` if the checkout uses the mirror's objects.
     """
 
     user: int | None
@@ -39,7 +39,7 @@ class CheckoutNote:
     shared: bool = False
 
     def write(self, files: JobPaths) -> None:
-        """Write the note down whole."""
+        """Write the note as one atomic change."""
         part = files.root / f"{_NOTE_FILE}.part"
         part.write_text(json.dumps(asdict(self)), "ascii")
         part.chmod(0o600)
@@ -47,7 +47,7 @@ class CheckoutNote:
 
 
 def read_note(files: JobPaths) -> CheckoutNote | None:
-    """Read the note of a job's checkout; null when there is no checkout, or the note cannot be read."""
+    """Return the note of a job's checkout; `None` if there is no checkout or the note is unreadable."""
     try:
         return CheckoutNote(**json.loads((files.root / _NOTE_FILE).read_text("ascii")))
     except (OSError, ValueError, TypeError):
@@ -55,12 +55,12 @@ def read_note(files: JobPaths) -> CheckoutNote | None:
 
 
 def delete_note(files: JobPaths) -> None:
-    """Say that there is no checkout any more."""
+    """Delete the note: the job has no checkout any more."""
     (files.root / _NOTE_FILE).unlink(missing_ok=True)
 
 
 def jobs_with_checkout(jobs: Path) -> Iterator[tuple[str, datetime]]:
-    """Give the jobs below a folder that have a checkout, and when it was last prepared."""
+    """Return the jobs below a folder that have a checkout, each with the time of its last preparation."""
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else ():
         try:
             seconds = (folder / _NOTE_FILE).lstat().st_mtime
@@ -70,9 +70,9 @@ def jobs_with_checkout(jobs: Path) -> Iterator[tuple[str, datetime]]:
 
 
 async def restore_commits(sandbox_exec: SandboxExec | None, checkout: Checkout, bundle: Path) -> None:
-    """Put the commits of a bundle of ours on top of a checkout that was made anew, by the agent's own uid.
+    """Apply the commits of the service's own bundle to a new checkout, as the agent's uid.
 
-    With `errands` that is done inside the sandbox. Raises `WorkspaceError`.
+    With `sandbox_exec` this runs inside the sandbox. Raise `WorkspaceError`.
     """
     folder = checkout.paths.root / "restore"
     ref = f"refs/heads/steadyhand/{bundle.parent.parent.name}"

@@ -1,4 +1,4 @@
-"""How a job gets its checkout: a private copy or layers over a warm one, made anew or taken up again."""
+"""Create and reopen the checkout of a job: a private copy, or an overlay over a warm checkout."""
 
 import asyncio
 import shutil
@@ -36,7 +36,7 @@ _MAX_COPY_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class CreatedCheckout:
-    """What `prepare` made beside the folders: where the agent works, the commit, what came along."""
+    """A checkout beside its folders: the agent's directory, the commit, the repository's instructions, the layers."""
 
     directory: Path
     commit: str | None
@@ -46,10 +46,10 @@ class CreatedCheckout:
 
 
 class CheckoutFactory:
-    """Makes checkouts, and knows which warm ones they lie over.
+    """Creates checkouts, and records which warm checkouts they use.
 
-    Without `warm` each is a work tree of its own, over the mirror's objects where sealed agents can be shown them
-    (`shares`), else with a copy of them.
+    Without `warm`, each checkout is a work tree of its own. It uses the mirror's objects if the sandbox can show them
+    to agents (`shares_objects`), else a copy of them.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CheckoutFactory:
     async def create(
         self, job: Job, workspace: Workspace, files: JobPaths, user: int | None
     ) -> CreatedCheckout:
-        """Make a checkout of the workspace's commit; raises `WorkspaceError`."""
+        """Create a checkout of the workspace's commit. Raise `WorkspaceError`."""
         if workspace.repository is None:
             return CreatedCheckout(
                 files.checkout, None, Instructions(), await self._create_empty(job, files, user)
@@ -106,7 +106,7 @@ class CheckoutFactory:
             return CreatedCheckout(files.checkout, commit, instructions, binds=binds)
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
-        # The work tree is written by the agent's uid: what is in it belongs to the agent from the start.
+        # The agent's uid writes the work tree, so its files belong to the agent from the start.
         await Git(user=user).run(
             "checkout", "--quiet", "-B", branch, commit, cwd=files.checkout, seconds=CHECKOUT_SECONDS
         )
@@ -115,7 +115,7 @@ class CheckoutFactory:
         return CreatedCheckout(files.checkout, commit, instructions)
 
     def note_for(self, job_id: str, user: int | None, created: CreatedCheckout) -> CheckoutNote:
-        """Say how a checkout was made, so that a later run can go on in it."""
+        """Return the note that a later run needs to continue in this checkout."""
         warm, layers = self._acquired.get(job_id), created.layers
         return CheckoutNote(
             user=user,
@@ -129,14 +129,14 @@ class CheckoutFactory:
     async def reopen(
         self, job: Job, workspace: Workspace, files: JobPaths, user: int | None, checkout_note: CheckoutNote
     ) -> CreatedCheckout:
-        """Take up the checkout that a note tells of, for this user; raises `WorkspaceError`."""
+        """Reopen the checkout that a note describes, for this user. Raise `WorkspaceError`."""
         if (checkout_note.warm is not None or checkout_note.over_nothing) and self.warm is None:
             raise WorkspaceError(
-                "The kept checkout was laid over another one, which is not to be had now.", retryable=False
+                "The kept checkout is an overlay, and this service has no overlays now.", retryable=False
             )
         if checkout_note.shared and not self._shares_objects:
             raise WorkspaceError(
-                "The kept checkout shares the mirror's objects, which agents cannot be shown now.",
+                "The kept checkout shares the mirror's objects, which agents cannot read now.",
                 retryable=False,
             )
         layers: OverlayLayers | None = None
@@ -177,7 +177,7 @@ class CheckoutFactory:
         return OverlayLayers(lower, *names, self.warm.owner, image, change_owner=checkout_note.user != user)
 
     async def _create_empty(self, job: Job, files: JobPaths, user: int | None) -> OverlayLayers | None:
-        """Make an empty checkout: a folder, or layers over nothing when its disk has a limit."""
+        """Create an empty checkout: a folder, or an overlay over an empty folder if the job's disk has a limit."""
         if self.warm is not None and self._disk_limit(job) is not None:
             empty_dir = self._data_dir / "empty"
             make_dir(empty_dir, 0o755, self.warm.owner)
@@ -195,7 +195,7 @@ class CheckoutFactory:
     async def _create_layers(
         self, lower: Path, owner: int, job: Job, files: JobPaths, user: int | None
     ) -> OverlayLayers:
-        """Lay a job's checkout over the warm one of its commit: what that costs does not grow with the repository."""
+        """Create an overlay over a lower folder. The cost does not grow with the size of the repository."""
         upper, work = overlay_dirs(files)
         size = self._disk_limit(job)
         if size is not None:
@@ -215,7 +215,7 @@ class CheckoutFactory:
         *,
         binds: tuple[BindMount, ...],
     ) -> None:
-        """Check out and set up in the job's own work tree, where there is no overlay."""
+        """Check out and run the setup in the job's own work tree, without an overlay."""
         for folder in (files.home, files.config_dir):
             make_dir(folder, PRIVATE, user)
         checkout = service_checkout(workspace, files, user, commit, (*binds, *secret_binds(workspace)))
@@ -224,7 +224,7 @@ class CheckoutFactory:
             await asyncio.to_thread(remove_tree, folder)
 
     async def _copy_mirror_objects(self, mirror: Mirror, files: JobPaths) -> None:
-        """Copy the mirror's objects; a repack under the copy starts it over."""
+        """Copy the mirror's objects, and start again if a repack moves them during the copy."""
         for attempt in range(1, _MAX_COPY_ATTEMPTS + 1):
             make_dir(files.checkout, PRIVATE)
             folder = files.checkout / ".git"
@@ -240,13 +240,13 @@ class CheckoutFactory:
                 return
 
     async def release(self, files: JobPaths) -> None:
-        """Say that a job does not use its warm checkout any more."""
+        """Release the job's warm checkout."""
         warm = self._acquired.pop(files.root.name, None)
         if warm is not None and self.warm is not None:
             await self.warm.release(warm)
 
     async def sweep(self, read_note: Callable[[str], CheckoutNote | None], keep: Collection[str]) -> None:
-        """Remove warm checkouts that are half made; those that spared jobs lie over, by their notes, stay in use."""
+        """Remove incomplete warm checkouts, and mark those that the notes of jobs in `keep` name as in use."""
         if self.warm is None:
             return
         await self.warm.sweep()

@@ -1,4 +1,4 @@
-"""File systems of a fixed size in a file: what a job writes over its checkout can be no more than fits into one."""
+"""Disk images: a file system of a fixed size in a file, which bounds the bytes that a job writes over its checkout."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ _LOOP_CONTROL = Path("/dev/loop-control")
 
 
 class DiskImages:
-    """Empty file systems to copy from, one per size, in `folder`; a copy costs milliseconds and no disk."""
+    """Empty file systems to copy from, one for each size, in `folder`. A copy takes milliseconds and no disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -26,7 +26,7 @@ class DiskImages:
 
     @staticmethod
     def is_supported() -> bool:
-        """Say whether this machine can make and mount them: as root, with e2fsprogs and loop devices."""
+        """Return true if this machine can create and mount images: as root, with e2fsprogs and loop devices."""
         return (
             os.geteuid() == 0
             and _LOOP_CONTROL.exists()
@@ -34,7 +34,7 @@ class DiskImages:
         )
 
     async def create(self, target: Path, size: int) -> None:
-        """Make an empty file system of so many bytes in the file `target`. Raises `WorkspaceError`."""
+        """Create an empty file system of `size` bytes in the file `target`. Raise `WorkspaceError`."""
         size = max(size, MIN_BYTES) // 4096 * 4096
         template = self._folder / f"{size}.ext4"
         if not template.is_file():
@@ -60,19 +60,19 @@ class DiskImages:
             async with asyncio.timeout(MKFS_SECONDS):
                 _, stderr = await process.communicate()
         except TimeoutError as error:
-            raise WorkspaceError("A disk of the limit's size took too long to be made.") from error
+            raise WorkspaceError("The disk image for the job's limit took too long to create.") from error
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         if process.returncode != 0:
             reason = scrub(stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
-            raise WorkspaceError(f"A disk of the limit's size could not be made: {reason}")
+            raise WorkspaceError(f"The disk image for the job's limit could not be created: {reason}")
         part.rename(template)
 
 
 def copy_sparse(source: Path, target: Path) -> None:
-    """Copy what is written of a file and leave its holes holes."""
+    """Copy the written parts of a file and keep its holes."""
     with source.open("rb") as origin, target.open("xb") as copy:
         os.fchmod(copy.fileno(), 0o600)
         size = os.fstat(origin.fileno()).st_size

@@ -1,4 +1,4 @@
-"""What `doctor` looks at in this room; each fault has its remedy."""
+"""The checks of `doctor` for git, the data directory and the workspaces. Each failed check has a remedy."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from steadyhand.workspace.in_place import can_write, directory_of
 from steadyhand.workspace.mirror import Mirrors
 
 MIN_GIT_VERSION = (2, 35)
-"""The first git that has all that is used here."""
+"""The oldest git that has all options that the service uses."""
 REACH_SECONDS = 15.0
 
 
@@ -25,7 +25,7 @@ async def check_workspaces(
     *,
     agent_uid_base: int = 64000,
 ) -> Sequence[DoctorCheck]:
-    """Look at git, the data directory and each configured workspace; never raises."""
+    """Check git, the data directory and each configured workspace. Errors become failed checks."""
     user = agent_uid_base if os.geteuid() == 0 else None
     results = [await _check_git(), await _check_data_dir(data_dir, user)]
     for workspace in workspaces:
@@ -74,7 +74,7 @@ def _write_probe(data_dir: Path) -> None:
 
 
 def closed_ancestor(data_dir: Path, user: int | None) -> Path | None:
-    """Give the outermost folder above the data directory that an agent's uid may not pass through."""
+    """Return the outermost folder above the data directory that an agent's uid cannot enter, or `None`."""
     if user is None:
         return None
     for folder in reversed(data_dir.resolve().parents):
@@ -113,8 +113,10 @@ async def _check_writable(workspace: Workspace, user: int | None) -> DoctorCheck
     if ok:
         return DoctorCheck(name, ok=True, detail=f"agents run in it as {user_text}")
     remedy = (
-        f"Run `chown -R {agent}:{agent}` on it." if agent is not None else "Give the service's user leave."
+        f"Run `chown -R {agent}:{agent}` on it."
+        if agent is not None
+        else "Allow the service's user to write in it."
     )
     return DoctorCheck(
-        name, ok=False, detail=f"agents run as {user_text}, who may not write there", remedy=remedy
+        name, ok=False, detail=f"agents run as {user_text}, which cannot write there", remedy=remedy
     )

@@ -1,4 +1,4 @@
-"""Files of a job on disk: made, handed to the agent's uid, and removed however hostile the tree is."""
+"""Files of a job on disk: create them, change their owner, copy and remove them. Hostile trees are safe to pass."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ PRIVATE = 0o700
 
 
 def make_dir(path: Path, mode: int, owner: int | None = None) -> None:
-    """Make one folder with exactly this mode, owned by `owner` (uid and gid) when given; one that is there stays."""
+    """Create one folder with exactly this mode and owner (uid and gid, if set). An existing folder stays as it is."""
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
     path.chmod(mode)
@@ -24,7 +24,7 @@ def make_dir(path: Path, mode: int, owner: int | None = None) -> None:
 
 
 def disk_usage(folder: Path) -> int:
-    """Give how many bytes the files of a tree take on disk."""
+    """Return the bytes that the files of a tree take on disk."""
     total = 0
     for _, _, names, handle in os.fwalk(folder, follow_symlinks=False):
         for name in names:
@@ -33,7 +33,7 @@ def disk_usage(folder: Path) -> int:
 
 
 def chown_tree(path: Path, owner: int | None) -> None:
-    """Give a folder and all in it to `owner`; symlinks are never followed. Nothing when `owner` is null."""
+    """Change the owner of a folder and all in it. Symlinks are not followed; if `owner` is `None`, nothing happens."""
     if owner is None:
         return
     for _, folders, files, fd in os.fwalk(path, follow_symlinks=False):
@@ -43,9 +43,10 @@ def chown_tree(path: Path, owner: int | None) -> None:
 
 
 def copy_tree(source: Path, target: Path, *, max_bytes: int = 512 * 1024 * 1024) -> None:
-    """Copy the folders and regular files of a tree that an agent wrote; links and what else there is are left out.
+    """Copy the folders and regular files of a tree that an agent wrote. Links and special files are left out.
 
-    The copy belongs to the caller. Raises `WorkspaceError` above `most_bytes`. Nothing when there is no source.
+    The copy belongs to the caller. If `source` does not exist, nothing happens. Raise `WorkspaceError` above
+    `max_bytes`.
     """
     if source.is_symlink() or not source.is_dir():
         return
@@ -65,8 +66,8 @@ def _mode(name: str, folder: int) -> int:
 
 
 def _copy_file(name: str, folder: int, target: Path, bytes_left: int) -> int:
-    """Copy one file and give how many bytes may still be copied."""
-    # Nothing of the job is alive, so what was a file is one; O_NONBLOCK is for the case that it is not.
+    """Copy one file and return the bytes that may still be copied."""
+    # No process of the job is alive, so a file stays a file; O_NONBLOCK is for the case that it does not.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as source, target.open("xb") as copy:
         while data := source.read(1 << 20):
@@ -78,10 +79,10 @@ def _copy_file(name: str, folder: int, target: Path, bytes_left: int) -> int:
 
 
 def copy_objects(source: Path, target: Path) -> None:
-    """Copy git's objects, file by file and never as hard links.
+    """Copy git's objects file by file, never as hard links.
 
-    Loose objects come before packs: what a repack moves meanwhile is then found in one of them. A file that
-    goes away under the copy raises `FileNotFoundError`; the caller starts over.
+    Loose objects come before packs, so an object that a repack moves during the copy is found in one of the two.
+    Raise `FileNotFoundError` if a file disappears during the copy; the caller starts again.
     """
     for folder in sorted(source.iterdir()):
         if len(folder.name) == 2:  # noqa: PLR2004  # the first byte of an object's id, in hex
@@ -102,12 +103,11 @@ def _copy_dir(source: Path, target: Path) -> None:
 
 
 def remove_tree(path: Path, *, seconds: float = 120.0) -> None:
-    """Remove a file, a symlink or a tree and never leave it: no symlink is followed, no depth is too great.
+    """Remove a file, a symlink or a tree of any depth. No symlink is followed.
 
-    Folders are moved flat into a service-owned one beside `path` before they are emptied, so that only one
-    is open at a time, and modes that shut their owner out are changed first. Call it when nothing is alive
-    in the tree. Raises `WorkspaceError` when it takes longer than `seconds`; what is left goes at the next
-    sweep.
+    Folders are first moved side by side into a folder of the service beside `path`, so that only one is open at a
+    time. Modes that lock the owner out are changed before. Call it when no process is alive in the tree. Raise
+    `WorkspaceError` when it takes longer than `seconds`; the next sweep removes the rest.
     """
     try:
         mode = path.lstat().st_mode
@@ -149,6 +149,6 @@ def _empty_trash(trash: Path, deadline: float) -> None:
 
 
 def _make_accessible(folder: Path) -> None:
-    """Make a folder's own modes no obstacle; root needs no such help and touches nothing."""
+    """Change the folder's mode so that its owner can list and empty it. Root does not need this."""
     if os.geteuid() != 0:
         folder.chmod(PRIVATE)

@@ -1,8 +1,8 @@
-"""Runs git: an environment made from nothing, a bounded time, a bounded output, and a uid.
+"""Run git with a minimal environment, a time limit, an output limit and a uid.
 
-The configuration given here outranks what a repository says for each key it names. That is a second
-line only: a filter's name is free text, so in a repository that an agent could write to git runs as
-the agent's uid, never as the service's.
+The configuration that is passed here overrides the repository's for each key that it names. That is only a second
+line of defence: a filter can have any name, so in a repository that an agent can write to, git runs as the agent's
+uid, never as the service's.
 """
 
 import asyncio
@@ -58,25 +58,25 @@ _BASE_CONFIG = (
 
 @dataclass(frozen=True, slots=True)
 class GitSettings:
-    """The service's side of git: who commits are by, and how remotes are reached. Never shown to an agent."""
+    """The service's own settings of git: the author of commits, and the access to remotes. Agents never see them."""
 
     author_name: str = "Steadyhand"
     author_email: str = "steadyhand@localhost"
     credential_file: Path | None = None
-    """In the format of `git credential-store`."""
+    """A file in the format of `git credential-store`."""
     ssh_key_file: Path | None = None
     ca_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GitResult:
-    """What git came to: its exit code, its stdout (empty when it went to a file), the tail of its stderr."""
+    """The result of a git command: exit code, stdout (empty if it went to a file), and the tail of stderr."""
 
     code: int
     stdout: bytes
     stderr: str
     overflowed: bool = False
-    """Stdout grew past its limit; git was stopped and the output is cut there."""
+    """True if stdout exceeded its limit; git was stopped and the output is cut there."""
 
     @property
     def text(self) -> str:
@@ -85,12 +85,12 @@ class GitResult:
 
     @property
     def reason(self) -> str:
-        """The line of stderr that says most, without credentials and host paths."""
+        """The line of stderr that names the cause, without credentials and host paths."""
         return error_line(self.stderr)
 
 
 class Git:
-    """Runs git commands. One is made per purpose: `user` is the uid and gid (null is the service's own)."""
+    """Runs git commands as one user with one configuration; `user` is the uid and gid (`None` is the service's own)."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Git:
         config: Sequence[tuple[str, str]] = (),
         user_config: bool = False,
     ) -> None:
-        """Fix the environment. `own_config` lets the user's and the machine's git configuration count."""
+        """Build the environment. With `user_config`, git also reads the configuration of the user and the machine."""
         self._user = user
         self._env = git_environment(env or {}, config, user_config=user_config)
 
@@ -114,10 +114,10 @@ class Git:
         stdout_file: BinaryIO | None = None,
         check: bool = True,
     ) -> GitResult:
-        """Run one git command; stdout goes to `into` when given, at most `limit` bytes of it.
+        """Run one git command and return its result; stdout goes to `stdout_file` if set, at most `limit` bytes of it.
 
-        Raises `WorkspaceError` when git is missing, takes longer than `seconds`, or (with `check`) fails
-        or prints more than `limit`. Nothing of its process group is left when this returns or is cancelled.
+        Raise `WorkspaceError` if git is missing, takes longer than `seconds`, or (with `check`) fails or prints more
+        than `limit`. No process of its group is left when this returns or is cancelled.
         """
         verb = arguments[0]
         process = await self._spawn(arguments, cwd)
@@ -159,11 +159,11 @@ class Git:
 
 
 def _missing_reason(cwd: Path) -> str:
-    return "git is not installed." if cwd.is_dir() else "The directory is not there."
+    return "git is not installed." if cwd.is_dir() else "The directory does not exist."
 
 
 class _ProcessIO:
-    """Feeds a process and drains it; what it keeps is bounded."""
+    """Writes the input of a process and reads its output, with a limit on the bytes that are kept."""
 
     def __init__(self, process: asyncio.subprocess.Process, limit: int, stdout_file: BinaryIO | None) -> None:
         self._process = process
@@ -211,7 +211,7 @@ class _ProcessIO:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """End what is left of the process group; each wait is bounded."""
+    """End the rest of the process group; each wait has a limit."""
     for signal_number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         if process.returncode is not None:
             break
@@ -219,17 +219,17 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await process.wait()
-    # What git started may need longer to end than git did, or not heed SIGTERM.
+    # The processes that git started may end later than git, or ignore SIGTERM.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KILL_SECONDS):
             while _signal_group(process, signal.SIGKILL) and _group_alive(process.pid):  # noqa: ASYNC110  # there is no event for it
                 await asyncio.sleep(_POLL_SECONDS)
-    # A grandchild may hold the pipes open; asyncio has no public way to let go of them.
+    # A grandchild may hold the pipes open; asyncio has no public way to close them.
     process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _signal_group(process: asyncio.subprocess.Process, signal_number: signal.Signals) -> bool:
-    """Send a signal to the process group; false when nothing is left of it."""
+    """Send a signal to the process group; return false if no process of it is left."""
     try:
         os.killpg(process.pid, signal_number)
     except (ProcessLookupError, PermissionError):
@@ -238,7 +238,7 @@ def _signal_group(process: asyncio.subprocess.Process, signal_number: signal.Sig
 
 
 def _group_alive(group: int) -> bool:
-    """Say whether a process of this group is there that is no zombie, which only waits for its new parent."""
+    """Return true if the group has a process that is not a zombie; a zombie only waits for its new parent."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, its_group = stat.read_bytes().rpartition(b")")[2].split()[:3]
@@ -252,7 +252,7 @@ def _group_alive(group: int) -> bool:
 def git_environment(
     extra: Mapping[str, str], config: Sequence[tuple[str, str]] = (), *, user_config: bool = False
 ) -> dict[str, str]:
-    """Give the whole environment that git runs in; see `Git`."""
+    """Return the whole environment for git; see `Git`."""
     env = {**_BASE_ENVIRONMENT, **({} if user_config else _ISOLATED_CONFIG), **extra}
     pairs = [pair for pair in _BASE_CONFIG if not (user_config and pair[0] == "credential.helper")]
     return env | _config_environment([*pairs, *config])
@@ -272,18 +272,18 @@ _HOST_PATH = re.compile(r"(?<![\w:/.>-])/[^\s:'\"]+")
 
 
 _GENERIC_ERROR = "fatal: Could not read from remote repository."
-"""After it comes only what might be the matter; what is the matter comes before."""
+"""Git's cause is before this line; after it come only guesses."""
 
 
 def scrub(text: str) -> str:
-    """Leave out credentials in URLs and paths of this machine."""
+    """Return the text without credentials in URLs and without paths of this machine."""
     text = _CREDENTIALS.sub("", text)
     text = _QUOTED_PATH.sub("<path>", text)
     return _HOST_PATH.sub("<path>", text)
 
 
 def error_line(stderr: str) -> str:
-    """Give the last line of git's stderr that names a fault, else the last line; at most 300 characters."""
+    """Return the last line of git's stderr that names an error, else the last line; at most 300 characters."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     lines = list(itertools.takewhile(lambda line: line != _GENERIC_ERROR, lines)) or lines
     error_lines = [line for line in lines if line.startswith(("fatal:", "error:"))]

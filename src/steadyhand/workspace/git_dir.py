@@ -1,4 +1,4 @@
-"""Git directories written by hand: no template, no hooks, nothing but what is written here."""
+"""Write git directories by hand, without templates and hooks."""
 
 import contextlib
 import shutil
@@ -12,7 +12,7 @@ _CORE = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n"
 
 
 def make_bare_repository(folder: Path, alternates: Path | None) -> None:
-    """Make a bare git directory; it reads `alternates`, an objects folder, as if it were its own."""
+    """Create a bare git directory that reads `alternates`, an objects folder, as if it were its own."""
     make_dir(folder, PRIVATE)
     for name in ("objects/info", "objects/pack", "refs/heads"):
         (folder / name).mkdir(parents=True)
@@ -26,9 +26,9 @@ def make_bare_repository(folder: Path, alternates: Path | None) -> None:
 
 
 async def write_git_dir(folder: Path, mirror: Mirror, settings: GitSettings, branch: str) -> None:
-    """Write the `.git` of a checkout whose objects are there, or come by alternates.
+    """Write the `.git` of a checkout whose objects are in place or come from alternates.
 
-    It says who commits are by, has the mirror's branches as `origin`'s, and no way back to it.
+    It sets the author of commits and has the mirror's branches as those of `origin`, but no remote to fetch from.
     """
     (folder / "refs" / "heads").mkdir(parents=True)
     (folder / "info").mkdir()
@@ -50,6 +50,6 @@ async def write_git_dir(folder: Path, mirror: Mirror, settings: GitSettings, bra
 
 
 def _quoted(value: str) -> str:
-    """Quote a value for git's configuration; newlines have no place in a name."""
+    """Quote a value for git's configuration, without newlines."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ").replace("\r", " ")
     return f'"{escaped}"'

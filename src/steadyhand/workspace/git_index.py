@@ -1,4 +1,4 @@
-"""Puts what changed in a work tree into an index, within bounds. The git given runs as the agent's uid."""
+"""Stage the changes of a work tree in an index, within limits. The `Git` that is passed runs as the agent's uid."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,10 +18,9 @@ _MAX_PATHSPECS = 2000
 
 
 async def stage_changes(git: Git, tree: Path, warnings: list[JobWarning]) -> None:
-    """Stage every change that .gitignore does not hide; what is left out is noted.
+    """Stage every change that .gitignore does not hide, and add a warning for each skipped part.
 
-    Left out are files above 64 MiB, what goes beyond 256 MiB in all, repositories inside the tree, and
-    what cannot be read.
+    Files above 64 MiB, all beyond 256 MiB in total, repositories inside the tree and unreadable files are skipped.
     """
     listing = await git.run(
         "ls-files", "-z", "--modified", "--others", "--exclude-standard", "--deduplicate",
@@ -49,7 +48,7 @@ async def _add_files(git: Git, tree: Path, chosen: Sequence[bytes], warnings: li
     )
     if result.code == 0:
         return
-    # One path that cannot be read fails them all above; `git add` goes on, at a cost that grows with their square.
+    # One unreadable path fails all of the command above; `git add` continues, at a cost quadratic in the paths.
     arguments = ["--literal-pathspecs", "add", "--all", "--ignore-errors"]
     if len(chosen) <= _MAX_PATHSPECS:
         fallback = await git.run(
@@ -72,7 +71,7 @@ _SKIP_WARNINGS: dict[SkipReason, tuple[WarningCode, str]] = {
 
 
 def skipped_warning(reason: SkipReason, names: Sequence[bytes], count: int) -> JobWarning:
-    """Say what of a tree was left out, by the first names of it."""
+    """Return the warning about skipped files of a tree, with the first names."""
     code, sentence = _SKIP_WARNINGS[reason]
     examples = ", ".join(name.decode("utf-8", "replace") for name in names[:3])
     suffix = f" and {count - 3} more" if count > 3 else ""  # noqa: PLR2004

@@ -1,10 +1,9 @@
-"""Keeps what a job did, when nothing of it is alive.
+"""The harvest: store the work of a job after its last process has ended.
 
-git run by the service in a repository that an agent wrote would run the agent's code. So the agent's own
-`.git` is asked for one thing only, its commits as a pack, by a git that runs as the agent's uid; what is
-uncommitted is read through a git directory of ours over the agent's work tree, by the same uid; and both
-packs are checked object by object into a bare repository of the service, which the diff and the bundle
-come from.
+If the service ran git in a repository that an agent wrote, git could run the agent's code. So the agent's own `.git`
+is read only once: a git that runs as the agent's uid packs its commits. Uncommitted files are read by the same uid
+through a git directory of the service over the agent's work tree. Both packs are checked object by object in a bare
+repository of the service, from which the diff and the bundle are made.
 """
 
 import asyncio
@@ -32,13 +31,13 @@ from steadyhand.workspace.transcript import copy_transcript
 
 HARVEST_SECONDS = 30.0
 PUSH_SECONDS = 10.0
-"""What a push has at least; it has what is left of the harvest's time as well."""
+"""The minimal time limit of a push, in seconds; the rest of the harvest's time is added."""
 COMMITS_SECONDS = 12.0
-"""What the agent's own `.git` may take of it; time for the files is left."""
+"""The part of the harvest's time that the agent's own `.git` may take; the files need the rest."""
 DIFF_BYTES = 64 * MIB
 PACK_BYTES = 256 * MIB
 SANDBOX_PACK_BYTES = 128 * MIB
-"""The most that comes out of a sandbox in one pack; it is held in memory."""
+"""The size limit of one pack from a sandbox, which is held in memory."""
 MAX_OBJECTS = 1_000_000
 _SHORTSTAT_BYTES = 4096
 _SHORTSTAT = re.compile(r"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?")
@@ -51,7 +50,7 @@ _DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--find-renames
 
 
 class Harvester:
-    """Takes in the work of jobs whose agents have ended."""
+    """Harvests the work of jobs whose agents have ended."""
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class Harvester:
         *,
         redactor: Redactor,
     ) -> None:
-        """`seconds` bounds all git work of one harvest; with `errands` it reads what was left inside the sandbox."""
+        """Keep the settings. `seconds` limits all git work of a harvest; with `sandbox_exec` it runs in the sandbox."""
         self._redactor = redactor
         self._sandbox_exec = sandbox_exec
         self._mirrors = mirrors
@@ -70,7 +69,7 @@ class Harvester:
         self._seconds = seconds
 
     async def harvest(self, checkout: Checkout) -> Harvest:
-        """Keep the transcript, the diff and the commits; what could not be kept is a notice, never an error."""
+        """Store the transcript, the diff and the commits. A part that cannot be stored becomes a warning."""
         warnings: list[JobWarning] = []
         warning = await asyncio.to_thread(_copy_transcript, checkout, self._redactor)
         if warning is not None:
@@ -107,7 +106,7 @@ class Harvester:
     async def _publish(
         self, checkout: Checkout, changes: Changes, warnings: list[JobWarning], seconds: float
     ) -> Changes:
-        """Push the branch with the service's own credentials; what cannot be pushed stays as a bundle."""
+        """Push the branch with the service's own credentials. If the push fails, the commits stay in the bundle."""
         branch = f"steadyhand/{checkout.paths.root.name}"
         mirror = self._mirrors.get(checkout.workspace.repository or "")
         try:
@@ -120,7 +119,7 @@ class Harvester:
 
 
 class _HarvestContext:
-    """One harvest: its folders, its base and its notices. `folder` holds what is needed for it alone."""
+    """One harvest: its folders, its base commit and its warnings. `folder` is removed after it."""
 
     def __init__(self, checkout: Checkout, base: str, warnings: list[JobWarning]) -> None:
         self.checkout = checkout
@@ -135,7 +134,7 @@ class _HarvestContext:
         self.warnings.append(JobWarning(code, message))
 
     def warn_skipped(self, reply: SandboxReply) -> None:
-        """Note what the other side says that it left out."""
+        """Add a warning for each group of files that the sandboxed program skipped."""
         for kind in SKIP_REASONS:
             names, count = reply.fields.get(kind), reply.fields.get(f"{kind}_count")
             if isinstance(names, list) and names and type(count) is int:
@@ -149,7 +148,7 @@ class _HarvestContext:
             )
 
     async def write_diff(self, git: Git, cwd: Path, *revisions: str) -> tuple[int, int, int]:
-        """Write the diff and give its size: files, insertions, deletions."""
+        """Write the diff and return its size: files, insertions, deletions."""
         part = self.files.diff.with_name("diff.part")
         with part.open("wb") as file:
             result = await git.run(
@@ -208,7 +207,7 @@ class _PrivateHarvest:
     # --- commits ---------------------------------------------------------------------------
 
     async def _import_commits(self) -> str:
-        """Take in what the agent committed and give its HEAD; the base when that is not to be had."""
+        """Import the agent's commits and return their HEAD; the base if they cannot be read."""
         base = self._context.base
         try:
             git = Git(user=self._user, env={"GIT_DIR": str(self._checkout / ".git")}, config=_SNAPSHOT_CONFIG)
@@ -228,7 +227,7 @@ class _PrivateHarvest:
         self._context.warn(WarningCode.HARVEST_PARTIAL, text)
 
     async def _has_commit(self, commit: str) -> bool:
-        """Whether the mirror has it: the agent only moved to another commit of the repository."""
+        """Return true if the mirror has the commit: then the agent only moved to another commit of the repository."""
         result = await self._git.run(
             "cat-file", "-e", f"{commit}^{{commit}}", cwd=self._import_dir, check=False
         )
@@ -244,7 +243,7 @@ class _PrivateHarvest:
         return pack
 
     async def _index_pack(self, pack: Path) -> None:
-        """Check a pack object by object and link by link; one that fails is removed."""
+        """Check a pack object by object and link by link, and remove it if the check fails."""
         try:
             await self._run("index-pack", "--strict=badFilemode=error", str(pack))
         except WorkspaceError:
@@ -254,7 +253,7 @@ class _PrivateHarvest:
     # --- files -----------------------------------------------------------------------------
 
     async def _import_tree(self, head: str) -> str:
-        """Commit what the agent left uncommitted on top of `head`, in our repository."""
+        """Commit the agent's uncommitted files on top of `head`, in the service's repository, and return the commit."""
         index = self._import_dir / "index"
         index.write_bytes(base_index_path(self._context.files).read_bytes())
         if head != self._context.base:
@@ -298,7 +297,7 @@ class _PrivateHarvest:
     # --- both, from inside the sandbox -----------------------------------------------------
 
     async def _import_from_sandbox(self, sandbox_exec: SandboxExec) -> str:
-        """Take in commits and files that were packed beside the agent's work, and give the head that they make."""
+        """Import the commits and files that were packed inside the sandbox, and return the resulting head."""
         reply = await self._run_in_sandbox(sandbox_exec, commits=True)
         loss = reply.sentence("commits_lost")
         head = self._context.base
@@ -309,7 +308,7 @@ class _PrivateHarvest:
                 await self._run("rev-parse", "--verify", "--quiet", f"{head}^{{commit}}")
             except WorkspaceError as error:
                 loss, head = error.detail, self._context.base
-                # What came with the commits is not there to stand on: the files are asked for on the base.
+                # The commits were rejected, so the files are read again as changes to the base.
                 reply = await self._run_in_sandbox(sandbox_exec, commits=False)
         if loss is not None:
             self._warn_commits_lost(scrub(loss))
@@ -334,7 +333,7 @@ class _PrivateHarvest:
         )  # fmt: skip
 
     async def _import_pack(self, name: str, pack: memoryview) -> None:
-        """Check a pack that came out of the sandbox and take it in."""
+        """Check a pack from the sandbox and import it."""
         if not pack:
             return
         if (
@@ -342,13 +341,13 @@ class _PrivateHarvest:
             or bytes(pack[:4]) != b"PACK"
             or int.from_bytes(pack[8:12]) > MAX_OBJECTS
         ):
-            raise WorkspaceError("what came out of the sandbox is no pack, or too large")
+            raise WorkspaceError("the output of the sandbox is not a pack, or it is too large")
         path = self._import_dir / "objects" / "pack" / f"pack-{name}.pack"
         await asyncio.to_thread(path.write_bytes, pack)
         await self._index_pack(path)
 
     async def _write_bundle(self, head: str) -> None:
-        """Write the commits as a bundle on the base; none when the agent only went back in history."""
+        """Write the commits after the base as a bundle; write none if the agent only moved back in history."""
         count = await self._run("rev-list", "--count", f"{self._context.base}..{head}")
         if count.text == "0":
             return
@@ -362,7 +361,7 @@ class _PrivateHarvest:
 
 
 async def _harvest_in_place_sandboxed(context: _HarvestContext, sandbox_exec: SandboxExec) -> Changes | None:
-    """The same as `_in_place`, beside the agent's files: the directory's configuration runs in the sandbox only."""
+    """Compare as `_harvest_in_place` does, but inside the sandbox, where the directory's git configuration may run."""
     request = {
         "verb": "compare", "base": context.base, "diff": _DIFF, "limit": DIFF_BYTES,
         "file_bytes": staging.FILE_BYTES, "all_bytes": staging.TOTAL_BYTES,
@@ -386,7 +385,7 @@ async def _harvest_in_place_sandboxed(context: _HarvestContext, sandbox_exec: Sa
 
 
 async def _harvest_in_place(context: _HarvestContext) -> Changes | None:
-    """Compare HEAD before with the files after, as the agent's uid, leaving index and objects untouched."""
+    """Compare HEAD before the run with the files after it, as the agent's uid; index and objects do not change."""
     checkout, folder = context.checkout, context.checkout.directory
     scratch = context.folder / "snapshot"
     make_bare_repository(scratch, None)
@@ -411,7 +410,7 @@ async def _harvest_in_place(context: _HarvestContext) -> Changes | None:
 
 
 def _import_dir_of(files: JobPaths) -> Path:
-    """The service's own repository, for one harvest."""
+    """Return the folder of the service's own repository for one harvest."""
     return files.root / "harvest" / "import.git"
 
 

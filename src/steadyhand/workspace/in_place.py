@@ -1,4 +1,4 @@
-"""A directory used as it stands. Every git call in it runs as the agent's uid: its configuration is not ours."""
+"""A directory that is used in place. Every git call in it runs as the agent's uid: its configuration is not trusted."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ _ACCESS_SECONDS = 10.0
 
 
 class InPlaceCheckouts:
-    """Directories in place, as the given profile uses them."""
+    """Directories in place, as the profile uses them."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class InPlaceCheckouts:
         home: Path | None,
         sandbox_exec: SandboxExec | None = None,
     ) -> None:
-        """`base_uid` is the first agent uid, null when agents run as the service; `home` is the service's own.
+        """Keep the settings. `base_uid` is the first agent's uid, `None` if agents run as the service.
 
-        With `errands` agents are sealed off, and the pull with them.
+        `home` is the service's own. With `sandbox_exec`, agents and the pull run in the sandbox.
         """
         self._sandbox_exec = sandbox_exec
         self._base_uid = base_uid
@@ -45,7 +45,7 @@ class InPlaceCheckouts:
         self._home = home
 
     def user_for(self, folder: Path, slot: int) -> int | None:
-        """Say whom agents run as in this folder: its owner, unless that is root; null is the service."""
+        """Return the uid of agents in this folder: its owner, unless that is root; `None` is the service."""
         if self._base_uid is None:
             return None
         owner = folder.stat().st_uid
@@ -54,7 +54,7 @@ class InPlaceCheckouts:
     async def prepare(
         self, workspace: Workspace, files: JobPaths, slot: int, *, update: bool = True
     ) -> Checkout:
-        """Bring the directory up to date, unless told not to, and say how it is used. A failed pull is a notice."""
+        """Update the directory, unless `update` is false, and return the checkout. A failed pull becomes a warning."""
         folder = directory_of(workspace)
         user = self.user_for(folder, slot)
         warnings: list[JobWarning] = []
@@ -79,7 +79,7 @@ class InPlaceCheckouts:
             if failure is not None:
                 warnings.append(failure)
             commit = await head_of(git, folder)
-        # A sealed agent is never shown the service's own home.
+        # A sandboxed agent never sees the service's own home.
         uses_service_home = self._classic and home_usable and self._sandbox_exec is None
         return Checkout(
             workspace=workspace,
@@ -94,7 +94,7 @@ class InPlaceCheckouts:
         )
 
     async def instructions(self, workspace: Workspace) -> Instructions:
-        """Read the instructions of the directory's HEAD by the workspace's trust."""
+        """Return the instructions of the directory's HEAD, as far as the workspace's trust allows."""
         folder = directory_of(workspace)
         if workspace.trust == "none":
             return Instructions()
@@ -112,12 +112,12 @@ class InPlaceCheckouts:
 
 
 def directory_of(workspace: Workspace) -> Path:
-    """Give the directory of a workspace in place. Raises `WorkspaceError` when there is none."""
+    """Return the directory of a workspace in place. Raise `WorkspaceError` if there is none."""
     folder = parse_source(workspace.repository or "").folder
     if folder is None:
         raise WorkspaceError("A workspace in place needs a directory, not a URL.", retryable=False)
     if not folder.is_dir():
-        raise WorkspaceError(f"The workspace directory '{folder.name}' is not there.", retryable=False)
+        raise WorkspaceError(f"The workspace directory '{folder.name}' does not exist.", retryable=False)
     return folder
 
 
@@ -127,22 +127,22 @@ async def _is_repository(git: Git, folder: Path) -> bool:
 
 
 async def head_of(git: Git, folder: Path) -> str | None:
-    """Give the commit that is checked out; null before the first one."""
+    """Return the commit that is checked out; `None` before the first commit."""
     result = await git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=folder, check=False)
     return result.text if result.code == 0 else None
 
 
 def read_only_git(user: int | None) -> Git:
-    """Give a git that reads and starts nothing: without transports no missing object is fetched by a command."""
+    """Return a `Git` that only reads and has no transports, so that a missing object cannot start a command."""
     return Git(user=user, env={"GIT_ALLOW_PROTOCOL": "none"})
 
 
 async def _pull_sandboxed(
     sandbox_exec: SandboxExec, workspace: Workspace, files: JobPaths, user: int | None, slot: int
 ) -> JobWarning | None:
-    """Pull inside the sandbox, where the directory's configuration may run what it likes.
+    """Pull inside the sandbox, where the directory's git configuration may run commands.
 
-    It reaches the hosts of the workspace's `setup_egress`.
+    The sandbox can reach the hosts of the workspace's `setup_egress`.
     """
     checkout = Checkout(
         workspace, files, directory_of(workspace), files.home, files.config_dir, user, commit=None, slot=slot
@@ -188,7 +188,7 @@ async def _pull(user: int | None, folder: Path, home: Path | None) -> JobWarning
 
 
 async def _abort_rebase(user: int | None, folder: Path) -> None:
-    """Undo a rebase that stopped half way, so that the agent finds the directory as it was."""
+    """Abort a rebase that stopped half way, so that the agent finds the directory as it was."""
     git = Git(user=user)
     for name in ("rebase-merge", "rebase-apply"):
         result = await git.run("rev-parse", "--git-path", name, cwd=folder, check=False)
@@ -198,7 +198,7 @@ async def _abort_rebase(user: int | None, folder: Path) -> None:
 
 
 async def can_write(folder: Path, user: int | None) -> bool:
-    """Whether this uid may enter the folder and write in it."""
+    """Return true if this uid can enter the folder and write in it."""
     if user is None:
         return os.access(folder, os.W_OK | os.X_OK)
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""What a repository may bring along below full trust: instructions as text, read from the pinned commit."""
+"""Instructions of a repository below full trust: texts that are read from the pinned commit."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ _MEMORY_FILES = ("CLAUDE.md", ".claude/CLAUDE.md")
 
 @dataclass(frozen=True, slots=True)
 class Instructions:
-    """`texts` maps a path below the config directory to a text; `definitions` are by name."""
+    """Instructions of a commit: `texts` by their path below the config directory, and `definitions` by name."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)
@@ -35,7 +35,7 @@ ReadBlobs = Callable[[Sequence[TreeEntry], int], Awaitable[Sequence[bytes]]]
 
 
 async def read_instructions(entries: Sequence[TreeEntry], blobs: ReadBlobs, *, full: bool) -> Instructions:
-    """Choose among the files of a commit, read them, and keep what is text; the caps are noted, not raised."""
+    """Choose files of a commit, read them and keep those that are text. A file above a limit becomes a warning."""
     usable = [entry for entry in entries if _is_safe_path(entry.path)]
     chosen, skipped = _within_limits(sorted(usable, key=_priority))
     contents = await blobs(chosen, MAX_TOTAL_BYTES)
@@ -65,13 +65,13 @@ async def read_instructions(entries: Sequence[TreeEntry], blobs: ReadBlobs, *, f
 
 
 class InstructionsCache:
-    """What commits bring along by their workspace's trust; the latest ones are remembered."""
+    """The instructions of commits by their workspace's trust; the latest ones are cached."""
 
     def __init__(self) -> None:
         self._cache: dict[tuple[str, str, bool], Instructions] = {}
 
     async def load(self, mirror: Mirror, commit: str, workspace: Workspace) -> Instructions:
-        """Give what a commit brings along; raises `WorkspaceError`."""
+        """Return the instructions of a commit. Raise `WorkspaceError`."""
         if workspace.trust == "none":
             return Instructions()
         full = is_fully_trusted(workspace)
@@ -90,7 +90,7 @@ def _is_safe_path(path: str) -> bool:
 
 
 def _priority(entry: TreeEntry) -> tuple[int, str]:
-    """What is wanted most comes first: the memory files, the root's before the other, then the rest by path."""
+    """Return the sort key: the memory files first, that of the root before the other, then the rest by path."""
     rank = _MEMORY_FILES.index(entry.path) if entry.path in _MEMORY_FILES else len(_MEMORY_FILES)
     return rank, entry.path
 
@@ -126,7 +126,7 @@ _FRONTMATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTAL
 
 
 def _sanitize_skill(text: str) -> str:
-    """Keep only what describes a skill: its frontmatter could bring hooks along."""
+    """Keep only the description in a skill's frontmatter, which could also define hooks."""
     match = _FRONTMATTER.match(text)
     if match is None:
         return text
@@ -140,7 +140,7 @@ def _sanitize_skill(text: str) -> str:
 
 
 def load_definitions(folder: Path) -> dict[str, AgentDefinition]:
-    """Give the operator's own agent definitions, with all their keys; what cannot be read is left out."""
+    """Return the operator's own agent definitions, with all their keys; unreadable files are left out."""
     definitions: dict[str, AgentDefinition] = {}
     if not folder.is_dir():
         return definitions
@@ -158,7 +158,7 @@ def load_definitions(folder: Path) -> dict[str, AgentDefinition]:
 
 
 SANDBOX_SETTINGS = '{"skipWebFetchPreflight": true}\n'
-"""In the sandbox the CLI cannot ask its maker whether an address is harmless; the proxy decides which it reaches."""
+"""In the sandbox, the CLI cannot ask its maker if an address is harmless; the proxy decides which hosts it reaches."""
 
 
 def write_config(
@@ -168,7 +168,7 @@ def write_config(
     *,
     sandboxed: bool = False,
 ) -> None:
-    """Write instructions and definitions into a config directory that the service alone can reach yet."""
+    """Write instructions and definitions to a config directory that only the service can access so far."""
     if sandboxed:
         _write(config / "settings.json", SANDBOX_SETTINGS)
     for name, text in texts.items():
@@ -184,7 +184,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def is_fully_trusted(workspace: Workspace) -> bool:
-    """Whether the repository's own settings, hooks and servers count on this workspace's ref."""
+    """Return true if the repository's own settings, hooks and servers are used on this workspace's ref."""
     if workspace.trust != "full":
         return False
     names = {_branch_name(ref) for ref in workspace.trusted_refs}

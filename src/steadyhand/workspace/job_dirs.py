@@ -1,4 +1,4 @@
-"""Where the files of jobs lie in the data directory: made for a run, and removed after it."""
+"""The folders of jobs in the data directory: created for a run and removed after it."""
 
 import asyncio
 import re
@@ -25,26 +25,26 @@ _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class JobDirs:
-    """The folder `jobs` of a data directory, one folder a job; nothing is made before the first job."""
+    """The folder `jobs` of a data directory, with one folder for each job; nothing is created before the first job."""
 
     def __init__(self, data_dir: Path, *, separate_users: bool, sandboxed: bool) -> None:
-        """`shared` says that agents are other users of the machine, `sealed` that all see the same paths."""
+        """Keep the settings. `separate_users`: agents have uids of their own. `sandboxed`: all see the same paths."""
         self.jobs = data_dir / "jobs"
         self._data_dir = data_dir
         self._separate_users = separate_users
         self._sandboxed = sandboxed
 
     def files_of(self, job_id: str) -> JobPaths:
-        """Say where a job's files lie; raises `NotFound` for what is no job's id."""
+        """Return the paths of a job's files. Raise `NotFound` if the id is malformed."""
         if _JOB_ID.fullmatch(job_id) is None:
             raise NotFound("Job not found")
         return JobPaths(self.jobs / job_id)
 
     def make_job_dir(self, files: JobPaths, origin: JobPaths | None) -> None:
-        """Make the job's folder, empty but for what is kept of earlier runs' output, and the session of `origin`."""
+        """Create the job's folder. It keeps only the output of earlier runs, and gets the session of `origin`."""
         make_dir(self.jobs, TRAVERSABLE)
         if self._separate_users:
-            # An agent's uid passes through the data directory and lists nothing in it.
+            # An agent's uid can enter the data directory but not list it.
             self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
         make_dir(files.root, TRAVERSABLE)
         make_dir(files.artifacts, PRIVATE)
@@ -67,24 +67,24 @@ class JobDirs:
         texts: Mapping[str, str],
         definitions: Mapping[str, AgentDefinition],
     ) -> None:
-        """Make the job's home, and its config directory unless a session is in it; both belong to `user`."""
+        """Create the job's home, and its config directory unless it holds a session; both belong to `user`."""
         make_dir(files.home, PRIVATE)
         make_dir(files.home / "tmp", PRIVATE)
         is_new = not files.config_dir.is_dir()
         make_dir(files.config_dir, PRIVATE)
-        if is_new:  # else it is the agent's, with the session that the run goes on with
+        if is_new:  # else it belongs to the agent and holds the session to resume
             write_config(files.config_dir, texts, definitions, sandboxed=self._sandboxed)
         chown_tree(files.home, user)
         chown_tree(files.config_dir, user)
 
     def with_checkout(self) -> Mapping[str, datetime]:
-        """Give the jobs whose checkout is there, and since when."""
+        """Return the jobs that have a checkout, each with the time of its last preparation."""
         return dict(jobs_with_checkout(self.jobs))
 
     def leftovers(self, keep: Collection[str]) -> Iterator[Path]:
-        """Give what earlier lives left: checkouts and homes of jobs that are not spared, and half removed trees.
+        """Return the remains of earlier processes: checkouts and homes of jobs not in `keep`, and half-removed trees.
 
-        The notes of those jobs go at once: what is half removed is nothing to go on in.
+        The notes of those jobs are deleted at once: a run must not continue in a half-removed checkout.
         """
         for folder in sorted(self.jobs.iterdir()) if self.jobs.is_dir() else ():
             if folder.name.startswith(".trash-"):
@@ -96,7 +96,7 @@ class JobDirs:
                 yield from folder.glob(".trash-*")
 
     async def remove(self, paths: Iterable[Path]) -> None:
-        """Remove these, as many as can be; raises `WorkspaceError` when one could not."""
+        """Remove as many of these paths as possible. Raise `WorkspaceError` if one could not be removed."""
         failed: Exception | None = None
         for path in paths:
             try:
@@ -104,11 +104,11 @@ class JobDirs:
             except (OSError, WorkspaceError) as error:
                 failed = error
         if failed is not None:
-            raise WorkspaceError("A checkout could not be removed whole.") from failed
+            raise WorkspaceError("A checkout could not be removed completely.") from failed
 
 
 def _move_session(config: Path, old_checkout: Path, new_checkout: Path) -> None:
-    """Put a session where the CLI looks for it in another directory; sealed ones are all at the same place."""
+    """Move a session to where the CLI looks for it in another directory; all sandboxed jobs have the same path."""
     old, new = (
         config / "projects" / project_folder_name(str(each.resolve()))
         for each in (old_checkout, new_checkout)
@@ -118,27 +118,27 @@ def _move_session(config: Path, old_checkout: Path, new_checkout: Path) -> None:
 
 
 def transient_paths(files: JobPaths) -> tuple[Path, ...]:
-    """Give what is there only as long as a job has a checkout."""
+    """Return the paths that exist only as long as a job has a checkout."""
     root = files.root
     layers = (*overlay_dirs(files), disk_image_path(files))
     return (files.checkout, files.home, *layers, root / "harvest", base_dir(files), base_index_path(files))
 
 
 def overlay_dirs(files: JobPaths) -> tuple[Path, Path]:
-    """Give the folders of what a job writes over a warm checkout: the files, and the kernel's own beside them."""
+    """Return the upper and work directories of a job's overlay over a warm checkout."""
     return files.root / "upper", files.root / "work"
 
 
 def disk_image_path(files: JobPaths) -> Path:
-    """Give the file with the file system that holds both when the job's disk has a limit."""
+    """Return the path of the disk image that holds both directories if the job's disk has a limit."""
     return files.root / "disk.ext4"
 
 
 def base_index_path(files: JobPaths) -> Path:
-    """The index as it was when the run began, which the service alone can write; without isolation."""
+    """Return the path of the index at the start of the run, which only the service can write; without isolation."""
     return files.root / "base.index"
 
 
 def base_dir(files: JobPaths) -> Path:
-    """The folder of what a harvest of a sealed private copy stands on."""
+    """Return the folder with the base of the harvest of a sandboxed private copy."""
     return files.root / "base"

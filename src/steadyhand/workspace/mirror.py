@@ -1,4 +1,4 @@
-"""A bare mirror per repository, owned by the service: fetches are shared, debounced and bounded."""
+"""A bare mirror for each repository, owned by the service. Fetches are shared, debounced and bounded."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ _INVALID_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|^/|\.lock$|^
 _SCHEMES = frozenset({"http", "https", "ssh", "git"})
 _SCP_LIKE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)[^\s]+")
 _MAX_REF_LENGTH = 1024
-# What a repository's own configuration could have upload-pack and receive-pack run.
+# Commands of a repository's own configuration that upload-pack and receive-pack could run.
 _REMOTE_SIDE_CONFIG = (
     "safe.directory=*",
     f"core.hooksPath={os.devnull}",
@@ -46,23 +46,23 @@ _DROP_AND_EXEC = (
 
 @dataclass(frozen=True, slots=True)
 class RepositorySource:
-    """Where a repository comes from: `url` as git takes it, without a password; `folder` when it is local."""
+    """The source of a repository: `url` for git, without a password; `folder` if it is local."""
 
     url: str
     folder: Path | None = None
     authorization: str | None = None
-    """A header for the password that stood in the URL; a URL on a command line can be read by others."""
+    """The header with the password of the URL; other users could read it in a URL on a command line."""
 
     @property
     def display_name(self) -> str:
-        """The source as an error may name it: never a path of this machine."""
+        """The source for error texts, without paths of this machine."""
         return self.folder.name if self.folder is not None else scrub(self.url)
 
 
 def parse_source(repository: str) -> RepositorySource:
-    """Read a workspace's `repository`: a path, a `file://` URL, or a URL with http, https, ssh or git.
+    """Parse a workspace's `repository`: a path, a `file://` URL, or a URL with http, https, ssh or git.
 
-    Raises `WorkspaceError` for anything else; transports that run a command are among that.
+    Raise `WorkspaceError` for anything else, such as transports that run a command.
     """
     if not repository or repository.startswith("-") or "\x00" in repository or "::" in repository:
         raise WorkspaceError("The repository is neither a path nor a URL.", retryable=False)
@@ -71,7 +71,7 @@ def parse_source(repository: str) -> RepositorySource:
         return RepositorySource(unquote(parts.path), Path(unquote(parts.path)))
     if "://" in repository:
         if parts.scheme not in _SCHEMES:
-            raise WorkspaceError(f"A repository by '{parts.scheme}' is not taken.", retryable=False)
+            raise WorkspaceError(f"The URL scheme '{parts.scheme}' is not supported.", retryable=False)
         if parts.password is None or parts.scheme not in {"http", "https"}:
             return RepositorySource(repository)
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
@@ -94,7 +94,7 @@ class TreeEntry:
 
 
 class Mirror:
-    """One repository's mirror. `fetches` counts the fetches that were really made."""
+    """One repository's mirror. `fetches` counts the fetches that were made."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Mirror:
         debounce_seconds: float = 2.0,
         fetch_seconds: float = 300.0,
     ) -> None:
-        """Describe a mirror in `folder`; nothing is made before the first fetch."""
+        """Keep the settings of a mirror in `folder`; nothing is created before the first fetch."""
         self.source = source
         self.folder = folder
         self.fetches = 0
@@ -123,22 +123,22 @@ class Mirror:
 
     @property
     def objects(self) -> Path:
-        """Where the mirror's objects lie."""
+        """The folder of the mirror's objects."""
         return self.folder / "objects"
 
     # --- commits ---------------------------------------------------------------------------
 
     async def resolve(self, ref: str | None, *, max_age: float | None = None) -> str:
-        """Give the commit that a branch, a tag or a commit id means; null is the repository's HEAD.
+        """Return the commit of a branch, a tag or a commit id; `None` is the repository's HEAD.
 
-        What is known may be `max_age` seconds old (the debounce when null); a name that is not known is
-        looked for once more after a fetch of its own. Raises `WorkspaceError`.
+        The mirror may be `max_age` seconds old (the debounce if `None`). If it does not have the name, fetch once
+        more. Raise `WorkspaceError`.
         """
         requested_at = time.monotonic()
         if ref is not None and (len(ref) > _MAX_REF_LENGTH or _INVALID_REF.search(ref)):
-            raise WorkspaceError(f"The ref {ref[:100]!r} is not a ref's name.", retryable=False)
+            raise WorkspaceError(f"The ref {ref[:100]!r} is not a valid name.", retryable=False)
         if ref is not None and COMMIT.fullmatch(ref) and await self._cached_commit(ref):
-            return ref  # a commit never changes: no fetch can tell more
+            return ref  # a commit never changes, so no fetch is needed
         await self._refresh(requested_at - (self._debounce if max_age is None else max_age), share=True)
         commit = await self._cached_commit(ref)
         if commit is None:
@@ -152,7 +152,7 @@ class Mirror:
         return commit
 
     async def _cached_commit(self, ref: str | None) -> str | None:
-        """Give the commit that the mirror has for a ref; asked for once between two fetches."""
+        """Return the mirror's commit for a ref; git runs at most once for it between two fetches."""
         generation = self._generation
         commit = self._commit_cache.get(ref) or await self._rev_parse(ref)
         if (
@@ -183,7 +183,7 @@ class Mirror:
     # --- fetching --------------------------------------------------------------------------
 
     async def _refresh(self, since: float, *, share: bool) -> None:
-        """Fetch unless one started after `since`, or (with `share`) was under way while this call waited."""
+        """Fetch, unless a fetch started after `since` or (with `share`) ran while this call waited."""
         requested_at = time.monotonic()
         async with self._exclusive():
             if self._started >= since or (share and self._finished >= requested_at):
@@ -195,7 +195,7 @@ class Mirror:
 
     @contextlib.asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
-        """Hold the mirror for one fetch; waits no longer than two may take."""
+        """Lock the mirror for one fetch; wait at most as long as two fetches may take."""
         try:
             async with asyncio.timeout(2 * self._fetch_seconds):
                 await self._lock.acquire()
@@ -226,7 +226,7 @@ class Mirror:
         )
 
     async def _fetch_commit(self, commit: str) -> str | None:
-        """Ask for one commit that no branch or tag leads to; not every server gives it."""
+        """Fetch one commit that no branch or tag reaches; some servers refuse this."""
         async with self._exclusive():
             with contextlib.suppress(WorkspaceError):
                 await self._run_fetch(f"+{commit}:refs/steadyhand/commits/{commit}")
@@ -251,9 +251,9 @@ class Mirror:
         )  # fmt: skip
 
     async def push(self, repository: Path, commit: str, branch: str, *, seconds: float) -> None:
-        """Make `branch` of the source be `commit`, which is in this bare repository of ours; raises `WorkspaceError`.
+        """Push `commit` of a bare repository of the service to `branch` of the source. Raise `WorkspaceError`.
 
-        A branch of that name is replaced: it was an earlier run's.
+        A branch with this name is replaced: an earlier run pushed it.
         """
         receive_pack = self._remote_command("receive-pack")
         options = [] if receive_pack is None else [f"--receive-pack={receive_pack}"]
@@ -263,10 +263,10 @@ class Mirror:
         )  # fmt: skip
 
     def _remote_command(self, verb: str) -> str | None:
-        """Read or write a local repository as its owner, and run nothing of it; null for one that is not local.
+        """Return the command that serves a local repository as its owner, without its code; `None` for a remote one.
 
-        Its configuration and its hooks may be anybody's work, an agent's that was in it in place among them, and git
-        takes the service's own configuration away from the other side, so that it is said again here.
+        Anybody may have written its configuration and hooks, such as an agent that worked in place. Git does not pass
+        the service's configuration to the other side, so it is repeated here.
         """
         folder = self.source.folder
         if folder is None:
@@ -288,7 +288,7 @@ class Mirror:
 
     async def _init(self) -> None:
         if self.source.folder is not None and not self.source.folder.is_dir():
-            raise WorkspaceError("the directory is not there", retryable=False)
+            raise WorkspaceError("the directory does not exist", retryable=False)
         if (self.folder / "HEAD").is_file():
             self._drop_stale_locks()
             return
@@ -297,7 +297,7 @@ class Mirror:
         await self._git.run("init", "--quiet", "--bare", "--template=", ".", cwd=self.folder)
 
     def _drop_stale_locks(self) -> None:
-        """Remove locks that a git killed long ago left; the data directory has one owner, which is us."""
+        """Remove locks that a killed git left long ago. Only this service uses the data directory."""
         if self._finished > float("-inf"):
             return
         for lock in (*self.folder.glob("*.lock"), *self.folder.glob("refs/**/*.lock")):
@@ -306,9 +306,9 @@ class Mirror:
                     lock.unlink()
 
     async def check_reachable(self, cwd: Path, seconds: float) -> None:
-        """Ask the repository for its HEAD and fetch nothing. Raises `WorkspaceError`."""
+        """Read the HEAD of the repository without a fetch. Raise `WorkspaceError`."""
         if self.source.folder is not None and not self.source.folder.is_dir():
-            raise WorkspaceError("The directory is not there.", retryable=False)
+            raise WorkspaceError("The directory does not exist.", retryable=False)
         upload_pack = self._remote_command("upload-pack")
         options = [] if upload_pack is None else [f"--upload-pack={upload_pack}"]
         await self._remote.run(
@@ -318,7 +318,7 @@ class Mirror:
     # --- reading ---------------------------------------------------------------------------
 
     async def refs(self) -> Sequence[tuple[str, str]]:
-        """Give every branch and tag with the object it names."""
+        """Return every branch and tag with the id of its object."""
         result = await self._git.run(
             "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags",
             cwd=self.folder, limit=64 * MIB,
@@ -327,16 +327,16 @@ class Mirror:
         return [(name, value) for value, _, name in pairs]
 
     async def list_files(self, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
-        """Give the regular files at or under these paths in a commit; symlinks and submodules are left out."""
+        """Return the regular files at or under these paths in a commit, without symlinks and submodules."""
         return await list_tree_files(self._git, self.folder, commit, paths)
 
     async def read_blobs(self, entries: Sequence[TreeEntry], limit: int) -> Sequence[bytes]:
-        """Give the content of files, as committed: no filter runs. Raises `WorkspaceError` above `limit` bytes."""
+        """Return the content of files as committed, without filters. Raise `WorkspaceError` above `limit` bytes."""
         return await read_tree_blobs(self._git, self.folder, entries, limit)
 
 
 async def list_tree_files(git: Git, folder: Path, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
-    """Read part of a commit's tree; see `Mirror.files`."""
+    """Return part of a commit's tree; see `Mirror.list_files`."""
     result = await git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--", *paths, cwd=folder)
     entries = []
     for line in result.stdout.split(b"\x00"):
@@ -351,7 +351,7 @@ async def list_tree_files(git: Git, folder: Path, commit: str, paths: Sequence[s
 async def read_tree_blobs(
     git: Git, folder: Path, entries: Sequence[TreeEntry], limit: int
 ) -> Sequence[bytes]:
-    """Read blobs by their ids; see `Mirror.blobs`."""
+    """Return blobs by their ids; see `Mirror.read_blobs`."""
     if not entries:
         return []
     ids = "".join(f"{entry.blob}\n" for entry in entries).encode()
@@ -366,7 +366,7 @@ async def read_tree_blobs(
 
 
 def repository_owner(folder: Path) -> tuple[int, int] | None:
-    """Give the uid and gid to read a local repository as; null when that is the service itself."""
+    """Return the uid and gid that read a local repository; `None` if the service itself does."""
     try:
         info = (folder / ".git").lstat() if (folder / ".git").exists() else folder.stat()
     except OSError as error:
@@ -377,7 +377,7 @@ def repository_owner(folder: Path) -> tuple[int, int] | None:
 
 
 class Mirrors:
-    """The mirrors of a data directory, one per repository."""
+    """The mirrors of a data directory, one for each repository."""
 
     def __init__(self, folder: Path, settings: GitSettings, *, debounce_seconds: float = 2.0) -> None:
         """Keep mirrors in `folder`."""
@@ -387,9 +387,9 @@ class Mirrors:
         self._mirrors: dict[str, Mirror] = {}
 
     def get(self, repository: str) -> Mirror:
-        """Give a repository's mirror. Raises `WorkspaceError` when it is no path and no URL."""
+        """Return a repository's mirror. Raise `WorkspaceError` if `repository` is neither a path nor a URL."""
         source = parse_source(repository)
-        # Who came with another password gets another mirror: a copy must not stand in for the right to read.
+        # Another password means another mirror: a copy must not replace the right to read.
         identity = f"{source.url}\n{source.authorization or ''}".encode("utf-8", "surrogateescape")
         name = hashlib.sha256(identity).hexdigest()[:16]
         if name not in self._mirrors:
@@ -398,7 +398,7 @@ class Mirrors:
         return self._mirrors[name]
 
     async def check_reachable(self, repository: str, *, seconds: float = 15.0) -> None:
-        """Try to reach a repository without fetching from it. Raises `WorkspaceError`."""
+        """Connect to a repository without a fetch. Raise `WorkspaceError`."""
         await self.get(repository).check_reachable(self._folder.parent, seconds)
 
 

@@ -1,4 +1,4 @@
-"""What is kept of ended jobs, trimmed by age and by size. The jobs themselves are the store's to forget."""
+"""Retention of the files of ended jobs, by age and by size. The store deletes the jobs themselves."""
 
 import os
 from datetime import datetime, timedelta
@@ -8,13 +8,13 @@ from steadyhand.ports import JobPaths
 from steadyhand.workspace.filesystem import disk_usage, remove_tree
 
 MIN_AGE = timedelta(days=1)
-"""What was made less than this long ago is never trimmed for its size: it may be running, or just read."""
+"""Files that are younger than this are never removed because of their size: a run or a reader may need them."""
 
 
 def trim(jobs: Path, *, now: datetime, transcripts: timedelta | None, max_bytes: int | None) -> int:
-    """Remove transcripts, sessions and printed output older than `transcripts`, then whatever is over `max_bytes`.
+    """Remove transcripts, sessions and output older than `transcripts`, then files above `max_bytes`, oldest first.
 
-    Oldest first. Gives how many jobs lost something. Diff and commits go for size only. Blocks.
+    Diffs and commits are removed only because of size. Return the number of jobs that lost files. Blocks.
     """
     by_age = sorted(_jobs_by_prepared(jobs), key=lambda job: job[0])
     trimmed = 0
@@ -34,7 +34,7 @@ def trim(jobs: Path, *, now: datetime, transcripts: timedelta | None, max_bytes:
 
 
 def _jobs_by_prepared(jobs: Path) -> list[tuple[float, JobPaths]]:
-    """Give each job's files with when its newest run was prepared."""
+    """Return the files of each job with the time at which its newest run was prepared."""
     prepared_jobs = []
     for folder in jobs.iterdir() if jobs.is_dir() else ():
         try:
@@ -45,7 +45,7 @@ def _jobs_by_prepared(jobs: Path) -> list[tuple[float, JobPaths]]:
 
 
 def _log_paths(files: JobPaths) -> list[Path]:
-    """Give what tells how a job went, beside what it changed."""
+    """Return the paths of a job's record, without its diff and commits."""
     return [files.config_dir, files.transcript, *files.artifacts.glob("run-*")]
 
 

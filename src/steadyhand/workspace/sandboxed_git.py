@@ -1,7 +1,7 @@
-"""The program that works beside an agent's files, inside the sandbox; standard library only, sent there as text.
+"""The program that runs git on an agent's files inside the sandbox. It is sent as text: standard library only.
 
-Whatever an agent left may run here (a filter, a driver, a `.git` of its making) and hurts only the sandbox. What is
-printed is one line of JSON and then bytes, of which the service believes nothing: see `sealed`.
+Code that an agent left may run here (a filter, a driver, a `.git`), but it stays inside the sandbox. The output is
+one line of JSON and then bytes; the service trusts none of it (see `sandboxed_git_client`).
 """
 
 import contextlib
@@ -20,16 +20,16 @@ MIB = 1024 * 1024
 FILE_BYTES = 64 * MIB
 TOTAL_BYTES = 256 * MIB
 BASE_DIR = Path("/harvest")
-"""Where the service's own copy of the base is bound: `index`, and of a warm checkout `filters` and `exclude`."""
+"""The mount of the service's own copy of the base: `index`, and of a warm checkout `filters` and `exclude`."""
 INDEX_CLOCK_SECONDS = 1.1
-"""Git trusts an index only for files that are older than it by its clock's whole second."""
+"""Git trusts an index only for files that are older than it by a whole second of its clock."""
 _MAX_REMOTE_REFS = 200
 _MAX_EXAMPLES = 3
 _MAX_REASON_LENGTH = 300
 
 
-class GitError(Exception):  # what git came to, not a fault of ours
-    """A git command did not work; the text is the line of its stderr that says why."""
+class GitError(Exception):  # the result of git, not a bug of this program
+    """A git command failed; the text is the line of its stderr that names the cause."""
 
 
 # --- files, in bounds --------------------------------------------------------------------------
@@ -38,9 +38,9 @@ class GitError(Exception):  # what git came to, not a fault of ours
 def classify_names(
     tree: Path, names: Sequence[bytes], file_bytes: int, total_bytes: int
 ) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """Part what is there, what is gone and what is too large; sizes are looked at, nothing is opened.
+    """Return the names that exist, those that are gone and those that are too large, without opening a file.
 
-    What lies behind a folder that became a symlink is gone.
+    A file behind a folder that became a symlink is gone.
     """
     chosen: list[bytes] = []
     missing: list[bytes] = []
@@ -69,14 +69,14 @@ def classify_names(
 
 
 def _is_real(folder: Path, checked: dict[Path, bool]) -> bool:
-    """Whether a folder is reached without a symlink; `known` holds the tree's root and what was asked before."""
+    """Return true if no part of the folder's path is a symlink; `checked` holds earlier results and the tree's root."""
     if folder not in checked:
         checked[folder] = _is_real(folder.parent, checked) and not folder.is_symlink()
     return checked[folder]
 
 
 def nul_terminated(names: Sequence[bytes]) -> bytes:
-    """Give names as git reads them with `-z`."""
+    """Return the names in the form that git reads with `-z`."""
     return b"".join(name + b"\x00" for name in names)
 
 
@@ -90,7 +90,7 @@ def _git(
     env: Mapping[str, str] | None = None,
     seconds: float | None = None,
 ) -> bytes:
-    """Run git; stdout goes to the file `into` when given. Raises `Failed`."""
+    """Run git and return its stdout, or write it to `stdout_file`. Raise `GitError`."""
     with contextlib.ExitStack() as stack:
         out = subprocess.PIPE if stdout_file is None else stack.enter_context(stdout_file.open("wb"))
         try:
@@ -117,7 +117,7 @@ def _decode_line(out: bytes) -> str:
 
 
 def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Check the commit out, run the setup commands, and give the index, our excludes and filters."""
+    """Check the commit out and run the setup commands. Return the index, the excludes and the filters."""
     _git("checkout", "--quiet", "-B", request["branch"], request["commit"])
     for command in request["setup"]:
         line = _run_setup_command(command)
@@ -133,7 +133,7 @@ def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[byt
 
 
 def _run_setup_command(command: str) -> str | None:
-    """Run one setup command and give its last line when it failed."""
+    """Run one setup command; return its last line if it failed."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     log = Path("/tmp/setup.log")  # noqa: S108  # the sandbox's own
     with log.open("wb") as file:
@@ -149,7 +149,7 @@ def _run_setup_command(command: str) -> str | None:
 
 
 def _exclude_setup_files() -> bytes:
-    """Hide files that a setup command left from git: they are no job's work."""
+    """Exclude the files of the setup commands from git: they are not the work of a job."""
     names = _git("ls-files", "-z", "--others", "--exclude-standard", "--directory").split(b"\x00")
     lines = b"".join(b"/" + _escape_pattern(name) + b"\n" for name in names if name and b"\n" not in name)
     info = Path(".git/info")
@@ -166,7 +166,7 @@ def _escape_pattern(name: bytes) -> bytes:
 
 
 def _filters() -> bytes:
-    """Give the content filters that a setup command defined (git-crypt's), as configuration."""
+    """Return the content filters that a setup command defined (such as git-crypt's), as configuration."""
     try:
         pairs = _git("config", "--local", "-z", "--get-regexp", r"^filter\.").split(b"\x00")
     except GitError:
@@ -188,7 +188,7 @@ def _quoted(value: bytes) -> bytes:
 
 
 def pack_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Give what the agent committed and what it left uncommitted, as two packs, and the tree that it left."""
+    """Return the agent's commits and its uncommitted files as two packs, and the tree of its files."""
     base, limit = request["base"], request["limit"]
     tree = Path.cwd()
     scratch = Path("/tmp/harvest")  # noqa: S108  # the sandbox's own
@@ -239,7 +239,7 @@ def _pack(pack: Path, stdin: bytes, limit: int, *options: str, **git: Any) -> No
 
 
 def _make_snapshot(folder: Path, tree: Path) -> None:
-    """Make a git directory of our own: no hooks, the filters that the service saw defined, the base's index."""
+    """Create a git directory without hooks, with the service's own copy of the filters and of the base's index."""
     for name in ("objects/info", "objects/pack", "refs/heads", "info"):
         (folder / name).mkdir(parents=True)
     (folder / "HEAD").write_text("ref: refs/heads/none\n", encoding="ascii")
@@ -271,7 +271,7 @@ def _stage_changes(tree: Path, reply: dict[str, Any], file_bytes: int, total_byt
     try:
         _git("update-index", "--add", "--replace", "-z", "--stdin", stdin=nul_terminated(chosen))
     except GitError as error:
-        # One path that cannot be read fails them all: what is left goes one by one.
+        # One unreadable path makes git fail for all, so the remaining paths are added one by one.
         reply["files_lost"] = str(error)
         with contextlib.suppress(GitError):
             _git(
@@ -281,14 +281,14 @@ def _stage_changes(tree: Path, reply: dict[str, Any], file_bytes: int, total_byt
 
 
 def restore_commits(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Put the commits of a bundle, which the service made, on top of the commit that is checked out."""
+    """Apply the commits of a bundle, which the service made, to the commit that is checked out."""
     _git("fetch", "--quiet", str(BASE_DIR / request["bundle"]), request["ref"])
     _git("reset", "--quiet", "--hard", "FETCH_HEAD")
     return {}, []
 
 
 def compare_in_place(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Give the diff of a directory in place against a commit, and its size; its index and objects stay untouched."""
+    """Return the diff of a directory in place against a commit, and its size; its index and objects do not change."""
     tree = Path.cwd()
     if Path(os.fsdecode(_git("rev-parse", "--show-toplevel").rstrip(b"\n"))) != tree:
         raise GitError("the directory is not the top of its repository")
@@ -319,7 +319,7 @@ COMMANDS: dict[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[byt
 
 
 def main() -> None:
-    """Do what the request on stdin asks for, and print the answer."""
+    """Run the request on stdin and print the reply."""
     request = json.loads(sys.stdin.buffer.read())
     try:
         reply, parts = COMMANDS[request["verb"]](request)

@@ -1,4 +1,4 @@
-"""Asks the program inside the sandbox, and believes nothing of what it answers."""
+"""The client of the program inside the sandbox. It validates each value of a reply."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from steadyhand.workspace import sandboxed_git
 from steadyhand.workspace.git import MIB, git_environment, scrub
 
 MIRROR_DIR = Path("/mirror")
-"""Where the sandbox shows the mirror's objects, read-only; a warm checkout's `.git` leads there."""
+"""The read-only mount of the mirror's objects in the sandbox; a warm checkout's `.git` points to it."""
 BASE_DIR = sandboxed_git.BASE_DIR
 HOME_DIR = "/home/agent"
 _HEADER_BYTES = MIB
@@ -25,20 +25,20 @@ _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 
 @dataclass(frozen=True, slots=True)
 class SandboxReply:
-    """What came out: `said` is JSON, `parts` are bytes; both may be an attacker's."""
+    """A reply: `fields` is parsed JSON, `parts` are bytes. An attacker may have written both."""
 
     fields: Mapping[str, Any]
     parts: Sequence[memoryview]
 
     def validated_text(self, name: str, pattern: re.Pattern[str]) -> str:
-        """Give one value that must look like this. Raises `WorkspaceError`."""
+        """Return one value that matches `pattern`. Raise `WorkspaceError`."""
         value = self.fields.get(name)
         if not isinstance(value, str) or pattern.fullmatch(value) is None:
-            raise WorkspaceError("the answer from inside the sandbox makes no sense")
+            raise WorkspaceError("the reply from inside the sandbox is malformed")
         return value
 
     def sentence(self, name: str) -> str | None:
-        """Give a sentence of the other side, cut short and on one line, or null."""
+        """Return a text of the reply on one line, cut short, or `None`."""
         value = self.fields.get(name)
         return None if not isinstance(value, str) else " ".join(value.split())[:300]
 
@@ -53,9 +53,10 @@ async def run_sandboxed_git(
     max_output: int,
     parts: int,
 ) -> SandboxReply:
-    """Run the program in the place; it must answer with this many parts, or with an error.
+    """Run the program in the checkout's sandbox and return its reply, with `parts` parts or an error.
 
-    Raises `WorkspaceError` when it could not be run, took too long, printed too much or makes no sense.
+    Raise `WorkspaceError` if the sandbox does not start, the time or the output exceeds its limit, or the reply is
+    malformed.
     """
     argv = [_find_python(), "-I", "-S", "-c", _program()]
     env = git_environment({"PATH": DEFAULT_PATH, "HOME": HOME_DIR, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
@@ -67,7 +68,7 @@ async def run_sandboxed_git(
     except SpawnError as error:
         raise WorkspaceError(f"the sandbox could not be started: {error.detail}") from error
     if result.exit_code is None:
-        raise WorkspaceError(f"it took longer than {seconds:g} s, or too much came out")
+        raise WorkspaceError(f"it took longer than {seconds:g} s, or its output was too large")
     if result.exit_code != 0:
         last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise WorkspaceError(f"the work inside the sandbox ended with {result.exit_code}: {last[:200]}")
@@ -75,8 +76,8 @@ async def run_sandboxed_git(
 
 
 def parse_reply(out: bytes, expected_parts: int) -> SandboxReply:
-    """Read an answer; see `inside.main`. Raises `WorkspaceError` for anything else."""
-    malformed = WorkspaceError("the answer from inside the sandbox makes no sense")
+    """Parse a reply; see `sandboxed_git.main`. Raise `WorkspaceError` if it is malformed."""
+    malformed = WorkspaceError("the reply from inside the sandbox is malformed")
     end = out.find(b"\n", 0, _HEADER_BYTES)
     try:
         fields = json.loads(out[:end]) if end >= 0 else None
@@ -108,7 +109,7 @@ def _program() -> str:
 
 @functools.cache
 def _find_python() -> str:
-    """Find a Python that the sandbox can see: it has this machine's /usr."""
+    """Return a Python that the sandbox can see: it shows this machine's /usr."""
     own_python = Path(sys.executable).resolve()
     if own_python.is_relative_to("/usr"):
         return str(own_python)

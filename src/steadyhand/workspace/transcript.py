@@ -1,4 +1,4 @@
-"""Keeps the agent's own record. The folders belong to the agent: no symlink in them is followed."""
+"""Copy an agent's transcript. Its folders belong to the agent, so no symlink in them is followed."""
 
 import contextlib
 import os
@@ -29,10 +29,10 @@ def copy_transcript(
     since: float = 0.0,
     directory: Path | None = None,
 ) -> JobWarning | None:
-    """Copy the newest session file in `config/projects` to `target`, without live secrets; nothing when there is none.
+    """Copy the newest session file in `config/projects` to `target` without live secrets, if there is one.
 
-    Only regular files of `owner` (null is anybody) that changed after `since` (seconds since the epoch)
-    count, and with `directory` only sessions of that working directory. Files above 64 MiB are cut.
+    Only regular files of `owner` (`None` is any owner) that changed after `since` (seconds since the epoch) count.
+    With `directory`, only sessions of that working directory count. Files above 64 MiB are cut.
     """
     slug = None if directory is None else project_folder_name(str(directory))
     try:

@@ -1,4 +1,4 @@
-"""Warm checkouts: a work tree per commit (and setup), made once in the sandbox, shared by jobs and never written."""
+"""Warm checkouts: one work tree for each commit (and setup), made in the sandbox, shared by jobs and read-only."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from steadyhand.workspace.mirror import Mirror
 from steadyhand.workspace.sandboxed_git_client import MIRROR_DIR, run_sandboxed_git
 
 BRANCH = "steadyhand/work"
-"""The branch of every sealed checkout: its name is in the prompt, and prompts of one commit are to be alike."""
+"""The branch of every sandboxed checkout. The prompt names it, and prompts of one commit are alike for the cache."""
 MAX_CHECKOUTS = 16
 MAX_BYTES = 20 * 1024 * MIB
 CHECKOUT_SECONDS = 300.0
@@ -46,17 +46,17 @@ class WarmCheckout:
 
     @property
     def tree(self) -> Path:
-        """The work tree, `.git` in it."""
+        """The work tree, with `.git` in it."""
         return self.folder / "checkout"
 
     @property
     def base(self) -> Path:
-        """The service's own copy of the index, the excludes and the filters; what a harvest stands on."""
+        """The service's own copy of the index, the excludes and the filters, which a harvest uses."""
         return self.folder / "base"
 
     @property
     def size_file(self) -> Path:
-        """A file that holds the size in bytes; its time is that of the last use."""
+        """A file that holds the size in bytes; its modification time is the time of the last use."""
         return self.folder / "whole"
 
 
@@ -73,7 +73,7 @@ class WarmCheckouts:
         max_checkouts: int = MAX_CHECKOUTS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """`owner` is the uid that they belong to; at most so many, or so many bytes, are kept unused."""
+        """Keep the settings. `owner` is the uid of the checkouts; the limits count the unused ones."""
         self._folder = folder
         self._sandbox_exec = sandbox_exec
         self.settings = settings
@@ -84,12 +84,12 @@ class WarmCheckouts:
         self._ready: set[Path] = set()
         self._locks: dict[Path, asyncio.Lock] = {}
         self.build_count = 0
-        """How many were really made."""
+        """The number of checkouts that were built."""
 
     async def acquire(self, mirror: Mirror, commit: str, workspace: Workspace) -> WarmCheckout:
-        """Give the warm checkout of a commit, made now when there is none; `give_back` lets go of it.
+        """Return the warm checkout of a commit, and build it if there is none; `release` ends its use.
 
-        Who asks meanwhile waits for the same one. Raises `WorkspaceError`.
+        Calls that come during the build wait for it. Raise `WorkspaceError`.
         """
         warm = WarmCheckout(self._folder / mirror.folder.stem / f"{commit}{_setup_digest(workspace)}")
         self._use_counts[warm.folder] += 1
@@ -102,17 +102,17 @@ class WarmCheckouts:
         return warm
 
     def relative_name(self, warm: WarmCheckout) -> str:
-        """Give the name by which `hold` finds a checkout again, in a later life of the service."""
+        """Return the name by which `retain` finds a checkout again after a restart of the service."""
         return str(warm.folder.relative_to(self._folder))
 
     def retain(self, name: str) -> WarmCheckout:
-        """Count a checkout as in use, by its name; it may have gone meanwhile, then `take` makes it anew."""
+        """Mark a checkout as in use, by its name. If it is gone, `acquire` builds it again."""
         warm = WarmCheckout(self._folder / name)
         self._use_counts[warm.folder] += 1
         return warm
 
     async def release(self, warm: WarmCheckout) -> None:
-        """Let go of a checkout; the oldest unused ones go when there are too many."""
+        """End the use of a checkout, and evict the oldest unused ones if there are too many."""
         self._drop_use(warm)
         with contextlib.suppress(OSError):
             os.utime(warm.size_file)
@@ -134,9 +134,9 @@ class WarmCheckouts:
                     await self._build(warm, mirror, commit, workspace)
                 self._ready.add(warm.folder)
         except TimeoutError as error:
-            raise WorkspaceError("The checkout took too long to be made.") from error
+            raise WorkspaceError("The checkout took too long.") from error
 
-    # --- making one ------------------------------------------------------------------------
+    # --- building --------------------------------------------------------------------------
 
     async def _build(self, warm: WarmCheckout, mirror: Mirror, commit: str, workspace: Workspace) -> None:
         files = JobPaths(warm.folder.with_name(_BUILD_PREFIX + warm.folder.name))
@@ -170,14 +170,14 @@ class WarmCheckouts:
         remove_tree(files.config_dir)
         (files.root / "whole").write_text(str(disk_usage(files.root)), encoding="ascii")
 
-    # --- letting go of old ones ------------------------------------------------------------
+    # --- eviction --------------------------------------------------------------------------
 
     async def evict(self) -> None:
-        """Remove what has been unused longest, while there is too much; never what is in use."""
+        """Remove the checkouts with the oldest last use until the limits hold, but none that is in use."""
         for warm in await asyncio.to_thread(self._eviction_candidates):
             if warm.folder in self._use_counts:
                 continue
-            # Who asks for it meanwhile waits, finds it gone and makes it anew.
+            # A call that comes meanwhile waits, finds it gone and builds it again.
             lock = self._locks.setdefault(warm.folder, asyncio.Lock())
             async with lock:
                 self._ready.discard(warm.folder)
@@ -201,7 +201,7 @@ class WarmCheckouts:
         return excess[::-1]
 
     async def sweep(self) -> None:
-        """Remove what an earlier life left half made; nothing may be in use yet."""
+        """Remove checkouts that an earlier process left incomplete. Call it before the first use."""
         await asyncio.to_thread(self._sweep)
 
     def _sweep(self) -> None:
@@ -219,9 +219,9 @@ class WarmCheckouts:
 async def check_out(
     sandbox_exec: SandboxExec, checkout: Checkout, *, wait_for_clock: bool
 ) -> tuple[bytes, bytes, bytes]:
-    """Check the place's commit out and run its workspace's setup, inside the sandbox.
+    """Check out the commit and run the workspace's setup, inside the sandbox.
 
-    Gives the index, what git is not to see, and the filters that were defined. Raises `WorkspaceError`.
+    Return the index, the excludes and the filters that were defined. Raise `WorkspaceError`.
     """
     workspace = checkout.workspace
     request = {
@@ -255,7 +255,7 @@ async def check_out(
 
 
 def write_base(folder: Path, parts: tuple[bytes, bytes, bytes]) -> None:
-    """Keep what a harvest stands on, where any agent's uid that is shown it can read it."""
+    """Write the base of a harvest so that each agent's uid can read it through a mount."""
     make_dir(folder, 0o755)
     for name, part in zip(_BASE_FILES, parts, strict=True):
         (folder / name).write_bytes(part)
@@ -263,20 +263,20 @@ def write_base(folder: Path, parts: tuple[bytes, bytes, bytes]) -> None:
 
 
 def write_alternates(git: Path) -> None:
-    """Begin a checkout's `.git` that reads the mirror's objects where the sandbox shows them."""
+    """Create a checkout's `.git` that reads the mirror's objects at their path in the sandbox."""
     (git / "objects" / "info").mkdir(parents=True)
     (git / "objects" / "info" / "alternates").write_text(f"{MIRROR_DIR}\n", encoding="ascii")
 
 
 def objects_bind(mirror: Mirror) -> BindMount:
-    """Show a mirror's objects where the checkout's `.git` looks for them."""
+    """Return the mount of a mirror's objects at the path that the checkout's `.git` names."""
     return BindMount(mirror.objects, MIRROR_DIR, owner=mirror.objects.stat().st_uid)
 
 
 def service_checkout(
     workspace: Workspace, files: JobPaths, user: int | None, commit: str, binds: tuple[BindMount, ...]
 ) -> Checkout:
-    """Give a place that the service's own commands work in before an agent has it."""
+    """Return a checkout for the service's own commands, before an agent uses it."""
     return Checkout(
         workspace=workspace,
         paths=files,
@@ -290,7 +290,7 @@ def service_checkout(
 
 
 def secret_binds(workspace: Workspace) -> tuple[BindMount, ...]:
-    """Show the setup's secret files at their own paths. Raises `WorkspaceError` for one that is not there."""
+    """Return the mounts of the setup's secret files at their own paths. Raise `WorkspaceError` if one is missing."""
     binds = []
     for name in workspace.setup_secrets:
         path = Path(name)
@@ -301,7 +301,7 @@ def secret_binds(workspace: Workspace) -> tuple[BindMount, ...]:
 
 
 def _setup_digest(workspace: Workspace) -> str:
-    """Tell setups apart, and the same setup with another secret."""
+    """Return a digest of the setup and of its secrets, so that a changed secret makes another checkout."""
     if not workspace.setup:
         return ""
     stamps: list[object] = []

@@ -1,1 +1,1 @@
-"""The schema's history, as Alembic keeps it."""
+"""The migrations of the schema, in the form of Alembic."""

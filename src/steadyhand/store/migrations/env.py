@@ -1,6 +1,6 @@
-"""What Alembic runs for each command; `migrate.py` hands it the connection.
+"""The entry point of Alembic for each command; `migrate.py` passes the connection.
 
-Alembic wants this done at import.
+Alembic expects this work at import.
 """
 
 from alembic import context

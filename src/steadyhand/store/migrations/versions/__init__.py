@@ -1,1 +1,1 @@
-"""One file per step, in the order of their numbers."""
+"""One file for each migration, in the order of their numbers."""

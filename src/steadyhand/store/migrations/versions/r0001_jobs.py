@@ -19,14 +19,14 @@ def _job_reference(table: str) -> list[sa.Column[int] | sa.ForeignKeyConstraint]
 
 
 def upgrade() -> None:
-    """Make the first tables."""
+    """Create the first tables."""
     _make_jobs()
     _make_parts_of_jobs()
     _make_keys()
 
 
 def downgrade() -> None:
-    """Take them away."""
+    """Drop them."""
     for table in ("run_outputs", "idempotency", "keys", "events", "runs", "jobs"):
         op.drop_table(table)
 

@@ -1,4 +1,4 @@
-"""Calls of models, and what a key may ask for."""
+"""Calls of models, and the limits of a key."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ _COUNTS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 
 
 def upgrade() -> None:
-    """Make the table of calls; give keys their limits."""
+    """Create the table of calls, and add the limits to keys."""
     op.create_table(
         "calls",
         sa.Column("id", sa.String(64), primary_key=True),
@@ -41,7 +41,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away."""
+    """Drop them."""
     with op.batch_alter_table("keys") as keys:
         keys.drop_column("limits")
         keys.drop_column("revoked_at")

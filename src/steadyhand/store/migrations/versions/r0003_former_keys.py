@@ -1,4 +1,4 @@
-"""The secret that a key had before its newest, for as long as it is good."""
+"""The former secret of a key, for its grace period."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,13 +10,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Give keys a former digest."""
+    """Add the former digest to keys."""
     op.add_column("keys", sa.Column("former_digest", sa.String(64)))
     op.add_column("keys", sa.Column("former_until", sa.BigInteger))
 
 
 def downgrade() -> None:
-    """Take it away."""
+    """Drop it."""
     with op.batch_alter_table("keys") as keys:
         keys.drop_column("former_digest")
         keys.drop_column("former_until")

@@ -1,4 +1,4 @@
-"""By what a conversation is found that goes on: its session, a caller's name for it, or all that was said."""
+"""The columns that find a conversation to continue: its session, a caller's name for it, or its messages."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ _LENGTHS = {"session_id": 64, "session_name": 128, "conversation": 64}
 
 
 def upgrade() -> None:
-    """Give jobs the columns; what earlier jobs' records say of their session is copied."""
+    """Add the columns to jobs, and copy the session from the records of earlier jobs."""
     for name, length in _LENGTHS.items():
         op.add_column("jobs", sa.Column(name, sa.String(length)))
     postgres = op.get_context().dialect.name == "postgresql"
@@ -23,7 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away."""
+    """Drop them."""
     for name in _LENGTHS:
         op.drop_index(f"ix_jobs_{name}", "jobs")
     with op.batch_alter_table("jobs") as jobs:
