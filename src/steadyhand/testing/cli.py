@@ -1,4 +1,4 @@
-"""Agents for tests: the real CLI of the SDK's wheel, the stand-in, and an environment made from nothing."""
+"""Agents for tests: the real CLI of the SDK's wheel, the stand-in, and an environment built from nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ os._exit(code)
 
 
 def cli_path() -> Path:
-    """The real ``claude``, as the SDK's wheel brings it; raises ConfigError when the wheel has none."""
+    """Return the path of the real ``claude`` in the SDK's wheel; raise `ConfigError` if the wheel has none."""
     spec = importlib.util.find_spec("claude_agent_sdk")
     if spec is None or spec.origin is None:
         raise ConfigError("claude-agent-sdk is not installed")
@@ -38,15 +38,15 @@ def cli_path() -> Path:
 
 
 def system_python() -> Path:
-    """A python3 that an unprivileged user can run: the system's, or what this interpreter was made from."""
+    """Return a python3 that an unprivileged user can run: the system's, or the base of this interpreter."""
     system = Path("/usr/bin/python3")
     return system if system.exists() else Path(sys.executable).resolve()
 
 
 def install_standin(directory: Path) -> Path:
-    """Put the stand-in agent into ``directory`` (made if missing) as an executable ``claude``; its path.
+    """Install the stand-in agent into ``directory`` (created if missing) as an executable ``claude``; return its path.
 
-    All of it can be read by any user; the directories above must be traversable for the one who runs it. It is compiled
+    Any user can read all of it; the directories above must be traversable for the user who runs it. It is compiled
     here, because the user who runs it could not write the compiled files.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -66,17 +66,17 @@ def install_standin(directory: Path) -> Path:
 
 
 def require_loopback(base_url: str) -> str:
-    """Give a model's address back; raises ConfigError for one that is not on loopback."""
+    """Return a model's address; raise `ConfigError` if it is not on loopback."""
     if urlsplit(base_url).hostname not in ("127.0.0.1", "::1"):
         raise ConfigError(f"a test's model must be on loopback, not at {base_url!r}")
     return base_url
 
 
 def isolated_env(home: Path, base_url: str, *, config: Path | None = None) -> dict[str, str]:
-    """An environment for an agent built from nothing: its own home, a key that is none, the model on loopback.
+    """Return an environment for an agent built from nothing: its own home, a fake key, the model on loopback.
 
     Nothing of this process's environment goes in, so no test can reach or spend anything real. ``config`` is
-    ``CLAUDE_CONFIG_DIR``, ``.claude`` in the home without it. Raises ConfigError for an address that is not loopback.
+    ``CLAUDE_CONFIG_DIR``, ``.claude`` in the home without it. Raise `ConfigError` for an address that is not loopback.
     """
     return {
         "HOME": str(home),

@@ -31,12 +31,14 @@ MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-haiku-4-5")
 
 
 class ScriptedModel:
-    """The server, in a thread of its own, on a free port of 127.0.0.1 unless told otherwise.
+    """The server, in a thread of its own, on a free port of 127.0.0.1 or the one named.
 
-    ``scenario`` is what is played when a prompt does not name one by ``[[scenario:NAME]]``. ``requests`` are the
-    calls for an answer, oldest first (the last 2,000), ``side_requests`` those the CLI makes for itself (titles
-    and the like), ``others`` the rest; ``totals`` the tokens that were told to the conversations' clients, by the names
-    of the API, and ``told`` those to all clients: of an answer that broke off only what was sent of its figures.
+    ``scenario`` is played if a prompt does not name one by ``[[scenario:NAME]]``. ``requests`` are the calls for an
+    answer, oldest first (the last 2,000), ``side_requests`` those that the CLI makes for itself (titles and the like),
+    ``other_requests`` the rest. ``conversation_totals`` are the tokens reported to the conversations' clients, by the
+    names
+    of the API, and ``all_totals`` those reported to all clients: of an answer that broke off only the part that was
+    sent.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class ScriptedModel:
         self.close()
 
     def start(self) -> Self:
-        """Serve until ``close``; what ``with`` does."""
+        """Serve until ``close``, as ``with`` does."""
         return self.__enter__()
 
     def close(self) -> None:
@@ -83,7 +85,7 @@ class ScriptedModel:
 
     @property
     def url(self) -> str:
-        """The address to give as ``ANTHROPIC_BASE_URL``."""
+        """The address for ``ANTHROPIC_BASE_URL``."""
         host, port = self._server.server_address[:2]
         return f"http://{host if isinstance(host, str) else host.decode()}:{port}"
 
@@ -107,19 +109,19 @@ class ScriptedModel:
 
     @property
     def calls(self) -> int:
-        """How many times an answer was asked for, retries included."""
+        """The number of calls for an answer, retries included."""
         with self._lock:
             return self._calls
 
     @property
     def conversation_totals(self) -> dict[str, int]:
-        """The tokens told in the conversations' answers so far, by the API's names."""
+        """The tokens reported in the conversations' answers so far, by the API's names."""
         with self._lock:
             return dict(self._conversation_totals)
 
     @property
     def all_totals(self) -> dict[str, int]:
-        """The tokens told in all answers so far, also those that the CLI asked for itself."""
+        """The tokens reported in all answers so far, also in those for the CLI itself."""
         with self._lock:
             return dict(self._all_totals)
 
@@ -146,7 +148,7 @@ class ScriptedModel:
                     self._requests.append(request)
 
     def count_tokens(self, request: ModelRequest, usage: dict[str, int]) -> None:
-        """Add tokens that an answer tells to the totals; negative ones are taken back."""
+        """Add the tokens of an answer to the totals; negative ones are subtracted."""
         with self._lock:
             for totals in (
                 [self._all_totals]
@@ -157,7 +159,7 @@ class ScriptedModel:
                     totals[name] += count
 
     def turn_for(self, request: ModelRequest) -> ModelTurn | Failure:
-        """What to answer: a turn, or the failure that stands in its place."""
+        """Return the turn for a request, or the failure in its place."""
         if request.is_side_request:
             return wire.side_turn(request)
         try:
@@ -184,7 +186,7 @@ class ScriptedModel:
         return not failure.times or self._is_among_first(failure.times, request.retry_digest)
 
     def _is_among_first(self, first: int, key: str) -> bool:
-        """Whether this is one of the first so many that come with this key."""
+        """Return whether this is one of the first requests with this key, up to the limit."""
         with self._lock:
             self._attempts[key] += 1
             return self._attempts[key] <= first
@@ -200,7 +202,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is what some scenarios are about: no traceback for it."""
+        """Print no traceback for a client that disconnects in the middle: some scenarios do this on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -238,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(404, wire.error_body("not_found_error", "no such route"))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: the requests are recorded."""
+        """Print nothing: the requests are recorded."""
 
     def _record_request(self, body: dict[str, Any]) -> ModelRequest:
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -270,7 +272,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     @contextlib.contextmanager
     def _counted(self, request: ModelRequest, usage: dict[str, int]) -> Iterator[None]:
-        """Count what the block sends: before it is sent, so that whoever has it finds it counted; not if that fails."""
+        """Count the tokens that the block sends, before they are sent; undo it if sending fails.
+
+        So a client that has them finds them counted.
+        """
         self.server.model.count_tokens(request, usage)
         try:
             yield
@@ -307,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def _paced_events(self, message: wire.ModelResponse) -> Iterator[tuple[bytes, dict[str, int]]]:
-        """The events as bytes, with the tokens they tell; those without a pause between them go out together."""
+        """Yield the events as bytes, with their tokens; events without a pause between them are joined."""
         pause = message.turn.pace_ms / 1000
         buffer, usage, reported = b"", {}, {}
         for event in message.events():

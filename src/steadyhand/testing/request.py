@@ -1,4 +1,4 @@
-"""One request to the scripted model, and what can be read from it."""
+"""One request to the scripted model, and the facts that can be read from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelRequest:
 
     @property
     def model(self) -> str:
-        """The model that was asked for."""
+        """The requested model."""
         return str(self.body.get("model", ""))
 
     @property
@@ -57,7 +57,7 @@ class ModelRequest:
 
     @cached_property
     def turn_index(self) -> int:
-        """How many assistant messages follow the last prompt, so which turn comes next (0 for the first)."""
+        """The number of assistant messages after the last prompt, so the index of the next turn (0 for the first)."""
         at = self._prompt_index
         later = self.messages[at + 1 :] if at is not None else self.messages
         return sum(message.get("role") == "assistant" for message in later)
@@ -73,13 +73,13 @@ class ModelRequest:
 
     @property
     def cwd(self) -> str | None:
-        """The working directory the agent says it is in, from the system prompt or the messages."""
+        """The working directory of the agent, from the system prompt or the messages."""
         match = _CWD.search(self.system) or _CWD.search("\n".join(text for _, text in self.turns))
         return match[1].strip() if match else None
 
     @property
     def is_side_request(self) -> bool:
-        """Whether the CLI asks for itself (a session's title, a probe) and not for the conversation.
+        """True if the CLI asks for itself (a session's title, a probe) and not for the conversation.
 
         Such a request offers no tools and asks for JSON by ``output_config``, or wants a single token.
         """
@@ -87,7 +87,7 @@ class ModelRequest:
         return not self.tools and (asks_for_json or self.body.get("max_tokens") == 1)
 
     def tool_schema(self, name: str) -> dict[str, Any] | None:
-        """The input schema of a tool that is on offer, or None."""
+        """Return the input schema of an offered tool, or None."""
         for tool in self.body.get("tools") or []:
             if tool.get("name") == name:
                 schema = tool.get("input_schema")
@@ -95,7 +95,7 @@ class ModelRequest:
         return None
 
     def has_called(self, name: str) -> bool:
-        """Whether the model has called this tool since the last prompt."""
+        """Return whether the model has called this tool since the last prompt."""
         at = self._prompt_index
         later = self.messages[at + 1 :] if at is not None else self.messages
         return any(
@@ -106,22 +106,22 @@ class ModelRequest:
 
     @property
     def retry_digest(self) -> str:
-        """The same for a request and for its retries, another one for every other conversation."""
+        """A digest that a request shares with its retries only."""
         key = json.dumps([self.body.get("metadata"), self.messages], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
     @property
     def conversation_digest(self) -> str:
-        """The same for every request of one conversation, however often it was taken up again."""
+        """A digest that all requests of one conversation share, also after it was resumed."""
         prompts = [prompt_of(message.get("content")) for message in self.messages if _is_prompt(message)]
         key = json.dumps([self.body.get("metadata"), prompts[:1]], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
     @cached_property
     def _prompt_index(self) -> int | None:
-        """Where the prompt is: the last user message that names a scenario, else the last without a tool result.
+        """The index of the prompt: the last user message that names a scenario, else the last without a tool result.
 
-        The CLI puts in user messages of its own (after a refusal, or an empty answer), and those name none.
+        The CLI adds user messages of its own (after a refusal, or an empty answer), and those name none.
         """
         prompt_indexes = [at for at, message in enumerate(self.messages) if _is_prompt(message)]
         scenario_indexes = [
@@ -132,7 +132,7 @@ class ModelRequest:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content, whether it is a string or a list of blocks."""
+    """Return the text of a message's content, a string or a list of blocks."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -141,7 +141,7 @@ def text_of(content: Any) -> str:
 
 
 def prompt_of(content: Any) -> str:
-    """The text of a user message without the reminders that the CLI puts in front of it."""
+    """Return the text of a user message without the reminders that the CLI puts in front of it."""
     return _REMINDER.sub("", text_of(content))
 
 

@@ -1,6 +1,6 @@
-"""Scenarios: what the scripted model answers, turn by turn, read from small TOML files.
+"""Scenarios: the answers of the scripted model, turn by turn, read from small TOML files.
 
-A scenario is a list of turns. Which turn is played depends only on the request: the number of assistant
+A scenario is a list of turns. The choice of the turn depends only on the request: the number of assistant
 messages since the last prompt, so jobs that run side by side never disturb each other. Text and tool inputs
 may hold ``{cwd}``, ``{prompt}``, ``{last_result}`` and ``{model}``, which are filled in from the request.
 """
@@ -21,12 +21,12 @@ STRUCTURED_OUTPUT = "StructuredOutput"
 
 
 class ScenarioError(ConfigError):
-    """A scenario that does not exist or says something that cannot be played."""
+    """A scenario that does not exist or is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelToolCall:
-    """One tool the model asks for; ``input`` is the tool's own object."""
+    """One tool call of the model; ``input`` is the tool's own object."""
 
     name: str
     input: dict[str, Any] = field(default_factory=dict)
@@ -34,10 +34,11 @@ class ModelToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An HTTP error in place of an answer, as the real API words it.
+    """An HTTP error instead of an answer, in the form of the real API.
 
-    ``times`` is how often one and the same request is refused before it is answered; 0 means always. With ``once`` it
-    is the first request of a conversation that comes here that is refused, and no other, also after a resumption.
+    The same request is refused ``times`` times before it is answered; 0 means always. With ``once`` only the first
+    request
+    of a conversation that gets here is refused, and no other, also after a resumption.
     """
 
     status: int
@@ -51,9 +52,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """Tokens the turn claims to have cost; ``None`` for output means one token for four characters.
+    """Tokens that the turn reports; ``None`` for output means one token for four characters.
 
-    Of the cache writes ``ephemeral_1h_input_tokens`` are claimed to be kept for an hour, the others for five minutes.
+    Of the cache writes ``ephemeral_1h_input_tokens`` are reported as kept for an hour, the others for five minutes.
     """
 
     input_tokens: int = 10
@@ -90,7 +91,7 @@ class ModelTurn:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A named list of turns; ``repeat`` plays the last one again and again when there are no more."""
+    """A named list of turns; with ``repeat`` the last one is played again when there are no more."""
 
     name: str
     description: str
@@ -98,7 +99,7 @@ class Scenario:
     repeat: bool = False
 
     def turn_for(self, index: int) -> ModelTurn:
-        """The turn with this index, counted from 0; past the end a short closing word, or the last again."""
+        """Return the turn with this index, counted from 0; past the end a short closing word, or the last again."""
         if index < len(self.turn):
             return self.turn[index]
         return self.turn[-1] if self.repeat else ModelTurn(text="Done.")
@@ -107,7 +108,7 @@ class Scenario:
 def load(name: str | Path) -> Scenario:
     """Read a scenario by its name in the shipped folder, or from a TOML file by its path.
 
-    Raises ScenarioError when there is no such scenario or it holds a key that means nothing.
+    Raise `ScenarioError` if there is no such scenario or it has an unknown key.
     """
     path = name if isinstance(name, Path) else FOLDER / f"{name}.toml"
     try:
@@ -120,12 +121,12 @@ def load(name: str | Path) -> Scenario:
 
 
 def names() -> list[str]:
-    """The names of the scenarios that are shipped, sorted."""
+    """Return the names of the shipped scenarios, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def parse(name: str, table: dict[str, Any]) -> Scenario:
-    """A scenario from its parsed TOML table; raises ScenarioError on a key that means nothing."""
+    """Create a scenario from its parsed TOML table; raise `ScenarioError` for an unknown key."""
     values = _checked_table(Scenario, table, where=name, leave_out={"name"})
     turns = tuple(_turn(turn, where=f"{name}: turn {n}") for n, turn in enumerate(values.pop("turn", []), 1))
     if not turns:
@@ -134,13 +135,13 @@ def parse(name: str, table: dict[str, Any]) -> Scenario:
 
 
 def scenario_name(request: ModelRequest) -> str | None:
-    """The scenario a prompt asks for by ``[[scenario:NAME]]``, if it does."""
+    """Return the scenario that a prompt names by ``[[scenario:NAME]]``, if it does."""
     match = SCENARIO_MARKER.search(request.prompt)
     return match[1] if match else None
 
 
 def fill_variables(value: Any, request: ModelRequest) -> Any:
-    """The value with the variables in its strings, at any depth, replaced from the request."""
+    """Return the value with the variables in its strings, at any depth, replaced from the request."""
     if isinstance(value, str):
         variables = {
             "{cwd}": request.cwd or "",
@@ -159,7 +160,7 @@ def fill_variables(value: Any, request: ModelRequest) -> Any:
 
 
 def with_structured_output(request: ModelRequest, turn: ModelTurn) -> ModelTurn:
-    """The turn, or a call of StructuredOutput in its place when the request wants one and the turn has none.
+    """Return the turn, or a call of StructuredOutput instead if the request wants one and the turn has none.
 
     The object is the smallest one that the tool's schema allows, so that any schema gets an answer.
     """
@@ -170,7 +171,7 @@ def with_structured_output(request: ModelRequest, turn: ModelTurn) -> ModelTurn:
 
 
 def sample_value(schema: dict[str, Any]) -> Any:
-    """A small value that satisfies a plain JSON schema: const, enum, anyOf, and the seven types."""
+    """Return a small value that satisfies a plain JSON schema: const, enum, anyOf, and the seven types."""
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):

@@ -31,7 +31,7 @@ class ModelResponse:
         self.stop_reason = turn.stop_reason or ("tool_use" if turn.tool else "end_turn")
 
     def body(self) -> dict[str, Any]:
-        """The message as the API gives it without streaming."""
+        """Return the message in the API's form without streaming."""
         return {
             **self._envelope(usage_body(self.usage)),
             "content": self._blocks,
@@ -39,7 +39,7 @@ class ModelResponse:
         }
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The message as the API streams it; a cut one just ends."""
+        """Return the message as the API streams it; a cut one just ends."""
         yield {
             "type": "message_start",
             "message": self._envelope(usage_body({**self.usage, "output_tokens": 1})),
@@ -95,23 +95,23 @@ class ModelResponse:
 
 
 def usage_body(usage: dict[str, int]) -> dict[str, Any]:
-    """Usage as the API gives it: how long the cache writes are kept is a table of its own."""
+    """Return usage in the API's form: the durations of the cache writes are a table of its own."""
     plain = {name: count for name, count in usage.items() if name not in CACHE_WRITE_FIELDS}
     return {**plain, "cache_creation": {name: usage[name] for name in CACHE_WRITE_FIELDS}}
 
 
 def format_sse(event: dict[str, Any]) -> bytes:
-    """One event as a server-sent event."""
+    """Return one event as a server-sent event."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode())
 
 
 def error_body(kind: str, message: str) -> dict[str, Any]:
-    """An error as the API words it."""
+    """Return an error in the API's form."""
     return {"type": "error", "error": {"type": kind, "message": message}, "request_id": "req_scripted"}
 
 
 def model_list(ids: Iterable[str]) -> dict[str, Any]:
-    """The answer of ``GET /v1/models``."""
+    """Return the answer of ``GET /v1/models``."""
     data = [
         {"type": "model", "id": name, "display_name": name, "created_at": "2026-01-01T00:00:00Z"}
         for name in ids
@@ -120,7 +120,7 @@ def model_list(ids: Iterable[str]) -> dict[str, Any]:
 
 
 def side_turn(request: ModelRequest) -> ModelTurn:
-    """A harmless answer to what the CLI asks for itself."""
+    """Return a harmless answer to a request of the CLI for itself."""
     wants_json = "json" in request.system.lower() or "output_config" in request.body
     return ModelTurn(text='{"title": "Scripted", "isNewTopic": false}' if wants_json else "Scripted")
 

@@ -1,4 +1,4 @@
-"""The shapes of what the real command line prints, recorded from version 2.1.330."""
+"""The shapes of the real command line's output, recorded from version 2.1.330."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOOLS = ["Task", "Bash", "Edit", "Read", "Skill", "ToolSearch", "WebFetch", "Web
 
 
 def new_uuid() -> str:
-    """A random UUID (version 4); the uuid module takes longer to import than all else here."""
+    """Return a random UUID (version 4); the uuid module takes longer to import than all else here."""
     raw = bytearray(os.urandom(16))
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80
@@ -30,18 +30,18 @@ def new_uuid() -> str:
 
 
 def new_id(prefix: str) -> str:
-    """An id as the API makes them: a prefix and 24 hex digits."""
+    """Return an id in the API's form: a prefix and 24 hex digits."""
     return prefix + os.urandom(12).hex()
 
 
 def now() -> str:
-    """The time in UTC with milliseconds, as the real one writes it."""
+    """Return the time in UTC with milliseconds, as the real one writes it."""
     seconds = time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}Z"
 
 
 def usage(figures: dict[str, int]) -> dict[str, Any]:
-    """The usage of a result from its four token counts."""
+    """Return the usage of a result from its four token counts."""
     return {
         "input_tokens": figures["input_tokens"],
         "cache_creation_input_tokens": figures["cache_creation_input_tokens"],
@@ -59,7 +59,7 @@ def usage(figures: dict[str, int]) -> dict[str, Any]:
 
 
 def model_usage(model: str, figures: dict[str, int], cost: float) -> dict[str, Any]:
-    """``modelUsage``: totals of the process by model."""
+    """Return ``modelUsage``: totals of the process by model."""
     return {
         model: {
             "inputTokens": figures["input_tokens"],
@@ -81,7 +81,7 @@ def model_usage(model: str, figures: dict[str, int], cost: float) -> dict[str, A
 
 
 def result(session: str, seconds: float, cost: float) -> dict[str, Any]:
-    """The result's keys that never change, to be completed by what the run came to."""
+    """Return the result's keys that never change; the caller adds those of its outcome."""
     stats = {"parent": 0, "user": 0, "system": 0}
     return {
         "duration_api_ms": int(seconds * 1000),
@@ -119,12 +119,12 @@ def result(session: str, seconds: float, cost: float) -> dict[str, Any]:
 
 
 def timings() -> dict[str, int]:
-    """The keys a result has when the model has answered."""
+    """Return the keys that a result has if the model has answered."""
     return {"ttft_ms": 1, "ttft_stream_ms": 1, "time_to_request_ms": 1, "first_content_frame_ms": 1}
 
 
 def init(session: str, model: str, agents: list[str], tools: list[str]) -> dict[str, Any]:
-    """``system/init``, the first line of each turn."""
+    """Return ``system/init``, the first line of each turn."""
     cwd = os.getcwd()
     return {
         "type": "system",
@@ -162,7 +162,7 @@ def init(session: str, model: str, agents: list[str], tools: list[str]) -> dict[
 
 
 def initialized(agents: list[dict[str, str]]) -> dict[str, Any]:
-    """The answer to ``initialize``."""
+    """Return the answer to ``initialize``."""
     command = {"name": "clear", "description": "Start afresh", "argumentHint": "", "builtin": True}
     return {
         "commands": [command],
@@ -196,7 +196,7 @@ def initialized(agents: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def message(ident: str, model: str, figures: dict[str, int], content: list[dict[str, Any]]) -> dict[str, Any]:
-    """The API's message inside an assistant line; its output tokens are those at the start, as with the real one."""
+    """Return the API's message inside an assistant line; its output tokens are those at the start, as in the CLI."""
     return {
         "id": ident,
         "type": "message",

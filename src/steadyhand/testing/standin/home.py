@@ -1,4 +1,4 @@
-"""What lies in the config directory: agent definitions and the records of sessions."""
+"""The config directory: agent definitions and the records of sessions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BUILT_IN = ("claude", "Explore", "general-purpose", "Plan", "statusline-setup")
 
 
 def config_dir() -> str:
-    """``CLAUDE_CONFIG_DIR``, or ``.claude`` in the home directory."""
+    """Return ``CLAUDE_CONFIG_DIR``, or ``.claude`` in the home directory."""
     return os.environ.get("CLAUDE_CONFIG_DIR") or os.path.join(os.environ.get("HOME", "/"), ".claude")
 
 
 def list_agents(from_command_line: str | None, sources: str | None) -> list[dict[str, str]]:
-    """The agents that can be asked for: built-ins, the config directory's, the repository's, and those of ``--agents``.
+    """Return the available agents: built-ins, the config directory's, the repository's, and those of ``--agents``.
 
     ``sources`` is the value of ``--setting-sources``; without ``project`` in it the repository's are left out.
     """
@@ -48,7 +48,7 @@ def _describe(name: str, about: dict[str, Any]) -> dict[str, str]:
 
 
 def _read_agent(path: str) -> dict[str, str] | None:
-    """An agent from its file; its name is the frontmatter's, and without frontmatter it is none."""
+    """Read an agent from its file; the name is the frontmatter's, and without frontmatter it is no agent."""
     lines = _text(path).splitlines()
     if not lines or lines[0].strip() != "---":
         return None
@@ -83,7 +83,7 @@ class Session:
         return os.path.exists(self.path)
 
     def turns(self) -> list[tuple[str, str]]:
-        """The earlier turns as pairs of role and text."""
+        """Return the earlier turns as pairs of role and text."""
         found = []
         for line in _text(self.path).splitlines():
             entry = json.loads(line)
@@ -93,7 +93,7 @@ class Session:
         return found
 
     def record(self, role: str, content: Any) -> None:
-        """Record one message; a config directory that cannot be written to is not the agent's trouble."""
+        """Record one message; ignore a config directory that cannot be written to."""
         if not self._keep:
             return
         ident = frames.new_uuid()
@@ -119,7 +119,7 @@ class Session:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content, a string or a list of blocks."""
+    """Return the text of a message's content, a string or a list of blocks."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):

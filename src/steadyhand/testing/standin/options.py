@@ -1,4 +1,4 @@
-"""The command line, read the way the real one reads it."""
+"""The command line, parsed as the real one parses it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class UsageError(Exception):
 
 
 class Options:
-    """What the command line asked for; ``prompt`` is the positional argument or nothing."""
+    """The parsed command line; ``prompt`` is the positional argument or nothing."""
 
     def __init__(self, argv: list[str]) -> None:
         self.values: dict[str, str] = {}
@@ -50,12 +50,12 @@ class Options:
         self._check()
 
     def get(self, name: str) -> str | None:
-        """The value of an option, None when it was not given."""
+        """Return the value of an option, or None if it is absent."""
         return self.values.get(name)
 
     @property
     def reads_stream(self) -> bool:
-        """Whether stdin brings JSON lines."""
+        """True if stdin brings JSON lines."""
         return self.get("--input-format") == "stream-json"
 
     @property
@@ -65,7 +65,7 @@ class Options:
 
     @property
     def include_partial(self) -> bool:
-        """Whether pieces of messages are wanted as they come."""
+        """True if pieces of messages are wanted as they come."""
         return "--include-partial-messages" in self.flags
 
     def _read(self, argv: list[str]) -> None:
@@ -123,7 +123,7 @@ class Options:
 
 
 def is_uuid(text: str) -> bool:
-    """Whether the text is a UUID as the command line wants it."""
+    """Return whether the text is a UUID as the command line wants it."""
     parts = text.lower().split("-")
     return [len(part) for part in parts] == [8, 4, 4, 4, 12] and all(
         c in _HEX for part in parts for c in part

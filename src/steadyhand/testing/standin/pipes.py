@@ -26,7 +26,7 @@ class StdinReader:
         self._buffer = b""
 
     def read_messages(self, seconds: float | None) -> list[dict[str, Any]]:
-        """The messages that have come, after waiting for at most so many seconds for the first (None: without end)."""
+        """Return the messages that have come; wait at most so many seconds for the first (None: without end)."""
         end = None if seconds is None else time.monotonic() + seconds
         while not self.ended:
             seconds_left = None if end is None else max(0.0, end - time.monotonic())
@@ -44,19 +44,19 @@ class StdinReader:
 
 
 def write_message(message: dict[str, Any]) -> None:
-    """One message as a line on stdout."""
+    """Write one message as a line on stdout."""
     write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
 
 def write(data: bytes, stream: int = 1) -> None:
-    """All of these bytes, however the pipe takes them."""
+    """Write all of these bytes, however the pipe accepts them."""
     view = memoryview(data)
     while view:
         view = view[os.write(stream, view) :]
 
 
 def read_all() -> bytes:
-    """All of stdin."""
+    """Read all of stdin."""
     pieces: list[bytes] = []
     while True:
         piece = os.read(0, _CHUNK)

@@ -53,7 +53,7 @@ class StandinProgram:
     # One prompt from stdin, or a conversation in JSON lines.
 
     def run_plain(self, prompt: str) -> int:
-        """Answer one prompt; the exit code."""
+        """Answer one prompt; return the exit code."""
         if not prompt:
             raise UsageError(_NO_INPUT)
         if not prompt.strip():
@@ -66,7 +66,7 @@ class StandinProgram:
         return self._exit_code()
 
     def run_stream(self) -> int:
-        """Answer prompts and control requests until the end of input; the exit code."""
+        """Answer prompts and control requests until the end of input; return the exit code."""
         while True:
             while self._prompts:
                 self._answer(self._prompts.pop(0))
@@ -76,7 +76,7 @@ class StandinProgram:
                 self._handle_message(message)
 
     def pause(self, seconds: float) -> None:
-        """Wait, and meanwhile hear control requests; raises Interrupted when one of them says so."""
+        """Wait, and handle control requests meanwhile; raise Interrupted for an interrupt."""
         end = time.monotonic() + seconds
         while True:
             left = max(0.0, end - time.monotonic())
@@ -94,7 +94,7 @@ class StandinProgram:
     def call_mcp_server(
         self, name: str, method: str, params: dict[str, Any], seconds: float
     ) -> dict[str, Any]:
-        """Ask a server of the caller's own (MCP over control requests) and give its JSON-RPC answer."""
+        """Call a server of the caller's own (MCP over control requests) and return its JSON-RPC answer."""
         self._asked += 1
         ident = f"server-{self._asked}"
         response = {"jsonrpc": "2.0", "id": self._asked, "method": method, "params": params}
@@ -108,14 +108,14 @@ class StandinProgram:
         return self._answers.pop(ident)
 
     def add_usage(self, cost: float, figures: dict[str, int]) -> tuple[float, dict[str, int]]:
-        """Add a turn's cost and tokens; the totals of this process so far."""
+        """Add a turn's cost and tokens; return the totals of this process so far."""
         self._cost += cost
         for key, value in figures.items():
             self._totals[key] = self._totals.get(key, 0) + value
         return self._cost, dict(self._totals)
 
     def describe_environment(self, prompt: str) -> dict[str, Any]:
-        """What this process finds itself to be, for tests to look at."""
+        """Return the environment of this process, for tests to look at."""
         return {
             "argv": sys.argv,
             "cwd": os.getcwd(),
@@ -181,7 +181,7 @@ class StandinProgram:
             pipes.write(line)
 
     def _acknowledge(self) -> dict[str, Any]:
-        """The result of a turn that was only to be remembered: nothing was asked, nothing was spent."""
+        """Return the result of a turn that was only added to the history: nothing was asked, nothing was spent."""
         nothing = dict.fromkeys(
             ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"), 0
         )
@@ -289,12 +289,12 @@ def _refuse_root(options: Options) -> None:
 
 
 def _resolve_model(wanted: str | None) -> str:
-    """The model's full name for an alias; a name that is not known is taken as it is."""
+    """Return the model's full name for an alias; an unknown name stays as it is."""
     return frames.MODELS.get(wanted or "default", wanted or frames.MODEL)
 
 
 def main(argv: list[str]) -> int:
-    """Run with these arguments (without the program's name); the exit code."""
+    """Run with these arguments (without the program's name); return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_TERMINATED))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

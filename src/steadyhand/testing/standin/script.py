@@ -1,4 +1,4 @@
-"""The directives in a prompt: what the stand-in is to do, in order, and how it is to end."""
+"""The directives in a prompt: the actions of the stand-in, in order, and its end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class InvalidDirective(Exception):
-    """A directive that nobody defined: a mistake in a test, so it is never passed over in silence."""
+    """An unknown directive: a mistake in a test, so it is never ignored."""
 
 
 class Script:
@@ -71,24 +71,24 @@ class Script:
                     raise InvalidDirective(f"the stand-in knows no directive {name!r}")
 
     def has(self, name: str) -> bool:
-        """Whether a setting was given."""
+        """Return whether a setting is present."""
         return name in self.settings
 
     def text(self, name: str, otherwise: str = "") -> str:
-        """A setting as text."""
+        """Return a setting as text."""
         return self.settings.get(name, otherwise)
 
     def number(self, name: str, otherwise: float) -> float:
-        """A setting as a number."""
+        """Return a setting as a number."""
         return float(self.settings.get(name, otherwise))
 
     def count(self, name: str, otherwise: int) -> int:
-        """A setting as a whole number."""
+        """Return a setting as an integer."""
         return int(self.settings.get(name, otherwise))
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``100``, ``64K``, ``10M`` or ``1G``."""
+    """Parse bytes from ``100``, ``64K``, ``10M`` or ``1G``."""
     unit = _SIZES.get(text[-1:].upper())
     return int(text[:-1]) * unit if unit else int(text)
 

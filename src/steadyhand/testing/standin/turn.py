@@ -1,4 +1,4 @@
-"""One turn of the stand-in: what it does for a prompt, and the result it comes to."""
+"""One turn of the stand-in: its actions for a prompt, and its result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Interrupted(Exception):
 
 
 class AgentTurn:
-    """Does one prompt's acts in order and says how it ended."""
+    """Runs one prompt's actions in order and returns the result."""
 
     def __init__(self, agent: StandinProgram, prompt: str) -> None:
         self.agent = agent
@@ -42,7 +42,7 @@ class AgentTurn:
         self._streams = agent.options.output_format == "stream-json"
 
     def run(self) -> dict[str, Any] | None:
-        """Do it all; the result, or None when this turn ends without one."""
+        """Run all actions; return the result, or None if this turn ends without one."""
         script = self.script
         if script.has("deaf"):
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -96,7 +96,7 @@ class AgentTurn:
         )
 
     def _stream_block(self, block: dict[str, Any], delta: str, key: str) -> None:
-        """One message of one block: in pieces when they are wanted, then whole."""
+        """Write one message of one block: in pieces if they are wanted, then whole."""
         if not self._streams:
             self.agent.pause(self._pace * len(self._split(block[key])) if self._pace else 0)
             return
@@ -157,7 +157,7 @@ class AgentTurn:
     # What the agent does.
 
     def _tool(self, name: str, tool_input: dict[str, Any], run: Callable[[], tuple[str, bool]]) -> None:
-        """A tool call: announced, really done, and its result told."""
+        """Call a tool: announce it, really run it, and write its result."""
         call = frames.new_id("toolu_")
         self._run_tool_call(call, name, tool_input, run)
 
@@ -292,7 +292,7 @@ class AgentTurn:
     # How it ends.
 
     def figures(self, said: str) -> dict[str, int]:
-        """The token counts of this turn."""
+        """Return the token counts of this turn."""
         script = self.script
         return {
             "input_tokens": script.count("input", 10),
@@ -427,7 +427,7 @@ class AgentTurn:
 
 
 def sample_value(schema: dict[str, Any]) -> Any:
-    """A small value for a plain JSON schema."""
+    """Return a small value for a plain JSON schema."""
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
@@ -456,7 +456,7 @@ def _error_result(subtype: str, reason: str, text: str) -> dict[str, Any]:
 
 
 def _write_flood(amount: int, line: bytes) -> None:
-    """So many bytes to stdout, in blocks of a few hundred lines."""
+    """Write so many bytes to stdout, in blocks of a few hundred lines."""
     block = line * max(1, (1 << 20) // len(line))
     left = amount
     while left > 0:
