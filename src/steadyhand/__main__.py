@@ -1,4 +1,4 @@
-"""`python -m steadyhand` is the command line."""
+"""The command line as `python -m steadyhand`."""
 
 from steadyhand.cli import main
 

@@ -1,4 +1,4 @@
-"""The Python client of the service: blocking, small, and of no opinion about what it is used for.
+"""The Python client of the service: small and blocking.
 
     with Client("http://127.0.0.1:8080", token) as client:
         job = client.submit("Fix the failing test.", workspace="infra", budget_usd=2.0)
@@ -6,9 +6,9 @@
             print(event["type"], event["data"])
         print(client.get(job["id"])["answer"])
 
-Jobs, events, agents and workspaces are the JSON objects of the HTTP contract, as they came. Errors are those
-of `steadyhand.errors`: `InvalidRequest`, `Unauthenticated`, `Forbidden`, `NotFound`, `Conflict`, `TryLater`
-and, when no service answers, `Unreachable`.
+Jobs, events, agents and workspaces are the JSON objects of the HTTP API, unchanged. Errors are those of
+`steadyhand.errors`: `InvalidRequest`, `Unauthenticated`, `Forbidden`, `NotFound`, `Conflict`, `RetryLater` and, if no
+service answers, `Unreachable`.
 """
 
 import ipaddress
@@ -40,7 +40,7 @@ __all__ = ["DEFAULT_URL", "ENDED_STATES", "Client"]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
-"""The states in which nothing more happens to a job unless somebody asks for it."""
+"""The states of an ended job: only a request changes it again."""
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _RESPONSE_TIMEOUT_SECONDS = 60.0
@@ -67,11 +67,11 @@ _ERROR_BY_STATUS: Mapping[int, type[CallerError]] = {
 
 
 class Client:
-    """A connection to one service. Use it as a context manager, or `close` it; not shared between threads.
+    """A connection to one service. Use it as a context manager, or `close` it; do not share it between threads.
 
-    `token` is sent as the bearer key. `patience_seconds` bounds how long `events` and `wait` put up with a
-    service that can no longer be reached before they raise `Unreachable`; each time something is heard it
-    starts anew. With a service that never answered there is no patience.
+    `token` is sent as the bearer key. If the service becomes unreachable, `events` and `wait` try again for
+    `patience_seconds` before they raise `Unreachable`; each received byte starts this time anew. If the service never
+    answered, they raise at once.
     """
 
     def __init__(
@@ -109,16 +109,16 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._http.close()
 
     # --- asking for work -------------------------------------------------------------------
 
     def submit(self, prompt: str, *, idempotency_key: str | None = None, **fields: Any) -> dict[str, Any]:
-        """Ask for a job and give it as accepted; `fields` are those of `POST /v1/jobs`, null ones are left out.
+        """Submit a job and return it as accepted; `fields` are those of `POST /v1/jobs`, without those that are `None`.
 
-        It is safe against a connection that breaks: without a key of yours one is made up, and the request is
-        sent again once with the same key.
+        The request is safe if the connection breaks: it always has an idempotency key, which is generated if you pass
+        none, and is sent once more with the same key.
         """
         body = {"prompt": prompt, **{name: value for name, value in fields.items() if value is not None}}
         headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
@@ -130,7 +130,7 @@ class Client:
             return self._request_json("POST", "/v1/jobs", json=body, headers=headers)
 
     def retry(self, job_id: str, *, after_run: int | None = None) -> dict[str, Any]:
-        """Ask for a new run of an ended job; with `after_run` a repeat of the request does nothing more."""
+        """Start a new run of an ended job and return the job; with `after_run`, a repeated request has no effect."""
         body = {} if after_run is None else {"after_run": after_run}
         return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/retry", json=body)
 
@@ -142,27 +142,27 @@ class Client:
         budget_usd: float | None = None,
         prompt: str | None = None,
     ) -> dict[str, Any]:
-        """Ask an ended job to go on in its session and checkout, perhaps with more to spend or something to say."""
+        """Resume an ended job in its session and checkout and return it, with another budget or a prompt if set."""
         fields = {"after_run": after_run, "budget_usd": budget_usd, "prompt": prompt}
         body = {name: value for name, value in fields.items() if value is not None}
         return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/resume", json=body)
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Ask a job to stop and give it as it then is; one that has ended stays as it is."""
+        """Cancel a job and return it; an ended job does not change."""
         return self._request_json("POST", f"/v1/jobs/{_job_path_segment(job_id)}/cancel")
 
     def delete(self, job_id: str) -> None:
-        """Forget an ended job and all that was kept of it."""
+        """Delete an ended job and all its files."""
         self._request("DELETE", f"/v1/jobs/{_job_path_segment(job_id)}")
 
     # --- looking ---------------------------------------------------------------------------
 
     def get(self, job_id: str) -> dict[str, Any]:
-        """Give a job."""
+        """Return a job."""
         return self._request_json("GET", f"/v1/jobs/{_job_path_segment(job_id)}")
 
     def wait(self, job_id: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
-        """Give a job when it has ended, or as it is after `timeout_seconds` (null waits as long as it takes)."""
+        """Return a job when it has ended, or as it is after `timeout_seconds` (`None` waits without a limit)."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         backoff = _Backoff(self._reconnect_seconds if self._has_connected else 0)
         while True:
@@ -187,37 +187,36 @@ class Client:
                 time.sleep(_MIN_PAUSE_SECONDS)
 
     def diff(self, job_id: str) -> bytes:
-        """Give what an ended job changed, as `git apply` takes it."""
+        """Return the changes of an ended job as a patch for `git apply`."""
         return self._request(
             "GET", f"/v1/jobs/{_job_path_segment(job_id)}/diff", headers={"accept": "text/x-diff"}
         ).content
 
     def bundle(self, job_id: str) -> bytes:
-        """Give the job's commits as a git bundle."""
+        """Return the job's commits as a git bundle."""
         return self._request(
             "GET", f"/v1/jobs/{_job_path_segment(job_id)}/bundle", headers={"accept": "*/*"}
         ).content
 
     def transcript(self, job_id: str) -> bytes:
-        """Give the agent's own record of an ended job: one JSON object a line."""
+        """Return the transcript of an ended job: one JSON object a line."""
         return self._request(
             "GET", f"/v1/jobs/{_job_path_segment(job_id)}/transcript", headers={"accept": "*/*"}
         ).content
 
     def agents(self) -> Sequence[dict[str, Any]]:
-        """Give the agents that can be asked for, with their limits."""
+        """Return the agents that callers can name, with their limits."""
         return _rows(self._request_json("GET", "/v1/agents"))
 
     def workspaces(self) -> Sequence[dict[str, Any]]:
-        """Give the workspaces that can be asked for."""
+        """Return the workspaces that callers can name."""
         return _rows(self._request_json("GET", "/v1/workspaces"))
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = True) -> Iterator[dict[str, Any]]:
-        """Follow a job's events from number `after` on, as they happen, until it has ended.
+        """Yield a job's events after number `after`, as they happen, until the job has ended.
 
-        Without `follow` only those that there are by now are given. A connection that breaks is taken up again
-        after the last numbered event, so that each of those comes once; the pieces of text that were under way
-        (`seq` null) are lost then.
+        Without `follow`, yield only the events that exist now. A broken connection is opened again after the last
+        numbered event, so each of those comes once; parts of a text that was in progress (`seq` null) are lost then.
         """
         if not follow:
             yield from self._list_events(job_id, after)
@@ -241,9 +240,9 @@ class Client:
                 backoff.sleep_or_raise(stream_error)
 
     def list(self, *, limit: int = 20, cursor: str | None = None, **filters: Any) -> dict[str, Any]:
-        """Give a page of jobs, newest first: `data`, `has_more` and the `next_cursor` to go on with.
+        """Return a page of jobs, newest first: `data`, `has_more` and the `next_cursor` of the page after it.
 
-        `filters` are the query parameters of `GET /v1/jobs`; a sequence repeats one, null leaves it out.
+        `filters` are the query parameters of `GET /v1/jobs`; a sequence repeats one, `None` leaves it out.
         """
         query = {"limit": limit, "cursor": cursor, **filters}
         return self._request_json("GET", "/v1/jobs", params={k: v for k, v in query.items() if v is not None})
@@ -251,11 +250,11 @@ class Client:
     # --- keys ------------------------------------------------------------------------------
 
     def list_keys(self) -> Sequence[dict[str, Any]]:
-        """Give every key of the service, without their secrets; needs the scope `admin`, as all of these."""
+        """Return every key of the service, without their secrets. All methods for keys need the scope `admin`."""
         return _rows(self._request_json("GET", "/v1/keys"))
 
     def create_key(self, name: str, *, scopes: Sequence[str] | None = None, **limits: Any) -> dict[str, Any]:
-        """Make a key and give it with its `secret`, told this once; `limits` are those of `POST /v1/keys`."""
+        """Create a key and return it with its `secret`, shown only once; `limits` are those of `POST /v1/keys`."""
         body: dict[str, Any] = {"name": name}
         if scopes is not None:
             body["scopes"] = tuple(scopes)
@@ -264,16 +263,16 @@ class Client:
         return self._request_json("POST", "/v1/keys", json=body)
 
     def revoke_key(self, key_id: str) -> dict[str, Any]:
-        """End a key at once and give it as it then is."""
+        """Revoke a key at once and return it."""
         return self._request_json("DELETE", f"/v1/keys/{_key_path_segment(key_id)}")
 
     def rotate_key(self, key_id: str, *, grace_seconds: float = 0) -> dict[str, Any]:
-        """Give a key a new `secret`; the old one ends at once, or after `grace_seconds`."""
+        """Return a key with a new `secret`; the old one ends at once, or after `grace_seconds`."""
         body = {"grace_seconds": grace_seconds}
         return self._request_json("POST", f"/v1/keys/{_key_path_segment(key_id)}/rotate", json=body)
 
     def usage(self, *, by: Sequence[str] = (), **filters: Any) -> Sequence[dict[str, Any]]:
-        """Give what was spent, a row for each group of `by`; `filters` are the parameters of `GET /v1/usage`."""
+        """Return usage and cost, one row for each group of `by`; `filters` are the parameters of `GET /v1/usage`."""
         query = {"by": tuple(by), "limit": 1000, **{k: v for k, v in filters.items() if v is not None}}
         rows: Sequence[dict[str, Any]] = []
         while True:
@@ -320,7 +319,7 @@ class Client:
             )
 
     def _stream_events(self, job_id: str, position: "_StreamPosition") -> Iterator[dict[str, Any]]:
-        """Give the events of one connection; `place` knows how far it came and whether that was all."""
+        """Yield the events of one connection, and record the progress in `position`."""
         headers = {"accept": "text/event-stream"}
         if position.after:
             headers["last-event-id"] = str(position.after)
@@ -355,7 +354,7 @@ class Client:
         )
 
     def _parse_error(self, response: httpx2.Response) -> SteadyhandError:
-        """Make the error that the contract's one error body speaks of."""
+        """Return the error that an error body describes."""
         try:
             body = response.json()
         except (ValueError, RecursionError):
@@ -378,9 +377,9 @@ class Client:
 
 @dataclass(slots=True)
 class _StreamPosition:
-    """How far a follower has come: the last number seen, and whether there is nothing more to come.
+    """The progress of a follower: the last event number, and whether the stream is complete.
 
-    `opened` is when the newest stream began, on the monotonic clock; null when it did not.
+    `opened_at` is the start of the newest stream on the monotonic clock; `None` if no stream was opened.
     """
 
     after: int
@@ -389,7 +388,7 @@ class _StreamPosition:
 
 
 class _Backoff:
-    """Pauses between attempts, longer each time, until too long has passed since something was heard."""
+    """Pauses between attempts, each longer than the last, until the time without an answer exceeds its limit."""
 
     def __init__(self, seconds: float) -> None:
         self.reset(seconds)
@@ -399,7 +398,7 @@ class _Backoff:
         self._pause_seconds = _MIN_PAUSE_SECONDS
 
     def sleep_or_raise(self, error: SteadyhandError) -> None:
-        """Pause, or raise the error when there is no patience left."""
+        """Sleep, or raise the error if the time is over."""
         if time.monotonic() + self._pause_seconds > self._deadline:
             raise error
         time.sleep(self._pause_seconds)
@@ -407,9 +406,9 @@ class _Backoff:
 
 
 def _parse_sse(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """Read server-sent events whose data is one JSON object; comments and unknown fields are skipped.
+    """Parse server-sent events whose data is one JSON object; comments and unknown fields are skipped.
 
-    Split at line feeds only: the JSON may hold characters that Unicode counts as line ends.
+    Lines end at line feeds only: the JSON may contain characters that Unicode counts as line ends.
     """
     data: list[bytes] = []
     for line in _lines(chunks):
@@ -468,7 +467,7 @@ def _parse_retry_after(value: str | None) -> int:
 
 
 def _job_path_segment(job_id: str) -> str:
-    """Give an id that is safe as one part of a path; nothing else is an id."""
+    """Return an id that is safe as one part of a path. Raise `NotFound` if it is no id."""
     if not (job_id.isascii() and job_id.isalnum()):
         raise NotFound(f"{job_id!r} is not the id of a job.")
     return job_id

@@ -1,13 +1,13 @@
-"""The command line. Everything but `serve`, `doctor`, `config` and `demo` talks HTTP to a service.
+"""The command line. All commands but `serve`, `doctor`, `config` and `demo` are HTTP clients of a service.
 
-Exit codes are those of docs/cli.md and stand in `exits`; answers go to stdout, progress and errors to stderr.
+Exit codes are those of docs/cli.md (`exit_codes`). Answers go to stdout, progress and errors to stderr.
 """
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command that was asked for and exit with its code."""
+    """Run the command of the arguments and exit with its code."""
     # Each of these adds its commands to the program.
     import steadyhand.cli.jobs  # noqa: PLC0415
     import steadyhand.cli.keys  # noqa: PLC0415

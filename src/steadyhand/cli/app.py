@@ -1,4 +1,4 @@
-"""The program: its commands put together, and the one place where errors become words and exit codes."""
+"""The program: all commands, and the one place that turns errors into messages and exit codes."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from steadyhand.errors import (
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: a command lets go of things as it does for Ctrl-C."""
+    """SIGTERM, which a command handles as it handles Ctrl-C."""
 
 
 _COMMAND_ORDER = (
@@ -41,11 +41,11 @@ _COMMAND_ORDER = (
     "transcript",
     "delete",
 )
-"""How the help lists the commands; the others come after."""
+"""The order of commands in the help; others come after them."""
 
 
 class _CommandGroup(TyperGroup):
-    """The group of all commands; `invoke` is the boundary where errors are reported."""
+    """The group of all commands; `invoke` reports the errors of each."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
@@ -74,7 +74,7 @@ class _CommandGroup(TyperGroup):
 
 
 def print_error(error: SteadyhandError) -> None:
-    """Say on stderr what is wrong and what to do about it."""
+    """Print an error and its remedy on stderr."""
     lines = [f"steadyhand: {sanitize(error.detail)}"]
     if isinstance(error, InvalidRequest) and len(error.field_errors) > 1:
         lines += [

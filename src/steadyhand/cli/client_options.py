@@ -1,4 +1,4 @@
-"""From what the user said to a service: its address, its key, a job by the beginning of its id."""
+"""The client of a command: the service's address, its key, and job ids from their prefixes."""
 
 import re
 from collections.abc import Iterator
@@ -33,25 +33,25 @@ _MAX_CANDIDATES = 10
 
 
 def load_settings() -> ClientSettings:
-    """Read what the environment says to a client."""
+    """Return the client settings of the environment."""
     return client_settings()
 
 
 def create_output() -> CommandOutput:
-    """Give the streams of this command."""
+    """Return the output streams of this command."""
     return CommandOutput(no_color=load_settings().no_color)
 
 
 @contextmanager
 def open_client(server: str | None) -> Iterator[Client]:
-    """Give a client for the service that was named, or the local one."""
+    """Yield a client of the named service, or of the local one."""
     client_config = load_settings()
     with client_for(server or client_config.url or DEFAULT_URL, client_config) as client:
         yield client
 
 
 def client_for(url: str, client_config: ClientSettings) -> Client:
-    """Make a client; the key of the local service is never sent to another machine."""
+    """Return a client. The key of the local service is never sent to another machine."""
     client = Client(url, client_config.token)
     if client_config.token_is_local and not client.local:
         client.close()
@@ -60,9 +60,9 @@ def client_for(url: str, client_config: ClientSettings) -> Client:
 
 
 def find_job_id(client: Client, text: str) -> str:
-    """Give the whole id for the beginning of one.
+    """Return the whole id of a job from a prefix.
 
-    Raises `NotFound`, and `InvalidRequest` with the candidates when there are several.
+    Raise `NotFound` if no job matches, and `InvalidRequest` with the candidates if several do.
     """
     id_prefix = text.strip().lower()
     if _FULL_ID.fullmatch(id_prefix):
@@ -81,7 +81,7 @@ def find_job_id(client: Client, text: str) -> str:
 
 
 def resolve_workspace(repo: str | None, workspace: str | None) -> tuple[str | None, bool]:
-    """Say which workspace is meant, and whether it is a path of this machine.
+    """Return the workspace, and true if it is a path of this machine.
 
     `repo` is a path or a URL; `workspace` is a name unless it looks like one of those. Paths become absolute.
     """
@@ -101,7 +101,7 @@ def resolve_workspace(repo: str | None, workspace: str | None) -> tuple[str | No
 
 
 def reject_remote_path(client: Client, workspace: str, *, is_path: bool) -> None:
-    """Raise `InvalidRequest` for a path on a service that runs on another machine."""
+    """Raise `InvalidRequest` for a path if the service runs on another machine."""
     if is_path and not client.local:
         raise InvalidRequest(
             f"{one_line(workspace)} is a path on this machine, and {client.base_url} runs on another, where it means "
@@ -110,6 +110,6 @@ def reject_remote_path(client: Client, workspace: str, *, is_path: bool) -> None
 
 
 def list_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the objects of a list."""
+    """Return the objects of a list."""
     data = document.get("data")
     return [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []

@@ -1,6 +1,6 @@
-"""Where the command line prints: answers on stdout, everything else on stderr.
+"""The output of the command line: answers on stdout, everything else on stderr.
 
-Neither colours nor control characters go where no terminal is; markup in a text is never interpreted.
+Colours and control characters go only to a terminal. Markup in a text is never interpreted.
 """
 
 import sys
@@ -26,11 +26,11 @@ class CommandOutput:
 
     @property
     def is_shared_terminal(self) -> bool:
-        """Whether stdout and stderr are seen in one place."""
+        """True if stdout and stderr are the same terminal."""
         return self.out.is_terminal and self.err.is_terminal
 
     def print_text(self, text: str) -> None:
-        """Print text from outside on stdout, cleaned, and nothing but it."""
+        """Print untrusted text on stdout, sanitized and without additions."""
         sys.stdout.write(sanitize(text).rstrip("\n") + "\n")
         sys.stdout.flush()
 
@@ -53,7 +53,7 @@ class CommandOutput:
         as_json: bool,
         empty_text: str | None = None,
     ) -> None:
-        """Print a list as one JSON document or as its table; of an empty one say `none` in place of the table."""
+        """Print a list as one JSON document or as a table; print `empty_text` for an empty list."""
         if as_json:
             self.print_json({"object": "list", "data": rows})
         elif rows or empty_text is None:
@@ -62,7 +62,7 @@ class CommandOutput:
             self.print_note(empty_text)
 
     def print_bytes(self, data: bytes) -> None:
-        """Print bytes: to the letter into a pipe or a file, cleaned on a terminal."""
+        """Print bytes: unchanged into a pipe or a file, sanitized on a terminal."""
         if self.out.is_terminal:
             self.print_text(data.decode("utf-8", "replace"))
             return
@@ -76,18 +76,18 @@ class CommandOutput:
         sys.stdout.flush()
 
     def print_json_line(self, value: Any) -> None:
-        """Print one line of NDJSON on stdout, at once."""
+        """Print one line of NDJSON on stdout, and flush it."""
         sys.stdout.write(json_text(value, indent=None) + "\n")
         sys.stdout.flush()
 
     def print_note(self, text: str, style: str = "") -> None:
-        """Print a line on stderr, cleaned."""
+        """Print a sanitized line on stderr."""
         self.err.print(sanitize(text), style=style or None, soft_wrap=True)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave a reader that has gone to the program's boundary; rich's own way ends with code 1."""
+        """Raise `BrokenPipeError`, which the program handles; rich would exit with code 1."""
         raise BrokenPipeError
 
 

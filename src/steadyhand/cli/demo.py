@@ -1,7 +1,7 @@
-"""`steadyhand demo`: a failing test, a service, a real agent that fixes it, and the test passing.
+"""`steadyhand demo`: a failing test, a service, a real agent that fixes it, and the passing test.
 
-Everything goes the way of a user: a service in a process of its own, the HTTP API, the diff that it gives.
-The agent is the real CLI. Without ANTHROPIC_API_KEY its model is the scripted one, which costs nothing.
+The demo works as a user does: a service in its own process, the HTTP API, and the diff of the job. The agent is the
+real CLI. Without ANTHROPIC_API_KEY its model is the scripted one, which costs nothing.
 """
 
 import json
@@ -42,13 +42,13 @@ _PASSED_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "STEADYHAND_ISO
 
 
 class DemoFailed(SteadyhandError):
-    """The demo did not show what it promises."""
+    """A step of the demo failed."""
 
     code = "demo"
 
 
 def run_demo(command_output: CommandOutput, *, clean_up: bool, as_json: bool) -> ExitCode:
-    """Play the demo and say what it came to; the job as JSON goes to stdout when that is asked for."""
+    """Run the demo and return its exit code; with `as_json` the job goes to stdout as JSON."""
     console = command_output.err if as_json else command_output.out
     root = _create_directory()
     try:
@@ -93,7 +93,7 @@ def _play_demo(console: Console, root: Path) -> dict[str, Any]:
 
 
 def _run_job(console: Console, client: Client, repository: Path) -> dict[str, Any]:
-    """Submit the job, show what it does and what it changed, and apply that to the repository."""
+    """Submit the job, show its progress and its changes, and apply the changes to the repository."""
     body = {
         "prompt": PROMPT,
         "workspace": str(repository),
@@ -143,14 +143,14 @@ def _print_next_steps(console: Console, root: Path, job: Mapping[str, Any], *, i
 
 
 def _describe_isolation(environment: Mapping[str, str]) -> str:
-    """Say what is around the agent; a service that could not do so would not have started."""
+    """Return a description of the agent's isolation; a service that cannot offer it does not start."""
     if environment.get("STEADYHAND_ISOLATION", ServiceTable().isolation) == "none":
         return "isolation none, as asked for: the agent shares this machine"
     return "isolation bwrap: the agent is sealed off with its checkout, and its only way out is to the model"
 
 
 def _program_name() -> str:
-    """Give the word that starts this program here: `make demo` uses one that is not on PATH."""
+    """Return the command that starts this program; `make demo` uses one that is not on PATH."""
     program = Path(sys.argv[0])
     return shlex.quote(str(program)) if program.name == "steadyhand" else "steadyhand"
 
@@ -170,7 +170,7 @@ def _api_key() -> str | None:
 
 
 def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict[str, str]:
-    """Give the service's environment: nothing of this one but what a program needs, and a model."""
+    """Return a minimal environment for the service, with a model."""
     settings = configuration.load_settings()
     environment = {
         name: settings.environment[name] for name in _PASSED_VARIABLES if name in settings.environment
@@ -197,7 +197,7 @@ def _service_environment(console: Console, stack: ExitStack, root: Path) -> dict
 
 @contextmanager
 def _service(root: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Run `steadyhand serve` on a free port for the length of the block and give its address."""
+    """Run `steadyhand serve` on a free port for the length of the block, and yield its address."""
     command = [sys.executable, "-m", "steadyhand", "serve", "--port", "0"]
     with (root / "service.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=log)
@@ -234,7 +234,7 @@ def _run_test(repository: Path) -> tuple[bool, str]:
 
 
 def _run_command(command: list[str], directory: Path, stdin: bytes = b"") -> tuple[int, str]:
-    """Run a command there, in an environment of nothing but a path; give its code and all it printed."""
+    """Run a command there with only a PATH in its environment; return its exit code and its output."""
     environment = {"PATH": DEFAULT_PATH, "HOME": str(directory), "GIT_CONFIG_NOSYSTEM": "1"}
     completed = subprocess.run(
         command,

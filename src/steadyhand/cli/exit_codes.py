@@ -1,4 +1,4 @@
-"""The exit codes of the command line (docs/cli.md), and what leads to which."""
+"""The exit codes of the command line (docs/cli.md), for jobs and for errors."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -20,7 +20,7 @@ from steadyhand.job import OutcomeType
 
 
 class ExitCode(IntEnum):
-    """What a command came to; part of the contract."""
+    """The exit codes of commands; users and scripts depend on them."""
 
     COMPLETED = 0
     FAILED = 1
@@ -61,7 +61,7 @@ _CODE_BY_ERROR: tuple[tuple[type[SteadyhandError], ExitCode], ...] = (
 
 
 def exit_code_for_job(job: Mapping[str, Any]) -> ExitCode:
-    """Give the code for an ended job; one that has not ended is a wait that ran out."""
+    """Return the exit code of an ended job; a job that has not ended is a wait that timed out."""
     outcome = job.get("outcome")
     if isinstance(outcome, Mapping) and outcome.get("type") == OutcomeType.BUDGET:
         return ExitCode.BUDGET
@@ -69,7 +69,7 @@ def exit_code_for_job(job: Mapping[str, Any]) -> ExitCode:
 
 
 def exit_code_for_error(error: SteadyhandError) -> ExitCode:
-    """Give the code for an error; what is none of the caller's doing is `ERROR`."""
+    """Return the exit code of an error; errors that the caller did not cause are `ERROR`."""
     return next(
         (code for error_class, code in _CODE_BY_ERROR if isinstance(error, error_class)), ExitCode.ERROR
     )

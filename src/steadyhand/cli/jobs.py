@@ -1,4 +1,4 @@
-"""The commands that look at jobs and move them."""
+"""The commands that list, show and change jobs."""
 
 from typing import Annotated, Any
 
@@ -147,7 +147,7 @@ def resume(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with an ended job, in the same session and checkout."""
+    """Resume an ended job, in the same session and checkout."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         document = client.resume(
@@ -158,7 +158,7 @@ def resume(
 
 @app.command()
 def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
-    """Forget an ended job and all that was kept of it."""
+    """Delete an ended job and all its files."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         job_id = client_options.find_job_id(client, job)
@@ -171,7 +171,7 @@ def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> Non
 
 @app.command()
 def diff(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
-    """Print what a job changed, as `git apply` takes it."""
+    """Print what a job changed, as a patch for `git apply`."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         job_id = client_options.find_job_id(client, job)
@@ -203,7 +203,7 @@ def transcript(
     server: Server = None,
     as_json: AsJson = False,  # noqa: ARG001  # it is NDJSON with and without# it is NDJSON with and without
 ) -> None:
-    """Print the agent's own record of a job: one JSON object a line."""
+    """Print the transcript of a job: one JSON object a line."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         output.print_bytes(client.transcript(client_options.find_job_id(client, job)))
@@ -211,7 +211,7 @@ def transcript(
 
 @app.command()
 def agents(*, server: Server = None, as_json: AsJson = False) -> None:
-    """List the agents that can be asked for."""
+    """List the agents that you can name."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         rows = list(client.agents())
@@ -220,7 +220,7 @@ def agents(*, server: Server = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
-    """List the workspaces that can be asked for."""
+    """List the workspaces that you can name."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         rows = list(client.workspaces())
@@ -245,10 +245,10 @@ def print_result_and_exit(
     shown_message: str | None = None,
     hint: str | None = None,
 ) -> None:
-    """Print a job's answer and what it came to, and exit with its code.
+    """Print a job's answer and result, and exit with its code.
 
-    An answer that is on the same screen already (`shown`), or that is the error, is not printed twice; `hint` says what
-    to do next.
+    An answer that the terminal shows already (`shown_message`), or that is the error, is not printed twice. `hint`
+    names the next step.
     """
     code = exit_code_for_job(job)
     if as_json:

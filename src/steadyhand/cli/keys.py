@@ -1,4 +1,4 @@
-"""`steadyhand keys`: who may ask the service for what."""
+"""`steadyhand keys`: create, list, revoke and rotate keys."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -51,7 +51,7 @@ def create(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print its secret, which is told this once."""
+    """Create a key and print its secret, which is shown only once."""
     limits = {
         "agents": agent or None,
         "workspaces": workspace or None,
@@ -83,7 +83,7 @@ def list_keys(
 
 @keys.command()
 def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
-    """End a key at once; jobs that it has asked for go on."""
+    """Revoke a key at once; jobs that it submitted go on."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         revoked = client.revoke_key(_find_key_id(client, key))
@@ -103,7 +103,7 @@ def rotate(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a key a new secret and print it; id and limits stay."""
+    """Replace the secret of a key and print it; id and limits stay."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         rotated = client.rotate_key(_find_key_id(client, key), grace_seconds=grace)
@@ -125,7 +125,7 @@ def _key_label(key: Mapping[str, Any]) -> str:
 
 
 def _find_key_id(client: Client, text: str) -> str:
-    """Give the whole id; an exact id or name counts before a beginning, a key that is good before revoked ones."""
+    """Return the whole id. An exact id or name wins over a prefix, and an active key over revoked ones."""
     rows = [row for row in client.list_keys() if isinstance(row.get("id"), str)]
     exact_matches = [row for row in rows if text in (row["id"], row.get("name"))]
     id_prefix = text.removeprefix("k_")

@@ -1,4 +1,4 @@
-"""Telling what an agent does, as it does it: live on a terminal, in plain lines anywhere else."""
+"""The progress of a job: live on a terminal, in plain lines elsewhere."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -47,7 +47,7 @@ _REFRESH_PER_SECOND = 8
 
 @dataclass(slots=True)
 class Progress:
-    """What the progress line says. The clock is this process's own, from when it began to follow."""
+    """The progress line of a job. Its clock is this process's own and starts when it begins to follow."""
 
     state: str = "queued"
     turns: int = 0
@@ -56,7 +56,7 @@ class Progress:
     started_at: float = field(default_factory=time.monotonic)
 
     def add_usage(self, data: Mapping[str, Any]) -> None:
-        """Add one turn's usage; a report with a cost is of the whole run so far and replaces the sum."""
+        """Add the usage of one turn; a report with a cost is that of the whole run so far and replaces the sum."""
         tokens = sum(data[name] for name in _TOKEN_FIELDS if isinstance(data.get(name), int))
         turns = data.get("turns") if isinstance(data.get("turns"), int) else 0
         if data.get("cost_usd") is None:
@@ -67,7 +67,7 @@ class Progress:
             self.cost = display_usd(data["cost_usd"])
 
     def summary(self) -> str:
-        """Give the line: state, elapsed, turns, tokens, cost."""
+        """Return the progress line: state, elapsed time, turns, tokens, cost."""
         parts = [self.state, format_duration(time.monotonic() - self.started_at), format_turns(self.turns)]
         parts.append(f"{format_count(self.tokens)} tokens")
         if self.cost is not None:
@@ -76,22 +76,22 @@ class Progress:
 
 
 class ProgressView(Protocol):
-    """Where the narration goes."""
+    """The output of progress."""
 
     def print_line(self, text: Text) -> None:
-        """Show a whole line for good."""
+        """Print a whole line."""
         ...
 
     def print_partial(self, text: str) -> None:
-        """Show a piece of text that is under way."""
+        """Show a part of a text that is in progress."""
         ...
 
     def flush_partial(self) -> None:
-        """Keep for good what was under way."""
+        """Print the text that is in progress."""
         ...
 
     def refresh(self) -> None:
-        """Show how far it is."""
+        """Show the progress line."""
         ...
 
 
@@ -107,24 +107,24 @@ class PlainProgressView(AbstractContextManager["PlainProgressView"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Nothing is held back."""
+        """Do nothing: no text is held back."""
 
     def print_line(self, text: Text) -> None:
         """Print the line."""
         self._console.print(text, soft_wrap=True)
 
     def print_partial(self, text: str) -> None:
-        """Wait for the whole message."""
+        """Do nothing: the whole message follows."""
 
     def flush_partial(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: no text is in progress."""
 
     def refresh(self) -> None:
-        """Say nothing: a progress line is for a terminal."""
+        """Do nothing: only a terminal has a progress line."""
 
 
 class LiveProgressView:
-    """Lines above, and at the bottom the text under way and the progress, redrawn in place."""
+    """Lines above, and at the bottom the text in progress and the progress line, redrawn in place."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console = console
@@ -157,7 +157,7 @@ class LiveProgressView:
         self._console.print(text)
 
     def print_partial(self, text: str) -> None:
-        """Grow the text under way; what fills a line moves up for good."""
+        """Append to the text in progress; each full line moves up."""
         *lines, unfinished = (self._partial + text).split("\n")
         self._partial = ""
         for line in lines:
@@ -170,13 +170,13 @@ class LiveProgressView:
         self._partial = last + " " if len(wrapped) > 1 and unfinished.endswith(" ") else last
 
     def flush_partial(self) -> None:
-        """Print the text under way as it stands."""
+        """Print the text in progress as it is."""
         partial, self._partial = self._partial, ""  # first, or it would be seen in both places
         if partial.strip():
             self._console.print(Text(partial))
 
     def refresh(self) -> None:
-        """Redraw at the next tick; the view looks at the progress itself."""
+        """Do nothing: the next tick redraws the progress line."""
 
     def _render_status(self) -> RenderableType:
         status = Table.grid(padding=(0, 1))
@@ -185,7 +185,7 @@ class LiveProgressView:
 
 
 class EventPrinter:
-    """Turns events into lines. `said` is the last whole message of the agent that was shown."""
+    """Turns events into lines. `last_message` is the last whole message of the agent that was printed."""
 
     def __init__(self, view: ProgressView, progress: Progress) -> None:
         self._view = view
@@ -195,7 +195,7 @@ class EventPrinter:
         self.last_message: str | None = None
 
     def print_event(self, event: Mapping[str, Any]) -> None:
-        """Tell one event; types that are not known are skipped, as the contract asks."""
+        """Print one event. Unknown types are skipped, as the HTTP API requires."""
         data = event.get("data")
         if not isinstance(data, Mapping):
             return
@@ -208,7 +208,7 @@ class EventPrinter:
             self._view.refresh()
 
     def print_events(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Tell events as they come."""
+        """Print events as they come."""
         for event in events:
             self.print_event(event)
 
@@ -292,14 +292,14 @@ _HANDLERS = {
 def create_view(
     console: Console, progress: Progress, *, live: bool = True
 ) -> PlainProgressView | LiveProgressView:
-    """Give the view that this console can bear."""
+    """Return the view that fits this console."""
     if live and console.is_terminal and not console.is_dumb_terminal:
         return LiveProgressView(console, progress)
     return PlainProgressView(console)
 
 
 def summary_line(job: Mapping[str, Any]) -> Text:
-    """Say in one line what a job came to: state, time, turns, tokens, cost, changes."""
+    """Return the result of a job on one line: state, time, turns, tokens, cost, changes."""
     state = one_line(job.get("state", "?"), 20)
     usage, cost = as_mapping(job.get("usage")), as_mapping(job.get("cost"))
     tokens = sum(usage[name] for name in _TOKEN_FIELDS if isinstance(usage.get(name), int))
@@ -322,6 +322,6 @@ def summary_line(job: Mapping[str, Any]) -> Text:
 
 
 def run_seconds(job: Mapping[str, Any]) -> float | None:
-    """Say how long an ended job ran, in seconds."""
+    """Return the seconds that an ended job ran, or `None`."""
     start, end = parse_time(job.get("started_at")), parse_time(job.get("finished_at"))
     return None if start is None or end is None else (end - start).total_seconds()

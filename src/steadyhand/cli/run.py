@@ -1,4 +1,4 @@
-"""`steadyhand run`: ask for work, watch it being done, print the answer."""
+"""`steadyhand run`: submit a job, follow it, and print the answer."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from steadyhand.client import DEFAULT_URL, ENDED_STATES, Client
 from steadyhand.errors import ConfigError, InvalidRequest, ServiceUnreachable, SteadyhandError
 
 CANCEL_SECONDS = 10.0
-"""How long a cancelled job is watched; the contract gives a running one two seconds to be gone."""
+"""Seconds for which a cancelled job is followed; the service ends a running one within two seconds."""
 
 _SECONDS_BY_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600}
 _MAX_TITLE_LENGTH = 80
@@ -73,7 +73,7 @@ def run(
 ) -> None:
     """Ask an agent for work and watch it. Ctrl-C cancels the job.
 
-    With no service to be found one is started for the length of the command.
+    Without a running service, one is started for the length of the command.
     """
     output = client_options.create_output()
     target_workspace, is_path = client_options.resolve_workspace(repo, workspace)
@@ -114,7 +114,7 @@ def run(
 
 
 def print_progress(output: CommandOutput, client: Client, job_id: str, *, quiet: bool = False) -> str | None:
-    """Tell on stderr what the agent does until the job has ended; give the last message that was shown."""
+    """Print the agent's progress on stderr until the job has ended; return the last message that was printed."""
     if quiet:
         for _ in client.events(job_id):
             pass
@@ -127,7 +127,7 @@ def print_progress(output: CommandOutput, client: Client, job_id: str, *, quiet:
 
 
 def _apply_hint(job: Mapping[str, Any], url: str, server: str | None) -> str:
-    """Say how to get at the changes, from a service of our own when there is one to be started again."""
+    """Return the commands that fetch the changes; a service of this process must be started again before."""
     job_id = one_line(job.get("id", ""), 20)
     option = "" if server is None else f" --server {server}"
     default_url = server or client_options.load_settings().url or DEFAULT_URL
@@ -144,7 +144,7 @@ def _submit_job(
     fields: Mapping[str, Any],
     path: str | None,
 ) -> tuple[Client, dict[str, Any]]:
-    """Give the accepted job and a client of the service that has it, which may be one of our own."""
+    """Submit the job and return it with a client of its service, which may run in this process."""
     settings = client_options.load_settings()
     server_url = server or settings.url
     client = stack.enter_context(client_options.client_for(server_url or DEFAULT_URL, settings))
@@ -166,7 +166,7 @@ def _submit_job(
 
 @contextmanager
 def _embedded_service() -> Iterator[Client]:
-    """Run a service in this process, on a free port and with a key that nobody else knows."""
+    """Run a service in this process, on a free port and with a random key."""
     from steadyhand import serve  # noqa: PLC0415  # heavy, and seldom needed
     from steadyhand.config.settings import load_settings  # noqa: PLC0415  # the same
 
@@ -177,7 +177,7 @@ def _embedded_service() -> Iterator[Client]:
 
 @contextmanager
 def _deferred_signals() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back: a job that was accepted must be known by its id to be cancelled."""
+    """Delay Ctrl-C and SIGTERM: the id of an accepted job must be known to cancel it."""
     received: list[int] = []
 
     def record(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler's signature
@@ -194,7 +194,7 @@ def _deferred_signals() -> Iterator[None]:
 
 
 def _cancel_job(output: CommandOutput, client: Client, job_id: str, *, as_json: bool) -> None:
-    """Cancel a job and see it end; a second Ctrl-C leaves at once."""
+    """Cancel a job and follow it to its end; a second Ctrl-C exits at once."""
     output.print_note(f"Cancelling {one_line(job_id, 20)} ...", "yellow")
     try:
         client.cancel(job_id)

@@ -1,7 +1,7 @@
-"""Text from agents and servers made safe and short enough for a terminal. Pure.
+"""Sanitize and shorten text of agents and servers for a terminal. Pure.
 
-What an agent printed may hold escape sequences that retitle a window, hide text or type for the user: nothing
-that came from outside is printed before it went through `clean`.
+An agent's output may contain escape sequences that retitle a window, hide text or type for the user. All text from
+outside goes through `sanitize` before it is printed.
 """
 
 import json
@@ -23,13 +23,13 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ELLIPSIS = "…"
 
 _SUMMARY_FIELDS = ("command", "file_path", "path", "pattern", "url", "query", "description", "prompt")
-"""What says most of a tool's input, in this order, for the tools the CLI has."""
+"""The most informative keys of a tool's input, in order, for the tools of the CLI."""
 
 
 def sanitize(text: object) -> str:
-    """Give text without escape sequences; other control and direction characters become a replacement mark.
+    """Return text without escape sequences; other control and direction characters become a replacement mark.
 
-    Line feeds and tabs stay; a carriage return counts as a line's end, so that nothing is overwritten.
+    Line feeds and tabs stay. A carriage return counts as the end of a line, so that no text is overwritten.
     """
     cleaned = _ESCAPE_SEQUENCES.sub("", str(text))
     cleaned = cleaned.replace("\r\n", "\n").replace("\r", "\n")
@@ -37,34 +37,34 @@ def sanitize(text: object) -> str:
 
 
 def strip_checkout_path(text: str) -> str:
-    """Take the place of a job's checkout out of the paths below it: what matters is the path in there."""
+    """Return text in which paths below a job's checkout are relative to it."""
     return _CHECKOUT_PATH.sub("", text)
 
 
 def one_line(text: object, limit: int = 200) -> str:
-    """Give cleaned text on one line, cut to `limit` characters."""
+    """Return sanitized text on one line, cut to `limit` characters."""
     return truncate(" ".join(sanitize(text).split()), limit)
 
 
 def truncate(text: str, limit: int) -> str:
-    """Cut to `limit` characters, saying so with an ellipsis."""
+    """Return text cut to `limit` characters, with an ellipsis if it was longer."""
     return text if len(text) <= limit else text[: max(0, limit - 1)].rstrip() + _ELLIPSIS
 
 
 def first_line(text: object, limit: int = 80) -> str:
-    """Give the first line that says something, cut to `limit` characters."""
+    """Return the first line that is not blank, cut to `limit` characters."""
     return next((truncate(line.strip(), limit) for line in sanitize(text).split("\n") if line.strip()), "")
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
-    """Give JSON that is readable and holds nothing a terminal would obey."""
+    """Return readable JSON without characters that a terminal interprets."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     # Raw line feeds are the layout's own: those inside strings are escaped already.
     return _UNSAFE_PATTERN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def summarize_tool_input(tool_input: object) -> str:
-    """Say in one line what a tool was asked for."""
+    """Return the input of a tool on one line."""
     if not isinstance(tool_input, Mapping):
         return one_line(tool_input, 160)
     for key in _SUMMARY_FIELDS:
@@ -74,7 +74,7 @@ def summarize_tool_input(tool_input: object) -> str:
 
 
 def abbreviate_output(output: object, limit: int = 6, width: int = 160) -> list[str]:
-    """Give the first and last lines of a tool's output, with a line that counts what lies between."""
+    """Return the first and last lines of a tool's output, and a line with the number of lines between them."""
     lines = [truncate(line.rstrip(), width) for line in strip_checkout_path(sanitize(output)).split("\n")]
     lines = [line for line in lines if line]
     if len(lines) <= limit:
@@ -84,7 +84,7 @@ def abbreviate_output(output: object, limit: int = 6, width: int = 160) -> list[
 
 
 def display_usd(amount: object) -> str:
-    """Give an amount as people read it: four digits after the point, more only for what would read as zero."""
+    """Return an amount for people: four decimals, and more only for an amount that would read as zero."""
     try:
         value = Decimal(str(amount))
     except InvalidOperation:
@@ -95,7 +95,7 @@ def display_usd(amount: object) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Give seconds as `4.2s`, `3m 05s` or `1h 02m`."""
+    """Return seconds as `4.2s`, `3m 05s` or `1h 02m`."""
     if seconds < 60:  # noqa: PLR2004  # a minute
         return f"{max(0.0, seconds):.1f}s"
     minutes, rest = divmod(round(seconds), 60)
@@ -105,7 +105,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Give how long ago something was, in its largest unit."""
+    """Return an age in its largest unit."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= size:
             return f"{int(seconds // size)}{unit} ago"
@@ -113,7 +113,7 @@ def format_age(seconds: float) -> str:
 
 
 def format_count(number: object) -> str:
-    """Give a number of tokens as `950`, `12.3k` or `4.5M`."""
+    """Return a number of tokens as `950`, `12.3k` or `4.5M`."""
     if not isinstance(number, int):
         return "?"
     for size, unit in ((1_000_000, "M"), (1_000, "k")):
@@ -123,12 +123,12 @@ def format_count(number: object) -> str:
 
 
 def format_turns(turns: object) -> str:
-    """Give `1 turn` or `5 turns`."""
+    """Return `1 turn` or `5 turns`."""
     return f"{one_line(turns, 10)} turn{'' if turns == 1 else 's'}"
 
 
 def parse_time(value: object) -> datetime | None:
-    """Read a time of the contract; null for anything else."""
+    """Parse a time of the HTTP API; return `None` for anything else."""
     if not isinstance(value, str):
         return None
     try:
@@ -139,12 +139,12 @@ def parse_time(value: object) -> datetime | None:
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:
-    """Give a JSON object, an empty one in place of anything else."""
+    """Return a JSON object, or an empty one if the value is none."""
     return value if isinstance(value, Mapping) else {}
 
 
 def format_changes(changes: object) -> str:
-    """Say the size of a job's changes, as `git diff --shortstat` would."""
+    """Return the size of a job's changes in the form of `git diff --shortstat`."""
     if not isinstance(changes, Mapping):
         return "no changes"
     parts = (

@@ -1,4 +1,4 @@
-"""The commands that are the service itself, or look at this machine: serve, doctor, config, demo."""
+"""The commands for a service on this machine: serve, doctor, config, demo."""
 
 import asyncio
 from dataclasses import asdict
@@ -33,7 +33,7 @@ def serve(
     classic: Annotated[bool, typer.Option("--classic", help="Behave as the earlier service did.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the service until SIGTERM or Ctrl-C; jobs under way get a grace period, a second signal cuts it short."""
+    """Run the service until SIGTERM or Ctrl-C. Running jobs get a grace period; a second signal ends it."""
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
@@ -58,7 +58,7 @@ def serve(
 
 @app.command()
 def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Look at everything a service here would need, and say what to do about what is missing."""
+    """Check everything that a service needs on this machine, and print a remedy for each failed check."""
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
     from steadyhand.config.secret_values import secret_values  # noqa: PLC0415
@@ -83,7 +83,7 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
 
 @app.command("config")
 def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Print each setting, its value and where that came from. Secrets are only said to be there."""
+    """Print each setting, its value and its source. A secret is only shown as set or not set."""
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
     from steadyhand.config.secret_values import secret_values  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415

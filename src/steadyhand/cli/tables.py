@@ -1,4 +1,4 @@
-"""What tables and pages look like. Every text of theirs comes from outside and goes through `text`."""
+"""Tables and pages of the command line. All their text comes from outside and is sanitized."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -66,7 +66,7 @@ def _cell(value: object, limit: int = 60) -> Text:
 
 
 def jobs_table(jobs: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
-    """Give the table of jobs: one line each."""
+    """Return the table of jobs, one line each."""
     now = now or utc_now()
     table = _create_table("ID", "STATE", "AGENT", "AGE", "TIME", "COST", "TITLE", right=("TIME", "COST"))
     for job in jobs:
@@ -89,7 +89,7 @@ def _elapsed_seconds(job: Mapping[str, Any], now: datetime) -> float | None:
 
 
 def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Give the table of agents with their limits."""
+    """Return the table of agents with their limits."""
     table = _create_table(
         "NAME", "MODEL", "WORKSPACE", "BUDGET", "TIMEOUT", "DESCRIPTION", right=("BUDGET", "TIMEOUT")
     )
@@ -107,7 +107,7 @@ def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 
 def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Give the table of workspaces."""
+    """Return the table of workspaces."""
     table = _create_table("NAME", "REPOSITORY", "REF", "MODE", "TRUST")
     for each in workspaces:
         table.add_row(
@@ -121,7 +121,7 @@ def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 
 def keys_table(keys: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
-    """Give the table of keys; a limit that is not there is not named."""
+    """Return the table of keys, without the limits that are not set."""
     now = now or utc_now()
     table = _create_table("ID", "NAME", "SCOPES", "LIMITS", "MADE", "STATE")
     for key in keys:
@@ -159,7 +159,7 @@ def _describe_limits(limits: Mapping[str, Any]) -> Iterable[str]:
 
 
 def usage_table(rows: Iterable[Mapping[str, Any]], groups: Sequence[str]) -> RenderableType:
-    """Give the table of what was spent; a cost that may be too low, or is a guess, is marked."""
+    """Return the table of usage; a cost that may be too low, or is estimated, is marked."""
     numbers = ("CALLS", "IN", "OUT", "CACHE READ", "CACHE WRITTEN", "COST")
     table = _create_table(*(one_line(group, 20).upper() for group in groups), *numbers, "", right=numbers)
     for row in rows:
@@ -179,7 +179,7 @@ _TOKEN_KINDS = ("input", "output", "cache_read_input", "cache_creation_input")
 
 
 def job_details(job: Mapping[str, Any]) -> RenderableType:
-    """Give everything a person wants to know of one job."""
+    """Return all details of one job."""
     details = Table.grid(padding=(0, 2))
     details.add_column(style="dim", no_wrap=True)
     details.add_column(overflow="fold")
@@ -243,7 +243,7 @@ def _section(name: str, text: object) -> list[RenderableType]:
 
 
 def diff_text(patch: str) -> Text:
-    """Give a diff with its lines coloured."""
+    """Return a diff with coloured lines."""
     text = Text()
     for line in sanitize(patch).split("\n"):
         style = next((style for start, style in _DIFF_STYLES if line.startswith(start)), "")
@@ -253,7 +253,7 @@ def diff_text(patch: str) -> Text:
 
 
 def checks_text(checks: Iterable[Mapping[str, Any]]) -> Text:
-    """Give what `doctor` found, a line each, with the remedy under what is not well."""
+    """Return the checks of `doctor`, one line each, with the remedy below each failed one."""
     text = Text()
     for check in checks:
         passed = check.get("ok") is True
@@ -267,7 +267,7 @@ def checks_text(checks: Iterable[Mapping[str, Any]]) -> Text:
 
 
 def settings_table(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """Give the table of settings: name, value, and where the value came from."""
+    """Return the table of settings: name, value, and source."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("SETTING", "VALUE", "FROM"):
         table.add_column(column, overflow="fold")

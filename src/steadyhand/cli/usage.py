@@ -1,4 +1,4 @@
-"""`steadyhand usage`: what was spent."""
+"""`steadyhand usage`: tokens and cost."""
 
 import re
 from typing import Annotated
@@ -31,7 +31,7 @@ def usage(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add up what the calls of models cost. Without the scope `admin` a key sees its own."""
+    """Add up the cost of model calls. Without the scope `admin`, a key sees only its own."""
     output = client_options.create_output()
     groups = by or ["day"]
     with client_options.open_client(server) as client:

@@ -1,4 +1,4 @@
-"""The composition root: lives from the start to the last drained job. What is wired to what is in `wiring`."""
+"""The composition root: runs the service from its start until the last job is drained. `wiring` builds the parts."""
 
 import asyncio
 import contextlib
@@ -35,13 +35,13 @@ __all__ = ["config_error_checks", "embedded", "run_checks", "serve"]
 
 SHUTDOWN_SECONDS = 5
 GC_THRESHOLD = 10_000
-"""How many new objects there are between two rounds of the collector; an accepted job is some dozens."""
+"""New objects between two runs of the garbage collector; an accepted job makes some dozens."""
 
 # --- its life ----------------------------------------------------------------------------------
 
 
 class _UvicornServer(uvicorn.Server):
-    """uvicorn without its signal handlers: a stop drains first, and it is ours to ask for."""
+    """uvicorn without its signal handlers: a stop drains the jobs first, and this package starts it."""
 
     def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -58,7 +58,7 @@ class _UvicornServer(uvicorn.Server):
 
 
 def open_socket(settings: Settings) -> socket.socket:
-    """Open the socket, so that a port that is taken stops the start before anything was touched."""
+    """Return the bound socket. A port that is in use fails here, before anything is changed."""
     server = settings.tables.server
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     # asyncio turns Nagle's delay off only for a socket that names its protocol: without it an answer takes 40 ms.
@@ -77,7 +77,7 @@ def open_socket(settings: Settings) -> socket.socket:
 
 
 def create_data_dir(settings: Settings) -> None:
-    """Make the data directory; when the service is root, agents may pass through it and see nothing."""
+    """Create the data directory. If the service is root, agents can enter it but not list it."""
     mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -98,9 +98,9 @@ async def run_service(
     stop_now: asyncio.Event,
     clock: Callable[[], datetime] = utc_now,
 ) -> None:
-    """Run the service until `stop` is set and all is drained; `at_once` cuts the grace period short.
+    """Run the service until `stop` is set and all jobs are drained; `stop_now` ends the grace period.
 
-    `started` is called with the service's address once it answers. `redactor` takes secrets out of all that is told.
+    `on_started` is called with the service's address once it answers. `redactor` removes secrets from all output.
     """
     create_data_dir(settings)
     with DataDirectoryLock(settings.data_dir), contextlib.closing(open_socket(settings)) as sock:
@@ -164,7 +164,7 @@ async def _stop_on_second_signal(service: Service, stop_now: asyncio.Event) -> N
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
-    """Run the service in this process until SIGTERM or SIGINT; a second signal cuts the grace period short."""
+    """Run the service in this process until SIGTERM or SIGINT; a second signal ends the grace period."""
     redactor = create_redactor(settings)
     configure_logging(settings.tables.service.log_level, redactor)
 
@@ -187,9 +187,9 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
 
 
 def freeze_startup_objects() -> None:
-    """Leave what the start has made out of the collector's rounds; for a process that is the service alone.
+    """Exclude the objects of the start from garbage collection; only for a process that is the service alone.
 
-    It stays until the end anyway, and going through it took a fifth of the time of accepting a job.
+    They live until the end anyway, and each collection of them took a fifth of the time of accepting a job.
     """
     gc.collect()
     gc.freeze()
@@ -200,7 +200,7 @@ def freeze_startup_objects() -> None:
 def embedded(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> Iterator[tuple[str, str]]:
     """Run the service in a thread of this process for the length of the block.
 
-    Gives its address and a key with all scopes. What is still running at the end is stopped at once.
+    Yield its address and a key with all scopes. Jobs that still run at the end are stopped at once.
     """
     secret = settings.api_key or secrets.token_urlsafe(32)
     settings = replace(settings, api_key=secret)

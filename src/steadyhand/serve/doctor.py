@@ -1,4 +1,4 @@
-"""Everything a start and a run will need, looked at; each room looks at its own."""
+"""The checks of `steadyhand doctor`, collected from all rooms."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from steadyhand.workspace.doctor import check_workspaces
 
 
 async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
-    """Look at everything a start and a run will need; each room looks at its own."""
+    """Run all checks that a start and a job need. Each room has its own."""
     enter_service_cgroup()  # as `serve` does, so that the limits reported are those of a service
     uid = agent_uid_base(settings)
     config_sources = sorted(set(settings.sources.values()))
@@ -47,6 +47,6 @@ async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
 
 
 def config_error_checks(error: ConfigError) -> Sequence[DoctorCheck]:
-    """Give what is wrong with the settings, a fault each: what else there is to look at depends on them."""
+    """Return one failed check for each error of the settings; all other checks need valid settings."""
     remedy = "Correct it, and run `steadyhand doctor` again."
     return [DoctorCheck("config", False, message, remedy) for message in error.detail.splitlines()]

@@ -1,4 +1,4 @@
-"""Wires the gateway: the providers of the settings, the prices, and the limits on what may be spent."""
+"""Build the gateway from the settings: its providers, prices and budget limits."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ from steadyhand.ports import NO_LIMITS, BudgetLimit, DoctorCheck, GetBudgetLimit
 from steadyhand.sandbox.sandbox import SOCKET_PATH
 
 GetKeyLimits = Callable[[str], KeyLimits]
-"""Gives what the key with this id may ask for, as it is now."""
+"""Returns the present limits of the key with this id."""
 
 
 def _no_limits(_key_id: str) -> KeyLimits:
@@ -39,9 +39,9 @@ def create_gateway(
     sandboxed: bool,
     clock: Callable[[], datetime],
 ) -> ModelGateway | None:
-    """Wire the way to the models; null where agents go by themselves: in the classic profile at level `none`.
+    """Return the gateway; `None` in the classic profile at level `none`, where agents call the model directly.
 
-    Raises `ConfigError` for a provider or a price that cannot be, and for a limit that nobody would hold.
+    Raise `ConfigError` for an invalid provider or price, and for a limit that needs the gateway if there is none.
     """
     if settings.classic and not sandboxed:
         _reject_unenforced_budgets(settings)
@@ -61,7 +61,7 @@ def create_gateway(
 
 
 def _reject_unenforced_budgets(settings: Settings) -> None:
-    """Raise `ConfigError` for a limit that only the gateway could hold: one that is not held is worse than none."""
+    """Raise `ConfigError` for a limit that only the gateway could enforce: without it, the limit would do nothing."""
     tables = settings.tables
     unenforced = [] if tables.limits.service_per_day_usd is None else ["limits.service_per_day_usd"]
     unenforced += [
@@ -77,7 +77,7 @@ def _reject_unenforced_budgets(settings: Settings) -> None:
 
 
 def create_provider(setting: ProviderSetting) -> Provider:
-    """Give a provider as the gateway knows it."""
+    """Return the gateway's form of a provider's settings."""
     credential = None
     if setting.credential is not None and setting.secret is not None:
         credential = Credential(setting.credential, setting.secret, setting.header, setting.file)
@@ -85,7 +85,7 @@ def create_provider(setting: ProviderSetting) -> Provider:
 
 
 def create_budget_limits_getter(settings: Settings, get_key_limits: GetKeyLimits) -> GetBudgetLimits:
-    """Say which limits hold for a job: its own, its agent's day, its key's day and month, the service's day."""
+    """Return a function for a job's limits: its own, its agent's day, its key's day and month, the service's day."""
     per_day = settings.tables.limits.service_per_day_usd
     service = None if per_day is None else BudgetLimit("service", "", "day", to_micros(per_day))
 
@@ -107,7 +107,7 @@ def create_budget_limits_getter(settings: Settings, get_key_limits: GetKeyLimits
 
 
 def log_credentials(settings: Settings) -> None:
-    """Say in the log what whoever runs the service should know of its credentials."""
+    """Log a warning for each credential that has terms of its own."""
     for setting in settings.providers:
         if setting.credential == "oauth":
             structlog.get_logger("steadyhand").warning(
@@ -118,7 +118,7 @@ def log_credentials(settings: Settings) -> None:
 
 
 def check_providers(settings: Settings) -> list[DoctorCheck]:
-    """Say for each provider where it is and what its credential is."""
+    """Return a check for each provider, with its address and credential."""
     return [_check_provider(setting) for setting in settings.providers]
 
 

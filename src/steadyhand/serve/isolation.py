@@ -1,4 +1,4 @@
-"""The level of isolation, chosen once at the start: tried on this machine, refused when it is not to be had."""
+"""The level of isolation: chosen once at the start and tried on this machine. The service stops if it fails."""
 
 import asyncio
 import os
@@ -53,26 +53,26 @@ while read -r _ at _ options _; do
 done < /proc/self/mounts
 : > {_MARKER_FILE}
 """
-"""What has to hold whatever else is missing, looked at from inside; the words are the service's own namespaces."""
+"""The essential protections, checked from inside; the arguments are the service's own namespaces."""
 _OVERLAY_PROBE = ["/bin/sh", "-c", "cat folder/below && echo x > folder/below && mv folder moved"]
 
 
 @dataclass(frozen=True, slots=True)
 class IsolationLevel:
-    """What keeps agents apart here. `overlay` says whether checkouts can be laid over warm ones."""
+    """The isolation of agents on this machine. `overlay` is set if checkouts can be overlays over warm ones."""
 
     sandbox: Sandbox
     overlay: bool = False
     missing_protections: tuple[Degradation, ...] = ()
-    """What this machine does not let us have, though agents are sealed."""
+    """Protections that this machine does not offer, although agents run in the sandbox."""
     no_overlay_reason: str | None = None
-    """Why checkouts are not laid over warm ones."""
+    """The reason why checkouts are not overlays over warm ones."""
     shares_objects: bool = False
-    """Whether agents can be shown the objects of a mirror, read-only: then a checkout without overlay is a clone."""
+    """True if agents can read a mirror's objects; then a checkout without an overlay is a clone that shares them."""
 
     @property
     def is_sandboxed(self) -> bool:
-        """Whether there is a boundary at all."""
+        """True if agents run in a sandbox."""
         return self.sandbox.level != "none"
 
 
@@ -80,9 +80,9 @@ NO_ISOLATION = IsolationLevel(NoSandbox())
 
 
 async def choose_level(settings: Settings, cli: Path, *, etc_in: Path | None = None) -> IsolationLevel:
-    """Give the level that was asked for. Raises `ConfigError` with a remedy when it is not to be had.
+    """Return the level of the settings. Raise `ConfigError` with a remedy if this machine cannot offer it.
 
-    `etc_in` is where the sandbox's `/etc` is made, the data directory unless told otherwise.
+    `etc_in` is the parent of the sandbox's `/etc`; by default it is the data directory.
     """
     if settings.tables.service.isolation == "none":
         return NO_ISOLATION
@@ -143,7 +143,7 @@ async def _first_working_sandbox(
 
 
 async def _failure_reason(sandbox: BwrapSandbox, trial_checkout: Checkout) -> str | None:
-    """Say why agents cannot be sealed off like this; null when they can, and what is essential was seen to hold."""
+    """Return the reason why this sandbox fails; `None` if it starts and the essential protections hold in it."""
     reason = await try_command(_wrap_command(sandbox, trial_checkout, _probe_command(trial_checkout)))
     if reason is None and not _marker_owned_by_agent(trial_checkout):
         return "its user is not the agents' own outside of the sandbox"
@@ -164,7 +164,7 @@ def _marker_owned_by_agent(trial_checkout: Checkout) -> bool:
 
 
 def _missing_protections(*, disk_images: bool) -> Iterator[Degradation]:
-    """Say what is missing beside the sandbox itself."""
+    """Yield the missing protections beside those of the sandbox itself."""
     if os.geteuid() != 0:
         yield Degradation(
             "root",
@@ -224,7 +224,7 @@ def _wrap_command(sandbox: BwrapSandbox, trial_checkout: Checkout, argv: Sequenc
 
 @contextmanager
 def _trial_checkout(settings: Settings) -> Iterator[Checkout]:
-    """Make a place to try the sandbox in, and remove it."""
+    """Create a checkout to try the sandbox in, and remove it after the block."""
     uid = settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
     paths = JobPaths(settings.data_dir / f"probe-{os.getpid()}")
     try:
@@ -237,7 +237,7 @@ def _trial_checkout(settings: Settings) -> Iterator[Checkout]:
 
 
 def granted_secret_files(catalog: Catalog) -> list[str]:
-    """Give every secret file that an agent or a setup is granted."""
+    """Return every secret file that an agent or a setup may read."""
     names = [name for agent in catalog.agents.values() for name in agent.secrets]
     names += [name for workspace in catalog.workspaces.values() for name in workspace.setup_secrets]
     return sorted(set(names))
@@ -247,7 +247,7 @@ def granted_secret_files(catalog: Catalog) -> list[str]:
 
 
 def read_kernel_settings() -> Mapping[str, str]:
-    """Read what decides on this machine whether users may make namespaces; what is not there is left out."""
+    """Return the kernel settings that decide if users may create namespaces, without those that do not exist."""
     values = {}
     for name in (
         "kernel/unprivileged_userns_clone",
@@ -269,7 +269,7 @@ def read_kernel_settings() -> Mapping[str, str]:
 
 
 def sandbox_unavailable_message(reason: str, kernel_settings: Mapping[str, str]) -> str:
-    """Say that the sandbox is not to be had, why, and what to do about it."""
+    """Return the error text: the sandbox does not work, the reason, and the remedies."""
     remedies = []
     if kernel_settings.get("kernel/unprivileged_userns_clone") == "0":
         remedies.append("sysctl -w kernel.unprivileged_userns_clone=1")
@@ -296,7 +296,7 @@ def sandbox_unavailable_message(reason: str, kernel_settings: Mapping[str, str])
 
 
 def no_seccomp_message(machine: str) -> str:
-    """Say that no sandbox is to be had on this kind of machine, and what to do about it."""
+    """Return the error text: no system call filter exists for this kind of machine, and the remedies."""
     return (
         f"Agents cannot be sealed off here (isolation 'bwrap'): no filter of system calls is known for {machine}.\n"
         f"What may help:\n  - a machine of x86_64 or aarch64\n{OPT_OUT_HINT}"
@@ -304,7 +304,7 @@ def no_seccomp_message(machine: str) -> str:
 
 
 def data_dir_unreachable_message(directory: Path, uid: int | None) -> str:
-    """Say that agents cannot come to what is theirs in the data directory, and what to do about it."""
+    """Return the error text: agents cannot reach their part of the data directory, and the remedies."""
     return (
         f"Agents cannot be sealed off here (isolation 'bwrap'): their user ({uid}) may not pass through {directory} "
         f"to the data directory.\nWhat may help:\n  - chmod o+x {directory}\n"
@@ -313,7 +313,7 @@ def data_dir_unreachable_message(directory: Path, uid: int | None) -> str:
 
 
 def log_isolation(settings: Settings, level: IsolationLevel) -> None:
-    """Say in the log how agents are kept apart, and loudly where they are not."""
+    """Log the level of isolation, with a warning for each missing protection."""
     log = structlog.get_logger("steadyhand")
     if not level.is_sandboxed:
         log.warning(
@@ -337,7 +337,7 @@ def log_isolation(settings: Settings, level: IsolationLevel) -> None:
 
 
 def describe_checkouts(level: IsolationLevel) -> str:
-    """Say which way was chosen, and why not a better one."""
+    """Return the kind of checkouts in words, with the reason if there is no overlay."""
     if level.overlay:
         return "laid over a warm checkout of their commit (overlay)"
     how = (
@@ -349,7 +349,7 @@ def describe_checkouts(level: IsolationLevel) -> str:
 
 
 def host_network_users(catalog: Catalog) -> list[str]:
-    """Give the agents, and the workspaces' setups, whose egress is this machine's network."""
+    """Return the agents and the setups of workspaces whose egress is this machine's network."""
     users = [f"agent {name}" for name, agent in catalog.agents.items() if agent.egress == HOST_NETWORK_ONLY]
     users += [
         f"setup of {name}"
@@ -363,7 +363,7 @@ def host_network_users(catalog: Catalog) -> list[str]:
 
 
 async def check_isolation(settings: Settings, cli: Path) -> list[DoctorCheck]:
-    """Try the level that is asked for, and say what agents are granted beside their checkout."""
+    """Try the level of the settings, and list the access that agents have beside their checkout."""
     grant_checks = list(_grant_checks(settings.build_catalog()))
     if settings.tables.service.isolation == "none":
         detail = "none: an agent can do what its uid can do on this machine, its network included"

@@ -1,4 +1,4 @@
-"""The service's log, on stderr: for people on a terminal, else one JSON object a line. No live secret is in it."""
+"""The service's log, on stderr: text on a terminal, else one JSON object a line. Secrets are redacted."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ from steadyhand.redact import Redactor
 
 
 class _RedactingRenderer:
-    """A renderer whose lines are clean; `is_json` ones stay JSON."""
+    """A renderer that redacts its lines; with `is_json` they stay valid JSON."""
 
     def __init__(self, renderer: Any, redactor: Redactor, *, is_json: bool) -> None:
         self._renderer = renderer
@@ -26,10 +26,10 @@ class _RedactingRenderer:
 
 
 class _StdlibHandler(logging.Handler):
-    """What libraries log, the server's own faults among them: it goes the same way."""
+    """Routes the log records of libraries, such as errors of the server, to the service's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take one record; its traceback is formatted by the log's own means."""
+        """Log one record; the service's log formats its traceback."""
         values: Mapping[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
         log = structlog.get_logger(record.name)
         try:

@@ -1,4 +1,4 @@
-"""Which secrets never go out with what the service tells, and when they are read again."""
+"""The secrets that redaction removes from all output, and when they are read again."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +13,12 @@ from steadyhand.redact import MIN_SECRET, Redactor
 
 
 def create_redactor(settings: Settings) -> Redactor:
-    """Give what takes the live secrets out of what is told."""
+    """Return a redactor with the secrets that exist now."""
     return Redactor(secret_values(settings))
 
 
 def log_short_secrets(settings: Settings) -> None:
-    """Say once which secrets are too short to be looked for."""
+    """Log the names of secrets that are too short for redaction."""
     short_names = [Path(each.name).name for each in read_secrets(settings) if each.is_short]
     if short_names:
         structlog.get_logger("steadyhand.secrets").warning(
@@ -32,7 +32,7 @@ def log_short_secrets(settings: Settings) -> None:
 def with_secret_refresh(
     settings: Settings, redactor: Redactor, environment: Callable[[Agent, Checkout], Mapping[str, str]]
 ) -> Callable[[Agent, Checkout], Mapping[str, str]]:
-    """Read the secrets again whenever an agent is granted its environment: their files may have been renewed."""
+    """Return an environment function that first reads the secrets again: their files may have been renewed."""
 
     def refreshed_environment(agent: Agent, checkout: Checkout) -> Mapping[str, str]:
         redactor.add(secret_values(settings))

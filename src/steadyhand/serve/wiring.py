@@ -1,4 +1,4 @@
-"""What is wired to what: the only place where adapters are named."""
+"""The wiring of all parts: the only place that names adapters."""
 
 import os
 import secrets
@@ -61,7 +61,7 @@ _WITHHELD_PREFIXES = ("API_BEARER_TOKEN", "STEADYHAND_")
 
 
 def load_admin_key(data_dir: Path) -> tuple[str, Path]:
-    """Give the local all-scopes key and its file, made on the first start."""
+    """Return the local key with all scopes and its file, which the first start creates."""
     path = data_dir / "admin.key"
     if path.exists():
         return path.read_text("ascii").strip(), path
@@ -77,7 +77,7 @@ def _configured_key(key_id: str, source: str, secret: str, scopes: frozenset[Sco
 
 
 def configured_keys(settings: Settings) -> list[ApiKey]:
-    """Give the keys that are set outside the service; with none configured, `admin.key` is made and used."""
+    """Return the keys that are configured outside of the store. Without any, create and return `admin.key`."""
     keys = []
     if settings.bearer_token:
         keys.append(_configured_key("k_bearer", "API_BEARER_TOKEN", settings.bearer_token, CALLER_SCOPES))
@@ -103,10 +103,10 @@ def configured_keys(settings: Settings) -> list[ApiKey]:
 def create_environment(
     settings: Settings, *, sandboxed: bool, without_gateway: bool
 ) -> Callable[[Agent, Checkout], Mapping[str, str]]:
-    """Say what the service grants an agent's process, beside what the gateway tells it and its profile names.
+    """Return a function for the environment of an agent's process, without the variables of the gateway and the agent.
 
-    That is a path and a locale. An agent that is left `alone`, with no gateway between it and its model, gets the
-    service's own environment but for its keys, with the model's address and credential: the classic profile's way.
+    It contains a path and a locale. An agent `without_gateway`, in the classic profile, gets the service's own
+    environment without its keys, and the model's address and credential.
     """
     if sandboxed:
         base = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", "SHELL": "/bin/bash"}
@@ -124,7 +124,7 @@ def create_environment(
 
 
 def agent_uid_base(settings: Settings) -> int | None:
-    """Give the first uid of agents; null when the service is not root and cannot give them one of their own."""
+    """Return the first uid of agents; `None` if the service is not root and cannot change the uid."""
     return settings.tables.service.agent_uid_base if os.geteuid() == 0 else None
 
 
@@ -133,7 +133,7 @@ def agent_uid_base(settings: Settings) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts of a running service that its life is made of."""
+    """The parts of a running service."""
 
     app: FastAPI
     worker: Worker
@@ -151,7 +151,7 @@ def create_checkouts(
     *,
     redactor: Redactor,
 ) -> GitCheckouts:
-    """Wire the checkouts; at a level with a boundary all that touches what agents leave runs inside it."""
+    """Return the checkouts. At a sandboxed level, all git on the files of agents runs inside the sandbox."""
     git, catalog = settings.tables.git, settings.build_catalog()
     return GitCheckouts(
         settings.data_dir,
@@ -174,7 +174,7 @@ def create_checkouts(
 
 
 def find_agent_cli(settings: Settings) -> Path:
-    """Find the CLI, and put it where the agents' user can reach it. Raises `ConfigError` when there is none."""
+    """Return the CLI at a path that the agents' user can read. Raise `ConfigError` if there is none."""
     cli_path = install.find_cli(
         settings.tables.runner.claude.path, classic=settings.classic, path_env=settings.path
     )
@@ -184,7 +184,7 @@ def find_agent_cli(settings: Settings) -> Path:
 def create_runner(
     settings: Settings, cli: Path, sandbox: Sandbox, redactor: Redactor, *, budgeted: bool = True
 ) -> Runner:
-    """Wire the runner of the profile; `budgeted` says that the CLI itself is to hold the budget."""
+    """Return the runner of the profile; with `budgeted`, the CLI itself enforces the budget."""
     if settings.classic:
         return PlainRunner(cli, sandbox, redactor)
     return ClaudeRunner(cli, sandbox, redactor, enforce_budget=budgeted)
@@ -200,7 +200,7 @@ def build_service(
     redactor: Redactor,
     clock: Callable[[], datetime] = utc_now,
 ) -> Service:
-    """Make every part and join them; nothing runs yet."""
+    """Create all parts and connect them, but start none."""
     tables = settings.tables
     feed = EventFeed()
     keyring = Keyring(configured_keys(settings), store, clock=clock)
@@ -210,7 +210,7 @@ def build_service(
     gateway = create_gateway(settings, store, keyring.limits_of, sandboxed=level.is_sandboxed, clock=clock)
 
     def may_start(job: Job) -> bool:
-        """Keep jobs from a rate limit that stands, and turns from a job before them that waits for one."""
+        """Return false while a rate limit blocks the provider of the job, or while its parent is parked."""
         is_rate_limited = (
             gateway is not None and gateway.rate_limited_until(catalog.agent(job.agent)) is not None
         )
@@ -299,5 +299,5 @@ def build_service(
 
 
 def database_url(settings: Settings) -> str:
-    """Say where jobs are kept: in the data directory unless told otherwise."""
+    """Return the URL of the database; by default it is in the data directory."""
     return settings.tables.service.database_url or f"sqlite:///{settings.data_dir / 'steadyhand.db'}"
