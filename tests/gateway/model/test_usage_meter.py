@@ -35,7 +35,8 @@ from tests.gateway.model_responses import (
 )
 
 from steadyhand.gateway.model import response_parsers, usage_meter
-from steadyhand.gateway.model.usage_meter import MeasuredUsage, ResponseFormat, UsageExtras, UsageMeter
+from steadyhand.gateway.model.usage_meter import MeasuredUsage, ResponseFormat, UsageMeter
+from steadyhand.gateway.money.prices import UsageExtras
 from steadyhand.ports import TokenCounts
 
 STREAM = format_sse(typical_events())

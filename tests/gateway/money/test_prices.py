@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadyhand.errors import ConfigError
-from steadyhand.gateway.model.usage_meter import UsageExtras
-from steadyhand.gateway.money.prices import PRICES_FILE, Price, Prices, Rates, base_model_name
+from steadyhand.gateway.money.prices import PRICES_FILE, Price, Prices, Rates, UsageExtras, base_model_name
 from steadyhand.ports import TokenCounts
 
 PRICES = Prices.load()

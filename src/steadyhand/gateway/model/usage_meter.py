@@ -6,7 +6,7 @@ Pure: bytes go in, a `Reading` comes out. Nothing that is in them raises, and a 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from steadyhand.gateway.model.response_parsers import (
@@ -16,6 +16,7 @@ from steadyhand.gateway.model.response_parsers import (
     JsonParser,
     SseParser,
 )
+from steadyhand.gateway.money.prices import UsageExtras
 from steadyhand.ports import TokenCounts
 
 ResponseFormat = Literal["messages", "bedrock", "none"]
@@ -37,15 +38,6 @@ _SEARCHES_KEY = "web_search_requests"
 
 
 @dataclass(frozen=True, slots=True)
-class UsageExtras:
-    """What a call is charged by besides its tokens: web searches, and the rates of fast mode and of US-only work."""
-
-    searches: int = 0
-    fast: bool = False
-    us_only: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class MeasuredUsage:
     """What one answer told. `tokens` is exactly what was told; `complete` is false when that may be too low.
 
@@ -58,7 +50,7 @@ class MeasuredUsage:
     complete: bool
     has_usage: bool
     estimated_output: int = 0
-    extras: UsageExtras = UsageExtras()
+    extras: UsageExtras = field(default_factory=UsageExtras)
 
     @property
     def billable_tokens(self) -> TokenCounts:

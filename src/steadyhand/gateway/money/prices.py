@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.errors import ConfigError
-from steadyhand.gateway.model.usage_meter import UsageExtras
 from steadyhand.money import to_micros
 from steadyhand.ports import TokenCounts
 
@@ -26,6 +25,15 @@ _US_TENTHS = 11  # of ten: work that must stay in the US costs a tenth more
 _MODEL_PATTERN = re.compile(r"[!-~]{1,256}")
 _VERSION_SUFFIXES = re.compile(r"(?:[-@](?:v[0-9]+|[0-9]{8}|latest|default)|:[0-9]+k?|\[1m\])+$")
 _POINT = re.compile(r"(?<=[0-9])\.(?=[0-9])")
+
+
+@dataclass(frozen=True, slots=True)
+class UsageExtras:
+    """What a call is charged by besides its tokens: web searches, and the rates of fast mode and of US-only work."""
+
+    searches: int = 0
+    fast: bool = False
+    us_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
