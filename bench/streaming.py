@@ -22,7 +22,7 @@ from steadyhand.gateway import (
     ModelGateway,
     Prices,
     Provider,
-    job_allowances,
+    job_limits,
     slot_dir,
 )
 from steadyhand.ports import Checkout, JobPaths, RunContext
@@ -124,7 +124,7 @@ async def gateway(directory: Path, address: str) -> None:
         directory,
         slots=1,
         sandbox_socket="/unused",
-        billing=BillingDeps(store, Prices.load(), job_allowances),
+        billing=BillingDeps(store, Prices.load(), job_limits),
         providers=[Provider(base_url=address, credential=Credential("api_key", "sk-bench"))],
     )
 

@@ -24,7 +24,7 @@ from steadyhand.gateway import (
     ProxyTimeouts,
     Resolve,
     RetryLimits,
-    job_allowances,
+    job_limits,
     slot_dir,
 )
 from steadyhand.gateway.egress.rules import Address
@@ -166,7 +166,7 @@ async def open_gateway(
     user: int | None = None,
     provider: Provider | None = None,
     ledger: MemoryLedger | None = None,
-    allowances_of: GetBudgetLimits = job_allowances,
+    get_limits: GetBudgetLimits = job_limits,
     waits: RetryLimits | None = None,
     clock: SkippingClock | None = None,
     **job: Any,
@@ -184,7 +184,7 @@ async def open_gateway(
         root,
         slots=2,
         sandbox_socket=SOCKET_INSIDE,
-        billing=BillingDeps(harness.ledger, FLAT_PRICES, allowances_of),
+        billing=BillingDeps(harness.ledger, FLAT_PRICES, get_limits),
         providers=[provider or Provider(base_url=upstream or "http://127.0.0.1:9", credential=credential)],
         resolve=resolve or from_names,
         proxy_timeouts=patience,

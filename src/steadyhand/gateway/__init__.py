@@ -5,10 +5,11 @@ From a sealed run there is also a proxy to the hosts on its agent's list, and no
 
 from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve
 from steadyhand.gateway.egress.rules import EgressRules
-from steadyhand.gateway.gateway import BillingDeps, ModelGateway, job_allowances
+from steadyhand.gateway.gateway import BillingDeps, ModelGateway
 from steadyhand.gateway.model.provider_rate_limits import RetryLimits
 from steadyhand.gateway.model.providers import Credential, Provider
 from steadyhand.gateway.model.unix_listener import SOCKET_NAME, slot_dir
+from steadyhand.gateway.money.limits import GetKeyLimits, create_limits_getter, job_limits
 from steadyhand.gateway.money.prices import Prices
 
 __all__ = [
@@ -16,12 +17,14 @@ __all__ = [
     "BillingDeps",
     "Credential",
     "EgressRules",
+    "GetKeyLimits",
     "ModelGateway",
     "Prices",
     "Provider",
     "ProxyTimeouts",
     "Resolve",
     "RetryLimits",
-    "job_allowances",
+    "create_limits_getter",
+    "job_limits",
     "slot_dir",
 ]

@@ -31,10 +31,8 @@ from steadyhand.gateway.money.budgets import BudgetAccount, Budgets
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Prices
 from steadyhand.gateway.run_events import RunEvents
-from steadyhand.job import Job
 from steadyhand.ports import (
     MODEL_SOCKET_VARIABLE,
-    BudgetLimit,
     Emit,
     GetBudgetLimits,
     Ledger,
@@ -82,12 +80,7 @@ class BillingDeps:
 
     ledger: Ledger
     prices: Prices
-    allowances_of: GetBudgetLimits
-
-
-def job_allowances(job: Job, _agent: Agent) -> Sequence[BudgetLimit]:
-    """Give the limit that a job itself has."""
-    return [BudgetLimit("job", job.id, "job", job.budget_micros)]
+    get_limits: GetBudgetLimits
 
 
 class ModelGateway:
@@ -120,7 +113,7 @@ class ModelGateway:
         self._budgets = Budgets(billing.ledger, clock)
         self._ledger_writer = LedgerWriter(billing.ledger)
         self._billing = BillingContext(
-            self._budgets, self._ledger_writer, billing.prices, clock, billing.allowances_of
+            self._budgets, self._ledger_writer, billing.prices, clock, billing.get_limits
         )
         self._reverse_proxy = ReverseProxy(self._rate_limits)
         for provider in providers:

@@ -1,30 +1,26 @@
 """Build the gateway from the settings: its providers, prices and budget limits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 import structlog
 
-from steadyhand.agents import Agent
 from steadyhand.config.providers import CONSUMER_TERMS_URL, ProviderSetting
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
 from steadyhand.gateway import (
     BillingDeps,
     Credential,
+    GetKeyLimits,
     ModelGateway,
     Prices,
     Provider,
     RetryLimits,
-    job_allowances,
+    create_limits_getter,
 )
-from steadyhand.job import Job
 from steadyhand.money import to_micros
-from steadyhand.ports import NO_LIMITS, BudgetLimit, DoctorCheck, GetBudgetLimits, KeyLimits, Ledger
+from steadyhand.ports import NO_LIMITS, DoctorCheck, GetBudgetLimits, KeyLimits, Ledger
 from steadyhand.sandbox.sandbox import SOCKET_PATH
-
-GetKeyLimits = Callable[[str], KeyLimits]
-"""Returns the present limits of the key with this id."""
 
 
 def _no_limits(_key_id: str) -> KeyLimits:
@@ -76,31 +72,18 @@ def _reject_unenforced_budgets(settings: Settings) -> None:
         )
 
 
+def create_budget_limits_getter(settings: Settings, get_key_limits: GetKeyLimits) -> GetBudgetLimits:
+    """Return a function that returns the limits of a job: those of the settings and of its key."""
+    per_day = settings.tables.limits.service_per_day_usd
+    return create_limits_getter(get_key_limits, None if per_day is None else to_micros(per_day))
+
+
 def create_provider(setting: ProviderSetting) -> Provider:
     """Return the gateway's form of a provider's settings."""
     credential = None
     if setting.credential is not None and setting.secret is not None:
         credential = Credential(setting.credential, setting.secret, setting.header, setting.file)
     return Provider(setting.name, setting.kind, setting.base_url, credential, setting.region, setting.project)
-
-
-def create_budget_limits_getter(settings: Settings, get_key_limits: GetKeyLimits) -> GetBudgetLimits:
-    """Return a function for a job's limits: its own, its agent's day, its key's day and month, the service's day."""
-    per_day = settings.tables.limits.service_per_day_usd
-    service = None if per_day is None else BudgetLimit("service", "", "day", to_micros(per_day))
-
-    def get_budget_limits(job: Job, agent: Agent) -> Sequence[BudgetLimit]:
-        found = list(job_allowances(job, agent))
-        if agent.day_micros is not None:
-            found.append(BudgetLimit("agent", agent.name, "day", agent.day_micros))
-        limits = get_key_limits(job.api_key_id)
-        if limits.day_micros is not None:
-            found.append(BudgetLimit("key", job.api_key_id, "day", limits.day_micros))
-        if limits.month_micros is not None:
-            found.append(BudgetLimit("key", job.api_key_id, "month", limits.month_micros))
-        return found if service is None else [*found, service]
-
-    return get_budget_limits
 
 
 # --- what to say -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.gateway.model.test_tcp_listener import run_cli
 from tests.gateway.model_responses import event_stream_frames, format_sse, typical_events
 
 from steadyhand.agents import Agent
-from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances, slot_dir
+from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits, slot_dir
 from steadyhand.gateway.model.providers import Route
 from steadyhand.ports import RunContext, TokenCounts
 
@@ -146,7 +146,7 @@ def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_coun
                 world_dir,
                 slots=1,
                 sandbox_socket=str(way.socket) if sealed else None,
-                billing=BillingDeps(way.ledger, FLAT_PRICES, job_allowances),
+                billing=BillingDeps(way.ledger, FLAT_PRICES, job_limits),
                 providers=[Provider(), provider],
             )
             place = make_checkout(world_dir, user=AGENT if ROOT else None)

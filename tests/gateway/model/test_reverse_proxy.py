@@ -24,7 +24,7 @@ from tests.gateway.gateway_harness import (
 )
 
 from steadyhand.errors import RunError
-from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances, slot_dir
+from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits, slot_dir
 from steadyhand.gateway.model import reverse_proxy
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL
 from steadyhand.gateway.model.unix_listener import MAX_CONNECTIONS
@@ -491,7 +491,7 @@ def test_connections_are_taken_only_while_a_run_holds_the_slot_and_end_with_it(
             world_dir,
             slots=2,
             sandbox_socket=SOCKET_INSIDE,
-            billing=BillingDeps(MemoryLedger(), FLAT_PRICES, job_allowances),
+            billing=BillingDeps(MemoryLedger(), FLAT_PRICES, job_limits),
             providers=[Provider(base_url=scripted_model.url)],
         )
         socket = slot_dir(world_dir, 0) / "model.sock"

@@ -23,7 +23,7 @@ from tests.gateway.gateway_harness import (
 )
 
 from steadyhand.agents import Agent
-from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_allowances
+from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits
 from steadyhand.ports import RunAccess, RunContext
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.memory_ledger import MemoryLedger
@@ -41,7 +41,7 @@ async def serving(root: Path, *providers: Provider) -> AsyncIterator[tuple[Model
         root,
         slots=2,
         sandbox_socket=None,
-        billing=BillingDeps(way.ledger, FLAT_PRICES, job_allowances),
+        billing=BillingDeps(way.ledger, FLAT_PRICES, job_limits),
         providers=providers,
     )
     async with gateway.serving():

@@ -17,7 +17,7 @@ from tests.gateway.gateway_harness import (
 )
 from tests.gateway.model.test_tcp_listener import run_cli
 
-from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_allowances
+from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_limits
 from steadyhand.ports import TokenCounts, UsageQuery, UsageTotal
 from steadyhand.store import open_store
 from steadyhand.testing.model import ScriptedModel
@@ -96,7 +96,7 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
                 world_dir,
                 slots=SLOTS,
                 sandbox_socket=None,
-                billing=BillingDeps(store, FLAT_PRICES, job_allowances),
+                billing=BillingDeps(store, FLAT_PRICES, job_limits),
                 providers=[Provider(base_url=model.url)],
                 clock=clock,
                 sleep=clock.sleep,

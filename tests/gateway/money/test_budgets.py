@@ -102,7 +102,7 @@ def test_a_spent_budget_is_named_with_its_amount() -> None:
             with pytest.raises(BudgetExhausted) as refused:
                 await made.admit(payer(allowance), 0)
             assert refused.value.text == text
-            assert refused.value.allowance == allowance
+            assert refused.value.limit == allowance
 
     asyncio.run(main())
 
@@ -179,7 +179,7 @@ def test_all_limits_hold_at_once_and_the_narrowest_decides() -> None:
         first.settle(100)
         with pytest.raises(BudgetExhausted) as refused:
             await second
-        assert refused.value.allowance == day
+        assert refused.value.limit == day
 
     asyncio.run(main())
 
@@ -282,7 +282,7 @@ def test_a_new_day_gives_the_days_budget_anew_and_the_months_not() -> None:
         assert (made.spent(day), made.spent(month)) == (30, 150)
         with pytest.raises(BudgetExhausted) as refused:
             await made.admit(payer(day, month), 1)
-        assert refused.value.allowance == month
+        assert refused.value.limit == month
 
     asyncio.run(main())
 

@@ -24,7 +24,7 @@ from tests.gateway.gateway_harness import (
     wait_until,
 )
 
-from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_allowances
+from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_limits
 from steadyhand.ports import BudgetLimit, TokenCounts, UsageQuery, UsageTotal
 from steadyhand.testing.contracts.samples import NOON, make_call
 from steadyhand.testing.memory_ledger import MemoryLedger
@@ -402,7 +402,7 @@ def test_the_budgets_of_agent_key_and_service_hold_over_all_jobs_and_a_new_day_b
                 world_dir,
                 ledger=ledger,
                 clock=clock,
-                allowances_of=lambda _job, _agent, limit=allowance: [limit],
+                get_limits=lambda _job, _agent, limit=allowance: [limit],
             ) as way:
                 assert (await call(way)).status_code == 200
                 assert (await call(way)).status_code == 200
@@ -449,7 +449,7 @@ def test_what_an_earlier_life_left_open_is_settled_at_the_start_and_counts(world
             world_dir,
             slots=1,
             sandbox_socket=SOCKET_INSIDE,
-            billing=BillingDeps(ledger, FLAT_PRICES, job_allowances),
+            billing=BillingDeps(ledger, FLAT_PRICES, job_limits),
             providers=[Provider(base_url="http://127.0.0.1:9")],
         )
         async with gateway.serving():

@@ -32,7 +32,7 @@ class BillingContext:
     ledger_writer: LedgerWriter
     prices: Prices
     clock: Callable[[], datetime]
-    allowances_of: GetBudgetLimits
+    get_limits: GetBudgetLimits
 
 
 class MeteredRun:
@@ -52,7 +52,7 @@ class MeteredRun:
             work.job.id,
             work.agent.name,
             work.job.api_key_id,
-            lambda: billing.allowances_of(work.job, work.agent),
+            lambda: billing.get_limits(work.job, work.agent),
         )
         self._open_calls: dict[str, OpenCall] = {}
         self._call_ids: set[str] = set()

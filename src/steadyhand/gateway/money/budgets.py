@@ -36,26 +36,26 @@ _SEED_QUERIES: tuple[tuple[BudgetScope, UsageGroup], ...] = (("agent", "agent"),
 class BudgetExhausted(Exception):
     """A limit is reached: nothing more may be spent on that account."""
 
-    def __init__(self, allowance: BudgetLimit) -> None:
-        super().__init__(exhausted_message(allowance))
-        self.allowance = allowance
-        self.text = exhausted_message(allowance)
+    def __init__(self, limit: BudgetLimit) -> None:
+        super().__init__(exhausted_message(limit))
+        self.limit = limit
+        self.text = exhausted_message(limit)
 
 
 class BudgetQueueFull(Exception):
     """So many calls wait for a limit, or one has waited so long, that it has to be asked anew."""
 
 
-def exhausted_message(allowance: BudgetLimit) -> str:
+def exhausted_message(limit: BudgetLimit) -> str:
     """Say in a sentence which budget is spent."""
     owner = {
         "job": "this job",
-        "agent": f"the agent {allowance.name}",
+        "agent": f"the agent {limit.name}",
         "key": "this key",
         "service": "this service",
-    }[allowance.scope]
-    period = "" if allowance.period == "job" else f" for this {allowance.period}"
-    return f"The budget of {owner}{period} ({format_dollars(allowance.limit_micros, min_places=2)} USD) is spent."
+    }[limit.scope]
+    period = "" if limit.period == "job" else f" for this {limit.period}"
+    return f"The budget of {owner}{period} ({format_dollars(limit.limit_micros, min_places=2)} USD) is spent."
 
 
 def period_start(period: BudgetPeriod, now: datetime) -> datetime:
@@ -67,12 +67,12 @@ def period_start(period: BudgetPeriod, now: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class BudgetAccount:
-    """For whom calls are made. `allowances` gives the limits that hold for it at this moment."""
+    """For whom calls are made. `limits` gives the limits that hold for it at this moment."""
 
     job_id: str
     agent: str
     api_key_id: str
-    allowances: Callable[[], Sequence[BudgetLimit]] = tuple
+    limits: Callable[[], Sequence[BudgetLimit]] = tuple
 
     def balance_keys(self) -> list[_BalanceKey]:
         """Give every account that it pays from, limited or not: a limit may be set later."""
@@ -181,9 +181,9 @@ class Budgets:
                 self._balance(key).settled += micros
         self._admit_waiting()
 
-    def spent(self, allowance: BudgetLimit) -> int:
+    def spent(self, limit: BudgetLimit) -> int:
         """Give what is settled against a limit in its present period, in micro-dollars."""
-        return self._balance((allowance.scope, allowance.name, allowance.period)).settled
+        return self._balance((limit.scope, limit.name, limit.period)).settled
 
     def _balance(self, key: _BalanceKey) -> _Balance:
         period_began = period_start(key[2], self._clock())
@@ -229,14 +229,13 @@ class Budgets:
 
     def _try_admit(self, waiter: _Waiter, full: set[_Balance]) -> bool:
         limits = [
-            (self._balance((each.scope, each.name, each.period)), each)
-            for each in waiter.account.allowances()
+            (self._balance((each.scope, each.name, each.period)), each) for each in waiter.account.limits()
         ]
-        for balance, allowance in limits:
-            if balance.settled >= allowance.limit_micros:
-                waiter.admitted.set_exception(BudgetExhausted(allowance))
+        for balance, limit in limits:
+            if balance.settled >= limit.limit_micros:
+                waiter.admitted.set_exception(BudgetExhausted(limit))
                 return True
-        without_room = {balance for balance, allowance in limits if _lacks_room(balance, waiter, allowance)}
+        without_room = {balance for balance, limit in limits if _lacks_room(balance, waiter, limit)}
         if without_room or any(balance in full for balance, _ in limits):
             full |= without_room
             return False
@@ -252,5 +251,5 @@ class Budgets:
         return balances + [account for account, _ in limits if account not in balances]
 
 
-def _lacks_room(balance: _Balance, waiter: _Waiter, allowance: BudgetLimit) -> bool:
-    return not balance.fits(waiter.reserve, allowance.limit_micros)
+def _lacks_room(balance: _Balance, waiter: _Waiter, limit: BudgetLimit) -> bool:
+    return not balance.fits(waiter.reserve, limit.limit_micros)
