@@ -1,12 +1,11 @@
 """The gateway of a node: the model's sockets for as long as the service runs, and each run's way out."""
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -206,15 +205,25 @@ class ModelGateway:
 
 
 @asynccontextmanager
-async def _background_task(coroutine: Awaitable[None]) -> AsyncIterator[None]:
-    """Do something for the length of the block."""
-    task = asyncio.ensure_future(coroutine)
+async def _background_task(coroutine: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run a task until the block ends. If the task fails, cancel the block and raise the error of the task.
+
+    An error of the block is raised as it is, without the group's wrapper.
+    """
     try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(coroutine)
+            try:
+                yield
+            finally:
+                task.cancel()
+    except BaseExceptionGroup as errors:
+        if len(errors.exceptions) > 1:
+            raise
+        (error,) = errors.exceptions
+    else:
+        return
+    raise error
 
 
 @contextmanager

@@ -173,6 +173,49 @@ def test_a_long_wait_is_a_wall_for_everybody_until_its_time(world_dir: Path, fir
     asyncio.run(main())
 
 
+def test_a_failed_watch_over_rate_limits_ends_the_service_with_its_error(world_dir: Path) -> None:
+    class BrokenListener(Exception):
+        pass
+
+    timed_out = []
+
+    async def main() -> None:
+        clock = SkippingClock()
+        async with (
+            Answers(busy(429, "retry-after: 120")) as model,
+            open_gateway(world_dir, model.url, clock=clock) as way,
+            way.client() as client,
+        ):
+            assert way.gateway is not None
+            gateway = way.gateway
+
+            def on_change() -> None:
+                if gateway.rate_limited_until(Agent("claude")) is None:
+                    raise BrokenListener
+
+            gateway.on_rate_limit_change(on_change)
+            assert (await client.post("/v1/messages", json=ASK)).status_code == 429
+            clock.advance(timedelta(seconds=130))
+            try:
+                async with asyncio.timeout(5):
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                timed_out.append(True)
+
+    with pytest.raises(BrokenListener):
+        asyncio.run(main())
+    assert not timed_out
+
+
+def test_an_error_of_the_service_leaves_the_gateway_as_it_is(world_dir: Path) -> None:
+    async def main() -> None:
+        async with open_gateway(world_dir):
+            raise KeyError("the service's own")
+
+    with pytest.raises(KeyError):
+        asyncio.run(main())
+
+
 def test_a_wall_turns_away_the_runs_of_other_jobs_too_and_says_so_to_each(world_dir: Path) -> None:
     async def main() -> None:
         async with (
