@@ -32,6 +32,8 @@ from steadyhand.gateway.money.prices import Prices
 from steadyhand.gateway.run_events import RunEvents
 from steadyhand.ports import (
     MODEL_SOCKET_VARIABLE,
+    BudgetLimit,
+    CalendarPeriod,
     Emit,
     GetBudgetLimits,
     Ledger,
@@ -185,6 +187,10 @@ class ModelGateway:
     def count_unmetered_call(self, call: ModelCall) -> None:
         """Count what was spent past this against the budgets that others share; see `ports.Gateway.count`."""
         self._budgets.record_spend(BudgetAccount(call.job_id, call.agent, call.api_key_id), call.micros)
+
+    async def spent_by_key(self, key_id: str, period: CalendarPeriod) -> int:
+        """Return the settled micro-dollars of a key in this day or month, as its calls are held to."""
+        return self._budgets.spent(BudgetLimit("key", key_id, period, 0))
 
     def rate_limited_until(self, agent: Agent) -> datetime | None:
         """Give until when the rate limit of an agent's credential turns everybody away."""

@@ -240,7 +240,7 @@ def build_service(
         admission=Admission(
             get_limits=keyring.limits_of,
             get_backlog=queue.backlog,
-            get_spending=spending_from_ledger(store, clock),
+            get_spending=spending_from_ledger(store, clock) if gateway is None else gateway.spent_by_key,
             clock=clock,
         ),
     )

@@ -24,6 +24,7 @@ from tests.gateway.gateway_harness import (
     wait_until,
 )
 
+from steadyhand.admission import spending_from_ledger
 from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_limits
 from steadyhand.ports import BudgetLimit, TokenCounts, UsageQuery, UsageTotal
 from steadyhand.testing.contracts.samples import NOON, make_call
@@ -412,6 +413,27 @@ def test_the_budgets_of_agent_key_and_service_hold_over_all_jobs_and_a_new_day_b
                 assert way.open_access.exhausted_budget is not None
                 clock.advance(timedelta(hours=12))
                 assert (await call(way)).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_what_a_key_has_spent_is_one_figure_at_the_gateway_and_in_the_ledger(world_dir: Path) -> None:
+    async def main() -> None:
+        ledger, clock = MemoryLedger(), SkippingClock()
+        await ledger.save_call(make_call(micros=100, job_id="of yesterday", at=NOON - timedelta(days=1)))
+        await ledger.save_call(make_call(micros=10, job_id="of this morning"))
+        await ledger.save_call(make_call(micros=1_000, job_id="of another", api_key_id="k_other"))
+        in_ledger = spending_from_ledger(ledger, clock)
+        async with answering(ok_response(message()), world_dir, ledger=ledger, clock=clock) as way:
+            assert way.gateway is not None
+            assert await way.gateway.spent_by_key("k_one", "day") == 10
+            assert (await call(way)).status_code == 200
+            await way.open_access.final_usage()
+            for period in ("day", "month"):
+                spent = await way.gateway.spent_by_key("k_one", period)
+                assert spent == await in_ledger("k_one", period) > 10
+            clock.advance(timedelta(hours=12))
+            assert await way.gateway.spent_by_key("k_one", "day") == await in_ledger("k_one", "day") == 0
 
     asyncio.run(main())
 
