@@ -55,5 +55,5 @@ class TestSealedClaudeRunner(_Sealed, RunnerContract, StreamContract):
 def test_a_sandbox_that_bwrap_cannot_make_is_no_failure_of_the_agent(world_dir: Path) -> None:
     cli = world_dir / "claude"
     cli.write_text("#!/bin/sh\n")  # which nobody may run
-    with pytest.raises(SpawnError, match="The sandbox could not be made: bwrap: execvp"):
+    with pytest.raises(SpawnError, match="The sandbox could not be created: bwrap: execvp"):
         TestSealedPlainRunner().run_prompt(cli, world_dir, "hello")

@@ -300,7 +300,7 @@ def test_a_seal_that_cannot_be_made_says_what_and_leaves_nothing(world: SandboxH
     shutil.rmtree(world.place.home)
     before = traces(world.data_dir)
     with pytest.raises(
-        SpawnError, match=r"The sandbox could not be made: the bind 'b1': No such file or directory\."
+        SpawnError, match=r"The sandbox could not be created: the bind 'b1': No such file or directory\."
     ):
         run(world.command("/bin/true"))
     assert traces(world.data_dir) == before
@@ -384,11 +384,12 @@ def test_an_errand_that_does_not_read_its_input_still_ends(world: SandboxHarness
 def test_a_trial_says_nothing_when_all_is_well_and_else_why(world: SandboxHarness) -> None:
     assert asyncio.run(try_command(world.command("/bin/true"))) is None
     assert (
-        asyncio.run(try_command(world.command("/bin/false"))) == "It ended with exit code 1 and said nothing."
+        asyncio.run(try_command(world.command("/bin/false")))
+        == "It ended with exit code 1 and printed nothing."
     )
     reason = asyncio.run(try_command(world.command("/usr/bin/nobody")))
     assert reason is not None
     assert reason.startswith("bwrap: execvp /usr/bin/nobody: No such file")
     shutil.rmtree(world.data_dir / "warm")
     reason = asyncio.run(try_command(world.command("/bin/true")))
-    assert reason == "The sandbox could not be made: the overlay 'tree': No such file or directory."
+    assert reason == "The sandbox could not be created: the overlay 'tree': No such file or directory."

@@ -1,7 +1,7 @@
-"""One agent's process, with its supervisor: spawned, fed, drained, stopped.
+"""One agent's process, with its supervisor: start it, write to it, read from it, stop it.
 
-The only place in the house that spawns an agent. After `wait`, `stop` or the end of `async with` nothing of the run is
-alive: no child, no child of its own session, no daemon (see `supervisor.py`).
+Only this module starts agents. After `wait`, `stop` or the end of `async with` no process of the run is alive: no
+child, no child in a session of its own, no daemon (see `supervisor.py`).
 """
 
 import asyncio
@@ -25,16 +25,16 @@ __all__ = ["AgentProcess", "ExitStatus", "LaunchSpec", "kill_leftover_run", "sta
 
 START_SECONDS = 30.0
 TERM_SECONDS = 0.5
-"""How long the agent may take to end by itself after SIGTERM; then everything is killed."""
+"""Seconds for the agent to end by itself after SIGTERM; then everything is killed."""
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How the agent ended: an exit code, or the signal that ended it. `stuck` says something may still be there.
+    """How the agent ended: an exit code, or the signal that ended it.
 
-    `memory` says that the kernel killed something of the run at its memory limit, `disk` that its disk is full,
-    `forks_refused` how often it may not have one process more.
+    `unkillable` is True if a process may still be alive, `out_of_memory` if the kernel killed a process of the run at
+    its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit.
     """
 
     code: int | None
@@ -47,10 +47,10 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """A command and what goes with it: files (absolute path, content) and folders made as its user before it starts.
+    """A command with files (absolute path, content) and folders, which are created as its user before it starts.
 
-    A file is never written over one that is there: there must be none, but for those of `laid`, which are then left
-    out. `means` are tried in order (`supervisor.MEANS`); `file_size` is the largest file that it may write, in bytes.
+    No existing file is overwritten: it is an error, except for `optional_files`, which are skipped. The
+    `containment_methods` are tried in order; `file_size` is the largest file that it may write, in bytes.
     """
 
     command: Command
@@ -61,7 +61,7 @@ class LaunchSpec:
     file_size: int | None = None
 
     def to_message(self, name: str, sandbox_setup: SandboxSetup | None) -> dict[str, Any]:
-        """Give it as the supervisor reads it; `name` is that of the run's groups."""
+        """Return it as a message to the supervisor; `name` is that of the run's groups."""
         command, kill_cgroup = self.command, cgroups.detect_cgroups().kill
         return {
             "argv": [os.fsencode(word) for word in command.argv],
@@ -79,7 +79,7 @@ class LaunchSpec:
 
 
 class _SupervisorChannel(asyncio.Protocol):
-    """The service's end of the socket pair: what the supervisor says, as futures."""
+    """The service's end of the socket pair: each message of the supervisor resolves a future."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ class _SupervisorChannel(asyncio.Protocol):
         self._buffer = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what a socket pair gives
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # a socket pair has one
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -125,7 +125,7 @@ class _SupervisorChannel(asyncio.Protocol):
             _resolve_future(self.started, message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        # Without a word: somebody killed the supervisor, and with it the agent.
+        # No message came: somebody killed the supervisor, and with it the agent.
         _resolve_future(self.supervisor_pid, None)
         _resolve_future(self.started, {"failed": "its supervisor died"})
         _resolve_future(self.exited, ExitStatus(None, signal.SIGKILL))
@@ -137,7 +137,7 @@ class _SupervisorChannel(asyncio.Protocol):
 
 
 class _ProcessWatcher:
-    """The end of a process that is no child of ours: told by the kernel, or looked for where it has no such word."""
+    """Waits for the end of a process that is not our child: by a pidfd, or by polling if there is none."""
 
     def __init__(self, pid: int, ticks: int) -> None:
         self._identity = pid, ticks
@@ -150,14 +150,14 @@ class _ProcessWatcher:
             asyncio.get_running_loop().add_reader(self._pidfd, self._exited.set)
 
     async def wait(self) -> None:
-        """Wait for it; the caller bounds the wait."""
+        """Wait for the end of the process. The caller sets a time limit."""
         if self._pidfd >= 0:
             await self._exited.wait()
         else:
             await _wait_gone(*self._identity, GONE_SECONDS)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the pidfd."""
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
@@ -178,7 +178,7 @@ def _resolve_future(future: asyncio.Future[Any], value: Any) -> None:
 
 @dataclass(slots=True)
 class _Pipes:
-    """The three pipes between the service and the agent, as (ours, theirs)."""
+    """The three pipes between the service and the agent, as (service's end, agent's end)."""
 
     stdin: tuple[int, int]
     stdout: tuple[int, int]
@@ -194,13 +194,13 @@ class _Pipes:
         return cls((stdin, agent_stdin), (stdout, agent_stdout), (stderr, agent_stderr), descriptors)
 
     def open_file(self, descriptor: int) -> Any:
-        """Hand one over to somebody who closes it."""
+        """Return a descriptor as a file. The caller closes it."""
         self.open.discard(descriptor)
         return os.fdopen(descriptor, "wb" if descriptor == self.stdin[0] else "rb", buffering=0)
 
     @property
     def agent_ends(self) -> tuple[int, int, int]:
-        """The agent's stdin, stdout and stderr."""
+        """Return the agent's stdin, stdout and stderr."""
         return self.stdin[1], self.stdout[1], self.stderr[1]
 
     def close_agent_ends(self) -> None:
@@ -222,13 +222,13 @@ class AgentProcess:
 
     def __init__(self, channel: _SupervisorChannel, *, sandboxed: bool) -> None:
         self.pid = 0
-        """The supervisor's pid, once it is there."""
+        """The supervisor's pid, once it runs."""
         self.started_ticks = 0
-        """When the supervisor started, in clock ticks since boot: with the pid it knows the process for sure."""
+        """The supervisor's start time in clock ticks since boot: with the pid it identifies the process."""
         self.containment = ""
-        """What makes sure that nothing is left: one of `supervisor.MEANS`."""
+        """The method by which no process is left: one of `supervisor.CONTAINMENT_METHODS`."""
         self.sandboxed = sandboxed
-        """Whether it runs behind a seal."""
+        """True if it runs in a sandbox."""
         self.stdout = asyncio.StreamReader(limit=_CHUNK)
         self.stderr = asyncio.StreamReader(limit=_CHUNK)
         self._channel = channel
@@ -245,11 +245,11 @@ class AgentProcess:
         spawned: Callable[[int, int], None] | None = None,
         listening: Callable[[Sequence[int]], None] | None = None,
     ) -> AsyncIterator["AgentProcess"]:
-        """Start an agent; on leaving, by whatever way, all of it is dead. Call from the main thread.
+        """Start an agent; when the block ends, all of its processes are dead. Call it from the main thread.
 
-        `spawned` is called with the supervisor's pid and start time as soon as it is there, `listening` with the
-        descriptors of sockets that listen in a sealed run's network, which it closes. Raises `SpawnError` when the
-        agent's program cannot be run, or its seal not be made.
+        `spawned` is called with the supervisor's pid and start time once it runs, `listening` with the descriptors of
+        sockets that listen in the network of a sandbox; it must close them. Raises `SpawnError` if the agent's program
+        cannot be run, or its sandbox cannot be created.
         """
         sandbox_setup = await SandboxSetup.prepare(launch.command.sandbox, launch.command.uid)
         try:
@@ -301,7 +301,10 @@ class AgentProcess:
             await process._close(service_end, pipes)
 
     async def _await_supervisor(self, fork_server_pid: int) -> None:
-        """Learn who the supervisor is; `asked` is the fork server's pid. Raises `SpawnError`."""
+        """Wait for the supervisor's pid. `fork_server_pid` is that of the server that got the request.
+
+        Raises `SpawnError`.
+        """
         try:
             async with asyncio.timeout(START_SECONDS):
                 pid = await asyncio.shield(self._channel.supervisor_pid)
@@ -322,7 +325,7 @@ class AgentProcess:
                 pipes.open_file(descriptor),
             )
             self._readers.append(transport)
-        # A reader's protocol is also the public one that knows how to wait for a writer.
+        # A reader's protocol is also the only public one that can wait for a writer.
         sink = asyncio.StreamReaderProtocol(asyncio.StreamReader())
         writer, _ = await loop.connect_write_pipe(lambda: sink, pipes.open_file(pipes.stdin[0]))
         self._input = asyncio.StreamWriter(writer, sink, None, loop)
@@ -334,7 +337,7 @@ class AgentProcess:
         except TimeoutError as error:
             raise SpawnError("The agent's program did not start in time.") from error
         if message.get("sealing"):
-            raise SpawnError(f"The sandbox could not be made: {message['failed']}.")
+            raise SpawnError(f"The sandbox could not be created: {message['failed']}.")
         if "failed" in message:
             name = Path(command.argv[0]).name
             raise SpawnError(f"The agent's program {name} could not be run: {message['failed']}.")
@@ -344,7 +347,7 @@ class AgentProcess:
     # --- talking to the agent --------------------------------------------------------------------
 
     async def write(self, data: bytes) -> bool:
-        """Write to the agent's stdin, waiting while it does not read; False when it reads no more."""
+        """Write to the agent's stdin and wait until it reads; return False if it has closed it."""
         if self._input is None or self._input.is_closing():
             return False
         try:
@@ -355,23 +358,23 @@ class AgentProcess:
         return True
 
     def end_input(self) -> None:
-        """Close the agent's stdin once what was written has been read."""
+        """Close the agent's stdin once all written data has been read."""
         if self._input is not None and not self._input.is_closing():
             self._input.close()
 
     @property
     def running(self) -> bool:
-        """Whether the agent itself has not ended yet, as far as is known."""
+        """Return True if the agent itself has not ended yet, as far as is known."""
         return not self._channel.exited.done()
 
     # --- ending it -------------------------------------------------------------------------------
 
     async def exited(self) -> ExitStatus:
-        """Wait for the agent itself to end; what it left behind may still be dying. The caller bounds the wait."""
+        """Wait for the agent itself to end; its descendants may still be alive. The caller sets a time limit."""
         return await asyncio.shield(self._channel.exited)
 
     async def wait(self) -> ExitStatus:
-        """Wait until the agent has ended and nothing of it is alive. The caller bounds the wait until its end."""
+        """Wait until the agent and all its descendants have ended. The caller sets a time limit for the agent's end."""
         exit_status = await self.exited()
         try:
             async with asyncio.timeout(GONE_SECONDS):
@@ -379,12 +382,12 @@ class AgentProcess:
         except TimeoutError:
             return replace(exit_status, unkillable=True)
         if not cleaned_up:
-            # The supervisor was killed, so nobody else will.
+            # The supervisor was killed, so the service does it.
             await cgroups.kill_cgroups(self._cgroups)
         return exit_status
 
     async def stop(self) -> ExitStatus:
-        """Ask the agent to end (SIGTERM), and after `TERM_SECONDS` kill all that there is. Bounded."""
+        """Send the agent SIGTERM, and after `TERM_SECONDS` kill every process. Takes a limited time."""
         if self.running:
             self._channel.send({"signal": int(signal.SIGTERM)})
             with contextlib.suppress(TimeoutError):
@@ -393,7 +396,7 @@ class AgentProcess:
         return await self.kill()
 
     async def kill(self) -> ExitStatus:
-        """Kill all that there is, at once. Bounded by `GONE_SECONDS` twice."""
+        """Kill every process at once. Takes twice `GONE_SECONDS` at most."""
         if self.running:
             self._channel.send({"kill": True})
         try:
@@ -406,7 +409,7 @@ class AgentProcess:
         if self._input is None:
             return
         transport = self._input.transport
-        # One that is closed and has written all has let go already; asyncio's `abort` fails on it.
+        # A transport that is closed and has written all is gone already; asyncio's `abort` fails on it.
         if not transport.is_closing() or transport.get_write_buffer_size() > 0:
             transport.abort()
 
@@ -417,14 +420,14 @@ class AgentProcess:
             else:
                 await self.kill()
         finally:
-            # Whatever comes, also a second cancellation: at the end of its socket the supervisor kills everything.
+            # In any case, even after a second cancellation: when its socket closes the supervisor kills everything.
             if self._channel.transport is not None:
                 self._channel.transport.close()
             for transport in self._readers:
                 transport.close()
             self._abort_input()
             pipes.close()
-        await asyncio.sleep(0)  # what was let go of is closed at the next turn of the loop
+        await asyncio.sleep(0)  # the transports close in the next iteration of the loop
         if self._watcher is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GONE_SECONDS):
@@ -437,14 +440,14 @@ def _encode_frame(value: Any) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
 
-# --- processes of an earlier life of the service -------------------------------------------------
+# --- processes of an earlier service process ----------------------------------------------------
 
 
 async def kill_leftover_run(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
-    """Make sure that a supervisor of an earlier life of the service, and its run, are gone; True when they are.
+    """End a supervisor that an earlier service process left, and its run; return True if both are gone.
 
-    It ends by itself when the service dies, so this mostly only waits. When it has not after half of `seconds`, its
-    descendants are killed, then it.
+    It ends by itself when the service dies, so this usually just waits. If it is alive after half of `seconds`, its
+    descendants are killed, then the supervisor.
     """
     is_gone = await _wait_gone(pid, started, seconds, force=True)
     if is_gone:

@@ -1,10 +1,10 @@
-"""Control groups: which limits the kernel holds for a run here, and what is left of groups of an earlier life.
+"""Control groups: the limits that the kernel can enforce for a run, and removal of groups that an earlier process left.
 
-A group of a run is `steadyhand-<pid>-<ticks>-<namespace>`, by its supervisor's pid and start time and the pid namespace
-in which they mean something, below the service's own group: so whatever bounds the service bounds its runs too, and
-nothing but our own is ever touched. Three ways, best first:
-version 2 with the `memory` and `pids` controllers handed on to us; version 1 `memory` and `pids` for the limits with
-version 2 beside them for `cgroup.kill`; neither, when resource limits and the walk must do.
+The group of a run is `steadyhand-<pid>-<ticks>-<namespace>`: its supervisor's pid and start time, and the pid namespace
+of both. It lies below the service's own group, so that the service's limits also hold for its runs, and no other group
+is changed. There are three cases, best first: version 2 with the `memory` and `pids` controllers delegated to the
+service; version 1 `memory` and `pids` for the limits, with version 2 beside them for `cgroup.kill`; none, in which case
+resource limits are set and the supervisor walks the process tree.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ from pathlib import Path
 from steadyhand.ports import ResourceLimits
 
 GONE_SECONDS = 10.0
-"""How long the kernel may take to be rid of what was killed; beyond it a process hangs in the kernel itself."""
+"""Seconds for the kernel to remove killed processes; a process that takes longer hangs in the kernel itself."""
 _NAME = re.compile(r"steadyhand-([0-9]+)-([0-9]+)-([0-9]+)")
 _SERVICE_CGROUP = "steadyhand-service"
 _V2_LIMIT_FILES = ("memory.max", "pids.max")
 _TRIAL_BYTES = 1 << 30
 
 CgroupLimit = tuple[str, bytes, bool]
-"""A file of a group, what is written to it, and whether the group is of no use without."""
+"""A file of a group, the bytes to write to it, and True if the group is useless without that limit."""
 CgroupCounter = tuple[str, str, bytes]
-"""A name, a file, and the key of the line in it that counts."""
+"""A name, a file, and the key of the line in it that holds the count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cgroups:
-    """The groups below which a run's own are made; null is not to be had. With version 2 all three are the same."""
+    """The parents of a run's groups; None if there is no such group. With version 2 all three are the same."""
 
     memory: Path | None = None
     processes: Path | None = None
@@ -43,17 +43,17 @@ class Cgroups:
 
     @property
     def parents(self) -> tuple[Path, ...]:
-        """Each of them once."""
+        """Return each parent once."""
         return tuple(
-            dict.fromkeys(each for each in (self.memory, self.processes, self.kill) if each is not None)
+            dict.fromkeys(group for group in (self.memory, self.processes, self.kill) if group is not None)
         )
 
     def paths(self, name: str) -> list[Path]:
-        """Give where the groups of a run of this name are, if they are."""
+        """Return the paths of the groups of a run with this name. They need not exist."""
         return [parent / name for parent in self.parents]
 
     def limits(self, name: str, resource_limits: ResourceLimits) -> list[tuple[str, list[CgroupLimit]]]:
-        """Give the groups to make for a run and what to write to each."""
+        """Return the groups to create for a run, each with the limits to write to it."""
         return [
             (str(parent / name), list(self._limits_below(parent, resource_limits))) for parent in self.parents
         ]
@@ -66,12 +66,16 @@ class Cgroups:
                 yield "memory.swap.max", b"0", False
             else:
                 yield "memory.limit_in_bytes", memory, True
-                yield "memory.memsw.limit_in_bytes", memory, False  # not there without accounting of swap
+                yield (
+                    "memory.memsw.limit_in_bytes",
+                    memory,
+                    False,
+                )  # missing if the kernel does not account swap
         if parent == self.processes and resource_limits.processes is not None:
             yield "pids.max", b"%d" % resource_limits.processes, True
 
     def counters(self, name: str) -> list[CgroupCounter]:
-        """Give where the kernel counts the limits that a run felt."""
+        """Return the files in which the kernel counts how often a run reached a limit."""
         counters: list[CgroupCounter] = []
         if self.memory is not None:
             file = "memory.events" if self.version == 2 else "memory.oom_control"  # noqa: PLR2004
@@ -82,7 +86,7 @@ class Cgroups:
 
     @property
     def description(self) -> str:
-        """Say in a sentence what holds the limits."""
+        """Return one sentence about how limits are enforced here."""
         if self.memory is None or self.processes is None:
             sentence = (
                 "No control group holds memory or processes here; "
@@ -94,15 +98,15 @@ class Cgroups:
 
 
 def cgroup_name(supervisor: int, ticks: int) -> str:
-    """Give the name of the groups of a supervisor's run."""
+    """Return the name of the groups of a supervisor's run."""
     return f"steadyhand-{supervisor}-{ticks}-{_pid_namespace()}"
 
 
 @functools.cache
 def _pid_namespace() -> int:
-    """Give the number of this process's pid namespace.
+    """Return the number of this process's pid namespace.
 
-    Control groups may be shared with services in others, whose supervisors have other numbers there, or none.
+    Control groups may be shared with services in other pid namespaces, where our pids mean other processes.
     """
     return Path("/proc/self/ns/pid").stat().st_ino
 
@@ -159,10 +163,10 @@ def delegate_own_cgroup(mounts: str, own_cgroups: str) -> bool:
 
 
 def delegate_controllers(group: Path) -> bool:
-    """Make the service's own version 2 group one that hands `memory` and `pids` on to groups below it.
+    """Delegate the `memory` and `pids` controllers to groups below the service's own version 2 group; True on success.
 
-    The kernel wants a group that does so to hold no process itself, so the service moves into one below. It does that
-    only where nobody else is in its group: that of a systemd unit or a container that is the service's alone.
+    The kernel requires that a group with delegated controllers holds no process, so the service moves into a new group
+    below it. It moves only if it is alone in its group, such as in a systemd unit or a container of its own.
     """
     try:
         controllers = (group / "cgroup.controllers").read_text("ascii").split()
@@ -177,7 +181,7 @@ def delegate_controllers(group: Path) -> bool:
 
 
 def _own_cgroup(mounts: str, own_cgroups: str, controller: str | None) -> Path | None:
-    """Give the path of the service's own group: of a version 1 controller, or for null of version 2."""
+    """Return the path of the service's own group: of a version 1 controller, or of version 2 if that is None."""
     path = None
     for line in own_cgroups.splitlines():
         number, _, rest = line.partition(":")
@@ -206,7 +210,7 @@ def _mount_options(fields: str) -> Sequence[str]:
 
 
 def _is_usable(parent: Path, *files: str) -> bool:
-    """Say whether a group below `parent` can be made and bounded by these files."""
+    """Return True if a group below `parent` can be created and these files of it can be written."""
     probe = parent / cgroup_name(os.getpid(), 0)
     try:
         probe.mkdir(exist_ok=True)
@@ -223,11 +227,11 @@ def _is_usable(parent: Path, *files: str) -> bool:
             probe.rmdir()
 
 
-# --- what is left of them ------------------------------------------------------------------------
+# --- leftover groups -----------------------------------------------------------------------------
 
 
 async def kill_cgroups(paths: Sequence[Path]) -> None:
-    """Kill all that is in groups whose supervisor is gone, and remove them once they are empty; bounded."""
+    """Kill every process in groups whose supervisor is gone, and remove the groups. Takes `GONE_SECONDS` at most."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(GONE_SECONDS):
             while True:
@@ -240,7 +244,7 @@ async def kill_cgroups(paths: Sequence[Path]) -> None:
 
 
 async def sweep_cgroups() -> int:
-    """End and remove what is left of groups whose supervisor is gone, and say how many there were."""
+    """Kill and remove groups whose supervisor is gone, and return how many there were."""
     leftovers = []
     for parent in detect_cgroups().parents:
         for path in parent.glob("steadyhand-*"):
@@ -276,12 +280,12 @@ def _try_remove(group: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError:
-        return False  # busy: what was killed is still dying
+        return False  # busy: killed processes are still exiting
     return True
 
 
 def start_ticks(pid: int) -> int | None:
-    """Give a process's start time in clock ticks since boot (`/proc/PID/stat`, field 22); None when it is gone."""
+    """Return a process's start time in clock ticks since boot (`/proc/PID/stat`, field 22); None if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:

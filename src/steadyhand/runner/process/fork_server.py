@@ -1,10 +1,8 @@
-"""The service's side of the process that supervisors are forked from (`fork_server_main.py`).
+"""The service's side of the fork server: the process that supervisors are forked from (`fork_server_main.py`).
 
-It is started once and asked for each run.
-
-It is asked by one message on a socket and says nothing itself: a supervisor says on its own channel that it is there.
-It ends with the service, at the end of that socket, and when somebody kills it the next run starts another; runs under
-way do not need it.
+It is started once. For each run the service sends it one message on a socket. It sends no reply: the new supervisor
+announces itself on its own channel. The fork server ends with the service, when the socket closes. If it is killed, the
+next run starts a new one; active runs do not need it.
 """
 
 import asyncio
@@ -37,7 +35,7 @@ SANDBOX_MODULES = (mounts, sandbox_child)
 """The modules that it runs in a second namespace."""
 _FORK_SECONDS = 5.0
 _PAUSE_SECONDS = 0.002
-_REQUEST_FD = 3  # the number of the socket over there
+_REQUEST_FD = 3  # the descriptor of the socket in the fork server
 _LOADER = """
 import marshal, sys
 module, sandbox_code = marshal.load(sys.stdin.buffer)
@@ -48,7 +46,7 @@ for part in module:
 
 @dataclass(frozen=True, slots=True)
 class _ForkServer:
-    """One that was started, by the process `owner`."""
+    """A running fork server, started by the process with the pid `owner`."""
 
     pid: int
     request_socket: socket.socket
@@ -56,7 +54,7 @@ class _ForkServer:
 
     @classmethod
     def start(cls) -> "_ForkServer":
-        """Start one. Raises `OSError`."""
+        """Start a fork server. Raises `OSError`."""
         service_end, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         program = os.memfd_create("supervisor")
         try:
@@ -84,7 +82,7 @@ class _ForkServer:
         return cls(pid, service_end, os.getpid())
 
     def close(self) -> None:
-        """Let go of it; what it forked goes on. It is killed, since one that hangs would not notice."""
+        """Close the socket and kill the process, which may hang. The supervisors that it forked continue."""
         self.request_socket.close()
         if self.owner == os.getpid():
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
@@ -93,17 +91,17 @@ class _ForkServer:
 
 
 _servers: list[_ForkServer] = []
-"""The one that is there, if any; it stays for the life of the process."""
+"""The current fork server, if any; it is kept for the life of the process."""
 
 
 async def fork_supervisor(descriptors: Sequence[int]) -> int:
-    """Ask for a supervisor, which gets copies of the descriptors: three streams, its channel, and others.
+    """Request a supervisor with copies of the descriptors: three streams, its channel, and others.
 
-    Gives the pid of the one that was asked, for `replace`. Raises `SpawnError` when none can be had.
+    Return the pid of the fork server that got the request, for `discard`. Raises `SpawnError` if it fails.
     """
     try:
         async with asyncio.timeout(_FORK_SECONDS):
-            while (server_pid := _request_fork(descriptors)) is None:  # noqa: ASYNC110  # it is a hundred runs behind
+            while (server_pid := _request_fork(descriptors)) is None:  # noqa: ASYNC110  # its queue is full, a hundred runs long
                 await asyncio.sleep(_PAUSE_SECONDS)
             return server_pid
     except TimeoutError as error:
@@ -114,17 +112,16 @@ async def fork_supervisor(descriptors: Sequence[int]) -> int:
 
 
 def discard(pid: int | None = None) -> None:
-    """Let go of the one that is there, which did not do as asked: the next run starts another.
+    """Close the current fork server, which failed, so that the next run starts a new one.
 
-    With a `pid` only of that one: of several runs that waited for it, the first has replaced it, and the others' runs
-    may come from the new one by now.
+    With a `pid`, close it only if it has that pid: if several runs waited for it, the first has replaced it already.
     """
     while _servers and pid in (None, _servers[0].pid):
         _servers.pop().close()
 
 
 def _request_fork(descriptors: Sequence[int]) -> int | None:
-    """Send one message and give whom it was for; null when there is no room yet, or nobody to take it any more."""
+    """Send one request and return the fork server's pid; None if its queue is full or it was killed."""
     server = _current_server()
     try:
         socket.send_fds(server.request_socket, [b"fork"], list(descriptors))
@@ -140,7 +137,7 @@ def _request_fork(descriptors: Sequence[int]) -> int | None:
 
 def _current_server() -> _ForkServer:
     if _servers and _servers[0].owner != os.getpid():
-        discard()  # a copy of another process's: that one's runs are not to share a parent with ours
+        discard()  # inherited by a fork: two services must not share a fork server
     if not _servers:
         _servers.append(_ForkServer.start())
     return _servers[0]
@@ -148,7 +145,7 @@ def _current_server() -> _ForkServer:
 
 @functools.cache
 def _supervisor_code() -> bytes:
-    """Give the code of both sides of a run over there, compiled once."""
+    """Return the marshalled code of both namespaces, compiled once."""
     return marshal.dumps((_compile(*SUPERVISOR_MODULES), _compile(*SANDBOX_MODULES)))
 
 

@@ -1,11 +1,11 @@
-"""The process that supervisors are forked from: a run then waits for no interpreter to start (13 ms, seen on 3.11).
+"""The fork server: supervisors are forked from it, so no run waits for an interpreter to start (13 ms on 3.11).
 
 Run by `fork_server.py` as `python -I -S -c LOADER FD`, after the code of `process_tree.py`, `spawn.py` and
-`supervisor.py`, as one module with them; FD is a socket, and each message on it asks for one supervisor. With the
-message come descriptors: the agent's stdin, stdout and stderr, the supervisor's channel, and what its run is given
-besides. At the end of the socket (the service died) this ends; the supervisors notice that by themselves.
+`supervisor.py`, as one module with them; FD is a socket, and each message on it requests one supervisor. The
+message carries descriptors: the agent's stdin, stdout and stderr, the supervisor's channel, and those that the sandbox
+needs. When the socket closes (the service died) this process ends; the supervisors notice that by themselves.
 
-It has one thread and no work of its own: what is forked here has nothing of the service's in its memory.
+It has one thread and no other work, so a forked supervisor has no memory of the service.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from steadyhand.runner.process.supervisor import supervise
 
     sandbox_code: tuple[CodeType, ...] = ()
-    """The code of `mounts.py` and `sandbox_child.py`, which the loader leaves here."""
+    """The code of `mounts.py` and `sandbox_child.py`, set by the loader."""
 
 _INT_BYTES = 4
 _MAX_DESCRIPTORS = 253  # the kernel's own limit for one message
 
 
 def main() -> None:
-    """Fork until the service is gone; in each child, supervise one run."""
+    """Fork supervisors until the service is gone; in each child, supervise one run."""
     for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
-        _signal.signal(number, _signal.SIG_IGN)  # the service alone says when this ends
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # the kernel takes away what has ended
+        _signal.signal(number, _signal.SIG_IGN)  # only the service ends this process
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # the kernel reaps children
     request_fd = int(sys.argv[1])
     os.closerange(
         request_fd + 1, os.sysconf("SC_OPEN_MAX")
-    )  # what the service left open for its children is not for ours
+    )  # descriptors that the service left open for its own children
     sandbox_runtime = _load_sandbox_runtime()
     descriptors = _fork_on_request(_socket.socket(fileno=request_fd))
     if descriptors is not None:
@@ -53,7 +53,7 @@ def _load_sandbox_runtime() -> Any:
 
 
 def _fork_on_request(request_socket: _socket.socket) -> list[int] | None:
-    """Return in each new child, with its channel and what comes with that; None when the service is gone."""
+    """Return in each new child with its channel and the other descriptors; return None when the service is gone."""
     ancillary_bytes = _socket.CMSG_SPACE(_MAX_DESCRIPTORS * _INT_BYTES)
     while True:
         data, messages, _, _ = request_socket.recvmsg(16, ancillary_bytes, _socket.MSG_CMSG_CLOEXEC)
@@ -63,7 +63,7 @@ def _fork_on_request(request_socket: _socket.socket) -> list[int] | None:
         try:
             is_child = os.fork() == 0
         except OSError:
-            is_child = False  # its channel closes: the service sees that nobody is there
+            is_child = False  # its channel closes, and the service notices
         if is_child:
             request_socket.close()
             _install_streams(descriptors[:3])
@@ -87,4 +87,4 @@ def _install_streams(streams: list[int]) -> None:
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # there is nothing to tidy, and somebody waits
+    os._exit(0)  # nothing needs cleanup, and the service waits

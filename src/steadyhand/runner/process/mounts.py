@@ -1,6 +1,6 @@
-"""System calls for mounts, and one mount at a time: the lower half of `sandbox_child.py`, run with it.
+"""System calls for mounts, and single mounts: the lower half of `sandbox_child.py`.
 
-Nothing here is imported where it runs: its code comes first in the same space.
+It is not imported there: its code runs first in the same namespace.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
 _EBUSY = 16
 _MAX_LOOP_ATTEMPTS = 64  # another run may take the device that was free a moment ago
-_RESERVE_FILES, _RESERVE_BYTES = 8, 128 * 1024  # what it takes is a few inodes and blocks
+_RESERVE_FILES, _RESERVE_BYTES = 8, 128 * 1024  # an overlay needs a few inodes and blocks
 
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _Function(_ctypes.CFuncPtr):
 
 
 def libc_call(name: str, *arguments: int | bytes | None) -> int:
-    """Call a function of the C library. Raises `OSError` when it fails."""
+    """Call a function of the C library and return its result. Raises `OSError` if it fails."""
     library = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None is the process itself
     result: int = _Function(_ctypes.dlsym(library, name))(*arguments)
     if result < 0:
@@ -63,8 +63,11 @@ def make_mount_point(path: bytes, *, folder: bool) -> None:
 
 
 def bind_mount(source: bytes, point: bytes, id_map_fd: int | None, *, writable: bool) -> None:
-    """Mount what is at `source` at `point`; with a user namespace `owner`, as it maps the owners of its files."""
-    recursive = _AT_RECURSIVE if id_map_fd is None else 0  # what is mounted below may not take a map
+    """Mount the tree at `source` on `point`.
+
+    With a user namespace `id_map_fd`, the owners of its files are mapped as that namespace does.
+    """
+    recursive = _AT_RECURSIVE if id_map_fd is None else 0  # a mount below may not support a map
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | recursive
     tree = libc_call("syscall", _OPEN_TREE, _AT_FDCWD, source, flags)
     try:
@@ -90,7 +93,7 @@ def mount_image(image: bytes, point: bytes, *, writable: bool) -> None:
         flags = _MS_NOSUID | _MS_NODEV | (0 if writable else _MS_RDONLY)
         mount(name, point, b"ext4", flags, None)
     finally:
-        os.close(device)  # the mount holds it now; without one it clears itself
+        os.close(device)  # the mount holds it now; without a mount it detaches
 
 
 def _attach_loop(image: bytes, *, writable: bool) -> tuple[int, bytes]:
@@ -128,21 +131,21 @@ def _configure_loop(file: int, control: int, mode: int, flags: int) -> tuple[int
 
 
 def chown_layers(image: bytes, user: int) -> None:
-    """Give the layers on an image to a user; no link is followed. The file system's own folders stay root's."""
+    """Change the owner of the layers on an image; no link is followed. The file system's own folders stay root's."""
     for name in os.listdir(image):  # noqa: PTH208  # pathlib is large
         if name in (b"lost+found", b"reserve"):
             continue
         top = os.path.join(image, name)  # noqa: PTH118  # the same
         for _, folders, files, handle in os.fwalk(top, follow_symlinks=False):
-            for each in (*folders, *files):
-                os.chown(each, user, user, dir_fd=handle, follow_symlinks=False)
+            for entry in (*folders, *files):
+                os.chown(entry, user, user, dir_fd=handle, follow_symlinks=False)
         os.chown(top, user, user, follow_symlinks=False)
 
 
 def allocate_reserve(image: bytes) -> None:
-    """Keep a little of an image for ourselves: on a full one no overlay can be mounted, not even to look at it.
+    """Reserve a little space on an image: on a full one no overlay can be mounted, not even to read it.
 
-    The reserve that file systems keep for root does not help, for an overlay writes as who mounted it.
+    The reserve that file systems have for root does not help, because an overlay writes as the user that mounted it.
     """
     folder = image + b"/reserve"
     try:
@@ -154,7 +157,7 @@ def allocate_reserve(image: bytes) -> None:
             finally:
                 os.close(file)
     except OSError:
-        return  # full already; what is there is there
+        return  # it is full already; a partial reserve is kept
 
 
 def free_reserve(image: bytes) -> None:
@@ -166,10 +169,10 @@ def free_reserve(image: bytes) -> None:
 
 
 def clear_volatile_mark(work: bytes) -> None:
-    """Remove the mark of a volatile overlay, which keeps its layers from being used again.
+    """Remove the mark of a volatile overlay, which prevents another mount of its layers.
 
-    It is there for machines that crash with files unwritten; a checkout is used again only on a machine that did not,
-    or as whatever was left of it.
+    The mark exists because a crash of the machine may lose unwritten files. A checkout that is used again after such a
+    crash is used as it was left.
     """
     mark = os.path.join(work, b"work/incompat/volatile")  # noqa: PTH118  # pathlib is large
     try:

@@ -1,4 +1,4 @@
-"""What an agent prints: split into lines, kept on disk with a cap, and in memory within a bound."""
+"""The output of an agent: split into lines, stored on disk up to a cap, and in memory up to a limit."""
 
 import json
 import re
@@ -18,17 +18,17 @@ STDERR_TAIL_BYTES = 192 * 1024
 DISK_HEAD_BYTES = 16 * 1024 * 1024
 DISK_SEGMENT_BYTES = 4 * 1024 * 1024
 REDACTION_MARGIN_BYTES = 16 * 1024
-"""Bytes kept beyond a cut, so that a secret that goes across it is seen whole, however it is written."""
+"""Bytes kept beyond a cut, so that a secret that crosses it is found, in any encoding."""
 
 _LARGE_LINE_BYTES = 1024 * 1024
-_MAX_PARTS = 300_000  # of a large message: parsed, each costs a hundred times its length
+_MAX_PARTS = 300_000  # of a large message: once parsed, each part costs a hundred times its length
 _UNSTORABLE = re.compile("[\ud800-\udfff\x00]")
 
 
 class LineSplitter:
-    """Splits what comes in chunks. A line that may be a message comes out whole, all else as soon as it is there.
+    """Splits chunks into lines. A line that may be a message is returned whole, any other data at once.
 
-    So only a line that begins with `{` is held, and no more than `LINE_LIMIT` of it.
+    So only a line that begins with `{` is buffered, up to `MAX_LINE_BYTES` of it.
     """
 
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
@@ -37,7 +37,7 @@ class LineSplitter:
         self._in_long_line = False
 
     def feed(self, chunk: bytes) -> Iterator[tuple[bool, bytes]]:
-        """Give pieces as (whole line that may be a message, its bytes with the newline)."""
+        """Return pieces as (True for a whole line that may be a message, the bytes with the newline)."""
         at = 0
         while at < len(chunk):
             end = chunk.find(b"\n", at)
@@ -71,7 +71,7 @@ class LineSplitter:
             yield False, pending
 
     def finish(self) -> Iterator[tuple[bool, bytes]]:
-        """Give what is left when nothing more comes: a line without its newline may be a message, too."""
+        """Return the rest at the end of the output: a line without its newline may be a message, too."""
         rest = bytes(self._buffer)
         self._buffer = bytearray()
         if rest:
@@ -79,9 +79,9 @@ class LineSplitter:
 
 
 def parse_message(line: bytes) -> dict[str, Any] | None:
-    """Read a line as a JSON object with a `type`; null when it is none, or too intricate to be an honest one.
+    """Parse a line as a JSON object with a `type`; return None if it is none, or has too many parts to be genuine.
 
-    Lone surrogates and NUL, which a store cannot keep, become U+FFFD; NaN and the infinities become null.
+    Lone surrogates and NUL, which a store cannot hold, become U+FFFD; NaN and the infinities become None.
     """
     if len(line) > _LARGE_LINE_BYTES and line.count(b",") + line.count(b"[") + line.count(b"{") > _MAX_PARTS:
         return None
@@ -92,7 +92,7 @@ def parse_message(line: bytes) -> dict[str, Any] | None:
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return None
     if b"\\ud" in line or b"\\uD" in line or b"\\u0000" in line:
-        return {str(_sanitize(name)): _sanitize(each) for name, each in value.items()}
+        return {str(_sanitize(name)): _sanitize(member) for name, member in value.items()}
     return value
 
 
@@ -100,14 +100,14 @@ def _sanitize(value: Any) -> Any:
     if isinstance(value, str):
         return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, list):
-        return [_sanitize(each) for each in value]
+        return [_sanitize(member) for member in value]
     if isinstance(value, dict):
-        return {_sanitize(key): _sanitize(each) for key, each in value.items()}
+        return {_sanitize(key): _sanitize(member) for key, member in value.items()}
     return value
 
 
 class HeadTailBuffer:
-    """Bytes of which the first `head` and the last `tail` are given, without live secrets."""
+    """A buffer that holds the first `head` and the last `tail` bytes. Its text has no live secrets."""
 
     def __init__(self, head: int, tail: int, redactor: Redactor) -> None:
         self._redactor = redactor
@@ -118,7 +118,7 @@ class HeadTailBuffer:
         self._total = 0
 
     def append(self, data: bytes) -> None:
-        """Take more."""
+        """Append bytes."""
         self._total += len(data)
         head_left = self._head_size + REDACTION_MARGIN_BYTES - len(self._head)
         if head_left > 0:
@@ -130,12 +130,12 @@ class HeadTailBuffer:
             del self._tail[:-size]
 
     def text(self) -> str:
-        """Give what is kept, with a line that says how many bytes were left out."""
+        """Return the text, with a line in the gap that counts the bytes that were left out."""
         redactor = self._redactor
         left_out = self._total - self._head_size - self._tail_size
         if left_out <= 0:
             return redactor.data(bytes(self._head + self._tail)).decode("utf-8", "replace")
-        # What may be the beginning of a secret stays away, and so does what may be the end of one.
+        # Bytes that may be the beginning or the end of a secret are left out.
         head_bytes = redactor.truncated(bytes(self._head))[: self._head_size]
         is_contiguous = self._total == len(self._head) + len(self._tail)
         recent = bytes(self._head + self._tail) if is_contiguous else bytes(self._tail)
@@ -149,7 +149,7 @@ class HeadTailBuffer:
 
 
 class CappedFile:
-    """A file that is written up to a cap; what comes later goes round in two segments beside it.
+    """A file that is written up to a cap; later bytes go to two segments beside it in turn.
 
     So the first `head` bytes and at least the last `segment` bytes are on disk, and never more than the head and
     both segments. The files are NAME, NAME.1 and NAME.2.
@@ -163,7 +163,7 @@ class CappedFile:
         self._file: BinaryIO = path.open("wb", buffering=0)
 
     def write(self, data: bytes) -> None:
-        """Write more."""
+        """Write bytes."""
         rest = memoryview(data)
         while rest:
             if self._bytes_left == 0:
@@ -180,12 +180,12 @@ class CappedFile:
         self._bytes_left = self._segment
 
     def close(self) -> None:
-        """Be done."""
+        """Close the file."""
         self._file.close()
 
 
 class OutputCapture:
-    """All that one run prints, without live secrets. `printed` of stdout is what is no protocol message."""
+    """The whole output of one run, without live secrets. The printed text is stdout without protocol messages."""
 
     def __init__(self, folder: Path, redactor: Redactor) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,12 +199,12 @@ class OutputCapture:
         self._lines = LineSplitter()
 
     def feed_stdout(self, chunk: bytes) -> Iterator[bytes]:
-        """Keep a chunk of stdout and give the whole lines in it that may be messages."""
+        """Store a chunk of stdout and return the whole lines in it that may be messages."""
         self._stdout_file.write(self._stdout_redactor.feed(chunk))
         yield from self._message_lines(self._lines.feed(chunk))
 
     def finish(self) -> Iterator[bytes]:
-        """Give the last line when it had no newline and may be a message."""
+        """Return the last line if it had no newline and may be a message."""
         yield from self._message_lines(self._lines.finish())
 
     def _message_lines(self, parts: Iterator[tuple[bool, bytes]]) -> Iterator[bytes]:
@@ -215,24 +215,24 @@ class OutputCapture:
                 self._stdout_text.append(data)
 
     def add_printed(self, data: bytes) -> None:
-        """Take a line that turned out to be no message."""
+        """Add a line that is no message to the printed text."""
         self._stdout_text.append(data)
 
     def feed_stderr(self, chunk: bytes) -> None:
-        """Keep a chunk of stderr."""
+        """Store a chunk of stderr."""
         self._stderr_file.write(self._stderr_redactor.feed(chunk))
         self._stderr_buffer.append(chunk)
 
     def printed_text(self) -> str:
-        """Give what was printed and is no message, within its bound."""
+        """Return the printed text, up to its limit."""
         return self._stdout_text.text()
 
     def stderr_text(self) -> str:
-        """Give what stderr had, within its bound."""
+        """Return the text of stderr, up to its limit."""
         return self._stderr_buffer.text()
 
     def to_run_output(self, result: bytes | None) -> RunOutput:
-        """Give the output as docs/http-api.md says: printed lines, then the result object on one line, never cut."""
+        """Return the output as in docs/http-api.md: printed lines, then the result object on one line, never cut."""
         lines = _split_lines(self._stdout_text.text())
         if result is not None:
             if lines and not lines[-1].endswith("\n"):
@@ -241,7 +241,7 @@ class OutputCapture:
         return RunOutput(lines, self._stderr_buffer.text())
 
     def close(self) -> None:
-        """Be done with the files."""
+        """Write the rest and close the files."""
         self._stdout_file.write(self._stdout_redactor.end())
         self._stderr_file.write(self._stderr_redactor.end())
         self._stdout_file.close()
@@ -249,7 +249,7 @@ class OutputCapture:
 
 
 def _split_lines(text: str) -> list[str]:
-    # Not `splitlines`, which also splits at what a program may well print inside a line.
+    # Not `splitlines`: it also splits at characters that a program may print inside a line.
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]
     return lines if lines[-1] else lines[:-1]

@@ -1,7 +1,7 @@
-"""What is alive below a process, and killing all of it until nothing is left to wait for.
+"""The descendants of a process: list them, and kill them until none is left.
 
-Run inside the supervisor before its own code (`supervisor.py`), whose rules on imports hold here, too. The service
-itself looks up descendants with it.
+This file runs inside the supervisor before its own code (`supervisor.py`), whose rules on imports hold here, too. The
+service itself also uses it to list descendants.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_POLL_MS = 5  # between two looks at what is left; a dying child wakes us sooner
-_BUSY_ROUNDS = 50  # looks without a pause, for what forks faster than we look
+_POLL_MS = 5  # between two rounds; the death of a child ends the wait
+_BUSY_ROUNDS = 50  # rounds without a pause, for processes that fork fast
 
 
 def send_signal(pid: int, number: int) -> None:
@@ -28,7 +28,7 @@ def send_signal(pid: int, number: int) -> None:
 
 
 def reap_children(main_pid: int) -> int | None:
-    """Collect every child that has died; gives the wait status of `main` when it was among them."""
+    """Reap every child that has died; return the wait status of `main_pid` if it was among them, else None."""
     main_status = None
     while True:
         try:
@@ -42,7 +42,10 @@ def reap_children(main_pid: int) -> int | None:
 
 
 def kill_all(cgroup: str | None, sigchld_fd: int) -> None:
-    """Kill every descendant, and all in the group, until there is none left to wait for; `wake` tells of deaths."""
+    """Kill every descendant and every process in the group until none is left.
+
+    `sigchld_fd` becomes readable when a child dies.
+    """
     poll = select.poll()
     poll.register(sigchld_fd, select.POLLIN)
     rounds = 0
@@ -52,7 +55,7 @@ def kill_all(cgroup: str | None, sigchld_fd: int) -> None:
         drain_pipe(sigchld_fd)
         reap_children(0)
         try:
-            # Nothing is taken here: WNOWAIT only says whether there is a child at all.
+            # WNOWAIT reaps nothing; the call only fails if there is no child at all.
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             break
@@ -65,10 +68,10 @@ def kill_all(cgroup: str | None, sigchld_fd: int) -> None:
 
 
 def _kill_descendants() -> None:
-    """Kill every descendant that can be seen, each child of ours the moment it is seen.
+    """Kill every descendant that is visible, and each direct child at the moment it is listed.
 
-    An orphan becomes a child of ours, so a process that forks and ends over and over is always one; newest first
-    and at once is what catches it.
+    An orphan becomes our child, so a process that forks and ends repeatedly always is one. Killing the newest first and
+    at once catches it.
     """
     own_pid = os.getpid()
     children: dict[int, list[int]] = {}
@@ -81,7 +84,7 @@ def _kill_descendants() -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Give the pid of every process below `root`."""
+    """Return the pid of every process below `root`."""
     children: dict[int, list[int]] = {}
     for pid, parent in parents():
         children.setdefault(parent, []).append(pid)
@@ -99,7 +102,7 @@ def _descendants_of(root: int, children: dict[int, list[int]]) -> list[int]:
 
 
 def parents() -> Iterator[tuple[int, int]]:
-    """Give (pid, parent) of every process, newest first; `/proc/PID/children` is not in every kernel."""
+    """Return (pid, parent) of every process, newest first; not every kernel has `/proc/PID/children`."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  # pathlib is large
     pids.sort(reverse=True)
     for pid in pids:
@@ -122,7 +125,7 @@ def _kill_cgroup(group: str) -> None:
         os.write(descriptor, b"1")
         os.close(descriptor)
     except OSError:
-        return  # the walk does it alone
+        return  # the walk alone must kill them
 
 
 def remove_cgroup(group: str) -> None:
@@ -134,7 +137,7 @@ def remove_cgroup(group: str) -> None:
 
 
 def drain_pipe(descriptor: int) -> None:
-    """Read all that is there."""
+    """Read and discard the available data."""
     try:
         while os.read(descriptor, 4096):
             pass

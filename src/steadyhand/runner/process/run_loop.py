@@ -15,18 +15,18 @@ from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus
 from steadyhand.runner.process.output import OutputCapture
 
 CONTINUE_PROMPT = "Continue from where you left off."
-"""What an agent is told whose run goes on after an interruption."""
+"""The prompt of a run that continues after an interruption."""
 LINGER_SECONDS = 5.0
-"""How long an agent may take to end after its result, unless it says itself that it is still at work."""
+"""Seconds for an agent to end after its result, unless it reports that it still works."""
 DRAIN_SECONDS = 30.0
-"""How long what is left in the pipes may take to be read and recorded once nothing is alive."""
+"""Seconds to read and record the rest in the pipes once no process is alive."""
 _BWRAP_PREFIX = "bwrap: "
 _CHUNK = 1 << 16
-_LINES_PER_YIELD = 128  # lines; so that a flood of small ones leaves the loop to others
+_LINES_PER_YIELD = 128  # so that a flood of short lines leaves the event loop time for others
 
 
 def prompt_for(spec: RunSpec, *, resumed: bool) -> str:
-    """Give what the agent is told: its job, or to go on with it."""
+    """Return the prompt: the job's, or one to continue its work."""
     job = spec.job
     if not resumed:
         return job.prompt
@@ -34,28 +34,28 @@ def prompt_for(spec: RunSpec, *, resumed: bool) -> str:
 
 
 class AgentProtocol(Protocol):
-    """How one kind of command line is spoken to.
+    """The protocol of one kind of command line.
 
-    `tells` says whether it prints while it works: only then does silence mean that it stalled.
+    `streams_output` is True if it prints while it works: only then does silence mean that it stalled.
     """
 
     streams_output: bool
 
     async def handle_line(self, line: bytes) -> None:
-        """Take a whole line of stdout that may be a message."""
+        """Handle a whole line of stdout that may be a message."""
         ...
 
     async def send_input(self) -> None:
-        """Say what is to be said; cancelled when the agent has ended."""
+        """Send the agent its input; cancelled when the agent has ended."""
         ...
 
     async def interrupt(self) -> None:
-        """Ask the agent to come to an end by itself; bounded."""
+        """Ask the agent to end by itself, within a time limit."""
         ...
 
 
 class RunLoop:
-    """One run under way: what was heard, what it answered, and how it came to its end."""
+    """One active run: reads the agent's output, watches its time limits, and builds the report at its end."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class RunLoop:
     ) -> None:
         self.spec = spec
         self.resumed = resumed
-        """Whether the agent goes on in a session of an earlier run."""
+        """True if the agent continues the session of an earlier run."""
         self.emit = emit
         self.stop = stop
         self.process = process
@@ -78,19 +78,19 @@ class RunLoop:
         self.result_line: bytes | None = None
         self.session_id: str | None = None
         self.unknown_agent: str | None = None
-        """What there is to say when nobody defined the agent."""
+        """The text for stderr if the agent is not defined."""
         self.last_structured_output: Any = None
-        """The object that the agent tried last as its structured output."""
+        """The last object that the agent tried as its structured output."""
         self.result_received = asyncio.Event()
         self.busy = False
-        """Whether the agent says that it is still at work after its result."""
+        """True if the agent reports that it still works after its result."""
         self._idle_holds = 0
         self._result_at = 0.0
         self._last_output_at = _now()
         self._stopped_after_result = False
 
     def set_result(self, result: AgentResult, line: bytes | None) -> None:
-        """Take a result; a later one takes its place."""
+        """Set the result; a later one replaces it."""
         if self.result_line is not None:
             self.capture.add_printed(self.result_line)
         self.result, self.result_line = result, line
@@ -100,7 +100,7 @@ class RunLoop:
 
     @contextlib.contextmanager
     def idle_paused(self) -> Iterator[None]:
-        """Wait for somebody else for the length of the block: the agent's silence is not its own."""
+        """Stop the idle clock inside the block: the agent waits for somebody else."""
         self._idle_holds += 1
         try:
             yield
@@ -109,7 +109,7 @@ class RunLoop:
             self._last_output_at = _now()
 
     async def run(self, protocol: AgentProtocol) -> RunReport:
-        """See the run to its end; nothing of it is alive when this returns."""
+        """Run until the agent has ended and return the report. No process of the run is alive then."""
         try:
             async with asyncio.TaskGroup() as group:
                 readers = [
@@ -132,12 +132,15 @@ class RunLoop:
                 for reader in readers:
                     reader.cancel()
         except BaseExceptionGroup as errors:
-            # The first cause is what the caller knows by its type; the others followed from it.
+            # The caller handles the first cause by its type; the others followed from it.
             raise _first_cause(errors) from errors
         return self._build_report(exit_status, await self._schema_error())
 
     async def _schema_error(self) -> str | None:
-        """Check what the agent gave against the schema once more; an agent that gave up is judged by its last try."""
+        """Return the error of the structured output against the schema, or None.
+
+        An agent that gave up is judged by its last attempt.
+        """
         schema = self.spec.job.output_schema
         if schema is None or self.result is None:
             return None
@@ -157,9 +160,7 @@ class RunLoop:
                 count += 1
                 if count % _LINES_PER_YIELD == 0:
                     await asyncio.sleep(0)
-            self._last_output_at = (
-                _now()
-            )  # again: a store that was slow to take it is no silence of the agent
+            self._last_output_at = _now()  # again: a slow store is no silence of the agent
         for line in self.capture.finish():
             await protocol.handle_line(line)
 
@@ -195,11 +196,11 @@ class RunLoop:
     def _build_report(self, exit_status: ExitStatus, schema_fault: str | None) -> RunReport:
         warnings = []
         if self.spec.job.begin == "resume" and not self.resumed:
-            text = "The session of the run before was not there any more; the agent began anew."
+            text = "The session of the previous run was missing; the agent started a new one."
             warnings.append(JobWarning(WarningCode.SESSION_LOST, text))
         code, signal = exit_status.code, exit_status.signal
         if self._stopped_after_result:
-            # It was ours that ended it, so neither says anything about the run.
+            # The service ended it, so neither of them describes the run.
             code = signal = None
             warnings.append(
                 JobWarning(
@@ -214,14 +215,14 @@ class RunLoop:
             warnings.append(
                 JobWarning(
                     WarningCode.PROCESS_LIMIT,
-                    f"{exit_status.forks_refused} processes more than its limit were refused.",
+                    f"{exit_status.forks_refused} processes above its limit were refused.",
                 )
             )
         output = self.capture.to_run_output(self.result_line)
         stderr = self.capture.stderr_text()
         if self.process.sandboxed and code == 1 and not output.output and stderr.startswith(_BWRAP_PREFIX):
-            # An agent that says the same in bwrap's place harms its own run alone.
-            raise SpawnError(f"The sandbox could not be made: {stderr.splitlines()[0][:300]}.")
+            # An agent that prints the same text as bwrap harms only its own run.
+            raise SpawnError(f"The sandbox could not be created: {stderr.splitlines()[0][:300]}.")
         if self.unknown_agent is not None:
             code, signal = 1, None
             stderr += self.unknown_agent
@@ -249,7 +250,7 @@ def _first_cause(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def wait_bounded(awaitable: Awaitable[object], seconds: float) -> bool:
-    """Wait for something at most so long; False when it did not come."""
+    """Wait at most so many seconds; return False if the time is over."""
     try:
         async with asyncio.timeout(seconds):
             await awaitable

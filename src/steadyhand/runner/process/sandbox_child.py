@@ -1,17 +1,17 @@
-"""What the supervisor makes around a sealed command before it starts: network, mounts, groups, limits.
+"""The part of the sandbox that the supervisor sets up before the command starts: network, mounts, groups, limits.
 
-Run inside the supervisor (`supervisor.py`), whose rules on imports hold here, too.
+This file runs inside the supervisor (`supervisor.py`), whose rules on imports hold here, too.
 
-All of it is gone with the run: the mounts exist only in a mount namespace that the supervisor and its children have,
-the network and the user namespace likewise, loop devices clear themselves with their last mount. Only the groups
-outlive a supervisor that was killed; they carry its pid and start time, and the service removes them.
+Everything goes away with the run: the mounts exist only in a mount namespace of the supervisor and its children, the
+same holds for the network and the user namespace, and loop devices detach with their last mount. Only the groups
+outlive a supervisor that was killed; their names have its pid and start time, and the service removes them.
 
-A seal is `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over`; `map` is the number
-of a user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (the number of a socket
+The spec has `stage` (path or None), `mounts` (`kind name source writable map upper work hand_over`; `map` is the index
+of a user namespace or None), `inputs` (descriptor: bytes), `ports` (tuple or None) and `doors` (the index of a socket
 for the listening descriptors, or None), `groups` (path, with files to write), `counters` (name, file, key), `kill`
-(the group with `cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None, as the last
-two are when a group holds them). The numbers count the descriptors that the supervisor was given.
-What cannot be made raises `OSError` with a text that says what.
+(the group with `cgroup.kill`, or None) and the limits `open_files file_size processes memory` (or None; the last two
+are None if a group enforces them). An index refers to the descriptors that came with the request.
+A step that fails raises `OSError` with a text that names the step.
 """
 
 from __future__ import annotations
@@ -54,21 +54,25 @@ _FIRST_FREE_FD = 200  # descriptors above it are out of the way of a command's i
 
 
 class _ErrorContext:
-    """Says what failed: `with _Doing("the mount of x")`."""
+    """Adds the name of the failed step to an `OSError`: `with _ErrorContext("the mount of x")`."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, step: str) -> None:
+        self._step = step
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise OSError(error.errno or 0, f"{self._what}: {error.strerror or error}") from error
+            raise OSError(error.errno or 0, f"{self._step}: {error.strerror or error}") from error
 
 
 class SandboxRuntime:
-    """The surroundings of one run. `build` and `end` are the supervisor's, `enter` the command's-to-be."""
+    """The sandbox of one run, as far as the supervisor sets it up.
+
+    The supervisor calls `build` and `tear_down`; the child that becomes the command calls `apply_limits` and
+    `place_inputs`.
+    """
 
     def __init__(
         self, spec: dict[str, Any], descriptors: list[int], user: int | None, program: bytes
@@ -82,15 +86,15 @@ class SandboxRuntime:
         self._overlays: list[bytes] = []
         self._root_mounted = False
         self.cgroups: list[str] = []
-        """The groups that were made."""
+        """The groups that were created."""
         self.kill_cgroup: str | None = spec["kill"]
-        """The group that ends all of a run at a word, or None."""
+        """The group with `cgroup.kill`, which kills the whole run, or None."""
         self.memory_poll_ms: int | None = None if spec["memory"] is None else _POLL_MEMORY_MS
-        """How often to ask `takes_too_much`; None when a group holds the memory, or nothing is to."""
+        """Milliseconds between calls of `exceeds_memory`; None if a group limits the memory, or there is no limit."""
         self._memory_exceeded = 0
 
     def build(self) -> None:
-        """Make everything. Raises `OSError`; `end` is to be called then as well."""
+        """Set up everything. Raises `OSError`; call `tear_down` in that case, too."""
         os.umask(0o022)
         if os.geteuid() != 0:
             self._enter_user_namespace()
@@ -106,7 +110,7 @@ class SandboxRuntime:
         self._create_cgroups()
 
     def _enter_user_namespace(self) -> None:
-        """Take a user namespace in which this user may make the others; without ports it is a bonus."""
+        """Enter a user namespace in which this user may create the other ones; without ports it may fail."""
         user, group = os.geteuid(), os.getegid()
         ports = self._spec["ports"]
         try:
@@ -121,7 +125,7 @@ class SandboxRuntime:
             _write("/proc/self/gid_map", b"%d %d 1" % (group, group))
 
     def _open_listeners(self) -> None:
-        """Bring loopback up and hand the service sockets that listen in this network."""
+        """Bring loopback up and send the service sockets that listen in this network."""
         with _ErrorContext("the loopback of the sandbox"):
             handle = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
             name = b"lo".ljust(16, b"\0") + _IFF_UP_RUNNING.to_bytes(2, sys.byteorder)
@@ -148,7 +152,7 @@ class SandboxRuntime:
     def _mount_all(self, root: bytes) -> None:
         with _ErrorContext("a mount namespace of its own"):
             libc_call("unshare", _NEWNS)
-            # What this machine unmounts goes here as well; what is mounted here is seen nowhere else.
+            # An unmount on this machine takes effect here as well; a mount made here is visible nowhere else.
             mount(b"none", b"/", None, _MS_REC_SLAVE, None)
         with _ErrorContext("the stage of the sandbox"):
             mount(b"stage", root, b"tmpfs", _MS_NOSUID | _MS_NODEV, b"mode=0711,size=1m")
@@ -171,7 +175,7 @@ class SandboxRuntime:
                     self._mount_overlay(spec, point, os.path.join(root, b".lower%d" % number))  # noqa: PTH118
 
     def _mount_overlay(self, spec: dict[str, Any], point: bytes, lower: bytes) -> None:
-        """Lay an overlay over a folder, whose owner is shown as the run's user."""
+        """Mount an overlay over a folder, whose owner is mapped to the run's user."""
         make_mount_point(lower, folder=True)
         bind_mount(spec["source"], lower, self._id_map_fd(spec), writable=False)
         upper = self._layer_dir(spec["upper"], 0o755)
@@ -179,8 +183,8 @@ class SandboxRuntime:
         clear_volatile_mark(work)
         handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (lower, upper, work)]
         try:
-            # By descriptor: no name can be taken for an option, and the agent's mount table shows none of ours.
-            # `volatile`: the end of a run does not wait until the whole disk is written.
+            # By descriptor: no name can be read as an option, and the agent's mount table shows none of our paths.
+            # `volatile`: the end of a run does not wait for a sync of the whole disk.
             options = b"lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d" % (
                 *handles,
             )
@@ -196,7 +200,7 @@ class SandboxRuntime:
                 for image in self._images:
                     allocate_reserve(
                         image
-                    )  # before the agent fills that as well: the next mount needs it again
+                    )  # before the agent fills it: the next mount needs the reserve again
         finally:
             for handle in handles:
                 os.close(handle)
@@ -206,7 +210,7 @@ class SandboxRuntime:
         return None if spec["map"] is None else self._descriptors[spec["map"]]
 
     def _layer_dir(self, path: bytes, mode: int) -> bytes:
-        """Give a layer's folder, whose path may be relative to the stage; one on an image there is made if need be."""
+        """Return a layer's folder; its path may be relative to the mount root. On an image a missing one is made."""
         assert self._mount_root is not None  # noqa: S101  # layers are mounted on it
         path = os.path.join(self._mount_root, path)  # noqa: PTH118  # pathlib is large
         if not path.startswith(self._mount_root + b"/"):
@@ -234,7 +238,7 @@ class SandboxRuntime:
                             raise
 
     def apply_limits(self, initial_cgroup: str | None) -> None:
-        """Take the limits upon this process, while it may still do so; it was `born_in` one of its groups, if any."""
+        """Apply the limits to this process while it may. It was created in `initial_cgroup`, unless that is None."""
         for path in self.cgroups:
             if path != initial_cgroup:
                 with _ErrorContext(f"the group {path}"):
@@ -248,13 +252,13 @@ class SandboxRuntime:
             return  # a guard for the machine, not a limit of the run
 
     def exceeds_memory(self, pids: Iterable[int]) -> bool:
-        """Say whether processes together hold more memory than they may, each page counted once."""
+        """Return True if processes together hold more memory than the limit, each page counted once."""
         exceeded: bool = sum(_memory_of(pid) for pid in pids) > self._spec["memory"]
         self._memory_exceeded += exceeded
         return exceeded
 
     def place_inputs(self, failure: int) -> int:
-        """Put the inputs on their descriptors, out of whose way `failure` moves."""
+        """Place the inputs on their descriptors; return the descriptor that `failure` has moved to."""
         failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
         for number, content in self._spec["inputs"].items():
             input_fd = fcntl.fcntl(os.memfd_create("input"), fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
@@ -268,7 +272,7 @@ class SandboxRuntime:
     # --- the command inside bwrap --------------------------------------------------------------------
 
     def inner_pid(self, pairs: Iterable[tuple[int, int]], root: int, *, init: bool) -> int | None:
-        """Give the pid of the command below `root`, from (pid, parent) of all processes; None before it is there.
+        """Return the pid of the command below `root`, from (pid, parent) of all processes; None before it exists.
 
         The chain is: our init (when there is one), bwrap, its own process 1, and the first child of that.
         """
@@ -287,9 +291,9 @@ class SandboxRuntime:
         return min(started)[1] if started else None
 
     def exit_status(self, code: int) -> tuple[int | None, int | None]:
-        """Give how the command ended (code, signal) from bwrap's exit code, which is 128 + n for a signal.
+        """Return how the command ended (code, signal) from bwrap's exit code, which is 128 + n for a signal.
 
-        Only of signals that nobody says on purpose: the CLI itself leaves with 143 when it is asked to end.
+        Only fatal signals are read this way: the CLI itself exits with 143 when it is asked to end.
         """
         if self._is_bwrap and code - 128 in _FATAL_SIGNALS:
             return None, code - 128
@@ -298,7 +302,7 @@ class SandboxRuntime:
     # --- the end -------------------------------------------------------------------------------------
 
     def limit_evidence(self) -> dict[str, int]:
-        """Say which limits were felt: how often, by the names of the counters, and `full` disks."""
+        """Return how often each limit was reached, by the names of the counters; `full` is the number of full disks."""
         counts = {"oom": self._memory_exceeded}
         for name, path, key in self._spec["counters"]:
             counts[name] = _read_counter(path, key)
@@ -306,7 +310,7 @@ class SandboxRuntime:
         return counts
 
     def tear_down(self) -> None:
-        """Unmount and remove what was made; nothing of the run is alive any more."""
+        """Unmount and remove everything, once no process of the run is alive."""
         for path in self.cgroups:
             _remove_cgroup_dir(path)
         self.cgroups = []
@@ -315,7 +319,7 @@ class SandboxRuntime:
         try:
             libc_call("umount2", self._mount_root, _MNT_DETACH)
         except OSError:
-            return  # it goes with the namespace, when we do
+            return  # it goes away with the namespace, when this process ends
         for work in self._overlays:
             clear_volatile_mark(work)
 
@@ -324,7 +328,7 @@ class SandboxRuntime:
 
 
 def _enter_cgroup(group: str) -> None:
-    """Enter a control group, by the one thread there is; moving a thread costs no wait, but only version 1 lets us."""
+    """Enter a control group by the only thread: that needs no wait, but only version 1 allows it."""
     try:
         _write(f"{group}/tasks", b"0")
     except FileNotFoundError:
@@ -376,7 +380,7 @@ def _remove_cgroup_dir(group: str) -> None:
         except FileNotFoundError:
             return
         except OSError:
-            select.poll().poll(5)  # what was killed is leaving it
+            select.poll().poll(5)  # killed processes still leave it
         else:
             return
 
@@ -385,7 +389,7 @@ def _remove_cgroup_dir(group: str) -> None:
 
 
 def _memory_of(pid: int) -> int:
-    """Give a process's share of memory in bytes."""
+    """Return a process's proportional share of memory in bytes."""
     try:
         descriptor = os.open(f"/proc/{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""Small commands run where the agent ran: a workspace's setup, the look at what an agent left."""
+"""Small commands in the agent's sandbox: a workspace's setup, and the harvest of an agent's files."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ _HOST_NETWORK_ONLY = ("host",)
 
 
 class ProcessSandboxExec:
-    """`ports.Errands` in a sandbox, with the hosts that the errand's agent may reach."""
+    """Runs commands in a sandbox, with access to the hosts of the agent; implements `ports.SandboxExec`."""
 
     def __init__(self, sandbox: Sandbox, gateway: Gateway | None = None) -> None:
         self.sandbox = sandbox
@@ -31,7 +31,7 @@ class ProcessSandboxExec:
         timeout_seconds: float,
         max_output: int,
     ) -> ExecResult:
-        """Run a command; see the port. Nothing of it is alive afterwards, however it ended."""
+        """Run a command; see the port. No process of it is alive afterwards, however it ended."""
         inner = Command(argv, dict(env), self.sandbox.agent_paths(place).directory, place.uid)
         launch = LaunchSpec(self.sandbox.wrap(inner, place, agent))
         output = _Output(max_output)
@@ -55,11 +55,11 @@ class ProcessSandboxExec:
 
 
 async def _discard_event(event: EventBody | TextDelta) -> None:
-    """Take what happened; an errand has no events."""
+    """Ignore an event; a command has no record."""
 
 
 class _Output:
-    """What a command printed, up to so many bytes in all."""
+    """The output of a command, up to a limit of bytes in total."""
 
     def __init__(self, limit: int) -> None:
         self.stdout = bytearray()
@@ -68,7 +68,7 @@ class _Output:
         self.overflowed = False
 
     def append(self, buffer: bytearray, chunk: bytes) -> bool:
-        """Keep a piece; False when it was too much."""
+        """Append a piece; return False if it went over the limit."""
         buffer += chunk[: self._bytes_left]
         self.overflowed = self.overflowed or len(chunk) > self._bytes_left
         self._bytes_left -= min(self._bytes_left, len(chunk))
@@ -76,7 +76,7 @@ class _Output:
 
 
 async def _communicate(process: AgentProcess, stdin: bytes, output: _Output) -> ExitStatus | None:
-    """Feed a command and read it to its end; null when it printed too much."""
+    """Write to a command and read its output to the end; return None if it printed too much."""
     async with asyncio.TaskGroup() as group:
         stdin_task = group.create_task(_write_stdin(process, stdin))
         readers = [
@@ -85,7 +85,7 @@ async def _communicate(process: AgentProcess, stdin: bytes, output: _Output) -> 
         ]
         exit_task = group.create_task(process.wait())
         while not exit_task.done() and not output.overflowed:
-            # A reader that ends early may have seen too much; else only the end of the command counts.
+            # A reader that ends early may have reached the limit; else only the end of the command counts.
             waiting = [exit_task, *(task for task in readers if not task.done())]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         stdin_task.cancel()

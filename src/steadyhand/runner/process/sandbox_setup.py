@@ -1,4 +1,4 @@
-"""The service's side of a seal: what the supervisor is given for it, and what comes back.
+"""The service's side of a sandbox: the message and descriptors for the supervisor, and the sockets that it returns.
 
 See `sandbox_child.py` for the other side.
 """
@@ -25,22 +25,22 @@ sys.stdin.read()
 """
 
 _id_map_cache: dict[tuple[int, int], int] = {}
-"""A user namespace for each (owner on disk, shown as), made once and kept for the life of the process."""
+"""A user namespace for each (owner on disk, uid inside), created once and kept for the life of the process."""
 
 
 @dataclass(slots=True)
 class SandboxSetup:
-    """What one run's supervisor is given: descriptors of user namespaces, and a socket for listening ones."""
+    """The descriptors for one run's supervisor: user namespaces, and a socket that returns listening sockets."""
 
     spec: SandboxSpec
     id_maps: Mapping[int, int] = field(default_factory=dict)
-    """The descriptor of a user namespace by the owner that it shows as the run's user."""
+    """The descriptor of a user namespace by the owner that it maps to the run's user."""
     service_end: socket.socket | None = None
     supervisor_end: socket.socket | None = None
 
     @classmethod
     async def prepare(cls, spec: SandboxSpec | None, user: int | None) -> "SandboxSetup | None":
-        """Get ready for a run; None without a seal. Raises `SpawnError`."""
+        """Return the setup for a run; None without a sandbox. Raises `SpawnError`."""
         if spec is None:
             return None
         id_maps = {}
@@ -52,19 +52,19 @@ class SandboxSetup:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What the supervisor is given, which the spec counts from 0."""
+        """Return the descriptors for the supervisor; the spec refers to them by index from 0."""
         return (
             *self.id_maps.values(),
             *(() if self.supervisor_end is None else (self.supervisor_end.fileno(),)),
         )
 
     def to_message(self, name: str, file_size: int | None) -> dict[str, Any]:
-        """Give the seal as the supervisor reads it; `name` is that of its groups."""
+        """Return the spec as a message to the supervisor; `name` is that of its groups."""
         spec, cgroups, resource_limits = self.spec, detect_cgroups(), self.spec.limits
         sizes = [size for size in (resource_limits.file_size, file_size) if size is not None]
         return {
             "stage": None if spec.mount_root is None else os.fsencode(spec.mount_root),
-            "mounts": [self._mount_message(each) for each in spec.mounts],
+            "mounts": [self._mount_message(mount) for mount in spec.mounts],
             "inputs": dict(spec.input_data),
             "ports": spec.loopback_ports,
             "doors": None if self.service_end is None else len(self.id_maps),
@@ -91,12 +91,12 @@ class SandboxSetup:
         }
 
     def close_supervisor_end(self) -> None:
-        """Let go of the supervisor's end once it has its own."""
+        """Close the supervisor's end once the supervisor has its own copy."""
         if self.supervisor_end is not None:
             self.supervisor_end.close()
 
     def receive_listeners(self) -> list[int]:
-        """Take the descriptors of the sockets that listen inside; the supervisor has sent them before it started."""
+        """Return descriptors of the sockets that listen inside; the supervisor sends them before the agent starts."""
         if self.service_end is None:
             return []
         self.service_end.setblocking(False)
@@ -109,14 +109,17 @@ class SandboxSetup:
         return list(descriptors)
 
     def close(self) -> None:
-        """Let go of the sockets, with what nobody took from them."""
+        """Close the sockets, with any descriptors that nobody has received."""
         for end in (self.service_end, self.supervisor_end):
             if end is not None:
                 end.close()
 
 
 async def _id_map(owner: int, inner_uid: int) -> int:
-    """Give a user namespace in which `owner` is `shown`; making one costs a process and 10 ms. Raises `SpawnError`."""
+    """Return a user namespace that maps `owner` to `inner_uid`. Raises `SpawnError`.
+
+    A new one costs a process and 10 ms, so each is cached.
+    """
     key = (owner, inner_uid)
     if key not in _id_map_cache:
         fd = await _create_id_map(owner, inner_uid)
@@ -135,16 +138,16 @@ async def _create_id_map(owner: int, inner_uid: int) -> int:
     )
     try:
         async with asyncio.timeout(_ID_MAP_SECONDS):
-            assert holder.stdout is not None  # noqa: S101  # it was asked for
+            assert holder.stdout is not None  # noqa: S101  # it is a pipe
             failure = (await holder.stdout.readline()).decode().strip()
         if failure:
-            raise SpawnError(f"A user namespace for the checkout could not be made: {failure}.")
+            raise SpawnError(f"A user namespace for the checkout could not be created: {failure}.")
         process = Path(f"/proc/{holder.pid}")
         for file in ("uid_map", "gid_map"):
             (process / file).write_text(f"{owner} {inner_uid} 1\n")
         return os.open(process / "ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, TimeoutError) as error:
-        raise SpawnError("A user namespace for the checkout could not be made.") from error
+        raise SpawnError("A user namespace for the checkout could not be created.") from error
     finally:
         holder.kill()
         await holder.wait()

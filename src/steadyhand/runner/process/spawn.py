@@ -1,6 +1,6 @@
-"""How the supervisor starts the agent: by the first means that works, without anything that it must not have.
+"""Start of the agent by the supervisor: by the first containment method that works, with no privilege left.
 
-Run inside the supervisor before its own code (`supervisor.py`), whose rules on imports hold here, too.
+This file runs inside the supervisor before its own code (`supervisor.py`), whose rules on imports hold here, too.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _UNSUPPORTED = b"unable"
 
 
 def libc(name: str, *arguments: int | bytes | None) -> int:
-    """Call a function of the C library that gives an int: 0 when it did what it was asked."""
+    """Call a function of the C library and return its int: usually 0 on success and -1 on failure."""
     library = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None is the process itself
     result: int = _ctypes.call_function(_ctypes.dlsym(library, name), arguments)
     return result
 
 
 class SpawnedAgent:
-    """What was started: the child of ours, by which means, and where its status is told."""
+    """A started agent: the supervisor's child, its containment method, and the descriptor for its wait status."""
 
     def __init__(
         self, pid: int, containment: str, status_fd: int | None = None, cgroup: str | None = None
@@ -50,7 +50,7 @@ class SpawnedAgent:
 
 
 def detach_standard_streams() -> None:
-    """Give up stdin, stdout and stderr: they are the agent's."""
+    """Replace stdin, stdout and stderr, which belong to the agent, by the null device."""
     # The agent's copies must be the only ones, or the service would never see their end.
     null_fd = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
@@ -59,7 +59,7 @@ def detach_standard_streams() -> None:
 
 
 def spawn_agent(spec: dict[str, Any], channel: int) -> SpawnedAgent:
-    """Start the agent by the first means that works. Raises `OSError` when the agent itself does not start."""
+    """Start the agent by the first method that works. Raises `OSError` if the agent does not start."""
     for method in spec["means"]:
         if method == "pid_namespace":
             run = _spawn_in_namespace(spec, channel)
@@ -72,7 +72,7 @@ def spawn_agent(spec: dict[str, Any], channel: int) -> SpawnedAgent:
             if run.sandbox is not None:
                 run.cgroup = run.sandbox.kill_cgroup
             return run
-    raise OSError(0, "no means of supervision is left to try")
+    raise OSError(0, "no containment method is left to try")
 
 
 def _spawn_in_cgroup(spec: dict[str, Any]) -> SpawnedAgent | None:
@@ -103,10 +103,10 @@ def _spawn_child(spec: dict[str, Any], containment: str, cgroup: str | None) -> 
 
 
 def _fork_into(group: str | None) -> tuple[int, str | None]:
-    """Fork, with the child born in a control group of version 2 where that can be; gives the pid, and that group.
+    """Fork, with the child inside a control group of version 2 if possible; return the pid, and that group or None.
 
-    A process that is moved into a group waits until the kernel has been through all processors (5 to 15 ms, seen on
-    6.1 and later); one that is born in it does not. The C library knows nothing of the child, so it must soon exec.
+    A process that moves into a group waits until the kernel has visited all processors (5 to 15 ms, seen on 6.1 and
+    later); one that is created in it does not. The C library does not know the child, so the child must exec soon.
     """
     if group is None:
         return os.fork(), None
@@ -132,7 +132,7 @@ def _join_cgroup(group: str, failure_fd: int) -> None:
 
 
 def _spawn_in_namespace(spec: dict[str, Any], channel: int) -> SpawnedAgent | None:
-    """Start the agent below an init of ours in a pid namespace; None where that is not to be had."""
+    """Start the agent below our own init in a pid namespace; return None if that is not available."""
     try:
         outer_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY)
     except OSError:
@@ -150,7 +150,7 @@ def _spawn_in_namespace(spec: dict[str, Any], channel: int) -> SpawnedAgent | No
         _run_init(spec, gate, failure_writer, status_writer)
     for descriptor in (gate, failure_writer, status_writer):
         os.close(descriptor)
-    # Later children of ours (there are none unless this fails) belong to the outer namespace again.
+    # Later children (there are none unless this fails) belong to the outer namespace again.
     libc("setns", outer_namespace, _CLONE_NEWPID)
     os.close(outer_namespace)
     os.write(gate_writer, b"g")
@@ -166,7 +166,10 @@ def _spawn_in_namespace(spec: dict[str, Any], channel: int) -> SpawnedAgent | No
 
 
 def _raise_child_failure(reader: int) -> bool:
-    """Read what a starting child says until its exec closes the pipe; False when the means is not to be had."""
+    """Read from a starting child until its exec closes the pipe. Raises `OSError` with the error that it reports.
+
+    Return False if the child reports that the method is not available.
+    """
     message = b""
     while part := os.read(reader, 4096):
         message += part
@@ -179,13 +182,13 @@ def _raise_child_failure(reader: int) -> bool:
 
 
 def _run_init(spec: dict[str, Any], gate: int, failure_fd: int, status_fd: int) -> NoReturn:
-    """Be process 1 of the namespace: start the agent, reap what is orphaned, end with the agent."""
+    """Run as process 1 of the namespace: start the agent, reap orphans, end with the agent."""
     try:
         libc("prctl", _PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
         if os.read(gate, 1) != b"g":
-            os._exit(1)  # the supervisor died before we asked to die with it
-        if not _mount_proc():  # bwrap, too, looks its children up here before it mounts one for them
-            # Sealed there is no other means: bwrap would have to mount the same.
+            os._exit(1)  # the supervisor died before PDEATHSIG was set
+        if not _mount_proc():  # bwrap also looks up its children here before it mounts one for them
+            # With a sandbox no other method works: bwrap would have to mount the same.
             os.write(failure_fd, _UNSUPPORTED if spec["stage"] is None else b"cannot mount proc for it")
             os._exit(1)
         _signal.set_wakeup_fd(-1)
@@ -213,7 +216,7 @@ def _mount_proc() -> bool:
 
 
 def _exec_agent(spec: dict[str, Any], failure_fd: int, initial_cgroup: str | None) -> NoReturn:
-    """Drop what the agent must not have and become it; what goes wrong is told on `failure`."""
+    """Drop all privileges and exec the agent. Report an error on `failure_fd`."""
     try:
         _signal.set_wakeup_fd(-1)
         for number in range(1, _signal.NSIG):
@@ -240,17 +243,17 @@ def _exec_agent(spec: dict[str, Any], failure_fd: int, initial_cgroup: str | Non
         os.chdir(spec["cwd"])
         if sandbox is not None:
             failure_fd = sandbox.place_inputs(failure_fd)
-        # Every descriptor of ours closes at exec, `failure` too: that is how the supervisor knows it happened.
+        # Every descriptor closes at exec, `failure_fd` too: so the supervisor knows that exec succeeded.
         os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606  # no shell is the point
     except OSError as error:
         _report_and_exit(failure_fd, error)
 
 
 def _write_files(spec: dict[str, Any]) -> None:
-    # As the agent's user: a link that an earlier run left here leads only where that user may write anyway.
+    # As the agent's user: a link that an earlier run left leads only to places where that user may write anyway.
     for folder in spec["folders"]:
         os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103  # pathlib is large
-    optional_files = [each for each in spec["laid"] if not _path_exists(each[0])]
+    optional_files = [file for file in spec["laid"] if not _path_exists(file[0])]
     for path, content in (*spec["files"], *optional_files):
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)  # noqa: PTH103, PTH120  # the same
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -261,7 +264,7 @@ def _write_files(spec: dict[str, Any]) -> None:
 
 
 def _path_exists(path: bytes) -> bool:
-    # The folder is the agent's own, too: what it has made of it in an earlier run is left as it is.
+    # The folder belongs to the agent, too: changes of an earlier run stay.
     folder = os.path.dirname(path)  # noqa: PTH120  # the same
     return os.path.lexists(path) or os.path.islink(folder) or os.path.isfile(folder)  # noqa: PTH113, PTH114  # the same
 

@@ -1,29 +1,29 @@
-"""The process between the service and one agent: it sees to it that nothing of a run is left alive.
+"""The supervisor: the process between the service and one agent. It makes sure that no process of a run stays alive.
 
-Forked for one run from a process that is there already (`fork_server_main.py`), with the agent's stdin, stdout and
-stderr as its own and a channel to the service. That process has the code of `process_tree.py`, `spawn.py` and this
-file, compiled by the service (`fork_server.py`) and run one after the other as one module. Frames on the channel are
-four bytes of length (little endian) and a `marshal` value: both ends are the same interpreter. What is forked is kept
-small, for a fork copies the tables of all memory there is: so `marshal` in place of `json`, and the interpreter's own
-`_ctypes` and `_signal` in place of the modules over them.
+It is forked for one run from the fork server (`fork_server_main.py`), with the agent's stdin, stdout and stderr as its
+own and a channel to the service. The fork server has the code of `process_tree.py`, `spawn.py` and this file, compiled
+by the service (`fork_server.py`) and run one after the other as one module. Frames on the channel are four bytes of
+length (little endian) and a `marshal` value: both ends are the same interpreter. The forked process is kept small,
+because a fork copies the page tables of all its memory: hence `marshal` instead of `json`, and the interpreter's own
+`_ctypes` and `_signal` instead of the modules above them.
 
-It says `{"here": pid}`. The service sends `{"start": spec}` once, then any of `{"signal": n}` (to the agent) and
-`{"kill": True}` (to all). It is answered `{"started": pid, "means": name, "groups": paths}` or
+It sends `{"here": pid}`. The service sends `{"start": spec}` once, then any number of `{"signal": n}` (for the agent)
+and `{"kill": True}` (for all). The supervisor replies `{"started": pid, "means": name, "groups": paths}` or
 `{"failed": text, "sealing": bool}`, then `{"exited": code | None, "signal": n | None, "felt": counts}`, and
-`{"gone": True}` when nothing of the run is alive.
-A spec is `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
-before it starts, never over what is there), `laid` (the same, left out where something is there), `folders` (made the
-same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (which to try, best first; see `MEANS`), `cgroup` (the
-group that may be made for the run, or None) and `seal` (None, or what `sandbox_child.py` makes around the run;
-descriptors in it are counted among those given besides).
+`{"gone": True}` when no process of the run is alive.
+A spec has `argv env cwd` (bytes), `user` (uid and gid, or None), `files` (path, content: written as the agent's user
+before it starts, never over an existing file), `laid` (the same, skipped if the path exists), `folders` (created the
+same way), `file_size` (RLIMIT_FSIZE in bytes, or None), `means` (the methods to try, best first; see
+`CONTAINMENT_METHODS`), `cgroup` (the group that may be created for the run, or None) and `seal` (None, or the spec of
+the sandbox for `sandbox_child.py`; a descriptor in it is an index into those that came with the request).
 
-The end of the agent, an end of file on the socket (the service died) and a request all end in the same way:
-everything is killed until there is no child left to wait for. The means, in the order they are tried:
+The end of the agent, an end of file on the socket (the service died) and a kill request all have the same effect:
+every process is killed until no child is left. The containment methods, in the order in which they are tried:
 
-- `pid_namespace`: a tiny init of ours is process 1; the kernel kills all of the namespace when it ends, and it ends
-  when the supervisor does, `kill -9` included.
-- `cgroup`: a group of its own with `cgroup.kill`, and the walk.
-- `walk`: a child subreaper is the parent of every orphan below it, so all of them are found from here.
+- `pid_namespace`: process 1 is a small init of ours; the kernel kills the whole namespace when it ends, and it ends
+  when the supervisor does, even by `kill -9`.
+- `cgroup`: a group of the run's own with `cgroup.kill`, and the walk.
+- `walk`: a child subreaper is the parent of every orphan below it, so a walk of the process tree finds all of them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def supervise(channel: int, descriptors: list[int], sandbox_runtime: Any) -> None:
-    """Serve one run, whose spec comes on the channel; `given` are the descriptors that its seal may name.
+    """Serve one run, whose spec comes on the channel.
 
-    `surroundings` is `SandboxRuntime`, for a sandboxed run.
+    The spec of the sandbox refers to `descriptors` by index. `sandbox_runtime` is the class `SandboxRuntime`.
     """
     os.setsid()
     sigchld_fd = _open_sigchld_pipe()
@@ -113,7 +113,7 @@ def _send_to_service(channel: int, message: dict[str, Any]) -> None:
         while data:
             data = data[os.write(channel, data) :]
     except OSError:
-        return  # the service is gone; what is left to do is the same without it
+        return  # the service is gone; the cleanup is the same without it
 
 
 def _receive_from_service(channel: int) -> dict[str, Any] | None:
@@ -141,7 +141,7 @@ def _read_exactly(channel: int, size: int) -> bytes | None:
 
 
 def _open_sigchld_pipe() -> int:
-    """Give a descriptor that becomes readable when a child dies."""
+    """Return a descriptor that becomes readable when a child dies."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -150,11 +150,11 @@ def _open_sigchld_pipe() -> int:
     return reader
 
 
-# --- attending and ending it ---------------------------------------------------------------------
+# --- running and ending it -----------------------------------------------------------------------
 
 
 def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[int | None, int | None]:
-    """Do as asked until the agent ends or all is to be killed; gives its exit code or its signal."""
+    """Serve requests until the agent ends or a kill is requested; return its exit code and its signal, one is None."""
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     poll.register(sigchld_fd, select.POLLIN)
@@ -177,7 +177,7 @@ def _run_until_exit(run: SpawnedAgent, channel: int, sigchld_fd: int) -> tuple[i
 
 
 def _signal_target(run: SpawnedAgent) -> int:
-    """Give the pid that a signal is for: bwrap hands none on, so the command inside it is told itself."""
+    """Return the pid that a signal is for: bwrap forwards no signal, so it goes to the command inside."""
     inner_pid = None
     if run.sandbox is not None:
         inner_pid = run.sandbox.inner_pid(parents(), run.pid, init=run.containment == "pid_namespace")
@@ -185,7 +185,7 @@ def _signal_target(run: SpawnedAgent) -> int:
 
 
 def _kill_main(run: SpawnedAgent) -> int:
-    """Kill the agent (with its namespace, when it has one) and give its wait status."""
+    """Kill the agent (with its namespace, if it has one) and return its wait status."""
     wait_status = reap_children(run.pid)
     if wait_status is None:
         os.kill(run.pid, _signal.SIGKILL)
@@ -196,7 +196,7 @@ def _kill_main(run: SpawnedAgent) -> int:
 def _exit_status_of(run: SpawnedAgent, wait_status: int) -> tuple[int | None, int | None]:
     if run.status_fd is not None:
         reported = os.read(run.status_fd, 32)
-        # The init says how the agent ended; without a word it was killed before it could.
+        # The init reports how the agent ended; if it reports nothing it was killed first.
         wait_status = int(reported) if reported else int(_signal.SIGKILL)
     code = os.waitstatus_to_exitcode(wait_status)
     if code < 0:

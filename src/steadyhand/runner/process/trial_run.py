@@ -1,4 +1,4 @@
-"""Tries a command through the whole way that a run takes, and says what stood in it."""
+"""A trial run of a command by the same steps as a real run, with the reason if it fails."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ _MAX_BYTES = 4096
 
 
 async def try_command(command: Command) -> str | None:
-    """Run a command that does nothing; null when it ran and ended with 0, else the reason in a sentence."""
+    """Run a command that does nothing; return None if it exits with 0, else the reason in a sentence."""
     try:
         async with asyncio.timeout(_TRY_SECONDS), AgentProcess.start(LaunchSpec(command)) as process:
             process.end_input()
@@ -27,11 +27,13 @@ async def try_command(command: Command) -> str | None:
     if exit_status.code == 0:
         return None
     cause = f"signal {exit_status.signal}" if exit_status.code is None else f"exit code {exit_status.code}"
-    return next((line.strip() for line in lines if line.strip()), f"It ended with {cause} and said nothing.")
+    return next(
+        (line.strip() for line in lines if line.strip()), f"It ended with {cause} and printed nothing."
+    )
 
 
 async def _read_start(reader: asyncio.StreamReader) -> bytes:
-    """Give the beginning of what comes, and read the rest away."""
+    """Return the beginning of the output, and discard the rest."""
     start = b""
     while chunk := await reader.read(_MAX_BYTES):
         start += chunk[: max(0, _MAX_BYTES - len(start))]
