@@ -1,1 +1,1 @@
-"""Drives agent processes: `stream` speaks the CLI's protocol, `plain` is the classic command line."""
+"""Runs agents: `process` starts and ends any agent's processes, `claude` speaks the protocol of the claude CLI."""

@@ -1,4 +1,4 @@
-"""What a job and its agent's profile ask of the CLI beside the prompt, as options of either command line. Pure."""
+"""The options of both command lines for a job and its agent's profile. Pure."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from steadyhand.money import format_dollars
 from steadyhand.ports import AgentPaths, RunSpec
 
 MAX_ARGUMENT_BYTES = 100 * 1024
-"""The longest argument, in bytes: the kernel refuses one of 131,072."""
+"""The longest argument in bytes: the kernel refuses one of 131,072."""
 
 
 class SystemPromptFile(NamedTuple):
-    """What is appended to the system prompt: the file as the service writes it, as the agent sees it, and its text."""
+    """The text appended to the system prompt: the path where the service writes it, the agent's path, and the text."""
 
     host_path: Path
     agent_path: Path
@@ -23,9 +23,9 @@ class SystemPromptFile(NamedTuple):
 
 
 def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
-    """Give the options; none for a job that asks for nothing. `prompt_file` holds what is appended.
+    """Return the options; none for a job that sets none. `prompt_file` is appended to the system prompt.
 
-    Raises `SpawnError` when the output schema is too large for an argument.
+    Raises `SpawnError` if the output schema is too large for an argument.
     """
     job, agent = spec.job, spec.agent
     values: list[tuple[str, str | None]] = [
@@ -41,7 +41,7 @@ def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
 
 
 def format_option(name: str, value: str) -> list[str]:
-    """Give one option; a value that begins with a dash would be read as an option of its own."""
+    """Return one option. A value that begins with a dash is joined by `=`, so that it is not read as an option."""
     return [f"{name}={value}"] if value.startswith("-") else [name, value]
 
 
@@ -51,19 +51,19 @@ def format_budget(micros: int) -> str:
 
 
 def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | None:
-    """Give what is appended to the system prompt: the agent's own words, then the job's; it goes by a file."""
+    """Return the file appended to the system prompt: the agent's text, then the job's; None if there is no text."""
     text = _system_prompt_text(spec.job, spec.agent)
     if text is None:
         return None
     checkout = spec.checkout
-    # The next turn has a copy of this directory, and the same session. The service's own is left alone.
+    # The next turn has a copy of this directory and the same session, so the name has the job and the run.
     name = f"append-system-prompt-{spec.job.id}-{spec.number}.md"
     folder = checkout.config_dir or checkout.paths.config_dir
     return SystemPromptFile(folder / name, (view.config_dir or folder) / name, text.encode())
 
 
 def _system_prompt_text(job: Job, agent: Agent) -> str | None:
-    parts = [each for each in (agent.append_system_prompt, job.append_system_prompt) if each]
+    parts = [text for text in (agent.append_system_prompt, job.append_system_prompt) if text]
     return "\n\n".join(parts) or None
 
 

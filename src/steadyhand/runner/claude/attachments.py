@@ -1,4 +1,4 @@
-"""What a caller sent beside text: told to the model as blocks, or laid as files into the checkout. Pure."""
+"""Attachments of a caller: blocks in the prompt, or files in the checkout. Pure."""
 
 import base64
 import binascii
@@ -12,7 +12,7 @@ from steadyhand.job import Job, Turn
 from steadyhand.ports import Checkout, Sandbox
 
 ATTACHMENTS_DIR = ".attachments"
-"""In the checkout; by what lies in it git takes it for none of the work, neither the agent's nor the service's."""
+"""A folder in the checkout. A `.gitignore` in it keeps it out of the work of the agent and of the service."""
 _GITIGNORE = (".gitignore", b"*\n")
 
 Block = Mapping[str, Any]
@@ -20,14 +20,14 @@ Block = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PreparedTurns:
-    """A job's turns as the agent is to see them."""
+    """A job's turns as the agent gets them."""
 
     history: tuple[Turn, ...]
     content: str | list[Block]
 
 
 def prepare_turns(job: Job, folder: PurePosixPath) -> PreparedTurns:
-    """Give the turns of a job; a file is a line that says where it lies, in `folder` as the agent knows it."""
+    """Return the turns of a job. A file becomes a line with its path in `folder`, which is the agent's path."""
     history = tuple(
         turn
         if isinstance(turn.content, str)
@@ -40,15 +40,15 @@ def prepare_turns(job: Job, folder: PurePosixPath) -> PreparedTurns:
 
 
 def attachment_files(job: Job, earlier: Sequence[Block] = ()) -> tuple[tuple[str, bytes], ...]:
-    """Give the names and contents of a job's files, those of its history and of `earlier` turns among them."""
+    """Return the names and contents of a job's files, with those of its history and of `earlier` turns."""
     files = {_file_name(block): _file_content(block) for block in (*earlier, *job.attachments)}
     return (_GITIGNORE, *files.items()) if files else ()
 
 
 def attachment_dirs(checkout: Checkout, sandbox: Sandbox) -> tuple[Path, PurePosixPath]:
-    """Give the folder for a run's files, and how the agent is told of it: in every checkout of a session the same.
+    """Return the folder for a run's files, and the agent's path of it, which is the same in the whole session.
 
-    A directory in place is the caller's own and stays as it is: they lie in the home then.
+    A directory in place is the caller's own and stays unchanged: the files are in the home then.
     """
     if checkout.workspace.mode == "in_place" and checkout.workspace.repository is not None:
         return checkout.home / ATTACHMENTS_DIR, PurePosixPath(
@@ -64,7 +64,7 @@ def _as_text_block(block: Block, folder: PurePosixPath) -> Block:
 
 
 def _file_name(block: Block) -> str:
-    # By what is in it: the same file has the same name in every turn, and another one never its place.
+    # By content: the same file has the same name in every turn, and another file never has that name.
     digest = hashlib.sha256(str(block["data"]).encode()).hexdigest()[:8]
     return f"{digest}-{PurePosixPath(str(block['name'])).name}"
 

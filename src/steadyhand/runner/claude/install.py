@@ -1,4 +1,4 @@
-"""Finding the CLI, and putting it where the agents' user can run it."""
+"""Finds the CLI, and installs a copy if the agents' user cannot run it."""
 
 import asyncio
 import os
@@ -18,9 +18,9 @@ _READ_EXECUTE = 0o005
 
 
 def find_cli(configured: Path | None, *, classic: bool, path_env: str) -> Path:
-    """Find the CLI: the configured path, in the classic profile a `claude` on `path_env`, then the SDK's own.
+    """Return the CLI: the configured path, in the classic profile a `claude` on `path_env`, then the SDK's own.
 
-    Raises `ConfigError` when there is none.
+    Raises `ConfigError` if there is none.
     """
     if configured is not None:
         if not configured.is_file():
@@ -31,9 +31,7 @@ def find_cli(configured: Path | None, *, classic: bool, path_env: str) -> Path:
         return Path(on_path).absolute()
     bundled = _bundled()
     if not bundled.is_file():
-        raise ConfigError(
-            "The claude-agent-sdk wheel for this platform brings no CLI; set runner.claude.path."
-        )
+        raise ConfigError("The claude-agent-sdk wheel for this platform has no CLI; set runner.claude.path.")
     return bundled
 
 
@@ -42,10 +40,11 @@ def _bundled() -> Path:
 
 
 def accessible_cli(cli: Path, data_dir: Path, uid: int | None) -> Path:
-    """Give a path to the CLI that `uid` can run: its own when it can be reached, else one in `<data-dir>/bin`.
+    """Return a path to the CLI that `uid` can run: its own path if possible, else one in `<data-dir>/bin`.
 
-    There it is a hard link, or a copy on another file system, named by what the original is, so that an upgrade makes
-    a new one. A script is left where it is: it would not find what lies beside it. Null `uid` is the service's own.
+    There it is a hard link, or a copy on another file system. Its name has the size and time of the original, so an
+    upgrade gets a new one. A script stays in its place, as it needs the files beside it. If `uid` is None it is the
+    service's own user.
     """
     if uid is None or can_execute(cli, uid):
         return cli
@@ -68,7 +67,7 @@ def _is_script(path: Path) -> bool:
 
 
 def _install_copy(original: Path, target: Path) -> None:
-    # Under another name first: a copy that was cut short must never be taken for the CLI.
+    # Under another name first: an incomplete copy must never be used as the CLI.
     part = target.with_name(f"{target.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     if original.stat().st_mode & _READ_EXECUTE == _READ_EXECUTE:
@@ -77,14 +76,14 @@ def _install_copy(original: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(original, part)
     else:
-        shutil.copyfile(original, part)  # a link would need the original's mode changed
+        shutil.copyfile(original, part)  # a link would require a change of the original's mode
     if part.stat().st_mode & _READ_EXECUTE != _READ_EXECUTE:
         part.chmod(0o755)
     part.replace(target)
 
 
 def can_execute(program: Path, uid: int) -> bool:
-    """Say whether a user without groups may run a program, by the modes of it and of every folder above it."""
+    """Return True if a user without groups may run a program, by the modes of it and of every folder above it."""
     try:
         resolved = program.resolve(strict=True)
         paths = [resolved, *program.absolute().parents, *resolved.parents]
@@ -102,7 +101,7 @@ def _permission_bits(info: os.stat_result, uid: int) -> int:
 async def check_cli(
     configured: Path | None, *, classic: bool, path_env: str, data_dir: Path, uid: int | None
 ) -> Sequence[DoctorCheck]:
-    """Look whether the CLI is there and runs as the agents' user, for `doctor`."""
+    """Check for `doctor` that the CLI exists and runs as the agents' user."""
     remedy = "set runner.claude.path to the claude program, or reinstall claude-agent-sdk"
     try:
         configured_cli = find_cli(configured, classic=classic, path_env=path_env)
@@ -110,8 +109,8 @@ async def check_cli(
     except ConfigError as error:
         return [DoctorCheck("cli", False, error.detail, remedy)]
     except OSError as error:
-        detail = f"{configured_cli} could not be put into {data_dir / 'bin'}: {error.strerror}"
-        return [DoctorCheck("cli", False, detail, "make room in the data directory and make it writable")]
+        detail = f"{configured_cli} could not be copied to {data_dir / 'bin'}: {error.strerror}"
+        return [DoctorCheck("cli", False, detail, "free space in the data directory and make it writable")]
     return [DoctorCheck("cli", True, str(configured_cli)), await _check_cli_runs(cli, uid)]
 
 
@@ -126,13 +125,13 @@ async def _check_cli_runs(cli: Path, uid: int | None) -> DoctorCheck:
             exit_status = await process.wait()
             containment = process.containment
     except (SpawnError, TimeoutError) as error:
-        reason = error.detail if isinstance(error, SpawnError) else "it did not answer in time"
+        reason = error.detail if isinstance(error, SpawnError) else "it did not end in time"
         remedy = f"make {cli} and the folders above it readable and executable for {user}"
         return DoctorCheck("cli runs", False, f"not as {user}: {reason}", remedy)
     if exit_status.code != 0:
         end = exit_status.code if exit_status.signal is None else "a signal"
         detail = f"`{cli.name} --version` as {user} ended with {end}"
-        return DoctorCheck("cli runs", False, detail, "run it by hand to see what it misses")
+        return DoctorCheck("cli runs", False, detail, "run it by hand to see the error")
     return DoctorCheck(
         "cli runs", True, f"{version}, as {user}, supervised by {containment.replace('_', ' ')}"
     )

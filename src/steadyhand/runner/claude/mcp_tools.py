@@ -1,7 +1,7 @@
-"""The caller's own tools, as a server of the Model Context Protocol that speaks over the agent's pipes.
+"""The caller's own tools, as a server of the Model Context Protocol over the agent's pipes.
 
-The CLI sends the protocol's messages as control requests, so that a sealed run needs no network for it. Calls of one
-turn of the model are gathered: they are handed out together once the model's message has ended, or one after another.
+The CLI sends the protocol's messages as control requests, so a sandboxed run needs no network for them. The tool calls
+of one model turn are collected: they are handed out together once the model's message has ended, or one by one.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from steadyhand.ports import ClientToolCall
 from steadyhand.tool_calls import MCP_SERVER_NAME, MCP_TOOL_PREFIX
 
 MCP_CONFIG = json.dumps({"mcpServers": {MCP_SERVER_NAME: {"type": "sdk", "name": MCP_SERVER_NAME}}})
-"""What the command line is told of the server."""
+"""The server's entry for the command line."""
 MAX_REQUESTS = 4_096
 MAX_REQUEST_BYTES = 1024 * 1024
-"""What an agent may ask of the server in one run."""
+"""Limits of an agent's requests to the server in one run: their number, and the size of each."""
 _TOOL_USE_ID_KEY = "claudecode/toolUseId"
 _PROTOCOL_VERSION = "2025-06-18"
 _METHOD_NOT_FOUND = -32601
@@ -25,9 +25,9 @@ _INTERNAL_ERROR = -32603
 
 
 class McpToolServer:
-    """Reads what the agent asks of the server, and answers it.
+    """Reads the agent's requests and replies to them.
 
-    `named` is what the calls' ids begin with; with `one_call` those of one turn are turns of their own to the caller.
+    The ids of the tool calls begin with `id_prefix`. With `one_call` the caller gets each tool call as its own turn.
     """
 
     def __init__(self, tools: Sequence[ClientTool], id_prefix: str, *, one_call: bool = False) -> None:
@@ -38,18 +38,18 @@ class McpToolServer:
         self._requests = 0
         self._message_open = False
         self._tool_uses: dict[str, tuple[str, Mapping[str, Any]]] = {}
-        """Calls that are not handed out yet, by the model's id, in its order."""
+        """Tool calls that are not handed out yet, by the model's id, in its order."""
         self._pending: dict[str, tuple[str, Any]] = {}
-        """Calls that the agent waits for: its request, and the protocol's id in it."""
+        """Tool calls that the agent waits for: the id of its request, and the protocol's id in it."""
         self._early_results: dict[str, str] = {}
-        """Results of calls that the agent itself does not wait for yet."""
+        """Results of tool calls that the agent does not wait for yet."""
         self._replies: asyncio.Queue[bytes] = asyncio.Queue()
         self._turns: asyncio.Queue[Mapping[str, ClientToolCall]] = asyncio.Queue()
 
-    # --- what is read ----------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------
 
     def observe(self, message: Mapping[str, Any]) -> None:
-        """Take a message of the agent's conversation."""
+        """Record the tool calls in a message of the agent's conversation."""
         if message.get("parent_tool_use_id") is not None:
             return
         if message["type"] == "stream_event":
@@ -57,7 +57,7 @@ class McpToolServer:
             kind = event.get("type") if isinstance(event, dict) else None
             if kind == "message_start":
                 self._message_open = True
-                # What of an earlier turn was not asked for until now never will be: the agent refused it.
+                # Tool calls of an earlier turn without a request get none any more: the agent refused them.
                 self._tool_uses = {key: call for key, call in self._tool_uses.items() if key in self._pending}
                 self._early_results.clear()
             elif kind == "message_stop":
@@ -79,12 +79,12 @@ class McpToolServer:
             )
 
     def end_message(self) -> None:
-        """The model's message has ended, or no more of it is read: what it calls can be handed out."""
+        """Hand out the tool calls of the model's message, which has ended or is not read any further."""
         self._message_open = False
         self._release_turn()
 
     def handle_request(self, message: Mapping[str, Any], size: int) -> bool:
-        """Take a control request; false when it is none for this server."""
+        """Handle a control request; return False if it is not for this server."""
         request = message.get("request")
         if not isinstance(request, dict) or request.get("subtype") != "mcp_message":
             return False
@@ -97,7 +97,7 @@ class McpToolServer:
         ):
             return False
         if self._requests > MAX_REQUESTS:
-            return True  # it has had all that it may have; its own deadline ends it
+            return True  # the limit is reached; the deadline of the run ends it
         method, rpc_id = rpc.get("method"), rpc.get("id")
         if size > MAX_REQUEST_BYTES:
             self._reply_error(request_id, rpc_id, _INTERNAL_ERROR, "The call is too large.")
@@ -149,19 +149,19 @@ class McpToolServer:
         ):
             self._turns.put_nowait(batch)
 
-    # --- what is answered ------------------------------------------------------------------
+    # --- replies ---------------------------------------------------------------------------
 
     async def write_replies(self, write: Callable[[bytes], Awaitable[bool]]) -> None:
-        """Write replies until cancelled: apart from what reads, since an agent may do one thing at a time."""
+        """Write replies until cancelled. This is a task of its own, as an agent may read only after it has written."""
         while await write(await self._replies.get()):
             pass
 
     async def next_turn(self) -> Mapping[str, ClientToolCall]:
-        """Wait for the next turn with calls and give them by the model's ids."""
+        """Wait for the next turn with tool calls and return them by the model's ids."""
         return await self._turns.get()
 
     def set_results(self, turn: Mapping[str, ClientToolCall], results: Mapping[str, str]) -> None:
-        """Give the agent what came of a turn's calls."""
+        """Send the agent the results of a turn's tool calls, which are by their ids."""
         for tool_use_id, call in turn.items():
             pending = self._pending.pop(tool_use_id, None)
             if pending is None:
@@ -182,7 +182,7 @@ class McpToolServer:
 
 
 def _tool_listing(tool: ClientTool) -> Mapping[str, Any]:
-    # Said to change nothing here, calls of one turn are made side by side; and the model sees a tool without a search.
+    # With the read-only hint the CLI makes calls of one turn in parallel; `alwaysLoad` shows a tool without a search.
     return {
         "name": tool.name,
         "description": tool.description or "",

@@ -1,7 +1,7 @@
-"""The CLI's stream messages as our events. Pure: the clock is handed in.
+"""Translates the CLI's stream messages into events. Pure: the time is a parameter.
 
-What comes from the agent is not trusted: a message of a wrong shape is passed over, at most with a warning, and never
-raises. Types that are not known are skipped, as the CLI adds some with each release.
+Messages of the agent are not trusted: one of a wrong shape is skipped, at most with a warning, and never raises.
+Unknown types are skipped, as each release of the CLI adds some.
 """
 
 import json
@@ -26,14 +26,14 @@ from steadyhand.money import format_dollars, to_micros
 from steadyhand.outcome import AgentResult
 
 MAX_OUTPUT_BYTES = 64 * 1024
-"""Bytes of a tool's answer that an event keeps."""
+"""Most bytes of a tool's output in an event."""
 MAX_TEXT_BYTES = 1024 * 1024
-"""Bytes of a message or a thought that an event keeps."""
+"""Most bytes of a message or of thinking in an event."""
 MAX_INPUT_BYTES = 256 * 1024
-"""Bytes of a tool call's input, as JSON, that an event keeps; a larger one is described only."""
+"""Most bytes of a tool call's input, as JSON, in an event; a larger one is replaced by its size."""
 MAX_EVENTS = 50_000
 MAX_EVENT_BYTES = 64 * 1024 * 1024
-"""What one run may add to the record: so many events, and so many bytes of text in them."""
+"""Limits of one run: the number of its events, and the bytes of text in them."""
 
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_TOKENS = 1 << 53
@@ -41,19 +41,19 @@ _MAX_DOLLARS = Decimal(1_000_000)
 _MAX_ERRORS = 20
 _MAX_ERROR_LENGTH = 2000
 _Reader = Callable[[Mapping[str, Any], float], Iterator[EventBody | TextDelta]]
-_SYNTHETIC_MODEL = "<synthetic>"  # what the CLI gives as the model of a message it wrote itself
+_SYNTHETIC_MODEL = "<synthetic>"  # the model in a message that the CLI wrote itself
 
 
 class MessageReader:
-    """Reads one run's messages, in order. `usage` is the run's so far; `session_id` is what the CLI told."""
+    """Reads one run's messages in order. `usage` is the run's so far; `session_id` is the one that the CLI reports."""
 
     def __init__(self) -> None:
         self.usage = Usage()
         self.session_id: str | None = None
         self.state: str | None = None
-        """The CLI's own word for whether a turn is still owed: `running`, `idle`, or null when it never said."""
+        """The state that the CLI reports, `running` or `idle`; None if it never did."""
         self.limit_reached = False
-        """Whether the record of this run has all that it may have; only results are read from then on."""
+        """True once the run has reached `MAX_EVENTS` or `MAX_EVENT_BYTES`; only results are read from then on."""
         self._events = 0
         self._bytes = 0
         self._tool_started_at: dict[str, float] = {}
@@ -69,7 +69,7 @@ class MessageReader:
         }
 
     def feed(self, message: Mapping[str, Any], now: float) -> Sequence[EventBody | TextDelta]:
-        """Give the events that a message means. `now` is in seconds of a monotonic clock."""
+        """Return the events of a message. `now` is in seconds of a monotonic clock."""
         kind = message.get("type")
         reader = self._readers.get(kind) if isinstance(kind, str) else None
         if reader is None:
@@ -88,7 +88,7 @@ class MessageReader:
         self.limit_reached = self._events > MAX_EVENTS or self._bytes > MAX_EVENT_BYTES
         if self.limit_reached:
             return WarningEvent(
-                WarningCode.EVENTS_LEFT_OUT, "The agent does too much to record; the rest is left out."
+                WarningCode.EVENTS_LEFT_OUT, "The agent has too many events to record; the rest is left out."
             )
         return event
 
@@ -160,7 +160,7 @@ class MessageReader:
             yield from self._count_usage(message_id, usage)
 
     def _count_usage(self, message_id: str, usage: Usage) -> Iterator[UsageReported]:
-        """Add one model turn's tokens, once: the CLI sends a message again for each of its blocks."""
+        """Add one model turn's tokens, only once: the CLI sends a message again for each of its blocks."""
         is_open = self._open_message is not None and self._open_message[0] == message_id
         if (
             not message_id
@@ -183,7 +183,7 @@ class MessageReader:
             yield WarningEvent(WarningCode.API_RETRY, _retry_text(message))
         elif subtype == "compact_boundary":
             yield WarningEvent(
-                WarningCode.COMPACTED, "The conversation grew too long and was summed up by the agent."
+                WarningCode.COMPACTED, "The agent summarized the conversation because it was too long."
             )
 
     def _rate_limit(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
@@ -199,7 +199,7 @@ class MessageReader:
 
 
 def parse_result(message: Mapping[str, Any]) -> AgentResult:
-    """Read the CLI's result object; what is missing or of a wrong type is null."""
+    """Parse the CLI's result object; a field that is missing or of a wrong type is None."""
     status = message.get("api_error_status")
     raw_errors = message.get("errors")
     errors = raw_errors if isinstance(raw_errors, list) else []
@@ -214,7 +214,7 @@ def parse_result(message: Mapping[str, Any]) -> AgentResult:
         structured_output=message.get("structured_output"),
         api_error_status=status if isinstance(status, int) and not isinstance(status, bool) else None,
         stop_reason=stop_reason if isinstance(stop_reason, str) else None,
-        errors=tuple(each[:_MAX_ERROR_LENGTH] for each in errors[:_MAX_ERRORS] if isinstance(each, str)),
+        errors=tuple(text[:_MAX_ERROR_LENGTH] for text in errors[:_MAX_ERRORS] if isinstance(text, str)),
         session_id=_session_id(message),
         cost_micros=parse_dollars(message.get("total_cost_usd")),
         usage=parse_usage(usage, turns=turns) if isinstance(usage, dict) else None,
@@ -223,9 +223,9 @@ def parse_result(message: Mapping[str, Any]) -> AgentResult:
 
 
 def parse_dollars(dollars: Any) -> int | None:
-    """Give an amount of dollars, a JSON number, in micro-dollars; null when it is none or beyond reason.
+    """Return an amount of dollars, a JSON number, in micro-dollars; None if it is no number or out of range.
 
-    The shortest decimal that means the number is what the CLI printed; it is that text which is read.
+    The number is converted by its shortest decimal text, which is the text that the CLI printed.
     """
     if isinstance(dollars, bool) or not isinstance(dollars, int | float):
         return None
@@ -239,7 +239,7 @@ def parse_dollars(dollars: Any) -> int | None:
 
 
 def parse_usage(raw: Any, *, turns: int) -> Usage:
-    """Read the API's usage figures; what is missing is 0."""
+    """Parse the API's usage figures; a missing one is 0."""
     counts = _as_mapping(raw)
     return Usage(
         _as_token_count(counts.get("input_tokens")),
@@ -251,7 +251,7 @@ def parse_usage(raw: Any, *, turns: int) -> Usage:
 
 
 def usage_event(usage: Usage, cost_micros: int | None = None) -> UsageReported:
-    """Give the event that says what the run has used so far."""
+    """Return the event with the usage of the run so far."""
     return UsageReported(
         usage.input_tokens,
         usage.output_tokens,
@@ -263,7 +263,7 @@ def usage_event(usage: Usage, cost_micros: int | None = None) -> UsageReported:
 
 
 def _merge_usage(usage: Usage, raw: Any) -> Usage:
-    # Figures of a `message_delta` are totals of the message; those that it leaves out stay as they were.
+    # Figures of a `message_delta` are totals of the message; those that it leaves out do not change.
     counts = _as_mapping(raw)
 
     def newer(name: str, old: int) -> int:
@@ -297,7 +297,7 @@ def _event_bytes(event: EventBody) -> int:
 
 
 def _tool_output_text(content: Any) -> str:
-    """Give a tool's answer as text; what is no text is named."""
+    """Return a tool's output as text; a block that is not text becomes its type in brackets."""
     if isinstance(content, str):
         return content
     parts = []
@@ -308,7 +308,7 @@ def _tool_output_text(content: Any) -> str:
 
 
 def _truncate(text: str, limit: int) -> tuple[str, bool]:
-    """Cut text to `limit` bytes of UTF-8, never inside a character."""
+    """Cut text to `limit` bytes of UTF-8, never inside a character; return it, and True if it was cut."""
     if len(text) * 4 <= limit:
         return text, False
     data = text.encode("utf-8", "replace")
@@ -324,7 +324,7 @@ def _as_mapping(value: Any) -> Mapping[str, Any]:
 def _content_blocks(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, str):
         return [{"type": "text", "text": value}]
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return [block for block in value if isinstance(block, dict)] if isinstance(value, list) else []
 
 
 def _as_text(value: Any) -> str:
@@ -336,7 +336,7 @@ def _as_name(value: Any) -> str:
 
 
 def _session_id(message: Mapping[str, Any]) -> str | None:
-    # Jobs are found by it, so one that could not stand in a column of the store is none.
+    # Jobs are looked up by it, so it must be valid in a column of the store.
     value = message.get("session_id")
     return value if isinstance(value, str) and _SESSION.fullmatch(value) else None
 
