@@ -25,7 +25,7 @@ async def find_parent(store: Store, checkouts: Checkouts, job: Job) -> Job | Non
     return ancestor or parent
 
 
-async def earlier_files(store: Store, job: Job) -> tuple[Mapping[str, Any], ...]:
+async def find_earlier_files(store: Store, job: Job) -> tuple[Mapping[str, Any], ...]:
     """Give the files that came with turns before this job's own; the history that came with a job has them all."""
     files: list[Mapping[str, Any]] = []
     size, current = 0, job

@@ -1,11 +1,12 @@
-"""One job's way through a run: begin, place, drive, judge, keep."""
+"""The executor of one claimed job: prepare the checkout, run the agent, decide the outcome, store the result."""
 
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -46,7 +47,7 @@ from steadyhand.ports import (
 )
 from steadyhand.retry import is_resumable
 from steadyhand.tool_calls import ToolCallBroker, ToolCallState
-from steadyhand.worker.parents import earlier_files, find_parent
+from steadyhand.worker.parents import find_earlier_files, find_parent
 from steadyhand.worker.parked import ParkedJobs
 from steadyhand.worker.results import (
     RunResult,
@@ -64,29 +65,29 @@ HARVEST_SECONDS = 45
 _RATE_LIMIT_OUTCOMES = frozenset(
     {OutcomeType.RATE_LIMITED, OutcomeType.AGENT_ERROR, OutcomeType.MODEL_ERROR, OutcomeType.NO_RESULT}
 )
-"""What a run looks like that the model's rate limit has stopped."""
+"""Outcomes of a run that a rate limit of the model may have stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What a worker is told of its node. `environment` gives what the service grants an agent's process."""
+    """Settings of a worker. `environment_for` returns the environment of the service for an agent's process."""
 
     node: str
     clock: Callable[[], datetime]
     environment_for: Callable[[Agent, Checkout], Mapping[str, str]]
     kill_leftovers: Callable[[int, int], Awaitable[object]]
-    """Ends what is left of a run of an earlier life: the supervisor's pid and its start time."""
+    """Kills the processes that a run left before a restart, by the supervisor's pid and start time."""
     drain_seconds: float = 30
     keep_jobs: timedelta | None = timedelta(days=90)
     keep_transcripts: timedelta | None = timedelta(days=30)
     keep_checkouts: timedelta | None = timedelta(days=1)
-    """How long an ended job's checkout waits for a run that goes on in it."""
+    """How long the checkout of an ended job is kept for a run that resumes it."""
     max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerDeps:
-    """What a run needs of the service. Without a gateway agents reach the model, and all else, by themselves."""
+    """The dependencies of a worker. Without a gateway agents reach the model, and every other host, directly."""
 
     store: Store
     queue: Queue
@@ -102,7 +103,7 @@ class WorkerDeps:
 
 
 class RunExecutor:
-    """Takes claimed jobs through their runs; each call of `work` sees one to its end."""
+    """Runs claimed jobs; each call of `execute` runs one to its end."""
 
     def __init__(self, deps: WorkerDeps) -> None:
         self._deps = deps
@@ -111,10 +112,10 @@ class RunExecutor:
         self._log = structlog.get_logger("steadyhand.worker")
 
     async def execute(self, claim: Claim) -> None:
-        """Run a claimed job; whatever goes wrong is its end, not the node's."""
+        """Run a claimed job. An error ends the job, not the worker."""
         log = self._log.bind(job=claim.job.id, slot=claim.slot)
         try:
-            await self._run_with_workspace_lock(claim)
+            await self._run(claim)
         except (Conflict, NotFound) as error:
             log.info("job.moved_elsewhere", reason=error.detail)
         except Exception:  # the boundary of a job
@@ -129,66 +130,68 @@ class RunExecutor:
         except SteadyhandError:
             self._log.exception("job.end_not_kept", job=job_id)
 
-    async def _run_with_workspace_lock(self, claim: Claim) -> None:
+    async def _run(self, claim: Claim) -> None:
+        """Run a claimed job from its start to its stored end.
+
+        The stack ends after all that the run has left is stored, in this order: the secrets of the run are
+        forgotten, then the workspace is unlocked.
+        """
         workspace = self._workspace(claim.job)
+        async with AsyncExitStack() as stack:
+            await self._lock_in_place(workspace, claim.stop, stack)
+            job = await self._mark_running(claim)
+            seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
+            deadline = asyncio.get_running_loop().call_later(
+                seconds_left, claim.stop.request, StopReason.DEADLINE
+            )
+            checkout: Checkout | None = None
+            try:
+                checkout = await self._prepare_checkout(job, workspace, claim)
+                if checkout is None:
+                    await self._end_before_start(job, claim.stop)
+                    return
+                job = await self._record_checkout(job, checkout)
+                result = await self._run_agent(job, checkout, claim.stop, stack)
+            except WorkspaceError as error:
+                await self.end_job(job, Outcome(OutcomeType.WORKSPACE, error.detail))
+                return
+            except SpawnError as error:
+                await self.end_job(job, Outcome(OutcomeType.NOT_STARTED, error.detail))
+                if checkout is not None:
+                    await self._release(checkout)
+                return
+            finally:
+                deadline.cancel()
+            await self._finish(job, checkout, result)
+
+    async def _lock_in_place(self, workspace: Workspace, stop: StopSignal, stack: AsyncExitStack) -> None:
+        """Let one job at a time work in place; return without the lock if a stop is requested first."""
         if workspace.mode != "in_place" or workspace.repository is None:
-            await self._run_with_secrets(claim, workspace)
             return
         lock = self._in_place_locks.setdefault(workspace.repository, asyncio.Lock())
-        locked = await run_until_stopped(lock.acquire(), claim.stop)
-        try:
-            await self._run_with_secrets(claim, workspace)
-        finally:
-            if locked:
-                lock.release()
+        if await run_until_stopped(lock.acquire(), stop):
+            stack.callback(lock.release)
 
     def _workspace(self, job: Job) -> Workspace:
         workspace = self._deps.catalog.workspace(job.workspace)
         return workspace if job.ref is None else replace(workspace, ref=job.ref)
 
-    async def _run_with_secrets(self, claim: Claim, workspace: Workspace) -> None:
-        # What the run alone has of secrets is known until all that it left is kept.
-        with ExitStack() as secrets:
-            await self._run_attempt(claim, workspace, secrets)
+    async def _end_before_start(self, job: Job, stop: StopSignal) -> None:
+        job = await self.end_job(job, decide_outcome(RunEvidence(stop_reason=stop.reason)))
+        if not is_resumable(job):
+            await self._deps.checkouts.discard(job.id)
 
-    async def _run_attempt(self, claim: Claim, workspace: Workspace, secrets: ExitStack) -> None:
-        job = await self._mark_running(claim)
-        stop = claim.stop
-        seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
-        deadline = asyncio.get_running_loop().call_later(seconds_left, stop.request, StopReason.DEADLINE)
-        checkout: Checkout | None = None
-        try:
-            checkout = await self._prepare_checkout(job, workspace, claim)
-            if checkout is None:
-                job = await self.end_job(job, decide_outcome(RunEvidence(stop_reason=stop.reason)))
-                if not is_resumable(job):
-                    await self._deps.checkouts.discard(job.id)
-                return
-            job = await self._record_checkout(job, checkout)
-            result = await self._run_agent(job, checkout, stop, secrets)
-        except WorkspaceError as error:
-            await self.end_job(job, Outcome(OutcomeType.WORKSPACE, error.detail))
-            return
-        except SpawnError as error:
-            await self.end_job(job, Outcome(OutcomeType.NOT_STARTED, error.detail))
-            if checkout is not None:
-                await self._release(checkout)
-            return
-        finally:
-            deadline.cancel()
-        await self._finish(job, checkout, result)
-
-    # --- up to the run ---------------------------------------------------------------------
+    # --- before the run --------------------------------------------------------------------
 
     async def _mark_running(self, claim: Claim) -> Job:
         now = self._clock()
         number = claim.job.run + 1
-        parts = self._deps
-        parent = await find_parent(parts.store, parts.checkouts, claim.job) if number == 1 else None
+        deps = self._deps
+        parent = await find_parent(deps.store, deps.checkouts, claim.job) if number == 1 else None
         session = str(uuid.uuid4())
         draft = EventDraft(number, now, StateChanged(State.QUEUED, State.RUNNING))
-        run = Run(number, State.RUNNING, started_at=now, node=parts.config.node)
-        return await parts.event_log.update_job(
+        run = Run(number, State.RUNNING, started_at=now, node=deps.config.node)
+        return await deps.event_log.update_job(
             claim.job.id,
             QUEUED,
             lambda old: replace(
@@ -233,14 +236,19 @@ class RunExecutor:
     # --- the run ---------------------------------------------------------------------------
 
     async def _run_agent(
-        self, job: Job, checkout: Checkout, stop: StopSignal, secrets: ExitStack
+        self, job: Job, checkout: Checkout, stop: StopSignal, stack: AsyncExitStack
     ) -> RunResult:
-        parts = self._deps
-        event_writer = RunEventWriter(parts.event_log, job.id, job.run, self._clock)
-        agent = parts.catalog.agent(job.agent)
-        session_files = await earlier_files(parts.store, job)
+        """Run the agent and return its result.
+
+        The gateway, the event writer and the tasks end with this; the secrets of the run end with `stack`.
+        """
+        deps = self._deps
+        event_writer = RunEventWriter(deps.event_log, job.id, job.run, self._clock)
+        agent = deps.catalog.agent(job.agent)
         if agent.definition is None and agent.name in checkout.definitions:
             agent = replace(agent, definition=agent.name)
+        context = RunContext(job, agent, checkout)
+        session_files = await find_earlier_files(deps.store, job)
         async with asyncio.TaskGroup() as group:
             group.create_task(event_writer.run(), name=f"journal {job.id}")
 
@@ -248,42 +256,55 @@ class RunExecutor:
                 group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
 
             try:
-                async with self._open_gateway(RunContext(job, agent, checkout), event_writer) as access:
-                    gateway_environment: Mapping[str, str] = {}
+                async with self._open_gateway(context, event_writer) as access:
                     if access is not None:
-                        gateway_environment = access.environment
-                        secrets.enter_context(parts.event_log.redactor.lent(access.secrets))
-                    spec = RunSpec(
-                        job=job,
-                        number=job.run,
-                        agent=agent,
-                        checkout=checkout,
-                        environment={
-                            **parts.config.environment_for(agent, checkout),
-                            **gateway_environment,
-                            **agent.env,
-                        },
-                        on_spawned=spawned,
-                        on_listening=None if access is None else access.on_listening,
-                        call_client_tools=self._client_tool_caller(job, event_writer) if job.tools else None,
-                        earlier_files=session_files,
+                        stack.enter_context(deps.event_log.redactor.lent(access.secrets))
+                    spec = self._run_spec(
+                        context, access, event_writer, on_spawned=spawned, earlier_files=session_files
                     )
                     report = await catch_run_error(
-                        parts.runners[agent.runner].run(spec, event_writer.emit, stop)
+                        deps.runners[agent.runner].run(spec, event_writer.emit, stop)
                     )
-                    run_result = (
+                    result = (
                         report if isinstance(report, RunError) else await _with_metered_usage(report, access)
                     )
             finally:
                 await event_writer.close()
-        if isinstance(run_result, RunError):
-            raise run_result
-        if run_result.usage is None:
-            await self._save_reported_call(job, agent, run_result.report)
-        return run_result
+        if isinstance(result, RunError):
+            raise result
+        if result.usage is None:
+            await self._save_reported_call(job, agent, result.report)
+        return result
+
+    def _run_spec(
+        self,
+        context: RunContext,
+        access: RunAccess | None,
+        event_writer: RunEventWriter,
+        *,
+        on_spawned: Callable[[int, int], None],
+        earlier_files: Sequence[Mapping[str, Any]],
+    ) -> RunSpec:
+        job, agent, checkout = context.job, context.agent, context.checkout
+        gateway_environment: Mapping[str, str] = {} if access is None else access.environment
+        return RunSpec(
+            job=job,
+            number=job.run,
+            agent=agent,
+            checkout=checkout,
+            environment={
+                **self._deps.config.environment_for(agent, checkout),
+                **gateway_environment,
+                **agent.env,
+            },
+            on_spawned=on_spawned,
+            on_listening=None if access is None else access.on_listening,
+            call_client_tools=self._client_tool_caller(job, event_writer) if job.tools else None,
+            earlier_files=earlier_files,
+        )
 
     async def _save_reported_call(self, job: Job, agent: Agent, report: RunReport) -> None:
-        """Keep what a run past the gateway cost by the agent's own word: in the ledger, and against shared budgets."""
+        """Store the cost that the agent reports of a run without the gateway, and count it against shared budgets."""
         result = report.evidence.result
         if result is None or result.cost_micros is None:
             return
@@ -321,14 +342,14 @@ class RunExecutor:
     def _client_tool_caller(self, job: Job, event_writer: RunEventWriter) -> CallClientTools:
         broker = self._deps.tool_calls
 
-        async def ask(calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
-            told = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
-            # They wait before anybody is told of them: whoever is told may answer at once.
-            with broker.pending(job.id, calls) as waiting:
-                await event_writer.emit(ToolCallsRequested(told))
-                return await waiting.wait_for_results(broker.timeout_seconds)
+        async def call_client_tools(calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
+            requests = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
+            # The calls are pending before the event is sent: a client may answer it at once.
+            with broker.pending(job.id, calls) as pending:
+                await event_writer.emit(ToolCallsRequested(requests))
+                return await pending.wait_for_results(broker.timeout_seconds)
 
-        return ask
+        return call_client_tools
 
     async def _save_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:
@@ -349,10 +370,10 @@ class RunExecutor:
         cost_warning = cost_difference_warning(result)
         warnings = (*report.warnings, *harvest.warnings, *([] if cost_warning is None else [cost_warning]))
         is_rate_limited = result.rate_limited_until is not None and outcome.type in _RATE_LIMIT_OUTCOMES
-        # Until its end is written down the job may go on: only then is it known what to keep.
+        # The checkout is kept if the job is resumable, which its stored end decides.
         resumable = False
         try:
-            # Handed in one after the other without a wait between, the two share a commit.
+            # Passed to the store one after the other without a wait between, the two share a commit.
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._deps.store.save_output(job.id, job.run, report.output))
                 ending = group.create_task(
@@ -391,9 +412,9 @@ class RunExecutor:
         warnings: tuple[JobWarning, ...] = (),
         planned: bool = True,
     ) -> Job:
-        """Write down what a job came to, in one commit with its last event; `planned` is false after a crash."""
+        """Store the outcome of a job, in one commit with its last event. `planned` is False after a crash."""
         if outcome.type == OutcomeType.INTERRUPTED and await self._has_open_tool_calls(job):
-            # It could not go on by itself: whoever has the results resumes it.
+            # The agent cannot continue without the results: the client that has them resumes the job.
             outcome = Outcome(OutcomeType.UNANSWERED, outcome.detail)
         self._deps.queue.mark_ending(job.id)
         now = self._clock()
@@ -417,7 +438,7 @@ class RunExecutor:
         return await self._deps.event_log.update_job(job.id, expected, update, drafts)
 
     async def _counted_usage(self, job: Job) -> UsageTotal | None:
-        """Give what the ledger has of a run whose end nobody saw; null when it made no call."""
+        """Return the ledger's usage of a run that has no result; None if it made no call."""
         if self._deps.gateway is None or job.state is not State.RUNNING:
             return None
         (row,) = await self._deps.ledger.usage(UsageQuery(job_id=job.id, since_run=job.run))
@@ -435,8 +456,8 @@ class RunExecutor:
         harvest: Harvest,
         warnings: tuple[JobWarning, ...],
     ) -> Job:
-        """Write down that a job waits for the model's rate limit, with its session and checkout kept."""
-        assert result.rate_limited_until is not None  # noqa: S101  # asked by the caller
+        """Store that a job waits for the model's rate limit; its session and checkout are kept."""
+        assert result.rate_limited_until is not None  # noqa: S101  # checked by the caller
         self._deps.queue.mark_ending(job.id)
         now, until = self._clock(), result.rate_limited_until
         drafts = [
@@ -462,12 +483,12 @@ class RunExecutor:
 
 
 async def _with_metered_usage(report: RunReport, access: RunAccess | None) -> RunResult:
-    """Add what the gateway knows of a run that has ended."""
+    """Return the result of an ended run with the usage that the gateway has counted."""
     if access is None:
         return RunResult(report)
     total = await access.final_usage()
     evidence = replace(report.evidence, exhausted_budget=access.exhausted_budget)
-    # What an agent cost that never asked the gateway is known by its own word alone; that is no zero.
+    # If no call went through the gateway, only the agent knows its cost: the cost is not zero.
     return RunResult(
         replace(report, evidence=evidence), total if total.calls else None, access.rate_limited_until
     )

@@ -1,0 +1,345 @@
+"""A run of a claimed job: its lock, its deadline and its secrets each last as long as they must, and no longer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from steadyhand.agents import Catalog, Workspace
+from steadyhand.errors import SpawnError, WorkspaceError
+from steadyhand.event_log import EventFeed, EventLog
+from steadyhand.events import Message
+from steadyhand.job import Job, JobWarning, OutcomeType, State
+from steadyhand.job_warnings import WarningCode
+from steadyhand.outcome import AgentResult, RunEvidence, StopReason
+from steadyhand.ports import (
+    Checkout,
+    Checkouts,
+    Claim,
+    Emit,
+    Gateway,
+    Harvest,
+    JobPaths,
+    RunAccess,
+    RunContext,
+    RunOutput,
+    RunReport,
+    RunSpec,
+    StopSignal,
+    UsageTotal,
+)
+from steadyhand.queue.local import LocalQueue
+from steadyhand.redact import Redactor
+from steadyhand.store import SqlStore, open_store
+from steadyhand.testing.contracts.samples import NOON, accepted_draft, make_job
+from steadyhand.worker import WorkerConfig, WorkerDeps
+from steadyhand.worker.run_executor import RunExecutor
+
+SECRET = "credential-of-this-run-alone-0123456789"
+IN_PLACE = Workspace("site", repository="/srv/site", mode="in_place")
+SUCCESS = RunReport(
+    RunEvidence(exit_code=0, result=AgentResult("success", is_error=False, text="done")),
+    RunOutput((), ""),
+)
+
+
+@dataclass
+class FakeCheckouts:
+    """Checkouts without files. `calls` has the operations, in order, that end a checkout."""
+
+    root: Path
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    on_prepare: Callable[[Job], Awaitable[None]] | None = None
+    on_harvest: Callable[[], Awaitable[Harvest]] | None = None
+
+    def job_paths(self, job_id: str) -> JobPaths:
+        return JobPaths(self.root / job_id)
+
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
+        if self.on_prepare is not None:
+            await self.on_prepare(job)
+        return Checkout(workspace, self.job_paths(job.id), self.root, self.root, None, None, None, slot=slot)
+
+    async def harvest(self, checkout: Checkout) -> Harvest:  # noqa: ARG002  # the port's signature
+        return Harvest(None) if self.on_harvest is None else await self.on_harvest()
+
+    async def release(self, checkout: Checkout) -> None:
+        self.calls.append(("release", checkout.paths.root.name))
+
+    async def retain(self, checkout: Checkout) -> None:
+        self.calls.append(("retain", checkout.paths.root.name))
+
+    async def discard(self, job_id: str) -> None:
+        self.calls.append(("discard", job_id))
+
+
+@dataclass
+class FakeRunner:
+    """Runs `agent` in place of an agent's process."""
+
+    agent: Callable[[RunSpec, Emit, StopSignal], Awaitable[RunReport]]
+    specs: list[RunSpec] = field(default_factory=list)
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+        self.specs.append(spec)
+        return await self.agent(spec, emit, stop)
+
+
+@dataclass
+class FakeAccess:
+    environment: Mapping[str, str]
+    secrets: Collection[str]
+    on_listening: None = None
+    rate_limited_until: None = None
+    exhausted_budget: str | None = None
+
+    async def final_usage(self) -> UsageTotal:
+        return UsageTotal(calls=1, micros=5)
+
+
+@dataclass
+class FakeGateway:
+    """Lets every run out with one secret. `log` has when it opens and closes."""
+
+    log: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def open_run(self, context: RunContext, emit: Emit) -> AsyncIterator[RunAccess]:  # noqa: ARG002
+        self.log.append("open")
+        yield FakeAccess({"TOKEN": SECRET}, [SECRET])
+        self.log.append("closed")
+
+
+async def succeed(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:  # the port's signature
+    return SUCCESS
+
+
+@dataclass
+class World:
+    store: SqlStore
+    checkouts: FakeCheckouts
+    runner: FakeRunner
+    redactor: Redactor
+    gateway: FakeGateway | None
+    executor: RunExecutor
+
+    async def claim(self, **fields: Any) -> Claim:
+        """Store a queued job and return a claim of it."""
+        job = make_job(**fields)
+        await self.store.add(job, accepted_draft())
+        return Claim(job, 0, StopSignal())
+
+    async def job(self, claim: Claim) -> Job:
+        job = await self.store.get(claim.job.id)
+        assert job is not None
+        return job
+
+
+async def _kill_nothing(pid: int, started: int) -> None:
+    raise AssertionError(f"no process {pid} of {started} is left")
+
+
+@asynccontextmanager
+async def world_at(
+    root: Path,
+    agent: Callable[[RunSpec, Emit, StopSignal], Awaitable[RunReport]] = succeed,
+    gateway: FakeGateway | None = None,
+) -> AsyncIterator[World]:
+    store = await open_store(f"sqlite:///{root / 'd.db'}")
+    try:
+        checkouts, runner, redactor = FakeCheckouts(root), FakeRunner(agent), Redactor()
+        config = WorkerConfig(
+            node="n1", clock=lambda: NOON, environment_for=lambda *_: {}, kill_leftovers=_kill_nothing
+        )
+        deps = WorkerDeps(
+            store=store,
+            queue=LocalQueue(store, capacity=2, max_queued=8),
+            checkouts=cast("Checkouts", checkouts),
+            runners={"claude": runner},
+            event_log=EventLog(store, EventFeed(), redactor),
+            catalog=Catalog(workspaces={IN_PLACE.name: IN_PLACE}),
+            config=config,
+            ledger=store,
+            gateway=cast("Gateway | None", gateway),
+        )
+        async with asyncio.timeout(60):
+            yield World(store, checkouts, runner, redactor, gateway, RunExecutor(deps))
+    finally:
+        await store.close()
+
+
+def test_a_job_stopped_while_it_waits_for_a_workspace_ends_and_leaves_the_lock_to_its_holder(
+    tmp_path: Path,
+) -> None:
+    async def scene() -> None:
+        inside, go_on = asyncio.Event(), asyncio.Event()
+
+        async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+            inside.set()
+            await go_on.wait()
+            return SUCCESS
+
+        async with world_at(tmp_path, agent) as world:
+            first, second, third = [await world.claim(workspace=IN_PLACE.name) for _ in range(3)]
+            async with asyncio.TaskGroup() as group:
+                holder = group.create_task(world.executor.execute(first))
+                await inside.wait()
+                waiter = group.create_task(world.executor.execute(second))
+                later = group.create_task(world.executor.execute(third))
+                second.stop.request(StopReason.CANCEL)
+                await waiter
+                assert not holder.done()
+                assert not later.done()
+                stopped = await world.job(second)
+                assert stopped.state is State.CANCELLED
+                assert world.checkouts.calls == [("discard", second.job.id)]
+                # The stopped job did not unlock the workspace of the one that works in it.
+                assert [spec.job.id for spec in world.runner.specs] == [first.job.id]
+                assert (await world.job(third)).state is State.QUEUED
+                go_on.set()
+            assert [spec.job.id for spec in world.runner.specs] == [first.job.id, third.job.id]
+            assert (await world.job(third)).state is State.COMPLETED
+
+    asyncio.run(scene())
+
+
+def test_a_workspace_is_unlocked_only_once_its_job_has_ended_and_its_checkout_is_released(
+    tmp_path: Path,
+) -> None:
+    async def scene() -> None:
+        async with world_at(tmp_path) as world:
+            first, second = [await world.claim(workspace=IN_PLACE.name) for _ in range(2)]
+            before: list[tuple[State, list[tuple[str, str]]]] = []
+
+            async def prepare(job: Job) -> None:
+                if job.id == second.job.id:
+                    before.append(((await world.job(first)).state, list(world.checkouts.calls)))
+
+            world.checkouts.on_prepare = prepare
+            async with asyncio.TaskGroup() as group:
+                group.create_task(world.executor.execute(first))
+                group.create_task(world.executor.execute(second))
+            assert before == [(State.COMPLETED, [("release", first.job.id)])]
+
+    asyncio.run(scene())
+
+
+def test_the_deadline_does_not_count_the_harvest_of_a_run_that_ended_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        deadlines: list[asyncio.TimerHandle] = []
+        call_later = loop.call_later
+
+        def spy(delay: float, callback: Callable[..., object], *args: Any, **kwargs: Any) -> Any:
+            handle = call_later(delay, callback, *args, **kwargs)
+            if args == (StopReason.DEADLINE,):
+                deadlines.append(handle)
+            return handle
+
+        monkeypatch.setattr(loop, "call_later", spy)
+        cancelled: list[bool] = []
+
+        async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+            cancelled.append(deadlines[0].cancelled())
+            return SUCCESS
+
+        async def harvest() -> Harvest:
+            cancelled.append(deadlines[0].cancelled())
+            return Harvest(None)
+
+        async with world_at(tmp_path, agent) as world:
+            world.checkouts.on_harvest = harvest
+            claim = await world.claim()
+            await world.executor.execute(claim)
+            assert (await world.job(claim)).state is State.COMPLETED
+        assert cancelled == [False, True]
+        assert len(deadlines) == 1
+
+    asyncio.run(scene())
+
+
+def test_a_deadline_that_passes_during_the_run_stops_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+            return replace(SUCCESS, evidence=RunEvidence(stop_reason=await stop.wait()))
+
+        async with world_at(tmp_path, agent) as world:
+            claim = await world.claim(timeout_seconds=5.0, used_seconds=5.0)
+            await world.executor.execute(claim)
+            assert (await world.job(claim)).state is State.TIMEOUT
+
+    asyncio.run(scene())
+
+
+def test_the_secrets_of_a_run_are_removed_from_all_that_is_stored_of_it_and_then_forgotten(
+    tmp_path: Path,
+) -> None:
+    async def scene() -> None:
+        gateway = FakeGateway()
+
+        async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+            assert spec.environment["TOKEN"] == SECRET
+            await emit(Message("assistant", f"I read {SECRET}."))
+            result = AgentResult("success", is_error=False, text=f"It is {SECRET}.")
+            return replace(SUCCESS, evidence=RunEvidence(exit_code=0, result=result))
+
+        async def harvest() -> Harvest:
+            gateway.log.append("harvest")
+            return Harvest(None, (JobWarning(WarningCode.HARVEST_FAILED, f"A file has {SECRET}."),))
+
+        async with world_at(tmp_path, agent, gateway) as world:
+            world.checkouts.on_harvest = harvest
+            claim = await world.claim()
+            await world.executor.execute(claim)
+            job = await world.job(claim)
+            assert job.state is State.COMPLETED
+            assert job.answer is not None
+            assert job.answer.startswith("It is ")
+            assert [warning.code for warning in job.warnings] == [WarningCode.HARVEST_FAILED]
+            events = await world.store.list_events(job.id)
+            assert "message" in [event.type for event in events]
+            assert SECRET not in f"{job}{events}"
+            # After the run its secrets mean nothing here: nobody is to pay for the search.
+            assert world.redactor.text(SECRET) == SECRET
+        assert gateway.log == ["open", "closed", "harvest"]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "released"),
+    [
+        (WorkspaceError("The disk is full."), OutcomeType.WORKSPACE, False),
+        (SpawnError("There is no such program."), OutcomeType.NOT_STARTED, True),
+    ],
+)
+def test_an_agent_that_does_not_start_ends_its_job_with_the_reason(
+    tmp_path: Path, error: Exception, outcome: OutcomeType, *, released: bool
+) -> None:
+    async def scene() -> None:
+        gateway = FakeGateway()
+
+        async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+            raise error
+
+        async with world_at(tmp_path, agent, gateway) as world:
+            claim = await world.claim(workspace=IN_PLACE.name)
+            await world.executor.execute(claim)
+            job = await world.job(claim)
+            assert job.outcome is not None
+            assert (job.outcome.type, job.outcome.detail) == (outcome, str(error))
+            assert world.checkouts.calls == ([("release", job.id)] if released else [])
+            assert world.redactor.text(SECRET) == SECRET
+            # The workspace is free for the next job.
+            world.runner.agent = succeed
+            following = await world.claim(workspace=IN_PLACE.name)
+            await world.executor.execute(following)
+            assert (await world.job(following)).state is State.COMPLETED
+
+    asyncio.run(scene())
