@@ -113,7 +113,7 @@ def test_a_rate_is_counted_over_any_minute_and_says_when_it_has_room() -> None:
     bench.charge()
     error = bench.refusal()
     assert (error.code, error.retry_after) == ("rate_limited", 30)
-    assert error.detail == "This key may ask for work 2 times a minute. Try again in 30 s."
+    assert error.detail == "This key may request work 2 times a minute. Try again in 30 s."
     bench.now += 29 * SECOND + SECOND // 2
     assert bench.refusal().retry_after == 1
     bench.now += SECOND // 2  # as it said

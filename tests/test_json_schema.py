@@ -48,7 +48,7 @@ def nested(levels: int) -> dict[str, Any]:
         ({"properties": {"a": {"$ref": "file:///etc/passwd"}}}, "/s/properties/a/$ref", "within this schema"),
         ({"$ref": "#/$defs/none"}, "/s/$ref", "refers to nothing"),
         ({"$ref": 5}, "/s/$ref", "within this schema"),
-        ({"$dynamicRef": "#a"}, "/s/$dynamicRef", "not taken"),
+        ({"$dynamicRef": "#a"}, "/s/$dynamicRef", "not supported"),
         ({"type": "text"}, "/s/type", "one of array"),
         ({"type": ["string", 4]}, "/s/type", "one of array"),
         ({"properties": []}, "/s/properties", "object of schemas"),
@@ -97,7 +97,7 @@ def test_a_pattern_that_explodes_is_not_run() -> None:
 def test_a_schema_that_explodes_is_refused_and_given_up() -> None:
     defs = {f"n{i}": {"allOf": [{"$ref": f"#/$defs/n{i + 1}"}] * 2} for i in range(30)}
     bomb = {"$ref": "#/$defs/n0", "$defs": {**defs, "n30": {"type": "integer"}}}
-    with pytest.raises(InvalidRequest, match="unfolds"):
+    with pytest.raises(InvalidRequest, match="expands"):
         json_schema.check_schema(bomb, "")
     assert json_schema.validation_error(bomb, 4) is None
     endless = {"$ref": "#"}

@@ -1,6 +1,6 @@
-"""Whether a key may ask for more work now: its agents and workspaces, its rate, its jobs that wait, its budgets.
+"""Limits of a key on new work: its agents and workspaces, its rate, its waiting jobs, its budgets.
 
-A key without limits costs one look. Rates are counted in this process by a monotonic clock; a restart forgets them.
+A key without limits costs one lookup. Rates are counted in this process by a monotonic clock; a restart forgets them.
 """
 
 import math
@@ -28,11 +28,11 @@ _WINDOW_NS = 60 * _SECOND_NS
 _MAX_NAMES_SHOWN = 10
 
 GetSpending = Callable[[str, CalendarPeriod], Awaitable[int]]
-"""Gives the settled micro-dollars that a key has spent in this day or month."""
+"""Returns the settled micro-dollars that a key has spent in this day or month."""
 
 
 def spending_from_ledger(ledger: Ledger, clock: Callable[[], datetime]) -> GetSpending:
-    """Read what keys have spent from the ledger."""
+    """Return a function that reads the spending of a key from the ledger."""
 
     async def spent(key_id: str, period: CalendarPeriod) -> int:
         since, until = period_bounds(period, clock())
@@ -44,12 +44,12 @@ def spending_from_ledger(ledger: Ledger, clock: Callable[[], datetime]) -> GetSp
 
 @dataclass(frozen=True, slots=True)
 class RateCharge:
-    """What an admitted request took of its key's rate."""
+    """The entry of an admitted request in the rate window of its key."""
 
     window: deque[int] | None = None
 
     def undo(self) -> None:
-        """Give it back: the request came to nothing, or was a repeat."""
+        """Remove the entry, because the request failed or was a repeat."""
         if self.window:
             self.window.pop()
 
@@ -62,9 +62,9 @@ async def _no_spending(_key_id: str, _period: CalendarPeriod) -> int:
 
 
 class Admission:
-    """Judges requests for work by the limits of their keys. It belongs to one event loop.
+    """Checks requests for work against the limits of their keys. It belongs to one event loop.
 
-    `limits_of` and `backlog_of` are asked anew each time; `ticks` is a monotonic clock in nanoseconds.
+    `get_limits` and `get_backlog` are called for each request; `monotonic_ns` is a monotonic clock in nanoseconds.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Admission:
             )
 
     async def charge(self, key_id: str) -> RateCharge:
-        """Count one request for work, or raise `TryLater` (`budget_exhausted`, `too_many_jobs`, `rate_limited`).
+        """Count one request for work, or raise `RetryLater` (`budget_exhausted`, `too_many_jobs`, `rate_limited`).
 
-        It does not let go of the event loop after it has counted: what is admitted next finds the queue as judged.
+        It does not await after it has counted, so the queue does not change between this check and the admission.
         """
         limits = self._get_limits(key_id)
         if limits is NO_LIMITS:
@@ -113,7 +113,8 @@ class Admission:
 
     async def _check_budgets(self, key_id: str, limits: KeyLimits) -> None:
         periods: tuple[tuple[CalendarPeriod, int | None], ...] = (
-            ("month", limits.month_micros),  # who has spent both comes back after the longer one
+            # Last: if both are spent, the caller waits for the end of the longer one.
+            ("month", limits.month_micros),
             ("day", limits.day_micros),
         )
         for period, limit_micros in periods:
@@ -126,7 +127,7 @@ class Admission:
                 raise RetryLater(
                     f"This key's budget of {format_dollars(limit_micros, min_places=2)} USD a {period} is spent "
                     f"({format_dollars(spent, min_places=2)} USD). "
-                    f"It begins anew at {resets_at:%Y-%m-%dT%H:%M:%SZ}.",
+                    f"It resets at {resets_at:%Y-%m-%dT%H:%M:%SZ}.",
                     code="budget_exhausted",
                     retry_after=math.ceil((resets_at - now).total_seconds()),
                 )
@@ -151,7 +152,7 @@ class Admission:
         if len(window) >= limit:
             retry_after = max(1, -((now - window[-limit] - _WINDOW_NS) // _SECOND_NS))
             raise RetryLater(
-                f"This key may ask for work {_pluralize(limit, 'time')} a minute. Try again in {retry_after} s.",
+                f"This key may request work {_pluralize(limit, 'time')} a minute. Try again in {retry_after} s.",
                 code="rate_limited",
                 retry_after=retry_after,
             )

@@ -1,6 +1,6 @@
-"""Agents and workspaces: named ways to run, and where. Pure.
+"""Agents and workspaces, which a caller names in a request. Pure.
 
-An `Agent` is what a caller may ask for by name. Its `definition` is a Markdown file with frontmatter, as the
+An `Agent` is a named set of settings for a run. Its `definition` is a Markdown file with frontmatter, as the
 CLI reads it; an agent without one is the CLI's default agent with the profile's model, tools and limits.
 """
 
@@ -26,13 +26,13 @@ DEFAULT_PROVIDER = "default"
 CLASSIC_DEFAULT_AGENT = "recruiter-triage"
 """The agent that the chat route of the classic profile runs by default."""
 SAFE_FRONTMATTER_KEYS = ("name", "description", "tools", "model")
-"""Frontmatter that a definition keeps below full trust; the rest could bring hooks or servers along."""
+"""Frontmatter keys that a definition keeps below full trust; others could add hooks or servers."""
 
 
 def parse_agent_name(raw: str) -> str:
-    """Give the name that `raw` means: a path to a definition means its last part without `.md`.
+    """Return the agent's name in `raw`: of a path to a definition the last part, without `.md`.
 
-    Raises `InvalidRequest` at `/agent` when that is not a name.
+    Raise `InvalidRequest` at `/agent` if that is not a name.
     """
     name = raw.rsplit("/", 1)[-1]
     name = name.removesuffix(".md")
@@ -43,7 +43,7 @@ def parse_agent_name(raw: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AgentDefinition:
-    """One agent definition: `text` is the whole file as the CLI will be given it."""
+    """One agent definition: `text` is the whole file as the CLI receives it."""
 
     name: str
     description: str
@@ -54,10 +54,10 @@ class AgentDefinition:
 def parse_definition(
     stem: str, text: str, *, origin: Literal["workspace", "data_dir"], full_trust: bool = False
 ) -> AgentDefinition | None:
-    """Read a definition file; null when it is not one (no frontmatter, or no usable name).
+    """Parse a definition file; return None if it is not one (no frontmatter, or no valid name).
 
-    Below full trust only `SAFE_KEYS` are kept. `stem` is the file's name without `.md`, used when the
-    frontmatter has no name.
+    Below full trust only `SAFE_FRONTMATTER_KEYS` are kept. `stem` is the file's name without `.md`; it is the agent's
+    name if the frontmatter has none.
     """
     if not text.startswith("---"):
         return None
@@ -84,19 +84,19 @@ def parse_definition(
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A named way to run. What is null falls to the service's defaults; `tools` null means all of the CLI's."""
+    """Named settings for a run. None stands for the default of the service; for `tools` it is all tools of the CLI."""
 
     name: str
     description: str = ""
     runner: str = "claude"
     provider: str = DEFAULT_PROVIDER
-    """The name of the way to its model: an address and a credential."""
+    """The name of the provider of its model: an address and a credential."""
     day_micros: int | None = None
-    """What all its jobs may spend in a day of UTC; null is no limit."""
+    """The budget of all its jobs together for a day in UTC; None is no limit."""
     definition: str | None = None
-    """The name of the definition that is given to the CLI as `--agent`; null runs the CLI's default agent."""
+    """The definition that the CLI receives as `--agent`; None runs the CLI's default agent."""
     workspace: str | None = None
-    """A workspace's name; null is the default workspace; `scratch` is an empty checkout."""
+    """A workspace's name; None is the default workspace; `scratch` is an empty checkout."""
     model: str | None = None
     budget_micros: int | None = None
     timeout_seconds: float | None = None
@@ -107,14 +107,14 @@ class Agent:
     append_system_prompt: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
-    """Files of this machine that the agent may read, at the same paths inside."""
+    """Files of this machine that the agent may read, at the same paths in the sandbox."""
     egress: tuple[str, ...] = ()
-    """Host names that it may reach, `*.` before one for all below it; `host` alone shares the host's network."""
+    """Host names that it may reach; `*.` before a name allows its subdomains; `host` alone is the host's network."""
     memory_bytes: int | None = None
     processes: int | None = None
     disk_bytes: int | None = None
     lean: bool = False
-    """Leave out what a chat without tools does not need; a request is then 9 KB in place of 51 KB."""
+    """Leave out the parts of a request that a chat without tools does not need: 9 KB instead of 51 KB."""
 
 
 SCRATCH_WORKSPACE = "scratch"
@@ -123,7 +123,7 @@ SCRATCH_WORKSPACE = "scratch"
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A repository, a ref and a policy. `repository` null is an empty scratch checkout."""
+    """A repository, a ref and a policy. With `repository` None it is an empty scratch checkout."""
 
     name: str
     repository: str | None = None
@@ -137,14 +137,14 @@ class Workspace:
     caches: tuple[str, ...] = ()
     """Package managers (`pip npm cargo go`) whose caches the workspace's jobs share, read and write."""
     publish: Publish | None = None
-    """What becomes of a job's commits when the job does not say; null falls to the defaults."""
+    """How a job's commits are published if the job sets nothing; None stands for the default."""
     trusted_refs: tuple[str, ...] = ()
     """The refs on which `full` trust holds; on others it is `instructions`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a job gets that does not say. Seconds and micro-dollars."""
+    """The values of a job and an agent that set none. Seconds and micro-dollars."""
 
     agent: str = "claude"
     workspace: str | None = None
@@ -157,7 +157,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that a job may ask for. Seconds and micro-dollars; null is no limit."""
+    """The maximum values that a job may request. Seconds and micro-dollars; None is no limit."""
 
     max_budget_micros: int | None = None
     max_timeout_seconds: float | None = None
@@ -175,12 +175,12 @@ BUILT_IN_AGENTS: Mapping[str, Agent] = {
         lean=True,
     ),
 }
-"""The agents that are there with no configuration at all."""
+"""The agents that exist without any configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What can be asked for by name: configured agents over built-in ones, and configured workspaces."""
+    """The agents (configured ones replace built-in ones) and workspaces that a job may name."""
 
     agents: Mapping[str, Agent] = field(default_factory=lambda: dict(BUILT_IN_AGENTS))
     workspaces: Mapping[str, Workspace] = field(default_factory=dict)
@@ -188,16 +188,16 @@ class Catalog:
     limits: Limits = field(default_factory=Limits)
 
     def agent(self, name: str) -> Agent:
-        """Give the agent of this name; one that is not configured needs a definition of that name."""
+        """Return the agent of this name; one that is not configured needs a definition of that name."""
         return self.agents.get(name) or Agent(name, definition=name)
 
     def workspace(self, name: str | None) -> Workspace:
-        """Give a configured workspace, the scratch one for null, or one for a path or a URL."""
+        """Return a configured workspace, the scratch one for None, or one for a path or a URL."""
         if name is None or name == SCRATCH_WORKSPACE:
             return Workspace(SCRATCH_WORKSPACE)
         return self.workspaces.get(name) or Workspace(name, repository=name)
 
     def default_workspace_name(self, agent: Agent) -> str | None:
-        """Say where an agent works when the job does not: null is the scratch checkout."""
+        """Return the workspace of an agent if the job names none; None is the scratch checkout."""
         name = agent.workspace if agent.workspace is not None else self.defaults.workspace
         return None if name == SCRATCH_WORKSPACE else name

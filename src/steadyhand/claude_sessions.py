@@ -1,4 +1,4 @@
-"""Where the CLI keeps the record of a session, and what says that two conversations are the same. Pure."""
+"""The paths of session files of the Claude CLI. Pure."""
 
 import re
 from pathlib import PurePath
@@ -8,10 +8,10 @@ _Path = TypeVar("_Path", bound=PurePath)
 
 
 def project_folder_name(directory: str) -> str:
-    """Give the name of the folder that holds the sessions of a directory, which is without links."""
+    """Return the name of the folder with the sessions of a directory; the path must have no symbolic links."""
     return re.sub(r"[^A-Za-z0-9]", "-", directory)
 
 
 def session_file(config: _Path, directory: str, session: str) -> _Path:
-    """Give where the record of a session of a directory lies."""
+    """Return the path of the file of a session of a directory."""
     return config / "projects" / project_folder_name(directory) / f"{session}.jsonl"

@@ -1,30 +1,30 @@
-"""The one exception tree.
+"""The exceptions of Steadyhand.
 
     SteadyhandError
-    ├── CallerError             the caller can mend it; the edge turns `code` into a status
-    │   ├── InvalidRequest      bad input; names every field that is wrong
-    │   ├── Unauthenticated     no key, or not one of ours
-    │   ├── Forbidden           a good key that may not do this
-    │   ├── NotFound            no such thing, or another caller's
-    │   ├── Conflict            the thing is not in a state for this
-    │   └── TryLater            full or draining; says when to come back
+    ├── CallerError             the caller can correct it; the API turns `code` into a status
+    │   ├── InvalidRequest      invalid input; names every wrong field
+    │   ├── Unauthenticated     no key, or an unknown one
+    │   ├── Forbidden           a valid key without the right to do this
+    │   ├── NotFound            it does not exist, or belongs to another caller
+    │   ├── Conflict            its state does not allow the operation
+    │   └── RetryLater          full or draining; has the time of the next try
     ├── RunError                Steadyhand could not run a job: it ends as `error`
     │   ├── WorkspaceError      the repository or its checkout
     │   ├── SpawnError          the agent's process did not start
-    │   └── SandboxError        the wanted isolation is not to be had
-    ├── Unreachable             no service answered where the client looked for one
-    ├── ConfigError             the settings are wrong; the start is refused
+    │   └── SandboxError        the configured isolation is not available
+    ├── ServiceUnreachable      no service answered the client
+    ├── ConfigError             the settings are wrong; the service does not start
     ├── DataDirectoryBusy       another process owns the data directory
-    └── StoreError              the store failed under us
+    └── StoreError              the store failed
 
-An error is made once, where it is noticed, and translated once, at the edge.
+An error is created once, where it is noticed, and translated once, in the API or the CLI.
 """
 
 from dataclasses import dataclass
 
 
 class SteadyhandError(Exception):
-    """The root of every error of ours; `code` is stable and `str(error)` is one plain sentence."""
+    """The base of every error here; `code` is stable and `str(error)` is one plain sentence."""
 
     code = "internal"
 
@@ -36,7 +36,7 @@ class SteadyhandError(Exception):
 
 
 class CallerError(SteadyhandError):
-    """Something the caller can mend."""
+    """An error that the caller can correct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class FieldError:
 
 
 class InvalidRequest(CallerError):
-    """Input that was understood as a request and refused; nothing was stored."""
+    """A request with an invalid value; nothing was stored."""
 
     code = "invalid_field"
 
@@ -60,38 +60,38 @@ class InvalidRequest(CallerError):
 
     @classmethod
     def at(cls, pointer: str, detail: str, *, code: str | None = None) -> "InvalidRequest":
-        """Refuse one field; the detail names it."""
+        """Create the error of one field; the detail begins with its name."""
         name = pointer.lstrip("/?").replace("/", ".")
         text = f"{name}: {detail}" if name else detail
         return cls(text, code=code, field_errors=(FieldError(pointer, detail),))
 
 
 class Unauthenticated(CallerError):
-    """No key, or one that is not ours."""
+    """No key, or an unknown one."""
 
     code = "unauthenticated"
 
 
 class Forbidden(CallerError):
-    """A good key without the right to do this."""
+    """A valid key without the right to do this."""
 
     code = "scope_missing"
 
 
 class NotFound(CallerError):
-    """No such thing, or one that belongs to another caller."""
+    """An object that does not exist, or that belongs to another caller."""
 
     code = "not_found"
 
 
 class Conflict(CallerError):
-    """The thing exists and is in no state for this."""
+    """An object whose state does not allow the operation."""
 
     code = "invalid_state"
 
 
 class RetryLater(CallerError):
-    """Refused for now; `retry_after` is in whole seconds."""
+    """A request that is refused for now; `retry_after` is in whole seconds."""
 
     code = "queue_full"
 
@@ -101,7 +101,7 @@ class RetryLater(CallerError):
 
 
 class RunError(SteadyhandError):
-    """Steadyhand itself could not run the job; `retryable` says whether asking again may help."""
+    """A failure of Steadyhand itself to run a job; `retryable` is True if a retry may help."""
 
     code = "run_error"
 
@@ -111,42 +111,42 @@ class RunError(SteadyhandError):
 
 
 class WorkspaceError(RunError):
-    """The repository could not be reached, the ref not found, the checkout not made."""
+    """A repository that cannot be reached, a ref that does not exist, or a checkout that cannot be made."""
 
     code = "workspace_unavailable"
 
 
 class SpawnError(RunError):
-    """The agent's process could not be started."""
+    """A failure to start the agent's process."""
 
     code = "agent_not_started"
 
 
 class SandboxError(RunError):
-    """The wanted isolation is not to be had on this machine."""
+    """An isolation level that is not available on this machine."""
 
     code = "sandbox_unavailable"
 
 
 class ServiceUnreachable(SteadyhandError):
-    """The client found no service: nothing answered, what did is none of ours (`bad_answer`) or failed (`internal`)."""
+    """No service for the client: no answer, an answer of another program (`bad_answer`) or a failure (`internal`)."""
 
     code = "unreachable"
 
 
 class ConfigError(SteadyhandError):
-    """A setting is wrong; the text says which, where it came from and what would be right."""
+    """A wrong setting; the text names it, its source and the values that are allowed."""
 
     code = "config"
 
 
 class DataDirectoryBusy(SteadyhandError):
-    """Another process owns this data directory."""
+    """A data directory that another process owns."""
 
     code = "data_directory_busy"
 
 
 class StoreError(SteadyhandError):
-    """The store failed under us."""
+    """A failure of the store."""
 
     code = "store"

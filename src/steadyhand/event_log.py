@@ -1,4 +1,4 @@
-"""What happens is kept first and told second: followers never see a numbered event that could be lost."""
+"""Events are stored first and published second: followers never see a numbered event that could be lost."""
 
 import asyncio
 from collections import deque
@@ -14,11 +14,11 @@ from steadyhand.ports import Store
 from steadyhand.redact import Redactor, TextStream
 
 MAX_BACKLOG = 1_000
-"""How many items wait for one slow follower before pieces of text are dropped and events are read again."""
+"""The items that wait for one slow follower; beyond it live text is dropped and events are read from the store."""
 
 
 class Subscription:
-    """One follower's end of the feed. What it missed is in the store; `lagged` says to look there."""
+    """The items for one follower. If `lagged` is True it missed events and must read the store."""
 
     def __init__(self) -> None:
         self._items: deque[Event | LiveText] = deque()
@@ -27,7 +27,7 @@ class Subscription:
         self.closed = False
 
     def push(self, item: Event | LiveText) -> None:
-        """Hand over an item, or note that there was no room."""
+        """Add an item, or set `lagged` if the backlog is full."""
         if len(self._items) < MAX_BACKLOG:
             self._items.append(item)
         elif isinstance(item, Event):
@@ -40,7 +40,7 @@ class Subscription:
         self._ready.set()
 
     async def receive(self) -> list[Event | LiveText]:
-        """Wait for items and take them all; empty when it lagged or was closed. The caller bounds the wait."""
+        """Wait for items and return them all; none if it lagged or was closed. The caller bounds the wait."""
         await self._ready.wait()
         self._ready.clear()
         items = list(self._items)
@@ -49,7 +49,7 @@ class Subscription:
 
 
 class EventFeed:
-    """Tells those who follow a job on this node what happens in it."""
+    """Publishes the events and the live text of jobs to their followers on this node."""
 
     def __init__(self) -> None:
         self._subscriptions: dict[str, set[Subscription]] = {}
@@ -71,7 +71,7 @@ class EventFeed:
                 del self._subscriptions[job_id]
 
     def publish(self, job_id: str, items: Sequence[Event | LiveText]) -> None:
-        """Tell everybody who follows this job."""
+        """Send items to every follower of a job."""
         for subscription in self._subscriptions.get(job_id, ()):
             for item in items:
                 subscription.push(item)
@@ -85,7 +85,7 @@ class EventFeed:
 
 
 class EventLog:
-    """Keeps changes and events, then publishes them, all without live secrets."""
+    """Stores changes and events, then publishes them, all without live secrets."""
 
     def __init__(self, store: Store, feed: EventFeed, redactor: Redactor) -> None:
         """Create it; `redactor` removes secrets from all that is stored or published."""
@@ -100,7 +100,7 @@ class EventLog:
         update: Callable[[Job], Job],
         drafts: Sequence[EventDraft] = (),
     ) -> Job:
-        """Change a job and tell its followers. Raises as `Store.change` does."""
+        """Change a job and publish the events. Raise as `Store.update_job` does."""
         redactor = self.redactor
         job, events = await self._store.update_job(
             job_id,
@@ -112,11 +112,11 @@ class EventLog:
         return job
 
     async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> None:
-        """Keep events and tell the job's followers."""
+        """Store events and publish them to the job's followers."""
         self._feed.publish(job_id, await self._store.append_events(job_id, self._redact(drafts)))
 
     def publish_live(self, item: LiveText) -> None:
-        """Tell followers of a piece of text that is not kept. Secrets go across pieces: `Journal` takes them out."""
+        """Publish a piece of text that is not stored. Secrets span pieces: `RunEventWriter` removes them."""
         self._feed.publish(item.job_id, [item])
 
     def _redact(self, drafts: Sequence[EventDraft]) -> Sequence[EventDraft]:
@@ -124,9 +124,9 @@ class EventLog:
 
 
 def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
-    """Return a job without live secrets in what its agent and the service say of it, as far as that is not as before.
+    """Return a job without live secrets in the texts that changed since `old`.
 
-    What its caller sent stays as it came.
+    The caller's own input is not changed.
     """
 
     def clean(value: Any, before: Any, redact: Callable[[Any], Any]) -> Any:
@@ -137,7 +137,9 @@ def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
         replace(run, outcome=clean(run.outcome, runs_before.get(run.number), redactor.body))
         for run in job.runs
     )
-    warnings = tuple(each if each in old.warnings else redactor.body(each) for each in job.warnings)
+    warnings = tuple(
+        warning if warning in old.warnings else redactor.body(warning) for warning in job.warnings
+    )
     return replace(
         job,
         runs=runs,
@@ -150,9 +152,9 @@ def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
 
 
 class RunEventWriter:
-    """The events of one run on their way to the store: the agent is read on while a commit is under way.
+    """Writes the events of one run to the store, while the agent's output is read on.
 
-    `emit` waits only when more than `BACKLOG` events are on their way. `write` runs beside the run, in the
+    `emit` waits only if more than `MAX_BACKLOG` events are not stored yet. `run` is a task beside the run, in the
     worker's task group, until `close`.
     """
 
@@ -170,7 +172,7 @@ class RunEventWriter:
         self._text_stream: tuple[str, TextStream] | None = None
 
     async def emit(self, body: EventBody | TextDelta) -> None:
-        """Take what happened; pieces of text go to the followers at once, but for what may begin a secret."""
+        """Queue an event; publish a piece of text at once, except for an end that may begin a secret."""
         if isinstance(body, TextDelta):
             self._emit_text(body)
             return
@@ -201,12 +203,12 @@ class RunEventWriter:
             self._recorder.publish_live(LiveText(self._job_id, self._run, self._clock(), delta, *position))
 
     async def close(self) -> None:
-        """Let `write` end once all is kept."""
+        """Let `run` end once all events are stored."""
         self._flush_text()
         await self._drafts.put(None)
 
     async def run(self) -> None:
-        """Keep what was emitted, in order, as many at a time as are there."""
+        """Store the emitted events in order, in batches."""
         while (draft := await self._drafts.get()) is not None:
             batch = [draft]
             ended = False

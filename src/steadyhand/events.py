@@ -1,4 +1,4 @@
-"""What happens in a job, as typed and numbered events. Pure.
+"""The events of a job, typed and numbered. Pure.
 
 A body is one of the classes below; `type` is its name on the wire and its fields are its `data`
 (docs/http-api.md#events). `TextDelta` is live only: it has no number and is never stored.
@@ -14,7 +14,7 @@ from steadyhand.job_warnings import WarningCode
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """A job moved along an edge; `source` is null for its acceptance."""
+    """A change of state; `source` is None for the acceptance of the job."""
 
     type: ClassVar[str] = "state.changed"
     source: str | None
@@ -26,7 +26,7 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A whole message of the agent (or a person's turn within the run)."""
+    """A whole message of the agent, or a user turn within the run."""
 
     type: ClassVar[str] = "message"
     role: str
@@ -35,7 +35,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """What the model thought before it spoke."""
+    """The model's thinking before a message."""
 
     type: ClassVar[str] = "thinking"
     text: str
@@ -43,7 +43,7 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class ToolStarted:
-    """A tool call, as the model asked for it."""
+    """A tool call as the model requested it."""
 
     type: ClassVar[str] = "tool.started"
     tool_id: str
@@ -53,7 +53,7 @@ class ToolStarted:
 
 @dataclass(frozen=True, slots=True)
 class ToolFinished:
-    """What a tool answered; `output` is text, cut at 64 KiB when `truncated`."""
+    """The result of a tool; `output` is text, cut at 64 KiB if `truncated`."""
 
     type: ClassVar[str] = "tool.finished"
     tool_id: str
@@ -65,7 +65,7 @@ class ToolFinished:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallsRequested:
-    """The agent waits for its caller to make these calls: each with `id`, `name` and `arguments`."""
+    """Calls of client tools whose results the agent waits for: each has `id`, `name` and `arguments`."""
 
     type: ClassVar[str] = "calls.waiting"
     calls: Sequence[Mapping[str, Any]]
@@ -73,7 +73,7 @@ class ToolCallsRequested:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallsAnswered:
-    """The caller brought what came of the calls with these `ids`; `digest` stands for the results, all of them."""
+    """Results of the calls with these `ids` from the client; `digest` is a digest of all the results."""
 
     type: ClassVar[str] = "calls.answered"
     ids: Sequence[str]
@@ -82,7 +82,7 @@ class ToolCallsAnswered:
 
 @dataclass(frozen=True, slots=True)
 class UsageReported:
-    """Tokens of one model turn or of the run so far, with the cost when it is known (decimal dollars)."""
+    """Tokens of one model turn or of the run so far, with the cost if it is known (decimal dollars)."""
 
     type: ClassVar[str] = "usage"
     input_tokens: int
@@ -95,7 +95,7 @@ class UsageReported:
 
 @dataclass(frozen=True, slots=True)
 class EgressRefused:
-    """The agent asked for a host that it may not reach."""
+    """A refused connection to a host that the agent may not reach."""
 
     type: ClassVar[str] = "egress.refused"
     host: str
@@ -103,7 +103,7 @@ class EgressRefused:
 
 @dataclass(frozen=True, slots=True)
 class WarningEvent:
-    """Something the caller should know."""
+    """A warning: a problem that did not end the job."""
 
     type: ClassVar[str] = "warning"
     code: WarningCode
@@ -112,7 +112,7 @@ class WarningEvent:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """A piece of a message under way. Live only."""
+    """A piece of a message that is not complete yet. Live only."""
 
     type: ClassVar[str] = "text.delta"
     message_id: str
@@ -131,7 +131,7 @@ EventBody = (
     | EgressRefused
     | WarningEvent
 )
-"""What is numbered and stored."""
+"""The events that are numbered and stored."""
 
 EVENT_TYPES: Mapping[str, type[EventBody]] = {
     kind.type: kind
@@ -150,7 +150,7 @@ EVENT_TYPES: Mapping[str, type[EventBody]] = {
 }
 
 STEP_TYPES = frozenset({Message.type, Thinking.type, ToolStarted.type, ToolFinished.type})
-"""What an agent says and does, one after the other."""
+"""The events of the agent's steps: messages, thinking and tool calls."""
 
 _WIRE_NAMES = {"source": "from", "target": "to"}
 
@@ -178,10 +178,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class LiveText:
-    """A piece of text on its way to those who follow now.
+    """A piece of text for the current followers of a job.
 
-    It came after `steps` events of its run that are `STEPS`, and stands at `offset` in its message: a follower that
-    missed a piece, or came in the middle, or is told of it before what came before it was kept, can tell.
+    `steps` is the number of events of its run in `STEP_TYPES` before it, `offset` its position in its message. So a
+    follower notices a missed piece, a late start, and a piece that arrives before the stored events that precede it.
     """
 
     job_id: str
@@ -193,10 +193,10 @@ class LiveText:
 
 
 def format_rfc3339(at: datetime) -> str:
-    """Give a time as it stands on the wire: in UTC, with a Z."""
+    """Return a time in RFC 3339, in UTC with a Z."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def event_data(body: EventBody | TextDelta) -> dict[str, Any]:
-    """Give a body's `data` as it stands on the wire."""
-    return {_WIRE_NAMES.get(each.name, each.name): getattr(body, each.name) for each in fields(body)}
+    """Return the `data` of an event as it is sent to clients."""
+    return {_WIRE_NAMES.get(field.name, field.name): getattr(body, field.name) for field in fields(body)}

@@ -12,7 +12,7 @@ from steadyhand.job_warnings import WarningCode
 
 
 class State(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -27,15 +27,15 @@ class State(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens unless somebody asks for it."""
+        """True if the job stays in this state until a request, or the start of the service, changes it."""
         return self in ENDED
 
 
 class Actor(StrEnum):
-    """Who moves a job along an edge."""
+    """The party that changes the state of a job."""
 
     CALLER = "caller"  # by a request
-    WORKER = "worker"  # by what a run came to
+    WORKER = "worker"  # by the result of a run
     NODE = "node"  # by its start, its stop or its clock
 
 
@@ -72,11 +72,11 @@ TRANSITIONS: Mapping[tuple[State, State], frozenset[Actor]] = {
     (_S.CANCELLED, _S.QUEUED): frozenset({_A.CALLER}),
     (_S.ERROR, _S.QUEUED): frozenset({_A.CALLER}),
 }
-"""Every edge there is, and who may take it. What is not here cannot happen."""
+"""Every allowed change of state, and the actors that may make it."""
 
 
 def transition(source: State, target: State) -> State:
-    """Give `target` when the edge exists, else raise `Conflict` (`invalid_state`)."""
+    """Return `target` if the transition is allowed, else raise `Conflict` (`invalid_state`)."""
     if (source, target) not in TRANSITIONS:
         raise Conflict(f"A job that is {source} cannot become {target}.")
     return target
@@ -84,7 +84,7 @@ def transition(source: State, target: State) -> State:
 
 OnInterrupt = Literal["auto", "resume", "restart", "fail"]
 StartMode = Literal["fresh", "resume"]
-"""How the next run of a job begins: anew, or in the session and the checkout of the run before."""
+"""The start of a job's next run: anew, or in the session and the checkout of the run before."""
 Publish = Literal["none", "branch"]
 Origin = Literal["api", "classic", "openai", "schedule"]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
@@ -138,7 +138,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ClientTool:
-    """A tool that the caller has, with the JSON Schema of its arguments: calls of it are handed out to the caller."""
+    """A tool of the client, with the JSON Schema of its arguments. The client executes its calls."""
 
     name: str
     description: str | None
@@ -156,7 +156,7 @@ class Usage:
     turns: int = 0
 
     def plus(self, other: "Usage") -> "Usage":
-        """Give the sum."""
+        """Return the sum."""
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
@@ -168,7 +168,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a job cost, in micro-dollars. `source` is `reported` while only the CLI's own figure is known."""
+    """The cost of a job in micro-dollars. `source` is `reported` if only the CLI's own figure is known."""
 
     micros: int = 0
     source: Literal["reported", "ledger"] = "reported"
@@ -178,7 +178,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a job did to its checkout: commits from `base` to `head`, and the size of the diff."""
+    """The changes of a job in its checkout: commits from `base` to `head`, and the size of the diff."""
 
     base: str
     head: str
@@ -191,7 +191,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class JobWarning:
-    """Something the caller should know, though it did not end the job."""
+    """A problem that the caller should know of and that did not end the job."""
 
     code: WarningCode
     message: str
@@ -199,7 +199,7 @@ class JobWarning:
 
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
-    """Why an ended job is not `completed`."""
+    """The reason why an ended job is not `completed`."""
 
     code: str
     message: str
@@ -208,7 +208,7 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at a job. `supervisor` and `supervisor_started` (clock ticks since boot) know its process."""
+    """One attempt at a job. `supervisor` is a pid, `supervisor_started` its start in clock ticks since boot."""
 
     number: int
     state: State
@@ -252,36 +252,36 @@ class Job:
     append_system_prompt: str | None = None
     history: tuple[Turn, ...] = ()
     content: tuple[Mapping[str, Any], ...] = ()
-    """What is asked, as content blocks, when it is more than text; `prompt` is then the text in it.
+    """The prompt as content blocks if it is more than text; `prompt` is then its text.
 
-    Beside those of the model's API there is `file`: a `name`, and base64 as `data`, for a file beside the agent's work.
+    Beside the blocks of the model's API there is `file`, with a `name` and base64 as `data`: a file for the agent.
     """
     tools: tuple[ClientTool, ...] = ()
-    """The caller's own tools that the agent may call."""
+    """The client's tools that the agent may call."""
     one_call: bool = False
-    """Whether calls of those are handed out one after another, also when the agent makes several in one turn."""
+    """True if calls of client tools are sent one after another, also if the agent makes several in one turn."""
     request: Mapping[str, Any] | None = None
-    """What the door that it came through needs to answer for it later: JSON that means nothing elsewhere."""
+    """JSON that the API that received the request stores for its later responses; no other code reads it."""
     session_id: str | None = None
     session_name: str | None = None
-    """What the caller calls its conversation, if anything."""
+    """The caller's name for the session, if any."""
     conversation: str | None = None
-    """A digest of all that was said in the conversation up to this job's answer, if a caller may come back with it."""
+    """A digest of the conversation up to this job's answer, if a caller may continue it."""
     parent_job_id: str | None = None
-    """The job whose session and work this one goes on with."""
+    """The job whose session and changes this one continues."""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     parked_until: datetime | None = None
     begin: StartMode = "fresh"
     continue_prompt: str | None = None
-    """What a resumed run is told in place of going on where it stopped."""
+    """The prompt of a resumed run; None is the instruction to continue."""
     at_start: StartMode | None = None
-    """How the next start of the service is to take up an interrupted job; null leaves it as it is."""
+    """The start mode with which the next start of the service queues an interrupted job; None leaves it as it is."""
     since_run: int = 1
-    """The run from which this one goes on, through all between: they share its budget."""
+    """The first of the runs that share the budget with the newest run."""
     used_seconds: float = 0.0
-    """How long earlier runs took that this one goes on from: they share its deadline."""
+    """The seconds of earlier runs that share the deadline with the newest run."""
     outcome: Outcome | None = None
     runs: tuple[Run, ...] = ()
     answer: str | None = None
@@ -297,7 +297,7 @@ class Job:
 
     @property
     def run(self) -> int:
-        """The number of the newest run, 0 before the first."""
+        """The number of the newest run; 0 before the first."""
         return self.runs[-1].number if self.runs else 0
 
     @property
@@ -307,7 +307,7 @@ class Job:
 
     @property
     def attachments(self) -> tuple[Mapping[str, Any], ...]:
-        """The blocks of its turns, those of its history first, that are files."""
+        """The `file` blocks of its turns, those of its history first."""
         turns = (*(turn.content for turn in self.history), self.content)
         blocks = (block for content in turns if not isinstance(content, str) for block in content)
         return tuple(block for block in blocks if block.get("type") == "file")
@@ -318,6 +318,6 @@ _get_other_fields = attrgetter(*(each.name for each in fields(Job) if each.name 
 
 
 def with_store_fields(job: Job, last_event: int, sequence: int) -> Job:
-    """Give the job with what the store made for it; `dataclasses.replace` does the same in three times the time."""
+    """Return the job with the fields that the store sets, in a third of the time of `dataclasses.replace`."""
     values: tuple[Any, ...] = (*_get_other_fields(job), last_event, sequence)
     return Job(*values)

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class WarningCode(StrEnum):
-    """The code of a warning, as it stands in a job and in an event."""
+    """The code of a warning in a job and in an event."""
 
     AGENT_LINGERED = "agent_lingered"
     API_RETRY = "api_retry"

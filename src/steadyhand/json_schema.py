@@ -1,7 +1,7 @@
-"""JSON Schemas that others send: taken within bounds, and answers checked against them within bounds. Pure.
+"""Validation of JSON Schemas that callers send, and of answers against them, within bounds. Pure.
 
-Nothing is fetched and no pattern is run: a regular expression can be made to run for years. The agent's own check has
-those; it runs in the agent's process, under the agent's limits.
+Nothing is fetched and no pattern is run: a regular expression can be made to run for years. The agent's own check
+includes patterns; it runs in the agent's process, under the agent's limits.
 """
 
 import json
@@ -21,9 +21,9 @@ MAX_DEPTH = 40
 MAX_SUBSCHEMAS = 5_000
 MAX_REFERENCES = 500
 MAX_EXPANDED_SCHEMAS = 100_000
-"""How many schemas it may be with each reference replaced by what it refers to, but for those that go round."""
+"""The maximum number of schemas once each reference is replaced by its target; a cycle counts once."""
 MAX_VALIDATION_STEPS = 20_000
-"""How many keywords are looked at before an answer counts as one that we could not check."""
+"""The keywords that are checked before the validation of an answer ends without an error."""
 _MAX_UNIQUE_ITEMS = 1_000
 _MAX_MESSAGE_LENGTH = 160
 
@@ -55,13 +55,13 @@ _SKIPPED_KEYWORDS = ("pattern", "patternProperties", "unevaluatedProperties", "u
 
 
 class _StepLimitReached(Exception):
-    """A check that would take too long."""
+    """A validation that would take too long."""
 
 
 def check_schema(schema: Mapping[str, Any], pointer: str) -> None:
-    """Look through a schema before it is used; `where` is the pointer of its place in the request.
+    """Check a schema before it is used; `pointer` is the JSON pointer of the schema in the request.
 
-    Raises `InvalidRequest` that says what is wrong and where: no schema, too deep, too many, a reference to elsewhere.
+    Raise `InvalidRequest` at the wrong place: not a schema, too deep, too large, a reference to another document.
     """
     if len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES:
         raise InvalidRequest.at(pointer, f"is larger than {MAX_BYTES // 1024} KiB")
@@ -87,12 +87,12 @@ def check_schema(schema: Mapping[str, Any], pointer: str) -> None:
         pending += [(inner, f"{at}/{name}", depth + 1) for name, inner in _subschemas(subschema, at)]
     if references and _expanded_size(schema, pointer) > MAX_EXPANDED_SCHEMAS:
         raise InvalidRequest.at(
-            pointer, f"unfolds by its references into more than {MAX_EXPANDED_SCHEMAS:,} schemas"
+            pointer, f"expands by its references to more than {MAX_EXPANDED_SCHEMAS:,} schemas"
         )
 
 
 def _expanded_size(schema: Mapping[str, Any], pointer: str) -> int:
-    """Count the schemas that there are once references are followed: a few lines can refer to each other for ever."""
+    """Return the number of schemas once references are followed: a small schema can expand to a huge one."""
     sizes: dict[int, int] = {}
     visited: set[int] = set()
     pending: list[tuple[Any, list[Any] | None]] = [(schema, None)]
@@ -113,7 +113,7 @@ def _expanded_size(schema: Mapping[str, Any], pointer: str) -> int:
 
 
 def _subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Any]]:
-    """Give the schemas that lie directly within one, by their place in it."""
+    """Yield the direct subschemas of a schema, each with its relative pointer."""
     for name in _SCHEMA_KEYWORDS:
         if name in schema:
             yield name, schema[name]
@@ -135,7 +135,7 @@ def _subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, 
 
 
 def rebase_references(schema: Any, base: str) -> Any:
-    """Give a schema as it has to stand at the place `to` within another one: its references follow it there."""
+    """Return a schema for the place `base` in another schema, with its references adapted."""
     if not isinstance(schema, Mapping):
         return schema
     copy = dict(schema)
@@ -145,12 +145,12 @@ def rebase_references(schema: Any, base: str) -> Any:
     for name in copy.keys() & {*_SCHEMA_KEYWORDS, *_SCHEMA_LIST_KEYWORDS, "items"}:
         inner = copy[name]
         copy[name] = (
-            [rebase_references(each, base) for each in inner]
+            [rebase_references(item, base) for item in inner]
             if isinstance(inner, list)
             else rebase_references(inner, base)
         )
     for name in copy.keys() & set(_SCHEMA_MAP_KEYWORDS):
-        copy[name] = {key: rebase_references(each, base) for key, each in copy[name].items()}
+        copy[name] = {key: rebase_references(item, base) for key, item in copy[name].items()}
     return copy
 
 
@@ -162,13 +162,13 @@ def _check_reference(reference: Any, root: Mapping[str, Any], pointer: str) -> N
     if not isinstance(reference, str) or not reference.startswith("#"):
         raise InvalidRequest.at(pointer, "may only refer to a place within this schema, as in '#/$defs/name'")
     if reference != "#" and not reference.startswith("#/"):
-        return  # a named anchor; whether it is there shows when it is used
+        return  # a named anchor; a missing one is an error when it is used
     if _resolve_reference(reference, root) is None:
         raise InvalidRequest.at(pointer, "refers to nothing in this schema")
 
 
 def _resolve_reference(reference: str, root: Mapping[str, Any]) -> Any:
-    """Give what a reference by its place refers to; null for nothing."""
+    """Return the target of a reference by pointer, or None."""
     node: Any = root
     for part in reference[2:].split("/") if len(reference) > 1 else ():
         key = part.replace("%25", "%").replace("~1", "/").replace("~0", "~")
@@ -184,13 +184,13 @@ def _resolve_reference(reference: str, root: Mapping[str, Any]) -> Any:
 def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
     for name in _UNSUPPORTED_KEYWORDS:
         if name in schema:
-            raise InvalidRequest.at(f"{pointer}/{name}", "is not taken")
+            raise InvalidRequest.at(f"{pointer}/{name}", "is not supported")
     type_names = schema.get("type", [])
     for type_name in type_names if isinstance(type_names, list) else [type_names]:
         if not isinstance(type_name, str) or type_name not in _TYPES:
             raise InvalidRequest.at(f"{pointer}/type", f"has to be one of {', '.join(sorted(_TYPES))}")
     for name in _NUMBER_KEYWORDS:
-        # Before they were numbers, two of these were booleans.
+        # In older drafts two of these were booleans.
         if name in schema and not isinstance(schema[name], int | float):
             raise InvalidRequest.at(f"{pointer}/{name}", "has to be a number")
     for name in _COUNT_KEYWORDS:
@@ -216,9 +216,9 @@ def _is_integer(value: Any) -> bool:
 
 
 def validation_error(schema: Mapping[str, Any], value: Any) -> str | None:
-    """Say in one line what of a value does not fit a schema, with both places; null when nothing is found.
+    """Return in one line the first error of a value, with its place in the value and in the schema; None if valid.
 
-    What would take too long counts as nothing found. It blocks for up to a second: call it in a thread.
+    A validation that would take too long returns None. It blocks for up to a second: call it in a thread.
     """
     validator_class = validator_for(schema, default=Draft202012Validator)
     counter = _StepCounter()
@@ -255,7 +255,7 @@ class _StepCounter:
 
     def count_checks(self, check: _KeywordCheck) -> _KeywordCheck:
         def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-            # A list of allowed values is gone through; an object of properties has a step for each below it.
+            # A list of allowed values costs by its length; the properties of an object are counted one by one.
             self._left -= 1 + (len(value) // 8 if isinstance(value, list) else 0)
             if self._left < 0:
                 raise _StepLimitReached

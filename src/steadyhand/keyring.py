@@ -1,7 +1,7 @@
-"""The keys that open this node: one directory of them, by the digest of their secret and by their id.
+"""The API keys of this node, by the digest of their secret and by their id.
 
-A few are fixed: they come from the environment or from `admin.key`, and are changed there. The others are made here
-and kept in the store. A secret is told once, when it is made; what is kept of it is its SHA-256.
+Fixed keys come from the environment or from `admin.key` and are changed there. The others are created here and stored.
+A secret is returned once, when it is created; only its SHA-256 is stored.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, Scope, Store
 
 ID_LENGTH = 10
 SECRET_LENGTH = 43
-"""Letters and digits: 256 bits, and nothing that a shell, a URL or a double click would stumble over."""
+"""Letters and digits: 256 bits, and no character that is special in a shell, a URL or a double click."""
 MAX_GRACE = timedelta(days=7)
 _SECRET_ALPHABET = string.ascii_letters + string.digits
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
 
 def secret_digest(secret: bytes) -> str:
-    """Give what is kept of a secret: its SHA-256 in lower-case hex."""
+    """Return the SHA-256 of a secret in lower-case hex: the only part of it that is stored."""
     return hashlib.sha256(secret).hexdigest()
 
 
@@ -35,28 +35,28 @@ def _random_text(count: int, alphabet: str) -> str:
 
 
 class Keyring:
-    """The keys that open the service. With none at all, nobody gets in. It belongs to one event loop."""
+    """The API keys of the service. Without a key no request is accepted. It belongs to one event loop."""
 
     def __init__(
         self, fixed: Iterable[ApiKey], store: Store, *, clock: Callable[[], datetime] = utc_now
     ) -> None:
-        """`fixed` are keys that cannot be changed here; of two with one secret the later one counts."""
+        """Create it with `fixed` keys, which cannot be changed here; of two with one secret the later one counts."""
         self._store = store
         self._clock = clock
         self._fixed = list(fixed)
         self._keys: dict[str, ApiKey] = {}
         self._by_digest: dict[str, tuple[str, str, datetime | None]] = {}
-        """By digest: the digest itself, the key's id, and until when it is good."""
+        """By digest: the digest itself, the key's id, and the end of its validity (None is no end)."""
         self._limits: dict[str, KeyLimits] = {}
         self._lock = asyncio.Lock()
         for key in self._fixed:
             self._index(key)
 
     async def load(self) -> None:
-        """Take in what is kept in the store. Call it before anybody asks."""
+        """Load the stored keys. Call it before the first request."""
         for key in await self._store.list_keys():
             self._index(key)
-        for key in self._fixed:  # they come first where one of them is a kept one's secret
+        for key in self._fixed:  # a fixed key wins over a stored one with the same secret
             self._index(key)
 
     def _index(self, key: ApiKey) -> None:
@@ -72,10 +72,10 @@ class Keyring:
         if key.previous_digest is not None:
             self._by_digest[key.previous_digest] = (key.previous_digest, key.id, key.previous_valid_until)
 
-    # --- asking ----------------------------------------------------------------------------
+    # --- queries ---------------------------------------------------------------------------
 
     def authenticate(self, token: bytes) -> ApiKey:
-        """Give the key with this secret; raises `Unauthenticated` for an empty, unknown or revoked one."""
+        """Return the key with this secret. Raise `Unauthenticated` for an empty, unknown or revoked one."""
         if not token:
             raise Unauthenticated("The token is empty.")
         key = self._find(secret_digest(token))
@@ -84,11 +84,11 @@ class Keyring:
         return key
 
     def is_valid(self, token: bytes) -> bool:
-        """Say whether a secret that was good still is."""
+        """Return True if a secret is still valid."""
         return self._find(secret_digest(token)) is not None
 
     def _find(self, digest: str) -> ApiKey | None:
-        # A caller cannot steer a digest, so finding it by hash tells nothing; what is found is compared in full.
+        # A caller cannot choose a digest, so a lookup by hash reveals nothing; the digests are then compared in full.
         entry = self._by_digest.get(digest)
         if entry is None or not hmac.compare_digest(entry[0], digest):
             return None
@@ -96,30 +96,30 @@ class Keyring:
         return None if valid_until is not None and self._clock() >= valid_until else self._keys[key_id]
 
     def limits_of(self, key_id: str) -> KeyLimits:
-        """Give what a key may ask for; `NO_LIMITS` itself for one without limits or that is not known."""
+        """Return the limits of a key; `NO_LIMITS` itself if it has none or is not known."""
         return self._limits.get(key_id, NO_LIMITS)
 
     def list_keys(self) -> Sequence[ApiKey]:
-        """Give every key, revoked ones too: the fixed ones first, then the oldest first."""
+        """Return every key, also revoked ones: the fixed keys first, then the oldest first."""
         return sorted(
             self._keys.values(), key=lambda key: (not self.is_fixed(key.id), key.created_at, key.id)
         )
 
     def get(self, key_id: str) -> ApiKey:
-        """Give a key by its id, else raise `NotFound`."""
+        """Return a key by its id, or raise `NotFound`."""
         key = self._keys.get(key_id)
         if key is None:
             raise NotFound("Key not found")
         return key
 
     def is_fixed(self, key_id: str) -> bool:
-        """Say whether a key cannot be changed here."""
+        """Return True if a key cannot be changed here."""
         return any(key.id == key_id for key in self._fixed)
 
     # --- changing --------------------------------------------------------------------------
 
     async def create(self, name: str, scopes: frozenset[Scope], limits: KeyLimits) -> tuple[ApiKey, str]:
-        """Make and keep a key; gives it with its secret, which is told this once."""
+        """Create and store a key; return it with its secret, which is not shown again."""
         async with self._lock:
             key_id = f"k_{_random_text(ID_LENGTH, _ID_ALPHABET)}"
             while key_id in self._keys:
@@ -130,9 +130,9 @@ class Keyring:
             return key, secret
 
     async def revoke(self, key_id: str) -> ApiKey:
-        """End a key, at once; one that was revoked stays as it is.
+        """Revoke a key at once; a key that was revoked before stays as it is.
 
-        Raises `NotFound`, and `Conflict` for a fixed key and for the last one that may do everything.
+        Raise `NotFound`, and `Conflict` for a fixed key and for the last one with the scope `admin`.
         """
         async with self._lock:
             key = self._get_changeable(key_id)
@@ -143,15 +143,15 @@ class Keyring:
                     "This is the last key with the scope 'admin': make another first, or set STEADYHAND_API_KEY."
                 )
             revoked = replace(key, revoked_at=self._clock(), previous_digest=None, previous_valid_until=None)
-            # It opens nothing more even when the store then fails, which the caller is told.
+            # It is refused from now on, even if the store then fails, which the caller is told.
             self._index(revoked)
             await self._save(revoked)
             return revoked
 
     async def rotate(self, key_id: str, grace_seconds: float = 0) -> tuple[ApiKey, str]:
-        """Give a key a new secret; the old one ends at once, or after so many seconds.
+        """Replace the secret of a key; the old one ends at once, or after `grace_seconds`.
 
-        Raises `NotFound`, and `Conflict` for a fixed or revoked key.
+        Raise `NotFound`, and `Conflict` for a fixed or revoked key.
         """
         async with self._lock:
             key = self._get_changeable(key_id)

@@ -1,6 +1,6 @@
-"""Judging a run from all evidence, never from the exit code alone. Pure.
+"""The outcome of a run, decided from all evidence and never from the exit code alone. Pure.
 
-`OUTCOMES` is the closed list: each type, the state it means, and what it says.
+`OUTCOMES` is the closed list: each type with its state and its message.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from steadyhand.job import ErrorInfo, Outcome, OutcomeType, State, Usage
 
 
 class StopReason(StrEnum):
-    """Why Steadyhand stopped a run; the first reason given wins."""
+    """The reason why Steadyhand stopped a run; the first one wins."""
 
     DEADLINE = "deadline"
     IDLE = "idle"
@@ -22,7 +22,7 @@ class StopReason(StrEnum):
 
 
 class OutcomeInfo(NamedTuple):
-    """What an outcome says: the state of its job, whether asking again may help, and in a sentence why."""
+    """The state of a job with an outcome, whether a retry may help, and the message as one sentence."""
 
     state: State
     retryable: bool
@@ -33,7 +33,9 @@ OUTCOMES: Mapping[OutcomeType, OutcomeInfo] = {
     OutcomeType.SUCCESS: OutcomeInfo(State.COMPLETED, False, "The agent finished its work."),
     OutcomeType.AGENT_ERROR: OutcomeInfo(State.FAILED, True, "The agent ended with an error of its own."),
     OutcomeType.REFUSED: OutcomeInfo(State.FAILED, False, "The model refused the request."),
-    OutcomeType.EMPTY: OutcomeInfo(State.FAILED, True, "The agent ended well and said nothing."),
+    OutcomeType.EMPTY: OutcomeInfo(
+        State.FAILED, True, "The agent ended without an error and without an answer."
+    ),
     OutcomeType.NO_RESULT: OutcomeInfo(State.FAILED, True, "The agent ended without a result."),
     OutcomeType.BUDGET: OutcomeInfo(State.FAILED, False, "The budget was spent."),
     OutcomeType.MAX_TURNS: OutcomeInfo(State.FAILED, False, "The limit of turns was reached."),
@@ -43,17 +45,13 @@ OUTCOMES: Mapping[OutcomeType, OutcomeInfo] = {
         State.FAILED, False, "The model's service did not accept the credential."
     ),
     OutcomeType.MODEL_ERROR: OutcomeInfo(State.FAILED, True, "The model's service answered with an error."),
-    OutcomeType.UNKNOWN_AGENT: OutcomeInfo(
-        State.FAILED, False, "Nobody defined the agent that was asked for."
-    ),
+    OutcomeType.UNKNOWN_AGENT: OutcomeInfo(State.FAILED, False, "The requested agent is not defined."),
     OutcomeType.MEMORY: OutcomeInfo(State.FAILED, False, "The memory limit was reached."),
     OutcomeType.DISK: OutcomeInfo(State.FAILED, False, "The disk limit was reached."),
-    OutcomeType.KILLED: OutcomeInfo(
-        State.FAILED, True, "The agent was killed by something that was not Steadyhand."
-    ),
+    OutcomeType.KILLED: OutcomeInfo(State.FAILED, True, "The agent was killed, but not by Steadyhand."),
     OutcomeType.TIMEOUT: OutcomeInfo(State.TIMEOUT, True, "The deadline passed."),
     OutcomeType.STALLED: OutcomeInfo(
-        State.TIMEOUT, True, "Nothing was heard from the agent for the idle limit."
+        State.TIMEOUT, True, "The agent sent no output for the length of the idle limit."
     ),
     OutcomeType.CANCELLED: OutcomeInfo(State.CANCELLED, False, "It was cancelled."),
     OutcomeType.INTERRUPTED: OutcomeInfo(State.INTERRUPTED, True, "The node stopped under it."),
@@ -63,7 +61,7 @@ OUTCOMES: Mapping[OutcomeType, OutcomeInfo] = {
     OutcomeType.NOT_STARTED: OutcomeInfo(State.ERROR, True, "The agent's process could not be started."),
     OutcomeType.WORKSPACE: OutcomeInfo(State.ERROR, True, "The workspace could not be made ready."),
     OutcomeType.EXPIRED: OutcomeInfo(
-        State.ERROR, True, "It waited longer in the queue than it was good for."
+        State.ERROR, True, "The job waited in the queue longer than `expires_in_seconds`."
     ),
     OutcomeType.INTERNAL: OutcomeInfo(
         State.ERROR, True, "Steadyhand failed; the service's log has the cause."
@@ -89,13 +87,13 @@ _STATUS_OUTCOMES = {
     429: OutcomeType.RATE_LIMITED,
 }
 _LIMIT_SYMPTOMS = frozenset({OutcomeType.KILLED, OutcomeType.AGENT_ERROR, OutcomeType.NO_RESULT})
-"""What a run that ran out of something looks like: the limit is then what to say."""
+"""Outcomes that a reached memory or disk limit replaces."""
 _MAX_DETAIL = 300
 
 
 @dataclass(frozen=True, slots=True)
 class AgentResult:
-    """The CLI's own result object, read: `raw` is that object as it came."""
+    """The result object of the CLI, parsed; `raw` is the object as received."""
 
     subtype: str
     is_error: bool
@@ -112,10 +110,10 @@ class AgentResult:
 
 @dataclass(frozen=True, slots=True)
 class RunEvidence:
-    """All that is known of how a run ended. `exit_code` is null when a signal ended the agent.
+    """All that is known of the end of a run. `exit_code` is None if a signal ended the agent.
 
-    `schema_fault` says what of the object that it gave, or gave last, does not fit its schema. `memory` says that the
-    kernel killed something of the run at its memory limit, `disk` that its disk was full.
+    `schema_error` is the error of the last structured output against its schema. `out_of_memory` is True if the kernel
+    killed a process of the run at its memory limit, `disk_full` if its disk was full.
     """
 
     stop_reason: StopReason | None = None
@@ -129,14 +127,14 @@ class RunEvidence:
     out_of_memory: bool = False
     disk_full: bool = False
     exhausted_budget: str | None = None
-    """Which budget turned a call of the run away, in a sentence."""
+    """The budget that refused a call of the run, as a sentence."""
 
 
 def decide_outcome(evidence: RunEvidence) -> Outcome:
-    """Say what a run came to.
+    """Return the outcome of a run.
 
-    A result that came before a stop was asked for still counts as stopped: the caller was told so. A limit that was
-    reached says why a run broke; one that the agent coped with says nothing.
+    A run with a result that was asked to stop counts as stopped: the caller was told so. A reached limit is the outcome
+    of a failed run only: an agent may cope with it.
     """
     if evidence.stop_reason is not None:
         return _outcome(_STOP_OUTCOMES[evidence.stop_reason])
@@ -193,7 +191,7 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
 
 
 def error_info(outcome: Outcome) -> ErrorInfo | None:
-    """Give the `error` of an ended job: null for a success, else code, message and whether to try again."""
+    """Return the `error` of an ended job: None for a success, else its code, its message and whether to retry."""
     info = OUTCOMES[outcome.type]
     if info.state is State.COMPLETED:
         return None

@@ -1,4 +1,4 @@
-"""Running a job once more: when that is, how it begins, and what is kept for it. Pure."""
+"""Rules for another run of a job: whether it starts, how it starts, and which files are kept for it. Pure."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -6,12 +6,12 @@ from datetime import datetime
 from steadyhand.job import Job, Outcome, OutcomeType, StartMode, State, transition
 
 
-def recovery_start_mode(job: Job, verdict: Outcome, *, planned: bool) -> StartMode | None:
-    """Say how the next start takes up a job that was interrupted, by a planned stop or by a crash.
+def recovery_start_mode(job: Job, outcome: Outcome, *, planned: bool) -> StartMode | None:
+    """Return how the next start of the service runs an interrupted job again; None if it does not.
 
-    An agent's run is no idempotent thing: what is not asked for after a crash is not done.
+    `planned` is False after a crash. A run of an agent is not idempotent, so a crash repeats it only on request.
     """
-    if verdict.type != OutcomeType.INTERRUPTED:
+    if outcome.type != OutcomeType.INTERRUPTED:
         return None
     if job.on_interrupt == "restart":
         return "fresh"
@@ -21,21 +21,21 @@ def recovery_start_mode(job: Job, verdict: Outcome, *, planned: bool) -> StartMo
 
 
 def is_resumable(job: Job) -> bool:
-    """Say whether a later run may go on in this job's checkout, so that it is kept."""
+    """Return True if a later run may continue in this job's checkout, so that it is kept."""
     if job.state in (State.PARKED, State.WAITING):
         return True
     if job.state is State.QUEUED:
         return job.begin == "resume"
     if job.state is State.INTERRUPTED:
-        # Whoever was to make calls for the agent may still bring what came of them.
+        # The client may still send the results of its tool calls.
         return bool(job.tools) or job.on_interrupt not in ("fail", "restart")
     return job.outcome is not None and job.outcome.type == OutcomeType.BUDGET
 
 
 def requeued(job: Job, start_mode: StartMode, now: datetime) -> Job:
-    """Give an ended job queued for a new run; what it came to is cleared, its runs are kept.
+    """Return an ended job queued for a new run: its result is cleared, its runs are kept.
 
-    A run that goes on keeps the session; the service itself says with `used_seconds` what it had of its deadline.
+    With the start mode `resume` it keeps its session. Its deadline starts anew (`used_seconds` is 0).
     """
     return replace(
         job,
@@ -59,6 +59,6 @@ def requeued(job: Job, start_mode: StartMode, now: datetime) -> Job:
 
 
 def elapsed_seconds(job: Job, now: datetime) -> float:
-    """Give how long runs that share a deadline took, the newest among them."""
+    """Return the seconds of all runs that share the deadline, with the newest."""
     started = job.runs[-1].started_at if job.runs else None
     return job.used_seconds + (0.0 if started is None else max(0.0, (now - started).total_seconds()))

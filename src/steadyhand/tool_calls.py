@@ -82,7 +82,7 @@ class PendingCalls:
         return True
 
     def set_results(self, results: Mapping[str, str]) -> None:
-        """Set the results, after `disable_timeout`; nobody may wait for them any more."""
+        """Set the results, after `disable_timeout`; the process that waited may have ended."""
         if not self._results.done():
             self._results.set_result(results)
 

@@ -15,7 +15,7 @@ from steadyhand.control import Caller, Control, ResumeOptions, Submission
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.submit import JobSubmitter
-from steadyhand.control.tool_results import ToolResults
+from steadyhand.control.tool_results import ToolResultSubmitter
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Event, EventDraft, ToolCallsRequested
@@ -78,7 +78,7 @@ def public_names(part: type) -> set[str]:
     return {name for name, _ in inspect.getmembers(part, inspect.isfunction) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("part", [JobQueries, JobSubmitter, JobLifecycle, ToolResults])
+@pytest.mark.parametrize("part", [JobQueries, JobSubmitter, JobLifecycle, ToolResultSubmitter])
 def test_each_public_operation_of_a_part_is_an_operation_of_control(tmp_path: Path, part: type) -> None:
     async def scene(world: World) -> None:
         operations = public_names(part) - INTERNAL

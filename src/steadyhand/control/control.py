@@ -10,7 +10,7 @@ from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import new_job_id
 from steadyhand.control.submit import JobSubmitter
-from steadyhand.control.tool_results import ToolResults
+from steadyhand.control.tool_results import ToolResultSubmitter
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.ports import NO_LIMITS, Checkouts, Ledger, Queue, Store
 from steadyhand.redact import NO_REDACTION
@@ -56,7 +56,7 @@ class Control:
         queries = JobQueries(deps)
         submitter = JobSubmitter(deps, queries)
         lifecycle = JobLifecycle(deps, queries, submitter)
-        tool_results = ToolResults(deps, queries, lifecycle)
+        tool_results = ToolResultSubmitter(deps, queries, lifecycle)
 
         self.catalog = catalog
 

@@ -106,7 +106,7 @@ class JobLifecycle:
             )
         config_dir = self._deps.checkouts.job_paths(job.id).config_dir
         if not job.run or not await asyncio.to_thread(config_dir.is_dir):
-            raise Conflict("The job has left no session to go on with; retry it.")
+            raise Conflict("The job has left no session to resume; retry it.")
 
         def resumed(old: Job, now: datetime) -> Job:
             old = update(old)

@@ -127,7 +127,7 @@ class JobQueries:
         job = await self.get(caller, job_id)
         if not job.state.ended:
             raise Conflict(
-                f"The job is {job.state}; its {kind} is there when it has ended.", code="not_ready"
+                f"The job is {job.state}; its {kind} is available after its end.", code="not_ready"
             )
         if not await asyncio.to_thread(path.is_file):
             raise NotFound(f"This job has no {kind}.")

@@ -120,7 +120,7 @@ def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
     ):
         if requested is not None and requested != inherited:
             raise InvalidRequest.at(
-                f"/{name}", f"is another than that of the session, which keeps its {name}"
+                f"/{name}", f"differs from the {name} of the session, which cannot change"
             )
     inherited_submission = replace(submission, agent=parent.agent, strict=False)
     if submission.origin == "openai":

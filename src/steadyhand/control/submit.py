@@ -109,7 +109,7 @@ class JobSubmitter:
         if submission.parent is not None:
             parent = await self._queries.get(caller, submission.parent)
             if not await self.has_session(parent):
-                raise Conflict("The job has left no session to go on with.")
+                raise Conflict("The job has left no session to continue.")
             return parent
         if submission.session is None and submission.session_name is None:
             return None

@@ -29,7 +29,7 @@ class ToolResultsAnswer:
     last_event: int
 
 
-class ToolResults:
+class ToolResultSubmitter:
     """Passes results of client tool calls to the agents that asked for them."""
 
     def __init__(self, deps: ControlDeps, queries: JobQueries, lifecycle: JobLifecycle) -> None:
@@ -105,7 +105,7 @@ class ToolResults:
         outcome = job.outcome.type if job.outcome is not None else None
         if outcome not in _ACCEPTS_LATE_RESULTS or not state.open_ids(job.run):
             raise InvalidRequest(
-                "The agent does not wait for the results of these calls any more.", code=_UNKNOWN_CALL_CODE
+                "The agent no longer waits for the results of these calls.", code=_UNKNOWN_CALL_CODE
             )
         _check_call_ids(results, state.ids)
         options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DoctorCheck:
-    """One thing that `doctor` looked at; `remedy` says what to do when it is not `ok`."""
+    """The result of one check of `doctor`; `remedy` says how to fix it if it is not `ok`."""
 
     name: str
     ok: bool

@@ -9,7 +9,7 @@ CalendarPeriod = Literal["day", "month"]
 
 
 def period_bounds(period: CalendarPeriod, now: datetime) -> tuple[datetime, datetime]:
-    """Give when the day or month of a moment began and when the next begins, in UTC."""
+    """Return the start of the day or month of a moment, and the start of the next one, in UTC."""
     day_start = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     if period == "day":
         return day_start, day_start + timedelta(days=1)
@@ -19,7 +19,7 @@ def period_bounds(period: CalendarPeriod, now: datetime) -> tuple[datetime, date
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """What a model's service says that an answer took. `input` holds neither cache reads nor cache writes."""
+    """The token counts of an answer by the model's service. `input` has neither cache reads nor cache writes."""
 
     input: int = 0
     output: int = 0
@@ -28,17 +28,19 @@ class TokenCounts:
     cache_write_1h: int = 0
 
     def plus(self, other: "TokenCounts") -> "TokenCounts":
-        """Give the sum."""
-        return TokenCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+        """Return the sum."""
+        return TokenCounts(
+            *(getattr(self, field.name) + getattr(other, field.name) for field in fields(self))
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCall:
-    """One call of a model as the ledger has it. Amounts are micro-dollars.
+    """One call of a model in the ledger. Amounts are micro-dollars.
 
-    It is kept when it begins, with what it reserves, and again when it is `settled`. `complete` is false when the
-    figure may be too low (the answer was cut, or could not be read); `priced` is false when nobody knows the model's
-    price and the dearest known one was taken. `status` is the HTTP status of the answer, null when there was none.
+    It is stored when it begins, with its reserved amount, and again when it is `settled`. `complete` is False if the
+    amount may be too low (the answer was cut, or could not be read); `priced` is False if the price of the model is
+    not known and the highest known one was used. `status` is the HTTP status of the answer, None without an answer.
     """
 
     id: str
@@ -61,7 +63,7 @@ class ModelCall:
 
 @dataclass(frozen=True, slots=True)
 class UsageTotal:
-    """What some calls came to together."""
+    """The total of some calls."""
 
     calls: int = 0
     tokens: TokenCounts = field(default_factory=TokenCounts)
@@ -70,7 +72,7 @@ class UsageTotal:
     complete: bool = True
 
     def plus(self, other: "UsageTotal") -> "UsageTotal":
-        """Give the sum."""
+        """Return the sum."""
         return UsageTotal(
             self.calls + other.calls,
             self.tokens.plus(other.tokens),
@@ -85,7 +87,7 @@ UsageGroup = Literal["api_key", "agent", "model", "provider", "day"]
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """Which calls to add up, by what; null is any. `since` is inclusive, `until` is not."""
+    """A query for totals: groups, and filters that None leaves open. `since` is inclusive, `until` is not."""
 
     by: tuple[UsageGroup, ...] = ()
     since: datetime | None = None
@@ -100,23 +102,23 @@ class UsageQuery:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """One group of a sum: `of` has the values of `UsageQuery.by`; a day is `YYYY-MM-DD` in UTC."""
+    """One group of a query: `group` has the values of `UsageQuery.by`; a day is `YYYY-MM-DD` in UTC."""
 
     group: Mapping[str, str]
     total: UsageTotal
 
 
 class Ledger(Protocol):
-    """Every call of a model, durable once a verb returns. Verbs raise `StoreError`."""
+    """Every call of a model, durable once a method returns. Methods raise `StoreError`."""
 
     async def save_call(self, call: ModelCall) -> None:
-        """Keep a call; one with the same id is replaced. A call outlives its job."""
+        """Store a call; one with the same id is replaced. A call outlives its job."""
         ...
 
     async def settle_open_calls(self) -> int:
-        """Settle what an earlier life left open at what it had reserved, marked as incomplete; give how many."""
+        """Settle calls that a stop left open, at their reserved amount and as incomplete; return their count."""
         ...
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
-        """Add up settled calls, a row for each group, in the order of the groups; one row without `by`."""
+        """Return totals of settled calls, a row for each group in the order of the groups; one row without `by`."""
         ...

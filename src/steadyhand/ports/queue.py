@@ -1,4 +1,4 @@
-"""The queue: who runs next, and what holds a slot."""
+"""The queue port: the order of jobs, and the slots of those that run."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from steadyhand.ports.store import AddResult, IdempotencyKey
 
 
 class StopSignal:
-    """Asks one run to stop. The first reason wins; asking again changes nothing."""
+    """A request to one run to stop. The first reason wins; a repeat changes nothing."""
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None
         self._requested = asyncio.Event()
 
     def request(self, reason: StopReason) -> None:
-        """Ask. Call from the event loop's own thread."""
+        """Request the stop. Call it on the event loop's thread."""
         if self.reason is None:
             self.reason = reason
             self._requested.set()
 
     async def wait(self) -> StopReason:
-        """Wait until somebody asks; the caller bounds the wait."""
+        """Wait for a request and return its reason. The caller bounds the wait."""
         await self._requested.wait()
         assert self.reason is not None  # noqa: S101  # set before the event, in the same thread
         return self.reason
@@ -34,7 +34,7 @@ class StopSignal:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that a worker holds: its slot on this node, counted from 0, and how it is asked to stop."""
+    """A claimed job: its slot on this node, counted from 0, and its stop signal."""
 
     job: Job
     slot: int
@@ -43,7 +43,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class QueueLoad:
-    """How full the queue is. `busy` is true when a new job would not start at once."""
+    """The load of the queue: jobs that run, jobs that wait, and the number of slots."""
 
     active: int
     queued: int
@@ -51,15 +51,15 @@ class QueueLoad:
 
     @property
     def busy(self) -> bool:
-        """Whether a new job would have to wait."""
+        """True if a new job would have to wait."""
         return self.active + self.queued >= self.capacity
 
 
 @dataclass(frozen=True, slots=True)
 class KeyBacklog:
-    """What one key has in the queue: jobs that do not run yet, and how many more of it could start at once.
+    """The jobs of one key in the queue: those that wait, and how many more could start at once.
 
-    `retry_after` guesses when a running job ends, in whole seconds.
+    `retry_after` is an estimate of the whole seconds until a running job ends.
     """
 
     waiting: int
@@ -68,69 +68,69 @@ class KeyBacklog:
 
 
 class Queue(Protocol):
-    """Who runs next: by priority (higher first), then in the order of acceptance; bounded.
+    """The waiting jobs by priority (higher first), then in the order of acceptance; bounded.
 
-    A key may have a limit on the jobs of it that run at once: the others of it wait and hold up nobody else's.
+    A key may have a limit on its jobs that run at once. Its other jobs wait and do not block those of other keys.
     """
 
     async def enqueue(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
     ) -> AddResult:
-        """Store a new job and enqueue it in one commit, or raise `TryLater` (`queue_full`, `draining`).
+        """Store a new job and enqueue it in one commit, or raise `RetryLater` (`queue_full`, `draining`).
 
-        A replayed job (see `Store.add`) is not enqueued again and is never refused for want of room.
+        A replayed job (see `Store.add`) is not enqueued again and is never refused because the queue is full.
         """
         ...
 
     async def requeue(self, job: Job) -> None:
-        """Enqueue a stored job that became `queued` again, or was so when the node stopped."""
+        """Enqueue a stored job that became `queued` again, or was `queued` when the node stopped."""
         ...
 
     async def claim(self) -> Claim:
-        """Wait for the next job and a free slot, and take both. Nothing is claimed while draining."""
+        """Wait for the next job and a free slot, and return a claim of both. Claim nothing while draining."""
         ...
 
     def mark_ending(self, job_id: str) -> None:
-        """Say that a held job's end is about to be told: its slot counts as free, and is claimed after `done`.
+        """Count the slot of a claimed job as free, since its end is about to be published; `release` frees it.
 
-        Who reads of the end and at once asks for the next job must not hear that there is no room.
+        A caller that reads of the end and at once submits a job must not be refused because the queue is full.
         """
         ...
 
     async def release(self, claim: Claim) -> None:
-        """Give the slot back."""
+        """Release the slot of a claim."""
         ...
 
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
-        """Take a job out of the queue, or ask its run to stop; `unknown` when it is neither here."""
+        """Remove a job from the queue, or request its run to stop; return `unknown` if it is not here."""
         ...
 
     async def list_expired(self, now: datetime) -> Sequence[str]:
-        """Give ids of queued jobs that have waited longer than their `expires_in_seconds`."""
+        """Return the ids of queued jobs that have waited longer than their `expires_in_seconds`."""
         ...
 
     def position(self, job_id: str) -> int | None:
-        """Give a queued job's place, 1 being next; null when it is not queued here."""
+        """Return the position of a queued job, 1 for the next one; None if it is not queued here."""
         ...
 
     def load(self) -> QueueLoad:
-        """Say how full it is."""
+        """Return the load of the queue."""
         ...
 
     def backlog(self, key_id: str) -> KeyBacklog:
-        """Say what a key has in it; what is on its way into the store counts as waiting."""
+        """Return the backlog of a key; a job that is not stored yet counts as waiting."""
         ...
 
     def recheck(self) -> None:
-        """Ask anew which of the waiting jobs may start: what stood in their way may be gone."""
+        """Check again which of the waiting jobs may start, after an obstacle is gone."""
         ...
 
     def drain(self) -> None:
-        """Admit and claim nothing more."""
+        """Accept and claim no more jobs."""
         ...
 
     def stop_all(self, reason: StopReason) -> None:
-        """Ask every run that is held here to stop."""
+        """Request every claimed run to stop."""
         ...

@@ -11,7 +11,7 @@ from steadyhand.ports.workspace import AgentPaths, Checkout
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
-    """The most that one run may take of the machine; null is no limit. Sizes are bytes."""
+    """The maximum use of the machine by one run; None is no limit. Sizes are bytes."""
 
     memory: int | None = None
     processes: int | None = None
@@ -21,10 +21,10 @@ class ResourceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount on the stage, below it at `name`.
+    """One mount below the mount root, at `target`.
 
     A `bind` shows `source`; an `image` mounts the file system in the file `source`; an `overlay` lays `upper` (with
-    `work`) over `source`. `owner`, when given, is who `source` belongs to on disk and is shown as the run's user.
+    `work`) over `source`. Files of the user `owner` on disk appear as files of the run's user.
     """
 
     kind: Literal["bind", "image", "overlay"]
@@ -35,17 +35,17 @@ class Mount:
     upper: Path | None = None
     work: Path | None = None
     change_owner: bool = False
-    """Whether all in an image is to be given to the run's user, whoever's it is."""
+    """True if every file in an image is to be changed to the run's user."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """What the supervisor makes before it starts a sealed command; all of it is gone with the run.
+    """The resources that the supervisor sets up before it starts a sandboxed command; they end with the run.
 
-    `stage` is a folder on which it mounts a file system that only this run's processes have, then `mounts` in order;
-    null when the service is not root and the sandbox makes its own mounts. `inputs` are bytes that the command
-    reads from these descriptors. `ports`, when not null, gives the run a network of its own with loopback alone, where
-    the service listens on them.
+    `mount_root` is a folder on which it mounts a file system that only this run's processes see, then `mounts` in
+    order; None if the service is not root and the sandbox makes its own mounts. `input_data` are bytes that the command
+    reads from these descriptors. With `loopback_ports` the run has a network of its own with loopback alone, where the
+    service listens on these ports.
     """
 
     mount_root: Path | None = None
@@ -61,7 +61,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A process to be: arguments, its whole environment, its directory and its uid (null is the service's)."""
+    """A process to start: arguments, its whole environment, its directory and its uid (None is the service's)."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -71,29 +71,29 @@ class Command:
 
 
 class Sandbox(Protocol):
-    """A boundary around an agent. All verbs are pure."""
+    """A boundary around an agent. All methods are pure."""
 
     @property
     def level(self) -> Literal["none", "bwrap"]:
-        """Say which level of isolation this is."""
+        """Return the isolation level."""
         ...
 
     def agent_paths(self, checkout: Checkout) -> AgentPaths:
-        """Say where the agent sees its folders."""
+        """Return the paths of the agent's folders in the sandbox."""
         ...
 
     def host_checkout_dir(self, checkout: Checkout) -> Path:
-        """Say where the checkout is for what is done outside of the boundary just before the agent starts."""
+        """Return the path of the checkout for work outside of the sandbox just before the agent starts."""
         ...
 
     def wrap(self, command: Command, checkout: Checkout, agent: Agent) -> Command:
-        """Give the command to spawn in place of `command`, whose paths are those of the view."""
+        """Return the command to spawn instead of `command`, whose paths are those of `agent_paths`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ExecResult:
-    """What an errand came to; `code` is null when it was stopped or killed."""
+    """The result of a command; `exit_code` is None if it was stopped or killed."""
 
     exit_code: int | None
     stdout: bytes
@@ -101,7 +101,7 @@ class ExecResult:
 
 
 class SandboxExec(Protocol):
-    """Small commands run where the agent ran, with the same boundary; nothing of them is alive afterwards."""
+    """Runs small commands in the agent's sandbox; none of their processes is alive afterwards."""
 
     async def run(
         self,
@@ -114,5 +114,5 @@ class SandboxExec(Protocol):
         timeout_seconds: float,
         max_output: int,
     ) -> ExecResult:
-        """Run a command in the view's directory. Raises `SpawnError`; what is over `max_output` bytes stops it."""
+        """Run a command in the agent's directory; output above `max_output` bytes stops it. Raise `SpawnError`."""
         ...

@@ -1,4 +1,4 @@
-"""The store: jobs, runs, events and keys, durable."""
+"""The store port: jobs, runs, events and keys, durable."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ ALL_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel", "read:all"
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What a key may ask for; null is no limit. Amounts are micro-dollars, days and months are those of UTC."""
+    """The limits of a key; None is no limit. Amounts are micro-dollars, days and months are those of UTC."""
 
     agents: tuple[str, ...] | None = None
     workspaces: tuple[str, ...] | None = None
     per_minute: int | None = None
-    """Requests for work."""
+    """Requests for work in a minute."""
     running: int | None = None
     """Jobs that run at once; others wait."""
     queued: int | None = None
@@ -33,7 +33,7 @@ NO_LIMITS = KeyLimits()
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What a caller authenticates with. Only `digest` (SHA-256, hex) of the secret is known."""
+    """An API key. Only the `digest` (SHA-256, hex) of its secret is stored."""
 
     id: str
     name: str
@@ -43,13 +43,13 @@ class ApiKey:
     limits: KeyLimits = NO_LIMITS
     revoked_at: datetime | None = None
     previous_digest: str | None = None
-    """Of the secret before the newest, which is good `former_until`."""
+    """The digest of the secret before the newest, valid until `previous_valid_until`."""
     previous_valid_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A caller's `Idempotency-Key` and the SHA-256 of the parsed request it came with."""
+    """A caller's `Idempotency-Key` and the SHA-256 of its parsed request."""
 
     key: str
     fingerprint: str
@@ -57,7 +57,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class AddResult:
-    """A job that was stored, or the one that an earlier request with the same key stored."""
+    """The stored job; if `replayed`, the job of an earlier request with the same idempotency key."""
 
     job: Job
     replayed: bool
@@ -65,7 +65,7 @@ class AddResult:
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs to list; null means any. `states` empty means any."""
+    """The filter of a list of jobs; None and empty `states` match any job."""
 
     api_key_id: str | None = None
     states: frozenset[State] = frozenset()
@@ -82,9 +82,9 @@ class JobFilter:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """A stretch of jobs, newest first; `next_cursor` is null on the last page.
+    """A page of jobs, newest first; `next_cursor` is None on the last page.
 
-    They are listed in brief: 200 characters of the prompt, no history, answer or structured output.
+    A listed job has 200 characters of its prompt, and no history, answer or structured output.
     """
 
     jobs: Sequence[Job]
@@ -93,38 +93,38 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class RunOutput:
-    """What a run printed, bounded as docs/http-api.md says: `output` lines keep their newlines."""
+    """The output of a run, bounded (docs/http-api.md); the lines of `output` keep their newlines."""
 
     output: Sequence[str]
     stderr: str
 
 
 class Store(Protocol):
-    """Jobs, runs, events and keys, durable once a verb returns.
+    """Jobs, runs, events and keys, durable once a method returns.
 
-    Verbs raise `StoreError` when the store itself fails. Everything that one verb does is one commit.
+    Every method raises `StoreError` if the store itself fails. Each method is one commit.
     """
 
     def add(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
     ) -> Awaitable[AddResult]:
-        """Keep a new job with its first events, unless its idempotency key is known for 24 hours.
+        """Store a new job with its first events, unless a job with its idempotency key was stored within 24 hours.
 
-        Raises `InvalidRequest` (`idempotency_mismatch`) when the key is known with another fingerprint.
-        The job that comes back has its `sequence` and `last_event`.
+        Raise `InvalidRequest` (`idempotency_mismatch`) if the key is stored with another fingerprint.
+        The returned job has its `sequence` and `last_event`.
         """
         ...
 
     async def get_replayed(self, api_key_id: str, idempotency: IdempotencyKey) -> Job | None:
-        """Give the job that this key already made; raises as `add` does."""
+        """Return the job of an earlier request with this idempotency key, or None. Raise as `add` does."""
         ...
 
     async def get(self, job_id: str) -> Job | None:
-        """Give a job with its runs, or null."""
+        """Return a job with its runs, or None."""
         ...
 
     async def list_jobs(self, job_filter: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
-        """List jobs, newest first. Raises `InvalidRequest` (`bad_cursor`)."""
+        """List jobs, newest first. Raise `InvalidRequest` (`bad_cursor`)."""
         ...
 
     async def update_job(
@@ -136,51 +136,51 @@ class Store(Protocol):
     ) -> tuple[Job, Sequence[Event]]:
         """Replace a job by `update(job)` and append events, if its state is one of `expected`.
 
-        `update` is pure and runs inside the transaction. Raises `Conflict` (`invalid_state`) when the
-        state is another, `NotFound` when the job is gone.
+        `update` is pure and runs inside the transaction. Raise `Conflict` (`invalid_state`) if the job is in
+        another state, `NotFound` if it does not exist.
         """
         ...
 
     async def append_events(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
-        """Number and keep events; they are durable when this returns. Commits are shared between callers."""
+        """Store events with their numbers; they are durable when this returns. Callers may share a commit."""
         ...
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
-        """Give the events numbered above `after`, in order."""
+        """Return the events numbered above `after`, in order."""
         ...
 
     async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
-        """Keep what a run printed."""
+        """Store the output of a run."""
         ...
 
     async def get_output(self, job_id: str) -> RunOutput | None:
-        """Give what the newest run with any output printed."""
+        """Return the output of the newest run with any, or None."""
         ...
 
     async def list_in_states(self, states: frozenset[State]) -> Sequence[Job]:
-        """Give every job in these states, in the order of acceptance."""
+        """Return every job in these states, in the order of acceptance."""
         ...
 
     async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
-        """Give ids of jobs that ended before `moment`, oldest first."""
+        """Return the ids of jobs that ended before `moment`, oldest first."""
         ...
 
     async def delete(self, job_id: str) -> bool:
-        """Forget an ended job and all that the store has of it. Raises `Conflict` when it has not ended."""
+        """Delete an ended job with its runs, events and output. Raise `Conflict` if it has not ended."""
         ...
 
     async def list_keys(self) -> Sequence[ApiKey]:
-        """Give the keys that are kept in the store."""
+        """Return the stored keys."""
         ...
 
     async def save_key(self, key: ApiKey) -> None:
-        """Keep a key; one with the same id is replaced."""
+        """Store a key; one with the same id is replaced."""
         ...
 
     async def check(self) -> None:
-        """Answer when the store can be read; for readiness."""
+        """Return if the store can be read; for readiness."""
         ...
 
     async def close(self) -> None:
-        """Commit what waits and let go of the store."""
+        """Commit the pending changes and close the store."""
         ...

@@ -12,18 +12,18 @@ from steadyhand.job import Changes, Job, JobWarning, Publish
 
 @dataclass(frozen=True, slots=True)
 class JobPaths:
-    """Where one job's files lie: `root` is `<data-dir>/jobs/<id>`; the agent owns `home config checkout` only."""
+    """The paths of one job's files: `root` is `<data-dir>/jobs/<id>`; the agent owns `home config checkout` only."""
 
     root: Path
 
     @property
     def checkout(self) -> Path:
-        """The private checkout; gone after the job."""
+        """The private checkout; removed after the job."""
         return self.root / "checkout"
 
     @property
     def home(self) -> Path:
-        """The agent's home; gone after the job."""
+        """The agent's home; removed after the job."""
         return self.root / "home"
 
     @property
@@ -33,12 +33,12 @@ class JobPaths:
 
     @property
     def artifacts(self) -> Path:
-        """What outlives the checkout; the service alone owns it."""
+        """The files that outlive the checkout; the service alone owns them."""
         return self.root / "kept"
 
     @property
     def diff(self) -> Path:
-        """The diff that `git apply` takes."""
+        """The diff, for `git apply`."""
         return self.artifacts / "changes.diff"
 
     @property
@@ -48,17 +48,17 @@ class JobPaths:
 
     @property
     def transcript(self) -> Path:
-        """The agent's own record, NDJSON."""
+        """The agent's transcript, NDJSON."""
         return self.artifacts / "transcript.jsonl"
 
     def run_output(self, run: int) -> Path:
-        """The folder of what a run printed."""
+        """Return the folder of a run's output."""
         return self.artifacts / f"run-{run}"
 
 
 @dataclass(frozen=True, slots=True)
 class AgentPaths:
-    """Where the agent sees its folders. Inside the sandbox these are the same for every job."""
+    """The folders as the agent sees them. In the sandbox they are the same for every job."""
 
     directory: Path
     home: Path
@@ -69,8 +69,8 @@ class AgentPaths:
 class OverlayLayers:
     """A checkout laid over a warm one: `lower` is shared and never written; the rest is this job's.
 
-    `image`, when there is one, is a file system of the disk limit's size that holds `upper` and `work`, which are
-    then relative to it. `owner` is who the lower's files belong to on disk.
+    `image`, if not None, is a file system of the disk limit's size that holds `upper` and `work`, which are then
+    relative to it. `owner` is the user who owns the files of `lower` on disk.
     """
 
     lower: Path
@@ -79,14 +79,14 @@ class OverlayLayers:
     owner: int
     image: Path | None = None
     change_owner: bool = False
-    """Whether what is in the image is another user's and has to be given to the run's."""
+    """True if the files in the image belong to another user and have to be changed to the run's."""
 
 
 @dataclass(frozen=True, slots=True)
 class BindMount:
-    """A file or folder of this machine that the agent sees at `at`.
+    """A file or folder of this machine that the agent sees at `target`.
 
-    `owner`, when given, is who it belongs to on disk and is shown as the run's user.
+    Files of the user `owner` on disk appear as files of the run's user.
     """
 
     source: Path
@@ -97,7 +97,7 @@ class BindMount:
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A checkout made ready for one run. `user` is the uid (and gid) the agent runs as; null is the service's.
+    """A checkout prepared for one run. `uid` is the uid (and gid) of the agent; None is the service's.
 
     With `layers` the checkout exists only where the supervisor mounts it, and `directory` is its mount point.
     """
@@ -105,10 +105,10 @@ class Checkout:
     workspace: Workspace
     paths: JobPaths
     directory: Path
-    """Where the agent works: the private checkout, or the workspace itself when in place."""
+    """The agent's working directory: the private checkout, or the workspace itself if in place."""
     home: Path
     config_dir: Path | None
-    """The CLI's config directory; null leaves it to the CLI (in place in the classic profile)."""
+    """The CLI's config directory; None leaves it to the CLI (in place in the classic profile)."""
     uid: int | None
     commit: str | None
     definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)
@@ -121,70 +121,70 @@ class Checkout:
 
     @property
     def host_paths(self) -> AgentPaths:
-        """The folders as they lie on this machine: what an agent without a sandbox sees."""
+        """The folders on this machine, which an agent without a sandbox sees."""
         return AgentPaths(self.directory, self.home, self.config_dir)
 
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """What was kept of a job's work; `changes` is null when there is no repository or no change."""
+    """The stored changes of a job; `changes` is None without a repository or a change."""
 
     changes: Changes | None
     warnings: tuple[JobWarning, ...] = ()
 
 
 class Checkouts(Protocol):
-    """Repositories made into places where an agent can work. Verbs raise `WorkspaceError`."""
+    """Creates checkouts of repositories for runs, and stores their changes. Methods raise `WorkspaceError`."""
 
     async def agent_definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
-        """Give the agent definitions that the workspace brings along, by its trust, at its ref."""
+        """Return the agent definitions of a workspace, by its trust, at its ref."""
         ...
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
-        """Make a private copy (or take the directory in place) with home, config directory and instructions.
+        """Create a private copy (or use the directory in place) with home, config directory and instructions.
 
-        A job whose run goes on (`begin` is `resume`) gets what was kept of it; of a job that let go of its checkout,
-        or of its parent, a copy is made anew with the work that was harvested and the session.
+        A resumed job (`begin` is `resume`) gets its retained checkout. If that was released, or the job continues its
+        parent, a new copy is made with the harvested changes and the session.
         """
         ...
 
     async def harvest(self, checkout: Checkout) -> Harvest:
-        """Keep the diff, the commits and the transcript, and say what changed."""
+        """Store the diff, the commits and the transcript, and return the changes."""
         ...
 
     async def release(self, checkout: Checkout) -> None:
-        """Remove the checkout and the home. Call it when nothing is alive in them."""
+        """Remove the checkout and the home. Call it when no process uses them."""
         ...
 
     async def retain(self, checkout: Checkout) -> None:
-        """Leave checkout, home and session where they are, for a later run. Call it when nothing is alive in them."""
+        """Keep checkout, home and session for a later run. Call it when no process uses them."""
         ...
 
     async def list_retained(self) -> Mapping[str, datetime]:
-        """Give the jobs whose checkout is there, running ones among them, and since when."""
+        """Return the ids of the jobs with a checkout, also of running ones, each with its time."""
         ...
 
     async def discard(self, job_id: str) -> None:
-        """Remove the checkout and the home that were kept of a job; what was harvested stays."""
+        """Remove the retained checkout and home of a job; its harvested changes stay."""
         ...
 
     async def delete_job(self, job_id: str) -> None:
-        """Remove all that is kept of a job."""
+        """Remove all files of a job."""
         ...
 
     async def apply_retention(
         self, now: datetime, max_transcript_age: timedelta | None, max_bytes: int | None
     ) -> None:
-        """Remove transcripts, sessions and printed output of that age, then the oldest of what is too much."""
+        """Remove transcripts, sessions and outputs above that age, then the oldest until the rest fits `max_bytes`."""
         ...
 
     async def remove_leftovers(self, kept_jobs: Collection[str] = ()) -> None:
-        """Remove the checkouts and homes that an earlier life of the service left, but for those of spared jobs.
+        """Remove the checkouts and homes that were left before a restart, except those of `kept_jobs`.
 
         Call it before any run.
         """
         ...
 
     def job_paths(self, job_id: str) -> JobPaths:
-        """Say where a job's files lie."""
+        """Return the paths of a job's files."""
         ...

@@ -1,4 +1,4 @@
-"""Who runs next: by priority, then in the order of acceptance; bounded."""
+"""The queue of jobs: by priority, then in the order of acceptance; bounded."""
 
 from steadyhand.queue.local import LocalQueue
 

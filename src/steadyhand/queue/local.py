@@ -1,7 +1,7 @@
 """The queue of one process, over the store.
 
-The store knows which jobs are queued; this knows their order, the slots, and who holds what. It is rebuilt at start
-by `readmit`. All of it lives on the event loop's thread: between two awaits nothing changes under a verb.
+The store has the queued jobs; the queue has their order, the slots and the claims. The worker fills it at its start
+with `requeue`. It is used on the event loop's thread only: between two awaits its state does not change.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from steadyhand.outcome import StopReason
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal, Store
 
 RETRY_AFTER_RANGE = (1, 600)
-"""The least and the most seconds that a refused caller is asked to wait."""
+"""The minimum and the maximum of `Retry-After`, in seconds."""
 
 _DEFAULT_RUN_SECONDS = 30.0
 _DURATION_SAMPLES = 32
 
 _SortKey = tuple[int, int, str]
-"""What jobs are sorted by: the higher priority, then the earlier acceptance; the id makes it unique."""
+"""The order of jobs: the higher priority, then the earlier acceptance; the id makes it unique."""
 
 
 def _sort_key(job: Job) -> _SortKey:
@@ -45,9 +45,9 @@ class _ActiveClaim:
 class LocalQueue:
     """`ports.Queue` in memory. `capacity` jobs run at once; `max_queued` more may wait.
 
-    `may_start` says whether a job would get anywhere now; `look_again` is to be called when that has changed.
-    `most_running` gives how many jobs of a key may run at once, null for as many as there are slots. `paused` admits
-    and never claims, for measuring; `clock` is a monotonic clock in seconds.
+    `can_start` returns True if a job may run now; call `recheck` when its answer changes. `running_limit` returns the
+    number of jobs of a key that may run at once, None for no limit. With `paused` jobs are accepted and never claimed,
+    for benchmarks; `clock` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LocalQueue:
         self._draining = False
         self._can_start = can_start
         self._running_limit = running_limit
-        # A line for each key that has jobs waiting, so that one at its limit is passed over by one look.
+        # One sorted list for each key with waiting jobs, so that a key at its limit is skipped in one step.
         self._waiting_by_key: dict[str, list[_SortKey]] = {}
         self._waiting: dict[str, Job] = {}
         self._free_slots = list(range(capacity))
@@ -83,10 +83,10 @@ class LocalQueue:
     async def enqueue(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
     ) -> AddResult:
-        """Store a new job and enqueue it, or raise `TryLater` (`queue_full`, `draining`)."""
+        """Store a new job and enqueue it, or raise `RetryLater` (`queue_full`, `draining`)."""
         refusal = self._refusal()
         if refusal is not None:
-            # Full or not, a repeated request gets the job that it already made.
+            # Even if the queue is full, a repeated request returns the job of the first one.
             replayed = None
             if idempotency is not None:
                 replayed = await self._store.get_replayed(job.api_key_id, idempotency)
@@ -94,9 +94,9 @@ class LocalQueue:
                 raise refusal
             return AddResult(replayed, replayed=True)
         add_task = asyncio.ensure_future(self._store.add(job, drafts, idempotency))
-        self._adding_by_key[job.api_key_id] += 1  # holds the place until the store has answered
+        self._adding_by_key[job.api_key_id] += 1  # reserves the place until the store has answered
         self._adding += 1
-        # Told by the store and not by the caller, who may be gone by then: a stored job must not be forgotten.
+        # A callback of the task, since the caller may be cancelled by then: a stored job must be queued.
         add_task.add_done_callback(partial(self._on_added, job.api_key_id))
         return await asyncio.shield(add_task)
 
@@ -122,7 +122,7 @@ class LocalQueue:
         return RetryLater(f"{reason}. Try again in {seconds} s.", retry_after=seconds)
 
     def _estimate_retry_after(self) -> int:
-        """Guess when the next running job ends: by the mean of recent runs, less how long the oldest has run."""
+        """Return an estimate of the seconds until a job ends: the mean of recent runs less the oldest run's time."""
         mean = sum(self._durations) / len(self._durations) if self._durations else _DEFAULT_RUN_SECONDS
         now = self._clock()
         oldest = max((now - claim.claimed_at for claim in self._active_claims.values()), default=0.0)
@@ -130,7 +130,7 @@ class LocalQueue:
         return max(minimum, min(maximum, math.ceil(mean - oldest)))
 
     async def requeue(self, job: Job) -> None:
-        """Enqueue a stored job in the place that its priority and acceptance give it."""
+        """Enqueue a stored job by its priority and its acceptance."""
         self._enqueue(job)
 
     def _enqueue(self, job: Job) -> None:
@@ -149,9 +149,9 @@ class LocalQueue:
         return job
 
     async def claim(self) -> Claim:
-        """Wait for the next job and a free slot, and take both, the lowest slot first."""
+        """Wait for the next job and a free slot, the lowest first, and return a claim of both."""
         while True:
-            # Taking needs no await, so a cancelled caller has either nothing or all of it.
+            # No await between the job and the slot, so a cancelled caller holds neither.
             claim = self._try_claim()
             if claim is not None:
                 return claim
@@ -169,9 +169,9 @@ class LocalQueue:
         return claim
 
     def _next_startable(self) -> _SortKey | None:
-        """Give the first place whose job may run now."""
-        # A job that was retried while its old run is being put away waits until that run is done.
-        active_job_ids = {held.claim.job.id for held in self._active_claims.values()}
+        """Return the sort key of the first job that may run now, or None."""
+        # A job that is retried while its old run is not released yet waits until then.
+        active_job_ids = {active.claim.job.id for active in self._active_claims.values()}
         running = self._running_by_key()
         candidates = (
             next(
@@ -188,19 +188,19 @@ class LocalQueue:
         return min((sort_key for sort_key in candidates if sort_key is not None), default=None)
 
     def _is_startable(self, sort_key: _SortKey, active_job_ids: set[str]) -> bool:
-        """Say whether nothing but a slot is missing; the job that this one goes on with has to have ended."""
+        """Return True if a job needs only a slot to start; the job that it continues must have ended."""
         job = self._waiting[sort_key[2]]
         parent = None if job.run else job.parent_job_id
         parent_ended = parent is None or (parent not in self._waiting and parent not in active_job_ids)
         return parent_ended and self._can_start(job)
 
     def _running_by_key(self) -> Counter[str]:
-        return Counter(held.claim.job.api_key_id for held in self._active_claims.values())
+        return Counter(active.claim.job.api_key_id for active in self._active_claims.values())
 
     def mark_ending(self, job_id: str) -> None:
-        """Count the slot of a held job as free from here on; it is claimed anew only when it is given back."""
+        """Count the slot of a claimed job as free from now on; it is claimed again only after `release`."""
         self._ending_slots.update(
-            slot for slot, held in self._active_claims.items() if held.claim.job.id == job_id
+            slot for slot, active in self._active_claims.items() if active.claim.job.id == job_id
         )
 
     @property
@@ -208,7 +208,7 @@ class LocalQueue:
         return len(self._active_claims) - len(self._ending_slots)
 
     async def release(self, claim: Claim) -> None:
-        """Give the slot back; harmless when it was given back already."""
+        """Release the slot; a repeat is harmless."""
         active = self._active_claims.get(claim.slot)
         if active is None or active.claim is not claim:
             return
@@ -221,7 +221,7 @@ class LocalQueue:
     async def cancel(
         self, job_id: str, reason: StopReason = StopReason.CANCEL
     ) -> Literal["withdrawn", "stopping", "unknown"]:
-        """Take a job out of the queue, or ask its run to stop."""
+        """Remove a job from the queue, or request its run to stop."""
         if self._remove(job_id) is not None:
             return "withdrawn"
         for active in self._active_claims.values():
@@ -231,12 +231,12 @@ class LocalQueue:
         return "unknown"
 
     async def list_expired(self, now: datetime) -> Sequence[str]:
-        """Give ids of queued jobs that have waited longer than they are good for, next first."""
+        """Return the ids of queued jobs that have waited longer than their `expires_in_seconds`, the next first."""
         sort_keys = heapq.merge(*self._waiting_by_key.values())
         return [job_id for _, _, job_id in sort_keys if _is_expired(self._waiting[job_id], now)]
 
     def position(self, job_id: str) -> int | None:
-        """Give a queued job's place, 1 being next."""
+        """Return the position of a queued job, 1 for the next one; None if it is not queued."""
         job = self._waiting.get(job_id)
         if job is None:
             return None
@@ -244,11 +244,11 @@ class LocalQueue:
         return sum(bisect_left(waiting, sort_key) for waiting in self._waiting_by_key.values()) + 1
 
     def load(self) -> QueueLoad:
-        """Say how full it is; a job on its way into the store counts as queued."""
+        """Return the load; a job that is not stored yet counts as queued."""
         return QueueLoad(self._active, len(self._waiting) + self._adding, self._capacity)
 
     def backlog(self, key_id: str) -> KeyBacklog:
-        """Say what a key has in it; a slot whose job's end is told counts as free."""
+        """Return the backlog of a key; the slot of an ending job counts as free."""
         waiting = len(self._waiting_by_key.get(key_id, ())) + self._adding_by_key.get(key_id, 0)
         startable = self._capacity - self._active
         limit = self._running_limit(key_id)
@@ -258,20 +258,20 @@ class LocalQueue:
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
     def recheck(self) -> None:
-        """Ask anew which of the waiting jobs may start."""
+        """Check again which of the waiting jobs may start."""
         self._wake_claimers()
 
     def drain(self) -> None:
-        """Admit and claim nothing more; what waits stays queued in the store."""
+        """Accept and claim no more jobs; waiting jobs stay queued in the store."""
         self._draining = True
 
     def stop_all(self, reason: StopReason) -> None:
-        """Ask every run that is held here to stop."""
+        """Request every claimed run to stop."""
         for active in self._active_claims.values():
             active.claim.stop.request(reason)
 
     def _wake_claimers(self) -> None:
-        """Wake every claimer to look again; each looks before it waits, so none misses this."""
+        """Wake every waiting `claim`; each one checks before it waits, so none misses the change."""
         self._changed.set()
         self._changed = asyncio.Event()
 

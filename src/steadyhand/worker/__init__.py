@@ -1,4 +1,4 @@
-"""Claims jobs and runs them: check out, run, judge, keep; drains on the way out and recovers on the way in."""
+"""The worker: it claims jobs and runs them, recovers them at its start, and drains at its stop."""
 
 from steadyhand.worker.parked import ParkedJobs
 from steadyhand.worker.run_executor import WorkerConfig, WorkerDeps

@@ -1,4 +1,4 @@
-"""What a job has of those before it in its session: the one that it goes on with, and the files of their turns."""
+"""The jobs before a job in its session: the one that it continues, and the files of their turns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,15 +7,15 @@ from steadyhand.job import Job
 from steadyhand.ports import Checkouts, Store
 
 MAX_ANCESTORS = 100
-"""How many jobs back files are looked for, and a session."""
+"""The maximum number of earlier jobs in which files and a session are looked for."""
 MAX_FILE_CHARACTERS = 64 * 1024 * 1024
-"""How large the files of earlier turns may be together, in base64; the newest ones are taken."""
+"""The maximum size of the files of earlier turns together, in base64; the newest ones are used."""
 
 
 async def find_parent(store: Store, checkouts: Checkouts, job: Job) -> Job | None:
-    """Give the job that this one goes on with, as it ended: it may have run only since this one was accepted.
+    """Return the job that this one continues, read anew: it may have run after this one was accepted.
 
-    One that never ran has left no session; then it is the one that it would have gone on with itself.
+    If that job never ran it has no session; then return the nearest ancestor with one.
     """
     ancestor = parent = await _get_parent(store, job)
     for _ in range(MAX_ANCESTORS):
@@ -26,7 +26,7 @@ async def find_parent(store: Store, checkouts: Checkouts, job: Job) -> Job | Non
 
 
 async def find_earlier_files(store: Store, job: Job) -> tuple[Mapping[str, Any], ...]:
-    """Give the files that came with turns before this job's own; the history that came with a job has them all."""
+    """Return the files of the turns before this job's own; a job with a history has all of them in it."""
     files: list[Mapping[str, Any]] = []
     size, current = 0, job
     for _ in range(MAX_ANCESTORS):

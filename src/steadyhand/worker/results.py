@@ -1,4 +1,4 @@
-"""How a job changes when a run of it ends. Pure."""
+"""Changes of a job at the end of a run. Pure."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,21 +12,21 @@ from steadyhand.ports import Harvest, RunReport, TokenCounts, UsageTotal
 from steadyhand.retry import elapsed_seconds, recovery_start_mode
 
 MAX_COST_DIFFERENCE_PERCENT = 5
-"""How far the agent's own figure may be from what was counted before the job says so."""
+"""The maximum difference between the reported and the counted cost without a warning."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run came to: what its agent said of itself, and what the gateway knows of it, if it went through one."""
+    """The result of a run: the runner's report, and the gateway's usage if it made calls through one."""
 
     report: RunReport
     usage: UsageTotal | None = None
     rate_limited_until: datetime | None = None
-    """Until when the model's rate limit turned the run away, if that is what stopped it."""
+    """The end of the model's rate limit, if that stopped the run."""
 
 
 def update_newest_run(job: Job, **values: Any) -> Job:
-    """Give a job with its newest run changed."""
+    """Return a job with its newest run changed."""
     return replace(job, runs=(*job.runs[:-1], replace(job.runs[-1], **values)))
 
 
@@ -39,7 +39,7 @@ def ended_job(
     harvest: Harvest | None,
     planned: bool,
 ) -> Job:
-    """Give a job as it stands when it, or its run, has come to this; `planned` is false after a crash."""
+    """Return a job ended with this outcome; `planned` is False after a crash."""
     target = OUTCOMES[outcome.type].state
     changed = replace(
         job,
@@ -65,7 +65,7 @@ def ended_job(
 def parked_job(
     job: Job, until: datetime, outcome: Outcome, now: datetime, *, result: RunResult, harvest: Harvest
 ) -> Job:
-    """Give a job that waits for the model's rate limit; its next run goes on where this one stopped."""
+    """Return a job parked for the model's rate limit; its next run resumes this one."""
     changed = update_newest_run(
         replace(
             job,
@@ -81,19 +81,19 @@ def parked_job(
         finished_at=now,
         exit_code=result.report.evidence.exit_code,
     )
-    # Its answer is how the CLI words the refusal; the job has none yet.
+    # The answer of this run is the CLI's text of the refusal; the job has no answer yet.
     return replace(
         with_run_result(changed, result), answer=job.answer, structured_output=job.structured_output
     )
 
 
 def unparked_job(job: Job, now: datetime) -> Job:
-    """Give a parked job queued again."""
+    """Return a parked job queued again."""
     return replace(job, state=transition(job.state, State.QUEUED), queued_at=now, parked_until=None)
 
 
 def with_run_result(job: Job, run_result: RunResult) -> Job:
-    """Give a job with what its newest run came to; what the gateway counted outweighs what the agent said."""
+    """Return a job with the result of its newest run; counted usage wins over reported usage."""
     report, result = run_result.report, run_result.report.evidence.result
     job = replace(job, session_id=report.session_id or job.session_id)
     if result is not None:
@@ -109,7 +109,7 @@ def with_run_result(job: Job, run_result: RunResult) -> Job:
 
 
 def with_counted_usage(job: Job, total: UsageTotal, turns: int) -> Job:
-    """Give a job with what was counted of a run of it."""
+    """Return a job with the counted usage of a run added."""
     cost = replace(
         job.cost,
         micros=job.cost.micros + total.micros,
@@ -130,7 +130,7 @@ def _with_reported_cost(cost: Cost, result: AgentResult | None) -> Cost:
 
 
 def usage_from_tokens(tokens: TokenCounts, turns: int) -> Usage:
-    """Give counted tokens as a job shows them."""
+    """Return counted tokens as the usage of a job."""
     return Usage(
         input_tokens=tokens.input,
         output_tokens=tokens.output,
@@ -141,7 +141,7 @@ def usage_from_tokens(tokens: TokenCounts, turns: int) -> Usage:
 
 
 def cost_difference_warning(run_result: RunResult) -> JobWarning | None:
-    """Say so when what the agent says that it cost is not what was counted."""
+    """Return a warning if the reported cost differs from the counted cost, else None."""
     result, counted = run_result.report.evidence.result, run_result.usage
     if counted is None or result is None or result.cost_micros is None or not counted.complete:
         return None

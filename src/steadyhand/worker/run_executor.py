@@ -392,7 +392,7 @@ class RunExecutor:
         except (WorkspaceError, TimeoutError) as error:
             self._log.warning("harvest.failed", error=str(error))
             return Harvest(
-                None, (JobWarning(WarningCode.HARVEST_FAILED, "What the agent changed could not be kept."),)
+                None, (JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept."),)
             )
 
     async def _release(self, checkout: Checkout) -> None:

@@ -1,4 +1,4 @@
-"""Waiting for work that somebody may stop."""
+"""Waits that a stop signal can end."""
 
 import asyncio
 from collections.abc import Awaitable, Coroutine
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 async def catch_run_error(work: Awaitable[_T]) -> _T | RunError:
-    """Give what the work comes to, its `RunError` as a value: a task group would wrap it."""
+    """Return the result of the work, or its `RunError` as a value: a task group would wrap the error."""
     try:
         return await work
     except RunError as error:
@@ -19,7 +19,7 @@ async def catch_run_error(work: Awaitable[_T]) -> _T | RunError:
 
 
 async def run_until_stopped(work: Coroutine[Any, Any, _T], stop: StopSignal) -> _T | None:
-    """Give what the work comes to, or null when a stop is asked for first; the work is then cancelled."""
+    """Return the result of the work, or None if a stop is requested first; the work is then cancelled."""
     async with asyncio.TaskGroup() as group:
         task = group.create_task(catch_run_error(work))
         stop_request = group.create_task(stop.wait())

@@ -1,4 +1,4 @@
-"""The life of a node: it claims jobs, recovers on the way in, tidies in between, and drains on the way out."""
+"""The worker of a node: recovery at its start, claims and maintenance, drain at its stop."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ _PAGE_SIZE = 200
 
 
 class Worker:
-    """Runs the jobs that the queue hands out, each in a task of its own."""
+    """Claims jobs from the queue and runs each in a task of its own."""
 
     def __init__(self, deps: WorkerDeps) -> None:
         self._deps = deps
@@ -36,10 +36,10 @@ class Worker:
         self._idle.set()
         self._log = structlog.get_logger("steadyhand.worker")
 
-    # --- the way in ------------------------------------------------------------------------
+    # --- recovery --------------------------------------------------------------------------
 
     async def recover(self) -> None:
-        """Put right what an earlier life left: its runs are `interrupted`, its queue waits again."""
+        """Recover after a stop or a crash: end unfinished runs as `interrupted` and fill the queue."""
         for job in await self._store.list_in_states(RUNNING):
             run = job.runs[-1] if job.runs else None
             if run is not None and run.supervisor is not None and run.supervisor_started is not None:
@@ -58,7 +58,7 @@ class Worker:
             await self._queue.requeue(job)
 
     async def _jobs_to_recover(self) -> list[Job]:
-        """Give the interrupted jobs that wait for this start, oldest first."""
+        """Return the interrupted jobs that this start queues again, oldest first."""
         jobs: list[Job] = []
         job_filter, cursor = JobFilter(states=frozenset({State.INTERRUPTED})), None
         while True:
@@ -77,7 +77,7 @@ class Worker:
         self._log.info("job.taken_up", job=job.id, begin=start_mode)
 
     async def _resumable_job_ids(self) -> set[str]:
-        """Give the jobs in whose checkout a run may go on."""
+        """Return the ids of the jobs whose retained checkout a run may resume."""
         job_ids = set()
         for job_id in await self._checkouts.list_retained():
             job = await self._store.get(job_id)
@@ -85,10 +85,10 @@ class Worker:
                 job_ids.add(job_id)
         return job_ids
 
-    # --- in between ------------------------------------------------------------------------
+    # --- operation -------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Claim and run until cancelled."""
+        """Claim and run jobs until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._maintain(), name="tidy")
             while True:
@@ -128,17 +128,17 @@ class Worker:
                     await self._executor.end_job(job, Outcome(OutcomeType.EXPIRED), expected=QUEUED)
 
     async def _unpark(self) -> None:
-        """Queue the jobs whose wait for the model is over; one that has waited for too long ends."""
+        """Queue the parked jobs whose wait is over; end those that have waited too long."""
         now = self._clock()
         for job_id in self._deps.parked.pop_due(now):
             job = await self._store.get(job_id)
             if job is None or job.state is not State.PARKED:
-                continue  # it was cancelled, or deleted after that
+                continue  # it was cancelled, and perhaps deleted
             if now >= park_deadline(job):
-                verdict = Outcome(
-                    OutcomeType.TIMEOUT, f"The model's rate limit held it up for {MAX_PARKED.days} days."
+                outcome = Outcome(
+                    OutcomeType.TIMEOUT, f"The job waited {MAX_PARKED.days} days for the model's rate limit."
                 )
-                await self._executor.end_job(job, verdict, expected=PARKED)
+                await self._executor.end_job(job, outcome, expected=PARKED)
                 continue
             drafts = [
                 EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason="the wait is over"))
@@ -149,7 +149,7 @@ class Worker:
             await self._queue.requeue(job)
 
     async def _discard_old_checkouts(self) -> None:
-        """Drop the checkouts of ended jobs that have waited long enough for a run to go on in them."""
+        """Remove the retained checkouts of ended jobs that are too old or not resumable."""
         max_age = self._deps.config.keep_checkouts
         if max_age is None:
             return
@@ -170,10 +170,10 @@ class Worker:
             await self._checkouts.delete_job(job_id)
             await self._store.delete(job_id)
 
-    # --- the way out -----------------------------------------------------------------------
+    # --- shutdown --------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Claim nothing more; let runs end by themselves for the grace period, then stop them."""
+        """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them."""
         self._queue.drain()
         await self._until_idle(self._deps.config.drain_seconds)
         if self._active:

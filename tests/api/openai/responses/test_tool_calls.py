@@ -185,7 +185,7 @@ def test_the_same_outputs_again_give_the_same_response_and_others_are_stale(
     calls = calls_of(first)
     second = answer(client, outputs(calls, "sun", "rain"), previous_response_id=first["id"])
     assert answer(client, outputs(calls, "sun", "rain"), previous_response_id=first["id"]) == second
-    assert "any more" in refused(ask(client, outputs(calls, "sun", "hail")))
+    assert "no longer waits" in refused(ask(client, outputs(calls, "sun", "hail")))
     assert asking.results == [["sun", "rain"]]
 
 
