@@ -44,10 +44,10 @@ ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "interr
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
 _RESPONSE_TIMEOUT_SECONDS = 60.0
-_STREAM_READ_TIMEOUT_SECONDS = 35.0  # the service says something on a stream at least every 10 s
+_STREAM_READ_TIMEOUT_SECONDS = 35.0  # the service sends bytes on a stream at least every 10 s
 _MAX_PREFER_WAIT_SECONDS = 30  # of one `Prefer: wait`; the service takes up to 60
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 2.0
-_STABLE_STREAM_SECONDS = 1.0  # a stream that held this long was a good one
+_STABLE_STREAM_SECONDS = 1.0  # a stream that lasted this long was a good one
 _MAX_LINE_BYTES = 32 * 1024 * 1024
 
 _ERROR_BY_STATUS: Mapping[int, type[CallerError]] = {
@@ -94,7 +94,7 @@ class Client:
             base_url=self.base_url,
             headers=headers,
             timeout=httpx2.Timeout(_RESPONSE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS),
-            trust_env=not self.local,  # a proxy has no business between this machine and itself
+            trust_env=not self.local,  # no proxy between this machine and itself
         )
 
     def __enter__(self) -> Self:
@@ -112,7 +112,7 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    # --- asking for work -------------------------------------------------------------------
+    # --- submitting and changing jobs ------------------------------------------------------
 
     def submit(self, prompt: str, *, idempotency_key: str | None = None, **fields: Any) -> dict[str, Any]:
         """Submit a job and return it as accepted; `fields` are those of `POST /v1/jobs`, without those that are `None`.
@@ -126,7 +126,7 @@ class Client:
             return self._request_json("POST", "/v1/jobs", json=body, headers=headers)
         except ServiceUnreachable as error:
             if isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | None):
-                raise  # nobody heard it the first time
+                raise  # the service did not get the first request
             return self._request_json("POST", "/v1/jobs", json=body, headers=headers)
 
     def retry(self, job_id: str, *, after_run: int | None = None) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Client:
         """Delete an ended job and all its files."""
         self._request("DELETE", f"/v1/jobs/{_job_path_segment(job_id)}")
 
-    # --- looking ---------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------------
 
     def get(self, job_id: str) -> dict[str, Any]:
         """Return a job."""
@@ -171,7 +171,7 @@ class Client:
                 if deadline is None
                 else min(_MAX_PREFER_WAIT_SECONDS, deadline - time.monotonic())
             )
-            # Whole seconds only, so the last stretch of a short wait is spent in small looks.
+            # Whole seconds only, so the rest of a short wait is polled.
             prefer = {"prefer": f"wait={int(remaining)}"} if remaining >= 1 else {}
             try:
                 job = self._request_json("GET", f"/v1/jobs/{_job_path_segment(job_id)}", headers=prefer)
@@ -225,7 +225,7 @@ class Client:
         position = _StreamPosition(after)
         while not position.ended:
             first_contact, position.opened_at = not self._has_connected, None
-            stream_error = ServiceUnreachable("The stream of events broke off again and again.")
+            stream_error = ServiceUnreachable("The stream of events ended early several times.")
             try:
                 for event in self._stream_events(job_id, position):
                     backoff.reset(self._reconnect_seconds)
@@ -235,7 +235,7 @@ class Client:
             if position.opened_at is not None and (
                 first_contact or time.monotonic() - position.opened_at > _STABLE_STREAM_SECONDS
             ):
-                backoff.reset(self._reconnect_seconds)  # it was there, though nothing happened
+                backoff.reset(self._reconnect_seconds)  # the service answered, though nothing happened
             if not position.ended:
                 backoff.sleep_or_raise(stream_error)
 
@@ -282,7 +282,7 @@ class Client:
                 return rows
             query["cursor"] = page.get("next_cursor")
 
-    # --- underneath ------------------------------------------------------------------------
+    # --- HTTP ------------------------------------------------------------------------------
 
     def _request_json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         response = self._request(method, path, **options)
@@ -299,8 +299,11 @@ class Client:
             response = self._http.request(method, path, **options)
         except httpx2.HTTPError as error:
             raise self._unreachable_error(error) from error
-        except (TypeError, ValueError) as error:  # NaN, a lone surrogate, what JSON has no word for
-            raise InvalidRequest("The request holds something that JSON cannot say.") from error
+        except (
+            TypeError,
+            ValueError,
+        ) as error:  # NaN, a lone surrogate, or another value without a form in JSON
+            raise InvalidRequest("The request contains a value that JSON cannot represent.") from error
         if not response.is_success:
             raise self._parse_error(response)
         self._has_connected = True
@@ -350,7 +353,7 @@ class Client:
 
     def _bad_answer_error(self, status: int) -> ServiceUnreachable:
         return ServiceUnreachable(
-            f"{self.base_url} answered {status} with something that is not Steadyhand's.", code="bad_answer"
+            f"{self.base_url} answered {status} with a body that is not Steadyhand's.", code="bad_answer"
         )
 
     def _parse_error(self, response: httpx2.Response) -> SteadyhandError:
@@ -419,7 +422,7 @@ def _parse_sse(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
                 event = json.loads(b"\n".join(data))
             except (ValueError, RecursionError) as error:
                 raise ServiceUnreachable(
-                    "The stream of events held something unreadable.", code="bad_answer"
+                    "The stream of events contains an unreadable line.", code="bad_answer"
                 ) from error
             data.clear()
             if isinstance(event, dict):
@@ -439,7 +442,9 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
             partial.append(remainder)
             size += len(remainder)
         if size > _MAX_LINE_BYTES:
-            raise ServiceUnreachable("The stream of events held a line without end.", code="bad_answer")
+            raise ServiceUnreachable(
+                "The stream of events contains a line that is too long.", code="bad_answer"
+            )
 
 
 def _is_final_event(event: Mapping[str, Any]) -> bool:
@@ -481,7 +486,7 @@ def _key_path_segment(key_id: str) -> str:
 
 def _validate_token(token: str) -> str:
     if not token.isascii() or not token.isprintable():
-        raise InvalidRequest("The key holds characters that no key has.")
+        raise InvalidRequest("The key contains characters that no key has.")
     return token
 
 

@@ -223,7 +223,7 @@ def test_a_key_s_life_on_a_real_service(live: CommandLine, real_service: RealSer
     assert live("keys", "list", STEADYHAND_TOKEN=first).code == 4
     assert "night" in live("keys", "list").out
     rotated = live("keys", "rotate", "night", "--grace", "600")
-    assert "is good until" in rotated.err
+    assert "is valid until" in rotated.err
     second = rotated.out.strip()
     assert [live("jobs", STEADYHAND_TOKEN=each).code for each in (first, second)] == [0, 0]
     assert live("keys", "revoke", "night").code == 0

@@ -91,7 +91,7 @@ def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_pat
         ("[service]\nconcurrency = 0", "service.concurrency (steadyhand.toml): Input should be greater"),
         ("[defaults]\nbudget_usd = nan", "defaults.budget_usd"),
         ("[retention]\njobs = 'soon'", "is not a duration such as 90d"),
-        ("[agents.'../x']\nmodel = 'x'", "is not a name"),
+        ("[agents.'../x']\nmodel = 'x'", "is not a valid name"),
         ("[agents.a]\nworkspace = 'nowhere'", "there is no workspace 'nowhere'"),
         ("service = 3\n", "service"),
         ("= broken", "could not be read"),
@@ -107,7 +107,7 @@ def test_a_wrong_setting_stops_the_start_and_says_which_and_what_is_near(
 
 def test_an_unknown_name_in_the_environment_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="STEADYHAND_CONCURENCY is no setting; did you mean STEADYHAND_CONCURRENCY"
+        ConfigError, match="STEADYHAND_CONCURENCY is not a setting; did you mean STEADYHAND_CONCURRENCY"
     ):
         read(tmp_path, STEADYHAND_CONCURENCY="3")
     with pytest.raises(ConfigError, match="did you mean concurrency"):

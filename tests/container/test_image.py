@@ -105,6 +105,6 @@ def test_with_the_paths_that_engines_cover_the_sealed_service_refuses_and_names_
     covered = service("compose.yaml").without("systempaths=unconfined")
     with container(image, covered, scratch) as running:
         assert running.process.wait(60) != 0
-        assert "Agents cannot be sealed off here" in running.log
+        assert "Agents cannot run in a sandbox here" in running.log
         assert "systempaths=unconfined" in running.log
         assert "STEADYHAND_ISOLATION=none" in running.log

@@ -116,7 +116,10 @@ def test_a_limit_that_nobody_would_hold_stops_the_start(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, LIMITED, STEADYHAND_PROFILE="classic", API_BEARER_TOKEN="x")
     with pytest.raises(ConfigError) as refused:
         create_gateway(settings, MemoryLedger(), sandboxed=False, clock=utc_now)
-    assert "limits.service_per_day_usd, agents.a.budget_per_day_usd: nobody holds this" in str(refused.value)
+    assert (
+        "limits.service_per_day_usd, agents.a.budget_per_day_usd: only the gateway can enforce this"
+        in str(refused.value)
+    )
     assert "STEADYHAND_ISOLATION=bwrap" in str(refused.value)
     assert create_gateway(settings, MemoryLedger(), sandboxed=True, clock=utc_now) is not None
     plain = settings_of(tmp_path, STEADYHAND_PROFILE="classic", API_BEARER_TOKEN="x")

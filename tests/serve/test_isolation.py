@@ -79,7 +79,7 @@ def test_a_machine_without_a_filter_of_system_calls_is_refused(
     monkeypatch.setattr("steadyhand.sandbox.seccomp.build_filter", lambda: b"")
     with pytest.raises(ConfigError) as caught:
         level(settings_of(world_dir, standin), standin)
-    assert "no filter of system calls is known for" in caught.value.detail
+    assert "there is no system call filter for" in caught.value.detail
     assert "STEADYHAND_ISOLATION=none" in caught.value.detail
 
 
@@ -345,9 +345,9 @@ def test_doctor_says_the_level_the_limits_the_checkouts_and_what_each_agent_is_g
     """
     found = looked_at(settings_of(world_dir, standin, text), standin)
     assert found["isolation"].ok
-    assert "system calls filtered" in found["isolation"].detail
+    assert "system calls are filtered" in found["isolation"].detail
     assert found["limits"].detail
-    assert found["checkouts"].detail == "laid over a warm checkout of their commit (overlay)"
+    assert found["checkouts"].detail == "overlays over a warm checkout of their commit"
     agent = found["agent a"]
     assert f"environment: REGION; secrets: {key}, /nowhere/key; egress: levels.example.org" == agent.detail
     assert not agent.ok
@@ -361,9 +361,14 @@ def test_without_an_overlay_doctor_says_why_and_what_checkouts_are_instead() -> 
     shared = describe_checkouts(
         IsolationLevel(NoSandbox(), no_overlay_reason="the service is not root", shares_objects=True)
     )
-    assert shared == "clones that share the mirror's objects, as there is no overlay: the service is not root"
+    assert (
+        shared
+        == "clones that share the mirror's objects, because overlays do not work: the service is not root"
+    )
     copied = describe_checkouts(IsolationLevel(NoSandbox(), no_overlay_reason="the service may not mount"))
-    assert copied == "clones with a copy of all objects, as there is no overlay: the service may not mount"
+    assert (
+        copied == "clones with a copy of all objects, because overlays do not work: the service may not mount"
+    )
 
 
 def test_doctor_says_why_there_is_no_sandbox_and_what_to_do(world_dir: Path, standin: Path) -> None:

@@ -62,7 +62,7 @@ class _CommandGroup(TyperGroup):
             print_error(error)
             code = exit_code_for_error(error)
         except BrokenPipeError:
-            # The reader has gone (`steadyhand jobs | head -1`): nobody is left to tell. What Python still
+            # The reader has gone (`steadyhand jobs | head -1`): no error is printed. The text that Python still
             # holds for stdout must not fail again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = ExitCode.COMPLETED

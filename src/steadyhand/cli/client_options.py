@@ -86,7 +86,7 @@ def resolve_workspace(repo: str | None, workspace: str | None) -> tuple[str | No
     `repo` is a path or a URL; `workspace` is a name unless it looks like one of those. Paths become absolute.
     """
     if repo is not None and workspace is not None:
-        raise InvalidRequest("Give --repo or --workspace, not both.")
+        raise InvalidRequest("Use --repo or --workspace, not both.")
     source = repo if repo is not None else workspace
     if source is None:
         return None, False
@@ -105,7 +105,7 @@ def reject_remote_path(client: Client, workspace: str, *, is_path: bool) -> None
     if is_path and not client.local:
         raise InvalidRequest(
             f"{one_line(workspace)} is a path on this machine, and {client.base_url} runs on another, where it means "
-            "something else or nothing. Give the repository's URL or the name of one of its workspaces."
+            "something else or nothing. Use the repository's URL or the name of one of its workspaces."
         )
 
 

@@ -73,7 +73,7 @@ def _play_demo(console: Console, root: Path) -> dict[str, Any]:
     tests_pass, output = _run_test(repository)
     _print_output(console, output)
     if tests_pass:
-        raise DemoFailed("the test of the example was to fail at first, and passes.")
+        raise DemoFailed("the test of the example passes at first, but it must fail.")
     with ExitStack() as stack:
         environment = _service_environment(console, stack, root)
         _print_step(console, 3, "The service, in a process of its own")
@@ -111,12 +111,12 @@ def _run_job(console: Console, client: Client, repository: Path) -> dict[str, An
     console.print(summary_line(job))
     if job.get("state") != "completed":
         raise DemoFailed(f"the job ended as {one_line(job.get('state'), 20)}.")
-    _print_step(console, 5, "What it changed, and that applied to the repository")
+    _print_step(console, 5, "Its changes, applied to the repository")
     diff = client.diff(job_id)
     console.print(diff_text(diff.decode("utf-8", "replace")))
     code, output = _run_command(["git", "apply", "-"], repository, stdin=diff)
     if code != 0:
-        raise DemoFailed(f"git did not take the diff: {one_line(output)}")
+        raise DemoFailed(f"git could not apply the diff: {one_line(output)}")
     console.print(Text("  git apply: done", style="dim"))
     return job
 
@@ -146,7 +146,7 @@ def _describe_isolation(environment: Mapping[str, str]) -> str:
     """Return a description of the agent's isolation; a service that cannot offer it does not start."""
     if environment.get("STEADYHAND_ISOLATION", ServiceTable().isolation) == "none":
         return "isolation none, as asked for: the agent shares this machine"
-    return "isolation bwrap: the agent is sealed off with its checkout, and its only way out is to the model"
+    return "isolation bwrap: the agent runs in a sandbox with its checkout and reaches only the model"
 
 
 def _program_name() -> str:
@@ -161,7 +161,7 @@ def _program_name() -> str:
 def _create_directory() -> Path:
     root = Path(tempfile.mkdtemp(prefix="steadyhand-demo-"))
     if os.geteuid() == 0:
-        root.chmod(0o755)  # agents run as another user then, and have to come through
+        root.chmod(0o755)  # agents run as another user then and must enter it
     return root
 
 
@@ -224,7 +224,7 @@ def _read_address(process: "subprocess.Popen[bytes]") -> str:
         received += chunk
     address = received.split(b"\n")[0].decode("utf-8", "replace").rsplit(" ", 1)[-1]
     if not address.startswith("http://"):
-        raise DemoFailed(f"the service said {one_line(address)} in place of its address.")
+        raise DemoFailed(f"the service printed {one_line(address)} instead of its address.")
     return address
 
 

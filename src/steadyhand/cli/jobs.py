@@ -81,7 +81,7 @@ def wait(
 def logs(
     job: JobId,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job has ended.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only events numbered above this.")] = 0,
     exit_status: ExitStatus = False,
     server: Server = None,
@@ -136,10 +136,15 @@ def retry(
 @app.command()
 def resume(
     job: JobId,
-    prompt: Annotated[str | None, typer.Argument(help="Said to the agent in place of going on.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt of the new run; else a request to continue.")
+    ] = None,
     *,
     budget: Annotated[
-        float | None, typer.Option("--budget", min=0.000001, help="US dollars for the job in all.")
+        float | None,
+        typer.Option(
+            "--budget", min=0.000001, help="The new budget of the job in dollars, for all its runs."
+        ),
     ] = None,
     after_run: Annotated[
         int | None, typer.Option(min=1, help="Only if this is still the newest run; makes a repeat harmless.")
@@ -190,7 +195,7 @@ def _diff_or_empty(client: Client, job_id: str) -> bytes:
     try:
         return client.diff(job_id)
     except NotFound:
-        job = client.get(job_id)  # raises the same when it is the job that is not there
+        job = client.get(job_id)  # raises NotFound too if the job does not exist
         if job.get("changes"):
             raise
         return b""

@@ -14,7 +14,7 @@ from steadyhand.cli.tables import keys_table
 from steadyhand.client import Client
 from steadyhand.errors import InvalidRequest, NotFound
 
-keys = typer.Typer(help="Make, list, revoke and rotate the keys of the service.", no_args_is_help=True)
+keys = typer.Typer(help="Create, list, revoke and rotate the keys of the service.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
 Key = Annotated[
@@ -24,12 +24,12 @@ Key = Annotated[
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="For people to tell the key by.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the key, for people.")],
     *,
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="What it may do: submit, read, cancel (the default are these three), read:all, workspace:any, "
+            help="The scopes: submit, read, cancel (the default are these three), read:all, workspace:any, "
             "admin; may be repeated."
         ),
     ] = None,
@@ -39,7 +39,7 @@ def create(
     workspace: Annotated[
         list[str] | None, typer.Option(help="Only this workspace; may be repeated.", metavar="NAME")
     ] = None,
-    per_minute: Annotated[int | None, typer.Option(help="Requests for work in any minute.")] = None,
+    per_minute: Annotated[int | None, typer.Option(help="Submissions in any minute.")] = None,
     running: Annotated[int | None, typer.Option(help="Jobs that run at once; others wait.")] = None,
     queued: Annotated[int | None, typer.Option(help="Jobs that may wait; more are refused.")] = None,
     day: Annotated[
@@ -70,7 +70,7 @@ def create(
 @keys.command("list")
 def list_keys(
     *,
-    every: Annotated[bool, typer.Option("--all", help="Those that were revoked too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also revoked keys.")] = False,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
@@ -98,7 +98,7 @@ def rotate(
     key: Key,
     *,
     grace: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="For how long the old secret stays good.")
+        float, typer.Option(min=0, metavar="SECONDS", help="For how long the old secret stays valid.")
     ] = 0,
     server: Server = None,
     as_json: AsJson = False,
@@ -117,7 +117,7 @@ def _print_secret(output: CommandOutput, key: Mapping[str, Any], *, as_json: boo
     output.print_text(str(key.get("secret", "")))
     output.print_note(f"{_key_label(key)}: keep it now, it is not shown again.", "dim")
     if key.get("former_secret_until") is not None:
-        output.print_note(f"The old one is good until {one_line(key['former_secret_until'], 40)}.", "dim")
+        output.print_note(f"The old one is valid until {one_line(key['former_secret_until'], 40)}.", "dim")
 
 
 def _key_label(key: Mapping[str, Any]) -> str:

@@ -171,7 +171,7 @@ class LiveProgressView:
 
     def flush_partial(self) -> None:
         """Print the text in progress as it is."""
-        partial, self._partial = self._partial, ""  # first, or it would be seen in both places
+        partial, self._partial = self._partial, ""  # first, or the text would be shown in both places
         if partial.strip():
             self._console.print(Text(partial))
 
@@ -201,7 +201,7 @@ class EventPrinter:
             return
         handler = _HANDLERS.get(str(event.get("type")))
         if handler is not None:
-            if self._end_line is not None:  # it went on after all: it was run once more
+            if self._end_line is not None:  # the job runs once more
                 self._view.print_line(self._end_line)
                 self._end_line = None
             handler(self, data)
@@ -263,7 +263,7 @@ class EventPrinter:
             suffix = f" until {one_line(data['parked_until'], 40)}{suffix}"
         line = Text(f"{state}{suffix}", style=STATE_STYLES.get(state, "") + " dim")
         if state in ENDED_STATES:
-            self._end_line = line  # the last one is told by `closing_line`
+            self._end_line = line  # `summary_line` prints the last one
         else:
             self._view.print_line(line)
 

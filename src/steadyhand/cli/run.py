@@ -53,19 +53,19 @@ def run(
         str | None, typer.Option(metavar="REF", help="The branch, tag or commit to start from.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(metavar="USD", help="The most it may cost, in dollars.")
+        float | None, typer.Option(metavar="USD", help="The budget of the job, in dollars.")
     ] = None,
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="The longest it may run: seconds, or 90s, 15m, 2h.")
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="What lists call it; else the prompt's first line.")
+        str | None, typer.Option(help="The title of the job in lists; else the prompt's first line.")
     ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Kept with the job; may be repeated.")
     ] = None,
     schema: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A JSON Schema that the answer has to fit.")
+        Path | None, typer.Option(metavar="FILE", help="A JSON Schema that the answer must match.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer, no progress.")] = False,
     server: Server = None,
@@ -226,7 +226,7 @@ def _read_prompt(argument: str | None, output: CommandOutput) -> str:
 def _parse_seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if match is None:
-        raise InvalidRequest(f"--timeout {one_line(text, 40)} is no time: give seconds, or 90s, 15m, 2h.")
+        raise InvalidRequest(f"--timeout {one_line(text, 40)} is not a time: use seconds, or 90s, 15m, 2h.")
     value = float(match[1]) * _SECONDS_BY_UNIT[match[2]]
     return int(value) if value == int(value) else value
 

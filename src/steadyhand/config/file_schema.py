@@ -77,7 +77,7 @@ def _validate_secret_path(value: str) -> str:
         raise ValueError("is not an absolute path without `..` and `//`")
     for reserved in _RESERVED_PATHS:
         if value == reserved or value.startswith(f"{reserved}/"):
-            raise ValueError(f"cannot be below {reserved}, where the sandbox has something of its own")
+            raise ValueError(f"cannot be below {reserved}, which the sandbox uses itself")
     return value
 
 

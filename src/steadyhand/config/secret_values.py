@@ -42,7 +42,7 @@ def secret_values(settings: Settings) -> list[bytes]:
 def _iterate_secrets(settings: Settings) -> Iterator[Secret]:
     tables = settings.tables
     named_values = {name: settings.environment.get(name) for name in SECRET_VARIABLES}
-    # What came by a file named in the environment, or by an option, is in the settings alone.
+    # A secret from a file of the environment, or from an option, is in the settings only.
     named_values |= {"API_BEARER_TOKEN": settings.bearer_token, "STEADYHAND_API_KEY": settings.api_key}
     named_values |= {f"providers.{each.name}": each.secret for each in settings.providers}
     named_values |= {

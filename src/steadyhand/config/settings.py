@@ -255,7 +255,7 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, tuple[tuple[str, 
         key_path = ENV_ALIASES.get(rest) or tuple(part.lower() for part in rest.split("__"))
         if len(key_path) < 2:  # noqa: PLR2004  # a section and a key
             known_names = [ENV_PREFIX + short for short in (*ENV_ALIASES, *CLIENT_VARIABLES, "API_KEY")]
-            raise ConfigError(f"{name} is no setting{_did_you_mean(name, known_names)}")
+            raise ConfigError(f"{name} is not a setting{_did_you_mean(name, known_names)}")
         values[name] = (key_path, value)
     return values
 
@@ -297,7 +297,7 @@ def _apply_classic_profile(
             ("service", "max_queued"): 0,
             ("service", "isolation"): "none",
             ("openai", "default_agent"): CLASSIC_DEFAULT_AGENT,
-            # That command line names no session before its end, so what was interrupted could only be run again.
+            # That command line names its session only at its end, so an interrupted run could only start again.
             ("defaults", "on_interrupt"): "fail",
         }.items():
             if key_path[1] not in merged.get(key_path[0], {}):
@@ -359,7 +359,7 @@ def _check_references(tables: Tables) -> None:
     for kind, names in (("agents", tables.agents), ("workspaces", tables.workspaces)):
         for name in names:
             if NAME_PATTERN.fullmatch(name) is None:
-                raise ConfigError(f"{kind}.{name}: this is not a name that callers could use")
+                raise ConfigError(f"{kind}.{name}: this is not a valid name")
     workspace_references = {
         f"agents.{name}.workspace": agent.workspace for name, agent in tables.agents.items()
     }

@@ -37,7 +37,7 @@ SHUTDOWN_SECONDS = 5
 GC_THRESHOLD = 10_000
 """New objects between two runs of the garbage collector; an accepted job makes some dozens."""
 
-# --- its life ----------------------------------------------------------------------------------
+# --- start and stop ----------------------------------------------------------------------------
 
 
 class _UvicornServer(uvicorn.Server):
@@ -84,7 +84,7 @@ def create_data_dir(settings: Settings) -> None:
         settings.data_dir.chmod(mode)
     except OSError as error:
         raise ConfigError(
-            f"The data directory {settings.data_dir} cannot be made: {error.strerror}. "
+            f"The data directory {settings.data_dir} cannot be created: {error.strerror}. "
             "Choose another with --data-dir or STEADYHAND_DATA_DIR."
         ) from error
 
@@ -129,7 +129,7 @@ async def run_service(
                 on_started=lambda: on_started(url),
             )
             async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
-                # After the gateway has settled what was left open: what an interrupted run cost is then known.
+                # After the gateway has settled open calls: the cost of an interrupted run is then known.
                 await service.worker.recover()
                 await sweep_cgroups()
                 await _serve_until_stopped(service, server, sock, stop, stop_now)

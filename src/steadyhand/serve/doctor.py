@@ -39,7 +39,7 @@ async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
         settings.build_catalog().workspaces.values(),
         agent_uid_base=settings.tables.service.agent_uid_base,
     )
-    with contextlib.suppress(ConfigError, OSError):  # a CLI that is missing has a line of its own
+    with contextlib.suppress(ConfigError, OSError):  # a missing CLI has a check of its own
         results += await isolation.check_isolation(
             settings, await asyncio.to_thread(find_agent_cli, settings)
         )

@@ -67,8 +67,8 @@ def _reject_unenforced_budgets(settings: Settings) -> None:
     ]
     if unenforced:
         raise ConfigError(
-            f"{', '.join(unenforced)}: nobody holds this in the classic profile at level none, whose agents go past "
-            "the gateway. Take it out, or set STEADYHAND_ISOLATION=bwrap."
+            f"{', '.join(unenforced)}: only the gateway can enforce this, and the classic profile at level none has no "
+            "gateway. Remove the setting, or set STEADYHAND_ISOLATION=bwrap."
         )
 
 
@@ -86,7 +86,7 @@ def create_provider(setting: ProviderSetting) -> Provider:
     return Provider(setting.name, setting.kind, setting.base_url, credential, setting.region, setting.project)
 
 
-# --- what to say -------------------------------------------------------------------------------
+# --- messages ----------------------------------------------------------------------------------
 
 
 def log_credentials(settings: Settings) -> None:

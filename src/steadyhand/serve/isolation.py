@@ -43,7 +43,7 @@ while read -r name value; do
     case $name in Seccomp:) filter=$value ;; NoNewPrivs:) stays=$value ;; CapEff:) may=$value ;; esac
 done < /proc/self/status
 [ "$filter" = 2 ] || fail "system calls are not filtered inside"
-[ "$stays$may" = 10000000000000000 ] || fail "it has rights of its own inside, or may gain some"
+[ "$stays$may" = 10000000000000000 ] || fail "it has capabilities inside, or can gain some"
 for name in {" ".join(_NAMESPACES)}; do
     [ "$(readlink "/proc/self/ns/$name")" != "$1" ] || fail "it has no $name namespace of its own"
     shift
@@ -103,7 +103,7 @@ async def choose_level(settings: Settings, cli: Path, *, etc_in: Path | None = N
         )
         make_dir(settings.data_dir / "stage", TRAVERSABLE)
     except OSError as error:
-        raise ConfigError(f"The sandbox's own /etc cannot be made: {error.strerror}.") from error
+        raise ConfigError(f"The sandbox's own /etc cannot be created: {error.strerror}.") from error
     defaults = settings.tables.defaults
     strictest = BwrapSandbox.detect(
         settings.data_dir,
@@ -119,7 +119,7 @@ async def choose_level(settings: Settings, cli: Path, *, etc_in: Path | None = N
     missing_protections += tuple(
         _missing_protections(disk_images=no_overlay_reason is None and DiskImages.is_supported())
     )
-    # Not root, the agents' user is the service's; root without mounts cannot show them what is its own.
+    # Without root, agents run as the service's user; root without mounts cannot show them its own files.
     shares_objects = os.geteuid() != 0 or sandbox.staging_dir is not None
     return IsolationLevel(
         sandbox, no_overlay_reason is None, missing_protections, no_overlay_reason, shares_objects
@@ -243,7 +243,7 @@ def granted_secret_files(catalog: Catalog) -> list[str]:
     return sorted(set(names))
 
 
-# --- what to say -------------------------------------------------------------------------------
+# --- messages ----------------------------------------------------------------------------------
 
 
 def read_kernel_settings() -> Mapping[str, str]:
@@ -286,11 +286,11 @@ def sandbox_unavailable_message(reason: str, kernel_settings: Mapping[str, str])
         )
     if not remedies:
         remedies.append(
-            "let this user make user namespaces: bwrap --unshare-user --ro-bind / / true must work"
+            "allow this user to create user namespaces: bwrap --unshare-user --ro-bind / / true must work"
         )
     remedy_list = "".join(f"\n  - {remedy}" for remedy in remedies)
     return (
-        f"Agents cannot be sealed off here (isolation 'bwrap'): {reason.strip().removesuffix('.')}.\n"
+        f"Agents cannot run in a sandbox here (isolation 'bwrap'): {reason.strip().removesuffix('.')}.\n"
         f"What may help:{remedy_list}\n{OPT_OUT_HINT}"
     )
 
@@ -298,7 +298,7 @@ def sandbox_unavailable_message(reason: str, kernel_settings: Mapping[str, str])
 def no_seccomp_message(machine: str) -> str:
     """Return the error text: no system call filter exists for this kind of machine, and the remedies."""
     return (
-        f"Agents cannot be sealed off here (isolation 'bwrap'): no filter of system calls is known for {machine}.\n"
+        f"Agents cannot run in a sandbox here (isolation 'bwrap'): there is no system call filter for {machine}.\n"
         f"What may help:\n  - a machine of x86_64 or aarch64\n{OPT_OUT_HINT}"
     )
 
@@ -306,7 +306,7 @@ def no_seccomp_message(machine: str) -> str:
 def data_dir_unreachable_message(directory: Path, uid: int | None) -> str:
     """Return the error text: agents cannot reach their part of the data directory, and the remedies."""
     return (
-        f"Agents cannot be sealed off here (isolation 'bwrap'): their user ({uid}) may not pass through {directory} "
+        f"Agents cannot run in a sandbox here (isolation 'bwrap'): their user ({uid}) cannot pass through {directory} "
         f"to the data directory.\nWhat may help:\n  - chmod o+x {directory}\n"
         f"  - a data directory elsewhere (--data-dir, STEADYHAND_DATA_DIR)\n{OPT_OUT_HINT}"
     )
@@ -318,13 +318,13 @@ def log_isolation(settings: Settings, level: IsolationLevel) -> None:
     if not level.is_sandboxed:
         log.warning(
             "isolation.none",
-            meaning="agents can read and change whatever their user can; run only what you trust",
+            meaning="agents can read and change all that their user can; run only work that you trust",
         )
         if settings.tables.server.host not in LOOPBACK:
             log.warning(
                 "isolation.none.exposed",
                 host=settings.tables.server.host,
-                meaning="whoever reaches this address and holds a key that may submit can do the same",
+                meaning="each caller with a key that can submit jobs can do the same",
             )
         return
     log.info("isolation.bwrap", limits=detect_cgroups().description, checkouts=describe_checkouts(level))
@@ -339,13 +339,13 @@ def log_isolation(settings: Settings, level: IsolationLevel) -> None:
 def describe_checkouts(level: IsolationLevel) -> str:
     """Return the kind of checkouts in words, with the reason if there is no overlay."""
     if level.overlay:
-        return "laid over a warm checkout of their commit (overlay)"
+        return "overlays over a warm checkout of their commit"
     how = (
         "clones that share the mirror's objects"
         if level.shares_objects
         else "clones with a copy of all objects"
     )
-    return f"{how}, as there is no overlay: {level.no_overlay_reason}"
+    return f"{how}, because overlays do not work: {level.no_overlay_reason}"
 
 
 def host_network_users(catalog: Catalog) -> list[str]:
@@ -385,7 +385,7 @@ async def check_isolation(settings: Settings, cli: Path) -> list[DoctorCheck]:
         ]
     finally:
         await asyncio.to_thread(shutil.rmtree, trial_dir, ignore_errors=True)
-    detail = "bwrap: tried, an agent is sealed off; system calls filtered"
+    detail = "bwrap: tried, agents run in a sandbox; system calls are filtered"
     results = [DoctorCheck("isolation", ok=True, detail=detail)]
     results += [
         DoctorCheck("isolation, in part", ok=True, detail=str(protection))
@@ -419,5 +419,5 @@ def _grant_check(name: str, parts: Sequence[str], secrets: Iterable[str]) -> Ite
     if not parts:
         return
     missing = [path for path in secrets if not Path(path).exists()]
-    remedy = f"put {', '.join(missing)} there, or take it out of the configuration" if missing else None
+    remedy = f"create {', '.join(missing)}, or remove it from the configuration" if missing else None
     yield DoctorCheck(name, ok=not missing, detail="; ".join(parts), remedy=remedy)

@@ -42,7 +42,7 @@ def configure_logging(level: str, redactor: Redactor, stream: TextIO | None = No
     """Send the log to stderr, or to `stream`, from `level` on."""
     stream = stream or sys.stderr
     is_terminal = stream.isatty()
-    # The console's own tracebacks show local variables, a caller's key and prompt among them.
+    # The console's own tracebacks show local variables, such as a caller's key and prompt.
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer = console if is_terminal else structlog.processors.JSONRenderer()
     structlog.configure(

@@ -25,7 +25,7 @@ def log_short_secrets(settings: Settings) -> None:
             "secrets.short",
             names=short_names,
             wanted=MIN_SECRET,
-            detail="These are not taken out of what agents say.",
+            detail="These secrets are not removed from the output of agents.",
         )
 
 

@@ -97,7 +97,7 @@ def configured_keys(settings: Settings) -> list[ApiKey]:
     return keys
 
 
-# --- what an agent is given --------------------------------------------------------------------
+# --- the environment of an agent ---------------------------------------------------------------
 
 
 def create_environment(

@@ -26,7 +26,7 @@ def _check_disk(directory: Path) -> DoctorCheck:
         free = shutil.disk_usage(_existing_ancestor(directory)).free
     except OSError as error:
         return DoctorCheck("disk", False, str(error), "Make the data directory readable.")
-    remedy = None if free >= MIN_FREE_BYTES else "Make room, or shorten [retention]."
+    remedy = None if free >= MIN_FREE_BYTES else "Free disk space, or shorten [retention]."
     return DoctorCheck("disk", free >= MIN_FREE_BYTES, f"{free / (1 << 30):.1f} GiB free", remedy)
 
 
@@ -41,13 +41,13 @@ def _check_database(url: str) -> Sequence[DoctorCheck]:
         return [DoctorCheck("database", ok=False, detail=error.detail, remedy="Set database_url.")]
     path = Path(str(parsed_url.database))
     if not path.exists():
-        return [DoctorCheck("database", ok=True, detail="not there yet; the first start makes it")]
+        return [DoctorCheck("database", ok=True, detail="does not exist yet; the first start creates it")]
     engine = create_sqlite_engine(parsed_url, connections=1, begin="BEGIN IMMEDIATE")
     try:
         return [_check_access(engine), _check_journal_mode(engine)]
     except SQLAlchemyError as error:
         detail = str(error.__cause__ or error)
-        return [DoctorCheck("database", ok=False, detail=detail, remedy=f"Look at {path} and its rights.")]
+        return [DoctorCheck("database", ok=False, detail=detail, remedy=f"Check {path} and its permissions.")]
     finally:
         engine.dispose()
 

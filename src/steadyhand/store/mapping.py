@@ -89,7 +89,7 @@ BRIEF_PROMPT_LENGTH = 200
 def to_microseconds(moment: datetime) -> int:
     """Return microseconds since 1970 in UTC. Raise `ValueError` if the time has no zone."""
     if moment.tzinfo is None:
-        raise ValueError("a time without a zone cannot be kept")
+        raise ValueError("a time without a zone cannot be stored")
     return (moment - _EPOCH) // _MICROSECOND
 
 
@@ -142,7 +142,7 @@ def _object_fields(value: Any) -> dict[str, Any] | None:
 def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
     """Return the job of a row with `last_event`; a listed row lacks `structured_output`, `history` and `answer`."""
     record = json.loads(row["record"])
-    # What a later version added is not in the rows of an earlier one.
+    # Rows of an earlier version lack the fields of a later one.
     values: dict[str, Any] = {name: record[name] for name in _RECORD_FIELDS if name in record}
     values.update({name: _time_or_none(record[name]) for name in _TIME_FIELDS})
     values.update(

@@ -157,7 +157,7 @@ def _conditions(job_filter: JobFilter) -> list[ColumnElement[bool]]:
         # The first condition lets the index help, the second is exact (LIKE would ignore case on SQLite).
         conditions.append(jobs.c.id >= job_filter.id_prefix)
         conditions.append(func.substr(jobs.c.id, 1, len(job_filter.id_prefix)) == job_filter.id_prefix)
-    # A first sieve that every database has: the value's text must stand in the JSON. `metadata_says` judges.
+    # A prefilter that every database has: the value's text must be in the JSON. `metadata_matches` decides.
     texts = (to_json(value)[1:-1] for value in job_filter.metadata.values())
     conditions.extend(jobs.c.metadata.contains(text, autoescape=True) for text in texts)
     return conditions

@@ -57,11 +57,13 @@ jobs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger),
     Column("metadata", Text),  # the JSON object, or null
-    Column("session_id", String(64)),  # as in the record; by this and the two below conversations go on
+    Column(
+        "session_id", String(64)
+    ),  # as in the record; this and the two below find a conversation to continue
     Column("session_name", String(128)),
     Column("conversation", String(64)),
     Column("record", Text, nullable=False),  # the JSON object of every small field without a column
-    # What may be large stands last: SQLite then reads the columns above without touching it.
+    # Large columns come last: SQLite then reads the columns above without them.
     Column("structured_output", Text),  # JSON
     Column("history", Text),  # JSON
     Column("answer", Text),  # a JSON string
@@ -109,7 +111,7 @@ keys = Table(
     Column("digest", String(64), nullable=False),
     Column("scopes", Text, nullable=False),  # a JSON list
     Column("created_at", BigInteger, nullable=False),
-    Column("limits", Text),  # the JSON object of what is limited, or null
+    Column("limits", Text),  # the JSON object of the limits, or null
     Column("revoked_at", BigInteger),
     Column("former_digest", String(64)),
     Column("former_until", BigInteger),
@@ -136,7 +138,7 @@ run_outputs = Table(
     Column("stderr", Text, nullable=False),  # a JSON string
 )
 
-# Without a reference to the job: what was spent is known after the job is forgotten.
+# Without a reference to the job: the cost is kept after the job is deleted.
 calls = Table(
     "calls",
     METADATA,

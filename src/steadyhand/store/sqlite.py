@@ -202,9 +202,9 @@ def parse_database_url(url: str) -> URL:
     except ArgumentError as error:
         raise ConfigError("database_url is not a URL; try sqlite:////path/to/steadyhand.db") from error
     if parsed.get_backend_name() != "sqlite":
-        raise ConfigError(f"database_url: {parsed.get_backend_name()} is not built yet; only sqlite is.")
+        raise ConfigError(f"database_url: {parsed.get_backend_name()} is not supported; only sqlite is.")
     if parsed.database in (None, "", ":memory:"):
-        raise ConfigError("database_url: a store must outlive the process; name a file.")
+        raise ConfigError("database_url: the store must be a file, because it outlives the process.")
     return parsed
 
 
@@ -229,7 +229,7 @@ def create_sqlite_engine(url: URL, *, connections: int, begin: str, read_only: b
     """Return an engine whose transactions start with `begin` and whose commits are on disk when they return."""
     engine = create_engine(url, pool_size=connections, max_overflow=0, connect_args={"isolation_level": None})
     event.listen(engine, "connect", partial(_set_pragmas, read_only=read_only))
-    # The driver would begin by itself, too late for reads and without IMMEDIATE; so it is told not to.
+    # The driver would begin a transaction itself, too late for reads and without IMMEDIATE; this turns it off.
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
 

@@ -56,7 +56,7 @@ class _OperationResult:
 
     def deliver(self) -> None:
         future = self.operation.future
-        if future.done():  # its caller has gone
+        if future.done():  # its caller has stopped waiting
             return
         if self.error is None:
             future.set_result(self.value)
@@ -104,7 +104,7 @@ class BatchWriter:
             first = not self._waiting
             self._waiting.append(operation)
             if first:
-                # One clock bounds the wait of all that share the batch; one for each costs more than an insert.
+                # One timer bounds the wait of the whole batch; a timer for each operation costs more than an insert.
                 operation.timeout_handle = self._loop.call_later(
                     COMMIT_TIMEOUT_SECONDS, _fail_with_timeout, self._waiting
                 )
@@ -112,7 +112,7 @@ class BatchWriter:
             self._urgent = self._urgent or events is None
             if first or (self._is_due() and not was_due):
                 # Not at once: the thread would take this one alone and contend with the loop for the interpreter,
-                # while what the loop has at hand in this round is about to follow and can share the commit.
+                # while other operations of this round of the loop are about to follow and can share the commit.
                 self._loop.call_soon(self._notify)
         return operation.future
 
@@ -134,7 +134,7 @@ class BatchWriter:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            # Nobody waits for what was given up before its turn, so it is left undone.
+            # Nobody waits for operations that timed out before their turn, so they do not run.
             results = self._commit([each for each in batch if not each.future.cancelled()])
             self._committed_at = time.monotonic()
             try:
@@ -198,7 +198,7 @@ def _run_in_savepoint(connection: Connection, operation: _Operation) -> _Operati
     except (IntegrityError, DataError) as error:
         return _OperationResult(operation, error=_as_store_error(error))
     except DBAPIError:
-        # A full disk or an input error rolls everything back in SQLite: nobody may be told "kept".
+        # A full disk or an input error rolls everything back in SQLite: no operation may report success.
         raise
     except Exception as error:  # noqa: BLE001  # the caller of this operation gets it
         return _OperationResult(operation, error=_as_store_error(error))
@@ -220,6 +220,6 @@ def _fail_with_timeout(batch: Sequence[_Operation]) -> None:
 def _as_store_error(error: Exception) -> Exception:
     if isinstance(error, SteadyhandError):
         return error
-    store_error = StoreError(f"The store could not keep this: {type(error).__name__}.")
+    store_error = StoreError(f"The store could not write this: {type(error).__name__}.")
     store_error.__cause__ = error
     return store_error
