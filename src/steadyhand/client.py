@@ -216,7 +216,7 @@ class Client:
         """Yield a job's events after number `after`, as they happen, until the job has ended.
 
         Without `follow`, yield only the events that exist now. A broken connection is opened again after the last
-        numbered event, so each of those comes once; parts of a text that was in progress (`seq` null) are lost then.
+        numbered event, so each of those comes once; parts of a text that was in progress (`seq` is null) are lost then.
         """
         if not follow:
             yield from self._list_events(job_id, after)

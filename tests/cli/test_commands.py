@@ -114,7 +114,7 @@ def test_a_service_that_fails_is_not_taken_for_something_else(
     service.respond("GET", JOB, ScriptedAnswer.problem(500, "internal", "The service failed."))
     service.respond("GET", "/v1/jobs", ScriptedAnswer(502, b"bad gateway", "text/plain"))
     failed, foreign = steadyhand("show", JOB_ID), steadyhand("jobs")
-    assert "a fault of the service's own" in failed.err
+    assert "The service has an internal error" in failed.err
     assert "Is that the address of a Steadyhand service?" not in failed.err
     assert "Is that the address of a Steadyhand service?" in foreign.err
 

@@ -105,15 +105,15 @@ _ADVICE_BY_ERROR: Mapping[tuple[type[SteadyhandError], str | None], str] = {
     (
         ServiceUnreachable,
         "internal",
-    ): "It is a fault of the service's own: whoever runs it finds the cause in its log.",
+    ): "The service has an internal error: its operator finds the cause in its log.",
     (
         Unauthenticated,
         None,
     ): "Set STEADYHAND_TOKEN to a key of this service; a local one without keys of its own "
     "keeps one in <data-dir>/admin.key.",
     (Conflict, "not_ready"): "Wait for it with `steadyhand wait`.",
-    (DataDirectoryBusy, None): "Talk to that service by --server or STEADYHAND_URL, or give this one another "
-    "directory by --data-dir or STEADYHAND_DATA_DIR.",
+    (DataDirectoryBusy, None): "Use that service with --server or STEADYHAND_URL, or choose another "
+    "directory with --data-dir or STEADYHAND_DATA_DIR.",
 }
 
 

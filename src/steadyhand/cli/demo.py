@@ -100,7 +100,7 @@ def _run_job(console: Console, client: Client, repository: Path) -> dict[str, An
         "title": "The demo",
         "timeout_seconds": JOB_SECONDS,
     }
-    _print_step(console, 4, "A job over HTTP, and what the agent does")
+    _print_step(console, 4, "A job over HTTP, and the work of the agent")
     console.print(Text(f"  POST /v1/jobs {json.dumps(body)}", style="dim"))
     job_id = str(client.submit(**body)["id"])  # type: ignore[arg-type]  # the fields are of several types
     console.print(Text(f"  202 Accepted: job {one_line(job_id, 20)}\n", style="dim"))

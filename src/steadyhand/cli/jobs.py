@@ -229,7 +229,7 @@ def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         rows = list(client.workspaces())
-    empty_text = "No workspace is configured; a path or a URL can be given to `steadyhand run --repo`."
+    empty_text = "No workspace is configured; `steadyhand run --repo` accepts a path or a URL."
     output.print_rows(rows, workspaces_table, as_json=as_json, empty_text=empty_text)
 
 

@@ -34,7 +34,9 @@ _MAX_TITLE_LENGTH = 80
 def run(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="What to do; `-`, or nothing, reads it from stdin."),
+        typer.Argument(
+            metavar="PROMPT", help="The task; with `-` or without it, the task is read from stdin."
+        ),
     ] = None,
     *,
     repo: Annotated[

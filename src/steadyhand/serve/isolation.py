@@ -168,7 +168,7 @@ def _missing_protections(*, disk_images: bool) -> Iterator[Degradation]:
     if os.geteuid() != 0:
         yield Degradation(
             "root",
-            "to this machine all agents are the service's own user, and what keeps them apart is the sandbox alone",
+            "on this machine all agents run as the service's user, so only the sandbox keeps them apart",
         )
     cgroup_support = detect_cgroups()
     if cgroup_support.memory is None or cgroup_support.processes is None:

@@ -33,7 +33,7 @@ class DataDirectoryLock:
             who = f"process {owner}" if owner else "another process"
             raise DataDirectoryBusy(
                 f"The data directory {self._path.parent} is in use by {who}. "
-                "Stop it first, or give this one a data directory of its own."
+                "Stop it first, or use another data directory for this service."
             ) from error
         except BaseException:
             os.close(descriptor)

@@ -168,7 +168,7 @@ class BatchWriter:
                     for group_function, operations in groupby(batch, key=attrgetter("group"))
                     for result in _run_grouped(connection, group_function, list(operations))
                 ]
-        except Exception:  # noqa: BLE001  # whatever it was, it comes up again below and is told then
+        except Exception:  # noqa: BLE001  # the separate commits below raise it again for its operation
             return self._commit_separately(batch)
 
     def _commit_separately(self, batch: Sequence[_Operation]) -> list[_OperationResult]:

@@ -243,15 +243,15 @@ class GitCheckouts:
 
     # --- after the run ---------------------------------------------------------------------
 
-    async def harvest(self, place: Checkout) -> Harvest:
+    async def harvest(self, checkout: Checkout) -> Harvest:
         """Store the diff, the commits and the transcript. Add a warning for each part that cannot be stored."""
-        return await self._harvester.harvest(place)
+        return await self._harvester.harvest(checkout)
 
-    async def release(self, place: Checkout) -> None:
+    async def release(self, checkout: Checkout) -> None:
         """Remove the checkout and the home. The config directory stays, with the session in it."""
-        await self._remove_checkout(place.paths)
+        await self._remove_checkout(checkout.paths)
 
-    async def retain(self, place: Checkout) -> None:
+    async def retain(self, checkout: Checkout) -> None:
         """Keep the checkout as it is. Its note is on disk already, and its warm checkout stays in use."""
 
     async def list_retained(self) -> Mapping[str, datetime]:

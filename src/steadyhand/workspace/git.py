@@ -287,7 +287,7 @@ def error_line(stderr: str) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     lines = list(itertools.takewhile(lambda line: line != _GENERIC_ERROR, lines)) or lines
     error_lines = [line for line in lines if line.startswith(("fatal:", "error:"))]
-    line = (error_lines or lines or ["no reason was given"])[-1]
+    line = (error_lines or lines or ["git printed no reason"])[-1]
     for prefix in ("fatal: ", "error: "):
         line = line.removeprefix(prefix)
     return scrub(line)[:300]

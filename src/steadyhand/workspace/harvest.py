@@ -449,4 +449,4 @@ def _clean_up(files: JobPaths) -> None:
 
 
 def _failure_warning(reason: str) -> JobWarning:
-    return JobWarning(WarningCode.HARVEST_FAILED, f"What the agent changed could not be kept: {reason}")
+    return JobWarning(WarningCode.HARVEST_FAILED, f"The agent's changes could not be kept: {reason}")

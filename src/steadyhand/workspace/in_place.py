@@ -60,7 +60,7 @@ class InPlaceCheckouts:
         warnings: list[JobWarning] = []
         home_usable = self._home is not None and await can_write(self._home, user)
         if not await can_write(folder, user):
-            text = "The agent's user may not write in the workspace; make it the owner, or give it leave."
+            text = "The agent's user cannot write in the workspace; make it the owner, or allow it to write."
             warnings.append(JobWarning(WarningCode.WORKSPACE_NOT_WRITABLE, text))
         if workspace.ref is not None:
             warnings.append(

@@ -42,9 +42,7 @@ def copy_transcript(
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        return JobWarning(
-            WarningCode.TRANSCRIPT_LOST, f"The agent's own record could not be kept: {error.strerror}."
-        )
+        return JobWarning(WarningCode.TRANSCRIPT_LOST, f"The transcript could not be kept: {error.strerror}.")
 
 
 @contextlib.contextmanager
