@@ -8,7 +8,7 @@ from steadyhand.agents import Catalog
 from steadyhand.control import Caller, Control
 from steadyhand.event_log import MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
 from steadyhand.events import Event, EventDraft, LiveText, Message, StateChanged, TextDelta, WarningEvent
-from steadyhand.job import ErrorInfo, Job, JobWarning, Outcome, OutcomeType, State
+from steadyhand.job import ErrorInfo, Job, JobSpec, JobWarning, Outcome, OutcomeType, State
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
@@ -20,7 +20,7 @@ from steadyhand.workspace.checkout import GitCheckouts
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 JOB = Job(
     id="0123456789ab",
-    prompt="p",
+    spec=JobSpec("p"),
     agent="claude",
     api_key_id="k",
     created_at=NOW,

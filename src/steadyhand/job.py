@@ -222,30 +222,18 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One request for work. Amounts are micro-dollars, times carry a zone, durations are seconds."""
+class JobSpec:
+    """The part of a request for work that its job holds, with the agent's values for a few that are None.
 
-    id: str
+    Durations are seconds.
+    """
+
     prompt: str
-    agent: str
-    api_key_id: str
-    created_at: datetime
-    budget_micros: int
-    timeout_seconds: float
-    idle_timeout_seconds: float
-    state: State = State.QUEUED
-    runner: str = "claude"
-    origin: Origin = "api"
     model: str | None = None
-    workspace: str | None = None
-    ref: str | None = None
-    commit: str | None = None
     priority: int = 0
     metadata: Mapping[str, Any] | None = None
     title: str | None = None
     output_schema: Mapping[str, Any] | None = None
-    on_interrupt: OnInterrupt = "auto"
-    publish: Publish = "none"
     expires_in_seconds: float | None = None
     max_turns: int | None = None
     effort: str | None = None
@@ -262,9 +250,38 @@ class Job:
     """True if calls of client tools are sent one after another, also if the agent makes several in one turn."""
     request: Mapping[str, Any] | None = None
     """JSON that the API that received the request stores for its later responses; no other code reads it."""
-    session_id: str | None = None
     session_name: str | None = None
     """The caller's name for the session, if any."""
+    origin: Origin = "api"
+
+    @property
+    def attachments(self) -> tuple[Mapping[str, Any], ...]:
+        """The `file` blocks of its turns, those of its history first."""
+        turns = (*(turn.content for turn in self.history), self.content)
+        blocks = (block for content in turns if not isinstance(content, str) for block in content)
+        return tuple(block for block in blocks if block.get("type") == "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One unit of work, from prompt to answer. Amounts are micro-dollars, times have a zone, durations are seconds."""
+
+    id: str
+    spec: JobSpec
+    agent: str
+    api_key_id: str
+    created_at: datetime
+    budget_micros: int
+    timeout_seconds: float
+    idle_timeout_seconds: float
+    state: State = State.QUEUED
+    runner: str = "claude"
+    workspace: str | None = None
+    ref: str | None = None
+    commit: str | None = None
+    on_interrupt: OnInterrupt = "auto"
+    publish: Publish = "none"
+    session_id: str | None = None
     conversation: str | None = None
     """A digest of the conversation up to this job's answer, if a caller may continue it."""
     parent_job_id: str | None = None
@@ -304,13 +321,6 @@ class Job:
     def is_final(self) -> bool:
         """True if the job has ended and the next start of the service does not resume it."""
         return self.state.ended and self.at_start is None
-
-    @property
-    def attachments(self) -> tuple[Mapping[str, Any], ...]:
-        """The `file` blocks of its turns, those of its history first."""
-        turns = (*(turn.content for turn in self.history), self.content)
-        blocks = (block for content in turns if not isinstance(content, str) for block in content)
-        return tuple(block for block in blocks if block.get("type") == "file")
 
 
 _STORE_FIELDS = ("last_event", "sequence")  # the last fields of a job

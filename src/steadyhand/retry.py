@@ -28,7 +28,7 @@ def is_resumable(job: Job) -> bool:
         return job.begin == "resume"
     if job.state is State.INTERRUPTED:
         # The client may still send the results of its tool calls.
-        return bool(job.tools) or job.on_interrupt not in ("fail", "restart")
+        return bool(job.spec.tools) or job.on_interrupt not in ("fail", "restart")
     return job.outcome is not None and job.outcome.type == OutcomeType.BUDGET
 
 

@@ -127,8 +127,8 @@ class FakeRunner:
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         self.specs.append(spec.job)
-        word, _, rest = (self.forced_result or spec.job.prompt).partition(" ")
-        if self.tool_calling_agent is not None and spec.job.tools:
+        word, _, rest = (self.forced_result or spec.job.spec.prompt).partition(" ")
+        if self.tool_calling_agent is not None and spec.job.spec.tools:
             asking = asyncio.ensure_future(self.tool_calling_agent(spec, emit))
             stopped = asyncio.ensure_future(stop.wait())
             await asyncio.wait({asking, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -150,8 +150,8 @@ class FakeRunner:
         if word == "play" and self.play is not None:
             await self.play(emit)
         failed = word == "fail" or (word == "play" and not rest)
-        answer: dict[str, Any] | None = self.structured if spec.job.output_schema else None
-        text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.prompt)
+        answer: dict[str, Any] | None = self.structured if spec.job.spec.output_schema else None
+        text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.spec.prompt)
         result = AgentResult(
             subtype="success",
             is_error=failed,

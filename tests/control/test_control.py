@@ -4,22 +4,23 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steadyhand.agents import Catalog
+from steadyhand.agents import BUILT_IN_AGENTS, Agent, Catalog
 from steadyhand.control import Caller, Control, ResumeOptions, Submission
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
+from steadyhand.control.requests import inherit_from_parent
 from steadyhand.control.submit import JobSubmitter
 from steadyhand.control.tool_results import ToolResultSubmitter
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Event, EventDraft, ToolCallsRequested
-from steadyhand.job import ClientTool, Job, Outcome, OutcomeType, Run, State
+from steadyhand.job import ClientTool, Job, JobSpec, Origin, Outcome, OutcomeType, Run, State
 from steadyhand.outcome import StopReason
 from steadyhand.ports import ALL_SCOPES, ClientToolCall
 from steadyhand.queue.local import LocalQueue
@@ -45,7 +46,7 @@ class World:
 
 
 @asynccontextmanager
-async def world_at(root: Path) -> AsyncIterator[World]:
+async def world_at(root: Path, *agents: Agent) -> AsyncIterator[World]:
     store = await open_store(f"sqlite:///{root / 'd.db'}")
     try:
         feed, broker = EventFeed(), ToolCallBroker()
@@ -57,7 +58,7 @@ async def world_at(root: Path) -> AsyncIterator[World]:
             checkouts=checkouts,
             feed=feed,
             ledger=store,
-            catalog=Catalog(),
+            catalog=Catalog({**BUILT_IN_AGENTS} | {agent.name: agent for agent in agents}),
             clock=FakeClock(),
             tool_calls=broker,
         )
@@ -66,9 +67,9 @@ async def world_at(root: Path) -> AsyncIterator[World]:
         await store.close()
 
 
-def in_world(root: Path, scene: Callable[[World], Any]) -> None:
+def in_world(root: Path, scene: Callable[[World], Any], *agents: Agent) -> None:
     async def play() -> None:
-        async with asyncio.timeout(60), world_at(root) as world:
+        async with asyncio.timeout(60), world_at(root, *agents) as world:
             await scene(world)
 
     asyncio.run(play())
@@ -103,8 +104,8 @@ def test_control_has_no_operation_under_another_name(tmp_path: Path) -> None:
 def test_a_submitted_job_is_stored_and_queued_and_a_follower_reads_it_to_its_end(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
         control = world.control
-        job = (await control.submit(CALLER, Submission("Say hello."))).job
-        assert (await control.get(CALLER, job.id)).prompt == "Say hello."
+        job = (await control.submit(CALLER, Submission(JobSpec("Say hello.")))).job
+        assert (await control.get(CALLER, job.id)).spec.prompt == "Say hello."
         assert control.position(job) == 1
 
         async def follow() -> list[int]:
@@ -125,7 +126,7 @@ def test_a_submitted_job_is_stored_and_queued_and_a_follower_reads_it_to_its_end
 
 def test_each_part_checks_the_scopes_of_the_caller(tmp_path: Path) -> None:
     async def scene(world: World) -> None:
-        job = (await world.control.submit(CALLER, Submission("Say hello."))).job
+        job = (await world.control.submit(CALLER, Submission(JobSpec("Say hello.")))).job
         stranger = Caller("k_two", frozenset({"read", "submit", "cancel"}))
         without_scopes = Caller("k_one", frozenset())
         for operation in (world.control.get, world.control.cancel, world.control.open_tool_calls):
@@ -134,9 +135,35 @@ def test_each_part_checks_the_scopes_of_the_caller(tmp_path: Path) -> None:
             with pytest.raises(Forbidden):
                 await operation(without_scopes, job.id)
         with pytest.raises(Forbidden):
-            await world.control.submit(without_scopes, Submission("Say hello."))
+            await world.control.submit(without_scopes, Submission(JobSpec("Say hello.")))
 
     in_world(tmp_path, scene)
+
+
+@pytest.mark.parametrize(("origin", "inherited"), [("api", ("opus", "Be brief.")), ("openai", (None, None))])
+def test_a_turn_inherits_model_and_system_prompt_unless_an_openai_client_asks(
+    origin: Origin, inherited: tuple[str | None, str | None]
+) -> None:
+    parent = make_job(model="opus", append_system_prompt="Be brief.", effort="low", title="First")
+    turn = inherit_from_parent(parent, Submission(JobSpec("Go on.", origin=origin)))
+    assert (turn.spec.model, turn.spec.append_system_prompt) == inherited
+    assert turn == Submission(
+        JobSpec("Go on.", model=inherited[0], append_system_prompt=inherited[1], origin=origin),
+        agent=parent.agent,
+        strict=False,
+    )
+    own = inherit_from_parent(parent, Submission(JobSpec("Go on.", model="sonnet", origin=origin)))
+    assert own.spec.model == "sonnet"
+
+
+def test_a_job_has_the_values_of_its_agent_where_its_request_has_none(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        request = JobSpec("Say hello.", effort="high", priority=3, title="Walls")
+        job = (await world.control.submit(CALLER, Submission(request))).job
+        assert job.spec == replace(request, model="opus", max_turns=9)
+        assert request.model is None
+
+    in_world(tmp_path, scene, Agent("claude", model="opus", max_turns=9, effort="low"))
 
 
 def job_with_calls(state: State, outcome: Outcome | None = None) -> Job:

@@ -21,7 +21,7 @@ from steadyhand.api.transport.errors import _CODE_BY_STATUS, STATUS_BY_CODE, htt
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, RetryLater
 from steadyhand.events import EVENT_TYPES, StateChanged, TextDelta, WarningEvent, event_data
-from steadyhand.job import Changes, Job, Outcome, OutcomeType, Run, State
+from steadyhand.job import Changes, Job, JobSpec, Outcome, OutcomeType, Run, State
 from steadyhand.job_warnings import WARNINGS, WarningCode
 from steadyhand.keyring import Keyring
 from steadyhand.outcome import OUTCOMES
@@ -85,7 +85,7 @@ def shape(value: Any) -> Any:
 def sample_job() -> Job:
     return Job(
         id="3f2a9c01be77",
-        prompt="p",
+        spec=JobSpec("p"),
         agent="claude",
         api_key_id="k_7h2",
         created_at=NOON,

@@ -22,6 +22,7 @@ from steadyhand.job import (
     Cost,
     ErrorInfo,
     Job,
+    JobSpec,
     JobWarning,
     OnInterrupt,
     Origin,
@@ -81,9 +82,28 @@ def runs(draw: st.DrawFn) -> tuple[Run, ...]:
     )
 
 
+SPEC_STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
+    "prompt": TEXT,
+    "model": maybe(ANY_TEXT),
+    "priority": NUMBERS,
+    "metadata": maybe(OBJECTS),
+    "title": maybe(ANY_TEXT),
+    "output_schema": maybe(OBJECTS),
+    "expires_in_seconds": maybe(SECONDS),
+    "max_turns": maybe(NUMBERS),
+    "effort": maybe(st.sampled_from(EFFORTS)),
+    "append_system_prompt": maybe(ANY_TEXT),
+    "history": st.lists(TURNS, max_size=3).map(tuple),
+    "session_name": maybe(TEXT),
+    "content": st.lists(OBJECTS, max_size=2).map(tuple),
+    "request": maybe(OBJECTS),
+    "tools": st.lists(st.builds(ClientTool, ANY_TEXT, maybe(ANY_TEXT), OBJECTS), max_size=2).map(tuple),
+    "one_call": st.booleans(),
+    "origin": st.sampled_from(get_args(Origin)),
+}
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "id": st.uuids().map(lambda value: value.hex[:12]),
-    "prompt": TEXT,
+    "spec": st.builds(JobSpec, **SPEC_STRATEGIES),
     "agent": TEXT,
     "api_key_id": TEXT,
     "created_at": TIMES,
@@ -92,29 +112,13 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "idle_timeout_seconds": SECONDS,
     "state": st.sampled_from(State),
     "runner": ANY_TEXT,
-    "origin": st.sampled_from(get_args(Origin)),
-    "model": maybe(ANY_TEXT),
     "workspace": maybe(TEXT),
     "ref": maybe(ANY_TEXT),
     "commit": maybe(ANY_TEXT),
-    "priority": NUMBERS,
-    "metadata": maybe(OBJECTS),
-    "title": maybe(ANY_TEXT),
-    "output_schema": maybe(OBJECTS),
     "on_interrupt": st.sampled_from(get_args(OnInterrupt)),
     "publish": st.sampled_from(get_args(Publish)),
-    "expires_in_seconds": maybe(SECONDS),
-    "max_turns": maybe(NUMBERS),
-    "effort": maybe(st.sampled_from(EFFORTS)),
-    "append_system_prompt": maybe(ANY_TEXT),
-    "history": st.lists(TURNS, max_size=3).map(tuple),
-    "content": st.lists(OBJECTS, max_size=2).map(tuple),
-    "one_call": st.booleans(),
-    "tools": st.lists(st.builds(ClientTool, ANY_TEXT, maybe(ANY_TEXT), OBJECTS), max_size=2).map(tuple),
-    "request": maybe(OBJECTS),
     "session_id": maybe(TEXT),
     "parent_job_id": maybe(ANY_TEXT),
-    "session_name": maybe(TEXT),
     "conversation": maybe(TEXT),
     "begin": st.sampled_from(get_args(StartMode)),
     "continue_prompt": maybe(ANY_TEXT),
@@ -161,6 +165,7 @@ OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 
 def test_every_field_of_a_job_takes_part_in_the_round_trip() -> None:
     assert STRATEGIES.keys() == {field.name for field in fields(Job)} - {"last_event", "sequence"}
+    assert SPEC_STRATEGIES.keys() == {field.name for field in fields(JobSpec)}
 
 
 @settings(deadline=None, max_examples=20)

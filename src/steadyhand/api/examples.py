@@ -47,7 +47,7 @@ from steadyhand.errors import (
     Unauthenticated,
 )
 from steadyhand.events import Event
-from steadyhand.job import Changes, Cost, Job, Outcome, OutcomeType, Run, State, Usage
+from steadyhand.job import Changes, Cost, Job, JobSpec, Outcome, OutcomeType, Run, State, Usage
 from steadyhand.ports import ApiKey, KeyLimits, RunOutput, TokenCounts, UsageRow, UsageTotal
 
 _TIME = datetime(2026, 1, 1, 9, 0, 0, 100_000, tzinfo=UTC)
@@ -55,7 +55,7 @@ _STARTED, _FINISHED = _TIME + timedelta(milliseconds=20), _TIME + timedelta(seco
 _SUCCESS = Outcome(OutcomeType.SUCCESS)
 _NEW_JOB = Job(
     "3f2a9c01be77",
-    "Fix the failing test.",
+    JobSpec("Fix the failing test.", metadata={"ticket": "OPS-7"}),
     "claude",
     "k_7h2",
     _TIME,
@@ -64,7 +64,6 @@ _NEW_JOB = Job(
     600,
     workspace="infra",
     ref="main",
-    metadata={"ticket": "OPS-7"},
     last_event=1,
 )
 _JOB = replace(
@@ -198,13 +197,8 @@ def _native() -> dict[str, Any]:
 
 
 def _classic() -> dict[str, Any]:
-    job = replace(
-        _JOB,
-        prompt="Answer the newest issue.",
-        agent="issue-responder",
-        metadata={"issue": 42},
-        origin="classic",
-    )
+    spec = JobSpec("Answer the newest issue.", metadata={"issue": 42}, origin="classic")
+    job = replace(_JOB, spec=spec, agent="issue-responder")
     printed = '{"type":"result","subtype":"success","is_error":false,"result":"Done."}\n'
     return {
         "EXECUTED": {"job_id": job.id, "status": "running"},
@@ -231,8 +225,8 @@ def _chat() -> dict[str, Any]:
 
 def _responses() -> dict[str, Any]:
     body = ResponseRequest.model_validate(_requests()["RESPOND"])
-    request = build_submission(body, ModelAlias("claude"), normalize_input(body.input)).request
-    response = get_stored_response(replace(_JOB, request=request))
+    request = build_submission(body, ModelAlias("claude"), normalize_input(body.input)).spec.request
+    response = get_stored_response(replace(_JOB, spec=replace(_JOB.spec, request=request)))
     assert response is not None  # noqa: S101  # it was just requested as one
     events = ResponseEvents(response)
     happened = (

@@ -1,23 +1,14 @@
 """The caller, and the requests that the operations take."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from steadyhand.agents import Agent
 from steadyhand.errors import Forbidden, InvalidRequest
-from steadyhand.job import (
-    ClientTool,
-    Job,
-    OnInterrupt,
-    Origin,
-    Publish,
-    Turn,
-)
-from steadyhand.ports import (
-    Scope,
-)
+from steadyhand.job import Job, JobSpec, OnInterrupt, Publish
+from steadyhand.ports import Scope
 from steadyhand.suggest import closest_name
 
 _T = TypeVar("_T")
@@ -42,39 +33,28 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A request for a job, with values of the right types. None stands for the agent's value, then the service's.
+    """A request for a job: the spec that the job holds, and the values that are resolved first.
+
+    None stands for the agent's value, then the service's.
 
     With `strict` an agent without a definition is an error; the classic routes accept it and the run fails.
     """
 
-    prompt: str
+    spec: JobSpec
     agent: str | None = None
-    model: str | None = None
     workspace: str | None = None
     ref: str | None = None
     budget_micros: int | None = None
     timeout_seconds: float | None = None
     idle_timeout_seconds: float | None = None
-    priority: int = 0
-    metadata: dict[str, Any] | None = None
-    title: str | None = None
-    output_schema: dict[str, Any] | None = None
     on_interrupt: OnInterrupt | None = None
     publish: Publish | None = None
-    expires_in_seconds: float | None = None
-    max_turns: int | None = None
-    effort: str | None = None
-    append_system_prompt: str | None = None
-    history: tuple[Turn, ...] = ()
     parent: str | None = None
-    """The job whose session and changes this one continues; `session` and `session_name` mean their newest job."""
+    """The job whose session and changes this one continues.
+
+    Without it, that is the newest job of `session` or of the session name in `spec`.
+    """
     session: str | None = None
-    session_name: str | None = None
-    content: tuple[Mapping[str, Any], ...] = ()
-    request: Mapping[str, Any] | None = None
-    tools: tuple[ClientTool, ...] = ()
-    one_call: bool = False
-    origin: Origin = "api"
     strict: bool = True
 
 
@@ -123,14 +103,15 @@ def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
                 f"/{name}", f"differs from the {name} of the session, which cannot change"
             )
     inherited_submission = replace(submission, agent=parent.agent, strict=False)
-    if submission.origin == "openai":
+    if submission.spec.origin == "openai":
         # Such a client sends its instructions, its output schema and its model each time.
         return inherited_submission
-    return replace(
-        inherited_submission,
-        model=submission.model or parent.model,
-        append_system_prompt=submission.append_system_prompt or parent.append_system_prompt,
+    spec = replace(
+        submission.spec,
+        model=submission.spec.model or parent.spec.model,
+        append_system_prompt=submission.spec.append_system_prompt or parent.spec.append_system_prompt,
     )
+    return replace(inherited_submission, spec=spec)
 
 
 def first_set(*values: _T | None) -> _T:

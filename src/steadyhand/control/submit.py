@@ -50,7 +50,7 @@ class JobSubmitter:
             replayed = await self._deps.store.get_replayed(caller.key_id, idempotency)
             if replayed is not None:
                 return AddResult(replayed, replayed=True)
-        session = submission.session or submission.session_name
+        session = submission.session or submission.spec.session_name
         if session is None:
             return await self._accept(caller, submission, idempotency)
         # One after another: each job continues the one before it, and must find it in the store.
@@ -111,12 +111,12 @@ class JobSubmitter:
             if not await self.has_session(parent):
                 raise Conflict("The job has left no session to continue.")
             return parent
-        if submission.session is None and submission.session_name is None:
+        if submission.session is None and submission.spec.session_name is None:
             return None
-        filters = [JobFilter(session_id=submission.session, session_name=submission.session_name)]
+        filters = [JobFilter(session_id=submission.session, session_name=submission.spec.session_name)]
         if submission.session is None:
             # A name may be a session id that the caller has read in a job.
-            filters.append(JobFilter(session_id=submission.session_name))
+            filters.append(JobFilter(session_id=submission.spec.session_name))
         for job_filter in filters:
             newest = (
                 await self._deps.store.list_jobs(
@@ -167,10 +167,15 @@ class JobSubmitter:
             raise InvalidRequest.at(
                 "/timeout_seconds", f"is above the limit of {max_timeout:g}", code="limit_exceeded"
             )
-        now = self._deps.clock()
+        now, spec = self._deps.clock(), submission.spec
         return Job(
             id=self._deps.new_id(),
-            prompt=submission.prompt,
+            spec=replace(
+                spec,
+                model=spec.model or agent.model,
+                max_turns=spec.max_turns or agent.max_turns,
+                effort=spec.effort or agent.effort,
+            ),
             agent=agent.name,
             runner=agent.runner,
             api_key_id=caller.key_id,
@@ -181,26 +186,10 @@ class JobSubmitter:
             idle_timeout_seconds=first_set(
                 submission.idle_timeout_seconds, agent.idle_timeout_seconds, defaults.idle_timeout_seconds
             ),
-            origin=submission.origin,
-            model=submission.model or agent.model,
             workspace=workspace,
             ref=submission.ref or self._deps.catalog.workspace(workspace).ref,
-            priority=submission.priority,
-            metadata=submission.metadata,
-            title=submission.title,
-            output_schema=submission.output_schema,
             on_interrupt=submission.on_interrupt or defaults.on_interrupt,
             publish=submission.publish or self._deps.catalog.workspace(workspace).publish or defaults.publish,
-            expires_in_seconds=submission.expires_in_seconds,
-            max_turns=submission.max_turns or agent.max_turns,
-            effort=submission.effort or agent.effort,
-            append_system_prompt=submission.append_system_prompt,
-            history=submission.history,
-            session_name=submission.session_name,
-            content=submission.content,
-            request=submission.request,
-            tools=submission.tools,
-            one_call=submission.one_call,
         )
 
     def check_max_budget(self, micros: int) -> None:

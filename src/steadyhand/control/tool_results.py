@@ -40,7 +40,7 @@ class ToolResultSubmitter:
     async def open_tool_calls(self, caller: Caller, job_id: str) -> frozenset[str]:
         """Return the ids of the calls whose results a job needs to continue, also if its process has ended."""
         job = await self._queries.get(caller, job_id)
-        return (await self._state(job_id)).open_ids(job.run) if job.tools else frozenset()
+        return (await self._state(job_id)).open_ids(job.run) if job.spec.tools else frozenset()
 
     async def submit_tool_results(
         self, caller: Caller, job_id: str, results: Mapping[str, str], update: JobUpdate | None = None

@@ -33,7 +33,7 @@ _SortKey = tuple[int, int, str]
 
 
 def _sort_key(job: Job) -> _SortKey:
-    return (-job.priority, job.sequence, job.id)
+    return (-job.spec.priority, job.sequence, job.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +281,6 @@ def _count_jobs(count: int) -> str:
 
 
 def _is_expired(job: Job, now: datetime) -> bool:
-    if job.expires_in_seconds is None:
+    if job.spec.expires_in_seconds is None:
         return False
-    return (now - (job.queued_at or job.created_at)).total_seconds() > job.expires_in_seconds
+    return (now - (job.queued_at or job.created_at)).total_seconds() > job.spec.expires_in_seconds

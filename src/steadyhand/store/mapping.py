@@ -18,6 +18,7 @@ from steadyhand.job import (
     Cost,
     ErrorInfo,
     Job,
+    JobSpec,
     JobWarning,
     Outcome,
     Run,
@@ -55,7 +56,23 @@ _RECORD_FIELDS = (
     "used_seconds",
     "since_run",
 )
-"""Fields of a job that `record` holds unchanged under their own names."""
+"""Fields of a job and of its `spec` that `record` holds unchanged under their own names, in this order."""
+
+_SPEC_FIELDS = frozenset(
+    {
+        "origin",
+        "model",
+        "priority",
+        "title",
+        "output_schema",
+        "expires_in_seconds",
+        "max_turns",
+        "effort",
+        "append_system_prompt",
+    }
+)
+"""The fields in `record` that belong to the job's `spec`."""
+_JOB_FIELDS = tuple(name for name in _RECORD_FIELDS if name not in _SPEC_FIELDS)
 
 _TIME_FIELDS = ("queued_at", "started_at", "parked_until")
 _RECORD_OBJECTS = {"usage": Usage, "cost": Cost, "outcome": Outcome, "changes": Changes, "error": ErrorInfo}
@@ -112,20 +129,23 @@ def job_row(job: Job) -> dict[str, Any]:
         "workspace": job.workspace,
         "created_at": to_microseconds(job.created_at),
         "finished_at": None if job.finished_at is None else to_microseconds(job.finished_at),
-        "metadata": None if job.metadata is None else to_json(job.metadata),
+        "metadata": None if job.spec.metadata is None else to_json(job.spec.metadata),
         "session_id": job.session_id,
-        "session_name": job.session_name,
+        "session_name": job.spec.session_name,
         "conversation": job.conversation,
         "record": to_json(_job_record(job)),
         "structured_output": None if job.structured_output is None else to_json(job.structured_output),
-        "history": _encode_request(job),
+        "history": _encode_request(job.spec),
         "answer": None if job.answer is None else to_json(job.answer),
-        "prompt": job.prompt,
+        "prompt": job.spec.prompt,
     }
 
 
 def _job_record(job: Job) -> dict[str, Any]:
-    record: dict[str, Any] = {name: getattr(job, name) for name in _RECORD_FIELDS}
+    spec = job.spec
+    record: dict[str, Any] = {
+        name: getattr(spec if name in _SPEC_FIELDS else job, name) for name in _RECORD_FIELDS
+    }
     for name in _TIME_FIELDS:
         value = getattr(job, name)
         record[name] = None if value is None else to_microseconds(value)
@@ -143,26 +163,30 @@ def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
     """Return the job of a row with `last_event`; a listed row lacks `structured_output`, `history` and `answer`."""
     record = json.loads(row["record"])
     # Rows of an earlier version lack the fields of a later one.
-    values: dict[str, Any] = {name: record[name] for name in _RECORD_FIELDS if name in record}
+    spec_values: dict[str, Any] = {name: record[name] for name in _SPEC_FIELDS if name in record}
+    values: dict[str, Any] = {name: record[name] for name in _JOB_FIELDS if name in record}
     values.update({name: _time_or_none(record[name]) for name in _TIME_FIELDS})
     values.update(
         {name: kind(**record[name]) for name, kind in _RECORD_OBJECTS.items() if record[name] is not None}
     )
     return Job(
         id=row["id"],
-        prompt=row["prompt"],
+        spec=JobSpec(
+            prompt=row["prompt"],
+            metadata=_json_or_none(row["metadata"]),
+            session_name=row["session_name"],
+            **_decode_request(row.get("history")),
+            **spec_values,
+        ),
         agent=row["agent"],
         api_key_id=row["api_key_id"],
         created_at=from_microseconds(row["created_at"]),
         state=State(row["state"]),
         workspace=row["workspace"],
-        metadata=_json_or_none(row["metadata"]),
         session_id=row["session_id"],
-        session_name=row["session_name"],
         conversation=row["conversation"],
         finished_at=_time_or_none(row["finished_at"]),
         structured_output=_json_or_none(row.get("structured_output")),
-        **_decode_request(row.get("history")),
         answer=_json_or_none(row.get("answer")),
         warnings=tuple(JobWarning(**each) for each in record["warnings"]),
         runs=tuple(runs),
@@ -172,13 +196,13 @@ def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
     )
 
 
-def _encode_request(job: Job) -> str | None:
+def _encode_request(spec: JobSpec) -> str | None:
     """Return the request beside the prompt as JSON: the turns alone, or an object if other fields are set."""
-    turns = [[turn.role, turn.content] for turn in job.history]
-    if job.content or job.tools or job.one_call or job.request is not None:
-        tools = [[tool.name, tool.description, tool.parameters] for tool in job.tools]
-        request = {"turns": turns, "content": job.content, "request": job.request, "tools": tools}
-        return to_json(request | ({"one_call": True} if job.one_call else {}))
+    turns = [[turn.role, turn.content] for turn in spec.history]
+    if spec.content or spec.tools or spec.one_call or spec.request is not None:
+        tools = [[tool.name, tool.description, tool.parameters] for tool in spec.tools]
+        request = {"turns": turns, "content": spec.content, "request": spec.request, "tools": tools}
+        return to_json(request | ({"one_call": True} if spec.one_call else {}))
     return to_json(turns) if turns else None
 
 

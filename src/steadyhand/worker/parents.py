@@ -30,13 +30,13 @@ async def find_earlier_files(store: Store, job: Job) -> tuple[Mapping[str, Any],
     files: list[Mapping[str, Any]] = []
     size, current = 0, job
     for _ in range(MAX_ANCESTORS):
-        if current.history or (parent := await _get_parent(store, current)) is None:
+        if current.spec.history or (parent := await _get_parent(store, current)) is None:
             break
         current = parent
-        size += sum(len(str(block["data"])) for block in current.attachments)
+        size += sum(len(str(block["data"])) for block in current.spec.attachments)
         if size > MAX_FILE_CHARACTERS:
             break
-        files = [*current.attachments, *files]
+        files = [*current.spec.attachments, *files]
     return tuple(files)
 
 

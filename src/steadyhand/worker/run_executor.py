@@ -299,7 +299,7 @@ class RunExecutor:
             },
             on_spawned=on_spawned,
             on_listening=None if access is None else access.on_listening,
-            call_client_tools=self._client_tool_caller(job, event_writer) if job.tools else None,
+            call_client_tools=self._client_tool_caller(job, event_writer) if job.spec.tools else None,
             earlier_files=earlier_files,
         )
 
@@ -322,7 +322,7 @@ class RunExecutor:
             api_key_id=job.api_key_id,
             agent=job.agent,
             provider=agent.provider,
-            model=job.model or agent.model or "",
+            model=job.spec.model or agent.model or "",
             at=self._clock(),
             settled=True,
             tokens=tokens,
@@ -446,7 +446,7 @@ class RunExecutor:
 
     async def _has_open_tool_calls(self, job: Job) -> bool:
         """Return True if the newest run waits for results of its client's tools."""
-        return bool(job.tools and (await ToolCallState.read(self._deps.store, job.id)).open_ids(job.run))
+        return bool(job.spec.tools and (await ToolCallState.read(self._deps.store, job.id)).open_ids(job.run))
 
     async def _park(
         self,

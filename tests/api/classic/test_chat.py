@@ -38,8 +38,8 @@ def test_one_prompt_is_made_of_the_sections(client: httpx2.Client, service: Runn
     assert reply.status_code == 200, reply.text
     assert reply.json()["model"] == "any-name"
     job = service.runner.specs[-1]
-    assert job.prompt == "System instructions:\nS1\n\nS2\n\n---\n\nRequest:\nU1\n\nU2"
-    assert (job.agent, job.model) == ("recruiter-triage", None)
+    assert job.spec.prompt == "System instructions:\nS1\n\nS2\n\n---\n\nRequest:\nU1\n\nU2"
+    assert (job.agent, job.spec.model) == ("recruiter-triage", None)
     assert (job.budget_micros, job.timeout_seconds) == (2_000_000, 900)
     assert reply.json()["usage"]["prompt_tokens"] == 240
 

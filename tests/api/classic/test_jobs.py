@@ -127,7 +127,7 @@ def test_two_megabytes_and_an_option_are_good_prompts(service: RunningService, c
     for prompt in ("say " + "x" * 2_000_000, "--version"):
         job = ended(client, execute(client, prompt))
         assert job["prompt"] == prompt
-        assert service.runner.specs[-1].prompt == prompt
+        assert service.runner.specs[-1].spec.prompt == prompt
 
 
 WRONG: list[Any] = [

@@ -199,7 +199,7 @@ def test_every_field_that_is_built_reaches_the_agent(client: httpx2.Client, serv
     job = service.runner.specs[-1]
     assert job.budget_micros == 250_000
     for name in fields.keys() - {"budget_usd", "session"}:
-        assert getattr(job, name) == fields[name], name
+        assert getattr(job.spec if hasattr(job.spec, name) else job, name) == fields[name], name
 
 
 def test_unknown_agents_workspaces_and_limits_are_422(client: httpx2.Client) -> None:

@@ -11,6 +11,7 @@ from tests import openai_types
 from tests.api.api_service import RunningService, check_parameter_error
 
 from steadyhand import json_schema
+from steadyhand.job import JobSpec
 
 ITEM = {"$ref": "#/$defs/item"}
 CART = {
@@ -64,14 +65,14 @@ def test_a_chat_completion_is_calls_and_their_results_go_on_in_the_same_session(
         ("buy", {"item": {"name": "bread"}}),
     ]
     job = service.runner.specs[-1]
-    assert not job.tools
-    assert "`buy`: Buys." in str(job.append_system_prompt)
+    assert not job.spec.tools
+    assert "`buy`: Buys." in str(job.spec.append_system_prompt)
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "done"} for call in calls]
     talk = [QUESTION, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
     assert chat(client, talk).status_code == 200
     following = service.runner.specs[-1]
     assert (following.parent_job_id, following.session_id) == (job.id, job.session_id)
-    assert following.prompt == "\n\n".join(f"[The result of the call {c['id']}:]\ndone" for c in calls)
+    assert following.spec.prompt == "\n\n".join(f"[The result of the call {c['id']}:]\ndone" for c in calls)
     # Without a session to go on with, the history is told.
     service.checkouts.job_paths(job.id).config_dir.rmdir()
     assert chat(client, talk).status_code == 200
@@ -106,7 +107,7 @@ def test_a_response_is_calls_and_their_outputs_begin_a_run_after_it(
         assert respond(client, outputs, previous_response_id=body["id"]).status_code == 200
         assert service.runner.specs[-1].parent_job_id == first.id
         assert respond(client, [QUESTION, *calls, *outputs]).status_code == 200
-        assert [turn.role for turn in service.runner.specs[-1].history] == ["user", *["assistant"] * 2]
+        assert [turn.role for turn in service.runner.specs[-1].spec.history] == ["user", *["assistant"] * 2]
 
 
 def _last(reply: httpx2.Response) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def test_the_schema_of_an_answer_takes_calls_of_the_tools_and_nothing_else(
     client: httpx2.Client, service: RunningService
 ) -> None:
     assert chat(client, [QUESTION]).status_code == 200
-    schema = service.runner.specs[-1].output_schema or {}
+    schema = service.runner.specs[-1].spec.output_schema or {}
     cart = schema["properties"]["calls"]["items"]["anyOf"][0]["properties"]["arguments"]
     assert cart["properties"]["kind"] == {"const": {"$ref": "#/left/alone"}}
     deep = {"name": "buy", "arguments": {"item": {"name": "a", "with": {"name": "b"}}}}
@@ -133,7 +134,7 @@ def test_the_schema_of_an_answer_takes_calls_of_the_tools_and_nothing_else(
     for send in (chat, respond):
         given: Any = [QUESTION]
         assert send(client, given, parallel_tool_calls=False).status_code == 200
-        schema = service.runner.specs[-1].output_schema or {}
+        schema = service.runner.specs[-1].spec.output_schema or {}
         assert json_schema.validation_error(schema, {"calls": BOTH[:1]}) is None
         assert json_schema.validation_error(schema, {"calls": BOTH}) is not None
 
@@ -165,20 +166,21 @@ def test_a_choice_may_leave_some_of_the_tools(
 ) -> None:
     send = chat if route == "chat" else respond
 
-    def job(mode: str, *names: str) -> Any:
+    def spec(mode: str, *names: str) -> JobSpec:
         choice = of(mode, *names, chat=route == "chat")
         reply = send(client, [QUESTION], tool_choice=choice)
         assert reply.status_code == 200, reply.text
         if route == "responses":
             assert openai_types.parse_response(reply.json()).model_dump()["tool_choice"] == choice
-        return service.runner.specs[-1]
+        return service.runner.specs[-1].spec
 
-    left = job("auto", "look")
+    left = spec("auto", "look")
     assert ([tool.name for tool in left.tools], left.output_schema) == (["look"], None)
-    assert [tool.name for tool in job("auto", "look", "buy").tools] == ["buy", "look"]
-    alone = job("required", "look")
+    assert [tool.name for tool in spec("auto", "look", "buy").tools] == ["buy", "look"]
+    alone = spec("required", "look")
     assert (alone.tools, alone.output_schema) == ((), CITY)
-    both = job("required", "look", "buy").output_schema
+    both = spec("required", "look", "buy").output_schema
+    assert both is not None
     assert json_schema.validation_error(both, {"calls": BOTH}) is None
 
 
@@ -218,7 +220,7 @@ def test_what_an_answer_had_to_be_and_its_instructions_are_no_part_of_the_next_t
     first = {"model": "claude/haiku", given: [brief, QUESTION], "tools": tools, "tool_choice": "required"}
     assert client.post(path, json=first, headers=named).status_code == 200
     before = service.runner.specs[-1]
-    assert "Be brief.\n\nYour final answer is a call" in str(before.append_system_prompt)
+    assert "Be brief.\n\nYour final answer is a call" in str(before.spec.append_system_prompt)
     ways: list[tuple[dict[str, Any], dict[str, str]]] = [({}, named)]
     if route == "responses":
         ways.append(({"previous_response_id": f"resp_{before.id}"}, {}))
@@ -227,4 +229,4 @@ def test_what_an_answer_had_to_be_and_its_instructions_are_no_part_of_the_next_t
         assert client.post(path, json=body, headers=headers).status_code == 200
         job = service.runner.specs[-1]
         assert job.parent_job_id == before.id
-        assert (job.append_system_prompt, job.model, job.output_schema) == (None, None, None)
+        assert (job.spec.append_system_prompt, job.spec.model, job.spec.output_schema) == (None, None, None)

@@ -23,7 +23,7 @@ from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.text import one_line
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest, RetryLater
-from steadyhand.job import Job, OutcomeType, State
+from steadyhand.job import Job, JobSpec, OutcomeType, State
 from steadyhand.money import MICROS_PER_DOLLAR
 from steadyhand.ports import RunOutput
 
@@ -53,11 +53,10 @@ async def create_classic_completion(request: Request) -> Response:
         refusal: native_bodies.ClassicFailure = {"error": "streaming not supported", "detail": detail}
         return json_response(refusal, 400)
     submission = Submission(
-        prompt=build_prompt(body.messages),
+        spec=JobSpec(prompt=build_prompt(body.messages), origin="openai"),
         agent=context.options.openai_default_agent or CLASSIC_DEFAULT_AGENT,
         budget_micros=BUDGET_MICROS,
         timeout_seconds=TIMEOUT_SECONDS,
-        origin="openai",
         strict=False,
     )
     try:

@@ -17,7 +17,7 @@ from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.text import one_line
 from steadyhand.control import Submission
 from steadyhand.errors import Conflict, RetryLater
-from steadyhand.job import Job, State
+from steadyhand.job import Job, JobSpec, State
 from steadyhand.ports import RunOutput
 
 router = APIRouter(tags=["classic"], route_class=DirectRoute)
@@ -50,12 +50,10 @@ async def execute(request: Request) -> Response:
     context = get_context(request)
     asked, _ = await parse_body(request, ExecuteRequest, context.options.max_body_bytes, lenient=True)
     submission = Submission(
-        prompt=asked.prompt,
+        spec=JobSpec(prompt=asked.prompt, metadata=asked.metadata, origin="classic"),
         agent=asked.agent,
         budget_micros=to_positive_micros(asked.max_budget_usd),
         timeout_seconds=asked.timeout_seconds,
-        metadata=asked.metadata,
-        origin="classic",
         strict=False,
     )
     try:
@@ -89,9 +87,9 @@ def classic_job_json(job: Job, output: RunOutput | None) -> native_bodies.Classi
         "job_id": job.id,
         "status": status,
         "state": job.state.value,
-        "prompt": job.prompt,
+        "prompt": job.spec.prompt,
         "agent": job.agent,
-        "metadata": job.metadata,
+        "metadata": job.spec.metadata,
         # Callers parse this with what they have; an offset is understood by more of them than a Z.
         "started_at": (job.started_at or job.created_at).isoformat(),
     }

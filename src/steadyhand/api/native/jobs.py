@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ from steadyhand.api.transport.params import (
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Caller, ResumeOptions, Submission
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import Job, State
+from steadyhand.job import Job, JobSpec, State
 from steadyhand.ports import IdempotencyKey, JobFilter
 
 WorkRequestT = TypeVar("WorkRequestT", bound=WorkRequest)
@@ -51,6 +51,7 @@ _EVENT_MEDIA_TYPES = ("text/event-stream", "application/json")
 _MAX_LIST_LIMIT = 200
 _MAX_EVENTS_LIMIT = 500
 _MAX_SEQ = 2**53
+_SPEC_FIELDS = {field.name for field in fields(JobSpec)}
 
 
 def build_submission(body: JobRequest) -> Submission:
@@ -60,7 +61,6 @@ def build_submission(body: JobRequest) -> Submission:
         agent=body.agent,
         workspace=body.workspace,
         ref=body.ref,
-        append_system_prompt=body.append_system_prompt,
         session=body.session,
     )
 
@@ -69,21 +69,14 @@ def _build_work_submission(body: WorkRequest) -> Submission:
     """Build the part of a submission that all requests share; raise `InvalidRequest` for an invalid schema."""
     if body.output_schema is not None:
         json_schema.check_schema(body.output_schema, "/output_schema")
+    shared_fields = _SPEC_FIELDS & type(body).model_fields.keys()
     return Submission(
-        prompt=body.prompt,
-        model=body.model,
+        spec=JobSpec(**{name: getattr(body, name) for name in shared_fields}),
         budget_micros=None if body.budget_usd is None else to_positive_micros(body.budget_usd),
         timeout_seconds=body.timeout_seconds,
         idle_timeout_seconds=body.idle_timeout_seconds,
-        priority=body.priority,
-        metadata=body.metadata,
-        title=body.title,
-        output_schema=body.output_schema,
         on_interrupt=body.on_interrupt,
         publish=body.publish,
-        expires_in_seconds=body.expires_in_seconds,
-        max_turns=body.max_turns,
-        effort=body.effort,
     )
 
 

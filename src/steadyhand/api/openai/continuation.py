@@ -59,7 +59,7 @@ async def with_session(
             raise InvalidRequest(
                 f"{SESSION_HEADER}: has to be 1 to 128 printable ASCII characters without spaces"
             )
-        return replace(submission, session_name=session_name)
+        return replace(submission, spec=replace(submission.spec, session_name=session_name))
     earlier_messages = messages_to_last_answer(messages)
     if not earlier_messages:
         return submission
@@ -73,7 +73,7 @@ async def with_calling_session(
     context: ApiContext, owner: Caller, submission: Submission, tool_results: ToolResults | None
 ) -> Submission:
     """Return a submission with the session whose answer was the calls, if that session can be continued."""
-    if tool_results is None or submission.parent is not None or submission.session_name is not None:
+    if tool_results is None or submission.parent is not None or submission.spec.session_name is not None:
         return submission
     job = await context.control.get_continuable(owner, tool_results.job_id)
     same_agent = job is not None and job.agent == submission.agent

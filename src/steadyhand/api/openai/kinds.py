@@ -7,4 +7,4 @@ RESPONSE_KIND = "response"
 
 def is_response(job: Job) -> bool:
     """Return true if a job was requested as a response."""
-    return job.request is not None and job.request.get("kind") == RESPONSE_KIND
+    return job.spec.request is not None and job.spec.request.get("kind") == RESPONSE_KIND

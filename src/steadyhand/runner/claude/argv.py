@@ -29,10 +29,10 @@ def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
     """
     job, agent = spec.job, spec.agent
     values: list[tuple[str, str | None]] = [
-        ("--model", job.model or agent.model),
+        ("--model", job.spec.model or agent.model),
         ("--tools", None if agent.tools is None else ",".join(agent.tools)),
-        ("--max-turns", _format_number(job.max_turns or agent.max_turns)),
-        ("--effort", job.effort or agent.effort),
+        ("--max-turns", _format_number(job.spec.max_turns or agent.max_turns)),
+        ("--effort", job.spec.effort or agent.effort),
         ("--json-schema", _format_schema(job)),
         ("--append-system-prompt-file", None if prompt_file is None else str(prompt_file)),
     ]
@@ -63,7 +63,7 @@ def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | No
 
 
 def _system_prompt_text(job: Job, agent: Agent) -> str | None:
-    parts = [text for text in (agent.append_system_prompt, job.append_system_prompt) if text]
+    parts = [text for text in (agent.append_system_prompt, job.spec.append_system_prompt) if text]
     return "\n\n".join(parts) or None
 
 
@@ -72,9 +72,9 @@ def _format_number(value: int | None) -> str | None:
 
 
 def _format_schema(job: Job) -> str | None:
-    if job.output_schema is None:
+    if job.spec.output_schema is None:
         return None
-    text = json.dumps(job.output_schema, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(job.spec.output_schema, separators=(",", ":"), ensure_ascii=False)
     if len(text.encode("utf-8", "surrogatepass")) > MAX_ARGUMENT_BYTES:
         raise SpawnError(f"The output schema is larger than {MAX_ARGUMENT_BYTES} bytes.", retryable=False)
     return text

@@ -28,20 +28,21 @@ class PreparedTurns:
 
 def prepare_turns(job: Job, folder: PurePosixPath) -> PreparedTurns:
     """Return the turns of a job. A file becomes a line with its path in `folder`, which is the agent's path."""
+    spec = job.spec
     history = tuple(
         turn
         if isinstance(turn.content, str)
         else Turn(turn.role, tuple(_as_text_block(block, folder) for block in turn.content))
-        for turn in job.history
+        for turn in spec.history
     )
     return PreparedTurns(
-        history, [_as_text_block(block, folder) for block in job.content] if job.content else job.prompt
+        history, [_as_text_block(block, folder) for block in spec.content] if spec.content else spec.prompt
     )
 
 
 def attachment_files(job: Job, earlier: Sequence[Block] = ()) -> tuple[tuple[str, bytes], ...]:
     """Return the names and contents of a job's files, with those of its history and of `earlier` turns."""
-    files = {_file_name(block): _file_content(block) for block in (*earlier, *job.attachments)}
+    files = {_file_name(block): _file_content(block) for block in (*earlier, *job.spec.attachments)}
     return (_GITIGNORE, *files.items()) if files else ()
 
 

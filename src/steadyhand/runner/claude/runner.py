@@ -69,10 +69,10 @@ def stream_argv(
     argv += ["--include-partial-messages", "--dangerously-skip-permissions"]
     argv += ["--max-budget-usd", format_budget(job.budget_micros)] if enforce_budget else []
     argv += ["--setting-sources", "user,project,local" if spec.checkout.full_trust else "user"]
-    argv += ["--resume" if job.history or resumed else "--session-id", session]
+    argv += ["--resume" if job.spec.history or resumed else "--session-id", session]
     argv += [] if agent.definition is None else format_option("--agent", agent.definition)
     argv += common_options(spec, prompt_file)
-    return [*argv, "--mcp-config", MCP_CONFIG] if job.tools else argv
+    return [*argv, "--mcp-config", MCP_CONFIG] if job.spec.tools else argv
 
 
 def render_session(history: Sequence[Turn], directory: str, session: str) -> bytes:
@@ -129,12 +129,12 @@ def build_launch(
         files.append((system_prompt.host_path, system_prompt.content))
     folder, agent_dir = attachment_dirs(checkout, sandbox)
     resumed = resumes_session(spec, sandbox, session)
-    if spec.job.history and not resumed:
+    if spec.job.spec.history and not resumed:
         directory = session_directory(view, sandbox)
         record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
         files.append((session_file(config, directory, session), record))
     env = agent_environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
-    if spec.job.tools:
+    if spec.job.spec.tools:
         # How long a call may take is the service's to say, not the CLI's.
         env["MCP_TOOL_TIMEOUT"] = str(_TOOL_TIMEOUT_MILLISECONDS)
     prompt_file = None if system_prompt is None else system_prompt.agent_path
@@ -270,7 +270,8 @@ class _StreamProtocol:
         self._connected = asyncio.Event()
         job = run_loop.spec.job
         id_prefix = f"call_{job.id}_{run_loop.spec.number}"
-        self._tool_server = McpToolServer(job.tools, id_prefix, one_call=job.one_call) if job.tools else None
+        tools, one_call = job.spec.tools, job.spec.one_call
+        self._tool_server = McpToolServer(tools, id_prefix, one_call=one_call) if tools else None
 
     async def handle_line(self, line: bytes) -> None:
         run_loop = self._run_loop
@@ -335,11 +336,11 @@ class _StreamProtocol:
             # Without an agent to check, the prompt does not wait for the answer: 30 ms of every run.
             await self._transport.first_request_sent.wait()
             job = self._run_loop.spec.job
-            verbatim = job.origin == "openai" or self._run_loop.spec.agent.lean
+            verbatim = job.spec.origin == "openai" or self._run_loop.spec.agent.lean
             content: str | list[Mapping[str, Any]] = prompt_for(
                 self._run_loop.spec, resumed=self._run_loop.resumed
             )
-            if content == job.prompt:
+            if content == job.spec.prompt:
                 content = prepare_turns(job, self._attachments_dir).content
             await self._run_loop.process.write(encode_prompt(content, verbatim=verbatim))
 

@@ -29,8 +29,8 @@ def prompt_for(spec: RunSpec, *, resumed: bool) -> str:
     """Return the prompt: the job's, or one to continue its work."""
     job = spec.job
     if not resumed:
-        return job.prompt
-    return job.continue_prompt or (job.prompt if spec.number == 1 else CONTINUE_PROMPT)
+        return job.spec.prompt
+    return job.continue_prompt or (job.spec.prompt if spec.number == 1 else CONTINUE_PROMPT)
 
 
 class AgentProtocol(Protocol):
@@ -141,7 +141,7 @@ class RunLoop:
 
         An agent that gave up is judged by its last attempt.
         """
-        schema = self.spec.job.output_schema
+        schema = self.spec.job.spec.output_schema
         if schema is None or self.result is None:
             return None
         output = self.result.structured_output
@@ -234,7 +234,7 @@ class RunLoop:
             result=self.result,
             stderr=stderr,
             unknown_agent=self.unknown_agent is not None,
-            schema_required=self.spec.job.output_schema is not None,
+            schema_required=self.spec.job.spec.output_schema is not None,
             schema_error=schema_fault,
             out_of_memory=exit_status.out_of_memory,
             disk_full=exit_status.disk_full,

@@ -172,7 +172,7 @@ class QueueOrderContract(_QueueFactory):
                     worker.cancel()
             assert most == 2
             stored = [added.job for added in admitted]
-            assert claimed == sorted(stored, key=lambda job: (-job.priority, job.sequence))
+            assert claimed == sorted(stored, key=lambda job: (-job.spec.priority, job.sequence))
 
 
 class QueueBoundsContract(_QueueFactory):

@@ -25,10 +25,11 @@ from steadyhand.events import (
     UsageReported,
     event_data,
 )
-from steadyhand.job import Job, Turn
+from steadyhand.job import Job, JobSpec, Turn
 from steadyhand.outcome import StopReason, decide_outcome
 from steadyhand.ports import AgentPaths, Checkout, JobPaths, Runner, RunReport, RunSpec, StopSignal
 from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.contracts.samples import change_job
 from steadyhand.testing.processes import new_process_mark, pids_with_mark, wait_until_gone
 
 AGENT_UID = 64400 if os.geteuid() == 0 else None
@@ -92,7 +93,7 @@ class RunnerHarness:
             Workspace("scratch"), files, files.checkout, files.home, files.config_dir, AGENT_UID, commit=None
         )
         definition = fields.pop("definition", None)
-        job = replace(_JOB, prompt=prompt, **fields)
+        job = change_job(_JOB, prompt=prompt, **fields)
         mark = new_process_mark()
         environment = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "SH_MARK": mark}
         stage = cls(
@@ -130,7 +131,7 @@ class RunnerHarness:
 
 _JOB = Job(
     "0123456789ab",
-    "hello",
+    JobSpec("hello"),
     "claude",
     "k_test",
     datetime(2026, 1, 1, tzinfo=UTC),
@@ -288,7 +289,7 @@ class RunnerStopContract(_RunnerFactory):
         stage = RunnerHarness.make(self.runner(cli), world, "")
         signal = stage.spec.checkout.directory / "there"
         prompt = IGNORE_SIGNALS.format(signal="touch=there")
-        stage.spec = replace(stage.spec, job=replace(stage.spec.job, prompt=prompt))
+        stage.spec = replace(stage.spec, job=change_job(stage.spec.job, prompt=prompt))
         return stage, signal
 
     async def _stop_and_wait(self, stage: RunnerHarness, signal: Path, reason: StopReason) -> float:

@@ -3,15 +3,19 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from steadyhand.events import EventBody, EventDraft, Message, StateChanged
-from steadyhand.job import Job, State
+from steadyhand.job import Job, JobSpec, State
 from steadyhand.ports import ModelCall
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 """When everything in these tests happens."""
+
+SPEC_FIELDS = {field.name for field in fields(JobSpec)}
+"""The names of the fields of a job's spec."""
 
 _BOUND_SECONDS = 60
 _TestClass = TypeVar("_TestClass")
@@ -60,10 +64,10 @@ class FakeClock:
 
 
 def make_job(**changes: Any) -> Job:
-    """Give a queued job with an id of its own; `changes` are its other fields."""
+    """Return a queued job with an id of its own; `changes` are other fields of it or of its spec."""
     fields: dict[str, Any] = {
         "id": secrets.token_hex(6),
-        "prompt": "Say what you see.",
+        "spec": JobSpec("Say what you see."),
         "agent": "claude",
         "api_key_id": "k_one",
         "created_at": NOON,
@@ -72,7 +76,13 @@ def make_job(**changes: Any) -> Job:
         "timeout_seconds": 2700.0,
         "idle_timeout_seconds": 600.0,
     }
-    return Job(**{**fields, **changes})
+    return change_job(Job(**fields), **changes)
+
+
+def change_job(job: Job, **changes: Any) -> Job:
+    """Return a job with changed fields, each its own or one of its spec."""
+    spec_changes = {name: changes.pop(name) for name in SPEC_FIELDS & changes.keys()}
+    return replace(job, spec=replace(job.spec, **spec_changes), **changes)
 
 
 def make_call(**changes: Any) -> ModelCall:

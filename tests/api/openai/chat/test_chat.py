@@ -78,21 +78,21 @@ def test_history_is_kept_as_turns_and_system_texts_go_above(
     )
     assert reply.status_code == 200, reply.text
     job = service.runner.specs[-1]
-    assert job.append_system_prompt == "Be brief.\n\nBe kind."
-    assert job.history == (
+    assert job.spec.append_system_prompt == "Be brief.\n\nBe kind."
+    assert job.spec.history == (
         Turn("user", "U1"),
         Turn("assistant", "A1"),
         Turn("user", "U2\nmore"),
         Turn("assistant", "I will not."),
     )
-    assert job.prompt == "say one\n\nand two"
+    assert job.spec.prompt == "say one\n\nand two"
 
 
 def test_metadata_user_and_effort_are_kept(client: httpx2.Client, service: RunningService) -> None:
     ask(client, metadata={"flow": "7"}, user="anna", reasoning_effort="minimal")
     job = service.runner.specs[-1]
-    assert job.metadata == {"flow": "7", "user": "anna"}
-    assert job.effort == "low"
+    assert job.spec.metadata == {"flow": "7", "user": "anna"}
+    assert job.spec.effort == "low"
     found = client.get("/v1/jobs", params={"metadata.user": "anna", "metadata.flow": "7"}).json()["data"]
     assert job.id in {each["id"] for each in found}
 
@@ -110,10 +110,10 @@ def test_reasoning_effort_is_the_agents_effort_on_both_routes(
     client: httpx2.Client, service: RunningService, asked: str | None, effort: str | None
 ) -> None:
     assert ask(client, reasoning_effort=asked, max_completion_tokens=9).status_code == 200
-    assert service.runner.specs[-1].effort == effort
+    assert service.runner.specs[-1].spec.effort == effort
     response = {"model": "claude", "input": "say x", "reasoning": {"effort": asked}, "max_output_tokens": 9}
     body = client.post("/v1/responses", json=response).json()
-    assert service.runner.specs[-1].effort == effort
+    assert service.runner.specs[-1].spec.effort == effort
     assert (body["reasoning"]["effort"], body["max_output_tokens"]) == (asked, 9)
 
 
@@ -133,7 +133,7 @@ def test_a_schema_run_answers_with_the_json_and_nothing_else(
     reply = ask(client, response_format=response_format)
     assert json.loads(reply.json()["choices"][0]["message"]["content"]) == {"city": "Paris"}
     schema = response_format.get("json_schema", {}).get("schema", {"type": "object"})
-    assert service.runner.specs[-1].output_schema == schema
+    assert service.runner.specs[-1].spec.output_schema == schema
 
 
 def test_earlier_calls_and_their_results_are_part_of_the_history(
@@ -149,8 +149,8 @@ def test_earlier_calls_and_their_results_are_part_of_the_history(
     ]
     assert ask(client, messages=messages).status_code == 200
     job = service.runner.specs[-1]
-    assert job.prompt == "second"
-    assert [(turn.role, turn.content) for turn in job.history] == [
+    assert job.spec.prompt == "second"
+    assert [(turn.role, turn.content) for turn in job.spec.history] == [
         ("user", "first"),
         ("assistant", '[Call c1: f({"a": 1})]'),
         ("user", "[The result of the call c1:]\nseven"),
@@ -283,7 +283,7 @@ def test_a_models_name_means_an_agent_and_a_model(
         assert reply.json()["model"] == name
         assert client.get(f"/v1/models/{name}").json()["id"] == name
     job = aliased.runner.specs[-1]
-    assert (job.agent, job.model) == (agent, model)
+    assert (job.agent, job.spec.model) == (agent, model)
 
 
 @pytest.mark.parametrize("name", ["nobody", "nobody/sonnet", "claude/", "claude/--x", "", "--x"])
@@ -331,4 +331,4 @@ def test_a_session_keeps_its_agent_and_a_conversation_begins_anew_with_another(t
         models["moving"] = ModelAlias("dear")
         assert ask(client, model="moving", messages=said).status_code == 200
         job = service.runner.specs[-1]
-        assert (job.agent, job.parent_job_id, len(job.history)) == ("dear", None, 2)
+        assert (job.agent, job.parent_job_id, len(job.spec.history)) == ("dear", None, 2)

@@ -263,8 +263,8 @@ def test_a_forced_function_gets_its_arguments(
     assert (call.function.name, json.loads(call.function.arguments)) == ("city", {"city": "Paris"})
     assert finish == reason
     job = service.runner.specs[-1]
-    assert job.output_schema == SCHEMA
-    assert "`city`: Names one." in (job.append_system_prompt or "")
+    assert job.spec.output_schema == SCHEMA
+    assert "`city`: Names one." in (job.spec.append_system_prompt or "")
 
 
 def test_a_client_that_goes_away_cancels_its_stream(client: httpx2.Client, service: RunningService) -> None:

@@ -187,7 +187,7 @@ def test_the_tools_are_kept_with_the_job(
     service: RunningService, client: httpx2.Client, asking: ToolCallingAgent
 ) -> None:
     calls = calls_of(ask(client, [QUESTION])[1])
-    assert [tool.name for tool in service.runner.specs[-1].tools] == ["get_weather"]
-    assert not service.runner.specs[-1].one_call
+    assert [tool.name for tool in service.runner.specs[-1].spec.tools] == ["get_weather"]
+    assert not service.runner.specs[-1].spec.one_call
     ask(client, answers(calls, "a", "b"))
     assert len(asking.results) == 1

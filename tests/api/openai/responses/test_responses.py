@@ -79,8 +79,8 @@ def test_a_response_has_every_key_and_its_usage(client: httpx2.Client, service: 
     assert (response.instructions, response.temperature, response.user) == ("Be brief.", 0.5, "anna")
     assert response.metadata == {"a": "b"}
     job = service.runner.specs[-1]
-    assert job.append_system_prompt == "Be brief."
-    assert job.metadata == {"a": "b", "user": "anna"}
+    assert job.spec.append_system_prompt == "Be brief."
+    assert job.spec.metadata == {"a": "b", "user": "anna"}
     assert client.get(f"/v1/responses/{response.id}").json() == reply.json()
 
 
@@ -221,8 +221,8 @@ def test_cancel_delete_and_input_items(client: httpx2.Client, service: RunningSe
     job = wait_until(lambda: [j for j in service.runner.specs if j.id == begun["id"].removeprefix("resp_")])[
         0
     ]
-    assert [turn.content for turn in job.history] == ["U1", "A1"]
-    assert [block["type"] for block in job.content] == ["text", "image"]
+    assert [turn.content for turn in job.spec.history] == ["U1", "A1"]
+    assert [block["type"] for block in job.spec.content] == ["text", "image"]
     assert client.delete(f"/v1/responses/{begun['id']}").status_code == 409
     items = client.get(f"/v1/responses/{begun['id']}/input_items").json()
     openai_types.parse_strict(ResponseItemList, items)

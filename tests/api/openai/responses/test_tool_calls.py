@@ -320,7 +320,7 @@ def test_references_to_items_stand_for_them(
     talk = [reference(asked), *talk[1:4], *map(reference, given), *map(reference, second["output"])]
     talk.append({"role": "user", "content": "say thanks"})
     assert text_of(answer(client, talk, tools=[])) == "thanks"
-    history = service.runner.specs[-1].history
+    history = service.runner.specs[-1].spec.history
     assert [turn.role for turn in history] == ["user", *["assistant"] * 3, *["user"] * 2, "assistant"]
     said = [turn.content for turn in history]
     assert said[:2] == ["play it is fine", "let me look 1"]

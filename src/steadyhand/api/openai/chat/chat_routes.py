@@ -59,7 +59,7 @@ from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.sse import EventStreamResponse, Frame, StreamItem
 from steadyhand.control import Caller, Submission
 from steadyhand.events import Event, LiveText
-from steadyhand.job import State
+from steadyhand.job import JobSpec, State
 
 router = APIRouter(tags=["openai"], route_class=DirectRoute)
 
@@ -147,9 +147,8 @@ def build_submission(
     """Build the submission for a request."""
     conversation = split_conversation(messages)
     effort = body.reasoning_effort
-    return Submission(
+    spec = JobSpec(
         prompt=conversation.prompt,
-        agent=alias.agent,
         model=alias.model,
         metadata=merge_metadata(body.metadata, body.user),
         output_schema=output_spec.output_schema,
@@ -160,10 +159,10 @@ def build_submission(
         tools=output_spec.client_tools,
         one_call=output_spec.one_call,
         content=conversation.content,
-        # Nobody waits for it any more once the service has stopped.
-        on_interrupt="fail",
         origin="openai",
     )
+    # Nobody waits for it any more once the service has stopped.
+    return Submission(spec, agent=alias.agent, on_interrupt="fail")
 
 
 def reject_unsupported(body: ChatRequest) -> None:

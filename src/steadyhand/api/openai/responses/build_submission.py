@@ -24,6 +24,7 @@ from steadyhand.api.transport.context import ModelAlias
 from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest
+from steadyhand.job import JobSpec
 
 
 def reject_unsupported(asked: ResponseRequest) -> None:
@@ -49,9 +50,8 @@ def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[
     conversation = split_conversation(parse_input_items(items), "input")
     effort = None if asked.reasoning is None else asked.reasoning.effort
     system = join_paragraphs([asked.instructions or "", conversation.system or "", wanted.prompt_hint or ""])
-    return Submission(
+    spec = JobSpec(
         prompt=conversation.prompt,
-        agent=alias.agent,
         model=alias.model,
         metadata=merge_metadata(asked.metadata, asked.user),
         output_schema=wanted.output_schema,
@@ -62,10 +62,10 @@ def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[
         tools=wanted.client_tools,
         one_call=wanted.one_call,
         request=_first_request(asked, wanted, items),
-        # A run in the background goes on after the service was stopped; for another one nobody waits then.
-        on_interrupt="resume" if asked.background else "fail",
         origin="openai",
     )
+    # A run in the background goes on after the service was stopped; for another one nobody waits then.
+    return Submission(spec, agent=alias.agent, on_interrupt="resume" if asked.background else "fail")
 
 
 def _build_output_spec(body: ResponseRequest) -> OutputSpec:

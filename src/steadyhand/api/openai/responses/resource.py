@@ -69,7 +69,7 @@ class StoredResponse:
 
 def get_stored_response(job: Job, number: int = 0) -> StoredResponse | None:
     """Return one of a job's responses; None if the job has no response of that number."""
-    first_request: Mapping[str, Any] = job.request or {}
+    first_request: Mapping[str, Any] = job.spec.request or {}
     later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
     if not is_response(job) or number > len(later_requests):
         return None
@@ -82,12 +82,12 @@ def get_stored_response(job: Job, number: int = 0) -> StoredResponse | None:
 
 def latest_response(job: Job) -> StoredResponse | None:
     """Return the newest of a job's responses, if it has any."""
-    return get_stored_response(job, len((job.request or {}).get("later", ())))
+    return get_stored_response(job, len((job.spec.request or {}).get("later", ())))
 
 
 def append_request(job: Job, request: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a job's stored request with one more response; parameters equal to those of the first are left out."""
-    first_request: Mapping[str, Any] = job.request or {}
+    first_request: Mapping[str, Any] = job.spec.request or {}
     echo = {
         key: value
         for key, value in request["echo"].items()
@@ -98,13 +98,14 @@ def append_request(job: Job, request: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def forget_response(job: Job, number: int) -> Job | None:
     """Return a job without one response and its input; None if no response is left."""
-    first_request: Mapping[str, Any] = job.request or {}
+    first_request: Mapping[str, Any] = job.spec.request or {}
     later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
     requests = [first_request, *later_requests]
     if all(request.get("forgotten") for index, request in enumerate(requests) if index != number):
         return None
     requests[number] = {**requests[number], "forgotten": True, "input": []}
-    return replace(job, request={**requests[0], "later": requests[1:]})
+    spec = replace(job.spec, request={**requests[0], "later": requests[1:]})
+    return replace(job, spec=spec)
 
 
 def response_status(job: Job) -> openai_bodies.ResponseStatus:

@@ -53,7 +53,7 @@ class ResponseEvents:
         self.stored = stored
         self._background = bool(request.get("background"))
         self._forced_call: Mapping[str, Any] | None = request.get("function")
-        self._is_structured = job.output_schema is not None
+        self._is_structured = job.spec.output_schema is not None
         self.output: list[dict[str, Any]] = []
         self.event_count = 0
         self.ended_with_calls = False
@@ -185,7 +185,7 @@ class ResponseEvents:
         name: str = data["name"]
         if self._is_structured and name == STRUCTURED_OUTPUT_TOOL:
             return []
-        if self.stored.job.tools and name.startswith(MCP_TOOL_PREFIX):
+        if self.stored.job.spec.tools and name.startswith(MCP_TOOL_PREFIX):
             return []  # the client's own: told as a call once it is the client's turn
         index = len(self.output)
         item_id = f"mcp_{self.stored.id_suffix}_{index}"

@@ -207,7 +207,8 @@ async def _resume_with_results(
     def append_to_job(old: Job) -> Job:
         # Whoever asks for the rest in the background does not wait for it.
         on_interrupt = "resume" if body.background else old.on_interrupt
-        return replace(old, request=append_request(old, next_request), on_interrupt=on_interrupt)
+        spec = replace(old.spec, request=append_request(old, next_request))
+        return replace(old, spec=spec, on_interrupt=on_interrupt)
 
     submitted = await context.control.submit_tool_results(owner, job.id, results, append_to_job)
     stored = get_stored_response(submitted.job, submitted.number)

@@ -59,7 +59,7 @@ class StoreJobsContract(StoreFactory):
                 await store.add(job, accepted_draft())
                 found = await store.get(job.id)
                 assert found is not None
-                assert found.metadata == metadata
+                assert found.spec.metadata == metadata
 
     @async_test
     async def test_a_prompt_of_two_megabytes_comes_back_whole(self) -> None:
@@ -68,7 +68,7 @@ class StoreJobsContract(StoreFactory):
             await store.add(job, accepted_draft())
             found = await store.get(job.id)
             assert found is not None
-            assert found.prompt == job.prompt
+            assert found.spec.prompt == job.spec.prompt
 
     @async_test
     async def test_what_nobody_stored_is_null(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from steadyhand.errors import InvalidRequest
@@ -13,6 +12,7 @@ from steadyhand.testing.contracts.samples import (
     FakeClock,
     accepted_draft,
     async_test,
+    change_job,
     expect_error,
     make_job,
 )
@@ -149,7 +149,7 @@ class StoreListingContract(StoreFactory):
         async with self.open() as store:
             added = await store.add(job, accepted_draft())
             (found,) = (await store.list_jobs(JobFilter(), 1)).jobs
-            brief = replace(added.job, prompt="x" * 200, answer=None, structured_output=None, history=())
+            brief = change_job(added.job, prompt="x" * 200, answer=None, structured_output=None, history=())
             assert found == brief
 
     @async_test
