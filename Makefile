@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-for-tests
 # Tests wait for a good part of their time: three at once keep two cores busy.
-WORKERS := 3
+WORKERS := 4
 # Pure code and single rooms: no service in a process of its own and no sandbox.
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api config docs gateway/money queue redact store worker)
 

@@ -11,6 +11,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).parents[2] / "src" / "steadyhand"
+_RIDDLES = {
+    "Gives",
+    "Give",
+    "Says",
+    "Say",
+    "Tells",
+    "Tell",
+    "Takes",
+    "What",
+    "Whether",
+    "Who",
+    "Whose",
+    "Where",
+}
 _WORD = re.compile(r"[A-Za-z']+")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -105,6 +119,24 @@ def repeated(rooms_by_name: dict[str, list[str]]) -> dict[str, list[str]]:
 def without_reasons(names: dict[str, tuple[list[str], str]]) -> dict[str, list[str]]:
     """Return a list of names that may stand twice in the form of `repeated`."""
     return {name: rooms for name, (rooms, _) in names.items()}
+
+
+def test_docstrings_use_the_words_of_a_reference() -> None:
+    words = all_words()
+    assert per_thousand(words, "what") <= 2
+    assert per_thousand(words, "give", "gives", "given") <= 1
+    assert per_thousand(words, "return", "returns") >= 5
+
+
+def test_no_docstring_of_a_function_opens_with_a_riddle() -> None:
+    found = [
+        f"{path}:{node.lineno}"
+        for path, tree in parsed_modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (ast.get_docstring(node) or "").split(" ")[0] in _RIDDLES
+    ]
+    assert found == []
 
 
 def test_no_method_is_called_take() -> None:

@@ -1,6 +1,6 @@
-"""The one door between agents and models: it holds the key, counts every call, and ends at the budget.
+"""The gateway between agents and models: it holds the credentials, counts every call and enforces the budgets.
 
-From a sealed run there is also a proxy to the hosts on its agent's list, and nothing else.
+For sandboxed runs it also has a proxy to the hosts on the agent's list, and to no other.
 """
 
 from steadyhand.gateway.egress.connect_proxy import ProxyTimeouts, Resolve

@@ -44,7 +44,7 @@ from steadyhand.ports import (
 )
 
 PLACEHOLDER_URL = "http://model.invalid"
-"""The address that sealed agents are told: what matters is the socket."""
+"""The model's address for sandboxed agents; only the socket matters."""
 _RESOLVER_THREADS = 8
 """Threads that ask for names: their own, so that a slow name keeps nothing else of the service waiting."""
 _RESERVED_FILES = 512
@@ -71,13 +71,13 @@ class GrantedAccess:
         return self.run.exhausted_budget
 
     async def final_usage(self) -> UsageTotal:
-        """Wait, bounded, until its calls are kept; give what they came to."""
+        """Wait, for a bounded time, until the calls are stored; return their usage."""
         return await self.run.final_usage()
 
 
 @dataclass(frozen=True, slots=True)
 class BillingDeps:
-    """What the gateway counts by: where calls are kept, what they cost, and what may be spent."""
+    """The dependencies of billing: the ledger, the prices and the budgets."""
 
     ledger: Ledger
     prices: Prices
@@ -85,10 +85,10 @@ class BillingDeps:
 
 
 class ModelGateway:
-    """Forwards to the models for every run, and to the hosts on an agent's list for sealed ones.
+    """Forwards calls to the models for every run, and to the hosts on an agent's list for sandboxed ones.
 
-    `socket_inside` is where a sealed agent finds its slot's socket; null serves agents that are not sealed off, on
-    loopback. `clock` and `sleep` are what time is for rate limits and budgets.
+    `socket_inside` is the path of a slot's socket in the sandbox; None serves agents without a sandbox, on loopback.
+    Tests replace `clock` and `sleep`, which rate limits and budgets use.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ModelGateway:
         clock: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Raises `ConfigError` for a provider that cannot be."""
+        """Create the gateway. Raises `ConfigError` for an invalid provider."""
         self._data_dir = data_dir
         self._sandbox_socket = sandbox_socket
         self._providers = Providers(providers)
@@ -185,7 +185,7 @@ class ModelGateway:
                 yield GrantedAccess(environment, listening, run)
 
     def count_unmetered_call(self, call: ModelCall) -> None:
-        """Count what was spent past this against the budgets that others share; see `ports.Gateway.count`."""
+        """Count spending that did not pass the gateway against the shared budgets; see `ports.Gateway`."""
         self._budgets.record_spend(BudgetAccount(call.job_id, call.agent, call.api_key_id), call.micros)
 
     async def spent_by_key(self, key_id: str, period: CalendarPeriod) -> int:
@@ -193,11 +193,11 @@ class ModelGateway:
         return self._budgets.spent(BudgetLimit("key", key_id, period, 0))
 
     def rate_limited_until(self, agent: Agent) -> datetime | None:
-        """Give until when the rate limit of an agent's credential turns everybody away."""
+        """Return the time until which the credential of an agent is blocked, or None."""
         return self._rate_limits.blocked_until(self._providers.get(agent.provider).rate_limit_key)
 
     def on_rate_limit_change(self, callback: Callable[[], None]) -> None:
-        """Call this whenever a wall has risen or fallen."""
+        """Register a callback for each start and end of a block."""
         self._rate_limits.on_change(callback)
 
     def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:

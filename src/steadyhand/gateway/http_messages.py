@@ -27,7 +27,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def end_to_end_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Leave out what belongs to one connection, what `connection` names included. Names are in lower case."""
+    """Return the headers without the hop-by-hop ones, with those named by `connection`. Names are in lower case."""
     headers = list(headers)
     connection_headers = {
         token.strip().lower()
@@ -46,7 +46,7 @@ class MalformedMessage(Exception):
 
 @dataclass
 class ProxyRequest:
-    """A request whose head is there; `feed` takes what comes of its body."""
+    """A request with a complete head; `feed` parses its body."""
 
     method: bytes = b""
     target: bytes = b""
@@ -74,7 +74,7 @@ class ProxyRequest:
         return request
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes; give what of the body is in them, framed as the head says. Raises `Unreadable`."""
+        """Parse bytes and return the body in them, with its framing. Raises `BadRequest`."""
         was_complete = self.complete
         try:
             self.parser.feed_data(data)
@@ -93,7 +93,7 @@ class ProxyRequest:
         return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + end
 
     def forwarded_head(self, path: bytes, host: bytes) -> bytes:
-        """Give the head as the host is to see it: its own name, origin form, one request per connection."""
+        """Return the head for the host: its own name, origin form, one request per connection."""
         headers: Headers = [
             (name, value)
             for name, value in end_to_end_headers(self.headers)
@@ -105,7 +105,7 @@ class ProxyRequest:
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client sends its body only when it is told to go on."""
+        """Return True if the client waits for `100 Continue` before it sends the body."""
         return any(name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers)
 
     # --- what the parser calls ---
@@ -116,7 +116,7 @@ class ProxyRequest:
             self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; what comes after the head is a trailer and is left out."""
+        """Store a header. Trailers, which come after the head, are ignored."""
         if not self.headers_complete:
             self.headers.append((name.lower(), value))
 

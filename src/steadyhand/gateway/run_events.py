@@ -1,4 +1,4 @@
-"""What the gateway tells a job of: bounded, so that an agent that asks in a loop fills no store."""
+"""Events of the gateway for a job, bounded, so that an agent in a loop cannot fill the store."""
 
 from steadyhand.events import EgressRefused, EventBody, WarningEvent
 from steadyhand.job_warnings import WarningCode
@@ -19,11 +19,11 @@ class RunEvents:
         self._paths: set[str] = set()
 
     async def report_refused_host(self, host: str) -> None:
-        """Tell of a host that the agent asked for and may not reach."""
+        """Report a host that the agent requested and may not reach."""
         await self._emit_refusal(EgressRefused(printable(host)))
 
     async def report_refused_path(self, method: str, path: str) -> None:
-        """Tell, once for each, of a way on the model's socket that does not lead to the model."""
+        """Report, once for each, a path on the model socket that does not lead to the model."""
         request = printable(f"{method} {path}")
         if request not in self._paths and len(self._paths) < MAX_REFUSALS:
             self._paths.add(request)
@@ -32,13 +32,13 @@ class RunEvents:
             )
 
     async def report_reached_host(self, host: str) -> None:
-        """Tell of a host that the agent reached for the first time in this run."""
+        """Report a host that the agent reached for the first time in this run."""
         if host not in self._hosts and len(self._hosts) < MAX_HOSTS:
             self._hosts.add(host)
             await self._emit(WarningEvent(WarningCode.EGRESS_HOST, f"The agent reached {host}."))
 
     async def report_unpriced_model(self, model: str) -> None:
-        """Tell of a model whose price is not known."""
+        """Report a model without a known price."""
         text = (
             f"The price of {printable(model)} is not known; its calls are counted at the dearest one that is."
         )
@@ -54,6 +54,6 @@ class RunEvents:
 
 
 def printable(text: str) -> str:
-    """Give what an agent wrote so that it can stand in an event: ASCII without controls, of a bounded length."""
+    """Return text of an agent in a form that fits an event: ASCII without controls, of a bounded length."""
     ascii_text = "".join(c if " " <= c <= "~" else "?" for c in text[:_MAX_TEXT_LENGTH])
     return ascii_text if len(text) <= _MAX_TEXT_LENGTH else f"{ascii_text}…"

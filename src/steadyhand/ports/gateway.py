@@ -13,7 +13,7 @@ from steadyhand.ports.runner import Emit, OnListening
 from steadyhand.ports.workspace import Checkout
 
 MODEL_SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
-"""The variable that tells an agent of its socket to the model; a command without it has no way there."""
+"""The variable with the agent's socket to the model; a command without it cannot reach the model."""
 
 BudgetScope = Literal["job", "agent", "key", "service"]
 BudgetPeriod = Literal["job", CalendarPeriod]
@@ -22,7 +22,7 @@ BudgetPeriod = Literal["job", CalendarPeriod]
 
 @dataclass(frozen=True, slots=True)
 class BudgetLimit:
-    """One limit on what may be spent: whose it is, for how long it lasts, and how much that is."""
+    """One limit on spending: its owner, its period and its amount."""
 
     scope: BudgetScope
     name: str
@@ -32,12 +32,12 @@ class BudgetLimit:
 
 
 GetBudgetLimits = Callable[[Job, Agent], Sequence[BudgetLimit]]
-"""Gives the limits that hold for a job as they are now."""
+"""Returns the current limits of a job."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """Who is let out: a run of a job, where it is, and as which agent."""
+    """A run of a job with access to the gateway, its checkout and its agent."""
 
     job: Job
     agent: Agent
@@ -49,33 +49,33 @@ class RunAccess(Protocol):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Give what the agent is told to reach the model, a credential that is worth nothing outside among it."""
+        """Return the environment that leads the agent to the model, with a credential that is worthless outside."""
         ...
 
     @property
     def secrets(self) -> Collection[str]:
-        """Give what of that is worth something here for as long as the run lasts: nobody else is to see it."""
+        """Return the parts of the environment that are secret while the run lasts."""
         ...
 
     @property
     def on_listening(self) -> OnListening | None:
-        """Give what takes the listening sockets of a sealed run's network; null without one."""
+        """Return the callback for the listening sockets of a sandboxed run's network, or None."""
         ...
 
     @property
     def rate_limited_until(self) -> datetime | None:
-        """Give until when the model's rate limit has turned this run away; null when it has not."""
+        """Return the time until which the model's rate limit has rejected this run, or None."""
         ...
 
     @property
     def exhausted_budget(self) -> str | None:
-        """Say in a sentence which budget has turned this run away; null when none has."""
+        """Return a sentence that names the budget that has rejected this run, or None."""
         ...
 
     async def final_usage(self) -> UsageTotal:
-        """Give what this run's calls came to, once they have ended and are kept, or a few seconds have passed.
+        """Return the usage of this run's calls, once they have ended and are stored, or a few seconds have passed.
 
-        Incomplete when some have not ended by then. Call it when nothing of the run is alive.
+        It is incomplete if some have not ended by then. Call it when no process of the run is alive.
         """
         ...
 
@@ -84,16 +84,16 @@ class Gateway(Protocol):
     """The only way out of a sealed run: to the model, and to the hosts that its agent may reach."""
 
     def serving(self) -> AbstractAsyncContextManager[None]:
-        """Listen for every slot for the length of the block. Raises `ConfigError` when it cannot.
+        """Listen for every slot for the length of the block. Raises `ConfigError` if that fails.
 
-        Calls that an earlier life left open are settled, and what was spent so far is known, when it begins.
+        At its start, calls that an earlier process left open are settled, and the spending so far is loaded.
         """
         ...
 
     def open_run(self, context: RunContext, emit: Emit) -> AbstractAsyncContextManager[RunAccess]:
-        """Let a run out for the length of the block; its connections end with it.
+        """Open access for a run for the length of the block; its connections end with it.
 
-        What it was refused, and each host that it reached, is told to `emit`.
+        Denied hosts, and each host that it reached, are reported to `emit`.
         """
         ...
 
@@ -102,11 +102,11 @@ class Gateway(Protocol):
         ...
 
     def rate_limited_until(self, agent: Agent) -> datetime | None:
-        """Give until when the rate limit of an agent's credential turns everybody away; null when it does not."""
+        """Return the time until which the credential of an agent is blocked, or None."""
         ...
 
     def on_rate_limit_change(self, callback: Callable[[], None]) -> None:
-        """Call this, on the event loop's thread, whenever a wall has risen, moved back or fallen."""
+        """Register a callback, run on the event loop's thread, for each start, extension and end of a block."""
         ...
 
     def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:

@@ -1,4 +1,4 @@
-"""Runners: what drives an agent's process."""
+"""The Runner port: starts and drives an agent's process."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from steadyhand.ports.store import RunOutput
 from steadyhand.ports.workspace import Checkout
 
 Emit = Callable[[EventBody | TextDelta], Awaitable[None]]
-"""Takes what happened, in order; waits when the store is behind."""
+"""Receives events in order; waits while the store is behind."""
 
 OnListening = Callable[[Sequence[int]], None]
 """Takes descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
@@ -29,12 +29,12 @@ class ClientToolCall:
 
 
 CallClientTools = Callable[[Sequence[ClientToolCall]], Awaitable[Mapping[str, str]]]
-"""Has calls made by the job's caller and gives what came of each, by its id; raises `TimeoutError`."""
+"""Sends tool calls to the job's caller and returns the result of each, by its id; raises `TimeoutError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """All that a runner needs for one run. `environment` is what the service grants the agent."""
+    """The input of a runner for one run. `environment` is the environment that the service grants the agent."""
 
     job: Job
     number: int
@@ -44,7 +44,7 @@ class RunSpec:
     on_spawned: Callable[[int, int], None]
     """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
     on_listening: OnListening | None = None
-    """Called with what listens in a sealed run's network, once it is there."""
+    """The callback for the listening sockets in a sandboxed run's network."""
     call_client_tools: CallClientTools | None = None
     """Makes the calls of a job with tools of its caller."""
     earlier_files: Sequence[Mapping[str, Any]] = ()
@@ -53,7 +53,7 @@ class RunSpec:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What a run came to: the evidence, what it printed, and the session that it left."""
+    """The result of a run: the evidence, its output, and the session that it left."""
 
     evidence: RunEvidence
     output: RunOutput
@@ -65,9 +65,9 @@ class Runner(Protocol):
     """Drives one kind of agent process."""
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
-        """Run an agent to its end or until asked to stop; nothing of it is alive when this returns.
+        """Run an agent to its end or until a stop is requested; no process of it is alive when this returns.
 
-        Asks itself to stop (`Stop.IDLE`) when nothing was heard for the job's idle limit. Cancelling the
-        call stops the agent as well. Raises `SpawnError` when there was nothing to run.
+        It requests a stop by itself (`Stop.IDLE`) after silence for the job's idle limit. Cancelling the call stops the
+        agent as well. Raises `SpawnError` if the agent could not be started.
         """
         ...

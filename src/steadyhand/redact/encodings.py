@@ -41,8 +41,10 @@ _JSON_WRITERS = (
     (re.compile(f"[{_MINIMAL}/\x80-\U0010ffff]"), "04x"),
     (re.compile(f"[{_MINIMAL}<>&]"), "04x"),
 )
-"""The characters that JSON writers escape beside the backslash, and how they write a code. All must escape those of the
-first; some write ASCII alone, some escape slashes or what HTML would take for its own."""
+"""The characters that JSON writers escape besides the backslash, and the forms of a code.
+
+All writers must escape those of the first set; some write ASCII alone, some escape slashes or the characters of HTML.
+"""
 _ESCAPABLE = re.compile(rf"[{_MINIMAL}\\/<>&\x80-\U0010ffff]")
 _URL_SAFE = ("", "/", "!'()*", ";/?:@&=+$,#!'()*")
 """The characters that percent encoders leave, beside letters, digits and `-._~`: those of RFC 3986, of paths, and of

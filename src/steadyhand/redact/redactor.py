@@ -1,4 +1,4 @@
-"""The redactor of whole things, and its streams for what comes in chunks. Pure."""
+"""The redactor of whole values, and its streams for chunks. Pure."""
 
 import codecs
 import json
@@ -13,7 +13,7 @@ from steadyhand.redact.matcher import Matcher, Spans, merged
 _E = TypeVar("_E")
 _TEXT = REPLACEMENT.decode("ascii")
 LINE_LIMIT = 8 << 20
-"""Bytes of a line of JSON that is kept JSON; a longer one may come out as something else."""
+"""The bytes up to which a line of JSON stays valid JSON; a longer one may not."""
 _NUMBER = 10 ** (MIN_SECRET - 1)
 
 
@@ -174,7 +174,7 @@ class ByteStream:
         )
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what can go of this chunk and of what was held back."""
+        """Return the part of this chunk, and of the text held back before, that is safe to send."""
         data = self._held + chunk if self._held else chunk
         spans, begun = self._search(data)
         self._held = data[begun:]
@@ -185,7 +185,7 @@ class ByteStream:
         return out
 
     def end(self) -> bytes:
-        """Return what was held back, when nothing more comes."""
+        """Return the text held back, at the end of the stream."""
         held, self._held = self._held, b""
         out = _cut(held, self._search(held)[0], replaced=self._replaced > 0)
         self._replaced = 0
@@ -204,11 +204,11 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
 
     def feed(self, text: str) -> str:
-        """Return what can go of this text and of what was held back; often that is all of it."""
+        """Return the part of this text, and of the text held back before, that is safe to send; often all of it."""
         return self._decoder.decode(self._bytes.feed(text.encode("utf-8", "surrogatepass")))
 
     def end(self) -> str:
-        """Return what was held back, when nothing more comes."""
+        """Return the text held back, at the end of the stream."""
         return self._decoder.decode(self._bytes.end(), final=True)
 
 

@@ -1,7 +1,7 @@
-"""The arguments of bwrap: what a sealed agent sees, and what it is. Pure.
+"""The arguments of bwrap: the file system, identity and limits of a sandboxed agent. Pure.
 
-They go to bwrap over a descriptor, parted by NUL, and never on its command line: that can be read by every user of this
-machine, and inside by the agent, while the environment and the paths of the service are nobody's business.
+They are sent to bwrap over a descriptor, separated by NUL, and never on its command line: every user of this machine,
+and the agent inside, can read that, and the environment and the paths of the service are not theirs to see.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ SERVICE_DIR = Path("/run/steadyhand")
 PROGRAMS_DIR = Path("/opt/steadyhand")
 """Where the agent's own program is."""
 AGENT_UID = 1000
-"""Who every agent is inside; outside it has a user of its own."""
+"""The user of every agent inside; outside it has a user of its own."""
 
 _MIB = 1024 * 1024
 SHM_BYTES = 64 * _MIB
 TMP_BYTES = 512 * _MIB
-"""What fits into `/tmp`; it is memory. `TMPDIR` is in the home, on disk."""
+"""The size of `/tmp`, which is memory. `TMPDIR` is in the home, on disk."""
 
 _ROOT_DIRS = ("/home", "/opt", "/root", "/run", "/var")
 
@@ -40,10 +40,10 @@ class BwrapBind:
 
 @dataclass(frozen=True, slots=True)
 class RootLayout:
-    """What is the same for every run: the root's own links, and what this kernel lets us do.
+    """The part of the root that is the same for every run: its links, and the abilities of this kernel.
 
-    `links` are the likes of `/bin`: a name and where it leads to, or null for a folder of its own. Without
-    `disable_userns` the filter of system calls alone keeps the agent from making user namespaces.
+    `links` are those like `/bin`: a name and its target, or None for a directory. Without `disable_userns` the filter
+    of system calls alone keeps the agent from making user namespaces.
     """
 
     links: tuple[tuple[str, str | None], ...]
@@ -58,7 +58,7 @@ def bwrap_options(
     unshare_network: bool,
     seccomp_fd: int | None,
 ) -> list[str]:
-    """Give bwrap's options. `own_network` makes an empty network; `filter_from` is the descriptor of the filter."""
+    """Return bwrap's options. `own_network` makes an empty network; `filter_from` is the descriptor of the filter."""
     args = ["--unshare-user", "--uid", str(AGENT_UID), "--gid", str(AGENT_UID)]
     args += ["--disable-userns"] if layout.disable_userns else []
     args += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
@@ -114,7 +114,7 @@ def _is_host_mounted(folder: PurePosixPath) -> bool:
 
 
 def encode_args(args: Sequence[str]) -> bytes:
-    """Give options as bwrap's `--args` reads them. Raises `SpawnError` when one of them holds a NUL."""
+    """Return options in the form of bwrap's `--args`. Raises `SpawnError` if one of them holds a NUL."""
     if any("\0" in word for word in args):
         # It would end the word, and what follows would be read as an option.
         raise SpawnError("A value for the sandbox holds a NUL byte.", retryable=False)

@@ -1,4 +1,4 @@
-"""The sandbox's own `/etc`: what programs need of this machine's, and users of our own. Made once, at the start."""
+"""The sandbox's own `/etc`: files of this machine that programs need, and users of our own. Made once, at the start."""
 
 import contextlib
 import shutil
@@ -41,7 +41,7 @@ HOST_FILES = (
     "terminfo",
     "timezone",
 )
-"""What is taken from this machine, where it is there and every user may read it: no users, hosts or secrets."""
+"""The files that are copied from this machine if every user may read them: no users, hosts or secrets."""
 OWN_FILES = {
     "passwd": (
         "root:x:0:0:root:/root:/usr/sbin/nologin\n"
@@ -59,9 +59,9 @@ _HOST_ETC = Path("/etc")
 
 
 def make_etc(data_dir: Path, *, placeholders: Iterable[Path] = (), host_etc: Path = _HOST_ETC) -> Path:
-    """Make `<data-dir>/etc` anew from `machine` and give its path. Raises `OSError`.
+    """Create `<data-dir>/etc` anew from `host_etc` and return its path. Raises `OSError`.
 
-    `stand_ins` are files below `/etc` that are to be bound over: an empty file stands where each will be.
+    `placeholders` are files below `/etc` that are bound over later: an empty file is created for each.
     """
     folder, staging = data_dir / "etc", data_dir / "etc.new"
     shutil.rmtree(staging, ignore_errors=True)
@@ -87,7 +87,7 @@ def make_etc(data_dir: Path, *, placeholders: Iterable[Path] = (), host_etc: Pat
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder; links are followed where what they lead to is not below /usr, which is bound whole."""
+    """Copy a file or a directory; links are followed unless their target is below /usr, which is bound whole."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         if source.is_symlink() and _is_below_usr(source):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ PROXY_ENV = {
     "NO_PROXY": _NO_PROXY_HOSTS,
     "NODE_USE_ENV_PROXY": "1",
 }
-"""By which programs find the service's way out; it is told of what it refuses."""
+"""The variables by which programs find the egress proxy; the proxy reports the hosts that it denies."""
 MAX_OPEN_FILES = 16_384
 MAX_FILE_BYTES = 8 * 1024**3
 """The largest file of an agent whose disk has no limit."""
@@ -51,23 +51,23 @@ class NoSandbox:
     level: Literal["none", "bwrap"] = "none"
 
     def agent_paths(self, place: Checkout) -> AgentPaths:
-        """Give the folders as they lie on this machine."""
+        """Return the directories on this machine."""
         return place.host_paths
 
     def host_checkout_dir(self, place: Checkout) -> Path:
-        """Give it as it lies on this machine."""
+        """Return the directory on this machine."""
         return place.directory
 
     def wrap(self, command: Command, place: Checkout, agent: Agent) -> Command:  # noqa: ARG002  # the port's signature
-        """Give the command back as it is."""
+        """Return the command unchanged."""
         return command
 
 
 @dataclass(frozen=True, slots=True)
 class AgentProgram:
-    """The agent's program: `path` is how the runner calls it, `inside` how it is called in the sandbox.
+    """The agent's program: `path` is its path for the runner, `inside` its path in the sandbox.
 
-    `bind` shows it there; null when it is below `/usr`, which is seen anyway.
+    `bind` mounts it there; None if it is below `/usr`, which is visible anyway.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class AgentProgram:
 
 @dataclass(frozen=True, slots=True)
 class DefaultLimits:
-    """What an agent may take of the machine when its profile does not say; null is no limit."""
+    """The limits of an agent whose profile sets none; None is no limit."""
 
     memory_bytes: int | None = None
     processes: int | None = None
@@ -86,7 +86,7 @@ class DefaultLimits:
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """What this machine does not let us have though agents are sealed off, and what that means for them."""
+    """A protection that this machine lacks although agents are sandboxed, and its meaning for them."""
 
     missing: str
     consequence: str
@@ -111,10 +111,10 @@ NO_MOUNTS = Degradation(
 
 @dataclass(frozen=True, slots=True)
 class BwrapSandbox:
-    """Level `bwrap`. Made by `on_this_machine`; its verbs look at nothing but what is in it.
+    """The level `bwrap`. `detect` makes it; its methods read nothing else of the machine.
 
-    `stage` is where a service that is root has the run's mounts made; without it bwrap binds what lies on this
-    machine. `owners` says to whom secret files belong that agents' users cannot read by themselves.
+    A service that is root has the mounts of a run made at `staging_dir`; without it bwrap binds files of this machine.
+    `secret_owners` has the owners of secret files that agents' users cannot read by themselves.
     """
 
     bwrap: Path
@@ -127,17 +127,17 @@ class BwrapSandbox:
     secret_owners: Mapping[Path, int] = field(default_factory=dict)
     default_limits: DefaultLimits = field(default_factory=DefaultLimits)
     egress_network: bool = True
-    """Whether the supervisor gives a run a network where the service listens; else bwrap makes an empty one."""
+    """True if the supervisor makes a network in which the service listens; else bwrap makes an empty one."""
     resolv_conf: Path | None = None
     """This machine's own `resolv.conf`, for agents that share its network."""
     level: Literal["none", "bwrap"] = "bwrap"
 
     def agent_paths(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the port's signature
-        """Give the folders as they are inside: the same for every job."""
+        """Return the directories inside, which are the same for every job."""
         return AgentPaths(bwrap_args.WORKSPACE_DIR, bwrap_args.HOME_DIR, bwrap_args.CONFIG_DIR)
 
     def host_checkout_dir(self, place: Checkout) -> Path:
-        """Give where its layers are mounted for this run, or where it lies when it has none."""
+        """Return the mount point of its layers for this run, or its directory if it has none."""
         return (
             place.directory
             if place.layers is None or self.staging_dir is None
@@ -145,7 +145,7 @@ class BwrapSandbox:
         )
 
     def wrap(self, command: Command, place: Checkout, agent: Agent) -> Command:
-        """Give bwrap's command line and its seal. Raises `SpawnError` for what cannot be an argument."""
+        """Return bwrap's command line and its `SandboxSpec`. Raises `SpawnError` for an invalid argument."""
         shares_network = agent.egress == HOST_NETWORK_ONLY
         binds = self._plan_binds(command, place, agent, shares_network=shares_network)
         bwrap_binds, mounts = self._plan_mounts(place, binds)
@@ -179,7 +179,7 @@ class BwrapSandbox:
         return Command(bwrap_argv, {}, Path("/"), command.uid, spec)
 
     def resource_limits(self, agent: Agent) -> ResourceLimits:
-        """Give the most that a run of this agent may take."""
+        """Return the limits of a run of this agent."""
         disk = agent.disk_bytes or self.default_limits.disk_bytes
         return ResourceLimits(
             memory=agent.memory_bytes or self.default_limits.memory_bytes,
@@ -191,7 +191,7 @@ class BwrapSandbox:
     def _plan_mounts(
         self, checkout: Checkout, binds: list[BindMount]
     ) -> tuple[list[bwrap_args.BwrapBind], list[Mount]]:
-        """Give what the agent sees, and the mounts that have to be made for it first (none without a stage)."""
+        """Return the binds of the agent, and the mounts that must be made first (none without a staging directory)."""
         if self.staging_dir is None:
             return [bwrap_args.BwrapBind(each.source, each.target, each.writable) for each in binds], []
         mounts, bwrap_binds = [], []
@@ -271,10 +271,10 @@ class BwrapSandbox:
         )
 
     def fallbacks(self) -> Iterator[tuple["BwrapSandbox", tuple[Degradation, ...]]]:
-        """Give what can be had where this cannot, best first, and what is then missing.
+        """Yield the weaker forms of this sandbox, best first, each with its missing protections.
 
-        Never missing are the agent's own user (when the service is root), its namespaces, the filter of system calls,
-        the read-only root and the cleared environment.
+        No form lacks the agent's own user (when the service is root), its namespaces, the filter of system calls, the
+        read-only root and the cleared environment.
         """
         layout = replace(self.layout, disable_userns=False)
         yield replace(self, layout=layout), (NO_USERNS_LOCK,)
@@ -310,7 +310,7 @@ def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:
 
 
 def locate_program(cli: Path) -> AgentProgram:
-    """Say how the agent's program is shown inside: by itself, or with its folder when it is a script."""
+    """Return how the agent's program is shown inside: alone, or with its directory if it is a script."""
     resolved = cli.resolve()
     if resolved.is_relative_to("/usr"):
         return AgentProgram(cli, resolved, None)
@@ -327,7 +327,7 @@ def locate_program(cli: Path) -> AgentProgram:
 
 
 def root_links() -> tuple[tuple[str, str | None], ...]:
-    """Give the likes of `/bin` as this machine has them: links into `/usr`, or folders."""
+    """Return the entries like `/bin` of this machine: links into `/usr`, or directories."""
     links: list[tuple[str, str | None]] = []
     for name in _USR_LINKS:
         path = Path("/") / name
@@ -339,7 +339,7 @@ def root_links() -> tuple[tuple[str, str | None], ...]:
 
 
 def find_secret_owners(secrets: Iterable[str]) -> dict[Path, int]:
-    """Give who owns each of these files that not every user may read; one that is not there is left out."""
+    """Return the owner of each of these files that not every user may read; a missing file is left out."""
     found = {}
     for name in secrets:
         try:
@@ -359,5 +359,5 @@ def _find_resolv_conf() -> Path | None:
 
 
 def has_seccomp_filter() -> bool:
-    """Say whether system calls are filtered on this kind of machine."""
+    """Return True if system calls can be filtered on this kind of machine."""
     return bool(seccomp.build_filter())

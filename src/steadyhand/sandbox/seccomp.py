@@ -1,8 +1,8 @@
-"""The system calls that a sealed agent must not make, as a filter for the kernel. Pure.
+"""The filter of system calls for a sandboxed agent. Pure.
 
 The filter is a classic BPF program (Linux `Documentation/userspace-api/seccomp_filter.rst`): instructions of 8 bytes
 over a record of the call, whose number is at 0, its architecture at 4 and its arguments from 16 on, 8 bytes each.
-What is refused is what reaches far into the kernel and no tool of an agent needs; all else stays as it is.
+It refuses calls that reach far into the kernel and that no tool of an agent needs; all others stay allowed.
 """
 
 import errno
@@ -76,7 +76,7 @@ _DENIED_SYSCALLS: dict[str, tuple[int | None, int | None]] = {
     "sysfs": (139, None),
     "_sysctl": (156, None),
 }
-"""Name: its number on x86_64 and on aarch64; null where there is none."""
+"""The name of each call with its number on x86_64 and on aarch64; None if there is none."""
 
 _CLONE3 = (435, 435)
 _CLONE = (56, 220)
@@ -90,7 +90,7 @@ _NAMESPACE_FLAGS = 0x7E020000
 _TERMINAL_INPUT_IOCTLS = (0x5412, 0x541C)
 """TIOCSTI and TIOCLINUX, which type for the user."""
 _ALLOWED_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
-"""What may be asked for: Linux, 32 bits, both with a fixed uname, and a question."""
+"""The personalities that are allowed: Linux, 32 bits, both with a fixed uname, and a query."""
 _ALLOWED_SOCKET_FAMILIES = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK. AF_VSOCK knows no network namespace, AF_PACKET and AF_ALG reach deep."""
 
@@ -99,12 +99,12 @@ _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
 _ERROR = 0x00050000
 _NUMBER, _ARCHITECTURE, _ARG0, _ARG1 = 0, 4, 16, 24
-"""Where the record has what is looked at; of arguments the lower half, which is what the kernel takes of these."""
+"""The offsets in the record; of arguments the lower half, which the kernel uses for these calls."""
 
 
 @functools.cache
 def build_filter(machine: str | None = None) -> bytes:
-    """Give the filter for a machine (null is this one) as bwrap's `--seccomp` reads it; empty where none is known."""
+    """Return the filter for a machine (None is this one) in the form of bwrap's `--seccomp`; empty if there is none."""
     machine = platform.machine() if machine is None else machine
     architecture = _ARCHITECTURES.get(machine)
     if architecture is None:
@@ -138,7 +138,7 @@ def build_filter(machine: str | None = None) -> bytes:
 
 
 def _instruction(operation: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes:
-    """Give one instruction; jumps count the instructions that are left out."""
+    """Return one instruction; a jump is the number of instructions to skip."""
     return struct.pack("=HBBI", operation, when_true, when_false, value)
 
 
@@ -147,7 +147,7 @@ def _return_errno(error: int) -> bytes:
 
 
 def _check_argument(call: int, argument: int, instructions: Iterable[bytes]) -> list[bytes]:
-    """Judge one call by an argument; what the judgement lets through is allowed."""
+    """Check one call by an argument; if the check passes, the call is allowed."""
     inner = [_instruction(_LOAD, argument), *instructions, _instruction(_RETURN, _ALLOW)]
     return [_instruction(_EQUAL, call, 0, len(inner)), *inner]
 

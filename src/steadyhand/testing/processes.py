@@ -12,12 +12,12 @@ _EMPTY_CHECKS = 5
 
 
 def new_process_mark() -> str:
-    """Give a text that no other process has."""
+    """Return a text that no other process has."""
     return f"mark-{uuid.uuid4().hex}"
 
 
 def pids_with_mark(mark: str) -> list[int]:
-    """Give the pids of every process that was started with `mark` in its environment and is no zombie."""
+    """Return the pids of every process that was started with `mark` in its environment and is no zombie."""
     pids = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():

@@ -60,7 +60,7 @@ class LimitMissingError(Exception):
 
 
 def memory_hog(service: Service) -> str:
-    """Give a shell command that asks for more than twice the memory it may have."""
+    """Return a shell command that asks for more than twice the memory it may have."""
     probe = service.run_job(
         shell_prompt(OOM_KILL_FIRST + python_command(_ALLOCATE_MEMORY.format(amount=260)) + "; echo $?"),
         agent="small",
@@ -71,7 +71,7 @@ def memory_hog(service: Service) -> str:
 
 
 def fork_bomb(service: Service) -> str:
-    """Give a shell command that forks for five seconds as fast as it may."""
+    """Return a shell command that forks for five seconds as fast as it may."""
     probe = service.run_job(
         shell_prompt(OOM_KILL_FIRST + python_command(_COUNT_FORKS.format(amount=_PROCESS_LIMIT + 10))),
         agent="small",

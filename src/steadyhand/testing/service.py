@@ -138,7 +138,7 @@ class Service:
         self.close()
 
     def environment(self) -> dict[str, str]:
-        """Give the environment it is started with; nothing of this process's own goes in.
+        """Return the environment of the service; nothing of this process's own goes in.
 
         Raises ConfigError for one with which a model beyond loopback could be reached.
         """
@@ -266,7 +266,7 @@ class Service:
 
     @property
     def log_since_start(self) -> str:
-        """What it wrote since it was started last."""
+        """Return the log since the last start."""
         return self.log_path.read_bytes()[self._log_offset :].decode("utf-8", errors="replace")
 
     @property
@@ -279,7 +279,7 @@ class Service:
         return sum(map(int, found)) * 1024
 
     def live_agent_pids(self) -> list[int]:
-        """Give the pids of all that its agents are or left, zombies apart; supervisors count too."""
+        """Return the pids of its agents and of their leftovers, zombies apart; supervisors count too."""
         mark = os.fsencode(str(self._bin))
         own = self.process.pid if self.process.poll() is None else None
         pids = []
@@ -313,7 +313,7 @@ class Service:
         return self._http
 
     def new_client(self, token: str | None = ADMIN_KEY) -> httpx2.Client:
-        """Give another client, with this key or none."""
+        """Return another client, with this key or none."""
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         return httpx2.Client(
             base_url=self.url, headers=headers, timeout=75, trust_env=False, verify=PLAIN_HTTP
@@ -327,13 +327,13 @@ class Service:
         return dict(answer.json())
 
     def get_job(self, job_id: str) -> dict[str, Any]:
-        """Give a job as it stands."""
+        """Return a job in its current state."""
         answer = self.client.get(f"/v1/jobs/{job_id}")
         assert answer.status_code == 200, answer.text  # noqa: S101, PLR2004  # a test's expectation
         return dict(answer.json())
 
     def wait_until_ended(self, job_id: str, seconds: float = 30.0) -> dict[str, Any]:
-        """Give a job once it has ended; raises TimeoutError."""
+        """Return a job once it has ended; raises TimeoutError."""
 
         def look() -> dict[str, Any] | None:
             job = self.get_job(job_id)
@@ -346,7 +346,7 @@ class Service:
         return self.wait_until_ended(self.submit(prompt, **fields)["id"])
 
     def events(self, job_id: str, after: int = 0) -> list[dict[str, Any]]:
-        """Give all events of a job that are there now, by pages of JSON."""
+        """Return all stored events of a job, by pages of JSON."""
         events: list[dict[str, Any]] = []
         while True:
             answer = self.client.get(

@@ -6,7 +6,7 @@ PYTHON = "/usr/bin/python3"
 
 
 def shell_prompt(*commands: str, options: str = "", answer: str = "{last}") -> str:
-    """Give a prompt on which the stand-in runs these shell commands and answers what the last one printed."""
+    """Return a prompt on which the stand-in runs these shell commands and answers the output of the last one."""
     directives = " ".join(f'run="{_quote(command)}"' for command in commands)
     return f"[[standin: {directives} {options} text='{answer}']]"
 
@@ -16,5 +16,5 @@ def _quote(command: str) -> str:
 
 
 def python_command(code: str) -> str:
-    """Give a shell command that runs this Python code inside."""
+    """Return a shell command that runs this Python code inside."""
     return f"echo {base64.b64encode(code.encode()).decode()} | base64 -d > ~/c.py && {PYTHON} -I ~/c.py"

@@ -1,8 +1,8 @@
-"""The proxy of one run: HTTP CONNECT and plain HTTP to the hosts on its list, and to nothing else.
+"""The proxy of one run: HTTP CONNECT and plain HTTP to the hosts on its list, and to no other.
 
-It accepts on sockets that listen in the run's own network. A name is resolved here, the addresses are checked, and the
-connection goes to a checked address, so a name that leads elsewhere on the second look gains nothing. What is said
-inside a CONNECT tunnel is not looked at.
+It accepts on sockets that listen in the run's own network. It resolves a name, checks the addresses and connects to a
+checked address, so a name that resolves to another address on the second lookup gains nothing. The content of a CONNECT
+tunnel is not read.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from steadyhand.gateway.run_events import RunEvents, printable
 from steadyhand.ports import Emit, OnListening
 
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
-"""Gives the addresses of a name; raises `OSError` when there are none."""
+"""Returns the addresses of a name; raises `OSError` if there are none."""
 
 MAX_CONNECTIONS = 64
 MAX_LOOKUPS = 4
@@ -42,7 +42,7 @@ class ProxyTimeouts:
 
 
 class EgressDenied(Exception):
-    """A request that is answered with `status` and goes nowhere; with `host` it is told to the job."""
+    """A request that is answered with `status` and not forwarded; a `host` is reported to the job."""
 
     def __init__(self, status: int, text: str, host: str | None = None) -> None:
         super().__init__(text)
@@ -138,7 +138,7 @@ class ConnectProxy:
         return await relay_request(request, response, client, host, idle=self._timeouts.idle)
 
     async def _read_head(self, reader: asyncio.StreamReader) -> ProxyRequest | None:
-        """Read a request's head; null when the client went away before its end."""
+        """Read a request's head; return None if the client disconnected before its end."""
         try:
             async with asyncio.timeout(self._timeouts.head):
                 return ProxyRequest.parse(await reader.readuntil(b"\r\n\r\n"))
@@ -210,7 +210,7 @@ _REASON_PHRASES = {
 
 
 def parse_request_target(request: ProxyRequest) -> tuple[Target, bytes]:
-    """Say where a request wants to go, and the path there. Raises `Refused` when that is not to be understood."""
+    """Return the target of a request and its path. Raises `EgressDenied` if they cannot be parsed."""
     authority = request.target.decode("latin-1")
     path = ""
     if request.method == b"CONNECT":
@@ -234,7 +234,7 @@ def parse_request_target(request: ProxyRequest) -> tuple[Target, bytes]:
 async def serve_egress(
     rules: EgressRules, emit: Emit, resolve: Resolve, timeouts: ProxyTimeouts
 ) -> AsyncIterator[OnListening]:
-    """Give what takes a run's listening sockets, and serve them for the length of the block."""
+    """Return a callback for a run's listening sockets, and serve them for the length of the block."""
     proxy = ConnectProxy(rules, RunEvents(emit), resolve, timeouts)
     failed: Exception | None = None
     with contextlib.ExitStack() as sockets:

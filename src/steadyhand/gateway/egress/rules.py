@@ -1,7 +1,7 @@
-"""Which hosts an agent may reach: names, addresses in any spelling, and what counts as a public address. Pure.
+"""Rules for the hosts that an agent may reach: names, addresses in any spelling, and public addresses. Pure.
 
-A name is matched as it is on the wire: lower case, without a last dot, in its ASCII form. A look-alike is another
-name. What is only a number in disguise (`127.1`, `2130706433`, `0x7f.1`) is an address and never a name.
+A name is matched in its form on the wire: lower case, without a last dot, in ASCII. A look-alike is another name. A
+number in disguise (`127.1`, `2130706433`, `0x7f.1`) is an address and never a name.
 """
 
 import ipaddress
@@ -55,7 +55,7 @@ _PUBLIC_IPV6 = ipaddress.ip_network("2000::/3")
 
 
 def is_public(address: Address) -> bool:
-    """Say whether an address is one of the open Internet."""
+    """Return True if an address belongs to the public Internet."""
     address = without_ipv4_mapping(address)
     if isinstance(address, ipaddress.IPv6Address) and (address not in _PUBLIC_IPV6 or address.scope_id):
         return False
@@ -65,7 +65,7 @@ def is_public(address: Address) -> bool:
 
 
 def without_ipv4_mapping(address: Address) -> Address:
-    """Give the IPv4 address that is written as an IPv6 one (`::ffff:127.0.0.1`), else the address."""
+    """Return the IPv4 address that is written as an IPv6 one (`::ffff:127.0.0.1`), else the address."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
@@ -79,13 +79,13 @@ class Target:
     port: int
 
     def __str__(self) -> str:
-        """Give it as a URL has it; the usual ports are left out."""
+        """Return the form of a URL; the usual ports are left out."""
         host = f"[{self.host}]" if isinstance(self.host, ipaddress.IPv6Address) else str(self.host)
         return host if self.port in DEFAULT_PORTS else f"{host}:{self.port}"
 
 
 def parse_target(authority: str, default_port: int | None) -> Target | None:
-    """Read `host:port` of a request; null when it is not one. Without a port it is the default one, if any."""
+    """Parse the `host:port` of a request; return None if it is none. Without a port it has the default one, if any."""
     parts = _split_host_port(authority)
     if parts is None:
         return None
@@ -114,7 +114,7 @@ def _parse_port(text: str) -> int | None:
 
 
 def parse_host(text: str) -> str | Address | None:
-    """Read a host: an address in any spelling, or a name as it is on the wire; null when it is neither."""
+    """Parse a host: an address in any spelling, or a name in its form on the wire; return None if it is neither."""
     if text.startswith("["):
         return _parse_ipv6(text[1:-1]) if text.endswith("]") else None
     name = text.lower().removesuffix(".")
@@ -162,14 +162,14 @@ def _parse_number(label: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EgressRule:
-    """One entry of a list: a name (or all below it), or an address; `port` null means the usual ones."""
+    """One entry of a list: a name (or all names below it), or an address; `port` None means the usual ports."""
 
     host: str | Address
     subdomains: bool
     port: int | None
 
     def matches(self, target: Target) -> bool:
-        """Say whether this entry lets a request through to where it wants to go."""
+        """Return True if this entry allows the target of a request."""
         if not self._matches_port(target.port):
             return False
         if self.subdomains:
@@ -192,11 +192,11 @@ class EgressRules:
         return cls(tuple(_parse_rule(entry) for entry in entries if entry != HOST_NETWORK))
 
     def allows(self, target: Target) -> bool:
-        """Say whether the list has this host."""
+        """Return True if the list has this host."""
         return any(rule.matches(target) for rule in self.rules)
 
     def allows_address(self, address: Address, port: int) -> bool:
-        """Say whether a name may lead to this address: it is public, or the list has the address itself."""
+        """Return True if a name may resolve to this address: it is public, or the list has the address itself."""
         return is_public(address) or self.allows(Target(without_ipv4_mapping(address), port))
 
 

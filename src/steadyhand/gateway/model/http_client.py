@@ -1,9 +1,8 @@
-"""Connections to one model's service: HTTP/1.1 over asyncio, kept open for the next request, whoever's that is.
+"""HTTP/1.1 connections to one model provider over asyncio, kept open and shared by all runs.
 
-A thin client of our own: what stands between an agent and its model's first word is this and the agent's own
-connection. With httpx2's pool in its place `gateway-ttft` of docs/bench.md was 4.8 ms at p50 and 13.6 ms at p99 where
-this has 1.0 and 2.2 (the goals are 3 and 10), and the processor's time for a megabyte 10.5 times a relay's where this
-takes 4.
+The client is our own, because it adds to the time to the first token of every call. With httpx2's pool in its place
+`gateway-ttft` of docs/bench.md was 4.8 ms at p50 and 13.6 ms at p99; this client has 1.0 and 2.2 (the goals are 3 and
+10). The processor time per megabyte was 10.5 times a relay's; this client takes 4.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class UpstreamError(Exception):
-    """The service was not reached, or broke off. `asked` is false when it cannot have seen the request."""
+    """The provider was not reached, or the connection broke. `asked` is false when it cannot have seen the request."""
 
     def __init__(self, text: str, *, sent: bool) -> None:
         super().__init__(text)
@@ -50,25 +49,25 @@ class UpstreamRequest:
     target: bytes
     headers: Sequence[tuple[bytes, bytes]]
     length: int | None = None
-    """The length of the body when it is known; null with `has_body` is one that comes in chunks."""
+    """The length of the body, if known; None with `has_body` means a chunked body."""
     has_body: bool = False
 
 
 class RequestBody:
-    """What a body is read from: all of it when `whole` is not null, else piece by piece."""
+    """The source of a request body: all of it if `whole` is not None, else chunk by chunk."""
 
     @property
     def buffered(self) -> bytes | None:
-        """All of it, when it is there and kept."""
+        """Return the whole body, if it is in memory."""
         raise NotImplementedError
 
     @property
     def replayable(self) -> bool:
-        """Whether it can be given from its beginning once more."""
+        """Return True if the body can be sent again from its beginning."""
         raise NotImplementedError
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Give the pieces."""
+        """Yield the chunks."""
         raise NotImplementedError
 
 
@@ -94,7 +93,7 @@ class HttpClient:
         self._idle.clear()
 
     async def send(self, request: UpstreamRequest, body: RequestBody | None = None) -> "UpstreamResponse":
-        """Send a request and give its answer once its head is there. Raises `Unreachable`, and what `body` raises."""
+        """Send a request and return its response once the head arrived. Raises `UpstreamError` and `body`'s errors."""
         while self._idle:
             connection = self._idle.pop()
             connection.cancel_idle_timer()
@@ -192,7 +191,7 @@ class UpstreamResponse:
         """Names are in lower case."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Give the body as it comes. Raises `Unreachable` when it breaks off."""
+        """Yield the body as it arrives. Raises `UpstreamError` when the connection breaks."""
         connection = self._connection
         while True:
             data = connection.read_available()
@@ -204,7 +203,7 @@ class UpstreamResponse:
                 await connection.wait_data()
 
     async def read_up_to(self, max_bytes: int) -> bytes:
-        """Give the first `most` bytes of the body, or what there is of it."""
+        """Return the first `most` bytes of the body, or all of it if it is shorter."""
         data = b""
         with contextlib.suppress(UpstreamError):
             async for chunk in self.chunks():
@@ -219,7 +218,7 @@ class UpstreamResponse:
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection: one request at a time, and what of its answer has come."""
+    """One connection, with one request at a time and the received part of its response."""
 
     def __init__(self, idle: "list[UpstreamConnection]") -> None:
         self._idle = idle
@@ -268,7 +267,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.write(data)
 
     async def wait_writable(self) -> None:
-        """Wait until the service has taken enough of what was written."""
+        """Wait until the provider has accepted enough of the written data."""
         if self._drain_waiter is not None:
             try:
                 async with asyncio.timeout(WRITE_SECONDS):
@@ -281,7 +280,7 @@ class UpstreamConnection(asyncio.Protocol):
         await self.headers_received
 
     def read_available(self) -> bytes:
-        """Give what has come of the body since; empty when nothing has."""
+        """Return the data that arrived since the last call; empty if none did."""
         if not self._chunks:
             return b""
         data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -302,7 +301,7 @@ class UpstreamConnection(asyncio.Protocol):
         await self._read_waiter
 
     def mark_unusable(self) -> None:
-        """Say that this connection is good for no other request."""
+        """Mark this connection as unusable for another request."""
         self._reusable = False
 
     def release(self) -> None:
@@ -416,7 +415,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; what comes after the head is a trailer and is left out."""
+        """Store a header. Trailers, which come after the head, are ignored."""
         if not self._headers_complete:
             self.headers.append((name.lower(), value))
 
@@ -452,5 +451,5 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 def _default_tls_context() -> ssl.SSLContext:
-    """Give what says whom to believe: the certificates that the system, or the libraries, bring along."""
+    """Return the TLS context that trusts the certificates of the system, or those of the libraries."""
     return httpx2.create_ssl_context(trust_env=False)

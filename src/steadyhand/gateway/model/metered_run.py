@@ -1,4 +1,4 @@
-"""A run that is let out, as the gateway knows it: its way to the model, its calls, and what they came to."""
+"""A run with access to the gateway: its model socket, its calls and their cost."""
 
 import asyncio
 import math
@@ -19,14 +19,14 @@ DEFAULT_OUTPUT_TOKENS = 4_096
 """The tokens of output that a call reserves before the run has had any."""
 DEFAULT_TOKENS_PER_BYTE = 0.25
 MAX_BUFFERED_BYTES = 64 << 20
-"""What one run's requests may hold here at once, to be asked again; those beyond that are not."""
+"""The maximum bytes of one run's requests that are buffered for a repeat; larger requests are not buffered."""
 SETTLE_SECONDS = 5.0
 UNKNOWN_MODEL = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class BillingContext:
-    """What all visits of a node share."""
+    """The objects that all metered runs of a node share."""
 
     budgets: Budgets
     ledger_writer: LedgerWriter
@@ -66,7 +66,7 @@ class MeteredRun:
 
     @property
     def spent(self) -> UsageTotal:
-        """What its settled calls came to."""
+        """Return the usage of the settled calls."""
         return self._spent
 
     async def begin_call(self, model: str | None, size: int) -> "OpenCall":
@@ -96,7 +96,7 @@ class MeteredRun:
         return open_call
 
     def estimate_cost(self, model: str | None, size: int) -> int:
-        """Give what a call of so many bytes may come to, as this run's earlier calls went; micro-dollars."""
+        """Return the estimated cost of a call of this many bytes in micro-dollars, by the earlier calls of this run."""
         tokens_per_byte = (
             self._sent_tokens / self._sent_bytes if self._sent_bytes else DEFAULT_TOKENS_PER_BYTE
         )
@@ -106,7 +106,7 @@ class MeteredRun:
         return self._price(model)[0].cost_micros(tokens)
 
     def _price(self, model: str | None) -> tuple[Price, bool]:
-        """Give a model's price, and whether it is known: else it is the dearest one that is."""
+        """Return the price of a model and whether it is known; an unknown model has the highest known price."""
         prices = self._billing.prices
         price = None if model is None else prices.price_of(model)
         return (prices.highest, False) if price is None else (price, True)
@@ -114,9 +114,9 @@ class MeteredRun:
     def settle_call(
         self, open_call: "OpenCall", measured: MeasuredUsage | None, status: int | None, *, sent: bool
     ) -> None:
-        """Put what a call came to in place of what it reserved; what nobody told costs what it reserved.
+        """Replace a call's reservation by its cost; a call without reported usage costs its reservation.
 
-        `asked` is whether the service may have seen it. Settling again changes nothing.
+        `asked` is true if the provider may have seen the call. Settling a call twice changes nothing.
         """
         if self._open_calls.pop(open_call.call.id, None) is None:
             return
@@ -152,13 +152,13 @@ class MeteredRun:
         self._max_output = max(self._max_output, tokens.output)
 
     async def report_unpriced(self) -> None:
-        """Tell the job, once, of a model whose price is not known."""
+        """Report a model without a known price to the job, once."""
         if self._unpriced_model is not None and not self._unpriced_reported:
             self._unpriced_reported = True
             await self.events.report_unpriced_model(self._unpriced_model)
 
     async def final_usage(self) -> UsageTotal:
-        """Wait, for a bounded time, until all calls have ended and are kept; give what this run's came to."""
+        """Wait, for a bounded time, until all calls have ended and are stored; return the usage of the run."""
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
                 while self._open_calls:
@@ -180,10 +180,10 @@ class OpenCall:
     reservation: Reservation
     size: int
     sent: bool = False
-    """Whether the service may have seen it, and not turned it away."""
+    """True if the provider may have seen the call and did not reject it."""
 
     def resize(self, size: int) -> None:
-        """Reserve anew for a body that turned out to be larger."""
+        """Change the reservation for a body that was larger than announced."""
         self.size = size
         self.reservation.resize(max(self.reservation.reserved, self.run.estimate_cost(self.model, size)))
 

@@ -1,6 +1,6 @@
-"""Rate limits of the model's service: short ones are waited for, long ones are walls that stand until a time.
+"""Rate limits of the model providers: short ones are waited for, long ones block the credential until a time.
 
-A wall is a credential's. While it stands nobody who uses that credential asks the service at all.
+A block belongs to a credential. While it lasts, no run that uses the credential calls the provider.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 MAX_BLOCK = timedelta(days=8)
-"""Longer than a week's limit: what is told beyond that is no reset time."""
+"""Longer than a weekly limit; a later reset time is not plausible."""
 DEFAULT_BLOCK_SECONDS = 60.0
-"""Seconds of the wall after a rate limit that was waited for in vain and told no time."""
+"""The seconds that a credential is blocked when a rate limit persists after waiting and names no reset time."""
 RATE_LIMITED = 429
 _OVERLOADED = 529
 _UNAVAILABLE = 503
@@ -42,13 +42,13 @@ class RetryAfter:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Ask nobody before this time."""
+    """The credential is blocked until this time."""
 
     until: datetime
 
 
 class ProviderRateLimits:
-    """The walls of a node, by credential. `clock` and `sleep` are what time is for it."""
+    """The blocks of a node, by credential. Tests replace `clock` and `sleep`."""
 
     def __init__(
         self,
@@ -64,16 +64,16 @@ class ProviderRateLimits:
         self._block_added = asyncio.Event()
 
     def blocked_until(self, key: RateLimitKey) -> datetime | None:
-        """Give until when a credential's wall stands; null when there is none."""
+        """Return the time until which a credential is blocked, or None."""
         until = self._blocked_until.get(key)
         return until if until is not None and until > self.clock() else None
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Call this whenever a wall has risen or fallen."""
+        """Register a callback for each start and end of a block."""
         self._callbacks.append(callback)
 
     def block(self, key: RateLimitKey, until: datetime) -> datetime:
-        """Put a wall up, or further back where one stands already; give until when it stands."""
+        """Block a credential, or extend its block; return the time of its end."""
         until = min(until, self.clock() + MAX_BLOCK)
         current = self.blocked_until(key)
         if current is not None and current >= until:
@@ -84,7 +84,7 @@ class ProviderRateLimits:
         return until
 
     async def watch_expiry(self) -> None:
-        """Say so when walls fall, until cancelled."""
+        """Call the callbacks when blocks end, until cancelled."""
         while True:
             now = self.clock()
             expired = [account for account, until in self._blocked_until.items() if until <= now]
@@ -119,9 +119,9 @@ class ProviderRateLimits:
     def decide(
         self, status: int, headers: Headers, retries: int, waited: float
     ) -> RetryAfter | Blocked | None:
-        """Say what to do about an answer: ask again after a pause, put up a wall, or (null) pass it on.
+        """Return the reaction to a response: repeat after a pause, block the credential, or None to pass it on.
 
-        `tries` is how often this call was asked again already, `waited` how many seconds it has waited.
+        `tries` is the number of repeats of this call so far; `waited` is the number of seconds it has waited.
         """
         by_name = {name: value.decode("latin-1").strip() for name, value in headers}
         requested = _retry_after_seconds(by_name, self.clock())
@@ -147,7 +147,7 @@ class ProviderRateLimits:
 
 
 def _retry_after_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
-    """Give how many seconds an answer says to wait: by `retry-after` in either form, else by its reset time."""
+    """Return the seconds to wait by a response: from either form of `retry-after`, else from its reset time."""
     text = headers.get(b"retry-after")
     if text is not None:
         try:
@@ -164,7 +164,7 @@ def _retry_after_seconds(headers: dict[bytes, str], now: datetime) -> float | No
 
 
 def _reset_seconds(headers: dict[bytes, str], now: datetime) -> float | None:
-    """Give how many seconds there are until the reset that a subscription's answer names: seconds since 1970."""
+    """Return the seconds until the reset in a subscription's response, which is in seconds since 1970."""
     text = headers.get(b"anthropic-ratelimit-unified-reset")
     if text is None:
         return None

@@ -1,6 +1,6 @@
-"""Ways to models: an address, a credential, the routes that may pass there, and what an agent is told of it.
+"""Model providers: an address, a credential, the allowed routes and the environment of the agent.
 
-What an agent is told is never the credential: an address that means nothing outside, and a placeholder of its kind.
+The environment of an agent never has the credential: it has an address that means nothing outside, and a placeholder.
 """
 
 import os
@@ -22,7 +22,7 @@ OAUTH_BETA = b"oauth-2025-04-20"
 """The flag that the model's service wants with an OAuth token; a CLI that holds an API key does not send it."""
 PLACEHOLDER_CREDENTIAL = "sk-ant-placeholder-the-gateway-adds-the-key"
 RUN_HEADER = "x-steadyhand-run"
-"""Says on loopback which run a request is from, where the agent sends no credential that could."""
+"""The header that names the run of a request on loopback, for agents that send no usable credential."""
 
 _MODEL = rb"[A-Za-z0-9._~:@%-]{1,300}"
 _ID = rb"[A-Za-z0-9._~-]{1,128}"
@@ -56,7 +56,7 @@ _DROPPED_HEADERS = frozenset(
         RUN_HEADER.encode(),
     }
 )
-"""Of the agent's headers: what could speak for somebody, and the framing and packing, which are made anew."""
+"""The headers of an agent that are dropped: credentials, and framing and encoding, which are set anew."""
 _DROPPED_PREFIXES = (b"x-forwarded-", b"proxy-", b"x-amz-", b"x-goog-")
 
 
@@ -82,7 +82,7 @@ class Credential:
     file: Path | None = None
 
     def current_secret(self) -> bytes:
-        """Give the secret as it is now."""
+        """Return the current secret."""
         secret = self.secret if self.file is None else _reload_secret(self.file, self.secret)
         return secret.encode("latin-1", "replace")
 
@@ -97,7 +97,7 @@ _secret_cache: dict[Path, _CachedSecret] = {}
 
 
 def _reload_secret(path: Path, fallback: str) -> str:
-    """Give what is in a file, read only when it has changed; when it cannot be read, what was known before."""
+    """Return the content of a file, read again when it has changed; if it cannot be read, the last content."""
     try:
         stat = os.stat(path)  # noqa: PTH116  # for every request
         fingerprint = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -113,9 +113,9 @@ def _reload_secret(path: Path, fallback: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One way to a model. `base_url` null is the maker's own address; `credential` null adds none.
+    """One model provider. `base_url` None is the vendor's own address; `credential` None adds no credential.
 
-    `region` and `project` are what the CLI has to know for Bedrock and Vertex.
+    The CLI needs `region` and `project` for Bedrock and Vertex.
     """
 
     name: str = DEFAULT_PROVIDER
@@ -127,7 +127,7 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """Where its service is."""
+        """Return the address of the provider."""
         if self.base_url is not None:
             return self.base_url
         if self.kind == "bedrock":
@@ -139,7 +139,7 @@ class Provider:
 
     @property
     def missing_credential(self) -> str | None:
-        """Say what is missing when it cannot work: its maker's own address answers nobody without a credential."""
+        """Return the reason why the provider cannot work, or None: the vendor's own address needs a credential."""
         if self.credential is not None or self.base_url is not None:
             return None
         setting = f"[providers.{self.name}] api_key_file"
@@ -152,16 +152,16 @@ class Provider:
 
     @property
     def rate_limit_key(self) -> tuple[str, str]:
-        """Whose rate limit it is: providers with one address and one credential share a wall."""
+        """Return the key of the rate limit: providers with the same address and credential share one."""
         return (self.url, "" if self.credential is None else self.credential.secret)
 
     @property
     def allowed_routes(self) -> str:
-        """Say which routes may pass."""
+        """Return the allowed routes."""
         return _ALLOWED_ROUTES[self.kind]
 
     def route(self, method: str, path: bytes) -> Route | None:
-        """Judge a request by its method and path; null when it may not pass."""
+        """Return the route of a request by method and path, or None if it is not allowed."""
         if self.kind == "anthropic":
             return _messages_route(method, path)
         if method != "POST":
@@ -179,7 +179,7 @@ class Provider:
         )
 
     def upstream_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Give an agent's headers as they go to the service, with the real credential."""
+        """Return the headers of an agent as they are sent to the provider, with the real credential."""
         credential = self.credential
         credential_header = (
             b"" if credential is None or credential.header is None else credential.header.lower().encode()
@@ -205,7 +205,7 @@ class Provider:
         return [*forwarded, (b"authorization", b"Bearer " + secret)]
 
     def environment_for(self, address: str, token: str) -> dict[str, str]:
-        """Give what an agent is told to reach this by the gateway at `address`; `token` stands for the credential."""
+        """Return the environment that leads an agent to the gateway at `address`; `token` replaces the credential."""
         if self.kind == "bedrock":
             environment = {
                 "CLAUDE_CODE_USE_BEDROCK": "1",
@@ -259,11 +259,11 @@ class Providers:
                 raise ConfigError(f"providers.{each.name}: bedrock needs a `region` or a `base_url`")
 
     def __iter__(self) -> Iterator[Provider]:
-        """Give them all."""
+        """Iterate over all providers."""
         return iter(self._by_name.values())
 
     def get(self, name: str) -> Provider:
-        """Give the one of this name. Raises `RunError`; the configuration was checked at the start."""
+        """Return the provider of this name. Raises `RunError`; the configuration was checked at the start."""
         provider = self._by_name.get(name)
         if provider is None:
             raise RunError(f"There is no provider {name!r}.", code="unknown_provider", retryable=False)

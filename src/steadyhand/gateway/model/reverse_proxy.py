@@ -1,8 +1,8 @@
-"""The way to the model: takes the agent's placeholder off a request, puts the real credential on, and streams.
+"""The reverse proxy to the model providers: it replaces the agent's placeholder by the credential and streams.
 
 An ASGI app. `scope["state"]` has the `connection` of the agent, and the `target` as it was written.
-Only the routes of the visit's provider pass. What costs is let through by the budgets, read as it passes, and settled
-when it has; a service that is busy for a moment is asked again before the agent has heard of it.
+Only the routes of the run's provider are allowed. A call that costs money is admitted by the budgets, metered as it
+passes and settled at its end. If the provider is busy for a moment, the call is repeated before the agent sees it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from steadyhand.gateway.money.budgets import BudgetExhausted, BudgetQueueFull
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_REPLAYABLE_BYTES = 4 * 1024 * 1024
-"""A body up to this size is kept until its answer comes, so that it can be sent again."""
+"""A body up to this size is buffered until its response arrives, so that it can be sent again."""
 
 _VERSIONS = frozenset({"1.0", "1.1"})
 _METHODS = frozenset({"GET", "POST"})
@@ -56,13 +56,13 @@ class AgentConnection:
 
 
 class CancelOnClose:
-    """Ends what is done for a connection when the agent has closed it."""
+    """Cancels the work for a connection when the agent has closed it."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
 
     def __call__(self) -> None:
-        """Say that it is closed."""
+        """Mark the connection as closed."""
         if self.task is not None:
             self.task.cancel()
 
@@ -86,7 +86,7 @@ class ClientDisconnected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRequest:
-    """A request that may pass; `length` is null when its body has none or says none."""
+    """An allowed request; `length` is None if its body has no known length."""
 
     method: str
     target: bytes
@@ -180,7 +180,7 @@ class ReverseProxy:
     async def _forward(
         self, request: AcceptedRequest, run: MeteredRun, body: "_StreamedBody", send: "_ResponseSender"
     ) -> None:
-        """Let a request through: past the wall and the budgets, there and back. Raises `Turned`, `Unreachable`."""
+        """Forward a request after the checks of rate limit and budgets. Raises `Rejected`, `UpstreamError`."""
         missing = run.provider.missing_credential
         if missing is not None:
             # 403 is what makes the CLI stop at once; 401 it would try again.
@@ -299,7 +299,7 @@ class ReverseProxy:
 
 
 class _ResponseSender:
-    """Sends, and knows whether the answer has begun."""
+    """Sends the response, and knows if it has begun."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -311,9 +311,9 @@ class _ResponseSender:
 
 
 class _StreamedBody(RequestBody):
-    """A request's body on its way, bounded: each piece goes on as it comes; those of a small one are kept as well.
+    """A request body on its way, bounded: each chunk is sent on as it arrives; a small body is buffered as well.
 
-    `begin` waits for the first piece, and for all of a small body only when that does not say which model is meant.
+    `prepare` waits for the first chunk, and for all of a small body only if the first chunk does not name the model.
     """
 
     def __init__(self, receive: Receive, run: MeteredRun) -> None:
@@ -328,7 +328,7 @@ class _StreamedBody(RequestBody):
 
     @property
     def buffered(self) -> bytes | None:
-        """All of it, when it is there and kept."""
+        """Return the whole body, if it is in memory."""
         if self._chunks is None or not self._at_end:
             return None
         if len(self._chunks) > 1:
@@ -337,11 +337,11 @@ class _StreamedBody(RequestBody):
 
     @property
     def replayable(self) -> bool:
-        """Whether it can be sent once more: it is kept from its beginning."""
+        """Return True if the body is buffered from its beginning and can be sent again."""
         return self._chunks is not None
 
     async def prepare(self, length: int | None, *, needs_model: bool) -> None:
-        """Take what has to be known before it may pass; `names_model` when it is wanted for its model."""
+        """Read as much as is needed before the call is admitted; `needs_model` if the model must be known."""
         if self._at_end or (
             length is not None and length <= min(MAX_REPLAYABLE_BYTES, self._run.buffer_bytes_left)
         ):
@@ -356,11 +356,11 @@ class _StreamedBody(RequestBody):
             self.first_chunk = self.buffered or b""
 
     def report_size_to(self, call: OpenCall) -> None:
-        """Tell a call how large its body turned out to be."""
+        """Report the real size of the body to a call."""
         self._call = call
 
     def release(self) -> None:
-        """Give back the room that was taken for it."""
+        """Release the buffer."""
         self._run.buffer_bytes_left += self._reserved_bytes
         self._reserved_bytes = 0
 
@@ -383,7 +383,7 @@ class _StreamedBody(RequestBody):
             self._call.resize(self._total)
 
     async def _read_chunk(self) -> bytes:
-        """Give the next piece. Raises `Gone`, and `Turned` when the body is larger than may be."""
+        """Return the next chunk. Raises `ClientDisconnect`, and `Rejected` when the body is too large."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
@@ -397,12 +397,12 @@ class _StreamedBody(RequestBody):
         return chunk
 
     def mark_empty(self) -> None:
-        """Say that there is none to be read."""
+        """Mark the body as empty."""
         self._at_end = True
 
 
 def _requested_model(body: bytes) -> str | None:
-    """Give the model that a request names, as far as its beginning or all of it says so."""
+    """Return the model that a request names in its beginning, or in all of it."""
     match = _LEADING_MODEL_KEY.match(body)
     if match is not None:
         return match[1].decode("ascii")

@@ -47,7 +47,7 @@ class TcpListener:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Return the address of the listener."""
         return f"http://{HOST}:{self.port}"
 
     @asynccontextmanager
@@ -72,7 +72,7 @@ class TcpListener:
 
     @contextmanager
     def serve_run(self, run: MeteredRun) -> Iterator[str]:
-        """Let a run in for the length of the block; gives its token. Its requests are cut at the end."""
+        """Accept a run for the length of the block and return its token. Its requests are aborted at the end."""
         token = f"sk-ant-run-{secrets.token_urlsafe(32)}"
         prefix = _token_prefix(token)
         self._runs[prefix] = (token, run)
@@ -92,7 +92,7 @@ class TcpListener:
         )
 
     async def _authenticate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Find out whose request it is, and carry it to the model; nobody's is refused."""
+        """Find the run of a request and forward it; reject a request without one."""
         run = self._run_of(scope)
         state = scope["state"]
         if run is None:
@@ -118,7 +118,7 @@ class _RunConnection(HttpConnection):
     run: MeteredRun | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let each request say whose the connection is."""
+        """Add the run of the connection to each request."""
         self.app_state["set_run"] = self._set_run
         super().connection_made(transport)
 

@@ -1,4 +1,4 @@
-"""The model's sockets, one for each slot: which socket a request came by says whose it is.
+"""The model sockets, one for each slot: the socket of a request identifies its run.
 
 `<data-dir>/run/slot-N/model.sock` belongs to the user of the run that holds the slot, and to the service in between.
 """
@@ -29,12 +29,12 @@ CLOSING_SECONDS = 5
 
 
 def slot_dir(data_dir: Path, slot: int) -> Path:
-    """Say which folder is bound into the sandbox of the run that holds a slot."""
+    """Return the directory that is bound into the sandbox of the run in a slot."""
     return data_dir / "run" / f"slot-{slot}"
 
 
 def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
-    """Give what uvicorn's protocol wants to know."""
+    """Return the configuration for uvicorn's protocol."""
     config = uvicorn.Config(
         app,
         http=HttpToolsProtocol,
@@ -63,7 +63,7 @@ class UnixListener:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Make the socket anew and accept on it for the length of the block. Raises `ConfigError`."""
+        """Create the socket anew and accept on it for the length of the block. Raises `ConfigError`."""
         server = await asyncio.get_running_loop().create_unix_server(self._accept, sock=self._bind())
         try:
             yield
@@ -130,7 +130,7 @@ class UnixListener:
 
 
 def abort_connections(state: ServerState) -> None:
-    """Cut every connection, and end what was done for it."""
+    """Abort every connection and cancel its work."""
     for connection in list(state.connections):
         connection.transport.abort()
     for task in list(state.tasks):
@@ -138,7 +138,7 @@ def abort_connections(state: ServerState) -> None:
 
 
 class RejectedConnection(asyncio.Protocol):
-    """A connection that nobody may make now."""
+    """A connection at a time when no run may connect."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
@@ -146,9 +146,9 @@ class RejectedConnection(asyncio.Protocol):
 
 
 class HttpConnection(HttpToolsProtocol):
-    """uvicorn's protocol, which knows whose it is, bounds a request's head, and keeps what agents send out of the log.
+    """uvicorn's protocol with the connection's run, a bound on request heads, and no log of agents' requests.
 
-    The parser is the one in C: with the other a flood of tiny headers or chunks holds the whole service up.
+    It uses the parser in C: with the other one, a flood of tiny headers or chunks would block the whole service.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class HttpConnection(HttpToolsProtocol):
         state: ServerState,
         initial_state: Callable[[Callable[[], None], CancelOnClose], dict[str, Any]],
     ) -> None:
-        """`held` makes what each request's `state` begins with, from what cuts the connection and what ends with it."""
+        """Create a protocol; the factory makes each request's initial `state` from its abort and close callbacks."""
         self._on_close = CancelOnClose()
         super().__init__(config, state, initial_state(self._abort, self._on_close))
         self._framing_bytes = 0
@@ -174,17 +174,17 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End what is done for it at once: nobody is left to be answered."""
+        """Cancel the work at once: no client is left to receive a response."""
         super().connection_lost(exc)
         self._on_close()
 
     def on_headers_complete(self) -> None:
-        """Keep the target as it was written: what is judged is what was sent, not what a parser made of it."""
+        """Store the target as it was written, so that the checks see the sent form and not a parsed one."""
         self.scope["state"]["target"] = self.url
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """End a request; the next one's head is counted anew."""
+        """End a request; the size of the next head is counted from zero."""
         self._framing_bytes = 0
         super().on_message_complete()
 

@@ -1,6 +1,6 @@
-"""Reads what a call of the model used from the answer as it passes: streamed or not, whole or broken.
+"""The usage meter: reads the usage of a call from its response as it passes, streamed or not, whole or broken.
 
-Pure: bytes go in, a `Reading` comes out. Nothing that is in them raises, and a figure that may be too low is marked.
+Pure: it takes bytes and returns `MeasuredUsage`. No content raises an error, and a count that may be too low is marked.
 """
 
 import json
@@ -39,10 +39,10 @@ _SEARCHES_KEY = "web_search_requests"
 
 @dataclass(frozen=True, slots=True)
 class MeasuredUsage:
-    """What one answer told. `tokens` is exactly what was told; `complete` is false when that may be too low.
+    """The measured usage of one response. `tokens` is exactly as reported; `complete` is false if that may be too low.
 
-    `seen` says that any usage was told. `estimated_output` is made from how much was said, for an answer that broke
-    off before its last figure. `model` is the one that the answer names.
+    `seen` is true if any usage was reported. `estimated_output` is an estimate by the length of the text, for a
+    response that broke before its last count. `model` is the one that the response names.
     """
 
     tokens: TokenCounts
@@ -54,7 +54,7 @@ class MeasuredUsage:
 
     @property
     def billable_tokens(self) -> TokenCounts:
-        """Give the tokens for a budget: of an incomplete reading the output told or the one estimated, if more."""
+        """Return the tokens to bill: of an incomplete response the higher of reported and estimated output."""
         if self.complete:
             return self.tokens
         return replace(self.tokens, output=max(self.tokens.output, self.estimated_output))
@@ -87,7 +87,7 @@ class UsageMeter:
             self._parser = EventStreamParser(self._usage)
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece of the body. Never raises for what is in it."""
+        """Read the next chunk of the body. Never raises because of its content."""
         if not self._is_billable:
             return
         self._buffered.append(data)
@@ -96,7 +96,7 @@ class UsageMeter:
             self._flush()
 
     def finish(self, *, truncated: bool) -> MeasuredUsage:
-        """Say what the answer told; `cut` when it ended before its sender or its reader was done."""
+        """Return the measured usage; `cut` if the response ended too early."""
         if not self._is_billable:
             return MeasuredUsage(TokenCounts(), None, complete=True, has_usage=False)
         self._flush()
@@ -138,7 +138,7 @@ class UsageMeter:
 
 
 class _UsageParser:
-    """The figures so far. Each is cumulative: the last one told counts, and never less than an earlier one."""
+    """The counts so far. Each is cumulative: the last one counts, and never less than an earlier one."""
 
     def __init__(self) -> None:
         self.model: str | None = None
@@ -154,7 +154,7 @@ class _UsageParser:
 
     @property
     def has_usage(self) -> bool:
-        """Whether any figure was told."""
+        """Return True if any usage was reported."""
         return bool(self._counts)
 
     def on_event(self, data: bytes) -> None:
@@ -183,12 +183,12 @@ class _UsageParser:
         self._stopped = True
 
     def complete(self, *, truncated: bool) -> bool:
-        """Say whether nothing can be missing: input and the last output were told, and nothing was unreadable."""
+        """Return True if nothing can be missing: input and last output were reported, and everything was readable."""
         ended = self._stopped or (self._has_stop_reason and not truncated)
         return ended and self._has_final_output and "input_tokens" in self._counts and not self.malformed
 
     def tokens(self) -> TokenCounts:
-        """Give what was told. Cache writes that say no length are the short ones."""
+        """Return the reported tokens. Cache writes without a duration count as short ones."""
         count = self._counts.get
         written_1h = count("ephemeral_1h_input_tokens", 0)
         cache_written = max(
@@ -204,7 +204,7 @@ class _UsageParser:
         return tokens.plus(self._compaction_tokens)
 
     def extras(self) -> UsageExtras:
-        """Give what was told besides tokens."""
+        """Return the reported usage besides tokens."""
         return UsageExtras(self._counts.get(_SEARCHES_KEY, 0), self._fast, self._us_only)
 
     def _parse_object(self, data: bytes | bytearray) -> dict[str, Any]:
@@ -218,14 +218,14 @@ class _UsageParser:
         return {}
 
     def _parse_message(self, message: dict[str, Any]) -> bool:
-        """Read a message's model and usage; true when it told its output."""
+        """Parse a message's model and usage; return True if it reports its output."""
         model = message.get("model")
         if isinstance(model, str) and _MODEL.fullmatch(model):
             self.model = model
         return self._parse_usage(message.get("usage"))
 
     def _parse_usage(self, usage: object) -> bool:
-        """Read a `usage`; true when it told its output."""
+        """Parse a `usage` object; return True if it reports the output."""
         if not isinstance(usage, dict):
             self.malformed = True
             return False
@@ -243,7 +243,7 @@ class _UsageParser:
         return present[1]
 
     def _record_count(self, table: object, name: str) -> bool:
-        """Keep a figure; true when there was one. Null is none; anything but a plausible count is broken."""
+        """Store a count and return True if there was one; an implausible count marks the usage as incomplete."""
         value = table.get(name) if isinstance(table, dict) else table
         if value is None:
             return False
@@ -254,7 +254,7 @@ class _UsageParser:
         return True
 
     def _parse_iterations(self, steps: object) -> None:
-        """Add what the service used to sum the conversation up: it is charged, and not in the figures beside it."""
+        """Add the usage of a context compaction: it is charged, but not part of the other counts."""
         total = TokenCounts()
         for step in steps if isinstance(steps, list) else [steps]:
             if isinstance(step, dict) and step.get("type") == "compaction":

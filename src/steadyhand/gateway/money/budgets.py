@@ -1,9 +1,9 @@
-"""Who may still spend how much: accounts in memory, seeded from the ledger, asked before every call of a model.
+"""Budgets: accounts in memory, loaded from the ledger and checked before every call of a model.
 
-An account has what is settled and what calls in flight have reserved. A call is let through when with it both stay
-below all the limits that hold for it; or, on an account with nothing in flight and something left, in any case, so
-that the overshoot is at most that one call. Else it waits its turn. What is spent is the gateway's own count and
-nobody's word for it.
+An account has a settled amount and the reservations of calls in flight. A call is admitted if with it both stay below
+all limits of the job. It is also admitted on an account with nothing in flight and something left, so the overshoot is
+at most that one call. Else it waits for its turn. The settled amount is the gateway's own count and does not depend on
+a report of the agent.
 """
 
 import asyncio
@@ -43,11 +43,11 @@ class BudgetExhausted(Exception):
 
 
 class BudgetQueueFull(Exception):
-    """So many calls wait for a limit, or one has waited so long, that it has to be asked anew."""
+    """Too many calls wait for a budget, or one has waited too long; the agent must repeat it."""
 
 
 def exhausted_message(limit: BudgetLimit) -> str:
-    """Say in a sentence which budget is spent."""
+    """Return a sentence that names the exhausted budget."""
     owner = {
         "job": "this job",
         "agent": f"the agent {limit.name}",
@@ -59,7 +59,7 @@ def exhausted_message(limit: BudgetLimit) -> str:
 
 
 def period_start(period: BudgetPeriod, now: datetime) -> datetime:
-    """Give when the day or the month of a moment began, in UTC; a job's account begins with time itself."""
+    """Return the start of the day or month of a moment, in UTC; a job's account has no start."""
     if period == "job":
         return datetime.min.replace(tzinfo=UTC)
     return period_bounds(period, now)[0]
@@ -67,7 +67,7 @@ def period_start(period: BudgetPeriod, now: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class BudgetAccount:
-    """For whom calls are made. `limits` gives the limits that hold for it at this moment."""
+    """The owner of calls. `limits` returns the current limits of the job."""
 
     job_id: str
     agent: str
@@ -75,7 +75,7 @@ class BudgetAccount:
     limits: Callable[[], Sequence[BudgetLimit]] = tuple
 
     def balance_keys(self) -> list[_BalanceKey]:
-        """Give every account that it pays from, limited or not: a limit may be set later."""
+        """Return the keys of all its accounts, limited or not: a limit may be set later."""
         shared: list[tuple[BudgetScope, str]] = [
             ("agent", self.agent),
             ("key", self.api_key_id),
@@ -96,7 +96,7 @@ class _Balance:
 
 
 class Reservation:
-    """A call that was let through: what it reserves, on every account of its payer, until it is settled."""
+    """An admitted call: its reservation on every account, until it is settled."""
 
     def __init__(self, balances: Sequence[_Balance], reserve: int, on_change: Callable[[], None]) -> None:
         self._balances = balances
@@ -115,7 +115,7 @@ class Reservation:
         self._on_change()
 
     def settle(self, micros: int) -> None:
-        """Put what the call cost in place of what it reserved; a second time changes nothing."""
+        """Replace the reservation by the cost of the call; a second time changes nothing."""
         if not self._open:
             return
         self._open = False
@@ -156,7 +156,7 @@ class Budgets:
     # --- what is known -----------------------------------------------------------------------
 
     async def seed(self) -> None:
-        """Take in what was spent in this day and month. Call it at the start, when nothing is in flight."""
+        """Load the spending of this day and month. Call it at the start, when nothing is in flight."""
         for period in _PERIODS:
             since = period_start(period, self._clock())
             for scope, by in _SEED_QUERIES:
@@ -166,7 +166,7 @@ class Budgets:
             self._balance(("service", "", period)).settled = total.total.micros
 
     async def load_job(self, job_id: str, since_run: int = 1) -> None:
-        """Take in what a job's runs from this one on have spent. Call it before a run of it makes calls."""
+        """Load the spending of a job's runs from this one on. Call it before a run makes calls."""
         (row,) = await self._ledger.usage(UsageQuery(job_id=job_id, since_run=since_run))
         self._balance(("job", job_id, "job")).settled = row.total.micros
 
@@ -175,14 +175,14 @@ class Budgets:
         self._balances.pop(("job", job_id, "job"), None)
 
     def record_spend(self, account: BudgetAccount, micros: int) -> None:
-        """Count what was spent without being asked for here; a job's own account reads it when it is opened."""
+        """Count spending that was not reserved here; a job's own account reads it when it is opened."""
         for key in account.balance_keys():
             if key[0] != "job":
                 self._balance(key).settled += micros
         self._admit_waiting()
 
     def spent(self, limit: BudgetLimit) -> int:
-        """Give what is settled against a limit in its present period, in micro-dollars."""
+        """Return the settled amount of a limit in its current period, in micro-dollars."""
         return self._balance((limit.scope, limit.name, limit.period)).settled
 
     def _balance(self, key: _BalanceKey) -> _Balance:
@@ -223,7 +223,7 @@ class Budgets:
         self._admit_waiting()
 
     def _admit_waiting(self) -> None:
-        """Judge all that wait, in the order in which they came; nobody overtakes on an account that is full."""
+        """Check all waiting calls in their order of arrival; none overtakes another on an account that is full."""
         full: set[_Balance] = set()
         self._waiting = [waiter for waiter in self._waiting if not self._try_admit(waiter, full)]
 

@@ -1,7 +1,7 @@
-"""Writes calls into the ledger beside the calls themselves: nobody's first token waits for a disk.
+"""Writes calls into the ledger in the background, so that the first token does not wait for a disk.
 
-A call that begins is handed in a moment later, when it is on its way: the thread that writes would else take the
-interpreter from it. One that has ended by then is written once.
+A new call is handed to the writer a moment later, when it is on its way: the writing thread would otherwise take the
+interpreter from it. A call that has ended by then is written once.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class LedgerWriter:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Take calls for the length of the block; all are kept when it ends, however it does."""
+        """Accept calls for the length of the block; all are stored when it ends, also after an error."""
         self._open = True
         try:
             yield
@@ -77,7 +77,7 @@ class LedgerWriter:
                 return
 
     async def flush(self, call_ids: set[str]) -> None:
-        """Wait until what was handed in of these calls is in the ledger; the caller bounds the wait."""
+        """Wait until these calls are in the ledger; the caller bounds the wait."""
         tasks = [task for call_id, task in self._last_write.items() if call_id in call_ids]
         if tasks:
             await asyncio.wait(tasks)

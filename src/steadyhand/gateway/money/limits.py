@@ -16,7 +16,7 @@ def job_limits(job: Job, _agent: Agent) -> Sequence[BudgetLimit]:
 
 
 def create_limits_getter(get_key_limits: GetKeyLimits, service_day_micros: int | None) -> GetBudgetLimits:
-    """Return a function that returns all limits of a job. It reads those of the key anew each time."""
+    """Return a function that returns all limits of a job. It reads those of the key each time."""
     service = None if service_day_micros is None else BudgetLimit("service", "", "day", service_day_micros)
 
     def get_limits(job: Job, agent: Agent) -> Sequence[BudgetLimit]:

@@ -1,6 +1,6 @@
-"""What tokens of a model cost. Pure but for reading `prices.toml` beside it; all amounts are integers.
+"""Prices of model tokens. Pure except for reading `prices.toml` beside it; all amounts are integers.
 
-A name is looked up as it is written and without what a reseller puts around it: `us.anthropic.claude-opus-4-6-v1`,
+A name is looked up as it is written and without the additions of resellers: `us.anthropic.claude-opus-4-6-v1`,
 `claude-opus-4-5@20251101`, `anthropic/claude-opus-4.5` and `claude-opus-4-5[1m]` are the models of those numbers.
 """
 
@@ -29,7 +29,7 @@ _POINT = re.compile(r"(?<=[0-9])\.(?=[0-9])")
 
 @dataclass(frozen=True, slots=True)
 class UsageExtras:
-    """What a call is charged by besides its tokens: web searches, and the rates of fast mode and of US-only work."""
+    """The charges of a call besides its tokens: web searches, and the rates of fast mode and of US-only work."""
 
     searches: int = 0
     fast: bool = False
@@ -47,17 +47,17 @@ class Rates:
     cache_write_1h: int
 
     def cost_picos(self, tokens: TokenCounts) -> int:
-        """Give what tokens cost, in picodollars."""
+        """Return the cost of tokens in picodollars."""
         return sum(getattr(self, each.name) * getattr(tokens, each.name) for each in fields(self))
 
     def max_with(self, other: "Rates") -> "Rates":
-        """Give the dearer of each kind."""
+        """Return the higher rate of each kind."""
         return Rates(*(max(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a model costs: `long` rates for a call with more than `above` tokens going in, `fast` ones for fast mode.
+    """The price of a model: `long` rates for a call with more than `above` input tokens, `fast` ones for fast mode.
 
     `search` is micro-dollars for a web search.
     """
@@ -69,7 +69,7 @@ class Price:
     search: int = 0
 
     def cost_micros(self, tokens: TokenCounts, extras: UsageExtras | None = None) -> int:
-        """Give what one call costs in micro-dollars, rounded half up once."""
+        """Return the cost of one call in micro-dollars, rounded half up once."""
         extras = extras or UsageExtras()
         picos = self._rates(tokens, extras).cost_picos(tokens) * (_US_TENTHS if extras.us_only else 10)
         return (picos + 5 * _MILLION) // (10 * _MILLION) + extras.searches * self.search
@@ -90,16 +90,16 @@ class Prices:
             for table in tables
         ]
         self.highest = _highest_price([price for table in tables for price in table.values()])
-        """For a model that nobody knows: of each kind of token the dearest rate that anybody asks."""
+        """Set the price of an unknown model: for each kind of token the highest rate of any model."""
         self.price_of = functools.lru_cache(1024)(self._price_of)
 
     @classmethod
     def load(cls, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> "Prices":
-        """Read the shipped prices, with others before them: names or patterns with `*`, each with its rates.
+        """Read the shipped prices, with overrides before them: names or patterns with `*`, each with its rates.
 
-        A rate is dollars for a million tokens, as a string. One that an override leaves out is the shipped model's of
-        that name; of another model cache reads cost what input does, and writes 1.25 and 2 times that. Raises
-        `ConfigError` for what is no price.
+        A rate is dollars per million tokens, as a string. A rate that an override leaves out is that of the shipped
+        model of the same name; for another model cache reads cost as much as input, and writes 1.25 and 2 times that.
+        Raises `ConfigError` for an invalid price.
         """
         shipped = _parse_shipped(tomllib.loads(PRICES_FILE.read_text("utf-8")))
         shipped_prices = cls(shipped)
@@ -119,7 +119,7 @@ class Prices:
 
 
 def base_model_name(model: str) -> str:
-    """Give a model's name without where it is served and which edition of it: provider, region, date, version."""
+    """Return a model's name without provider, region, date and version."""
     name = model.strip().lower().rpartition("/")[2]
     name = name.rpartition("anthropic.")[2]
     return _VERSION_SUFFIXES.sub("", _POINT.sub("-", name))
@@ -217,7 +217,7 @@ def _parse_rates(table: object, base: Rates | None, setting: str) -> Rates:
 
 
 def _parse_amount(value: object, setting: str) -> int:
-    """Read dollars as micro-dollars. A binary float is refused: it is not what was written."""
+    """Parse dollars as micro-dollars. A binary float is refused, because it is not the written amount."""
     match = _AMOUNT.fullmatch(str(value)) if isinstance(value, str) or type(value) is int else None
     if match is None:
         raise ConfigError(

@@ -22,9 +22,9 @@ _TEXT_KEYS = ("result", "content", "text")
 
 
 def plain_argv(cli: Path, spec: RunSpec, prompt_file: Path | None = None) -> list[str]:
-    """Give the command line that the earlier service ran, and after it what a job or its agent's profile asks for.
+    """Return the command line of the earlier service, followed by the options of a job or its agent's profile.
 
-    The built-in chat is a profile of ours, which the CLI knows no agent for.
+    The built-in chat is a profile of Steadyhand: the CLI has no agent for it.
     """
     argv = [str(cli), "-p", *([] if spec.agent.lean else ["--agent", spec.job.agent])]
     argv += ["--dangerously-skip-permissions", "--max-budget-usd", format_budget(spec.job.budget_micros)]
@@ -35,7 +35,7 @@ class PlainRunner:
     """Runs agents by the classic command line; implements `ports.Runner`."""
 
     def __init__(self, cli: Path, sandbox: Sandbox, redactor: Redactor) -> None:
-        """Take the CLI, the boundary, and what takes secrets out of all that a run says."""
+        """Create a runner with the CLI, the sandbox and the redactor of its output."""
         self._cli = cli
         self._sandbox = sandbox
         self._redactor = redactor
@@ -66,9 +66,9 @@ class PlainRunner:
 
 
 class _PlainProtocol:
-    """A `run_loop.AgentProtocol`: the prompt, end of input, and the line that is the result.
+    """A `run_loop.AgentProtocol`: the prompt, end of input, and one result line.
 
-    This command line says nothing until it has ended, however long that takes; its deadline alone bounds it.
+    This command line is silent until it has ended, however long that takes; only its deadline bounds it.
     """
 
     streams_output = False
@@ -93,7 +93,7 @@ class _PlainProtocol:
 
 
 async def _complete_report(report: RunReport, run_loop: RunLoop) -> RunReport:
-    """Add what the whole output says: an answer that is no result object, and the events that there are."""
+    """Complete the report from the whole output: an answer without a result object, and the events."""
     evidence = report.evidence
     result = evidence.result
     if result is None and evidence.exit_code == 0 and evidence.stop_reason is None:
@@ -108,10 +108,10 @@ async def _complete_report(report: RunReport, run_loop: RunLoop) -> RunReport:
 
 
 def parse_output(output: str) -> AgentResult | None:
-    """Give the answer in an output without a result line, as the earlier service did; null when there is none.
+    """Return the answer in an output without a result line, as the earlier service did, or None.
 
     A JSON object's answer is the first non-empty string among `result`, `content` and `text` (or it is a result
-    object over many lines); what is not JSON is its own answer, unless it is the beginning of an object only.
+    object over many lines). Other text is its own answer, unless it is only the beginning of an object.
     """
     text = output.strip()
     if not text:

@@ -1,8 +1,8 @@
 """The `stream` mode: the CLI's own protocol, by the SDK's client over a transport of ours.
 
-The SDK speaks the control protocol (`initialize`, `interrupt`) and sees nothing else: what the agent says goes from
-the pipe through `messages.py` into events, so that it is bounded and paced by the store, which the SDK's buffer of a
-hundred messages of any size is not.
+The SDK handles the control protocol (`initialize`, `interrupt`) and sees nothing else. The agent's messages go from the
+pipe through `messages.py` into events, so they are bounded and paced by the store; the SDK's buffer of a hundred
+messages of any size is not.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ from steadyhand.runner.process.output import OutputCapture, parse_message
 from steadyhand.runner.process.run_loop import RunLoop, prompt_for, wait_bounded
 
 INTERRUPT_SECONDS = 0.7
-"""How long the agent may take to answer an interrupt with a result, so that what it used is known."""
+"""The time in which the agent must answer an interrupt with a result, so that its usage is known."""
 EXIT_SECONDS = 0.2
 """How long it may then take to leave before it is stopped."""
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
-"""Agents of the CLI itself, which nobody can ask for by name."""
+"""Agents of the CLI itself, which callers cannot request by name."""
 
 STRUCTURED_OUTPUT = "StructuredOutput"
-"""The tool that the CLI gives an agent whose answer has to fit a schema."""
+"""The tool of the CLI for an answer by a schema."""
 _MAX_REQUESTS = 64  # control requests of the agent that are passed on; it has no reason for any
 _MAX_REQUEST_BYTES = 64 * 1024
 _TOOL_TIMEOUT_MILLISECONDS = 24 * 60 * 60 * 1000
@@ -59,10 +59,10 @@ def stream_argv(
     resumed: bool = False,
     enforce_budget: bool = True,
 ) -> list[str]:
-    """Give the command line. `prompt_file` holds what is appended to the system prompt.
+    """Return the command line. `prompt_file` holds the text that is appended to the system prompt.
 
-    `budgeted` has the CLI hold the budget by its own guess; where the gateway does, that could end a run too early.
-    Raises `SpawnError` when the output schema is too large for an argument.
+    With `budgeted` the CLI enforces the budget by its own estimate; where the gateway enforces it, that could end a run
+    too early. Raises `SpawnError` if the output schema is too large for an argument.
     """
     job, agent = spec.job, spec.agent
     argv = [str(cli), "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
@@ -76,7 +76,7 @@ def stream_argv(
 
 
 def render_session(history: Sequence[Turn], directory: str, session: str) -> bytes:
-    """Give earlier turns as the CLI's own record of a session, which it then resumes: one model call, true turns."""
+    """Return earlier turns in the CLI's own format of a session, which it then resumes: one model call, true turns."""
     lines = []
     parent: str | None = None
     for index, turn in enumerate(history):
@@ -106,9 +106,9 @@ def render_session(history: Sequence[Turn], directory: str, session: str) -> byt
 
 
 def encode_prompt(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> bytes:
-    """Give the prompt, text or blocks, as a message.
+    """Return the prompt, text or blocks, as a message.
 
-    When `verbatim`, the CLI expands no `@path` and runs no slash command in it.
+    If `verbatim`, the CLI expands no `@path` and runs no slash command in it.
     """
     message: dict[str, Any] = {"type": "user", "message": {"role": "user", "content": content}}
     message |= {"parent_tool_use_id": None, "session_id": "default"}
@@ -120,7 +120,7 @@ def encode_prompt(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> 
 def build_launch(
     cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, enforce_budget: bool = True
 ) -> LaunchSpec:
-    """Give what is launched, with the files that go with it."""
+    """Return the launch spec, with its files."""
     checkout, view = spec.checkout, sandbox.agent_paths(spec.checkout)
     config = checkout.config_dir or checkout.home / ".claude"
     files: list[tuple[Path, bytes]] = []
@@ -166,7 +166,7 @@ class ProcessTransport(Transport):
         """Set once the first control request has been written."""
 
     async def connect(self) -> None:
-        """The process is running already."""
+        """Do nothing: the process is running already."""
         self._ready = True
 
     async def write(self, data: str) -> None:
@@ -178,10 +178,10 @@ class ProcessTransport(Transport):
         self.first_request_sent.set()
 
     def deliver(self, message: dict[str, Any], size: int) -> bool:
-        """Hand a control message of `size` bytes to the SDK; False when it is none that it could handle.
+        """Send a control message of `size` bytes to the SDK; return False if the SDK could not handle it.
 
-        At most one answer for each of its own requests and `_REQUESTS` small requests of the agent are taken, so
-        what waits here has a bound.
+        At most one answer for each of its own requests and `_REQUESTS` small requests of the agent are accepted, so the
+        number of waiting messages is bounded.
         """
         if message["type"] == "control_response":
             response = message.get("response")
@@ -201,7 +201,7 @@ class ProcessTransport(Transport):
         return True
 
     async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Give the control messages, until the SDK closes."""
+        """Yield the control messages, until the SDK closes."""
         while True:
             yield await self._messages.get()
 
@@ -211,7 +211,7 @@ class ProcessTransport(Transport):
         self._process.end_input()
 
     def is_ready(self) -> bool:
-        """Whether messages can be written."""
+        """Return True if messages can be written."""
         return self._ready
 
     async def end_input(self) -> None:
@@ -228,9 +228,9 @@ class ClaudeRunner:
     def __init__(
         self, cli: Path, sandbox: Sandbox, redactor: Redactor, *, enforce_budget: bool = True
     ) -> None:
-        """Take the CLI, the boundary, and what takes secrets out of all that a run says.
+        """Create a runner with the CLI, the sandbox and the redactor of its output.
 
-        `budgeted` is false where the gateway holds the budget.
+        `budgeted` is False where the gateway enforces the budget.
         """
         self._cli = cli
         self._sandbox = sandbox

@@ -66,11 +66,11 @@ class Repository:
         return self.head()
 
     def head(self, ref: str = "HEAD") -> str:
-        """Give a commit's id."""
+        """Return a commit's id."""
         return self.run(f"git rev-parse {ref}").strip()
 
     def workspace(self, **fields: object) -> Workspace:
-        """Give it as a workspace."""
+        """Return the repository as a workspace."""
         return Workspace("example", repository=str(self.folder), **fields)  # type: ignore[arg-type]
 
 
@@ -88,7 +88,7 @@ def make_repository(folder: Path) -> Repository:
 
 
 def list_tree(folder: Path) -> dict[str, str]:
-    """Give every file below a folder, `.git` apart: its kind, its executable bit and its content."""
+    """Return every file below a directory, `.git` apart: its kind, its executable bit and its content."""
     tree = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -116,11 +116,11 @@ class CheckoutsContract:
         return run_as_agent(place, script)
 
     async def tree(self, place: Checkout) -> dict[str, str]:
-        """Give every file of a checkout as the agent sees it; see `list_tree`."""
+        """Return every file of a checkout as the agent sees it; see `list_tree`."""
         return list_tree(place.directory)
 
     def remaining_names(self, place: Checkout) -> set[str]:
-        """Give the names of what is in a job's folder."""
+        """Return the names in a job's directory."""
         return {path.name for path in place.paths.root.iterdir()}
 
     def repository(self) -> Repository:

@@ -15,7 +15,7 @@ class LedgerContract:
     """Keeping calls, settling what was left, and adding up."""
 
     def open(self) -> AbstractAsyncContextManager[Ledger]:
-        """Give an empty ledger for one test, closed at its end."""
+        """Open an empty ledger for one test, closed at its end."""
         raise NotImplementedError
 
     @async_test

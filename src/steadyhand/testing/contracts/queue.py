@@ -31,7 +31,7 @@ class QueueHarness:
         return await self.queue.enqueue(make_job(**fields), accepted_draft(), idempotency)
 
     async def refusal(self, idempotency: IdempotencyKey | None = None) -> RetryLater:
-        """Give the reason why no job is admitted, after a look that none was stored."""
+        """Return the error with which no job is admitted, and check that none was stored."""
         before = await self.stored()
         error = await expect_error(RetryLater, self.enqueue_job(idempotency))
         assert await self.stored() == before
@@ -47,7 +47,7 @@ class QueueHarness:
             return await self.queue.claim()
 
     async def has_nothing_to_claim(self) -> bool:
-        """Whether a claim has to wait, looked at over a hundred turns of the event loop."""
+        """Return True if a claim has to wait, observed over a hundred turns of the event loop."""
         async with asyncio.TaskGroup() as group:
             claiming = group.create_task(self.queue.claim())
             for _ in range(100):
@@ -63,7 +63,7 @@ class _QueueFactory:
     def open(
         self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
     ) -> AbstractAsyncContextManager[QueueHarness]:
-        """Give an empty queue for one test, closed at its end; `most_running` are limits by key."""
+        """Open an empty queue for one test, closed at its end; `most_running` are limits by key."""
         raise NotImplementedError
 
 

@@ -55,7 +55,7 @@ class RecordedRun:
 
     @property
     def outcome(self) -> str:
-        """What it is judged to be."""
+        """Return its judged outcome."""
         return decide_outcome(self.report.evidence).type
 
     @property
@@ -65,7 +65,7 @@ class RecordedRun:
         return loaded
 
     def events_of(self, kind: type[Any]) -> list[Any]:
-        """Give the events of one kind."""
+        """Return the events of one kind."""
         return [each for each in self.events if isinstance(each, kind)]
 
 
@@ -150,7 +150,7 @@ async def _await(work: Awaitable[None]) -> None:
 
 
 def resident_bytes() -> int:
-    """Give the bytes of memory that this process holds."""
+    """Return the bytes of memory that this process holds."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
 
@@ -159,15 +159,15 @@ class _RunnerFactory:
     """How a suite gets its runner; a subclass for an adapter says it."""
 
     def runner(self, cli: Path) -> Runner:
-        """Give a runner of this program."""
+        """Return a runner of this program."""
         raise NotImplementedError
 
     def agent_paths(self, place: Checkout) -> AgentPaths:
-        """Say where the agent sees its folders."""
+        """Return the directories as the agent sees them."""
         return place.host_paths
 
     def uid(self, place: Checkout) -> int:
-        """Say who the agent is as it sees it."""
+        """Return the uid of the agent as it sees it."""
         return os.geteuid() if place.uid is None else place.uid
 
     def run_prompt(self, cli: Path, world: Path, prompt: str, **fields: Any) -> RecordedRun:

@@ -55,7 +55,7 @@ class FakeClock:
         self.now = now
 
     def __call__(self) -> datetime:
-        """Give the time."""
+        """Return the time."""
         return self.now
 
     def advance(self, length: timedelta) -> None:
@@ -86,7 +86,7 @@ def change_job(job: Job, **changes: Any) -> Job:
 
 
 def make_call(**changes: Any) -> ModelCall:
-    """Give a settled call with an id of its own; `changes` are its other fields."""
+    """Return a settled call with an id of its own; `changes` are its other fields."""
     fields: dict[str, Any] = {
         "id": secrets.token_hex(8),
         "job_id": "0" * 12,
@@ -102,11 +102,11 @@ def make_call(**changes: Any) -> ModelCall:
 
 
 def accepted_draft() -> list[EventDraft]:
-    """Give the first event of every job."""
+    """Return the first event of every job."""
     return [EventDraft(0, NOON, StateChanged(None, State.QUEUED))]
 
 
 def message_drafts(*texts: str, run: int = 1) -> list[EventDraft]:
-    """Give a message of the agent for each text."""
+    """Return a message of the agent for each text."""
     bodies: list[EventBody] = [Message("assistant", text) for text in texts]
     return [EventDraft(run, NOON, body) for body in bodies]

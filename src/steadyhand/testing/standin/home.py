@@ -79,7 +79,7 @@ class Session:
 
     @property
     def exists(self) -> bool:
-        """Whether the session has been recorded before."""
+        """Return True if the session has been recorded before."""
         return os.path.exists(self.path)
 
     def turns(self) -> list[tuple[str, str]]:

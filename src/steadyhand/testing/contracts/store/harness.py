@@ -14,7 +14,7 @@ KEY = IdempotencyKey("again", "f" * 64)
 
 
 def complete_job(at: datetime) -> Callable[[Job], Job]:
-    """Give the change that completes a job."""
+    """Return the change that completes a job."""
     return lambda job: replace(job, state=State.COMPLETED, finished_at=at)
 
 
@@ -22,5 +22,5 @@ class StoreFactory:
     """How a suite gets its store; a subclass for an adapter says it."""
 
     def open(self, clock: Callable[[], datetime] = FakeClock()) -> AbstractAsyncContextManager[Store]:  # noqa: B008  # never moved
-        """Give an empty store for one test, closed at its end."""
+        """Open an empty store for one test, closed at its end."""
         raise NotImplementedError
