@@ -79,11 +79,21 @@ WRITTEN: Mapping[str, Callable[[str], str]] = {
     "base64 in lines in json": lambda s: nested(wrapped(base64.b64encode(s.encode()).decode()), 3),
 }  # fmt: skip
 
+WITHOUT_BASE64 = [how for how in WRITTEN if "base64" not in how and "basic" not in how]
+"""The encodings whose digits do not hold bits of what stands beside the secret."""
+
 
 def core(secret: str, how: str) -> bytes:
     """Give what of a spelling must not come out: of base64 without the ends, which hold other bits too."""
     text = WRITTEN[how](secret).strip('"\\')
     return (text[4:-8] if "base64" in how or "basic" in how else text).encode()
+
+
+def assert_same_at_any_cut(redactor: Redactor, data: bytes, whole: bytes) -> None:
+    """Assert that a stream returns the same for two chunks, wherever they are cut."""
+    for cut in range(len(data) + 1):
+        stream = redactor.bytes_stream()
+        assert stream.feed(data[:cut]) + stream.feed(data[cut:]) + stream.end() == whole, cut
 
 
 @pytest.mark.parametrize("how", WRITTEN)
@@ -106,11 +116,49 @@ def test_a_secret_is_found_wherever_the_pieces_are_cut(secret: str, how: str) ->
     told = f"some text {WRITTEN[how](secret)} and more".encode()
     whole = redactor.data(told)
     assert whole != told
-    for cut in range(len(told) + 1):
-        stream = redactor.bytes_stream()
-        assert stream.feed(told[:cut]) + stream.feed(told[cut:]) + stream.end() == whole
+    assert_same_at_any_cut(redactor, told, whole)
     stream = redactor.bytes_stream()
     assert b"".join(stream.feed(told[at : at + 1]) for at in range(len(told))) + stream.end() == whole
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "begins\\\\goes on",
+        "begins\\\\\\goes on",
+        "ends in a row\\\\",
+        "\\\\begins in a row",
+        "a percent % sign",
+        "ends in percent%%",
+    ],
+)
+def test_a_row_of_backslashes_or_a_percent_sign_may_be_cut_anywhere(secret: str) -> None:
+    redactor = Redactor([secret])
+    for how in WITHOUT_BASE64:
+        for before in ("", "x ", secret):
+            data = f"{before}{WRITTEN[how](secret)}".encode()
+            whole = redactor.data(data)
+            assert whole == (before.replace(secret, GONE) + GONE).encode(), (how, before)
+            assert_same_at_any_cut(redactor, data, whole)
+
+
+@pytest.mark.parametrize("before", ["\\", "\\\\", "%", "%0", "%2", "\\u", "\\u0", "\\u00", "\\u004"])
+@pytest.mark.parametrize("secret", ["abcdefgh12/x", "0a1b2c3d", "u0041bcdefgh", KEY])
+def test_an_escape_that_begins_before_a_secret_does_not_hide_it(secret: str, before: str) -> None:
+    redactor = Redactor([secret])
+    for how in WITHOUT_BASE64:
+        data = f"{before}{WRITTEN[how](secret)}".encode()
+        whole = redactor.data(data)
+        assert whole == f"{before}{GONE}".encode(), how
+        assert_same_at_any_cut(redactor, data, whole)
+
+
+@pytest.mark.parametrize("text", ["%0000000000", "x%000000000000", "\\u0000000000", "00000000%0000000000"])
+def test_a_secret_that_goes_on_with_its_own_characters_may_be_cut_anywhere(text: str) -> None:
+    redactor = Redactor(["00000000"])
+    whole = redactor.data(text.encode())
+    assert b"0" not in whole
+    assert_same_at_any_cut(redactor, text.encode(), whole)
 
 
 def test_rows_of_backslashes_and_of_percent_signs_are_done_with_in_time() -> None:
