@@ -249,7 +249,7 @@ class JobSpec:
     one_call: bool = False
     """True if calls of client tools are sent one after another, also if the agent makes several in one turn."""
     request: Mapping[str, Any] | None = None
-    """JSON that the API that received the request stores for its later responses; no other code reads it."""
+    """The document that the OpenAI API stores about a request (`RequestDocument`); no other code reads it."""
     session_name: str | None = None
     """The caller's name for the session, if any."""
     origin: Origin = "api"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -13,6 +14,7 @@ from tests import openai_types
 from tests.api.api_service import ADMIN, OTHER, SUBMITTER, RunningService, check_parameter_error, wait_until
 
 from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted
+from steadyhand.job import Job, State
 from steadyhand.ports import Emit
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -328,6 +330,24 @@ def test_only_its_own_key_finds_a_response_and_only_if_it_was_stored(
     with service.client(SUBMITTER) as submitter:
         assert ask(submitter).json()["status"] == "completed"
         assert submitter.get(f"/v1/responses/{mine}").status_code == 403
+
+
+def test_a_response_that_a_later_release_stored_is_an_error_and_its_job_stays_readable(
+    client: httpx2.Client, service: RunningService
+) -> None:
+    response_id = ask(client).json()["id"]
+    job_id = response_id.removeprefix("resp_")
+
+    def with_next_version(job: Job) -> Job:
+        return replace(job, spec=replace(job.spec, request={**(job.spec.request or {}), "version": 2}))
+
+    update = service.store.update_job(job_id, frozenset({State.COMPLETED}), with_next_version)
+    asyncio.run_coroutine_threadsafe(update, service.loop).result(20)
+    url = f"/v1/responses/{response_id}"
+    replies = (client.get(url), client.delete(url), ask(client, previous_response_id=response_id))
+    assert [(reply.status_code, reply.json()["code"]) for reply in replies] == [(500, "internal")] * 3
+    assert client.get(f"/v1/jobs/{job_id}").json()["state"] == "completed"
+    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
 
 
 def test_a_number_that_is_none_is_refused(client: httpx2.Client) -> None:

@@ -14,7 +14,7 @@ from steadyhand.api.openai.client_tool_results import (
     group_tool_results,
 )
 from steadyhand.api.openai.input_messages import parse_text_content
-from steadyhand.api.openai.kinds import is_response
+from steadyhand.api.openai.request_document import is_response
 from steadyhand.api.openai.start_run import StartedRun
 from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies

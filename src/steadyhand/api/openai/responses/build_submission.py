@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steadyhand.api.openai.input_messages import join_paragraphs, split_conversation
-from steadyhand.api.openai.kinds import RESPONSE_KIND
 from steadyhand.api.openai.output_spec import (
     ALLOWED_TOOLS,
     TOOL_CHOICE_ERROR,
@@ -12,6 +11,7 @@ from steadyhand.api.openai.output_spec import (
     build_output_spec,
     parse_format_schema,
 )
+from steadyhand.api.openai.request_document import StoredRequest, new_document
 from steadyhand.api.openai.responses.input_items import (
     InputItem,
     input_items_json,
@@ -61,7 +61,7 @@ def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[
         content=conversation.content,
         tools=wanted.client_tools,
         one_call=wanted.one_call,
-        request=_first_request(asked, wanted, items),
+        request=new_document(_stored_request(asked, items), wanted.forced_call),
         origin="openai",
     )
     # A run in the background goes on after the service was stopped; for another one nobody waits then.
@@ -89,19 +89,13 @@ def _build_output_spec(body: ResponseRequest) -> OutputSpec:
 # --- what is shown again ---------------------------------------------------------------------------
 
 
-def _first_request(
-    body: ResponseRequest, output_spec: OutputSpec, items: Sequence[InputItem]
-) -> dict[str, Any]:
-    return {"kind": RESPONSE_KIND, "function": output_spec.forced_call, **_stored_request(body, items)}
-
-
-def later_request(body: ResponseRequest, items: Sequence[InputItem]) -> dict[str, Any]:
+def later_request(body: ResponseRequest, items: Sequence[InputItem]) -> StoredRequest:
     """Return the part of a follow-up request that a job stores: of its input only the new items."""
     new_items = [item for _, item in items_after_answer(items)]
     return _stored_request(body, new_items)
 
 
-def _stored_request(body: ResponseRequest, items: Sequence[InputItem]) -> dict[str, Any]:
+def _stored_request(body: ResponseRequest, items: Sequence[InputItem]) -> StoredRequest:
     return {
         "model": body.model,
         "instructions": body.instructions,

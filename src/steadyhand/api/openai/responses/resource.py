@@ -1,12 +1,20 @@
 """A response of the Responses API as JSON, with every key of its types."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
-from steadyhand.api.openai.kinds import is_response
+from steadyhand.api.openai.request_document import (
+    StoredRequest,
+    get_document,
+    merged_request,
+    parse_document,
+    stored_requests,
+    with_later_request,
+    without_request,
+)
 from steadyhand.api.openai.run_failure import failure_reason
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.job import Job, OutcomeType, State, Usage
@@ -49,7 +57,7 @@ class StoredResponse:
 
     job: Job
     number: int
-    request: Mapping[str, Any]
+    request: StoredRequest
 
     @property
     def id_suffix(self) -> str:
@@ -69,43 +77,27 @@ class StoredResponse:
 
 def get_stored_response(job: Job, number: int = 0) -> StoredResponse | None:
     """Return one of a job's responses; None if the job has no response of that number."""
-    first_request: Mapping[str, Any] = job.spec.request or {}
-    later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
-    if not is_response(job) or number > len(later_requests):
+    document = parse_document(job)
+    if document is None or number >= len(stored_requests(document)):
         return None
-    if number == 0:
-        return StoredResponse(job, 0, first_request)
-    request = later_requests[number - 1]
-    echo = {**first_request.get("echo", {}), **request["echo"]}
-    return StoredResponse(job, number, {"function": first_request.get("function"), **request, "echo": echo})
+    return StoredResponse(job, number, merged_request(document, number))
 
 
 def latest_response(job: Job) -> StoredResponse | None:
     """Return the newest of a job's responses, if it has any."""
-    return get_stored_response(job, len((job.spec.request or {}).get("later", ())))
+    document = parse_document(job)
+    return None if document is None else get_stored_response(job, len(stored_requests(document)) - 1)
 
 
-def append_request(job: Job, request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a job's stored request with one more response; parameters equal to those of the first are left out."""
-    first_request: Mapping[str, Any] = job.spec.request or {}
-    echo = {
-        key: value
-        for key, value in request["echo"].items()
-        if value != first_request.get("echo", {}).get(key)
-    }
-    return {**first_request, "later": [*first_request.get("later", ()), {**request, "echo": echo}]}
+def append_request(job: Job, request: StoredRequest) -> Job:
+    """Return a job with one more response for this request."""
+    return replace(job, spec=replace(job.spec, request=with_later_request(get_document(job), request)))
 
 
 def forget_response(job: Job, number: int) -> Job | None:
     """Return a job without one response and its input; None if no response is left."""
-    first_request: Mapping[str, Any] = job.spec.request or {}
-    later_requests: Sequence[Mapping[str, Any]] = first_request.get("later", ())
-    requests = [first_request, *later_requests]
-    if all(request.get("forgotten") for index, request in enumerate(requests) if index != number):
-        return None
-    requests[number] = {**requests[number], "forgotten": True, "input": []}
-    spec = replace(job.spec, request={**requests[0], "later": requests[1:]})
-    return replace(job, spec=spec)
+    document = without_request(get_document(job), number)
+    return None if document is None else replace(job, spec=replace(job.spec, request=document))
 
 
 def response_status(job: Job) -> openai_bodies.ResponseStatus:

@@ -52,7 +52,7 @@ class ResponseEvents:
         job, request = stored.job, stored.request
         self.stored = stored
         self._background = bool(request.get("background"))
-        self._forced_call: Mapping[str, Any] | None = request.get("function")
+        self._forced_call = request.get("function")
         self._is_structured = job.spec.output_schema is not None
         self.output: list[dict[str, Any]] = []
         self.event_count = 0

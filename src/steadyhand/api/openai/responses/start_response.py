@@ -15,8 +15,8 @@ from steadyhand.api.openai.continuation import (
     with_session,
 )
 from steadyhand.api.openai.input_messages import ConversationMessage
-from steadyhand.api.openai.kinds import is_response
 from steadyhand.api.openai.models import resolve_model
+from steadyhand.api.openai.request_document import parse_document
 from steadyhand.api.openai.responses.build_submission import build_submission, later_request
 from steadyhand.api.openai.responses.input_items import (
     ITEM_REFERENCE,
@@ -190,7 +190,7 @@ async def _resume_with_results(
     """Add results to the run that waits for them; raise `InvalidRequest` (`unknown_call`)."""
     parse_input_items(items)  # raises for what cannot be read, though the agent knows it already
     job = await get_calling_job(context, owner, tool_results, "input")
-    if not is_response(job):
+    if parse_document(job) is None:
         raise InvalidRequest.at("/input", "has results for calls of no response", code=UNKNOWN_CALL)
     previous_id = body.previous_response_id
     if previous_id is not None and (parse_response_id(previous_id) or ("",))[0] != job.id:
@@ -207,8 +207,7 @@ async def _resume_with_results(
     def append_to_job(old: Job) -> Job:
         # Whoever asks for the rest in the background does not wait for it.
         on_interrupt = "resume" if body.background else old.on_interrupt
-        spec = replace(old.spec, request=append_request(old, next_request))
-        return replace(old, spec=spec, on_interrupt=on_interrupt)
+        return replace(append_request(old, next_request), on_interrupt=on_interrupt)
 
     submitted = await context.control.submit_tool_results(owner, job.id, results, append_to_job)
     stored = get_stored_response(submitted.job, submitted.number)
@@ -265,5 +264,5 @@ async def _response_items(context: ApiContext, owner: Caller, response_id: str) 
 
 def stored_input_items(stored: StoredResponse) -> list[dict[str, Any]]:
     """Return the items of a response's request, each with an id."""
-    stored_input: Sequence[dict[str, Any]] = stored.request.get("input", ())
-    return [{"id": f"in_{stored.id_suffix}_{index}", **item} for index, item in enumerate(stored_input)]
+    items = stored.request.get("input", ())
+    return [{"id": f"in_{stored.id_suffix}_{index}", **item} for index, item in enumerate(items)]
