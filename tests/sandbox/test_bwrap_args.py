@@ -179,12 +179,12 @@ def test_layers_are_one_overlay_whose_upper_may_be_on_an_image() -> None:
 
 
 def test_only_what_is_told_of_the_model_is_shown_the_way_to_it() -> None:
-    socket = {"ANTHROPIC_UNIX_SOCKET": "/run/steadyhand/model.sock"}
     place = a_place(slot=2)
-    for env, there in ((socket, True), ({"PATH": "/usr/bin"}, False)):
-        seal = pure_sandbox().wrap(Command(["x"], env, Path("/")), place, Agent("a")).sandbox
+    for needs_socket in (True, False):
+        command = Command(["x"], {"PATH": "/usr/bin"}, Path("/"), needs_model_socket=needs_socket)
+        seal = pure_sandbox().wrap(command, place, Agent("a")).sandbox
         assert seal is not None
-        assert (Path("/data/run/slot-2") in {mount.source for mount in seal.mounts}) is there
+        assert (Path("/data/run/slot-2") in {mount.source for mount in seal.mounts}) is needs_socket
 
 
 def test_what_can_be_had_where_not_all_can_is_still_sealed() -> None:

@@ -12,6 +12,7 @@ from steadyhand.clock import utc_now
 from steadyhand.config.settings import Settings, load_settings
 from steadyhand.errors import ConfigError
 from steadyhand.ports import Checkout, Command, DoctorCheck, JobPaths, RunContext
+from steadyhand.runner.claude.environment import model_environment
 from steadyhand.runner.process.trial_run import try_command
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox, NoSandbox
@@ -267,7 +268,7 @@ def granted_by(settings: Settings, world_dir: Path) -> dict[str, str]:
             gateway.serving(),
             gateway.open_run(RunContext(job, Agent("a"), place), nothing) as attendance,
         ):
-            return dict(attendance.environment)
+            return model_environment(attendance.model_access)
 
     async def nothing(_body: object) -> None:
         pass

@@ -1,7 +1,7 @@
 """A run of a claimed job: its lock, its deadline and its secrets each last as long as they must, and no longer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from steadyhand.ports import (
     Gateway,
     Harvest,
     JobPaths,
+    ModelAccess,
     RunAccess,
     RunContext,
     RunOutput,
@@ -91,7 +92,7 @@ class FakeRunner:
 
 @dataclass
 class FakeAccess:
-    environment: Mapping[str, str]
+    model_access: ModelAccess
     secrets: Collection[str]
     on_listening: None = None
     rate_limited_until: None = None
@@ -110,7 +111,7 @@ class FakeGateway:
     @asynccontextmanager
     async def open_run(self, context: RunContext, emit: Emit) -> AsyncIterator[RunAccess]:  # noqa: ARG002
         self.log.append("open")
-        yield FakeAccess({"TOKEN": SECRET}, [SECRET])
+        yield FakeAccess(ModelAccess(api_key=SECRET), [SECRET])
         self.log.append("closed")
 
 
@@ -284,7 +285,7 @@ def test_the_secrets_of_a_run_are_removed_from_all_that_is_stored_of_it_and_then
         gateway = FakeGateway()
 
         async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
-            assert spec.environment["TOKEN"] == SECRET
+            assert spec.model_access == ModelAccess(api_key=SECRET)
             await emit(Message("assistant", f"I read {SECRET}."))
             result = AgentResult("success", is_error=False, text=f"It is {SECRET}.")
             return replace(SUCCESS, evidence=RunEvidence(exit_code=0, result=result))

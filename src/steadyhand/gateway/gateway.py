@@ -5,7 +5,7 @@ import functools
 import ipaddress
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Prices
 from steadyhand.gateway.run_events import RunEvents
 from steadyhand.ports import (
-    MODEL_SOCKET_VARIABLE,
     BudgetLimit,
     CalendarPeriod,
     Emit,
     GetBudgetLimits,
     Ledger,
+    ModelAccess,
     ModelCall,
     OnListening,
     RunContext,
@@ -53,9 +53,9 @@ _RESERVED_FILES = 512
 
 @dataclass(frozen=True, slots=True)
 class GrantedAccess:
-    """A run that is let out; see `ports.Attendance`."""
+    """The access of one run; see `ports.RunAccess`."""
 
-    environment: Mapping[str, str]
+    model_access: ModelAccess
     on_listening: OnListening | None
     run: MeteredRun
     secrets: tuple[str, ...] = ()
@@ -172,17 +172,13 @@ class ModelGateway:
         place, provider = work.checkout, run.provider
         if self._tcp_listener is not None:
             with self._tcp_listener.serve_run(run) as token:
-                yield GrantedAccess(
-                    provider.environment_for(self._tcp_listener.address, token), None, run, (token,)
-                )
+                access = provider.access_at(self._tcp_listener.address, token)
+                yield GrantedAccess(access, None, run, (token,))
             return
-        environment = {
-            **provider.environment_for(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL),
-            MODEL_SOCKET_VARIABLE: str(self._sandbox_socket),
-        }
+        access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
         with self._unix_listeners[place.slot].serve_run(run, place.uid):
             async with self.open_egress(work.agent.egress, emit) as listening:
-                yield GrantedAccess(environment, listening, run)
+                yield GrantedAccess(access, listening, run)
 
     def count_unmetered_call(self, call: ModelCall) -> None:
         """Count spending that did not pass the gateway against the shared budgets; see `ports.Gateway`."""

@@ -7,7 +7,6 @@ from steadyhand.ports.doctor import (
     DoctorCheck,
 )
 from steadyhand.ports.gateway import (
-    MODEL_SOCKET_VARIABLE,
     BudgetLimit,
     BudgetPeriod,
     BudgetScope,
@@ -38,6 +37,8 @@ from steadyhand.ports.runner import (
     CallClientTools,
     ClientToolCall,
     Emit,
+    ModelAccess,
+    ModelApi,
     OnListening,
     Runner,
     RunReport,
@@ -79,7 +80,6 @@ from steadyhand.ports.workspace import (
 __all__ = [
     "ALL_SCOPES",
     "DEFAULT_PATH",
-    "MODEL_SOCKET_VARIABLE",
     "NO_LIMITS",
     "AddResult",
     "AgentPaths",
@@ -108,6 +108,8 @@ __all__ = [
     "KeyBacklog",
     "KeyLimits",
     "Ledger",
+    "ModelAccess",
+    "ModelApi",
     "ModelCall",
     "Mount",
     "OnListening",

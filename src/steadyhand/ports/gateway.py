@@ -1,6 +1,6 @@
 """The gateway port: the budgets of jobs, and the access of a run to the network."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,11 +9,8 @@ from typing import Literal, Protocol
 from steadyhand.agents import Agent
 from steadyhand.job import Job
 from steadyhand.ports.ledger import CalendarPeriod, ModelCall, UsageTotal
-from steadyhand.ports.runner import Emit, OnListening
+from steadyhand.ports.runner import Emit, ModelAccess, OnListening
 from steadyhand.ports.workspace import Checkout
-
-MODEL_SOCKET_VARIABLE = "ANTHROPIC_UNIX_SOCKET"
-"""The variable with the agent's socket to the model; a command without it cannot reach the model."""
 
 BudgetScope = Literal["job", "agent", "key", "service"]
 BudgetPeriod = Literal["job", CalendarPeriod]
@@ -48,13 +45,13 @@ class RunAccess(Protocol):
     """A run that the gateway lets out, from its start to its end."""
 
     @property
-    def environment(self) -> Mapping[str, str]:
-        """Return the environment that leads the agent to the model, with a credential that is worthless outside."""
+    def model_access(self) -> ModelAccess:
+        """Return the agent's access to the model, with a credential that is worthless outside."""
         ...
 
     @property
     def secrets(self) -> Collection[str]:
-        """Return the parts of the environment that are secret while the run lasts."""
+        """Return the parts of the access that are secret while the run lasts."""
         ...
 
     @property

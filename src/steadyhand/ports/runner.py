@@ -1,8 +1,8 @@
 """The Runner port: starts and drives an agent's process."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from steadyhand.agents import Agent
 from steadyhand.events import EventBody, TextDelta
@@ -17,6 +17,29 @@ Emit = Callable[[EventBody | TextDelta], Awaitable[None]]
 
 OnListening = Callable[[Sequence[int]], None]
 """Takes descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
+
+
+ModelApi = Literal["anthropic", "bedrock", "vertex"]
+"""The API of a model provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAccess:
+    """The access of an agent to its model. Each runner translates it into the settings of its agent's program.
+
+    `base_url` None is the vendor's own address. The credential is `api_key`, `oauth_token` or one of `headers`, which
+    are sent with every request. With `socket`, a path in the sandbox, the agent connects to that Unix socket instead of
+    the host of `base_url`.
+    """
+
+    api: ModelApi = "anthropic"
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    oauth_token: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    socket: str | None = None
+    region: str | None = None
+    project: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +57,11 @@ CallClientTools = Callable[[Sequence[ClientToolCall]], Awaitable[Mapping[str, st
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """The input of a runner for one run. `environment` is the environment that the service grants the agent."""
+    """The input of a runner for one run.
+
+    `environment` is the environment that the service grants the agent. The runner adds the settings of `model_access`,
+    then `agent.env`.
+    """
 
     job: Job
     number: int
@@ -43,6 +70,8 @@ class RunSpec:
     environment: Mapping[str, str]
     on_spawned: Callable[[int, int], None]
     """Called with the supervisor's pid and start time (clock ticks since boot) once it is there."""
+    model_access: ModelAccess | None = None
+    """The gateway's access to the model; None without a gateway."""
     on_listening: OnListening | None = None
     """The callback for the listening sockets in a sandboxed run's network."""
     call_client_tools: CallClientTools | None = None

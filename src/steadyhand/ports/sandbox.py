@@ -61,13 +61,17 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A process to start: arguments, its whole environment, its directory and its uid (None is the service's)."""
+    """A process to start: arguments, its whole environment, its directory and its uid (None is the service's).
+
+    A sandbox shows the socket of its slot to the model only to a command with `needs_model_socket`.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
     uid: int | None = None
     sandbox: SandboxSpec | None = None
+    needs_model_socket: bool = False
 
 
 class Sandbox(Protocol):

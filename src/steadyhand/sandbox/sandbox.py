@@ -10,7 +10,6 @@ from typing import Literal
 from steadyhand.agents import Agent
 from steadyhand.errors import ConfigError, SpawnError
 from steadyhand.ports import (
-    MODEL_SOCKET_VARIABLE,
     AgentPaths,
     BindMount,
     Checkout,
@@ -228,7 +227,7 @@ class BwrapSandbox:
         ]
         if checkout.layers is None or self.staging_dir is None:
             binds.append(BindMount(checkout.directory, bwrap_args.WORKSPACE_DIR, writable=True))
-        if MODEL_SOCKET_VARIABLE in command.env:  # an errand knows nothing of the model and has no way to it
+        if command.needs_model_socket:
             binds.append(BindMount(self.sockets_dir / f"slot-{checkout.slot}", bwrap_args.SERVICE_DIR))
         if self.program.bind is not None:
             binds.append(BindMount(self.program.bind.source, self.program.bind.at))

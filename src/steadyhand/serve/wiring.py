@@ -29,6 +29,7 @@ from steadyhand.ports import (
     ApiKey,
     Checkout,
     Gateway,
+    ModelAccess,
     Queue,
     Runner,
     Sandbox,
@@ -38,6 +39,7 @@ from steadyhand.ports import (
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude import install
+from steadyhand.runner.claude.environment import model_environment
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.process.agent_process import kill_leftover_run
@@ -114,12 +116,13 @@ def create_environment(
         base = {"PATH": settings.path, "LANG": settings.environment.get("LANG", "C.UTF-8")}
     else:
         base = {k: v for k, v in settings.environment.items() if not k.startswith(_WITHHELD_PREFIXES)}
-        model_environment = {
-            "ANTHROPIC_API_KEY": settings.anthropic_api_key,
-            "CLAUDE_CODE_OAUTH_TOKEN": settings.oauth_token,
-            "ANTHROPIC_BASE_URL": settings.base_url,
-        }
-        base |= {name: value for name, value in model_environment.items() if value}
+        base |= model_environment(
+            ModelAccess(
+                base_url=settings.base_url,
+                api_key=settings.anthropic_api_key,
+                oauth_token=settings.oauth_token,
+            )
+        )
     return lambda _agent, _place: base
 
 

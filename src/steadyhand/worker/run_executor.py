@@ -286,18 +286,14 @@ class RunExecutor:
         earlier_files: Sequence[Mapping[str, Any]],
     ) -> RunSpec:
         job, agent, checkout = context.job, context.agent, context.checkout
-        gateway_environment: Mapping[str, str] = {} if access is None else access.environment
         return RunSpec(
             job=job,
             number=job.run,
             agent=agent,
             checkout=checkout,
-            environment={
-                **self._deps.config.environment_for(agent, checkout),
-                **gateway_environment,
-                **agent.env,
-            },
+            environment=self._deps.config.environment_for(agent, checkout),
             on_spawned=on_spawned,
+            model_access=None if access is None else access.model_access,
             on_listening=None if access is None else access.on_listening,
             call_client_tools=self._client_tool_caller(job, event_writer) if job.spec.tools else None,
             earlier_files=earlier_files,

@@ -21,6 +21,7 @@ from steadyhand.agents import Agent
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits, slot_dir
 from steadyhand.gateway.model.providers import Route
 from steadyhand.ports import RunContext, TokenCounts
+from steadyhand.runner.claude.environment import model_environment
 
 BEDROCK = Provider("aws", "bedrock", region="eu-central-1")
 VERTEX = Provider("gcp", "vertex", region="europe-west1", project="shop-1")
@@ -152,8 +153,9 @@ def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_coun
             place = make_checkout(world_dir, user=AGENT if ROOT else None)
             work = RunContext(make_run_context(place).job, Agent("a", provider="cloud"), place)
             async with gateway.serving(), gateway.open_run(work, way.emit) as attendance:
-                assert CANARY not in str(attendance.environment)
-                code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, attendance.environment)
+                granted = model_environment(attendance.model_access)
+                assert CANARY not in str(granted)
+                code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, granted)
                 assert (code, result["is_error"]) == (0, False), (result, heads)
                 spent = await attendance.final_usage()
         assert result["result"] == "one two three four" * 3

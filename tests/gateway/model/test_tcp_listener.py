@@ -25,6 +25,7 @@ from tests.gateway.gateway_harness import (
 from steadyhand.agents import Agent
 from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, job_limits
 from steadyhand.ports import RunAccess, RunContext
+from steadyhand.runner.claude.environment import model_environment
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.memory_ledger import MemoryLedger
 from steadyhand.testing.model import ScriptedModel
@@ -50,10 +51,15 @@ async def serving(root: Path, *providers: Provider) -> AsyncIterator[tuple[Model
 
 async def ask(attendance: RunAccess, **headers: str) -> httpx2.Response:
     """Ask as the agent of a run would; `headers` instead of its own token when there are any."""
-    told = attendance.environment
-    sent = headers or {"x-api-key": told["ANTHROPIC_API_KEY"]}
+    sent = headers or {"x-api-key": token_of(attendance)}
     async with httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=PLAIN_HTTP) as client:
-        return await client.post(f"{told['ANTHROPIC_BASE_URL']}/v1/messages", json=ASK, headers=sent)
+        return await client.post(f"{attendance.model_access.base_url}/v1/messages", json=ASK, headers=sent)
+
+
+def token_of(attendance: RunAccess) -> str:
+    token = attendance.model_access.api_key
+    assert token is not None
+    return token
 
 
 def test_a_runs_token_opens_the_way_for_as_long_as_the_run(world_dir: Path) -> None:
@@ -64,14 +70,14 @@ def test_a_runs_token_opens_the_way_for_as_long_as_the_run(world_dir: Path) -> N
                     make_run_context(make_checkout(world_dir), id="a" * 12), way.emit
                 ) as one:
                     assert one.on_listening is None
-                    assert CANARY not in str(one.environment)
+                    assert CANARY not in str(model_environment(one.model_access))
                     assert (await ask(one)).status_code == 200
-                    token = one.environment["ANTHROPIC_API_KEY"]
+                    token = token_of(one)
                     assert (await ask(one, authorization=f"Bearer {token}")).status_code == 200
                     async with gateway.open_run(
                         make_run_context(make_checkout(world_dir, 1), id="b" * 12), way.emit
                     ) as two:
-                        assert two.environment["ANTHROPIC_API_KEY"] != token
+                        assert token_of(two) != token
                         assert (await ask(two)).status_code == 200
                         assert (await two.final_usage()).calls == 1
                     assert (await one.final_usage()).calls == 2
@@ -101,7 +107,7 @@ def test_nobody_else_gets_through(world_dir: Path, headers: dict[str, str]) -> N
             serving(world_dir, Provider(base_url=upstream.url, credential=KEY)) as (gateway, way),
             gateway.open_run(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
         ):
-            token = attendance.environment["ANTHROPIC_API_KEY"]
+            token = token_of(attendance)
             cut = {name: value.replace("sk-ant-run-", token[:24]) for name, value in headers.items()}
             for sent in (headers, cut):
                 assert (await ask(attendance, **sent)).status_code == 401
@@ -119,9 +125,8 @@ def test_other_paths_are_refused_and_told_to_the_run_that_asked(world_dir: Path)
             gateway.open_run(make_run_context(make_checkout(world_dir)), way.emit) as attendance,
             httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, verify=PLAIN_HTTP) as client,
         ):
-            told = attendance.environment
             answer = await client.post(
-                f"{told['ANTHROPIC_BASE_URL']}/v1/files", headers={"x-api-key": told["ANTHROPIC_API_KEY"]}
+                f"{attendance.model_access.base_url}/v1/files", headers={"x-api-key": token_of(attendance)}
             )
             assert answer.status_code == 403
             assert len(way.warnings("gateway_refused")) == 1
@@ -221,14 +226,15 @@ def test_the_real_cli_by_loopback_holds_a_token_of_its_run_and_the_model_gets_th
                     way.emit,
                 ) as attendance,
             ):
-                assert CANARY not in str(attendance.environment)
-                code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, attendance.environment)
+                granted = model_environment(attendance.model_access)
+                assert CANARY not in str(granted)
+                code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, granted)
                 assert (code, result["is_error"]) == (0, False), result
                 spent = await attendance.final_usage()
             calls = [*model.requests, *model.side_requests, *model.other_requests]
             assert len(model.requests) == 1
             assert {call.headers.get(header) for call in calls} == {expected}
-            token = next(v for n, v in attendance.environment.items() if n != "ANTHROPIC_BASE_URL")
+            token = next(v for n, v in granted.items() if n != "ANTHROPIC_BASE_URL")
             assert token not in str([call.headers for call in calls])
             assert spent.tokens.output == model.all_totals["output_tokens"] > 0
             assert {call.provider for call in way.ledger.settled_calls} == {"house"}

@@ -19,6 +19,7 @@ from tests.gateway.model.test_tcp_listener import run_cli
 
 from steadyhand.gateway import BillingDeps, ModelGateway, Provider, job_limits
 from steadyhand.ports import TokenCounts, UsageQuery, UsageTotal
+from steadyhand.runner.claude.environment import model_environment
 from steadyhand.store import open_store
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import PLAIN_HTTP
@@ -112,7 +113,7 @@ def test_the_ledger_equals_the_models_own_count_to_the_token_over_200_mixed_runs
                 nonlocal total
                 work = make_run_context(make_checkout(world_dir), budget_micros=10**12)
                 async with free, gateway.open_run(work, emit) as attendance:
-                    told = dict(attendance.environment)
+                    told = model_environment(attendance.model_access)
                     if number in WITH_THE_CLI:
                         folder = world_dir / f"cli-{number}"
                         folder.mkdir(mode=0o755)

@@ -1,6 +1,6 @@
-"""Model providers: an address, a credential, the allowed routes and the environment of the agent.
+"""Model providers: an address, a credential, the allowed routes and the access of the agent.
 
-The environment of an agent never has the credential: it has an address that means nothing outside, and a placeholder.
+An agent never has the credential: it has an address that means nothing outside, and a placeholder.
 """
 
 import os
@@ -14,8 +14,7 @@ from steadyhand.agents import DEFAULT_PROVIDER
 from steadyhand.errors import ConfigError, RunError
 from steadyhand.gateway.http_messages import end_to_end_headers
 from steadyhand.gateway.model.usage_meter import ResponseFormat
-
-Kind = Literal["anthropic", "bedrock", "vertex"]
+from steadyhand.ports import ModelAccess, ModelApi
 
 DEFAULT_UPSTREAM = "https://api.anthropic.com"
 OAUTH_BETA = b"oauth-2025-04-20"
@@ -119,7 +118,7 @@ class Provider:
     """
 
     name: str = DEFAULT_PROVIDER
-    kind: Kind = "anthropic"
+    kind: ModelApi = "anthropic"
     base_url: str | None = None
     credential: Credential | None = None
     region: str | None = None
@@ -204,30 +203,16 @@ class Provider:
             return [*forwarded, (b"x-api-key", secret)]
         return [*forwarded, (b"authorization", b"Bearer " + secret)]
 
-    def environment_for(self, address: str, token: str) -> dict[str, str]:
-        """Return the environment that leads an agent to the gateway at `address`; `token` replaces the credential."""
-        if self.kind == "bedrock":
-            environment = {
-                "CLAUDE_CODE_USE_BEDROCK": "1",
-                "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1",
-                "ANTHROPIC_BEDROCK_BASE_URL": address,
-                "ANTHROPIC_CUSTOM_HEADERS": f"{RUN_HEADER}: {token}",
-            }
-            return environment | ({"AWS_REGION": self.region} if self.region else {})
-        if self.kind == "vertex":
-            environment = {
-                "CLAUDE_CODE_USE_VERTEX": "1",
-                "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1",
-                "ANTHROPIC_VERTEX_BASE_URL": f"{address}/v1",
-                "ANTHROPIC_CUSTOM_HEADERS": f"{RUN_HEADER}: {token}",
-                "CLOUD_ML_REGION": self.region or "global",
-            }
-            return environment | ({"ANTHROPIC_VERTEX_PROJECT_ID": self.project} if self.project else {})
-        oauth = self.credential is not None and self.credential.kind == "oauth"
-        return {
-            "ANTHROPIC_BASE_URL": address,
-            "CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY": token,
-        }
+    def access_at(self, address: str, token: str, socket: str | None = None) -> ModelAccess:
+        """Return the access of an agent by the gateway at `address` or `socket`; `token` replaces the credential."""
+        if self.kind != "anthropic":
+            headers = {RUN_HEADER: token}
+            return ModelAccess(
+                self.kind, address, headers=headers, socket=socket, region=self.region, project=self.project
+            )
+        if self.credential is not None and self.credential.kind == "oauth":
+            return ModelAccess(base_url=address, oauth_token=token, socket=socket)
+        return ModelAccess(base_url=address, api_key=token, socket=socket)
 
 
 def _messages_route(method: str, path: bytes) -> Route | None:

@@ -1,9 +1,8 @@
 """The environment variables of the CLI."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from steadyhand.ports import DEFAULT_PATH, AgentPaths
+from steadyhand.ports import DEFAULT_PATH, AgentPaths, ModelAccess, RunSpec
 
 _NO_TELEMETRY_ENV = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -12,13 +11,15 @@ _NO_TELEMETRY_ENV = {
 }
 
 
-def agent_environment(granted: Mapping[str, str], view: AgentPaths) -> dict[str, str]:
-    """Return the agent's whole environment: the variables that the service grants, and its directories.
+def agent_environment(spec: RunSpec, view: AgentPaths) -> dict[str, str]:
+    """Return the agent's whole environment: the variables of the service, the model and the agent, and its directories.
 
     An agent with a config directory of its own also gets its own folder for temporary files, and sends nothing but
     its calls of the model. Without one (in place in the classic profile) the rest stays as it was granted.
     """
-    env = {"PATH": DEFAULT_PATH, **granted, "HOME": str(view.home), "PWD": str(view.directory)}
+    model = {} if spec.model_access is None else model_environment(spec.model_access)
+    env = {"PATH": DEFAULT_PATH, **spec.environment, **model, **spec.agent.env}
+    env |= {"HOME": str(view.home), "PWD": str(view.directory)}
     env.pop("OLDPWD", None)
     if view.config_dir is not None:
         env |= {
@@ -28,6 +29,35 @@ def agent_environment(granted: Mapping[str, str], view: AgentPaths) -> dict[str,
         }
         env |= {"USER": "agent", "LOGNAME": "agent"}
     return env
+
+
+def model_environment(access: ModelAccess) -> dict[str, str]:
+    """Return the variables by which the CLI finds its model and the credential for it."""
+    variables: dict[str, str | None]
+    headers = "\n".join(f"{name}: {value}" for name, value in access.headers.items())
+    if access.api == "bedrock":
+        variables = {
+            "CLAUDE_CODE_USE_BEDROCK": "1",
+            "CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1",
+            "ANTHROPIC_BEDROCK_BASE_URL": access.base_url,
+            "AWS_REGION": access.region,
+        }
+    elif access.api == "vertex":
+        variables = {
+            "CLAUDE_CODE_USE_VERTEX": "1",
+            "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1",
+            "ANTHROPIC_VERTEX_BASE_URL": f"{access.base_url}/v1",
+            "CLOUD_ML_REGION": access.region or "global",
+            "ANTHROPIC_VERTEX_PROJECT_ID": access.project,
+        }
+    else:
+        variables = {
+            "ANTHROPIC_BASE_URL": access.base_url,
+            "ANTHROPIC_API_KEY": access.api_key,
+            "CLAUDE_CODE_OAUTH_TOKEN": access.oauth_token,
+        }
+    variables |= {"ANTHROPIC_CUSTOM_HEADERS": headers, "ANTHROPIC_UNIX_SOCKET": access.socket}
+    return {name: value for name, value in variables.items() if value}
 
 
 def temp_dir(home: Path) -> Path:

@@ -43,14 +43,15 @@ class PlainRunner:
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         """See `ports.Runner.run`."""
         checkout, view = spec.checkout, self._sandbox.agent_paths(spec.checkout)
-        env = agent_environment(spec.environment, view)
+        env = agent_environment(spec, view)
         session = session_id_for(spec)
         resumed = resumes_session(spec, self._sandbox, session)
         system_prompt = system_prompt_file(spec, view)
         argv = plain_argv(self._cli, spec, None if system_prompt is None else system_prompt.agent_path)
         if resumed:
             argv += ["--resume", session]
-        command = Command(argv, env, view.directory, checkout.uid)
+        needs_socket = spec.model_access is not None and spec.model_access.socket is not None
+        command = Command(argv, env, view.directory, checkout.uid, needs_model_socket=needs_socket)
         folders = [] if checkout.config_dir is None else [temp_dir(checkout.home)]
         files = [] if system_prompt is None else [(system_prompt.host_path, system_prompt.content)]
         launch = LaunchSpec(self._sandbox.wrap(command, checkout, spec.agent), files=files, folders=folders)

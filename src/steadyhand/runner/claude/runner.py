@@ -133,13 +133,14 @@ def build_launch(
         directory = session_directory(view, sandbox)
         record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
         files.append((session_file(config, directory, session), record))
-    env = agent_environment(spec.environment, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
+    env = agent_environment(spec, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
     if spec.job.spec.tools:
         # How long a call may take is the service's to say, not the CLI's.
         env["MCP_TOOL_TIMEOUT"] = str(_TOOL_TIMEOUT_MILLISECONDS)
     prompt_file = None if system_prompt is None else system_prompt.agent_path
     argv = stream_argv(cli, spec, session, prompt_file, resumed=resumed, enforce_budget=enforce_budget)
-    command = Command(argv, env, view.directory, checkout.uid)
+    needs_socket = spec.model_access is not None and spec.model_access.socket is not None
+    command = Command(argv, env, view.directory, checkout.uid, needs_model_socket=needs_socket)
     folders = [] if checkout.config_dir is None else [temp_dir(checkout.home)]
     optional_files = [(folder / name, data) for name, data in attachment_files(spec.job, spec.earlier_files)]
     return LaunchSpec(

@@ -27,7 +27,16 @@ from steadyhand.events import (
 )
 from steadyhand.job import Job, JobSpec, Turn
 from steadyhand.outcome import StopReason, decide_outcome
-from steadyhand.ports import AgentPaths, Checkout, JobPaths, Runner, RunReport, RunSpec, StopSignal
+from steadyhand.ports import (
+    AgentPaths,
+    Checkout,
+    JobPaths,
+    ModelAccess,
+    Runner,
+    RunReport,
+    RunSpec,
+    StopSignal,
+)
 from steadyhand.testing.cli import SYSTEM_PATH
 from steadyhand.testing.contracts.samples import change_job
 from steadyhand.testing.processes import new_process_mark, pids_with_mark, wait_until_gone
@@ -385,6 +394,8 @@ class RunnerInputContract(_RunnerFactory):
         self, standin: Path, world_dir: Path
     ) -> None:
         stage = RunnerHarness.make(self.runner(standin), world_dir, "[[standin: report]]")
+        agent = replace(stage.spec.agent, env={"OF_THE_AGENT": "yes"})
+        stage.spec = replace(stage.spec, agent=agent, model_access=ModelAccess(api_key="a-placeholder"))
         ran = asyncio.run(stage.run())
         result = ran.report.evidence.result
         assert result is not None
@@ -399,6 +410,8 @@ class RunnerInputContract(_RunnerFactory):
             "PATH": SYSTEM_PATH,
             "SH_MARK": stage.mark,
             "DISABLE_AUTOUPDATER": "1",
+            "ANTHROPIC_API_KEY": "a-placeholder",
+            "OF_THE_AGENT": "yes",
         }
         assert {name: seen["environment"].get(name) for name in expected} == expected
         assert Path(seen["environment"]["TMPDIR"]).is_relative_to(view.home)
