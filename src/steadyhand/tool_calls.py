@@ -14,10 +14,6 @@ from steadyhand.ports import ClientToolCall, Store
 
 TOOL_RESULT_SECONDS = 600
 """Seconds that a client's tool calls wait for their results by default."""
-MCP_SERVER_NAME = "client"
-"""The name of the MCP server that offers the client's tools to an agent."""
-MCP_TOOL_PREFIX = f"mcp__{MCP_SERVER_NAME}__"
-"""The prefix of the names of those tools in an agent's messages."""
 
 
 def results_digest(results: Mapping[str, str]) -> str:

@@ -47,6 +47,7 @@ from steadyhand.ports import (
 )
 from steadyhand.queue import LocalQueue
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.service import PLAIN_HTTP
 from steadyhand.tool_calls import ToolCallBroker
@@ -297,7 +298,9 @@ def running_service(
             ),
         )
         runner = FakeRunner()
-        app = create_app(control=control, keyring=keyring, options=options or ApiOptions())
+        app = create_app(
+            control=control, keyring=keyring, options=options or ApiOptions(), tool_names=TOOL_NAMES
+        )
         # Without a configuration of its own, which would hold for the whole test run.
         config = uvicorn.Config(wrap_app(app), port=0, log_config=None, log_level="error", access_log=False)
         server = uvicorn.Server(config)

@@ -26,6 +26,7 @@ from steadyhand.job_warnings import WARNINGS, WarningCode
 from steadyhand.keyring import Keyring
 from steadyhand.outcome import OUTCOMES
 from steadyhand.ports import ApiKey, UsageRow, UsageTotal
+from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.testing.contracts.samples import NOON
 
 PAGE = text_of("http-api.md")
@@ -44,7 +45,9 @@ def yes(flag: object) -> str:
 
 def routes_of(options: ApiOptions) -> set[str]:
     # An app owns nothing: its document needs neither the verbs nor the keys.
-    app = create_app(control=cast("Control", None), keyring=cast("Keyring", None), options=options)
+    app = create_app(
+        control=cast("Control", None), keyring=cast("Keyring", None), options=options, tool_names=TOOL_NAMES
+    )
     paths: Mapping[str, Mapping[str, Any]] = app.openapi()["paths"]
     return {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 

@@ -19,6 +19,7 @@ from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
 from steadyhand.control import Control
 from steadyhand.errors import CallerError
 from steadyhand.keyring import Keyring
+from steadyhand.ports import ToolNames
 
 
 def create_app(
@@ -26,6 +27,7 @@ def create_app(
     control: Control,
     keyring: Keyring,
     options: ApiOptions,
+    tool_names: ToolNames,
     lifespan: Callable[[FastAPI], Any] | None = None,
 ) -> FastAPI:
     """Create the ASGI app. It owns no resource: `lifespan`, if any, starts and stops the services behind it.
@@ -47,7 +49,7 @@ def create_app(
         # Taken in as they are: nothing is added to them, and a router within a router looks for its route twice.
         routes=[route for module in route_modules for route in module.router.routes],
     )
-    app.state.context = ApiContext(control, keyring, options)
+    app.state.context = ApiContext(control, keyring, options, tool_names)
     app.add_middleware(RequestMiddleware, hosts=AllowedHosts(options), redactor=options.redactor)
     app.openapi = openapi_builder(app, examples)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

@@ -48,7 +48,7 @@ from steadyhand.errors import (
 )
 from steadyhand.events import Event
 from steadyhand.job import Changes, Cost, Job, JobSpec, Outcome, OutcomeType, Run, State, Usage
-from steadyhand.ports import ApiKey, KeyLimits, RunOutput, TokenCounts, UsageRow, UsageTotal
+from steadyhand.ports import ApiKey, KeyLimits, RunOutput, TokenCounts, ToolNames, UsageRow, UsageTotal
 
 _TIME = datetime(2026, 1, 1, 9, 0, 0, 100_000, tzinfo=UTC)
 _STARTED, _FINISHED = _TIME + timedelta(milliseconds=20), _TIME + timedelta(seconds=40.93)
@@ -228,7 +228,7 @@ def _responses() -> dict[str, Any]:
     request = build_submission(body, ModelAlias("claude"), normalize_input(body.input)).spec.request
     response = get_stored_response(replace(_JOB, spec=replace(_JOB.spec, request=request)))
     assert response is not None  # noqa: S101  # it was just requested as one
-    events = ResponseEvents(response)
+    events = ResponseEvents(response, ToolNames(client_prefix="client.", structured_output="answer"))
     happened = (
         _event(1, "state.changed", **{"from": None, "to": "queued"}),
         _event(2, "tool.started", tool_id="toolu_1", name="Bash", input={"command": "make test"}),

@@ -43,6 +43,7 @@ from steadyhand.ports.runner import (
     Runner,
     RunReport,
     RunSpec,
+    ToolNames,
 )
 from steadyhand.ports.sandbox import (
     DEFAULT_PATH,
@@ -130,6 +131,7 @@ __all__ = [
     "StopSignal",
     "Store",
     "TokenCounts",
+    "ToolNames",
     "UsageGroup",
     "UsageQuery",
     "UsageRow",

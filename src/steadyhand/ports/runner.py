@@ -43,6 +43,16 @@ class ModelAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolNames:
+    """The names of tools in an agent's events, which depend on its program."""
+
+    client_prefix: str
+    """The prefix of the names of the client's tools."""
+    structured_output: str
+    """The tool by which an agent returns an answer with a schema."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClientToolCall:
     """A call of one of the caller's own tools."""
 

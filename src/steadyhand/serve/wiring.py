@@ -42,6 +42,7 @@ from steadyhand.runner.claude import install
 from steadyhand.runner.claude.environment import model_environment
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
+from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.agent_process import kill_leftover_run
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.serve.gateway_setup import create_gateway
@@ -297,7 +298,7 @@ def build_service(
         readiness_check=check_ready,
         redactor=redactor,
     )
-    app = create_app(control=control, keyring=keyring, options=options)
+    app = create_app(control=control, keyring=keyring, options=options, tool_names=TOOL_NAMES)
     return Service(app, worker, queue, feed, store, keyring, gateway)
 
 

@@ -13,6 +13,7 @@ from tests.api.api_service import RunningService, run_job
 
 from steadyhand.api import ApiOptions, create_app
 from steadyhand.api.examples import examples
+from steadyhand.runner.claude.tool_names import TOOL_NAMES
 
 ROUTES = {
     ("get", "/health"),
@@ -233,7 +234,7 @@ def test_there_are_no_pages_that_load_scripts_from_elsewhere(client: httpx2.Clie
 
 def test_the_classic_profile_documents_its_own_chat(service: RunningService) -> None:
     options = ApiOptions(profile="classic", version="9.8.7")
-    app = create_app(control=service.control, keyring=service.keyring, options=options)
+    app = create_app(control=service.control, keyring=service.keyring, options=options, tool_names=TOOL_NAMES)
     document = app.openapi()
     assert document["info"]["version"] == "9.8.7"
     chat = document["paths"]["/v1/chat/completions"]["post"]

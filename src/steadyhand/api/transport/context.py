@@ -10,7 +10,7 @@ from steadyhand.api.transport.auth import authenticate, bearer_token
 from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Caller, Control
 from steadyhand.keyring import Keyring
-from steadyhand.ports import Scope
+from steadyhand.ports import Scope, ToolNames
 from steadyhand.redact import NO_REDACTION, Redactor
 
 MEBIBYTE = 1024 * 1024
@@ -57,6 +57,7 @@ class ApiContext:
     control: Control
     keyring: Keyring
     options: ApiOptions
+    tool_names: ToolNames
     waiting_clients: WaitingClients = field(default_factory=WaitingClients)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from steadyhand.job import ClientTool
 from steadyhand.ports import ClientToolCall
-from steadyhand.tool_calls import MCP_SERVER_NAME, MCP_TOOL_PREFIX
+from steadyhand.runner.claude.tool_names import MCP_SERVER_NAME, TOOL_NAMES
 
 MCP_CONFIG = json.dumps({"mcpServers": {MCP_SERVER_NAME: {"type": "sdk", "name": MCP_SERVER_NAME}}})
 """The server's entry for the command line."""
@@ -72,9 +72,13 @@ class McpToolServer:
         if not isinstance(block, dict) or block.get("type") != "tool_use":
             return
         tool_use_id, name, arguments = block.get("id"), block.get("name"), block.get("input")
-        if isinstance(tool_use_id, str) and isinstance(name, str) and name.startswith(MCP_TOOL_PREFIX):
+        if (
+            isinstance(tool_use_id, str)
+            and isinstance(name, str)
+            and name.startswith(TOOL_NAMES.client_prefix)
+        ):
             self._tool_uses[tool_use_id] = (
-                name.removeprefix(MCP_TOOL_PREFIX),
+                name.removeprefix(TOOL_NAMES.client_prefix),
                 arguments if isinstance(arguments, dict) else {},
             )
 

@@ -27,6 +27,7 @@ from steadyhand.runner.claude.environment import agent_environment, temp_dir
 from steadyhand.runner.claude.mcp_tools import MCP_CONFIG, McpToolServer
 from steadyhand.runner.claude.messages import MessageReader, parse_result
 from steadyhand.runner.claude.session import resumes_session, session_directory, session_id_for
+from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.output import OutputCapture, parse_message
 from steadyhand.runner.process.run_loop import RunLoop, prompt_for, wait_bounded
@@ -38,8 +39,6 @@ EXIT_SECONDS = 0.2
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
 """Agents of the CLI itself, which callers cannot request by name."""
 
-STRUCTURED_OUTPUT = "StructuredOutput"
-"""The tool of the CLI for an answer by a schema."""
 _MAX_REQUESTS = 64  # control requests of the agent that are passed on; it has no reason for any
 _MAX_REQUEST_BYTES = 64 * 1024
 _TOOL_TIMEOUT_MILLISECONDS = 24 * 60 * 60 * 1000
@@ -287,7 +286,7 @@ class _StreamProtocol:
             self._handle_control(message, len(line))
             return
         for event in self._messages.feed(message, asyncio.get_running_loop().time()):
-            if isinstance(event, ToolStarted) and event.name == STRUCTURED_OUTPUT:
+            if isinstance(event, ToolStarted) and event.name == TOOL_NAMES.structured_output:
                 run_loop.last_structured_output = event.input
             await run_loop.emit(event)
         if self._tool_server is not None:

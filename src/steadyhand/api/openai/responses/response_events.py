@@ -38,19 +38,18 @@ from steadyhand.events import (
     ToolStarted,
 )
 from steadyhand.job import Job, State, Usage
-from steadyhand.tool_calls import MCP_TOOL_PREFIX
+from steadyhand.ports import ToolNames
 
-STRUCTURED_OUTPUT_TOOL = "StructuredOutput"
-"""The tool by which an agent returns its object; responses leave its calls out."""
 _FINAL_EVENT_TYPES = {"completed": "response.completed"}
 
 
 class ResponseEvents:
     """Builds the events of one response, from its job's first event on. `output` is the answer so far."""
 
-    def __init__(self, stored: StoredResponse) -> None:
+    def __init__(self, stored: StoredResponse, tool_names: ToolNames) -> None:
         job, request = stored.job, stored.request
         self.stored = stored
+        self._tool_names = tool_names
         self._background = bool(request.get("background"))
         self._forced_call = request.get("function")
         self._is_structured = job.spec.output_schema is not None
@@ -183,9 +182,9 @@ class ResponseEvents:
 
     def _tool_started(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         name: str = data["name"]
-        if self._is_structured and name == STRUCTURED_OUTPUT_TOOL:
+        if self._is_structured and name == self._tool_names.structured_output:
             return []
-        if self.stored.job.spec.tools and name.startswith(MCP_TOOL_PREFIX):
+        if self.stored.job.spec.tools and name.startswith(self._tool_names.client_prefix):
             return []  # the client's own: told as a call once it is the client's turn
         index = len(self.output)
         item_id = f"mcp_{self.stored.id_suffix}_{index}"

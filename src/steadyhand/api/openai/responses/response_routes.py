@@ -206,7 +206,7 @@ def _stream(
 ) -> Response:
     """Stream a response's events above a number; `again` is true for a stream that did not start the run."""
     keeps_running = is_lookup or bool(stored.request.get("background"))
-    response_events = ResponseEvents(stored)
+    response_events = ResponseEvents(stored, context.tool_names)
 
     async def on_disconnect() -> None:
         if not keeps_running and not response_events.ended_with_calls:  # else it left with calls to make

@@ -70,7 +70,7 @@ async def get_response(context: ApiContext, caller: Caller, response_id: str) ->
 
 async def replay_events(context: ApiContext, owner: Caller, stored: StoredResponse) -> ResponseEvents:
     """Return a response's events, built again from all stored events."""
-    response_events = ResponseEvents(stored)
+    response_events = ResponseEvents(stored, context.tool_names)
     after = 0
     while not response_events.ended_with_calls and (
         batch := await context.control.list_events(owner, stored.job.id, after, _BATCH_SIZE)
@@ -87,7 +87,7 @@ async def wait_for_response(
     context: ApiContext, owner: Caller, stored: StoredResponse
 ) -> tuple[Job, ResponseEvents]:
     """Wait for a response's end, by calls for the client or by its job's end; return the job and the events."""
-    response_events = ResponseEvents(stored)
+    response_events = ResponseEvents(stored, context.tool_names)
     event_source = cast(
         "AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, stored.job.id)
     )
