@@ -61,7 +61,12 @@ def sealed_in(root: Path) -> Sealed:
     data = made_in(root, "data")
     (data / "stage").mkdir()
     (data / "run" / "slot-0").mkdir(parents=True)
-    return Sealed(data, BwrapSandbox.detect(data, cli_path(), etc_dir=make_etc(data)))
+    return Sealed(
+        data,
+        BwrapSandbox.detect(
+            data, cli_path(), program_name="claude", config_dir_name=".claude", etc_dir=make_etc(data)
+        ),
+    )
 
 
 async def said_ready(command: Command) -> int:

@@ -102,7 +102,9 @@ def sandbox_harness(
             layers=layers,
             slot=slot,
         )
-        sandbox = BwrapSandbox.detect(data, Path(PYTHON), etc_dir=etc or shared_etc())
+        sandbox = BwrapSandbox.detect(
+            data, Path(PYTHON), program_name="claude", config_dir_name=".claude", etc_dir=etc or shared_etc()
+        )
         yield SandboxHarness(data, sandbox, place, mark)
     finally:
         shutil.rmtree(data, ignore_errors=True)

@@ -48,7 +48,9 @@ class BwrapHarness:
         for folder in (files.checkout, files.home, files.config_dir):
             make_dir(folder, 0o700, self.user)
         etc = make_etc(data, placeholders=[Path(name) for name in secrets])
-        made = BwrapSandbox.detect(data, cli, etc_dir=etc, secrets=secrets)
+        made = BwrapSandbox.detect(
+            data, cli, program_name="claude", config_dir_name=".claude", etc_dir=etc, secrets=secrets
+        )
         # Nobody makes mounts or a network for it here: bwrap does all by itself.
         self.sandbox = replace(made, staging_dir=None, egress_network=False)
         self.place = Checkout(

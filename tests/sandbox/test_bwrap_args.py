@@ -42,6 +42,7 @@ def pure_sandbox(stage: Path | None = Path("/data/stage"), **changes: object) ->
     sandbox = BwrapSandbox(
         bwrap=Path("/usr/bin/bwrap"),
         program=AgentProgram(Path("/srv/claude"), Path("/opt/steadyhand/claude"), None),
+        config_dir=Path("/home/agent/.claude"),
         layout=FRAME,
         etc_dir=Path("/data/etc"),
         sockets_dir=Path("/data/run"),
@@ -330,18 +331,18 @@ def test_the_stand_in_and_the_real_program_run_at_a_fixed_path(
 ) -> None:
     sealed = BwrapHarness(world_dir, standin)
     assert sealed.run(str(standin), "--version").stdout
-    program = locate_program(real_cli)
+    program = locate_program(real_cli, "claude")
     assert program.sandbox_path == Path("/opt/steadyhand/claude")
     reachable = world_dir / "claude"
     shutil.copyfile(real_cli, reachable)
     reachable.chmod(0o755)
-    sealed.sandbox = replace(sealed.sandbox, program=locate_program(reachable))
+    sealed.sandbox = replace(sealed.sandbox, program=locate_program(reachable, "claude"))
     done = sealed.run(str(reachable), "--version", env={"PATH": "/usr/bin", "HOME": "/home/agent"})
     assert b"Claude Code" in done.stdout, done.stderr
 
 
 def test_a_program_below_usr_is_called_where_it_is() -> None:
-    program = locate_program(Path("/usr/bin/env"))
+    program = locate_program(Path("/usr/bin/env"), "claude")
     assert program.bind is None
     assert program.sandbox_path == Path("/usr/bin/env").resolve()
 
@@ -365,7 +366,14 @@ def test_memory_in_tmp_and_shm_is_bounded(sealed: BwrapHarness) -> None:
 
 def test_without_bwrap_there_is_a_remedy(world_dir: Path, standin: Path) -> None:
     with pytest.raises(ConfigError, match="apt-get install bubblewrap") as caught:
-        BwrapSandbox.detect(world_dir, standin, etc_dir=world_dir, search_path=str(world_dir))
+        BwrapSandbox.detect(
+            world_dir,
+            standin,
+            program_name="claude",
+            config_dir_name=".claude",
+            etc_dir=world_dir,
+            search_path=str(world_dir),
+        )
     assert "STEADYHAND_ISOLATION=none" in caught.value.detail
 
 

@@ -151,7 +151,12 @@ def test_a_network_that_is_not_the_run_s_own_is_refused(world_dir: Path, standin
 def sandbox_of(settings: Settings, cli: Path) -> BwrapSandbox:
     (settings.data_dir / "stage").mkdir(exist_ok=True)
     return BwrapSandbox.detect(
-        settings.data_dir, cli, etc_dir=make_etc(settings.data_dir), search_path=settings.path
+        settings.data_dir,
+        cli,
+        program_name="claude",
+        config_dir_name=".claude",
+        etc_dir=make_etc(settings.data_dir),
+        search_path=settings.path,
     )
 
 

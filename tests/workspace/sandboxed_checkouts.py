@@ -44,7 +44,9 @@ def sandbox_exec_in(world: Path, *, slots: int = 4) -> ProcessSandboxExec:
         (data / "run" / f"slot-{slot}").mkdir(parents=True, exist_ok=True)
     (data / "stage").mkdir(exist_ok=True)
     etc = make_etc(data)
-    return ProcessSandboxExec(BwrapSandbox.detect(data, cli, etc_dir=etc))
+    return ProcessSandboxExec(
+        BwrapSandbox.detect(data, cli, program_name="claude", config_dir_name=".claude", etc_dir=etc)
+    )
 
 
 class SandboxedCheckouts:

@@ -13,7 +13,6 @@ from steadyhand.errors import SpawnError
 
 WORKSPACE_DIR = Path("/workspace")
 HOME_DIR = Path("/home/agent")
-CONFIG_DIR = HOME_DIR / ".claude"
 SERVICE_DIR = Path("/run/steadyhand")
 """Where the folder with the socket to the model is."""
 PROGRAMS_DIR = Path("/opt/steadyhand")

@@ -118,6 +118,8 @@ class BwrapSandbox:
 
     bwrap: Path
     program: AgentProgram
+    config_dir: Path
+    """The config directory of the agent's program in the sandbox."""
     layout: bwrap_args.RootLayout
     etc_dir: Path
     sockets_dir: Path
@@ -133,7 +135,7 @@ class BwrapSandbox:
 
     def agent_paths(self, place: Checkout) -> AgentPaths:  # noqa: ARG002  # the port's signature
         """Return the directories inside, which are the same for every job."""
-        return AgentPaths(bwrap_args.WORKSPACE_DIR, bwrap_args.HOME_DIR, bwrap_args.CONFIG_DIR)
+        return AgentPaths(bwrap_args.WORKSPACE_DIR, bwrap_args.HOME_DIR, self.config_dir)
 
     def host_checkout_dir(self, place: Checkout) -> Path:
         """Return the mount point of its layers for this run, or its directory if it has none."""
@@ -223,7 +225,7 @@ class BwrapSandbox:
         binds = [
             BindMount(self.etc_dir, Path("/etc")),
             BindMount(home, bwrap_args.HOME_DIR, writable=True),
-            BindMount(config, bwrap_args.CONFIG_DIR, writable=True),
+            BindMount(config, self.config_dir, writable=True),
         ]
         if checkout.layers is None or self.staging_dir is None:
             binds.append(BindMount(checkout.directory, bwrap_args.WORKSPACE_DIR, writable=True))
@@ -247,19 +249,25 @@ class BwrapSandbox:
         data_dir: Path,
         cli: Path,
         *,
+        program_name: str,
+        config_dir_name: str,
         etc_dir: Path,
         secrets: Iterable[str] = (),
         default_limits: DefaultLimits | None = None,
         search_path: str | None = None,
     ) -> "BwrapSandbox":
-        """Look at this machine once. Raises `ConfigError` when bwrap is not installed."""
+        """Return the sandbox of this machine for the agent's program `cli`. Raise `ConfigError` if bwrap is missing.
+
+        In the sandbox the program has the name `program_name`, and the home has its config directory `config_dir_name`.
+        """
         bwrap_path = shutil.which("bwrap", path=search_path)
         if bwrap_path is None:
             raise ConfigError(BWRAP_MISSING)
         root = os.geteuid() == 0
         return cls(
             bwrap=Path(bwrap_path).absolute(),
-            program=locate_program(cli),
+            program=locate_program(cli, program_name),
+            config_dir=bwrap_args.HOME_DIR / config_dir_name,
             layout=bwrap_args.RootLayout(root_links()),
             etc_dir=etc_dir,
             sockets_dir=data_dir / "run",
@@ -308,8 +316,8 @@ def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:
     return [*disk, tree]
 
 
-def locate_program(cli: Path) -> AgentProgram:
-    """Return how the agent's program is shown inside: alone, or with its directory if it is a script."""
+def locate_program(cli: Path, name: str) -> AgentProgram:
+    """Return how the agent's program is shown inside: alone by this name, or with its directory if it is a script."""
     resolved = cli.resolve()
     if resolved.is_relative_to("/usr"):
         return AgentProgram(cli, resolved, None)
@@ -321,7 +329,7 @@ def locate_program(cli: Path) -> AgentProgram:
             bwrap_args.PROGRAMS_DIR / resolved.name,
             bwrap_args.BwrapBind(resolved.parent, bwrap_args.PROGRAMS_DIR),
         )
-    sandbox_path = bwrap_args.PROGRAMS_DIR / "claude"
+    sandbox_path = bwrap_args.PROGRAMS_DIR / name
     return AgentProgram(cli, sandbox_path, bwrap_args.BwrapBind(resolved, sandbox_path))
 
 

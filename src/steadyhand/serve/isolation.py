@@ -16,6 +16,7 @@ from steadyhand.config.settings import LOOPBACK, Settings
 from steadyhand.errors import ConfigError
 from steadyhand.gateway import EgressRules
 from steadyhand.ports import Checkout, Command, DoctorCheck, JobPaths, OverlayLayers, Sandbox
+from steadyhand.runner.claude import install
 from steadyhand.runner.process.cgroups import detect_cgroups
 from steadyhand.runner.process.trial_run import try_command
 from steadyhand.sandbox.etc_dir import make_etc
@@ -108,6 +109,8 @@ async def choose_level(settings: Settings, cli: Path, *, etc_in: Path | None = N
     strictest = BwrapSandbox.detect(
         settings.data_dir,
         cli,
+        program_name=install.PROGRAM_NAME,
+        config_dir_name=install.CONFIG_DIR_NAME,
         etc_dir=etc,
         secrets=secrets,
         default_limits=DefaultLimits(defaults.memory, defaults.processes, defaults.disk),

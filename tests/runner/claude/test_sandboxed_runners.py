@@ -31,7 +31,9 @@ def _data() -> Path:
 
 
 def sandbox(cli: Path) -> BwrapSandbox:
-    return BwrapSandbox.detect(_data(), cli, etc_dir=shared_etc())
+    return BwrapSandbox.detect(
+        _data(), cli, program_name="claude", config_dir_name=".claude", etc_dir=shared_etc()
+    )
 
 
 class _Sealed:

@@ -13,6 +13,9 @@ from steadyhand.errors import ConfigError, SpawnError
 from steadyhand.ports import Command, DoctorCheck
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 
+PROGRAM_NAME = "claude"
+CONFIG_DIR_NAME = ".claude"
+"""The CLI's config directory in a home."""
 CHECK_SECONDS = 20.0
 _READ_EXECUTE = 0o005
 
@@ -26,7 +29,7 @@ def find_cli(configured: Path | None, *, classic: bool, path_env: str) -> Path:
         if not configured.is_file():
             raise ConfigError(f"runner.claude.path: {configured} is not a file.")
         return configured.absolute()
-    on_path = shutil.which("claude", path=path_env) if classic else None
+    on_path = shutil.which(PROGRAM_NAME, path=path_env) if classic else None
     if on_path is not None:
         return Path(on_path).absolute()
     bundled = _bundled()
@@ -36,7 +39,7 @@ def find_cli(configured: Path | None, *, classic: bool, path_env: str) -> Path:
 
 
 def _bundled() -> Path:
-    return Path(claude_agent_sdk.__file__).parent / "_bundled" / "claude"
+    return Path(claude_agent_sdk.__file__).parent / "_bundled" / PROGRAM_NAME
 
 
 def accessible_cli(cli: Path, data_dir: Path, uid: int | None) -> Path:
