@@ -6,7 +6,7 @@ import pytest
 from steadyhand.job import OutcomeType, State
 from steadyhand.outcome import OUTCOMES, AgentResult, RunEvidence, StopReason, decide_outcome, error_info
 
-GOOD = AgentResult(subtype="success", is_error=False, text="done")
+GOOD = AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")
 UNKNOWN = "--agent 'x' not found. Available agents: claude, Plan"
 
 CASES = {
@@ -37,9 +37,7 @@ CASES = {
         "invalid_output",
     ),
     "a schema never met": (
-        RunEvidence(
-            exit_code=1, result=replace(GOOD, subtype="error_max_structured_output_retries", is_error=True)
-        ),
+        RunEvidence(exit_code=1, result=replace(GOOD, reported=OutcomeType.INVALID_OUTPUT, is_error=True)),
         "invalid_output",
     ),
     "an object that does not fit its schema": (
@@ -53,15 +51,15 @@ CASES = {
     ),
     "a refusal": (RunEvidence(exit_code=0, result=replace(GOOD, stop_reason="refusal")), "refused"),
     "the budget of the CLI": (
-        RunEvidence(exit_code=1, result=AgentResult("error_max_budget_usd", is_error=True, text=None)),
+        RunEvidence(exit_code=1, result=AgentResult(OutcomeType.BUDGET, is_error=True, text=None)),
         "budget",
     ),
     "the turns of the CLI": (
-        RunEvidence(exit_code=1, result=AgentResult("error_max_turns", is_error=True, text=None)),
+        RunEvidence(exit_code=1, result=AgentResult(OutcomeType.MAX_TURNS, is_error=True, text=None)),
         "max_turns",
     ),
     "an error while running": (
-        RunEvidence(exit_code=1, result=AgentResult("error_during_execution", is_error=True, text=None)),
+        RunEvidence(exit_code=1, result=AgentResult(OutcomeType.AGENT_ERROR, is_error=True, text=None)),
         "agent_error",
     ),
     "an API error 429": (
@@ -91,7 +89,7 @@ CASES = {
         RunEvidence(
             exit_code=1,
             out_of_memory=True,
-            result=AgentResult("error_max_budget_usd", is_error=True, text=None),
+            result=AgentResult(OutcomeType.BUDGET, is_error=True, text=None),
         ),
         "budget",
     ),
@@ -157,6 +155,13 @@ def test_a_detail_is_one_line_and_bounded() -> None:
     assert verdict.detail is not None
     assert "\n" not in verdict.detail
     assert len(verdict.detail) <= 300
+
+
+def test_an_error_without_a_message_has_the_agents_own_name_of_it_as_its_detail() -> None:
+    failed = AgentResult(OutcomeType.AGENT_ERROR, is_error=True, text=None, label="error_during_execution")
+    assert decide_outcome(RunEvidence(exit_code=1, result=failed)).detail == "error_during_execution"
+    named = replace(failed, errors=("It broke.",))
+    assert decide_outcome(RunEvidence(exit_code=1, result=named)).detail == "It broke."
 
 
 def test_only_a_success_has_no_fault() -> None:

@@ -75,11 +75,6 @@ _STOP_OUTCOMES = {
     StopReason.SHUTDOWN: OutcomeType.INTERRUPTED,
     StopReason.UNANSWERED: OutcomeType.UNANSWERED,
 }
-_SUBTYPE_OUTCOMES = {
-    "error_max_turns": OutcomeType.MAX_TURNS,
-    "error_max_budget_usd": OutcomeType.BUDGET,
-    "error_max_structured_output_retries": OutcomeType.INVALID_OUTPUT,
-}
 _STATUS_OUTCOMES = {
     401: OutcomeType.UNAUTHORIZED,
     402: OutcomeType.BUDGET,
@@ -93,11 +88,16 @@ _MAX_DETAIL = 300
 
 @dataclass(frozen=True, slots=True)
 class AgentResult:
-    """The result object of the CLI, parsed; `raw` is the object as received."""
+    """The result that an agent's program reports, parsed; `raw` is the object as received.
 
-    subtype: str
+    `reported` is the program's own outcome: success, a reached limit, or AGENT_ERROR for any other. `label` is its own
+    name of it, the detail of an error without a message.
+    """
+
+    reported: OutcomeType
     is_error: bool
     text: str | None
+    label: str = ""
     structured_output: Any = None
     api_error_status: int | None = None
     stop_reason: str | None = None
@@ -165,17 +165,15 @@ def _outcome_without_result(evidence: RunEvidence) -> Outcome:
 
 def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
     message = "; ".join(result.errors) or result.text
-    if result.subtype in _SUBTYPE_OUTCOMES:
-        kind = _SUBTYPE_OUTCOMES[result.subtype]
-        return _outcome(
-            kind, (evidence.schema_error if kind == OutcomeType.INVALID_OUTPUT else None) or message
-        )
+    if result.reported not in (OutcomeType.SUCCESS, OutcomeType.AGENT_ERROR):
+        schema_error = evidence.schema_error if result.reported == OutcomeType.INVALID_OUTPUT else None
+        return _outcome(result.reported, schema_error or message)
     if result.api_error_status is not None:
         return _outcome(_STATUS_OUTCOMES.get(result.api_error_status, OutcomeType.MODEL_ERROR), message)
     if result.stop_reason == "refusal":
         return _outcome(OutcomeType.REFUSED, message)
-    if result.is_error or result.subtype != "success":
-        return _outcome(OutcomeType.AGENT_ERROR, message or result.subtype)
+    if result.is_error or result.reported != OutcomeType.SUCCESS:
+        return _outcome(OutcomeType.AGENT_ERROR, message or result.label)
     if evidence.signal is not None:
         return _outcome(OutcomeType.KILLED, f"signal {evidence.signal} after its result")
     if evidence.exit_code:

@@ -29,7 +29,7 @@ from steadyhand.control import Control
 from steadyhand.errors import SpawnError
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Message, TextDelta, ToolStarted
-from steadyhand.job import Changes, Job, Usage
+from steadyhand.job import Changes, Job, OutcomeType, Usage
 from steadyhand.keyring import Keyring
 from steadyhand.outcome import AgentResult, RunEvidence
 from steadyhand.ports import (
@@ -154,7 +154,7 @@ class FakeRunner:
         answer: dict[str, Any] | None = self.structured if spec.job.spec.output_schema else None
         text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.spec.prompt)
         result = AgentResult(
-            subtype="success",
+            OutcomeType.SUCCESS,
             is_error=failed,
             text=text,
             structured_output=answer,

@@ -2,13 +2,14 @@
 
 import pytest
 
+from steadyhand.job import OutcomeType
 from steadyhand.outcome import AgentResult, RunEvidence
 from steadyhand.ports import RunOutput, RunReport, UsageTotal
 from steadyhand.worker.results import RunResult, cost_difference_warning
 
 
 def ran(said: int | None, counted: UsageTotal | None) -> RunResult:
-    result = AgentResult("success", is_error=False, text="done", cost_micros=said)
+    result = AgentResult(OutcomeType.SUCCESS, is_error=False, text="done", cost_micros=said)
     return RunResult(RunReport(RunEvidence(exit_code=0, result=result), RunOutput((), "")), counted)
 
 

@@ -43,7 +43,7 @@ from steadyhand.worker.run_executor import RunExecutor
 SECRET = "credential-of-this-run-alone-0123456789"
 IN_PLACE = Workspace("site", repository="/srv/site", mode="in_place")
 SUCCESS = RunReport(
-    RunEvidence(exit_code=0, result=AgentResult("success", is_error=False, text="done")),
+    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
     RunOutput((), ""),
 )
 
@@ -287,7 +287,7 @@ def test_the_secrets_of_a_run_are_removed_from_all_that_is_stored_of_it_and_then
         async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
             assert spec.model_access == ModelAccess(api_key=SECRET)
             await emit(Message("assistant", f"I read {SECRET}."))
-            result = AgentResult("success", is_error=False, text=f"It is {SECRET}.")
+            result = AgentResult(OutcomeType.SUCCESS, is_error=False, text=f"It is {SECRET}.")
             return replace(SUCCESS, evidence=RunEvidence(exit_code=0, result=result))
 
         async def harvest() -> Harvest:

@@ -18,6 +18,7 @@ from steadyhand.events import (
     WarningEvent,
     event_data,
 )
+from steadyhand.job import OutcomeType
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
 from steadyhand.runner.claude.messages import (
@@ -156,6 +157,21 @@ def test_every_amount_of_micro_dollars_survives_json(amount: Decimal) -> None:
     assert Decimal(format_dollars(micros)) == amount
 
 
+@pytest.mark.parametrize(
+    ("subtype", "outcome"),
+    [
+        ("success", OutcomeType.SUCCESS),
+        ("error_max_turns", OutcomeType.MAX_TURNS),
+        ("error_max_budget_usd", OutcomeType.BUDGET),
+        ("error_max_structured_output_retries", OutcomeType.INVALID_OUTPUT),
+        ("error_during_execution", OutcomeType.AGENT_ERROR),
+    ],
+)
+def test_a_result_is_read_into_the_outcome_that_its_subtype_names(subtype: str, outcome: OutcomeType) -> None:
+    result = parse_result({"type": "result", "subtype": subtype})
+    assert (result.reported, result.label) == (outcome, subtype)
+
+
 def test_a_result_of_wrong_types_is_read_as_far_as_it_goes() -> None:
     result = parse_result(
         {
@@ -171,7 +187,8 @@ def test_a_result_of_wrong_types_is_read_as_far_as_it_goes() -> None:
             "stop_reason": 1,
         }
     )
-    assert (result.subtype, result.is_error, result.text, result.usage) == ("", False, None, None)
+    assert (result.reported, result.label) == (OutcomeType.AGENT_ERROR, "")
+    assert (result.is_error, result.text, result.usage) == (False, None, None)
     assert (result.errors, result.cost_micros, result.api_error_status) == (("a",), None, None)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from steadyhand.agents import BUILT_IN_AGENTS, Agent
+from steadyhand.job import OutcomeType
 from steadyhand.ports import Runner
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.plain import PlainRunner, parse_output, plain_argv
@@ -86,7 +87,7 @@ def test_the_built_in_chat_is_run_without_tools_and_without_a_name_that_the_cli_
 def test_an_output_without_a_result_line_has_its_answer_found(printed: str, answer: str) -> None:
     result = parse_output(printed)
     assert result is not None
-    assert (result.text, result.subtype, result.is_error) == (answer, "success", False)
+    assert (result.text, result.reported, result.is_error) == (answer, OutcomeType.SUCCESS, False)
 
 
 @pytest.mark.parametrize("printed", ["", " \n", "{}", '{"result": ""}', '{"type":"result","subtype":"suc'])

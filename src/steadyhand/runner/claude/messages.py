@@ -20,7 +20,7 @@ from steadyhand.events import (
     UsageReported,
     WarningEvent,
 )
-from steadyhand.job import Usage
+from steadyhand.job import OutcomeType, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars, to_micros
 from steadyhand.outcome import AgentResult
@@ -35,6 +35,13 @@ MAX_EVENTS = 50_000
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 """Limits of one run: the number of its events, and the bytes of text in them."""
 
+_SUBTYPE_OUTCOMES = {
+    "success": OutcomeType.SUCCESS,
+    "error_max_turns": OutcomeType.MAX_TURNS,
+    "error_max_budget_usd": OutcomeType.BUDGET,
+    "error_max_structured_output_retries": OutcomeType.INVALID_OUTPUT,
+}
+"""The outcome of each subtype of a result; any other is an error."""
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_TOKENS = 1 << 53
 _MAX_DOLLARS = Decimal(1_000_000)
@@ -200,6 +207,7 @@ class MessageReader:
 
 def parse_result(message: Mapping[str, Any]) -> AgentResult:
     """Parse the CLI's result object; a field that is missing or of a wrong type is None."""
+    subtype = _as_name(message.get("subtype"))
     status = message.get("api_error_status")
     raw_errors = message.get("errors")
     errors = raw_errors if isinstance(raw_errors, list) else []
@@ -208,9 +216,10 @@ def parse_result(message: Mapping[str, Any]) -> AgentResult:
     usage = message.get("usage")
     turns = _as_token_count(message.get("num_turns"))
     return AgentResult(
-        subtype=_as_name(message.get("subtype")),
+        reported=_SUBTYPE_OUTCOMES.get(subtype, OutcomeType.AGENT_ERROR),
         is_error=message.get("is_error") is True,
         text=text if isinstance(text, str) else None,
+        label=subtype,
         structured_output=message.get("structured_output"),
         api_error_status=status if isinstance(status, int) and not isinstance(status, bool) else None,
         stop_reason=stop_reason if isinstance(stop_reason, str) else None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steadyhand.events import Message
+from steadyhand.job import OutcomeType
 from steadyhand.outcome import AgentResult
 from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
@@ -121,16 +122,16 @@ def parse_output(output: str) -> AgentResult | None:
         value: Any = json.loads(text)
     except (ValueError, RecursionError):
         is_torn = text.startswith('{"')
-        return None if is_torn else AgentResult("success", is_error=False, text=text)
+        return None if is_torn else AgentResult(OutcomeType.SUCCESS, is_error=False, text=text)
     if isinstance(value, dict):
         if value.get("type") == "result":
             return parse_result(value)
         return _first_text_result([value.get(key) for key in _TEXT_KEYS])
-    return AgentResult("success", is_error=False, text=text)
+    return AgentResult(OutcomeType.SUCCESS, is_error=False, text=text)
 
 
 def _first_text_result(candidates: Sequence[Any]) -> AgentResult | None:
     for each in candidates:
         if isinstance(each, str) and each.strip():
-            return AgentResult("success", is_error=False, text=each)
+            return AgentResult(OutcomeType.SUCCESS, is_error=False, text=each)
     return None
