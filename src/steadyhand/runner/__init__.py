@@ -1,1 +1,1 @@
-"""Runs agents: `process` starts and ends any agent's processes, `claude` speaks the protocol of Claude's command line."""
+"""Runs agents: `process` starts and ends any agent's processes, `claude` speaks the protocol of the CLI."""
