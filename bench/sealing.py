@@ -22,6 +22,7 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, SteadyhandError
 from steadyhand.ports import Checkout, Command, JobPaths
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.sandbox.etc_dir import make_etc
@@ -138,6 +139,7 @@ class Repository:
             debounce_seconds=_FRESH_SECONDS,
             sandbox_exec=ProcessSandboxExec(self._sealed.sandbox),
             overlay=True,
+            agent_files=ClaudeFiles(),
             redactor=NO_REDACTION,
         )
         self.path = self._root / "repository"

@@ -14,6 +14,7 @@ from steadyhand.ports import ALL_SCOPES
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.redact.matcher import Spans
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.store import SqlStore, open_store
 from steadyhand.workspace.checkout import GitCheckouts
 
@@ -272,7 +273,7 @@ def _control(store: SqlStore, feed: EventFeed) -> Control:
     return Control(
         store=store,
         queue=LocalQueue(store, capacity=1, max_queued=1),
-        checkouts=GitCheckouts(Path("/nonexistent"), redactor=NO_REDACTION),
+        checkouts=GitCheckouts(Path("/nonexistent"), agent_files=ClaudeFiles(), redactor=NO_REDACTION),
         feed=feed,
         ledger=store,
         catalog=Catalog(),

@@ -7,9 +7,7 @@ CLI reads it; an agent without one is the CLI's default agent with the profile's
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import OnInterrupt, Publish
@@ -25,8 +23,6 @@ DEFAULT_PROVIDER = "default"
 """The provider of an agent that names none."""
 CLASSIC_DEFAULT_AGENT = "recruiter-triage"
 """The agent that the chat route of the classic profile runs by default."""
-SAFE_FRONTMATTER_KEYS = ("name", "description", "tools", "model")
-"""Frontmatter keys that a definition keeps below full trust; others could add hooks or servers."""
 
 
 def parse_agent_name(raw: str) -> str:
@@ -49,37 +45,6 @@ class AgentDefinition:
     description: str
     text: str
     origin: Literal["workspace", "data_dir"]
-
-
-def parse_definition(
-    stem: str, text: str, *, origin: Literal["workspace", "data_dir"], full_trust: bool = False
-) -> AgentDefinition | None:
-    """Parse a definition file; return None if it is not one (no frontmatter, or no valid name).
-
-    Below full trust only `SAFE_FRONTMATTER_KEYS` are kept. `stem` is the file's name without `.md`; it is the agent's
-    name if the frontmatter has none.
-    """
-    if not text.startswith("---"):
-        return None
-    frontmatter, separator, body = text[3:].partition("\n---")
-    if not separator:
-        return None
-    try:
-        keys: Any = yaml.safe_load(frontmatter)
-    except (yaml.YAMLError, RecursionError):
-        return None
-    if not isinstance(keys, dict):
-        return None
-    name = str(keys.get("name") or stem)
-    if NAME_PATTERN.fullmatch(name) is None:
-        return None
-    allowed = {str(k): v for k, v in keys.items() if full_trust or k in SAFE_FRONTMATTER_KEYS}
-    allowed["name"] = name
-    description = str(keys.get("description") or name)
-    allowed["description"] = description
-    frontmatter_yaml = yaml.safe_dump(allowed, sort_keys=False, allow_unicode=True)
-    prompt = body.partition("\n")[2]
-    return AgentDefinition(name, description, f"---\n{frontmatter_yaml}---\n{prompt}", origin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from steadyhand.outcome import StopReason
 from steadyhand.ports import ALL_SCOPES, ClientToolCall
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.contracts.samples import NOON, FakeClock, accepted_draft, make_job
 from steadyhand.tool_calls import ToolCallBroker
@@ -51,7 +52,7 @@ async def world_at(root: Path, *agents: Agent) -> AsyncIterator[World]:
     try:
         feed, broker = EventFeed(), ToolCallBroker()
         queue = LocalQueue(store, capacity=1, max_queued=8)
-        checkouts = GitCheckouts(root / "data", redactor=NO_REDACTION)
+        checkouts = GitCheckouts(root / "data", agent_files=ClaudeFiles(), redactor=NO_REDACTION)
         control = Control(
             store=store,
             queue=queue,

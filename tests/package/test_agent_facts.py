@@ -19,8 +19,6 @@ MODULES = {
     "job.py": "the default agent",
     "serve/gateway_setup.py": "names the documented variables in checks",
     "serve/wiring.py": "wires the runner by its name",
-    "workspace/harvest.py": "",
-    "workspace/instructions.py": "",
 }
 
 

@@ -26,6 +26,7 @@ from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job
 from steadyhand.ports import Checkout
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import (
     DEFINITION,
     Repository,
@@ -168,7 +169,9 @@ class Scene:
         else:
             data.mkdir()
             made = None
-            await self._jobs(GitCheckouts(data, debounce_seconds=0, redactor=NO_REDACTION), None)
+            await self._jobs(
+                GitCheckouts(data, debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION), None
+            )
 
     async def _jobs(self, checkouts: GitCheckouts, hands: SandboxedCheckouts | None) -> None:
         setup = (self._taint,) if hands is not None else ()

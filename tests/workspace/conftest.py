@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, make_repository
 from steadyhand.workspace import GitCheckouts
 
@@ -15,4 +16,6 @@ def repository(world_dir: Path) -> Repository:
 @pytest.fixture
 def checkouts(world_dir: Path) -> GitCheckouts:
     (world_dir / "data").mkdir()
-    return GitCheckouts(world_dir / "data", debounce_seconds=0, redactor=NO_REDACTION)
+    return GitCheckouts(
+        world_dir / "data", debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+    )

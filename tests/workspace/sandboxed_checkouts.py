@@ -11,6 +11,7 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.job import Job
 from steadyhand.ports import Checkout, ExecResult, Harvest, SandboxExec
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox
@@ -60,6 +61,7 @@ class SandboxedCheckouts:
             sandbox_exec=self.sandbox_exec,
             overlay=overlay,
             **options,
+            agent_files=ClaudeFiles(),
             redactor=NO_REDACTION,
         )
 

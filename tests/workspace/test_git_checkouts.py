@@ -9,6 +9,7 @@ from tests.workspace.sandboxed_checkouts import SandboxedCheckouts
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Checkout, Checkouts
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import CheckoutsContract, make_repository
 from steadyhand.testing.contracts.samples import async_test, make_job
 from steadyhand.workspace import GitCheckouts
@@ -22,7 +23,9 @@ class TestGitCheckouts(CheckoutsContract):
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Checkouts]:
-        yield GitCheckouts(self.root / "data", debounce_seconds=0, redactor=NO_REDACTION)
+        yield GitCheckouts(
+            self.root / "data", debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+        )
 
 
 class TestSealedCheckouts(CheckoutsContract):

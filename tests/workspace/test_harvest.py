@@ -7,6 +7,7 @@ import pytest
 
 from steadyhand.ports import Checkout, Harvest
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
@@ -193,7 +194,9 @@ def test_a_diff_above_its_cap_is_not_kept_in_part(
 
 def test_a_harvest_ends_when_its_time_is_over(world_dir: Path, repository: Repository) -> None:
     (world_dir / "data").mkdir()
-    checkouts = GitCheckouts(world_dir / "data", harvest_seconds=0.001, redactor=NO_REDACTION)
+    checkouts = GitCheckouts(
+        world_dir / "data", harvest_seconds=0.001, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+    )
     place, harvest = after(checkouts, repository, "echo x > x.txt")
     assert codes(harvest) == ["harvest_failed"]
     assert harvest.changes is None

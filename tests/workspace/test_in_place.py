@@ -7,6 +7,7 @@ import pytest
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Checkout, Harvest
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
@@ -165,7 +166,9 @@ def test_the_classic_profile_uses_the_services_home_when_the_agent_can(
     home = world_dir / "home"
     home.mkdir()
     home.chmod(0o777)
-    checkouts = GitCheckouts(world_dir / "data", classic=True, home=home, redactor=NO_REDACTION)
+    checkouts = GitCheckouts(
+        world_dir / "data", classic=True, home=home, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+    )
     place = taken(checkouts, workspace)
     assert (place.home, place.config_dir, place.full_trust) == (home, None, True)
     # Its transcript is the newest of this directory since the run began, not another session's.
@@ -190,7 +193,12 @@ def test_the_classic_profile_gives_a_private_home_when_the_services_is_shut(
     (world_dir / "data").mkdir()
     home = world_dir / "home"
     home.mkdir(mode=0o700)
-    place = taken(GitCheckouts(world_dir / "data", classic=True, home=home, redactor=NO_REDACTION), workspace)
+    place = taken(
+        GitCheckouts(
+            world_dir / "data", classic=True, home=home, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+        ),
+        workspace,
+    )
     assert (place.home, place.config_dir) == (place.paths.home, place.paths.config_dir)
     run_as_agent(place, "touch ~/x ../../")
 

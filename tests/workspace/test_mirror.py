@@ -8,6 +8,7 @@ import pytest
 
 from steadyhand.errors import WorkspaceError
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts, GitSettings
@@ -21,7 +22,9 @@ def mirror_of(repository: Repository, world_dir: Path, **options: float) -> Mirr
 
 def test_twenty_checkouts_at_once_share_one_fetch(world_dir: Path, repository: Repository) -> None:
     (world_dir / "data").mkdir()
-    checkouts = GitCheckouts(world_dir / "data", debounce_seconds=0, redactor=NO_REDACTION)
+    checkouts = GitCheckouts(
+        world_dir / "data", debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+    )
 
     async def prepare_all() -> None:
         async with asyncio.TaskGroup() as group:
@@ -107,7 +110,7 @@ def test_a_shallow_repository_can_be_checked_out_and_harvested(
     shallow = Repository(world_dir / "shallow")
     run_shell(f"git clone -q --depth 1 file://{repository.folder} {shallow.folder}", world_dir)
     (world_dir / "data").mkdir()
-    checkouts = GitCheckouts(world_dir / "data", redactor=NO_REDACTION)
+    checkouts = GitCheckouts(world_dir / "data", agent_files=ClaudeFiles(), redactor=NO_REDACTION)
 
     async def run() -> None:
         place = await checkouts.prepare(make_job(), shallow.workspace(), 0)
@@ -185,7 +188,9 @@ def test_a_prepare_that_fails_or_is_cancelled_leaves_no_checkout(
     world_dir: Path, repository: Repository
 ) -> None:
     (world_dir / "data").mkdir()
-    checkouts = GitCheckouts(world_dir / "data", debounce_seconds=0, redactor=NO_REDACTION)
+    checkouts = GitCheckouts(
+        world_dir / "data", debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+    )
     job = make_job()
 
     async def run() -> None:
@@ -208,7 +213,7 @@ def test_a_data_directory_may_be_named_by_a_relative_path(
 ) -> None:
     (world_dir / "data").mkdir()
     monkeypatch.chdir(world_dir)
-    checkouts = GitCheckouts(Path("data"), redactor=NO_REDACTION)
+    checkouts = GitCheckouts(Path("data"), agent_files=ClaudeFiles(), redactor=NO_REDACTION)
 
     async def run() -> None:
         place = await checkouts.prepare(make_job(), repository.workspace(), 0)

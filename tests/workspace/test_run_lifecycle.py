@@ -10,6 +10,7 @@ from tests.workspace.sandboxed_checkouts import sandbox_exec_in
 
 from steadyhand.ports import Checkouts, Sandbox
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.isolation import IsolationContract
 from steadyhand.workspace import GitCheckouts
@@ -25,7 +26,12 @@ class _Here(IsolationContract):
 class TestLevelNone(_Here):
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Checkouts, Sandbox]]:
-        yield GitCheckouts(self.root / "data", debounce_seconds=0, redactor=NO_REDACTION), NoSandbox()
+        yield (
+            GitCheckouts(
+                self.root / "data", debounce_seconds=0, agent_files=ClaudeFiles(), redactor=NO_REDACTION
+            ),
+            NoSandbox(),
+        )
 
 
 class TestLevelBwrap(_Here):
@@ -41,6 +47,7 @@ class TestLevelBwrap(_Here):
             sandbox_exec=errands,
             overlay=self.overlay,
             shares_objects=self.shares,
+            agent_files=ClaudeFiles(),
             redactor=NO_REDACTION,
         )
         yield checkouts, errands.sandbox

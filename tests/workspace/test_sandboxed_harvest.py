@@ -16,6 +16,7 @@ from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import Checkout, ExecResult, Harvest
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, make_repository, run_shell
 from steadyhand.workspace import GitCheckouts
 from steadyhand.workspace import git_index as staging
@@ -318,6 +319,7 @@ def test_a_forged_answer_is_refused_and_the_services_repositories_are_unharmed(
             debounce_seconds=0,
             sandbox_exec=Forging(sealed.sandbox_exec, which),
             overlay=True,
+            agent_files=ClaudeFiles(),
             redactor=NO_REDACTION,
         )
         harvest = await harvester.harvest(place)

@@ -34,6 +34,7 @@ from steadyhand.ports.queue import (
     StopSignal,
 )
 from steadyhand.ports.runner import (
+    AgentFiles,
     CallClientTools,
     ClientToolCall,
     Emit,
@@ -74,6 +75,7 @@ from steadyhand.ports.workspace import (
     Checkout,
     Checkouts,
     Harvest,
+    Instructions,
     JobPaths,
     OverlayLayers,
 )
@@ -83,6 +85,7 @@ __all__ = [
     "DEFAULT_PATH",
     "NO_LIMITS",
     "AddResult",
+    "AgentFiles",
     "AgentPaths",
     "ApiKey",
     "BindMount",
@@ -103,6 +106,7 @@ __all__ = [
     "GetBudgetLimits",
     "Harvest",
     "IdempotencyKey",
+    "Instructions",
     "JobFilter",
     "JobPage",
     "JobPaths",

@@ -1,16 +1,18 @@
-"""The Runner port: starts and drives an agent's process."""
+"""The ports of one kind of agent: the runner starts and drives its process, `AgentFiles` knows its files."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from steadyhand.agents import Agent
+from steadyhand.agents import Agent, AgentDefinition
 from steadyhand.events import EventBody, TextDelta
 from steadyhand.job import Job, JobWarning
 from steadyhand.outcome import RunEvidence
 from steadyhand.ports.queue import StopSignal
 from steadyhand.ports.store import RunOutput
-from steadyhand.ports.workspace import Checkout
+from steadyhand.ports.workspace import Checkout, Instructions
+from steadyhand.redact import Redactor
 
 Emit = Callable[[EventBody | TextDelta], Awaitable[None]]
 """Receives events in order; waits while the store is behind."""
@@ -109,4 +111,68 @@ class Runner(Protocol):
         It requests a stop by itself (`Stop.IDLE`) after silence for the job's idle limit. Cancelling the call stops the
         agent as well. Raises `SpawnError` if the agent could not be started.
         """
+        ...
+
+
+class AgentFiles(Protocol):
+    """Knows the files of one kind of agent: the instructions in a repository, and the config directory."""
+
+    @property
+    def instruction_files(self) -> Sequence[str]:
+        """The main files of instructions in a repository, the most important one first."""
+        ...
+
+    @property
+    def instruction_dirs(self) -> Sequence[str]:
+        """The folders with more instructions in a repository."""
+        ...
+
+    def read_instructions(self, files: Sequence[tuple[str, str]], *, full_trust: bool) -> Instructions:
+        """Return the instructions in files of a repository, which are pairs of path and text.
+
+        Below full trust, nothing returned can start a command. Of two definitions with one name the first counts.
+        """
+        ...
+
+    def parse_own_definition(self, stem: str, text: str) -> AgentDefinition | None:
+        """Parse an agent definition of the operator, with all its keys; return None if the text is not one.
+
+        `stem` is the file's name without its ending.
+        """
+        ...
+
+    def write_config(
+        self,
+        config_dir: Path,
+        texts: Mapping[str, str],
+        definitions: Mapping[str, AgentDefinition],
+        *,
+        sandboxed: bool,
+    ) -> None:
+        """Write instructions and definitions to a config directory that only the service can access so far."""
+        ...
+
+    def move_session(self, config_dir: Path, old_directory: Path, new_directory: Path) -> None:
+        """Move the sessions of a working directory in `config_dir` to those of another one."""
+        ...
+
+    def copy_transcript(
+        self,
+        config_dir: Path,
+        target: Path,
+        *,
+        owner: int | None,
+        redactor: Redactor,
+        since: float = 0.0,
+        directory: Path | None = None,
+    ) -> JobWarning | None:
+        """Copy the newest transcript in `config_dir` to `target` without live secrets, if there is one.
+
+        Only regular files of `owner` (None is any owner) that changed after `since` (seconds since the epoch) count.
+        With `directory`, only sessions of that working directory count.
+        """
+        ...
+
+    def default_config_dir(self, home: Path) -> Path:
+        """Return the config directory that the agent uses in a home if it gets no other."""
         ...

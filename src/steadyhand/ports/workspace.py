@@ -28,7 +28,7 @@ class JobPaths:
 
     @property
     def config_dir(self) -> Path:
-        """The CLI's config directory, with the session in it."""
+        """The agent's config directory, with the session in it."""
         return self.root / "config"
 
     @property
@@ -54,6 +54,15 @@ class JobPaths:
     def run_output(self, run: int) -> Path:
         """Return the folder of a run's output."""
         return self.artifacts / f"run-{run}"
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """Instructions of a commit: `texts` by their path below the config directory, and `definitions` by name."""
+
+    texts: Mapping[str, str] = field(default_factory=dict)
+    definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)
+    warnings: tuple[JobWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,7 @@ class Checkout:
     """The agent's working directory: the private checkout, or the workspace itself if in place."""
     home: Path
     config_dir: Path | None
-    """The CLI's config directory; None leaves it to the CLI (in place in the classic profile)."""
+    """The agent's config directory; None leaves it to the agent (in place in the classic profile)."""
     uid: int | None
     commit: str | None
     definitions: Mapping[str, AgentDefinition] = field(default_factory=dict)

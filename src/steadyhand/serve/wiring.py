@@ -40,6 +40,7 @@ from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude import install
 from steadyhand.runner.claude.environment import model_environment
+from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
@@ -172,6 +173,7 @@ def create_checkouts(
         sandbox_exec=ProcessSandboxExec(level.sandbox, gateway) if level.is_sandboxed else None,
         overlay=level.overlay,
         shares_objects=level.shares_objects,
+        agent_files=ClaudeFiles(),
         redactor=redactor,
         disk_limit_of=lambda job: catalog.agent(job.agent).disk_bytes or settings.tables.defaults.disk,
     )

@@ -12,7 +12,7 @@ from steadyhand.agents import AgentDefinition, Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import Checkout, Harvest, JobPaths, SandboxExec
+from steadyhand.ports import AgentFiles, Checkout, Harvest, Instructions, JobPaths, SandboxExec
 from steadyhand.redact import Redactor
 from steadyhand.workspace.caches import SharedCaches
 from steadyhand.workspace.checkout_note import CheckoutNote, delete_note, read_note, restore_commits
@@ -22,7 +22,6 @@ from steadyhand.workspace.git import GitSettings
 from steadyhand.workspace.harvest import HARVEST_SECONDS, Harvester
 from steadyhand.workspace.in_place import InPlaceCheckouts
 from steadyhand.workspace.instructions import (
-    Instructions,
     InstructionsCache,
     is_fully_trusted,
     load_definitions,
@@ -46,6 +45,7 @@ class GitCheckouts:
         self,
         data_dir: Path,
         *,
+        agent_files: AgentFiles,
         redactor: Redactor,
         git: GitSettings | None = None,
         agent_uid_base: int = 64000,
@@ -66,7 +66,8 @@ class GitCheckouts:
         root, a job's checkout is an overlay over a warm checkout, which belongs to the uid below the first agent's.
         Otherwise, if `shares_objects` is set (agents can read the mirrors), the checkout is a clone that shares the
         mirror's objects. `disk_limit_of` returns the bytes that a job may write over a warm checkout; `None` is no
-        limit. `redactor` removes secrets from the transcript.
+        limit. `agent_files` knows the instructions, the config directory and the transcript of the agents; `redactor`
+        removes secrets from the transcript.
         """
         data_dir = data_dir.absolute()  # git gets this path in other directories
         self._data_dir = data_dir
@@ -74,11 +75,14 @@ class GitCheckouts:
         self._base_uid = agent_uid_base if os.geteuid() == 0 else None
         self.mirrors = Mirrors(data_dir / "mirrors", settings, debounce_seconds=debounce_seconds)
         self._in_place = InPlaceCheckouts(
-            self._base_uid, classic=classic, home=home, sandbox_exec=sandbox_exec
+            self._base_uid, agent_files, classic=classic, home=home, sandbox_exec=sandbox_exec
         )
-        self._harvester = Harvester(self.mirrors, settings, harvest_seconds, sandbox_exec, redactor=redactor)
+        self._harvester = Harvester(
+            self.mirrors, settings, agent_files, harvest_seconds, sandbox_exec, redactor=redactor
+        )
         self._sandbox_exec = sandbox_exec
-        self._instructions = InstructionsCache()
+        self._agent_files = agent_files
+        self._instructions = InstructionsCache(agent_files)
         shared_uid = None if self._base_uid is None else agent_uid_base - 1
         warm = None
         if sandbox_exec is not None and overlay and shared_uid is not None:
@@ -94,7 +98,10 @@ class GitCheckouts:
             disk_limit_of=disk_limit_of,
         )
         self._job_dirs = JobDirs(
-            data_dir, separate_users=shared_uid is not None, sandboxed=sandbox_exec is not None
+            data_dir,
+            agent_files,
+            separate_users=shared_uid is not None,
+            sandboxed=sandbox_exec is not None,
         )
         self._caches = SharedCaches(data_dir / "caches", shared_uid)
 
@@ -117,7 +124,7 @@ class GitCheckouts:
         return {**instructions.definitions, **self._own_definitions()}
 
     def _own_definitions(self) -> dict[str, AgentDefinition]:
-        return load_definitions(self._data_dir / "agents")
+        return load_definitions(self._agent_files, self._data_dir / "agents")
 
     # --- preparing a checkout --------------------------------------------------------------
 
@@ -150,7 +157,7 @@ class GitCheckouts:
             workspace = replace(workspace, ref=job.commit)
         created = await self.factory.create(job, workspace, files, user)
         checkout = await self._to_checkout(job, workspace, files, slot, created)
-        # With full trust the CLI reads the repository's own instructions from the checkout.
+        # With full trust the agent reads the repository's own instructions from the checkout.
         texts = {} if checkout.full_trust else created.instructions.texts
         await asyncio.to_thread(self._job_dirs.make_home_and_config, files, user, texts, checkout.definitions)
         if origin is not None:

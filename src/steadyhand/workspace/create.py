@@ -9,13 +9,13 @@ from pathlib import Path
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job
-from steadyhand.ports import BindMount, JobPaths, OverlayLayers, SandboxExec
+from steadyhand.ports import BindMount, Instructions, JobPaths, OverlayLayers, SandboxExec
 from steadyhand.workspace.checkout_note import CheckoutNote
 from steadyhand.workspace.disk_images import DiskImages
 from steadyhand.workspace.filesystem import PRIVATE, chown_tree, copy_objects, make_dir, remove_tree
 from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
-from steadyhand.workspace.instructions import Instructions, InstructionsCache
+from steadyhand.workspace.instructions import InstructionsCache
 from steadyhand.workspace.job_dirs import base_dir, base_index_path, disk_image_path, overlay_dirs
 from steadyhand.workspace.mirror import Mirror, Mirrors
 from steadyhand.workspace.warm_checkouts import (

@@ -16,7 +16,7 @@ from steadyhand.agents import Agent
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Changes, JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import BindMount, Checkout, Harvest, JobPaths, SandboxExec
+from steadyhand.ports import AgentFiles, BindMount, Checkout, Harvest, JobPaths, SandboxExec
 from steadyhand.redact import Redactor
 from steadyhand.workspace import git_index as staging
 from steadyhand.workspace.filesystem import TRAVERSABLE, chown_tree, make_dir, remove_tree
@@ -27,7 +27,6 @@ from steadyhand.workspace.in_place import head_of
 from steadyhand.workspace.job_dirs import base_dir, base_index_path
 from steadyhand.workspace.mirror import COMMIT, Mirrors
 from steadyhand.workspace.sandboxed_git_client import BASE_DIR, SandboxReply, run_sandboxed_git
-from steadyhand.workspace.transcript import copy_transcript
 
 HARVEST_SECONDS = 30.0
 PUSH_SECONDS = 10.0
@@ -56,6 +55,7 @@ class Harvester:
         self,
         mirrors: Mirrors,
         settings: GitSettings,
+        agent_files: AgentFiles,
         seconds: float = HARVEST_SECONDS,
         sandbox_exec: SandboxExec | None = None,
         *,
@@ -63,6 +63,7 @@ class Harvester:
     ) -> None:
         """Keep the settings. `seconds` limits all git work of a harvest; with `sandbox_exec` it runs in the sandbox."""
         self._redactor = redactor
+        self._agent_files = agent_files
         self._sandbox_exec = sandbox_exec
         self._mirrors = mirrors
         self._settings = settings
@@ -71,7 +72,7 @@ class Harvester:
     async def harvest(self, checkout: Checkout) -> Harvest:
         """Store the transcript, the diff and the commits. A part that cannot be stored becomes a warning."""
         warnings: list[JobWarning] = []
-        warning = await asyncio.to_thread(_copy_transcript, checkout, self._redactor)
+        warning = await asyncio.to_thread(self._copy_transcript, checkout)
         if warning is not None:
             warnings.append(warning)
         changes = None
@@ -91,6 +92,22 @@ class Harvester:
         finally:
             await asyncio.to_thread(_clean_up, checkout.paths)
         return Harvest(changes, tuple(warnings))
+
+    def _copy_transcript(self, checkout: Checkout) -> JobWarning | None:
+        agent_files, files = self._agent_files, checkout.paths
+        if checkout.config_dir is not None:
+            return agent_files.copy_transcript(
+                checkout.config_dir, files.transcript, owner=checkout.uid, redactor=self._redactor
+            )
+        since = (files.root / "prepared").stat().st_mtime
+        return agent_files.copy_transcript(
+            agent_files.default_config_dir(checkout.home),
+            files.transcript,
+            owner=checkout.uid,
+            since=since,
+            directory=checkout.directory,
+            redactor=self._redactor,
+        )
 
     async def _changes(self, checkout: Checkout, warnings: list[JobWarning]) -> Changes | None:
         if checkout.workspace.repository is None or checkout.commit is None:
@@ -425,21 +442,6 @@ def _parse_shortstat(text: str) -> tuple[int, int, int]:
     if match is None:
         return 0, 0, 0
     return int(match[1]), int(match[2] or 0), int(match[3] or 0)
-
-
-def _copy_transcript(checkout: Checkout, redactor: Redactor) -> JobWarning | None:
-    files = checkout.paths
-    if checkout.config_dir is not None:
-        return copy_transcript(checkout.config_dir, files.transcript, owner=checkout.uid, redactor=redactor)
-    since = (files.root / "prepared").stat().st_mtime
-    return copy_transcript(
-        checkout.home / ".claude",
-        files.transcript,
-        owner=checkout.uid,
-        since=since,
-        directory=checkout.directory,
-        redactor=redactor,
-    )
 
 
 def _clean_up(files: JobPaths) -> None:

@@ -9,12 +9,19 @@ from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import SpawnError, WorkspaceError
 from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import DEFAULT_PATH, Checkout, ExecResult, JobPaths, SandboxExec
+from steadyhand.ports import (
+    DEFAULT_PATH,
+    AgentFiles,
+    Checkout,
+    ExecResult,
+    Instructions,
+    JobPaths,
+    SandboxExec,
+)
 from steadyhand.workspace.filesystem import PRIVATE, make_dir, remove_tree
 from steadyhand.workspace.git import MIB, Git, error_line, git_environment
 from steadyhand.workspace.instructions import (
-    INSTRUCTION_PATHS,
-    Instructions,
+    instruction_paths,
     is_fully_trusted,
     read_instructions,
 )
@@ -30,6 +37,7 @@ class InPlaceCheckouts:
     def __init__(
         self,
         base_uid: int | None,
+        agent_files: AgentFiles,
         *,
         classic: bool,
         home: Path | None,
@@ -41,6 +49,7 @@ class InPlaceCheckouts:
         """
         self._sandbox_exec = sandbox_exec
         self._base_uid = base_uid
+        self._agent_files = agent_files
         self._classic = classic
         self._home = home
 
@@ -104,10 +113,13 @@ class InPlaceCheckouts:
         commit = await head_of(git, folder)
         if commit is None:
             return Instructions()
-        tree_entries = await list_tree_files(git, folder, commit, INSTRUCTION_PATHS)
+        tree_entries = await list_tree_files(git, folder, commit, instruction_paths(self._agent_files))
         full = self._classic or is_fully_trusted(workspace)
         return await read_instructions(
-            tree_entries, lambda entries, limit: read_tree_blobs(git, folder, entries, limit), full=full
+            self._agent_files,
+            tree_entries,
+            lambda entries, limit: read_tree_blobs(git, folder, entries, limit),
+            full_trust=full,
         )
 
 

@@ -7,9 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from steadyhand.agents import AgentDefinition
-from steadyhand.claude_sessions import project_folder_name
 from steadyhand.errors import NotFound, WorkspaceError
-from steadyhand.ports import JobPaths
+from steadyhand.ports import AgentFiles, JobPaths
 from steadyhand.workspace.checkout_note import delete_note, jobs_with_checkout
 from steadyhand.workspace.filesystem import (
     PRIVATE,
@@ -19,7 +18,6 @@ from steadyhand.workspace.filesystem import (
     make_dir,
     remove_tree,
 )
-from steadyhand.workspace.instructions import write_config
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -27,10 +25,13 @@ _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class JobDirs:
     """The folder `jobs` of a data directory, with one folder for each job; nothing is created before the first job."""
 
-    def __init__(self, data_dir: Path, *, separate_users: bool, sandboxed: bool) -> None:
+    def __init__(
+        self, data_dir: Path, agent_files: AgentFiles, *, separate_users: bool, sandboxed: bool
+    ) -> None:
         """Keep the settings. `separate_users`: agents have uids of their own. `sandboxed`: all see the same paths."""
         self.jobs = data_dir / "jobs"
         self._data_dir = data_dir
+        self._agent_files = agent_files
         self._separate_users = separate_users
         self._sandboxed = sandboxed
 
@@ -56,8 +57,8 @@ class JobDirs:
                 path.unlink(missing_ok=True)
         if origin is not None and origin.root != files.root:
             copy_tree(origin.config_dir, files.config_dir)
-            if not self._sandboxed:
-                _move_session(files.config_dir, origin.checkout, files.checkout)
+            if not self._sandboxed:  # all sandboxed jobs have the same path
+                self._agent_files.move_session(files.config_dir, origin.checkout, files.checkout)
         (files.root / "prepared").write_bytes(b"")
 
     def make_home_and_config(
@@ -73,7 +74,7 @@ class JobDirs:
         is_new = not files.config_dir.is_dir()
         make_dir(files.config_dir, PRIVATE)
         if is_new:  # else it belongs to the agent and holds the session to resume
-            write_config(files.config_dir, texts, definitions, sandboxed=self._sandboxed)
+            self._agent_files.write_config(files.config_dir, texts, definitions, sandboxed=self._sandboxed)
         chown_tree(files.home, user)
         chown_tree(files.config_dir, user)
 
@@ -105,16 +106,6 @@ class JobDirs:
                 failed = error
         if failed is not None:
             raise WorkspaceError("A checkout could not be removed completely.") from failed
-
-
-def _move_session(config: Path, old_checkout: Path, new_checkout: Path) -> None:
-    """Move a session to where the CLI looks for it in another directory; all sandboxed jobs have the same path."""
-    old, new = (
-        config / "projects" / project_folder_name(str(each.resolve()))
-        for each in (old_checkout, new_checkout)
-    )
-    if old.is_dir() and not old.is_symlink():
-        old.rename(new)
 
 
 def transient_paths(files: JobPaths) -> tuple[Path, ...]:

@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
 
-from steadyhand.claude_sessions import session_file
 from steadyhand.events import ToolStarted
 from steadyhand.job import Turn
 from steadyhand.outcome import StopReason
@@ -26,7 +25,13 @@ from steadyhand.runner.claude.attachments import attachment_dirs, attachment_fil
 from steadyhand.runner.claude.environment import agent_environment, temp_dir
 from steadyhand.runner.claude.mcp_tools import MCP_CONFIG, McpToolServer
 from steadyhand.runner.claude.messages import MessageReader, parse_result
-from steadyhand.runner.claude.session import resumes_session, session_directory, session_id_for
+from steadyhand.runner.claude.session import (
+    config_dir_of,
+    resumes_session,
+    session_directory,
+    session_file,
+    session_id_for,
+)
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.output import OutputCapture, parse_message
@@ -121,7 +126,6 @@ def build_launch(
 ) -> LaunchSpec:
     """Return the launch spec, with its files."""
     checkout, view = spec.checkout, sandbox.agent_paths(spec.checkout)
-    config = checkout.config_dir or checkout.home / ".claude"
     files: list[tuple[Path, bytes]] = []
     system_prompt = system_prompt_file(spec, view)
     if system_prompt is not None:
@@ -131,7 +135,7 @@ def build_launch(
     if spec.job.spec.history and not resumed:
         directory = session_directory(view, sandbox)
         record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
-        files.append((session_file(config, directory, session), record))
+        files.append((session_file(config_dir_of(checkout), directory, session), record))
     env = agent_environment(spec, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
     if spec.job.spec.tools:
         # How long a call may take is the service's to say, not the CLI's.

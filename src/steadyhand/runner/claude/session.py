@@ -1,9 +1,40 @@
 """The session of a run: its id, its directory, and its file in the CLI's config directory."""
 
+import re
 import uuid
+from pathlib import Path
 
-from steadyhand.claude_sessions import session_file
-from steadyhand.ports import AgentPaths, RunSpec, Sandbox
+from steadyhand.ports import AgentPaths, Checkout, RunSpec, Sandbox
+
+
+def default_config_dir(home: Path) -> Path:
+    """Return the config directory that the CLI uses in a home if it gets no other."""
+    return home / ".claude"
+
+
+def config_dir_of(checkout: Checkout) -> Path:
+    """Return the CLI's config directory in a run with this checkout."""
+    return checkout.config_dir or default_config_dir(checkout.home)
+
+
+def project_folder_name(directory: str) -> str:
+    """Return the name of the folder with the sessions of a directory; the path must have no symbolic links."""
+    return re.sub(r"[^A-Za-z0-9]", "-", directory)
+
+
+def session_file(config: Path, directory: str, session: str) -> Path:
+    """Return the path of the file of a session of a directory."""
+    return config / "projects" / project_folder_name(directory) / f"{session}.jsonl"
+
+
+def move_sessions(config: Path, old_directory: Path, new_directory: Path) -> None:
+    """Move the sessions of a directory to where the CLI looks for those of another one. A symlink is not moved."""
+    old, new = (
+        config / "projects" / project_folder_name(str(directory.resolve()))
+        for directory in (old_directory, new_directory)
+    )
+    if old.is_dir() and not old.is_symlink():
+        old.rename(new)
 
 
 def session_id_for(spec: RunSpec) -> str:
@@ -26,6 +57,5 @@ def resumes_session(spec: RunSpec, sandbox: Sandbox, session: str) -> bool:
     """Return True if the run continues a session that an earlier run left on disk."""
     if spec.job.begin != "resume":
         return False
-    config = spec.checkout.config_dir or spec.checkout.home / ".claude"
     directory = session_directory(sandbox.agent_paths(spec.checkout), sandbox)
-    return session_file(config, directory, session).is_file()
+    return session_file(config_dir_of(spec.checkout), directory, session).is_file()

@@ -6,13 +6,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from steadyhand.claude_sessions import project_folder_name
 from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.redact import Redactor
-from steadyhand.workspace.git import MIB
+from steadyhand.runner.claude.session import project_folder_name
 
-TRANSCRIPT_BYTES = 64 * MIB
+TRANSCRIPT_BYTES = 64 * 1024 * 1024
 _MAX_ENTRIES = 1000
 _CHUNK = 1 << 16
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
