@@ -111,6 +111,9 @@ class FakeCheckouts:
     def job_paths(self, job_id: str) -> JobPaths:
         return JobPaths(self._root / "jobs" / job_id)
 
+    async def has_session(self, job_id: str) -> bool:
+        return self.job_paths(job_id).config_dir.is_dir()
+
 
 class FakeRunner:
     """Does what the first word of the prompt says; remembers what it was asked."""

@@ -60,6 +60,9 @@ class FakeCheckouts:
     def job_paths(self, job_id: str) -> JobPaths:
         return JobPaths(self.root / job_id)
 
+    async def has_session(self, job_id: str) -> bool:
+        return self.job_paths(job_id).config_dir.is_dir()
+
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
         if self.on_prepare is not None:
             await self.on_prepare(job)

@@ -1,6 +1,5 @@
 """Operations that change the state of a job: cancel, retry, resume, delete."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -104,8 +103,7 @@ class JobLifecycle:
             raise InvalidRequest.at(
                 "/budget_usd", f"has to be above the {format_dollars(spent)} that the job has spent"
             )
-        config_dir = self._deps.checkouts.job_paths(job.id).config_dir
-        if not job.run or not await asyncio.to_thread(config_dir.is_dir):
+        if not job.run or not await self._deps.checkouts.has_session(job.id):
             raise Conflict("The job has left no session to resume; retry it.")
 
         def resumed(old: Job, now: datetime) -> Job:

@@ -133,8 +133,7 @@ class JobSubmitter:
 
     async def has_session(self, job: Job) -> bool:
         """Return True if a job's session can be continued; a job that has not ended may still leave one."""
-        config = self._deps.checkouts.job_paths(job.id).config_dir
-        return not job.state.ended or await asyncio.to_thread(config.is_dir)
+        return not job.state.ended or await self._deps.checkouts.has_session(job.id)
 
     async def find_conversation(self, caller: Caller, digest: str) -> Job | None:
         """Return the only job of this key whose whole conversation has this digest, or None.

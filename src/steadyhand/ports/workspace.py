@@ -197,3 +197,7 @@ class Checkouts(Protocol):
     def job_paths(self, job_id: str) -> JobPaths:
         """Return the paths of a job's files."""
         ...
+
+    async def has_session(self, job_id: str) -> bool:
+        """Return True if a run of the job has left a session on this node that a later run can resume."""
+        ...

@@ -19,7 +19,7 @@ async def find_parent(store: Store, checkouts: Checkouts, job: Job) -> Job | Non
     """
     ancestor = parent = await _get_parent(store, job)
     for _ in range(MAX_ANCESTORS):
-        if ancestor is None or checkouts.job_paths(ancestor.id).config_dir.is_dir():
+        if ancestor is None or await checkouts.has_session(ancestor.id):
             break
         ancestor = await _get_parent(store, ancestor)
     return ancestor or parent

@@ -109,6 +109,10 @@ class GitCheckouts:
         """Return the paths of a job's files."""
         return self._job_dirs.files_of(job_id)
 
+    async def has_session(self, job_id: str) -> bool:
+        """Return True if the job has a config directory; the session is in it."""
+        return await asyncio.to_thread(self.job_paths(job_id).config_dir.is_dir)
+
     # --- definitions -----------------------------------------------------------------------
 
     async def agent_definitions(self, workspace: Workspace) -> Mapping[str, AgentDefinition]:
