@@ -5,11 +5,12 @@ import uuid
 from pathlib import Path
 
 from steadyhand.ports import AgentPaths, Checkout, RunSpec, Sandbox
+from steadyhand.runner.claude.install import CONFIG_DIR_NAME
 
 
 def default_config_dir(home: Path) -> Path:
     """Return the config directory that the CLI uses in a home if it gets no other."""
-    return home / ".claude"
+    return home / CONFIG_DIR_NAME
 
 
 def config_dir_of(checkout: Checkout) -> Path:
