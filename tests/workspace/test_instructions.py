@@ -1,6 +1,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from steadyhand.ports import Checkout
 from steadyhand.testing.contracts.checkouts import DEFINITION, Repository, run_as_agent
 from steadyhand.testing.contracts.samples import make_job
@@ -84,6 +86,18 @@ def test_a_symlink_in_place_of_instructions_is_not_followed(
     place = placed(checkouts, repository)
     assert brought(place) == set()
     assert place.definitions == {}
+
+
+@pytest.mark.parametrize("name", ["CLAUDE.md", ".claude/CLAUDE.md"])
+def test_a_directory_in_place_of_a_main_file_brings_no_settings(
+    checkouts: GitCheckouts, repository: Repository, name: str
+) -> None:
+    repository.commit(f"{name}/settings.json", '{"includeCoAuthoredBy": false}')
+    repository.commit(f"{name}/rules/tabs.md", "Use tabs.\n")
+    repository.commit(".claude/rules/spaces.md", "Use spaces.\n")
+    place = placed(checkouts, repository)
+    assert brought(place) == {"rules/spaces.md"}
+    assert not place.full_trust
 
 
 def test_what_is_too_large_too_much_or_no_text_is_left_out_with_a_note(

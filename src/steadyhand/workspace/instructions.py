@@ -21,7 +21,9 @@ async def read_instructions(
     agent_files: AgentFiles, entries: Sequence[TreeEntry], blobs: ReadBlobs, *, full_trust: bool
 ) -> Instructions:
     """Choose files of a commit, read them and keep those that are text. A file above a limit becomes a warning."""
-    usable = [entry for entry in entries if _is_safe_path(entry.path)]
+    usable = [
+        entry for entry in entries if _is_safe_path(entry.path) and _is_instruction(agent_files, entry.path)
+    ]
     main_files = agent_files.instruction_files
 
     def priority(entry: TreeEntry) -> tuple[int, str]:
@@ -72,6 +74,15 @@ def instruction_paths(agent_files: AgentFiles) -> tuple[str, ...]:
 def _is_safe_path(path: str) -> bool:
     parts = path.split("/")
     return all(part not in {"", ".", ".."} and len(part) < 200 for part in parts)  # noqa: PLR2004
+
+
+def _is_instruction(agent_files: AgentFiles, path: str) -> bool:
+    """Return True for a main file or a file in a directory of instructions.
+
+    Git lists a directory that has a main file's name with all that is in it; files in it could be settings.
+    """
+    directories = (f"{name}/" for name in agent_files.instruction_dirs)
+    return path in agent_files.instruction_files or path.startswith(tuple(directories))
 
 
 def _within_limits(entries: Sequence[TreeEntry]) -> tuple[list[TreeEntry], list[str]]:
