@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.standin.frames import VERSION
 
 from .conftest import STREAM_OPTIONS, AgentHarness, kind_of
 
@@ -83,6 +84,19 @@ def test_initialize_is_answered_with_the_same_keys_and_the_same_built_in_agents(
     assert set(ours) == set(real)
     assert set(ours["response"]) == set(real["response"])
     assert [a["name"] for a in ours["response"]["agents"]] == [a["name"] for a in real["response"]["agents"]]
+
+
+def test_the_command_lines_name_their_version_and_leave_their_own_sandbox_off(
+    world: AgentHarness, real_cli: Path, standin: Path
+) -> None:
+    for cli in (real_cli, standin):
+        talk = world.start_conversation(cli)
+        answer = talk.control("initialize")["response"]
+        talk.say("user", PROMPT)
+        start = talk.until("system")
+        for told in (answer, start):
+            assert told["claude_code_version"] == VERSION
+            assert told["sandbox_enabled"] is False
 
 
 def test_control_requests_are_answered_alike(world: AgentHarness, real_cli: Path, standin: Path) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import structlog
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
+from claude_agent_sdk._cli_version import __cli_version__
 from structlog.testing import capture_logs
+from tests.docs.pages import PROJECT
 
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Command
@@ -21,15 +23,22 @@ from steadyhand.runner.claude.runner import ClaudeRunner, ProcessTransport
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.runner import RunnerHarness, resident_bytes
+from steadyhand.testing.standin.frames import VERSION
 
 Python = Callable[..., Command]
 ECHO = "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)\nprint('end', flush=True)"
 
 
 def test_the_sdk_is_pinned_and_its_transport_asks_for_what_we_give() -> None:
-    assert version("claude-agent-sdk") == "0.2.187"
+    assert version("claude-agent-sdk") == "0.2.189"
     wanted = {"connect", "write", "read_messages", "close", "is_ready", "end_input"}
     assert Transport.__abstractmethods__ == wanted
+
+
+def test_the_page_and_the_stand_in_name_the_cli_that_the_sdk_brings() -> None:
+    page = (PROJECT / "docs" / "architecture.md").read_text("utf-8")
+    assert f"version {__cli_version__}, from `claude-agent-sdk` {version('claude-agent-sdk')}." in page
+    assert __cli_version__ == VERSION
 
 
 def test_it_is_ready_between_connect_and_close(python: Python) -> None:

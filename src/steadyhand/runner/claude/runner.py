@@ -103,7 +103,7 @@ def render_session(history: Sequence[Turn], directory: str, session: str) -> byt
             "parentUuid": parent,
         }
         entry |= {"sessionId": session, "isSidechain": False, "userType": "external", "cwd": directory}
-        entry |= {"version": "2.1.330", "timestamp": _HISTORY_TIME}
+        entry |= {"version": "2.1.332", "timestamp": _HISTORY_TIME}
         lines.append(json.dumps(entry))
         parent = entry_uuid
     return "".join(line + "\n" for line in lines).encode()

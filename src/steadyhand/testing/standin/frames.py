@@ -1,4 +1,4 @@
-"""The shapes of the real command line's output, recorded from version 2.1.330."""
+"""The shapes of the real command line's output, recorded from version 2.1.332."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERSION = "2.1.330"
+VERSION = "2.1.332"
 MODEL = "claude-opus-5-5"
 MODELS = {
     "default": MODEL,
@@ -148,6 +148,7 @@ def init(session: str, model: str, agents: list[str], tools: list[str]) -> dict[
         "product_feedback_disabled": True,
         "served_by_anthropic": False,
         "uuid": new_uuid(),
+        "sandbox_enabled": False,
         "memory_paths": {},
         "original_cwd": cwd,
         "additional_directories": [],
@@ -183,6 +184,7 @@ def initialized(agents: list[dict[str, str]]) -> dict[str, Any]:
         "other_hook_ask_outranks_host": True,
         "feedback_mode": {"kind": "disabled"},
         "analytics_disabled": True,
+        "sandbox_enabled": False,
         "remote_control_auto_enable": False,
         "remote_control_auto_connect_default": False,
         "remote_control_available": False,
