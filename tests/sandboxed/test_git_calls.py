@@ -261,7 +261,14 @@ def _alone_and_together(taint: str) -> Sequence[Sequence[str]]:
 @pytest.mark.parametrize(
     ("taints", "taint", "command"),
     [
-        pytest.param(taints, taint, command, id=f"{', '.join(taints)}-{command}")
+        pytest.param(
+            taints,
+            taint,
+            command,
+            id=f"{', '.join(taints)}-{command}",
+            # As in the scenes: alone in the long run.
+            marks=[pytest.mark.long] if taints not in TOGETHER else [],
+        )
         for taint in ATTACKS
         for taints in _alone_and_together(taint)
         for command in UNSAFE_COMMANDS[taint]

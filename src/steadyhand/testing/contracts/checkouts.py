@@ -1,6 +1,10 @@
 """What every way to make checkouts must do, with real git and, as root, with agents of a uid of their own."""
 
+import atexit
+import functools
+import shutil
 import subprocess
+import tempfile
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +80,17 @@ class Repository:
 
 def make_repository(folder: Path) -> Repository:
     """Make a repository with a little history."""
-    folder.mkdir(parents=True)
+    shutil.copytree(_make_template(), folder, symlinks=True)
+    return Repository(folder)
+
+
+@functools.cache
+def _make_template() -> Path:
+    """Make the repository that all others are copies of: making one starts a dozen processes."""
+    parent = Path(tempfile.mkdtemp(prefix="sh-repository-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    folder = parent / "repository"
+    folder.mkdir()
     repository = Repository(folder)
     repository.run("git init -q -b main && git config user.name Ann && git config user.email ann@example.org")
     repository.commit("readme.txt", "one\ntwo\nthree\n")
@@ -84,7 +98,7 @@ def make_repository(folder: Path) -> Repository:
     repository.commit("side.txt", "aside\n")
     repository.run("git checkout -q main")
     repository.commit("src/code.txt", "".join(f"line {number}\n" for number in range(40)))
-    return repository
+    return folder
 
 
 def list_tree(folder: Path) -> dict[str, str]:
