@@ -167,9 +167,17 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("what", WRITES)
-def test_nothing_of_others_is_written(sealed: Service, workspace: str, what: str) -> None:
+@pytest.fixture(scope="module")
+def warm_workspace(sealed: Service) -> str:
+    """The repository of the shared service, of which a job has made the mirror."""
+    workspace = str(sealed.root / "workspace")
     run_commands(sealed, "echo ready", workspace=workspace)
+    return workspace
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_nothing_of_others_is_written(sealed: Service, warm_workspace: str, what: str) -> None:
+    workspace = warm_workspace
     shared = [folder for folder in sealed.data_dir.iterdir() if folder.name not in ("jobs", "stage")]
     shared = [folder for folder in shared if folder.is_dir()]
     before = {folder: _listing(folder) for folder in shared}

@@ -1,6 +1,7 @@
 """The next turn in a session: a new job, which knows what was said and finds what was done."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,14 +15,16 @@ FIRST = "[[standin: write=a.txt:one commit=first write=left.txt:more text=done]]
 LOOK = "[[standin: run='cat a.txt left.txt greeting.txt' history]]"
 
 
-@pytest.fixture(params=["sealed", "limited", "none"])
-def service(request: pytest.FixtureRequest, make_service: MakeService) -> Service:
+@pytest.fixture(scope="module", params=["sealed", "limited", "none"])
+def service(request: pytest.FixtureRequest, make_service_in: MakeService) -> Iterator[Service]:
+    """One at each level; shared, so a test leaves no job in it that runs."""
     env = {"STEADYHAND_CONCURRENCY": "3"}
     if request.param == "limited":
         env["STEADYHAND_DEFAULTS__DISK"] = "64M"
     if request.param == "none":
         env["STEADYHAND_ISOLATION"] = "none"
-    return make_service(env=env, config=CONFIG).start()
+    with make_service_in(env=env, config=CONFIG) as service:
+        yield service
 
 
 def turn(service: Service, job_id: str, prompt: str, status: int = 202, **fields: Any) -> dict[str, Any]:
