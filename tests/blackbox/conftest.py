@@ -16,6 +16,8 @@ from tests.service_fixtures import (
     stand_in,
 )
 
+from steadyhand.testing.cli import cli_path
+from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import MakeService, Service, run_git
 
 __all__ = ["model", "reachable_tmp", "stand_in"]  # fixtures, taken in
@@ -113,6 +115,13 @@ def open_service(make_service_in: MakeService) -> Iterator[Service]:
 def classic_service(make_service_in: MakeService) -> Iterator[Service]:
     """The classic profile with the stand-in on PATH, which is not sealed unless asked for."""
     with make_service_in(classic=True) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def real_default(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
+    """The default profile with the real CLI, sealed; shared, so nothing is left running in it."""
+    with make_service_in(claude=cli_path(), model=model.url) as service:
         yield service
 
 

@@ -41,34 +41,30 @@ def _job_of(said: dict[str, Any]) -> str:
     return job_id
 
 
-def test_calls_come_and_go_between_a_client_and_a_sealed_agent(
-    make_service: MakeService, model: ScriptedModel
-) -> None:
-    with make_service(claude=cli_path(), model=model.url) as service:
-        for name in ("claude", "chat"):
-            talk = [QUESTION]
-            first = _ask(service.client, talk, name)
-            assert len(first["tool_calls"]) == 2
-            talk += _answered(first, "sun")
-            second = _ask(service.client, talk, name)
-            assert len(second["tool_calls"]) == 1
-            talk += _answered(second, "snow")
-            assert _ask(service.client, talk, name)["content"] == ANSWER
-            job = service.get_job(_job_of(first))
-            assert (job["state"], job["run"]) == ("completed", 1)
-
-
-def test_a_client_that_takes_one_call_at_a_time_gets_them_so(
-    make_service: MakeService, model: ScriptedModel
-) -> None:
-    with make_service(claude=cli_path(), model=model.url) as service:
+def test_calls_come_and_go_between_a_client_and_a_sealed_agent(real_default: Service) -> None:
+    service = real_default
+    for name in ("claude", "chat"):
         talk = [QUESTION]
-        for city in ("Paris", "Rome", "Oslo"):
-            said = _ask(service.client, talk, parallel_tool_calls=False)
-            (call,) = said["tool_calls"]
-            assert city in call["function"]["arguments"]
-            talk += _answered(said, "snow")
-        assert _ask(service.client, talk, parallel_tool_calls=False)["content"] == ANSWER
+        first = _ask(service.client, talk, name)
+        assert len(first["tool_calls"]) == 2
+        talk += _answered(first, "sun")
+        second = _ask(service.client, talk, name)
+        assert len(second["tool_calls"]) == 1
+        talk += _answered(second, "snow")
+        assert _ask(service.client, talk, name)["content"] == ANSWER
+        job = service.get_job(_job_of(first))
+        assert (job["state"], job["run"]) == ("completed", 1)
+
+
+def test_a_client_that_takes_one_call_at_a_time_gets_them_so(real_default: Service) -> None:
+    service = real_default
+    talk = [QUESTION]
+    for city in ("Paris", "Rome", "Oslo"):
+        said = _ask(service.client, talk, parallel_tool_calls=False)
+        (call,) = said["tool_calls"]
+        assert city in call["function"]["arguments"]
+        talk += _answered(said, "snow")
+    assert _ask(service.client, talk, parallel_tool_calls=False)["content"] == ANSWER
 
 
 def _late(service: Service, said: dict[str, Any]) -> dict[str, Any]:
@@ -132,31 +128,29 @@ def _outputs(body: dict[str, Any], text: str) -> list[dict[str, Any]]:
     return [{"type": "function_call_output", "call_id": call["call_id"], "output": text} for call in calls]
 
 
-def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(
-    make_service: MakeService, model: ScriptedModel
-) -> None:
-    with make_service(claude=cli_path(), model=model.url) as service:
-        for whole in (False, True):
-            talk: list[dict[str, Any]] = [QUESTION]
-            first = _respond(service.client, talk)
-            assert len(_outputs(first, "")) == 2
-            talk += [*first["output"], *_outputs(first, "sun")]
-            before = {} if whole else {"previous_response_id": first["id"]}
-            second = _respond(service.client, talk if whole else _outputs(first, "sun"), **before)
-            assert len(_outputs(second, "")) == 1
-            references = [{"type": "item_reference", "id": item["id"]} for item in second["output"]]
-            talk += [*references, *_outputs(second, "snow")]
-            before = {} if whole else {"previous_response_id": second["id"]}
-            third = _respond(service.client, talk if whole else _outputs(second, "snow"), **before)
-            assert openai_types.parse_response(third).output_text == ANSWER
-            assert all(each["usage"]["output_tokens"] > 0 for each in (first, second, third))
-            job = service.get_job(first["id"].removeprefix("resp_"))
-            assert (job["state"], job["run"]) == ("completed", 1)
-            assert (
-                sum(each["usage"]["output_tokens"] for each in (first, second, third))
-                == (job["usage"]["output_tokens"])
-            )
-            assert not [each for each in third["output"] if each["type"] == "mcp_call"]
+def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(real_default: Service) -> None:
+    service = real_default
+    for whole in (False, True):
+        talk: list[dict[str, Any]] = [QUESTION]
+        first = _respond(service.client, talk)
+        assert len(_outputs(first, "")) == 2
+        talk += [*first["output"], *_outputs(first, "sun")]
+        before = {} if whole else {"previous_response_id": first["id"]}
+        second = _respond(service.client, talk if whole else _outputs(first, "sun"), **before)
+        assert len(_outputs(second, "")) == 1
+        references = [{"type": "item_reference", "id": item["id"]} for item in second["output"]]
+        talk += [*references, *_outputs(second, "snow")]
+        before = {} if whole else {"previous_response_id": second["id"]}
+        third = _respond(service.client, talk if whole else _outputs(second, "snow"), **before)
+        assert openai_types.parse_response(third).output_text == ANSWER
+        assert all(each["usage"]["output_tokens"] > 0 for each in (first, second, third))
+        job = service.get_job(first["id"].removeprefix("resp_"))
+        assert (job["state"], job["run"]) == ("completed", 1)
+        assert (
+            sum(each["usage"]["output_tokens"] for each in (first, second, third))
+            == (job["usage"]["output_tokens"])
+        )
+        assert not [each for each in third["output"] if each["type"] == "mcp_call"]
 
 
 PLACE = {
@@ -172,28 +166,28 @@ REQUIRED = [
 
 
 def test_the_real_cli_answers_with_calls_of_tools_that_had_to_be_called_and_goes_on_after_them(
-    make_service: MakeService, model: ScriptedModel
+    real_default: Service, model: ScriptedModel
 ) -> None:
     question = {"role": "user", "content": "[[scenario:required-tools]] weather?"}
-    with make_service(claude=cli_path(), model=model.url) as service:
-        tools = [{"type": "function", "function": tool} for tool in REQUIRED]
-        body = {"model": "chat", "messages": [question], "tools": tools, "tool_choice": "required"}
-        said = service.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
-        called = [(call["function"]["name"], call["function"]["arguments"]) for call in said["tool_calls"]]
-        # The first try did not fit its schema, by a reference within it: the CLI had the model try again.
-        assert called == [("get_weather", '{"place":{"city":"Oslo"}}'), ("stop", "{}")]
-        tools = [{"type": "function", **tool} for tool in REQUIRED]
-        body = {"model": "chat", "input": [question], "tools": tools, "tool_choice": "required"}
-        first = service.client.post("/v1/responses", json=body).json()
-        openai_types.parse_response(first)
-        assert [(item["name"], item["arguments"]) for item in first["output"]] == called
-        model.clear()
-        given = [*_outputs(first, "[[scenario:echo]] sun")]
-        second = _respond(
-            service.client, given, previous_response_id=first["id"], model="chat", tool_choice="none"
-        )
-        job = service.get_job(second["id"].removeprefix("resp_"))
-        assert job["parent_job_id"] == first["id"].removeprefix("resp_")
-        told = str(model.requests[0].body["messages"])
-        assert "weather?" in told
-        assert "StructuredOutput" in told
+    service = real_default
+    tools = [{"type": "function", "function": tool} for tool in REQUIRED]
+    body = {"model": "chat", "messages": [question], "tools": tools, "tool_choice": "required"}
+    said = service.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    called = [(call["function"]["name"], call["function"]["arguments"]) for call in said["tool_calls"]]
+    # The first try did not fit its schema, by a reference within it: the CLI had the model try again.
+    assert called == [("get_weather", '{"place":{"city":"Oslo"}}'), ("stop", "{}")]
+    tools = [{"type": "function", **tool} for tool in REQUIRED]
+    body = {"model": "chat", "input": [question], "tools": tools, "tool_choice": "required"}
+    first = service.client.post("/v1/responses", json=body).json()
+    openai_types.parse_response(first)
+    assert [(item["name"], item["arguments"]) for item in first["output"]] == called
+    model.clear()
+    given = [*_outputs(first, "[[scenario:echo]] sun")]
+    second = _respond(
+        service.client, given, previous_response_id=first["id"], model="chat", tool_choice="none"
+    )
+    job = service.get_job(second["id"].removeprefix("resp_"))
+    assert job["parent_job_id"] == first["id"].removeprefix("resp_")
+    told = str(model.requests[0].body["messages"])
+    assert "weather?" in told
+    assert "StructuredOutput" in told

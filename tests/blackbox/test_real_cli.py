@@ -18,12 +18,6 @@ OK = "ok: the scripted model has read the prompt."
 
 
 @pytest.fixture(scope="module")
-def real_default(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
-    with make_service_in(claude=cli_path(), model=model.url) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
 def real_classic(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
     with make_service_in(classic=True, claude=cli_path(), model=model.url) as service:
         yield service
