@@ -114,8 +114,9 @@ def test_two_chats_that_begin_alike_never_share_a_session(service: Service, rout
     assert len(sessions) == 2
 
 
-def test_fifty_interleaved_conversations_never_mix(service: Service) -> None:
-    talks = [[user(f"[[standin: text=talk-{number}-begins]]")] for number in range(50)]
+@pytest.mark.parametrize("count", [20, pytest.param(50, marks=pytest.mark.long)])
+def test_interleaved_conversations_never_mix(service: Service, count: int) -> None:
+    talks = [[user(f"[[standin: text=talk-{number}-of-{count}-begins]]")] for number in range(count)]
 
     def ask(number: int) -> tuple[str, str]:
         # By either route, streamed or not.
@@ -124,14 +125,15 @@ def test_fifty_interleaved_conversations_never_mix(service: Service) -> None:
         )
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, range(50)))
+        list(pool.map(ask, range(count)))
         for said in talks:
             said.append(user(HISTORY))
-        answers = list(pool.map(ask, range(50)))
+        answers = list(pool.map(ask, range(count)))
     for number, (answer, job_id) in enumerate(answers):
         assert service.get_job(job_id)["parent_job_id"] is not None
         told = [text for _, text in json.loads(answer)]
-        assert told == [f"[[standin: text=talk-{number}-begins]]", f"talk-{number}-begins", HISTORY]
+        begin = f"talk-{number}-of-{count}-begins"
+        assert told == [f"[[standin: text={begin}]]", begin, HISTORY]
 
 
 def test_a_caller_names_its_conversation_by_a_header(service: Service) -> None:

@@ -34,7 +34,7 @@ output = "5"
 """
 
 
-@pytest.mark.parametrize("isolation", ["bwrap", "none"])
+@pytest.mark.parametrize("isolation", ["bwrap", pytest.param("none", marks=pytest.mark.long)])
 def test_a_job_of_50_turns_with_a_budget_of_ten_stops_within_one_of_it(
     make_service: MakeService, reachable_tmp: Path, isolation: str
 ) -> None:
@@ -133,7 +133,16 @@ model = "claude-haiku-4-5"
 """
 
 
-@pytest.mark.parametrize("whose", SHARED)
+@pytest.mark.parametrize(
+    "whose",
+    [
+        "service",
+        "month",
+        # The agent's is kept as the service's is, and the day's as the month's.
+        pytest.param("agent", marks=pytest.mark.long),
+        pytest.param("day", marks=pytest.mark.long),
+    ],
+)
 def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
     make_service: MakeService, reachable_tmp: Path, whose: str
 ) -> None:

@@ -104,6 +104,12 @@ def world(request: pytest.FixtureRequest, reachable_tmp: Path) -> Iterator[World
         yield World(settings, Clock(), model, str(root / "workspace"))
 
 
+# At level `none` a job is parked and finishes in the other test; what follows repeats that there.
+sealed_or_long = pytest.mark.parametrize(
+    "world", ["bwrap", pytest.param("none", marks=pytest.mark.long)], indirect=True
+)
+
+
 @pytest.fixture
 def running(world: World) -> Iterator[Running]:
     with world.running() as running:
@@ -140,6 +146,7 @@ def test_a_job_that_meets_a_long_rate_limit_is_parked_and_finishes_when_it_may(r
     assert done["cost"]["source"] == "ledger"
 
 
+@sealed_or_long
 def test_a_parked_job_can_be_cancelled_and_leaves_nothing(running: Running) -> None:
     job_id = running.submit(MIDWAY, workspace=running.workspace)
     running.until_state(job_id, "parked")
@@ -152,6 +159,7 @@ def test_a_parked_job_can_be_cancelled_and_leaves_nothing(running: Running) -> N
     assert "mark" in running.until_state(job_id, "completed")["answer"]
 
 
+@sealed_or_long
 def test_a_parked_job_waits_on_over_a_restart_and_finishes_when_it_may(world: World) -> None:
     with world.running() as before:
         job_id = before.submit(MIDWAY, workspace=world.workspace)

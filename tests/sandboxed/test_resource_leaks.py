@@ -1,8 +1,9 @@
-"""Fifty jobs, one after another, leave every count where it was."""
+"""Many jobs, one after another, leave every count where it was."""
 
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from tests.sandboxed.host_inspection import (
     host_mounts,
     leftover_job_files,
@@ -16,7 +17,6 @@ from steadyhand.runner.process.cgroups import detect_cgroups
 from steadyhand.testing.service import MakeService, Service, wait_until
 from steadyhand.testing.shell import shell_prompt
 
-JOBS = 50
 MOST_OF_THE_DATABASE = 3 * 4
 """One connection writes and three read, each with the file, its log and its index."""
 WARM_UP = 4
@@ -64,7 +64,8 @@ def open_files(service: Service) -> Counter[bool]:
     return Counter(link.startswith(database) for link in links)
 
 
-def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> None:
+@pytest.mark.parametrize("jobs", [20, pytest.param(50, marks=pytest.mark.long)])
+def test_many_jobs_leave_everything_where_it_was(make_service: MakeService, jobs: int) -> None:
     service = make_service().start()
     workspace = str(service.root / "workspace")
     work = shell_prompt("echo x > new.txt; mkdir -p d; mv greeting.txt d/; (setsid sleep 20 &) ; echo done")
@@ -80,7 +81,7 @@ def test_fifty_jobs_leave_everything_where_it_was(make_service: MakeService) -> 
         == before["left in folders of jobs"]
         == 0
     )
-    for _ in range(JOBS):
+    for _ in range(jobs):
         assert service.run_job(work, workspace=workspace)["answer"] == "done"
     wait_until(lambda: at_rest(service), 10)
     assert counts(service) == before
