@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,70 +76,86 @@ def _copy_program(program: Path, folder: Path) -> Path:
     return folder / program.name
 
 
-class Client:
-    """One client that runs all its cases in one process when the first of them is asked for.
+@dataclass(frozen=True)
+class ClientRun:
+    """The outcome of one client's cases with one agent: what it told of them, and the jobs that they began."""
 
-    It has a key of its own at the service, by which its jobs are found, and goes through a proxy that loses an answer.
-    """
-
-    def __init__(self, name: str, service: Service, model: str, prompts: Mapping[str, Any]) -> None:
-        self.name = name
-        self.service = service
-        self._model = model
-        self._prompts = prompts
-        self._proxy = LossyProxy(service.url)
-        self._proxy.__enter__()
-        made_key = service.client.post("/v1/keys", json={"name": name})
-        assert made_key.status_code == 201, made_key.text
-        self._key = made_key.json()
-
-    def close(self) -> None:
-        self._proxy.__exit__(None, None, None)
-
-    @property
-    def lost_answer(self) -> bool:
-        return self._proxy.lost_answers
+    name: str
+    prompts: Mapping[str, Any]
+    results: Mapping[str, dict[str, Any]]
+    all_jobs: Sequence[dict[str, Any]]
+    """Oldest first."""
+    lost_answer: bool
 
     def result_of(self, case: str) -> dict[str, Any]:
-        """Give what the program told of a case."""
-        found = self._results.get(case)
+        """Return what the program told of a case."""
+        found = self.results.get(case)
         assert found is not None, f"{self.name} told nothing of {case}"
         assert "crash" not in found, f"{self.name} broke at {case}:\n{found['crash']}"
         return found
 
     def jobs(self, case: str) -> list[dict[str, Any]]:
-        """Give the jobs that a case's prompts began, oldest first."""
-        asked = self._prompts[case]
+        """Return the jobs that a case's prompts began, oldest first."""
+        asked = self.prompts[case]
         asked = [asked] if isinstance(asked, str) else asked
-        return [job for job in self._jobs if any(prompt in job["prompt"] for prompt in asked)]
+        return [job for job in self.all_jobs if any(prompt in job["prompt"] for prompt in asked)]
 
-    @cached_property
-    def _jobs(self) -> list[dict[str, Any]]:
-        assert self._results
-        listed = self.service.client.get("/v1/jobs", params={"api_key": self._key["id"], "limit": 200}).json()
-        return [self.service.get_job(job["id"]) for job in reversed(listed["data"])]
 
-    @cached_property
-    def _results(self) -> dict[str, dict[str, Any]]:
-        return {told["case"]: told for told in self._run(list(self._prompts))}
+def run_client(
+    name: str, services: Mapping[str, Service], prompts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Run all cases of a client in one process, at one service after the other; return the fields of its `ClientRun`s.
 
-    def _run(self, cases: Sequence[str]) -> list[dict[str, Any]]:
-        arguments = client_command(self.name, PROGRAMS[self.name])
-        env = client_environment(self.name) | {
-            "STEADYHAND_URL": f"{self._proxy.url}/v1",
-            "STEADYHAND_KEY": self._key["secret"],
-            "STEADYHAND_MODEL": self._model,
-            "STEADYHAND_PROMPTS": json.dumps(self._prompts),
+    Services and prompts are by the model to ask for. At each service the client has a key of its own, by which its jobs
+    are found, and it goes through a proxy that loses an answer.
+    """
+    with ExitStack() as stack:
+        proxies = {model: stack.enter_context(LossyProxy(service.url)) for model, service in services.items()}
+        keys = {model: _make_key(service, name) for model, service in services.items()}
+        runs = [
+            {
+                "url": f"{proxies[model].url}/v1",
+                "key": keys[model]["secret"],
+                "model": model,
+                "prompts": prompts[model],
+            }
+            for model in services
+        ]
+        told = _run_program(name, runs)
+        return {
+            model: {
+                "name": name,
+                "prompts": prompts[model],
+                "results": {one["case"]: one for one in told if one["model"] == model},
+                "all_jobs": _jobs_of(service, keys[model]["id"]),
+                "lost_answer": proxies[model].lost_answers,
+            }
+            for model, service in services.items()
         }
-        done = subprocess.run(
-            [*arguments, *cases],
-            env=env,
-            cwd=env["HOME"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, f"{self.name} ended with {done.returncode}:\n{done.stderr}"
-        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def _make_key(service: Service, name: str) -> dict[str, Any]:
+    made_key = service.client.post("/v1/keys", json={"name": name})
+    assert made_key.status_code == 201, made_key.text
+    return dict(made_key.json())
+
+
+def _jobs_of(service: Service, key_id: str) -> list[dict[str, Any]]:
+    listed = service.client.get("/v1/jobs", params={"api_key": key_id, "limit": 200}).json()
+    return [service.get_job(job["id"]) for job in reversed(listed["data"])]
+
+
+def _run_program(name: str, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    env = client_environment(name) | {"STEADYHAND_RUNS": json.dumps(runs)}
+    done = subprocess.run(
+        client_command(name, PROGRAMS[name]),
+        env=env,
+        cwd=env["HOME"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stderr}"
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -1,10 +1,10 @@
-"""The matrix's services, shared by all clients, and the clients themselves; each worker of the test run has its own."""
+"""The matrix's services, shared by all clients; each worker of the test run has its own."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.clients.client_programs import Client
 from tests.service_fixtures import make_service_root, model, reachable_tmp, stand_in
 
 from steadyhand.testing.cli import cli_path
@@ -29,9 +29,9 @@ def real_service(reachable_tmp: Path, model: ScriptedModel) -> Iterator[Service]
 
 
 @pytest.fixture(scope="session")
-def clients() -> Iterator[dict[tuple[str, str], Client]]:
-    """The clients that have run on this worker, by name and agent."""
-    known: dict[tuple[str, str], Client] = {}
-    yield known
-    for client in known.values():
-        client.close()
+def client_runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this test run share, for what clients told."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "client-runs"
+    shared.mkdir(exist_ok=True)
+    return shared

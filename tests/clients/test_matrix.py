@@ -1,14 +1,17 @@
 """Every client that people have, as it is released, against a running service: what it shows is what the agent did.
 
 With the stand-in as the agent each client does every case, with the real CLI the ones that show that both speak to each
-other. A client's cases run in one process, in the order of `PROMPTS`; tests look at what it told of each.
+other. A client's cases run once in one process, in the order of `PROMPTS` and `REAL`; tests look at what it told of
+each, on whichever worker of the test run they are.
 """
 
+import fcntl
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.clients.client_programs import PROGRAMS, Client
+from tests.clients.client_programs import PROGRAMS, ClientRun, run_client
 from tests.clients.lossy_proxy import LOSE_HEADER
 
 from steadyhand.testing.service import Service
@@ -31,45 +34,60 @@ REAL: dict[str, Any] = {
 }
 OK = "ok: the scripted model has read the prompt."
 CAUSE = "the stand-in was told to fail"
-# By client, so that the workers of a test run share the clients out and seldom run one twice.
+# By client, so that the workers of a test run share the clients out and seldom wait for one another.
 every_client = pytest.mark.parametrize("name", PROGRAMS, scope="session")
 
 
 @pytest.fixture
-def client(name: str, stand_in_service: Service, clients: dict[tuple[str, str], Client]) -> Client:
-    if (name, "chat") not in clients:
-        clients[name, "chat"] = Client(name, stand_in_service, "chat", PROMPTS)
-    return clients[name, "chat"]
+def runs(name: str, request: pytest.FixtureRequest, client_runs_dir: Path) -> dict[str, ClientRun]:
+    """The runs of a client by the model that it asked for; the first worker that needs them makes them."""
+    told = client_runs_dir / f"{name}.json"
+    with told.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            services: dict[str, Service] = {
+                "chat": request.getfixturevalue("stand_in_service"),
+                "claude": request.getfixturevalue("real_service"),
+            }
+            made = run_client(name, services, {"chat": PROMPTS, "claude": REAL})
+            told.write_text(json.dumps(made), encoding="utf-8")
+    made = json.loads(told.read_text(encoding="utf-8"))
+    return {model: ClientRun(**fields) for model, fields in made.items()}
 
 
 @pytest.fixture
-def really(name: str, real_service: Service, clients: dict[tuple[str, str], Client]) -> Client:
-    if (name, "claude") not in clients:
-        clients[name, "claude"] = Client(name, real_service, "claude", REAL)
-    return clients[name, "claude"]
+def client(runs: dict[str, ClientRun]) -> ClientRun:
+    """The client with the stand-in as the agent."""
+    return runs["chat"]
+
+
+@pytest.fixture
+def really(runs: dict[str, ClientRun]) -> ClientRun:
+    """The client with the real CLI."""
+    return runs["claude"]
 
 
 @every_client
-def test_plain_the_answer_is_what_the_agent_said(client: Client) -> None:
+def test_plain_the_answer_is_what_the_agent_said(client: ClientRun) -> None:
     assert client.result_of("plain")["text"] == "A plain answer."
 
 
 @every_client
-def test_streamed_the_answer_comes_in_pieces(client: Client) -> None:
+def test_streamed_the_answer_comes_in_pieces(client: ClientRun) -> None:
     saw = client.result_of("streamed")
     assert saw["text"] == "One answer in pieces."
     assert saw["pieces"] >= 2
 
 
 @every_client
-def test_usage_is_what_the_agent_used_in_one_piece_and_streamed(client: Client) -> None:
+def test_usage_is_what_the_agent_used_in_one_piece_and_streamed(client: ClientRun) -> None:
     saw = client.result_of("usage")
     for figures in (saw["plain"], saw["streamed"]):
         assert figures == {"input": 125, "output": 7, "cached": 100}
 
 
 @every_client
-def test_structured_the_object_is_the_agents(client: Client) -> None:
+def test_structured_the_object_is_the_agents(client: ClientRun) -> None:
     objects = client.result_of("structured")["objects"]  # one for each way in which the client asks for one
     assert objects
     assert all(one == {"name": "Ada", "age": 36} for one in objects)
@@ -77,7 +95,7 @@ def test_structured_the_object_is_the_agents(client: Client) -> None:
 
 
 @every_client
-def test_tools_a_call_goes_to_the_client_and_its_result_to_the_agent(client: Client) -> None:
+def test_tools_a_call_goes_to_the_client_and_its_result_to_the_agent(client: ClientRun) -> None:
     saw = client.result_of("tools")
     assert saw["cities"] == ["Oslo"]
     assert saw["text"] == "The tool said: rain in Oslo."
@@ -86,7 +104,7 @@ def test_tools_a_call_goes_to_the_client_and_its_result_to_the_agent(client: Cli
 
 
 @every_client
-def test_multi_turn_the_second_prompt_follows_the_first_in_its_session(client: Client) -> None:
+def test_multi_turn_the_second_prompt_follows_the_first_in_its_session(client: ClientRun) -> None:
     first, second = PROMPTS["multi-turn"]
     said = json.loads(client.result_of("multi-turn")["text"])
     assert said == [["user", first], ["assistant", "The first answer."], ["user", second]]
@@ -95,7 +113,9 @@ def test_multi_turn_the_second_prompt_follows_the_first_in_its_session(client: C
 
 
 @every_client
-def test_error_a_run_that_failed_is_an_exception_with_its_cause_and_is_not_run_again(client: Client) -> None:
+def test_error_a_run_that_failed_is_an_exception_with_its_cause_and_is_not_run_again(
+    client: ClientRun,
+) -> None:
     saw = client.result_of("error")
     for error in (saw["plain"], saw["streamed"]):
         assert error["kind"]
@@ -104,7 +124,7 @@ def test_error_a_run_that_failed_is_an_exception_with_its_cause_and_is_not_run_a
 
 
 @every_client
-def test_cut_an_answer_that_breaks_off_is_an_exception(client: Client) -> None:
+def test_cut_an_answer_that_breaks_off_is_an_exception(client: ClientRun) -> None:
     saw = client.result_of("cut")
     assert saw["error"]["kind"]
     assert saw["text"] == "It begins well"
@@ -112,7 +132,7 @@ def test_cut_an_answer_that_breaks_off_is_an_exception(client: Client) -> None:
 
 
 @every_client
-def test_retry_a_lost_answer_is_asked_for_again_and_the_agent_runs_once(client: Client) -> None:
+def test_retry_a_lost_answer_is_asked_for_again_and_the_agent_runs_once(client: ClientRun) -> None:
     assert client.result_of("retry")["text"] == "Not lost."
     assert client.lost_answer
     (job,) = client.jobs("retry")
@@ -120,7 +140,7 @@ def test_retry_a_lost_answer_is_asked_for_again_and_the_agent_runs_once(client: 
 
 
 @every_client
-def test_the_real_cli_answers_whole_and_in_pieces(really: Client) -> None:
+def test_the_real_cli_answers_whole_and_in_pieces(really: ClientRun) -> None:
     assert really.result_of("plain")["text"] == OK
     saw = really.result_of("streamed")
     assert saw["text"] == OK
@@ -128,7 +148,7 @@ def test_the_real_cli_answers_whole_and_in_pieces(really: Client) -> None:
 
 
 @every_client
-def test_the_real_cli_calls_tools_of_the_client_side_by_side(really: Client) -> None:
+def test_the_real_cli_calls_tools_of_the_client_side_by_side(really: ClientRun) -> None:
     saw = really.result_of("tools")
     assert sorted(saw["cities"][:2]) == ["Paris", "Rome"]
     assert saw["cities"][2:] == ["Oslo"]

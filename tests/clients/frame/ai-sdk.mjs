@@ -73,4 +73,4 @@ export const cases = (model) => {
   };
 };
 
-export const run = (model) => main(cases(model));
+export const run = (makeModel) => main((service) => cases(makeModel(service)));

@@ -1,11 +1,6 @@
 // What every client program for Node shares, as cases.py does for Python: its cases by name, run one after the other,
 // each telling what it saw as one JSON object a line, with `crash` when the case itself broke.
 
-const { STEADYHAND_URL, STEADYHAND_KEY, STEADYHAND_MODEL, STEADYHAND_PROMPTS } = process.env;
-export const baseURL = STEADYHAND_URL;
-export const apiKey = STEADYHAND_KEY;
-export const modelName = STEADYHAND_MODEL;
-
 /** The client's own tool, and the cities that it was asked for. */
 export class Weather {
   cities = [];
@@ -26,16 +21,18 @@ export async function raised(call) {
   return { kind: "", text: "" };
 }
 
-/** Run the cases that the command line names. */
-export async function main(cases) {
-  const prompts = JSON.parse(STEADYHAND_PROMPTS);
-  for (const name of process.argv.slice(2)) {
-    let saw;
-    try {
-      saw = await cases[name](prompts[name]);
-    } catch (error) {
-      saw = { crash: `${error.stack}\n${JSON.stringify(error)}` };
+/** Run the cases of each service in turn; `connect` makes them of the service's address, key and model. */
+export async function main(connect) {
+  for (const { url: baseURL, key: apiKey, model, prompts } of JSON.parse(process.env.STEADYHAND_RUNS)) {
+    const cases = connect({ baseURL, apiKey, modelName: model });
+    for (const [name, prompt] of Object.entries(prompts)) {
+      let saw;
+      try {
+        saw = await cases[name](prompt);
+      } catch (error) {
+        saw = { crash: `${error.stack}\n${JSON.stringify(error)}` };
+      }
+      console.log(JSON.stringify({ model, case: name, ...saw }));
     }
-    console.log(JSON.stringify({ case: name, ...saw }));
   }
 }

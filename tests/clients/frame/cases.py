@@ -1,20 +1,17 @@
 """What every client program in Python shares: its cases by name, run one after the other, each telling what it saw.
 
-A program is called as `client CASE..` with STEADYHAND_URL, STEADYHAND_KEY, STEADYHAND_MODEL and STEADYHAND_PROMPTS, a
-JSON object of what to ask by case. It prints one JSON object a line, with the case's name in it, and `crash` when the
-case itself broke. It runs in its client's own environment, so that nothing of Steadyhand can be imported here.
+A program is called with STEADYHAND_RUNS, a JSON list of objects, one for each service: `url`, `key`, `model` and
+`prompts`, an object of what to ask by case. It prints one JSON object a line, with the model and the case's name in it,
+and `crash` when the case itself broke. It runs in its client's own environment, so that nothing of Steadyhand can be
+imported here.
 """
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-
-URL = os.environ["STEADYHAND_URL"]
-KEY = os.environ["STEADYHAND_KEY"]
-MODEL = os.environ["STEADYHAND_MODEL"]
 
 PERSON = {
     "title": "person",
@@ -31,6 +28,15 @@ Figures = dict[str, int | None]
 def figures(given: int, made: int, cached: int | None) -> Figures:
     """What a client says was used: tokens of the prompt, of the answer, and those of the prompt from the cache."""
     return {"input": given, "output": made, "cached": cached}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service as its clients know it."""
+
+    url: str
+    key: str
+    model: str
 
 
 class Weather:
@@ -102,12 +108,15 @@ def raised(call: Callable[[], Any]) -> dict[str, str]:
     return {"kind": "", "text": ""}
 
 
-def main(program: Program) -> None:
-    """Run the cases that the command line names."""
-    prompts = json.loads(os.environ["STEADYHAND_PROMPTS"])
-    for name in sys.argv[1:]:
-        try:
-            saw = program.case(name, prompts[name])
-        except Exception:  # noqa: BLE001  # the boundary: the test shows it
-            saw = {"crash": traceback.format_exc()}
-        print(json.dumps({"case": name, **saw}), flush=True)  # noqa: T201  # it is how a program tells
+def main(connect: Callable[[Service], Program]) -> None:
+    """Run the cases of each service in turn: importing a client takes longer than they do."""
+    for run in json.loads(os.environ["STEADYHAND_RUNS"]):
+        service = Service(run["url"], run["key"], run["model"])
+        program = connect(service)
+        for name, prompt in run["prompts"].items():
+            try:
+                saw = program.case(name, prompt)
+            except Exception:  # noqa: BLE001  # the boundary: the test shows it
+                saw = {"crash": traceback.format_exc()}
+            told = {"model": service.model, "case": name, **saw}
+            print(json.dumps(told), flush=True)  # noqa: T201  # it is how a program tells

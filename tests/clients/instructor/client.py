@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 import instructor
-from cases import KEY, MODEL, URL, main
+from cases import Service, main
 from completions import Completions, said
 from openai import OpenAI
 from pydantic import BaseModel
@@ -16,18 +16,18 @@ class Person(BaseModel):
 
 
 class Instructor(Completions):
-    def __init__(self) -> None:
-        self._client = instructor.from_openai(OpenAI(base_url=URL, api_key=KEY))
-        super().__init__(partial(self._client.create, model=MODEL, response_model=None))
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._client = instructor.from_openai(OpenAI(base_url=service.url, api_key=service.key))
+        super().__init__(partial(self._client.create, model=service.model, response_model=None))
 
     def people(self, prompt: str) -> list[Any]:
-        by_schema = instructor.from_openai(
-            OpenAI(base_url=URL, api_key=KEY), mode=instructor.Mode.JSON_SCHEMA
-        )
+        official = OpenAI(base_url=self._service.url, api_key=self._service.key)
+        by_schema = instructor.from_openai(official, mode=instructor.Mode.JSON_SCHEMA)
         return [
-            one.create(model=MODEL, messages=said(prompt), response_model=Person).model_dump()
+            one.create(model=self._service.model, messages=said(prompt), response_model=Person).model_dump()
             for one in (self._client, by_schema)
         ]
 
 
-main(Instructor())
+main(Instructor)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cases import KEY, MODEL, PERSON, URL, Figures, Program, Weather, figures, main
+from cases import PERSON, Figures, Program, Service, Weather, figures, main
 from completions import TOOL
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
@@ -14,8 +14,10 @@ def figures_of(message: AIMessage) -> Figures:
 
 
 class LangChain(Program):
-    def __init__(self) -> None:
-        self._chat = ChatOpenAI(base_url=URL, api_key=KEY, model=MODEL, stream_usage=True)
+    def __init__(self, service: Service) -> None:
+        self._chat = ChatOpenAI(
+            base_url=service.url, api_key=service.key, model=service.model, stream_usage=True
+        )
 
     def ask(self, prompt: str) -> tuple[str, Figures]:
         answer = self._chat.invoke(prompt)
@@ -53,4 +55,4 @@ class LangChain(Program):
         return messages[-1].content
 
 
-main(LangChain())
+main(LangChain)

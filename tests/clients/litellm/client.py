@@ -3,7 +3,7 @@
 import os
 from functools import partial
 
-from cases import KEY, MODEL, URL, main
+from cases import Service, main
 from completions import Completions
 
 # Else it asks the network for a list of prices as it is imported.
@@ -11,4 +11,11 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm
 
 litellm.suppress_debug_info = True
-main(Completions(partial(litellm.completion, model=f"openai/{MODEL}", api_base=URL, api_key=KEY)))
+
+
+def connect(service: Service) -> Completions:
+    model = f"openai/{service.model}"
+    return Completions(partial(litellm.completion, model=model, api_base=service.url, api_key=service.key))
+
+
+main(connect)

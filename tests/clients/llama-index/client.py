@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cases import KEY, MODEL, URL, Figures, Program, Weather, figures, main
+from cases import Figures, Program, Service, Weather, figures, main
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
@@ -19,11 +19,11 @@ def figures_of(raw: Any) -> Figures:
     return figures(used.prompt_tokens, used.completion_tokens, used.prompt_tokens_details.cached_tokens)
 
 
-def model(**settings: Any) -> OpenAILike:
+def model(service: Service, **settings: Any) -> OpenAILike:
     return OpenAILike(
-        api_base=URL,
-        api_key=KEY,
-        model=MODEL,
+        api_base=service.url,
+        api_key=service.key,
+        model=service.model,
         is_chat_model=True,
         is_function_calling_model=True,
         **settings,
@@ -31,8 +31,9 @@ def model(**settings: Any) -> OpenAILike:
 
 
 class LlamaIndex(Program):
-    def __init__(self) -> None:
-        self._llm = model()
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._llm = model(service)
 
     def ask(self, prompt: str) -> tuple[str, Figures]:
         answer = self._llm.complete(prompt)
@@ -48,7 +49,7 @@ class LlamaIndex(Program):
     def people(self, prompt: str) -> list[Any]:
         return [
             one.as_structured_llm(Person).complete(prompt).raw.model_dump()
-            for one in (self._llm, model(should_use_structured_outputs=True))
+            for one in (self._llm, model(self._service, should_use_structured_outputs=True))
         ]
 
     def use(self, prompt: str, weather: Weather) -> str:
@@ -73,4 +74,4 @@ class LlamaIndex(Program):
         return str(history[-1].content)
 
 
-main(LlamaIndex())
+main(LlamaIndex)

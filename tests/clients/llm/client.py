@@ -6,18 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cases import KEY, MODEL, PERSON, URL, Figures, Program, Weather, figures, main
+from cases import PERSON, Figures, Program, Service, Weather, figures, main
 
 settings = Path(tempfile.mkdtemp())
 os.environ["LLM_USER_PATH"] = str(settings)
-(settings / "extra-openai-models.yaml").write_text(f"""\
-- model_id: steadyhand
-  model_name: {MODEL}
-  api_base: {URL}
-  api_key_name: steadyhand
-  supports_schema: true
-  supports_tools: true
-""")
 import llm  # noqa: E402  # reads the line above
 
 
@@ -29,9 +21,17 @@ def figures_of(response: Any) -> Figures:
 
 
 class Llm(Program):
-    def __init__(self) -> None:
+    def __init__(self, service: Service) -> None:
+        (settings / "extra-openai-models.yaml").write_text(f"""\
+- model_id: steadyhand
+  model_name: {service.model}
+  api_base: {service.url}
+  api_key_name: steadyhand
+  supports_schema: true
+  supports_tools: true
+""")
         self._model = llm.get_model("steadyhand")
-        self._model.key = KEY
+        self._model.key = service.key
 
     def ask(self, prompt: str) -> tuple[str, Figures]:
         response = self._model.prompt(prompt, stream=False)
@@ -61,4 +61,4 @@ class Llm(Program):
         return [conversation.prompt(prompt).text() for prompt in prompts][-1]
 
 
-main(Llm())
+main(Llm)

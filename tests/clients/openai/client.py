@@ -2,9 +2,14 @@
 
 from functools import partial
 
-from cases import KEY, MODEL, URL, main
+from cases import Service, main
 from completions import Completions
 from openai import OpenAI
 
-client = OpenAI(base_url=URL, api_key=KEY)
-main(Completions(partial(client.chat.completions.create, model=MODEL)))
+
+def connect(service: Service) -> Completions:
+    client = OpenAI(base_url=service.url, api_key=service.key)
+    return Completions(partial(client.chat.completions.create, model=service.model))
+
+
+main(connect)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from cases import CITY, KEY, MODEL, PERSON, URL, Figures, Program, Weather, figures, main
+from cases import CITY, PERSON, Figures, Program, Service, Weather, figures, main
 from openai import OpenAI
 
 TOOL = {"type": "function", "name": "get_weather", "parameters": CITY, "strict": False}
@@ -15,18 +15,19 @@ def figures_of(response: Any) -> Figures:
 
 
 class Responses(Program):
-    def __init__(self) -> None:
-        self._client = OpenAI(base_url=URL, api_key=KEY)
+    def __init__(self, service: Service) -> None:
+        self._client = OpenAI(base_url=service.url, api_key=service.key)
+        self._model = service.model
 
     def _create(self, **fields: Any) -> Any:
-        return self._client.responses.create(model=MODEL, **fields)
+        return self._client.responses.create(model=self._model, **fields)
 
     def ask(self, prompt: str) -> tuple[str, Figures]:
         response = self._create(input=prompt)
         return response.output_text, figures_of(response)
 
     def pieces(self, prompt: str, into: list[str]) -> Figures:
-        with self._client.responses.stream(model=MODEL, input=prompt) as events:
+        with self._client.responses.stream(model=self._model, input=prompt) as events:
             for event in events:
                 if event.type == "response.output_text.delta":
                     into.append(event.delta)
@@ -64,4 +65,4 @@ class Responses(Program):
         return response.output_text
 
 
-main(Responses())
+main(Responses)

@@ -1,8 +1,14 @@
 """Pydantic AI by chat completions."""
 
 from agents import Agents
-from cases import KEY, MODEL, URL, main
+from cases import Service, main
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-main(Agents(OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key=KEY))))
+
+def connect(service: Service) -> Agents:
+    provider = OpenAIProvider(base_url=service.url, api_key=service.key)
+    return Agents(OpenAIChatModel(service.model, provider=provider))
+
+
+main(connect)
