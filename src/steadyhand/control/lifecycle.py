@@ -1,8 +1,10 @@
 """Operations that change the state of a job: cancel, retry, resume, delete."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from weakref import WeakValueDictionary
 
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
@@ -31,6 +33,7 @@ class JobLifecycle:
         self._deps = deps
         self._queries = queries
         self._submitter = submitter
+        self._run_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a job: a queued one at once, a running one as soon as none of its processes is alive."""
@@ -68,11 +71,13 @@ class JobLifecycle:
 
     async def retry(self, caller: Caller, job_id: str, after_run: int | None = None) -> Job:
         """Queue an ended job for a new run from the start; with `after_run` a repeat of the call is harmless."""
-        caller.require_scope("submit")
-        job = await self._queries.get(caller, job_id)
-        if _is_repeat(job, after_run):
-            return job
-        return await self._requeue(caller, job, "retry", lambda old, now: requeued(old, "fresh", now))
+
+        async def start_run(job: Job) -> Job:
+            return await self._requeue(
+                caller, job, "retry", lambda old, now: requeued(_same_run(old, after_run), "fresh", now)
+            )
+
+        return await self._run_once(caller, job_id, after_run, start_run)
 
     async def resume(self, caller: Caller, job_id: str, request: ResumeOptions) -> Job:
         """Queue an ended job for a new run in the same session and checkout, with another budget or prompt if asked.
@@ -80,9 +85,36 @@ class JobLifecycle:
         Raise `Conflict` (`invalid_state`) if the job has not ended or has no session, and `InvalidRequest` if the
         budget is not above the amount that the job has spent.
         """
+
+        async def start_run(job: Job) -> Job:
+            return await self.resume_job(
+                caller, job, request, update=lambda old: _same_run(old, request.after_run)
+            )
+
+        return await self._run_once(caller, job_id, request.after_run, start_run)
+
+    async def _run_once(
+        self,
+        caller: Caller,
+        job_id: str,
+        after_run: int | None,
+        start_run: Callable[[Job], Awaitable[Job]],
+    ) -> Job:
+        """Start a new run unless there was one since `after_run`; return the job as it then is."""
         caller.require_scope("submit")
-        job = await self._queries.get(caller, job_id)
-        return job if _is_repeat(job, request.after_run) else await self.resume_job(caller, job, request)
+        lock = self._run_locks.setdefault(job_id, asyncio.Lock())
+        async with lock:  # one after another, so that repeats are recognized and not charged
+            job = await self._queries.get(caller, job_id)
+            if _is_repeat(job, after_run):
+                return job
+            try:
+                return await start_run(job)
+            except Conflict:
+                # Another process may have been faster.
+                job = await self._queries.get(caller, job_id)
+                if after_run is None or not _is_repeat(job, after_run):
+                    raise
+                return job
 
     async def resume_job(
         self,
@@ -150,13 +182,22 @@ class JobLifecycle:
         await self._deps.checkouts.delete_job(job_id)
 
 
+def _same_run(job: Job, after_run: int | None) -> Job:
+    """Return the job itself; raise `Conflict` if it has had another run since `after_run`."""
+    if after_run is not None and job.run != after_run:
+        raise Conflict(f"The job has had {job.run} runs.")
+    return job
+
+
 def _is_repeat(job: Job, after_run: int | None) -> bool:
     """Return True if the job was run again already since the run `after_run`.
 
-    Raise `Conflict` if that run has not ended.
+    Raise `Conflict` if that run has not ended, or has not begun.
     """
-    if after_run is None or job.run < after_run:
+    if after_run is None:
         return False
+    if job.run < after_run:
+        raise Conflict(f"The job has had {job.run} runs; there was no run {after_run}.")
     if job.run > after_run or job.state is State.QUEUED:
         return True
     if not job.state.ended:

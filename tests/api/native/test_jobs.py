@@ -1,12 +1,21 @@
 """The native job routes over a real socket."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
 import httpx2
 import pytest
-from tests.api.api_service import LIMITED, OTHER, RunningService, run_job, wait_until
+from tests.api.api_service import (
+    LIMITED,
+    OTHER,
+    TIMEOUT_SECONDS,
+    RunningService,
+    run_job,
+    wait_until,
+)
 
 from steadyhand.api.schemas import native_bodies
 
@@ -237,6 +246,62 @@ def test_retry_runs_again_and_a_repeat_is_harmless(client: httpx2.Client) -> Non
     again = client.post(f"/v1/jobs/{job_id}/retry", json={"after_run": 1})
     assert (again.status_code, again.json()["run"]) == (202, 2)
     assert client.post(f"/v1/jobs/{job_id}/retry", json={"after_run": "1"}).status_code == 422
+
+
+def test_forty_retries_at_once_make_one_run_and_all_are_answered_with_the_job(
+    client: httpx2.Client, service: RunningService
+) -> None:
+    job_id = run_job(client, "say x")["id"]
+    gate = threading.Barrier(40)
+
+    def retry(_number: int) -> httpx2.Response:
+        gate.wait(TIMEOUT_SECONDS)
+        return client.post(f"/v1/jobs/{job_id}/retry", json={"after_run": 1})
+
+    with ThreadPoolExecutor(40) as pool:
+        replies = list(pool.map(retry, range(40)))
+    assert {reply.status_code for reply in replies} == {202}
+    assert {reply.json()["id"] for reply in replies} == {job_id}
+    assert client.get(f"/v1/jobs/{job_id}", headers={"prefer": "wait=20"}).json()["run"] == 2
+
+
+def test_a_retry_after_a_run_that_has_not_happened_yet_is_409(client: httpx2.Client) -> None:
+    job_id = run_job(client, "say x")["id"]
+    for operation in ("retry", "resume"):
+        reply = client.post(f"/v1/jobs/{job_id}/{operation}", json={"after_run": 2})
+        assert (reply.status_code, reply.json()["code"]) == (409, "invalid_state")
+    assert client.get(f"/v1/jobs/{job_id}").json()["run"] == 1
+
+
+@pytest.mark.parametrize("second", ["key-a", "key-b"])
+def test_two_idempotency_keys_are_refused(
+    client: httpx2.Client, service: RunningService, second: str
+) -> None:
+    before = service.count()
+    for path, body in (
+        ("/v1/jobs", {"prompt": "say x"}),
+        ("/v1/chat/completions", {"model": "claude", "messages": [{"role": "user", "content": "say x"}]}),
+    ):
+        headers = [("idempotency-key", "key-a"), ("idempotency-key", second)]
+        reply = client.post(path, json=body, headers=headers)
+        assert (reply.status_code, reply.json()["code"]) == (422, "invalid_field")
+    assert service.count() == before
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 290 + "e99", "1" + "0" * 290 + ".5E+99", "9" * 309 + ".0"])
+def test_a_number_that_json_cannot_carry_is_refused_where_it_stands(
+    client: httpx2.Client, service: RunningService, number: str
+) -> None:
+    before = service.count()
+    chat = '{"model":"claude","messages":[{"role":"user","content":"say x"}],"metadata":{"n":%s}}'
+    for path, text, pointer in (
+        ("/v1/jobs", '{"prompt":"say x","metadata":{"n":[%s]}}', "/metadata/n/0"),
+        ("/execute", '{"prompt":"say x","agent":"claude","metadata":{"n":%s}}', "/metadata/n"),
+        ("/v1/chat/completions", chat, "/metadata/n"),
+    ):
+        reply = client.post(path, content=text % number, headers={"content-type": "application/json"})
+        assert (reply.status_code, reply.json()["errors"][0]["pointer"]) == (422, pointer), reply.text
+    assert service.count() == before
 
 
 def test_delete_forgets_an_ended_job_only(client: httpx2.Client) -> None:

@@ -155,3 +155,8 @@ def test_what_is_kept_of_text_without_a_secret_is_the_same_with_and_without_secr
         plain.append(data[at : at + 50_000])
         looked.append(data[at : at + 50_000])
         assert looked.text() == plain.text()
+
+
+def test_a_number_that_json_cannot_carry_becomes_none() -> None:
+    line = b'{"type":"x","a":[1e999,-1%se99,NaN,Infinity],"b":1.5}' % (b"0" * 290)
+    assert parse_message(line) == {"type": "x", "a": [None] * 4, "b": 1.5}

@@ -21,7 +21,7 @@ READ_SECONDS = 120.0
 MAX_DEPTH = 100
 """The most levels of nested objects and arrays."""
 _DECODER = json.JSONDecoder()
-_NEEDS_CHECK = re.compile(rb"\\u|NaN|Infinity|[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
+_NEEDS_CHECK = re.compile(rb"\\u|NaN|Infinity|[0-9][eE]\+?[0-9]{2}|[0-9]{300}")
 _MAX_FIELD_ERRORS = 20
 _MAX_NAME_LENGTH = 64
 
@@ -91,8 +91,8 @@ def parse_json(body: bytes) -> Any:
         raise InvalidRequest("The body is not valid JSON.", code="malformed_json") from error
     except ValueError as error:  # an integer with thousands of digits
         raise InvalidRequest("The body has a number that is out of range.") from error
-    # Only an escape brings in a NUL or half a surrogate pair, only these words and a big exponent a number that
-    # is not finite: most bodies need no second look.
+    # Only an escape brings in a NUL or half a surrogate pair, only these words, an exponent of two digits or some
+    # hundred digits a number that is not finite: most bodies need no second look.
     if _NEEDS_CHECK.search(body) or body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_tree(value)
     return value

@@ -112,8 +112,11 @@ def parse_preferred_wait(request: Request) -> int | None:
 
 
 def parse_idempotency_key(request: Request) -> str | None:
-    """Return the `Idempotency-Key`; raise `InvalidRequest` if it is empty, too long or not printable."""
-    key = request.headers.get("idempotency-key")
+    """Return the `Idempotency-Key`; raise `InvalidRequest` for several of them, or a text that cannot be one."""
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1:
+        raise InvalidRequest("Idempotency-Key: is there more than once")
+    key = keys[0] if keys else None
     if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
         raise InvalidRequest("Idempotency-Key: has to be 1 to 255 printable ASCII characters")
     return key

@@ -1,6 +1,7 @@
 """The output of an agent: split into lines, stored on disk up to a cap, and in memory up to a limit."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,12 +82,15 @@ class LineSplitter:
 def parse_message(line: bytes) -> dict[str, Any] | None:
     """Parse a line as a JSON object with a `type`; return None if it is none, or has too many parts to be genuine.
 
-    Lone surrogates and NUL, which a store cannot hold, become U+FFFD; NaN and the infinities become None.
+    Lone surrogates and NUL, which a store cannot hold, become U+FFFD; NaN, the infinities and
+    numbers that are too large for a float become None.
     """
     if len(line) > _LARGE_LINE_BYTES and line.count(b",") + line.count(b"[") + line.count(b"{") > _MAX_PARTS:
         return None
     try:
-        value = json.loads(line.decode("utf-8", "replace"), parse_constant=lambda _: None)
+        value = json.loads(
+            line.decode("utf-8", "replace"), parse_float=_finite_float, parse_constant=lambda _: None
+        )
     except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
@@ -94,6 +98,11 @@ def parse_message(line: bytes) -> dict[str, Any] | None:
     if b"\\ud" in line or b"\\uD" in line or b"\\u0000" in line:
         return {str(_sanitize(name)): _sanitize(member) for name, member in value.items()}
     return value
+
+
+def _finite_float(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def _sanitize(value: Any) -> Any:
