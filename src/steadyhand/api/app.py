@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from steadyhand.api.classic import chat_completions, execute
 from steadyhand.api.examples import examples
@@ -20,6 +21,19 @@ from steadyhand.control import Control
 from steadyhand.errors import CallerError
 from steadyhand.keyring import Keyring
 from steadyhand.ports import ToolNames
+
+_EXPOSED_HEADERS = (
+    "etag",
+    "idempotent-replayed",
+    "location",
+    "preference-applied",
+    "retry-after",
+    "x-request-id",
+    "x-session-id",
+    "x-should-retry",
+    "x-steadyhand-job-id",
+)
+"""The headers of responses that pages of `cors_origins` may read."""
 
 
 def create_app(
@@ -50,6 +64,14 @@ def create_app(
         routes=[route for module in route_modules for route in module.router.routes],
     )
     app.state.context = ApiContext(control, keyring, options, tool_names)
+    if options.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=options.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=_EXPOSED_HEADERS,
+        )
     app.add_middleware(RequestMiddleware, hosts=AllowedHosts(options), redactor=options.redactor)
     app.openapi = openapi_builder(app, examples)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

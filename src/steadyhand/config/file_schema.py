@@ -141,7 +141,10 @@ class ServerTable(_Table):
     port: int = Field(default=8080, ge=0, le=65_535)
     public_url: str | None = None
     allowed_hosts: StringList = ()
+    cors_origins: StringList = ()
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1_024, le=1024 * 1024 * 1024)
+    max_connections: int | None = Field(default=None, ge=16, le=100_000)
+    max_connections_per_address: int | None = Field(default=None, ge=8, le=100_000)
 
 
 class DefaultsTable(_Table):

@@ -14,7 +14,6 @@ from dataclasses import replace
 from datetime import datetime
 
 import structlog
-import uvicorn
 
 from steadyhand.clock import utc_now
 from steadyhand.config.settings import Settings
@@ -24,6 +23,7 @@ from steadyhand.redact import Redactor
 from steadyhand.runner.process.cgroups import enter_service_cgroup, sweep_cgroups
 from steadyhand.serve.doctor import config_error_checks, run_checks
 from steadyhand.serve.gateway_setup import log_credentials as announce_credentials
+from steadyhand.serve.http_server import HttpServer, connection_limits
 from steadyhand.serve.isolation import choose_level
 from steadyhand.serve.isolation import log_isolation as announce_level
 from steadyhand.serve.logs import configure_logging
@@ -33,28 +33,10 @@ from steadyhand.store import DataDirectoryLock, open_store
 
 __all__ = ["config_error_checks", "embedded", "run_checks", "serve"]
 
-SHUTDOWN_SECONDS = 5
 GC_THRESHOLD = 10_000
 """New objects between two runs of the garbage collector; an accepted job makes some dozens."""
 
 # --- start and stop ----------------------------------------------------------------------------
-
-
-class _UvicornServer(uvicorn.Server):
-    """uvicorn without its signal handlers: a stop drains the jobs first, and this package starts it."""
-
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_started = on_started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_started()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def open_socket(settings: Settings) -> socket.socket:
@@ -115,19 +97,9 @@ async def run_service(
             await service.keyring.load()
             host, port = sock.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            server = _UvicornServer(
-                uvicorn.Config(
-                    service.app,
-                    loop="asyncio",
-                    http="httptools",
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                ),
-                on_started=lambda: on_started(url),
-            )
+            server_table = settings.tables.server
+            limits = connection_limits(server_table.max_connections, server_table.max_connections_per_address)
+            server = HttpServer(service.app, limits, on_started=lambda: on_started(url))
             async with contextlib.nullcontext() if service.gateway is None else service.gateway.serving():
                 # After the gateway has settled open calls: the cost of an interrupted run is then known.
                 await service.worker.recover()
@@ -139,7 +111,7 @@ async def run_service(
 
 async def _serve_until_stopped(
     service: Service,
-    server: _UvicornServer,
+    server: HttpServer,
     sock: socket.socket,
     stop: asyncio.Event,
     stop_now: asyncio.Event,

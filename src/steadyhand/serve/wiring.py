@@ -290,6 +290,7 @@ def build_service(
         allowed_hosts=server.allowed_hosts,
         bind_host=server.host,
         public_url=server.public_url,
+        cors_origins=server.cors_origins,
         max_body_bytes=server.max_body_bytes,
         openai_default_agent=tables.openai.default_agent,
         openai_models={

@@ -32,15 +32,16 @@ class ApiOptions:
     """Options of the routes. Sizes are bytes.
 
     `allowed_hosts` are the host names that callers of the native routes may use, beside loopback, `bind_host` and
-    the host of `public_url`; `*` allows any. `readiness_check` raises the error that keeps the service from working
-    (`TryLater` with `draining` while the service stops); without it the store is asked. `redactor` removes live secrets
-    from errors.
+    the host of `public_url`; `*` allows any. Pages of `cors_origins` may call every route; `*` allows any.
+    `readiness_check` raises the error that keeps the service from working (`TryLater` with `draining` while the
+    service stops); without it the store is asked. `redactor` removes live secrets from errors.
     """
 
     profile: Literal["default", "classic"] = "default"
     allowed_hosts: tuple[str, ...] = ()
     bind_host: str | None = None
     public_url: str | None = None
+    cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 8 * MEBIBYTE
     max_openai_body_bytes: int = 32 * MEBIBYTE
     openai_default_agent: str | None = None

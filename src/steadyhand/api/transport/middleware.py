@@ -2,6 +2,7 @@
 
 import ipaddress
 import random
+import re
 from urllib.parse import urlsplit
 
 import structlog
@@ -16,11 +17,15 @@ from steadyhand.api.transport.errors import (
     internal_error_response,
     route_group,
 )
-from steadyhand.errors import CallerError, Forbidden
+from steadyhand.errors import CallerError, Forbidden, RetryLater
 from steadyhand.redact import Redactor
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+_PATHS_OF_REFUSED_CONNECTIONS = _PROBE_PATHS | {"/health"}
+_SLASHES = re.compile("/{2,}")
+REFUSED_SCOPE_KEY = "steadyhand.refused"
+"""The key in the ASGI scope that the server sets on a connection above its bounds: only probes are answered."""
 
 
 def parse_host(authority: str) -> str:
@@ -57,6 +62,7 @@ class AllowedHosts:
             names.add(parse_host(urlsplit(options.public_url).netloc))
         self._names = names - {""}
         self._allow_any = "*" in options.allowed_hosts
+        self._cors_origins = frozenset(options.cors_origins)
 
     def check(self, scope: Scope) -> None:
         """Raise `Forbidden` if the Host or the Origin is not one of this service."""
@@ -72,7 +78,7 @@ class AllowedHosts:
                         "This service is not known under the host of this request; see server.allowed_hosts.",
                         code="forbidden_host",
                     )
-            elif header == b"origin" and not self._is_allowed(_origin_host(value.decode("latin-1"))):
+            elif header == b"origin" and not self._is_allowed_origin(value.decode("latin-1")):
                 raise Forbidden("Requests from this origin are not allowed.", code="forbidden_origin")
         if not has_host:
             raise Forbidden("The request has no Host header.", code="forbidden_host")
@@ -80,10 +86,26 @@ class AllowedHosts:
     def _is_allowed(self, name: str) -> bool:
         return bool(name) and (name in self._names or _is_loopback(name))
 
+    def _is_allowed_origin(self, origin: str) -> bool:
+        if "*" in self._cors_origins or origin in self._cors_origins:
+            return True
+        return self._is_allowed(_origin_host(origin))
+
 
 def _origin_host(origin: str) -> str:
     scheme, separator, authority = origin.partition("://")
     return parse_host(authority) if separator and scheme in ("http", "https") else ""
+
+
+def _check_connection(scope: Scope) -> None:
+    if REFUSED_SCOPE_KEY in scope and scope["path"] not in _PATHS_OF_REFUSED_CONNECTIONS:
+        raise RetryLater("Too many connections are open.", code="unavailable")
+
+
+def _normalize_path(path: str) -> str:
+    """Return a path below `/v1` without double slashes and a slash at its end; any other path as it is."""
+    normalized = _SLASHES.sub("/", path).rstrip("/")
+    return normalized if normalized.startswith("/v1/") else path
 
 
 class RequestMiddleware:
@@ -114,7 +136,11 @@ class RequestMiddleware:
                 message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
+        path: str = scope["path"]
+        if "//" in path or path.endswith("/"):
+            scope["path"] = _normalize_path(path)
         try:
+            _check_connection(scope)
             self._hosts.check(scope)
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:

@@ -1,0 +1,392 @@
+"""The HTTP server: uvicorn, with deadlines and bounds for its connections.
+
+uvicorn has no deadline for a request's head or body and no bound for connections. It closes a connection while a body
+is still on its way, and drops the response of a client that has ended its input.
+"""
+
+import asyncio
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from socket import socket
+from typing import Any
+
+import httptools
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from steadyhand.api.transport.body import READ_SECONDS
+from steadyhand.api.transport.middleware import REFUSED_SCOPE_KEY
+
+SHUTDOWN_SECONDS = 5
+SPARE_CONNECTIONS = 32
+"""Connections above the bounds: on them the probes are answered and every other request is refused."""
+BACKLOG = 128
+"""The most connections that are accepted before another event is handled."""
+_MAX_CONNECTIONS = 2_048
+_CHECK_TICKS = 5
+"""The deadlines are checked once in so many ticks of uvicorn, of 0.1 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The bounds of connections: in all and per address, and in seconds and bytes for the parts of each."""
+
+    total: int = 1_024
+    per_address: int = 512
+    head_seconds: float = 10.0
+    head_bytes: int = 64 * 1024
+    body_seconds: float = READ_SECONDS + 5
+    drain_seconds: float = 10.0
+    drain_bytes: int = 64 * 1024 * 1024
+    write_seconds: float = 120.0
+    """The longest time in which a client may read nothing of a response."""
+
+
+def connection_limits(total: int | None, per_address: int | None) -> ConnectionLimits:
+    """Return the limits; by default half of the files that may be open, and half of that per address."""
+    if total is None:
+        total = max(16, min(_MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+    return ConnectionLimits(total=total, per_address=per_address or max(8, total // 2))
+
+
+class ConnectionTable:
+    """The open connections, the oldest first."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self._connections: dict[ServiceProtocol, str] = {}
+        self._count_by_address: Counter[str] = Counter()
+
+    def add(self, connection: "ServiceProtocol", address: str) -> None:
+        """Add a connection. At a bound, close the oldest one without a request, or restrict the new one to probes."""
+        limits = self.limits
+        if self._count_by_address[address] >= limits.per_address:
+            has_room = self._close_oldest(address)
+        elif len(self._connections) >= limits.total:
+            has_room = self._close_oldest(None)
+        else:
+            has_room = True
+        if not has_room:
+            connection.is_refused = True
+            refused = [each for each in self._connections if each.is_refused]
+            if len(refused) >= SPARE_CONNECTIONS:
+                (refused[0] if refused[0].is_evictable else connection).abort()
+                if connection.is_aborted:
+                    return
+        self._connections[connection] = address
+        self._count_by_address[address] += 1
+
+    def discard(self, connection: "ServiceProtocol") -> None:
+        """Remove a closed connection."""
+        address = self._connections.pop(connection, None)
+        if address is None:
+            return
+        self._count_by_address[address] -= 1
+        if not self._count_by_address[address]:
+            del self._count_by_address[address]
+
+    def _close_oldest(self, address: str | None) -> bool:
+        """Close the oldest connection without a request, if possible one that never had any; return False if none."""
+        idle = [each for each, of in self._connections.items() if each.is_evictable and address in (None, of)]
+        oldest = next((each for each in idle if not each.had_request), idle[0] if idle else None)
+        if oldest is None:
+            return False
+        oldest.abort()
+        self.discard(oldest)
+        return True
+
+    def close_expired(self, now: float) -> None:
+        """Close every connection that is past a deadline."""
+        for connection in list(self._connections):
+            connection.close_if_expired(now)
+
+
+class _ClosingTransport(asyncio.Transport):
+    """A transport whose `close` is the protocol's: it first reads what the client still sends."""
+
+    def __init__(self, transport: asyncio.Transport, protocol: "ServiceProtocol") -> None:
+        super().__init__()
+        self._transport = transport
+        self._protocol = protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def is_closing(self) -> bool:
+        return self._protocol.is_closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        self._protocol.close_after_body()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
+class ServiceProtocol(HttpToolsProtocol):
+    """One connection of uvicorn, with deadlines for heads, bodies and reading clients, and an end that is not a reset.
+
+    A response that is sent before the body was read ends with reading the rest of it, within bounds. The end of a
+    client's input does not end a request that has arrived as a whole; a route that waits for something gets it as a
+    disconnect.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        table: ConnectionTable,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._table = table
+        self._limits = table.limits
+        self._inner_app: ASGIApp = self.app
+        self.app = self._run_app
+        self._socket: asyncio.Transport | None = None
+        self._receives_head = True
+        self._message_complete = True
+        self._head_bytes = 0
+        self._drained_bytes = 0
+        self._input_ended = False
+        self._deadline: float | None = None
+        self._write_deadline: float | None = None
+        self.is_closing = False
+        self.is_aborted = False
+        self.is_refused = False
+        self.had_request = False
+
+    @property
+    def _responds(self) -> bool:
+        return self.had_request and not self.cycle.response_complete
+
+    @property
+    def is_evictable(self) -> bool:
+        """Return true if the connection may be closed for another one: no request of it is being answered."""
+        return not self._responds
+
+    # --- the life of a connection ----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin the deadline of the first head."""
+        self._socket = transport
+        super().connection_made(_ClosingTransport(transport, self))
+        self._deadline = self.loop.time() + self._limits.head_seconds
+        self._table.add(self, self.client[0] if self.client else "")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Remove the connection from the table."""
+        self._table.discard(self)
+        self.is_closing = True
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close the connection at once, without sending what is left."""
+        self.is_closing = self.is_aborted = True
+        if self._socket is not None:
+            self._socket.abort()
+
+    def close_after_body(self) -> None:
+        """Close the connection; if a message is incomplete, first read the rest of it, within bounds."""
+        if self.is_closing or self._socket is None:
+            return
+        self.is_closing = True
+        self._deadline = self.loop.time() + self._limits.drain_seconds
+        if self._message_complete or self._input_ended:
+            self._socket.close()
+            return
+        if self._socket.can_write_eof():
+            self._socket.write_eof()
+        self.flow.resume_reading()
+
+    def close_if_expired(self, now: float) -> None:
+        """Close the connection if it is past a deadline."""
+        if self._write_deadline is not None and now >= self._write_deadline:
+            self.abort()
+        if self._deadline is None or now < self._deadline:
+            return
+        if self.is_closing:
+            self.abort()
+        elif self._responds and (self._receives_head or self._message_complete):
+            self._deadline = now + self._limits.head_seconds  # the next request, behind one that is answered
+        elif self._receives_head and self._head_bytes:
+            self._refuse(408)
+        else:
+            self.abort()
+
+    def _refuse(self, status: int) -> None:
+        assert self._socket is not None  # noqa: S101  # there is one from `connection_made` on
+        reason = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}[status]
+        head = b"HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % (status, reason)
+        self._socket.write(head)
+        self._message_complete = status == 408  # noqa: PLR2004  # what does not come need not be read
+        self.close_after_body()
+
+    # --- input -----------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse data; after the response, only read it, up to a bound."""
+        if self.is_closing:
+            self._drain(data)
+            return
+        if self._receives_head:
+            self._head_bytes += len(data)
+        elif not self._responds:
+            self._count_drained(data)
+        super().data_received(data)
+        if self.is_closing:
+            return
+        if self._receives_head and self._head_bytes > self._limits.head_bytes:
+            self._refuse(431)
+        elif self._deadline is None and not self._responds and self.timeout_keep_alive_task is None:
+            self._deadline = self.loop.time() + self._limits.head_seconds
+
+    def _drain(self, data: bytes) -> None:
+        self._count_drained(data)
+        if self.is_aborted or self.parser is None:
+            return
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return  # until the client ends it, or the deadline
+
+    def _count_drained(self, data: bytes) -> None:
+        self._drained_bytes += len(data)
+        if self._drained_bytes > self._limits.drain_bytes:
+            self.abort()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep the connection open if a whole request is being answered."""
+        self._input_ended = True
+        if self.is_closing or not self._responds or not self._message_complete:
+            return None
+        self.cycle.keep_alive = False
+        self.cycle.message_event.set()
+        return True
+
+    def on_message_begin(self) -> None:
+        """Begin the deadline of a head."""
+        super().on_message_begin()
+        self._message_complete = False
+        self._receives_head = True
+        if self._deadline is None:
+            self._deadline = self.loop.time() + self._limits.head_seconds
+
+    def on_headers_complete(self) -> None:
+        """Begin the deadline of a body."""
+        self._receives_head = False
+        self._head_bytes = self._drained_bytes = 0
+        self._deadline = self.loop.time() + self._limits.body_seconds
+        if self.is_closing:
+            return
+        super().on_headers_complete()
+        self.had_request = True
+        if self.is_refused:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body, unless the response was sent."""
+        if not self.is_closing:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the deadline of a request; close the connection if that was waited for."""
+        self._message_complete = True
+        self._receives_head = False
+        if self.is_closing:
+            if self._socket is not None:
+                self._socket.close()
+            return
+        self._deadline = None
+        super().on_message_complete()
+
+    # --- output ----------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """Begin the deadline of the rest of a body that was not read."""
+        super().on_response_complete()
+        if not self.is_closing and not self._message_complete and not self._responds:
+            self._deadline = self.loop.time() + self._limits.drain_seconds
+
+    def pause_writing(self) -> None:
+        """Begin the deadline of a client that does not read."""
+        super().pause_writing()
+        self._write_deadline = self.loop.time() + self._limits.write_seconds
+
+    def resume_writing(self) -> None:
+        """End that deadline."""
+        super().resume_writing()
+        self._write_deadline = None
+
+    async def _run_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body_received = False
+
+        async def receive_or_disconnect() -> Message:
+            nonlocal body_received
+            if body_received and self._input_ended:
+                return {"type": "http.disconnect"}
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            if body_received and self._input_ended:
+                return {"type": "http.disconnect"}
+            body_received = body_received or not message["more_body"]
+            return message
+
+        if self.is_refused:
+            scope[REFUSED_SCOPE_KEY] = True
+        await self._inner_app(scope, receive_or_disconnect, send)
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: a stop drains the jobs first, and this package starts it."""
+
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits, on_started: Callable[[], None]) -> None:
+        self._table = ConnectionTable(limits)
+        protocol: Any = partial(ServiceProtocol, table=self._table)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            )
+        )
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Listen, then call `on_started`."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close the connections that are past a deadline; return true if the server is to stop."""
+        if counter % _CHECK_TICKS == 0:
+            self._table.close_expired(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle no signals."""
+        yield
