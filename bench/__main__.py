@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import accepting, answering, health, passing, sealing, starting
+from bench import accepting, answering, half_open, health, passing, sealing, starting
 from bench.rows import Row, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
@@ -33,6 +33,7 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "gateway-ttft": (10, passing.measure),
     "gateway-cpu": (6, passing.measure_cpu),
     "health": (5, health.measure),
+    "half-open": (1, half_open.measure),
     "sandbox": (40, sealing.measure_sandbox),
     "checkout": (5, sealing.measure_checkout),
     "checkout-growth": (20, sealing.measure_growth),

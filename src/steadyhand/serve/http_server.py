@@ -236,6 +236,15 @@ class ServiceProtocol(HttpToolsProtocol):
         self._message_complete = status == 408  # noqa: PLR2004  # what does not come need not be read
         self.close_after_body()
 
+    def shutdown(self) -> None:
+        """Close the connection once its request is answered, or at once."""
+        if self._responds:
+            super().shutdown()
+        elif self._socket is not None:
+            self.is_closing = True
+            self._unset_keepalive_if_required()
+            self._socket.close()
+
     # --- input -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
