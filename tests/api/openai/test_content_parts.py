@@ -45,6 +45,45 @@ def test_an_image_becomes_a_block_of_its_true_type(kind: str, raw: bytes, *, res
 
 
 @pytest.mark.parametrize("responses", [False, True])
+@pytest.mark.parametrize(
+    ("declared", "raw", "kind"),
+    [
+        ("image/png", JPEG, "image/jpeg"),
+        ("image/jpeg", PNG, "image/png"),
+        ("image/jpg", WEBP, "image/webp"),
+        ("image/svg+xml", GIF, "image/gif"),
+        ("application/octet-stream", PNG, "image/png"),
+        ("text/plain", PNG, "image/png"),
+    ],
+)
+def test_an_image_is_taken_by_its_bytes_whatever_its_label(
+    declared: str, raw: bytes, kind: str, *, responses: bool
+) -> None:
+    (block,) = ContentPartParser().parse([image(declared, raw, responses=responses)], "c")
+    assert (block["type"], block["source"]["media_type"]) == ("image", kind)
+
+
+def test_a_pdf_is_taken_by_its_bytes_whatever_its_label() -> None:
+    (block,) = ContentPartParser().parse([file("a.pdf", url("application/x-pdf", PDF))], "c")
+    assert (block["type"], block["source"]["media_type"]) == ("document", "application/pdf")
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n", "\r\n  ", "\t"])
+def test_base64_with_line_breaks_is_taken_and_passed_on_without(line_break: str) -> None:
+    raw = PNG + bytes(range(256))
+    lines = base64.encodebytes(raw).decode().replace("\n", line_break)
+    for part in (
+        {"type": "input_image", "image_url": f"data:image/png;base64,{line_break}{lines}"},
+        {"type": "image_url", "image_url": {"url": lines}},
+    ):
+        (block,) = ContentPartParser().parse([part], "c")
+        assert block["source"]["data"] == base64.b64encode(raw).decode()
+    text = base64.encodebytes(b"words " * 40).decode().replace("\n", line_break)
+    (block,) = ContentPartParser().parse([file("a.txt", f"data:text/plain;base64,{text}")], "c")
+    assert block["source"]["data"] == "words " * 40
+
+
+@pytest.mark.parametrize("responses", [False, True])
 def test_a_pdf_and_a_text_become_documents(*, responses: bool) -> None:
     pdf, text, bare = ContentPartParser().parse(
         [
@@ -88,7 +127,6 @@ def test_what_is_large_becomes_a_file_with_a_harmless_name() -> None:
         ({"type": "input_file", "file_id": "file-1"}, "/c/0", "come with the request"),
         ({"type": "input_file", "file_url": "https://example.org/a.pdf"}, "/c/0", "come with the request"),
         ({"type": "file", "file": {}}, "/c/0/file/file_data", "base64"),
-        (image("image/png", JPEG), "/c/0/image_url", "says that it is image/png and is image/jpeg"),
         (image("image/png", b"<svg/>"), "/c/0/image_url", "no png"),
         (image("image/png", PDF), "/c/0/image_url", "no png"),
         (file("a.txt", url("text/plain", b"\0\xff")), "/c/0/file/file_data", "neither"),

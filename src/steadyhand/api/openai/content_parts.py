@@ -1,5 +1,7 @@
 """The parts of a message as content blocks: text, images and files, each checked before it is used.
 
+The bytes say what an image or a PDF is; the type that the client declares may be wrong.
+
 A block has the form of the model's API (`text`, `image`, `document`), or is a `file`: a name and base64 of data that is
 too large for the prompt and becomes a file beside the agent's work instead.
 """
@@ -34,6 +36,8 @@ _MAGIC_NUMBERS: Sequence[tuple[str, re.Pattern[bytes]]] = (
     ("application/pdf", re.compile(rb"%PDF-")),
 )
 _EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/gif": ".gif", "image/webp": ".webp"}
+_WITHOUT_LINE_BREAKS = {ord(character): None for character in "\r\n\t "}
+"""Encoders break base64 into lines of 64 or 76 characters."""
 _DATA_URL = re.compile(r"data:([a-z0-9.+-]+/[a-z0-9.+-]+)?(?:;[a-z0-9=._-]+)*?;base64,", re.IGNORECASE)
 _UNSAFE_NAME_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 _TEXT_MEDIA_TYPES = re.compile(r"text/.+|application/(.+\+)?(json|xml|yaml|toml|x-yaml|javascript|csv|sql)")
@@ -74,11 +78,10 @@ class ContentPartParser:
             raise InvalidRequest.at(
                 f"/{location}/image_url", "has to be a data URL with base64; files are not kept"
             )
-        declared_type, data, raw = self._decode_data(url, f"{location}/image_url")
+        _, data, raw = self._decode_data(url, f"{location}/image_url")
         detected_type = _sniff_media_type(raw)
         if detected_type is None or not detected_type.startswith("image/"):
             raise InvalidRequest.at(f"/{location}/image_url", "is no png, jpeg, gif or webp image")
-        _check_declared_type(declared_type, detected_type, f"{location}/image_url")
         if len(raw) > MAX_IMAGE_BYTES:
             return _file_block(f"image-{self._count}{_EXTENSIONS[detected_type]}", data)
         return {"type": "image", "source": {"type": "base64", "media_type": detected_type, "data": data}}
@@ -98,7 +101,6 @@ class ContentPartParser:
         file_name = _safe_file_name(name, self._count)
         detected_type = _sniff_media_type(raw)
         if detected_type == "application/pdf":
-            _check_declared_type(declared_type, detected_type, f"{fields_location}/file_data")
             if len(raw) > MAX_PDF_BYTES:
                 return _file_block(file_name, data)
             source = {"type": "base64", "media_type": detected_type, "data": data}
@@ -126,7 +128,7 @@ class ContentPartParser:
         prefix = _DATA_URL.match(url)
         if prefix is None and url.startswith("data:"):
             raise InvalidRequest.at(f"/{location}", "has to be a data URL with base64")
-        data = url[prefix.end() :] if prefix else url
+        data = (url[prefix.end() :] if prefix else url).translate(_WITHOUT_LINE_BREAKS)
         self._count += 1
         self._total_bytes += len(data) * 3 // 4
         if self._count > MAX_PARTS or self._total_bytes > MAX_TOTAL_BYTES:
@@ -152,14 +154,6 @@ def _file_block(name: str, data: str) -> ContentBlock:
 
 def _sniff_media_type(raw: bytes) -> str | None:
     return next((media_type for media_type, magic in _MAGIC_NUMBERS if magic.match(raw)), None)
-
-
-def _check_declared_type(declared_type: str | None, detected_type: str, location: str) -> None:
-    aliases = {"image/jpg": "image/jpeg", "application/octet-stream": detected_type}
-    if declared_type is not None and aliases.get(declared_type, declared_type) != detected_type:
-        raise InvalidRequest.at(
-            f"/{location}", f"says that it is {declared_type[:60]} and is {detected_type}"
-        )
 
 
 def _decode_text(raw: bytes) -> str | None:
