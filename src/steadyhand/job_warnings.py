@@ -23,6 +23,7 @@ class WarningCode(StrEnum):
     INSTRUCTIONS_CUT = "instructions_cut"
     MODEL_ERROR = "model_error"
     NESTED_REPOSITORY = "nested_repository"
+    NO_LIMIT = "no_limit"
     PROCESS_LIMIT = "process_limit"
     PROCESSES_STUCK = "processes_stuck"
     PUBLISH_FAILED = "publish_failed"
@@ -54,6 +55,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.INSTRUCTIONS_CUT: "Instruction files were left out: too large, too many or not text.",
     WarningCode.MODEL_ERROR: "The agent reports an error of the model's service.",
     WarningCode.NESTED_REPOSITORY: "Git repositories inside the checkout were left out.",
+    WarningCode.NO_LIMIT: "The job asked for the nearest limit, and none is set: it has the largest value.",
     WarningCode.PROCESS_LIMIT: "The agent started more processes than it may have; the excess was refused.",
     WarningCode.PROCESSES_STUCK: "A process of the agent could not be killed.",
     WarningCode.PUBLISH_FAILED: "The branch could not be pushed; the commits are in the bundle.",

@@ -8,10 +8,13 @@ from typing import TypeVar
 from steadyhand.agents import Agent
 from steadyhand.errors import Forbidden, InvalidRequest
 from steadyhand.job import Job, JobSpec, OnInterrupt, Publish
+from steadyhand.money import MICROS_PER_DOLLAR
 from steadyhand.ports import Scope
 from steadyhand.suggest import closest_name
 
 _T = TypeVar("_T")
+LARGEST_BUDGET_MICROS = 1_000_000 * MICROS_PER_DOLLAR
+LARGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,12 @@ class Submission:
     Without it, that is the newest job of `session` or of the session name in `spec`.
     """
     session: str | None = None
+    max_budget: bool = False
+    """The budget is the nearest limit, in place of the agent's value."""
+    max_timeout: bool = False
+    """The time limit is the nearest limit, in place of the agent's value."""
+    may_be_unlimited: bool = False
+    """Without a limit, `max_budget` and `max_timeout` mean the largest value; else they are an error."""
     strict: bool = True
 
 

@@ -2,21 +2,33 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from steadyhand.admission import RateCharge
 from steadyhand.agents import SCRATCH_WORKSPACE, Agent
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
-from steadyhand.control.requests import Caller, Submission, did_you_mean, first_set, inherit_from_parent
+from steadyhand.control.requests import (
+    LARGEST_BUDGET_MICROS,
+    LARGEST_TIMEOUT_SECONDS,
+    Caller,
+    Submission,
+    did_you_mean,
+    first_set,
+    inherit_from_parent,
+)
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest
-from steadyhand.events import EventDraft, StateChanged
+from steadyhand.events import EventDraft, StateChanged, WarningEvent
 from steadyhand.job import (
     ENDED,
     Job,
+    JobWarning,
     State,
 )
+from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
 from steadyhand.ports import (
     AddResult,
@@ -24,6 +36,7 @@ from steadyhand.ports import (
     JobFilter,
 )
 
+_NumberT = TypeVar("_NumberT", int, float)
 _MAX_SESSION_JOBS = 20
 """The number of jobs of a session, newest first, in which a session is looked for."""
 _REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
@@ -81,10 +94,14 @@ class JobSubmitter:
                 commit=parent.commit,
                 ref=parent.ref,
             )
-        accepted = EventDraft(0, job.created_at, StateChanged(None, State.QUEUED))
+        drafts = [EventDraft(0, job.created_at, StateChanged(None, State.QUEUED))]
+        drafts += [
+            EventDraft(0, job.created_at, WarningEvent(warning.code, warning.message))
+            for warning in job.warnings
+        ]
         charge = await self._deps.admission.charge(caller.key_id)
         try:
-            added = await self._deps.queue.enqueue(job, [accepted], idempotency)
+            added = await self._deps.queue.enqueue(job, drafts, idempotency)
         except BaseException:
             charge.undo()
             raise
@@ -160,6 +177,19 @@ class JobSubmitter:
         defaults, limits = self._deps.catalog.defaults, self._deps.catalog.limits
         budget = first_set(submission.budget_micros, agent.budget_micros, defaults.budget_micros)
         timeout = first_set(submission.timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
+        warnings: list[JobWarning] = []
+        if submission.max_budget:
+            budget = _nearest_limit(
+                "max_budget_usd", (limits.max_budget_micros,), LARGEST_BUDGET_MICROS, submission, warnings
+            )
+        if submission.max_timeout:
+            timeout = _nearest_limit(
+                "timeout_seconds",
+                (limits.max_timeout_seconds,),
+                LARGEST_TIMEOUT_SECONDS,
+                submission,
+                warnings,
+            )
         self.check_max_budget(budget)
         if limits.max_timeout_seconds is not None and timeout > limits.max_timeout_seconds:
             max_timeout = limits.max_timeout_seconds
@@ -189,6 +219,7 @@ class JobSubmitter:
             ref=submission.ref or self._deps.catalog.workspace(workspace).ref,
             on_interrupt=submission.on_interrupt or defaults.on_interrupt,
             publish=submission.publish or self._deps.catalog.workspace(workspace).publish or defaults.publish,
+            warnings=tuple(warnings),
         )
 
     def check_max_budget(self, micros: int) -> None:
@@ -230,3 +261,27 @@ class JobSubmitter:
             raise InvalidRequest.at(
                 "/agent", f"is not known{did_you_mean(name, known)}", code="unknown_agent"
             )
+
+
+_LIMIT_SETTINGS = {"max_budget_usd": "limits.max_budget_usd", "timeout_seconds": "limits.max_timeout_seconds"}
+
+
+def _nearest_limit(
+    field: str,
+    limits: Sequence[_NumberT | None],
+    largest: _NumberT,
+    submission: Submission,
+    warnings: list[JobWarning],
+) -> _NumberT:
+    """Return the smallest limit. Without one, add a warning and return the largest value, or raise `InvalidRequest`."""
+    set_limits = [limit for limit in limits if limit is not None]
+    if set_limits:
+        return min(set_limits)
+    if not submission.may_be_unlimited:
+        raise InvalidRequest.at(
+            f"/{field}", f"null means the limit of the service, and {_LIMIT_SETTINGS[field]} is not set"
+        )
+    warnings.append(
+        JobWarning(WarningCode.NO_LIMIT, f"{field} is null and {_LIMIT_SETTINGS[field]} is not set.")
+    )
+    return largest
