@@ -47,16 +47,32 @@ class FieldError:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class InputError:
+    """One wrong field in the form of pydantic, which the classic profile passes on; `value` is the caller's own."""
+
+    type: str
+    location: tuple[str | int, ...]
+    message: str
+    value: object
+
+
 class InvalidRequest(CallerError):
     """A request with an invalid value; nothing was stored."""
 
     code = "invalid_field"
 
     def __init__(
-        self, detail: str, *, code: str | None = None, field_errors: tuple[FieldError, ...] = ()
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        field_errors: tuple[FieldError, ...] = (),
+        input_errors: tuple[InputError, ...] = (),
     ) -> None:
         super().__init__(detail, code=code)
         self.field_errors = field_errors
+        self.input_errors = input_errors
 
     @classmethod
     def at(cls, pointer: str, detail: str, *, code: str | None = None) -> "InvalidRequest":

@@ -83,6 +83,11 @@ class Keyring:
             raise Unauthenticated("This token is not known here.")
         return key
 
+    @property
+    def is_empty(self) -> bool:
+        """Return True if no key is valid, so that nobody can be let in."""
+        return not self._by_digest
+
     def is_valid(self, token: bytes) -> bool:
         """Return True if a secret is still valid."""
         return self._find(secret_digest(token)) is not None

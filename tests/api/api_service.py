@@ -128,6 +128,7 @@ class FakeRunner:
         """The object of every agent that has to give one."""
         self.forced_result: str | None = None
         """What every agent does, whatever its prompt says."""
+        self.stderr = "some stderr"
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         self.specs.append(spec.job)
@@ -166,7 +167,7 @@ class FakeRunner:
         )
         line = json.dumps({"type": "result", "is_error": failed, "result": text}) + "\n"
         evidence = RunEvidence(exit_code=int(failed), result=result, schema_required=answer is not None)
-        return RunReport(evidence, RunOutput(["a line\n", line], "some stderr"))
+        return RunReport(evidence, RunOutput(["a line\n", line], self.stderr))
 
 
 async def _emit_text(emit: Emit) -> None:
@@ -263,6 +264,7 @@ def running_service(
     keys: bool = True,
     options: ApiOptions | None = None,
     worker: bool = True,
+    catalog: Catalog = CATALOGUE,
     wrap_app: Callable[[ASGIApp], ASGIApp] = lambda app: app,
 ) -> Iterator[RunningService]:
     """Run a service in a thread, with its own event loop, on a free port; `around` puts something before its app."""
@@ -291,7 +293,7 @@ def running_service(
             checkouts=checkouts,
             feed=feed,
             ledger=store,
-            catalog=CATALOGUE,
+            catalog=catalog,
             clock=lambda: datetime.now(UTC),
             admission=Admission(
                 get_limits=keyring.limits_of,

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from steadyhand.api.classic import chat_completions, execute
+from steadyhand.api.classic import chat_completions, conversational, execute
 from steadyhand.api.examples import examples
 from steadyhand.api.native import catalog, health, jobs, keys, usage
 from steadyhand.api.openai import models
@@ -15,7 +15,7 @@ from steadyhand.api.openai.chat import chat_routes
 from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.openapi.document import openapi_builder
 from steadyhand.api.transport.context import ApiContext, ApiOptions
-from steadyhand.api.transport.errors import handle_caller_error, handle_router_error
+from steadyhand.api.transport.errors import handle_caller_error, handle_router_error, route_group
 from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
 from steadyhand.control import Control
 from steadyhand.errors import CallerError
@@ -50,7 +50,7 @@ def create_app(
     """
     openai_modules = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
     # The busiest first; routes are tried in this order.
-    route_modules = (execute, health, jobs, catalog, models, keys, usage, *openai_modules)
+    route_modules = (execute, health, jobs, catalog, models, keys, usage, *openai_modules, conversational)
     app = FastAPI(
         title="Steadyhand",
         version=options.version,
@@ -72,6 +72,16 @@ def create_app(
             allow_headers=("*",),
             expose_headers=_EXPOSED_HEADERS,
         )
-    app.add_middleware(RequestMiddleware, hosts=AllowedHosts(options), redactor=options.redactor)
-    app.openapi = openapi_builder(app, examples)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+    app.add_middleware(
+        RequestMiddleware,
+        hosts=AllowedHosts(options),
+        redactor=options.redactor,
+        is_classic=options.profile == "classic",
+    )
+    is_classic = options.profile == "classic"
+
+    def has_classic_errors(path: str) -> bool:
+        return is_classic and route_group(path) != "native"
+
+    app.openapi = openapi_builder(app, examples, has_classic_errors)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

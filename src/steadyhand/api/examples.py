@@ -113,6 +113,7 @@ def _requests() -> dict[str, Any]:
     tool = {"type": "function", "function": {"name": "city", "parameters": {"type": "object"}}}
     upgrade = {"role": "user", "content": [{"type": "input_text", "text": "Upgrade the parser."}]}
     return {
+        "CONVERSATIONAL": {"session_id": "kitchen", "message": "What is the capital of France?"},
         "EMPTY": {},
         "EXECUTE": {
             "prompt": "Answer the newest issue.",
@@ -205,9 +206,10 @@ def _classic() -> dict[str, Any]:
         "CLASSIC_JOB": classic_job_json(job, RunOutput([printed], "")),
         "CLASSIC_STREAM": {
             "error": "streaming not supported",
-            "detail": "This service answers in one piece; leave out 'stream' or set it to false.",
+            "detail": "streaming not supported",
         },
         "CLASSIC_FAILURE": {"error": "execution failed", "detail": "agent is busy"},
+        "CONVERSATIONAL_REPLY": {"session_id": "kitchen", "reply": "Paris"},
     }
 
 
@@ -274,4 +276,11 @@ def _errors() -> dict[str, Any]:
     responses = {http_status(error): caller_error_response(scope, error) for error in _ERRORS} | {
         500: internal_error_response(scope)
     }
-    return {f"PROBLEM_{status}": json.loads(bytes(each.body)) for status, each in responses.items()}
+    problems = {f"PROBLEM_{status}": json.loads(bytes(each.body)) for status, each in responses.items()}
+    detail = {
+        "type": "greater_than",
+        "loc": ["body", "max_budget_usd"],
+        "msg": "Input should be greater than 0",
+        "input": -1,
+    }
+    return problems | {"CLASSIC_PROBLEM_422": problems["PROBLEM_422"] | {"detail": [detail]}}

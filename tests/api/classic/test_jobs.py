@@ -1,13 +1,17 @@
 """The classic routes over a real socket."""
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import pytest
-from tests.api.api_service import LIMITED, OTHER, RunningService, running_service, wait_until
+from tests.api.api_service import CATALOGUE, LIMITED, OTHER, RunningService, running_service, wait_until
+
+from steadyhand.agents import Limits
+from steadyhand.api import ApiOptions
 
 
 def execute(client: httpx2.Client, prompt: str, **fields: Any) -> str:
@@ -149,7 +153,6 @@ WRONG: list[Any] = [
     {"prompt": "x", "agent": "claude", "max_budget_usd": -1},
     {"prompt": "x", "agent": "claude", "max_budget_usd": "5"},
     {"prompt": "x", "agent": "claude", "max_budget_usd": True},
-    {"prompt": "x", "agent": "claude", "max_budget_usd": None},
     {"prompt": "x", "agent": "claude", "max_budget_usd": 10**400},
     {"prompt": "x", "agent": "claude", "timeout_seconds": 0},
     {"prompt": "x", "agent": "claude", "timeout_seconds": 1.5},
@@ -222,3 +225,50 @@ def test_a_full_service_is_409_with_retry_after_and_stores_nothing(tmp_path: Pat
         assert service.count() == 2
         for job_id in held:
             client.post(f"/v1/jobs/{job_id}/cancel")
+
+
+def test_a_form_as_curl_sends_it_is_taken_by_execute_alone(client: httpx2.Client) -> None:
+    body = b'{"prompt":"say x","agent":"claude"}'
+    for media_type in ("application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=x"):
+        reply = client.post("/execute", content=body, headers={"content-type": media_type})
+        assert (reply.status_code, reply.json()["status"]) == (202, "running")
+        assert client.post("/v1/jobs", content=body, headers={"content-type": media_type}).status_code == 415
+    reply = client.post("/execute", data={"prompt": "say x", "agent": "claude"})
+    assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
+    assert client.post("/execute", content=body, headers={"content-type": "text/plain"}).status_code == 415
+
+
+UNLIMITED = {"prompt": "say x", "agent": "claude", "max_budget_usd": None, "timeout_seconds": None}
+
+
+def test_null_means_the_nearest_limit_on_execute_alone(client: httpx2.Client) -> None:
+    accepted = client.post("/execute", json=UNLIMITED)
+    assert accepted.status_code == 202, accepted.text
+    job = client.get(f"/v1/jobs/{accepted.json()['job_id']}").json()
+    assert (job["budget_usd"], job["timeout_seconds"], job["warnings"]) == ("100.000000", 86_400, [])
+    native = client.post("/v1/jobs", json={"prompt": "say x", "budget_usd": None, "timeout_seconds": None})
+    assert (native.json()["budget_usd"], native.json()["timeout_seconds"]) == ("5.000000", 2_700)
+
+
+@pytest.mark.parametrize("profile", ["default", "classic"])
+def test_null_without_a_limit_is_422_or_in_the_classic_profile_no_limit_and_a_warning(
+    tmp_path: Path, profile: Literal["default", "classic"]
+) -> None:
+    catalog = replace(CATALOGUE, limits=Limits())
+    with (
+        running_service(tmp_path, options=ApiOptions(profile=profile), catalog=catalog) as service,
+        service.client() as client,
+    ):
+        reply = client.post("/execute", json=UNLIMITED)
+        if profile == "default":
+            assert reply.status_code == 422
+            assert "limits.max_budget_usd is not set" in reply.json()["detail"]
+            reply = client.post("/execute", json={**UNLIMITED, "max_budget_usd": 1})
+            assert "limits.max_timeout_seconds is not set" in reply.json()["detail"]
+            assert service.count() == 0
+            return
+        job = client.get(f"/v1/jobs/{reply.json()['job_id']}", headers={"prefer": "wait=20"}).json()
+        assert (job["budget_usd"], job["timeout_seconds"]) == ("1000000.000000", 604_800)
+        assert [warning["code"] for warning in job["warnings"]] == ["no_limit", "no_limit"]
+        events = client.get(f"/v1/jobs/{job['id']}/events", headers={"accept": "application/json"}).json()
+        assert [event["type"] for event in events["data"]][:3] == ["state.changed", "warning", "warning"]

@@ -49,8 +49,10 @@ async def create_classic_completion(request: Request) -> Response:
         request, ClassicChatRequest, context.options.max_openai_body_bytes, lenient=True
     )
     if body.stream:
-        detail = "This service answers in one piece; leave out 'stream' or set it to false."
-        refusal: native_bodies.ClassicFailure = {"error": "streaming not supported", "detail": detail}
+        refusal: native_bodies.ClassicFailure = {
+            "error": "streaming not supported",
+            "detail": "streaming not supported",
+        }
         return json_response(refusal, 400)
     submission = Submission(
         spec=JobSpec(prompt=build_prompt(body.messages), origin="openai"),
@@ -62,17 +64,30 @@ async def create_classic_completion(request: Request) -> Response:
     try:
         submitted = await context.control.submit(caller, submission)
     except RetryLater as error:
-        detail = "agent is busy" if error.code == "queue_full" else error.detail
-        return _failure_response(detail, {"retry-after": str(error.retry_after)})
+        return busy_response(error)
     job = await wait_for_end(request, context, caller, submitted.job.id)
     if job is None:
         return Response(status_code=499)  # nobody reads it
     output = await context.control.get_output(as_job_owner(caller), job.id)
     text = extract_answer(job, output)
     if text is None:
-        detail = job.error.message if job.error else f"the job is {job.state}"
-        return _failure_response(detail, job_headers(job, retry=False))
+        return classic_failure_response(job, output)
     return json_response(completion_json(job, body.model, text), headers=job_headers(job))
+
+
+def busy_response(error: RetryLater) -> Response:
+    """Return the earlier service's response to a run that cannot start now."""
+    detail = "agent is busy" if error.code == "queue_full" else error.detail
+    return _failure_response(detail, {"retry-after": str(error.retry_after)})
+
+
+def classic_failure_response(job: Job, output: RunOutput | None) -> Response:
+    """Return the earlier service's response to a run that failed: the CLI's stderr, or without any the job's error."""
+    stderr = output.stderr if output else ""
+    detail = one_line(stderr, _MAX_DETAIL_LENGTH) or (
+        job.error.message if job.error else f"the job is {job.state}"
+    )
+    return _failure_response(detail, job_headers(job, retry=False))
 
 
 def _failure_response(detail: str, headers: Mapping[str, str]) -> Response:

@@ -48,12 +48,17 @@ async def execute(request: Request) -> Response:
     """Accept a prompt for an agent. The job is durable once the response is sent; poll it at `/jobs/{job_id}`."""
     caller = get_caller(request)
     context = get_context(request)
-    asked, _ = await parse_body(request, ExecuteRequest, context.options.max_body_bytes, lenient=True)
+    asked, _ = await parse_body(
+        request, ExecuteRequest, context.options.max_body_bytes, lenient=True, form=True
+    )
     submission = Submission(
         spec=JobSpec(prompt=asked.prompt, metadata=asked.metadata, origin="classic"),
         agent=asked.agent,
-        budget_micros=to_positive_micros(asked.max_budget_usd),
+        budget_micros=None if asked.max_budget_usd is None else to_positive_micros(asked.max_budget_usd),
         timeout_seconds=asked.timeout_seconds,
+        max_budget=asked.max_budget_usd is None,
+        max_timeout=asked.timeout_seconds is None,
+        may_be_unlimited=context.options.profile == "classic",
         strict=False,
     )
     try:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import is_typeddict
 
-from steadyhand.api.openapi.operations import SECURITY_SCHEME
+from steadyhand.api.openapi.operations import SECURITY_SCHEME, use_classic_errors
 from steadyhand.api.schemas import native_bodies, openai_bodies, requests
 
 _DESCRIPTION = (
@@ -28,18 +28,27 @@ _TAGS = {
 }
 
 
-def openapi_builder(app: FastAPI, examples: Callable[[], Mapping[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Return a function that builds the app's document at its first call and returns the same one from then on."""
+def openapi_builder(
+    app: FastAPI,
+    examples: Callable[[], Mapping[str, Any]],
+    has_classic_errors: Callable[[str], bool] = lambda _path: False,
+) -> Callable[[], dict[str, Any]]:
+    """Return a function that builds the app's document at its first call and returns the same one from then on.
+
+    Paths for which `has_classic_errors` is true list wrong fields as the earlier service did.
+    """
 
     def build_once() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _build_document(app, examples())
+            app.openapi_schema = _build_document(app, examples(), has_classic_errors)
         return app.openapi_schema
 
     return build_once
 
 
-def _build_document(app: FastAPI, examples: Mapping[str, Any]) -> dict[str, Any]:
+def _build_document(
+    app: FastAPI, examples: Mapping[str, Any], has_classic_errors: Callable[[str], bool]
+) -> dict[str, Any]:
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -61,9 +70,11 @@ def _build_document(app: FastAPI, examples: Mapping[str, Any]) -> dict[str, Any]
             "schema": {"type": "string"},
         }
     }
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, path_item in document["paths"].items():
+        for operation in path_item.values():
             _remove_default_422(operation["responses"])
+            if has_classic_errors(path):
+                use_classic_errors(operation)
             for response in operation["responses"].values():
                 headers = response.setdefault("headers", {})
                 headers["x-request-id"] = {"$ref": "#/components/headers/x-request-id"}

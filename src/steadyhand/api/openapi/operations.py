@@ -4,6 +4,7 @@ Each constant holds the keyword arguments of one route. `api/examples.py` has th
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import partial
 from typing import Any, get_args
 
@@ -374,3 +375,23 @@ CLASSIC_CHAT = _plain_doc(
     body=requests.ClassicChatRequest,
     examples=("CHAT",),
 )
+CONVERSATIONAL = _plain_doc(
+    {200: _json("The reply.", native.ConversationalReply, "CONVERSATIONAL_REPLY")},
+    *(404, 429, 503),
+    body=requests.ConversationalRequest,
+    examples=("CONVERSATIONAL",),
+)
+_CLASSIC_INVALID = {
+    "description": _STATUS_DESCRIPTIONS[422],
+    "content": _content("application/json", _ref(native.ClassicProblem), "CLASSIC_PROBLEM_422"),
+}
+_CLASSIC_FAILED = _classic_failure("Stopping, busy, or the run failed.", 503, "CLASSIC_FAILURE")
+
+
+def use_classic_errors(operation: RouteDoc) -> None:
+    """Document the errors of a classic or an OpenAI route as the classic profile sends them."""
+    responses = operation["responses"]
+    if "422" in responses:
+        responses["422"] = deepcopy(_CLASSIC_INVALID)
+    if operation["operationId"] == "converse":
+        responses["503"] = deepcopy(_CLASSIC_FAILED)

@@ -59,6 +59,28 @@ class Problem(TypedDict):
     error: OpenaiError
 
 
+class ClassicInputError(TypedDict):
+    """One wrong field in the classic profile, as FastAPI lists it."""
+
+    type: str
+    loc: list[str | int]
+    msg: str
+    input: Annotated[Any, Field(description="The value; above 1 KB the beginning of its text.")]
+
+
+class ClassicProblem(TypedDict):
+    """The body of a 422 in the classic profile: that of all routes, with the earlier service's `detail`."""
+
+    type: str
+    title: str
+    status: int
+    detail: list[ClassicInputError]
+    code: Annotated[str, Field(description="Stable; branch on this.")]
+    request_id: str
+    errors: list[FieldProblem]
+    error: OpenaiError
+
+
 class Health(TypedDict):
     """How full the service is."""
 
@@ -409,3 +431,10 @@ class ClassicFailure(TypedDict):
 
     error: Literal["execution failed", "streaming not supported"]
     detail: Annotated[str, Field(max_length=200)]
+
+
+class ConversationalReply(TypedDict):
+    """The agent's reply in a conversation."""
+
+    session_id: str
+    reply: str

@@ -118,8 +118,8 @@ class ExecuteRequest(BaseModel):
         _string_schema(),
         Field(description="A name; a path means its last part without `.md`."),
     ]
-    max_budget_usd: Dollars = 5.0
-    timeout_seconds: WholeSeconds = 2700
+    max_budget_usd: Dollars | None = Field(default=5.0, description="Null means the nearest limit.")
+    timeout_seconds: WholeSeconds | None = Field(default=2700, description="Null means the nearest limit.")
     metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
 
 
@@ -416,3 +416,26 @@ class ClassicChatRequest(BaseModel):
     model: str = Field(default="", max_length=512)
     messages: Annotated[list[ClassicChatMessage], FailFast(), Field(min_length=1, max_length=10_000)]
     stream: bool | None = None
+
+
+class ConversationalRequest(BaseModel):
+    """A message of a conversation with the agent `chat`. Unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    message: Prompt
+    session_id: (
+        Annotated[
+            str,
+            AfterValidator(_validate_label),
+            Field(max_length=128),
+            _string_schema(maxLength=128, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
+        ]
+        | None
+    ) = Field(default=None, description="A name of the caller's choice; without one a new session begins.")
+    model: (
+        Annotated[
+            str, AfterValidator(_validate_model_name), _string_schema(pattern=f"^{_MODEL_NAME.pattern}$")
+        ]
+        | None
+    ) = None

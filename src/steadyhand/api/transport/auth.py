@@ -23,7 +23,26 @@ def bearer_token(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     return token.strip(b" \t")
 
 
-def authenticate(keyring: Keyring, headers: Sequence[tuple[bytes, bytes]]) -> Caller:
-    """Return the caller that the request's token belongs to; raise `Unauthenticated` for no token or an unknown one."""
-    key = keyring.authenticate(bearer_token(headers))
+def authenticate(
+    keyring: Keyring, headers: Sequence[tuple[bytes, bytes]], *, is_classic: bool = False
+) -> Caller:
+    """Return the caller that the request's token belongs to; raise `Unauthenticated` for no token or an unknown one.
+
+    With `is_classic` its texts are those of the earlier service.
+    """
+    try:
+        key = keyring.authenticate(bearer_token(headers))
+    except Unauthenticated as error:
+        if not is_classic:
+            raise
+        raise Unauthenticated(_classic_detail(keyring, headers)) from error
     return Caller(key.id, key.scopes)
+
+
+def _classic_detail(keyring: Keyring, headers: Sequence[tuple[bytes, bytes]]) -> str:
+    if keyring.is_empty:
+        return "Service unauthenticated"
+    try:
+        return "Invalid token" if bearer_token(headers) else "Missing bearer token"
+    except Unauthenticated:
+        return "Missing bearer token"

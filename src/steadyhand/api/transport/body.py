@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from steadyhand.errors import FieldError, InvalidRequest
+from steadyhand.errors import FieldError, InputError, InvalidRequest
 from steadyhand.suggest import closest_name
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -20,9 +20,11 @@ READ_SECONDS = 120.0
 """The longest time in which a whole body may arrive."""
 MAX_DEPTH = 100
 """The most levels of nested objects and arrays."""
+_FORM_MEDIA_TYPE = "application/x-www-form-urlencoded"
 _DECODER = json.JSONDecoder()
 _NEEDS_CHECK = re.compile(rb"\\u|NaN|Infinity|[0-9][eE]\+?[0-9]{2}|[0-9]{300}")
 _MAX_FIELD_ERRORS = 20
+_NOT_AN_OBJECT = "Input should be a valid dictionary or object to extract fields from"
 _MAX_NAME_LENGTH = 64
 
 
@@ -55,10 +57,11 @@ def _too_large_error(limit: int) -> InvalidRequest:
     return InvalidRequest(f"The body is larger than {limit} bytes.", code="body_too_large")
 
 
-def require_json_content_type(request: Request, *, lenient: bool = False) -> None:
+def require_json_content_type(request: Request, *, lenient: bool = False, form: bool = False) -> None:
     """Raise `InvalidRequest` (`unsupported_media_type`) unless the headers declare JSON in UTF-8.
 
-    `lenient` accepts a body without `Content-Type`, as the classic routes always did.
+    `lenient` accepts a body without `Content-Type`, as the classic routes always did; `form` accepts the type of a form
+    as well, which `curl -d` sends.
     """
     headers: dict[bytes, bytes] = dict(request.scope["headers"])
     content_type = headers.get(b"content-type")
@@ -68,6 +71,8 @@ def require_json_content_type(request: Request, *, lenient: bool = False) -> Non
         return
     media_type, _, parameters = (content_type or b"").decode("latin-1").lower().partition(";")
     media_type = media_type.strip()
+    if form and media_type == _FORM_MEDIA_TYPE:
+        return
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
@@ -151,14 +156,21 @@ def json_pointer(location: Sequence[str | int]) -> str:
 
 
 async def parse_body(
-    request: Request, model: type[ModelT], limit: int, *, lenient: bool = False
+    request: Request, model: type[ModelT], limit: int, *, lenient: bool = False, form: bool = False
 ) -> tuple[ModelT, Any]:
     """Return a request's body as a model, and as parsed JSON.
 
-    A model with `extra="forbid"` refuses unknown fields by name. `lenient` is for the classic and OpenAI routes.
+    A model with `extra="forbid"` refuses unknown fields by name. `lenient` is for the classic and OpenAI routes,
+    `form` for `/execute`.
     """
-    require_json_content_type(request, lenient=lenient)
-    value = parse_json(await read_body(request, limit))
+    require_json_content_type(request, lenient=lenient, form=form)
+    raw_body = await read_body(request, limit)
+    try:
+        value = parse_json(raw_body)
+    except InvalidRequest as error:
+        if form and error.code == "malformed_json":
+            require_json_content_type(request, lenient=lenient)  # a form that is one
+        raise
     return validate_body(model, value), value
 
 
@@ -175,9 +187,12 @@ def validate_body(model: type[ModelT], value: Any) -> ModelT:
     """Return parsed JSON as a model; raise `InvalidRequest` that names every invalid field."""
     if not isinstance(value, dict):
         raise InvalidRequest(
-            "The body has to be a JSON object.", field_errors=(FieldError("", "has to be an object"),)
+            "The body has to be a JSON object.",
+            field_errors=(FieldError("", "has to be an object"),),
+            input_errors=(InputError("model_attributes_type", ("body",), _NOT_AN_OBJECT, value),),
         )
     field_errors: list[tuple[str, FieldError]] = []
+    input_errors: tuple[InputError, ...] = ()
     fields = model.model_fields
     if model.model_config.get("extra") == "forbid" and (unknown := value.keys() - fields.keys()):
         field_errors = [
@@ -188,7 +203,11 @@ def validate_body(model: type[ModelT], value: Any) -> ModelT:
     try:
         validated = model.model_validate(value, strict=True)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)[:_MAX_FIELD_ERRORS]
+        errors = error.errors(include_url=False, include_context=False)[:_MAX_FIELD_ERRORS]
+        input_errors = tuple(
+            InputError(details["type"], ("body", *details["loc"]), details["msg"], details["input"])
+            for details in errors
+        )
         field_errors += [_field_error(model, error_details) for error_details in errors]
     else:
         if not field_errors:
@@ -203,6 +222,7 @@ def validate_body(model: type[ModelT], value: Any) -> ModelT:
         "; ".join(_error_sentence(field_error) for _, field_error in field_errors),
         code=code,
         field_errors=tuple(field_error for _, field_error in field_errors),
+        input_errors=input_errors,
     )
 
 

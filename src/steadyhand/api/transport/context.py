@@ -70,7 +70,10 @@ def get_context(request: Request) -> ApiContext:
 
 def get_caller(request: Request) -> Caller:
     """Return the caller. Every route calls this first, before it reads the body."""
-    return authenticate(get_context(request).keyring, request.scope["headers"])
+    context = get_context(request)
+    return authenticate(
+        context.keyring, request.scope["headers"], is_classic=context.options.profile == "classic"
+    )
 
 
 def authorization_check(request: Request) -> Callable[[], bool]:

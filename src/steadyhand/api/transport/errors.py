@@ -17,6 +17,7 @@ from steadyhand.errors import (
     Conflict,
     FieldError,
     Forbidden,
+    InputError,
     InvalidRequest,
     NotFound,
     RetryLater,
@@ -28,6 +29,9 @@ REQUEST_ID_SCOPE_KEY = "steadyhand.request_id"
 """The key of the request's id in the ASGI scope; the middleware sets it."""
 REDACTOR_SCOPE_KEY = "steadyhand.redactor"
 """The key of the redactor of errors in the ASGI scope; the middleware sets it."""
+
+CLASSIC_SCOPE_KEY = "steadyhand.classic"
+"""A key of the ASGI scope: set in the classic profile; the middleware sets it."""
 
 STATUS_BY_CODE: Mapping[str, int] = {
     "malformed_json": 400,
@@ -62,6 +66,9 @@ _OPENAI_TYPE_BY_STATUS: Mapping[int, str] = {
     429: "rate_limit_error",
 }
 _SERVER_ERROR = 500
+_INVALID = 422
+_MAX_INPUT_BYTES = 1024
+_MAX_INDEX_DIGITS = 10
 _MAX_FIELD_ERRORS = 20
 
 RouteGroup = Literal["classic", "native", "openai"]
@@ -71,7 +78,7 @@ def route_group(path: str) -> RouteGroup:
     """Return the group of docs/http-api.md that a path belongs to; a path of no group is native."""
     if path in ("/health", "/execute") or path.startswith("/jobs/"):
         return "classic"
-    if path.startswith(("/v1/chat/", "/v1/models", "/v1/responses")):
+    if path.startswith(("/v1/chat/", "/v1/conversational", "/v1/models", "/v1/responses")):
         return "openai"
     return "native"
 
@@ -92,8 +99,9 @@ def error_response(
     *,
     field_errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
+    classic_detail: list[native_bodies.ClassicInputError] | None = None,
 ) -> Response:
-    """Create the one error body, with the content type of the path's group."""
+    """Create the one error body, with the content type of the path's group; `classic_detail` replaces its `detail`."""
     field_errors = field_errors[:_MAX_FIELD_ERRORS]
     param = field_errors[0].pointer.lstrip("/?").replace("/", ".") or None if field_errors else None
     body: native_bodies.Problem = {
@@ -109,10 +117,12 @@ def error_response(
         "error": openai_error_json(status, code, detail, param),
     }
     redactor: Redactor = scope.get(REDACTOR_SCOPE_KEY, NO_REDACTION)
-    body = redactor.value(body)
+    document: Any = redactor.value(body)
+    if classic_detail is not None:
+        document["detail"] = classic_detail
     is_native = route_group(scope["path"]) == "native"
     media_type = "application/problem+json" if is_native else "application/json"
-    return json_response(body, status, headers=headers, media_type=media_type)
+    return json_response(document, status, headers=headers, media_type=media_type)
 
 
 def openai_error_json(
@@ -133,9 +143,58 @@ def caller_error_response(scope: AsgiScope, error: CallerError) -> Response:
     if isinstance(error, RetryLater):
         headers["retry-after"] = str(max(1, error.retry_after))
     field_errors = error.field_errors if isinstance(error, InvalidRequest) else ()
+    status = http_status(error)
+    classic_detail = None
+    if isinstance(error, InvalidRequest) and status == _INVALID and _has_classic_details(scope):
+        classic_detail = classic_details(error, scope.get(REDACTOR_SCOPE_KEY, NO_REDACTION))
     return error_response(
-        scope, http_status(error), error.code, error.detail, field_errors=field_errors, headers=headers
+        scope,
+        status,
+        error.code,
+        error.detail,
+        field_errors=field_errors,
+        headers=headers,
+        classic_detail=classic_detail,
     )
+
+
+def _has_classic_details(scope: AsgiScope) -> bool:
+    return CLASSIC_SCOPE_KEY in scope and route_group(scope["path"]) != "native"
+
+
+def classic_details(error: InvalidRequest, redactor: Redactor) -> list[native_bodies.ClassicInputError]:
+    """Return the wrong fields as FastAPI lists them; an input above 1 KB is cut. Secrets are removed."""
+    input_errors = error.input_errors or [
+        InputError("value_error", ("body", *_location(field_error.pointer)), field_error.detail, None)
+        for field_error in error.field_errors or (FieldError("", error.detail),)
+    ]
+    inputs: dict[int, Any] = {}
+    for each in input_errors:
+        if id(each.value) not in inputs:  # often the whole body
+            inputs[id(each.value)] = _short_input(each.value, redactor)
+    return [
+        {
+            "type": each.type,
+            "loc": list(each.location),
+            "msg": redactor.text(each.message),
+            "input": inputs[id(each.value)],
+        }
+        for each in input_errors[:_MAX_FIELD_ERRORS]
+    ]
+
+
+def _location(pointer: str) -> list[str | int]:
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    return [int(part) if part.isdecimal() and len(part) < _MAX_INDEX_DIGITS else part for part in parts]
+
+
+def _short_input(value: Any, redactor: Redactor) -> Any:
+    """Return an input, or the beginning of its text or of its JSON if that is longer than 1 KB."""
+    text = value if isinstance(value, str) else json_bytes(value).decode("utf-8")
+    data = text[: 4 * _MAX_INPUT_BYTES].encode("utf-8", "replace")
+    if len(data) <= _MAX_INPUT_BYTES:
+        return redactor.value(value)
+    return redactor.truncated(data)[:_MAX_INPUT_BYTES].decode("utf-8", "ignore")
 
 
 def internal_error_response(scope: AsgiScope) -> Response:

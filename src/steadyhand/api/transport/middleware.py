@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadyhand.api.transport.context import ApiOptions
 from steadyhand.api.transport.errors import (
+    CLASSIC_SCOPE_KEY,
     REDACTOR_SCOPE_KEY,
     REQUEST_ID_SCOPE_KEY,
     caller_error_response,
@@ -111,8 +112,11 @@ def _normalize_path(path: str) -> str:
 class RequestMiddleware:
     """Pure ASGI middleware: sets `x-request-id` on every response and turns every exception into a response."""
 
-    def __init__(self, app: ASGIApp, *, hosts: AllowedHosts, redactor: Redactor) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: AllowedHosts, redactor: Redactor, is_classic: bool = False
+    ) -> None:
         self._app = app
+        self._is_classic = is_classic
         self._redactor = redactor
         self._hosts = hosts
         self._id_source = random.Random()  # noqa: S311  # an id to look for in the log, not a secret
@@ -126,6 +130,8 @@ class RequestMiddleware:
         request_id = f"req_{self._id_source.getrandbits(64):016x}"
         scope[REQUEST_ID_SCOPE_KEY] = request_id
         scope[REDACTOR_SCOPE_KEY] = self._redactor
+        if self._is_classic:
+            scope[CLASSIC_SCOPE_KEY] = True
         id_header = (b"x-request-id", request_id.encode("ascii"))
         started = False
 
