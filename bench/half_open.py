@@ -38,7 +38,7 @@ def measure(world: Path, pairs: int) -> Row:
         for _ in range(pairs):
             with _attack(service.url) as attack:
                 looks = list(_looks(service, attack))
-            report = json.loads(attack.stdout.read()) if attack.stdout else {}
+                report = json.loads(attack.communicate(timeout=SECONDS)[0] or "{}")
             if attack.returncode or not report or report["most"] < CONNECTIONS // 2:
                 raise Broken(f"the attack came to {report}")
             bound = ConnectionLimits().head_seconds + _LATE_SECONDS
