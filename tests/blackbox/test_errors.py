@@ -14,19 +14,26 @@ CHAT = {"model": "claude", "messages": [{"role": "user", "content": "hi"}]}
 FIELDS = {"type", "title", "status", "detail", "code", "request_id", "errors", "error"}
 
 
-def check_body(answer: httpx2.Response, status: int, code: str, *, native: bool = False) -> dict[str, Any]:
-    """Every error has this one body; gives it."""
+def check_body(
+    answer: httpx2.Response, status: int, code: str, *, native: bool = False, listed: bool = False
+) -> dict[str, Any]:
+    """Every error has this one body; gives it. With `listed` its detail is the earlier service's list of a 422."""
     assert answer.status_code == status, answer.text
     kind = "application/problem+json" if native else "application/json"
     assert answer.headers["content-type"].partition(";")[0] == kind
     body: dict[str, Any] = answer.json()
     assert set(body) == FIELDS
     assert (body["type"], body["status"], body["code"]) == ("about:blank", status, code)
-    assert isinstance(body["detail"], str)
+    if listed:
+        assert all(set(each) == {"type", "loc", "msg", "input"} for each in body["detail"])
+        assert [each["loc"][0] for each in body["detail"]] == ["body"] * len(body["errors"])
+    else:
+        assert body["detail"] == body["error"]["message"]
     assert body["detail"]
     assert body["request_id"] == answer.headers["x-request-id"]
     assert set(body["error"]) == {"message", "type", "param", "code"}
-    assert (body["error"]["message"], body["error"]["code"]) == (body["detail"], code)
+    assert isinstance(body["error"]["message"], str)
+    assert body["error"]["code"] == code
     for leak in ("Traceback", "/tmp/", "site-packages", ADMIN_KEY, CLASSIC_KEY, 'File "'):  # noqa: S108  # looked for, not used
         assert leak not in answer.text
     return body
@@ -155,6 +162,12 @@ BAD_EXECUTES = {
 }
 
 
+def check_422(service: Service, path: str, body: bytes) -> dict[str, Any]:
+    native = path == "/v1/jobs"
+    listed = service.classic and not native
+    return check_body(post(service, path, body), 422, "invalid_field", native=native, listed=listed)
+
+
 def post(service: Service, path: str, body: Any) -> httpx2.Response:
     if isinstance(body, bytes):
         return service.client.post(path, content=body, headers={"content-type": "application/json"})
@@ -165,18 +178,20 @@ def post(service: Service, path: str, body: Any) -> httpx2.Response:
 def test_bad_input_on_execute_is_422_names_the_field_and_stores_nothing(service: Service, case: str) -> None:
     bad = BAD_EXECUTES[case]
     before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
-    body = check_body(post(service, "/execute", bad.body), 422, bad.code)
+    body = check_body(post(service, "/execute", bad.body), 422, bad.code, listed=service.classic)
     pointers = [fault["pointer"] for fault in body["errors"]]
     assert any(pointer.startswith(bad.pointer) for pointer in pointers), pointers
     if bad.pointer:
-        assert bad.pointer.strip("/").split("/")[0] in body["detail"]
+        assert bad.pointer.strip("/").split("/")[0] in body["error"]["message"]
     assert service.client.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
 
 def test_a_422_names_each_field_that_is_wrong_in_one_string(service: Service) -> None:
-    body = check_body(post(service, "/execute", {"max_budget_usd": -1}), 422, "invalid_field")
+    body = check_body(
+        post(service, "/execute", {"max_budget_usd": -1}), 422, "invalid_field", listed=service.classic
+    )
     for field in ("prompt", "agent", "max_budget_usd"):
-        assert field in body["detail"]
+        assert field in body["error"]["message"]
         assert f"/{field}" in [fault["pointer"] for fault in body["errors"]]
 
 
@@ -244,7 +259,7 @@ def test_an_amount_or_a_time_that_is_not_finite_or_not_above_nothing_is_422(
 ) -> None:
     raw = f'{{"prompt": "p", "agent": "claude", "{field}": {written}}}'
     before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
-    body = check_body(post(service, path, raw.encode()), 422, "invalid_field", native=path == "/v1/jobs")
+    body = check_422(service, path, raw.encode())
     assert [fault["pointer"] for fault in body["errors"]] == [f"/{field}"]
     assert service.client.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
@@ -278,7 +293,7 @@ def test_a_nul_or_half_a_surrogate_pair_in_any_string_is_422(
     good = CHAT if path == "/v1/chat/completions" else GOOD
     raw = json.dumps({**good, field: "HERE"}).replace("HERE", written)
     before = service.client.get("/v1/jobs", params={"limit": 1}).json()["data"]
-    body = check_body(post(service, path, raw.encode()), 422, "invalid_field", native=path == "/v1/jobs")
+    body = check_422(service, path, raw.encode())
     assert [fault["pointer"] for fault in body["errors"]] == [f"/{field}"]
     assert service.client.get("/v1/jobs", params={"limit": 1}).json()["data"] == before
 
@@ -305,8 +320,7 @@ def test_a_nul_or_half_a_surrogate_pair_in_any_string_is_422(
 def test_a_nul_or_half_a_surrogate_pair_is_found_however_deep_it_lies(
     service: Service, path: str, raw: str, pointer: str, written: str
 ) -> None:
-    answer = post(service, path, raw.replace("HERE", written).encode())
-    body = check_body(answer, 422, "invalid_field", native=path == "/v1/jobs")
+    body = check_422(service, path, raw.replace("HERE", written).encode())
     assert [fault["pointer"] for fault in body["errors"]] == [pointer]
 
 
@@ -460,5 +474,5 @@ def test_unknown_fields_on_execute_are_passed_over_as_they_always_were(service: 
 def test_an_error_never_repeats_the_prompt(service: Service) -> None:
     secret = "the-prompt-is-nobodys-business"
     answer = post(service, "/execute", {"prompt": secret, "agent": 1})
-    body = check_body(answer, 422, "invalid_field")
+    body = check_body(answer, 422, "invalid_field", listed=service.classic)
     assert not re.search(secret, str(body))
