@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from unittest.mock import patch
 
 from typer.testing import CliRunner
@@ -22,13 +23,17 @@ import steadyhand.cli.jobs
 import steadyhand.cli.keys
 import steadyhand.cli.run
 import steadyhand.cli.service
-import steadyhand.cli.usage  # noqa: F401  # each of these adds its commands to the program
+import steadyhand.cli.usage  # each of these adds its commands to the program
 from steadyhand.cli.app import app
 from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.preloaded import Process
+from steadyhand.testing.service import Service
 
 JOB_ID = "3f2a9c01be77"
 KEY = "a-key-of-the-tests-0123456789"
 COMMAND = [sys.executable, "-m", "steadyhand"]
+PROGRAM = str(Path(steadyhand.cli.__file__).parent.with_name("__main__.py"))
+"""The first word that a program sees when it is started as `COMMAND`."""
 
 
 def job_json(**changes: Any) -> dict[str, Any]:
@@ -204,8 +209,57 @@ class CommandResult:
     err: str
 
 
+class RunningCommand:
+    """A command under way, with this end of each pipe that it has; `None` for a stream that is no pipe."""
+
+    def __init__(self, process: Process, pipes: list[BinaryIO | None]) -> None:
+        self.process = process
+        self.stdin, self.stdout, self.stderr = pipes
+        self.pid = process.pid
+        self.poll, self.wait = process.poll, process.wait
+        self.send_signal, self.kill = process.send_signal, process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.returncode
+
+    def communicate(self, given: bytes = b"", timeout: float = 90) -> tuple[bytes, bytes]:
+        """Send this to stdin, read to the end of stdout and stderr, and wait for the end of the command."""
+        with ThreadPoolExecutor(3) as pool:
+            if self.stdin is not None:
+                pool.submit(_write_all, self.stdin, given)
+            reading = [pool.submit(_read_all, stream) for stream in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            return reading[0].result(), reading[1].result()
+
+    def close(self) -> None:
+        """Kill it if it is still there."""
+        if self.poll() is None:
+            self.kill()
+            self.wait(20)
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _write_all(stream: BinaryIO, data: bytes) -> None:
+    with suppress(BrokenPipeError), stream:
+        stream.write(data)
+
+
+def _read_all(stream: BinaryIO | None) -> bytes:
+    return b"" if stream is None else stream.read()
+
+
 class CommandLine:
-    """`steadyhand` as a subprocess, in an environment made from nothing."""
+    """`steadyhand` as a process, in an environment made from nothing.
+
+    Commands are forked from a process with the code loaded where that does the same as a start; see `Preloaded`.
+    """
 
     def __init__(self, home: Path, url: str | None, token: str | None) -> None:
         self.home = home
@@ -222,48 +276,79 @@ class CommandLine:
             self.env["STEADYHAND_TOKEN"] = token
 
     def __call__(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:
-        return self.run_process(*arguments, given=given, timeout=timeout, **env)
+        return self.run_process(*arguments, given=given, timeout=timeout, fresh=False, **env)
 
-    def run_process(self, *arguments: str, given: str = "", timeout: float = 90, **env: str) -> CommandResult:
+    def run_process(
+        self, *arguments: str, given: str = "", timeout: float = 90, fresh: bool = False, **env: str
+    ) -> CommandResult:
         """Run it to its end in a process of its own."""
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            env=self.env | env,
-            cwd=self.home,
-            input=given.encode(),
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        return CommandResult(done.returncode, done.stdout.decode(), done.stderr.decode())
+        with self.running(*arguments, stdin=subprocess.PIPE, fresh=fresh, more_env=env) as process:
+            out, err = process.communicate(given.encode(), timeout)
+            return CommandResult(process.wait(), out.decode(), err.decode())
 
     @contextmanager
-    def running(self, *arguments: str, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
-        """The command under way; killed at the end of the block if it is still there."""
-        options = {
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-        } | options
-        env = self.env | options.pop("more_env", {})
-        started = subprocess.Popen([*COMMAND, *arguments], env=env, cwd=self.home, **options)
-        with cast("subprocess.Popen[bytes]", started) as process:
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    process.kill()
+    def running(
+        self,
+        *arguments: str,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        fresh: bool = False,
+        more_env: Mapping[str, str] | None = None,
+    ) -> Iterator[RunningCommand]:
+        """The command under way; killed at the end of the block if it is still there. `fresh` starts an interpreter."""
+        env = self.env | dict(more_env or {})
+        with ExitStack() as theirs:
+            opened = [
+                _open_stream(theirs, kind, mode)
+                for kind, mode in ((stdin, "wb"), (stdout, "rb"), (stderr, "rb"))
+            ]
+            streams = opened[0][0], opened[1][0], opened[2][0]
+            process: Process
+            if not fresh and Service.preloaded is not None and Service.preloaded.can_start(env):
+                process = Service.preloaded.start([PROGRAM, *arguments], self.home, env, streams)
+            else:
+                process = subprocess.Popen(
+                    [*COMMAND, *arguments],
+                    env=env,
+                    cwd=self.home,
+                    stdin=streams[0],
+                    stdout=streams[1],
+                    stderr=streams[2],
+                )
+        command = RunningCommand(process, [ours for _, ours in opened])
+        try:
+            yield command
+        finally:
+            command.close()
 
-    def on_terminal(self, *arguments: str, timeout: float = 90, **env: str) -> CommandResult:
+    def on_terminal(
+        self, *arguments: str, timeout: float = 90, fresh: bool = False, **env: str
+    ) -> CommandResult:
         """Run it on a pseudo-terminal of its own, which is all of stdin, stdout and stderr."""
         ours, theirs = os.openpty()
+        more_env = {"TERM": "xterm-256color"} | env
         with self.running(
-            *arguments, stdin=theirs, stdout=theirs, stderr=theirs, more_env={"TERM": "xterm-256color"} | env
+            *arguments, stdin=theirs, stdout=theirs, stderr=theirs, fresh=fresh, more_env=more_env
         ) as process:
             os.close(theirs)
             shown = b"".join(_until_closed(ours, timeout))
             os.close(ours)
             return CommandResult(process.wait(timeout), shown.decode("utf-8", "replace"), "")
+
+
+def _open_stream(theirs: ExitStack, kind: int, mode: str) -> tuple[int, BinaryIO | None]:
+    """Return the command's end of a stream, which is closed with `theirs`, and this end if it is a pipe."""
+    if kind == subprocess.DEVNULL:
+        number = os.open(os.devnull, os.O_RDWR)
+        theirs.callback(os.close, number)
+        return number, None
+    if kind != subprocess.PIPE:
+        return kind, None
+    reader, writer = os.pipe()
+    number, ours = (reader, writer) if mode == "wb" else (writer, reader)
+    theirs.callback(os.close, number)
+    return number, cast("BinaryIO", os.fdopen(ours, mode))
 
 
 class InProcessCommandLine(CommandLine):
@@ -322,8 +407,8 @@ def wait_until(condition: Callable[[], Any], timeout: float = 20) -> Any:
 
 @dataclass
 class RealService:
-    """`steadyhand serve` in a process of its own, with the stand-in as its agent."""
+    """`steadyhand serve` as a process, with the stand-in as its agent."""
 
     url: str
     token: str
-    process: "subprocess.Popen[bytes]"
+    process: RunningCommand

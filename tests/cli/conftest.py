@@ -3,14 +3,12 @@
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.cli.command_line import (
-    COMMAND,
     KEY,
     CommandLine,
     InProcessCommandLine,
@@ -19,7 +17,8 @@ from tests.cli.command_line import (
     read_until,
 )
 
-from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.service import UNUSED_MODEL_URL
 
 
 @pytest.fixture
@@ -40,31 +39,22 @@ def real_service(standin: Path) -> Iterator[RealService]:
     """One real service for all tests of this session that need nothing else of it than to be there."""
     root = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
     root.chmod(0o755)
-    env = {
-        "PATH": SYSTEM_PATH,
-        "HOME": str(root),
-        "LANG": "C.UTF-8",
-        "STEADYHAND_DATA_DIR": str(root / "data"),
+    command = CommandLine(root, None, None)
+    command.env |= {
         "STEADYHAND_RUNNER__CLAUDE__PATH": str(standin),
-        "ANTHROPIC_API_KEY": "sk-ant-scripted-no-real-key",
-        "ANTHROPIC_BASE_URL": "http://127.0.0.1:9",
+        "ANTHROPIC_API_KEY": DUMMY_API_KEY,
+        "ANTHROPIC_BASE_URL": UNUSED_MODEL_URL,
     }
-    command = [*COMMAND, "serve", "--port", "0"]
     with (
         (root / "log").open("wb") as log,
-        subprocess.Popen(command, env=env, cwd=root, stdout=subprocess.PIPE, stderr=log) as process,
+        command.running("serve", "--port", "0", stderr=log.fileno()) as process,
     ):
-        try:
-            line = read_until(process.stdout, "\n", 60)
-            found = re.search(r"http://\S+", line)
-            assert found, line
-            yield RealService(found[0], (root / "data" / "admin.key").read_text().strip(), process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(45)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        line = read_until(process.stdout, "\n", 60)
+        found = re.search(r"http://\S+", line)
+        assert found, line
+        yield RealService(found[0], (root / "data" / "admin.key").read_text().strip(), process)
+        process.send_signal(signal.SIGTERM)
+        process.wait(45)
     shutil.rmtree(root, ignore_errors=True)
 
 

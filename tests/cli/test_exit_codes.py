@@ -1,7 +1,9 @@
-"""Every exit code of the contract, from the command as a process of its own against a real service."""
+"""Every exit code of the contract, from the command as a process against a real service."""
 
 import json
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,24 @@ from steadyhand.testing.service import ADMIN_KEY, CLASSIC_KEY, UNUSED_MODEL_URL,
 SLEEPY = '[[standin: say="I am at it." sleep=60]]'
 
 
+ONE_JOB = {"STEADYHAND_CONCURRENCY": "1", "STEADYHAND_SERVICE__MAX_QUEUED": "0"}
+
+
 @pytest.fixture
 def alone(world_dir: Path, standin: Path) -> Iterator[Service]:
     """A service that runs one job and lets none wait; a test may end it."""
-    env = {"STEADYHAND_CONCURRENCY": "1", "STEADYHAND_SERVICE__MAX_QUEUED": "0"}
-    with Service(world_dir, standin, env=env) as service:
+    with Service(world_dir, standin, env=ONE_JOB) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def shared(standin: Path) -> Iterator[Service]:
+    """The same for the tests of this module that leave it as it was, with nothing running."""
+    root = Path(tempfile.mkdtemp(prefix="sh-", dir="/tmp"))
+    root.chmod(0o755)
+    with Service(root, standin, env=ONE_JOB) as service:
+        yield service
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def command_for(service: Service, token: str = ADMIN_KEY) -> CommandLine:
@@ -47,6 +61,7 @@ def held(service: Service, **fields: Any) -> str:
         (("run", "[[standin: result=max_budget]]"), 5),
         (("run", "--repo", "https://127.0.0.1:9/no/such.git", "hello"), 8),
         (("run", "--timeout", "1s", "[[standin: sleep=60]]"), 124),
+        (("run", " "), 2),
     ],
 )
 def test_a_command_exits_with_what_it_came_to(
@@ -58,15 +73,16 @@ def test_a_command_exits_with_what_it_came_to(
     assert "Traceback" not in ran.err
 
 
-def test_a_key_that_is_not_known_or_may_not_do_it_is_4(alone: Service) -> None:
-    assert command_for(alone, "no-key-of-this-service").run_process("run", "hello").code == 4
-    ran = command_for(alone, CLASSIC_KEY).run_process("keys", "list")
+def test_a_key_that_is_not_known_or_may_not_do_it_is_4(shared: Service) -> None:
+    for arguments in (("run", "hello"), ("jobs",)):
+        assert command_for(shared, "no-key-of-this-service").run_process(*arguments).code == 4
+    ran = command_for(shared, CLASSIC_KEY).run_process("keys", "list")
     assert ran.code == 4
     assert "'admin'" in ran.err
 
 
-def test_run_wait_and_logs_exit_6_when_somebody_else_cancels_the_job(alone: Service) -> None:
-    command = command_for(alone)
+def test_run_wait_and_logs_exit_6_when_somebody_else_cancels_the_job(shared: Service) -> None:
+    command = command_for(shared)
     with command.running("run", SLEEPY) as process:
         job_id = read_until(process.stderr, "I am at it.").partition("job ")[2][:12]
         assert command.run_process("cancel", job_id).code == 0
@@ -111,10 +127,12 @@ def test_a_full_queue_and_a_service_that_stops_are_75_and_say_when_to_try_again(
     assert "Try again in " in ran.err
 
 
-def test_a_wait_that_ran_out_is_124_and_ctrl_c_is_130(alone: Service) -> None:
-    command = command_for(alone)
-    job_id = held(alone)
-    assert command.run_process("wait", "--timeout", "0.3", job_id).code == 124
+def test_a_wait_that_ran_out_is_124_and_ctrl_c_is_130(shared: Service) -> None:
+    command = command_for(shared)
+    job_id = held(shared)
+    waited = command.run_process("wait", "--timeout", "0.3", job_id)
+    assert (waited.code, waited.out) == (124, "")
+    assert "still running" in waited.err
     for arguments in (("logs", "-f", job_id), ("wait", job_id)):
         with command.running(*arguments) as process:
             if arguments[0] == "logs":
@@ -124,15 +142,16 @@ def test_a_wait_that_ran_out_is_124_and_ctrl_c_is_130(alone: Service) -> None:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=40)
         assert process.returncode == 130
-    assert alone.get_job(job_id)["state"] == "running"
-    alone.client.post(f"/v1/jobs/{job_id}/cancel")
-    alone.wait_until_ended(job_id)
+    assert shared.get_job(job_id)["state"] == "running"
+    assert command.run_process("cancel", job_id).code == 0
+    shared.wait_until_ended(job_id)
+    assert command.run_process("wait", job_id).code == 6
     with command.running("run", SLEEPY) as process:
         job_id = read_until(process.stderr, "I am at it.").partition("job ")[2][:12]
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=40)
     assert process.returncode == 130
-    assert alone.get_job(job_id)["state"] == "cancelled"
+    assert shared.get_job(job_id)["state"] == "cancelled"
 
 
 def with_agent(standin: Path) -> dict[str, str]:
@@ -162,6 +181,7 @@ def test_doctor_with_a_fault_is_1_and_each_fault_has_its_remedy_beside_it(
 ) -> None:
     command = CommandLine(world_dir, None, None)
     command.env |= with_agent(standin)
+    del command.env["STEADYHAND_RUNNER__CLAUDE__PATH"]  # the real CLI, which is asked for its version
     ran = command.run_process("doctor", "--json")
     assert ran.code == 0, ran.out
     looked_at = {check["name"] for check in json.loads(ran.out)["data"]}
@@ -183,6 +203,7 @@ def test_doctor_with_a_fault_is_1_and_each_fault_has_its_remedy_beside_it(
     lines = command.run_process("doctor").out.splitlines()
     wrong = [number for number, line in enumerate(lines) if line.startswith("✗ ")]
     assert len(wrong) == len(faults)
+    assert any(lines[number].startswith("✗ credential") for number in wrong)
     assert all(lines[number + 1].startswith("  → ") for number in wrong)
 
 
@@ -203,7 +224,9 @@ def test_doctor_names_each_wrong_setting_with_what_was_meant(world_dir: Path) ->
 
 def test_serve_tells_where_it_listens_as_json(world_dir: Path, standin: Path) -> None:
     command = CommandLine(world_dir, None, None)
-    with command.running("serve", "--port", "0", "--json", more_env=with_agent(standin)) as process:
+    with command.running(
+        "serve", "--port", "0", "--json", fresh=True, more_env=with_agent(standin)
+    ) as process:
         told = json.loads(read_until(process.stdout, "\n", 60))
         assert told["object"] == "service"
         token = (world_dir / "data" / "admin.key").read_text().strip()

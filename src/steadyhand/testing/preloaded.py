@@ -1,9 +1,9 @@
-"""Services that start without importing anything: forked from a process that has imported the service's code.
+"""Commands that start without importing anything: forked from a process that has imported the program's code.
 
-Importing takes two seconds of a processor, a job of the stand-in a tenth of one, and the tests start hundreds of
-services. A forked service is a process like one that was started by `steadyhand serve`: a session, an environment, a
-command line, a working directory and streams of its own, and the program's own `main`. Its parent is a process that
-waits for it and reports its exit code.
+Importing takes two seconds of a processor for a service and half a second for a client, a job of the stand-in a tenth
+of one, and the tests start hundreds of both. A forked command is a process like one that was started as `steadyhand`:
+a session, an environment, a command line, a working directory and streams of its own, and the program's own `main`.
+Its parent is a process that waits for it and reports its exit code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MODULES = (
     *("steadyhand.serve", "alembic.command", "sqlite3", "anyio.streams.tls"),
 )
 """Whatever a service has imported once its first job has ended."""
-_MOST_BYTES = 1 << 16
+_MOST_BYTES = 1 << 17
 _START_SECONDS = 60.0
 _PR_SET_NAME = 15
 _PR_SET_MM = 35
@@ -66,7 +66,7 @@ class Process(Protocol):
 
 
 class ForkedProcess:
-    """A service that was forked; see `Process`."""
+    """A command that was forked; see `Process`."""
 
     def __init__(self, report: int) -> None:
         self._report = os.fdopen(report, "rb", buffering=0)
@@ -76,10 +76,10 @@ class ForkedProcess:
 
     def _read(self, seconds: float | None) -> int:
         if not select.select([self._report], [], [], seconds)[0]:
-            raise subprocess.TimeoutExpired("steadyhand serve", seconds or 0.0)
+            raise subprocess.TimeoutExpired("steadyhand", seconds or 0.0)
         line = self._report.read(16)
         if not line:
-            raise RuntimeError("the process that waits for a service was killed")
+            raise RuntimeError("the process that waits for a command was killed")
         return int(line)
 
     def poll(self) -> int | None:
@@ -107,7 +107,7 @@ class ForkedProcess:
 
 
 class Preloaded:
-    """The process that services are forked from; started at the first of them, ended with the process that made it."""
+    """The process that commands are forked from; started at the first of them, ended with the process that made it."""
 
     def __init__(self) -> None:
         self._door: socket.socket | None = None
@@ -121,16 +121,16 @@ class Preloaded:
         return not any(name.startswith(_AT_START) for name in environment)
 
     def start(
-        self, argv: Sequence[str], folder: Path, environment: Mapping[str, str], log: int
+        self, argv: Sequence[str], folder: Path, environment: Mapping[str, str], streams: tuple[int, int, int]
     ) -> ForkedProcess:
-        """Fork a service with its stdout and stderr in `log`."""
+        """Fork a command with these descriptors as its stdin, stdout and stderr."""
         reader, writer = os.pipe()
         asked = json.dumps({"argv": list(argv), "folder": str(folder), "env": dict(environment)})
         try:
             with self._lock:
                 if self._door is None:
                     self._door = self._begin()
-                socket.send_fds(self._door, [asked.encode()], [log, writer])
+                socket.send_fds(self._door, [asked.encode()], [*streams, writer])
         finally:
             os.close(writer)
         return ForkedProcess(reader)
@@ -162,7 +162,7 @@ def _can_show() -> bool:
 
 
 def main(number: int) -> None:
-    """Import what a service imports, fork for each message on the socket, and end with the socket."""
+    """Import what a command imports, fork for each message on the socket, and end with the socket."""
     for name in _MODULES:
         importlib.import_module(name)
     gc.collect()
@@ -170,7 +170,7 @@ def main(number: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     door = socket.socket(fileno=number)
     while True:
-        asked, descriptors, _, _ = socket.recv_fds(door, _MOST_BYTES, 2)
+        asked, descriptors, _, _ = socket.recv_fds(door, _MOST_BYTES, 4)
         if not asked:
             return
         if os.fork() == 0:
@@ -178,19 +178,20 @@ def main(number: int) -> None:
         for descriptor in descriptors:
             os.close(descriptor)
     door.close()
-    log, report = descriptors
+    *streams, report = descriptors
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child != 0:
-        _wait_for(child, log, report)
+        _wait_for(child, streams, report)
     os.close(report)
     given = json.loads(asked)
-    _become(given["argv"], given["folder"], given["env"], log)
+    _become(given["argv"], given["folder"], given["env"], streams)
     importlib.import_module("steadyhand.cli").main()
 
 
-def _wait_for(child: int, log: int, report: int) -> None:
-    os.close(log)
+def _wait_for(child: int, streams: Sequence[int], report: int) -> None:
+    for descriptor in streams:
+        os.close(descriptor)
     os.setsid()
     os.write(report, f"{child:<16}".encode())
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -200,18 +201,36 @@ def _wait_for(child: int, log: int, report: int) -> None:
         os._exit(0)
 
 
-def _become(argv: list[str], folder: str, environment: dict[str, str], log: int) -> None:
+def _become(argv: list[str], folder: str, environment: dict[str, str], streams: Sequence[int]) -> None:
     """Make this process one that looks as if it had been started so."""
     os.setsid()
     os.chdir(folder)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    _open_streams()
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[:] = argv
     _LIBC.prctl(_PR_SET_NAME, ctypes.c_char_p(os.fsencode(Path(argv[0]).name)), *_ZEROS)
     _show([sys.executable, *argv], [f"{name}={value}" for name, value in environment.items()])
+
+
+def _open_streams() -> None:
+    """Create `sys.stdin`, `sys.stdout` and `sys.stderr` as an interpreter does: by the line to a terminal."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        before = getattr(sys, name)
+        stream = open(  # noqa: SIM115  # it lasts as long as the process
+            number,
+            mode,
+            buffering=1 if name == "stderr" else -1,
+            encoding=before.encoding,
+            errors=before.errors,
+            newline="\n",
+            closefd=False,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _show(words: Sequence[str], variables: Sequence[str]) -> None:

@@ -172,15 +172,16 @@ class Service:
         self._log_offset = self.log_path.stat().st_size if self.log_path.exists() else 0
         argv = [str(Path(sys.executable).parent / "steadyhand"), "serve", *self._arguments]
         environment = self.environment()
-        with self.log_path.open("ab") as log:
+        with self.log_path.open("ab") as log, Path(os.devnull).open("rb") as nothing:
             if self.preloaded is not None and self.preloaded.can_start(environment):
-                self._process = self.preloaded.start(argv, self.root, environment, log.fileno())
+                streams = nothing.fileno(), log.fileno(), log.fileno()
+                self._process = self.preloaded.start(argv, self.root, environment, streams)
             else:
                 self._process = subprocess.Popen(
                     argv,
                     cwd=self.root,
                     env=environment,
-                    stdin=subprocess.DEVNULL,
+                    stdin=nothing,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
