@@ -30,15 +30,18 @@ def real(request: pytest.FixtureRequest) -> Service:
     return found
 
 
-def test_execute_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
+def test_a_prompt_of_two_megabytes_is_executed_by_the_real_cli(real: Service, model: ScriptedModel) -> None:
     model.clear()
-    job = real.poll_classic(real.execute_classic("Say ok.", "issue-responder", metadata={"n": 1})["job_id"])
+    prompt = "0123456789abcde\n" * 125_000 + "the end of it"
+    accepted = real.execute_classic(prompt, "issue-responder", metadata={"n": 1})
+    job = real.poll_classic(accepted["job_id"], 60)
     assert (job["status"], job["exit_code"], job["metadata"]) == ("completed", 0, {"n": 1}), job["stderr"]
     result = json.loads("".join(job["output"]))
     assert (result["type"], result["subtype"], result["is_error"]) == ("result", "success", False)
     assert result["result"] == OK
     # Exactly one call for an answer reached the model, as the agent that was asked for, with a key that is none.
     (request,) = model.requests
+    assert prompt.strip() in request.prompt
     assert "You answer issue-responder questions." in request.system
     assert DUMMY_API_KEY in (
         request.headers.get("x-api-key"),
@@ -47,11 +50,6 @@ def test_execute_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
     usage = real.get_job(job["job_id"])["usage"]
     assert usage["output_tokens"] == model.conversation_totals["output_tokens"]
     assert usage["input_tokens"] == model.conversation_totals["input_tokens"]
-
-
-def test_an_agent_by_its_path_with_the_real_cli(real: Service) -> None:
-    job = real.poll_classic(real.execute_classic("Say ok.", ".claude/agents/recruiter-triage.md")["job_id"])
-    assert (job["status"], job["agent"]) == ("completed", "recruiter-triage")
 
 
 def test_an_agent_that_nobody_defined_with_the_real_cli(real: Service, model: ScriptedModel) -> None:
@@ -162,14 +160,20 @@ def test_a_timeout_with_the_real_cli_ends_within_2_seconds_with_nothing_alive(re
     wait_until(lambda: not real.live_agent_pids(), 1)
 
 
-def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive(real: Service) -> None:
+def test_a_cancel_with_the_real_cli_takes_at_most_2_seconds_with_nothing_alive_and_health_says_so(
+    real: Service,
+) -> None:
     job_id = deaf(real)
+    body = real.client.get("/health").json()
+    assert (body["status"], body["busy"], body["active"]) == ("ok", real.classic, 1)
     asked = datetime.now().astimezone()
     real.client.post(f"/v1/jobs/{job_id}/cancel")
     job = real.wait_until_ended(job_id)
     assert job["state"] == "cancelled"
     assert (datetime.fromisoformat(job["finished_at"]) - asked).total_seconds() <= 2
     wait_until(lambda: not real.live_agent_pids(), 1)
+    wait_until(lambda: real.client.get("/health").json()["active"] == 0)
+    assert real.client.get("/health").json()["busy"] is False
 
 
 @pytest.mark.parametrize("profile", ["default", "classic"])
@@ -195,15 +199,14 @@ def test_a_kill_9_and_a_sigterm_of_the_service_leave_nothing_of_the_real_cli_ali
 
 
 def test_the_example_is_fixed_by_the_real_cli_and_the_diff_says_how(
-    make_service: MakeService, model: ScriptedModel, common_dir: Path
+    real_default: Service, world_dir: Path
 ) -> None:
-    repository = common_dir / "shop"
+    repository = world_dir / "shop"
     base = make_repository(repository)
-    service = make_service(claude=cli_path(), model=model.url).start()
-    job = service.run_job("[[scenario:fix-the-test]] Fix the failing test.", workspace=str(repository))
+    job = real_default.run_job("[[scenario:fix-the-test]] Fix the failing test.", workspace=str(repository))
     assert job["state"] == "completed", job
     assert (job["commit"], job["changes"]["base"], job["changes"]["files"]) == (base, base, 1)
-    assert "item.quantity" in service.client.get(f"/v1/jobs/{job['id']}/diff").text
+    assert "item.quantity" in real_default.client.get(f"/v1/jobs/{job['id']}/diff").text
 
 
 def test_an_object_is_answered_to_a_schema_by_the_real_cli(real: Service) -> None:
@@ -220,11 +223,13 @@ def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
     real: Service, model: ScriptedModel
 ) -> None:
     model.clear()
+    prompt = "-p --help"
     job = real.run_job(
-        "Say ok.", agent="chat", model="haiku", effort="low", append_system_prompt="Be brief, quetzal."
+        prompt, agent="chat", model="haiku", effort="low", append_system_prompt="Be brief, quetzal."
     )
     assert (job["state"], job["answer"]) == ("completed", OK), job
     (request,) = model.requests
+    assert prompt in request.prompt
     assert "haiku" in request.body["model"]
     assert "Be brief, quetzal." in request.system
     assert not request.body.get("tools")
@@ -232,35 +237,24 @@ def test_what_a_native_job_asks_for_reaches_the_model_through_the_real_cli(
     assert (looping["state"], looping["outcome"]["type"]) == ("failed", "max_turns")
 
 
-def test_health_says_what_is_so_with_the_real_cli(real: Service) -> None:
-    job_id = deaf(real)
-    body = real.client.get("/health").json()
-    assert (body["status"], body["busy"], body["active"]) == ("ok", real.classic, 1)
-    real.client.post(f"/v1/jobs/{job_id}/cancel")
-    real.wait_until_ended(job_id)
-    wait_until(lambda: real.client.get("/health").json()["active"] == 0)
-    assert real.client.get("/health").json()["busy"] is False
-
-
-def test_a_prompt_of_two_megabytes_reaches_the_model_through_the_real_cli(
-    real: Service, model: ScriptedModel
-) -> None:
-    model.clear()
-    prompt = "0123456789abcde\n" * 125_000 + "the end of it"
-    assert real.poll_classic(real.execute_classic(prompt)["job_id"], 60)["status"] == "completed"
-    assert prompt.strip() in model.requests[0].prompt
-
-
-@pytest.mark.parametrize("prompt", ["--version", "--mcp-config=/etc/passwd", "-p --help"])
+@pytest.mark.parametrize(
+    ("prompt", "agent", "name"),
+    [
+        ("--version", ".claude/agents/recruiter-triage.md", "recruiter-triage"),
+        ("--mcp-config=/etc/passwd", "claude", "claude"),
+    ],
+    ids=["agent by its path", "claude"],
+)
 def test_a_prompt_that_looks_like_an_option_is_text_to_the_real_cli(
-    real: Service, model: ScriptedModel, prompt: str
+    real: Service, model: ScriptedModel, prompt: str, agent: str, name: str
 ) -> None:
     model.clear()
-    assert real.poll_classic(real.execute_classic(prompt)["job_id"])["status"] == "completed"
+    job = real.poll_classic(real.execute_classic(prompt, agent)["job_id"])
+    assert (job["status"], job["agent"]) == ("completed", name)
     assert prompt in model.requests[0].prompt
 
 
-def test_a_streamed_chat_and_a_response_with_the_real_cli(
+def test_a_streamed_chat_and_a_response_with_the_real_cli_and_a_chat_agent_that_tells_the_model_little(
     real_default: Service, model: ScriptedModel
 ) -> None:
     model.clear()
@@ -276,6 +270,14 @@ def test_a_streamed_chat_and_a_response_with_the_real_cli(
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == OK
         assert chunks[-1].usage is not None
         assert chunks[-1].usage.completion_tokens == model.conversation_totals["output_tokens"]
+        (of_claude,) = model.requests
+        assert of_claude.body.get("tools")
+        model.clear()
+        reply = client.chat.completions.with_raw_response.create(
+            model="chat", messages=[{"role": "user", "content": "Give this chat a title."}]
+        )
+        assert reply.parse().choices[0].message.content == OK
+        (of_chat,) = model.requests
         with client.responses.stream(model="claude", input="[[scenario:bash]] Run it.") as stream:
             kinds = [event.type for event in stream]
             response = stream.get_final_response()
@@ -285,6 +287,11 @@ def test_a_streamed_chat_and_a_response_with_the_real_cli(
     assert tool.name == "Bash"
     told_again = real_default.client.get(f"/v1/responses/{response.id}", params={"stream": "true"}).text
     assert '"type":"response.completed"' in told_again
+    assert not of_chat.body.get("tools")
+    assert len(json.dumps(of_chat.body)) * 3 < len(json.dumps(of_claude.body))
+    job = real_default.get_job(reply.headers["x-steadyhand-job-id"])
+    assert (job["budget_usd"], job["timeout_seconds"]) == ("0.250000", 120)
+    assert (job["workspace"], job["commit"]) == (None, None)
 
 
 @pytest.mark.parametrize("isolation", ["bwrap", "none"])
@@ -299,22 +306,3 @@ def test_a_service_without_a_credential_says_so_at_once_and_asks_nobody(
     assert (job["state"], job["outcome"]["type"]) == ("failed", "unauthorized"), service.log[-2000:]
     assert "set ANTHROPIC_API_KEY" in job["error"]["message"]
     assert "upstream_failed" not in service.log
-
-
-def test_the_chat_agent_has_no_tools_and_tells_the_model_little(
-    real_default: Service, model: ScriptedModel
-) -> None:
-    sizes = {}
-    for name in ("claude", "chat"):
-        model.clear()
-        body = {"model": name, "messages": [{"role": "user", "content": "Give this chat a title."}]}
-        reply = real_default.client.post("/v1/chat/completions", json=body)
-        assert reply.json()["choices"][0]["message"]["content"] == OK
-        (request,) = model.requests
-        sizes[name] = len(json.dumps(request.body))
-        assert bool(request.body.get("tools")) == (name == "claude")
-        job = real_default.get_job(reply.headers["x-steadyhand-job-id"])
-        if name == "chat":
-            assert (job["budget_usd"], job["timeout_seconds"]) == ("0.250000", 120)
-            assert (job["workspace"], job["commit"]) == (None, None)
-    assert sizes["chat"] * 3 < sizes["claude"]

@@ -77,13 +77,26 @@ def test_a_conversation_has_the_same_messages_in_the_same_order_with_the_same_ke
     assert [set(block) for block in told[1]] == [set(block) for block in told[0]]
 
 
-def test_initialize_is_answered_with_the_same_keys_and_the_same_built_in_agents(
+def test_control_requests_and_a_turn_that_is_only_remembered_are_answered_alike(
     world: AgentHarness, real_cli: Path, standin: Path
 ) -> None:
-    real, ours = (world.start_conversation(cli).control("initialize") for cli in (real_cli, standin))
+    greetings, answers, receipts = [], [], []
+    for cli in (real_cli, standin):
+        talk = world.start_conversation(cli)
+        greetings.append(talk.control("initialize"))
+        sent = [talk.control("nonsense"), talk.control("set_model", model="haiku"), talk.control("interrupt")]
+        answers.append([{**answer, "request_id": ""} for answer in sent])
+        talk.say("user", "remember this", shouldQuery=False)
+        receipts.append(talk.until("result"))
+    assert answers[1] == answers[0]
+    real, ours = greetings
     assert set(ours) == set(real)
     assert set(ours["response"]) == set(real["response"])
     assert [a["name"] for a in ours["response"]["agents"]] == [a["name"] for a in real["response"]["agents"]]
+    real, ours = receipts
+    assert set(ours) == set(real)
+    for key in ("subtype", "is_error", "num_turns", "result", "stop_reason", "usage"):
+        assert ours[key] == real[key], key
 
 
 def test_the_command_lines_name_their_version_and_leave_their_own_sandbox_off(
@@ -99,16 +112,6 @@ def test_the_command_lines_name_their_version_and_leave_their_own_sandbox_off(
             assert told["sandbox_enabled"] is False
 
 
-def test_control_requests_are_answered_alike(world: AgentHarness, real_cli: Path, standin: Path) -> None:
-    answers = []
-    for cli in (real_cli, standin):
-        talk = world.start_conversation(cli)
-        talk.control("initialize")
-        sent = [talk.control("nonsense"), talk.control("set_model", model="haiku"), talk.control("interrupt")]
-        answers.append([{**answer, "request_id": ""} for answer in sent])
-    assert answers[1] == answers[0]
-
-
 @pytest.mark.parametrize(
     ("scenario", "directive"),
     [
@@ -120,13 +123,27 @@ def test_control_requests_are_answered_alike(world: AgentHarness, real_cli: Path
     ],
 )
 def test_results_of_failed_runs_are_alike(
-    world: AgentHarness, real_cli: Path, standin: Path, scenario: str, directive: str
+    world: AgentHarness,
+    real_cli: Path,
+    standin: Path,
+    scripted_model: ScriptedModel,
+    *,
+    scenario: str,
+    directive: str,
 ) -> None:
     prompt = f"[[scenario:{scenario}]] [[standin: {directive}]]"
     real, ours = (
         world.run(cli, prompt, "--max-budget-usd", "0.5", "--max-turns", "2") for cli in (real_cli, standin)
     )
     assert ours.code == real.code
+    if scenario == "no-credit":  # a spent credit stops it after one call
+        assert (scripted_model.calls, real.code, real.result["subtype"]) == (1, 1, "success")
+        assert (real.result["is_error"], real.result["api_error_status"]) == (True, 402)
+    if scenario == "costly":  # the budget ends it after the call that spent it
+        assert (scripted_model.calls, real.code) == (1, 1)
+        assert real.result["subtype"] == "error_max_budget_usd"
+        assert real.result["total_cost_usd"] > 0.5
+        assert "result" not in real.result
     # How quickly the first words came is told only when some came.
     timings = {"ttft_ms", "first_content_frame_ms", "ttft_stream_ms", "time_to_request_ms"}
     assert set(ours.result) - timings == set(real.result) - timings
@@ -152,21 +169,6 @@ def test_an_interrupted_tool_ends_the_turn_alike(world: AgentHarness, real_cli: 
     for key in ("subtype", "is_error", "terminal_reason"):
         assert ours[key] == real[key], key
     assert kinds[1] == kinds[0]
-
-
-def test_a_receipt_for_a_turn_that_is_only_remembered_is_alike(
-    world: AgentHarness, real_cli: Path, standin: Path
-) -> None:
-    receipts = []
-    for cli in (real_cli, standin):
-        talk = world.start_conversation(cli)
-        talk.control("initialize")
-        talk.say("user", "remember this", shouldQuery=False)
-        receipts.append(talk.until("result"))
-    real, ours = receipts
-    assert set(ours) == set(real)
-    for key in ("subtype", "is_error", "num_turns", "result", "stop_reason", "usage"):
-        assert ours[key] == real[key], key
 
 
 def test_agents_in_the_config_directory_and_the_repository_are_known_alike(
