@@ -8,11 +8,26 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.events import STEP_TYPES, Event, EventBody, EventDraft, LiveText, Message, TextDelta
+import structlog
+
+from steadyhand.events import (
+    STEP_TYPES,
+    Event,
+    EventBody,
+    EventDraft,
+    LiveProgress,
+    LiveText,
+    Message,
+    StateChanged,
+    TextDelta,
+    format_rfc3339,
+)
 from steadyhand.job import Job, State
+from steadyhand.money import format_dollars
 from steadyhand.ports import Store
 from steadyhand.redact import Redactor, TextStream
 
+FeedItem = Event | LiveText | LiveProgress
 MAX_BACKLOG = 1_000
 """The items that wait for one slow follower; beyond it live text is dropped and events are read from the store."""
 
@@ -21,12 +36,12 @@ class Subscription:
     """The items for one follower. If `lagged` is True it missed events and must read the store."""
 
     def __init__(self) -> None:
-        self._items: deque[Event | LiveText] = deque()
+        self._items: deque[FeedItem] = deque()
         self._ready = asyncio.Event()
         self.lagged = False
         self.closed = False
 
-    def push(self, item: Event | LiveText) -> None:
+    def push(self, item: FeedItem) -> None:
         """Add an item, or set `lagged` if the backlog is full."""
         if len(self._items) < MAX_BACKLOG:
             self._items.append(item)
@@ -39,7 +54,7 @@ class Subscription:
         self.closed = True
         self._ready.set()
 
-    async def receive(self) -> list[Event | LiveText]:
+    async def receive(self) -> list[FeedItem]:
         """Wait for items and return them all; none if it lagged or was closed. The caller bounds the wait."""
         await self._ready.wait()
         self._ready.clear()
@@ -70,7 +85,7 @@ class EventFeed:
             if not subscriptions:
                 del self._subscriptions[job_id]
 
-    def publish(self, job_id: str, items: Sequence[Event | LiveText]) -> None:
+    def publish(self, job_id: str, items: Sequence[FeedItem]) -> None:
         """Send items to every follower of a job."""
         for subscription in self._subscriptions.get(job_id, ()):
             for item in items:
@@ -82,6 +97,32 @@ class EventFeed:
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
                 subscription.close()
+
+
+def log_state_change(job: Job, target: str) -> None:
+    """Log one line for a job that was accepted, started, parked or ended; no text of its caller or its agent."""
+    log = structlog.get_logger("steadyhand.jobs").bind(
+        job=job.id, key=job.api_key_id, agent=job.agent, run=job.run
+    )
+    if target == State.QUEUED and job.run == 0:
+        log.info("job.accepted")
+    elif target == State.QUEUED:
+        log.info("job.queued")
+    elif target == State.RUNNING:
+        log.info("job.started")
+    elif target == State.PARKED:
+        log.info("job.parked", until=None if job.parked_until is None else format_rfc3339(job.parked_until))
+    else:
+        seconds = None
+        if job.started_at is not None and job.finished_at is not None:
+            seconds = round((job.finished_at - job.started_at).total_seconds(), 3)
+        log.info(
+            "job.ended",
+            state=job.state.value,
+            outcome=None if job.outcome is None else job.outcome.type,
+            seconds=seconds,
+            usd=format_dollars(job.cost.micros),
+        )
 
 
 class EventLog:
@@ -109,14 +150,20 @@ class EventLog:
             self._redact(drafts),
         )
         self._feed.publish(job_id, events)
+        for draft in drafts:
+            if isinstance(draft.body, StateChanged):
+                log_state_change(job, draft.body.target)
         return job
 
     async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> None:
         """Store events and publish them to the job's followers."""
         self._feed.publish(job_id, await self._store.append_events(job_id, self._redact(drafts)))
 
-    def publish_live(self, item: LiveText) -> None:
-        """Publish a piece of text that is not stored. Secrets span pieces: `RunEventWriter` removes them."""
+    def publish_live(self, item: LiveText | LiveProgress) -> None:
+        """Publish a piece of text or a progress that is not stored.
+
+        Secrets span pieces of text: `RunEventWriter` removes them. A progress is in the service's own words.
+        """
         self._feed.publish(item.job_id, [item])
 
     def _redact(self, drafts: Sequence[EventDraft]) -> Sequence[EventDraft]:

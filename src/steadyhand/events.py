@@ -1,7 +1,8 @@
 """The events of a job, typed and numbered. Pure.
 
 A body is one of the classes below; `type` is its name on the wire and its fields are its `data`
-(docs/http-api.md#events). `TextDelta` is live only: it has no number and is never stored.
+(docs/http-api.md#events). `TextDelta` and `PhaseProgress` are live only: they have no number
+and are never stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,24 @@ class WarningEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    """The begin of a phase of the run; `detail` is the command of a setup, else `None`."""
+
+    type: ClassVar[str] = "phase"
+    phase: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseProgress:
+    """The progress within a phase. Live only."""
+
+    type: ClassVar[str] = "phase.progress"
+    phase: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """A piece of a message that is not complete yet. Live only."""
 
@@ -130,6 +149,7 @@ EventBody = (
     | UsageReported
     | EgressRefused
     | WarningEvent
+    | PhaseStarted
 )
 """The events that are numbered and stored."""
 
@@ -146,6 +166,7 @@ EVENT_TYPES: Mapping[str, type[EventBody]] = {
         UsageReported,
         EgressRefused,
         WarningEvent,
+        PhaseStarted,
     )
 }
 
@@ -192,11 +213,21 @@ class LiveText:
     offset: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LiveProgress:
+    """The progress of a run's phase for the current followers of a job."""
+
+    job_id: str
+    run: int
+    at: datetime
+    body: PhaseProgress
+
+
 def format_rfc3339(at: datetime) -> str:
     """Return a time in RFC 3339, in UTC with a Z."""
     return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-def event_data(body: EventBody | TextDelta) -> dict[str, Any]:
+def event_data(body: EventBody | TextDelta | PhaseProgress) -> dict[str, Any]:
     """Return the `data` of an event as it is sent to clients."""
     return {_WIRE_NAMES.get(field.name, field.name): getattr(body, field.name) for field in fields(body)}

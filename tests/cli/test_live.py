@@ -1,6 +1,7 @@
 """The command line against a real service, whose agent is the stand-in; nothing here is laid out beforehand."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,7 @@ def test_without_a_service_run_brings_its_own(standin: Path, world_dir: Path) ->
     )
     assert (done.returncode, done.stdout) == (0, "ok: hello\n"), done.stderr
     assert "running one in this process" in done.stderr
+    assert re.search(r"steadyhand serve &  then  steadyhand show [0-9a-f]{12}", done.stderr)
 
 
 def test_a_second_service_on_the_same_data_is_refused(live: CommandLine) -> None:

@@ -20,7 +20,7 @@ from steadyhand.api.schemas.requests import JobRequest, TurnRequest
 from steadyhand.api.transport.errors import _CODE_BY_STATUS, STATUS_BY_CODE, http_status
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, RetryLater
-from steadyhand.events import EVENT_TYPES, StateChanged, TextDelta, WarningEvent, event_data
+from steadyhand.events import EVENT_TYPES, PhaseProgress, StateChanged, TextDelta, WarningEvent, event_data
 from steadyhand.job import Changes, Job, JobSpec, Outcome, OutcomeType, Run, State
 from steadyhand.job_warnings import WARNINGS, WarningCode
 from steadyhand.keyring import Keyring
@@ -168,7 +168,11 @@ def data_keys(kind: type[Any]) -> list[str]:
 
 def test_the_page_has_each_type_of_event_with_its_data_and_no_other() -> None:
     rows = by_name(table(PAGE, "| type | data | meaning |"))
-    kinds: Mapping[str, type[Any]] = {**EVENT_TYPES, TextDelta.type: TextDelta}
+    kinds: Mapping[str, type[Any]] = {
+        **EVENT_TYPES,
+        TextDelta.type: TextDelta,
+        PhaseProgress.type: PhaseProgress,
+    }
     assert {name: names_in(data) for name, (data, _) in rows.items()} == {
         name: data_keys(kind) for name, kind in kinds.items()
     }

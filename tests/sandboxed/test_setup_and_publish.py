@@ -31,6 +31,9 @@ setup_secrets = ["{secret}"]
 repository = "{made.root}/workspace"
 setup = ["{fetch}/not-listed > package"]
 setup_egress = ["listed.example"]
+[workspaces.offline]
+repository = "{made.root}/workspace"
+setup = ["{fetch}/not-listed > package"]
 [workspaces.refusing]
 repository = "{made.root}/refusing"
 publish = "branch"
@@ -73,6 +76,9 @@ def test_a_setup_reaches_no_host_that_is_not_on_its_list(service: Service, liste
     job = service.run_job(shell_prompt("echo never"), workspace="reaching")
     assert (job["state"], job["outcome"]["type"]) == ("error", "workspace")
     assert "The setup command" in job["error"]["message"]
+    assert "setup reaches only listed.example, by the workspace's setup_egress" in job["error"]["message"]
+    job = service.run_job(shell_prompt("echo never"), workspace="offline")
+    assert "list the hosts that it needs in the workspace's setup_egress" in job["error"]["message"]
     assert listener.requests == []
 
 

@@ -60,6 +60,18 @@ def test_whoever_uses_a_subscription_is_told_which_terms_to_read(tmp_path: Path,
     assert [CONSUMER_TERMS_URL in check.detail for check in check_providers(settings)] == [True, True]
 
 
+def test_a_start_without_a_credential_says_so_and_how_jobs_will_end(tmp_path: Path, log: io.StringIO) -> None:
+    log_credentials(settings_of(tmp_path))
+    (line,) = lines(log, "credential.missing")
+    assert (line["provider"], line["level"]) == ("default", "warning")
+    assert "ANTHROPIC_API_KEY" in line["remedy"]
+    assert "outcome unauthorized" in line["meaning"]
+    log.truncate(0)
+    log_credentials(settings_of(tmp_path, ANTHROPIC_API_KEY="sk-ant-api-mine"))
+    log_credentials(settings_of(tmp_path, ANTHROPIC_BASE_URL="http://127.0.0.1:9"))
+    assert log.getvalue().strip("\0") == ""
+
+
 def test_an_api_key_and_a_cloud_s_token_need_no_such_word(tmp_path: Path, log: io.StringIO) -> None:
     (tmp_path / "token").write_text("of-a-project")
     more = f'[providers.gcp]\nkind = "vertex"\nproject = "p"\noauth_token_file = "{tmp_path}/token"\n'

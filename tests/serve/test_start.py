@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steadyhand import serve
+from steadyhand.cli.tables import checks_text
 from steadyhand.config.settings import Settings, load_settings
 from steadyhand.errors import ConfigError
 from steadyhand.redact import Redactor
 from steadyhand.serve import doctor
+from steadyhand.serve.isolation import check_isolation
 
 
 @pytest.fixture
@@ -57,3 +61,49 @@ def test_the_doctor_enters_its_own_cgroup_before_its_first_check(
     with pytest.raises(ConfigError, match=r"No checks\."):
         asyncio.run(doctor.run_checks(settings))
     assert calls == ["cgroup", "checks"]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "advice"),
+    [("192.0.2.1", 0, "Is it an address of this machine?"), ("no-such-host.invalid", 0, "Is it an address")],
+)
+def test_an_address_that_is_not_ours_is_not_taken_for_a_second_service(
+    settings: Settings, host: str, port: int, advice: str
+) -> None:
+    server = settings.tables.server.model_copy(update={"host": host, "port": port})
+    elsewhere = replace(settings, tables=settings.tables.model_copy(update={"server": server}))
+    with pytest.raises(ConfigError) as caught:
+        serve.open_socket(elsewhere)
+    assert advice in caught.value.detail
+    assert "another one running" not in caught.value.detail
+
+
+def test_a_port_that_is_taken_is_said_to_be(settings: Settings) -> None:
+    with closing(serve.open_socket(settings)) as first:
+        first.listen()
+        server = settings.tables.server.model_copy(update={"port": first.getsockname()[1]})
+        second = replace(settings, tables=settings.tables.model_copy(update={"server": server}))
+        with pytest.raises(ConfigError, match="Is another one running"):
+            serve.open_socket(second)
+
+
+def test_doctor_marks_a_lack_and_does_not_tick_it() -> None:
+    checks = [
+        {"name": "a", "ok": True, "detail": "good"},
+        {"name": "b", "ok": True, "detail": "lacks", "warning": True, "remedy": "do this"},
+        {"name": "c", "ok": False, "detail": "bad", "remedy": "do that"},
+    ]
+    assert checks_text(checks).plain.splitlines() == [
+        "✓ a  good",
+        "! b  lacks",
+        "  → do this",
+        "✗ c  bad",
+        "  → do that",
+    ]
+
+
+def test_doctor_warns_of_agents_without_a_sandbox(settings: Settings) -> None:
+    service = settings.tables.service.model_copy(update={"isolation": "none"})
+    unsandboxed = replace(settings, tables=settings.tables.model_copy(update={"service": service}))
+    (check,) = asyncio.run(check_isolation(unsandboxed, Path("/bin/true")))
+    assert (check.ok, check.warning) == (True, True)

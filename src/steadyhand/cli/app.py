@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -21,6 +23,9 @@ from steadyhand.errors import (
     SteadyhandError,
     Unauthenticated,
 )
+
+CONFIG_OPTION: ContextVar[Path | None] = ContextVar("config_option", default=None)
+"""The file of the program's own `--config`."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -66,6 +71,9 @@ class _CommandGroup(TyperGroup):
             # holds for stdout must not fail again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = ExitCode.COMPLETED
+        except OSError as error:  # a file or directory of the user's; a traceback would tell nothing more
+            print_error(_system_error(error))
+            code = ExitCode.ERROR
         except Terminated:
             code = ExitCode.TERMINATED
         except KeyboardInterrupt:
@@ -85,6 +93,11 @@ def print_error(error: SteadyhandError) -> None:
     if advice is not None:
         lines.append(f"  {advice}")
     sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _system_error(error: OSError) -> SteadyhandError:
+    reason = error.strerror or str(error)
+    return SteadyhandError(f"{error.filename}: {reason}." if error.filename else f"{reason}.")
 
 
 def _advice_for(error: SteadyhandError) -> str | None:
@@ -143,8 +156,18 @@ def _print_version(requested: bool) -> None:  # noqa: FBT001  # typer calls it s
 
 @app.callback()
 def _main_options(
-    version: bool = typer.Option(  # noqa: FBT001  # eager: handled before any command
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="The settings; else STEADYHAND_CONFIG, steadyhand.toml here, or the user's own. "
+            "Of a file here, only serve, doctor and config read all.",
+        ),
+    ] = None,
+    version: bool = typer.Option(  # noqa: FBT001, ARG001  # eager: handled before any command
         False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
     ),
 ) -> None:
     """Run headless coding agents as a dependable service."""
+    CONFIG_OPTION.set(config)

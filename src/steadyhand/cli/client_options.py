@@ -1,5 +1,6 @@
 """The client of a command: the service's address, its key, and job ids from their prefixes."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from steadyhand.cli.app import CONFIG_OPTION
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.sanitize import one_line
 from steadyhand.client import DEFAULT_URL, Client
@@ -18,7 +20,9 @@ from steadyhand.errors import InvalidRequest, NotFound
 Server = Annotated[
     str | None,
     typer.Option(
-        "--server", metavar="URL", help="The service to talk to; else STEADYHAND_URL, else the local one."
+        "--server",
+        metavar="URL",
+        help="The service to talk to; else STEADYHAND_URL, that of steadyhand.toml, or the local one.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -32,9 +36,14 @@ _URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.
 _MAX_CANDIDATES = 10
 
 
+def global_config_file() -> Path | None:
+    """Return the file of the program's own `--config`, before the command."""
+    return CONFIG_OPTION.get()
+
+
 def load_settings() -> ClientSettings:
-    """Return the client settings of the environment."""
-    return client_settings()
+    """Return the client settings of the configuration file and the environment."""
+    return client_settings(config_file=global_config_file())
 
 
 def create_output() -> CommandOutput:
@@ -46,7 +55,11 @@ def create_output() -> CommandOutput:
 def open_client(server: str | None) -> Iterator[Client]:
     """Yield a client of the named service, or of the local one."""
     client_config = load_settings()
-    with client_for(server or client_config.url or DEFAULT_URL, client_config) as client:
+    if server is None and client_config.url is None:
+        for note in client_config.notes:
+            create_output().print_note(note, "yellow")
+    url = server or client_config.url or client_config.file_url or DEFAULT_URL
+    with client_for(url, client_config) as client:
         yield client
 
 
@@ -94,8 +107,15 @@ def resolve_workspace(repo: str | None, workspace: str | None) -> tuple[str | No
         return source, source.startswith("file:")
     if repo is None and "/" not in source and source not in {".", ".."} and not source.startswith("~"):
         return source, False
-    path = Path(source).expanduser().resolve()
-    if not path.is_dir():
+    try:
+        path = Path(source).expanduser().resolve()
+        is_directory = path.is_dir()
+        if is_directory and not os.access(path, os.R_OK | os.X_OK):
+            raise InvalidRequest(f"{one_line(path)} cannot be read by this user.")
+    except (OSError, RuntimeError) as error:  # no permission on the way to it, or no such home
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidRequest(f"{one_line(source)} cannot be read: {one_line(reason)}.") from error
+    if not is_directory:
         raise InvalidRequest(f"{one_line(path)} is not a directory.")
     return str(path), True
 

@@ -1,19 +1,25 @@
 """The commands that list, show and change jobs."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from steadyhand.cli import client_options
+from steadyhand.cli.activity import load_activity
 from steadyhand.cli.app import app
 from steadyhand.cli.client_options import AsJson, JobId, Server
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.exit_codes import ExitCode, exit_code_for_job
+from steadyhand.cli.key_names import load_key_names, resolve_key_id
 from steadyhand.cli.progress import EventPrinter, Progress, create_view, summary_line
 from steadyhand.cli.sanitize import as_mapping, one_line
 from steadyhand.cli.tables import agents_table, diff_text, job_details, jobs_table, workspaces_table
+from steadyhand.cli.times import parse_seconds
 from steadyhand.client import ENDED_STATES, Client
+from steadyhand.clock import utc_now
 from steadyhand.errors import NotFound
+from steadyhand.job import OutcomeType
 
 ExitStatus = Annotated[
     bool, typer.Option("--exit-status", help="Exit with the job's own code (as `run` and `wait` do).")
@@ -26,6 +32,10 @@ def jobs(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only jobs of this agent.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Only jobs in this workspace.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Only jobs that this key submitted: its id, or its name."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="At most this many.")] = 20,
     server: Server = None,
     as_json: AsJson = False,
@@ -33,7 +43,9 @@ def jobs(
     """List jobs, newest first."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
-        page = client.list(state=state or None, agent=agent, workspace=workspace, limit=limit)
+        key_id = None if key is None else resolve_key_id(client, key)
+        names = {} if as_json else load_key_names(client)
+        page = client.list(state=state or None, agent=agent, workspace=workspace, api_key=key_id, limit=limit)
     if as_json:
         output.print_json(page)
         return
@@ -41,7 +53,7 @@ def jobs(
     if not rows:
         output.print_note("No jobs.")
         return
-    output.print_renderable(jobs_table(rows))
+    output.print_renderable(jobs_table(rows, names))
     if page.get("has_more"):
         output.print_note("There are more: --limit.", "dim")
 
@@ -52,10 +64,12 @@ def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     output = client_options.create_output()
     with client_options.open_client(server) as client:
         document = client.get(client_options.find_job_id(client, job))
+        activity = None if as_json else load_activity(client, document, utc_now())
     if as_json:
         output.print_json(document)
-    else:
-        output.print_renderable(job_details(document))
+        return
+    output.print_renderable(job_details(document, () if activity is None else activity.rows))
+    _print_next_step(output, document, server)
 
 
 @app.command()
@@ -63,18 +77,22 @@ def wait(
     job: JobId,
     *,
     timeout: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="Wait no longer than this, then exit 124.")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Wait no longer than this, then exit 124: seconds, or 90s, 2m, 1h."
+        ),
     ] = None,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
     """Wait until a job has ended, print its answer and exit with its code. Ctrl-C leaves the job alone."""
     output = client_options.create_output()
+    seconds = None if timeout is None else parse_seconds(timeout, "--timeout")
     with client_options.open_client(server) as client:
-        ended_job = client.wait(client_options.find_job_id(client, job), timeout_seconds=timeout)
+        ended_job = client.wait(client_options.find_job_id(client, job), timeout_seconds=seconds)
     if ended_job.get("state") not in ENDED_STATES and not as_json:
         output.print_note(f"The job is still {one_line(ended_job.get('state'), 20)}.")
-    print_result_and_exit(output, ended_job, as_json=as_json)
+    print_result_and_exit(output, ended_job, as_json=as_json, hint=next_step(ended_job, server))
 
 
 @app.command()
@@ -83,6 +101,9 @@ def logs(
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the job has ended.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only events numbered above this.")] = 0,
+    timestamps: Annotated[
+        bool, typer.Option("--timestamps", "-t", help="Print the time of each event before it, in UTC.")
+    ] = False,
     exit_status: ExitStatus = False,
     server: Server = None,
     as_json: AsJson = False,
@@ -95,16 +116,43 @@ def logs(
             for event in client.events(job_id, after=after, follow=follow):
                 output.print_json_line(event)
         else:
-            _print_events(output, client, job_id, after, follow=follow)
+            _print_events(output, client, job_id, after, follow=follow, timestamps=timestamps)
         if exit_status:
             raise typer.Exit(int(exit_code_for_job(client.get(job_id))))
 
 
-def _print_events(output: CommandOutput, client: Client, job_id: str, after: int, *, follow: bool) -> None:
+def _print_events(
+    output: CommandOutput, client: Client, job_id: str, after: int, *, follow: bool, timestamps: bool
+) -> None:
     progress = Progress()
+    if follow:
+        activity = load_activity(client, client.get(job_id), utc_now())
+        if activity is not None and activity.rows:
+            output.print_note(activity.sentence(), "dim")
     with create_view(output.out, progress, live=follow) as view:
-        EventPrinter(view, progress).print_events(client.events(job_id, after=after, follow=follow))
-    output.err.print(summary_line(client.get(job_id)), soft_wrap=True)
+        printer = EventPrinter(view, progress, timestamps=timestamps)
+        printer.print_events(client.events(job_id, after=after, follow=follow))
+    job = client.get(job_id)
+    output.err.print(summary_line(job), soft_wrap=True)
+    activity = None if follow else load_activity(client, job, utc_now())
+    if activity is not None and activity.rows:
+        output.print_note(activity.sentence(), "dim")
+
+
+def next_step(job: Mapping[str, Any], server: str | None) -> str | None:
+    """Return the command that takes an interrupted job or one without budget further; `None` for other jobs."""
+    job_id, option = one_line(job.get("id", ""), 20), "" if server is None else f" --server {server}"
+    if job.get("state") == "interrupted":
+        return f"to go on where it stopped: steadyhand resume{option} {job_id}"
+    if as_mapping(job.get("outcome")).get("type") == OutcomeType.BUDGET:
+        return f"to go on with a larger budget: steadyhand resume{option} {job_id} --budget USD"
+    return None
+
+
+def _print_next_step(output: CommandOutput, job: Mapping[str, Any], server: str | None) -> None:
+    hint = next_step(job, server)
+    if hint is not None:
+        output.print_note(hint, "dim")
 
 
 @app.command()

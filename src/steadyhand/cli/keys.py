@@ -9,10 +9,9 @@ from steadyhand.cli import client_options
 from steadyhand.cli.app import app
 from steadyhand.cli.client_options import AsJson, Server
 from steadyhand.cli.console import CommandOutput
+from steadyhand.cli.key_names import find_key_id, key_label
 from steadyhand.cli.sanitize import one_line
 from steadyhand.cli.tables import keys_table
-from steadyhand.client import Client
-from steadyhand.errors import InvalidRequest, NotFound
 
 keys = typer.Typer(help="Create, list, revoke and rotate the keys of the service.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
@@ -86,11 +85,11 @@ def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
     """Revoke a key at once; jobs that it submitted go on."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
-        revoked = client.revoke_key(_find_key_id(client, key))
+        revoked = client.revoke_key(find_key_id(client, key))
     if as_json:
         output.print_json(revoked)
     else:
-        output.print_note(f"{_key_label(revoked)} is revoked.")
+        output.print_note(f"{key_label(revoked)} is revoked.")
 
 
 @keys.command()
@@ -106,7 +105,7 @@ def rotate(
     """Replace the secret of a key and print it; id and limits stay."""
     output = client_options.create_output()
     with client_options.open_client(server) as client:
-        rotated = client.rotate_key(_find_key_id(client, key), grace_seconds=grace)
+        rotated = client.rotate_key(find_key_id(client, key), grace_seconds=grace)
     _print_secret(output, rotated, as_json=as_json)
 
 
@@ -115,26 +114,6 @@ def _print_secret(output: CommandOutput, key: Mapping[str, Any], *, as_json: boo
         output.print_json(key)
         return
     output.print_text(str(key.get("secret", "")))
-    output.print_note(f"{_key_label(key)}: keep it now, it is not shown again.", "dim")
+    output.print_note(f"{key_label(key)}: keep it now, it is not shown again.", "dim")
     if key.get("former_secret_until") is not None:
         output.print_note(f"The old one is valid until {one_line(key['former_secret_until'], 40)}.", "dim")
-
-
-def _key_label(key: Mapping[str, Any]) -> str:
-    return f"{one_line(key.get('id', '?'), 40)} ({one_line(key.get('name', ''), 100)})"
-
-
-def _find_key_id(client: Client, text: str) -> str:
-    """Return the whole id. An exact id or name wins over a prefix, and an active key over revoked ones."""
-    rows = [row for row in client.list_keys() if isinstance(row.get("id"), str)]
-    exact_matches = [row for row in rows if text in (row["id"], row.get("name"))]
-    id_prefix = text.removeprefix("k_")
-    prefix_matches = [row for row in rows if id_prefix and row["id"].removeprefix("k_").startswith(id_prefix)]
-    matches = exact_matches or prefix_matches
-    matches = [row for row in matches if row.get("revoked_at") is None] or matches
-    if not matches:
-        raise NotFound(f"There is no key {one_line(text, 60)!r}.")
-    if len(matches) > 1:
-        names = ", ".join(_key_label(row) for row in matches[:10])
-        raise InvalidRequest(f"{one_line(text, 60)!r} means several keys: {names}")
-    return str(matches[0]["id"])

@@ -13,11 +13,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from steadyhand.cli.activity import phase_text
 from steadyhand.cli.sanitize import (
     abbreviate_output,
     as_mapping,
     display_usd,
     first_line,
+    format_age,
     format_changes,
     format_count,
     format_duration,
@@ -43,6 +45,10 @@ STATE_STYLES: Mapping[str, str] = {
 }
 _TOKEN_FIELDS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _REFRESH_PER_SECOND = 8
+_SILENCE_SECONDS = 10
+"""The seconds without an event after which the progress line tells how long ago the last one was."""
+_QUIET_PHASES = frozenset({"starting", "running"})
+"""Phases that only the progress line shows."""
 
 
 @dataclass(slots=True)
@@ -54,6 +60,8 @@ class Progress:
     tokens: int = 0
     cost: str | None = None
     started_at: float = field(default_factory=time.monotonic)
+    phase: str | None = None
+    last_event_at: float = field(default_factory=time.monotonic)
 
     def add_usage(self, data: Mapping[str, Any]) -> None:
         """Add the usage of one turn; a report with a cost is that of the whole run so far and replaces the sum."""
@@ -68,10 +76,16 @@ class Progress:
 
     def summary(self) -> str:
         """Return the progress line: state, elapsed time, turns, tokens, cost."""
-        parts = [self.state, format_duration(time.monotonic() - self.started_at), format_turns(self.turns)]
+        now = time.monotonic()
+        state = self.state
+        if state == "running" and self.phase not in {None, "running"}:
+            state = f"{state}, {self.phase}"
+        parts = [state, format_duration(now - self.started_at), format_turns(self.turns)]
         parts.append(f"{format_count(self.tokens)} tokens")
         if self.cost is not None:
             parts.append(self.cost)
+        if now - self.last_event_at >= _SILENCE_SECONDS:
+            parts.append(f"last event {format_age(now - self.last_event_at)}")
         return " · ".join(parts)
 
 
@@ -187,7 +201,10 @@ class LiveProgressView:
 class EventPrinter:
     """Turns events into lines. `last_message` is the last whole message of the agent that was printed."""
 
-    def __init__(self, view: ProgressView, progress: Progress) -> None:
+    def __init__(self, view: ProgressView, progress: Progress, *, timestamps: bool = False) -> None:
+        """Create it; with `timestamps` each event has its time before it, and text comes in whole messages."""
+        self._timestamps = timestamps
+        self._at = ""
         self._view = view
         self._progress = progress
         self._streamed_text = ""
@@ -199,10 +216,12 @@ class EventPrinter:
         data = event.get("data")
         if not isinstance(data, Mapping):
             return
+        self._at = one_line(event.get("at", "?"), 40)
+        self._progress.last_event_at = time.monotonic()
         handler = _HANDLERS.get(str(event.get("type")))
         if handler is not None:
             if self._end_line is not None:  # the job runs once more
-                self._view.print_line(self._end_line)
+                self._print_line(self._end_line)
                 self._end_line = None
             handler(self, data)
             self._view.refresh()
@@ -212,7 +231,12 @@ class EventPrinter:
         for event in events:
             self.print_event(event)
 
+    def _print_line(self, text: Text) -> None:
+        self._view.print_line(Text.assemble((f"{self._at}  ", "dim"), text) if self._timestamps else text)
+
     def _print_delta(self, data: Mapping[str, Any]) -> None:
+        if self._timestamps:
+            return
         text = sanitize(data.get("text", ""))
         self._streamed_text += text
         self._view.print_partial(text)
@@ -226,19 +250,19 @@ class EventPrinter:
         already_shown = isinstance(self._view, LiveProgressView) and streamed == text
         if not already_shown:
             is_assistant = data.get("role") == "assistant"
-            self._view.print_line(Text(text) if is_assistant else Text("> " + text, style="bold"))
+            self._print_line(Text(text) if is_assistant else Text("> " + text, style="bold"))
         if data.get("role") == "assistant":
             self.last_message = text
 
     def _print_thinking(self, data: Mapping[str, Any]) -> None:
         line = first_line(data.get("text", ""), 120)
         if line:
-            self._view.print_line(Text(f"∴ {line}", style="dim italic"))
+            self._print_line(Text(f"∴ {line}", style="dim italic"))
 
     def _print_tool_started(self, data: Mapping[str, Any]) -> None:
         name = one_line(data.get("name", "tool"), 60)
         line = Text.assemble(("● ", "green"), (name, "bold"), "  ", summarize_tool_input(data.get("input")))
-        self._view.print_line(line)
+        self._print_line(line)
 
     def _print_tool_finished(self, data: Mapping[str, Any]) -> None:
         failed = data.get("is_error") is True
@@ -247,7 +271,7 @@ class EventPrinter:
             lines = ["failed"]
         for number, line in enumerate(lines):
             style = "red" if failed else "dim"
-            self._view.print_line(Text(("  └ " if number == 0 else "    ") + line, style=style))
+            self._print_line(Text(("  └ " if number == 0 else "    ") + line, style=style))
 
     def _add_usage(self, data: Mapping[str, Any]) -> None:
         self._progress.add_usage(data)
@@ -265,15 +289,23 @@ class EventPrinter:
         if state in ENDED_STATES:
             self._end_line = line  # `summary_line` prints the last one
         else:
-            self._view.print_line(line)
+            self._print_line(line)
 
     def _print_warning(self, data: Mapping[str, Any]) -> None:
-        self._view.print_line(
+        self._print_line(
             Text(f"! {one_line(data.get('message', data.get('code', '')), 300)}", style="yellow")
         )
 
+    def _print_phase(self, data: Mapping[str, Any]) -> None:
+        self._progress.phase = phase_text(data)
+        if data.get("phase") not in _QUIET_PHASES:
+            self._print_line(Text(self._progress.phase, style="dim"))
+
+    def _show_phase_progress(self, data: Mapping[str, Any]) -> None:
+        self._progress.phase = phase_text(data)
+
     def _print_egress_refusal(self, data: Mapping[str, Any]) -> None:
-        self._view.print_line(Text(f"! refused: {one_line(data.get('host', '?'))}", style="yellow"))
+        self._print_line(Text(f"! refused: {one_line(data.get('host', '?'))}", style="yellow"))
 
 
 _HANDLERS = {
@@ -284,6 +316,8 @@ _HANDLERS = {
     "tool.finished": EventPrinter._print_tool_finished,  # noqa: SLF001
     "usage": EventPrinter._add_usage,  # noqa: SLF001
     "state.changed": EventPrinter._print_state,  # noqa: SLF001
+    "phase": EventPrinter._print_phase,  # noqa: SLF001
+    "phase.progress": EventPrinter._show_phase_progress,  # noqa: SLF001
     "warning": EventPrinter._print_warning,  # noqa: SLF001
     "egress.refused": EventPrinter._print_egress_refusal,  # noqa: SLF001
 }

@@ -1,7 +1,7 @@
 """`steadyhand run`: submit a job, follow it, and print the answer."""
 
 import json
-import re
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,16 +17,17 @@ from steadyhand.cli.app import Terminated, app
 from steadyhand.cli.client_options import AsJson, Server
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.exit_codes import ExitCode
-from steadyhand.cli.jobs import print_result_and_exit
+from steadyhand.cli.jobs import next_step, print_result_and_exit
 from steadyhand.cli.progress import EventPrinter, Progress, create_view
 from steadyhand.cli.sanitize import first_line, one_line
+from steadyhand.cli.times import parse_seconds
 from steadyhand.client import DEFAULT_URL, ENDED_STATES, Client
+from steadyhand.config.locate import FILE_NAME
 from steadyhand.errors import ConfigError, InvalidRequest, ServiceUnreachable, SteadyhandError
 
 CANCEL_SECONDS = 10.0
 """Seconds for which a cancelled job is followed; the service ends a running one within two seconds."""
 
-_SECONDS_BY_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600}
 _MAX_TITLE_LENGTH = 80
 
 
@@ -86,7 +87,7 @@ def run(
         "workspace": target_workspace,
         "ref": ref,
         "budget_usd": budget,
-        "timeout_seconds": None if timeout is None else _parse_seconds(timeout),
+        "timeout_seconds": None if timeout is None else parse_seconds(timeout, "--timeout"),
         "title": title if title is not None else first_line(prompt_text, _MAX_TITLE_LENGTH) or None,
         "metadata": _parse_metadata(metadata or []) or None,
         "output_schema": None if schema is None else _read_schema(schema),
@@ -103,9 +104,7 @@ def run(
             _cancel_job(output, client, job["id"], as_json=as_json)
             code = ExitCode.TERMINATED if isinstance(interrupt, Terminated) else ExitCode.CTRL_C
             raise typer.Exit(int(code)) from None
-        hint = (
-            None if quiet or not ended_job.get("changes") else _apply_hint(ended_job, client.base_url, server)
-        )
+        hint = None if quiet else _hint(ended_job, client.base_url, server)
         print_result_and_exit(
             output,
             ended_job,
@@ -128,13 +127,19 @@ def print_progress(output: CommandOutput, client: Client, job_id: str, *, quiet:
     return printer.last_message
 
 
-def _apply_hint(job: Mapping[str, Any], url: str, server: str | None) -> str:
-    """Return the commands that fetch the changes; a service of this process must be started again before."""
+def _hint(job: Mapping[str, Any], url: str, server: str | None) -> str | None:
+    """Return the commands of the next step; a service of this process must be started again before."""
     job_id = one_line(job.get("id", ""), 20)
     option = "" if server is None else f" --server {server}"
-    default_url = server or client_options.load_settings().url or DEFAULT_URL
-    serve_command = "" if url == default_url.rstrip("/") else "steadyhand serve &  then  "
-    return f"to take the changes over: {serve_command}steadyhand diff{option} {job_id} | git apply"
+    settings = client_options.load_settings()
+    default_url = server or settings.url or settings.file_url or DEFAULT_URL
+    is_embedded = url != default_url.rstrip("/")
+    serve_command = "steadyhand serve &  then  " if is_embedded else ""
+    if job.get("changes"):
+        return f"to take the changes over: {serve_command}steadyhand diff{option} {job_id} | git apply"
+    if (hint := next_step(job, server)) is not None:
+        return f"{hint} (start a service before: steadyhand serve)" if is_embedded else hint
+    return f"to see it again: {serve_command}steadyhand show {job_id}" if is_embedded else None
 
 
 def _submit_job(
@@ -149,7 +154,8 @@ def _submit_job(
     """Submit the job and return it with a client of its service, which may run in this process."""
     settings = client_options.load_settings()
     server_url = server or settings.url
-    client = stack.enter_context(client_options.client_for(server_url or DEFAULT_URL, settings))
+    local_url = settings.file_url or DEFAULT_URL
+    client = stack.enter_context(client_options.client_for(server_url or local_url, settings))
     if path is not None:
         client_options.reject_remote_path(client, path, is_path=True)
     try:
@@ -158,8 +164,8 @@ def _submit_job(
     except ServiceUnreachable as error:
         if server_url is not None or error.code != ServiceUnreachable.code:
             raise
-        output.print_note(f"No service at {DEFAULT_URL}: running one in this process.", "dim")
-        client = stack.enter_context(_embedded_service())
+        output.print_note(f"No service at {local_url}: running one in this process.", "dim")
+        client = stack.enter_context(_embedded_service(output))
         with _deferred_signals():
             job = client.submit(prompt, **fields)
     output.print_note(f"job {one_line(job.get('id', '?'), 20)}", "dim")
@@ -167,12 +173,23 @@ def _submit_job(
 
 
 @contextmanager
-def _embedded_service() -> Iterator[Client]:
-    """Run a service in this process, on a free port and with a random key."""
+def _embedded_service(output: CommandOutput) -> Iterator[Client]:
+    """Run a service in this process, on a free port and with a random key.
+
+    A `steadyhand.toml` in the working directory is not read: it may be that of a hostile repository, and could send
+    the model's credential elsewhere.
+    """
     from steadyhand import serve  # noqa: PLC0415  # heavy, and seldom needed
     from steadyhand.config.settings import load_settings  # noqa: PLC0415  # the same
 
-    settings = load_settings(None, {"server.host": "127.0.0.1", "server.port": 0})
+    config = client_options.global_config_file()
+    if config is None and "STEADYHAND_CONFIG" not in os.environ and Path(FILE_NAME).is_file():
+        output.print_note(
+            f"{FILE_NAME} here is not read: `steadyhand --config {FILE_NAME} run ..` takes it.", "yellow"
+        )
+    settings = load_settings(
+        config, {"server.host": "127.0.0.1", "server.port": 0}, use_working_directory=False
+    )
     with serve.embedded(settings) as (url, token), Client(url, token) as client:
         yield client
 
@@ -223,14 +240,6 @@ def _read_prompt(argument: str | None, output: CommandOutput) -> str:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequest("The prompt on stdin is not UTF-8 text.") from error
-
-
-def _parse_seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if match is None:
-        raise InvalidRequest(f"--timeout {one_line(text, 40)} is not a time: use seconds, or 90s, 15m, 2h.")
-    value = float(match[1]) * _SECONDS_BY_UNIT[match[2]]
-    return int(value) if value == int(value) else value
 
 
 def _parse_metadata(pairs: list[str]) -> dict[str, str]:

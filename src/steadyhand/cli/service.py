@@ -16,7 +16,11 @@ from steadyhand.errors import ConfigError
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="The settings; else steadyhand.toml here, if any."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The settings; else STEADYHAND_CONFIG, steadyhand.toml here, or the user's own.",
+    ),
 ]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Where the service keeps its data.")
@@ -38,7 +42,7 @@ def serve(
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
     settings = configuration.load_settings(
-        config,
+        config or client_options.global_config_file(),
         {
             "server.host": host,
             "server.port": port,
@@ -65,7 +69,9 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
     try:
-        settings = configuration.load_settings(config, {"service.data_dir": data_dir})
+        settings = configuration.load_settings(
+            config or client_options.global_config_file(), {"service.data_dir": data_dir}
+        )
     except ConfigError as error:
         checks: list[Any] = [asdict(check) for check in service.config_error_checks(error)]
     else:
@@ -82,13 +88,28 @@ def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJs
 
 
 @app.command("config")
-def show_config(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def show_config(
+    *,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    template: Annotated[
+        bool, typer.Option("--template", help="Print a file with every setting, commented out.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Print each setting, its value and its source. A secret is only shown as set or not set."""
+    if template:
+        from steadyhand.config.reference import settings_template  # noqa: PLC0415
+
+        client_options.create_output().print_text(settings_template())
+        return
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
     from steadyhand.config.secret_values import secret_values  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
-    settings = configuration.load_settings(config, {"service.data_dir": data_dir})
+    settings = configuration.load_settings(
+        config or client_options.global_config_file(), {"service.data_dir": data_dir}
+    )
     redactor = Redactor(secret_values(settings))
     rows = [redactor.value(asdict(row)) for row in settings.rows()]
     output = client_options.create_output()

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from steadyhand.cli.columns import Column, FittedTable
 from steadyhand.cli.progress import STATE_STYLES, run_seconds
 from steadyhand.cli.sanitize import (
     as_mapping,
@@ -47,15 +48,6 @@ _PLAIN_FIELDS = (
 )
 
 
-def _create_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            column, justify="right" if column in right else "left", no_wrap=True, overflow="ellipsis"
-        )
-    return table
-
-
 def _state_text(job: Mapping[str, Any]) -> Text:
     state = one_line(job.get("state", "?"), 20)
     return Text(state, style=STATE_STYLES.get(state, ""))
@@ -65,22 +57,38 @@ def _cell(value: object, limit: int = 60) -> Text:
     return Text("-" if value is None else one_line(value, limit))
 
 
-def jobs_table(jobs: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
-    """Return the table of jobs, one line each."""
-    now = now or utc_now()
-    table = _create_table("ID", "STATE", "AGENT", "AGE", "TIME", "COST", "TITLE", right=("TIME", "COST"))
+def jobs_table(
+    jobs: Iterable[Mapping[str, Any]], key_names: Mapping[str, str] | None = None, now: datetime | None = None
+) -> RenderableType:
+    """Return the table of jobs, one line each; `key_names` are the names of keys by their ids."""
+    now, key_names = now or utc_now(), key_names or {}
+    table = FittedTable(
+        Column("ID"),
+        Column("STATE"),
+        Column("AGENT", least_width=8, drop_rank=2),
+        Column("KEY", least_width=8, drop_rank=4),
+        Column("AGE", drop_rank=3),
+        Column("TIME", right=True, drop_rank=1),
+        Column("COST", right=True),
+        Column("TITLE", least_width=16, drop_rank=5),
+    )
     for job in jobs:
         created, elapsed = parse_time(job.get("created_at")), _elapsed_seconds(job, now)
         table.add_row(
             _cell(job.get("id"), 20),
             _state_text(job),
             _cell(job.get("agent"), 24),
+            _key_cell(job.get("api_key_id"), key_names),
             Text(format_age((now - created).total_seconds()) if created else "-"),
             Text(format_duration(elapsed) if elapsed is not None else "-"),
             Text(display_usd(as_mapping(job.get("cost")).get("usd", "0"))),
-            Text(first_line(job.get("title") or job.get("prompt") or "", 80)),
+            Text(first_line(job.get("title") or job.get("prompt_start") or job.get("prompt") or "", 80)),
         )
     return table
+
+
+def _key_cell(key_id: object, names: Mapping[str, str]) -> Text:
+    return _cell(names.get(str(key_id), key_id), 30)
 
 
 def _elapsed_seconds(job: Mapping[str, Any], now: datetime) -> float | None:
@@ -90,8 +98,13 @@ def _elapsed_seconds(job: Mapping[str, Any], now: datetime) -> float | None:
 
 def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Return the table of agents with their limits."""
-    table = _create_table(
-        "NAME", "MODEL", "WORKSPACE", "BUDGET", "TIMEOUT", "DESCRIPTION", right=("BUDGET", "TIMEOUT")
+    table = FittedTable(
+        Column("NAME"),
+        Column("MODEL", least_width=8, drop_rank=1),
+        Column("WORKSPACE", least_width=9, drop_rank=2),
+        Column("BUDGET", right=True),
+        Column("TIMEOUT", right=True),
+        Column("DESCRIPTION", least_width=16, drop_rank=3),
     )
     for agent in agents:
         seconds = agent.get("timeout_seconds")
@@ -108,7 +121,13 @@ def agents_table(agents: Iterable[Mapping[str, Any]]) -> RenderableType:
 
 def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Return the table of workspaces."""
-    table = _create_table("NAME", "REPOSITORY", "REF", "MODE", "TRUST")
+    table = FittedTable(
+        Column("NAME"),
+        Column("REPOSITORY", least_width=20, drop_rank=2),
+        Column("REF", least_width=8, drop_rank=1),
+        Column("MODE"),
+        Column("TRUST"),
+    )
     for each in workspaces:
         table.add_row(
             _cell(each.get("name", each.get("id"))),
@@ -123,7 +142,14 @@ def workspaces_table(workspaces: Iterable[Mapping[str, Any]]) -> RenderableType:
 def keys_table(keys: Iterable[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
     """Return the table of keys, without the limits that are not set."""
     now = now or utc_now()
-    table = _create_table("ID", "NAME", "SCOPES", "LIMITS", "MADE", "STATE")
+    table = FittedTable(
+        Column("ID"),
+        Column("NAME", least_width=8),
+        Column("SCOPES", least_width=8, drop_rank=2),
+        Column("LIMITS", drop_rank=3),
+        Column("MADE", drop_rank=1),
+        Column("STATE"),
+    )
     for key in keys:
         created = parse_time(key.get("created_at"))
         table.add_row(
@@ -158,15 +184,36 @@ def _describe_limits(limits: Mapping[str, Any]) -> Iterable[str]:
             yield f"{name}: {' '.join(map(str, limits[name]))}"
 
 
-def usage_table(rows: Iterable[Mapping[str, Any]], groups: Sequence[str]) -> RenderableType:
-    """Return the table of usage; a cost that may be too low, or is estimated, is marked."""
-    numbers = ("CALLS", "IN", "OUT", "CACHE READ", "CACHE WRITTEN", "COST")
-    table = _create_table(*(one_line(group, 20).upper() for group in groups), *numbers, "", right=numbers)
+def usage_table(
+    rows: Iterable[Mapping[str, Any]], groups: Sequence[str], key_names: Mapping[str, str] | None = None
+) -> RenderableType:
+    """Return the table of usage; a cost that may be too low, or is estimated, is marked.
+
+    `key_names` are the names of keys by their ids.
+    """
+    key_names = key_names or {}
+    group_columns = [
+        Column("KEY" if group == "api_key" else one_line(group, 20).upper(), least_width=10)
+        for group in groups
+    ]
+    table = FittedTable(
+        *group_columns,
+        Column("CALLS", right=True, drop_rank=1),
+        Column("IN", right=True, drop_rank=2),
+        Column("OUT", right=True, drop_rank=3),
+        Column("CACHE READ", right=True, drop_rank=4),
+        Column("CACHE WRITTEN", right=True, drop_rank=5),
+        Column("COST", right=True),
+        Column(""),
+    )
     for row in rows:
         tokens, cost = as_mapping(row.get("usage")), as_mapping(row.get("cost"))
         marks = (("unpriced", cost.get("priced")), ("incomplete", cost.get("complete")))
         table.add_row(
-            *(_cell(row.get("api_key_id" if group == "api_key" else group)) for group in groups),
+            *(
+                _key_cell(row.get("api_key_id"), key_names) if group == "api_key" else _cell(row.get(group))
+                for group in groups
+            ),
             Text(one_line(row.get("calls", "?"), 20)),
             *(Text(format_count(tokens.get(f"{name}_tokens"))) for name in _TOKEN_KINDS),
             Text(display_usd(cost.get("usd", "?"))),
@@ -178,12 +225,12 @@ def usage_table(rows: Iterable[Mapping[str, Any]], groups: Sequence[str]) -> Ren
 _TOKEN_KINDS = ("input", "output", "cache_read_input", "cache_creation_input")
 
 
-def job_details(job: Mapping[str, Any]) -> RenderableType:
-    """Return all details of one job."""
+def job_details(job: Mapping[str, Any], activity: Iterable[tuple[str, str]] = ()) -> RenderableType:
+    """Return all details of one job; `activity` is that of one that has not ended."""
     details = Table.grid(padding=(0, 2))
     details.add_column(style="dim", no_wrap=True)
     details.add_column(overflow="fold")
-    for name, value in _detail_rows(job):
+    for name, value in _detail_rows(job, activity):
         details.add_row(name, value)
     parts: list[RenderableType] = [details]
     parts += _section("prompt", job.get("prompt"))
@@ -191,9 +238,11 @@ def job_details(job: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _detail_rows(job: Mapping[str, Any]) -> Iterable[tuple[str, Text]]:
+def _detail_rows(job: Mapping[str, Any], activity: Iterable[tuple[str, str]]) -> Iterable[tuple[str, Text]]:
     yield "job", _cell(job.get("id"), 20)
     yield "state", _state_details(job)
+    for name, text in activity:
+        yield name, Text(text)
     error = as_mapping(job.get("error"))
     if error:
         yield "error", Text(one_line(error.get("message", ""), 1000), style="red")
@@ -253,14 +302,15 @@ def diff_text(patch: str) -> Text:
 
 
 def checks_text(checks: Iterable[Mapping[str, Any]]) -> Text:
-    """Return the checks of `doctor`, one line each, with the remedy below each failed one."""
+    """Return the checks of `doctor`, one line each, with the remedy below each failed one; `!` marks a lack."""
     text = Text()
     for check in checks:
-        passed = check.get("ok") is True
-        text.append("✓ " if passed else "✗ ", style="green" if passed else "red")
+        passed, lacking = check.get("ok") is True, check.get("warning") is True
+        mark, style = ("✗ ", "red") if not passed else ("! ", "yellow") if lacking else ("✓ ", "green")
+        text.append(mark, style=style)
         text.append(one_line(check.get("name", ""), 60), style="bold")
-        text.append(f"  {one_line(check.get('detail', ''), 300)}\n", style="" if passed else "red")
-        if not passed and check.get("remedy"):
+        text.append(f"  {one_line(check.get('detail', ''), 300)}\n", style="" if style == "green" else style)
+        if (lacking or not passed) and check.get("remedy"):
             text.append(f"  → {one_line(check['remedy'], 600)}\n")
     text.rstrip()
     return text

@@ -1,6 +1,5 @@
 """`steadyhand usage`: tokens and cost."""
 
-import re
 from typing import Annotated
 
 import typer
@@ -8,9 +7,10 @@ import typer
 from steadyhand.cli import client_options
 from steadyhand.cli.app import app
 from steadyhand.cli.client_options import AsJson, Server
+from steadyhand.cli.key_names import load_key_names, resolve_key_id
 from steadyhand.cli.tables import usage_table
-
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+from steadyhand.cli.times import parse_moment
+from steadyhand.clock import utc_now
 
 
 @app.command()
@@ -22,10 +22,15 @@ def usage(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Calls from then on: a day in UTC, or an RFC 3339 time."),
+        typer.Option(
+            metavar="TIME",
+            help="Calls from then on: today, yesterday, 24h, 7d, a day in UTC, or an RFC 3339 time.",
+        ),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Calls before then.")] = None,
-    api_key: Annotated[str | None, typer.Option(metavar="ID", help="Only calls for this key.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Only calls for this key: its id, or its name.")
+    ] = None,
     agent: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this agent.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this model.")] = None,
     server: Server = None,
@@ -34,19 +39,19 @@ def usage(
     """Add up the cost of model calls. Without the scope `admin`, a key sees only its own."""
     output = client_options.create_output()
     groups = by or ["day"]
+    now = utc_now()
+    start = None if since is None else parse_moment(since, "--since", now)
+    end = None if until is None else parse_moment(until, "--until", now)
     with client_options.open_client(server) as client:
+        names = load_key_names(client) if "api_key" in groups and not as_json else {}
         rows = client.usage(
             by=groups,
-            since=_day_to_time(since),
-            until=_day_to_time(until),
-            api_key=api_key,
+            since=start,
+            until=end,
+            api_key=None if api_key is None else resolve_key_id(client, api_key),
             agent=agent,
             model=model,
         )
     output.print_rows(
-        rows, lambda all_: usage_table(all_, groups), as_json=as_json, empty_text="Nothing was spent."
+        rows, lambda all_: usage_table(all_, groups, names), as_json=as_json, empty_text="Nothing was spent."
     )
-
-
-def _day_to_time(text: str | None) -> str | None:
-    return f"{text}T00:00:00Z" if text is not None and _DATE.fullmatch(text) else text

@@ -132,6 +132,7 @@ class ServiceTable(_Table):
     node: str = "node-1"
     paused: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"
 
 
 class ServerTable(_Table):

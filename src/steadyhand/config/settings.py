@@ -5,7 +5,6 @@ the closest known name. Secrets are read once, here, and never printed.
 """
 
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from steadyhand.agents import (
 )
 from steadyhand.config.client import default_data_dir
 from steadyhand.config.file_schema import AgentTable, Tables, WorkspaceTable
+from steadyhand.config.locate import FILE_NAME, named_config_file, read_config_file, user_config_file
 from steadyhand.config.providers import ProviderSetting, build_provider_settings
 from steadyhand.errors import ConfigError
 from steadyhand.money import to_micros
@@ -183,18 +183,21 @@ def load_settings(
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
+    *,
+    use_working_directory: bool = True,
 ) -> Settings:
     """Return all settings. `overrides` are those of the command line, by dotted name; `None` means not set.
 
-    Without `file`, the file is STEADYHAND_CONFIG or `steadyhand.toml` in the working directory. Raise `ConfigError`
-    with all errors in one message.
+    Without `file`, the file is STEADYHAND_CONFIG, `steadyhand.toml` in the working directory, or the user's own; a file
+    in the working directory is only read with `use_working_directory`. Raise `ConfigError` with all errors in one
+    message.
     """
     environ = os.environ if environ is None else environ
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    path = _find_file(file, environ)
+    path = _find_file(file, environ, use_working_directory=use_working_directory)
     if path is not None:
-        _merge(merged, _read_toml(path), path.name, sources)
+        _merge(merged, read_config_file(path), path.name, sources)
     for name, (key_path, value) in _read_environment(environ).items():
         _set_value(merged, key_path, value, name, sources)
     for setting_name, value in (overrides or {}).items():
@@ -228,22 +231,14 @@ def load_settings(
     )
 
 
-def _find_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
-    if file is None and environ.get("STEADYHAND_CONFIG"):
-        file = Path(environ["STEADYHAND_CONFIG"])
-    if file is not None:
-        if not file.is_file():
-            raise ConfigError(f"There is no configuration file {file}.")
-        return file
-    default_file = Path("steadyhand.toml")
-    return default_file if default_file.is_file() else None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path.name} could not be read: {error}") from error
+def _find_file(file: Path | None, environ: Mapping[str, str], *, use_working_directory: bool) -> Path | None:
+    named = named_config_file(file, environ)
+    if named is not None:
+        return named
+    local_file = Path(FILE_NAME)
+    if use_working_directory and local_file.is_file():
+        return local_file
+    return user_config_file(environ)
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, tuple[tuple[str, ...], Any]]:

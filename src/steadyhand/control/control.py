@@ -67,6 +67,7 @@ class Control:
         self.wait = queries.wait
         self.list_events = queries.list_events
         self.follow = queries.follow
+        self.follow_with_progress = queries.follow_with_progress
         self.get_output = queries.get_output
         self.diff = queries.diff
         self.bundle = queries.bundle

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from steadyhand.agents import Agent, AgentDefinition, Workspace
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.requests import AvailableAgent, Caller, first_set
 from steadyhand.errors import Conflict, NotFound, WorkspaceError
-from steadyhand.events import Event, LiveText, StateChanged
+from steadyhand.events import Event, LiveProgress, LiveText, StateChanged
 from steadyhand.job import ENDED, Job, State
 from steadyhand.ports import JobFilter, JobPage, QueueLoad, RunOutput, UsageQuery, UsageRow
 
@@ -72,6 +73,15 @@ class JobQueries:
 
     async def follow(self, caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[Event | LiveText]:
         """Yield a job's events after the number `after`, then new events and live text, until the job has ended."""
+        async with aclosing(self.follow_with_progress(caller, job_id, after)) as items:
+            async for item in items:
+                if not isinstance(item, LiveProgress):
+                    yield item
+
+    async def follow_with_progress(
+        self, caller: Caller, job_id: str, after: int = 0
+    ) -> AsyncGenerator[Event | LiveText | LiveProgress, None]:
+        """Yield what `follow` yields, and the progress of phases."""
         with self._deps.feed.subscribe(job_id) as subscription:
             seen = after
             while True:
@@ -85,7 +95,7 @@ class JobQueries:
                 recheck = False
                 while not recheck:
                     for item in await subscription.receive():
-                        if isinstance(item, LiveText):
+                        if isinstance(item, LiveText | LiveProgress):
                             yield item
                         elif item.seq == seen + 1:
                             seen = item.seq

@@ -21,6 +21,7 @@ from steadyhand.control.requests import (
     inherit_from_parent,
 )
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest
+from steadyhand.event_log import log_state_change
 from steadyhand.events import EventDraft, StateChanged, WarningEvent
 from steadyhand.job import (
     ENDED,
@@ -107,6 +108,8 @@ class JobSubmitter:
             raise
         if added.replayed:
             charge.undo()
+        else:
+            log_state_change(added.job, State.QUEUED)
         return added
 
     async def charge_request(self, caller: Caller, agent: str, workspace: str | None) -> RateCharge:
@@ -244,9 +247,10 @@ class JobSubmitter:
         if name == SCRATCH_WORKSPACE:
             return None
         if not (name.startswith("/") or _REPOSITORY_URL.fullmatch(name)):
-            known = sorted(self._deps.catalog.workspaces)
             raise InvalidRequest.at(
-                "/workspace", f"is not known{did_you_mean(name, known)}", code="unknown_workspace"
+                "/workspace",
+                f"is not known{_known_workspaces(name, sorted(self._deps.catalog.workspaces))}",
+                code="unknown_workspace",
             )
         if not caller.has_scope("workspace:any"):
             raise Forbidden(
@@ -285,3 +289,13 @@ def _nearest_limit(
         JobWarning(WarningCode.NO_LIMIT, f"{field} is null and {_LIMIT_SETTINGS[field]} is not set.")
     )
     return largest
+
+
+def _known_workspaces(name: str, known: Sequence[str]) -> str:
+    """Return the end of an error text: the nearest name and the list, or that there is none."""
+    if not known:
+        return "; no workspace is configured, a path or a URL is accepted too"
+    suggestion = did_you_mean(name, known)
+    return (
+        suggestion if suggestion.startswith("; there are") else f"{suggestion} There are: {', '.join(known)}"
+    )

@@ -26,6 +26,14 @@ from steadyhand.ports.ledger import (
     UsageTotal,
     period_bounds,
 )
+from steadyhand.ports.phases import (
+    PhaseName,
+    PhaseReporter,
+    is_reported,
+    phases_reported_to,
+    report_phase,
+    report_progress,
+)
 from steadyhand.ports.queue import (
     Claim,
     KeyBacklog,
@@ -119,6 +127,8 @@ __all__ = [
     "Mount",
     "OnListening",
     "OverlayLayers",
+    "PhaseName",
+    "PhaseReporter",
     "Queue",
     "QueueLoad",
     "ResourceLimits",
@@ -140,5 +150,9 @@ __all__ = [
     "UsageQuery",
     "UsageRow",
     "UsageTotal",
+    "is_reported",
     "period_bounds",
+    "phases_reported_to",
+    "report_phase",
+    "report_progress",
 ]

@@ -11,3 +11,5 @@ class DoctorCheck:
     ok: bool
     detail: str
     remedy: str | None = None
+    warning: bool = False
+    """The check passed, but this machine or the configuration lacks something."""

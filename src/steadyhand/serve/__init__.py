@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import secrets
@@ -51,11 +52,18 @@ def open_socket(settings: Settings) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"Cannot listen on {server.host}:{server.port}: {error.strerror}. "
-            "Is another one running? Choose another with --port or [server] port."
+            f"Cannot listen on {server.host}:{server.port}: {error.strerror}. {_bind_remedy(error)}"
         ) from error
     sock.set_inheritable(False)
     return sock
+
+
+def _bind_remedy(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "Is another one running? Choose another port with --port or [server] port."
+    if error.errno == errno.EACCES:
+        return "Ports below 1024 need more rights: choose another with --port or [server] port."
+    return "Is it an address of this machine? Choose another with --host or [server] host."
 
 
 def create_data_dir(settings: Settings) -> None:
@@ -138,7 +146,8 @@ async def _stop_on_second_signal(service: Service, stop_now: asyncio.Event) -> N
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
     """Run the service in this process until SIGTERM or SIGINT; a second signal ends the grace period."""
     redactor = create_redactor(settings)
-    configure_logging(settings.tables.service.log_level, redactor)
+    service_table = settings.tables.service
+    configure_logging(service_table.log_level, redactor, log_format=service_table.log_format)
 
     async def main() -> None:
         stop, stop_now = asyncio.Event(), asyncio.Event()

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from steadyhand.config.settings import Settings
 from steadyhand.errors import ConfigError
@@ -25,25 +25,56 @@ async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
         DoctorCheck("config", True, f"from {', '.join(config_sources)}" if config_sources else "the defaults")
     ]
     results += gateway_setup.check_providers(settings)
-    results += await asyncio.to_thread(check_store, database_url(settings), settings.data_dir)
-    results += await install.check_cli(
+    rooms: Sequence[tuple[str, Callable[[], Awaitable[Sequence[DoctorCheck]]]]] = (
+        ("data directory", lambda: asyncio.to_thread(check_store, database_url(settings), settings.data_dir)),
+        ("cli", lambda: _check_cli(settings, uid)),
+        ("workspaces", lambda: _check_workspaces(settings)),
+        ("isolation", lambda: _check_isolation(settings)),
+    )
+    for name, check in rooms:
+        results += await _run_check(name, check)
+    return results
+
+
+async def _run_check(
+    name: str, check: Callable[[], Awaitable[Sequence[DoctorCheck]]]
+) -> Sequence[DoctorCheck]:
+    """Return the results of a room; an error of the system that it does not expect is a failed check."""
+    try:
+        return await check()
+    except OSError as error:
+        detail = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        remedy = "Choose another data directory with --data-dir, or run this as the service's user."
+        return [DoctorCheck(name, ok=False, detail=detail, remedy=remedy)]
+
+
+async def _check_cli(settings: Settings, uid: int | None) -> Sequence[DoctorCheck]:
+    return await install.check_cli(
         settings.tables.runner.claude.path,
         classic=settings.classic,
         path_env=settings.path,
         data_dir=settings.data_dir,
         uid=uid,
     )
-    results += await check_workspaces(
+
+
+async def _check_workspaces(settings: Settings) -> Sequence[DoctorCheck]:
+    return await check_workspaces(
         settings.data_dir,
         create_checkouts(settings, redactor=NO_REDACTION).mirrors,
         settings.build_catalog().workspaces.values(),
         agent_uid_base=settings.tables.service.agent_uid_base,
     )
-    with contextlib.suppress(ConfigError, OSError):  # a missing CLI has a check of its own
-        results += await isolation.check_isolation(
-            settings, await asyncio.to_thread(find_agent_cli, settings)
-        )
-    return results
+
+
+async def _check_isolation(settings: Settings) -> Sequence[DoctorCheck]:
+    try:
+        cli = await asyncio.to_thread(find_agent_cli, settings)
+    except (ConfigError, OSError):
+        return []  # a missing CLI has a check of its own
+    with contextlib.suppress(ConfigError):
+        return await isolation.check_isolation(settings, cli)
+    return []
 
 
 def config_error_checks(error: ConfigError) -> Sequence[DoctorCheck]:

@@ -90,8 +90,21 @@ def create_provider(setting: ProviderSetting) -> Provider:
 
 
 def log_credentials(settings: Settings) -> None:
-    """Log a warning for each credential that has terms of its own."""
+    """Log a warning for each credential that has terms of its own, and for a provider that has none."""
     for setting in settings.providers:
+        check = _check_provider(setting)
+        if not check.ok:
+            meaning = (
+                "agents use their own login, if they have one"
+                if settings.classic
+                else "its jobs end as failed, outcome unauthorized"
+            )
+            structlog.get_logger("steadyhand").warning(
+                "credential.missing",
+                provider=setting.name,
+                meaning=f"{check.detail}: {meaning}",
+                remedy=check.remedy,
+            )
         if setting.credential == "oauth":
             structlog.get_logger("steadyhand").warning(
                 "credential.subscription",

@@ -370,7 +370,7 @@ async def check_isolation(settings: Settings, cli: Path) -> list[DoctorCheck]:
     grant_checks = list(_grant_checks(settings.build_catalog()))
     if settings.tables.service.isolation == "none":
         detail = "none: an agent can do what its uid can do on this machine, its network included"
-        return [DoctorCheck("isolation", ok=True, detail=detail), *grant_checks]
+        return [DoctorCheck("isolation", ok=True, detail=detail, warning=True), *grant_checks]
     trial_dir = settings.data_dir / f"doctor-{os.getpid()}"
     try:
         make_dir(trial_dir, TRAVERSABLE)
@@ -391,11 +391,15 @@ async def check_isolation(settings: Settings, cli: Path) -> list[DoctorCheck]:
     detail = "bwrap: tried, agents run in a sandbox; system calls are filtered"
     results = [DoctorCheck("isolation", ok=True, detail=detail)]
     results += [
-        DoctorCheck("isolation, in part", ok=True, detail=str(protection))
+        DoctorCheck("isolation, in part", ok=True, detail=str(protection), warning=True)
         for protection in level.missing_protections
     ]
-    results.append(DoctorCheck("limits", ok=True, detail=detect_cgroups().description))
-    results.append(DoctorCheck("checkouts", ok=True, detail=describe_checkouts(level)))
+    cgroups = detect_cgroups()
+    lacks_cgroups = cgroups.memory is None or cgroups.processes is None
+    results.append(DoctorCheck("limits", ok=True, detail=cgroups.description, warning=lacks_cgroups))
+    results.append(
+        DoctorCheck("checkouts", ok=True, detail=describe_checkouts(level), warning=not level.overlay)
+    )
     return [*results, *grant_checks]
 
 

@@ -1,13 +1,15 @@
-"""The service's log, on stderr: text on a terminal, else one JSON object a line. Secrets are redacted."""
+"""The service's log, on stderr: text on a terminal, else one JSON object a line, unless a format is set. No secrets."""
 
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 
 from steadyhand.redact import Redactor
+
+LogFormat = Literal["auto", "text", "json"]
 
 
 class _RedactingRenderer:
@@ -25,6 +27,18 @@ class _RedactingRenderer:
         return self._redactor.text(line)
 
 
+def _replace_control_characters(
+    _logger: Any, _name: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace what a terminal would interpret: a path or a name may come from a hostile caller."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable() and key != "exception":
+            event[key] = "".join(
+                each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in value
+            )
+    return event
+
+
 class _StdlibHandler(logging.Handler):
     """Routes the log records of libraries, such as errors of the server, to the service's log."""
 
@@ -38,20 +52,24 @@ class _StdlibHandler(logging.Handler):
             self.handleError(record)
 
 
-def configure_logging(level: str, redactor: Redactor, stream: TextIO | None = None) -> None:
-    """Send the log to stderr, or to `stream`, from `level` on."""
+def configure_logging(
+    level: str, redactor: Redactor, stream: TextIO | None = None, log_format: LogFormat = "auto"
+) -> None:
+    """Send the log to stderr, or to `stream`, from `level` on, in a format."""
     stream = stream or sys.stderr
-    is_terminal = stream.isatty()
+    is_text = stream.isatty() if log_format == "auto" else log_format == "text"
     # The console's own tracebacks show local variables, such as a caller's key and prompt.
-    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-    renderer = console if is_terminal else structlog.processors.JSONRenderer()
+    console = structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    renderer = console if is_text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if is_terminal else [structlog.processors.format_exc_info]),
-            _RedactingRenderer(renderer, redactor, is_json=not is_terminal),
+            *([_replace_control_characters] if is_text else [structlog.processors.format_exc_info]),
+            _RedactingRenderer(renderer, redactor, is_json=not is_text),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),

@@ -25,6 +25,7 @@ from steadyhand.workspace.warm_checkouts import (
     WarmCheckouts,
     check_out,
     objects_bind,
+    report_checkout,
     secret_binds,
     service_checkout,
     write_alternates,
@@ -106,6 +107,7 @@ class CheckoutFactory:
             return CreatedCheckout(files.checkout, commit, instructions, binds=binds)
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
+        await report_checkout(workspace)
         # The agent's uid writes the work tree, so its files belong to the agent from the start.
         await Git(user=user).run(
             "checkout", "--quiet", "-B", branch, commit, cwd=files.checkout, seconds=CHECKOUT_SECONDS
@@ -216,6 +218,7 @@ class CheckoutFactory:
         binds: tuple[BindMount, ...],
     ) -> None:
         """Check out and run the setup in the job's own work tree, without an overlay."""
+        await report_checkout(workspace)
         for folder in (files.home, files.config_dir):
             make_dir(folder, PRIVATE, user)
         checkout = service_checkout(workspace, files, user, commit, (*binds, *secret_binds(workspace)))

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -113,15 +113,17 @@ class Git:
         limit: int = 16 * MIB,
         stdout_file: BinaryIO | None = None,
         check: bool = True,
+        on_stderr: Callable[[bytes], None] | None = None,
     ) -> GitResult:
         """Run one git command and return its result; stdout goes to `stdout_file` if set, at most `limit` bytes of it.
 
         Raise `WorkspaceError` if git is missing, takes longer than `seconds`, or (with `check`) fails or prints more
-        than `limit`. No process of its group is left when this returns or is cancelled.
+        than `limit`. No process of its group is left when this returns or is cancelled. `on_stderr` gets stderr as it
+        comes.
         """
         verb = arguments[0]
         process = await self._spawn(arguments, cwd)
-        reader = _ProcessIO(process, limit, stdout_file)
+        reader = _ProcessIO(process, limit, stdout_file, on_stderr)
         try:
             async with asyncio.timeout(seconds):
                 await reader.communicate(stdin)
@@ -165,7 +167,14 @@ def _missing_reason(cwd: Path) -> str:
 class _ProcessIO:
     """Writes the input of a process and reads its output, with a limit on the bytes that are kept."""
 
-    def __init__(self, process: asyncio.subprocess.Process, limit: int, stdout_file: BinaryIO | None) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        limit: int,
+        stdout_file: BinaryIO | None,
+        on_stderr: Callable[[bytes], None] | None,
+    ) -> None:
+        self._on_stderr = on_stderr
         self._process = process
         self._limit = limit
         self._stdout_file = stdout_file
@@ -206,6 +215,8 @@ class _ProcessIO:
     async def _read_stderr(self) -> None:
         pipe = self._process.stderr
         while pipe is not None and (chunk := await pipe.read(_CHUNK)):
+            if self._on_stderr is not None:
+                self._on_stderr(chunk)
             self.stderr += chunk
             del self.stderr[:-_STDERR_TAIL]
 

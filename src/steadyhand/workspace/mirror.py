@@ -16,8 +16,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from steadyhand.errors import WorkspaceError
+from steadyhand.ports import is_reported, report_phase
 from steadyhand.workspace.filesystem import PRIVATE, make_dir
 from steadyhand.workspace.git import MIB, Git, GitSettings, scrub
+from steadyhand.workspace.git_progress import GitProgress
 
 HEAD_REF = "refs/steadyhand/HEAD"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -185,6 +187,8 @@ class Mirror:
     async def _refresh(self, since: float, *, share: bool) -> None:
         """Fetch, unless a fetch started after `since` or (with `share`) ran while this call waited."""
         requested_at = time.monotonic()
+        if self._lock.locked():
+            await report_phase("fetching")  # it waits for the fetch of another job
         async with self._exclusive():
             if self._started >= since or (share and self._finished >= requested_at):
                 return
@@ -209,6 +213,7 @@ class Mirror:
     async def _fetch(self) -> None:
         started = time.monotonic()
         try:
+            await report_phase("fetching")
             await self._init()
             self.fetches += 1
             await self._run_fetch(
@@ -245,9 +250,13 @@ class Mirror:
             self._commit_cache.clear()
 
     async def _run_remote_fetch(self, options: Sequence[str], refspecs: Sequence[str]) -> None:
+        progress = (
+            ("--progress",) if is_reported() else ()
+        )  # with --quiet it prints the progress and nothing else
         await self._remote.run(
-            "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow", *options,
-            "--", self.source.url, *refspecs, cwd=self.folder, seconds=self._fetch_seconds,
+            "fetch", "--quiet", *progress, "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow",
+            *options, "--", self.source.url, *refspecs, cwd=self.folder, seconds=self._fetch_seconds,
+            on_stderr=GitProgress().feed if progress else None,
         )  # fmt: skip
 
     async def push(self, repository: Path, commit: str, branch: str, *, seconds: float) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec
+from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec, report_phase
 from steadyhand.workspace.filesystem import (
     PRIVATE,
     TRAVERSABLE,
@@ -32,6 +32,7 @@ MAX_CHECKOUTS = 16
 MAX_BYTES = 20 * 1024 * MIB
 CHECKOUT_SECONDS = 300.0
 SETUP_SECONDS = 1800.0
+_MAX_PHASE_DETAIL = 200
 _INDEX_BYTES = 256 * MIB
 _BUILD_PREFIX = ".build-"
 _BASE_FILES = ("index", "exclude", "filters")
@@ -128,6 +129,8 @@ class WarmCheckouts:
         self, warm: WarmCheckout, mirror: Mirror, commit: str, workspace: Workspace
     ) -> None:
         lock = self._locks.setdefault(warm.folder, asyncio.Lock())
+        if lock.locked() or not warm.size_file.is_file():
+            await report_checkout(workspace)
         try:
             async with asyncio.timeout(CHECKOUT_SECONDS + SETUP_SECONDS), lock:
                 if not warm.size_file.is_file():
@@ -247,11 +250,32 @@ async def check_out(
         raise WorkspaceError(f"The checkout could not be made: {error.detail}.") from error
     failed_command = reply.sentence("failed")
     if failed_command is not None:
-        raise WorkspaceError(f"The setup command '{failed_command[:80]}' failed: {reply.sentence('line')}")
+        raise WorkspaceError(
+            f"The setup command '{failed_command[:80]}' failed: {reply.sentence('line')}{_network_advice(workspace)}"
+        )
     if len(reply.parts) != len(_BASE_FILES):
         raise WorkspaceError("The checkout could not be made: it has no index.")
     index, exclude, filters = (bytes(part) for part in reply.parts)
     return index, exclude, filters
+
+
+def _network_advice(workspace: Workspace) -> str:
+    """Return the end of an error text: most setups that fail need a host that they cannot reach."""
+    if not workspace.setup_egress:
+        return (
+            " (The setup reaches no network: list the hosts that it needs in the workspace's setup_egress.)"
+        )
+    if workspace.setup_egress == ("host",):
+        return ""
+    return f" (The setup reaches only {', '.join(workspace.setup_egress)[:200]}, by the workspace's setup_egress.)"
+
+
+async def report_checkout(workspace: Workspace) -> None:
+    """Report the phase of a checkout; its setup is one step with it and is named instead."""
+    if workspace.setup:
+        await report_phase("setup", "; ".join(workspace.setup)[:_MAX_PHASE_DETAIL])
+    else:
+        await report_phase("checking_out")
 
 
 def write_base(folder: Path, parts: tuple[bytes, bytes, bytes]) -> None:

@@ -26,7 +26,7 @@ def test_the_documented_keys_are_those_of_the_contract() -> None:
     assert " ".join(sorted(KEYS)) == (
         "agent answer api_key_id budget_usd changes commit cost created_at error finished_at id "
         "idle_timeout_seconds last_event links metadata model object on_interrupt origin outcome "
-        "parent_job_id parked_until priority prompt publish queue_position ref run runner runs "
+        "parent_job_id parked_until priority prompt prompt_start publish queue_position ref run runner runs "
         "session_id started_at state structured_output timeout_seconds title usage warnings "
         "workspace"
     )
@@ -87,7 +87,7 @@ def test_a_fault_of_ours_ends_the_job_and_says_nothing_of_its_cause(client: http
     job = run_job(client, "fault a-name-inside-the-service")
     assert (job["state"], job["outcome"]) == ("error", {"type": "internal", "detail": None})
     assert (job["runs"][0]["state"], job["runs"][0]["outcome"]["type"]) == ("error", "internal")
-    assert "a-name-inside" not in str(job | {"prompt": None})
+    assert "a-name-inside" not in str(job | {"prompt": None, "prompt_start": None})
     assert run_job(client, "say x")["state"] == "completed"
 
 
@@ -213,7 +213,8 @@ def test_every_field_that_is_built_reaches_the_agent(client: httpx2.Client, serv
 
 def test_unknown_agents_workspaces_and_limits_are_422(client: httpx2.Client) -> None:
     assert "helper" in refused(client, "unknown_agent", agent="helpr")["detail"]
-    refused(client, "unknown_workspace", workspace="infar")
+    unknown = refused(client, "unknown_workspace", workspace="infar")
+    assert "did you mean 'infra'? There are: infra" in unknown["detail"]
     refused(client, "limit_exceeded", budget_usd=101)
     refused(client, "limit_exceeded", timeout_seconds=86_401)
 

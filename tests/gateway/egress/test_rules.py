@@ -163,3 +163,17 @@ def test_an_entry_that_names_no_host_stops_the_start(entry: str) -> None:
 
 def test_the_hosts_own_network_is_no_host() -> None:
     assert EgressRules.parse(["host"]).rules == ()
+
+
+def test_an_entry_for_the_names_below_a_host_says_that_it_does_not_cover_the_host() -> None:
+    rules = EgressRules.parse(["*.example.org", "example.net"])
+    (itself, below, other) = (
+        parse_target(name, 443) for name in ("example.org", "a.example.org", "example.net")
+    )
+    assert itself is not None
+    assert below is not None
+    assert other is not None
+    assert not rules.allows(itself)
+    assert rules.allows(below)
+    assert "list example.org as well" in rules.near_miss(itself)
+    assert rules.near_miss(other) == ""

@@ -7,10 +7,10 @@ from typing import cast
 from steadyhand.api.native.serializers import event_json
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.api.transport.sse import EventStreamResponse, Frame, StreamItem
-from steadyhand.events import Event, LiveText
+from steadyhand.events import Event, LiveProgress, LiveText
 
 
-def event_frame(item: Event | LiveText) -> bytes:
+def event_frame(item: Event | LiveText | LiveProgress) -> bytes:
     """Return an event as SSE bytes; live text has no `id`, so that a client never resumes from it."""
     body = event_json(item)
     id_line = f"id: {body['seq']}\n" if body["seq"] is not None else ""
@@ -18,13 +18,13 @@ def event_frame(item: Event | LiveText) -> bytes:
 
 
 def event_stream_response(
-    source: AsyncIterator[Event | LiveText], is_authorized: Callable[[], bool]
+    source: AsyncIterator[Event | LiveText | LiveProgress], is_authorized: Callable[[], bool]
 ) -> EventStreamResponse:
     """Stream the events of a job's follower."""
     return EventStreamResponse(_event_frames(source), is_authorized, preamble=b": following\n\n")
 
 
-async def _event_frames(source: AsyncIterator[Event | LiveText]) -> AsyncIterator[StreamItem]:
-    async with aclosing(cast("AsyncGenerator[Event | LiveText, None]", source)) as items:
+async def _event_frames(source: AsyncIterator[Event | LiveText | LiveProgress]) -> AsyncIterator[StreamItem]:
+    async with aclosing(cast("AsyncGenerator[Event | LiveText | LiveProgress, None]", source)) as items:
         async for item in items:
             yield Frame(event_frame(item))

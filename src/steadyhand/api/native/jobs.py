@@ -216,7 +216,9 @@ async def get_events(request: Request, job_id: JobId) -> Response:
         return json_response(body)
     if job.state.ended and after >= job.last_event:
         return Response(status_code=204)
-    return event_stream_response(control.follow(caller, job_id, after), authorization_check(request))
+    return event_stream_response(
+        control.follow_with_progress(caller, job_id, after), authorization_check(request)
+    )
 
 
 @router.get("/{job_id}/diff", operation_id="getDiff", summary="Give what a job changed", **operations.DIFF)

@@ -7,12 +7,13 @@ from urllib.parse import urlsplit, urlunsplit
 from steadyhand.agents import Limits, Workspace
 from steadyhand.api.schemas import native_bodies
 from steadyhand.control import AvailableAgent
-from steadyhand.events import Event, LiveText, event_data, format_rfc3339
+from steadyhand.events import Event, LiveProgress, LiveText, event_data, format_rfc3339
 from steadyhand.job import Changes, Cost, ErrorInfo, Job, Outcome, Run, Usage
 from steadyhand.money import format_dollars
 from steadyhand.ports import ApiKey, KeyLimits, QueueLoad, Scope, UsageRow
 
 T = TypeVar("T")
+_PROMPT_START_LENGTH = 80
 
 
 def _usd_or_none(micros: int | None) -> str | None:
@@ -59,6 +60,7 @@ def job_json(job: Job, position: int | None) -> native_bodies.Job:
         "state": job.state.value,
         "outcome": _outcome_json(job.outcome),
         "title": job.spec.title,
+        "prompt_start": _first_line(job.spec.prompt),
         "prompt": job.spec.prompt,
         "agent": job.agent,
         "runner": job.runner,
@@ -102,6 +104,11 @@ def job_json(job: Job, position: int | None) -> native_bodies.Job:
     }
 
 
+def _first_line(text: str) -> str:
+    line = next((line.strip() for line in text.split("\n") if line.strip()), "")
+    return line if len(line) <= _PROMPT_START_LENGTH else line[: _PROMPT_START_LENGTH - 1].rstrip() + "…"
+
+
 def job_item_json(job: Job, position: int | None) -> native_bodies.JobItem:
     """Return a job as an item of a list: without the fields that may be long."""
     item: native_bodies.JobItem = job_json(job, position)
@@ -115,9 +122,9 @@ def list_json(data: list[T], next_cursor: str | None = None) -> native_bodies.Pa
     return {"object": "list", "data": data, "has_more": next_cursor is not None, "next_cursor": next_cursor}
 
 
-def event_json(item: Event | LiveText) -> native_bodies.Event:
-    """Return an event; live text has `seq` null."""
-    if isinstance(item, LiveText):
+def event_json(item: Event | LiveText | LiveProgress) -> native_bodies.Event:
+    """Return an event; live text and progress have `seq` null."""
+    if isinstance(item, LiveText | LiveProgress):
         seq, kind, data = None, item.body.type, event_data(item.body)
     else:
         seq, kind, data = item.seq, item.type, dict(item.data)

@@ -210,6 +210,7 @@ class JobItem(TypedDict):
     state: JobState
     outcome: Outcome | None
     title: str | None
+    prompt_start: Annotated[str, Field(description="The first line of the prompt, at most 80 characters.")]
     agent: str
     runner: str
     model: str | None

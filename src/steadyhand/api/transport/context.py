@@ -62,6 +62,10 @@ class ApiContext:
     waiting_clients: WaitingClients = field(default_factory=WaitingClients)
 
 
+CALLER_KEY_SCOPE_KEY = "steadyhand.key"
+"""The id of the caller's key in the scope of a request, for the log."""
+
+
 def get_context(request: Request) -> ApiContext:
     """Return the context of the app that received this request."""
     context: ApiContext = request.app.state.context
@@ -71,9 +75,11 @@ def get_context(request: Request) -> ApiContext:
 def get_caller(request: Request) -> Caller:
     """Return the caller. Every route calls this first, before it reads the body."""
     context = get_context(request)
-    return authenticate(
+    caller = authenticate(
         context.keyring, request.scope["headers"], is_classic=context.options.profile == "classic"
     )
+    request.scope[CALLER_KEY_SCOPE_KEY] = caller.key_id
+    return caller
 
 
 def authorization_check(request: Request) -> Callable[[], bool]:

@@ -3,13 +3,14 @@
 import ipaddress
 import random
 import re
+import time
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steadyhand.api.transport.context import ApiOptions
+from steadyhand.api.transport.context import CALLER_KEY_SCOPE_KEY, ApiOptions
 from steadyhand.api.transport.errors import (
     CLASSIC_SCOPE_KEY,
     REDACTOR_SCOPE_KEY,
@@ -22,6 +23,7 @@ from steadyhand.errors import CallerError, Forbidden, RetryLater
 from steadyhand.redact import Redactor
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_MAX_LOGGED_PATH = 200
 _PROBE_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 _PATHS_OF_REFUSED_CONNECTIONS = _PROBE_PATHS | {"/health"}
 _SLASHES = re.compile("/{2,}")
@@ -133,12 +135,13 @@ class RequestMiddleware:
         if self._is_classic:
             scope[CLASSIC_SCOPE_KEY] = True
         id_header = (b"x-request-id", request_id.encode("ascii"))
-        started = False
+        begun_at = time.monotonic()
+        status: int | None = None
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message.get("headers", ()), id_header]
             await send(message)
 
@@ -152,11 +155,28 @@ class RequestMiddleware:
         except ClientDisconnect:
             pass  # nobody is left to be answered
         except CallerError as error:
-            if started:
+            if status is not None:
                 raise
             await caller_error_response(scope, error)(scope, receive, send_with_id)
         except Exception:
             self._log.exception("request failed", request_id=request_id, method=scope["method"])
-            if started:
+            if status is not None:
                 raise  # the server cuts the connection, so that a half answer does not look whole
             await internal_error_response(scope)(scope, receive, send_with_id)
+        finally:
+            self._log_request(scope, status, time.monotonic() - begun_at)
+
+    def _log_request(self, scope: Scope, status: int | None, seconds: float) -> None:
+        """Log one line for a request that is no probe; `status` is `None` if it was not answered."""
+        path: str = scope["path"]
+        if path in _PROBE_PATHS or path == "/health":
+            return
+        self._log.info(
+            "request",
+            request_id=scope[REQUEST_ID_SCOPE_KEY],
+            method=scope["method"],
+            path=path[:_MAX_LOGGED_PATH],  # without the query, which may hold a secret
+            status=status,
+            key=scope.get(CALLER_KEY_SCOPE_KEY),
+            seconds=round(seconds, 4),
+        )

@@ -154,7 +154,8 @@ class ConnectProxy:
     async def _connect(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to an address of the target that may be reached. Raises `Refused`."""
         if not self._rules.allows(target):
-            raise EgressDenied(403, f"{target} is not on this agent's list of hosts.", str(target))
+            advice = self._rules.near_miss(target)
+            raise EgressDenied(403, f"{target} is not on this agent's list of hosts.{advice}", str(target))
         for address in await self._resolve_target(target):
             try:
                 async with asyncio.timeout(self._timeouts.connect):

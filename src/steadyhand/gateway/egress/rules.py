@@ -195,6 +195,15 @@ class EgressRules:
         """Return True if the list has this host."""
         return any(rule.matches(target) for rule in self.rules)
 
+    def near_miss(self, target: Target) -> str:
+        """Return a sentence, with a space before it, if the list has only the names below this one; else no text."""
+        for rule in self.rules:
+            if rule.subdomains and rule.host == target.host:
+                return (
+                    f" The entry *.{rule.host} covers the names below {rule.host}; list {rule.host} as well."
+                )
+        return ""
+
     def allows_address(self, address: Address, port: int) -> bool:
         """Return True if a name may resolve to this address: it is public, or the list has the address itself."""
         return is_public(address) or self.allows(Target(without_ipv4_mapping(address), port))

@@ -1,0 +1,25 @@
+"""The progress of a git command that takes long, from its stderr. A remote writes there too: no text is passed on."""
+
+import re
+
+from steadyhand.ports import report_progress
+
+_STEPS = rb"Enumerating objects|Counting objects|Compressing objects|Receiving objects|Resolving deltas|Updating files"
+_PROGRESS = re.compile(rb"(?:^|[\r\n])(?:remote: )?(" + _STEPS + rb"): +(\d{1,3})%[^\r\n]{0,200}(?=[\r\n])")
+_MAX_TAIL = 512
+
+
+class GitProgress:
+    """Reports the newest progress of one command as its output comes."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """Read a piece of stderr, and report the newest whole line of progress in it."""
+        self._tail = (self._tail + chunk)[-max(_MAX_TAIL, len(chunk)) :]
+        lines = list(_PROGRESS.finditer(self._tail))
+        if lines:
+            newest = lines[-1]
+            report_progress(f"{newest[1].decode('ascii').lower()} {min(100, int(newest[2]))} %")
+            self._tail = self._tail[newest.end() :]

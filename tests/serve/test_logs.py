@@ -1,0 +1,51 @@
+"""The service's log: its formats, without secrets and control characters."""
+
+import io
+import logging
+
+import pytest
+import structlog
+
+from steadyhand.redact import Redactor
+from steadyhand.serve.logs import LogFormat, configure_logging
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "log_format", "is_json"),
+    [
+        (io.StringIO, "auto", True),
+        (Terminal, "auto", False),
+        (io.StringIO, "text", False),
+        (Terminal, "json", True),
+    ],
+)
+def test_the_format_is_the_one_that_is_set(
+    stream: type[io.StringIO], log_format: LogFormat, *, is_json: bool
+) -> None:
+    out = stream()
+    configure_logging("info", Redactor(["a-secret-value"]), out, log_format)
+    structlog.get_logger("x").info("an.event", note="a-secret-value")
+    structlog.get_logger("x").debug("below")
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("{") is is_json
+    assert "an.event" in line
+    assert "a-secret-value" not in line
+    assert ("\x1b" in line) is (isinstance(out, Terminal) and not is_json)
+
+
+def test_a_hostile_name_puts_no_control_character_into_a_log_of_text() -> None:
+    out = io.StringIO()
+    configure_logging("info", Redactor([]), out, "text")
+    structlog.get_logger("x").info("request", path="/\x1b[2J\x9b1A\r\nfake", key="a\u202eb")
+    assert not set("\x1b\x9b\r\u202e") & set(out.getvalue())
+    assert len(out.getvalue().splitlines()) == 1
+    try:
+        int("a fault")
+    except ValueError:
+        logging.getLogger("y").exception("kept")
+    assert "Traceback" in out.getvalue()
