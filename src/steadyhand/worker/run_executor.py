@@ -15,6 +15,7 @@ from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, Steadyha
 from steadyhand.event_log import EventLog, RunEventWriter
 from steadyhand.events import (
     EventDraft,
+    PhaseStarted,
     StateChanged,
     ToolCallsRequested,
     WarningEvent,
@@ -44,6 +45,7 @@ from steadyhand.ports import (
     TokenCounts,
     UsageQuery,
     UsageTotal,
+    phases_reported_to,
 )
 from steadyhand.retry import is_resumable
 from steadyhand.tool_calls import ToolCallBroker, ToolCallState
@@ -57,6 +59,7 @@ from steadyhand.worker.results import (
     update_newest_run,
     with_counted_usage,
 )
+from steadyhand.worker.run_phases import RunPhases, with_running_phase
 from steadyhand.worker.stoppable import catch_run_error, run_until_stopped
 
 RUNNING = frozenset({State.RUNNING})
@@ -140,6 +143,7 @@ class RunExecutor:
         async with AsyncExitStack() as stack:
             await self._lock_in_place(workspace, claim.stop, stack)
             job = await self._mark_running(claim)
+            stack.enter_context(phases_reported_to(RunPhases(self._deps.event_log, job, self._clock)))
             seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
             deadline = asyncio.get_running_loop().call_later(
                 seconds_left, claim.stop.request, StopReason.DEADLINE
@@ -262,9 +266,11 @@ class RunExecutor:
                     spec = self._run_spec(
                         context, access, event_writer, on_spawned=spawned, earlier_files=session_files
                     )
+                    await event_writer.emit(PhaseStarted("starting"))
                     report = await catch_run_error(
-                        deps.runners[agent.runner].run(spec, event_writer.emit, stop)
+                        deps.runners[agent.runner].run(spec, with_running_phase(event_writer.emit), stop)
                     )
+                    await event_writer.emit(PhaseStarted("harvesting"))
                     result = (
                         report if isinstance(report, RunError) else await _with_metered_usage(report, access)
                     )
