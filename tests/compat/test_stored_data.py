@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ from steadyhand.testing.service import Service
 
 SECONDS = 150.0
 
+ADDITIONS = tomllib.loads((Path(__file__).parent / "additions.toml").read_text("ascii"))
+
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Any]:
@@ -54,13 +57,20 @@ def held(reachable_tmp: Path, model: ScriptedModel) -> Iterator[Service]:
         yield service
 
 
+def without_new_fields(answer: Any) -> Any:
+    """Return an answer without the fields that jobs have got since the sample was written."""
+    if not isinstance(answer, dict) or answer.get("object") != "job":
+        return answer
+    return {name: value for name, value in answer.items() if name not in ADDITIONS["properties"]["Job"]}
+
+
 def test_everything_in_a_stored_data_directory_reads_as_it_did(
     held: Service, expected: dict[str, Any]
 ) -> None:
     found = {"made": expected["made"], **read(held, expected["made"])}
     assert sorted(found) == sorted(expected)
     for name, value in expected.items():
-        assert found[name] == value, name
+        assert without_new_fields(found[name]) == value, name
 
 
 def test_stored_keys_open_the_service_with_their_scopes_and_their_limits(
