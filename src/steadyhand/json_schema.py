@@ -1,20 +1,34 @@
 """Validation of JSON Schemas that callers send, and of answers against them, within bounds. Pure.
 
-Nothing is fetched and no pattern is run: a regular expression can be made to run for years. The agent's own check
-includes patterns; it runs in the agent's process, under the agent's limits.
+Nothing is fetched, and a pattern is run only by an engine that cannot take long. Other patterns are left to the agent's
+own check, which runs in the agent's process, under the agent's limits.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend, validator_for
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from steadyhand.agent_schema import agent_schema
 from steadyhand.errors import InvalidRequest
+from steadyhand.json_patterns import compile_linear, is_surely_ecmascript
+from steadyhand.json_schema_dialects import (
+    DIALECTS,
+    SCHEMA_KEYWORDS,
+    SCHEMA_LIST_KEYWORDS,
+    SCHEMA_MAP_KEYWORDS,
+    dialect_of,
+    find_anchors,
+    modernize,
+    resolve_pointer,
+    subschemas,
+)
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 40
@@ -28,18 +42,6 @@ _MAX_UNIQUE_ITEMS = 1_000
 _MAX_MESSAGE_LENGTH = 160
 
 _TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
-_SCHEMA_KEYWORDS: tuple[str, ...] = (
-    "additionalProperties",
-    "not",
-    "if",
-    "then",
-    "else",
-    "contains",
-    "propertyNames",
-)
-_SCHEMA_KEYWORDS += ("additionalItems", "unevaluatedItems", "unevaluatedProperties", "contentSchema")
-_SCHEMA_LIST_KEYWORDS = ("allOf", "anyOf", "oneOf", "prefixItems")
-_SCHEMA_MAP_KEYWORDS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _COUNT_KEYWORDS: tuple[str, ...] = (
     "minLength",
@@ -51,11 +53,33 @@ _COUNT_KEYWORDS: tuple[str, ...] = (
 )
 _COUNT_KEYWORDS += ("minContains", "maxContains")
 _UNSUPPORTED_KEYWORDS = ("$dynamicRef", "$recursiveRef")
-_SKIPPED_KEYWORDS = ("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems", "format")
+UNSUPPORTED_SCHEMA = "unsupported_schema"
+"""The code for a valid schema that no agent can be asked for."""
+_UNEVALUATED_KEYWORDS = ("unevaluatedProperties", "unevaluatedItems")
+_NEGATING_KEYWORDS = ("not", "if", "oneOf", "maxContains", *_UNEVALUATED_KEYWORDS)
+"""Keywords that refuse a value because a schema accepts it; all of that schema has to be checked then."""
+MAX_AGENT_SCHEMA_BYTES = 96 * 1024
+"""The largest schema in the form for the agent, which is one argument of its command line."""
 
 
 class _StepLimitReached(Exception):
     """A validation that would take too long."""
+
+
+def unsupported(pointer: str, reason: str) -> InvalidRequest:
+    """Return the error for a valid schema that no agent can be asked for."""
+    return InvalidRequest.at(pointer, reason, code=UNSUPPORTED_SCHEMA)
+
+
+def check_output_schema(schema: Mapping[str, Any], pointer: str) -> None:
+    """Check a schema of an answer, as `check_schema`; the answer is always one object."""
+    check_schema(schema, pointer)
+    types = schema.get("type", "object")
+    if "object" not in (types if isinstance(types, list) else [types]):
+        raise unsupported(f"{pointer}/type", "has to be object: the answer is one object")
+    size = len(json.dumps(agent_schema(schema), ensure_ascii=False, separators=(",", ":")).encode())
+    if size > MAX_AGENT_SCHEMA_BYTES:
+        raise unsupported(pointer, f"is larger than {MAX_AGENT_SCHEMA_BYTES // 1024} KiB in the agent's form")
 
 
 def check_schema(schema: Mapping[str, Any], pointer: str) -> None:
@@ -63,35 +87,98 @@ def check_schema(schema: Mapping[str, Any], pointer: str) -> None:
 
     Raise `InvalidRequest` at the wrong place: not a schema, too deep, too large, a reference to another document.
     """
-    if len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES:
+    if (
+        len(json.dumps(schema, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace"))
+        > MAX_BYTES
+    ):
         raise InvalidRequest.at(pointer, f"is larger than {MAX_BYTES // 1024} KiB")
-    count, references = 0, 0
-    pending: list[tuple[Any, str, int]] = [(schema, pointer, 1)]
+    if dialect_of(schema) is None:
+        known = ", ".join(sorted(f"{name}" for name in DIALECTS if name != "schema"))
+        raise unsupported(f"{pointer}/$schema", f"names an unknown dialect of JSON Schema; known are {known}")
+    _SchemaCheck(schema, pointer).run()
+
+
+class _SchemaCheck:
+    """Checks the schemas in one document, and those that its references lead to."""
+
+    def __init__(self, root: Mapping[str, Any], pointer: str) -> None:
+        self._root = root
+        self._pointer = pointer
+        self._references = 0
+        self._uses: set[str] = set()
+        """The keywords in use that only go with each other under conditions."""
+
+    def run(self) -> None:
+        pending: list[tuple[Any, str, int]] = [(self._root, self._pointer, 1)]
+        targets: list[tuple[Any, str]] = []
+        visited: set[int] = set()
+        count = 0
+        while pending:
+            schema, at, depth = pending.pop()
+            count += 1
+            if count > MAX_SUBSCHEMAS:
+                raise InvalidRequest.at(self._pointer, f"has more than {MAX_SUBSCHEMAS} schemas in it")
+            if depth > MAX_DEPTH:
+                raise InvalidRequest.at(self._pointer, f"has more than {MAX_DEPTH} levels")
+            if isinstance(schema, Mapping):
+                visited.add(id(schema))
+                self._check(schema, at)
+                pending += [(inner, f"{at}/{name}", depth + 1) for name, inner in _subschemas(schema, at)]
+                if "$ref" in schema:
+                    targets.append((self._reference_target(schema["$ref"], f"{at}/$ref"), f"{at}/$ref"))
+            elif not isinstance(schema, bool):
+                raise InvalidRequest.at(at, "has to be a JSON Schema: an object or a boolean")
+            while targets and not pending:
+                # A target may be at a place that holds no schema else.
+                target, at = targets.pop()
+                pending += [] if id(target) in visited else [(target, at, 1)]
+        if self._references and _expanded_size(self._root) > MAX_EXPANDED_SCHEMAS:
+            raise InvalidRequest.at(
+                self._pointer, f"expands by its references to more than {MAX_EXPANDED_SCHEMAS:,} schemas"
+            )
+        if "patternProperties" in self._uses and len(self._uses) > 1:
+            raise unsupported(self._pointer, "has unevaluated keywords beside patternProperties")
+
+    def _check(self, schema: Mapping[str, Any], at: str) -> None:
+        _check_keywords(schema, at)
+        self._uses |= schema.keys() & {"patternProperties", *_UNEVALUATED_KEYWORDS}
+        if schema is not self._root:
+            _check_embedded_id(schema, at)
+
+    def _reference_target(self, reference: Any, at: str) -> Any:
+        self._references += 1
+        if self._references > MAX_REFERENCES:
+            raise InvalidRequest.at(self._pointer, f"has more than {MAX_REFERENCES} references")
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            raise InvalidRequest.at(at, "may only refer to a place within this schema, as in '#/$defs/name'")
+        target = find_reference_target(self._root, reference)
+        if target is None:
+            raise InvalidRequest.at(at, "refers to nothing in this schema")
+        return target
+
+
+def find_reference_target(root: Mapping[str, Any], reference: str) -> Any:
+    """Return the target of a reference by pointer or by a name of a schema, or None."""
+    if reference == "#" or reference.startswith("#/"):
+        return resolve_pointer(root, reference)
+    return find_anchors(root).get(unquote(reference))
+
+
+def _check_embedded_id(schema: Mapping[str, Any], pointer: str) -> None:
+    """Refuse references below an `$id`: they would be relative to it."""
+    identifier = schema.get("$id")
+    if not isinstance(identifier, str) or identifier.startswith("#"):
+        return
+    pending: list[Any] = [schema]
     while pending:
-        subschema, at, depth = pending.pop()
-        count += 1
-        if count > MAX_SUBSCHEMAS:
-            raise InvalidRequest.at(pointer, f"has more than {MAX_SUBSCHEMAS} schemas in it")
-        if depth > MAX_DEPTH:
-            raise InvalidRequest.at(pointer, f"has more than {MAX_DEPTH} levels")
-        if isinstance(subschema, bool):
-            continue
-        if not isinstance(subschema, Mapping):
-            raise InvalidRequest.at(at, "has to be a JSON Schema: an object or a boolean")
-        if "$ref" in subschema:
-            references += 1
-            _check_reference(subschema["$ref"], schema, f"{at}/$ref")
-        if references > MAX_REFERENCES:
-            raise InvalidRequest.at(pointer, f"has more than {MAX_REFERENCES} references")
-        _check_keywords(subschema, at)
-        pending += [(inner, f"{at}/{name}", depth + 1) for name, inner in _subschemas(subschema, at)]
-    if references and _expanded_size(schema, pointer) > MAX_EXPANDED_SCHEMAS:
-        raise InvalidRequest.at(
-            pointer, f"expands by its references to more than {MAX_EXPANDED_SCHEMAS:,} schemas"
-        )
+        inner = pending.pop()
+        if isinstance(inner, Mapping):
+            if "$ref" in inner:
+                raise unsupported(f"{pointer}/$id", "is not supported in a schema with references")
+            pending += subschemas(inner)
 
 
-def _expanded_size(schema: Mapping[str, Any], pointer: str) -> int:
+def _expanded_size(schema: Mapping[str, Any]) -> int:
     """Return the number of schemas once references are followed: a small schema can expand to a huge one."""
     sizes: dict[int, int] = {}
     visited: set[int] = set()
@@ -104,52 +191,49 @@ def _expanded_size(schema: Mapping[str, Any], pointer: str) -> int:
             )
         elif isinstance(subschema, Mapping) and id(subschema) not in visited:
             visited.add(id(subschema))
-            children = [inner for _, inner in _subschemas(subschema, pointer)]
-            if str(subschema.get("$ref", "")).startswith("#/"):
-                children.append(_resolve_reference(subschema["$ref"], schema))
+            children = list(subschemas(subschema))
+            if "$ref" in subschema and subschema["$ref"] != "#":
+                children.append(find_reference_target(schema, subschema["$ref"]))
             pending.append((subschema, children))
             pending += [(inner, None) for inner in children]
     return sizes[id(schema)]
 
 
 def _subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, Any]]:
-    """Yield the direct subschemas of a schema, each with its relative pointer."""
-    for name in _SCHEMA_KEYWORDS:
-        if name in schema:
-            yield name, schema[name]
-    for name in (*_SCHEMA_LIST_KEYWORDS, "items"):
-        inner = schema.get(name)
-        if name == "items" and not isinstance(inner, list):
-            if inner is not None:
-                yield name, inner
-        elif name in schema:
+    """Yield the direct subschemas of a schema, each with its relative pointer; raise `InvalidRequest`."""
+    for name, inner in schema.items():
+        if name in SCHEMA_KEYWORDS or (name == "items" and not isinstance(inner, list)):
+            yield name, inner
+        elif name in SCHEMA_LIST_KEYWORDS or name == "items":
             if not isinstance(inner, list) or not inner:
                 raise InvalidRequest.at(f"{pointer}/{name}", "has to be a list of schemas")
             yield from ((f"{name}/{index}", subschema) for index, subschema in enumerate(inner))
-    for name in _SCHEMA_MAP_KEYWORDS:
-        if name in schema:
-            inner = schema[name]
+        elif name in SCHEMA_MAP_KEYWORDS or name == "dependencies":
             if not isinstance(inner, Mapping):
                 raise InvalidRequest.at(f"{pointer}/{name}", "has to be an object of schemas")
-            yield from ((f"{name}/{_escape_pointer(key)}", subschema) for key, subschema in inner.items())
+            for key, subschema in inner.items():
+                if name == "dependencies" and isinstance(subschema, list):
+                    _check_names(subschema, f"{pointer}/{name}/{_escape_pointer(key)}")
+                else:
+                    yield f"{name}/{_escape_pointer(key)}", subschema
 
 
 def rebase_references(schema: Any, base: str) -> Any:
-    """Return a schema for the place `base` in another schema, with its references adapted."""
+    """Return a schema of draft 2020-12 for the place `base` in another schema, with its references adapted."""
     if not isinstance(schema, Mapping):
         return schema
     copy = dict(schema)
     reference = copy.get("$ref")
     if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
         copy["$ref"] = base + reference[1:]
-    for name in copy.keys() & {*_SCHEMA_KEYWORDS, *_SCHEMA_LIST_KEYWORDS, "items"}:
+    for name in copy.keys() & {*SCHEMA_KEYWORDS, *SCHEMA_LIST_KEYWORDS, "items"}:
         inner = copy[name]
         copy[name] = (
             [rebase_references(item, base) for item in inner]
             if isinstance(inner, list)
             else rebase_references(inner, base)
         )
-    for name in copy.keys() & set(_SCHEMA_MAP_KEYWORDS):
+    for name in copy.keys() & SCHEMA_MAP_KEYWORDS:
         copy[name] = {key: rebase_references(item, base) for key, item in copy[name].items()}
     return copy
 
@@ -158,35 +242,12 @@ def _escape_pointer(key: str) -> str:
     return key[:64].replace("~", "~0").replace("/", "~1")
 
 
-def _check_reference(reference: Any, root: Mapping[str, Any], pointer: str) -> None:
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        raise InvalidRequest.at(pointer, "may only refer to a place within this schema, as in '#/$defs/name'")
-    if reference != "#" and not reference.startswith("#/"):
-        return  # a named anchor; a missing one is an error when it is used
-    if _resolve_reference(reference, root) is None:
-        raise InvalidRequest.at(pointer, "refers to nothing in this schema")
-
-
-def _resolve_reference(reference: str, root: Mapping[str, Any]) -> Any:
-    """Return the target of a reference by pointer, or None."""
-    node: Any = root
-    for part in reference[2:].split("/") if len(reference) > 1 else ():
-        key = part.replace("%25", "%").replace("~1", "/").replace("~0", "~")
-        if isinstance(node, Sequence) and not isinstance(node, str) and key.isdecimal():
-            node = node[int(key)] if int(key[:9]) < len(node) else None
-        else:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        if node is None:
-            return None
-    return node
-
-
 def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
     for name in _UNSUPPORTED_KEYWORDS:
         if name in schema:
-            raise InvalidRequest.at(f"{pointer}/{name}", "is not supported")
-    type_names = schema.get("type", [])
-    for type_name in type_names if isinstance(type_names, list) else [type_names]:
+            raise unsupported(f"{pointer}/{name}", "is not supported")
+    type_names = schema.get("type", "object")
+    for type_name in (type_names or [None]) if isinstance(type_names, list) else [type_names]:
         if not isinstance(type_name, str) or type_name not in _TYPES:
             raise InvalidRequest.at(f"{pointer}/type", f"has to be one of {', '.join(sorted(_TYPES))}")
     for name in _NUMBER_KEYWORDS:
@@ -196,46 +257,90 @@ def _check_keywords(schema: Mapping[str, Any], pointer: str) -> None:
     for name in _COUNT_KEYWORDS:
         if name in schema and not (_is_integer(schema[name]) and schema[name] >= 0):
             raise InvalidRequest.at(f"{pointer}/{name}", "has to be a whole number, 0 or more")
-    if schema.get("multipleOf") == 0:
+    if schema.get("multipleOf", 1) <= 0:
         raise InvalidRequest.at(f"{pointer}/multipleOf", "has to be above 0")
+    if not isinstance(schema.get("uniqueItems", False), bool):
+        raise InvalidRequest.at(f"{pointer}/uniqueItems", "has to be true or false")
     _check_lists(schema, pointer)
+    _check_patterns(schema, pointer)
 
 
 def _check_lists(schema: Mapping[str, Any], pointer: str) -> None:
-    required = schema.get("required", [])
-    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise InvalidRequest.at(f"{pointer}/required", "has to be a list of names")
-    if not isinstance(schema.get("enum", []), list):
-        raise InvalidRequest.at(f"{pointer}/enum", "has to be a list")
-    if not isinstance(schema.get("pattern", ""), str):
+    _check_names(schema.get("required", []), f"{pointer}/required")
+    if not isinstance(schema.get("enum", [None]), list) or not schema.get("enum", [None]):
+        raise InvalidRequest.at(f"{pointer}/enum", "has to be a list of at least one value")
+    dependent = schema.get("dependentRequired", {})
+    if not isinstance(dependent, Mapping):
+        raise InvalidRequest.at(f"{pointer}/dependentRequired", "has to be an object of lists")
+    for key, names in dependent.items():
+        _check_names(names, f"{pointer}/dependentRequired/{_escape_pointer(key)}")
+
+
+def _check_names(names: Any, pointer: str) -> None:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidRequest.at(pointer, "has to be a list of names")
+
+
+def _check_patterns(schema: Mapping[str, Any], pointer: str) -> None:
+    pattern = schema.get("pattern", "")
+    if not isinstance(pattern, str):
         raise InvalidRequest.at(f"{pointer}/pattern", "has to be a regular expression")
+    if not is_surely_ecmascript(pattern) and compile_linear(pattern) is None:
+        raise unsupported(f"{pointer}/pattern", "is no regular expression that can be checked")
+    for name in (
+        schema.get("patternProperties", ()) if isinstance(schema.get("patternProperties"), Mapping) else ()
+    ):
+        if compile_linear(name) is None:
+            raise unsupported(
+                f"{pointer}/patternProperties", "has a name that is no regular expression that can be checked"
+            )
 
 
 def _is_integer(value: Any) -> bool:
-    return not isinstance(value, bool) and (isinstance(value, int) or value == int(value))
+    return not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    )
 
 
 def validation_error(schema: Mapping[str, Any], value: Any) -> str | None:
     """Return in one line the first error of a value, with its place in the value and in the schema; None if valid.
 
-    A validation that would take too long returns None. It blocks for up to a second: call it in a thread.
+    The schema has to be checked (`check_schema`). A validation that would take too long returns None. It blocks for up
+    to a second: call it in a thread.
     """
-    validator_class = validator_for(schema, default=Draft202012Validator)
-    counter = _StepCounter()
-    keywords = {
-        name: counter.count_checks(check)
-        for name, check in validator_class.VALIDATORS.items()
-        if name not in _SKIPPED_KEYWORDS
+    modern = modernize(schema)
+    counter = _StepCounter(_expanded_size(modern))
+    checks = {
+        **Draft202012Validator.VALIDATORS,
+        "type": _check_type,
+        "pattern": _check_pattern,
+        "patternProperties": _check_pattern_properties,
+        "additionalProperties": _check_additional_properties,
     }
-    keywords |= dict.fromkeys(_SKIPPED_KEYWORDS, _skip)
-    validator = extend(validator_class, keywords)(  # type: ignore[no-untyped-call]
-        schema, registry=Registry()
+    skipped = ["format", *(_NEGATING_KEYWORDS if _has_unchecked_pattern(modern) else ())]
+    keywords = {
+        name: counter.count_checks(name, check) for name, check in checks.items() if name not in skipped
+    }
+    keywords |= dict.fromkeys(skipped, _skip)
+    validator = extend(Draft202012Validator, keywords)(  # type: ignore[no-untyped-call]
+        modern, registry=Registry()
     )
     try:
         error = next(validator.iter_errors(value), None)
     except (_StepLimitReached, RecursionError, Unresolvable, OverflowError, ArithmeticError):
         return None
     return None if error is None else _format_error(error)
+
+
+def _has_unchecked_pattern(schema: Mapping[str, Any]) -> bool:
+    pending: list[Any] = [schema]
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, Mapping):
+            if compile_linear(inner.get("pattern", "")) is None:
+                return True
+            pending += subschemas(inner)
+    return False
 
 
 def _format_error(error: ValidationError) -> str:
@@ -250,30 +355,66 @@ _KeywordCheck = Callable[[Any, Any, Any, Any], Any]
 
 
 class _StepCounter:
-    def __init__(self) -> None:
+    def __init__(self, expanded_size: int) -> None:
         self._left = MAX_VALIDATION_STEPS
+        self._expanded_size = expanded_size
 
-    def count_checks(self, check: _KeywordCheck) -> _KeywordCheck:
+    def count_checks(self, name: str, check: _KeywordCheck) -> _KeywordCheck:
+        is_unique_items = name == "uniqueItems"
+        cost = self._expanded_size if name in _UNEVALUATED_KEYWORDS else 1
+
         def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
             # A list of allowed values costs by its length; the properties of an object are counted one by one.
-            self._left -= 1 + (len(value) // 8 if isinstance(value, list) else 0)
+            self._left -= cost + (len(value) // 8 if isinstance(value, list) else 0)
             if self._left < 0:
                 raise _StepLimitReached
-            if (
-                check is _UNIQUE_ITEMS_CHECK
-                and isinstance(instance, list)
-                and len(instance) > _MAX_UNIQUE_ITEMS
-            ):
+            if is_unique_items and isinstance(instance, list) and len(instance) > _MAX_UNIQUE_ITEMS:
                 return None
-            if check is _ADDITIONAL_PROPERTIES_CHECK and "patternProperties" in schema:
-                return None  # which properties are additional depends on the patterns
             return check(validator, value, instance, schema)
 
         return counting
 
 
-_UNIQUE_ITEMS_CHECK = Draft202012Validator.VALIDATORS["uniqueItems"]
+_TYPE_CHECK = Draft202012Validator.VALIDATORS["type"]
 _ADDITIONAL_PROPERTIES_CHECK = Draft202012Validator.VALIDATORS["additionalProperties"]
+
+
+def _check_type(validator: Any, types: Any, instance: Any, schema: Any) -> Any:
+    # OpenAPI's keyword, which the agent knows as well.
+    return (
+        None
+        if instance is None and schema.get("nullable") is True
+        else _TYPE_CHECK(validator, types, instance, schema)
+    )
+
+
+def _check_pattern(_validator: Any, pattern: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    compiled = compile_linear(pattern)
+    if isinstance(instance, str) and compiled is not None and not compiled.is_found_in(instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _check_pattern_properties(
+    validator: Any, patterns: Any, instance: Any, _schema: Any
+) -> Iterator[ValidationError]:
+    for pattern, subschema in patterns.items() if isinstance(instance, dict) else ():
+        compiled = compile_linear(pattern)
+        for key, value in instance.items():
+            if compiled is not None and compiled.is_found_in(key):
+                yield from validator.descend(value, subschema, path=key, schema_path=pattern)
+
+
+def _check_additional_properties(validator: Any, additional: Any, instance: Any, schema: Any) -> Any:
+    if "patternProperties" not in schema or not isinstance(instance, dict):
+        return _ADDITIONAL_PROPERTIES_CHECK(validator, additional, instance, schema)
+    compiled = [compile_linear(pattern) for pattern in schema["patternProperties"]]
+    rest = {
+        key: value
+        for key, value in instance.items()
+        if not any(each is not None and each.is_found_in(key) for each in compiled)
+    }
+    plain = {key: value for key, value in schema.items() if key != "patternProperties"}
+    return _ADDITIONAL_PROPERTIES_CHECK(validator, additional, rest, plain)
 
 
 def _skip(*_: Any) -> None:

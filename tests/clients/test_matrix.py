@@ -16,11 +16,12 @@ from tests.clients.lossy_proxy import LOSE_HEADER
 
 from steadyhand.testing.service import Service
 
+PERSON = {"name": "Ada", "age": 36, "home": [1.5, "Oslo"], "pet": {"kind": "cat", "lives": 9}}
 PROMPTS: dict[str, Any] = {
     "plain": '[[standin: text="A plain answer."]]',
     "streamed": '[[standin: text="One answer in pieces." chunk=5 pace=2]]',
     "usage": '[[standin: text="four" input=5 cache_read=100 cache_creation=20 output=7]]',
-    "structured": """[[standin: structured='{"name": "Ada", "age": 36}']]""",
+    "structured": f"[[standin: structured='{json.dumps(PERSON)}']]",
     "tools": """[[standin: call='get_weather:{"city": "Oslo"}' text="The tool said: {last}."]]""",
     "multi-turn": ['[[standin: text="The first answer."]]', "[[standin: history]]"],
     "error": "[[standin: result=error]] Fail.",
@@ -31,6 +32,7 @@ REAL: dict[str, Any] = {
     "plain": "[[scenario:ok]] Say ok.",
     "streamed": "[[scenario:ok]] Say it in pieces.",
     "tools": "[[scenario:client-tools]] What is the weather?",
+    "structured": "[[scenario:person]] Who is it?",
 }
 OK = "ok: the scripted model has read the prompt."
 CAUSE = "the stand-in was told to fail"
@@ -90,7 +92,7 @@ def test_usage_is_what_the_agent_used_in_one_piece_and_streamed(client: ClientRu
 def test_structured_the_object_is_the_agents(client: ClientRun) -> None:
     objects = client.result_of("structured")["objects"]  # one for each way in which the client asks for one
     assert objects
-    assert all(one == {"name": "Ada", "age": 36} for one in objects)
+    assert all(one == PERSON for one in objects)
     assert len(client.jobs("structured")) == len(objects)
 
 
@@ -155,3 +157,11 @@ def test_the_real_cli_calls_tools_of_the_client_side_by_side(really: ClientRun) 
     assert saw["text"].endswith("The last one said: rain in Oslo")
     (job,) = really.jobs("tools")
     assert (job["state"], job["run"]) == ("completed", 1)
+
+
+@every_client
+def test_the_real_cli_gives_the_object_of_an_ordinary_schema(really: ClientRun) -> None:
+    objects = really.result_of("structured")["objects"]
+    assert objects
+    assert all(one == PERSON for one in objects)
+    assert [job["state"] for job in really.jobs("structured")] == ["completed"] * len(objects)

@@ -3,7 +3,15 @@ import { generateText, isStepCount, Output, streamText, tool } from "ai";
 import { z } from "zod";
 import { main, raised, Weather } from "./cases.mjs";
 
-const PERSON = z.object({ name: z.string(), age: z.number().int() });
+const PERSON = z.object({
+  name: z.string(),
+  age: z.number().int(),
+  home: z.tuple([z.number(), z.string()]),
+  pet: z.discriminatedUnion("kind", [
+    z.object({ kind: z.literal("cat"), lives: z.number() }),
+    z.object({ kind: z.literal("dog") }),
+  ]),
+});
 
 const figures = (usage) => ({
   input: usage.inputTokens,

@@ -13,13 +13,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+_KINDS = ({"kind": {"const": "cat"}, "lives": {"type": "integer"}}, {"kind": {"const": "dog"}})
 PERSON = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "person",
     "type": "object",
-    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
+    "properties": {
+        "name": {"type": "string", "example": "Grace"},
+        "age": {"type": "integer"},
+        "home": {"type": "array", "prefixItems": [{"type": "number"}, {"type": "string"}], "items": False},
+        "pet": {
+            "oneOf": [
+                {"type": "object", "properties": each, "required": list(each), "additionalProperties": False}
+                for each in _KINDS
+            ],
+            "discriminator": {"propertyName": "kind"},
+        },
+    },
+    "required": ["name", "age", "home", "pet"],
     "additionalProperties": False,
 }
+"""In the words that Pydantic and zod write: the agent's CLI itself takes none of them."""
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 Figures = dict[str, int | None]

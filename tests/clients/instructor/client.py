@@ -7,12 +7,7 @@ import instructor
 from cases import Service, main
 from completions import Completions, said
 from openai import OpenAI
-from pydantic import BaseModel
-
-
-class Person(BaseModel):
-    name: str
-    age: int
+from people import Person, as_json
 
 
 class Instructor(Completions):
@@ -25,7 +20,7 @@ class Instructor(Completions):
         official = OpenAI(base_url=self._service.url, api_key=self._service.key)
         by_schema = instructor.from_openai(official, mode=instructor.Mode.JSON_SCHEMA)
         return [
-            one.create(model=self._service.model, messages=said(prompt), response_model=Person).model_dump()
+            as_json(one.create(model=self._service.model, messages=said(prompt), response_model=Person))
             for one in (self._client, by_schema)
         ]
 

@@ -6,12 +6,7 @@ from cases import Figures, Program, Service, Weather, figures, main
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel
-
-
-class Person(BaseModel):
-    name: str
-    age: int
+from people import Person, as_json
 
 
 def figures_of(raw: Any) -> Figures:
@@ -48,7 +43,7 @@ class LlamaIndex(Program):
 
     def people(self, prompt: str) -> list[Any]:
         return [
-            one.as_structured_llm(Person).complete(prompt).raw.model_dump()
+            as_json(one.as_structured_llm(Person).complete(prompt).raw)
             for one in (self._llm, model(self._service, should_use_structured_outputs=True))
         ]
 

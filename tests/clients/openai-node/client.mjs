@@ -3,9 +3,15 @@ import OpenAI from "openai";
 import { main, raised, Weather } from "./cases.mjs";
 
 const PERSON = {
+  $schema: "https://json-schema.org/draft/2020-12/schema",
   type: "object",
-  properties: { name: { type: "string" }, age: { type: "integer" } },
-  required: ["name", "age"],
+  properties: {
+    name: { type: "string", example: "Grace" },
+    age: { type: "integer" },
+    home: { type: "array", prefixItems: [{ type: "number" }, { type: "string" }], items: false },
+    pet: { type: "object", properties: { kind: { const: "cat" } }, required: ["kind"] },
+  },
+  required: ["name", "age", "home", "pet"],
   additionalProperties: false,
 };
 const CITY = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };

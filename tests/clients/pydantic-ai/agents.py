@@ -3,14 +3,9 @@
 from typing import Any
 
 from cases import Figures, Program, Weather, figures
-from pydantic import BaseModel
+from people import Person, as_json
 from pydantic_ai import Agent, NativeOutput, ToolOutput
 from pydantic_ai.models import Model
-
-
-class Person(BaseModel):
-    name: str
-    age: int
 
 
 def figures_of(used: Any) -> Figures:
@@ -33,7 +28,7 @@ class Agents(Program):
     def people(self, prompt: str) -> list[Any]:
         # By a function that it forces, which is its default, and by a schema.
         kinds = (ToolOutput(Person), NativeOutput(Person))
-        return [Agent(self._model, output_type=kind).run_sync(prompt).output.model_dump() for kind in kinds]
+        return [as_json(Agent(self._model, output_type=kind).run_sync(prompt).output) for kind in kinds]
 
     def use(self, prompt: str, weather: Weather) -> str:
         agent = Agent(self._model)

@@ -68,7 +68,7 @@ def build_submission(body: JobRequest) -> Submission:
 def _build_work_submission(body: WorkRequest) -> Submission:
     """Build the part of a submission that all requests share; raise `InvalidRequest` for an invalid schema."""
     if body.output_schema is not None:
-        json_schema.check_schema(body.output_schema, "/output_schema")
+        json_schema.check_output_schema(body.output_schema, "/output_schema")
     shared_fields = _SPEC_FIELDS & type(body).model_fields.keys()
     return Submission(
         spec=JobSpec(**{name: getattr(body, name) for name in shared_fields}),

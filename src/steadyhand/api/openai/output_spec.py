@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from steadyhand import json_schema
+from steadyhand import json_schema, json_schema_dialects
 from steadyhand.api.transport.errors import json_bytes, unsupported_parameter
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import ClientTool, Job
@@ -184,9 +184,7 @@ def _calls_schema(functions: Sequence[FunctionSpec], location: str, *, max_calls
     """Return the schema of an answer that calls functions."""
     call_schemas: list[Any] = []
     for number, function in enumerate(functions):
-        parameters = {
-            key: value for key, value in function.parameters.items() if key not in ("$schema", "$id")
-        }
+        parameters = json_schema_dialects.modernize(function.parameters)
         properties = {
             "name": {"type": "string", "enum": [function.name]},
             "arguments": json_schema.rebase_references(parameters, _ARGUMENTS_POINTER.format(number)),
@@ -194,7 +192,7 @@ def _calls_schema(functions: Sequence[FunctionSpec], location: str, *, max_calls
         call_schemas.append(_object_schema(properties))
     calls = {"type": "array", "minItems": 1, "maxItems": max_calls, "items": {"anyOf": call_schemas}}
     schema = _object_schema({"calls": calls})
-    json_schema.check_schema(schema, f"/{location}")
+    json_schema.check_output_schema(schema, f"/{location}")
     return schema
 
 
@@ -303,7 +301,7 @@ def _validate_object_schema(schema: Any, location: str) -> dict[str, Any]:
     """Return a schema of an object within the bounds; raise `InvalidRequest` for other schemas."""
     if not isinstance(schema, Mapping):
         raise InvalidRequest.at(location, "has to be a JSON Schema")
-    json_schema.check_schema(schema, location)
+    json_schema.check_output_schema(schema, location)
     if schema.get("type", "object") != "object":
-        raise InvalidRequest.at(f"{location}/type", "has to be object: the answer is one object")
+        raise json_schema.unsupported(f"{location}/type", "has to be object: the answer is one object")
     return dict(schema)

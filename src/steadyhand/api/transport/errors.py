@@ -36,6 +36,7 @@ CLASSIC_SCOPE_KEY = "steadyhand.classic"
 STATUS_BY_CODE: Mapping[str, int] = {
     "malformed_json": 400,
     "unsupported_parameter": 400,
+    "unsupported_schema": 400,
     "previous_response_not_found": 400,
     "unknown_call": 400,
     "model_not_found": 404,

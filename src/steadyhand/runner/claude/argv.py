@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from steadyhand.agent_schema import agent_schema
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
 from steadyhand.job import Job
@@ -74,7 +75,7 @@ def _format_number(value: int | None) -> str | None:
 def _format_schema(job: Job) -> str | None:
     if job.spec.output_schema is None:
         return None
-    text = json.dumps(job.spec.output_schema, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(agent_schema(job.spec.output_schema), separators=(",", ":"), ensure_ascii=False)
     if len(text.encode("utf-8", "surrogatepass")) > MAX_ARGUMENT_BYTES:
         raise SpawnError(f"The output schema is larger than {MAX_ARGUMENT_BYTES} bytes.", retryable=False)
     return text
