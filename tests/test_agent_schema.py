@@ -6,9 +6,9 @@ import pytest
 from jsonschema import Draft7Validator, Draft202012Validator
 
 from steadyhand import json_schema
-from steadyhand.agent_schema import agent_schema
-from steadyhand.json_patterns import is_surely_ecmascript
-from steadyhand.json_schema_dialects import modernize
+from steadyhand.json_schema import agent_schema
+from steadyhand.json_schema.dialects import modernize
+from steadyhand.json_schema.patterns import is_surely_ecmascript
 
 POINT = {
     "type": "array",

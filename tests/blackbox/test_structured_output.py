@@ -55,8 +55,6 @@ def test_the_real_cli_compiles_every_ordinary_form(real: Service, model: Scripte
     given = request.tool_schema("StructuredOutput")
     assert given is not None
     assert len(given["properties"]) == len(FORMS)
-    # The job shows the schema that the caller wrote.
-    assert real.get_job(job["id"])["output_schema"] == every_form()
 
 
 def bodies() -> list[tuple[str, dict[str, Any]]]:

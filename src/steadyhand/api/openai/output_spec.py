@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from steadyhand import json_schema, json_schema_dialects
+from steadyhand import json_schema
 from steadyhand.api.transport.errors import json_bytes, unsupported_parameter
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import ClientTool, Job
@@ -184,7 +184,7 @@ def _calls_schema(functions: Sequence[FunctionSpec], location: str, *, max_calls
     """Return the schema of an answer that calls functions."""
     call_schemas: list[Any] = []
     for number, function in enumerate(functions):
-        parameters = json_schema_dialects.modernize(function.parameters)
+        parameters = json_schema.modernize(function.parameters)
         properties = {
             "name": {"type": "string", "enum": [function.name]},
             "arguments": json_schema.rebase_references(parameters, _ARGUMENTS_POINTER.format(number)),

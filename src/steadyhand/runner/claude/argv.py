@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from steadyhand.agent_schema import agent_schema
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
 from steadyhand.job import Job
+from steadyhand.json_schema import agent_schema
 from steadyhand.money import format_dollars
 from steadyhand.ports import AgentPaths, RunSpec
 

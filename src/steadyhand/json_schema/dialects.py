@@ -217,3 +217,23 @@ def _convert_exclusive_bounds(converted: dict[str, Any]) -> None:
             del converted[exclusive]
             if flag and inclusive in converted:
                 converted[exclusive] = converted.pop(inclusive)
+
+
+def rebase_references(schema: Any, base: str) -> Any:
+    """Return a schema of draft 2020-12 for the place `base` in another schema, with its references adapted."""
+    if not isinstance(schema, Mapping):
+        return schema
+    copy = dict(schema)
+    reference = copy.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        copy["$ref"] = base + reference[1:]
+    for name in copy.keys() & {*SCHEMA_KEYWORDS, *SCHEMA_LIST_KEYWORDS, "items"}:
+        inner = copy[name]
+        copy[name] = (
+            [rebase_references(item, base) for item in inner]
+            if isinstance(inner, list)
+            else rebase_references(inner, base)
+        )
+    for name in copy.keys() & SCHEMA_MAP_KEYWORDS:
+        copy[name] = {key: rebase_references(item, base) for key, item in copy[name].items()}
+    return copy

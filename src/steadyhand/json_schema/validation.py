@@ -15,10 +15,9 @@ from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from steadyhand.agent_schema import agent_schema
 from steadyhand.errors import InvalidRequest
-from steadyhand.json_patterns import compile_linear, is_surely_ecmascript
-from steadyhand.json_schema_dialects import (
+from steadyhand.json_schema.agent_form import agent_schema
+from steadyhand.json_schema.dialects import (
     DIALECTS,
     SCHEMA_KEYWORDS,
     SCHEMA_LIST_KEYWORDS,
@@ -29,6 +28,7 @@ from steadyhand.json_schema_dialects import (
     resolve_pointer,
     subschemas,
 )
+from steadyhand.json_schema.patterns import compile_linear, is_surely_ecmascript
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 40
@@ -216,26 +216,6 @@ def _subschemas(schema: Mapping[str, Any], pointer: str) -> Iterator[tuple[str, 
                     _check_names(subschema, f"{pointer}/{name}/{_escape_pointer(key)}")
                 else:
                     yield f"{name}/{_escape_pointer(key)}", subschema
-
-
-def rebase_references(schema: Any, base: str) -> Any:
-    """Return a schema of draft 2020-12 for the place `base` in another schema, with its references adapted."""
-    if not isinstance(schema, Mapping):
-        return schema
-    copy = dict(schema)
-    reference = copy.get("$ref")
-    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
-        copy["$ref"] = base + reference[1:]
-    for name in copy.keys() & {*SCHEMA_KEYWORDS, *SCHEMA_LIST_KEYWORDS, "items"}:
-        inner = copy[name]
-        copy[name] = (
-            [rebase_references(item, base) for item in inner]
-            if isinstance(inner, list)
-            else rebase_references(inner, base)
-        )
-    for name in copy.keys() & SCHEMA_MAP_KEYWORDS:
-        copy[name] = {key: rebase_references(item, base) for key, item in copy[name].items()}
-    return copy
 
 
 def _escape_pointer(key: str) -> str:

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steadyhand.json_patterns import compile_linear, is_surely_ecmascript
-from steadyhand.json_schema_dialects import modernize, resolve_pointer, subschemas
+from steadyhand.json_schema.dialects import modernize, resolve_pointer, subschemas
+from steadyhand.json_schema.patterns import compile_linear, is_surely_ecmascript
 
 _MAX_NOTE_LENGTH = 2_000
 _SAME_KEYWORDS = frozenset(
