@@ -9,6 +9,9 @@ from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Turn
 
+CONTINUE_PROMPT = "Continue."
+"""The user's turn that is added if a conversation does not end with one."""
+
 
 class SplitConversation(NamedTuple):
     """A conversation in parts. If the prompt is more than text, `content` holds all its blocks, the text among them."""
@@ -20,10 +23,11 @@ class SplitConversation(NamedTuple):
 
 
 class ConversationMessage(NamedTuple):
-    """One message: its role and its content blocks."""
+    """One message: its role and its content blocks; `has_calls` if it calls tools of the client."""
 
     role: str
     blocks: Sequence[ContentBlock]
+    has_calls: bool = False
 
 
 def parse_chat_messages(messages: Sequence[ChatMessage]) -> list[ConversationMessage]:
@@ -42,7 +46,9 @@ def parse_chat_messages(messages: Sequence[ChatMessage]) -> list[ConversationMes
             blocks = [*blocks, *parser.parse(_earlier_calls_text(message.tool_calls), location)]
         if message.role == "assistant" and message.refusal and not blocks_text(blocks):
             blocks = parser.parse(message.refusal, location)
-        parsed.append(ConversationMessage(role, blocks))
+        parsed.append(
+            ConversationMessage(role, blocks, has_calls=role == "assistant" and bool(message.tool_calls))
+        )
     return parsed
 
 
@@ -68,25 +74,42 @@ def call_result_text(call_id: str, text: str) -> str:
 def split_conversation(
     messages: Sequence[ConversationMessage], location: str = "messages"
 ) -> SplitConversation:
-    """Split a conversation. The last messages must be the user's: they are the prompt."""
+    """Split a conversation. The user's last messages are the prompt; without any the prompt is `CONTINUE_PROMPT`."""
     system = [blocks_text(message.blocks) for message in messages if message.role in ("system", "developer")]
     turns = [message for message in messages if message.role in ("user", "assistant")]
-    if not turns or turns[-1].role != "user":
-        raise unsupported_parameter(
-            location, "the last message has to be the user's; an answer is not continued"
-        )
+    while turns and turns[-1].role == "assistant" and not _is_filled(turns[-1]):
+        turns.pop()
     last_messages: list[ConversationMessage] = []
     while turns and turns[-1].role == "user":
         last_messages.insert(0, turns.pop())
+    if not last_messages:
+        _check_calls_answered(turns, location)
+        if turns or any(text.strip() for text in system):
+            last_messages = [
+                ConversationMessage("user", ContentPartParser().parse(CONTINUE_PROMPT, location))
+            ]
     prompt = join_paragraphs([blocks_text(message.blocks) for message in last_messages])
     blocks = [block for message in last_messages for block in message.blocks if _has_content(block)]
     content = tuple(blocks) if any(block["type"] != "text" for block in blocks) else ()
     if not prompt and not content:
         raise InvalidRequest.at(f"/{location}", "the last message is empty")
-    history = tuple(
-        _to_turn(message) for message in turns if any(_has_content(block) for block in message.blocks)
-    )
+    history = tuple(_to_turn(message) for message in turns if _is_filled(message))
     return SplitConversation(join_paragraphs(system) or None, history, prompt or "(no text)", content)
+
+
+def _check_calls_answered(turns: Sequence[ConversationMessage], location: str) -> None:
+    """Refuse a conversation that ends with calls of the client's tools, without their results."""
+    for message in reversed(turns):
+        if message.role == "user":
+            return
+        if message.has_calls:
+            raise unsupported_parameter(
+                location, "the last message has calls of tools, and no results follow"
+            )
+
+
+def _is_filled(message: ConversationMessage) -> bool:
+    return any(_has_content(block) for block in message.blocks)
 
 
 def _to_turn(message: ConversationMessage) -> Turn:

@@ -174,8 +174,10 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"messages": [user([AUDIO])]}, "messages.0.content.0"),
-        ({"messages": [user("x"), {"role": "assistant", "content": "y"}]}, "messages"),
-        ({"messages": [{"role": "system", "content": "y"}]}, "messages"),
+        (
+            {"messages": [user("x"), {"role": "assistant", "content": "y", "tool_calls": [{"id": "c"}]}]},
+            "messages",
+        ),
     ],
 )
 def test_what_is_not_to_be_had_is_400_and_starts_nothing(

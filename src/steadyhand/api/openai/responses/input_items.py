@@ -48,7 +48,8 @@ def parse_input_items(items: Sequence[InputItem]) -> list[ConversationMessage]:
             messages.append(ConversationMessage("user", parser.parse(result, location)))
         elif type_ == _FUNCTION_CALL:
             call_fields = (_require_text(item, name, location) for name in ("call_id", "name", "arguments"))
-            messages.append(ConversationMessage("assistant", parser.parse(call_text(*call_fields), location)))
+            blocks = parser.parse(call_text(*call_fields), location)
+            messages.append(ConversationMessage("assistant", blocks, has_calls=True))
         elif type_ == "message":
             messages.append(_parse_message(item, location, parser))
         elif type_ not in _IGNORED_TYPES:

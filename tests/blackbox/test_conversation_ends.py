@@ -1,0 +1,81 @@
+"""Conversations that do not end with the user are answered by the real CLI, with a user's turn of its own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from steadyhand.api.openai.input_messages import CONTINUE_PROMPT
+from steadyhand.testing.cli import cli_path
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import MakeService, Service
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+OK = "ok: the scripted model has read the prompt."
+both_routes = pytest.mark.parametrize("route", [CHAT, RESPONSES])
+USER, ASSISTANT = {"role": "user", "content": "Count."}, {"role": "assistant", "content": "One, two,"}
+SYSTEM, DEVELOPER = (
+    {"role": "system", "content": "Be quetzal."},
+    {"role": "developer", "content": "Be brief."},
+)
+
+
+@pytest.fixture(scope="module")
+def real(make_service_in: MakeService, model: ScriptedModel) -> Iterator[Service]:
+    with make_service_in(claude=cli_path(), model=model.url) as service:
+        yield service
+
+
+def answer_to(service: Service, route: str, messages: list[dict[str, Any]]) -> str:
+    given = {"messages": messages} if route == CHAT else {"input": messages}
+    reply = service.client.post(route, json={"model": "chat", **given}, timeout=60)
+    assert reply.status_code == 200, reply.text
+    body = reply.json()
+    text: str = (
+        body["choices"][0]["message"]["content"]
+        if route == CHAT
+        else body["output"][-1]["content"][0]["text"]
+    )
+    return text
+
+
+@both_routes
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [USER, ASSISTANT],
+        [USER, ASSISTANT, SYSTEM],
+        [SYSTEM, USER, ASSISTANT, DEVELOPER],
+        [SYSTEM],
+        [SYSTEM, DEVELOPER],
+        [ASSISTANT],
+    ],
+)
+def test_a_conversation_without_a_last_user_turn_is_answered_with_only_the_new_text(
+    real: Service, model: ScriptedModel, route: str, messages: list[dict[str, Any]]
+) -> None:
+    model.clear()
+    assert answer_to(real, route, messages) == OK
+    (request,) = model.requests
+    assert request.prompt == CONTINUE_PROMPT
+    assert (("assistant", ASSISTANT["content"]) in request.turns) == (ASSISTANT in messages)
+    assert ("quetzal" in request.system) == (SYSTEM in messages)
+
+
+@both_routes
+def test_a_chat_that_says_continue_goes_on_in_its_session(real: Service, route: str) -> None:
+    first = answer_to(real, route, [USER])
+    answer_to(real, route, [USER, {"role": "assistant", "content": first}])
+    second, before = real.client.get("/v1/jobs", params={"limit": 2}).json()["data"]
+    assert second["session_id"] == before["session_id"]
+
+
+@both_routes
+def test_open_calls_of_tools_are_still_refused(real: Service, route: str) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    item = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    calling = {"role": "assistant", "content": None, "tool_calls": [call]} if route == CHAT else item
+    for messages in ([USER, calling], [USER, calling, SYSTEM], [USER, calling, ASSISTANT]):
+        given = {"messages": messages} if route == CHAT else {"input": messages}
+        reply = real.client.post(route, json={"model": "chat", **given})
+        assert (reply.status_code, reply.json()["code"]) == (400, "unsupported_parameter")
