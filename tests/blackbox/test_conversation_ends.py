@@ -64,8 +64,9 @@ def test_a_conversation_without_a_last_user_turn_is_answered_with_only_the_new_t
 
 @both_routes
 def test_a_chat_that_says_continue_goes_on_in_its_session(real: Service, route: str) -> None:
-    first = answer_to(real, route, [USER])
-    answer_to(real, route, [USER, {"role": "assistant", "content": first}])
+    question = {"role": "user", "content": f"Count for {route}."}
+    first = answer_to(real, route, [question])
+    answer_to(real, route, [question, {"role": "assistant", "content": first}])
     second, before = real.client.get("/v1/jobs", params={"limit": 2}).json()["data"]
     assert second["session_id"] == before["session_id"]
 
