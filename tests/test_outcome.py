@@ -178,3 +178,16 @@ def test_every_outcome_means_an_ended_state_and_says_so_in_a_sentence() -> None:
         assert meaning.state.ended
         assert meaning.message.endswith(".")
     assert OUTCOMES[OutcomeType.SUCCESS].state is State.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [(400, 400), (404, 404), (401, 401), (413, 413), (408, None), (409, None), (429, None), (500, None), (529, None)],
+)
+def test_only_an_error_of_the_model_for_good_is_told_by_its_status(status: int, kept: int | None) -> None:
+    result = replace(GOOD, is_error=True, api_error_status=status)
+    outcome = decide_outcome(RunEvidence(exit_code=1, result=result))
+    assert outcome.model_status == kept
+    told = error_info(outcome)
+    assert told is not None
+    assert told.retryable is (kept is None)

@@ -122,10 +122,14 @@ class OutcomeType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A run's outcome as stored: a type from `outcome.OUTCOMES` and one line of detail."""
+    """A run's outcome as stored: a type from `outcome.OUTCOMES` and one line of detail.
+
+    `model_status` is the HTTP status with which the model's service refused the last call for good.
+    """
 
     type: OutcomeType
     detail: str | None = None
+    model_status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -83,6 +83,8 @@ _STATUS_OUTCOMES = {
 }
 _LIMIT_SYMPTOMS = frozenset({OutcomeType.KILLED, OutcomeType.AGENT_ERROR, OutcomeType.NO_RESULT})
 """Outcomes that a reached memory or disk limit replaces."""
+_FIRST_CLIENT_ERROR, _FIRST_SERVER_ERROR = 400, 500
+_PASSING_STATUSES = frozenset({408, 409, 425, 429})
 _MAX_DETAIL = 300
 
 
@@ -168,8 +170,10 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
     if result.reported not in (OutcomeType.SUCCESS, OutcomeType.AGENT_ERROR):
         schema_error = evidence.schema_error if result.reported == OutcomeType.INVALID_OUTPUT else None
         return _outcome(result.reported, schema_error or message)
-    if result.api_error_status is not None:
-        return _outcome(_STATUS_OUTCOMES.get(result.api_error_status, OutcomeType.MODEL_ERROR), message)
+    status = result.api_error_status
+    if status is not None:
+        outcome = _outcome(_STATUS_OUTCOMES.get(status, OutcomeType.MODEL_ERROR), message)
+        return replace(outcome, model_status=status) if _is_permanent(status) else outcome
     if result.stop_reason == "refusal":
         return _outcome(OutcomeType.REFUSED, message)
     if result.is_error or result.reported != OutcomeType.SUCCESS:
@@ -194,7 +198,13 @@ def error_info(outcome: Outcome) -> ErrorInfo | None:
     if info.state is State.COMPLETED:
         return None
     message = info.message if outcome.detail is None else f"{info.message} {outcome.detail}"
-    return ErrorInfo(code=outcome.type, message=message, retryable=info.retryable)
+    retryable = info.retryable and outcome.model_status is None
+    return ErrorInfo(code=outcome.type, message=message, retryable=retryable)
+
+
+def _is_permanent(status: int) -> bool:
+    """Return True for a status that the same request would get again."""
+    return _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR and status not in _PASSING_STATUSES
 
 
 def _outcome(kind: OutcomeType, detail: str | None = None) -> Outcome:

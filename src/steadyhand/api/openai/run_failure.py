@@ -36,6 +36,12 @@ def failure_reason(job: Job) -> tuple[str, str]:
     return "execution_failed", one_line(job.error.message if job.error else f"The job ended as {job.state}.")
 
 
+def failure_status(job: Job) -> int:
+    """Return the status for a run that did not complete: that of the model's service, if it refused a call for good."""
+    status = None if job.outcome is None or not job.state.ended else job.outcome.model_status
+    return 503 if status is None else status
+
+
 def failure_response(request: Request, job: Job, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response for a run that did not complete; it keeps a client from running it again by itself."""
     code, detail = failure_reason(job)
@@ -43,4 +49,4 @@ def failure_response(request: Request, job: Job, headers: Mapping[str, str] | No
     if is_silent_retrier(request):
         # It will ask again, and be told the same: that need not take it six seconds.
         all_headers["retry-after-ms"] = "0"
-    return error_response(request.scope, 503, code, detail, headers=all_headers)
+    return error_response(request.scope, failure_status(job), code, detail, headers=all_headers)

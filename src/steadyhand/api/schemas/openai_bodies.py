@@ -61,9 +61,10 @@ class Choice(TypedDict):
 
 
 class PromptTokens(TypedDict):
-    """How many of the prompt's tokens came from the cache."""
+    """How many of the prompt's tokens were read from the cache, and how many were written to it."""
 
     cached_tokens: int
+    cache_write_tokens: int
 
 
 class ChatUsage(TypedDict):

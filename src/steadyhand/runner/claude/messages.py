@@ -7,6 +7,7 @@ Unknown types are skipped, as each release of the CLI adds some.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -42,6 +43,8 @@ _SUBTYPE_OUTCOMES = {
     "error_max_structured_output_retries": OutcomeType.INVALID_OUTPUT,
 }
 """The outcome of each subtype of a result; any other is an error."""
+PART_SEPARATOR = "\n\n"
+"""Stands between the parts of an answer that the CLI continued; streams have it between two messages."""
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_TOKENS = 1 << 53
 _MAX_DOLLARS = Decimal(1_000_000)
@@ -66,6 +69,9 @@ class MessageReader:
         self._tool_started_at: dict[str, float] = {}
         self._counted_messages: set[str] = set()
         self._open_message: tuple[str, Usage] | None = None
+        self._message_texts: list[str] = []
+        self._cut_texts: list[str] = []
+        self._message_is_cut = False
         self._readers: Mapping[str, _Reader] = {
             "assistant": self._assistant,
             "user": self._user,
@@ -87,6 +93,13 @@ class MessageReader:
             if not self.limit_reached or isinstance(event, TextDelta) or kind == "result"
         ]
 
+    def whole_answer(self, result: AgentResult) -> AgentResult:
+        """Return a result with its whole text: the CLI's has only the part after the last limit of tokens."""
+        if not self._cut_texts or result.is_error or not result.text or result.structured_output is not None:
+            return result
+        head = _truncate(PART_SEPARATOR.join(self._cut_texts), MAX_TEXT_BYTES)[0]
+        return replace(result, text=f"{head}{PART_SEPARATOR}{result.text}")
+
     def _enforce_limits(self, event: EventBody | TextDelta) -> EventBody | TextDelta:
         if isinstance(event, TextDelta) or self.limit_reached:
             return event
@@ -107,6 +120,8 @@ class MessageReader:
             kind = block.get("type")
             if kind == "text" and not from_subagent:
                 text = _truncate(_as_text(block.get("text")), MAX_TEXT_BYTES)[0]
+                if not is_synthetic and text:
+                    self._message_texts.append(text)
                 yield (
                     WarningEvent(WarningCode.MODEL_ERROR, text)
                     if is_synthetic
@@ -150,6 +165,8 @@ class MessageReader:
         kind = event.get("type")
         if kind == "message_start":
             inner = _as_mapping(event.get("message"))
+            self._cut_texts = [*self._cut_texts, *self._message_texts] if self._message_is_cut else []
+            self._message_texts, self._message_is_cut = [], False
             self._open_message = (_as_name(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
         elif kind == "content_block_delta":
             delta = _as_mapping(event.get("delta"))
@@ -158,6 +175,7 @@ class MessageReader:
                     self._open_message[0] if self._open_message else "", _as_text(delta.get("text"))
                 )
         elif kind == "message_delta" and self._open_message is not None:
+            self._message_is_cut = _as_mapping(event.get("delta")).get("stop_reason") == "max_tokens"
             self._open_message = (
                 self._open_message[0],
                 _merge_usage(self._open_message[1], event.get("usage")),

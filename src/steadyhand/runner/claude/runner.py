@@ -298,7 +298,7 @@ class _StreamProtocol:
         run_loop.session_id = self._messages.session_id or run_loop.session_id
         run_loop.busy = self._messages.state == "running"
         if message["type"] == "result":
-            run_loop.set_result(parse_result(message), line)
+            run_loop.set_result(self._messages.whole_answer(parse_result(message)), line)
             run_loop.process.end_input()
         elif message["type"] in ("assistant", "stream_event") and message.get("parent_tool_use_id") is None:
             run_loop.result_received.clear()  # a turn that the agent began by itself: its result is still to come

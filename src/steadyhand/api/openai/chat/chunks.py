@@ -15,7 +15,7 @@ from steadyhand.api.openai.chat.completion import (
 )
 from steadyhand.api.openai.chat.rounds import completion_id
 from steadyhand.api.openai.output_spec import OutputSpec
-from steadyhand.api.openai.run_failure import failure_reason
+from steadyhand.api.openai.run_failure import failure_reason, failure_status
 from steadyhand.api.openai.text_assembler import Remainder, TextAssembler
 from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies
@@ -144,7 +144,8 @@ class ChunkBuilder:
         """Return the end of the stream; `refusal` is the response of a run that failed before anything was sent."""
         if job.state is not State.COMPLETED:
             code, detail = failure_reason(job)
-            return [FinalFrame(_data_frame({"error": openai_error_json(503, code, detail)}).data, failure)]
+            error = openai_error_json(failure_status(job), code, detail)
+            return [FinalFrame(_data_frame({"error": error}).data, failure)]
         output_spec = self._options.output_spec
         frames: list[StreamItem] = []
         if output_spec.forced_call is not None:
@@ -161,7 +162,9 @@ class ChunkBuilder:
     def _remaining_answer(self, answer: str) -> list[Frame]:
         # The result is what the last message said; it differs when there was none, or one that was cut.
         last_message = self._last_message or ""
-        if answer.strip() == last_message.strip():
+        if answer.strip() == last_message.strip() or (
+            last_message and self.content.rstrip().endswith(answer.strip())
+        ):
             return []
         if last_message and answer.startswith(last_message):
             self._in_message = True

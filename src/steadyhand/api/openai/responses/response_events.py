@@ -65,7 +65,7 @@ class ResponseEvents:
         self._assembler = TextAssembler()
         self._open_message: _OpenMessage | None = None
         self._open_tools: dict[str, int] = {}
-        self._last_message = ""
+        self._messages: list[str] = []
 
     def feed(self, item: Event | LiveText) -> list[ResponseEvent]:
         """Return the events for one event or piece of live text of the job."""
@@ -99,8 +99,8 @@ class ResponseEvents:
         if item.type == StateChanged.type:
             return self._state_changed(item.data)
         if is_message and not self._is_structured:
-            self._last_message = item.data["text"]
-            return self._finish_message(self._last_message)
+            self._messages.append(item.data["text"])
+            return self._finish_message(item.data["text"])
         if item.type == ToolStarted.type:
             return self._tool_started(item.data)
         return self._tool_finished(item.data) if item.type == ToolFinished.type else []
@@ -291,8 +291,8 @@ class ResponseEvents:
                 for call in final_calls(job, self._forced_call)
                 for each in self._function_call_events(*call)
             ]
-        # The result is what the last message said; it differs when there was none.
-        if not self._is_structured and answer.strip() == self._last_message.strip():
+        # The result is what the last messages said; it differs when there was none.
+        if not self._is_structured and "\n\n".join(self._messages).strip().endswith(answer.strip()):
             return []
         return self._finish_message(answer) if answer else []
 
