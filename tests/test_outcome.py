@@ -182,7 +182,17 @@ def test_every_outcome_means_an_ended_state_and_says_so_in_a_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("status", "kept"),
-    [(400, 400), (404, 404), (401, 401), (413, 413), (408, None), (409, None), (429, None), (500, None), (529, None)],
+    [
+        (400, 400),
+        (404, 404),
+        (401, 401),
+        (413, 413),
+        (408, None),
+        (409, None),
+        (429, None),
+        (500, None),
+        (529, None),
+    ],
 )
 def test_only_an_error_of_the_model_for_good_is_told_by_its_status(status: int, kept: int | None) -> None:
     result = replace(GOOD, is_error=True, api_error_status=status)

@@ -32,7 +32,7 @@ def test_a_completion_has_the_shape_and_the_usage_that_clients_know(default_serv
     assert body["usage"]["prompt_tokens"] == 125
     assert body["usage"]["completion_tokens"] == 7
     assert body["usage"]["total_tokens"] == 132
-    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 100}
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 100, "cache_write_tokens": 20}
 
 
 def test_the_official_client_reads_the_answer(default_service: Service) -> None:

@@ -225,15 +225,15 @@ def test_a_response_in_one_piece_streamed_and_looked_up(
         assert found.json() == events[-1]["response"]
 
 
-def test_what_fails_before_anything_is_said_is_an_error_and_after_it_the_last_of_the_stream(
+def test_what_fails_is_an_error_or_the_last_of_the_stream(
     client: httpx2.Client, service: RunningService
 ) -> None:
     service.runner.play = half
     for ask in (chat, respond):
-        for streamed in (False, True):
-            assert openai_types.parse_error(ask(client, "fail badly", stream=streamed).json())["code"] == (
-                "execution_failed"
-            )
+        assert openai_types.parse_error(ask(client, "fail badly").json())["code"] == "execution_failed"
+    (only,) = data_of(chat(client, "fail badly", stream=True))
+    assert openai_types.parse_error(only)["code"] == "execution_failed"
+    assert events_of(respond(client, "fail badly", stream=True))[-1]["type"] == "response.failed"
     *chunks, last = data_of(chat(client, "play", stream=True))
     assert [openai_types.parse_chunk(each) for each in chunks]
     assert openai_types.parse_error(last)["code"] == "execution_failed"

@@ -6,7 +6,7 @@ from typing import cast
 
 from steadyhand.api.native.serializers import event_json
 from steadyhand.api.transport.errors import json_bytes
-from steadyhand.api.transport.sse import EventStreamResponse, Frame, StreamItem
+from steadyhand.api.transport.sse import EventStreamResponse, Frame
 from steadyhand.events import Event, LiveProgress, LiveText
 
 
@@ -24,7 +24,7 @@ def event_stream_response(
     return EventStreamResponse(_event_frames(source), is_authorized, preamble=b": following\n\n")
 
 
-async def _event_frames(source: AsyncIterator[Event | LiveText | LiveProgress]) -> AsyncIterator[StreamItem]:
+async def _event_frames(source: AsyncIterator[Event | LiveText | LiveProgress]) -> AsyncIterator[Frame]:
     async with aclosing(cast("AsyncGenerator[Event | LiveText | LiveProgress, None]", source)) as items:
         async for item in items:
             yield Frame(event_frame(item))

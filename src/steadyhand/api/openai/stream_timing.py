@@ -1,6 +1,6 @@
 """Times of the streams of the OpenAI routes. Read them through this module, so that a test can change them."""
 
-OPEN_TIMEOUT_SECONDS = 5.0
-"""The time a stream waits for its first text, so that a run that fails at once is an error instead of a stream."""
+ACCEPTED_COMMENT = b": accepted\n\n"
+"""The first bytes of a stream, sent at once: some clients and proxies wait for them only for a few seconds."""
 KEEPALIVE_SECONDS = 8.0
 """The longest silence on a stream; some clients and proxies give up after 10 seconds."""

@@ -56,7 +56,7 @@ def test_an_answer_has_the_shape_that_clients_expect(client: httpx2.Client) -> N
             "prompt_tokens": 240,
             "completion_tokens": 5,
             "total_tokens": 245,
-            "prompt_tokens_details": {"cached_tokens": 200},
+            "prompt_tokens_details": {"cached_tokens": 200, "cache_write_tokens": 30},
         },
     }
     assert client.get(f"/v1/jobs/{job_id}").json()["origin"] == "openai"

@@ -56,7 +56,7 @@ from steadyhand.api.transport.context import (
 )
 from steadyhand.api.transport.errors import json_response, unsupported_parameter
 from steadyhand.api.transport.route import DirectRoute
-from steadyhand.api.transport.sse import EventStreamResponse, Frame, StreamItem
+from steadyhand.api.transport.sse import EventStreamResponse, Frame
 from steadyhand.control import Caller, Submission
 from steadyhand.events import Event, LiveText
 from steadyhand.job import JobSpec, State
@@ -192,7 +192,7 @@ def _stream(
     owner, job_id = as_job_owner(caller), run.job.id
     builder = ChunkBuilder(run.job, options, tool_round.after)
 
-    async def frames() -> AsyncIterator[StreamItem]:
+    async def frames() -> AsyncIterator[Frame]:
         with context.waiting_clients.track(job_id):
             followed = cast("AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, job_id))
             async with aclosing(followed) as items:
@@ -202,8 +202,8 @@ def _stream(
                     if builder.ended_with_calls:
                         return
             job = await context.control.get(owner, job_id)
-            for last in builder.finish(job, failure_response(request, job, run.headers(retry=False))):
-                if job.state is State.COMPLETED and isinstance(last, Frame) and last.data == DONE_FRAME:
+            for last in builder.finish(job):
+                if job.state is State.COMPLETED and last.data == DONE_FRAME:
                     # Before the client can come back with it.
                     told = conversation_digest(options.model, with_answer(messages, builder.content))
                     await context.control.save_conversation(job_id, told)
@@ -216,7 +216,7 @@ def _stream(
     return EventStreamResponse(
         frames(),
         authorization_check(request),
-        open_timeout_seconds=stream_timing.OPEN_TIMEOUT_SECONDS,
+        preamble=stream_timing.ACCEPTED_COMMENT,
         keepalive_seconds=stream_timing.KEEPALIVE_SECONDS,
         headers=run.headers() | session_headers(request, run.job),
         on_disconnect=on_disconnect,

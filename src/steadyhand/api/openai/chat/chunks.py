@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from starlette.responses import Response
-
 from steadyhand.api.openai.chat.completion import (
     final_calls_json,
     finish_reason,
@@ -20,7 +18,7 @@ from steadyhand.api.openai.text_assembler import Remainder, TextAssembler
 from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.transport.errors import json_bytes, openai_error_json
-from steadyhand.api.transport.sse import FinalFrame, Frame, StreamItem
+from steadyhand.api.transport.sse import Frame
 from steadyhand.events import Event, LiveText, ToolCallsRequested, ToolFinished, ToolStarted
 from steadyhand.job import Job, State, Usage
 
@@ -140,14 +138,14 @@ class ChunkBuilder:
         )
         return self._delta_frames({"reasoning_content": f"{name} {shortened}\n"})
 
-    def finish(self, job: Job, failure: Response) -> list[StreamItem]:
-        """Return the end of the stream; `refusal` is the response of a run that failed before anything was sent."""
+    def finish(self, job: Job) -> list[Frame]:
+        """Return the end of the stream of an ended job: the rest of its answer, or its error."""
         if job.state is not State.COMPLETED:
             code, detail = failure_reason(job)
             error = openai_error_json(failure_status(job), code, detail)
-            return [FinalFrame(_data_frame({"error": error}).data, failure)]
+            return [_data_frame({"error": error})]
         output_spec = self._options.output_spec
-        frames: list[StreamItem] = []
+        frames: list[Frame] = []
         if output_spec.forced_call is not None:
             for index, call in enumerate(final_calls_json(job, output_spec.forced_call)):
                 frames += self._delta_frames({"tool_calls": [{"index": index, **call}]})
@@ -194,5 +192,4 @@ def _data_frame(body: openai_bodies.Chunk | openai_bodies.ChunkFault) -> Frame:
 
 
 def _comment_frame(text: str) -> Frame:
-    # A run that fails after its tools and before its text can still be answered with an error.
-    return Frame(f": {text}\n\n".encode("utf-8", "replace"), opens_stream=False)
+    return Frame(f": {text}\n\n".encode("utf-8", "replace"))

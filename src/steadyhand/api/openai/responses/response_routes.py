@@ -43,7 +43,7 @@ from steadyhand.api.transport.context import (
 from steadyhand.api.transport.errors import json_bytes, json_response
 from steadyhand.api.transport.params import parse_int
 from steadyhand.api.transport.route import DirectRoute
-from steadyhand.api.transport.sse import EventStreamResponse, FinalFrame, Frame, StreamItem
+from steadyhand.api.transport.sse import EventStreamResponse, Frame
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest
 from steadyhand.events import Event, LiveText
@@ -56,7 +56,6 @@ ResponseId = Annotated[
 ]
 
 _DONE_FRAME = b"data: [DONE]\n\n"
-_LIFECYCLE_EVENT_TYPES = frozenset({"response.created", "response.queued", "response.in_progress"})
 _CANCEL_SECONDS = 5.0
 _MAX_LIST_LIMIT = 100
 _MAX_SEQUENCE_NUMBER = 2**53
@@ -213,12 +212,9 @@ def _stream(
             await cancel_abandoned_run(request, context, owner, stored.job.id)
 
     return EventStreamResponse(
-        _event_frames(
-            request, context, owner, response_events, after, keeps_running=keeps_running, messages=messages
-        ),
+        _event_frames(context, owner, response_events, after, keeps_running=keeps_running, messages=messages),
         authorization_check(request),
-        open_timeout_seconds=0.0 if keeps_running else stream_timing.OPEN_TIMEOUT_SECONDS,
-        preamble=b": following\n\n",
+        preamble=stream_timing.ACCEPTED_COMMENT,
         keepalive_seconds=stream_timing.KEEPALIVE_SECONDS,
         headers=headers,
         on_disconnect=on_disconnect,
@@ -226,7 +222,6 @@ def _stream(
 
 
 async def _event_frames(
-    request: Request,
     context: ApiContext,
     owner: Caller,
     response_events: ResponseEvents,
@@ -234,7 +229,7 @@ async def _event_frames(
     *,
     keeps_running: bool,
     messages: Sequence[ConversationMessage] | None,
-) -> AsyncIterator[StreamItem]:
+) -> AsyncIterator[Frame]:
     job_id = response_events.stored.job.id
     event_source = cast("AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, job_id))
     with nullcontext() if keeps_running else context.waiting_clients.track(job_id):
@@ -242,9 +237,7 @@ async def _event_frames(
             async for source_event in source_events:
                 for event in response_events.feed(source_event):
                     if event["sequence_number"] > after:
-                        yield Frame(
-                            _encode_event(event), opens_stream=event["type"] not in _LIFECYCLE_EVENT_TYPES
-                        )
+                        yield Frame(_encode_event(event))
                 if response_events.ended_with_calls:
                     yield Frame(_DONE_FRAME)
                     return
@@ -255,7 +248,7 @@ async def _event_frames(
             code, detail = failure_reason(job)
             fields: Any = {"code": code, "message": detail, "param": None}
             event = {"type": "error", **fields, "sequence_number": response_events.event_count}
-            yield FinalFrame(_encode_event(event), failure_response(request, job))
+            yield Frame(_encode_event(event))
         return
     *earlier_events, last_event = response_events.finish(job)
     # A client that was told more than was kept, before a crash, is still to be told how it ended.
@@ -274,7 +267,7 @@ async def _event_frames(
         await save_conversation(context, response_events, messages)
         yield Frame(_encode_event(last_event) + _DONE_FRAME)
     else:
-        yield FinalFrame(_encode_event(last_event) + _DONE_FRAME, failure_response(request, job))
+        yield Frame(_encode_event(last_event) + _DONE_FRAME)
 
 
 def _encode_event(event: openai_bodies.ResponseEvent) -> bytes:
