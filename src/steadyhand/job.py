@@ -140,6 +140,17 @@ class Turn:
     content: str | tuple[Mapping[str, Any], ...]
 
 
+ToolOutput = str | tuple[Mapping[str, Any], ...]
+"""The result of a client's tool: text, or blocks of text and images in the form of the model's API."""
+
+
+def output_text(output: ToolOutput) -> str:
+    """Return a tool's result as text; each image becomes a word."""
+    if isinstance(output, str):
+        return output
+    return "\n".join(block["text"] if block["type"] == "text" else "[image]" for block in output)
+
+
 @dataclass(frozen=True, slots=True)
 class ClientTool:
     """A tool of the client, with the JSON Schema of its arguments. The client executes its calls."""

@@ -10,13 +10,14 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from steadyhand.events import Event, ToolCallsAnswered, ToolCallsRequested
+from steadyhand.job import ToolOutput
 from steadyhand.ports import ClientToolCall, Store
 
 TOOL_RESULT_SECONDS = 600
 """Seconds that a client's tool calls wait for their results by default."""
 
 
-def results_digest(results: Mapping[str, str]) -> str:
+def results_digest(results: Mapping[str, ToolOutput]) -> str:
     """Return a digest of the results of calls, by which a repeat is recognized."""
     return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()
 
@@ -64,7 +65,7 @@ class PendingCalls:
 
     def __init__(self, calls: Sequence[ClientToolCall]) -> None:
         self.ids = frozenset(call.id for call in calls)
-        self._results: asyncio.Future[Mapping[str, str]] = asyncio.get_running_loop().create_future()
+        self._results: asyncio.Future[Mapping[str, ToolOutput]] = asyncio.get_running_loop().create_future()
         self._timeout: asyncio.Timeout | None = None
         self._timeout_disabled = False
 
@@ -77,12 +78,12 @@ class PendingCalls:
         self._timeout_disabled = True
         return True
 
-    def set_results(self, results: Mapping[str, str]) -> None:
+    def set_results(self, results: Mapping[str, ToolOutput]) -> None:
         """Set the results, after `disable_timeout`; the process that waited may have ended."""
         if not self._results.done():
             self._results.set_result(results)
 
-    async def wait_for_results(self, timeout_seconds: float) -> Mapping[str, str]:
+    async def wait_for_results(self, timeout_seconds: float) -> Mapping[str, ToolOutput]:
         """Wait for the results and return them. Raise `TimeoutError`."""
         async with asyncio.timeout(None if self._timeout_disabled else timeout_seconds) as self._timeout:
             return await self._results

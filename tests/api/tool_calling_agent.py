@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from steadyhand.events import Message, ToolFinished, ToolStarted, UsageReported
+from steadyhand.job import output_text
 from steadyhand.ports import ClientToolCall, Emit, RunSpec
 
 
@@ -30,8 +31,8 @@ class ToolCallingAgent:
             found = await spec.call_client_tools(calls)
             for call in calls:
                 place = call.id.rpartition("_")[2]
-                await emit(ToolFinished(f"toolu_{place}", False, found[call.id], False, 1))
-            self.results.append([found[call.id] for call in calls])
+                await emit(ToolFinished(f"toolu_{place}", False, output_text(found[call.id]), False, 1))
+            self.results.append([output_text(found[call.id]) for call in calls])
         if self.hold_after_turns:
             await asyncio.Event().wait()
         await emit(Message("assistant", "it is fine"))

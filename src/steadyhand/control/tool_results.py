@@ -11,7 +11,7 @@ from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
 from steadyhand.errors import InvalidRequest
 from steadyhand.events import EventDraft, ToolCallsAnswered
-from steadyhand.job import Job, OutcomeType, State
+from steadyhand.job import Job, OutcomeType, State, ToolOutput, output_text
 from steadyhand.tool_calls import ToolCallState, results_digest
 
 _UNKNOWN_CALL_CODE = "unknown_call"
@@ -43,7 +43,7 @@ class ToolResultSubmitter:
         return (await self._state(job_id)).open_ids(job.run) if job.spec.tools else frozenset()
 
     async def submit_tool_results(
-        self, caller: Caller, job_id: str, results: Mapping[str, str], update: JobUpdate | None = None
+        self, caller: Caller, job_id: str, results: Mapping[str, ToolOutput], update: JobUpdate | None = None
     ) -> ToolResultsAnswer:
         """Pass the results of the open calls, by their ids, to the agent; a repeat is harmless.
 
@@ -74,7 +74,7 @@ class ToolResultSubmitter:
         return await ToolCallState.read(self._deps.store, job_id)
 
     async def _answer_process(
-        self, job: Job, state: ToolCallState, results: Mapping[str, str], update: JobUpdate | None
+        self, job: Job, state: ToolCallState, results: Mapping[str, ToolOutput], update: JobUpdate | None
     ) -> ToolResultsAnswer | None:
         """Pass the results to the process that waits for them; return None if no process waits any more."""
         pending = self._deps.tool_calls.get(job.id)
@@ -97,7 +97,7 @@ class ToolResultSubmitter:
         caller: Caller,
         job_id: str,
         state: ToolCallState,
-        results: Mapping[str, str],
+        results: Mapping[str, ToolOutput],
         update: JobUpdate | None,
     ) -> ToolResultsAnswer:
         """Resume the session of an agent whose process ended while its calls were open."""
@@ -115,7 +115,11 @@ class ToolResultSubmitter:
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event - 1)
 
     async def _repeat_answer(
-        self, caller: Caller, answer: ToolResultsAnswer, state: ToolCallState, results: Mapping[str, str]
+        self,
+        caller: Caller,
+        answer: ToolResultsAnswer,
+        state: ToolCallState,
+        results: Mapping[str, ToolOutput],
     ) -> ToolResultsAnswer:
         """Return the earlier answer; resume an agent that was interrupted while it worked on these results."""
         job = answer.job
@@ -134,7 +138,7 @@ def _find_answer(state: ToolCallState, job: Job, digest: str) -> ToolResultsAnsw
     return None
 
 
-def _check_call_ids(results: Mapping[str, str], expected: frozenset[str]) -> None:
+def _check_call_ids(results: Mapping[str, ToolOutput], expected: frozenset[str]) -> None:
     if unexpected := sorted(results.keys() - expected):
         raise InvalidRequest(
             f"The agent does not wait for the result of the call {unexpected[0][:64]!r}.",
@@ -147,10 +151,10 @@ def _check_call_ids(results: Mapping[str, str], expected: frozenset[str]) -> Non
         )
 
 
-def _late_results_prompt(calls: Sequence[Mapping[str, Any]], results: Mapping[str, str]) -> str:
+def _late_results_prompt(calls: Sequence[Mapping[str, Any]], results: Mapping[str, ToolOutput]) -> str:
     """Return the prompt that brings late results to a resumed agent."""
     parts = ["Your last tool calls were made after all. Their results:"]
     for call in calls:
         arguments = json.dumps(call["arguments"], ensure_ascii=False)
-        parts.append(f"{call['name']}({arguments}):\n{results[call['id']]}")
+        parts.append(f"{call['name']}({arguments}):\n{output_text(results[call['id']])}")
     return "\n\n".join([*parts, "Go on with them."])

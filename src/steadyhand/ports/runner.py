@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from steadyhand.agents import Agent, AgentDefinition
 from steadyhand.events import EventBody, TextDelta
-from steadyhand.job import Job, JobWarning
+from steadyhand.job import Job, JobWarning, ToolOutput
 from steadyhand.outcome import RunEvidence
 from steadyhand.ports.queue import StopSignal
 from steadyhand.ports.store import RunOutput
@@ -63,7 +63,7 @@ class ClientToolCall:
     arguments: Mapping[str, Any]
 
 
-CallClientTools = Callable[[Sequence[ClientToolCall]], Awaitable[Mapping[str, str]]]
+CallClientTools = Callable[[Sequence[ClientToolCall]], Awaitable[Mapping[str, ToolOutput]]]
 """Sends tool calls to the job's caller and returns the result of each, by its id; raises `TimeoutError`."""
 
 

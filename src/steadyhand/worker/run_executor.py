@@ -21,7 +21,7 @@ from steadyhand.events import (
     WarningEvent,
     format_rfc3339,
 )
-from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, Run, State, Usage, transition
+from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, Run, State, ToolOutput, Usage, transition
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import OUTCOMES, RunEvidence, StopReason, decide_outcome
 from steadyhand.ports import (
@@ -344,7 +344,7 @@ class RunExecutor:
     def _client_tool_caller(self, job: Job, event_writer: RunEventWriter) -> CallClientTools:
         broker = self._deps.tool_calls
 
-        async def call_client_tools(calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
+        async def call_client_tools(calls: Sequence[ClientToolCall]) -> Mapping[str, ToolOutput]:
             requests = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
             # The calls are pending before the event is sent: a client may answer it at once.
             with broker.pending(job.id, calls) as pending:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from steadyhand.api.transport.context import ApiContext
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest, NotFound
-from steadyhand.job import Job
+from steadyhand.job import Job, ToolOutput
 
 UNKNOWN_CALL = "unknown_call"
 _PENDING_CALL_ID = re.compile(r"call_([0-9a-f]{12})_[0-9]+_[0-9]+")
@@ -21,14 +21,14 @@ class ToolResult(NamedTuple):
 
     location: str
     call_id: str
-    text: str
+    output: ToolOutput
 
 
 class ToolResults(NamedTuple):
     """The results for calls of one job; if `results` is empty, the calls were the answer of a run that has ended."""
 
     job_id: str
-    results: dict[str, str]
+    results: dict[str, ToolOutput]
 
 
 def group_tool_results(parsed: Sequence[ToolResult], location: str) -> ToolResults | None:
@@ -36,7 +36,7 @@ def group_tool_results(parsed: Sequence[ToolResult], location: str) -> ToolResul
 
     Raise `InvalidRequest` if the ids are not of one job's calls.
     """
-    results: dict[str, str] = {}
+    results: dict[str, ToolOutput] = {}
     job_ids: set[str] = set()
     ended_job_ids: set[str] = set()
     for result in parsed:
@@ -49,7 +49,7 @@ def group_tool_results(parsed: Sequence[ToolResult], location: str) -> ToolResul
             raise InvalidRequest.at(f"/{result.location}", "is the id of no call of ours", code=UNKNOWN_CALL)
         if result.call_id in results:
             raise InvalidRequest.at(f"/{result.location}", "is there twice", code=UNKNOWN_CALL)
-        results[result.call_id] = result.text
+        results[result.call_id] = result.output
         job_ids.add(match[1])
     if len(job_ids | ended_job_ids) > 1:
         raise InvalidRequest.at(f"/{location}", "has results for the calls of two runs", code=UNKNOWN_CALL)

@@ -113,24 +113,21 @@ def _encode_json(value: Any) -> str:
 
 def build_output_spec(
     schema: dict[str, Any] | None,
-    tools: Sequence[Mapping[str, Any]],
+    tools: Sequence[tuple[str, Mapping[str, Any]]],
     choice: Any,
     location: str = "tools",
-    function_path: str = "",
     *,
     parallel: bool = True,
 ) -> OutputSpec:
     """Build the form of the answer from a schema, the client's tools `{name, description, parameters}` and a choice.
 
-    `location` is the place of the tools in the request, `function_path` that of a function in its tool. If the choice
-    requires a call and leaves one function, the answer is that function's arguments; if it leaves more, the answer is
-    calls of them, or one call without `parallel`.
+    Each tool comes with its place in the request; `location` is the place of all of them. If the choice requires a call
+    and leaves one function, the answer is that function's arguments; if it leaves more, the answer is calls of them, or
+    one call without `parallel`.
     """
     if len(tools) > MAX_TOOLS:
         raise InvalidRequest.at(f"/{location}", f"has more than {MAX_TOOLS} tools")
-    functions = [
-        _parse_function(tool, f"{location}/{index}{function_path}") for index, tool in enumerate(tools)
-    ]
+    functions = [_parse_function(tool, place) for place, tool in tools]
     if isinstance(choice, Mapping) and choice.get("type") == ALLOWED_TOOLS:
         functions, choice = _select_allowed(functions, choice)
     if choice in (None, "auto"):
@@ -228,23 +225,6 @@ def _parse_function(tool: Mapping[str, Any], location: str) -> FunctionSpec:
     return FunctionSpec(
         name, description if isinstance(description, str) else None, schema, is_named_by_client=False
     )
-
-
-def parse_chat_tools(tools: Sequence[Any], functions: Sequence[Any]) -> list[Mapping[str, Any]]:
-    """Return the functions among a chat request's tools; raise `InvalidRequest` for other tools."""
-    parsed: list[Mapping[str, Any]] = []
-    for index, tool in enumerate(tools):
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        if not isinstance(tool, Mapping) or tool.get("type") != "function":
-            raise unsupported_parameter(f"tools/{index}", "only functions can be tools")
-        if not isinstance(function, Mapping):
-            raise InvalidRequest.at(f"/tools/{index}/function", "has to be a function")
-        parsed.append(function)
-    for index, function in enumerate(functions):
-        if not isinstance(function, Mapping):
-            raise InvalidRequest.at(f"/functions/{index}", "has to be a function")
-        parsed.append(function)
-    return parsed
 
 
 def parse_chat_tool_choice(choice: Any, function_call: Any) -> Any:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from steadyhand.job import ClientTool
+from steadyhand.job import ClientTool, ToolOutput
 from steadyhand.ports import ClientToolCall
 from steadyhand.runner.claude.tool_names import MCP_SERVER_NAME, TOOL_NAMES
 
@@ -41,7 +41,7 @@ class McpToolServer:
         """Tool calls that are not handed out yet, by the model's id, in its order."""
         self._pending: dict[str, tuple[str, Any]] = {}
         """Tool calls that the agent waits for: the id of its request, and the protocol's id in it."""
-        self._early_results: dict[str, str] = {}
+        self._early_results: dict[str, ToolOutput] = {}
         """Results of tool calls that the agent does not wait for yet."""
         self._replies: asyncio.Queue[bytes] = asyncio.Queue()
         self._turns: asyncio.Queue[Mapping[str, ClientToolCall]] = asyncio.Queue()
@@ -164,7 +164,7 @@ class McpToolServer:
         """Wait for the next turn with tool calls and return them by the model's ids."""
         return await self._turns.get()
 
-    def set_results(self, turn: Mapping[str, ClientToolCall], results: Mapping[str, str]) -> None:
+    def set_results(self, turn: Mapping[str, ClientToolCall], results: Mapping[str, ToolOutput]) -> None:
         """Send the agent the results of a turn's tool calls, which are by their ids."""
         for tool_use_id, call in turn.items():
             pending = self._pending.pop(tool_use_id, None)
@@ -196,5 +196,12 @@ def _tool_listing(tool: ClientTool) -> Mapping[str, Any]:
     }
 
 
-def _tool_result(text: str, *, is_error: bool = False) -> Mapping[str, Any]:
-    return {"content": [{"type": "text", "text": text}], "isError": is_error}
+def _tool_result(output: ToolOutput, *, is_error: bool = False) -> Mapping[str, Any]:
+    blocks = ({"type": "text", "text": output},) if isinstance(output, str) else output
+    return {"content": [_mcp_content(block) for block in blocks], "isError": is_error}
+
+
+def _mcp_content(block: Mapping[str, Any]) -> Mapping[str, Any]:
+    if block["type"] != "image":
+        return block
+    return {"type": "image", "data": block["source"]["data"], "mimeType": block["source"]["media_type"]}

@@ -16,7 +16,7 @@ import structlog
 from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
 
 from steadyhand.events import ToolStarted
-from steadyhand.job import Turn
+from steadyhand.job import ToolOutput, Turn
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSignal
 from steadyhand.redact import Redactor
@@ -315,7 +315,7 @@ class _StreamProtocol:
         while True:
             turn = await tool_server.next_turn()
             if run_loop.spec.call_client_tools is None:
-                results = dict.fromkeys(
+                results: dict[str, ToolOutput] = dict.fromkeys(
                     (call.id for call in turn.values()), "Nobody is there to make the call."
                 )
             else:

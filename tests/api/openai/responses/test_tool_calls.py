@@ -198,8 +198,8 @@ def test_what_does_not_fit_is_refused_and_the_run_goes_on_waiting(client: httpx2
     nowhere = [{**calls[0], "call_id": "call_000000000000_1_1"}]
     assert "no run of yours" in refused(ask(client, outputs(nowhere, "x")))
     assert calls[1]["call_id"] in refused(ask(client, outputs(calls[:1], "x")))
-    image = [{"type": "input_image", "image_url": "data:image/gif;base64,R0lGODlhAAAA"}]
-    odd = [{**outputs(calls[:1], "x")[0], "output": image}]
+    file = [{"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,YQ=="}]
+    odd = [{**outputs(calls[:1], "x")[0], "output": file}]
     assert "input.0.output.0" in refused(ask(client, odd), "unsupported_parameter")
     reply = ask(client, [{**outputs(calls[:1], "x")[0], "output": 5}])
     assert (reply.status_code, reply.json()["error"]["param"]) == (422, "input.0.output")

@@ -19,6 +19,7 @@ from steadyhand.api.openai.chat.rounds import (
     tool_results_from_messages,
     wait_for_round,
 )
+from steadyhand.api.openai.client_tools import parse_chat_tools, passed_over_headers, resolve_choice
 from steadyhand.api.openai.continuation import (
     conversation_digest,
     session_headers,
@@ -37,7 +38,6 @@ from steadyhand.api.openai.output_spec import (
     OutputSpec,
     build_output_spec,
     parse_chat_tool_choice,
-    parse_chat_tools,
     parse_response_format,
 )
 from steadyhand.api.openai.run_failure import failure_response
@@ -85,11 +85,12 @@ async def create_completion(request: Request) -> Response:
     )
     reject_unsupported(body)
     alias = await resolve_model(context, caller, body.model)
+    tools = parse_chat_tools(body.tools or (), body.functions or ())
     output_spec = build_output_spec(
         parse_response_format(body.response_format),
-        parse_chat_tools(body.tools or (), body.functions or ()),
-        parse_chat_tool_choice(body.tool_choice, body.function_call),
-        *(("tools", "/function") if body.tools or not body.functions else ("functions", "")),
+        tools.functions,
+        resolve_choice(parse_chat_tool_choice(body.tool_choice, body.function_call), tools),
+        "tools" if body.tools or not body.functions else "functions",
         parallel=body.parallel_tool_calls is not False,
     )
     messages = parse_chat_messages(body.messages)
@@ -106,8 +107,11 @@ async def create_completion(request: Request) -> Response:
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
     options = ChatOptions(body.model, output_spec, include_usage, alias.reasoning)
     if body.stream:
-        return _stream(request, context, caller, tool_round, options=options, messages=messages)
-    return await _complete(request, context, caller, tool_round, options=options, messages=messages)
+        response = _stream(request, context, caller, tool_round, options=options, messages=messages)
+    else:
+        response = await _complete(request, context, caller, tool_round, options=options, messages=messages)
+    response.headers.update(passed_over_headers(body.tools))
+    return response
 
 
 async def _complete(

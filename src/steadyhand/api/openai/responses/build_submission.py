@@ -3,6 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steadyhand.api.openai.client_tools import (
+    HOSTED_TOOL_TYPES,
+    ClientTools,
+    parse_response_tools,
+    resolve_choice,
+)
 from steadyhand.api.openai.input_messages import join_paragraphs, split_conversation
 from steadyhand.api.openai.output_spec import (
     ALLOWED_TOOLS,
@@ -46,7 +52,7 @@ def reject_unsupported(asked: ResponseRequest) -> None:
 
 def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[InputItem]) -> Submission:
     """Build the submission for a request with these items as its input; raise `InvalidRequest`."""
-    wanted = _build_output_spec(asked)
+    wanted = _build_output_spec(asked, parse_response_tools(asked.tools))
     conversation = split_conversation(parse_input_items(items), "input")
     effort = None if asked.reasoning is None else asked.reasoning.effort
     system = join_paragraphs([asked.instructions or "", conversation.system or "", wanted.prompt_hint or ""])
@@ -68,14 +74,7 @@ def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[
     return Submission(spec, agent=alias.agent, on_interrupt="resume" if asked.background else "fail")
 
 
-def _build_output_spec(body: ResponseRequest) -> OutputSpec:
-    tools: list[Mapping[str, Any]] = []
-    for index, tool in enumerate(body.tools or ()):
-        if not isinstance(tool, Mapping) or tool.get("type") != "function":
-            raise unsupported_parameter(
-                f"tools/{index}", "only functions can be tools; the agent has its own"
-            )
-        tools.append(tool)
+def _build_output_spec(body: ResponseRequest, tools: ClientTools) -> OutputSpec:
     schema = None
     if body.text is not None and body.text.format is not None:
         text_format = body.text.format
@@ -83,7 +82,8 @@ def _build_output_spec(body: ResponseRequest) -> OutputSpec:
     choice = body.tool_choice
     if isinstance(choice, Mapping) and choice.get("type") not in ("function", ALLOWED_TOOLS):
         raise unsupported_parameter("tool_choice", TOOL_CHOICE_ERROR)
-    return build_output_spec(schema, tools, choice, parallel=body.parallel_tool_calls is not False)
+    choice = resolve_choice(choice, tools)
+    return build_output_spec(schema, tools.functions, choice, parallel=body.parallel_tool_calls is not False)
 
 
 # --- what is shown again ---------------------------------------------------------------------------
@@ -129,7 +129,9 @@ def _echoed_parameters(body: ResponseRequest) -> dict[str, Any]:
         "store": body.store is not False,
         "text": {"format": _format_json(text.get("format")), "verbosity": text.get("verbosity", "medium")},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [_tool_json(tool) for tool in body.tools or () if isinstance(tool, Mapping)],
+        "tools": [
+            _tool_json(tool) for tool in body.tools or () if isinstance(tool, Mapping) and _is_echoed(tool)
+        ],
         "truncation": body.truncation or "disabled",
     }
 
@@ -153,7 +155,19 @@ def _format_json(text_format: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
+def _is_echoed(tool: Mapping[str, Any]) -> bool:
+    return tool.get("type") not in HOSTED_TOOL_TYPES
+
+
 def _tool_json(tool: Mapping[str, Any]) -> dict[str, Any]:
+    if tool.get("type") == "namespace":
+        inner_tools = [_tool_json(inner) for inner in tool["tools"]]
+        return {
+            "type": "namespace",
+            "name": tool["name"],
+            "description": tool.get("description") or "",
+            "tools": inner_tools,
+        }
     return {
         "type": "function",
         "name": tool.get("name"),

@@ -4,15 +4,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steadyhand.api.openai.client_tool_results import ToolResult, ToolResults, group_tool_results
+from steadyhand.api.openai.client_tools import flat_name
 from steadyhand.api.openai.content_parts import ContentBlock, ContentPartParser
 from steadyhand.api.openai.input_messages import ConversationMessage, blocks_text, call_result_text, call_text
 from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.errors import InvalidRequest
+from steadyhand.job import ToolOutput, output_text
 
 InputItem = Mapping[str, Any]
 
 _MESSAGE_ROLES = frozenset({"user", "assistant", "system", "developer"})
-_IGNORED_TYPES = frozenset({"reasoning", "mcp_list_tools", "mcp_call", "compaction"})
+_IGNORED_TYPES = frozenset(
+    {
+        "code_interpreter_call",
+        "compaction",
+        "file_search_call",
+        "image_generation_call",
+        "mcp_call",
+        "mcp_list_tools",
+        "reasoning",
+        "tool_search_call",
+        "tool_search_output",
+        "web_search_call",
+    }
+)
 """Items of earlier answers that a client sends back and that contain nothing for an agent."""
 ITEM_REFERENCE = "item_reference"
 _FUNCTION_CALL_OUTPUT = "function_call_output"
@@ -44,11 +59,17 @@ def parse_input_items(items: Sequence[InputItem]) -> list[ConversationMessage]:
         location = f"input/{index}"
         type_ = item_type(item)
         if type_ == _FUNCTION_CALL_OUTPUT:
-            result = call_result_text(_require_text(item, "call_id", location), _output_text(item, location))
-            messages.append(ConversationMessage("user", parser.parse(result, location)))
+            output = _parse_output(item, location, parser)
+            text = call_result_text(_require_text(item, "call_id", location), output_text(output))
+            images = [] if isinstance(output, str) else [block for block in output if block["type"] != "text"]
+            messages.append(ConversationMessage("user", [*parser.parse(text, location), *images]))
         elif type_ == _FUNCTION_CALL:
-            call_fields = (_require_text(item, name, location) for name in ("call_id", "name", "arguments"))
-            blocks = parser.parse(call_text(*call_fields), location)
+            call_id, name, arguments = (
+                _require_text(item, key, location) for key in ("call_id", "name", "arguments")
+            )
+            namespace = item.get("namespace")
+            name = flat_name(namespace, name) if isinstance(namespace, str) else name
+            blocks = parser.parse(call_text(call_id, name, arguments), location)
             messages.append(ConversationMessage("assistant", blocks, has_calls=True))
         elif type_ == "message":
             messages.append(_parse_message(item, location, parser))
@@ -84,9 +105,16 @@ def _require_text(item: InputItem, name: str, location: str) -> str:
     return value
 
 
-def _output_text(item: InputItem, location: str) -> str:
-    """Return the output of a call, as text."""
-    return _parse_text_content(item.get("output"), f"{location}/output")
+def _parse_output(item: InputItem, location: str, parser: ContentPartParser | None = None) -> ToolOutput:
+    """Return the output of a call: text, or blocks if there are images among them."""
+    location = f"{location}/output"
+    parser = parser or ContentPartParser()
+    blocks = parser.parse(_validate_content(item.get("output"), location), location)
+    for index, block in enumerate(blocks):
+        if block["type"] not in ("text", "image"):
+            reason = "only text and images of at most 3.75 MiB are taken here"
+            raise unsupported_parameter(f"{location}/{index}", reason)
+    return blocks_text(blocks) if all(block["type"] == "text" for block in blocks) else tuple(blocks)
 
 
 def _parse_text_content(content: Any, location: str) -> str:
@@ -114,13 +142,12 @@ def tool_results_from_items(items: Sequence[InputItem]) -> ToolResults | None:
         location = f"input/{index}"
         if item_type(item) == _FUNCTION_CALL_OUTPUT:
             call_id = _require_text(item, "call_id", location)
-            tool_results.append(ToolResult(f"{location}/call_id", call_id, _output_text(item, location)))
+            tool_results.append(ToolResult(f"{location}/call_id", call_id, _parse_output(item, location)))
         else:
             user_texts.append(_parse_text_content(item.get("content"), f"{location}/content"))
     if user_texts:
-        tool_results[-1] = tool_results[-1]._replace(
-            text="\n\n".join([tool_results[-1].text, "The user says:", *user_texts])
-        )
+        said = "\n\n".join(["The user says:", *user_texts])
+        tool_results[-1] = tool_results[-1]._replace(output=_append_text(tool_results[-1].output, said))
     return group_tool_results(tool_results, "input")
 
 
@@ -135,11 +162,15 @@ def items_after_answer(items: Sequence[InputItem]) -> list[tuple[int, InputItem]
     return list(enumerate(items))[start:]
 
 
-def find_tool_result(items: Sequence[InputItem], call_id: str) -> str | None:
+def _append_text(output: ToolOutput, text: str) -> ToolOutput:
+    return f"{output}\n\n{text}" if isinstance(output, str) else (*output, {"type": "text", "text": text})
+
+
+def find_tool_result(items: Sequence[InputItem], call_id: str) -> ToolOutput | None:
     """Return the result of a call from any place among the items."""
     for index, item in enumerate(items):
         if item_type(item) == _FUNCTION_CALL_OUTPUT and item.get("call_id") == call_id:
-            return _output_text(item, f"input/{index}")
+            return _parse_output(item, f"input/{index}")
     return None
 
 
@@ -155,6 +186,8 @@ def _input_item_json(item: InputItem) -> dict[str, Any] | None:
     type_ = item_type(item)
     if type_ == _FUNCTION_CALL:
         call_fields = {name: item.get(name) for name in ("call_id", "name", "arguments")}
+        if isinstance(item.get("namespace"), str):
+            call_fields["namespace"] = item["namespace"]
         return {"type": _FUNCTION_CALL, "status": "completed", **call_fields}
     if type_ == _FUNCTION_CALL_OUTPUT:
         output = item.get("output")

@@ -192,13 +192,16 @@ def mcp_call_item(item_id: str, name: str, arguments: str, status: str) -> dict[
     }
 
 
-def function_call_item(item_id: str, call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
-    """Return a call for the client."""
-    return {
+def function_call_item(
+    item_id: str, call_id: str, name: str, arguments: str, *, namespace: str | None
+) -> dict[str, Any]:
+    """Return a whole call for the client; it names the function as the request did."""
+    item = {
         "type": "function_call",
         "id": item_id,
         "call_id": call_id,
         "name": name,
         "arguments": arguments,
-        "status": status,
+        "status": "completed",
     }
+    return item if namespace is None else {**item, "namespace": namespace}

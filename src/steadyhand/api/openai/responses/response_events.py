@@ -12,7 +12,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from steadyhand.api.openai.client_tools import namespaces_of
 from steadyhand.api.openai.output_spec import final_calls
+from steadyhand.api.openai.request_document import get_document
 from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_into_deltas
 from steadyhand.api.openai.responses.resource import (
     StoredResponse,
@@ -52,6 +54,8 @@ class ResponseEvents:
         self._tool_names = tool_names
         self._background = bool(request.get("background"))
         self._forced_call = request.get("function")
+        # The tools of a run are those of its first request.
+        self._namespaces = namespaces_of(get_document(job).get("echo", {}).get("tools", ()))
         self._is_structured = job.spec.output_schema is not None
         self.output: list[dict[str, Any]] = []
         self.event_count = 0
@@ -299,8 +303,10 @@ class ResponseEvents:
     def _function_call_events(self, call_id: str, name: str, arguments: str) -> list[ResponseEvent]:
         index = len(self.output)
         item_id = f"fc_{self.stored.id_suffix}_{index}"
-        started_item = function_call_item(item_id, call_id, name, "", "in_progress")
-        self.output.append(function_call_item(item_id, call_id, name, arguments, "completed"))
+        namespace, own_name = self._namespaces.get(name, (None, name))
+        item = function_call_item(item_id, call_id, own_name, arguments, namespace=namespace)
+        started_item = {**item, "arguments": "", "status": "in_progress"}
+        self.output.append(item)
         ids = {"item_id": item_id, "output_index": index}
         return [
             self._make_event("response.output_item.added", output_index=index, item=started_item),

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.openai import stream_timing
+from steadyhand.api.openai.client_tools import passed_over_headers
 from steadyhand.api.openai.continuation import session_headers
 from steadyhand.api.openai.input_messages import ConversationMessage
 from steadyhand.api.openai.responses.build_submission import reject_unsupported
@@ -73,7 +74,7 @@ async def create_response(request: Request) -> Response:
     reject_unsupported(body)
     run, stored, messages = await start_response(request, context, caller, body, json_body)
     owner = as_job_owner(caller)
-    headers = run.headers() | session_headers(request, run.job)
+    headers = run.headers() | session_headers(request, run.job) | passed_over_headers(body.tools)
     if body.stream:
         return _stream(request, context, owner, stored, after=-1, headers=headers, messages=messages)
     if stored.request.get("background"):

@@ -199,9 +199,9 @@ async def _resume_with_results(
         )
     results = dict(tool_results.results)
     for call_id in await context.control.open_tool_calls(owner, job.id) - results.keys():
-        text = find_tool_result(items, call_id)
-        if text is not None:
-            results[call_id] = text
+        output = find_tool_result(items, call_id)
+        if output is not None:
+            results[call_id] = output
     next_request = later_request(body, items)
 
     def append_to_job(old: Job) -> Job:
