@@ -69,7 +69,9 @@ def parse_response(body: dict[str, Any]) -> Response:
     assert set(body["reasoning"] or {"effort", "summary"}) >= {"effort", "summary"}
     assert set(body["error"] or {"code", "message"}) == {"code", "message"}
     for tool in body["tools"]:
-        assert set(tool) >= TOOL_KEYS
+        assert set(tool) >= (
+            {"type", "name", "description", "tools"} if tool["type"] == "namespace" else TOOL_KEYS
+        )
     for item in body["output"]:
         check_item(item)
     return parse_strict(Response, body, allowed_extra=_UNTYPED_KEYS)

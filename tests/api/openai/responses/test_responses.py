@@ -268,7 +268,7 @@ def test_json_and_a_forced_function(client: httpx2.Client, service: RunningServi
         ({"top_logprobs": 3}, 400, "top_logprobs", "log probabilities"),
         ({"include": ["message.output_text.logprobs"]}, 400, "include.0", "log probabilities"),
         ({"background": True, "store": False}, 422, "store", "has to be stored"),
-        ({"tools": [{"type": "web_search"}]}, 400, "tools.0", "only functions"),
+        ({"tools": [{"type": "custom"}]}, 400, "tools.0", "only functions"),
         ({"tools": [{"type": "function", "name": "f"}] * 1000}, 422, "tools", "more than 128"),
         ({"tool_choice": {"type": "mcp"}}, 400, "tool_choice", "none, auto"),
         ({"text": {"format": {"type": "grammar"}}}, 400, "text.format.type", "json_schema"),
