@@ -128,7 +128,7 @@ def _echoed_parameters(body: ResponseRequest) -> dict[str, Any]:
         "reasoning": reasoning,
         "store": body.store is not False,
         "text": {"format": _format_json(text.get("format")), "verbosity": text.get("verbosity", "medium")},
-        "tool_choice": body.tool_choice or "auto",
+        "tool_choice": _choice_json(body.tool_choice),
         "tools": [
             _tool_json(tool) for tool in body.tools or () if isinstance(tool, Mapping) and _is_echoed(tool)
         ],
@@ -153,6 +153,13 @@ def _format_json(text_format: Mapping[str, Any] | None) -> dict[str, Any]:
         "schema": text_format.get("schema", {"type": "object"}),
         "strict": bool(text_format.get("strict")),
     }
+
+
+def _choice_json(choice: Any) -> Any:
+    # OpenAI's types have no namespace here.
+    if not isinstance(choice, Mapping):
+        return choice or "auto"
+    return {key: value for key, value in choice.items() if key != "namespace"}
 
 
 def _is_echoed(tool: Mapping[str, Any]) -> bool:
