@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.job import OutcomeType, State
+from steadyhand.job import OutcomeType, State, Usage
 from steadyhand.outcome import OUTCOMES, AgentResult, RunEvidence, StopReason, decide_outcome, error_info
 
 GOOD = AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")
@@ -73,6 +73,43 @@ CASES = {
     "an API error 500 though not marked as an error": (
         RunEvidence(exit_code=0, result=replace(GOOD, api_error_status=500)),
         "model_error",
+    ),
+    "a run that nobody knows to have asked the model": (
+        RunEvidence(exit_code=0, counted_calls=0, result=replace(GOOD, usage=Usage())),
+        "not_asked",
+    ),
+    "the same without a ledger": (RunEvidence(exit_code=0, result=replace(GOOD, usage=Usage())), "not_asked"),
+    "the same where an object was asked for": (
+        RunEvidence(exit_code=0, schema_required=True, result=replace(GOOD, usage=Usage())),
+        "not_asked",
+    ),
+    "no turn, but a call in the ledger": (
+        RunEvidence(exit_code=0, counted_calls=1, result=replace(GOOD, usage=Usage())),
+        "success",
+    ),
+    "no turn, but a cost": (
+        RunEvidence(exit_code=0, result=replace(GOOD, usage=Usage(), cost_micros=880)),
+        "success",
+    ),
+    "a turn that went past the ledger": (
+        RunEvidence(exit_code=0, counted_calls=0, result=replace(GOOD, usage=Usage(turns=1))),
+        "success",
+    ),
+    "a hook that ended the work": (
+        RunEvidence(exit_code=0, result=replace(GOOD, text="", hook="A hook stopped the agent.")),
+        "hook",
+    ),
+    "a hook that had not ended when the agent did": (
+        RunEvidence(exit_code=0, hook="The hook SessionStart has not ended."),
+        "hook",
+    ),
+    "a hook that had not ended beside a result": (
+        RunEvidence(exit_code=0, hook="The hook Stop has not ended.", result=GOOD),
+        "success",
+    ),
+    "a command that is not there": (
+        RunEvidence(exit_code=0, unknown_command="Nobody defines the command 'x'."),
+        "unknown_command",
     ),
     "a signal from elsewhere": (RunEvidence(signal=9), "killed"),
     "a signal from elsewhere after a good result": (RunEvidence(signal=9, result=GOOD), "killed"),
@@ -155,6 +192,15 @@ def test_a_detail_is_one_line_and_bounded() -> None:
     assert verdict.detail is not None
     assert "\n" not in verdict.detail
     assert len(verdict.detail) <= 300
+
+
+def test_a_limit_that_passes_while_a_hook_runs_names_the_hook_and_a_cancel_does_not() -> None:
+    hook = "The hook SessionStart has not ended."
+    details = {
+        reason: decide_outcome(RunEvidence(stop_reason=reason, signal=9, hook=hook)).detail
+        for reason in (StopReason.DEADLINE, StopReason.IDLE, StopReason.CANCEL)
+    }
+    assert list(details.values()) == [hook, hook, None]
 
 
 def test_an_error_without_a_message_has_the_agents_own_name_of_it_as_its_detail() -> None:

@@ -66,6 +66,8 @@ class Agent:
     budget_micros: int | None = None
     timeout_seconds: float | None = None
     idle_timeout_seconds: float | None = None
+    background_seconds: float | None = None
+    """How long a run waits, after a result, for work in the background."""
     tools: tuple[str, ...] | None = None
     max_turns: int | None = None
     effort: str | None = None
@@ -116,6 +118,7 @@ class Defaults:
     budget_micros: int = 5 * MICROS_PER_DOLLAR
     timeout_seconds: float = 2700
     idle_timeout_seconds: float = 600
+    background_seconds: float = 600
     publish: Publish = "none"
     on_interrupt: OnInterrupt = "auto"
 

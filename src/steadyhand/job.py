@@ -106,6 +106,9 @@ class OutcomeType(StrEnum):
     UNAUTHORIZED = "unauthorized"
     MODEL_ERROR = "model_error"
     UNKNOWN_AGENT = "unknown_agent"
+    UNKNOWN_COMMAND = "unknown_command"
+    NOT_ASKED = "not_asked"
+    HOOK = "hook"
     MEMORY = "memory"
     DISK = "disk"
     KILLED = "killed"
@@ -158,6 +161,19 @@ class ClientTool:
     name: str
     description: str | None
     parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SlashCommand:
+    """A command of the agent's program, its repository or its agent, which takes the place of a prompt."""
+
+    name: str
+    arguments: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that runs it."""
+        return f"/{self.name} {self.arguments}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +281,8 @@ class JobSpec:
     """True if calls of client tools are sent one after another, also if the agent makes several in one turn."""
     request: Mapping[str, Any] | None = None
     """The document that the OpenAI API stores about a request (`RequestDocument`); no other code reads it."""
+    command: SlashCommand | None = None
+    """The command that the prompt runs, if the caller asked for one."""
     session_name: str | None = None
     """The caller's name for the session, if any."""
     origin: Origin = "api"

@@ -9,6 +9,7 @@ class WarningCode(StrEnum):
 
     AGENT_LINGERED = "agent_lingered"
     API_RETRY = "api_retry"
+    BACKGROUND_STOPPED = "background_stopped"
     CACHES_UNUSED = "caches_unused"
     COMPACTED = "compacted"
     COST_DIFFERS = "cost_differs"
@@ -41,6 +42,7 @@ class WarningCode(StrEnum):
 WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.AGENT_LINGERED: "The agent did not exit after its result and was stopped.",
     WarningCode.API_RETRY: "The agent repeats a call that the model's service did not answer.",
+    WarningCode.BACKGROUND_STOPPED: "Work that the agent left in the background was stopped.",
     WarningCode.CACHES_UNUSED: "Shared caches need isolation `bwrap`; the run had none.",
     WarningCode.COMPACTED: "The conversation was too long; the agent replaced it by a summary.",
     WarningCode.COST_DIFFERS: "The agent's own cost differs from the counted cost by more than 5 %.",

@@ -46,6 +46,9 @@ OUTCOMES: Mapping[OutcomeType, OutcomeInfo] = {
     ),
     OutcomeType.MODEL_ERROR: OutcomeInfo(State.FAILED, True, "The model's service answered with an error."),
     OutcomeType.UNKNOWN_AGENT: OutcomeInfo(State.FAILED, False, "The requested agent is not defined."),
+    OutcomeType.UNKNOWN_COMMAND: OutcomeInfo(State.FAILED, False, "The requested command is not defined."),
+    OutcomeType.NOT_ASKED: OutcomeInfo(State.FAILED, False, "The agent ended without asking the model."),
+    OutcomeType.HOOK: OutcomeInfo(State.FAILED, False, "A hook kept the agent from its work."),
     OutcomeType.MEMORY: OutcomeInfo(State.FAILED, False, "The memory limit was reached."),
     OutcomeType.DISK: OutcomeInfo(State.FAILED, False, "The disk limit was reached."),
     OutcomeType.KILLED: OutcomeInfo(State.FAILED, True, "The agent was killed, but not by Steadyhand."),
@@ -107,6 +110,8 @@ class AgentResult:
     session_id: str | None = None
     cost_micros: int | None = None
     usage: Usage | None = None
+    hook: str | None = None
+    """A sentence about a hook that ended the agent's work."""
     raw: Mapping[str, Any] | None = None
 
 
@@ -130,6 +135,12 @@ class RunEvidence:
     disk_full: bool = False
     exhausted_budget: str | None = None
     """The budget that refused a call of the run, as a sentence."""
+    unknown_command: str | None = None
+    """The reason why the job's command cannot run."""
+    hook: str | None = None
+    """A sentence about a hook that has not ended."""
+    counted_calls: int | None = None
+    """The calls of the model in the ledger; None if nobody counts them."""
 
 
 def decide_outcome(evidence: RunEvidence) -> Outcome:
@@ -139,7 +150,10 @@ def decide_outcome(evidence: RunEvidence) -> Outcome:
     of a failed run only: an agent may cope with it.
     """
     if evidence.stop_reason is not None:
-        return _outcome(_STOP_OUTCOMES[evidence.stop_reason])
+        is_limit = evidence.stop_reason in (StopReason.DEADLINE, StopReason.IDLE)
+        return _outcome(_STOP_OUTCOMES[evidence.stop_reason], evidence.hook if is_limit else None)
+    if evidence.unknown_command is not None:
+        return _outcome(OutcomeType.UNKNOWN_COMMAND, evidence.unknown_command)
     if evidence.unknown_agent:
         return _outcome(OutcomeType.UNKNOWN_AGENT, _last_line(evidence.stderr))
     outcome = (
@@ -155,6 +169,8 @@ def decide_outcome(evidence: RunEvidence) -> Outcome:
 
 
 def _outcome_without_result(evidence: RunEvidence) -> Outcome:
+    if evidence.hook is not None:
+        return _outcome(OutcomeType.HOOK, evidence.hook)
     if evidence.signal is not None:
         return _outcome(OutcomeType.KILLED, f"signal {evidence.signal}")
     if evidence.exit_code:
@@ -183,6 +199,10 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
     if evidence.exit_code:
         detail = _last_line(evidence.stderr) or f"exit code {evidence.exit_code}"
         return _outcome(OutcomeType.AGENT_ERROR, detail)
+    if result.hook is not None:
+        return _outcome(OutcomeType.HOOK, result.hook)
+    if _never_asked(result, evidence):
+        return _outcome(OutcomeType.NOT_ASKED, message)
     if evidence.schema_required and result.structured_output is None:
         return _outcome(OutcomeType.INVALID_OUTPUT, "no structured output came")
     if evidence.schema_error is not None:
@@ -190,6 +210,16 @@ def _outcome_with_result(result: AgentResult, evidence: RunEvidence) -> Outcome:
     if not (result.text or "").strip() and result.structured_output is None:
         return _outcome(OutcomeType.EMPTY)
     return _outcome(OutcomeType.SUCCESS)
+
+
+def _never_asked(result: AgentResult, evidence: RunEvidence) -> bool:
+    """Return True if neither the ledger nor the agent knows of a call of the model.
+
+    An agent may reach its model past the gateway, and one that reports no turn may have paid for a call all the same.
+    """
+    if evidence.counted_calls or result.cost_micros:
+        return False
+    return result.usage is not None and result.usage.turns == 0
 
 
 def error_info(outcome: Outcome) -> ErrorInfo | None:

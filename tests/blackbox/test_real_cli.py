@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,120 @@ def test_a_service_without_a_credential_says_so_at_once_and_asks_nobody(
     assert (job["state"], job["outcome"]["type"]) == ("failed", "unauthorized"), service.log[-2000:]
     assert "set ANTHROPIC_API_KEY" in job["error"]["message"]
     assert "upstream_failed" not in service.log
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+PROSE = "[[scenario:prose]] Count."
+ASK = {"model": "claude", "messages": [{"role": "user", "content": PROSE}]}
+FORMAT = {"type": "json_schema", "name": "n", "schema": SCHEMA}
+TOOL = {"type": "function", "function": {"name": "count", "parameters": SCHEMA}}
+DOORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a job": ("/v1/jobs", {"prompt": PROSE, "output_schema": SCHEMA}),
+    "a chat": (
+        "/v1/chat/completions",
+        ASK | {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}},
+    ),
+    "a forced tool": ("/v1/chat/completions", ASK | {"tools": [TOOL], "tool_choice": "required"}),
+    "a response": ("/v1/responses", {"model": "claude", "input": PROSE, "text": {"format": FORMAT}}),
+}
+
+
+@pytest.mark.parametrize(
+    ("profile", "door"),
+    [*(("default", door) for door in DOORS), ("classic", "a job")],
+)
+def test_prose_in_place_of_an_object_is_an_invalid_output_by_every_door(
+    request: pytest.FixtureRequest, profile: str, door: str
+) -> None:
+    service: Service = request.getfixturevalue(f"real_{profile}")
+    path, body = DOORS[door]
+    answer = service.client.post(path, json=body, headers={"prefer": "wait=30"} if door == "a job" else {})
+    job_id = answer.json()["id"] if door == "a job" else answer.headers["x-steadyhand-job-id"]
+    job = service.wait_until_ended(job_id)
+    assert (job["state"], job["outcome"]["type"]) == ("failed", "invalid_output"), job
+    assert (answer.status_code < 300) == (door == "a job"), answer.text
+    assert "rather say it in prose" not in ("" if door == "a job" else answer.text)
+
+
+def test_a_prompt_with_the_name_of_the_clis_own_command_is_a_task_or_a_failure(
+    real: Service, model: ScriptedModel
+) -> None:
+    model.clear()
+    job_id = real.execute_classic("/plan a refactoring", "issue-responder")["job_id"]
+    status, outcome = real.poll_classic(job_id)["status"], real.get_job(job_id)["outcome"]
+    if real.classic:
+        # The prompt is the CLI's, as it was; a run that asked nobody is no success.
+        assert (status, outcome["type"], model.calls) == ("failed", "not_asked", 0)
+        assert outcome["detail"] == "/plan isn't available in this environment."
+    else:
+        assert (status, outcome["type"]) == ("completed", "success")
+        assert "/plan a refactoring" in model.requests[0].prompt
+
+
+def test_a_later_turn_with_such_a_name_keeps_the_conversation_and_each_turn_has_its_own_cost(
+    real_default: Service, model: ScriptedModel
+) -> None:
+    model.clear()
+    job = real_default.run_job("Begin.", workspace="scratch")
+    jobs = [job]
+    for prompt in ("/clear the table of its old rows", "/compact the archive"):
+        answer = real_default.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": prompt})
+        assert answer.status_code == 202, answer.text
+        job = real_default.wait_until_ended(answer.json()["id"])
+        jobs.append(job)
+        assert prompt in model.requests[-1].prompt
+    assert [job["answer"] for job in jobs] == [OK] * 3
+    assert len({job["session_id"] for job in jobs}) == 1
+    assert [role for role, _ in model.requests[-1].turns if role != "system"] == [
+        *(["user", "assistant"] * 2),
+        "user",
+    ]
+    assert [job["warnings"] for job in jobs] == [[]] * 3
+    assert [job["cost"]["reported_usd"] for job in jobs] == [job["cost"]["usd"] for job in jobs]
+
+
+def test_a_later_turn_in_the_classic_profile_costs_what_it_added(real_classic: Service) -> None:
+    first = real_classic.run_job("Begin.", agent="chat")
+    answer = real_classic.client.post(f"/v1/jobs/{first['id']}/turns", json={"prompt": "Go on."})
+    assert answer.status_code == 202, answer.text
+    second = real_classic.wait_until_ended(answer.json()["id"])
+    assert (second["state"], second["session_id"]) == ("completed", first["session_id"])
+    assert (first["cost"]["source"], second["cost"]["source"]) == ("reported", "reported")
+    assert first["cost"]["usd"] == second["cost"]["usd"]
+
+
+def test_a_command_of_a_job_is_checked_stored_and_run(real_default: Service, model: ScriptedModel) -> None:
+    model.clear()
+    client = real_default.client
+    prompt = {"prompt": "Say ok."}
+    wrong: tuple[dict[str, Any], ...] = (
+        {},
+        prompt | {"command": {"name": "init"}},
+        {"command": {"name": "/init"}},
+        {"command": {}},
+    )
+    for body in wrong:
+        assert client.post("/v1/jobs", json=body).status_code == 422, body
+    command = {"name": "init", "arguments": "for the quetzal"}
+    job = real_default.wait_until_ended(client.post("/v1/jobs", json={"command": command}).json()["id"])
+    assert (job["state"], job["prompt"]) == ("completed", "/init for the quetzal")
+    assert "for the quetzal" in str(model.requests[0].body["messages"])
+    nowhere = client.post("/v1/jobs", json={"command": {"name": "nowhere"}}).json()
+    assert real_default.wait_until_ended(nowhere["id"])["outcome"]["type"] == "unknown_command"
+
+
+def test_a_chat_in_one_piece_is_the_last_result_and_a_stream_has_the_first_text_too(
+    real_default: Service,
+) -> None:
+    first, last = "I will be told when it is done.", "The build is done."
+    ask: Any = [{"role": "user", "content": "[[scenario:background]] Build."}]
+    with (
+        openai.OpenAI(base_url=f"{real_default.url}/v1", api_key=CLASSIC_KEY, max_retries=0) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        whole = pool.submit(client.chat.completions.create, model="claude", messages=ask)
+        stream = client.chat.completions.create(model="claude", messages=ask, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        answer = whole.result(60).choices[0].message.content
+    assert answer == last
+    assert text.index(first) < text.index(last)

@@ -27,7 +27,7 @@ def without_additions(document: dict[str, Any], profile: str) -> dict[str, Any]:
         schema = left["components"]["schemas"][component]
         for name in names:
             del schema["properties"][name]
-            if name in schema["required"]:
+            if name in schema.get("required", ()):
                 schema["required"].remove(name)
     for component, names in ADDITIONS["nullable"].items():
         properties = left["components"]["schemas"][component]["properties"]
@@ -36,6 +36,10 @@ def without_additions(document: dict[str, Any], profile: str) -> dict[str, Any]:
             value, null = schema.pop("anyOf")
             assert null == {"type": "null"}
             properties[name] = schema | value
+    for component, names in ADDITIONS["optional"].items():
+        schema = left["components"]["schemas"][component]
+        assert not set(names) & set(schema.get("required", ()))
+        schema["required"] = sorted([*schema.get("required", ()), *names])
     for name in ADDITIONS["document"]["schemas"]:
         del left["components"]["schemas"][name]
     for path in ADDITIONS["document"]["paths"]:

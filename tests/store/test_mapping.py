@@ -30,6 +30,7 @@ from steadyhand.job import (
     OutcomeType,
     Publish,
     Run,
+    SlashCommand,
     StartMode,
     State,
     Turn,
@@ -99,6 +100,7 @@ SPEC_STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "request": maybe(OBJECTS),
     "tools": st.lists(st.builds(ClientTool, ANY_TEXT, maybe(ANY_TEXT), OBJECTS), max_size=2).map(tuple),
     "one_call": st.booleans(),
+    "command": maybe(st.builds(SlashCommand, TEXT, ANY_TEXT)),
     "origin": st.sampled_from(get_args(Origin)),
 }
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {

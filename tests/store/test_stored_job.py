@@ -16,6 +16,7 @@ from steadyhand.job import (
     Outcome,
     OutcomeType,
     Run,
+    SlashCommand,
     State,
     Turn,
     Usage,
@@ -42,6 +43,7 @@ SPEC = JobSpec(
     request={"kind": "response", "input": []},
     tools=(ClientTool("buy", None, {"type": "object"}),),
     one_call=True,
+    command=SlashCommand("c", "d"),
     origin="openai",
 )
 JOB = Job(
@@ -119,7 +121,7 @@ ROW = {
         '{"turns":[["user","U"],["assistant",[{"type":"text","text":"A"}]]],'
         '"content":[{"type":"file","name":"a.txt","data":"YQ=="}],'
         '"request":{"kind":"response","input":[]},"tools":[["buy",null,{"type":"object"}]],'
-        '"one_call":true}'
+        '"one_call":true,"command":["c","d"]}'
     ),
     "answer": '"Mended."',
     "prompt": "Mend the wall.",

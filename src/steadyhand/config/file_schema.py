@@ -156,6 +156,7 @@ class DefaultsTable(_Table):
     budget_usd: Dollars = Decimal(_DEFAULTS.budget_micros) / MICROS_PER_DOLLAR
     timeout_seconds: Seconds = _DEFAULTS.timeout_seconds
     idle_timeout_seconds: Seconds = _DEFAULTS.idle_timeout_seconds
+    background_seconds: Seconds = _DEFAULTS.background_seconds
     on_interrupt: OnInterrupt = _DEFAULTS.on_interrupt
     publish: Publish = _DEFAULTS.publish
     memory: SizeOrNone = 4 * 1024**3
@@ -264,6 +265,7 @@ class AgentTable(_Table):
     budget_per_day_usd: Dollars | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
+    background_seconds: Seconds | None = None
     tools: StringList | None = None
     max_turns: int | None = Field(default=None, ge=1, le=10_000)
     effort: Effort | None = None

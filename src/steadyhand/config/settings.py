@@ -104,6 +104,7 @@ class Settings:
             budget_micros=to_micros(tables.defaults.budget_usd),
             timeout_seconds=tables.defaults.timeout_seconds,
             idle_timeout_seconds=tables.defaults.idle_timeout_seconds,
+            background_seconds=tables.defaults.background_seconds,
             publish=tables.defaults.publish,
             on_interrupt=tables.defaults.on_interrupt,
         )
@@ -147,6 +148,7 @@ def _build_agent(name: str, table: AgentTable) -> Agent:
         budget_micros=None if table.budget_usd is None else to_micros(table.budget_usd),
         timeout_seconds=table.timeout_seconds,
         idle_timeout_seconds=table.idle_timeout_seconds,
+        background_seconds=table.background_seconds,
         tools=table.tools,
         max_turns=table.max_turns,
         effort=table.effort,

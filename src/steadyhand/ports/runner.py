@@ -90,6 +90,8 @@ class RunSpec:
     """Makes the calls of a job with tools of its caller."""
     earlier_files: Sequence[Mapping[str, Any]] = ()
     """The files that came with earlier turns of its session, which its checkout has not."""
+    background_seconds: float = 600
+    """How long the run waits, after a result, for work that the agent has in the background."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ def create_runner(
 ) -> Runner:
     """Return the runner of the profile; with `budgeted`, the CLI itself enforces the budget."""
     if settings.classic:
-        return PlainRunner(cli, sandbox, redactor)
+        return PlainRunner(cli, sandbox, redactor, enforce_budget=budgeted)
     return ClaudeRunner(cli, sandbox, redactor, enforce_budget=budgeted)
 
 

@@ -22,6 +22,7 @@ from steadyhand.job import (
     JobWarning,
     Outcome,
     Run,
+    SlashCommand,
     State,
     Turn,
     Usage,
@@ -199,10 +200,19 @@ def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
 def _encode_request(spec: JobSpec) -> str | None:
     """Return the request beside the prompt as JSON: the turns alone, or an object if other fields are set."""
     turns = [[turn.role, turn.content] for turn in spec.history]
-    if spec.content or spec.tools or spec.one_call or spec.request is not None:
+    if spec.content or spec.tools or spec.one_call or spec.command or spec.request is not None:
         tools = [[tool.name, tool.description, tool.parameters] for tool in spec.tools]
-        request = {"turns": turns, "content": spec.content, "request": spec.request, "tools": tools}
-        return to_json(request | ({"one_call": True} if spec.one_call else {}))
+        request: dict[str, Any] = {
+            "turns": turns,
+            "content": spec.content,
+            "request": spec.request,
+            "tools": tools,
+        }
+        if spec.one_call:
+            request["one_call"] = True
+        if spec.command is not None:
+            request["command"] = [spec.command.name, spec.command.arguments]
+        return to_json(request)
     return to_json(turns) if turns else None
 
 
@@ -216,6 +226,7 @@ def _decode_request(text: str | None) -> dict[str, Any]:
         "request": stored["request"],
         "tools": tuple(ClientTool(*each) for each in stored.get("tools", ())),
         "one_call": stored.get("one_call", False),
+        "command": SlashCommand(*stored["command"]) if "command" in stored else None,
     }
 
 

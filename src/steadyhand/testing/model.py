@@ -167,7 +167,9 @@ class ScriptedModel:
             scenario = scenarios.load(name) if name else self.scenario
         except scenarios.ScenarioError as error:
             return Failure(status=400, type="invalid_request_error", message=str(error))
-        turn = scenarios.with_structured_output(request, scenario.turn_for(request.turn_index))
+        turn = scenario.turn_for(request.turn_index)
+        if scenario.structured:
+            turn = scenarios.with_structured_output(request, turn)
         if turn.error and self._is_still_failing(scenario, request, turn.error):
             return turn.error
         if (

@@ -91,12 +91,16 @@ class ModelTurn:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A named list of turns; with ``repeat`` the last one is played again when there are no more."""
+    """A named list of turns; with ``repeat`` the last one is played again when there are no more.
+
+    Without ``structured`` a turn stays as it is if an object is asked for.
+    """
 
     name: str
     description: str
     turn: tuple[ModelTurn, ...]
     repeat: bool = False
+    structured: bool = True
 
     def turn_for(self, index: int) -> ModelTurn:
         """Return the turn with this index, counted from 0; past the end a short closing word, or the last again."""

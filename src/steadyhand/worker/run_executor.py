@@ -303,6 +303,11 @@ class RunExecutor:
             on_listening=None if access is None else access.on_listening,
             call_client_tools=self._client_tool_caller(job, event_writer) if job.spec.tools else None,
             earlier_files=earlier_files,
+            background_seconds=(
+                self._deps.catalog.defaults.background_seconds
+                if agent.background_seconds is None
+                else agent.background_seconds
+            ),
         )
 
     async def _save_reported_call(self, job: Job, agent: Agent, report: RunReport) -> None:
@@ -489,7 +494,7 @@ async def _with_metered_usage(report: RunReport, access: RunAccess | None) -> Ru
     if access is None:
         return RunResult(report)
     total = await access.final_usage()
-    evidence = replace(report.evidence, exhausted_budget=access.exhausted_budget)
+    evidence = replace(report.evidence, exhausted_budget=access.exhausted_budget, counted_calls=total.calls)
     # If no call went through the gateway, only the agent knows its cost: the cost is not zero.
     return RunResult(
         replace(report, evidence=evidence), total if total.calls else None, access.rate_limited_until

@@ -18,7 +18,7 @@ from steadyhand.events import (
     WarningEvent,
     event_data,
 )
-from steadyhand.job import OutcomeType
+from steadyhand.job import OutcomeType, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
 from steadyhand.runner.claude.messages import (
@@ -194,6 +194,7 @@ def test_a_result_of_wrong_types_is_read_as_far_as_it_goes() -> None:
 
 _KEYS = st.sampled_from(
     "type message content id usage event delta text input name tool_use_id input_tokens error subtype result".split()  # noqa: SIM905  # read more easily
+    + "tasks task_id description kind reason key hook_id costUSD".split()  # noqa: SIM905  # the same
 )
 _ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -204,10 +205,20 @@ _TYPES = st.sampled_from(
     "assistant user system result stream_event rate_limit_event text tool_use tool_result message_start".split()  # noqa: SIM905  # the same
 )
 
+_SUBTYPES = st.sampled_from(
+    "init hook_started hook_response informational notification background_tasks_changed".split()  # noqa: SIM905  # the same
+)
+_FIELDS = (
+    *("message", "event", "usage", "tasks", "terminal_reason", "prompt_submit_outcome", "key"),
+    "model_usage_since_last_result",
+)
+
 
 @given(
     st.lists(
-        st.fixed_dictionaries({"type": _TYPES}, optional={"message": _ANY, "event": _ANY, "usage": _ANY})
+        st.fixed_dictionaries(
+            {"type": _TYPES}, optional=dict.fromkeys(_FIELDS, _ANY) | {"subtype": _SUBTYPES}
+        )
     )
 )
 def test_no_shape_whatever_raises(messages: list[dict[str, Any]]) -> None:
@@ -225,3 +236,55 @@ def test_an_id_of_a_session_that_cannot_be_one_is_none(given: Any) -> None:
     found = parse_result({"type": "result", "subtype": "success", "session_id": given})
     assert found is not None
     assert found.session_id is None
+
+
+def _result(cost: Any, total: float = 5.0) -> dict[str, Any]:
+    usage = {"input_tokens": 10, "output_tokens": 5}
+    message = {"type": "result", "subtype": "success", "result": "done", "usage": usage, "num_turns": 1}
+    models = {"opus": {"costUSD": cost}, "haiku": {"costUSD": 0.25}, "odd": 7}
+    return message | {"total_cost_usd": total, "model_usage_since_last_result": models}
+
+
+def test_the_cost_of_a_result_is_what_was_added_since_the_one_before_and_not_the_sessions() -> None:
+    assert parse_result(_result(0.5)).cost_micros == 750_000
+    assert parse_result(_result("much")).cost_micros == 250_000
+    assert parse_result({**_result(0.5), "model_usage_since_last_result": None}).cost_micros == 5_000_000
+
+
+def test_the_last_of_several_results_has_the_usage_and_the_cost_of_all() -> None:
+    reader = MessageReader()
+    events = [event for cost in (0.5, 0.25) for event in reader.feed(_result(cost), 0.0)]
+    assert reader.result is not None
+    assert reader.result.usage == Usage(input_tokens=20, output_tokens=10, turns=2)
+    assert reader.result.cost_micros == 1_250_000
+    assert [event.cost_usd for event in events if isinstance(event, UsageReported)] == [
+        "0.750000",
+        "1.250000",
+    ]
+
+
+def test_the_work_in_the_background_is_what_was_listed_last_and_its_number_is_bounded() -> None:
+    reader = MessageReader()
+    changed = {"type": "system", "subtype": "background_tasks_changed"}
+    task = {"task_id": "b1", "task_type": "local_bash", "description": "Build"}
+    list(reader.feed({**changed, "tasks": [task, {**task, "task_id": "b2", "description": ""}, 7]}, 0.0))
+    assert reader.background == {"b1": "Build", "b2": "local_bash"}
+    list(reader.feed({**changed, "tasks": [{"task_id": str(number)} for number in range(5000)]}, 0.0))
+    assert len(reader.background) == 100
+    list(reader.feed({**changed, "tasks": []}, 0.0))
+    assert reader.background == {}
+
+
+def test_a_hook_is_known_from_its_start_to_its_end() -> None:
+    reader = MessageReader()
+    hook = {"type": "system", "hook_id": "h", "hook_name": "SessionStart:startup"}
+    list(reader.feed({**hook, "subtype": "hook_started"}, 0.0))
+    assert reader.running_hook == "The hook SessionStart:startup has not ended."
+    # The CLI ends it when it is stopped; if it goes on instead, the hook is over.
+    list(reader.feed({**hook, "subtype": "hook_response", "outcome": "error"}, 0.0))
+    assert reader.running_hook is not None
+    list(reader.feed({"type": "system", "subtype": "init"}, 0.0))
+    assert reader.running_hook is None
+    for subtype in ("hook_started", "hook_response"):
+        list(reader.feed({**hook, "subtype": subtype, "outcome": "success"}, 0.0))
+    assert reader.running_hook is None

@@ -1,5 +1,6 @@
 """The classic command line: the contract, its words to the letter, and the answers it takes."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from steadyhand.job import OutcomeType
 from steadyhand.ports import Runner
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.plain import PlainRunner, parse_output, plain_argv
+from steadyhand.runner.claude.session import session_directory, session_file
+from steadyhand.runner.claude.session_cost import read_carried_micros
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.runner import RunnerContract, RunnerHarness
 
@@ -32,6 +35,36 @@ def test_the_command_is_the_earlier_services_to_the_letter(tmp_path: Path) -> No
         "/opt/claude -p --agent recruiter-triage --dangerously-skip-permissions --max-budget-usd 2.0"
         " --output-format json"
     )
+
+
+def test_the_command_has_no_budget_where_the_gateway_holds_it(tmp_path: Path) -> None:
+    runner = PlainRunner(CLI, NoSandbox(), NO_REDACTION, enforce_budget=False)
+    spec = RunnerHarness.make(runner, tmp_path, "hello").spec
+    assert "--max-budget-usd" not in plain_argv(CLI, spec, enforce_budget=False)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '"totalCostUSD"', '{"totalCostUSD": "9"}', '{"a": {"totalCostUSD": 9}}']
+)
+def test_the_cost_that_a_session_carries_is_its_last_one_and_0_in_a_file_of_a_wrong_shape(
+    tmp_path: Path, text: str
+) -> None:
+    spec = RunnerHarness.make(PlainRunner(CLI, NoSandbox(), NO_REDACTION), tmp_path, "hello").spec
+    assert spec.checkout.config_dir is not None
+    directory = session_directory(NoSandbox().agent_paths(spec.checkout), NoSandbox())
+    path = session_file(spec.checkout.config_dir, directory, "s")
+    assert read_carried_micros(spec, NoSandbox(), "s") == 0
+    path.parent.mkdir(parents=True)
+    path.write_text(text, "utf-8")
+    assert read_carried_micros(spec, NoSandbox(), "s") == 0
+    path.write_text('{"totalCostUSD": 0.25}\n{"totalCostUSD": 0.5}\n{"type": "user"}\n', "utf-8")
+    assert read_carried_micros(spec, NoSandbox(), "s") == 500_000
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+    assert read_carried_micros(spec, NoSandbox(), "s") == 0
+    path.unlink()
+    os.mkfifo(path)
+    assert read_carried_micros(spec, NoSandbox(), "s") == 0
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from steadyhand.api.transport.params import (
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Caller, ResumeOptions, Submission
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import Job, JobSpec, State
+from steadyhand.job import Job, JobSpec, SlashCommand, State
 from steadyhand.ports import IdempotencyKey, JobFilter
 
 WorkRequestT = TypeVar("WorkRequestT", bound=WorkRequest)
@@ -70,8 +70,11 @@ def _build_work_submission(body: WorkRequest) -> Submission:
     if body.output_schema is not None:
         json_schema.check_output_schema(body.output_schema, "/output_schema")
     shared_fields = _SPEC_FIELDS & type(body).model_fields.keys()
+    spec, command = JobSpec(**{name: getattr(body, name) for name in shared_fields}), body.command
     return Submission(
-        spec=JobSpec(**{name: getattr(body, name) for name in shared_fields}),
+        spec=replace(
+            spec, command=None if command is None else SlashCommand(command.name, command.arguments)
+        ),
         budget_micros=None if body.budget_usd is None else to_positive_micros(body.budget_usd),
         timeout_seconds=body.timeout_seconds,
         idle_timeout_seconds=body.idle_timeout_seconds,

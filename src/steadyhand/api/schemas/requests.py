@@ -5,12 +5,22 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, JsonValue, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from steadyhand.agents import NAME_PATTERN, NAME_RULE, parse_agent_name
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import Effort, OnInterrupt
+from steadyhand.job import Effort, OnInterrupt, SlashCommand
 from steadyhand.money import to_micros
 from steadyhand.ports import Scope
 
@@ -20,6 +30,7 @@ MAX_DOLLARS = 1_000_000
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]+-]{0,199}")
 _INVALID_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
 _SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_COMMAND_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -100,6 +111,12 @@ Metadata = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validat
 JsonSchema = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validate_size(64, value))]
 
 
+def _validate_command_name(text: str) -> str:
+    if _COMMAND_NAME.fullmatch(text) is None:
+        raise _invalid_field("is not a command's name; it stands without its slash")
+    return text
+
+
 def _validate_session_id(value: str) -> str:
     if _SESSION_ID.fullmatch(value) is None:
         raise PydanticCustomError("session_id", "is not a session's id")
@@ -134,12 +151,39 @@ WorkspaceName = Annotated[
 ]
 
 
+class CommandRequest(BaseModel):
+    """A command of the agent, as a slash and its name would be in a terminal."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[
+        str, AfterValidator(_validate_command_name), _string_schema(pattern=f"^{_COMMAND_NAME.pattern}$")
+    ]
+    arguments: str = ""
+
+
+_NO_PROMPT = "no prompt"
+"""The default of a prompt that is not there, known by its identity."""
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
 class WorkRequest(BaseModel):
     """The fields of every request for work. A null or absent field has the agent's value, else the service's."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Prompt
+    command: CommandRequest | None = Field(
+        default=None, description="Runs a command of the repository or the agent in place of a prompt."
+    )
+    prompt: Prompt = Field(
+        default=_NO_PROMPT,
+        validate_default=True,
+        json_schema_extra=_without_default,
+        description="Required without `command`.",
+    )
     model: (
         Annotated[
             str, AfterValidator(_validate_model_name), _string_schema(pattern=f"^{_MODEL_NAME.pattern}$")
@@ -168,6 +212,21 @@ class WorkRequest(BaseModel):
     )
     max_turns: Annotated[int, Field(ge=1, le=10_000)] | None = None
     effort: Effort | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _prompt_or_command(cls, value: Any, info: ValidationInfo) -> Any:
+        """Return the prompt, which is the command's if there is one."""
+        command = info.data.get("command")
+        if value is not _NO_PROMPT:
+            if command is not None:
+                raise _invalid_field("cannot stand beside a command")
+            return value
+        if command is not None:
+            return SlashCommand(command.name, command.arguments).prompt
+        if "command" in info.data:
+            raise PydanticCustomError("missing", "is required")
+        return value
 
 
 class TurnRequest(WorkRequest):

@@ -45,6 +45,15 @@ _SUBTYPE_OUTCOMES = {
 """The outcome of each subtype of a result; any other is an error."""
 PART_SEPARATOR = "\n\n"
 """Stands between the parts of an answer that the CLI continued; streams have it between two messages."""
+_HOOK_RESULTS = {
+    "tool_deferred": "A hook deferred a call of a tool, and nobody decides on it.",
+    "hook_stopped": "A hook stopped the agent.",
+}
+"""The sentence for each `terminal_reason` of a result that a hook has caused."""
+_HOOK_BLOCKED_PROMPT = frozenset({"blocked_by_hook", "stopped_by_hook"})
+_HOOK_BLOCKED_END = "stop-hook-block-cap"
+_MAX_TASKS = 100
+_MAX_HOOKS = 100
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAX_TOKENS = 1 << 53
 _MAX_DOLLARS = Decimal(1_000_000)
@@ -62,6 +71,12 @@ class MessageReader:
         self.session_id: str | None = None
         self.state: str | None = None
         """The state that the CLI reports, `running` or `idle`; None if it never did."""
+        self.background: Mapping[str, str] = {}
+        """The tasks that the CLI reports in the background: descriptions by ids."""
+        self.result: AgentResult | None = None
+        """The last result, with the usage and the cost of all results of the run."""
+        self._hook: str | None = None
+        self._running_hooks: dict[str, str] = {}
         self.limit_reached = False
         """True once the run has reached `MAX_EVENTS` or `MAX_EVENT_BYTES`; only results are read from then on."""
         self._events = 0
@@ -80,6 +95,12 @@ class MessageReader:
             "rate_limit_event": self._rate_limit,
             "result": self._result,
         }
+
+    @property
+    def running_hook(self) -> str | None:
+        """The sentence about a hook that has not ended, or None."""
+        name = next(iter(self._running_hooks.values()), None)
+        return None if name is None else f"The hook {name} has not ended."
 
     def feed(self, message: Mapping[str, Any], now: float) -> Sequence[EventBody | TextDelta]:
         """Return the events of a message. `now` is in seconds of a monotonic clock."""
@@ -200,8 +221,11 @@ class MessageReader:
 
     def _system(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
         subtype = message.get("subtype")
+        self._hooks(subtype, message)
         if subtype == "init":
             self.session_id = _session_id(message) or self.session_id
+        elif subtype == "background_tasks_changed":
+            self.background = _background_tasks(message.get("tasks"))
         elif subtype == "session_state_changed":
             self.state = _as_name(message.get("state"))
         elif subtype == "api_retry":
@@ -211,16 +235,34 @@ class MessageReader:
                 WarningCode.COMPACTED, "The agent summarized the conversation because it was too long."
             )
 
+    def _hooks(self, subtype: Any, message: Mapping[str, Any]) -> None:
+        hook_id = _as_name(message.get("hook_id"))
+        if subtype == "hook_started" and len(self._running_hooks) < _MAX_HOOKS:
+            self._running_hooks[hook_id] = _as_name(message.get("hook_name"))
+        elif subtype == "hook_response" and message.get("outcome") == "success":
+            self._running_hooks.pop(hook_id, None)
+        elif subtype == "init":
+            self._running_hooks.clear()  # the CLI goes on; a hook that it ended to stop itself is still known
+        elif subtype == "informational":
+            submitted = _as_mapping(message.get("prompt_submit_outcome"))
+            if _as_name(submitted.get("kind")) in _HOOK_BLOCKED_PROMPT:
+                self._hook = f"It blocked the prompt: {_as_name(submitted.get('reason')) or 'no reason'}"
+        elif subtype == "notification" and message.get("key") == _HOOK_BLOCKED_END:
+            self._hook = "It refused the end of the turn again and again."
+
     def _rate_limit(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
         status = _as_name(_as_mapping(message.get("rate_limit_info")).get("status"))
         if status and status != "allowed":
             yield WarningEvent(WarningCode.RATE_LIMIT, f"The model's rate limit: {status}.")
 
     def _result(self, message: Mapping[str, Any], _now: float) -> Iterator[EventBody]:
-        result = parse_result(message)
+        result, earlier = parse_result(message), self.result
+        if self._hook is not None:
+            result, self._hook = replace(result, hook=self._hook), None
+        self.result = result if earlier is None else _added(earlier, result)
         self._open_message = None
-        if result.usage is not None:
-            yield usage_event(result.usage, result.cost_micros)
+        if self.result.usage is not None:
+            yield usage_event(self.result.usage, self.result.cost_micros)
 
 
 def parse_result(message: Mapping[str, Any]) -> AgentResult:
@@ -233,6 +275,7 @@ def parse_result(message: Mapping[str, Any]) -> AgentResult:
     stop_reason = message.get("stop_reason")
     usage = message.get("usage")
     turns = _as_token_count(message.get("num_turns"))
+    terminal_reason = _as_name(message.get("terminal_reason"))
     return AgentResult(
         reported=_SUBTYPE_OUTCOMES.get(subtype, OutcomeType.AGENT_ERROR),
         is_error=message.get("is_error") is True,
@@ -243,10 +286,43 @@ def parse_result(message: Mapping[str, Any]) -> AgentResult:
         stop_reason=stop_reason if isinstance(stop_reason, str) else None,
         errors=tuple(text[:_MAX_ERROR_LENGTH] for text in errors[:_MAX_ERRORS] if isinstance(text, str)),
         session_id=_session_id(message),
-        cost_micros=parse_dollars(message.get("total_cost_usd")),
+        cost_micros=_result_cost(message),
         usage=parse_usage(usage, turns=turns) if isinstance(usage, dict) else None,
+        hook=_HOOK_RESULTS.get(terminal_reason),
         raw=message,
     )
+
+
+def _result_cost(message: Mapping[str, Any]) -> int | None:
+    """Return the cost since the result before, in micro-dollars.
+
+    The total in a result is that of the whole session, resumed turns and what a fork was copied from included.
+    """
+    models = message.get("model_usage_since_last_result")
+    if not isinstance(models, dict):
+        return parse_dollars(message.get("total_cost_usd"))
+    costs = [parse_dollars(_as_mapping(usage).get("costUSD")) for usage in models.values()]
+    return sum(cost or 0 for cost in costs)
+
+
+def _added(earlier: AgentResult, result: AgentResult) -> AgentResult:
+    """Return the later result of a run with the usage and the cost of both."""
+    usage, cost = result.usage, result.cost_micros
+    if earlier.usage is not None:
+        usage = earlier.usage if usage is None else earlier.usage.plus(usage)
+    if earlier.cost_micros is not None:
+        cost = earlier.cost_micros + (cost or 0)
+    return replace(result, usage=usage, cost_micros=cost)
+
+
+def _background_tasks(tasks: Any) -> Mapping[str, str]:
+    if not isinstance(tasks, list):
+        return {}
+    return {
+        _as_name(task.get("task_id")): _as_name(task.get("description")) or _as_name(task.get("task_type"))
+        for task in tasks[:_MAX_TASKS]
+        if isinstance(task, dict)
+    }
 
 
 def parse_dollars(dollars: Any) -> int | None:

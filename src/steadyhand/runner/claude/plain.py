@@ -15,6 +15,7 @@ from steadyhand.runner.claude.argv import common_options, format_budget, system_
 from steadyhand.runner.claude.environment import agent_environment, temp_dir
 from steadyhand.runner.claude.messages import parse_result, usage_event
 from steadyhand.runner.claude.session import resumes_session, session_id_for
+from steadyhand.runner.claude.session_cost import read_carried_micros
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.output import OutputCapture, parse_message
 from steadyhand.runner.process.run_loop import RunLoop, prompt_for
@@ -22,22 +23,32 @@ from steadyhand.runner.process.run_loop import RunLoop, prompt_for
 _TEXT_KEYS = ("result", "content", "text")
 
 
-def plain_argv(cli: Path, spec: RunSpec, prompt_file: Path | None = None) -> list[str]:
+def plain_argv(
+    cli: Path, spec: RunSpec, prompt_file: Path | None = None, *, enforce_budget: bool = True
+) -> list[str]:
     """Return the command line of the earlier service, followed by the options of a job or its agent's profile.
 
-    The built-in chat is a profile of Steadyhand: the CLI has no agent for it.
+    The built-in chat is a profile of Steadyhand: the CLI has no agent for it. The budget is left out where the gateway
+    holds it: the CLI drops a finished answer that its own figure finds too dear.
     """
     argv = [str(cli), "-p", *([] if spec.agent.lean else ["--agent", spec.job.agent])]
-    argv += ["--dangerously-skip-permissions", "--max-budget-usd", format_budget(spec.job.budget_micros)]
+    argv += ["--dangerously-skip-permissions"]
+    argv += ["--max-budget-usd", format_budget(spec.job.budget_micros)] if enforce_budget else []
     return [*argv, "--output-format", "json", *common_options(spec, prompt_file)]
 
 
 class PlainRunner:
     """Runs agents by the classic command line; implements `ports.Runner`."""
 
-    def __init__(self, cli: Path, sandbox: Sandbox, redactor: Redactor) -> None:
-        """Create a runner with the CLI, the sandbox and the redactor of its output."""
+    def __init__(
+        self, cli: Path, sandbox: Sandbox, redactor: Redactor, *, enforce_budget: bool = True
+    ) -> None:
+        """Create a runner with the CLI, the sandbox and the redactor of its output.
+
+        `enforce_budget` is False where the gateway enforces the budget.
+        """
         self._cli = cli
+        self._enforce_budget = enforce_budget
         self._sandbox = sandbox
         self._redactor = redactor
 
@@ -48,7 +59,8 @@ class PlainRunner:
         session = session_id_for(spec)
         resumed = resumes_session(spec, self._sandbox, session)
         system_prompt = system_prompt_file(spec, view)
-        argv = plain_argv(self._cli, spec, None if system_prompt is None else system_prompt.agent_path)
+        prompt_file = None if system_prompt is None else system_prompt.agent_path
+        argv = plain_argv(self._cli, spec, prompt_file, enforce_budget=self._enforce_budget)
         if resumed:
             argv += ["--resume", session]
         needs_socket = spec.model_access is not None and spec.model_access.socket is not None
@@ -56,13 +68,14 @@ class PlainRunner:
         folders = [] if checkout.config_dir is None else [temp_dir(checkout.home)]
         files = [] if system_prompt is None else [(system_prompt.host_path, system_prompt.content)]
         launch = LaunchSpec(self._sandbox.wrap(command, checkout, spec.agent), files=files, folders=folders)
+        carried = read_carried_micros(spec, self._sandbox, session) if resumed else 0
         capture = OutputCapture(checkout.paths.run_output(spec.number), self._redactor)
         try:
             async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
-                protocol = _PlainProtocol(run_loop)
+                protocol = _PlainProtocol(run_loop, carried)
                 report = await run_loop.run(protocol)
-            return await _complete_report(report, run_loop)
+            return await _complete_report(report, run_loop, carried)
         finally:
             capture.close()
 
@@ -75,13 +88,14 @@ class _PlainProtocol:
 
     streams_output = False
 
-    def __init__(self, run_loop: RunLoop) -> None:
+    def __init__(self, run_loop: RunLoop, carried_micros: int) -> None:
         self._run_loop = run_loop
+        self._carried_micros = carried_micros
 
     async def handle_line(self, line: bytes) -> None:
         message = parse_message(line) if b'"result"' in line else None
         if message is not None and message["type"] == "result":
-            self._run_loop.set_result(parse_result(message), line)
+            self._run_loop.set_result(_without_carried(parse_result(message), self._carried_micros), line)
         else:
             self._run_loop.capture.add_printed(line)
 
@@ -94,12 +108,20 @@ class _PlainProtocol:
         """There is no polite way: this command line reads nothing more."""
 
 
-async def _complete_report(report: RunReport, run_loop: RunLoop) -> RunReport:
+def _without_carried(result: AgentResult, carried_micros: int) -> AgentResult:
+    """Return the result with the cost of this run alone; the CLI's figure is the session's."""
+    if result.cost_micros is None:
+        return result
+    return replace(result, cost_micros=max(0, result.cost_micros - carried_micros))
+
+
+async def _complete_report(report: RunReport, run_loop: RunLoop, carried_micros: int) -> RunReport:
     """Complete the report from the whole output: an answer without a result object, and the events."""
     evidence = report.evidence
     result = evidence.result
     if result is None and evidence.exit_code == 0 and evidence.stop_reason is None:
         result = parse_output(run_loop.capture.printed_text())
+        result = None if result is None else _without_carried(result, carried_micros)
     if result is None:
         return report
     if result.text and not result.is_error:

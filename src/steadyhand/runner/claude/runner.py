@@ -24,7 +24,7 @@ from steadyhand.runner.claude.argv import common_options, format_budget, format_
 from steadyhand.runner.claude.attachments import attachment_dirs, attachment_files, prepare_turns
 from steadyhand.runner.claude.environment import agent_environment, temp_dir
 from steadyhand.runner.claude.mcp_tools import MCP_CONFIG, McpToolServer
-from steadyhand.runner.claude.messages import MessageReader, parse_result
+from steadyhand.runner.claude.messages import MessageReader
 from steadyhand.runner.claude.session import (
     config_dir_of,
     resumes_session,
@@ -32,6 +32,7 @@ from steadyhand.runner.claude.session import (
     session_file,
     session_id_for,
 )
+from steadyhand.runner.claude.slash_commands import is_built_in, parse_commands
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.output import OutputCapture, parse_message
@@ -48,6 +49,7 @@ _MAX_REQUESTS = 64  # control requests of the agent that are passed on; it has n
 _MAX_REQUEST_BYTES = 64 * 1024
 _TOOL_TIMEOUT_MILLISECONDS = 24 * 60 * 60 * 1000
 _CONTROL_TYPES = frozenset({"control_response", "control_request", "control_cancel_request"})
+_ALWAYS_READ = (b'"result"', b'"control_', b'"background_tasks_changed"', b'"init"')
 _HISTORY_TIME = "2026-01-01T00:00:00.000Z"
 
 
@@ -280,7 +282,7 @@ class _StreamProtocol:
     async def handle_line(self, line: bytes) -> None:
         run_loop = self._run_loop
         # Once the record is full only what ends the run or answers the SDK is worth reading.
-        is_needed = not self._messages.limit_reached or b'"result"' in line or b'"control_' in line
+        is_needed = not self._messages.limit_reached or any(word in line for word in _ALWAYS_READ)
         message = parse_message(line) if is_needed else None
         if message is None:
             if is_needed:
@@ -297,10 +299,15 @@ class _StreamProtocol:
             self._tool_server.observe(message)
         run_loop.session_id = self._messages.session_id or run_loop.session_id
         run_loop.busy = self._messages.state == "running"
-        if message["type"] == "result":
-            run_loop.set_result(self._messages.whole_answer(parse_result(message)), line)
-            run_loop.process.end_input()
-        elif message["type"] in ("assistant", "stream_event") and message.get("parent_tool_use_id") is None:
+        run_loop.hook = self._messages.running_hook
+        if self._messages.background != run_loop.background:
+            run_loop.set_background(self._messages.background)
+        if message["type"] == "result" and self._messages.result is not None:
+            run_loop.set_result(self._messages.whole_answer(self._messages.result), line)
+            if not run_loop.background or self._tool_server is None:
+                # The agent waits for its background, but the turn after that may need answers of its caller.
+                run_loop.process.end_input()
+        elif _begins_turn(message):
             run_loop.result_received.clear()  # a turn that the agent began by itself: its result is still to come
 
     def _handle_control(self, message: dict[str, Any], size: int) -> None:
@@ -339,14 +346,31 @@ class _StreamProtocol:
                     return
             # Without an agent to check, the prompt does not wait for the answer: 30 ms of every run.
             await self._transport.first_request_sent.wait()
-            job = self._run_loop.spec.job
-            verbatim = job.spec.origin == "openai" or self._run_loop.spec.agent.lean
-            content: str | list[Mapping[str, Any]] = prompt_for(
-                self._run_loop.spec, resumed=self._run_loop.resumed
-            )
-            if content == job.spec.prompt:
-                content = prepare_turns(job, self._attachments_dir).content
-            await self._run_loop.process.write(encode_prompt(content, verbatim=verbatim))
+            await self._send_prompt(connecting)
+
+    async def _send_prompt(self, connecting: asyncio.Task[None]) -> None:
+        job = self._run_loop.spec.job
+        content: str | list[Mapping[str, Any]] = prompt_for(
+            self._run_loop.spec, resumed=self._run_loop.resumed
+        )
+        is_first = content == job.spec.prompt
+        command = job.spec.command if is_first else None
+        verbatim = command is None and (job.spec.origin == "openai" or self._run_loop.spec.agent.lean)
+        if is_first:
+            content = prepare_turns(job, self._attachments_dir).content
+        if isinstance(content, str) and content.startswith("/") and not verbatim:
+            await asyncio.wait({connecting})
+            if command is not None and not self._connected.is_set():
+                return
+            info = await self._client.get_server_info() if self._connected.is_set() else None
+            commands = parse_commands(info)
+            if command is None:
+                verbatim = is_built_in(content, commands)
+            elif command.name not in commands.defined | commands.built_in:
+                self._run_loop.unknown_command = f"Nobody defines the command {command.name!r}."
+                self._run_loop.process.end_input()
+                return
+        await self._run_loop.process.write(encode_prompt(content, verbatim=verbatim))
 
     async def _connect(self) -> None:
         try:
@@ -393,6 +417,12 @@ class _StreamProtocol:
     async def close(self) -> None:
         """Let go of the SDK's client."""
         await self._client.disconnect()
+
+
+def _begins_turn(message: Mapping[str, Any]) -> bool:
+    if message["type"] == "system":
+        return message.get("subtype") == "init"
+    return message["type"] in ("assistant", "stream_event") and message.get("parent_tool_use_id") is None
 
 
 def _agent_names(server_info: Mapping[str, Any] | None) -> list[str]:

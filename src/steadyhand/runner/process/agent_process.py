@@ -363,6 +363,11 @@ class AgentProcess:
             self._input.close()
 
     @property
+    def input_open(self) -> bool:
+        """True if the agent can still read more input."""
+        return self._input is not None and not self._input.is_closing()
+
+    @property
     def running(self) -> bool:
         """Return True if the agent itself has not ended yet, as far as is known."""
         return not self._channel.exited.done()

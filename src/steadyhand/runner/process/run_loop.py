@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from steadyhand import json_schema
@@ -18,6 +18,8 @@ CONTINUE_PROMPT = "Continue from where you left off."
 """The prompt of a run that continues after an interruption."""
 LINGER_SECONDS = 5.0
 """Seconds for an agent to end after its result, unless it reports that it still works."""
+_MAX_NAMED_TASKS = 5
+_MAX_TASK_NAME = 100
 DRAIN_SECONDS = 30.0
 """Seconds to read and record the rest in the pipes once no process is alive."""
 _BWRAP_PREFIX = "bwrap: "
@@ -79,15 +81,23 @@ class RunLoop:
         self.session_id: str | None = None
         self.unknown_agent: str | None = None
         """The text for stderr if the agent is not defined."""
+        self.unknown_command: str | None = None
+        """The reason why the job's command cannot run."""
+        self.hook: str | None = None
+        """The sentence about a hook that keeps the agent from its work."""
         self.last_structured_output: Any = None
         """The last object that the agent tried as its structured output."""
         self.result_received = asyncio.Event()
         self.busy = False
         """True if the agent reports that it still works after its result."""
+        self.background: Mapping[str, str] = {}
+        """The work in the background that the agent reports: names by ids."""
+        self._background_changed = asyncio.Event()
         self._idle_holds = 0
         self._result_at = 0.0
         self._last_output_at = _now()
         self._stopped_after_result = False
+        self._left_running: tuple[str, ...] = ()
 
     def set_result(self, result: AgentResult, line: bytes | None) -> None:
         """Set the result; a later one replaces it."""
@@ -96,7 +106,18 @@ class RunLoop:
         self.result, self.result_line = result, line
         self.session_id = result.session_id or self.session_id
         self._result_at = _now()
+        self._background_changed.set()
         self.result_received.set()
+
+    def set_background(self, tasks: Mapping[str, str]) -> None:
+        """Set the work in the background that the agent reports.
+
+        When the last of it ends after a result, the agent begins a turn by itself.
+        """
+        if self.background and not tasks:
+            self._result_at = _now()
+        self.background = tasks
+        self._background_changed.set()
 
     @contextlib.contextmanager
     def idle_paused(self) -> Iterator[None]:
@@ -172,26 +193,61 @@ class RunLoop:
     async def _watch_idle(self) -> None:
         limit = self.spec.job.idle_timeout_seconds
         while True:
-            remaining = limit if self._idle_holds else self._last_output_at + limit - _now()
+            waits = self._idle_holds or self._waits_for_background
+            remaining = limit if waits else self._last_output_at + limit - _now()
             if remaining <= 0:
                 self.stop.request(StopReason.IDLE)
                 return
             await asyncio.sleep(remaining)
 
+    @property
+    def _waits_for_background(self) -> bool:
+        return bool(self.background) and self.result_received.is_set()
+
     async def _watch_lingering(self) -> None:
         while True:
             await self.result_received.wait()
-            remaining = self._result_at + LINGER_SECONDS - _now()
-            if remaining <= 0 and not self.busy:
-                self._stopped_after_result = True
+            self._background_changed.clear()
+            limit = self.spec.background_seconds if self.background else LINGER_SECONDS
+            remaining = self._result_at + limit - _now()
+            if remaining <= 0 and (self.background or not self.busy):
+                if self.process.input_open and not self.background:
+                    # It was kept open for a turn that the agent would begin by itself.
+                    self.process.end_input()
+                    self._result_at = _now()
+                    continue
+                self._mark_stopped_after_result()
                 await self.process.stop()
                 return
-            await asyncio.sleep(max(remaining, 0.1))
+            await wait_bounded(self._background_changed.wait(), max(remaining, 0.1))
 
     async def _handle_stop(self, protocol: AgentProtocol) -> None:
         await self.stop.wait()
+        if self.stop.reason is StopReason.DEADLINE and self._waits_for_background:
+            # The work is done: what the agent left running is stopped as it would be a little later.
+            self._mark_stopped_after_result()
         await protocol.interrupt()
         await self.process.stop()
+
+    def _stop_reason(self) -> StopReason | None:
+        reason = self.stop.reason
+        return None if reason is StopReason.DEADLINE and self._stopped_after_result else reason
+
+    def _mark_stopped_after_result(self) -> None:
+        self._stopped_after_result = True
+        self._left_running = tuple(self.background.values())
+
+    def _lingering_warning(self) -> JobWarning:
+        if not self._left_running:
+            return JobWarning(
+                WarningCode.AGENT_LINGERED, "The agent did not end after its result and was stopped."
+            )
+        names = [" ".join(name.split())[:_MAX_TASK_NAME] for name in self._left_running]
+        rest = len(names) - _MAX_NAMED_TASKS
+        listed = ", ".join(names[:_MAX_NAMED_TASKS]) + (f" and {rest} more" if rest > 0 else "")
+        return JobWarning(
+            WarningCode.BACKGROUND_STOPPED, f"Work in the background was stopped after the result: {listed}."
+        )
 
     def _build_report(self, exit_status: ExitStatus, schema_fault: str | None) -> RunReport:
         warnings = []
@@ -202,11 +258,7 @@ class RunLoop:
         if self._stopped_after_result:
             # The service ended it, so neither of them describes the run.
             code = signal = None
-            warnings.append(
-                JobWarning(
-                    WarningCode.AGENT_LINGERED, "The agent did not end after its result and was stopped."
-                )
-            )
+            warnings.append(self._lingering_warning())
         if exit_status.unkillable:
             warnings.append(
                 JobWarning(WarningCode.PROCESSES_STUCK, "A process of the agent could not be killed.")
@@ -228,12 +280,14 @@ class RunLoop:
             stderr += self.unknown_agent
             output = type(output)(output.output, stderr)
         evidence = RunEvidence(
-            stop_reason=self.stop.reason,
+            stop_reason=self._stop_reason(),
             exit_code=code,
             signal=signal,
             result=self.result,
             stderr=stderr,
             unknown_agent=self.unknown_agent is not None,
+            unknown_command=self.unknown_command,
+            hook=self.hook,
             schema_required=self.spec.job.spec.output_schema is not None,
             schema_error=schema_fault,
             out_of_memory=exit_status.out_of_memory,
