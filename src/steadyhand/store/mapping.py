@@ -81,6 +81,8 @@ _OBJECT_FIELDS = {
     kind: tuple(each.name for each in fields(kind))
     for kind in (Usage, Cost, Outcome, Changes, ErrorInfo, JobWarning)
 }
+_STORED_IF_SET = frozenset({"model_status"})
+"""Later fields of these objects: a release that does not know them reads every row that has no use for them."""
 
 _CALL_FIELDS = (
     "id",
@@ -157,7 +159,10 @@ def _job_record(job: Job) -> dict[str, Any]:
 
 
 def _object_fields(value: Any) -> dict[str, Any] | None:
-    return None if value is None else {name: getattr(value, name) for name in _OBJECT_FIELDS[type(value)]}
+    if value is None:
+        return None
+    values = {name: getattr(value, name) for name in _OBJECT_FIELDS[type(value)]}
+    return {name: each for name, each in values.items() if each is not None or name not in _STORED_IF_SET}
 
 
 def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
