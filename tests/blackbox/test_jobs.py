@@ -16,7 +16,7 @@ KEYS = {
     *("commit", "priority", "metadata", "api_key_id", "origin", "session_id", "parent_job_id", "budget_usd"),
     *("timeout_seconds", "idle_timeout_seconds", "on_interrupt", "publish", "created_at", "started_at"),
     *("finished_at", "parked_until", "queue_position", "run", "runs", "answer", "structured_output", "usage"),
-    *("cost", "changes", "warnings", "error", "last_event", "links"),
+    *("cost", "changes", "warnings", "error", "last_event", "links", "prompt_start"),
 }
 LEFT_OUT = {"prompt", "answer", "structured_output", "runs"}
 UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")

@@ -20,7 +20,7 @@ MADE = CLIENTS_DIR.parent.parent / "build" / "clients"
 
 def _programs() -> dict[str, Path]:
     found = {}
-    for program in sorted(CLIENTS_DIR.glob("*/client*.*")):
+    for program in sorted(CLIENTS_DIR.glob("[a-z]*/client*.*")):
         _, _, way = program.stem.partition("client_")
         found[f"{program.parent.name}-{way}" if way else program.parent.name] = program
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from steadyhand.agents import Agent, AgentDefinition
 from steadyhand.events import EventBody, TextDelta
@@ -12,7 +12,9 @@ from steadyhand.outcome import RunEvidence
 from steadyhand.ports.queue import StopSignal
 from steadyhand.ports.store import RunOutput
 from steadyhand.ports.workspace import Checkout, Instructions
-from steadyhand.redact import Redactor
+
+if TYPE_CHECKING:  # the processes beside a run import the ports and no more than the standard library
+    from steadyhand.redact import Redactor
 
 Emit = Callable[[EventBody | TextDelta], Awaitable[None]]
 """Receives events in order; waits while the store is behind."""
@@ -164,7 +166,7 @@ class AgentFiles(Protocol):
         target: Path,
         *,
         owner: int | None,
-        redactor: Redactor,
+        redactor: "Redactor",
         since: float = 0.0,
         directory: Path | None = None,
     ) -> JobWarning | None:
