@@ -52,7 +52,7 @@ class ClientSettings:
     file_url: str | None = None
     """The address of the service of the configuration file, used if no other is named."""
     notes: tuple[str, ...] = ()
-    """What was not taken from the file in the working directory, for the user."""
+    """Sentences for the user about settings of the file in the working directory that were not read."""
 
 
 @dataclass(frozen=True, slots=True)

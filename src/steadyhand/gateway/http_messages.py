@@ -111,7 +111,7 @@ class ProxyRequest:
     # --- what the parser calls ---
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the target."""
+        """Append a piece of the target."""
         if not self.complete:
             self.target += url
 
@@ -121,16 +121,16 @@ class ProxyRequest:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Take note that the head is there."""
+        """Note that the head is complete."""
         self.headers_complete = True
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Append a piece of the body."""
         if not self.complete:
             self.body_chunks.append(body)
 
     def on_message_complete(self) -> None:
-        """Take note of the end; a second request on the connection is not listened to."""
+        """Note the end; a second request on the connection is not listened to."""
         self.complete = True
 
 
@@ -145,7 +145,7 @@ class ProxyResponse:
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Take bytes of it. Raises `Unreadable`."""
+        """Parse bytes of it. Raise `Unreadable`."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -160,10 +160,10 @@ class ProxyResponse:
     # --- what the parser calls ---
 
     def on_headers_complete(self) -> None:
-        """Take note that the head is there."""
+        """Note that the head is complete."""
         self._headers_complete = self._parser.get_status_code() >= _FIRST_FINAL_STATUS
         self.complete = self.complete or (self._headers_complete and self._without_body)
 
     def on_message_complete(self) -> None:
-        """Take note of the end, unless it was only a word in between."""
+        """Note the end, unless it was only a word in between."""
         self.complete = self.complete or self._headers_complete

@@ -20,7 +20,7 @@ Emit = Callable[[EventBody | TextDelta], Awaitable[None]]
 """Receives events in order; waits while the store is behind."""
 
 OnListening = Callable[[Sequence[int]], None]
-"""Takes descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
+"""Receives descriptors of sockets that listen in a sealed run's network; whoever is called closes them."""
 
 
 ModelApi = Literal["anthropic", "bedrock", "vertex"]

@@ -315,7 +315,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._idle.append(self)
 
     def cancel_idle_timer(self) -> None:
-        """Take the connection out of its rest."""
+        """Make an idle connection active."""
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
@@ -420,7 +420,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Take note that the head is there, unless it is only a word before the answer."""
+        """Note that the head is complete, unless it is only a word before the answer."""
         self.status = self._parser.get_status_code()
         if self.status < _FIRST_FINAL_STATUS:
             return
@@ -433,13 +433,13 @@ class UpstreamConnection(asyncio.Protocol):
             self.headers_received.set_result(None)
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Append a piece of the body."""
         self._chunks.append(body)
         self._buffered_bytes += len(body)
         self._wake_reader()
 
     def on_message_complete(self) -> None:
-        """Take note of the end of the answer."""
+        """Note the end of the answer."""
         if self._headers_complete:
             self.complete = True
             self._keep_alive = self._has_framing and self._parser.should_keep_alive()  # it knows only now

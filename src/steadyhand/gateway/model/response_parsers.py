@@ -52,7 +52,7 @@ class BodyParser(Protocol):
     """A body on its way: pieces, then its end."""
 
     def feed(self, data: bytes) -> None:
-        """Take the next piece."""
+        """Parse the next piece."""
         ...
 
     def finish(self) -> None:
@@ -115,7 +115,7 @@ class SseParser:
         self._pending_return = False
 
     def feed(self, data: bytes) -> None:
-        """Take a piece, and read the events that end in it."""
+        """Parse a piece and the events that end in it."""
         if self._pending_return or b"\r" in data:
             data = self._normalize_newlines(data)
         buffer = self._buffer
@@ -193,7 +193,7 @@ class EventStreamParser:
         self._failed = False
 
     def feed(self, data: bytes) -> None:
-        """Take a piece, and read the frames that end in it."""
+        """Parse a piece and the frames that end in it."""
         if self._failed:
             return
         buffer = self._buffer

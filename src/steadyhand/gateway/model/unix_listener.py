@@ -189,7 +189,7 @@ class HttpConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of the body."""
+        """Append a piece of the body."""
         self._framing_bytes = 0
         super().on_body(body)
 

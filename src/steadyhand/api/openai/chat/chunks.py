@@ -48,7 +48,7 @@ class ChunkBuilder:
         self._options = options
         self._usage = UsageSince(after)
         self.ended_with_calls = False
-        """Whether the stream ended with calls for the client to make."""
+        """Return True if the stream ended with calls for the client to make."""
         self._assembler = TextAssembler()
         self.content = ""
         """All that has gone out as the answer."""

@@ -60,7 +60,7 @@ class ResponseEvents:
         self.output: list[dict[str, Any]] = []
         self.event_count = 0
         self.ended_with_calls = False
-        """Whether it ended with calls for the client to make."""
+        """Return True if it ended with calls for the client to make."""
         self._answered_rounds = 0
         self._created_at: datetime | None = None
         self._finished_at: datetime | None = None
