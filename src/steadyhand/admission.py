@@ -83,6 +83,10 @@ class Admission:
         self._monotonic_ns = monotonic_ns
         self._windows: dict[str, deque[int]] = {}
 
+    def limits_of(self, key_id: str) -> KeyLimits:
+        """Return the limits of a key; `NO_LIMITS` itself if it has none."""
+        return self._get_limits(key_id)
+
     def check_allowed(self, key_id: str, agent: str, workspace: str | None) -> None:
         """Raise `Forbidden` (`agent_not_allowed`, `workspace_not_allowed`); no workspace is the scratch one."""
         limits = self._get_limits(key_id)

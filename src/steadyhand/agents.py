@@ -58,6 +58,11 @@ class Agent:
     """The name of the provider of its model: an address and a credential."""
     day_micros: int | None = None
     """The budget of all its jobs together for a day in UTC; None is no limit."""
+    max_budget_micros: int | None = None
+    """The highest budget that a job may ask for; `budget_micros` is that of a job which asks for none."""
+    max_timeout_seconds: float | None = None
+    models: tuple[str, ...] | None = None
+    """The models that a job may name; None is any."""
     definition: str | None = None
     """The definition that the CLI receives as `--agent`; None runs the CLI's default agent."""
     workspace: str | None = None

@@ -253,13 +253,20 @@ class Client:
         """Return every key of the service, without their secrets. All methods for keys need the scope `admin`."""
         return _rows(self._request_json("GET", "/v1/keys"))
 
-    def create_key(self, name: str, *, scopes: Sequence[str] | None = None, **limits: Any) -> dict[str, Any]:
-        """Create a key and return it with its `secret`, shown only once; `limits` are those of `POST /v1/keys`."""
+    def create_key(
+        self, name: str, *, scopes: Sequence[str] | None = None, strict: bool = False, **limits: Any
+    ) -> dict[str, Any]:
+        """Create a key and return it with its `secret`, shown only once; `limits` are those of `POST /v1/keys`.
+
+        With `strict` an agent that is not known and the name of another valid key are refused.
+        """
         body: dict[str, Any] = {"name": name}
         if scopes is not None:
             body["scopes"] = tuple(scopes)
         if key_limits := {name: value for name, value in limits.items() if value is not None}:
             body["limits"] = key_limits
+        if strict:
+            body["strict"] = True
         return self._request_json("POST", "/v1/keys", json=body)
 
     def revoke_key(self, key_id: str) -> dict[str, Any]:

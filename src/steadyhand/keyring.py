@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from steadyhand.clock import utc_now
-from steadyhand.errors import Conflict, NotFound, Unauthenticated
+from steadyhand.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, Scope, Store
 
 ID_LENGTH = 10
@@ -123,9 +123,16 @@ class Keyring:
 
     # --- changing --------------------------------------------------------------------------
 
-    async def create(self, name: str, scopes: frozenset[Scope], limits: KeyLimits) -> tuple[ApiKey, str]:
-        """Create and store a key; return it with its secret, which is not shown again."""
+    async def create(
+        self, name: str, scopes: frozenset[Scope], limits: KeyLimits, *, unique: bool = False
+    ) -> tuple[ApiKey, str]:
+        """Create and store a key; return it with its secret, which is not shown again.
+
+        With `unique` raise `InvalidRequest` (`key_exists`) if another valid key has the name.
+        """
         async with self._lock:
+            if unique:
+                self._check_name_is_free(name)
             key_id = f"k_{_random_text(ID_LENGTH, _ID_ALPHABET)}"
             while key_id in self._keys:
                 key_id = f"k_{_random_text(ID_LENGTH, _ID_ALPHABET)}"
@@ -172,6 +179,13 @@ class Keyring:
             )
             await self._save(rotated)
             return rotated, secret
+
+    def _check_name_is_free(self, name: str) -> None:
+        for key in self._keys.values():
+            if key.name == name and key.revoked_at is None:
+                raise InvalidRequest.at(
+                    "/name", f"{key.id} is a valid key of this name; rotate or revoke it", code="key_exists"
+                )
 
     async def _save(self, key: ApiKey) -> None:
         await self._store.save_key(key)

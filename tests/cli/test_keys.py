@@ -19,6 +19,9 @@ LIMITS: dict[str, Any] = {
     "queued_jobs": None,
     "budget_usd_per_day": None,
     "budget_usd_per_month": None,
+    "max_budget_usd": None,
+    "max_timeout_seconds": None,
+    "models": None,
 }
 
 
@@ -47,7 +50,7 @@ def test_the_secret_alone_is_on_stdout(steadyhand: CommandLine, service: Scripte
     assert (ran.code, ran.out) == (0, SECRET + "\n")
     assert "k_7h2m4q9x1z (ci)" in ran.err
     assert "not shown again" in ran.err
-    assert service.requests[-1].body == {"name": "ci"}
+    assert service.requests[-1].body == {"name": "ci", "strict": True}
 
 
 def test_every_option_of_create_reaches_the_service(
@@ -66,6 +69,7 @@ def test_every_option_of_create_reaches_the_service(
         "1.5",
         "--budget-per-month",
         "20",
+        *["--max-budget", "2.5", "--max-timeout", "90", "--model", "haiku", "--model", "sonnet", "--force"],
         "--json",
     )
     assert ran.code == 0
@@ -81,6 +85,9 @@ def test_every_option_of_create_reaches_the_service(
             "queued_jobs": 0,
             "budget_usd_per_day": 1.5,
             "budget_usd_per_month": 20,
+            "max_budget_usd": 2.5,
+            "max_timeout_seconds": 90,
+            "models": ["haiku", "sonnet"],
         },
     }
 
@@ -94,6 +101,9 @@ def test_the_table_names_limits_that_are_there_and_leaves_out_revoked_keys(
         "requests_per_minute": 30,
         "budget_usd_per_day": "5.000000",
         "agents": ["a", "b"],
+        "max_budget_usd": "2.000000",
+        "max_timeout_seconds": 90,
+        "models": ["haiku"],
     }
     service.respond(
         "GET",
@@ -107,7 +117,10 @@ def test_the_table_names_limits_that_are_there_and_leaves_out_revoked_keys(
     table = steadyhand("keys", "list").out.splitlines()
     assert len(table) == 3
     assert table[1].endswith("fixed")
-    assert "2 running, 0 queued, 30/min, $5.0000/day, agents: a b" in table[2]
+    assert (
+        "2 running, 0 queued, 30/min, $5.0000/day, $2.0000/job, 90 s/job, agents: a b, models: haiku"
+        in table[2]
+    )
     assert steadyhand("keys", "list", "--all").out.splitlines()[3].endswith("revoked")
     assert len(json.loads(steadyhand("keys", "list", "--json").out)["data"]) == 2
 
@@ -230,3 +243,19 @@ def test_a_key_s_life_on_a_real_service(live: CommandLine, real_service: RealSer
     assert [live("jobs", STEADYHAND_TOKEN=each).code for each in (first, second)] == [4, 4]
     fixed = live("keys", "revoke", "admin.key")
     assert (fixed.code, "change it there" in fixed.err) == (1, True)
+
+
+def test_a_key_for_an_unknown_agent_and_a_second_key_of_a_name_need_force(
+    live: CommandLine, real_service: RealService
+) -> None:
+    unknown = live("keys", "create", "weekly", "--agent", "claud")
+    assert unknown.code == 2
+    assert "did you mean 'claude'? (with --force" in unknown.err
+    assert "weekly" not in live("keys", "list").out
+    assert live("keys", "create", "weekly", "--agent", "claude").code == 0
+    second = live("keys", "create", "weekly")
+    assert second.code == 2
+    assert "is a valid key of this name" in second.err
+    assert "--force" in second.err
+    assert live("keys", "create", "weekly", "--agent", "claud", "--force").code == 0
+    assert live("keys", "list").out.count("weekly") == 2

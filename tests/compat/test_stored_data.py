@@ -58,10 +58,20 @@ def held(reachable_tmp: Path, model: ScriptedModel) -> Iterator[Service]:
 
 
 def without_new_fields(answer: Any) -> Any:
-    """Return an answer without the fields that jobs have got since the sample was written."""
-    if not isinstance(answer, dict) or answer.get("object") != "job":
+    """Return an answer without the fields that jobs, keys and agents have got since the sample was written."""
+    if not isinstance(answer, dict):
         return answer
-    return {name: value for name, value in answer.items() if name not in ADDITIONS["properties"]["Job"]}
+    kind, added = answer.get("object"), ADDITIONS["properties"]
+    if kind == "list":
+        return {**answer, "data": [without_new_fields(each) for each in answer["data"]]}
+    if kind in ("api_key", "agent"):
+        names = added["KeyLimits" if kind == "api_key" else "AgentLimits"]
+        return {**answer, "limits": _without(answer["limits"], names)}
+    return _without(answer, added["Job"]) if kind == "job" else answer
+
+
+def _without(answer: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in names}
 
 
 def test_everything_in_a_stored_data_directory_reads_as_it_did(

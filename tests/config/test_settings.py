@@ -64,6 +64,22 @@ def test_the_file_the_environment_and_the_command_line_win_in_this_order(tmp_pat
             "[providers.house]\nbase_url = 'http://127.0.0.1:1'\n[agents.a]\nprovider = 'hous'",
             "agents.a.provider: there is no provider 'hous'; did you mean house?",
         ),
+        (
+            "[agents.a]\nbudget_usd = 3\nmax_budget_usd = 2\n",
+            "agents.a.budget_usd: 3 is above max_budget_usd, which is 2",
+        ),
+        (
+            "[agents.a]\ntimeout_seconds = 90\nmax_timeout_seconds = 60\n",
+            "agents.a.timeout_seconds: 90.0 is above max_timeout_seconds",
+        ),
+        (
+            '[agents.a]\nmodel = "opus"\nmodels = ["haiku"]\n',
+            "agents.a.model: 'opus' is not one of its models",
+        ),
+        (
+            '[agents.a]\nmodels = ["haiku"]\n[openai.models]\nx = {agent = "a", model = "opus"}\n',
+            "openai.models.x.model: 'opus' is not one of the models of 'a'",
+        ),
         ("[providers.x]\nkind = 'azure'", "providers.x.kind (steadyhand.toml): Input should be 'anthropic'"),
         ("[providers.x]\nheader = 'a b'", "providers.x.header"),
         (

@@ -32,7 +32,7 @@ from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.workspace.checkout import GitCheckouts
 
 CALLER = Caller("k_one", ALL_SCOPES)
-INTERNAL = {"check_max_budget", "resume_job"}
+INTERNAL = {"ceilings", "resume_job"}
 """Public for the other parts of `Control`, not for its callers."""
 
 

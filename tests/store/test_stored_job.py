@@ -1,7 +1,9 @@
 """The columns of a stored job stay as they are, byte for byte: other releases read and write the same database."""
 
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,8 @@ from steadyhand.job import (
     Usage,
 )
 from steadyhand.job_warnings import WarningCode
-from steadyhand.store.mapping import job_row
+from steadyhand.ports import ApiKey, KeyLimits
+from steadyhand.store.mapping import job_row, key_from_row, key_row
 from steadyhand.testing.contracts.samples import NOON
 
 HOUR = timedelta(hours=1)
@@ -181,3 +184,21 @@ def test_the_stored_sample_sets_every_field_to_other_than_its_default() -> None:
             each.name for each in fields(sample) if getattr(sample, each.name) == getattr(small, each.name)
         ]
         assert same == (["id", "created_at"] if sample is JOB else [])
+
+
+def test_a_key_is_stored_so_that_an_earlier_version_reads_it_unless_it_has_a_later_limit() -> None:
+    key = ApiKey("k_1", "ci", "0" * 64, frozenset({"read"}), NOON, KeyLimits(agents=("a",), day_micros=5))
+    stored = key_row(key)["limits"]
+    assert json.loads(stored) == {
+        "agents": ["a"],
+        "workspaces": None,
+        "per_minute": None,
+        "running": None,
+        "queued": None,
+        "day_micros": 5,
+        "month_micros": None,
+    }
+    limits = KeyLimits(max_budget_micros=1, max_timeout_seconds=2.5, models=("haiku",))
+    for each in (key, replace(key, limits=limits), replace(key, limits=KeyLimits())):
+        row: Any = key_row(each)
+        assert key_from_row(row) == each

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from steadyhand.agents import Agent, Limits, Workspace
+from steadyhand.agents import Agent, Workspace
 from steadyhand.api.classic.execute import classic_job_json
 from steadyhand.api.native.event_stream import event_frame
 from steadyhand.api.native.serializers import (
@@ -170,9 +170,7 @@ def _event(seq: int, kind: str, **data: Any) -> Event:
 def _native() -> dict[str, Any]:
     tool_call = _event(12, "tool.started", tool_id="toolu_1", name="Bash", input={"command": "make test"})
     claude = Agent("claude", "Claude with all its tools, in the default workspace.")
-    agent = agent_json(
-        AvailableAgent(claude, "infra", 5_000_000, 2700, 600), Limits(max_budget_micros=20_000_000)
-    )
+    agent = agent_json(AvailableAgent(claude, "infra", 5_000_000, 2700, 600, max_budget_micros=20_000_000))
     infra = workspace_json(Workspace("infra", "https://git.example.org/infra.git", "main"))
     usage = UsageTotal(41, TokenCounts(33_292, 13_940, 623_610, 82_164), 1_689_200)
     key = key_json(_KEY, is_fixed=False)

@@ -12,6 +12,7 @@ from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.key_names import find_key_id, key_label
 from steadyhand.cli.sanitize import one_line
 from steadyhand.cli.tables import keys_table
+from steadyhand.errors import InvalidRequest
 
 keys = typer.Typer(help="Create, list, revoke and rotate the keys of the service.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
@@ -47,6 +48,19 @@ def create(
     month: Annotated[
         float | None, typer.Option("--budget-per-month", metavar="USD", help="The most it may spend a month.")
     ] = None,
+    max_budget: Annotated[
+        float | None, typer.Option(metavar="USD", help="The highest budget that a job may ask for.")
+    ] = None,
+    max_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="The longest time that a job may ask for.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only this model; may be repeated.", metavar="NAME")
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also for an agent that is not known, and for a name that a key has."),
+    ] = False,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,10 +73,19 @@ def create(
         "queued_jobs": queued,
         "budget_usd_per_day": day,
         "budget_usd_per_month": month,
+        "max_budget_usd": max_budget,
+        "max_timeout_seconds": max_timeout,
+        "models": model or None,
     }
     output = client_options.create_output()
     with client_options.open_client(server) as client:
-        created = client.create_key(name, scopes=scope or None, **limits)
+        try:
+            created = client.create_key(name, scopes=scope or None, strict=not force, **limits)
+        except InvalidRequest as error:
+            if error.code not in ("key_exists", "unknown_agent"):
+                raise
+            text = f"{error.detail} (with --force the key is created all the same)"
+            raise InvalidRequest(text, code=error.code) from error
     _print_secret(output, created, as_json=as_json)
 
 

@@ -179,7 +179,11 @@ def _describe_limits(limits: Mapping[str, Any]) -> Iterable[str]:
     for period in ("day", "month"):
         if (amount := limits.get(f"budget_usd_per_{period}")) is not None:
             yield f"{display_usd(amount)}/{period}"
-    for name in ("agents", "workspaces"):
+    if (amount := limits.get("max_budget_usd")) is not None:
+        yield f"{display_usd(amount)}/job"
+    if (seconds := limits.get("max_timeout_seconds")) is not None:
+        yield f"{one_line(seconds, 12)} s/job"
+    for name in ("agents", "workspaces", "models"):
         if limits.get(name) is not None:
             yield f"{name}: {' '.join(map(str, limits[name]))}"
 

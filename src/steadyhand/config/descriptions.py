@@ -84,6 +84,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "agents.*.model": "Its model, if a job names none.",
     "agents.*.budget_usd": "The budget of its jobs in dollars, if a job names none.",
     "agents.*.budget_per_day_usd": "The dollars that all its jobs may spend in a day of UTC.",
+    "agents.*.max_budget_usd": "The highest budget in dollars that a job of the agent may ask for.",
+    "agents.*.max_timeout_seconds": "The longest time that a job of the agent may ask for.",
+    "agents.*.models": "The models that a job of the agent may name; without it, any. A job that names none has "
+    "`model`, else the first of them.",
     "agents.*.timeout_seconds": "The time that its jobs may run, if a job names none.",
     "agents.*.idle_timeout_seconds": "The time that it may be silent, if a job names none.",
     "agents.*.tools": "Its tools; without it, all of them.",

@@ -109,6 +109,7 @@ Duration = Annotated[timedelta | None, BeforeValidator(_parse_duration)]
 StringList = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 SecretPath = Annotated[str, AfterValidator(_validate_secret_path)]
 SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_split_list)]
+ModelList = Annotated[StringList, Field(min_length=1)]
 HostList = Annotated[StringList, AfterValidator(_validate_hosts)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
@@ -263,6 +264,9 @@ class AgentTable(_Table):
     model: str | None = None
     budget_usd: Dollars | None = None
     budget_per_day_usd: Dollars | None = None
+    max_budget_usd: Dollars | None = None
+    max_timeout_seconds: Seconds | None = None
+    models: ModelList | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
     background_seconds: Seconds | None = None

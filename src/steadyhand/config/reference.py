@@ -164,6 +164,8 @@ def _example(setting: str, hint: Any) -> str:
     }
     if setting.endswith("_bytes"):
         return "50_000_000_000"
+    if setting.endswith(".models"):
+        return '["text"]'  # as the example of `model`, which has to be one of them
     if name in examples:
         return examples[name]
     if name.startswith("`"):

@@ -143,6 +143,9 @@ def _build_agent(name: str, table: AgentTable) -> Agent:
         runner=table.runner,
         provider=table.provider,
         day_micros=None if table.budget_per_day_usd is None else to_micros(table.budget_per_day_usd),
+        max_budget_micros=None if table.max_budget_usd is None else to_micros(table.max_budget_usd),
+        max_timeout_seconds=table.max_timeout_seconds,
+        models=table.models,
         workspace=table.workspace,
         model=table.model,
         budget_micros=None if table.budget_usd is None else to_micros(table.budget_usd),
@@ -366,9 +369,29 @@ def _check_references(tables: Tables) -> None:
         if agent.provider not in provider_names:
             suggestion = _did_you_mean(agent.provider, provider_names)
             raise ConfigError(f"agents.{name}.provider: there is no provider {agent.provider!r}{suggestion}")
+        _check_ceilings(f"agents.{name}", agent)
+    for name, alias in tables.openai.models.items():
+        models = tables.agents[alias.agent].models if alias.agent in tables.agents else None
+        if alias.model is not None and models is not None and alias.model not in models:
+            raise ConfigError(
+                f"openai.models.{name}.model: {alias.model!r} is not one of the models of {alias.agent!r}"
+            )
     for key_path, workspace in workspace_references.items():
         if workspace not in (None, SCRATCH_WORKSPACE) and workspace not in tables.workspaces:
             raise ConfigError(f"{key_path}: there is no workspace {workspace!r}")
+
+
+def _check_ceilings(key_path: str, agent: AgentTable) -> None:
+    """Raise `ConfigError` for a default of an agent that the agent's own ceiling does not allow."""
+    defaults_and_ceilings = (
+        ("budget_usd", agent.budget_usd, "max_budget_usd", agent.max_budget_usd),
+        ("timeout_seconds", agent.timeout_seconds, "max_timeout_seconds", agent.max_timeout_seconds),
+    )
+    for name, default, ceiling_name, ceiling in defaults_and_ceilings:
+        if default is not None and ceiling is not None and default > ceiling:
+            raise ConfigError(f"{key_path}.{name}: {default} is above {ceiling_name}, which is {ceiling}")
+    if agent.model is not None and agent.models is not None and agent.model not in agent.models:
+        raise ConfigError(f"{key_path}.model: {agent.model!r} is not one of its models")
 
 
 def _read_secret(name: str, environ: Mapping[str, str], sources: dict[str, str]) -> str | None:

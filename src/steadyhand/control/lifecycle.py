@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from weakref import WeakValueDictionary
 
+from steadyhand.control.ceilings import Ceilings
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
@@ -128,8 +129,12 @@ class JobLifecycle:
 
         `earlier_events` are stored just before the change of state. `update` changes the job in the same commit.
         """
-        budget = job.budget_micros if request.budget_micros is None else request.budget_micros
-        self._submitter.check_max_budget(budget)
+        ceiling = self._submitter.ceilings(caller, self._deps.catalog.agent(job.agent)).budget
+        budget = (
+            ceiling.lower(job.budget_micros)
+            if request.budget_micros is None
+            else ceiling.check(request.budget_micros)
+        )
         spent = await self._budget_spent(job)
         if budget <= spent:
             raise InvalidRequest.at(
@@ -164,11 +169,17 @@ class JobLifecycle:
     ) -> Job:
         if not job.state.ended:
             raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
+        ceilings = self._submitter.ceilings(caller, self._deps.catalog.agent(job.agent))
+        model = ceilings.default_model(job.spec.model)
         await self._submitter.charge_request(caller, job.agent, job.workspace)
         now = self._deps.clock()
+
+        def changed(old: Job) -> Job:
+            return _lowered(change(old, now), ceilings, model)
+
         bodies = [*earlier_events, StateChanged(job.state, State.QUEUED, reason=reason)]
         drafts = [EventDraft(job.run, now, body) for body in bodies]
-        job = await self._deps.event_log.update_job(job.id, ENDED, lambda old: change(old, now), drafts)
+        job = await self._deps.event_log.update_job(job.id, ENDED, changed, drafts)
         await self._deps.queue.requeue(job)
         return job
 
@@ -180,6 +191,16 @@ class JobLifecycle:
             raise Conflict(f"The job is {job.state}; cancel it first.")
         await self._deps.store.delete(job_id)
         await self._deps.checkouts.delete_job(job_id)
+
+
+def _lowered(job: Job, ceilings: Ceilings, model: str | None) -> Job:
+    """Return a job with this model, and its figures lowered to ceilings that may be newer than the job."""
+    return replace(
+        job,
+        spec=replace(job.spec, model=model),
+        budget_micros=ceilings.budget.lower(job.budget_micros),
+        timeout_seconds=ceilings.timeout.lower(job.timeout_seconds),
+    )
 
 
 def _same_run(job: Job, after_run: int | None) -> Job:

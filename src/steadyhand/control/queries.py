@@ -1,6 +1,7 @@
 """Operations that read: jobs, their files and events, agents, workspaces, usage."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -8,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from steadyhand.agents import Agent, AgentDefinition, Workspace
+from steadyhand.control.ceilings import Ceilings
 from steadyhand.control.deps import ControlDeps
-from steadyhand.control.requests import AvailableAgent, Caller, first_set
-from steadyhand.errors import Conflict, NotFound, WorkspaceError
+from steadyhand.control.requests import AvailableAgent, Caller, did_you_mean, first_set
+from steadyhand.errors import Conflict, InvalidRequest, NotFound, WorkspaceError
 from steadyhand.events import Event, LiveProgress, LiveText, StateChanged
 from steadyhand.job import ENDED, Job, State
 from steadyhand.ports import JobFilter, JobPage, QueueLoad, RunOutput, UsageQuery, UsageRow
@@ -155,7 +157,29 @@ class JobQueries:
                 agents[name] = Agent(name, definition.description, definition=name)
             elif not known.description:
                 agents[name] = replace(known, description=definition.description)
-        return [self._available_agent(agents[name]) for name in sorted(agents)]
+        return [self._available_agent(caller, agents[name]) for name in sorted(agents)]
+
+    async def check_agents(self, names: Sequence[str], workspaces: Sequence[str] | None = None) -> None:
+        """Raise `InvalidRequest` (`unknown_agent`) for a name of no agent that is configured or defined in a workspace.
+
+        Without `workspaces` all configured ones are searched; one that cannot be read defines none.
+        """
+        known = set(self._deps.catalog.agents)
+        searched = self._deps.catalog.workspaces if workspaces is None else workspaces
+        for workspace in (None, *searched):  # None has the operator's own definitions
+            if known.issuperset(names):
+                return
+            with contextlib.suppress(WorkspaceError):
+                known |= set(
+                    await self._deps.checkouts.agent_definitions(self._deps.catalog.workspace(workspace))
+                )
+        for index, name in enumerate(names):
+            if name not in known:
+                raise InvalidRequest.at(
+                    f"/limits/agents/{index}",
+                    f"{name!r} is not known{did_you_mean(name, sorted(known))}",
+                    code="unknown_agent",
+                )
 
     async def _default_definitions(self) -> dict[str, AgentDefinition]:
         workspace = self._deps.catalog.workspace(self._deps.catalog.defaults.workspace)
@@ -164,14 +188,21 @@ class JobQueries:
         except WorkspaceError:
             return {}  # the list still has the configured agents; the error of a job names the problem
 
-    def _available_agent(self, agent: Agent) -> AvailableAgent:
+    def _available_agent(self, caller: Caller, agent: Agent) -> AvailableAgent:
         defaults = self._deps.catalog.defaults
+        ceilings = Ceilings(self._deps.catalog.limits, agent, self._deps.admission.limits_of(caller.key_id))
+        max_budget, max_timeout = ceilings.budget.nearest, ceilings.timeout.nearest
         return AvailableAgent(
             agent=agent,
             workspace=self._deps.catalog.default_workspace_name(agent),
-            budget_micros=first_set(agent.budget_micros, defaults.budget_micros),
-            timeout_seconds=first_set(agent.timeout_seconds, defaults.timeout_seconds),
+            budget_micros=ceilings.budget.lower(first_set(agent.budget_micros, defaults.budget_micros)),
+            timeout_seconds=ceilings.timeout.lower(
+                first_set(agent.timeout_seconds, defaults.timeout_seconds)
+            ),
             idle_timeout_seconds=first_set(agent.idle_timeout_seconds, defaults.idle_timeout_seconds),
+            max_budget_micros=None if max_budget is None else max_budget[1],
+            max_timeout_seconds=None if max_timeout is None else max_timeout[1],
+            models=ceilings.models,
         )
 
     def list_workspaces(self, caller: Caller) -> Sequence[Workspace]:

@@ -58,12 +58,15 @@ class Submission:
     Without it, that is the newest job of `session` or of the session name in `spec`.
     """
     session: str | None = None
+    default_budget_micros: int | None = None
+    """The budget of the route, in place of the agent's, if the request names none; it is lowered to the ceilings."""
+    default_timeout_seconds: float | None = None
     max_budget: bool = False
-    """The budget is the nearest limit, in place of the agent's value."""
+    """The budget is the nearest ceiling, in place of the agent's value."""
     max_timeout: bool = False
-    """The time limit is the nearest limit, in place of the agent's value."""
+    """The time limit is the nearest ceiling, in place of the agent's value."""
     may_be_unlimited: bool = False
-    """Without a limit, `max_budget` and `max_timeout` mean the largest value; else they are an error."""
+    """Without a ceiling, `max_budget` and `max_timeout` mean the largest value; else they are an error."""
     strict: bool = True
 
 
@@ -78,13 +81,16 @@ class ResumeOptions:
 
 @dataclass(frozen=True, slots=True)
 class AvailableAgent:
-    """An agent that a job may name, with the values of a job that sets none of its own."""
+    """An agent that a job may name, with the values of a job that sets none of its own, and the caller's ceilings."""
 
     agent: Agent
     workspace: str | None
     budget_micros: int
     timeout_seconds: float
     idle_timeout_seconds: float
+    max_budget_micros: int | None = None
+    max_timeout_seconds: float | None = None
+    models: tuple[str, ...] | None = None
 
 
 def unchanged(job: Job) -> Job:

@@ -4,16 +4,14 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from steadyhand.admission import RateCharge
 from steadyhand.agents import SCRATCH_WORKSPACE, Agent
+from steadyhand.control.ceilings import Ceilings
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import (
-    LARGEST_BUDGET_MICROS,
-    LARGEST_TIMEOUT_SECONDS,
     Caller,
     Submission,
     did_you_mean,
@@ -29,15 +27,12 @@ from steadyhand.job import (
     JobWarning,
     State,
 )
-from steadyhand.job_warnings import WarningCode
-from steadyhand.money import format_dollars
 from steadyhand.ports import (
     AddResult,
     IdempotencyKey,
     JobFilter,
 )
 
-_NumberT = TypeVar("_NumberT", int, float)
 _MAX_SESSION_JOBS = 20
 """The number of jobs of a session, newest first, in which a session is looked for."""
 _REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
@@ -75,6 +70,7 @@ class JobSubmitter:
         self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None
     ) -> AddResult:
         parent = await self._find_parent(caller, submission)
+        requested_model = submission.spec.model
         if parent is not None:
             submission = inherit_from_parent(parent, submission)
         name = submission.agent or self._deps.catalog.defaults.agent
@@ -85,7 +81,7 @@ class JobSubmitter:
         self._deps.admission.check_allowed(caller.key_id, name, workspace)
         if submission.strict and name not in self._deps.catalog.agents:
             await self._require_known_agent(name, workspace)
-        job = self._build_job(caller, submission, agent, workspace)
+        job = self._build_job(caller, submission, agent, workspace, requested_model)
         if parent is not None:
             job = replace(
                 job,
@@ -176,35 +172,41 @@ class JobSubmitter:
         """Store the digest of the conversation up to a job's answer, so that the caller can continue it."""
         await self._deps.store.update_job(job_id, ENDED, lambda old: replace(old, conversation=digest))
 
-    def _build_job(self, caller: Caller, submission: Submission, agent: Agent, workspace: str | None) -> Job:
-        defaults, limits = self._deps.catalog.defaults, self._deps.catalog.limits
-        budget = first_set(submission.budget_micros, agent.budget_micros, defaults.budget_micros)
-        timeout = first_set(submission.timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
+    def _build_job(
+        self,
+        caller: Caller,
+        submission: Submission,
+        agent: Agent,
+        workspace: str | None,
+        requested_model: str | None,
+    ) -> Job:
+        defaults, ceilings = self._deps.catalog.defaults, self.ceilings(caller, agent)
         warnings: list[JobWarning] = []
+        unlimited = submission.may_be_unlimited
         if submission.max_budget:
-            budget = _nearest_limit(
-                "max_budget_usd", (limits.max_budget_micros,), LARGEST_BUDGET_MICROS, submission, warnings
+            budget = ceilings.budget.require(agent.name, warnings, may_be_unlimited=unlimited)
+        elif submission.budget_micros is not None:
+            budget = ceilings.budget.check(submission.budget_micros)
+        else:
+            budget = ceilings.budget.lower(
+                first_set(submission.default_budget_micros, agent.budget_micros, defaults.budget_micros)
             )
         if submission.max_timeout:
-            timeout = _nearest_limit(
-                "timeout_seconds",
-                (limits.max_timeout_seconds,),
-                LARGEST_TIMEOUT_SECONDS,
-                submission,
-                warnings,
+            timeout = ceilings.timeout.require(agent.name, warnings, may_be_unlimited=unlimited)
+        elif submission.timeout_seconds is not None:
+            timeout = ceilings.timeout.check(submission.timeout_seconds)
+        else:
+            timeout = ceilings.timeout.lower(
+                first_set(submission.default_timeout_seconds, agent.timeout_seconds, defaults.timeout_seconds)
             )
-        self.check_max_budget(budget)
-        if limits.max_timeout_seconds is not None and timeout > limits.max_timeout_seconds:
-            max_timeout = limits.max_timeout_seconds
-            raise InvalidRequest.at(
-                "/timeout_seconds", f"is above the limit of {max_timeout:g}", code="limit_exceeded"
-            )
+        if requested_model is not None:
+            ceilings.check_model(requested_model)
         now, spec = self._deps.clock(), submission.spec
         return Job(
             id=self._deps.new_id(),
             spec=replace(
                 spec,
-                model=spec.model or agent.model,
+                model=requested_model or ceilings.default_model(spec.model, agent.model),
                 max_turns=spec.max_turns or agent.max_turns,
                 effort=spec.effort or agent.effort,
             ),
@@ -225,15 +227,9 @@ class JobSubmitter:
             warnings=tuple(warnings),
         )
 
-    def check_max_budget(self, micros: int) -> None:
-        """Raise `InvalidRequest` (`limit_exceeded`) if a budget is above the service's maximum."""
-        limit_micros = self._deps.catalog.limits.max_budget_micros
-        if limit_micros is not None and micros > limit_micros:
-            raise InvalidRequest.at(
-                "/budget_usd",
-                f"is above the limit of {format_dollars(limit_micros, min_places=0)}",
-                code="limit_exceeded",
-            )
+    def ceilings(self, caller: Caller, agent: Agent) -> Ceilings:
+        """Return the ceilings of a caller's requests for an agent."""
+        return Ceilings(self._deps.catalog.limits, agent, self._deps.admission.limits_of(caller.key_id))
 
     def _resolve_workspace(self, caller: Caller, submission: Submission, agent: Agent) -> str | None:
         name = submission.workspace
@@ -265,30 +261,6 @@ class JobSubmitter:
             raise InvalidRequest.at(
                 "/agent", f"is not known{did_you_mean(name, known)}", code="unknown_agent"
             )
-
-
-_LIMIT_SETTINGS = {"max_budget_usd": "limits.max_budget_usd", "timeout_seconds": "limits.max_timeout_seconds"}
-
-
-def _nearest_limit(
-    field: str,
-    limits: Sequence[_NumberT | None],
-    largest: _NumberT,
-    submission: Submission,
-    warnings: list[JobWarning],
-) -> _NumberT:
-    """Return the smallest limit. Without one, add a warning and return the largest value, or raise `InvalidRequest`."""
-    set_limits = [limit for limit in limits if limit is not None]
-    if set_limits:
-        return min(set_limits)
-    if not submission.may_be_unlimited:
-        raise InvalidRequest.at(
-            f"/{field}", f"null means the limit of the service, and {_LIMIT_SETTINGS[field]} is not set"
-        )
-    warnings.append(
-        JobWarning(WarningCode.NO_LIMIT, f"{field} is null and {_LIMIT_SETTINGS[field]} is not set.")
-    )
-    return largest
 
 
 def _known_workspaces(name: str, known: Sequence[str]) -> str:

@@ -26,6 +26,11 @@ class KeyLimits:
     """Jobs that may wait."""
     day_micros: int | None = None
     month_micros: int | None = None
+    max_budget_micros: int | None = None
+    """The highest budget that a job may ask for."""
+    max_timeout_seconds: float | None = None
+    models: tuple[str, ...] | None = None
+    """The models that a job may name."""
 
 
 NO_LIMITS = KeyLimits()

@@ -84,6 +84,9 @@ _OBJECT_FIELDS = {
 _STORED_IF_SET = frozenset({"model_status"})
 """Later fields of these objects: a release that does not know them reads every row that has no use for them."""
 
+_LATER_KEY_LIMITS = frozenset({"max_budget_micros", "max_timeout_seconds", "models"})
+"""Limits of a key that earlier versions do not know; they are stored only if they are set."""
+
 _CALL_FIELDS = (
     "id",
     "job_id",
@@ -319,7 +322,7 @@ def key_row(key: ApiKey) -> dict[str, Any]:
         "digest": key.digest,
         "scopes": to_json(sorted(key.scopes)),
         "created_at": to_microseconds(key.created_at),
-        "limits": to_json(asdict(key.limits)),
+        "limits": to_json(_limits_document(key.limits)),
         "revoked_at": _microseconds_or_none(key.revoked_at),
         "former_digest": key.previous_digest,
         "former_until": _microseconds_or_none(key.previous_valid_until),
@@ -340,6 +343,15 @@ def key_from_row(row: RowMapping) -> ApiKey:
         row["former_digest"],
         _time_or_none(row["former_until"]),
     )
+
+
+def _limits_document(limits: KeyLimits) -> dict[str, Any]:
+    """Return the limits of a key as they are stored. An earlier version reads them if no later limit is set."""
+    return {
+        name: value
+        for name, value in asdict(limits).items()
+        if value is not None or name not in _LATER_KEY_LIMITS
+    }
 
 
 def _decode_limits(text: str | None) -> KeyLimits:

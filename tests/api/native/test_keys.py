@@ -32,6 +32,9 @@ NO_LIMITS = dict.fromkeys(
         "queued_jobs",
         "budget_usd_per_day",
         "budget_usd_per_month",
+        "max_budget_usd",
+        "max_timeout_seconds",
+        "models",
     )
 )
 
@@ -460,3 +463,26 @@ def test_a_wrong_method_or_query_is_refused(service: RunningService) -> None:
         check(client.put("/v1/keys", json={}), 405, "method_not_allowed")
         check(client.get("/v1/keys", params={"limit": 1}), 422, "unknown_field")
         check(client.post("/v1/keys", content=b"{}"), 415, "unsupported_media_type")
+
+
+def test_a_strict_request_refuses_unknown_agents_and_a_name_that_a_valid_key_has(
+    service: RunningService,
+) -> None:
+    with service.client() as client:
+
+        def create(name: str, **fields: Any) -> httpx2.Response:
+            return client.post("/v1/keys", json={"name": name, **fields})
+
+        # `dear` is configured, `helper` is defined in a repository.
+        body = {"strict": True, "limits": {"agents": ["dear", "helper", "nosuch"]}}
+        error = check(create("strict", **body), 422, "unknown_agent")
+        assert [each["pointer"] for each in error["errors"]] == ["/limits/agents/2"]
+        assert create("strict", limits=body["limits"]).status_code == 201
+        key = create("once", strict=True, limits={"agents": ["dear", "helper"]}).json()
+        error = check(create("once", strict=True), 422, "key_exists")
+        assert key["id"] in error["detail"]
+        assert create("once").status_code == 201
+        for each in client.get("/v1/keys").json()["data"]:
+            if each["name"] == "once":
+                assert client.delete(f"/v1/keys/{each['id']}").status_code == 200
+        assert create("once", strict=True).status_code == 201

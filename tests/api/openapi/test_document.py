@@ -248,7 +248,11 @@ def test_agents_and_workspaces_say_what_can_be_asked_for(client: httpx2.Client) 
     assert {"claude", "chat", "dear", "helper"} == set(agents)
     assert agents["dear"]["budget_usd"] == "7.000000"
     assert agents["chat"]["tools"] == []
-    assert agents["claude"]["limits"] == {"max_budget_usd": "100.000000", "max_timeout_seconds": 86400}
+    assert agents["claude"]["limits"] == {
+        "max_budget_usd": "100.000000",
+        "max_timeout_seconds": 86400,
+        "models": None,
+    }
     body = client.get("/v1/workspaces").json()
     assert body["data"][0]["repository"] == "https://git.example.org/infra.git"
     assert "secret" not in str(body)

@@ -57,8 +57,8 @@ async def create_classic_completion(request: Request) -> Response:
     submission = Submission(
         spec=JobSpec(prompt=build_prompt(body.messages), origin="openai"),
         agent=context.options.openai_default_agent or CLASSIC_DEFAULT_AGENT,
-        budget_micros=BUDGET_MICROS,
-        timeout_seconds=TIMEOUT_SECONDS,
+        default_budget_micros=BUDGET_MICROS,
+        default_timeout_seconds=TIMEOUT_SECONDS,
         strict=False,
     )
     try:

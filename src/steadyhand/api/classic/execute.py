@@ -51,11 +51,15 @@ async def execute(request: Request) -> Response:
     asked, _ = await parse_body(
         request, ExecuteRequest, context.options.max_body_bytes, lenient=True, form=True
     )
+    named = asked.model_fields_set
+    budget = None if asked.max_budget_usd is None else to_positive_micros(asked.max_budget_usd)
     submission = Submission(
         spec=JobSpec(prompt=asked.prompt, metadata=asked.metadata, origin="classic"),
         agent=asked.agent,
-        budget_micros=None if asked.max_budget_usd is None else to_positive_micros(asked.max_budget_usd),
-        timeout_seconds=asked.timeout_seconds,
+        budget_micros=budget if "max_budget_usd" in named else None,
+        default_budget_micros=budget,
+        timeout_seconds=asked.timeout_seconds if "timeout_seconds" in named else None,
+        default_timeout_seconds=asked.timeout_seconds,
         max_budget=asked.max_budget_usd is None,
         max_timeout=asked.timeout_seconds is None,
         may_be_unlimited=context.options.profile == "classic",

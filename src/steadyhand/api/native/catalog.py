@@ -29,7 +29,7 @@ async def list_agents(request: Request) -> Response:
         for offer in await control.list_agents(caller)
         if allowed_names is None or offer.agent.name in allowed_names
     ]
-    body: native_bodies.AgentList = list_json([agent_json(offer, control.catalog.limits) for offer in offers])
+    body: native_bodies.AgentList = list_json([agent_json(offer) for offer in offers])
     return json_response(body)
 
 

@@ -61,6 +61,11 @@ def key_limits(requested: requests.KeyLimitsRequest | None) -> KeyLimits:
         queued=requested.queued_jobs,
         day_micros=None if day is None else to_positive_micros(day),
         month_micros=None if month is None else to_positive_micros(month),
+        max_budget_micros=(
+            None if requested.max_budget_usd is None else to_positive_micros(requested.max_budget_usd)
+        ),
+        max_timeout_seconds=requested.max_timeout_seconds,
+        models=None if requested.models is None else tuple(dict.fromkeys(requested.models)),
     )
 
 
@@ -84,7 +89,10 @@ async def create_key(request: Request) -> Response:
     context = _require_admin(request)
     parse_query(request)
     body, _ = await parse_body(request, requests.KeyRequest, context.options.max_body_bytes)
-    key, secret = await context.keyring.create(body.name, frozenset(body.scopes), key_limits(body.limits))
+    limits = key_limits(body.limits)
+    if body.strict:
+        await context.control.check_agents(limits.agents or (), limits.workspaces)
+    key, secret = await context.keyring.create(body.name, frozenset(body.scopes), limits, unique=body.strict)
     return _key_response(context, key, 201, secret)
 
 

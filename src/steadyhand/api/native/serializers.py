@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any, TypeVar, cast, get_args
 from urllib.parse import urlsplit, urlunsplit
 
-from steadyhand.agents import Limits, Workspace
+from steadyhand.agents import Workspace
 from steadyhand.api.schemas import native_bodies
 from steadyhand.control import AvailableAgent
 from steadyhand.events import Event, LiveProgress, LiveText, event_data, format_rfc3339
@@ -27,6 +27,10 @@ def _time_or_none(time: datetime | None) -> str | None:
 def compact_number(seconds: float) -> float:
     """Return a duration as an integer if it is one."""
     return int(seconds) if seconds == int(seconds) else seconds
+
+
+def _seconds_or_none(seconds: float | None) -> float | None:
+    return None if seconds is None else compact_number(seconds)
 
 
 def redact_url(url: str | None) -> str | None:
@@ -139,10 +143,9 @@ def event_json(item: Event | LiveText | LiveProgress) -> native_bodies.Event:
     }
 
 
-def agent_json(offer: AvailableAgent, limits: Limits) -> native_bodies.Agent:
-    """Return an agent with the defaults and the limits of its jobs."""
+def agent_json(offer: AvailableAgent) -> native_bodies.Agent:
+    """Return an agent with the defaults of its jobs and the ceilings for the caller."""
     agent = offer.agent
-    max_timeout = limits.max_timeout_seconds
     return {
         "object": "agent",
         "name": agent.name,
@@ -157,8 +160,9 @@ def agent_json(offer: AvailableAgent, limits: Limits) -> native_bodies.Agent:
         "effort": agent.effort,
         "tools": None if agent.tools is None else list(agent.tools),
         "limits": {
-            "max_budget_usd": _usd_or_none(limits.max_budget_micros),
-            "max_timeout_seconds": None if max_timeout is None else compact_number(max_timeout),
+            "max_budget_usd": _usd_or_none(offer.max_budget_micros),
+            "max_timeout_seconds": _seconds_or_none(offer.max_timeout_seconds),
+            "models": None if offer.models is None else list(offer.models),
         },
     }
 
@@ -193,6 +197,9 @@ def _key_limits_json(limits: KeyLimits) -> native_bodies.KeyLimits:
         "queued_jobs": limits.queued,
         "budget_usd_per_day": _usd_or_none(limits.day_micros),
         "budget_usd_per_month": _usd_or_none(limits.month_micros),
+        "max_budget_usd": _usd_or_none(limits.max_budget_micros),
+        "max_timeout_seconds": _seconds_or_none(limits.max_timeout_seconds),
+        "models": None if limits.models is None else list(limits.models),
     }
 
 

@@ -299,6 +299,7 @@ class AgentLimits(TypedDict):
 
     max_budget_usd: Dollars | None
     max_timeout_seconds: float | None
+    models: list[str] | None
 
 
 class Agent(TypedDict):
@@ -352,6 +353,9 @@ class KeyLimits(TypedDict):
     queued_jobs: int | None
     budget_usd_per_day: Dollars | None
     budget_usd_per_month: Dollars | None
+    max_budget_usd: Dollars | None
+    max_timeout_seconds: float | None
+    models: list[str] | None
 
 
 class _KeyFields(TypedDict):

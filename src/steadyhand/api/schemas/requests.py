@@ -140,6 +140,9 @@ class ExecuteRequest(BaseModel):
     metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
 
 
+ModelName = Annotated[
+    str, AfterValidator(_validate_model_name), _string_schema(pattern=f"^{_MODEL_NAME.pattern}$")
+]
 AgentName = Annotated[
     str, AfterValidator(_validate_agent_name), _string_schema(pattern=f"^{NAME_PATTERN.pattern}$")
 ]
@@ -184,12 +187,7 @@ class WorkRequest(BaseModel):
         json_schema_extra=_without_default,
         description="Required without `command`.",
     )
-    model: (
-        Annotated[
-            str, AfterValidator(_validate_model_name), _string_schema(pattern=f"^{_MODEL_NAME.pattern}$")
-        ]
-        | None
-    ) = None
+    model: ModelName | None = None
     budget_usd: Dollars | None = None
     timeout_seconds: Seconds | None = None
     idle_timeout_seconds: Seconds | None = None
@@ -286,6 +284,15 @@ class KeyLimitsRequest(BaseModel):
     )
     budget_usd_per_day: Dollars | None = None
     budget_usd_per_month: Dollars | None = None
+    max_budget_usd: Dollars | None = Field(
+        default=None, description="The highest budget that a job may ask for."
+    )
+    max_timeout_seconds: Seconds | None = Field(
+        default=None, description="The longest time that a job may ask for."
+    )
+    models: Annotated[list[ModelName], Field(min_length=1, max_length=1000)] | None = Field(
+        default=None, description="The models that a job may name."
+    )
 
 
 class KeyRequest(BaseModel):
@@ -303,6 +310,10 @@ class KeyRequest(BaseModel):
         default=["submit", "read", "cancel"]
     )
     limits: KeyLimitsRequest | None = None
+    strict: bool = Field(
+        default=False,
+        description="Refuse an agent that is not known, and a name that another valid key has.",
+    )
 
 
 class RotateRequest(BaseModel):
