@@ -207,6 +207,12 @@ def test_ceilings_of_a_key_are_stored_and_listed(service: RunningService) -> Non
         shown = client.get(f"/v1/keys/{made['id']}").json()["limits"]
         assert (shown["max_budget_usd"], shown["max_timeout_seconds"]) == ("1.500000", 90)
         assert shown["models"] == ["haiku", "claude-opus-4-8"]
-        for bad in ({"max_budget_usd": 0}, {"max_timeout_seconds": -1}, {"models": []}, {"models": ["-x"]}):
+        refused_limits: list[dict[str, Any]] = [
+            {"max_budget_usd": 0},
+            {"max_timeout_seconds": -1},
+            {"models": []},
+            {"models": ["-x"]},
+        ]
+        for bad in refused_limits:
             reply = client.post("/v1/keys", json={"name": "bad", "limits": bad})
             assert refused(reply, 422, "invalid_field")
