@@ -13,6 +13,7 @@ class WarningCode(StrEnum):
     CACHES_UNUSED = "caches_unused"
     COMPACTED = "compacted"
     COST_DIFFERS = "cost_differs"
+    DIFF_DIFFERS = "diff_differs"
     DIFF_TOO_LARGE = "diff_too_large"
     EGRESS_HOST = "egress_host"
     EGRESS_REFUSALS = "egress_refusals"
@@ -46,6 +47,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.CACHES_UNUSED: "Shared caches need isolation `bwrap`; the run had none.",
     WarningCode.COMPACTED: "The conversation was too long; the agent replaced it by a summary.",
     WarningCode.COST_DIFFERS: "The agent's own cost differs from the counted cost by more than 5 %.",
+    WarningCode.DIFF_DIFFERS: "The diff does not show all that the commits change; the branch was not pushed.",
     WarningCode.DIFF_TOO_LARGE: "The diff is larger than 64 MiB and was not kept.",
     WarningCode.EGRESS_HOST: "The agent reached this host for the first time in this run.",
     WarningCode.EGRESS_REFUSALS: "Too many requests were refused; later refusals are not recorded.",

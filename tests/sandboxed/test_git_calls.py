@@ -64,6 +64,10 @@ IMPORT_CALLS = (
     "harvest.collect update-ref",
     "harvest.write_diff diff",
     "harvest.write_diff diff (2)",
+    "harvest._diff_makes read-tree",
+    "harvest._diff_makes apply",
+    "harvest._diff_makes rev-parse",
+    "harvest._diff_makes write-tree",
     "harvest._write_bundle rev-list",
     "harvest._write_bundle bundle",
 )

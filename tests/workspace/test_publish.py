@@ -8,6 +8,7 @@ from steadyhand.ports import Checkout, Harvest
 from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace import harvest as harvesting
 
 
 def published(
@@ -130,3 +131,31 @@ def test_a_local_repository_is_written_as_its_owner(checkouts: GitCheckouts, rep
         path for path in repository.folder.rglob("*") if path.lstat().st_uid != 64500
     ]  # fmt: skip
     assert strange == []
+
+
+def test_a_submodule_that_was_moved_is_in_the_diff_of_the_branch_that_is_pushed(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    other = "1" * 40
+    repository.run(f"git update-index --add --cacheinfo 160000,{other},sub && git commit -qm 'A submodule'")
+    moved = "2" * 40
+    script = f"mkdir -p sub && git update-index --cacheinfo 160000,{moved},sub && git commit -qm 'Move it'"
+    place, harvest = published(checkouts, repository, script)
+    assert harvest.warnings == ()
+    assert harvest.changes is not None
+    assert (harvest.changes.files, harvest.changes.published) == (1, True)
+    diff = place.paths.diff.read_text(encoding="utf-8")
+    assert f"-Subproject commit {other}\n+Subproject commit {moved}\n" in diff
+    repository.run(f"git apply --index {place.paths.diff}")
+    assert repository.run("git write-tree") == repository.run("git rev-parse steadyhand/0123456789ab^{tree}")
+
+
+def test_a_diff_that_does_not_show_the_whole_branch_keeps_it_from_being_pushed(
+    checkouts: GitCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harvesting, "_DIFF", (*harvesting._DIFF, "--diff-filter=A"))
+    _, harvest = published(checkouts, repository, "echo a > a.txt && echo b >> readme.txt")
+    assert [warning.code for warning in harvest.warnings] == ["diff_differs", "publish_failed"]
+    assert harvest.changes is not None
+    assert harvest.changes.published is False
+    assert "steadyhand" not in repository.run("git branch --list")

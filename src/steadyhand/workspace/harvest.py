@@ -45,7 +45,10 @@ _IMPORT_CONFIG = (("core.bigFileThreshold", "32m"), ("pack.threads", "1"), ("cor
 # A small pack can hold an object of any size: none is taken into memory that is larger.
 _IMPORT_BOUNDS = {"GIT_ALLOC_LIMIT": "512m"}
 _SNAPSHOT_CONFIG = (("core.compression", "1"), ("core.fsync", "none"), ("pack.threads", "1"))
-_DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--find-renames")
+_DIFF = (
+    "diff", "--no-ext-diff", "--no-textconv", "--no-color", "--find-renames",
+    "--ignore-submodules=none", "--submodule=short",
+)  # fmt: skip
 
 
 class Harvester:
@@ -125,6 +128,10 @@ class Harvester:
     ) -> Changes:
         """Push the branch with the service's own credentials. If the push fails, the commits stay in the bundle."""
         branch = f"steadyhand/{checkout.paths.root.name}"
+        if any(warning.code == WarningCode.DIFF_DIFFERS for warning in warnings):
+            text = f"The branch '{branch}' was not pushed: the diff does not show all of it."
+            warnings.append(JobWarning(WarningCode.PUBLISH_FAILED, text))
+            return replace(changes, branch=branch)
         mirror = self._mirrors.get(checkout.workspace.repository or "")
         try:
             await mirror.push(_import_dir_of(checkout.paths), changes.head, branch, seconds=seconds)
@@ -174,6 +181,7 @@ class _HarvestContext:
             )  # fmt: skip
         if result.overflowed:
             part.unlink()
+            self.files.diff.unlink(missing_ok=True)
             self.warn(WarningCode.DIFF_TOO_LARGE, "The diff is larger than 64 MiB and was not kept.")
         elif result.code != 0:
             part.unlink()
@@ -214,9 +222,40 @@ class _PrivateHarvest:
         if head == base:
             return None
         await self._run("update-ref", self._branch, head)
-        files, insertions, deletions = await self._context.write_diff(self._git, self._import_dir, base, head)
+        files, insertions, deletions = await self._write_checked_diff(base, head)
         await self._write_bundle(head)
         return Changes(base, head, files, insertions, deletions)
+
+    # --- the diff --------------------------------------------------------------------------
+
+    async def _write_checked_diff(self, base: str, head: str) -> tuple[int, int, int]:
+        """Write the diff and return its size. Who reviews the diff sees exactly the tree of `head`, or is warned."""
+        size = await self._context.write_diff(self._git, self._import_dir, base, head)
+        if await self._diff_makes(base, head):
+            return size
+        await self._context.write_diff(self._git, self._import_dir, "--no-renames", base, head)
+        if not await self._diff_makes(base, head):
+            self._context.warn(
+                WarningCode.DIFF_DIFFERS, "The diff does not show all that the commits change; see the bundle."
+            )
+        return size
+
+    async def _diff_makes(self, base: str, head: str) -> bool:
+        """Return true if the diff, applied to the tree of `base`, makes the tree of `head`; also if there is no diff."""
+        diff = self._context.files.diff
+        if not diff.exists():
+            return True  # it is too large, and a warning says so
+        env = {"GIT_DIR": str(self._import_dir), "GIT_INDEX_FILE": str(self._import_dir / "check.index")}
+        git = Git(env=env | _IMPORT_BOUNDS, config=_IMPORT_CONFIG)
+        await git.run("read-tree", base, cwd=self._import_dir)
+        if diff.stat().st_size:
+            applied = await git.run(
+                "apply", "--cached", "--whitespace=nowarn", str(diff), cwd=self._import_dir, check=False
+            )
+            if applied.code != 0:
+                return False
+        wanted = await git.run("rev-parse", "--verify", f"{head}^{{tree}}", cwd=self._import_dir)
+        return (await git.run("write-tree", cwd=self._import_dir)).text == wanted.text
 
     async def _run(self, *arguments: str, **options: bytes) -> GitResult:
         return await self._git.run(*arguments, cwd=self._import_dir, stdin=options.get("stdin", b""))
