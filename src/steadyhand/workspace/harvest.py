@@ -236,7 +236,8 @@ class _PrivateHarvest:
         await self._context.write_diff(self._git, self._import_dir, "--no-renames", base, head)
         if not await self._diff_makes(base, head):
             self._context.warn(
-                WarningCode.DIFF_DIFFERS, "The diff does not show all that the commits change; see the bundle."
+                WarningCode.DIFF_DIFFERS,
+                "The diff does not show all that the commits change; see the bundle.",
             )
         return size
 
