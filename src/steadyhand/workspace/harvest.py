@@ -242,7 +242,7 @@ class _PrivateHarvest:
         return size
 
     async def _diff_makes(self, base: str, head: str) -> bool:
-        """Return true if the diff, applied to the tree of `base`, makes the tree of `head`; also if there is no diff."""
+        """Return true if the diff, applied to the tree of `base`, makes that of `head`; also if there is none."""
         diff = self._context.files.diff
         if not diff.exists():
             return True  # it is too large, and a warning says so
