@@ -83,7 +83,7 @@ def parse_completion(body: dict[str, Any]) -> ChatCompletion:
     for choice in body["choices"]:
         assert set(choice) >= {"index", "message", "logprobs", "finish_reason"}
         assert set(choice["message"]) >= {"role", "content", "refusal"}
-    return parse_strict(ChatCompletion, body)
+    return parse_strict(ChatCompletion, body, allowed_extra={"choices.0.message.reasoning_content"})
 
 
 def parse_chunk(body: dict[str, Any]) -> ChatCompletionChunk:
@@ -105,6 +105,8 @@ def check_item(item: dict[str, Any]) -> None:
     assert set(item) >= ITEM_KEYS.get(item["type"], {"id", "type"}), item
     for part in item.get("content") or ():
         assert part["type"] != "output_text" or set(part) >= PART_KEYS, part
+    if item["type"] == "reasoning":
+        assert item["status"] != "completed" or all(part["text"] for part in item["summary"]), item
 
 
 def parse_event(body: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from steadyhand.events import (
     Message,
     StateChanged,
     TextDelta,
+    Thinking,
     format_rfc3339,
 )
 from steadyhand.job import Job, State
@@ -214,40 +215,41 @@ class RunEventWriter:
         self._clock = clock
         self._drafts: asyncio.Queue[EventDraft | None] = asyncio.Queue(MAX_BACKLOG)
         self._steps = 0
-        self._message_id = ""
+        self._part = ("", "")
         self._offset = 0
-        self._text_stream: tuple[str, TextStream] | None = None
+        self._text_stream: tuple[TextDelta, TextStream] | None = None
 
     async def emit(self, body: EventBody | TextDelta) -> None:
         """Queue an event; publish a piece of text at once, except for an end that may begin a secret."""
         if isinstance(body, TextDelta):
             self._emit_text(body)
             return
-        if isinstance(body, Message) and body.role == "assistant":
+        if isinstance(body, Thinking) or (isinstance(body, Message) and body.role == "assistant"):
             self._flush_text()
             self._offset = 0
         self._steps += body.type in STEP_TYPES
         await self._drafts.put(EventDraft(self._run, self._clock(), body))
 
     def _emit_text(self, delta: TextDelta) -> None:
-        if self._text_stream is None or self._text_stream[0] != delta.message_id:
+        part = (delta.type, delta.message_id)
+        if part != self._part:
             self._flush_text()
-            self._text_stream = delta.message_id, self._recorder.redactor.text_stream()
-        if delta.message_id != self._message_id:
-            self._message_id, self._offset = delta.message_id, 0
-        self._publish_text(delta.message_id, self._text_stream[1].feed(delta.text))
+            self._part, self._offset = part, 0
+        if self._text_stream is None:
+            self._text_stream = delta, self._recorder.redactor.text_stream()
+        self._publish_text(delta, self._text_stream[1].feed(delta.text))
 
     def _flush_text(self) -> None:
         if self._text_stream is not None:
-            (message_id, stream), self._text_stream = self._text_stream, None
-            self._publish_text(message_id, stream.end())
+            (delta, stream), self._text_stream = self._text_stream, None
+            self._publish_text(delta, stream.end())
 
-    def _publish_text(self, message_id: str, text: str) -> None:
+    def _publish_text(self, delta: TextDelta, text: str) -> None:
         if text:
             position = (self._steps, self._offset)
             self._offset += len(text)
-            delta = TextDelta(message_id, text)
-            self._recorder.publish_live(LiveText(self._job_id, self._run, self._clock(), delta, *position))
+            live = LiveText(self._job_id, self._run, self._clock(), replace(delta, text=text), *position)
+            self._recorder.publish_live(live)
 
     async def close(self) -> None:
         """Let `run` end once all events are stored."""

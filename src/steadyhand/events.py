@@ -1,7 +1,7 @@
 """The events of a job, typed and numbered. Pure.
 
 A body is one of the classes below; `type` is its name on the wire and its fields are its `data`
-(docs/http-api.md#events). `TextDelta` and `PhaseProgress` are live only: they have no number
+(docs/http-api.md#events). `TextDelta`, `ThinkingDelta` and `PhaseProgress` are live only: they have no number
 and are never stored.
 """
 
@@ -138,6 +138,13 @@ class TextDelta:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta(TextDelta):
+    """A piece of thinking that is not complete yet. Live only."""
+
+    type: ClassVar[str] = "thinking.delta"
+
+
 EventBody = (
     StateChanged
     | Message
@@ -201,8 +208,9 @@ class Event:
 class LiveText:
     """A piece of text for the current followers of a job.
 
-    `steps` is the number of events of its run in `STEP_TYPES` before it, `offset` its position in its message. So a
-    follower notices a missed piece, a late start, and a piece that arrives before the stored events that precede it.
+    `steps` is the number of events of its run in `STEP_TYPES` before it, `offset` its position in its message or
+    thinking. So a follower notices a missed piece, a late start, and a piece that arrives before the stored events
+    that precede it.
     """
 
     job_id: str

@@ -154,14 +154,19 @@ class FakeRunner:
             await _emit_text(emit)
         if word == "play" and self.play is not None:
             await self.play(emit)
-        failed = word == "fail" or (word == "play" and not rest)
+        failed = word in ("fail", "refuse") or (word == "play" and not rest)
         answer: dict[str, Any] | None = self.structured if spec.job.spec.output_schema else None
-        text = json.dumps(answer) if answer else (rest if word in ("say", "play") else spec.job.spec.prompt)
+        text = (
+            json.dumps(answer)
+            if answer
+            else (rest if word in ("say", "play", "refuse") else spec.job.spec.prompt)
+        )
         result = AgentResult(
             OutcomeType.SUCCESS,
             is_error=failed,
             text=text,
             structured_output=answer,
+            stop_reason="refusal" if word == "refuse" else None,
             cost_micros=41_200,
             usage=Usage(10, 5, 200, 30, 1),
         )

@@ -29,6 +29,12 @@ def without_additions(document: dict[str, Any], profile: str) -> dict[str, Any]:
             del schema["properties"][name]
             if name in schema.get("required", ()):
                 schema["required"].remove(name)
+    for place, values in ADDITIONS["values"].items():
+        component, name = place.split(".")
+        schema = left["components"]["schemas"][component]["properties"][name]
+        (listed,) = [each["enum"] for each in (schema, *schema.get("anyOf", ())) if "enum" in each]
+        for value in values:
+            listed.remove(value)
     for component, names in ADDITIONS["nullable"].items():
         properties = left["components"]["schemas"][component]["properties"]
         for name in names:

@@ -20,7 +20,15 @@ from steadyhand.api.schemas.requests import JobRequest, TurnRequest
 from steadyhand.api.transport.errors import _CODE_BY_STATUS, STATUS_BY_CODE, http_status
 from steadyhand.control import Control
 from steadyhand.errors import CallerError, RetryLater
-from steadyhand.events import EVENT_TYPES, PhaseProgress, StateChanged, TextDelta, WarningEvent, event_data
+from steadyhand.events import (
+    EVENT_TYPES,
+    PhaseProgress,
+    StateChanged,
+    TextDelta,
+    ThinkingDelta,
+    WarningEvent,
+    event_data,
+)
 from steadyhand.job import Changes, Job, JobSpec, Outcome, OutcomeType, Run, State
 from steadyhand.job_warnings import WARNINGS, WarningCode
 from steadyhand.keyring import Keyring
@@ -171,6 +179,7 @@ def test_the_page_has_each_type_of_event_with_its_data_and_no_other() -> None:
     kinds: Mapping[str, type[Any]] = {
         **EVENT_TYPES,
         TextDelta.type: TextDelta,
+        ThinkingDelta.type: ThinkingDelta,
         PhaseProgress.type: PhaseProgress,
     }
     assert {name: names_in(data) for name, (data, _) in rows.items()} == {

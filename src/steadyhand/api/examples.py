@@ -21,7 +21,7 @@ from steadyhand.api.native.serializers import (
     workspace_json,
 )
 from steadyhand.api.openai.chat.chunks import ChatOptions, ChunkBuilder
-from steadyhand.api.openai.chat.completion import completion_json
+from steadyhand.api.openai.chat.completion import completion_json, message_json
 from steadyhand.api.openai.output_spec import OutputSpec
 from steadyhand.api.openai.responses.build_submission import build_submission
 from steadyhand.api.openai.responses.input_items import normalize_input
@@ -218,7 +218,7 @@ def _chat() -> dict[str, Any]:
     return {
         "MODEL": model,
         "MODELS": {"object": "list", "data": [model]},
-        "COMPLETION": completion_json(_JOB, "chat", "Paris"),
+        "COMPLETION": completion_json(_JOB, "chat", message_json("Paris")),
         "CHAT_STREAM": b"".join([*stream, b"data: [DONE]\n\n"]).decode(),
     }
 

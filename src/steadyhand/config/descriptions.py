@@ -66,7 +66,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "openai.tool_result_seconds": "The time that an agent waits for the results of a client's tools.",
     "openai.models.*.agent": "The agent that answers for this model name.",
     "openai.models.*.model": "The model that it uses.",
-    "openai.models.*.reasoning": "`tools` shows the agent's tool calls in a chat.",
+    "openai.models.*.reasoning": "The `reasoning_content` of a chat: the model's `thinking`, the calls of the agent's "
+    "own `tools`, or `all`.",
     "workspaces.*.repository": "The repository: an https, ssh or file URL, or a path.",
     "workspaces.*.ref": "The branch, tag or commit of jobs that name none; else the repository's default branch.",
     "workspaces.*.mode": "`in_place` works in the directory itself, one job at a time.",

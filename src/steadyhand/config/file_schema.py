@@ -224,11 +224,11 @@ class RunnerTable(_Table):
 
 
 class AliasTable(_Table):
-    """One alias in [openai.models]: an agent, perhaps a model for it, and if a chat shows its tool calls."""
+    """One alias in [openai.models]: an agent, perhaps a model for it, and the reasoning that a chat shows."""
 
     agent: str
     model: str | None = None
-    reasoning: Literal["none", "tools"] = "none"
+    reasoning: Literal["none", "thinking", "tools", "all"] = "none"
 
 
 class OpenaiTable(_Table):

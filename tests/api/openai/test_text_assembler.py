@@ -6,13 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steadyhand.api.openai.text_assembler import Remainder, TextAssembler
-from steadyhand.events import Event, LiveText, TextDelta
+from steadyhand.events import Event, LiveText, TextDelta, ThinkingDelta
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def live(text: str, steps: int, offset: int, run: int = 1) -> LiveText:
     return LiveText("j", run, NOW, TextDelta("m", text), steps, offset)
+
+
+def thought(text: str, steps: int, offset: int) -> LiveText:
+    return LiveText("j", 1, NOW, ThinkingDelta("m", text), steps, offset)
+
+
+def early(told: TextAssembler) -> str:
+    return "".join(told.feed_live(item) for item in told.drain_early())
 
 
 def whole_of(told: TextAssembler, text: str, run: int = 1) -> Remainder:
@@ -34,7 +42,7 @@ def test_what_was_told_and_what_is_missing_are_the_whole_message(
 ) -> None:
     told = TextAssembler()
     for number, (whole, cuts) in enumerate(messages):
-        said = told.drain_early() if number else ""
+        said = early(told) if number else ""
         ends = sorted({min(cut, len(whole)) for cut in cuts})
         for start, end in zip([0, *ends], ends, strict=False):
             if random.random() < 0.7:  # type: ignore[attr-defined]  # pieces are lost
@@ -49,7 +57,7 @@ def test_a_piece_of_the_next_message_waits_for_the_one_before_it() -> None:
     assert told.feed_live(live("One", 0, 0)) == "One"
     assert told.feed_live(live("Tw", 1, 0)) == ""
     assert whole_of(told, "One.").text == "."
-    assert told.drain_early() == "Tw"
+    assert early(told) == "Tw"
     assert whole_of(told, "Two").text == "o"
 
 
@@ -89,9 +97,9 @@ def test_text_waits_for_the_tool_that_came_before_it() -> None:
     told = TextAssembler()
     whole_of(told, "one")
     assert told.feed_live(live("two", 2, 0)) == ""
-    assert told.drain_early() == ""
+    assert early(told) == ""
     assert told.feed(tool()) is None
-    assert told.drain_early() == "two"
+    assert early(told) == "two"
 
 
 def test_a_tool_in_the_middle_of_a_message_does_not_end_it() -> None:
@@ -107,3 +115,20 @@ def test_what_is_no_step_changes_nothing() -> None:
     assert told.feed_live(live("be", 0, 0)) == "be"
     assert told.feed(Event(2, "j", 1, NOW, "usage", {})) is None
     assert told.feed_live(live("gun", 0, 2)) == "gun"
+
+
+def test_thinking_and_the_message_after_it_are_told_apart() -> None:
+    told = TextAssembler()
+    assert told.feed_live(thought("Hm", 0, 0)) == "Hm"
+    assert told.feed_live(live("It i", 1, 0)) == ""
+    rest = told.feed(Event(1, "j", 1, NOW, "thinking", {"text": "Hm."}))
+    assert rest == (".", True)
+    assert early(told) == "It i"
+    assert whole_of(told, "It is.") == ("s.", True)
+
+
+def test_thinking_that_broke_off_is_no_part_of_the_message_that_came_instead() -> None:
+    told = TextAssembler()
+    assert told.feed_live(thought("It", 0, 0)) == "It"
+    assert told.feed_live(live("It is", 0, 0)) == "It is"
+    assert whole_of(told, "It is.") == (".", True)

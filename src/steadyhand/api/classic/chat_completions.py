@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.agents import CLASSIC_DEFAULT_AGENT
-from steadyhand.api.openai.chat.completion import completion_json
+from steadyhand.api.openai.chat.completion import completion_json, message_json
 from steadyhand.api.openai.input_messages import parse_text_content
 from steadyhand.api.openai.run_failure import job_headers
 from steadyhand.api.openai.start_run import wait_for_end
@@ -72,7 +72,7 @@ async def create_classic_completion(request: Request) -> Response:
     text = extract_answer(job, output)
     if text is None:
         return classic_failure_response(job, output)
-    return json_response(completion_json(job, body.model, text), headers=job_headers(job))
+    return json_response(completion_json(job, body.model, message_json(text)), headers=job_headers(job))
 
 
 def busy_response(error: RetryLater) -> Response:

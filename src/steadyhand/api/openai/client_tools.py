@@ -8,6 +8,8 @@ from typing import Any
 
 from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.errors import InvalidRequest
+from steadyhand.job import JobSpec
+from steadyhand.ports import ToolNames
 
 HOSTED_TOOL_TYPES = frozenset(
     {
@@ -45,6 +47,13 @@ class ClientTools:
     functions: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     namespaces: dict[str, list[str]] = field(default_factory=dict)
     passed_over: list[str] = field(default_factory=list)
+
+
+def is_own_tool(spec: JobSpec, names: ToolNames, name: str) -> bool:
+    """Return true for a tool of the agent itself: no tool of the client, and not the one that returns its answer."""
+    if spec.output_schema is not None and name == names.structured_output:
+        return False
+    return not (spec.tools and name.startswith(names.client_prefix))
 
 
 def flat_name(namespace: str, name: str) -> str:

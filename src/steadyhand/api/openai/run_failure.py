@@ -7,7 +7,8 @@ from starlette.responses import Response
 
 from steadyhand.api.transport.errors import error_response
 from steadyhand.api.transport.text import one_line
-from steadyhand.job import Job
+from steadyhand.job import Job, OutcomeType, State
+from steadyhand.outcome import OUTCOMES
 
 RETRY_COUNT_HEADER = "x-stainless-retry-count"
 _SILENT_RETRY_USER_AGENT = "ai-sdk"
@@ -27,6 +28,18 @@ def job_headers(job: Job, *, retry: bool = True) -> dict[str, str]:
     if not retry:
         headers["x-should-retry"] = "false"
     return headers
+
+
+def refusal_text(job: Job) -> str | None:
+    """Return the text of an ended job's refusal by the model; None if the model did not refuse."""
+    if not job.is_final or job.outcome is None or job.outcome.type != OutcomeType.REFUSED:
+        return None
+    return job.answer or job.outcome.detail or OUTCOMES[OutcomeType.REFUSED].message
+
+
+def is_answered(job: Job) -> bool:
+    """Return true for a job that ended with an answer; a refusal of the model is one."""
+    return job.state is State.COMPLETED or refusal_text(job) is not None
 
 
 def failure_reason(job: Job) -> tuple[str, str]:

@@ -9,7 +9,12 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from steadyhand.api.openai.run_failure import RETRY_COUNT_HEADER, is_silent_retrier, job_headers
+from steadyhand.api.openai.run_failure import (
+    RETRY_COUNT_HEADER,
+    is_answered,
+    is_silent_retrier,
+    job_headers,
+)
 from steadyhand.api.transport.body import fingerprint
 from steadyhand.api.transport.context import ApiContext, as_job_owner
 from steadyhand.api.transport.params import parse_idempotency_key
@@ -128,7 +133,7 @@ async def _find_recent_failure(
     context: ApiContext, caller: Caller, request_key: tuple[str, str]
 ) -> Job | None:
     job = await _find_repeated_run(context, caller, request_key)
-    if job is None or job.finished_at is None or job.state not in _FAILED_STATES:
+    if job is None or job.finished_at is None or job.state not in _FAILED_STATES or is_answered(job):
         return None
     return job if utc_now() - job.finished_at <= FAILURE_REPEAT_WINDOW else None
 
@@ -151,7 +156,7 @@ async def _find_lost_run(
         has_open_calls = is_stream and await context.control.open_tool_calls(as_job_owner(caller), job.id)
         return None if has_open_calls else job
     age = (utc_now() - job.finished_at).total_seconds()
-    if job.state is State.COMPLETED:
+    if is_answered(job):
         return job if not is_stream and MIN_RETRY_SECONDS <= age <= MAX_RETRY_SECONDS else None
     return job if age <= MAX_RETRY_SECONDS else None
 

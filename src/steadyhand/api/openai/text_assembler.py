@@ -1,19 +1,20 @@
-"""Joins live text and whole messages of a run for one follower, so that each character is sent once."""
+"""Joins live text and the whole messages and thinking of a run for one follower: each character is sent once."""
 
 from typing import NamedTuple
 
-from steadyhand.events import STEP_TYPES, Event, LiveText, Message
+from steadyhand.events import STEP_TYPES, Event, LiveText, Message, TextDelta, Thinking, ThinkingDelta
 
 _MAX_EARLY = 256
 """The most pieces that wait for the events before them."""
+_DELTA_TYPES = {Message.type: TextDelta.type, Thinking.type: ThinkingDelta.type}
+"""The types of live text by those of the whole events."""
 
 
 class Remainder(NamedTuple):
-    """The part of a whole message that is still to be sent.
+    """The part of a whole message, or of whole thinking, that is still to be sent.
 
-    `continues` is false if the text sent before is not the beginning of the message, because the model began again.
-    Then
-    `text` is the whole message.
+    `continues` is false if the text sent before is not its beginning, because the model began again. Then `text` is the
+    whole of it.
     """
 
     text: str
@@ -21,7 +22,7 @@ class Remainder(NamedTuple):
 
 
 class TextAssembler:
-    """Joins live text and whole messages, so that every character of a message is sent once.
+    """Joins live text and whole messages or thinking, so that every character is sent once.
 
     Live text may have gaps, since slow followers lose it, and may begin in the middle. It may also be ahead of earlier
     events, which are stored first and sent second. Text that does not continue the text sent so far waits.
@@ -30,6 +31,7 @@ class TextAssembler:
     def __init__(self) -> None:
         self._run = 0
         self._steps = 0
+        self._type = ""
         self._emitted: list[str] = []
         self._emitted_length = 0
         self._out_of_sync = False
@@ -44,6 +46,7 @@ class TextAssembler:
             if len(self._early) < _MAX_EARLY:
                 self._early.append(item)
             return ""
+        self._begin(item.body.type)
         unseen = "" if self._out_of_sync else self._unseen_text(item)
         if unseen:
             self._emitted.append(unseen)
@@ -63,11 +66,12 @@ class TextAssembler:
         return text[overlap:]
 
     def feed(self, event: Event) -> Remainder | None:
-        """Add an event; for a whole message of the agent, return the part that is still to be sent."""
+        """Add an event; for thinking or a whole message of the agent, return the part that is still to be sent."""
         self._track_run(event.run)
         self._steps += event.type in STEP_TYPES
-        if event.type != Message.type or event.data["role"] != "assistant":
+        if event.type not in _DELTA_TYPES or event.data.get("role", "assistant") != "assistant":
             return None
+        self._begin(_DELTA_TYPES[event.type])
         full_text: str = event.data["text"]
         emitted = "".join(self._emitted)
         self._reset()
@@ -80,10 +84,15 @@ class TextAssembler:
             else Remainder(full_text, continues=False)
         )
 
-    def drain_early(self) -> str:
-        """Return the text of early pieces that can be sent now; call it after `feed`."""
+    def drain_early(self) -> list[LiveText]:
+        """Return the early pieces, to be fed again; call it after `feed`."""
         early, self._early = self._early, []
-        return "".join(self.feed_live(item) for item in early)
+        return early
+
+    def _begin(self, delta_type: str) -> None:
+        if delta_type != self._type:
+            self._type = delta_type
+            self._reset()
 
     def _reset(self) -> None:
         self._emitted.clear()

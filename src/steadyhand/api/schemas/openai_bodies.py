@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from steadyhand.api.schemas.native_bodies import NullIfAbsent
 
-FinishReason = Literal["stop", "tool_calls"]
+FinishReason = Literal["stop", "tool_calls", "content_filter"]
 ResponseStatus = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
 
@@ -43,11 +43,12 @@ class ToolCall(TypedDict):
 
 
 class Answer(TypedDict):
-    """The answer of the agent: text, or calls."""
+    """The answer of the agent: text, calls, or the refusal of the model."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: str | None
+    reasoning_content: NotRequired[NullIfAbsent[str]]
     tool_calls: NotRequired[NullIfAbsent[list[ToolCall]]]
 
 
@@ -92,6 +93,7 @@ class Delta(TypedDict):
 
     role: NotRequired[NullIfAbsent[Literal["assistant"]]]
     content: NotRequired[NullIfAbsent[str]]
+    refusal: NotRequired[NullIfAbsent[str]]
     reasoning_content: NotRequired[NullIfAbsent[str]]
     tool_calls: NotRequired[NullIfAbsent[list[dict[str, Any]]]]
 
@@ -179,7 +181,8 @@ class ResponseObject(TypedDict):
     output: Annotated[
         list[dict[str, Any]],
         Field(
-            description="Messages, `mcp_call` for tools of the agent, `function_call` for calls that the client makes."
+            description="Messages, `reasoning` for thinking, `mcp_call` for tools of the agent, `function_call` for "
+            "calls that the client makes."
         ),
     ]
     usage: ResponseUsage | None

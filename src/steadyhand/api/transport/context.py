@@ -14,17 +14,16 @@ from steadyhand.ports import Scope, ToolNames
 from steadyhand.redact import NO_REDACTION, Redactor
 
 MEBIBYTE = 1024 * 1024
+ReasoningMode = Literal["none", "thinking", "tools", "all"]
+"""The parts of a run that a chat completion has as its reasoning."""
 
 
 class ModelAlias(NamedTuple):
-    """The agent that a model's name of the OpenAI routes stands for, and optionally a model for it.
-
-    If `reasoning` is `tools`, a streamed chat completion has the agent's tool calls as its reasoning.
-    """
+    """The agent that a model's name of the OpenAI routes stands for, and optionally a model for it."""
 
     agent: str
     model: str | None = None
-    reasoning: Literal["none", "tools"] = "none"
+    reasoning: ReasoningMode = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from steadyhand.events import (
     Message,
     TextDelta,
     Thinking,
+    ThinkingDelta,
     ToolFinished,
     ToolStarted,
     UsageReported,
@@ -148,7 +149,7 @@ class MessageReader:
                     if is_synthetic
                     else Message("assistant", text)
                 )
-            elif kind == "thinking" and not from_subagent:
+            elif kind in ("thinking", "redacted_thinking") and not from_subagent:
                 yield Thinking(_truncate(_as_text(block.get("thinking")), MAX_TEXT_BYTES)[0])
             elif kind in ("tool_use", "server_tool_use"):
                 yield self._tool_started(block, now)
@@ -190,11 +191,12 @@ class MessageReader:
             self._message_texts, self._message_is_cut = [], False
             self._open_message = (_as_name(inner.get("id")), parse_usage(inner.get("usage"), turns=1))
         elif kind == "content_block_delta":
+            message_id = self._open_message[0] if self._open_message else ""
             delta = _as_mapping(event.get("delta"))
             if delta.get("type") == "text_delta" and _as_text(delta.get("text")):
-                yield TextDelta(
-                    self._open_message[0] if self._open_message else "", _as_text(delta.get("text"))
-                )
+                yield TextDelta(message_id, _as_text(delta.get("text")))
+            elif delta.get("type") == "thinking_delta" and _as_text(delta.get("thinking")):
+                yield ThinkingDelta(message_id, _as_text(delta.get("thinking")))
         elif kind == "message_delta" and self._open_message is not None:
             self._message_is_cut = _as_mapping(event.get("delta")).get("stop_reason") == "max_tokens"
             self._open_message = (

@@ -10,11 +10,13 @@ import httpx2
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
+from tests import openai_types
 from tests.api.api_service import ADMIN, RunningService, running_service, wait_until
 
 from steadyhand.api import ApiOptions, ModelAlias
 from steadyhand.api.openai import stream_timing
-from steadyhand.events import Message, TextDelta, Thinking, ToolFinished, ToolStarted
+from steadyhand.api.transport.context import ReasoningMode
+from steadyhand.events import Message, TextDelta, Thinking, ThinkingDelta, ToolFinished, ToolStarted
 from steadyhand.ports import Emit
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -63,6 +65,7 @@ async def two_messages(emit: Emit) -> None:
     await emit(Message("assistant", "I look."))
     await emit(ToolStarted("t1", "Bash", {"command": "ls"}))
     await emit(ToolFinished("t1", False, "a\n", False, 3))  # the event's own order
+    await emit(ThinkingDelta("m2", "h"))
     await emit(Thinking("hm"))
     await emit(TextDelta("m2", "One "))
     await emit(TextDelta("m2", "file."))
@@ -108,13 +111,46 @@ def test_tools_are_comments_and_never_content(client: httpx2.Client, service: Ru
     assert all(line.startswith((":", "data: ")) for line in lines if line)
 
 
-def test_an_alias_may_show_tools_as_reasoning(tmp_path: Path) -> None:
-    options = ApiOptions(openai_models={"loud": ModelAlias("claude", reasoning="tools")})
+def test_an_alias_says_what_a_chat_shows_as_reasoning(tmp_path: Path) -> None:
+    modes: dict[ReasoningMode, str] = {
+        "none": "",
+        "tools": 'Bash {"command": "ls"}\n',
+        "thinking": "hm",
+        "all": 'Bash {"command": "ls"}\nhm',
+    }
+    options = ApiOptions(openai_models={mode: ModelAlias("claude", reasoning=mode) for mode in modes})
     with running_service(tmp_path, options=options) as service, service.client() as client:
         service.runner.play = two_messages
-        chunks = chunks_of(client, "play One file.", model="loud")
-        assert text_of(chunks, "reasoning_content") == 'Bash {"command": "ls"}\n'
-        assert text_of(chunks) == "I look.\n\nOne file."
+        for mode, shown in modes.items():
+            chunks = chunks_of(client, "play One file.", model=mode)
+            assert text_of(chunks, "reasoning_content") == shown
+            assert text_of(chunks) == "I look.\n\nOne file."
+            whole = client.post("/v1/chat/completions", json=body("play One file.", model=mode, stream=False))
+            message = openai_types.parse_completion(whole.json()).choices[0].message
+            assert (message.model_extra or {}).get("reasoning_content", "") == shown
+            assert ("reasoning_content" in whole.json()["choices"][0]["message"]) == bool(shown)
+        service.runner.play = three_thoughts
+        shown = text_of(chunks_of(client, "play x", model="all"), "reasoning_content")
+        assert shown == THOUGHTS + 'StructuredOutput {"city": "Paris"}\n'
+        as_json = chunks_of(client, "play x", model="all", response_format=AS_JSON)
+        assert text_of(as_json, "reasoning_content") == THOUGHTS
+        assert json.loads(text_of(as_json)) == {"city": "Paris"}
+
+
+THOUGHTS = 'one\n\nRead {}\ntwo\n\nthree\n\nBash {"command": "' + "x" * 187 + "…\n"
+
+
+async def three_thoughts(emit: Emit) -> None:
+    await emit(Thinking("one"))
+    await emit(ToolStarted("t1", "Read", {}))
+    await emit(ThinkingDelta("m2", "tw"))
+    await emit(Thinking("two"))
+    await emit(Thinking(""))
+    await emit(ThinkingDelta("m3", "three"))
+    await emit(Thinking("three"))
+    await emit(ToolStarted("t2", "Bash", {"command": "x" * 500}))
+    await emit(ToolStarted("t3", "StructuredOutput", {"city": "Paris"}))
+    await emit(Message("assistant", "x"))
 
 
 def test_text_that_was_lost_on_the_way_is_made_up_from_the_whole_message(

@@ -13,7 +13,7 @@ from openai.types.responses import ResponseItemList
 from tests import openai_types
 from tests.api.api_service import ADMIN, OTHER, SUBMITTER, RunningService, check_parameter_error, wait_until
 
-from steadyhand.events import Message, TextDelta, ToolFinished, ToolStarted
+from steadyhand.events import Message, TextDelta, Thinking, ThinkingDelta, ToolFinished, ToolStarted
 from steadyhand.job import Job, State
 from steadyhand.ports import Emit
 
@@ -70,6 +70,23 @@ async def work(emit: Emit) -> None:
     await emit(Message("assistant", "Done."))
 
 
+THOUGHT = "Let me think about it for a moment. " * 3
+
+
+async def work_with_thinking(emit: Emit) -> None:
+    await emit(ThinkingDelta("m1", THOUGHT[:5]))
+    await emit(ThinkingDelta("m1", THOUGHT[5:]))
+    await emit(Thinking(THOUGHT))
+    await emit(TextDelta("m1", "I lo"))
+    await emit(Message("assistant", "I look."))
+    await emit(ToolStarted("t1", "Bash", {"command": "ls"}))
+    await emit(ToolStarted("t2", "Read", {"file_path": "ä"}))
+    await emit(ToolFinished("t2", True, "no such file", False, 3))
+    await emit(ToolFinished("t1", False, "a\n", False, 3))
+    await emit(Thinking(""))
+    await emit(Message("assistant", "Done."))
+
+
 def test_a_response_has_every_key_and_its_usage(client: httpx2.Client, service: RunningService) -> None:
     reply = ask(client, instructions="Be brief.", metadata={"a": "b"}, user="anna", temperature=0.5)
     assert reply.status_code == 200, reply.text
@@ -110,16 +127,89 @@ def test_the_events_are_typed_numbered_and_in_order(client: httpx2.Client, servi
     assert [event["item"] for event in sorted(done, key=lambda e: int(e["output_index"]))] == output
 
 
+@pytest.mark.parametrize("reasoning", [None, {"summary": "auto"}])
 def test_every_telling_is_the_same_from_every_number_on(
-    client: httpx2.Client, service: RunningService
+    client: httpx2.Client, service: RunningService, reasoning: dict[str, Any] | None
 ) -> None:
-    service.runner.play = work
-    live = stream(client, "play Done.")
+    service.runner.play = work_with_thinking
+    live = stream(client, "play Done.", reasoning=reasoning)
     response_id = live[-1]["response"]["id"]
     assert again(client, response_id) == live
     for number in range(0, len(live), 5):
         assert again(client, response_id, number) == live[number + 1 :]
     assert again(client, response_id, len(live) - 1) == []
+
+
+SUMMARY = "response.reasoning_summary_"
+
+
+def test_thinking_is_an_item_and_its_summary_comes_if_it_is_asked_for(
+    client: httpx2.Client, service: RunningService
+) -> None:
+    service.runner.play = work_with_thinking
+    events = stream(client, "play Done.", reasoning={"effort": "low", "summary": "detailed"})
+    output = events[-1]["response"]["output"]
+    assert [item["type"] for item in output] == [
+        "reasoning",
+        "message",
+        *["mcp_call"] * 2,
+        "reasoning",
+        "message",
+    ]
+    assert output[0]["summary"] == [{"type": "summary_text", "text": THOUGHT}]
+    assert output[4]["summary"] == []  # the model showed none
+    of_first = [event for event in events if event.get("item_id") == output[0]["id"]]
+    assert [event["type"].removeprefix(SUMMARY) for event in of_first if "delta" not in event] == [
+        "part.added",
+        "text.done",
+        "part.done",
+    ]
+    assert "".join(event.get("delta", "") for event in of_first) == THOUGHT
+    assert {(event["output_index"], event["summary_index"]) for event in of_first} == {(0, 0)}
+    begun = next(event for event in events if event["type"] == "response.output_item.added")
+    assert (begun["item"]["type"], begun["item"]["status"]) == ("reasoning", "in_progress")
+    for fields in ({}, {"reasoning": {"effort": "low"}}, {"text": {"format": {"type": "json_object"}}}):
+        silent = stream(client, "play Done.", **fields)
+        assert not [event for event in silent if event["type"].startswith(SUMMARY)]
+        items = [item for item in silent[-1]["response"]["output"] if item["type"] == "reasoning"]
+        assert [item["summary"] for item in items] == [[], []]
+        whole = openai_types.parse_response(ask(client, "play Done.", **fields).json())
+        assert THOUGHT not in whole.model_dump_json()
+
+
+def test_thinking_comes_while_it_goes_on(client: httpx2.Client, service: RunningService) -> None:
+    thought = asyncio.Event()
+
+    async def slowly(emit: Emit) -> None:
+        await emit(ThinkingDelta("m1", THOUGHT[:40]))
+        await thought.wait()
+        await emit(Thinking(THOUGHT))
+
+    service.runner.play = slowly
+    body = {"model": "claude", "input": "play x", "stream": True, "reasoning": {"summary": "auto"}}
+    with client.stream("POST", "/v1/responses", json=body) as reply:
+        lines = reply.iter_lines()
+        first = next(line for line in lines if line.startswith(f"event: {SUMMARY}text.delta"))
+        service.loop.call_soon_threadsafe(thought.set)
+        rest = [line for line in lines if line.startswith("data: {")]
+    assert first
+    assert json.loads(rest[-1][6:])["response"]["output"][0]["summary"][0]["text"] == THOUGHT
+
+
+def test_reasoning_that_a_client_sends_back_is_passed_over(
+    client: httpx2.Client, service: RunningService
+) -> None:
+    service.runner.play = work_with_thinking
+    first = ask(client, "play Done.", reasoning={"summary": "auto"}).json()
+    said = {"role": "user", "content": "say more"}
+    by_value = ask(client, [{"role": "user", "content": "play Done."}, *first["output"], said])
+    assert by_value.status_code == 200, by_value.text
+    references = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+    by_name = ask(client, [{"role": "user", "content": "play Done."}, *references, said])
+    assert by_name.status_code == 200, by_name.text
+    for spec in service.runner.specs[-2:]:
+        assert spec.spec.prompt == "say more"
+        assert THOUGHT not in str(spec.spec)
 
 
 def test_a_background_response_comes_back_at_once_and_is_followed(

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import cast
 
 from fastapi import APIRouter
@@ -10,16 +11,26 @@ from starlette.responses import Response
 
 from steadyhand.api.openai import stream_timing
 from steadyhand.api.openai.chat.chunks import DONE_FRAME, ChatOptions, ChunkBuilder
-from steadyhand.api.openai.chat.completion import completion_json, usage_json
+from steadyhand.api.openai.chat.completion import (
+    completion_json,
+    final_finish_reason,
+    final_message_json,
+    message_json,
+    pending_calls_json,
+)
+from steadyhand.api.openai.chat.reasoning import ReasoningText
 from steadyhand.api.openai.chat.rounds import (
     ToolRound,
-    completion_id,
-    paused_completion_json,
     resume_with_results,
     tool_results_from_messages,
     wait_for_round,
 )
-from steadyhand.api.openai.client_tools import parse_chat_tools, passed_over_headers, resolve_choice
+from steadyhand.api.openai.client_tools import (
+    is_own_tool,
+    parse_chat_tools,
+    passed_over_headers,
+    resolve_choice,
+)
 from steadyhand.api.openai.continuation import (
     conversation_digest,
     session_headers,
@@ -40,10 +51,11 @@ from steadyhand.api.openai.output_spec import (
     parse_chat_tool_choice,
     parse_response_format,
 )
-from steadyhand.api.openai.run_failure import failure_response
+from steadyhand.api.openai.run_failure import failure_response, is_answered
 from steadyhand.api.openai.start_run import cancel_abandoned_run, start_run, wait_unless_disconnected
 from steadyhand.api.openai.submission_fields import EFFORT_ALIASES, merge_metadata
 from steadyhand.api.openapi import operations
+from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import ChatRequest
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import (
@@ -105,7 +117,8 @@ async def create_completion(request: Request) -> Response:
     else:
         tool_round = await resume_with_results(context, as_job_owner(caller), tool_results)
     include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-    options = ChatOptions(body.model, output_spec, include_usage, alias.reasoning)
+    is_own = partial(is_own_tool, tool_round.run.job.spec, context.tool_names)
+    options = ChatOptions(body.model, output_spec, include_usage, ReasoningText(alias.reasoning, is_own))
     if body.stream:
         response = _stream(request, context, caller, tool_round, options=options, messages=messages)
     else:
@@ -124,25 +137,26 @@ async def _complete(
     messages: Sequence[ConversationMessage],
 ) -> Response:
     run = tool_round.run
-    waiter = wait_for_round(context, as_job_owner(caller), tool_round)
+    waiter = wait_for_round(context, as_job_owner(caller), tool_round, options.reasoning)
     finished = await wait_unless_disconnected(request, context, caller, run.job.id, waiter)
     if finished is None:
         return Response(status_code=499)  # nobody reads it
     job, paused, usage = finished
-    headers = run.headers() | session_headers(request, job)
     if paused is not None:
-        return json_response(
-            paused_completion_json(job, options.model, paused, tool_round.after), headers=headers
-        )
-    if job.state is not State.COMPLETED:
+        calls = pending_calls_json(paused.calls)
+        message = message_json(paused.text or None, calls, reasoning=options.reasoning.text)
+        reason: openai_bodies.FinishReason = "tool_calls"
+    elif is_answered(job):
+        text = options.output_spec.answer_text(job)
+        if job.state is State.COMPLETED:
+            digest = conversation_digest(options.model, with_answer(messages, text))
+            await context.control.save_conversation(job.id, digest)
+        message = final_message_json(job, text, options.output_spec, options.reasoning.text)
+        reason = final_finish_reason(job, options.output_spec)
+    else:
         return failure_response(request, job, run.headers(retry=False))
-    text = options.output_spec.answer_text(job)
-    await context.control.save_conversation(
-        job.id, conversation_digest(options.model, with_answer(messages, text))
-    )
-    document = completion_json(job, options.model, text, options.output_spec)
-    document["id"], document["usage"] = completion_id(job, tool_round.after), usage_json(usage)
-    return json_response(document, headers=headers)
+    completion = completion_json(job, options.model, message, reason, usage=usage, after=tool_round.after)
+    return json_response(completion, headers=run.headers() | session_headers(request, job))
 
 
 def build_submission(

@@ -1,43 +1,48 @@
 """A chat completion as a stream of chunks."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from steadyhand.api.openai.chat.completion import (
+    completion_id,
     final_calls_json,
-    finish_reason,
+    final_finish_reason,
     pending_calls_json,
     usage_json,
 )
-from steadyhand.api.openai.chat.rounds import completion_id
+from steadyhand.api.openai.chat.reasoning import ReasoningText, tool_name
 from steadyhand.api.openai.output_spec import OutputSpec
-from steadyhand.api.openai.run_failure import failure_reason, failure_status
+from steadyhand.api.openai.run_failure import failure_reason, failure_status, is_answered, refusal_text
 from steadyhand.api.openai.text_assembler import Remainder, TextAssembler
 from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.transport.errors import json_bytes, openai_error_json
 from steadyhand.api.transport.sse import Frame
-from steadyhand.events import Event, LiveText, ToolCallsRequested, ToolFinished, ToolStarted
-from steadyhand.job import Job, State, Usage
+from steadyhand.events import (
+    Event,
+    LiveText,
+    Thinking,
+    ThinkingDelta,
+    ToolCallsRequested,
+    ToolFinished,
+    ToolStarted,
+)
+from steadyhand.job import Job, Usage
 
 DONE_FRAME = b"data: [DONE]\n\n"
 _MESSAGE_SEPARATOR = "\n\n"
 """The separator of two messages of the agent in one content."""
-_MAX_INPUT_LENGTH = 200
-
-Reasoning = Literal["none", "tools"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions:
-    """Options of a stream: the model's name as requested, and the parts that are sent beside the text."""
+    """Options of an answer: the model's name as requested, and the parts that are sent beside the text."""
 
     model: str
     output_spec: OutputSpec
     include_usage: bool = False
-    reasoning: Reasoning = "none"
+    reasoning: ReasoningText = field(default_factory=lambda: ReasoningText("none", lambda _: False))
 
 
 class ChunkBuilder:
@@ -79,18 +84,29 @@ class ChunkBuilder:
             if item.type == ToolCallsRequested.type:
                 return self._end_with_calls(item.data["calls"])
         if isinstance(item, LiveText):
-            return [] if self._is_structured else self._text_frames(self._assembler.feed_live(item))
+            return self._live_frames(item)
         remainder = self._assembler.feed(item)
         frames = []
         if item.type == ToolStarted.type:
             frames = self._tool_frames(item.data)
-        elif item.type == ToolFinished.type and self._options.reasoning == "none":
+        elif item.type == ToolFinished.type:
             frames = [_comment_frame("tool finished")]
-        if self._is_structured:
-            return frames
-        if remainder is not None:
+        elif item.type == Thinking.type and remainder is not None:
+            frames = self._thinking_frames(remainder.text, is_last=True)
+        elif remainder is not None and not self._is_structured:
             frames = self._finish_message(item.data["text"], remainder)
-        return frames + self._text_frames(self._assembler.drain_early())
+        for early in self._assembler.drain_early():
+            frames += self._live_frames(early)
+        return frames
+
+    def _live_frames(self, item: LiveText) -> list[Frame]:
+        if item.body.type == ThinkingDelta.type:
+            return self._thinking_frames(self._assembler.feed_live(item), is_last=False)
+        return [] if self._is_structured else self._text_frames(self._assembler.feed_live(item))
+
+    def _thinking_frames(self, text: str, *, is_last: bool) -> list[Frame]:
+        added = self._options.reasoning.add_thinking(text, is_last=is_last)
+        return self._delta_frames({"reasoning_content": added}) if added else []
 
     def _end_with_calls(self, calls: Sequence[Mapping[str, Any]]) -> list[Frame]:
         self.ended_with_calls = True
@@ -129,24 +145,23 @@ class ChunkBuilder:
         return self._delta_frames({"content": text})
 
     def _tool_frames(self, data: Mapping[str, Any]) -> list[Frame]:
-        name = " ".join(str(data["name"]).split())[:80] or "unknown"
-        if self._options.reasoning == "none" or self._options.output_spec.forced_call is not None:
-            return [_comment_frame(f"tool {name} started")]
-        tool_input = json.dumps(data["input"], ensure_ascii=False)
-        shortened = (
-            tool_input if len(tool_input) <= _MAX_INPUT_LENGTH else f"{tool_input[:_MAX_INPUT_LENGTH]}…"
-        )
-        return self._delta_frames({"reasoning_content": f"{name} {shortened}\n"})
+        added = self._options.reasoning.add_tool(data)
+        if added:
+            return self._delta_frames({"reasoning_content": added})
+        return [_comment_frame(f"tool {tool_name(data)} started")]
 
     def finish(self, job: Job) -> list[Frame]:
         """Return the end of the stream of an ended job: the rest of its answer, or its error."""
-        if job.state is not State.COMPLETED:
+        if not is_answered(job):
             code, detail = failure_reason(job)
             error = openai_error_json(failure_status(job), code, detail)
             return [_data_frame({"error": error})]
         output_spec = self._options.output_spec
         frames: list[Frame] = []
-        if output_spec.forced_call is not None:
+        refusal = refusal_text(job)
+        if refusal is not None:
+            frames += self._delta_frames({"refusal": refusal})
+        elif output_spec.forced_call is not None:
             for index, call in enumerate(final_calls_json(job, output_spec.forced_call)):
                 frames += self._delta_frames({"tool_calls": [{"index": index, **call}]})
         elif self._is_structured:
@@ -154,7 +169,7 @@ class ChunkBuilder:
         else:
             frames += self._remaining_answer(job.answer or "")
         frames += self._first_chunk()
-        frames.append(self._chunk_frame({}, finish_reason(output_spec)))
+        frames.append(self._chunk_frame({}, final_finish_reason(job, output_spec)))
         return [*frames, *self._usage_and_done(self._usage.final(job))]
 
     def _remaining_answer(self, answer: str) -> list[Frame]:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
-from steadyhand.api.openai.chat.completion import pending_calls_json, usage_json
+from steadyhand.api.openai.chat.reasoning import ReasoningText
 from steadyhand.api.openai.client_tool_results import (
     UNKNOWN_CALL,
     ToolResult,
@@ -17,7 +17,6 @@ from steadyhand.api.openai.input_messages import parse_text_content
 from steadyhand.api.openai.request_document import is_response
 from steadyhand.api.openai.start_run import StartedRun
 from steadyhand.api.openai.usage_since import UsageSince
-from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import ChatMessage
 from steadyhand.api.transport.context import ApiContext
 from steadyhand.control import Caller
@@ -41,11 +40,6 @@ class PausedRound:
     text: str
     calls: Sequence[Any]
     usage: Usage
-
-
-def completion_id(job: Job, after: int) -> str:
-    """Return the id of a response: each round of a job has its own."""
-    return f"chatcmpl-{job.id}" + (f"-{after}" if after else "")
 
 
 def tool_results_from_messages(messages: Sequence[ChatMessage]) -> ToolResults | None:
@@ -73,9 +67,12 @@ async def resume_with_results(context: ApiContext, owner: Caller, tool_results: 
 
 
 async def wait_for_round(
-    context: ApiContext, owner: Caller, tool_round: ToolRound
+    context: ApiContext, owner: Caller, tool_round: ToolRound, reasoning: ReasoningText
 ) -> tuple[Job, PausedRound | None, Usage]:
-    """Wait for the end of a round, by calls or by the end of the job; return it with the usage of the round."""
+    """Wait for the end of a round, by calls or by the end of the job; return it with the usage of the round.
+
+    Its thinking and its tools are added to `reasoning`.
+    """
     usage = UsageSince(tool_round.after)
     texts: list[str] = []
     event_source = cast(
@@ -89,6 +86,7 @@ async def wait_for_round(
             usage.feed(event)
             if event.seq <= tool_round.after:
                 continue
+            reasoning.add_event(event)
             if event.type == Message.type and event.data["role"] == "assistant":
                 texts.append(event.data["text"])
             elif event.type == ToolCallsRequested.type:
@@ -96,26 +94,3 @@ async def wait_for_round(
                 break
     job = await context.control.get(owner, tool_round.run.job.id)
     return job, paused, usage.final(job) if paused is None else paused.usage
-
-
-def paused_completion_json(job: Job, model: str, paused: PausedRound, after: int) -> openai_bodies.Completion:
-    """Return a round that ended with calls as a chat completion."""
-    choice: openai_bodies.Choice = {
-        "index": 0,
-        "message": {
-            "role": "assistant",
-            "content": paused.text or None,
-            "refusal": None,
-            "tool_calls": pending_calls_json(paused.calls),
-        },
-        "logprobs": None,
-        "finish_reason": "tool_calls",
-    }
-    return {
-        "id": completion_id(job, after),
-        "object": "chat.completion",
-        "created": int(job.created_at.timestamp()),
-        "model": model,
-        "choices": [choice],
-        "usage": usage_json(paused.usage),
-    }

@@ -15,7 +15,7 @@ from steadyhand.api.openai.request_document import (
     with_later_request,
     without_request,
 )
-from steadyhand.api.openai.run_failure import failure_reason
+from steadyhand.api.openai.run_failure import failure_reason, is_answered
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.job import Job, OutcomeType, State, Usage
 
@@ -104,7 +104,7 @@ def response_status(job: Job) -> openai_bodies.ResponseStatus:
     """Return the status of a response for a job's state."""
     if not job.is_final:
         return "queued" if job.state is State.QUEUED and not job.runs else "in_progress"
-    if job.state is State.COMPLETED:
+    if is_answered(job):
         return "completed"
     return "cancelled" if job.state is State.CANCELLED else "failed"
 
@@ -171,10 +171,30 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def message_item(item_id: str, text: str | None, status: str) -> dict[str, Any]:
-    """Return a message of the agent; without text it has no part yet."""
-    content = [] if text is None else [text_part(text)]
-    return {"type": "message", "id": item_id, "status": status, "role": "assistant", "content": content}
+def refusal_part(text: str) -> dict[str, Any]:
+    """Return a part of a message that is a refusal of the model."""
+    return {"type": "refusal", "refusal": text}
+
+
+def summary_part(text: str) -> dict[str, Any]:
+    """Return a part of a summary of thinking."""
+    return {"type": "summary_text", "text": text}
+
+
+def message_item(item_id: str, content: Sequence[Any], status: str) -> dict[str, Any]:
+    """Return a message of the agent."""
+    return {
+        "type": "message",
+        "id": item_id,
+        "status": status,
+        "role": "assistant",
+        "content": list(content),
+    }
+
+
+def reasoning_item(item_id: str, summary: Sequence[Any], status: str) -> dict[str, Any]:
+    """Return the thinking before a message or a call; without a summary it has no text."""
+    return {"type": "reasoning", "id": item_id, "status": status, "summary": list(summary)}
 
 
 def mcp_call_item(item_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:

@@ -12,19 +12,26 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.api.openai.client_tools import namespaces_of
+from steadyhand.api.openai.client_tools import is_own_tool, namespaces_of
 from steadyhand.api.openai.output_spec import final_calls
 from steadyhand.api.openai.request_document import get_document
-from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_into_deltas
+from steadyhand.api.openai.responses.delta_splitter import split_into_deltas
 from steadyhand.api.openai.responses.resource import (
     StoredResponse,
     function_call_item,
     mcp_call_item,
-    message_item,
     response_json,
     response_status,
-    text_part,
 )
+from steadyhand.api.openai.responses.text_items import (
+    LIVE_KINDS,
+    MESSAGE,
+    REASONING,
+    REFUSAL,
+    OpenItem,
+    TextKind,
+)
+from steadyhand.api.openai.run_failure import refusal_text
 from steadyhand.api.openai.text_assembler import TextAssembler
 from steadyhand.api.openai.usage_since import UsageSince
 from steadyhand.api.schemas import openai_bodies
@@ -33,7 +40,9 @@ from steadyhand.api.transport.errors import json_bytes
 from steadyhand.events import (
     Event,
     LiveText,
+    Message,
     StateChanged,
+    Thinking,
     ToolCallsAnswered,
     ToolCallsRequested,
     ToolFinished,
@@ -67,7 +76,9 @@ class ResponseEvents:
         self._usage = UsageSince(0)
         self._running = False
         self._assembler = TextAssembler()
-        self._open_message: _OpenMessage | None = None
+        self._open_item: OpenItem | None = None
+        reasoning = request.get("echo", {}).get("reasoning") or {}
+        self._summarizes = reasoning.get("summary") is not None
         self._open_tools: dict[str, int] = {}
         self._messages: list[str] = []
 
@@ -76,11 +87,7 @@ class ResponseEvents:
         if self.ended_with_calls:
             return []
         if isinstance(item, LiveText):
-            return (
-                []
-                if self._is_structured or self._background
-                else self._text_deltas(self._assembler.feed_live(item))
-            )
+            return self._live_text(item)
         self._usage.feed(item)
         if item.type == ToolCallsAnswered.type:
             self._answered_rounds += 1
@@ -92,19 +99,19 @@ class ResponseEvents:
         if item.type == ToolCallsRequested.type:
             return self._end_with_calls(item)
         events = self._convert(item)
-        return (
-            events
-            if self._is_structured or self._background
-            else events + self._text_deltas(self._assembler.drain_early())
-        )
+        for early in self._assembler.drain_early():
+            events += self._live_text(early)
+        return events
 
     def _convert(self, item: Event) -> list[ResponseEvent]:
-        is_message = self._assembler.feed(item) is not None
+        is_message = self._assembler.feed(item) is not None and item.type == Message.type
         if item.type == StateChanged.type:
             return self._state_changed(item.data)
         if is_message and not self._is_structured:
             self._messages.append(item.data["text"])
-            return self._finish_message(item.data["text"])
+            return self._finish_item(MESSAGE, item.data["text"])
+        if item.type == Thinking.type:
+            return self._finish_item(REASONING, item.data["text"])
         if item.type == ToolStarted.type:
             return self._tool_started(item.data)
         return self._tool_finished(item.data) if item.type == ToolFinished.type else []
@@ -139,57 +146,76 @@ class ResponseEvents:
         self.event_count += 1
         return event
 
-    # --- messages --------------------------------------------------------------------------
+    # --- messages and thinking -------------------------------------------------------------
 
-    def _text_deltas(self, text: str) -> list[ResponseEvent]:
+    def _live_text(self, item: LiveText) -> list[ResponseEvent]:
+        kind = LIVE_KINDS[item.body.type]
+        if self._background or (self._is_structured and kind is MESSAGE):
+            return []
+        text = self._assembler.feed_live(item)
         if not text:
             return []
-        events = [] if self._open_message is not None else self._start_message()
-        assert self._open_message is not None  # noqa: S101  # it was just begun
-        return events + [self._text_delta(delta) for delta in self._open_message.splitter.feed(text)]
+        events, open_item = self._begin_item(kind)
+        if not self._shows_text(kind):
+            return events
+        events += self._begin_part(open_item)
+        return events + [self._text_delta(open_item, delta) for delta in open_item.splitter.feed(text)]
 
-    def _start_message(self) -> list[ResponseEvent]:
+    def _shows_text(self, kind: TextKind) -> bool:
+        return kind is not REASONING or self._summarizes
+
+    def _begin_item(self, kind: TextKind) -> tuple[list[ResponseEvent], OpenItem]:
+        """Return the open item, begun with these events unless one of this kind is open."""
+        if self._open_item is not None and self._open_item.kind is kind:
+            return [], self._open_item
+        events = self._close_open_item()
         index = len(self.output)
-        item_id = f"msg_{self.stored.id_suffix}_{index}"
-        self.output.append(message_item(item_id, None, "in_progress"))
-        self._open_message = _OpenMessage(index, item_id)
-        return [
-            self._make_event("response.output_item.added", output_index=index, item=self.output[index]),
-            self._make_event("response.content_part.added", **self._open_message.ids, part=text_part("")),
-        ]
-
-    def _text_delta(self, delta: str) -> ResponseEvent:
-        assert self._open_message is not None  # noqa: S101  # only within a message
-        self._open_message.delta_count += 1
-        return self._make_event(
-            "response.output_text.delta", **self._open_message.ids, delta=delta, logprobs=[]
+        self._open_item = OpenItem(kind, index, self.stored.id_suffix)
+        self.output.append(kind.make_item(self._open_item.id, [], "in_progress"))
+        events.append(
+            self._make_event("response.output_item.added", output_index=index, item=self.output[index])
         )
+        return events, self._open_item
 
-    def _finish_message(self, text: str, status: str = "completed") -> list[ResponseEvent]:
-        events = [] if self._open_message is not None else self._start_message()
-        assert self._open_message is not None  # noqa: S101  # it was just begun
-        # Pieces that were told before are the first of these; should the model have begun anew, `done` is the truth.
-        events += [
-            self._text_delta(delta) for delta in split_into_deltas(text)[self._open_message.delta_count :]
-        ]
-        ids, index = self._open_message.ids, self._open_message.index
-        self.output[index] = message_item(self._open_message.item_id, text, status)
-        self._open_message = None
-        return [
-            *events,
-            self._make_event("response.output_text.done", **ids, text=text, logprobs=[]),
-            self._make_event("response.content_part.done", **ids, part=text_part(text)),
-            self._make_event("response.output_item.done", output_index=index, item=self.output[index]),
-        ]
+    def _begin_part(self, item: OpenItem) -> list[ResponseEvent]:
+        if item.has_part:
+            return []
+        item.has_part = True
+        return [self._make_event(f"{item.kind.part_event}.added", **item.ids, part=item.kind.make_part(""))]
+
+    def _text_delta(self, item: OpenItem, delta: str) -> ResponseEvent:
+        item.delta_count += 1
+        return self._make_event(f"{item.kind.text_event}.delta", **item.ids, delta=delta, **item.kind.fields)
+
+    def _finish_item(self, kind: TextKind, text: str, status: str = "completed") -> list[ResponseEvent]:
+        events, item = self._begin_item(kind)
+        parts = []
+        if self._shows_text(kind) and (text or kind is not REASONING):
+            part, fields = kind.make_part(text), {kind.text_key: text, **kind.fields}
+            events += self._begin_part(item)
+            # Pieces that were told before are the first of these; if the model has begun anew, `done` is the truth.
+            events += [self._text_delta(item, delta) for delta in split_into_deltas(text)[item.delta_count :]]
+            events.append(self._make_event(f"{kind.text_event}.done", **item.ids, **fields))
+            events.append(self._make_event(f"{kind.part_event}.done", **item.ids, part=part))
+            parts.append(part)
+        self.output[item.index] = kind.make_item(item.id, parts, status)
+        self._open_item = None
+        done = self._make_event(
+            "response.output_item.done", output_index=item.index, item=self.output[item.index]
+        )
+        return [*events, done]
+
+    def _close_open_item(self) -> list[ResponseEvent]:
+        if self._open_item is None:
+            return []
+        return self._finish_item(self._open_item.kind, self._open_item.splitter.text, "incomplete")
 
     # --- tools -----------------------------------------------------------------------------
 
     def _tool_started(self, data: Mapping[str, Any]) -> list[ResponseEvent]:
         name: str = data["name"]
-        if self._is_structured and name == self._tool_names.structured_output:
+        if not is_own_tool(self.stored.job.spec, self._tool_names, name):
             return []
-        if self.stored.job.spec.tools and name.startswith(self._tool_names.client_prefix):
-            return []  # the client's own: told as a call once it is the client's turn
         index = len(self.output)
         item_id = f"mcp_{self.stored.id_suffix}_{index}"
         arguments = json.dumps(data["input"], ensure_ascii=False)
@@ -247,7 +273,10 @@ class ResponseEvents:
             return []
         status = response_status(job)
         events = self._close_open_items()
-        if status == "completed":
+        refusal = refusal_text(job)
+        if refusal is not None:
+            events += self._finish_item(REFUSAL, refusal)
+        elif status == "completed":
             events += self._final_answer(job)
         self.stored, self._finished_at = replace(self.stored, job=job), job.finished_at
         response = self._final_json(status, self._usage.final(job))
@@ -277,9 +306,7 @@ class ResponseEvents:
         )
 
     def _close_open_items(self) -> list[ResponseEvent]:
-        events: list[ResponseEvent] = []
-        if self._open_message is not None:
-            events += self._finish_message(self._open_message.splitter.text, "incomplete")
+        events = self._close_open_item()
         for index in sorted(self._open_tools.values()):
             events += self._finish_tool(index, "incomplete")
         self._open_tools.clear()
@@ -298,7 +325,7 @@ class ResponseEvents:
         # The result is what the last messages said; it differs when there was none.
         if not self._is_structured and "\n\n".join(self._messages).strip().endswith(answer.strip()):
             return []
-        return self._finish_message(answer) if answer else []
+        return self._finish_item(MESSAGE, answer) if answer else []
 
     def _function_call_events(self, call_id: str, name: str, arguments: str) -> list[ResponseEvent]:
         index = len(self.output)
@@ -314,17 +341,3 @@ class ResponseEvents:
             self._make_event("response.function_call_arguments.done", **ids, arguments=arguments),
             self._make_event("response.output_item.done", output_index=index, item=self.output[index]),
         ]
-
-
-class _OpenMessage:
-    """A message that is not complete yet."""
-
-    def __init__(self, index: int, item_id: str) -> None:
-        self.index = index
-        self.item_id = item_id
-        self.splitter = DeltaSplitter()
-        self.delta_count = 0
-
-    @property
-    def ids(self) -> dict[str, Any]:
-        return {"item_id": self.item_id, "output_index": self.index, "content_index": 0}

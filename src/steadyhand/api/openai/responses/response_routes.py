@@ -28,7 +28,7 @@ from steadyhand.api.openai.responses.start_response import (
     stored_input_items,
     wait_for_response,
 )
-from steadyhand.api.openai.run_failure import failure_reason, failure_response
+from steadyhand.api.openai.run_failure import failure_reason, failure_response, is_answered
 from steadyhand.api.openai.start_run import cancel_abandoned_run, wait_unless_disconnected
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
@@ -84,7 +84,7 @@ async def create_response(request: Request) -> Response:
     if finished is None:
         return Response(status_code=499)  # nobody reads it
     job, response_events = finished
-    if job.state is not State.COMPLETED and not response_events.ended_with_calls:
+    if not is_answered(job) and not response_events.ended_with_calls:
         return failure_response(request, job, run.headers(retry=False))
     if job.state is State.COMPLETED:
         await save_conversation(context, response_events, messages)
@@ -263,7 +263,7 @@ async def _event_frames(
             yield Frame(_encode_event(event))
     if last_event["sequence_number"] <= after:
         yield Frame(_DONE_FRAME)
-    elif last_event["type"] == "response.completed":
+    elif job.state is State.COMPLETED:
         # Before the client can come back with it.
         await save_conversation(context, response_events, messages)
         yield Frame(_encode_event(last_event) + _DONE_FRAME)
