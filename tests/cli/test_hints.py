@@ -184,3 +184,23 @@ def test_the_template_of_the_settings_is_printed(steadyhand: CommandLine) -> Non
     ran = steadyhand("config", "--template")
     assert ran.code == 0
     assert "#: concurrency = 4" in ran.out
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("command", [("show", JOB_ID), ("wait", JOB_ID), ("run", "x")])
+def test_the_branch_of_a_job_is_said_and_that_it_is_pushed_or_not(
+    steadyhand: CommandLine, service: ScriptedService, command: tuple[str, ...], *, published: bool
+) -> None:
+    changes = {"files": 2, "insertions": 1, "deletions": 0, "branch": f"steadyhand/{JOB_ID}"}
+    ended = job_json(changes=changes | {"published": published})
+    service.respond("GET", JOB, ScriptedAnswer.of(ended))
+    service.respond("POST", "/v1/jobs", ScriptedAnswer.of(ended, 202))
+    end = event_json(1, "state.changed", **{"from": "running", "to": "completed"})
+    service.respond("GET", f"{JOB}/events", ScriptedAnswer.stream(end))
+    ran = steadyhand(*command)
+    words = " ".join((ran.out + ran.err).split())
+    state = "pushed" if published else "not pushed"
+    assert f"branch steadyhand/{JOB_ID} {state}" in words
+    # A job that was not asked for a branch has no word of one.
+    service.respond("GET", JOB, ScriptedAnswer.of(job_json(changes=changes | {"branch": None})))
+    assert "branch" not in steadyhand("show", JOB_ID).out

@@ -186,6 +186,39 @@ def test_a_budget_of_many_jobs_is_a_wall_for_each_of_them_also_after_a_restart(
         assert service.run_job("go on", agent="other")["state"] == state
 
 
+def test_the_cost_of_a_turn_is_its_own_and_not_the_sessions(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    # The CLI's total grows over a session, and a fork takes it along.
+    service = make_service(claude=cli_path(), model=model.url).start()
+    jobs = [service.run_job("[[scenario:echo]] one")]
+    for parent in (0, 1, 0):
+        answer = service.client.post(
+            f"/v1/jobs/{jobs[parent]['id']}/turns", json={"prompt": "[[scenario:echo]] more"}
+        )
+        assert answer.status_code == 202, answer.text
+        jobs.append(service.wait_until_ended(answer.json()["id"], 60))
+    for job in jobs:
+        assert (job["state"], job["warnings"]) == ("completed", [])
+        assert job["cost"]["source"] == "ledger"
+        assert job["cost"]["reported_usd"] == job["cost"]["usd"] != "0.000000"
+
+
+def test_the_cost_of_a_turn_is_its_own_in_the_classic_profile_too(
+    make_service: MakeService, model: ScriptedModel
+) -> None:
+    service = make_service(claude=cli_path(), model=model.url, classic=True).start()
+    for number in range(3):
+        body = {"session_id": "kitchen", "message": f"[[scenario:echo]] {number}"}
+        answer = service.client.post("/v1/conversational", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+    jobs = service.client.get("/v1/jobs").json()["data"]
+    assert len(jobs) == 3
+    for job in jobs:
+        assert (job["state"], job["warnings"], job["cost"]["source"]) == ("completed", [], "ledger")
+        assert job["cost"]["reported_usd"] == job["cost"]["usd"] != "0.000000"
+
+
 ASK = """
 import json, os, urllib.error, urllib.request
 body = json.dumps({"model": "claude-haiku-4-5", "max_tokens": 9, "messages": []}).encode()

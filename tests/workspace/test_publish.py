@@ -1,5 +1,11 @@
 import asyncio
 import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +13,38 @@ import pytest
 from steadyhand.ports import Checkout, Harvest
 from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
+from steadyhand.testing.service import wait_until
 from steadyhand.workspace import GitCheckouts
 from steadyhand.workspace import harvest as harvesting
+
+
+@contextmanager
+def git_daemon(folder: Path) -> Iterator[str]:
+    """Serve the repositories of a folder by git's own protocol on loopback, hooks and all, and give its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "daemon",
+        "--listen=127.0.0.1",
+        f"--port={port}",
+        "--export-all",
+    ]
+    command += ["--reuseaddr", "--enable=receive-pack", f"--base-path={folder}", str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as daemon:
+        try:
+            wait_until(lambda: _accepts(port), 20)
+            yield f"git://127.0.0.1:{port}"
+        finally:
+            os.killpg(daemon.pid, signal.SIGKILL)
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def published(
@@ -18,12 +54,16 @@ def published(
     *,
     job_id: str = "0123456789ab",
     slot: int = 0,
+    source: str | None = None,
 ) -> tuple[Checkout, Harvest]:
     """Give the place and the harvest of a job that asked for a branch."""
 
     async def run() -> tuple[Checkout, Harvest]:
         job = make_job(id=job_id, publish="branch")
-        place = await checkouts.prepare(job, repository.workspace(), slot)
+        workspace = repository.workspace()
+        if source is not None:
+            workspace = replace(workspace, repository=source)
+        place = await checkouts.prepare(job, workspace, slot)
         run_as_agent(place, script)
         return place, await checkouts.harvest(place)
 
@@ -79,6 +119,7 @@ def test_a_push_that_is_refused_leaves_the_bundle_and_a_warning(
     assert harvest.changes is not None
     assert harvest.changes.published is False
     assert str(repository.folder) not in harvest.warnings[0].message
+    assert "[remote rejected]" in harvest.warnings[0].message
     repository.run("git branch -m steadyhand other")
     repository.run(f"git fetch -q {place.paths.bundle} 'refs/heads/*:refs/heads/*'")
     assert repository.head("steadyhand/0123456789ab") == harvest.changes.head
@@ -159,3 +200,44 @@ def test_a_diff_that_does_not_show_the_whole_branch_keeps_it_from_being_pushed(
     assert harvest.changes is not None
     assert harvest.changes.published is False
     assert "steadyhand" not in repository.run("git branch --list")
+
+
+REASON = "Branches of robots need a ticket: write to the release team."
+
+
+def test_the_remotes_reason_for_a_refused_push_is_in_the_warning(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    hook = repository.folder / ".git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    # A hostile remote may send anything: what reaches a terminal is one printable line of a bounded length.
+    long_text = "x" * 3000
+    hook.write_text(
+        f"#!/bin/sh\nprintf '{REASON}\\033[2J\\n\\n{long_text}\\n' >&2\nexit 1\n", encoding="utf-8"
+    )
+    hook.chmod(0o755)
+    with git_daemon(repository.folder.parent) as url:
+        _, harvest = published(
+            checkouts, repository, "echo a > a.txt", source=f"{url}/{repository.folder.name}"
+        )
+    (warning,) = harvest.warnings
+    assert warning.code == "publish_failed"
+    assert "[remote rejected] (pre-receive hook declined)" in warning.message
+    assert REASON in warning.message
+    assert warning.message.isprintable()
+    assert len(warning.message) < 1000
+
+
+def test_a_push_that_does_not_reach_the_remote_names_that(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    async def run() -> Harvest:
+        with git_daemon(repository.folder.parent) as url:
+            workspace = replace(repository.workspace(), repository=f"{url}/{repository.folder.name}")
+            place = await checkouts.prepare(make_job(publish="branch"), workspace, 0)
+        run_as_agent(place, "echo a > a.txt")
+        return await checkouts.harvest(place)
+
+    (warning,) = asyncio.run(run()).warnings
+    assert warning.code == "publish_failed"
+    assert "unable to connect to 127.0.0.1" in warning.message

@@ -20,6 +20,7 @@ from steadyhand.cli.sanitize import (
     display_usd,
     first_line,
     format_age,
+    format_branch,
     format_changes,
     format_count,
     format_duration,
@@ -45,6 +46,7 @@ STATE_STYLES: Mapping[str, str] = {
 }
 _TOKEN_FIELDS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _REFRESH_PER_SECOND = 8
+_MAX_WARNING_LENGTH = 1000
 _SILENCE_SECONDS = 10
 """The seconds without an event after which the progress line tells how long ago the last one was."""
 _QUIET_PHASES = frozenset({"starting", "running"})
@@ -293,7 +295,10 @@ class EventPrinter:
 
     def _print_warning(self, data: Mapping[str, Any]) -> None:
         self._print_line(
-            Text(f"! {one_line(data.get('message', data.get('code', '')), 300)}", style="yellow")
+            Text(
+                f"! {one_line(data.get('message', data.get('code', '')), _MAX_WARNING_LENGTH)}",
+                style="yellow",
+            )
         )
 
     def _print_phase(self, data: Mapping[str, Any]) -> None:
@@ -346,6 +351,8 @@ def summary_line(job: Mapping[str, Any]) -> Text:
     if seconds is not None:
         parts.insert(0, format_duration(seconds))
     parts.append(format_changes(job.get("changes")))
+    if (branch := format_branch(job.get("changes"))) is not None:
+        parts.append(f"branch {branch}")
     line = Text.assemble(
         (state, STATE_STYLES.get(state, "")), ("  " + " · ".join(map(one_line, parts)), "dim")
     )

@@ -156,3 +156,12 @@ def format_changes(changes: object) -> str:
         f"{changes.get(key)} {noun}{'' if changes.get(key) == 1 else 's'}{rest}" for key, noun, rest in parts
     ]
     return one_line(", ".join(phrases))
+
+
+def format_branch(changes: object) -> str | None:
+    """Return the branch of a job's changes and its push; `None` if none was asked for."""
+    branch = as_mapping(changes).get("branch")
+    if branch is None:
+        return None
+    published = as_mapping(changes).get("published") is True
+    return f"{one_line(branch, 80)} {'pushed' if published else 'not pushed'}"

@@ -15,6 +15,7 @@ from steadyhand.cli.sanitize import (
     display_usd,
     first_line,
     format_age,
+    format_branch,
     format_changes,
     format_count,
     format_duration,
@@ -263,8 +264,10 @@ def _detail_rows(job: Mapping[str, Any], activity: Iterable[tuple[str, str]]) ->
         Text(f"{display_usd(cost.get('usd', '0'))} of at most {display_usd(job.get('budget_usd', '0'))}"),
     )
     yield "changes", Text(format_changes(job.get("changes")))
+    if (branch := format_branch(job.get("changes"))) is not None:
+        yield "branch", Text(branch)
     for warning in job.get("warnings") or ():
-        yield "warning", Text(one_line(as_mapping(warning).get("message", warning), 400), style="yellow")
+        yield "warning", Text(one_line(as_mapping(warning).get("message", warning), 1000), style="yellow")
     for key, value in as_mapping(job.get("metadata")).items():
         yield "metadata", Text(f"{one_line(key, 60)} = {one_line(value, 200)}")
 

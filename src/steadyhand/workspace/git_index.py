@@ -44,7 +44,7 @@ async def stage_changes(git: Git, tree: Path, warnings: list[JobWarning]) -> Non
 async def _add_files(git: Git, tree: Path, chosen: Sequence[bytes], warnings: list[JobWarning]) -> None:
     paths = nul_terminated(chosen)
     result = await git.run(
-        "update-index", "--add", "--replace", "-z", "--stdin", cwd=tree, stdin=paths, check=False
+        "update-index", "--add", "--replace", "--remove", "-z", "--stdin", cwd=tree, stdin=paths, check=False
     )
     if result.code == 0:
         return

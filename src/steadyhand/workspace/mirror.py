@@ -20,6 +20,7 @@ from steadyhand.ports import is_reported, report_phase
 from steadyhand.workspace.filesystem import PRIVATE, make_dir
 from steadyhand.workspace.git import MIB, Git, GitSettings, scrub
 from steadyhand.workspace.git_progress import GitProgress
+from steadyhand.workspace.push_report import push_failure
 
 HEAD_REF = "refs/steadyhand/HEAD"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -266,10 +267,12 @@ class Mirror:
         """
         receive_pack = self._remote_command("receive-pack")
         options = [] if receive_pack is None else [f"--receive-pack={receive_pack}"]
-        await self._remote.run(
-            "push", "--quiet", "--no-verify", "--force", *options,
-            "--", self.source.url, f"{commit}:refs/heads/{branch}", cwd=repository, seconds=seconds,
+        result = await self._remote.run(
+            "push", "--quiet", "--porcelain", "--no-verify", "--force", *options,
+            "--", self.source.url, f"{commit}:refs/heads/{branch}", cwd=repository, seconds=seconds, check=False,
         )  # fmt: skip
+        if result.code != 0:
+            raise WorkspaceError(f"git push failed: {push_failure(result)}")
 
     def _remote_command(self, verb: str) -> str | None:
         """Return the command that serves a local repository as its owner, without its code; `None` for a remote one.

@@ -40,7 +40,8 @@ def classify_names(
 ) -> tuple[list[bytes], list[bytes], list[bytes]]:
     """Return the names that exist, those that are gone and those that are too large, without opening a file.
 
-    A file behind a folder that became a symlink is gone.
+    A file behind a folder that became a symlink is gone, and so is one that became a folder: the files in it have names
+    of their own. Only a repository in the place of a file counts as the entry itself, as it does for git.
     """
     chosen: list[bytes] = []
     missing: list[bytes] = []
@@ -56,7 +57,8 @@ def classify_names(
         except OSError:
             missing.append(name)
             continue
-        if not _is_real(path.parent, folders):
+        is_plain_folder = stat.S_ISDIR(info.st_mode) and not os.path.lexists(path / ".git")
+        if is_plain_folder or not _is_real(path.parent, folders):
             missing.append(name)
             continue
         size = info.st_size if stat.S_ISREG(info.st_mode) else 0
@@ -269,7 +271,9 @@ def _stage_changes(tree: Path, reply: dict[str, Any], file_bytes: int, total_byt
     if not chosen:
         return
     try:
-        _git("update-index", "--add", "--replace", "-z", "--stdin", stdin=nul_terminated(chosen))
+        # It removes a file in whose place a repository is.
+        options = ("--add", "--replace", "--remove", "-z", "--stdin")
+        _git("update-index", *options, stdin=nul_terminated(chosen))
     except GitError as error:
         # One unreadable path makes git fail for all, so the remaining paths are added one by one.
         reply["files_lost"] = str(error)

@@ -243,6 +243,32 @@ class CheckoutsContract:
         assert "a/away" in place.paths.diff.read_text(encoding="utf-8", errors="replace")
 
     @async_test
+    async def test_a_file_a_link_and_a_folder_that_took_each_others_place_are_kept_without_a_warning(
+        self,
+    ) -> None:
+        repository = self.repository()
+        repository.run("ln -s readme.txt link && ln -s src folder-link")
+        repository.commit("plain", "x\n")
+        async with self.open() as checkouts:
+            place = await checkouts.prepare(make_job(), repository.workspace(), 0)
+            await self.run_as_agent(
+                place,
+                "for name in readme.txt link folder-link; do rm $name; mkdir $name; echo in > $name/file; done\n"
+                "mkdir readme.txt/deep && ln -s ../file readme.txt/deep/link\n"
+                "rm -r src && echo out > src && rm plain && ln -s src plain",
+            )
+            harvest = await checkouts.harvest(place)
+            assert harvest.warnings == ()
+            assert harvest.changes is not None
+            wanted = await self.tree(place)
+            copy = self.root / "copy"
+            run_shell(
+                f"git clone -q {repository.folder} {copy} && git -C {copy} apply --index {place.paths.diff}",
+                self.root,
+            )
+        assert list_tree(copy) == wanted
+
+    @async_test
     async def test_commits_and_uncommitted_work_are_kept_when_the_checkout_is_gone(self) -> None:
         repository = self.repository()
         async with self.open() as checkouts:
