@@ -176,6 +176,24 @@ class SlashCommand:
         return f"/{self.name} {self.arguments}".rstrip()
 
 
+UNCOMMITTED_REF = "refs/steadyhand/uncommitted/"
+"""The beginning of the ref of a job on uncommitted changes; the rest is their commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class UncommittedChanges:
+    """Changes that a caller sends along: `commit` on top of `base`, which the repository has, as a pack in base64."""
+
+    base: str
+    commit: str
+    pack: str
+
+    @property
+    def ref(self) -> str:
+        """The ref of a job that works on them."""
+        return UNCOMMITTED_REF + self.commit
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens of all runs together, and model turns; cache reads and writes are apart from `input_tokens`."""
@@ -283,6 +301,8 @@ class JobSpec:
     """The document that the OpenAI API stores about a request (`RequestDocument`); no other code reads it."""
     command: SlashCommand | None = None
     """The command that the prompt runs, if the caller asked for one."""
+    uncommitted: UncommittedChanges | None = None
+    """The caller's uncommitted changes, which are the job's commit."""
     session_name: str | None = None
     """The caller's name for the session, if any."""
     origin: Origin = "api"
@@ -344,6 +364,11 @@ class Job:
     last_event: int = 0
     sequence: int = 0
     """The store's order of acceptance; 0 until stored."""
+
+    @property
+    def is_on_uncommitted(self) -> bool:
+        """True if the job works on uncommitted changes of its caller, or of the caller of an earlier turn."""
+        return self.ref is not None and self.ref.startswith(UNCOMMITTED_REF)
 
     @property
     def run(self) -> int:

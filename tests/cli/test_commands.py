@@ -24,6 +24,7 @@ from tests.cli.command_line import (
 from typer.core import TyperGroup
 
 from steadyhand.cli.app import app
+from steadyhand.testing.example import make_repository
 
 JOB = f"/v1/jobs/{JOB_ID}"
 EVENTS = f"{JOB}/events"
@@ -215,6 +216,7 @@ def test_the_prompt_comes_from_stdin_to_the_letter(
 
 def test_a_path_becomes_absolute_and_a_url_stays(steadyhand: CommandLine, service: ScriptedService) -> None:
     lay_out_run(service, job_json())
+    make_repository(steadyhand.home)
     for given in (".", "https://git.example.org/a.git", "git@example.org:a.git"):
         assert steadyhand("run", "--repo", given, "x").code == 0
     sent = [asked.body["workspace"] for asked in service.requests if asked.method == "POST"]

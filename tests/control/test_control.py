@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from steadyhand.agents import BUILT_IN_AGENTS, Agent, Catalog
+from steadyhand.agents import BUILT_IN_AGENTS, Agent, Catalog, Workspace
 from steadyhand.control import Caller, Control, ResumeOptions, Submission
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
@@ -20,7 +20,17 @@ from steadyhand.control.tool_results import ToolResultSubmitter
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Event, EventDraft, ToolCallsRequested
-from steadyhand.job import ClientTool, Job, JobSpec, Origin, Outcome, OutcomeType, Run, State
+from steadyhand.job import (
+    ClientTool,
+    Job,
+    JobSpec,
+    Origin,
+    Outcome,
+    OutcomeType,
+    Run,
+    State,
+    UncommittedChanges,
+)
 from steadyhand.outcome import StopReason
 from steadyhand.ports import ALL_SCOPES, ClientToolCall
 from steadyhand.queue.local import LocalQueue
@@ -225,5 +235,53 @@ def test_a_resume_needs_a_budget_above_the_spent_amount_and_queues_the_job_again
         resumed = await world.control.resume(CALLER, job.id, ResumeOptions(budget_micros=7, prompt="Go on."))
         assert (resumed.budget_micros, resumed.continue_prompt) == (7, "Go on.")
         assert await world.queue.cancel(job.id, StopReason.CANCEL) == "withdrawn"
+
+    in_world(tmp_path, scene)
+
+
+UNCOMMITTED = UncommittedChanges("a" * 40, "b" * 40, "UEFDSw==")
+
+
+def test_a_job_on_uncommitted_changes_has_their_ref_and_is_never_published(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        published = Workspace("published", repository="/shop", ref="main", publish="branch")
+        cast("dict[str, Workspace]", world.control.catalog.workspaces)["published"] = published
+        spec = JobSpec("Go.", uncommitted=UNCOMMITTED)
+        job = (await world.control.submit(CALLER, Submission(spec, workspace="published"))).job
+        stored = await world.control.get(CALLER, job.id)
+        assert (stored.ref, stored.publish) == (f"refs/steadyhand/uncommitted/{'b' * 40}", "none")
+        assert stored.spec.uncommitted == UNCOMMITTED
+        turn = (await world.control.submit(CALLER, Submission(JobSpec("Go on."), parent=job.id))).job
+        assert (turn.ref, turn.publish, turn.spec.uncommitted) == (stored.ref, "none", None)
+
+    in_world(tmp_path, scene)
+
+
+@pytest.mark.parametrize(
+    ("submission", "field"),
+    [
+        (Submission(JobSpec("x"), workspace="/shop", ref="main"), "/uncommitted"),
+        (Submission(JobSpec("x"), workspace="scratch"), "/uncommitted"),
+        (Submission(JobSpec("x"), workspace="in_place"), "/uncommitted"),
+        (Submission(JobSpec("x"), workspace="/shop", publish="branch"), "/publish"),
+    ],
+)
+def test_uncommitted_changes_that_cannot_be_the_commit_of_a_job_are_refused(
+    tmp_path: Path, submission: Submission, field: str
+) -> None:
+    async def scene(world: World) -> None:
+        in_place = Workspace("in_place", repository="/shop", mode="in_place")
+        cast("dict[str, Workspace]", world.control.catalog.workspaces)["in_place"] = in_place
+        with_changes = replace(submission, spec=replace(submission.spec, uncommitted=UNCOMMITTED))
+        with pytest.raises(InvalidRequest) as caught:
+            await world.control.submit(CALLER, with_changes)
+        assert [each.pointer for each in caught.value.field_errors] == [field]
+        if submission.publish is None:
+            job = (await world.control.submit(CALLER, submission)).job
+            with pytest.raises(InvalidRequest) as caught:
+                await world.control.submit(
+                    CALLER, Submission(JobSpec("x", uncommitted=UNCOMMITTED), parent=job.id)
+                )
+            assert [each.pointer for each in caught.value.field_errors] == ["/uncommitted"]
 
     in_world(tmp_path, scene)

@@ -21,6 +21,7 @@ from steadyhand.job import (
     SlashCommand,
     State,
     Turn,
+    UncommittedChanges,
     Usage,
 )
 from steadyhand.job_warnings import WarningCode
@@ -47,6 +48,7 @@ SPEC = JobSpec(
     tools=(ClientTool("buy", None, {"type": "object"}),),
     one_call=True,
     command=SlashCommand("c", "d"),
+    uncommitted=UncommittedChanges("e", "f", "g"),
     origin="openai",
 )
 JOB = Job(
@@ -124,7 +126,7 @@ ROW = {
         '{"turns":[["user","U"],["assistant",[{"type":"text","text":"A"}]]],'
         '"content":[{"type":"file","name":"a.txt","data":"YQ=="}],'
         '"request":{"kind":"response","input":[]},"tools":[["buy",null,{"type":"object"}]],'
-        '"one_call":true,"command":["c","d"]}'
+        '"one_call":true,"command":["c","d"],"uncommitted":["e","f","g"]}'
     ),
     "answer": '"Mended."',
     "prompt": "Mend the wall.",

@@ -120,12 +120,16 @@ def resolve_workspace(repo: str | None, workspace: str | None) -> tuple[str | No
     return str(path), True
 
 
-def reject_remote_path(client: Client, workspace: str, *, is_path: bool) -> None:
-    """Raise `InvalidRequest` for a path if the service runs on another machine."""
-    if is_path and not client.local:
+def reject_remote_path(server: str | None, path: str) -> None:
+    """Raise `InvalidRequest` for a path if the service of this command runs on another machine."""
+    settings = load_settings()
+    with client_for(server or settings.url or settings.file_url or DEFAULT_URL, settings) as client:
+        if client.local:
+            return
         raise InvalidRequest(
-            f"{one_line(workspace)} is a path on this machine, and {client.base_url} runs on another, where it means "
-            "something else or nothing. Use the repository's URL or the name of one of its workspaces."
+            f"{one_line(path)} is a path on this machine, and {client.base_url} runs on another, where it means "
+            "something else or nothing. Use the repository's URL or the name of one of its workspaces; with "
+            "--with-changes the uncommitted changes and unpushed commits here go along."
         )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli import client_options
+from steadyhand.cli import client_options, local_changes
 from steadyhand.cli.app import Terminated, app
 from steadyhand.cli.client_options import AsJson, Server
 from steadyhand.cli.console import CommandOutput
@@ -70,6 +70,10 @@ def run(
     schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A JSON Schema that the answer must match.")
     ] = None,
+    with_changes: Annotated[
+        bool,
+        typer.Option("--with-changes", help="Take the uncommitted changes here along, never ignored files."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer, no progress.")] = False,
     server: Server = None,
     as_json: AsJson = False,
@@ -80,12 +84,16 @@ def run(
     """
     output = client_options.create_output()
     target_workspace, is_path = client_options.resolve_workspace(repo, workspace)
+    if is_path and target_workspace is not None:
+        client_options.reject_remote_path(server, target_workspace)
+    repository_fields = local_changes.prepare(
+        output, target_workspace, is_path=is_path, ref=ref, with_changes=with_changes, quiet=quiet
+    )
     prompt_text = _read_prompt(prompt, output)
     fields = {
         "agent": agent,
         "model": model,
-        "workspace": target_workspace,
-        "ref": ref,
+        **repository_fields,
         "budget_usd": budget,
         "timeout_seconds": None if timeout is None else parse_seconds(timeout, "--timeout"),
         "title": title if title is not None else first_line(prompt_text, _MAX_TITLE_LENGTH) or None,
@@ -93,9 +101,7 @@ def run(
         "output_schema": None if schema is None else _read_schema(schema),
     }
     with ExitStack() as stack:
-        client, job = _submit_job(
-            stack, output, server, prompt_text, fields=fields, path=target_workspace if is_path else None
-        )
+        client, job = _submit_job(stack, output, server, prompt_text, fields=fields)
         shown_message = None
         try:
             shown_message = print_progress(output, client, job["id"], quiet=quiet)
@@ -149,15 +155,12 @@ def _submit_job(
     prompt: str,
     *,
     fields: Mapping[str, Any],
-    path: str | None,
 ) -> tuple[Client, dict[str, Any]]:
     """Submit the job and return it with a client of its service, which may run in this process."""
     settings = client_options.load_settings()
     server_url = server or settings.url
     local_url = settings.file_url or DEFAULT_URL
     client = stack.enter_context(client_options.client_for(server_url or local_url, settings))
-    if path is not None:
-        client_options.reject_remote_path(client, path, is_path=True)
     try:
         with _deferred_signals():
             job = client.submit(prompt, **fields)

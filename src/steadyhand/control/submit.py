@@ -79,6 +79,8 @@ class JobSubmitter:
             parent.workspace if parent is not None else self._resolve_workspace(caller, submission, agent)
         )
         self._deps.admission.check_allowed(caller.key_id, name, workspace)
+        if submission.spec.uncommitted is not None:
+            self._check_uncommitted(submission, workspace, parent)
         if submission.strict and name not in self._deps.catalog.agents:
             await self._require_known_agent(name, workspace)
         job = self._build_job(caller, submission, agent, workspace, requested_model)
@@ -91,6 +93,10 @@ class JobSubmitter:
                 commit=parent.commit,
                 ref=parent.ref,
             )
+        if job.is_on_uncommitted:
+            if submission.publish == "branch":
+                raise InvalidRequest.at("/publish", "cannot be 'branch' for work on uncommitted changes")
+            job = replace(job, publish="none")
         drafts = [EventDraft(0, job.created_at, StateChanged(None, State.QUEUED))]
         drafts += [
             EventDraft(0, job.created_at, WarningEvent(warning.code, warning.message))
@@ -221,7 +227,7 @@ class JobSubmitter:
                 submission.idle_timeout_seconds, agent.idle_timeout_seconds, defaults.idle_timeout_seconds
             ),
             workspace=workspace,
-            ref=submission.ref or self._deps.catalog.workspace(workspace).ref,
+            ref=_requested_ref(submission) or self._deps.catalog.workspace(workspace).ref,
             on_interrupt=submission.on_interrupt or defaults.on_interrupt,
             publish=submission.publish or self._deps.catalog.workspace(workspace).publish or defaults.publish,
             warnings=tuple(warnings),
@@ -230,6 +236,20 @@ class JobSubmitter:
     def ceilings(self, caller: Caller, agent: Agent) -> Ceilings:
         """Return the ceilings of a caller's requests for an agent."""
         return Ceilings(self._deps.catalog.limits, agent, self._deps.admission.limits_of(caller.key_id))
+
+    def _check_uncommitted(self, submission: Submission, workspace: str | None, parent: Job | None) -> None:
+        """Raise `InvalidRequest` unless uncommitted changes can be the commit of the job."""
+        if parent is not None:
+            raise InvalidRequest.at(
+                "/uncommitted", "cannot come with a later turn; its commit is that of the first"
+            )
+        if submission.ref is not None:
+            raise InvalidRequest.at("/uncommitted", "cannot stand beside a ref")
+        target = self._deps.catalog.workspace(workspace)
+        if target.repository is None:
+            raise InvalidRequest.at("/uncommitted", "needs a workspace with a repository")
+        if target.mode == "in_place":
+            raise InvalidRequest.at("/uncommitted", "cannot go to a workspace that is used in place")
 
     def _resolve_workspace(self, caller: Caller, submission: Submission, agent: Agent) -> str | None:
         name = submission.workspace
@@ -261,6 +281,11 @@ class JobSubmitter:
             raise InvalidRequest.at(
                 "/agent", f"is not known{did_you_mean(name, known)}", code="unknown_agent"
             )
+
+
+def _requested_ref(submission: Submission) -> str | None:
+    uncommitted = submission.spec.uncommitted
+    return submission.ref if uncommitted is None else uncommitted.ref
 
 
 def _known_workspaces(name: str, known: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from steadyhand.job import (
     SlashCommand,
     State,
     Turn,
+    UncommittedChanges,
     Usage,
 )
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits, ModelCall, RunOutput, Scope
@@ -208,7 +209,8 @@ def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
 def _encode_request(spec: JobSpec) -> str | None:
     """Return the request beside the prompt as JSON: the turns alone, or an object if other fields are set."""
     turns = [[turn.role, turn.content] for turn in spec.history]
-    if spec.content or spec.tools or spec.one_call or spec.command or spec.request is not None:
+    is_object = spec.content or spec.tools or spec.one_call or spec.command or spec.uncommitted
+    if is_object or spec.request is not None:
         tools = [[tool.name, tool.description, tool.parameters] for tool in spec.tools]
         request: dict[str, Any] = {
             "turns": turns,
@@ -220,6 +222,12 @@ def _encode_request(spec: JobSpec) -> str | None:
             request["one_call"] = True
         if spec.command is not None:
             request["command"] = [spec.command.name, spec.command.arguments]
+        if spec.uncommitted is not None:
+            request["uncommitted"] = [
+                spec.uncommitted.base,
+                spec.uncommitted.commit,
+                spec.uncommitted.pack,
+            ]
         return to_json(request)
     return to_json(turns) if turns else None
 
@@ -235,6 +243,7 @@ def _decode_request(text: str | None) -> dict[str, Any]:
         "tools": tuple(ClientTool(*each) for each in stored.get("tools", ())),
         "one_call": stored.get("one_call", False),
         "command": SlashCommand(*stored["command"]) if "command" in stored else None,
+        "uncommitted": UncommittedChanges(*stored["uncommitted"]) if "uncommitted" in stored else None,
     }
 
 

@@ -29,6 +29,7 @@ from steadyhand.workspace.instructions import (
 from steadyhand.workspace.job_dirs import JobDirs, transient_paths
 from steadyhand.workspace.mirror import Mirrors
 from steadyhand.workspace.retention import trim
+from steadyhand.workspace.uncommitted import forget_uncommitted, without_repository_rights
 from steadyhand.workspace.warm_checkouts import WarmCheckouts
 
 DEFINITIONS_MAX_AGE = 30.0
@@ -136,6 +137,8 @@ class GitCheckouts:
         """Create a private checkout or use the directory in place. Raise `WorkspaceError`."""
         if job.ref is not None:
             workspace = replace(workspace, ref=job.ref)
+        if job.is_on_uncommitted:
+            workspace = without_repository_rights(workspace)
         files = self.job_paths(job.id)
         checkout_note = await asyncio.to_thread(read_note, files) if job.begin == "resume" else None
         try:
@@ -282,6 +285,7 @@ class GitCheckouts:
     async def delete_job(self, job_id: str) -> None:
         """Remove all files of a job."""
         files = self.job_paths(job_id)
+        await forget_uncommitted(self.mirrors, files)
         await self.factory.release(files)
         await self._job_dirs.remove((files.root,))
 

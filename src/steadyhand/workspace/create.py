@@ -18,6 +18,7 @@ from steadyhand.workspace.git_dir import write_git_dir
 from steadyhand.workspace.instructions import InstructionsCache
 from steadyhand.workspace.job_dirs import base_dir, base_index_path, disk_image_path, overlay_dirs
 from steadyhand.workspace.mirror import Mirror, Mirrors
+from steadyhand.workspace.uncommitted import import_uncommitted
 from steadyhand.workspace.warm_checkouts import (
     BRANCH,
     CHECKOUT_SECONDS,
@@ -85,7 +86,10 @@ class CheckoutFactory:
                 files.checkout, None, Instructions(), await self._create_empty(job, files, user)
             )
         mirror = self._mirrors.get(workspace.repository)
-        commit = await mirror.resolve(workspace.ref)
+        if job.spec.uncommitted is not None:
+            commit = await import_uncommitted(mirror, job.spec.uncommitted, files)
+        else:
+            commit = await mirror.resolve(workspace.ref)
         instructions = await self._instructions.load(mirror, commit, workspace)
         if self.warm is not None:
             await self.release(files)

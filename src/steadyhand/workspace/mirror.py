@@ -183,6 +183,18 @@ class Mirror:
                 return result.text
         return None
 
+    async def find_commit(self, ref: str) -> str | None:
+        """Return the commit of a full ref that the mirror has, without a fetch, or `None`."""
+        return await self._rev_parse(ref)
+
+    async def import_commit(self, repository: Path, commit: str, ref: str) -> None:
+        """Fetch a commit from a bare repository of the service, and store it under `ref`. Raise `WorkspaceError`."""
+        async with self._exclusive():
+            await self._git.run(
+                "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow",
+                "--", str(repository), f"+{commit}:{ref}", cwd=self.folder, seconds=self._fetch_seconds,
+            )  # fmt: skip
+
     # --- fetching --------------------------------------------------------------------------
 
     async def _refresh(self, since: float, *, share: bool) -> None:
@@ -408,6 +420,12 @@ class Mirrors:
             folder = self._folder / f"{name}.git"
             self._mirrors[name] = Mirror(source, folder, self._settings, debounce_seconds=self._debounce)
         return self._mirrors[name]
+
+    async def delete_ref(self, folder_name: str, ref: str) -> None:
+        """Delete a ref of the mirror with this folder's name, if there is one. Raise `WorkspaceError`."""
+        folder = self._folder / Path(folder_name).name
+        if folder.is_dir():
+            await Git().run("update-ref", "-d", ref, cwd=folder)
 
     async def check_reachable(self, repository: str, *, seconds: float = 15.0) -> None:
         """Connect to a repository without a fetch. Raise `WorkspaceError`."""

@@ -40,7 +40,7 @@ from steadyhand.api.transport.params import (
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Caller, ResumeOptions, Submission
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import Job, JobSpec, SlashCommand, State
+from steadyhand.job import Job, JobSpec, SlashCommand, State, UncommittedChanges
 from steadyhand.ports import IdempotencyKey, JobFilter
 
 WorkRequestT = TypeVar("WorkRequestT", bound=WorkRequest)
@@ -56,8 +56,12 @@ _SPEC_FIELDS = {field.name for field in fields(JobSpec)}
 
 def build_submission(body: JobRequest) -> Submission:
     """Build the submission for a request."""
+    submission = _build_work_submission(body)
+    sent = body.uncommitted
+    changes = None if sent is None else UncommittedChanges(sent.base, sent.commit, sent.pack)
     return replace(
-        _build_work_submission(body),
+        submission,
+        spec=replace(submission.spec, uncommitted=changes),
         agent=body.agent,
         workspace=body.workspace,
         ref=body.ref,

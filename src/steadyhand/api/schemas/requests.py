@@ -31,6 +31,8 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]+-]{0,199}")
 _INVALID_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
 _SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _COMMAND_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -72,6 +74,8 @@ def _validate_agent_name_or_path(text: str) -> str:
 def _validate_git_ref(text: str) -> str:
     if not text or text[0] in "-/." or text[-1] in "/." or _INVALID_REF.search(text):
         raise _invalid_field("is not a git ref or commit")
+    if text.startswith("refs/steadyhand/"):
+        raise _invalid_field("is a ref of the service's own")
     return text
 
 
@@ -227,6 +231,33 @@ class WorkRequest(BaseModel):
         return value
 
 
+def _validate_commit(text: str) -> str:
+    if _COMMIT.fullmatch(text) is None:
+        raise _invalid_field("is not the whole id of a commit")
+    return text
+
+
+def _validate_base64(text: str) -> str:
+    if not text.isascii() or _BASE64.fullmatch(text) is None or len(text) % 4:
+        raise _invalid_field("is not base64")
+    return text
+
+
+CommitId = Annotated[str, AfterValidator(_validate_commit), _string_schema(pattern=f"^({_COMMIT.pattern})$")]
+
+
+class UncommittedRequest(BaseModel):
+    """Uncommitted changes of the caller's own clone: a commit of them, and the pack of what the repository lacks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: CommitId = Field(description="The newest commit below them that the workspace's repository has.")
+    commit: CommitId = Field(description="The commit that holds them; the job works on it.")
+    pack: Annotated[str, AfterValidator(_validate_base64), _string_schema(contentEncoding="base64")] = Field(
+        description="The pack of `git pack-objects`: all objects of `commit` that are not below `base`."
+    )
+
+
 class TurnRequest(WorkRequest):
     """The next turn in a job's session: a new job of the same agent, in the same workspace."""
 
@@ -244,6 +275,9 @@ class JobRequest(WorkRequest):
         ]
         | None
     ) = None
+    uncommitted: UncommittedRequest | None = Field(
+        default=None, description="Uncommitted changes to work on, in place of a `ref`."
+    )
     append_system_prompt: Prompt | None = None
     session: (
         Annotated[

@@ -14,6 +14,11 @@ from steadyhand.ports import AgentPaths, RunSpec
 MAX_ARGUMENT_BYTES = 100 * 1024
 """The longest argument in bytes: the kernel refuses one of 131,072."""
 
+_UNCOMMITTED_NOTE = (
+    "The repository is checked out as its user has it in front of them. A newest commit with the subject "
+    "'Uncommitted changes' holds what they have not committed: `git show HEAD` shows it."
+)
+
 
 class SystemPromptFile(NamedTuple):
     """The text appended to the system prompt: the path where the service writes it, the agent's path, and the text."""
@@ -64,7 +69,8 @@ def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | No
 
 
 def _system_prompt_text(job: Job, agent: Agent) -> str | None:
-    parts = [text for text in (agent.append_system_prompt, job.spec.append_system_prompt) if text]
+    note = _UNCOMMITTED_NOTE if job.is_on_uncommitted else None
+    parts = [text for text in (agent.append_system_prompt, note, job.spec.append_system_prompt) if text]
     return "\n\n".join(parts) or None
 
 
