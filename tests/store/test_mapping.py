@@ -34,6 +34,7 @@ from steadyhand.job import (
     StartMode,
     State,
     Turn,
+    UncommittedChanges,
     Usage,
 )
 from steadyhand.job_warnings import WarningCode
@@ -101,6 +102,7 @@ SPEC_STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "tools": st.lists(st.builds(ClientTool, ANY_TEXT, maybe(ANY_TEXT), OBJECTS), max_size=2).map(tuple),
     "one_call": st.booleans(),
     "command": maybe(st.builds(SlashCommand, TEXT, ANY_TEXT)),
+    "uncommitted": maybe(st.builds(UncommittedChanges, TEXT, TEXT, TEXT)),
     "origin": st.sampled_from(get_args(Origin)),
 }
 STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
