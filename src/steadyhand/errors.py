@@ -16,6 +16,7 @@
     ├── ConfigError             the settings are wrong; the service does not start
     ├── DataDirectoryBusy       another process owns the data directory
     └── StoreError              the store failed
+        └── StoreUnavailable    the store cannot be used for now: its disk is full, or another program holds it
 
 An error is created once, where it is noticed, and translated once, in the API or the CLI.
 """
@@ -166,3 +167,9 @@ class StoreError(SteadyhandError):
     """A failure of the store."""
 
     code = "store"
+
+
+class StoreUnavailable(StoreError):
+    """A failure of the store that a later try may not meet. The operation had no effect, unless the detail says so."""
+
+    code = "unavailable"

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -31,6 +31,10 @@ from steadyhand.redact import Redactor, TextStream
 FeedItem = Event | LiveText | LiveProgress
 MAX_BACKLOG = 1_000
 """The items that wait for one slow follower; beyond it live text is dropped and events are read from the store."""
+MAX_HELD_EVENTS = 10_000
+MAX_HELD_BYTES = 16 << 20
+"""The events of one run that are held during an outage of the store, and their size in memory."""
+OUTAGE_CHECK_SECONDS = 0.5
 
 
 class Subscription:
@@ -129,11 +133,20 @@ def log_state_change(job: Job, target: str) -> None:
 class EventLog:
     """Stores changes and events, then publishes them, all without live secrets."""
 
-    def __init__(self, store: Store, feed: EventFeed, redactor: Redactor) -> None:
-        """Create it; `redactor` removes secrets from all that is stored or published."""
+    def __init__(self, store: Store, feed: EventFeed, redactor: Redactor, *, hold: bool = False) -> None:
+        """Create it; `redactor` removes secrets from all that is stored or published.
+
+        With `hold` every write waits for the end of an outage of the store; without it, it raises `StoreUnavailable`.
+        """
         self._store = store
         self._feed = feed
+        self._hold = hold
         self.redactor = redactor
+
+    @property
+    def outage(self) -> str | None:
+        """The reason why nothing can be stored now, or None."""
+        return self._store.outage
 
     async def update_job(
         self,
@@ -149,6 +162,7 @@ class EventLog:
             expected,
             lambda old: _without_new_secrets(redactor, old, update(old)),
             self._redact(drafts),
+            hold=self._hold,
         )
         self._feed.publish(job_id, events)
         for draft in drafts:
@@ -158,7 +172,8 @@ class EventLog:
 
     async def append(self, job_id: str, drafts: Sequence[EventDraft]) -> None:
         """Store events and publish them to the job's followers."""
-        self._feed.publish(job_id, await self._store.append_events(job_id, self._redact(drafts)))
+        events = await self._store.append_events(job_id, self._redact(drafts), hold=self._hold)
+        self._feed.publish(job_id, events)
 
     def publish_live(self, item: LiveText | LiveProgress) -> None:
         """Publish a piece of text or a progress that is not stored.
@@ -202,22 +217,43 @@ def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
 class RunEventWriter:
     """Writes the events of one run to the store, while the agent's output is read on.
 
-    `emit` waits only if more than `MAX_BACKLOG` events are not stored yet. `run` is a task beside the run, in the
-    worker's task group, until `close`.
+    `emit` waits only if more than `MAX_BACKLOG` events are not stored yet. During an outage of the store it holds up to
+    `max_held_events` and `max_held_bytes` instead. Then it calls `on_overflow` and leaves out what does not fit.
+    `run` is a task beside the run, in the worker's task group, until `close`.
     """
 
     MAX_BATCH = 64
 
-    def __init__(self, recorder: EventLog, job_id: str, run: int, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        recorder: EventLog,
+        job_id: str,
+        run: int,
+        clock: Callable[[], datetime],
+        *,
+        on_overflow: Callable[[], None] = lambda: None,
+        max_held_events: int = MAX_HELD_EVENTS,
+        max_held_bytes: int = MAX_HELD_BYTES,
+    ) -> None:
         self._recorder = recorder
         self._job_id = job_id
         self._run = run
         self._clock = clock
-        self._drafts: asyncio.Queue[EventDraft | None] = asyncio.Queue(MAX_BACKLOG)
+        self._on_overflow = on_overflow
+        self._max_held_events = max_held_events
+        self._max_held_bytes = max_held_bytes
+        self._drafts: deque[tuple[EventDraft, int]] = deque()
+        self._unstored = 0
+        self._held_bytes = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+        self._stored = asyncio.Event()
         self._steps = 0
         self._part = ("", "")
         self._offset = 0
         self._text_stream: tuple[TextDelta, TextStream] | None = None
+        self.left_out = 0
+        """The number of events that did not fit during an outage."""
 
     async def emit(self, body: EventBody | TextDelta) -> None:
         """Queue an event; publish a piece of text at once, except for an end that may begin a secret."""
@@ -228,7 +264,25 @@ class RunEventWriter:
             self._flush_text()
             self._offset = 0
         self._steps += body.type in STEP_TYPES
-        await self._drafts.put(EventDraft(self._run, self._clock(), body))
+        await self._add(EventDraft(self._run, self._clock(), body))
+
+    async def _add(self, draft: EventDraft) -> None:
+        while self._unstored >= MAX_BACKLOG and self._recorder.outage is None:
+            self._stored.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(OUTAGE_CHECK_SECONDS):  # the outage may begin while this waits
+                    await self._stored.wait()
+        size = 0
+        if self._recorder.outage is not None:
+            size = len(repr(draft.body))
+            if self._unstored >= self._max_held_events or self._held_bytes + size > self._max_held_bytes:
+                self.left_out += 1
+                self._on_overflow()
+                return
+        self._drafts.append((draft, size))
+        self._unstored += 1
+        self._held_bytes += size
+        self._changed.set()
 
     def _emit_text(self, delta: TextDelta) -> None:
         part = (delta.type, delta.message_id)
@@ -254,19 +308,18 @@ class RunEventWriter:
     async def close(self) -> None:
         """Let `run` end once all events are stored."""
         self._flush_text()
-        await self._drafts.put(None)
+        self._closed = True
+        self._changed.set()
 
     async def run(self) -> None:
         """Store the emitted events in order, in batches."""
-        while (draft := await self._drafts.get()) is not None:
-            batch = [draft]
-            ended = False
-            while len(batch) < self.MAX_BATCH and not self._drafts.empty():
-                next_draft = self._drafts.get_nowait()
-                if next_draft is None:
-                    ended = True
-                    break
-                batch.append(next_draft)
-            await self._recorder.append(self._job_id, batch)
-            if ended:
-                return
+        while self._drafts or not self._closed:
+            if not self._drafts:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            batch = [self._drafts.popleft() for _ in range(min(len(self._drafts), self.MAX_BATCH))]
+            await self._recorder.append(self._job_id, [draft for draft, _ in batch])
+            self._unstored -= len(batch)
+            self._held_bytes -= sum(size for _, size in batch)
+            self._stored.set()

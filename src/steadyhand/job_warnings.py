@@ -51,7 +51,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.DIFF_TOO_LARGE: "The diff is larger than 64 MiB and was not kept.",
     WarningCode.EGRESS_HOST: "The agent reached this host for the first time in this run.",
     WarningCode.EGRESS_REFUSALS: "Too many requests were refused; later refusals are not recorded.",
-    WarningCode.EVENTS_LEFT_OUT: "The run has too many events; later ones are not recorded.",
+    WarningCode.EVENTS_LEFT_OUT: "The run has too many events, in all or in an outage of the store; others are lost.",
     WarningCode.FILES_TOO_LARGE: "Changed files above the size limit were left out.",
     WarningCode.GATEWAY_REFUSED: "The agent asked the gateway for something that is not a model call.",
     WarningCode.HARVEST_FAILED: "The agent's changes could not be kept.",

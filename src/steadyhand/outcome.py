@@ -19,6 +19,7 @@ class StopReason(StrEnum):
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
     UNANSWERED = "unanswered"
+    STORE = "store"
 
 
 class OutcomeInfo(NamedTuple):
@@ -77,6 +78,10 @@ _STOP_OUTCOMES = {
     StopReason.CANCEL: OutcomeType.CANCELLED,
     StopReason.SHUTDOWN: OutcomeType.INTERRUPTED,
     StopReason.UNANSWERED: OutcomeType.UNANSWERED,
+    StopReason.STORE: OutcomeType.INTERRUPTED,
+}
+_STOP_DETAILS = {
+    StopReason.STORE: "The store did not answer, and no more of the agent's output could be held."
 }
 _STATUS_OUTCOMES = {
     401: OutcomeType.UNAUTHORIZED,
@@ -150,8 +155,10 @@ def decide_outcome(evidence: RunEvidence) -> Outcome:
     of a failed run only: an agent may cope with it.
     """
     if evidence.stop_reason is not None:
-        is_limit = evidence.stop_reason in (StopReason.DEADLINE, StopReason.IDLE)
-        return _outcome(_STOP_OUTCOMES[evidence.stop_reason], evidence.hook if is_limit else None)
+        reason = evidence.stop_reason
+        is_limit = reason in (StopReason.DEADLINE, StopReason.IDLE)
+        detail = evidence.hook if is_limit else _STOP_DETAILS.get(reason)
+        return _outcome(_STOP_OUTCOMES[reason], detail)
     if evidence.unknown_command is not None:
         return _outcome(OutcomeType.UNKNOWN_COMMAND, evidence.unknown_command)
     if evidence.unknown_agent:

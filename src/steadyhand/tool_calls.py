@@ -78,6 +78,12 @@ class PendingCalls:
         self._timeout_disabled = True
         return True
 
+    def enable_timeout(self, timeout_seconds: float) -> None:
+        """Let the calls wait for so many seconds from now, since their results could not be stored."""
+        self._timeout_disabled = False
+        if self._timeout is not None and not self._results.done():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + timeout_seconds)
+
     def set_results(self, results: Mapping[str, ToolOutput]) -> None:
         """Set the results, after `disable_timeout`; the process that waited may have ended."""
         if not self._results.done():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.errors import ConfigError, StoreError
+from steadyhand.errors import ConfigError, StoreError, StoreUnavailable
 from steadyhand.job import State
 from steadyhand.ports import IdempotencyKey, JobFilter
 from steadyhand.store import SqlStore, open_store
@@ -189,7 +189,7 @@ def test_a_full_disk_is_told_to_everybody_and_the_store_recovers_when_there_is_r
         answers = await asyncio.gather(
             *(store.add(job, accepted_draft()) for job in large), return_exceptions=True
         )
-        assert [type(answer) for answer in answers] == [StoreError] * 4
+        assert [type(answer) for answer in answers] == [StoreUnavailable] * 4
         assert len((await store.list_jobs(JobFilter(), 10)).jobs) == 1
         await bound(1_000_000)
         await store.add(large[0], accepted_draft())
@@ -209,7 +209,7 @@ def test_a_store_that_another_program_holds_says_so_and_goes_on_afterwards(
         job = make_job()
         with beside(path) as other:
             other.execute("BEGIN IMMEDIATE")
-            error = await expect_error(StoreError, store.add(job, accepted_draft()))
+            error = await expect_error(StoreUnavailable, store.add(job, accepted_draft()))
             assert "locked" in str(error.__cause__)
             assert await store.get(job.id) is None  # reading goes on meanwhile
             other.execute("ROLLBACK")

@@ -15,10 +15,15 @@ from steadyhand.api.openai.chat import chat_routes
 from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.openapi.document import openapi_builder
 from steadyhand.api.transport.context import ApiContext, ApiOptions
-from steadyhand.api.transport.errors import handle_caller_error, handle_router_error, route_group
+from steadyhand.api.transport.errors import (
+    handle_caller_error,
+    handle_router_error,
+    handle_store_unavailable,
+    route_group,
+)
 from steadyhand.api.transport.middleware import AllowedHosts, RequestMiddleware
 from steadyhand.control import Control
-from steadyhand.errors import CallerError
+from steadyhand.errors import CallerError, StoreUnavailable
 from steadyhand.keyring import Keyring
 from steadyhand.ports import ToolNames
 
@@ -59,7 +64,11 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        exception_handlers={CallerError: handle_caller_error, HTTPException: handle_router_error},
+        exception_handlers={
+            CallerError: handle_caller_error,
+            StoreUnavailable: handle_store_unavailable,
+            HTTPException: handle_router_error,
+        },
         # Taken in as they are: nothing is added to them, and a router within a router looks for its route twice.
         routes=[route for module in route_modules for route in module.router.routes],
     )

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from steadyhand.admission import Admission
 from steadyhand.agents import Catalog
+from steadyhand.cancellations import Cancellations
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
@@ -37,8 +38,12 @@ class Control:
         new_id: Callable[[], str] = new_job_id,
         admission: Admission | None = None,
         tool_calls: ToolCallBroker | None = None,
+        cancellations: Cancellations | None = None,
     ) -> None:
-        """Create the four parts. Without `admission` no key has limits; `tool_calls` is the broker of the worker."""
+        """Create the four parts. Without `admission` no key has limits.
+
+        `tool_calls` and `cancellations` are those of the worker.
+        """
         deps = ControlDeps(
             store=store,
             queue=queue,
@@ -50,6 +55,7 @@ class Control:
             admission=admission
             or Admission(get_limits=lambda _: NO_LIMITS, get_backlog=queue.backlog, clock=clock),
             tool_calls=tool_calls or ToolCallBroker(),
+            cancellations=cancellations or Cancellations(),
             clock=clock,
             new_id=new_id,
         )

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from steadyhand.admission import Admission
 from steadyhand.agents import Catalog
+from steadyhand.cancellations import Cancellations
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.ports import Checkouts, Ledger, Queue, Store
 from steadyhand.tool_calls import ToolCallBroker
@@ -24,5 +25,6 @@ class ControlDeps:
     catalog: Catalog
     admission: Admission
     tool_calls: ToolCallBroker
+    cancellations: Cancellations
     clock: Callable[[], datetime]
     new_id: Callable[[], str]

@@ -11,7 +11,7 @@ from steadyhand.control.deps import ControlDeps
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
 from steadyhand.control.submit import JobSubmitter
-from steadyhand.errors import Conflict, InvalidRequest
+from steadyhand.errors import Conflict, InvalidRequest, StoreUnavailable
 from steadyhand.events import EventBody, EventDraft, StateChanged
 from steadyhand.job import (
     ENDED,
@@ -37,15 +37,29 @@ class JobLifecycle:
         self._run_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
-        """Cancel a job: a queued one at once, a running one as soon as none of its processes is alive."""
+        """Cancel a job: a queued one at once, a running one as soon as none of its processes is alive.
+
+        During an outage of the store the job does not run any more, and the cancel is stored later.
+        """
         caller.require_scope("cancel")
         job = await self._queries.get(caller, job_id)
         if job.state.ended:
             return job
-        state = await self._deps.queue.cancel(job_id)
-        if state == "stopping":
-            return await self._queries.get(caller, job_id)
-        return await self._cancel_inactive(job)
+        cancellations = self._deps.cancellations
+        cancellations.begin(job_id)
+        try:
+            if await self._deps.queue.cancel(job_id) == "stopping":
+                job = await self._queries.get(caller, job_id)
+            else:
+                job = await self._cancel_inactive(job)
+        except StoreUnavailable:
+            cancellations.postpone(job_id)
+            return job
+        except BaseException:
+            cancellations.postpone(job_id)  # the caller is gone; its cancel still holds
+            raise
+        cancellations.end(job_id)
+        return job
 
     async def _cancel_inactive(self, job: Job) -> Job:
         outcome = Outcome(OutcomeType.CANCELLED)

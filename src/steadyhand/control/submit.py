@@ -175,8 +175,13 @@ class JobSubmitter:
         return job if await self.has_session(job) else None
 
     async def save_conversation(self, job_id: str, digest: str) -> None:
-        """Store the digest of the conversation up to a job's answer, so that the caller can continue it."""
-        await self._deps.store.update_job(job_id, ENDED, lambda old: replace(old, conversation=digest))
+        """Store the digest of the conversation up to a job's answer, so that the caller can continue it.
+
+        During an outage of the store it waits: the caller waits for an answer that exists.
+        """
+        await self._deps.store.update_job(
+            job_id, ENDED, lambda old: replace(old, conversation=digest), hold=True
+        )
 
     def _build_job(
         self,

@@ -9,7 +9,7 @@ from steadyhand.control.deps import ControlDeps
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
-from steadyhand.errors import InvalidRequest
+from steadyhand.errors import InvalidRequest, StoreUnavailable
 from steadyhand.events import EventDraft, ToolCallsAnswered
 from steadyhand.job import Job, OutcomeType, State, ToolOutput, output_text
 from steadyhand.tool_calls import ToolCallState, results_digest
@@ -86,9 +86,13 @@ class ToolResultSubmitter:
         answered = ToolCallsAnswered(sorted(results), results_digest(results))
         drafts = [EventDraft(job.run, self._deps.clock(), answered)]
         # Stored first: the agent's reaction to the results comes after this event.
-        job = await self._deps.event_log.update_job(
-            job.id, frozenset({State.RUNNING}), update or unchanged, drafts
-        )
+        try:
+            job = await self._deps.event_log.update_job(
+                job.id, frozenset({State.RUNNING}), update or unchanged, drafts
+            )
+        except StoreUnavailable:
+            pending.enable_timeout(self._deps.tool_calls.timeout_seconds)  # its caller has to send them again
+            raise
         pending.set_results(results)
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event)
 

@@ -157,6 +157,7 @@ class ModelGateway:
         Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
         """
         run = MeteredRun(work, self._providers.get(work.agent.provider), self._billing, RunEvents(emit))
+        await self._ledger_writer.flush_job(work.job.id)  # an outage of the store may have just ended
         await self._budgets.load_job(work.job.id, work.job.since_run)
         try:
             async with self._grant_access(run, work, emit) as access:

@@ -112,7 +112,7 @@ class Ledger(Protocol):
     """Every call of a model, durable once a method returns. Methods raise `StoreError`."""
 
     async def save_call(self, call: ModelCall) -> None:
-        """Store a call; one with the same id is replaced. A call outlives its job."""
+        """Store a call, after an outage if need be; one with the same id is replaced. A call outlives its job."""
         ...
 
     async def settle_open_calls(self) -> int:

@@ -111,6 +111,10 @@ class Queue(Protocol):
         """Return the ids of queued jobs that have waited longer than their `expires_in_seconds`."""
         ...
 
+    def holds(self, job_id: str) -> bool:
+        """Return True if a job is claimed, waits here, or is being stored by `enqueue`."""
+        ...
+
     def position(self, job_id: str) -> int | None:
         """Return the position of a queued job, 1 for the next one; None if it is not queued here."""
         ...

@@ -107,8 +107,20 @@ class RunOutput:
 class Store(Protocol):
     """Jobs, runs, events and keys, durable once a method returns.
 
-    Every method raises `StoreError` if the store itself fails. Each method is one commit.
+    Every method raises `StoreError` if the store itself fails: `StoreUnavailable` in an outage, such as a full disk.
+    With `hold`, and always in `save_output`, it waits for the end of the outage instead. A write that raised
+    `StoreUnavailable` has had no effect, except after a timeout: then it may have one later. Each method is one commit.
     """
+
+    @property
+    def outage(self) -> str | None:
+        """The reason why nothing can be written now, or None."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """A number that grows with each outage and each read that failed: then something may have been missed."""
+        ...
 
     def add(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
@@ -138,6 +150,8 @@ class Store(Protocol):
         expected: frozenset[State],
         update: Callable[[Job], Job],
         drafts: Sequence[EventDraft] = (),
+        *,
+        hold: bool = False,
     ) -> tuple[Job, Sequence[Event]]:
         """Replace a job by `update(job)` and append events, if its state is one of `expected`.
 
@@ -146,7 +160,9 @@ class Store(Protocol):
         """
         ...
 
-    async def append_events(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
+    async def append_events(
+        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False
+    ) -> Sequence[Event]:
         """Store events with their numbers; they are durable when this returns. Callers may share a commit."""
         ...
 
@@ -183,7 +199,7 @@ class Store(Protocol):
         ...
 
     async def check(self) -> None:
-        """Return if the store can be read; for readiness."""
+        """Return if the store can be read and no outage lasts; for readiness."""
         ...
 
     async def close(self) -> None:

@@ -76,7 +76,7 @@ class LocalQueue:
         self._active_claims: dict[int, _ActiveClaim] = {}
         self._ending_slots: set[int] = set()
         self._adding_by_key: defaultdict[str, int] = defaultdict(int)
-        self._adding = 0
+        self._adding: set[str] = set()
         self._durations: deque[float] = deque(maxlen=_DURATION_SAMPLES)
         self._changed = asyncio.Event()
 
@@ -95,13 +95,13 @@ class LocalQueue:
             return AddResult(replayed, replayed=True)
         add_task = asyncio.ensure_future(self._store.add(job, drafts, idempotency))
         self._adding_by_key[job.api_key_id] += 1  # reserves the place until the store has answered
-        self._adding += 1
+        self._adding.add(job.id)
         # A callback of the task, since the caller may be cancelled by then: a stored job must be queued.
-        add_task.add_done_callback(partial(self._on_added, job.api_key_id))
+        add_task.add_done_callback(partial(self._on_added, job.api_key_id, job.id))
         return await asyncio.shield(add_task)
 
-    def _on_added(self, key_id: str, add_task: asyncio.Future[AddResult]) -> None:
-        self._adding -= 1
+    def _on_added(self, key_id: str, job_id: str, add_task: asyncio.Future[AddResult]) -> None:
+        self._adding.discard(job_id)
         self._adding_by_key[key_id] -= 1
         if not self._adding_by_key[key_id]:
             del self._adding_by_key[key_id]
@@ -113,7 +113,7 @@ class LocalQueue:
             return RetryLater(
                 "The service is shutting down. Try again soon.", code="draining", retry_after=10
             )
-        if self._active + len(self._waiting) + self._adding < self._capacity + self._max_queued:
+        if self._active + len(self._waiting) + len(self._adding) < self._capacity + self._max_queued:
             return None
         seconds = self._estimate_retry_after()
         reason = f"The queue is full ({_count_jobs(self._max_queued)})"
@@ -235,6 +235,14 @@ class LocalQueue:
         sort_keys = heapq.merge(*self._waiting_by_key.values())
         return [job_id for _, _, job_id in sort_keys if _is_expired(self._waiting[job_id], now)]
 
+    def holds(self, job_id: str) -> bool:
+        """Return True if a job is claimed, waits here, or is being stored by `enqueue`."""
+        return (
+            job_id in self._waiting
+            or job_id in self._adding
+            or any(active.claim.job.id == job_id for active in self._active_claims.values())
+        )
+
     def position(self, job_id: str) -> int | None:
         """Return the position of a queued job, 1 for the next one; None if it is not queued."""
         job = self._waiting.get(job_id)
@@ -245,7 +253,7 @@ class LocalQueue:
 
     def load(self) -> QueueLoad:
         """Return the load; a job that is not stored yet counts as queued."""
-        return QueueLoad(self._active, len(self._waiting) + self._adding, self._capacity)
+        return QueueLoad(self._active, len(self._waiting) + len(self._adding), self._capacity)
 
     def backlog(self, key_id: str) -> KeyBacklog:
         """Return the backlog of a key; the slot of an ending job counts as free."""

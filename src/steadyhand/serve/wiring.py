@@ -14,6 +14,7 @@ from steadyhand import __version__
 from steadyhand.admission import Admission, spending_from_ledger
 from steadyhand.agents import Agent
 from steadyhand.api import ApiOptions, ModelAlias, create_app
+from steadyhand.cancellations import Cancellations
 from steadyhand.clock import utc_now
 from steadyhand.config.secret_values import secret_values
 from steadyhand.config.settings import Settings
@@ -234,8 +235,10 @@ def build_service(
         gateway.on_rate_limit_change(queue.recheck)
     checkouts = create_checkouts(settings, level, gateway, redactor=redactor)
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
+    cancellations = Cancellations()
     control = Control(
         tool_calls=tool_call_broker,
+        cancellations=cancellations,
         store=store,
         queue=queue,
         checkouts=checkouts,
@@ -255,7 +258,7 @@ def build_service(
         queue=queue,
         checkouts=checkouts,
         runners={"claude": create_runner(settings, cli, level.sandbox, redactor, budgeted=gateway is None)},
-        event_log=EventLog(store, feed, redactor),
+        event_log=EventLog(store, feed, redactor, hold=True),
         catalog=catalog,
         config=WorkerConfig(
             node=tables.service.node,
@@ -276,6 +279,7 @@ def build_service(
         gateway=gateway,
         parked=parking,
         tool_calls=tool_call_broker,
+        cancellations=cancellations,
     )
     worker = Worker(worker_deps)
 

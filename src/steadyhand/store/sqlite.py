@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from steadyhand.clock import utc_now
-from steadyhand.errors import ConfigError, StoreError
+from steadyhand.errors import ConfigError, StoreError, StoreUnavailable
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import Job, State
 from steadyhand.ports import (
@@ -32,6 +32,7 @@ from steadyhand.ports import (
 )
 from steadyhand.store import reads, usage_sums, writes
 from steadyhand.store.migrate import migrate
+from steadyhand.store.outage import outage_reason, unavailable
 from steadyhand.store.writer import COMMIT_TIMEOUT_SECONDS, LINGER_SECONDS, BatchWriter
 
 BUSY_TIMEOUT_MS = 5000
@@ -52,13 +53,25 @@ class SqlStore:
         *,
         clock: Callable[[], datetime],
         linger_seconds: float = LINGER_SECONDS,
+        writer: BatchWriter | None = None,
     ) -> None:
         self._write_engine = write_engine
         self._read_engine = read_engine
         self._clock = clock
-        self._writer = BatchWriter(write_engine, linger_seconds=linger_seconds)
+        self._writer = writer or BatchWriter(write_engine, linger_seconds=linger_seconds)
+        self._failed_reads = 0
         self._readers = ThreadPoolExecutor(_READER_THREADS, thread_name_prefix="store-reader")
         self._closed = False
+
+    @property
+    def outage(self) -> str | None:
+        """The reason why nothing can be written now, or None."""
+        return self._writer.outage
+
+    @property
+    def failures(self) -> int:
+        """The number of outages so far, with the reads that failed."""
+        return self._writer.outages + self._failed_reads
 
     def add(
         self, job: Job, drafts: Sequence[EventDraft], idempotency: IdempotencyKey | None = None
@@ -88,14 +101,20 @@ class SqlStore:
         expected: frozenset[State],
         update: Callable[[Job], Job],
         drafts: Sequence[EventDraft] = (),
+        *,
+        hold: bool = False,
     ) -> tuple[Job, Sequence[Event]]:
         """Replace a job and append events, if its state is one of `expected`."""
-        return await self._writer.submit(lambda at: writes.update_job(at, job_id, expected, update, drafts))
+        return await self._writer.submit(
+            lambda at: writes.update_job(at, job_id, expected, update, drafts), hold=hold
+        )
 
-    async def append_events(self, job_id: str, drafts: Sequence[EventDraft]) -> Sequence[Event]:
+    async def append_events(
+        self, job_id: str, drafts: Sequence[EventDraft], *, hold: bool = False
+    ) -> Sequence[Event]:
         """Store events with their numbers. Raise `NotFound` if the job does not exist."""
         return await self._writer.submit(
-            lambda at: writes.append_events(at, job_id, drafts), events=len(drafts)
+            lambda at: writes.append_events(at, job_id, drafts), events=len(drafts), hold=hold
         )
 
     async def list_events(self, job_id: str, after: int = 0, limit: int = 500) -> Sequence[Event]:
@@ -103,8 +122,8 @@ class SqlStore:
         return await self._read(lambda at: reads.list_events(at, job_id, after, limit))
 
     async def save_output(self, job_id: str, run: int, output: RunOutput) -> None:
-        """Store the output of a run. Raise `NotFound` if the job does not exist."""
-        await self._writer.submit(lambda at: writes.save_output(at, job_id, run, output))
+        """Store the output of a run, after an outage if need be. Raise `NotFound` if the job does not exist."""
+        await self._writer.submit(lambda at: writes.save_output(at, job_id, run, output), hold=True)
 
     async def get_output(self, job_id: str) -> RunOutput | None:
         """Return the output of the newest run that has any."""
@@ -131,8 +150,8 @@ class SqlStore:
         await self._writer.submit(lambda at: writes.save_key(at, key))
 
     async def save_call(self, call: ModelCall) -> None:
-        """Store a call of a model. Calls within a few milliseconds share a commit."""
-        await self._writer.submit_grouped(writes.save_calls, call, events=1)
+        """Store a call of a model, after an outage if need be. Calls within a few milliseconds share a commit."""
+        await self._writer.submit_grouped(writes.save_calls, call, events=1, hold=True)
 
     async def settle_open_calls(self) -> int:
         """Settle the calls that an earlier process left open, and return their number."""
@@ -143,7 +162,9 @@ class SqlStore:
         return await self._read(lambda at: usage_sums.sum_usage(at, query))
 
     async def check(self) -> None:
-        """Return if the store can be read. Raise `StoreError` if it cannot."""
+        """Return if the store can be used. Raise `StoreError` if it cannot be read, or if an outage lasts."""
+        if self.outage is not None:
+            raise unavailable(self.outage)
         await self._read(reads.check_readable)
 
     async def close(self) -> None:
@@ -171,7 +192,13 @@ class SqlStore:
                     self._readers, _read_in_transaction, self._read_engine, read
                 )
         except TimeoutError as error:
-            raise StoreError(f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s.") from error
+            self._failed_reads += 1
+            raise StoreUnavailable(
+                f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s."
+            ) from error
+        except StoreUnavailable:
+            self._failed_reads += 1
+            raise
 
 
 def _read_in_transaction(engine: Engine, read: Callable[[Connection], T]) -> T:
@@ -179,6 +206,9 @@ def _read_in_transaction(engine: Engine, read: Callable[[Connection], T]) -> T:
         with engine.begin() as connection:
             return read(connection)
     except SQLAlchemyError as error:
+        reason = outage_reason(error)
+        if reason is not None:
+            raise unavailable(reason, error, verb="read") from error
         raise StoreError(f"The store could not be read: {type(error).__name__}.") from error
 
 

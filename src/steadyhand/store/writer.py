@@ -5,10 +5,16 @@ committed at once, together with all that wait. Events alone wait for others if 
 a lone event is durable at once and a flood needs a bounded number of commits. If one operation of a batch fails, the
 batch is rolled back and run again with a savepoint around each operation, so that only that one fails. Adjacent
 operations of one kind may run as one: each statement costs a change of thread, which is most of its cost.
+
+During an outage (`store.outage`) the thread pauses between its tries. An operation fails with `StoreUnavailable` after
+one of them, unless it is held: a held operation is tried again, in its order, until the database answers. A commit
+that failed may have been written. So each transaction stores a number, and after a failed commit nothing is told or
+repeated before that number has been read.
 """
 
 import asyncio
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +23,12 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from steadyhand.errors import SteadyhandError, StoreError
+from steadyhand.errors import SteadyhandError, StoreError, StoreUnavailable
+from steadyhand.store.outage import next_retry_seconds, outage_reason, unavailable
 
 LINGER_SECONDS = 0.02
 """The least time between commits of events alone; well below the 50 ms that a follower may lag."""
@@ -29,9 +37,10 @@ MAX_LINGERING_EVENTS = 64
 """The number of waiting events that starts a commit."""
 
 COMMIT_TIMEOUT_SECONDS = 60.0
-"""The time that a method waits for its commit before it raises `StoreError`."""
+"""The time that a method waits for its commit before it raises `StoreUnavailable`; a held one waits on."""
 
 _CLOSE_TIMEOUT_SECONDS = 30.0
+_MAX_MARKER = 2**31
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741  # an item
@@ -45,7 +54,7 @@ class _Operation:
     future: asyncio.Future[Any]
     group: GroupedOperation[Any, Any] | None = None
     item: Any = None
-    timeout_handle: asyncio.TimerHandle | None = None
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,35 +73,79 @@ class _OperationResult:
             future.set_exception(self.error)
 
 
-class BatchWriter:
-    """Runs operations on one connection of `engine`, for callers on the event loop that created it."""
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A batch whose commit failed and may have been written: then the database has its `marker`."""
 
-    def __init__(self, engine: Engine, *, linger_seconds: float = LINGER_SECONDS) -> None:
+    marker: int
+    results: Sequence[_OperationResult]
+
+    def includes(self, operation: _Operation) -> bool:
+        return any(result.operation is operation for result in self.results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    operations: Sequence[_Operation]
+    timer: asyncio.TimerHandle | None
+
+
+class BatchWriter:
+    """Runs operations on one connection of `engine`, for callers on the event loop that created it.
+
+    `outage` is the reason why nothing can be written now, None if all is well; `outages` counts them from their begin.
+    Tests replace `clock` and `wait`, by which the thread pauses during an outage.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        linger_seconds: float = LINGER_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
+    ) -> None:
         self._engine = engine
         self._linger = linger_seconds
+        self._clock = clock
+        self._wait = wait
         self._loop = asyncio.get_running_loop()
         self._condition = threading.Condition()
         self._waiting: list[_Operation] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._committed_at = -math.inf
         self._events = 0
         self._urgent = False
         self._closing = False
+        self.outage: str | None = None
+        self.outages = 0
+        # The rest belongs to the thread.
+        self._held: list[_Operation] = []
+        self._doubt: _Doubt | None = None
+        self._marker = random.randrange(_MAX_MARKER)  # noqa: S311  # only to differ from the one before
+        self._retry_seconds = 0.0
+        self._outage_began = 0.0
+        self._log = structlog.get_logger("steadyhand.store")
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Callable[[Connection], T], *, events: int | None = None) -> asyncio.Future[T]:
+    def submit(
+        self, operation: Callable[[Connection], T], *, events: int | None = None, hold: bool = False
+    ) -> asyncio.Future[T]:
         """Run an operation in a transaction and return a future that resolves when it is durable.
 
-        `events` is the number of events that it appends if it may wait for others; `None` is urgent. An error of
-        `steadyhand.errors` is raised as it is, any other as `StoreError`.
+        `events` is the number of events that it appends if it may wait for others; `None` is urgent. With `hold` it
+        waits for the end of an outage. An error of `steadyhand.errors` is raised as it is, any other as `StoreError`.
         """
-        return self._enqueue(_Operation(operation, self._loop.create_future()), events)
+        return self._enqueue(_Operation(operation, self._loop.create_future(), hold=hold), events)
 
     def submit_grouped(
-        self, group: GroupedOperation[I, T], item: I, *, events: int | None = None
+        self, group: GroupedOperation[I, T], item: I, *, events: int | None = None, hold: bool = False
     ) -> asyncio.Future[T]:
         """Run an operation as `submit` does, but together with adjacent operations of the same `group`."""
-        operation = _Operation(lambda at: group(at, (item,))[0], self._loop.create_future(), group, item)
+        operation = _Operation(
+            lambda at: group(at, (item,))[0], self._loop.create_future(), group, item, hold
+        )
         return self._enqueue(operation, events)
 
     def _enqueue(self, operation: _Operation, events: int | None) -> asyncio.Future[Any]:
@@ -103,11 +156,9 @@ class BatchWriter:
             was_due = self._is_due()
             first = not self._waiting
             self._waiting.append(operation)
-            if first:
+            if self._timer is None:
                 # One timer bounds the wait of the whole batch; a timer for each operation costs more than an insert.
-                operation.timeout_handle = self._loop.call_later(
-                    COMMIT_TIMEOUT_SECONDS, _fail_with_timeout, self._waiting
-                )
+                self._timer = self._loop.call_later(COMMIT_TIMEOUT_SECONDS, _fail_with_timeout, self._waiting)
             self._events += events or 0
             self._urgent = self._urgent or events is None
             if first or (self._is_due() and not was_due):
@@ -124,7 +175,7 @@ class BatchWriter:
         return self._urgent or self._closing or self._events >= MAX_LINGERING_EVENTS
 
     async def close(self) -> None:
-        """Commit pending operations and end the thread."""
+        """Commit pending operations and end the thread. During an outage they are tried once more."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -134,48 +185,155 @@ class BatchWriter:
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
-            # Nobody waits for operations that timed out before their turn, so they do not run.
-            results = self._commit([each for each in batch if not each.future.cancelled()])
+            results = self._write(batch.operations)
+            if self._closing and self.outage is not None:
+                results += self._give_up()
             self._committed_at = time.monotonic()
+            # Of a batch in doubt the timer goes on: somebody may wait whose operation is not held.
+            timer = batch.timer if self._doubt is None else None
             try:
-                self._loop.call_soon_threadsafe(_deliver_results, results, batch[0].timeout_handle)
+                self._loop.call_soon_threadsafe(_deliver_results, results, timer)
             except RuntimeError:  # the loop is closed and nobody waits any more
                 return
 
-    def _next_batch(self) -> list[_Operation] | None:
-        """Wait until a batch is due and return it; `None` if the store is closed and no operation waits."""
+    def _next_batch(self) -> _Batch | None:
+        """Wait until a batch is due and return it; `None` if the store is closed and no operation waits.
+
+        During an outage it is due after a pause, even if it is empty.
+        """
         with self._condition:
-            while not self._waiting:
-                if self._closing:
-                    return None
-                self._condition.wait()
-            while not self._is_due():
-                seconds_left = self._committed_at + self._linger - time.monotonic()
-                if seconds_left <= 0:
-                    break
-                self._condition.wait(seconds_left)
-            batch, self._waiting = self._waiting, []
+            if self.outage is not None:
+                self._pause()
+            else:
+                self._wait_until_due()
+            if self._closing and not (self._waiting or self._held or self._doubt):
+                return None
+            batch = _Batch(self._waiting, self._timer)
+            self._waiting, self._timer = [], None
             self._events, self._urgent = 0, False
         return batch
 
-    def _commit(self, batch: Sequence[_Operation]) -> list[_OperationResult]:
-        if not batch:
+    def _pause(self) -> None:
+        self._retry_seconds = next_retry_seconds(self._retry_seconds)
+        until = self._clock() + self._retry_seconds
+        while not self._closing and (seconds_left := until - self._clock()) > 0:
+            self._wait(self._condition, seconds_left)
+
+    def _wait_until_due(self) -> None:
+        while not self._waiting:
+            if self._closing:
+                return
+            self._condition.wait()
+        while not self._is_due():
+            seconds_left = self._committed_at + self._linger - time.monotonic()
+            if seconds_left <= 0:
+                break
+            self._condition.wait(seconds_left)
+
+    def _write(self, new: Sequence[_Operation]) -> list[_OperationResult]:
+        """Write the held and the new operations; return the results of those that are over."""
+        results: list[_OperationResult] = []
+        operations: list[_Operation] = [*self._held, *new]
+        try:
+            results += self._resolve_doubt()
+            # Nobody waits for operations that were given up before their turn, so they do not run.
+            operations = [each for each in (*self._held, *new) if not each.future.done()]
+            if operations or self.outage is not None:
+                results += self._commit(operations)
+        except Exception as error:  # noqa: BLE001  # the boundary of the thread
+            # Only the read of the marker may fail in another way: nothing is known then either.
+            reason = outage_reason(error) or "the database cannot be read"
+            return [*results, *self._postpone(operations, reason, error)]
+        self._held = []
+        self._end_outage()
+        return results
+
+    def _resolve_doubt(self) -> list[_OperationResult]:
+        """Return the results of a batch whose commit failed. If it was not written, hold what is to be held."""
+        if self._doubt is None:
             return []
+        with self._engine.begin() as connection:
+            marker = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        doubt, self._doubt = self._doubt, None
+        if marker == doubt.marker:
+            return list(doubt.results)
+        operations = [result.operation for result in doubt.results]
+        self._held = [*(each for each in operations if each.hold), *self._held]
+        error = unavailable(self.outage or "its last commit failed")
+        return [_OperationResult(each, error=error) for each in operations if not each.hold]
+
+    def _postpone(
+        self, operations: Sequence[_Operation], reason: str, error: Exception
+    ) -> list[_OperationResult]:
+        """Hold what is to be held and return errors for the rest; those in doubt get neither."""
+        self._begin_outage(reason)
+        doubt = self._doubt
+        clear = [each for each in operations if doubt is None or not doubt.includes(each)]
+        self._held = [each for each in clear if each.hold]
+        store_error = unavailable(reason, error)
+        return [_OperationResult(each, error=store_error) for each in clear if not each.hold]
+
+    def _give_up(self) -> list[_OperationResult]:
+        operations = [
+            *self._held,
+            *(result.operation for result in (self._doubt.results if self._doubt else ())),
+        ]
+        self._held, self._doubt = [], None
+        if operations:
+            self._log.error("store.lost", operations=len(operations), reason=self.outage)
+        error = unavailable(f"{self.outage}, and the service stops")
+        return [_OperationResult(each, error=error) for each in operations]
+
+    def _begin_outage(self, reason: str) -> None:
+        if self.outage is None:
+            self.outages += 1
+            self._outage_began = self._clock()
+            self._log.error("store.unavailable", reason=reason)
+        self.outage = reason
+
+    def _end_outage(self) -> None:
+        if self.outage is not None:
+            self.outage, self._retry_seconds = None, 0.0
+            self._log.info("store.available", seconds=round(self._clock() - self._outage_began, 3))
+
+    def _transact(self, work: Callable[[Connection], list[_OperationResult]]) -> list[_OperationResult]:
+        """Run `work` in a transaction. If only its commit failed, and that by an outage, it is in doubt."""
+        self._marker = (self._marker + 1) % _MAX_MARKER
+        results: list[_OperationResult] | None = None
         try:
             with self._engine.begin() as connection:
-                return [
+                written = work(connection)
+                connection.exec_driver_sql(f"PRAGMA user_version = {self._marker}")
+                results = written
+        except Exception as error:
+            if results is not None and outage_reason(error) is not None:
+                self._doubt = _Doubt(self._marker, results)
+            raise
+        return results
+
+    def _commit(self, batch: Sequence[_Operation]) -> list[_OperationResult]:
+        try:
+            return self._transact(
+                lambda connection: [
                     result
                     for group_function, operations in groupby(batch, key=attrgetter("group"))
                     for result in _run_grouped(connection, group_function, list(operations))
                 ]
-        except Exception:  # noqa: BLE001  # the separate commits below raise it again for its operation
-            return self._commit_separately(batch)
+            )
+        except Exception as error:
+            if outage_reason(error) is not None:
+                raise
+            return self._commit_separately(batch)  # it raises the error again, for its operation alone
 
     def _commit_separately(self, batch: Sequence[_Operation]) -> list[_OperationResult]:
         try:
-            with self._engine.begin() as connection:
-                return [_run_in_savepoint(connection, operation) for operation in batch]
-        except Exception as error:  # noqa: BLE001  # the boundary of the thread: every caller gets it
+            return self._transact(
+                lambda connection: [_run_in_savepoint(connection, operation) for operation in batch]
+            )
+        except Exception as error:
+            if outage_reason(error) is not None:
+                raise
+            # The boundary of the thread: every caller gets it.
             return [_OperationResult(operation, error=_as_store_error(error)) for operation in batch]
 
 
@@ -212,9 +370,10 @@ def _deliver_results(results: Sequence[_OperationResult], timeout_handle: asynci
 
 
 def _fail_with_timeout(batch: Sequence[_Operation]) -> None:
-    error = StoreError(f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s.")
+    error = StoreUnavailable(f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s.")
     for operation in batch:
-        _OperationResult(operation, error=error).deliver()
+        if not operation.hold:
+            _OperationResult(operation, error=error).deliver()
 
 
 def _as_store_error(error: Exception) -> Exception:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from steadyhand.errors import Conflict
 from steadyhand.job import Cost, Job, JobWarning, Outcome, State, Usage, transition
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
@@ -28,6 +29,21 @@ class RunResult:
 def update_newest_run(job: Job, **values: Any) -> Job:
     """Return a job with its newest run changed."""
     return replace(job, runs=(*job.runs[:-1], replace(job.runs[-1], **values)))
+
+
+def require_run(job: Job, run: int) -> None:
+    """Raise `Conflict` if another run of the job has begun."""
+    if job.run != run:
+        raise Conflict("The job has a newer run.")
+
+
+def with_left_out_events(result: RunResult, left_out: int) -> RunResult:
+    """Return the result of a run with a warning for the events that could not be held during an outage, if any."""
+    if not left_out:
+        return result
+    text = f"{left_out} events of the agent could not be held while the store did not answer."
+    warning = JobWarning(WarningCode.EVENTS_LEFT_OUT, text)
+    return replace(result, report=replace(result.report, warnings=(*result.report.warnings, warning)))
 
 
 def ended_job(

@@ -2,17 +2,17 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
 
-from steadyhand.agents import Agent, Catalog, Workspace
+from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
-from steadyhand.event_log import EventLog, RunEventWriter
+from steadyhand.event_log import RunEventWriter
 from steadyhand.events import (
     EventDraft,
     PhaseStarted,
@@ -27,40 +27,36 @@ from steadyhand.outcome import OUTCOMES, RunEvidence, StopReason, decide_outcome
 from steadyhand.ports import (
     CallClientTools,
     Checkout,
-    Checkouts,
     Claim,
     ClientToolCall,
-    Gateway,
     Harvest,
-    Ledger,
     ModelCall,
-    Queue,
     RunAccess,
     RunContext,
-    Runner,
     RunReport,
     RunSpec,
     StopSignal,
-    Store,
     TokenCounts,
     UsageQuery,
     UsageTotal,
     phases_reported_to,
 )
 from steadyhand.retry import is_resumable
-from steadyhand.tool_calls import ToolCallBroker, ToolCallState
+from steadyhand.tool_calls import ToolCallState
+from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.parents import find_earlier_files, find_parent
-from steadyhand.worker.parked import ParkedJobs
 from steadyhand.worker.results import (
     RunResult,
     cost_difference_warning,
     ended_job,
     parked_job,
+    require_run,
     update_newest_run,
     with_counted_usage,
+    with_left_out_events,
 )
 from steadyhand.worker.run_phases import RunPhases, with_running_phase
-from steadyhand.worker.stoppable import catch_run_error, run_until_stopped
+from steadyhand.worker.stoppable import catch_run_error, read_patiently, run_until_stopped
 
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
@@ -71,40 +67,6 @@ _RATE_LIMIT_OUTCOMES = frozenset(
 """Outcomes of a run that a rate limit of the model may have stopped."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerConfig:
-    """Settings of a worker. `environment_for` returns the environment of the service for an agent's process."""
-
-    node: str
-    clock: Callable[[], datetime]
-    environment_for: Callable[[Agent, Checkout], Mapping[str, str]]
-    kill_leftovers: Callable[[int, int], Awaitable[object]]
-    """Kills the processes that a run left before a restart, by the supervisor's pid and start time."""
-    drain_seconds: float = 30
-    keep_jobs: timedelta | None = timedelta(days=90)
-    keep_transcripts: timedelta | None = timedelta(days=30)
-    keep_checkouts: timedelta | None = timedelta(days=1)
-    """How long the checkout of an ended job is kept for a run that resumes it."""
-    max_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerDeps:
-    """The dependencies of a worker. Without a gateway agents reach the model, and every other host, directly."""
-
-    store: Store
-    queue: Queue
-    checkouts: Checkouts
-    runners: Mapping[str, Runner]
-    event_log: EventLog
-    catalog: Catalog
-    config: WorkerConfig
-    ledger: Ledger
-    gateway: Gateway | None = None
-    parked: ParkedJobs = field(default_factory=ParkedJobs)
-    tool_calls: ToolCallBroker = field(default_factory=ToolCallBroker)
-
-
 class RunExecutor:
     """Runs claimed jobs; each call of `execute` runs one to its end."""
 
@@ -112,6 +74,8 @@ class RunExecutor:
         self._deps = deps
         self._clock = deps.config.clock
         self._in_place_locks: dict[str, asyncio.Lock] = {}
+        self.lost_ends = 0
+        """The number of runs so far that ended without a final state in the store: `Recovery` has to look at them."""
         self._log = structlog.get_logger("steadyhand.worker")
 
     async def execute(self, claim: Claim) -> None:
@@ -127,10 +91,11 @@ class RunExecutor:
 
     async def _end_after_internal_error(self, job_id: str) -> None:
         try:
-            job = await self._deps.store.get(job_id)
+            job = await read_patiently(lambda: self._deps.store.get(job_id))
             if job is not None and not job.state.ended:
                 await self.end_job(job, Outcome(OutcomeType.INTERNAL), expected=frozenset({job.state}))
         except SteadyhandError:
+            self.lost_ends += 1
             self._log.exception("job.end_not_kept", job=job_id)
 
     async def _run(self, claim: Claim) -> None:
@@ -191,7 +156,9 @@ class RunExecutor:
         now = self._clock()
         number = claim.job.run + 1
         deps = self._deps
-        parent = await find_parent(deps.store, deps.checkouts, claim.job) if number == 1 else None
+        parent = None
+        if number == 1:
+            parent = await read_patiently(lambda: find_parent(deps.store, deps.checkouts, claim.job))
         session = str(uuid.uuid4())
         draft = EventDraft(number, now, StateChanged(State.QUEUED, State.RUNNING))
         run = Run(number, State.RUNNING, started_at=now, node=deps.config.node)
@@ -247,12 +214,18 @@ class RunExecutor:
         The gateway, the event writer and the tasks end with this; the secrets of the run end with `stack`.
         """
         deps = self._deps
-        event_writer = RunEventWriter(deps.event_log, job.id, job.run, self._clock)
+        event_writer = RunEventWriter(
+            deps.event_log,
+            job.id,
+            job.run,
+            self._clock,
+            on_overflow=partial(stop.request, StopReason.STORE),
+        )
         agent = deps.catalog.agent(job.agent)
         if agent.definition is None and agent.name in checkout.definitions:
             agent = replace(agent, definition=agent.name)
         context = RunContext(job, agent, checkout)
-        session_files = await find_earlier_files(deps.store, job)
+        session_files = await read_patiently(lambda: find_earlier_files(deps.store, job))
         async with asyncio.TaskGroup() as group:
             group.create_task(event_writer.run(), name=f"journal {job.id}")
 
@@ -280,7 +253,7 @@ class RunExecutor:
             raise result
         if result.usage is None:
             await self._save_reported_call(job, agent, result.report)
-        return result
+        return with_left_out_events(result, event_writer.left_out)
 
     def _run_spec(
         self,
@@ -364,6 +337,7 @@ class RunExecutor:
                 job.id,
                 RUNNING,
                 lambda old: update_newest_run(old, supervisor=pid, supervisor_started=started),
+                hold=True,
             )
         except (Conflict, NotFound):
             self._log.debug("supervisor.not_noted", job=job.id)
@@ -372,7 +346,7 @@ class RunExecutor:
 
     async def _finish(self, job: Job, checkout: Checkout, result: RunResult) -> None:
         report = result.report
-        harvest = await self._harvest(checkout)
+        harvest = await self._harvest(job, checkout)
         outcome = decide_outcome(report.evidence)
         cost_warning = cost_difference_warning(result)
         warnings = (*report.warnings, *harvest.warnings, *([] if cost_warning is None else [cost_warning]))
@@ -389,18 +363,26 @@ class RunExecutor:
                     else self.end_job(job, outcome, result=result, harvest=harvest, warnings=warnings)
                 )
             resumable = is_resumable(ending.result())
+            if report.evidence.stop_reason is StopReason.STORE:
+                self.lost_ends += 1  # it goes on by the rules of the start
         finally:
             await (self._deps.checkouts.retain(checkout) if resumable else self._release(checkout))
 
-    async def _harvest(self, checkout: Checkout) -> Harvest:
-        try:
-            async with asyncio.timeout(HARVEST_SECONDS):
-                return await self._deps.checkouts.harvest(checkout)
-        except (WorkspaceError, TimeoutError) as error:
-            self._log.warning("harvest.failed", error=str(error))
-            return Harvest(
-                None, (JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept."),)
-            )
+    async def _harvest(self, job: Job, checkout: Checkout) -> Harvest:
+        """Return the work of a run. If an outage of the store prevented it, wait for its end and try again."""
+        failures = self._deps.store.failures
+        while True:
+            try:
+                async with asyncio.timeout(HARVEST_SECONDS):
+                    return await self._deps.checkouts.harvest(checkout)
+            except (WorkspaceError, TimeoutError, OSError) as error:
+                self._log.warning("harvest.failed", error=str(error))
+            # A write that is held is over when the disk has room again; it is the store's word on the disk.
+            await self._deps.store.append_events(job.id, (), hold=True)
+            if self._deps.store.failures == failures:
+                warning = JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept.")
+                return Harvest(None, (warning,))
+            failures = self._deps.store.failures
 
     async def _release(self, checkout: Checkout) -> None:
         try:
@@ -420,7 +402,9 @@ class RunExecutor:
         planned: bool = True,
     ) -> Job:
         """Store the outcome of a job, in one commit with its last event. `planned` is False after a crash."""
-        if outcome.type == OutcomeType.INTERRUPTED and await self._has_open_tool_calls(job):
+        if outcome.type == OutcomeType.INTERRUPTED and await read_patiently(
+            lambda: self._has_open_tool_calls(job)
+        ):
             # The agent cannot continue without the results: the client that has them resumes the job.
             outcome = Outcome(OutcomeType.UNANSWERED, outcome.detail)
         self._deps.queue.mark_ending(job.id)
@@ -434,9 +418,10 @@ class RunExecutor:
                 job.run, now, StateChanged(job.state, target, outcome=outcome.type, reason=outcome.detail)
             )
         )
-        ledger_total = await self._counted_usage(job) if result is None else None
+        ledger_total = await read_patiently(lambda: self._counted_usage(job)) if result is None else None
 
         def update(old: Job) -> Job:
+            require_run(old, job.run)
             changed = ended_job(old, outcome, now, result=result, harvest=harvest, planned=planned)
             if ledger_total is not None:
                 changed = with_counted_usage(changed, ledger_total, ledger_total.calls)
@@ -479,6 +464,7 @@ class RunExecutor:
         )
 
         def update(old: Job) -> Job:
+            require_run(old, job.run)
             changed = parked_job(old, until, outcome, now, result=result, harvest=harvest)
             return replace(changed, warnings=(*old.warnings, *warnings))
 

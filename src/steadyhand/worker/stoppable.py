@@ -1,13 +1,16 @@
-"""Waits that a stop signal can end."""
+"""Waits that a stop signal can end, and reads that wait for the end of an outage."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from steadyhand.errors import RunError
+from steadyhand.errors import RunError, StoreUnavailable
 from steadyhand.ports import StopSignal
 
 _T = TypeVar("_T")
+
+FIRST_PAUSE_SECONDS = 0.05
+MAX_PAUSE_SECONDS = 1.0
 
 
 async def catch_run_error(work: Awaitable[_T]) -> _T | RunError:
@@ -33,3 +36,14 @@ async def run_until_stopped(work: Coroutine[Any, Any, _T], stop: StopSignal) -> 
     if isinstance(result, RunError):
         raise result
     return result
+
+
+async def read_patiently(read: Callable[[], Awaitable[_T]]) -> _T:
+    """Return the result of a read of the store. It is repeated during an outage; a stop of the service ends that."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await read()
+        except StoreUnavailable:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)

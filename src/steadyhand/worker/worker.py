@@ -5,20 +5,20 @@ import time
 
 import structlog
 
-from steadyhand.errors import SteadyhandError
+from steadyhand.errors import SteadyhandError, StoreUnavailable
 from steadyhand.events import EventDraft, StateChanged
-from steadyhand.job import Job, Outcome, OutcomeType, StartMode, State
+from steadyhand.job import Outcome, OutcomeType, State
 from steadyhand.outcome import StopReason
-from steadyhand.ports import Claim, JobFilter
-from steadyhand.retry import is_resumable, requeued
+from steadyhand.ports import Claim
+from steadyhand.retry import is_resumable
+from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.parked import MAX_PARKED, park_deadline
+from steadyhand.worker.recovery import PARKED, Recovery
 from steadyhand.worker.results import unparked_job
-from steadyhand.worker.run_executor import HARVEST_SECONDS, QUEUED, RUNNING, RunExecutor, WorkerDeps
+from steadyhand.worker.run_executor import HARVEST_SECONDS, QUEUED, RunExecutor
 
 MAINTENANCE_SECONDS = 1.0
 RETENTION_INTERVAL_SECONDS = 300.0
-PARKED = frozenset({State.PARKED})
-_PAGE_SIZE = 200
 
 
 class Worker:
@@ -27,63 +27,20 @@ class Worker:
     def __init__(self, deps: WorkerDeps) -> None:
         self._deps = deps
         self._executor = RunExecutor(deps)
+        self._recovery = Recovery(deps, self._executor)
         self._store = deps.store
         self._queue = deps.queue
         self._checkouts = deps.checkouts
         self._clock = deps.config.clock
         self._active = 0
+        self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.get_logger("steadyhand.worker")
 
-    # --- recovery --------------------------------------------------------------------------
-
     async def recover(self) -> None:
         """Recover after a stop or a crash: end unfinished runs as `interrupted` and fill the queue."""
-        for job in await self._store.list_in_states(RUNNING):
-            run = job.runs[-1] if job.runs else None
-            if run is not None and run.supervisor is not None and run.supervisor_started is not None:
-                await self._deps.config.kill_leftovers(run.supervisor, run.supervisor_started)
-            await self._executor.end_job(
-                job, Outcome(OutcomeType.INTERRUPTED, "The service stopped without warning."), planned=False
-            )
-            self._log.warning("job.interrupted", job=job.id)
-        for job in await self._jobs_to_recover():
-            await self._requeue_interrupted(job, job.at_start or "fresh")
-        for job in await self._store.list_in_states(PARKED):
-            self._deps.parked.add(job)
-        queued = await self._store.list_in_states(QUEUED)
-        await self._checkouts.remove_leftovers(await self._resumable_job_ids())
-        for job in queued:
-            await self._queue.requeue(job)
-
-    async def _jobs_to_recover(self) -> list[Job]:
-        """Return the interrupted jobs that this start queues again, oldest first."""
-        jobs: list[Job] = []
-        job_filter, cursor = JobFilter(states=frozenset({State.INTERRUPTED})), None
-        while True:
-            page = await self._store.list_jobs(job_filter, _PAGE_SIZE, cursor)
-            jobs += [job for job in page.jobs if job.at_start is not None]
-            cursor = page.next_cursor
-            if cursor is None:
-                return jobs[::-1]
-
-    async def _requeue_interrupted(self, job: Job, start_mode: StartMode) -> None:
-        now = self._clock()
-        drafts = [EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason=start_mode))]
-        await self._deps.event_log.update_job(
-            job.id, frozenset({State.INTERRUPTED}), lambda old: requeued(old, start_mode, now), drafts
-        )
-        self._log.info("job.taken_up", job=job.id, begin=start_mode)
-
-    async def _resumable_job_ids(self) -> set[str]:
-        """Return the ids of the jobs whose retained checkout a run may resume."""
-        job_ids = set()
-        for job_id in await self._checkouts.list_retained():
-            job = await self._store.get(job_id)
-            if job is not None and is_resumable(job):
-                job_ids.add(job_id)
-        return job_ids
+        await self._recovery.recover_all()
 
     # --- operation -------------------------------------------------------------------------
 
@@ -112,10 +69,15 @@ class Worker:
             try:
                 await self._end_expired()
                 await self._unpark()
+                await self._recovery.write_cancels()
+                if not self._draining:
+                    await self._recovery.reconcile()
                 if time.monotonic() - last_retention >= RETENTION_INTERVAL_SECONDS:
                     last_retention = time.monotonic()
                     await self._discard_old_checkouts()
                     await self._apply_retention()
+            except StoreUnavailable as error:
+                self._log.debug("tidy.postponed", reason=error.detail)  # the store has logged the outage
             except (SteadyhandError, OSError):
                 self._log.exception("tidy.failed")
             await asyncio.sleep(MAINTENANCE_SECONDS)
@@ -174,6 +136,7 @@ class Worker:
 
     async def drain(self) -> None:
         """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them."""
+        self._draining = True
         self._queue.drain()
         await self._until_idle(self._deps.config.drain_seconds)
         if self._active:

@@ -8,9 +8,13 @@ from steadyhand.api.native.serializers import health_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.transport.context import get_context
-from steadyhand.api.transport.errors import error_response, json_response
+from steadyhand.api.transport.errors import (
+    error_response,
+    json_response,
+    store_unavailable_response,
+)
 from steadyhand.api.transport.route import DirectRoute
-from steadyhand.errors import StoreError
+from steadyhand.errors import StoreError, StoreUnavailable
 
 router = APIRouter(tags=["health"], route_class=DirectRoute)
 
@@ -31,10 +35,15 @@ async def livez(_request: Request) -> Response:
 
 @router.get("/readyz", operation_id="getReadiness", summary="Whether work is taken", **operations.READINESS)
 async def readyz(request: Request) -> Response:
-    """Return 503 while the service stops, or while its store cannot be read. No key is needed."""
+    """Return 503 while the service stops, or while its store cannot be used; the detail has the reason.
+
+    No key is needed.
+    """
     context = get_context(request)
     try:
         await (context.options.readiness_check or context.control.check)()
+    except StoreUnavailable as error:
+        return store_unavailable_response(request.scope, error)
     except StoreError:
         return error_response(request.scope, 503, "unavailable", "The store cannot be read.")
     return json_response(_ALIVE)

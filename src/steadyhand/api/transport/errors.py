@@ -21,6 +21,7 @@ from steadyhand.errors import (
     InvalidRequest,
     NotFound,
     RetryLater,
+    StoreUnavailable,
     Unauthenticated,
 )
 from steadyhand.redact import NO_REDACTION, Redactor
@@ -70,6 +71,8 @@ _SERVER_ERROR = 500
 _INVALID = 422
 _MAX_INPUT_BYTES = 1024
 _MAX_INDEX_DIGITS = 10
+STORE_RETRY_AFTER_SECONDS = 5
+"""The `Retry-After` of a response during an outage of the store."""
 _MAX_FIELD_ERRORS = 20
 
 RouteGroup = Literal["classic", "native", "openai"]
@@ -196,6 +199,18 @@ def _short_input(value: Any, redactor: Redactor) -> Any:
     if len(data) <= _MAX_INPUT_BYTES:
         return redactor.value(value)
     return redactor.truncated(data)[:_MAX_INPUT_BYTES].decode("utf-8", "ignore")
+
+
+def store_unavailable_response(scope: AsgiScope, error: StoreUnavailable) -> Response:
+    """Create the response for a request that an outage of the store prevents."""
+    headers = {"retry-after": str(STORE_RETRY_AFTER_SECONDS)}
+    return error_response(scope, 503, error.code, error.detail, headers=headers)
+
+
+async def handle_store_unavailable(request: Request, error: Exception) -> Response:
+    """Respond to a `StoreUnavailable`; registered with FastAPI as its handler."""
+    assert isinstance(error, StoreUnavailable)  # noqa: S101  # registered for this class alone
+    return store_unavailable_response(request.scope, error)
 
 
 def internal_error_response(scope: AsgiScope) -> Response:

@@ -9,7 +9,14 @@ from datetime import datetime
 
 from steadyhand.gateway.model.providers import Provider
 from steadyhand.gateway.model.usage_meter import MeasuredUsage
-from steadyhand.gateway.money.budgets import BudgetAccount, BudgetExhausted, Budgets, Reservation
+from steadyhand.gateway.money.budgets import (
+    WAIT_SECONDS,
+    BudgetAccount,
+    BudgetExhausted,
+    BudgetQueueFull,
+    Budgets,
+    Reservation,
+)
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Price, Prices
 from steadyhand.gateway.run_events import RunEvents, printable
@@ -71,6 +78,11 @@ class MeteredRun:
 
     async def begin_call(self, model: str | None, size: int) -> "OpenCall":
         """Let a call through once the budgets do, and write it down. Raises `Exhausted`, `Crowded`."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._billing.ledger_writer.wait_for_room()
+        except TimeoutError as error:
+            raise BudgetQueueFull from error
         reserve = self.estimate_cost(model, size)
         try:
             reservation = await self._billing.budgets.admit(self._budget_account, reserve)

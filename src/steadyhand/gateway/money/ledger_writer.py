@@ -2,10 +2,13 @@
 
 A new call is handed to the writer a moment later, when it is on its way: the writing thread would otherwise take the
 interpreter from it. A call that has ended by then is written once.
+
+During an outage of the store calls are held here. They count against budgets, which have their own account. At
+`max_held` calls a new call waits.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -13,17 +16,23 @@ import structlog
 from steadyhand.errors import StoreError
 from steadyhand.ports import Ledger, ModelCall
 
-MAX_ATTEMPTS = 3
 WRITE_DELAY_SECONDS = 0.05
+MAX_HELD_CALLS = 1_000
+"""The number of calls that may wait for the store."""
+CLOSE_SECONDS = 30.0
+"""The time for the last writes when the service stops."""
 
 
 class LedgerWriter:
     """Keeps calls, each in the order in which it was handed in."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, *, max_held: int = MAX_HELD_CALLS) -> None:
         self._ledger = ledger
+        self._max_held = max_held
         self._open = False
-        self._last_write: dict[str, asyncio.Task[None]] = {}
+        self._last_write: dict[str, tuple[asyncio.Task[None], ModelCall]] = {}
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self._delayed: dict[str, tuple[asyncio.TimerHandle, ModelCall]] = {}
         self._log = structlog.get_logger("steadyhand.gateway")
 
@@ -38,8 +47,13 @@ class LedgerWriter:
                 timer.cancel()
                 self._enqueue(call)
             self._open = False
+            await self._wait_for(task for task, _ in self._last_write.values())
             if self._last_write:
-                await asyncio.wait(list(self._last_write.values()))  # each is bounded by the store
+                self._log.error("ledger.lost", calls=len(self._last_write))
+
+    async def wait_for_room(self) -> None:
+        """Wait until one more call can be held; the caller bounds the wait."""
+        await self._has_room.wait()
 
     def write(self, call: ModelCall) -> None:
         """Hand a call in."""
@@ -55,29 +69,38 @@ class LedgerWriter:
         delayed = self._delayed.pop(call.id, None)
         if delayed is not None:
             delayed[0].cancel()
-        previous = self._last_write.get(call.id)
+        previous, _ = self._last_write.get(call.id, (None, None))
         # Not in a task group: that would wrap what is raised in the block.
         task = asyncio.ensure_future(self._write(call, previous))
-        self._last_write[call.id] = task
+        self._last_write[call.id] = task, call
+        if len(self._last_write) >= self._max_held:
+            self._has_room.clear()
         task.add_done_callback(lambda done: self._drop_task(call.id, done))
 
     def _drop_task(self, call_id: str, task: asyncio.Task[None]) -> None:
-        if self._last_write.get(call_id) is task:
+        newest, _ = self._last_write.get(call_id, (None, None))
+        if newest is task:
             del self._last_write[call_id]
+            if len(self._last_write) < self._max_held:
+                self._has_room.set()
 
     async def _write(self, call: ModelCall, previous: asyncio.Task[None] | None) -> None:
         if previous is not None:
             await asyncio.wait({previous})
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            try:
-                await self._ledger.save_call(call)
-            except StoreError as error:  # what it cost is still counted here, until the service ends
-                self._log.error("ledger.failed", call=call.id, trial=attempt, error=error.detail)
-            else:
-                return
+        try:
+            await self._ledger.save_call(call)
+        except StoreError as error:  # what it cost is still counted here, until the service ends
+            self._log.error("ledger.failed", call=call.id, error=error.detail)
 
     async def flush(self, call_ids: set[str]) -> None:
         """Wait until these calls are in the ledger; the caller bounds the wait."""
-        tasks = [task for call_id, task in self._last_write.items() if call_id in call_ids]
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._wait_for(task for task, call in self._last_write.values() if call.id in call_ids)
+
+    async def flush_job(self, job_id: str) -> None:
+        """Wait until the calls of a job are in the ledger; the caller bounds the wait."""
+        await self._wait_for(task for task, call in self._last_write.values() if call.job_id == job_id)
+
+    async def _wait_for(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        pending = list(tasks)
+        if pending:
+            await asyncio.wait(pending, timeout=CLOSE_SECONDS)

@@ -1,0 +1,47 @@
+"""The errors of SQLite that end by themselves: a full disk, a lock of another program. Pure."""
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from steadyhand.errors import StoreUnavailable
+
+FIRST_RETRY_SECONDS: Final = 0.05
+MAX_RETRY_SECONDS: Final = 1.0
+"""The pauses between two tries during an outage: the first, and the longest. Each is twice the one before."""
+
+_REASONS: Mapping[int, str] = {
+    sqlite3.SQLITE_BUSY: "another program holds the database",
+    sqlite3.SQLITE_LOCKED: "another program holds the database",
+    sqlite3.SQLITE_NOMEM: "there is not enough memory",
+    sqlite3.SQLITE_READONLY: "the database is read-only",
+    sqlite3.SQLITE_IOERR: "the disk reports an error",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_CANTOPEN: "a file of the database cannot be opened",
+    sqlite3.SQLITE_PROTOCOL: "another program holds the database",
+}
+"""The primary result codes of an outage. With any other code the operation itself is wrong, and a repeat is useless."""
+_PRIMARY_CODE_MASK: Final = 0xFF
+
+
+def outage_reason(error: BaseException) -> str | None:
+    """Return the reason if an error of the database may end by itself, else None."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    return None if code is None else _REASONS.get(code & _PRIMARY_CODE_MASK)
+
+
+def unavailable(
+    reason: str, error: BaseException | None = None, *, verb: str = "written"
+) -> StoreUnavailable:
+    """Return the error for an operation that an outage prevented."""
+    store_error = StoreUnavailable(f"The store cannot be {verb}: {reason}.")
+    store_error.__cause__ = error
+    return store_error
+
+
+def next_retry_seconds(seconds: float) -> float:
+    """Return the pause after one of so many seconds; 0 before the first."""
+    return min(max(FIRST_RETRY_SECONDS, seconds * 2), MAX_RETRY_SECONDS)

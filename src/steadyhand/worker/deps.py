@@ -1,0 +1,50 @@
+"""The settings and the dependencies of a worker."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from steadyhand.agents import Agent, Catalog
+from steadyhand.cancellations import Cancellations
+from steadyhand.event_log import EventLog
+from steadyhand.ports import Checkout, Checkouts, Gateway, Ledger, Queue, Runner, Store
+from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.worker.parked import ParkedJobs
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Settings of a worker. `environment_for` returns the environment of the service for an agent's process."""
+
+    node: str
+    clock: Callable[[], datetime]
+    environment_for: Callable[[Agent, Checkout], Mapping[str, str]]
+    kill_leftovers: Callable[[int, int], Awaitable[object]]
+    """Kills the processes that a run left before a restart, by the supervisor's pid and start time."""
+    drain_seconds: float = 30
+    keep_jobs: timedelta | None = timedelta(days=90)
+    keep_transcripts: timedelta | None = timedelta(days=30)
+    keep_checkouts: timedelta | None = timedelta(days=1)
+    """How long the checkout of an ended job is kept for a run that resumes it."""
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDeps:
+    """The dependencies of a worker. Without a gateway agents reach the model, and every other host, directly.
+
+    `event_log` holds its writes: an outage of the store delays what a run has reached, and loses none of it.
+    """
+
+    store: Store
+    queue: Queue
+    checkouts: Checkouts
+    runners: Mapping[str, Runner]
+    event_log: EventLog
+    catalog: Catalog
+    config: WorkerConfig
+    ledger: Ledger
+    gateway: Gateway | None = None
+    parked: ParkedJobs = field(default_factory=ParkedJobs)
+    cancellations: Cancellations = field(default_factory=Cancellations)
+    tool_calls: ToolCallBroker = field(default_factory=ToolCallBroker)

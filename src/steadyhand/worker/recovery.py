@@ -1,0 +1,162 @@
+"""Recovery of jobs that nobody holds: at the start of the service, and after an outage of the store.
+
+A write that failed may have been made, and an end may be lost. So after an outage this compares what the store says
+with what this process holds. A job is changed only if its state and its run are still those that were compared.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+
+from steadyhand.cancellations import Cancellations
+from steadyhand.errors import Conflict, NotFound
+from steadyhand.events import EventDraft, StateChanged
+from steadyhand.job import Job, Outcome, OutcomeType, State
+from steadyhand.ports import JobFilter
+from steadyhand.retry import is_resumable, requeued
+from steadyhand.worker.deps import WorkerDeps
+from steadyhand.worker.run_executor import QUEUED, RUNNING, RunExecutor
+
+PARKED = frozenset({State.PARKED})
+INTERRUPTED = frozenset({State.INTERRUPTED})
+NOT_RUNNING = frozenset({State.QUEUED, State.PARKED, State.WAITING})
+_PAGE_SIZE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A job as the store had it when it was compared."""
+
+    job_id: str
+    state: State
+    run: int
+
+
+class Recovery:
+    """Gives every job of the store that has not ended to its holder in this process."""
+
+    def __init__(self, deps: WorkerDeps, executor: RunExecutor) -> None:
+        self._deps = deps
+        self._executor = executor
+        self._store = deps.store
+        self._queue = deps.queue
+        self._failures = deps.store.failures
+        self._lost_ends = 0
+        self._log = structlog.get_logger("steadyhand.worker")
+
+    async def recover_all(self) -> None:
+        """Recover at the start, when this process holds nothing: end unfinished runs and fill the queue."""
+        for job in await self._store.list_in_states(RUNNING):
+            await self._interrupt(job, "The service stopped without warning.")
+        await self._requeue_interrupted()
+        for job in await self._store.list_in_states(PARKED):
+            self._deps.parked.add(job)
+        queued = await self._store.list_in_states(QUEUED)
+        await self._deps.checkouts.remove_leftovers(await self._resumable_job_ids())
+        for job in queued:
+            await self._queue.requeue(job)
+
+    async def reconcile(self) -> None:
+        """Recover the jobs that nobody holds, once a write or a read has failed and the store answers again."""
+        failures, lost_ends = self._store.failures, self._executor.lost_ends
+        if self._store.outage is not None or (failures, lost_ends) == (self._failures, self._lost_ends):
+            return
+        for seen in [each async for each in self._unheld_jobs()]:
+            try:
+                await self._give_to_holder(seen)
+            except (Conflict, NotFound):
+                self._log.debug("job.moved_elsewhere", job=seen.job_id)
+        await self._requeue_interrupted()
+        # Stored before the first read: a failure since then starts another round.
+        self._failures, self._lost_ends = failures, lost_ends
+
+    async def write_cancels(self) -> None:
+        """Store the cancels that the store did not take at once."""
+        for job_id in self._cancellations.postponed():
+            job = await self._store.get(job_id)
+            if job is not None and job.state in NOT_RUNNING:
+                await self._executor.end_job(job, Outcome(OutcomeType.CANCELLED), expected=NOT_RUNNING)
+                if is_resumable(job):
+                    await self._deps.checkouts.discard(job_id)
+            elif job is not None and job.state is State.RUNNING:
+                await self._queue.cancel(job_id)
+            self._cancellations.end(job_id)
+
+    @property
+    def _cancellations(self) -> Cancellations:
+        return self._deps.cancellations
+
+    async def _unheld_jobs(self) -> AsyncIterator[_Seen]:
+        job_filter, cursor = JobFilter(states=RUNNING | QUEUED | PARKED), None
+        while True:
+            page = await self._store.list_jobs(job_filter, _PAGE_SIZE, cursor)
+            for job in page.jobs:
+                if not self._is_held(job.id):
+                    yield _Seen(job.id, job.state, job.run)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def _is_held(self, job_id: str) -> bool:
+        return (
+            self._queue.holds(job_id)
+            or self._deps.parked.contains(job_id)
+            or self._cancellations.contains(job_id)
+        )
+
+    async def _give_to_holder(self, seen: _Seen) -> None:
+        job = await self._store.get(seen.job_id)
+        # No await from here to the change: nobody else takes the job meanwhile.
+        if job is None or (job.state, job.run) != (seen.state, seen.run) or self._is_held(seen.job_id):
+            return
+        self._log.warning("job.recovered", job=job.id, state=job.state)
+        if job.state is State.RUNNING:
+            await self._interrupt(job, "The service lost the run while its store failed.")
+        elif job.state is State.PARKED:
+            self._deps.parked.add(job)
+        else:
+            await self._queue.requeue(job)
+
+    async def _interrupt(self, job: Job, reason: str) -> None:
+        run = job.runs[-1] if job.runs else None
+        if run is not None and run.supervisor is not None and run.supervisor_started is not None:
+            await self._deps.config.kill_leftovers(run.supervisor, run.supervisor_started)
+        await self._executor.end_job(job, Outcome(OutcomeType.INTERRUPTED, reason), planned=False)
+        self._log.warning("job.interrupted", job=job.id)
+
+    async def _requeue_interrupted(self) -> None:
+        """Queue the interrupted jobs whose `on_interrupt` says so, the oldest first."""
+        for job in await self._jobs_to_requeue():
+            start_mode, now = job.at_start or "fresh", self._deps.config.clock()
+            drafts = [EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason=start_mode))]
+            try:
+                changed = await self._deps.event_log.update_job(
+                    job.id,
+                    INTERRUPTED,
+                    lambda old, mode=start_mode, at=now: requeued(old, mode, at),  # type: ignore[misc]  # bound at once
+                    drafts,
+                )
+            except (Conflict, NotFound):
+                continue  # a caller was faster
+            self._log.info("job.taken_up", job=job.id, begin=start_mode)
+            await self._queue.requeue(changed)
+
+    async def _jobs_to_requeue(self) -> list[Job]:
+        jobs: list[Job] = []
+        job_filter, cursor = JobFilter(states=INTERRUPTED), None
+        while True:
+            page = await self._store.list_jobs(job_filter, _PAGE_SIZE, cursor)
+            jobs += [job for job in page.jobs if job.at_start is not None]
+            cursor = page.next_cursor
+            if cursor is None:
+                return jobs[::-1]
+
+    async def _resumable_job_ids(self) -> set[str]:
+        """Return the ids of the jobs whose retained checkout a run may resume."""
+        job_ids = set()
+        for job_id in await self._deps.checkouts.list_retained():
+            job = await self._store.get(job_id)
+            if job is not None and is_resumable(job):
+                job_ids.add(job_id)
+        return job_ids
