@@ -1,0 +1,358 @@
+"""A service in one process whose store fails at a chosen write: the real store, queue, gateway, worker and control.
+
+The agents and the checkouts are small ones of the test. The clients do as they are told: after `StoreUnavailable`,
+which is a 503 with `Retry-After`, they try again.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from sqlalchemy import Engine, event
+
+from steadyhand.agents import BUILT_IN_AGENTS, Catalog, Workspace
+from steadyhand.cancellations import Cancellations
+from steadyhand.control import Caller, Control
+from steadyhand.errors import StoreUnavailable
+from steadyhand.event_log import EventFeed, EventLog
+from steadyhand.events import Event
+from steadyhand.gateway import BillingDeps, ModelGateway, Prices, job_limits
+from steadyhand.gateway.gateway import GrantedAccess
+from steadyhand.gateway.model.metered_run import MeteredRun
+from steadyhand.gateway.model.usage_meter import MeasuredUsage
+from steadyhand.job import Job, State
+from steadyhand.ports import (
+    ALL_SCOPES,
+    Checkout,
+    Checkouts,
+    Emit,
+    Harvest,
+    JobPaths,
+    RunContext,
+    RunReport,
+    RunSpec,
+    StopSignal,
+    TokenCounts,
+    UsageQuery,
+)
+from steadyhand.queue import LocalQueue
+from steadyhand.redact import Redactor
+from steadyhand.store import SqlStore, open_store
+from steadyhand.store.sqlite import _open_engines, parse_database_url
+from steadyhand.store.writer import BatchWriter
+from steadyhand.tool_calls import ToolCallBroker
+from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
+
+CALLER = Caller("k_one", ALL_SCOPES)
+IN_PLACE = Workspace("site", repository="/srv/site", mode="in_place")
+PRICES = Prices.load(
+    {"claude-*": dict.fromkeys(("input", "output", "cache_read", "cache_write_5m", "cache_write_1h"), "1")}
+)
+CLIENT_PAUSE_SECONDS = 0.01
+"""What a client waits after a 503; a real one waits for `Retry-After`."""
+STEP_SECONDS = 0.004
+"""What an agent does between two outputs takes so long, so that they are seldom stored together."""
+
+FaultMode = Literal["refused", "full", "unwritten", "written"]
+"""How a write fails: at its begin, in the middle, at its commit, or at a commit that was made all the same."""
+MODES: tuple[FaultMode, ...] = ("refused", "full", "unwritten", "written")
+_CODES: Mapping[FaultMode, int] = {
+    "refused": sqlite3.SQLITE_BUSY,
+    "full": sqlite3.SQLITE_FULL,
+    "unwritten": sqlite3.SQLITE_IOERR,
+    "written": sqlite3.SQLITE_IOERR,
+}
+
+T = TypeVar("T")
+Agent = Callable[["FailingService", RunSpec, Emit, StopSignal], Awaitable[RunReport]]
+
+
+@dataclass
+class FaultClock:
+    """The clock of the writer's pauses. Without `real` a pause takes no time, and the clock says that it did."""
+
+    real: bool = False
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() if self.real else self.now
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        if self.real:
+            condition.wait(seconds)
+        else:
+            self.now += seconds
+            condition.wait(0.001)  # gives the lock away for a moment
+
+
+@dataclass
+class Fault:
+    """Makes the `at`th transaction fail, and all others for so many seconds; `at` counts from 1, 0 is never."""
+
+    clock: FaultClock
+    at: int = 0
+    seconds: float = 0.0
+    mode: FaultMode = "refused"
+    armed: bool = False
+    """True once the service has started."""
+    count: int = 0
+    failed: int = 0
+    _until: float | None = None
+
+    def install(self, engine: Engine) -> None:
+        commit = engine.dialect.do_commit
+
+        def failing_commit(connection: Any) -> None:
+            if self._fails("unwritten"):
+                raise self._error()
+            if self._fails("written"):
+                commit(connection)
+                raise self._error()
+            commit(connection)
+
+        event.listen(engine, "begin", lambda _: self._begin())
+        event.listen(engine, "before_cursor_execute", self._execute)
+        engine.dialect.do_commit = failing_commit  # type: ignore[method-assign]  # of this engine alone
+
+    @property
+    def fired(self) -> bool:
+        return self.failed > 0
+
+    def _begin(self) -> None:
+        self.count += self.armed
+        if self.armed and self.count == self.at:
+            self._until = self.clock() + self.seconds
+        if self._fails("refused"):
+            raise self._error()
+
+    def _execute(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("PRAGMA user_version =") and self._fails("full"):
+            raise self._error()
+
+    def _fails(self, mode: FaultMode) -> bool:
+        if self._until is None or self.mode != mode:
+            return False
+        return self.count == self.at or self.clock() < self._until
+
+    def _error(self) -> sqlite3.OperationalError:
+        self.failed += 1
+        error = sqlite3.OperationalError("a fault of the test")
+        error.sqlite_errorcode = _CODES[self.mode]
+        return error
+
+
+class RecordingGateway(ModelGateway):
+    """The gateway, with the runs that it lets out at hand: the agents of the test make their calls by them."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.runs: dict[str, MeteredRun] = {}
+
+    @asynccontextmanager
+    async def open_run(self, work: RunContext, emit: Emit) -> AsyncIterator[GrantedAccess]:
+        async with super().open_run(work, emit) as access:
+            self.runs[work.job.id] = access.run
+            yield access
+
+
+@dataclass
+class FakeCheckouts:
+    """Checkouts without files. `calls` has the operations, in order, that end a checkout, and each harvest."""
+
+    root: Path
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    def job_paths(self, job_id: str) -> JobPaths:
+        return JobPaths(self.root / "jobs" / job_id)
+
+    async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
+        paths = self.job_paths(job.id)
+        paths.config_dir.mkdir(parents=True, exist_ok=True)
+        return Checkout(workspace, paths, self.root, self.root, None, None, "a" * 40, slot=slot)
+
+    async def harvest(self, checkout: Checkout) -> Harvest:
+        self.calls.append(("harvest", checkout.paths.root.name))
+        return Harvest(None)
+
+    async def release(self, checkout: Checkout) -> None:
+        self.calls.append(("release", checkout.paths.root.name))
+
+    async def retain(self, checkout: Checkout) -> None:
+        self.calls.append(("retain", checkout.paths.root.name))
+
+    async def discard(self, job_id: str) -> None:
+        self.calls.append(("discard", job_id))
+
+    async def list_retained(self) -> Mapping[str, datetime]:
+        return {}
+
+    async def remove_leftovers(self, spared: object = ()) -> None:
+        pass
+
+    async def apply_retention(self, *_: object) -> None:
+        pass
+
+
+@dataclass
+class FakeRunner:
+    """Runs `agents[prompt]` in place of an agent's process."""
+
+    service: "FailingService | None" = None
+    agents: dict[str, Agent] = field(default_factory=dict)
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+        assert self.service is not None
+        return await self.agents[spec.job.spec.prompt](self.service, spec, emit, stop)
+
+
+@dataclass
+class FailingService:
+    """The running service, and what a test may look at inside."""
+
+    fault: Fault
+    store: SqlStore
+    queue: LocalQueue
+    control: Control
+    gateway: RecordingGateway
+    checkouts: FakeCheckouts
+    runner: FakeRunner
+    worker: Worker
+    group: asyncio.TaskGroup
+    killed: list[tuple[int, int]]
+    cancellations: Cancellations
+
+    async def call_model(self, job_id: str, tokens: int = 100) -> None:
+        """Make a call of a model, as the agent of a job does."""
+        call = await self.gateway.runs[job_id].begin_call("claude-opus-5", 10)
+        usage = MeasuredUsage(TokenCounts(output=tokens), "claude-opus-5", complete=True, has_usage=True)
+        call.settle(usage, 200)
+
+    async def insist(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Do as a client does: after a 503, try again."""
+        while True:
+            try:
+                return await operation()
+            except StoreUnavailable:
+                await asyncio.sleep(CLIENT_PAUSE_SECONDS)
+
+    async def wait_for_state(self, job_id: str, *states: State) -> Job:
+        """Return a job once it is in one of these states."""
+        while True:
+            job = await self.store.get(job_id)
+            assert job is not None
+            if job.state in states:
+                return job
+            await asyncio.sleep(CLIENT_PAUSE_SECONDS)
+
+    async def follow(self, job_id: str, events: list[Event]) -> None:
+        """Follow a job to its end into a list."""
+        items = self.control.follow(CALLER, job_id)
+        events.extend([item async for item in items if isinstance(item, Event)])
+
+    async def idle(self) -> None:
+        """Wait until nothing runs, and no outage lasts."""
+        while self.queue.load().active or self.store.outage is not None:  # noqa: ASYNC110  # neither has an event
+            await asyncio.sleep(CLIENT_PAUSE_SECONDS)
+
+    async def spent(self, job_id: str) -> int:
+        """Return what the ledger has for a job."""
+        (row,) = await self.store.usage(UsageQuery(job_id=job_id))
+        return row.total.micros
+
+
+async def make_template(path: Path) -> None:
+    """Make an empty database, which each service gets a copy of: its migrations take longer than a job."""
+    store = await open_store(f"sqlite:///{path}")
+    await store.close()
+
+
+@asynccontextmanager
+async def failing_service(
+    root: Path, template: Path, fault: Fault, agents: Mapping[str, Agent], *, capacity: int = 2
+) -> AsyncIterator[FailingService]:
+    """Run the service for the length of the block; the fault counts from its start."""
+    shutil.copyfile(template, root / "d.db")
+    write_engine, read_engine = _open_engines(parse_database_url(f"sqlite:///{root / 'd.db'}"))
+    fault.install(write_engine)
+    writer = BatchWriter(write_engine, linger_seconds=0.0, clock=fault.clock, wait=fault.clock.wait)
+    store = SqlStore(write_engine, read_engine, clock=_now, writer=writer)
+    gateway = RecordingGateway(
+        root, slots=capacity, sandbox_socket=None, billing=BillingDeps(store, PRICES, job_limits)
+    )
+    try:
+        async with gateway.serving(), asyncio.TaskGroup() as group:
+            service = _assemble(root, fault, store, gateway, group, agents, capacity)
+            fault.armed = True
+            working = group.create_task(service.worker.run())
+            yield service
+            await service.idle()
+            working.cancel()
+    finally:
+        await store.close()
+
+
+def _assemble(  # noqa: PLR0917  # the parts that are there before the rest
+    root: Path,
+    fault: Fault,
+    store: SqlStore,
+    gateway: RecordingGateway,
+    group: asyncio.TaskGroup,
+    agents: Mapping[str, Agent],
+    capacity: int,
+) -> FailingService:
+    feed, broker, cancellations = EventFeed(), ToolCallBroker(), Cancellations()
+    queue = LocalQueue(store, capacity=capacity, max_queued=50)
+    checkouts, runner = FakeCheckouts(root), FakeRunner()
+    catalog = Catalog(agents=dict(BUILT_IN_AGENTS), workspaces={IN_PLACE.name: IN_PLACE})
+    killed: list[tuple[int, int]] = []
+
+    async def kill_leftovers(pid: int, started: int) -> None:
+        killed.append((pid, started))
+
+    worker = Worker(
+        WorkerDeps(
+            store=store,
+            queue=queue,
+            checkouts=cast("Checkouts", checkouts),
+            runners={"claude": runner},
+            event_log=EventLog(store, feed, Redactor(), hold=True),
+            catalog=catalog,
+            config=WorkerConfig(
+                node="n1", clock=_now, environment_for=lambda *_: {}, kill_leftovers=kill_leftovers
+            ),
+            ledger=store,
+            gateway=gateway,
+            parked=ParkedJobs(),
+            tool_calls=broker,
+            cancellations=cancellations,
+        )
+    )
+    control = Control(
+        store=store,
+        queue=queue,
+        checkouts=cast("Checkouts", checkouts),
+        feed=feed,
+        ledger=store,
+        catalog=catalog,
+        clock=_now,
+        tool_calls=broker,
+        cancellations=cancellations,
+    )
+    service = FailingService(
+        fault, store, queue, control, gateway, checkouts, runner, worker, group, killed, cancellations
+    )
+    runner.service = service
+    runner.agents.update(agents)
+    return service
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
