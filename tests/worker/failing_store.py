@@ -6,17 +6,14 @@ which is a 503 with `Retry-After`, they try again.
 
 import asyncio
 import shutil
-import sqlite3
-import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Engine, event
+from tests.store.faults import Fault, open_failing_store
 
 from steadyhand.agents import BUILT_IN_AGENTS, Catalog, Workspace
 from steadyhand.cancellations import Cancellations
@@ -46,8 +43,6 @@ from steadyhand.ports import (
 from steadyhand.queue import LocalQueue
 from steadyhand.redact import Redactor
 from steadyhand.store import SqlStore, open_store
-from steadyhand.store.sqlite import _open_engines, parse_database_url
-from steadyhand.store.writer import BatchWriter
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
 
@@ -61,92 +56,8 @@ CLIENT_PAUSE_SECONDS = 0.01
 STEP_SECONDS = 0.004
 """What an agent does between two outputs takes so long, so that they are seldom stored together."""
 
-FaultMode = Literal["refused", "full", "unwritten", "written"]
-"""How a write fails: at its begin, in the middle, at its commit, or at a commit that was made all the same."""
-MODES: tuple[FaultMode, ...] = ("refused", "full", "unwritten", "written")
-_CODES: Mapping[FaultMode, int] = {
-    "refused": sqlite3.SQLITE_BUSY,
-    "full": sqlite3.SQLITE_FULL,
-    "unwritten": sqlite3.SQLITE_IOERR,
-    "written": sqlite3.SQLITE_IOERR,
-}
-
 T = TypeVar("T")
 Agent = Callable[["FailingService", RunSpec, Emit, StopSignal], Awaitable[RunReport]]
-
-
-@dataclass
-class FaultClock:
-    """The clock of the writer's pauses. Without `real` a pause takes no time, and the clock says that it did."""
-
-    real: bool = False
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() if self.real else self.now
-
-    def wait(self, condition: threading.Condition, seconds: float) -> None:
-        if self.real:
-            condition.wait(seconds)
-        else:
-            self.now += seconds
-            condition.wait(0.001)  # gives the lock away for a moment
-
-
-@dataclass
-class Fault:
-    """Makes the `at`th transaction fail, and all others for so many seconds; `at` counts from 1, 0 is never."""
-
-    clock: FaultClock
-    at: int = 0
-    seconds: float = 0.0
-    mode: FaultMode = "refused"
-    armed: bool = False
-    """True once the service has started."""
-    count: int = 0
-    failed: int = 0
-    _until: float | None = None
-
-    def install(self, engine: Engine) -> None:
-        commit = engine.dialect.do_commit
-
-        def failing_commit(connection: Any) -> None:
-            if self._fails("unwritten"):
-                raise self._error()
-            if self._fails("written"):
-                commit(connection)
-                raise self._error()
-            commit(connection)
-
-        event.listen(engine, "begin", lambda _: self._begin())
-        event.listen(engine, "before_cursor_execute", self._execute)
-        engine.dialect.do_commit = failing_commit  # type: ignore[method-assign]  # of this engine alone
-
-    @property
-    def fired(self) -> bool:
-        return self.failed > 0
-
-    def _begin(self) -> None:
-        self.count += self.armed
-        if self.armed and self.count == self.at:
-            self._until = self.clock() + self.seconds
-        if self._fails("refused"):
-            raise self._error()
-
-    def _execute(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("PRAGMA user_version =") and self._fails("full"):
-            raise self._error()
-
-    def _fails(self, mode: FaultMode) -> bool:
-        if self._until is None or self.mode != mode:
-            return False
-        return self.count == self.at or self.clock() < self._until
-
-    def _error(self) -> sqlite3.OperationalError:
-        self.failed += 1
-        error = sqlite3.OperationalError("a fault of the test")
-        error.sqlite_errorcode = _CODES[self.mode]
-        return error
 
 
 class RecordingGateway(ModelGateway):
@@ -280,10 +191,7 @@ async def failing_service(
 ) -> AsyncIterator[FailingService]:
     """Run the service for the length of the block; the fault counts from its start."""
     shutil.copyfile(template, root / "d.db")
-    write_engine, read_engine = _open_engines(parse_database_url(f"sqlite:///{root / 'd.db'}"))
-    fault.install(write_engine)
-    writer = BatchWriter(write_engine, linger_seconds=0.0, clock=fault.clock, wait=fault.clock.wait)
-    store = SqlStore(write_engine, read_engine, clock=_now, writer=writer)
+    store = open_failing_store(root / "d.db", fault)
     gateway = RecordingGateway(
         root, slots=capacity, sandbox_socket=None, billing=BillingDeps(store, PRICES, job_limits)
     )

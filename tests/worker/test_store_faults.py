@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.store.faults import MODES, Fault, FaultClock, FaultMode
 from tests.worker.failing_store import (
     CALLER,
     IN_PLACE,
-    MODES,
     STEP_SECONDS,
     Agent,
     FailingService,
-    Fault,
-    FaultClock,
-    FaultMode,
     failing_service,
     make_template,
 )

@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from steadyhand.errors import ConfigError
 from steadyhand.ports import DoctorCheck
+from steadyhand.store.outage import DISK_FULL, HELD_ELSEWHERE, outage_reason
 from steadyhand.store.schema import NEWEST_REVISION
 from steadyhand.store.sqlite import create_sqlite_engine, parse_database_url
 
@@ -27,7 +28,8 @@ def _check_disk(directory: Path) -> DoctorCheck:
     except OSError as error:
         return DoctorCheck("disk", False, str(error), "Make the data directory readable.")
     remedy = None if free >= MIN_FREE_BYTES else "Free disk space, or shorten [retention]."
-    return DoctorCheck("disk", free >= MIN_FREE_BYTES, f"{free / (1 << 30):.1f} GiB free", remedy)
+    detail = f"{free / (1 << 30):.1f} GiB free for {directory}"
+    return DoctorCheck("disk", free >= MIN_FREE_BYTES, detail, remedy)
 
 
 def _existing_ancestor(path: Path) -> Path:
@@ -46,10 +48,21 @@ def _check_database(url: str) -> Sequence[DoctorCheck]:
     try:
         return [_check_access(engine), _check_journal_mode(engine)]
     except SQLAlchemyError as error:
-        detail = str(error.__cause__ or error)
-        return [DoctorCheck("database", ok=False, detail=detail, remedy=f"Check {path} and its permissions.")]
+        return [_failed_check(path, error)]
     finally:
         engine.dispose()
+
+
+def _failed_check(path: Path, error: SQLAlchemyError) -> DoctorCheck:
+    reason = outage_reason(error)
+    remedy = f"Check {path} and its permissions."
+    if reason == DISK_FULL:
+        remedy = f"Free space on the disk of {path}."
+    elif reason == HELD_ELSEWHERE:
+        remedy = (
+            f"End the program that holds {path}, such as a shell or a backup. The service waits until then."
+        )
+    return DoctorCheck("database", ok=False, detail=reason or str(error.__cause__ or error), remedy=remedy)
 
 
 def _check_access(engine: Engine) -> DoctorCheck:

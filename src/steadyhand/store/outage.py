@@ -12,15 +12,18 @@ FIRST_RETRY_SECONDS: Final = 0.05
 MAX_RETRY_SECONDS: Final = 1.0
 """The pauses between two tries during an outage: the first, and the longest. Each is twice the one before."""
 
+HELD_ELSEWHERE: Final = "another program holds the database"
+DISK_FULL: Final = "the disk is full"
+
 _REASONS: Mapping[int, str] = {
-    sqlite3.SQLITE_BUSY: "another program holds the database",
-    sqlite3.SQLITE_LOCKED: "another program holds the database",
+    sqlite3.SQLITE_BUSY: HELD_ELSEWHERE,
+    sqlite3.SQLITE_LOCKED: HELD_ELSEWHERE,
     sqlite3.SQLITE_NOMEM: "there is not enough memory",
     sqlite3.SQLITE_READONLY: "the database is read-only",
     sqlite3.SQLITE_IOERR: "the disk reports an error",
-    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_FULL: DISK_FULL,
     sqlite3.SQLITE_CANTOPEN: "a file of the database cannot be opened",
-    sqlite3.SQLITE_PROTOCOL: "another program holds the database",
+    sqlite3.SQLITE_PROTOCOL: HELD_ELSEWHERE,
 }
 """The primary result codes of an outage. With any other code the operation itself is wrong, and a repeat is useless."""
 _PRIMARY_CODE_MASK: Final = 0xFF

@@ -1,6 +1,7 @@
 """The checks of `doctor` for git, the data directory and the workspaces. Each failed check has a remedy."""
 
 import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from steadyhand.workspace.mirror import Mirrors
 MIN_GIT_VERSION = (2, 35)
 """The oldest git that has all options that the service uses."""
 REACH_SECONDS = 15.0
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 async def check_workspaces(
@@ -54,6 +56,8 @@ async def _check_data_dir(data_dir: Path, user: int | None) -> DoctorCheck:
         await asyncio.to_thread(_write_probe, data_dir)
     except OSError as error:
         remedy = "Make the service's user its owner, or choose another with --data-dir."
+        if error.errno in _DISK_ERRORS:
+            remedy = f"Free space on the disk of {data_dir}, or choose another with --data-dir."
         return DoctorCheck(
             "data directory", ok=False, detail=f"cannot be written: {error.strerror}", remedy=remedy
         )
