@@ -218,7 +218,7 @@ class RunEventWriter:
     """Writes the events of one run to the store, while the agent's output is read on.
 
     `emit` waits only if more than `MAX_BACKLOG` events are not stored yet. During an outage of the store it holds up to
-    `max_held_events` and `max_held_bytes` instead. Then it calls `on_overflow` and leaves out what does not fit.
+    `MAX_HELD_EVENTS` and `MAX_HELD_BYTES` instead. Then it calls `on_overflow` and leaves out what does not fit.
     `run` is a task beside the run, in the worker's task group, until `close`.
     """
 
@@ -232,16 +232,12 @@ class RunEventWriter:
         clock: Callable[[], datetime],
         *,
         on_overflow: Callable[[], None] = lambda: None,
-        max_held_events: int = MAX_HELD_EVENTS,
-        max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         self._recorder = recorder
         self._job_id = job_id
         self._run = run
         self._clock = clock
         self._on_overflow = on_overflow
-        self._max_held_events = max_held_events
-        self._max_held_bytes = max_held_bytes
         self._drafts: deque[tuple[EventDraft, int]] = deque()
         self._unstored = 0
         self._held_bytes = 0
@@ -275,7 +271,7 @@ class RunEventWriter:
         size = 0
         if self._recorder.outage is not None:
             size = len(repr(draft.body))
-            if self._unstored >= self._max_held_events or self._held_bytes + size > self._max_held_bytes:
+            if self._unstored >= MAX_HELD_EVENTS or self._held_bytes + size > MAX_HELD_BYTES:
                 self.left_out += 1
                 self._on_overflow()
                 return

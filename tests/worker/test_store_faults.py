@@ -307,3 +307,19 @@ def test_a_job_comes_to_the_same_end_however_any_of_its_writes_fails(
 ) -> None:
     writes = asyncio.run(check_each_write(kind, template, lambda _: (mode, seconds)))
     assert writes >= MIN_WRITES
+
+
+def test_each_kind_of_job_survives_20_real_seconds_without_a_store(template: Path) -> None:
+    async def scene() -> None:
+        async def check(kind: str, at: int) -> None:
+            expected = comparable(await play(kind, template, Fault(FaultClock())))
+            fault = Fault(FaultClock(real=True), at, OUTAGE_SECONDS, MODES[at % len(MODES)])
+            played = await play(kind, template, fault)
+            assert played.fired
+            assert comparable(played) == expected, kind
+
+        async with asyncio.TaskGroup() as group:
+            for number, kind in enumerate(KINDS):
+                group.create_task(check(kind, 2 + number % MIN_WRITES), name=kind)
+
+    asyncio.run(scene())

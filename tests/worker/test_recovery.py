@@ -1,0 +1,303 @@
+"""Jobs that nobody holds after an outage: each gets its holder while the service lives, and nothing is started anew."""
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tests.store.faults import Fault, FaultClock
+from tests.worker.failing_store import (
+    CALLER,
+    STEP_SECONDS,
+    Agent,
+    FailingService,
+    failing_service,
+    make_template,
+)
+
+from steadyhand.clock import utc_now
+from steadyhand.control import Submission
+from steadyhand.errors import WorkspaceError
+from steadyhand.events import Message
+from steadyhand.job import Job, JobSpec, JobWarning, OnInterrupt, OutcomeType, Run, State
+from steadyhand.job_warnings import WarningCode
+from steadyhand.outcome import AgentResult, RunEvidence, StopReason
+from steadyhand.ports import Checkout, Emit, Harvest, RunOutput, RunReport, RunSpec, StopSignal
+from steadyhand.testing.contracts.samples import accepted_draft, make_job
+
+SUCCESS = RunReport(
+    RunEvidence(exit_code=0, result=AgentResult("success", is_error=False, text="done")), RunOutput((), "")
+)
+SUPERVISOR = (4242, 17)
+LONG_OUTAGE_SECONDS = 20.0
+
+
+async def succeed(_service: FailingService, _spec: RunSpec, _emit: Emit, _stop: StopSignal) -> RunReport:
+    return SUCCESS
+
+
+async def stay(_service: FailingService, _spec: RunSpec, _emit: Emit, stop: StopSignal) -> RunReport:
+    return replace(SUCCESS, evidence=RunEvidence(stop_reason=await stop.wait()))
+
+
+@pytest.fixture
+def run_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[FailingService], Awaitable[None]]], None]:
+    """Play a scene in a service that has agents `work`, which succeeds at once, and `stay`."""
+    monkeypatch.setattr("steadyhand.worker.worker.MAINTENANCE_SECONDS", 0.01)
+
+    def run(
+        scene: Callable[[FailingService], Awaitable[None]],
+        agent: Agent = succeed,
+        fault: Fault | None = None,
+        capacity: int = 2,
+    ) -> None:
+        async def play() -> None:
+            await make_template(tmp_path / "empty.db")
+            root = Path(tempfile.mkdtemp(dir=tmp_path))
+            async with (
+                asyncio.timeout(60),
+                failing_service(
+                    root,
+                    tmp_path / "empty.db",
+                    fault or Fault(FaultClock()),
+                    {"work": agent, "stay": stay},
+                    capacity=capacity,
+                ) as service,
+            ):
+                await scene(service)
+
+        asyncio.run(play())
+
+    return run
+
+
+async def have_an_outage(service: FailingService) -> None:
+    """Let the next write fail once, and see it made all the same."""
+    fault = service.fault
+    before = service.store.failures
+    fault.at = fault.count + 1
+    await service.store.append_events((await stored(service)).id, (), hold=True)
+    assert service.store.failures > before
+
+
+async def stored(service: FailingService, state: State = State.CANCELLED, **fields: object) -> Job:
+    """Store a job behind the service's back."""
+    job = make_job(state=state, prompt="work", **fields)
+    await service.insist(lambda: service.store.add(job, accepted_draft()))
+    return job
+
+
+def running_fields(number: int = 1) -> dict[str, object]:
+    pid, started = SUPERVISOR
+    run = Run(number, State.RUNNING, supervisor=pid, supervisor_started=started)
+    return {"state": State.RUNNING, "runs": (run,)}
+
+
+def test_a_queued_job_that_the_queue_does_not_have_runs_after_an_outage(
+    run_scene: Callable[..., None],
+) -> None:
+    async def scene(service: FailingService) -> None:
+        job = await stored(service, State.QUEUED)
+        await have_an_outage(service)
+        ended = await service.wait_for_state(job.id, State.COMPLETED)
+        assert ended.run == 1
+
+    run_scene(scene)
+
+
+def test_a_parked_job_that_nobody_waits_for_continues_after_an_outage(run_scene: Callable[..., None]) -> None:
+    async def scene(service: FailingService) -> None:
+        run = Run(1, State.PARKED)
+        job = await stored(
+            service,
+            State.PARKED,
+            runs=(run,),
+            parked_until=make_job().created_at,
+            begin="resume",
+            created_at=utc_now() - timedelta(minutes=1),
+        )
+        await have_an_outage(service)
+        assert (await service.wait_for_state(job.id, State.COMPLETED)).run == 2
+
+    run_scene(scene)
+
+
+@pytest.mark.parametrize(("on_interrupt", "runs"), [("auto", 1), ("fail", 1), ("resume", 2), ("restart", 2)])
+def test_a_running_job_without_a_worker_is_interrupted_and_runs_again_only_by_its_on_interrupt(
+    run_scene: Callable[..., None], on_interrupt: OnInterrupt, runs: int
+) -> None:
+    async def scene(service: FailingService) -> None:
+        job = await stored(service, on_interrupt=on_interrupt, **running_fields())
+        await have_an_outage(service)
+        ended = await service.wait_for_state(job.id, State.INTERRUPTED if runs == 1 else State.COMPLETED)
+        assert service.killed == [SUPERVISOR]
+        assert ended.run == runs
+        assert ended.runs[0].outcome is not None
+        assert ended.runs[0].outcome.type == OutcomeType.INTERRUPTED
+
+    run_scene(scene)
+
+
+def test_jobs_that_are_held_are_left_alone(run_scene: Callable[..., None]) -> None:
+    async def scene(service: FailingService) -> None:
+        jobs = [(await service.control.submit(CALLER, Submission(JobSpec("stay")))).job for _ in range(2)]
+        await service.wait_for_state(jobs[0].id, State.RUNNING)
+        for _ in range(3):
+            await have_an_outage(service)
+        canary = await stored(service, **running_fields())
+        await have_an_outage(service)
+        await service.wait_for_state(canary.id, State.INTERRUPTED)  # so the worker has looked
+        assert service.control.position(jobs[1]) == 1
+        for job in jobs:
+            await service.control.cancel(CALLER, job.id)
+        ended = [await service.wait_for_state(job.id, State.CANCELLED) for job in jobs]
+        assert [job.run for job in ended] == [1, 0]
+
+    run_scene(scene, capacity=1)
+
+
+def test_nothing_is_queued_again_while_the_service_drains(run_scene: Callable[..., None]) -> None:
+    async def scene(service: FailingService) -> None:
+        running = (await service.control.submit(CALLER, Submission(JobSpec("stay")))).job
+        await service.wait_for_state(running.id, State.RUNNING)
+        job = await stored(service, State.QUEUED)
+        draining = asyncio.ensure_future(service.worker.drain())
+        await asyncio.sleep(0)
+        await have_an_outage(service)
+        service.queue.stop_all(StopReason.SHUTDOWN)
+        await draining
+        ended = await service.wait_for_state(running.id, State.INTERRUPTED)
+        assert ended.at_start == "resume"
+        await asyncio.sleep(10 * STEP_SECONDS)
+        assert not service.queue.holds(job.id)
+
+    run_scene(scene)
+
+
+def test_an_agent_that_says_more_than_can_be_held_is_stopped_harvested_and_resumed(
+    run_scene: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadyhand.event_log.MAX_HELD_EVENTS", 50)
+    fault = Fault(FaultClock(real=True), seconds=0.5)
+
+    async def talk(_service: FailingService, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+        if spec.number > 1:
+            assert spec.job.begin == "resume"
+            return SUCCESS
+        fault.at = fault.count + 1
+        said = 0
+        while stop.reason is None:
+            await emit(Message("assistant", str(said)))
+            said += 1
+            await asyncio.sleep(0)
+        return replace(SUCCESS, evidence=RunEvidence(stop_reason=stop.reason))
+
+    async def scene(service: FailingService) -> None:
+        job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
+        ended = await service.wait_for_state(job.id, State.COMPLETED)
+        first = ended.runs[0].outcome
+        assert ended.run == 2
+        assert first is not None
+        assert first.type == OutcomeType.INTERRUPTED
+        assert "held" in (first.detail or "")
+        assert service.checkouts.calls[:2] == [("harvest", job.id), ("retain", job.id)]
+        events = await service.store.list_events(job.id)
+        texts = [event.data["text"] for event in events if event.type == "message"]
+        assert texts == [str(number) for number in range(len(texts))]
+        warnings = [event.data["code"] for event in events if event.type == "warning"]
+        assert warnings == [WarningCode.EVENTS_LEFT_OUT]
+
+    run_scene(scene, talk, fault)
+
+
+def test_a_harvest_that_an_outage_prevented_is_tried_again_after_it(run_scene: Callable[..., None]) -> None:
+    fault = Fault(FaultClock(), seconds=LONG_OUTAGE_SECONDS, mode="full")
+
+    async def scene(service: FailingService) -> None:
+        attempts = 0
+
+        async def harvest(_checkout: Checkout) -> Harvest:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                fault.at = fault.count + 1
+                raise WorkspaceError("The disk is full.")
+            return Harvest(None)
+
+        service.checkouts.harvest = harvest  # type: ignore[method-assign]  # of this one alone
+        job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
+        ended = await service.wait_for_state(job.id, State.COMPLETED)
+        assert attempts == 2
+        assert ended.warnings == ()
+
+    run_scene(scene, fault=fault)
+
+
+def test_a_harvest_that_fails_although_the_store_answers_is_a_warning_at_once(
+    run_scene: Callable[..., None],
+) -> None:
+    async def scene(service: FailingService) -> None:
+        async def harvest(_checkout: Checkout) -> Harvest:
+            raise WorkspaceError("The repository is broken.")
+
+        service.checkouts.harvest = harvest  # type: ignore[method-assign]  # of this one alone
+        job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
+        ended = await service.wait_for_state(job.id, State.COMPLETED)
+        expected = JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept.")
+        assert ended.warnings == (expected,)
+
+    run_scene(scene)
+
+
+def test_a_cancel_whose_caller_goes_away_during_an_outage_still_holds(run_scene: Callable[..., None]) -> None:
+    fault = Fault(FaultClock(real=True), seconds=0.3)
+
+    async def scene(service: FailingService) -> None:
+        running, waiting = [
+            (await service.control.submit(CALLER, Submission(JobSpec("stay")))).job for _ in range(2)
+        ]
+        await service.wait_for_state(running.id, State.RUNNING)
+        fault.at = fault.count + 1
+        cancel = asyncio.ensure_future(service.control.cancel(CALLER, waiting.id))
+        await asyncio.sleep(STEP_SECONDS)
+        cancel.cancel()
+        await asyncio.wait({cancel})
+        assert service.control.position(waiting) is None
+        ended = await service.wait_for_state(waiting.id, State.CANCELLED)
+        assert ended.run == 0
+        await service.control.cancel(CALLER, running.id)
+
+    run_scene(scene, fault=fault, capacity=1)
+
+
+def test_a_running_agent_is_killed_at_once_during_an_outage_and_its_cancel_is_stored_later(
+    run_scene: Callable[..., None],
+) -> None:
+    fault = Fault(FaultClock(real=True), seconds=0.5)
+    stopped = asyncio.Event()
+
+    async def agent(service: FailingService, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+        report = await stay(service, spec, emit, stop)
+        assert service.store.outage is not None
+        stopped.set()
+        return report
+
+    async def scene(service: FailingService) -> None:
+        job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
+        await service.wait_for_state(job.id, State.RUNNING)
+        fault.at = fault.count + 1
+        held = asyncio.ensure_future(service.store.append_events(job.id, (), hold=True))
+        while service.store.outage is None:  # noqa: ASYNC110  # the writer's thread has no event for it
+            await asyncio.sleep(STEP_SECONDS)
+        answer = await service.control.cancel(CALLER, job.id)
+        assert answer.state is State.RUNNING
+        await stopped.wait()
+        await held
+        await service.wait_for_state(job.id, State.CANCELLED)
+
+    run_scene(scene, agent, fault)
