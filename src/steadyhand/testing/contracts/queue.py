@@ -313,6 +313,24 @@ class QueueStopContract(_QueueFactory):
             assert await bench.queue.cancel(first.id) == "unknown"
 
     @async_test
+    async def test_a_job_is_held_from_its_admission_until_its_slot_is_given_back(self) -> None:
+        async with self.open() as bench:
+            job = make_job()
+            assert not bench.queue.holds(job.id)
+            adding = asyncio.ensure_future(bench.queue.enqueue(job, accepted_draft()))
+            await asyncio.sleep(0)
+            assert bench.queue.holds(job.id)
+            await adding
+            assert bench.queue.holds(job.id)
+            claim = await bench.claim()
+            assert bench.queue.holds(job.id)
+            await bench.queue.release(claim)
+            assert not bench.queue.holds(job.id)
+            withdrawn = await bench.enqueue_job()
+            await bench.queue.cancel(withdrawn.id)
+            assert not bench.queue.holds(withdrawn.id)
+
+    @async_test
     async def test_a_running_job_is_asked_to_stop_and_the_first_reason_counts(self) -> None:
         async with self.open(capacity=2) as bench:
             await bench.enqueue_job()
