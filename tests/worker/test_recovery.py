@@ -18,6 +18,7 @@ from tests.worker.failing_store import (
     make_template,
 )
 
+from steadyhand.agents import Workspace
 from steadyhand.clock import utc_now
 from steadyhand.control import Submission
 from steadyhand.errors import WorkspaceError
@@ -234,6 +235,29 @@ def test_a_harvest_that_an_outage_prevented_is_tried_again_after_it(run_scene: C
         ended = await service.wait_for_state(job.id, State.COMPLETED)
         assert attempts == 2
         assert ended.warnings == ()
+
+    run_scene(scene, fault=fault)
+
+
+def test_a_checkout_that_an_outage_prevented_is_made_after_it(run_scene: Callable[..., None]) -> None:
+    fault = Fault(FaultClock(), seconds=LONG_OUTAGE_SECONDS, mode="full")
+
+    async def scene(service: FailingService) -> None:
+        attempts = 0
+        prepare = service.checkouts.prepare
+
+        async def fail_first(job: Job, workspace: Workspace, slot: int) -> Checkout:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 1:
+                fault.at = fault.count + 1
+                raise WorkspaceError("The disk is full.")
+            return await prepare(job, workspace, slot)
+
+        service.checkouts.prepare = fail_first  # type: ignore[method-assign]  # of this one alone
+        job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
+        assert (await service.wait_for_state(job.id, State.COMPLETED, State.ERROR)).state is State.COMPLETED
+        assert attempts == 2
 
     run_scene(scene, fault=fault)
 

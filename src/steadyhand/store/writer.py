@@ -7,9 +7,9 @@ batch is rolled back and run again with a savepoint around each operation, so th
 operations of one kind may run as one: each statement costs a change of thread, which is most of its cost.
 
 During an outage (`store.outage`) the thread pauses between its tries. An operation fails with `StoreUnavailable` after
-one of them, unless it is held: a held operation is tried again, in its order, until the database answers. A commit
-that failed may have been written. So each transaction stores a number, and after a failed commit nothing is told or
-repeated before that number has been read.
+one of them, or at once if the outage has lasted for a second, unless it is held: a held operation is tried again, in
+its order, until the database answers. A commit that failed may have been written. So each transaction stores a number,
+and after a failed commit nothing is told or repeated before that number has been read.
 """
 
 import asyncio
@@ -38,6 +38,9 @@ MAX_LINGERING_EVENTS = 64
 
 COMMIT_TIMEOUT_SECONDS = 60.0
 """The time that a method waits for its commit before it raises `StoreUnavailable`; a held one waits on."""
+
+PATIENCE_SECONDS = 1.0
+"""The age of an outage from which an operation that is not held fails at once, without a try of its own."""
 
 _CLOSE_TIMEOUT_SECONDS = 30.0
 _MAX_MARKER = 2**31
@@ -153,6 +156,10 @@ class BatchWriter:
             if self._closing:
                 operation.future.set_exception(StoreError("The store is closed."))
                 return operation.future
+            outage = self.outage
+            if outage is not None and not operation.hold and self._has_lasted():
+                operation.future.set_exception(unavailable(outage))
+                return operation.future
             was_due = self._is_due()
             first = not self._waiting
             self._waiting.append(operation)
@@ -166,6 +173,10 @@ class BatchWriter:
                 # while other operations of this round of the loop are about to follow and can share the commit.
                 self._loop.call_soon(self._notify)
         return operation.future
+
+    def _has_lasted(self) -> bool:
+        """Return True if the outage is so old that it is not worth while to wait for the next try."""
+        return self._clock() - self._outage_began > PATIENCE_SECONDS
 
     def _notify(self) -> None:
         with self._condition:

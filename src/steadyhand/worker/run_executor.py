@@ -2,11 +2,11 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -61,6 +61,7 @@ from steadyhand.worker.stoppable import catch_run_error, read_patiently, run_unt
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
 HARVEST_SECONDS = 45
+_T = TypeVar("_T")
 _RATE_LIMIT_OUTCOMES = frozenset(
     {OutcomeType.RATE_LIMITED, OutcomeType.AGENT_ERROR, OutcomeType.MODEL_ERROR, OutcomeType.NO_RESULT}
 )
@@ -184,7 +185,9 @@ class RunExecutor:
         if claim.stop.reason is not None:
             return None
         checkouts = self._deps.checkouts
-        checkout = await run_until_stopped(checkouts.prepare(job, workspace, claim.slot), claim.stop)
+        checkout = await run_until_stopped(
+            self._repeat_after_outage(job, lambda: checkouts.prepare(job, workspace, claim.slot)), claim.stop
+        )
         return None if checkout is None else replace(checkout, slot=claim.slot)
 
     async def _record_checkout(self, job: Job, checkout: Checkout) -> Job:
@@ -369,20 +372,32 @@ class RunExecutor:
             await (self._deps.checkouts.retain(checkout) if resumable else self._release(checkout))
 
     async def _harvest(self, job: Job, checkout: Checkout) -> Harvest:
-        """Return the work of a run. If an outage of the store prevented it, wait for its end and try again."""
+        async def harvest() -> Harvest:
+            async with asyncio.timeout(HARVEST_SECONDS):
+                return await self._deps.checkouts.harvest(checkout)
+
+        try:
+            return await self._repeat_after_outage(job, harvest)
+        except (WorkspaceError, OSError) as error:
+            self._log.warning("harvest.failed", error=str(error))
+            return Harvest(
+                None, (JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept."),)
+            )
+
+    async def _repeat_after_outage(self, job: Job, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Return the result of work on files. If it fails in an outage of the store, wait for the end and do it again.
+
+        The disk that is full for one is full for the other, and the store's answer says when it no longer is.
+        """
         failures = self._deps.store.failures
         while True:
             try:
-                async with asyncio.timeout(HARVEST_SECONDS):
-                    return await self._deps.checkouts.harvest(checkout)
-            except (WorkspaceError, TimeoutError, OSError) as error:
-                self._log.warning("harvest.failed", error=str(error))
-            # A write that is held is over when the disk has room again; it is the store's word on the disk.
-            await self._deps.store.append_events(job.id, (), hold=True)
-            if self._deps.store.failures == failures:
-                warning = JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept.")
-                return Harvest(None, (warning,))
-            failures = self._deps.store.failures
+                return await work()
+            except (WorkspaceError, OSError):
+                await self._deps.store.append_events(job.id, (), hold=True)
+                if self._deps.store.failures == failures:
+                    raise
+                failures = self._deps.store.failures
 
     async def _release(self, checkout: Checkout) -> None:
         try:

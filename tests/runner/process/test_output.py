@@ -1,5 +1,7 @@
 """What an agent prints: lines, bounds, files."""
 
+import errno
+import io
 import json
 from pathlib import Path
 
@@ -160,3 +162,58 @@ def test_what_is_kept_of_text_without_a_secret_is_the_same_with_and_without_secr
 def test_a_number_that_json_cannot_carry_becomes_none() -> None:
     line = b'{"type":"x","a":[1e999,-1%se99,NaN,Infinity],"b":1.5}' % (b"0" * 290)
     assert parse_message(line) == {"type": "x", "a": [None] * 4, "b": 1.5}
+
+
+class FullDisk:
+    """Stands in for a file on a disk that is full until `room` bytes more are free."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.room = 0
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        data = data[: self.room]
+        self.room -= len(data)
+        return self._file.write(data) or 0
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def test_what_a_full_disk_does_not_take_is_held_and_written_later(tmp_path: Path) -> None:
+    kept = CappedFile(tmp_path / "f")
+    disk = kept._file = FullDisk(kept._file)  # type: ignore[assignment,arg-type]  # as far as it is used
+    kept.write(b"one ")
+    kept.write(b"two ")
+    disk.room = 3  # a write that is done in part
+    kept.write(b"three ")
+    assert (tmp_path / "f").read_bytes() == b"one"
+    disk.room = 1000
+    kept.write(b"four")
+    kept.close()
+    assert (tmp_path / "f").read_bytes() == b"one two three four"
+
+
+def test_what_cannot_be_held_is_counted_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steadyhand.runner.process.output.MAX_HELD_BYTES", 5)
+    kept = CappedFile(tmp_path / "f")
+    disk = kept._file = FullDisk(kept._file)  # type: ignore[assignment,arg-type]  # as far as it is used
+    kept.write(b"1234567")
+    kept.write(b"89")
+    disk.room = 1000
+    kept.write(b"")
+    kept.write(b"more")
+    kept.close()
+    assert (tmp_path / "f").read_bytes() == b"12345\n[4 bytes left out: the disk was full]\nmore"
+
+
+def test_a_file_that_cannot_be_opened_yet_is_opened_later(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("in the way")
+    kept = CappedFile(tmp_path / "folder" / "f")
+    kept.write(b"held")
+    (tmp_path / "folder").unlink()
+    kept.write(b" and written")
+    kept.close()
+    assert (tmp_path / "folder" / "f").read_bytes() == b"held and written"

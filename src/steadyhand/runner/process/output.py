@@ -18,6 +18,8 @@ STDERR_HEAD_BYTES = 64 * 1024
 STDERR_TAIL_BYTES = 192 * 1024
 DISK_HEAD_BYTES = 16 * 1024 * 1024
 DISK_SEGMENT_BYTES = 4 * 1024 * 1024
+MAX_HELD_BYTES = 1024 * 1024
+"""The bytes of one file that are held in memory while its disk is full."""
 REDACTION_MARGIN_BYTES = 16 * 1024
 """Bytes kept beyond a cut, so that a secret that crosses it is found, in any encoding."""
 
@@ -161,7 +163,8 @@ class CappedFile:
     """A file that is written up to a cap; later bytes go to two segments beside it in turn.
 
     So the first `head` bytes and at least the last `segment` bytes are on disk, and never more than the head and
-    both segments. The files are NAME, NAME.1 and NAME.2.
+    both segments. The files are NAME, NAME.1 and NAME.2. While the disk is full, up to `MAX_HELD_BYTES` are held in
+    memory and the rest is left out: an agent does not end because of its output.
     """
 
     def __init__(self, path: Path, head: int = DISK_HEAD_BYTES, segment: int = DISK_SEGMENT_BYTES) -> None:
@@ -169,35 +172,65 @@ class CappedFile:
         self._bytes_left = head
         self._segment = segment
         self._number = 0
-        self._file: BinaryIO = path.open("wb", buffering=0)
+        self._held = bytearray()
+        self._left_out = 0
+        self._file: BinaryIO | None = None
+        self.write(b"")
 
     def write(self, data: bytes) -> None:
-        """Write bytes."""
-        rest = memoryview(data)
-        while rest:
-            if self._bytes_left == 0:
-                self._rotate()
-            part = rest[: self._bytes_left]
-            self._file.write(part)
-            self._bytes_left -= len(part)
-            rest = rest[len(part) :]
+        """Write bytes, after those that are held."""
+        if not self._held:
+            written = self._write_now(data)
+            data = data[written:]
+        room = max(0, MAX_HELD_BYTES - len(self._held))
+        self._held += data[:room]
+        self._left_out += max(0, len(data) - room)
+        if self._held:
+            del self._held[: self._write_now(self._held)]
+        if self._left_out and not self._held:
+            text = f"\n[{self._left_out} bytes left out: the disk was full]\n".encode()
+            self._left_out = 0
+            self.write(text)
+
+    def _write_now(self, data: bytes | bytearray) -> int:
+        """Write as many bytes as possible and return their number."""
+        written = 0
+        try:
+            if self._file is None:
+                self._file = self._open()
+            while written < len(data):
+                if self._bytes_left == 0:
+                    self._rotate()
+                count = self._file.write(data[written : written + self._bytes_left])
+                written += count
+                self._bytes_left -= count
+        except OSError:
+            return written
+        return written
+
+    def _open(self) -> BinaryIO:
+        name = f"{self._path.name}.{self._number}" if self._number else self._path.name
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return self._path.with_name(name).open("wb", buffering=0)
 
     def _rotate(self) -> None:
+        assert self._file is not None  # noqa: S101  # open as long as it is written
         self._file.close()
         self._number = self._number % 2 + 1
-        self._file = self._path.with_name(f"{self._path.name}.{self._number}").open("wb", buffering=0)
         self._bytes_left = self._segment
+        self._file = None
+        self._file = self._open()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what it did not take is lost."""
+        if self._file is not None:
+            self._file.close()
 
 
 class OutputCapture:
     """The whole output of one run, without live secrets. The printed text is stdout without protocol messages."""
 
     def __init__(self, folder: Path, redactor: Redactor) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._redactor = redactor
         self._stdout_redactor = self._redactor.bytes_stream()
         self._stderr_redactor = self._redactor.bytes_stream()
