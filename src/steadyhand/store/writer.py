@@ -127,7 +127,7 @@ class BatchWriter:
         self._doubt: _Doubt | None = None
         self._marker = random.randrange(_MAX_MARKER)  # noqa: S311  # only to differ from the one before
         self._retry_seconds = 0.0
-        self._outage_began = 0.0
+        self._try_began = self._outage_began = 0.0
         self._log = structlog.get_logger("steadyhand.store")
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -243,6 +243,7 @@ class BatchWriter:
 
     def _write(self, new: Sequence[_Operation]) -> list[_OperationResult]:
         """Write the held and the new operations; return the results of those that are over."""
+        self._try_began = self._clock()
         results: list[_OperationResult] = []
         operations: list[_Operation] = [*self._held, *new]
         try:
@@ -298,7 +299,7 @@ class BatchWriter:
     def _begin_outage(self, reason: str) -> None:
         if self.outage is None:
             self.outages += 1
-            self._outage_began = self._clock()
+            self._outage_began = self._try_began
             self._log.error("store.unavailable", reason=reason)
         self.outage = reason
 
