@@ -3,6 +3,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
+
+import pytest
 
 from steadyhand.agents import Catalog
 from steadyhand.control import Caller, Control
@@ -10,7 +13,7 @@ from steadyhand.event_log import MAX_BACKLOG, EventFeed, EventLog, RunEventWrite
 from steadyhand.events import Event, EventDraft, LiveText, Message, StateChanged, TextDelta, WarningEvent
 from steadyhand.job import ErrorInfo, Job, JobSpec, JobWarning, Outcome, OutcomeType, State
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import ALL_SCOPES
+from steadyhand.ports import ALL_SCOPES, Store
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.redact.matcher import Spans
@@ -279,3 +282,78 @@ def _control(store: SqlStore, feed: EventFeed) -> Control:
         catalog=Catalog(),
         clock=lambda: NOW,
     )
+
+
+class WaitingStore:
+    """A store that takes events only once `answers` is set; `outage` is what it says of itself."""
+
+    def __init__(self, outage: str | None) -> None:
+        self.outage = outage
+        self.answers = asyncio.Event()
+        self.texts: list[str] = []
+
+    async def append_events(self, _job_id: str, drafts: Any, *, hold: bool) -> list[Event]:
+        assert hold
+        await self.answers.wait()
+        self.texts += [draft.body.text for draft in drafts]
+        return [event(number) for number, _ in enumerate(drafts, len(self.texts))]
+
+
+async def _say(journal: RunEventWriter, *texts: str) -> None:
+    for text in texts:
+        await journal.emit(Message("assistant", text))
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "held"),
+    [("MAX_HELD_EVENTS", 2, ["one", "two"]), ("MAX_HELD_BYTES", 100, ["one", "two"])],
+)
+def test_in_an_outage_events_are_held_up_to_a_bound_and_then_left_out_and_counted(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: int, held: list[str]
+) -> None:
+    monkeypatch.setattr(f"steadyhand.event_log.{limit}", value)
+
+    async def scene() -> None:
+        store, overflows = WaitingStore("the disk is full"), []
+        recorder = EventLog(cast("Store", store), EventFeed(), NO_REDACTION, hold=True)
+        journal = RunEventWriter(
+            recorder, JOB.id, 1, lambda: NOW, on_overflow=lambda: overflows.append(journal.left_out)
+        )
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(journal.run())
+            await _say(journal, "one", "two", "three", "four")
+            store.outage = None
+            store.answers.set()
+            await _say(journal, "five")
+            await journal.close()
+        assert store.texts == [*held, "five"]
+        assert overflows == [1, 2]
+
+    asyncio.run(scene())
+
+
+def test_a_slow_store_makes_the_agent_wait_and_an_outage_ends_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steadyhand.event_log.MAX_BACKLOG", 2)
+    monkeypatch.setattr("steadyhand.event_log.OUTAGE_CHECK_SECONDS", 0.01)
+
+    async def scene() -> None:
+        store = WaitingStore(None)
+        recorder = EventLog(cast("Store", store), EventFeed(), NO_REDACTION, hold=True)
+        journal = RunEventWriter(recorder, JOB.id, 1, lambda: NOW)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(journal.run())
+            await _say(journal, "one", "two")
+            talking = group.create_task(_say(journal, "three"))
+            await asyncio.sleep(0.05)
+            assert not talking.done()
+            store.outage = "the disk is full"  # it is noticed although nothing is stored
+            await talking
+            store.outage = None
+            store.answers.set()
+            await journal.close()
+        assert store.texts == ["one", "two", "three"]
+        assert journal.left_out == 0
+
+    asyncio.run(scene())

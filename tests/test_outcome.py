@@ -151,6 +151,7 @@ CASES = {
     ),
     "silence": (RunEvidence(stop_reason=StopReason.IDLE, signal=9), "stalled"),
     "a cancel": (RunEvidence(stop_reason=StopReason.CANCEL, signal=9), "cancelled"),
+    "a store that does not answer": (RunEvidence(stop_reason=StopReason.STORE, signal=15), "interrupted"),
     "a shutdown": (RunEvidence(stop_reason=StopReason.SHUTDOWN, signal=15), "interrupted"),
     "a caller that did not make its calls": (
         RunEvidence(stop_reason=StopReason.UNANSWERED, exit_code=0),

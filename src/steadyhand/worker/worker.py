@@ -80,6 +80,7 @@ class Worker:
                 self._log.debug("tidy.postponed", reason=error.detail)  # the store has logged the outage
             except (SteadyhandError, OSError):
                 self._log.exception("tidy.failed")
+                self._executor.lost_ends += 1  # a job may have been taken out of its place and not stored
             await asyncio.sleep(MAINTENANCE_SECONDS)
 
     async def _end_expired(self) -> None:
