@@ -71,7 +71,7 @@ class Fault:
 
         event.listen(engine, "begin", lambda _: self._begin())
         event.listen(engine, "before_cursor_execute", self._execute)
-        engine.dialect.do_commit = failing_commit  # type: ignore[method-assign]  # of this engine alone
+        engine.dialect.do_commit = failing_commit  # type: ignore[method-assign,assignment]  # of this engine alone
 
     @property
     def fired(self) -> bool:

@@ -111,7 +111,12 @@ def test_a_batch_in_doubt_waits_until_the_database_can_be_read_again(tmp_path: P
                 raise fault._error()
 
         begin = fault._begin
-        fault._begin = lambda: (begin(), refuse_the_next_begins())[0]  # type: ignore[method-assign]
+
+        def begin_or_refuse() -> None:
+            begin()
+            refuse_the_next_begins()
+
+        fault._begin = begin_or_refuse  # type: ignore[method-assign]  # of this one alone
         jobs = [make_job(), make_job()]
         first = store.add(jobs[0], accepted_draft())
         await asyncio.sleep(0.002)

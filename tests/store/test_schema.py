@@ -163,3 +163,4 @@ def test_the_doctor_notices_a_database_that_cannot_be_written(
         other.execute("BEGIN IMMEDIATE")
         found = by_name(list(check_store(f"sqlite:///{path}", tmp_path)))["database"]
     assert (found.ok, found.detail) == (False, "database is locked")
+    assert f"End the program that holds {path}" in (found.remedy or "")

@@ -89,6 +89,9 @@ class FakeCheckouts:
         paths.config_dir.mkdir(parents=True, exist_ok=True)
         return Checkout(workspace, paths, self.root, self.root, None, None, "a" * 40, slot=slot)
 
+    async def has_session(self, job_id: str) -> bool:
+        return self.job_paths(job_id).config_dir.is_dir()
+
     async def harvest(self, checkout: Checkout) -> Harvest:
         self.calls.append(("harvest", checkout.paths.root.name))
         return Harvest(None)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.store.faults import Fault, FaultClock
@@ -30,7 +31,8 @@ from steadyhand.ports import Checkout, Emit, Harvest, RunOutput, RunReport, RunS
 from steadyhand.testing.contracts.samples import accepted_draft, make_job
 
 SUCCESS = RunReport(
-    RunEvidence(exit_code=0, result=AgentResult("success", is_error=False, text="done")), RunOutput((), "")
+    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
+    RunOutput((), ""),
 )
 SUPERVISOR = (4242, 17)
 LONG_OUTAGE_SECONDS = 20.0
@@ -86,17 +88,16 @@ async def have_an_outage(service: FailingService) -> None:
     assert service.store.failures > before
 
 
-async def stored(service: FailingService, state: State = State.CANCELLED, **fields: object) -> Job:
+async def stored(service: FailingService, state: State = State.CANCELLED, **fields: Any) -> Job:
     """Store a job behind the service's back."""
     job = make_job(state=state, prompt="work", **fields)
     await service.insist(lambda: service.store.add(job, accepted_draft()))
     return job
 
 
-def running_fields(number: int = 1) -> dict[str, object]:
+def run_without_worker() -> tuple[Run, ...]:
     pid, started = SUPERVISOR
-    run = Run(number, State.RUNNING, supervisor=pid, supervisor_started=started)
-    return {"state": State.RUNNING, "runs": (run,)}
+    return (Run(1, State.RUNNING, supervisor=pid, supervisor_started=started),)
 
 
 def test_a_queued_job_that_the_queue_does_not_have_runs_after_an_outage(
@@ -133,7 +134,7 @@ def test_a_running_job_without_a_worker_is_interrupted_and_runs_again_only_by_it
     run_scene: Callable[..., None], on_interrupt: OnInterrupt, runs: int
 ) -> None:
     async def scene(service: FailingService) -> None:
-        job = await stored(service, on_interrupt=on_interrupt, **running_fields())
+        job = await stored(service, State.RUNNING, on_interrupt=on_interrupt, runs=run_without_worker())
         await have_an_outage(service)
         ended = await service.wait_for_state(job.id, State.INTERRUPTED if runs == 1 else State.COMPLETED)
         assert service.killed == [SUPERVISOR]
@@ -150,7 +151,7 @@ def test_jobs_that_are_held_are_left_alone(run_scene: Callable[..., None]) -> No
         await service.wait_for_state(jobs[0].id, State.RUNNING)
         for _ in range(3):
             await have_an_outage(service)
-        canary = await stored(service, **running_fields())
+        canary = await stored(service, State.RUNNING, runs=run_without_worker())
         await have_an_outage(service)
         await service.wait_for_state(canary.id, State.INTERRUPTED)  # so the worker has looked
         assert service.control.position(jobs[1]) == 1
@@ -207,7 +208,7 @@ def test_an_agent_that_says_more_than_can_be_held_is_stopped_harvested_and_resum
         assert first.type == OutcomeType.INTERRUPTED
         assert "held" in (first.detail or "")
         assert service.checkouts.calls[:2] == [("harvest", job.id), ("retain", job.id)]
-        events = await service.store.list_events(job.id)
+        events = await service.store.list_events(job.id, limit=10_000)
         texts = [event.data["text"] for event in events if event.type == "message"]
         assert texts == [str(number) for number in range(len(texts))]
         warnings = [event.data["code"] for event in events if event.type == "warning"]
@@ -230,7 +231,7 @@ def test_a_harvest_that_an_outage_prevented_is_tried_again_after_it(run_scene: C
                 raise WorkspaceError("The disk is full.")
             return Harvest(None)
 
-        service.checkouts.harvest = harvest  # type: ignore[method-assign]  # of this one alone
+        service.checkouts.harvest = harvest  # type: ignore[method-assign,assignment]  # of this one alone
         job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
         ended = await service.wait_for_state(job.id, State.COMPLETED)
         assert attempts == 2
@@ -269,7 +270,7 @@ def test_a_harvest_that_fails_although_the_store_answers_is_a_warning_at_once(
         async def harvest(_checkout: Checkout) -> Harvest:
             raise WorkspaceError("The repository is broken.")
 
-        service.checkouts.harvest = harvest  # type: ignore[method-assign]  # of this one alone
+        service.checkouts.harvest = harvest  # type: ignore[method-assign,assignment]  # of this one alone
         job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
         ended = await service.wait_for_state(job.id, State.COMPLETED)
         expected = JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept.")
@@ -288,7 +289,8 @@ def test_a_cancel_whose_caller_goes_away_during_an_outage_still_holds(run_scene:
         await service.wait_for_state(running.id, State.RUNNING)
         fault.at = fault.count + 1
         cancel = asyncio.ensure_future(service.control.cancel(CALLER, waiting.id))
-        await asyncio.sleep(STEP_SECONDS)
+        while service.control.position(waiting) is not None:  # noqa: ASYNC110  # until it is at the store
+            await asyncio.sleep(0)
         cancel.cancel()
         await asyncio.wait({cancel})
         assert service.control.position(waiting) is None

@@ -27,7 +27,7 @@ from tests.worker.failing_store import (
 
 from steadyhand.control import ResumeOptions, Submission
 from steadyhand.events import Event, Message
-from steadyhand.job import ClientTool, Job, JobSpec, State
+from steadyhand.job import ClientTool, Job, JobSpec, OutcomeType, State
 from steadyhand.outcome import AgentResult, RunEvidence
 from steadyhand.ports import ClientToolCall, Emit, RunOutput, RunReport, RunSpec, StopSignal
 
@@ -36,12 +36,15 @@ BOUND_SECONDS = 60.0
 MIN_WRITES = 5
 """Each kind has at least so many writes: accepted, started, an event, a call, ended."""
 SUCCESS = RunReport(
-    RunEvidence(exit_code=0, result=AgentResult("success", is_error=False, text="done")),
+    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
     RunOutput(["a line\n"], ""),
 )
 FAILURE = RunReport(RunEvidence(exit_code=1), RunOutput((), "it broke"))
 RATE_LIMITED = replace(
-    FAILURE, evidence=RunEvidence(result=AgentResult("success", True, "limit", api_error_status=429))
+    FAILURE,
+    evidence=RunEvidence(
+        result=AgentResult(OutcomeType.AGENT_ERROR, is_error=True, text="limit", api_error_status=429)
+    ),
 )
 
 

@@ -62,7 +62,7 @@ def _failed_check(path: Path, error: SQLAlchemyError) -> DoctorCheck:
         remedy = (
             f"End the program that holds {path}, such as a shell or a backup. The service waits until then."
         )
-    return DoctorCheck("database", ok=False, detail=reason or str(error.__cause__ or error), remedy=remedy)
+    return DoctorCheck("database", ok=False, detail=str(error.__cause__ or error), remedy=remedy)
 
 
 def _check_access(engine: Engine) -> DoctorCheck:

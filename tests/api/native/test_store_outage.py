@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.api.api_service import RunningService, run_job, running_service, wait_until
@@ -33,7 +34,7 @@ def test_what_has_to_be_stored_is_503_with_a_time_to_retry_and_nothing_is_stored
     with service.client() as client:
         ended = run_job(client, "fail it")["id"]
         before = service.count()
-        requests = (
+        requests: tuple[tuple[str, dict[str, Any]], ...] = (
             ("/v1/jobs", {"prompt": "say hello"}),
             (f"/v1/jobs/{ended}/retry", {}),
             ("/v1/chat/completions", {"model": "claude", "messages": [{"role": "user", "content": "say x"}]}),
