@@ -45,6 +45,20 @@ class FaultClock:
 
 
 @dataclass
+class StandingClock(FaultClock):
+    """A clock that stands, so that an outage lasts until the test ends it."""
+
+    def wait(self, condition: threading.Condition, seconds: float) -> None:
+        condition.wait(0.001)
+        if self.now:
+            self.now += seconds
+
+    def end_outage(self) -> None:
+        """Let all time pass that the outage was to last."""
+        self.now = 1e6
+
+
+@dataclass
 class Fault:
     """Makes the `at`th transaction fail, and all others for so many seconds; `at` counts from 1, 0 is never."""
 

@@ -2,14 +2,20 @@
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import structlog
-from tests.store.faults import MODES, Fault, FaultClock, FaultMode, open_failing_store
+from tests.store.faults import (
+    MODES,
+    Fault,
+    FaultClock,
+    FaultMode,
+    StandingClock,
+    open_failing_store,
+)
 
 from steadyhand.errors import NotFound, StoreError, StoreUnavailable
 from steadyhand.job import State
@@ -189,14 +195,6 @@ def test_the_log_has_one_line_at_the_begin_of_an_outage_and_one_at_its_end(tmp_p
 
 
 def test_readiness_names_the_reason_while_an_outage_lasts_and_reads_go_on(tmp_path: Path) -> None:
-    class StandingClock(FaultClock):
-        """A clock that stands: the outage lasts until the test ends it."""
-
-        def wait(self, condition: threading.Condition, seconds: float) -> None:  # noqa: ARG002  # no time passes
-            condition.wait(0.001)
-            if self.now:  # the test has moved it
-                self.now += 1
-
     clock = StandingClock()
     fault = Fault(clock, seconds=1.0, mode="full")
 
@@ -212,7 +210,7 @@ def test_readiness_names_the_reason_while_an_outage_lasts_and_reads_go_on(tmp_pa
         assert "the disk is full" in error.detail
         assert await store.get(job.id) is not None
         assert not held.done()
-        clock.now = 5.0
+        clock.end_outage()
         await held
         await store.check()
 

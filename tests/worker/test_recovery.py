@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.store.faults import Fault, FaultClock
+from tests.store.faults import Fault, FaultClock, StandingClock
 from tests.worker.failing_store import (
     CALLER,
     STEP_SECONDS,
@@ -185,7 +185,8 @@ def test_an_agent_that_says_more_than_can_be_held_is_stopped_harvested_and_resum
     run_scene: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steadyhand.event_log.MAX_HELD_EVENTS", 50)
-    fault = Fault(FaultClock(real=True), seconds=0.5)
+    clock = StandingClock()
+    fault = Fault(clock, seconds=LONG_OUTAGE_SECONDS)
 
     async def talk(_service: FailingService, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         if spec.number > 1:
@@ -197,6 +198,7 @@ def test_an_agent_that_says_more_than_can_be_held_is_stopped_harvested_and_resum
             await emit(Message("assistant", str(said)))
             said += 1
             await asyncio.sleep(0)
+        clock.end_outage()
         return replace(SUCCESS, evidence=RunEvidence(stop_reason=stop.reason))
 
     async def scene(service: FailingService) -> None:
@@ -280,7 +282,8 @@ def test_a_harvest_that_fails_although_the_store_answers_is_a_warning_at_once(
 
 
 def test_a_cancel_whose_caller_goes_away_during_an_outage_still_holds(run_scene: Callable[..., None]) -> None:
-    fault = Fault(FaultClock(real=True), seconds=0.3)
+    clock = StandingClock()
+    fault = Fault(clock, seconds=LONG_OUTAGE_SECONDS)
 
     async def scene(service: FailingService) -> None:
         running, waiting = [
@@ -293,6 +296,7 @@ def test_a_cancel_whose_caller_goes_away_during_an_outage_still_holds(run_scene:
             await asyncio.sleep(0)
         cancel.cancel()
         await asyncio.wait({cancel})
+        clock.end_outage()
         assert service.control.position(waiting) is None
         ended = await service.wait_for_state(waiting.id, State.CANCELLED)
         assert ended.run == 0
@@ -304,7 +308,8 @@ def test_a_cancel_whose_caller_goes_away_during_an_outage_still_holds(run_scene:
 def test_a_running_agent_is_killed_at_once_during_an_outage_and_its_cancel_is_stored_later(
     run_scene: Callable[..., None],
 ) -> None:
-    fault = Fault(FaultClock(real=True), seconds=0.5)
+    clock = StandingClock()
+    fault = Fault(clock, seconds=LONG_OUTAGE_SECONDS)
     stopped = asyncio.Event()
 
     async def agent(service: FailingService, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
@@ -323,6 +328,7 @@ def test_a_running_agent_is_killed_at_once_during_an_outage_and_its_cancel_is_st
         answer = await service.control.cancel(CALLER, job.id)
         assert answer.state is State.RUNNING
         await stopped.wait()
+        clock.end_outage()
         await held
         await service.wait_for_state(job.id, State.CANCELLED)
 
