@@ -27,7 +27,7 @@ from tests.worker.failing_store import (
 
 from steadyhand.control import ResumeOptions, Submission
 from steadyhand.events import Event, Message
-from steadyhand.job import ClientTool, Job, JobSpec, OutcomeType, State
+from steadyhand.job import ClientTool, Job, JobSpec, OutcomeType, State, output_text
 from steadyhand.outcome import AgentResult, RunEvidence
 from steadyhand.ports import ClientToolCall, Emit, RunOutput, RunReport, RunSpec, StopSignal
 
@@ -86,7 +86,7 @@ async def stay(service: FailingService, spec: RunSpec, emit: Emit, stop: StopSig
 async def ask_client(service: FailingService, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
     assert spec.call_client_tools is not None
     results = await spec.call_client_tools([ClientToolCall("c1", "look", {"at": "this"})])
-    await say(emit, results["c1"])
+    await say(emit, output_text(results["c1"]))
     return await work(service, spec, emit, stop)
 
 
