@@ -20,9 +20,10 @@ STAYS = "[[standin: say=hello sleep=60]]"
 SLOTS = {"STEADYHAND_CONCURRENCY": "3"}
 
 
-def talks(seconds: float) -> str:
-    """A prompt of an agent that says something before and after so many seconds."""
-    return f"[[standin: say=before sleep={seconds} say={'x' * 20_000} text=done]]"
+def talks(go: Path | None = None) -> str:
+    """A prompt of an agent that says something before and after the file `go` is there."""
+    gate = "" if go is None else f"wait_for={go} "
+    return f"[[standin: say=before {gate}say={'x' * 20_000} text=done]]"
 
 
 @contextmanager
@@ -95,27 +96,31 @@ def closing_on_failure(service: Service) -> Iterator[None]:
 
 
 def outage_scene(
-    service: Service, outage: Callable[[], Any], check: Callable[[], None] = lambda: None
+    service: Service, go: Path, outage: Callable[[], Any], check: Callable[[], None] = lambda: None
 ) -> None:
-    """Let jobs run, wait and be cancelled through an outage that begins while they run."""
+    """Let jobs run, wait and be cancelled through an outage that begins while they run.
+
+    The file `go` lets the agents end, during the outage.
+    """
     with ThreadPoolExecutor(3) as pool, closing_on_failure(service):
-        going = service.submit(talks(3))["id"]
+        going = service.submit(talks(go))["id"]
         stopped = service.submit(STAYS)["id"]
-        chat: Future[str] = pool.submit(ask_chat, service, talks(3))
+        chat: Future[str] = pool.submit(ask_chat, service, talks(go))
         following = [pool.submit(follow, service, job_id) for job_id in (going, stopped)]
         wait_until(lambda: state_of(service, going) == state_of(service, stopped) == "running")
         wait_until(lambda: len(talking(service)) == 3)
-        queued = [service.submit(talks(0))["id"] for _ in range(2)]
+        queued = [service.submit(talks())["id"] for _ in range(2)]
         with outage():
-            wait_until(lambda: service.client.get("/readyz").status_code == 503, 30)
-            assert service.client.get("/livez").status_code == 200
             refused = service.client.post("/v1/jobs", json={"prompt": "x", "workspace": "scratch"})
             assert refused.status_code == 503, refused.text
             assert refused.json()["code"] == "unavailable"
             assert int(refused.headers["retry-after"]) >= 1
+            assert service.client.get("/readyz").status_code == 503
+            assert service.client.get("/livez").status_code == 200
             for job_id in (stopped, queued[0]):
                 answer = service.client.post(f"/v1/jobs/{job_id}/cancel")
                 assert answer.status_code in (200, 202), answer.text
+            go.touch()
             wait_until(lambda: agents_alive(service) == 0, 30)
             assert state_of(service, going) == "running"
             check()
@@ -135,10 +140,10 @@ def outage_scene(
 
 
 def test_a_lock_of_another_program_delays_what_was_reached_and_loses_nothing(
-    make_service: MakeService,
+    make_service: MakeService, common_dir: Path
 ) -> None:
     service = make_service(env=SLOTS).start()
-    outage_scene(service, lambda: lock_of(service))
+    outage_scene(service, common_dir / "go", lambda: lock_of(service))
 
 
 @pytest.fixture
@@ -158,7 +163,7 @@ def small_disk(make_service: MakeService) -> Iterator[Service]:
 
 
 def test_a_full_disk_delays_what_was_reached_and_loses_nothing_and_doctor_names_it(
-    small_disk: Service,
+    small_disk: Service, common_dir: Path
 ) -> None:
     service = small_disk.start()
 
@@ -168,7 +173,7 @@ def test_a_full_disk_delays_what_was_reached_and_loses_nothing_and_doctor_names_
         assert f"Free space on the disk of {service.data_dir}" in found
         assert "owner" not in found
 
-    outage_scene(service, lambda: full_disk_of(service), check)
+    outage_scene(service, common_dir / "go", lambda: full_disk_of(service), check)
 
 
 def doctor(service: Service) -> str:
