@@ -141,6 +141,7 @@ def test_every_secret_may_come_from_a_file_and_none_is_ever_shown(tmp_path: Path
     )
     assert settings.api_key == "s3cr3t-value"
     assert settings.anthropic_api_key == "s3cr3t-value"
+    assert settings.providers[0].file == secret  # so that it is read again when it changes
     shown = repr(settings) + "".join(f"{row.name}{row.value}{row.source}" for row in settings.rows())
     assert "s3cr3t" not in shown
     assert "canary" not in shown

@@ -99,6 +99,7 @@ class FakeAccess:
     secrets: Collection[str]
     on_listening: None = None
     rate_limited_until: None = None
+    credential_rejected_until: None = None
     exhausted_budget: str | None = None
 
     async def final_usage(self) -> UsageTotal:

@@ -12,6 +12,8 @@ from steadyhand.errors import ConfigError
 CONSUMER_TERMS_URL = "https://www.anthropic.com/legal/consumer-terms"
 """The terms that apply before others use a service that runs on a personal subscription."""
 
+SecretAndFile = tuple[str | None, Path | None]
+"""A secret of the environment, and its file if a variable names one."""
 ReadSecret = Callable[[Path, str], str | None]
 """Reads a secret from a file, for a setting of that name. Raises `ConfigError`."""
 
@@ -34,8 +36,8 @@ class ProviderSetting:
 def build_provider_settings(
     tables: Mapping[str, ProviderTable],
     *,
-    api_key: str | None,
-    oauth_token: str | None,
+    api_key: SecretAndFile,
+    oauth_token: SecretAndFile,
     base_url: str | None,
     read_secret: ReadSecret,
 ) -> tuple[ProviderSetting, ...]:
@@ -56,21 +58,22 @@ def build_provider_settings(
 def _with_environment(
     provider: ProviderSetting,
     table: ProviderTable,
-    api_key: str | None,
-    oauth_token: str | None,
+    api_key: SecretAndFile,
+    oauth_token: SecretAndFile,
     url: str | None,
 ) -> ProviderSetting:
-    credential, secret = provider.credential, provider.secret
+    credential, secret, file = provider.credential, provider.secret, provider.file
     if secret is None and table.api_key_file is None and table.oauth_token_file is None:
-        credential, secret = (
-            ("api_key", api_key) if api_key else ("oauth" if oauth_token else None, oauth_token)
-        )
+        if api_key[0]:
+            credential, (secret, file) = "api_key", api_key
+        elif oauth_token[0]:
+            credential, (secret, file) = "oauth", oauth_token
     return ProviderSetting(
         name=provider.name,
         base_url=provider.base_url or url,
         credential=credential,
         secret=secret,
-        file=provider.file,
+        file=file,
         header=provider.header,
     )
 

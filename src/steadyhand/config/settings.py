@@ -214,8 +214,8 @@ def load_settings(
     secrets = {name: _read_secret(name, environ, sources) for name in SECRET_VARIABLES}
     providers = build_provider_settings(
         tables.providers,
-        api_key=secrets["ANTHROPIC_API_KEY"],
-        oauth_token=secrets["CLAUDE_CODE_OAUTH_TOKEN"],
+        api_key=(secrets["ANTHROPIC_API_KEY"], _secret_file("ANTHROPIC_API_KEY", environ)),
+        oauth_token=(secrets["CLAUDE_CODE_OAUTH_TOKEN"], _secret_file("CLAUDE_CODE_OAUTH_TOKEN", environ)),
         base_url=environ.get("ANTHROPIC_BASE_URL") or None,
         read_secret=_read_secret_file,
     )
@@ -403,6 +403,12 @@ def _read_secret(name: str, environ: Mapping[str, str], sources: dict[str, str])
         sources[name] = name + "_FILE"
         return _read_secret_file(Path(environ[name + "_FILE"]), name + "_FILE")
     return None
+
+
+def _secret_file(name: str, environ: Mapping[str, str]) -> Path | None:
+    """Return the file that a secret was read from; `None` for one of a variable."""
+    file = environ.get(name + "_FILE")
+    return Path(file) if file and not environ.get(name) else None
 
 
 def _read_secret_file(path: Path, name: str) -> str | None:

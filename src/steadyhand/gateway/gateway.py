@@ -5,7 +5,7 @@ import functools
 import ipaddress
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from steadyhand.gateway.model import unix_listener
 from steadyhand.gateway.model.metered_run import BillingContext, MeteredRun
 from steadyhand.gateway.model.provider_rate_limits import ProviderRateLimits, RetryLimits
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL, Provider, Providers
+from steadyhand.gateway.model.rejected_credentials import RejectedCredentials
 from steadyhand.gateway.model.reverse_proxy import ReverseProxy
 from steadyhand.gateway.model.tcp_listener import TcpListener
 from steadyhand.gateway.model.unix_listener import UnixListener, slot_dir
@@ -64,6 +65,11 @@ class GrantedAccess:
     def rate_limited_until(self) -> datetime | None:
         """Until when the model's rate limit has turned this run away."""
         return self.run.rate_limited_until
+
+    @property
+    def credential_rejected_until(self) -> datetime | None:
+        """Until when the run's credential rests, if that has turned this run away."""
+        return self.run.credential_rejected_until
 
     @property
     def exhausted_budget(self) -> str | None:
@@ -111,12 +117,13 @@ class ModelGateway:
         self._providers = Providers(providers)
         self._ledger = billing.ledger
         self._rate_limits = ProviderRateLimits(clock, sleep, retry_limits or RetryLimits())
+        self._rejected_credentials = RejectedCredentials(clock)
         self._budgets = Budgets(billing.ledger, clock)
         self._ledger_writer = LedgerWriter(billing.ledger)
         self._billing = BillingContext(
             self._budgets, self._ledger_writer, billing.prices, clock, billing.get_limits
         )
-        self._reverse_proxy = ReverseProxy(self._rate_limits)
+        self._reverse_proxy = ReverseProxy(self._rate_limits, self._rejected_credentials)
         for provider in providers:
             self._reverse_proxy.add_provider(provider)
         sandboxed_slots = range(slots) if sandbox_socket is not None else ()
@@ -141,6 +148,7 @@ class ModelGateway:
                 stack.enter_context(_raised_file_limit(self._max_connections))
                 await stack.enter_async_context(self._ledger_writer.open())
                 await stack.enter_async_context(_background_task(self._rate_limits.watch_expiry()))
+                await stack.enter_async_context(_background_task(self._rejected_credentials.watch()))
                 for slot in self._unix_listeners:
                     await stack.enter_async_context(slot.listening())
                 if self._tcp_listener is not None:
@@ -163,6 +171,7 @@ class ModelGateway:
             async with self._grant_access(run, work, emit) as access:
                 yield access
         finally:
+            self._rejected_credentials.release(run)
             await run.final_usage()
             self._budgets.forget_job(work.job.id)
 
@@ -193,9 +202,30 @@ class ModelGateway:
         """Return the time until which the credential of an agent is blocked, or None."""
         return self._rate_limits.blocked_until(self._providers.get(agent.provider).rate_limit_key)
 
-    def on_rate_limit_change(self, callback: Callable[[], None]) -> None:
-        """Register a callback for each start and end of a block."""
+    def credential_rejected_until(self, agent: Agent) -> datetime | None:
+        """Return the end of the rest of an agent's rejected credential; None if it is not rejected."""
+        return self._rejected_credentials.rejected_until(self._providers.get(agent.provider))
+
+    def rejected_providers(self) -> Sequence[str]:
+        """Return the names of providers whose credential is rejected."""
+        return [provider.name for provider in self._rejected_credentials.providers()]
+
+    def may_start(self, agent: Agent, active: Iterable[Agent]) -> bool:
+        """Return True if the credential of an agent is good; one job at a time tries a rejected one after its rest."""
+        if self.rate_limited_until(agent) is not None:
+            return False
+        until = self.credential_rejected_until(agent)
+        if until is None:
+            return True
+        key = self._providers.get(agent.provider).credential_key
+        return until <= self._billing.clock() and not any(
+            self._providers.get(other.provider).credential_key == key for other in active
+        )
+
+    def on_credential_change(self, callback: Callable[[], None]) -> None:
+        """Register a callback for each change of `may_start`, by a rate limit or a rejected credential."""
         self._rate_limits.on_change(callback)
+        self._rejected_credentials.on_change(callback)
 
     def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:
         """Let out to the hosts on a list alone. Raises `ConfigError` for a list that means nothing."""

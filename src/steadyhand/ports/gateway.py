@@ -1,6 +1,6 @@
 """The gateway port: the budgets of jobs, and the access of a run to the network."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,6 +65,14 @@ class RunAccess(Protocol):
         ...
 
     @property
+    def credential_rejected_until(self) -> datetime | None:
+        """Return the time until which the run's credential rests if that has rejected this run, or None.
+
+        It is also None for the run that found out that the model's service rejects the credential.
+        """
+        ...
+
+    @property
     def exhausted_budget(self) -> str | None:
         """Return a sentence that names the budget that has rejected this run, or None."""
         ...
@@ -102,8 +110,23 @@ class Gateway(Protocol):
         """Return the time until which the credential of an agent is blocked, or None."""
         ...
 
-    def on_rate_limit_change(self, callback: Callable[[], None]) -> None:
-        """Register a callback, run on the event loop's thread, for each start, extension and end of a block."""
+    def credential_rejected_until(self, agent: Agent) -> datetime | None:
+        """Return the end of the rest of an agent's rejected credential, which may have passed; None if it is good."""
+        ...
+
+    def rejected_providers(self) -> Sequence[str]:
+        """Return the names of the providers whose credential the model's service rejects."""
+        ...
+
+    def may_start(self, agent: Agent, active: Iterable[Agent]) -> bool:
+        """Return True if a job of this agent may start beside the `active` ones.
+
+        It may not while its credential is blocked or rests. A rejected credential is tried by one job at a time.
+        """
+        ...
+
+    def on_credential_change(self, callback: Callable[[], None]) -> None:
+        """Register a callback, run on the event loop's thread, for each change of a block or of a rejection."""
         ...
 
     def open_egress(self, egress: Sequence[str], emit: Emit) -> AbstractAsyncContextManager[OnListening]:

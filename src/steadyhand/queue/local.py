@@ -265,6 +265,10 @@ class LocalQueue:
             startable = min(startable, limit - self._running_by_key()[key_id] + sum(ending))
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
+    def active_jobs(self) -> Sequence[Job]:
+        """Return the claimed jobs, as they were when they were claimed."""
+        return [active.claim.job for active in self._active_claims.values()]
+
     def recheck(self) -> None:
         """Check again which of the waiting jobs may start."""
         self._wake_claimers()

@@ -217,11 +217,11 @@ def build_service(
     gateway = create_gateway(settings, store, keyring.limits_of, sandboxed=level.is_sandboxed, clock=clock)
 
     def may_start(job: Job) -> bool:
-        """Return false while a rate limit blocks the provider of the job, or while its parent is parked."""
-        is_rate_limited = (
-            gateway is not None and gateway.rate_limited_until(catalog.agent(job.agent)) is not None
-        )
-        return not is_rate_limited and (job.parent_job_id is None or not parking.contains(job.parent_job_id))
+        """Return false while the credential of the job is blocked or rests, or while its parent is parked."""
+        if job.parent_job_id is not None and parking.contains(job.parent_job_id):
+            return False
+        active = (catalog.agent(other.agent) for other in queue.active_jobs())
+        return gateway is None or gateway.may_start(catalog.agent(job.agent), active)
 
     queue = LocalQueue(
         store,
@@ -232,7 +232,7 @@ def build_service(
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
     )
     if gateway is not None:
-        gateway.on_rate_limit_change(queue.recheck)
+        gateway.on_credential_change(queue.recheck)
     checkouts = create_checkouts(settings, level, gateway, redactor=redactor)
     tool_call_broker = ToolCallBroker(tables.openai.tool_result_seconds)
     cancellations = Cancellations()
@@ -303,6 +303,7 @@ def build_service(
         },
         version=__version__,
         readiness_check=check_ready,
+        get_rejected_providers=(lambda: ()) if gateway is None else gateway.rejected_providers,
         redactor=redactor,
     )
     app = create_app(control=control, keyring=keyring, options=options, tool_names=TOOL_NAMES)

@@ -59,6 +59,8 @@ class ScriptedModel:
         self._all_totals: Counter[str] = Counter()
         self._attempts: Counter[str] = Counter()
         self._calls = 0
+        self.valid_secrets: frozenset[str] | None = None
+        """The credentials that are accepted; None accepts any. Others get 401."""
         self.closing = threading.Event()
         self._server = _Server((host, port), self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -214,7 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._record_request({})
+        request = self._record_request({})
+        if self._is_rejected(request):
+            return
         if self.path.startswith("/v1/models"):
             self._json(200, wire.model_list(MODELS))
         else:
@@ -233,6 +237,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(400, wire.error_body("invalid_request_error", "the body is not JSON"))
             return
         request = self._record_request(body)
+        if self._is_rejected(request):
+            return
         path = self.path.partition("?")[0]
         if path == "/v1/messages/count_tokens":
             self._json(200, {"input_tokens": max(1, length // 4)})
@@ -249,6 +255,15 @@ class _Handler(BaseHTTPRequestHandler):
         request = ModelRequest(method=self.command, path=self.path, headers=headers, body=body)
         self.server.model.record(request)
         return request
+
+    def _is_rejected(self, request: ModelRequest) -> bool:
+        """Answer 401 and return True if the credential of a request is not valid."""
+        valid = self.server.model.valid_secrets
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if valid is None or request.headers.get("x-api-key", bearer) in valid:
+            return False
+        self._json(401, wire.error_body("authentication_error", "invalid x-api-key"))
+        return True
 
     def _respond(self, request: ModelRequest) -> None:
         turn = self.server.model.turn_for(request)

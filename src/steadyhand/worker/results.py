@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from steadyhand.errors import Conflict
-from steadyhand.job import Cost, Job, JobWarning, Outcome, State, Usage, transition
+from steadyhand.job import Cost, Job, JobWarning, Outcome, OutcomeType, State, Usage, transition
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
 from steadyhand.outcome import OUTCOMES, AgentResult, error_info
@@ -16,6 +16,12 @@ MAX_COST_DIFFERENCE_PERCENT = 5
 """The maximum difference between the reported and the counted cost without a warning."""
 
 
+_RATE_LIMIT_OUTCOMES = frozenset(
+    {OutcomeType.RATE_LIMITED, OutcomeType.AGENT_ERROR, OutcomeType.MODEL_ERROR, OutcomeType.NO_RESULT}
+)
+"""Outcomes of a run that a rate limit of the model may have stopped."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """The result of a run: the runner's report, and the gateway's usage if it made calls through one."""
@@ -24,6 +30,21 @@ class RunResult:
     usage: UsageTotal | None = None
     rate_limited_until: datetime | None = None
     """The end of the model's rate limit, if that stopped the run."""
+    credential_rejected_until: datetime | None = None
+    """The end of the rest of a rejected credential, if that stopped the run."""
+
+    def park_until(self, outcome: Outcome) -> datetime | None:
+        """Return the time until which the job is parked; None if another thing than an obstacle ended the run."""
+        if outcome.type == OutcomeType.UNAUTHORIZED:
+            return self.credential_rejected_until
+        return self.rate_limited_until if outcome.type in _RATE_LIMIT_OUTCOMES else None
+
+
+def park_reason(outcome: Outcome) -> str:
+    """Return the reason why a job is parked after a run with this outcome."""
+    if outcome.type == OutcomeType.UNAUTHORIZED:
+        return "the model's service rejects the credential"
+    return "the model's rate limit"
 
 
 def update_newest_run(job: Job, **values: Any) -> Job:

@@ -49,6 +49,7 @@ from steadyhand.worker.results import (
     RunResult,
     cost_difference_warning,
     ended_job,
+    park_reason,
     parked_job,
     require_run,
     update_newest_run,
@@ -62,10 +63,6 @@ RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
 HARVEST_SECONDS = 45
 _T = TypeVar("_T")
-_RATE_LIMIT_OUTCOMES = frozenset(
-    {OutcomeType.RATE_LIMITED, OutcomeType.AGENT_ERROR, OutcomeType.MODEL_ERROR, OutcomeType.NO_RESULT}
-)
-"""Outcomes of a run that a rate limit of the model may have stopped."""
 
 
 class RunExecutor:
@@ -353,7 +350,7 @@ class RunExecutor:
         outcome = decide_outcome(report.evidence)
         cost_warning = cost_difference_warning(result)
         warnings = (*report.warnings, *harvest.warnings, *([] if cost_warning is None else [cost_warning]))
-        is_rate_limited = result.rate_limited_until is not None and outcome.type in _RATE_LIMIT_OUTCOMES
+        park_until = result.park_until(outcome)
         # The checkout is kept if the job is resumable, which its stored end decides.
         resumable = False
         try:
@@ -362,7 +359,7 @@ class RunExecutor:
                 group.create_task(self._deps.store.save_output(job.id, job.run, report.output))
                 ending = group.create_task(
                     self._park(job, outcome, result, harvest, warnings)
-                    if is_rate_limited
+                    if park_until is not None
                     else self.end_job(job, outcome, result=result, harvest=harvest, warnings=warnings)
                 )
             resumable = is_resumable(ending.result())
@@ -463,10 +460,11 @@ class RunExecutor:
         harvest: Harvest,
         warnings: tuple[JobWarning, ...],
     ) -> Job:
-        """Store that a job waits for the model's rate limit; its session and checkout are kept."""
-        assert result.rate_limited_until is not None  # noqa: S101  # checked by the caller
+        """Store that a job waits for a rate limit or a credential; its session and checkout are kept."""
+        until = result.park_until(outcome)
+        assert until is not None  # noqa: S101  # checked by the caller
         self._deps.queue.mark_ending(job.id)
-        now, until = self._clock(), result.rate_limited_until
+        now = self._clock()
         drafts = [
             EventDraft(job.run, now, WarningEvent(warning.code, warning.message)) for warning in warnings
         ]
@@ -474,7 +472,7 @@ class RunExecutor:
             job.state,
             State.PARKED,
             outcome=outcome.type,
-            reason="the model's rate limit",
+            reason=park_reason(outcome),
             parked_until=format_rfc3339(until),
         )
 
@@ -498,5 +496,8 @@ async def _with_metered_usage(report: RunReport, access: RunAccess | None) -> Ru
     evidence = replace(report.evidence, exhausted_budget=access.exhausted_budget, counted_calls=total.calls)
     # If no call went through the gateway, only the agent knows its cost: the cost is not zero.
     return RunResult(
-        replace(report, evidence=evidence), total if total.calls else None, access.rate_limited_until
+        replace(report, evidence=evidence),
+        total if total.calls else None,
+        access.rate_limited_until,
+        access.credential_rejected_until,
     )

@@ -12,7 +12,7 @@ from steadyhand.outcome import StopReason
 from steadyhand.ports import Claim
 from steadyhand.retry import is_resumable
 from steadyhand.worker.deps import WorkerDeps
-from steadyhand.worker.parked import MAX_PARKED, park_deadline
+from steadyhand.worker.parked import MAX_PARKED, park_deadline, waits_for_credential
 from steadyhand.worker.recovery import PARKED, Recovery
 from steadyhand.worker.results import unparked_job
 from steadyhand.worker.run_executor import HARVEST_SECONDS, QUEUED, RunExecutor
@@ -93,13 +93,15 @@ class Worker:
     async def _unpark(self) -> None:
         """Queue the parked jobs whose wait is over; end those that have waited too long."""
         now = self._clock()
+        self._deps.parked.release(self._has_credential, now)
         for job_id in self._deps.parked.pop_due(now):
             job = await self._store.get(job_id)
             if job is None or job.state is not State.PARKED:
                 continue  # it was cancelled, and perhaps deleted
             if now >= park_deadline(job):
+                obstacle = "a credential" if waits_for_credential(job) else "the model's rate limit"
                 outcome = Outcome(
-                    OutcomeType.TIMEOUT, f"The job waited {MAX_PARKED.days} days for the model's rate limit."
+                    OutcomeType.TIMEOUT, f"The job waited {MAX_PARKED.days} days for {obstacle}."
                 )
                 await self._executor.end_job(job, outcome, expected=PARKED)
                 continue
@@ -110,6 +112,11 @@ class Worker:
                 job_id, PARKED, lambda old: unparked_job(old, now), drafts
             )
             await self._queue.requeue(job)
+
+    def _has_credential(self, agent: str) -> bool:
+        """Return True unless the model's service rejects the credential of an agent; a start takes it as good."""
+        gateway = self._deps.gateway
+        return gateway is None or gateway.credential_rejected_until(self._deps.catalog.agent(agent)) is None
 
     async def _discard_old_checkouts(self) -> None:
         """Remove the retained checkouts of ended jobs that are too old or not resumable."""

@@ -146,7 +146,7 @@ def test_a_long_wait_is_a_wall_for_everybody_until_its_time(world_dir: Path, fir
             told: list[Any] = []
             assert way.gateway is not None
             gateway = way.gateway
-            gateway.on_rate_limit_change(lambda: told.append(gateway.rate_limited_until(Agent("claude"))))
+            gateway.on_credential_change(lambda: told.append(gateway.rate_limited_until(Agent("claude"))))
             answers = [await client.post("/v1/messages", json=ASK) for _ in range(3)]
             answers.append(await client.get("/v1/models"))
             for answer in answers:
@@ -193,7 +193,7 @@ def test_a_failed_watch_over_rate_limits_ends_the_service_with_its_error(world_d
                 if gateway.rate_limited_until(Agent("claude")) is None:
                     raise BrokenListener
 
-            gateway.on_rate_limit_change(on_change)
+            gateway.on_credential_change(on_change)
             assert (await client.post("/v1/messages", json=ASK)).status_code == 429
             clock.advance(timedelta(seconds=130))
             try:

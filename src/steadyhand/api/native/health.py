@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steadyhand.api.native.serializers import health_json
+from steadyhand.api.native.serializers import health_json, readiness_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.transport.context import get_context
@@ -46,4 +46,4 @@ async def readyz(request: Request) -> Response:
         return store_unavailable_response(request.scope, error)
     except StoreError:
         return error_response(request.scope, 503, "unavailable", "The store cannot be read.")
-    return json_response(_ALIVE)
+    return json_response(readiness_json(context.options.get_rejected_providers()))

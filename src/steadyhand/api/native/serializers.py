@@ -1,7 +1,8 @@
 """Build the response bodies of docs/http-api.md from objects of the core. Every key is always there."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, Final, TypeVar, cast, get_args
 from urllib.parse import urlsplit, urlunsplit
 
 from steadyhand.agents import Workspace
@@ -201,6 +202,16 @@ def _key_limits_json(limits: KeyLimits) -> native_bodies.KeyLimits:
         "max_timeout_seconds": _seconds_or_none(limits.max_timeout_seconds),
         "models": None if limits.models is None else list(limits.models),
     }
+
+
+def readiness_json(rejected_providers: Sequence[str]) -> native_bodies.Alive:
+    """Return the readiness of a service that takes work; its detail names providers with a rejected credential."""
+    if not rejected_providers:
+        return {"status": "ok"}
+    code: Final = "credential_rejected"
+    names = ", ".join(sorted(rejected_providers))
+    detail = f"{code}: The model's service rejects the credential of the provider {names}; its jobs wait."
+    return {"status": "ok", "code": code, "detail": detail}
 
 
 def usage_json(row: UsageRow) -> native_bodies.SpentRow:

@@ -92,9 +92,11 @@ class Health(TypedDict):
 
 
 class Alive(TypedDict):
-    """An answer to a probe."""
+    """An answer to a probe; `code` and `detail` tell what a service that takes work lacks."""
 
     status: Literal["ok"]
+    code: NotRequired[Literal["credential_rejected"]]
+    detail: NotRequired[str]
 
 
 class Executed(TypedDict):

@@ -1,6 +1,6 @@
 """The context of every route: `Control`, the keyring and the options, and how a route gets them from a request."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -33,7 +33,8 @@ class ApiOptions:
     `allowed_hosts` are the host names that callers of the native routes may use, beside loopback, `bind_host` and
     the host of `public_url`; `*` allows any. Pages of `cors_origins` may call every route; `*` allows any.
     `readiness_check` raises the error that keeps the service from working (`TryLater` with `draining` while the
-    service stops); without it the store is asked. `redactor` removes live secrets from errors.
+    service stops); without it the store is asked. `get_rejected_providers` returns the names of the providers whose
+    credential the model's service rejects. `redactor` removes live secrets from errors.
     """
 
     profile: Literal["default", "classic"] = "default"
@@ -47,6 +48,7 @@ class ApiOptions:
     openai_models: Mapping[str, ModelAlias] = field(default_factory=dict)
     version: str = "0"
     readiness_check: Callable[[], Awaitable[None]] | None = None
+    get_rejected_providers: Callable[[], Sequence[str]] = tuple
     redactor: Redactor = NO_REDACTION
 
 

@@ -20,6 +20,7 @@ from steadyhand.gateway.money.budgets import (
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Price, Prices
 from steadyhand.gateway.run_events import RunEvents, printable
+from steadyhand.job import State
 from steadyhand.ports import GetBudgetLimits, ModelCall, RunContext, TokenCounts, UsageTotal
 
 DEFAULT_OUTPUT_TOKENS = 4_096
@@ -51,6 +52,9 @@ class MeteredRun:
         self.provider = provider
         self.events = events
         self.rate_limited_until: datetime | None = None
+        self.credential_rejected_until: datetime | None = None
+        self.found_rejection = False
+        self.has_waited = any(run.state is State.PARKED for run in work.job.runs)
         self.exhausted_budget: str | None = None
         self.buffer_bytes_left = MAX_BUFFERED_BYTES
         self._work = work

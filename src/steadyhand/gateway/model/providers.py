@@ -80,6 +80,11 @@ class Credential:
     header: str | None = None
     file: Path | None = None
 
+    def reload(self) -> None:
+        """Read the file of the secret again with the next use, also if it looks unchanged."""
+        if self.file is not None:
+            _secret_cache.pop(self.file, None)
+
     def current_secret(self) -> bytes:
         """Return the current secret."""
         secret = self.secret if self.file is None else _reload_secret(self.file, self.secret)
@@ -153,6 +158,29 @@ class Provider:
     def rate_limit_key(self) -> tuple[str, str]:
         """Return the key of the rate limit: providers with the same address and credential share one."""
         return (self.url, "" if self.credential is None else self.credential.secret)
+
+    @property
+    def credential_key(self) -> tuple[str, str]:
+        """Return the key of the credential: its address, and its file, or without one its secret."""
+        credential = self.credential
+        if credential is None:
+            return (self.url, "")
+        return (self.url, credential.secret if credential.file is None else str(credential.file))
+
+    @property
+    def credential_remedy(self) -> str:
+        """Return the way to replace the credential."""
+        if self.credential is not None and self.credential.file is not None:
+            return f"Write a valid one to {self.credential.file}; the service reads it without a restart."
+        setting = f"[providers.{self.name}] api_key_file or oauth_token_file"
+        variables = "ANTHROPIC_API_KEY, CLAUDE_CODE_OAUTH_TOKEN or "
+        return (
+            f"Set {variables if self.name == DEFAULT_PROVIDER else ''}{setting}, and start the service again."
+        )
+
+    def current_secret(self) -> bytes:
+        """Return the present secret of the credential; empty without one."""
+        return b"" if self.credential is None else self.credential.current_secret()
 
     @property
     def allowed_routes(self) -> str:

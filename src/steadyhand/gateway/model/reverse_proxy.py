@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from steadyhand.gateway.model.http_client import (
 from steadyhand.gateway.model.metered_run import MeteredRun, OpenCall
 from steadyhand.gateway.model.provider_rate_limits import Blocked, ProviderRateLimits, RetryAfter
 from steadyhand.gateway.model.providers import Provider, Route
+from steadyhand.gateway.model.rejected_credentials import UNAUTHORIZED, Refusal, RejectedCredentials
 from steadyhand.gateway.model.usage_meter import UsageMeter
 from steadyhand.gateway.money.budgets import BudgetExhausted, BudgetQueueFull
 
@@ -86,12 +87,12 @@ class ClientDisconnected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRequest:
-    """An allowed request; `length` is None if its body has no known length."""
+    """An allowed request; `length` is None if its body has no known length. `headers` are those of the agent."""
 
     method: str
     target: bytes
     route: Route
-    headers: list[tuple[bytes, bytes]]
+    headers: Sequence[tuple[bytes, bytes]]
     length: int | None
     has_body: bool
 
@@ -99,8 +100,9 @@ class AcceptedRequest:
 class ReverseProxy:
     """The app. It keeps connections to the models' services open for the next request, whoever's that is."""
 
-    def __init__(self, rate_limits: ProviderRateLimits) -> None:
+    def __init__(self, rate_limits: ProviderRateLimits, rejected_credentials: RejectedCredentials) -> None:
         self._rate_limits = rate_limits
+        self._rejected_credentials = rejected_credentials
         self._clients: dict[str, HttpClient] = {}
         self._log = structlog.get_logger("steadyhand.gateway")
 
@@ -172,8 +174,7 @@ class ReverseProxy:
         length = int(lengths[0]) if lengths else None
         if length is not None and length > MAX_BODY_BYTES:
             raise _too_large()
-        headers = provider.upstream_headers(scope["headers"])
-        return AcceptedRequest(method, target, route, headers, length, chunked or bool(length))
+        return AcceptedRequest(method, target, route, scope["headers"], length, chunked or bool(length))
 
     # --- one call --------------------------------------------------------------------------
 
@@ -186,6 +187,9 @@ class ReverseProxy:
             # 403 is what makes the CLI stop at once; 401 it would try again.
             raise Rejected(403, "permission_error", missing, {b"x-should-retry": b"false"})
         self._check_rate_limit(run)
+        refusal = self._rejected_credentials.refusal(run.provider, run)
+        if refusal is not None:
+            raise _credential_rejected(run, refusal)
         billable = request.route.response_format != "none"
         await body.prepare(request.length, needs_model=billable and request.route.model is None)
         if not billable:
@@ -234,21 +238,29 @@ class ReverseProxy:
         call: OpenCall | None,
     ) -> None:
         """Ask, again after a pause where the service is busy for a moment, and pass the answer on."""
-        client = self._clients[run.provider.name]
-        upstream_request = UpstreamRequest(
-            request.method,
-            client.base_path + request.target,
-            request.headers,
-            request.length,
-            request.has_body,
-        )
+        client, provider = self._clients[run.provider.name], run.provider
         waited = 0.0
         retries = 0
+        is_last_401 = False
         while True:
+            secret = provider.current_secret()
+            upstream_request = UpstreamRequest(
+                request.method,
+                client.base_path + request.target,
+                provider.upstream_headers(request.headers),
+                request.length,
+                request.has_body,
+            )
             if call is not None:
                 call.sent = True
             response = await client.send(upstream_request, body)
+            self._rejected_credentials.note_status(provider, response.status)
             try:
+                if response.status == UNAUTHORIZED:
+                    can_repeat = not is_last_401 and (not request.has_body or body.replayable)
+                    if await self._is_repeatable_401(response, run, secret, can_repeat=can_repeat):
+                        is_last_401 = True
+                        continue
                 decision = self._rate_limits.decide(response.status, response.headers, retries, waited)
                 can_retry = isinstance(decision, RetryAfter) and (not request.has_body or body.replayable)
                 if decision is None or not (can_retry or isinstance(decision, Blocked)):
@@ -268,6 +280,25 @@ class ReverseProxy:
             waited += decision.seconds
             retries += 1
             self._check_rate_limit(run)
+
+    async def _is_repeatable_401(
+        self, response: UpstreamResponse, run: MeteredRun, secret: bytes, *, can_repeat: bool
+    ) -> bool:
+        """Read the secret again after a 401 and return True if the call is to be repeated.
+
+        Raise `Rejected` if the credential is no good. Return False if there is a new secret but the call cannot be
+        repeated: the agent repeats it.
+        """
+        if run.provider.credential is not None:
+            run.provider.credential.reload()
+        if can_repeat:
+            await response.read_up_to(_ERROR_BODY_BYTES)
+            return True
+        refusal = self._rejected_credentials.reject(run.provider, secret, run)
+        if refusal is None:
+            return False
+        await response.read_up_to(_ERROR_BODY_BYTES)
+        raise _credential_rejected(run, refusal)
 
     async def _stream_response(
         self, response: UpstreamResponse, route: Route, send: "_ResponseSender", call: OpenCall | None
@@ -399,6 +430,22 @@ class _StreamedBody(RequestBody):
     def mark_empty(self) -> None:
         """Mark the body as empty."""
         self._at_end = True
+
+
+def _credential_rejected(run: MeteredRun, refusal: Refusal) -> Rejected:
+    """Return the response that ends the run at once.
+
+    The job of the run that found out fails. Other jobs wait, and one that has waited before waits on.
+    """
+    run.found_rejection = run.found_rejection or refusal.is_new  # the CLI may ask once more
+    if run.has_waited or not run.found_rejection:
+        run.credential_rejected_until = refusal.until
+    return Rejected(
+        UNAUTHORIZED,
+        "authentication_error",
+        "The model's service does not accept the credential of this service.",
+        {b"x-should-retry": b"false"},
+    )
 
 
 def _requested_model(body: bytes) -> str | None:
