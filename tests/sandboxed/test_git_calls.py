@@ -9,6 +9,7 @@ git in an agent's own files runs as the agent's user and what it left may run wi
 
 import ast
 import asyncio
+import base64
 import contextlib
 import shutil
 import tempfile
@@ -22,8 +23,9 @@ from tests.sandboxed.hostile_repository import ATTACKS, TOGETHER, UNSAFE_COMMAND
 from tests.workspace.sandboxed_checkouts import SandboxedCheckouts
 
 from steadyhand.agents import Workspace
+from steadyhand.cli.local_repository import pack_changes, read_state
 from steadyhand.errors import WorkspaceError
-from steadyhand.job import Job
+from steadyhand.job import Job, UncommittedChanges
 from steadyhand.ports import Checkout
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
@@ -52,9 +54,18 @@ MIRROR_CALLS = (
     "mirror.read_tree_blobs cat-file",
     "mirror.push push",
     "mirror.push receive-pack",
+    "mirror.import_commit fetch",
+    "mirror.delete_ref update-ref",
     "mirror.check_reachable ls-remote",
     "mirror.check_reachable upload-pack",
     "doctor._check_git version",
+    "uncommitted._check_objects index-pack",
+    "uncommitted._check_objects cat-file",
+    "uncommitted._check_objects merge-base",
+    "uncommitted._check_objects ls-tree",
+    "uncommitted._check_objects update-ref",
+    "uncommitted._check_sizes show-index",
+    "uncommitted._check_sizes cat-file",
 )
 """The service's own, at both levels."""
 IMPORT_CALLS = (
@@ -151,6 +162,7 @@ class Scene:
         run_shell(f"git clone -q {self.repository.folder} {self.direct.folder}", root)
         self._half_done = root / "half-done"
         self._leave_a_rebase_half_done()
+        self._uncommitted = self._pack_uncommitted()
         for each in (self.repository, self.direct):
             each.run(self._taint)
             run_shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
@@ -163,6 +175,16 @@ class Scene:
             f" git commit -qam main; git rebase -q other || true; cp -r .git/rebase-merge {self._half_done};"
             " git rebase --abort"
         )
+
+    def _pack_uncommitted(self) -> UncommittedChanges:
+        """What a caller sends of a clone of its own, before anything is tainted."""
+        self.repository.run("echo changed > new.txt")
+        state = read_state(self.repository.folder)
+        assert state is not None
+        packed = pack_changes(state, is_local=True)
+        assert packed is not None
+        self.repository.run("rm new.txt")
+        return UncommittedChanges(packed.base, packed.commit, base64.b64encode(packed.pack).decode())
 
     async def play(self) -> None:
         data = self._root / "data"
@@ -190,6 +212,9 @@ class Scene:
         # What was harvested is put back, and worked on once more, with what the first run left.
         for again in (workspace, self.repository.workspace()):
             await self._work(checkouts, hands, replace(job, begin="resume"), again)
+        changed = make_job(uncommitted=self._uncommitted, ref=self._uncommitted.ref)
+        await checkouts.release(await checkouts.prepare(changed, workspace, 1))
+        await checkouts.delete_job(changed.id)
         await self._work(checkouts, hands, make_job(), direct)
         run_shell(
             f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder
@@ -251,7 +276,8 @@ def test_git_is_started_where_the_calls_are_looked_for_and_nowhere_else() -> Non
                 found.add(str(path.relative_to(SOURCES)))
     found -= {f"workspace/{name}.py" for name in ("git", "sandboxed_git", "in_place", "mirror")}
     # The name of a check of doctor's, and what is no part of the service.
-    assert found == {"workspace/doctor.py", "cli/demo.py", "testing/service.py", "testing/example.py"}
+    own = {"cli/demo.py", "cli/local_repository.py", "testing/service.py", "testing/example.py"}
+    assert found == {"workspace/doctor.py", *own}
 
 
 def test_every_taint_is_in_one_group() -> None:
