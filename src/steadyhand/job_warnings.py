@@ -23,6 +23,7 @@ class WarningCode(StrEnum):
     HARVEST_FAILED = "harvest_failed"
     HARVEST_PARTIAL = "harvest_partial"
     INSTRUCTIONS_CUT = "instructions_cut"
+    LFS_POINTERS = "lfs_pointers"
     MODEL_ERROR = "model_error"
     NESTED_REPOSITORY = "nested_repository"
     NO_LIMIT = "no_limit"
@@ -33,6 +34,7 @@ class WarningCode(StrEnum):
     RATE_LIMIT = "rate_limit"
     REF_IGNORED = "ref_ignored"
     SESSION_LOST = "session_lost"
+    SUBMODULES_EMPTY = "submodules_empty"
     TRANSCRIPT_CUT = "transcript_cut"
     TRANSCRIPT_LOST = "transcript_lost"
     UNPRICED_MODEL = "unpriced_model"
@@ -57,6 +59,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.HARVEST_FAILED: "The agent's changes could not be kept.",
     WarningCode.HARVEST_PARTIAL: "A part of the agent's changes could not be kept.",
     WarningCode.INSTRUCTIONS_CUT: "Instruction files were left out: too large, too many or not text.",
+    WarningCode.LFS_POINTERS: "Files of Git LFS are pointers in the checkout, without their content.",
     WarningCode.MODEL_ERROR: "The agent reports an error of the model's service.",
     WarningCode.NESTED_REPOSITORY: "Git repositories inside the checkout were left out.",
     WarningCode.NO_LIMIT: "The job asked for the nearest limit, and none is set: it has the largest value.",
@@ -67,6 +70,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.RATE_LIMIT: "The model's service reports on its rate limit.",
     WarningCode.REF_IGNORED: "A workspace in place ignores `ref`.",
     WarningCode.SESSION_LOST: "The earlier session no longer existed; the agent began a new one.",
+    WarningCode.SUBMODULES_EMPTY: "Submodules are empty folders in the checkout.",
     WarningCode.TRANSCRIPT_CUT: "The transcript was cut at 64 MiB.",
     WarningCode.TRANSCRIPT_LOST: "The transcript could not be kept.",
     WarningCode.UNPRICED_MODEL: "The model has no known price; its calls count at the highest known price.",

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from tests.sandboxed.git_call_tracing import SOURCES, UNKNOWN_PLACE, GitCallTracer, find_call_sites
 from tests.sandboxed.hostile_repository import ATTACKS, TOGETHER, UNSAFE_COMMANDS, AttackMarks
+from tests.workspace.pointers import point_elsewhere
 from tests.workspace.sandboxed_checkouts import SandboxedCheckouts
 
 from steadyhand.agents import Workspace
@@ -59,6 +60,11 @@ MIRROR_CALLS = (
     "mirror.check_reachable ls-remote",
     "mirror.check_reachable upload-pack",
     "doctor._check_git version",
+    "external_content.find_external_content ls-tree",
+    "external_content._read_modules config",
+    "external_content._with_lfs_attribute read-tree",
+    "external_content._with_lfs_attribute check-attr",
+    "external_content._read_blobs cat-file",
     "uncommitted._check_objects index-pack",
     "uncommitted._check_objects cat-file",
     "uncommitted._check_objects merge-base",
@@ -113,7 +119,7 @@ SEALED_CALLS = (
     "sandboxed_git.compare_in_place diff (2)",
 )
 BARE_CALLS = (
-    "create.create checkout",
+    "create._make_checkout checkout",
     "harvest._import_commits rev-parse",
     "harvest._import_commits pack-objects",
     "harvest._has_commit cat-file",
@@ -163,7 +169,10 @@ class Scene:
         self._half_done = root / "half-done"
         self._leave_a_rebase_half_done()
         self._uncommitted = self._pack_uncommitted()
-        for each in (self.repository, self.direct):
+        self._with_pointers = Repository(root / "with-pointers")
+        run_shell(f"git clone -q {self.repository.folder} {self._with_pointers.folder}", root)
+        point_elsewhere(self._with_pointers)
+        for each in (self.repository, self.direct, self._with_pointers):
             each.run(self._taint)
             run_shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
         self.marks.take_marks()
@@ -215,6 +224,7 @@ class Scene:
         changed = make_job(uncommitted=self._uncommitted, ref=self._uncommitted.ref)
         await checkouts.release(await checkouts.prepare(changed, workspace, 1))
         await checkouts.delete_job(changed.id)
+        await checkouts.release(await checkouts.prepare(make_job(), self._with_pointers.workspace(), 1))
         await self._work(checkouts, hands, make_job(), direct)
         run_shell(
             f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder

@@ -201,7 +201,11 @@ class GitCheckouts:
             commit=created.commit,
             definitions={**created.instructions.definitions, **self._own_definitions()},
             full_trust=is_fully_trusted(workspace),
-            warnings=(*created.instructions.warnings, *self._unused_cache_warnings(workspace)),
+            warnings=(
+                *created.warnings,
+                *created.instructions.warnings,
+                *self._unused_cache_warnings(workspace),
+            ),
             layers=created.layers,
             binds=binds,
             slot=slot,

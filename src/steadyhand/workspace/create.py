@@ -8,10 +8,11 @@ from pathlib import Path
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
-from steadyhand.job import Job
+from steadyhand.job import Job, JobWarning
 from steadyhand.ports import BindMount, Instructions, JobPaths, OverlayLayers, SandboxExec
 from steadyhand.workspace.checkout_note import CheckoutNote
 from steadyhand.workspace.disk_images import DiskImages
+from steadyhand.workspace.external_content import ExternalContentCache, missing_content_warnings
 from steadyhand.workspace.filesystem import PRIVATE, chown_tree, copy_objects, make_dir, remove_tree
 from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
@@ -45,6 +46,7 @@ class CreatedCheckout:
     instructions: Instructions
     layers: OverlayLayers | None = None
     binds: tuple[BindMount, ...] = ()
+    warnings: tuple[JobWarning, ...] = ()
 
 
 class CheckoutFactory:
@@ -71,6 +73,7 @@ class CheckoutFactory:
         self._mirrors = mirrors
         self._settings = settings
         self._instructions = instructions
+        self._external_content = ExternalContentCache()
         self._sandbox_exec = sandbox_exec
         self._shares_objects = shares_objects and sandbox_exec is not None
         self._images = DiskImages(data_dir / "images")
@@ -91,11 +94,26 @@ class CheckoutFactory:
         else:
             commit = await mirror.resolve(workspace.ref)
         instructions = await self._instructions.load(mirror, commit, workspace)
+        content = await self._external_content.load(mirror, commit)
+        layers, binds = await self._make_checkout(mirror, commit, workspace, job=job, files=files, user=user)
+        warnings = missing_content_warnings(content)
+        return CreatedCheckout(files.checkout, commit, instructions, layers, binds, warnings)
+
+    async def _make_checkout(
+        self,
+        mirror: Mirror,
+        commit: str,
+        workspace: Workspace,
+        *,
+        job: Job,
+        files: JobPaths,
+        user: int | None,
+    ) -> tuple[OverlayLayers | None, tuple[BindMount, ...]]:
         if self.warm is not None:
             await self.release(files)
             self._acquired[job.id] = await self.warm.acquire(mirror, commit, workspace)
             layers = await self._create_layers(self._acquired[job.id].tree, self.warm.owner, job, files, user)
-            return CreatedCheckout(files.checkout, commit, instructions, layers, (objects_bind(mirror),))
+            return layers, (objects_bind(mirror),)
         binds: tuple[BindMount, ...] = ()
         if self._shares_objects:
             binds = (objects_bind(mirror),)
@@ -108,7 +126,7 @@ class CheckoutFactory:
         await asyncio.to_thread(chown_tree, files.checkout, user)
         if self._sandbox_exec is not None:
             await self._check_out_sandboxed(self._sandbox_exec, workspace, commit, files, user, binds=binds)
-            return CreatedCheckout(files.checkout, commit, instructions, binds=binds)
+            return None, binds
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
         await report_checkout(workspace)
@@ -118,7 +136,7 @@ class CheckoutFactory:
         )
         shutil.copyfile(files.checkout / ".git" / "index", base_index_path(files))
         base_index_path(files).chmod(0o600)
-        return CreatedCheckout(files.checkout, commit, instructions)
+        return None, binds
 
     def note_for(self, job_id: str, user: int | None, created: CreatedCheckout) -> CheckoutNote:
         """Return the note that a later run needs to continue in this checkout."""
