@@ -86,8 +86,7 @@ def test_a_submodule_without_a_valid_entry_has_no_url(repository: Repository, sc
 
 
 def test_names_of_a_repository_stand_in_a_warning_on_one_line() -> None:
-    assert list_names(
-        ["a", "b\nc\x1b[2J\udcff"]
-    ) == "a, b\N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}[2J" + ("\N{REPLACEMENT CHARACTER}")
+    mark = "\N{REPLACEMENT CHARACTER}"
+    assert list_names(["a", "b\nc\x1b[2J\udcff"]) == f"a, b{mark}c{mark}[2J{mark}"
     assert list_names([f"{n}" for n in range(25)]).endswith(", 19 and 5 more")
     assert len(list_names(["x" * 5000])) == 200

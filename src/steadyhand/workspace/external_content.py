@@ -109,7 +109,10 @@ async def find_external_content(folder: Path, commit: str) -> ExternalContent:
 
 
 def _parse_listing(out: bytes) -> _Listing:
-    gitlinks, attributes, modules, small = [], [], None, {}
+    gitlinks: list[tuple[bytes, str]] = []
+    attributes: list[str] = []
+    small: dict[bytes, str] = {}
+    modules = None
     for line in out.split(b"\x00"):
         head, _, name = line.partition(b"\t")
         mode, _, rest = head.partition(b" ")
