@@ -70,7 +70,7 @@ def test_pointers_are_those_that_the_attributes_of_the_commit_name(repository: R
         "rm .gitmodules; git rm -q --cached .gitmodules",
         "echo '[submodule' > .gitmodules; git add .gitmodules",
         "ln -sf /etc/passwd .gitmodules; git add .gitmodules",
-        "printf '[include]\\npath = /etc/passwd\\n[submodule \"x\"]\\npath = libs\\n' > .gitmodules; git add -A",
+        "printf '[include]\\npath = /etc/passwd\\n[submodule \"x\"]\\npath = libs\\n' > .gitmodules; git add .gitmo*",
         "head -c 2000000 /dev/zero | tr '\\0' '#' > .gitmodules; git add .gitmodules",
     ],
 )
