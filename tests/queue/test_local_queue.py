@@ -27,12 +27,25 @@ class TestLocalQueue(QueueContract):
 
     @asynccontextmanager
     async def open(
-        self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
+        self,
+        *,
+        capacity: int = 1,
+        max_queued: int = 100,
+        max_suspended: int = 0,
+        most_running: Mapping[str, int] | None = None,
+        directories: Mapping[str | None, str] | None = None,
     ) -> AsyncIterator[QueueHarness]:
         store = await open_store(self.url)
-        limits = most_running or {}
+        limits, directories = most_running or {}, directories or {}
         try:
-            queue = LocalQueue(store, capacity=capacity, max_queued=max_queued, running_limit=limits.get)
+            queue = LocalQueue(
+                store,
+                capacity=capacity,
+                max_queued=max_queued,
+                max_suspended=max_suspended,
+                running_limit=limits.get,
+                directory_of=lambda job: directories.get(job.workspace),
+            )
             yield QueueHarness(queue, store)
         finally:
             await store.close()

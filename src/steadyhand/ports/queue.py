@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from steadyhand.events import EventDraft
 from steadyhand.job import Job
@@ -34,7 +34,10 @@ class StopSignal:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claimed job: its slot on this node, counted from 0, and its stop signal."""
+    """A claimed job: its slot on this node, counted from 0, and its stop signal.
+
+    A claim keeps its slot until `Queue.release`, also while it is suspended.
+    """
 
     job: Job
     slot: int
@@ -67,10 +70,21 @@ class KeyBacklog:
     retry_after: int
 
 
+class KeyWaitingRuns(NamedTuple):
+    """The runs of one key whose processes wait for results of its tools.
+
+    `retry_after` is the whole seconds until the first of these waits ends by itself.
+    """
+
+    runs: int
+    retry_after: int
+
+
 class Queue(Protocol):
     """The waiting jobs by priority (higher first), then in the order of acceptance; bounded.
 
     A key may have a limit on its jobs that run at once. Its other jobs wait and do not block those of other keys.
+    Of the jobs that need one directory for themselves one is claimed; the others wait and do not block either.
     """
 
     async def enqueue(
@@ -82,12 +96,34 @@ class Queue(Protocol):
         """
         ...
 
-    async def requeue(self, job: Job) -> None:
-        """Enqueue a stored job that became `queued` again, or was `queued` when the node stopped."""
+    async def requeue(self, job: Job, *, goes_on: bool = False) -> None:
+        """Enqueue a stored job that became `queued` again, or was `queued` when the node stopped.
+
+        A job that goes on, because its client has sent what it waited for, comes before all others.
+        """
         ...
 
     async def claim(self) -> Claim:
         """Wait for the next job and a free slot, and return a claim of both. Claim nothing while draining."""
+        ...
+
+    def suspend(self, claim: Claim) -> None:
+        """Let another job run in place of a claimed one, which waits for its client and keeps its slot number.
+
+        The claim counts neither as running nor against the limit of its key. After `resume` it withdraws the request.
+        The caller bounds the number of suspended claims.
+        """
+        ...
+
+    def resume(self, claim: Claim) -> bool:
+        """Request that a suspended claim runs again; return True if it runs now.
+
+        Such claims come before the waiting jobs, in the order of their requests, also while draining.
+        """
+        ...
+
+    async def wait_until_resumed(self, claim: Claim) -> None:
+        """Wait until a claim runs again, after `resume`."""
         ...
 
     def mark_ending(self, job_id: str) -> None:

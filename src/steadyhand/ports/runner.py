@@ -65,8 +65,23 @@ class ClientToolCall:
     arguments: Mapping[str, Any]
 
 
-CallClientTools = Callable[[Sequence[ClientToolCall]], Awaitable[Mapping[str, ToolOutput]]]
-"""Sends tool calls to the job's caller and returns the result of each, by its id; raises `TimeoutError`."""
+IsInSession = Callable[[], Awaitable[bool]]
+"""Returns True once the agent's session on disk holds the calls that it waits for: it can then be resumed with them."""
+
+
+async def is_never_in_session() -> bool:
+    """Return False: the session of an agent that keeps none never holds its calls."""
+    return False
+
+
+class CallClientTools(Protocol):
+    """Sends tool calls to the job's caller."""
+
+    async def __call__(
+        self, calls: Sequence[ClientToolCall], is_in_session: IsInSession = is_never_in_session
+    ) -> Mapping[str, ToolOutput]:
+        """Return the result of each call, by its id; raise `TimeoutError`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

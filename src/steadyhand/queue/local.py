@@ -28,26 +28,42 @@ RETRY_AFTER_RANGE = (1, 600)
 _DEFAULT_RUN_SECONDS = 30.0
 _DURATION_SAMPLES = 32
 
-_SortKey = tuple[int, int, str]
-"""The order of jobs: the higher priority, then the earlier acceptance; the id makes it unique."""
-
-
-def _sort_key(job: Job) -> _SortKey:
-    return (-job.spec.priority, job.sequence, job.id)
+_SortKey = tuple[int, int, int, str]
+"""The order of jobs: those that go on, then the higher priority, then the earlier acceptance; the id is unique."""
 
 
 @dataclass(frozen=True, slots=True)
+class _WaitingJob:
+    """A job that waits, and the directory that it needs for itself, if any."""
+
+    job: Job
+    sort_key: _SortKey
+    directory: str | None
+
+
+@dataclass(slots=True, eq=False)
 class _ActiveClaim:
+    """A claim that is held. A suspended one counts neither as running nor against the limit of its key."""
+
     claim: Claim
-    claimed_at: float
+    directory: str | None
+    running_since: float
+    seconds_before: float = 0.0
+    """The seconds that it ran before it was suspended."""
+    suspended: bool = False
+
+    def run_seconds(self, now: float) -> float:
+        """Return the seconds that it has run so far, without those in which it was suspended."""
+        return self.seconds_before + (0.0 if self.suspended else now - self.running_since)
 
 
 class LocalQueue:
     """`ports.Queue` in memory. `capacity` jobs run at once; `max_queued` more may wait.
 
-    `can_start` returns True if a job may run now; call `recheck` when its answer changes. `running_limit` returns the
-    number of jobs of a key that may run at once, None for no limit. With `paused` jobs are accepted and never claimed,
-    for benchmarks; `clock` is a monotonic clock in seconds.
+    There are slots for `max_suspended` suspended claims beside those that run. `can_start` returns True if a job may
+    run now; call `recheck` when its answer changes. `running_limit` returns the number of jobs of a key that may run at
+    once, None for no limit. `directory_of` returns the directory in which a job has to be alone, None for most jobs.
+    With `paused` jobs are accepted and never claimed, for benchmarks; `clock` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -56,10 +72,12 @@ class LocalQueue:
         *,
         capacity: int,
         max_queued: int,
+        max_suspended: int = 0,
         clock: Callable[[], float] = time.monotonic,
         paused: bool = False,
         can_start: Callable[[Job], bool] = lambda _: True,
         running_limit: Callable[[str], int | None] = lambda _: None,
+        directory_of: Callable[[Job], str | None] = lambda _: None,
     ) -> None:
         self._store = store
         self._capacity = capacity
@@ -69,12 +87,15 @@ class LocalQueue:
         self._draining = False
         self._can_start = can_start
         self._running_limit = running_limit
+        self._directory_of = directory_of
         # One sorted list for each key with waiting jobs, so that a key at its limit is skipped in one step.
         self._waiting_by_key: dict[str, list[_SortKey]] = {}
-        self._waiting: dict[str, Job] = {}
-        self._free_slots = list(range(capacity))
+        self._waiting: dict[str, _WaitingJob] = {}
+        self._free_slots = list(range(capacity + max_suspended))
         self._active_claims: dict[int, _ActiveClaim] = {}
         self._ending_slots: set[int] = set()
+        self._resuming: list[_ActiveClaim] = []
+        """Suspended claims that are to run again, in the order of their requests."""
         self._adding_by_key: defaultdict[str, int] = defaultdict(int)
         self._adding: set[str] = set()
         self._durations: deque[float] = deque(maxlen=_DURATION_SAMPLES)
@@ -125,28 +146,29 @@ class LocalQueue:
         """Return an estimate of the seconds until a job ends: the mean of recent runs less the oldest run's time."""
         mean = sum(self._durations) / len(self._durations) if self._durations else _DEFAULT_RUN_SECONDS
         now = self._clock()
-        oldest = max((now - claim.claimed_at for claim in self._active_claims.values()), default=0.0)
+        oldest = max((claim.run_seconds(now) for claim in self._running_claims()), default=0.0)
         minimum, maximum = RETRY_AFTER_RANGE
         return max(minimum, min(maximum, math.ceil(mean - oldest)))
 
-    async def requeue(self, job: Job) -> None:
-        """Enqueue a stored job by its priority and its acceptance."""
-        self._enqueue(job)
+    async def requeue(self, job: Job, *, goes_on: bool = False) -> None:
+        """Enqueue a stored job by its priority and its acceptance; one that goes on comes before all others."""
+        self._enqueue(job, goes_on=goes_on)
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: Job, *, goes_on: bool = False) -> None:
         self._remove(job.id)
-        self._waiting[job.id] = job
-        insort(self._waiting_by_key.setdefault(job.api_key_id, []), _sort_key(job))
+        sort_key = (0 if goes_on else 1, -job.spec.priority, job.sequence, job.id)
+        self._waiting[job.id] = _WaitingJob(job, sort_key, self._directory_of(job))
+        insort(self._waiting_by_key.setdefault(job.api_key_id, []), sort_key)
         self._wake_claimers()
 
-    def _remove(self, job_id: str) -> Job | None:
-        job = self._waiting.pop(job_id, None)
-        if job is not None:
-            waiting = self._waiting_by_key[job.api_key_id]
-            del waiting[bisect_left(waiting, _sort_key(job))]
+    def _remove(self, job_id: str) -> _WaitingJob | None:
+        entry = self._waiting.pop(job_id, None)
+        if entry is not None:
+            waiting = self._waiting_by_key[entry.job.api_key_id]
+            del waiting[bisect_left(waiting, entry.sort_key)]
             if not waiting:
-                del self._waiting_by_key[job.api_key_id]
-        return job
+                del self._waiting_by_key[entry.job.api_key_id]
+        return entry
 
     async def claim(self) -> Claim:
         """Wait for the next job and a free slot, the lowest first, and return a claim of both."""
@@ -158,27 +180,36 @@ class LocalQueue:
             await self._changed.wait()
 
     def _try_claim(self) -> Claim | None:
-        if not self._claiming or self._draining or not self._free_slots:
+        if not self._claiming or self._draining or not self._free_slots or self._is_full():
             return None
         sort_key = self._next_startable()
-        job = None if sort_key is None else self._remove(sort_key[2])
-        if job is None:
+        entry = None if sort_key is None else self._remove(sort_key[-1])
+        if entry is None:
             return None
-        claim = Claim(job, heapq.heappop(self._free_slots), StopSignal())
-        self._active_claims[claim.slot] = _ActiveClaim(claim, self._clock())
+        claim = Claim(entry.job, heapq.heappop(self._free_slots), StopSignal())
+        self._active_claims[claim.slot] = _ActiveClaim(claim, entry.directory, self._clock())
         return claim
+
+    def _running_claims(self) -> list[_ActiveClaim]:
+        return [active for active in self._active_claims.values() if not active.suspended]
+
+    def _is_full(self) -> bool:
+        return len(self._running_claims()) >= self._capacity
 
     def _next_startable(self) -> _SortKey | None:
         """Return the sort key of the first job that may run now, or None."""
         # A job that is retried while its old run is not released yet waits until then.
         active_job_ids = {active.claim.job.id for active in self._active_claims.values()}
+        directories = {active.directory for active in self._active_claims.values()} - {None}
         running = self._running_by_key()
         candidates = (
             next(
                 (
-                    entry
-                    for entry in waiting
-                    if entry[2] not in active_job_ids and self._is_startable(entry, active_job_ids)
+                    sort_key
+                    for sort_key in waiting
+                    if sort_key[-1] not in active_job_ids
+                    and self._waiting[sort_key[-1]].directory not in directories
+                    and self._is_startable(sort_key, active_job_ids)
                 ),
                 None,
             )
@@ -189,13 +220,13 @@ class LocalQueue:
 
     def _is_startable(self, sort_key: _SortKey, active_job_ids: set[str]) -> bool:
         """Return True if a job needs only a slot to start; the job that it continues must have ended."""
-        job = self._waiting[sort_key[2]]
+        job = self._waiting[sort_key[-1]].job
         parent = None if job.run else job.parent_job_id
         parent_ended = parent is None or (parent not in self._waiting and parent not in active_job_ids)
         return parent_ended and self._can_start(job)
 
     def _running_by_key(self) -> Counter[str]:
-        return Counter(active.claim.job.api_key_id for active in self._active_claims.values())
+        return Counter(active.claim.job.api_key_id for active in self._running_claims())
 
     def mark_ending(self, job_id: str) -> None:
         """Count the slot of a claimed job as free from now on; it is claimed again only after `release`."""
@@ -205,16 +236,60 @@ class LocalQueue:
 
     @property
     def _active(self) -> int:
-        return len(self._active_claims) - len(self._ending_slots)
+        return sum(active.claim.slot not in self._ending_slots for active in self._running_claims())
+
+    def suspend(self, claim: Claim) -> None:
+        """Let another job run in place of a claimed one until `resume`; a repeat withdraws a pending `resume`."""
+        active = self._find_active(claim)
+        if active is None:
+            return
+        if active in self._resuming:
+            self._resuming.remove(active)
+        if not active.suspended:
+            active.seconds_before = active.run_seconds(self._clock())
+            active.suspended = True
+        self._wake_claimers()
+
+    def resume(self, claim: Claim) -> bool:
+        """Request that a suspended claim runs again, before any waiting job; return True if it runs now."""
+        active = self._find_active(claim)
+        if active is None or not active.suspended:
+            return True
+        if active not in self._resuming:
+            self._resuming.append(active)
+            self._wake_claimers()
+        return not active.suspended
+
+    async def wait_until_resumed(self, claim: Claim) -> None:
+        """Wait until a claim, for which `resume` was called, runs again."""
+        while (active := self._find_active(claim)) is not None and active.suspended:
+            await self._changed.wait()
+
+    def _find_active(self, claim: Claim) -> _ActiveClaim | None:
+        active = self._active_claims.get(claim.slot)
+        return active if active is not None and active.claim is claim else None
+
+    def _resume_claims(self) -> None:
+        """Let the claims run again for which there is room, the earliest request first."""
+        for active in list(self._resuming):
+            if self._is_full():
+                return
+            key_id = active.claim.job.api_key_id
+            limit = self._running_limit(key_id)
+            if limit is None or self._running_by_key()[key_id] < limit:
+                self._resuming.remove(active)
+                active.suspended, active.running_since = False, self._clock()
 
     async def release(self, claim: Claim) -> None:
         """Release the slot; a repeat is harmless."""
-        active = self._active_claims.get(claim.slot)
-        if active is None or active.claim is not claim:
+        active = self._find_active(claim)
+        if active is None:
             return
         del self._active_claims[claim.slot]
         self._ending_slots.discard(claim.slot)
-        self._durations.append(self._clock() - active.claimed_at)
+        if active in self._resuming:
+            self._resuming.remove(active)
+        self._durations.append(active.run_seconds(self._clock()))
         heapq.heappush(self._free_slots, claim.slot)
         self._wake_claimers()
 
@@ -233,7 +308,8 @@ class LocalQueue:
     async def list_expired(self, now: datetime) -> Sequence[str]:
         """Return the ids of queued jobs that have waited longer than their `expires_in_seconds`, the next first."""
         sort_keys = heapq.merge(*self._waiting_by_key.values())
-        return [job_id for _, _, job_id in sort_keys if _is_expired(self._waiting[job_id], now)]
+        job_ids = (sort_key[-1] for sort_key in sort_keys)
+        return [job_id for job_id in job_ids if _is_expired(self._waiting[job_id].job, now)]
 
     def holds(self, job_id: str) -> bool:
         """Return True if a job is claimed, waits here, or is being stored by `enqueue`."""
@@ -245,11 +321,10 @@ class LocalQueue:
 
     def position(self, job_id: str) -> int | None:
         """Return the position of a queued job, 1 for the next one; None if it is not queued."""
-        job = self._waiting.get(job_id)
-        if job is None:
+        entry = self._waiting.get(job_id)
+        if entry is None:
             return None
-        sort_key = _sort_key(job)
-        return sum(bisect_left(waiting, sort_key) for waiting in self._waiting_by_key.values()) + 1
+        return sum(bisect_left(waiting, entry.sort_key) for waiting in self._waiting_by_key.values()) + 1
 
     def load(self) -> QueueLoad:
         """Return the load; a job that is not stored yet counts as queued."""
@@ -261,8 +336,12 @@ class LocalQueue:
         startable = self._capacity - self._active
         limit = self._running_limit(key_id)
         if limit is not None:
-            ending = (self._active_claims[slot].claim.job.api_key_id == key_id for slot in self._ending_slots)
-            startable = min(startable, limit - self._running_by_key()[key_id] + sum(ending))
+            running = (
+                active.claim.job.api_key_id == key_id
+                for active in self._running_claims()
+                if active.claim.slot not in self._ending_slots
+            )
+            startable = min(startable, limit - sum(running))
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
     def active_jobs(self) -> Sequence[Job]:
@@ -283,7 +362,8 @@ class LocalQueue:
             active.claim.stop.request(reason)
 
     def _wake_claimers(self) -> None:
-        """Wake every waiting `claim`; each one checks before it waits, so none misses the change."""
+        """Wake all that wait, once claims that go on have what is free; each checks again before it waits."""
+        self._resume_claims()
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -1,73 +1,24 @@
 """What every queue must do, over a store that passes its own contract."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from steadyhand.errors import InvalidRequest, RetryLater
 from steadyhand.job import Job, State
 from steadyhand.outcome import StopReason
-from steadyhand.ports import AddResult, Claim, IdempotencyKey, JobFilter, Queue, Store
+from steadyhand.ports import IdempotencyKey
+from steadyhand.testing.contracts.queue_claims import QueueDirectoryContract, QueueSuspensionContract
+from steadyhand.testing.contracts.queue_harness import QueueFactory, QueueHarness
 from steadyhand.testing.contracts.samples import NOON, accepted_draft, async_test, expect_error, make_job
+
+__all__ = ["QueueContract", "QueueHarness"]
 
 KEY = IdempotencyKey("again", "f" * 64)
 
 
-@dataclass(frozen=True, slots=True)
-class QueueHarness:
-    """A queue and the store under it."""
-
-    queue: Queue
-    store: Store
-
-    async def enqueue_job(self, idempotency: IdempotencyKey | None = None, **fields: object) -> Job:
-        """Admit a job with these fields."""
-        return (await self.enqueue(idempotency, **fields)).job
-
-    async def enqueue(self, idempotency: IdempotencyKey | None = None, **fields: object) -> AddResult:
-        """Admit a job with these fields and give the whole answer."""
-        return await self.queue.enqueue(make_job(**fields), accepted_draft(), idempotency)
-
-    async def refusal(self, idempotency: IdempotencyKey | None = None) -> RetryLater:
-        """Return the error with which no job is admitted, and check that none was stored."""
-        before = await self.stored()
-        error = await expect_error(RetryLater, self.enqueue_job(idempotency))
-        assert await self.stored() == before
-        return error
-
-    async def stored(self) -> int:
-        """Count the jobs in the store, up to 200."""
-        return len((await self.store.list_jobs(JobFilter(), 200)).jobs)
-
-    async def claim(self) -> Claim:
-        """Claim what must be there."""
-        async with asyncio.timeout(5):
-            return await self.queue.claim()
-
-    async def has_nothing_to_claim(self) -> bool:
-        """Return True if a claim has to wait, observed over a hundred turns of the event loop."""
-        async with asyncio.TaskGroup() as group:
-            claiming = group.create_task(self.queue.claim())
-            for _ in range(100):
-                await asyncio.sleep(0)
-            blocked = not claiming.done()
-            claiming.cancel()
-        return blocked
-
-
-class _QueueFactory:
-    """How a suite gets its queue; a subclass for an adapter says it."""
-
-    def open(
-        self, *, capacity: int = 1, max_queued: int = 100, most_running: Mapping[str, int] | None = None
-    ) -> AbstractAsyncContextManager[QueueHarness]:
-        """Open an empty queue for one test, closed at its end; `most_running` are limits by key."""
-        raise NotImplementedError
-
-
-class QueueOrderContract(_QueueFactory):
+class QueueOrderContract(QueueFactory):
     """Who is next, and in which slot."""
 
     @async_test
@@ -175,7 +126,7 @@ class QueueOrderContract(_QueueFactory):
             assert claimed == sorted(stored, key=lambda job: (-job.spec.priority, job.sequence))
 
 
-class QueueBoundsContract(_QueueFactory):
+class QueueBoundsContract(QueueFactory):
     """Room, refusals and repeats."""
 
     @async_test
@@ -300,7 +251,7 @@ class QueueBoundsContract(_QueueFactory):
             assert requeued.id in await bench.queue.list_expired(NOON + timedelta(seconds=91))
 
 
-class QueueStopContract(_QueueFactory):
+class QueueStopContract(QueueFactory):
     """Cancelling, draining, and callers that go away."""
 
     @async_test
@@ -432,7 +383,7 @@ class QueueStopContract(_QueueFactory):
             assert bench.queue.load().queued == 1
 
 
-class QueueFairnessContract(_QueueFactory):
+class QueueFairnessContract(QueueFactory):
     """What each key has of it."""
 
     @async_test
@@ -503,5 +454,12 @@ class QueueFairnessContract(_QueueFactory):
             assert list(await bench.queue.list_expired(NOON + timedelta(seconds=2))) == wanted
 
 
-class QueueContract(QueueOrderContract, QueueBoundsContract, QueueFairnessContract, QueueStopContract):
+class QueueContract(
+    QueueOrderContract,
+    QueueBoundsContract,
+    QueueFairnessContract,
+    QueueDirectoryContract,
+    QueueSuspensionContract,
+    QueueStopContract,
+):
     """All of it."""
