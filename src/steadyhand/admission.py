@@ -18,6 +18,7 @@ from steadyhand.ports import (
     CalendarPeriod,
     KeyBacklog,
     KeyLimits,
+    KeyWaitingRuns,
     Ledger,
     UsageQuery,
     period_bounds,
@@ -26,6 +27,7 @@ from steadyhand.ports import (
 _SECOND_NS = 1_000_000_000
 _WINDOW_NS = 60 * _SECOND_NS
 _MAX_NAMES_SHOWN = 10
+_MAX_RETRY_AFTER = 600
 
 GetSpending = Callable[[str, CalendarPeriod], Awaitable[int]]
 """Returns the settled micro-dollars that a key has spent in this day or month."""
@@ -61,10 +63,15 @@ async def _no_spending(_key_id: str, _period: CalendarPeriod) -> int:
     return 0
 
 
+def _no_waiting_runs(_key_id: str) -> KeyWaitingRuns:
+    return KeyWaitingRuns(0, 0)
+
+
 class Admission:
     """Checks requests for work against the limits of their keys. It belongs to one event loop.
 
     `get_limits` and `get_backlog` are called for each request; `monotonic_ns` is a monotonic clock in nanoseconds.
+    `max_waiting_runs` is the number of a key's runs that may wait for results of its tools.
     """
 
     def __init__(
@@ -73,12 +80,16 @@ class Admission:
         get_limits: Callable[[str], KeyLimits],
         get_backlog: Callable[[str], KeyBacklog],
         get_spending: GetSpending = _no_spending,
+        get_waiting_runs: Callable[[str], KeyWaitingRuns] = _no_waiting_runs,
+        max_waiting_runs: int = 16,
         clock: Callable[[], datetime],
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._get_limits = get_limits
         self._get_backlog = get_backlog
         self._get_spending = get_spending
+        self._get_waiting_runs = get_waiting_runs
+        self._max_waiting_runs = max_waiting_runs
         self._clock = clock
         self._monotonic_ns = monotonic_ns
         self._windows: dict[str, deque[int]] = {}
@@ -101,6 +112,18 @@ class Admission:
             raise Forbidden(
                 f"This key may not use this workspace; it may use {_join_names(limits.workspaces)}.",
                 code="workspace_not_allowed",
+            )
+
+    def check_waiting_runs(self, key_id: str) -> None:
+        """Raise `RetryLater` (`too_many_jobs`) if a key may not submit a job with tools, whose run may wait as well."""
+        waiting = self._get_waiting_runs(key_id)
+        if waiting.runs >= self._max_waiting_runs:
+            retry_after = max(1, min(_MAX_RETRY_AFTER, waiting.retry_after))
+            raise RetryLater(
+                f"{_pluralize(waiting.runs, 'run')} of this key wait for results of its tools. Send results, or try "
+                f"again in {retry_after} s.",
+                code="too_many_jobs",
+                retry_after=retry_after,
             )
 
     async def charge(self, key_id: str) -> RateCharge:

@@ -346,6 +346,8 @@ class Job:
     begin: StartMode = "fresh"
     continue_prompt: str | None = None
     """The prompt of a resumed run; None is the instruction to continue."""
+    undelivered_results: str | None = None
+    """The results of tool calls that the agent's process has not been given yet, as the prompt of a later run."""
     at_start: StartMode | None = None
     """The start mode with which the next start of the service queues an interrupted job; None leaves it as it is."""
     since_run: int = 1

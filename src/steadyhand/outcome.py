@@ -19,6 +19,7 @@ class StopReason(StrEnum):
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
     UNANSWERED = "unanswered"
+    DISPLACED = "displaced"
     STORE = "store"
 
 
@@ -78,10 +79,12 @@ _STOP_OUTCOMES = {
     StopReason.CANCEL: OutcomeType.CANCELLED,
     StopReason.SHUTDOWN: OutcomeType.INTERRUPTED,
     StopReason.UNANSWERED: OutcomeType.UNANSWERED,
+    StopReason.DISPLACED: OutcomeType.UNANSWERED,
     StopReason.STORE: OutcomeType.INTERRUPTED,
 }
 _STOP_DETAILS = {
-    StopReason.STORE: "The store did not answer, and no more of the agent's output could be held."
+    StopReason.DISPLACED: "The process ended to make room for others that wait; the results resume its session.",
+    StopReason.STORE: "The store did not answer, and no more of the agent's output could be held.",
 }
 _STATUS_OUTCOMES = {
     401: OutcomeType.UNAUTHORIZED,

@@ -35,13 +35,15 @@ def is_resumable(job: Job) -> bool:
 def requeued(job: Job, start_mode: StartMode, now: datetime) -> Job:
     """Return an ended job queued for a new run: its result is cleared, its runs are kept.
 
-    With the start mode `resume` it keeps its session. Its deadline starts anew (`used_seconds` is 0).
+    With the start mode `resume` it keeps its session, and is given the results that its process did not get. Its
+    deadline starts anew (`used_seconds` is 0).
     """
     return replace(
         job,
         state=transition(job.state, State.QUEUED),
         begin=start_mode,
-        continue_prompt=None,
+        continue_prompt=job.undelivered_results if start_mode == "resume" else None,
+        undelivered_results=None,
         at_start=None,
         used_seconds=0.0,
         queued_at=now,
@@ -58,7 +60,9 @@ def requeued(job: Job, start_mode: StartMode, now: datetime) -> Job:
     )
 
 
-def elapsed_seconds(job: Job, now: datetime) -> float:
-    """Return the seconds of all runs that share the deadline, with the newest."""
+def elapsed_seconds(job: Job, now: datetime, waited_seconds: float = 0.0) -> float:
+    """Return the seconds of all runs that share the deadline; the newest has waited for its client for some of them."""
     started = job.runs[-1].started_at if job.runs else None
-    return job.used_seconds + (0.0 if started is None else max(0.0, (now - started).total_seconds()))
+    if started is None:
+        return job.used_seconds
+    return job.used_seconds + max(0.0, (now - started).total_seconds() - waited_seconds)

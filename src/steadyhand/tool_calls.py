@@ -3,15 +3,16 @@
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from steadyhand.events import Event, ToolCallsAnswered, ToolCallsRequested
 from steadyhand.job import ToolOutput
-from steadyhand.ports import ClientToolCall, Store
+from steadyhand.ports import ClientToolCall, KeyWaitingRuns, Store
 
 TOOL_RESULT_SECONDS = 600
 """Seconds that a client's tool calls wait for their results by default."""
@@ -60,39 +61,74 @@ class ToolCallState:
         return self.ids if self.is_open and self.run == run else frozenset()
 
 
+class RunSlot(Protocol):
+    """The slot of a run that waits for results. The run has given it up, if there was room for its process."""
+
+    def reclaim(self) -> bool:
+        """Request the slot, before the queue; return True if the run has it now."""
+        ...
+
+    def give_up(self) -> None:
+        """Give the slot up again, since the run has to wait on."""
+        ...
+
+
 class PendingCalls:
     """The calls of one turn that wait for their results."""
 
-    def __init__(self, calls: Sequence[ClientToolCall]) -> None:
+    def __init__(self, calls: Sequence[ClientToolCall], key_id: str = "") -> None:
         self.ids = frozenset(call.id for call in calls)
+        self.key_id = key_id
+        self.slot: RunSlot | None = None
+        """The slot of the run; None if it keeps its slot."""
+        self.accepted = False
+        """True once results have been accepted."""
+        self.closed = False
+        """True once the process that waits is being stopped: its session takes the results."""
+        self.has_slot = True
+        """False if the results have to wait until the run has its slot again."""
+        self.kept_in_job = False
+        """True if the job holds the results, because the process does not get them at once."""
         self._results: asyncio.Future[Mapping[str, ToolOutput]] = asyncio.get_running_loop().create_future()
         self._timeout: asyncio.Timeout | None = None
-        self._timeout_disabled = False
 
-    def disable_timeout(self) -> bool:
-        """Let the calls wait without a bound, since their results have arrived. Return False if it is too late."""
+    def accept(self) -> bool:
+        """Let the calls wait without a bound, since their results have arrived. Return False if it is too late.
+
+        The run requests its slot; `has_slot` is True if it has it.
+        """
+        if self.closed or (self._timeout is not None and self._timeout.expired()):
+            return False
         if self._timeout is not None:
-            if self._timeout.expired():
-                return False
             self._timeout.reschedule(None)
-        self._timeout_disabled = True
+        self.accepted = True
+        self.has_slot = self.slot is None or self.slot.reclaim()
         return True
 
-    def enable_timeout(self, timeout_seconds: float) -> None:
+    def reopen(self, timeout_seconds: float) -> None:
         """Let the calls wait for so many seconds from now, since their results could not be stored."""
-        self._timeout_disabled = False
-        if self._timeout is not None and not self._results.done():
+        self.accepted = False
+        if self._results.done():
+            return
+        if self._timeout is not None:
             self._timeout.reschedule(asyncio.get_running_loop().time() + timeout_seconds)
+        if self.slot is not None:
+            self.slot.give_up()
 
     def set_results(self, results: Mapping[str, ToolOutput]) -> None:
-        """Set the results, after `disable_timeout`; the process that waited may have ended."""
+        """Set the results, after `accept`; the process that waited may have ended."""
         if not self._results.done():
             self._results.set_result(results)
 
     async def wait_for_results(self, timeout_seconds: float) -> Mapping[str, ToolOutput]:
         """Wait for the results and return them. Raise `TimeoutError`."""
-        async with asyncio.timeout(None if self._timeout_disabled else timeout_seconds) as self._timeout:
+        async with asyncio.timeout(None if self.accepted else timeout_seconds) as self._timeout:
             return await self._results
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the wait ends without results; 0 if its end is not set."""
+        ends_at = None if self._timeout is None else self._timeout.when()
+        return 0.0 if ends_at is None else max(0.0, ends_at - asyncio.get_running_loop().time())
 
 
 class ToolCallBroker:
@@ -111,9 +147,11 @@ class ToolCallBroker:
         return self._locks.setdefault(job_id, asyncio.Lock())
 
     @contextmanager
-    def pending(self, job_id: str, calls: Sequence[ClientToolCall]) -> Iterator[PendingCalls]:
-        """Let these calls of a job wait for the length of the block."""
-        pending = self._pending[job_id] = PendingCalls(calls)
+    def pending(
+        self, job_id: str, calls: Sequence[ClientToolCall], key_id: str = ""
+    ) -> Iterator[PendingCalls]:
+        """Let these calls of a job of a key wait for the length of the block."""
+        pending = self._pending[job_id] = PendingCalls(calls, key_id)
         try:
             yield pending
         finally:
@@ -122,3 +160,8 @@ class ToolCallBroker:
     def get(self, job_id: str) -> PendingCalls | None:
         """Return the calls of a job that wait, or None."""
         return self._pending.get(job_id)
+
+    def waiting_runs(self, key_id: str) -> KeyWaitingRuns:
+        """Return the runs of a key whose processes wait for results."""
+        waits = [each.seconds_left() for each in self._pending.values() if each.key_id == key_id]
+        return KeyWaitingRuns(len(waits), math.ceil(min(waits, default=0.0)))

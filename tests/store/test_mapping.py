@@ -126,6 +126,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "conversation": maybe(TEXT),
     "begin": st.sampled_from(get_args(StartMode)),
     "continue_prompt": maybe(ANY_TEXT),
+    "undelivered_results": maybe(ANY_TEXT),
     "at_start": maybe(st.sampled_from(get_args(StartMode))),
     "used_seconds": SECONDS,
     "since_run": st.integers(1, 9),

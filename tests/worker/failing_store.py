@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from tests.store.faults import Fault, open_failing_store
 
+from steadyhand.admission import Admission
 from steadyhand.agents import BUILT_IN_AGENTS, Catalog, Workspace
 from steadyhand.cancellations import Cancellations
 from steadyhand.control import Caller, Control
@@ -28,6 +29,7 @@ from steadyhand.gateway.model.usage_meter import MeasuredUsage
 from steadyhand.job import Job, State
 from steadyhand.ports import (
     ALL_SCOPES,
+    NO_LIMITS,
     Checkout,
     Checkouts,
     Emit,
@@ -190,7 +192,14 @@ async def make_template(path: Path) -> None:
 
 @asynccontextmanager
 async def failing_service(
-    root: Path, template: Path, fault: Fault, agents: Mapping[str, Agent], *, capacity: int = 2
+    root: Path,
+    template: Path,
+    fault: Fault,
+    agents: Mapping[str, Agent],
+    *,
+    capacity: int = 2,
+    max_waiting_runs: int = 4,
+    max_waiting_runs_per_key: int = 16,
 ) -> AsyncIterator[FailingService]:
     """Run the service for the length of the block; the fault counts from its start."""
     shutil.copyfile(template, root / "d.db")
@@ -200,7 +209,17 @@ async def failing_service(
     )
     try:
         async with gateway.serving(), asyncio.TaskGroup() as group:
-            service = _assemble(root, fault, store, gateway, group, agents, capacity)
+            service = _assemble(
+                root,
+                fault,
+                store,
+                gateway,
+                group,
+                agents,
+                capacity,
+                max_waiting_runs,
+                max_waiting_runs_per_key,
+            )
             fault.armed = True
             working = group.create_task(service.worker.run())
             yield service
@@ -218,9 +237,18 @@ def _assemble(  # noqa: PLR0917  # the parts that are there before the rest
     group: asyncio.TaskGroup,
     agents: Mapping[str, Agent],
     capacity: int,
+    max_waiting_runs: int,
+    max_waiting_runs_per_key: int,
 ) -> FailingService:
     feed, broker, cancellations = EventFeed(), ToolCallBroker(), Cancellations()
-    queue = LocalQueue(store, capacity=capacity, max_queued=50)
+    directories = {IN_PLACE.name: IN_PLACE.repository}
+    queue = LocalQueue(
+        store,
+        capacity=capacity,
+        max_queued=50,
+        max_suspended=max_waiting_runs,
+        directory_of=lambda job: directories.get(job.workspace or ""),
+    )
     checkouts, runner = FakeCheckouts(root), FakeRunner()
     catalog = Catalog(agents=dict(BUILT_IN_AGENTS), workspaces={IN_PLACE.name: IN_PLACE})
     killed: list[tuple[int, int]] = []
@@ -237,7 +265,12 @@ def _assemble(  # noqa: PLR0917  # the parts that are there before the rest
             event_log=EventLog(store, feed, Redactor(), hold=True),
             catalog=catalog,
             config=WorkerConfig(
-                node="n1", clock=_now, environment_for=lambda *_: {}, kill_leftovers=kill_leftovers
+                node="n1",
+                clock=_now,
+                environment_for=lambda *_: {},
+                kill_leftovers=kill_leftovers,
+                max_waiting_runs=max_waiting_runs,
+                max_waiting_runs_per_key=max_waiting_runs_per_key,
             ),
             ledger=store,
             gateway=gateway,
@@ -256,6 +289,13 @@ def _assemble(  # noqa: PLR0917  # the parts that are there before the rest
         clock=_now,
         tool_calls=broker,
         cancellations=cancellations,
+        admission=Admission(
+            get_limits=lambda _: NO_LIMITS,
+            get_backlog=queue.backlog,
+            get_waiting_runs=broker.waiting_runs,
+            clock=_now,
+            max_waiting_runs=max_waiting_runs_per_key,
+        ),
     )
     service = FailingService(
         fault, store, queue, control, gateway, checkouts, runner, worker, group, killed, cancellations

@@ -177,62 +177,6 @@ async def world_at(
         await store.close()
 
 
-def test_a_job_stopped_while_it_waits_for_a_workspace_ends_and_leaves_the_lock_to_its_holder(
-    tmp_path: Path,
-) -> None:
-    async def scene() -> None:
-        inside, go_on = asyncio.Event(), asyncio.Event()
-
-        async def agent(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
-            inside.set()
-            await go_on.wait()
-            return SUCCESS
-
-        async with world_at(tmp_path, agent) as world:
-            first, second, third = [await world.claim(workspace=IN_PLACE.name) for _ in range(3)]
-            async with asyncio.TaskGroup() as group:
-                holder = group.create_task(world.executor.execute(first))
-                await inside.wait()
-                waiter = group.create_task(world.executor.execute(second))
-                later = group.create_task(world.executor.execute(third))
-                second.stop.request(StopReason.CANCEL)
-                await waiter
-                assert not holder.done()
-                assert not later.done()
-                stopped = await world.job(second)
-                assert stopped.state is State.CANCELLED
-                assert world.checkouts.calls == [("discard", second.job.id)]
-                # The stopped job did not unlock the workspace of the one that works in it.
-                assert [spec.job.id for spec in world.runner.specs] == [first.job.id]
-                assert (await world.job(third)).state is State.QUEUED
-                go_on.set()
-            assert [spec.job.id for spec in world.runner.specs] == [first.job.id, third.job.id]
-            assert (await world.job(third)).state is State.COMPLETED
-
-    asyncio.run(scene())
-
-
-def test_a_workspace_is_unlocked_only_once_its_job_has_ended_and_its_checkout_is_released(
-    tmp_path: Path,
-) -> None:
-    async def scene() -> None:
-        async with world_at(tmp_path) as world:
-            first, second = [await world.claim(workspace=IN_PLACE.name) for _ in range(2)]
-            before: list[tuple[State, list[tuple[str, str]]]] = []
-
-            async def prepare(job: Job) -> None:
-                if job.id == second.job.id:
-                    before.append(((await world.job(first)).state, list(world.checkouts.calls)))
-
-            world.checkouts.on_prepare = prepare
-            async with asyncio.TaskGroup() as group:
-                group.create_task(world.executor.execute(first))
-                group.create_task(world.executor.execute(second))
-            assert before == [(State.COMPLETED, [("release", first.job.id)])]
-
-    asyncio.run(scene())
-
-
 def test_the_deadline_does_not_count_the_harvest_of_a_run_that_ended_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

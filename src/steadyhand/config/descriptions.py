@@ -8,6 +8,11 @@ from collections.abc import Mapping
 
 DESCRIPTIONS: Mapping[str, str] = {
     "service.concurrency": "The jobs that run at once.",
+    "service.max_waiting_runs": (
+        "The processes that may wait for results of their clients' tools beside the jobs that run; by default "
+        "twice `concurrency`. Above it the one that waits longest is ended and its session resumed later."
+    ),
+    "service.max_waiting_runs_per_key": "The same for one key. At this number new jobs with tools are refused.",
     "service.max_queued": "The jobs that may wait; a request above it gets 429.",
     "service.drain_seconds": "The time that running jobs get to end by themselves when the service stops.",
     "service.data_dir": "The directory of the service's data. The default is `/var/lib/steadyhand` for root, else "

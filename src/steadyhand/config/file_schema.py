@@ -124,6 +124,8 @@ class ServiceTable(_Table):
 
     concurrency: int = Field(default=4, ge=1, le=1_000)
     max_queued: int = Field(default=100, ge=0, le=1_000_000)
+    max_waiting_runs: int | None = Field(default=None, ge=0, le=2_000)
+    max_waiting_runs_per_key: int = Field(default=16, ge=1, le=2_000)
     drain_seconds: float = Field(default=30, ge=0, le=86_400)
     data_dir: Path | None = None
     database_url: str | None = None
@@ -134,6 +136,16 @@ class ServiceTable(_Table):
     paused: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
+
+    @property
+    def waiting_runs(self) -> int:
+        """The number of processes that may wait for their clients beside the jobs that run."""
+        return 2 * self.concurrency if self.max_waiting_runs is None else self.max_waiting_runs
+
+    @property
+    def slots(self) -> int:
+        """The number of slots: one for each job that runs, and one for each process that may wait."""
+        return self.concurrency + self.waiting_runs
 
 
 class ServerTable(_Table):

@@ -138,10 +138,12 @@ class JobLifecycle:
         request: ResumeOptions,
         *earlier_events: EventBody,
         update: Callable[[Job], Job] = unchanged,
+        goes_on: bool = False,
     ) -> Job:
         """Resume a job as `resume` does, without a check of scopes.
 
-        `earlier_events` are stored just before the change of state. `update` changes the job in the same commit.
+        `earlier_events` are stored just before the change of state. `update` changes the job in the same commit. A job
+        that goes on runs before the queue.
         """
         ceiling = self._submitter.ceilings(caller, self._deps.catalog.agent(job.agent)).budget
         budget = (
@@ -158,10 +160,10 @@ class JobLifecycle:
             raise Conflict("The job has left no session to resume; retry it.")
 
         def resumed(old: Job, now: datetime) -> Job:
-            old = update(old)
-            return replace(requeued(old, "resume", now), budget_micros=budget, continue_prompt=request.prompt)
+            changed = replace(requeued(update(old), "resume", now), budget_micros=budget)
+            return changed if request.prompt is None else replace(changed, continue_prompt=request.prompt)
 
-        return await self._requeue(caller, job, "resume", resumed, earlier_events)
+        return await self._requeue(caller, job, "resume", resumed, earlier_events, goes_on=goes_on)
 
     async def _budget_spent(self, job: Job) -> int:
         """Return the micro-dollars that count against the job's budget.
@@ -180,6 +182,8 @@ class JobLifecycle:
         reason: str,
         change: Callable[[Job, datetime], Job],
         earlier_events: Sequence[EventBody] = (),
+        *,
+        goes_on: bool = False,
     ) -> Job:
         if not job.state.ended:
             raise Conflict(f"The job is {job.state}; only an ended job can be run again.")
@@ -194,7 +198,7 @@ class JobLifecycle:
         bodies = [*earlier_events, StateChanged(job.state, State.QUEUED, reason=reason)]
         drafts = [EventDraft(job.run, now, body) for body in bodies]
         job = await self._deps.event_log.update_job(job.id, ENDED, changed, drafts)
-        await self._deps.queue.requeue(job)
+        await self._deps.queue.requeue(job, goes_on=goes_on)
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> None:

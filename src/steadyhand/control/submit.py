@@ -102,6 +102,8 @@ class JobSubmitter:
             EventDraft(0, job.created_at, WarningEvent(warning.code, warning.message))
             for warning in job.warnings
         ]
+        if job.spec.tools:
+            self._deps.admission.check_waiting_runs(caller.key_id)
         charge = await self._deps.admission.charge(caller.key_id)
         try:
             added = await self._deps.queue.enqueue(job, drafts, idempotency)

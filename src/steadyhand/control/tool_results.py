@@ -9,13 +9,16 @@ from steadyhand.control.deps import ControlDeps
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import Caller, ResumeOptions, unchanged
-from steadyhand.errors import InvalidRequest, StoreUnavailable
+from steadyhand.errors import Conflict, InvalidRequest, StoreUnavailable
 from steadyhand.events import EventDraft, ToolCallsAnswered
 from steadyhand.job import Job, OutcomeType, State, ToolOutput, output_text
 from steadyhand.tool_calls import ToolCallState, results_digest
 
 _UNKNOWN_CALL_CODE = "unknown_call"
 _ACCEPTS_LATE_RESULTS = frozenset({OutcomeType.UNANSWERED, OutcomeType.INTERRUPTED, OutcomeType.TIMEOUT})
+
+MAX_END_SECONDS = 75.0
+"""The longest wait for the end of a run whose process is being ended."""
 
 JobUpdate = Callable[[Job], Job]
 
@@ -81,18 +84,22 @@ class ToolResultSubmitter:
         if pending is None or pending.ids != state.open_ids(job.run):
             return None
         _check_call_ids(results, pending.ids)
-        if not pending.disable_timeout():
+        if not pending.accept():
             return None
+        undelivered = None if pending.has_slot else _late_results_prompt(state.calls, results)
+
+        def change(old: Job) -> Job:
+            return replace((update or unchanged)(old), undelivered_results=undelivered)
+
         answered = ToolCallsAnswered(sorted(results), results_digest(results))
         drafts = [EventDraft(job.run, self._deps.clock(), answered)]
         # Stored first: the agent's reaction to the results comes after this event.
         try:
-            job = await self._deps.event_log.update_job(
-                job.id, frozenset({State.RUNNING}), update or unchanged, drafts
-            )
+            job = await self._deps.event_log.update_job(job.id, frozenset({State.RUNNING}), change, drafts)
         except StoreUnavailable:
-            pending.enable_timeout(self._deps.tool_calls.timeout_seconds)  # its caller has to send them again
+            pending.reopen(self._deps.tool_calls.timeout_seconds)  # its caller has to send them again
             raise
+        pending.kept_in_job = undelivered is not None
         pending.set_results(results)
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event)
 
@@ -106,6 +113,11 @@ class ToolResultSubmitter:
     ) -> ToolResultsAnswer:
         """Resume the session of an agent whose process ended while its calls were open."""
         job = await self._queries.get(caller, job_id)
+        if job.state is State.RUNNING and state.open_ids(job.run):
+            # A process that is being ended takes no results any more; its session does, once it has ended.
+            job = await self._queries.wait(caller, job_id, MAX_END_SECONDS)
+            if not job.state.ended:
+                raise Conflict("The run is about to end. Send the results again.")
         outcome = job.outcome.type if job.outcome is not None else None
         if outcome not in _ACCEPTS_LATE_RESULTS or not state.open_ids(job.run):
             raise InvalidRequest(
@@ -114,7 +126,9 @@ class ToolResultSubmitter:
         _check_call_ids(results, state.ids)
         options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))
         answered = ToolCallsAnswered(sorted(results), results_digest(results))
-        job = await self._lifecycle.resume_job(caller, job, options, answered, update=update or unchanged)
+        job = await self._lifecycle.resume_job(
+            caller, job, options, answered, update=update or unchanged, goes_on=True
+        )
         # Two events were stored together: the answer, and then the state.
         return ToolResultsAnswer(job, len(state.answers) + 1, job.last_event - 1)
 
@@ -131,7 +145,7 @@ class ToolResultSubmitter:
         if state.is_open or answer.number < len(state.answers) or not (interrupted and job.is_final):
             return answer
         options = ResumeOptions(prompt=_late_results_prompt(state.calls, results))
-        return replace(answer, job=await self._lifecycle.resume_job(caller, job, options))
+        return replace(answer, job=await self._lifecycle.resume_job(caller, job, options, goes_on=True))
 
 
 def _find_answer(state: ToolCallState, job: Job, digest: str) -> ToolResultsAnswer | None:

@@ -45,7 +45,7 @@ def create_gateway(
     gateway_table = settings.tables.gateway
     return ModelGateway(
         settings.data_dir,
-        slots=settings.tables.service.concurrency,
+        slots=settings.tables.service.slots,
         sandbox_socket=str(SOCKET_PATH) if sandboxed else None,
         billing=BillingDeps(
             ledger, Prices.load(settings.tables.prices), create_budget_limits_getter(settings, get_key_limits)

@@ -56,6 +56,7 @@ from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
 from steadyhand.workspace.checkout import GitCheckouts
 from steadyhand.workspace.git import GitSettings
+from steadyhand.workspace.in_place import directories_in_place
 
 CALLER_SCOPES: frozenset[Scope] = frozenset({"submit", "read", "cancel"})
 MIN_SECRET_LENGTH = 16
@@ -223,13 +224,16 @@ def build_service(
         active = (catalog.agent(other.agent) for other in queue.active_jobs())
         return gateway is None or gateway.may_start(catalog.agent(job.agent), active)
 
+    directories = directories_in_place(catalog.workspaces)
     queue = LocalQueue(
         store,
         capacity=tables.service.concurrency,
         max_queued=tables.service.max_queued,
+        max_suspended=tables.service.waiting_runs,
         paused=tables.service.paused,
         can_start=may_start,
         running_limit=lambda key_id: keyring.limits_of(key_id).running,
+        directory_of=lambda job: directories.get(job.workspace or ""),
     )
     if gateway is not None:
         gateway.on_credential_change(queue.recheck)
@@ -250,6 +254,8 @@ def build_service(
             get_limits=keyring.limits_of,
             get_backlog=queue.backlog,
             get_spending=spending_from_ledger(store, clock) if gateway is None else gateway.spent_by_key,
+            get_waiting_runs=tool_call_broker.waiting_runs,
+            max_waiting_runs=tables.service.max_waiting_runs_per_key,
             clock=clock,
         ),
     )
@@ -274,6 +280,8 @@ def build_service(
             keep_transcripts=tables.retention.transcripts,
             keep_checkouts=tables.retention.kept_checkouts,
             max_bytes=tables.retention.max_bytes,
+            max_waiting_runs=tables.service.waiting_runs,
+            max_waiting_runs_per_key=tables.service.max_waiting_runs_per_key,
         ),
         ledger=store,
         gateway=gateway,

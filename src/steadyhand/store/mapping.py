@@ -74,7 +74,7 @@ _SPEC_FIELDS = frozenset(
     }
 )
 """The fields in `record` that belong to the job's `spec`."""
-_JOB_FIELDS = tuple(name for name in _RECORD_FIELDS if name not in _SPEC_FIELDS)
+_JOB_FIELDS = (*(name for name in _RECORD_FIELDS if name not in _SPEC_FIELDS), "undelivered_results")
 
 _TIME_FIELDS = ("queued_at", "started_at", "parked_until")
 _RECORD_OBJECTS = {"usage": Usage, "cost": Cost, "outcome": Outcome, "changes": Changes, "error": ErrorInfo}
@@ -158,6 +158,8 @@ def _job_record(job: Job) -> dict[str, Any]:
         record[name] = None if value is None else to_microseconds(value)
     for name in _RECORD_OBJECTS:
         record[name] = _object_fields(getattr(job, name))
+    if job.undelivered_results is not None:
+        record["undelivered_results"] = job.undelivered_results
     record["warnings"] = [_object_fields(notice) for notice in job.warnings]
     return record
 

@@ -27,6 +27,9 @@ class WorkerConfig:
     keep_checkouts: timedelta | None = timedelta(days=1)
     """How long the checkout of an ended job is kept for a run that resumes it."""
     max_bytes: int | None = None
+    max_waiting_runs: int = 8
+    """How many processes may wait for results of their clients' tools beside the jobs that run."""
+    max_waiting_runs_per_key: int = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ class RunResult:
     """The end of the model's rate limit, if that stopped the run."""
     credential_rejected_until: datetime | None = None
     """The end of the rest of a rejected credential, if that stopped the run."""
+    waited_seconds: float = 0.0
+    """The seconds in which the run waited for its client."""
 
     def park_until(self, outcome: Outcome) -> datetime | None:
         """Return the time until which the job is parked; None if another thing than an obstacle ended the run."""
@@ -110,7 +112,7 @@ def parked_job(
             parked_until=until,
             begin="resume",
             continue_prompt=None,
-            used_seconds=elapsed_seconds(job, now),
+            used_seconds=elapsed_seconds(job, now, result.waited_seconds),
             changes=harvest.changes or job.changes,
         ),
         state=State.PARKED,

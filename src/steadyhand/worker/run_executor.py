@@ -17,18 +17,16 @@ from steadyhand.events import (
     EventDraft,
     PhaseStarted,
     StateChanged,
-    ToolCallsRequested,
     WarningEvent,
     format_rfc3339,
 )
-from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, Run, State, ToolOutput, Usage, transition
+from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, Run, State, Usage, transition
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import OUTCOMES, RunEvidence, StopReason, decide_outcome
 from steadyhand.ports import (
     CallClientTools,
     Checkout,
     Claim,
-    ClientToolCall,
     Harvest,
     ModelCall,
     RunAccess,
@@ -43,6 +41,8 @@ from steadyhand.ports import (
 )
 from steadyhand.retry import is_resumable
 from steadyhand.tool_calls import ToolCallState
+from steadyhand.worker.client_tool_caller import ClientToolCaller
+from steadyhand.worker.deadline import RunDeadline
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.parents import find_earlier_files, find_parent
 from steadyhand.worker.results import (
@@ -58,6 +58,7 @@ from steadyhand.worker.results import (
 )
 from steadyhand.worker.run_phases import RunPhases, with_running_phase
 from steadyhand.worker.stoppable import catch_run_error, read_patiently, run_until_stopped
+from steadyhand.worker.waiting_runs import WaitingRuns
 
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
@@ -70,8 +71,9 @@ class RunExecutor:
 
     def __init__(self, deps: WorkerDeps) -> None:
         self._deps = deps
+        config = deps.config
+        self.waiting_runs = WaitingRuns(deps.queue, config.max_waiting_runs, config.max_waiting_runs_per_key)
         self._clock = deps.config.clock
-        self._in_place_locks: dict[str, asyncio.Lock] = {}
         self.lost_ends = 0
         """The number of runs so far that ended without a final state in the store: `Recovery` has to look at them."""
         self._log = structlog.get_logger("steadyhand.worker")
@@ -99,18 +101,14 @@ class RunExecutor:
     async def _run(self, claim: Claim) -> None:
         """Run a claimed job from its start to its stored end.
 
-        The stack ends after all that the run has left is stored, in this order: the secrets of the run are
-        forgotten, then the workspace is unlocked.
+        The stack ends after all that the run has left is stored: then the secrets of the run are forgotten.
         """
         workspace = self._workspace(claim.job)
         async with AsyncExitStack() as stack:
-            await self._lock_in_place(workspace, claim.stop, stack)
             job = await self._mark_running(claim)
             stack.enter_context(phases_reported_to(RunPhases(self._deps.event_log, job, self._clock)))
             seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
-            deadline = asyncio.get_running_loop().call_later(
-                seconds_left, claim.stop.request, StopReason.DEADLINE
-            )
+            deadline = RunDeadline(claim.stop, seconds_left)
             checkout: Checkout | None = None
             try:
                 checkout = await self._prepare_checkout(job, workspace, claim)
@@ -118,7 +116,7 @@ class RunExecutor:
                     await self._end_before_start(job, claim.stop)
                     return
                 job = await self._record_checkout(job, checkout)
-                result = await self._run_agent(job, checkout, claim.stop, stack)
+                result = await self._run_agent(job, claim, checkout, deadline, stack)
             except WorkspaceError as error:
                 await self.end_job(job, Outcome(OutcomeType.WORKSPACE, error.detail))
                 return
@@ -130,14 +128,6 @@ class RunExecutor:
             finally:
                 deadline.cancel()
             await self._finish(job, checkout, result)
-
-    async def _lock_in_place(self, workspace: Workspace, stop: StopSignal, stack: AsyncExitStack) -> None:
-        """Let one job at a time work in place; return without the lock if a stop is requested first."""
-        if workspace.mode != "in_place" or workspace.repository is None:
-            return
-        lock = self._in_place_locks.setdefault(workspace.repository, asyncio.Lock())
-        if await run_until_stopped(lock.acquire(), stop):
-            stack.callback(lock.release)
 
     def _workspace(self, job: Job) -> Workspace:
         workspace = self._deps.catalog.workspace(job.workspace)
@@ -207,13 +197,13 @@ class RunExecutor:
     # --- the run ---------------------------------------------------------------------------
 
     async def _run_agent(
-        self, job: Job, checkout: Checkout, stop: StopSignal, stack: AsyncExitStack
+        self, job: Job, claim: Claim, checkout: Checkout, deadline: RunDeadline, stack: AsyncExitStack
     ) -> RunResult:
         """Run the agent and return its result.
 
         The gateway, the event writer and the tasks end with this; the secrets of the run end with `stack`.
         """
-        deps = self._deps
+        deps, stop = self._deps, claim.stop
         event_writer = RunEventWriter(
             deps.event_log,
             job.id,
@@ -237,7 +227,11 @@ class RunExecutor:
                     if access is not None:
                         stack.enter_context(deps.event_log.redactor.lent(access.secrets))
                     spec = self._run_spec(
-                        context, access, event_writer, on_spawned=spawned, earlier_files=session_files
+                        context,
+                        access,
+                        ClientToolCaller(deps, self.waiting_runs, claim, event_writer, deadline),
+                        on_spawned=spawned,
+                        earlier_files=session_files,
                     )
                     await event_writer.emit(PhaseStarted("starting"))
                     report = await catch_run_error(
@@ -253,13 +247,14 @@ class RunExecutor:
             raise result
         if result.usage is None:
             await self._save_reported_call(job, agent, result.report)
+        result = replace(result, waited_seconds=deadline.waited_seconds)
         return with_left_out_events(result, event_writer.left_out)
 
     def _run_spec(
         self,
         context: RunContext,
         access: RunAccess | None,
-        event_writer: RunEventWriter,
+        call_client_tools: CallClientTools,
         *,
         on_spawned: Callable[[int, int], None],
         earlier_files: Sequence[Mapping[str, Any]],
@@ -274,7 +269,7 @@ class RunExecutor:
             on_spawned=on_spawned,
             model_access=None if access is None else access.model_access,
             on_listening=None if access is None else access.on_listening,
-            call_client_tools=self._client_tool_caller(job, event_writer) if job.spec.tools else None,
+            call_client_tools=call_client_tools if job.spec.tools else None,
             earlier_files=earlier_files,
             background_seconds=(
                 self._deps.catalog.defaults.background_seconds
@@ -318,18 +313,6 @@ class RunExecutor:
     ) -> AbstractAsyncContextManager[RunAccess | None]:
         gateway = self._deps.gateway
         return nullcontext() if gateway is None else gateway.open_run(context, event_writer.emit)
-
-    def _client_tool_caller(self, job: Job, event_writer: RunEventWriter) -> CallClientTools:
-        broker = self._deps.tool_calls
-
-        async def call_client_tools(calls: Sequence[ClientToolCall]) -> Mapping[str, ToolOutput]:
-            requests = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls]
-            # The calls are pending before the event is sent: a client may answer it at once.
-            with broker.pending(job.id, calls) as pending:
-                await event_writer.emit(ToolCallsRequested(requests))
-                return await pending.wait_for_results(broker.timeout_seconds)
-
-        return call_client_tools
 
     async def _save_supervisor(self, job: Job, pid: int, started: int) -> None:
         try:

@@ -48,6 +48,7 @@ class Worker:
         """Claim and run jobs until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._maintain(), name="tidy")
+            group.create_task(self._executor.waiting_runs.run(), name="waiting runs")
             while True:
                 claim = await self._queue.claim()
                 self._active += 1

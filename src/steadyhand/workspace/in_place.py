@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from steadyhand.agents import Agent, Workspace
@@ -131,6 +132,23 @@ def directory_of(workspace: Workspace) -> Path:
     if not folder.is_dir():
         raise WorkspaceError(f"The workspace directory '{folder.name}' does not exist.", retryable=False)
     return folder
+
+
+def directories_in_place(workspaces: Mapping[str, Workspace]) -> Mapping[str, str]:
+    """Return the directory of each workspace in place, by the workspace's name. Symbolic links are resolved.
+
+    Names of one directory have the same value: one job at a time works in it. A workspace without a directory is left
+    out; its jobs end with the reason.
+    """
+    directories = {}
+    for name, workspace in workspaces.items():
+        with contextlib.suppress(WorkspaceError):
+            folder = None
+            if workspace.mode == "in_place":
+                folder = parse_source(workspace.repository or "").folder
+            if folder is not None:
+                directories[name] = os.path.realpath(folder)
+    return directories
 
 
 async def _is_repository(git: Git, folder: Path) -> bool:

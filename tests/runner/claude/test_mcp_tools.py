@@ -11,7 +11,7 @@ import pytest
 
 from steadyhand.agents import Agent
 from steadyhand.job import ClientTool
-from steadyhand.ports import ClientToolCall
+from steadyhand.ports import ClientToolCall, IsInSession, is_never_in_session
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.mcp_tools import MAX_REQUESTS, McpToolServer
 from steadyhand.runner.claude.runner import ClaudeRunner
@@ -41,8 +41,14 @@ class Caller:
     def __init__(self, seconds: float = 0.0) -> None:
         self.turns: list[list[Mapping[str, Any]]] = []
         self._seconds = seconds
+        self.looks_until_in_session = False
 
-    async def __call__(self, calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
+    async def __call__(
+        self, calls: Sequence[ClientToolCall], is_in_session: IsInSession = is_never_in_session
+    ) -> Mapping[str, str]:
+        if self.looks_until_in_session:
+            while not await is_in_session():  # noqa: ASYNC110  # the CLI writes its session when it likes
+                await asyncio.sleep(0.02)
         assert all(call.name == "get_weather" for call in calls)
         self.turns.append([call.arguments for call in calls])
         await asyncio.sleep(self._seconds)
@@ -70,6 +76,17 @@ def test_calls_of_one_turn_are_gathered_and_their_results_reach_the_model(
     assert "sun in Rome" in told
 
 
+def test_the_session_of_the_real_cli_comes_to_hold_every_call_that_it_waits_for(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    stage = _stage(real_cli, world_dir, scripted_model, idle_timeout_seconds=20.0)
+    caller = Caller()
+    caller.looks_until_in_session = True
+    stage.spec = replace(stage.spec, call_client_tools=caller)
+    assert asyncio.run(stage.run()).outcome == "success"
+    assert caller.turns == [[{"city": "Paris"}, {"city": "Rome"}], [{"city": "Oslo"}]]
+
+
 def test_calls_of_one_turn_are_handed_out_one_after_another_when_asked_for(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
@@ -93,7 +110,9 @@ def test_the_idle_limit_does_not_run_while_the_caller_makes_a_call(
 def test_a_run_whose_caller_does_not_come_back_ends_as_unanswered(
     real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
 ) -> None:
-    async def nobody(calls: Sequence[ClientToolCall]) -> Mapping[str, str]:
+    async def nobody(
+        calls: Sequence[ClientToolCall], is_in_session: IsInSession = is_never_in_session
+    ) -> Mapping[str, str]:
         raise TimeoutError(f"{len(calls)} calls")
 
     stage = _stage(real_cli, world_dir, scripted_model)

@@ -8,7 +8,8 @@ messages of any size is not.
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +35,7 @@ from steadyhand.runner.claude.session import (
 )
 from steadyhand.runner.claude.slash_commands import is_built_in, parse_commands
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
+from steadyhand.runner.claude.transcript import session_holds
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.runner.process.output import OutputCapture, parse_message
 from steadyhand.runner.process.run_loop import RunLoop, prompt_for, wait_bounded
@@ -252,7 +254,16 @@ class ClaudeRunner:
         try:
             async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
-                protocol = _StreamProtocol(run_loop, attachment_dirs(spec.checkout, self._sandbox)[1])
+                protocol = _StreamProtocol(
+                    run_loop,
+                    attachment_dirs(spec.checkout, self._sandbox)[1],
+                    partial(
+                        session_holds,
+                        config_dir_of(spec.checkout),
+                        session_directory(self._sandbox.agent_paths(spec.checkout), self._sandbox),
+                        session,
+                    ),
+                )
                 try:
                     return await run_loop.run(protocol)
                 finally:
@@ -266,10 +277,16 @@ class _StreamProtocol:
 
     streams_output = True
 
-    def __init__(self, run_loop: RunLoop, attachments_dir: PurePosixPath) -> None:
+    def __init__(
+        self,
+        run_loop: RunLoop,
+        attachments_dir: PurePosixPath,
+        session_holds: Callable[[Iterable[str]], bool],
+    ) -> None:
         self._log = structlog.get_logger("steadyhand")
         self._run_loop = run_loop
         self._attachments_dir = attachments_dir
+        self._session_holds = session_holds
         self._messages = MessageReader()
         self._transport = ProcessTransport(run_loop.process)
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
@@ -328,11 +345,18 @@ class _StreamProtocol:
             else:
                 with run_loop.idle_paused():
                     try:
-                        results = dict(await run_loop.spec.call_client_tools(tuple(turn.values())))
+                        results = dict(
+                            await run_loop.spec.call_client_tools(
+                                tuple(turn.values()), partial(self._is_in_session, tuple(turn))
+                            )
+                        )
                     except TimeoutError:
                         run_loop.stop.request(StopReason.UNANSWERED)
                         return
             tool_server.set_results(turn, results)
+
+    async def _is_in_session(self, tool_use_ids: Iterable[str]) -> bool:
+        return await asyncio.to_thread(self._session_holds, tool_use_ids)
 
     async def send_input(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -1,9 +1,10 @@
-"""Copy an agent's transcript. Its folders belong to the agent, so no symlink in them is followed."""
+"""Copy and search an agent's transcript. Its folders belong to the agent, so no symlink in them is followed."""
 
 import contextlib
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from steadyhand.job import JobWarning
@@ -14,6 +15,8 @@ from steadyhand.runner.claude.session import project_folder_name
 TRANSCRIPT_BYTES = 64 * 1024 * 1024
 _MAX_ENTRIES = 1000
 _CHUNK = 1 << 16
+_MAX_CALL_ID = 256
+_SEARCHED_BYTES = 16 * 1024 * 1024
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK opening a FIFO would wait for a writer.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -42,6 +45,35 @@ def copy_transcript(
         return None
     except OSError as error:
         return JobWarning(WarningCode.TRANSCRIPT_LOST, f"The transcript could not be kept: {error.strerror}.")
+
+
+def session_holds(config: Path, directory: str, session: str, tool_use_ids: Iterable[str]) -> bool:
+    """Return True if the end of a session's file has every tool call of these ids.
+
+    Without the file, or if it cannot be read, return False.
+    """
+    missing = {f'"id":{json.dumps(each)}'.encode() for each in tool_use_ids}
+    if any(len(each) > _MAX_CALL_ID for each in missing):
+        return False
+    with (
+        contextlib.suppress(OSError),
+        _opened(config, None, _DIR_FLAGS) as top,
+        _opened("projects", top, _DIR_FLAGS) as projects,
+        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
+        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
+    ):
+        info = os.fstat(file)
+        if not stat.S_ISREG(info.st_mode):
+            return False
+        end, overlap = info.st_size, b""
+        first = max(0, end - _SEARCHED_BYTES)
+        while missing and end > first:
+            start = max(first, end - _CHUNK)
+            text = os.pread(file, end - start, start) + overlap
+            missing = {each for each in missing if each not in text}
+            end, overlap = start, text[:_MAX_CALL_ID]
+        return not missing
+    return False
 
 
 @contextlib.contextmanager
