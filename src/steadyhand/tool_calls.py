@@ -68,8 +68,8 @@ class RunSlot(Protocol):
         """Request the slot, before the queue; return True if the run has it now."""
         ...
 
-    def give_up(self) -> None:
-        """Give the slot up again, since the run has to wait on."""
+    def release(self) -> None:
+        """Release the slot again, since the run has to wait on."""
         ...
 
 
@@ -113,7 +113,7 @@ class PendingCalls:
         if self._timeout is not None:
             self._timeout.reschedule(asyncio.get_running_loop().time() + timeout_seconds)
         if self.slot is not None:
-            self.slot.give_up()
+            self.slot.release()
 
     def set_results(self, results: Mapping[str, ToolOutput]) -> None:
         """Set the results, after `accept`; the process that waited may have ended."""

@@ -10,6 +10,8 @@ from steadyhand.client import ENDED_STATES, Client
 from steadyhand.errors import NotFound, ServiceUnreachable
 
 _RECENT_EVENTS = 200
+_CALLS_WAITING = "calls.waiting"
+_CALL_EVENTS = (_CALLS_WAITING, "calls.answered")
 _PHASE_NAMES = {"checking_out": "checking out"}
 
 
@@ -62,10 +64,31 @@ def describe_activity(job: Mapping[str, Any], events: Sequence[Mapping[str, Any]
         if isinstance(idle, int | float):
             rows.append(("idle limit", format_duration(float(idle))))
         started = parse_time(job.get("started_at"))
-        if isinstance(limit, int | float) and started is not None:
-            left = (_deadline(job, started, float(limit)) - now).total_seconds()
+        calls = [
+            event
+            for event in events
+            if event.get("type") in _CALL_EVENTS and event.get("run") == job.get("run")
+        ]
+        if calls and calls[-1].get("type") == _CALLS_WAITING:
+            rows.append(("deadline", "stands still, waits for results of the client's tools"))
+        elif isinstance(limit, int | float) and started is not None:
+            deadline = _deadline(job, started, float(limit)) + _waited(calls)
+            left = (deadline - now).total_seconds()
             rows.append(("deadline", f"in {format_duration(left)}" if left > 0 else "now"))
     return Activity(rows)
+
+
+def _waited(calls: Sequence[Mapping[str, Any]]) -> timedelta:
+    """Return the time in which the run waited for its client, as far as its newest events tell."""
+    total, since = timedelta(), None
+    for event in calls:
+        at = parse_time(event.get("at"))
+        if event.get("type") == _CALLS_WAITING:
+            since = at
+        elif at is not None and since is not None:
+            total += at - since
+            since = None
+    return total
 
 
 def _deadline(job: Mapping[str, Any], started: datetime, limit: float) -> datetime:

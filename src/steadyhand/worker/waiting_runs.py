@@ -39,8 +39,8 @@ class WaitingRun:
         """Request the slot, before the queue; return True if the run has it now."""
         return not self.is_suspended or self._queue.resume(self.claim)
 
-    def give_up(self) -> None:
-        """Give the slot up, also if it has been requested again."""
+    def release(self) -> None:
+        """Release the slot, also if it has been requested again."""
         self.is_suspended = True
         self._queue.suspend(self.claim)
 
@@ -70,19 +70,19 @@ class WaitingRuns:
         run = WaitingRun(self._queue, claim, pending, is_in_session)
         pending.slot = run
         self._runs.append(run)
-        self._give_up_slots()
+        self._release_slots()
         try:
             yield
         finally:
             pending.slot = None
             self._runs.remove(run)
-            self._give_up_slots()
+            self._release_slots()
 
-    def _give_up_slots(self) -> None:
+    def _release_slots(self) -> None:
         room = self._max_runs - sum(run.is_suspended for run in self._runs)
         for run in self._runs:
             if room > 0 and not run.is_suspended and not run.pending.accepted and run.stays:
-                run.give_up()
+                run.release()
                 room -= 1
         self._changed.set()
 
