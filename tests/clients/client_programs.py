@@ -52,7 +52,7 @@ def client_environment(name: str) -> dict[str, str]:
     folder = environment_dir(PROGRAMS[name].parent.name)
     home = folder / "home"
     home.mkdir(exist_ok=True)
-    path = f"{folder / 'bin'}:{SYSTEM_PATH}"
+    path = f"{folder / 'bin'}:{folder / 'node_modules' / '.bin'}:{NODE.parent}:{SYSTEM_PATH}"
     return {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "PYTHONPATH": str(CLIENTS_DIR / "frame")}
 
 

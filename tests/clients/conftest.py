@@ -11,13 +11,14 @@ from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.service import Service
 
+ALIAS = '[openai.models]\nchat = { agent = "chat", reasoning = "all" }\n'
 __all__ = ["model", "reachable_tmp", "stand_in"]  # fixtures, taken in
 
 
 @pytest.fixture(scope="session")
 def stand_in_service(reachable_tmp: Path, stand_in: Path) -> Iterator[Service]:
-    """A service whose agent is the stand-in."""
-    with Service(make_service_root(reachable_tmp), stand_in) as service:
+    """A service whose agent is the stand-in; its chats have all that they can have as reasoning."""
+    with Service(make_service_root(reachable_tmp), stand_in, config=ALIAS) as service:
         yield service
 
 

@@ -26,6 +26,8 @@ PROMPTS: dict[str, Any] = {
     "multi-turn": ['[[standin: text="The first answer."]]', "[[standin: history]]"],
     "error": "[[standin: result=error]] Fail.",
     "cut": '[[standin: say="It begins well" chunk=3 pace=2 die=KILL]]',
+    "thinking": '[[standin: think="Let me see, it is not hard." text="Thought out." chunk=5]]',
+    "refused": "[[standin: result=refusal]] Refuse.",
     "retry": f'[[standin: text="Not lost."]] {LOSE_HEADER}',
 }
 REAL: dict[str, Any] = {
@@ -131,6 +133,24 @@ def test_cut_an_answer_that_breaks_off_is_an_exception(client: ClientRun) -> Non
     assert saw["error"]["kind"]
     assert saw["text"] == "It begins well"
     assert len(client.jobs("cut")) == 1
+
+
+@every_client
+def test_thinking_is_no_part_of_the_answer(client: ClientRun) -> None:
+    saw = client.result_of("thinking")
+    for way in (saw["plain"], saw["streamed"]):
+        assert way == {"text": "Thought out.", "kind": "", "error": ""}
+
+
+@every_client
+def test_refused_shows_the_refusal_or_nothing_and_is_not_run_again(
+    client: ClientRun,
+) -> None:
+    saw = client.result_of("refused")
+    for way in (saw["plain"], saw["streamed"]):
+        shown = way["text"] or way["error"]
+        assert not shown or "safeguards flagged this message" in shown
+    assert len(client.jobs("refused")) == 2
 
 
 @every_client

@@ -142,3 +142,36 @@ def test_a_run_whose_client_lost_its_connection_is_found_again(
         again = asked.result()
     assert (job_of(again), again.status_code) == (job_id, 200)
     assert len(service.runner.specs) == before + 1
+
+
+CODEX = {"x-codex-turn-metadata": '{"turn_id":"t1"}', "user-agent": "codex_exec/0.171.0"}
+
+
+def turn(prompt: str, number: int) -> dict[str, Any]:
+    said = [{"role": "user", "content": prompt}]
+    metadata = {"client_metadata": {"turn_id": f"turn-{number}"}, "store": False}
+    return {"model": "claude", "input": said, "stream": True, **metadata}
+
+
+def test_codex_gets_the_run_of_its_turn_when_it_asks_again(
+    client: httpx2.Client, service: RunningService
+) -> None:
+    for prompt in ("say the lost answer", "fail this turn"):
+        before = len(service.runner.specs)
+        first, again = (client.post("/v1/responses", json=turn(prompt, 1), headers=CODEX) for _ in range(2))
+        assert again.headers["idempotent-replayed"] == "true"
+        assert again.text.splitlines()[-4:] == first.text.splitlines()[-4:]
+        assert len(service.runner.specs) == before + 1
+        other = client.post("/v1/responses", json=turn(prompt, 2), headers=CODEX)
+        assert job_of(other) != job_of(first)
+
+
+def test_a_run_goes_on_while_codex_comes_back(client: httpx2.Client, service: RunningService) -> None:
+    end = service.hold_play()
+    with client.stream("POST", "/v1/responses", json=turn("play back", 3), headers=CODEX) as cut:
+        job = cut.headers["x-steadyhand-job-id"]
+        wait_until(lambda: service.runner.specs and service.runner.specs[-1].id == job)
+    with client.stream("POST", "/v1/responses", json=turn("play back", 3), headers=CODEX) as again:
+        assert again.headers["x-steadyhand-job-id"] == job
+        end()
+        assert "response.completed" in again.read().decode()

@@ -88,6 +88,16 @@ class Program:
         """Ask one after the other in one conversation and give the last answer."""
         raise NotImplementedError
 
+    def both(self, prompt: str) -> dict[str, Any]:
+        """Ask for the whole answer and for a stream, and give the text or the exception of each."""
+        texts: list[Any] = []
+        into: list[str] = []
+        error = raised(lambda: texts.append(self.ask(prompt)[0]))
+        plain = {"text": texts[0] if texts else None, "kind": error["kind"], "error": error["text"]}
+        error = raised(lambda: self.pieces(prompt, into))
+        streamed = {"text": "".join(into), "kind": error["kind"], "error": error["text"]}
+        return {"plain": plain, "streamed": streamed}
+
     def case(self, name: str, prompt: Any) -> dict[str, Any]:
         """Run a case and give what was seen."""
         into: list[str] = []
@@ -109,6 +119,8 @@ class Program:
             },
             "cut": lambda: {"error": raised(lambda: self.pieces(prompt, into)), "text": "".join(into)},
             "retry": lambda: {"text": self.ask(prompt)[0]},
+            "thinking": lambda: self.both(prompt),
+            "refused": lambda: self.both(prompt),
         }
         return cases[name]()
 

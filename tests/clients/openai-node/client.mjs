@@ -1,19 +1,7 @@
 // The official client for Node, as its own documentation uses it.
 import OpenAI from "openai";
-import { main, raised, Weather } from "./cases.mjs";
+import { main, PERSON, raised, Weather } from "./cases.mjs";
 
-const PERSON = {
-  $schema: "https://json-schema.org/draft/2020-12/schema",
-  type: "object",
-  properties: {
-    name: { type: "string", example: "Grace" },
-    age: { type: "integer" },
-    home: { type: "array", prefixItems: [{ type: "number" }, { type: "string" }], items: false },
-    pet: { type: "object", properties: { kind: { const: "cat" } }, required: ["kind"] },
-  },
-  required: ["name", "age", "home", "pet"],
-  additionalProperties: false,
-};
 const CITY = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 
 const say = (content) => [{ role: "user", content }];

@@ -11,6 +11,8 @@ from steadyhand.job import Job, OutcomeType, State
 from steadyhand.outcome import OUTCOMES
 
 RETRY_COUNT_HEADER = "x-stainless-retry-count"
+TURN_HEADER = "x-codex-turn-metadata"
+"""Sent by the Codex CLI, whose bodies name their turn: if two are equal, the second one is a retry."""
 _SILENT_RETRY_USER_AGENT = "ai-sdk"
 """In the user agent of the Vercel AI SDK, which retries without announcing it and ignores `x-should-retry`."""
 
@@ -20,6 +22,12 @@ def is_silent_retrier(request: Request) -> bool:
     return RETRY_COUNT_HEADER not in request.headers and _SILENT_RETRY_USER_AGENT in request.headers.get(
         "user-agent", ""
     )
+
+
+def may_reconnect(request: Request) -> bool:
+    """Return true if the client's library retries a request that was cut, and the retry is recognized."""
+    headers = request.headers
+    return RETRY_COUNT_HEADER in headers or TURN_HEADER in headers or is_silent_retrier(request)
 
 
 def job_headers(job: Job, *, retry: bool = True) -> dict[str, str]:

@@ -11,9 +11,11 @@ from starlette.requests import Request
 
 from steadyhand.api.openai.run_failure import (
     RETRY_COUNT_HEADER,
+    TURN_HEADER,
     is_answered,
     is_silent_retrier,
     job_headers,
+    may_reconnect,
 )
 from steadyhand.api.transport.body import fingerprint
 from steadyhand.api.transport.context import ApiContext, as_job_owner
@@ -62,9 +64,8 @@ async def start_run(
     """Start a run for a request with this parsed body, or find the run that the same request started before.
 
     An `Idempotency-Key` marks a repeat for a day. Without one a repeat is recognized by the retry count of the library,
-    or,
-    for a library that sends none, by the time since the first request. Frameworks around such a library repeat failed
-    requests too, with a retry count of zero. Raise as `Control.submit`.
+    by an equal body that names its turn, or, for a library that sends neither, by the time since the first request.
+    Frameworks around such a library repeat failed requests too, with a retry count of zero. Raise as `Control.submit`.
     """
     key = parse_idempotency_key(request)
     if key is not None:
@@ -72,16 +73,15 @@ async def start_run(
         submitted = await _submit(context, caller, submission, IdempotencyKey(key, body_fingerprint))
         return StartedRun(submitted.job, submitted.replayed)
     retry_count = request.headers.get(RETRY_COUNT_HEADER)
-    retries_silently = is_silent_retrier(request)
-    if retry_count is None and not retries_silently:
+    if not may_reconnect(request):
         return StartedRun((await _submit(context, caller, submission)).job, replayed=False)
     request_key = (caller.key_id, await _fingerprint_in_thread([request.url.path, json_body]))
     earlier_job = None
-    if retries_silently:
+    if is_silent_retrier(request):
         earlier_job = await _find_lost_run(
             context, caller, request_key, is_stream=bool(json_body.get("stream"))
         )
-    elif (
+    elif TURN_HEADER in request.headers or (
         retry_count is not None
         and retry_count.isascii()
         and retry_count.isdecimal()
@@ -194,7 +194,7 @@ async def cancel_abandoned_run(
     request: Request, context: ApiContext, caller: Caller, job_id: str, seconds: float = RECONNECT_SECONDS
 ) -> None:
     """Cancel a run whose client disconnected, unless another client waits for it or reconnects within `seconds`."""
-    if RETRY_COUNT_HEADER in request.headers or is_silent_retrier(request):
+    if may_reconnect(request):
         await asyncio.sleep(seconds)
     if not context.waiting_clients.has_waiter(job_id):
         await context.control.cancel(as_job_owner(caller), job_id)
