@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from steadyhand.testing.service import Service
+from steadyhand.testing.service import MakeService, Service
 
 
 @pytest.fixture
@@ -49,3 +49,14 @@ def test_a_request_that_is_refused_has_a_line_too(service: Service) -> None:
     reply = service.client.get("/v1/jobs", headers={"authorization": "Bearer nobody"})
     (line,) = lines(service, "request", request_id=reply.headers["x-request-id"])
     assert (line["status"], line["key"]) == (401, None)
+
+
+def test_a_start_warns_of_settings_that_do_not_do_what_they_seem_to_do_and_goes_on(
+    make_service: MakeService,
+) -> None:
+    config = '[agents.reader]\ntools = ["Reed"]\nsecrets = ["/nowhere/secret"]\n'
+    config += '[workspaces.open]\nrepository = "/srv/open"\ntrust = "full"\n'
+    service = make_service(config=config).start()
+    found = [line["setting"] for line in lines(service, "config.warning")]
+    assert found == ["agents.reader.secrets", "agents.reader.tools", "workspaces.open.trust"]
+    assert service.run_job("hello", workspace="scratch")["state"] == "completed"

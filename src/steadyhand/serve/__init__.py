@@ -22,6 +22,7 @@ from steadyhand.errors import ConfigError
 from steadyhand.outcome import StopReason
 from steadyhand.redact import Redactor
 from steadyhand.runner.process.cgroups import enter_service_cgroup, sweep_cgroups
+from steadyhand.serve.config_warnings import log_config_warnings
 from steadyhand.serve.doctor import config_error_checks, run_checks
 from steadyhand.serve.gateway_setup import log_credentials as announce_credentials
 from steadyhand.serve.http_server import HttpServer, connection_limits
@@ -99,6 +100,7 @@ async def run_service(
         level = await choose_level(settings, cli)
         announce_level(settings, level)
         announce_credentials(settings)
+        log_config_warnings(settings)
         store = await open_store(database_url(settings), clock=clock)
         try:
             service = build_service(settings, store, stop.is_set, cli, level, redactor=redactor, clock=clock)

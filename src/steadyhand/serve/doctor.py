@@ -11,6 +11,7 @@ from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude import install
 from steadyhand.runner.process.cgroups import enter_service_cgroup
 from steadyhand.serve import gateway_setup, isolation
+from steadyhand.serve.config_warnings import check_config
 from steadyhand.serve.running_service import check_running_service
 from steadyhand.serve.wiring import agent_uid_base, create_checkouts, database_url, find_agent_cli
 from steadyhand.store import check_store
@@ -26,6 +27,7 @@ async def run_checks(settings: Settings) -> Sequence[DoctorCheck]:
         DoctorCheck("config", True, f"from {', '.join(config_sources)}" if config_sources else "the defaults")
     ]
     results += gateway_setup.check_providers(settings)
+    results += check_config(settings)
     results += await check_running_service(settings)
     rooms: Sequence[tuple[str, Callable[[], Awaitable[Sequence[DoctorCheck]]]]] = (
         ("data directory", lambda: asyncio.to_thread(check_store, database_url(settings), settings.data_dir)),

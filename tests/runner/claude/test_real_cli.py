@@ -1,6 +1,8 @@
 """Both modes with the real CLI and the scripted model; its environment is built from nothing, all on loopback."""
 
 import asyncio
+import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ from steadyhand.ports import Runner
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
+from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS, TOOL_ALIASES
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.cli import DUMMY_API_KEY
+from steadyhand.testing.cli import DUMMY_API_KEY, SYSTEM_PATH
 from steadyhand.testing.contracts.runner import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
 
+QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
+"""What every agent is told: the tools that a service of the CLI's maker adds are not there."""
 SESSION = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"
 TRIAGE = "---\nname: triage\ndescription: Sorts.\n---\nSort what comes by the word quetzal.\n"
 
@@ -49,6 +54,34 @@ def _define(stage: RunnerHarness) -> None:
     (place.config_dir / "agents" / "triage.md").write_text(TRIAGE, encoding="utf-8")
     known = {"triage": AgentDefinition("triage", "Sorts.", TRIAGE, "workspace")}
     stage.spec = replace(stage.spec, checkout=replace(place, definitions=known))
+
+
+def test_the_cli_has_exactly_the_tools_whose_names_are_listed_and_passes_over_others(
+    real_cli: Path, world_dir: Path, scripted_model: ScriptedModel
+) -> None:
+    def tools(*names: str) -> set[str]:
+        options = ["--output-format", "stream-json", "--verbose", "--tools", ",".join(names)]
+        env = {"PATH": SYSTEM_PATH, "HOME": str(world_dir), "IS_SANDBOX": "1", **QUIET}
+        env |= {"ANTHROPIC_API_KEY": DUMMY_API_KEY, "ANTHROPIC_BASE_URL": scripted_model.url}
+        ran = subprocess.run(
+            [real_cli, "-p", "--dangerously-skip-permissions", *options],
+            input="[[scenario:ok]] hello",
+            env=env,
+            cwd=world_dir,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        first = next(
+            line for line in map(json.loads, ran.stdout.splitlines()) if line.get("subtype") == "init"
+        )
+        return set(first["tools"])
+
+    assert tools("Read", "read", "Bash(git:*)", "TodoWrite") == {"Read"}
+    listed = tools(*BUILT_IN_TOOLS)
+    assert listed == {TOOL_ALIASES.get(name, name) for name in BUILT_IN_TOOLS}
+    assert tools(ALL_TOOLS) <= listed
 
 
 @pytest.mark.parametrize("mode", ["plain", "stream"])

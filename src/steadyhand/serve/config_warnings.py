@@ -1,0 +1,93 @@
+"""Warnings about settings that are valid, but do not do what they seem to do."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from steadyhand.config.settings import Settings
+from steadyhand.ports import DoctorCheck
+from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS
+from steadyhand.suggest import closest_name
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigWarning:
+    """A setting, its effect and the remedy."""
+
+    setting: str
+    meaning: str
+    remedy: str
+
+
+def log_config_warnings(settings: Settings) -> None:
+    """Log a line for each setting that does not do what it seems to do."""
+    for warning in [*_missing_files(settings), *_other_warnings(settings)]:
+        structlog.get_logger("steadyhand").warning(
+            "config.warning", setting=warning.setting, meaning=warning.meaning, remedy=warning.remedy
+        )
+
+
+def check_config(settings: Settings) -> Sequence[DoctorCheck]:
+    """Return a check for each such setting. Missing files have checks beside the other grants of their owner."""
+    return [
+        DoctorCheck(each.setting, ok=True, detail=f"{each.meaning}: {each.remedy}", warning=True)
+        for each in _other_warnings(settings)
+    ]
+
+
+def _missing_files(settings: Settings) -> Iterator[ConfigWarning]:
+    tables = settings.tables
+    files = [
+        (f"agents.{name}.secrets", path) for name, agent in tables.agents.items() for path in agent.secrets
+    ]
+    files += [
+        (f"workspaces.{name}.setup_secrets", path)
+        for name, workspace in tables.workspaces.items()
+        for path in workspace.setup_secrets
+    ]
+    for setting, path in files:
+        yield from _missing_file(setting, Path(path))
+
+
+def _missing_file(setting: str, path: Path) -> Iterator[ConfigWarning]:
+    try:
+        is_file = path.is_file()
+    except OSError:  # a directory above it is closed
+        is_file = False
+    if not is_file:
+        meaning = f"there is no file {path}, so jobs that need it fail"
+        yield ConfigWarning(setting, meaning, "create it, or remove it from the setting")
+
+
+def _other_warnings(settings: Settings) -> Iterator[ConfigWarning]:
+    git = settings.tables.git
+    for name, path in (
+        ("credential_file", git.credential_file),
+        ("ssh_key_file", git.ssh_key_file),
+        ("ca_file", git.ca_file),
+    ):
+        if path is not None:
+            yield from _missing_file(f"git.{name}", path)
+    for name, agent in settings.tables.agents.items():
+        for tool in agent.tools or ():
+            yield from _unknown_tool(f"agents.{name}.tools", tool)
+    for name, workspace in settings.tables.workspaces.items():
+        works_as_before = settings.classic and workspace.mode == "in_place"
+        if workspace.trust == "full" and not workspace.trusted_refs and not works_as_before:
+            yield ConfigWarning(
+                f"workspaces.{name}.trust",
+                "`full` applies to the refs in trusted_refs only, and there are none; it is `instructions`",
+                f'set trusted_refs, such as ["{workspace.ref or "main"}"]',
+            )
+
+
+def _unknown_tool(setting: str, tool: str) -> Iterator[ConfigWarning]:
+    if tool in BUILT_IN_TOOLS or tool == ALL_TOOLS:
+        return
+    by_lower_case = {known.lower(): known for known in BUILT_IN_TOOLS}
+    closest = closest_name(tool.partition("(")[0].lower(), by_lower_case)
+    remedy = f"did you mean {by_lower_case[closest]}?" if closest else "remove it from the setting"
+    meaning = f"the agent's CLI has no tool {tool!r}, so the agent does not get it"
+    yield ConfigWarning(setting, meaning, remedy)
