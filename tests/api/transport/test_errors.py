@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from tests.api.api_service import ADMIN, RunningService, running_service
 
 from steadyhand.api import ApiOptions
-from steadyhand.errors import RetryLater, StoreError
+from steadyhand.errors import RetryLater, StoreError, StoreUnavailable
 
 JSON = {"content-type": "application/json"}
 KEYS = {"type", "title", "status", "detail", "code", "request_id", "errors", "error"}
@@ -156,17 +156,27 @@ def test_a_service_that_stops_is_503_draining_everywhere(tmp_path: Path) -> None
         check(client.post("/v1/jobs", json={"prompt": "x"}), 503, "draining")
 
 
-def test_a_store_that_cannot_be_read_is_not_ready(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (StoreError("disk at /secret/path is gone"), "The store cannot be read."),
+        (StoreUnavailable("The disk is full."), "The disk is full."),
+    ],
+)
+def test_a_service_that_cannot_use_its_store_says_when_to_ask_whether_it_is_ready(
+    tmp_path: Path, error: StoreError, detail: str
+) -> None:
     async def broken() -> None:
-        raise StoreError("disk at /secret/path is gone")
+        raise error
 
     with (
         running_service(tmp_path, options=ApiOptions(readiness_check=broken)) as service,
         service.client() as client,
     ):
         reply = client.get("/readyz")
-    assert reply.status_code == 503
-    assert "secret" not in reply.text
+        assert client.get("/livez").status_code == 200
+    assert (reply.status_code, reply.headers.get("retry-after")) == (503, "5")
+    assert (reply.json()["code"], reply.json()["detail"]) == ("unavailable", detail)
 
 
 def test_readiness_asks_the_store_when_nothing_else_is_given(client: httpx2.Client) -> None:

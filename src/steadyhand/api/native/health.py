@@ -8,11 +8,7 @@ from steadyhand.api.native.serializers import health_json, readiness_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.transport.context import get_context
-from steadyhand.api.transport.errors import (
-    error_response,
-    json_response,
-    store_unavailable_response,
-)
+from steadyhand.api.transport.errors import json_response, store_unavailable_response
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.errors import StoreError, StoreUnavailable
 
@@ -45,5 +41,5 @@ async def readyz(request: Request) -> Response:
     except StoreUnavailable as error:
         return store_unavailable_response(request.scope, error)
     except StoreError:
-        return error_response(request.scope, 503, "unavailable", "The store cannot be read.")
+        return store_unavailable_response(request.scope, StoreUnavailable("The store cannot be read."))
     return json_response(readiness_json(context.options.get_rejected_providers()))
