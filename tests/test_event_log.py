@@ -10,7 +10,17 @@ import pytest
 from steadyhand.agents import Catalog
 from steadyhand.control import Caller, Control
 from steadyhand.event_log import MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
-from steadyhand.events import Event, EventDraft, LiveText, Message, StateChanged, TextDelta, WarningEvent
+from steadyhand.events import (
+    Event,
+    EventDraft,
+    LiveText,
+    Message,
+    StateChanged,
+    TextDelta,
+    Thinking,
+    ThinkingDelta,
+    WarningEvent,
+)
 from steadyhand.job import ErrorInfo, Job, JobSpec, JobWarning, Outcome, OutcomeType, State
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import ALL_SCOPES, Store
@@ -155,6 +165,45 @@ def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_pa
 
             async with asyncio.timeout(20):
                 assert await follow() == [1, 2]
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def test_thinking_and_text_of_one_message_are_counted_apart_and_without_secrets(tmp_path: Path) -> None:
+    secret = "sk-canary-41Xw9TtR9bLm6"
+
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            feed = EventFeed()
+            journal = RunEventWriter(EventLog(store, feed, Redactor([secret])), JOB.id, 1, lambda: NOW)
+            with feed.subscribe(JOB.id) as follower:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(journal.run())
+                    for piece in ("So: ", secret[:9], secret[9:], "."):
+                        await journal.emit(ThinkingDelta("m1", piece))
+                    await journal.emit(Thinking(f"So: {secret}."))
+                    await journal.emit(ThinkingDelta("m1", "More"))
+                    await journal.emit(TextDelta("m1", "Yeah"))
+                    await journal.close()
+                seen = await follower.receive()
+            said = [
+                (item.body.type, item.body.text, item.steps, item.offset)
+                for item in seen
+                if isinstance(item, LiveText)
+            ]
+            assert said == [
+                ("thinking.delta", "So: ", 0, 0),
+                ("thinking.delta", "[redacted]", 0, 4),
+                ("thinking.delta", ".", 0, 14),
+                ("thinking.delta", "More", 1, 0),
+                ("text.delta", "Yeah", 1, 0),
+            ]
+            (stored,) = [item for item in seen if isinstance(item, Event)]
+            assert stored.data["text"] == "So: [redacted]."
         finally:
             await store.close()
 

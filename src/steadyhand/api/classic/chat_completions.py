@@ -11,7 +11,7 @@ from starlette.responses import Response
 from steadyhand.agents import CLASSIC_DEFAULT_AGENT
 from steadyhand.api.openai.chat.completion import completion_json, message_json
 from steadyhand.api.openai.input_messages import parse_text_content
-from steadyhand.api.openai.run_failure import job_headers
+from steadyhand.api.openai.run_failure import failure_response, job_headers
 from steadyhand.api.openai.start_run import wait_for_end
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
@@ -21,7 +21,7 @@ from steadyhand.api.transport.context import as_job_owner, get_caller, get_conte
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.text import one_line
-from steadyhand.control import Submission
+from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest, RetryLater
 from steadyhand.job import Job, JobSpec, OutcomeType, State
 from steadyhand.money import MICROS_PER_DOLLAR
@@ -61,27 +61,45 @@ async def create_classic_completion(request: Request) -> Response:
         default_timeout_seconds=TIMEOUT_SECONDS,
         strict=False,
     )
+    answered = await run_to_answer(request, caller, submission, is_classic=True)
+    if isinstance(answered, Response):
+        return answered
+    job, text = answered
+    return json_response(completion_json(job, body.model, message_json(text)), headers=job_headers(job))
+
+
+async def run_to_answer(
+    request: Request, caller: Caller, submission: Submission, *, is_classic: bool
+) -> tuple[Job, str] | Response:
+    """Run a job to its end; return it with its answer, or the response to a run that has none.
+
+    A failure has the earlier service's form if `is_classic`, else that of the other routes. A disconnect of the client
+    cancels the run.
+    """
+    context = get_context(request)
     try:
         submitted = await context.control.submit(caller, submission)
     except RetryLater as error:
-        return busy_response(error)
+        if not is_classic:
+            raise
+        return _busy_response(error)
     job = await wait_for_end(request, context, caller, submitted.job.id)
     if job is None:
         return Response(status_code=499)  # nobody reads it
     output = await context.control.get_output(as_job_owner(caller), job.id)
     text = extract_answer(job, output)
-    if text is None:
-        return classic_failure_response(job, output)
-    return json_response(completion_json(job, body.model, message_json(text)), headers=job_headers(job))
+    if text is not None:
+        return job, text
+    return _classic_failure_response(job, output) if is_classic else failure_response(request, job)
 
 
-def busy_response(error: RetryLater) -> Response:
+def _busy_response(error: RetryLater) -> Response:
     """Return the earlier service's response to a run that cannot start now."""
     detail = "agent is busy" if error.code == "queue_full" else error.detail
     return _failure_response(detail, {"retry-after": str(error.retry_after)})
 
 
-def classic_failure_response(job: Job, output: RunOutput | None) -> Response:
+def _classic_failure_response(job: Job, output: RunOutput | None) -> Response:
     """Return the earlier service's response to a run that failed: the CLI's stderr, or without any the job's error."""
     stderr = output.stderr if output else ""
     detail = one_line(stderr, _MAX_DETAIL_LENGTH) or (

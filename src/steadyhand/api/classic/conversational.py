@@ -6,18 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from steadyhand.api.classic.chat_completions import busy_response, classic_failure_response, extract_answer
-from steadyhand.api.openai.run_failure import failure_response, job_headers
-from steadyhand.api.openai.start_run import wait_for_end
+from steadyhand.api.classic.chat_completions import run_to_answer
+from steadyhand.api.openai.run_failure import job_headers
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.requests import ConversationalRequest
 from steadyhand.api.transport.body import parse_body
-from steadyhand.api.transport.context import as_job_owner, get_caller, get_context
+from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Submission
-from steadyhand.errors import RetryLater
 from steadyhand.job import JobSpec
 
 router = APIRouter(tags=["classic"], route_class=DirectRoute)
@@ -45,20 +43,10 @@ async def reply_to_message(request: Request) -> Response:
     )
     session_id = body.session_id or uuid4().hex
     spec = JobSpec(prompt=body.message, model=body.model, session_name=session_id, origin="classic")
-    try:
-        submitted = await context.control.submit(
-            caller, Submission(spec, agent=AGENT, strict=not is_classic, on_interrupt="fail")
-        )
-    except RetryLater as error:
-        if not is_classic:
-            raise
-        return busy_response(error)
-    job = await wait_for_end(request, context, caller, submitted.job.id)
-    if job is None:
-        return Response(status_code=499)  # nobody reads it
-    output = await context.control.get_output(as_job_owner(caller), job.id)
-    text = extract_answer(job, output)
-    if text is None:
-        return classic_failure_response(job, output) if is_classic else failure_response(request, job)
+    submission = Submission(spec, agent=AGENT, strict=not is_classic, on_interrupt="fail")
+    answered = await run_to_answer(request, caller, submission, is_classic=is_classic)
+    if isinstance(answered, Response):
+        return answered
+    job, text = answered
     document: native_bodies.ConversationalReply = {"session_id": session_id, "reply": text}
     return json_response(document, headers=job_headers(job))
