@@ -168,7 +168,7 @@ def test_a_run_is_judged_from_all_evidence(case: str) -> None:
 
 def test_every_outcome_that_judging_can_give_is_in_the_closed_list() -> None:
     assert {expected for _, expected in CASES.values()} <= set(OUTCOMES)
-    made_elsewhere = {"not_started", "workspace", "expired", "internal"}
+    made_elsewhere = {"not_started", "workspace", "no_session", "expired", "internal"}
     assert set(OUTCOMES) == {expected for _, expected in CASES.values()} | made_elsewhere
 
 

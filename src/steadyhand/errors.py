@@ -10,6 +10,7 @@
     │   └── RetryLater          full or draining; has the time of the next try
     ├── RunError                Steadyhand could not run a job: it ends as `error`
     │   ├── WorkspaceError      the repository or its checkout
+    │   │   └── SessionGone     the session that the job continues was deleted
     │   ├── SpawnError          the agent's process did not start
     │   └── SandboxError        the configured isolation is not available
     ├── ServiceUnreachable      no service answered the client
@@ -131,6 +132,10 @@ class WorkspaceError(RunError):
     """A repository that cannot be reached, a ref that does not exist, or a checkout that cannot be made."""
 
     code = "workspace_unavailable"
+
+
+class SessionGone(WorkspaceError):
+    """A conversation that a turn continues, and whose job or whose files are deleted."""
 
 
 class SpawnError(RunError):

@@ -119,6 +119,7 @@ class OutcomeType(StrEnum):
     UNANSWERED = "unanswered"
     NOT_STARTED = "not_started"
     WORKSPACE = "workspace"
+    NO_SESSION = "no_session"
     EXPIRED = "expired"
     INTERNAL = "internal"
 

@@ -65,6 +65,9 @@ OUTCOMES: Mapping[OutcomeType, OutcomeInfo] = {
     ),
     OutcomeType.NOT_STARTED: OutcomeInfo(State.ERROR, True, "The agent's process could not be started."),
     OutcomeType.WORKSPACE: OutcomeInfo(State.ERROR, True, "The workspace could not be made ready."),
+    OutcomeType.NO_SESSION: OutcomeInfo(
+        State.ERROR, False, "The conversation that the job continues no longer exists."
+    ),
     OutcomeType.EXPIRED: OutcomeInfo(
         State.ERROR, True, "The job waited in the queue longer than `expires_in_seconds`."
     ),

@@ -5,6 +5,9 @@ from datetime import datetime
 
 from steadyhand.job import Job, Outcome, OutcomeType, StartMode, State, transition
 
+MAX_ANCESTORS = 100
+"""The maximum number of earlier jobs in which files and a session are looked for."""
+
 
 def recovery_start_mode(job: Job, outcome: Outcome, *, planned: bool) -> StartMode | None:
     """Return how the next start of the service runs an interrupted job again; None if it does not.
@@ -30,6 +33,23 @@ def is_resumable(job: Job) -> bool:
         # The client may still send the results of its tool calls.
         return bool(job.spec.tools) or job.on_interrupt not in ("fail", "restart")
     return job.outcome is not None and job.outcome.type == OutcomeType.BUDGET
+
+
+def continues_parent(job: Job) -> bool:
+    """Return True if the run that is next, or that runs now, begins with the session and the changes of the parent.
+
+    That is each run that does not resume one of the job itself.
+    """
+    if job.parent_job_id is None:
+        return False
+    if job.state is State.RUNNING:
+        return job.begin == "resume" and job.run <= job.since_run
+    return job.run == 0 or job.begin == "fresh"
+
+
+def has_started_agent(job: Job) -> bool:
+    """Return True if a run has come as far as its agent: then the job had a session."""
+    return any(run.supervisor is not None for run in job.runs)
 
 
 def requeued(job: Job, start_mode: StartMode, now: datetime) -> Job:

@@ -2,7 +2,9 @@
 
 import base64
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,62 @@ def test_a_turn_whose_session_was_forgotten_is_refused_and_not_begun_anew(servic
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "previous_response_not_found")
     assert "session" in refused.json()["error"]["message"]
     assert service.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": "x"}).status_code == 409
+
+
+@contextmanager
+def full_slots(service: Service, folder: Path) -> Iterator[None]:
+    """Hold each slot of the service for the length of the block."""
+    prompts = [f"[[standin: touch={folder}/held-{n} wait_for={folder}/open]]" for n in range(3)]
+    held = [service.submit(prompt)["id"] for prompt in prompts]
+    try:
+        wait_until(lambda: all((folder / f"held-{n}").exists() for n in range(3)))
+        yield
+    finally:
+        (folder / "open").touch()
+        for job_id in held:
+            service.wait_until_ended(job_id)
+
+
+def test_a_job_is_not_deleted_while_a_turn_waits_for_it(service: Service, common_dir: Path) -> None:
+    first = service.wait_until_ended(service.submit(says("one"))["id"])
+    with full_slots(service, common_dir):
+        turn = service.client.post(f"/v1/jobs/{first['id']}/turns", json={"prompt": HISTORY}).json()
+        refused = service.client.delete(f"/v1/jobs/{first['id']}")
+        assert (refused.status_code, refused.json()["code"]) == (409, "invalid_state")
+        assert turn["id"] in refused.json()["detail"]
+    answer = json.loads(service.wait_until_ended(turn["id"])["answer"])
+    assert [text for _, text in answer] == [says("one"), "one", HISTORY]
+    assert service.client.delete(f"/v1/jobs/{first['id']}").status_code == 204
+    # From the start means from the conversation, which is gone.
+    again = service.client.post(f"/v1/jobs/{turn['id']}/retry", json={})
+    assert (again.status_code, again.json()["code"]) == (409, "invalid_state")
+
+
+def test_a_retry_of_a_turn_knows_the_conversation(service: Service) -> None:
+    first = service.wait_until_ended(service.submit(says("one"))["id"])
+    turn = service.client.post(f"/v1/jobs/{first['id']}/turns", json={"prompt": HISTORY}).json()
+    once = service.wait_until_ended(turn["id"])
+    assert service.client.post(f"/v1/jobs/{turn['id']}/retry", json={}).status_code == 202
+    again = service.wait_until_ended(turn["id"])
+    assert (again["run"], again["answer"], again["warnings"]) == (2, once["answer"], [])
+    assert [text for _, text in json.loads(again["answer"])] == [says("one"), "one", HISTORY]
+
+
+def test_of_a_delete_and_a_turn_at_once_only_one_is_accepted(service: Service) -> None:
+    for _ in range(8):
+        first = service.wait_until_ended(service.submit(says("one"))["id"])["id"]
+        with ThreadPoolExecutor(2) as pool:
+            turns = pool.submit(service.client.post, f"/v1/jobs/{first}/turns", json={"prompt": HISTORY})
+            deletes = pool.submit(service.client.delete, f"/v1/jobs/{first}")
+        answers = turns.result().status_code, deletes.result().status_code
+        if answers[0] == 202:
+            job = service.wait_until_ended(turns.result().json()["id"])
+            # A delete may come after the turn has ended, but never before it has begun.
+            assert (job["outcome"]["type"], job["warnings"]) == ("success", [])
+            assert [text for _, text in json.loads(job["answer"])][:2] == [says("one"), "one"]
+        else:
+            assert answers[0] in (404, 409)
+            assert answers[1] == 204
 
 
 @pytest.mark.parametrize("level", ["none", "sealed", "sealed with a disk limit"])

@@ -1,6 +1,7 @@
 """A run of a claimed job: its lock, its deadline and its secrets each last as long as they must, and no longer."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,10 @@ from typing import Any, cast
 import pytest
 
 from steadyhand.agents import Catalog, Workspace
-from steadyhand.errors import SpawnError, WorkspaceError
+from steadyhand.errors import SessionGone, SpawnError, WorkspaceError
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Message
-from steadyhand.job import Job, JobWarning, OutcomeType, State
+from steadyhand.job import ENDED, Job, JobWarning, OutcomeType, Run, State, Turn
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import AgentResult, RunEvidence, StopReason
 from steadyhand.ports import (
@@ -35,6 +36,7 @@ from steadyhand.ports import (
 )
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
+from steadyhand.retry import continues_parent, requeued
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.contracts.samples import NOON, accepted_draft, make_job
 from steadyhand.worker import WorkerConfig, WorkerDeps
@@ -290,5 +292,112 @@ def test_an_agent_that_does_not_start_ends_its_job_with_the_reason(
             following = await world.claim(workspace=IN_PLACE.name)
             await world.executor.execute(following)
             assert (await world.job(following)).state is State.COMPLETED
+
+    asyncio.run(scene())
+
+
+def ended(**fields: Any) -> Job:
+    """Return a job whose agent ran."""
+    runs = (Run(1, State.COMPLETED, supervisor=7, supervisor_started=1),)
+    return make_job(state=State.COMPLETED, finished_at=NOON, **{"runs": runs, **fields})
+
+
+async def claim_turn(world: World, *jobs: Job, **fields: Any) -> Claim:
+    """Store jobs that each continue the one before, and claim a turn of the last."""
+    parent = None
+    for job in jobs:
+        await world.store.add(replace(job, parent_job_id=parent), accepted_draft())
+        parent = job.id
+    return await world.claim(parent_job_id=parent, begin="resume", **fields)
+
+
+@pytest.mark.parametrize("lost", ["job", "files", "job before one that never ran"])
+def test_a_turn_whose_conversation_is_deleted_ends_without_a_run(tmp_path: Path, lost: str) -> None:
+    async def scene() -> None:
+        async with world_at(tmp_path) as world:
+            root, never_ran = ended(), make_job(state=State.CANCELLED, finished_at=NOON)
+            jobs = [root, never_ran] if "never ran" in lost else [root]
+            claim = await claim_turn(world, *jobs)
+            if lost != "files":  # as an earlier release did: now the store refuses it
+                with sqlite3.connect(tmp_path / "d.db") as database:
+                    database.execute("DELETE FROM jobs WHERE id = ?", (root.id,))
+            await world.executor.execute(claim)
+            job = await world.job(claim)
+            assert job.outcome is not None
+            assert (job.state, job.outcome.type, job.run) == (State.ERROR, OutcomeType.NO_SESSION, 0)
+            assert root.id in (job.outcome.detail or "")
+            assert job.error is not None
+            assert not job.error.retryable
+            assert world.runner.specs == []
+
+    asyncio.run(scene())
+
+
+def test_a_turn_whose_conversation_vanishes_as_it_starts_ends_without_an_agent(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with world_at(tmp_path) as world:
+            root = ended()
+            world.checkouts.job_paths(root.id).config_dir.mkdir(parents=True)
+
+            async def prepare(job: Job) -> None:
+                raise SessionGone(f"The files of the job {root.id} are deleted.")
+
+            world.checkouts.on_prepare = prepare
+            claim = await claim_turn(world, root)
+            await world.executor.execute(claim)
+            job = await world.job(claim)
+            assert job.outcome is not None
+            assert job.outcome.type == OutcomeType.NO_SESSION
+            assert world.runner.specs == []
+
+    asyncio.run(scene())
+
+
+def test_a_turn_that_has_the_whole_conversation_runs_without_the_earlier_job(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with world_at(tmp_path) as world:
+            claim = await claim_turn(world, ended(), history=(Turn("user", "hello"),))
+            await world.executor.execute(claim)
+            job = await world.job(claim)
+            assert (job.state, job.warnings) == (State.COMPLETED, ())
+            assert world.runner.specs[0].job.begin == "fresh"
+
+    asyncio.run(scene())
+
+
+def test_a_turn_of_a_job_that_never_ran_begins_the_conversation_and_says_so(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with world_at(tmp_path) as world:
+            claim = await claim_turn(world, make_job(state=State.CANCELLED, finished_at=NOON))
+            await world.executor.execute(claim)
+            job = await world.job(claim)
+            assert job.state is State.COMPLETED
+            assert [warning.code for warning in job.warnings] == [WarningCode.SESSION_LOST]
+
+    asyncio.run(scene())
+
+
+def test_a_retried_turn_starts_from_the_conversation_again_and_a_resumed_one_from_its_own(
+    tmp_path: Path,
+) -> None:
+    async def scene() -> None:
+        async with world_at(tmp_path) as world:
+            root = ended(session_id="s-root")
+            world.checkouts.job_paths(root.id).config_dir.mkdir(parents=True)
+            claim = await claim_turn(world, root)
+            for start_mode in (None, "fresh", "resume"):
+                if start_mode is not None:
+                    job, _ = await world.store.update_job(
+                        claim.job.id,
+                        ENDED,
+                        lambda old, mode=start_mode: requeued(old, mode, NOON),  # type: ignore[misc]  # bound at once
+                    )
+                    claim = Claim(job, 0, StopSignal())
+                await world.executor.execute(claim)
+            jobs = [spec.job for spec in world.runner.specs]
+            assert [job.session_id for job in jobs] == ["s-root"] * 3
+            assert [job.begin for job in jobs] == ["resume"] * 3
+            assert [job.since_run for job in jobs] == [1, 2, 2]
+            assert [continues_parent(job) for job in jobs] == [True, True, False]
 
     asyncio.run(scene())

@@ -48,6 +48,15 @@ def test_what_was_made_within_a_day_is_spared_however_much_it_is(tmp_path: Path)
     assert files.artifacts.exists()
 
 
+def test_what_a_turn_waits_for_is_spared_by_age_and_by_size(tmp_path: Path) -> None:
+    awaited, old = (kept_job(tmp_path, name, 40 * DAY, size=1_000_000) for name in ("awaited", "old"))
+    assert trim(tmp_path, now=NOW, transcripts=30 * DAY, max_bytes=1, spared={"awaited"}) == 2
+    assert awaited.config_dir.exists()
+    assert awaited.artifacts.exists()
+    assert not old.config_dir.exists()
+    assert not old.artifacts.exists()
+
+
 def test_a_link_in_place_of_a_folder_is_removed_and_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

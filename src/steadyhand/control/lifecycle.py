@@ -85,9 +85,15 @@ class JobLifecycle:
         return cancelled
 
     async def retry(self, caller: Caller, job_id: str, after_run: int | None = None) -> Job:
-        """Queue an ended job for a new run from the start; with `after_run` a repeat of the call is harmless."""
+        """Queue an ended job for a new run from the start; with `after_run` a repeat of the call is harmless.
+
+        A turn starts again from the session of the job before it. Raise `Conflict` if that job is deleted.
+        """
 
         async def start_run(job: Job) -> Job:
+            parent_id = None if job.spec.history else job.parent_job_id
+            if parent_id is not None and await self._deps.store.get(parent_id) is None:
+                raise Conflict(f"The job {parent_id}, whose conversation this one continues, is deleted.")
             return await self._requeue(
                 caller, job, "retry", lambda old, now: requeued(_same_run(old, after_run), "fresh", now)
             )
@@ -202,7 +208,7 @@ class JobLifecycle:
         return job
 
     async def delete(self, caller: Caller, job_id: str) -> None:
-        """Delete an ended job and all its files. Raise `Conflict` if it has not ended."""
+        """Delete an ended job and all its files. Raise `Conflict` if it has not ended, or a turn waits for it."""
         caller.require_scope("cancel")
         job = await self._queries.get(caller, job_id)
         if not job.state.ended:

@@ -18,7 +18,7 @@ from steadyhand.control.requests import (
     first_set,
     inherit_from_parent,
 )
-from steadyhand.errors import Conflict, Forbidden, InvalidRequest
+from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from steadyhand.event_log import log_state_change
 from steadyhand.events import EventDraft, StateChanged, WarningEvent
 from steadyhand.job import (
@@ -35,6 +35,8 @@ from steadyhand.ports import (
 
 _MAX_SESSION_JOBS = 20
 """The number of jobs of a session, newest first, in which a session is looked for."""
+_MAX_LOOKUPS = 3
+"""The number of times that the job to continue is looked for, if each is deleted before the turn is stored."""
 _REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 
 
@@ -61,10 +63,23 @@ class JobSubmitter:
                 return AddResult(replayed, replayed=True)
         session = submission.session or submission.spec.session_name
         if session is None:
-            return await self._accept(caller, submission, idempotency)
+            return await self._accept_turn(caller, submission, idempotency)
         # One after another: each job continues the one before it, and must find it in the store.
         async with self._session_locks.setdefault((caller.key_id, session), asyncio.Lock()):
-            return await self._accept(caller, submission, idempotency)
+            return await self._accept_turn(caller, submission, idempotency)
+
+    async def _accept_turn(
+        self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None
+    ) -> AddResult:
+        """Accept a job. If the job that it continues is deleted at the same time, look for the conversation again."""
+        for _ in range(_MAX_LOOKUPS - 1):
+            try:
+                return await self._accept(caller, submission, idempotency)
+            except NotFound:
+                if submission.parent is not None and not submission.spec.history:
+                    raise
+                submission = replace(submission, parent=None)
+        return await self._accept(caller, submission, idempotency)
 
     async def _accept(
         self, caller: Caller, submission: Submission, idempotency: IdempotencyKey | None
@@ -149,8 +164,9 @@ class JobSubmitter:
             ).jobs
             for job in newest:
                 # A job that was cancelled before it ran has left no session: the job before it has the newest one.
-                if await self.has_session(job):
-                    return await self._deps.store.get(job.id)
+                found = await self._deps.store.get(job.id) if await self.has_session(job) else None
+                if found is not None:
+                    return found
         if submission.session is not None:
             raise InvalidRequest.at("/session", "no job of this key has that session")
         return None

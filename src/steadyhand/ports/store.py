@@ -127,8 +127,8 @@ class Store(Protocol):
     ) -> Awaitable[AddResult]:
         """Store a new job with its first events, unless a job with its idempotency key was stored within 24 hours.
 
-        Raise `InvalidRequest` (`idempotency_mismatch`) if the key is stored with another fingerprint.
-        The returned job has its `sequence` and `last_event`.
+        Raise `InvalidRequest` (`idempotency_mismatch`) if the key is stored with another fingerprint, and `NotFound`
+        if the job's parent does not exist. The returned job has its `sequence` and `last_event`.
         """
         ...
 
@@ -183,11 +183,18 @@ class Store(Protocol):
         ...
 
     async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
-        """Return the ids of jobs that ended before `moment`, oldest first."""
+        """Return the ids of jobs that ended before `moment`, oldest first, without those of `list_awaited`."""
+        ...
+
+    async def list_awaited(self) -> Mapping[str, str]:
+        """Return the jobs whose session a turn still needs for its start, each with the id of such a turn."""
         ...
 
     async def delete(self, job_id: str) -> bool:
-        """Delete an ended job with its runs, events and output. Raise `Conflict` if it has not ended."""
+        """Delete an ended job with its runs, events and output.
+
+        Raise `Conflict` if it has not ended, or if it is one of `list_awaited`.
+        """
         ...
 
     async def list_keys(self) -> Sequence[ApiKey]:

@@ -182,9 +182,16 @@ class Checkouts(Protocol):
         ...
 
     async def apply_retention(
-        self, now: datetime, max_transcript_age: timedelta | None, max_bytes: int | None
+        self,
+        now: datetime,
+        max_transcript_age: timedelta | None,
+        max_bytes: int | None,
+        spared: Collection[str] = (),
     ) -> None:
-        """Remove transcripts, sessions and outputs above that age, then the oldest until the rest fits `max_bytes`."""
+        """Remove transcripts, sessions and outputs above that age, then the oldest until the rest fits `max_bytes`.
+
+        The jobs in `spared` lose nothing.
+        """
         ...
 
     async def remove_leftovers(self, kept_jobs: Collection[str] = ()) -> None:

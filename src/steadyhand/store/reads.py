@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
@@ -17,6 +17,7 @@ from steadyhand.errors import InvalidRequest
 from steadyhand.events import Event
 from steadyhand.job import ENDED, Job, Run, State
 from steadyhand.ports import ApiKey, IdempotencyKey, JobFilter, JobPage, RunOutput
+from steadyhand.retry import MAX_ANCESTORS, continues_parent, has_started_agent
 from steadyhand.store.mapping import (
     BRIEF_PROMPT_LENGTH,
     event_from_row,
@@ -57,6 +58,8 @@ _BRIEF_JOB = select(
 )
 _CHUNK_SIZE = 500
 _MAX_SEQUENCE = 2**63 - 1
+_HAS_PARENT = '"parent_job_id":"'
+"""The beginning of the field in a record that has it; text of a caller cannot hold it, as its quotes are escaped."""
 
 
 def get_job(connection: Connection, job_id: str) -> Job | None:
@@ -219,13 +222,56 @@ def list_in_states(connection: Connection, states: frozenset[State]) -> list[Job
 
 def list_ended_before(connection: Connection, moment: datetime, limit: int) -> list[str]:
     """Return ids of jobs that ended before a time; see `Store.list_ended_before`."""
+    awaited = list_awaited(connection)
     query = (
         select(jobs.c.id)
         .where(jobs.c.finished_at < to_microseconds(moment), jobs.c.state.in_(sorted(ENDED)))
         .order_by(jobs.c.finished_at, jobs.c.sequence)
-        .limit(limit)
+        .limit(limit + len(awaited))
     )
-    return list(connection.execute(query).scalars())
+    return [job_id for job_id in connection.execute(query).scalars() if job_id not in awaited][:limit]
+
+
+def list_awaited(connection: Connection) -> dict[str, str]:
+    """Return the jobs whose session a turn needs, each with such a turn; see `Store.list_awaited`."""
+    query = select(jobs.c.sequence).where(
+        jobs.c.state.in_([State.QUEUED, State.RUNNING]), jobs.c.record.contains(_HAS_PARENT)
+    )
+    turns = _brief_jobs_in_chunks(connection, list(connection.execute(query).scalars()))
+    pending = {turn.parent_job_id: turn.id for turn in turns if continues_parent(turn)}
+    awaited: dict[str, str] = {}
+    for _ in range(MAX_ANCESTORS):
+        found = {job_id: turn_id for job_id, turn_id in pending.items() if job_id and job_id not in awaited}
+        if not found:
+            break
+        awaited |= found
+        ancestors = _brief_jobs_in_chunks(connection, list(_sequences_of(connection, found).values()))
+        # A job that never ran has no session: the turn continues the one before it.
+        pending = {
+            each.parent_job_id: found[each.id]
+            for each in ancestors
+            if each.state.ended and not has_started_agent(each)
+        }
+    return awaited
+
+
+def _brief_jobs_in_chunks(connection: Connection, sequences: Sequence[int]) -> list[Job]:
+    chunks = (sequences[at : at + _CHUNK_SIZE] for at in range(0, len(sequences), _CHUNK_SIZE))
+    return [job for chunk in chunks for job in _brief_jobs(connection, chunk)]
+
+
+def _sequences_of(connection: Connection, job_ids: Collection[str]) -> dict[str, int]:
+    ids = sorted(job_ids)
+    sequences: dict[str, int] = {}
+    for at in range(0, len(ids), _CHUNK_SIZE):
+        query = select(jobs.c.id, jobs.c.sequence).where(jobs.c.id.in_(ids[at : at + _CHUNK_SIZE]))
+        sequences.update((row.id, row.sequence) for row in connection.execute(query))
+    return sequences
+
+
+def all_exist(connection: Connection, job_ids: Collection[str]) -> bool:
+    """Return True if each of these jobs exists."""
+    return len(_sequences_of(connection, job_ids)) == len(job_ids)
 
 
 def list_keys(connection: Connection) -> list[ApiKey]:

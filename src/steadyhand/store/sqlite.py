@@ -5,7 +5,7 @@ A read is one call in a thread; a whole batch of writes is one call. Nothing her
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -134,11 +134,15 @@ class SqlStore:
         return await self._read(lambda at: reads.list_in_states(at, states))
 
     async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
-        """Return ids of jobs that ended before `moment`, oldest first."""
+        """Return ids of jobs that ended before `moment` and that no turn needs, oldest first."""
         return await self._read(lambda at: reads.list_ended_before(at, moment, limit))
 
+    async def list_awaited(self) -> Mapping[str, str]:
+        """Return the jobs whose session a turn still needs for its start, each with the id of such a turn."""
+        return await self._read(reads.list_awaited)
+
     async def delete(self, job_id: str) -> bool:
-        """Delete an ended job with its runs, events and output."""
+        """Delete an ended job with its runs, events and output, unless a turn needs its session."""
         return await self._writer.submit(lambda at: writes.delete_job(at, job_id))
 
     async def list_keys(self) -> Sequence[ApiKey]:

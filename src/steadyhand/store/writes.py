@@ -64,6 +64,9 @@ def add_jobs(
     connection: Connection, jobs_with_drafts: Sequence[tuple[Job, Sequence[EventDraft]]]
 ) -> list[AddResult]:
     """Store jobs without an idempotency key, in order, with as few statements as possible; see `Store.add`."""
+    parents = {job.parent_job_id for job, _ in jobs_with_drafts if job.parent_job_id is not None}
+    if parents and not reads.all_exist(connection, parents):
+        raise NotFound("Job not found")
     sequences = _INSERT_JOB.run(connection, [job_row(job) for job, _ in jobs_with_drafts])
     stored = list(zip(sequences, jobs_with_drafts, strict=True))
     _INSERT_RUN.run(connection, [run_row(sequence, run) for sequence, (job, _) in stored for run in job.runs])
@@ -151,6 +154,11 @@ def delete_job(connection: Connection, job_id: str) -> bool:
         return False
     if State(row.state) not in ENDED:
         raise Conflict(f"The job is {row.state}; only one that has ended can be deleted.")
+    turn_id = reads.list_awaited(connection).get(job_id)
+    if turn_id is not None:
+        raise Conflict(
+            f"The job {turn_id} continues its conversation and has not begun; cancel that one first."
+        )
     connection.execute(delete(jobs).where(jobs.c.sequence == row.sequence))
     return True
 

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import structlog
 
 from steadyhand.agents import Agent, Workspace
-from steadyhand.errors import Conflict, NotFound, RunError, SpawnError, SteadyhandError, WorkspaceError
+from steadyhand.errors import (
+    Conflict,
+    NotFound,
+    RunError,
+    SessionGone,
+    SpawnError,
+    SteadyhandError,
+    WorkspaceError,
+)
 from steadyhand.event_log import RunEventWriter
 from steadyhand.events import (
     EventDraft,
@@ -20,7 +28,7 @@ from steadyhand.events import (
     WarningEvent,
     format_rfc3339,
 )
-from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, Run, State, Usage, transition
+from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, State, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import OUTCOMES, RunEvidence, StopReason, decide_outcome
 from steadyhand.ports import (
@@ -44,7 +52,7 @@ from steadyhand.tool_calls import ToolCallState
 from steadyhand.worker.client_tool_caller import ClientToolCaller
 from steadyhand.worker.deadline import RunDeadline
 from steadyhand.worker.deps import WorkerDeps
-from steadyhand.worker.parents import find_earlier_files, find_parent
+from steadyhand.worker.parents import find_ancestor, find_earlier_files
 from steadyhand.worker.results import (
     RunResult,
     cost_difference_warning,
@@ -57,6 +65,7 @@ from steadyhand.worker.results import (
     with_left_out_events,
 )
 from steadyhand.worker.run_phases import RunPhases, with_running_phase
+from steadyhand.worker.run_start import start_events, started_job
 from steadyhand.worker.stoppable import catch_run_error, read_patiently, run_until_stopped
 from steadyhand.worker.waiting_runs import WaitingRuns
 
@@ -105,7 +114,11 @@ class RunExecutor:
         """
         workspace = self._workspace(claim.job)
         async with AsyncExitStack() as stack:
-            job = await self._mark_running(claim)
+            try:
+                job = await self._mark_running(claim)
+            except SessionGone as error:
+                await self.end_job(claim.job, Outcome(OutcomeType.NO_SESSION, error.detail), expected=QUEUED)
+                return
             stack.enter_context(phases_reported_to(RunPhases(self._deps.event_log, job, self._clock)))
             seconds_left = max(0.0, job.timeout_seconds - job.used_seconds)
             deadline = RunDeadline(claim.stop, seconds_left)
@@ -118,7 +131,9 @@ class RunExecutor:
                 job = await self._record_checkout(job, checkout)
                 result = await self._run_agent(job, claim, checkout, deadline, stack)
             except WorkspaceError as error:
-                await self.end_job(job, Outcome(OutcomeType.WORKSPACE, error.detail))
+                is_gone = isinstance(error, SessionGone)
+                outcome_type = OutcomeType.NO_SESSION if is_gone else OutcomeType.WORKSPACE
+                await self.end_job(job, Outcome(outcome_type, error.detail))
                 return
             except SpawnError as error:
                 await self.end_job(job, Outcome(OutcomeType.NOT_STARTED, error.detail))
@@ -141,31 +156,15 @@ class RunExecutor:
     # --- before the run --------------------------------------------------------------------
 
     async def _mark_running(self, claim: Claim) -> Job:
-        now = self._clock()
-        number = claim.job.run + 1
-        deps = self._deps
-        parent = None
-        if number == 1:
-            parent = await read_patiently(lambda: find_parent(deps.store, deps.checkouts, claim.job))
-        session = str(uuid.uuid4())
-        draft = EventDraft(number, now, StateChanged(State.QUEUED, State.RUNNING))
-        run = Run(number, State.RUNNING, started_at=now, node=deps.config.node)
+        """Store that a run begins. Raise `SessionGone` if the conversation that it continues is deleted."""
+        deps, job, now = self._deps, claim.job, self._clock()
+        ancestor = await read_patiently(lambda: find_ancestor(deps.store, deps.checkouts, job))
+        node, session_id = deps.config.node, str(uuid.uuid4())
         return await deps.event_log.update_job(
-            claim.job.id,
+            job.id,
             QUEUED,
-            lambda old: replace(
-                old,
-                state=transition(old.state, State.RUNNING),
-                started_at=now,
-                since_run=old.since_run if old.begin == "resume" else number,
-                parent_job_id=old.parent_job_id if parent is None else parent.id,
-                commit=old.commit if parent is None else parent.commit,
-                session_id=(parent.session_id if parent else None)
-                or (old.session_id if old.begin == "resume" else None)
-                or session,
-                runs=(*old.runs, run),
-            ),
-            [draft],
+            lambda old: started_job(old, now, ancestor, node=node, new_session_id=session_id),
+            [EventDraft(job.run + 1, now, body) for body in start_events(ancestor)],
         )
 
     async def _prepare_checkout(self, job: Job, workspace: Workspace, claim: Claim) -> Checkout | None:

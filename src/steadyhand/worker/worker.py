@@ -5,7 +5,7 @@ import time
 
 import structlog
 
-from steadyhand.errors import SteadyhandError, StoreUnavailable
+from steadyhand.errors import Conflict, SteadyhandError, StoreUnavailable
 from steadyhand.events import EventDraft, StateChanged
 from steadyhand.job import Outcome, OutcomeType, State
 from steadyhand.outcome import StopReason
@@ -34,6 +34,7 @@ class Worker:
         self._clock = deps.config.clock
         self._active = 0
         self._draining = False
+        self._deleting: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.get_logger("steadyhand.worker")
@@ -133,13 +134,19 @@ class Worker:
 
     async def _apply_retention(self) -> None:
         config, now = self._deps.config, self._clock()
-        await self._checkouts.apply_retention(now, config.keep_transcripts, config.max_bytes)
-        if config.keep_jobs is None:
-            return
-        cutoff = now - config.keep_jobs
-        for job_id in await self._store.list_ended_before(cutoff, 200):
+        awaited = await self._store.list_awaited()
+        await self._checkouts.apply_retention(now, config.keep_transcripts, config.max_bytes, awaited)
+        if config.keep_jobs is not None:
+            self._deleting |= set(await self._store.list_ended_before(now - config.keep_jobs, 200))
+        for job_id in sorted(self._deleting):
+            # The store first: it refuses if a turn was accepted meanwhile. What fails is tried again.
+            try:
+                await self._store.delete(job_id)
+            except Conflict:
+                self._deleting.discard(job_id)
+                continue
             await self._checkouts.delete_job(job_id)
-            await self._store.delete(job_id)
+            self._deleting.discard(job_id)
 
     # --- shutdown --------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from steadyhand.job import Job, JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import AgentFiles, Checkout, Harvest, Instructions, JobPaths, SandboxExec
 from steadyhand.redact import Redactor
+from steadyhand.retry import continues_parent
 from steadyhand.workspace.caches import SharedCaches
 from steadyhand.workspace.checkout_note import CheckoutNote, delete_note, read_note, restore_commits
 from steadyhand.workspace.create import CheckoutFactory, CreatedCheckout
@@ -140,7 +141,8 @@ class GitCheckouts:
         if job.is_on_uncommitted:
             workspace = without_repository_rights(workspace)
         files = self.job_paths(job.id)
-        checkout_note = await asyncio.to_thread(read_note, files) if job.begin == "resume" else None
+        resumes_own = job.begin == "resume" and not continues_parent(job)
+        checkout_note = await asyncio.to_thread(read_note, files) if resumes_own else None
         try:
             if checkout_note is None:
                 return await self._prepare_new(job, workspace, files, slot)
@@ -239,11 +241,11 @@ class GitCheckouts:
     # --- resuming --------------------------------------------------------------------------
 
     def _resumed_files(self, job: Job) -> JobPaths | None:
-        """Return the files of the job whose session this run continues: its own, or its parent's in the first run."""
+        """Return the files of the job whose session this run continues: its own, or at first its parent's."""
         if job.begin != "resume":
             return None
-        from_parent = job.parent_job_id is not None and job.run <= 1
-        return self.job_paths(job.parent_job_id if from_parent and job.parent_job_id else job.id)
+        is_first = job.parent_job_id is not None and continues_parent(job)
+        return self.job_paths(job.parent_job_id if is_first and job.parent_job_id else job.id)
 
     async def _restore_work(self, checkout: Checkout, origin: JobPaths) -> Checkout:
         """Restore the work that was harvested from `origin` in a new checkout."""
@@ -294,12 +296,21 @@ class GitCheckouts:
         await self._job_dirs.remove((files.root,))
 
     async def apply_retention(
-        self, now: datetime, max_transcript_age: timedelta | None, max_bytes: int | None
+        self,
+        now: datetime,
+        max_transcript_age: timedelta | None,
+        max_bytes: int | None,
+        spared: Collection[str] = (),
     ) -> None:
         """Remove files that are too old, or that exceed the size limit; see `retention.trim`."""
         try:
             await asyncio.to_thread(
-                trim, self._job_dirs.jobs, now=now, transcripts=max_transcript_age, max_bytes=max_bytes
+                trim,
+                self._job_dirs.jobs,
+                now=now,
+                transcripts=max_transcript_age,
+                max_bytes=max_bytes,
+                spared=spared,
             )
         except OSError as error:
             raise WorkspaceError(f"Old files could not be removed: {error.strerror}.") from error

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from steadyhand.agents import AgentDefinition
-from steadyhand.errors import NotFound, WorkspaceError
+from steadyhand.errors import NotFound, SessionGone, WorkspaceError
 from steadyhand.ports import AgentFiles, JobPaths
 from steadyhand.workspace.checkout_note import delete_note, jobs_with_checkout
 from steadyhand.workspace.filesystem import (
@@ -42,7 +42,10 @@ class JobDirs:
         return JobPaths(self.jobs / job_id)
 
     def make_job_dir(self, files: JobPaths, origin: JobPaths | None) -> None:
-        """Create the job's folder. It keeps only the output of earlier runs, and gets the session of `origin`."""
+        """Create the job's folder. It keeps only the output of earlier runs, and gets the session of `origin`.
+
+        Raise `SessionGone` if another job is the origin and its session is removed.
+        """
         make_dir(self.jobs, TRAVERSABLE)
         if self._separate_users:
             # An agent's uid can enter the data directory but not list it.
@@ -56,6 +59,8 @@ class JobDirs:
             for path in (files.diff, files.bundle, files.transcript):
                 path.unlink(missing_ok=True)
         if origin is not None and origin.root != files.root:
+            if not origin.config_dir.is_dir():
+                raise SessionGone(f"The files of the job {origin.root.name} are deleted.")
             copy_tree(origin.config_dir, files.config_dir)
             if not self._sandboxed:  # all sandboxed jobs have the same path
                 self._agent_files.move_session(files.config_dir, origin.checkout, files.checkout)

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-from steadyhand.errors import Conflict, StoreError
-from steadyhand.job import ENDED, Run, State
-from steadyhand.ports import ApiKey, KeyLimits, RunOutput
+from steadyhand.errors import Conflict, NotFound, StoreError
+from steadyhand.job import ENDED, Job, Run, State
+from steadyhand.ports import AddResult, ApiKey, KeyLimits, RunOutput, Store
 from steadyhand.testing.contracts.samples import (
     NOON,
     accepted_draft,
@@ -16,6 +16,12 @@ from steadyhand.testing.contracts.samples import (
     message_drafts,
 )
 from steadyhand.testing.contracts.store.harness import QUEUED, StoreFactory, complete_job
+
+RUNNING = frozenset({State.RUNNING})
+
+
+async def _add(store: Store, job: Job) -> AddResult:
+    return await store.add(job, accepted_draft())
 
 
 class StoreRetentionContract(StoreFactory):
@@ -57,6 +63,70 @@ class StoreRetentionContract(StoreFactory):
                 else:
                     await expect_error(Conflict, store.delete(job.id))
                     assert await store.get(job.id) is not None
+
+    @async_test
+    async def test_a_job_that_a_turn_waits_for_is_neither_deleted_nor_listed_as_old(self) -> None:
+        root = make_job(
+            state=State.COMPLETED, finished_at=NOON, runs=(Run(1, State.COMPLETED, supervisor=7),)
+        )
+        never_ran = make_job(state=State.CANCELLED, finished_at=NOON, parent_job_id=root.id)
+        turn = make_job(parent_job_id=never_ran.id, begin="resume")
+        async with self.open() as store:
+            for job in (root, never_ran, turn):
+                await store.add(job, accepted_draft())
+            assert await store.list_awaited() == {root.id: turn.id, never_ran.id: turn.id}
+            assert await store.list_ended_before(NOON + timedelta(days=1), 10) == []
+            for job in (root, never_ran):
+                error = await expect_error(Conflict, store.delete(job.id))
+                assert turn.id in error.detail
+            first_run = (Run(1, State.RUNNING),)
+            await store.update_job(
+                turn.id, QUEUED, lambda job: replace(job, state=State.RUNNING, runs=first_run)
+            )
+            await expect_error(Conflict, store.delete(root.id))  # its session may not be copied yet
+            await store.update_job(turn.id, RUNNING, complete_job(NOON))
+            assert await store.list_awaited() == {}
+            assert set(await store.list_ended_before(NOON + timedelta(days=1), 10)) == {
+                root.id,
+                never_ran.id,
+                turn.id,
+            }
+            assert await store.delete(root.id) is True
+
+    @async_test
+    async def test_a_turn_that_resumes_its_own_session_waits_for_no_other_job(self) -> None:
+        ran = {
+            "state": State.COMPLETED,
+            "finished_at": NOON,
+            "runs": (Run(1, State.COMPLETED, supervisor=7),),
+        }
+        before, root = make_job(**ran), make_job(**ran)
+        root = replace(root, parent_job_id=before.id)
+        turns = [
+            make_job(parent_job_id=root.id, begin=begin, runs=(Run(1, State.INTERRUPTED),))
+            for begin in ("resume", "fresh")
+        ]
+        async with self.open() as store:
+            for job in (before, root, turns[0]):
+                await store.add(job, accepted_draft())
+            assert await store.list_awaited() == {}
+            await store.add(turns[1], accepted_draft())  # a retry starts from the beginning again
+            assert await store.list_awaited() == {root.id: turns[1].id}
+            assert await store.delete(before.id) is True  # the newer session has all of it
+
+    @async_test
+    async def test_a_turn_of_a_job_that_is_deleted_is_not_stored(self) -> None:
+        parent = make_job(state=State.COMPLETED, finished_at=NOON)
+        turn, other = make_job(parent_job_id=parent.id), make_job()
+        async with self.open() as store:
+            await store.add(parent, accepted_draft())
+            async with asyncio.TaskGroup() as group:  # one commit
+                group.create_task(store.delete(parent.id))
+                refused = group.create_task(expect_error(NotFound, _add(store, turn)))
+                added = group.create_task(_add(store, other))
+            assert refused.result().detail == "Job not found"
+            assert added.result().job.id == other.id
+            assert await store.get(turn.id) is None
 
     @async_test
     async def test_keys_are_kept_and_one_with_the_same_id_is_replaced(self) -> None:
