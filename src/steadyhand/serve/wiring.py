@@ -45,7 +45,7 @@ from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.runner.claude.plain import PlainRunner
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
-from steadyhand.runner.process.agent_process import kill_leftover_run
+from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.serve.gateway_setup import create_gateway
 from steadyhand.serve.isolation import NO_ISOLATION, IsolationLevel

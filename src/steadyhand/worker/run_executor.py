@@ -136,9 +136,7 @@ class RunExecutor:
                 await self.end_job(job, Outcome(outcome_type, error.detail))
                 return
             except SpawnError as error:
-                await self.end_job(job, Outcome(OutcomeType.NOT_STARTED, error.detail))
-                if checkout is not None:
-                    await self._release(checkout)
+                await self._end_unstarted(job, checkout, error, claim.stop)
                 return
             finally:
                 deadline.cancel()
@@ -147,6 +145,17 @@ class RunExecutor:
     def _workspace(self, job: Job) -> Workspace:
         workspace = self._deps.catalog.workspace(job.workspace)
         return workspace if job.ref is None else replace(workspace, ref=job.ref)
+
+    async def _end_unstarted(
+        self, job: Job, checkout: Checkout | None, error: SpawnError, stop: StopSignal
+    ) -> None:
+        """End a job whose agent did not start; a stop that was requested meanwhile decides the outcome."""
+        outcome = Outcome(OutcomeType.NOT_STARTED, error.detail)
+        if stop.reason is not None:
+            outcome = decide_outcome(RunEvidence(stop_reason=stop.reason))
+        job = await self.end_job(job, outcome)
+        if checkout is not None:
+            await (self._deps.checkouts.retain(checkout) if is_resumable(job) else self._release(checkout))
 
     async def _end_before_start(self, job: Job, stop: StopSignal) -> None:
         job = await self.end_job(job, decide_outcome(RunEvidence(stop_reason=stop.reason)))

@@ -1,6 +1,7 @@
 """Disk images: a file system of a fixed size in a file, which bounds the bytes that a job writes over its checkout."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import DEFAULT_PATH
 from steadyhand.workspace.filesystem import PRIVATE, make_dir
-from steadyhand.workspace.git import scrub
+from steadyhand.workspace.git import KILL_SECONDS, scrub
 
 MIN_BYTES = 32 * 1024 * 1024
 MKFS_SECONDS = 60.0
@@ -64,7 +65,9 @@ class DiskImages:
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(KILL_SECONDS):
+                        await process.wait()
         if process.returncode != 0:
             reason = scrub(stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])
             raise WorkspaceError(f"The disk image for the job's limit could not be created: {reason}")

@@ -16,7 +16,8 @@ from tests.runner.sandboxed_process import MIB, SandboxHarness, sandbox_harness,
 
 from steadyhand.agents import Agent
 from steadyhand.runner.process import cgroups
-from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, kill_leftover_run, start_ticks
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, start_ticks
+from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -13,7 +13,8 @@ import pytest
 
 from steadyhand.ports import Command
 from steadyhand.runner.process import spawn, supervisor
-from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, kill_leftover_run, start_ticks
+from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, start_ticks
+from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 Python = Callable[..., Command]

@@ -71,7 +71,7 @@ class PlainRunner:
         carried = read_carried_micros(spec, self._sandbox, session) if resumed else 0
         capture = OutputCapture(checkout.paths.run_output(spec.number), self._redactor)
         try:
-            async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening) as process:
+            async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening, stop) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
                 protocol = _PlainProtocol(run_loop, carried)
                 report = await run_loop.run(protocol)

@@ -252,7 +252,7 @@ class ClaudeRunner:
         launch = build_launch(self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget)
         capture = OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor)
         try:
-            async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening) as process:
+            async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening, stop) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
                 protocol = _StreamProtocol(
                     run_loop,

@@ -13,20 +13,25 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from steadyhand.errors import SpawnError
-from steadyhand.ports import Command
-from steadyhand.runner.process import cgroups, fork_server, process_tree, supervisor
+from steadyhand.ports import Command, StopSignal
+from steadyhand.runner.process import cgroups, fork_server, supervisor
 from steadyhand.runner.process.cgroups import GONE_SECONDS, start_ticks
+from steadyhand.runner.process.kill_run import kill_run
 from steadyhand.runner.process.sandbox_setup import SandboxSetup
 
-__all__ = ["AgentProcess", "ExitStatus", "LaunchSpec", "kill_leftover_run", "start_ticks"]
+__all__ = ["AgentProcess", "ExitStatus", "LaunchSpec", "start_ticks"]
 
 START_SECONDS = 30.0
 TERM_SECONDS = 0.5
 """Seconds for the agent to end by itself after SIGTERM; then everything is killed."""
+REPLY_SECONDS = 3.0
+"""Seconds for a supervisor to report an end that it was asked for. One that is silent for longer hangs or is frozen."""
+_POLL_SECONDS = 0.01
 _CHUNK = 1 << 16
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +158,18 @@ class _ProcessWatcher:
         """Wait for the end of the process. The caller sets a time limit."""
         if self._pidfd >= 0:
             await self._exited.wait()
-        else:
-            await _wait_gone(*self._identity, GONE_SECONDS)
+            return
+        pid, ticks = self._identity
+        while start_ticks(pid) == ticks:  # noqa: ASYNC110  # there is no event for it
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def resume(self) -> None:
+        """Send SIGCONT: a stopped process goes on, any other takes no notice."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+            elif start_ticks(self._identity[0]) == self._identity[1]:
+                os.kill(self._identity[0], signal.SIGCONT)
 
     def close(self) -> None:
         """Close the pidfd."""
@@ -174,6 +189,20 @@ def _pass_descriptors(descriptors: Sequence[int], receiver: Callable[[Sequence[i
 def _resolve_future(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
+
+
+async def _await_message(message: asyncio.Future[_T], stop: StopSignal | None) -> _T:
+    """Wait for a message at the start. Raise `TimeoutError` after `START_SECONDS`, or `REPLY_SECONDS` after a stop."""
+    async with asyncio.timeout(START_SECONDS):
+        if stop is None:
+            return await asyncio.shield(message)
+        async with asyncio.TaskGroup() as group:
+            stop_request = group.create_task(stop.wait())
+            waiting: set[asyncio.Future[Any]] = {message, stop_request}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            stop_request.cancel()
+    async with asyncio.timeout(REPLY_SECONDS):
+        return await asyncio.shield(message)
 
 
 @dataclass(slots=True)
@@ -236,6 +265,7 @@ class AgentProcess:
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.ReadTransport] = []
         self._watcher: _ProcessWatcher | None = None
+        self._stuck = False
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -244,16 +274,18 @@ class AgentProcess:
         launch: LaunchSpec,
         spawned: Callable[[int, int], None] | None = None,
         listening: Callable[[Sequence[int]], None] | None = None,
+        stop: StopSignal | None = None,
     ) -> AsyncIterator["AgentProcess"]:
         """Start an agent; when the block ends, all of its processes are dead. Call it from the main thread.
 
+        If a `stop` is requested, a start that hangs is not waited for: the block begins, and has to stop the process.
         `spawned` is called with the supervisor's pid and start time once it runs, `listening` with the descriptors of
         sockets that listen in the network of a sandbox; it must close them. Raises `SpawnError` if the agent's program
         cannot be run, or its sandbox cannot be created.
         """
         sandbox_setup = await SandboxSetup.prepare(launch.command.sandbox, launch.command.uid)
         try:
-            async with cls._start(launch, sandbox_setup, spawned) as process:
+            async with cls._start(launch, sandbox_setup, spawned, stop) as process:
                 if sandbox_setup is not None:
                     _pass_descriptors(sandbox_setup.receive_listeners(), listening)
                 yield process
@@ -268,6 +300,7 @@ class AgentProcess:
         launch: LaunchSpec,
         sandbox_setup: SandboxSetup | None,
         spawned: Callable[[int, int], None] | None,
+        stop: StopSignal | None,
     ) -> AsyncIterator["AgentProcess"]:
         service_end, supervisor_end = socket.socketpair()
         pipes = _Pipes.make()
@@ -289,25 +322,24 @@ class AgentProcess:
         process = cls(channel, sandboxed=sandbox_setup is not None)
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=service_end)
-            await process._await_supervisor(fork_server_pid)
+            await process._await_supervisor(fork_server_pid, stop)
             if spawned is not None:
                 spawned(process.pid, process.started_ticks)
             name = cgroups.cgroup_name(process.pid, process.started_ticks)
             channel.send({"start": launch.to_message(name, sandbox_setup)})
             await process._open_pipes(pipes)
-            await process._await_start(launch.command)
+            await process._await_start(launch.command, stop)
             yield process
         finally:
             await process._close(service_end, pipes)
 
-    async def _await_supervisor(self, fork_server_pid: int) -> None:
+    async def _await_supervisor(self, fork_server_pid: int, stop: StopSignal | None) -> None:
         """Wait for the supervisor's pid. `fork_server_pid` is that of the server that got the request.
 
         Raises `SpawnError`.
         """
         try:
-            async with asyncio.timeout(START_SECONDS):
-                pid = await asyncio.shield(self._channel.supervisor_pid)
+            pid = await _await_message(self._channel.supervisor_pid, stop)
         except TimeoutError as error:
             fork_server.discard(fork_server_pid)
             raise SpawnError("The supervisor did not start in time.") from error
@@ -330,11 +362,12 @@ class AgentProcess:
         writer, _ = await loop.connect_write_pipe(lambda: sink, pipes.open_file(pipes.stdin[0]))
         self._input = asyncio.StreamWriter(writer, sink, None, loop)
 
-    async def _await_start(self, command: Command) -> None:
+    async def _await_start(self, command: Command, stop: StopSignal | None) -> None:
         try:
-            async with asyncio.timeout(START_SECONDS):
-                message = await asyncio.shield(self._channel.started)
+            message = await _await_message(self._channel.started, stop)
         except TimeoutError as error:
+            if stop is not None and stop.reason is not None:
+                return
             raise SpawnError("The agent's program did not start in time.") from error
         if message.get("sealing"):
             raise SpawnError(f"The sandbox could not be created: {message['failed']}.")
@@ -381,19 +414,27 @@ class AgentProcess:
     async def wait(self) -> ExitStatus:
         """Wait until the agent and all its descendants have ended. The caller sets a time limit for the agent's end."""
         exit_status = await self.exited()
-        try:
-            async with asyncio.timeout(GONE_SECONDS):
-                cleaned_up = await asyncio.shield(self._channel.cleaned_up)
-        except TimeoutError:
-            return replace(exit_status, unkillable=True)
-        if not cleaned_up:
+        cleaned_up = await self._await_cleanup()
+        if cleaned_up is None:
+            await self._kill_without_supervisor()
+        elif not cleaned_up:
             # The supervisor was killed, so the service does it.
             await cgroups.kill_cgroups(self._cgroups)
-        return exit_status
+        return replace(exit_status, unkillable=self._stuck)
+
+    async def _await_cleanup(self) -> bool | None:
+        """Return True if the supervisor reports that no process is left, False if it died, None if it is silent."""
+        for seconds in (REPLY_SECONDS, GONE_SECONDS - REPLY_SECONDS):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    return await asyncio.shield(self._channel.cleaned_up)
+            self._resume_supervisor()
+        return None
 
     async def stop(self) -> ExitStatus:
         """Send the agent SIGTERM, and after `TERM_SECONDS` kill every process. Takes a limited time."""
         if self.running:
+            self._resume_supervisor()
             self._channel.send({"signal": int(signal.SIGTERM)})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TERM_SECONDS):
@@ -401,14 +442,30 @@ class AgentProcess:
         return await self.kill()
 
     async def kill(self) -> ExitStatus:
-        """Kill every process at once. Takes twice `GONE_SECONDS` at most."""
+        """Kill every process at once, by the supervisor, or without it if it does not answer. Takes a limited time."""
         if self.running:
+            self._resume_supervisor()
             self._channel.send({"kill": True})
-        try:
-            async with asyncio.timeout(GONE_SECONDS):
-                return await self.wait()
-        except TimeoutError:
-            return ExitStatus(None, signal.SIGKILL, unkillable=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPLY_SECONDS):
+                    await self.exited()
+            if self.running:
+                await self._kill_without_supervisor()
+        return await self.wait()
+
+    def _resume_supervisor(self) -> None:
+        """Let a supervisor that somebody stopped go on, so that it ends its run in order."""
+        if self._watcher is not None:
+            self._watcher.resume()
+
+    async def _kill_without_supervisor(self) -> None:
+        """Kill the run and its supervisor, and note whether a process is left. Nothing waits for them after this."""
+        if self.pid:
+            name = cgroups.cgroup_name(self.pid, self.started_ticks)
+            groups = [*self._cgroups] or cgroups.detect_cgroups().paths(name)
+            self._stuck = not await kill_run(self.pid, self.started_ticks, groups)
+        _resolve_future(self._channel.exited, ExitStatus(None, signal.SIGKILL))
+        _resolve_future(self._channel.cleaned_up, True)
 
     def _abort_input(self) -> None:
         if self._input is None:
@@ -443,39 +500,3 @@ class AgentProcess:
 def _encode_frame(value: Any) -> bytes:
     data = marshal.dumps(value)
     return len(data).to_bytes(4, "little") + data
-
-
-# --- processes of an earlier service process ----------------------------------------------------
-
-
-async def kill_leftover_run(pid: int, started: int, seconds: float = GONE_SECONDS) -> bool:
-    """End a supervisor that an earlier service process left, and its run; return True if both are gone.
-
-    It ends by itself when the service dies, so this usually just waits. If it is alive after half of `seconds`, its
-    descendants are killed, then the supervisor.
-    """
-    is_gone = await _wait_gone(pid, started, seconds, force=True)
-    if is_gone:
-        await cgroups.kill_cgroups(cgroups.detect_cgroups().paths(cgroups.cgroup_name(pid, started)))
-    return is_gone
-
-
-async def _wait_gone(pid: int, started: int, seconds: float, *, force: bool = False) -> bool:
-    loop = asyncio.get_running_loop()
-    started_at = loop.time()
-    killed = False
-    while start_ticks(pid) == started:
-        waited = loop.time() - started_at
-        if waited > seconds:
-            return False
-        if force and not killed and waited > seconds / 2:
-            _kill_tree(pid)
-            killed = True
-        await asyncio.sleep(0.01)
-    return True
-
-
-def _kill_tree(pid: int) -> None:
-    for target_pid in (*process_tree.descendants(pid), pid):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(target_pid, signal.SIGKILL)

@@ -230,13 +230,32 @@ def _is_usable(parent: Path, *files: str) -> bool:
 # --- leftover groups -----------------------------------------------------------------------------
 
 
+def kill_members(paths: Sequence[Path]) -> None:
+    """Send SIGKILL to every process in the groups."""
+    for path in paths:
+        _kill_cgroup_members(path)
+
+
+@functools.cache
+def _own_freezer() -> Path | None:
+    """Return the service's own group of the version 1 controller `freezer`, if that is mounted."""
+    return _own_cgroup(*_kernel_tables(), "freezer") if os.geteuid() == 0 else None
+
+
+def leave_freezer(pid: int) -> None:
+    """Move a process into the service's own group of the version 1 freezer: in a frozen group no signal reaches it."""
+    group = _own_freezer()
+    if group is not None:
+        with contextlib.suppress(OSError):  # it is gone
+            (group / "cgroup.procs").write_text(str(pid), "ascii")
+
+
 async def kill_cgroups(paths: Sequence[Path]) -> None:
     """Kill every process in groups whose supervisor is gone, and remove the groups. Takes `GONE_SECONDS` at most."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(GONE_SECONDS):
             while True:
-                for path in paths:
-                    _kill_cgroup_members(path)
+                kill_members(paths)
                 paths = [path for path in paths if not _try_remove(path)]
                 if not paths:
                     return

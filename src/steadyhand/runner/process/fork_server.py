@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from types import CodeType, ModuleType
 
 from steadyhand.errors import SpawnError
 from steadyhand.runner.process import (
+    cgroups,
     fork_server_main,
     mounts,
     process_tree,
@@ -35,6 +37,7 @@ SANDBOX_MODULES = (mounts, sandbox_child)
 """The modules that it runs in a second namespace."""
 _FORK_SECONDS = 5.0
 _PAUSE_SECONDS = 0.002
+_REAP_SECONDS = 0.1
 _REQUEST_FD = 3  # the descriptor of the socket in the fork server
 _LOADER = """
 import marshal, sys
@@ -85,9 +88,28 @@ class _ForkServer:
         """Close the socket and kill the process, which may hang. The supervisors that it forked continue."""
         self.request_socket.close()
         if self.owner == os.getpid():
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            cgroups.leave_freezer(self.pid)
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
+            _unreaped.append(self.pid)
+            _reap_killed(_REAP_SECONDS)
+
+
+_unreaped: list[int] = []
+"""Fork servers that were killed. One that hangs in the kernel is reaped later: no call waits for it."""
+
+
+def _reap_killed(seconds: float = 0.0) -> None:
+    """Reap the fork servers that were killed. Block for at most `seconds`."""
+    until = time.monotonic() + seconds
+    while _unreaped:
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(_unreaped[-1], os.WNOHANG)[0] == 0:
+                if time.monotonic() > until:
+                    return
+                time.sleep(_PAUSE_SECONDS)
+                continue
+        _unreaped.pop()
 
 
 _servers: list[_ForkServer] = []
@@ -138,6 +160,7 @@ def _request_fork(descriptors: Sequence[int]) -> int | None:
 def _current_server() -> _ForkServer:
     if _servers and _servers[0].owner != os.getpid():
         discard()  # inherited by a fork: two services must not share a fork server
+    _reap_killed()
     if not _servers:
         _servers.append(_ForkServer.start())
     return _servers[0]

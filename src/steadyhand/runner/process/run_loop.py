@@ -11,6 +11,7 @@ from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import AgentResult, RunEvidence, StopReason
 from steadyhand.ports import Emit, RunReport, RunSpec, StopSignal
+from steadyhand.retry import continues_parent
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus
 from steadyhand.runner.process.output import OutputCapture
 
@@ -32,7 +33,8 @@ def prompt_for(spec: RunSpec, *, resumed: bool) -> str:
     job = spec.job
     if not resumed:
         return job.spec.prompt
-    return job.continue_prompt or (job.spec.prompt if spec.number == 1 else CONTINUE_PROMPT)
+    is_first = spec.number == 1 or continues_parent(job)
+    return job.continue_prompt or (job.spec.prompt if is_first else CONTINUE_PROMPT)
 
 
 class AgentProtocol(Protocol):

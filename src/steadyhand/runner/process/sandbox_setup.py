@@ -4,6 +4,7 @@ See `sandbox_child.py` for the other side.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -150,4 +151,6 @@ async def _create_id_map(owner: int, inner_uid: int) -> int:
         raise SpawnError("A user namespace for the checkout could not be created.") from error
     finally:
         holder.kill()
-        await holder.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ID_MAP_SECONDS):
+                await holder.wait()

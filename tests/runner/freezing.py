@@ -1,0 +1,84 @@
+"""Ways to freeze a process: by a signal, and by the freezer of control groups of both versions."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from steadyhand.runner.process.cgroups import find_cgroups, start_ticks
+
+Freeze = Callable[[int], None]
+WAYS = ("signal", "group of version 1", "group of version 2")
+_BOUND_SECONDS = 10.0
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process, as `/proc` has it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@contextmanager
+def freezer(way: str) -> Iterator[Freeze]:
+    """Return a function that freezes a process; whatever is frozen at the end goes on then."""
+    with ExitStack() as stack:
+        if way == "signal":
+            yield lambda pid: _stop(pid, stack)
+            return
+        group = _new_group(way, stack)
+
+        def freeze(pid: int) -> None:
+            (group / "cgroup.procs").write_text(str(pid))
+            file, frozen = ("freezer.state", "FROZEN") if "1" in way else ("cgroup.freeze", "1")
+            (group / file).write_text(frozen)
+            _wait_until(lambda: _is_frozen(group, way))
+
+        yield freeze
+
+
+def _stop(pid: int, stack: ExitStack) -> None:
+    ticks = start_ticks(pid)
+    os.kill(pid, signal.SIGSTOP)
+    _wait_until(lambda: state_of(pid) == "T")
+    stack.callback(lambda: start_ticks(pid) == ticks and os.kill(pid, signal.SIGCONT))
+
+
+def _new_group(way: str, stack: ExitStack) -> Path:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    parent = Path("/sys/fs/cgroup/freezer")
+    if "2" in way:
+        kill = find_cgroups(
+            Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()
+        ).kill
+        parent = kill or Path("/nonexistent")
+    group = parent / f"test-freezer-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip(f"there is no freezer in a {way} here")
+    stack.callback(_remove, group, way)
+    return group
+
+
+def _remove(group: Path, way: str) -> None:
+    file, thawed = ("freezer.state", "THAWED") if "1" in way else ("cgroup.freeze", "0")
+    (group / file).write_text(thawed)
+    _wait_until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+
+
+def _is_frozen(group: Path, way: str) -> bool:
+    if "1" in way:
+        return (group / "freezer.state").read_text().strip() == "FROZEN"
+    return "frozen 1" in (group / "cgroup.events").read_text()
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + _BOUND_SECONDS
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
