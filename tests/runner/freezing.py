@@ -43,7 +43,12 @@ def _stop(pid: int, stack: ExitStack) -> None:
     ticks = start_ticks(pid)
     os.kill(pid, signal.SIGSTOP)
     _wait_until(lambda: state_of(pid) == "T")
-    stack.callback(lambda: start_ticks(pid) == ticks and os.kill(pid, signal.SIGCONT))
+    stack.callback(_resume, pid, ticks)
+
+
+def _resume(pid: int, ticks: int | None) -> None:
+    if start_ticks(pid) == ticks:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _new_group(way: str, stack: ExitStack) -> Path:

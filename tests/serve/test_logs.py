@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import structlog
@@ -49,3 +51,20 @@ def test_a_hostile_name_puts_no_control_character_into_a_log_of_text() -> None:
     except ValueError:
         logging.getLogger("y").exception("kept")
     assert "Traceback" in out.getvalue()
+
+
+@pytest.mark.parametrize("fault", ["full disk", "no reader"])
+def test_a_stream_that_fails_takes_nothing_else_with_it(fault: str) -> None:
+    reader, writer = os.pipe()
+    if fault == "full disk":
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writer)
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        configure_logging("info", Redactor(), stream)
+        log = structlog.get_logger("x")
+        for _ in range(3):
+            log.info("an.event")
+        if fault == "no reader":
+            assert Path(f"/proc/self/fd/{stream.fileno()}").readlink() == Path(os.devnull)
+        else:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else its end would fail

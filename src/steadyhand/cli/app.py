@@ -31,6 +31,14 @@ CONFIG_OPTION: ContextVar[Path | None] = ContextVar("config_option", default=Non
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which a command handles as it handles Ctrl-C."""
 
+    exit_code = ExitCode.TERMINATED
+
+
+class HungUp(Terminated):
+    """SIGHUP: the terminal is closed."""
+
+    exit_code = ExitCode.HANGUP
+
 
 _COMMAND_ORDER = (
     "serve",
@@ -74,8 +82,8 @@ class _CommandGroup(TyperGroup):
         except OSError as error:  # a file or directory of the user's; a traceback would tell nothing more
             print_error(_system_error(error))
             code = ExitCode.ERROR
-        except Terminated:
-            code = ExitCode.TERMINATED
+        except Terminated as error:
+            code = error.exit_code
         except KeyboardInterrupt:
             code = ExitCode.CTRL_C
         raise typer.Exit(int(code))

@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 9
     TRY_LATER = 75
     TIMEOUT = 124
+    HANGUP = 129
     CTRL_C = 130
     TERMINATED = 143
 

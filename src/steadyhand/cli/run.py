@@ -1,9 +1,11 @@
 """`steadyhand run`: submit a job, follow it, and print the answer."""
 
+import errno
 import json
 import os
 import signal
 import sys
+import termios
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from steadyhand.cli import client_options, local_changes
-from steadyhand.cli.app import Terminated, app
+from steadyhand.cli.app import HungUp, Terminated, app
 from steadyhand.cli.client_options import AsJson, Server
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.exit_codes import ExitCode
@@ -108,7 +110,7 @@ def run(
             ended_job = client.wait(job["id"], timeout_seconds=CANCEL_SECONDS)
         except KeyboardInterrupt as interrupt:
             _cancel_job(output, client, job["id"], as_json=as_json)
-            code = ExitCode.TERMINATED if isinstance(interrupt, Terminated) else ExitCode.CTRL_C
+            code = interrupt.exit_code if isinstance(interrupt, Terminated) else ExitCode.CTRL_C
             raise typer.Exit(int(code)) from None
         hint = None if quiet else _hint(ended_job, client.base_url, server)
         print_result_and_exit(
@@ -193,19 +195,52 @@ def _embedded_service(output: CommandOutput) -> Iterator[Client]:
     settings = load_settings(
         config, {"server.host": "127.0.0.1", "server.port": 0}, use_working_directory=False
     )
-    with serve.embedded(settings) as (url, token), Client(url, token) as client:
+    with _hangups_raised(), serve.embedded(settings) as (url, token), Client(url, token) as client:
         yield client
 
 
 @contextmanager
+def _hangups_raised() -> Iterator[None]:
+    """Raise `HungUp` at SIGHUP, so that the service of this process stops in order. Under nohup it stays ignored."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        yield
+        return
+
+    def raise_hung_up(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler's signature
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the shell sends one and the kernel another
+        _detach_closed_terminal()
+        raise HungUp
+
+    former = signal.signal(signal.SIGHUP, raise_hung_up)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def _detach_closed_terminal() -> None:
+    """Let the standard streams whose terminal is closed write to the null device: any write to it would fail."""
+    null_fd = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(null_fd, descriptor)
+    os.close(null_fd)
+
+
+@contextmanager
 def _deferred_signals() -> Iterator[None]:
-    """Delay Ctrl-C and SIGTERM: the id of an accepted job must be known to cancel it."""
+    """Delay Ctrl-C, SIGTERM and a handled SIGHUP: the id of an accepted job must be known to cancel it."""
     received: list[int] = []
 
     def record(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler's signature
         received.append(number)
 
-    handlers = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [signal.SIGHUP] if callable(signal.getsignal(signal.SIGHUP)) else []
+    handlers = {number: signal.signal(number, record) for number in numbers}
     try:
         yield
     finally:

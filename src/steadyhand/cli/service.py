@@ -37,7 +37,10 @@ def serve(
     classic: Annotated[bool, typer.Option("--classic", help="Behave as the earlier service did.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the service until SIGTERM or Ctrl-C. Running jobs get a grace period; a second signal ends it."""
+    """Run the service until SIGTERM, Ctrl-C or the end of its terminal.
+
+    Running jobs get a grace period; a second SIGTERM or Ctrl-C ends it. Under nohup a closed terminal changes nothing.
+    """
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 

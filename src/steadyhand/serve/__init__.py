@@ -146,7 +146,10 @@ async def _stop_on_second_signal(service: Service, stop_now: asyncio.Event) -> N
 
 
 def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> None:
-    """Run the service in this process until SIGTERM or SIGINT; a second signal ends the grace period."""
+    """Run the service in this process until SIGTERM, SIGINT or SIGHUP.
+
+    A second SIGTERM or SIGINT ends the grace period. SIGHUP stays ignored if it was.
+    """
     redactor = create_redactor(settings)
     service_table = settings.tables.service
     configure_logging(service_table.log_level, redactor, log_format=service_table.log_format)
@@ -164,6 +167,9 @@ def serve(settings: Settings, *, announce: Callable[[str], None] = print) -> Non
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            # A terminal that closes sends it twice: once by the shell, once by the kernel.
+            loop.add_signal_handler(signal.SIGHUP, stop.set)
         await run_service(settings, redactor, on_started=on_started, stop=stop, stop_now=stop_now)
 
     asyncio.run(main())

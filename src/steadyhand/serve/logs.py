@@ -1,6 +1,8 @@
 """The service's log, on stderr: text on a terminal, else one JSON object a line, unless a format is set. No secrets."""
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TextIO
@@ -9,6 +11,8 @@ import structlog
 
 from steadyhand.redact import Redactor
 
+_READER_GONE = frozenset({errno.EPIPE, errno.EIO})
+"""The errors of a stream after the end of its reader, and after the end of its terminal."""
 LogFormat = Literal["auto", "text", "json"]
 
 
@@ -37,6 +41,28 @@ def _replace_control_characters(
                 each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in value
             )
     return event
+
+
+class _StreamLogger(structlog.PrintLogger):
+    """Prints lines to a stream. A stream that fails, such as one on a full disk, takes nothing else with it."""
+
+    def msg(self, message: str) -> None:
+        """Print a line, if the stream takes it."""
+        try:
+            super().msg(message)
+        except OSError as error:
+            if error.errno in _READER_GONE:
+                discard_output(self._file)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
+def discard_output(stream: TextIO) -> None:
+    """Let a stream whose reader or terminal is gone write to the null device: what it still holds must not fail."""
+    null_fd = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_fd, stream.fileno())
+    os.close(null_fd)
 
 
 class _StdlibHandler(logging.Handler):
@@ -72,7 +98,7 @@ def configure_logging(
             _RedactingRenderer(renderer, redactor, is_json=not is_text),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: _StreamLogger(stream),
     )
     root = logging.getLogger()
     root.handlers = [each for each in root.handlers if not isinstance(each, _StdlibHandler)] + [

@@ -11,6 +11,7 @@ import pytest
 from tests.runner.freezing import WAYS, freezer
 from tests.runner.sandboxed_process import SandboxHarness, sandbox_harness, wait_until_ready
 
+from steadyhand.errors import SpawnError
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Command, StopSignal
 from steadyhand.runner.process import agent_process, cgroups, fork_server, process_tree
@@ -136,7 +137,7 @@ def test_a_frozen_fork_server_is_replaced_and_waited_for_no_longer_than_a_stop(
         stop = StopSignal()
         stop.request(StopReason.CANCEL)
         async with asyncio.timeout(BOUND_SECONDS):
-            with pytest.raises(agent_process.SpawnError):
+            with pytest.raises(SpawnError):
                 async with AgentProcess.start(LaunchSpec(python("pass")), stop=stop):
                     pass
             async with AgentProcess.start(LaunchSpec(python("pass"))) as process:
