@@ -162,6 +162,41 @@ def small_disk(make_service: MakeService) -> Iterator[Service]:
         subprocess.run(["umount", "-l", service.data_dir], check=True, timeout=10)
 
 
+def test_a_kill_9_during_an_outage_interrupts_what_ran_and_loses_nothing_else(
+    make_service: MakeService, common_dir: Path
+) -> None:
+    service = make_service(env=SLOTS).start()
+    done = service.run_job("[[standin: text=done]]")
+    prompt = f"[[standin: say=before touch={common_dir}/{{}} wait_for={common_dir}/go say=after text=done]]"
+    jobs = [service.submit(prompt.format(name), on_interrupt="fail")["id"] for name in ("ends", "stays")]
+    stays = service.submit(f"[[standin: say=before touch={common_dir}/third sleep=60]]", on_interrupt="fail")[
+        "id"
+    ]
+    wait_until(lambda: all((common_dir / name).exists() for name in ("ends", "stays", "third")))
+    queued = [service.submit("[[standin: text=later]]")["id"] for _ in range(2)]
+    stored = {job_id: service.events(job_id) for job_id in (*jobs, stays, *queued)}
+    with lock_of(service), closing_on_failure(service):
+        refused = service.client.post("/v1/jobs", json={"prompt": "x", "workspace": "scratch"})
+        assert refused.status_code == 503
+        (common_dir / "go").touch()  # two agents end, and their ends are held in memory
+        wait_until(lambda: agents_alive(service) == 1, 30)
+        service.kill()
+    service.restart()
+    ended = [service.wait_until_ended(job_id) for job_id in queued]
+    assert [(job["state"], job["answer"]) for job in ended] == [("completed", "later")] * 2
+    for job_id in (*jobs, stays):
+        job = service.get_job(job_id)
+        assert (job["state"], job["outcome"]["type"], job["run"]) == ("interrupted", "interrupted", 1)
+    for job_id, before in stored.items():
+        events = service.events(job_id)
+        assert events[: len(before)] == before
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert service.get_job(done["id"]) == done
+    listed = {job["id"] for job in service.client.get("/v1/jobs").json()["data"]}
+    assert listed == {done["id"], *jobs, stays, *queued}
+    assert agents_alive(service) == 0
+
+
 def test_a_full_disk_delays_what_was_reached_and_loses_nothing_and_doctor_names_it(
     small_disk: Service, common_dir: Path
 ) -> None:

@@ -50,13 +50,24 @@ def without_additions(document: dict[str, Any], profile: str) -> dict[str, Any]:
         del left["components"]["schemas"][name]
     for path in ADDITIONS["document"]["paths"]:
         del left["paths"][path]
+    change_responses(left["paths"], profile)
+    return left
+
+
+def change_responses(paths: dict[str, Any], profile: str) -> None:
+    """Take the listed statuses out, and give the errors of the classic profile the body that they had."""
+    for status, places in ADDITIONS["responses"].items():
+        for place in places:
+            method, path = place.split(" ")
+            if profile == "classic" and path not in paths:
+                continue
+            del paths[path][method.lower()]["responses"][status]
     for place in ADDITIONS["classic"]["invalid"] if profile == "classic" else ():
         method, path = place.split(" ")
-        response = left["paths"][path][method.lower()]["responses"]["422"]
+        response = paths[path][method.lower()]["responses"]["422"]
         schema = response["content"]["application/json"]["schema"]
         assert schema["$ref"] == "#/components/schemas/ClassicProblem"
         schema["$ref"] = "#/components/schemas/Problem"
-    return left
 
 
 def leaves(node: Any, before: str = "") -> dict[str, Any]:

@@ -82,6 +82,8 @@ class FakeCheckouts:
 
     root: Path
     calls: list[tuple[str, str]] = field(default_factory=list)
+    spared: set[str] = field(default_factory=set)
+    """The jobs that the newest retention left alone."""
 
     def job_paths(self, job_id: str) -> JobPaths:
         return JobPaths(self.root / "jobs" / job_id)
@@ -113,8 +115,11 @@ class FakeCheckouts:
     async def remove_leftovers(self, spared: object = ()) -> None:
         pass
 
-    async def apply_retention(self, *_: object) -> None:
-        pass
+    async def apply_retention(self, *arguments: Any) -> None:
+        self.spared = set(arguments[3])
+
+    async def delete_job(self, job_id: str) -> None:
+        self.calls.append(("delete", job_id))
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,12 +22,22 @@ from tests.worker.failing_store import (
 from steadyhand.agents import Workspace
 from steadyhand.clock import utc_now
 from steadyhand.control import Submission
-from steadyhand.errors import WorkspaceError
+from steadyhand.errors import StoreUnavailable, WorkspaceError
 from steadyhand.events import Message
-from steadyhand.job import Job, JobSpec, JobWarning, OnInterrupt, OutcomeType, Run, State
+from steadyhand.job import ENDED, Job, JobSpec, JobWarning, OnInterrupt, OutcomeType, Run, State
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import AgentResult, RunEvidence, StopReason
-from steadyhand.ports import Checkout, Emit, Harvest, RunOutput, RunReport, RunSpec, StopSignal
+from steadyhand.ports import (
+    Checkout,
+    Emit,
+    Harvest,
+    RunOutput,
+    RunReport,
+    RunSpec,
+    StopSignal,
+    UsageQuery,
+    UsageRow,
+)
 from steadyhand.testing.contracts.samples import accepted_draft, make_job
 
 SUCCESS = RunReport(
@@ -263,6 +273,26 @@ def test_a_checkout_that_an_outage_prevented_is_made_after_it(run_scene: Callabl
         assert attempts == 2
 
     run_scene(scene, fault=fault)
+
+
+def test_a_budget_that_cannot_be_read_in_an_outage_is_read_after_it(run_scene: Callable[..., None]) -> None:
+    async def scene(service: FailingService) -> None:
+        usage, attempts = service.store.usage, 0
+
+        async def fail_twice(query: UsageQuery) -> Sequence[UsageRow]:
+            nonlocal attempts
+            attempts += 1
+            if attempts <= 2:
+                raise StoreUnavailable("The store cannot be read: an error of the disk.")
+            return await usage(query)
+
+        service.store.usage = fail_twice  # type: ignore[method-assign]  # of this one alone
+        job = (await service.control.submit(CALLER, Submission(JobSpec("work")))).job
+        ended = await service.wait_for_state(job.id, *ENDED)
+        assert attempts > 2
+        assert ended.state is State.COMPLETED
+
+    run_scene(scene)
 
 
 def test_a_harvest_that_fails_although_the_store_answers_is_a_warning_at_once(

@@ -231,7 +231,11 @@ class RunExecutor:
                 group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
 
             try:
-                async with self._open_gateway(context, event_writer) as access:
+                async with AsyncExitStack() as open_gateway:
+                    # It reads what the job has spent.
+                    access = await read_patiently(
+                        lambda: open_gateway.enter_async_context(self._open_gateway(context, event_writer))
+                    )
                     if access is not None:
                         stack.enter_context(deps.event_log.redactor.lent(access.secrets))
                     spec = self._run_spec(

@@ -235,5 +235,11 @@ async def can_write(folder: Path, user: int | None) -> bool:
         "test", "-w", str(folder), "-a", "-x", str(folder), env={"PATH": DEFAULT_PATH},
         cwd="/", user=user, group=user, extra_groups=[], stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
-    async with asyncio.timeout(_ACCESS_SECONDS):
-        return await process.wait() == 0
+    try:
+        async with asyncio.timeout(_ACCESS_SECONDS):
+            return await process.wait() == 0
+    except TimeoutError:
+        return False  # its disk does not answer
+    finally:
+        if process.returncode is None:
+            process.kill()

@@ -53,6 +53,29 @@ def test_what_has_to_be_stored_is_503_with_a_time_to_retry_and_nothing_is_stored
         assert run_job(client, "say hello")["state"] == "completed"
 
 
+def test_every_operation_that_is_503_in_an_outage_is_documented_so(
+    service: RunningService, tmp_path: Path
+) -> None:
+    with service.client() as client:
+        ended = run_job(client, "say hello")["id"]
+        key = client.post("/v1/keys", json={"name": "n8n", "scopes": ["read"]}).json()["id"]
+        requests: tuple[tuple[str, str, dict[str, str], Any], ...] = (
+            ("DELETE", "/v1/jobs/{job_id}", {"job_id": ended}, None),
+            ("POST", "/v1/keys", {}, {"name": "make", "scopes": ["read"]}),
+            ("POST", "/v1/keys/{key_id}/rotate", {"key_id": key}, {}),
+            ("DELETE", "/v1/keys/{key_id}", {"key_id": key}, None),
+        )
+        documented = client.get("/openapi.json").json()["paths"]
+        with locked(tmp_path):
+            for method, path, values, body in requests:
+                reply = client.request(method, path.format(**values), json=body)
+                assert reply.status_code == 503, (path, reply.text)
+                assert int(reply.headers["retry-after"]) >= 1
+                response = documented[path][method.lower()]["responses"]["503"]
+                assert "retry-after" in response["headers"]
+                assert "application/problem+json" in response["content"]
+
+
 def test_readiness_names_the_reason_and_liveness_stays(service: RunningService, tmp_path: Path) -> None:
     with service.client() as client:
         with locked(tmp_path):

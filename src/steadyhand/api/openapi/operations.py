@@ -31,7 +31,7 @@ _STATUS_DESCRIPTIONS = {
     422: "A wrong field; nothing was stored.",
     429: "Full, or a limit of the key, for now; nothing was stored.",
     500: "A fault of the service.",
-    503: "Stopping, or the run failed.",
+    503: "Stopping, or the run failed, or the store cannot be used for now.",
 }
 RouteDoc = dict[str, Any]
 
@@ -217,7 +217,7 @@ _KEY_LINKS = _links("key_id", "id", "getKey", "rotateKey", "revokeKey")
 
 def _file(media_type: str, example: str, schema: dict[str, Any] = _STRING_SCHEMA) -> RouteDoc:
     content = _content(media_type, schema, example)
-    return _route_doc({200: {"description": "The file.", "content": content}}, 404, 409)
+    return _route_doc({200: {"description": "The file.", "content": content}}, *(404, 409, 503))
 
 
 PROBE = _route_doc(_ALIVE, public=True)
@@ -237,19 +237,19 @@ TURNS = _route_doc(
     examples=("TURN",),
 )
 LIST = _route_doc(
-    {200: _json("A page.", native.JobList, "JOBS")}, 422, parameters=(*_LIST_QUERY, _METADATA_QUERY)
+    {200: _json("A page.", native.JobList, "JOBS")}, *(422, 503), parameters=(*_LIST_QUERY, _METADATA_QUERY)
 )
 JOB = _route_doc(
     {
         200: _json("The job.", native.Job, "JOB", etag="Changes when the job does."),
         304: {"description": "It has not changed since the `ETag` of `If-None-Match`."},
     },
-    *(404, 422),
+    *(404, 422, 503),
     parameters=(_PREFER_HEADER, _header("If-None-Match", "An `ETag` of this job.")),
 )
 EVENTS = _route_doc(
     {200: _EVENTS_RESPONSE, 204: {"description": "There will be no more."}},
-    *(404, 406, 422),
+    *(404, 406, 422, 503),
     parameters=_EVENTS_QUERY,
 )
 DIFF = _file("text/x-diff", "DIFF")
@@ -260,7 +260,7 @@ CANCEL = _route_doc(
         200: _json("It has ended.", native.Job, "JOB"),
         202: _json("It is being stopped.", native.Job, "JOB"),
     },
-    404,
+    *(404, 503),
     body=requests.CancelRequest,
     examples=("EMPTY",),
     body_optional=True,
@@ -275,29 +275,30 @@ RESUME = _route_doc(
     examples=("RESUME",),
     body_optional=True,
 )
-DELETE = _route_doc({204: {"description": "It is deleted."}}, 404, 409)
+DELETE = _route_doc({204: {"description": "It is deleted."}}, *(404, 409, 503))
 AGENTS = _route_doc({200: _json("The agents.", native.AgentList, "AGENTS")}, 422)
 WORKSPACES = _route_doc({200: _json("The workspaces.", native.WorkspaceList, "WORKSPACES")}, 422)
-KEYS = _route_doc({200: _json("The keys.", native.KeyList, "KEYS")}, 422)
-KEY = _route_doc({200: _json("The key.", native.Key, "KEY")}, 404, 422)
+KEYS = _route_doc({200: _json("The keys.", native.KeyList, "KEYS")}, *(422, 503))
+KEY = _route_doc({200: _json("The key.", native.Key, "KEY")}, *(404, 422, 503))
 CREATE_KEY = _route_doc(
     {
         201: _json(
             "The key, with its secret.", native.NewKey, "NEW_KEY", links=_KEY_LINKS, location="The key."
         )
     },
+    503,
     body=requests.KeyRequest,
     examples=("CREATE_KEY", "LEAST_KEY"),
 )
-REVOKE_KEY = _route_doc({200: _json("It is revoked.", native.Key, "REVOKED_KEY")}, 404, 409, 422)
+REVOKE_KEY = _route_doc({200: _json("It is revoked.", native.Key, "REVOKED_KEY")}, *(404, 409, 422, 503))
 ROTATE_KEY = _route_doc(
     {200: _json("The key, with its new secret.", native.NewKey, "NEW_KEY")},
-    *(404, 409),
+    *(404, 409, 503),
     body=requests.RotateRequest,
     examples=("ROTATE_KEY",),
     body_optional=True,
 )
-USAGE = _route_doc({200: _json("The rows.", native.UsageList, "USAGE")}, 422, parameters=_USAGE_QUERY)
+USAGE = _route_doc({200: _json("The rows.", native.UsageList, "USAGE")}, *(422, 503), parameters=_USAGE_QUERY)
 
 # --- OpenAI ----------------------------------------------------------------------------------------
 
@@ -328,17 +329,19 @@ RESPONSE_CREATE = _plain_doc(
     body=requests.ResponseRequest,
     examples=("RESPOND", "RESPOND_BACKGROUND"),
 )
-RESPONSE_GET = _plain_doc({200: _RESPONSE}, 404, 422, parameters=_RESPONSE_QUERY)
-RESPONSE_DELETE = _plain_doc({200: _json("It is deleted.", openai.ResponseGone, "RESPONSE_GONE")}, 404, 409)
+RESPONSE_GET = _plain_doc({200: _RESPONSE}, *(404, 422, 503), parameters=_RESPONSE_QUERY)
+RESPONSE_DELETE = _plain_doc(
+    {200: _json("It is deleted.", openai.ResponseGone, "RESPONSE_GONE")}, *(404, 409, 503)
+)
 RESPONSE_CANCEL = _plain_doc(
     {200: _json("The response, as it is now.", openai.ResponseObject, "RESPONSE")},
-    404,
+    *(404, 503),
     body=requests.ResponseCancelRequest,
     examples=("EMPTY",),
     body_optional=True,
 )
 RESPONSE_INPUT = _plain_doc(
-    {200: _json("The input.", openai.InputItems, "INPUT_ITEMS")}, *(404, 422), parameters=_INPUT_QUERY
+    {200: _json("The input.", openai.InputItems, "INPUT_ITEMS")}, *(404, 422, 503), parameters=_INPUT_QUERY
 )
 
 # --- classic ---------------------------------------------------------------------------------------
@@ -365,7 +368,7 @@ EXECUTE = _plain_doc(
     body=requests.ExecuteRequest,
     examples=("EXECUTE",),
 )
-CLASSIC_JOB = _plain_doc({200: _json("The job.", native.ClassicJob, "CLASSIC_JOB")}, 404)
+CLASSIC_JOB = _plain_doc({200: _json("The job.", native.ClassicJob, "CLASSIC_JOB")}, *(404, 503))
 CLASSIC_CHAT = _plain_doc(
     {
         200: _COMPLETION,

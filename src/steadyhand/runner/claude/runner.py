@@ -44,6 +44,7 @@ INTERRUPT_SECONDS = 0.7
 """The time in which the agent must answer an interrupt with a result, so that its usage is known."""
 EXIT_SECONDS = 0.2
 """How long it may then take to leave before it is stopped."""
+DISCONNECT_SECONDS = 5.0
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
 """Agents of the CLI itself, which callers cannot request by name."""
 
@@ -439,8 +440,8 @@ class _StreamProtocol:
         await self._run_loop.result_received.wait()
 
     async def close(self) -> None:
-        """Let go of the SDK's client."""
-        await self._client.disconnect()
+        """Let go of the SDK's client. Its process has ended already."""
+        await wait_bounded(self._client.disconnect(), DISCONNECT_SECONDS)
 
 
 def _begins_turn(message: Mapping[str, Any]) -> bool:

@@ -21,6 +21,8 @@ LINGER_SECONDS = 5.0
 """Seconds for an agent to end after its result, unless it reports that it still works."""
 _MAX_NAMED_TASKS = 5
 _MAX_TASK_NAME = 100
+END_SECONDS = 60.0
+"""Seconds for an agent to end once a stop is requested. The steps of a stop take less; this bounds them together."""
 DRAIN_SECONDS = 30.0
 """Seconds to read and record the rest in the pipes once no process is alive."""
 _BWRAP_PREFIX = "bwrap: "
@@ -146,7 +148,7 @@ class RunLoop:
                 ]
                 if protocol.streams_output:
                     helpers.append(group.create_task(self._watch_idle()))
-                exit_status = await self.process.wait()
+                exit_status = await self._wait_for_end()
                 for helper in helpers:
                     helper.cancel()
                 with contextlib.suppress(TimeoutError):
@@ -158,6 +160,18 @@ class RunLoop:
             # The caller handles the first cause by its type; the others followed from it.
             raise _first_cause(errors) from errors
         return self._build_report(exit_status, await self._schema_error())
+
+    async def _wait_for_end(self) -> ExitStatus:
+        """Wait for the end of the agent: once a stop is requested, for at most `END_SECONDS`, then kill it."""
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(self.process.wait())
+            stop_request = group.create_task(self.stop.wait())
+            await asyncio.wait({ending, stop_request}, return_when=asyncio.FIRST_COMPLETED)
+            stop_request.cancel()
+            await asyncio.wait({ending}, timeout=END_SECONDS)
+            if not ending.done():
+                ending.cancel()
+        return await self.process.kill() if ending.cancelled() else ending.result()
 
     async def _schema_error(self) -> str | None:
         """Return the error of the structured output against the schema, or None.
