@@ -6,16 +6,22 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.runner.freezing import WAYS, freezer
 from tests.runner.sandboxed_process import SandboxHarness, sandbox_harness, wait_until_ready
 
+from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError
 from steadyhand.outcome import StopReason
-from steadyhand.ports import Command, StopSignal
-from steadyhand.runner.process import agent_process, cgroups, fork_server, process_tree
-from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec, start_ticks
+from steadyhand.ports import Checkout, Command, RunSpec, StopSignal
+from steadyhand.redact import Redactor
+from steadyhand.runner.process import agent_process, cgroups, fork_server, process_tree, run_loop
+from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec, start_ticks
+from steadyhand.runner.process.output import OutputCapture
+from steadyhand.runner.process.run_loop import RunLoop
+from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
 Python = Callable[..., Command]
@@ -192,3 +198,48 @@ class TestInASandbox:
             assert start_ticks(supervisor) != ticks
             name = cgroups.cgroup_name(supervisor, ticks)
             assert [path for path in cgroups.detect_cgroups().paths(name) if path.exists()] == []
+
+
+class _Silent:
+    """A protocol for an agent that nobody talks to."""
+
+    streams_output = False
+
+    async def handle_line(self, line: bytes) -> None:
+        """Pass the line over."""
+
+    async def send_input(self) -> None:
+        """Send nothing."""
+
+    async def interrupt(self) -> None:
+        """Ask for nothing."""
+
+
+def test_a_stop_that_hangs_itself_holds_no_run(
+    unruly: Python, mark: str, open_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_loop, "END_SECONDS", 0.2, raising=False)
+
+    async def scenario() -> None:
+        stop, capture = StopSignal(), OutputCapture(open_dir / "output", Redactor())
+        spec = RunSpec(make_job(), 1, Agent("claude"), cast("Checkout", None), {}, lambda *_: None)
+        async with AgentProcess.start(LaunchSpec(unruly("plain", "deaf", "stay"))) as process:
+
+            async def hang() -> ExitStatus:
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            monkeypatch.setattr(process, "stop", hang)
+            loop = RunLoop(spec, _ignore, stop, process, capture)
+            stop.request(StopReason.DEADLINE)
+            async with asyncio.timeout(BOUND_SECONDS):
+                report = await loop.run(_Silent())
+        capture.close()
+        assert report.evidence.stop_reason is StopReason.DEADLINE
+        assert wait_until_gone(mark)
+
+    asyncio.run(scenario())
+
+
+async def _ignore(body: object) -> None:
+    """Take an event."""
