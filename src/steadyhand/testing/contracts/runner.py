@@ -290,6 +290,7 @@ class RunnerStopContract(_RunnerFactory):
             StopReason.CANCEL: "cancelled",
             StopReason.SHUTDOWN: "interrupted",
             StopReason.UNANSWERED: "unanswered",
+            StopReason.DISPLACED: "unanswered",
             StopReason.STORE: "interrupted",
         }
 
