@@ -73,6 +73,38 @@ def test_a_paused_queue_admits_and_never_claims(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_suspended_job_is_not_among_those_that_run_and_its_wait_does_not_make_runs_look_longer(
+    tmp_path: Path,
+) -> None:
+    now = 1000.0
+
+    async def scenario() -> None:
+        nonlocal now
+        async with a_store(tmp_path) as store:
+            queue = LocalQueue(store, capacity=1, max_queued=0, max_suspended=1, clock=lambda: now)
+            await queue.enqueue(make_job(), accepted_draft())
+            claim = await queue.claim()
+            assert queue.active_jobs() == [claim.job]
+            now += 10
+            queue.suspend(claim)
+            assert queue.active_jobs() == []
+            now += 500
+            assert queue.resume(claim)
+            assert queue.active_jobs() == [claim.job]
+            now += 5
+            with pytest.raises(RetryLater) as refused:
+                await queue.enqueue(make_job(), accepted_draft())
+            assert refused.value.retry_after == 15  # of the 30 s that a run takes by default
+            await queue.release(claim)
+            await queue.enqueue(make_job(), accepted_draft())
+            await queue.claim()
+            with pytest.raises(RetryLater) as refused:
+                await queue.enqueue(make_job(), accepted_draft())
+            assert refused.value.retry_after == 15  # as long as the run before
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(
     ("lengths", "elapsed", "wanted"),
     [((), 0, 30), ((10, 20), 0, 15), ((10, 20), 5, 10), ((10,), 500, 1), ((9000,), 0, 600), ((0.2,), 0, 1)],

@@ -152,6 +152,20 @@ async def client_tools(service: FailingService) -> list[Job]:
     return [await end_of(service, job)]
 
 
+async def client_tools_without_a_slot(service: FailingService) -> list[Job]:
+    """Bring results while another job runs in the only slot: they wait for it in the job."""
+    asking = await submit(service, "ask", tools=(ClientTool("look", None, {"type": "object"}),))
+    while not await service.control.open_tool_calls(CALLER, asking.id):  # noqa: ASYNC110  # as a client asks
+        await asyncio.sleep(STEP_SECONDS)
+    holder = await submit(service, "stay")
+    await service.wait_for_state(holder.id, State.RUNNING)
+    await service.insist(lambda: service.control.submit_tool_results(CALLER, asking.id, {"c1": "a wall"}))
+    await service.insist(lambda: service.control.cancel(CALLER, holder.id))
+    jobs = [await end_of(service, job) for job in (asking, holder)]
+    assert [job.undelivered_results for job in jobs] == [None, None]
+    return jobs
+
+
 async def chat(service: FailingService) -> list[Job]:
     """Wait for the answer and a stream at once, and keep the conversation."""
     job = await submit(service, "work")
@@ -179,6 +193,7 @@ KINDS: Mapping[str, tuple[Scene, int]] = {
     "parked": (parked, 2),
     "cancelled": (cancelled, 2),
     "client tools": (client_tools, 2),
+    "client tools without a slot": (client_tools_without_a_slot, 1),
     "chat": (chat, 2),
     "in place": (in_place, 2),
 }

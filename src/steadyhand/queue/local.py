@@ -345,8 +345,8 @@ class LocalQueue:
         return KeyBacklog(waiting, max(0, startable), self._estimate_retry_after())
 
     def active_jobs(self) -> Sequence[Job]:
-        """Return the claimed jobs, as they were when they were claimed."""
-        return [active.claim.job for active in self._active_claims.values()]
+        """Return the claimed jobs, without the suspended ones, as they were when they were claimed."""
+        return [active.claim.job for active in self._running_claims()]
 
     def recheck(self) -> None:
         """Check again which of the waiting jobs may start."""
