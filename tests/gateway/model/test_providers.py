@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.gateway.gateway_harness import (
@@ -14,6 +15,7 @@ from tests.gateway.gateway_harness import (
     make_run_context,
     serve_host,
 )
+from tests.gateway.model.test_provider_rate_limits import Answers
 from tests.gateway.model.test_tcp_listener import run_cli
 from tests.gateway.model_responses import event_stream_frames, format_sse, typical_events
 
@@ -22,6 +24,7 @@ from steadyhand.gateway import BillingDeps, Credential, ModelGateway, Provider, 
 from steadyhand.gateway.model.providers import Route
 from steadyhand.ports import RunContext, TokenCounts
 from steadyhand.runner.claude.environment import model_environment
+from steadyhand.testing.memory_ledger import MemoryLedger
 
 BEDROCK = Provider("aws", "bedrock", region="eu-central-1")
 VERTEX = Provider("gcp", "vertex", region="europe-west1", project="shop-1")
@@ -102,6 +105,9 @@ def test_a_token_file_that_changed_is_read_again_and_one_that_is_gone_is_not_mis
     assert credential.current_secret() == b"first"
     file.write_text("second-token")
     assert credential.current_secret() == b"second-token"
+    credential.reload()
+    file.rename(file.with_suffix(".new"))
+    assert credential.current_secret() == b"second-token"
     file.write_text("")
     assert credential.current_secret() == b"at-the-start"
     file.unlink()
@@ -167,5 +173,40 @@ def test_the_real_cli_reaches_it_by_the_gateway_which_puts_the_token_on_and_coun
         assert heads[0].startswith(f"POST {wanted}")
         assert spent.tokens == TokenCounts(*(each * len(heads) for each in (123, 765, 4567, 590, 300)))
         assert spent.complete
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["bedrock", "vertex"])
+def test_a_token_that_has_expired_ends_the_real_cli_after_two_calls(
+    world_dir: Path, real_cli: Path, kind: Literal["bedrock", "vertex"]
+) -> None:
+    body = b'{"message": "the token has expired"}'
+    expired = b"HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\n"
+    expired += b"content-length: %d\r\n\r\n" % len(body) + body
+
+    async def main() -> None:
+        async with Answers(expired) as cloud:
+            credential = Credential("bearer", CANARY)
+            provider = Provider("cloud", kind, cloud.url, credential, "europe-west1", "shop-1")
+            gateway = ModelGateway(
+                world_dir,
+                slots=1,
+                sandbox_socket=None,
+                billing=BillingDeps(MemoryLedger(), FLAT_PRICES, job_limits),
+                providers=[Provider(), provider],
+            )
+            place = make_checkout(world_dir, user=AGENT if ROOT else None)
+            agent = Agent("a", provider="cloud")
+            work = RunContext(make_run_context(place).job, agent, place)
+            way = GatewayHarness(world_dir)
+            async with gateway.serving(), gateway.open_run(work, way.emit) as access:
+                granted = model_environment(access.model_access)
+                code, result = await asyncio.to_thread(run_cli, real_cli, world_dir, granted)
+            assert (code, result["api_error_status"]) == (1, 401)
+            assert len(cloud.bodies) == 2
+            assert gateway.rejected_providers() == ["cloud"]
+            assert not gateway.may_start(agent, [])
+            assert gateway.may_start(Agent("b"), [agent])
 
     asyncio.run(main())

@@ -82,8 +82,9 @@ class Credential:
 
     def reload(self) -> None:
         """Read the file of the secret again with the next use, also if it looks unchanged."""
-        if self.file is not None:
-            _secret_cache.pop(self.file, None)
+        cached = None if self.file is None else _secret_cache.get(self.file)
+        if cached is not None:
+            cached.fingerprint = _NO_FINGERPRINT
 
     def current_secret(self) -> bytes:
         """Return the current secret."""
@@ -97,6 +98,7 @@ class _CachedSecret:
     secret: str = field(repr=False)
 
 
+_NO_FINGERPRINT = (0, 0, 0)
 _secret_cache: dict[Path, _CachedSecret] = {}
 
 
