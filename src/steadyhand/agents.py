@@ -112,6 +112,10 @@ class Workspace:
     """How a job's commits are published if the job sets nothing; None stands for the default."""
     trusted_refs: tuple[str, ...] = ()
     """The refs on which `full` trust holds; on others it is `instructions`."""
+    submodules: bool = False
+    """Fetch the submodules of the commit, at the pinned commits."""
+    fetch_hosts: tuple[str, ...] = ()
+    """Hosts, beside the repository's own, that submodules are fetched from, each with or without a port."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 from tests.sandboxed.git_call_tracing import SOURCES, UNKNOWN_PLACE, GitCallTracer, find_call_sites
 from tests.sandboxed.hostile_repository import ATTACKS, TOGETHER, UNSAFE_COMMANDS, AttackMarks
-from tests.workspace.pointers import point_elsewhere
+from tests.workspace.git_http_server import GitHttpServer
+from tests.workspace.pointers import add_submodule, point_elsewhere
 from tests.workspace.sandboxed_checkouts import SandboxedCheckouts
 
 from steadyhand.agents import Workspace
@@ -90,6 +91,12 @@ IMPORT_CALLS = (
 )
 IN_PLACE_CALLS = ("in_place._is_repository rev-parse", "in_place.head_of rev-parse")
 SEALED_CALLS = (
+    "submodule_mirror._has rev-parse",
+    "submodule_mirror._init init",
+    "submodule_mirror._fetch_refs fetch",
+    "submodule_mirror._fetch cat-file",
+    "submodule_mirror._fetch update-ref",
+    "submodules.write_module_dirs fetch",
     "harvest._import_from_sandbox rev-parse",
     "harvest._import_from_sandbox rev-parse (2)",
     "in_place._pull_sandboxed pull",
@@ -172,6 +179,12 @@ class Scene:
         self._with_pointers = Repository(root / "with-pointers")
         run_shell(f"git clone -q {self.repository.folder} {self._with_pointers.folder}", root)
         point_elsewhere(self._with_pointers)
+        run_shell(f"mkdir served; git clone -q --bare {self.repository.folder} served/lib.git", root)
+        self._server = GitHttpServer(root / "served")
+        self._server.refuses_ids = True
+        url, pinned = f"{self._server.url}/lib.git", self.repository.head("HEAD~1")
+        add_submodule(self._with_pointers, "libs/served", url, pinned)
+        self._with_pointers.run("git -c user.name=A -c user.email=a@example.org commit -qm served")
         for each in (self.repository, self.direct, self._with_pointers):
             each.run(self._taint)
             run_shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
@@ -196,6 +209,10 @@ class Scene:
         return UncommittedChanges(packed.base, packed.commit, base64.b64encode(packed.pack).decode())
 
     async def play(self) -> None:
+        with self._server:
+            await self._play()
+
+    async def _play(self) -> None:
         data = self._root / "data"
         if self._sealed:
             for overlay, shares in ((True, False), (False, False), (False, True)):
@@ -224,7 +241,8 @@ class Scene:
         changed = make_job(uncommitted=self._uncommitted, ref=self._uncommitted.ref)
         await checkouts.release(await checkouts.prepare(changed, workspace, 1))
         await checkouts.delete_job(changed.id)
-        await checkouts.release(await checkouts.prepare(make_job(), self._with_pointers.workspace(), 1))
+        pointers = self._with_pointers.workspace(submodules=True, fetch_hosts=(self._server.host,))
+        await checkouts.release(await checkouts.prepare(make_job(), pointers, 1))
         await self._work(checkouts, hands, make_job(), direct)
         run_shell(
             f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder

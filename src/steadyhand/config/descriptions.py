@@ -80,6 +80,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "workspaces.*.trusted_refs": "The refs to which `trust` applies; for others it is lower.",
     "workspaces.*.setup": "Commands that prepare a checkout, run once per commit in the sandbox.",
     "workspaces.*.setup_secrets": "Secret files that `setup` may read.",
+    "workspaces.*.submodules": "Fetch the submodules of the commit, from the repository's own host and `fetch_hosts`.",
+    "workspaces.*.fetch_hosts": "More hosts that submodules may be fetched from, such as `github.com` or "
+    "`git.example.org:8443`; the service's credentials for them are used.",
     "workspaces.*.setup_egress": "Hosts that `setup` may reach; `*.example.org` does not cover `example.org` itself.",
     "workspaces.*.publish": "As `defaults.publish`, for this workspace.",
     "workspaces.*.caches": "Package caches that the jobs of this workspace share.",

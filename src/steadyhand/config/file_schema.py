@@ -98,6 +98,17 @@ def _validate_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+_FETCH_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?", re.IGNORECASE)
+
+
+def _validate_fetch_hosts(value: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in value:
+        host, _, port = entry.partition(":")
+        if _FETCH_HOST.fullmatch(host) is None or (port and not (port.isdigit() and 0 < int(port) < 65536)):  # noqa: PLR2004
+            raise ValueError(f"{entry[:60]!r} is not a host name, with or without a port")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(_parse_size), Field(ge=1024**2, le=1024**5)]
 SizeOrNone = Annotated[
     Annotated[int, Field(ge=1024**2, le=1024**5)] | None, BeforeValidator(_parse_size_or_none)
@@ -111,6 +122,7 @@ SecretPath = Annotated[str, AfterValidator(_validate_secret_path)]
 SecretPaths = Annotated[tuple[SecretPath, ...], BeforeValidator(_split_list)]
 ModelList = Annotated[StringList, Field(min_length=1)]
 HostList = Annotated[StringList, AfterValidator(_validate_hosts)]
+FetchHosts = Annotated[StringList, AfterValidator(_validate_fetch_hosts)]
 Dollars = Annotated[Decimal, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 
@@ -264,6 +276,8 @@ class WorkspaceTable(_Table):
     setup_egress: HostList = ()
     publish: Publish | None = None
     caches: Annotated[tuple[Literal["pip", "npm", "cargo", "go"], ...], BeforeValidator(_split_list)] = ()
+    submodules: bool = False
+    fetch_hosts: FetchHosts = ()
 
 
 class AgentTable(_Table):

@@ -178,6 +178,8 @@ def _build_workspace(name: str, table: WorkspaceTable) -> Workspace:
         caches=table.caches,
         trusted_refs=table.trusted_refs,
         publish=table.publish,
+        submodules=table.submodules,
+        fetch_hosts=table.fetch_hosts,
     )
 
 

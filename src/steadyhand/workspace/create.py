@@ -12,13 +12,13 @@ from steadyhand.job import Job, JobWarning
 from steadyhand.ports import BindMount, Instructions, JobPaths, OverlayLayers, SandboxExec
 from steadyhand.workspace.checkout_note import CheckoutNote
 from steadyhand.workspace.disk_images import DiskImages
-from steadyhand.workspace.external_content import ExternalContentCache, missing_content_warnings
 from steadyhand.workspace.filesystem import PRIVATE, chown_tree, copy_objects, make_dir, remove_tree
 from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
 from steadyhand.workspace.instructions import InstructionsCache
 from steadyhand.workspace.job_dirs import base_dir, base_index_path, disk_image_path, overlay_dirs
 from steadyhand.workspace.mirror import Mirror, Mirrors
+from steadyhand.workspace.submodules import ContentPlan, ContentPlanner, write_module_dirs
 from steadyhand.workspace.uncommitted import import_uncommitted
 from steadyhand.workspace.warm_checkouts import (
     BRANCH,
@@ -73,7 +73,9 @@ class CheckoutFactory:
         self._mirrors = mirrors
         self._settings = settings
         self._instructions = instructions
-        self._external_content = ExternalContentCache()
+        self._content = ContentPlanner(
+            data_dir / "mirrors" / "submodules", settings, sandboxed=sandbox_exec is not None
+        )
         self._sandbox_exec = sandbox_exec
         self._shares_objects = shares_objects and sandbox_exec is not None
         self._images = DiskImages(data_dir / "images")
@@ -94,10 +96,11 @@ class CheckoutFactory:
         else:
             commit = await mirror.resolve(workspace.ref)
         instructions = await self._instructions.load(mirror, commit, workspace)
-        content = await self._external_content.load(mirror, commit)
-        layers, binds = await self._make_checkout(mirror, commit, workspace, job=job, files=files, user=user)
-        warnings = missing_content_warnings(content)
-        return CreatedCheckout(files.checkout, commit, instructions, layers, binds, warnings)
+        plan = await self._content.plan(mirror, commit, workspace)
+        layers, binds = await self._make_checkout(
+            mirror, commit, workspace, plan=plan, job=job, files=files, user=user
+        )
+        return CreatedCheckout(files.checkout, commit, instructions, layers, binds, plan.warnings)
 
     async def _make_checkout(
         self,
@@ -105,13 +108,14 @@ class CheckoutFactory:
         commit: str,
         workspace: Workspace,
         *,
+        plan: ContentPlan,
         job: Job,
         files: JobPaths,
         user: int | None,
     ) -> tuple[OverlayLayers | None, tuple[BindMount, ...]]:
         if self.warm is not None:
             await self.release(files)
-            self._acquired[job.id] = await self.warm.acquire(mirror, commit, workspace)
+            self._acquired[job.id] = await self.warm.acquire(mirror, commit, workspace, plan)
             layers = await self._create_layers(self._acquired[job.id].tree, self.warm.owner, job, files, user)
             return layers, (objects_bind(mirror),)
         binds: tuple[BindMount, ...] = ()
@@ -123,9 +127,12 @@ class CheckoutFactory:
             await self._copy_mirror_objects(mirror, files)
         branch = BRANCH if self._sandbox_exec is not None else f"steadyhand/{job.id}"
         await write_git_dir(files.checkout / ".git", mirror, self._settings, branch)
+        await write_module_dirs(files.checkout / ".git", plan.modules, self._settings)
         await asyncio.to_thread(chown_tree, files.checkout, user)
         if self._sandbox_exec is not None:
-            await self._check_out_sandboxed(self._sandbox_exec, workspace, commit, files, user, binds=binds)
+            await self._check_out_sandboxed(
+                self._sandbox_exec, workspace, commit, files, user, binds=binds, plan=plan
+            )
             return None, binds
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
@@ -170,7 +177,8 @@ class CheckoutFactory:
             mirror = self._mirrors.get(workspace.repository)
             instructions = await self._instructions.load(mirror, checkout_note.commit, workspace)
             if self.warm is not None and checkout_note.warm is not None:
-                warm = await self.warm.acquire(mirror, checkout_note.commit, workspace)
+                plan = await self._content.plan(mirror, checkout_note.commit, workspace)
+                warm = await self.warm.acquire(mirror, checkout_note.commit, workspace, plan)
                 await self.release(files)
                 self._acquired[job.id] = warm
                 layers, binds = (
@@ -238,13 +246,15 @@ class CheckoutFactory:
         user: int | None,
         *,
         binds: tuple[BindMount, ...],
+        plan: ContentPlan,
     ) -> None:
         """Check out and run the setup in the job's own work tree, without an overlay."""
         await report_checkout(workspace)
         for folder in (files.home, files.config_dir):
             make_dir(folder, PRIVATE, user)
         checkout = service_checkout(workspace, files, user, commit, (*binds, *secret_binds(workspace)))
-        write_base(base_dir(files), await check_out(sandbox_exec, checkout, wait_for_clock=False))
+        parts = await check_out(sandbox_exec, checkout, plan, wait_for_clock=False)
+        write_base(base_dir(files), parts)
         for folder in (files.home, files.config_dir):
             await asyncio.to_thread(remove_tree, folder)
 

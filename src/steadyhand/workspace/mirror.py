@@ -116,7 +116,7 @@ class Mirror:
         self._fetch_seconds = fetch_seconds
         self._git = Git()
         self._remote = Git(
-            env=_remote_environment(settings, folder.parent), config=_remote_config(source, settings)
+            env=remote_environment(settings, folder.parent), config=remote_config(source, settings)
         )
         self._lock = asyncio.Lock()
         self._started = self._finished = float("-inf")
@@ -432,7 +432,7 @@ class Mirrors:
         await self.get(repository).check_reachable(self._folder.parent, seconds)
 
 
-def _remote_config(source: RepositorySource, settings: GitSettings) -> list[tuple[str, str]]:
+def remote_config(source: RepositorySource, settings: GitSettings) -> list[tuple[str, str]]:
     pairs = [("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30"), ("fetch.unpackLimit", "1000")]
     if settings.credential_file is not None:
         pairs.append(("credential.helper", f"store --file={shlex.quote(str(settings.credential_file))}"))
@@ -443,7 +443,7 @@ def _remote_config(source: RepositorySource, settings: GitSettings) -> list[tupl
     return pairs
 
 
-def _remote_environment(settings: GitSettings, folder: Path) -> dict[str, str]:
+def remote_environment(settings: GitSettings, folder: Path) -> dict[str, str]:
     ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "StrictHostKeyChecking=accept-new"]
     ssh += ["-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
     if settings.ssh_key_file is not None:

@@ -133,11 +133,11 @@ def _refused(reason: str) -> WorkspaceError:
 def without_repository_rights(workspace: Workspace) -> Workspace:
     """Return the workspace for a commit that is none of the repository's: anybody who may submit may have written it.
 
-    Its settings, hooks and servers are not used, its setup gets no secrets, and the caches of other jobs are not
-    shared with it.
+    Its settings, hooks and servers are not used, its setup gets no secrets, the caches of other jobs are not shared
+    with it, and the submodules that it names are not fetched with the service's credentials.
     """
     trust = "instructions" if workspace.trust == "full" else workspace.trust
-    return replace(workspace, trust=trust, setup_secrets=(), caches=())
+    return replace(workspace, trust=trust, setup_secrets=(), caches=(), submodules=False)
 
 
 async def forget_uncommitted(mirrors: Mirrors, files: JobPaths) -> None:

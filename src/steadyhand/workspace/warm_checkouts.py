@@ -25,6 +25,7 @@ from steadyhand.workspace.git import MIB, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
 from steadyhand.workspace.mirror import Mirror
 from steadyhand.workspace.sandboxed_git_client import MIRROR_DIR, run_sandboxed_git
+from steadyhand.workspace.submodules import NO_CONTENT, ContentPlan, check_out_modules, write_module_dirs
 
 BRANCH = "steadyhand/work"
 """The branch of every sandboxed checkout. The prompt names it, and prompts of one commit are alike for the cache."""
@@ -87,16 +88,20 @@ class WarmCheckouts:
         self.build_count = 0
         """The number of checkouts that were built."""
 
-    async def acquire(self, mirror: Mirror, commit: str, workspace: Workspace) -> WarmCheckout:
-        """Return the warm checkout of a commit, and build it if there is none; `release` ends its use.
+    async def acquire(
+        self, mirror: Mirror, commit: str, workspace: Workspace, plan: ContentPlan = NO_CONTENT
+    ) -> WarmCheckout:
+        """Return the warm checkout of a commit and its planned content, and build it if there is none.
 
-        Calls that come during the build wait for it. Raise `WorkspaceError`.
+        `release` ends its use. Calls that come during the build wait for it. Raise `WorkspaceError`.
         """
-        warm = WarmCheckout(self._folder / mirror.folder.stem / f"{commit}{_setup_digest(workspace)}")
+        warm = WarmCheckout(
+            self._folder / mirror.folder.stem / f"{commit}{plan.digest}{_setup_digest(workspace)}"
+        )
         self._use_counts[warm.folder] += 1
         try:
             if warm.folder not in self._ready:
-                await self._ensure_built(warm, mirror, commit, workspace)
+                await self._ensure_built(warm, mirror, commit, workspace, plan)
         except BaseException:
             self._drop_use(warm)
             raise
@@ -126,7 +131,7 @@ class WarmCheckouts:
             self._locks.pop(warm.folder, None)
 
     async def _ensure_built(
-        self, warm: WarmCheckout, mirror: Mirror, commit: str, workspace: Workspace
+        self, warm: WarmCheckout, mirror: Mirror, commit: str, workspace: Workspace, plan: ContentPlan
     ) -> None:
         lock = self._locks.setdefault(warm.folder, asyncio.Lock())
         if lock.locked() or not warm.size_file.is_file():
@@ -134,24 +139,27 @@ class WarmCheckouts:
         try:
             async with asyncio.timeout(CHECKOUT_SECONDS + SETUP_SECONDS), lock:
                 if not warm.size_file.is_file():
-                    await self._build(warm, mirror, commit, workspace)
+                    await self._build(warm, mirror, commit, workspace, plan)
                 self._ready.add(warm.folder)
         except TimeoutError as error:
             raise WorkspaceError("The checkout took too long.") from error
 
     # --- building --------------------------------------------------------------------------
 
-    async def _build(self, warm: WarmCheckout, mirror: Mirror, commit: str, workspace: Workspace) -> None:
+    async def _build(
+        self, warm: WarmCheckout, mirror: Mirror, commit: str, workspace: Workspace, plan: ContentPlan
+    ) -> None:
         files = JobPaths(warm.folder.with_name(_BUILD_PREFIX + warm.folder.name))
         try:
             await asyncio.to_thread(self._make_dirs, files)
             git = files.checkout / ".git"
             write_alternates(git)
             await write_git_dir(git, mirror, self.settings, BRANCH)
+            await write_module_dirs(git, plan.modules, self.settings)
             await asyncio.to_thread(chown_tree, files.checkout, self.owner)
             binds = (objects_bind(mirror), *secret_binds(workspace))
             checkout = service_checkout(workspace, files, self.owner, commit, binds)
-            parts = await check_out(self._sandbox_exec, checkout, wait_for_clock=True)
+            parts = await check_out(self._sandbox_exec, checkout, plan, wait_for_clock=True)
             await asyncio.to_thread(self._finish, files, parts)
             await asyncio.to_thread(remove_tree, warm.folder)
             files.root.rename(warm.folder)
@@ -220,13 +228,14 @@ class WarmCheckouts:
 
 
 async def check_out(
-    sandbox_exec: SandboxExec, checkout: Checkout, *, wait_for_clock: bool
+    sandbox_exec: SandboxExec, checkout: Checkout, plan: ContentPlan, *, wait_for_clock: bool
 ) -> tuple[bytes, bytes, bytes]:
-    """Check out the commit and run the workspace's setup, inside the sandbox.
+    """Check out the planned submodules and the commit, and run the workspace's setup, inside the sandbox.
 
     Return the index, the excludes and the filters that were defined. Raise `WorkspaceError`.
     """
     workspace = checkout.workspace
+    await check_out_modules(sandbox_exec, checkout, plan.modules)
     request = {
         "verb": "warm",
         "branch": BRANCH,
