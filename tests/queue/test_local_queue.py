@@ -4,7 +4,7 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -143,11 +143,44 @@ STEPS = st.lists(
         st.tuples(st.just("readmit"), st.integers(-2, 2)),
         st.tuples(st.just("readmit_other"), st.integers(-2, 2)),
         st.tuples(st.just("claim"), st.just(0)),
+        st.tuples(st.just("suspend"), st.integers(0, 5)),
+        st.tuples(st.just("resume"), st.integers(0, 5)),
         st.tuples(st.just("done"), st.integers(0, 5)),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
     ),
     max_size=60,
 )
+MAX_SUSPENDED = 2
+
+
+@dataclass
+class ClaimModel:
+    """The claims that are held, as they should be."""
+
+    capacity: int
+    running: list[Claim] = field(default_factory=list)
+    suspended: list[Claim] = field(default_factory=list)
+    resuming: list[Claim] = field(default_factory=list)
+
+    @property
+    def held(self) -> list[Claim]:
+        return self.running + self.suspended
+
+    @property
+    def free_slots(self) -> set[int]:
+        return set(range(self.capacity + MAX_SUSPENDED)) - {claim.slot for claim in self.held}
+
+    def settle(self) -> None:
+        """Let the claims run again that come first, while there is room."""
+        while self.resuming and len(self.running) < self.capacity:
+            claim = self.resuming.pop(0)
+            self.suspended.remove(claim)
+            self.running.append(claim)
+
+    def remove(self, claim: Claim) -> None:
+        for claims in (self.running, self.suspended, self.resuming):
+            if claim in claims:
+                claims.remove(claim)
 
 
 @settings(deadline=None, max_examples=200)
@@ -157,30 +190,45 @@ def test_whatever_happens_the_order_is_that_of_a_heap_and_no_slot_is_given_twice
 ) -> None:
     async def scenario() -> None:
         store: SqlStore = Unused()  # type: ignore[assignment]  # readmit and claim must not need it
-        queue = LocalQueue(store, capacity=capacity, max_queued=0)
+        queue = LocalQueue(store, capacity=capacity, max_queued=0, max_suspended=MAX_SUSPENDED)
         model: list[tuple[int, int]] = []
         jobs: dict[int, Job] = {}
-        held: list[Claim] = []
+        claims = ClaimModel(capacity)
         for what, number in steps:
             if what.startswith("readmit"):
                 sequence = len(jobs) + 1
                 jobs[sequence] = replace(make_job(priority=number, api_key_id=what), sequence=sequence)
                 heapq.heappush(model, (-number, sequence))
                 await queue.requeue(jobs[sequence])
-            elif what == "claim" and model and len(held) < capacity:
+            elif what == "claim" and model and claims.free_slots and len(claims.running) < capacity:
                 async with asyncio.timeout(5):
                     claim = await queue.claim()
                 assert claim.job is jobs[heapq.heappop(model)[1]]
-                assert claim.slot == min(set(range(capacity)) - {each.slot for each in held})
-                held.append(claim)
-            elif what == "done" and held:
-                await queue.release(held.pop(number % len(held)))
+                assert claim.slot == min(claims.free_slots)
+                claims.running.append(claim)
+            elif what == "suspend" and claims.held:
+                claim = claims.held[number % len(claims.held)]
+                queue.suspend(claim)
+                claims.remove(claim)
+                claims.suspended.append(claim)
+            elif what == "resume" and claims.held:
+                claim = claims.held[number % len(claims.held)]
+                resumed = queue.resume(claim)
+                if claim in claims.suspended and claim not in claims.resuming:
+                    claims.resuming.append(claim)
+                claims.settle()
+                assert resumed == (claim in claims.running)
+            elif what == "done" and claims.held:
+                claim = claims.held[number % len(claims.held)]
+                await queue.release(claim)
+                claims.remove(claim)
             elif what == "cancel" and model:
                 gone = model.pop(number % len(model))
                 heapq.heapify(model)
                 assert await queue.cancel(jobs[gone[1]].id) == "withdrawn"
+            claims.settle()
             load = queue.load()
-            assert (load.active, load.queued) == (len(held), len(model))
+            assert (load.active, load.queued) == (len(claims.running), len(model))
             for place, (_, sequence) in enumerate(sorted(model), 1):
                 assert queue.position(jobs[sequence].id) == place
 

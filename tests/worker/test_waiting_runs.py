@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.store.faults import Fault, FaultClock
@@ -160,22 +161,39 @@ def test_a_run_that_waits_for_its_client_gives_its_slot_up_and_goes_on_before_th
     run_scene(scene)
 
 
-def test_the_deadline_stands_still_while_a_run_waits_for_its_client(run_scene: RunScene) -> None:
+def test_the_deadline_stands_still_while_a_run_waits_for_its_client(
+    run_scene: RunScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scene(service: FailingService, agents: Agents) -> None:
-        seconds = 0.5
-        jobs = [await submit_waiting(service, timeout_seconds=seconds) for _ in range(2)]
-        await asyncio.sleep(2 * seconds)  # the time that would have been too long
-        answers = ("done", "work on")
-        for job, text in zip(jobs, answers, strict=True):
-            assert (await service.wait_for_state(job.id, State.RUNNING)).run == 1
-            await service.control.submit_tool_results(CALLER, job.id, {"c1": text})
-        await service.wait_for_state(jobs[0].id, State.COMPLETED)
-        # It counts again as soon as the agent has the results.
-        ended = await service.wait_for_state(jobs[1].id, State.TIMEOUT)
-        assert ended.outcome is not None
-        assert (ended.outcome.type, agents.said) == (OutcomeType.TIMEOUT, list(answers))
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+        timers: list[tuple[float, float, asyncio.TimerHandle]] = []
 
-    run_scene(scene, capacity=2)
+        def spy(delay: float, callback: Callable[..., object], *arguments: Any, **options: Any) -> Any:
+            if arguments != (StopReason.DEADLINE,):
+                return call_later(delay, callback, *arguments, **options)
+            # The second one, which is set when the clock goes on, comes at once.
+            handle = call_later(0 if timers else delay, callback, *arguments, **options)
+            timers.append((loop.time(), delay, handle))
+            return handle
+
+        monkeypatch.setattr(loop, "call_later", spy)
+        job = await submit_waiting(service, timeout_seconds=60.0)
+        await until(lambda: not service.queue.load().active)
+        began = loop.time()
+        assert [handle.cancelled() for _, _, handle in timers] == [True]
+        await asyncio.sleep(0.3)  # a wait that can be told from none
+        waited = loop.time() - began
+        assert len(timers) == 1
+        await service.control.submit_tool_results(CALLER, job.id, {"c1": "work on"})
+        ended = await service.wait_for_state(job.id, State.TIMEOUT)
+        assert ended.outcome is not None
+        assert (ended.outcome.type, agents.said) == (OutcomeType.TIMEOUT, ["work on"])
+        (first_at, seconds, _), (second_at, seconds_left, _) = timers
+        assert seconds == 60
+        assert seconds_left >= seconds - (second_at - first_at) + waited
+
+    run_scene(scene)
 
 
 def test_too_many_processes_wait_and_the_oldest_ends_once_its_session_holds_its_calls(
@@ -207,6 +225,40 @@ def test_too_many_processes_wait_and_the_oldest_ends_once_its_session_holds_its_
         assert f"of {first.id}" in str(prompt)
 
     run_scene(scene, max_waiting_runs=2)
+
+
+def test_without_room_for_waiting_processes_each_ends_as_soon_as_its_session_holds_its_calls(
+    run_scene: RunScene,
+) -> None:
+    async def scene(service: FailingService, agents: Agents) -> None:
+        job = await submit_waiting(service)
+        assert service.queue.load().active == 1
+        agents.in_session.add(job.id)
+        await service.wait_for_state(job.id, State.INTERRUPTED)
+        await service.control.submit_tool_results(CALLER, job.id, {"c1": "rain"})
+        done = await service.wait_for_state(job.id, State.COMPLETED)
+        assert (done.run, len(agents.prompts)) == (2, 1)
+
+    run_scene(scene, max_waiting_runs=0)
+
+
+def test_the_oldest_process_of_a_key_ends_if_more_of_its_jobs_come_to_wait_than_it_may_have(
+    run_scene: RunScene,
+) -> None:
+    async def scene(service: FailingService, agents: Agents) -> None:
+        # All are accepted before the first of them waits.
+        jobs = [await submit(service, "ask") for _ in range(3)]
+        for job in jobs:
+            agents.in_session.add(job.id)
+            while not await service.control.open_tool_calls(CALLER, job.id):  # noqa: ASYNC110  # as a client asks
+                await asyncio.sleep(CLIENT_PAUSE_SECONDS)
+        await service.wait_for_state(jobs[0].id, State.INTERRUPTED)
+        assert agents.stops == {jobs[0].id: StopReason.DISPLACED}
+        for job in jobs[1:]:
+            await service.control.submit_tool_results(CALLER, job.id, {"c1": "rain"})
+            assert (await service.wait_for_state(job.id, State.COMPLETED)).run == 1
+
+    run_scene(scene, max_waiting_runs=8, max_waiting_runs_per_key=2)
 
 
 def test_results_that_come_while_the_process_is_being_ended_resume_the_session_before_the_queue(
