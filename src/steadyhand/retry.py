@@ -47,6 +47,12 @@ def continues_parent(job: Job) -> bool:
     return job.run == 0 or job.begin == "fresh"
 
 
+def awaits_parent(job: Job) -> bool:
+    """Return True if a run still has to take the session over from the parent: before its agent has started."""
+    has_agent = job.state is State.RUNNING and job.runs[-1].supervisor is not None
+    return continues_parent(job) and not job.state.ended and not has_agent
+
+
 def has_started_agent(job: Job) -> bool:
     """Return True if a run has come as far as its agent: then the job had a session."""
     return any(run.supervisor is not None for run in job.runs)

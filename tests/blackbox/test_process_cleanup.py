@@ -1,11 +1,14 @@
 """However a run is ended, no process of it is left: plain child, setsid child, double-forked daemon, deaf tool."""
 
 import signal
+import sqlite3
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.runner.freezing import freezer
 
 from steadyhand.testing.service import MakeService, Service, wait_until
 
@@ -118,6 +121,30 @@ def test_an_agent_that_says_its_result_and_hangs_is_ended(service: Service) -> N
     # The result stands; whether the wait for its end was cut or ran into the deadline, nothing is left.
     assert job["state"] in ("completed", "timeout")
     assert none_alive(service)
+
+
+def test_an_answer_after_the_supervisor_froze_is_kept_and_holds_no_slot(
+    service: Service, common_dir: Path
+) -> None:
+    job_id = service.submit(f"[[standin: touch={common_dir}/on wait_for={common_dir}/go text=done]]")["id"]
+    wait_until((common_dir / "on").exists)
+    (supervisor,) = wait_until(lambda: supervisors_of(service, job_id))
+    with freezer("signal") as freeze:
+        freeze(supervisor)
+        (common_dir / "go").touch()
+        job = service.wait_until_ended(job_id)
+    assert (job["state"], job["answer"]) == ("completed", "done")
+    assert [warning["code"] for warning in job["warnings"]] == ["agent_lingered"]
+    assert none_alive(service)
+
+
+def supervisors_of(service: Service, job_id: str) -> list[int]:
+    """Return the pids of the supervisors of a job's runs that the store has."""
+    query = (
+        "SELECT supervisor FROM runs JOIN jobs ON job = sequence WHERE jobs.id = ? AND supervisor IS NOT NULL"
+    )
+    with closing(sqlite3.connect(service.data_dir / "steadyhand.db")) as database:
+        return [row[0] for row in database.execute(query, (job_id,))]
 
 
 def test_a_killed_agent_takes_its_children_with_it(service: Service, common_dir: Path) -> None:

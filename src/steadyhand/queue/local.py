@@ -21,6 +21,7 @@ from steadyhand.events import EventDraft
 from steadyhand.job import Job
 from steadyhand.outcome import StopReason
 from steadyhand.ports import AddResult, Claim, IdempotencyKey, KeyBacklog, QueueLoad, StopSignal, Store
+from steadyhand.retry import continues_parent
 
 RETRY_AFTER_RANGE = (1, 600)
 """The minimum and the maximum of `Retry-After`, in seconds."""
@@ -221,7 +222,7 @@ class LocalQueue:
     def _is_startable(self, sort_key: _SortKey, active_job_ids: set[str]) -> bool:
         """Return True if a job needs only a slot to start; the job that it continues must have ended."""
         job = self._waiting[sort_key[-1]].job
-        parent = None if job.run else job.parent_job_id
+        parent = job.parent_job_id if continues_parent(job) else None
         parent_ended = parent is None or (parent not in self._waiting and parent not in active_job_ids)
         return parent_ended and self._can_start(job)
 

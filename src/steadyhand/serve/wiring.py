@@ -39,6 +39,7 @@ from steadyhand.ports import (
 )
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import Redactor
+from steadyhand.retry import continues_parent
 from steadyhand.runner.claude import install
 from steadyhand.runner.claude.environment import model_environment
 from steadyhand.runner.claude.files import ClaudeFiles
@@ -219,7 +220,7 @@ def build_service(
 
     def may_start(job: Job) -> bool:
         """Return false while the credential of the job is blocked or rests, or while its parent is parked."""
-        if job.parent_job_id is not None and parking.contains(job.parent_job_id):
+        if job.parent_job_id is not None and continues_parent(job) and parking.contains(job.parent_job_id):
             return False
         active = (catalog.agent(other.agent) for other in queue.active_jobs())
         return gateway is None or gateway.may_start(catalog.agent(job.agent), active)

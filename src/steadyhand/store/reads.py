@@ -17,7 +17,7 @@ from steadyhand.errors import InvalidRequest
 from steadyhand.events import Event
 from steadyhand.job import ENDED, Job, Run, State
 from steadyhand.ports import ApiKey, IdempotencyKey, JobFilter, JobPage, RunOutput
-from steadyhand.retry import MAX_ANCESTORS, continues_parent, has_started_agent
+from steadyhand.retry import MAX_ANCESTORS, awaits_parent, has_started_agent
 from steadyhand.store.mapping import (
     BRIEF_PROMPT_LENGTH,
     event_from_row,
@@ -238,7 +238,7 @@ def list_awaited(connection: Connection) -> dict[str, str]:
         jobs.c.state.in_([State.QUEUED, State.RUNNING]), jobs.c.record.contains(_HAS_PARENT)
     )
     turns = _brief_jobs_in_chunks(connection, list(connection.execute(query).scalars()))
-    pending = {turn.parent_job_id: turn.id for turn in turns if continues_parent(turn)}
+    pending = {turn.parent_job_id: turn.id for turn in turns if awaits_parent(turn)}
     awaited: dict[str, str] = {}
     for _ in range(MAX_ANCESTORS):
         found = {job_id: turn_id for job_id, turn_id in pending.items() if job_id and job_id not in awaited}

@@ -157,7 +157,7 @@ def delete_job(connection: Connection, job_id: str) -> bool:
     turn_id = reads.list_awaited(connection).get(job_id)
     if turn_id is not None:
         raise Conflict(
-            f"The job {turn_id} continues its conversation and has not begun; cancel that one first."
+            f"The job {turn_id} continues its conversation and has not begun yet; cancel it first, or wait."
         )
     connection.execute(delete(jobs).where(jobs.c.sequence == row.sequence))
     return True

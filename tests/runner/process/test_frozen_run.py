@@ -19,6 +19,7 @@ from steadyhand.ports import Checkout, Command, RunSpec, StopSignal
 from steadyhand.redact import Redactor
 from steadyhand.runner.process import agent_process, cgroups, fork_server, process_tree, run_loop
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus, LaunchSpec, start_ticks
+from steadyhand.runner.process.kill_run import kill_leftover_run
 from steadyhand.runner.process.output import OutputCapture
 from steadyhand.runner.process.run_loop import RunLoop
 from steadyhand.testing.contracts.samples import make_job
@@ -110,6 +111,22 @@ def test_a_frozen_agent_is_ended_like_any_other(unruly: Python, mark: str, means
                 signal.SIGTERM,
                 signal.SIGKILL,
             )  # a frozen group lets what is fatal through
+            assert wait_until_gone(mark)
+
+    with freezer(way) as freeze:
+        asyncio.run(scenario(freeze))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_frozen_supervisor_of_an_earlier_service_is_ended_at_the_next_start(
+    unruly: Python, mark: str, way: str
+) -> None:
+    async def scenario(freeze: Callable[[int], None]) -> None:
+        async with AgentProcess.start(LaunchSpec(unruly("daemon", "deaf", "stay"))) as process:
+            await wait_until_ready(process)
+            freeze(process.pid)
+            async with asyncio.timeout(BOUND_SECONDS):
+                assert await kill_leftover_run(process.pid, process.started_ticks, seconds=1.0)
             assert wait_until_gone(mark)
 
     with freezer(way) as freeze:

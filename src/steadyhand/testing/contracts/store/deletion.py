@@ -84,8 +84,10 @@ class StoreRetentionContract(StoreFactory):
                 turn.id, QUEUED, lambda job: replace(job, state=State.RUNNING, runs=first_run)
             )
             await expect_error(Conflict, store.delete(root.id))  # its session may not be copied yet
-            await store.update_job(turn.id, RUNNING, complete_job(NOON))
+            has_agent = (replace(first_run[0], supervisor=8),)
+            await store.update_job(turn.id, RUNNING, lambda job: replace(job, runs=has_agent))
             assert await store.list_awaited() == {}
+            await store.update_job(turn.id, RUNNING, complete_job(NOON))
             assert set(await store.list_ended_before(NOON + timedelta(days=1), 10)) == {
                 root.id,
                 never_ran.id,
