@@ -23,7 +23,7 @@ PROMPTS: dict[str, Any] = {
     "usage": '[[standin: text="four" input=5 cache_read=100 cache_creation=20 output=7]]',
     "structured": f"[[standin: structured='{json.dumps(PERSON)}']]",
     "tools": """[[standin: call='get_weather:{"city": "Oslo"}' text="The tool said: {last}."]]""",
-    "multi-turn": ['[[standin: text="The first answer."]]', "[[standin: history]]"],
+    "multi-turn": ['[[standin: think="Hm, a first one." text="The first answer."]]', "[[standin: history]]"],
     "error": "[[standin: result=error]] Fail.",
     "cut": '[[standin: say="It begins well" chunk=3 pace=2 die=KILL]]',
     "thinking": '[[standin: think="Let me see, it is not hard." text="Thought out." chunk=5]]',

@@ -73,7 +73,9 @@ class JobQueries:
         await self.get(caller, job_id)
         return await self._deps.store.list_events(job_id, after, limit)
 
-    async def follow(self, caller: Caller, job_id: str, after: int = 0) -> AsyncIterator[Event | LiveText]:
+    async def follow(
+        self, caller: Caller, job_id: str, after: int = 0
+    ) -> AsyncGenerator[Event | LiveText, None]:
         """Yield a job's events after the number `after`, then new events and live text, until the job has ended."""
         async with aclosing(self.follow_with_progress(caller, job_id, after)) as items:
             async for item in items:

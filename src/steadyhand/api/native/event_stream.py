@@ -1,8 +1,7 @@
 """A job's events as the native route streams them."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import cast
 
 from steadyhand.api.native.serializers import event_json
 from steadyhand.api.transport.errors import json_bytes
@@ -18,13 +17,15 @@ def event_frame(item: Event | LiveText | LiveProgress) -> bytes:
 
 
 def event_stream_response(
-    source: AsyncIterator[Event | LiveText | LiveProgress], is_authorized: Callable[[], bool]
+    source: AsyncGenerator[Event | LiveText | LiveProgress, None], is_authorized: Callable[[], bool]
 ) -> EventStreamResponse:
     """Stream the events of a job's follower."""
     return EventStreamResponse(_event_frames(source), is_authorized, preamble=b": following\n\n")
 
 
-async def _event_frames(source: AsyncIterator[Event | LiveText | LiveProgress]) -> AsyncIterator[Frame]:
-    async with aclosing(cast("AsyncGenerator[Event | LiveText | LiveProgress, None]", source)) as items:
+async def _event_frames(
+    source: AsyncGenerator[Event | LiveText | LiveProgress, None],
+) -> AsyncGenerator[Frame, None]:
+    async with aclosing(source) as items:
         async for item in items:
             yield Frame(event_frame(item))

@@ -1,9 +1,9 @@
 """Server-Sent Events: one task writes, one reads the source, one waits for the client's disconnect."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.responses import Response
@@ -35,7 +35,7 @@ class EventStreamResponse(Response):
 
     def __init__(
         self,
-        source: AsyncIterator[Frame],
+        source: AsyncGenerator[Frame, None],
         is_authorized: Callable[[], bool],
         *,
         preamble: bytes = b"",
@@ -46,8 +46,7 @@ class EventStreamResponse(Response):
         default_headers = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
         super().__init__(status_code=200, headers={**default_headers, **(headers or {})})
         del self.headers["content-length"]
-        # A source is a generator; closing it gives its subscription back at once.
-        self._source = cast("AsyncGenerator[Frame, None]", source)
+        self._source = source
         self._is_authorized = is_authorized
         self._preamble = preamble
         self._keepalive_seconds = keepalive_seconds
@@ -70,7 +69,7 @@ class EventStreamResponse(Response):
             await self._on_disconnect()
 
     async def _read_source(self, queue: asyncio.Queue[Frame | None]) -> None:
-        async with aclosing(self._source) as source:
+        async with aclosing(self._source) as source:  # which gives its subscription back at once
             async for item in source:
                 await queue.put(item)
         await queue.put(None)

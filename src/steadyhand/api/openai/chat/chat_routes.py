@@ -1,9 +1,8 @@
 """Chat completions (docs/http-api.md#openai-routes), for any client of the OpenAI API."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -40,7 +39,6 @@ from steadyhand.api.openai.continuation import (
 )
 from steadyhand.api.openai.input_messages import (
     ConversationMessage,
-    join_paragraphs,
     parse_chat_messages,
     split_conversation,
 )
@@ -53,7 +51,7 @@ from steadyhand.api.openai.output_spec import (
 )
 from steadyhand.api.openai.run_failure import failure_response, is_answered
 from steadyhand.api.openai.start_run import cancel_abandoned_run, start_run, wait_unless_disconnected
-from steadyhand.api.openai.submission_fields import EFFORT_ALIASES, merge_metadata
+from steadyhand.api.openai.submission_fields import build_spec
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.requests import ChatRequest
@@ -70,8 +68,7 @@ from steadyhand.api.transport.errors import json_response, unsupported_parameter
 from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.sse import EventStreamResponse, Frame
 from steadyhand.control import Caller, Submission
-from steadyhand.events import Event, LiveText
-from steadyhand.job import JobSpec, State
+from steadyhand.job import State
 
 router = APIRouter(tags=["openai"], route_class=DirectRoute)
 
@@ -164,21 +161,7 @@ def build_submission(
 ) -> Submission:
     """Build the submission for a request."""
     conversation = split_conversation(messages)
-    effort = body.reasoning_effort
-    spec = JobSpec(
-        prompt=conversation.prompt,
-        model=alias.model,
-        metadata=merge_metadata(body.metadata, body.user),
-        output_schema=output_spec.output_schema,
-        effort=None if effort is None else EFFORT_ALIASES.get(effort, effort),
-        append_system_prompt=join_paragraphs([conversation.system or "", output_spec.prompt_hint or ""])
-        or None,
-        history=conversation.history,
-        tools=output_spec.client_tools,
-        one_call=output_spec.one_call,
-        content=conversation.content,
-        origin="openai",
-    )
+    spec = build_spec(body, conversation, output_spec, model=alias.model, effort=body.reasoning_effort)
     # Nobody waits for it any more once the service has stopped.
     return Submission(spec, agent=alias.agent, on_interrupt="fail")
 
@@ -210,10 +193,9 @@ def _stream(
     owner, job_id = as_job_owner(caller), run.job.id
     builder = ChunkBuilder(run.job, options, tool_round.after)
 
-    async def frames() -> AsyncIterator[Frame]:
+    async def frames() -> AsyncGenerator[Frame, None]:
         with context.waiting_clients.track(job_id):
-            followed = cast("AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, job_id))
-            async with aclosing(followed) as items:
+            async with aclosing(context.control.follow(owner, job_id)) as items:
                 async for item in items:
                     for piece in builder.feed(item):
                         yield piece

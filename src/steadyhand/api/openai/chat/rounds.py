@@ -1,9 +1,9 @@
 """The rounds of a chat with tools of the client: each is one response, from one turn's calls to the next."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from steadyhand.api.openai.chat.reasoning import ReasoningText
 from steadyhand.api.openai.client_tool_results import (
@@ -21,7 +21,7 @@ from steadyhand.api.schemas.requests import ChatMessage
 from steadyhand.api.transport.context import ApiContext
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest
-from steadyhand.events import Event, LiveText, Message, ToolCallsRequested
+from steadyhand.events import LiveText, Message, ToolCallsRequested
 from steadyhand.job import Job, Usage
 
 
@@ -75,11 +75,8 @@ async def wait_for_round(
     """
     usage = UsageSince(tool_round.after)
     texts: list[str] = []
-    event_source = cast(
-        "AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, tool_round.run.job.id)
-    )
     paused = None
-    async with aclosing(event_source) as events:
+    async with aclosing(context.control.follow(owner, tool_round.run.job.id)) as events:
         async for event in events:
             if isinstance(event, LiveText):
                 continue

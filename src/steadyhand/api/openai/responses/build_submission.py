@@ -9,7 +9,7 @@ from steadyhand.api.openai.client_tools import (
     parse_response_tools,
     resolve_choice,
 )
-from steadyhand.api.openai.input_messages import join_paragraphs, split_conversation
+from steadyhand.api.openai.input_messages import split_conversation
 from steadyhand.api.openai.output_spec import (
     ALLOWED_TOOLS,
     TOOL_CHOICE_ERROR,
@@ -24,13 +24,12 @@ from steadyhand.api.openai.responses.input_items import (
     items_after_answer,
     parse_input_items,
 )
-from steadyhand.api.openai.submission_fields import EFFORT_ALIASES, merge_metadata
+from steadyhand.api.openai.submission_fields import build_spec
 from steadyhand.api.schemas.requests import ResponseRequest
 from steadyhand.api.transport.context import ModelAlias
 from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.control import Submission
 from steadyhand.errors import InvalidRequest
-from steadyhand.job import JobSpec
 
 
 def reject_unsupported(asked: ResponseRequest) -> None:
@@ -54,21 +53,14 @@ def build_submission(asked: ResponseRequest, alias: ModelAlias, items: Sequence[
     """Build the submission for a request with these items as its input; raise `InvalidRequest`."""
     wanted = _build_output_spec(asked, parse_response_tools(asked.tools))
     conversation = split_conversation(parse_input_items(items), "input")
-    effort = None if asked.reasoning is None else asked.reasoning.effort
-    system = join_paragraphs([asked.instructions or "", conversation.system or "", wanted.prompt_hint or ""])
-    spec = JobSpec(
-        prompt=conversation.prompt,
+    spec = build_spec(
+        asked,
+        conversation,
+        wanted,
         model=alias.model,
-        metadata=merge_metadata(asked.metadata, asked.user),
-        output_schema=wanted.output_schema,
-        effort=None if effort is None else EFFORT_ALIASES.get(effort, effort),
-        append_system_prompt=system or None,
-        history=conversation.history,
-        content=conversation.content,
-        tools=wanted.client_tools,
-        one_call=wanted.one_call,
+        effort=None if asked.reasoning is None else asked.reasoning.effort,
+        instructions=asked.instructions,
         request=new_document(_stored_request(asked, items), wanted.forced_call),
-        origin="openai",
     )
     # A run in the background goes on after the service was stopped; for another one nobody waits then.
     return Submission(spec, agent=alias.agent, on_interrupt="resume" if asked.background else "fail")

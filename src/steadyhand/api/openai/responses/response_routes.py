@@ -1,9 +1,9 @@
 """Routes of the Responses API (docs/http-api.md): create, retrieve, stream, cancel and delete responses."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from starlette.requests import Request
@@ -47,7 +47,6 @@ from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.sse import EventStreamResponse, Frame
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest
-from steadyhand.events import Event, LiveText
 from steadyhand.job import State
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=DirectRoute)
@@ -230,11 +229,10 @@ async def _event_frames(
     *,
     keeps_running: bool,
     messages: Sequence[ConversationMessage] | None,
-) -> AsyncIterator[Frame]:
+) -> AsyncGenerator[Frame, None]:
     job_id = response_events.stored.job.id
-    event_source = cast("AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, job_id))
     with nullcontext() if keeps_running else context.waiting_clients.track(job_id):
-        async with aclosing(event_source) as source_events:
+        async with aclosing(context.control.follow(owner, job_id)) as source_events:
             async for source_event in source_events:
                 for event in response_events.feed(source_event):
                     if event["sequence_number"] > after:

@@ -1,9 +1,9 @@
 """Find, start and continue responses: each is one of its job's responses, by its number."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -40,7 +40,6 @@ from steadyhand.api.schemas.requests import ResponseRequest
 from steadyhand.api.transport.context import ApiContext, as_job_owner
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest, NotFound
-from steadyhand.events import Event, LiveText
 from steadyhand.job import Job
 
 MAX_REFERENCED_RESPONSES = 200
@@ -88,10 +87,7 @@ async def wait_for_response(
 ) -> tuple[Job, ResponseEvents]:
     """Wait for a response's end, by calls for the client or by its job's end; return the job and the events."""
     response_events = ResponseEvents(stored, context.tool_names)
-    event_source = cast(
-        "AsyncGenerator[Event | LiveText, None]", context.control.follow(owner, stored.job.id)
-    )
-    async with aclosing(event_source) as events:
+    async with aclosing(context.control.follow(owner, stored.job.id)) as events:
         async for event in events:
             response_events.feed(event)
             if response_events.ended_with_calls:
