@@ -19,6 +19,7 @@ class WarningCode(StrEnum):
     EGRESS_REFUSALS = "egress_refusals"
     EVENTS_LEFT_OUT = "events_left_out"
     FILES_TOO_LARGE = "files_too_large"
+    FOREIGN_REF = "foreign_ref"
     GATEWAY_REFUSED = "gateway_refused"
     HARVEST_FAILED = "harvest_failed"
     HARVEST_PARTIAL = "harvest_partial"
@@ -33,6 +34,7 @@ class WarningCode(StrEnum):
     PULL_FAILED = "pull_failed"
     RATE_LIMIT = "rate_limit"
     REF_IGNORED = "ref_ignored"
+    REFS_STALE = "refs_stale"
     SESSION_LOST = "session_lost"
     SUBMODULES_EMPTY = "submodules_empty"
     TRANSCRIPT_CUT = "transcript_cut"
@@ -55,6 +57,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.EGRESS_REFUSALS: "Too many requests were refused; later refusals are not recorded.",
     WarningCode.EVENTS_LEFT_OUT: "The run has too many events, in all or in an outage of the store; others are lost.",
     WarningCode.FILES_TOO_LARGE: "Changed files above the size limit were left out.",
+    WarningCode.FOREIGN_REF: "The ref is code of a stranger: secrets, caches, publishing or full trust are withheld.",
     WarningCode.GATEWAY_REFUSED: "The agent asked the gateway for something that is not a model call.",
     WarningCode.HARVEST_FAILED: "The agent's changes could not be kept.",
     WarningCode.HARVEST_PARTIAL: "A part of the agent's changes could not be kept.",
@@ -69,6 +72,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.PULL_FAILED: "`git pull` failed; the workspace was used as it was.",
     WarningCode.RATE_LIMIT: "The model's service reports on its rate limit.",
     WarningCode.REF_IGNORED: "A workspace in place ignores `ref`.",
+    WarningCode.REFS_STALE: "The repository could not be fetched; branches and tags may be old.",
     WarningCode.SESSION_LOST: "The earlier session no longer existed; the agent began a new one.",
     WarningCode.SUBMODULES_EMPTY: "Submodules are empty folders in the checkout.",
     WarningCode.TRANSCRIPT_CUT: "The transcript was cut at 64 MiB.",

@@ -285,3 +285,13 @@ def test_uncommitted_changes_that_cannot_be_the_commit_of_a_job_are_refused(
             assert [each.pointer for each in caught.value.field_errors] == ["/uncommitted"]
 
     in_world(tmp_path, scene)
+
+
+@pytest.mark.parametrize("ref", ["refs/steadyhand/HEAD", UNCOMMITTED.ref])
+def test_a_caller_cannot_name_refs_that_the_service_made(tmp_path: Path, ref: str) -> None:
+    async def scene(world: World) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            await world.control.submit(CALLER, Submission(JobSpec("x"), workspace="/shop", ref=ref))
+        assert [each.pointer for each in caught.value.field_errors] == ["/ref"]
+
+    in_world(tmp_path, scene)

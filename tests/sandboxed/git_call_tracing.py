@@ -23,13 +23,18 @@ import steadyhand
 from steadyhand.ports import ExecResult
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.workspace import git as git_module
-from steadyhand.workspace import mirror, sandboxed_git, sandboxed_git_client
+from steadyhand.workspace import mirror, repository_source, sandboxed_git, sandboxed_git_client
 
 SOURCES = Path(steadyhand.__file__).parent
 _MAIN = '\nif __name__ == "__main__":'
 _WORKSPACE_SOURCES = SOURCES / "workspace"
-_CALL_NAMES = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "_remote_command"}
-_WRAPPER_FUNCTIONS = {("harvest", "_pack"), ("sandboxed_git", "_pack"), ("mirror", "_run_remote_fetch")}
+_CALL_NAMES = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "serving_command"}
+_WRAPPER_FUNCTIONS = {
+    ("harvest", "_pack"),
+    ("sandboxed_git", "_pack"),
+    ("mirror", "_run_remote_fetch"),
+    ("sandboxed_git", "_git_with_progress"),
+}
 UNKNOWN_PLACE = "between calls of git"
 _OUTPUT_PREFIX = b"@git-call "
 
@@ -118,7 +123,7 @@ class GitCallTracer:
         self._marks = marks
         self._passing: list[str] = []
         patch.setattr(git_module.Git, "run", self._trace_local(git_module.Git.run))
-        patch.setattr(mirror.Mirror, "_remote_command", self._trace_remote(mirror.Mirror._remote_command))
+        patch.setattr(mirror, "serving_command", self._trace_remote(repository_source.serving_command))
         patch.setattr(ProcessSandboxExec, "run", self._trace_sandboxed(ProcessSandboxExec.run))
         told = Path(sandboxed_git.__file__).read_text(encoding="utf-8").replace(_MAIN, _TRACE_CODE + _MAIN)
         patch.setattr(sandboxed_git_client, "_program", lambda: told)
@@ -144,7 +149,7 @@ class GitCallTracer:
     def _trace_remote(self, other_side: Any) -> Any:
         """What runs on a repository's own side is started by git itself, with the next command."""
 
-        def watched(of: mirror.Mirror, verb: str) -> str | None:
+        def watched(of: repository_source.RepositorySource, verb: str) -> str | None:
             command: str | None = other_side(of, verb)
             self._passing.append(_innermost_call_site(_stack_lines(sys._getframe(1))))
             return command

@@ -46,14 +46,17 @@ OWNER = 64_321
 
 MIRROR_CALLS = (
     "mirror._init init",
-    "mirror._fetch fetch",
+    "mirror._fetch_all fetch",
+    "mirror._fetch_on_demand fetch",
     "mirror._run_fetch upload-pack",
     "mirror._fetch gc",
     "mirror._fetch_commit fetch",
     "mirror._rev_parse rev-parse",
-    "mirror.refs for-each-ref",
-    "mirror.list_tree_files ls-tree",
-    "mirror.read_tree_blobs cat-file",
+    "mirror._write_refs_file for-each-ref",
+    "mirror.is_reached rev-list",
+    "mirror.pack_new pack-objects",
+    "tree_files.list_tree_files ls-tree",
+    "tree_files.read_tree_blobs cat-file",
     "mirror.push push",
     "mirror.push receive-pack",
     "mirror.import_commit fetch",
@@ -116,6 +119,9 @@ SEALED_CALLS = (
     "sandboxed_git._stage_changes update-index",
     "sandboxed_git._stage_changes update-index (2)",
     "sandboxed_git._stage_changes add",
+    "sandboxed_git.update_refs index-pack",
+    "sandboxed_git.update_refs for-each-ref",
+    "sandboxed_git.update_refs update-ref",
     "sandboxed_git.restore_commits fetch",
     "sandboxed_git.restore_commits reset",
     "sandboxed_git.compare_in_place rev-parse",
@@ -126,7 +132,10 @@ SEALED_CALLS = (
     "sandboxed_git.compare_in_place diff (2)",
 )
 BARE_CALLS = (
-    "create._make_checkout checkout",
+    "create._check_out_unsandboxed checkout",
+    "refs_update._update_as_agent index-pack",
+    "refs_update._update_as_agent for-each-ref",
+    "refs_update._update_as_agent update-ref",
     "harvest._import_commits rev-parse",
     "harvest._import_commits pack-objects",
     "harvest._has_commit cat-file",
@@ -171,6 +180,7 @@ class Scene:
         self.repository = make_repository(root / "repository")
         self.repository.commit(".claude/agents/helper.md", DEFINITION)
         self.repository.commit(".gitattributes", "* filter=evil diff=evil merge=evil\n")
+        self._pulled, *self._foreign = [self._make_pull_request(number) for number in range(4)]
         self.direct = Repository(root / "direct")
         run_shell(f"git clone -q {self.repository.folder} {self.direct.folder}", root)
         self._half_done = root / "half-done"
@@ -189,6 +199,17 @@ class Scene:
             each.run(self._taint)
             run_shell(f"chown -R {OWNER}:{OWNER} {each.folder}", root)
         self.marks.take_marks()
+
+    def _make_pull_request(self, number: int) -> str:
+        return self.repository.run(
+            f"git update-ref refs/pull/{number}/head $(git commit-tree HEAD^{{tree}} -p HEAD -m {number})"
+            f" && git rev-parse refs/pull/{number}/head"
+        ).strip()
+
+    def _push_a_branch(self) -> None:
+        """Push what a pull request holds as a branch, without a git that would run the taint."""
+        commit = self._foreign.pop()
+        (self.repository.folder / ".git" / "refs" / "heads" / f"later-{commit}").write_text(f"{commit}\n")
 
     def _leave_a_rebase_half_done(self) -> None:
         self.direct.run(
@@ -243,12 +264,27 @@ class Scene:
         await checkouts.delete_job(changed.id)
         pointers = self._with_pointers.workspace(submodules=True, fetch_hosts=(self._server.host,))
         await checkouts.release(await checkouts.prepare(make_job(), pointers, 1))
+        await self._continue_in_a_kept_checkout(checkouts, hands)
+        await self._work(checkouts, hands, make_job(ref=self._pulled), workspace)
+        await self._work(checkouts, hands, make_job(ref="pull/0/head"), workspace)
         await self._work(checkouts, hands, make_job(), direct)
         run_shell(
             f"cp -r {self._half_done} .git/rebase-merge; chown -R {OWNER}:{OWNER} .git", self.direct.folder
         )
         await self._work(checkouts, hands, make_job(), direct)
         await checkouts.agent_definitions(direct)
+
+    async def _continue_in_a_kept_checkout(
+        self, checkouts: GitCheckouts, hands: SandboxedCheckouts | None
+    ) -> None:
+        job = make_job()
+        place = await checkouts.prepare(job, self.repository.workspace(), 1)
+        await self._does(hands, place, self._taint)
+        await checkouts.retain(place)
+        self._push_a_branch()
+        place = await checkouts.prepare(replace(job, begin="resume"), self.repository.workspace(), 1)
+        assert place.warnings == ()
+        await checkouts.release(place)
 
     async def _work(
         self, checkouts: GitCheckouts, hands: SandboxedCheckouts | None, job: Job, workspace: Workspace
@@ -302,7 +338,7 @@ def test_git_is_started_where_the_calls_are_looked_for_and_nowhere_else() -> Non
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value == "git":
                 found.add(str(path.relative_to(SOURCES)))
-    found -= {f"workspace/{name}.py" for name in ("git", "sandboxed_git", "in_place", "mirror")}
+    found -= {f"workspace/{name}.py" for name in ("git", "sandboxed_git", "in_place", "repository_source")}
     # The name of a check of doctor's, and what is no part of the service.
     own = {"cli/demo.py", "cli/local_repository.py", "testing/service.py", "testing/example.py"}
     assert found == {"workspace/doctor.py", *own}

@@ -12,7 +12,8 @@ from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts, GitSettings
-from steadyhand.workspace.mirror import Mirror, Mirrors, parse_source
+from steadyhand.workspace.mirror import Mirror, Mirrors
+from steadyhand.workspace.repository_source import parse_source
 
 
 def mirror_of(repository: Repository, world_dir: Path, **options: float) -> Mirror:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from steadyhand.workspace.mirror import parse_source
 from steadyhand.workspace.remote_hosts import RemoteHosts, UrlRefused, parse_url, resolve_relative
+from steadyhand.workspace.repository_source import parse_source
 
 
 @pytest.mark.parametrize(

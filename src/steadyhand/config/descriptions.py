@@ -74,10 +74,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     "openai.models.*.reasoning": "The `reasoning_content` of a chat: the model's `thinking`, the calls of the agent's "
     "own `tools`, or `all`.",
     "workspaces.*.repository": "The repository: an https, ssh or file URL, or a path.",
-    "workspaces.*.ref": "The branch, tag or commit of jobs that name none; else the repository's default branch.",
+    "workspaces.*.ref": "The branch, tag, commit or other ref of jobs that name none; else the default branch.",
     "workspaces.*.mode": "`in_place` works in the directory itself, one job at a time.",
     "workspaces.*.trust": "What is read of the repository: its agents and instructions, or all of its settings.",
-    "workspaces.*.trusted_refs": "The refs to which `trust` applies; for others it is lower.",
+    "workspaces.*.trusted_refs": "The refs to which `trust` applies; for others it is less. Foreign ones: full names.",
     "workspaces.*.setup": "Commands that prepare a checkout, run once per commit in the sandbox.",
     "workspaces.*.setup_secrets": "Secret files that `setup` may read.",
     "workspaces.*.submodules": "Fetch the submodules of the commit, from the repository's own host and `fetch_hosts`.",

@@ -37,6 +37,7 @@ _MAX_SESSION_JOBS = 20
 """The number of jobs of a session, newest first, in which a session is looked for."""
 _MAX_LOOKUPS = 3
 """The number of times that the job to continue is looked for, if each is deleted before the turn is stored."""
+_SERVICE_REFS = "refs/steadyhand/"
 _REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 
 
@@ -275,6 +276,10 @@ class JobSubmitter:
             raise InvalidRequest.at("/uncommitted", "cannot go to a workspace that is used in place")
 
     def _resolve_workspace(self, caller: Caller, submission: Submission, agent: Agent) -> str | None:
+        if submission.ref is not None and submission.ref.startswith(_SERVICE_REFS):
+            raise InvalidRequest.at(
+                "/ref", f"begins with {_SERVICE_REFS}, where the service has refs of its own"
+            )
         name = submission.workspace
         if name is None:
             name = self._deps.catalog.default_workspace_name(agent)

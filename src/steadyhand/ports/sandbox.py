@@ -1,6 +1,6 @@
 """The sandbox port: the boundary around an agent, and small commands run behind it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,7 +24,8 @@ class Mount:
     """One mount below the mount root, at `target`.
 
     A `bind` shows `source`; an `image` mounts the file system in the file `source`; an `overlay` lays `upper` (with
-    `work`) over `source`. Files of the user `owner` on disk appear as files of the run's user.
+    `work`) over `source`, and `middle`, if set, between the two. Files of the user `owner` on disk appear as files of
+    the run's user.
     """
 
     kind: Literal["bind", "image", "overlay"]
@@ -34,6 +35,7 @@ class Mount:
     owner: int | None = None
     upper: Path | None = None
     work: Path | None = None
+    middle: Path | None = None
     change_owner: bool = False
     """True if every file in an image is to be changed to the run's user."""
 
@@ -117,6 +119,10 @@ class SandboxExec(Protocol):
         stdin: bytes = b"",
         timeout_seconds: float,
         max_output: int,
+        on_stderr: Callable[[bytes], None] | None = None,
     ) -> ExecResult:
-        """Run a command in the agent's directory; output above `max_output` bytes stops it. Raise `SpawnError`."""
+        """Run a command in the agent's directory; output above `max_output` bytes stops it. Raise `SpawnError`.
+
+        `on_stderr` gets stderr as it comes.
+        """
         ...

@@ -79,7 +79,7 @@ class OverlayLayers:
     """A checkout laid over a warm one: `lower` is shared and never written; the rest is this job's.
 
     `image`, if not None, is a file system of the disk limit's size that holds `upper` and `work`, which are then
-    relative to it. `owner` is the user who owns the files of `lower` on disk.
+    relative to it. `owner` is the user who owns the files of `lower` and `refs` on disk.
     """
 
     lower: Path
@@ -89,6 +89,8 @@ class OverlayLayers:
     image: Path | None = None
     change_owner: bool = False
     """True if the files in the image belong to another user and have to be changed to the run's."""
+    refs: Path | None = None
+    """A folder laid over `lower` and below `upper`, with the refs of the job's repository; never written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,7 +312,10 @@ def _overlay_mounts(checkout: Checkout, staging_dir: Path) -> list[Mount]:
         disk = [Mount("image", _DISK_MOUNT, layers.image, writable=True, change_owner=layers.change_owner)]
         upper, work = staging_dir / _DISK_MOUNT / upper, staging_dir / _DISK_MOUNT / work
     owner = None if layers.owner == checkout.uid else layers.owner
-    tree = Mount("overlay", _CHECKOUT_MOUNT, layers.lower, writable=True, owner=owner, upper=upper, work=work)
+    tree = Mount(
+        "overlay", _CHECKOUT_MOUNT, layers.lower,
+        writable=True, owner=owner, upper=upper, work=work, middle=layers.refs,
+    )  # fmt: skip
     return [*disk, tree]
 
 

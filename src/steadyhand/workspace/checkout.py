@@ -29,6 +29,7 @@ from steadyhand.workspace.instructions import (
 )
 from steadyhand.workspace.job_dirs import JobDirs, transient_paths
 from steadyhand.workspace.mirror import Mirrors
+from steadyhand.workspace.refs_update import bring_up_to_date
 from steadyhand.workspace.retention import trim
 from steadyhand.workspace.uncommitted import forget_uncommitted, without_repository_rights
 from steadyhand.workspace.warm_checkouts import WarmCheckouts
@@ -162,10 +163,11 @@ class GitCheckouts:
         if _is_in_place(workspace):
             return await self._prepare_in_place(workspace, files, slot, resumed=origin is not None)
         user = self._uid_of(slot)
+        continued = None
         if origin is not None and job.commit is not None:
-            workspace = replace(workspace, ref=job.commit)
-        created = await self.factory.create(job, workspace, files, user)
-        checkout = await self._to_checkout(job, workspace, files, slot, created)
+            workspace, continued = replace(workspace, ref=job.commit), origin
+        created = await self.factory.create(job, workspace, files, user, continued)
+        checkout = await self._to_checkout(files, slot, created)
         # With full trust the agent reads the repository's own instructions from the checkout.
         texts = {} if checkout.full_trust else created.instructions.texts
         await asyncio.to_thread(self._job_dirs.make_home_and_config, files, user, texts, checkout.definitions)
@@ -185,12 +187,15 @@ class GitCheckouts:
         for folder in (files.home, files.config_dir):
             await asyncio.to_thread(chown_tree, folder, user)
         await asyncio.to_thread(self.factory.note_for(job.id, user, created).write, files)
-        return await self._to_checkout(job, workspace, files, slot, created)
+        checkout = await self._to_checkout(files, slot, created)
+        if workspace.repository is None or created.commit is None:
+            return checkout
+        mirror = self.mirrors.get(workspace.repository)
+        warning = await bring_up_to_date(checkout, mirror, self._sandbox_exec)
+        return checkout if warning is None else replace(checkout, warnings=(*checkout.warnings, warning))
 
-    async def _to_checkout(
-        self, job: Job, workspace: Workspace, files: JobPaths, slot: int, created: CreatedCheckout
-    ) -> Checkout:
-        binds = created.binds
+    async def _to_checkout(self, files: JobPaths, slot: int, created: CreatedCheckout) -> Checkout:
+        binds, workspace = created.binds, created.access.workspace
         if self._sandbox_exec is not None:
             binds += await asyncio.to_thread(self._caches.binds_for, workspace)
         return Checkout(
@@ -211,7 +216,7 @@ class GitCheckouts:
             layers=created.layers,
             binds=binds,
             slot=slot,
-            publish=job.publish,
+            publish=created.access.publish,
         )
 
     def _uid_of(self, slot: int) -> int | None:

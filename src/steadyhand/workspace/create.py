@@ -3,21 +3,37 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
-from steadyhand.ports import BindMount, Instructions, JobPaths, OverlayLayers, SandboxExec
+from steadyhand.ports import BindMount, Instructions, JobPaths, OverlayLayers, SandboxExec, is_reported
 from steadyhand.workspace.checkout_note import CheckoutNote
 from steadyhand.workspace.disk_images import DiskImages
+from steadyhand.workspace.fetched_refs import stale_refs_warning, store_refs
 from steadyhand.workspace.filesystem import PRIVATE, chown_tree, copy_objects, make_dir, remove_tree
+from steadyhand.workspace.foreign_refs import (
+    RefAccess,
+    find_foreign_name,
+    read_foreign_name,
+    restrict,
+    write_foreign_name,
+)
 from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
+from steadyhand.workspace.git_progress import GitProgress
 from steadyhand.workspace.instructions import InstructionsCache
-from steadyhand.workspace.job_dirs import base_dir, base_index_path, disk_image_path, overlay_dirs
-from steadyhand.workspace.mirror import Mirror, Mirrors
+from steadyhand.workspace.job_dirs import (
+    base_dir,
+    base_index_path,
+    disk_image_path,
+    fetched_refs_path,
+    overlay_dirs,
+    refs_layer_dir,
+)
+from steadyhand.workspace.mirror import BaseCommit, Mirror, Mirrors
 from steadyhand.workspace.submodules import ContentPlan, ContentPlanner, write_module_dirs
 from steadyhand.workspace.uncommitted import import_uncommitted
 from steadyhand.workspace.warm_checkouts import (
@@ -39,11 +55,15 @@ _MAX_COPY_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class CreatedCheckout:
-    """A checkout beside its folders: the agent's directory, the commit, the repository's instructions, the layers."""
+    """A checkout beside its folders: the agent's directory, the commit, the repository's instructions, the layers.
+
+    `access` is what the job may use of its workspace; `warnings` are about its refs.
+    """
 
     directory: Path
     commit: str | None
     instructions: Instructions
+    access: RefAccess
     layers: OverlayLayers | None = None
     binds: tuple[BindMount, ...] = ()
     warnings: tuple[JobWarning, ...] = ()
@@ -83,24 +103,42 @@ class CheckoutFactory:
         self._acquired: dict[str, WarmCheckout] = {}
 
     async def create(
-        self, job: Job, workspace: Workspace, files: JobPaths, user: int | None
+        self, job: Job, workspace: Workspace, files: JobPaths, user: int | None, continued: JobPaths | None
     ) -> CreatedCheckout:
-        """Create a checkout of the workspace's commit. Raise `WorkspaceError`."""
+        """Create a checkout of the workspace's commit. Raise `WorkspaceError`.
+
+        `continued` are the files of the job whose commit the workspace's ref is, if this one continues another.
+        """
         if workspace.repository is None:
+            layers = await self._create_empty(job, files, user)
             return CreatedCheckout(
-                files.checkout, None, Instructions(), await self._create_empty(job, files, user)
+                files.checkout, None, Instructions(), RefAccess(workspace, job.publish), layers
             )
         mirror = self._mirrors.get(workspace.repository)
-        if job.spec.uncommitted is not None:
-            commit = await import_uncommitted(mirror, job.spec.uncommitted, files)
-        else:
-            commit = await mirror.resolve(workspace.ref)
-        instructions = await self._instructions.load(mirror, commit, workspace)
-        plan = await self._content.plan(mirror, commit, workspace)
+        base = await self._resolve(mirror, job, workspace, files)
+        foreign_name = await find_foreign_name(mirror, base, continued)
+        await asyncio.to_thread(write_foreign_name, files, foreign_name)
+        access = restrict(workspace, job.publish, foreign_name)
+        instructions = await self._instructions.load(mirror, base.commit, access.workspace)
+        plan = await self._content.plan(mirror, base.commit, access.workspace)
+        refs_owner = None if self.warm is None else self.warm.owner
+        await asyncio.to_thread(store_refs, files, await mirror.refs_file(), owner=refs_owner)
         layers, binds = await self._make_checkout(
-            mirror, commit, workspace, plan=plan, job=job, files=files, user=user
+            mirror, base.commit, access.workspace, plan=plan, job=job, files=files, user=user
         )
-        return CreatedCheckout(files.checkout, commit, instructions, layers, binds, plan.warnings)
+        warnings = (*access.warnings, *plan.warnings)
+        if base.fetch_failure is not None:
+            warnings = (*warnings, stale_refs_warning(base.fetch_failure))
+        return CreatedCheckout(files.checkout, base.commit, instructions, access, layers, binds, warnings)
+
+    async def _resolve(self, mirror: Mirror, job: Job, workspace: Workspace, files: JobPaths) -> BaseCommit:
+        if job.spec.uncommitted is not None:
+            return BaseCommit(await import_uncommitted(mirror, job.spec.uncommitted, files))
+        if job.is_on_uncommitted and job.ref is not None and job.ref == workspace.ref:
+            commit = await mirror.find_commit(job.ref)  # the changes of an earlier turn
+            if commit is not None:
+                return BaseCommit(commit)
+        return await mirror.resolve_base(workspace.ref)
 
     async def _make_checkout(
         self,
@@ -117,7 +155,7 @@ class CheckoutFactory:
             await self.release(files)
             self._acquired[job.id] = await self.warm.acquire(mirror, commit, workspace, plan)
             layers = await self._create_layers(self._acquired[job.id].tree, self.warm.owner, job, files, user)
-            return layers, (objects_bind(mirror),)
+            return replace(layers, refs=refs_layer_dir(files)), (objects_bind(mirror),)
         binds: tuple[BindMount, ...] = ()
         if self._shares_objects:
             binds = (objects_bind(mirror),)
@@ -126,24 +164,34 @@ class CheckoutFactory:
         else:
             await self._copy_mirror_objects(mirror, files)
         branch = BRANCH if self._sandbox_exec is not None else f"steadyhand/{job.id}"
-        await write_git_dir(files.checkout / ".git", mirror, self._settings, branch)
-        await write_module_dirs(files.checkout / ".git", plan.modules, self._settings)
+        git_dir, refs = files.checkout / ".git", fetched_refs_path(files)
+        await asyncio.to_thread(
+            write_git_dir, git_dir, mirror, self._settings, branch, refs=refs, commit=commit
+        )
+        await write_module_dirs(git_dir, plan.modules, self._settings)
         await asyncio.to_thread(chown_tree, files.checkout, user)
         if self._sandbox_exec is not None:
             await self._check_out_sandboxed(
                 self._sandbox_exec, workspace, commit, files, user, binds=binds, plan=plan
             )
-            return None, binds
+        else:
+            await self._check_out_unsandboxed(workspace, commit, files, user, branch)
+        return None, binds
+
+    async def _check_out_unsandboxed(
+        self, workspace: Workspace, commit: str, files: JobPaths, user: int | None, branch: str
+    ) -> None:
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
         await report_checkout(workspace)
         # The agent's uid writes the work tree, so its files belong to the agent from the start.
+        progress = ("--progress",) if is_reported() else ()
         await Git(user=user).run(
-            "checkout", "--quiet", "-B", branch, commit, cwd=files.checkout, seconds=CHECKOUT_SECONDS
-        )
+            "checkout", "--quiet", *progress, "-B", branch, commit, cwd=files.checkout, seconds=CHECKOUT_SECONDS,
+            on_stderr=GitProgress().feed if progress else None,
+        )  # fmt: skip
         shutil.copyfile(files.checkout / ".git" / "index", base_index_path(files))
         base_index_path(files).chmod(0o600)
-        return None, binds
 
     def note_for(self, job_id: str, user: int | None, created: CreatedCheckout) -> CheckoutNote:
         """Return the note that a later run needs to continue in this checkout."""
@@ -173,6 +221,9 @@ class CheckoutFactory:
         layers: OverlayLayers | None = None
         binds: tuple[BindMount, ...] = ()
         instructions = Instructions()
+        foreign_name = await asyncio.to_thread(read_foreign_name, files)
+        access = restrict(workspace, job.publish, foreign_name)
+        workspace = access.workspace
         if workspace.repository is not None and checkout_note.commit is not None:
             mirror = self._mirrors.get(workspace.repository)
             instructions = await self._instructions.load(mirror, checkout_note.commit, workspace)
@@ -195,18 +246,26 @@ class CheckoutFactory:
             await asyncio.to_thread(chown_tree, layers.upper, user)
             await asyncio.to_thread(remove_tree, layers.work)
             make_dir(layers.work, PRIVATE, user)
-        return CreatedCheckout(files.checkout, checkout_note.commit, instructions, layers, binds)
+        return CreatedCheckout(
+            files.checkout, checkout_note.commit, instructions, access, layers, binds, access.warnings
+        )
 
     def _existing_layers(
         self, lower: Path, files: JobPaths, checkout_note: CheckoutNote, user: int | None
     ) -> OverlayLayers:
         assert self.warm is not None  # noqa: S101  # asked by the caller
         upper, work = overlay_dirs(files)
+        refs = refs_layer_dir(files)
+        layers = OverlayLayers(
+            lower, upper, work, self.warm.owner, refs=refs if refs.is_dir() else None
+        )  # without it an earlier version made the checkout, or it has no repository
         if not checkout_note.image:
-            return OverlayLayers(lower, upper, work, self.warm.owner)
-        image = disk_image_path(files)
-        names = Path(upper.name), Path(work.name)
-        return OverlayLayers(lower, *names, self.warm.owner, image, change_owner=checkout_note.user != user)
+            return layers
+        change_owner = checkout_note.user != user
+        return replace(
+            layers, upper=Path(upper.name), work=Path(work.name),
+            image=disk_image_path(files), change_owner=change_owner,
+        )  # fmt: skip
 
     async def _create_empty(self, job: Job, files: JobPaths, user: int | None) -> OverlayLayers | None:
         """Create an empty checkout: a folder, or an overlay over an empty folder if the job's disk has a limit."""

@@ -4,7 +4,10 @@ import re
 
 from steadyhand.ports import report_progress
 
-_STEPS = rb"Enumerating objects|Counting objects|Compressing objects|Receiving objects|Resolving deltas|Updating files"
+_STEPS = (
+    rb"Enumerating objects|Counting objects|Compressing objects|Receiving objects|Resolving deltas"
+    rb"|Updating files|Filtering content"
+)
 _PROGRESS = re.compile(rb"(?:^|[\r\n])(?:remote: )?(" + _STEPS + rb"): +(\d{1,3})%[^\r\n]{0,200}(?=[\r\n])")
 _MAX_TAIL = 512
 

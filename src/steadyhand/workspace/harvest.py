@@ -25,7 +25,8 @@ from steadyhand.workspace.git_dir import make_bare_repository
 from steadyhand.workspace.git_index import SKIP_REASONS, stage_changes
 from steadyhand.workspace.in_place import head_of
 from steadyhand.workspace.job_dirs import base_dir, base_index_path
-from steadyhand.workspace.mirror import COMMIT, Mirrors
+from steadyhand.workspace.mirror import Mirrors
+from steadyhand.workspace.ref_names import COMMIT
 from steadyhand.workspace.sandboxed_git_client import BASE_DIR, SandboxReply, run_sandboxed_git
 
 HARVEST_SECONDS = 30.0
@@ -211,7 +212,7 @@ class _PrivateHarvest:
         self._settings = settings
         self._branch = f"refs/heads/steadyhand/{context.files.root.name}"
         self._git = Git(env={"GIT_DIR": str(self._import_dir), **_IMPORT_BOUNDS}, config=_IMPORT_CONFIG)
-        make_bare_repository(self._import_dir, mirror_objects)
+        make_bare_repository(self._import_dir, mirror_objects, context.base)
 
     async def collect(self) -> Changes | None:
         base = self._context.base
@@ -316,7 +317,7 @@ class _PrivateHarvest:
         if head != self._context.base:
             # The index keeps what it knows of unchanged files, so that only changed ones are read.
             await self._run("read-tree", "--index-output=" + str(index), "-i", "-m", self._context.base, head)
-        make_bare_repository(self._snapshot, None)
+        make_bare_repository(self._snapshot, None, head)
         (self._snapshot / "index").write_bytes(index.read_bytes())
         chown_tree(self._snapshot, self._user)
         env = {"GIT_DIR": str(self._snapshot), "GIT_WORK_TREE": str(self._checkout)}
@@ -445,7 +446,7 @@ async def _harvest_in_place(context: _HarvestContext) -> Changes | None:
     """Compare HEAD before the run with the files after it, as the agent's uid; index and objects do not change."""
     checkout, folder = context.checkout, context.checkout.directory
     scratch = context.folder / "snapshot"
-    make_bare_repository(scratch, None)
+    make_bare_repository(scratch, None, context.base)
     chown_tree(scratch, checkout.uid)
     agent_git = Git(user=checkout.uid)
     head = await head_of(agent_git, folder) or context.base

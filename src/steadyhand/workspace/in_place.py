@@ -26,7 +26,8 @@ from steadyhand.workspace.instructions import (
     is_fully_trusted,
     read_instructions,
 )
-from steadyhand.workspace.mirror import list_tree_files, parse_source, read_tree_blobs
+from steadyhand.workspace.repository_source import parse_source
+from steadyhand.workspace.tree_files import list_tree_files, read_tree_blobs
 
 PULL_SECONDS = 60.0
 _ACCESS_SECONDS = 10.0

@@ -8,7 +8,8 @@ from steadyhand.agents import AgentDefinition, Workspace
 from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import AgentFiles, Instructions
-from steadyhand.workspace.mirror import Mirror, TreeEntry
+from steadyhand.workspace.mirror import Mirror
+from steadyhand.workspace.tree_files import TreeEntry
 
 MAX_FILE_BYTES = 256 * 1024
 MAX_TOTAL_BYTES = 4 * 1024 * 1024

@@ -117,7 +117,16 @@ def transient_paths(files: JobPaths) -> tuple[Path, ...]:
     """Return the paths that exist only as long as a job has a checkout."""
     root = files.root
     layers = (*overlay_dirs(files), disk_image_path(files))
-    return (files.checkout, files.home, *layers, root / "harvest", base_dir(files), base_index_path(files))
+    refs = fetched_refs_path(files).parent
+    return (
+        files.checkout,
+        files.home,
+        *layers,
+        root / "harvest",
+        base_dir(files),
+        base_index_path(files),
+        refs,
+    )
 
 
 def overlay_dirs(files: JobPaths) -> tuple[Path, Path]:
@@ -138,3 +147,13 @@ def base_index_path(files: JobPaths) -> Path:
 def base_dir(files: JobPaths) -> Path:
     """Return the folder with the base of the harvest of a sandboxed private copy."""
     return files.root / "base"
+
+
+def fetched_refs_path(files: JobPaths) -> Path:
+    """Return the path of the record of a job's fetched refs, which the agent cannot write; see `fetched_refs`."""
+    return files.root / "refs" / "packed-refs"
+
+
+def refs_layer_dir(files: JobPaths) -> Path:
+    """Return the folder that is laid over a warm checkout and holds the job's fetched refs."""
+    return files.root / "refs" / "layer"

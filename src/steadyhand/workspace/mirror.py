@@ -1,99 +1,58 @@
 """A bare mirror for each repository, owned by the service. Fetches are shared, debounced and bounded."""
 
 import asyncio
-import base64
 import contextlib
 import hashlib
-import itertools
 import os
-import re
-import shlex
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import is_reported, report_phase
-from steadyhand.workspace.filesystem import PRIVATE, make_dir
-from steadyhand.workspace.git import MIB, Git, GitSettings, scrub
+from steadyhand.workspace import ref_names
+from steadyhand.workspace.fetch_errors import MISMATCHED_FORMATS, MISSING_REF, RemoteGitError, explain
+from steadyhand.workspace.fetched_refs import (
+    MAX_REFS_BYTES,
+    ORIGIN,
+    parse_ref_listing,
+    to_packed_refs,
+    write_if_changed,
+)
+from steadyhand.workspace.filesystem import PRIVATE, make_dir, remove_tree
+from steadyhand.workspace.git import Git, GitSettings
 from steadyhand.workspace.git_progress import GitProgress
 from steadyhand.workspace.push_report import push_failure
-
-HEAD_REF = "refs/steadyhand/HEAD"
-COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
-_INVALID_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/$|^/|\.lock$|^-|^$|\.$")
-_SCHEMES = frozenset({"http", "https", "ssh", "git"})
-_SCP_LIKE = re.compile(r"(?:[\w.-]+@)?[\w.-]+:(?!:)[^\s]+")
-_MAX_REF_LENGTH = 1024
-# Commands of a repository's own configuration that upload-pack and receive-pack could run.
-_REMOTE_SIDE_CONFIG = (
-    "safe.directory=*",
-    f"core.hooksPath={os.devnull}",
-    "core.fsmonitor=false",
-    "core.alternateRefsCommand=true",  # a command that names none; it cannot be unset
-    "receive.denyCurrentBranch=refuse",  # to bring a work tree up to date runs its filters
-    "receive.autoGC=false",
+from steadyhand.workspace.ref_names import COMMIT, FETCHED_PREFIX, HEAD_REF
+from steadyhand.workspace.repository_source import (
+    RepositorySource,
+    parse_source,
+    remote_config,
+    remote_environment,
+    serving_command,
 )
+from steadyhand.workspace.sandboxed_git import read_packed_refs
+from steadyhand.workspace.tree_files import TreeEntry, list_tree_files, read_tree_blobs
+
 _MAX_CACHED_REFS = 1000
-
-# All imports come first: the dropped uid may not be able to read this Python's library.
-_DROP_AND_EXEC = (
-    "import os,sys,warnings;u,g=int(sys.argv[1]),int(sys.argv[2]);os.chdir('/');"
-    "os.setgroups([]);os.setresgid(g,g,g);os.setresuid(u,u,u);os.execvp(sys.argv[3],sys.argv[3:])"
-)
+_FAILURE_SECONDS = 60.0
+_OPTIONAL_FETCH_SECONDS = 60.0
+_REACHED_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class RepositorySource:
-    """The source of a repository: `url` for git, without a password; `folder` if it is local."""
+class BaseCommit:
+    """The commit that a name means. `foreign_ref` is the full name of a ref that is neither a branch nor a tag.
 
-    url: str
-    folder: Path | None = None
-    authorization: str | None = None
-    """The header with the password of the URL; other users could read it in a URL on a command line."""
-
-    @property
-    def display_name(self) -> str:
-        """The source for error texts, without paths of this machine."""
-        return self.folder.name if self.folder is not None else scrub(self.url)
-
-
-def parse_source(repository: str) -> RepositorySource:
-    """Parse a workspace's `repository`: a path, a `file://` URL, or a URL with http, https, ssh or git.
-
-    Raise `WorkspaceError` for anything else, such as transports that run a command.
+    `by_id` is True if the commit was named by its id. `fetch_failure` is the failure of a fetch that was not needed for
+    the commit: the branches and tags may be old.
     """
-    if not repository or repository.startswith("-") or "\x00" in repository or "::" in repository:
-        raise WorkspaceError("The repository is neither a path nor a URL.", retryable=False)
-    parts = urlsplit(repository)
-    if parts.scheme == "file":
-        return RepositorySource(unquote(parts.path), Path(unquote(parts.path)))
-    if "://" in repository:
-        if parts.scheme not in _SCHEMES:
-            raise WorkspaceError(f"The URL scheme '{parts.scheme}' is not supported.", retryable=False)
-        if parts.password is None or parts.scheme not in {"http", "https"}:
-            return RepositorySource(repository)
-        pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
-        token = base64.b64encode(pair.encode()).decode()
-        url_without_login = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        return RepositorySource(url_without_login, authorization=f"Authorization: Basic {token}")
-    path = Path(repository)
-    if not path.is_absolute() and not path.exists() and _SCP_LIKE.fullmatch(repository):
-        return RepositorySource(repository)
-    return RepositorySource(str(path.absolute()), path.absolute())
 
-
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
-    """A regular file in a commit: its path from the root, its blob, its size in bytes."""
-
-    path: str
-    blob: str
-    size: int
+    commit: str
+    foreign_ref: str | None = None
+    by_id: bool = False
+    fetch_failure: WorkspaceError | None = None
 
 
 class Mirror:
@@ -123,6 +82,9 @@ class Mirror:
         self._failure: tuple[float, WorkspaceError] | None = None
         self._commit_cache: dict[str | None, str] = {}
         self._generation = 0
+        self._reached: dict[str, bool] = {}
+        self._fetched_at: dict[str, float] = {}
+        self._refs_file_current = False
 
     @property
     def objects(self) -> Path:
@@ -132,32 +94,78 @@ class Mirror:
     # --- commits ---------------------------------------------------------------------------
 
     async def resolve(self, ref: str | None, *, max_age: float | None = None) -> str:
-        """Return the commit of a branch, a tag or a commit id; `None` is the repository's HEAD.
+        """Return the commit of a ref; see `resolve_base`."""
+        return (await self.resolve_base(ref, max_age=max_age)).commit
+
+    async def resolve_base(self, ref: str | None, *, max_age: float | None = None) -> BaseCommit:
+        """Resolve a branch, a tag, a commit id or another ref of the repository; `None` is the repository's HEAD.
 
         The mirror may be `max_age` seconds old (the debounce if `None`). If it does not have the name, fetch once
-        more. Raise `WorkspaceError`.
+        more. A failed fetch is an error only if it is needed for the commit. Raise `WorkspaceError`.
         """
         requested_at = time.monotonic()
-        if ref is not None and (len(ref) > _MAX_REF_LENGTH or _INVALID_REF.search(ref)):
+        if ref is not None and not ref_names.is_valid(ref):
             raise WorkspaceError(f"The ref {ref[:100]!r} is not a valid name.", retryable=False)
-        if ref is not None and COMMIT.fullmatch(ref) and await self._cached_commit(ref):
-            return ref  # a commit never changes, so no fetch is needed
-        await self._refresh(requested_at - (self._debounce if max_age is None else max_age), share=True)
-        commit = await self._cached_commit(ref)
-        if commit is None:
+        since = requested_at - (self._debounce if max_age is None else max_age)
+        if ref is not None and COMMIT.fullmatch(ref) and await self._own_commit(ref):
+            failure = await self.try_refresh(since)
+            return BaseCommit(ref, by_id=True, fetch_failure=failure)
+        await self._refresh(since, share=True)
+        commit = await self._own_commit(ref)
+        foreign = ref_names.foreign_name(ref)
+        if commit is None and foreign != ref:
             await self._refresh(requested_at, share=False)
-            commit = await self._cached_commit(ref)
-        if commit is None and ref is not None and COMMIT.fullmatch(ref):
+            commit = await self._own_commit(ref)
+        if commit is not None:
+            by_id = commit.startswith(ref or "-")
+            return BaseCommit(commit, by_id=by_id)
+        if foreign is not None:
+            commit = await self._fetch_on_demand(foreign, since)
+        if commit is not None:
+            return BaseCommit(commit, foreign_ref=foreign)
+        if ref is not None and COMMIT.fullmatch(ref):
             commit = await self._fetch_commit(ref)
-        if commit is None:
-            name = "HEAD" if ref is None else ref
-            raise WorkspaceError(f"The ref '{name}' is not in the repository.", retryable=False)
-        return commit
+        if commit is not None:
+            return BaseCommit(commit, by_id=True)
+        raise WorkspaceError(await self._missing_text(ref), retryable=False)
 
-    async def _cached_commit(self, ref: str | None) -> str | None:
-        """Return the mirror's commit for a ref; git runs at most once for it between two fetches."""
+    async def _missing_text(self, ref: str | None) -> str:
+        if ref not in (None, "HEAD"):
+            return f"The ref '{ref}' is not in the repository."
+        refs = read_packed_refs((await self.refs_file()).read_bytes())
+        if not refs:
+            return "The repository has no commit yet."
+        branches = sorted(name for name in refs if name.startswith(ORIGIN))
+        example = os.fsdecode((branches or sorted(refs))[0]).removeprefix(os.fsdecode(ORIGIN))
+        return f"The HEAD of the repository names no branch. Set a ref, such as '{example[:100]}'."
+
+    async def is_reached(self, commit: str) -> bool:
+        """Return True if a branch, a tag or HEAD of the mirror reaches a commit; False also if that takes too long."""
+        if commit in self._reached:
+            return self._reached[commit]
         generation = self._generation
-        commit = self._commit_cache.get(ref) or await self._rev_parse(ref)
+        head = [HEAD_REF] if await self._rev_parse([HEAD_REF]) else []
+        try:
+            result = await self._git.run(
+                "rev-list", "--max-count=1", commit, "--not", "--branches", "--tags", *head,
+                cwd=self.folder, seconds=_REACHED_SECONDS,
+            )  # fmt: skip
+        except WorkspaceError:
+            return False
+        if generation == self._generation and len(self._reached) < _MAX_CACHED_REFS:
+            self._reached[commit] = not result.text
+        return not result.text
+
+    async def _own_commit(self, ref: str | None) -> str | None:
+        """Return the mirror's commit for a name; git runs at most once for it between two fetches."""
+        generation = self._generation
+        if ref in self._commit_cache:
+            return self._commit_cache[ref]
+        whole = ref is not None and COMMIT.fullmatch(ref)
+        names = [] if whole else ref_names.own_names(ref)
+        if ref is not None and ref_names.may_be_commit(ref):
+            names.append(ref)
+        commit = await self._rev_parse(names)
         if (
             commit is not None
             and generation == self._generation
@@ -166,14 +174,9 @@ class Mirror:
             self._commit_cache[ref] = commit
         return commit
 
-    async def _rev_parse(self, ref: str | None) -> str | None:
+    async def _rev_parse(self, names: Sequence[str]) -> str | None:
         if not self.folder.is_dir():
             return None
-        names = [HEAD_REF] if ref in (None, "HEAD") else []
-        if ref is not None and ref != "HEAD":
-            names += [ref] if ref.startswith("refs/") else [f"refs/heads/{ref}", f"refs/tags/{ref}"]
-            if COMMIT.fullmatch(ref) or _SHORT_COMMIT.fullmatch(ref):
-                names.append(ref)
         for name in names:
             result = await self._git.run(
                 "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}",
@@ -185,7 +188,7 @@ class Mirror:
 
     async def find_commit(self, ref: str) -> str | None:
         """Return the commit of a full ref that the mirror has, without a fetch, or `None`."""
-        return await self._rev_parse(ref)
+        return await self._rev_parse([ref])
 
     async def import_commit(self, repository: Path, commit: str, ref: str) -> None:
         """Fetch a commit from a bare repository of the service, and store it under `ref`. Raise `WorkspaceError`."""
@@ -196,6 +199,24 @@ class Mirror:
             )  # fmt: skip
 
     # --- fetching --------------------------------------------------------------------------
+
+    async def try_refresh(self, since: float | None = None) -> WorkspaceError | None:
+        """Fetch unless a fetch started after `since` (the debounce if `None`), and return the failure.
+
+        After a failure, wait a minute before the next try.
+        """
+        since = time.monotonic() - self._debounce if since is None else since
+        if self._failure is not None and self._failure[0] >= time.monotonic() - _FAILURE_SECONDS:
+            return self._failure[1]
+        try:
+            async with asyncio.timeout(_OPTIONAL_FETCH_SECONDS):
+                await self._refresh(since, share=True)
+        except TimeoutError:
+            self._failure = (time.monotonic(), self._failed(WorkspaceError("It took too long.")))
+            return self._failure[1]
+        except WorkspaceError as error:
+            return error
+        return None
 
     async def _refresh(self, since: float, *, share: bool) -> None:
         """Fetch, unless a fetch started after `since` or (with `share`) ran while this call waited."""
@@ -225,35 +246,77 @@ class Mirror:
 
     async def _fetch(self) -> None:
         started = time.monotonic()
+        self._refs_file_current = False
         try:
             await report_phase("fetching")
             await self._init()
             self.fetches += 1
-            await self._run_fetch(
-                "--prune", f"+HEAD:{HEAD_REF}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"
-            )
+            await self._fetch_all()
         except WorkspaceError as error:
-            failed = WorkspaceError(
-                f"The repository '{self.source.display_name}' could not be fetched: {error.detail}"
-            )
+            failed = self._failed(error)
             self._failure = (time.monotonic(), failed)
             raise failed from error
+        self._failure = None
         self._started, self._finished = started, time.monotonic()
+        await self._write_refs_file()
         await self._git.run(
             "gc", "--auto", "--quiet", cwd=self.folder, seconds=self._fetch_seconds, check=False
         )
 
+    def _failed(self, error: WorkspaceError) -> WorkspaceError:
+        text = f"The repository '{self.source.display_name}' could not be fetched: {error.detail}"
+        return WorkspaceError(text, retryable=error.retryable)
+
+    async def _fetch_all(self) -> None:
+        """Fetch the branches, the tags and HEAD. A pattern for HEAD, since git fails for a name that is not there."""
+        refspecs = (f"+HEAD*:{HEAD_REF}*", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        for is_last in (False, True):
+            try:
+                await self._run_fetch("--prune", *refspecs)
+            except RemoteGitError as error:
+                mismatch = MISMATCHED_FORMATS.search(error.stderr)
+                if mismatch is None or is_last or self._has_refs():
+                    raise
+                await asyncio.to_thread(remove_tree, self.folder)
+                await self._init(mismatch[2])
+            else:
+                return
+
+    def _has_refs(self) -> bool:
+        return (self.folder / "packed-refs").exists() or any((self.folder / "refs").glob("*/*"))
+
+    async def _fetch_on_demand(self, name: str, since: float) -> str | None:
+        """Fetch one ref that is neither a branch nor a tag; return None if the repository does not have it."""
+        local = f"{FETCHED_PREFIX}{name}"
+        async with self._exclusive():
+            if self._fetched_at.get(name, float("-inf")) < since:
+                started = time.monotonic()
+                try:
+                    await self._run_fetch("--no-tags", f"+{name}:{local}")
+                except RemoteGitError as error:
+                    if MISSING_REF.search(error.stderr):
+                        return None
+                    raise self._failed(error) from error
+                while len(self._fetched_at) >= _MAX_CACHED_REFS:
+                    self._fetched_at.pop(next(iter(self._fetched_at)))
+                self._fetched_at[name] = started
+            return await self._rev_parse([local])
+
     async def _fetch_commit(self, commit: str) -> str | None:
         """Fetch one commit that no branch or tag reaches; some servers refuse this."""
         async with self._exclusive():
-            with contextlib.suppress(WorkspaceError):
-                await self._run_fetch(f"+{commit}:refs/steadyhand/commits/{commit}")
-        return await self._cached_commit(commit)
+            try:
+                await self._run_fetch("--no-tags", f"+{commit}:refs/steadyhand/commits/{commit}")
+            except RemoteGitError as error:
+                if MISSING_REF.search(error.stderr):
+                    return None
+                raise self._failed(error) from error
+        return await self._own_commit(commit)
 
     async def _run_fetch(self, *arguments: str) -> None:
         options = [argument for argument in arguments if argument.startswith("--")]
         refspecs = [argument for argument in arguments if not argument.startswith("--")]
-        upload_pack = self._remote_command("upload-pack")
+        upload_pack = serving_command(self.source, "upload-pack")
         if upload_pack is not None:
             options.append(f"--upload-pack={upload_pack}")
         try:
@@ -261,23 +324,26 @@ class Mirror:
         finally:
             self._generation += 1
             self._commit_cache.clear()
+            self._reached.clear()
 
     async def _run_remote_fetch(self, options: Sequence[str], refspecs: Sequence[str]) -> None:
         progress = (
             ("--progress",) if is_reported() else ()
         )  # with --quiet it prints the progress and nothing else
-        await self._remote.run(
+        result = await self._remote.run(
             "fetch", "--quiet", *progress, "--no-write-fetch-head", "--no-auto-maintenance", "--update-shallow",
             *options, "--", self.source.url, *refspecs, cwd=self.folder, seconds=self._fetch_seconds,
-            on_stderr=GitProgress().feed if progress else None,
+            on_stderr=GitProgress().feed if progress else None, check=False,
         )  # fmt: skip
+        if result.code != 0:
+            raise explain(result.reason, result.stderr)
 
     async def push(self, repository: Path, commit: str, branch: str, *, seconds: float) -> None:
         """Push `commit` of a bare repository of the service to `branch` of the source. Raise `WorkspaceError`.
 
         A branch with this name is replaced: an earlier run pushed it.
         """
-        receive_pack = self._remote_command("receive-pack")
+        receive_pack = serving_command(self.source, "receive-pack")
         options = [] if receive_pack is None else [f"--receive-pack={receive_pack}"]
         result = await self._remote.run(
             "push", "--quiet", "--porcelain", "--no-verify", "--force", *options,
@@ -286,31 +352,7 @@ class Mirror:
         if result.code != 0:
             raise WorkspaceError(f"git push failed: {push_failure(result)}")
 
-    def _remote_command(self, verb: str) -> str | None:
-        """Return the command that serves a local repository as its owner, without its code; `None` for a remote one.
-
-        Anybody may have written its configuration and hooks, such as an agent that worked in place. Git does not pass
-        the service's configuration to the other side, so it is repeated here.
-        """
-        folder = self.source.folder
-        if folder is None:
-            return None
-        command = ["git", *itertools.chain.from_iterable(("-c", pair) for pair in _REMOTE_SIDE_CONFIG), verb]
-        owner = repository_owner(folder)
-        if owner is not None:
-            command = [
-                sys.executable,
-                "-I",
-                "-S",
-                "-c",
-                _DROP_AND_EXEC,
-                str(owner[0]),
-                str(owner[1]),
-                *command,
-            ]
-        return shlex.join(command)
-
-    async def _init(self) -> None:
+    async def _init(self, object_format: str = "sha1") -> None:
         if self.source.folder is not None and not self.source.folder.is_dir():
             raise WorkspaceError("the directory does not exist", retryable=False)
         if (self.folder / "HEAD").is_file():
@@ -318,7 +360,10 @@ class Mirror:
             return
         make_dir(self.folder.parent, PRIVATE)
         make_dir(self.folder, PRIVATE)
-        await self._git.run("init", "--quiet", "--bare", "--template=", ".", cwd=self.folder)
+        await self._git.run(
+            "init", "--quiet", "--bare", "--template=", f"--object-format={object_format}", ".",
+            cwd=self.folder,
+        )  # fmt: skip
 
     def _drop_stale_locks(self) -> None:
         """Remove locks that a killed git left long ago. Only this service uses the data directory."""
@@ -333,22 +378,51 @@ class Mirror:
         """Read the HEAD of the repository without a fetch. Raise `WorkspaceError`."""
         if self.source.folder is not None and not self.source.folder.is_dir():
             raise WorkspaceError("The directory does not exist.", retryable=False)
-        upload_pack = self._remote_command("upload-pack")
+        upload_pack = serving_command(self.source, "upload-pack")
         options = [] if upload_pack is None else [f"--upload-pack={upload_pack}"]
-        await self._remote.run(
-            "ls-remote", "--quiet", *options, "--", self.source.url, "HEAD", cwd=cwd, seconds=seconds
-        )
+        result = await self._remote.run(
+            "ls-remote", "--quiet", *options, "--", self.source.url, "HEAD",
+            cwd=cwd, seconds=seconds, check=False,
+        )  # fmt: skip
+        if result.code != 0:
+            raise explain(result.reason, result.stderr)
 
     # --- reading ---------------------------------------------------------------------------
 
-    async def refs(self) -> Sequence[tuple[str, str]]:
-        """Return every branch and tag with the id of its object."""
+    async def refs_file(self) -> Path:
+        """Return a file with the refs that a job begins with: the branches and tags of the newest fetch.
+
+        Its content is that of the job's `packed-refs`. It never changes: after a fetch that changes a ref, another
+        file is at the path.
+        """
+        if not self._refs_file_current:
+            async with self._exclusive():  # no fetch changes half of the refs meanwhile
+                if not self._refs_file_current:
+                    await self._write_refs_file()
+        return self._refs_file
+
+    @property
+    def _refs_file(self) -> Path:
+        return self.folder / "refs-of-jobs"
+
+    async def _write_refs_file(self) -> None:
         result = await self._git.run(
             "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags",
-            cwd=self.folder, limit=64 * MIB,
+            cwd=self.folder, limit=MAX_REFS_BYTES,
         )  # fmt: skip
-        pairs = (line.partition(" ") for line in result.text.splitlines())
-        return [(name, value) for value, _, name in pairs]
+        content = to_packed_refs(parse_ref_listing(result.stdout))
+        await asyncio.to_thread(write_if_changed, self._refs_file, content)
+        self._refs_file_current = True
+
+    async def pack_new(self, old: Sequence[bytes], new: Sequence[bytes], pack: Path, *, limit: int) -> None:
+        """Write a pack with all objects that `new` reach and `old` do not; both are ids. Raise `WorkspaceError`."""
+        lines = [*new, *(b"^" + value for value in old)]
+        with pack.open("wb") as file:
+            await self._git.run(
+                "pack-objects", "--quiet", "--stdout", "--revs", cwd=self.folder,
+                stdin=b"".join(line + b"\n" for line in lines), stdout_file=file, limit=limit,
+                seconds=self._fetch_seconds,
+            )  # fmt: skip
 
     async def list_files(self, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
         """Return the regular files at or under these paths in a commit, without symlinks and submodules."""
@@ -357,47 +431,6 @@ class Mirror:
     async def read_blobs(self, entries: Sequence[TreeEntry], limit: int) -> Sequence[bytes]:
         """Return the content of files as committed, without filters. Raise `WorkspaceError` above `limit` bytes."""
         return await read_tree_blobs(self._git, self.folder, entries, limit)
-
-
-async def list_tree_files(git: Git, folder: Path, commit: str, paths: Sequence[str]) -> Sequence[TreeEntry]:
-    """Return part of a commit's tree; see `Mirror.list_files`."""
-    result = await git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit, "--", *paths, cwd=folder)
-    entries = []
-    for line in result.stdout.split(b"\x00"):
-        head, _, name = line.partition(b"\t")
-        fields = head.split()
-        if len(fields) == 4 and fields[0].startswith(b"100"):  # noqa: PLR2004  # mode, type, blob, size
-            with contextlib.suppress(UnicodeDecodeError):
-                entries.append(TreeEntry(name.decode("utf-8"), fields[2].decode(), int(fields[3])))
-    return entries
-
-
-async def read_tree_blobs(
-    git: Git, folder: Path, entries: Sequence[TreeEntry], limit: int
-) -> Sequence[bytes]:
-    """Return blobs by their ids; see `Mirror.read_blobs`."""
-    if not entries:
-        return []
-    ids = "".join(f"{entry.blob}\n" for entry in entries).encode()
-    result = await git.run("cat-file", "--batch", cwd=folder, stdin=ids, limit=limit + 128 * len(entries))
-    contents, offset = [], 0
-    for _ in entries:
-        end = result.stdout.index(b"\n", offset)
-        size = int(result.stdout[offset:end].split()[2])
-        contents.append(result.stdout[end + 1 : end + 1 + size])
-        offset = end + 1 + size + 1
-    return contents
-
-
-def repository_owner(folder: Path) -> tuple[int, int] | None:
-    """Return the uid and gid that read a local repository; `None` if the service itself does."""
-    try:
-        info = (folder / ".git").lstat() if (folder / ".git").exists() else folder.stat()
-    except OSError as error:
-        raise WorkspaceError("the directory cannot be read", retryable=False) from error
-    if os.geteuid() != 0 or info.st_uid == 0:
-        return None
-    return info.st_uid, info.st_gid
 
 
 class Mirrors:
@@ -430,22 +463,3 @@ class Mirrors:
     async def check_reachable(self, repository: str, *, seconds: float = 15.0) -> None:
         """Connect to a repository without a fetch. Raise `WorkspaceError`."""
         await self.get(repository).check_reachable(self._folder.parent, seconds)
-
-
-def remote_config(source: RepositorySource, settings: GitSettings) -> list[tuple[str, str]]:
-    pairs = [("http.lowSpeedLimit", "1000"), ("http.lowSpeedTime", "30"), ("fetch.unpackLimit", "1000")]
-    if settings.credential_file is not None:
-        pairs.append(("credential.helper", f"store --file={shlex.quote(str(settings.credential_file))}"))
-    if settings.ca_file is not None:
-        pairs.append(("http.sslCAInfo", str(settings.ca_file)))
-    if source.authorization is not None:
-        pairs.append((f"http.{source.url}.extraHeader", source.authorization))
-    return pairs
-
-
-def remote_environment(settings: GitSettings, folder: Path) -> dict[str, str]:
-    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "StrictHostKeyChecking=accept-new"]
-    ssh += ["-o", f"UserKnownHostsFile={folder / 'known_hosts'}"]
-    if settings.ssh_key_file is not None:
-        ssh += ["-o", "IdentitiesOnly=yes", "-i", str(settings.ssh_key_file)]
-    return {"GIT_SSH_COMMAND": shlex.join(ssh)}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from steadyhand.workspace.mirror import RepositorySource
+from steadyhand.workspace.repository_source import RepositorySource
 
 _LOOPBACK = "127.0.0.1"
 _DEFAULT_PORTS = {"https": 443, "ssh": 22, "http": 80}

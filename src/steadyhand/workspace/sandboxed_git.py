@@ -12,7 +12,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ BASE_DIR = Path("/harvest")
 INDEX_CLOCK_SECONDS = 1.1
 """Git trusts an index only for files that are older than it by a whole second of its clock."""
 _MAX_REMOTE_REFS = 200
+_SHA256_DIGITS = 64
 _MAX_EXAMPLES = 3
 _MAX_REASON_LENGTH = 300
 
@@ -103,16 +105,98 @@ def _git(
         except subprocess.TimeoutExpired as error:
             raise GitError(f"git {arguments[0]} took longer than {seconds:g} s") from error
     if result.returncode != 0:
-        lines = [
-            line.strip() for line in result.stderr.decode("utf-8", "replace").splitlines() if line.strip()
-        ]
-        error_lines = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
-        raise GitError((error_lines or [f"git {arguments[0]} failed"])[-1][:_MAX_REASON_LENGTH])
+        raise _git_error(arguments[0], result.stderr)
     return result.stdout or b""
+
+
+def _git_with_progress(*arguments: str) -> None:
+    """Run git and pass its stderr on as it comes, with the progress in it. Raise `GitError`."""
+    argv = ["git", arguments[0], "--progress", *arguments[1:]]
+    tail = b""
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None  # noqa: S101  # it is a pipe
+        while chunk := os.read(process.stderr.fileno(), 1 << 16):
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.buffer.flush()
+            tail = (tail + chunk)[-(1 << 16) :]
+    if process.returncode != 0:
+        raise _git_error(arguments[0], tail)
+
+
+def _git_error(verb: str, stderr: bytes) -> GitError:
+    lines = _text_lines(stderr)
+    error_lines = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
+    return GitError((error_lines or [f"git {verb} failed"])[-1][:_MAX_REASON_LENGTH])
+
+
+def _text_lines(out: bytes) -> list[str]:
+    """Return the lines of an output that are not blank. `bytes.splitlines` splits at newlines alone."""
+    lines = (line.decode("utf-8", "replace").strip() for line in out.splitlines())
+    return [line for line in lines if line]
 
 
 def _decode_line(out: bytes) -> str:
     return out.decode("ascii", "replace").strip()
+
+
+# --- refs --------------------------------------------------------------------------------------
+
+
+def read_packed_refs(content: bytes) -> dict[bytes, bytes]:
+    """Return the ids by name in a `packed-refs` file. Its names hold no newline, but other characters of all kinds."""
+    pairs = (line.partition(b" ") for line in content.split(b"\n") if line and line[:1] not in b"#^")
+    return {name: value for value, _, name in pairs}
+
+
+@dataclass(frozen=True)
+class RefUpdates:
+    """The input of two `git update-ref --stdin -z`, and the names that cannot be made beside the agent's own refs."""
+
+    deletions: bytes
+    changes: bytes
+    skipped: Sequence[bytes]
+
+
+def plan_ref_updates(
+    current: Mapping[bytes, bytes], old: Mapping[bytes, bytes], new: Mapping[bytes, bytes]
+) -> RefUpdates:
+    """Return the updates that bring a repository from the refs `old` to `new`, where it still has those of `old`."""
+    deleted = [name for name in old if name not in new and current.get(name) == old[name]]
+    names = set(current).difference(deleted)
+    parents = set(_parent_names(names))
+    changes, skipped = [], []
+    for name, value in new.items():
+        present = current.get(name)
+        if present == value or present != old.get(name):
+            continue
+        if present is None and (name in parents or any(each in names for each in _parent_names([name]))):
+            skipped.append(name)  # git cannot have a ref `a` beside a ref `a/b`
+            continue
+        changes.append(b"update %s\0%s\0%s\0" % (name, value, present or b"0" * len(value)))
+    deletions = (b"delete %s\0%s\0" % (name, old[name]) for name in deleted)
+    return RefUpdates(b"".join(deletions), b"".join(changes), skipped)
+
+
+def _parent_names(names: Iterable[bytes]) -> Iterator[bytes]:
+    for name in names:
+        parent = name.rpartition(b"/")[0]
+        while parent:
+            yield parent
+            parent = parent.rpartition(b"/")[0]
+
+
+def update_refs(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Bring the refs of the repository up to date, except those that the agent changed."""
+    old, new = (read_packed_refs((BASE_DIR / request[name]).read_bytes()) for name in ("old", "new"))
+    pack = (BASE_DIR / request["pack"]).read_bytes()
+    if pack:
+        _git("index-pack", "--stdin", stdin=pack)
+    listing = _git("for-each-ref", "--format=%(objectname) %(refname)")
+    updates = plan_ref_updates(read_packed_refs(listing), old, new)
+    for commands in (updates.deletions, updates.changes):
+        if commands:
+            _git("update-ref", "--stdin", "-z", stdin=commands)
+    return {}, [b"\0".join(updates.skipped)]
 
 
 # --- a warm checkout ---------------------------------------------------------------------------
@@ -120,11 +204,16 @@ def _decode_line(out: bytes) -> str:
 
 def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Check the commit out and run the setup commands. Return the index, the excludes and the filters."""
-    _git("checkout", "--quiet", "-B", request["branch"], request["commit"])
+    if request["progress"]:
+        _git_with_progress("checkout", "--quiet", "-B", request["branch"], request["commit"])
+    else:
+        _git("checkout", "--quiet", "-B", request["branch"], request["commit"])
+    packed_refs = _read_packed_refs_file()
     for command in request["setup"]:
         line = _run_setup_command(command)
         if line is not None:
             return {"failed": command, "line": line}, []
+    _unpack_refs(packed_refs)
     exclude = _exclude_setup_files() if request["setup"] else b""
     if request["settle"]:
         time.sleep(INDEX_CLOCK_SECONDS)
@@ -132,6 +221,21 @@ def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[byt
         _git("update-index", "-q", "--really-refresh", "--force-write-index")
     index = Path(".git/index").read_bytes()
     return {}, [index, exclude, _filters()]
+
+
+def _read_packed_refs_file() -> dict[bytes, bytes]:
+    with contextlib.suppress(FileNotFoundError):
+        return read_packed_refs(Path(".git/packed-refs").read_bytes())
+    return {}
+
+
+def _unpack_refs(before: Mapping[bytes, bytes]) -> None:
+    """Write refs that a setup command packed as single files: each job has a `packed-refs` of its own over this one."""
+    for name, value in _read_packed_refs_file().items():
+        file = Path(".git", os.fsdecode(name))
+        if before.get(name) != value and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(value + b"\n")
 
 
 def _run_setup_command(command: str) -> str | None:
@@ -146,7 +250,7 @@ def _run_setup_command(command: str) -> str | None:
         return None
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4096))
-        lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+        lines = _text_lines(file.read())
     return (lines or [f"exit code {result.returncode}"])[-1][:_MAX_REASON_LENGTH]
 
 
@@ -204,7 +308,7 @@ def pack_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
             reply["commits_lost"] = str(error)
             commits.unlink(missing_ok=True)
     folder = scratch / "snapshot"
-    _make_snapshot(folder, tree)
+    _make_snapshot(folder, tree, base)
     if reply["head"] != base:
         objects = os.pathsep.join([str(tree / ".git" / "objects"), "/mirror"])
         _git(
@@ -240,12 +344,14 @@ def _pack(pack: Path, stdin: bytes, limit: int, *options: str, **git: Any) -> No
         raise GitError(f"it is larger than {limit // MIB} MiB")
 
 
-def _make_snapshot(folder: Path, tree: Path) -> None:
+def _make_snapshot(folder: Path, tree: Path, base: str) -> None:
     """Create a git directory without hooks, with the service's own copy of the filters and of the base's index."""
     for name in ("objects/info", "objects/pack", "refs/heads", "info"):
         (folder / name).mkdir(parents=True)
     (folder / "HEAD").write_text("ref: refs/heads/none\n", encoding="ascii")
     config = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n"
+    if len(base) == _SHA256_DIGITS:
+        config += b"\trepositoryformatversion = 1\n[extensions]\n\tobjectFormat = sha256\n"
     if (BASE_DIR / "filters").is_file():
         config += (BASE_DIR / "filters").read_bytes()
         shutil.copyfile(BASE_DIR / "exclude", folder / "info" / "exclude")
@@ -319,6 +425,7 @@ COMMANDS: dict[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[byt
     "harvest": pack_work,
     "compare": compare_in_place,
     "restore": restore_commits,
+    "refs": update_refs,
 }
 
 

@@ -4,7 +4,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ async def run_sandboxed_git(
     seconds: float,
     max_output: int,
     parts: int,
+    on_stderr: Callable[[bytes], None] | None = None,
 ) -> SandboxReply:
     """Run the program in the checkout's sandbox and return its reply, with `parts` parts or an error.
 
@@ -63,8 +64,9 @@ async def run_sandboxed_git(
     stdin = json.dumps(dict(request)).encode()
     try:
         result = await sandbox_exec.run(
-            argv, checkout, agent, env=env, stdin=stdin, timeout_seconds=seconds, max_output=max_output
-        )
+            argv, checkout, agent,
+            env=env, stdin=stdin, timeout_seconds=seconds, max_output=max_output, on_stderr=on_stderr,
+        )  # fmt: skip
     except SpawnError as error:
         raise WorkspaceError(f"the sandbox could not be started: {error.detail}") from error
     if result.exit_code is None:

@@ -11,8 +11,8 @@ from steadyhand.ports import report_phase
 from steadyhand.workspace.external_content import ExternalContent, find_external_content
 from steadyhand.workspace.filesystem import PRIVATE, disk_usage, make_dir, remove_tree
 from steadyhand.workspace.git import MIB, Git, GitSettings
-from steadyhand.workspace.mirror import RepositorySource, remote_config, remote_environment
 from steadyhand.workspace.remote_hosts import RemoteUrl
+from steadyhand.workspace.repository_source import RepositorySource, remote_config, remote_environment
 
 MAX_BYTES = 1024 * MIB
 """The size of the largest mirror of a submodule."""

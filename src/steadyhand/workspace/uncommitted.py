@@ -67,7 +67,7 @@ async def import_uncommitted(mirror: Mirror, changes: UncommittedChanges, files:
 
 async def _check_pack(scratch: Path, mirror: Mirror, changes: UncommittedChanges) -> None:
     """Make a repository of the pack over the mirror's objects. Raise `WorkspaceError` unless it is whole and small."""
-    await asyncio.to_thread(make_bare_repository, scratch, mirror.objects)
+    await asyncio.to_thread(make_bare_repository, scratch, mirror.objects, changes.base)
     pack = scratch / "objects" / "pack" / "pack-uncommitted.pack"
     await asyncio.to_thread(_write_pack, pack, changes.pack)
     git = Git(env={"GIT_DIR": str(scratch), "GIT_NO_REPLACE_OBJECTS": "1", **_MEMORY_LIMIT}, config=_CONFIG)

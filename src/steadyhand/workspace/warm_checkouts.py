@@ -12,7 +12,8 @@ from pathlib import Path
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import WorkspaceError
-from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec, report_phase
+from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec, is_reported, report_phase
+from steadyhand.workspace.fetch_errors import is_permanent_checkout_error
 from steadyhand.workspace.filesystem import (
     PRIVATE,
     TRAVERSABLE,
@@ -23,6 +24,7 @@ from steadyhand.workspace.filesystem import (
 )
 from steadyhand.workspace.git import MIB, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
+from steadyhand.workspace.git_progress import GitProgress
 from steadyhand.workspace.mirror import Mirror
 from steadyhand.workspace.sandboxed_git_client import MIRROR_DIR, run_sandboxed_git
 from steadyhand.workspace.submodules import NO_CONTENT, ContentPlan, check_out_modules, write_module_dirs
@@ -154,7 +156,10 @@ class WarmCheckouts:
             await asyncio.to_thread(self._make_dirs, files)
             git = files.checkout / ".git"
             write_alternates(git)
-            await write_git_dir(git, mirror, self.settings, BRANCH)
+            refs = await mirror.refs_file()
+            await asyncio.to_thread(
+                write_git_dir, git, mirror, self.settings, BRANCH, refs=refs, commit=commit
+            )
             await write_module_dirs(git, plan.modules, self.settings)
             await asyncio.to_thread(chown_tree, files.checkout, self.owner)
             binds = (objects_bind(mirror), *secret_binds(workspace))
@@ -242,6 +247,7 @@ async def check_out(
         "commit": checkout.commit,
         "setup": list(workspace.setup),
         "settle": wait_for_clock,
+        "progress": is_reported(),
     }
     seconds = CHECKOUT_SECONDS + (SETUP_SECONDS if workspace.setup else 0)
     agent = Agent("setup", egress=workspace.setup_egress)
@@ -254,9 +260,13 @@ async def check_out(
             seconds=seconds,
             max_output=_INDEX_BYTES,
             parts=len(_BASE_FILES),
+            on_stderr=GitProgress().feed if is_reported() else None,
         )
     except WorkspaceError as error:
-        raise WorkspaceError(f"The checkout could not be made: {error.detail}.") from error
+        permanent = not error.retryable or is_permanent_checkout_error(error.detail)
+        raise WorkspaceError(
+            f"The checkout could not be made: {error.detail}.", retryable=not permanent
+        ) from error
     failed_command = reply.sentence("failed")
     if failed_command is not None:
         raise WorkspaceError(

@@ -87,6 +87,12 @@ def bind_mount(source: bytes, point: bytes, id_map_fd: int | None, *, writable: 
         os.close(tree)
 
 
+def bind_mount_at(source: bytes, point: bytes, id_map_fd: int | None) -> None:
+    """Create a folder and mount the tree at `source` there, read-only."""
+    make_mount_point(point, folder=True)
+    bind_mount(source, point, id_map_fd, writable=False)
+
+
 def mount_image(image: bytes, point: bytes, *, writable: bool) -> None:
     device, name = _attach_loop(image, writable=writable)
     try:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from steadyhand.runner.process.mounts import (
         allocate_reserve,
         bind_mount,
+        bind_mount_at,
         chown_layers,
         clear_volatile_mark,
         free_reserve,
@@ -176,18 +177,20 @@ class SandboxRuntime:
 
     def _mount_overlay(self, spec: dict[str, Any], point: bytes, lower: bytes) -> None:
         """Mount an overlay over a folder, whose owner is mapped to the run's user."""
-        make_mount_point(lower, folder=True)
-        bind_mount(spec["source"], lower, self._id_map_fd(spec), writable=False)
+        lowers = [lower]
+        bind_mount_at(spec["source"], lower, self._id_map_fd(spec))
+        if spec["middle"] is not None:
+            lowers.insert(0, lower + b"m")  # the first of them is the uppermost
+            bind_mount_at(spec["middle"], lower + b"m", self._id_map_fd(spec))
         upper = self._layer_dir(spec["upper"], 0o755)
         work = self._layer_dir(spec["work"], 0o700)
         clear_volatile_mark(work)
-        handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (lower, upper, work)]
+        handles = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (*lowers, upper, work)]
         try:
             # By descriptor: no name can be read as an option, and the agent's mount table shows none of our paths.
             # `volatile`: the end of a run does not wait for a sync of the whole disk.
-            options = b"lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d" % (
-                *handles,
-            )
+            *lower_fds, upper_fd, work_fd = (b"/proc/self/fd/%d" % handle for handle in handles)
+            options = b"lowerdir=%s,upperdir=%s,workdir=%s" % (b":".join(lower_fds), upper_fd, work_fd)
             options += b",redirect_dir=on,volatile"
             try:
                 mount(b"overlay", point, b"overlay", _MS_NOSUID | _MS_NODEV, options)

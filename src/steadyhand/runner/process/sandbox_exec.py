@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from steadyhand.agents import Agent
 from steadyhand.events import EventBody, TextDelta
@@ -30,6 +30,7 @@ class ProcessSandboxExec:
         stdin: bytes = b"",
         timeout_seconds: float,
         max_output: int,
+        on_stderr: Callable[[bytes], None] | None = None,
     ) -> ExecResult:
         """Run a command; see the port. No process of it is alive afterwards, however it ended."""
         inner = Command(argv, dict(env), self.sandbox.agent_paths(place).directory, place.uid)
@@ -39,7 +40,7 @@ class ProcessSandboxExec:
             exit_status = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_seconds):
-                    exit_status = await _communicate(process, stdin, output)
+                    exit_status = await _communicate(process, stdin, output, on_stderr)
             if exit_status is None or output.overflowed:
                 await process.kill()
                 return ExecResult(None, bytes(output.stdout), bytes(output.stderr))
@@ -75,13 +76,15 @@ class _Output:
         return not self.overflowed
 
 
-async def _communicate(process: AgentProcess, stdin: bytes, output: _Output) -> ExitStatus | None:
+async def _communicate(
+    process: AgentProcess, stdin: bytes, output: _Output, on_stderr: Callable[[bytes], None] | None
+) -> ExitStatus | None:
     """Write to a command and read its output to the end; return None if it printed too much."""
     async with asyncio.TaskGroup() as group:
         stdin_task = group.create_task(_write_stdin(process, stdin))
         readers = [
             group.create_task(_read(process.stdout, output.stdout, output)),
-            group.create_task(_read(process.stderr, output.stderr, output)),
+            group.create_task(_read(process.stderr, output.stderr, output, on_stderr)),
         ]
         exit_task = group.create_task(process.wait())
         while not exit_task.done() and not output.overflowed:
@@ -101,6 +104,12 @@ async def _write_stdin(process: AgentProcess, stdin: bytes) -> None:
     process.end_input()
 
 
-async def _read(reader: asyncio.StreamReader, buffer: bytearray, output: _Output) -> None:
+async def _read(
+    reader: asyncio.StreamReader,
+    buffer: bytearray,
+    output: _Output,
+    on_chunk: Callable[[bytes], None] | None = None,
+) -> None:
     while (chunk := await reader.read(_CHUNK)) and output.append(buffer, chunk):
-        pass
+        if on_chunk is not None:
+            on_chunk(chunk)

@@ -88,6 +88,7 @@ class SandboxSetup:
             "map": None if mount.owner is None else numbers.get(mount.owner),
             "upper": None if mount.upper is None else os.fsencode(mount.upper),
             "work": None if mount.work is None else os.fsencode(mount.work),
+            "middle": None if mount.middle is None else os.fsencode(mount.middle),
             "hand_over": mount.change_owner,
         }
 
