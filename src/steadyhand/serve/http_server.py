@@ -28,6 +28,8 @@ SPARE_CONNECTIONS = 32
 """Connections above the bounds: on them the probes are answered and every other request is refused."""
 BACKLOG = 128
 """The most connections that are accepted before another event is handled."""
+LISTEN_BACKLOG = 2_048
+"""The most connections that wait in the kernel; above it a client waits a second and more for its next try."""
 _MAX_CONNECTIONS = 2_048
 _CHECK_TICKS = 5
 """The deadlines are checked once in so many ticks of uvicorn, of 0.1 s."""
@@ -93,8 +95,14 @@ class ConnectionTable:
 
     def _close_oldest(self, address: str | None) -> bool:
         """Close the oldest connection without a request, if possible one that never had any; return False if none."""
-        idle = [each for each, of in self._connections.items() if each.is_evictable and address in (None, of)]
-        oldest = next((each for each in idle if not each.had_request), idle[0] if idle else None)
+        oldest = None
+        for each, of in self._connections.items():
+            if not each.is_evictable or address not in (None, of):
+                continue
+            if not each.had_request:
+                oldest = each
+                break
+            oldest = oldest or each
         if oldest is None:
             return False
         oldest.abort()
@@ -386,6 +394,8 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Listen, then call `on_started`."""
         await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(LISTEN_BACKLOG)  # asyncio has one number for both backlogs
         if self.started:
             self._on_started()
 
