@@ -106,23 +106,24 @@ class EventFeed:
 
 def log_state_change(job: Job, target: str) -> None:
     """Log one line for a job that was accepted, started, parked or ended; no text of its caller or its agent."""
-    log = structlog.get_logger("steadyhand.jobs").bind(
-        job=job.id, key=job.api_key_id, agent=job.agent, run=job.run
-    )
+    log = structlog.get_logger("steadyhand.jobs")
+    fields: dict[str, Any] = {"job": job.id, "key": job.api_key_id, "agent": job.agent, "run": job.run}
     if target == State.QUEUED and job.run == 0:
-        log.info("job.accepted")
+        log.info("job.accepted", **fields)
     elif target == State.QUEUED:
-        log.info("job.queued")
+        log.info("job.queued", **fields)
     elif target == State.RUNNING:
-        log.info("job.started")
+        log.info("job.started", **fields)
     elif target == State.PARKED:
-        log.info("job.parked", until=None if job.parked_until is None else format_rfc3339(job.parked_until))
+        until = None if job.parked_until is None else format_rfc3339(job.parked_until)
+        log.info("job.parked", **fields, until=until)
     else:
         seconds = None
         if job.started_at is not None and job.finished_at is not None:
             seconds = round((job.finished_at - job.started_at).total_seconds(), 3)
         log.info(
             "job.ended",
+            **fields,
             state=job.state.value,
             outcome=None if job.outcome is None else job.outcome.type,
             seconds=seconds,

@@ -30,6 +30,8 @@ BACKLOG = 128
 """The most connections that are accepted before another event is handled."""
 LISTEN_BACKLOG = 2_048
 """The most connections that wait in the kernel; above it a client waits a second and more for its next try."""
+MAX_HELD_BYTES = 16 * 1024
+"""The most bytes of a response that are held until the end of a step of the event loop."""
 _MAX_CONNECTIONS = 2_048
 _CHECK_TICKS = 5
 """The deadlines are checked once in so many ticks of uvicorn, of 0.1 s."""
@@ -115,13 +117,19 @@ class ConnectionTable:
             connection.close_if_expired(now)
 
 
-class _ClosingTransport(asyncio.Transport):
-    """A transport whose `close` is the protocol's: it first reads what the client still sends."""
+class _ResponseTransport(asyncio.Transport):
+    """A transport that sends small pieces of one step together, and whose `close` is the protocol's.
+
+    uvicorn writes a head and its body apart: two system calls, and two packets, of one response. The `close` of the
+    protocol first reads what the client still sends.
+    """
 
     def __init__(self, transport: asyncio.Transport, protocol: "ServiceProtocol") -> None:
         super().__init__()
         self._transport = transport
         self._protocol = protocol
+        self._pieces: list[bytes | bytearray | memoryview] = []
+        self._held_bytes = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
@@ -133,7 +141,18 @@ class _ClosingTransport(asyncio.Transport):
         self._protocol.close_after_body()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._transport.write(data)
+        if not self._pieces:
+            self._protocol.loop.call_soon(self.flush)
+        self._pieces.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > MAX_HELD_BYTES:
+            self.flush()  # a body without an end waits for its reader, by the transport's own bound
+
+    def flush(self) -> None:
+        """Send what is held."""
+        pieces, self._pieces, self._held_bytes = self._pieces, [], 0
+        if pieces:
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()
@@ -165,6 +184,7 @@ class ServiceProtocol(HttpToolsProtocol):
         self._inner_app: ASGIApp = self.app
         self.app = self._run_app
         self._socket: asyncio.Transport | None = None
+        self._response: _ResponseTransport | None = None
         self._receives_head = True
         self._message_complete = True
         self._head_bytes = 0
@@ -191,7 +211,8 @@ class ServiceProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin the deadline of the first head."""
         self._socket = transport
-        super().connection_made(_ClosingTransport(transport, self))
+        self._response = _ResponseTransport(transport, self)
+        super().connection_made(self._response)
         self._deadline = self.loop.time() + self._limits.head_seconds
         self._table.add(self, self.client[0] if self.client else "")
 
@@ -212,6 +233,7 @@ class ServiceProtocol(HttpToolsProtocol):
         """Close the connection; if a message is incomplete, first read the rest of it, within bounds."""
         if self.is_closing or self._socket is None:
             return
+        self._flush()
         self.is_closing = True
         self._deadline = self.loop.time() + self._limits.drain_seconds
         if self._message_complete or self._input_ended:
@@ -236,10 +258,15 @@ class ServiceProtocol(HttpToolsProtocol):
         else:
             self.abort()
 
+    def _flush(self) -> None:
+        if self._response is not None:
+            self._response.flush()
+
     def _refuse(self, status: int) -> None:
         assert self._socket is not None  # noqa: S101  # there is one from `connection_made` on
         reason = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}[status]
         head = b"HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\n\r\n" % (status, reason)
+        self._flush()
         self._socket.write(head)
         self._message_complete = status == 408  # noqa: PLR2004  # what does not come need not be read
         self.close_after_body()
@@ -251,6 +278,7 @@ class ServiceProtocol(HttpToolsProtocol):
         elif self._socket is not None:
             self.is_closing = True
             self._unset_keepalive_if_required()
+            self._flush()
             self._socket.close()
 
     # --- input -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The service's log, on stderr: text on a terminal, else one JSON object a line, unless a format is set. No secrets."""
 
 import errno
+import json
 import logging
 import os
 import sys
@@ -9,6 +10,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from steadyhand.clock import utc_now
+from steadyhand.events import format_rfc3339
 from steadyhand.redact import Redactor
 
 _READER_GONE = frozenset({errno.EPIPE, errno.EIO})
@@ -16,19 +19,36 @@ _READER_GONE = frozenset({errno.EPIPE, errno.EIO})
 LogFormat = Literal["auto", "text", "json"]
 
 
-class _RedactingRenderer:
-    """A renderer that redacts its lines; with `is_json` they stay valid JSON."""
+_encode = json.JSONEncoder(default=repr).encode
 
-    def __init__(self, renderer: Any, redactor: Redactor, *, is_json: bool) -> None:
-        self._renderer = renderer
+
+class _JsonRenderer:
+    """Renders a log entry as a line of JSON without secrets. One step, since a line is written for each request."""
+
+    def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._is_json = is_json
 
-    def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
-        line: str = self._renderer(logger, name, event)
-        if self._is_json:
-            return self._redactor.line(line.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
-        return self._redactor.text(line)
+    def __call__(self, logger: Any, level: str, entry: MutableMapping[str, Any]) -> str:
+        entry["level"] = level
+        entry["timestamp"] = format_rfc3339(utc_now())
+        if "exc_info" in entry:
+            entry = structlog.processors.format_exc_info(logger, level, entry)
+        line = _encode(entry).encode("utf-8", "surrogatepass")
+        return self._redactor.line(line).decode("utf-8", "replace")
+
+
+class _TextRenderer:
+    """Renders a log entry as a line for a terminal, without secrets."""
+
+    def __init__(self, redactor: Redactor, *, colors: bool) -> None:
+        self._redactor = redactor
+        # The console's own tracebacks show local variables, such as a caller's key and prompt.
+        self._console = structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback
+        )
+
+    def __call__(self, logger: Any, level: str, entry: MutableMapping[str, Any]) -> str:
+        return self._redactor.text(self._console(logger, level, entry))
 
 
 def _replace_control_characters(
@@ -84,19 +104,16 @@ def configure_logging(
     """Send the log to stderr, or to `stream`, from `level` on, in a format."""
     stream = stream or sys.stderr
     is_text = stream.isatty() if log_format == "auto" else log_format == "text"
-    # The console's own tracebacks show local variables, such as a caller's key and prompt.
-    console = structlog.dev.ConsoleRenderer(
-        colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
-    renderer = console if is_text else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
+    steps: list[Any] = [_JsonRenderer(redactor)]
+    if is_text:
+        steps = [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([_replace_control_characters] if is_text else [structlog.processors.format_exc_info]),
-            _RedactingRenderer(renderer, redactor, is_json=not is_text),
-        ],
+            _replace_control_characters,
+            _TextRenderer(redactor, colors=stream.isatty()),
+        ]
+    structlog.configure(
+        processors=steps,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _StreamLogger(stream),
     )
