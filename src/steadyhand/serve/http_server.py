@@ -317,6 +317,7 @@ class ServiceProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection open if a whole request is being answered."""
         self._input_ended = True
+        self._flush()  # asyncio closes the connection if this is None
         if self.is_closing or not self._responds or not self._message_complete:
             return None
         self.cycle.keep_alive = False
@@ -354,6 +355,7 @@ class ServiceProtocol(HttpToolsProtocol):
         self._receives_head = False
         if self.is_closing:
             if self._socket is not None:
+                self._flush()
                 self._socket.close()
             return
         self._deadline = None
