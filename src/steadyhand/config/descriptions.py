@@ -10,7 +10,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "service.concurrency": "The jobs that run at once.",
     "service.max_waiting_runs": (
         "The processes that may wait for results of their clients' tools beside the jobs that run; by default "
-        "twice `concurrency`. Above it the one that waits longest is ended and its session resumed later."
+        "twice `concurrency`. Each holds about 100 MB. Above it the one that waits longest is ended; its session "
+        "takes the results."
     ),
     "service.max_waiting_runs_per_key": "The same for one key. At this number new jobs with tools are refused.",
     "service.max_queued": "The jobs that may wait; a request above it gets 429.",
