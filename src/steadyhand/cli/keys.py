@@ -59,7 +59,9 @@ def create(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also for an agent that is not known, and for a name that a key has."),
+        typer.Option(
+            "--force", help="Also for an unknown agent or workspace, and for a name that a key has."
+        ),
     ] = False,
     server: Server = None,
     as_json: AsJson = False,
@@ -82,7 +84,7 @@ def create(
         try:
             created = client.create_key(name, scopes=scope or None, strict=not force, **limits)
         except InvalidRequest as error:
-            if error.code not in ("key_exists", "unknown_agent"):
+            if error.code not in ("key_exists", "unknown_agent", "unknown_workspace"):
                 raise
             text = f"{error.detail} (with --force the key is created all the same)"
             raise InvalidRequest(text, code=error.code) from error

@@ -78,7 +78,7 @@ class Control:
         self.diff = queries.diff
         self.bundle = queries.bundle
         self.transcript = queries.transcript
-        self.check_agents = queries.check_agents
+        self.check_key_limits = queries.check_key_limits
         self.list_agents = queries.list_agents
         self.list_workspaces = queries.list_workspaces
         self.usage = queries.usage

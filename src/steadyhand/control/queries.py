@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
-from steadyhand.agents import Agent, AgentDefinition, Workspace
+from steadyhand.agents import SCRATCH_WORKSPACE, Agent, AgentDefinition, Workspace
 from steadyhand.control.ceilings import Ceilings
 from steadyhand.control.deps import ControlDeps
-from steadyhand.control.requests import AvailableAgent, Caller, did_you_mean, first_set
+from steadyhand.control.requests import AvailableAgent, Caller, did_you_mean, first_set, is_path_or_url
 from steadyhand.errors import Conflict, InvalidRequest, NotFound, WorkspaceError
 from steadyhand.events import Event, LiveProgress, LiveText, StateChanged
 from steadyhand.job import ENDED, Job, State
@@ -161,27 +161,26 @@ class JobQueries:
                 agents[name] = replace(known, description=definition.description)
         return [self._available_agent(caller, agents[name]) for name in sorted(agents)]
 
-    async def check_agents(self, names: Sequence[str], workspaces: Sequence[str] | None = None) -> None:
-        """Raise `InvalidRequest` (`unknown_agent`) for a name of no agent that is configured or defined in a workspace.
+    async def check_key_limits(self, agents: Sequence[str] | None, workspaces: Sequence[str] | None) -> None:
+        """Raise `InvalidRequest` (`unknown_agent`, `unknown_workspace`) if the limits of a key name what is not there.
 
-        Without `workspaces` all configured ones are searched; one that cannot be read defines none.
+        Agents are searched in these workspaces, without any in all configured ones; one that cannot be read has none.
         """
-        known = set(self._deps.catalog.agents)
-        searched = self._deps.catalog.workspaces if workspaces is None else workspaces
-        for workspace in (None, *searched):  # None has the operator's own definitions
-            if known.issuperset(names):
+        catalog = self._deps.catalog
+        for index, name in enumerate(workspaces or ()):
+            if not (name in catalog.workspaces or name == SCRATCH_WORKSPACE or is_path_or_url(name)):
+                raise _unknown_name(
+                    f"/limits/workspaces/{index}", name, catalog.workspaces, "unknown_workspace"
+                )
+        known = set(catalog.agents)
+        for workspace in (None, *(catalog.workspaces if workspaces is None else workspaces)):
+            if known.issuperset(agents or ()):
                 return
             with contextlib.suppress(WorkspaceError):
-                known |= set(
-                    await self._deps.checkouts.agent_definitions(self._deps.catalog.workspace(workspace))
-                )
-        for index, name in enumerate(names):
+                known |= set(await self._deps.checkouts.agent_definitions(catalog.workspace(workspace)))
+        for index, name in enumerate(agents or ()):
             if name not in known:
-                raise InvalidRequest.at(
-                    f"/limits/agents/{index}",
-                    f"{name!r} is not known{did_you_mean(name, sorted(known))}",
-                    code="unknown_agent",
-                )
+                raise _unknown_name(f"/limits/agents/{index}", name, known, "unknown_agent")
 
     async def _default_definitions(self) -> dict[str, AgentDefinition]:
         workspace = self._deps.catalog.workspace(self._deps.catalog.defaults.workspace)
@@ -228,3 +227,7 @@ class JobQueries:
 
 def _is_final(event: Event) -> bool:
     return event.type == StateChanged.type and event.data["to"] in ENDED
+
+
+def _unknown_name(pointer: str, name: str, known: Iterable[str], code: str) -> InvalidRequest:
+    return InvalidRequest.at(pointer, f"{name!r} is not known{did_you_mean(name, sorted(known))}", code=code)

@@ -1,5 +1,6 @@
 """The caller, and the requests that the operations take."""
 
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from steadyhand.ports import Scope
 from steadyhand.suggest import closest_name
 
 _T = TypeVar("_T")
+_REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 LARGEST_BUDGET_MICROS = 1_000_000 * MICROS_PER_DOLLAR
 LARGEST_TIMEOUT_SECONDS = 7 * 24 * 3600.0
 
@@ -132,6 +134,11 @@ def inherit_from_parent(parent: Job, submission: Submission) -> Submission:
 def first_set(*values: _T | None) -> _T:
     """Return the first value that is not None; the last one must not be None."""
     return next(value for value in values if value is not None)
+
+
+def is_path_or_url(workspace: str) -> bool:
+    """Return True for a workspace that is not the name of a configured one."""
+    return workspace.startswith("/") or _REPOSITORY_URL.fullmatch(workspace) is not None
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

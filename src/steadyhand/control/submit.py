@@ -1,7 +1,6 @@
 """Operations that create a job, or the next turn of a session."""
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -17,6 +16,7 @@ from steadyhand.control.requests import (
     did_you_mean,
     first_set,
     inherit_from_parent,
+    is_path_or_url,
 )
 from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from steadyhand.event_log import log_state_change
@@ -38,7 +38,6 @@ _MAX_SESSION_JOBS = 20
 _MAX_LOOKUPS = 3
 """The number of times that the job to continue is looked for, if each is deleted before the turn is stored."""
 _SERVICE_REFS = "refs/steadyhand/"
-_REPOSITORY_URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 
 
 class JobSubmitter:
@@ -290,7 +289,7 @@ class JobSubmitter:
             return name
         if name == SCRATCH_WORKSPACE:
             return None
-        if not (name.startswith("/") or _REPOSITORY_URL.fullmatch(name)):
+        if not is_path_or_url(name):
             raise InvalidRequest.at(
                 "/workspace",
                 f"is not known{_known_workspaces(name, sorted(self._deps.catalog.workspaces))}",

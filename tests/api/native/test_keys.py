@@ -478,6 +478,10 @@ def test_a_strict_request_refuses_unknown_agents_and_a_name_that_a_valid_key_has
         error = check(create("strict", **body), 422, "unknown_agent")
         assert [each["pointer"] for each in error["errors"]] == ["/limits/agents/2"]
         assert create("strict", limits=body["limits"]).status_code == 201
+        body = {"strict": True, "limits": {"workspaces": ["infra", "scratch", "/srv/x", "infar"]}}
+        error = check(create("strict", **body), 422, "unknown_workspace")
+        assert [each["pointer"] for each in error["errors"]] == ["/limits/workspaces/3"]
+        assert "did you mean 'infra'?" in error["detail"]
         key = create("once", strict=True, limits={"agents": ["dear", "helper"]}).json()
         error = check(create("once", strict=True), 422, "key_exists")
         assert key["id"] in error["detail"]

@@ -91,7 +91,7 @@ async def create_key(request: Request) -> Response:
     body, _ = await parse_body(request, requests.KeyRequest, context.options.max_body_bytes)
     limits = key_limits(body.limits)
     if body.strict:
-        await context.control.check_agents(limits.agents or (), limits.workspaces)
+        await context.control.check_key_limits(limits.agents, limits.workspaces)
     key, secret = await context.keyring.create(body.name, frozenset(body.scopes), limits, unique=body.strict)
     return _key_response(context, key, 201, secret)
 

@@ -346,7 +346,7 @@ class KeyRequest(BaseModel):
     limits: KeyLimitsRequest | None = None
     strict: bool = Field(
         default=False,
-        description="Refuse an agent that is not known, and a name that another valid key has.",
+        description="Refuse an agent or a workspace that is not known, and a name that another valid key has.",
     )
 
 
