@@ -1,6 +1,8 @@
 """The service's log: its formats, without secrets and control characters."""
 
+import asyncio
 import io
+import json
 import logging
 import os
 from pathlib import Path
@@ -51,6 +53,39 @@ def test_a_hostile_name_puts_no_control_character_into_a_log_of_text() -> None:
     except ValueError:
         logging.getLogger("y").exception("kept")
     assert "Traceback" in out.getvalue()
+
+
+class Writes(io.StringIO):
+    """A stream that counts what is written to it."""
+
+    count = 0
+
+    def write(self, text: str) -> int:
+        self.count += 1
+        return super().write(text)
+
+
+def test_the_lines_of_one_step_go_out_together_and_a_warning_at_once() -> None:
+    out = Writes()
+    configure_logging("info", Redactor([]), out, "json")
+    log = structlog.get_logger("x")
+
+    def events() -> list[str]:
+        return [json.loads(line)["event"] for line in out.getvalue().splitlines()]
+
+    async def steps() -> None:
+        log.info("first")
+        log.info("second")
+        assert events() == []
+        await asyncio.sleep(0)
+        assert (events(), out.count) == (["first", "second"], 1)
+        log.info("third")
+        log.warning("fourth")
+        assert (events()[2:], out.count) == (["third", "fourth"], 2)
+        log.info("last")
+
+    asyncio.run(steps())
+    assert events()[4:] == ["last"]
 
 
 @pytest.mark.parametrize("fault", ["full disk", "no reader"])

@@ -1,10 +1,13 @@
 """The service's log, on stderr: text on a terminal, else one JSON object a line, unless a format is set. No secrets."""
 
+import asyncio
+import atexit
 import errno
 import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TextIO
 
@@ -63,19 +66,48 @@ def _replace_control_characters(
     return event
 
 
-class _StreamLogger(structlog.PrintLogger):
-    """Prints lines to a stream. A stream that fails, such as one on a full disk, takes nothing else with it."""
+class _StreamLogger:
+    """Prints lines to a stream. A stream that fails, such as one on a full disk, takes nothing else with it.
 
-    def msg(self, message: str) -> None:
-        """Print a line, if the stream takes it."""
+    The lines of one step of an event loop go out together at its end: a system call for each would let another thread
+    take the interpreter, and requests would wait for it. A warning goes out at once.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._held: list[str] = []
+
+    def hold(self, line: str) -> None:
+        """Print a line at the end of this step, or at once without an event loop."""
         try:
-            super().msg(message)
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.emit(line)
+            return
+        with self._lock:
+            is_first = not self._held
+            self._held.append(line)
+        if is_first:
+            loop.call_soon(self.emit)
+
+    def emit(self, *lines: str) -> None:
+        """Print the lines that are held, and then these."""
+        with self._lock:
+            lines, self._held = (*self._held, *lines), []
+            if lines:
+                self._write("\n".join((*lines, "")))
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
         except OSError as error:
             if error.errno in _READER_GONE:
-                discard_output(self._file)
+                discard_output(self._stream)
 
-    log = debug = info = warn = warning = msg
-    fatal = failure = err = error = critical = exception = msg
+    log = debug = info = hold
+    warn = warning = fatal = failure = err = error = critical = exception = emit
 
 
 def discard_output(stream: TextIO) -> None:
@@ -112,10 +144,12 @@ def configure_logging(
             _replace_control_characters,
             _TextRenderer(redactor, colors=stream.isatty()),
         ]
+    logger = _StreamLogger(stream)
+    atexit.register(logger.emit)
     structlog.configure(
         processors=steps,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _StreamLogger(stream),
+        logger_factory=lambda *_: logger,
     )
     root = logging.getLogger()
     root.handlers = [each for each in root.handlers if not isinstance(each, _StdlibHandler)] + [
