@@ -160,7 +160,10 @@ class SandboxRuntime:
             self._root_mounted = True
         for number, spec in enumerate(self._spec["mounts"]):
             name: bytes = spec["name"]
-            with _ErrorContext(f"the {spec['kind']} {os.fsdecode(name)!r}"):
+            step = (
+                f"of {os.fsdecode(spec['source'])!r}" if spec["kind"] == "bind" else repr(os.fsdecode(name))
+            )
+            with _ErrorContext(f"the {spec['kind']} {step}"):
                 point = os.path.join(root, name)  # noqa: PTH118  # pathlib is large
                 make_mount_point(point, folder=spec["kind"] != "bind" or os.path.isdir(spec["source"]))  # noqa: PTH112
                 if spec["kind"] == "bind":
