@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from steadyhand.job import OutcomeType, State, Usage
+from steadyhand.job import Outcome, OutcomeType, State, Usage
 from steadyhand.outcome import OUTCOMES, AgentResult, RunEvidence, StopReason, decide_outcome, error_info
 
 GOOD = AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")
@@ -225,6 +225,14 @@ def test_every_outcome_means_an_ended_state_and_says_so_in_a_sentence() -> None:
         assert meaning.state.ended
         assert meaning.message.endswith(".")
     assert OUTCOMES[OutcomeType.SUCCESS].state is State.COMPLETED
+
+
+@pytest.mark.parametrize("kind", [OutcomeType.WORKSPACE, OutcomeType.NOT_STARTED])
+def test_a_fault_before_the_run_is_retryable_unless_it_is_permanent(kind: OutcomeType) -> None:
+    passing, permanent = error_info(Outcome(kind, "x")), error_info(Outcome(kind, "x", is_permanent=True))
+    assert passing is not None
+    assert permanent is not None
+    assert (passing.retryable, permanent.retryable) == (True, False)
 
 
 @pytest.mark.parametrize(

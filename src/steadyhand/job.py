@@ -128,12 +128,14 @@ class OutcomeType(StrEnum):
 class Outcome:
     """A run's outcome as stored: a type from `outcome.OUTCOMES` and one line of detail.
 
-    `model_status` is the HTTP status with which the model's service refused the last call for good.
+    `model_status` is the HTTP status with which the model's service refused the last call for good. `is_permanent` is
+    True if the run failed before the agent by a fault that a new run meets again, such as a missing repository.
     """
 
     type: OutcomeType
     detail: str | None = None
     model_status: int | None = None
+    is_permanent: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

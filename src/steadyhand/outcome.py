@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from steadyhand.job import ErrorInfo, Outcome, OutcomeType, State, Usage
+from steadyhand.text_lines import split_lines
 
 
 class StopReason(StrEnum):
@@ -241,7 +242,7 @@ def error_info(outcome: Outcome) -> ErrorInfo | None:
     if info.state is State.COMPLETED:
         return None
     message = info.message if outcome.detail is None else f"{info.message} {outcome.detail}"
-    retryable = info.retryable and outcome.model_status is None
+    retryable = info.retryable and outcome.model_status is None and not outcome.is_permanent
     return ErrorInfo(code=outcome.type, message=message, retryable=retryable)
 
 
@@ -256,7 +257,7 @@ def _outcome(kind: OutcomeType, detail: str | None = None) -> Outcome:
 
 
 def _last_line(text: str) -> str | None:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in split_lines(text) if line.strip()]
     return lines[-1] if lines else None
 
 

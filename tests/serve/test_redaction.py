@@ -84,6 +84,19 @@ def test_the_live_secrets_are_those_that_the_service_has_or_grants(tmp_path: Pat
     assert [each.name for each in read_secrets(settings) if each.is_short] == [str(tmp_path / "tiny")]
 
 
+def test_a_secret_of_a_file_ends_with_its_line_and_nowhere_else(tmp_path: Path) -> None:
+    separators = "\u2028", "\u2029", "\x85", "\x0b", "\x1c"
+    lines = [f"one{each}secret-word" for each in separators]
+    (tmp_path / "odd").write_text("\n".join([*lines, "NAME=a\u2028value"]), "utf-8")
+    (tmp_path / "latin").write_bytes(b"first \xe9 line\r\nsecond \xe9 line\n")
+    path = tmp_path / "steadyhand.toml"
+    path.write_text(f'[agents.a]\nsecrets = ["{tmp_path}/odd", "{tmp_path}/latin"]\n')
+    found = set(secret_values(load_settings(path, environ={"STEADYHAND_DATA_DIR": str(tmp_path)})))
+    assert {line.encode() for line in lines} <= found
+    assert {"a\u2028value".encode(), b"first \xe9 line", b"second \xe9 line"} <= found
+    assert b"secret-word" not in found
+
+
 def test_the_log_says_once_which_secrets_are_too_short(tmp_path: Path, log: io.StringIO) -> None:
     log_short_secrets(load_settings(toml(tmp_path), environ={"STEADYHAND_DATA_DIR": str(tmp_path)}))
     [line] = map(json.loads, log.getvalue().splitlines())

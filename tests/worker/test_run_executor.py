@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from steadyhand.agents import Catalog, Workspace
-from steadyhand.errors import SessionGone, SpawnError, WorkspaceError
+from steadyhand.errors import RunError, SessionGone, SpawnError, WorkspaceError
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Message
 from steadyhand.job import ENDED, Job, JobWarning, OutcomeType, Run, State, Turn
@@ -267,11 +267,12 @@ def test_the_secrets_of_a_run_are_removed_from_all_that_is_stored_of_it_and_then
     ("error", "outcome", "released"),
     [
         (WorkspaceError("The disk is full."), OutcomeType.WORKSPACE, False),
+        (WorkspaceError("It is not there.", retryable=False), OutcomeType.WORKSPACE, False),
         (SpawnError("There is no such program."), OutcomeType.NOT_STARTED, True),
     ],
 )
 def test_an_agent_that_does_not_start_ends_its_job_with_the_reason(
-    tmp_path: Path, error: Exception, outcome: OutcomeType, *, released: bool
+    tmp_path: Path, error: RunError, outcome: OutcomeType, *, released: bool
 ) -> None:
     async def scene() -> None:
         gateway = FakeGateway()
@@ -285,6 +286,8 @@ def test_an_agent_that_does_not_start_ends_its_job_with_the_reason(
             job = await world.job(claim)
             assert job.outcome is not None
             assert (job.outcome.type, job.outcome.detail) == (outcome, str(error))
+            assert job.error is not None
+            assert job.error.retryable is error.retryable
             assert world.checkouts.calls == ([("release", job.id)] if released else [])
             assert world.redactor.text(SECRET) == SECRET
             # The workspace is free for the next job.

@@ -70,6 +70,11 @@ def test_output_above_its_limit_is_an_error_and_the_file_is_cut(repository: Repo
     assert len(into.getvalue()) <= 1_000_000
 
 
+def test_a_reason_is_not_cut_where_a_name_of_the_repository_goes_on() -> None:
+    said = "hint: no\nfatal: cannot use the branch a\u2028fatal: b\x85c\r\nPlease look.\n"
+    assert error_line(said) == "cannot use the branch a\u2028fatal: b\x85c"
+
+
 def test_the_reason_is_the_line_that_names_the_fault(repository: Repository) -> None:
     with pytest.raises(WorkspaceError, match="git rev-parse failed: Needed a single revision"):
         asyncio.run(Git().run("rev-parse", "--verify", "nothing", cwd=repository.folder))

@@ -11,12 +11,13 @@ from tests.workspace.sandboxed_checkouts import SandboxedCheckouts, run_async
 
 from steadyhand.job import Job
 from steadyhand.job_warnings import WarningCode
-from steadyhand.ports import Checkout
+from steadyhand.ports import Checkout, phases_reported_to
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, run_as_agent
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace.git import _BASE_ENVIRONMENT
 from steadyhand.workspace.job_dirs import fetched_refs_path
 from steadyhand.workspace.sandboxed_git import plan_ref_updates, read_packed_refs
 
@@ -229,6 +230,34 @@ def test_an_agent_can_do_to_its_refs_what_it_likes_and_no_other_job_sees_it(
         assert await agents.refs(other) == own_refs(repository) == stored_refs(other)
 
     run_async(work())
+
+
+@EACH_KIND
+def test_the_progress_of_a_checkout_is_told_as_it_goes(
+    world_dir: Path, repository: Repository, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        _BASE_ENVIRONMENT, "GIT_PROGRESS_DELAY", "0"
+    )  # else git tells none of a short checkout
+    details: list[str] = []
+
+    class Reporter:
+        async def report_phase(self, phase: str, detail: str | None) -> None:
+            details.append(phase if detail is None else f"{phase} {detail}")
+
+        def report_progress(self, detail: str) -> None:
+            details.append(detail)
+
+    async def work() -> None:
+        agents = KINDS[kind](world_dir)
+        with phases_reported_to(Reporter()):
+            await agents.checkouts.prepare(make_job(), repository.workspace(), 0)
+
+    run_async(work())
+    assert "checking_out" in details
+    after = details[details.index("checking_out") + 1 :]
+    assert set(after) <= {"updating files 50 %", "updating files 100 %"}
+    assert after[-1] == "updating files 100 %"
 
 
 def test_the_agents_own_refs_win_over_new_ones() -> None:

@@ -33,6 +33,7 @@ from steadyhand.errors import ServiceUnreachable, SteadyhandError
 from steadyhand.ports import DEFAULT_PATH
 from steadyhand.testing.example import make_repository
 from steadyhand.testing.model import ScriptedModel
+from steadyhand.text_lines import split_lines
 
 PROMPT = "Fix the failing test."
 START_SECONDS, STOP_SECONDS, COMMAND_SECONDS = 60.0, 45.0, 60.0
@@ -260,5 +261,5 @@ def _print_output(console: Console, output: str) -> None:
 
 def _print_log(command_output: CommandOutput, log: Path) -> None:
     if log.is_file():
-        for line in sanitize(log.read_text("utf-8", "replace")).splitlines()[-20:]:
+        for line in split_lines(sanitize(log.read_text("utf-8", "replace")))[-20:]:
             command_output.print_note(f"  {line}", "dim")

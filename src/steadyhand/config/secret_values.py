@@ -68,8 +68,8 @@ def _iterate_secrets(settings: Settings) -> Iterator[Secret]:
     for name, workspace in tables.workspaces.items():
         yield Secret(f"workspaces.{name}.repository", (_url_password(workspace.repository) or "").encode())
     if tables.git.credential_file is not None:
-        for line in _read_file(tables.git.credential_file).decode("utf-8", "replace").splitlines():
-            password = _url_password(line.strip()) or ""
+        for line in _read_file(tables.git.credential_file).splitlines():  # of bytes, so at newlines alone
+            password = _url_password(line.decode("utf-8", "replace").strip()) or ""
             yield Secret("git.credential_file", password.encode(), (unquote(password).encode(),))
 
 
@@ -86,18 +86,15 @@ def _read_file(path: Path) -> bytes:
 
 def _secret_lines(content: bytes) -> Iterator[bytes]:
     """Return each line of a text, and the value of each line `NAME=value`; PEM marks are no secrets."""
-    try:
-        lines = content.decode("utf-8").splitlines()
-    except UnicodeDecodeError:
-        return
-    for line in map(str.strip, lines):
-        if line.startswith("-----") and line.endswith("-----"):
+    lines = content.splitlines()  # of bytes, so at newlines alone: a secret may hold any other character
+    for line in map(bytes.strip, lines):
+        if line.startswith(b"-----") and line.endswith(b"-----"):
             continue
-        name, equals, value = line.removeprefix("export ").partition("=")
+        name, equals, value = line.removeprefix(b"export ").partition(b"=")
         candidates = [line] if len(lines) > 1 else []
-        if equals and name.isidentifier():
-            candidates.append(value.strip().strip("\"'"))
-        yield from (candidate.encode() for candidate in candidates if len(candidate) >= MIN_SECRET)
+        if equals and name.decode("utf-8", "replace").isidentifier():
+            candidates.append(value.strip().strip(b"\"'"))
+        yield from (candidate for candidate in candidates if len(candidate) >= MIN_SECRET)
 
 
 def _url_password(url: str | None) -> str | None:

@@ -15,6 +15,7 @@ from steadyhand.serve.config_warnings import check_config
 from steadyhand.serve.running_service import check_running_service
 from steadyhand.serve.wiring import agent_uid_base, create_checkouts, database_url, find_agent_cli
 from steadyhand.store import check_store
+from steadyhand.text_lines import split_lines
 from steadyhand.workspace.doctor import check_workspaces
 
 
@@ -84,4 +85,4 @@ async def _check_isolation(settings: Settings) -> Sequence[DoctorCheck]:
 def config_error_checks(error: ConfigError) -> Sequence[DoctorCheck]:
     """Return one failed check for each error of the settings; all other checks need valid settings."""
     remedy = "Correct it, and run `steadyhand doctor` again."
-    return [DoctorCheck("config", False, message, remedy) for message in error.detail.splitlines()]
+    return [DoctorCheck("config", False, message, remedy) for message in split_lines(error.detail)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from steadyhand.errors import Conflict
+from steadyhand.errors import Conflict, RunError
 from steadyhand.job import Cost, Job, JobWarning, Outcome, OutcomeType, State, Usage, transition
 from steadyhand.job_warnings import WarningCode
 from steadyhand.money import format_dollars
@@ -190,3 +190,8 @@ def cost_difference_warning(run_result: RunResult) -> JobWarning | None:
     reported, metered = format_dollars(result.cost_micros), format_dollars(counted.micros)
     text = f"The agent says {reported} USD; {metered} USD were counted."
     return JobWarning(WarningCode.COST_DIFFERS, text)
+
+
+def failed_outcome(kind: OutcomeType, error: RunError) -> Outcome:
+    """Return the outcome of a run that failed before its agent ran."""
+    return Outcome(kind, error.detail, is_permanent=None if error.retryable else True)

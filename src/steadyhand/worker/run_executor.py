@@ -57,6 +57,7 @@ from steadyhand.worker.results import (
     RunResult,
     cost_difference_warning,
     ended_job,
+    failed_outcome,
     park_reason,
     parked_job,
     require_run,
@@ -133,7 +134,7 @@ class RunExecutor:
             except WorkspaceError as error:
                 is_gone = isinstance(error, SessionGone)
                 outcome_type = OutcomeType.NO_SESSION if is_gone else OutcomeType.WORKSPACE
-                await self.end_job(job, Outcome(outcome_type, error.detail))
+                await self.end_job(job, failed_outcome(outcome_type, error))
                 return
             except SpawnError as error:
                 await self._end_unstarted(job, checkout, error, claim.stop)
@@ -150,7 +151,7 @@ class RunExecutor:
         self, job: Job, checkout: Checkout | None, error: SpawnError, stop: StopSignal
     ) -> None:
         """End a job whose agent did not start; a stop that was requested meanwhile decides the outcome."""
-        outcome = Outcome(OutcomeType.NOT_STARTED, error.detail)
+        outcome = failed_outcome(OutcomeType.NOT_STARTED, error)
         if stop.reason is not None:
             outcome = decide_outcome(RunEvidence(stop_reason=stop.reason))
         job = await self.end_job(job, outcome)

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import DEFAULT_PATH
+from steadyhand.text_lines import split_lines
 
 MIB = 1024 * 1024
 TERM_SECONDS = 2.0  # git removes its lock files on SIGTERM
@@ -296,7 +297,7 @@ def scrub(text: str) -> str:
 
 def error_line(stderr: str) -> str:
     """Return the last line of git's stderr that names an error, else the last line; at most 300 characters."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in split_lines(stderr) if line.strip()]
     lines = list(itertools.takewhile(lambda line: line != _GENERIC_ERROR, lines)) or lines
     error_lines = [line for line in lines if line.startswith(("fatal:", "error:"))]
     line = (error_lines or lines or ["git printed no reason"])[-1]

@@ -67,6 +67,13 @@ def test_version_1_holds_the_limits_below_the_services_own_groups(tmp_path: Path
     ]
 
 
+def test_groups_are_found_at_a_mount_point_with_a_line_separator_in_its_name(tmp_path: Path) -> None:
+    root = tmp_path / "x\u2028y\x85z"
+    own = folder(root / "unit\u2029a")
+    found = find_cgroups(mount("cgroup2", root), "1:name=a:/\n0::/unit\u2029a\n")
+    assert found == Cgroups(own, own, own, version=2)
+
+
 def test_in_a_container_a_groups_path_begins_where_its_mount_does(tmp_path: Path) -> None:
     own = folder(tmp_path / "memory" / "inner")
     mounts = mount("cgroup", tmp_path / "memory", root="/docker/abc", options="rw,memory")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steadyhand.ports import ResourceLimits
+from steadyhand.text_lines import split_lines
 
 GONE_SECONDS = 10.0
 """Seconds for the kernel to remove killed processes; a process that takes longer hangs in the kernel itself."""
@@ -183,14 +184,14 @@ def delegate_controllers(group: Path) -> bool:
 def _own_cgroup(mounts: str, own_cgroups: str, controller: str | None) -> Path | None:
     """Return the path of the service's own group: of a version 1 controller, or of version 2 if that is None."""
     path = None
-    for line in own_cgroups.splitlines():
+    for line in split_lines(own_cgroups):
         number, _, rest = line.partition(":")
         names, _, cgroup_path = rest.partition(":")
         if (number == "0" and not names) if controller is None else controller in names.split(","):
             path = cgroup_path
     if path is None:
         return None
-    for line in mounts.splitlines():
+    for line in split_lines(mounts):
         left, _, right = line.partition(" - ")
         kind, _, options = right.partition(" ")
         matches = (

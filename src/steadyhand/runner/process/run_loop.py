@@ -14,6 +14,7 @@ from steadyhand.ports import Emit, RunReport, RunSpec, StopSignal
 from steadyhand.retry import continues_parent
 from steadyhand.runner.process.agent_process import AgentProcess, ExitStatus
 from steadyhand.runner.process.output import OutputCapture
+from steadyhand.text_lines import split_lines
 
 CONTINUE_PROMPT = "Continue from where you left off."
 """The prompt of a run that continues after an interruption."""
@@ -290,7 +291,7 @@ class RunLoop:
         stderr = self.capture.stderr_text()
         if self.process.sandboxed and code == 1 and not output.output and stderr.startswith(_BWRAP_PREFIX):
             # An agent that prints the same text as bwrap harms only its own run.
-            raise SpawnError(f"The sandbox could not be created: {stderr.splitlines()[0][:300]}.")
+            raise SpawnError(f"The sandbox could not be created: {split_lines(stderr)[0][:300]}.")
         if self.unknown_agent is not None:
             code, signal = 1, None
             stderr += self.unknown_agent

@@ -284,7 +284,7 @@ class CheckoutsContract:
         assert (changes.base, changes.files, changes.insertions, changes.deletions) == (place.commit, 3, 3, 0)
         assert self.remaining_names(place) == {"config", "kept", "prepared"}
         repository.run(f"git fetch -q {place.paths.bundle} 'refs/heads/*:refs/heads/*'")
-        log = repository.run(f"git log --format=%s {changes.base}..{changes.head}").splitlines()
+        log = repository.run(f"git log --format=%s {changes.base}..{changes.head}").split("\n")[:-1]
         assert log[1:] == ["Second of mine", "First of mine"]
         assert repository.run(f"git show {changes.head}:c.txt") == "c\n"
 

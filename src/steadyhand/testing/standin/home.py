@@ -49,7 +49,7 @@ def _describe(name: str, about: dict[str, Any]) -> dict[str, str]:
 
 def _read_agent(path: str) -> dict[str, str] | None:
     """Read an agent from its file; the name is the frontmatter's, and without frontmatter it is no agent."""
-    lines = _text(path).splitlines()
+    lines = _text(path).split("\n")
     if not lines or lines[0].strip() != "---":
         return None
     about = {}
@@ -85,7 +85,7 @@ class Session:
     def turns(self) -> list[tuple[str, str]]:
         """Return the earlier turns as pairs of role and text."""
         found = []
-        for line in _text(self.path).splitlines():
+        for line in _text(self.path).split("\n")[:-1]:
             entry = json.loads(line)
             if entry.get("type") in ("user", "assistant"):
                 self._parent = entry.get("uuid")
