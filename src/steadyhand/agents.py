@@ -114,8 +114,10 @@ class Workspace:
     """The refs on which `full` trust holds; on others it is `instructions`."""
     submodules: bool = False
     """Fetch the submodules of the commit, at the pinned commits."""
+    lfs: bool = False
+    """Fetch the files of Git LFS."""
     fetch_hosts: tuple[str, ...] = ()
-    """Hosts, beside the repository's own, that submodules are fetched from, each with or without a port."""
+    """Hosts, beside the repository's own, for submodules and Git LFS, each with or without a port."""
 
 
 @dataclass(frozen=True, slots=True)

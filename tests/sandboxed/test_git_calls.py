@@ -11,6 +11,7 @@ import ast
 import asyncio
 import base64
 import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ import pytest
 from tests.sandboxed.git_call_tracing import SOURCES, UNKNOWN_PLACE, GitCallTracer, find_call_sites
 from tests.sandboxed.hostile_repository import ATTACKS, TOGETHER, UNSAFE_COMMANDS, AttackMarks
 from tests.workspace.git_http_server import GitHttpServer
-from tests.workspace.pointers import add_submodule, point_elsewhere
+from tests.workspace.pointers import MODEL, add_submodule, point_elsewhere
 from tests.workspace.sandboxed_checkouts import SandboxedCheckouts
 
 from steadyhand.agents import Workspace
@@ -65,7 +66,7 @@ MIRROR_CALLS = (
     "mirror.check_reachable upload-pack",
     "doctor._check_git version",
     "external_content.find_external_content ls-tree",
-    "external_content._read_modules config",
+    "external_content._read_config config",
     "external_content._with_lfs_attribute read-tree",
     "external_content._with_lfs_attribute check-attr",
     "external_content._read_blobs cat-file",
@@ -106,6 +107,8 @@ SEALED_CALLS = (
     "in_place._pull_sandboxed rebase",
     "sandboxed_git.build_checkout checkout",
     "sandboxed_git.build_checkout update-index",
+    "sandboxed_git._place_lfs_files config",
+    "sandboxed_git._place_lfs_files update-index",
     "sandboxed_git._exclude_setup_files ls-files",
     "sandboxed_git._filters config",
     "sandboxed_git.pack_work read-tree",
@@ -194,6 +197,8 @@ class Scene:
         self._server.refuses_ids = True
         url, pinned = f"{self._server.url}/lib.git", self.repository.head("HEAD~1")
         add_submodule(self._with_pointers, "libs/served", url, pinned)
+        self._server.lfs = {hashlib.sha256(MODEL).hexdigest(): MODEL}
+        self._with_pointers.run(f"git config -f .lfsconfig lfs.url {url}/info/lfs; git add .lfsconfig")
         self._with_pointers.run("git -c user.name=A -c user.email=a@example.org commit -qm served")
         for each in (self.repository, self.direct, self._with_pointers):
             each.run(self._taint)
@@ -262,7 +267,7 @@ class Scene:
         changed = make_job(uncommitted=self._uncommitted, ref=self._uncommitted.ref)
         await checkouts.release(await checkouts.prepare(changed, workspace, 1))
         await checkouts.delete_job(changed.id)
-        pointers = self._with_pointers.workspace(submodules=True, fetch_hosts=(self._server.host,))
+        pointers = self._with_pointers.workspace(submodules=True, lfs=True, fetch_hosts=(self._server.host,))
         await checkouts.release(await checkouts.prepare(make_job(), pointers, 1))
         await self._continue_in_a_kept_checkout(checkouts, hands)
         await self._work(checkouts, hands, make_job(ref=self._pulled), workspace)

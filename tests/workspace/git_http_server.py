@@ -1,11 +1,12 @@
 """Repositories over HTTP on loopback, by git's own server program; it records who asked for what."""
 
+import json
 import os
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 
@@ -18,6 +19,10 @@ class GitHttpServer:
         self.redirects: dict[str, str] = {}
         self.refuses_ids = False
         """True to serve only the tips of refs, as servers with the first protocol do."""
+        self.lfs: dict[str, bytes] = {}
+        """The content of LFS files by the oid that is asked for."""
+        self.lfs_url: str | None = None
+        """Where the batch answer sends clients for the content; with a header, else here and without."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,6 +37,9 @@ class GitHttpServer:
                         self.send_header("location", target + self.path.removeprefix(start))
                         self.end_headers()
                         return
+                if "/lfs/" in parts.path:
+                    self._handle_lfs(parts.path)
+                    return
                 env = {
                     "PATH": os.environ["PATH"],
                     "GIT_PROJECT_ROOT": str(folder),
@@ -58,6 +66,24 @@ class GitHttpServer:
                 for name, value in fields:
                     if name != "Status":
                         self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            def _handle_lfs(self, path: str) -> None:
+                if path.endswith("/objects/batch"):
+                    asked = json.loads(self.rfile.read(int(self.headers["content-length"])))["objects"]
+                    action: dict[str, Any] = {"header": {"x-token": "t"}} if server.lfs_url else {}
+                    base = server.lfs_url or f"{server.url}/lfs"
+                    found = [
+                        {**each, "actions": {"download": {**action, "href": f"{base}/{each['oid']}?x=1"}}}
+                        for each in asked
+                        if each["oid"] in server.lfs
+                    ]
+                    content = json.dumps({"transfer": "basic", "objects": found}).encode()
+                else:
+                    content = server.lfs[path.rpartition("/")[2]]
+                self.send_response(200)
+                self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
 

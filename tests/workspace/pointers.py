@@ -6,6 +6,8 @@ from steadyhand.testing.contracts.checkouts import Repository
 
 COMMIT = "5" * 40
 """The commit of a submodule that nobody has."""
+MODEL = b"the model"
+"""The content of the file of Git LFS."""
 
 
 def lfs_pointer(content: bytes) -> str:
@@ -37,7 +39,7 @@ def point_elsewhere(repository: Repository) -> str:
     add_submodule(repository, "libs/shared", "https://git.example.org/shared.git")
     (repository.folder / ".gitattributes").write_text("*.bin filter=lfs -text\n")
     repository.run("git add .gitattributes")
-    add_lfs_file(repository, "data/model.bin", b"the model")
+    add_lfs_file(repository, "data/model.bin", MODEL)
     repository.run(
         "git -c user.name=Ann -c user.email=ann@example.org commit -qm 'Point elsewhere';"
         " git -c filter.lfs.smudge= reset -q --hard; mkdir -p libs/shared"

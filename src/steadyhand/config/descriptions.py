@@ -82,7 +82,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "workspaces.*.setup": "Commands that prepare a checkout, run once per commit in the sandbox.",
     "workspaces.*.setup_secrets": "Secret files that `setup` may read.",
     "workspaces.*.submodules": "Fetch the submodules of the commit, from the repository's own host and `fetch_hosts`.",
-    "workspaces.*.fetch_hosts": "More hosts that submodules may be fetched from, such as `github.com` or "
+    "workspaces.*.lfs": "Fetch the files of Git LFS, from the server of the repository's own host or of `fetch_hosts`.",
+    "workspaces.*.fetch_hosts": "More hosts for submodules and Git LFS, such as `github.com` or "
     "`git.example.org:8443`; the service's credentials for them are used.",
     "workspaces.*.setup_egress": "Hosts that `setup` may reach; `*.example.org` does not cover `example.org` itself.",
     "workspaces.*.publish": "As `defaults.publish`, for this workspace.",

@@ -277,6 +277,7 @@ class WorkspaceTable(_Table):
     publish: Publish | None = None
     caches: Annotated[tuple[Literal["pip", "npm", "cargo", "go"], ...], BeforeValidator(_split_list)] = ()
     submodules: bool = False
+    lfs: bool = False
     fetch_hosts: FetchHosts = ()
 
 

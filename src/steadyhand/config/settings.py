@@ -179,6 +179,7 @@ def _build_workspace(name: str, table: WorkspaceTable) -> Workspace:
         trusted_refs=table.trusted_refs,
         publish=table.publish,
         submodules=table.submodules,
+        lfs=table.lfs,
         fetch_hosts=table.fetch_hosts,
     )
 

@@ -11,6 +11,7 @@ from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
 from steadyhand.ports import BindMount, Instructions, JobPaths, OverlayLayers, SandboxExec, is_reported
 from steadyhand.workspace.checkout_note import CheckoutNote
+from steadyhand.workspace.content_plan import ContentPlan, ContentPlanner
 from steadyhand.workspace.disk_images import DiskImages
 from steadyhand.workspace.fetched_refs import stale_refs_warning, store_refs
 from steadyhand.workspace.filesystem import PRIVATE, chown_tree, copy_objects, make_dir, remove_tree
@@ -34,7 +35,7 @@ from steadyhand.workspace.job_dirs import (
     refs_layer_dir,
 )
 from steadyhand.workspace.mirror import BaseCommit, Mirror, Mirrors
-from steadyhand.workspace.submodules import ContentPlan, ContentPlanner, write_module_dirs
+from steadyhand.workspace.submodules import write_module_dirs
 from steadyhand.workspace.uncommitted import import_uncommitted
 from steadyhand.workspace.warm_checkouts import (
     BRANCH,
@@ -93,9 +94,7 @@ class CheckoutFactory:
         self._mirrors = mirrors
         self._settings = settings
         self._instructions = instructions
-        self._content = ContentPlanner(
-            data_dir / "mirrors" / "submodules", settings, sandboxed=sandbox_exec is not None
-        )
+        self._content = ContentPlanner(data_dir / "mirrors", settings, sandboxed=sandbox_exec is not None)
         self._sandbox_exec = sandbox_exec
         self._shares_objects = shares_objects and sandbox_exec is not None
         self._images = DiskImages(data_dir / "images")

@@ -27,7 +27,7 @@ _MAX_ATTRIBUTES_BYTES = 256 * 1024
 _MAX_ATTRIBUTES_FILES = 1000
 _MAX_CACHED = 64
 _MAX_NAMED = 20
-_MODULES_FILE, _ATTRIBUTES_FILE = b".gitmodules", b".gitattributes"
+_MODULES_FILE, _ATTRIBUTES_FILE, _LFS_CONFIG_FILE = b".gitmodules", b".gitattributes", b".lfsconfig"
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]+\n)*oid sha256:([0-9a-f]{64})\nsize ([0-9]{1,15})\n"
 )
@@ -52,6 +52,15 @@ class LfsFile:
     oid: str
     size: int
 
+    @property
+    def pointer(self) -> bytes:
+        """The pointer file in its usual form."""
+        return (
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.oid}\nsize {self.size}\n".encode(
+                "ascii"
+            )
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ExternalContent:
@@ -59,6 +68,10 @@ class ExternalContent:
 
     submodules: tuple[Submodule, ...] = ()
     lfs_files: tuple[LfsFile, ...] = ()
+    unusual_pointers: tuple[str, ...] = ()
+    """The paths of pointer files in another form than git-lfs writes today."""
+    lfs_url: str | None = None
+    """The address in `.lfsconfig`."""
 
 
 class ExternalContentCache:
@@ -82,6 +95,7 @@ class ExternalContentCache:
 class _Listing:
     gitlinks: Sequence[tuple[bytes, str]]
     modules_blob: str | None
+    lfs_config_blob: str | None
     attributes_blobs: Sequence[str]
     small_files: Mapping[bytes, str]
 
@@ -104,15 +118,18 @@ async def find_external_content(folder: Path, commit: str) -> ExternalContent:
             Submodule(os.fsdecode(path), target, *entries.get(path, (None, None)))
             for path, target in listing.gitlinks
         )
-    lfs_files = await _find_lfs_files(git, folder, commit, listing)
-    return ExternalContent(submodules, lfs_files)
+    lfs_files, unusual = await _find_lfs_files(git, folder, commit, listing)
+    lfs_url = None
+    if lfs_files and listing.lfs_config_blob is not None:
+        lfs_url = (await _read_config(git, folder, listing.lfs_config_blob)).get(b"lfs.url")
+    return ExternalContent(submodules, lfs_files, unusual, None if lfs_url is None else os.fsdecode(lfs_url))
 
 
 def _parse_listing(out: bytes) -> _Listing:
     gitlinks: list[tuple[bytes, str]] = []
     attributes: list[str] = []
     small: dict[bytes, str] = {}
-    modules = None
+    modules = lfs_config = None
     for line in out.split(b"\x00"):
         head, _, name = line.partition(b"\t")
         mode, _, rest = head.partition(b" ")
@@ -123,26 +140,22 @@ def _parse_listing(out: bytes) -> _Listing:
             blob, size = fields[1].decode("ascii"), int(fields[2])
             if name == _MODULES_FILE and size <= MAX_MODULES_BYTES:
                 modules = blob
+            elif name == _LFS_CONFIG_FILE and size <= MAX_MODULES_BYTES:
+                lfs_config = blob
             elif name.rpartition(b"/")[2] == _ATTRIBUTES_FILE:
                 if size <= _MAX_ATTRIBUTES_BYTES and len(attributes) < _MAX_ATTRIBUTES_FILES:
                     attributes.append(blob)
             elif size <= MAX_POINTER_BYTES:
                 small[name] = blob
-    return _Listing(gitlinks, modules, attributes, small)
+    return _Listing(gitlinks, modules, lfs_config, attributes, small)
 
 
 async def _read_modules(
     git: Git, folder: Path, blob: str | None
 ) -> Mapping[bytes, tuple[str | None, str | None]]:
     """Return name and URL of the submodules in `.gitmodules`, by their paths. What is no configuration is empty."""
-    if blob is None:
-        return {}
-    result = await git.run(
-        "config", "--no-includes", "--blob", blob, "-z", "--list", cwd=folder, limit=4 * MIB, check=False
-    )
     values: dict[bytes, dict[bytes, bytes]] = {}
-    for entry in result.stdout.split(b"\x00") if result.code == 0 else ():
-        key, _, value = entry.partition(b"\n")
+    for key, value in (await _read_config(git, folder, blob) if blob is not None else {}).items():
         match = _CONFIG_KEY.fullmatch(key)
         if match is not None:
             values.setdefault(match[1], {})[match[2]] = value
@@ -153,19 +166,33 @@ async def _read_modules(
     }
 
 
-async def _find_lfs_files(git: Git, folder: Path, commit: str, listing: _Listing) -> tuple[LfsFile, ...]:
-    """Return the pointer files that an attribute `filter=lfs` holds for."""
+async def _read_config(git: Git, folder: Path, blob: str) -> Mapping[bytes, bytes]:
+    """Return the values of a file in git's form by their keys; what is no such file is empty."""
+    result = await git.run(
+        "config", "--no-includes", "--blob", blob, "-z", "--list", cwd=folder, limit=4 * MIB, check=False
+    )
+    pairs = (entry.partition(b"\n") for entry in result.stdout.split(b"\x00") if entry)
+    return {key: value for key, _, value in pairs} if result.code == 0 else {}
+
+
+async def _find_lfs_files(
+    git: Git, folder: Path, commit: str, listing: _Listing
+) -> tuple[tuple[LfsFile, ...], tuple[str, ...]]:
+    """Return the pointer files that an attribute `filter=lfs` holds for, and the paths of those in an unusual form."""
     attributes = await _read_blobs(git, folder, listing.attributes_blobs, MIB * 64)
     if not listing.small_files or not any(b"filter=lfs" in text for text in attributes):
-        return ()
+        return (), ()
     paths = await _with_lfs_attribute(folder, commit, list(listing.small_files))
     contents = await _read_blobs(git, folder, [listing.small_files[path] for path in paths], MAX_TREE_BYTES)
-    files = []
+    files, unusual = [], []
     for path, content in zip(paths, contents, strict=True):
         match = _POINTER.fullmatch(content)
         if match is not None:
-            files.append(LfsFile(os.fsdecode(path), match[1].decode("ascii"), int(match[2])))
-    return tuple(files)
+            file = LfsFile(os.fsdecode(path), match[1].decode("ascii"), int(match[2]))
+            files.append(file)
+            if file.pointer != content:
+                unusual.append(file.path)
+    return tuple(files), tuple(unusual)
 
 
 async def _with_lfs_attribute(folder: Path, commit: str, paths: Sequence[bytes]) -> list[bytes]:
@@ -195,17 +222,17 @@ async def _read_blobs(git: Git, folder: Path, blobs: Sequence[str], limit: int) 
     return contents
 
 
-def missing_content_warnings(content: ExternalContent) -> tuple[JobWarning, ...]:
-    """Return the warnings about content that a checkout has no more than the pointers of."""
+def missing_content_warnings(content: ExternalContent, reason: str | None = None) -> tuple[JobWarning, ...]:
+    """Return the warnings about content that a checkout has no more than the pointers of, with the reason if set."""
+    end = "." if reason is None else f" ({reason})."
     warnings = []
     if content.submodules:
         names = list_names([each.path for each in content.submodules])
-        warnings.append(
-            JobWarning(WarningCode.SUBMODULES_EMPTY, f"The submodules are empty folders: {names}.")
-        )
+        text = f"The submodules are empty folders: {names}{end}"
+        warnings.append(JobWarning(WarningCode.SUBMODULES_EMPTY, text))
     if content.lfs_files:
         names = list_names([each.path for each in content.lfs_files])
-        text = f"Files of Git LFS are pointers without their content: {names}."
+        text = f"Files of Git LFS are pointers without their content: {names}{end}"
         warnings.append(JobWarning(WarningCode.LFS_POINTERS, text))
     return tuple(warnings)
 

@@ -48,9 +48,8 @@ def restrict(workspace: Workspace, publish: Publish, name: str | None) -> RefAcc
         return RefAccess(replace(workspace, ref=name) if own_name else workspace, publish)
     withheld = _withheld_names(workspace, publish)
     warnings = (_warning(name, withheld),) if withheld else ()
-    # Its .gitmodules could name any repository that the service's credentials reach.
-    restricted = replace(without_repository_rights(workspace), submodules=False)
-    return RefAccess(restricted, "none", warnings)
+    # Its .gitmodules and .lfsconfig could name all that the service's credentials reach.
+    return RefAccess(without_repository_rights(workspace), "none", warnings)
 
 
 def _withheld_names(workspace: Workspace, publish: Publish) -> Sequence[str]:
@@ -58,6 +57,7 @@ def _withheld_names(workspace: Workspace, publish: Publish) -> Sequence[str]:
         "setup_secrets": workspace.setup_secrets,
         "caches": workspace.caches,
         "submodules": workspace.submodules,
+        "Git LFS": workspace.lfs,
         "publish": publish != "none",
         "full trust": workspace.trust == "full",
     }

@@ -22,6 +22,8 @@ FILE_BYTES = 64 * MIB
 TOTAL_BYTES = 256 * MIB
 BASE_DIR = Path("/harvest")
 """The mount of the service's own copy of the base: `index`, and of a warm checkout `filters` and `exclude`."""
+LFS_DIR = Path("/lfs")
+"""The mount of the content of LFS files, by their SHA-256."""
 INDEX_CLOCK_SECONDS = 1.1
 """Git trusts an index only for files that are older than it by a whole second of its clock."""
 _MAX_REMOTE_REFS = 200
@@ -209,6 +211,7 @@ def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[byt
     else:
         _git("checkout", "--quiet", "-B", request["branch"], request["commit"])
     packed_refs = _read_packed_refs_file()
+    _place_lfs_files(request["lfs"])
     for command in request["setup"]:
         line = _run_setup_command(command)
         if line is not None:
@@ -236,6 +239,35 @@ def _unpack_refs(before: Mapping[bytes, bytes]) -> None:
         if before.get(name) != value and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(value + b"\n")
+
+
+# Content that is as it was fetched becomes its pointer again. Other content stays as it is: nobody else has it.
+_LFS_CLEAN = (
+    'f=$(mktemp .git/lfs-XXXXXX 2>/dev/null || mktemp) && cat >"$f" && h=$(sha256sum <"$f" | cut -c1-64) && '
+    'if grep -qxF "$h" .git/lfs-fetched 2>/dev/null; then '
+    'printf \'version https://git-lfs.github.com/spec/v1\\noid sha256:%s\\nsize %s\\n\' "$h" "$(wc -c <"$f")"; '
+    'else cat "$f"; fi; s=$?; rm -f "$f"; exit $s'
+)
+
+
+def _place_lfs_files(files: Sequence[Mapping[str, str]]) -> None:
+    """Put the content of LFS files in the place of their pointers, and define the filter that makes them again."""
+    if not files:
+        return
+    tree = Path.cwd()
+    folders: dict[Path, bool] = {tree: True}
+    placed = []
+    for file in files:
+        name = bytes.fromhex(file["path"])
+        path = tree / os.fsdecode(name)
+        if _is_real(path.parent, folders) and stat.S_ISREG(path.lstat().st_mode):
+            shutil.copyfile(LFS_DIR / file["oid"], path)
+            placed.append(name)
+    oids = sorted({file["oid"] for file in files})
+    Path(".git/lfs-fetched").write_text("".join(f"{oid}\n" for oid in oids), encoding="ascii")
+    _git("config", "filter.lfs.clean", _LFS_CLEAN)
+    # The index holds the size of the pointers: git takes a file of another size for changed, without a look.
+    _git("update-index", "-z", "--stdin", stdin=nul_terminated(placed))
 
 
 def _run_setup_command(command: str) -> str | None:

@@ -18,6 +18,7 @@ from steadyhand.workspace.git import MIB, git_environment, scrub
 MIRROR_DIR = Path("/mirror")
 """The read-only mount of the mirror's objects in the sandbox; a warm checkout's `.git` points to it."""
 BASE_DIR = sandboxed_git.BASE_DIR
+LFS_DIR = sandboxed_git.LFS_DIR
 HOME_DIR = "/home/agent"
 _HEADER_BYTES = MIB
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")

@@ -6,27 +6,23 @@ from `.gitmodules`, which is hostile: see `remote_hosts`.
 
 import asyncio
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steadyhand.agents import Agent, Workspace
+from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError, WorkspaceError
 from steadyhand.job import JobWarning
 from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import DEFAULT_PATH, Checkout, SandboxExec
 from steadyhand.workspace.external_content import (
     ExternalContent,
-    ExternalContentCache,
     Submodule,
     list_names,
-    missing_content_warnings,
 )
 from steadyhand.workspace.filesystem import PRIVATE, make_dir
 from steadyhand.workspace.git import MIB, Git, GitSettings, git_environment, scrub
-from steadyhand.workspace.mirror import Mirror
 from steadyhand.workspace.remote_hosts import RemoteHosts, UrlRefused, resolve_relative
 from steadyhand.workspace.sandboxed_git_client import HOME_DIR
 from steadyhand.workspace.submodule_mirror import SubmoduleMirror, SubmoduleMirrors
@@ -71,67 +67,7 @@ class PlannedModule:
         return "../" * len(self.path.split("/")) + f".git/{self.git_dir}"
 
 
-@dataclass(frozen=True, slots=True)
-class ContentPlan:
-    """The submodules that a checkout gets, and the warnings about content that it does not get."""
-
-    modules: tuple[PlannedModule, ...] = ()
-    warnings: tuple[JobWarning, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """A part of a warm checkout's name; empty without submodules."""
-        if not self.modules:
-            return ""
-        parts = [(module.path, module.commit, module.mirror.remote.url) for module in self.modules]
-        return "-m" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-NO_CONTENT = ContentPlan()
-
-
-class ContentPlanner:
-    """Finds the content that commits point to, and fetches what their workspaces ask for."""
-
-    def __init__(self, folder: Path, settings: GitSettings, *, sandboxed: bool) -> None:
-        """Keep mirrors of submodules in `folder`."""
-        self._mirrors = SubmoduleMirrors(folder, settings)
-        self._content = ExternalContentCache()
-        self._sandboxed = sandboxed
-        self._plans: dict[tuple[object, ...], ContentPlan] = {}
-
-    async def plan(self, mirror: Mirror, commit: str, workspace: Workspace) -> ContentPlan:
-        """Return the plan of a commit; its submodules are in their mirrors. Raise `WorkspaceError`."""
-        content = await self._content.load(mirror, commit)
-        if not workspace.submodules or not content.submodules:
-            return ContentPlan(warnings=missing_content_warnings(content))
-        if not self._sandboxed:
-            warning = JobWarning(
-                WarningCode.SUBMODULES_EMPTY,
-                "The workspace's submodules need isolation 'bwrap'; they are empty.",
-            )
-            return ContentPlan(
-                warnings=(warning, *missing_content_warnings(ExternalContent((), content.lfs_files)))
-            )
-        key = (mirror.folder.name, commit, workspace.fetch_hosts)
-        if key not in self._plans:
-            hosts = RemoteHosts(mirror.source, workspace.fetch_hosts)
-            collector = _Collector(self._mirrors, hosts)
-            await collector.collect(content, base_url=mirror.source.url)
-            plan = ContentPlan(
-                tuple(collector.modules),
-                (
-                    *collector.warnings(),
-                    *missing_content_warnings(ExternalContent((), content.lfs_files)),
-                ),
-            )
-            while len(self._plans) >= _MAX_CACHED:
-                self._plans.pop(next(iter(self._plans)))
-            self._plans[key] = plan
-        return self._plans[key]
-
-
-class _Collector:
+class SubmoduleCollector:
     """Walks through the submodules of one commit and fetches them, the outer ones first."""
 
     def __init__(self, mirrors: SubmoduleMirrors, hosts: RemoteHosts) -> None:

@@ -137,7 +137,7 @@ def without_repository_rights(workspace: Workspace) -> Workspace:
     with it, and the submodules that it names are not fetched with the service's credentials.
     """
     trust = "instructions" if workspace.trust == "full" else workspace.trust
-    return replace(workspace, trust=trust, setup_secrets=(), caches=(), submodules=False)
+    return replace(workspace, trust=trust, setup_secrets=(), caches=(), submodules=False, lfs=False)
 
 
 async def forget_uncommitted(mirrors: Mirrors, files: JobPaths) -> None:

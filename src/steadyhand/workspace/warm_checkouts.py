@@ -7,12 +7,13 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec, is_reported, report_phase
+from steadyhand.workspace.content_plan import NO_CONTENT, ContentPlan
 from steadyhand.workspace.fetch_errors import is_permanent_checkout_error
 from steadyhand.workspace.filesystem import (
     PRIVATE,
@@ -26,8 +27,8 @@ from steadyhand.workspace.git import MIB, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
 from steadyhand.workspace.git_progress import GitProgress
 from steadyhand.workspace.mirror import Mirror
-from steadyhand.workspace.sandboxed_git_client import MIRROR_DIR, run_sandboxed_git
-from steadyhand.workspace.submodules import NO_CONTENT, ContentPlan, check_out_modules, write_module_dirs
+from steadyhand.workspace.sandboxed_git_client import LFS_DIR, MIRROR_DIR, run_sandboxed_git
+from steadyhand.workspace.submodules import check_out_modules, write_module_dirs
 
 BRANCH = "steadyhand/work"
 """The branch of every sandboxed checkout. The prompt names it, and prompts of one commit are alike for the cache."""
@@ -241,10 +242,14 @@ async def check_out(
     """
     workspace = checkout.workspace
     await check_out_modules(sandbox_exec, checkout, plan.modules)
+    if plan.lfs_files:
+        await asyncio.to_thread(_link_lfs_files, checkout.paths, plan)
+        checkout = replace(checkout, binds=(*checkout.binds, BindMount(_lfs_dir(checkout.paths), LFS_DIR)))
     request = {
         "verb": "warm",
         "branch": BRANCH,
         "commit": checkout.commit,
+        "lfs": [{"path": os.fsencode(file.path).hex(), "oid": file.oid} for file in plan.lfs_files],
         "setup": list(workspace.setup),
         "settle": wait_for_clock,
         "progress": is_reported(),
@@ -267,6 +272,8 @@ async def check_out(
         raise WorkspaceError(
             f"The checkout could not be made: {error.detail}.", retryable=not permanent
         ) from error
+    finally:
+        await asyncio.to_thread(remove_tree, _lfs_dir(checkout.paths))
     failed_command = reply.sentence("failed")
     if failed_command is not None:
         raise WorkspaceError(
@@ -276,6 +283,20 @@ async def check_out(
         raise WorkspaceError("The checkout could not be made: it has no index.")
     index, exclude, filters = (bytes(part) for part in reply.parts)
     return index, exclude, filters
+
+
+def _lfs_dir(files: JobPaths) -> Path:
+    return files.root / "lfs"
+
+
+def _link_lfs_files(files: JobPaths, plan: ContentPlan) -> None:
+    """Make a folder with this checkout's LFS files alone: setup commands see it, and are a repository's code."""
+    folder = _lfs_dir(files)
+    remove_tree(folder)
+    make_dir(folder, TRAVERSABLE)
+    for file in plan.lfs_files:
+        with contextlib.suppress(FileExistsError):  # two paths with the same content
+            (folder / file.oid).hardlink_to(file.content)
 
 
 def _network_advice(workspace: Workspace) -> str:
