@@ -17,8 +17,8 @@ from steadyhand.testing.contracts.checkouts import make_repository, run_shell
 from steadyhand.workspace import lfs
 from steadyhand.workspace.git import GitSettings
 from steadyhand.workspace.lfs import endpoint_of
-from steadyhand.workspace.mirror import parse_source
 from steadyhand.workspace.remote_hosts import RemoteHosts, UrlRefused
+from steadyhand.workspace.repository_source import parse_source
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="overlays need root")
 

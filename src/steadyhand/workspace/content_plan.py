@@ -77,7 +77,7 @@ class ContentPlanner:
             return ContentPlan(warnings=missing_content_warnings(content))
         if not self._sandboxed:
             return ContentPlan(
-                warnings=missing_content_warnings(content, "the workspace's setting needs isolation 'bwrap'")
+                warnings=missing_content_warnings(content, "the workspace's settings need isolation 'bwrap'")
             )
         key = (mirror.folder.name, commit, workspace.submodules, workspace.lfs, workspace.fetch_hosts)
         if key not in self._plans:
