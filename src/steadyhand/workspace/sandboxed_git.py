@@ -254,20 +254,19 @@ def _place_lfs_files(files: Sequence[Mapping[str, str]]) -> None:
     """Put the content of LFS files in the place of their pointers, and define the filter that makes them again."""
     if not files:
         return
-    tree = Path.cwd()
-    folders: dict[Path, bool] = {tree: True}
+    tree = Path.cwd().resolve()
     placed = []
     for file in files:
         name = bytes.fromhex(file["path"])
         path = tree / os.fsdecode(name)
-        if _is_real(path.parent, folders) and stat.S_ISREG(path.lstat().st_mode):
+        if path.resolve() == path and path.is_file():  # no part of it is a symlink
             shutil.copyfile(LFS_DIR / file["oid"], path)
-            placed.append(name)
+            placed.append(name + b"\x00")
     oids = sorted({file["oid"] for file in files})
     Path(".git/lfs-fetched").write_text("".join(f"{oid}\n" for oid in oids), encoding="ascii")
     _git("config", "filter.lfs.clean", _LFS_CLEAN)
     # The index holds the size of the pointers: git takes a file of another size for changed, without a look.
-    _git("update-index", "-z", "--stdin", stdin=nul_terminated(placed))
+    _git("update-index", "-z", "--stdin", stdin=b"".join(placed))
 
 
 def _run_setup_command(command: str) -> str | None:
