@@ -35,7 +35,8 @@ class SubmoduleMirror:
         if authorization is not None:
             config.append((f"http.{remote.origin}.extraHeader", authorization))
         protocols = "https:ssh:http" if remote.scheme == "http" else "https:ssh"
-        env = remote_environment(settings, folder.parent) | {"GIT_ALLOW_PROTOCOL": protocols}
+        # The known hosts of ssh are those of the mirrors of repositories, one folder up.
+        env = remote_environment(settings, folder.parent.parent) | {"GIT_ALLOW_PROTOCOL": protocols}
         self._remote_git = Git(env=env, config=config)
         self._lock = asyncio.Lock()
 
