@@ -76,6 +76,7 @@ JOB = Job(
     parked_until=NOON + 3 * HOUR,
     begin="resume",
     continue_prompt="Go on.",
+    undelivered_results="They say yes.",
     at_start="fresh",
     since_run=2,
     used_seconds=12.25,
@@ -118,7 +119,8 @@ ROW = {
         '"priced":false,"reported_micros":7},"outcome":{"type":"budget","detail":"spent"},'
         '"changes":{"base":"a","head":"b","files":1,"insertions":2,"deletions":3,'
         '"branch":"steadyhand/x","published":true},"error":{"code":"budget",'
-        '"message":"Spent.","retryable":true},"warnings":[{"code":"diff_too_large",'
+        '"message":"Spent.","retryable":true},"undelivered_results":"They say yes.",'
+        '"warnings":[{"code":"diff_too_large",'
         '"message":"cut"}]}'
     ),
     "structured_output": '{"walls":[1]}',
