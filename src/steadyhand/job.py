@@ -228,9 +228,28 @@ class Cost:
     reported_micros: int | None = None
 
 
+RefKind = Literal["ref", "stash", "index", "forced", "worktree", "submodule"]
+"""The kind of something that a job left in its repository; `forced` are ignored files that it added by force."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefChange:
+    """A ref that a job created, moved or deleted, or its stash, its index or a folder beside its tree.
+
+    `before` and `after` are ids of objects. `bundle_ref` is its name in the bundle; `None` if it is not in there.
+    """
+
+    kind: RefKind
+    name: str
+    change: Literal["created", "moved", "deleted"]
+    before: str | None
+    after: str | None
+    bundle_ref: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The changes of a job in its checkout: commits from `base` to `head`, and the size of the diff."""
+    """The changes of a job in its checkout: commits from `base` to `head`, the size of the diff, and refs."""
 
     base: str
     head: str
@@ -239,6 +258,9 @@ class Changes:
     deletions: int
     branch: str | None = None
     published: bool = False
+    refs: tuple[RefChange, ...] = ()
+    refs_omitted: int = 0
+    """The number of changed refs that are not listed: there were too many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class WarningCode(StrEnum):
     EGRESS_REFUSALS = "egress_refusals"
     EVENTS_LEFT_OUT = "events_left_out"
     FILES_TOO_LARGE = "files_too_large"
+    FILES_UNENCODED = "files_unencoded"
     FOREIGN_REF = "foreign_ref"
     GATEWAY_REFUSED = "gateway_refused"
     HARVEST_FAILED = "harvest_failed"
@@ -57,6 +58,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.EGRESS_REFUSALS: "Too many requests were refused; later refusals are not recorded.",
     WarningCode.EVENTS_LEFT_OUT: "The run has too many events, in all or in an outage of the store; others are lost.",
     WarningCode.FILES_TOO_LARGE: "Changed files above the size limit were left out.",
+    WarningCode.FILES_UNENCODED: "Files that git cannot encode were kept byte by byte.",
     WarningCode.FOREIGN_REF: "The ref is code of a stranger: secrets, caches, publishing or full trust are withheld.",
     WarningCode.GATEWAY_REFUSED: "The agent asked the gateway for something that is not a model call.",
     WarningCode.HARVEST_FAILED: "The agent's changes could not be kept.",
@@ -64,7 +66,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.INSTRUCTIONS_CUT: "Instruction files were left out: too large, too many or not text.",
     WarningCode.LFS_POINTERS: "Files of Git LFS are pointers in the checkout, without their content.",
     WarningCode.MODEL_ERROR: "The agent reports an error of the model's service.",
-    WarningCode.NESTED_REPOSITORY: "Git repositories inside the checkout were left out.",
+    WarningCode.NESTED_REPOSITORY: "The history of repositories inside the checkout was left out, not their files.",
     WarningCode.NO_LIMIT: "The job asked for the nearest limit, and none is set: it has the largest value.",
     WarningCode.PROCESS_LIMIT: "The agent started more processes than it may have; the excess was refused.",
     WarningCode.PROCESSES_STUCK: "A process of the agent could not be killed.",

@@ -10,6 +10,7 @@ from steadyhand.cli.progress import Progress
 from steadyhand.cli.sanitize import (
     abbreviate_output,
     display_usd,
+    format_changes,
     format_duration,
     json_text,
     one_line,
@@ -115,3 +116,14 @@ def test_amounts_are_read_as_dollars(amount: str, shown: str) -> None:
 )
 def test_durations_are_read_at_a_glance(seconds: float, shown: str) -> None:
     assert format_duration(seconds) == shown
+
+
+def test_the_refs_that_a_job_left_beside_its_branch_are_counted() -> None:
+    changes = {
+        "files": 0,
+        "insertions": 0,
+        "deletions": 0,
+        "refs": [{"name": "refs/heads/a"}, {"name": "index"}],
+    }
+    assert format_changes(changes) == "0 files changed, 0 insertions(+), 0 deletions(-), 2 other refs"
+    assert format_changes({**changes, "refs": []}) == "0 files changed, 0 insertions(+), 0 deletions(-)"

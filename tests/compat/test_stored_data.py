@@ -67,6 +67,8 @@ def without_new_fields(answer: Any) -> Any:
     if kind in ("api_key", "agent"):
         names = added["KeyLimits" if kind == "api_key" else "AgentLimits"]
         return {**answer, "limits": _without(answer["limits"], names)}
+    if kind == "job" and answer["changes"] is not None:
+        answer = {**answer, "changes": _without(answer["changes"], added["Changes"])}
     return _without(answer, added["Job"]) if kind == "job" else answer
 
 

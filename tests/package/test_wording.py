@@ -60,6 +60,7 @@ _BODY = "the body is the domain's type as JSON; its name is that of the OpenAPI 
 CLASS_NAMES: dict[str, tuple[list[str], str]] = {
     "Agent": (["", "api"], _BODY),
     "Changes": (["", "api"], _BODY),
+    "RefChange": (["", "api"], _BODY),
     "Cost": (["", "api"], _BODY),
     "Event": (["", "api"], _BODY),
     "Job": (["", "api"], _BODY),

@@ -23,15 +23,14 @@ import steadyhand
 from steadyhand.ports import ExecResult
 from steadyhand.runner.process.sandbox_exec import ProcessSandboxExec
 from steadyhand.workspace import git as git_module
-from steadyhand.workspace import mirror, repository_source, sandboxed_git, sandboxed_git_client
+from steadyhand.workspace import mirror, repository_source, sandboxed_git_client
+from steadyhand.workspace.local_exec import LocalExec
 
 SOURCES = Path(steadyhand.__file__).parent
-_MAIN = '\nif __name__ == "__main__":'
 _WORKSPACE_SOURCES = SOURCES / "workspace"
-_CALL_NAMES = {"run", "_run", "_git", "git", "_run_fetch", "_pack", "serving_command"}
+_CALL_NAMES = {"run", "_run", "_git", "git", "_run_fetch", "_line", "serving_command"}
 _WRAPPER_FUNCTIONS = {
-    ("harvest", "_pack"),
-    ("sandboxed_git", "_pack"),
+    ("sandboxed_commits", "_line"),
     ("mirror", "_run_remote_fetch"),
     ("sandboxed_git", "_git_with_progress"),
 }
@@ -40,18 +39,21 @@ _OUTPUT_PREFIX = b"@git-call "
 
 # The program inside says on stderr from where it calls git: by the numbers of its lines, which this does not move.
 _TRACE_CODE = f"""
+import json, sys
 def _told(git):
     def told(*arguments, **options):
         frame, lines = sys._getframe(1), []
         while frame is not None:
-            lines.append([frame.f_code.co_name, frame.f_lineno])
+            lines.append([frame.f_code.co_filename.removesuffix(".py"), frame.f_lineno])
             frame = frame.f_back
         sys.stderr.write({_OUTPUT_PREFIX.decode()!r} + json.dumps(lines) + "\\n")
         sys.stderr.flush()
         return git(*arguments, **options)
     return told
-_git = _told(_git)
+{{name}} = _told({{name}})
 """
+_TRACED = {"sandboxed_command": "git", "sandboxed_git": "_git"}
+"""The functions of the program inside that start git."""
 
 
 @functools.cache
@@ -61,8 +63,8 @@ def find_call_sites() -> Mapping[tuple[str, int], str]:
     for path in sorted(_WORKSPACE_SOURCES.glob("*.py")):
         seen: Counter[str] = Counter()
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for call, function in _find_calls(tree, "module"):
-            verb = _verb_of(call, tree)
+        for call, function, scope in _find_calls(tree, "module", tree):
+            verb = _verb_of(call, scope)
             if verb is None or (path.stem, function) in _WRAPPER_FUNCTIONS:
                 continue
             name = f"{path.stem}.{function} {verb}"
@@ -74,12 +76,13 @@ def find_call_sites() -> Mapping[tuple[str, int], str]:
     return found
 
 
-def _find_calls(node: ast.AST, function: str) -> Iterator[tuple[ast.Call, str]]:
+def _find_calls(node: ast.AST, function: str, scope: ast.AST) -> Iterator[tuple[ast.Call, str, ast.AST]]:
     for child in ast.iter_child_nodes(node):
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
         inner = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
         if isinstance(child, ast.Call) and _name_of(child.func) in _CALL_NAMES:
-            yield child, function
-        yield from _find_calls(child, inner)
+            yield child, function, scope
+        yield from _find_calls(child, inner, child if is_function else scope)
 
 
 def _name_of(called: ast.expr) -> str:
@@ -88,25 +91,28 @@ def _name_of(called: ast.expr) -> str:
     return called.id if isinstance(called, ast.Name) else ""
 
 
-def _verb_of(call: ast.Call, tree: ast.Module) -> str | None:
-    """Give the first word that is a command of git's; words that stand in a tuple of the module count."""
+def _verb_of(call: ast.Call, scope: ast.AST) -> str | None:
+    """Give the first word that is a command of git's; words that stand in a tuple of the function count."""
     words: list[str] = []
     for argument in call.args:
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
             words.append(argument.value)
         elif isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Name):
-            words += _words_of(argument.value.id, tree)
-    if _name_of(call.func) in {"_run_fetch", "_pack"}:
-        return {"_run_fetch": "fetch", "_pack": "pack-objects"}[_name_of(call.func)]
+            words += _words_of(argument.value.id, scope, call.lineno)
+    if _name_of(call.func) == "_run_fetch":
+        return "fetch"
     return next((word for word in words if word in _commands()), None)
 
 
-def _words_of(name: str, tree: ast.Module) -> list[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and [_name_of(target) for target in node.targets] == [name]:
-            return [each.value for each in ast.walk(node.value)
-                    if isinstance(each, ast.Constant) and isinstance(each.value, str)]  # fmt: skip
-    return ["diff"] if name == "command" else []
+def _words_of(name: str, scope: ast.AST, line: int) -> list[str]:
+    """Give the words of the last assignment to a name before a line; without one it is a diff of the request."""
+    found: list[str] = []
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and name in [_name_of(target) for target in node.targets]:
+            words = [each.value for each in ast.walk(node.value)
+                     if isinstance(each, ast.Constant) and isinstance(each.value, str)]  # fmt: skip
+            found = words if node.lineno <= line else found
+    return found + (["diff"] if name in {"command", "DIFF"} else [])
 
 
 @functools.cache
@@ -124,9 +130,13 @@ class GitCallTracer:
         self._passing: list[str] = []
         patch.setattr(git_module.Git, "run", self._trace_local(git_module.Git.run))
         patch.setattr(mirror, "serving_command", self._trace_remote(repository_source.serving_command))
-        patch.setattr(ProcessSandboxExec, "run", self._trace_sandboxed(ProcessSandboxExec.run))
-        told = Path(sandboxed_git.__file__).read_text(encoding="utf-8").replace(_MAIN, _TRACE_CODE + _MAIN)
-        patch.setattr(sandboxed_git_client, "_program", lambda: told)
+        for runner in (ProcessSandboxExec, LocalExec):
+            patch.setattr(runner, "run", self._trace_program(runner.run))
+        sources = dict(sandboxed_git_client.program_sources())
+        for module, name in _TRACED.items():
+            sources[module] += _TRACE_CODE.replace("{name}", name)
+        program = sandboxed_git_client.build_program(sources)
+        patch.setattr(sandboxed_git_client, "_program", lambda: program)
 
     def _record(self, names: Sequence[str]) -> None:
         users = self._marks.take_marks()
@@ -156,9 +166,9 @@ class GitCallTracer:
 
         return watched
 
-    def _trace_sandboxed(self, run: Any) -> Any:
+    def _trace_program(self, run: Any) -> Any:
         async def watched(
-            errands: ProcessSandboxExec, argv: Sequence[str], *others: Any, **options: Any
+            errands: ProcessSandboxExec | LocalExec, argv: Sequence[str], *others: Any, **options: Any
         ) -> ExecResult:
             names = (
                 [_innermost_call_site(_stack_lines(sys._getframe(1)))]
@@ -169,7 +179,7 @@ class GitCallTracer:
             lines = done.stderr.splitlines(keepends=True)
             told = [line.removeprefix(_OUTPUT_PREFIX) for line in lines if line.startswith(_OUTPUT_PREFIX)]
             names += [
-                _innermost_call_site([("sandboxed_git", number) for _, number in json.loads(line)])
+                _innermost_call_site([(module, number) for module, number in json.loads(line)])
                 for line in told
             ]
             self._record(names)

@@ -80,20 +80,75 @@ MIRROR_CALLS = (
 )
 """The service's own, at both levels."""
 IMPORT_CALLS = (
-    "harvest._index_pack index-pack",
-    "harvest._commit_on rev-parse",
-    "harvest._commit_tree commit-tree",
-    "harvest.collect update-ref",
-    "harvest.write_diff diff",
-    "harvest.write_diff diff (2)",
-    "harvest._diff_makes read-tree",
-    "harvest._diff_makes apply",
-    "harvest._diff_makes rev-parse",
-    "harvest._diff_makes write-tree",
-    "harvest._write_bundle rev-list",
-    "harvest._write_bundle bundle",
+    "harvest_context.write_diff diff",
+    "harvest_context.write_diff diff (2)",
+    "harvest_import._index_pack index-pack",
+    "harvest_import._require rev-parse",
+    "harvest_import._type_of cat-file",
+    "harvest_import._commit_on rev-parse",
+    "harvest_import._commit_tree commit-tree",
+    "harvest_results.write update-ref",
+    "harvest_results._diff_makes read-tree",
+    "harvest_results._diff_makes apply",
+    "harvest_results._diff_makes rev-parse",
+    "harvest_results._diff_makes write-tree",
+    "harvest_results._update_refs update-ref",
+    "harvest_results._write_bundle for-each-ref",
+    "harvest_results._write_bundle bundle",
+    "harvest_results._write_bundle bundle (2)",
+    "harvest_results._brings_given_commits rev-list",
 )
 IN_PLACE_CALLS = ("in_place._is_repository rev-parse", "in_place.head_of rev-parse")
+PROGRAM_CALLS = (
+    "sandboxed_git.restore_work fetch",
+    "sandboxed_git.restore_work reset",
+    "sandboxed_git.restore_work fetch (2)",
+    "sandboxed_git.restore_work fetch (3)",
+    "sandboxed_git.restore_work stash",
+    "sandboxed_commits.__init__ rev-parse",
+    "sandboxed_commits.__init__ rev-parse (2)",
+    "sandboxed_commits.head rev-parse",
+    "sandboxed_commits.head symbolic-ref",
+    "sandboxed_commits.head for-each-ref",
+    "sandboxed_commits.refs for-each-ref",
+    "sandboxed_commits.stashes log",
+    "sandboxed_commits.index_tree write-tree",
+    "sandboxed_commits.index_entries ls-files",
+    "sandboxed_commits.pack_new rev-list",
+    "sandboxed_commits.pack_parts cat-file",
+    "sandboxed_commits.pack_parts pack-objects",
+    "sandboxed_compare.compare_in_place rev-parse",
+    "sandboxed_compare.compare_in_place rev-parse (2)",
+    "sandboxed_compare.compare_in_place rev-parse (3)",
+    "sandboxed_compare.compare_in_place read-tree",
+    "sandboxed_compare.compare_in_place diff",
+    "sandboxed_compare.compare_in_place diff (2)",
+    "sandboxed_given.read_given ls-files",
+    "sandboxed_given._names_with_attributes check-attr",
+    "sandboxed_harvest._index_tree rev-parse",
+    "sandboxed_harvest._is_as_given rev-parse",
+    "sandboxed_harvest._is_as_given rev-parse (2)",
+    "sandboxed_harvest._is_as_given read-tree",
+    "sandboxed_harvest._open_snapshot read-tree",
+    "sandboxed_harvest._send_forced write-tree",
+    "sandboxed_harvest._send_snapshot write-tree",
+    "sandboxed_harvest._send_snapshot cat-file",
+    "sandboxed_harvest._send_submodules cat-file",
+    "sandboxed_harvest._send_worktrees rev-parse",
+    "sandboxed_harvest._stage_folder write-tree",
+    "sandboxed_harvest._worktrees rev-parse",
+    "sandboxed_staging._list ls-files",
+    "sandboxed_staging._list ls-files (2)",
+    "sandboxed_staging._not_ignored check-ignore",
+    "sandboxed_staging.entries ls-files",
+    "sandboxed_staging.replace_by_files update-index",
+    "sandboxed_staging.stage update-index",
+    "sandboxed_staging._add update-index",
+    "sandboxed_staging._has_only_an_encoding check-attr",
+    "sandboxed_staging._add_raw hash-object",
+    "sandboxed_staging._add_raw update-index",
+)
+"""Calls of the program that runs inside the sandbox, or as the agent's user if there is none."""
 SEALED_CALLS = (
     "submodule_mirror._has rev-parse",
     "submodule_mirror._init init",
@@ -101,8 +156,7 @@ SEALED_CALLS = (
     "submodule_mirror._fetch cat-file",
     "submodule_mirror._fetch update-ref",
     "submodules.write_module_dirs fetch",
-    "harvest._import_from_sandbox rev-parse",
-    "harvest._import_from_sandbox rev-parse (2)",
+    "sandboxed_commits.conflicts ls-files",
     "in_place._pull_sandboxed pull",
     "in_place._pull_sandboxed rebase",
     "sandboxed_git.build_checkout checkout",
@@ -111,65 +165,42 @@ SEALED_CALLS = (
     "sandboxed_git._place_lfs_files update-index",
     "sandboxed_git._exclude_setup_files ls-files",
     "sandboxed_git._filters config",
-    "sandboxed_git.pack_work read-tree",
-    "sandboxed_git.pack_work write-tree",
-    "sandboxed_git.pack_work cat-file",
-    "sandboxed_git.pack_work pack-objects",
-    "sandboxed_git._pack_commits rev-parse",
-    "sandboxed_git._pack_commits rev-parse (2)",
-    "sandboxed_git._pack_commits pack-objects",
-    "sandboxed_git._stage_changes ls-files",
-    "sandboxed_git._stage_changes update-index",
-    "sandboxed_git._stage_changes update-index (2)",
-    "sandboxed_git._stage_changes add",
     "sandboxed_git.update_refs index-pack",
     "sandboxed_git.update_refs for-each-ref",
     "sandboxed_git.update_refs update-ref",
-    "sandboxed_git.restore_commits fetch",
-    "sandboxed_git.restore_commits reset",
-    "sandboxed_git.compare_in_place rev-parse",
-    "sandboxed_git.compare_in_place rev-parse (2)",
-    "sandboxed_git.compare_in_place rev-parse (3)",
-    "sandboxed_git.compare_in_place read-tree",
-    "sandboxed_git.compare_in_place diff",
-    "sandboxed_git.compare_in_place diff (2)",
 )
 BARE_CALLS = (
     "create._check_out_unsandboxed checkout",
     "refs_update._update_as_agent index-pack",
     "refs_update._update_as_agent for-each-ref",
     "refs_update._update_as_agent update-ref",
-    "harvest._import_commits rev-parse",
-    "harvest._import_commits pack-objects",
-    "harvest._has_commit cat-file",
-    "harvest._import_tree read-tree",
-    "harvest._import_tree write-tree",
-    "harvest._import_tree cat-file",
-    "harvest._import_tree pack-objects",
-    "harvest._harvest_in_place rev-parse",
-    "harvest._harvest_in_place rev-parse (2)",
-    "harvest._harvest_in_place read-tree",
     "in_place._pull pull",
     "in_place._abort_rebase rev-parse",
     "in_place._abort_rebase rebase",
-    "git_index.stage_changes ls-files",
-    "git_index.stage_changes update-index",
-    "git_index._add_files update-index",
-    "git_index._add_files add",
-    "checkout_note.restore_commits fetch",
-    "checkout_note.restore_commits reset",
 )
 AS_THE_AGENT = frozenset(
     {
         "in_place._pull pull",
         "in_place._abort_rebase rebase",
-        "git_index.stage_changes ls-files",
-        "git_index._add_files update-index",
-        "git_index._add_files add",
+        *(call for call in PROGRAM_CALLS if call.startswith(("sandboxed_staging.", "sandboxed_compare."))),
     }
 )
 """In a directory in place these may run what its configuration says, as whom the agent runs there."""
-SHARED = (*MIRROR_CALLS, *IMPORT_CALLS, *IN_PLACE_CALLS)
+SHARED = (*MIRROR_CALLS, *IMPORT_CALLS, *IN_PLACE_CALLS, *PROGRAM_CALLS)
+_LEFT = (
+    "printf x > e.u16; git init -q inner; echo x > inner/x; mkdir closed; echo x > closed/x; chmod 000 closed;"
+    " mkdir -p sub1 sub2 sub3; echo in > sub1/in.txt; echo v > sub3/v;"
+    " git init -q sub2;"
+    " git -C sub2 -c user.name=a -c user.email=a@b commit --no-gpg-sign -q --allow-empty -m e;"
+    " git stash -q; git update-index --force-remove sub3; printf '*.log' > .gitignore; echo l > l.log;"
+    " git add -f l.log; echo m >> l.log; git worktree add -q wt -b wt; echo w > wt/w.txt; true"
+)
+"""An agent that leaves something for each call of a harvest."""
+_CONFLICT = (
+    "b=$(git rev-parse HEAD:readme.txt);"
+    " printf '100644 %s 1\\tc\\n100644 %s 2\\tc\\n' $b $b | git update-index --index-info; true"
+)
+_UNBORN = "git symbolic-ref HEAD refs/heads/none; true"
 
 
 class Scene:
@@ -182,7 +213,12 @@ class Scene:
         self._sealed = sealed
         self.repository = make_repository(root / "repository")
         self.repository.commit(".claude/agents/helper.md", DEFINITION)
-        self.repository.commit(".gitattributes", "* filter=evil diff=evil merge=evil\n")
+        self.repository.commit(
+            ".gitattributes",
+            "* filter=evil diff=evil merge=evil\n*.u16 -filter working-tree-encoding=UTF-16\n",
+        )
+        gitlinks = " ".join(f"--cacheinfo 160000,{'1' * 40},sub{number}" for number in (1, 2, 3))
+        self.repository.run(f"git update-index --add {gitlinks} && git commit -qm submodules")
         self._pulled, *self._foreign = [self._make_pull_request(number) for number in range(4)]
         self.direct = Repository(root / "direct")
         run_shell(f"git clone -q {self.repository.folder} {self.direct.folder}", root)
@@ -260,10 +296,10 @@ class Scene:
         with contextlib.suppress(WorkspaceError):
             await checkouts.prepare(make_job(ref="0123456789" * 4), workspace, 0)
         job = make_job(publish="branch")
-        await self._work(checkouts, hands, job, workspace)
+        await self._work(checkouts, hands, job, workspace, _LEFT)
         # What was harvested is put back, and worked on once more, with what the first run left.
-        for again in (workspace, self.repository.workspace()):
-            await self._work(checkouts, hands, replace(job, begin="resume"), again)
+        for again, left in ((workspace, _CONFLICT), (self.repository.workspace(), _UNBORN)):
+            await self._work(checkouts, hands, replace(job, begin="resume"), again, left)
         changed = make_job(uncommitted=self._uncommitted, ref=self._uncommitted.ref)
         await checkouts.release(await checkouts.prepare(changed, workspace, 1))
         await checkouts.delete_job(changed.id)
@@ -292,7 +328,12 @@ class Scene:
         await checkouts.release(place)
 
     async def _work(
-        self, checkouts: GitCheckouts, hands: SandboxedCheckouts | None, job: Job, workspace: Workspace
+        self,
+        checkouts: GitCheckouts,
+        hands: SandboxedCheckouts | None,
+        job: Job,
+        workspace: Workspace,
+        left: str = "true",
     ) -> None:
         place = await checkouts.prepare(job, workspace, 1)
         await self._does(
@@ -300,6 +341,7 @@ class Scene:
         )
         await self._does(hands, place, self._taint)
         more = "echo more >> readme.txt; rm -f src/code.txt closed.txt; echo x > closed.txt; chmod 000 closed.txt"
+        await self._does(hands, place, f"set +e; {left}")
         await self._does(hands, place, more)
         harvest = await checkouts.harvest(place)
         assert harvest.changes is not None, harvest.warnings
@@ -343,7 +385,8 @@ def test_git_is_started_where_the_calls_are_looked_for_and_nowhere_else() -> Non
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value == "git":
                 found.add(str(path.relative_to(SOURCES)))
-    found -= {f"workspace/{name}.py" for name in ("git", "sandboxed_git", "in_place", "repository_source")}
+    callers = ("git", "sandboxed_command", "sandboxed_git", "in_place", "repository_source")
+    found -= {f"workspace/{name}.py" for name in callers}
     # The name of a check of doctor's, and what is no part of the service.
     own = {"cli/demo.py", "cli/local_repository.py", "testing/service.py", "testing/example.py"}
     assert found == {"workspace/doctor.py", *own}

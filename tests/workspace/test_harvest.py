@@ -10,9 +10,8 @@ from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
-from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace import GitCheckouts, harvest_context
 from steadyhand.workspace import git_index as staging
-from steadyhand.workspace import harvest as harvesting
 
 Work = Callable[[Checkout], None]
 
@@ -130,7 +129,7 @@ def test_hidden_changes_are_seen_whatever_the_agent_says_of_its_index(
     assert "+TWO" in diff_of(place)
 
 
-def test_repositories_inside_the_checkout_are_left_out_with_a_note(
+def test_repositories_inside_the_checkout_lose_their_history_with_a_note_and_keep_their_files(
     checkouts: GitCheckouts, repository: Repository
 ) -> None:
     script = (
@@ -140,18 +139,33 @@ def test_repositories_inside_the_checkout_are_left_out_with_a_note(
     place, harvest = after(checkouts, repository, script)
     assert codes(harvest) == ["nested_repository"]
     assert harvest.changes is not None
-    assert harvest.changes.files == 1
+    assert harvest.changes.files == 2
     assert "b/y.txt" in diff_of(place)
+    assert "b/inner/x" in diff_of(place)
+    assert ".git/" not in diff_of(place)
 
 
-def test_a_file_that_cannot_be_read_costs_only_itself(
+def test_files_and_folders_that_the_agent_shut_are_kept_and_stay_shut(
     checkouts: GitCheckouts, repository: Repository
 ) -> None:
-    place, harvest = after(
-        checkouts, repository, "echo y > y.txt && echo z > z.txt && chmod 000 z.txt && mkfifo pipe"
+    script = (
+        "echo y > y.txt && chmod 000 y.txt && mkdir d && echo z > d/z.txt && chmod 000 d src && mkfifo pipe"
     )
-    assert codes(harvest) == ["harvest_partial"]
+    place, harvest = after(checkouts, repository, script)
+    assert codes(harvest) == []
     assert harvest.changes is not None
+    assert harvest.changes.files == 2
+    assert "b/y.txt" in diff_of(place)
+    assert "b/d/z.txt" in diff_of(place)
+    assert [(place.directory / name).stat().st_mode & 0o777 for name in ("y.txt", "d", "src")] == [0, 0, 0]
+
+
+def test_a_file_that_git_takes_under_no_name_is_named(
+    checkouts: GitCheckouts, repository: Repository
+) -> None:
+    place, harvest = after(checkouts, repository, "echo y > y.txt && echo z > 'git~1'")
+    assert codes(harvest) == ["harvest_partial"]
+    assert "git~1" in harvest.warnings[0].message
     assert "b/y.txt" in diff_of(place)
 
 
@@ -183,7 +197,7 @@ def test_files_that_are_too_large_are_left_out_by_name(
 def test_a_diff_above_its_cap_is_not_kept_in_part(
     checkouts: GitCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvesting, "DIFF_BYTES", 100_000)
+    monkeypatch.setattr(harvest_context, "DIFF_BYTES", 100_000)
     place, harvest = after(checkouts, repository, "head -c 300000 /dev/urandom > noise.bin")
     assert codes(harvest) == ["diff_too_large"]
     assert harvest.changes is not None
@@ -206,7 +220,7 @@ def test_a_harvest_ends_when_its_time_is_over(world_dir: Path, repository: Repos
 def test_no_notice_names_a_path_of_this_machine(
     checkouts: GitCheckouts, repository: Repository, world_dir: Path
 ) -> None:
-    _, harvest = after(checkouts, repository, "rm -rf .git/objects && echo x > x.txt && chmod 000 x.txt")
+    _, harvest = after(checkouts, repository, "rm -rf .git/objects && echo x > x.txt")
     assert harvest.warnings
     assert all(str(world_dir) not in notice.message for notice in harvest.warnings)
 

@@ -14,8 +14,7 @@ from steadyhand.ports import Checkout, Harvest
 from steadyhand.testing.contracts.checkouts import Repository, run_as_agent, run_shell
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.testing.service import wait_until
-from steadyhand.workspace import GitCheckouts
-from steadyhand.workspace import harvest as harvesting
+from steadyhand.workspace import GitCheckouts, harvest_context
 
 
 @contextmanager
@@ -194,7 +193,7 @@ def test_a_submodule_that_was_moved_is_in_the_diff_of_the_branch_that_is_pushed(
 def test_a_diff_that_does_not_show_the_whole_branch_keeps_it_from_being_pushed(
     checkouts: GitCheckouts, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvesting, "_DIFF", (*harvesting._DIFF, "--diff-filter=A"))
+    monkeypatch.setattr(harvest_context, "DIFF", (*harvest_context.DIFF, "--diff-filter=A"))
     _, harvest = published(checkouts, repository, "echo a > a.txt && echo b >> readme.txt")
     assert [warning.code for warning in harvest.warnings] == ["diff_differs", "publish_failed"]
     assert harvest.changes is not None

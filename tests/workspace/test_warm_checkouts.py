@@ -289,9 +289,7 @@ def test_no_process_of_git_is_needed_when_commit_and_warm_checkout_are_there(
     async def work() -> None:
         await sealed.checkouts.release(await hot(make_job()))
         calls: list[str] = []
-        monkeypatch.setattr(
-            "steadyhand.workspace.git.Git._spawn", lambda _, arguments, __: calls.append(arguments[0])
-        )
+        monkeypatch.setattr("steadyhand.workspace.git._spawn", lambda argv, *_: calls.append(argv[1]))
         sealed.checkouts.mirrors.get(str(repository.folder))._debounce = 600
         place = await hot(make_job())
         assert calls == []

@@ -155,6 +155,9 @@ def format_changes(changes: object) -> str:
     phrases = [
         f"{changes.get(key)} {noun}{'' if changes.get(key) == 1 else 's'}{rest}" for key, noun, rest in parts
     ]
+    refs = changes.get("refs")
+    if isinstance(refs, list) and refs:
+        phrases.append(f"{len(refs)} other {'ref' if len(refs) == 1 else 'refs'}")
     return one_line(", ".join(phrases))
 
 

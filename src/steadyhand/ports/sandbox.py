@@ -119,10 +119,12 @@ class SandboxExec(Protocol):
         stdin: bytes = b"",
         timeout_seconds: float,
         max_output: int,
+        on_stdout: Callable[[bytes], float] | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> ExecResult:
         """Run a command in the agent's directory; output above `max_output` bytes stops it. Raise `SpawnError`.
 
-        `on_stderr` gets stderr as it comes.
+        `on_stdout` gets stdout as it comes, in place of the result, and returns seconds that are added to the time
+        limit. `on_stderr` gets stderr as it comes.
         """
         ...

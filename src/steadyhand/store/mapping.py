@@ -21,6 +21,7 @@ from steadyhand.job import (
     JobSpec,
     JobWarning,
     Outcome,
+    RefChange,
     Run,
     SlashCommand,
     State,
@@ -82,7 +83,7 @@ _OBJECT_FIELDS = {
     kind: tuple(each.name for each in fields(kind))
     for kind in (Usage, Cost, Outcome, Changes, ErrorInfo, JobWarning)
 }
-_STORED_IF_SET = frozenset({"model_status", "is_permanent"})
+_STORED_IF_SET = frozenset({"model_status", "is_permanent", "refs", "refs_omitted"})
 """Later fields of these objects: a release that does not know them reads every row that has no use for them."""
 
 _LATER_KEY_LIMITS = frozenset({"max_budget_micros", "max_timeout_seconds", "models"})
@@ -168,7 +169,17 @@ def _object_fields(value: Any) -> dict[str, Any] | None:
     if value is None:
         return None
     values = {name: getattr(value, name) for name in _OBJECT_FIELDS[type(value)]}
+    if isinstance(value, Changes):
+        values["refs"] = [asdict(each) for each in value.refs] or None
+        values["refs_omitted"] = value.refs_omitted or None
     return {name: each for name, each in values.items() if each is not None or name not in _STORED_IF_SET}
+
+
+def _changes_of(refs: Sequence[Mapping[str, Any]] = (), **values: Any) -> Changes:
+    return Changes(refs=tuple(RefChange(**each) for each in refs), **values)
+
+
+_RECORD_MAKERS: Mapping[str, Callable[..., Any]] = {**_RECORD_OBJECTS, "changes": _changes_of}
 
 
 def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
@@ -179,7 +190,7 @@ def job_from_row(row: RowMapping, runs: Sequence[Run]) -> Job:
     values: dict[str, Any] = {name: record[name] for name in _JOB_FIELDS if name in record}
     values.update({name: _time_or_none(record[name]) for name in _TIME_FIELDS})
     values.update(
-        {name: kind(**record[name]) for name, kind in _RECORD_OBJECTS.items() if record[name] is not None}
+        {name: make(**record[name]) for name, make in _RECORD_MAKERS.items() if record[name] is not None}
     )
     return Job(
         id=row["id"],

@@ -73,6 +73,9 @@ from steadyhand.worker.waiting_runs import WaitingRuns
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
 HARVEST_SECONDS = 45
+"""The time that a harvest usually takes at most; a shutdown waits for it."""
+MAX_HARVEST_SECONDS = 1500
+"""The last limit of a harvest. The checkouts have a nearer one, which grows with what comes out."""
 _T = TypeVar("_T")
 
 
@@ -366,7 +369,7 @@ class RunExecutor:
 
     async def _harvest(self, job: Job, checkout: Checkout) -> Harvest:
         async def harvest() -> Harvest:
-            async with asyncio.timeout(HARVEST_SECONDS):
+            async with asyncio.timeout(MAX_HARVEST_SECONDS):
                 return await self._deps.checkouts.harvest(checkout)
 
         try:

@@ -16,7 +16,7 @@ from steadyhand.ports import AgentFiles, Checkout, Harvest, Instructions, JobPat
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
 from steadyhand.workspace.caches import SharedCaches
-from steadyhand.workspace.checkout_note import CheckoutNote, delete_note, read_note, restore_commits
+from steadyhand.workspace.checkout_note import CheckoutNote, delete_note, read_note, restore_work
 from steadyhand.workspace.create import CheckoutFactory, CreatedCheckout
 from steadyhand.workspace.filesystem import chown_tree
 from steadyhand.workspace.git import GitSettings
@@ -261,7 +261,7 @@ class GitCheckouts:
                 return replace(checkout, warnings=(*checkout.warnings, _WORK_LOST))
             return checkout  # nothing had been changed
         try:
-            await restore_commits(self._sandbox_exec, checkout, origin.bundle)
+            await restore_work(self._sandbox_exec, checkout, origin.bundle)
         except WorkspaceError:
             return replace(checkout, warnings=(*checkout.warnings, _WORK_LOST))
         return checkout

@@ -5,6 +5,7 @@ The file is `place.json` in the job's folder, outside of the sandbox. It exists 
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -14,12 +15,14 @@ from pathlib import Path
 from steadyhand.agents import Agent
 from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec
 from steadyhand.workspace.filesystem import make_dir, remove_tree
-from steadyhand.workspace.git import MIB, Git
+from steadyhand.workspace.git import MIB
+from steadyhand.workspace.local_exec import LocalExec
 from steadyhand.workspace.sandboxed_git_client import BASE_DIR, run_sandboxed_git
 
 RESTORE_SECONDS = 60.0
 _BUNDLE_FILE = "commits.bundle"
 _NOTE_FILE = "place.json"
+_MAX_LINE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +72,32 @@ def jobs_with_checkout(jobs: Path) -> Iterator[tuple[str, datetime]]:
         yield folder.name, datetime.fromtimestamp(seconds, UTC)
 
 
-async def restore_commits(sandbox_exec: SandboxExec | None, checkout: Checkout, bundle: Path) -> None:
-    """Apply the commits of the service's own bundle to a new checkout, as the agent's uid.
+async def restore_work(sandbox_exec: SandboxExec | None, checkout: Checkout, bundle: Path) -> None:
+    """Apply the commits of the service's own bundle to a new checkout, and restore its branches, tags and stash.
 
-    With `sandbox_exec` this runs inside the sandbox. Raise `WorkspaceError`.
+    It runs as the agent's user, inside the sandbox if there is one. Raise `WorkspaceError`.
     """
     folder = checkout.paths.root / "restore"
-    ref = f"refs/heads/steadyhand/{bundle.parent.parent.name}"
+    job_id = bundle.parent.parent.name
     try:
         make_dir(folder, 0o755)
         await asyncio.to_thread(shutil.copyfile, bundle, folder / _BUNDLE_FILE)
         (folder / _BUNDLE_FILE).chmod(0o644)
+        names = await asyncio.to_thread(read_bundle_refs, bundle)
+        place = BASE_DIR
         if sandbox_exec is None:
-            git = Git(user=checkout.uid)
-            path = str(folder / _BUNDLE_FILE)
-            await git.run("fetch", "--quiet", path, ref, cwd=checkout.directory, seconds=RESTORE_SECONDS)
-            await git.run(
-                "reset", "--quiet", "--hard", "FETCH_HEAD", cwd=checkout.directory, seconds=RESTORE_SECONDS
-            )
-            return
-        sandbox_checkout = replace(checkout, binds=(*checkout.binds, BindMount(folder, BASE_DIR)))
-        request = {"verb": "restore", "bundle": _BUNDLE_FILE, "ref": ref}
+            place = folder
+        else:
+            checkout = replace(checkout, binds=(*checkout.binds, BindMount(folder, BASE_DIR)))
+        own = f"refs/heads/steadyhand/{job_id}"
+        request = {
+            "verb": "restore", "bundle": str(place / _BUNDLE_FILE), "ref": own if own in names else None,
+            "jobs": f"refs/steadyhand/jobs/{job_id}/", "names": names,
+        }  # fmt: skip
         await run_sandboxed_git(
-            sandbox_exec,
+            sandbox_exec or LocalExec(),
             request,
-            sandbox_checkout,
+            checkout,
             Agent("restore"),
             seconds=RESTORE_SECONDS,
             max_output=MIB,
@@ -101,3 +105,14 @@ async def restore_commits(sandbox_exec: SandboxExec | None, checkout: Checkout, 
         )
     finally:
         await asyncio.to_thread(remove_tree, folder)
+
+
+def read_bundle_refs(bundle: Path) -> list[str]:
+    """Return the names of the refs in a bundle of the service."""
+    names = []
+    with bundle.open("rb") as file:
+        while line := file.readline(_MAX_LINE).rstrip(b"\n"):
+            value, _, name = line.partition(b" ")
+            if not value.startswith((b"#", b"-", b"@")):
+                names.append(os.fsdecode(name))
+    return names

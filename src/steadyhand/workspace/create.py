@@ -31,9 +31,11 @@ from steadyhand.workspace.job_dirs import (
     base_index_path,
     disk_image_path,
     fetched_refs_path,
+    given_path,
     overlay_dirs,
     refs_layer_dir,
 )
+from steadyhand.workspace.local_exec import LocalExec
 from steadyhand.workspace.mirror import BaseCommit, Mirror, Mirrors
 from steadyhand.workspace.submodules import write_module_dirs
 from steadyhand.workspace.uncommitted import import_uncommitted
@@ -44,6 +46,7 @@ from steadyhand.workspace.warm_checkouts import (
     WarmCheckouts,
     check_out,
     objects_bind,
+    read_given,
     report_checkout,
     secret_binds,
     service_checkout,
@@ -189,8 +192,13 @@ class CheckoutFactory:
             "checkout", "--quiet", *progress, "-B", branch, commit, cwd=files.checkout, seconds=CHECKOUT_SECONDS,
             on_stderr=GitProgress().feed if progress else None,
         )  # fmt: skip
-        shutil.copyfile(files.checkout / ".git" / "index", base_index_path(files))
+        shutil.copy2(
+            files.checkout / ".git" / "index", base_index_path(files)
+        )  # git compares its time with the files
         base_index_path(files).chmod(0o600)
+        checkout = service_checkout(workspace, files, user, commit, ())
+        given_path(files).write_bytes(await read_given(LocalExec(), checkout))
+        given_path(files).chmod(0o600)
 
     def note_for(self, job_id: str, user: int | None, created: CreatedCheckout) -> CheckoutNote:
         """Return the note that a later run needs to continue in this checkout."""

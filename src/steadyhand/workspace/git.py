@@ -124,42 +124,84 @@ class Git:
         comes.
         """
         verb = arguments[0]
-        process = await self._spawn(arguments, cwd)
-        reader = _ProcessIO(process, limit, stdout_file, on_stderr)
         try:
-            async with asyncio.timeout(seconds):
-                await reader.communicate(stdin)
-                code = await process.wait()
+            done = await run_process(
+                ["git", *arguments], cwd=cwd, env=self._env, user=self._user, stdin=stdin, seconds=seconds,
+                limit=limit, stdout_file=stdout_file, on_stderr=on_stderr,
+            )  # fmt: skip
         except TimeoutError as error:
             raise WorkspaceError(f"git {verb} took longer than {seconds:g} s.") from error
-        finally:
-            await _stop(process)
-        result = GitResult(
-            code, bytes(reader.stdout), reader.stderr.decode("utf-8", "replace"), reader.overflowed
-        )
-        if check and result.overflowed:
-            raise WorkspaceError(f"git {verb} printed more than {limit} bytes.")
-        if check and code != 0:
-            raise WorkspaceError(f"git {verb} failed: {result.reason}")
-        return result
-
-    async def _spawn(self, arguments: Sequence[str], cwd: Path) -> asyncio.subprocess.Process:
-        pipe = asyncio.subprocess.PIPE
-        try:
-            if self._user is None:
-                return await asyncio.create_subprocess_exec(
-                    "git", *arguments, cwd=cwd, env=self._env, start_new_session=True,
-                    stdin=pipe, stdout=pipe, stderr=pipe,
-                )  # fmt: skip
-            return await asyncio.create_subprocess_exec(
-                "git", *arguments, cwd=cwd, env=self._env, start_new_session=True,
-                stdin=pipe, stdout=pipe, stderr=pipe,
-                user=self._user, group=self._user, extra_groups=[],
-            )  # fmt: skip
         except FileNotFoundError as error:
             raise WorkspaceError(_missing_reason(cwd), retryable=False) from error
         except OSError as error:
             raise WorkspaceError(f"git could not be started: {error.strerror}.") from error
+        result = GitResult(done.code, done.stdout, done.stderr.decode("utf-8", "replace"), done.overflowed)
+        if check and result.overflowed:
+            raise WorkspaceError(f"git {verb} printed more than {limit} bytes.")
+        if check and result.code != 0:
+            raise WorkspaceError(f"git {verb} failed: {result.reason}")
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResult:
+    """The result of a process: exit code, stdout as far as it was kept, and the tail of stderr."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+    overflowed: bool
+
+
+async def run_process(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    user: int | None,
+    stdin: bytes,
+    seconds: float,
+    limit: int,
+    stdout_file: BinaryIO | None = None,
+    on_stdout: Callable[[bytes], float] | None = None,
+    on_stderr: Callable[[bytes], None] | None = None,
+) -> ProcessResult:
+    """Run a process and return its result. Its stdout goes to `stdout_file` or `on_stdout`, else it is returned.
+
+    `on_stdout` returns seconds that are added to the time limit. Raise `TimeoutError` and `OSError`. No process of its
+    group is left when this returns or is cancelled.
+    """
+    process = await _spawn(argv, cwd, env, user)
+    reader = _ProcessIO(process, limit, stdout_file, on_stderr)
+    try:
+        async with asyncio.timeout(seconds) as bound:
+            if on_stdout is not None:
+                reader.on_stdout = lambda chunk: _extend(bound, on_stdout(chunk))
+            await reader.communicate(stdin)
+            code = await process.wait()
+    finally:
+        await _stop(process)
+    return ProcessResult(code, bytes(reader.stdout), bytes(reader.stderr), reader.overflowed)
+
+
+def _extend(bound: asyncio.Timeout, seconds: float) -> None:
+    when = bound.when()
+    if seconds and when is not None:
+        bound.reschedule(when + seconds)
+
+
+async def _spawn(
+    argv: Sequence[str], cwd: Path, env: Mapping[str, str], user: int | None
+) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    if user is None:
+        return await asyncio.create_subprocess_exec(
+            *argv, cwd=cwd, env=env, start_new_session=True, stdin=pipe, stdout=pipe, stderr=pipe
+        )
+    return await asyncio.create_subprocess_exec(
+        *argv, cwd=cwd, env=env, start_new_session=True, stdin=pipe, stdout=pipe, stderr=pipe,
+        user=user, group=user, extra_groups=[],
+    )  # fmt: skip
 
 
 def _missing_reason(cwd: Path) -> str:
@@ -177,6 +219,7 @@ class _ProcessIO:
         on_stderr: Callable[[bytes], None] | None,
     ) -> None:
         self._on_stderr = on_stderr
+        self.on_stdout: Callable[[bytes], None] | None = None
         self._process = process
         self._limit = limit
         self._stdout_file = stdout_file
@@ -209,7 +252,9 @@ class _ProcessIO:
                     self.overflowed = True
                     _signal_group(self._process, signal.SIGTERM)
                 continue
-            if self._stdout_file is None:
+            if self.on_stdout is not None:
+                self.on_stdout(chunk)
+            elif self._stdout_file is None:
                 self.stdout += chunk
             else:
                 self._stdout_file.write(chunk)

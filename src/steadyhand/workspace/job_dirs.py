@@ -126,6 +126,7 @@ def transient_paths(files: JobPaths) -> tuple[Path, ...]:
         base_dir(files),
         base_index_path(files),
         refs,
+        given_path(files),
     )
 
 
@@ -142,6 +143,11 @@ def disk_image_path(files: JobPaths) -> Path:
 def base_index_path(files: JobPaths) -> Path:
     """Return the path of the index at the start of the run, which only the service can write; without isolation."""
     return files.root / "base.index"
+
+
+def given_path(files: JobPaths) -> Path:
+    """Return the path of the record of converted files at the start of the run, beside `base_index_path`."""
+    return files.root / "base.given"
 
 
 def base_dir(files: JobPaths) -> Path:

@@ -5,10 +5,8 @@ one line of JSON and then bytes; the service trusts none of it (see `sandboxed_g
 """
 
 import contextlib
-import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -17,73 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steadyhand.workspace.sandboxed_command import GitError
+from steadyhand.workspace.sandboxed_given import read_given
+
 MIB = 1024 * 1024
-FILE_BYTES = 64 * MIB
-TOTAL_BYTES = 256 * MIB
 BASE_DIR = Path("/harvest")
 """The mount of the service's own copy of the base: `index`, and of a warm checkout `filters` and `exclude`."""
 LFS_DIR = Path("/lfs")
 """The mount of the content of LFS files, by their SHA-256."""
 INDEX_CLOCK_SECONDS = 1.1
 """Git trusts an index only for files that are older than it by a whole second of its clock."""
-_MAX_REMOTE_REFS = 200
-_SHA256_DIGITS = 64
-_MAX_EXAMPLES = 3
 _MAX_REASON_LENGTH = 300
-
-
-class GitError(Exception):  # the result of git, not a bug of this program
-    """A git command failed; the text is the line of its stderr that names the cause."""
-
-
-# --- files, in bounds --------------------------------------------------------------------------
-
-
-def classify_names(
-    tree: Path, names: Sequence[bytes], file_bytes: int, total_bytes: int
-) -> tuple[list[bytes], list[bytes], list[bytes]]:
-    """Return the names that exist, those that are gone and those that are too large, without opening a file.
-
-    A file behind a folder that became a symlink is gone, and so is one that became a folder: the files in it have names
-    of their own. Only a repository in the place of a file counts as the entry itself, as it does for git.
-    """
-    chosen: list[bytes] = []
-    missing: list[bytes] = []
-    oversized: list[bytes] = []
-    total = 0
-    folders: dict[Path, bool] = {tree: True}
-    for name in names:
-        if name.endswith(b"/"):
-            continue
-        path = tree / os.fsdecode(name)
-        try:
-            info = path.lstat()
-        except OSError:
-            missing.append(name)
-            continue
-        is_plain_folder = stat.S_ISDIR(info.st_mode) and not os.path.lexists(path / ".git")
-        if is_plain_folder or not _is_real(path.parent, folders):
-            missing.append(name)
-            continue
-        size = info.st_size if stat.S_ISREG(info.st_mode) else 0
-        if size > file_bytes or total + size > total_bytes:
-            oversized.append(name)
-            continue
-        total += size
-        chosen.append(name)
-    return chosen, missing, oversized
-
-
-def _is_real(folder: Path, checked: dict[Path, bool]) -> bool:
-    """Return true if no part of the folder's path is a symlink; `checked` holds earlier results and the tree's root."""
-    if folder not in checked:
-        checked[folder] = _is_real(folder.parent, checked) and not folder.is_symlink()
-    return checked[folder]
-
-
-def nul_terminated(names: Sequence[bytes]) -> bytes:
-    """Return the names in the form that git reads with `-z`."""
-    return b"".join(name + b"\x00" for name in names)
 
 
 # --- git ---------------------------------------------------------------------------------------
@@ -205,13 +147,14 @@ def update_refs(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]
 
 
 def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Check the commit out and run the setup commands. Return the index, the excludes and the filters."""
+    """Check the commit out and run the setup commands. Return index, excludes, filters and given files."""
     if request["progress"]:
         _git_with_progress("checkout", "--quiet", "-B", request["branch"], request["commit"])
     else:
         _git("checkout", "--quiet", "-B", request["branch"], request["commit"])
     packed_refs = _read_packed_refs_file()
     _place_lfs_files(request["lfs"])
+    given = read_given(Path.cwd())
     for command in request["setup"]:
         line = _run_setup_command(command)
         if line is not None:
@@ -223,7 +166,7 @@ def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[byt
     with contextlib.suppress(GitError):  # it fails when a setup command changed a tracked file
         _git("update-index", "-q", "--really-refresh", "--force-write-index")
     index = Path(".git/index").read_bytes()
-    return {}, [index, exclude, _filters()]
+    return {}, [index, exclude, _filters(), given]
 
 
 def _read_packed_refs_file() -> dict[bytes, bytes]:
@@ -321,158 +264,30 @@ def _quoted(value: bytes) -> bytes:
     return b'"' + value.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n") + b'"'
 
 
-# --- a harvest ---------------------------------------------------------------------------------
+# --- a later run ---------------------------------------------------------------------------------
 
 
-def pack_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Return the agent's commits and its uncommitted files as two packs, and the tree of its files."""
-    base, limit = request["base"], request["limit"]
-    tree = Path.cwd()
-    scratch = Path("/tmp/harvest")  # noqa: S108  # the sandbox's own
-    scratch.mkdir()
-    reply: dict[str, Any] = {"head": base}
-    commits = scratch / "commits.pack"
-    if request["commits"]:
-        try:
-            reply["head"] = _pack_commits(tree, base, commits, limit, request["commits_seconds"])
-        except GitError as error:
-            reply["commits_lost"] = str(error)
-            commits.unlink(missing_ok=True)
-    folder = scratch / "snapshot"
-    _make_snapshot(folder, tree, base)
-    if reply["head"] != base:
-        objects = os.pathsep.join([str(tree / ".git" / "objects"), "/mirror"])
-        _git(
-            "read-tree", f"--index-output={folder / 'index'}", "-i", "-m", base, reply["head"],
-            env={"GIT_DIR": str(folder), "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects},
-        )  # fmt: skip
-    os.environ.update(GIT_DIR=str(folder), GIT_WORK_TREE=str(tree))
-    _stage_changes(tree, reply, request["file_bytes"], request["all_bytes"])
-    reply["tree"] = _decode_line(_git("write-tree", "--missing-ok"))
-    object_ids = _git("cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectname)")
-    files = scratch / "files.pack"
-    if object_ids:
-        _pack(files, object_ids, limit)
-    return reply, [part.read_bytes() if part.exists() else b"" for part in (commits, files)]
-
-
-def _pack_commits(tree: Path, base: str, pack: Path, limit: int, seconds: float) -> str:
-    env = {"GIT_DIR": str(tree / ".git"), "GIT_NO_REPLACE_OBJECTS": "1"}
-    head = _decode_line(_git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", env=env, seconds=seconds))
-    if head != base:
-        remote_commits = _git("rev-parse", "--remotes=origin", env=env, seconds=seconds).split()[
-            :_MAX_REMOTE_REFS
-        ]
-        revisions = b"".join(b"^" + commit + b"\n" for commit in [base.encode(), *remote_commits])
-        _pack(pack, head.encode() + b"\n" + revisions, limit, "--revs", env=env, seconds=seconds)
-    return head
-
-
-def _pack(pack: Path, stdin: bytes, limit: int, *options: str, **git: Any) -> None:
-    _git("pack-objects", "--quiet", "--stdout", *options, stdin=stdin, stdout_file=pack, **git)
-    if pack.stat().st_size > limit:
-        pack.unlink()
-        raise GitError(f"it is larger than {limit // MIB} MiB")
-
-
-def _make_snapshot(folder: Path, tree: Path, base: str) -> None:
-    """Create a git directory without hooks, with the service's own copy of the filters and of the base's index."""
-    for name in ("objects/info", "objects/pack", "refs/heads", "info"):
-        (folder / name).mkdir(parents=True)
-    (folder / "HEAD").write_text("ref: refs/heads/none\n", encoding="ascii")
-    config = b"[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n"
-    if len(base) == _SHA256_DIGITS:
-        config += b"\trepositoryformatversion = 1\n[extensions]\n\tobjectFormat = sha256\n"
-    if (BASE_DIR / "filters").is_file():
-        config += (BASE_DIR / "filters").read_bytes()
-        shutil.copyfile(BASE_DIR / "exclude", folder / "info" / "exclude")
-    (folder / "config").write_bytes(config)
-    shutil.copyfile(BASE_DIR / "index", folder / "index")
-    if (tree / ".git" / "git-crypt").is_dir():
-        (folder / "git-crypt").symlink_to(tree / ".git" / "git-crypt")
-
-
-def _stage_changes(tree: Path, reply: dict[str, Any], file_bytes: int, total_bytes: int) -> None:
-    listing = _git("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--deduplicate")
-    names = [name for name in listing.split(b"\x00") if name]
-    chosen, missing, oversized = classify_names(tree, names, file_bytes, total_bytes)
-    nested = [name for name in names if name.endswith(b"/")]
-    for reason, skipped in (("large", oversized), ("nested", nested)):
-        if skipped:
-            reply[reason] = [
-                name.decode("utf-8", "replace")[:_MAX_REASON_LENGTH] for name in skipped[:_MAX_EXAMPLES]
-            ]
-            reply[f"{reason}_count"] = len(skipped)
-    if missing:
-        _git("update-index", "--force-remove", "-z", "--stdin", stdin=nul_terminated(missing))
-    if not chosen:
-        return
-    try:
-        # It removes a file in whose place a repository is.
-        options = ("--add", "--replace", "--remove", "-z", "--stdin")
-        _git("update-index", *options, stdin=nul_terminated(chosen))
-    except GitError as error:
-        # One unreadable path makes git fail for all, so the remaining paths are added one by one.
-        reply["files_lost"] = str(error)
+def restore_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Apply a bundle, which the service made, to the commit that is checked out; restore branches, tags and stash."""
+    bundle, jobs = request["bundle"], request["jobs"]
+    if request["ref"] is not None:
+        _git("fetch", "--quiet", bundle, request["ref"])
+        _git("reset", "--quiet", "--hard", "FETCH_HEAD")
+    for name in request["names"]:
+        kind, _, rest = name.removeprefix(jobs).partition("/")
+        if name.startswith(jobs) and rest and kind in {"heads", "tags"}:
+            with contextlib.suppress(GitError):  # the repository has such a branch by now
+                _git("fetch", "--quiet", "--no-tags", bundle, f"{name}:refs/{kind}/{rest}")
+    stashes = [name for name in request["names"] if name.startswith(f"{jobs}stash/")]
+    for name in sorted(stashes, key=lambda name: int(name.rpartition("/")[2]), reverse=True):
         with contextlib.suppress(GitError):
-            _git(
-                "--literal-pathspecs", "add", "--all", "--ignore-errors",
-                "--pathspec-from-file=-", "--pathspec-file-nul", stdin=nul_terminated(chosen),
-            )  # fmt: skip
-
-
-def restore_commits(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Apply the commits of a bundle, which the service made, to the commit that is checked out."""
-    _git("fetch", "--quiet", str(BASE_DIR / request["bundle"]), request["ref"])
-    _git("reset", "--quiet", "--hard", "FETCH_HEAD")
+            _git("fetch", "--quiet", "--no-tags", bundle, name)
+            _git("stash", "store", "--message", "restored", "FETCH_HEAD")
     return {}, []
-
-
-def compare_in_place(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Return the diff of a directory in place against a commit, and its size; its index and objects do not change."""
-    tree = Path.cwd()
-    if Path(os.fsdecode(_git("rev-parse", "--show-toplevel").rstrip(b"\n"))) != tree:
-        raise GitError("the directory is not the top of its repository")
-    reply: dict[str, Any] = {"head": _decode_line(_git("rev-parse", "--verify", "--quiet", "HEAD^{commit}"))}
-    scratch = Path("/tmp/compare")  # noqa: S108  # the sandbox's own
-    (scratch / "objects").mkdir(parents=True)
-    objects = tree / os.fsdecode(_git("rev-parse", "--git-path", "objects").rstrip(b"\n"))
-    os.environ.update(
-        GIT_INDEX_FILE=str(scratch / "index"),
-        GIT_OBJECT_DIRECTORY=str(scratch / "objects"),
-        GIT_ALTERNATE_OBJECT_DIRECTORIES=str(objects),
-    )
-    _git("read-tree", reply["head"])
-    _stage_changes(tree, reply, request["file_bytes"], request["all_bytes"])
-    patch, command = scratch / "patch", [*request["diff"], "--cached"]
-    _git(*command, "--binary", "--full-index", request["base"], "--", stdout_file=patch)
-    reply["cut"] = patch.stat().st_size > request["limit"]
-    counts = _git(*command, "--shortstat", request["base"], "--")
-    return reply, [b"" if reply["cut"] else patch.read_bytes(), counts]
 
 
 COMMANDS: dict[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[bytes]]]] = {
     "warm": build_checkout,
-    "harvest": pack_work,
-    "compare": compare_in_place,
-    "restore": restore_commits,
+    "restore": restore_work,
     "refs": update_refs,
 }
-
-
-def main() -> None:
-    """Run the request on stdin and print the reply."""
-    request = json.loads(sys.stdin.buffer.read())
-    try:
-        reply, parts = COMMANDS[request["verb"]](request)
-    except (GitError, OSError) as error:
-        reply, parts = {"error": str(error)[:_MAX_REASON_LENGTH]}, []
-    reply["parts"] = [len(part) for part in parts]
-    sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
-    for part in parts:
-        sys.stdout.buffer.write(part)
-    sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -11,9 +11,10 @@ from typing import Any
 
 from steadyhand.agents import Agent
 from steadyhand.errors import SpawnError, WorkspaceError
-from steadyhand.ports import DEFAULT_PATH, Checkout, SandboxExec
+from steadyhand.ports import DEFAULT_PATH, Checkout, ExecResult, SandboxExec
 from steadyhand.workspace import sandboxed_git
 from steadyhand.workspace.git import MIB, git_environment, scrub
+from steadyhand.workspace.harvest_frames import FrameReceiver, HarvestFrame
 
 MIRROR_DIR = Path("/mirror")
 """The read-only mount of the mirror's objects in the sandbox; a warm checkout's `.git` points to it."""
@@ -21,6 +22,29 @@ BASE_DIR = sandboxed_git.BASE_DIR
 LFS_DIR = sandboxed_git.LFS_DIR
 HOME_DIR = "/home/agent"
 _HEADER_BYTES = MIB
+PROGRAM_MODULES = (
+    "sandboxed_command",
+    "sandboxed_files",
+    "sandboxed_given",
+    "sandboxed_git",
+    "sandboxed_staging",
+    "sandboxed_commits",
+    "sandboxed_harvest",
+    "sandboxed_compare",
+    "sandboxed_program",
+)
+"""The modules of the program inside the sandbox; they import each other and the standard library only."""
+_LOADER = """
+import sys, types
+parent = types.ModuleType({package!r})
+sys.modules[{package!r}] = parent
+for name, source in {sources!r}.items():
+    module = types.ModuleType({package!r} + "." + name)
+    sys.modules[module.__name__] = module
+    setattr(parent, name, module)
+    exec(compile(source, name + ".py", "exec"), module.__dict__)
+module.main()
+"""
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 
 
@@ -60,22 +84,75 @@ async def run_sandboxed_git(
     Raise `WorkspaceError` if the sandbox does not start, the time or the output exceeds its limit, or the reply is
     malformed.
     """
-    argv = [_find_python(), "-I", "-S", "-c", _program()]
-    env = git_environment({"PATH": DEFAULT_PATH, "HOME": HOME_DIR, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
-    stdin = json.dumps(dict(request)).encode()
-    try:
-        result = await sandbox_exec.run(
-            argv, checkout, agent,
-            env=env, stdin=stdin, timeout_seconds=seconds, max_output=max_output, on_stderr=on_stderr,
-        )  # fmt: skip
-    except SpawnError as error:
-        raise WorkspaceError(f"the sandbox could not be started: {error.detail}") from error
+    result = await _run_program(
+        sandbox_exec, request, checkout, agent, seconds=seconds, max_output=max_output, on_stderr=on_stderr
+    )
     if result.exit_code is None:
         raise WorkspaceError(f"it took longer than {seconds:g} s, or its output was too large")
     if result.exit_code != 0:
         last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise WorkspaceError(f"the work inside the sandbox ended with {result.exit_code}: {last[:200]}")
     return parse_reply(result.stdout, parts)
+
+
+async def receive_harvest(
+    sandbox_exec: SandboxExec,
+    request: Mapping[str, Any],
+    checkout: Checkout,
+    receiver: FrameReceiver,
+    *,
+    seconds: float,
+    on_progress: Callable[[float], None],
+) -> Sequence[HarvestFrame]:
+    """Run a harvest in the checkout's sandbox and return its frames, also those of a harvest that was cut.
+
+    Each MiB adds to the time limit; `on_progress` gets these seconds. Raise `WorkspaceError` if nothing came.
+    """
+
+    def feed(chunk: bytes) -> float:
+        gained = receiver.feed(chunk)
+        if gained:
+            on_progress(gained)
+        return gained
+
+    agent = Agent("harvest")
+    try:
+        result = await _run_program(
+            sandbox_exec, request, checkout, agent,
+            seconds=seconds, max_output=2 * receiver.max_bytes, on_stdout=feed,
+        )  # fmt: skip
+        receiver.feed(result.stdout)
+    finally:
+        receiver.close()
+    if result.exit_code is None and not receiver.frames:
+        raise WorkspaceError(f"it took longer than {seconds:g} s, or its output was too large")
+    if not receiver.frames:
+        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise WorkspaceError(f"the work inside the sandbox ended with {result.exit_code}: {last[:200]}")
+    return receiver.frames
+
+
+async def _run_program(
+    sandbox_exec: SandboxExec,
+    request: Mapping[str, Any],
+    checkout: Checkout,
+    agent: Agent,
+    *,
+    seconds: float,
+    max_output: int,
+    on_stdout: Callable[[bytes], float] | None = None,
+    on_stderr: Callable[[bytes], None] | None = None,
+) -> ExecResult:
+    argv = [_find_python(), "-I", "-S", "-c", _program()]
+    env = git_environment({"PATH": DEFAULT_PATH, "HOME": HOME_DIR, "TMPDIR": "/tmp"})  # noqa: S108  # the sandbox's own
+    stdin = json.dumps(dict(request)).encode()
+    try:
+        return await sandbox_exec.run(
+            argv, checkout, agent, env=env, stdin=stdin, timeout_seconds=seconds, max_output=max_output,
+            on_stdout=on_stdout, on_stderr=on_stderr,
+        )  # fmt: skip
+    except SpawnError as error:
+        raise WorkspaceError(f"the sandbox could not be started: {error.detail}") from error
 
 
 def parse_reply(out: bytes, expected_parts: int) -> SandboxReply:
@@ -105,9 +182,21 @@ def parse_reply(out: bytes, expected_parts: int) -> SandboxReply:
     return SandboxReply(fields, parts)
 
 
+def program_sources() -> Mapping[str, str]:
+    """Return the modules of the program by name, in an order in which each imports only earlier ones."""
+    folder = Path(sandboxed_git.__file__).parent
+    return {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in PROGRAM_MODULES}
+
+
 @functools.cache
 def _program() -> str:
-    return Path(sandboxed_git.__file__).read_text(encoding="utf-8")
+    return build_program(program_sources())
+
+
+def build_program(sources: Mapping[str, str]) -> str:
+    """Return one text that has these modules under their own names, and runs the last one's `main`."""
+    package = sandboxed_git.__name__.rpartition(".")[0]
+    return _LOADER.format(sources=dict(sources), package=package)
 
 
 @functools.cache

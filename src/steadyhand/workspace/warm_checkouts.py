@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ SETUP_SECONDS = 1800.0
 _MAX_PHASE_DETAIL = 200
 _INDEX_BYTES = 256 * MIB
 _BUILD_PREFIX = ".build-"
-_BASE_FILES = ("index", "exclude", "filters")
+_BASE_FILES = ("index", "exclude", "filters", "given")
 _MIRROR_NAME = re.compile(r"[0-9a-f]{16}")
 
 
@@ -181,7 +182,7 @@ class WarmCheckouts:
         for folder in (files.checkout, files.home, files.config_dir):
             make_dir(folder, PRIVATE, self.owner)
 
-    def _finish(self, files: JobPaths, parts: tuple[bytes, bytes, bytes]) -> None:
+    def _finish(self, files: JobPaths, parts: Sequence[bytes]) -> None:
         write_base(files.root / "base", parts)
         remove_tree(files.home)
         remove_tree(files.config_dir)
@@ -235,10 +236,10 @@ class WarmCheckouts:
 
 async def check_out(
     sandbox_exec: SandboxExec, checkout: Checkout, plan: ContentPlan, *, wait_for_clock: bool
-) -> tuple[bytes, bytes, bytes]:
+) -> Sequence[bytes]:
     """Check out the planned submodules and the commit, and run the workspace's setup, inside the sandbox.
 
-    Return the index, the excludes and the filters that were defined. Raise `WorkspaceError`.
+    Return the contents of the files of the base. Raise `WorkspaceError`.
     """
     workspace = checkout.workspace
     await check_out_modules(sandbox_exec, checkout, plan.modules)
@@ -281,8 +282,16 @@ async def check_out(
         )
     if len(reply.parts) != len(_BASE_FILES):
         raise WorkspaceError("The checkout could not be made: it has no index.")
-    index, exclude, filters = (bytes(part) for part in reply.parts)
-    return index, exclude, filters
+    return [bytes(part) for part in reply.parts]
+
+
+async def read_given(sandbox_exec: SandboxExec, checkout: Checkout) -> bytes:
+    """Return the record of the files that were converted at the checkout. Raise `WorkspaceError`."""
+    reply = await run_sandboxed_git(
+        sandbox_exec, {"verb": "given"}, checkout, Agent("setup"),
+        seconds=CHECKOUT_SECONDS, max_output=_INDEX_BYTES, parts=1,
+    )  # fmt: skip
+    return bytes(reply.parts[0])
 
 
 def _lfs_dir(files: JobPaths) -> Path:
@@ -318,7 +327,7 @@ async def report_checkout(workspace: Workspace) -> None:
         await report_phase("checking_out")
 
 
-def write_base(folder: Path, parts: tuple[bytes, bytes, bytes]) -> None:
+def write_base(folder: Path, parts: Sequence[bytes]) -> None:
     """Write the base of a harvest so that each agent's uid can read it through a mount."""
     make_dir(folder, 0o755)
     for name, part in zip(_BASE_FILES, parts, strict=True):

@@ -9,7 +9,7 @@ from steadyhand.agents import Workspace
 from steadyhand.api.schemas import native_bodies
 from steadyhand.control import AvailableAgent
 from steadyhand.events import Event, LiveProgress, LiveText, event_data, format_rfc3339
-from steadyhand.job import Changes, Cost, ErrorInfo, Job, Outcome, Run, Usage
+from steadyhand.job import Changes, Cost, ErrorInfo, Job, Outcome, RefChange, Run, Usage
 from steadyhand.money import format_dollars
 from steadyhand.ports import ApiKey, KeyLimits, QueueLoad, Scope, UsageRow
 
@@ -293,6 +293,19 @@ def _changes_json(changes: Changes | None) -> native_bodies.Changes | None:
         "deletions": changes.deletions,
         "branch": changes.branch,
         "published": changes.published,
+        "refs": [_ref_change_json(each) for each in changes.refs],
+        "refs_omitted": changes.refs_omitted,
+    }
+
+
+def _ref_change_json(change: RefChange) -> native_bodies.RefChange:
+    return {
+        "kind": change.kind,
+        "name": change.name,
+        "change": change.change,
+        "before": change.before,
+        "after": change.after,
+        "bundle_ref": change.bundle_ref,
     }
 
 

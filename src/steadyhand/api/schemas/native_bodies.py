@@ -167,6 +167,17 @@ class Cost(TypedDict):
     reported_usd: Dollars | None
 
 
+class RefChange(TypedDict):
+    """A ref that a job created, moved or deleted; or its stash, its index or a folder beside its tree."""
+
+    kind: Literal["ref", "stash", "index", "forced", "worktree", "submodule"]
+    name: str
+    change: Literal["created", "moved", "deleted"]
+    before: str | None
+    after: str | None
+    bundle_ref: str | None
+
+
 class Changes(TypedDict):
     """The changes of a job to its checkout."""
 
@@ -177,6 +188,8 @@ class Changes(TypedDict):
     deletions: int
     branch: str | None
     published: bool
+    refs: list[RefChange]
+    refs_omitted: int
 
 
 class Warn(TypedDict):

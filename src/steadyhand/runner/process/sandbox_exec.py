@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import SupportsIndex
 
 from steadyhand.agents import Agent
 from steadyhand.events import EventBody, TextDelta
@@ -30,6 +31,7 @@ class ProcessSandboxExec:
         stdin: bytes = b"",
         timeout_seconds: float,
         max_output: int,
+        on_stdout: Callable[[bytes], float] | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> ExecResult:
         """Run a command; see the port. No process of it is alive afterwards, however it ended."""
@@ -39,7 +41,9 @@ class ProcessSandboxExec:
         async with self._egress(agent) as listening, AgentProcess.start(launch, None, listening) as process:
             exit_status = None
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_seconds):
+                async with asyncio.timeout(timeout_seconds) as bound:
+                    if on_stdout is not None:
+                        output.stdout = PassedOn(on_stdout, bound)
                     exit_status = await _communicate(process, stdin, output, on_stderr)
             if exit_status is None or output.overflowed:
                 await process.kill()
@@ -59,18 +63,34 @@ async def _discard_event(event: EventBody | TextDelta) -> None:
     """Ignore an event; a command has no record."""
 
 
+class PassedOn(bytearray):
+    """Passes what is appended on to a function that returns seconds for the time limit, and keeps none of it."""
+
+    def __init__(self, on_output: Callable[[bytes], float], bound: asyncio.Timeout) -> None:
+        super().__init__()
+        self._on_output = on_output
+        self._bound = bound
+
+    def extend(self, chunk: Iterable[SupportsIndex]) -> None:
+        """Pass a chunk on."""
+        seconds = self._on_output(bytes(chunk))
+        when = self._bound.when()
+        if seconds and when is not None:
+            self._bound.reschedule(when + seconds)
+
+
 class _Output:
     """The output of a command, up to a limit of bytes in total."""
 
     def __init__(self, limit: int) -> None:
-        self.stdout = bytearray()
+        self.stdout: bytearray = bytearray()
         self.stderr = bytearray()
         self._bytes_left = limit
         self.overflowed = False
 
     def append(self, buffer: bytearray, chunk: bytes) -> bool:
         """Append a piece; return False if it went over the limit."""
-        buffer += chunk[: self._bytes_left]
+        buffer.extend(chunk[: self._bytes_left])
         self.overflowed = self.overflowed or len(chunk) > self._bytes_left
         self._bytes_left -= min(self._bytes_left, len(chunk))
         return not self.overflowed
