@@ -1,10 +1,10 @@
 #!/bin/sh
-# Finding: with `claude --json-schema` a run without the object is a success. If the model answers in prose, the CLI asks
-# once more for the call of its tool; if that answer is prose too, the run ends with exit code 0, `subtype: success` and
-# `is_error: false`. Only the absence of `structured_output` tells it.
+# Finding: with `claude --json-schema` a run without the object is a success. If the model answers in prose, the CLI
+# asks once more for the call of its tool; if that answer is prose too, the run ends with exit code 0,
+# `subtype: success` and `is_error: false`. Only the absence of `structured_output` tells it.
 # Who meets it: programs that trust the exit code or `is_error`, and take `result` for the JSON.
 # Versions: claude 2.1.332 (claude-agent-sdk 0.2.189).
-# Steadyhand: such a run has failed with the outcome `invalid_output`: src/steadyhand/outcome.py,
+# Steadyhand: such a job fails with the outcome `invalid_output`: src/steadyhand/outcome.py,
 # tests/blackbox/test_real_cli.py.
 set -eu
 . "$(dirname "$0")/setup.inc"
