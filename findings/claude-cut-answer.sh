@@ -1,6 +1,7 @@
 #!/bin/sh
-# Finding: if the model reaches its limit of output tokens, `claude -p` asks it to continue by itself, and `result` is only
-# the last part of the answer. The first part is only in the stream of messages, and `stop_reason` is that of the last one.
+# Finding: if the model reaches its limit of output tokens, `claude -p` asks it to continue by itself, and `result` is
+# only the last part of the answer. The first part is in the stream of messages alone, and `stop_reason` is that of the
+# last part.
 # Who meets it: programs that read long answers from `--output-format json`.
 # Versions: claude 2.1.332 (claude-agent-sdk 0.2.189).
 # Steadyhand: it puts the parts of an answer together from the messages: src/steadyhand/runner/claude/messages.py,

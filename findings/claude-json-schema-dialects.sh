@@ -1,6 +1,6 @@
 #!/bin/sh
-# Finding: `claude --json-schema` refuses ordinary JSON Schemas. It compiles draft 7 in a strict mode: a schema that names
-# the current dialect (2020-12), a tuple by `prefixItems`, and the keyword `example` or `discriminator` of OpenAPI
+# Finding: `claude --json-schema` refuses ordinary JSON Schemas. It compiles draft 7 in a strict mode: a schema that
+# names the current dialect (2020-12), a tuple by `prefixItems`, and the keyword `example` or `discriminator` of OpenAPI
 # each end the run before it asks the model. JSON Schema says that a validator should ignore unknown keywords.
 # Who meets it: programs that pass on schemas made by other tools, such as pydantic, zod or an OpenAPI document.
 # Versions: claude 2.1.332 (claude-agent-sdk 0.2.189).
@@ -10,13 +10,14 @@ set -eu
 . "$(dirname "$0")/setup.inc"
 {
     install_claude
+    one_of='"oneOf": [{"properties": {"kind": {"const": "city"}}, "required": ["kind"]}]'
     for extra in \
         '"title": "City"' \
         '"$schema": "http://json-schema.org/draft-07/schema#"' \
         '"$schema": "https://json-schema.org/draft/2020-12/schema"' \
         '"example": {"city": "Oslo"}' \
         '"properties": {"place": {"type": "array", "prefixItems": [{"type": "number"}, {"type": "number"}]}}' \
-        '"oneOf": [{"properties": {"kind": {"const": "city"}}, "required": ["kind"]}], "discriminator": {"propertyName": "kind"}'; do
+        "$one_of, \"discriminator\": {\"propertyName\": \"kind\"}"; do
         ask_claude '[{"tool": "StructuredOutput", "input": {"city": "Oslo"}}]' \
             --json-schema "{\"type\": \"object\", $extra}" "Which city?"
         echo "$extra"
