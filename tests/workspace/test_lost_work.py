@@ -306,10 +306,11 @@ def test_the_work_in_a_submodule_is_kept_and_its_moved_commit_is_in_the_diff(
         "git -c user.name=a -c user.email=a@b commit -qm n && echo m > m.txt"
     )
     place, harvest = hands.work(with_submodule, script)
-    assert codes(harvest) == ["nested_repository"]
+    assert codes(harvest) == []
     (change,) = changes_of(harvest).refs
     bundle = Bundle(with_submodule, place)
     assert [bundle.show(change, name) for name in ("n.txt", "m.txt")] == ["n\n", "m\n"]
+    assert bundle.git(f"log -1 --format=%s {change.bundle_ref}^") == "n\n"
     assert "+Subproject commit" in place.paths.diff.read_text(encoding="utf-8")
 
 
@@ -374,3 +375,69 @@ def test_only_the_files_that_were_changed_are_in_the_branch(hands: Hands, conver
     pushed_tree(converted, place)
     assert converted.run(f"git show steadyhand/{JOB}:w.bat") == "x\nz\n"
     assert converted.run(f"git diff --name-only main steadyhand/{JOB}").split() == ["src/code.txt", "w.bat"]
+
+
+# --- what generated histories found --------------------------------------------------------------
+
+INNER = "git init -q . && echo inner > inner.md && git add -A && git commit -qm Inner"
+
+
+def test_the_commits_of_a_repository_that_the_agent_committed_as_a_submodule_are_kept(
+    hands: Hands, repository: Repository
+) -> None:
+    name = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b"
+    script = (
+        f"{name} && mkdir lib && (cd lib && {INNER} && git rev-parse HEAD > ../id.txt && mkdir deeper && cd deeper"
+        f" && {INNER}) && git add lib && git commit -qm Embedded"
+    )
+    place, harvest = hands.work(repository, script)
+    commit = repository.run(f"git show steadyhand/{JOB}:id.txt").strip()
+    assert repository.run(f"git rev-parse steadyhand/{JOB}:lib").strip() == commit
+    saved = refs_of(harvest)["lib"]
+    assert saved.kind == "submodule"
+    bundle = Bundle(repository, place)
+    assert bundle.git(f"rev-parse {saved.bundle_ref}^").strip() == commit
+    assert bundle.show(saved, "inner.md") == "inner\n"
+    assert bundle.show(saved, "deeper/inner.md") == "inner\n"
+
+
+@pytest.mark.parametrize("commit", ["true", "echo b >> crlf.auto && git commit -qam b"])
+def test_the_ends_of_lines_that_git_would_leave_alone_are_left_alone(
+    world_dir: Path, repository: Repository, commit: str
+) -> None:
+    # Under `text=auto` a file whose blob has CRLF keeps them, also if lines without them come to it.
+    repository.run("printf 'a\\r\\n' > crlf.auto && git add crlf.auto && git commit -qm CRLF")
+    repository.commit(".gitattributes", "*.auto text=auto\n")
+    place, harvest = Hands(world_dir, "sealed").work(repository, f"{commit}; echo c >> crlf.auto")
+    assert codes(harvest) == []
+    assert changes_of(harvest).deletions == 0
+    assert "-a" not in place.paths.diff.read_text(encoding="utf-8").split("\n")
+    assert repository.run(f"git show steadyhand/{JOB}:crlf.auto").startswith("a\r\n")
+
+
+def test_the_branch_of_the_job_that_moved_without_it_moved_from_its_base(
+    hands: Hands, repository: Repository
+) -> None:
+    script = "echo x > x && git add x && git commit -qm x && git checkout -q --detach origin/side"
+    place, harvest = hands.work(repository, script)
+    (saved,) = changes_of(harvest).refs
+    assert (saved.change, saved.before) == ("moved", place.commit)
+    assert Bundle(repository, place).show(saved, "x") == "x\n"
+
+
+def test_what_a_sparse_checkout_takes_away_is_no_deletion(hands: Hands, repository: Repository) -> None:
+    place, harvest = hands.work(
+        repository, "git sparse-checkout set --no-cone /readme.txt && echo x > new.txt"
+    )
+    assert codes(harvest) == []
+    assert (changes_of(harvest).files, changes_of(harvest).deletions) == (1, 0)
+    assert "src/code.txt" in pushed_tree(repository, place)
+
+
+def test_a_repository_that_is_begun_over_files_of_the_tree_is_named(
+    hands: Hands, repository: Repository
+) -> None:
+    place, harvest = hands.work(repository, "git init -q src && echo x > src/x.txt && cd src && git add -A")
+    assert codes(harvest) == ["nested_repository"]
+    assert "src/" in harvest.warnings[0].message
+    assert "src/x.txt" in pushed_tree(repository, place)

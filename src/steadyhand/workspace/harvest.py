@@ -25,7 +25,7 @@ from steadyhand.workspace import harvest_import, shortstat
 from steadyhand.workspace.fetched_refs import read_refs
 from steadyhand.workspace.filesystem import PRIVATE, chown_tree, make_dir, remove_tree
 from steadyhand.workspace.git import MIB, GitSettings
-from steadyhand.workspace.harvest_context import DIFF, DIFF_BYTES, HarvestContext
+from steadyhand.workspace.harvest_context import DIFF, DIFF_BYTES, HarvestContext, work_branch
 from steadyhand.workspace.harvest_frames import HarvestFrame
 from steadyhand.workspace.harvest_import import HarvestImport
 from steadyhand.workspace.harvest_results import HarvestResults
@@ -117,7 +117,9 @@ class Harvester:
         if checkout.workspace.mode == "in_place":
             return await _harvest_in_place(context, self._sandbox_exec)
         mirror = self._mirrors.get(checkout.workspace.repository)
-        given = GivenRefs(await asyncio.to_thread(read_refs, fetched_refs_path(checkout.paths)))
+        refs = await asyncio.to_thread(read_refs, fetched_refs_path(checkout.paths))
+        own_branch = work_branch(context.job_id, sandboxed=self._sandbox_exec is not None)
+        given = GivenRefs(None if refs is None else {own_branch.encode(): context.base.encode(), **refs})
         imported = await HarvestImport(
             context,
             mirror.objects,

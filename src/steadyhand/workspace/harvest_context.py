@@ -35,6 +35,11 @@ _LOSSES: dict[str, tuple[WarningCode, str]] = {
 }
 
 
+def work_branch(job_id: str, *, sandboxed: bool) -> str:
+    """Return the full name of the branch that a job's checkout begins on."""
+    return f"refs/heads/steadyhand/{'work' if sandboxed else job_id}"
+
+
 class HarvestContext:
     """One harvest: its folders, its base commit and its warnings. `folder` is removed after it."""
 

@@ -18,7 +18,7 @@ from steadyhand.workspace import git_index as staging
 from steadyhand.workspace.filesystem import chown_tree, make_dir
 from steadyhand.workspace.git import MIB, Git, GitResult, GitSettings, scrub
 from steadyhand.workspace.git_dir import make_bare_repository
-from steadyhand.workspace.harvest_context import HarvestContext
+from steadyhand.workspace.harvest_context import HarvestContext, work_branch
 from steadyhand.workspace.harvest_frames import FrameReceiver, HarvestFrame
 from steadyhand.workspace.job_dirs import base_dir, base_index_path, given_path
 from steadyhand.workspace.local_exec import LocalExec
@@ -94,8 +94,7 @@ class HarvestImport:
         self._on_progress = on_progress
         self._git = Git(env={"GIT_DIR": str(self.repository), **IMPORT_BOUNDS}, config=IMPORT_CONFIG)
         self._rounds = 0
-        name = "work" if sandbox_exec is not None else context.job_id
-        self._work_branch = f"refs/heads/steadyhand/{name}"
+        self._work_branch = work_branch(context.job_id, sandboxed=sandbox_exec is not None)
         make_bare_repository(self.repository, mirror_objects, context.base)
 
     async def run(self) -> Imported:

@@ -115,17 +115,27 @@ class AgentRepository:
 
     def index_entries(self) -> dict[bytes, bytes]:
         """Return the mode of each entry of the agent's index, by name."""
+        return {name: mode for name, (_, mode) in self._tagged_entries().items()}
+
+    def sparse_names(self) -> set[bytes]:
+        """Return the names that a sparse checkout of the agent leaves out of the tree."""
+        if not (self.git_dir / "info" / "sparse-checkout").is_file():
+            return set()
+        return {name for name, (tag, _) in self._tagged_entries().items() if tag == b"S"}
+
+    def _tagged_entries(self) -> dict[bytes, tuple[bytes, bytes]]:
         index = self.git_dir / "index"
         if not index.is_file():
             return {}
         shutil.copyfile(index, self.index_copy)
         env = {**self.reading_env, "GIT_INDEX_FILE": str(self.index_copy)}
         entries = {}
-        for line in git("ls-files", "-z", "--stage", env=env, cwd=self._tree, seconds=self.seconds).split(
-            b"\x00"
-        ):
+        out = git("ls-files", "-z", "--stage", "-t", env=env, cwd=self._tree, seconds=self.seconds)
+        for line in out.split(b"\x00"):
             head, _, name = line.partition(b"\t")
-            entries[name] = head[:6]
+            if name:
+                tag, mode = head.split()[:2]
+                entries[name] = (tag, mode)
         return entries
 
     def conflicts(self) -> list[str]:

@@ -24,6 +24,8 @@ _FILES_SECONDS = 60.0
 _MAX_REFS = 200
 _MAX_FOLDERS = 20
 _CHUNK = 1 << 20
+_SENT_OBJECTS = "sent"
+_SENT_BYTES = 16 << 20
 
 
 class Frames:
@@ -80,6 +82,7 @@ class _Harvest:
         self._repository: AgentRepository | None = None
         self._index_tree_id: str | None = None
         self._submodules: dict[bytes, bytes] = {}
+        self._given_submodules: dict[bytes, bytes] = {}
         self._filled: list[bytes] = []
         self._bytes_left = self._limits.total_bytes
 
@@ -118,7 +121,9 @@ class _Harvest:
             if head != self._base:
                 for pack in repository.pack_new([head], [self._base, *self._given()], self._request["limit"]):
                     self._frames.write_pack(pack, "head")
+                    self._keep_sent(repository, pack)
         except (GitError, OSError) as error:
+            shutil.rmtree(self._paths.scratch / _SENT_OBJECTS, ignore_errors=True)
             self._frames.write(section="head", lost=str(error)[:MAX_REASON_LENGTH])
             return
         self._head = head
@@ -213,7 +218,10 @@ class _Harvest:
         staging = self._open_snapshot()
         try:
             self._vendor_submodules(staging)
-            names = [name for name in staging.changed_names() if not self._is_excluded(name)]
+            sparse = self._sparse_names()
+            names = [
+                name for name in staging.changed_names() if name not in sparse and not self._is_excluded(name)
+            ]
             for size, waiting in staging.stage(names):
                 self._send_snapshot(staging, size, waiting)
         except GitError as error:
@@ -235,11 +243,37 @@ class _Harvest:
                 env={"GIT_DIR": str(folder), "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects},
             )  # fmt: skip
         env = {"GIT_DIR": str(folder), "GIT_WORK_TREE": str(paths.tree)}
+        # Under `text=auto` git looks into the blob of the index before it changes the ends of lines.
+        env["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = os.pathsep.join(self._sent_objects())
         skipped = [] if self._repository is None else self._repository.moved_into()
         return Staging(
             paths.tree, env, paths.scratch, self._limits, self._access,
             given=_read_given(paths.base), skipped=skipped,
         )  # fmt: skip
+
+    def _sparse_names(self) -> set[bytes]:
+        """Return the names that a sparse checkout took away: nobody deleted them."""
+        try:
+            names = self._repository.sparse_names() if self._repository is not None else set()
+        except GitError:
+            return set()
+        return {name for name in names if not os.path.lexists(self._paths.tree / os.fsdecode(name))}
+
+    def _sent_objects(self) -> list[str]:
+        """Return the folders of objects that the service has: what is staged and is in them is not sent again."""
+        sent = self._paths.scratch / _SENT_OBJECTS
+        return [each for each in (self._paths.objects, str(sent) if sent.is_dir() else "") if each]
+
+    def _keep_sent(self, repository: AgentRepository, pack: Path) -> None:
+        """Keep the objects of a pack that was sent readable; one that is large is not worth the time."""
+        if pack.stat().st_size > _SENT_BYTES:
+            return
+        folder = self._paths.scratch / _SENT_OBJECTS / "pack"
+        folder.mkdir(parents=True, exist_ok=True)
+        copy = folder / f"pack-{len(list(folder.iterdir()))}.pack"
+        shutil.copyfile(pack, copy)
+        with contextlib.suppress(GitError):
+            git("index-pack", str(copy), env=repository.reading_env, seconds=repository.seconds)
 
     def _is_excluded(self, name: bytes) -> bool:
         return bool(self._request["without_gitmodules"]) and b"gitmod" in name.rpartition(b"/")[2].lower()
@@ -247,6 +281,7 @@ class _Harvest:
     def _vendor_submodules(self, staging: Staging) -> None:
         """Let files take the place of a submodule that the agent dropped from its index."""
         self._submodules = staging.submodules(from_index=self._head != self._base)
+        self._given_submodules = staging.given_submodules()
         filled = [path for path in self._submodules if _is_filled(self._paths.tree / os.fsdecode(path))]
         if not filled:
             return
@@ -263,9 +298,9 @@ class _Harvest:
         env = staging.env
         tree = decode_line(git("write-tree", "--missing-ok", env=env))
         self._frames.write(section="progress", bytes=size)
-        listing = git(
-            "cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectname)", env=env
-        )
+        own = {**env, "GIT_ALTERNATE_OBJECT_DIRECTORIES": ""}
+        command = ("cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectname)")
+        listing = git(*command, env=own)
         if listing:
             limit = 4 * self._limits.total_bytes
             for pack in pack_parts(
@@ -357,10 +392,11 @@ class _Harvest:
                 "GIT_WORK_TREE": str(folder),
                 "GIT_INDEX_FILE": str(git_dir / "index"),
             }
+            head = self._send_submodule_commits(folder, path, git_dir / "commits")
             if self._is_as_given(folder, self._submodules[path], env):
                 continue
             tree = self._stage_folder(folder, env)
-            if os.path.lexists(folder / ".git"):
+            if not head and os.path.lexists(folder / ".git"):
                 named = losses_of(Losses(nested=[path + b"/"]))
                 self._frames.write(section="losses", **named[0])
             listing = git(
@@ -372,8 +408,29 @@ class _Harvest:
             ):
                 self._frames.write_pack(pack, "refs")
             self._frames.write(
-                section="folder", kind="submodule", name=os.fsdecode(path), tree=tree, parent=""
+                section="folder", kind="submodule", name=os.fsdecode(path), tree=tree, parent=head
             )
+
+    def _send_submodule_commits(self, folder: Path, path: bytes, scratch: Path) -> str:
+        """Write the commits of the repository in a submodule's folder; return its HEAD, or an empty text.
+
+        The service has no object of a submodule, so its whole history comes along, unless its HEAD is as it was given.
+        """
+        if not os.path.lexists(folder / ".git"):
+            return ""
+        scratch.mkdir()
+        seconds = self._request["commits_seconds"]
+        try:
+            repository = AgentRepository(
+                folder, scratch, self._access, seconds=seconds, digits=len(self._base)
+            )
+            head = repository.head()
+        except (GitError, OSError):
+            return ""
+        if head is None or head.encode() == self._given_submodules.get(path):
+            return ""
+        self._pack_saved(repository, [("submodule", os.fsdecode(path), head)])
+        return head
 
     def _is_as_given(self, folder: Path, commit: bytes, env: Mapping[str, str]) -> bool:
         """Return true if a folder is a clean checkout of a submodule's commit; the index is empty again afterwards."""

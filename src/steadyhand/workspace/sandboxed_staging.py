@@ -87,6 +87,7 @@ class Staging:
         names = self._list(self._tree, self.env, "--modified", "--others", "--deduplicate")
         nested = [name for name in names if name.endswith(b"/")]
         found = [name for name in names if not name.endswith(b"/") and not name.startswith(self._skipped)]
+        self._name_repositories(found)
         found += self._nested_names([name for name in nested if not name.startswith(self._skipped)])
         return found if self._given is None else self._without_given(found, self._given)
 
@@ -98,6 +99,16 @@ class Staging:
             self._access.open_tree(folder)
             out = git(*command, env=env, cwd=folder)
         return [name for name in out.split(b"\x00") if name]
+
+    def _name_repositories(self, names: Sequence[bytes]) -> None:
+        """Name the repositories that were begun in folders with files of the tree; git lists them as folders."""
+        folders = {name.rpartition(b"/")[0] for name in names if b"/" in name}
+        for folder in sorted(folders):
+            parts = folder.split(b"/")
+            folders |= {b"/".join(parts[:count]) for count in range(1, len(parts))}
+        for folder in sorted(folders):
+            if os.path.lexists(self._tree / os.fsdecode(folder) / ".git"):
+                self.losses.nested.append(folder + b"/")
 
     def _nested_names(self, folders: Sequence[bytes]) -> list[bytes]:
         """Return the files of repositories inside the tree, as far as no ignore file hides them."""
@@ -171,8 +182,14 @@ class Staging:
     def submodules(self, *, from_index: bool) -> dict[bytes, bytes]:
         """Return the commits of submodules by path; the given ones are known without a look at the whole index."""
         if not from_index and self._given is not None:
-            return {name: self._given.entries[name][1] for name in self._given.submodules}
+            return self.given_submodules()
         return {name: entry[1] for name, entry in self.entries(mode=GITLINK).items()}
+
+    def given_submodules(self) -> dict[bytes, bytes]:
+        """Return the commits of submodules as they were given, by path."""
+        if self._given is None:
+            return {}
+        return {name: self._given.entries[name][1] for name in self._given.submodules}
 
     def replace_by_files(self, submodules: Sequence[bytes]) -> None:
         """Drop submodules from the index, so that the files in their folders count as files of the tree."""
