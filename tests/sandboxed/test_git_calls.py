@@ -193,7 +193,8 @@ _LEFT = (
     " mkdir -p sub1 sub2 sub3; echo in > sub1/in.txt; echo v > sub3/v;"
     " git init -q sub2;"
     " git -C sub2 -c user.name=a -c user.email=a@b commit --no-gpg-sign -q --allow-empty -m e;"
-    " git stash -q; git update-index --force-remove sub3; printf '*.log' > .gitignore; echo l > l.log;"
+    " echo stashed >> readme.txt; git stash -q; git update-index --force-remove sub3;"
+    " printf '*.log' > .gitignore; echo l > l.log;"
     " git add -f l.log; echo m >> l.log; git worktree add -q wt -b wt; echo w > wt/w.txt; true"
 )
 """An agent that leaves something for each call of a harvest."""
