@@ -9,7 +9,15 @@ from pathlib import Path
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.job import Job, JobWarning
-from steadyhand.ports import BindMount, Instructions, JobPaths, OverlayLayers, SandboxExec, is_reported
+from steadyhand.ports import (
+    BindMount,
+    Instructions,
+    JobPaths,
+    OverlayLayers,
+    SandboxExec,
+    is_reported,
+    report_phase,
+)
 from steadyhand.workspace.checkout_note import CheckoutNote
 from steadyhand.workspace.content_plan import ContentPlan, ContentPlanner
 from steadyhand.workspace.disk_images import DiskImages
@@ -47,7 +55,6 @@ from steadyhand.workspace.warm_checkouts import (
     check_out,
     objects_bind,
     read_given,
-    report_checkout,
     secret_binds,
     service_checkout,
     write_alternates,
@@ -185,7 +192,7 @@ class CheckoutFactory:
     ) -> None:
         if workspace.setup:
             raise WorkspaceError("The workspace's setup commands need isolation 'bwrap'.", retryable=False)
-        await report_checkout(workspace)
+        await report_phase("checking_out")
         # The agent's uid writes the work tree, so its files belong to the agent from the start.
         progress = ("--progress",) if is_reported() else ()
         await Git(user=user).run(
@@ -315,7 +322,7 @@ class CheckoutFactory:
         plan: ContentPlan,
     ) -> None:
         """Check out and run the setup in the job's own work tree, without an overlay."""
-        await report_checkout(workspace)
+        await report_phase("checking_out")
         for folder in (files.home, files.config_dir):
             make_dir(folder, PRIVATE, user)
         checkout = service_checkout(workspace, files, user, commit, (*binds, *secret_binds(workspace)))

@@ -155,7 +155,10 @@ def build_checkout(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[byt
     packed_refs = _read_packed_refs_file()
     _place_lfs_files(request["lfs"])
     given = read_given(Path.cwd())
-    for command in request["setup"]:
+    for number, command in enumerate(request["setup"]):
+        if request["progress"]:
+            sys.stderr.write(f"\nsetup {number}\n")
+            sys.stderr.flush()
         line = _run_setup_command(command)
         if line is not None:
             return {"failed": command, "line": line}, []

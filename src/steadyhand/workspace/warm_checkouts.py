@@ -7,9 +7,10 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import WorkspaceError
@@ -28,7 +29,13 @@ from steadyhand.workspace.git import MIB, GitSettings
 from steadyhand.workspace.git_dir import write_git_dir
 from steadyhand.workspace.git_progress import GitProgress
 from steadyhand.workspace.mirror import Mirror
-from steadyhand.workspace.sandboxed_git_client import LFS_DIR, MIRROR_DIR, run_sandboxed_git
+from steadyhand.workspace.sandboxed_git_client import (
+    LFS_DIR,
+    MIRROR_DIR,
+    SandboxReply,
+    run_sandboxed_git,
+)
+from steadyhand.workspace.setup_phases import SetupPhases
 from steadyhand.workspace.submodules import check_out_modules, write_module_dirs
 
 BRANCH = "steadyhand/work"
@@ -37,7 +44,6 @@ MAX_CHECKOUTS = 16
 MAX_BYTES = 20 * 1024 * MIB
 CHECKOUT_SECONDS = 300.0
 SETUP_SECONDS = 1800.0
-_MAX_PHASE_DETAIL = 200
 _INDEX_BYTES = 256 * MIB
 _BUILD_PREFIX = ".build-"
 _BASE_FILES = ("index", "exclude", "filters", "given")
@@ -139,7 +145,7 @@ class WarmCheckouts:
     ) -> None:
         lock = self._locks.setdefault(warm.folder, asyncio.Lock())
         if lock.locked() or not warm.size_file.is_file():
-            await report_checkout(workspace)
+            await report_phase("checking_out")
         try:
             async with asyncio.timeout(CHECKOUT_SECONDS + SETUP_SECONDS), lock:
                 if not warm.size_file.is_file():
@@ -255,26 +261,15 @@ async def check_out(
         "settle": wait_for_clock,
         "progress": is_reported(),
     }
-    seconds = CHECKOUT_SECONDS + (SETUP_SECONDS if workspace.setup else 0)
-    agent = Agent("setup", egress=workspace.setup_egress)
     try:
-        reply = await run_sandboxed_git(
-            sandbox_exec,
-            request,
-            checkout,
-            agent,
-            seconds=seconds,
-            max_output=_INDEX_BYTES,
-            parts=len(_BASE_FILES),
-            on_stderr=GitProgress().feed if is_reported() else None,
-        )
-    except WorkspaceError as error:
-        permanent = not error.retryable or is_permanent_checkout_error(error.detail)
-        raise WorkspaceError(
-            f"The checkout could not be made: {error.detail}.", retryable=not permanent
-        ) from error
+        reply = await _build_in_sandbox(sandbox_exec, request, checkout)
     finally:
         await asyncio.to_thread(remove_tree, _lfs_dir(checkout.paths))
+    if isinstance(reply, WorkspaceError):
+        permanent = not reply.retryable or is_permanent_checkout_error(reply.detail)
+        raise WorkspaceError(
+            f"The checkout could not be made: {reply.detail}.", retryable=not permanent
+        ) from reply
     failed_command = reply.sentence("failed")
     if failed_command is not None:
         raise WorkspaceError(
@@ -283,6 +278,39 @@ async def check_out(
     if len(reply.parts) != len(_BASE_FILES):
         raise WorkspaceError("The checkout could not be made: it has no index.")
     return [bytes(part) for part in reply.parts]
+
+
+async def _build_in_sandbox(
+    sandbox_exec: SandboxExec, request: Mapping[str, Any], checkout: Checkout
+) -> SandboxReply | WorkspaceError:
+    """Run the program that builds a checkout, and report its progress and its setup commands; return its error."""
+    workspace = checkout.workspace
+    phases, progress = SetupPhases(workspace.setup), GitProgress()
+
+    def read_stderr(chunk: bytes) -> None:
+        progress.feed(chunk)
+        phases.feed(chunk)
+
+    async def build() -> SandboxReply | WorkspaceError:
+        try:
+            return await run_sandboxed_git(
+                sandbox_exec,
+                request,
+                checkout,
+                Agent("setup", egress=workspace.setup_egress),
+                seconds=CHECKOUT_SECONDS + (SETUP_SECONDS if workspace.setup else 0),
+                max_output=_INDEX_BYTES,
+                parts=len(_BASE_FILES),
+                on_stderr=read_stderr if is_reported() else None,
+            )
+        except WorkspaceError as error:
+            return error  # a task group would wrap it
+        finally:
+            phases.close()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(phases.report(), name="setup phases")
+        return await build()
 
 
 async def read_given(sandbox_exec: SandboxExec, checkout: Checkout) -> bytes:
@@ -317,14 +345,6 @@ def _network_advice(workspace: Workspace) -> str:
     if workspace.setup_egress == ("host",):
         return ""
     return f" (The setup reaches only {', '.join(workspace.setup_egress)[:200]}, by the workspace's setup_egress.)"
-
-
-async def report_checkout(workspace: Workspace) -> None:
-    """Report the phase of a checkout; its setup is one step with it and is named instead."""
-    if workspace.setup:
-        await report_phase("setup", "; ".join(workspace.setup)[:_MAX_PHASE_DETAIL])
-    else:
-        await report_phase("checking_out")
 
 
 def write_base(folder: Path, parts: Sequence[bytes]) -> None:
