@@ -441,3 +441,12 @@ def test_a_repository_that_is_begun_over_files_of_the_tree_is_named(
     assert codes(harvest) == ["nested_repository"]
     assert "src/" in harvest.warnings[0].message
     assert "src/x.txt" in pushed_tree(repository, place)
+
+
+def test_a_file_that_is_only_closed_is_no_change_whatever_its_attributes_say(
+    hands: Hands, repository: Repository
+) -> None:
+    repository.run("printf 'a\\r\\n' > crlf.txt && git add crlf.txt && git commit -qm CRLF")
+    repository.commit(".gitattributes", "*.txt text\n")
+    _, harvest = hands.work(repository, "chmod 000 crlf.txt")
+    assert (harvest.changes, harvest.warnings) == (None, ())

@@ -5,7 +5,7 @@ It is a part of the program that `sandboxed_git_client` sends into the sandbox.
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,7 @@ class Staging:
         entries = self.entries(wanted) if wanted else {}
         if not entries:
             return names
+        self._open_files(entries)
         as_given = set()
         for name, entry in entries.items():
             path = self._tree / os.fsdecode(name)
@@ -207,12 +208,7 @@ class Staging:
         if found.missing:
             command = ("update-index", "--force-remove", "-z", "--stdin")
             git(*command, env=self.env, cwd=self._tree, stdin=nul_terminated(found.missing))
-        regular = [name for name in found.present if found.sizes[name]]
-        self._access.open_files(
-            path
-            for path in (self._tree / os.fsdecode(name) for name in regular)
-            if not os.access(path, os.R_OK)
-        )
+        self._open_files(name for name in found.present if found.sizes[name])
         done = 0
         for group in batches(found.present, found.sizes, limits.batch_bytes):
             self._add(group)
@@ -222,6 +218,11 @@ class Staging:
             yield 0, ()
         else:
             self._check_staged(found.present)
+
+    def _open_files(self, names: Iterable[bytes]) -> None:
+        """Make the files readable that their owner closed."""
+        paths = (self._tree / os.fsdecode(name) for name in names)
+        self._access.open_files(path for path in paths if not os.access(path, os.R_OK))
 
     def _add(self, names: list[bytes]) -> None:
         """Add names to the index. Git fails for all of them if it cannot read one: halve them until it is alone."""
