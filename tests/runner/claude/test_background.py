@@ -141,7 +141,7 @@ def test_the_turn_that_background_work_wakes_can_call_tools_of_the_client(
     tools = (ClientTool("look", "Look.", {"type": "object", "properties": {}}),)
     stage = _stage(real_cli, world_dir, scripted_model, "[[scenario:with-tool]] go", tools=tools)
 
-    async def answer(calls: tuple[ClientToolCall, ...]) -> dict[str, str]:
+    async def answer(calls: tuple[ClientToolCall, ...], _is_in_session: object) -> dict[str, str]:
         return {call.id: "a quetzal" for call in calls}
 
     stage.spec = replace(stage.spec, call_client_tools=answer)  # type: ignore[arg-type]  # a sequence, as it comes
