@@ -442,6 +442,8 @@ def test_a_careless_git_runs_the_taint(
 def test_sealed_a_taint_runs_nothing_outside(taints: Sequence[str]) -> None:
     ran = play(taints, sealed=True)
     calls = {*SHARED, *SEALED_CALLS, UNKNOWN_PLACE}
+    if "alternate refs" in taints:  # its remote, which git refuses, ends the fetch before it
+        calls.discard("sandboxed_git.restore_work stash")
     assert calls - set(ran) == set(), "calls that were not made"
     assert {call: users for call, users in ran.items() if users} == {}
 

@@ -273,9 +273,6 @@ def _quoted(value: bytes) -> bytes:
 def restore_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Apply a bundle, which the service made, to the commit that is checked out; restore branches, tags and stash."""
     bundle, jobs = request["bundle"], request["jobs"]
-    if request["ref"] is not None:
-        _git("fetch", "--quiet", bundle, request["ref"])
-        _git("reset", "--quiet", "--hard", "FETCH_HEAD")
     for name in request["names"]:
         kind, _, rest = name.removeprefix(jobs).partition("/")
         if name.startswith(jobs) and rest and kind in {"heads", "tags"}:
@@ -286,6 +283,9 @@ def restore_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes
         with contextlib.suppress(GitError):
             _git("fetch", "--quiet", "--no-tags", bundle, name)
             _git("stash", "store", "--message", "restored", "FETCH_HEAD")
+    if request["ref"] is not None:  # last: a reset that fails costs no branch and no stash
+        _git("fetch", "--quiet", bundle, request["ref"])
+        _git("reset", "--quiet", "--hard", "FETCH_HEAD")
     return {}, []
 
 
