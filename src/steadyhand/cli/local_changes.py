@@ -1,4 +1,4 @@
-"""Say which commit of a repository here a job works on, and take its uncommitted changes along if asked to."""
+"""Find the commit of a repository here that a job works on, and pack its uncommitted changes if asked to."""
 
 import base64
 from pathlib import Path

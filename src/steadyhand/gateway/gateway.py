@@ -63,17 +63,17 @@ class GrantedAccess:
 
     @property
     def rate_limited_until(self) -> datetime | None:
-        """Until when the model's rate limit has turned this run away."""
+        """Return the end of the model's rate limit that has turned this run away, or None."""
         return self.run.rate_limited_until
 
     @property
     def credential_rejected_until(self) -> datetime | None:
-        """Until when the run's credential rests, if that has turned this run away."""
+        """Return the end of the rest of a rejected credential that has turned this run away, or None."""
         return self.run.credential_rejected_until
 
     @property
     def exhausted_budget(self) -> str | None:
-        """Which budget has turned this run away."""
+        """Return the budget that has turned this run away, or None."""
         return self.run.exhausted_budget
 
     async def final_usage(self) -> UsageTotal:

@@ -34,7 +34,7 @@ class _Seen:
 
 
 class Recovery:
-    """Gives every job of the store that has not ended to its holder in this process."""
+    """Hands every job of the store that has not ended over to its holder in this process."""
 
     def __init__(self, deps: WorkerDeps, executor: RunExecutor) -> None:
         self._deps = deps

@@ -27,7 +27,7 @@ _MAX_LINE = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class CheckoutNote:
-    """How a checkout was made: the owner of its files on disk, and the warm checkout below it, if any.
+    """The making of a checkout: the owner of its files on disk, and the warm checkout below it, if any.
 
     `warm` is a path below the folder of warm checkouts. `over_nothing` is set if the lower layer is empty, `image` if
     the job's changes are in a disk image, and `shared` if the checkout uses the mirror's objects.

@@ -19,7 +19,7 @@ _MAX_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class RefAccess:
-    """What a job on a ref may use: `workspace` without the parts that are withheld, and how it may publish."""
+    """The rights of a job on a ref: `workspace` without the parts that are withheld, and how it may publish."""
 
     workspace: Workspace
     publish: Publish

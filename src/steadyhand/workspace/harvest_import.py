@@ -58,7 +58,7 @@ class Imported:
 
 @dataclass
 class _Sections:
-    """What a stream of frames brought: the results of each section, and why one was refused."""
+    """The content of a stream of frames: the results of each section, and the reasons of refused ones."""
 
     head: str | None = None
     tree: str | None = None

@@ -44,7 +44,7 @@ class RemoteHosts:
     """The hosts of one workspace."""
 
     def __init__(self, source: RepositorySource, listed: Sequence[str] = ()) -> None:
-        """Take the repository's own host, and those that the operator lists."""
+        """Allow the repository's own host, and those that the operator lists."""
         self._source = source
         self._entries: set[tuple[str, str, int]] = set()
         try:

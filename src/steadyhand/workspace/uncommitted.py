@@ -1,4 +1,4 @@
-"""Take in the uncommitted changes that a caller sends: a pack, checked apart from the mirror before it gets there.
+"""Import the uncommitted changes that a caller sends: a pack, checked apart from the mirror before it gets there.
 
 The commit is in the mirror under a ref of its own, so all that works on a commit works on it. It is not a commit of the
 repository, so the repository's rights do not hold on it; see `without_repository_rights`.

@@ -82,7 +82,7 @@ class ClassicProblem(TypedDict):
 
 
 class Health(TypedDict):
-    """How full the service is."""
+    """The load of the service."""
 
     status: Literal["ok"]
     busy: Annotated[bool, Field(description="True when a new job would not start at once.")]
@@ -200,7 +200,7 @@ class Warn(TypedDict):
 
 
 class JobFault(TypedDict):
-    """Why an ended job is not `completed`."""
+    """The reason why an ended job is not `completed`."""
 
     code: str
     message: str
@@ -208,7 +208,7 @@ class JobFault(TypedDict):
 
 
 class Links(TypedDict):
-    """Where the rest of a job is."""
+    """The addresses of the rest of a job."""
 
     self: str
     events: str

@@ -62,7 +62,7 @@ class Choice(TypedDict):
 
 
 class PromptTokens(TypedDict):
-    """How many of the prompt's tokens were read from the cache, and how many were written to it."""
+    """The numbers of the prompt's tokens that were read from the cache, and written to it."""
 
     cached_tokens: int
     cache_write_tokens: int
@@ -135,14 +135,14 @@ class ChunkFault(TypedDict):
 
 
 class TokenDetails(TypedDict):
-    """Which of the input's tokens were read from the cache, and which were written to it."""
+    """The numbers of the input's tokens that were read from the cache, and written to it."""
 
     cached_tokens: int
     cache_write_tokens: int
 
 
 class ReasoningDetails(TypedDict):
-    """How many tokens were thought; they are not told apart here."""
+    """The number of tokens of the model's thinking; they are not counted apart here."""
 
     reasoning_tokens: int
 
@@ -158,7 +158,7 @@ class ResponseUsage(TypedDict):
 
 
 class ResponseFault(TypedDict):
-    """Why a response failed."""
+    """The reason why a response failed."""
 
     code: Literal["server_error", "rate_limit_exceeded"]
     message: str

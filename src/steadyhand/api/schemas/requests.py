@@ -391,7 +391,7 @@ class ChatMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How a stream is to be. Other fields are ignored."""
+    """Options of a stream. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -446,7 +446,7 @@ def _validate_input(value: Any) -> Any:
 
 
 class TextOptions(BaseModel):
-    """How the text of a response is to be. Other fields are ignored."""
+    """Options of the text of a response. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -455,7 +455,7 @@ class TextOptions(BaseModel):
 
 
 class ReasoningOptions(BaseModel):
-    """How much is thought. Other fields are ignored."""
+    """Options of the model's thinking. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 

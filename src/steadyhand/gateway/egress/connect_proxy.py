@@ -33,7 +33,7 @@ _LINGER_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ProxyTimeouts:
-    """How long the proxy waits, in seconds: for a request's head, for a name or an address, and on an idle way."""
+    """The longest waits of the proxy in seconds: for a request's head, for a name or an address, and on an idle way."""
 
     head: float = 15
     connect: float = 10

@@ -73,7 +73,7 @@ def without_ipv4_mapping(address: Address) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request wants to go: a name or an address, and a port."""
+    """The target of a request: a name or an address, and a port."""
 
     host: str | Address
     port: int

@@ -72,7 +72,7 @@ class RequestBody:
 
 
 class HttpClient:
-    """Where one model's service is, and the connections to it that are open and idle."""
+    """The address of one model's service, and the connections to it that are open and idle."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -27,7 +27,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
-    """How long the gateway itself waits for the service, in seconds: at most for one answer, and for all of a call."""
+    """The longest waits of the gateway itself for the service, in seconds: for one answer, and for all of a call."""
 
     per_attempt: float = 20.0
     per_call: float = 60.0

@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How the agent ended: an exit code, or the signal that ended it.
+    """The end of the agent: an exit code, or the signal that ended it.
 
     `unkillable` is True if a process may still be alive, `out_of_memory` if the kernel killed a process of the run at
     its memory limit, `disk_full` if its disk is full. `forks_refused` counts the processes above its limit.
