@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from steadyhand.admission import Admission
 from steadyhand.agents import BUILT_IN_AGENTS, Agent, Catalog, Workspace
 from steadyhand.control import Caller, Control, ResumeOptions, Submission
 from steadyhand.control.lifecycle import JobLifecycle
@@ -17,7 +18,7 @@ from steadyhand.control.queries import JobQueries
 from steadyhand.control.requests import inherit_from_parent
 from steadyhand.control.submit import JobSubmitter
 from steadyhand.control.tool_results import ToolResultSubmitter
-from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, RetryLater
 from steadyhand.event_log import EventFeed, EventLog
 from steadyhand.events import Event, EventDraft, ToolCallsRequested
 from steadyhand.job import (
@@ -32,7 +33,7 @@ from steadyhand.job import (
     UncommittedChanges,
 )
 from steadyhand.outcome import StopReason
-from steadyhand.ports import ALL_SCOPES, ClientToolCall
+from steadyhand.ports import ALL_SCOPES, NO_LIMITS, ClientToolCall, KeyLimits
 from steadyhand.queue.local import LocalQueue
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
@@ -57,10 +58,10 @@ class World:
 
 
 @asynccontextmanager
-async def world_at(root: Path, *agents: Agent) -> AsyncIterator[World]:
+async def world_at(root: Path, *agents: Agent, limits: KeyLimits = NO_LIMITS) -> AsyncIterator[World]:
     store = await open_store(f"sqlite:///{root / 'd.db'}")
     try:
-        feed, broker = EventFeed(), ToolCallBroker()
+        feed, broker, clock = EventFeed(), ToolCallBroker(), FakeClock()
         queue = LocalQueue(store, capacity=1, max_queued=8)
         checkouts = GitCheckouts(root / "data", agent_files=ClaudeFiles(), redactor=NO_REDACTION)
         control = Control(
@@ -70,17 +71,20 @@ async def world_at(root: Path, *agents: Agent) -> AsyncIterator[World]:
             feed=feed,
             ledger=store,
             catalog=Catalog({**BUILT_IN_AGENTS} | {agent.name: agent for agent in agents}),
-            clock=FakeClock(),
+            clock=clock,
             tool_calls=broker,
+            admission=Admission(get_limits=lambda _: limits, get_backlog=queue.backlog, clock=clock),
         )
         yield World(control, store, queue, checkouts, broker, EventLog(store, feed, NO_REDACTION))
     finally:
         await store.close()
 
 
-def in_world(root: Path, scene: Callable[[World], Any], *agents: Agent) -> None:
+def in_world(
+    root: Path, scene: Callable[[World], Any], *agents: Agent, limits: KeyLimits = NO_LIMITS
+) -> None:
     async def play() -> None:
-        async with asyncio.timeout(60), world_at(root, *agents) as world:
+        async with asyncio.timeout(60), world_at(root, *agents, limits=limits) as world:
             await scene(world)
 
     asyncio.run(play())
@@ -133,6 +137,35 @@ def test_a_submitted_job_is_stored_and_queued_and_a_follower_reads_it_to_its_end
         assert control.position(job) == 1
 
     in_world(tmp_path, scene)
+
+
+def test_a_request_counts_also_if_its_caller_goes_away_while_its_job_is_stored(tmp_path: Path) -> None:
+    limits = KeyLimits(per_minute=1)
+
+    async def scene(world: World) -> None:
+        async with asyncio.TaskGroup() as group:
+            submitting = group.create_task(world.control.submit(CALLER, Submission(JobSpec("Say hello."))))
+            while not world.queue.load().queued:  # noqa: ASYNC110  # each turn of the loop counts
+                await asyncio.sleep(0)
+            submitting.cancel()
+        assert submitting.cancelled()
+        with pytest.raises(RetryLater, match="a minute"):
+            await world.control.submit(CALLER, Submission(JobSpec("Say hello again.")))
+        await world.queue.close()
+        assert world.queue.load().queued == 1
+
+    in_world(tmp_path, scene, limits=limits)
+
+
+def test_a_request_that_the_queue_refuses_does_not_count(tmp_path: Path) -> None:
+    async def scene(world: World) -> None:
+        world.queue.drain()
+        for _ in range(2):
+            with pytest.raises(RetryLater) as refused:
+                await world.control.submit(CALLER, Submission(JobSpec("Say hello.")))
+            assert refused.value.code == "draining"
+
+    in_world(tmp_path, scene, limits=KeyLimits(per_minute=1))
 
 
 def test_each_part_checks_the_scopes_of_the_caller(tmp_path: Path) -> None:

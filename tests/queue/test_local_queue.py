@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from steadyhand.errors import RetryLater
 from steadyhand.job import Job
-from steadyhand.ports import Claim
+from steadyhand.ports import AddResult, Claim
 from steadyhand.queue import LocalQueue
 from steadyhand.store import SqlStore, open_store
 from steadyhand.testing.contracts.queue import QueueContract, QueueHarness
@@ -130,6 +130,27 @@ def test_a_refused_caller_is_told_when_the_next_run_may_end(
                 await queue.enqueue(make_job(), accepted_draft())
             assert refused.value.retry_after == wanted
             assert str(refused.value) == f"Every slot is taken (1 job). Try again in {wanted} s."
+
+    asyncio.run(scenario())
+
+
+def test_a_queue_closes_also_while_its_store_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steadyhand.queue.local.CLOSE_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with a_store(tmp_path) as store:
+            answer: asyncio.Future[AddResult] = asyncio.get_running_loop().create_future()
+            monkeypatch.setattr(store, "add", lambda *_: answer)
+            queue = LocalQueue(store, capacity=1, max_queued=5)
+            job = make_job()
+            async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+                adding = group.create_task(queue.enqueue(job, accepted_draft()))
+                await asyncio.sleep(0)
+                await queue.close()
+            assert adding.cancelled()
+            assert not queue.holds(job.id)
 
     asyncio.run(scenario())
 

@@ -55,8 +55,8 @@ class JobLifecycle:
         except StoreUnavailable:
             cancellations.postpone(job_id)
             return job
-        except BaseException:
-            cancellations.postpone(job_id)  # the caller is gone; its cancel still holds
+        except BaseException:  # also if the caller is gone: its cancel still holds
+            cancellations.postpone(job_id)
             raise
         cancellations.end(job_id)
         return job

@@ -18,7 +18,7 @@ from steadyhand.control.requests import (
     inherit_from_parent,
     is_path_or_url,
 )
-from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from steadyhand.errors import Conflict, Forbidden, InvalidRequest, NotFound, SteadyhandError
 from steadyhand.event_log import log_state_change
 from steadyhand.events import EventDraft, StateChanged, WarningEvent
 from steadyhand.job import (
@@ -122,7 +122,7 @@ class JobSubmitter:
         charge = await self._deps.admission.charge(caller.key_id)
         try:
             added = await self._deps.queue.enqueue(job, drafts, idempotency)
-        except BaseException:
+        except SteadyhandError:  # not if the caller is gone: its job may be stored all the same
             charge.undo()
             raise
         if added.replayed:

@@ -171,6 +171,10 @@ class Queue(Protocol):
         """Accept and claim no more jobs."""
         ...
 
+    async def close(self) -> None:
+        """Drain, and wait for a bounded time until each new job is stored or refused, also if its caller is gone."""
+        ...
+
     def stop_all(self, reason: StopReason) -> None:
         """Request every claimed run to stop."""
         ...

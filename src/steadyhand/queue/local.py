@@ -26,6 +26,9 @@ from steadyhand.retry import continues_parent
 RETRY_AFTER_RANGE = (1, 600)
 """The minimum and the maximum of `Retry-After`, in seconds."""
 
+CLOSE_SECONDS = 30.0
+"""The time for the store to answer to the last new jobs when the service stops."""
+
 _DEFAULT_RUN_SECONDS = 30.0
 _DURATION_SAMPLES = 32
 
@@ -98,7 +101,7 @@ class LocalQueue:
         self._resuming: list[_ActiveClaim] = []
         """Suspended claims that are to run again, in the order of their requests."""
         self._adding_by_key: defaultdict[str, int] = defaultdict(int)
-        self._adding: set[str] = set()
+        self._adding: dict[str, asyncio.Future[AddResult]] = {}
         self._durations: deque[float] = deque(maxlen=_DURATION_SAMPLES)
         self._changed = asyncio.Event()
 
@@ -115,20 +118,21 @@ class LocalQueue:
             if replayed is None:
                 raise refusal
             return AddResult(replayed, replayed=True)
-        add_task = asyncio.ensure_future(self._store.add(job, drafts, idempotency))
+        # The store's own future: `close` waits for it.
+        addition = asyncio.ensure_future(self._store.add(job, drafts, idempotency))
         self._adding_by_key[job.api_key_id] += 1  # reserves the place until the store has answered
-        self._adding.add(job.id)
-        # A callback of the task, since the caller may be cancelled by then: a stored job must be queued.
-        add_task.add_done_callback(partial(self._on_added, job.api_key_id, job.id))
-        return await asyncio.shield(add_task)
+        self._adding[job.id] = addition
+        # A callback, since the caller may be cancelled by then: a stored job must be queued.
+        addition.add_done_callback(partial(self._on_added, job.api_key_id, job.id))
+        return await asyncio.shield(addition)
 
-    def _on_added(self, key_id: str, job_id: str, add_task: asyncio.Future[AddResult]) -> None:
-        self._adding.discard(job_id)
+    def _on_added(self, key_id: str, job_id: str, addition: asyncio.Future[AddResult]) -> None:
+        self._adding.pop(job_id, None)
         self._adding_by_key[key_id] -= 1
         if not self._adding_by_key[key_id]:
             del self._adding_by_key[key_id]
-        if not (add_task.cancelled() or add_task.exception() or add_task.result().replayed):
-            self._enqueue(add_task.result().job)
+        if not (addition.cancelled() or addition.exception() or addition.result().replayed):
+            self._enqueue(addition.result().job)
 
     def _refusal(self) -> RetryLater | None:
         if self._draining:
@@ -356,6 +360,16 @@ class LocalQueue:
     def drain(self) -> None:
         """Accept and claim no more jobs; waiting jobs stay queued in the store."""
         self._draining = True
+
+    async def close(self) -> None:
+        """Drain, and wait until the store has answered to each new job; cancel what it does not answer in time."""
+        self.drain()
+        if self._adding:
+            _, unanswered = await asyncio.wait(self._adding.values(), timeout=CLOSE_SECONDS)
+            for addition in unanswered:
+                addition.cancel()
+            if unanswered:
+                await asyncio.wait(unanswered)
 
     def stop_all(self, reason: StopReason) -> None:
         """Request every claimed run to stop."""

@@ -136,6 +136,7 @@ async def _serve_until_stopped(
         service.feed.close()
         server.should_exit = True
         await http
+        await service.queue.close()
         work.cancel()
     structlog.get_logger("steadyhand").info("stopped")
 

@@ -35,7 +35,7 @@ class DataDirectoryLock:
                 f"The data directory {self._path.parent} is in use by {who}. "
                 "Stop it first, or use another data directory for this service."
             ) from error
-        except BaseException:
+        except BaseException:  # nobody else has the descriptor, and an open one would keep the lock
             os.close(descriptor)
             raise
         os.ftruncate(descriptor, 0)

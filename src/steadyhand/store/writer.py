@@ -317,7 +317,7 @@ class BatchWriter:
                 written = work(connection)
                 connection.exec_driver_sql(f"PRAGMA user_version = {self._marker}")
                 results = written
-        except Exception as error:
+        except Exception as error:  # raised again; only here is it known that all but the commit went well
             if results is not None and outage_reason(error) is not None:
                 self._doubt = _Doubt(self._marker, results)
             raise
@@ -332,7 +332,7 @@ class BatchWriter:
                     for result in _run_grouped(connection, group_function, list(operations))
                 ]
             )
-        except Exception as error:
+        except Exception as error:  # of any operation of the batch; one must not fail the others
             if outage_reason(error) is not None:
                 raise
             return self._commit_separately(batch)  # it raises the error again, for its operation alone
@@ -342,10 +342,9 @@ class BatchWriter:
             return self._transact(
                 lambda connection: [_run_in_savepoint(connection, operation) for operation in batch]
             )
-        except Exception as error:
+        except Exception as error:  # the boundary of the thread: every caller gets it
             if outage_reason(error) is not None:
                 raise
-            # The boundary of the thread: every caller gets it.
             return [_OperationResult(operation, error=_as_store_error(error)) for operation in batch]
 
 

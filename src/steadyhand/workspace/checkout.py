@@ -148,8 +148,8 @@ class GitCheckouts:
             if checkout_note is None:
                 return await self._prepare_new(job, workspace, files, slot)
             return await self._prepare_retained(job, workspace, files, slot, checkout_note)
-        except BaseException as error:
-            # The caller has no checkout to release yet; a cancelled prepare leaves only a checkout that was kept.
+        except BaseException as error:  # also when cancelled: the caller has no checkout to release yet
+            # A checkout that was kept stays.
             if checkout_note is None:
                 with contextlib.suppress(WorkspaceError):
                     await self._remove_checkout(files)

@@ -113,20 +113,25 @@ class SubmoduleMirror:
 
     async def _within_size(self, fetch: Coroutine[Any, Any, None]) -> None:
         """Run a fetch, stop it once the mirror is too large, and remove what came."""
-        task = asyncio.ensure_future(fetch)
         too_large = False
+        failure: Exception | None = None
         try:
-            while not too_large and not (await asyncio.wait({task}, timeout=_WATCH_SECONDS))[0]:
-                too_large = await self._is_too_large()
-        finally:
-            task.cancel()
-            await asyncio.wait({task})  # git is stopped within its own bounds
+            async with (
+                asyncio.TaskGroup() as group
+            ):  # its end waits for git, which is stopped within its own bounds
+                task = group.create_task(fetch)
+                while not too_large and not (await asyncio.wait({task}, timeout=_WATCH_SECONDS))[0]:
+                    too_large = await self._is_too_large()
+                task.cancel()
+        except ExceptionGroup as errors:
+            failure = errors.exceptions[0]  # raised below, as it is
         if too_large or await self._is_too_large():
             await asyncio.to_thread(remove_tree, self.folder)
             raise WorkspaceError(
                 f"the repository {self.remote.url} is larger than {MAX_BYTES // MIB} MiB", retryable=False
-            )
-        task.result()
+            ) from failure
+        if failure is not None:
+            raise failure
 
     async def _is_too_large(self) -> bool:
         try:

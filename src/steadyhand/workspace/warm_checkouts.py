@@ -112,7 +112,7 @@ class WarmCheckouts:
         try:
             if warm.folder not in self._ready:
                 await self._ensure_built(warm, mirror, commit, workspace, plan)
-        except BaseException:
+        except BaseException:  # also when cancelled: the caller has no use to release
             self._drop_use(warm)
             raise
         return warm

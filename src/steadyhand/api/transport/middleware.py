@@ -158,7 +158,7 @@ class RequestMiddleware:
             if status is not None:
                 raise
             await caller_error_response(scope, error)(scope, receive, send_with_id)
-        except Exception:
+        except Exception:  # the boundary of a request: logged, and never a half answer that looks whole
             self._log.exception("request failed", request_id=request_id, method=scope["method"])
             if status is not None:
                 raise  # the server cuts the connection, so that a half answer does not look whole

@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
@@ -127,7 +128,7 @@ class HttpClient:
             connection.begin()
             await self._write_request(connection, request, body)
             await connection.wait_headers()
-        except BaseException:
+        except BaseException:  # also when cancelled: half a request is on it, so no other may follow
             connection.abort()
             raise
         return UpstreamResponse(connection)
@@ -161,24 +162,27 @@ class HttpClient:
     async def _stream_body(connection: "UpstreamConnection", body: RequestBody, *, chunked: bool) -> None:
         """Send a body as it comes, for as long as the service has not answered."""
 
-        async def send() -> None:
-            async for chunk in body:
-                connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
-                await connection.wait_writable()
+        async def send() -> Exception | None:
+            try:
+                async for chunk in body:
+                    connection.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                    await connection.wait_writable()
+            except Exception as error:  # noqa: BLE001  # raised below, as it is: the group would wrap it
+                return error
             if chunked:
                 connection.write(b"0\r\n\r\n")
+            return None
 
-        sending = asyncio.ensure_future(send())
-        try:
-            await asyncio.wait({sending, connection.headers_received}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-            else:
+        async with asyncio.TaskGroup() as group:
+            sending = group.create_task(send())
+            waiting: set[asyncio.Future[Any]] = {sending, connection.headers_received}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            answered_early = not sending.done()
+            if answered_early:
                 connection.mark_unusable()  # what it has of this request is not all
-        finally:
-            sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await sending
+                sending.cancel()
+        if not answered_early and (error := sending.result()) is not None:
+            raise error
 
 
 class UpstreamResponse:

@@ -70,8 +70,9 @@ class LedgerWriter:
         if delayed is not None:
             delayed[0].cancel()
         previous, _ = self._last_write.get(call.id, (None, None))
-        # Not in a task group: that would wrap what is raised in the block.
-        task = asyncio.ensure_future(self._write(call, previous))
+        # Not in a task group: that would wrap what is raised in the block. `open` waits for the tasks at its end.
+        # What the store holds longer ends with the store, which tries once more when it is closed.
+        task = asyncio.create_task(self._write(call, previous), name=f"ledger {call.id}")
         self._last_write[call.id] = task, call
         if len(self._last_write) >= self._max_held:
             self._has_room.clear()

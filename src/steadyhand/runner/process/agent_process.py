@@ -309,7 +309,7 @@ class AgentProcess:
             fork_server_pid = await fork_server.fork_supervisor(
                 (*pipes.agent_ends, supervisor_end.fileno(), *setup_descriptors)
             )
-        except BaseException:
+        except BaseException:  # also when cancelled: nobody else has these ends yet, and none may stay open
             service_end.close()
             pipes.close()
             raise

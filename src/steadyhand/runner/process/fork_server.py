@@ -75,7 +75,7 @@ class _ForkServer:
                 ],
                 setsid=True,
             )
-        except BaseException:
+        except BaseException:  # nobody else has this end yet, and no descriptor may stay open
             service_end.close()
             raise
         finally:

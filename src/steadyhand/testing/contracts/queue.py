@@ -268,10 +268,10 @@ class QueueStopContract(QueueFactory):
         async with self.open() as bench:
             job = make_job()
             assert not bench.queue.holds(job.id)
-            adding = asyncio.ensure_future(bench.queue.enqueue(job, accepted_draft()))
-            await asyncio.sleep(0)
-            assert bench.queue.holds(job.id)
-            await adding
+            async with asyncio.TaskGroup() as group:
+                group.create_task(bench.queue.enqueue(job, accepted_draft()))
+                await asyncio.sleep(0)
+                assert bench.queue.holds(job.id)
             assert bench.queue.holds(job.id)
             claim = await bench.claim()
             assert bench.queue.holds(job.id)
@@ -340,6 +340,19 @@ class QueueStopContract(QueueFactory):
             stored = await bench.store.list_in_states(frozenset({State.QUEUED}))
             assert [bench.queue.position(job.id) for job in stored] == list(range(1, len(stored) + 1))
             assert bench.queue.load().queued == len(stored)
+
+    @async_test
+    async def test_a_closed_queue_has_stored_each_new_job_also_if_its_caller_went_away(self) -> None:
+        async with self.open() as bench:
+            job = make_job()
+            async with asyncio.TaskGroup() as group:
+                adding = group.create_task(bench.queue.enqueue(job, accepted_draft()))
+                await asyncio.sleep(0)
+                adding.cancel()
+            assert bench.queue.position(job.id) is None
+            await bench.queue.close()
+            assert bench.queue.position(job.id) == 1
+            assert (await bench.refusal()).code == "draining"
 
     @async_test
     async def test_while_draining_nothing_is_admitted_or_claimed_and_nothing_is_lost(self) -> None:
