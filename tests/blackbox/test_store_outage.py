@@ -149,8 +149,6 @@ def test_a_lock_of_another_program_delays_what_was_reached_and_loses_nothing(
 @pytest.fixture
 def small_disk(make_service: MakeService) -> Iterator[Service]:
     """A service whose data directory is a small file system of its own."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
     service = make_service(env=SLOTS)
     service.data_dir.mkdir()
     options = ["-o", f"size={DISK_BYTES},mode=711"]
@@ -197,6 +195,7 @@ def test_a_kill_9_during_an_outage_interrupts_what_ran_and_loses_nothing_else(
     assert agents_alive(service) == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="file systems are mounted by root")
 def test_a_full_disk_delays_what_was_reached_and_loses_nothing_and_doctor_names_it(
     small_disk: Service, common_dir: Path
 ) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 from typing import Any
 
 import pytest
-from tests.runner.freezing import freezer
+from tests.runner.freezing import WAYS, freezer
 from tests.sandboxed.host_inspection import (
     host_mounts,
     leftover_job_files,
@@ -37,7 +37,7 @@ def has_spawned(service: Service, job_id: str) -> bool:
     return any(each.get("text") == "spawned" for each in said)
 
 
-@pytest.mark.parametrize("way", ["signal", "group of version 1", "group of version 2"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("ending", "outcome"), [("cancel", "cancelled"), ("deadline", "timeout")])
 def test_a_job_ends_as_asked_though_its_supervisor_is_frozen(
     service: Service, ending: str, outcome: str, way: str

@@ -30,11 +30,11 @@ ADMIN_KEY = "sh-test-key-with-every-scope"
 CLASSIC_KEY = "sh-test-key-of-a-classic-caller"
 CREDENTIAL_VARIABLES = frozenset({"ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_API_KEY_FILE"})
 UNUSED_MODEL_URL = "http://127.0.0.1:9"
-"""Where nothing listens: the stand-in needs no model."""
+"""An address where nothing listens: the stand-in needs no model."""
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
 UIDS_PER_SERVICE = 20
-"""How many user ids one service may give to its agents."""
+"""The number of user ids that one service may use for its agents."""
 _URL_PATTERN = re.compile(r"http://127\.0\.0\.1:\d+")
 _ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
 PLAIN_HTTP = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,1 +1,1 @@
-"""What every adapter of a port must do, as classes of tests: subclass one, say how to open yours, and run pytest."""
+"""Tests of every adapter of a port, as classes: subclass one, open your adapter in `open`, and run pytest."""

@@ -1,4 +1,4 @@
-"""What every way to make checkouts must do, with real git and, as root, with agents of a uid of their own."""
+"""Tests of every way to make checkouts, with real git and, as root, with agents of a uid of their own."""
 
 import atexit
 import functools
@@ -32,7 +32,7 @@ DEFINITION = "---\nname: helper\ndescription: Helps.\ntools: Read\nhooks:\n  Sto
 
 
 def run_shell(script: str, cwd: Path, *, user: int | None = None, home: Path | None = None) -> str:
-    """Run a shell script, as `user` (uid and gid) when given, and give what it printed."""
+    """Run a shell script, as `user` (uid and gid) unless that is None, and return its output."""
     env = {**_ENVIRONMENT, **({} if home is None else {"HOME": str(home), **_config_of(home)})}
     identity = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     result = subprocess.run(  # type: ignore[call-overload]  # a test's own script
@@ -62,7 +62,7 @@ class Repository:
         return run_shell(script, self.folder)
 
     def commit(self, name: str, text: str) -> str:
-        """Commit a file on the branch that is checked out and give the commit's id."""
+        """Commit a file on the branch that is checked out and return the commit's id."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -116,7 +116,7 @@ def list_tree(folder: Path) -> dict[str, str]:
 
 
 class CheckoutsContract:
-    """Subclass it and give `opened()`; fetches must not be debounced there."""
+    """Subclass it and define `open`; fetches must not be debounced there."""
 
     root: Path
     """A directory that every user can enter."""
@@ -126,7 +126,7 @@ class CheckoutsContract:
         raise NotImplementedError
 
     async def run_as_agent(self, place: Checkout, script: str) -> str:
-        """Do in a place what an agent would do there, and give what it printed; here without a sandbox."""
+        """Run a script in a checkout as an agent would, here without a sandbox, and return its output."""
         return run_as_agent(place, script)
 
     async def tree(self, place: Checkout) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What holds at every level of isolation, with checkouts, sandbox and process together, as one run has them.
+"""Tests of every level of isolation, with checkouts, sandbox and process together, as one run has them.
 
 Each test goes the whole way: a checkout is made, a command is wrapped and started in it, it ends or is ended, what it
 left is looked at, and the checkout goes. The repository is real, the processes are real, nothing stands in for them.
@@ -24,7 +24,7 @@ from steadyhand.testing.contracts.samples import async_test, make_job
 from steadyhand.testing.processes import new_process_mark, pids_with_mark, wait_until_gone
 
 EXIT_TIMEOUT_SECONDS = 1.0
-"""How long after its end something of a run may still be dying."""
+"""The time that the processes of a run may take to die after its end."""
 _AGENT = Agent("a")
 _IGNORE_SIGNALS = "import os, signal, sys, time\nfor n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n"
 _STAY_ALIVE = "os.write(1, b'ready\\n'); time.sleep(25); os._exit(0)"
@@ -33,15 +33,15 @@ LEFT_BEHIND = {
     "setsid": f"if os.fork() == 0: os.setsid(); {_STAY_ALIVE}\n",
     "daemon": f"if os.fork() == 0:\n os.setsid()\n if os.fork() == 0: {_STAY_ALIVE}\n os._exit(0)\n",
 }
-"""Python that leaves a process of each kind behind, deaf to all that asks it to end; it says so when it lives."""
+"""Python that leaves a process of each kind behind, deaf to all that asks it to end; it prints `ready` once alive."""
 
 
 class IsolationContract:
-    """Subclass it and give `opened()`; `world` is a directory that every user can enter."""
+    """Subclass it and define `open`; `root` is a directory that every user can enter."""
 
     root: Path
     left_behind_kinds: frozenset[str] = frozenset({"config", "kept", "prepared"})
-    """What is in a job's folder once its checkout is released."""
+    """The names in a job's folder once its checkout is released."""
 
     def open(self) -> "contextlib.AbstractAsyncContextManager[tuple[Checkouts, Sandbox]]":
         """Open checkouts and the sandbox of one level, on one data directory below `world`."""
@@ -66,7 +66,7 @@ class IsolationContract:
         return sandbox.wrap(Command(argv, base | env, view.directory, place.uid), place, _AGENT)
 
     async def run_to_end(self, command: Command, stdin: bytes = b"") -> tuple[ExitStatus, bytes]:
-        """Run a command to its end and give how it ended and all it printed."""
+        """Run a command to its end; return its exit status and all that it printed."""
         async with AgentProcess.start(LaunchSpec(command)) as process:
             await process.write(stdin)
             process.end_input()
@@ -74,7 +74,7 @@ class IsolationContract:
             return await process.wait(), output
 
     async def run_script(self, sandbox: Sandbox, place: Checkout, script: str) -> str:
-        """Run a shell script, which must end well, and give what it printed."""
+        """Run a shell script, which must succeed, and return its output."""
         end, output = await self.run_to_end(self.command(sandbox, place, ["/bin/sh", "-ec", script]))
         assert end.code == 0, (end, output)
         return output.decode()

@@ -1,4 +1,4 @@
-"""What every ledger must do."""
+"""Tests of every ledger."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager

@@ -1,4 +1,4 @@
-"""What every queue must do, over a store that passes its own contract."""
+"""Tests of every queue, over a store that passes its own tests."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ KEY = IdempotencyKey("again", "f" * 64)
 
 
 class QueueOrderContract(QueueFactory):
-    """Who is next, and in which slot."""
+    """The order of jobs, and their slots."""
 
     @async_test
     async def test_a_job_that_was_admitted_is_stored_and_claimed_as_stored(self) -> None:
@@ -397,7 +397,7 @@ class QueueStopContract(QueueFactory):
 
 
 class QueueFairnessContract(QueueFactory):
-    """What each key has of it."""
+    """The share of each key."""
 
     @async_test
     async def test_a_key_at_its_limit_waits_and_holds_up_nobody_else(self) -> None:

@@ -1,4 +1,4 @@
-"""What every queue must do with claims that wait for clients, and with jobs that need a directory for themselves."""
+"""Tests of every queue: claims that wait for clients, and jobs that need a directory for themselves."""
 
 import asyncio
 

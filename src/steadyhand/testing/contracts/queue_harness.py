@@ -1,4 +1,4 @@
-"""What the suites of the queue share: a queue with the store under it."""
+"""The harness of the queue's tests: a queue with the store under it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class QueueHarness:
         return (await self.enqueue(idempotency, **fields)).job
 
     async def enqueue(self, idempotency: IdempotencyKey | None = None, **fields: object) -> AddResult:
-        """Admit a job with these fields and give the whole answer."""
+        """Admit a job with these fields and return the whole answer."""
         return await self.queue.enqueue(make_job(**fields), accepted_draft(), idempotency)
 
     async def refusal(self, idempotency: IdempotencyKey | None = None) -> RetryLater:
@@ -54,7 +54,7 @@ class QueueHarness:
 
 
 class QueueFactory:
-    """How a suite gets its queue; a subclass for an adapter says it."""
+    """Opens the queue under test; the tests of each adapter subclass it."""
 
     def open(
         self,

@@ -1,6 +1,6 @@
-"""What every runner must do, with the stand-in agent. What only a stream can do is in `StreamContract`.
+"""Tests of every runner, with the stand-in agent; those of runners with a stream are in `StreamContract`.
 
-A subclass gives the runner; the fixtures `standin` (the program) and `world_dir` (a directory that any user can enter)
+A subclass makes the runner; the fixtures `standin` (the program) and `world_dir` (a directory that any user can enter)
 come from pytest. The processes of a run are found by a mark in their environment.
 """
 
@@ -43,10 +43,10 @@ from steadyhand.testing.processes import new_process_mark, pids_with_mark, wait_
 
 AGENT_UID = 64400 if os.geteuid() == 0 else None
 CANCEL_SECONDS = 2.0
-"""How long a running job may take to be cancelled, with nothing left alive."""
+"""The longest time to cancel a running job, with nothing left alive."""
 TIMEOUT_SECONDS = 60.0
 FLOOD_BYTES = "128M"
-"""How much a run prints to see that memory stays within `GROWTH`."""
+"""The output of a run in which memory must stay within `MAX_MEMORY_GROWTH`."""
 MAX_MEMORY_GROWTH = 50 * 1024 * 1024
 IGNORE_SIGNALS = (
     "[[standin: deaf spawn=child:deaf spawn=setsid:deaf spawn=daemon:deaf lifetime=30 {signal} sleep=60]]"
@@ -55,7 +55,7 @@ IGNORE_SIGNALS = (
 
 @dataclass(slots=True)
 class RecordedRun:
-    """What a run came to and what was heard of it; `steps` are the names of its events in order."""
+    """The report of a run, its events and its processes."""
 
     report: RunReport
     events: list[EventBody | TextDelta]
@@ -165,7 +165,7 @@ def resident_bytes() -> int:
 
 
 class _RunnerFactory:
-    """How a suite gets its runner; a subclass for an adapter says it."""
+    """Makes the runner under test; the tests of each adapter subclass it."""
 
     def runner(self, cli: Path) -> Runner:
         """Return a runner of this program."""
@@ -185,7 +185,7 @@ class _RunnerFactory:
 
 
 class RunnerOutcomeContract(_RunnerFactory):
-    """How a run ends, and how it is judged."""
+    """The end of a run, and its outcome."""
 
     def test_a_good_run_has_its_answer_its_usage_and_its_cost(self, standin: Path, world_dir: Path) -> None:
         prompt = "[[standin: text=done cost=0.0412 input=7 output=9 cache_read=3 cache_creation=2 turns=4]]"
@@ -366,7 +366,7 @@ class RunnerStopContract(_RunnerFactory):
 
 
 class RunnerInputContract(_RunnerFactory):
-    """What goes in and what comes out: prompts, the place, floods."""
+    """Input and output: prompts, the checkout, floods."""
 
     def test_prompts_that_look_like_options_arrive_as_text(self, standin: Path, world_dir: Path) -> None:
         for prompt in (
@@ -459,7 +459,7 @@ class RunnerContract(RunnerOutcomeContract, RunnerStopContract, RunnerInputContr
 
 
 class StreamContract(_RunnerFactory):
-    """What only a stream can do."""
+    """Runs with a stream."""
 
     def test_silence_beyond_the_idle_limit_is_a_stall(self, standin: Path, world_dir: Path) -> None:
         ran = self.run_prompt(standin, world_dir, "[[standin: sleep=60]]", idle_timeout_seconds=0.5)

@@ -12,7 +12,7 @@ from steadyhand.job import Job, JobSpec, State
 from steadyhand.ports import ModelCall
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-"""When everything in these tests happens."""
+"""The time at which everything in these tests happens."""
 
 SPEC_FIELDS = {field.name for field in fields(JobSpec)}
 """The names of the fields of a job's spec."""
@@ -40,7 +40,7 @@ def async_test(
 
 
 async def expect_error(kind: type[_Error], attempt: Awaitable[object]) -> _Error:
-    """Await an attempt and give the error of that kind that it raised."""
+    """Await an attempt and return the error of that kind that it raised."""
     try:
         await attempt
     except kind as error:

@@ -1,4 +1,4 @@
-"""What every store must do."""
+"""Tests of every store."""
 
 from steadyhand.testing.contracts.store.deletion import StoreRetentionContract
 from steadyhand.testing.contracts.store.persistence import StoreEventsContract, StoreJobsContract

@@ -1,4 +1,4 @@
-"""What a store has to forget, the keys that it keeps beside its jobs, and its end."""
+"""Tests of every store: deletion and retention, the keys beside the jobs, and its end."""
 
 import asyncio
 from dataclasses import replace

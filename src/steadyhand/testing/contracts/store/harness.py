@@ -1,4 +1,4 @@
-"""How a suite gets its store, and what its tests share."""
+"""The harness of the store's tests, and what they share."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -19,7 +19,7 @@ def complete_job(at: datetime) -> Callable[[Job], Job]:
 
 
 class StoreFactory:
-    """How a suite gets its store; a subclass for an adapter says it."""
+    """Opens the store under test; the tests of each adapter subclass it."""
 
     def open(self, clock: Callable[[], datetime] = FakeClock()) -> AbstractAsyncContextManager[Store]:  # noqa: B008  # never moved
         """Open an empty store for one test, closed at its end."""

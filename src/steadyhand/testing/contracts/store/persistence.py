@@ -1,4 +1,4 @@
-"""What a store has to keep: jobs with their runs, and their events."""
+"""Tests of what every store keeps: jobs with their runs, and their events."""
 
 import asyncio
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a store has to answer: the same job to a repeated request, and lists."""
+"""Tests of the answers of every store: the same job to a repeated request, and lists."""
 
 import asyncio
 from collections.abc import Sequence
