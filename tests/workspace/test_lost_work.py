@@ -32,12 +32,12 @@ class Hands:
         else:
             self.checkouts = self._sealed.checkouts
 
-    def resume(self, repository: Repository, script: str) -> str:
+    def resume(self, repository: Repository, script: str, setup: tuple[str, ...] = ()) -> str:
         """Give what an agent printed in a new checkout with the work of the run before."""
 
         async def go() -> str:
             job = make_job(id=JOB, publish="branch", begin="resume")
-            place = await self.checkouts.prepare(job, repository.workspace(), 0)
+            place = await self.checkouts.prepare(job, repository.workspace(setup=setup), 0)
             assert place.warnings == ()
             return (
                 run_as_agent(place, script)
@@ -208,6 +208,23 @@ def test_a_later_turn_finds_the_branches_the_tags_and_the_stash_of_the_run_befor
     )
     assert told.startswith("a\na\n2\n")
     assert "+second" in told
+
+
+@pytest.mark.parametrize("hands", [SEALED], indirect=True)  # setup commands need a sandbox
+def test_a_later_turn_finds_it_in_a_repository_whose_configuration_rewrites_addresses(
+    hands: Hands, repository: Repository
+) -> None:
+    script = (
+        "git checkout -q -b attempt && echo a > a.txt && git add -A && git commit -qm a && git checkout -q -"
+    )
+    place, _ = hands.work(repository, f"{script}\necho s >> readme.txt && git stash -q; echo b > b.txt")
+    run_async(hands.checkouts.release(place))
+    rewrite = "git config url.https://mirror.example/.insteadOf /"
+    told = hands.resume(
+        repository, "cat b.txt && git show attempt:a.txt && git stash show -p", setup=(rewrite,)
+    )
+    assert told.startswith("b\na\n")
+    assert "+s\n" in told
 
 
 # --- repositories in the checkout --------------------------------------------------------------

@@ -5,7 +5,6 @@ The file is `place.json` in the job's folder, outside of the sandbox. It exists 
 
 import asyncio
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,6 @@ from steadyhand.workspace.sandboxed_git_client import BASE_DIR, run_sandboxed_gi
 RESTORE_SECONDS = 60.0
 _BUNDLE_FILE = "commits.bundle"
 _NOTE_FILE = "place.json"
-_MAX_LINE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +81,14 @@ async def restore_work(sandbox_exec: SandboxExec | None, checkout: Checkout, bun
         make_dir(folder, 0o755)
         await asyncio.to_thread(shutil.copyfile, bundle, folder / _BUNDLE_FILE)
         (folder / _BUNDLE_FILE).chmod(0o644)
-        names = await asyncio.to_thread(read_bundle_refs, bundle)
         place = BASE_DIR
         if sandbox_exec is None:
             place = folder
         else:
             checkout = replace(checkout, binds=(*checkout.binds, BindMount(folder, BASE_DIR)))
-        own = f"refs/heads/steadyhand/{job_id}"
         request = {
-            "verb": "restore", "bundle": str(place / _BUNDLE_FILE), "ref": own if own in names else None,
-            "jobs": f"refs/steadyhand/jobs/{job_id}/", "names": names,
+            "verb": "restore", "bundle": str(place / _BUNDLE_FILE), "ref": f"refs/heads/steadyhand/{job_id}",
+            "jobs": f"refs/steadyhand/jobs/{job_id}/",
         }  # fmt: skip
         await run_sandboxed_git(
             sandbox_exec or LocalExec(),
@@ -105,14 +101,3 @@ async def restore_work(sandbox_exec: SandboxExec | None, checkout: Checkout, bun
         )
     finally:
         await asyncio.to_thread(remove_tree, folder)
-
-
-def read_bundle_refs(bundle: Path) -> list[str]:
-    """Return the names of the refs in a bundle of the service."""
-    names = []
-    with bundle.open("rb") as file:
-        while line := file.readline(_MAX_LINE).rstrip(b"\n"):
-            value, _, name = line.partition(b" ")
-            if not value.startswith((b"#", b"-", b"@")):
-                names.append(os.fsdecode(name))
-    return names

@@ -271,22 +271,34 @@ def _quoted(value: bytes) -> bytes:
 
 
 def restore_work(request: Mapping[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Apply a bundle, which the service made, to the commit that is checked out; restore branches, tags and stash."""
-    bundle, jobs = request["bundle"], request["jobs"]
-    for name in request["names"]:
-        kind, _, rest = name.removeprefix(jobs).partition("/")
-        if name.startswith(jobs) and rest and kind in {"heads", "tags"}:
-            with contextlib.suppress(GitError):  # the repository has such a branch by now
-                _git("fetch", "--quiet", "--no-tags", bundle, f"{name}:refs/{kind}/{rest}")
-    stashes = [name for name in request["names"] if name.startswith(f"{jobs}stash/")]
-    for name in sorted(stashes, key=lambda name: int(name.rpartition("/")[2]), reverse=True):
-        with contextlib.suppress(GitError):
-            _git("fetch", "--quiet", "--no-tags", bundle, name)
-            _git("stash", "store", "--message", "restored", "FETCH_HEAD")
-    if request["ref"] is not None:  # last: a reset that fails costs no branch and no stash
-        _git("fetch", "--quiet", bundle, request["ref"])
-        _git("reset", "--quiet", "--hard", "FETCH_HEAD")
+    """Apply a bundle, which the service made, to the commit that is checked out; restore branches, tags and stash.
+
+    The bundle is opened as a file. A fetch would take its path for an address, which the repository's configuration
+    may rewrite.
+    """
+    ids = _unbundle(request["bundle"])
+    jobs = os.fsencode(request["jobs"])
+    restored = {name.removeprefix(jobs): value for name, value in ids.items() if name.startswith(jobs)}
+    refs = {
+        b"refs/" + name: value for name, value in restored.items() if name.startswith((b"heads/", b"tags/"))
+    }
+    current = read_packed_refs(_git("for-each-ref", "--format=%(objectname) %(refname)"))
+    changes = plan_ref_updates(current, {}, refs).changes  # without those that the repository has by now
+    if changes:
+        _git("update-ref", "--stdin", "-z", stdin=changes)
+    stashes = [name for name in restored if name.startswith(b"stash/")]
+    for name in sorted(stashes, key=lambda name: int(name.rpartition(b"/")[2]), reverse=True):
+        _git("stash", "store", "--message", "restored", _decode_line(restored[name]))
+    commit = ids.get(os.fsencode(request["ref"]))  # none if the run committed nothing and changed no file
+    if commit is not None:  # last: a reset that fails costs no branch and no stash
+        _git("reset", "--quiet", "--hard", _decode_line(commit))
     return {}, []
+
+
+def _unbundle(bundle: str) -> dict[bytes, bytes]:
+    """Store the objects of a bundle; return the ids by name of its refs."""
+    lines = _git("bundle", "unbundle", bundle).split(b"\n")
+    return {name: value for value, _, name in (line.partition(b" ") for line in lines) if name}
 
 
 COMMANDS: dict[str, Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[bytes]]]] = {
