@@ -28,7 +28,7 @@ from steadyhand.events import (
     WarningEvent,
     format_rfc3339,
 )
-from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, State, Usage
+from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, State
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import OUTCOMES, RunEvidence, StopReason, decide_outcome
 from steadyhand.ports import (
@@ -36,13 +36,11 @@ from steadyhand.ports import (
     Checkout,
     Claim,
     Harvest,
-    ModelCall,
     RunAccess,
     RunContext,
     RunReport,
     RunSpec,
     StopSignal,
-    TokenCounts,
     UsageQuery,
     UsageTotal,
     phases_reported_to,
@@ -65,6 +63,7 @@ from steadyhand.worker.results import (
     with_counted_usage,
     with_left_out_events,
 )
+from steadyhand.worker.run_cost import reported_call, with_metered_usage
 from steadyhand.worker.run_phases import RunPhases, with_running_phase
 from steadyhand.worker.run_start import start_events, started_job
 from steadyhand.worker.stoppable import catch_run_error, read_patiently, run_until_stopped
@@ -255,7 +254,7 @@ class RunExecutor:
                     )
                     await event_writer.emit(PhaseStarted("harvesting"))
                     result = (
-                        report if isinstance(report, RunError) else await _with_metered_usage(report, access)
+                        report if isinstance(report, RunError) else await with_metered_usage(report, access)
                     )
             finally:
                 await event_writer.close()
@@ -296,30 +295,9 @@ class RunExecutor:
 
     async def _save_reported_call(self, job: Job, agent: Agent, report: RunReport) -> None:
         """Store the cost that the agent reports of a run without the gateway, and count it against shared budgets."""
-        result = report.evidence.result
-        if result is None or result.cost_micros is None:
+        call = reported_call(job, agent, report, self._clock())
+        if call is None:
             return
-        usage = result.usage or Usage()
-        tokens = TokenCounts(
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cache_read_input_tokens,
-            usage.cache_creation_input_tokens,
-        )
-        call = ModelCall(
-            id=uuid.uuid4().hex,
-            job_id=job.id,
-            run=job.run,
-            api_key_id=job.api_key_id,
-            agent=job.agent,
-            provider=agent.provider,
-            model=job.spec.model or agent.model or "",
-            at=self._clock(),
-            settled=True,
-            tokens=tokens,
-            micros=result.cost_micros,
-            source="reported",
-        )
         await self._deps.ledger.save_call(call)
         if self._deps.gateway is not None:
             self._deps.gateway.count_unmetered_call(call)
@@ -485,18 +463,3 @@ class RunExecutor:
         )
         self._deps.parked.add(job)
         return job
-
-
-async def _with_metered_usage(report: RunReport, access: RunAccess | None) -> RunResult:
-    """Return the result of an ended run with the usage that the gateway has counted."""
-    if access is None:
-        return RunResult(report)
-    total = await access.final_usage()
-    evidence = replace(report.evidence, exhausted_budget=access.exhausted_budget, counted_calls=total.calls)
-    # If no call went through the gateway, only the agent knows its cost: the cost is not zero.
-    return RunResult(
-        replace(report, evidence=evidence),
-        total if total.calls else None,
-        access.rate_limited_until,
-        access.credential_rejected_until,
-    )
