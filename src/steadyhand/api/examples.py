@@ -28,7 +28,7 @@ from steadyhand.api.openai.responses.input_items import normalize_input
 from steadyhand.api.openai.responses.resource import get_stored_response
 from steadyhand.api.openai.responses.response_events import ResponseEvents
 from steadyhand.api.openai.responses.start_response import stored_input_items
-from steadyhand.api.schemas.requests import ResponseRequest
+from steadyhand.api.schemas.openai_requests import ResponseRequest
 from steadyhand.api.transport.context import ModelAlias
 from steadyhand.api.transport.errors import (
     REQUEST_ID_SCOPE_KEY,

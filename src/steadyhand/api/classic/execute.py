@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
-from steadyhand.api.schemas.requests import ExecuteRequest, to_positive_micros
+from steadyhand.api.schemas.field_types import to_positive_micros
+from steadyhand.api.schemas.requests import ExecuteRequest
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response

@@ -15,6 +15,7 @@ from steadyhand.api.native.event_stream import event_stream_response
 from steadyhand.api.native.serializers import event_json, job_item_json, job_json, list_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas.field_types import to_positive_micros
 from steadyhand.api.schemas.requests import (
     CancelRequest,
     JobRequest,
@@ -22,7 +23,6 @@ from steadyhand.api.schemas.requests import (
     RetryRequest,
     TurnRequest,
     WorkRequest,
-    to_positive_micros,
 )
 from steadyhand.api.transport.body import fingerprint, parse_body, parse_optional_body
 from steadyhand.api.transport.context import ApiContext, authorization_check, get_caller, get_context

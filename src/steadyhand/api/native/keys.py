@@ -10,7 +10,7 @@ from starlette.responses import Response
 from steadyhand.api.native.serializers import key_json, list_json, new_key_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies, requests
-from steadyhand.api.schemas.requests import to_positive_micros
+from steadyhand.api.schemas.field_types import to_positive_micros
 from steadyhand.api.transport.body import parse_body, parse_optional_body
 from steadyhand.api.transport.context import ApiContext, get_caller, get_context
 from steadyhand.api.transport.errors import json_response

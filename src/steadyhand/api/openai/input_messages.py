@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from steadyhand.api.openai.content_parts import ContentBlock, ContentPartParser
-from steadyhand.api.schemas.requests import ChatMessage
+from steadyhand.api.schemas.openai_requests import ChatMessage
 from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Turn

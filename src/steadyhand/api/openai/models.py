@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
-from steadyhand.api.schemas.requests import is_model_name
+from steadyhand.api.schemas.field_types import is_model_name
 from steadyhand.api.transport.context import ApiContext, ModelAlias, as_job_owner, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.route import DirectRoute

@@ -3,7 +3,7 @@
 from steadyhand.api.openai.input_messages import SplitConversation, join_paragraphs
 from steadyhand.api.openai.output_spec import OutputSpec
 from steadyhand.api.openai.request_document import RequestDocument
-from steadyhand.api.schemas.requests import ChatRequest, ResponseRequest
+from steadyhand.api.schemas.openai_requests import ChatRequest, ResponseRequest
 from steadyhand.job import JobSpec
 
 _EFFORT_ALIASES = {"none": "low", "minimal": "low"}

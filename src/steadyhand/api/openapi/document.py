@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import is_typeddict
 
 from steadyhand.api.openapi.operations import SECURITY_SCHEME, use_classic_errors
-from steadyhand.api.schemas import native_bodies, openai_bodies, requests
+from steadyhand.api.schemas import native_bodies, openai_bodies, openai_requests, requests
 
 _DESCRIPTION = (
     "Post a prompt; an agent works on it in its own checkout, within a budget and a deadline. Every job is kept "
@@ -91,7 +91,12 @@ def _remove_default_422(responses: dict[str, Any]) -> None:
 def _component_schemas() -> dict[str, Any]:
     """Return the schema of every request body, response body and event."""
     modes: list[tuple[type, JsonSchemaMode]] = [
-        *((model, "validation") for model in _public_classes(requests) if issubclass(model, BaseModel)),
+        *(
+            (model, "validation")
+            for module in (requests, openai_requests)
+            for model in _public_classes(module)
+            if issubclass(model, BaseModel)
+        ),
         *((body, "serialization") for body in _public_classes(native_bodies) if is_typeddict(body)),
         *((body, "serialization") for body in _public_classes(openai_bodies) if is_typeddict(body)),
     ]

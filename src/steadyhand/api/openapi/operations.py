@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from steadyhand.api.schemas import native_bodies as native
 from steadyhand.api.schemas import openai_bodies as openai
-from steadyhand.api.schemas import requests
+from steadyhand.api.schemas import openai_requests, requests
 from steadyhand.job import State
 from steadyhand.ports import UsageGroup
 
@@ -319,14 +319,14 @@ CHAT = _plain_doc(
     {200: {**_COMPLETION, "content": _COMPLETION["content"] | _CHUNKS}},
     *(404, 429, 503),
     parameters=(_IDEMPOTENCY_HEADER,),
-    body=requests.ChatRequest,
+    body=openai_requests.ChatRequest,
     examples=("CHAT", "CHAT_OBJECT", "CHAT_FUNCTION"),
 )
 RESPONSE_CREATE = _plain_doc(
     {200: _RESPONSE},
     *(404, 429, 503),
     parameters=(_IDEMPOTENCY_HEADER,),
-    body=requests.ResponseRequest,
+    body=openai_requests.ResponseRequest,
     examples=("RESPOND", "RESPOND_BACKGROUND"),
 )
 RESPONSE_GET = _plain_doc({200: _RESPONSE}, *(404, 422, 503), parameters=_RESPONSE_QUERY)
@@ -336,7 +336,7 @@ RESPONSE_DELETE = _plain_doc(
 RESPONSE_CANCEL = _plain_doc(
     {200: _json("The response, as it is now.", openai.ResponseObject, "RESPONSE")},
     *(404, 503),
-    body=requests.ResponseCancelRequest,
+    body=openai_requests.ResponseCancelRequest,
     examples=("EMPTY",),
     body_optional=True,
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from steadyhand.api.schemas.requests import MAX_DOLLARS
+from steadyhand.api.schemas.field_types import MAX_DOLLARS
 from steadyhand.job import OnInterrupt, Origin, Publish
 from steadyhand.ports import Scope
 

@@ -1,130 +1,44 @@
-"""Request bodies. Types are strict: a number is not a string, and a boolean is not a number."""
+"""Request bodies of the native and the classic routes; those of OpenAI's are in `openai_requests`.
 
-import json
-import re
-from decimal import Decimal
+Types are strict: a number is not a string, and a boolean is not a number.
+"""
+
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     FailFast,
     Field,
     JsonValue,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from steadyhand.agents import NAME_PATTERN, NAME_RULE, parse_agent_name
-from steadyhand.errors import InvalidRequest
+from steadyhand.api.schemas.field_types import (
+    MAX_SECONDS,
+    AgentName,
+    AgentNameOrPath,
+    Base64,
+    CommandName,
+    CommitId,
+    Dollars,
+    GitRef,
+    JsonSchema,
+    KeyName,
+    Metadata,
+    ModelName,
+    Prompt,
+    Seconds,
+    SessionId,
+    SessionName,
+    WholeSeconds,
+    WorkspaceName,
+    invalid_field,
+)
 from steadyhand.job import Effort, OnInterrupt, SlashCommand
-from steadyhand.money import to_micros
 from steadyhand.ports import Scope
-
-KIBIBYTE = 1024
-MAX_SECONDS = 7 * 24 * 3600
-MAX_DOLLARS = 1_000_000
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@\[\]+-]{0,199}")
-_INVALID_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)")
-_SESSION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_COMMAND_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}")
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
-
-
-def _invalid_field(text: str) -> PydanticCustomError:
-    # The template is a constant of ours; what the caller sent is never part of it.
-    return PydanticCustomError("invalid_field", text)
-
-
-def _validate_not_blank(text: str) -> str:
-    if not text.strip():
-        raise _invalid_field("is empty")
-    return text
-
-
-def is_model_name(text: str) -> bool:
-    """Return true for a text that can be a model's name; one that looks like an option cannot."""
-    return _MODEL_NAME.fullmatch(text) is not None
-
-
-def _validate_model_name(text: str) -> str:
-    if not is_model_name(text):
-        raise _invalid_field("is not a model's name")
-    return text
-
-
-def _validate_agent_name(text: str) -> str:
-    if NAME_PATTERN.fullmatch(text) is None:
-        raise _invalid_field(f"is not an agent's name: {NAME_RULE}")
-    return text
-
-
-def _validate_agent_name_or_path(text: str) -> str:
-    try:
-        return parse_agent_name(text)
-    except InvalidRequest as error:
-        raise _invalid_field(f"is not an agent's name: {NAME_RULE}") from error
-
-
-def _validate_git_ref(text: str) -> str:
-    if not text or text[0] in "-/." or text[-1] in "/." or _INVALID_REF.search(text):
-        raise _invalid_field("is not a git ref or commit")
-    if text.startswith("refs/steadyhand/"):
-        raise _invalid_field("is a ref of the service's own")
-    return text
-
-
-def _validate_workspace(text: str) -> str:
-    if not text.strip() or text.startswith("-") or _CONTROL_CHARACTERS.search(text):
-        raise _invalid_field("is not a workspace's name, path or URL")
-    return text
-
-
-def _validate_label(text: str) -> str:
-    if _CONTROL_CHARACTERS.search(text):
-        raise _invalid_field("holds a control character")
-    return _validate_not_blank(text)
-
-
-def _validate_size(kibibytes: int, value: dict[str, Any]) -> dict[str, Any]:
-    if len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) > kibibytes * KIBIBYTE:
-        raise _invalid_field(f"is larger than {kibibytes} KiB")
-    return value
-
-
-def to_positive_micros(dollars: float) -> int:
-    """Return an amount in whole micro-dollars; an amount above 0 is never rounded to 0."""
-    return max(1, to_micros(Decimal(str(dollars))))
-
-
-def _string_schema(**keywords: Any) -> WithJsonSchema:
-    """Return the schema of a string that a validator here checks, as far as a schema can describe the rule."""
-    return WithJsonSchema({"type": "string", "minLength": 1, **keywords})
-
-
-Prompt = Annotated[str, AfterValidator(_validate_not_blank), _string_schema(pattern=r"\S")]
-Dollars = Annotated[float, Field(gt=0, le=MAX_DOLLARS, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
-WholeSeconds = Annotated[int, Field(gt=0, le=MAX_SECONDS)]
-Metadata = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validate_size(16, value))]
-JsonSchema = Annotated[dict[str, JsonValue], AfterValidator(lambda value: _validate_size(64, value))]
-
-
-def _validate_command_name(text: str) -> str:
-    if _COMMAND_NAME.fullmatch(text) is None:
-        raise _invalid_field("is not a command's name; it stands without its slash")
-    return text
-
-
-def _validate_session_id(value: str) -> str:
-    if _SESSION_ID.fullmatch(value) is None:
-        raise PydanticCustomError("session_id", "is not a session's id")
-    return value
 
 
 class ExecuteRequest(BaseModel):
@@ -133,29 +47,10 @@ class ExecuteRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     prompt: Prompt
-    agent: Annotated[
-        str,
-        AfterValidator(_validate_agent_name_or_path),
-        _string_schema(),
-        Field(description="A name; a path means its last part without `.md`."),
-    ]
+    agent: Annotated[AgentNameOrPath, Field(description="A name; a path means its last part without `.md`.")]
     max_budget_usd: Dollars | None = Field(default=5.0, description="Null means the nearest limit.")
     timeout_seconds: WholeSeconds | None = Field(default=2700, description="Null means the nearest limit.")
     metadata: dict[str, Any] | None = Field(default=None, description="Comes back as it is.")
-
-
-ModelName = Annotated[
-    str, AfterValidator(_validate_model_name), _string_schema(pattern=f"^{_MODEL_NAME.pattern}$")
-]
-AgentName = Annotated[
-    str, AfterValidator(_validate_agent_name), _string_schema(pattern=f"^{NAME_PATTERN.pattern}$")
-]
-WorkspaceName = Annotated[
-    str,
-    AfterValidator(_validate_workspace),
-    Field(max_length=2048),
-    _string_schema(maxLength=2048, pattern=r"^(?!-)[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
-]
 
 
 class CommandRequest(BaseModel):
@@ -163,9 +58,7 @@ class CommandRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[
-        str, AfterValidator(_validate_command_name), _string_schema(pattern=f"^{_COMMAND_NAME.pattern}$")
-    ]
+    name: CommandName
     arguments: str = ""
 
 
@@ -222,28 +115,13 @@ class WorkRequest(BaseModel):
         command = info.data.get("command")
         if value is not _NO_PROMPT:
             if command is not None:
-                raise _invalid_field("cannot stand beside a command")
+                raise invalid_field("cannot stand beside a command")
             return value
         if command is not None:
             return SlashCommand(command.name, command.arguments).prompt
         if "command" in info.data:
             raise PydanticCustomError("missing", "is required")
         return value
-
-
-def _validate_commit(text: str) -> str:
-    if _COMMIT.fullmatch(text) is None:
-        raise _invalid_field("is not the whole id of a commit")
-    return text
-
-
-def _validate_base64(text: str) -> str:
-    if not text.isascii() or _BASE64.fullmatch(text) is None or len(text) % 4:
-        raise _invalid_field("is not base64")
-    return text
-
-
-CommitId = Annotated[str, AfterValidator(_validate_commit), _string_schema(pattern=f"^({_COMMIT.pattern})$")]
 
 
 class UncommittedRequest(BaseModel):
@@ -253,7 +131,7 @@ class UncommittedRequest(BaseModel):
 
     base: CommitId = Field(description="The newest commit below them that the workspace's repository has.")
     commit: CommitId = Field(description="The commit that holds them; the job works on it.")
-    pack: Annotated[str, AfterValidator(_validate_base64), _string_schema(contentEncoding="base64")] = Field(
+    pack: Base64 = Field(
         description="The pack of `git pack-objects`: all objects of `commit` that are not below `base`."
     )
 
@@ -269,22 +147,12 @@ class JobRequest(WorkRequest):
     workspace: WorkspaceName | None = Field(
         default=None, description="A name; with the scope `workspace:any` also a path or a URL."
     )
-    ref: (
-        Annotated[
-            str, AfterValidator(_validate_git_ref), Field(max_length=255), _string_schema(maxLength=255)
-        ]
-        | None
-    ) = None
+    ref: GitRef | None = None
     uncommitted: UncommittedRequest | None = Field(
         default=None, description="Uncommitted changes to work on, in place of a `ref`."
     )
     append_system_prompt: Prompt | None = None
-    session: (
-        Annotated[
-            str, AfterValidator(_validate_session_id), _string_schema(pattern=f"^{_SESSION_ID.pattern}$")
-        ]
-        | None
-    ) = Field(
+    session: SessionId | None = Field(
         default=None,
         description="The `session_id` of earlier jobs of this key: go on with the newest of them.",
     )
@@ -334,12 +202,7 @@ class KeyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[
-        str,
-        AfterValidator(_validate_label),
-        Field(max_length=100),
-        _string_schema(maxLength=100, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
-    ] = Field(description="For people to tell it by.")
+    name: KeyName = Field(description="For people to tell it by.")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)] = Field(
         default=["submit", "read", "cancel"]
     )
@@ -378,131 +241,6 @@ class CancelRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ChatMessage(BaseModel):
-    """One message of a conversation: `content` is text or a list of parts."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, JsonValue]] | None = None
-    refusal: str | None = None
-    tool_calls: list[JsonValue] | None = None
-    tool_call_id: str | None = None
-
-
-class StreamOptions(BaseModel):
-    """Options of a stream. Other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    include_usage: bool | None = None
-
-
-class ChatRequest(BaseModel):
-    """A chat completion, as OpenAI's clients ask for it. Other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = Field(max_length=512)
-    messages: Annotated[list[ChatMessage], FailFast(), Field(min_length=1, max_length=10_000)]
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: int | None = None
-    logprobs: bool | int | None = None
-    top_logprobs: int | None = None
-    modalities: list[str] | None = None
-    audio: JsonValue = None
-    tools: list[JsonValue] | None = None
-    tool_choice: JsonValue = None
-    parallel_tool_calls: bool | None = None
-    functions: list[JsonValue] | None = None
-    function_call: JsonValue = None
-    response_format: dict[str, JsonValue] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    metadata: Metadata | None = None
-    user: Annotated[str, Field(max_length=512)] | None = None
-
-
-_MAX_ITEMS = 10_000
-_INPUT_SCHEMA: dict[str, Any] = {
-    "description": "Text, or a list of messages and other items.",
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "maxItems": _MAX_ITEMS, "items": {"type": "object"}},
-    ],
-}
-
-
-def _validate_input(value: Any) -> Any:
-    if isinstance(value, str):
-        return _validate_not_blank(value)
-    if not isinstance(value, list):
-        raise _invalid_field("has to be a string or a list of items")
-    if not 1 <= len(value) <= _MAX_ITEMS:
-        raise _invalid_field("has to have at least 1 item, and at most 10,000")
-    if not all(isinstance(item, dict) for item in value):
-        raise _invalid_field("has to be a list of objects")
-    return value
-
-
-class TextOptions(BaseModel):
-    """Options of the text of a response. Other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    format: dict[str, JsonValue] | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
-
-
-class ReasoningOptions(BaseModel):
-    """Options of the model's thinking. Other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
-
-
-class ResponseRequest(BaseModel):
-    """A response, as OpenAI's clients ask for it. Other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = Field(max_length=512)
-    input: Annotated[JsonValue, AfterValidator(_validate_input), WithJsonSchema(_INPUT_SCHEMA)]
-    instructions: str | None = None
-    stream: bool | None = None
-    background: bool | None = None
-    store: bool | None = None
-    previous_response_id: str | None = None
-    conversation: JsonValue = None
-    prompt: JsonValue = None
-    text: TextOptions | None = None
-    tools: list[JsonValue] | None = None
-    tool_choice: str | dict[str, JsonValue] | None = None
-    reasoning: ReasoningOptions | None = None
-    include: list[str] | None = None
-    metadata: Annotated[dict[str, str], AfterValidator(lambda value: _validate_size(16, value))] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    parallel_tool_calls: bool | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    top_logprobs: int | None = None
-    truncation: Literal["auto", "disabled"] | None = None
-    prompt_cache_key: Annotated[str, Field(max_length=512)] | None = None
-    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
-    user: Annotated[str, Field(max_length=512)] | None = None
-
-
-class ResponseCancelRequest(BaseModel):
-    """A request to stop a response; it has no fields. Fields in it are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
 class ClassicChatMessage(BaseModel):
     """One message of a conversation on the classic chat route."""
 
@@ -528,18 +266,7 @@ class ConversationalRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     message: Prompt
-    session_id: (
-        Annotated[
-            str,
-            AfterValidator(_validate_label),
-            Field(max_length=128),
-            _string_schema(maxLength=128, pattern=r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"),
-        ]
-        | None
-    ) = Field(default=None, description="A name of the caller's choice; without one a new session begins.")
-    model: (
-        Annotated[
-            str, AfterValidator(_validate_model_name), _string_schema(pattern=f"^{_MODEL_NAME.pattern}$")
-        ]
-        | None
-    ) = None
+    session_id: SessionName | None = Field(
+        default=None, description="A name of the caller's choice; without one a new session begins."
+    )
+    model: ModelName | None = None

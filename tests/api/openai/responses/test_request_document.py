@@ -15,7 +15,7 @@ from steadyhand.api.openai.responses.resource import (
     latest_response,
 )
 from steadyhand.api.openai.responses.start_response import stored_input_items
-from steadyhand.api.schemas.requests import ResponseRequest
+from steadyhand.api.schemas.openai_requests import ResponseRequest
 from steadyhand.api.transport.context import ModelAlias
 from steadyhand.errors import StoreError
 from steadyhand.job import Job

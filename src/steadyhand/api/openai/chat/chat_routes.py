@@ -54,7 +54,7 @@ from steadyhand.api.openai.start_run import cancel_abandoned_run, start_run, wai
 from steadyhand.api.openai.submission_fields import build_spec
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
-from steadyhand.api.schemas.requests import ChatRequest
+from steadyhand.api.schemas.openai_requests import ChatRequest
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import (
     ApiContext,

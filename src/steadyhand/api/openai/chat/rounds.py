@@ -17,7 +17,7 @@ from steadyhand.api.openai.input_messages import parse_text_content
 from steadyhand.api.openai.request_document import is_response
 from steadyhand.api.openai.start_run import StartedRun
 from steadyhand.api.openai.usage_since import UsageSince
-from steadyhand.api.schemas.requests import ChatMessage
+from steadyhand.api.schemas.openai_requests import ChatMessage
 from steadyhand.api.transport.context import ApiContext
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest

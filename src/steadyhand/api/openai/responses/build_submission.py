@@ -25,7 +25,7 @@ from steadyhand.api.openai.responses.input_items import (
     parse_input_items,
 )
 from steadyhand.api.openai.submission_fields import build_spec
-from steadyhand.api.schemas.requests import ResponseRequest
+from steadyhand.api.schemas.openai_requests import ResponseRequest
 from steadyhand.api.transport.context import ModelAlias
 from steadyhand.api.transport.errors import unsupported_parameter
 from steadyhand.control import Submission

@@ -32,7 +32,7 @@ from steadyhand.api.openai.run_failure import failure_reason, failure_response, 
 from steadyhand.api.openai.start_run import cancel_abandoned_run, wait_unless_disconnected
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
-from steadyhand.api.schemas.requests import ResponseCancelRequest, ResponseRequest
+from steadyhand.api.schemas.openai_requests import ResponseCancelRequest, ResponseRequest
 from steadyhand.api.transport.body import parse_body, parse_optional_body
 from steadyhand.api.transport.context import (
     ApiContext,

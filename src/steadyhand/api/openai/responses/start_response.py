@@ -36,7 +36,7 @@ from steadyhand.api.openai.responses.resource import (
 )
 from steadyhand.api.openai.responses.response_events import ResponseEvents
 from steadyhand.api.openai.start_run import StartedRun, start_run
-from steadyhand.api.schemas.requests import ResponseRequest
+from steadyhand.api.schemas.openai_requests import ResponseRequest
 from steadyhand.api.transport.context import ApiContext, as_job_owner
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest, NotFound
