@@ -9,7 +9,7 @@ from steadyhand.cancellations import Cancellations
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.lifecycle import JobLifecycle
 from steadyhand.control.queries import JobQueries
-from steadyhand.control.requests import new_job_id
+from steadyhand.control.requests import JobIds
 from steadyhand.control.submit import JobSubmitter
 from steadyhand.control.tool_results import ToolResultSubmitter
 from steadyhand.event_log import EventFeed, EventLog
@@ -35,7 +35,7 @@ class Control:
         ledger: Ledger,
         catalog: Catalog,
         clock: Callable[[], datetime],
-        new_id: Callable[[], str] = new_job_id,
+        new_id: Callable[[], str] | None = None,
         admission: Admission | None = None,
         tool_calls: ToolCallBroker | None = None,
         cancellations: Cancellations | None = None,
@@ -57,7 +57,7 @@ class Control:
             tool_calls=tool_calls or ToolCallBroker(),
             cancellations=cancellations or Cancellations(),
             clock=clock,
-            new_id=new_id,
+            new_id=new_id or JobIds().new,
         )
         queries = JobQueries(deps)
         submitter = JobSubmitter(deps, queries)
