@@ -149,8 +149,6 @@ def test_no_docstring_opens_with_a_riddle() -> None:
         for path, tree in parsed_modules()
         for node in ast.walk(tree)
         if opening(node) in _RIDDLES
-        # Suites of contracts are read by their tests; their functions count like all others.
-        and (room(path) != "testing" or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     ]
     assert found == []
 

@@ -20,7 +20,7 @@ from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.process.output import parse_message
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY, cli_path
-from steadyhand.testing.contracts.runner import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -18,7 +18,7 @@ from steadyhand.runner.process import run_loop
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing import scenario
 from steadyhand.testing.cli import DUMMY_API_KEY
-from steadyhand.testing.contracts.runner import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 FIRST, LAST = "I will be told when it is done.", "The build is done."

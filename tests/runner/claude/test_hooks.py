@@ -13,7 +13,7 @@ from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY
-from steadyhand.testing.contracts.runner import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 DEFER = {"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": "defer"}}

@@ -17,7 +17,7 @@ from steadyhand.runner.claude.mcp_tools import MAX_REQUESTS, McpToolServer
 from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY
-from steadyhand.testing.contracts.runner import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 WEATHER = ClientTool(

@@ -14,7 +14,8 @@ from steadyhand.runner.claude.plain import PlainRunner, parse_output, plain_argv
 from steadyhand.runner.claude.session import session_directory, session_file
 from steadyhand.runner.claude.session_cost import read_carried_micros
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.contracts.runner import RunnerContract, RunnerHarness
+from steadyhand.testing.contracts.runner import RunnerContract
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 
 CLI = Path("/opt/claude")
 

@@ -20,7 +20,7 @@ from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.tool_names import ALL_TOOLS, BUILT_IN_TOOLS, TOOL_ALIASES
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY, SYSTEM_PATH
-from steadyhand.testing.contracts.runner import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
 

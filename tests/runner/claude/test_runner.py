@@ -21,7 +21,8 @@ from steadyhand.runner.claude.runner import (
     stream_argv,
 )
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.contracts.runner import RunnerContract, RunnerHarness, StreamContract
+from steadyhand.testing.contracts.runner import RunnerContract, StreamContract
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 
 CLI = Path("/opt/claude")
 SESSION = "7b8a2f0e-6f9b-4c58-9d5a-0d6c7a1b2c3d"

@@ -17,7 +17,7 @@ from steadyhand.runner.claude.runner import ClaudeRunner, encode_prompt
 from steadyhand.runner.claude.slash_commands import UNLISTED, SlashCommands, is_built_in, parse_commands
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY, isolated_env
-from steadyhand.testing.contracts.runner import RunnerHarness
+from steadyhand.testing.contracts.runner_harness import RunnerHarness
 from steadyhand.testing.model import ScriptedModel
 
 COMMANDS = SlashCommands(built_in=frozenset({"clear", "new"}), defined=frozenset({"mine", "front:part"}))

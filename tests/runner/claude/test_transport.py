@@ -22,7 +22,7 @@ from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.runner import ClaudeRunner, ProcessTransport
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.sandbox.sandbox import NoSandbox
-from steadyhand.testing.contracts.runner import RunnerHarness, resident_bytes
+from steadyhand.testing.contracts.runner_harness import RunnerHarness, resident_bytes
 from steadyhand.testing.standin.frames import VERSION
 
 Python = Callable[..., Command]

@@ -20,6 +20,7 @@ from steadyhand.ports import Command, StopSignal
 from steadyhand.runner.process import cgroups, fork_server, supervisor
 from steadyhand.runner.process.cgroups import GONE_SECONDS, start_ticks
 from steadyhand.runner.process.kill_run import kill_run
+from steadyhand.runner.process.process_watcher import ProcessWatcher
 from steadyhand.runner.process.sandbox_setup import SandboxSetup
 
 __all__ = ["AgentProcess", "ExitStatus", "LaunchSpec", "start_ticks"]
@@ -29,7 +30,6 @@ TERM_SECONDS = 0.5
 """Seconds for the agent to end by itself after SIGTERM; then everything is killed."""
 REPLY_SECONDS = 3.0
 """Seconds for a supervisor to report an end that it was asked for. One that is silent for longer hangs or is frozen."""
-_POLL_SECONDS = 0.01
 _CHUNK = 1 << 16
 _T = TypeVar("_T")
 
@@ -141,43 +141,6 @@ class _SupervisorChannel(asyncio.Protocol):
             self.transport.write(_encode_frame(dict(message)))
 
 
-class _ProcessWatcher:
-    """Waits for the end of a process that is not our child: by a pidfd, or by polling if there is none."""
-
-    def __init__(self, pid: int, ticks: int) -> None:
-        self._identity = pid, ticks
-        self._exited = asyncio.Event()
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except OSError:
-            self._pidfd = -1
-        else:
-            asyncio.get_running_loop().add_reader(self._pidfd, self._exited.set)
-
-    async def wait(self) -> None:
-        """Wait for the end of the process. The caller sets a time limit."""
-        if self._pidfd >= 0:
-            await self._exited.wait()
-            return
-        pid, ticks = self._identity
-        while start_ticks(pid) == ticks:  # noqa: ASYNC110  # there is no event for it
-            await asyncio.sleep(_POLL_SECONDS)
-
-    def resume(self) -> None:
-        """Send SIGCONT: a stopped process goes on, any other takes no notice."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
-            elif start_ticks(self._identity[0]) == self._identity[1]:
-                os.kill(self._identity[0], signal.SIGCONT)
-
-    def close(self) -> None:
-        """Close the pidfd."""
-        if self._pidfd >= 0:
-            asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-
-
 def _pass_descriptors(descriptors: Sequence[int], receiver: Callable[[Sequence[int]], None] | None) -> None:
     if receiver is not None and descriptors:
         receiver(descriptors)
@@ -264,7 +227,7 @@ class AgentProcess:
         self._cgroups: Sequence[Path] = ()
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.ReadTransport] = []
-        self._watcher: _ProcessWatcher | None = None
+        self._watcher: ProcessWatcher | None = None
         self._stuck = False
 
     @classmethod
@@ -346,7 +309,7 @@ class AgentProcess:
         ticks = None if pid is None else start_ticks(pid)
         if pid is None or ticks is None:
             raise SpawnError("The supervisor died as it started.")
-        self.pid, self.started_ticks, self._watcher = pid, ticks, _ProcessWatcher(pid, ticks)
+        self.pid, self.started_ticks, self._watcher = pid, ticks, ProcessWatcher(pid, ticks)
 
     async def _open_pipes(self, pipes: _Pipes) -> None:
         loop = asyncio.get_running_loop()

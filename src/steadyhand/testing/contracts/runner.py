@@ -7,44 +7,33 @@ come from pytest. The processes of a run are found by a mark in their environmen
 import asyncio
 import hashlib
 import json
-import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from steadyhand.agents import Agent, Workspace
 from steadyhand.events import (
-    EventBody,
     Message,
     TextDelta,
     ToolFinished,
     ToolStarted,
     UsageReported,
-    event_data,
 )
-from steadyhand.job import Job, JobSpec, Turn
-from steadyhand.outcome import StopReason, decide_outcome
+from steadyhand.job import Turn
+from steadyhand.outcome import StopReason
 from steadyhand.ports import (
-    AgentPaths,
-    Checkout,
-    JobPaths,
     ModelAccess,
-    Runner,
-    RunReport,
-    RunSpec,
-    StopSignal,
 )
 from steadyhand.testing.cli import SYSTEM_PATH
+from steadyhand.testing.contracts.runner_harness import (
+    RunnerFactory,
+    RunnerHarness,
+    resident_bytes,
+)
 from steadyhand.testing.contracts.samples import change_job
-from steadyhand.testing.processes import new_process_mark, pids_with_mark, wait_until_gone
+from steadyhand.testing.processes import pids_with_mark, wait_until_gone
 
-AGENT_UID = 64400 if os.geteuid() == 0 else None
 CANCEL_SECONDS = 2.0
 """The longest time to cancel a running job, with nothing left alive."""
-TIMEOUT_SECONDS = 60.0
 FLOOD_BYTES = "128M"
 """The output of a run in which memory must stay within `MAX_MEMORY_GROWTH`."""
 MAX_MEMORY_GROWTH = 50 * 1024 * 1024
@@ -53,138 +42,7 @@ IGNORE_SIGNALS = (
 )
 
 
-@dataclass(slots=True)
-class RecordedRun:
-    """The report of a run, its events and its processes."""
-
-    report: RunReport
-    events: list[EventBody | TextDelta]
-    mark: str
-    supervisors: list[tuple[int, int]]
-
-    @property
-    def outcome(self) -> str:
-        """Return its judged outcome."""
-        return decide_outcome(self.report.evidence).type
-
-    @property
-    def result(self) -> Mapping[str, Any]:
-        """The result object as it stands on the last line of the output."""
-        loaded: Mapping[str, Any] = json.loads(self.report.output.output[-1])
-        return loaded
-
-    def events_of(self, kind: type[Any]) -> list[Any]:
-        """Return the events of one kind."""
-        return [each for each in self.events if isinstance(each, kind)]
-
-
-@dataclass(slots=True)
-class RunnerHarness:
-    """One job in a place of its own, ready to run."""
-
-    runner: Runner
-    spec: RunSpec
-    mark: str
-    stop: StopSignal = field(default_factory=StopSignal)
-    events: list[EventBody | TextDelta] = field(default_factory=list)
-    supervisors: list[tuple[int, int]] = field(default_factory=list)
-
-    @classmethod
-    def make(cls, runner: Runner, world: Path, prompt: str, **fields: Any) -> "RunnerHarness":
-        """Set a job with this prompt and these fields; `definition` is its agent's."""
-        root = world / f"job-{new_process_mark()}"
-        files = JobPaths(root)
-        for folder in (root, files.checkout, files.home, files.config_dir):
-            folder.mkdir()
-            if AGENT_UID is not None and folder != root:
-                os.chown(folder, AGENT_UID, AGENT_UID)
-        place = Checkout(
-            Workspace("scratch"), files, files.checkout, files.home, files.config_dir, AGENT_UID, commit=None
-        )
-        definition = fields.pop("definition", None)
-        job = change_job(_JOB, prompt=prompt, **fields)
-        mark = new_process_mark()
-        environment = {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "SH_MARK": mark}
-        stage = cls(
-            runner,
-            RunSpec(job, 1, Agent(job.agent, definition=definition), place, environment, _ignore),
-            mark,
-        )
-        stage.spec = replace(stage.spec, on_spawned=lambda pid, ticks: stage.supervisors.append((pid, ticks)))
-        return stage
-
-    async def emit(self, body: EventBody | TextDelta) -> None:
-        """Hear an event; whatever comes must be fit for the store."""
-        json.dumps(event_data(body)).encode()
-        self.events.append(body)
-
-    async def run(self) -> RecordedRun:
-        """Run to the end; nothing may be alive when the runner returns."""
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            report = await self.runner.run(self.spec, self.emit, self.stop)
-        assert pids_with_mark(self.mark) == []
-        return RecordedRun(report, self.events, self.mark, self.supervisors)
-
-    async def run_with(self, action: Callable[[], Awaitable[None]]) -> RecordedRun:
-        """Run, and do something beside it."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_await(action()))
-            return await self.run()
-
-    async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so, within a bound."""
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110  # what is waited for is another process's doing
-                await asyncio.sleep(0.005)
-
-
-_JOB = Job(
-    "0123456789ab",
-    JobSpec("hello"),
-    "claude",
-    "k_test",
-    datetime(2026, 1, 1, tzinfo=UTC),
-    budget_micros=5_000_000,
-    timeout_seconds=60,
-    idle_timeout_seconds=60,
-)
-
-
-def _ignore(_pid: int, _ticks: int) -> None:
-    return
-
-
-async def _await(work: Awaitable[None]) -> None:
-    await work
-
-
-def resident_bytes() -> int:
-    """Return the bytes of memory that this process holds."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
-
-
-class _RunnerFactory:
-    """Makes the runner under test; the tests of each adapter subclass it."""
-
-    def runner(self, cli: Path) -> Runner:
-        """Return a runner of this program."""
-        raise NotImplementedError
-
-    def agent_paths(self, place: Checkout) -> AgentPaths:
-        """Return the directories as the agent sees them."""
-        return place.host_paths
-
-    def uid(self, place: Checkout) -> int:
-        """Return the uid of the agent as it sees it."""
-        return os.geteuid() if place.uid is None else place.uid
-
-    def run_prompt(self, cli: Path, world: Path, prompt: str, **fields: Any) -> RecordedRun:
-        """Run a prompt to its end."""
-        return asyncio.run(RunnerHarness.make(self.runner(cli), world, prompt, **fields).run())
-
-
-class RunnerOutcomeContract(_RunnerFactory):
+class RunnerOutcomeContract(RunnerFactory):
     """The end of a run, and its outcome."""
 
     def test_a_good_run_has_its_answer_its_usage_and_its_cost(self, standin: Path, world_dir: Path) -> None:
@@ -272,7 +130,7 @@ class RunnerOutcomeContract(_RunnerFactory):
         assert ran.events_of(Message) == []
 
 
-class RunnerStopContract(_RunnerFactory):
+class RunnerStopContract(RunnerFactory):
     """Being stopped, and leaving nothing behind."""
 
     def test_every_reason_to_stop_ends_all_of_a_deaf_agent_in_time(
@@ -365,7 +223,7 @@ class RunnerStopContract(_RunnerFactory):
         assert ticks > 0
 
 
-class RunnerInputContract(_RunnerFactory):
+class RunnerInputContract(RunnerFactory):
     """Input and output: prompts, the checkout, floods."""
 
     def test_prompts_that_look_like_options_arrive_as_text(self, standin: Path, world_dir: Path) -> None:
@@ -458,7 +316,7 @@ class RunnerContract(RunnerOutcomeContract, RunnerStopContract, RunnerInputContr
     """All that a runner must do in either mode."""
 
 
-class StreamContract(_RunnerFactory):
+class StreamContract(RunnerFactory):
     """Runs with a stream."""
 
     def test_silence_beyond_the_idle_limit_is_a_stall(self, standin: Path, world_dir: Path) -> None:
