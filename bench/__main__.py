@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import accepting, answering, half_open, health, passing, sealing, starting
+from bench import accepting, answering, comparison, half_open, health, passing, sealing, starting
 from bench.rows import Row, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
@@ -39,6 +39,8 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "checkout-growth": (20, sealing.measure_growth),
 }
 """Each row's number of pairs, and what takes it."""
+COMPARISON = "comparison"
+"""The name of the table of all ways to ask an agent."""
 
 
 def context() -> dict[str, Any]:
@@ -84,18 +86,28 @@ def take(names: list[str], pairs: int | None) -> tuple[list[Row], dict[str, str]
 def main() -> int:
     """Run; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Ours and a baseline, side by side.")
-    parser.add_argument("--only", action="append", choices=list(ROWS), help="this row (may be repeated)")
+    parser.add_argument(
+        "--only", action="append", choices=[*ROWS, COMPARISON], help="this row (may be repeated)"
+    )
     parser.add_argument("--pairs", type=int, help="how many pairs of each row")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     asked = parser.parse_args()
     if asked.pairs is not None and asked.pairs < 1:
         parser.error("--pairs: at least 1")
     about = context()
-    rows, broken = take(asked.only or list(ROWS), asked.pairs)
+    names = asked.only or [*ROWS, COMPARISON]
+    rows, broken = take([name for name in names if name != COMPARISON], asked.pairs)
+    cells: list[comparison.Cell] = []
+    if COMPARISON in names:
+        print("comparison ..", file=sys.stderr, flush=True)
+        with world() as where:
+            cells = comparison.measure(where)
     if asked.json:
-        print(json.dumps({"context": about, "rows": [row.as_json() for row in rows], "broken": broken}))
+        found = {"context": about, "rows": [row.as_json() for row in rows], "broken": broken}
+        print(json.dumps({**found, COMPARISON: [cell.as_json() for cell in cells]}))
     else:
         _print(about, rows, broken)
+        print(comparison.table(cells) if cells else "")
     return 1 if broken else 0
 
 
