@@ -36,7 +36,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 FILE_NAMES: dict[str, tuple[list[str], str]] = {
     "app": (["api", "cli"], "the usual name of the module that builds a FastAPI or a Typer application"),
-    "client": (["", "config"], "the HTTP client, and the settings that it reads"),
+    "client": (["client", "config"], "the HTTP client, and the settings that it reads"),
     "deps": (["control", "worker"], "the dependencies that the parts of a room share"),
     "doctor": (
         ["ports", "serve", "store", "workspace"],

@@ -1,18 +1,6 @@
-"""The Python client of the service: small and blocking.
-
-    with Client("http://127.0.0.1:8080", token) as client:
-        job = client.submit("Fix the failing test.", workspace="infra", budget_usd=2.0)
-        for event in client.events(job["id"]):
-            print(event["type"], event["data"])
-        print(client.get(job["id"])["answer"])
-
-Jobs, events, agents and workspaces are the JSON objects of the HTTP API, unchanged. Errors are those of
-`steadyhand.errors`: `InvalidRequest`, `Unauthenticated`, `Forbidden`, `NotFound`, `Conflict`, `RetryLater` and, if no
-service answers, `Unreachable`.
-"""
+"""The client: one method for each route, and streams that are opened again when they break."""
 
 import ipaddress
-import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +11,7 @@ from typing import Any, Self
 
 import httpx2
 
+from steadyhand.client.server_sent_events import parse_server_sent_events
 from steadyhand.errors import (
     CallerError,
     Conflict,
@@ -36,8 +25,6 @@ from steadyhand.errors import (
     Unauthenticated,
 )
 
-__all__ = ["DEFAULT_URL", "ENDED_STATES", "Client"]
-
 DEFAULT_URL = "http://127.0.0.1:8080"
 ENDED_STATES = frozenset({"completed", "failed", "timeout", "cancelled", "interrupted", "error"})
 """The states of an ended job: only a request changes it again."""
@@ -48,7 +35,6 @@ _STREAM_READ_TIMEOUT_SECONDS = 35.0  # the service sends bytes on a stream at le
 _MAX_PREFER_WAIT_SECONDS = 30  # of one `Prefer: wait`; the service takes up to 60
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.1, 2.0
 _STABLE_STREAM_SECONDS = 1.0  # a stream that lasted this long was a good one
-_MAX_LINE_BYTES = 32 * 1024 * 1024
 
 _ERROR_BY_STATUS: Mapping[int, type[CallerError]] = {
     400: InvalidRequest,
@@ -344,7 +330,7 @@ class Client:
                     raise self._parse_error(response)
                 self._has_connected, position.opened_at = True, time.monotonic()
                 last_event = None
-                for event in _parse_sse(response.iter_bytes()):
+                for event in parse_server_sent_events(response.iter_bytes()):
                     if isinstance(event.get("seq"), int):
                         position.after, last_event = event["seq"], event
                     yield event
@@ -413,45 +399,6 @@ class _Backoff:
             raise error
         time.sleep(self._pause_seconds)
         self._pause_seconds = min(self._pause_seconds * 2, _MAX_PAUSE_SECONDS)
-
-
-def _parse_sse(chunks: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """Parse server-sent events whose data is one JSON object; comments and unknown fields are skipped.
-
-    Lines end at line feeds only: the JSON may contain characters that Unicode counts as line ends.
-    """
-    data: list[bytes] = []
-    for line in _lines(chunks):
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            try:
-                event = json.loads(b"\n".join(data))
-            except (ValueError, RecursionError) as error:
-                raise ServiceUnreachable(
-                    "The stream of events contains an unreadable line.", code="bad_answer"
-                ) from error
-            data.clear()
-            if isinstance(event, dict):
-                yield event
-
-
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    partial: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        *lines, remainder = chunk.split(b"\n")
-        for line in lines:
-            yield b"".join([*partial, line]).removesuffix(b"\r")
-            partial.clear()
-            size = 0
-        if remainder:
-            partial.append(remainder)
-            size += len(remainder)
-        if size > _MAX_LINE_BYTES:
-            raise ServiceUnreachable(
-                "The stream of events contains a line that is too long.", code="bad_answer"
-            )
 
 
 def _is_final_event(event: Mapping[str, Any]) -> bool:
