@@ -209,7 +209,9 @@ def test_a_stream_that_always_breaks_is_given_up_in_the_end(service: ScriptedSer
 def test_a_service_that_went_away_is_given_up_however_long_each_attempt_takes(
     service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(public, "_STABLE_STREAM_SECONDS", -1.0)  # every attempt counts as a long one
+    monkeypatch.setattr(
+        "steadyhand.client.client._STABLE_STREAM_SECONDS", -1.0
+    )  # every attempt counts as a long one
     service.close()
     with Client(service.url, KEY, patience_seconds=0.3) as client:
         client._has_connected = True

@@ -39,7 +39,7 @@ from steadyhand.testing.contracts.samples import NOON
 
 PAGE = text_of("http-api.md")
 SOURCES = PROJECT / "src" / "steadyhand"
-NOT_SERVED = ("cli", "client.py", "gateway", "runner", "sandbox", "testing", "workspace")
+NOT_SERVED = ("cli", "client", "gateway", "runner", "sandbox", "testing", "workspace")
 """Rooms whose errors reach no caller of the HTTP API as they are."""
 NAME = re.compile(r"[a-z]+(_[a-z]+)*")
 
