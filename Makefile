@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-for-tests
+BENCH_STAMP := $(VENV)/.ready-for-bench
 # Tests wait for a part of their time: four at once keep two cores busy.
 WORKERS := 4
 # Compiled tests are kept: else each worker compiles all of them anew. Empty means not set.
@@ -10,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Pure code and single rooms: no service in a process of its own and no sandbox. Faults of the store take a minute.
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,api config docs gateway/money queue redact store worker)
 
-.PHONY: check check-tests compile-tests demo test test-long bench serve lint format setup clients
+.PHONY: check check-tests compile-tests demo test test-long bench bench-publish serve lint format setup clients
 
 demo: $(STAMP)
 	$(BIN)/steadyhand demo
@@ -41,6 +42,12 @@ clients: $(TEST_STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench
 
+# On an idle machine: the page on performance has what this measured, with plots.
+bench-publish: $(BENCH_STAMP)
+	@mkdir -p build
+	$(BIN)/python -m bench --json > build/bench.json
+	$(BIN)/python -m bench.publish build/bench.json docs/performance.md
+
 serve: $(STAMP)
 	$(BIN)/steadyhand serve
 
@@ -63,3 +70,7 @@ $(STAMP): pyproject.toml constraints.txt tools/setup.sh
 $(TEST_STAMP): $(STAMP)
 	@sh tools/setup.sh $(VENV) tests
 	@touch $(TEST_STAMP)
+
+$(BENCH_STAMP): $(STAMP)
+	@sh tools/setup.sh $(VENV) bench
+	@touch $(BENCH_STAMP)

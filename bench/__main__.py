@@ -11,19 +11,19 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import accepting, answering, comparison, half_open, health, passing, sealing, starting
-from bench.rows import Row, table
+from bench.rows import Row, Series, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
 
 BUSY_SHARE = 0.5
 """With more than this load for each core, what is measured is the other work of the machine as well."""
 
-Measure = Callable[[Path, int], Row | list[Row]]
+Measure = Callable[[Path, int], Row | Sequence[Row | Series]]
 ROWS: Mapping[str, tuple[int, Measure]] = {
     "accept": (5, accepting.measure),
     "start-stream": (20, lambda where, pairs: starting.measure(where, pairs, "stream")),
@@ -49,12 +49,23 @@ def context() -> dict[str, Any]:
     cores = os.cpu_count() or 1
     return {
         "cores": cores,
+        "processor": _processor(),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GB",
+        "kernel": platform.release(),
         "python": platform.python_version(),
         "cli": _said(str(cli_path()), "--version").split(" ")[0],
         "commit": _said("git", "rev-parse", "--short", "HEAD"),
         "load": round(load, 2),
         "busy": load > BUSY_SHARE * cores,
     }
+
+
+def _processor() -> str:
+    """Return the processor's name, as the kernel has it."""
+    for line in Path("/proc/cpuinfo").read_text().split("\n"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def _said(*argv: str) -> str:
@@ -66,9 +77,9 @@ def _said(*argv: str) -> str:
     return done.stdout.strip() or "unknown"
 
 
-def take(names: list[str], pairs: int | None) -> tuple[list[Row], dict[str, str]]:
+def take(names: list[str], pairs: int | None) -> tuple[list[Row | Series], dict[str, str]]:
     """Take the rows; gives those that were measured, and why the others were not."""
-    rows: list[Row] = []
+    rows: list[Row | Series] = []
     broken: dict[str, str] = {}
     for name in names:
         count, measure = ROWS[name]
@@ -77,7 +88,7 @@ def take(names: list[str], pairs: int | None) -> tuple[list[Row], dict[str, str]
         try:
             with world() as where:
                 found = measure(where, count)
-                rows += found if isinstance(found, list) else [found]
+                rows += [found] if isinstance(found, Row) else found
         except (Broken, RuntimeError, OSError, subprocess.SubprocessError, AssertionError) as error:
             broken[name] = f"{type(error).__name__}: {error}"
     return rows, broken
@@ -96,15 +107,22 @@ def main() -> int:
         parser.error("--pairs: at least 1")
     about = context()
     names = asked.only or [*ROWS, COMPARISON]
-    rows, broken = take([name for name in names if name != COMPARISON], asked.pairs)
+    found, broken = take([name for name in names if name != COMPARISON], asked.pairs)
+    rows = [each for each in found if isinstance(each, Row)]
     cells: list[comparison.Cell] = []
     if COMPARISON in names:
         print("comparison ..", file=sys.stderr, flush=True)
         with world() as where:
             cells = comparison.measure(where)
     if asked.json:
-        found = {"context": about, "rows": [row.as_json() for row in rows], "broken": broken}
-        print(json.dumps({**found, COMPARISON: [cell.as_json() for cell in cells]}))
+        results = {
+            "context": about,
+            "rows": [row.as_json() for row in rows],
+            "series": [each.as_json() for each in found if isinstance(each, Series)],
+            COMPARISON: [cell.as_json() for cell in cells],
+            "broken": broken,
+        }
+        print(json.dumps(results))
     else:
         _print(about, rows, broken)
         print(comparison.table(cells) if cells else "")

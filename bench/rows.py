@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
@@ -23,6 +23,8 @@ class Row:
     notes: Sequence[str] = field(default_factory=tuple)
     by: Literal["ratio", "added"] = "ratio"
     """Whether a pair is compared by its ratio, or by how much ours adds."""
+    growth: str = ""
+    """A sentence on how the figure grows, and what bounds it."""
 
     @property
     def ratio(self) -> float:
@@ -50,8 +52,24 @@ class Row:
             "goal": self.goal,
             "met": self.met,
             "notes": list(self.notes),
+            "growth": self.growth,
             "pairs": [list(pair) for pair in zip(self.ours, self.theirs, strict=True)],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Figures over a size, for a plot: for each line its points, which are pairs of size and figure."""
+
+    name: str
+    what: str
+    x: str
+    unit: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Give it for programs."""
+        return asdict(self)
 
 
 def interleave(

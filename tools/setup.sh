@@ -1,10 +1,12 @@
 #!/bin/sh
 # Makes the virtual environment at $1 and installs the project into it, on a machine that may be new; with the word
-# `tests` after it, only what tests need beside it. Debian's own packages are installed when root; otherwise the missing
-# ones are named.
+# `tests` after it, only what tests need beside it; with `bench`, the library for plots as well. Debian's own packages are
+# installed when root; otherwise the missing ones are named.
 set -eu
 venv=$1
 for_tests=${2:-}
+extras=dev
+[ "$for_tests" != bench ] || extras=dev,bench
 
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
@@ -53,5 +55,5 @@ echo "Installing Python packages into $venv (about half a minute the first time)
 # uv takes a fourth of pip's time; where it cannot have the packages, for a login that only pip knows, pip can.
 pip uv
 . tools/uv.sh
-"$venv/bin/uv" pip install --quiet --python "$python" --compile-bytecode -c constraints.txt -e '.[dev]' \
-    || pip -e '.[dev]'
+"$venv/bin/uv" pip install --quiet --python "$python" --compile-bytecode -c constraints.txt -e ".[$extras]" \
+    || pip -e ".[$extras]"

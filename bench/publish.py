@@ -1,0 +1,120 @@
+"""Writes measurements into the page on performance: `python -m bench.publish RESULTS.json docs/performance.md`.
+
+RESULTS.json is what `python -m bench --json` printed. The page keeps its text; the tables between its marks are written
+anew, and the plots beside it. `make bench-publish` does both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from bench.comparison import Cell, table
+
+_COLORS = ("#6b7280", "#c2410c", "#1d4ed8", "#0e9f6e", "#7c3aed", "#b45309")
+_WIDTH, _HEIGHT = 7.5, 3.2
+
+
+def main() -> int:
+    """Write the page and its plots."""
+    results, page = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    # The same figures give the same file: no date and no random ids.
+    mpl.rcParams.update({"svg.hashsalt": "steadyhand", "svg.fonttype": "none", "font.size": 9})
+    folder = page.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    cells = [Cell(**cell) for cell in results["comparison"]]
+    plots = [*_plot_comparison(folder, cells), *_plot_series(folder, results["series"])]
+    text = page.read_text(encoding="utf-8")
+    for name, content in {
+        "machine": _machine(results["context"]),
+        "comparison": table(cells),
+        "rows": _rows(results["rows"]),
+        "plots": "\n".join(f"![{title}]({folder.name}/{file})" for file, title in plots),
+    }.items():
+        text = _between_marks(text, name, content)
+    page.write_text(text, encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _between_marks(text: str, name: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"the page has no marks for '{name}'")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+def _machine(context: Mapping[str, Any]) -> str:
+    busy = " It was busy when it began." if context["busy"] else ""
+    return (
+        f"Measured on {context['cores']} cores ({context['processor']}, {context['memory']}), Linux "
+        f"{context['kernel']}, Python {context['python']}, CLI {context['cli']}, commit {context['commit']}.{busy}"
+    )
+
+
+def _rows(rows: Iterable[Mapping[str, Any]]) -> str:
+    lines = ["| row | ours | beside | figure | goal | |", "|---|--:|--:|--:|--:|---|"]
+    for row in rows:
+        unit = row["unit"]
+        is_ratio = "ratio" in row
+        figure = f"{row['ratio']:.3g}" if is_ratio else f"{row['added']:+.2f} {unit}"
+        goal = f"{row['direction']} {row['goal']:g}" + ("" if is_ratio else f" {unit}")
+        lines.append(
+            f"| `{row['name']}` | {row['ours']:,.1f} {unit} | {row['theirs']:,.1f} {unit} | {figure} | {goal} "
+            f"| {'met' if row['met'] else '**missed**'}: {row['growth']} |"
+        )
+    return "\n".join(lines)
+
+
+def _plot_comparison(folder: Path, cells: Sequence[Cell]) -> Iterable[tuple[str, str]]:
+    ways = list(dict.fromkeys(cell.way for cell in cells))
+    callers = sorted({cell.callers for cell in cells})
+    for field, title in (
+        ("first_p50", "Time to the first text, p50, ms"),
+        ("whole_p50", "Time to the whole answer, p50, ms"),
+        ("processor", "Processor time for a request, s"),
+        ("memory", "Peak memory for a request, MB"),
+    ):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        width = 0.8 / len(ways)
+        for number, way in enumerate(ways):
+            values = {cell.callers: getattr(cell, field) for cell in cells if cell.way == way}
+            places = [place + (number - (len(ways) - 1) / 2) * width for place in range(len(callers))]
+            axes.bar(places, [values[each] for each in callers], width, label=way, color=_COLORS[number])
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(callers)), [f"{each} callers" for each in callers])
+        axes.set_title(title, loc="left")
+        axes.legend(frameon=False, ncols=3, fontsize=8)
+        yield _save(figure, folder, field.replace("_", "-")), title
+
+
+def _plot_series(folder: Path, series: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    for each in series:
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        for number, (line, points) in enumerate(each["lines"].items()):
+            axes.plot(*zip(*points, strict=True), "o-", label=line, color=_COLORS[number % len(_COLORS)])
+        axes.set_xscale("symlog")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(each["x"])
+        axes.set_ylabel(each["unit"])
+        axes.set_title(each["what"], loc="left")
+        axes.legend(frameon=False, fontsize=8)
+        yield _save(figure, folder, each["name"]), each["what"]
+
+
+def _save(figure: Figure, folder: Path, name: str) -> str:
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    return f"{name}.svg"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
