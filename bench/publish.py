@@ -76,11 +76,11 @@ def _rows(rows: Iterable[Mapping[str, Any]]) -> str:
 def _plot_comparison(folder: Path, cells: Sequence[Cell]) -> Iterable[tuple[str, str]]:
     ways = list(dict.fromkeys(cell.way for cell in cells))
     callers = sorted({cell.callers for cell in cells})
-    for field, title in (
-        ("first_p50", "Time to the first text, p50, ms"),
-        ("whole_p50", "Time to the whole answer, p50, ms"),
-        ("processor", "Processor time for a request, s"),
-        ("memory", "Peak memory for a request, MB"),
+    for field, title, least in (
+        ("first_p50", "Time to the first text, p50, ms", 10),
+        ("whole_p50", "Time to the whole answer, p50, ms", 10),
+        ("processor", "Processor time for a request, s", 0.01),
+        ("memory", "Peak memory for a request, MB", 1),
     ):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         axes = figure.subplots()
@@ -88,12 +88,26 @@ def _plot_comparison(folder: Path, cells: Sequence[Cell]) -> Iterable[tuple[str,
         for number, way in enumerate(ways):
             values = {cell.callers: getattr(cell, field) for cell in cells if cell.way == way}
             places = [place + (number - (len(ways) - 1) / 2) * width for place in range(len(callers))]
-            axes.bar(places, [values[each] for each in callers], width, label=way, color=_COLORS[number])
+            bars = axes.bar(
+                places,
+                [max(least, values[each]) for each in callers],
+                width,
+                label=way,
+                color=_COLORS[number],
+            )
+            axes.bar_label(bars, [_short(values[each]) for each in callers], fontsize=7, padding=1)
         axes.set_yscale("log")
-        axes.set_xticks(range(len(callers)), [f"{each} callers" for each in callers])
+        axes.set_ylim(bottom=least)
+        axes.margins(y=0.3)
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.set_xticks(range(len(callers)), [f"{each} at once" for each in callers])
         axes.set_title(title, loc="left")
-        axes.legend(frameon=False, ncols=3, fontsize=8)
+        axes.legend(frameon=False, ncols=5, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1))
         yield _save(figure, folder, field.replace("_", "-")), title
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _plot_series(folder: Path, series: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
