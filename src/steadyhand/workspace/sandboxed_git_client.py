@@ -87,11 +87,8 @@ async def run_sandboxed_git(
     result = await _run_program(
         sandbox_exec, request, checkout, agent, seconds=seconds, max_output=max_output, on_stderr=on_stderr
     )
-    if result.exit_code is None:
-        raise WorkspaceError(f"it took longer than {seconds:g} s, or its output was too large")
     if result.exit_code != 0:
-        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise WorkspaceError(f"the work inside the sandbox ended with {result.exit_code}: {last[:200]}")
+        raise _no_reply_error(result, seconds)
     return parse_reply(result.stdout, parts)
 
 
@@ -124,12 +121,17 @@ async def receive_harvest(
         receiver.feed(result.stdout)
     finally:
         receiver.close()
-    if result.exit_code is None and not receiver.frames:
-        raise WorkspaceError(f"it took longer than {seconds:g} s, or its output was too large")
     if not receiver.frames:
-        last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        raise WorkspaceError(f"the work inside the sandbox ended with {result.exit_code}: {last[:200]}")
+        raise _no_reply_error(result, seconds)
     return receiver.frames
+
+
+def _no_reply_error(result: ExecResult, seconds: float) -> WorkspaceError:
+    """Return the error of a program that sent no reply within its limits."""
+    if result.exit_code is None:
+        return WorkspaceError(f"it took longer than {seconds:g} s, or its output was too large")
+    last_line = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    return WorkspaceError(f"the work inside the sandbox ended with {result.exit_code}: {last_line[:200]}")
 
 
 async def _run_program(

@@ -24,7 +24,7 @@ class ProcessSandboxExec:
     async def run(
         self,
         argv: Sequence[str],
-        place: Checkout,
+        checkout: Checkout,
         agent: Agent,
         *,
         env: Mapping[str, str],
@@ -35,8 +35,8 @@ class ProcessSandboxExec:
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> ExecResult:
         """Run a command; see the port. No process of it is alive afterwards, however it ended."""
-        inner = Command(argv, dict(env), self.sandbox.agent_paths(place).directory, place.uid)
-        launch = LaunchSpec(self.sandbox.wrap(inner, place, agent))
+        inner = Command(argv, dict(env), self.sandbox.agent_paths(checkout).directory, checkout.uid)
+        launch = LaunchSpec(self.sandbox.wrap(inner, checkout, agent))
         output = _Output(max_output)
         async with self._egress(agent) as listening, AgentProcess.start(launch, None, listening) as process:
             exit_status = None
