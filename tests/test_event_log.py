@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -12,6 +14,7 @@ from steadyhand.control import Caller, Control
 from steadyhand.event_log import MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
 from steadyhand.events import (
     Event,
+    EventBody,
     EventDraft,
     LiveText,
     Message,
@@ -43,6 +46,31 @@ JOB = Job(
     idle_timeout_seconds=1,
 )
 CALLER = Caller("k", ALL_SCOPES)
+
+
+@asynccontextmanager
+async def store_with_job(folder: Path) -> AsyncIterator[SqlStore]:
+    """Open a store that has `JOB`, queued."""
+    store = await open_store(f"sqlite:///{folder / 'd.db'}")
+    try:
+        await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+        yield store
+    finally:
+        await store.close()
+
+
+async def follow_run(
+    event_log: EventLog, feed: EventFeed, bodies: Sequence[EventBody | TextDelta]
+) -> Sequence[object]:
+    """Emit the bodies as the first run of `JOB` and return what a follower gets of them."""
+    writer = RunEventWriter(event_log, JOB.id, 1, lambda: NOW)
+    with feed.subscribe(JOB.id) as follower:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(writer.run())
+            for body in bodies:
+                await writer.emit(body)
+            await writer.close()
+        return await follower.receive()
 
 
 def event(seq: int) -> Event:
@@ -78,9 +106,7 @@ def test_a_closed_feed_ends_those_who_follow_and_those_who_come_later() -> None:
 
 def test_a_numbered_event_reaches_followers_only_once_the_store_has_it(tmp_path: Path) -> None:
     async def scene() -> None:
-        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
-        try:
-            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+        async with store_with_job(tmp_path) as store:
             feed = EventFeed()
             journal = RunEventWriter(EventLog(store, feed, NO_REDACTION), JOB.id, 1, lambda: NOW)
             with feed.subscribe(JOB.id) as follower:
@@ -97,17 +123,13 @@ def test_a_numbered_event_reaches_followers_only_once_the_store_has_it(tmp_path:
                             seen.append(item.seq)
                     await journal.close()
             assert seen == list(range(2, 302))
-        finally:
-            await store.close()
 
     asyncio.run(scene())
 
 
 def test_following_gives_every_number_once_however_the_job_and_the_follower_race(tmp_path: Path) -> None:
     async def scene() -> None:
-        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
-        try:
-            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+        async with store_with_job(tmp_path) as store:
             feed = EventFeed()
             recorder = EventLog(store, feed, NO_REDACTION)
             control = _control(store, feed)
@@ -135,17 +157,13 @@ def test_following_gives_every_number_once_however_the_job_and_the_follower_race
             for follower, after in zip(followers, (0, 0, 5, 100), strict=True):
                 assert follower.result() == list(range(after + 1, 123))
             assert await follow(7) == list(range(8, 123))
-        finally:
-            await store.close()
 
     asyncio.run(scene())
 
 
 def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_path: Path) -> None:
     async def scene() -> None:
-        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
-        try:
-            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+        async with store_with_job(tmp_path) as store:
             feed = EventFeed()
             control, recorder = _control(store, feed), EventLog(store, feed, NO_REDACTION)
 
@@ -165,8 +183,6 @@ def test_a_job_that_ends_between_two_looks_at_the_store_ends_its_follower(tmp_pa
 
             async with asyncio.timeout(20):
                 assert await follow() == [1, 2]
-        finally:
-            await store.close()
 
     asyncio.run(scene())
 
@@ -175,21 +191,15 @@ def test_thinking_and_text_of_one_message_are_counted_apart_and_without_secrets(
     secret = "sk-canary-41Xw9TtR9bLm6"
 
     async def scene() -> None:
-        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
-        try:
-            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+        async with store_with_job(tmp_path) as store:
             feed = EventFeed()
-            journal = RunEventWriter(EventLog(store, feed, Redactor([secret])), JOB.id, 1, lambda: NOW)
-            with feed.subscribe(JOB.id) as follower:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(journal.run())
-                    for piece in ("So: ", secret[:9], secret[9:], "."):
-                        await journal.emit(ThinkingDelta("m1", piece))
-                    await journal.emit(Thinking(f"So: {secret}."))
-                    await journal.emit(ThinkingDelta("m1", "More"))
-                    await journal.emit(TextDelta("m1", "Yeah"))
-                    await journal.close()
-                seen = await follower.receive()
+            bodies: Sequence[EventBody | TextDelta] = (
+                *(ThinkingDelta("m1", piece) for piece in ("So: ", secret[:9], secret[9:], ".")),
+                Thinking(f"So: {secret}."),
+                ThinkingDelta("m1", "More"),
+                TextDelta("m1", "Yeah"),
+            )
+            seen = await follow_run(EventLog(store, feed, Redactor([secret])), feed, bodies)
             said = [
                 (item.body.type, item.body.text, item.steps, item.offset)
                 for item in seen
@@ -204,8 +214,6 @@ def test_thinking_and_text_of_one_message_are_counted_apart_and_without_secrets(
             ]
             (stored,) = [item for item in seen if isinstance(item, Event)]
             assert stored.data["text"] == "So: [redacted]."
-        finally:
-            await store.close()
 
     asyncio.run(scene())
 
@@ -214,22 +222,16 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
     secret = "sk-canary-41Xw9TtR9bLm6"
 
     async def scene() -> None:
-        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
-        try:
-            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+        async with store_with_job(tmp_path) as store:
             feed = EventFeed()
             recorder = EventLog(store, feed, Redactor([secret]))
-            journal = RunEventWriter(recorder, JOB.id, 1, lambda: NOW)
-            with feed.subscribe(JOB.id) as follower:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(journal.run())
-                    for piece in ("Look: ", secret[:5], secret[5:], "! And s"):
-                        await journal.emit(TextDelta("m1", piece))
-                    await journal.emit(TextDelta("m2", secret[:7]))
-                    await journal.emit(Message("assistant", f"It is {secret}"))
-                    await journal.emit(TextDelta("m3", secret[7:]))
-                    await journal.close()
-                seen = await follower.receive()
+            bodies: Sequence[EventBody | TextDelta] = (
+                *(TextDelta("m1", piece) for piece in ("Look: ", secret[:5], secret[5:], "! And s")),
+                TextDelta("m2", secret[:7]),
+                Message("assistant", f"It is {secret}"),
+                TextDelta("m3", secret[7:]),
+            )
+            seen = await follow_run(recorder, feed, bodies)
             said = [(item.body.message_id, item.body.text) for item in seen if isinstance(item, LiveText)]
             assert said == [
                 ("m1", "Look: "),
@@ -262,8 +264,6 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
             assert job.structured_output == {"[redacted]": ["[redacted]"]}
             assert secret not in repr(job)
             assert secret not in repr(await store.list_events(JOB.id))
-        finally:
-            await store.close()
 
     asyncio.run(scene())
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -289,9 +289,7 @@ def test_a_text_of_an_agent_is_searched_for_secrets_once_however_often_its_job_c
     redactor = _CountingRedactor("sk-ant-canary-41Xw9")
 
     async def scene() -> None:
-        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
-        try:
-            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+        async with store_with_job(tmp_path) as store:
             recorder = EventLog(store, EventFeed(), redactor)
             await recorder.append(JOB.id, [EventDraft(1, NOW, Message("assistant", "the message"))])
             error = ErrorInfo("agent_error", "the error", retryable=True)
@@ -305,8 +303,6 @@ def test_a_text_of_an_agent_is_searched_for_secrets_once_however_often_its_job_c
                 partial(_moved, state=State.FAILED),
             ):
                 await recorder.update_job(JOB.id, frozenset(State), update)
-        finally:
-            await store.close()
 
     asyncio.run(scene())
     for text in (b"the message", b"the answer", b"the value", b"the error", b"the warning"):

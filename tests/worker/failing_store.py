@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from tests.store.faults import Fault, open_failing_store
+from tests.worker.fakes import IN_PLACE, FakeCheckouts
 
 from steadyhand.admission import Admission
 from steadyhand.agents import BUILT_IN_AGENTS, Catalog, Workspace
@@ -34,7 +35,6 @@ from steadyhand.ports import (
     Checkouts,
     Emit,
     Harvest,
-    JobPaths,
     RunContext,
     RunReport,
     RunSpec,
@@ -49,7 +49,6 @@ from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker import ParkedJobs, Worker, WorkerConfig, WorkerDeps
 
 CALLER = Caller("k_one", ALL_SCOPES)
-IN_PLACE = Workspace("site", repository="/srv/site", mode="in_place")
 PRICES = Prices.load(
     {"claude-*": dict.fromkeys(("input", "output", "cache_read", "cache_write_5m", "cache_write_1h"), "1")}
 )
@@ -77,37 +76,20 @@ class RecordingGateway(ModelGateway):
 
 
 @dataclass
-class FakeCheckouts:
-    """Checkouts without files. `calls` has the operations, in order, that end a checkout, and each harvest."""
+class ServiceCheckouts(FakeCheckouts):
+    """Checkouts of a service; `calls` has each harvest and deletion as well."""
 
-    root: Path
-    calls: list[tuple[str, str]] = field(default_factory=list)
     spared: set[str] = field(default_factory=set)
     """The jobs that the newest retention left alone."""
-
-    def job_paths(self, job_id: str) -> JobPaths:
-        return JobPaths(self.root / "jobs" / job_id)
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
         paths = self.job_paths(job.id)
         paths.config_dir.mkdir(parents=True, exist_ok=True)
         return Checkout(workspace, paths, self.root, self.root, None, None, "a" * 40, slot=slot)
 
-    async def has_session(self, job_id: str) -> bool:
-        return self.job_paths(job_id).config_dir.is_dir()
-
     async def harvest(self, checkout: Checkout) -> Harvest:
         self.calls.append(("harvest", checkout.paths.root.name))
         return Harvest(None)
-
-    async def release(self, checkout: Checkout) -> None:
-        self.calls.append(("release", checkout.paths.root.name))
-
-    async def retain(self, checkout: Checkout) -> None:
-        self.calls.append(("retain", checkout.paths.root.name))
-
-    async def discard(self, job_id: str) -> None:
-        self.calls.append(("discard", job_id))
 
     async def list_retained(self) -> Mapping[str, datetime]:
         return {}
@@ -143,7 +125,7 @@ class FailingService:
     queue: LocalQueue
     control: Control
     gateway: RecordingGateway
-    checkouts: FakeCheckouts
+    checkouts: ServiceCheckouts
     runner: FakeRunner
     worker: Worker
     group: asyncio.TaskGroup
@@ -254,7 +236,7 @@ def _assemble(  # noqa: PLR0917  # the parts that are there before the rest
         max_suspended=max_waiting_runs,
         directory_of=lambda job: directories.get(job.workspace or ""),
     )
-    checkouts, runner = FakeCheckouts(root), FakeRunner()
+    checkouts, runner = ServiceCheckouts(root), FakeRunner()
     catalog = Catalog(agents=dict(BUILT_IN_AGENTS), workspaces={IN_PLACE.name: IN_PLACE})
     killed: list[tuple[int, int]] = []
 

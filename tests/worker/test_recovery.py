@@ -18,6 +18,7 @@ from tests.worker.failing_store import (
     failing_service,
     make_template,
 )
+from tests.worker.fakes import SUCCESS
 
 from steadyhand.agents import Workspace
 from steadyhand.clock import utc_now
@@ -26,12 +27,11 @@ from steadyhand.errors import StoreUnavailable, WorkspaceError
 from steadyhand.events import Message
 from steadyhand.job import ENDED, Job, JobSpec, JobWarning, OnInterrupt, OutcomeType, Run, State
 from steadyhand.job_warnings import WarningCode
-from steadyhand.outcome import AgentResult, RunEvidence, StopReason
+from steadyhand.outcome import RunEvidence, StopReason
 from steadyhand.ports import (
     Checkout,
     Emit,
     Harvest,
-    RunOutput,
     RunReport,
     RunSpec,
     StopSignal,
@@ -40,10 +40,6 @@ from steadyhand.ports import (
 )
 from steadyhand.testing.contracts.samples import accepted_draft, make_job
 
-SUCCESS = RunReport(
-    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
-    RunOutput((), ""),
-)
 SUPERVISOR = (4242, 17)
 LONG_OUTAGE_SECONDS = 20.0
 

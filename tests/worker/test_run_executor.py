@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.worker.fakes import IN_PLACE, SUCCESS, FakeCheckouts
 
 from steadyhand.agents import Catalog, Workspace
 from steadyhand.errors import RunError, SessionGone, SpawnError, WorkspaceError
@@ -24,11 +25,9 @@ from steadyhand.ports import (
     Emit,
     Gateway,
     Harvest,
-    JobPaths,
     ModelAccess,
     RunAccess,
     RunContext,
-    RunOutput,
     RunReport,
     RunSpec,
     StopSignal,
@@ -43,27 +42,14 @@ from steadyhand.worker import WorkerConfig, WorkerDeps
 from steadyhand.worker.run_executor import RunExecutor
 
 SECRET = "credential-of-this-run-alone-0123456789"
-IN_PLACE = Workspace("site", repository="/srv/site", mode="in_place")
-SUCCESS = RunReport(
-    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
-    RunOutput((), ""),
-)
 
 
 @dataclass
-class FakeCheckouts:
-    """Checkouts without files. `calls` has the operations, in order, that end a checkout."""
+class HookedCheckouts(FakeCheckouts):
+    """Checkouts whose beginning and harvest the test plays."""
 
-    root: Path
-    calls: list[tuple[str, str]] = field(default_factory=list)
     on_prepare: Callable[[Job], Awaitable[None]] | None = None
     on_harvest: Callable[[], Awaitable[Harvest]] | None = None
-
-    def job_paths(self, job_id: str) -> JobPaths:
-        return JobPaths(self.root / job_id)
-
-    async def has_session(self, job_id: str) -> bool:
-        return self.job_paths(job_id).config_dir.is_dir()
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
         if self.on_prepare is not None:
@@ -72,15 +58,6 @@ class FakeCheckouts:
 
     async def harvest(self, checkout: Checkout) -> Harvest:  # noqa: ARG002  # the port's signature
         return Harvest(None) if self.on_harvest is None else await self.on_harvest()
-
-    async def release(self, checkout: Checkout) -> None:
-        self.calls.append(("release", checkout.paths.root.name))
-
-    async def retain(self, checkout: Checkout) -> None:
-        self.calls.append(("retain", checkout.paths.root.name))
-
-    async def discard(self, job_id: str) -> None:
-        self.calls.append(("discard", job_id))
 
 
 @dataclass
@@ -128,7 +105,7 @@ async def succeed(spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:  # 
 @dataclass
 class World:
     store: SqlStore
-    checkouts: FakeCheckouts
+    checkouts: HookedCheckouts
     runner: FakeRunner
     redactor: Redactor
     gateway: FakeGateway | None
@@ -158,7 +135,7 @@ async def world_at(
 ) -> AsyncIterator[World]:
     store = await open_store(f"sqlite:///{root / 'd.db'}")
     try:
-        checkouts, runner, redactor = FakeCheckouts(root), FakeRunner(agent), Redactor()
+        checkouts, runner, redactor = HookedCheckouts(root), FakeRunner(agent), Redactor()
         config = WorkerConfig(
             node="n1", clock=lambda: NOON, environment_for=lambda *_: {}, kill_leftovers=_kill_nothing
         )

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 from tests.store.faults import MODES, Fault, FaultClock, FaultMode
+from tests.worker import fakes
 from tests.worker.failing_store import (
     CALLER,
-    IN_PLACE,
     STEP_SECONDS,
     Agent,
     FailingService,
     failing_service,
     make_template,
 )
+from tests.worker.fakes import IN_PLACE
 
 from steadyhand.control import ResumeOptions, Submission
 from steadyhand.events import Event, Message
@@ -35,10 +36,7 @@ OUTAGE_SECONDS = 20.0
 BOUND_SECONDS = 60.0
 MIN_WRITES = 5
 """Each kind has at least so many writes: accepted, started, an event, a call, ended."""
-SUCCESS = RunReport(
-    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
-    RunOutput(["a line\n"], ""),
-)
+SUCCESS = replace(fakes.SUCCESS, output=RunOutput(["a line\n"], ""))
 FAILURE = RunReport(RunEvidence(exit_code=1), RunOutput((), "it broke"))
 RATE_LIMITED = replace(
     FAILURE,

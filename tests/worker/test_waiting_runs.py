@@ -12,23 +12,19 @@ from tests.store.faults import Fault, FaultClock
 from tests.worker.failing_store import (
     CALLER,
     CLIENT_PAUSE_SECONDS,
-    IN_PLACE,
     FailingService,
     failing_service,
     make_template,
 )
+from tests.worker.fakes import IN_PLACE, SUCCESS
 
 from steadyhand.control import ResumeOptions, Submission
 from steadyhand.errors import RetryLater
 from steadyhand.events import Message
 from steadyhand.job import ClientTool, Job, JobSpec, OutcomeType, State
-from steadyhand.outcome import AgentResult, RunEvidence, StopReason
-from steadyhand.ports import ClientToolCall, Emit, RunOutput, RunReport, RunSpec, StopSignal
+from steadyhand.outcome import RunEvidence, StopReason
+from steadyhand.ports import ClientToolCall, Emit, RunReport, RunSpec, StopSignal
 
-SUCCESS = RunReport(
-    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
-    RunOutput((), ""),
-)
 LOOK = ClientTool("look", None, {"type": "object"})
 
 

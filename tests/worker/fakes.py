@@ -1,0 +1,38 @@
+"""Parts of a worker that stand in for checkouts and agents in its tests."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from steadyhand.agents import Workspace
+from steadyhand.job import OutcomeType
+from steadyhand.outcome import AgentResult, RunEvidence
+from steadyhand.ports import Checkout, JobPaths, RunOutput, RunReport
+
+IN_PLACE = Workspace("site", repository="/srv/site", mode="in_place")
+SUCCESS = RunReport(
+    RunEvidence(exit_code=0, result=AgentResult(OutcomeType.SUCCESS, is_error=False, text="done")),
+    RunOutput((), ""),
+)
+
+
+@dataclass
+class FakeCheckouts:
+    """Checkouts without files. `calls` has the operations, in order, that end a checkout."""
+
+    root: Path
+    calls: list[tuple[str, str]] = field(default_factory=list)
+
+    def job_paths(self, job_id: str) -> JobPaths:
+        return JobPaths(self.root / "jobs" / job_id)
+
+    async def has_session(self, job_id: str) -> bool:
+        return self.job_paths(job_id).config_dir.is_dir()
+
+    async def release(self, checkout: Checkout) -> None:
+        self.calls.append(("release", checkout.paths.root.name))
+
+    async def retain(self, checkout: Checkout) -> None:
+        self.calls.append(("retain", checkout.paths.root.name))
+
+    async def discard(self, job_id: str) -> None:
+        self.calls.append(("discard", job_id))
