@@ -17,10 +17,13 @@ def test_only_what_programs_need_and_every_user_may_read_is_taken(tmp_path: Path
     (machine / "localtime").symlink_to("/usr/bin/env")
     (machine / "ssl/certs/leading-out.pem").symlink_to(machine / "shadow")
     (machine / "ssl/certs/leading-nowhere.pem").symlink_to("/nonexistent")
+    (machine / "ssl/certs/loop.pem").symlink_to("loop.pem")
+    (machine / "ssl/certs/by-way.pem").symlink_to("../../localtime")
     made = make_etc(tmp_path, host_etc=machine)
     found = {str(path.relative_to(made)) for path in made.rglob("*") if not path.is_dir()}
     ours = {"passwd", "group", "hosts", "hostname", "shells", "resolv.conf"}
-    assert found == ours | {"ssl/certs/ca.pem", "services", "localtime"}
+    assert found == ours | {"ssl/certs/ca.pem", "ssl/certs/by-way.pem", "services", "localtime"}
+    assert (made / "ssl/certs/by-way.pem").readlink() == Path("/usr/bin/env").resolve()
     assert "of the machine" not in (made / "passwd").read_text() + (made / "hosts").read_text()
     assert (made / "localtime").readlink() == Path("/usr/bin/env").resolve()
 
