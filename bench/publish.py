@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bench.comparison import Cell, table
+from bench.growth import GROWTH
 
 _COLORS = ("#6b7280", "#c2410c", "#1d4ed8", "#0e9f6e", "#7c3aed", "#b45309")
 _WIDTH, _HEIGHT = 7.5, 3.2
@@ -68,7 +69,7 @@ def _rows(rows: Iterable[Mapping[str, Any]]) -> str:
         goal = f"{row['direction']} {row['goal']:g}" + ("" if is_ratio else f" {unit}")
         lines.append(
             f"| `{row['name']}` | {row['ours']:,.1f} {unit} | {row['theirs']:,.1f} {unit} | {figure} | {goal} "
-            f"| {'met' if row['met'] else '**missed**'}: {row['growth']} |"
+            f"| {'met' if row['met'] else '**missed**'}: {GROWTH[row['name']]} |"
         )
     return "\n".join(lines)
 

@@ -23,8 +23,6 @@ class Row:
     notes: Sequence[str] = field(default_factory=tuple)
     by: Literal["ratio", "added"] = "ratio"
     """Whether a pair is compared by its ratio, or by how much ours adds."""
-    growth: str = ""
-    """A sentence on how the figure grows, and what bounds it."""
 
     @property
     def ratio(self) -> float:
@@ -52,7 +50,6 @@ class Row:
             "goal": self.goal,
             "met": self.met,
             "notes": list(self.notes),
-            "growth": self.growth,
             "pairs": [list(pair) for pair in zip(self.ours, self.theirs, strict=True)],
         }
 

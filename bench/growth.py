@@ -1,0 +1,22 @@
+"""How the figure of each row grows, and what bounds it: one sentence a row, for the page on performance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+GROWTH: Mapping[str, str] = {
+    "accept": "The rate does not depend on the jobs that wait; one core of the service bounds it, and above 16 "
+    "connections the time of one write to the disk.",
+    "start-stream": "Constant for each job; the start of the agent's process bounds it.",
+    "start-plain": "Constant for each job; the start of the agent's process bounds it.",
+    "answer": "Constant for each job; the processor time of the CLI's own start bounds it.",
+    "answer-sealed": "Constant for each job; the processor time of the CLI's own start bounds it.",
+    "gateway-ttft": "Grows with the streams that are open, as each takes its turn on one core.",
+    "gateway-ttft-p99": "Grows with the streams that are open, as each takes its turn on one core.",
+    "gateway-cpu": "Grows with the events of a stream, not with their bytes; one core bounds all streams.",
+    "health": "Grows with the load of the machine: an attack shares the cores, and its limits bound its share.",
+    "half-open": "Grows with new connections a second; the limit of connections and their deadline bound it.",
+    "sandbox": "Constant for each run: namespaces, mounts and control groups are made anew.",
+    "checkout": "Does not grow with the repository: the files are a layer that jobs share.",
+    "checkout-growth": "Does not grow with the repository: the files are a layer that jobs share.",
+}
