@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from steadyhand.workspace.mirror import Mirrors
 from steadyhand.workspace.ref_names import COMMIT
 from steadyhand.workspace.sandboxed_git_client import run_sandboxed_git
 from steadyhand.workspace.saved_refs import GivenRefs
+from steadyhand.workspace.upper_layer import LayerChanges, read_changes
+from steadyhand.workspace.warm_checkouts import WarmCheckout
 
 HARVEST_SECONDS = harvest_import.HARVEST_SECONDS
 PUSH_SECONDS = 10.0
@@ -113,11 +115,14 @@ class Harvester:
     ) -> Changes | None:
         if checkout.workspace.repository is None or checkout.commit is None:
             return None
-        context = HarvestContext(checkout, checkout.commit, warnings)
         if checkout.workspace.mode == "in_place":
+            context = HarvestContext(checkout, checkout.commit, warnings)
             return await _harvest_in_place(context, self._sandbox_exec)
         mirror = self._mirrors.get(checkout.workspace.repository)
-        refs = await asyncio.to_thread(read_refs, fetched_refs_path(checkout.paths))
+        refs, layer = await asyncio.to_thread(_read_given, checkout)
+        if layer is not None and layer.is_empty:
+            return None
+        context = HarvestContext(checkout, checkout.commit, warnings)
         own_branch = work_branch(context.job_id, sandboxed=self._sandbox_exec is not None)
         given = GivenRefs(None if refs is None else {own_branch.encode(): context.base.encode(), **refs})
         imported = await HarvestImport(
@@ -126,6 +131,7 @@ class Harvester:
             self._settings,
             self._sandbox_exec,
             given_refs=given,
+            layer=layer,
             on_progress=on_progress,
         ).run()
         return await HarvestResults(context, imported, given).write()
@@ -184,6 +190,16 @@ async def _harvest_in_place(context: HarvestContext, sandbox_exec: SandboxExec |
     if files == 0 and head == context.base:
         return None
     return Changes(context.base, head, files, insertions, deletions)
+
+
+def _read_given(checkout: Checkout) -> tuple[Mapping[bytes, bytes] | None, LayerChanges | None]:
+    """Return the refs that a job was given, and what its overlay says that it changed, if it says all; blocks."""
+    refs, layers = read_refs(fetched_refs_path(checkout.paths)), checkout.layers
+    if refs is None or layers is None or layers.image is not None or layers.refs is None:
+        return refs, None
+    if not WarmCheckout(layers.lower.parent).clean_file.is_file():
+        return refs, None
+    return refs, read_changes(layers.upper, layers.lower)
 
 
 def _extend(bound: asyncio.Timeout, seconds: float) -> None:

@@ -22,8 +22,15 @@ from steadyhand.workspace.harvest_context import HarvestContext, work_branch
 from steadyhand.workspace.harvest_frames import FrameReceiver, HarvestFrame
 from steadyhand.workspace.job_dirs import base_dir, base_index_path, given_path
 from steadyhand.workspace.local_exec import LocalExec
-from steadyhand.workspace.sandboxed_git_client import BASE_DIR, MIRROR_DIR, receive_harvest
+from steadyhand.workspace.sandboxed_git_client import (
+    BASE_DIR,
+    GIVEN_DIR,
+    MIRROR_DIR,
+    SCRATCH_DIR,
+    receive_harvest,
+)
 from steadyhand.workspace.saved_refs import GivenRefs, SavedRef
+from steadyhand.workspace.upper_layer import LayerChanges
 
 HARVEST_SECONDS = 30.0
 COMMITS_SECONDS = 12.0
@@ -40,9 +47,7 @@ IMPORT_CONFIG = (("core.bigFileThreshold", "32m"), ("pack.threads", "1"), ("core
 """Blobs above the threshold are streamed, never held in memory whole, while foreign packs are checked."""
 IMPORT_BOUNDS = {"GIT_ALLOC_LIMIT": "512m"}
 """A small pack can hold an object of any size: none is taken into memory that is larger."""
-_GIVEN_DIR = Path("/given")
-_SCRATCH = "/tmp/harvest"  # noqa: S108  # the sandbox's own
-_REFS_FILE = "refs"
+_REFS_FILE, _CHANGED_FILE = "refs", "changed"
 
 
 @dataclass
@@ -83,14 +88,17 @@ class HarvestImport:
         sandbox_exec: SandboxExec | None,
         *,
         given_refs: GivenRefs,
+        layer: LayerChanges | None = None,
         on_progress: Callable[[float], None],
     ) -> None:
+        """Make the repository. `layer` has the only paths that can differ from the base, if they are known."""
         self.repository = context.import_dir
         self._context = context
         self._sandbox_exec = sandbox_exec
         self._mirror_objects = mirror_objects
         self._settings = settings
         self._given_refs = given_refs
+        self._layer = layer
         self._on_progress = on_progress
         self._git = Git(env={"GIT_DIR": str(self.repository), **IMPORT_BOUNDS}, config=IMPORT_CONFIG)
         self._rounds = 0
@@ -139,13 +147,15 @@ class HarvestImport:
         self._rounds += 1
         folder = context.folder / f"round-{self._rounds}"
         make_dir(folder, 0o700)
-        checkout, places = await asyncio.to_thread(self._places, folder)
+        # Read again, the files are compared with another commit or without some of them: all are looked at.
+        layer = self._layer if commits else None
+        checkout, places = await asyncio.to_thread(self._places, folder, layer)
         request = {
             "verb": "harvest", "base": context.base, "head": head, "commits": commits,
             "without_gitmodules": without_gitmodules, "branch": self._work_branch,
             "limit": COMMIT_BYTES, "commits_seconds": COMMITS_SECONDS,
             "file_bytes": staging.FILE_BYTES, "all_bytes": staging.TOTAL_BYTES,
-            "batch_bytes": BATCH_BYTES, **places,
+            "batch_bytes": BATCH_BYTES, "git_dir": layer is None or layer.git_dir, **places,
         }  # fmt: skip
         receiver = FrameReceiver(
             self.repository / "objects" / "pack", MAX_RECEIVED, prefix=f"{self._rounds}-"
@@ -159,20 +169,24 @@ class HarvestImport:
             context.warn(WarningCode.HARVEST_PARTIAL, f"The harvest was cut: {reason}.")
         return frames
 
-    def _places(self, folder: Path) -> tuple[Checkout, Mapping[str, str]]:
+    def _places(self, folder: Path, layer: LayerChanges | None) -> tuple[Checkout, Mapping[str, str | None]]:
         """Return the checkout with what the program needs to see, and the paths of it there; blocks."""
         checkout, files = self._context.checkout, self._context.files
         given = folder / "given"
         make_dir(given, 0o755)
         (given / _REFS_FILE).write_bytes(self._given_refs.to_bytes())
         (given / _REFS_FILE).chmod(0o644)
+        if layer is not None:
+            (given / _CHANGED_FILE).write_bytes(b"".join(name + b"\x00" for name in sorted(layer.names)))
+            (given / _CHANGED_FILE).chmod(0o644)
         if self._sandbox_exec is not None:
             layers = checkout.layers
             base = base_dir(files) if layers is None else layers.lower.parent / "base"
-            binds = (*checkout.binds, BindMount(base, BASE_DIR), BindMount(given, _GIVEN_DIR))
+            binds = (*checkout.binds, BindMount(base, BASE_DIR), BindMount(given, GIVEN_DIR))
             return replace(checkout, binds=binds), {
-                "base_dir": str(BASE_DIR), "given_refs": str(_GIVEN_DIR / _REFS_FILE),
-                "objects": str(MIRROR_DIR), "scratch": _SCRATCH,
+                "base_dir": str(BASE_DIR), "given_refs": str(GIVEN_DIR / _REFS_FILE),
+                "changed_names": None if layer is None else str(GIVEN_DIR / _CHANGED_FILE),
+                "objects": str(MIRROR_DIR), "scratch": SCRATCH_DIR,
             }  # fmt: skip
         base, scratch = folder / "base", folder / "scratch"
         for path in (base, scratch):
@@ -184,7 +198,8 @@ class HarvestImport:
         for path in (base, scratch, given):
             chown_tree(path, checkout.uid)
         return checkout, {
-            "base_dir": str(base), "given_refs": str(given / _REFS_FILE), "objects": "", "scratch": str(scratch),
+            "base_dir": str(base), "given_refs": str(given / _REFS_FILE), "changed_names": None,
+            "objects": "", "scratch": str(scratch),
         }  # fmt: skip
 
     # --- reading ---------------------------------------------------------------------------

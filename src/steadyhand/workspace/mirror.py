@@ -190,6 +190,10 @@ class Mirror:
         """Return the commit of a full ref that the mirror has, without a fetch, or `None`."""
         return await self._rev_parse([ref])
 
+    async def tree_of(self, commit: str) -> str:
+        """Return the id of a commit's tree. Raise `WorkspaceError` if the mirror does not have it."""
+        return (await self._git.run("rev-parse", "--verify", f"{commit}^{{tree}}", cwd=self.folder)).text
+
     async def import_commit(self, repository: Path, commit: str, ref: str) -> None:
         """Fetch a commit from a bare repository of the service, and store it under `ref`. Raise `WorkspaceError`."""
         async with self._exclusive():

@@ -94,6 +94,12 @@ class AgentRepository:
         pairs = (line.partition(b" ") for line in out.split(b"\n") if line)
         return {name: value for value, _, name in pairs}
 
+    def names_between(self, one: str, other: str) -> list[bytes]:
+        """Return the paths in which two commits differ; no file of the tree is read."""
+        command = ("diff-tree", "-r", "-z", "--name-only", "--no-renames", one, other, "--")
+        out = git(*command, env=self.reading_env, cwd=self._tree, seconds=self.seconds)
+        return [name for name in out.split(b"\x00") if name]
+
     def stashes(self) -> list[bytes]:
         """Return the stashed commits, the newest first."""
         command = ("log", "--walk-reflogs", "--format=%H", f"--max-count={_MAX_STASHES}", "refs/stash", "--")

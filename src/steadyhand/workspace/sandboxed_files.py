@@ -65,6 +65,15 @@ def is_real_folder(folder: Path, checked: dict[Path, bool]) -> bool:
     return checked[folder]
 
 
+def is_entry(path: Path) -> bool:
+    """Return true if there is a file or a symlink at a path, which git can have as an entry."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISDIR(mode)
+
+
 def nul_terminated(names: Iterable[bytes]) -> bytes:
     """Return the names in the form that git reads with `-z`."""
     return b"".join(name + b"\x00" for name in names)

@@ -19,6 +19,9 @@ from steadyhand.workspace.harvest_frames import FrameReceiver, HarvestFrame
 MIRROR_DIR = Path("/mirror")
 """The read-only mount of the mirror's objects in the sandbox; a warm checkout's `.git` points to it."""
 BASE_DIR = sandboxed_git.BASE_DIR
+GIVEN_DIR = Path("/given")
+"""The mount of what a harvest has to know of the job: the refs that it was given, and the paths that it changed."""
+SCRATCH_DIR = "/tmp/harvest"  # noqa: S108  # the sandbox's own
 LFS_DIR = sandboxed_git.LFS_DIR
 HOME_DIR = "/home/agent"
 _HEADER_BYTES = MIB
@@ -29,6 +32,7 @@ PROGRAM_MODULES = (
     "sandboxed_git",
     "sandboxed_staging",
     "sandboxed_commits",
+    "sandboxed_frames",
     "sandboxed_harvest",
     "sandboxed_compare",
     "sandboxed_program",

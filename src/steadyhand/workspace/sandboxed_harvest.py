@@ -5,47 +5,26 @@ line of JSON, and the bytes of a pack if it has a `size`. The commits come first
 """
 
 import contextlib
-import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from steadyhand.workspace.sandboxed_command import MAX_REASON_LENGTH, GitError, decode_line, git
 from steadyhand.workspace.sandboxed_commits import AgentRepository, pack_parts
 from steadyhand.workspace.sandboxed_files import GITLINK, Access, Given, make_git_dir
+from steadyhand.workspace.sandboxed_frames import Frames, named_if_lost
 from steadyhand.workspace.sandboxed_staging import Losses, Staging, StagingLimits, losses_of
 
 _MAX_NAMED = 50
 _FILES_SECONDS = 60.0
 _MAX_REFS = 200
 _MAX_FOLDERS = 20
-_CHUNK = 1 << 20
 _SENT_OBJECTS = "sent"
 _SENT_BYTES = 16 << 20
-
-
-class Frames:
-    """Writes frames to a stream."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def write(self, **fields: object) -> None:
-        """Write a frame without a pack."""
-        self._stream.write(json.dumps(fields).encode("ascii") + b"\n")
-        self._stream.flush()
-
-    def write_pack(self, pack: Path, section: str) -> None:
-        """Write a pack."""
-        with pack.open("rb") as file:
-            self.write(pack=section, size=pack.stat().st_size)
-            while chunk := file.read(_CHUNK):
-                self._stream.write(chunk)
-            self._stream.flush()
 
 
 @dataclass(frozen=True)
@@ -85,8 +64,33 @@ class _Harvest:
         self._given_submodules: dict[bytes, bytes] = {}
         self._filled: list[bytes] = []
         self._bytes_left = self._limits.total_bytes
+        self._given_files = _read_given(paths.base)
+        self._changed_names = self._read_changed_names()
+
+    def _read_changed_names(self) -> list[bytes] | None:
+        """Return the only names that can have changed, by the upper layer; `None` if it is not known.
+
+        What git makes of the folder of a submodule is not said by the names in it.
+        """
+        file = self._request["changed_names"]
+        if file is None or self._given_files is None or self._given_files.submodules:
+            return None
+        return [name for name in Path(file).read_bytes().split(b"\x00") if name]
 
     def run(self) -> None:
+        if self._changed_names is not None and not self._request["git_dir"]:
+            self._send_given_repository()
+        else:
+            self._run_with_repository()
+        self._frames.write(section="end")
+
+    def _send_given_repository(self) -> None:
+        """Write that commits and refs are as they were given, and the files."""
+        self._frames.write(section="head", head=self._base)
+        self._frames.write(section="changed", omitted=0, deleted=[], deleted_count=0)
+        self._send_files()
+
+    def _run_with_repository(self) -> None:
         reason = ""
         try:
             seconds = self._request["commits_seconds"]
@@ -98,17 +102,16 @@ class _Harvest:
         if self._request["commits"]:
             self._send_head(self._repository, reason)
             if self._repository is not None:
-                with _named_if_lost(self._frames, "refs"):
+                with named_if_lost(self._frames, "refs"):
                     self._send_refs(self._repository)
         staging = self._send_files()
         if self._request["commits"] and self._repository is not None:
-            with _named_if_lost(self._frames, "index"):
+            with named_if_lost(self._frames, "index"):
                 self._send_forced(self._repository, staging)
-            with _named_if_lost(self._frames, "folders"):
+            with named_if_lost(self._frames, "folders"):
                 self._send_worktrees(self._repository)
-        with _named_if_lost(self._frames, "folders"):
+        with named_if_lost(self._frames, "folders"):
             self._send_submodules()
-        self._frames.write(section="end")
 
     # --- commits and refs ------------------------------------------------------------------
 
@@ -220,7 +223,7 @@ class _Harvest:
             self._vendor_submodules(staging)
             sparse = self._sparse_names()
             names = [
-                name for name in staging.changed_names() if name not in sparse and not self._is_excluded(name)
+                name for name in self._names(staging) if name not in sparse and not self._is_excluded(name)
             ]
             for size, waiting in staging.stage(names):
                 self._send_snapshot(staging, size, waiting)
@@ -229,6 +232,15 @@ class _Harvest:
         for losses in losses_of(staging.losses):
             self._frames.write(section="losses", **losses)
         return staging
+
+    def _names(self, staging: Staging) -> list[bytes]:
+        """Return the changed names: of the whole tree, or of those that can have changed."""
+        if self._changed_names is None or self._submodules:
+            return staging.changed_names()
+        names = set(self._changed_names)
+        if self._head != self._base and self._repository is not None:
+            names.update(self._repository.names_between(self._base, self._head))
+        return staging.changed_among(sorted(names))
 
     def _open_snapshot(self) -> Staging:
         """Create a git directory without hooks, with the service's own copy of the filters and of the base's index."""
@@ -248,7 +260,7 @@ class _Harvest:
         skipped = [] if self._repository is None else self._repository.moved_into()
         return Staging(
             paths.tree, env, paths.scratch, self._limits, self._access,
-            given=_read_given(paths.base), skipped=skipped,
+            given=self._given_files, skipped=skipped,
         )  # fmt: skip
 
     def _sparse_names(self) -> set[bytes]:
@@ -446,15 +458,6 @@ class _Harvest:
         finally:
             Path(env["GIT_INDEX_FILE"]).unlink(missing_ok=True)
         return head == commit and not changed
-
-
-@contextlib.contextmanager
-def _named_if_lost(frames: Frames, what: str) -> Iterator[None]:
-    """Name a part of the harvest as lost if git fails in it; the other parts go on."""
-    try:
-        yield
-    except (GitError, OSError) as error:
-        frames.write(section="lost", what=what, reason=str(error)[:MAX_REASON_LENGTH])
 
 
 def _make_snapshot(folder: Path, base: Path, digits: int) -> None:

@@ -17,6 +17,8 @@ from steadyhand.workspace.sandboxed_files import (
     Given,
     batches,
     classify_names,
+    is_entry,
+    is_real_folder,
     nul_terminated,
     raw_entry,
 )
@@ -27,6 +29,8 @@ _MAX_NESTED_DEPTH = 8
 _MAX_FAILED_CALLS = 400
 _MAX_SUBMODULES = 1000
 _EMPTY_GIT_DIR = "nested.git"
+_FEW_NAMES, _FEW_BYTES = 50, 16 * 1024
+_LITERAL = {"GIT_LITERAL_PATHSPECS": "1"}
 
 
 @dataclass
@@ -91,6 +95,25 @@ class Staging:
         found += self._nested_names([name for name in nested if not name.startswith(self._skipped)])
         return found if self._given is None else self._without_given(found, self._given)
 
+    def changed_among(self, names: Sequence[bytes]) -> list[bytes]:
+        """Return those of these names that `changed_names` would return. There is no repository below the tree."""
+        folders = {self._tree: True}
+        found: list[bytes] = []
+        gone: list[bytes] = []
+        new: list[bytes] = []
+        entries = self.entries(set(names)) if names else {}
+        for name in names:
+            path = self._tree / os.fsdecode(name)
+            is_there = is_real_folder(path.parent, folders) and is_entry(path)
+            if name in entries:
+                (found if is_there else gone).append(name)
+            elif is_there:
+                new.append(name)
+        if found and self._given is not None:
+            self._open_files(found)
+            found = [name for name in found if not self._is_as_given(name, entries[name], self._given)]
+        return [*gone, *found, *self._not_ignored(new)]
+
     def _list(self, folder: Path, env: Mapping[str, str], *options: str) -> list[bytes]:
         command = ("ls-files", "-z", "--exclude-standard", *options)
         complaints: list[bytes] = []
@@ -148,7 +171,8 @@ class Staging:
         if not names:
             return names
         command = ("check-ignore", "-z", "--stdin", "--no-index")
-        ignored = git(*command, env=self.env, cwd=self._tree, stdin=nul_terminated(names), accepted=(0, 1))
+        env = {**self.env, **_LITERAL}
+        ignored = git(*command, env=env, cwd=self._tree, stdin=nul_terminated(names), accepted=(0, 1))
         hidden = set(ignored.split(b"\x00"))
         return [name for name in names if name not in hidden]
 
@@ -158,18 +182,24 @@ class Staging:
         if not entries:
             return names
         self._open_files(entries)
-        as_given = set()
-        for name, entry in entries.items():
-            path = self._tree / os.fsdecode(name)
-            raw = raw_entry(path, len(entry[1]))
-            if raw is not None and given.is_as_given(name, entry, raw):
-                as_given.add(name)
+        as_given = {name for name, entry in entries.items() if self._is_as_given(name, entry, given)}
         return [name for name in names if name not in as_given]
+
+    def _is_as_given(self, name: bytes, entry: tuple[bytes, bytes], given: Given) -> bool:
+        raw = raw_entry(self._tree / os.fsdecode(name), len(entry[1]))
+        return raw is not None and given.is_as_given(name, entry, raw)
 
     def entries(self, names: set[bytes] | None = None, mode: bytes = b"") -> dict[bytes, tuple[bytes, bytes]]:
         """Return mode and object id of entries of the index, by name: of these names, or of a mode."""
         found = {}
-        for line in git("ls-files", "-z", "--stage", env=self.env, cwd=self._tree).split(b"\x00"):
+        command, env = ["ls-files", "-z", "--stage"], self.env
+        if names is not None and len(names) <= _FEW_NAMES and sum(map(len, names)) <= _FEW_BYTES:
+            command += [
+                "--",
+                *(os.fsdecode(name) for name in names),
+            ]  # the rest of a large index is not listed
+            env = {**env, **_LITERAL}
+        for line in git(*command, env=env, cwd=self._tree).split(b"\x00"):
             if not line.startswith(mode):
                 continue
             head, _, name = line.partition(b"\t")

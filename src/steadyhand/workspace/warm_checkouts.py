@@ -15,8 +15,10 @@ from typing import Any
 from steadyhand.agents import Agent, Workspace
 from steadyhand.errors import WorkspaceError
 from steadyhand.ports import BindMount, Checkout, JobPaths, SandboxExec, is_reported, report_phase
+from steadyhand.workspace.clean_checkouts import is_clean
 from steadyhand.workspace.content_plan import NO_CONTENT, ContentPlan
 from steadyhand.workspace.fetch_errors import is_permanent_checkout_error
+from steadyhand.workspace.fetched_refs import read_refs
 from steadyhand.workspace.filesystem import (
     PRIVATE,
     TRAVERSABLE,
@@ -35,6 +37,7 @@ from steadyhand.workspace.sandboxed_git_client import (
     SandboxReply,
     run_sandboxed_git,
 )
+from steadyhand.workspace.saved_refs import GivenRefs
 from steadyhand.workspace.setup_phases import SetupPhases
 from steadyhand.workspace.submodules import check_out_modules, write_module_dirs
 
@@ -46,6 +49,7 @@ CHECKOUT_SECONDS = 300.0
 SETUP_SECONDS = 1800.0
 _INDEX_BYTES = 256 * MIB
 _BUILD_PREFIX = ".build-"
+_CLEAN_FILE = "clean"
 _BASE_FILES = ("index", "exclude", "filters", "given")
 _MIRROR_NAME = re.compile(r"[0-9a-f]{16}")
 
@@ -70,6 +74,11 @@ class WarmCheckout:
     def size_file(self) -> Path:
         """A file that holds the size in bytes; its modification time is the time of the last use."""
         return self.folder / "whole"
+
+    @property
+    def clean_file(self) -> Path:
+        """A file that is there if a harvest of the checkout as it is brings nothing; see `clean_checkouts`."""
+        return self.folder / _CLEAN_FILE
 
 
 class WarmCheckouts:
@@ -173,7 +182,10 @@ class WarmCheckouts:
             binds = (objects_bind(mirror), *secret_binds(workspace))
             checkout = service_checkout(workspace, files, self.owner, commit, binds)
             parts = await check_out(self._sandbox_exec, checkout, plan, wait_for_clock=True)
-            await asyncio.to_thread(self._finish, files, parts)
+            await asyncio.to_thread(write_base, files.root / "base", parts)
+            if await self._is_clean(checkout, mirror, plan, refs):
+                (files.root / _CLEAN_FILE).touch()
+            await asyncio.to_thread(self._finish, files)
             await asyncio.to_thread(remove_tree, warm.folder)
             files.root.rename(warm.folder)
             self.build_count += 1
@@ -188,8 +200,20 @@ class WarmCheckouts:
         for folder in (files.checkout, files.home, files.config_dir):
             make_dir(folder, PRIVATE, self.owner)
 
-    def _finish(self, files: JobPaths, parts: Sequence[bytes]) -> None:
-        write_base(files.root / "base", parts)
+    async def _is_clean(self, checkout: Checkout, mirror: Mirror, plan: ContentPlan, refs: Path) -> bool:
+        """Return True if a harvest of the new checkout brings nothing; git alone leaves nothing in a checkout."""
+        if not checkout.workspace.setup and not plan.modules and not plan.lfs_files:
+            return True
+        assert checkout.commit is not None  # noqa: S101  # it is a checkout of one
+        try:
+            tree = await mirror.tree_of(checkout.commit)
+            given = GivenRefs(await asyncio.to_thread(read_refs, refs))
+            base = checkout.paths.root / "base"
+            return await is_clean(self._sandbox_exec, checkout, base, tree=tree, refs=given)
+        except WorkspaceError:
+            return False  # the harvests of its jobs look at the whole tree
+
+    def _finish(self, files: JobPaths) -> None:
         remove_tree(files.home)
         remove_tree(files.config_dir)
         (files.root / "whole").write_text(str(disk_usage(files.root)), encoding="ascii")
