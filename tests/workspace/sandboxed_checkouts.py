@@ -3,7 +3,8 @@
 import asyncio
 import inspect
 import json
-from collections.abc import Coroutine
+import os
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from steadyhand.sandbox.sandbox import BwrapSandbox
 from steadyhand.testing.contracts.checkouts import list_tree
 from steadyhand.testing.contracts.samples import make_job
 from steadyhand.workspace import GitCheckouts
+from steadyhand.workspace.sandboxed_git_client import GIVEN_DIR
 
 GIT = {
     "PATH": "/usr/bin:/bin",
@@ -50,11 +52,33 @@ def sandbox_exec_in(world: Path, *, slots: int = 4) -> ProcessSandboxExec:
     )
 
 
+class RecordingExec:
+    """Runs commands in the sandbox, and keeps what harvests asked there: `changed` are the paths to look at."""
+
+    def __init__(self, sandbox_exec: SandboxExec) -> None:
+        self.requests: list[Mapping[str, Any]] = []
+        self._sandbox_exec = sandbox_exec
+
+    async def run(
+        self, argv: Sequence[str], checkout: Checkout, agent: Agent, *, stdin: bytes = b"", **options: Any
+    ) -> ExecResult:
+        request = json.loads(stdin) if agent.name == "harvest" else {}
+        if request.get("verb") == "harvest":
+            changed = None
+            if request["changed_names"] is not None:
+                given = {bind.target: bind.source for bind in checkout.binds}[GIVEN_DIR]
+                names = (given / Path(request["changed_names"]).name).read_bytes().split(b"\x00")
+                changed = [os.fsdecode(name) for name in names if name]
+            self.requests.append({**request, "changed": changed})
+        return await self._sandbox_exec.run(argv, checkout, agent, stdin=stdin, **options)
+
+
 class SandboxedCheckouts:
     """Checkouts whose agents are sealed off, and an agent's hands in them."""
 
     def __init__(self, world: Path, *, overlay: bool = True, **options: Any) -> None:
-        self.sandbox_exec: SandboxExec = sandbox_exec_in(world)
+        self.recorded = RecordingExec(sandbox_exec_in(world))
+        self.sandbox_exec: SandboxExec = self.recorded
         self.checkouts = GitCheckouts(
             world / "data",
             debounce_seconds=0,

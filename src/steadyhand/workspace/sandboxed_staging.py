@@ -171,10 +171,11 @@ class Staging:
         if not names:
             return names
         command = ("check-ignore", "-z", "--stdin", "--no-index")
-        env = {**self.env, **_LITERAL}
-        ignored = git(*command, env=env, cwd=self._tree, stdin=nul_terminated(names), accepted=(0, 1))
+        # A name that begins with a colon would be read as a pattern.
+        stdin = nul_terminated(b"./" + name for name in names)
+        ignored = git(*command, env=self.env, cwd=self._tree, stdin=stdin, accepted=(0, 1))
         hidden = set(ignored.split(b"\x00"))
-        return [name for name in names if name not in hidden]
+        return [name for name in names if b"./" + name not in hidden]
 
     def _without_given(self, names: list[bytes], given: Given) -> list[bytes]:
         wanted = {name for name in names if os.path.lexists(self._tree / os.fsdecode(name))}

@@ -90,13 +90,16 @@ class _LayerReader:
                 self._add_hidden(entry.name, lower, name, depth)
                 continue
             with _opened(os.open(entry.name, _FLAGS, dir_fd=upper)) as folder:
-                if _is_opaque(folder) or not _is_folder(entry.name, lower):
-                    self._add(name)  # it may be in the place of a file
-                    self._add_hidden(entry.name, lower, name, depth)
-                    self.read_tree(folder, None, name + b"/", depth + 1)
-                else:
-                    with _opened(os.open(entry.name, _FLAGS, dir_fd=lower)) as below:
-                        self.read_tree(folder, below, name + b"/", depth + 1)
+                below = _mode(entry.name, lower)
+                if below is not None and stat.S_ISDIR(below) and not _is_opaque(folder):
+                    with _opened(os.open(entry.name, _FLAGS, dir_fd=lower)) as lower_folder:
+                        self.read_tree(folder, lower_folder, name + b"/", depth + 1)
+                    continue
+                _require_open(folder)
+                if below is not None and not stat.S_ISDIR(below):
+                    self._add(name)  # it is in the place of a file
+                self._add_hidden(entry.name, lower, name, depth)
+                self.read_tree(folder, None, name + b"/", depth + 1)
 
     def _is_changed_repository(self, entry: "os.DirEntry[str]", upper: int) -> bool:
         """Return True if more than folders is in the repository's upper layer: folders alone say nothing to git."""
@@ -118,7 +121,8 @@ class _LayerReader:
 
     def _add_hidden(self, entry: str, lower: int | None, name: bytes, depth: int) -> None:
         """Add the files of a folder of the lower layer that something else hides."""
-        if lower is not None and _is_folder(entry, lower):
+        below = _mode(entry, lower)
+        if below is not None and stat.S_ISDIR(below):
             with _opened(os.open(entry, _FLAGS, dir_fd=lower)) as folder:
                 self._add_all(folder, name + b"/", depth + 1)
 
@@ -158,27 +162,29 @@ def _require_ordinary(entry: "os.DirEntry[str]") -> None:
         raise _Unclear
 
 
-def _is_opaque(folder: int) -> bool:
-    """Return True if nothing of the layer below is seen in a folder. Raise `_Unclear` if it is one that was moved.
-
-    A folder that its owner may not read is not clear either: git looks into it from inside, as the owner.
-    """
+def _require_open(folder: int) -> None:
+    """Raise `_Unclear` if a folder was moved, or if its owner, as whom git looks into it from inside, cannot."""
     if os.fstat(folder).st_mode & stat.S_IRWXU != stat.S_IRWXU:
         raise _Unclear
-    marks = {name for name in os.listxattr(folder) if name.startswith(_OVERLAY)}
-    if not marks <= _HARMLESS:
+    if any(name.startswith(_OVERLAY) and name not in _HARMLESS for name in os.listxattr(folder)):
         raise _Unclear
-    if _OPAQUE not in marks:
+
+
+def _is_opaque(folder: int) -> bool:
+    """Return True if nothing of the layer below is seen in a folder. Raise `_Unclear` as `_require_open` does."""
+    _require_open(folder)
+    if _OPAQUE not in os.listxattr(folder):
         return False
     if os.getxattr(folder, _OPAQUE) != _OPAQUE_WHOLE:
         raise _Unclear
     return True
 
 
-def _is_folder(name: str, parent: int | None) -> bool:
+def _mode(name: str, parent: int | None) -> int | None:
+    """Return the mode of an entry of the lower layer; `None` if there is none."""
     if parent is None:
-        return False
+        return None
     try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+        return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
-        return False
+        return None
