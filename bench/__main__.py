@@ -15,7 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import accepting, answering, comparison, half_open, health, passing, sealing, starting
+from bench import (
+    accepting,
+    answering,
+    comparison,
+    half_open,
+    harvesting,
+    health,
+    passing,
+    sealing,
+    starting,
+)
 from bench.rows import Row, Series, table
 from bench.worlds import Broken, world
 from steadyhand.testing.cli import SYSTEM_PATH, cli_path
@@ -37,6 +47,9 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "sandbox": (40, sealing.measure_sandbox),
     "checkout": (5, sealing.measure_checkout),
     "checkout-growth": (20, sealing.measure_growth),
+    "harvest-unchanged": (20, harvesting.measure_unchanged),
+    "harvest-growth": (10, harvesting.measure_growth),
+    "harvest-new": (5, harvesting.measure_new),
 }
 """Each row's number of pairs, and what takes it."""
 COMPARISON = "comparison"

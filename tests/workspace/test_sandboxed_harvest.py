@@ -327,6 +327,8 @@ def test_a_forged_answer_is_refused_and_the_services_repositories_are_unharmed(
 
     async def work() -> tuple[Checkout, Harvest]:
         place = await sealed.prepare(repository.workspace())
+        assert place.layers is not None
+        (place.layers.upper / "work.txt").touch()  # nothing is asked about a checkout that is as it was given
         harvester = GitCheckouts(
             place.paths.root.parent.parent,
             debounce_seconds=0,
