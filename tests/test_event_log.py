@@ -10,18 +10,22 @@ from typing import Any, cast
 import pytest
 
 from steadyhand.agents import Catalog
+from steadyhand.api.openai.responses.delta_splitter import DeltaSplitter, split_into_deltas
+from steadyhand.api.openai.text_assembler import TextAssembler
 from steadyhand.control import Caller, Control
 from steadyhand.event_log import MAX_BACKLOG, EventFeed, EventLog, RunEventWriter
 from steadyhand.events import (
     Event,
     EventBody,
     EventDraft,
+    LiveProgress,
     LiveText,
     Message,
     StateChanged,
     TextDelta,
     Thinking,
     ThinkingDelta,
+    ToolStarted,
     WarningEvent,
 )
 from steadyhand.job import ErrorInfo, Job, JobSpec, JobWarning, Outcome, OutcomeType, State
@@ -207,8 +211,7 @@ def test_thinking_and_text_of_one_message_are_counted_apart_and_without_secrets(
             ]
             assert said == [
                 ("thinking.delta", "So: ", 0, 0),
-                ("thinking.delta", "[redacted]", 0, 4),
-                ("thinking.delta", ".", 0, 14),
+                ("thinking.delta", "[redacted].", 0, 4),
                 ("thinking.delta", "More", 1, 0),
                 ("text.delta", "Yeah", 1, 0),
             ]
@@ -235,9 +238,7 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
             said = [(item.body.message_id, item.body.text) for item in seen if isinstance(item, LiveText)]
             assert said == [
                 ("m1", "Look: "),
-                ("m1", "[redacted]"),
-                ("m1", "! And "),
-                ("m1", "s"),
+                ("m1", "[redacted]! And s"),
                 ("m2", secret[:7]),
                 *[("m3", text) for text in _whole(said, "m3")],
             ]
@@ -271,6 +272,87 @@ def test_a_secret_across_pieces_of_text_reaches_no_follower_and_one_in_a_job_no_
     assert b"d [redacted]" in kept
 
 
+def test_the_first_piece_of_a_message_is_published_at_once_and_later_ones_together(tmp_path: Path) -> None:
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            feed = EventFeed()
+            journal = RunEventWriter(EventLog(store, feed, NO_REDACTION), JOB.id, 1, lambda: NOW)
+            with feed.subscribe(JOB.id) as follower:
+
+                async def seen() -> list[tuple[str, int] | str]:
+                    return [
+                        (item.body.text, item.offset) if isinstance(item, LiveText) else _type_of(item)
+                        for item in await follower.receive()
+                    ]
+
+                async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+                    group.create_task(journal.run())
+                    for number in range(10):
+                        await journal.emit(TextDelta("m1", str(number)))
+                    assert await seen() == [("0", 0)]
+                    assert await seen() == [("123456789", 1)]  # once the time is over
+                    await journal.emit(TextDelta("m1", "a"))
+                    await journal.emit(TextDelta("m2", "b"))
+                    await journal.emit(TextDelta("m2", "c"))
+                    assert await seen() == [("a", 10), ("b", 0)]
+                    await journal.emit(ToolStarted("t", "Bash", {}))  # nothing overtakes the text before it
+                    assert await seen() == [("c", 1)]
+                    assert await seen() == ["tool.started"]
+                    await journal.close()
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def test_a_secret_that_was_cut_at_its_first_bytes_still_makes_the_whole_message(tmp_path: Path) -> None:
+    """Live text tells what it takes back, so that a stream with numbered pieces is the same live and stored."""
+    secret, message_id = "sk-canary-41Xw9TtR9bLm6", "m1"
+
+    async def scene() -> None:
+        store = await open_store(f"sqlite:///{tmp_path / 'd.db'}")
+        try:
+            await store.add(JOB, [EventDraft(0, NOW, StateChanged(None, "queued"))])
+            feed = EventFeed()
+            recorder = EventLog(store, feed, Redactor([secret]))
+            text = f"It is {secret}{secret}, and then {secret}. That is all that there is to say of it."
+            whole = text.replace(secret, "[redacted]")
+            early = set()
+            for step in range(1, len(text)):
+                live: list[LiveText] = []
+                journal = RunEventWriter(recorder, JOB.id, 1, lambda: NOW)
+                with feed.subscribe(JOB.id) as follower:
+                    for at in range(0, len(text), step):
+                        await journal.emit(TextDelta(message_id, text[at : at + step]))
+                        if step % 3:  # else the pieces that are not the first go together
+                            journal._live_text.flush()  # in place of waiting
+                    await journal.close()
+                    live = [item for item in await follower.receive() if isinstance(item, LiveText)]
+                assembler, splitter = TextAssembler(), DeltaSplitter()
+                sent, deltas = "", []
+                for item in live:
+                    sent += assembler.feed_live(item)
+                    deltas += splitter.feed_live(item.body.text, item.taken_back)
+                stored = Event(9, JOB.id, 1, NOW, "message", {"role": "assistant", "text": whole})
+                assert assembler.feed(stored) == ("", True), step
+                assert deltas == split_into_deltas(whole)[: len(deltas)]
+                assert splitter.text == whole
+                assert secret[:3] not in sent
+                early.add(sent)
+            assert whole in early
+            assert len(early) > 2  # the first bytes of a secret have gone out at some steps
+        finally:
+            await store.close()
+
+    asyncio.run(scene())
+
+
+def _type_of(item: Event | LiveText | LiveProgress) -> str:
+    return item.type if isinstance(item, Event) else item.body.type
+
+
 class _CountingRedactor(Redactor):
     """Notes all that it searches."""
 
@@ -278,9 +360,9 @@ class _CountingRedactor(Redactor):
         super().__init__([secret])
         self.searched: list[bytes] = []
 
-    def search(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+    def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
         self.searched.append(data)
-        return super().search(data, text_only=text_only)
+        return super().search(data, text_only=text_only, early=early)
 
 
 def test_a_text_of_an_agent_is_searched_for_secrets_once_however_often_its_job_changes(

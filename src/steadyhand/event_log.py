@@ -35,6 +35,8 @@ MAX_HELD_EVENTS = 10_000
 MAX_HELD_BYTES = 16 << 20
 """The events of one run that are held during an outage of the store, and their size in memory."""
 OUTAGE_CHECK_SECONDS = 0.5
+LIVE_TEXT_SECONDS = 0.015
+"""The first piece of a message is published at once; later ones within this time are published together."""
 
 
 class Subscription:
@@ -215,6 +217,54 @@ def _without_new_secrets(redactor: Redactor, old: Job, job: Job) -> Job:
     )
 
 
+class LiveTextBuffer:
+    """Publishes the live text of one run: the first piece at once, the pieces that follow soon after together."""
+
+    def __init__(self, publish: Callable[[LiveText], None]) -> None:
+        self._publish = publish
+        self._held: LiveText | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, item: LiveText) -> None:
+        """Publish a piece, or hold it for a moment. Pieces before a `flush` are of one message or thinking."""
+        if self._held is not None:
+            self._held = _joined(self._held, item)
+        elif self._timer is not None:
+            self._held = item
+        else:
+            self._publish(item)
+            self._wait()
+
+    def flush(self) -> None:
+        """Publish the text held now; the next piece is a first one."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        held, self._held = self._held, None
+        if held is not None:
+            self._publish(held)
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LIVE_TEXT_SECONDS, self._end_wait)
+
+    def _end_wait(self) -> None:
+        held = self._held
+        self.flush()
+        if held is not None:
+            self._wait()
+
+
+def _joined(item: LiveText, following: LiveText) -> LiveText:
+    """Return two pieces as one; the second may take back the end of the first, and more."""
+    kept = item.body.text[: max(0, following.offset - item.offset)]
+    return replace(
+        item,
+        body=replace(item.body, text=kept + following.body.text),
+        offset=min(item.offset, following.offset),
+        taken_back=item.taken_back + max(0, item.offset - following.offset),
+    )
+
+
 class RunEventWriter:
     """Writes the events of one run to the store, while the agent's output is read on.
 
@@ -248,18 +298,21 @@ class RunEventWriter:
         self._steps = 0
         self._part = ("", "")
         self._offset = 0
+        self._taken_back = 0
         self._text_stream: tuple[TextDelta, TextStream] | None = None
+        self._live_text = LiveTextBuffer(recorder.publish_live)
         self.left_out = 0
         """The number of events that did not fit during an outage."""
 
     async def emit(self, body: EventBody | TextDelta) -> None:
-        """Queue an event; publish a piece of text at once, except for an end that may begin a secret."""
+        """Queue an event; publish a piece of text soon, except for an end that may begin a secret."""
         if isinstance(body, TextDelta):
             self._emit_text(body)
             return
+        self._live_text.flush()
         if isinstance(body, Thinking) or (isinstance(body, Message) and body.role == "assistant"):
             self._flush_text()
-            self._offset = 0
+            self._offset = self._taken_back = 0
         self._steps += body.type in STEP_TYPES
         await self._add(EventDraft(self._run, self._clock(), body))
 
@@ -285,22 +338,26 @@ class RunEventWriter:
         part = (delta.type, delta.message_id)
         if part != self._part:
             self._flush_text()
-            self._part, self._offset = part, 0
+            self._part, self._offset, self._taken_back = part, 0, 0
         if self._text_stream is None:
             self._text_stream = delta, self._recorder.redactor.text_stream()
-        self._publish_text(delta, self._text_stream[1].feed(delta.text))
+        stream = self._text_stream[1]
+        self._publish_text(delta, stream.feed(delta.text), stream.taken_back)
 
     def _flush_text(self) -> None:
         if self._text_stream is not None:
             (delta, stream), self._text_stream = self._text_stream, None
-            self._publish_text(delta, stream.end())
+            self._publish_text(delta, stream.end(), stream.taken_back)
+        self._live_text.flush()
 
-    def _publish_text(self, delta: TextDelta, text: str) -> None:
+    def _publish_text(self, delta: TextDelta, text: str, taken_back: int) -> None:
+        self._offset -= taken_back
+        self._taken_back += taken_back
         if text:
-            position = (self._steps, self._offset)
+            body, position = replace(delta, text=text), (self._steps, self._offset, self._taken_back)
+            self._live_text.add(LiveText(self._job_id, self._run, self._clock(), body, *position))
             self._offset += len(text)
-            live = LiveText(self._job_id, self._run, self._clock(), replace(delta, text=text), *position)
-            self._recorder.publish_live(live)
+            self._taken_back = 0
 
     async def close(self) -> None:
         """Let `run` end once all events are stored."""

@@ -210,7 +210,8 @@ class LiveText:
 
     `steps` is the number of events of its run in `STEP_TYPES` before it, `offset` its position in its message or
     thinking. So a follower notices a missed piece, a late start, and a piece that arrives before the stored events
-    that precede it.
+    that precede it. `taken_back` is the number of characters sent before that begin a secret which is replaced in this
+    piece; its `offset` does not count them.
     """
 
     job_id: str
@@ -219,6 +220,7 @@ class LiveText:
     body: TextDelta
     steps: int = 0
     offset: int = 0
+    taken_back: int = 0
 
 
 @dataclass(frozen=True, slots=True)

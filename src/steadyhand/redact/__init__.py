@@ -6,6 +6,16 @@ encodings, or in mixes of these: an agent that means to hide a secret can. Such 
 """
 
 from steadyhand.redact.encodings import MIN_SECRET
+from steadyhand.redact.matcher import EARLY_BYTES
 from steadyhand.redact.redactor import LINE_LIMIT, NO_REDACTION, ByteStream, LineStream, Redactor, TextStream
 
-__all__ = ["LINE_LIMIT", "MIN_SECRET", "NO_REDACTION", "ByteStream", "LineStream", "Redactor", "TextStream"]
+__all__ = [
+    "EARLY_BYTES",
+    "LINE_LIMIT",
+    "MIN_SECRET",
+    "NO_REDACTION",
+    "ByteStream",
+    "LineStream",
+    "Redactor",
+    "TextStream",
+]

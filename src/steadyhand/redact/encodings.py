@@ -46,6 +46,7 @@ _JSON_WRITERS = (
 All writers must escape those of the first set; some write ASCII alone, some escape slashes or the characters of HTML.
 """
 _ESCAPABLE = re.compile(rf"[{_MINIMAL}\\/<>&\x80-\U0010ffff]")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")
 _URL_SAFE = ("", "/", "!'()*", ";/?:@&=+$,#!'()*")
 """The characters that percent encoders leave, beside letters, digits and `-._~`: those of RFC 3986, of paths, and of
 JavaScript's `encodeURIComponent` and `encodeURI`."""
@@ -55,15 +56,11 @@ def encodings_of(secret: bytes) -> Iterator[bytes]:
     """Return all byte strings that stand for a secret; none if it is too short, or is part of the replacement."""
     if len(secret) < MIN_SECRET or secret in REPLACEMENT:
         return
-    try:
-        secret.decode()
-        is_text = True
-    except UnicodeDecodeError:
-        is_text = False
+    is_utf8 = is_text(secret)
     for start, end in _pieces(len(secret)):
         piece = secret[start:end]
         yield from _percent_all(piece)
-        if is_text:
+        if is_utf8:
             yield from _escaped(piece.decode("utf-8", "ignore"))  # without the characters that it cuts
         else:
             yield piece
@@ -73,6 +70,15 @@ def encodings_of(secret: bytes) -> Iterator[bytes]:
                 yield from _escaped(text)
         for digits in {*_base64(secret, start, end), *_hex(secret, start, end)}:
             yield from _escaped(digits)
+
+
+def is_text(data: bytes) -> bool:
+    """Return True for UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _pieces(size: int) -> Iterator[tuple[int, int]]:
@@ -110,6 +116,9 @@ def _in_lines(digits: str, before: int, width: int) -> str:
 
 def _escaped(text: str) -> Iterator[bytes]:
     """Yield a text as it is, percent-encoded, in JSON at each depth, and percent-encoded over JSON once."""
+    if _UNRESERVED.fullmatch(text):
+        yield text.encode()  # it is the same in all of them
+        return
     for nested in _nested_json(text):
         yield nested.encode()
     for once in {text} | _json_by_each(text):

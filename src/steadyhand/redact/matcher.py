@@ -4,11 +4,17 @@ from collections.abc import Iterable
 
 from ahocorasick_rs import BytesAhoCorasick
 
+from steadyhand.redact.encodings import is_text
+
 Spans = list[tuple[int, int]]
 _HEAD = 16
 """Bytes of a pattern that the automaton knows; the rest is compared where they stand. It keeps the automaton small."""
 _BLOCK = 1 << 16
 """Bytes that are searched at once: a list of matches is many times larger than the data when each byte is one."""
+EARLY_BYTES = 2
+"""The most bytes of a pattern that live text need not hold back: nearly every word ends like some pattern begins."""
+_EARLY_SHARE = 8
+"""Live text need not hold back one byte in so many of a pattern."""
 
 
 class Matcher:
@@ -24,13 +30,18 @@ class Matcher:
         self._prefixes = frozenset(
             pattern[:size] for pattern in by_head for size in range(1, min(_HEAD, len(pattern)))
         )
-        self._text = frozenset(filter(_is_text, self.patterns))
+        self._early_prefixes = frozenset(
+            pattern[:size]
+            for pattern in by_head
+            for size in range(_early_bytes(pattern) + 1, min(_HEAD, len(pattern)))
+        )
+        self._text = frozenset(filter(is_text, self.patterns))
 
-    def search(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+    def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
         """Return where patterns stand, and from where on the data may be the beginning of one.
 
         Spans are in order; those that overlap are one. `text_only` leaves out patterns that are not UTF-8: they
-        would cut a character.
+        would cut a character. `early` leaves out beginnings of up to `EARLY_BYTES`, and an eighth of the pattern.
         """
         size = begun = len(data)
         spans: Spans = []
@@ -50,8 +61,9 @@ class Matcher:
                         found.append((start, end))
             spans += merged(found)
         spans = merged(spans)
+        prefixes = self._early_prefixes if early else self._prefixes
         for start in range(max(0, size - _HEAD + 1), begun):
-            if data[start:] in self._prefixes:
+            if data[start:] in prefixes:
                 return spans, start
         return spans, begun
 
@@ -67,9 +79,5 @@ def merged(spans: Iterable[tuple[int, int]]) -> Spans:
     return found
 
 
-def _is_text(pattern: bytes) -> bool:
-    try:
-        pattern.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _early_bytes(pattern: bytes) -> int:
+    return min(EARLY_BYTES, len(pattern) // _EARLY_SHARE)

@@ -2,13 +2,15 @@
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from steadyhand.redact.encodings import MIN_SECRET, REPLACEMENT, encodings_of
-from steadyhand.redact.matcher import Matcher, Spans, merged
+from steadyhand.redact.matcher import EARLY_BYTES, Matcher, Spans, merged
+from steadyhand.redact.ngram_index import MIN_PATTERN, NgramIndex
 
 _E = TypeVar("_E")
 _TEXT = REPLACEMENT.decode("ascii")
@@ -24,8 +26,10 @@ class Redactor:
         """Create it for these secrets; those below `MIN_SECRET` bytes are not looked for."""
         self._secrets: frozenset[bytes] = frozenset()
         self._permanent: Matcher | None = None
-        self._lent: list[bytes] = []
-        self._matchers: tuple[Matcher, ...] = ()
+        self._lent_index = NgramIndex()
+        self._lent_short: Counter[bytes] = Counter()
+        self._lent_matcher: Matcher | None = None
+        self._matchers: tuple[Matcher | NgramIndex, ...] = ()
         self.add(secrets)
 
     def add(self, secrets: Iterable[str | bytes]) -> None:
@@ -34,25 +38,29 @@ class Redactor:
         if not more:
             return
         self._secrets |= more
-        self._permanent = _matcher_of(more, () if self._permanent is None else self._permanent.patterns)
+        known = () if self._permanent is None else self._permanent.patterns
+        self._permanent = _matcher_of({*known, *_patterns_of(more)})
         self._use_matchers()
 
     @contextmanager
     def lent(self, secrets: Iterable[str | bytes]) -> Iterator[None]:
         """Look for these as well for the length of the block, which may be as short as a run."""
-        lent = _encoded(secrets)
-        self._lent += lent
-        self._use_matchers()
+        patterns = _patterns_of(_encoded(secrets))
+        # Runs come and go, and all others wait for this: it must not cost as much as the secrets of all runs.
+        long = {pattern for pattern in patterns if len(pattern) >= MIN_PATTERN}
+        short = Counter(patterns - long)
+        self._lent_index.add(long)
+        self._use_matchers(self._lent_short + short)
         try:
             yield
         finally:
-            for secret in lent:
-                self._lent.remove(secret)  # one that is lent twice stays until the other block ends
-            self._use_matchers()
+            self._lent_index.remove(long)  # one that is lent twice stays until the other block ends
+            self._use_matchers(self._lent_short - short)
 
-    def _use_matchers(self) -> None:
-        # Lent secrets have a matcher of their own: the other one has many, and a run should not wait for that.
-        matchers = (self._permanent, _matcher_of(set(self._lent)))
+    def _use_matchers(self, lent_short: Counter[bytes] | None = None) -> None:
+        if lent_short is not None and lent_short != self._lent_short:
+            self._lent_short, self._lent_matcher = lent_short, _matcher_of(lent_short)
+        matchers = (self._permanent, self._lent_matcher, self._lent_index or None)
         self._matchers = tuple(matcher for matcher in matchers if matcher is not None)
 
     # --- whole things ----------------------------------------------------------------------
@@ -123,11 +131,11 @@ class Redactor:
         spans, begun = self.search(data)
         return _cut(data[:begun], _before(spans, begun))
 
-    def search(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
-        """Return where secrets stand, and from where on the data may be the beginning of one."""
+    def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
+        """Return where secrets stand, and from where on the data may be the beginning of one; see `Matcher`."""
         if len(self._matchers) == 1:
-            return self._matchers[0].search(data, text_only=text_only)
-        found = [matcher.search(data, text_only=text_only) for matcher in self._matchers]
+            return self._matchers[0].search(data, text_only=text_only, early=early)
+        found = [matcher.search(data, text_only=text_only, early=early) for matcher in self._matchers]
         return merged(span for spans, _ in found for span in spans), min(
             (b for _, b in found), default=len(data)
         )
@@ -164,44 +172,68 @@ class _NoRedaction(Redactor):
 class ByteStream:
     """Bytes in chunks: only an end that may be the beginning of a secret is held back."""
 
-    def __init__(self, redactor: Redactor, *, text_only: bool = False) -> None:
-        """Create it; `text_only` is for UTF-8, of which no character may be cut."""
+    def __init__(self, redactor: Redactor, *, is_live: bool = False) -> None:
+        """Create it; `is_live` is for UTF-8, of which no character may be cut, and which somebody reads meanwhile.
+
+        Then an end of one or two bytes is not held back (`EARLY_BYTES`): these may come out before the replacement.
+        """
         self._redactor = redactor
-        self._text_only = text_only
-        self._held = b""
-        self._replaced = (
-            0  # so many of the held bytes are in a secret that the replacement stands for already
-        )
+        self._is_live = is_live
+        self._tail = b""
+        self._sent = 0
+        """The bytes of the tail that are out: with others a secret may begin in them."""
+        self._replaced = 0
+        """The bytes of the tail that are in a secret that the replacement stands for already."""
+        self.taken_back = b""
+        """The last bytes before those that `feed` or `end` returned: they begin the secret that is replaced now."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the part of this chunk, and of the text held back before, that is safe to send."""
-        data = self._held + chunk if self._held else chunk
+        data = self._tail + chunk if self._tail else chunk
         spans, begun = self._search(data)
-        self._held = data[begun:]
-        before = _before(spans, begun)
-        out = _cut(data[:begun], before, replaced=self._replaced > 0)
-        if begun or not self._replaced:
-            self._replaced = next((end - begun for start, end in spans if start < begun < end), 0)
+        end = max(begun, self._sent)
+        self.taken_back = self._beginning(data, spans) if end > self._sent else b""
+        out = _cut(data[:end], _before(spans, end), self._sent, replaced=self._replaced > 0)
+        first = min(begun, max(0, end - EARLY_BYTES)) if self._is_live else begun
+        if end > self._sent:
+            last = max((stop for start, stop in spans if start < end), default=0)
+            self._replaced = max(0, last - first)
+        else:
+            self._replaced = max(0, self._replaced - first)
+        self._tail, self._sent = data[first:], end - first
         return out
 
     def end(self) -> bytes:
         """Return the text held back, at the end of the stream."""
-        held, self._held = self._held, b""
-        out = _cut(held, self._search(held)[0], replaced=self._replaced > 0)
-        self._replaced = 0
+        spans, _ = self._search(self._tail)
+        self.taken_back = self._beginning(self._tail, spans)
+        out = _cut(self._tail, spans, self._sent, replaced=self._replaced > 0)
+        self._tail, self._sent, self._replaced = b"", 0, 0
         return out
 
+    def _beginning(self, data: bytes, spans: Spans) -> bytes:
+        """Return the bytes of a secret that were sent before it was known."""
+        for start, end in spans:
+            if start < self._sent < end:
+                return data[max(start, self._replaced) : self._sent]
+        return b""
+
     def _search(self, data: bytes) -> tuple[Spans, int]:
-        spans, begun = self._redactor.search(data, text_only=self._text_only)
+        spans, begun = self._redactor.search(data, text_only=self._is_live, early=self._is_live)
         return (merged([(0, self._replaced), *spans]) if self._replaced else spans), begun
 
 
 class TextStream:
-    """Text in pieces: only an end that may be the beginning of a secret is held back."""
+    """Live text in pieces: an end that may be the beginning of a secret is held back, unless it is very short."""
 
     def __init__(self, redactor: Redactor) -> None:
-        self._bytes = ByteStream(redactor, text_only=True)
+        self._bytes = ByteStream(redactor, is_live=True)
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+
+    @property
+    def taken_back(self) -> int:
+        """The number of characters before the text returned last that begin the secret that is replaced now."""
+        return len(self._bytes.taken_back.decode("utf-8", "surrogatepass"))
 
     def feed(self, text: str) -> str:
         """Return the part of this text, and of the text held back before, that is safe to send; often all of it."""
@@ -258,15 +290,18 @@ def _before(spans: Spans, place: int) -> Spans:
     return [(start, min(end, place)) for start, end in spans if start < place]
 
 
-def _cut(data: bytes, spans: Spans, *, replaced: bool = False) -> bytes:
-    """Return data with the replacement for each span; for the first one it is there already if `replaced`."""
+def _cut(data: bytes, spans: Spans, at: int = 0, *, replaced: bool = False) -> bytes:
+    """Return the data from `at` on with the replacement for each span.
+
+    If `replaced`, the replacement is there already for the span at the beginning.
+    """
     if not spans:
-        return data
+        return data[at:]
     parts = []
-    at = 0
     for start, end in spans:
-        parts += [data[at:start], b"" if replaced and start == 0 else REPLACEMENT]
-        at = end
+        if end > at:
+            parts += [data[at:start], b"" if replaced and start == 0 else REPLACEMENT]
+            at = end
     return b"".join([*parts, data[at:]])
 
 
@@ -274,8 +309,11 @@ def _encoded(secrets: Iterable[str | bytes]) -> set[bytes]:
     return {each.encode("utf-8", "surrogatepass") if isinstance(each, str) else each for each in secrets}
 
 
-def _matcher_of(secrets: Iterable[bytes], known: Iterable[bytes] = ()) -> Matcher | None:
-    patterns = {*known, *(encoding for secret in secrets for encoding in encodings_of(secret))}
+def _patterns_of(secrets: Iterable[bytes]) -> set[bytes]:
+    return {encoding for secret in secrets for encoding in encodings_of(secret)}
+
+
+def _matcher_of(patterns: Collection[bytes]) -> Matcher | None:
     return Matcher(patterns) if patterns else None
 
 

@@ -39,9 +39,9 @@ class _CountingRedactor(Redactor):
         super().__init__(["a-secret-of-no-agent"])
         self.searched = b""
 
-    def search(self, data: bytes, *, text_only: bool = False) -> tuple[Spans, int]:
+    def search(self, data: bytes, *, text_only: bool = False, early: bool = False) -> tuple[Spans, int]:
         self.searched += data
-        return super().search(data, text_only=text_only)
+        return super().search(data, text_only=text_only, early=early)
 
 
 def test_a_line_of_the_agent_is_searched_for_secrets_in_the_copy_on_disk_alone_and_its_result_for_the_output(

@@ -55,6 +55,11 @@ class TextAssembler:
 
     def _unseen_text(self, item: LiveText) -> str:
         text, overlap = item.body.text, self._emitted_length - item.offset
+        if item.taken_back and overlap == item.taken_back:
+            # The whole message does not have these characters: the replacement stands for them, too.
+            self._emitted = ["".join(self._emitted)[: item.offset]]
+            self._emitted_length = item.offset
+            return text
         if overlap < 0:
             self._out_of_sync = True
             return ""

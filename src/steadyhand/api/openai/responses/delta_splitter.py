@@ -3,6 +3,8 @@
 So the deltas of a message are the same during the run and ever after, and each has its number.
 """
 
+from steadyhand.redact import EARLY_BYTES
+
 _DELTA_SIZES = ((0, 16), (512, 64), (4_096, 256), (32_768, 2_048))
 """Sizes of deltas by the number of characters before them: the first ones are short, so that text appears at once."""
 
@@ -19,12 +21,17 @@ class DeltaSplitter:
         self._position = 0
         self._emitted: list[str] = []
 
-    def feed(self, text: str) -> list[str]:
-        """Return the deltas that this text completes."""
+    def feed_live(self, text: str, taken_back: int = 0) -> list[str]:
+        """Return the deltas that this piece of live text completes, after so many characters are taken back."""
+        self._buffer = self._buffer[: len(self._buffer) - taken_back]
+        return self.feed(text, reserve=EARLY_BYTES)
+
+    def feed(self, text: str, *, reserve: int = 0) -> list[str]:
+        """Return the deltas that this text completes; so many characters at its end may be taken back."""
         self._buffer += text
         deltas: list[str] = []
         start = 0
-        while len(self._buffer) - start >= (size := _delta_size(self._position)):
+        while len(self._buffer) - start >= (size := _delta_size(self._position)) + reserve:
             deltas.append(self._buffer[start : start + size])
             start += size
             self._position += size

@@ -159,7 +159,8 @@ class ResponseEvents:
         if not self._shows_text(kind):
             return events
         events += self._begin_part(open_item)
-        return events + [self._text_delta(open_item, delta) for delta in open_item.splitter.feed(text)]
+        deltas = open_item.splitter.feed_live(text, item.taken_back)
+        return events + [self._text_delta(open_item, delta) for delta in deltas]
 
     def _shows_text(self, kind: TextKind) -> bool:
         return kind is not REASONING or self._summarizes
