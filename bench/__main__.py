@@ -23,6 +23,7 @@ from bench import (
     harvesting,
     health,
     passing,
+    redacting,
     sealing,
     starting,
 )
@@ -44,6 +45,7 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "gateway-cpu": (6, passing.measure_cpu),
     "health": (5, health.measure),
     "half-open": (1, half_open.measure),
+    "redaction": (20, redacting.measure),
     "sandbox": (40, sealing.measure_sandbox),
     "checkout": (5, sealing.measure_checkout),
     "checkout-growth": (20, sealing.measure_growth),
