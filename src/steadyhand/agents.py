@@ -87,6 +87,8 @@ class Agent:
     disk_bytes: int | None = None
     lean: bool = False
     """Leave out the parts of a request that a chat without tools does not need: 9 KB instead of 51 KB."""
+    warm: int | Literal["auto"] = 0
+    """How many processes wait for jobs of the agent; `auto` is by the jobs of the last hours."""
 
 
 SCRATCH_WORKSPACE = "scratch"

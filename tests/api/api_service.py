@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,6 +77,15 @@ class FakeCheckouts:
         for folder in (files.artifacts, files.config_dir):
             folder.mkdir(parents=True, exist_ok=True)
         return Checkout(workspace, files, self._root, self._root, None, None, None)
+
+    async def prepare_ahead(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
+        return await self.prepare(job, workspace, slot)
+
+    async def list_ahead(self) -> Sequence[JobPaths]:
+        return ()
+
+    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:  # noqa: ARG002  # the port's signature
+        return None
 
     async def harvest(self, place: Checkout) -> Harvest:
         if place.workspace.repository is None:

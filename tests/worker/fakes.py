@@ -1,10 +1,11 @@
 """Parts of a worker that stand in for checkouts and agents in its tests."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from steadyhand.agents import Workspace
-from steadyhand.job import OutcomeType
+from steadyhand.job import Job, OutcomeType
 from steadyhand.outcome import AgentResult, RunEvidence
 from steadyhand.ports import Checkout, JobPaths, RunOutput, RunReport
 
@@ -27,6 +28,16 @@ class FakeCheckouts:
 
     async def has_session(self, job_id: str) -> bool:
         return self.job_paths(job_id).config_dir.is_dir()
+
+    async def prepare_ahead(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
+        paths = self.job_paths(job.id)
+        return Checkout(workspace, paths, paths.root, paths.home, paths.config_dir, None, None, slot=slot)
+
+    async def list_ahead(self) -> Sequence[JobPaths]:
+        return ()
+
+    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:  # noqa: ARG002  # the port's signature
+        return None
 
     async def release(self, checkout: Checkout) -> None:
         self.calls.append(("release", checkout.paths.root.name))

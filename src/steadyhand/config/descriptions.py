@@ -22,6 +22,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "service.isolation": "The sandbox of agents; `none` lets them do all that their user can do.",
     "service.profile": "`classic` behaves as the earlier service did.",
     "service.agent_uid_base": "The first uid of agents, if the service is root.",
+    "service.warm_memory": (
+        "The memory of all processes that wait for jobs (`agents.NAME.warm`); each takes about 100 MB."
+    ),
     "service.node": "The name of this service in the runs of jobs.",
     "service.paused": "Accept jobs and start none.",
     "service.log_level": "The lowest level of log lines. Each job and request has lines at `info`.",
@@ -113,4 +116,5 @@ DESCRIPTIONS: Mapping[str, str] = {
     "agents.*.memory": "As `defaults.memory`, for this agent.",
     "agents.*.processes": "As `defaults.processes`, for this agent.",
     "agents.*.disk": "As `defaults.disk`, for this agent.",
+    "agents.*.warm": "The processes that wait for jobs of this agent; `auto` follows the jobs of the last hours.",
 }

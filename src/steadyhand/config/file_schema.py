@@ -144,6 +144,7 @@ class ServiceTable(_Table):
     isolation: Literal["none", "bwrap"] = "bwrap"
     profile: Literal["default", "classic"] = "default"
     agent_uid_base: int = Field(default=64_000, ge=1_000, le=2_000_000_000)
+    warm_memory: Size = 1024**3
     node: str = "node-1"
     paused: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -307,6 +308,7 @@ class AgentTable(_Table):
     memory: Size | None = None
     processes: Processes | None = None
     disk: Size | None = None
+    warm: Annotated[int, Field(ge=0, le=64)] | Literal["auto"] = 0
 
 
 class Tables(_Table):

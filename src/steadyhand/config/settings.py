@@ -6,7 +6,7 @@ the closest known name. Secrets are read once, here, and never printed.
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,10 @@ class Settings:
         """Return the agents and workspaces that callers can name, with the defaults and limits."""
         tables = self.tables
         agents = dict(BUILT_IN_AGENTS) | {
-            name: _build_agent(name, table) for name, table in tables.agents.items()
+            name: _build_agent(name, table)
+            if name not in BUILT_IN_AGENTS or table.model_fields_set != {"warm"}
+            else replace(BUILT_IN_AGENTS[name], warm=table.warm)
+            for name, table in tables.agents.items()
         }
         workspaces = {name: _build_workspace(name, table) for name, table in tables.workspaces.items()}
         workspace = tables.defaults.workspace
@@ -162,6 +165,7 @@ def _build_agent(name: str, table: AgentTable) -> Agent:
         memory_bytes=table.memory,
         processes=table.processes,
         disk_bytes=table.disk,
+        warm=table.warm,
     )
 
 

@@ -1,13 +1,21 @@
 """The gateway of a node: the model's sockets for as long as the service runs, and each run's way out."""
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,8 +33,8 @@ from steadyhand.gateway.model.provider_rate_limits import ProviderRateLimits, Re
 from steadyhand.gateway.model.providers import PLACEHOLDER_CREDENTIAL, Provider, Providers
 from steadyhand.gateway.model.rejected_credentials import RejectedCredentials
 from steadyhand.gateway.model.reverse_proxy import ReverseProxy
-from steadyhand.gateway.model.tcp_listener import TcpListener
-from steadyhand.gateway.model.unix_listener import UnixListener, slot_dir
+from steadyhand.gateway.model.tcp_listener import TcpListener, TokenHolder
+from steadyhand.gateway.model.unix_listener import SocketHolder, UnixListener, slot_dir
 from steadyhand.gateway.money.budgets import BudgetAccount, Budgets
 from steadyhand.gateway.money.ledger_writer import LedgerWriter
 from steadyhand.gateway.money.prices import Prices
@@ -34,6 +42,7 @@ from steadyhand.gateway.run_events import RunEvents
 from steadyhand.ports import (
     BudgetLimit,
     CalendarPeriod,
+    Checkout,
     Emit,
     GetBudgetLimits,
     Ledger,
@@ -79,6 +88,63 @@ class GrantedAccess:
     async def final_usage(self) -> UsageTotal:
         """Wait, for a bounded time, until the calls are stored; return their usage."""
         return await self.run.final_usage()
+
+
+class HeldRunAccess:
+    """The access of a process that waits for jobs; see `ports.HeldAccess`."""
+
+    def __init__(
+        self,
+        model_access: ModelAccess,
+        hold: TokenHolder | SocketHolder,
+        metered_run: Callable[[RunContext, Emit], AbstractAsyncContextManager[MeteredRun]],
+        open_egress: Callable[[Sequence[str], Emit], AbstractAsyncContextManager[OnListening]],
+    ) -> None:
+        self.model_access = model_access
+        self._hold = hold
+        self._metered_run = metered_run
+        self._open_egress = open_egress
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def can_rehearse(self) -> bool:
+        """True if the gateway can answer a call by itself: it cannot in the format of Bedrock."""
+        return self.model_access.api != "bedrock"
+
+    def rehearsing(self) -> AbstractContextManager[None]:
+        """Answer the calls of the process for the length of the block, without a provider and a ledger."""
+        return self._hold.rehearsing()
+
+    def on_listening(self, descriptors: Sequence[int]) -> None:
+        """Keep the sockets that listen in the network of the process. Without a run nobody accepts on them."""
+        self._sockets += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+
+    @asynccontextmanager
+    async def open_run(self, work: RunContext, emit: Emit) -> AsyncIterator[GrantedAccess]:
+        """Let a run of the process out for the length of the block, as `ModelGateway.open_run` does."""
+        async with self._metered_run(work, emit) as run:
+            with self._hold.serve_run(run):
+                secrets = (self._hold.token,) if isinstance(self._hold, TokenHolder) else ()
+                if not self._sockets:
+                    yield GrantedAccess(self.model_access, None, run, secrets)
+                    return
+                async with self._open_egress(work.agent.egress, emit) as listening:
+                    self._reject_pending()
+                    listening([os.dup(each.fileno()) for each in self._sockets])
+                    yield GrantedAccess(self.model_access, None, run, secrets)
+
+    def _reject_pending(self) -> None:
+        """Close the connections that were made before the run: they are nobody's."""
+        for each in self._sockets:
+            each.setblocking(False)
+            with contextlib.suppress(OSError):
+                while True:
+                    each.accept()[0].close()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for each in self._sockets:
+            each.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +230,34 @@ class ModelGateway:
 
         Raises `RunError` when its slot is taken, `ConfigError` for a list that means nothing.
         """
+        async with self._metered_run(work, emit) as run, self._grant_access(run, work, emit) as access:
+            yield access
+
+    @asynccontextmanager
+    async def hold_access(self, agent: Agent, place: Checkout) -> AsyncIterator["HeldRunAccess"]:
+        """Keep the access of a process that waits for jobs for the length of the block; see `ports.Gateway`."""
+        provider = self._providers.get(agent.provider)
+        async with AsyncExitStack() as stack:
+            hold: TokenHolder | SocketHolder
+            if self._tcp_listener is not None:
+                hold = stack.enter_context(self._tcp_listener.hold())
+                access = provider.access_at(self._tcp_listener.address, hold.token)
+            else:
+                listener = UnixListener(slot_dir(self._data_dir, place.slot), self._reverse_proxy)
+                await stack.enter_async_context(listener.listening())
+                hold = stack.enter_context(listener.hold(place.uid))
+                access = provider.access_at(PLACEHOLDER_URL, PLACEHOLDER_CREDENTIAL, self._sandbox_socket)
+            held = HeldRunAccess(access, hold, self._metered_run, self.open_egress)
+            stack.callback(held.close)
+            yield held
+
+    @asynccontextmanager
+    async def _metered_run(self, work: RunContext, emit: Emit) -> AsyncIterator[MeteredRun]:
         run = MeteredRun(work, self._providers.get(work.agent.provider), self._billing, RunEvents(emit))
         await self._ledger_writer.flush_job(work.job.id)  # an outage of the store may have just ended
         await self._budgets.load_job(work.job.id, work.job.since_run)
         try:
-            async with self._grant_access(run, work, emit) as access:
-                yield access
+            yield run
         finally:
             self._rejected_credentials.release(run)
             await run.final_usage()

@@ -12,6 +12,7 @@ from steadyhand.ports.gateway import (
     BudgetScope,
     Gateway,
     GetBudgetLimits,
+    HeldAccess,
     RunAccess,
     RunContext,
 )
@@ -55,6 +56,9 @@ from steadyhand.ports.runner import (
     RunReport,
     RunSpec,
     ToolNames,
+    WarmAgent,
+    WarmKey,
+    WarmRunner,
     is_never_in_session,
 )
 from steadyhand.ports.sandbox import (
@@ -116,6 +120,7 @@ __all__ = [
     "Gateway",
     "GetBudgetLimits",
     "Harvest",
+    "HeldAccess",
     "IdempotencyKey",
     "Instructions",
     "IsInSession",
@@ -155,6 +160,9 @@ __all__ = [
     "UsageQuery",
     "UsageRow",
     "UsageTotal",
+    "WarmAgent",
+    "WarmKey",
+    "WarmRunner",
     "is_never_in_session",
     "is_reported",
     "period_bounds",

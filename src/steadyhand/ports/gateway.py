@@ -1,7 +1,7 @@
 """The gateway port: the budgets of jobs, and the access of a run to the network."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -85,6 +85,35 @@ class RunAccess(Protocol):
         ...
 
 
+class HeldAccess(Protocol):
+    """The access of a process that waits for jobs. Between its runs it reaches neither a model nor a host."""
+
+    @property
+    def model_access(self) -> ModelAccess:
+        """Return the agent's access to the model, the same for all runs of the process."""
+        ...
+
+    @property
+    def can_rehearse(self) -> bool:
+        """Return True if the gateway can answer a call of the model by itself."""
+        ...
+
+    def rehearsing(self) -> AbstractContextManager[None]:
+        """Answer the calls of the process for the length of the block. No provider sees them, and no ledger."""
+        ...
+
+    def on_listening(self, descriptors: Sequence[int]) -> None:
+        """Keep the sockets that listen in the network of the process."""
+        ...
+
+    def open_run(self, context: RunContext, emit: Emit) -> AbstractAsyncContextManager[RunAccess]:
+        """Open access for a run of the process, as `Gateway.open_run` does. A call is billed to the run that began it.
+
+        It ends with the block, as all connections of the process do.
+        """
+        ...
+
+
 class Gateway(Protocol):
     """The only way out of a sealed run: to the model, and to the hosts that its agent may reach."""
 
@@ -100,6 +129,10 @@ class Gateway(Protocol):
 
         Denied hosts, and each host that it reached, are reported to `emit`.
         """
+        ...
+
+    def hold_access(self, agent: Agent, place: Checkout) -> AbstractAsyncContextManager[HeldAccess]:
+        """Keep the access of a process that waits for jobs, with the user and the slot of `place`."""
         ...
 
     def count_unmetered_call(self, call: ModelCall) -> None:

@@ -1,9 +1,10 @@
 """The ports of one kind of agent: the runner starts and drives its process, `AgentFiles` knows its files."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from steadyhand.agents import Agent, AgentDefinition
 from steadyhand.events import EventBody, TextDelta
@@ -133,6 +134,79 @@ class Runner(Protocol):
         ...
 
 
+class WarmKey(NamedTuple):
+    """The properties of a job that a waiting process must have been started and initialised with."""
+
+    process: str
+    """A digest of those that are fixed when the process starts."""
+    details: str
+    """A digest of those that are fixed when it is initialised: system prompt, output schema and the client's tools."""
+
+
+class WarmAgent(Protocol):
+    """A process that waits for a job. It belongs to the block of `WarmRunner.prepare`, also while a job runs in it."""
+
+    @property
+    def session_id(self) -> str:
+        """Return the id of the session that its next run has."""
+        ...
+
+    @property
+    def is_initialised(self) -> bool:
+        """Return True if the details of its jobs are fixed."""
+        ...
+
+    @property
+    def supervisor(self) -> tuple[int, int]:
+        """Return the supervisor's pid and start time."""
+        ...
+
+    def pause(self) -> None:
+        """Stop the processes until `wake`: an idle one would take a share of a core."""
+        ...
+
+    async def wake(self) -> bool:
+        """Let the processes go on; return True if the agent answers within a short time."""
+        ...
+
+    async def exited(self) -> None:
+        """Wait for the end of the agent. The caller bounds the wait."""
+        ...
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+        """Run a job in the process, as `Runner.run` does; no process of it is alive when this returns."""
+        ...
+
+
+class WarmRunner(Protocol):
+    """A runner that can start a process before its job is there."""
+
+    def warm_key(self, job: Job, agent: Agent) -> WarmKey | None:
+        """Return the key of the processes that the first run of a job can have; None if it needs one of its own."""
+        ...
+
+    def may_initialise(self, agent: Agent, checkout: Checkout) -> bool:
+        """Return True if nothing of the agent or of its repository could run before a job is there."""
+        ...
+
+    def set_background(self, supervisor: int, *, is_background: bool) -> None:
+        """Let the processes of a supervisor have the processor only while nothing else wants it, or as usual again."""
+        ...
+
+    def prepare(
+        self,
+        spec: RunSpec,
+        rehearsing: Callable[[], AbstractContextManager[None]] | None,
+        *,
+        initialise: bool,
+    ) -> AbstractAsyncContextManager[WarmAgent]:
+        """Start a process for jobs like that of `spec`, whose prompt is not used; it ends with the block.
+
+        With `rehearsing`, a first turn is played and forgotten inside that block. Raises `SpawnError`.
+        """
+        ...
+
+
 class AgentFiles(Protocol):
     """Knows the files of one kind of agent: the instructions in a repository, and the config directory."""
 
@@ -173,6 +247,15 @@ class AgentFiles(Protocol):
 
     def move_session(self, config_dir: Path, old_directory: Path, new_directory: Path) -> None:
         """Move the sessions of a working directory in `config_dir` to those of another one."""
+        ...
+
+    def redirect_sessions(
+        self, config_dir: Path, old_directory: Path, new_directory: Path, owner: int | None
+    ) -> None:
+        """Let a process that was started in `old_directory` write its sessions where those of `new_directory` are.
+
+        The new folder belongs to `owner`. Call it before anything but the service has told the process what to do.
+        """
         ...
 
     def copy_transcript(

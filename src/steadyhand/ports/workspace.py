@@ -1,6 +1,6 @@
 """The checkouts port: the directories where agents work."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -156,6 +156,21 @@ class Checkouts(Protocol):
 
         A resumed job (`begin` is `resume`) gets its retained checkout. If that was released, or the job continues its
         parent, a new copy is made with the harvested changes and the session.
+        """
+        ...
+
+    async def prepare_ahead(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
+        """Create a checkout for jobs like `job`, which has an id of its own and is none that a caller asked for."""
+        ...
+
+    async def list_ahead(self) -> Sequence[JobPaths]:
+        """Return the folders of checkouts that were prepared ahead and have no job, also of earlier processes."""
+        ...
+
+    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:
+        """Move a checkout that was prepared ahead to the folder of a job and return it as the job's.
+
+        Return None, and move nothing, if it is not as a new one would be. The agent's processes may use it meanwhile.
         """
         ...
 

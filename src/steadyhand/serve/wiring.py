@@ -260,11 +260,13 @@ def build_service(
             clock=clock,
         ),
     )
+    runner = create_runner(settings, cli, level.sandbox, redactor, budgeted=gateway is None)
     worker_deps = WorkerDeps(
         store=store,
         queue=queue,
         checkouts=checkouts,
-        runners={"claude": create_runner(settings, cli, level.sandbox, redactor, budgeted=gateway is None)},
+        runners={"claude": runner},
+        warm_runners={"claude": runner} if isinstance(runner, ClaudeRunner) and gateway is not None else {},
         event_log=EventLog(store, feed, redactor, hold=True),
         catalog=catalog,
         config=WorkerConfig(
@@ -283,6 +285,8 @@ def build_service(
             max_bytes=tables.retention.max_bytes,
             max_waiting_runs=tables.service.waiting_runs,
             max_waiting_runs_per_key=tables.service.max_waiting_runs_per_key,
+            first_warm_slot=tables.service.slots,
+            warm_memory=tables.service.warm_memory,
         ),
         ledger=store,
         gateway=gateway,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from steadyhand.agents import Agent, Catalog
 from steadyhand.cancellations import Cancellations
 from steadyhand.event_log import EventLog
-from steadyhand.ports import Checkout, Checkouts, Gateway, Ledger, Queue, Runner, Store
+from steadyhand.ports import Checkout, Checkouts, Gateway, Ledger, Queue, Runner, Store, WarmRunner
 from steadyhand.tool_calls import ToolCallBroker
 from steadyhand.worker.parked import ParkedJobs
 
@@ -30,6 +30,10 @@ class WorkerConfig:
     max_waiting_runs: int = 8
     """How many processes may wait for results of their clients' tools beside the jobs that run."""
     max_waiting_runs_per_key: int = 16
+    first_warm_slot: int = 0
+    """The number of the first slot of processes that wait for jobs; those below belong to claims of the queue."""
+    warm_memory: int = 0
+    """The bytes that waiting processes may take together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +55,5 @@ class WorkerDeps:
     parked: ParkedJobs = field(default_factory=ParkedJobs)
     cancellations: Cancellations = field(default_factory=Cancellations)
     tool_calls: ToolCallBroker = field(default_factory=ToolCallBroker)
+    warm_runners: Mapping[str, WarmRunner] = field(default_factory=dict)
+    """The runners that can start processes before their jobs are there."""

@@ -17,6 +17,7 @@ from steadyhand.ports import JobFilter
 from steadyhand.retry import is_resumable, requeued
 from steadyhand.worker.deps import WorkerDeps
 from steadyhand.worker.run_executor import QUEUED, RUNNING, RunExecutor
+from steadyhand.worker.warm_pool import read_supervisor
 
 PARKED = frozenset({State.PARKED})
 INTERRUPTED = frozenset({State.INTERRUPTED})
@@ -47,6 +48,10 @@ class Recovery:
 
     async def recover_all(self) -> None:
         """Recover at the start, when this process holds nothing: end unfinished runs and fill the queue."""
+        for paths in await self._deps.checkouts.list_ahead():
+            supervisor = read_supervisor(paths)
+            if supervisor is not None:
+                await self._deps.config.kill_leftovers(*supervisor)
         for job in await self._store.list_in_states(RUNNING):
             await self._interrupt(job, "The service stopped without warning.")
         await self._requeue_interrupted()

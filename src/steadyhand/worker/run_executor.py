@@ -68,6 +68,7 @@ from steadyhand.worker.run_phases import RunPhases, with_running_phase
 from steadyhand.worker.run_start import start_events, started_job
 from steadyhand.worker.stoppable import catch_run_error, read_patiently, run_until_stopped
 from steadyhand.worker.waiting_runs import WaitingRuns
+from steadyhand.worker.warm_pool import WarmPool, WarmSlot
 
 RUNNING = frozenset({State.RUNNING})
 QUEUED = frozenset({State.QUEUED})
@@ -85,6 +86,7 @@ class RunExecutor:
         self._deps = deps
         config = deps.config
         self.waiting_runs = WaitingRuns(deps.queue, config.max_waiting_runs, config.max_waiting_runs_per_key)
+        self.warm_pool = WarmPool(deps, self._workspace)
         self._clock = deps.config.clock
         self.lost_ends = 0
         """The number of runs so far that ended without a final state in the store: `Recovery` has to look at them."""
@@ -116,9 +118,9 @@ class RunExecutor:
         The stack ends after all that the run has left is stored: then the secrets of the run are forgotten.
         """
         workspace = self._workspace(claim.job)
-        async with AsyncExitStack() as stack:
+        async with self.warm_pool.claimed(claim.job) as slot, AsyncExitStack() as stack:
             try:
-                job = await self._mark_running(claim)
+                job = await self._mark_running(claim, slot)
             except SessionGone as error:
                 await self.end_job(claim.job, Outcome(OutcomeType.NO_SESSION, error.detail), expected=QUEUED)
                 return
@@ -127,7 +129,9 @@ class RunExecutor:
             deadline = RunDeadline(claim.stop, seconds_left)
             checkout: Checkout | None = None
             try:
-                checkout = await self._prepare_checkout(job, workspace, claim)
+                checkout = await self._take_over(job, slot, claim)
+                if checkout is None:
+                    checkout = await self._prepare_checkout(job, workspace, claim)
                 if checkout is None:
                     await self._end_before_start(job, claim.stop)
                     return
@@ -167,11 +171,19 @@ class RunExecutor:
 
     # --- before the run --------------------------------------------------------------------
 
-    async def _mark_running(self, claim: Claim) -> Job:
+    async def _take_over(self, job: Job, slot: WarmSlot | None, claim: Claim) -> Checkout | None:
+        """Return the checkout of a waiting process for a job; None if there is none that can be used."""
+        if slot is None or claim.stop.reason is not None:
+            return None
+        return await self.warm_pool.hand_over(slot, job)
+
+    async def _mark_running(self, claim: Claim, slot: WarmSlot | None) -> Job:
         """Store that a run begins. Raise `SessionGone` if the conversation that it continues is deleted."""
         deps, job, now = self._deps, claim.job, self._clock()
         ancestor = await read_patiently(lambda: find_ancestor(deps.store, deps.checkouts, job))
-        node, session_id = deps.config.node, str(uuid.uuid4())
+        warm_agent = None if slot is None else slot.agent
+        node = deps.config.node
+        session_id = str(uuid.uuid4()) if warm_agent is None else warm_agent.session_id
         return await deps.event_log.update_job(
             job.id,
             QUEUED,
@@ -208,13 +220,18 @@ class RunExecutor:
     # --- the run ---------------------------------------------------------------------------
 
     async def _run_agent(
-        self, job: Job, claim: Claim, checkout: Checkout, deadline: RunDeadline, stack: AsyncExitStack
+        self,
+        job: Job,
+        claim: Claim,
+        checkout: Checkout,
+        deadline: RunDeadline,
+        stack: AsyncExitStack,
     ) -> RunResult:
         """Run the agent and return its result.
 
         The gateway, the event writer and the tasks end with this; the secrets of the run end with `stack`.
         """
-        deps, stop = self._deps, claim.stop
+        deps, stop, slot = self._deps, claim.stop, self.warm_pool.slot_of(job.id)
         event_writer = RunEventWriter(
             deps.event_log,
             job.id,
@@ -237,7 +254,9 @@ class RunExecutor:
                 async with AsyncExitStack() as open_gateway:
                     # It reads what the job has spent.
                     access = await read_patiently(
-                        lambda: open_gateway.enter_async_context(self._open_gateway(context, event_writer))
+                        lambda: open_gateway.enter_async_context(
+                            self._open_gateway(context, event_writer, slot)
+                        )
                     )
                     if access is not None:
                         stack.enter_context(deps.event_log.redactor.lent(access.secrets))
@@ -249,8 +268,9 @@ class RunExecutor:
                         earlier_files=session_files,
                     )
                     await event_writer.emit(PhaseStarted("starting"))
+                    runner = deps.runners[agent.runner] if slot is None or slot.agent is None else slot.agent
                     report = await catch_run_error(
-                        deps.runners[agent.runner].run(spec, with_running_phase(event_writer.emit), stop)
+                        runner.run(spec, with_running_phase(event_writer.emit), stop)
                     )
                     await event_writer.emit(PhaseStarted("harvesting"))
                     result = (
@@ -303,8 +323,10 @@ class RunExecutor:
             self._deps.gateway.count_unmetered_call(call)
 
     def _open_gateway(
-        self, context: RunContext, event_writer: RunEventWriter
+        self, context: RunContext, event_writer: RunEventWriter, slot: WarmSlot | None
     ) -> AbstractAsyncContextManager[RunAccess | None]:
+        if slot is not None and slot.access is not None:
+            return slot.access.open_run(context, event_writer.emit)
         gateway = self._deps.gateway
         return nullcontext() if gateway is None else gateway.open_run(context, event_writer.emit)
 

@@ -50,6 +50,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._maintain(), name="tidy")
             group.create_task(self._executor.waiting_runs.run(), name="waiting runs")
+            group.create_task(self._executor.warm_pool.run(), name="warm pool")
             while True:
                 claim = await self._queue.claim()
                 self._active += 1
@@ -154,6 +155,7 @@ class Worker:
         """Stop claiming; let runs end by themselves for `drain_seconds`, then stop them."""
         self._draining = True
         self._queue.drain()
+        self._executor.warm_pool.close()
         await self._until_idle(self._deps.config.drain_seconds)
         if self._active:
             self._log.info("drain.stopping", active=self._active)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from steadyhand.workspace.instructions import (
     is_fully_trusted,
     load_definitions,
 )
-from steadyhand.workspace.job_dirs import JobDirs, transient_paths
+from steadyhand.workspace.job_dirs import JobDirs, moved_checkout, transient_paths
 from steadyhand.workspace.mirror import Mirrors
 from steadyhand.workspace.refs_update import bring_up_to_date
 from steadyhand.workspace.retention import trim
@@ -132,6 +132,38 @@ class GitCheckouts:
 
     def _own_definitions(self) -> dict[str, AgentDefinition]:
         return load_definitions(self._agent_files, self._data_dir / "agents")
+
+    # --- preparing a checkout ahead --------------------------------------------------------
+
+    async def prepare_ahead(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
+        """Create a checkout for a job that is not there yet. Raise `WorkspaceError`."""
+        files = self._job_dirs.ahead_files_of(job.id)
+        try:
+            return await self._prepare_new(job, workspace, files, slot)
+        except BaseException as error:
+            with contextlib.suppress(WorkspaceError):
+                await self.factory.release(files)
+                await self._job_dirs.remove((files.root,))
+            if isinstance(error, OSError):
+                raise WorkspaceError(f"The checkout could not be made: {error.strerror}.") from error
+            raise
+
+    async def list_ahead(self) -> Sequence[JobPaths]:
+        """Return the folders of checkouts that were prepared ahead and have no job."""
+        return await asyncio.to_thread(self._job_dirs.list_ahead)
+
+    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:
+        """Move a checkout that was prepared ahead to a job's folder; see `ports.Checkouts.hand_over`."""
+        files = self.job_paths(job.id)
+        if checkout.workspace.repository is None and dict(checkout.definitions) != self._own_definitions():
+            return None
+        if not await asyncio.to_thread(self._job_dirs.move_ahead, checkout.paths, files):
+            return None
+        self.factory.rename(checkout.paths, files)
+        moved = moved_checkout(checkout, files)
+        if self._sandbox_exec is None:
+            await asyncio.to_thread(self._job_dirs.keep_old_path, checkout.paths, moved)
+        return moved
 
     # --- preparing a checkout --------------------------------------------------------------
 
@@ -274,6 +306,10 @@ class GitCheckouts:
 
     async def release(self, checkout: Checkout) -> None:
         """Remove the checkout and the home. The config directory stays, with the session in it."""
+        if self._job_dirs.is_ahead(checkout.paths):
+            await self.factory.release(checkout.paths)
+            await self._job_dirs.remove((checkout.paths.root,))
+            return
         await self._remove_checkout(checkout.paths)
 
     async def retain(self, checkout: Checkout) -> None:

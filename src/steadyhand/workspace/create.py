@@ -347,6 +347,12 @@ class CheckoutFactory:
             else:
                 return
 
+    def rename(self, old: JobPaths, new: JobPaths) -> None:
+        """Note that the checkout of one folder is now in another."""
+        warm = self._acquired.pop(old.root.name, None)
+        if warm is not None:
+            self._acquired[new.root.name] = warm
+
     async def release(self, files: JobPaths) -> None:
         """Release the job's warm checkout."""
         warm = self._acquired.pop(files.root.name, None)

@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from steadyhand.agents import AgentDefinition
 from steadyhand.errors import NotFound, SessionGone, WorkspaceError
-from steadyhand.ports import AgentFiles, JobPaths
+from steadyhand.ports import AgentFiles, Checkout, JobPaths
 from steadyhand.workspace.checkout_note import delete_note, jobs_with_checkout
 from steadyhand.workspace.filesystem import (
     PRIVATE,
@@ -30,6 +31,7 @@ class JobDirs:
     ) -> None:
         """Keep the settings. `separate_users`: agents have uids of their own. `sandboxed`: all see the same paths."""
         self.jobs = data_dir / "jobs"
+        self.ahead = data_dir / "ahead"
         self._data_dir = data_dir
         self._agent_files = agent_files
         self._separate_users = separate_users
@@ -41,12 +43,45 @@ class JobDirs:
             raise NotFound("Job not found")
         return JobPaths(self.jobs / job_id)
 
+    def ahead_files_of(self, checkout_id: str) -> JobPaths:
+        """Return the paths of a checkout that is prepared before its job is there."""
+        return JobPaths(self.ahead / checkout_id)
+
+    def list_ahead(self) -> list[JobPaths]:
+        """Return the folders of checkouts that have no job yet."""
+        folders = sorted(self.ahead.iterdir()) if self.ahead.is_dir() else ()
+        return [JobPaths(each) for each in folders if each.is_dir() and not each.is_symlink()]
+
+    def is_ahead(self, files: JobPaths) -> bool:
+        """Return True if a checkout has no job yet."""
+        return files.root.parent == self.ahead
+
+    def move_ahead(self, old: JobPaths, new: JobPaths) -> bool:
+        """Move the folder of a checkout to that of its job; return False if the job has one already."""
+        make_dir(self.jobs, TRAVERSABLE)
+        if new.root.exists():
+            return False
+        try:
+            old.root.rename(new.root)
+        except OSError:
+            return False  # the folder of the jobs is another file system
+        (new.root / "prepared").write_bytes(b"")
+        return True
+
+    def keep_old_path(self, old: JobPaths, checkout: Checkout) -> None:
+        """Let a process without a sandbox find a moved checkout, its home and its sessions where it was started."""
+        old.root.symlink_to(checkout.paths.root)
+        if checkout.config_dir is not None:
+            self._agent_files.redirect_sessions(
+                checkout.config_dir, old.checkout, checkout.paths.checkout, checkout.uid
+            )
+
     def make_job_dir(self, files: JobPaths, origin: JobPaths | None) -> None:
         """Create the job's folder. It keeps only the output of earlier runs, and gets the session of `origin`.
 
         Raise `SessionGone` if another job is the origin and its session is removed.
         """
-        make_dir(self.jobs, TRAVERSABLE)
+        make_dir(files.root.parent, TRAVERSABLE)
         if self._separate_users:
             # An agent's uid can enter the data directory but not list it.
             self._data_dir.chmod(self._data_dir.stat().st_mode | 0o011)
@@ -92,6 +127,7 @@ class JobDirs:
 
         The notes of those jobs are deleted at once: a run must not continue in a half-removed checkout.
         """
+        yield from self.ahead.iterdir() if self.ahead.is_dir() else ()
         for folder in sorted(self.jobs.iterdir()) if self.jobs.is_dir() else ():
             if folder.name.startswith(".trash-"):
                 yield folder
@@ -111,6 +147,32 @@ class JobDirs:
                 failed = error
         if failed is not None:
             raise WorkspaceError("A checkout could not be removed completely.") from failed
+
+
+def moved_checkout(checkout: Checkout, files: JobPaths) -> Checkout:
+    """Return a checkout whose folder was moved to that of `files`."""
+
+    def moved(path: Path) -> Path:
+        return files.root / path.relative_to(checkout.paths.root)
+
+    layers = checkout.layers
+    if layers is not None:
+        in_image = layers.image is not None
+        layers = replace(
+            layers,
+            upper=layers.upper if in_image else moved(layers.upper),
+            work=layers.work if in_image else moved(layers.work),
+            image=None if layers.image is None else moved(layers.image),
+            refs=None if layers.refs is None else moved(layers.refs),
+        )
+    return replace(
+        checkout,
+        paths=files,
+        directory=moved(checkout.directory),
+        home=moved(checkout.home),
+        config_dir=None if checkout.config_dir is None else moved(checkout.config_dir),
+        layers=layers,
+    )
 
 
 def transient_paths(files: JobPaths) -> tuple[Path, ...]:

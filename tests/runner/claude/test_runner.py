@@ -13,13 +13,8 @@ from steadyhand.job import Turn
 from steadyhand.ports import Runner, RunSpec
 from steadyhand.redact import NO_REDACTION, Redactor
 from steadyhand.redact.matcher import Spans
-from steadyhand.runner.claude.runner import (
-    ClaudeRunner,
-    build_launch,
-    encode_prompt,
-    render_session,
-    stream_argv,
-)
+from steadyhand.runner.claude.launch import build_launch, encode_prompt, render_session, stream_argv
+from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.runner import RunnerContract, StreamContract
 from steadyhand.testing.contracts.runner_harness import RunnerHarness

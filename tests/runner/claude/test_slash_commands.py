@@ -12,8 +12,9 @@ import pytest
 from steadyhand.job import SlashCommand
 from steadyhand.outcome import decide_outcome
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.launch import encode_prompt
 from steadyhand.runner.claude.plain import PlainRunner
-from steadyhand.runner.claude.runner import ClaudeRunner, encode_prompt
+from steadyhand.runner.claude.runner import ClaudeRunner
 from steadyhand.runner.claude.slash_commands import UNLISTED, SlashCommands, is_built_in, parse_commands
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.cli import DUMMY_API_KEY, isolated_env

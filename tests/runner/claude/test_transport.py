@@ -19,7 +19,8 @@ from tests.docs.pages import PROJECT
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Command
 from steadyhand.redact import NO_REDACTION
-from steadyhand.runner.claude.runner import ClaudeRunner, ProcessTransport
+from steadyhand.runner.claude.runner import ClaudeRunner
+from steadyhand.runner.claude.transport import ProcessTransport
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.runner_harness import RunnerHarness, resident_bytes

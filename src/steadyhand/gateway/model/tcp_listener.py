@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from steadyhand.errors import ConfigError
 from steadyhand.gateway.model.metered_run import MeteredRun
 from steadyhand.gateway.model.providers import RUN_HEADER
+from steadyhand.gateway.model.rehearsal import answer_rehearsal
 from steadyhand.gateway.model.reverse_proxy import AgentConnection
 from steadyhand.gateway.model.unix_listener import (
     CLOSING_SECONDS,
@@ -33,6 +34,35 @@ HOST = "127.0.0.1"
 _API_KEY_HEADER, _AUTHORIZATION_HEADER, _RUN_HEADER = b"x-api-key", b"authorization", RUN_HEADER.encode()
 
 
+class TokenHolder:
+    """The owner of a token: a run, or a process that waits for its next run."""
+
+    def __init__(self, listener: "TcpListener", token: str) -> None:
+        self._listener = listener
+        self.token = token
+        self.run: MeteredRun | None = None
+        self.is_rehearsing = False
+
+    @contextmanager
+    def serve_run(self, run: MeteredRun) -> Iterator[None]:
+        """Accept a run for the length of the block. Its requests are aborted at the end."""
+        self.run = run
+        try:
+            yield
+        finally:
+            self.run = None
+            self._listener.abort_run(run)
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        """Answer the calls of a waiting process here for the length of the block; none goes to a provider."""
+        self.is_rehearsing = True
+        try:
+            yield
+        finally:
+            self.is_rehearsing = False
+
+
 class TcpListener:
     """One port for all runs of a node."""
 
@@ -40,8 +70,8 @@ class TcpListener:
         self._app = app
         self._max_connections = slots * MAX_CONNECTIONS
         self._state = ServerState()
-        self._runs: dict[str, tuple[str, MeteredRun]] = {}
-        """By the token's beginning, which only finds it: the token, and whose it is."""
+        self._holders: dict[str, TokenHolder] = {}
+        """By the token's beginning, which only finds it: whose the token is."""
         self._config = uvicorn_config(self._authenticate)
         self.port = 0
 
@@ -73,16 +103,24 @@ class TcpListener:
     @contextmanager
     def serve_run(self, run: MeteredRun) -> Iterator[str]:
         """Accept a run for the length of the block and return its token. Its requests are aborted at the end."""
+        with self.hold() as holder, holder.serve_run(run):
+            yield holder.token
+
+    @contextmanager
+    def hold(self) -> Iterator[TokenHolder]:
+        """Create a token for the length of the block. It is worth something while a run is served with it."""
         token = f"sk-ant-run-{secrets.token_urlsafe(32)}"
-        prefix = _token_prefix(token)
-        self._runs[prefix] = (token, run)
+        holder = self._holders[_token_prefix(token)] = TokenHolder(self, token)
         try:
-            yield token
+            yield holder
         finally:
-            del self._runs[prefix]
-            for connection in list(self._state.connections):
-                if isinstance(connection, _RunConnection) and connection.run is run:
-                    connection.transport.abort()
+            del self._holders[_token_prefix(token)]
+
+    def abort_run(self, run: MeteredRun) -> None:
+        """Abort the connections of a run."""
+        for connection in list(self._state.connections):
+            if isinstance(connection, _RunConnection) and connection.run is run:
+                connection.transport.abort()
 
     def _accept(self) -> asyncio.Protocol:
         if len(self._state.connections) >= self._max_connections:
@@ -93,22 +131,26 @@ class TcpListener:
 
     async def _authenticate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find the run of a request and forward it; reject a request without one."""
-        run = self._run_of(scope)
+        holder = self._holder_of(scope)
+        run = None if holder is None else holder.run
         state = scope["state"]
         if run is None:
-            await _send_unauthorized(send)
+            if holder is not None and holder.is_rehearsing:
+                await answer_rehearsal(scope, receive, send)
+            else:
+                await _send_unauthorized(send)
             return
         state["connection"] = AgentConnection(run, state["abort"], state["on_close"])
         state["set_run"](run)
         await self._app(scope, receive, send)
 
-    def _run_of(self, scope: Scope) -> MeteredRun | None:
+    def _holder_of(self, scope: Scope) -> TokenHolder | None:
         for name, value in scope["headers"]:
             token = value.removeprefix(b"Bearer ") if name == _AUTHORIZATION_HEADER else value
             if name in (_API_KEY_HEADER, _AUTHORIZATION_HEADER, _RUN_HEADER):
-                entry = self._runs.get(_token_prefix(token.decode("latin-1")))
-                if entry is not None and hmac.compare_digest(entry[0].encode(), token):
-                    return entry[1]
+                holder = self._holders.get(_token_prefix(token.decode("latin-1")))
+                if holder is not None and hmac.compare_digest(holder.token.encode(), token):
+                    return holder
         return None
 
 

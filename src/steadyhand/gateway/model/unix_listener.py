@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 
 from steadyhand.errors import ConfigError, RunError
 from steadyhand.gateway.model.metered_run import MeteredRun
+from steadyhand.gateway.model.rehearsal import answer_rehearsal
 from steadyhand.gateway.model.reverse_proxy import MAX_HEAD_BYTES, AgentConnection, CancelOnClose
 
 SOCKET_NAME = "model.sock"
@@ -60,6 +61,8 @@ class UnixListener:
         self._state = ServerState()
         self._run: MeteredRun | None = None
         self._config = uvicorn_config(app)
+        self._is_held = False
+        self._rehearsal_config: uvicorn.Config | None = None
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -81,13 +84,37 @@ class UnixListener:
         if self._run is not None:
             raise RunError("The slot's way to the model is taken by another run.", code="slot_taken")
         self._run = run
-        self._set_owner(user)
+        if not self._is_held:
+            self._set_owner(user)
         try:
             yield
         finally:
             self._run = None
             self._abort_connections()
+            if not self._is_held:
+                self._set_owner(None)
+
+    @contextmanager
+    def hold(self, user: int | None) -> Iterator["SocketHolder"]:
+        """Keep the socket for a process of this user that waits for jobs. Between its runs no connection is taken."""
+        self._is_held = True
+        self._set_owner(user)
+        try:
+            yield SocketHolder(self)
+        finally:
+            self._is_held = False
+            self._abort_connections()
             self._set_owner(None)
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[None]:
+        """Answer the calls of a waiting process here for the length of the block; none goes to a provider."""
+        self._rehearsal_config = uvicorn_config(answer_rehearsal)
+        try:
+            yield
+        finally:
+            self._rehearsal_config = None
+            self._abort_connections()
 
     def _set_owner(self, user: int | None) -> None:
         if os.geteuid() == 0:
@@ -117,8 +144,12 @@ class UnixListener:
 
     def _accept(self) -> asyncio.Protocol:
         run = self._run
-        if run is None or len(self._state.connections) >= MAX_CONNECTIONS:
+        if len(self._state.connections) >= MAX_CONNECTIONS:
             return RejectedConnection()
+        if run is None:
+            if self._rehearsal_config is None:
+                return RejectedConnection()
+            return HttpConnection(self._rehearsal_config, self._state, lambda _abort, _on_close: {})
         return HttpConnection(
             self._config,
             self._state,
@@ -127,6 +158,21 @@ class UnixListener:
 
     def _abort_connections(self) -> None:
         abort_connections(self._state)
+
+
+class SocketHolder:
+    """A process that waits for its next run on a socket of its own."""
+
+    def __init__(self, listener: UnixListener) -> None:
+        self._listener = listener
+
+    def serve_run(self, run: MeteredRun) -> AbstractContextManager[None]:
+        """Let a run in for the length of the block."""
+        return self._listener.serve_run(run, None)
+
+    def rehearsing(self) -> AbstractContextManager[None]:
+        """Answer the calls of the process here for the length of the block."""
+        return self._listener.rehearsing()
 
 
 def abort_connections(state: ServerState) -> None:

@@ -28,7 +28,7 @@ class SystemPromptFile(NamedTuple):
     content: bytes
 
 
-def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
+def common_options(spec: RunSpec, prompt_file: Path | None, *, with_schema: bool = True) -> list[str]:
     """Return the options; none for a job that sets none. `prompt_file` is appended to the system prompt.
 
     Raises `SpawnError` if the output schema is too large for an argument.
@@ -39,7 +39,7 @@ def common_options(spec: RunSpec, prompt_file: Path | None) -> list[str]:
         ("--tools", None if agent.tools is None else ",".join(agent.tools)),
         ("--max-turns", _format_number(job.spec.max_turns or agent.max_turns)),
         ("--effort", job.spec.effort or agent.effort),
-        ("--json-schema", _format_schema(job)),
+        ("--json-schema", _format_schema(job) if with_schema else None),
         ("--append-system-prompt-file", None if prompt_file is None else str(prompt_file)),
     ]
     argv = [word for name, value in values if value is not None for word in format_option(name, value)]
@@ -58,7 +58,7 @@ def format_budget(micros: int) -> str:
 
 def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | None:
     """Return the file appended to the system prompt: the agent's text, then the job's; None if there is no text."""
-    text = _system_prompt_text(spec.job, spec.agent)
+    text = system_prompt_text(spec.job, spec.agent)
     if text is None:
         return None
     checkout = spec.checkout
@@ -68,7 +68,8 @@ def system_prompt_file(spec: RunSpec, view: AgentPaths) -> SystemPromptFile | No
     return SystemPromptFile(folder / name, (view.config_dir or folder) / name, text.encode())
 
 
-def _system_prompt_text(job: Job, agent: Agent) -> str | None:
+def system_prompt_text(job: Job, agent: Agent) -> str | None:
+    """Return the text appended to the system prompt, or None."""
     note = _UNCOMMITTED_NOTE if job.is_on_uncommitted else None
     parts = [text for text in (agent.append_system_prompt, note, job.spec.append_system_prompt) if text]
     return "\n\n".join(parts) or None

@@ -8,7 +8,7 @@ from steadyhand.job import JobWarning
 from steadyhand.ports import Instructions
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude.definitions import parse_definition, sanitize_skill
-from steadyhand.runner.claude.session import default_config_dir, move_sessions
+from steadyhand.runner.claude.session import default_config_dir, move_sessions, redirect_sessions
 from steadyhand.runner.claude.transcript import copy_transcript
 
 SANDBOX_SETTINGS = '{"skipWebFetchPreflight": true}\n'
@@ -68,6 +68,12 @@ class ClaudeFiles:
     def move_session(self, config_dir: Path, old_directory: Path, new_directory: Path) -> None:
         """Move the sessions of a directory to where the CLI looks for those of another one."""
         move_sessions(config_dir, old_directory, new_directory)
+
+    def redirect_sessions(
+        self, config_dir: Path, old_directory: Path, new_directory: Path, owner: int | None
+    ) -> None:
+        """Let a process that was started in one directory write its sessions where those of another one are."""
+        redirect_sessions(config_dir, old_directory, new_directory, owner)
 
     def copy_transcript(
         self,

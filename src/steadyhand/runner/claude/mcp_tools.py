@@ -160,6 +160,10 @@ class McpToolServer:
         while await write(await self._replies.get()):
             pass
 
+    def pop_replies(self) -> Sequence[bytes]:
+        """Return the replies that are not written yet."""
+        return [self._replies.get_nowait() for _ in range(self._replies.qsize())]
+
     async def next_turn(self) -> Mapping[str, ClientToolCall]:
         """Wait for the next turn with tool calls and return them by the model's ids."""
         return await self._turns.get()

@@ -6,38 +6,47 @@ messages of any size is not.
 """
 
 import asyncio
-import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import structlog
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
+from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
+from steadyhand.agents import Agent
 from steadyhand.events import ToolStarted
-from steadyhand.job import ToolOutput, Turn
+from steadyhand.job import Job, ToolOutput
 from steadyhand.outcome import StopReason
-from steadyhand.ports import Command, Emit, RunReport, RunSpec, Sandbox, StopSignal
+from steadyhand.ports import Checkout, Emit, RunReport, RunSpec, Sandbox, StopSignal, WarmKey
 from steadyhand.redact import Redactor
-from steadyhand.runner.claude.argv import common_options, format_budget, format_option, system_prompt_file
-from steadyhand.runner.claude.attachments import attachment_dirs, attachment_files, prepare_turns
-from steadyhand.runner.claude.environment import agent_environment, temp_dir
-from steadyhand.runner.claude.mcp_tools import MCP_CONFIG, McpToolServer
+from steadyhand.runner.claude.attachments import attachment_dirs, prepare_turns
+from steadyhand.runner.claude.launch import build_launch, encode_prompt
+from steadyhand.runner.claude.mcp_tools import McpToolServer
 from steadyhand.runner.claude.messages import MessageReader
 from steadyhand.runner.claude.session import (
     config_dir_of,
     resumes_session,
     session_directory,
-    session_file,
     session_id_for,
 )
 from steadyhand.runner.claude.slash_commands import is_built_in, parse_commands
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.claude.transcript import session_holds
-from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
+from steadyhand.runner.claude.transport import ProcessTransport
+from steadyhand.runner.claude.warm import (
+    WarmUp,
+    agent_names,
+    answers,
+    initialize_fields,
+    may_initialise,
+    warm_key,
+)
+from steadyhand.runner.process.agent_process import AgentProcess
 from steadyhand.runner.process.output import OutputCapture, parse_message
+from steadyhand.runner.process.paused_processes import lower_priority, restore_priority
 from steadyhand.runner.process.run_loop import RunLoop, prompt_for, wait_bounded
 
 INTERRUPT_SECONDS = 0.7
@@ -48,184 +57,8 @@ DISCONNECT_SECONDS = 5.0
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
 """Agents of the CLI itself, which callers cannot request by name."""
 
-_MAX_REQUESTS = 64  # control requests of the agent that are passed on; it has no reason for any
-_MAX_REQUEST_BYTES = 64 * 1024
-_TOOL_TIMEOUT_MILLISECONDS = 24 * 60 * 60 * 1000
 _CONTROL_TYPES = frozenset({"control_response", "control_request", "control_cancel_request"})
 _ALWAYS_READ = (b'"result"', b'"control_', b'"background_tasks_changed"', b'"init"')
-_HISTORY_TIME = "2026-01-01T00:00:00.000Z"
-
-
-# --- what is launched: pure ----------------------------------------------------------------------
-
-
-def stream_argv(
-    cli: Path,
-    spec: RunSpec,
-    session: str,
-    prompt_file: Path | None,
-    *,
-    resumed: bool = False,
-    enforce_budget: bool = True,
-) -> list[str]:
-    """Return the command line. `prompt_file` holds the text that is appended to the system prompt.
-
-    With `budgeted` the CLI enforces the budget by its own estimate; where the gateway enforces it, that could end a run
-    too early. Raises `SpawnError` if the output schema is too large for an argument.
-    """
-    job, agent = spec.job, spec.agent
-    argv = [str(cli), "-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]
-    argv += ["--include-partial-messages", "--dangerously-skip-permissions"]
-    argv += ["--max-budget-usd", format_budget(job.budget_micros)] if enforce_budget else []
-    argv += ["--setting-sources", "user,project,local" if spec.checkout.full_trust else "user"]
-    argv += ["--resume" if job.spec.history or resumed else "--session-id", session]
-    argv += [] if agent.definition is None else format_option("--agent", agent.definition)
-    argv += common_options(spec, prompt_file)
-    return [*argv, "--mcp-config", MCP_CONFIG] if job.spec.tools else argv
-
-
-def render_session(history: Sequence[Turn], directory: str, session: str) -> bytes:
-    """Return earlier turns in the CLI's own format of a session, which it then resumes: one model call, true turns."""
-    lines = []
-    parent: str | None = None
-    for index, turn in enumerate(history):
-        content: Any = turn.content if isinstance(turn.content, str) else list(turn.content)
-        message: dict[str, Any] = {"role": turn.role, "content": content}
-        if turn.role == "assistant":
-            blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-            message |= {
-                "content": blocks,
-                "id": f"msg_history_{index}",
-                "type": "message",
-                "model": "history",
-            }
-            message |= {"stop_reason": "end_turn", "usage": {"input_tokens": 0, "output_tokens": 0}}
-        entry_uuid = str(uuid.uuid5(uuid.UUID(session), str(index)))
-        entry: dict[str, Any] = {
-            "type": turn.role,
-            "message": message,
-            "uuid": entry_uuid,
-            "parentUuid": parent,
-        }
-        entry |= {"sessionId": session, "isSidechain": False, "userType": "external", "cwd": directory}
-        entry |= {"version": "2.1.332", "timestamp": _HISTORY_TIME}
-        lines.append(json.dumps(entry))
-        parent = entry_uuid
-    return "".join(line + "\n" for line in lines).encode()
-
-
-def encode_prompt(content: str | list[Mapping[str, Any]], *, verbatim: bool) -> bytes:
-    """Return the prompt, text or blocks, as a message.
-
-    If `verbatim`, the CLI expands no `@path` and runs no slash command in it.
-    """
-    message: dict[str, Any] = {"type": "user", "message": {"role": "user", "content": content}}
-    message |= {"parent_tool_use_id": None, "session_id": "default"}
-    if verbatim:
-        message["client_composed"] = True
-    return json.dumps(message).encode() + b"\n"
-
-
-def build_launch(
-    cli: Path, spec: RunSpec, session: str, sandbox: Sandbox, *, enforce_budget: bool = True
-) -> LaunchSpec:
-    """Return the launch spec, with its files."""
-    checkout, view = spec.checkout, sandbox.agent_paths(spec.checkout)
-    files: list[tuple[Path, bytes]] = []
-    system_prompt = system_prompt_file(spec, view)
-    if system_prompt is not None:
-        files.append((system_prompt.host_path, system_prompt.content))
-    folder, agent_dir = attachment_dirs(checkout, sandbox)
-    resumed = resumes_session(spec, sandbox, session)
-    if spec.job.spec.history and not resumed:
-        directory = session_directory(view, sandbox)
-        record = render_session(prepare_turns(spec.job, agent_dir).history, directory, session)
-        files.append((session_file(config_dir_of(checkout), directory, session), record))
-    env = agent_environment(spec, view) | {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1"}
-    if spec.job.spec.tools:
-        # How long a call may take is the service's to say, not the CLI's.
-        env["MCP_TOOL_TIMEOUT"] = str(_TOOL_TIMEOUT_MILLISECONDS)
-    prompt_file = None if system_prompt is None else system_prompt.agent_path
-    argv = stream_argv(cli, spec, session, prompt_file, resumed=resumed, enforce_budget=enforce_budget)
-    needs_socket = spec.model_access is not None and spec.model_access.socket is not None
-    command = Command(argv, env, view.directory, checkout.uid, needs_model_socket=needs_socket)
-    folders = [] if checkout.config_dir is None else [temp_dir(checkout.home)]
-    optional_files = [(folder / name, data) for name, data in attachment_files(spec.job, spec.earlier_files)]
-    return LaunchSpec(
-        sandbox.wrap(command, checkout, spec.agent),
-        files=files,
-        optional_files=optional_files,
-        folders=folders,
-    )
-
-
-# --- the transport -------------------------------------------------------------------------------
-
-
-class ProcessTransport(Transport):
-    """The SDK's transport over an agent's process that somebody else owns, reads and ends."""
-
-    def __init__(self, process: AgentProcess) -> None:
-        self._process = process
-        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._pending_requests: set[str] = set()
-        self._requests = 0
-        self._ready = False
-        self.first_request_sent = asyncio.Event()
-        """Set once the first control request has been written."""
-
-    async def connect(self) -> None:
-        """Do nothing: the process is running already."""
-        self._ready = True
-
-    async def write(self, data: str) -> None:
-        """Write lines to the agent. Raises `CLIConnectionError` when it reads no more."""
-        if data.startswith('{"type": "control_request"'):
-            self._pending_requests.add(json.loads(data)["request_id"])
-        if not self._ready or not await self._process.write(data.encode()):
-            raise CLIConnectionError("The agent reads no more.")
-        self.first_request_sent.set()
-
-    def deliver(self, message: dict[str, Any], size: int) -> bool:
-        """Send a control message of `size` bytes to the SDK; return False if the SDK could not handle it.
-
-        At most one answer for each of its own requests and `_REQUESTS` small requests of the agent are accepted, so the
-        number of waiting messages is bounded.
-        """
-        if message["type"] == "control_response":
-            response = message.get("response")
-            request_id = response.get("request_id") if isinstance(response, dict) else None
-            if not isinstance(request_id, str) or request_id not in self._pending_requests:
-                return False
-            self._pending_requests.discard(request_id)
-        else:
-            request = message.get("request", {"subtype": "cancel"})
-            well_formed = isinstance(request, dict) and isinstance(request.get("subtype"), str)
-            if not well_formed or not isinstance(message.get("request_id"), str):
-                return False
-            self._requests += 1
-            if self._requests > _MAX_REQUESTS or size > _MAX_REQUEST_BYTES:
-                return False
-        self._messages.put_nowait(message)
-        return True
-
-    async def read_messages(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield the control messages, until the SDK closes."""
-        while True:
-            yield await self._messages.get()
-
-    async def close(self) -> None:
-        """End the agent's input; the process is not the SDK's to end."""
-        self._ready = False
-        self._process.end_input()
-
-    def is_ready(self) -> bool:
-        """Return True if messages can be written."""
-        return self._ready
-
-    async def end_input(self) -> None:
-        """End the agent's input."""
-        self._process.end_input()
 
 
 # --- the runner ----------------------------------------------------------------------------------
@@ -251,26 +84,143 @@ class ClaudeRunner:
         session = session_id_for(spec)
         resumed = resumes_session(spec, self._sandbox, session)
         launch = build_launch(self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget)
-        capture = OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor)
-        try:
+        with self._capture(spec) as capture:
             async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening, stop) as process:
                 run_loop = RunLoop(spec, emit, stop, process, capture, resumed=resumed)
-                protocol = _StreamProtocol(
-                    run_loop,
-                    attachment_dirs(spec.checkout, self._sandbox)[1],
-                    partial(
-                        session_holds,
-                        config_dir_of(spec.checkout),
-                        session_directory(self._sandbox.agent_paths(spec.checkout), self._sandbox),
-                        session,
-                    ),
-                )
-                try:
-                    return await run_loop.run(protocol)
-                finally:
-                    await protocol.close()
+                return await self._drive(run_loop, session)
+
+    @contextmanager
+    def _capture(self, spec: RunSpec) -> Iterator[OutputCapture]:
+        capture = OutputCapture(spec.checkout.paths.run_output(spec.number), self._redactor)
+        try:
+            yield capture
         finally:
             capture.close()
+
+    async def _drive(
+        self,
+        run_loop: RunLoop,
+        session: str,
+        *,
+        initialize_fields: Mapping[str, Any] | None = None,
+        is_initialised: bool = False,
+    ) -> RunReport:
+        checkout = run_loop.spec.checkout
+        protocol = _StreamProtocol(
+            run_loop,
+            attachment_dirs(checkout, self._sandbox)[1],
+            partial(
+                session_holds,
+                config_dir_of(checkout),
+                session_directory(self._sandbox.agent_paths(checkout), self._sandbox),
+                session,
+            ),
+            initialize_fields=initialize_fields,
+            is_initialised=is_initialised,
+        )
+        try:
+            return await run_loop.run(protocol)
+        finally:
+            await protocol.close()
+
+    # --- processes that wait for a job -------------------------------------------------------
+
+    def warm_key(self, job: Job, agent: Agent) -> WarmKey | None:
+        """See `ports.WarmRunner.warm_key`."""
+        return None if self._enforce_budget else warm_key(self._cli, job, agent)
+
+    def may_initialise(self, agent: Agent, checkout: Checkout) -> bool:
+        """See `ports.WarmRunner.may_initialise`."""
+        return may_initialise(agent, checkout)
+
+    def set_background(self, supervisor: int, *, is_background: bool) -> None:
+        """See `ports.WarmRunner.set_background`."""
+        if is_background:
+            lower_priority(supervisor)
+        else:
+            restore_priority(supervisor)
+
+    @asynccontextmanager
+    async def prepare(
+        self,
+        spec: RunSpec,
+        rehearsing: Callable[[], AbstractContextManager[None]] | None,
+        *,
+        initialise: bool,
+    ) -> AsyncIterator["WarmClaude"]:
+        """See `ports.WarmRunner.prepare`."""
+        session = str(uuid.uuid4())
+        launch = build_launch(
+            self._cli, spec, session, self._sandbox, enforce_budget=self._enforce_budget, details_later=True
+        )
+        async with AgentProcess.start(launch, spec.on_spawned, spec.on_listening) as process:
+            checkout = spec.checkout
+            warm_up = WarmUp(process, spec.job.spec.tools)
+            if initialise:
+                await warm_up.initialise(initialize_fields(spec.job, spec.agent), spec.agent)
+                if rehearsing is not None:
+                    with rehearsing():
+                        await warm_up.rehearse()
+                    directory = session_directory(self._sandbox.agent_paths(checkout), self._sandbox)
+                    await warm_up.forget_session(config_dir_of(checkout), directory, session)
+            else:
+                await warm_up.wait_until_started()
+            yield WarmClaude(self, process, session, is_initialised=initialise)
+
+    async def run_warm(
+        self,
+        process: AgentProcess,
+        session: str,
+        spec: RunSpec,
+        emit: Emit,
+        stop: StopSignal,
+        *,
+        is_initialised: bool,
+    ) -> RunReport:
+        """Run a job in a process that waited for it."""
+        fields = {} if is_initialised else initialize_fields(spec.job, spec.agent)
+        with self._capture(spec) as capture:
+            run_loop = RunLoop(spec, emit, stop, process, capture)
+            return await self._drive(
+                run_loop, session, initialize_fields=fields, is_initialised=is_initialised
+            )
+
+
+class WarmClaude:
+    """A process of the CLI that waits for a job; see `ports.WarmAgent`."""
+
+    def __init__(
+        self, runner: ClaudeRunner, process: AgentProcess, session: str, *, is_initialised: bool
+    ) -> None:
+        self.session_id = session
+        self.is_initialised = is_initialised
+        self._runner = runner
+        self._process = process
+
+    @property
+    def supervisor(self) -> tuple[int, int]:
+        """Return the supervisor's pid and start time."""
+        return self._process.pid, self._process.started_ticks
+
+    def pause(self) -> None:
+        """Stop the processes until `wake`."""
+        self._process.pause()
+
+    async def wake(self) -> bool:
+        """Let the processes go on; return True if the agent answers within `warm.ANSWER_SECONDS`."""
+        self._process.resume()
+        return await answers(self._process)
+
+    async def exited(self) -> None:
+        """Wait for the end of the agent."""
+        await self._process.exited()
+
+    async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
+        """See `ports.WarmAgent.run`."""
+        spec.on_spawned(*self.supervisor)
+        return await self._runner.run_warm(
+            self._process, self.session_id, spec, emit, stop, is_initialised=self.is_initialised
+        )
 
 
 class _StreamProtocol:
@@ -283,13 +233,17 @@ class _StreamProtocol:
         run_loop: RunLoop,
         attachments_dir: PurePosixPath,
         session_holds: Callable[[Iterable[str]], bool],
+        *,
+        initialize_fields: Mapping[str, Any] | None = None,
+        is_initialised: bool = False,
     ) -> None:
         self._log = structlog.get_logger("steadyhand")
         self._run_loop = run_loop
         self._attachments_dir = attachments_dir
         self._session_holds = session_holds
         self._messages = MessageReader()
-        self._transport = ProcessTransport(run_loop.process)
+        self._transport = ProcessTransport(run_loop.process, initialize_fields)
+        self._is_initialised = is_initialised
         self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
         self._connected = asyncio.Event()
         job = run_loop.spec.job
@@ -364,6 +318,11 @@ class _StreamProtocol:
             if self._tool_server is not None:
                 group.create_task(self._tool_server.write_replies(self._run_loop.process.write))
                 group.create_task(self._serve_tool_calls(self._tool_server))
+            if self._is_initialised and not self._run_loop.spec.job.spec.prompt.startswith("/"):
+                # The name of the agent is checked already, and a second `initialize` changes nothing.
+                await self._send_prompt(group.create_task(_do_nothing()))
+                await self._connect()
+                return
             connecting = group.create_task(self._connect())
             if self._run_loop.spec.agent.definition is not None:
                 await asyncio.wait({connecting})
@@ -412,7 +371,7 @@ class _StreamProtocol:
         if not self._connected.is_set():
             return False
         spec = self._run_loop.spec
-        agents = _agent_names(await self._client.get_server_info())
+        agents = agent_names(await self._client.get_server_info())
         name = spec.agent.definition or ""
         selectable = sorted(
             each for each in agents if each in spec.checkout.definitions or each not in BUILT_IN_AGENTS
@@ -444,14 +403,11 @@ class _StreamProtocol:
         await wait_bounded(self._client.disconnect(), DISCONNECT_SECONDS)
 
 
+async def _do_nothing() -> None:
+    """Stand for a connection that the prompt does not need."""
+
+
 def _begins_turn(message: Mapping[str, Any]) -> bool:
     if message["type"] == "system":
         return message.get("subtype") == "init"
     return message["type"] in ("assistant", "stream_event") and message.get("parent_tool_use_id") is None
-
-
-def _agent_names(server_info: Mapping[str, Any] | None) -> list[str]:
-    agents = (server_info or {}).get("agents")
-    if not isinstance(agents, list):
-        return []
-    return [each["name"] for each in agents if isinstance(each, dict) and isinstance(each.get("name"), str)]

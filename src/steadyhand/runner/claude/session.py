@@ -1,5 +1,6 @@
 """The session of a run: its id, its directory, and its file in the CLI's config directory."""
 
+import os
 import re
 import uuid
 from pathlib import Path
@@ -36,6 +37,20 @@ def move_sessions(config: Path, old_directory: Path, new_directory: Path) -> Non
     )
     if old.is_dir() and not old.is_symlink():
         old.rename(new)
+
+
+def redirect_sessions(config: Path, old_directory: Path, new_directory: Path, owner: int | None) -> None:
+    """Make the sessions of a directory's old name those of its new one, by a link beside them."""
+    projects = config / "projects"
+    old, new = (project_folder_name(str(each)) for each in (old_directory, new_directory))
+    for folder in (projects, projects / new):
+        if (projects / old).is_dir() and folder.name == new:
+            (projects / old).rename(folder)
+        elif not folder.is_dir():
+            folder.mkdir(mode=0o700)
+            if owner is not None:
+                os.chown(folder, owner, owner)
+    (projects / old).symlink_to(new)
 
 
 def session_id_for(spec: RunSpec) -> str:

@@ -76,6 +76,25 @@ def session_holds(config: Path, directory: str, session: str, tool_use_ids: Iter
     return False
 
 
+def remove_session(config: Path, directory: str, session: str, prompt_id: bytes) -> bool:
+    """Remove the file of a session once it says that the turn of a prompt is taken back; return True if it is gone."""
+    taken_back = b'"cutUuid":"%s"' % prompt_id
+    with (
+        contextlib.suppress(OSError),
+        _opened(config, None, _DIR_FLAGS) as top,
+        _opened("projects", top, _DIR_FLAGS) as projects,
+        _opened(project_folder_name(directory), projects, _DIR_FLAGS) as folder,
+        _opened(f"{session}.jsonl", folder, _FILE_FLAGS) as file,
+    ):
+        info = os.fstat(file)
+        start = max(0, info.st_size - _CHUNK)
+        if not stat.S_ISREG(info.st_mode) or taken_back not in os.pread(file, _CHUNK, start):
+            return False
+        os.unlink(f"{session}.jsonl", dir_fd=folder)
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def _opened(path: Path | str, folder: int | None, flags: int) -> Iterator[int]:
     fd = os.open(path, flags, dir_fd=folder)

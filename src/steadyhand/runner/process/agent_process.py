@@ -20,6 +20,7 @@ from steadyhand.ports import Command, StopSignal
 from steadyhand.runner.process import cgroups, fork_server, supervisor
 from steadyhand.runner.process.cgroups import GONE_SECONDS, start_ticks
 from steadyhand.runner.process.kill_run import kill_run
+from steadyhand.runner.process.paused_processes import PausedProcesses
 from steadyhand.runner.process.process_watcher import ProcessWatcher
 from steadyhand.runner.process.sandbox_setup import SandboxSetup
 
@@ -228,6 +229,7 @@ class AgentProcess:
         self._input: asyncio.StreamWriter | None = None
         self._readers: list[asyncio.ReadTransport] = []
         self._watcher: ProcessWatcher | None = None
+        self._paused: PausedProcesses | None = None
         self._stuck = False
 
     @classmethod
@@ -368,6 +370,19 @@ class AgentProcess:
         """Return True if the agent itself has not ended yet, as far as is known."""
         return not self._channel.exited.done()
 
+    # --- pausing it ------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop every process of the run until `resume`. The supervisor goes on, and can end the run at any time."""
+        if self._paused is None and self.running:
+            self._paused = PausedProcesses.below(self.pid)
+
+    def resume(self) -> None:
+        """Let the processes go on that `pause` has stopped."""
+        if self._paused is not None:
+            self._paused.resume()
+            self._paused = None
+
     # --- ending it -------------------------------------------------------------------------------
 
     async def exited(self) -> ExitStatus:
@@ -397,6 +412,7 @@ class AgentProcess:
     async def stop(self) -> ExitStatus:
         """Send the agent SIGTERM, and after `TERM_SECONDS` kill every process. Takes a limited time."""
         if self.running:
+            self.resume()
             self._resume_supervisor()
             self._channel.send({"signal": int(signal.SIGTERM)})
             with contextlib.suppress(TimeoutError):
@@ -446,6 +462,7 @@ class AgentProcess:
                 await self.kill()
         finally:
             # In any case, even after a second cancellation: when its socket closes the supervisor kills everything.
+            self.resume()
             if self._channel.transport is not None:
                 self._channel.transport.close()
             for transport in self._readers:

@@ -1,0 +1,220 @@
+"""Processes that wait for jobs, with the real CLI and the scripted model: what a job gets and cannot notice."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runner.freezing import freezer
+from tests.service_fixtures import make_service_root
+
+from steadyhand.runner.claude.warm import REHEARSAL_PROMPT
+from steadyhand.testing.cli import cli_path
+from steadyhand.testing.model import ScriptedModel
+from steadyhand.testing.service import Service, wait_until
+
+CONFIG = """\
+[agents.chat]
+warm = 1
+"""
+LEVELS = ["bwrap", "none"]
+
+
+@pytest.fixture(scope="module")
+def cli(reachable_tmp: Path) -> Path:
+    """The real CLI under a path that any user can reach."""
+    target = reachable_tmp / "warm-cli" / "claude"
+    target.parent.mkdir()
+    try:
+        target.hardlink_to(cli_path())
+    except OSError:
+        shutil.copyfile(cli_path(), target)
+    target.chmod(0o755)
+    return target
+
+
+@contextlib.contextmanager
+def _service(
+    reachable_tmp: Path, cli: Path, model: ScriptedModel, level: str, config: str
+) -> Iterator[Service]:
+    root = make_service_root(reachable_tmp)
+    env = {"STEADYHAND_ISOLATION": level, "STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
+    try:
+        with Service(root, cli, model=model.url, env=env, config=config) as service:
+            yield service
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def service(
+    request: pytest.FixtureRequest, reachable_tmp: Path, cli: Path, model: ScriptedModel
+) -> Iterator[Service]:
+    """A service with one waiting process of `chat`; shared, and each test leaves a new one waiting."""
+    with _service(reachable_tmp, cli, model, str(request.param), CONFIG) as made:
+        yield made
+
+
+def _events_of(service: Service, name: str) -> list[dict[str, Any]]:
+    lines = (line for line in service.log_since_start.splitlines() if f'"{name}"' in line)
+    return [json.loads(line) for line in lines]
+
+
+def _wait_for_slot(service: Service) -> int:
+    """Wait until one process waits that no job has had; return the pid of its CLI."""
+
+    def waiting() -> int | None:
+        ready = _events_of(service, "warm.ready")
+        taken = _events_of(service, "warm.taken")
+        free = {each["slot_id"] for each in ready} - {each["slot_id"] for each in taken}
+        free -= {each["slot_id"] for each in _events_of(service, "warm.ended")}
+        return next((each["supervisor"] for each in ready if each["slot_id"] in free), None)
+
+    return wait_until(waiting, 60)
+
+
+def _cli_below(supervisor: int) -> int:
+    """Return the pid of the CLI below a supervisor."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = (folder / "stat").read_text().rpartition(")")[2].split()
+                found.append((int(folder.name), int(stat[1]), (folder / "cmdline").read_bytes()))
+    below = {supervisor}
+    for _ in range(6):
+        below |= {pid for pid, parent, _ in found if parent in below}
+    return next(
+        pid for pid, _, line in found if pid in below and b"--input-format" in line and b"--args" not in line
+    )
+
+
+def _run(service: Service, prompt: str = "Say that all is well.", **fields: Any) -> dict[str, Any]:
+    return service.run_job(prompt, agent="chat", **fields)
+
+
+def _without_identity(body: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps({key: value for key, value in body.items() if key != "metadata"})
+    system = [block for block in body["system"] if "billing-header" not in block["text"]]
+    return {**json.loads(text), "system": system}
+
+
+def test_the_model_gets_the_same_request_as_from_a_new_process(
+    service: Service, model: ScriptedModel
+) -> None:
+    _wait_for_slot(service)
+    model.clear()
+    warm = _run(service)
+    cold = _run(service, max_turns=7)  # the model is not told of it, and no process that waits has it
+    warm_request, cold_request = model.requests
+    took = {each["job"] for each in _events_of(service, "warm.taken")}
+    assert warm["id"] in took
+    assert cold["id"] not in took
+    assert warm["answer"] == cold["answer"] == "ok: the scripted model has read the prompt."
+    first, second = _without_identity(warm_request.body), _without_identity(cold_request.body)
+    if "bwrap" in service.environment()["STEADYHAND_ISOLATION"]:
+        assert first == second
+    else:  # the paths differ, as they do between two jobs
+        assert first.keys() == second.keys()
+        assert [len(each["content"]) for each in first["messages"]] == [
+            len(each["content"]) for each in second["messages"]
+        ]
+
+
+def test_the_rehearsal_is_in_no_record_and_costs_nothing(service: Service, model: ScriptedModel) -> None:
+    _wait_for_slot(service)
+    model.clear()
+    job = _run(service)
+    assert model.calls == 1  # the rehearsal went to nobody
+    assert job["usage"]["turns"] == 1
+    assert job["cost"]["usd"] == job["cost"]["reported_usd"]
+    usage = service.client.get(f"/v1/jobs/{job['id']}").json()["usage"]
+    assert usage["input_tokens"] == 10
+    texts = [json.dumps(service.events(job["id"]))]
+    folder = service.data_dir / "jobs" / job["id"]
+    texts += [path.read_text("utf-8", "replace") for path in folder.rglob("*") if path.is_file()]
+    assert (folder / "kept" / "transcript.jsonl").is_file()
+    assert not any(REHEARSAL_PROMPT in text for text in texts)
+
+
+def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
+    service: Service, model: ScriptedModel
+) -> None:
+    _wait_for_slot(service)
+    job = _run(service, "The first prompt.")
+    model.clear()
+    turn = service.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": "The second prompt."})
+    assert turn.status_code == 202, turn.text
+    ended = service.wait_until_ended(turn.json()["id"])
+    assert ended["state"] == "completed"
+    assert ended["warnings"] == []
+    text = json.dumps(model.requests[-1].body["messages"])
+    assert "The first prompt." in text
+    assert "The second prompt." in text
+
+
+def test_a_process_that_was_killed_while_it_waited_costs_the_next_job_nothing(service: Service) -> None:
+    supervisor = _wait_for_slot(service)
+    os.kill(_cli_below(supervisor), signal.SIGKILL)
+    job = _run(service)
+    assert (job["state"], job["warnings"]) == ("completed", [])
+    assert _wait_for_slot(service) != supervisor
+
+
+def test_a_supervisor_that_was_killed_costs_the_next_job_nothing_and_leaves_no_process(
+    service: Service,
+) -> None:
+    supervisor = _wait_for_slot(service)
+    cli_pid = _cli_below(supervisor)
+    os.kill(supervisor, signal.SIGKILL)
+    job = _run(service)
+    assert job["state"] == "completed"
+    wait_until(lambda: not Path(f"/proc/{cli_pid}").exists())
+
+
+def test_a_process_that_does_not_answer_is_replaced_and_the_job_gets_another(service: Service) -> None:
+    supervisor = _wait_for_slot(service)
+    with freezer("group of version 2") as freeze:  # no signal undoes it
+        freeze(_cli_below(supervisor))
+        job = _run(service)
+        assert (job["state"], job["warnings"]) == ("completed", [])
+        (taken,) = [each for each in _events_of(service, "warm.taken") if each["job"] == job["id"]]
+        ended = wait_until(
+            lambda: [
+                each for each in _events_of(service, "warm.ended") if each["slot_id"] == taken["slot_id"]
+            ]
+        )
+        assert [each["job"] for each in ended] == [None]  # it was another process that ran the job
+        assert not Path(f"/proc/{supervisor}").exists()
+
+
+def test_a_budget_of_one_cent_ends_a_job_in_a_waiting_process(service: Service) -> None:
+    _wait_for_slot(service)
+    job = _run(service, "[[scenario:costly]] Spend.", budget_usd=0.01)
+    assert job["outcome"]["type"] == "budget", job
+    assert job["id"] in {each["job"] for each in _events_of(service, "warm.taken")}
+
+
+def test_nothing_is_left_after_a_drain_and_after_a_crash(
+    reachable_tmp: Path, cli: Path, model: ScriptedModel
+) -> None:
+    with _service(reachable_tmp, cli, model, "bwrap", CONFIG) as service:
+        _wait_for_slot(service)
+        assert service.terminate() == 0
+        assert wait_until(lambda: service.live_agent_pids() == [])
+        assert list((service.data_dir / "ahead").iterdir()) == []
+        service.restart()
+        supervisor = _wait_for_slot(service)
+        left = list((service.data_dir / "ahead").iterdir())
+        os.kill(supervisor, signal.SIGSTOP)  # even one that cannot end its run by itself
+        service.kill()
+        service.restart()
+        wait_until(lambda: not Path(f"/proc/{supervisor}").exists())
+        assert not any(each.exists() for each in left)
+        job = _run(service)
+        assert (job["state"], job["answer"]) == ("completed", "ok: the scripted model has read the prompt.")
