@@ -1,19 +1,23 @@
 """The ASGI app: routes, error handlers and middleware over `Control`."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from steadyhand.api.classic import chat_completions, conversational, execute
-from steadyhand.api.examples import examples
 from steadyhand.api.native import catalog, health, jobs, keys, usage
 from steadyhand.api.openai import models
 from steadyhand.api.openai.chat import chat_routes
 from steadyhand.api.openai.responses import response_routes
-from steadyhand.api.openapi.document import openapi_builder
+from steadyhand.api.openapi.document import document_builder
+from steadyhand.api.schemas.route_table import DocumentedRoute
 from steadyhand.api.transport.context import ApiContext, ApiOptions
 from steadyhand.api.transport.errors import (
     handle_caller_error,
@@ -41,14 +45,44 @@ _EXPOSED_HEADERS = (
 """The headers of responses that pages of `cors_origins` may read."""
 
 
+def served_route(route: DocumentedRoute) -> Route:
+    """Return the route as Starlette serves it: for its own method alone, so GET does not bring HEAD along."""
+    endpoint = route.endpoint
+
+    async def handle(request: Request) -> Response:
+        return await endpoint(request, **request.path_params)
+
+    served = Route(route.path, handle, methods=[route.method], name=endpoint.__name__)
+    served.methods = {route.method}
+    return served
+
+
+class ApiApp(Starlette):
+    """The ASGI app, with a function that returns its document; see `document_builder`."""
+
+    openapi: Callable[[], dict[str, Any]]
+
+
+def examples() -> Mapping[str, Any]:
+    """Return the examples of the document."""
+    from steadyhand.api.examples import examples as load  # noqa: PLC0415  # no other request needs them
+
+    return load()
+
+
+async def send_document(request: Request) -> Response:
+    """Respond with the OpenAPI document. The first request builds it in a thread: that takes about a second."""
+    return JSONResponse(await asyncio.to_thread(request.app.openapi))
+
+
 def create_app(
     *,
     control: Control,
     keyring: Keyring,
     options: ApiOptions,
     tool_names: ToolNames,
-    lifespan: Callable[[FastAPI], Any] | None = None,
-) -> FastAPI:
+    lifespan: Callable[[Starlette], Any] | None = None,
+) -> "ApiApp":
     """Create the ASGI app. It owns no resource: `lifespan`, if any, starts and stops the services behind it.
 
     The document is at `/openapi.json`. There are no interactive pages, since theirs load scripts from other hosts.
@@ -56,22 +90,26 @@ def create_app(
     openai_modules = (chat_completions,) if options.profile == "classic" else (chat_routes, response_routes)
     # The busiest first; routes are tried in this order.
     route_modules = (execute, health, jobs, catalog, models, keys, usage, *openai_modules, conversational)
-    app = FastAPI(
-        title="Steadyhand",
-        version=options.version,
-        summary="Runs headless coding agents as a dependable service.",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
+    is_classic = options.profile == "classic"
+
+    def has_classic_errors(path: str) -> bool:
+        return is_classic and route_group(path) != "native"
+
+    routes = [route for module in route_modules for route in module.router.routes]
+    app = ApiApp(
+        routes=[
+            *(served_route(route) for route in routes),
+            Route("/openapi.json", send_document, include_in_schema=False),
+        ],
         lifespan=lifespan,
         exception_handlers={
             CallerError: handle_caller_error,
             StoreUnavailable: handle_store_unavailable,
             HTTPException: handle_router_error,
         },
-        # Taken in as they are: nothing is added to them, and a router within a router looks for its route twice.
-        routes=[route for module in route_modules for route in module.router.routes],
     )
+    app.router.redirect_slashes = False
+    app.openapi = document_builder(routes, examples, options.version, has_classic_errors)
     app.state.context = ApiContext(control, keyring, options, tool_names)
     if options.cors_origins:
         app.add_middleware(
@@ -85,12 +123,6 @@ def create_app(
         RequestMiddleware,
         hosts=AllowedHosts(options),
         redactor=options.redactor,
-        is_classic=options.profile == "classic",
+        is_classic=is_classic,
     )
-    is_classic = options.profile == "classic"
-
-    def has_classic_errors(path: str) -> bool:
-        return is_classic and route_group(path) != "native"
-
-    app.openapi = openapi_builder(app, examples, has_classic_errors)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app

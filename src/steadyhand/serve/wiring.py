@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from steadyhand import __version__
 from steadyhand.admission import Admission, spending_from_ledger
@@ -143,7 +143,7 @@ def agent_uid_base(settings: Settings) -> int | None:
 class Service:
     """The parts of a running service."""
 
-    app: FastAPI
+    app: Starlette
     worker: Worker
     queue: Queue
     feed: EventFeed

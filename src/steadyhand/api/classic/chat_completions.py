@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,10 +15,10 @@ from steadyhand.api.openai.start_run import wait_for_end
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.requests import ClassicChatMessage, ClassicChatRequest
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import as_job_owner, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.text import one_line
 from steadyhand.control import Caller, Submission
 from steadyhand.errors import InvalidRequest, RetryLater
@@ -27,7 +26,7 @@ from steadyhand.job import Job, JobSpec, OutcomeType, State
 from steadyhand.money import MICROS_PER_DOLLAR
 from steadyhand.ports import RunOutput
 
-router = APIRouter(tags=["openai"], route_class=DirectRoute)
+router = RouteTable(tags=["openai"])
 
 BUDGET_MICROS = 2 * MICROS_PER_DOLLAR
 TIMEOUT_SECONDS = 900

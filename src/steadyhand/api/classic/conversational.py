@@ -2,7 +2,6 @@
 
 from uuid import uuid4
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,14 +10,14 @@ from steadyhand.api.openai.run_failure import job_headers
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.requests import ConversationalRequest
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Submission
 from steadyhand.job import JobSpec
 
-router = APIRouter(tags=["classic"], route_class=DirectRoute)
+router = RouteTable(tags=["classic"])
 
 AGENT = "chat"
 

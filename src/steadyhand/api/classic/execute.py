@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,18 +9,18 @@ from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
 from steadyhand.api.schemas.field_types import to_positive_micros
 from steadyhand.api.schemas.requests import ExecuteRequest
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.params import JobId, validate_job_id
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.text import one_line
 from steadyhand.control import Submission
 from steadyhand.errors import Conflict, RetryLater
 from steadyhand.job import Job, JobSpec, State
 from steadyhand.ports import RunOutput
 
-router = APIRouter(tags=["classic"], route_class=DirectRoute)
+router = RouteTable(tags=["classic"])
 
 CLASSIC_STATUS: Mapping[State, native_bodies.ClassicStatus] = {
     State.QUEUED: "running",

@@ -1,18 +1,17 @@
 """The agents and workspaces that a caller can use."""
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.native.serializers import agent_json, list_json, workspace_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.params import parse_query
-from steadyhand.api.transport.route import DirectRoute
 
-router = APIRouter(route_class=DirectRoute)
+router = RouteTable()
 
 
 @router.get(

@@ -1,18 +1,17 @@
 """Health checks: `/health` for the board, `/livez` and `/readyz` for the platform."""
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.native.serializers import health_json, readiness_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.context import get_context
 from steadyhand.api.transport.errors import json_response, store_unavailable_response
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.errors import StoreError, StoreUnavailable
 
-router = APIRouter(tags=["health"], route_class=DirectRoute)
+router = RouteTable(tags=["health"])
 
 _ALIVE: native_bodies.Alive = {"status": "ok"}
 

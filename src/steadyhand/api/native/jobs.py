@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
@@ -24,6 +23,7 @@ from steadyhand.api.schemas.requests import (
     TurnRequest,
     WorkRequest,
 )
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.body import fingerprint, parse_body, parse_optional_body
 from steadyhand.api.transport.context import ApiContext, authorization_check, get_caller, get_context
 from steadyhand.api.transport.errors import json_bytes, json_response
@@ -37,7 +37,6 @@ from steadyhand.api.transport.params import (
     parse_query,
     validate_job_id,
 )
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Caller, ResumeOptions, Submission
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import Job, JobSpec, SlashCommand, State, UncommittedChanges
@@ -45,7 +44,7 @@ from steadyhand.ports import IdempotencyKey, JobFilter
 
 WorkRequestT = TypeVar("WorkRequestT", bound=WorkRequest)
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DirectRoute)
+router = RouteTable(prefix="/v1/jobs", tags=["jobs"])
 
 _EVENT_MEDIA_TYPES = ("text/event-stream", "application/json")
 _MAX_LIST_LIMIT = 200

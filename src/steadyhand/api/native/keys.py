@@ -3,7 +3,6 @@
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,17 +10,17 @@ from steadyhand.api.native.serializers import key_json, list_json, new_key_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies, requests
 from steadyhand.api.schemas.field_types import to_positive_micros
+from steadyhand.api.schemas.route_table import PathParam, RouteTable
 from steadyhand.api.transport.body import parse_body, parse_optional_body
 from steadyhand.api.transport.context import ApiContext, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.params import parse_query
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.errors import NotFound
 from steadyhand.ports import NO_LIMITS, ApiKey, KeyLimits
 
-router = APIRouter(tags=["keys"], route_class=DirectRoute)
+router = RouteTable(tags=["keys"])
 
-KeyId = Annotated[str, Path(description="The key's id; it stands in its secret.")]
+KeyId = Annotated[str, PathParam("The key's id; it stands in its secret.")]
 _KEY_ID = re.compile(r"k_[a-z0-9]{1,32}")
 
 

@@ -2,21 +2,20 @@
 
 from typing import get_args
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.native.serializers import list_json, usage_json
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import native_bodies
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.context import get_caller, get_context
 from steadyhand.api.transport.errors import json_response
 from steadyhand.api.transport.params import QueryParams, parse_int, parse_query
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.errors import InvalidRequest
 from steadyhand.ports import UsageGroup, UsageQuery
 
-router = APIRouter(tags=["keys"], route_class=DirectRoute)
+router = RouteTable(tags=["keys"])
 
 _GROUP_NAMES: tuple[UsageGroup, ...] = get_args(UsageGroup)
 _MAX_ROWS = 1000

@@ -2,22 +2,21 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.field_types import is_model_name
+from steadyhand.api.schemas.route_table import PathParam, RouteTable
 from steadyhand.api.transport.context import ApiContext, ModelAlias, as_job_owner, get_caller, get_context
 from steadyhand.api.transport.errors import json_response
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.control import Caller
 from steadyhand.errors import NotFound
 
-router = APIRouter(route_class=DirectRoute)
+router = RouteTable()
 
-ModelId = Annotated[str, Path(description="The model's id; it may hold slashes.")]
+ModelId = Annotated[str, PathParam("The model's id; it may hold slashes.")]
 
 
 @router.get(

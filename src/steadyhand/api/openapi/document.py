@@ -1,17 +1,19 @@
-"""The OpenAPI openapi_builder: FastAPI's, with the bodies that we parse ourselves and the way to authenticate."""
+"""The OpenAPI document: FastAPI's, with the bodies that we parse ourselves and the way to authenticate."""
 
-from collections.abc import Callable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, get_args
 
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 from typing_extensions import is_typeddict
 
 from steadyhand.api.openapi.operations import SECURITY_SCHEME, use_classic_errors
 from steadyhand.api.schemas import native_bodies, openai_bodies, openai_requests, requests
+from steadyhand.api.schemas.route_table import DocumentedRoute, PathParam
 
 _DESCRIPTION = (
     "Post a prompt; an agent works on it in its own checkout, within a budget and a deadline. Every job is kept "
@@ -28,33 +30,48 @@ _TAGS = {
 }
 
 
-def openapi_builder(
-    app: FastAPI,
+def document_builder(
+    routes: Sequence[DocumentedRoute],
     examples: Callable[[], Mapping[str, Any]],
+    version: str,
     has_classic_errors: Callable[[str], bool] = lambda _path: False,
 ) -> Callable[[], dict[str, Any]]:
-    """Return a function that builds the app's document at its first call and returns the same one from then on.
+    """Return a function that builds the document of these routes at its first call, and then returns the same one.
 
-    Paths for which `has_classic_errors` is true list wrong fields as the earlier service did.
+    It may be called from several threads. Paths for which `has_classic_errors` is true list wrong fields as the
+    earlier service did.
     """
+    lock = Lock()
+    documents: list[dict[str, Any]] = []
 
     def build_once() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _build_document(app, examples(), has_classic_errors)
-        return app.openapi_schema
+        with lock:
+            if not documents:
+                documents.append(_build_document(routes, examples(), version, has_classic_errors))
+            return documents[0]
 
     return build_once
 
 
 def _build_document(
-    app: FastAPI, examples: Mapping[str, Any], has_classic_errors: Callable[[str], bool]
+    routes: Sequence[DocumentedRoute],
+    examples: Mapping[str, Any],
+    version: str,
+    has_classic_errors: Callable[[str], bool],
 ) -> dict[str, Any]:
+    from fastapi import APIRouter  # noqa: PLC0415  # no request but the one for the document needs it
+    from fastapi.openapi.utils import get_openapi  # noqa: PLC0415
+
+    router = APIRouter()
+    for route in routes:
+        endpoint = _fastapi_endpoint(route.endpoint)
+        router.add_api_route(route.path, endpoint, methods=[route.method], **route.documentation)
     document = get_openapi(
-        title=app.title,
-        version=app.version,
-        summary=app.summary,
+        title="Steadyhand",
+        version=version,
+        summary="Runs headless coding agents as a dependable service.",
         description=_DESCRIPTION,
-        routes=app.routes,
+        routes=router.routes,
         tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
     )
     components = document.setdefault("components", {})
@@ -79,6 +96,24 @@ def _build_document(
                 headers = response.setdefault("headers", {})
                 headers["x-request-id"] = {"$ref": "#/components/headers/x-request-id"}
     return document
+
+
+def _fastapi_endpoint(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with the parameters of an endpoint, those of the path in FastAPI's own form."""
+    from fastapi import Path  # noqa: PLC0415  # see above
+
+    @functools.wraps(endpoint)
+    def documented() -> None:
+        """Stand for the endpoint: only its signature is read."""
+
+    signature = inspect.signature(endpoint)
+    parameters = []
+    for parameter in signature.parameters.values():
+        texts = [each for each in get_args(parameter.annotation)[1:] if isinstance(each, PathParam)]
+        annotation = Annotated[str, Path(description=texts[0].description)] if texts else parameter.annotation
+        parameters.append(parameter.replace(annotation=annotation))
+    documented.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by `inspect`
+    return documented
 
 
 def _remove_default_422(responses: dict[str, Any]) -> None:

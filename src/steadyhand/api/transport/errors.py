@@ -208,7 +208,7 @@ def store_unavailable_response(scope: AsgiScope, error: StoreUnavailable) -> Res
 
 
 async def handle_store_unavailable(request: Request, error: Exception) -> Response:
-    """Respond to a `StoreUnavailable`; registered with FastAPI as its handler."""
+    """Respond to a `StoreUnavailable`; registered as its handler."""
     assert isinstance(error, StoreUnavailable)  # noqa: S101  # registered for this class alone
     return store_unavailable_response(request.scope, error)
 
@@ -221,7 +221,7 @@ def internal_error_response(scope: AsgiScope) -> Response:
 
 
 async def handle_caller_error(request: Request, error: Exception) -> Response:
-    """Respond to a `CallerError`; registered with FastAPI as its handler."""
+    """Respond to a `CallerError`; registered as its handler."""
     assert isinstance(error, CallerError)  # noqa: S101  # registered for this class alone
     return caller_error_response(request.scope, error)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Path
 from starlette.requests import Request
 
+from steadyhand.api.schemas.route_table import PathParam
 from steadyhand.api.transport.body import did_you_mean
 from steadyhand.errors import FieldError, InvalidRequest, NotFound
 
@@ -20,7 +20,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _MAX_DIGITS = 18
 
 
-JobId = Annotated[str, Path(description="The job's id: 12 lower-case hexadecimal digits.")]
+JobId = Annotated[str, PathParam("The job's id: 12 lower-case hexadecimal digits.")]
 
 
 def validate_job_id(job_id: str) -> str:

@@ -5,11 +5,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import NamedTuple
 
-from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 DEFAULT_KEEPALIVE_SECONDS = 10.0
+KEEPALIVE_COMMENT = b": ping\n\n"
+"""A line that clients of an event stream ignore."""
 """The longest silence on a stream; then a comment is sent."""
 _QUEUE_SIZE = 256
 

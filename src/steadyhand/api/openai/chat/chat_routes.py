@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -55,6 +54,7 @@ from steadyhand.api.openai.submission_fields import build_spec
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.openai_requests import ChatRequest
+from steadyhand.api.schemas.route_table import RouteTable
 from steadyhand.api.transport.body import parse_body
 from steadyhand.api.transport.context import (
     ApiContext,
@@ -65,12 +65,11 @@ from steadyhand.api.transport.context import (
     get_context,
 )
 from steadyhand.api.transport.errors import json_response, unsupported_parameter
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.sse import EventStreamResponse, Frame
 from steadyhand.control import Caller, Submission
 from steadyhand.job import State
 
-router = APIRouter(tags=["openai"], route_class=DirectRoute)
+router = RouteTable(tags=["openai"])
 
 
 @router.post(

@@ -5,7 +5,6 @@ from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,6 +32,7 @@ from steadyhand.api.openai.start_run import cancel_abandoned_run, wait_unless_di
 from steadyhand.api.openapi import operations
 from steadyhand.api.schemas import openai_bodies
 from steadyhand.api.schemas.openai_requests import ResponseCancelRequest, ResponseRequest
+from steadyhand.api.schemas.route_table import PathParam, RouteTable
 from steadyhand.api.transport.body import parse_body, parse_optional_body
 from steadyhand.api.transport.context import (
     ApiContext,
@@ -43,16 +43,15 @@ from steadyhand.api.transport.context import (
 )
 from steadyhand.api.transport.errors import json_bytes, json_response
 from steadyhand.api.transport.params import parse_int
-from steadyhand.api.transport.route import DirectRoute
 from steadyhand.api.transport.sse import EventStreamResponse, Frame
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import State
 
-router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=DirectRoute)
+router = RouteTable(prefix="/v1/responses", tags=["openai"])
 
 ResponseId = Annotated[
-    str, Path(description="The response's id: `resp_`, the job's id, and a number after calls of the client.")
+    str, PathParam("The response's id: `resp_`, the job's id, and a number after calls of the client.")
 ]
 
 _DONE_FRAME = b"data: [DONE]\n\n"
