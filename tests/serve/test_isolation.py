@@ -16,7 +16,7 @@ from steadyhand.runner.claude.environment import model_environment
 from steadyhand.runner.process.trial_run import try_command
 from steadyhand.sandbox.etc_dir import make_etc
 from steadyhand.sandbox.sandbox import BwrapSandbox, NoSandbox
-from steadyhand.serve import run_checks
+from steadyhand.serve.doctor import run_checks
 from steadyhand.serve.gateway_setup import create_gateway
 from steadyhand.serve.isolation import (
     IsolationLevel,

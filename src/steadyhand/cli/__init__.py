@@ -8,12 +8,6 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command of the arguments and exit with its code."""
-    # Each of these adds its commands to the program.
-    import steadyhand.cli.jobs  # noqa: PLC0415
-    import steadyhand.cli.keys  # noqa: PLC0415
-    import steadyhand.cli.run  # noqa: PLC0415
-    import steadyhand.cli.service  # noqa: PLC0415
-    import steadyhand.cli.usage  # noqa: F401, PLC0415
     from steadyhand.cli.app import app  # noqa: PLC0415
 
     app(prog_name="steadyhand")

@@ -1,9 +1,10 @@
 """The program: all commands, and the one place that turns errors into messages and exit codes."""
 
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
@@ -57,10 +58,45 @@ _COMMAND_ORDER = (
 """The order of commands in the help; others come after them."""
 
 
+COMMAND_MODULES: Mapping[str, tuple[str, ...]] = {
+    "jobs": (
+        "jobs",
+        "show",
+        "wait",
+        "logs",
+        "cancel",
+        "retry",
+        "resume",
+        "delete",
+        "diff",
+        "transcript",
+        "agents",
+        "workspaces",
+    ),
+    "keys": ("keys",),
+    "run": ("run",),
+    "service": ("serve", "doctor", "config", "demo"),
+    "usage": ("usage",),
+}
+"""The commands by the module of this package that adds them to the program."""
+
+
 class _CommandGroup(TyperGroup):
-    """The group of all commands; `invoke` reports the errors of each."""
+    """The group of all commands; `invoke` reports the errors of each. A command's module is loaded once it is named."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            modules = [module for module, names in COMMAND_MODULES.items() if cmd_name in names]
+            self._load(modules or COMMAND_MODULES)
+        return super().get_command(ctx, cmd_name)
+
+    def _load(self, modules: Iterable[str]) -> None:
+        for module in modules:
+            importlib.import_module(f"steadyhand.cli.{module}")
+        self.commands.update(typer.main.get_group(app).commands)
 
     def list_commands(self, ctx: Any) -> list[str]:
+        self._load(COMMAND_MODULES)
         names = super().list_commands(ctx)
         return sorted(
             names,

@@ -9,12 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli.app import CONFIG_OPTION
-from steadyhand.cli.console import CommandOutput
+from steadyhand.cli.common_options import create_output, load_settings
 from steadyhand.cli.sanitize import one_line
 from steadyhand.client import DEFAULT_URL, Client
 from steadyhand.config.client import ClientSettings
-from steadyhand.config.client import load_client_settings as client_settings
 from steadyhand.errors import InvalidRequest, NotFound
 
 Server = Annotated[
@@ -25,7 +23,6 @@ Server = Annotated[
         help="The service to talk to; else STEADYHAND_URL, that of steadyhand.toml, or the local one.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[
     str, typer.Argument(metavar="JOB", help="The job's id, or a beginning of it that is not ambiguous.")
 ]
@@ -34,21 +31,6 @@ _FULL_ID = re.compile(r"[0-9a-f]{12}")
 _SHORT_ID = re.compile(r"[0-9a-f]{1,12}")
 _URL = re.compile(r"(https?|ssh|git|file)://.+|[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+:.+")
 _MAX_CANDIDATES = 10
-
-
-def global_config_file() -> Path | None:
-    """Return the file of the program's own `--config`, before the command."""
-    return CONFIG_OPTION.get()
-
-
-def load_settings() -> ClientSettings:
-    """Return the client settings of the configuration file and the environment."""
-    return client_settings(config_file=global_config_file())
-
-
-def create_output() -> CommandOutput:
-    """Return the output streams of this command."""
-    return CommandOutput(no_color=load_settings().no_color)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import typer
 from steadyhand.cli import client_options
 from steadyhand.cli.activity import load_activity
 from steadyhand.cli.app import app
-from steadyhand.cli.client_options import AsJson, JobId, Server
+from steadyhand.cli.client_options import JobId, Server
+from steadyhand.cli.common_options import AsJson, create_output
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.exit_codes import ExitCode, exit_code_for_job
 from steadyhand.cli.key_names import load_key_names, resolve_key_id
@@ -41,7 +42,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         key_id = None if key is None else resolve_key_id(client, key)
         names = {} if as_json else load_key_names(client)
@@ -61,7 +62,7 @@ def jobs(
 @app.command()
 def show(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Show one job."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         document = client.get(client_options.find_job_id(client, job))
         activity = None if as_json else load_activity(client, document, utc_now())
@@ -86,7 +87,7 @@ def wait(
     as_json: AsJson = False,
 ) -> None:
     """Wait until a job has ended, print its answer and exit with its code. Ctrl-C leaves the job alone."""
-    output = client_options.create_output()
+    output = create_output()
     seconds = None if timeout is None else parse_seconds(timeout, "--timeout")
     with client_options.open_client(server) as client:
         ended_job = client.wait(client_options.find_job_id(client, job), timeout_seconds=seconds)
@@ -109,7 +110,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what the agent did; --json prints the events, one a line. Ctrl-C leaves the job alone."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         job_id = client_options.find_job_id(client, job)
         if as_json:
@@ -158,7 +159,7 @@ def _print_next_step(output: CommandOutput, job: Mapping[str, Any], server: str 
 @app.command()
 def cancel(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Ask a job to stop."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         document = client.cancel(client_options.find_job_id(client, job))
     _print_state(output, document, as_json=as_json, requested="asked to stop")
@@ -175,7 +176,7 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Run an ended job once more, from the start."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         document = client.retry(client_options.find_job_id(client, job), after_run=after_run)
     _print_state(output, document, as_json=as_json, requested="asked for a new run")
@@ -201,7 +202,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Resume an ended job, in the same session and checkout."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         document = client.resume(
             client_options.find_job_id(client, job), after_run=after_run, budget_usd=budget, prompt=prompt
@@ -212,7 +213,7 @@ def resume(
 @app.command()
 def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Delete an ended job and all its files."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         job_id = client_options.find_job_id(client, job)
         client.delete(job_id)
@@ -225,7 +226,7 @@ def delete(job: JobId, *, server: Server = None, as_json: AsJson = False) -> Non
 @app.command()
 def diff(job: JobId, *, server: Server = None, as_json: AsJson = False) -> None:
     """Print what a job changed, as a patch for `git apply`."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         job_id = client_options.find_job_id(client, job)
         patch = _diff_or_empty(client, job_id)
@@ -257,7 +258,7 @@ def transcript(
     as_json: AsJson = False,  # noqa: ARG001  # it is NDJSON with and without# it is NDJSON with and without
 ) -> None:
     """Print the transcript of a job: one JSON object a line."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         output.print_bytes(client.transcript(client_options.find_job_id(client, job)))
 
@@ -265,7 +266,7 @@ def transcript(
 @app.command()
 def agents(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the agents that you can name."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         rows = list(client.agents())
     output.print_rows(rows, agents_table, as_json=as_json)
@@ -274,7 +275,7 @@ def agents(*, server: Server = None, as_json: AsJson = False) -> None:
 @app.command()
 def workspaces(*, server: Server = None, as_json: AsJson = False) -> None:
     """List the workspaces that you can name."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         rows = list(client.workspaces())
     empty_text = "No workspace is configured; `steadyhand run --repo` accepts a path or a URL."

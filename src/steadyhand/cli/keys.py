@@ -7,7 +7,8 @@ import typer
 
 from steadyhand.cli import client_options
 from steadyhand.cli.app import app
-from steadyhand.cli.client_options import AsJson, Server
+from steadyhand.cli.client_options import Server
+from steadyhand.cli.common_options import AsJson, create_output
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.key_names import find_key_id, key_label
 from steadyhand.cli.sanitize import one_line
@@ -79,7 +80,7 @@ def create(
         "max_timeout_seconds": max_timeout,
         "models": model or None,
     }
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         try:
             created = client.create_key(name, scopes=scope or None, strict=not force, **limits)
@@ -99,7 +100,7 @@ def list_keys(
     as_json: AsJson = False,
 ) -> None:
     """List the keys, without their secrets."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         rows = [row for row in client.list_keys() if every or row.get("revoked_at") is None]
     output.print_rows(rows, keys_table, as_json=as_json, empty_text="No keys.")
@@ -108,7 +109,7 @@ def list_keys(
 @keys.command()
 def revoke(key: Key, *, server: Server = None, as_json: AsJson = False) -> None:
     """Revoke a key at once; jobs that it submitted go on."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         revoked = client.revoke_key(find_key_id(client, key))
     if as_json:
@@ -128,7 +129,7 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Replace the secret of a key and print it; id and limits stay."""
-    output = client_options.create_output()
+    output = create_output()
     with client_options.open_client(server) as client:
         rotated = client.rotate_key(find_key_id(client, key), grace_seconds=grace)
     _print_secret(output, rotated, as_json=as_json)

@@ -16,7 +16,8 @@ import typer
 
 from steadyhand.cli import client_options, local_changes
 from steadyhand.cli.app import HungUp, Terminated, app
-from steadyhand.cli.client_options import AsJson, Server
+from steadyhand.cli.client_options import Server
+from steadyhand.cli.common_options import AsJson, create_output, global_config_file, load_settings
 from steadyhand.cli.console import CommandOutput
 from steadyhand.cli.exit_codes import ExitCode
 from steadyhand.cli.jobs import next_step, print_result_and_exit
@@ -84,7 +85,7 @@ def run(
 
     Without a running service, one is started for the length of the command.
     """
-    output = client_options.create_output()
+    output = create_output()
     target_workspace, is_path = client_options.resolve_workspace(repo, workspace)
     if is_path and target_workspace is not None:
         client_options.reject_remote_path(server, target_workspace)
@@ -139,7 +140,7 @@ def _hint(job: Mapping[str, Any], url: str, server: str | None) -> str | None:
     """Return the commands of the next step; a service of this process must be started again before."""
     job_id = one_line(job.get("id", ""), 20)
     option = "" if server is None else f" --server {server}"
-    settings = client_options.load_settings()
+    settings = load_settings()
     default_url = server or settings.url or settings.file_url or DEFAULT_URL
     is_embedded = url != default_url.rstrip("/")
     serve_command = "steadyhand serve &  then  " if is_embedded else ""
@@ -159,7 +160,7 @@ def _submit_job(
     fields: Mapping[str, Any],
 ) -> tuple[Client, dict[str, Any]]:
     """Submit the job and return it with a client of its service, which may run in this process."""
-    settings = client_options.load_settings()
+    settings = load_settings()
     server_url = server or settings.url
     local_url = settings.file_url or DEFAULT_URL
     client = stack.enter_context(client_options.client_for(server_url or local_url, settings))
@@ -187,7 +188,7 @@ def _embedded_service(output: CommandOutput) -> Iterator[Client]:
     from steadyhand import serve  # noqa: PLC0415  # heavy, and seldom needed
     from steadyhand.config.settings import load_settings  # noqa: PLC0415  # the same
 
-    config = client_options.global_config_file()
+    config = global_config_file()
     if config is None and "STEADYHAND_CONFIG" not in os.environ and Path(FILE_NAME).is_file():
         output.print_note(
             f"{FILE_NAME} here is not read: `steadyhand --config {FILE_NAME} run ..` takes it.", "yellow"

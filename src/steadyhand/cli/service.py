@@ -7,11 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from steadyhand.cli import client_options
 from steadyhand.cli.app import app
-from steadyhand.cli.client_options import AsJson
+from steadyhand.cli.common_options import AsJson, create_output, global_config_file
 from steadyhand.cli.exit_codes import ExitCode
-from steadyhand.cli.tables import checks_text, settings_table
 from steadyhand.errors import ConfigError
 
 ConfigFile = Annotated[
@@ -45,7 +43,7 @@ def serve(
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 
     settings = configuration.load_settings(
-        config or client_options.global_config_file(),
+        config or global_config_file(),
         {
             "server.host": host,
             "server.port": port,
@@ -56,7 +54,7 @@ def serve(
 
     def announce(url: str) -> None:
         if as_json:
-            client_options.create_output().print_json_line({"object": "service", "url": url})
+            create_output().print_json_line({"object": "service", "url": url})
         else:
             typer.echo(f"Steadyhand listens on {url}")
 
@@ -66,25 +64,25 @@ def serve(
 @app.command()
 def doctor(*, config: ConfigFile = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check everything that a service needs on this machine, and print a remedy for each failed check."""
-    from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
     from steadyhand.config.secret_values import secret_values  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
+    from steadyhand.serve.doctor import config_error_checks, run_checks  # noqa: PLC0415
 
     try:
-        settings = configuration.load_settings(
-            config or client_options.global_config_file(), {"service.data_dir": data_dir}
-        )
+        settings = configuration.load_settings(config or global_config_file(), {"service.data_dir": data_dir})
     except ConfigError as error:
-        checks: list[Any] = [asdict(check) for check in service.config_error_checks(error)]
+        checks: list[Any] = [asdict(check) for check in config_error_checks(error)]
     else:
         redactor = Redactor(secret_values(settings))
-        checks = [redactor.value(asdict(check)) for check in asyncio.run(service.run_checks(settings))]
+        checks = [redactor.value(asdict(check)) for check in asyncio.run(run_checks(settings))]
     all_passed = all(check["ok"] for check in checks)
-    output = client_options.create_output()
+    output = create_output()
     if as_json:
         output.print_json({"object": "list", "data": checks, "ok": all_passed})
     else:
+        from steadyhand.cli.tables import checks_text  # noqa: PLC0415  # loads the HTTP client, which `serve` does not need
+
         output.out.print(checks_text(checks), soft_wrap=True)
     if not all_passed:
         raise typer.Exit(int(ExitCode.FAILED))
@@ -104,18 +102,18 @@ def show_config(
     if template:
         from steadyhand.config.reference import settings_template  # noqa: PLC0415
 
-        client_options.create_output().print_text(settings_template())
+        create_output().print_text(settings_template())
         return
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
     from steadyhand.config.secret_values import secret_values  # noqa: PLC0415
     from steadyhand.redact import Redactor  # noqa: PLC0415
 
-    settings = configuration.load_settings(
-        config or client_options.global_config_file(), {"service.data_dir": data_dir}
-    )
+    settings = configuration.load_settings(config or global_config_file(), {"service.data_dir": data_dir})
     redactor = Redactor(secret_values(settings))
     rows = [redactor.value(asdict(row)) for row in settings.rows()]
-    output = client_options.create_output()
+    from steadyhand.cli.tables import settings_table  # noqa: PLC0415  # loads the HTTP client
+
+    output = create_output()
     output.print_rows(rows, settings_table, as_json=as_json)
 
 
@@ -128,4 +126,4 @@ def demo(
     """Let a real agent fix a failing test in a small repository, through the service's HTTP API."""
     from steadyhand.cli.demo import run_demo  # noqa: PLC0415  # it alone needs the testing kit
 
-    raise typer.Exit(int(run_demo(client_options.create_output(), clean_up=clean, as_json=as_json)))
+    raise typer.Exit(int(run_demo(create_output(), clean_up=clean, as_json=as_json)))

@@ -6,7 +6,8 @@ import typer
 
 from steadyhand.cli import client_options
 from steadyhand.cli.app import app
-from steadyhand.cli.client_options import AsJson, Server
+from steadyhand.cli.client_options import Server
+from steadyhand.cli.common_options import AsJson, create_output
 from steadyhand.cli.key_names import load_key_names, resolve_key_id
 from steadyhand.cli.tables import usage_table
 from steadyhand.cli.times import parse_moment
@@ -37,7 +38,7 @@ def usage(
     as_json: AsJson = False,
 ) -> None:
     """Add up the cost of model calls. Without the scope `admin`, a key sees only its own."""
-    output = client_options.create_output()
+    output = create_output()
     groups = by or ["day"]
     now = utc_now()
     start = None if since is None else parse_moment(since, "--since", now)

@@ -23,7 +23,6 @@ from steadyhand.outcome import StopReason
 from steadyhand.redact import Redactor
 from steadyhand.runner.process.cgroups import enter_service_cgroup, sweep_cgroups
 from steadyhand.serve.config_warnings import log_config_warnings
-from steadyhand.serve.doctor import config_error_checks, run_checks
 from steadyhand.serve.gateway_setup import log_credentials as announce_credentials
 from steadyhand.serve.http_server import HttpServer, connection_limits
 from steadyhand.serve.isolation import choose_level
@@ -33,7 +32,7 @@ from steadyhand.serve.redaction import create_redactor
 from steadyhand.serve.wiring import Service, build_service, database_url, find_agent_cli
 from steadyhand.store import DataDirectoryLock, open_store
 
-__all__ = ["config_error_checks", "embedded", "run_checks", "serve"]
+__all__ = ["embedded", "serve"]
 
 GC_THRESHOLD = 10_000
 """New objects between two runs of the garbage collector; an accepted job makes some dozens."""
