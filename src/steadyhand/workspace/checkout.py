@@ -140,7 +140,7 @@ class GitCheckouts:
         files = self._job_dirs.ahead_files_of(job.id)
         try:
             return await self._prepare_new(job, workspace, files, slot)
-        except BaseException as error:
+        except BaseException as error:  # also when cancelled: nobody has it to release
             with contextlib.suppress(WorkspaceError):
                 await self.factory.release(files)
                 await self._job_dirs.remove((files.root,))
