@@ -5,18 +5,20 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.runner.freezing import freezer
-from tests.service_fixtures import make_service_root
+from tests.service_fixtures import make_repository, make_service_root
 
 from steadyhand.runner.claude.warm import REHEARSAL_PROMPT
 from steadyhand.testing.cli import cli_path
 from steadyhand.testing.model import ScriptedModel
-from steadyhand.testing.service import Service, wait_until
+from steadyhand.testing.scenario import ModelToolCall, ModelTurn, Scenario
+from steadyhand.testing.service import Service, run_git, wait_until
 
 CONFIG = """\
 [agents.chat]
@@ -198,6 +200,106 @@ def test_a_budget_of_one_cent_ends_a_job_in_a_waiting_process(service: Service) 
     job = _run(service, "[[scenario:costly]] Spend.", budget_usd=0.01)
     assert job["outcome"]["type"] == "budget", job
     assert job["id"] in {each["job"] for each in _events_of(service, "warm.taken")}
+
+
+# --- in a repository -------------------------------------------------------------------------------
+
+
+LOOK = "git for-each-ref; cat greeting.txt"
+LIST_REFS = Scenario(
+    "list-refs",
+    "",
+    (
+        ModelTurn(
+            tool=(
+                ModelToolCall(
+                    "Bash", {"command": "git for-each-ref; cat greeting.txt", "description": "Look"}
+                ),
+            )
+        ),
+        ModelTurn(text="{last_result}"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def repository_service(reachable_tmp: Path, cli: Path) -> Iterator[tuple[Service, ScriptedModel]]:
+    """A sealed service with one waiting process of `claude` in a repository."""
+    root = make_service_root(reachable_tmp)
+    make_repository(root / "workspace", {"greeting.txt": "hello\n", "CLAUDE.md": "Answer in one line.\n"})
+    env = {"STEADYHAND_ISOLATION": "bwrap", "STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
+    env["WORKSPACE_DIR"] = str(root / "workspace")
+    config = "[agents.claude]\nwarm = 1\n"
+    with (
+        ScriptedModel(LIST_REFS) as model,
+        Service(root, cli, model=model.url, env=env, config=config) as service,
+    ):
+        yield service, model
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def _run_in_repository(service: Service, prompt: str = "Look.") -> dict[str, Any]:
+    answer = service.client.post("/v1/jobs", json={"prompt": prompt}, headers={"prefer": "wait=60"})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def _was_warm(service: Service, job: dict[str, Any]) -> bool:
+    ended = wait_until(
+        lambda: [
+            each
+            for each in _events_of(service, "warm.ended")
+            if each["slot_id"]
+            in {taken["slot_id"] for taken in _events_of(service, "warm.taken") if taken["job"] == job["id"]}
+        ]
+    )
+    return any(each["job"] == job["id"] for each in ended)
+
+
+def test_a_job_in_a_repository_finds_the_commit_of_now_and_invents_no_change(
+    repository_service: tuple[Service, ScriptedModel],
+) -> None:
+    service, _ = repository_service
+    repository = service.root / "workspace"
+    _wait_for_slot(service)
+    first = _run_in_repository(service)
+    assert _was_warm(service, first)
+    assert (first["state"], first["changes"], first["warnings"]) == ("completed", None, [])
+    assert first["commit"] == run_git(repository, "rev-parse", "HEAD")
+    # Another branch moves: the waiting process has it without a new start.
+    _wait_for_slot(service)
+    run_git(repository, "branch", "moved-elsewhere")
+    time.sleep(2.1)  # the debounce of fetches: within it no job, warm or not, sees the branch
+    second = _run_in_repository(service)
+    assert _was_warm(service, second)
+    assert "refs/remotes/origin/moved-elsewhere" in second["answer"]
+    assert (second["changes"], second["commit"]) == (None, first["commit"])
+    # The base moves: the process cannot be used, and the job has one of its own.
+    _wait_for_slot(service)
+    (repository / "greeting.txt").write_text("good morning\n")
+    run_git(repository, "commit", "-qam", "Greet in the morning")
+    time.sleep(2.1)
+    third = _run_in_repository(service)
+    assert not _was_warm(service, third)
+    assert third["commit"] == run_git(repository, "rev-parse", "HEAD")
+    assert "good morning" in third["answer"]
+    _wait_for_slot(service)
+    fourth = _run_in_repository(service)
+    assert _was_warm(service, fourth)
+    assert (fourth["commit"], "good morning" in fourth["answer"]) == (third["commit"], True)
+
+
+def test_the_work_of_a_job_in_a_waiting_process_is_harvested_and_goes_on_in_a_turn(
+    repository_service: tuple[Service, ScriptedModel],
+) -> None:
+    service, _ = repository_service
+    _wait_for_slot(service)
+    job = _run_in_repository(service, "[[scenario:commit]] Work.")
+    assert _was_warm(service, job)
+    assert job["changes"]["files"] == 1
+    turn = service.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": "[[scenario:bash]] Go on."})
+    ended = service.wait_until_ended(turn.json()["id"])
+    assert (ended["state"], ended["warnings"]) == ("completed", [])
 
 
 def test_nothing_is_left_after_a_drain_and_after_a_crash(

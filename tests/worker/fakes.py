@@ -36,7 +36,8 @@ class FakeCheckouts:
     async def list_ahead(self) -> Sequence[JobPaths]:
         return ()
 
-    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:  # noqa: ARG002  # the port's signature
+    async def hand_over(self, checkout: Checkout, job: Job, agent_root: Path | None) -> Checkout | None:
+        del checkout, job, agent_root
         return None
 
     async def release(self, checkout: Checkout) -> None:

@@ -32,6 +32,7 @@ class _Agent:
     answers: bool = True
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     paused: bool = False
+    root: Path | None = None
 
     def pause(self) -> None:
         self.paused = True
@@ -103,7 +104,7 @@ class _Config:
 
 
 class _Checkouts(FakeCheckouts):
-    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:
+    async def hand_over(self, checkout: Checkout, job: Job, agent_root: Path | None) -> Checkout | None:  # noqa: ARG002
         return replace(checkout, paths=self.job_paths(job.id))
 
 

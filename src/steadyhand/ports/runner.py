@@ -161,6 +161,11 @@ class WarmAgent(Protocol):
         """Return the supervisor's pid and start time."""
         ...
 
+    @property
+    def root(self) -> Path | None:
+        """Return the path by which the service sees the files of the process as it does; None if there is none."""
+        ...
+
     def pause(self) -> None:
         """Stop the processes until `wake`: an idle one would take a share of a core."""
         ...

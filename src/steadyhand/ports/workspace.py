@@ -167,10 +167,11 @@ class Checkouts(Protocol):
         """Return the folders of checkouts that were prepared ahead and have no job, also of earlier processes."""
         ...
 
-    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:
+    async def hand_over(self, checkout: Checkout, job: Job, agent_root: Path | None) -> Checkout | None:
         """Move a checkout that was prepared ahead to the folder of a job and return it as the job's.
 
-        Return None, and move nothing, if it is not as a new one would be. The agent's processes may use it meanwhile.
+        Return None, and move nothing, if it is not as a new one would be. The agent's processes may use it meanwhile;
+        `agent_root` is the path by which the service sees their files.
         """
         ...
 

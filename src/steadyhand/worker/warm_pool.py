@@ -155,21 +155,26 @@ class WarmPool:
         runner = self._deps.warm_runners.get(agent.runner)
         key: WarmKey | None = None if runner is None else runner.warm_key(job, agent)
         workspace = self._workspace_of(job)
-        if key is None or workspace.repository is not None:
+        if key is None or workspace.mode == "in_place":
             return None
         return SlotKey(agent.name, key.process, key.details, repr((workspace, job.publish)))
 
     async def hand_over(self, slot: WarmSlot, job: Job) -> Checkout | None:
-        """Return the checkout of a claimed slot as that of a job; None if the slot cannot be used."""
-        if slot.agent is None or slot.checkout is None or not await slot.agent.wake():
-            self._log.info("warm.lost", slot=slot.number)
+        """Return the checkout of a claimed slot as that of a job; None if the slot cannot be used, which ends it."""
+        checkout = await self._checkout_for(slot, job)
+        if checkout is None:
+            self._log.info("warm.lost", slot_id=slot.id, job=job.id)
+            slot.released.set()
             return None
-        checkout = await self._deps.checkouts.hand_over(slot.checkout, job)
-        if checkout is not None:
-            slot.job_id = job.id
-            slot.checkout = checkout
-            (checkout.paths.root / SUPERVISOR_FILE).unlink(missing_ok=True)  # the store has it from now on
+        slot.job_id = job.id
+        slot.checkout = checkout
+        (checkout.paths.root / SUPERVISOR_FILE).unlink(missing_ok=True)  # the store has it from now on
         return checkout
+
+    async def _checkout_for(self, slot: WarmSlot, job: Job) -> Checkout | None:
+        if slot.agent is None or slot.checkout is None or not await slot.agent.wake():
+            return None
+        return await self._deps.checkouts.hand_over(slot.checkout, job, slot.agent.root)
 
     def slot_of(self, job_id: str) -> WarmSlot | None:
         """Return the slot whose checkout a job has."""

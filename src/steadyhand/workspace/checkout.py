@@ -15,6 +15,7 @@ from steadyhand.job_warnings import WarningCode
 from steadyhand.ports import AgentFiles, Checkout, Harvest, Instructions, JobPaths, SandboxExec
 from steadyhand.redact import Redactor
 from steadyhand.retry import continues_parent
+from steadyhand.workspace.ahead import has_same_definitions, is_same_base, lay_refs
 from steadyhand.workspace.caches import SharedCaches
 from steadyhand.workspace.checkout_note import CheckoutNote, delete_note, read_note, restore_work
 from steadyhand.workspace.create import CheckoutFactory, CreatedCheckout
@@ -152,10 +153,14 @@ class GitCheckouts:
         """Return the folders of checkouts that were prepared ahead and have no job."""
         return await asyncio.to_thread(self._job_dirs.list_ahead)
 
-    async def hand_over(self, checkout: Checkout, job: Job) -> Checkout | None:
+    async def hand_over(self, checkout: Checkout, job: Job, agent_root: Path | None) -> Checkout | None:
         """Move a checkout that was prepared ahead to a job's folder; see `ports.Checkouts.hand_over`."""
         files = self.job_paths(job.id)
-        if checkout.workspace.repository is None and dict(checkout.definitions) != self._own_definitions():
+        if not has_same_definitions(checkout, self._own_definitions()):
+            return None
+        if checkout.workspace.repository is not None and not await self._is_current(
+            checkout, checkout.workspace, agent_root
+        ):
             return None
         if not await asyncio.to_thread(self._job_dirs.move_ahead, checkout.paths, files):
             return None
@@ -164,6 +169,16 @@ class GitCheckouts:
         if self._sandbox_exec is None:
             await asyncio.to_thread(self._job_dirs.keep_old_path, checkout.paths, moved)
         return moved
+
+    async def _is_current(self, checkout: Checkout, workspace: Workspace, agent_root: Path | None) -> bool:
+        """Return True if a checkout is on the commit that its ref names now; its other refs are brought up to date."""
+        if workspace.repository is None or self._sandbox_exec is None:
+            return False  # without a sandbox, the names of branches and paths are those of a job
+        mirror = self.mirrors.get(workspace.repository)
+        base = await mirror.resolve_base(workspace.ref)
+        return await is_same_base(checkout, mirror, base) and await asyncio.to_thread(
+            lay_refs, checkout.paths, await mirror.refs_file(), agent_root, checkout.uid
+        )
 
     # --- preparing a checkout --------------------------------------------------------------
 

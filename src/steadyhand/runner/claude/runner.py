@@ -202,6 +202,11 @@ class WarmClaude:
         """Return the supervisor's pid and start time."""
         return self._process.pid, self._process.started_ticks
 
+    @property
+    def root(self) -> Path | None:
+        """Return the path of the root directory of the CLI's process."""
+        return self._process.root
+
     def pause(self) -> None:
         """Stop the processes until `wake`."""
         self._process.pause()

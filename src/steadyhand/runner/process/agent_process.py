@@ -21,6 +21,7 @@ from steadyhand.runner.process import cgroups, fork_server, supervisor
 from steadyhand.runner.process.cgroups import GONE_SECONDS, start_ticks
 from steadyhand.runner.process.kill_run import kill_run
 from steadyhand.runner.process.paused_processes import PausedProcesses
+from steadyhand.runner.process.process_tree import descendants
 from steadyhand.runner.process.process_watcher import ProcessWatcher
 from steadyhand.runner.process.sandbox_setup import SandboxSetup
 
@@ -369,6 +370,12 @@ class AgentProcess:
     def running(self) -> bool:
         """Return True if the agent itself has not ended yet, as far as is known."""
         return not self._channel.exited.done()
+
+    @property
+    def root(self) -> Path | None:
+        """Return the path of the root directory of the agent itself; None if it has ended."""
+        pids = descendants(self.pid)
+        return Path(f"/proc/{pids[-1]}/root") if pids and self.running else None
 
     # --- pausing it ------------------------------------------------------------------------------
 
