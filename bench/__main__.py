@@ -26,6 +26,7 @@ from bench import (
     redacting,
     sealing,
     starting,
+    warming,
 )
 from bench.rows import Row, Series, table
 from bench.worlds import Broken, world
@@ -49,6 +50,9 @@ ROWS: Mapping[str, tuple[int, Measure]] = {
     "sandbox": (40, sealing.measure_sandbox),
     "checkout": (5, sealing.measure_checkout),
     "checkout-growth": (20, sealing.measure_growth),
+    "warm": (10, warming.measure),
+    "warm-whole": (10, warming.measure_repository),
+    "warm-idle": (2, warming.measure_idle),
     "harvest-unchanged": (20, harvesting.measure_unchanged),
     "harvest-growth": (10, harvesting.measure_growth),
     "harvest-new": (5, harvesting.measure_new),

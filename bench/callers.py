@@ -149,13 +149,67 @@ async def cold(stage: Stage) -> AsyncIterator[Way]:
     async with _service(stage, "cold") as (_, client):
 
         async def ask(_caller: int) -> Answer:
-            return await _chat(client, [{"role": "user", "content": PROMPT}])
+            return await chat(client, [{"role": "user", "content": PROMPT}])
 
         yield Way("Steadyhand, cold", "a streamed chat with the agent `chat`, sealed", ask, _no_wait)
 
 
-async def _chat(client: httpx2.AsyncClient, messages: Sequence[Mapping[str, str]]) -> Answer:
-    body = {"model": "chat", "stream": True, "messages": list(messages)}
+@asynccontextmanager
+async def warm(stage: Stage) -> AsyncIterator[Way]:
+    """Serve the agent `chat` with processes that wait: each answer takes one, and another takes its place."""
+    async with warm_service(stage, "warm", "[agents.chat]\nwarm = 16\n") as (service, client):
+
+        async def ask(_caller: int) -> Answer:
+            return await chat(client, [{"role": "user", "content": PROMPT}])
+
+        yield Way(
+            "Steadyhand, warm", "the same, with a process that waits for each caller", ask, service.settle
+        )
+
+
+@dataclass
+class WarmService:
+    """A service with processes that wait. `wanted` is the number that wait when a round can begin."""
+
+    service: Service
+    wanted: int
+
+    async def settle(self) -> None:
+        """Wait until as many processes wait as are to."""
+        async with asyncio.timeout(_SECONDS):
+            while self.waiting < self.wanted:  # noqa: ASYNC110  # another process writes the log
+                await asyncio.sleep(0.05)
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of processes that wait, by the log of the service."""
+        waiting: set[str] = set()
+        for line in self.service.log_since_start.split("\n"):
+            if '"event": "warm.' in line:
+                entry = json.loads(line)
+                if entry["event"] == "warm.ready":
+                    waiting.add(entry["slot_id"])
+                elif entry["event"] in ("warm.taken", "warm.ended"):
+                    waiting.discard(entry["slot_id"])
+        return len(waiting)
+
+
+@asynccontextmanager
+async def warm_service(
+    stage: Stage, name: str, config: str, wanted: int = 16, **env: str
+) -> AsyncIterator[tuple[WarmService, httpx2.AsyncClient]]:
+    """Serve with waiting processes, whose number is `wanted`; a debug log tells of them."""
+    memory = "[service]\nwarm_memory = '4G'\n"
+    debug = {"STEADYHAND_SERVICE__LOG_LEVEL": "debug"}
+    async with _service(stage, name, memory + config, debug | env) as (service, client):
+        made = WarmService(service, wanted)
+        await made.settle()
+        yield made, client
+
+
+async def chat(client: httpx2.AsyncClient, messages: Sequence[Mapping[str, str]], **fields: Any) -> Answer:
+    """Ask the agent `chat` and return its streamed answer."""
+    body = {"model": "chat", "stream": True, "messages": list(messages), **fields}
     return await _post(client, "/v1/chat/completions", body, _text_of_chat)
 
 
@@ -168,10 +222,10 @@ def _text_of_chat(line: bytes) -> str:
 
 @asynccontextmanager
 async def _service(
-    stage: Stage, name: str, config: str = ""
+    stage: Stage, name: str, config: str = "", variables: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Service, httpx2.AsyncClient]]:
     isolation = "bwrap" if os.geteuid() == 0 else "none"
-    env = {"STEADYHAND_ISOLATION": isolation, "STEADYHAND_SERVICE__CONCURRENCY": "16"}
+    env = {"STEADYHAND_ISOLATION": isolation, "STEADYHAND_SERVICE__CONCURRENCY": "16", **(variables or {})}
     service = Service(made_in(stage.root, name), stage.cli, model=stage.model, env=env, config=config)
     try:
         await asyncio.to_thread(service.start)

@@ -1,0 +1,192 @@
+"""What a job gains from a process that waits for it: the time to the first text, and to the whole answer.
+
+Beside each is `claude -p` on the same prompt and the same scripted model, as in `answering`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from bench.answering import within_reach
+from bench.callers import Answer, Stage, WarmService, Way, bare, chat, warm_service
+from bench.rows import Row, percentile
+from bench.worlds import Broken, made_in
+from steadyhand.testing.cli import cli_path
+from steadyhand.testing.model import ScriptedModel
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+IDLE_SLOTS = 4
+IDLE_SECONDS = 20.0
+_TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
+    for name in ("get_weather", "get_time")
+]
+Ask = Callable[[], Awaitable[Answer]]
+
+
+def measure(world: Path, pairs: int) -> list[Row]:
+    """Measure the agent `chat`, sealed: plain, and with a system message and two tools, seen before and new."""
+    return _run(world, lambda stage: _measure_chat(stage, pairs))
+
+
+def measure_repository(world: Path, pairs: int) -> Row:
+    """Measure a whole job of the agent `claude` in a repository, sealed, from POST to its end."""
+    (row,) = _run(world, lambda stage: _measure_repository(stage, pairs))
+    return row
+
+
+def measure_idle(world: Path, pairs: int) -> list[Row]:
+    """Measure what four waiting processes take: processor time of all, and memory of ours for each."""
+    return _run(world, lambda stage: _measure_idle(stage, pairs))
+
+
+def _run(world: Path, work: Callable[[Stage], Coroutine[Any, Any, list[Row]]]) -> list[Row]:
+    root = made_in(world, "warm")
+    cli = within_reach(cli_path(), root / "claude")
+    user = 99_000 if os.geteuid() == 0 else None
+    with ScriptedModel("ok") as model:
+        return asyncio.run(work(Stage(root, cli, model.url, user)))
+
+
+async def _measure_chat(stage: Stage, pairs: int) -> list[Row]:
+    config = "[agents.chat]\nwarm = 1\n"
+    async with bare(stage) as theirs, warm_service(stage, "plain", config, 1) as (service, client):
+        plain = await _pairs(pairs, lambda: _plain(client), theirs, service)
+    async with bare(stage) as theirs, warm_service(stage, "tools", config, 1) as (service, client):
+        for _ in range(3):  # it is learned
+            await _with_tools(client, "Be brief.")
+            await service.settle()
+        seen = await _pairs(pairs, lambda: _with_tools(client, "Be brief."), theirs, service)
+    async with bare(stage) as theirs, warm_service(stage, "new", config, 1) as (service, client):
+        number = iter(range(1, 1 << 20))
+        for _ in range(3):
+            await _with_tools(client, f"Be brief, {next(number)}.")
+            await service.settle()
+        new = await _pairs(pairs, lambda: _with_tools(client, f"Be brief, {next(number)}."), theirs, service)
+    named = (
+        ("warm-first", "a chat", 0.12, plain),
+        ("warm-tools-seen", "a chat with a system message and two tools, seen before,", 0.12, seen),
+        ("warm-tools-new", "a chat with a new system message and two tools", 0.45, new),
+    )
+    return [
+        _row(name, f"first text of {what} in a sealed process that waited; beside `claude -p`", goal, taken)
+        for name, what, goal, taken in named
+    ]
+
+
+def _row(name: str, what: str, goal: float, taken: tuple[list[Answer], list[Answer]]) -> Row:
+    ours, theirs = ([each.first_ms for each in side] for side in taken)
+    whole, bare_whole = ([each.whole_ms for each in side] for side in taken)
+    ratio = statistics.median(a / b for a, b in zip(whole, bare_whole, strict=True))
+    note = f"ours p50 {percentile(ours, 0.5):.0f} ms, p90 {percentile(ours, 0.9):.0f} ms; whole answer {ratio:.2f}"
+    return Row(name, what, "ms", ours, theirs, "at most", goal, (note,))
+
+
+async def _pairs(
+    pairs: int, ours: Ask, theirs: Way, service: WarmService
+) -> tuple[list[Answer], list[Answer]]:
+    taken: tuple[list[Answer], list[Answer]] = ([], [])
+    await ours()
+    await theirs.ask(0)
+    for number in range(pairs):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            await service.settle()
+            taken[side].append(await (ours() if side == 0 else theirs.ask(0)))
+    return taken
+
+
+async def _plain(client: httpx2.AsyncClient) -> Answer:
+    return await chat(client, [{"role": "user", "content": "Say that all is well."}])
+
+
+async def _with_tools(client: httpx2.AsyncClient, system: str) -> Answer:
+    messages: Sequence[Mapping[str, str]] = (
+        {"role": "system", "content": system},
+        {"role": "user", "content": "Say that all is well."},
+    )
+    return await chat(client, messages, tools=_TOOLS)
+
+
+async def _measure_repository(stage: Stage, pairs: int) -> list[Row]:
+    from tests.service_fixtures import make_repository  # noqa: PLC0415  # bench has no repository of its own
+
+    repository = stage.root / "repository"
+    make_repository(repository, {f"folder/file-{n}.txt": f"{n}\n" for n in range(300)})
+    config = "[agents.claude]\nwarm = 1\n"
+    async with (
+        bare(stage) as theirs,
+        warm_service(stage, "git", config, 1, WORKSPACE_DIR=str(repository)) as (service, client),
+    ):
+
+        async def ask() -> Answer:
+            began = time.monotonic()
+            answer = await client.post(
+                "/v1/jobs", json={"prompt": "Say that all is well."}, headers={"prefer": "wait=60"}
+            )
+            job = answer.json()
+            if answer.status_code != 200 or job["state"] != "completed":
+                raise Broken(f"the job came to {answer.status_code} {job}")
+            took = 1000 * (time.monotonic() - began)
+            return Answer(took, took, job["answer"])
+
+        ours, bare_answers = await _pairs(pairs, ask, theirs, service)
+    what = "a whole job in a git workspace of 300 files, in a sealed process that waited; beside `claude -p`"
+    figures = ([each.whole_ms for each in ours], [each.whole_ms for each in bare_answers])
+    return [Row("warm-whole", what, "ms", *figures, "at most", 0.25)]
+
+
+async def _measure_idle(stage: Stage, pairs: int) -> list[Row]:
+    config = f"[agents.chat]\nwarm = {IDLE_SLOTS}\n"
+    shares, memory = [], []
+    async with warm_service(stage, "idle", config, IDLE_SLOTS) as (service, _):
+        own = service.service.pid
+        empty = _private_bytes(own)
+        for _ in range(pairs):
+            before = sum(map(_seconds, (own, *service.service.live_agent_pids())))
+            await asyncio.sleep(IDLE_SECONDS)
+            after = sum(map(_seconds, (own, *service.service.live_agent_pids())))
+            shares.append(100 * (after - before) / IDLE_SECONDS)
+            others = [pid for pid in service.service.live_agent_pids() if not _is_cli(pid)]
+            memory.append(sum(map(_private_bytes, others)) / IDLE_SLOTS / 1e6)
+        note = f"the service itself has {empty / 1e6:.0f} MB of its own"
+    return [
+        Row(
+            "warm-idle", f"processor of {IDLE_SLOTS} waiting processes and the service, of one core", "%", shares,
+            [0.0] * pairs, "at most", 1.0, (), "added",
+        ),
+        Row(
+            "warm-memory", "private memory of what a waiting CLI needs beside itself", "MB", memory, [0.0] * pairs,
+            "at most", 3.0, (note,), "added",
+        ),
+    ]  # fmt: skip
+
+
+def _seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().split("\n")
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+
+
+def _is_cli(pid: int) -> bool:
+    try:
+        return b"--input-format" in Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"--args")[0]
+    except OSError:
+        return False
