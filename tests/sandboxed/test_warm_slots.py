@@ -149,6 +149,7 @@ def test_a_later_turn_resumes_the_session_of_a_job_that_a_waiting_process_ran(
 ) -> None:
     _wait_for_slot(service)
     job = _run(service, "The first prompt.")
+    _wait_for_slot(service)  # a new session waits, and the turn must not have it
     model.clear()
     turn = service.client.post(f"/v1/jobs/{job['id']}/turns", json={"prompt": "The second prompt."})
     assert turn.status_code == 202, turn.text

@@ -50,6 +50,7 @@ def warm_key(cli: Path, job: Job, agent: Agent) -> WarmKey | None:
     spec = job.spec
     if (
         job.begin == "resume"
+        or job.parent_job_id is not None
         or job.runs
         or spec.history
         or spec.attachments
