@@ -1,4 +1,4 @@
-"""The stream mode: the contract and what it is launched with; the SDK's transport is in test_transport.py."""
+"""The stream mode: the contract and what it is launched with; the control requests are in test_control_client.py."""
 
 import asyncio
 import json

@@ -1,13 +1,12 @@
 """Finds the CLI, and installs a copy if the agents' user cannot run it."""
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-
-import claude_agent_sdk
 
 from steadyhand.errors import ConfigError, SpawnError
 from steadyhand.ports import Command, DoctorCheck
@@ -39,7 +38,11 @@ def find_cli(configured: Path | None, *, classic: bool, path_env: str) -> Path:
 
 
 def _bundled() -> Path:
-    return Path(claude_agent_sdk.__file__).parent / "_bundled" / PROGRAM_NAME
+    # The package is only found: its import takes more than a second of processor time.
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    if spec is None or spec.origin is None:
+        raise ConfigError("claude-agent-sdk is not installed; set runner.claude.path.")
+    return Path(spec.origin).parent / "_bundled" / PROGRAM_NAME
 
 
 def accessible_cli(cli: Path, data_dir: Path, uid: int | None) -> Path:

@@ -1,8 +1,7 @@
-"""The `stream` mode: the CLI's own protocol, by the SDK's client over a transport of ours.
+"""The `stream` mode: the CLI's own protocol.
 
-The SDK handles the control protocol (`initialize`, `interrupt`) and sees nothing else. The agent's messages go from the
-pipe through `messages.py` into events, so they are bounded and paced by the store; the SDK's buffer of a hundred
-messages of any size is not.
+`control_client.py` has its control requests (`initialize`, `interrupt`). All other messages go from the pipe through
+`messages.py` into events, so they are bounded and paced by the store.
 """
 
 import asyncio
@@ -14,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import structlog
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient
 
 from steadyhand.agents import Agent
 from steadyhand.events import ToolStarted
@@ -23,6 +21,7 @@ from steadyhand.outcome import StopReason
 from steadyhand.ports import Checkout, Emit, RunReport, RunSpec, Sandbox, StopSignal, WarmKey
 from steadyhand.redact import Redactor
 from steadyhand.runner.claude.attachments import attachment_dirs, prepare_turns
+from steadyhand.runner.claude.control_client import ControlClient, ControlError
 from steadyhand.runner.claude.launch import build_launch, encode_prompt
 from steadyhand.runner.claude.mcp_tools import McpToolServer
 from steadyhand.runner.claude.messages import MessageReader
@@ -35,7 +34,6 @@ from steadyhand.runner.claude.session import (
 from steadyhand.runner.claude.slash_commands import is_built_in, parse_commands
 from steadyhand.runner.claude.tool_names import TOOL_NAMES
 from steadyhand.runner.claude.transcript import session_holds
-from steadyhand.runner.claude.transport import ProcessTransport
 from steadyhand.runner.claude.warm import (
     WarmUp,
     agent_names,
@@ -53,7 +51,6 @@ INTERRUPT_SECONDS = 0.7
 """The time in which the agent must answer an interrupt with a result, so that its usage is known."""
 EXIT_SECONDS = 0.2
 """How long it may then take to leave before it is stopped."""
-DISCONNECT_SECONDS = 5.0
 BUILT_IN_AGENTS = frozenset({"claude", "Explore", "general-purpose", "Plan", "statusline-setup"})
 """Agents of the CLI itself, which callers cannot request by name."""
 
@@ -118,10 +115,7 @@ class ClaudeRunner:
             initialize_fields=initialize_fields,
             is_initialised=is_initialised,
         )
-        try:
-            return await run_loop.run(protocol)
-        finally:
-            await protocol.close()
+        return await run_loop.run(protocol)
 
     # --- processes that wait for a job -------------------------------------------------------
 
@@ -229,7 +223,7 @@ class WarmClaude:
 
 
 class _StreamProtocol:
-    """A `run_loop.AgentProtocol`: the SDK's client for control, everything else read here."""
+    """A `run_loop.AgentProtocol`: control requests by their client, everything else read here."""
 
     streams_output = True
 
@@ -247,10 +241,8 @@ class _StreamProtocol:
         self._attachments_dir = attachments_dir
         self._session_holds = session_holds
         self._messages = MessageReader()
-        self._transport = ProcessTransport(run_loop.process, initialize_fields)
+        self._control = ControlClient(run_loop.process, initialize_fields)
         self._is_initialised = is_initialised
-        self._client = ClaudeSDKClient(ClaudeAgentOptions(), transport=self._transport)
-        self._connected = asyncio.Event()
         job = run_loop.spec.job
         id_prefix = f"call_{job.id}_{run_loop.spec.number}"
         tools, one_call = job.spec.tools, job.spec.one_call
@@ -258,7 +250,7 @@ class _StreamProtocol:
 
     async def handle_line(self, line: bytes) -> None:
         run_loop = self._run_loop
-        # Once the record is full only what ends the run or answers the SDK is worth reading.
+        # Once the record is full only what ends the run or answers a request is worth reading.
         is_needed = not self._messages.limit_reached or any(word in line for word in _ALWAYS_READ)
         message = parse_message(line) if is_needed else None
         if message is None:
@@ -290,7 +282,7 @@ class _StreamProtocol:
     def _handle_control(self, message: dict[str, Any], size: int) -> None:
         tool_server = self._tool_server
         if tool_server is None or not tool_server.handle_request(message, size):
-            self._transport.deliver(message, size)
+            self._control.deliver(message, size)
         elif self._messages.limit_reached:
             tool_server.end_message()  # the end of the model's message is not read any more
 
@@ -320,13 +312,13 @@ class _StreamProtocol:
 
     async def send_input(self) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._control.refuse_requests())
             if self._tool_server is not None:
                 group.create_task(self._tool_server.write_replies(self._run_loop.process.write))
                 group.create_task(self._serve_tool_calls(self._tool_server))
             if self._is_initialised and not self._run_loop.spec.job.spec.prompt.startswith("/"):
                 # The name of the agent is checked already, and a second `initialize` changes nothing.
-                await self._send_prompt(group.create_task(_do_nothing()))
-                await self._connect()
+                await self._send_prompt()
                 return
             connecting = group.create_task(self._connect())
             if self._run_loop.spec.agent.definition is not None:
@@ -334,10 +326,10 @@ class _StreamProtocol:
                 if not await self._check_agent():
                     return
             # Without an agent to check, the prompt does not wait for the answer: 30 ms of every run.
-            await self._transport.first_request_sent.wait()
+            await self._control.first_request_sent.wait()
             await self._send_prompt(connecting)
 
-    async def _send_prompt(self, connecting: asyncio.Task[None]) -> None:
+    async def _send_prompt(self, connecting: asyncio.Task[None] | None = None) -> None:
         job = self._run_loop.spec.job
         content: str | list[Mapping[str, Any]] = prompt_for(
             self._run_loop.spec, resumed=self._run_loop.resumed
@@ -348,10 +340,11 @@ class _StreamProtocol:
         if is_first:
             content = prepare_turns(job, self._attachments_dir).content
         if isinstance(content, str) and content.startswith("/") and not verbatim:
-            await asyncio.wait({connecting})
-            if command is not None and not self._connected.is_set():
+            if connecting is not None:
+                await asyncio.wait({connecting})
+            info = self._control.server_info
+            if command is not None and info is None:
                 return
-            info = await self._client.get_server_info() if self._connected.is_set() else None
             commands = parse_commands(info)
             if command is None:
                 verbatim = is_built_in(content, commands)
@@ -363,20 +356,18 @@ class _StreamProtocol:
 
     async def _connect(self) -> None:
         try:
-            await self._client.connect()
-        except Exception:  # noqa: BLE001  # the SDK raises bare ones; how the agent ended says more than they do
+            await self._control.initialize()
+        except ControlError:  # how the agent ended says more
             self._log.debug("agent.connect_failed", job=self._run_loop.spec.job.id, exc_info=True)
-            self._transport.first_request_sent.set()
+            self._control.first_request_sent.set()
             self._run_loop.process.end_input()
-            return
-        self._connected.set()
 
     async def _check_agent(self) -> bool:
         """Compare the agent's name with those that the CLI listed: it takes an unknown one for its default."""
-        if not self._connected.is_set():
+        if self._control.server_info is None:
             return False
         spec = self._run_loop.spec
-        agents = agent_names(await self._client.get_server_info())
+        agents = agent_names(self._control.server_info)
         name = spec.agent.definition or ""
         selectable = sorted(
             each for each in agents if each in spec.checkout.definitions or each not in BUILT_IN_AGENTS
@@ -398,18 +389,10 @@ class _StreamProtocol:
 
     async def _interrupt_and_wait(self) -> None:
         try:
-            await self._client.interrupt()
-        except Exception:  # noqa: BLE001  # the SDK raises bare ones; without an answer the agent is stopped anyway
+            await self._control.interrupt()
+        except ControlError:  # without an answer the agent is stopped anyway
             self._log.debug("agent.interrupt_failed", job=self._run_loop.spec.job.id, exc_info=True)
         await self._run_loop.result_received.wait()
-
-    async def close(self) -> None:
-        """Let go of the SDK's client. Its process has ended already."""
-        await wait_bounded(self._client.disconnect(), DISCONNECT_SECONDS)
-
-
-async def _do_nothing() -> None:
-    """Stand for a connection that the prompt does not need."""
 
 
 def _begins_turn(message: Mapping[str, Any]) -> bool:

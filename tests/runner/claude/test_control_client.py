@@ -1,4 +1,4 @@
-"""The SDK's transport, each method of it, over a process that really runs; and hostile control messages."""
+"""The control requests, over a process that really runs; and hostile control messages."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import structlog
-from claude_agent_sdk import ClaudeAgentOptions, ClaudeSDKClient, CLIConnectionError, Transport
 from claude_agent_sdk._cli_version import __cli_version__
 from structlog.testing import capture_logs
 from tests.docs.pages import PROJECT
@@ -19,8 +18,8 @@ from tests.docs.pages import PROJECT
 from steadyhand.outcome import StopReason
 from steadyhand.ports import Command
 from steadyhand.redact import NO_REDACTION
+from steadyhand.runner.claude.control_client import ControlClient, ControlError
 from steadyhand.runner.claude.runner import ClaudeRunner
-from steadyhand.runner.claude.transport import ProcessTransport
 from steadyhand.runner.process.agent_process import AgentProcess, LaunchSpec
 from steadyhand.sandbox.sandbox import NoSandbox
 from steadyhand.testing.contracts.runner_harness import RunnerHarness, resident_bytes
@@ -30,142 +29,104 @@ Python = Callable[..., Command]
 ECHO = "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)\nprint('end', flush=True)"
 
 
-def test_the_sdk_is_pinned_and_its_transport_asks_for_what_we_give() -> None:
-    assert version("claude-agent-sdk") == "0.2.189"
-    wanted = {"connect", "write", "read_messages", "close", "is_ready", "end_input"}
-    assert Transport.__abstractmethods__ == wanted
-
-
 def test_the_page_and_the_stand_in_name_the_cli_that_the_sdk_brings() -> None:
     page = (PROJECT / "docs" / "architecture.md").read_text("utf-8")
     assert f"version {__cli_version__}, from `claude-agent-sdk` {version('claude-agent-sdk')}." in page
     assert __cli_version__ == VERSION
 
 
-def test_it_is_ready_between_connect_and_close(python: Python) -> None:
-    async def scenario() -> None:
-        async with AgentProcess.start(LaunchSpec(python(ECHO))) as process:
-            transport = ProcessTransport(process)
-            assert not transport.is_ready()
-            with pytest.raises(CLIConnectionError):
-                await transport.write("early\n")
-            await transport.connect()
-            assert transport.is_ready()
-            await transport.write("a line\n")
-            assert await process.stdout.readline() == b"got a line\n"
-            await transport.close()
-            assert not transport.is_ready()
-            assert await process.stdout.readline() == b"end\n"
-            with pytest.raises(CLIConnectionError):
-                await transport.write("late\n")
-
-    asyncio.run(scenario())
-
-
-def test_ending_the_input_lets_the_agent_end(python: Python) -> None:
+def test_a_request_to_an_agent_that_reads_no_more_is_an_error(python: Python) -> None:
     async def scenario() -> None:
         async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python(ECHO))) as process:
-            transport = ProcessTransport(process)
-            await transport.connect()
-            await transport.end_input()
-            await transport.end_input()
-            assert (await process.wait()).code == 0
+            client = ControlClient(process)
+            process.end_input()
+            with pytest.raises(ControlError, match="reads no more"):
+                await client.initialize()
+            assert not client.first_request_sent.is_set()
+            with pytest.raises(ControlError):
+                await client.interrupt()
 
     asyncio.run(scenario())
 
 
-async def _write_for_ever(transport: ProcessTransport) -> None:
-    while True:
-        await transport.write("x" * 65536)
-
-
-def test_writing_to_an_agent_that_is_gone_is_the_sdks_own_error(python: Python) -> None:
-    async def scenario() -> None:
-        async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python("pass"))) as process:
-            transport = ProcessTransport(process)
-            await transport.connect()
-            await process.wait()
-            # The loop sees that the pipe has broken when it comes round to it, or when it is written to.
-            with pytest.raises(CLIConnectionError):
-                await _write_for_ever(transport)
-
-    asyncio.run(scenario())
-
-
-def test_only_answers_to_its_own_questions_reach_the_sdk(python: Python) -> None:
+def test_only_answers_to_its_own_requests_are_taken_and_each_once(python: Python) -> None:
     async def scenario() -> list[bool]:
-        async with AgentProcess.start(LaunchSpec(python(ECHO))) as process:
-            transport = ProcessTransport(process)
-            await transport.connect()
-            assert not transport.first_request_sent.is_set()
-            await transport.write(json.dumps({"type": "control_request", "request_id": "r1"}) + "\n")
-            assert transport.first_request_sent.is_set()
-            answer: dict[str, Any] = {
-                "type": "control_response",
-                "response": {"request_id": "r1", "subtype": "success"},
-            }
+        async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python(ECHO))) as process:
+            client = ControlClient(process, {"appendSystemPrompt": "more"})
+            connecting = asyncio.create_task(client.initialize())
+            await client.first_request_sent.wait()
+            sent = json.loads((await process.stdout.readline()).removeprefix(b"got "))
+            assert sent["request"] == {"subtype": "initialize", "hooks": None, "appendSystemPrompt": "more"}
+            own = sent["request_id"]
+            answer = {"request_id": own, "subtype": "success", "response": {"agents": []}}
+            hostile: list[dict[str, Any]] = [
+                {"type": "control_response"},
+                {"type": "control_response", "response": own},
+                {"type": "control_response", "response": {"request_id": [own]}},
+                {"type": "control_response", "response": {"request_id": "another"}},
+            ]
+            valid = {"type": "control_response", "response": answer}
+            accepted = [client.deliver(each, 100) for each in [*hostile, valid, valid]]
+            await connecting
+            assert client.server_info == {"agents": []}
+            return accepted
+
+    assert asyncio.run(scenario()) == [False] * 4 + [True, False]
+
+
+def test_a_refused_request_is_an_error_with_the_agents_reason(python: Python) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python(ECHO))) as process:
+            client = ControlClient(process)
+            asking = asyncio.create_task(client.interrupt())
+            sent = json.loads((await process.stdout.readline()).removeprefix(b"got "))
+            refusal = {"request_id": sent["request_id"], "subtype": "error", "error": "not now"}
+            assert client.deliver({"type": "control_response", "response": refusal}, 100)
+            with pytest.raises(ControlError, match="not now"):
+                await asking
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_is_not_answered_ends_in_an_error(
+    python: Python, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python(ECHO))) as process:
+            with pytest.raises(ControlError, match="did not answer 'interrupt' in time"):
+                await ControlClient(process).interrupt()
+
+    monkeypatch.setattr("steadyhand.runner.claude.control_client.ANSWER_SECONDS", 0.05)
+    asyncio.run(scenario())
+
+
+def test_requests_of_the_agent_are_refused_and_bounded(python: Python) -> None:
+    async def scenario() -> list[bool]:
+        async with asyncio.timeout(10), AgentProcess.start(LaunchSpec(python(ECHO))) as process:
+            client = ControlClient(process)
             request: dict[str, Any] = {
                 "type": "control_request",
                 "request_id": "x",
                 "request": {"subtype": "hook_callback"},
             }
             hostile: list[dict[str, Any]] = [
-                {"type": "control_response"},
-                {"type": "control_response", "response": "r1"},
-                {"type": "control_response", "response": {"request_id": ["r1"]}},
-                {"type": "control_response", "response": {"request_id": "r2"}},
                 {"type": "control_request"},
                 {"type": "control_request", "request_id": 1, "request": {"subtype": "x"}},
                 {"type": "control_request", "request_id": "x", "request": {"subtype": {}}},
+                {"type": "control_request", "request_id": "x", "request": []},
             ]
-            taken = [transport.deliver(each, 100) for each in [*hostile, answer, answer, request]]
-            messages = transport.read_messages()
-            async with asyncio.timeout(5):
-                assert await anext(messages) == answer
-                assert await anext(messages) == request
-            taken.append(transport.deliver(request, 1 << 20))
-            return [*taken, *(transport.deliver(request, 100) for _ in range(100))]
+            accepted = [client.deliver(each, 100) for each in [*hostile, request]]
+            refusing = asyncio.create_task(client.refuse_requests())
+            answer = json.loads((await process.stdout.readline()).removeprefix(b"got "))
+            refusing.cancel()
+            assert answer["response"]["subtype"] == "error"
+            assert answer["response"]["request_id"] == "x"
+            accepted.append(client.deliver(request, 1 << 20))
+            return [*accepted, *(client.deliver(request, 100) for _ in range(100))]
 
-    taken = asyncio.run(scenario())
-    assert taken[:11] == [False] * 7 + [True, False, True, False]
-    assert 0 < sum(taken[11:]) < 64
-
-
-def test_the_sdks_client_works_over_it(standin: Path, world_dir: Path) -> None:
-    async def scenario() -> list[str]:
-        env = {"HOME": str(world_dir), "IS_SANDBOX": "1", "PATH": "/usr/bin:/bin"}
-        argv = [
-            str(standin),
-            "-p",
-            "--input-format",
-            "stream-json",
-            "--output-format",
-            "stream-json",
-            "--verbose",
-        ]
-        async with (
-            asyncio.timeout(20),
-            AgentProcess.start(LaunchSpec(Command(argv, env, world_dir))) as process,
-        ):
-            transport = ProcessTransport(process)
-            client = ClaudeSDKClient(ClaudeAgentOptions(), transport=transport)
-            async with asyncio.TaskGroup() as group:
-                connecting = group.create_task(client.connect())
-                while not connecting.done():
-                    line = asyncio.ensure_future(process.stdout.readline())
-                    await asyncio.wait({line, connecting}, return_when=asyncio.FIRST_COMPLETED)
-                    if line.done():
-                        transport.deliver(json.loads(line.result()), 100)
-                    else:
-                        line.cancel()
-                    await asyncio.sleep(0)
-            info = await client.get_server_info()
-            await client.disconnect()
-            assert (await process.wait()).code == 0
-        assert info is not None
-        return [agent["name"] for agent in info["agents"]]
-
-    assert "general-purpose" in asyncio.run(scenario())
+    accepted = asyncio.run(scenario())
+    assert accepted[:6] == [False] * 4 + [True, False]
+    assert 0 < sum(accepted[6:]) < 64
 
 
 HOSTILE = """
@@ -218,7 +179,7 @@ def _assert_logged(logged: Sequence[Mapping[str, Any]], event: str, job_id: str)
     assert {"event": event, "job": job_id, "exc_info": True, "log_level": "debug"} in logged
 
 
-def test_an_error_of_the_sdk_while_it_connects_is_logged(python: Python, world_dir: Path) -> None:
+def test_a_refused_initialize_is_logged(python: Python, world_dir: Path) -> None:
     structlog.reset_defaults()
     program = _refusing_agent(python, world_dir, "initialize")
     harness = RunnerHarness.make(ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, "hello")
@@ -227,7 +188,7 @@ def test_an_error_of_the_sdk_while_it_connects_is_logged(python: Python, world_d
     _assert_logged(logged, "agent.connect_failed", harness.spec.job.id)
 
 
-def test_an_error_of_the_sdk_while_it_interrupts_is_logged(python: Python, world_dir: Path) -> None:
+def test_a_refused_interrupt_is_logged(python: Python, world_dir: Path) -> None:
     structlog.reset_defaults()
     program = _refusing_agent(python, world_dir, "interrupt")
     harness = RunnerHarness.make(ClaudeRunner(program, NoSandbox(), NO_REDACTION), world_dir, "hello")
