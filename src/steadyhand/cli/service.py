@@ -1,6 +1,7 @@
 """The commands for a service on this machine: serve, doctor, config, demo."""
 
 import asyncio
+import gc
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,7 @@ def serve(
 
     Running jobs get a grace period; a second SIGTERM or Ctrl-C ends it. Under nohup a closed terminal changes nothing.
     """
+    gc.disable()  # until the service listens
     from steadyhand import serve as service  # noqa: PLC0415
     from steadyhand.config import settings as configuration  # noqa: PLC0415  # heavy: only for this command
 

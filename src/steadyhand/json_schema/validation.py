@@ -5,15 +5,9 @@ own check, which runs in the agent's process, under the agent's limits.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from steadyhand.errors import InvalidRequest
 from steadyhand.json_schema.agent_form import agent_schema
@@ -24,7 +18,6 @@ from steadyhand.json_schema.dialects import (
     SCHEMA_MAP_KEYWORDS,
     dialect_of,
     find_anchors,
-    modernize,
     resolve_pointer,
     subschemas,
 )
@@ -36,10 +29,6 @@ MAX_SUBSCHEMAS = 5_000
 MAX_REFERENCES = 500
 MAX_EXPANDED_SCHEMAS = 100_000
 """The maximum number of schemas once each reference is replaced by its target; a cycle counts once."""
-MAX_VALIDATION_STEPS = 20_000
-"""The keywords that are checked before the validation of an answer ends without an error."""
-_MAX_UNIQUE_ITEMS = 1_000
-_MAX_MESSAGE_LENGTH = 160
 
 _TYPES = frozenset({"null", "boolean", "object", "array", "number", "integer", "string"})
 _NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -55,15 +44,9 @@ _COUNT_KEYWORDS += ("minContains", "maxContains")
 _UNSUPPORTED_KEYWORDS = ("$dynamicRef", "$recursiveRef")
 UNSUPPORTED_SCHEMA = "unsupported_schema"
 """The code for a valid schema that no agent can be asked for."""
-_UNEVALUATED_KEYWORDS = ("unevaluatedProperties", "unevaluatedItems")
-_NEGATING_KEYWORDS = ("not", "if", "oneOf", "maxContains", *_UNEVALUATED_KEYWORDS)
-"""Keywords that refuse a value because a schema accepts it; all of that schema has to be checked then."""
+UNEVALUATED_KEYWORDS = ("unevaluatedProperties", "unevaluatedItems")
 MAX_AGENT_SCHEMA_BYTES = 96 * 1024
 """The largest schema in the form for the agent, which is one argument of its command line."""
-
-
-class _StepLimitReached(Exception):
-    """A validation that would take too long."""
 
 
 def unsupported(pointer: str, reason: str) -> InvalidRequest:
@@ -132,7 +115,7 @@ class _SchemaCheck:
                 # A target may be at a place that holds no schema else.
                 target, at = targets.pop()
                 pending += [] if id(target) in visited else [(target, at, 1)]
-        if self._references and _expanded_size(self._root) > MAX_EXPANDED_SCHEMAS:
+        if self._references and expanded_size(self._root) > MAX_EXPANDED_SCHEMAS:
             raise InvalidRequest.at(
                 self._pointer, f"expands by its references to more than {MAX_EXPANDED_SCHEMAS:,} schemas"
             )
@@ -141,7 +124,7 @@ class _SchemaCheck:
 
     def _check(self, schema: Mapping[str, Any], at: str) -> None:
         _check_keywords(schema, at)
-        self._uses |= schema.keys() & {"patternProperties", *_UNEVALUATED_KEYWORDS}
+        self._uses |= schema.keys() & {"patternProperties", *UNEVALUATED_KEYWORDS}
         if schema is not self._root:
             _check_embedded_id(schema, at)
 
@@ -178,7 +161,7 @@ def _check_embedded_id(schema: Mapping[str, Any], pointer: str) -> None:
             pending += subschemas(inner)
 
 
-def _expanded_size(schema: Mapping[str, Any]) -> int:
+def expanded_size(schema: Mapping[str, Any]) -> int:
     """Return the number of schemas once references are followed: a small schema can expand to a huge one."""
     sizes: dict[int, int] = {}
     visited: set[int] = set()
@@ -280,122 +263,3 @@ def _is_integer(value: Any) -> bool:
     return not isinstance(value, bool) and (
         isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     )
-
-
-def validation_error(schema: Mapping[str, Any], value: Any) -> str | None:
-    """Return in one line the first error of a value, with its place in the value and in the schema; None if valid.
-
-    The schema has to be checked (`check_schema`). A validation that would take too long returns None. It blocks for up
-    to a second: call it in a thread.
-    """
-    modern = modernize(schema)
-    counter = _StepCounter(_expanded_size(modern))
-    checks = {
-        **Draft202012Validator.VALIDATORS,
-        "type": _check_type,
-        "pattern": _check_pattern,
-        "patternProperties": _check_pattern_properties,
-        "additionalProperties": _check_additional_properties,
-    }
-    skipped = ["format", *(_NEGATING_KEYWORDS if _has_unchecked_pattern(modern) else ())]
-    keywords = {
-        name: counter.count_checks(name, check) for name, check in checks.items() if name not in skipped
-    }
-    keywords |= dict.fromkeys(skipped, _skip)
-    validator = extend(Draft202012Validator, keywords)(  # type: ignore[no-untyped-call]
-        modern, registry=Registry()
-    )
-    try:
-        error = next(validator.iter_errors(value), None)
-    except (_StepLimitReached, RecursionError, Unresolvable, OverflowError, ArithmeticError):
-        return None
-    return None if error is None else _format_error(error)
-
-
-def _has_unchecked_pattern(schema: Mapping[str, Any]) -> bool:
-    pending: list[Any] = [schema]
-    while pending:
-        inner = pending.pop()
-        if isinstance(inner, Mapping):
-            if compile_linear(inner.get("pattern", "")) is None:
-                return True
-            pending += subschemas(inner)
-    return False
-
-
-def _format_error(error: ValidationError) -> str:
-    instance_path = "".join(f"/{part}" for part in error.absolute_path) or "/"
-    schema_path = "".join(f"/{part}" for part in error.absolute_schema_path)
-    message = " ".join(error.message.split())
-    text = message if len(message) <= _MAX_MESSAGE_LENGTH else f"{message[:_MAX_MESSAGE_LENGTH]}…"
-    return f"{instance_path}: {text} (schema: {schema_path})"
-
-
-_KeywordCheck = Callable[[Any, Any, Any, Any], Any]
-
-
-class _StepCounter:
-    def __init__(self, expanded_size: int) -> None:
-        self._left = MAX_VALIDATION_STEPS
-        self._expanded_size = expanded_size
-
-    def count_checks(self, name: str, check: _KeywordCheck) -> _KeywordCheck:
-        is_unique_items = name == "uniqueItems"
-        cost = self._expanded_size if name in _UNEVALUATED_KEYWORDS else 1
-
-        def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-            # A list of allowed values costs by its length; the properties of an object are counted one by one.
-            self._left -= cost + (len(value) // 8 if isinstance(value, list) else 0)
-            if self._left < 0:
-                raise _StepLimitReached
-            if is_unique_items and isinstance(instance, list) and len(instance) > _MAX_UNIQUE_ITEMS:
-                return None
-            return check(validator, value, instance, schema)
-
-        return counting
-
-
-_TYPE_CHECK = Draft202012Validator.VALIDATORS["type"]
-_ADDITIONAL_PROPERTIES_CHECK = Draft202012Validator.VALIDATORS["additionalProperties"]
-
-
-def _check_type(validator: Any, types: Any, instance: Any, schema: Any) -> Any:
-    # OpenAPI's keyword, which the agent knows as well.
-    return (
-        None
-        if instance is None and schema.get("nullable") is True
-        else _TYPE_CHECK(validator, types, instance, schema)
-    )
-
-
-def _check_pattern(_validator: Any, pattern: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
-    compiled = compile_linear(pattern)
-    if isinstance(instance, str) and compiled is not None and not compiled.is_found_in(instance):
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-def _check_pattern_properties(
-    validator: Any, patterns: Any, instance: Any, _schema: Any
-) -> Iterator[ValidationError]:
-    for pattern, subschema in patterns.items() if isinstance(instance, dict) else ():
-        compiled = compile_linear(pattern)
-        for key, value in instance.items():
-            if compiled is not None and compiled.is_found_in(key):
-                yield from validator.descend(value, subschema, path=key, schema_path=pattern)
-
-
-def _check_additional_properties(validator: Any, additional: Any, instance: Any, schema: Any) -> Any:
-    if "patternProperties" not in schema or not isinstance(instance, dict):
-        return _ADDITIONAL_PROPERTIES_CHECK(validator, additional, instance, schema)
-    compiled = [compile_linear(pattern) for pattern in schema["patternProperties"]]
-    rest = {
-        key: value
-        for key, value in instance.items()
-        if not any(each is not None and each.is_found_in(key) for each in compiled)
-    }
-    plain = {key: value for key, value in schema.items() if key != "patternProperties"}
-    return _ADDITIONAL_PROPERTIES_CHECK(validator, additional, rest, plain)
-
-
-def _skip(*_: Any) -> None:
-    return None

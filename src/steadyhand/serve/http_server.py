@@ -420,6 +420,8 @@ class HttpServer(uvicorn.Server):
             )
         )
         self._on_started = on_started
+        self.listening = asyncio.Event()
+        """Set once connections are accepted and `on_started` has been called."""
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Listen, then call `on_started`."""
@@ -428,6 +430,7 @@ class HttpServer(uvicorn.Server):
             sock.listen(LISTEN_BACKLOG)  # asyncio has one number for both backlogs
         if self.started:
             self._on_started()
+            self.listening.set()
 
     async def on_tick(self, counter: int) -> bool:
         """Close the connections that are past a deadline; return true if the server is to stop."""

@@ -4,7 +4,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steadyhand.agents import Workspace
 from steadyhand.errors import WorkspaceError
@@ -18,11 +20,13 @@ from steadyhand.workspace.external_content import (
     missing_content_warnings,
 )
 from steadyhand.workspace.git import GitSettings
-from steadyhand.workspace.lfs import LfsStore, endpoint_of
 from steadyhand.workspace.mirror import Mirror
 from steadyhand.workspace.remote_hosts import RemoteHosts, UrlRefused
 from steadyhand.workspace.submodule_mirror import SubmoduleMirrors
 from steadyhand.workspace.submodules import PlannedModule, SubmoduleCollector
+
+if TYPE_CHECKING:
+    from steadyhand.workspace.lfs import LfsStore
 
 _MAX_CACHED = 64
 
@@ -63,7 +67,8 @@ class ContentPlanner:
     def __init__(self, folder: Path, settings: GitSettings, *, sandboxed: bool) -> None:
         """Keep mirrors of submodules, and files of Git LFS, in `folder`."""
         self._mirrors = SubmoduleMirrors(folder / "submodules", settings)
-        self._store = LfsStore(folder / "lfs", settings)
+        self._folder = folder
+        self._settings = settings
         self._content = ExternalContentCache()
         self._sandboxed = sandboxed
         self._plans: dict[tuple[object, ...], ContentPlan] = {}
@@ -107,6 +112,9 @@ class ContentPlanner:
         self, content: ExternalContent, mirror: Mirror, hosts: RemoteHosts
     ) -> tuple[tuple[PlannedFile, ...], tuple[JobWarning, ...]]:
         """Fetch the files and return them, and a warning about those that are not fetched. Raise `WorkspaceError`."""
+        # Loaded after the service listens (`serve/late_imports.py`): it needs an HTTP client.
+        from steadyhand.workspace.lfs import endpoint_of  # noqa: PLC0415
+
         unusual = set(content.unusual_pointers)
         files = [each for each in content.lfs_files if each.path not in unusual]
         warnings = _lfs_warning(content.unusual_pointers, "their pointers have an unusual form")
@@ -125,6 +133,12 @@ class ContentPlanner:
 
     def _planned(self, file: LfsFile) -> PlannedFile:
         return PlannedFile(file.path, file.oid, self._store.path_of(file.oid))
+
+    @cached_property
+    def _store(self) -> "LfsStore":
+        from steadyhand.workspace.lfs import LfsStore  # noqa: PLC0415  # as above
+
+        return LfsStore(self._folder / "lfs", self._settings)
 
 
 def _lfs_warning(paths: Sequence[str], reason: str) -> tuple[JobWarning, ...]:

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
-import httpx2
 
 from steadyhand.errors import ConfigError
 
@@ -456,4 +455,6 @@ class UpstreamConnection(asyncio.Protocol):
 
 def _default_tls_context() -> ssl.SSLContext:
     """Return the TLS context that trusts the certificates of the system, or those of the libraries."""
+    import httpx2  # noqa: PLC0415  # loaded after the service listens (`serve/late_imports.py`)
+
     return httpx2.create_ssl_context(trust_env=False)
