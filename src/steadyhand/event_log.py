@@ -359,6 +359,13 @@ class RunEventWriter:
             self._offset += len(text)
             self._taken_back = 0
 
+    async def flush(self) -> None:
+        """Wait until all events so far are stored."""
+        self._flush_text()
+        while self._unstored:
+            self._stored.clear()
+            await self._stored.wait()
+
     async def close(self) -> None:
         """Let `run` end once all events are stored."""
         self._flush_text()

@@ -1,7 +1,7 @@
 """Jobs, their runs and their states. Pure: no clock, no input or output."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from operator import attrgetter
@@ -401,6 +401,13 @@ class Job:
     def run(self) -> int:
         """The number of the newest run; 0 before the first."""
         return self.runs[-1].number if self.runs else 0
+
+    @property
+    def as_answered(self) -> "Job":
+        """The job for who waits for its answer alone: completed, once the answer and the outcome are stored."""
+        if self.state is State.RUNNING and self.outcome is not None:
+            return replace(self, state=State.COMPLETED)
+        return self
 
     @property
     def is_final(self) -> bool:

@@ -18,6 +18,7 @@ class WarningCode(StrEnum):
     EGRESS_HOST = "egress_host"
     EGRESS_REFUSALS = "egress_refusals"
     EVENTS_LEFT_OUT = "events_left_out"
+    FAILED_AFTER_ANSWER = "failed_after_answer"
     FILES_TOO_LARGE = "files_too_large"
     FILES_UNENCODED = "files_unencoded"
     FOREIGN_REF = "foreign_ref"
@@ -57,6 +58,7 @@ WARNINGS: Mapping[WarningCode, str] = {
     WarningCode.EGRESS_HOST: "The agent reached this host for the first time in this run.",
     WarningCode.EGRESS_REFUSALS: "Too many requests were refused; later refusals are not recorded.",
     WarningCode.EVENTS_LEFT_OUT: "The run has too many events, in all or in an outage of the store; others are lost.",
+    WarningCode.FAILED_AFTER_ANSWER: "The run did not end well, after its answer had been stored as a success.",
     WarningCode.FILES_TOO_LARGE: "Changed files above the size limit were left out.",
     WarningCode.FILES_UNENCODED: "Files that git cannot encode were kept byte by byte.",
     WarningCode.FOREIGN_REF: "The ref is code of a stranger: secrets, caches, publishing or full trust are withheld.",

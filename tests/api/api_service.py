@@ -109,6 +109,9 @@ class FakeCheckouts:
     async def retain(self, place: Checkout) -> None:
         pass
 
+    async def reopen(self, job: Job, workspace: Workspace) -> Checkout | None:  # noqa: ARG002  # the port's signature
+        return None
+
     async def list_retained(self) -> Mapping[str, datetime]:
         return {}
 
@@ -139,6 +142,8 @@ class FakeRunner:
         self.forced_result: str | None = None
         """What every agent does, whatever its prompt says."""
         self.stderr = "some stderr"
+        self.linger: Callable[[], Awaitable[object]] | None = None
+        """What every agent does between its answer and its end; an answer is told of before the end only then."""
 
     async def run(self, spec: RunSpec, emit: Emit, stop: StopSignal) -> RunReport:
         self.specs.append(spec.job)
@@ -182,6 +187,9 @@ class FakeRunner:
         )
         line = json.dumps({"type": "result", "is_error": failed, "result": text}) + "\n"
         evidence = RunEvidence(exit_code=int(failed), result=result, schema_required=answer is not None)
+        if spec.on_answer is not None and self.linger is not None:
+            spec.on_answer(evidence)
+            await self.linger()
         return RunReport(evidence, RunOutput(["a line\n", line], self.stderr))
 
 
@@ -220,6 +228,12 @@ class RunningService:
             await gate.wait()
 
         self.runner.play = wait
+        return lambda: self.loop.call_soon_threadsafe(gate.set)
+
+    def hold_end(self) -> Callable[[], object]:
+        """Let every agent wait after its answer until what this gives is called."""
+        gate = asyncio.Event()
+        self.runner.linger = gate.wait
         return lambda: self.loop.call_soon_threadsafe(gate.set)
 
     def count(self) -> int:

@@ -91,6 +91,9 @@ class ServiceCheckouts(FakeCheckouts):
         self.calls.append(("harvest", checkout.paths.root.name))
         return Harvest(None)
 
+    async def reopen(self, job: Job, workspace: Workspace) -> Checkout | None:  # noqa: ARG002  # the port's signature
+        return None
+
     async def list_retained(self) -> Mapping[str, datetime]:
         return {}
 

@@ -50,6 +50,10 @@ class HookedCheckouts(FakeCheckouts):
 
     on_prepare: Callable[[Job], Awaitable[None]] | None = None
     on_harvest: Callable[[], Awaitable[Harvest]] | None = None
+    reopened: Checkout | None = None
+
+    async def reopen(self, job: Job, workspace: Workspace) -> Checkout | None:  # noqa: ARG002  # the port's signature
+        return self.reopened
 
     async def prepare(self, job: Job, workspace: Workspace, slot: int) -> Checkout:
         if self.on_prepare is not None:

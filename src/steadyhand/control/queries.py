@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from steadyhand.control.ceilings import Ceilings
 from steadyhand.control.deps import ControlDeps
 from steadyhand.control.requests import AvailableAgent, Caller, did_you_mean, first_set, is_path_or_url
 from steadyhand.errors import Conflict, InvalidRequest, NotFound, WorkspaceError
-from steadyhand.events import Event, LiveProgress, LiveText, StateChanged
+from steadyhand.events import Event, LiveProgress, LiveText, PhaseStarted, StateChanged
 from steadyhand.job import ENDED, Job, State
 from steadyhand.ports import JobFilter, JobPage, QueueLoad, RunOutput, UsageQuery, UsageRow
 
@@ -76,8 +76,9 @@ class JobQueries:
     async def follow(
         self, caller: Caller, job_id: str, after: int = 0
     ) -> AsyncGenerator[Event | LiveText, None]:
-        """Yield a job's events after the number `after`, then new events and live text, until the job has ended."""
-        async with aclosing(self.follow_with_progress(caller, job_id, after)) as items:
+        """Yield a job's events after the number `after`, then new events and live text, until its answer is stored."""
+        items_of = self._follow(caller, job_id, after, is_done=lambda job: job.as_answered.state.ended)
+        async with aclosing(items_of) as items:
             async for item in items:
                 if not isinstance(item, LiveProgress):
                     yield item
@@ -85,7 +86,16 @@ class JobQueries:
     async def follow_with_progress(
         self, caller: Caller, job_id: str, after: int = 0
     ) -> AsyncGenerator[Event | LiveText | LiveProgress, None]:
-        """Yield what `follow` yields, and the progress of phases."""
+        """Yield what `follow` yields until the job has ended, and the progress of phases."""
+        async with aclosing(
+            self._follow(caller, job_id, after, is_done=lambda job: job.state.ended)
+        ) as items:
+            async for item in items:
+                yield item
+
+    async def _follow(
+        self, caller: Caller, job_id: str, after: int, *, is_done: Callable[[Job], bool]
+    ) -> AsyncGenerator[Event | LiveText | LiveProgress, None]:
         with self._deps.feed.subscribe(job_id) as subscription:
             seen = after
             while True:
@@ -94,7 +104,7 @@ class JobQueries:
                 async for event in self._stored_events(job_id, seen):
                     seen = event.seq
                     yield event
-                if subscription.closed or (job.state.ended and seen >= job.last_event):
+                if subscription.closed or (is_done(job) and seen >= job.last_event):
                     return
                 recheck = False
                 while not recheck:
@@ -104,11 +114,11 @@ class JobQueries:
                         elif item.seq == seen + 1:
                             seen = item.seq
                             yield item
-                            recheck = recheck or _is_final(item)
+                            recheck = recheck or _may_end(item)
                         elif item.seq > seen:
                             subscription.lagged = True
                             break
-                        elif _is_final(item):
+                        elif _may_end(item):
                             recheck = True  # read from the store, after the job itself was read
                     recheck = recheck or subscription.lagged or subscription.closed
 
@@ -227,6 +237,12 @@ class JobQueries:
 
 def _is_final(event: Event) -> bool:
     return event.type == StateChanged.type and event.data["to"] in ENDED
+
+
+def _may_end(event: Event) -> bool:
+    """Return True for an event after which a follower may be done: the end of the job, or the stored answer."""
+    is_harvest = event.type == PhaseStarted.type and event.data["phase"] == "harvesting"
+    return is_harvest or _is_final(event)
 
 
 def _unknown_name(pointer: str, name: str, known: Iterable[str], code: str) -> InvalidRequest:

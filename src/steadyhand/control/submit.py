@@ -188,7 +188,7 @@ class JobSubmitter:
     async def get_continuable(self, caller: Caller, job_id: str) -> Job | None:
         """Return a completed job of this key whose session can be continued, or None."""
         job = await self._deps.store.get(job_id)
-        if job is None or job.api_key_id != caller.key_id or job.state is not State.COMPLETED:
+        if job is None or job.api_key_id != caller.key_id or job.as_answered.state is not State.COMPLETED:
             return None
         return job if await self.has_session(job) else None
 
@@ -198,7 +198,7 @@ class JobSubmitter:
         During an outage of the store it waits: the caller waits for an answer that exists.
         """
         await self._deps.store.update_job(
-            job_id, ENDED, lambda old: replace(old, conversation=digest), hold=True
+            job_id, ENDED | {State.RUNNING}, lambda old: replace(old, conversation=digest), hold=True
         )
 
     def _build_job(

@@ -108,6 +108,8 @@ class RunSpec:
     """Makes the calls of a job with tools of its caller."""
     earlier_files: Sequence[Mapping[str, Any]] = ()
     """The files that came with earlier turns of its session, which its checkout has not."""
+    on_answer: Callable[[RunEvidence], None] | None = None
+    """Called once the agent has given its result and nothing of it goes on, before the agent has ended."""
     background_seconds: float = 600
     """How long the run waits, after a result, for work that the agent has in the background."""
 

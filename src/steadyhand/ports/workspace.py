@@ -187,6 +187,10 @@ class Checkouts(Protocol):
         """Keep checkout, home and session for a later run. Call it when no process uses them."""
         ...
 
+    async def reopen(self, job: Job, workspace: Workspace) -> Checkout | None:
+        """Return the private checkout that a run left when the service stopped, to harvest it; `None` without one."""
+        ...
+
     async def list_retained(self) -> Mapping[str, datetime]:
         """Return the ids of the jobs with a checkout, also of running ones, each with its time."""
         ...

@@ -127,6 +127,9 @@ class Recovery:
         run = job.runs[-1] if job.runs else None
         if run is not None and run.supervisor is not None and run.supervisor_started is not None:
             await self._deps.config.kill_leftovers(run.supervisor, run.supervisor_started)
+        if job.as_answered.state.ended:
+            await self._executor.end_answered(job)
+            return
         await self._executor.end_job(job, Outcome(OutcomeType.INTERRUPTED, reason), planned=False)
         self._log.warning("job.interrupted", job=job.id)
 

@@ -34,6 +34,8 @@ class RunResult:
     """The end of the rest of a rejected credential, if that stopped the run."""
     waited_seconds: float = 0.0
     """The seconds in which the run waited for its client."""
+    early_outcome: Outcome | None = None
+    """The outcome that was stored with the answer, before the end of the run."""
 
     def park_until(self, outcome: Outcome) -> datetime | None:
         """Return the time until which the job is parked; None if another thing than an obstacle ended the run."""

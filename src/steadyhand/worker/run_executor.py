@@ -47,6 +47,7 @@ from steadyhand.ports import (
 )
 from steadyhand.retry import is_resumable
 from steadyhand.tool_calls import ToolCallState
+from steadyhand.worker.answered import EarlyAnswer, keep_early_outcome, may_answer_early
 from steadyhand.worker.client_tool_caller import ClientToolCaller
 from steadyhand.worker.deadline import RunDeadline
 from steadyhand.worker.deps import WorkerDeps
@@ -76,6 +77,7 @@ HARVEST_SECONDS = 45
 """The time that a harvest usually takes at most; a shutdown waits for it."""
 MAX_HARVEST_SECONDS = 1500
 """The last limit of a harvest. The checkouts have a nearer one, which grows with what comes out."""
+_LOST_CHANGES = JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept.")
 _T = TypeVar("_T")
 
 
@@ -107,6 +109,9 @@ class RunExecutor:
         try:
             job = await read_patiently(lambda: self._deps.store.get(job_id))
             if job is not None and not job.state.ended:
+                if job.as_answered.state.ended:
+                    await self.end_answered(job)
+                    return
                 await self.end_job(job, Outcome(OutcomeType.INTERNAL), expected=frozenset({job.state}))
         except SteadyhandError:
             self.lost_ends += 1
@@ -250,6 +255,7 @@ class RunExecutor:
             def spawned(pid: int, started: int) -> None:
                 group.create_task(self._save_supervisor(job, pid, started), name=f"supervisor {job.id}")
 
+            storing: list[asyncio.Task[None]] = []
             try:
                 async with AsyncExitStack() as open_gateway:
                     # It reads what the job has spent.
@@ -267,12 +273,22 @@ class RunExecutor:
                         on_spawned=spawned,
                         earlier_files=session_files,
                     )
+                    early = EarlyAnswer(deps.event_log, event_writer, job, access, self._clock)
+
+                    def answered(evidence: RunEvidence) -> None:
+                        storing.append(group.create_task(early.store(evidence), name=f"answer {job.id}"))
+
+                    if may_answer_early(job):
+                        spec = replace(spec, on_answer=answered)
                     await event_writer.emit(PhaseStarted("starting"))
                     runner = deps.runners[agent.runner] if slot is None or slot.agent is None else slot.agent
                     report = await catch_run_error(
                         runner.run(spec, with_running_phase(event_writer.emit), stop)
                     )
-                    await event_writer.emit(PhaseStarted("harvesting"))
+                    if storing:
+                        await asyncio.wait(storing)
+                    if early.outcome is None:
+                        await event_writer.emit(PhaseStarted("harvesting"))
                     result = (
                         report if isinstance(report, RunError) else await with_metered_usage(report, access)
                     )
@@ -282,7 +298,7 @@ class RunExecutor:
             raise result
         if result.usage is None:
             await self._save_reported_call(job, agent, result.report)
-        result = replace(result, waited_seconds=deadline.waited_seconds)
+        result = replace(result, waited_seconds=deadline.waited_seconds, early_outcome=early.outcome)
         return with_left_out_events(result, event_writer.left_out)
 
     def _run_spec(
@@ -349,6 +365,8 @@ class RunExecutor:
         outcome = decide_outcome(report.evidence)
         cost_warning = cost_difference_warning(result)
         warnings = (*report.warnings, *harvest.warnings, *([] if cost_warning is None else [cost_warning]))
+        if result.early_outcome is not None:
+            outcome, warnings = keep_early_outcome(result.early_outcome, outcome, report, warnings)
         park_until = result.park_until(outcome)
         # The checkout is kept if the job is resumable, which its stored end decides.
         resumable = False
@@ -367,6 +385,27 @@ class RunExecutor:
         finally:
             await (self._deps.checkouts.retain(checkout) if resumable else self._release(checkout))
 
+    async def end_answered(self, job: Job) -> None:
+        """End a job that the service lost after its answer was stored: keep its changes, or tell of their loss."""
+        workspace, outcome = self._workspace(job), job.outcome
+        assert outcome is not None  # noqa: S101  # it is stored with the answer
+        checkout = None
+        try:
+            checkout = await self._deps.checkouts.reopen(job, workspace)
+        except WorkspaceError as error:
+            self._log.warning("harvest.failed", job=job.id, error=str(error))
+        if checkout is not None:
+            harvest = await self._harvest(job, checkout)
+        elif workspace.repository is None:
+            harvest = Harvest(None)
+        else:
+            harvest = Harvest(None, (_LOST_CHANGES,))
+        try:
+            await self.end_job(job, outcome, harvest=harvest, warnings=harvest.warnings, planned=False)
+        finally:
+            if checkout is not None:
+                await self._release(checkout)
+
     async def _harvest(self, job: Job, checkout: Checkout) -> Harvest:
         async def harvest() -> Harvest:
             async with asyncio.timeout(MAX_HARVEST_SECONDS):
@@ -376,9 +415,7 @@ class RunExecutor:
             return await self._repeat_after_outage(job, harvest)
         except (WorkspaceError, OSError) as error:
             self._log.warning("harvest.failed", error=str(error))
-            return Harvest(
-                None, (JobWarning(WarningCode.HARVEST_FAILED, "The agent's changes could not be kept."),)
-            )
+            return Harvest(None, (_LOST_CHANGES,))
 
     async def _repeat_after_outage(self, job: Job, work: Callable[[], Awaitable[_T]]) -> _T:
         """Return the result of work on files. If it fails in an outage of the store, wait for the end and do it again.

@@ -330,6 +330,18 @@ class GitCheckouts:
     async def retain(self, checkout: Checkout) -> None:
         """Keep the checkout as it is. Its note is on disk already, and its warm checkout stays in use."""
 
+    async def reopen(self, job: Job, workspace: Workspace) -> Checkout | None:
+        """Return the private checkout that a run left when the service stopped, to harvest it; `None` without one."""
+        files = self.job_paths(job.id)
+        note = await asyncio.to_thread(read_note, files)
+        if note is None or note.in_place:
+            return None
+        if job.is_on_uncommitted:
+            workspace = without_repository_rights(workspace)
+        slot = 0 if note.user is None or self._base_uid is None else note.user - self._base_uid
+        created = await self.factory.reopen(job, workspace, files, note.user, note)
+        return await self._to_checkout(files, slot, created)
+
     async def list_retained(self) -> Mapping[str, datetime]:
         """Return the jobs that have a checkout, each with the time of its last preparation."""
         return await asyncio.to_thread(self._job_dirs.with_checkout)

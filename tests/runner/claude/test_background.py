@@ -10,7 +10,7 @@ import pytest
 
 from steadyhand.events import Message, UsageReported
 from steadyhand.job import ClientTool
-from steadyhand.outcome import StopReason
+from steadyhand.outcome import RunEvidence, StopReason
 from steadyhand.ports import ClientToolCall
 from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.runner import ClaudeRunner
@@ -70,12 +70,16 @@ def test_a_run_waits_for_its_background_and_its_result_is_that_of_the_turn_that_
     stage = _stage(
         real_cli, world_dir, scripted_model, "[[scenario:background]] go", idle_timeout_seconds=2.5
     )
+    told: list[RunEvidence] = []
+    stage.spec = replace(stage.spec, on_answer=told.append)
     ran = asyncio.run(stage.run())
     assert ran.outcome == "success"
     assert (stage.spec.checkout.directory / "woke.txt").read_text() == "woke\n"
     result = ran.report.evidence.result
     assert result is not None
     assert result.text == LAST
+    # The answer is told of once nothing goes on: not the first result, and not when its background has ended.
+    assert [each.result for each in told] == [result]
     assert _texts(stage) == ["I start it.", FIRST, LAST]
     assert ran.report.warnings == ()
     # Usage and cost are those of both results together.

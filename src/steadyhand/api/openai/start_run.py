@@ -149,6 +149,8 @@ async def _find_lost_run(
     job = await _find_repeated_run(context, caller, request_key)
     if job is None or context.waiting_clients.has_waiter(job.id):
         return None
+    if job.finished_at is None and is_answered(job.as_answered):
+        return None  # as at once after its end
     if job.finished_at is None:
         unattended = context.waiting_clients.unattended_seconds(job.id)
         if unattended is None or not MIN_RETRY_SECONDS <= unattended <= MAX_RETRY_SECONDS:

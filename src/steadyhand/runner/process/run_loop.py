@@ -93,16 +93,27 @@ class RunLoop:
         self.last_structured_output: Any = None
         """The last object that the agent tried as its structured output."""
         self.result_received = asyncio.Event()
-        self.busy = False
-        """True if the agent reports that it still works after its result."""
+        self._busy = False
         self.background: Mapping[str, str] = {}
         """The work in the background that the agent reports: names by ids."""
         self._background_changed = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._wakes_after_result = False
         self._idle_holds = 0
         self._result_at = 0.0
         self._last_output_at = _now()
         self._stopped_after_result = False
         self._left_running: tuple[str, ...] = ()
+
+    @property
+    def busy(self) -> bool:
+        """True if the agent reports that it still works after its result."""
+        return self._busy
+
+    @busy.setter
+    def busy(self, busy: bool) -> None:
+        self._busy = busy
+        self._settled.set()
 
     def set_result(self, result: AgentResult, line: bytes | None) -> None:
         """Set the result; a later one replaces it."""
@@ -111,8 +122,11 @@ class RunLoop:
         self.result, self.result_line = result, line
         self.session_id = result.session_id or self.session_id
         self._result_at = _now()
+        # The end of its background wakes the agent for another turn, whose result replaces this one.
+        self._wakes_after_result = bool(self.background)
         self._background_changed.set()
         self.result_received.set()
+        self._settled.set()
 
     def set_background(self, tasks: Mapping[str, str]) -> None:
         """Set the work in the background that the agent reports.
@@ -123,6 +137,7 @@ class RunLoop:
             self._result_at = _now()
         self.background = tasks
         self._background_changed.set()
+        self._settled.set()
 
     @contextlib.contextmanager
     def idle_paused(self) -> Iterator[None]:
@@ -147,6 +162,8 @@ class RunLoop:
                     group.create_task(self._watch_lingering()),
                     group.create_task(self._handle_stop(protocol)),
                 ]
+                if self.spec.on_answer is not None:
+                    helpers.append(group.create_task(self._tell_answer(self.spec.on_answer)))
                 if protocol.streams_output:
                     helpers.append(group.create_task(self._watch_idle()))
                 exit_status = await self._wait_for_end()
@@ -220,6 +237,21 @@ class RunLoop:
     @property
     def _waits_for_background(self) -> bool:
         return bool(self.background) and self.result_received.is_set()
+
+    async def _tell_answer(self, on_answer: Callable[[RunEvidence], None]) -> None:
+        """Tell of the result once nothing of the agent goes on. Another turn may replace it until then."""
+        while not self.result_received.is_set() or self._wakes_after_result or self.background or self.busy:
+            self._settled.clear()
+            await self._settled.wait()
+        evidence = RunEvidence(
+            exit_code=0,
+            result=self.result,
+            unknown_command=self.unknown_command,
+            schema_required=self.spec.job.spec.output_schema is not None,
+            schema_error=await self._schema_error(),
+        )
+        if self.stop.reason is None and self.unknown_agent is None:
+            on_answer(evidence)
 
     async def _watch_lingering(self) -> None:
         while True:

@@ -200,7 +200,7 @@ def _stream(
                         yield piece
                     if builder.ended_with_calls:
                         return
-            job = await context.control.get(owner, job_id)
+            job = (await context.control.get(owner, job_id)).as_answered
             for last in builder.finish(job):
                 if job.state is State.COMPLETED and last.data == DONE_FRAME:
                     # Before the client can come back with it.

@@ -89,5 +89,5 @@ async def wait_for_round(
             elif event.type == ToolCallsRequested.type:
                 paused = PausedRound("\n\n".join(texts), event.data["calls"], usage.so_far())
                 break
-    job = await context.control.get(owner, tool_round.run.job.id)
+    job = (await context.control.get(owner, tool_round.run.job.id)).as_answered
     return job, paused, usage.final(job) if paused is None else paused.usage

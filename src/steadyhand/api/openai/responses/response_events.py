@@ -41,6 +41,7 @@ from steadyhand.events import (
     Event,
     LiveText,
     Message,
+    PhaseStarted,
     StateChanged,
     Thinking,
     ToolCallsAnswered,
@@ -73,6 +74,7 @@ class ResponseEvents:
         self._answered_rounds = 0
         self._created_at: datetime | None = None
         self._finished_at: datetime | None = None
+        self._answered_at: datetime | None = None
         self._usage = UsageSince(0)
         self._running = False
         self._assembler = TextAssembler()
@@ -89,6 +91,8 @@ class ResponseEvents:
         if isinstance(item, LiveText):
             return self._live_text(item)
         self._usage.feed(item)
+        if item.type == PhaseStarted.type:
+            self._answered_at = item.at
         if item.type == ToolCallsAnswered.type:
             self._answered_rounds += 1
             return self._begin_next_response(item) if self._answered_rounds == self.stored.number else []
@@ -279,7 +283,7 @@ class ResponseEvents:
             events += self._finish_item(REFUSAL, refusal)
         elif status == "completed":
             events += self._final_answer(job)
-        self.stored, self._finished_at = replace(self.stored, job=job), job.finished_at
+        self.stored, self._finished_at = replace(self.stored, job=job), job.finished_at or self._answered_at
         response = self._final_json(status, self._usage.final(job))
         return [
             *events,

@@ -56,6 +56,7 @@ ResponseId = Annotated[
 
 _DONE_FRAME = b"data: [DONE]\n\n"
 _CANCEL_SECONDS = 5.0
+_DELETE_SECONDS = 30.0
 _MAX_LIST_LIMIT = 100
 _MAX_SEQUENCE_NUMBER = 2**53
 
@@ -123,6 +124,8 @@ async def delete_response(request: Request, response_id: ResponseId) -> Response
     if not await context.control.reduce_job(
         caller, stored.job.id, lambda job: forget_response(job, stored.number)
     ):
+        # Its answer may be there before its end.
+        await context.control.wait(caller, stored.job.id, _DELETE_SECONDS if stored.job.is_final else 0)
         await context.control.delete(caller, stored.job.id)
     body: openai_bodies.ResponseGone = {"id": response_id, "object": "response", "deleted": True}
     return json_response(body)
@@ -142,10 +145,10 @@ async def cancel_response(request: Request, response_id: ResponseId) -> Response
     stored = await get_response(context, caller, response_id)
     await parse_optional_body(request, ResponseCancelRequest, context.options.max_openai_body_bytes)
     job = stored.job
-    if stored == latest_response(job):
-        job = await context.control.cancel(caller, job.id)
+    if stored == latest_response(job) and not job.is_final:
+        job = (await context.control.cancel(caller, job.id)).as_answered
         if not job.is_final:
-            job = await context.control.wait(owner, job.id, _CANCEL_SECONDS)
+            job = (await context.control.wait(owner, job.id, _CANCEL_SECONDS)).as_answered
     stored = replace(stored, job=job)
     return _response_json_response(await replay_events(context, owner, stored), stored)
 
@@ -239,7 +242,7 @@ async def _event_frames(
                 if response_events.ended_with_calls:
                     yield Frame(_DONE_FRAME)
                     return
-    job = await context.control.get(owner, job_id)
+    job = (await context.control.get(owner, job_id)).as_answered
     if not job.is_final:
         # The service is stopping. What goes on in its next life has no end yet; the client comes back for the rest.
         if not keeps_running:

@@ -61,7 +61,9 @@ async def get_response(context: ApiContext, caller: Caller, response_id: str) ->
     parsed_id = parse_response_id(response_id)
     caller.require_scope("read")
     if parsed_id is not None:
-        stored = get_stored_response(await context.control.get(caller, parsed_id[0]), parsed_id[1])
+        stored = get_stored_response(
+            (await context.control.get(caller, parsed_id[0])).as_answered, parsed_id[1]
+        )
         if stored is not None and stored.is_retrievable:
             return stored
     raise NotFound("There is no such response.")
@@ -92,7 +94,7 @@ async def wait_for_response(
             response_events.feed(event)
             if response_events.ended_with_calls:
                 break
-    job = await context.control.get(owner, stored.job.id)
+    job = (await context.control.get(owner, stored.job.id)).as_answered
     if job.is_final:
         response_events.finish(job)
     return job, response_events
