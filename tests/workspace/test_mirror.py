@@ -3,6 +3,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from steadyhand.redact import NO_REDACTION
 from steadyhand.runner.claude.files import ClaudeFiles
 from steadyhand.testing.contracts.checkouts import Repository, run_shell
 from steadyhand.testing.contracts.samples import make_job
-from steadyhand.workspace import GitCheckouts, GitSettings
+from steadyhand.workspace import GitCheckouts, GitSettings, git
 from steadyhand.workspace.mirror import Mirror, Mirrors
 from steadyhand.workspace.repository_source import parse_source
 
@@ -54,6 +55,47 @@ def test_a_young_fetch_is_not_repeated_but_for_a_ref_that_is_not_known(
         assert mirror.fetches == 3
 
     asyncio.run(resolve())
+
+
+def test_a_fetch_that_finds_nothing_new_is_one_git_command_and_one_that_does_is_seen(
+    world_dir: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = mirror_of(repository, world_dir, debounce_seconds=0)
+    verbs: list[str] = []
+    run_process = git.run_process
+
+    async def recorded(argv: list[str], **options: Any) -> Any:
+        verbs.append(argv[1])
+        return await run_process(argv, **options)
+
+    monkeypatch.setattr(git, "run_process", recorded)
+
+    async def resolve() -> None:
+        commit = await mirror.resolve("main")
+        refs = (await mirror.refs_file()).read_bytes()
+        verbs.clear()
+        assert await mirror.resolve("main") == commit
+        assert (await mirror.refs_file()).read_bytes() == refs
+        assert verbs == ["fetch"]
+        for change in ("git branch new", "git tag new", "git branch -D new", "git pack-refs --all"):
+            repository.run(change)
+            assert await mirror.resolve("main") == commit
+            listed = repository.run(
+                "git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags"
+            )
+            kept = mirror_refs(await mirror.refs_file())
+            assert kept == {
+                line.replace(" refs/heads/", " refs/remotes/origin/") for line in listed.splitlines()
+            }
+        moved = repository.commit("later.txt", "later\n")
+        assert await mirror.resolve("main") == moved
+
+    asyncio.run(resolve())
+    assert mirror.fetches == 7
+
+
+def mirror_refs(file: Path) -> set[str]:
+    return {line for line in file.read_text("utf-8").splitlines() if not line.startswith("#")}
 
 
 def test_a_commit_that_is_known_needs_no_fetch(world_dir: Path, repository: Repository) -> None:

@@ -93,6 +93,25 @@ def write_if_changed(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
+def read_refs_state(folder: Path) -> object:
+    """Return a value that differs after each change of a ref of a bare repository of the service; blocks.
+
+    Git writes a loose ref by a rename in its folder, and the others by a new file. `None` if it cannot be read.
+    """
+    try:
+        packed = (folder / _PACKED_REFS).stat()
+        packed_state = (packed.st_mtime_ns, packed.st_size, packed.st_ino)
+    except OSError:
+        packed_state = None
+    try:
+        top = folder / "refs"
+        top.stat()
+        loose = [(path, Path(path).stat().st_mtime_ns, sorted(files)) for path, _, files in os.walk(top)]
+    except OSError:
+        return None
+    return packed_state, sorted(loose)
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         target.hardlink_to(source)

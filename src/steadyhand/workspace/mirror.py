@@ -17,6 +17,7 @@ from steadyhand.workspace.fetched_refs import (
     MAX_REFS_BYTES,
     ORIGIN,
     parse_ref_listing,
+    read_refs_state,
     to_packed_refs,
     write_if_changed,
 )
@@ -249,7 +250,7 @@ class Mirror:
             self._lock.release()
 
     async def _fetch(self) -> None:
-        started = time.monotonic()
+        started, was_current, generation = time.monotonic(), self._refs_file_current, self._generation
         self._refs_file_current = False
         try:
             await report_phase("fetching")
@@ -262,6 +263,9 @@ class Mirror:
             raise failed from error
         self._failure = None
         self._started, self._finished = started, time.monotonic()
+        if was_current and generation == self._generation:
+            self._refs_file_current = True  # nothing has changed
+            return
         await self._write_refs_file()
         await self._git.run(
             "gc", "--auto", "--quiet", cwd=self.folder, seconds=self._fetch_seconds, check=False
@@ -323,12 +327,15 @@ class Mirror:
         upload_pack = serving_command(self.source, "upload-pack")
         if upload_pack is not None:
             options.append(f"--upload-pack={upload_pack}")
+        before, has_changed = await asyncio.to_thread(read_refs_state, self.folder), True
         try:
             await self._run_remote_fetch(options, refspecs)
+            has_changed = before is None or before != await asyncio.to_thread(read_refs_state, self.folder)
         finally:
-            self._generation += 1
-            self._commit_cache.clear()
-            self._reached.clear()
+            if has_changed:
+                self._generation += 1
+                self._commit_cache.clear()
+                self._reached.clear()
 
     async def _run_remote_fetch(self, options: Sequence[str], refspecs: Sequence[str]) -> None:
         progress = (

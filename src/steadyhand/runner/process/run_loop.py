@@ -163,7 +163,7 @@ class RunLoop:
                     group.create_task(self._handle_stop(protocol)),
                 ]
                 if self.spec.on_answer is not None:
-                    helpers.append(group.create_task(self._tell_answer(self.spec.on_answer)))
+                    helpers.append(group.create_task(self._report_answer(self.spec.on_answer)))
                 if protocol.streams_output:
                     helpers.append(group.create_task(self._watch_idle()))
                 exit_status = await self._wait_for_end()
@@ -238,8 +238,8 @@ class RunLoop:
     def _waits_for_background(self) -> bool:
         return bool(self.background) and self.result_received.is_set()
 
-    async def _tell_answer(self, on_answer: Callable[[RunEvidence], None]) -> None:
-        """Tell of the result once nothing of the agent goes on. Another turn may replace it until then."""
+    async def _report_answer(self, on_answer: Callable[[RunEvidence], None]) -> None:
+        """Report the result once nothing of the agent goes on. Another turn may replace it until then."""
         while not self.result_received.is_set() or self._wakes_after_result or self.background or self.busy:
             self._settled.clear()
             await self._settled.wait()
