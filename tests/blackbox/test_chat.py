@@ -217,6 +217,6 @@ def test_a_large_file_lies_in_the_checkout_as_none_of_its_work_and_an_image_is_t
     answer = chat(default_service, user(parts), model="claude")
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"] == "320000"
-    job = default_service.get_job(answer.headers["x-steadyhand-job-id"])
+    job = default_service.wait_until_ended(answer.headers["x-steadyhand-job-id"])
     assert job["changes"]["files"] == 1  # the one that it made
     assert "birds" not in default_service.client.get(f"/v1/jobs/{job['id']}/diff").text

@@ -157,7 +157,7 @@ def test_a_turn_that_never_ran_does_not_cut_a_named_session_short(service: Servi
 
 def test_a_turn_whose_session_was_forgotten_is_refused_and_not_begun_anew(service: Service) -> None:
     first = ask(service, RESPONSES, says("gone"))
-    job = job_of(service, first)
+    job = service.wait_until_ended(job_of(service, first)["id"])
     config = service.data_dir / "jobs" / job["id"] / "config"
     config.rename(config.with_name("away"))
     given = {"model": "claude", "input": HISTORY, "previous_response_id": first.json()["id"]}

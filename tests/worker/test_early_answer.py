@@ -78,6 +78,7 @@ def test_answer_and_outcome_are_stored_while_the_run_goes_on(
             assert (job.state, job.answer, job.changes) == (State.RUNNING, "All is well.", None)
             assert job.outcome is not None
             assert job.outcome.type == OutcomeType.SUCCESS
+            counted = (job.usage, job.cost)
             # All that came before it is stored too, in order.
             assert (await phases(world, job.id))[-2:] == ["message", "harvesting"]
             end.set()
@@ -86,6 +87,7 @@ def test_answer_and_outcome_are_stored_while_the_run_goes_on(
             assert (job.state, job.answer, job.changes) == (State.COMPLETED, "All is well.", CHANGES)
             assert (await phases(world, job.id)).count("harvesting") == 1
             assert job.usage.turns == 1
+            assert (job.usage, job.cost) == counted  # the end counts nothing twice
 
     asyncio.run(scene())
 

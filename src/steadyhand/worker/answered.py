@@ -11,11 +11,12 @@ from datetime import datetime
 from steadyhand.errors import Conflict, NotFound
 from steadyhand.event_log import EventLog, RunEventWriter
 from steadyhand.events import EventDraft, PhaseStarted
-from steadyhand.job import Job, JobWarning, Outcome, OutcomeType, State
+from steadyhand.job import Cost, Job, JobWarning, Outcome, OutcomeType, State, Usage
 from steadyhand.job_warnings import WarningCode
 from steadyhand.outcome import OUTCOMES, RunEvidence, decide_outcome
-from steadyhand.ports import RunAccess, RunReport
-from steadyhand.worker.results import require_run
+from steadyhand.ports import RunAccess, RunOutput, RunReport
+from steadyhand.worker.results import require_run, with_run_result
+from steadyhand.worker.run_cost import with_metered_usage
 
 
 def may_answer_early(job: Job) -> bool:
@@ -34,35 +35,33 @@ class EarlyAnswer:
     clock: Callable[[], datetime]
     outcome: Outcome | None = None
     """The outcome once it is stored; it does not change any more."""
+    before: tuple[Usage, Cost] | None = None
+    """Usage and cost of the job without those of this run, which its end counts anew."""
 
     async def store(self, evidence: RunEvidence) -> None:
-        """Store the answer and the outcome if this evidence is a success. The usage before it is stored too."""
-        if self.access is not None:
-            total = await self.access.final_usage()
-            evidence = replace(
-                evidence, exhausted_budget=self.access.exhausted_budget, counted_calls=total.calls
-            )
-        outcome, result = decide_outcome(evidence), evidence.result
-        if outcome.type != OutcomeType.SUCCESS or result is None:
+        """Store the answer, the outcome and the usage so far, if this evidence is a success."""
+        if evidence.result is None:
+            return
+        report = RunReport(evidence, RunOutput([], ""), evidence.result.session_id)
+        run_result = await with_metered_usage(report, self.access)
+        outcome = decide_outcome(run_result.report.evidence)
+        if outcome.type != OutcomeType.SUCCESS:
             return
         await self.event_writer.flush()
+        before: tuple[Usage, Cost] | None = None
 
         def update(old: Job) -> Job:
+            nonlocal before
             require_run(old, self.job.run)
-            return replace(
-                old,
-                answer=result.text,
-                structured_output=result.structured_output,
-                session_id=result.session_id or old.session_id,
-                outcome=outcome,
-            )
+            before = old.usage, old.cost
+            return replace(with_run_result(old, run_result), outcome=outcome)
 
         draft = EventDraft(self.job.run, self.clock(), PhaseStarted("harvesting"))
         try:
             await self.event_log.update_job(self.job.id, frozenset({State.RUNNING}), update, [draft])
         except (Conflict, NotFound):
             return
-        self.outcome = outcome
+        self.outcome, self.before = outcome, before
 
 
 def keep_early_outcome(

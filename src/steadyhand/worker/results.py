@@ -36,6 +36,8 @@ class RunResult:
     """The seconds in which the run waited for its client."""
     early_outcome: Outcome | None = None
     """The outcome that was stored with the answer, before the end of the run."""
+    before_early: tuple[Usage, Cost] | None = None
+    """Usage and cost of the job before those were added that were stored with the answer."""
 
     def park_until(self, outcome: Outcome) -> datetime | None:
         """Return the time until which the job is parked; None if another thing than an obstacle ended the run."""
@@ -82,6 +84,8 @@ def ended_job(
 ) -> Job:
     """Return a job ended with this outcome; `planned` is False after a crash."""
     target = OUTCOMES[outcome.type].state
+    if result is not None and result.before_early is not None:
+        job = replace(job, usage=result.before_early[0], cost=result.before_early[1])
     changed = replace(
         job,
         state=transition(job.state, target),

@@ -298,7 +298,12 @@ class RunExecutor:
             raise result
         if result.usage is None:
             await self._save_reported_call(job, agent, result.report)
-        result = replace(result, waited_seconds=deadline.waited_seconds, early_outcome=early.outcome)
+        result = replace(
+            result,
+            waited_seconds=deadline.waited_seconds,
+            early_outcome=early.outcome,
+            before_early=early.before,
+        )
         return with_left_out_events(result, event_writer.left_out)
 
     def _run_spec(
@@ -478,8 +483,8 @@ class RunExecutor:
         return await self._deps.event_log.update_job(job.id, expected, update, drafts)
 
     async def _counted_usage(self, job: Job) -> UsageTotal | None:
-        """Return the ledger's usage of a run that has no result; None if it made no call."""
-        if self._deps.gateway is None or job.state is not State.RUNNING:
+        """Return the ledger's usage of a run that has no result; None if it made no call, or it is stored already."""
+        if self._deps.gateway is None or job.state is not State.RUNNING or job.outcome is not None:
             return None
         (row,) = await self._deps.ledger.usage(UsageQuery(job_id=job.id, since_run=job.run))
         return row.total if row.total.calls else None

@@ -39,8 +39,6 @@ class UsageSince:
 
     def final(self, job: Job) -> Usage:
         """Return the usage after that event, of an ended job."""
-        if job.finished_at is None:
-            return self.so_far()  # it is answered; its run has not ended
         return _subtract(job.usage, self._usage_before)
 
 

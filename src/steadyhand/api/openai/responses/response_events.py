@@ -91,7 +91,7 @@ class ResponseEvents:
         if isinstance(item, LiveText):
             return self._live_text(item)
         self._usage.feed(item)
-        if item.type == PhaseStarted.type:
+        if item.type == PhaseStarted.type and item.data["phase"] == "harvesting":
             self._answered_at = item.at
         if item.type == ToolCallsAnswered.type:
             self._answered_rounds += 1
@@ -283,7 +283,9 @@ class ResponseEvents:
             events += self._finish_item(REFUSAL, refusal)
         elif status == "completed":
             events += self._final_answer(job)
-        self.stored, self._finished_at = replace(self.stored, job=job), job.finished_at or self._answered_at
+        self.stored, self._finished_at = replace(self.stored, job=job), job.finished_at
+        if status == "completed" and self._answered_at is not None:
+            self._finished_at = self._answered_at  # the same before and after the end of the run
         response = self._final_json(status, self._usage.final(job))
         return [
             *events,
