@@ -52,7 +52,7 @@ def test_calls_come_and_go_between_a_client_and_a_sealed_agent(real_default: Ser
         assert len(second["tool_calls"]) == 1
         talk += _answered(second, "snow")
         assert _ask(service.client, talk, name)["content"] == ANSWER
-        job = service.get_job(_job_of(first))
+        job = service.wait_until_ended(_job_of(first))
         assert (job["state"], job["run"]) == ("completed", 1)
 
 
@@ -144,7 +144,7 @@ def test_responses_hand_calls_of_a_sealed_agent_out_and_take_what_came_of_them(r
         third = _respond(service.client, talk if whole else _outputs(second, "snow"), **before)
         assert openai_types.parse_response(third).output_text == ANSWER
         assert all(each["usage"]["output_tokens"] > 0 for each in (first, second, third))
-        job = service.get_job(first["id"].removeprefix("resp_"))
+        job = service.wait_until_ended(first["id"].removeprefix("resp_"))
         assert (job["state"], job["run"]) == ("completed", 1)
         assert (
             sum(each["usage"]["output_tokens"] for each in (first, second, third))

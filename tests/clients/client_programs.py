@@ -142,7 +142,13 @@ def _make_key(service: Service, name: str) -> dict[str, Any]:
 
 def _jobs_of(service: Service, key_id: str) -> list[dict[str, Any]]:
     listed = service.client.get("/v1/jobs", params={"api_key": key_id, "limit": 200}).json()
-    return [service.get_job(job["id"]) for job in reversed(listed["data"])]
+    jobs = [service.get_job(job["id"]) for job in reversed(listed["data"])]
+    # An answer is there before the end of its job.
+    is_answered = [job["state"] == "running" and job["outcome"] is not None for job in jobs]
+    return [
+        service.wait_until_ended(job["id"]) if answered else job
+        for job, answered in zip(jobs, is_answered, strict=True)
+    ]
 
 
 def _run_program(name: str, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
