@@ -33,11 +33,7 @@ class Part:
 
     def hear(self) -> dict[str, Any]:
         """Give what it says next."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise Broken(f"a part ended with {self.process.wait(10)}")
-        return dict(json.loads(line))
+        return dict(json.loads(self.read()))
 
     def ask(self, what: dict[str, Any]) -> dict[str, Any]:
         """Tell it something and give its answer."""
@@ -45,6 +41,14 @@ class Part:
         self.process.stdin.write(json.dumps(what) + "\n")
         self.process.stdin.flush()
         return self.hear()
+
+    def read(self) -> str:
+        """Give the next line it says, as text."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise Broken(f"a part ended with {self.process.wait(10)}")
+        return line
 
     @property
     def cpu_seconds(self) -> float:

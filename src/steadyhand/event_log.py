@@ -43,8 +43,9 @@ class Subscription:
     """The items for one follower. If `lagged` is True it missed events and must read the store."""
 
     def __init__(self) -> None:
-        self._items: deque[FeedItem] = deque()
-        self._ready = asyncio.Event()
+        self._items: list[FeedItem] = []
+        self._is_ready = False
+        self._waiter: asyncio.Future[None] | None = None
         self.lagged = False
         self.closed = False
 
@@ -54,19 +55,28 @@ class Subscription:
             self._items.append(item)
         elif isinstance(item, Event):
             self.lagged = True
-        self._ready.set()
+        self._wake()
 
     def close(self) -> None:
         """End the feed: the service is stopping."""
         self.closed = True
-        self._ready.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._is_ready = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def receive(self) -> list[FeedItem]:
         """Wait for items and return them all; none if it lagged or was closed. The caller bounds the wait."""
-        await self._ready.wait()
-        self._ready.clear()
-        items = list(self._items)
-        self._items.clear()
+        if not self._is_ready:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._is_ready = False
+        items, self._items = self._items, []
         return items
 
 

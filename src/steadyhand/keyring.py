@@ -88,9 +88,10 @@ class Keyring:
         """Return True if no key is valid, so that nobody can be let in."""
         return not self._by_digest
 
-    def is_valid(self, token: bytes) -> bool:
-        """Return True if a secret is still valid."""
-        return self._find(secret_digest(token)) is not None
+    def validity_of(self, token: bytes) -> Callable[[], bool]:
+        """Return a function that returns True while a secret is valid."""
+        digest = secret_digest(token)
+        return lambda: self._find(digest) is not None
 
     def _find(self, digest: str) -> ApiKey | None:
         # A caller cannot choose a digest, so a lookup by hash reveals nothing; the digests are then compared in full.

@@ -73,7 +73,8 @@ class Control:
         self.wait = queries.wait
         self.list_events = queries.list_events
         self.follow = queries.follow
-        self.follow_with_progress = queries.follow_with_progress
+        self.follow_answer = queries.follow_answer
+        self.follow_job = queries.follow_job
         self.get_output = queries.get_output
         self.diff = queries.diff
         self.bundle = queries.bundle

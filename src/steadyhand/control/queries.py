@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from steadyhand.errors import Conflict, InvalidRequest, NotFound, WorkspaceError
 from steadyhand.events import Event, LiveProgress, LiveText, PhaseStarted, StateChanged
 from steadyhand.job import ENDED, Job, State
 from steadyhand.ports import JobFilter, JobPage, QueueLoad, RunOutput, UsageQuery, UsageRow
+
+FollowedItems = Sequence[Event | LiveText | LiveProgress]
 
 
 class JobQueries:
@@ -77,56 +79,53 @@ class JobQueries:
         self, caller: Caller, job_id: str, after: int = 0
     ) -> AsyncGenerator[Event | LiveText, None]:
         """Yield a job's events after the number `after`, then new events and live text, until its answer is stored."""
-        items_of = self._follow(caller, job_id, after, is_done=lambda job: job.as_answered.state.ended)
-        async with aclosing(items_of) as items:
-            async for item in items:
-                if not isinstance(item, LiveProgress):
-                    yield item
+        async with aclosing(self.follow_answer(caller, job_id, after)) as batches:
+            async for batch in batches:
+                for item in batch:
+                    if not isinstance(item, LiveProgress):
+                        yield item
 
-    async def follow_with_progress(
+    def follow_answer(
         self, caller: Caller, job_id: str, after: int = 0
-    ) -> AsyncGenerator[Event | LiveText | LiveProgress, None]:
-        """Yield what `follow` yields until the job has ended, and the progress of phases."""
-        async with aclosing(
-            self._follow(caller, job_id, after, is_done=lambda job: job.state.ended)
-        ) as items:
-            async for item in items:
-                yield item
+    ) -> AsyncGenerator[FollowedItems, None]:
+        """Return what `follow` yields, and the progress of phases: those together that are there together."""
+        return self._follow(caller, job_id, after, is_done=lambda job: job.as_answered.state.ended)
+
+    def follow_job(self, caller: Caller, job_id: str, after: int = 0) -> AsyncGenerator[FollowedItems, None]:
+        """Return the same until the job has ended."""
+        return self._follow(caller, job_id, after, is_done=lambda job: job.state.ended)
 
     async def _follow(
         self, caller: Caller, job_id: str, after: int, *, is_done: Callable[[Job], bool]
-    ) -> AsyncGenerator[Event | LiveText | LiveProgress, None]:
+    ) -> AsyncGenerator[FollowedItems, None]:
         with self._deps.feed.subscribe(job_id) as subscription:
             seen = after
             while True:
                 subscription.lagged = False
                 job = await self.get(caller, job_id)
-                async for event in self._stored_events(job_id, seen):
-                    seen = event.seq
-                    yield event
+                while stored := await self._deps.store.list_events(job_id, seen):
+                    seen = stored[-1].seq
+                    yield stored
                 if subscription.closed or (is_done(job) and seen >= job.last_event):
                     return
                 recheck = False
                 while not recheck:
+                    batch: list[Event | LiveText | LiveProgress] = []
                     for item in await subscription.receive():
                         if isinstance(item, LiveText | LiveProgress):
-                            yield item
+                            batch.append(item)
                         elif item.seq == seen + 1:
                             seen = item.seq
-                            yield item
+                            batch.append(item)
                             recheck = recheck or _may_end(item)
                         elif item.seq > seen:
                             subscription.lagged = True
                             break
                         elif _may_end(item):
                             recheck = True  # read from the store, after the job itself was read
+                    if batch:
+                        yield batch
                     recheck = recheck or subscription.lagged or subscription.closed
-
-    async def _stored_events(self, job_id: str, after: int) -> AsyncIterator[Event]:
-        while batch := await self._deps.store.list_events(job_id, after):
-            for event in batch:
-                yield event
-            after = batch[-1].seq
 
     async def get_output(self, caller: Caller, job_id: str) -> RunOutput | None:
         """Return the output of a job's newest run with any, or None."""

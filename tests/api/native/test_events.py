@@ -1,14 +1,21 @@
 """A job's events over a real socket: streams and pages."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
 from tests.api.api_service import RunningService, run_job, wait_until
 
+from steadyhand.api.native import event_stream
+from steadyhand.api.native.event_stream import event_frame
+from steadyhand.api.openai.responses import response_routes
 from steadyhand.api.transport import sse
+from steadyhand.events import LiveText, Message, TextDelta
+from steadyhand.ports import Emit
 
 STREAM = {"accept": "text/event-stream"}
 
@@ -108,6 +115,87 @@ def test_live_text_has_no_number_and_comes_to_those_who_follow(
         assert event["data"]["text"].startswith("piece")
     numbers = [int(frame["id"]) for frame in found if "id" in frame]
     assert numbers == list(range(1, numbers[-1] + 1))
+
+
+def followed_by_many(
+    client: httpx2.Client, service: RunningService, fields: Mapping[str, Any], path: str, followers: int
+) -> list[bytes]:
+    """Return the bytes of each follower of one job, whose agent speaks once all are there."""
+
+    async def play(emit: Emit) -> None:
+        subscriptions = service.feed._subscriptions
+        await asyncio.to_thread(wait_until, lambda: len(next(iter(subscriptions.values()), ())) == followers)
+        for number in range(50):
+            await emit(TextDelta("m1", f"piece {number} "))
+        await emit(Message("assistant", "".join(f"piece {number} " for number in range(50))))
+
+    service.runner.play = play
+    route, body = ("/v1/responses", "input") if "responses" in path else ("/v1/jobs", "prompt")
+    begun = client.post(route, json={body: "play done", **fields}).json()
+
+    def follow(_number: int) -> bytes:
+        with service.client().stream("GET", path.format(begun["id"]), headers=STREAM) as reply:
+            return b"".join(reply.iter_bytes())
+
+    with ThreadPoolExecutor(followers) as pool:
+        return list(pool.map(follow, range(followers)))
+
+
+def test_an_event_is_rendered_once_for_all_its_followers(
+    client: httpx2.Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[Any] = []
+
+    def render(item: Any) -> bytes:
+        rendered.append(item)
+        return event_frame(item)
+
+    monkeypatch.setattr(event_stream, "event_frame", render)
+    streams = followed_by_many(client, service, {}, "/v1/jobs/{}/events", 8)
+    assert len({stream.replace(b": ping\n\n", b"") for stream in streams}) == 1
+    assert streams[0].count(b"event: ") == len(rendered)
+    assert len(rendered) == len(set(map(id, rendered)))
+    live = [item for item in rendered if isinstance(item, LiveText)]
+    assert live[0].body.text == "piece 0 "
+    assert "".join(item.body.text for item in live) == "".join(f"piece {number} " for number in range(50))
+    assert len(live) < 10  # those that come soon after the first go together
+
+
+def test_an_event_of_a_response_is_rendered_once_for_all_its_followers(
+    client: httpx2.Client, service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = response_routes._encode_event
+    rendered: list[int] = []
+
+    def render(event: Any) -> bytes:
+        rendered.append(event["sequence_number"])
+        return encode(event)
+
+    monkeypatch.setattr(response_routes, "_encode_event", render)
+    fields = {"model": "claude", "background": True}
+    streams = followed_by_many(client, service, fields, "/v1/responses/{}?stream=true", 8)
+    assert len(set(streams)) == 1
+    assert sorted(rendered) == list(range(streams[0].count(b"event: ")))
+
+
+def test_a_frame_is_kept_for_equal_items_alone_and_within_bounds() -> None:
+    cache = sse.FrameCache()
+    rendered: list[str] = []
+
+    def render(item: str) -> bytes:
+        rendered.append(item)
+        return item.encode()
+
+    for item in ("one", "one", "two", "one"):
+        assert cache.get("key", item, render) == item.encode()
+    assert rendered == ["one", "two"]
+    for number in range(200):
+        cache.get(number, "x" * 50_000, render)
+    assert sum(len(data) for _, data in cache._frames.values()) <= sse.MAX_CACHED_BYTES
+    cache.get("large", "y" * sse.MAX_CACHED_BYTES, render)
+    assert "large" not in cache._frames
+    assert 199 in cache._frames
+    assert 0 not in cache._frames
 
 
 def test_silence_is_broken_by_comments(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,17 @@
 """A job's events as the native route streams them."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from steadyhand.api.native.serializers import event_json
 from steadyhand.api.transport.errors import json_bytes
-from steadyhand.api.transport.sse import EventStreamResponse, Frame
+from steadyhand.api.transport.sse import EventStreamResponse, Frame, FrameCache
 from steadyhand.events import Event, LiveProgress, LiveText
 
+StreamItem = Event | LiveText | LiveProgress
 
-def event_frame(item: Event | LiveText | LiveProgress) -> bytes:
+
+def event_frame(item: StreamItem) -> bytes:
     """Return an event as SSE bytes; live text has no `id`, so that a client never resumes from it."""
     body = event_json(item)
     id_line = f"id: {body['seq']}\n" if body["seq"] is not None else ""
@@ -17,15 +19,21 @@ def event_frame(item: Event | LiveText | LiveProgress) -> bytes:
 
 
 def event_stream_response(
-    source: AsyncGenerator[Event | LiveText | LiveProgress, None], is_authorized: Callable[[], bool]
+    source: AsyncGenerator[Sequence[StreamItem], None], is_authorized: Callable[[], bool], cache: FrameCache
 ) -> EventStreamResponse:
-    """Stream the events of a job's follower."""
-    return EventStreamResponse(_event_frames(source), is_authorized, preamble=b": following\n\n")
+    """Stream the events of a job's follower; an event is rendered once for all followers, by way of the cache."""
+    return EventStreamResponse(_event_frames(source, cache), is_authorized, preamble=b": following\n\n")
 
 
 async def _event_frames(
-    source: AsyncGenerator[Event | LiveText | LiveProgress, None],
+    source: AsyncGenerator[Sequence[StreamItem], None], cache: FrameCache
 ) -> AsyncGenerator[Frame, None]:
-    async with aclosing(source) as items:
-        async for item in items:
-            yield Frame(event_frame(item))
+    async with aclosing(source) as batches:
+        async for batch in batches:
+            frames = [cache.get(_cache_key(item), item, event_frame) for item in batch]
+            yield Frame(frames[0] if len(frames) == 1 else b"".join(frames))
+
+
+def _cache_key(item: StreamItem) -> object:
+    # Followers read an event from the store one by one; live items are the same object for all.
+    return (item.job_id, item.seq) if isinstance(item, Event) else id(item)

@@ -223,7 +223,9 @@ async def get_events(request: Request, job_id: JobId) -> Response:
     if job.state.ended and after >= job.last_event:
         return Response(status_code=204)
     return event_stream_response(
-        control.follow_with_progress(caller, job_id, after), authorization_check(request)
+        control.follow_job(caller, job_id, after),
+        authorization_check(request),
+        get_context(request).event_frames,
     )
 
 

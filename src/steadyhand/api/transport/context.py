@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from starlette.requests import Request
 
 from steadyhand.api.transport.auth import authenticate, bearer_token
+from steadyhand.api.transport.sse import FrameCache
 from steadyhand.api.transport.waiting_clients import WaitingClients
 from steadyhand.control import Caller, Control
 from steadyhand.keyring import Keyring
@@ -61,6 +62,7 @@ class ApiContext:
     options: ApiOptions
     tool_names: ToolNames
     waiting_clients: WaitingClients = field(default_factory=WaitingClients)
+    event_frames: FrameCache = field(default_factory=FrameCache)
 
 
 CALLER_KEY_SCOPE_KEY = "steadyhand.key"
@@ -85,8 +87,7 @@ def get_caller(request: Request) -> Caller:
 
 def authorization_check(request: Request) -> Callable[[], bool]:
     """Return a function that returns whether the key of this request is still valid."""
-    keyring, token = get_context(request).keyring, bearer_token(request.scope["headers"])
-    return lambda: keyring.is_valid(token)
+    return get_context(request).keyring.validity_of(bearer_token(request.scope["headers"]))
 
 
 def as_job_owner(caller: Caller) -> Caller:

@@ -1,9 +1,9 @@
-"""Server-Sent Events: one task writes, one reads the source, one waits for the client's disconnect."""
+"""Server-Sent Events: one task reads the source and writes, one fills silences, one waits for the disconnect."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -12,17 +12,50 @@ DEFAULT_KEEPALIVE_SECONDS = 10.0
 KEEPALIVE_COMMENT = b": ping\n\n"
 """A line that clients of an event stream ignore."""
 """The longest silence on a stream; then a comment is sent."""
-_QUEUE_SIZE = 256
+MAX_CACHED_BYTES = 4 << 20
+"""The bytes that are kept for other streams; those that follow live need the newest few."""
+_MAX_CACHED_FRAME = MAX_CACHED_BYTES // 16
+T = TypeVar("T")
 
 
 class Frame(NamedTuple):
-    """Bytes of a stream."""
+    """Bytes of a stream that are sent together: whole events."""
 
     data: bytes
 
 
+def joined_frame(frames: Sequence[Frame]) -> Frame:
+    """Return frames as one."""
+    return frames[0] if len(frames) == 1 else Frame(b"".join(frame.data for frame in frames))
+
+
+class FrameCache:
+    """The bytes of items that several streams send, rendered once for all; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._frames: dict[Hashable, tuple[object, bytes]] = {}
+        self._size = 0
+
+    def get(self, key: Hashable, item: T, render: Callable[[T], bytes]) -> bytes:
+        """Return the bytes of an item, rendered unless an equal one was rendered by this key before."""
+        entry = self._frames.get(key)
+        if entry is not None and (entry[0] is item or entry[0] == item):
+            return entry[1]
+        data = render(item)
+        if entry is None and len(data) <= _MAX_CACHED_FRAME:
+            self._frames[key] = (item, data)
+            self._size += len(data)
+            while self._size > MAX_CACHED_BYTES:
+                self._size -= len(self._frames.pop(next(iter(self._frames)))[1])
+        return data
+
+
 class _ClientDisconnected(Exception):  # not an error: it ends the task group of one stream
     """The client has closed its connection."""
+
+
+class _Unauthorized(Exception):  # not an error either
+    """The key of the client is no longer valid."""
 
 
 class EventStreamResponse(Response):
@@ -52,60 +85,57 @@ class EventStreamResponse(Response):
         self._preamble = preamble
         self._keepalive_seconds = keepalive_seconds
         self._on_disconnect = on_disconnect
+        self._silent_since = 0.0
+        self._is_sending = False
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response to one request."""
-        queue: asyncio.Queue[Frame | None] = asyncio.Queue(_QUEUE_SIZE)
         disconnected = False
         try:
             async with asyncio.TaskGroup() as group:
                 disconnect_watcher = group.create_task(_wait_for_disconnect(receive))
-                reader = group.create_task(self._read_source(queue))
-                await self._write_frames(queue, send)
-                reader.cancel()
+                # Bytes that say the stream is open go out before the first event, so that a client sees its headers.
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                if self._preamble:
+                    await self._send(send, self._preamble)
+                keepalive = group.create_task(self._fill_silence(send))
+                async with aclosing(self._source) as source:  # which gives its subscription back at once
+                    async for frame in source:
+                        self._check_authorization()
+                        await self._send(send, frame.data)
+                keepalive.cancel()
                 disconnect_watcher.cancel()
         except* _ClientDisconnected:
             disconnected = True  # nobody is left to write to
-        if disconnected and self._on_disconnect is not None:
+        except* _Unauthorized:
+            pass
+        if not disconnected:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif self._on_disconnect is not None:
             await self._on_disconnect()
 
-    async def _read_source(self, queue: asyncio.Queue[Frame | None]) -> None:
-        async with aclosing(self._source) as source:  # which gives its subscription back at once
-            async for item in source:
-                await queue.put(item)
-        await queue.put(None)
+    async def _send(self, send: Send, data: bytes) -> None:
+        self._is_sending = True
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._is_sending = False
+        self._silent_since = asyncio.get_running_loop().time()
 
-    async def _write_frames(self, queue: asyncio.Queue[Frame | None], send: Send) -> None:
-        # Bytes that say the stream is open go out before the first event, so that a client sees its headers.
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if self._preamble:
-            await send({"type": "http.response.body", "body": self._preamble, "more_body": True})
-        silence_seconds = (
-            DEFAULT_KEEPALIVE_SECONDS if self._keepalive_seconds is None else self._keepalive_seconds
-        )
-        more = True
-        while more:
-            item: Frame | None
-            try:
-                async with asyncio.timeout(silence_seconds):
-                    item = await queue.get()
-            except TimeoutError:
-                item = Frame(KEEPALIVE_COMMENT)
-            if not self._is_authorized():
-                item = None
-            data, more = _drain_queue(queue, item)
-            await send({"type": "http.response.body", "body": data, "more_body": more})
+    async def _fill_silence(self, send: Send) -> None:
+        """Send a comment whenever nothing was sent for a time; a client that is slow to read gets none."""
+        loop = asyncio.get_running_loop()
+        seconds = DEFAULT_KEEPALIVE_SECONDS if self._keepalive_seconds is None else self._keepalive_seconds
+        self._silent_since = loop.time()
+        while True:
+            left = self._silent_since + seconds - loop.time()
+            if left > 0 or self._is_sending:
+                await asyncio.sleep(left if left > 0 else seconds)
+            else:
+                self._check_authorization()
+                await self._send(send, KEEPALIVE_COMMENT)
 
-
-def _drain_queue(queue: asyncio.Queue[Frame | None], item: Frame | None) -> tuple[bytes, bool]:
-    """Return the bytes of this frame and of those in the queue; false if the stream ends with them."""
-    pieces: list[bytes] = []
-    while item is not None:
-        pieces.append(item.data)
-        if queue.empty():
-            return b"".join(pieces), True
-        item = queue.get_nowait()
-    return b"".join(pieces), False
+    def _check_authorization(self) -> None:
+        if not self._is_authorized():
+            raise _Unauthorized
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

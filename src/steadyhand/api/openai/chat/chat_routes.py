@@ -65,7 +65,7 @@ from steadyhand.api.transport.context import (
     get_context,
 )
 from steadyhand.api.transport.errors import json_response, unsupported_parameter
-from steadyhand.api.transport.sse import EventStreamResponse, Frame
+from steadyhand.api.transport.sse import EventStreamResponse, Frame, joined_frame
 from steadyhand.control import Caller, Submission
 from steadyhand.job import State
 
@@ -194,10 +194,11 @@ def _stream(
 
     async def frames() -> AsyncGenerator[Frame, None]:
         with context.waiting_clients.track(job_id):
-            async with aclosing(context.control.follow(owner, job_id)) as items:
-                async for item in items:
-                    for piece in builder.feed(item):
-                        yield piece
+            async with aclosing(context.control.follow_answer(owner, job_id)) as batches:
+                async for batch in batches:
+                    frames = [frame for item in batch for frame in builder.feed(item)]
+                    if frames:
+                        yield joined_frame(frames)
                     if builder.ended_with_calls:
                         return
             job = (await context.control.get(owner, job_id)).as_answered

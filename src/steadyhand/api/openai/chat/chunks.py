@@ -21,6 +21,7 @@ from steadyhand.api.transport.errors import json_bytes, openai_error_json
 from steadyhand.api.transport.sse import Frame
 from steadyhand.events import (
     Event,
+    LiveProgress,
     LiveText,
     Thinking,
     ThinkingDelta,
@@ -71,9 +72,9 @@ class ChunkBuilder:
             "choices": [],
         }
 
-    def feed(self, item: Event | LiveText) -> list[Frame]:
-        """Return the chunks for one event or piece of live text."""
-        if self.ended_with_calls:
+    def feed(self, item: Event | LiveText | LiveProgress) -> list[Frame]:
+        """Return the chunks for one event or piece of live text; there are none for the progress of a phase."""
+        if self.ended_with_calls or isinstance(item, LiveProgress):
             return []
         if isinstance(item, Event):
             self._usage.feed(item)

@@ -39,6 +39,7 @@ from steadyhand.api.schemas.openai_bodies import ResponseEvent
 from steadyhand.api.transport.errors import json_bytes
 from steadyhand.events import (
     Event,
+    LiveProgress,
     LiveText,
     Message,
     PhaseStarted,
@@ -84,9 +85,9 @@ class ResponseEvents:
         self._open_tools: dict[str, int] = {}
         self._messages: list[str] = []
 
-    def feed(self, item: Event | LiveText) -> list[ResponseEvent]:
-        """Return the events for one event or piece of live text of the job."""
-        if self.ended_with_calls:
+    def feed(self, item: Event | LiveText | LiveProgress) -> list[ResponseEvent]:
+        """Return the events for one event or piece of live text of the job; none for the progress of a phase."""
+        if self.ended_with_calls or isinstance(item, LiveProgress):
             return []
         if isinstance(item, LiveText):
             return self._live_text(item)

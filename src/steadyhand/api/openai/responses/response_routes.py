@@ -43,7 +43,7 @@ from steadyhand.api.transport.context import (
 )
 from steadyhand.api.transport.errors import json_bytes, json_response
 from steadyhand.api.transport.params import parse_int
-from steadyhand.api.transport.sse import EventStreamResponse, Frame
+from steadyhand.api.transport.sse import EventStreamResponse, Frame, joined_frame
 from steadyhand.control import Caller
 from steadyhand.errors import InvalidRequest
 from steadyhand.job import State
@@ -232,13 +232,19 @@ async def _event_frames(
     keeps_running: bool,
     messages: Sequence[ConversationMessage] | None,
 ) -> AsyncGenerator[Frame, None]:
-    job_id = response_events.stored.job.id
+    job_id, response_id = response_events.stored.job.id, response_events.stored.id
+
+    def shared_frame(event: openai_bodies.ResponseEvent) -> Frame:
+        key = (response_id, event["sequence_number"])
+        return Frame(context.event_frames.get(key, event, _encode_event))
+
     with nullcontext() if keeps_running else context.waiting_clients.track(job_id):
-        async with aclosing(context.control.follow(owner, job_id)) as source_events:
-            async for source_event in source_events:
-                for event in response_events.feed(source_event):
-                    if event["sequence_number"] > after:
-                        yield Frame(_encode_event(event))
+        async with aclosing(context.control.follow_answer(owner, job_id)) as batches:
+            async for batch in batches:
+                events = [event for item in batch for event in response_events.feed(item)]
+                frames = [shared_frame(event) for event in events if event["sequence_number"] > after]
+                if frames:
+                    yield joined_frame(frames)
                 if response_events.ended_with_calls:
                     yield Frame(_DONE_FRAME)
                     return
@@ -248,8 +254,8 @@ async def _event_frames(
         if not keeps_running:
             code, detail = failure_reason(job)
             fields: Any = {"code": code, "message": detail, "param": None}
-            event = {"type": "error", **fields, "sequence_number": response_events.event_count}
-            yield Frame(_encode_event(event))
+            error: Any = {"type": "error", **fields, "sequence_number": response_events.event_count}
+            yield Frame(_encode_event(error))
         return
     *earlier_events, last_event = response_events.finish(job)
     # A client that was told more than was kept, before a crash, is still to be told how it ended.
@@ -260,15 +266,15 @@ async def _event_frames(
     )
     for event in earlier_events:
         if event["sequence_number"] > after:
-            yield Frame(_encode_event(event))
+            yield shared_frame(event)
     if last_event["sequence_number"] <= after:
         yield Frame(_DONE_FRAME)
     elif job.state is State.COMPLETED:
         # Before the client can come back with it.
         await save_conversation(context, response_events, messages)
-        yield Frame(_encode_event(last_event) + _DONE_FRAME)
+        yield joined_frame([shared_frame(last_event), Frame(_DONE_FRAME)])
     else:
-        yield Frame(_encode_event(last_event) + _DONE_FRAME)
+        yield joined_frame([shared_frame(last_event), Frame(_DONE_FRAME)])
 
 
 def _encode_event(event: openai_bodies.ResponseEvent) -> bytes:
