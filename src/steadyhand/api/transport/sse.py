@@ -9,9 +9,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 DEFAULT_KEEPALIVE_SECONDS = 10.0
+"""The longest silence on a stream; then a comment is sent."""
 KEEPALIVE_COMMENT = b": ping\n\n"
 """A line that clients of an event stream ignore."""
-"""The longest silence on a stream; then a comment is sent."""
 MAX_CACHED_BYTES = 4 << 20
 """The bytes that are kept for other streams; those that follow live need the newest few."""
 _MAX_CACHED_FRAME = MAX_CACHED_BYTES // 16
