@@ -7,7 +7,8 @@
     │   ├── Forbidden           a valid key without the right to do this
     │   ├── NotFound            it does not exist, or belongs to another caller
     │   ├── Conflict            its state does not allow the operation
-    │   └── RetryLater          full or draining; has the time of the next try
+    │   ├── RetryLater          full or draining; has the time of the next try
+    │   └── QueryTooSlow        a list or a sum that takes too long
     ├── RunError                Steadyhand could not run a job: it ends as `error`
     │   ├── WorkspaceError      the repository or its checkout
     │   │   └── SessionGone     the session that the job continues was deleted
@@ -116,6 +117,12 @@ class RetryLater(CallerError):
     def __init__(self, detail: str, *, code: str | None = None, retry_after: int = 1) -> None:
         super().__init__(detail, code=code)
         self.retry_after = retry_after
+
+
+class QueryTooSlow(CallerError):
+    """A list or a sum that was interrupted, because it took too long; with narrower filters it takes less."""
+
+    code = "query_too_slow"
 
 
 class RunError(SteadyhandError):

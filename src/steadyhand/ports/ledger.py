@@ -98,6 +98,10 @@ class UsageQuery:
     job_id: str | None = None
     since_run: int | None = None
     """Only calls of runs with this number or a later one."""
+    limit: int | None = None
+    """The most rows."""
+    after: tuple[str, ...] = ()
+    """Only groups after the one with these values, in the order of the groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +124,8 @@ class Ledger(Protocol):
         ...
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
-        """Return totals of settled calls, a row for each group in the order of the groups; one row without `by`."""
+        """Return totals of settled calls, a row for each group in the order of the groups; one row without `by`.
+
+        Raise `QueryTooSlow` only if the query has a `limit`.
+        """
         ...

@@ -83,6 +83,10 @@ class JobFilter:
     session_id: str | None = None
     session_name: str | None = None
     conversation: str | None = None
+    search: str | None = None
+    """Words of the title or the prompt; all of them must be there. Words in quotes follow each other; a word that ends
+    with `*` is the beginning of one. Case and accents do not count. A store may index only the first 16,384 characters
+    of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class Store(Protocol):
         ...
 
     async def list_jobs(self, job_filter: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
-        """List jobs, newest first. Raise `InvalidRequest` (`bad_cursor`)."""
+        """List jobs, newest first. Raise `InvalidRequest` (`bad_cursor`, or a search without a word), `QueryTooSlow`."""
         ...
 
     async def update_job(
@@ -182,6 +186,13 @@ class Store(Protocol):
         """Return every job in these states, in the order of acceptance."""
         ...
 
+    async def list_restarted(self) -> Sequence[Job]:
+        """Return the interrupted jobs that the next start queues again (`at_start`), in the order of acceptance.
+
+        They are as brief as those of `list_jobs`.
+        """
+        ...
+
     async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
         """Return the ids of jobs that ended before `moment`, oldest first, without those of `list_awaited`."""
         ...
@@ -194,6 +205,17 @@ class Store(Protocol):
         """Delete an ended job with its runs, events and output.
 
         Raise `Conflict` if it has not ended, or if it is one of `list_awaited`.
+        """
+        ...
+
+    async def delete_ended(self, moment: datetime, limit: int) -> Sequence[str]:
+        """Delete the jobs that `list_ended_before` returns for the same arguments, and return their ids."""
+        ...
+
+    async def maintain(self) -> bool:
+        """Do a small piece of the upkeep of the store itself; return True if there is more of it to do now.
+
+        A search finds jobs that an earlier version stored once that work is done.
         """
         ...
 

@@ -3,6 +3,7 @@
 Times are returned in UTC with microseconds. JSON is written in ASCII.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -106,6 +107,8 @@ _CALL_FIELDS = (
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 """Microseconds in a day."""
+
+_TAG_BYTES = 8
 
 BRIEF_PROMPT_LENGTH = 200
 """The number of characters of its prompt that a listed job has."""
@@ -410,6 +413,22 @@ def output_row(sequence: int, run: int, output: RunOutput) -> dict[str, Any]:
 def output_from_row(row: RowMapping) -> RunOutput:
     """Return the output of a row."""
     return RunOutput(tuple(json.loads(row["output"])), json.loads(row["stderr"]))
+
+
+def metadata_tags(text: str | None) -> list[int]:
+    """Return the tag of each name in a job's metadata whose value a filter can name."""
+    metadata = _json_or_none(text)
+    if not isinstance(metadata, dict):
+        return []
+    texts = ((name, _as_text(value)) for name, value in metadata.items())
+    return sorted({metadata_tag(name, value) for name, value in texts if value is not None})
+
+
+def metadata_tag(name: str, value: str) -> int:
+    """Return a number for a name and a value. Others may have the same one, so `metadata_matches` decides."""
+    # Each part is JSON, so that no other pair has the same text.
+    data = (to_json(name) + to_json(value)).encode("ascii")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=_TAG_BYTES).digest(), "big", signed=True)
 
 
 def metadata_matches(text: str | None, expected: Mapping[str, str]) -> bool:

@@ -1,11 +1,15 @@
 """Migration of a database to the newest schema, in this process, when it is opened."""
 
+import time
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, inspect, text
 
 from steadyhand.errors import StoreError
 from steadyhand.store.schema import NEWEST_REVISION
+
+_CACHE_KIBIBYTES, _DEFAULT_CACHE_KIBIBYTES = 65_536, 2_000
 
 
 def migrate(connection: Connection) -> None:
@@ -13,7 +17,8 @@ def migrate(connection: Connection) -> None:
 
     Raise `StoreError` if a newer Steadyhand made the database.
     """
-    if _revision(connection) == NEWEST_REVISION:
+    revision = _revision(connection)
+    if revision == NEWEST_REVISION:
         return
     # Imported only when there is something to do: Alembic costs a cold start 0.1 s and more.
     from alembic import command  # noqa: PLC0415
@@ -24,12 +29,20 @@ def migrate(connection: Connection) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    log, began = structlog.get_logger("steadyhand.store"), time.monotonic()
+    if revision is not None:
+        log.info("store.migrating", found=revision, newest=NEWEST_REVISION)
+    # A migration that fills new tables of a long history reads and writes more than the usual cache holds.
+    connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
     try:
         command.upgrade(config, "head")
     except CommandError as error:
         raise StoreError(
             "The database was made by another version of Steadyhand and this one cannot read it."
         ) from error
+    connection.exec_driver_sql(f"PRAGMA cache_size = -{_DEFAULT_CACHE_KIBIBYTES}")
+    if revision is not None:
+        log.info("store.migrated", seconds=round(time.monotonic() - began, 1))
 
 
 def _revision(connection: Connection) -> str | None:

@@ -31,9 +31,19 @@ _PRIMARY_CODE_MASK: Final = 0xFF
 
 def outage_reason(error: BaseException) -> str | None:
     """Return the reason if an error of the database may end by itself, else None."""
+    code = _primary_code(error)
+    return None if code is None else _REASONS.get(code)
+
+
+def is_interrupted(error: BaseException) -> bool:
+    """Return True for a query that was stopped because its time was over."""
+    return _primary_code(error) == sqlite3.SQLITE_INTERRUPT
+
+
+def _primary_code(error: BaseException) -> int | None:
     cause = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(cause, "sqlite_errorcode", None)
-    return None if code is None else _REASONS.get(code & _PRIMARY_CODE_MASK)
+    code: int | None = getattr(cause, "sqlite_errorcode", None)
+    return None if code is None else code & _PRIMARY_CODE_MASK
 
 
 def unavailable(

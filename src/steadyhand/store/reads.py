@@ -2,15 +2,15 @@
 
 import base64
 import binascii
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     bindparam,
     func,
     select,
+    text,
 )
 
 from steadyhand.errors import InvalidRequest
@@ -18,18 +18,26 @@ from steadyhand.events import Event
 from steadyhand.job import ENDED, Job, Run, State
 from steadyhand.ports import ApiKey, IdempotencyKey, JobFilter, JobPage, RunOutput
 from steadyhand.retry import MAX_ANCESTORS, awaits_parent, has_started_agent
+from steadyhand.store.lists import MAX_SEQUENCE, matching_sequences
 from steadyhand.store.mapping import (
     BRIEF_PROMPT_LENGTH,
     event_from_row,
     job_from_row,
     key_from_row,
-    metadata_matches,
     output_from_row,
     run_from_row,
-    to_json,
     to_microseconds,
 )
-from steadyhand.store.schema import events, idempotency, jobs, keys, run_outputs, runs
+from steadyhand.store.schema import (
+    IS_RESTARTED,
+    IS_UNSTARTED_TURN,
+    events,
+    idempotency,
+    jobs,
+    keys,
+    run_outputs,
+    runs,
+)
 
 IDEMPOTENCY_TTL = timedelta(hours=24)
 """The time for which a caller's `Idempotency-Key` refers to the same job."""
@@ -57,9 +65,17 @@ _BRIEF_JOB = select(
     _LAST_EVENT,
 )
 _CHUNK_SIZE = 500
-_MAX_SEQUENCE = 2**63 - 1
-_HAS_PARENT = '"parent_job_id":"'
-"""The beginning of the field in a record that has it; text of a caller cannot hold it, as its quotes are escaped."""
+# SQLite is told the index: without statistics it may prefer the one of the states, and read the whole history.
+_UNSTARTED_TURNS = text(
+    f"SELECT sequence FROM jobs INDEXED BY ix_jobs_turns WHERE {IS_UNSTARTED_TURN} ORDER BY sequence"  # noqa: S608  # our own words
+)
+_RESTARTED = text(
+    f"SELECT sequence FROM jobs INDEXED BY ix_jobs_at_start WHERE {IS_RESTARTED} ORDER BY sequence"
+)
+_ENDED_BEFORE = text(
+    "SELECT id FROM jobs INDEXED BY ix_jobs_finished_at WHERE finished_at < :moment AND state IN :states "
+    "ORDER BY finished_at, sequence LIMIT :most"
+).bindparams(bindparam("states", expanding=True))
 
 
 def get_job(connection: Connection, job_id: str) -> Job | None:
@@ -104,66 +120,13 @@ def get_replayed(connection: Connection, api_key_id: str, key: IdempotencyKey, n
 
 def list_jobs(connection: Connection, job_filter: JobFilter, limit: int, cursor: str | None) -> JobPage:
     """Return a page of jobs in brief, newest first; see `Store.list_jobs`."""
-    before = _MAX_SEQUENCE if cursor is None else decode_cursor(cursor)
-    sequences: list[int] = []
-    for sequence in _matching_sequences(connection, job_filter, before, limit):
-        sequences.append(sequence)
-        if len(sequences) > limit:
-            break
+    before = MAX_SEQUENCE if cursor is None else decode_cursor(cursor)
+    sequences = matching_sequences(connection, job_filter, before, limit + 1)
     page_sequences = sequences[:limit]
     has_more = len(sequences) > limit and bool(page_sequences)
     return JobPage(
         _brief_jobs(connection, page_sequences), encode_cursor(page_sequences[-1]) if has_more else None
     )
-
-
-def _matching_sequences(
-    connection: Connection, job_filter: JobFilter, before: int, limit: int
-) -> Iterator[int]:
-    """Return the sequences that match, from the highest below `before`, and read no more rows than needed."""
-    chunk = _CHUNK_SIZE if job_filter.metadata else limit + 1
-    query = (
-        select(jobs.c.sequence, jobs.c.metadata)
-        .where(*_conditions(job_filter))
-        .order_by(jobs.c.sequence.desc())
-        .limit(chunk)
-    )
-    while True:
-        rows = connection.execute(query.where(jobs.c.sequence < before)).all()
-        for sequence, metadata in rows:
-            if not job_filter.metadata or metadata_matches(metadata, job_filter.metadata):
-                yield sequence
-        if len(rows) < chunk:
-            return
-        before = rows[-1][0]
-
-
-def _conditions(job_filter: JobFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if job_filter.api_key_id is not None:
-        conditions.append(jobs.c.api_key_id == job_filter.api_key_id)
-    if job_filter.states:
-        conditions.append(jobs.c.state.in_(sorted(job_filter.states)))
-    if job_filter.agent is not None:
-        conditions.append(jobs.c.agent == job_filter.agent)
-    if job_filter.workspace is not None:
-        conditions.append(jobs.c.workspace == job_filter.workspace)
-    for column in (jobs.c.session_id, jobs.c.session_name, jobs.c.conversation):
-        expected = getattr(job_filter, column.name)
-        if expected is not None:
-            conditions.append(column == expected)
-    if job_filter.created_after is not None:
-        conditions.append(jobs.c.created_at > to_microseconds(job_filter.created_after))
-    if job_filter.created_before is not None:
-        conditions.append(jobs.c.created_at < to_microseconds(job_filter.created_before))
-    if job_filter.id_prefix:
-        # The first condition lets the index help, the second is exact (LIKE would ignore case on SQLite).
-        conditions.append(jobs.c.id >= job_filter.id_prefix)
-        conditions.append(func.substr(jobs.c.id, 1, len(job_filter.id_prefix)) == job_filter.id_prefix)
-    # A prefilter that every database has: the value's text must be in the JSON. `metadata_matches` decides.
-    texts = (to_json(value)[1:-1] for value in job_filter.metadata.values())
-    conditions.extend(jobs.c.metadata.contains(text, autoescape=True) for text in texts)
-    return conditions
 
 
 def _brief_jobs(connection: Connection, sequences: Sequence[int]) -> list[Job]:
@@ -189,7 +152,7 @@ def decode_cursor(cursor: str) -> int:
         sequence = int(digits)
     except (ValueError, binascii.Error):
         sequence = 0
-    if not 0 < sequence <= _MAX_SEQUENCE or encode_cursor(sequence) != cursor:
+    if not 0 < sequence <= MAX_SEQUENCE or encode_cursor(sequence) != cursor:
         raise InvalidRequest.at("?cursor", "is not a cursor that this service gave", code="bad_cursor")
     return sequence
 
@@ -222,22 +185,25 @@ def list_in_states(connection: Connection, states: frozenset[State]) -> list[Job
 
 def list_ended_before(connection: Connection, moment: datetime, limit: int) -> list[str]:
     """Return ids of jobs that ended before a time; see `Store.list_ended_before`."""
-    awaited = list_awaited(connection)
-    query = (
-        select(jobs.c.id)
-        .where(jobs.c.finished_at < to_microseconds(moment), jobs.c.state.in_(sorted(ENDED)))
-        .order_by(jobs.c.finished_at, jobs.c.sequence)
-        .limit(limit + len(awaited))
-    )
-    return [job_id for job_id in connection.execute(query).scalars() if job_id not in awaited][:limit]
+    return list_ended(connection, moment, limit, list_awaited(connection))
+
+
+def list_ended(connection: Connection, moment: datetime, limit: int, awaited: Collection[str]) -> list[str]:
+    """Return ids of jobs that ended before a time and are not awaited, oldest first."""
+    values = {"moment": to_microseconds(moment), "most": limit + len(awaited), "states": sorted(ENDED)}
+    job_ids = connection.execute(_ENDED_BEFORE, values).scalars()
+    return [job_id for job_id in job_ids if job_id not in awaited][:limit]
+
+
+def list_restarted(connection: Connection) -> list[Job]:
+    """Return the interrupted jobs that the next start queues again; see `Store.list_restarted`."""
+    found = _brief_jobs_in_chunks(connection, list(connection.execute(_RESTARTED).scalars()))
+    return [job for job in found if job.state is State.INTERRUPTED and job.at_start is not None]
 
 
 def list_awaited(connection: Connection) -> dict[str, str]:
     """Return the jobs whose session a turn needs, each with such a turn; see `Store.list_awaited`."""
-    query = select(jobs.c.sequence).where(
-        jobs.c.state.in_([State.QUEUED, State.RUNNING]), jobs.c.record.contains(_HAS_PARENT)
-    )
-    turns = _brief_jobs_in_chunks(connection, list(connection.execute(query).scalars()))
+    turns = _brief_jobs_in_chunks(connection, list(connection.execute(_UNSTARTED_TURNS).scalars()))
     pending = {turn.parent_job_id: turn.id for turn in turns if awaits_parent(turn)}
     awaited: dict[str, str] = {}
     for _ in range(MAX_ANCESTORS):

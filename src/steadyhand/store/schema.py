@@ -4,7 +4,14 @@ SQLite and Postgres share one schema. Times are integers (microseconds since 197
 filters on are JSON text in ASCII, which keeps even a lone surrogate. No type belongs to one database only. The number
 of a job's newest event is the greatest `events.seq`, not a column: otherwise each new event would rewrite the job's
 row, which may hold a prompt of megabytes.
+
+A list is ordered by `jobs.sequence`. An index of SQLite ends with the primary key of its table, so each index of jobs
+also has that order; another database needs the column in the index. The tables after `calls` are derived from the
+others in the same transaction, so that no query reads more rows for a longer history. The full-text index of SQLite is
+not here: `store/search.py` and its migration have it.
 """
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -16,9 +23,10 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
-NEWEST_REVISION = "0004"
+NEWEST_REVISION = "0005"
 """The newest migration. A database with this revision opens without Alembic."""
 
 METADATA = MetaData(
@@ -32,6 +40,16 @@ METADATA = MetaData(
 
 # SQLite counts up by itself only in a column that is spelled INTEGER.
 _SEQUENCE_TYPE = BigInteger().with_variant(Integer(), "sqlite")
+
+IS_RESTARTED = """state = 'interrupted' AND instr(record, '"at_start":"') > 0"""
+"""The condition that the next start queues an interrupted job again, or that its record has such a text elsewhere."""
+IS_UNSTARTED_TURN = """state IN ('queued', 'running') AND instr(record, '"parent_job_id":"') > 0"""
+"""The same for a turn that may still need the session of its parent; see `Store.list_awaited`."""
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Return the arguments of an index of those rows alone."""
+    return {"sqlite_where": text(condition)}
 
 
 def _job_column(*, primary_key: bool = False) -> Column[int]:
@@ -70,10 +88,16 @@ jobs = Table(
     Column("prompt", Text, nullable=False),
     Index("uq_jobs_id", "id", unique=True),
     Index("ix_jobs_state", "state"),
-    Index("ix_jobs_finished_at", "finished_at"),
-    Index("ix_jobs_session_id", "session_id"),
-    Index("ix_jobs_session_name", "session_name"),
-    Index("ix_jobs_conversation", "conversation"),
+    Index("ix_jobs_api_key_id", "api_key_id"),
+    Index("ix_jobs_agent", "agent"),
+    Index("ix_jobs_workspace", "workspace", **_where("workspace IS NOT NULL")),
+    Index("ix_jobs_group", "api_key_id", "agent", "workspace", "state"),
+    Index("ix_jobs_finished_at", "finished_at", **_where("finished_at IS NOT NULL")),
+    Index("ix_jobs_session_id", "session_id", **_where("session_id IS NOT NULL")),
+    Index("ix_jobs_session_name", "session_name", "api_key_id", **_where("session_name IS NOT NULL")),
+    Index("ix_jobs_conversation", "conversation", "api_key_id", **_where("conversation IS NOT NULL")),
+    Index("ix_jobs_at_start", "sequence", **_where(IS_RESTARTED)),
+    Index("ix_jobs_turns", "sequence", **_where(IS_UNSTARTED_TURN)),
     sqlite_autoincrement=True,
 )
 
@@ -164,6 +188,78 @@ calls = Table(
     Column("status", Integer),
     Column("source", String(16), nullable=False),
     Index("ix_calls_job_id", "job_id"),
-    Index("ix_calls_day", "day"),
-    Index("ix_calls_settled", "settled"),
+    Index("ix_calls_at", "at"),
+    Index("ix_calls_open", "id", **_where("settled = 0")),
+)
+
+# --- derived ---------------------------------------------------------------------------------------
+
+job_groups = Table(
+    "job_groups",  # each combination of the three that a job has
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("api_key_id", String(64), nullable=False),
+    Column("agent", String(64), nullable=False),
+    Column("workspace", Text),
+    Index("ix_job_groups_names", "api_key_id", "agent", "workspace"),
+)
+
+# Without references: SQLite would search the whole table for each job that is deleted.
+job_tags = Table(
+    "job_tags",  # the metadata of jobs
+    METADATA,
+    Column(
+        "tag", BigInteger, primary_key=True, autoincrement=False
+    ),  # `mapping.metadata_tag` of a name and a value
+    Column("group_id", Integer, primary_key=True, autoincrement=False),
+    Column("job", _SEQUENCE_TYPE, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+ZONE_SIZE = 1024
+"""The jobs in a zone: those whose `sequence`, divided by this, is the number of the zone."""
+
+job_zones = Table(
+    "job_zones",  # the range of `jobs.created_at` in each zone; wider than it need be once jobs are deleted
+    METADATA,
+    Column("zone", _SEQUENCE_TYPE, primary_key=True, autoincrement=False),
+    Column("first_created", BigInteger, nullable=False),
+    Column("last_created", BigInteger, nullable=False),
+)
+
+SUM_NAMES = (
+    "calls",
+    "input",
+    "output",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "micros",
+    "unpriced",
+    "incomplete",
+)
+"""The sums in a row of `usage_sums`; the last two are numbers of calls."""
+
+usage_sums = Table(
+    "usage_sums",  # of settled calls; `usage_sums.py` has the levels
+    METADATA,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "api_key_id", String(64), primary_key=True
+    ),  # this and the names below are empty on a level without them
+    Column(
+        "start", Integer, primary_key=True, autoincrement=False
+    ),  # the first day of the period, as `calls.day`
+    Column("agent", String(64), primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("provider", String(64), primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in SUM_NAMES),
+    sqlite_with_rowid=False,
+)
+
+progress = Table(
+    "progress",  # of work on older rows that is done a piece at a time
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("value", BigInteger, nullable=False),
 )

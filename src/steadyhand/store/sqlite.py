@@ -5,8 +5,8 @@ A read is one call in a thread; a whole batch of writes is one call. Nothing her
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -30,15 +30,17 @@ from steadyhand.ports import (
     UsageQuery,
     UsageRow,
 )
-from steadyhand.store import reads, usage_sums, writes
+from steadyhand.store import reads, upkeep, usage_sums, writes
 from steadyhand.store.migrate import migrate
-from steadyhand.store.outage import outage_reason, unavailable
-from steadyhand.store.writer import COMMIT_TIMEOUT_SECONDS, LINGER_SECONDS, BatchWriter
+from steadyhand.store.outage import unavailable
+from steadyhand.store.readers import CONNECTIONS, Readers
+from steadyhand.store.writer import LINGER_SECONDS, BatchWriter
 
 BUSY_TIMEOUT_MS = 5000
 """The time that SQLite waits for the file lock of another process, such as a backup or a shell."""
 
-_READER_THREADS = 3
+OPTIMIZE_SECONDS = 3600.0
+"""The time between two refreshes of the statistics; the first one is that long after the start."""
 
 T = TypeVar("T")
 
@@ -54,14 +56,18 @@ class SqlStore:
         clock: Callable[[], datetime],
         linger_seconds: float = LINGER_SECONDS,
         writer: BatchWriter | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._write_engine = write_engine
         self._read_engine = read_engine
         self._clock = clock
         self._writer = writer or BatchWriter(write_engine, linger_seconds=linger_seconds)
         self._failed_reads = 0
-        self._readers = ThreadPoolExecutor(_READER_THREADS, thread_name_prefix="store-reader")
+        self._readers = Readers(read_engine)
         self._closed = False
+        self._has_older_jobs = True
+        self._monotonic = monotonic
+        self._optimized_at = monotonic()
 
     @property
     def outage(self) -> str | None:
@@ -93,7 +99,9 @@ class SqlStore:
 
     async def list_jobs(self, which: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
         """Return a page of jobs in brief, newest first."""
-        return await self._read(lambda at: reads.list_jobs(at, which, limit, cursor))
+        is_session = which.session_id or which.session_name or which.conversation
+        run = self._readers.read if is_session else self._readers.query
+        return await self._read(lambda at: reads.list_jobs(at, which, limit, cursor), run)
 
     async def update_job(
         self,
@@ -133,6 +141,10 @@ class SqlStore:
         """Return every job in these states, in the order of acceptance."""
         return await self._read(lambda at: reads.list_in_states(at, states))
 
+    async def list_restarted(self) -> Sequence[Job]:
+        """Return the interrupted jobs that the next start queues again, in the order of acceptance."""
+        return await self._read(reads.list_restarted)
+
     async def list_ended_before(self, moment: datetime, limit: int) -> Sequence[str]:
         """Return ids of jobs that ended before `moment` and that no turn needs, oldest first."""
         return await self._read(lambda at: reads.list_ended_before(at, moment, limit))
@@ -144,6 +156,20 @@ class SqlStore:
     async def delete(self, job_id: str) -> bool:
         """Delete an ended job with its runs, events and output, unless a turn needs its session."""
         return await self._writer.submit(lambda at: writes.delete_job(at, job_id))
+
+    async def delete_ended(self, moment: datetime, limit: int) -> Sequence[str]:
+        """Delete the oldest jobs that ended before `moment` and that no turn needs, and return their ids."""
+        return await self._writer.submit(lambda at: writes.delete_ended(at, moment, limit))
+
+    async def maintain(self) -> bool:
+        """Add older jobs to the search index, or refresh statistics; return True if there is more to do at once."""
+        if self._has_older_jobs:
+            self._has_older_jobs = await self._writer.submit(upkeep.index_older_jobs)
+            return self._has_older_jobs
+        if self._monotonic() - self._optimized_at >= OPTIMIZE_SECONDS:
+            self._optimized_at = self._monotonic()
+            await self._writer.submit(upkeep.optimize)
+        return False
 
     async def list_keys(self) -> Sequence[ApiKey]:
         """Return the stored keys, oldest first."""
@@ -163,7 +189,9 @@ class SqlStore:
 
     async def usage(self, query: UsageQuery) -> Sequence[UsageRow]:
         """Return the sums of settled calls, one row for each group."""
-        return await self._read(lambda at: usage_sums.sum_usage(at, query))
+        # Only a page for a caller has a limit; the service's own sums are short, and must not fail for a long one.
+        run = self._readers.read if query.limit is None else self._readers.query
+        return await self._read(lambda at: usage_sums.sum_usage(at, query), run)
 
     async def check(self) -> None:
         """Return if the store can be used. Raise `StoreError` if it cannot be read, or if an outage lasts."""
@@ -182,38 +210,22 @@ class SqlStore:
             await asyncio.to_thread(self._dispose)
 
     def _dispose(self) -> None:
-        self._readers.shutdown()
+        self._readers.close()
         self._read_engine.dispose()
         self._write_engine.dispose()
 
-    async def _read(self, read: Callable[[Connection], T]) -> T:
+    async def _read(
+        self,
+        read: Callable[[Connection], T],
+        run: Callable[[Callable[[Connection], T]], Awaitable[T]] | None = None,
+    ) -> T:
         if self._closed:
             raise StoreError("The store is closed.")
-        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
-                return await loop.run_in_executor(
-                    self._readers, _read_in_transaction, self._read_engine, read
-                )
-        except TimeoutError as error:
-            self._failed_reads += 1
-            raise StoreUnavailable(
-                f"The store did not answer within {COMMIT_TIMEOUT_SECONDS:.0f} s."
-            ) from error
+            return await (run or self._readers.read)(read)
         except StoreUnavailable:
             self._failed_reads += 1
             raise
-
-
-def _read_in_transaction(engine: Engine, read: Callable[[Connection], T]) -> T:
-    try:
-        with engine.begin() as connection:
-            return read(connection)
-    except SQLAlchemyError as error:
-        reason = outage_reason(error)
-        if reason is not None:
-            raise unavailable(reason, error, verb="read") from error
-        raise StoreError(f"The store could not be read: {type(error).__name__}.") from error
 
 
 async def open_store(
@@ -248,7 +260,7 @@ def _open_engines(url: URL) -> tuple[Engine, Engine]:
         write_engine = create_sqlite_engine(url, connections=1, begin="BEGIN IMMEDIATE")
         with write_engine.begin() as connection:
             migrate(connection)
-        read_engine = create_sqlite_engine(url, connections=_READER_THREADS, begin="BEGIN", read_only=True)
+        read_engine = create_sqlite_engine(url, connections=CONNECTIONS, begin="BEGIN", read_only=True)
     except (SQLAlchemyError, OSError) as error:
         raise StoreError(f"The database cannot be opened: {error}") from error
     return write_engine, read_engine

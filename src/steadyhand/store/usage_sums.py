@@ -1,73 +1,247 @@
-"""Sums of usage and cost, added up by the database."""
+"""Sums of usage and cost by day and by month, kept in the transaction that settles a call.
 
-from datetime import UTC, datetime, timedelta
+A period that begins or ends within a day takes the calls of that part of the day themselves, by their time. All else
+comes from the sums, of the level with the fewest rows that has every name that the query needs.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select
+from sqlalchemy import Connection, text
 
 from steadyhand.ports import TokenCounts, UsageGroup, UsageQuery, UsageRow, UsageTotal
 from steadyhand.store.mapping import MICROSECONDS_PER_DAY, to_microseconds
-from steadyhand.store.schema import calls
+from steadyhand.store.readers import check_time
+from steadyhand.store.schema import SUM_NAMES
 
 _TOKEN_COLUMNS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
-_GROUP_COLUMNS: dict[UsageGroup, Any] = {
-    "api_key": calls.c.api_key_id,
-    "agent": calls.c.agent,
-    "model": calls.c.model,
-    "provider": calls.c.provider,
-    "day": calls.c.day,
+_NAMES = ("api_key_id", "agent", "model", "provider")
+_LEVELS: Sequence[frozenset[str]] = (frozenset(_NAMES), frozenset(_NAMES[1:]), frozenset(_NAMES[:1]))
+"""The names that each level of sums by day has; a level of sums by month has a number higher by `_MONTHS`."""
+_MONTHS = len(_LEVELS)
+_KEY_MONTHS = _LEVELS.index(frozenset(("api_key_id",))) + _MONTHS
+_GROUP_COLUMNS: Mapping[UsageGroup, str] = {
+    "api_key": "api_key_id",
+    "agent": "agent",
+    "model": "model",
+    "provider": "provider",
+    "day": "day",
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = date(1970, 1, 1)
+_FIRST_DAY, _END_DAY = -(2**31), 2**31
+_LAST_MONTH = (date.max.replace(day=1) - _EPOCH).days
+
+_CALL_SUMS = (
+    "1 AS calls, input, output, cache_read, cache_write_5m, cache_write_1h, micros, "
+    "1 - priced AS unpriced, 1 - complete AS incomplete"
+)
+_ADD = text(
+    f"INSERT INTO usage_sums (level, api_key_id, start, agent, model, provider, {', '.join(SUM_NAMES)}) "  # noqa: S608  # our own words
+    f"VALUES (:level, :api_key_id, :start, :agent, :model, :provider, {', '.join(f':{name}' for name in SUM_NAMES)}) "
+    "ON CONFLICT (level, api_key_id, start, agent, model, provider) DO UPDATE SET "
+    + ", ".join(f"{name} = usage_sums.{name} + excluded.{name}" for name in SUM_NAMES)
+)
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+def add_calls(
+    connection: Connection, added: Iterable[Mapping[str, Any]], removed: Iterable[Mapping[str, Any]]
+) -> None:
+    """Add rows of `calls` to the sums and take others out; those that are not settled count for nothing."""
+    changes: dict[tuple[Any, ...], list[int]] = {}
+    for sign, rows in ((1, added), (-1, removed)):
+        for row in rows:
+            if row["settled"]:
+                for key in _sum_keys(row):
+                    sums = changes.setdefault(key, [0] * len(SUM_NAMES))
+                    for at, amount in enumerate(_amounts(row)):
+                        sums[at] += sign * amount
+    parameters = [
+        dict(zip(("level", "api_key_id", "start", "agent", "model", "provider"), key, strict=True))
+        | dict(zip(SUM_NAMES, sums, strict=True))
+        for key, sums in changes.items()
+        if any(sums)
+    ]
+    if parameters:
+        connection.execute(_ADD, parameters)
+
+
+def _sum_keys(row: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Return the primary key of each sum that a call belongs to."""
+    day = row["day"]
+    for level, names in enumerate(_LEVELS):
+        key, agent, model, provider = (row[name] if name in names else "" for name in _NAMES)
+        yield level, key, day, agent, model, provider
+        yield level + _MONTHS, key, _month_start(day), agent, model, provider
+
+
+def _amounts(row: Mapping[str, Any]) -> tuple[int, ...]:
+    return (1, *(row[name] for name in (*_TOKEN_COLUMNS, "micros")), 1 - row["priced"], 1 - row["complete"])
+
+
+def _month_start(day: int) -> int:
+    return ((_EPOCH + timedelta(days=day)).replace(day=1) - _EPOCH).days
+
+
+# --- reading ---------------------------------------------------------------------------------------
 
 
 def sum_usage(connection: Connection, query: UsageQuery) -> list[UsageRow]:
     """Return the sums of calls by group; see `Ledger.usage`."""
-    groups = [_GROUP_COLUMNS[by].label(by) for by in query.by]
-    sums = [
-        func.coalesce(func.sum(calls.c[name]), 0).label(f"sum_{name}") for name in (*_TOKEN_COLUMNS, "micros")
-    ]
-    flags = [
-        func.coalesce(func.min(calls.c[name]), 1).label(f"all_{name}") for name in ("priced", "complete")
-    ]
-    statement = (
-        select(*groups, func.count().label("calls"), *sums, *flags)
-        .where(*_conditions(query))
-        .group_by(*groups)
-        .order_by(*groups)
-    )
+    if query.limit is None or query.by[:1] != ("api_key",) or query.api_key_id is not None:
+        return _sum(connection, query)
+    # The first name in the order of the groups: key by key, no page reads the sums of all.
+    rows: list[UsageRow] = []
+    for key in _keys(connection, query.after[0] if query.after else ""):
+        check_time(connection)
+        one_key = replace(query, api_key_id=key, limit=query.limit - len(rows))
+        rows += _sum(
+            connection, one_key if query.after and query.after[0] == key else replace(one_key, after=())
+        )
+        if len(rows) >= query.limit:
+            break
+    return rows
+
+
+def _keys(connection: Connection, first: str) -> Iterator[str]:
+    """Return the keys that have calls, from this one on."""
+    query = f"SELECT min(api_key_id) FROM usage_sums WHERE level = {_KEY_MONTHS} AND api_key_id "  # noqa: S608
+    key: str | None = connection.execute(text(query + ">= :key"), {"key": first}).scalar()
+    while key is not None:
+        yield key
+        key = connection.execute(text(query + "> :key"), {"key": key}).scalar()
+
+
+def _sum(connection: Connection, query: UsageQuery) -> list[UsageRow]:
+    source = _Source(query)
+    groups = [_GROUP_COLUMNS[by] for by in query.by]
+    sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in SUM_NAMES)
+    statement = f"SELECT {', '.join([*groups, sums])} FROM ({source.select(groups)})"  # noqa: S608
+    if query.after:
+        statement += f" WHERE ({', '.join(groups)}) > ({', '.join(f':after_{name}' for name in groups)})"
+        source.parameters |= {
+            f"after_{name}": _after(name, value) for name, value in zip(groups, query.after, strict=True)
+        }
+    if groups:
+        statement += f" GROUP BY {', '.join(groups)} HAVING sum(calls) > 0 ORDER BY {', '.join(groups)}"
+    if query.limit is not None:
+        statement += f" LIMIT {query.limit:d}"
+    rows = connection.execute(text(statement), source.parameters).mappings()
     return [
-        UsageRow({by: _group_text(by, row[by]) for by in query.by}, _total_from_row(row))
-        for row in connection.execute(statement).mappings()
+        UsageRow(
+            {by: _group_text(by, row[name]) for by, name in zip(query.by, groups, strict=True)}, _total(row)
+        )
+        for row in rows
     ]
 
 
-def _conditions(query: UsageQuery) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [calls.c.settled == 1]
-    if query.since is not None:
-        since = to_microseconds(query.since)
-        # The day alone has an index.
-        conditions += [calls.c.day >= since // MICROSECONDS_PER_DAY, calls.c.at >= since]
-    if query.until is not None:
-        until = to_microseconds(query.until)
-        conditions += [calls.c.day <= until // MICROSECONDS_PER_DAY, calls.c.at < until]
-    if query.since_run is not None:
-        conditions.append(calls.c.run >= query.since_run)
-    for column, expected in (
-        (calls.c.api_key_id, query.api_key_id),
-        (calls.c.agent, query.agent),
-        (calls.c.model, query.model),
-        (calls.c.job_id, query.job_id),
-    ):
-        if expected is not None:
-            conditions.append(column == expected)
-    return conditions
+@dataclass(slots=True)
+class _Source:
+    """The rows that a query adds up: disjoint parts, each from the table that has it in the fewest rows."""
+
+    query: UsageQuery
+    parameters: dict[str, Any]
+
+    def __init__(self, query: UsageQuery) -> None:
+        self.query = query
+        self.parameters = {}
+
+    def select(self, groups: Sequence[str]) -> str:
+        """Return the query of the rows with these columns and the sums."""
+        query = self.query
+        by_call = query.job_id is not None or query.since_run is not None
+        since = None if query.since is None else to_microseconds(query.since)
+        until = None if query.until is None else to_microseconds(query.until)
+        if by_call:
+            return self._calls(groups, since, until)
+        first_day = _FIRST_DAY if since is None else -(-since // MICROSECONDS_PER_DAY)
+        end_day = _END_DAY if until is None else until // MICROSECONDS_PER_DAY
+        if first_day > end_day:  # within one day
+            return self._calls(groups, since, until)
+        parts = []
+        if since is not None and since % MICROSECONDS_PER_DAY:
+            parts.append(self._calls(groups, since, first_day * MICROSECONDS_PER_DAY))
+        if until is not None and until % MICROSECONDS_PER_DAY:
+            parts.append(self._calls(groups, end_day * MICROSECONDS_PER_DAY, until))
+        parts += [self._sums(groups, *period) for period in self._periods(groups, first_day, end_day)]
+        return " UNION ALL ".join(parts)
+
+    def _periods(self, groups: Sequence[str], first: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Return what covers these days: the number to add to the level of days, the first and the last period's end."""
+        first_month = first if first == _FIRST_DAY else _next_month(first)
+        end_month = end if end == _END_DAY else _month_start(end)
+        if "day" in groups or first_month >= end_month:
+            yield 0, first, end
+            return
+        yield _MONTHS, first_month, end_month
+        for part in ((first, first_month), (end_month, end)):
+            if part[0] < part[1]:
+                yield 0, *part
+
+    def _sums(self, groups: Sequence[str], months: int, first: int, end: int) -> str:
+        filters = {name: value for name, value in self._filters().items() if name != "job_id"}
+        needed = {name for name in groups if name != "day"} | filters.keys()
+        level = min(
+            (number for number, names in enumerate(_LEVELS) if needed <= names),
+            key=lambda number: len(_LEVELS[number]),
+        )
+        columns = [f"start AS {name}" if name == "day" else name for name in groups]
+        conditions = [f"level = {level + months:d}"]
+        # Both let the primary key find the days.
+        if "api_key_id" not in _LEVELS[level]:
+            conditions.append("api_key_id = ''")
+        elif "api_key_id" not in filters and (first, end) != (_FIRST_DAY, _END_DAY):
+            conditions.append(
+                f"api_key_id IN (SELECT api_key_id FROM usage_sums WHERE level = {_KEY_MONTHS})"
+            )
+        conditions += [f"start >= {first:d}"] * (first != _FIRST_DAY) + [f"start < {end:d}"] * (
+            end != _END_DAY
+        )
+        conditions += [f"{name} = :{name}" for name in filters]
+        return f"SELECT {', '.join([*columns, *SUM_NAMES])} FROM usage_sums WHERE {' AND '.join(conditions)}"  # noqa: S608
+
+    def _calls(self, groups: Sequence[str], since: int | None, until: int | None) -> str:
+        conditions = ["settled = 1"]
+        conditions += [] if since is None else [f"at >= {since:d}"]
+        conditions += [] if until is None else [f"at < {until:d}"]
+        conditions += [f"{name} = :{name}" for name in self._filters()]
+        if self.query.since_run is not None:
+            conditions.append(f"run >= {self.query.since_run:d}")
+        return f"SELECT {', '.join([*groups, _CALL_SUMS])} FROM calls WHERE {' AND '.join(conditions)}"  # noqa: S608
+
+    def _filters(self) -> dict[str, str]:
+        query = self.query
+        filters = {
+            "api_key_id": query.api_key_id,
+            "agent": query.agent,
+            "model": query.model,
+            "job_id": query.job_id,
+        }
+        found = {name: value for name, value in filters.items() if value is not None}
+        self.parameters |= found
+        return found
+
+
+def _next_month(day: int) -> int:
+    """Return the first day of the first month that begins on this day or later."""
+    month = _month_start(day)
+    if month == day:
+        return month
+    return _END_DAY if month == _LAST_MONTH else _month_start(month + 31)
+
+
+def _after(name: str, value: str) -> str | int:
+    return (date.fromisoformat(value) - _EPOCH).days if name == "day" else value
 
 
 def _group_text(by: UsageGroup, value: Any) -> str:
-    return (_EPOCH + timedelta(days=value)).date().isoformat() if by == "day" else str(value)
+    return (_EPOCH + timedelta(days=value)).isoformat() if by == "day" else str(value)
 
 
-def _total_from_row(row: RowMapping) -> UsageTotal:
-    tokens = TokenCounts(**{name: int(row[f"sum_{name}"]) for name in _TOKEN_COLUMNS})
-    priced, complete = bool(row["all_priced"]), bool(row["all_complete"])
-    return UsageTotal(row["calls"], tokens, int(row["sum_micros"]), priced, complete)
+def _total(row: Mapping[str, Any]) -> UsageTotal:
+    tokens = TokenCounts(**{name: int(row[name]) for name in _TOKEN_COLUMNS})
+    return UsageTotal(row["calls"], tokens, int(row["micros"]), not row["unpriced"], not row["incomplete"])

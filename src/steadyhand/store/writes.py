@@ -8,13 +8,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, literal_column, select, update
 
 from steadyhand.errors import Conflict, NotFound
 from steadyhand.events import Event, EventDraft
 from steadyhand.job import ENDED, Job, Run, State, with_store_fields
 from steadyhand.ports import AddResult, ApiKey, IdempotencyKey, ModelCall, RunOutput
-from steadyhand.store import reads
+from steadyhand.store import derived, reads, usage_sums
 from steadyhand.store.bulk_insert import CompiledInsert
 from steadyhand.store.mapping import (
     call_row,
@@ -34,6 +34,13 @@ _INSERT_RUN = CompiledInsert(runs)
 _INSERT_IDEMPOTENCY = CompiledInsert(idempotency)
 _INSERT_CALL = CompiledInsert(calls, key=calls.c.id)
 _DELETE_OLD_KEYS = delete(idempotency).where(idempotency.c.created_at <= bindparam("moment"))
+_SETTLED_CALLS = select(calls).where(calls.c.id.in_(bindparam("ids", expanding=True)), calls.c.settled == 1)
+# A bound parameter would not let SQLite use the index of the open calls.
+_IS_OPEN = calls.c.settled == literal_column("0")
+_OPEN_CALLS = select(calls).where(_IS_OPEN)
+_WITH_IDS = jobs.c.id.in_(bindparam("job_ids", expanding=True))
+_DERIVED_COLUMNS = select(*(jobs.c[name] for name in derived.SOURCE_COLUMNS)).where(_WITH_IDS)
+_DELETE_JOBS = delete(jobs).where(_WITH_IDS)
 _SELECT_SEQUENCE = select(jobs.c.sequence).where(jobs.c.id == bindparam("job_id"))
 
 
@@ -67,8 +74,16 @@ def add_jobs(
     parents = {job.parent_job_id for job, _ in jobs_with_drafts if job.parent_job_id is not None}
     if parents and not reads.all_exist(connection, parents):
         raise NotFound("Job not found")
-    sequences = _INSERT_JOB.run(connection, [job_row(job) for job, _ in jobs_with_drafts])
+    rows = [job_row(job) for job, _ in jobs_with_drafts]
+    sequences = _INSERT_JOB.run(connection, rows)
     stored = list(zip(sequences, jobs_with_drafts, strict=True))
+    derived.add(
+        connection,
+        [
+            derived.source_of_columns(sequence, row, job.spec.title)
+            for (sequence, (job, _)), row in zip(stored, rows, strict=True)
+        ],
+    )
     _INSERT_RUN.run(connection, [run_row(sequence, run) for sequence, (job, _) in stored for run in job.runs])
     _INSERT_EVENT.run(
         connection,
@@ -101,7 +116,13 @@ def update_job(
     changed = replace(
         update_function(job), id=job.id, sequence=job.sequence, last_event=job.last_event + len(added)
     )
-    _update_row(connection, job.sequence, job_row(job), job_row(changed))
+    before, after = job_row(job), job_row(changed)
+    _update_row(connection, job.sequence, before, after)
+    derived.replace(
+        connection,
+        derived.source_of_columns(job.sequence, before, job.spec.title),
+        derived.source_of_columns(job.sequence, after, changed.spec.title),
+    )
     _update_runs(connection, job.sequence, job.runs, changed.runs)
     _insert_events(connection, job.sequence, added)
     return changed, added
@@ -159,8 +180,24 @@ def delete_job(connection: Connection, job_id: str) -> bool:
         raise Conflict(
             f"The job {turn_id} continues its conversation and has not begun yet; cancel it first, or wait."
         )
-    connection.execute(delete(jobs).where(jobs.c.sequence == row.sequence))
+    _delete_jobs(connection, [job_id])
     return True
+
+
+def delete_ended(connection: Connection, moment: datetime, limit: int) -> list[str]:
+    """Delete the oldest jobs that ended before a time; see `Store.delete_ended`."""
+    awaited = reads.list_awaited(connection)
+    job_ids = reads.list_ended(connection, moment, limit, awaited)
+    _delete_jobs(connection, job_ids)
+    return job_ids
+
+
+def _delete_jobs(connection: Connection, job_ids: Sequence[str]) -> None:
+    if not job_ids:
+        return
+    rows = connection.execute(_DERIVED_COLUMNS, {"job_ids": list(job_ids)}).mappings().all()
+    connection.execute(_DELETE_JOBS, {"job_ids": list(job_ids)})
+    derived.remove(connection, [derived.source_of_row(row) for row in rows])
 
 
 def save_key(connection: Connection, key: ApiKey) -> None:
@@ -171,15 +208,21 @@ def save_key(connection: Connection, key: ApiKey) -> None:
 
 def save_calls(connection: Connection, calls_to_save: Sequence[ModelCall]) -> list[None]:
     """Store calls in order; of several with one id the last is kept. See `Ledger.save_call`."""
-    newest = {call.id: call for call in calls_to_save}
-    _INSERT_CALL.run(connection, [call_row(call) for call in newest.values()])
+    rows = {call.id: call_row(call) for call in calls_to_save}
+    earlier = connection.execute(_SETTLED_CALLS, {"ids": list(rows)}).mappings().all()
+    _INSERT_CALL.run(connection, list(rows.values()))
+    usage_sums.add_calls(connection, added=rows.values(), removed=earlier)
     return [None] * len(calls_to_save)
 
 
 def settle_open_calls(connection: Connection) -> int:
     """Settle open calls; see `Ledger.settle_open_calls`."""
+    rows = connection.execute(_OPEN_CALLS).mappings().all()
     settled = {"settled": 1, "complete": 0, "micros": calls.c.reserved_micros}
-    return connection.execute(update(calls).where(calls.c.settled == 0).values(settled)).rowcount
+    connection.execute(update(calls).where(_IS_OPEN).values(settled))
+    changed = [{**row, "settled": 1, "complete": 0, "micros": row["reserved_micros"]} for row in rows]
+    usage_sums.add_calls(connection, added=changed, removed=())
+    return len(rows)
 
 
 def _get_sequence(connection: Connection, job_id: str) -> int:

@@ -135,7 +135,7 @@ class Recovery:
 
     async def _requeue_interrupted(self) -> None:
         """Queue the interrupted jobs whose `on_interrupt` says so, the oldest first."""
-        for job in await self._jobs_to_requeue():
+        for job in await self._store.list_restarted():
             start_mode, now = job.at_start or "fresh", self._deps.config.clock()
             drafts = [EventDraft(job.run, now, StateChanged(job.state, State.QUEUED, reason=start_mode))]
             try:
@@ -149,16 +149,6 @@ class Recovery:
                 continue  # a caller was faster
             self._log.info("job.taken_up", job=job.id, begin=start_mode)
             await self._queue.requeue(changed)
-
-    async def _jobs_to_requeue(self) -> list[Job]:
-        jobs: list[Job] = []
-        job_filter, cursor = JobFilter(states=INTERRUPTED), None
-        while True:
-            page = await self._store.list_jobs(job_filter, _PAGE_SIZE, cursor)
-            jobs += [job for job in page.jobs if job.at_start is not None]
-            cursor = page.next_cursor
-            if cursor is None:
-                return jobs[::-1]
 
     async def _resumable_job_ids(self) -> set[str]:
         """Return the ids of the jobs whose retained checkout a run may resume."""

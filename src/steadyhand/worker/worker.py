@@ -19,6 +19,11 @@ from steadyhand.worker.run_executor import HARVEST_SECONDS, QUEUED, RunExecutor
 
 MAINTENANCE_SECONDS = 1.0
 RETENTION_INTERVAL_SECONDS = 300.0
+"""The time between two looks for files that are too old, or too large in all."""
+DELETED_AT_ONCE = 25
+"""The jobs that one transaction deletes: others wait for its end."""
+_DELETING_SECONDS = 0.5
+"""The time after which the deletion of old jobs pauses, of each `MAINTENANCE_SECONDS`."""
 
 
 class Worker:
@@ -34,7 +39,8 @@ class Worker:
         self._clock = deps.config.clock
         self._active = 0
         self._draining = False
-        self._deleting: set[str] = set()
+        self._deleted: set[str] = set()
+        """The jobs whose files are still to be deleted."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._log = structlog.get_logger("steadyhand.worker")
@@ -49,6 +55,7 @@ class Worker:
         """Claim and run jobs until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._maintain(), name="tidy")
+            group.create_task(self._maintain_store(), name="tidy store")
             group.create_task(self._executor.waiting_runs.run(), name="waiting runs")
             group.create_task(self._executor.warm_pool.run(), name="warm pool")
             while True:
@@ -134,20 +141,38 @@ class Worker:
                 await self._checkouts.discard(job_id)
 
     async def _apply_retention(self) -> None:
-        config, now = self._deps.config, self._clock()
+        config = self._deps.config
         awaited = await self._store.list_awaited()
-        await self._checkouts.apply_retention(now, config.keep_transcripts, config.max_bytes, awaited)
-        if config.keep_jobs is not None:
-            self._deleting |= set(await self._store.list_ended_before(now - config.keep_jobs, 200))
-        for job_id in sorted(self._deleting):
-            # The store first: it refuses if a turn was accepted meanwhile. What fails is tried again.
+        await self._checkouts.apply_retention(
+            self._clock(), config.keep_transcripts, config.max_bytes, awaited
+        )
+
+    async def _maintain_store(self) -> None:
+        """Delete jobs that are too old, and let the store do its own upkeep, in small pieces."""
+        while True:
             try:
-                await self._store.delete(job_id)
-            except Conflict:
-                self._deleting.discard(job_id)
-                continue
+                began = time.monotonic()
+                while await self._delete_old_jobs() | await self._store.maintain():
+                    if time.monotonic() - began >= _DELETING_SECONDS:
+                        break
+            except StoreUnavailable as error:
+                self._log.debug("tidy.postponed", reason=error.detail)
+            except (SteadyhandError, OSError):
+                self._log.exception("tidy.failed")
+            await asyncio.sleep(MAINTENANCE_SECONDS)
+
+    async def _delete_old_jobs(self) -> bool:
+        """Delete the oldest jobs that ended too long ago; return True if there may be more of them."""
+        keep_jobs = self._deps.config.keep_jobs
+        if keep_jobs is None:
+            return False
+        # The store first: it refuses if a turn was accepted meanwhile. Files that cannot be deleted are tried again.
+        job_ids = await self._store.delete_ended(self._clock() - keep_jobs, DELETED_AT_ONCE)
+        self._deleted.update(job_ids)
+        for job_id in sorted(self._deleted):
             await self._checkouts.delete_job(job_id)
-            self._deleting.discard(job_id)
+            self._deleted.discard(job_id)
+        return len(job_ids) == DELETED_AT_ONCE
 
     # --- shutdown --------------------------------------------------------------------------
 

@@ -154,6 +154,7 @@ async def list_jobs(request: Request) -> Response:
         created_after=query.get_datetime("created_after"),
         created_before=query.get_datetime("created_before"),
         id_prefix=_parse_id_prefix(query.get_one("id_prefix")),
+        search=query.get_one("q"),
     )
     limit = query.get_int("limit", 20, minimum=1, maximum=_MAX_LIST_LIMIT)
     page = await control.list_jobs(caller, job_filter, limit, query.get_one("cursor"))

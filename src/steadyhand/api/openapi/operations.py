@@ -19,6 +19,7 @@ from steadyhand.ports import UsageGroup
 SECURITY_SCHEME = "bearer"
 _STRING_SCHEMA = {"type": "string"}
 _TIME_SCHEMA = {"type": "string", "format": "date-time"}
+_SEARCH_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 256}
 _STATUS_DESCRIPTIONS = {
     400: "Not JSON, or a parameter that is not to be had.",
     401: "No key, or one that is not known.",
@@ -31,7 +32,7 @@ _STATUS_DESCRIPTIONS = {
     422: "A wrong field; nothing was stored.",
     429: "Full, or a limit of the key, for now; nothing was stored.",
     500: "A fault of the service.",
-    503: "Stopping, or the run failed, or the store cannot be used for now.",
+    503: "Stopping, or the run failed, or the store cannot be used for now, or the query takes too long.",
 }
 RouteDoc = dict[str, Any]
 
@@ -157,6 +158,7 @@ _LIST_QUERY: tuple[dict[str, Any], ...] = (
     _query("created_after", "RFC 3339, with its zone.", _TIME_SCHEMA),
     _query("created_before", "RFC 3339, with its zone.", _TIME_SCHEMA),
     _query("id_prefix", "Jobs whose ids begin so.", {"type": "string", "pattern": "^[0-9a-f]{1,12}$"}),
+    _query("q", "Words that the title or the prompt has; see [List jobs](#list-jobs).", _SEARCH_SCHEMA),
     _query("limit", "How many.", _integer(1, 200, 20)),
     _query("cursor", "`next_cursor` of the page before."),
 )

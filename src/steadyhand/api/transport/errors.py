@@ -48,6 +48,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "unsupported_media_type": 415,
     "draining": 503,
     "unavailable": 503,
+    "query_too_slow": 503,
 }
 """Statuses of codes that differ from the status of their class."""
 
